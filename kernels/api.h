@@ -1,0 +1,151 @@
+// Every operation the library offers, declared once. Three builds implement it: kernels/*.cu by nvcc (CUDA),
+// the same files by a host compiler through kernels/emulator/ (emulator), and kernels/cpu/ on oneDNN (CPU).
+//
+// Rules that hold for every operation
+// - Pointers are dense NHWC arrays of the problem's sizes on one device, aligned to their element. A fast
+//   kernel may want 16-byte alignment and checks for it; a slower one then serves.
+// - Work is enqueued on `stream`; the CPU and the emulator ignore it and return when the work is done.
+// - Outputs are written, never accumulated, and every element is written. An output may alias an input only
+//   where the operation says "in place".
+// - The result is bitwise the same at every call on the same build (and for the CPU, number of threads).
+// - `workspace` points to at least the bytes the matching *_workspace function returns; it may be null when
+//   that is 0, and holds nothing between calls.
+// - `impl` names a row of the operation's selection table; nullptr takes the first row that supports the
+//   problem.
+// - Errors: std::invalid_argument for an unknown or unsupporting `impl`; CudaError for a CUDA failure. Problems
+//   are valid by construction (problem.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "problem.h"
+
+namespace cconvnet {
+
+using Stream = void*;  // a cudaStream_t
+
+struct CudaError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// ---- convolution ----------------------------------------------------------------------------------------
+// conv_fprop  y[N,P,Q,K] = x * w + bias, then max(0, .) if `relu`. `bias`[K] may be null.
+// conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x.
+// conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w.
+// *_impls lists the selection table's rows that support the problem, first choice first.
+std::vector<std::string> conv_fprop_impls(const ConvProblem& problem);
+std::vector<std::string> conv_dgrad_impls(const ConvProblem& problem);
+std::vector<std::string> conv_wgrad_impls(const ConvProblem& problem);
+size_t conv_fprop_workspace(const ConvProblem& problem, const char* impl);
+size_t conv_dgrad_workspace(const ConvProblem& problem, const char* impl);
+size_t conv_wgrad_workspace(const ConvProblem& problem, const char* impl);
+void conv_fprop(const ConvProblem& problem, const float* x, const float* w, const float* bias, bool relu,
+                float* y, void* workspace, Stream stream, const char* impl);
+void conv_dgrad(const ConvProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+                Stream stream, const char* impl);
+void conv_wgrad(const ConvProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
+                Stream stream, const char* impl);
+
+// ---- fully connected ------------------------------------------------------------------------------------
+// fc_fprop  y[N,K] = x[N,C] w[K,C]^T + bias, then max(0, .) if `relu`. `bias`[K] may be null.
+// fc_dgrad  dx[N,C] = dy w.    fc_wgrad  dw[K,C] = dy^T x.
+std::vector<std::string> fc_fprop_impls(const FcProblem& problem);
+std::vector<std::string> fc_dgrad_impls(const FcProblem& problem);
+std::vector<std::string> fc_wgrad_impls(const FcProblem& problem);
+size_t fc_fprop_workspace(const FcProblem& problem, const char* impl);
+size_t fc_dgrad_workspace(const FcProblem& problem, const char* impl);
+size_t fc_wgrad_workspace(const FcProblem& problem, const char* impl);
+void fc_fprop(const FcProblem& problem, const float* x, const float* w, const float* bias, bool relu, float* y,
+              void* workspace, Stream stream, const char* impl);
+void fc_dgrad(const FcProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+              Stream stream, const char* impl);
+void fc_wgrad(const FcProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
+              Stream stream, const char* impl);
+
+// ---- bias -----------------------------------------------------------------------------------------------
+// db[k] = sum over the rows of dy[rows,k].
+size_t bias_grad_workspace(const BiasProblem& problem);
+void bias_grad(const BiasProblem& problem, const float* dy, float* db, void* workspace, Stream stream);
+
+// ---- neurons --------------------------------------------------------------------------------------------
+// Elementwise, in place allowed (y = x; dx = dy). relu_backward needs only the output: dx = y > 0 ? dy : 0.
+// neuron_backward: dx = dy * f'(x), from x and y = f(x); at a kink the derivative is 0 for relu and brelu (at
+// both ends) and for abs. sqrt's derivative at 0 is infinite, as is the truth.
+// Source: cuda-convnet's neuron types.
+void relu_forward(int count, const float* x, float* y, Stream stream);
+void relu_backward(int count, const float* y, const float* dy, float* dx, Stream stream);
+void neuron_forward(const NeuronProblem& problem, const float* x, float* y, Stream stream);
+void neuron_backward(const NeuronProblem& problem, const float* x, const float* y, const float* dy, float* dx,
+                     Stream stream);
+
+// ---- local response normalisation -----------------------------------------------------------------------
+// d(x) = k + alpha * sum over the window of x^2;  y = x * d^-beta.
+// dx = dy * d^-beta - 2 alpha beta x * sum over the windows that hold x of dy * x * d^(-beta-1);
+// d is recomputed from x. Source: Krizhevsky et al. 2012, section 3.3.
+void lrn_forward(const LrnProblem& problem, const float* x, float* y, Stream stream);
+size_t lrn_backward_workspace(const LrnProblem& problem);
+void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, float* dx, void* workspace,
+                  Stream stream);
+
+// ---- pooling --------------------------------------------------------------------------------------------
+// maxpool_forward   y = the largest value of the clipped window; NaN if the window holds one.
+// maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the whole
+//                   gradient, as in cuda-convnet.
+// avgpool_forward   y = the mean over the clipped window.
+// avgpool_backward  dx = the sum over the windows that hold x of dy / (size of the clipped window).
+void maxpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream);
+void maxpool_backward(const PoolProblem& problem, const float* x, const float* y, const float* dy, float* dx,
+                      Stream stream);
+void avgpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream);
+void avgpool_backward(const PoolProblem& problem, const float* dy, float* dx, Stream stream);
+
+// ---- dropout --------------------------------------------------------------------------------------------
+// In place allowed. The backward pass is the same call on dy: the mask is drawn again, not stored.
+// Source: Salmon et al. 2011 for Philox4x32-10.
+void dropout(const DropoutProblem& problem, const float* x, float* y, Stream stream);
+
+// ---- softmax and cross-entropy --------------------------------------------------------------------------
+// softmax_forward   probabilities[n,k] of logits[n,k], in place allowed.
+// softmax_cross_entropy_forward also writes, per row, loss[n] = -log(probability of the label) (finite: from
+//                   the logits, not from the rounded probability) and rank[n] = how many classes stand before
+//                   the label when sorted by falling logit, ties by rising class; a row with a NaN has rank k.
+//                   The row is wrong at top-t when rank >= t.
+// softmax_cross_entropy_backward  dlogits = scale * (probabilities - onehot(label)), in place allowed.
+// A label outside [0, k) makes its row's loss NaN, its rank k and its gradient NaN; nothing is read out of
+// bounds.
+void softmax_forward(const SoftmaxProblem& problem, const float* logits, float* probabilities, Stream stream);
+void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const float* logits, const int32_t* labels,
+                                   float* probabilities, float* loss, int32_t* rank, Stream stream);
+void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* probabilities,
+                                    const int32_t* labels, float scale, float* dlogits, Stream stream);
+
+// ---- update ---------------------------------------------------------------------------------------------
+// v = momentum*v - lr*(g + weight_decay*w); w = w + v. Both v and w are read and written.
+// Source: Krizhevsky et al. 2012, section 5.
+void sgd_update(const SgdProblem& problem, const float* g, float* v, float* w, Stream stream);
+
+// ---- input ----------------------------------------------------------------------------------------------
+// y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
+// j = left[n] + (mirror[n] ? Q-1-q : q). `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0.
+// top and left are clamped to [0, H-P] and [0, W-Q], so nothing is read out of bounds.
+void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
+                     const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
+                     float scale, float* y, Stream stream);
+
+// ---- plain --------------------------------------------------------------------------------------------
+// y = a + b, in place allowed.
+void add(int count, const float* a, const float* b, float* y, Stream stream);
+
+// Copies between two devices of this build (device ordinals; ignored where there is one memory).
+void copy(void* target, int target_device, const void* source, int source_device, size_t bytes, Stream stream);
+
+// ---- the build ------------------------------------------------------------------------------------------
+// "cuda", "emulator" or "cpu", and what a person would want to know of it (compiler, architectures, oneDNN).
+const char* build_kind();
+std::string build_info();
+
+}  // namespace cconvnet

@@ -1,0 +1,309 @@
+// The problems the library solves: each struct says the shape of one operation, and nothing else does
+// shape arithmetic. Constructing a problem through make() checks it, so that a kernel may rely on it.
+//
+// Layout is NHWC throughout: activations x[N,H,W,C] and y[N,P,Q,K], filters w[K,R,S,C/groups].
+// Every tensor of a problem has fewer than 2^31 elements, so kernels index with int.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace cconvnet {
+
+// How an output size that does not divide evenly is rounded: floor is PyTorch's and cuDNN's rule, ceil is
+// cuda-convnet's and Caffe's, whose last window may hang over the right and bottom edge.
+enum class Rounding { floor, ceil };
+
+namespace detail {
+
+inline void require(bool ok, const std::string& message) {
+  if (!ok) throw std::invalid_argument(message);
+}
+
+inline void at_least(const char* name, int value, int bound) {
+  require(value >= bound, std::string(name) + " must be at least " + std::to_string(bound) + ", not " +
+                              std::to_string(value));
+}
+
+// `factors` are non-negative and at most five, so the product is followed in 128 bits.
+inline void fits(const char* tensor, std::initializer_list<int> factors) {
+  __int128 count = 1;
+  for (int factor : factors) count *= factor;
+  require(count <= INT32_MAX, std::string(tensor) + " would have more than 2^31 - 1 elements");
+}
+
+inline int ceil_div(int a, int b) {
+  return (a + b - 1) / b;
+}
+
+// The number of windows along one axis; `window_name` appears in the message when none fits.
+inline int windows(const char* window_name, int size, int window, int padding, int stride,
+                   Rounding rounding) {
+  const int64_t room = int64_t{size} + 2 * int64_t{padding} - window;
+  require(room >= 0, std::string(window_name) + " is " + std::to_string(window) +
+                         ", larger than the padded image, " +
+                         std::to_string(int64_t{size} + 2 * int64_t{padding}));
+  const int64_t up = rounding == Rounding::ceil ? stride - 1 : 0;
+  return static_cast<int>((room + up) / stride) + 1;
+}
+
+}  // namespace detail
+
+// A convolution, in fact a cross-correlation as everywhere in this field:
+//   y[n,p,q,k] = sum over r, s, c of x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, g*C/groups + c]
+//                                    * w[k,r,s,c],  g = k / (K/groups),
+// where x is zero outside the image. p and q are given, not derived: with ceil rounding the last window
+// reads zeros beyond the right and bottom padding.
+struct ConvProblem {
+  int n, h, w, c;
+  int k, r, s;
+  int p, q;
+  int stride_h, stride_w;
+  int pad_h, pad_w;
+  int groups;
+
+  static ConvProblem make(int n, int h, int w, int c, int k, int r, int s, int stride_h, int stride_w,
+                          int pad_h, int pad_w, int groups, Rounding rounding) {
+    detail::at_least("n", n, 1);
+    detail::at_least("h", h, 1);
+    detail::at_least("w", w, 1);
+    detail::at_least("c", c, 1);
+    detail::at_least("k", k, 1);
+    detail::at_least("r", r, 1);
+    detail::at_least("s", s, 1);
+    detail::at_least("stride_h", stride_h, 1);
+    detail::at_least("stride_w", stride_w, 1);
+    detail::at_least("pad_h", pad_h, 0);
+    detail::at_least("pad_w", pad_w, 0);
+    detail::at_least("groups", groups, 1);
+    detail::require(c % groups == 0, "groups (" + std::to_string(groups) + ") must divide c (" +
+                                         std::to_string(c) + ")");
+    detail::require(k % groups == 0, "groups (" + std::to_string(groups) + ") must divide k (" +
+                                         std::to_string(k) + ")");
+    const int p = detail::windows("r", h, r, pad_h, stride_h, rounding);
+    const int q = detail::windows("s", w, s, pad_w, stride_w, rounding);
+    detail::fits("x", {n, h, w, c});
+    detail::fits("w", {k, r, s, c / groups});
+    detail::fits("y", {n, p, q, k});
+    // Kernels form coordinates such as p*stride - pad + r in int.
+    detail::fits("the padded image", {n, p, stride_h});
+    detail::require(int64_t{p} * stride_h + r + pad_h <= INT32_MAX / 2 &&
+                        int64_t{q} * stride_w + s + pad_w <= INT32_MAX / 2,
+                    "stride, padding or filter is too large");
+    return {n, h, w, c, k, r, s, p, q, stride_h, stride_w, pad_h, pad_w, groups};
+  }
+
+  int c_per_group() const { return c / groups; }
+  int k_per_group() const { return k / groups; }
+  int x_count() const { return n * h * w * c; }
+  int w_count() const { return k * r * s * c_per_group(); }
+  int y_count() const { return n * p * q * k; }
+  // One multiply-add counts as two.
+  double flops() const { return 2.0 * y_count() * r * s * c_per_group(); }
+
+  bool operator==(const ConvProblem& o) const {
+    return n == o.n && h == o.h && w == o.w && c == o.c && k == o.k && r == o.r && s == o.s && p == o.p &&
+           q == o.q && stride_h == o.stride_h && stride_w == o.stride_w && pad_h == o.pad_h &&
+           pad_w == o.pad_w && groups == o.groups;
+  }
+};
+
+// A fully connected layer: y[n,k] = sum over c of x[n,c] * w[k,c].
+struct FcProblem {
+  int n, c, k;
+
+  static FcProblem make(int n, int c, int k) {
+    detail::at_least("n", n, 1);
+    detail::at_least("c", c, 1);
+    detail::at_least("k", k, 1);
+    detail::fits("x", {n, c});
+    detail::fits("w", {k, c});
+    detail::fits("y", {n, k});
+    return {n, c, k};
+  }
+
+  int x_count() const { return n * c; }
+  int w_count() const { return k * c; }
+  int y_count() const { return n * k; }
+  double flops() const { return 2.0 * y_count() * c; }
+
+  // The same sum as a 1x1 convolution of 1x1 images.
+  ConvProblem as_conv() const { return {n, 1, 1, c, k, 1, 1, 1, 1, 1, 1, 0, 0, 1}; }
+
+  bool operator==(const FcProblem& o) const { return n == o.n && c == o.c && k == o.k; }
+};
+
+// A matrix[rows, k] summed over its rows: the gradient of a bias added to each row.
+struct BiasProblem {
+  int rows, k;
+
+  static BiasProblem make(int rows, int k) {
+    detail::at_least("rows", rows, 1);
+    detail::at_least("k", k, 1);
+    detail::fits("dy", {rows, k});
+    return {rows, k};
+  }
+
+  int count() const { return rows * k; }
+};
+
+// cuda-convnet's neurons, f(x):
+//   linear a*x + b; relu max(0, x); tanh a*tanh(b*x); logistic 1/(1 + exp(-x)); softrelu log(1 + exp(x));
+//   abs |x|; square x*x; sqrt sqrt(x); brelu min(a, max(0, x)).
+enum class Neuron { linear, relu, tanh, logistic, softrelu, abs, square, sqrt, brelu };
+
+struct NeuronProblem {
+  int count;
+  Neuron neuron;
+  float a, b;
+
+  static NeuronProblem make(int count, Neuron neuron, float a, float b) {
+    detail::at_least("count", count, 1);
+    detail::require(neuron != Neuron::brelu || a > 0, "a must be positive for brelu");
+    return {count, neuron, a, b};
+  }
+};
+
+// Max and average pooling. Windows are clipped to the image and never empty; an average divides by the
+// clipped window's size.
+struct PoolProblem {
+  int n, h, w, c;
+  int p, q;
+  int window_h, window_w;
+  int stride_h, stride_w;
+  int pad_h, pad_w;
+
+  static PoolProblem make(int n, int h, int w, int c, int window_h, int window_w, int stride_h, int stride_w,
+                          int pad_h, int pad_w, Rounding rounding) {
+    detail::at_least("n", n, 1);
+    detail::at_least("h", h, 1);
+    detail::at_least("w", w, 1);
+    detail::at_least("c", c, 1);
+    detail::at_least("window_h", window_h, 1);
+    detail::at_least("window_w", window_w, 1);
+    detail::at_least("stride_h", stride_h, 1);
+    detail::at_least("stride_w", stride_w, 1);
+    detail::at_least("pad_h", pad_h, 0);
+    detail::at_least("pad_w", pad_w, 0);
+    detail::require(pad_h < window_h, "pad_h must be smaller than window_h");
+    detail::require(pad_w < window_w, "pad_w must be smaller than window_w");
+    int p = detail::windows("window_h", h, window_h, pad_h, stride_h, rounding);
+    int q = detail::windows("window_w", w, window_w, pad_w, stride_w, rounding);
+    // A last window that begins beyond the image would be empty: there is none, as in Caffe and PyTorch.
+    if (int64_t{p - 1} * stride_h - pad_h >= h) --p;
+    if (int64_t{q - 1} * stride_w - pad_w >= w) --q;
+    detail::fits("x", {n, h, w, c});
+    detail::fits("y", {n, p, q, c});
+    detail::require(int64_t{p} * stride_h + window_h <= INT32_MAX / 2 &&
+                        int64_t{q} * stride_w + window_w <= INT32_MAX / 2,
+                    "stride or window is too large");
+    return {n, h, w, c, p, q, window_h, window_w, stride_h, stride_w, pad_h, pad_w};
+  }
+
+  int x_count() const { return n * h * w * c; }
+  int y_count() const { return n * p * q * c; }
+};
+
+// Local response normalisation, y = x * (k + alpha * sum of x^2 over a window)^-beta.
+// Across channels the window of channel c is [c - size/2, c - size/2 + size), clipped to the c / groups
+// channels of its own group. In the same map it is the size x size square that begins size/2 above and to the
+// left, clipped to the image, in one channel. alpha multiplies the sum itself (the 2012 paper's way of writing;
+// cuda-convnet's `scale` is alpha * size, or alpha * size^2 in the same map).
+enum class LrnRegion { across_channels, same_map };
+
+struct LrnProblem {
+  int n, h, w, c;
+  int groups;
+  int size;
+  float alpha, beta, k;
+  LrnRegion region;
+
+  static LrnProblem make(int n, int h, int w, int c, int groups, int size, float alpha, float beta, float k,
+                         LrnRegion region) {
+    detail::at_least("n", n, 1);
+    detail::at_least("h", h, 1);
+    detail::at_least("w", w, 1);
+    detail::at_least("c", c, 1);
+    detail::at_least("groups", groups, 1);
+    detail::require(c % groups == 0, "groups (" + std::to_string(groups) + ") must divide c (" +
+                                         std::to_string(c) + ")");
+    detail::at_least("size", size, 1);
+    detail::require(size <= 32767, "size must be at most 32767");
+    detail::require(alpha >= 0, "alpha must not be negative");
+    detail::require(k > 0, "k must be positive");
+    detail::fits("x", {n, h, w, c});
+    return {n, h, w, c, groups, size, alpha, beta, k, region};
+  }
+
+  int count() const { return n * h * w * c; }
+};
+
+// y = x * scale where a Philox draw keeps the element, else 0; an element is kept with probability `keep`.
+// Element i takes word i % 4 of Philox4x32-10 with key `seed` and counter (i / 4, 0, subsequence), and is kept
+// if that word is below keep * 2^32. The mask depends on nothing else.
+struct DropoutProblem {
+  int count;
+  float keep, scale;
+  uint64_t seed, subsequence;
+
+  static DropoutProblem make(int count, float keep, float scale, uint64_t seed, uint64_t subsequence) {
+    detail::at_least("count", count, 1);
+    detail::require(keep > 0 && keep <= 1, "keep must be above 0 and at most 1");
+    return {count, keep, scale, seed, subsequence};
+  }
+
+  // As 64 bits, so that keep = 1 keeps every 32-bit word.
+  uint64_t threshold() const { return static_cast<uint64_t>(static_cast<double>(keep) * 4294967296.0); }
+};
+
+// Softmax over the k logits of each of n rows.
+struct SoftmaxProblem {
+  int n, k;
+
+  static SoftmaxProblem make(int n, int k) {
+    detail::at_least("n", n, 1);
+    detail::at_least("k", k, 1);
+    detail::fits("logits", {n, k});
+    return {n, k};
+  }
+
+  int count() const { return n * k; }
+};
+
+// One parameter tensor's step: v = momentum*v - lr*(g + weight_decay*w); w = w + v.
+struct SgdProblem {
+  int count;
+  float lr, momentum, weight_decay;
+
+  static SgdProblem make(int count, float lr, float momentum, float weight_decay) {
+    detail::at_least("count", count, 1);
+    return {count, lr, momentum, weight_decay};
+  }
+};
+
+// uint8 images[N,H,W,C] to a float batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.
+struct InputProblem {
+  int n, h, w, c;
+  int p, q;
+
+  static InputProblem make(int n, int h, int w, int c, int p, int q) {
+    detail::at_least("n", n, 1);
+    detail::at_least("h", h, 1);
+    detail::at_least("w", w, 1);
+    detail::at_least("c", c, 1);
+    detail::at_least("p", p, 1);
+    detail::at_least("q", q, 1);
+    detail::require(p <= h && q <= w, "the crop (" + std::to_string(p) + "x" + std::to_string(q) +
+                                          ") is larger than the image (" + std::to_string(h) + "x" +
+                                          std::to_string(w) + ")");
+    detail::fits("images", {n, h, w, c});
+    return {n, h, w, c, p, q};
+  }
+
+  int images_count() const { return n * h * w * c; }
+  int y_count() const { return n * p * q * c; }
+};
+
+}  // namespace cconvnet
