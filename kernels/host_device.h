@@ -1,0 +1,8 @@
+// Marks functions that CUDA kernels and host code share.
+#pragma once
+
+#ifdef __CUDACC__
+#define CCONVNET_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define CCONVNET_HOST_DEVICE inline
+#endif

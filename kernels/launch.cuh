@@ -1,0 +1,46 @@
+// What a .cu file needs to be compiled twice: by nvcc for a GPU, by a host compiler for the emulator.
+//
+//   shared_memory<T>()   the block's one object of type T in shared memory, uninitialised. Use a struct of the
+//                        kernel's own as T, so that kernels do not share by accident.
+//   CCONVNET_LAUNCH((kernel<A, B>), grid, block, stream, arguments...)
+//                        launches and reports a failed launch as CudaError with kernel, file and line.
+//   CCONVNET_CHECK(expression)
+//                        the same for a call of the CUDA runtime.
+//   CCONVNET_HOST_DEVICE marks a function for both sides (host_device.h, for headers the CPU build shares).
+#pragma once
+
+#include "api.h"
+#include "host_device.h"
+
+#ifdef __CUDACC__
+
+#include <cuda_runtime.h>
+
+namespace cconvnet {
+
+inline void check_cuda(cudaError_t status, const char* what, const char* file, int line) {
+  if (status == cudaSuccess) return;
+  throw CudaError(std::string(what) + " failed at " + file + ":" + std::to_string(line) + ": " +
+                  cudaGetErrorName(status) + ", " + cudaGetErrorString(status));
+}
+
+template <class T>
+__device__ __forceinline__ T& shared_memory() {
+  __shared__ T memory;
+  return memory;
+}
+
+}  // namespace cconvnet
+
+#define CCONVNET_CHECK(expression) ::cconvnet::check_cuda((expression), #expression, __FILE__, __LINE__)
+#define CCONVNET_LAUNCH(kernel, grid, block, stream, ...)                                          \
+  do {                                                                                             \
+    kernel<<<(grid), (block), 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);                \
+    ::cconvnet::check_cuda(cudaGetLastError(), "launch of " #kernel, __FILE__, __LINE__);          \
+  } while (0)
+
+#else
+
+#include "emulator/emulator.h"
+
+#endif
