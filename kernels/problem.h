@@ -88,7 +88,6 @@ struct ConvProblem {
     detail::fits("w", {k, r, s, c / groups});
     detail::fits("y", {n, p, q, k});
     // Kernels form coordinates such as p*stride - pad + r in int.
-    detail::fits("the padded image", {n, p, stride_h});
     detail::require(int64_t{p} * stride_h + r + pad_h <= INT32_MAX / 2 &&
                         int64_t{q} * stride_w + s + pad_w <= INT32_MAX / 2,
                     "stride, padding or filter is too large");

@@ -1,0 +1,183 @@
+# cconvnet: the only place that says how anything is compiled. `make help` lists the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# What `make train` trains, on what, where; anything else goes through ARGS="--epochs 3 --seed 7".
+NET ?= lenet
+DATA ?=
+DEVICE ?=
+ARGS ?=
+
+# Which modules are built: CCONVNET_CUDA=auto (when nvcc is found), on (fail without it) or off;
+# CCONVNET_CPU=on, or off to leave the CPU device to NumPy. CCONVNET_ARCHS="80 90a 120 ptx" names the GPU
+# architectures; the default is the present GPU's, else that list.
+CCONVNET_CUDA ?= auto
+CCONVNET_CPU ?= on
+export CCONVNET_CUDA CCONVNET_CPU CCONVNET_ARCHS
+
+VENV := .venv
+# The Python whose headers and build requirements the modules are compiled against, and where they go.
+PYTHON ?= $(VENV)/bin/python
+OUT ?= cconvnet
+# An instrumented emulator has its own objects and its own OUT: SANITIZE=address,undefined
+SANITIZE ?=
+# A compiler may want 1.5 GiB, so a small machine runs fewer of them.
+JOBS ?= $(shell awk -v cores=$$(nproc) '/MemTotal/ { jobs = int($$2 / 1500000); \
+                print (jobs < 1 ? 1 : jobs < cores ? jobs : cores) }' /proc/meminfo)
+
+.PHONY: help jobs venv train test check-long lint format clean modules
+
+jobs:
+	@echo $(JOBS)
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 20
+
+# ---- set-up and use ---------------------------------------------------------------------------------------
+
+# Everything runs in .venv: a newcomer needs nothing but Python and a C++ compiler.
+BASE_PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+                $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+define PREREQUISITES
+test -n "$(BASE_PYTHON)" || { echo "cconvnet needs Python 3.11 or newer: apt-get install python3 python3-venv python3-dev (or your system's like)"; exit 1; }; \
+$(BASE_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }; \
+$(BASE_PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "Python's headers are missing: apt-get install python3-dev"; exit 1; }; \
+command -v $(CXX) >/dev/null || { echo "A C++17 compiler is missing ($(CXX)): apt-get install g++"; exit 1; }
+endef
+
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+
+venv: $(VENV)/.installed  ## build everything and install it for development in .venv
+	@$(MAKE) --no-print-directory -j$(JOBS) modules
+
+$(VENV)/.installed: pyproject.toml setup.py
+	@$(PREREQUISITES)
+	@test -x $(VENV)/bin/python || $(BASE_PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (the first time this takes a few minutes)"
+	@$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	    > $(VENV)/build-requirements.txt
+	@$(PIP) -r $(VENV)/build-requirements.txt
+	@$(MAKE) --no-print-directory -j$(JOBS) modules
+	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev]'
+	@touch $@
+
+train: venv  ## train NET (lenet) on DATA (the embedded digits) on DEVICE (a GPU if there is one)
+	@$(VENV)/bin/cconvnet train --net $(NET) $(if $(DATA),--data "$(DATA)") $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+
+test: venv  ## run the tests
+	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
+
+check-long: venv sanitize-emulator  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
+	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' $(ARGS)
+
+lint: venv  ## ruff, mypy and clang-format, changing nothing
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format --dry-run --Werror
+
+format: venv  ## format every source file in place
+	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format -i
+
+clean:  ## remove what was built (.venv and runs stay)
+	@rm -rf build dist *.egg-info cconvnet/*.so
+
+# ---- compile rules ----------------------------------------------------------------------------------------
+# Evaluated only where something is compiled: they ask PYTHON about this machine.
+
+ifneq ($(filter modules,$(MAKECMDGOALS)),)
+
+$(foreach line,$(shell $(PYTHON) kernels/settings.py | sed 's/ /@/g'),$(eval $(subst @, ,$(line))))
+ifeq ($(EXT),)
+$(error $(PYTHON) cannot tell how to build: run `make venv`)
+endif
+
+BUILD := build/$(firstword $(subst ., ,$(EXT)))$(if $(SANITIZE),-sanitize)
+MODULES := _problem _emulator
+
+WARNINGS := -Wall -Wextra -Wno-unknown-pragmas
+CXX_ALL := $(CXX) -std=c++17 -g1 -fPIC -fvisibility=hidden $(WARNINGS) -Ikernels -MMD -MP $(CXXFLAGS)
+EMULATOR_FLAGS := -DCCONVNET_EMULATOR \
+    $(if $(SANITIZE),-O1 -fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer,-O2)
+
+CUDA_SOURCES := $(wildcard kernels/*.cu)
+CPU_SOURCES := $(wildcard kernels/cpu/*.cpp)
+CUDA_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/cuda/%.o)
+EMULATOR_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/emulator/%.o)
+CPU_OBJECTS := $(CPU_SOURCES:kernels/cpu/%.cpp=$(BUILD)/cpu/%.o)
+
+ifeq ($(CCONVNET_CPU),off)
+$(info cconvnet: no CPU module (CCONVNET_CPU=off); the CPU device will run on NumPy)
+else ifeq ($(ONEDNN),)
+$(info cconvnet: no CPU module (oneDNN has no package here); the CPU device will run on NumPy)
+else
+MODULES += _cpu
+endif
+
+ifeq ($(CCONVNET_CUDA),off)
+else ifneq ($(NVCC),)
+$(info cconvnet: CUDA module with $(NVCC) for $(ARCHS))
+MODULES += _cuda
+else ifeq ($(CCONVNET_CUDA),on)
+$(error CCONVNET_CUDA=on, but nvcc was not found: install the CUDA toolkit or set CUDA_HOME)
+else
+$(info cconvnet: no CUDA module (nvcc not found; CUDA_HOME names its toolkit))
+endif
+
+modules: $(MODULES:%=$(OUT)/%$(EXT))
+
+# A stamp that changes when the flags do, so that objects of another set of flags are never linked.
+define flags_stamp
+$(shell mkdir -p $(BUILD)/$(1); [ "$$(cat $(BUILD)/$(1)/flags 2>/dev/null)" = '$(strip $(2))' ] || echo '$(strip $(2))' > $(BUILD)/$(1)/flags)
+endef
+$(call flags_stamp,problem,$(CXX_ALL))
+$(call flags_stamp,emulator,$(CXX_ALL) $(EMULATOR_FLAGS))
+$(call flags_stamp,cpu,$(CXX_ALL))
+$(call flags_stamp,cuda,$(NVCC) $(GENCODE) $(CXXFLAGS))
+
+$(BUILD)/problem/%.o: bindings/%.cpp $(BUILD)/problem/flags
+	@echo "  c++   $<"; $(CXX_ALL) -O2 $(PYTHON_INCLUDES) -c $< -o $@
+
+$(BUILD)/emulator/%.o: kernels/%.cu $(BUILD)/emulator/flags
+	@echo "  c++   $< (emulator)"; $(CXX_ALL) $(EMULATOR_FLAGS) -x c++ -c $< -o $@
+
+$(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
+	@echo "  c++   $<"; $(CXX_ALL) -O3 -fopenmp -isystem $(ONEDNN)/include -c $< -o $@
+
+# nvcc's resource report is kept beside the object; registers spilled to memory fail the build.
+$(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
+	@echo "  nvcc  $<"
+	@$(NVCC) -std=c++17 -O3 -lineinfo $(GENCODE) -Ikernels -MMD -MP -MF $(@:.o=.d) -Xcompiler -fPIC,-fvisibility=hidden \
+	    -DCCONVNET_ARCHS='"$(ARCHS)"' -Xptxas -v -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || \
+	    { grep -v '^ptxas info' $(@:.o=.ptxas) >&2; exit 1; }
+	@grep -vE '^ptxas info|^ *[0-9]+ bytes stack frame' $(@:.o=.ptxas) >&2 || true
+	@! grep -E '[1-9][0-9]* bytes (stack frame|spill)' $(@:.o=.ptxas) || \
+	    { rm -f $@; echo "$<: a kernel spills registers or uses local memory; see $(@:.o=.ptxas)" >&2; exit 1; }
+
+$(BUILD)/emulator/module.o: bindings/module.cpp $(BUILD)/emulator/flags
+	@echo "  c++   $< (emulator)"
+	@$(CXX_ALL) $(EMULATOR_FLAGS) -DCCONVNET_MODULE=_emulator $(PYTHON_INCLUDES) -c $< -o $@
+
+$(BUILD)/cpu/module.o: bindings/module.cpp $(BUILD)/cpu/flags
+	@echo "  c++   $< (cpu)"; $(CXX_ALL) -O2 -DCCONVNET_MODULE=_cpu $(PYTHON_INCLUDES) -c $< -o $@
+
+$(BUILD)/cuda/module.o: bindings/module.cpp $(BUILD)/cuda/flags
+	@echo "  c++   $< (cuda)"
+	@$(CXX_ALL) -O2 -DCCONVNET_MODULE=_cuda -DCCONVNET_DEVICE_ARRAYS $(PYTHON_INCLUDES) -c $< -o $@
+
+$(OUT)/_problem$(EXT): $(BUILD)/problem/problem.o
+	@mkdir -p $(OUT); $(CXX) -shared $^ -o $@
+
+$(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS)
+	@mkdir -p $(OUT); $(CXX) -shared $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $^ -o $@
+
+# cconvnet/backends.py loads the oneDNN of the Python environment before the module.
+$(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS)
+	@mkdir -p $(OUT); $(CXX) -shared -fopenmp $^ -L$(ONEDNN)/lib -ldnnl -o $@
+
+$(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(CUDA_OBJECTS)
+	@mkdir -p $(OUT); $(NVCC) -shared -cudart static $^ -o $@
+
+-include $(wildcard $(BUILD)/*/*.d)
+
+endif

@@ -1,0 +1,269 @@
+// cconvnet._problem: the structs of kernels/problem.h as Python types, shared by every compiled module.
+#include <pybind11/operators.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <sstream>
+#include <utility>
+
+#include "problem.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+using namespace cconvnet;
+
+namespace {
+
+using Pair = std::array<int, 2>;
+
+// One name per enumerator, for reading arguments and for repr.
+template <class Enum>
+using Names = std::vector<std::pair<const char*, Enum>>;
+
+const Names<Rounding> kRoundings = {{"floor", Rounding::floor}, {"ceil", Rounding::ceil}};
+const Names<LrnRegion> kRegions = {{"across_channels", LrnRegion::across_channels},
+                                   {"same_map", LrnRegion::same_map}};
+const Names<Neuron> kNeurons = {{"linear", Neuron::linear},     {"relu", Neuron::relu},
+                                {"tanh", Neuron::tanh},         {"logistic", Neuron::logistic},
+                                {"softrelu", Neuron::softrelu}, {"abs", Neuron::abs},
+                                {"square", Neuron::square},     {"sqrt", Neuron::sqrt},
+                                {"brelu", Neuron::brelu}};
+
+template <class Enum>
+Enum from_name(const Names<Enum>& names, const char* argument, const std::string& given) {
+  std::string allowed;
+  for (const auto& [name, value] : names) {
+    if (given == name) return value;
+    allowed += std::string(allowed.empty() ? "" : ", ") + name;
+  }
+  throw std::invalid_argument(std::string(argument) + " must be one of " + allowed + ", not '" + given + "'");
+}
+
+template <class Enum>
+const char* to_name(const Names<Enum>& names, Enum wanted) {
+  for (const auto& [name, value] : names) {
+    if (value == wanted) return name;
+  }
+  return "?";
+}
+
+// repr(problem): a call that makes an equal problem, which tests print as their one-line repro.
+class Repr {
+ public:
+  explicit Repr(const char* type) { text_ << type << "("; }
+  template <class T>
+  Repr& operator()(const char* name, const T& value) {
+    text_ << (first_ ? "" : ", ") << name << "=";
+    first_ = false;
+    // Python's own repr gives floats back exactly and quotes strings.
+    text_ << py::repr(py::cast(value)).template cast<std::string>();
+    return *this;
+  }
+  std::string done() { return text_.str() + ")"; }
+
+ private:
+  std::ostringstream text_;
+  bool first_ = true;
+};
+
+// Which rounding gave p and q: the text must rebuild the same problem.
+const char* conv_rounding(const ConvProblem& o) {
+  return o.p == (o.h + 2 * o.pad_h - o.r) / o.stride_h + 1 && o.q == (o.w + 2 * o.pad_w - o.s) / o.stride_w + 1
+             ? "floor"
+             : "ceil";
+}
+
+const char* pool_rounding(const PoolProblem& o) {
+  const PoolProblem floor = PoolProblem::make(o.n, o.h, o.w, o.c, o.window_h, o.window_w, o.stride_h,
+                                              o.stride_w, o.pad_h, o.pad_w, Rounding::floor);
+  return floor.p == o.p && floor.q == o.q ? "floor" : "ceil";
+}
+
+std::string repr(const ConvProblem& o) {
+  return Repr("ConvProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
+             "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
+             "groups", o.groups)("rounding", conv_rounding(o))
+      .done();
+}
+
+std::string repr(const FcProblem& o) { return Repr("FcProblem")("n", o.n)("c", o.c)("k", o.k).done(); }
+
+std::string repr(const BiasProblem& o) { return Repr("BiasProblem")("rows", o.rows)("k", o.k).done(); }
+
+std::string repr(const NeuronProblem& o) {
+  return Repr("NeuronProblem")("count", o.count)("neuron", to_name(kNeurons, o.neuron))("a", o.a)("b", o.b).done();
+}
+
+std::string repr(const PoolProblem& o) {
+  return Repr("PoolProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)(
+             "window", std::make_pair(o.window_h, o.window_w))("stride", std::make_pair(o.stride_h, o.stride_w))(
+             "padding", std::make_pair(o.pad_h, o.pad_w))("rounding", pool_rounding(o))
+      .done();
+}
+
+std::string repr(const LrnProblem& o) {
+  return Repr("LrnProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)("alpha", o.alpha)(
+             "beta", o.beta)("k", o.k)("groups", o.groups)("region", to_name(kRegions, o.region))
+      .done();
+}
+
+std::string repr(const DropoutProblem& o) {
+  return Repr("DropoutProblem")("count", o.count)("keep", o.keep)("scale", o.scale)("seed", o.seed)(
+             "subsequence", o.subsequence)
+      .done();
+}
+
+std::string repr(const SoftmaxProblem& o) { return Repr("SoftmaxProblem")("n", o.n)("k", o.k).done(); }
+
+std::string repr(const SgdProblem& o) {
+  return Repr("SgdProblem")("count", o.count)("lr", o.lr)("momentum", o.momentum)("weight_decay", o.weight_decay)
+      .done();
+}
+
+std::string repr(const InputProblem& o) {
+  return Repr("InputProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("p", o.p)("q", o.q).done();
+}
+
+// The text says all of a problem, so equality and hash may rest on it.
+template <class Problem>
+py::class_<Problem> problem(py::module_& m, const char* name, const char* doc) {
+  return py::class_<Problem>(m, name, doc)
+      .def("__repr__", [](const Problem& o) { return repr(o); })
+      .def("__eq__", [](const Problem& a, const Problem& b) { return repr(a) == repr(b); }, py::is_operator())
+      .def("__hash__", [](const Problem& o) { return py::hash(py::str(repr(o))); });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_problem, m) {
+  m.doc() = "The shapes of every operation; kernels/problem.h is the one place that computes them.";
+
+  problem<ConvProblem>(m, "ConvProblem",
+                       "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride and padding are (vertical, horizontal).")
+      .def(py::init([](int n, int h, int w, int c, int k, int r, int s, Pair stride, Pair padding, int groups,
+                       const std::string& rounding) {
+             return ConvProblem::make(n, h, w, c, k, r, s, stride[0], stride[1], padding[0], padding[1], groups,
+                                      from_name(kRoundings, "rounding", rounding));
+           }),
+           "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
+           "groups"_a = 1, "rounding"_a = "floor")
+      .def_readonly("n", &ConvProblem::n)
+      .def_readonly("h", &ConvProblem::h)
+      .def_readonly("w", &ConvProblem::w)
+      .def_readonly("c", &ConvProblem::c)
+      .def_readonly("k", &ConvProblem::k)
+      .def_readonly("r", &ConvProblem::r)
+      .def_readonly("s", &ConvProblem::s)
+      .def_readonly("p", &ConvProblem::p)
+      .def_readonly("q", &ConvProblem::q)
+      .def_readonly("stride_h", &ConvProblem::stride_h)
+      .def_readonly("stride_w", &ConvProblem::stride_w)
+      .def_readonly("pad_h", &ConvProblem::pad_h)
+      .def_readonly("pad_w", &ConvProblem::pad_w)
+      .def_readonly("groups", &ConvProblem::groups)
+      .def_property_readonly("x_shape", [](const ConvProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
+      .def_property_readonly("w_shape",
+                             [](const ConvProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c_per_group()); })
+      .def_property_readonly("y_shape", [](const ConvProblem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
+      .def_property_readonly("flops", &ConvProblem::flops);
+
+  problem<FcProblem>(m, "FcProblem", "x[n,c], w[k,c], y[n,k].")
+      .def(py::init(&FcProblem::make), "n"_a, "c"_a, "k"_a)
+      .def_readonly("n", &FcProblem::n)
+      .def_readonly("c", &FcProblem::c)
+      .def_readonly("k", &FcProblem::k)
+      .def_property_readonly("x_shape", [](const FcProblem& o) { return py::make_tuple(o.n, o.c); })
+      .def_property_readonly("w_shape", [](const FcProblem& o) { return py::make_tuple(o.k, o.c); })
+      .def_property_readonly("y_shape", [](const FcProblem& o) { return py::make_tuple(o.n, o.k); })
+      .def_property_readonly("flops", &FcProblem::flops);
+
+  problem<BiasProblem>(m, "BiasProblem", "dy[rows,k], db[k].")
+      .def(py::init(&BiasProblem::make), "rows"_a, "k"_a)
+      .def_readonly("rows", &BiasProblem::rows)
+      .def_readonly("k", &BiasProblem::k);
+
+  problem<NeuronProblem>(m, "NeuronProblem", "An elementwise function with its parameters a and b.")
+      .def(py::init([](int count, const std::string& neuron, float a, float b) {
+             return NeuronProblem::make(count, from_name(kNeurons, "neuron", neuron), a, b);
+           }),
+           "count"_a, "neuron"_a = "relu", "a"_a = 1.0f, "b"_a = 0.0f)
+      .def_readonly("count", &NeuronProblem::count)
+      .def_property_readonly("neuron", [](const NeuronProblem& o) { return to_name(kNeurons, o.neuron); })
+      .def_readonly("a", &NeuronProblem::a)
+      .def_readonly("b", &NeuronProblem::b);
+
+  problem<PoolProblem>(m, "PoolProblem", "x[n,h,w,c], y[n,p,q,c]; pairs are (vertical, horizontal).")
+      .def(py::init([](int n, int h, int w, int c, Pair window, Pair stride, Pair padding,
+                       const std::string& rounding) {
+             return PoolProblem::make(n, h, w, c, window[0], window[1], stride[0], stride[1], padding[0],
+                                      padding[1], from_name(kRoundings, "rounding", rounding));
+           }),
+           "n"_a, "h"_a, "w"_a, "c"_a, "window"_a = Pair{3, 3}, "stride"_a = Pair{2, 2},
+           "padding"_a = Pair{0, 0}, "rounding"_a = "floor")
+      .def_readonly("n", &PoolProblem::n)
+      .def_readonly("h", &PoolProblem::h)
+      .def_readonly("w", &PoolProblem::w)
+      .def_readonly("c", &PoolProblem::c)
+      .def_readonly("p", &PoolProblem::p)
+      .def_readonly("q", &PoolProblem::q)
+      .def_readonly("window_h", &PoolProblem::window_h)
+      .def_readonly("window_w", &PoolProblem::window_w)
+      .def_readonly("stride_h", &PoolProblem::stride_h)
+      .def_readonly("stride_w", &PoolProblem::stride_w)
+      .def_readonly("pad_h", &PoolProblem::pad_h)
+      .def_readonly("pad_w", &PoolProblem::pad_w)
+      .def_property_readonly("x_shape", [](const PoolProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
+      .def_property_readonly("y_shape", [](const PoolProblem& o) { return py::make_tuple(o.n, o.p, o.q, o.c); });
+
+  problem<LrnProblem>(m, "LrnProblem", "x[n,h,w,c]; alpha multiplies the plain sum of squares.")
+      .def(py::init([](int n, int h, int w, int c, int size, float alpha, float beta, float k, int groups,
+                       const std::string& region) {
+             return LrnProblem::make(n, h, w, c, groups, size, alpha, beta, k,
+                                     from_name(kRegions, "region", region));
+           }),
+           "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f, "beta"_a = 0.75f, "k"_a = 1.0f,
+           "groups"_a = 1, "region"_a = "across_channels")
+      .def_readonly("n", &LrnProblem::n)
+      .def_readonly("h", &LrnProblem::h)
+      .def_readonly("w", &LrnProblem::w)
+      .def_readonly("c", &LrnProblem::c)
+      .def_readonly("size", &LrnProblem::size)
+      .def_readonly("alpha", &LrnProblem::alpha)
+      .def_readonly("beta", &LrnProblem::beta)
+      .def_readonly("k", &LrnProblem::k)
+      .def_readonly("groups", &LrnProblem::groups)
+      .def_property_readonly("region", [](const LrnProblem& o) { return to_name(kRegions, o.region); })
+      .def_property_readonly("x_shape", [](const LrnProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
+
+  problem<DropoutProblem>(m, "DropoutProblem", "`count` elements, each kept with probability `keep`.")
+      .def(py::init(&DropoutProblem::make), "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,
+           "subsequence"_a = 0)
+      .def_readonly("count", &DropoutProblem::count)
+      .def_readonly("keep", &DropoutProblem::keep)
+      .def_readonly("scale", &DropoutProblem::scale)
+      .def_readonly("seed", &DropoutProblem::seed)
+      .def_readonly("subsequence", &DropoutProblem::subsequence)
+      .def_property_readonly("threshold", &DropoutProblem::threshold);
+
+  problem<SoftmaxProblem>(m, "SoftmaxProblem", "logits[n,k].")
+      .def(py::init(&SoftmaxProblem::make), "n"_a, "k"_a)
+      .def_readonly("n", &SoftmaxProblem::n)
+      .def_readonly("k", &SoftmaxProblem::k);
+
+  problem<SgdProblem>(m, "SgdProblem", "One parameter tensor's step.")
+      .def(py::init(&SgdProblem::make), "count"_a, "lr"_a, "momentum"_a = 0.0f, "weight_decay"_a = 0.0f)
+      .def_readonly("count", &SgdProblem::count)
+      .def_readonly("lr", &SgdProblem::lr)
+      .def_readonly("momentum", &SgdProblem::momentum)
+      .def_readonly("weight_decay", &SgdProblem::weight_decay);
+
+  problem<InputProblem>(m, "InputProblem", "images[n,h,w,c] cropped to y[n,p,q,c].")
+      .def(py::init(&InputProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a)
+      .def_readonly("n", &InputProblem::n)
+      .def_readonly("h", &InputProblem::h)
+      .def_readonly("w", &InputProblem::w)
+      .def_readonly("c", &InputProblem::c)
+      .def_readonly("p", &InputProblem::p)
+      .def_readonly("q", &InputProblem::q);
+}

@@ -1,0 +1,86 @@
+"""What the Makefile's compile rules need to know of this machine, printed as make variables.
+
+Looks only at files and package metadata: nothing that the package needs at run time is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+RELEASE_ARCHS = "80 90a 120 ptx"
+
+
+def packaged_file(distribution: str, name: str) -> Path | None:
+    """The installed file called `name` of a PyPI distribution."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(f.locate())).resolve() for f in files if f.name == name), None)
+
+
+def find_nvcc() -> Path | None:
+    """CUDA_HOME first, then PATH, then the pip package's, then the usual folder."""
+    home = os.environ.get("CUDA_HOME")
+    candidates = [
+        Path(home, "bin", "nvcc") if home else None,
+        Path(found) if (found := shutil.which("nvcc")) else None,
+        packaged_file("nvidia-cuda-nvcc", "nvcc"),
+        Path("/usr/local/cuda/bin/nvcc"),
+    ]
+    return next((path for path in candidates if path and os.access(path, os.X_OK)), None)
+
+
+def present_archs() -> str:
+    """The architectures of the GPUs in this machine, or the empty string."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        return ""
+    capabilities = {line.strip().replace(".", "") for line in answer.stdout.splitlines()}
+    # From Hopper on, the chip's own instructions exist only under its architecture-specific name.
+    return " ".join(sorted(c + "a" if c == "90" else c for c in capabilities if c.isdigit()))
+
+
+def gencode(archs: str) -> str:
+    """nvcc's flags for a list such as "80 90a ptx"; `ptx` also carries portable code for sm_75 on."""
+    flags = []
+    for arch in archs.replace(",", " ").replace("sm_", "").split():
+        code = "arch=compute_75,code=compute_75" if arch == "ptx" else f"arch=compute_{arch},code=sm_{arch}"
+        flags.append(f"-gencode {code}")
+    return " ".join(flags)
+
+
+def pybind11_include() -> Path:
+    header = packaged_file("pybind11", "pybind11.h")
+    if header is None:
+        sys.exit("pybind11 is missing: pip install pybind11")
+    return header.parent.parent
+
+
+def main() -> None:
+    onednn_header = packaged_file("onednn-devel-cpu-gomp", "dnnl.hpp")
+    archs = os.environ.get("CCONVNET_ARCHS") or present_archs() or RELEASE_ARCHS
+    nvcc = find_nvcc()
+    settings = {
+        "EXT": sysconfig.get_config_var("EXT_SUFFIX"),
+        "PYTHON_INCLUDES": f"-isystem {sysconfig.get_path('include')} -isystem {pybind11_include()}",
+        "ONEDNN": onednn_header.parent.parent if onednn_header else "",
+        "NVCC": nvcc or "",
+        "ARCHS": archs,
+        "GENCODE": gencode(archs),
+    }
+    for name, value in settings.items():
+        print(f"{name} := {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Builds the compiled modules through the Makefile, which holds the only compile rules."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+MODULES = ("_problem", "_emulator", "_cpu", "_cuda")
+
+
+class MakeModules(build_ext):
+    """Calls `make modules`; which modules it builds depends on the machine (see the Makefile)."""
+
+    def run(self) -> None:
+        inplace = self.inplace or getattr(self, "editable_mode", False)
+        self.folder = Path("cconvnet" if inplace else Path(self.build_lib, "cconvnet"))
+        jobs = subprocess.run(["make", "-s", "jobs"], check=True, capture_output=True, text=True)
+        command = ["make", f"-j{jobs.stdout.strip()}", "modules"]
+        # pip runs this in a process of its own; a make around it must not pass its job server down.
+        environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
+        result = subprocess.run(
+            [*command, f"PYTHON={sys.executable}", f"OUT={self.folder}"], env=environment, check=False
+        )
+        if result.returncode != 0:
+            sys.exit(f"building the compiled modules failed: {' '.join(command)}")
+
+    def get_outputs(self) -> list[str]:
+        return [str(path) for name in MODULES for path in self.folder.glob(f"{name}.*.so")]
+
+
+# The names tell setuptools that the package is not pure Python; make knows the sources.
+setup(
+    ext_modules=[Extension(f"cconvnet.{name}", []) for name in MODULES],
+    cmdclass={"build_ext": MakeModules},
+)
