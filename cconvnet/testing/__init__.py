@@ -1,0 +1,3 @@
+"""What tests and benchmarks share: the oracle, named problems, and how results are compared."""
+
+from __future__ import annotations

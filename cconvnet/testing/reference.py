@@ -1,0 +1,455 @@
+"""Every operation of kernels/api.h in a few plain NumPy lines: the oracle of all tests.
+
+Each function has the name of its operation, takes the problem and the operation's inputs, and
+returns its outputs in float64 (ranks in int32). Any array that reshapes to the problem's shape will
+do. The formulas are those of kernels/api.h and kernels/problem.h, where their sources are; written
+for reading and not for speed, but no loop runs over pixels.
+
+    >>> with precision(np.float32):
+    ...     y = conv_fprop(problem, x, w)
+
+computes the same in float32: the plain baseline that says how much rounding error to expect.
+"""
+
+# Ufuncs return Any to mypy.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+_dtype: ContextVar[Any] = ContextVar("dtype", default=np.float64)
+
+
+@contextlib.contextmanager
+def precision(dtype: Any) -> Iterator[None]:
+    """Within this context the functions of this module compute in `dtype` instead of float64."""
+    token = _dtype.set(dtype)
+    try:
+        yield
+    finally:
+        _dtype.reset(token)
+
+
+def _float(values: Array, shape: tuple[int, ...] | None = None) -> Array:
+    array = np.asarray(values, dtype=_dtype.get())
+    return array if shape is None else array.reshape(shape)
+
+
+# ---- convolution ---------------------------------------------------------------------------------
+
+
+class _Taps:
+    """The image in a border of `fill` wide enough for every window, and the view each tap sees."""
+
+    def __init__(self, problem: Any, x: Array, r: int, s: int, fill: float = 0.0) -> None:
+        self.problem, self.r, self.s = problem, r, s
+        # With ceil rounding the last window may hang over the right and bottom padding too.
+        height = max(problem.pad_h + problem.h, (problem.p - 1) * problem.stride_h + r)
+        width = max(problem.pad_w + problem.w, (problem.q - 1) * problem.stride_w + s)
+        self.padded = np.full((problem.n, height, width, problem.c), fill, dtype=x.dtype)
+        self.image[...] = x
+
+    @property
+    def image(self) -> Array:
+        o = self.problem
+        return self.padded[:, o.pad_h : o.pad_h + o.h, o.pad_w : o.pad_w + o.w, :]
+
+    def __iter__(self) -> Iterator[tuple[int, int, Array]]:
+        """(r, s, view) where view[n,p,q,c] is the pixel under tap (r, s) of window (p, q)."""
+        o = self.problem
+        for r in range(self.r):
+            for s in range(self.s):
+                rows = slice(r, r + (o.p - 1) * o.stride_h + 1, o.stride_h)
+                columns = slice(s, s + (o.q - 1) * o.stride_w + 1, o.stride_w)
+                yield r, s, self.padded[:, rows, columns, :]
+
+
+def _groups(problem: Any) -> Iterator[tuple[slice, slice]]:
+    """The channels of x and of y that belong to each group."""
+    c, k = problem.c // problem.groups, problem.k // problem.groups
+    for g in range(problem.groups):
+        yield slice(g * c, (g + 1) * c), slice(g * k, (g + 1) * k)
+
+
+def conv_fprop(
+    problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False
+) -> Array:
+    """y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`."""
+    x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
+    y = np.zeros(problem.y_shape, dtype=x.dtype)
+    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+        for c, k in _groups(problem):
+            y[..., k] += pixels[..., c] @ w[k, r, s].T
+    return _bias_relu(y, bias, relu)
+
+
+def conv_dgrad(problem: Any, dy: Array, w: Array) -> Array:
+    """dx[N,H,W,C] of dy[N,P,Q,K] and w[K,R,S,C/groups]."""
+    dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
+    taps = _Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
+    for r, s, pixels in taps:
+        for c, k in _groups(problem):
+            pixels[..., c] += dy[..., k] @ w[k, r, s]
+    return taps.image.copy()
+
+
+def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:
+    """dw[K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
+    dw = np.zeros(problem.w_shape, dtype=x.dtype)
+    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+        for c, k in _groups(problem):
+            rows = problem.n * problem.p * problem.q
+            dw[k, r, s] = dy[..., k].reshape(rows, -1).T @ pixels[..., c].reshape(rows, -1)
+    return dw
+
+
+def _bias_relu(y: Array, bias: Array | None, relu: bool) -> Array:
+    if bias is not None:
+        y = y + _float(bias, y.shape[-1:])
+    return relu_forward(y) if relu else y
+
+
+# ---- fully connected -----------------------------------------------------------------------------
+
+
+def fc_fprop(
+    problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False
+) -> Array:
+    """y[N,K] = x[N,C] w[K,C]^T + bias[K], then max(0, .) if `relu`."""
+    y = _float(x, problem.x_shape) @ _float(w, problem.w_shape).T
+    return _bias_relu(y, bias, relu)
+
+
+def fc_dgrad(problem: Any, dy: Array, w: Array) -> Array:
+    """dx[N,C] = dy[N,K] w[K,C]."""
+    return _float(dy, problem.y_shape) @ _float(w, problem.w_shape)
+
+
+def fc_wgrad(problem: Any, x: Array, dy: Array) -> Array:
+    """dw[K,C] = dy[N,K]^T x[N,C]."""
+    return _float(dy, problem.y_shape).T @ _float(x, problem.x_shape)
+
+
+# ---- bias ----------------------------------------------------------------------------------------
+
+
+def bias_grad(problem: Any, dy: Array) -> Array:
+    """db[K] = the sum of dy[rows,K] over its rows."""
+    return np.asarray(_float(dy, (problem.rows, problem.k)).sum(axis=0))
+
+
+# ---- neurons -------------------------------------------------------------------------------------
+
+
+def relu_forward(x: Array) -> Array:
+    """y = max(0, x), of x's shape."""
+    return np.maximum(_float(x), 0)
+
+
+def relu_backward(y: Array, dy: Array) -> Array:
+    """dx = dy where y > 0, else 0."""
+    return np.where(_float(y) > 0, _float(dy), 0)
+
+
+def _logistic(x: Array) -> Array:
+    e = np.exp(-np.abs(x))  # never overflows
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+def neuron_forward(problem: Any, x: Array) -> Array:
+    """y = f(x) for the problem's neuron f with its parameters a and b, of x's shape."""
+    x, a, b = _float(x), problem.a, problem.b
+    match problem.neuron:
+        case "linear":
+            return a * x + b
+        case "relu":
+            return np.maximum(x, 0)
+        case "tanh":
+            return a * np.tanh(b * x)
+        case "logistic":
+            return _logistic(x)
+        case "softrelu":
+            return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+        case "abs":
+            return np.abs(x)
+        case "square":
+            return x * x
+        case "sqrt":
+            return np.sqrt(x)
+        case "brelu":
+            return np.minimum(a, np.maximum(x, 0))
+    raise ValueError(f"unknown neuron {problem.neuron!r}")
+
+
+def neuron_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
+    """dx = dy * f'(x); at a kink the derivative is 0."""
+    x, y, dy, a, b = _float(x), _float(y), _float(dy), problem.a, problem.b
+    match problem.neuron:
+        case "linear":
+            return dy * a
+        case "relu":
+            return dy * (x > 0)
+        case "tanh":
+            # 1 - tanh(u)^2 = 4 e / (1 + e)^2 with e = exp(-2|u|), which does not cancel.
+            e = np.exp(-2 * np.abs(b * x))
+            return dy * (a * b * 4 * e / ((1 + e) * (1 + e)))
+        case "logistic":
+            return dy * (_logistic(x) * _logistic(-x))
+        case "softrelu":
+            return dy * _logistic(x)
+        case "abs":
+            return dy * np.sign(x)
+        case "square":
+            return dy * 2 * x
+        case "sqrt":
+            with np.errstate(divide="ignore"):
+                return np.asarray(dy * (0.5 / y))
+        case "brelu":
+            return dy * ((x > 0) & (x < a))
+    raise ValueError(f"unknown neuron {problem.neuron!r}")
+
+
+# ---- local response normalisation ----------------------------------------------------------------
+
+
+def _window_sum(values: Array, axis: int, first: int, last: int) -> Array:
+    """out[i] = the sum of values[i+first] .. values[i+last] along `axis`, clipped at its ends."""
+    extent = values.shape[axis]
+    values = np.moveaxis(values, axis, 0)
+    total = np.zeros_like(values)
+    for offset in range(max(first, 1 - extent), min(last, extent - 1) + 1):
+        begin, end = max(0, -offset), min(extent, extent - offset)
+        total[begin:end] += values[begin + offset : end + offset]
+    return np.moveaxis(total, 0, axis)
+
+
+def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+    """The sum over each element's window; `transposed`: over the elements whose window holds it."""
+    first = -(problem.size // 2)
+    last = first + problem.size - 1
+    if transposed:
+        first, last = -last, -first
+    if problem.region == "same_map":
+        return _window_sum(_window_sum(values, 1, first, last), 2, first, last)
+    n, h, w, c = values.shape
+    grouped = values.reshape(n, h, w, problem.groups, c // problem.groups)
+    return _window_sum(grouped, 4, first, last).reshape(values.shape)
+
+
+def lrn_forward(problem: Any, x: Array) -> Array:
+    """y[N,H,W,C] = x * d^-beta with d = k + alpha * (the window's sum of x^2)."""
+    x = _float(x, problem.x_shape)
+    return np.asarray(x * (problem.k + problem.alpha * _lrn_sum(problem, x * x)) ** -problem.beta)
+
+
+def lrn_backward(problem: Any, x: Array, dy: Array) -> Array:
+    """dx[N,H,W,C] of x and dy."""
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.x_shape)
+    d = problem.k + problem.alpha * _lrn_sum(problem, x * x)
+    ratio = _lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
+    return np.asarray(dy * d**-problem.beta - 2 * problem.alpha * problem.beta * x * ratio)
+
+
+# ---- pooling -------------------------------------------------------------------------------------
+
+
+def maxpool_forward(problem: Any, x: Array) -> Array:
+    """y[N,P,Q,C] = the largest value of each clipped window; NaN if the window holds one."""
+    x = _float(x, problem.x_shape)
+    y = np.full(problem.y_shape, -np.inf, dtype=x.dtype)
+    for _, _, pixels in _Taps(problem, x, problem.window_h, problem.window_w, fill=-np.inf):
+        np.maximum(y, pixels, out=y)
+    return y
+
+
+def maxpool_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
+    """dx[N,H,W,C] = the sum of dy over the windows whose y equals x."""
+    x, y, dy = (_float(x, problem.x_shape), _float(y, problem.y_shape), _float(dy, problem.y_shape))
+    images = _Taps(problem, x, problem.window_h, problem.window_w)
+    gradients = _Taps(problem, np.zeros_like(x), problem.window_h, problem.window_w)
+    for (_, _, pixels), (_, _, gradient) in zip(images, gradients, strict=True):
+        gradient += np.where(pixels == y, dy, 0)
+    return gradients.image.copy()
+
+
+def _window_sizes(problem: Any) -> Array:
+    """[1,P,Q,1]: how many pixels of the image each window holds."""
+    sizes = []
+    for size, windows, window, stride, pad in (
+        (problem.h, problem.p, problem.window_h, problem.stride_h, problem.pad_h),
+        (problem.w, problem.q, problem.window_w, problem.stride_w, problem.pad_w),
+    ):
+        begin = np.arange(windows) * stride - pad
+        sizes.append(np.minimum(begin + window, size) - np.maximum(begin, 0))
+    return _float(np.outer(*sizes)[None, :, :, None])
+
+
+def avgpool_forward(problem: Any, x: Array) -> Array:
+    """y[N,P,Q,C] = the mean over each clipped window."""
+    x = _float(x, problem.x_shape)
+    y = np.zeros(problem.y_shape, dtype=x.dtype)
+    for _, _, pixels in _Taps(problem, x, problem.window_h, problem.window_w):
+        y += pixels
+    return y / _window_sizes(problem)
+
+
+def avgpool_backward(problem: Any, dy: Array) -> Array:
+    """dx[N,H,W,C] = the sum over the windows that hold x of dy / (size of the clipped window)."""
+    share = _float(dy, problem.y_shape) / _window_sizes(problem)
+    gradients = _Taps(
+        problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w
+    )
+    for _, _, gradient in gradients:
+        gradient += share
+    return gradients.image.copy()
+
+
+# ---- dropout -------------------------------------------------------------------------------------
+
+
+def philox4x32_10(counter: Array, key: Array) -> Array:
+    """Four random words uint32[..., 4] of counters [..., 4] and keys [..., 2].
+
+    Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    mask = np.uint64(0xFFFFFFFF)
+    half = np.uint64(32)
+    c0, c1, c2, c3 = np.moveaxis(np.asarray(counter, dtype=np.uint64), -1, 0)
+    key0, key1 = np.moveaxis(np.asarray(key, dtype=np.uint64), -1, 0)
+    for _ in range(10):
+        product0 = np.uint64(0xD2511F53) * c0
+        product1 = np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (
+            (product1 >> half) ^ c1 ^ key0,
+            product1 & mask,
+            (product0 >> half) ^ c3 ^ key1,
+            product0 & mask,
+        )
+        key0 = (key0 + np.uint64(0x9E3779B9)) & mask
+        key1 = (key1 + np.uint64(0xBB67AE85)) & mask
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def dropout_mask(problem: Any) -> Array:
+    """bool[count]: which elements are kept."""
+    blocks = -(-problem.count // 4)
+    counter = np.zeros((blocks, 4), dtype=np.uint64)
+    counter[:, 0] = np.arange(blocks)
+    counter[:, 2:] = problem.subsequence & 0xFFFFFFFF, problem.subsequence >> 32
+    key = np.array([problem.seed & 0xFFFFFFFF, problem.seed >> 32], dtype=np.uint64)
+    words = philox4x32_10(counter, key).reshape(-1)[: problem.count]
+    return words < np.uint64(float(np.float32(problem.keep)) * 2.0**32)
+
+
+def dropout(problem: Any, x: Array) -> Array:
+    """y = x * scale where the element is kept, else 0, of x's shape."""
+    x = _float(x)
+    return np.where(dropout_mask(problem).reshape(x.shape), x * problem.scale, 0)
+
+
+# ---- softmax and cross-entropy -------------------------------------------------------------------
+
+
+def softmax_forward(problem: Any, logits: Array) -> Array:
+    """probabilities[N,K] of logits[N,K]."""
+    logits = _float(logits, (problem.n, problem.k))
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def _onehot(problem: Any, labels: Array) -> tuple[Array, Array]:
+    """onehot bool[N,K] and valid bool[N]: whether the label is a class."""
+    labels = np.asarray(labels).reshape(problem.n)
+    onehot = labels[:, None] == np.arange(problem.k)
+    return onehot, onehot.any(axis=1)
+
+
+def softmax_cross_entropy_forward(
+    problem: Any, logits: Array, labels: Array
+) -> tuple[Array, Array, Array]:
+    """(probabilities[N,K], loss[N], rank int32[N]) of logits[N,K] and labels[N].
+
+    loss = -log(probability of the label); rank = how many classes stand before the label when
+    sorted by falling logit, ties by rising class.
+    """
+    logits = _float(logits, (problem.n, problem.k))
+    onehot, valid = _onehot(problem, labels)
+    label = np.where(valid, onehot.argmax(axis=1), 0)[:, None]
+
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    own = np.take_along_axis(shifted, label, axis=1)
+    loss = np.log(np.exp(shifted).sum(axis=1)) - own[:, 0]
+    before = (shifted > own) | ((shifted == own) & (np.arange(problem.k) < label))
+    rank = before.sum(axis=1)
+
+    countable = valid & ~np.isnan(logits).any(axis=1)
+    return (
+        softmax_forward(problem, logits),
+        np.where(valid, loss, np.nan),
+        np.where(countable, rank, problem.k).astype(np.int32),
+    )
+
+
+def softmax_cross_entropy_backward(
+    problem: Any, probabilities: Array, labels: Array, scale: float
+) -> Array:
+    """dlogits[N,K] = scale * (probabilities - onehot(label)); NaN where the label is no class."""
+    onehot, valid = _onehot(problem, labels)
+    dlogits = scale * (_float(probabilities, (problem.n, problem.k)) - _float(onehot))
+    return np.where(valid[:, None], dlogits, np.nan)
+
+
+# ---- update --------------------------------------------------------------------------------------
+
+
+def sgd_update(problem: Any, g: Array, v: Array, w: Array) -> tuple[Array, Array]:
+    """(v, w) after v = momentum*v - lr*(g + weight_decay*w); w = w + v."""
+    g, v, w = _float(g), _float(v), _float(w)
+    v = problem.momentum * v - problem.lr * (g + problem.weight_decay * w)
+    return v, w + v
+
+
+# ---- input ---------------------------------------------------------------------------------------
+
+
+def input_transform(
+    problem: Any,
+    images: Array,
+    top: Array,
+    left: Array,
+    mirror: Array,
+    mean: Array | None = None,
+    shift: Array | None = None,
+    scale: float = 1.0,
+) -> Array:
+    """y[N,P,Q,C] = scale * (image - mean[H,W,C] + shift[N,C]) of a crop of each images[N,H,W,C]."""
+    o = problem
+    pixels = _float(images, (o.n, o.h, o.w, o.c))
+    if mean is not None:
+        pixels = pixels - _float(mean, (o.h, o.w, o.c))
+    if shift is not None:
+        pixels = pixels + _float(shift, (o.n, 1, 1, o.c))
+    top = np.clip(np.asarray(top).reshape(o.n), 0, o.h - o.p)
+    left = np.clip(np.asarray(left).reshape(o.n), 0, o.w - o.q)
+    y = np.empty((o.n, o.p, o.q, o.c), dtype=pixels.dtype)
+    for n, mirrored in enumerate(np.asarray(mirror).reshape(o.n)):
+        crop = pixels[n, top[n] : top[n] + o.p, left[n] : left[n] + o.q]
+        y[n] = crop[:, ::-1] if mirrored else crop
+    return scale * y
+
+
+# ---- plain ---------------------------------------------------------------------------------------
+
+
+def add(a: Array, b: Array) -> Array:
+    """y = a + b."""
+    return _float(a) + _float(b)
