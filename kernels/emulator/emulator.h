@@ -1,0 +1,178 @@
+// Runs CUDA kernels on the CPU: with this header in CUDA's place, a host compiler compiles the very same .cu
+// files, and __global__ functions are ordinary C++ functions. It exists to find bugs without a GPU.
+//
+// How it works. CCONVNET_LAUNCH runs the blocks of the grid one after the other. Within a block, each thread
+// is a fiber (fiber.h), a function with a stack of its own. It runs until it waits, at a barrier or a warp
+// operation, and then the next thread of the block runs; when all that were waited for have arrived, they are
+// released (machine.h). Warp operations are done lane by lane (synchronization.h).
+//
+// What it finds:
+// - a missing barrier: the order of threads and blocks is forward, reverse or random (set_schedule), and a
+//   kernel that lacks a barrier gives different results under them;
+// - shared memory read before it is written: it is filled with NaN (all bits 1) at every block's start;
+// - a barrier or warp operation that some threads do not reach: DivergenceError names kernel, block, threads
+// and
+//   the line each waits at; other forbidden things are a KernelError, a bad launch is a CudaError;
+// - accesses out of bounds and undefined behaviour, when compiled with -fsanitize=address,undefined: each
+// shared
+//   object is its own allocation, and the report names the kernel's line.
+//
+// What it cannot find. It proves logic, not the GPU's memory model or speed: threads run one at a time, and
+// every write is at once seen by all, so a missing fence or volatile, and a race that comes out right in all
+// the orders tried, stay unseen. A thread that waits for another by spinning on memory hangs.
+//
+// Only one launch runs at a time; a second OS thread waits for the first one's launch to end.
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <type_traits>
+
+#include "device_functions.h"
+#include "machine.h"
+#include "synchronization.h"
+#include "vector_types.h"
+
+// ---- the language ---------------------------------------------------------------------------------------
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __forceinline__ __inline__ __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __align__(bytes) alignas(bytes)
+#define __shared__ static_assert(false, "shared memory comes from shared_memory<T>() in launch.cuh");
+
+inline constexpr const uint3& threadIdx = cconvnet::emulator::machine.thread_index;
+inline constexpr const uint3& blockIdx = cconvnet::emulator::machine.block_index;
+inline constexpr const dim3& blockDim = cconvnet::emulator::machine.block_dim;
+inline constexpr const dim3& gridDim = cconvnet::emulator::machine.grid_dim;
+inline constexpr int warpSize = cconvnet::emulator::lanes_per_warp;
+
+// ---- shared memory --------------------------------------------------------------------------------------
+
+namespace cconvnet {
+namespace emulator {
+
+// The one object of type T in shared memory; kept from block to block, but filled anew for each.
+template <class T>
+struct SharedObject {
+  struct Free {
+    void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{alignof(T)}); }
+  };
+  std::unique_ptr<void, Free> memory;
+  uint64_t block_serial = 0;
+
+  void begin_block() {
+    machine.count_shared(sizeof(T));
+    if (!memory) memory.reset(::operator new(sizeof(T), std::align_val_t{alignof(T)}));
+    std::memset(memory.get(), 0xff, sizeof(T));
+    block_serial = machine.block_serial();
+  }
+};
+
+template <class T>
+inline SharedObject<T> shared_object;
+
+}  // namespace emulator
+
+template <class T>
+T& shared_memory() {
+  static_assert(std::is_trivially_default_constructible_v<T> && std::is_trivially_destructible_v<T>,
+                "CUDA runs no constructors or destructors on shared memory");
+  static_assert(sizeof(T) <= emulator::max_shared_bytes, "a block has 48 KiB of shared memory");
+  emulator::SharedObject<T>& object = emulator::shared_object<T>;
+  if (object.block_serial != emulator::machine.block_serial()) object.begin_block();
+  return *static_cast<T*>(object.memory.get());
+}
+
+// ---- launches -------------------------------------------------------------------------------------------
+
+namespace emulator {
+
+// The schedule of the launches to come. The same seed gives the same orders again.
+inline void set_schedule(Schedule schedule, uint64_t seed = 0) {
+  machine.set_schedule(schedule, seed);
+}
+
+// kernel<<<grid, block>>>, to be called with the kernel's arguments.
+template <class... Parameters>
+struct Launch {
+  static_assert((!std::is_reference_v<Parameters> && ...), "a kernel takes its arguments by value");
+  Site site;
+  dim3 grid, block;
+  void (*kernel)(Parameters...);
+
+  void operator()(Parameters... arguments) const {
+    auto body = [&] { kernel(arguments...); };
+    machine.run(site, grid, block, [](void* b) { (*static_cast<decltype(body)*>(b))(); }, &body);
+  }
+};
+
+template <class... Parameters>
+Launch<Parameters...> launch(const Site& site, dim3 grid, dim3 block, void* /*stream*/,
+                             void (*kernel)(Parameters...)) {
+  return {site, grid, block, kernel};
+}
+
+}  // namespace emulator
+}  // namespace cconvnet
+
+#define CCONVNET_LAUNCH(kernel, grid, block, stream, ...) \
+  ::cconvnet::emulator::launch({#kernel, __FILE__, __LINE__}, (grid), (block), (stream), kernel)(__VA_ARGS__)
+
+// ---- the CUDA runtime, as far as the library calls it ---------------------------------------------------
+// There is one memory and nothing is asynchronous.
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault
+};
+
+inline const char* cudaGetErrorName(cudaError_t error) {
+  return error == cudaSuccess ? "cudaSuccess" : "cudaErrorInvalidValue";
+}
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "invalid argument";
+}
+inline cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}  // a failed launch has thrown
+
+inline cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes, cudaMemcpyKind,
+                                   cudaStream_t = nullptr) {
+  if (bytes == 0) return cudaSuccess;
+  if (!target || !source) return cudaErrorInvalidValue;
+  std::memmove(target, source, bytes);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemcpyPeerAsync(void* target, int, const void* source, int, size_t bytes,
+                                       cudaStream_t stream = nullptr) {
+  return cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream);
+}
+
+inline cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t = nullptr) {
+  if (bytes == 0) return cudaSuccess;
+  if (!target) return cudaErrorInvalidValue;
+  std::memset(target, value, bytes);
+  return cudaSuccess;
+}
+
+namespace cconvnet {
+
+inline void check_cuda(cudaError_t status, const char* what, const char* file, int line) {
+  if (status == cudaSuccess) return;
+  throw CudaError(std::string(what) + " failed at " + file + ":" + std::to_string(line) + ": " +
+                  cudaGetErrorName(status) + ", " + cudaGetErrorString(status));
+}
+
+}  // namespace cconvnet
+
+#define CCONVNET_CHECK(expression) ::cconvnet::check_cuda((expression), #expression, __FILE__, __LINE__)

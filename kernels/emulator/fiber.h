@@ -1,0 +1,204 @@
+// Fibers: functions with a stack of their own that stop in the middle and are gone on with later.
+//
+// A CUDA thread that waits at a barrier must stop inside the kernel and let the other threads of its block
+// run. A fiber does that without the operating system: switching stores the registers a callee must preserve
+// on the running stack, and takes another stack whose registers were stored the same way. That is all there
+// is.
+//
+// Two switches exist: ten-odd lines of assembly for x86-64, and ucontext (POSIX) for everything else or where
+// CCONVNET_EMULATOR_UCONTEXT is defined. The second makes a system call at every switch and is much slower.
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+#if !defined(__x86_64__) && !defined(CCONVNET_EMULATOR_UCONTEXT)
+#define CCONVNET_EMULATOR_UCONTEXT
+#endif
+#ifdef CCONVNET_EMULATOR_UCONTEXT
+#include <ucontext.h>
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+#define CCONVNET_EMULATOR_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define CCONVNET_EMULATOR_ASAN
+#endif
+#endif
+#ifdef CCONVNET_EMULATOR_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace cconvnet::emulator {
+
+#ifndef CCONVNET_EMULATOR_UCONTEXT
+// Stores the callee-saved registers and both floating-point control words (System V ABI for x86-64, section
+// 3.2.1) on the running stack, notes that stack's pointer in *from, and goes on from `to`.
+__attribute__((naked, noinline)) inline void switch_stack(void** /*from*/, void* /*to*/) {
+  asm(R"(
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    subq $8, %rsp
+    stmxcsr (%rsp)
+    fnstcw 4(%rsp)
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    ldmxcsr (%rsp)
+    fldcw 4(%rsp)
+    addq $8, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+  )");
+}
+#endif
+
+// One fiber and its stack. A stack ends in a page that may not be touched, so that an overflow is a crash and
+// not a corrupted neighbour.
+class Fiber {
+ public:
+#ifdef CCONVNET_EMULATOR_ASAN
+  static constexpr size_t stack_bytes =
+      256 * 1024;  // redzones make frames larger, and reports are printed here
+#else
+  static constexpr size_t stack_bytes = 64 * 1024;
+#endif
+
+  // The stack the operating system gave us; its first switch away fills it in.
+  Fiber() = default;
+
+  // A new stack. `number` staggers where its use begins: stacks that all begin at the same offset of a page
+  // would fight for the same few sets of the cache.
+  explicit Fiber(size_t number) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    mapped_bytes_ = stack_bytes + page;
+    mapping_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping_ == MAP_FAILED) throw std::bad_alloc();
+    mprotect(mapping_, page, PROT_NONE);
+    bottom_ = static_cast<char*>(mapping_) + page;
+    size_ = stack_bytes - number * 192 % 4096;
+    own_ = true;
+  }
+
+  ~Fiber() {
+    if (own_) munmap(mapping_, mapped_bytes_);
+  }
+
+  Fiber(const Fiber&) = delete;
+  Fiber& operator=(const Fiber&) = delete;
+
+  // The next switch to this fiber calls `entry`, which must never return.
+  void start(void (*entry)()) {
+#ifdef CCONVNET_EMULATOR_ASAN
+    __asan_unpoison_memory_region(bottom_, size_);  // what the stack's last user left poisoned
+    fake_stack_ = nullptr;
+#endif
+#ifdef CCONVNET_EMULATOR_UCONTEXT
+    getcontext(&context_);
+    context_.uc_stack.ss_sp = bottom_;
+    context_.uc_stack.ss_size = size_;
+    context_.uc_link = nullptr;
+    makecontext(&context_, entry, 0);
+#else
+    // What switch_stack would have left: control words, six registers, the address it returns to. Above that
+    // lies a return address of 0, which ends backtraces, and puts the stack where the ABI wants it at a call.
+    void** top = reinterpret_cast<void**>(bottom_ + size_);
+    top[-1] = nullptr;
+    top[-2] = reinterpret_cast<void*>(entry);
+    for (int i = 3; i <= 8; ++i) top[-i] = nullptr;
+    uint32_t* control = reinterpret_cast<uint32_t*>(&top[-9]);
+    asm("stmxcsr %0" : "=m"(control[0]));
+    control[1] = 0;
+    asm("fnstcw %0" : "=m"(*reinterpret_cast<uint16_t*>(&control[1])));
+    stack_pointer_ = &top[-9];
+#endif
+  }
+
+  // Stops here, in fiber `from`, and goes on in `to`; returns when some fiber switches back to `from`. A
+  // `from` that is finished is never switched back to, only started anew.
+  static void switch_to(Fiber& from, Fiber& to, bool finished = false) {
+#ifdef CCONVNET_EMULATOR_ASAN
+    // AddressSanitizer wants to know every change of stack, else it takes the new one for wild memory.
+    previous_ = &from;
+    __sanitizer_start_switch_fiber(finished ? nullptr : &from.fake_stack_, to.bottom_, to.size_);
+#else
+    (void)finished;
+#endif
+#ifdef CCONVNET_EMULATOR_UCONTEXT
+    swapcontext(&from.context_, &to.context_);
+#else
+    switch_stack(&from.stack_pointer_, to.stack_pointer_);
+#endif
+    arrived(&from);
+  }
+
+  // To be called first of all on a stack that was switched to. `self` is null on a fresh one.
+  static void arrived(Fiber* self) {
+#ifdef CCONVNET_EMULATOR_ASAN
+    const void* bottom = nullptr;
+    size_t size = 0;
+    __sanitizer_finish_switch_fiber(self ? self->fake_stack_ : nullptr, &bottom, &size);
+    if (!previous_->own_) {
+      previous_->bottom_ = static_cast<char*>(const_cast<void*>(bottom));
+      previous_->size_ = size;
+    }
+#else
+    (void)self;
+#endif
+  }
+
+ private:
+  char* bottom_ = nullptr;  // the lowest usable address; stacks grow down towards it
+  size_t size_ = 0;
+  void* mapping_ = nullptr;
+  size_t mapped_bytes_ = 0;
+  bool own_ = false;
+#ifdef CCONVNET_EMULATOR_UCONTEXT
+  ucontext_t context_;
+#else
+  void* stack_pointer_ = nullptr;
+#endif
+#ifdef CCONVNET_EMULATOR_ASAN
+  void* fake_stack_ = nullptr;
+  inline static Fiber* previous_ = nullptr;
+#endif
+};
+
+// Fibers not in use. The last one given back is the next one taken, while the cache still holds its stack.
+class FiberPool {
+ public:
+  Fiber* take() {
+    if (free_.empty()) {
+      all_.push_back(std::make_unique<Fiber>(all_.size()));
+      free_.reserve(all_.size());  // so that give() cannot throw
+      return all_.back().get();
+    }
+    Fiber* fiber = free_.back();
+    free_.pop_back();
+    return fiber;
+  }
+
+  void give(Fiber* fiber) { free_.push_back(fiber); }
+
+ private:
+  std::vector<std::unique_ptr<Fiber>> all_;
+  std::vector<Fiber*> free_;
+};
+
+}  // namespace cconvnet::emulator

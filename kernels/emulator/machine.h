@@ -1,0 +1,433 @@
+// The machine: runs the blocks of a launch one after the other, and the threads of a block in turns.
+//
+// Threads run one at a time. A thread runs until it waits or returns; the one next in the schedule's order
+// then goes on at once, with no scheduler in between. A round takes every thread that can run once; when it
+// is over, the threads released meanwhile make up the next round. When no thread can run and some still wait,
+// they wait for what will never come, and that is reported.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "../api.h"
+#include "fiber.h"
+#include "vector_types.h"
+
+namespace cconvnet::emulator {
+
+// A kernel does what CUDA forbids or leaves undefined.
+struct KernelError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Threads wait for others that will never arrive.
+struct DivergenceError : KernelError {
+  using KernelError::KernelError;
+};
+
+// The order in which blocks, and the threads of a block, take their turns. Correct kernels give the same
+// result under each; a missing barrier rarely does.
+enum class Schedule { forward, reverse, random };
+
+// Where a thread waits. The operation is a string constant.
+struct Site {
+  const char* operation;
+  const char* file;
+  int line;
+
+  bool operator==(const Site& o) const {
+    return line == o.line && (operation == o.operation || std::strcmp(operation, o.operation) == 0) &&
+           (file == o.file || std::strcmp(file, o.file) == 0);
+  }
+};
+
+struct Thread {
+  uint3 index;
+  Fiber* fiber = nullptr;  // null before the thread starts and after it returns
+  // While it waits:
+  Site site;
+  unsigned mask;  // the lanes it waits for; 0 at a barrier of the whole block
+  void* operand;  // what it brings, on its own stack
+};
+
+constexpr int lanes_per_warp = 32;
+constexpr int max_threads = 1024;
+constexpr size_t max_shared_bytes = 48 * 1024;
+
+// SplitMix64 (Steele, Lea, Flood 2014): the same numbers from the same seed with every standard library.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+
+  // A number below `bound`.
+  uint64_t below(uint64_t bound) {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (z ^ (z >> 31)) % bound;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+class Machine {
+ public:
+  // What the running thread reads as threadIdx, blockIdx, blockDim and gridDim.
+  uint3 thread_index{}, block_index{};
+  dim3 block_dim, grid_dim;
+
+  void set_schedule(Schedule schedule, uint64_t seed) {
+    std::lock_guard<std::recursive_mutex> lock(mutex_);
+    schedule_ = schedule;
+    random_ = Random(seed);
+  }
+
+  // Runs body(argument) once for every thread of the grid.
+  void run(const Site& site, dim3 grid, dim3 block, void (*body)(void*), void* argument) {
+    std::lock_guard<std::recursive_mutex> lock(mutex_);
+    if (running_) throw KernelError(name(site) + ": launched from within a kernel");
+    check_limits(site, grid, block);
+    kernel_ = name(site);
+    grid_dim = grid;
+    block_dim = block;
+    body_ = body;
+    argument_ = argument;
+    thread_count_ = static_cast<int>(block.x * block.y * block.z);
+    warp_count_ = (thread_count_ + lanes_per_warp - 1) / lanes_per_warp;
+    for (int i = 0; i < thread_count_; ++i) {
+      const unsigned u = static_cast<unsigned>(i);
+      threads_[i].index = {u % block.x, u / block.x % block.y, u / block.x / block.y};
+    }
+
+    struct Running {
+      bool& flag;
+      explicit Running(bool& flag) : flag(flag) { flag = true; }
+      ~Running() { flag = false; }
+    } running(running_);
+    run_blocks(uint64_t{grid.x} * grid.y * grid.z);
+  }
+
+  // ---- for a running thread -----------------------------------------------------------------------------
+
+  // Waits for all threads of the block; returns how many of them brought a true predicate.
+  int block_barrier(const Site& site, bool predicate) {
+    int operand = predicate;
+    wait_at(site, 0, &operand);
+    if (++at_barrier_ == thread_count_ && all_at_barrier(site)) {
+      int count = 0;
+      for (int i = 0; i < thread_count_; ++i) count += *static_cast<int*>(threads_[i].operand);
+      for (int i = 0; i < thread_count_; ++i) *static_cast<int*>(threads_[i].operand) = count;
+      for (int w = 0; w < warp_count_; ++w) ready_[w] = lanes_of(w);
+      at_barrier_ = 0;
+    }
+    give_way();
+    return operand;
+  }
+
+  // Waits for the lanes in `mask`. The last to arrive calls resolve(operands, mask) on the operands of all of
+  // them, which lie on the lanes' own stacks, and thereby does the operation for the whole warp.
+  template <class Operand, class Resolve>
+  void warp_operation(const Site& site, unsigned mask, Operand& operand, Resolve resolve) {
+    const int warp = rank(*current_) / lanes_per_warp;
+    const unsigned bit = 1u << lane();
+    if (!(mask & bit)) fail<KernelError>(site, "called by a lane that is not in its mask " + hex(mask));
+    if (mask & ~lanes_of(warp)) {
+      fail<DivergenceError>(site, "the mask " + hex(mask) + " names lanes which the block of " +
+                                      std::to_string(thread_count_) + " threads does not have");
+    }
+    wait_at(site, mask, &operand);
+    waiting_[warp] |= bit;
+    if ((waiting_[warp] & mask) == mask) {
+      Operand* operands[lanes_per_warp] = {};
+      bool together = true;
+      for (unsigned rest = mask; rest; rest &= rest - 1) {
+        const int i = __builtin_ctz(rest);
+        const Thread& thread = threads_[warp * lanes_per_warp + i];
+        together = together && thread.mask == mask && thread.site == site;
+        operands[i] = static_cast<Operand*>(thread.operand);
+      }
+      if (together) {
+        resolve(operands, mask);
+        waiting_[warp] &= ~mask;
+        ready_[warp] |= mask;
+      }
+    }
+    give_way();
+  }
+
+  int lane() const { return rank(*current_) % lanes_per_warp; }
+
+  // Changes with every block.
+  uint64_t block_serial() const { return block_serial_; }
+
+  // Accounts for a shared object that the block uses for the first time.
+  void count_shared(size_t bytes) {
+    if (!running_) throw KernelError("shared_memory() was called outside a kernel");
+    shared_bytes_ += bytes;
+    if (shared_bytes_ > max_shared_bytes) {
+      throw KernelError(where() + ": uses " + std::to_string(shared_bytes_) +
+                        " bytes of shared memory, more than " + std::to_string(max_shared_bytes));
+    }
+  }
+
+  // Throws an error that names kernel, block, the running thread, operation and line.
+  template <class Error>
+  [[noreturn]] void fail(const Site& site, const std::string& what) const {
+    throw Error(where() + ", thread " + name(*current_) + ": " + name_with_line(site) + ": " + what);
+  }
+
+ private:
+  struct Cancelled {};  // thrown out of the waiting threads of a block that failed, to unwind their stacks
+
+  // ---- blocks -------------------------------------------------------------------------------------------
+
+  // Random order is a walk round the grid in steps that share no divisor with its size, so that it needs no
+  // memory.
+  void run_blocks(uint64_t count) {
+    uint64_t block = 0, step = 1;
+    if (schedule_ == Schedule::reverse) {
+      block = count - 1;
+      step = count - 1;
+    } else if (schedule_ == Schedule::random) {
+      block = random_.below(count);
+      do step = 1 + random_.below(count);
+      while (std::gcd(step, count) != 1);
+    }
+    for (uint64_t i = 0; i < count; ++i) {
+      block_index = {static_cast<unsigned>(block % grid_dim.x),
+                     static_cast<unsigned>(block / grid_dim.x % grid_dim.y),
+                     static_cast<unsigned>(block / grid_dim.x / grid_dim.y)};
+      run_block();
+      block = (block + step) % count;
+    }
+  }
+
+  void run_block() {
+    ++block_serial_;
+    shared_bytes_ = 0;
+    at_barrier_ = 0;
+    returned_ = 0;
+    for (int w = 0; w < warp_count_; ++w) {
+      ready_[w] = lanes_of(w);
+      waiting_[w] = 0;
+    }
+    round_size_ = round_next_ = 0;
+    error_ = nullptr;
+    cancelling_ = false;
+
+    Thread* first = next();
+    resume(*first);
+    Fiber::switch_to(launcher_, *first->fiber);
+
+    if (!error_ && returned_ == thread_count_) return;
+    if (!error_) error_ = std::make_exception_ptr(DivergenceError(describe_deadlock()));
+    cancelling_ = true;
+    for (int i = 0; i < thread_count_; ++i) {
+      if (!threads_[i].fiber) continue;
+      current_ = &threads_[i];
+      Fiber::switch_to(launcher_, *threads_[i].fiber);
+    }
+    std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+  // ---- threads ------------------------------------------------------------------------------------------
+
+  // The thread whose turn it is, or null when none can run.
+  Thread* next() {
+    if (round_next_ == round_size_) start_round();
+    return round_next_ < round_size_ ? &threads_[round_[round_next_++]] : nullptr;
+  }
+
+  void start_round() {
+    round_next_ = round_size_ = 0;
+    for (int w = 0; w < warp_count_; ++w) {
+      for (unsigned rest = ready_[w]; rest; rest &= rest - 1) {
+        round_[round_size_++] = static_cast<uint16_t>(w * lanes_per_warp + __builtin_ctz(rest));
+      }
+      ready_[w] = 0;
+    }
+    if (schedule_ == Schedule::reverse) {
+      std::reverse(round_, round_ + round_size_);
+    } else if (schedule_ == Schedule::random) {
+      for (int i = round_size_; i > 1; --i) std::swap(round_[i - 1], round_[random_.below(i)]);
+    }
+  }
+
+  // Makes `thread` the running one, on a fresh stack if it has not begun.
+  void resume(Thread& thread) {
+    if (!thread.fiber) {
+      thread.fiber = pool_.take();
+      thread.fiber->start(&Machine::fiber_main);
+    }
+    current_ = &thread;
+    thread_index = thread.index;
+  }
+
+  void wait_at(const Site& site, unsigned mask, void* operand) {
+    current_->site = site;
+    current_->mask = mask;
+    current_->operand = operand;
+  }
+
+  // Lets the other threads run until this one is released.
+  __attribute__((noinline)) void give_way() {
+    Fiber* self = current_->fiber;
+    Fiber* other = &launcher_;
+    if (Thread* thread = next()) {
+      resume(*thread);
+      other = thread->fiber;
+    }
+    if (other != self) Fiber::switch_to(*self, *other);
+    if (cancelling_) throw Cancelled{};
+  }
+
+  // What every fiber does: runs a thread, and then others that have not begun, on the same stack. Threads
+  // that never wait therefore need no switch at all.
+  static void fiber_main();
+
+  void work() {
+    Fiber* const self = current_->fiber;
+    for (;;) {
+      Thread& thread = *current_;
+      try {
+        body_(argument_);
+      } catch (const Cancelled&) {
+      } catch (...) {
+        error_ = std::current_exception();
+      }
+      thread.fiber = nullptr;
+      ++returned_;
+      Thread* follower = error_ || cancelling_ ? nullptr : next();
+      if (follower && !follower->fiber) {
+        follower->fiber = self;
+        resume(*follower);
+        continue;
+      }
+      pool_.give(self);
+      if (follower) resume(*follower);
+      Fiber::switch_to(*self, follower ? *follower->fiber : launcher_, /*finished=*/true);
+    }
+  }
+
+  bool all_at_barrier(const Site& site) const {
+    return std::all_of(threads_, threads_ + thread_count_,
+                       [&](const Thread& thread) { return thread.site == site; });
+  }
+
+  int rank(const Thread& thread) const { return static_cast<int>(&thread - threads_); }
+
+  unsigned lanes_of(int warp) const {
+    const int lanes = std::min(lanes_per_warp, thread_count_ - warp * lanes_per_warp);
+    return lanes == lanes_per_warp ? ~0u : (1u << lanes) - 1;
+  }
+
+  // ---- messages -----------------------------------------------------------------------------------------
+
+  static std::string triple(unsigned x, unsigned y, unsigned z) {
+    return "(" + std::to_string(x) + "," + std::to_string(y) + "," + std::to_string(z) + ")";
+  }
+
+  static std::string hex(unsigned mask) {
+    char text[16];
+    std::snprintf(text, sizeof text, "0x%08x", mask);
+    return text;
+  }
+
+  static std::string name(const Thread& thread) {
+    return triple(thread.index.x, thread.index.y, thread.index.z);
+  }
+
+  // A kernel's name as written in the launch, without the parentheses that hold its commas together.
+  static std::string name(const Site& site) {
+    std::string name = site.operation;
+    if (name.front() == '(' && name.back() == ')') name = name.substr(1, name.size() - 2);
+    return name;
+  }
+
+  static std::string name_with_line(const Site& site) {
+    return std::string(site.operation) + " at " + site.file + ":" + std::to_string(site.line);
+  }
+
+  std::string where() const {
+    return kernel_ + ", block " + triple(block_index.x, block_index.y, block_index.z);
+  }
+
+  std::string describe(const Thread& thread) const {
+    if (!thread.fiber) return "returned";
+    std::string text = "waits at " + name_with_line(thread.site);
+    return thread.mask ? text + ", mask " + hex(thread.mask) : text;
+  }
+
+  // One clause for each run of threads that share a fate.
+  std::string describe_deadlock() const {
+    std::string text = where() + ": threads wait for others that never arrive";
+    for (int begin = 0; begin < thread_count_;) {
+      const std::string fate = describe(threads_[begin]);
+      int end = begin + 1;
+      while (end < thread_count_ && describe(threads_[end]) == fate) ++end;
+      text += "; thread " + name(threads_[begin]);
+      if (end - begin > 1) text += " to " + name(threads_[end - 1]);
+      text += " " + fate;
+      begin = end;
+    }
+    return text;
+  }
+
+  static void check_limits(const Site& site, dim3 grid, dim3 block) {
+    const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+    const bool ok = grid.x >= 1 && grid.y >= 1 && grid.z >= 1 && block.x >= 1 && block.y >= 1 &&
+                    block.z >= 1 && grid.x <= INT32_MAX && grid.y <= 65535 && grid.z <= 65535 &&
+                    block.x <= 1024 && block.y <= 1024 && block.z <= 64 && threads <= max_threads;
+    if (ok) return;
+    throw CudaError("launch of " + name(site) + " failed at " + site.file + ":" + std::to_string(site.line) +
+                    ": cudaErrorInvalidConfiguration, grid " + triple(grid.x, grid.y, grid.z) + ", block " +
+                    triple(block.x, block.y, block.z) +
+                    "; allowed are grids from (1,1,1) to (2147483647,65535,65535) of blocks from (1,1,1) to "
+                    "(1024,1024,64) with at most 1024 threads");
+  }
+
+  std::recursive_mutex mutex_;
+  Schedule schedule_ = Schedule::forward;
+  Random random_{0};
+
+  // The launch.
+  bool running_ = false;
+  std::string kernel_;
+  void (*body_)(void*) = nullptr;
+  void* argument_ = nullptr;
+  int thread_count_ = 0, warp_count_ = 0;
+
+  // The block.
+  uint64_t block_serial_ = 0;
+  size_t shared_bytes_ = 0;
+  int at_barrier_ = 0, returned_ = 0;
+  std::exception_ptr error_;
+  bool cancelling_ = false;
+  unsigned ready_[max_threads / lanes_per_warp] = {};    // per warp: lanes that may run in the next round
+  unsigned waiting_[max_threads / lanes_per_warp] = {};  // per warp: lanes that wait at a warp operation
+  uint16_t round_[max_threads];
+  int round_size_ = 0, round_next_ = 0;
+  Thread threads_[max_threads];
+  Thread* current_ = nullptr;
+
+  Fiber launcher_;  // the stack run() was called on
+  FiberPool pool_;
+};
+
+inline Machine machine;
+
+inline void Machine::fiber_main() {
+  Fiber::arrived(nullptr);
+  machine.work();
+}
+
+}  // namespace cconvnet::emulator
