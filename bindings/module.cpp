@@ -198,8 +198,9 @@ void without_gil(const Work& work) {
 PYBIND11_MODULE(CCONVNET_MODULE, m) {
   py::module_::import("cconvnet._problem");  // registers the problem types
   m.doc() = "One build of the operations in kernels/api.h, where each is documented.";
+  // Kept for the process's life.
   static PyObject* cuda_error =
-      py::module_::import("cconvnet.errors").attr("CudaError").release().ptr();  // kept for the process's life
+      py::object(py::module_::import("cconvnet.errors").attr("CudaError")).release().ptr();
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);

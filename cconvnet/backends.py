@@ -1,8 +1,9 @@
 """Devices, and which compiled module serves them.
 
-A device is named ``cuda:0``, ``cpu:0``, ``emulator:0``, ...; several logical devices may lie on one physical one,
-so a network split over two devices runs anywhere. ``CCONVNET_CUDA_DEVICES=0,0`` maps ``cuda:0`` and ``cuda:1``
-to physical GPU 0. ``reference:0`` computes in float64 with NumPy: the oracle of the tests and of gradcheck.
+A device is named ``cuda:0``, ``cpu:0``, ``emulator:0``, ...; several logical devices may lie on one physical
+one, so a network split over two devices runs anywhere. ``CCONVNET_CUDA_DEVICES=0,0`` maps ``cuda:0`` and
+``cuda:1`` to physical GPU 0. ``reference:0`` computes in float64 with NumPy: the oracle of the tests and of
+gradcheck.
 """
 
 from __future__ import annotations
@@ -274,8 +275,8 @@ def present_devices() -> list[str]:
 def copy(target: Any, target_device: Device, source: Any, source_device: Device) -> None:
     """Copies `source` into `target`, an array of the same size on another (or the same) device.
 
-    The copy is ordered behind all work of the source's device, and later work of the target's device behind it.
-    Devices of different kinds are refused: a network lies on one kind.
+    The copy is ordered behind all work of the source's device, and later work of the target's device behind
+    it. Devices of different kinds are refused: a network lies on one kind.
     """
     if source_device.kind != target_device.kind:
         raise ValueError(

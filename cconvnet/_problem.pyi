@@ -1,0 +1,142 @@
+_Pair = tuple[int, int]
+
+class ConvProblem:
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        k: int,
+        r: int,
+        s: int,
+        stride: _Pair = ...,
+        padding: _Pair = ...,
+        groups: int = ...,
+        rounding: str = ...,
+    ) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    k: int
+    r: int
+    s: int
+    p: int
+    q: int
+    stride_h: int
+    stride_w: int
+    pad_h: int
+    pad_w: int
+    groups: int
+    x_shape: tuple[int, int, int, int]
+    w_shape: tuple[int, int, int, int]
+    y_shape: tuple[int, int, int, int]
+    flops: float
+
+class FcProblem:
+    def __init__(self, n: int, c: int, k: int) -> None: ...
+    n: int
+    c: int
+    k: int
+    x_shape: tuple[int, int]
+    w_shape: tuple[int, int]
+    y_shape: tuple[int, int]
+    flops: float
+
+class BiasProblem:
+    def __init__(self, rows: int, k: int) -> None: ...
+    rows: int
+    k: int
+
+class NeuronProblem:
+    def __init__(self, count: int, neuron: str = ..., a: float = ..., b: float = ...) -> None: ...
+    count: int
+    neuron: str
+    a: float
+    b: float
+
+class PoolProblem:
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        window: _Pair = ...,
+        stride: _Pair = ...,
+        padding: _Pair = ...,
+        rounding: str = ...,
+    ) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    p: int
+    q: int
+    window_h: int
+    window_w: int
+    stride_h: int
+    stride_w: int
+    pad_h: int
+    pad_w: int
+    x_shape: tuple[int, int, int, int]
+    y_shape: tuple[int, int, int, int]
+
+class LrnProblem:
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        size: int = ...,
+        alpha: float = ...,
+        beta: float = ...,
+        k: float = ...,
+        groups: int = ...,
+        region: str = ...,
+    ) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    groups: int
+    region: str
+    x_shape: tuple[int, int, int, int]
+
+class DropoutProblem:
+    def __init__(
+        self, count: int, keep: float, scale: float = ..., seed: int = ..., subsequence: int = ...
+    ) -> None: ...
+    count: int
+    keep: float
+    scale: float
+    seed: int
+    subsequence: int
+    threshold: int
+
+class SoftmaxProblem:
+    def __init__(self, n: int, k: int) -> None: ...
+    n: int
+    k: int
+
+class SgdProblem:
+    def __init__(self, count: int, lr: float, momentum: float = ..., weight_decay: float = ...) -> None: ...
+    count: int
+    lr: float
+    momentum: float
+    weight_decay: float
+
+class InputProblem:
+    def __init__(self, n: int, h: int, w: int, c: int, p: int, q: int) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    p: int
+    q: int

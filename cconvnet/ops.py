@@ -1,0 +1,633 @@
+"""The operations as functions: arrays in, arrays out.
+
+Arrays are NumPy's or CuPy's; anything else that speaks DLPack (PyTorch's tensors, JAX's arrays) is taken
+without a copy on the device it lies on. The result is a NumPy or CuPy array on the same device. Host arrays
+are served by ``cpu:0`` unless ``device="emulator:0"`` (the CUDA kernels, emulated) or ``"reference:0"``
+(float64 NumPy) is asked for.
+
+Rules that hold for every function
+- Layout is NHWC: ``x[N,H,W,C]``, ``y[N,P,Q,K]``, filters ``w[K,R,S,C/groups]``; FC is ``x[N,C]``, ``w[K,C]``.
+- Arrays are float32 and C-contiguous (labels int32, images uint8); nothing is converted silently.
+- ``out`` is written and returned; without it a new array is made. It may share memory with an input only
+  where the function says "in place", and then must be that input exactly.
+- ``impl`` names a row of the operation's selection table; ``CCONVNET_LOG_KERNELS=1`` prints the choices.
+- Results are bitwise the same at every call on the same device.
+- Bad arguments raise ``ValueError`` or ``TypeError`` naming the argument before anything is launched; a
+  device that cannot be used raises ``DeviceUnavailable``; a CUDA failure raises ``CudaError``.
+- Formulas and sources stand in ``kernels/api.h``, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cconvnet._problem import (
+    BiasProblem,
+    ConvProblem,
+    DropoutProblem,
+    FcProblem,
+    InputProblem,
+    LrnProblem,
+    NeuronProblem,
+    PoolProblem,
+    SgdProblem,
+    SoftmaxProblem,
+)
+from cconvnet.backends import Device, get_device
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+Pair = int | tuple[int, int]
+
+_DLPACK_CPU, _DLPACK_CUDA = 1, 2
+
+
+# ---- arguments ---------------------------------------------------------------------------------------------
+
+
+def _is_cupy(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def _adopt(name: str, value: Any) -> Array:
+    """`value` as a NumPy or CuPy array over the same memory."""
+    if isinstance(value, np.ndarray) or _is_cupy(value):
+        return value
+    if not hasattr(value, "__dlpack__"):
+        raise TypeError(f"{name} must be a NumPy or CuPy array or offer DLPack, not {type(value).__name__}")
+    kind = value.__dlpack_device__()[0]
+    if kind == _DLPACK_CPU:
+        return np.from_dlpack(value)
+    if kind == _DLPACK_CUDA:
+        import cupy
+
+        return cupy.from_dlpack(value)
+    raise ValueError(f"{name} lies on a device of DLPack type {int(kind)}; host and CUDA are served")
+
+
+def _spread(array: Array) -> tuple[int, int]:
+    """The addresses between which an array's elements lie."""
+    if _is_cupy(array):
+        return array.data.ptr, array.data.ptr + array.nbytes
+    return np.lib.array_utils.byte_bounds(array)
+
+
+class _Call:
+    """One call of an operation: its device, and its arrays checked one by one."""
+
+    def __init__(self, device: str | Device | None, **arrays: Any) -> None:
+        self.arrays = {name: _adopt(name, value) for name, value in arrays.items() if value is not None}
+        on_gpu = {name: _is_cupy(array) for name, array in self.arrays.items()}
+        first = next(iter(on_gpu))
+        for name, there in on_gpu.items():
+            if there != on_gpu[first]:
+                raise ValueError(
+                    f"{name} is on {'a GPU' if there else 'the host'}, but {first} is not: copy one of them"
+                )
+        if device is None:
+            index = self.arrays[first].device.id if on_gpu[first] else 0
+            device = f"cuda:{index}" if on_gpu[first] else "cpu:0"
+        self.device = get_device(device)
+        if (self.device.kind == "cuda") != on_gpu[first]:
+            raise ValueError(
+                f"device is {self.device.name}, but {first} is on "
+                + ("a GPU" if on_gpu[first] else "the host; cupy.asarray copies it there")
+            )
+        self.module = self.device.module
+        self.stream = self.device.xp.cuda.get_current_stream().ptr if on_gpu[first] else 0
+
+    def get(self, name: str, layout: str, dtype: Any = np.float32) -> Array:
+        """The array called `name`, of the rank that `layout` ("N,H,W,C"; "any") says."""
+        array = self.arrays[name]
+        self._check(name, array, dtype)
+        if layout != "any" and array.ndim != (rank := layout.count(",") + 1):
+            raise ValueError(f"{name} must have {rank} axes [{layout}], not shape {array.shape}")
+        return array
+
+    def optional(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Array | None:
+        return self.shaped(name, shape, dtype) if name in self.arrays else None
+
+    def shaped(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+        """The array called `name`, of exactly this shape."""
+        array = self.arrays[name]
+        self._check(name, array, dtype)
+        if array.shape != tuple(shape):
+            raise ValueError(f"{name} must have shape {tuple(shape)}, not {array.shape}")
+        return array
+
+    def _check(self, name: str, array: Array, dtype: Any) -> None:
+        wide = self.device.kind == "reference" and np.dtype(dtype) == np.float32
+        if array.dtype != dtype and not (wide and array.dtype == np.float64):
+            raise ValueError(f"{name} must be {np.dtype(dtype).name}, not {array.dtype}")
+        if not array.flags.c_contiguous:
+            raise ValueError(
+                f"{name} must be C-contiguous; ascontiguousarray({name}) makes it so (shape {array.shape}, "
+                f"strides {array.strides})"
+            )
+        if array.size == 0:
+            raise ValueError(f"{name} must not be empty, shape {array.shape}")
+
+    def output(
+        self,
+        out: Any,
+        shape: tuple[int, ...],
+        *,
+        in_place: str = "",
+        name: str = "out",
+        dtype: Any = np.float32,
+    ) -> Array:
+        """`out`, checked, or a new array; `in_place` names the input that it may be."""
+        if out is None:
+            return self.device.xp.empty(shape, self.device.float_type if dtype == np.float32 else dtype)
+        inputs = dict(self.arrays)
+        out = _adopt(name, out)
+        self.arrays[name] = out
+        if _is_cupy(out) != (self.device.kind == "cuda"):
+            raise ValueError(f"{name} must be on {self.device.name}")
+        self.shaped(name, shape, dtype)
+        if not _is_cupy(out) and not out.flags.writeable:
+            raise ValueError(f"{name} must be writable")
+        low, high = _spread(out)
+        for other, array in inputs.items():
+            other_low, other_high = _spread(array)
+            same = other == in_place and (low, high) == (other_low, other_high)
+            if low < other_high and other_low < high and not same:
+                raise ValueError(f"{name} shares memory with {other}, which this operation still reads")
+        return out
+
+    def workspace(self, size: int) -> Array | None:
+        return self.device.xp.empty(size, np.uint8) if size else None
+
+
+def _pair(name: str, value: Pair) -> tuple[int, int]:
+    """A vertical and a horizontal number, or one number for both."""
+    pair = value if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2 or not all(isinstance(v, int | np.integer) for v in pair):
+        raise ValueError(f"{name} must be an integer or a pair of integers, not {value!r}")
+    return int(pair[0]), int(pair[1])
+
+
+def _fits_int(name: str, value: int) -> int:
+    if not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an integer, not {value!r}")
+    return int(value)
+
+
+def _conv_problem(
+    x_shape: Sequence[int], krs: Sequence[int], stride: Pair, padding: Pair, groups: int, rounding: str
+) -> ConvProblem:
+    n, h, w, c = x_shape
+    k, r, s = krs
+    return ConvProblem(
+        n, h, w, c, k, r, s, stride=_pair("stride", stride), padding=_pair("padding", padding),
+        groups=_fits_int("groups", groups), rounding=rounding,
+    )  # fmt: skip
+
+
+# ---- convolution -------------------------------------------------------------------------------------------
+
+
+def conv_fprop(
+    x: Array, w: Array, bias: Array | None = None, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    rounding: str = "floor", relu: bool = False, out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y[N,P,Q,K]`` = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`.
+
+    `stride` and `padding` are in pixels, one number or (vertical, horizontal). P is
+    ``floor((H + 2 padding - R) / stride) + 1``; with ``rounding="ceil"`` the quotient is rounded up and the
+    last window reads zeros beyond the padding.
+    """
+    call = _Call(device, x=x, w=w, bias=bias)
+    x, w = call.get("x", "N,H,W,C"), call.get("w", "K,R,S,C/groups")
+    problem = _conv_problem(x.shape, w.shape[:3], stride, padding, groups, rounding)
+    call.shaped("w", problem.w_shape)
+    bias = call.optional("bias", (problem.k,))
+    y = call.output(out, problem.y_shape)
+    space = call.workspace(call.module.conv_fprop_workspace(problem, impl))
+    call.module.conv_fprop(problem, x, w, bias, bool(relu), y, space, call.stream, impl)
+    return y
+
+
+def conv_dgrad(
+    dy: Array, w: Array, x_shape: Sequence[int], *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``; `x_shape` is
+    [N,H,W,C]."""
+    call = _Call(device, dy=dy, w=w)
+    dy, w = call.get("dy", "N,P,Q,K"), call.get("w", "K,R,S,C/groups")
+    if len(x_shape) != 4:
+        raise ValueError(f"x_shape must have 4 numbers [N,H,W,C], not {tuple(x_shape)}")
+    problem = _conv_problem(x_shape, w.shape[:3], stride, padding, groups, rounding)
+    call.shaped("w", problem.w_shape)
+    call.shaped("dy", problem.y_shape)
+    dx = call.output(out, problem.x_shape)
+    space = call.workspace(call.module.conv_dgrad_workspace(problem, impl))
+    call.module.conv_dgrad(problem, dy, w, dx, space, call.stream, impl)
+    return dx
+
+
+def conv_wgrad(
+    x: Array, dy: Array, filter_size: Pair, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dw[K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``.
+
+    `filter_size` is (R, S), or one number for both.
+    """
+    call = _Call(device, x=x, dy=dy)
+    x, dy = call.get("x", "N,H,W,C"), call.get("dy", "N,P,Q,K")
+    r, s = _pair("filter_size", filter_size)
+    problem = _conv_problem(x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
+    call.shaped("dy", problem.y_shape)
+    dw = call.output(out, problem.w_shape)
+    space = call.workspace(call.module.conv_wgrad_workspace(problem, impl))
+    call.module.conv_wgrad(problem, x, dy, dw, space, call.stream, impl)
+    return dw
+
+
+# ---- fully connected ---------------------------------------------------------------------------------------
+
+
+def fc_fprop(
+    x: Array, w: Array, bias: Array | None = None, *, relu: bool = False, out: Array | None = None,
+    impl: str | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y[N,K]`` = x[N,C] w[K,C]^T + bias[K], then max(0, .) if `relu`."""
+    call = _Call(device, x=x, w=w, bias=bias)
+    x, w = call.get("x", "N,C"), call.get("w", "K,C")
+    problem = FcProblem(x.shape[0], x.shape[1], w.shape[0])
+    call.shaped("w", problem.w_shape)
+    bias = call.optional("bias", (problem.k,))
+    y = call.output(out, problem.y_shape)
+    space = call.workspace(call.module.fc_fprop_workspace(problem, impl))
+    call.module.fc_fprop(problem, x, w, bias, bool(relu), y, space, call.stream, impl)
+    return y
+
+
+def fc_dgrad(
+    dy: Array, w: Array, *, out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,C]`` = dy[N,K] w[K,C]."""
+    call = _Call(device, dy=dy, w=w)
+    dy, w = call.get("dy", "N,K"), call.get("w", "K,C")
+    problem = FcProblem(dy.shape[0], w.shape[1], w.shape[0])
+    call.shaped("dy", problem.y_shape)
+    dx = call.output(out, problem.x_shape)
+    space = call.workspace(call.module.fc_dgrad_workspace(problem, impl))
+    call.module.fc_dgrad(problem, dy, w, dx, space, call.stream, impl)
+    return dx
+
+
+def fc_wgrad(
+    x: Array, dy: Array, *, out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dw[K,C]`` = dy[N,K]^T x[N,C]."""
+    call = _Call(device, x=x, dy=dy)
+    x, dy = call.get("x", "N,C"), call.get("dy", "N,K")
+    problem = FcProblem(x.shape[0], x.shape[1], dy.shape[1])
+    call.shaped("dy", problem.y_shape)
+    dw = call.output(out, problem.w_shape)
+    space = call.workspace(call.module.fc_wgrad_workspace(problem, impl))
+    call.module.fc_wgrad(problem, x, dy, dw, space, call.stream, impl)
+    return dw
+
+
+# ---- bias --------------------------------------------------------------------------------------------------
+
+
+def bias_grad(dy: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
+    """``db[K]``, the sum of dy[..., K] over all axes but the last."""
+    call = _Call(device, dy=dy)
+    dy = call.get("dy", "any")
+    if dy.ndim < 2:
+        raise ValueError(f"dy must have at least 2 axes [..., K], not shape {dy.shape}")
+    problem = BiasProblem(dy.size // dy.shape[-1], dy.shape[-1])
+    db = call.output(out, (problem.k,))
+    space = call.workspace(call.module.bias_grad_workspace(problem))
+    call.module.bias_grad(problem, dy, db, space, call.stream)
+    return db
+
+
+# ---- neurons -----------------------------------------------------------------------------------------------
+
+
+def relu_forward(x: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
+    """``max(0, x)`` of an array of any shape; in place allowed (``out=x``)."""
+    call = _Call(device, x=x)
+    x = call.get("x", "any")
+    y = call.output(out, x.shape, in_place="x")
+    call.module.relu_forward(x, y, call.stream)
+    return y
+
+
+def relu_backward(
+    y: Array, dy: Array, *, out: Array | None = None, device: str | Device | None = None
+) -> Array:
+    """``dx`` = dy where the output y is positive, else 0; in place allowed (``out=dy``)."""
+    call = _Call(device, y=y, dy=dy)
+    y = call.get("y", "any")
+    dy = call.shaped("dy", y.shape)
+    dx = call.output(out, y.shape, in_place="dy")
+    call.module.relu_backward(y, dy, dx, call.stream)
+    return dx
+
+
+def neuron_forward(
+    x: Array, neuron: str, a: float = 1.0, b: float = 0.0, *, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """f(x) for cuda-convnet's neurons: linear a*x+b, relu, tanh a*tanh(b*x), logistic, softrelu log(1+e^x),
+    abs, square, sqrt, brelu min(a, max(0, x)). Any shape; in place allowed (``out=x``)."""
+    call = _Call(device, x=x)
+    x = call.get("x", "any")
+    problem = NeuronProblem(x.size, neuron, a, b)
+    y = call.output(out, x.shape, in_place="x")
+    call.module.neuron_forward(problem, x, y, call.stream)
+    return y
+
+
+def neuron_backward(
+    x: Array, y: Array, dy: Array, neuron: str, a: float = 1.0, b: float = 0.0, *,
+    out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx`` = dy * f'(x), with y = f(x); in place allowed (``out=dy``)."""
+    call = _Call(device, x=x, y=y, dy=dy)
+    x = call.get("x", "any")
+    y, dy = call.shaped("y", x.shape), call.shaped("dy", x.shape)
+    problem = NeuronProblem(x.size, neuron, a, b)
+    dx = call.output(out, x.shape, in_place="dy")
+    call.module.neuron_backward(problem, x, y, dy, dx, call.stream)
+    return dx
+
+
+# ---- local response normalisation --------------------------------------------------------------------------
+
+
+def _lrn_problem(
+    shape: Sequence[int],
+    size: int,
+    alpha: float,
+    beta: float,
+    k: float,
+    groups: int,
+    region: str,
+    average: bool,
+) -> LrnProblem:
+    if average:
+        alpha /= size * size if region == "same_map" else size
+    n, h, w, c = shape
+    return LrnProblem(
+        n, h, w, c, _fits_int("size", size), alpha, beta, k, _fits_int("groups", groups), region
+    )
+
+
+def lrn_forward(
+    x: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0, groups: int = 1,
+    region: str = "across_channels", average: bool = False, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y`` = x * (k + alpha * sum of x^2 over a window)^-beta for x[N,H,W,C].
+
+    `region` is ``"across_channels"`` (`size` channels, within each of `groups` equal parts) or ``"same_map"``
+    (size x size pixels of one channel). With ``average=True`` alpha is cuda-convnet's and PyTorch's `scale`,
+    which divides by the window's full size (`size`, or size^2 in the same map); otherwise it is the 2012
+    paper's.
+    """
+    call = _Call(device, x=x)
+    x = call.get("x", "N,H,W,C")
+    problem = _lrn_problem(x.shape, size, alpha, beta, k, groups, region, average)
+    y = call.output(out, x.shape)
+    call.module.lrn_forward(problem, x, y, call.stream)
+    return y
+
+
+def lrn_backward(
+    x: Array, dy: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0,
+    groups: int = 1, region: str = "across_channels", average: bool = False, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,H,W,C]``, the gradient by x of the sum of dy times ``lrn_forward(x)``."""
+    call = _Call(device, x=x, dy=dy)
+    x = call.get("x", "N,H,W,C")
+    dy = call.shaped("dy", x.shape)
+    problem = _lrn_problem(x.shape, size, alpha, beta, k, groups, region, average)
+    dx = call.output(out, x.shape)
+    space = call.workspace(call.module.lrn_backward_workspace(problem))
+    call.module.lrn_backward(problem, x, dy, dx, space, call.stream)
+    return dx
+
+
+# ---- pooling -----------------------------------------------------------------------------------------------
+
+
+def _pool_problem(
+    shape: Sequence[int], window: Pair, stride: Pair, padding: Pair, rounding: str
+) -> PoolProblem:
+    n, h, w, c = shape
+    return PoolProblem(
+        n, h, w, c, _pair("window", window), _pair("stride", stride), _pair("padding", padding), rounding
+    )
+
+
+def maxpool_forward(
+    x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
+    out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y[N,P,Q,C]``, the largest value of each window of x[N,H,W,C], clipped to the image; NaN wins."""
+    call = _Call(device, x=x)
+    x = call.get("x", "N,H,W,C")
+    problem = _pool_problem(x.shape, window, stride, padding, rounding)
+    y = call.output(out, problem.y_shape)
+    call.module.maxpool_forward(problem, x, y, call.stream)
+    return y
+
+
+def maxpool_backward(
+    x: Array, y: Array, dy: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
+    rounding: str = "floor", out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,H,W,C]``: each window's dy goes to every element that equals its maximum, as in cuda-convnet."""
+    call = _Call(device, x=x, y=y, dy=dy)
+    x = call.get("x", "N,H,W,C")
+    problem = _pool_problem(x.shape, window, stride, padding, rounding)
+    y, dy = call.shaped("y", problem.y_shape), call.shaped("dy", problem.y_shape)
+    dx = call.output(out, x.shape)
+    call.module.maxpool_backward(problem, x, y, dy, dx, call.stream)
+    return dx
+
+
+def avgpool_forward(
+    x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
+    out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y[N,P,Q,C]``, the mean of each window of x[N,H,W,C], over the part inside the image."""
+    call = _Call(device, x=x)
+    x = call.get("x", "N,H,W,C")
+    problem = _pool_problem(x.shape, window, stride, padding, rounding)
+    y = call.output(out, problem.y_shape)
+    call.module.avgpool_forward(problem, x, y, call.stream)
+    return y
+
+
+def avgpool_backward(
+    dy: Array, x_shape: Sequence[int], *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
+    rounding: str = "floor", out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,H,W,C]``: each window's dy, divided by its clipped size, goes to all its elements."""
+    call = _Call(device, dy=dy)
+    dy = call.get("dy", "N,P,Q,C")
+    if len(x_shape) != 4:
+        raise ValueError(f"x_shape must have 4 numbers [N,H,W,C], not {tuple(x_shape)}")
+    problem = _pool_problem(x_shape, window, stride, padding, rounding)
+    call.shaped("dy", problem.y_shape)
+    dx = call.output(out, problem.x_shape)
+    call.module.avgpool_backward(problem, dy, dx, call.stream)
+    return dx
+
+
+# ---- dropout -----------------------------------------------------------------------------------------------
+
+
+def dropout(
+    x: Array, *, keep: float, seed: int, subsequence: int = 0, scale: float = 1.0, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """x * scale where kept, else 0; each element is kept with probability `keep`. In place allowed
+    (``out=x``).
+
+    The mask is a function of `seed`, `subsequence` and the element's position alone, the same on every
+    device; the backward pass is the same call on the gradient.
+    """
+    call = _Call(device, x=x)
+    x = call.get("x", "any")
+    for name, value in (("seed", seed), ("subsequence", subsequence)):
+        if not isinstance(value, int | np.integer) or not 0 <= value < 2**64:
+            raise ValueError(f"{name} must be an integer from 0 to 2^64 - 1, not {value!r}")
+    problem = DropoutProblem(x.size, keep, scale, seed, subsequence)
+    y = call.output(out, x.shape, in_place="x")
+    call.module.dropout(problem, x, y, call.stream)
+    return y
+
+
+# ---- softmax and cross-entropy -----------------------------------------------------------------------------
+
+
+def softmax_forward(logits: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
+    """Probabilities[N,K] of logits[N,K]; in place allowed (``out=logits``)."""
+    call = _Call(device, logits=logits)
+    logits = call.get("logits", "N,K")
+    problem = SoftmaxProblem(*logits.shape)
+    probabilities = call.output(out, logits.shape, in_place="logits")
+    call.module.softmax_forward(problem, logits, probabilities, call.stream)
+    return probabilities
+
+
+def softmax_cross_entropy_forward(
+    logits: Array, labels: Array, *, device: str | Device | None = None
+) -> tuple[Array, Array, Array]:
+    """Probabilities[N,K], loss[N] = -log(probability of the label) and rank[N] (int32) of logits[N,K].
+
+    `labels` are int32[N]. A row's rank is the number of classes before its label by falling logit (ties: by
+    rising class); the row is wrong at top-t when rank >= t. A label outside [0, K) gives NaN and rank K.
+    """
+    call = _Call(device, logits=logits, labels=labels)
+    logits = call.get("logits", "N,K")
+    problem = SoftmaxProblem(*logits.shape)
+    labels = call.shaped("labels", (problem.n,), np.int32)
+    probabilities = call.output(None, logits.shape)
+    loss = call.output(None, (problem.n,))
+    rank = call.output(None, (problem.n,), dtype=np.int32)
+    call.module.softmax_cross_entropy_forward(problem, logits, labels, probabilities, loss, rank, call.stream)
+    return probabilities, loss, rank
+
+
+def softmax_cross_entropy_backward(
+    probabilities: Array, labels: Array, scale: float = 1.0, *, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dlogits[N,K]`` = scale * (probabilities - onehot(labels)); in place allowed
+    (``out=probabilities``)."""
+    call = _Call(device, probabilities=probabilities, labels=labels)
+    probabilities = call.get("probabilities", "N,K")
+    problem = SoftmaxProblem(*probabilities.shape)
+    labels = call.shaped("labels", (problem.n,), np.int32)
+    dlogits = call.output(out, probabilities.shape, in_place="probabilities")
+    call.module.softmax_cross_entropy_backward(
+        problem, probabilities, labels, float(scale), dlogits, call.stream
+    )
+    return dlogits
+
+
+def top_k_error(rank: Array, k: int = 1) -> float:
+    """The share of rows whose label is not among the first `k` classes, from softmax_cross_entropy_forward's
+    rank."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    return float((rank >= k).mean())
+
+
+# ---- update ------------------------------------------------------------------------------------------------
+
+
+def sgd_update(
+    g: Array, v: Array, w: Array, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
+    device: str | Device | None = None,
+) -> None:  # fmt: skip
+    """v = momentum*v - lr*(g + weight_decay*w), then w = w + v: both are written. Any shape, the same for
+    all."""
+    call = _Call(device, g=g, v=v, w=w)
+    g = call.get("g", "any")
+    problem = SgdProblem(g.size, lr, momentum, weight_decay)
+    # Checked as outputs: writable, and none of the three over another.
+    arrays = {name: call.arrays.pop(name) for name in ("v", "w")}
+    v = call.output(arrays["v"], g.shape, name="v")
+    w = call.output(arrays["w"], g.shape, name="w")
+    call.module.sgd_update(problem, g, v, w, call.stream)
+
+
+# ---- input -------------------------------------------------------------------------------------------------
+
+
+def input_transform(
+    images: Array, size: Pair, *, top: Array, left: Array, mirror: Array, mean: Array | None = None,
+    shift: Array | None = None, scale: float = 1.0, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """A float batch ``y[N,P,Q,C]`` of crops of uint8 images[N,H,W,C]: scale * (pixel - mean + shift).
+
+    `size` is (P, Q); `top` and `left` (int32[N]) place each crop, clamped to the image; `mirror` (uint8[N])
+    flips it from left to right where not 0; `mean` is float32[H,W,C], taken at the pixel's place in the whole
+    image; `shift` is float32[N,C], a colour shift per image.
+    """
+    call = _Call(device, images=images, top=top, left=left, mirror=mirror, mean=mean, shift=shift)
+    images = call.get("images", "N,H,W,C", np.uint8)
+    n, h, w, c = images.shape
+    p, q = _pair("size", size)
+    problem = InputProblem(n, h, w, c, p, q)
+    top, left = call.shaped("top", (n,), np.int32), call.shaped("left", (n,), np.int32)
+    mirror = call.shaped("mirror", (n,), np.uint8)
+    mean, shift = call.optional("mean", (h, w, c)), call.optional("shift", (n, c))
+    y = call.output(out, (n, problem.p, problem.q, c))
+    call.module.input_transform(problem, images, top, left, mirror, mean, shift, float(scale), y, call.stream)
+    return y
+
+
+# ---- plain -------------------------------------------------------------------------------------------------
+
+
+def add(a: Array, b: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
+    """a + b for arrays of one shape; in place allowed (``out=a``)."""
+    call = _Call(device, a=a, b=b)
+    a = call.get("a", "any")
+    b = call.shaped("b", a.shape)
+    y = call.output(out, a.shape, in_place="a")
+    call.module.add(a, b, y, call.stream)
+    return y
