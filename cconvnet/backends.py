@@ -147,8 +147,8 @@ class CudaDevice(Device):
     """A logical GPU: an ordinal and a stream of its own."""
 
     def __init__(self, index: int) -> None:
-        super().__init__("cuda", index)
         cupy = _cupy()
+        super().__init__("cuda", index)
         ordinals = _cuda_ordinals()
         if index >= len(ordinals):
             raise DeviceUnavailable(
