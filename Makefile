@@ -106,7 +106,9 @@ CUDA_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/cuda/%.o)
 EMULATOR_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/emulator/%.o)
 CPU_OBJECTS := $(CPU_SOURCES:kernels/cpu/%.cpp=$(BUILD)/cpu/%.o)
 
-ifeq ($(CCONVNET_CPU),off)
+ifneq ($(SANITIZE),)
+# Only the emulator is worth instrumenting: it names the line of a kernel that leaves its buffers.
+else ifeq ($(CCONVNET_CPU),off)
 $(info cconvnet: no CPU module (CCONVNET_CPU=off); the CPU device will run on NumPy)
 else ifeq ($(ONEDNN),)
 $(info cconvnet: no CPU module (oneDNN has no package here); the CPU device will run on NumPy)
@@ -114,7 +116,7 @@ else
 MODULES += _cpu
 endif
 
-ifeq ($(CCONVNET_CUDA),off)
+ifneq ($(SANITIZE)$(filter off,$(CCONVNET_CUDA)),)
 else ifneq ($(NVCC),)
 $(info cconvnet: CUDA module with $(NVCC) for $(ARCHS))
 MODULES += _cuda
