@@ -2,8 +2,8 @@
 // CCONVNET_MODULE names the module; with CCONVNET_DEVICE_ARRAYS arrays are those of a GPU (anything with
 // __cuda_array_interface__, as CuPy's), otherwise those of the host (anything with the buffer protocol).
 //
-// Every array is checked for type, contiguity, writability and size against the problem, so no call from Python
-// can make a kernel leave its buffers. Shapes are ops.py's business.
+// Every array is checked for type, contiguity, writability and size against the problem, so no call from
+// Python can make a kernel leave its buffers. Shapes are ops.py's business.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -22,14 +22,20 @@ using namespace cconvnet;
 
 namespace {
 
+// How an element type is called by people, by CuPy's interface and by the buffer protocol.
+struct Type {
+  const char* name;
+  const char* typestr;
+  const char* format;
+};
 template <class T>
-constexpr const char* kTypeName = nullptr;
+constexpr Type kType{};
 template <>
-constexpr const char* kTypeName<float> = "float32";
+constexpr Type kType<float>{"float32", "<f4", "f"};
 template <>
-constexpr const char* kTypeName<int32_t> = "int32";
+constexpr Type kType<int32_t>{"int32", "<i4", "i"};
 template <>
-constexpr const char* kTypeName<uint8_t> = "uint8";
+constexpr Type kType<uint8_t>{"uint8", "|u1", "B"};
 
 [[noreturn]] void reject(const char* name, const std::string& what) {
   throw py::value_error(std::string(name) + " " + what);
@@ -42,14 +48,13 @@ struct Span {
 
 #ifdef CCONVNET_DEVICE_ARRAYS
 
-Span span_of(py::handle array, const char* name, const char* type, bool writable) {
+Span span_of(py::handle array, const char* name, const Type& type, bool writable) {
   if (!py::hasattr(array, "__cuda_array_interface__")) {
     throw py::type_error(std::string(name) + " must be an array on a CUDA device");
   }
   const py::dict interface = array.attr("__cuda_array_interface__");
   const std::string typestr = py::str(interface["typestr"]);
-  const std::string wanted = type == std::string("float32") ? "<f4" : type == std::string("int32") ? "<i4" : "|u1";
-  if (typestr != wanted) reject(name, "must be " + std::string(type) + ", not " + typestr);
+  if (typestr != type.typestr) reject(name, std::string("must be ") + type.name + ", not " + typestr);
   size_t bytes = typestr.back() == '4' ? 4 : 1;
   const size_t item = bytes;
   const py::tuple shape = interface["shape"];
@@ -72,7 +77,7 @@ Span span_of(py::handle array, const char* name, const char* type, bool writable
 
 #else
 
-Span span_of(py::handle array, const char* name, const char* type, bool writable) {
+Span span_of(py::handle array, const char* name, const Type& type, bool writable) {
   Py_buffer view;
   if (PyObject_GetBuffer(array.ptr(), &view, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
     PyErr_Clear();
@@ -84,8 +89,9 @@ Span span_of(py::handle array, const char* name, const char* type, bool writable
   const bool readonly = view.readonly;
   // The array outlives the call, and NumPy never moves an array's memory.
   PyBuffer_Release(&view);
-  const std::string wanted = type == std::string("float32") ? "f" : type == std::string("int32") ? "i" : "B";
-  if (format != wanted) reject(name, "must be " + std::string(type) + ", not buffer format '" + format + "'");
+  if (format != type.format) {
+    reject(name, std::string("must be ") + type.name + ", not buffer format '" + format + "'");
+  }
   if (!contiguous) reject(name, "must be C-contiguous");
   if (writable && readonly) reject(name, "must be writable");
   return span;
@@ -95,9 +101,10 @@ Span span_of(py::handle array, const char* name, const char* type, bool writable
 
 template <class T>
 T* checked(py::handle array, const char* name, int64_t count, bool writable) {
-  const Span span = span_of(array, name, kTypeName<T>, writable);
+  const Span span = span_of(array, name, kType<T>, writable);
   if (span.bytes != count * sizeof(T)) {
-    reject(name, "must have " + std::to_string(count) + " elements, not " + std::to_string(span.bytes / sizeof(T)));
+    reject(name,
+           "must have " + std::to_string(count) + " elements, not " + std::to_string(span.bytes / sizeof(T)));
   }
   return static_cast<T*>(span.data);
 }
@@ -120,10 +127,11 @@ T* out(py::handle array, const char* name, int64_t count) {
 // A workspace is bytes, at least as many as asked for.
 void* scratch(py::handle array, size_t needed) {
   if (array.is_none()) {
-    if (needed > 0) reject("workspace", "must have at least " + std::to_string(needed) + " bytes, not be None");
+    if (needed > 0)
+      reject("workspace", "must have at least " + std::to_string(needed) + " bytes, not be None");
     return nullptr;
   }
-  const Span span = span_of(array, "workspace", "uint8", true);
+  const Span span = span_of(array, "workspace", kType<uint8_t>, true);
   if (span.bytes < needed) {
     reject("workspace",
            "must have at least " + std::to_string(needed) + " bytes, not " + std::to_string(span.bytes));
@@ -132,13 +140,15 @@ void* scratch(py::handle array, size_t needed) {
 }
 
 int count_of(py::handle array, const char* name) {
-  const size_t count = span_of(array, name, "float32", false).bytes / sizeof(float);
+  const size_t count = span_of(array, name, kType<float>, false).bytes / sizeof(float);
   if (count == 0) reject(name, "must not be empty");
   if (count > INT32_MAX) reject(name, "has more than 2^31 - 1 elements");
   return static_cast<int>(count);
 }
 
-Stream stream_of(uintptr_t stream) { return reinterpret_cast<Stream>(stream); }
+Stream stream_of(uintptr_t stream) {
+  return reinterpret_cast<Stream>(stream);
+}
 
 // Other Python threads, the data loader's among them, run while a kernel does.
 template <class Work>
@@ -148,49 +158,48 @@ void without_gil(const Work& work) {
 }
 
 // The three passes of a convolution and of an FC layer have the same form: f(problem, a, b, ..., c).
-#define BIND_GEMM_FAMILY(family, Problem)                                                                        \
-  m.def(#family "_fprop_impls", &family##_fprop_impls, "problem"_a);                                             \
-  m.def(#family "_dgrad_impls", &family##_dgrad_impls, "problem"_a);                                             \
-  m.def(#family "_wgrad_impls", &family##_wgrad_impls, "problem"_a);                                             \
-  m.def(#family "_fprop_workspace", &family##_fprop_workspace, "problem"_a, "impl"_a = py::none());              \
-  m.def(#family "_dgrad_workspace", &family##_dgrad_workspace, "problem"_a, "impl"_a = py::none());              \
-  m.def(#family "_wgrad_workspace", &family##_wgrad_workspace, "problem"_a, "impl"_a = py::none());              \
-  m.def(                                                                                                         \
-      #family "_fprop",                                                                                          \
-      [](const Problem& problem, py::object x, py::object w, py::object bias, bool relu, py::object y,           \
-         py::object workspace, uintptr_t stream, const char* impl) {                                             \
-        const float* px = in(x, "x", problem.x_count());                                                         \
-        const float* pw = in(w, "w", problem.w_count());                                                         \
-        const float* pbias = in_or_null(bias, "bias", problem.k);                                                \
-        float* py_ = out(y, "y", problem.y_count());                                                             \
-        void* pspace = scratch(workspace, family##_fprop_workspace(problem, impl));                              \
-        without_gil([&] {                                                                                        \
-          family##_fprop(problem, px, pw, pbias, relu, py_, pspace, stream_of(stream), impl);                    \
-        });                                                                                                      \
-      },                                                                                                         \
-      "problem"_a, "x"_a, "w"_a, "bias"_a, "relu"_a, "y"_a, "workspace"_a, "stream"_a = 0,                       \
-      "impl"_a = py::none());                                                                                    \
-  m.def(                                                                                                         \
-      #family "_dgrad",                                                                                          \
-      [](const Problem& problem, py::object dy, py::object w, py::object dx, py::object workspace,               \
-         uintptr_t stream, const char* impl) {                                                                   \
-        const float* pdy = in(dy, "dy", problem.y_count());                                                      \
-        const float* pw = in(w, "w", problem.w_count());                                                         \
-        float* pdx = out(dx, "dx", problem.x_count());                                                           \
-        void* pspace = scratch(workspace, family##_dgrad_workspace(problem, impl));                              \
-        without_gil([&] { family##_dgrad(problem, pdy, pw, pdx, pspace, stream_of(stream), impl); });            \
-      },                                                                                                         \
-      "problem"_a, "dy"_a, "w"_a, "dx"_a, "workspace"_a, "stream"_a = 0, "impl"_a = py::none());                 \
-  m.def(                                                                                                         \
-      #family "_wgrad",                                                                                          \
-      [](const Problem& problem, py::object x, py::object dy, py::object dw, py::object workspace,               \
-         uintptr_t stream, const char* impl) {                                                                   \
-        const float* px = in(x, "x", problem.x_count());                                                         \
-        const float* pdy = in(dy, "dy", problem.y_count());                                                      \
-        float* pdw = out(dw, "dw", problem.w_count());                                                           \
-        void* pspace = scratch(workspace, family##_wgrad_workspace(problem, impl));                              \
-        without_gil([&] { family##_wgrad(problem, px, pdy, pdw, pspace, stream_of(stream), impl); });            \
-      },                                                                                                         \
+#define BIND_GEMM_FAMILY(family, Problem)                                                                 \
+  m.def(#family "_fprop_impls", &family##_fprop_impls, "problem"_a);                                      \
+  m.def(#family "_dgrad_impls", &family##_dgrad_impls, "problem"_a);                                      \
+  m.def(#family "_wgrad_impls", &family##_wgrad_impls, "problem"_a);                                      \
+  m.def(#family "_fprop_workspace", &family##_fprop_workspace, "problem"_a, "impl"_a = py::none());       \
+  m.def(#family "_dgrad_workspace", &family##_dgrad_workspace, "problem"_a, "impl"_a = py::none());       \
+  m.def(#family "_wgrad_workspace", &family##_wgrad_workspace, "problem"_a, "impl"_a = py::none());       \
+  m.def(                                                                                                  \
+      #family "_fprop",                                                                                   \
+      [](const Problem& problem, py::object x, py::object w, py::object bias, bool relu, py::object y,    \
+         py::object workspace, uintptr_t stream, const char* impl) {                                      \
+        const float* px = in(x, "x", problem.x_count());                                                  \
+        const float* pw = in(w, "w", problem.w_count());                                                  \
+        const float* pbias = in_or_null(bias, "bias", problem.k);                                         \
+        float* py_ = out(y, "y", problem.y_count());                                                      \
+        void* pspace = scratch(workspace, family##_fprop_workspace(problem, impl));                       \
+        without_gil(                                                                                      \
+            [&] { family##_fprop(problem, px, pw, pbias, relu, py_, pspace, stream_of(stream), impl); }); \
+      },                                                                                                  \
+      "problem"_a, "x"_a, "w"_a, "bias"_a, "relu"_a, "y"_a, "workspace"_a, "stream"_a = 0,                \
+      "impl"_a = py::none());                                                                             \
+  m.def(                                                                                                  \
+      #family "_dgrad",                                                                                   \
+      [](const Problem& problem, py::object dy, py::object w, py::object dx, py::object workspace,        \
+         uintptr_t stream, const char* impl) {                                                            \
+        const float* pdy = in(dy, "dy", problem.y_count());                                               \
+        const float* pw = in(w, "w", problem.w_count());                                                  \
+        float* pdx = out(dx, "dx", problem.x_count());                                                    \
+        void* pspace = scratch(workspace, family##_dgrad_workspace(problem, impl));                       \
+        without_gil([&] { family##_dgrad(problem, pdy, pw, pdx, pspace, stream_of(stream), impl); });     \
+      },                                                                                                  \
+      "problem"_a, "dy"_a, "w"_a, "dx"_a, "workspace"_a, "stream"_a = 0, "impl"_a = py::none());          \
+  m.def(                                                                                                  \
+      #family "_wgrad",                                                                                   \
+      [](const Problem& problem, py::object x, py::object dy, py::object dw, py::object workspace,        \
+         uintptr_t stream, const char* impl) {                                                            \
+        const float* px = in(x, "x", problem.x_count());                                                  \
+        const float* pdy = in(dy, "dy", problem.y_count());                                               \
+        float* pdw = out(dw, "dw", problem.w_count());                                                    \
+        void* pspace = scratch(workspace, family##_wgrad_workspace(problem, impl));                       \
+        without_gil([&] { family##_wgrad(problem, px, pdy, pdw, pspace, stream_of(stream), impl); });     \
+      },                                                                                                  \
       "problem"_a, "x"_a, "dy"_a, "dw"_a, "workspace"_a, "stream"_a = 0, "impl"_a = py::none())
 
 }  // namespace
@@ -359,7 +368,8 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
         const int32_t* plabels = in<int32_t>(labels, "labels", problem.n);
         float* pdlogits = out(dlogits, "dlogits", problem.count());
         without_gil([&] {
-          softmax_cross_entropy_backward(problem, pprobabilities, plabels, scale, pdlogits, stream_of(stream));
+          softmax_cross_entropy_backward(problem, pprobabilities, plabels, scale, pdlogits,
+                                         stream_of(stream));
         });
       },
       "problem"_a, "probabilities"_a, "labels"_a, "scale"_a, "dlogits"_a, "stream"_a = 0);
@@ -386,7 +396,8 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
         const float* pshift = in_or_null(shift, "shift", int64_t{problem.n} * problem.c);
         float* py_ = out(y, "y", problem.y_count());
         without_gil([&] {
-          input_transform(problem, pimages, ptop, pleft, pmirror, pmean, pshift, scale, py_, stream_of(stream));
+          input_transform(problem, pimages, ptop, pleft, pmirror, pmean, pshift, scale, py_,
+                          stream_of(stream));
         });
       },
       "problem"_a, "images"_a, "top"_a, "left"_a, "mirror"_a, "mean"_a, "shift"_a, "scale"_a, "y"_a,

@@ -24,11 +24,10 @@ using Names = std::vector<std::pair<const char*, Enum>>;
 const Names<Rounding> kRoundings = {{"floor", Rounding::floor}, {"ceil", Rounding::ceil}};
 const Names<LrnRegion> kRegions = {{"across_channels", LrnRegion::across_channels},
                                    {"same_map", LrnRegion::same_map}};
-const Names<Neuron> kNeurons = {{"linear", Neuron::linear},     {"relu", Neuron::relu},
-                                {"tanh", Neuron::tanh},         {"logistic", Neuron::logistic},
-                                {"softrelu", Neuron::softrelu}, {"abs", Neuron::abs},
-                                {"square", Neuron::square},     {"sqrt", Neuron::sqrt},
-                                {"brelu", Neuron::brelu}};
+const Names<Neuron> kNeurons = {
+    {"linear", Neuron::linear},     {"relu", Neuron::relu},         {"tanh", Neuron::tanh},
+    {"logistic", Neuron::logistic}, {"softrelu", Neuron::softrelu}, {"abs", Neuron::abs},
+    {"square", Neuron::square},     {"sqrt", Neuron::sqrt},         {"brelu", Neuron::brelu}};
 
 template <class Enum>
 Enum from_name(const Names<Enum>& names, const char* argument, const std::string& given) {
@@ -69,7 +68,8 @@ class Repr {
 
 // Which rounding gave p and q: the text must rebuild the same problem.
 const char* conv_rounding(const ConvProblem& o) {
-  return o.p == (o.h + 2 * o.pad_h - o.r) / o.stride_h + 1 && o.q == (o.w + 2 * o.pad_w - o.s) / o.stride_w + 1
+  return o.p == (o.h + 2 * o.pad_h - o.r) / o.stride_h + 1 &&
+                 o.q == (o.w + 2 * o.pad_w - o.s) / o.stride_w + 1
              ? "floor"
              : "ceil";
 }
@@ -87,18 +87,24 @@ std::string repr(const ConvProblem& o) {
       .done();
 }
 
-std::string repr(const FcProblem& o) { return Repr("FcProblem")("n", o.n)("c", o.c)("k", o.k).done(); }
+std::string repr(const FcProblem& o) {
+  return Repr("FcProblem")("n", o.n)("c", o.c)("k", o.k).done();
+}
 
-std::string repr(const BiasProblem& o) { return Repr("BiasProblem")("rows", o.rows)("k", o.k).done(); }
+std::string repr(const BiasProblem& o) {
+  return Repr("BiasProblem")("rows", o.rows)("k", o.k).done();
+}
 
 std::string repr(const NeuronProblem& o) {
-  return Repr("NeuronProblem")("count", o.count)("neuron", to_name(kNeurons, o.neuron))("a", o.a)("b", o.b).done();
+  return Repr("NeuronProblem")("count", o.count)("neuron", to_name(kNeurons, o.neuron))("a", o.a)("b", o.b)
+      .done();
 }
 
 std::string repr(const PoolProblem& o) {
-  return Repr("PoolProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)(
-             "window", std::make_pair(o.window_h, o.window_w))("stride", std::make_pair(o.stride_h, o.stride_w))(
-             "padding", std::make_pair(o.pad_h, o.pad_w))("rounding", pool_rounding(o))
+  return Repr("PoolProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("window",
+                                                                     std::make_pair(o.window_h, o.window_w))(
+             "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
+             "rounding", pool_rounding(o))
       .done();
 }
 
@@ -114,10 +120,13 @@ std::string repr(const DropoutProblem& o) {
       .done();
 }
 
-std::string repr(const SoftmaxProblem& o) { return Repr("SoftmaxProblem")("n", o.n)("k", o.k).done(); }
+std::string repr(const SoftmaxProblem& o) {
+  return Repr("SoftmaxProblem")("n", o.n)("k", o.k).done();
+}
 
 std::string repr(const SgdProblem& o) {
-  return Repr("SgdProblem")("count", o.count)("lr", o.lr)("momentum", o.momentum)("weight_decay", o.weight_decay)
+  return Repr("SgdProblem")("count", o.count)("lr", o.lr)("momentum", o.momentum)("weight_decay",
+                                                                                  o.weight_decay)
       .done();
 }
 
@@ -130,7 +139,8 @@ template <class Problem>
 py::class_<Problem> problem(py::module_& m, const char* name, const char* doc) {
   return py::class_<Problem>(m, name, doc)
       .def("__repr__", [](const Problem& o) { return repr(o); })
-      .def("__eq__", [](const Problem& a, const Problem& b) { return repr(a) == repr(b); }, py::is_operator())
+      .def(
+          "__eq__", [](const Problem& a, const Problem& b) { return repr(a) == repr(b); }, py::is_operator())
       .def("__hash__", [](const Problem& o) { return py::hash(py::str(repr(o))); });
 }
 
@@ -139,12 +149,13 @@ py::class_<Problem> problem(py::module_& m, const char* name, const char* doc) {
 PYBIND11_MODULE(_problem, m) {
   m.doc() = "The shapes of every operation; kernels/problem.h is the one place that computes them.";
 
-  problem<ConvProblem>(m, "ConvProblem",
-                       "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride and padding are (vertical, horizontal).")
+  problem<ConvProblem>(
+      m, "ConvProblem",
+      "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride and padding are (vertical, horizontal).")
       .def(py::init([](int n, int h, int w, int c, int k, int r, int s, Pair stride, Pair padding, int groups,
                        const std::string& rounding) {
-             return ConvProblem::make(n, h, w, c, k, r, s, stride[0], stride[1], padding[0], padding[1], groups,
-                                      from_name(kRoundings, "rounding", rounding));
+             return ConvProblem::make(n, h, w, c, k, r, s, stride[0], stride[1], padding[0], padding[1],
+                                      groups, from_name(kRoundings, "rounding", rounding));
            }),
            "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
            "groups"_a = 1, "rounding"_a = "floor")
@@ -162,10 +173,12 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("pad_h", &ConvProblem::pad_h)
       .def_readonly("pad_w", &ConvProblem::pad_w)
       .def_readonly("groups", &ConvProblem::groups)
-      .def_property_readonly("x_shape", [](const ConvProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
-      .def_property_readonly("w_shape",
-                             [](const ConvProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c_per_group()); })
-      .def_property_readonly("y_shape", [](const ConvProblem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
+      .def_property_readonly("x_shape",
+                             [](const ConvProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
+      .def_property_readonly(
+          "w_shape", [](const ConvProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c_per_group()); })
+      .def_property_readonly("y_shape",
+                             [](const ConvProblem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
       .def_property_readonly("flops", &ConvProblem::flops);
 
   problem<FcProblem>(m, "FcProblem", "x[n,c], w[k,c], y[n,k].")
@@ -213,8 +226,10 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("stride_w", &PoolProblem::stride_w)
       .def_readonly("pad_h", &PoolProblem::pad_h)
       .def_readonly("pad_w", &PoolProblem::pad_w)
-      .def_property_readonly("x_shape", [](const PoolProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
-      .def_property_readonly("y_shape", [](const PoolProblem& o) { return py::make_tuple(o.n, o.p, o.q, o.c); });
+      .def_property_readonly("x_shape",
+                             [](const PoolProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
+      .def_property_readonly("y_shape",
+                             [](const PoolProblem& o) { return py::make_tuple(o.n, o.p, o.q, o.c); });
 
   problem<LrnProblem>(m, "LrnProblem", "x[n,h,w,c]; alpha multiplies the plain sum of squares.")
       .def(py::init([](int n, int h, int w, int c, int size, float alpha, float beta, float k, int groups,
@@ -234,7 +249,8 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("k", &LrnProblem::k)
       .def_readonly("groups", &LrnProblem::groups)
       .def_property_readonly("region", [](const LrnProblem& o) { return to_name(kRegions, o.region); })
-      .def_property_readonly("x_shape", [](const LrnProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
+      .def_property_readonly("x_shape",
+                             [](const LrnProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
 
   problem<DropoutProblem>(m, "DropoutProblem", "`count` elements, each kept with probability `keep`.")
       .def(py::init(&DropoutProblem::make), "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,

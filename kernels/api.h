@@ -12,7 +12,8 @@
 //   that is 0, and holds nothing between calls.
 // - `impl` names a row of the operation's selection table; nullptr takes the first row that supports the
 //   problem.
-// - Errors: std::invalid_argument for an unknown or unsupporting `impl`; CudaError for a CUDA failure. Problems
+// - Errors: std::invalid_argument for an unknown or unsupporting `impl`; CudaError for a CUDA failure.
+// Problems
 //   are valid by construction (problem.h).
 #pragma once
 
@@ -59,8 +60,8 @@ std::vector<std::string> fc_wgrad_impls(const FcProblem& problem);
 size_t fc_fprop_workspace(const FcProblem& problem, const char* impl);
 size_t fc_dgrad_workspace(const FcProblem& problem, const char* impl);
 size_t fc_wgrad_workspace(const FcProblem& problem, const char* impl);
-void fc_fprop(const FcProblem& problem, const float* x, const float* w, const float* bias, bool relu, float* y,
-              void* workspace, Stream stream, const char* impl);
+void fc_fprop(const FcProblem& problem, const float* x, const float* w, const float* bias, bool relu,
+              float* y, void* workspace, Stream stream, const char* impl);
 void fc_dgrad(const FcProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
               Stream stream, const char* impl);
 void fc_wgrad(const FcProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
@@ -93,7 +94,8 @@ void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, fl
 
 // ---- pooling --------------------------------------------------------------------------------------------
 // maxpool_forward   y = the largest value of the clipped window; NaN if the window holds one.
-// maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the whole
+// maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the
+// whole
 //                   gradient, as in cuda-convnet.
 // avgpool_forward   y = the mean over the clipped window.
 // avgpool_backward  dx = the sum over the windows that hold x of dy / (size of the clipped window).
@@ -112,8 +114,8 @@ void dropout(const DropoutProblem& problem, const float* x, float* y, Stream str
 // softmax_forward   probabilities[n,k] of logits[n,k], in place allowed.
 // softmax_cross_entropy_forward also writes, per row, loss[n] = -log(probability of the label) (finite: from
 //                   the logits, not from the rounded probability) and rank[n] = how many classes stand before
-//                   the label when sorted by falling logit, ties by rising class; a row with a NaN has rank k.
-//                   The row is wrong at top-t when rank >= t.
+//                   the label when sorted by falling logit, ties by rising class; a row with a NaN has rank
+//                   k. The row is wrong at top-t when rank >= t.
 // softmax_cross_entropy_backward  dlogits = scale * (probabilities - onehot(label)), in place allowed.
 // A label outside [0, k) makes its row's loss NaN, its rank k and its gradient NaN; nothing is read out of
 // bounds.
@@ -141,7 +143,8 @@ void input_transform(const InputProblem& problem, const uint8_t* images, const i
 void add(int count, const float* a, const float* b, float* y, Stream stream);
 
 // Copies between two devices of this build (device ordinals; ignored where there is one memory).
-void copy(void* target, int target_device, const void* source, int source_device, size_t bytes, Stream stream);
+void copy(void* target, int target_device, const void* source, int source_device, size_t bytes,
+          Stream stream);
 
 // ---- the build ------------------------------------------------------------------------------------------
 // "cuda", "emulator" or "cpu", and what a person would want to know of it (compiler, architectures, oneDNN).

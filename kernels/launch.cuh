@@ -1,6 +1,7 @@
 // What a .cu file needs to be compiled twice: by nvcc for a GPU, by a host compiler for the emulator.
 //
-//   shared_memory<T>()   the block's one object of type T in shared memory, uninitialised. Use a struct of the
+//   shared_memory<T>()   the block's one object of type T in shared memory, uninitialised. Use a struct of
+//   the
 //                        kernel's own as T, so that kernels do not share by accident.
 //   CCONVNET_LAUNCH((kernel<A, B>), grid, block, stream, arguments...)
 //                        launches and reports a failed launch as CudaError with kernel, file and line.
@@ -33,10 +34,10 @@ __device__ __forceinline__ T& shared_memory() {
 }  // namespace cconvnet
 
 #define CCONVNET_CHECK(expression) ::cconvnet::check_cuda((expression), #expression, __FILE__, __LINE__)
-#define CCONVNET_LAUNCH(kernel, grid, block, stream, ...)                                          \
-  do {                                                                                             \
-    kernel<<<(grid), (block), 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);                \
-    ::cconvnet::check_cuda(cudaGetLastError(), "launch of " #kernel, __FILE__, __LINE__);          \
+#define CCONVNET_LAUNCH(kernel, grid, block, stream, ...)                                 \
+  do {                                                                                    \
+    kernel<<<(grid), (block), 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);       \
+    ::cconvnet::check_cuda(cudaGetLastError(), "launch of " #kernel, __FILE__, __LINE__); \
   } while (0)
 
 #else

@@ -1,7 +1,7 @@
 // Philox4x32-10, a counter-based random generator: four random 32-bit words are a pure function of a 128-bit
-// counter and a 64-bit key. So a dropout mask is drawn again instead of stored, any thread can draw any part of
-// it, and it is the same on every device and after a resume.
-// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+// counter and a 64-bit key. So a dropout mask is drawn again instead of stored, any thread can draw any part
+// of it, and it is the same on every device and after a resume. Source: Salmon, Moraes, Dror, Shaw, "Parallel
+// random numbers: as easy as 1, 2, 3", SC 2011.
 #pragma once
 
 #include <cstdint>

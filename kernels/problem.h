@@ -78,10 +78,10 @@ struct ConvProblem {
     detail::at_least("pad_h", pad_h, 0);
     detail::at_least("pad_w", pad_w, 0);
     detail::at_least("groups", groups, 1);
-    detail::require(c % groups == 0, "groups (" + std::to_string(groups) + ") must divide c (" +
-                                         std::to_string(c) + ")");
-    detail::require(k % groups == 0, "groups (" + std::to_string(groups) + ") must divide k (" +
-                                         std::to_string(k) + ")");
+    detail::require(c % groups == 0,
+                    "groups (" + std::to_string(groups) + ") must divide c (" + std::to_string(c) + ")");
+    detail::require(k % groups == 0,
+                    "groups (" + std::to_string(groups) + ") must divide k (" + std::to_string(k) + ")");
     const int p = detail::windows("r", h, r, pad_h, stride_h, rounding);
     const int q = detail::windows("s", w, s, pad_w, stride_w, rounding);
     detail::fits("x", {n, h, w, c});
@@ -208,8 +208,8 @@ struct PoolProblem {
 // Local response normalisation, y = x * (k + alpha * sum of x^2 over a window)^-beta.
 // Across channels the window of channel c is [c - size/2, c - size/2 + size), clipped to the c / groups
 // channels of its own group. In the same map it is the size x size square that begins size/2 above and to the
-// left, clipped to the image, in one channel. alpha multiplies the sum itself (the 2012 paper's way of writing;
-// cuda-convnet's `scale` is alpha * size, or alpha * size^2 in the same map).
+// left, clipped to the image, in one channel. alpha multiplies the sum itself (the 2012 paper's way of
+// writing; cuda-convnet's `scale` is alpha * size, or alpha * size^2 in the same map).
 enum class LrnRegion { across_channels, same_map };
 
 struct LrnProblem {
@@ -226,8 +226,8 @@ struct LrnProblem {
     detail::at_least("w", w, 1);
     detail::at_least("c", c, 1);
     detail::at_least("groups", groups, 1);
-    detail::require(c % groups == 0, "groups (" + std::to_string(groups) + ") must divide c (" +
-                                         std::to_string(c) + ")");
+    detail::require(c % groups == 0,
+                    "groups (" + std::to_string(groups) + ") must divide c (" + std::to_string(c) + ")");
     detail::at_least("size", size, 1);
     detail::require(size <= 32767, "size must be at most 32767");
     detail::require(alpha >= 0, "alpha must not be negative");
@@ -240,8 +240,8 @@ struct LrnProblem {
 };
 
 // y = x * scale where a Philox draw keeps the element, else 0; an element is kept with probability `keep`.
-// Element i takes word i % 4 of Philox4x32-10 with key `seed` and counter (i / 4, 0, subsequence), and is kept
-// if that word is below keep * 2^32. The mask depends on nothing else.
+// Element i takes word i % 4 of Philox4x32-10 with key `seed` and counter (i / 4, 0, subsequence), and is
+// kept if that word is below keep * 2^32. The mask depends on nothing else.
 struct DropoutProblem {
   int count;
   float keep, scale;
