@@ -1,0 +1,33 @@
+"""Images and labels: sources of data, and the loader that turns them into batches.
+
+source = open_source("path/to/folder", size=256)
+with Loader(source.train, batch=128, seed=1, crop=(224, 224), random_crop=True, mirror=True) as loader:
+    for batch in loader.epoch(0):
+        ...
+"""
+
+from __future__ import annotations
+
+from cconvnet.data.images import BrokenImage, DataError, decode_image, resize_image
+from cconvnet.data.loader import Batch, Loader, mean_image
+from cconvnet.data.sources import Skipped, Source, open_source
+from cconvnet.data.splits import FileSplit, MemorySplit, Split, broken_allowed
+from cconvnet.data.workers import WorkerError
+
+__all__ = [
+    "Batch",
+    "BrokenImage",
+    "DataError",
+    "FileSplit",
+    "Loader",
+    "MemorySplit",
+    "Skipped",
+    "Source",
+    "Split",
+    "WorkerError",
+    "broken_allowed",
+    "decode_image",
+    "mean_image",
+    "open_source",
+    "resize_image",
+]

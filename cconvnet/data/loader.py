@@ -1,0 +1,205 @@
+"""Batches in an order and with crops that depend on nothing but the seed, the epoch and the place in it.
+
+So a run that is stopped and resumed sees the same images in the same way, on any number of workers. All
+randomness is drawn as raw words of Philox4x64 (NumPy promises that these never change, which it does not of
+what its Generator makes of them). The key is (seed, epoch); the counter's highest word is the purpose.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cconvnet.data.images import Pixels
+from cconvnet.data.splits import Indices, Labels, Progress, Split
+from cconvnet.data.workers import Broken
+
+_ORDER, _CROP = 0, 1  # purposes
+
+Offsets = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n whole images and what to cut from them: rows from `top`, columns from `left`, mirrored or not.
+
+    images uint8[n,H,W,C], labels int32[n], top and left int32[n], mirror uint8[n] (0 or 1), and indices
+    int64[n], the images' numbers in the split. The arrays are the receiver's to keep.
+    """
+
+    images: Pixels
+    labels: Labels
+    top: Offsets
+    left: Offsets
+    mirror: npt.NDArray[np.uint8]
+    indices: Indices
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Loader:
+    """Reads a split batch by batch, ahead of its consumer and in the background.
+
+    crop: (height, width) of the part to use, at a random place with `random_crop`, else in the centre; None
+        is the whole image. `mirror` mirrors an image with probability 1/2. The loader only draws the numbers;
+        the input kernel cuts and mirrors.
+    drop_last: every batch is full: the images left at the end of an epoch are left out, and a broken
+        image's place is taken by the next good one of the split. Without it (for evaluation) the last batch
+        may be short and broken images are left out, so that every good image comes exactly once.
+    workers: processes that decode where the images are not in memory; None chooses (at most one per core),
+        0 decodes in a thread.
+    Errors: ValueError; while reading DataError or WorkerError.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch: int,
+        seed: int = 0,
+        *,
+        crop: tuple[int, int] | None = None,
+        random_crop: bool = False,
+        mirror: bool = False,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        workers: int | None = None,
+    ) -> None:
+        height, width, _ = split.image_shape
+        crop = (height, width) if crop is None else crop
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, not {batch}")
+        if drop_last and batch > len(split):
+            raise ValueError(
+                f"batch is {batch}, more than the {len(split)} {split.name} images: not one batch is full"
+            )
+        if not (1 <= crop[0] <= height and 1 <= crop[1] <= width):
+            raise ValueError(
+                f"crop is {crop[0]}x{crop[1]}; it must be from 1x1 to the images' {height}x{width}"
+            )
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be from 0 to 2^64 - 1, not {seed}")
+        self.split, self.batch, self.seed = split, batch, seed
+        self._room = (height - crop[0], width - crop[1])
+        self._random_crop, self._mirror = random_crop, mirror
+        self._shuffle, self._drop_last = shuffle, drop_last
+        self.steps_per_epoch = len(split) // batch if drop_last else -(-len(split) // batch)
+        self._reader = split.open_reader(workers)
+        self._ahead = max(2, -(-self._reader.in_flight // batch))  # batches
+        self._closed = False
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers. Batches that were handed out stay good."""
+        self._closed = True
+        self._reader.close()
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `start_step` on, the same at every call. Errors: ValueError."""
+        if not 0 <= epoch < 2**64:
+            raise ValueError(f"epoch must be at least 0, not {epoch}")
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"start_step must be from 0 to {self.steps_per_epoch}, not {start_step}")
+        return self._batches(epoch, start_step)
+
+    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        order = self._order(epoch)
+        pending: deque[tuple[Batch, list[Future[Broken]]]] = deque()
+        try:
+            for step in range(start_step, self.steps_per_epoch + self._ahead):
+                if step < self.steps_per_epoch:
+                    pending.append(self._begin(order, epoch, step))
+                if pending and step >= start_step + self._ahead:
+                    batch = self._finish(*pending.popleft())
+                    if len(batch):
+                        yield batch
+            while pending:
+                batch = self._finish(*pending.popleft())
+                if len(batch):
+                    yield batch
+        finally:
+            for _, futures in pending:
+                for future in futures:
+                    future.cancel()
+
+    def _begin(self, order: Indices, epoch: int, step: int) -> tuple[Batch, list[Future[Broken]]]:
+        """The batch, its images still being written."""
+        first = step * self.batch
+        indices = order[first : first + self.batch].copy()
+        count = len(indices)
+        # Image i of the epoch has the four words of counter i: top, left, mirror, and one to spare.
+        words = _philox(self.seed, epoch, _CROP, first).random_raw(4 * count).reshape(count, 4)
+        room = np.array(self._room, np.uint64)
+        at = words[:, :2] % (room + np.uint64(1)) if self._random_crop else room // 2 + 0 * words[:, :2]
+        top, left = at.astype(np.int32).T.copy()
+        mirror = (words[:, 2] & np.uint64(self._mirror)).astype(np.uint8)
+        images = np.empty((count, *self.split.image_shape), np.uint8)
+        batch = Batch(images, self.split.labels[indices], top, left, mirror, indices)
+        return batch, self._reader.start(indices, images)
+
+    def _finish(self, batch: Batch, futures: list[Future[Broken]]) -> Batch:
+        if self._closed:
+            raise RuntimeError("the loader is closed")
+        broken = [found for future in futures for found in future.result()]
+        if not broken:
+            return batch
+        for place, reason in broken:
+            self.split.skip(int(batch.indices[place]), reason)
+        if not self._drop_last:
+            good = np.setdiff1d(np.arange(len(batch)), [place for place, _ in broken])
+            return Batch(*(array[good] for array in vars(batch).values()))
+        for place, _ in broken:
+            self._replace(batch, place)
+        return batch
+
+    def _replace(self, batch: Batch, place: int) -> None:
+        """Puts the next good image of the split, with its own label, where a broken one was."""
+        here = slice(place, place + 1)
+        while True:  # ends: skip() raises long before all images are broken
+            batch.indices[here] = (batch.indices[here] + 1) % len(self.split)
+            broken = self.split.fill(batch.indices[here], batch.images[here])
+            if not broken:
+                break
+            self.split.skip(int(batch.indices[place]), broken[0][1])
+        batch.labels[here] = self.split.labels[batch.indices[here]]
+
+    def _order(self, epoch: int) -> Indices:
+        """Every number of the split once: sorting random words shuffles."""
+        if not self._shuffle:
+            return np.arange(len(self.split))
+        words = _philox(self.seed, epoch, _ORDER, 0).random_raw(len(self.split))
+        return np.argsort(words, kind="stable")
+
+
+def _philox(seed: int, epoch: int, purpose: int, block: int) -> np.random.Philox:
+    return np.random.Philox(
+        key=np.array([seed, epoch], np.uint64), counter=np.array([block, 0, 0, purpose], np.uint64)
+    )
+
+
+def mean_image(
+    split: Split, progress: Progress | None = None, workers: int | None = None
+) -> npt.NDArray[np.float32]:
+    """The mean float32[H,W,C] of a split's good images, each pixel by itself.
+
+    The sums are of integers below 2^53 in float64, so they are exact and no order of adding changes them.
+    """
+    total = np.zeros(split.image_shape, np.float64)
+    count = 0
+    with Loader(split, 256, shuffle=False, drop_last=False, workers=workers) as loader:
+        for number, batch in enumerate(loader.epoch(0)):
+            total += batch.images.sum(axis=0, dtype=np.uint32)
+            count += len(batch)
+            if progress is not None:
+                progress(min((number + 1) * loader.batch, len(split)), len(split))
+    return (total / count).astype(np.float32)

@@ -1,0 +1,207 @@
+"""A split, the training or the test images of a source, kept in memory or decoded from files when read.
+
+Both kinds number their images the same way, broken ones included, so that an epoch is the same whether
+the images fitted into memory or not. A broken image keeps its number and is never returned; its label never
+goes to another image.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cconvnet.data.images import DataError, Pixels, resize_image
+from cconvnet.data.workers import CHUNK, Broken, DecodePool, Decoding, usable_cores
+
+Labels = npt.NDArray[np.int32]
+Indices = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]  # images done, images in all
+
+# Beyond this, more processes than cores would only be in each other's way; a default, not a limit.
+MOST_WORKERS = 16
+
+
+def broken_allowed(count: int) -> int:
+    """How many of `count` images may be broken: 0.1%; of few images a tenth, between 1 and 10.
+
+    Never all of them.
+    """
+    return min(max(count // 1000, min(count // 10, 10), 1), count - 1)
+
+
+class Reader(Protocol):
+    """Reads images in the background; it is kept busy when `in_flight` images are under way."""
+
+    in_flight: int
+
+    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
+        """Begins to read images `indices` into images[n,H,W,C].
+
+        Each future gives the places in `images` that stay unwritten because the image is broken, and why;
+        it raises DataError or WorkerError.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Split(ABC):
+    """`labels` int32[n] for n = len() images of `image_shape` (H,W,C), and `name`, "train" or "test".
+
+    `skipped` maps the numbers of the broken images found so far to the reasons.
+    """
+
+    def __init__(self, name: str, labels: Labels, image_shape: tuple[int, int, int]) -> None:
+        self.name = name
+        self.labels = labels
+        self.image_shape = image_shape
+        self.skipped: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: npt.ArrayLike) -> tuple[Pixels, Labels]:
+        """The images uint8[n,H,W,C] of these numbers and their labels int32[n]; broken ones are left out.
+
+        Errors: IndexError; DataError when more images are broken than may be.
+        """
+        chosen = self._check(indices)
+        images = np.empty((len(chosen), *self.image_shape), np.uint8)
+        broken = self.fill(chosen, images)
+        for place, reason in broken:
+            self.skip(int(chosen[place]), reason)
+        good = np.ones(len(chosen), bool)
+        good[[place for place, _ in broken]] = False
+        return images[good], self.labels[chosen[good]]
+
+    def skip(self, index: int, reason: str) -> None:
+        """Counts image `index` as broken. Errors: DataError when that is one too many."""
+        self.skipped[index] = reason
+        allowed = broken_allowed(len(self))
+        if len(self.skipped) > allowed:
+            first = [f"  {self.file(i)}: {self.skipped[i]}" for i in sorted(self.skipped)[:10]]
+            raise DataError(
+                f"more than {allowed} of the {len(self):,} {self.name} images are broken; remove or "
+                "replace them:\n" + "\n".join(first)
+            )
+
+    def _check(self, indices: npt.ArrayLike) -> Indices:
+        chosen = np.asarray(indices, np.int64).reshape(-1)
+        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise IndexError(f"indices must be from 0 to {len(self) - 1}")
+        return chosen
+
+    @abstractmethod
+    def file(self, index: int) -> str:
+        """What to call image `index` in a message."""
+
+    @abstractmethod
+    def fill(self, indices: Indices, images: Pixels) -> Broken:
+        """Reads images `indices` into images[n,H,W,C], as Reader.start but at once."""
+
+    @abstractmethod
+    def open_reader(self, workers: int | None) -> Reader:
+        """A reader with that many worker processes; None chooses, 0 is a thread of this process."""
+
+
+class MemorySplit(Split):
+    """A split whose images[n,H,W,C] are in memory, resized when read if `size` is another than theirs."""
+
+    def __init__(
+        self,
+        name: str,
+        images: Pixels,
+        labels: Labels,
+        size: int | None = None,
+        files: Sequence[str] | None = None,
+    ) -> None:
+        height, width, channels = images.shape[1:]
+        self._size = None if size is None or height == width == size else size
+        side = (size, size, channels) if size is not None else (height, width, channels)
+        super().__init__(name, labels, side)
+        self._images = images
+        self._files = files
+
+    def file(self, index: int) -> str:
+        return self._files[index] if self._files is not None else f"{self.name} image {index}"
+
+    def fill(self, indices: Indices, images: Pixels) -> Broken:
+        if self._size is None:
+            np.take(self._images, indices, axis=0, out=images, mode="clip")  # clip: no extra copy
+        else:
+            for place, index in enumerate(indices):
+                images[place] = resize_image(self._images[index], self._size)
+        if not self.skipped:
+            return []
+        return [(j, self.skipped[i]) for j, i in enumerate(indices.tolist()) if i in self.skipped]
+
+    def open_reader(self, workers: int | None) -> Reader:
+        return _MemoryReader(self)
+
+
+class _MemoryReader:
+    in_flight = 1
+
+    def __init__(self, split: MemorySplit) -> None:
+        self._split = split
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cconvnet-read")
+
+    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
+        return [self._thread.submit(self._split.fill, indices, images)]
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+class FileSplit(Split):
+    """A split whose images are decoded from `files` whenever they are read."""
+
+    def __init__(self, name: str, files: Sequence[str], labels: Labels, decoding: Decoding) -> None:
+        super().__init__(name, labels, decoding.shape)
+        self._files = files
+        self._decoding = decoding
+
+    def file(self, index: int) -> str:
+        return self._files[index]
+
+    def fill(self, indices: Indices, images: Pixels) -> Broken:
+        return self._decoding.fill([self._files[i] for i in indices.tolist()], images)
+
+    def open_reader(self, workers: int | None) -> _FileReader:
+        if workers is None:
+            # A worker takes about 0.3 s to start, which few images do not repay.
+            workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0
+        return _FileReader(self._files, DecodePool(self._decoding, workers))
+
+    def into_memory(self, workers: int | None = None, progress: Progress | None = None) -> MemorySplit:
+        """All images decoded, in parallel. Errors: DataError when too many are broken."""
+        images = np.zeros((len(self), *self.image_shape), np.uint8)
+        split = MemorySplit(self.name, images, self.labels, files=self._files)
+        reader = self.open_reader(workers)
+        try:
+            for number, future in enumerate(reader.start(np.arange(len(self)), images)):
+                for index, reason in future.result():
+                    split.skip(index, reason)
+                if progress is not None:
+                    progress(min((number + 1) * CHUNK, len(self)), len(self))
+        finally:
+            reader.close()
+        return split
+
+
+class _FileReader:
+    def __init__(self, files: Sequence[str], pool: DecodePool) -> None:
+        self._files = files
+        self.pool = pool
+        self.in_flight = 2 * CHUNK * max(1, len(pool.pids))  # every worker has its next chunk waiting
+
+    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
+        return self.pool.submit([self._files[i] for i in indices.tolist()], images)
+
+    def close(self) -> None:
+        self.pool.close()

@@ -1,0 +1,238 @@
+"""Processes that decode image files, because one Python process keeps only about one core busy with it.
+
+A worker is a plain child process that is told of a list of files in one line of JSON, decodes them into
+memory it shares with its parent, and answers in one line which were broken. That leaves nothing to clean up:
+the shared memory has no name, so no crash can leave it behind; a worker ends when its parent's end of the
+pipe closes, however the parent died; a dead worker is the end of its answers. Nothing is forked, so a parent may
+hold a GPU and threads, and nothing is imported from the parent's main module, so scripts need no guard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from cconvnet.data.images import BrokenImage, DataError, Pixels, read_image
+
+# Files a worker is given at once: enough to make the exchange cheap beside the decoding (about 0.1 ms beside
+# 2 ms for 32x32 pixels), few enough that a batch is spread over the workers.
+CHUNK = 32
+
+# Per broken image, its place in the list of files and the reason.
+Broken = list[tuple[int, str]]
+
+
+class WorkerError(RuntimeError):
+    """A decoding process died or failed; the text names it and the files it was working on."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How files are decoded: read_image's arguments, the same for every file of a split."""
+
+    size: int | None
+    shape: tuple[int, int, int]
+    decoder: str
+
+    def fill(self, paths: Sequence[str], images: Pixels) -> Broken:
+        """Decodes `paths` into images[n,H,W,C]; what a broken one's place then holds is of no use.
+
+        Errors: DataError that names the file.
+        """
+        broken = []
+        for place, path in enumerate(paths):
+            try:
+                images[place] = read_image(path, self.size, self.shape, self.decoder)
+            except BrokenImage as error:
+                broken.append((place, str(error)))
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+            except MemoryError as error:
+                raise DataError(f"there is not enough memory to decode {path}") from error
+        return broken
+
+
+def usable_cores() -> int:
+    """The cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class DecodePool:
+    """`workers` processes that decode files; with 0, one thread of this process does.
+
+    Used as a context manager, or closed with close(). `pids` are the workers' process ids.
+    """
+
+    def __init__(self, decoding: Decoding, workers: int) -> None:
+        if workers < 0:
+            raise ValueError(f"workers must be at least 0, not {workers}")
+        self._workers = [_Worker(number, decoding) for number in range(workers)]
+        self._idle: queue.SimpleQueue[_Worker | Decoding] = queue.SimpleQueue()
+        for worker in self._workers or [decoding]:
+            self._idle.put(worker)
+        # A thread per worker hands it a chunk, sleeps until it answers and copies the pixels out.
+        self._threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="cconvnet-decode")
+        self.close = weakref.finalize(self, _close, self._threads, self._workers)
+
+    @property
+    def pids(self) -> list[int]:
+        return [worker.process.pid for worker in self._workers]
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def submit(self, paths: Sequence[str], images: Pixels) -> list[Future[Broken]]:
+        """Begins to decode `paths` into images[n,H,W,C]; there is a future for every CHUNK files.
+
+        A future gives what Decoding.fill gives, counted from the beginning of `paths`, and raises
+        DataError or WorkerError.
+        """
+        return [
+            self._threads.submit(_fill, self._idle, start, paths[start : start + CHUNK], images)
+            for start in range(0, len(paths), CHUNK)
+        ]
+
+
+def _fill(
+    idle: queue.SimpleQueue[_Worker | Decoding], start: int, paths: Sequence[str], images: Pixels
+) -> Broken:
+    worker = idle.get()
+    try:
+        broken = worker.fill(paths, images[start : start + len(paths)])
+    finally:
+        idle.put(worker)  # a dead one too: its next chunk says so again
+    return [(start + place, reason) for place, reason in broken]
+
+
+def _close(threads: ThreadPoolExecutor, workers: list[_Worker]) -> None:
+    threads.shutdown(wait=True, cancel_futures=True)
+    for worker in workers:
+        worker.close()
+
+
+class _Worker:
+    """The parent's end of one worker."""
+
+    def __init__(self, number: int, decoding: Decoding) -> None:
+        self.name = f"decoding worker {number}"
+        chunk = (CHUNK, *decoding.shape)
+        descriptor = _nameless_memory(int(np.prod(chunk)))
+        try:
+            self._memory = mmap.mmap(descriptor, 0)
+            self._images: Pixels = np.frombuffer(self._memory, np.uint8).reshape(chunk)
+            start = {
+                "memory": descriptor,
+                "size": decoding.size,
+                "shape": decoding.shape,
+                "decoder": decoding.decoder,
+            }
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    "import sys, json; start = json.loads(sys.argv[1]); sys.path[:] = start['path']; "
+                    "from cconvnet.data import workers; workers.main(start)",
+                    json.dumps({**start, "path": sys.path}),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[descriptor],
+                # One thread each: the workers themselves are the parallelism.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                # A process group of its own: the terminal's Ctrl-C is for the parent alone.
+                process_group=0,
+            )
+        finally:
+            os.close(descriptor)
+
+    def fill(self, paths: Sequence[str], images: Pixels) -> Broken:
+        """Decoding.fill in the worker."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(list(paths)).encode() + b"\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = b""
+        if not answer.endswith(b"\n"):
+            raise WorkerError(
+                f"{self.name} (process {self.process.pid}) {self._ending()} while it had "
+                f"{len(paths)} files to decode, {paths[0]} the first"
+            )
+        result = json.loads(answer)
+        if "data_error" in result:
+            raise DataError(result["data_error"])
+        if "error" in result:
+            raise WorkerError(f"{self.name} (process {self.process.pid}) failed: {result['error']}")
+        np.copyto(images, self._images[: len(paths)])
+        return [(place, reason) for place, reason in result["broken"]]
+
+    def _ending(self) -> str:
+        status = self.process.wait()
+        if status >= 0:
+            return f"ended with status {status}"
+        killed = f"was killed by {signal.Signals(-status).name}"
+        return f"{killed} (out of memory?)" if -status == signal.SIGKILL else killed
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it died with a request unread
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+def _nameless_memory(size: int) -> int:
+    """A file descriptor of `size` bytes that a child can map, and that is gone with its last holder."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("cconvnet-decode")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def main(start: dict[str, object]) -> None:
+    """A worker's life: read a list of files, decode them into the shared memory, answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # of Pillow about odd metadata; what counts comes back as an answer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not get among the answers
+    decoding = Decoding(start["size"], tuple(start["shape"]), str(start["decoder"]))  # type: ignore
+    memory = mmap.mmap(start["memory"], 0)  # type: ignore
+    images = np.frombuffer(memory, np.uint8).reshape(CHUNK, *decoding.shape)
+    for request in sys.stdin.buffer:
+        answer: dict[str, object]
+        try:
+            answer = {"broken": decoding.fill(json.loads(request), images)}
+        except DataError as error:
+            answer = {"data_error": str(error)}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        try:
+            answers.write(json.dumps(answer).encode() + b"\n")
+            answers.flush()
+        except BrokenPipeError:  # the parent is gone
+            return
