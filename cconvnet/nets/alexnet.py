@@ -1,0 +1,81 @@
+"""AlexNet as the 2012 paper describes it, both towers on one device: a tower is a channel group.
+
+Source: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks",
+2012. Where the paper is silent the original program's settings stand: biases learn at twice the weights' rate
+and do not decay, and 224 pixels give 55 outputs because the last window reads zeros beyond the edge.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cconvnet.nets.specs import (
+    RELU,
+    ConvSpec,
+    DropoutSpec,
+    FcSpec,
+    InputSpec,
+    LrnSpec,
+    NetSpec,
+    PoolSpec,
+    SoftmaxCostSpec,
+    TrainRecipe,
+    chain,
+    gaussian,
+)
+
+
+def build(
+    image_shape: tuple[int, int, int] = (256, 256, 3), classes: int = 1000, width: float = 1.0
+) -> NetSpec:
+    """AlexNet for stored images of `image_shape`, of which 7/8 of each side is cropped: 224 of 256.
+
+    `width` multiplies the number of filters and hidden units of every layer, for tests and small data.
+    """
+
+    def units(count: int) -> int:
+        # Even, so that both towers stay equally wide.
+        return max(1, round(count * width / 2)) * 2
+
+    learned: dict[str, Any] = {"init": gaussian(0.01), "weight_decay": 0.0005}
+    conv: dict[str, Any] = {"rounding": "ceil", "neuron": RELU, **learned}
+    same: dict[str, Any] = {"window": (3, 3), "padding": (1, 1), **conv}
+    hidden: dict[str, Any] = {"outputs": units(4096), "neuron": RELU, "bias": 1.0, **learned}
+    lrn: dict[str, Any] = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "groups": 2}
+    pool: dict[str, Any] = {"pool": "max", "window": (3, 3), "stride": (2, 2), "rounding": "ceil"}
+    layers = chain(
+        ConvSpec(name="conv1", filters=units(96), window=(11, 11), stride=(4, 4), **conv),
+        LrnSpec(name="lrn1", **lrn),
+        PoolSpec(name="pool1", **pool),
+        ConvSpec(name="conv2", filters=units(256), window=(5, 5), padding=(2, 2), groups=2, bias=1.0, **conv),
+        LrnSpec(name="lrn2", **lrn),
+        PoolSpec(name="pool2", **pool),
+        ConvSpec(name="conv3", filters=units(384), **same),
+        ConvSpec(name="conv4", filters=units(384), groups=2, bias=1.0, **same),
+        ConvSpec(name="conv5", filters=units(256), groups=2, bias=1.0, **same),
+        PoolSpec(name="pool5", **pool),
+        FcSpec(name="fc6", **hidden),
+        DropoutSpec(name="dropout6", keep=0.5),
+        FcSpec(name="fc7", **hidden),
+        DropoutSpec(name="dropout7", keep=0.5),
+        FcSpec(name="fc8", outputs=classes, **learned),
+        SoftmaxCostSpec(name="cost"),
+    )
+    height, width_, channels = image_shape
+    return NetSpec(
+        name="alexnet",
+        layers=layers,
+        input=InputSpec(height * 7 // 8, width_ * 7 // 8, channels),
+        stored=(height, width_),
+        classes=classes,
+        # The rates fall where the original's run of record let them fall.
+        recipe=TrainRecipe(
+            batch=128,
+            epochs=90,
+            lr=0.01,
+            steps=((25, 0.1), (51, 0.1), (79, 0.1)),
+            crop=True,
+            mirror=True,
+            color_noise=True,
+        ),
+    )

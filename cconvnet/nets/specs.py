@@ -1,0 +1,406 @@
+"""A network as plain data: frozen dataclasses, one per layer type, that go to JSON and back.
+
+Nothing here computes. A spec says what a layer is; :mod:`cconvnet.layers` makes it run, and shapes are worked
+out only there, by the problem structs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+Pair = tuple[int, int]
+
+NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu")
+DATA = "data"  # the name by which layers read the images
+
+
+def nearest(argument: str, given: object, allowed: Iterable[str]) -> str:
+    """The text of an error about an unknown name: argument, given, the nearest allowed name, all allowed."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{argument} must be one of {', '.join(names)}, not {given!r}{hint}"
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+def _one_of(argument: str, given: str, allowed: tuple[str, ...]) -> None:
+    _require(given in allowed, nearest(argument, given, allowed))
+
+
+def _pair(argument: str, value: int | Iterable[int]) -> Pair:
+    """(vertical, horizontal); one integer stands for both."""
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    _require(
+        len(values) == 2 and all(isinstance(v, int) for v in values),
+        f"{argument} must be an integer or a pair of them, not {value!r}",
+    )
+    return values[0], values[1]
+
+
+@dataclass(frozen=True)
+class Init:
+    """First weights: ``gaussian`` with standard deviation `sigma`, or ``he``: sigma = sqrt(2 / fan-in).
+
+    Source of ``he``: He et al. 2015, "Delving Deep into Rectifiers", section 2.2.
+    """
+
+    kind: str = "he"
+    sigma: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("init", self.kind, ("gaussian", "he"))
+        _require(self.sigma >= 0, f"sigma must not be negative, not {self.sigma}")
+
+
+def gaussian(sigma: float) -> Init:
+    return Init("gaussian", sigma)
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """An elementwise function; what `a` and `b` mean is said at ``Neuron`` in kernels/problem.h."""
+
+    kind: str = "relu"
+    a: float = 1.0
+    b: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("neuron", self.kind, NEURONS)
+
+
+RELU = Neuron("relu")
+
+
+# ---- layers ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """What all layers have.
+
+    Attributes
+        name: unique in the network.
+        inputs: names of the layers it reads; ``"data"`` is the image input. :func:`chain` fills in empty ones.
+        device: where the layer lives: an index into the network's list of devices, the name of a device, or
+            None for the first of the list.
+    """
+
+    type: ClassVar[str] = ""
+
+    name: str
+    inputs: tuple[str, ...] = ()
+    device: int | str | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name) and self.name != DATA, f"a layer cannot be named {self.name!r}")
+        self._set("inputs", (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # frozen, but its values may still be brought to one form
+
+    def _pairs(self, *names: str) -> None:
+        for name in names:
+            self._set(name, _pair(f"layer {self.name}: {name}", getattr(self, name)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WeightedSpec(LayerSpec):
+    """What convolution and FC share: weights, a bias, and how both are initialised and updated.
+
+    `lr_scale` and `bias_lr_scale` multiply the trainer's rate (0 freezes); weight_decay * w is added to the
+    gradient of w.
+    """
+
+    neuron: Neuron | None = None
+    init: Init = field(default_factory=Init)
+    bias: float | None = 0.0  # the first value of every bias; None: no bias
+    lr_scale: float = 1.0
+    bias_lr_scale: float = 2.0
+    weight_decay: float = 0.0
+    bias_weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvSpec(_WeightedSpec):
+    """`filters` filters of `window` pixels; each of `groups` reads its own share of the channels."""
+
+    type: ClassVar[str] = "conv"
+
+    filters: int
+    window: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    groups: int = 1
+    rounding: str = "floor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._pairs("window", "stride", "padding")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FcSpec(_WeightedSpec):
+    """`outputs` sums over the whole input, flattened in the order (H, W, C)."""
+
+    type: ClassVar[str] = "fc"
+
+    outputs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronSpec(LayerSpec):
+    """An elementwise function as a layer of its own."""
+
+    type: ClassVar[str] = "neuron"
+
+    neuron: Neuron = RELU
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSpec(LayerSpec):
+    """The maximum or the mean of each window; windows are clipped to the image."""
+
+    type: ClassVar[str] = "pool"
+
+    pool: str = "max"
+    window: Pair = (3, 3)
+    stride: Pair = (2, 2)
+    padding: Pair = (0, 0)
+    rounding: str = "floor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of(f"layer {self.name}: pool", self.pool, ("max", "avg"))
+        self._pairs("window", "stride", "padding")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrnSpec(LayerSpec):
+    """x * (k + alpha * sum of x^2)^-beta, over channels or in the same map; see ``LrnProblem``.
+
+    `alpha` multiplies the plain sum, as in the 2012 paper; :func:`lrn_alpha` makes it of cuda-convnet's scale.
+    """
+
+    type: ClassVar[str] = "lrn"
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+    groups: int = 1
+    region: str = "across_channels"
+
+
+def lrn_alpha(scale: float, size: int, region: str = "across_channels") -> float:
+    """The alpha of cuda-convnet's `scale`, which is divided by the number of values summed."""
+    return scale / (size * size if region == "same_map" else size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutSpec(LayerSpec):
+    """Keeps each element with probability `keep` in training.
+
+    The 2012 paper leaves kept elements as they are in training and multiplies by `keep` at test time;
+    `inverted` divides by `keep` in training instead.
+    """
+
+    type: ClassVar[str] = "dropout"
+
+    keep: float = 0.5
+    inverted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumSpec(LayerSpec):
+    """The elementwise sum of two or more inputs of one shape."""
+
+    type: ClassVar[str] = "sum"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxCostSpec(LayerSpec):
+    """Softmax and cross-entropy against the labels; `coeff` multiplies the gradient, not the loss shown."""
+
+    type: ClassVar[str] = "softmax_cost"
+
+    coeff: float = 1.0
+
+
+LAYER_TYPES: dict[str, type[LayerSpec]] = {
+    spec.type: spec
+    for spec in (
+        ConvSpec,
+        FcSpec,
+        NeuronSpec,
+        PoolSpec,
+        LrnSpec,
+        DropoutSpec,
+        SumSpec,
+        SoftmaxCostSpec,
+    )
+}
+
+
+def chain(*layers: LayerSpec) -> tuple[LayerSpec, ...]:
+    """The layers, where each that names no input reads the one before it, and the first reads the images."""
+    names = (DATA, *(layer.name for layer in layers))
+    return tuple(
+        layer if layer.inputs else dataclasses.replace(layer, inputs=(before,))
+        for before, layer in zip(names, layers, strict=False)
+    )
+
+
+# ---- the network -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The images as the first layer sees them: scale * (pixel - mean), float[height, width, channels]."""
+
+    height: int
+    width: int
+    channels: int
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "channels"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Default training settings. `steps` are (epoch, factor): from that epoch on the rate is multiplied."""
+
+    batch: int
+    epochs: int
+    lr: float
+    momentum: float = 0.9
+    steps: tuple[tuple[float, float], ...] = ()
+    crop: bool = False
+    mirror: bool = False
+    color_noise: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple((epoch, factor) for epoch, factor in self.steps))
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """A whole network.
+
+    Attributes
+        name: what it is called.
+        layers: in an order in which every layer follows its inputs; the last is a softmax_cost.
+        input: the images as the first layer sees them.
+        stored: (height, width) of the uint8 images the input is cropped from; equal to the input's where
+            nothing is cropped.
+        classes: the number of labels.
+        recipe: the settings it is trained with if none are given.
+    """
+
+    name: str
+    layers: tuple[LayerSpec, ...]
+    input: InputSpec
+    stored: Pair
+    classes: int
+    recipe: TrainRecipe
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "stored", _pair("stored", self.stored))
+        _require(self.classes >= 1, f"classes must be at least 1, not {self.classes}")
+        _require(
+            self.stored[0] >= self.input.height and self.stored[1] >= self.input.width,
+            f"stored ({self.stored[0]}x{self.stored[1]}) must not be smaller than the input "
+            f"({self.input.height}x{self.input.width})",
+        )
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the uint8 images that ``Network.load`` takes."""
+        return (*self.stored, self.input.channels)
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------
+
+
+def spec_to_dict(spec: NetSpec) -> dict[str, Any]:
+    """The network as JSON values; :func:`spec_from_dict` makes an equal network of them."""
+    values = dataclasses.asdict(spec)
+    for layer, layer_values in zip(spec.layers, values["layers"], strict=True):
+        layer_values["type"] = layer.type
+    # asdict keeps tuples; JSON gives lists back, and both forms are to be the same.
+    return _lists(values)  # type: ignore[no-any-return]
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_lists(item) for item in value]
+    return value
+
+
+def spec_from_dict(values: dict[str, Any]) -> NetSpec:
+    """The network described by :func:`spec_to_dict`'s values.
+
+    Raises ValueError naming an unknown or missing key.
+    """
+    return _build(
+        NetSpec,
+        "network",
+        values,
+        layers=lambda layers: tuple(_layer_from_dict(layer) for layer in layers),
+        input=lambda image: _build(InputSpec, "input", image),
+        stored=_tuple,
+        recipe=lambda recipe: _build(TrainRecipe, "recipe", recipe),
+    )
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _layer_from_dict(values: dict[str, Any]) -> LayerSpec:
+    values = dict(values)
+    where = f"layer {values.get('name', '?')}"
+    kind = values.pop("type", None)
+    if kind not in LAYER_TYPES:
+        raise ValueError(nearest(f"{where}: type", kind, LAYER_TYPES))
+    return _build(
+        LAYER_TYPES[kind],
+        where,
+        values,
+        neuron=lambda neuron: neuron and _build(Neuron, f"{where}: neuron", neuron),
+        init=lambda init: _build(Init, f"{where}: init", init),
+    )
+
+
+def _build(kind: type, where: str, values: dict[str, Any], **convert: Callable[[Any], Any]) -> Any:
+    """An object of a dataclass from a dictionary, each value through its converter."""
+    fields = dataclasses.fields(kind)
+    names = [f.name for f in fields]
+    required = [
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    for name in values:
+        if name not in names:
+            raise ValueError(nearest(f"{where}: a key", name, names))
+    for name in required:
+        if name not in values:
+            raise ValueError(f"{where}: the key {name!r} is missing")
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{where}: {name} must be finite, not {value}")
+    return kind(**{name: convert.get(name, _tuple)(value) for name, value in values.items()})
