@@ -1,0 +1,72 @@
+"""Arrays between guard bands, so that a kernel that leaves its buffer is caught.
+
+The bands and every output are filled with bytes of 0xFF, which is NaN as a float: a write beyond a
+buffer changes a band, a value read from beyond it spoils the result, and an element that was not
+written stays NaN.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cconvnet.backends import Device
+
+# The address sanitizer watches an allocation's own ends; CCONVNET_TEST_GUARD=0 leaves them bare to it.
+GUARD = int(os.environ.get("CCONVNET_TEST_GUARD", "1024"))
+_ALIGNMENT = 256
+
+
+class Buffer:
+    """An array on `device`, its address a multiple of 256 bytes plus `offset`.
+
+    Attributes
+        array: the device's array, filled with 0xFF or with the host array `values`.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        shape: Sequence[int],
+        dtype: Any = np.float32,
+        *,
+        values: np.ndarray[Any, Any] | None = None,
+        offset: int = 0,
+    ) -> None:
+        self.device = device
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        slack = _ALIGNMENT if GUARD or offset else 0
+        with device:
+            self._memory = device.empty(2 * GUARD + slack + size, np.uint8)
+            address = self._memory.data.ptr if device.kind == "cuda" else self._memory.ctypes.data
+            begin = GUARD + ((offset - address - GUARD) % _ALIGNMENT if slack else 0)
+            self._inside = slice(begin, begin + size)
+            self._memory.fill(0xFF)
+            self.array = self._memory[self._inside].view(dtype).reshape(tuple(shape))
+        if values is not None:
+            device.fill(self.array, values.reshape(tuple(shape)))
+
+    def host(self) -> np.ndarray[Any, Any]:
+        return self.device.host(self.array)
+
+    def fill(self) -> None:
+        """Makes every byte inside 0xFF again."""
+        with self.device:
+            self._memory[self._inside] = 0xFF
+
+    def assert_guarded(self, name: str) -> None:
+        """Nothing outside the array was written."""
+        memory = self.device.host(self._memory)
+        outside = np.ones(memory.size, dtype=bool)
+        outside[self._inside] = False
+        touched = np.flatnonzero(outside & (memory != 0xFF))
+        if touched.size:
+            first = int(touched[0]) - self._inside.start
+            size = self._inside.stop - self._inside.start
+            raise AssertionError(
+                f"{touched.size} bytes outside {name} were written, the first at byte {first} "
+                f"of an array of {size} bytes"
+            )

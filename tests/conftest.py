@@ -1,0 +1,62 @@
+"""Every test that asks for `device` runs on the CPU, on the emulator and, where there is one, on a GPU.
+
+`--device cuda:0` (may be given several times) or CCONVNET_TEST_DEVICES=cuda:0,emulator:0 names others.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import pytest
+
+from cconvnet.backends import Device, DeviceUnavailable, get_device, present_devices
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        action="append",
+        metavar="KIND:N",
+        help="run the tests of the operations on this device only (may be repeated)",
+    )
+
+
+@functools.cache
+def _device_names(asked: tuple[str, ...]) -> list[str]:
+    if asked:
+        return list(asked)
+    if named := os.environ.get("CCONVNET_TEST_DEVICES"):
+        return named.split(",")
+    # One GPU is enough: a second runs the same code.
+    return ["cpu:0", "emulator:0"] + [n for n in present_devices() if n == "cuda:0"]
+
+
+def device_names(config: pytest.Config) -> list[str]:
+    return _device_names(tuple(config.getoption("--device") or ()))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    lines = []
+    for name in device_names(config):
+        try:
+            lines.append(f"{name}: {get_device(name).reason}")
+        except DeviceUnavailable as error:
+            lines.append(f"{name}: {error}")
+    return lines
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", device_names(metafunc.config), indirect=True)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Device:
+    return get_device(request.param)
+
+
+@pytest.fixture(scope="session")
+def all_devices(request: pytest.FixtureRequest) -> list[Device]:
+    """The devices of this run, for tests that choose among them."""
+    return [get_device(name) for name in device_names(request.config)]

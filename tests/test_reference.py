@@ -1,0 +1,381 @@
+"""The oracle itself: against the formulas written out pixel by pixel, known answers, finite differences."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cconvnet._problem import (
+    ConvProblem,
+    DropoutProblem,
+    FcProblem,
+    InputProblem,
+    LrnProblem,
+    NeuronProblem,
+    PoolProblem,
+    SgdProblem,
+    SoftmaxProblem,
+)
+from cconvnet.testing import reference
+from cconvnet.testing.problems import CONV, FC, LRN, POOL
+
+Array = np.ndarray[Any, Any]
+
+SMALL_CONV = {name: o for name, o in CONV.items() if o.flops < 100_000}
+
+
+def normal(shape: Any, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def numerical_gradient(f: Callable[[Array], Array], x: Array, dy: Array, step: float) -> Array:
+    """The gradient of <dy, f(x)> by x, by central differences."""
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(*x.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[index] += sign * step
+            ends.append(float(np.sum(dy * f(moved))))
+        gradient[index] = (ends[0] - ends[1]) / (2 * step)
+    return gradient
+
+
+def assert_gradient(analytic: Array, numerical: Array) -> None:
+    error = np.abs(analytic - numerical).max()
+    assert error <= 1e-7 * (1 + np.abs(numerical).max())
+
+
+# ---- convolution ---------------------------------------------------------------------------------
+
+
+def conv_by_definition(o: ConvProblem, x: Array, w: Array) -> Array:
+    """The formula of ConvProblem in kernels/problem.h, term by term."""
+    y = np.zeros(o.y_shape)
+    c_per_group, k_per_group = o.c // o.groups, o.k // o.groups
+    for n, p, q, k in np.ndindex(*o.y_shape):
+        first = k // k_per_group * c_per_group
+        for r, s, c in np.ndindex(o.r, o.s, c_per_group):
+            i, j = p * o.stride_h - o.pad_h + r, q * o.stride_w - o.pad_w + s
+            if 0 <= i < o.h and 0 <= j < o.w:
+                y[n, p, q, k] += x[n, i, j, first + c] * w[k, r, s, c]
+    return y
+
+
+@pytest.mark.parametrize("name", SMALL_CONV)
+def test_conv_fprop_is_its_definition(name: str) -> None:
+    o = CONV[name]
+    x, w, bias = normal(o.x_shape), normal(o.w_shape, 1), normal(o.k, 2)
+    y = conv_by_definition(o, x, w) + bias
+    np.testing.assert_allclose(reference.conv_fprop(o, x, w, bias), y, atol=1e-12)
+    np.testing.assert_allclose(reference.conv_fprop(o, x, w, bias, relu=True), np.maximum(y, 0), atol=1e-12)
+
+
+def test_conv_fprop_by_hand() -> None:
+    o = ConvProblem(1, 1, 3, 1, 1, 1, 2)
+    assert reference.conv_fprop(o, [1, 2, 5], [10, 1]).ravel().tolist() == [12, 25]
+    # One more window with ceil rounding: it reads one pixel and a zero beyond the edge.
+    o = ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), rounding="ceil")
+    assert reference.conv_fprop(o, [1, 2, 5], [10, 1]).ravel().tolist() == [12, 50]
+
+
+@pytest.mark.parametrize("name", CONV)
+def test_conv_gradients_are_adjoint(name: str) -> None:
+    """<dy, conv(x, w)> = <dgrad(dy, w), x> = <wgrad(x, dy), w>, since conv is linear in each."""
+    o = CONV[name]
+    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
+    forward = np.sum(dy * reference.conv_fprop(o, x, w))
+    scale = np.sum(np.abs(dy) * reference.conv_fprop(o, np.abs(x), np.abs(w)))
+    assert abs(np.sum(reference.conv_dgrad(o, dy, w) * x) - forward) <= 1e-13 * scale
+    assert abs(np.sum(reference.conv_wgrad(o, x, dy) * w) - forward) <= 1e-13 * scale
+
+
+@pytest.mark.parametrize("name", ["one_channel", "groups_strided", "ceil_groups_padded"])
+def test_conv_gradients_by_differences(name: str) -> None:
+    o = CONV[name]
+    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
+    by_x = numerical_gradient(lambda v: reference.conv_fprop(o, v, w), x, dy, 1.0)
+    by_w = numerical_gradient(lambda v: reference.conv_fprop(o, x, v), w, dy, 1.0)
+    assert_gradient(reference.conv_dgrad(o, dy, w), by_x)
+    assert_gradient(reference.conv_wgrad(o, x, dy), by_w)
+
+
+# ---- fully connected, bias -----------------------------------------------------------------------
+
+
+def assert_same(a: Array, b: Array) -> None:
+    np.testing.assert_allclose(a, b.reshape(a.shape), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["plain", "tail", "one_image", "one_of_each"])
+def test_fc_is_a_1x1_convolution(name: str) -> None:
+    o = FC[name]
+    conv = ConvProblem(o.n, 1, 1, o.c, o.k, 1, 1)
+    x, w, dy, bias = normal((o.n, o.c)), normal((o.k, o.c), 1), normal((o.n, o.k), 2), normal(o.k)
+    assert_same(reference.fc_fprop(o, x, w, bias), reference.conv_fprop(conv, x, w, bias))
+    assert_same(reference.fc_dgrad(o, dy, w), reference.conv_dgrad(conv, dy, w))
+    assert_same(reference.fc_wgrad(o, x, dy), reference.conv_wgrad(conv, x, dy))
+
+
+def test_fc_by_hand() -> None:
+    y = reference.fc_fprop(FcProblem(1, 2, 2), [1, 2], [3, 4, 5, -6], [1, 1], relu=True)
+    assert y.tolist() == [[12, 0]]
+
+
+# ---- neurons -------------------------------------------------------------------------------------
+
+NEURONS = {
+    "linear": (lambda x: 3 * x + 0.5, 3.0, 0.5),
+    "relu": (lambda x: max(0.0, x), 1.0, 0.0),
+    "tanh": (lambda x: 1.5 * math.tanh(0.75 * x), 1.5, 0.75),
+    "logistic": (lambda x: 1 / (1 + math.exp(-x)), 1.0, 0.0),
+    "softrelu": (lambda x: math.log(1 + math.exp(x)), 1.0, 0.0),
+    "abs": (abs, 1.0, 0.0),
+    "square": (lambda x: x * x, 1.0, 0.0),
+    "sqrt": (math.sqrt, 1.0, 0.0),
+    "brelu": (lambda x: min(1.25, max(0.0, x)), 1.25, 0.0),
+}
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_neuron(neuron: str) -> None:
+    f, a, b = NEURONS[neuron]
+    # No kink lies among these points.
+    x = np.array([0.1, 0.4, 1.0, 1.75, 3.0, 8.0])
+    if neuron != "sqrt":
+        x = np.concatenate([x, -x])
+    o = NeuronProblem(x.size, neuron, a, b)
+    y = reference.neuron_forward(o, x)
+    np.testing.assert_allclose(y, [f(v) for v in x], rtol=1e-12)
+    dy = normal(x.shape)
+    numerical = numerical_gradient(lambda v: reference.neuron_forward(o, v), x, dy, 1e-6)
+    np.testing.assert_allclose(reference.neuron_backward(o, x, y, dy), numerical, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("neuron", "kinks"), [("relu", [0.0]), ("abs", [0.0]), ("brelu", [0.0, 2.0])])
+def test_neuron_derivative_is_0_at_a_kink(neuron: str, kinks: list[float]) -> None:
+    o = NeuronProblem(len(kinks), neuron, 2.0)
+    y = reference.neuron_forward(o, np.array(kinks))
+    assert not reference.neuron_backward(o, np.array(kinks), y, np.ones(len(kinks))).any()
+
+
+@pytest.mark.parametrize("neuron", ["tanh", "logistic", "softrelu"])
+def test_neuron_does_not_overflow(neuron: str) -> None:
+    o = NeuronProblem(4, neuron, 1.0, 1.0)
+    x = np.array([-1e4, -700.0, 700.0, 1e4])
+    with np.errstate(over="raise"):
+        y = reference.neuron_forward(o, x)
+        dx = reference.neuron_backward(o, x, y, np.ones(4))
+    assert np.isfinite(y).all() and np.isfinite(dx).all()
+
+
+def test_relu() -> None:
+    x = np.array([-2.0, 0.0, 3.0, np.nan])
+    np.testing.assert_array_equal(reference.relu_forward(x), [0, 0, 3, np.nan])
+    np.testing.assert_array_equal(reference.relu_backward(x, [5, 6, 7, 8]), [0, 0, 7, 0])
+
+
+# ---- local response normalisation ----------------------------------------------------------------
+
+
+def lrn_by_definition(o: LrnProblem, x: Array) -> Array:
+    y = np.zeros_like(x)
+    per_group = o.c // o.groups
+    before, after = o.size // 2, o.size - 1 - o.size // 2
+
+    def window(centre: int, first: int, end: int) -> range:
+        return range(max(first, centre - before), min(end, centre + after + 1))
+
+    for n, i, j, c in np.ndindex(*x.shape):
+        if o.region == "across_channels":
+            group = c // per_group * per_group
+            places = itertools.product([i], [j], window(c, group, group + per_group))
+        else:
+            places = itertools.product(window(i, 0, o.h), window(j, 0, o.w), [c])
+        total = sum(x[n, a, b, d] ** 2 for a, b, d in places)
+        y[n, i, j, c] = x[n, i, j, c] * (o.k + o.alpha * total) ** -o.beta
+    return y
+
+
+@pytest.mark.parametrize("name", LRN)
+def test_lrn(name: str) -> None:
+    o = LRN[name]
+    x = normal(o.x_shape)
+    np.testing.assert_allclose(reference.lrn_forward(o, x), lrn_by_definition(o, x), rtol=1e-12)
+    if x.size < 300:
+        dy = normal(o.x_shape, 1)
+        numerical = numerical_gradient(lambda v: reference.lrn_forward(o, v), x, dy, 1e-5)
+        assert_gradient(reference.lrn_backward(o, x, dy), numerical)
+
+
+def test_lrn_by_hand() -> None:
+    # Windows of three channels: sums of squares 5, 14, 13.
+    o = LrnProblem(1, 1, 1, 3, size=3, alpha=1.0, beta=1.0, k=1.0)
+    y = reference.lrn_forward(o, [1, 2, 3]).ravel()
+    np.testing.assert_allclose(y, [1 / 6, 2 / 15, 3 / 14], rtol=1e-15)
+
+
+# ---- pooling -------------------------------------------------------------------------------------
+
+
+def windows(o: PoolProblem) -> dict[tuple[int, int], tuple[slice, slice]]:
+    """The pixels of each window, clipped to the image."""
+    return {
+        (p, q): (
+            slice(max(0, p * o.stride_h - o.pad_h), p * o.stride_h - o.pad_h + o.window_h),
+            slice(max(0, q * o.stride_w - o.pad_w), q * o.stride_w - o.pad_w + o.window_w),
+        )
+        for p, q in np.ndindex(o.p, o.q)
+    }
+
+
+@pytest.mark.parametrize("name", POOL)
+def test_pool_is_its_definition(name: str) -> None:
+    o = POOL[name]
+    x, dy = normal(o.x_shape), normal(o.y_shape, 1)
+    # Ties, which real numbers do not have.
+    x[:, :, :, ::2] = np.round(x[:, :, :, ::2])
+    largest, mean = np.zeros(o.y_shape), np.zeros(o.y_shape)
+    by_max, by_mean = np.zeros(o.x_shape), np.zeros(o.x_shape)
+    for (p, q), (rows, columns) in windows(o).items():
+        pixels = x[:, rows, columns]
+        largest[:, p, q] = pixels.max(axis=(1, 2))
+        mean[:, p, q] = pixels.mean(axis=(1, 2))
+        top = pixels == largest[:, p, q][:, None, None]
+        by_max[:, rows, columns] += top * dy[:, p, q][:, None, None]
+        by_mean[:, rows, columns] += dy[:, p, q][:, None, None] / (pixels.shape[1] * pixels.shape[2])
+    np.testing.assert_array_equal(reference.maxpool_forward(o, x), largest)
+    np.testing.assert_allclose(reference.maxpool_backward(o, x, largest, dy), by_max, atol=1e-14)
+    np.testing.assert_allclose(reference.avgpool_forward(o, x), mean, atol=1e-14)
+    np.testing.assert_allclose(reference.avgpool_backward(o, dy), by_mean, atol=1e-14)
+
+
+def test_pool_by_hand() -> None:
+    o = PoolProblem(1, 1, 4, 1, window=(1, 3), stride=(1, 2), rounding="ceil")
+    assert reference.maxpool_forward(o, [1, 5, 5, 3]).ravel().tolist() == [5, 5]
+    assert reference.maxpool_backward(o, [1, 5, 5, 3], [5, 5], [10, 1]).ravel().tolist() == [0, 10, 11, 0]
+    assert reference.avgpool_forward(o, [1, 5, 6, 3]).ravel().tolist() == [4, 4.5]
+    assert reference.avgpool_backward(o, [3, 8]).ravel().tolist() == [1, 1, 5, 4]
+    assert np.isnan(reference.maxpool_forward(o, [1, np.nan, 5, 3])).ravel().tolist() == [True, False]
+
+
+# ---- dropout -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_known_answers(counter: list[int], key: list[int], words: str) -> None:
+    """The test vectors published with Random123 for philox4x32 with 10 rounds."""
+    drawn = reference.philox4x32_10(np.array(counter), np.array(key))
+    assert " ".join(f"{word:08x}" for word in drawn) == words
+
+
+def test_dropout_takes_its_words_in_order() -> None:
+    """Element i takes word i % 4 of counter (i / 4, 0, subsequence low, high)."""
+    seed, subsequence = 0x0123456789ABCDEF, 0xFEDCBA9876543210
+    o = DropoutProblem(11, 0.5, 2.0, seed, subsequence)
+    kept = []
+    for i in range(11):
+        counter = np.array([i // 4, 0, subsequence & 0xFFFFFFFF, subsequence >> 32])
+        words = reference.philox4x32_10(counter, np.array([seed & 0xFFFFFFFF, seed >> 32]))
+        kept.append(bool(words[i % 4] < 2**31))
+    assert 0 < sum(kept) < 11
+    x = np.arange(1, 12)
+    assert reference.dropout(o, x).tolist() == [2 * v if k else 0 for v, k in zip(x, kept, strict=True)]
+
+
+def test_dropout_keeps_its_share() -> None:
+    for keep in (0.1, 0.5, 0.9):
+        share = reference.dropout_mask(DropoutProblem(100_000, keep, seed=7)).mean()
+        # Five standard deviations.
+        assert abs(share - keep) <= 5 * math.sqrt(keep * (1 - keep) / 100_000)
+    assert reference.dropout_mask(DropoutProblem(100_000, 1.0)).all()
+
+
+# ---- softmax and cross-entropy -------------------------------------------------------------------
+
+
+def test_softmax_by_hand() -> None:
+    o = SoftmaxProblem(2, 3)
+    logits = np.log([[1, 2, 5], [4, 4, 2]])
+    probabilities, loss, rank = reference.softmax_cross_entropy_forward(o, logits, [1, 1])
+    np.testing.assert_allclose(probabilities, [[0.125, 0.25, 0.625], [0.4, 0.4, 0.2]], rtol=1e-14)
+    np.testing.assert_allclose(loss, [-math.log(0.25), -math.log(0.4)], rtol=1e-14)
+    # Of two equal logits the lower class stands first.
+    assert rank.tolist() == [1, 1]
+    assert reference.softmax_cross_entropy_forward(o, logits, [2, 0])[2].tolist() == [0, 0]
+    gradient = reference.softmax_cross_entropy_backward(o, probabilities, [1, 1], 2.0)
+    np.testing.assert_allclose(gradient, [[0.25, -1.5, 1.25], [0.8, -1.2, 0.4]], rtol=1e-14)
+
+
+def test_softmax_gradient_by_differences() -> None:
+    o = SoftmaxProblem(3, 5)
+    logits, labels, dloss = normal((3, 5)), np.array([4, 0, 2]), np.ones(3)
+    probabilities = reference.softmax_forward(o, logits)
+    numerical = numerical_gradient(
+        lambda v: reference.softmax_cross_entropy_forward(o, v, labels)[1], logits, dloss, 1e-5
+    )
+    assert_gradient(reference.softmax_cross_entropy_backward(o, probabilities, labels, 1.0), numerical)
+
+
+def test_softmax_of_large_logits_is_finite() -> None:
+    o = SoftmaxProblem(1, 2)
+    probabilities, loss, _ = reference.softmax_cross_entropy_forward(o, [[1e4, -1e4]], [1])
+    assert probabilities.tolist() == [[1, 0]] and loss.tolist() == [2e4]
+
+
+def test_softmax_of_nan_and_of_a_label_that_is_no_class() -> None:
+    o = SoftmaxProblem(3, 2)
+    logits, labels = np.array([[0, np.nan], [1, 2], [1, 2]]), np.array([0, 2, -1])
+    probabilities, loss, rank = reference.softmax_cross_entropy_forward(o, logits, labels)
+    assert np.isnan(loss).all() and rank.tolist() == [2, 2, 2]
+    gradient = reference.softmax_cross_entropy_backward(o, probabilities, labels, 1.0)
+    assert np.isnan(gradient).all()
+
+
+# ---- update, input -------------------------------------------------------------------------------
+
+
+def test_sgd_update_by_hand() -> None:
+    o = SgdProblem(2, lr=0.5, momentum=0.25, weight_decay=0.125)
+    v, w = reference.sgd_update(o, [4, 0], [8, -8], [16, 0])
+    assert v.tolist() == [-1, -2] and w.tolist() == [15, -2]
+
+
+def test_input_transform_by_hand() -> None:
+    o = InputProblem(2, 2, 3, 1, 1, 2)
+    images = np.arange(12, dtype=np.uint8)
+    y = reference.input_transform(o, images, [1, 0], [1, 0], [0, 1])
+    assert y.ravel().tolist() == [4, 5, 7, 6]
+    mean, shift = [0, 0, 0, 0, 10, 20], [100, 200]
+    y = reference.input_transform(o, images, [1, 0], [1, 0], [0, 1], mean, shift, 0.5)
+    assert y.ravel().tolist() == [47, 42.5, 103.5, 103]
+    # A crop that would leave the image is moved inside.
+    y = reference.input_transform(o, images, [9, -9], [9, -9], [0, 0])
+    assert y.ravel().tolist() == [4, 5, 6, 7]
+
+
+# ---- precision -----------------------------------------------------------------------------------
+
+
+def test_precision_is_float32_only_inside() -> None:
+    o = FcProblem(1, 1, 1)
+    with reference.precision(np.float32):
+        y = reference.fc_fprop(o, [1 / 3], [1.0])
+        assert y.dtype == np.float32 and y[0, 0] == np.float32(1 / 3)
+    assert reference.fc_fprop(o, [1 / 3], [1.0]).dtype == np.float64
