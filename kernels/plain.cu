@@ -1,0 +1,70 @@
+// What needs no section of its own: addition (an elementwise kernel, vector.cuh), copies between devices, and
+// what the build says of itself.
+#include "vector.cuh"
+
+#define CCONVNET_TEXT(...) #__VA_ARGS__
+#define CCONVNET_EXPANDED_TEXT(...) CCONVNET_TEXT(__VA_ARGS__)
+
+namespace cconvnet {
+namespace {
+
+struct Add {
+  const float* a;
+  const float* b;
+  float* y;
+
+  template <int WIDTH>
+  __device__ void apply(int64_t i) const {
+    Vector<WIDTH> sum = load<WIDTH>(a + i);
+    add_to(sum, load<WIDTH>(b + i));
+    store(y + i, sum);
+  }
+};
+
+}  // namespace
+
+void add(int count, const float* a, const float* b, float* y, Stream stream) {
+  launch_elementwise(count, aligned(a, b, y), stream, Add{a, b, y});
+}
+
+void copy(void* target, int target_device, const void* source, int source_device, size_t bytes,
+          Stream stream) {
+  if (bytes == 0) return;
+  const cudaStream_t queue = static_cast<cudaStream_t>(stream);
+  if (target_device == source_device) {
+    CCONVNET_CHECK(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, queue));
+  } else {
+    // Where one device cannot reach the other, the driver takes the way through the host.
+    CCONVNET_CHECK(cudaMemcpyPeerAsync(target, target_device, source, source_device, bytes, queue));
+  }
+}
+
+const char* build_kind() {
+#ifdef __CUDACC__
+  return "cuda";
+#else
+  return "emulator";
+#endif
+}
+
+std::string build_info() {
+#ifdef __CUDACC__
+  std::string info = "CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
+                     std::to_string(CUDART_VERSION % 1000 / 10) + ", nvcc " +
+                     std::to_string(__CUDACC_VER_MAJOR__) + "." + std::to_string(__CUDACC_VER_MINOR__) + "." +
+                     std::to_string(__CUDACC_VER_BUILD__);
+#else
+  std::string info = "CUDA kernels run thread by thread on the host";
+#endif
+#if defined(CCONVNET_ARCHS)
+  info += ", architectures " CCONVNET_ARCHS;
+#elif defined(__CUDA_ARCH_LIST__)
+  info += ", architectures " CCONVNET_EXPANDED_TEXT(__CUDA_ARCH_LIST__);
+#endif
+#ifdef __VERSION__
+  info += ", host compiler " __VERSION__;
+#endif
+  return info;
+}
+
+}  // namespace cconvnet

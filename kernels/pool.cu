@@ -1,0 +1,189 @@
+// Max and average pooling, forward and backward. x[N,H,W,C], y[N,P,Q,C].
+//
+// Both directions are gathers: a thread owns WIDTH neighbouring channels of one output pixel (forward) or of
+// one input pixel (backward) and reads what contributes to it, so nothing is added atomically. Threads run
+// over the channels first, so a warp reads whole rows of channels; windows overlap, and the L1 and L2 caches
+// serve what is read again.
+#include <cmath>
+
+#include "vector.cuh"
+
+namespace cconvnet {
+namespace {
+
+enum class Pooling { max, average };
+
+struct Range {
+  int begin, end;  // empty where end <= begin
+};
+
+struct PoolArguments {
+  PoolProblem problem;
+  int vectors;                         // of the tensor that the threads run over
+  Divider c_div, column_div, row_div;  // by the vectors of a pixel, by its columns and by its rows
+  Divider stride_h_div, stride_w_div;
+};
+
+struct Place {
+  int n, row, column, c;
+};
+
+template <int WIDTH>
+__device__ __forceinline__ Place place(const PoolArguments& a, int vector) {
+  Place at;
+  int pixel = a.c_div.divide(vector, at.c);
+  at.c *= WIDTH;
+  pixel = a.column_div.divide(pixel, at.column);
+  at.n = a.row_div.divide(pixel, at.row);
+  return at;
+}
+
+// The part of window `index` that lies in the image.
+__device__ __forceinline__ Range window(int index, int stride, int pad, int size, int image) {
+  const int begin = index * stride - pad;
+  return {max(begin, 0), min(begin + size, image)};
+}
+
+// The windows that hold coordinate `i`: those with index*stride <= i + pad < index*stride + size.
+__device__ __forceinline__ Range windows_holding(int i, const Divider& stride, int pad, int size,
+                                                 int windows) {
+  const int padded = i + pad;
+  return {padded < size ? 0 : stride.quotient(padded - size) + 1, min(stride.quotient(padded) + 1, windows)};
+}
+
+// ---- kernels --------------------------------------------------------------------------------------------
+
+template <Pooling POOLING, int WIDTH>
+__global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const float* x, float* y) {
+  const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (vector >= a.vectors) return;
+  const PoolProblem& problem = a.problem;
+  const Place at = place<WIDTH>(a, static_cast<int>(vector));
+  const Range rows = window(at.row, problem.stride_h, problem.pad_h, problem.window_h, problem.h);
+  const Range columns = window(at.column, problem.stride_w, problem.pad_w, problem.window_w, problem.w);
+
+  Vector<WIDTH> result;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) result.lane[i] = POOLING == Pooling::max ? -INFINITY : 0.0f;
+  for (int h = rows.begin; h < rows.end; ++h) {
+    const float* address = x + ((at.n * problem.h + h) * problem.w + columns.begin) * problem.c + at.c;
+    for (int w = columns.begin; w < columns.end; ++w) {
+      const Vector<WIDTH> value = load<WIDTH>(address);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        const float v = value.lane[i];
+        if (POOLING == Pooling::average) {
+          result.lane[i] += v;
+        } else if (v > result.lane[i] || v != v) {  // a NaN is taken, and nothing is larger than it
+          result.lane[i] = v;
+        }
+      }
+      address += problem.c;
+    }
+  }
+  if (POOLING == Pooling::average) {
+    const float count = static_cast<float>((rows.end - rows.begin) * (columns.end - columns.begin));
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) result.lane[i] /= count;
+  }
+  store(y + vector * WIDTH, result);
+}
+
+// Average pooling reads neither x nor y.
+template <Pooling POOLING, int WIDTH>
+__global__ void __launch_bounds__(kThreads)
+    pool_backward(PoolArguments a, const float* x, const float* y, const float* dy, float* dx) {
+  const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (vector >= a.vectors) return;
+  const PoolProblem& problem = a.problem;
+  const Place at = place<WIDTH>(a, static_cast<int>(vector));
+  const Range rows = windows_holding(at.row, a.stride_h_div, problem.pad_h, problem.window_h, problem.p);
+  const Range columns =
+      windows_holding(at.column, a.stride_w_div, problem.pad_w, problem.window_w, problem.q);
+
+  Vector<WIDTH> own = zeros<WIDTH>();
+  if (POOLING == Pooling::max) own = load<WIDTH>(x + vector * WIDTH);
+  Vector<WIDTH> result = zeros<WIDTH>();
+  for (int p = rows.begin; p < rows.end; ++p) {
+    const Range h = window(p, problem.stride_h, problem.pad_h, problem.window_h, problem.h);
+    for (int q = columns.begin; q < columns.end; ++q) {
+      const int offset = ((at.n * problem.p + p) * problem.q + q) * problem.c + at.c;
+      const Vector<WIDTH> gradient = load<WIDTH>(dy + offset);
+      if (POOLING == Pooling::max) {
+        const Vector<WIDTH> largest = load<WIDTH>(y + offset);
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+          if (own.lane[i] == largest.lane[i]) result.lane[i] += gradient.lane[i];
+        }
+      } else {
+        const Range w = window(q, problem.stride_w, problem.pad_w, problem.window_w, problem.w);
+        const float count = static_cast<float>((h.end - h.begin) * (w.end - w.begin));
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) result.lane[i] += gradient.lane[i] / count;
+      }
+    }
+  }
+  store(dx + vector * WIDTH, result);
+}
+
+// ---- launchers ------------------------------------------------------------------------------------------
+
+// `rows` x `columns` pixels per image in the tensor that the threads run over.
+PoolArguments arguments(const PoolProblem& problem, int rows, int columns, int width) {
+  const int c_vectors = problem.c / width;
+  return {problem,
+          problem.n * rows * columns * c_vectors,
+          Divider(c_vectors),
+          Divider(columns),
+          Divider(rows),
+          Divider(problem.stride_h),
+          Divider(problem.stride_w)};
+}
+
+dim3 blocks(const PoolArguments& a) {
+  return dim3(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
+}
+
+template <Pooling POOLING>
+void launch_forward(const PoolProblem& problem, const float* x, float* y, Stream stream) {
+  if (problem.c % kVectorWidth == 0 && aligned(x, y)) {
+    const PoolArguments a = arguments(problem, problem.p, problem.q, kVectorWidth);
+    CCONVNET_LAUNCH((pool_forward<POOLING, kVectorWidth>), blocks(a), kThreads, stream, a, x, y);
+  } else {
+    const PoolArguments a = arguments(problem, problem.p, problem.q, 1);
+    CCONVNET_LAUNCH((pool_forward<POOLING, 1>), blocks(a), kThreads, stream, a, x, y);
+  }
+}
+
+template <Pooling POOLING>
+void launch_backward(const PoolProblem& problem, const float* x, const float* y, const float* dy, float* dx,
+                     Stream stream) {
+  if (problem.c % kVectorWidth == 0 && aligned(x, y, dy, dx)) {
+    const PoolArguments a = arguments(problem, problem.h, problem.w, kVectorWidth);
+    CCONVNET_LAUNCH((pool_backward<POOLING, kVectorWidth>), blocks(a), kThreads, stream, a, x, y, dy, dx);
+  } else {
+    const PoolArguments a = arguments(problem, problem.h, problem.w, 1);
+    CCONVNET_LAUNCH((pool_backward<POOLING, 1>), blocks(a), kThreads, stream, a, x, y, dy, dx);
+  }
+}
+
+}  // namespace
+
+void maxpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream) {
+  launch_forward<Pooling::max>(problem, x, y, stream);
+}
+
+void maxpool_backward(const PoolProblem& problem, const float* x, const float* y, const float* dy, float* dx,
+                      Stream stream) {
+  launch_backward<Pooling::max>(problem, x, y, dy, dx, stream);
+}
+
+void avgpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream) {
+  launch_forward<Pooling::average>(problem, x, y, stream);
+}
+
+void avgpool_backward(const PoolProblem& problem, const float* dy, float* dx, Stream stream) {
+  launch_backward<Pooling::average>(problem, nullptr, nullptr, dy, dx, stream);
+}
+
+}  // namespace cconvnet
