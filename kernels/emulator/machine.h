@@ -11,11 +11,13 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "../api.h"
 #include "fiber.h"
@@ -94,7 +96,7 @@ class Machine {
   // Runs body(argument) once for every thread of the grid.
   void run(const Site& site, dim3 grid, dim3 block, void (*body)(void*), void* argument) {
     std::lock_guard<std::recursive_mutex> lock(mutex_);
-    if (running_) throw KernelError(name(site) + ": launched from within a kernel");
+    if (running_) throw KernelError(where() + ": launches " + name(site) + ", which only the host may do");
     check_limits(site, grid, block);
     kernel_ = name(site);
     grid_dim = grid;
@@ -181,7 +183,7 @@ class Machine {
 
   // Throws an error that names kernel, block, the running thread, operation and line.
   template <class Error>
-  [[noreturn]] void fail(const Site& site, const std::string& what) const {
+  [[noreturn]] __attribute__((noinline, cold)) void fail(const Site& site, const std::string& what) const {
     throw Error(where() + ", thread " + name(*current_) + ": " + name_with_line(site) + ": " + what);
   }
 
@@ -302,7 +304,7 @@ class Machine {
         body_(argument_);
       } catch (const Cancelled&) {
       } catch (...) {
-        error_ = std::current_exception();
+        if (!error_) error_ = std::current_exception();
       }
       thread.fiber = nullptr;
       ++returned_;
@@ -354,30 +356,48 @@ class Machine {
   }
 
   static std::string name_with_line(const Site& site) {
-    return std::string(site.operation) + " at " + site.file + ":" + std::to_string(site.line);
+    return std::string(site.operation) + ", " + site.file + ":" + std::to_string(site.line);
   }
 
   std::string where() const {
     return kernel_ + ", block " + triple(block_index.x, block_index.y, block_index.z);
   }
 
-  std::string describe(const Thread& thread) const {
-    if (!thread.fiber) return "returned";
-    std::string text = "waits at " + name_with_line(thread.site);
-    return thread.mask ? text + ", mask " + hex(thread.mask) : text;
+  // Where a thread waits; empty if it returned.
+  std::string place(const Thread& thread) const {
+    if (!thread.fiber) return "";
+    return name_with_line(thread.site) + (thread.mask ? " for lanes " + hex(thread.mask) : "");
   }
 
-  // One clause for each run of threads that share a fate.
+  // One clause for all threads at the same place, in the order of the first of each.
   std::string describe_deadlock() const {
+    std::vector<std::string> places;
+    std::map<std::string, std::vector<int>> groups;
+    for (int i = 0; i < thread_count_; ++i) {
+      const std::string at = place(threads_[i]);
+      if (groups[at].empty()) places.push_back(at);
+      groups[at].push_back(i);
+    }
     std::string text = where() + ": threads wait for others that never arrive";
-    for (int begin = 0; begin < thread_count_;) {
-      const std::string fate = describe(threads_[begin]);
-      int end = begin + 1;
-      while (end < thread_count_ && describe(threads_[end]) == fate) ++end;
-      text += "; thread " + name(threads_[begin]);
-      if (end - begin > 1) text += " to " + name(threads_[end - 1]);
-      text += " " + fate;
-      begin = end;
+    for (const std::string& at : places) {
+      const std::vector<int>& group = groups[at];
+      const char* waits = group.size() == 1 ? " waits at " : " wait at ";
+      text += "; " + list(group) + (at.empty() ? " returned" : waits + at);
+    }
+    return text;
+  }
+
+  // Names threads as runs, the first few of them: "9 threads (0,0,0) to (7,0,0), (9,0,0)".
+  std::string list(const std::vector<int>& threads) const {
+    constexpr int most_runs = 4;
+    std::string text = threads.size() == 1 ? "thread" : std::to_string(threads.size()) + " threads";
+    int runs = 0;
+    for (size_t begin = 0, end; begin < threads.size(); begin = end) {
+      end = begin + 1;
+      while (end < threads.size() && threads[end] == threads[end - 1] + 1) ++end;
+      if (runs++ == most_runs) return text + ", ...";
+      text += (begin == 0 ? " " : ", ") + name(threads_[threads[begin]]);
+      if (end - begin > 1) text += " to " + name(threads_[threads[end - 1]]);
     }
     return text;
   }
