@@ -209,7 +209,8 @@ T atomic(T* address, Operation operation) {
     });                                                                      \
   }
 
-CCONVNET_EMULATOR_ATOMIC(atomicAdd, static_cast<T>(static_cast<std::make_unsigned_t<T>>(old) + value))
+// Wraps round, also where T is signed.
+CCONVNET_EMULATOR_ATOMIC(atomicAdd, static_cast<T>(static_cast<uint64_t>(old) + static_cast<uint64_t>(value)))
 CCONVNET_EMULATOR_ATOMIC(atomicMax, old < value ? value : old)
 CCONVNET_EMULATOR_ATOMIC(atomicMin, value < old ? value : old)
 CCONVNET_EMULATOR_ATOMIC(atomicAnd, old& value)
