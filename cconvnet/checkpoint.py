@@ -161,9 +161,7 @@ def load(path: Path) -> Checkpoint:
     digest = hashlib.sha256(header[: found.start(1)] + _NO_DIGEST + header[found.end(1) :])
     digest.update(memoryview(data)[header_end:])
     if digest.hexdigest().encode() != found[1]:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged: its SHA-256 is not the one it was written with"
-        )
+        raise CheckpointError(f"checkpoint {path} is damaged: its SHA-256 is not the one it was written with")
 
     from safetensors.numpy import load as from_bytes
 

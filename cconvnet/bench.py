@@ -1,0 +1,116 @@
+"""How long a whole training step takes: images in, weights updated."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import cconvnet
+from cconvnet import nets
+from cconvnet.backends import get_device
+from cconvnet.network import Network
+from cconvnet.train import check_precision
+
+
+def build_network(
+    net: str,
+    devices: list[str] | None = None,
+    batch: int | None = None,
+    precision: str | None = None,
+    size: int | None = None,
+) -> Network:
+    """A network on its own, without data: for images of its own size, or of `size` in both directions.
+
+    Raises
+        ValueError: naming the argument.
+        DeviceUnavailable: a device cannot be used.
+    """
+    check_precision(precision)
+    for name, value in (("batch", batch), ("size", size)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, not {value}")
+    spec = nets.build(net)
+    if size is not None:
+        spec = nets.build(net, image_shape=(size, size, spec.input.channels))
+    names = [get_device(name).name for name in devices or [None]]
+    return Network(
+        spec, batch=batch or spec.recipe.batch, devices=names, seed=0, precision=precision or "fp32"
+    )
+
+
+def step(
+    net: str,
+    *,
+    devices: list[str] | None = None,
+    batch: int | None = None,
+    precision: str | None = None,
+    size: int | None = None,
+    steps: int = 20,
+    warmup: int = 3,
+    stepped: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Times full steps (load, forward, backward, update) on random images.
+
+    Every step ends with reading its loss, which waits for the device; the images lie in host memory, so
+    that the copy to the device is part of the step.
+
+    Args
+        size: height and width of the images; None is the network's own.
+        steps, warmup: timed steps, and untimed ones before them.
+        stepped: called after each step with the number done.
+
+    Returns
+        ``step_seconds`` and ``images_per_second`` (of the median step), ``step_seconds_min``, each step's time in
+        ``steps_seconds``, ``peak_rss_bytes``, and what was measured.
+
+    Raises
+        ValueError: naming the argument.
+    """
+    if steps < 1 or warmup < 0:
+        raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
+    network = build_network(net, devices, batch, precision, size)
+    spec, batch = network.spec, network.batch
+    used = [get_device(name) for name in devices or [None]]
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (batch, *spec.stored_shape), np.uint8)
+    labels = generator.integers(0, spec.classes, batch).astype(np.int32)
+    times = []
+    for index in range(warmup + steps):
+        begin = time.perf_counter()
+        network.load(images, labels)
+        network.forward(train=True, step=index)
+        network.backward()
+        network.update(0.0, spec.recipe.momentum)
+        network.result()
+        for device in used:
+            device.synchronize()
+        times.append(time.perf_counter() - begin)
+        stepped(index + 1)
+    times = times[warmup:]
+    median = statistics.median(times)
+    description = network.describe()
+    # Linux counts in KiB, macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "net": spec.name,
+        "device": description["device"],
+        "device_reason": used[0].reason,
+        "precision": description["precision"],
+        "batch": batch,
+        "image": list(spec.stored_shape),
+        "images_per_second": batch / median,
+        "step_seconds": median,
+        "step_seconds_min": min(times),
+        "steps_seconds": times,
+        "warmup_steps": warmup,
+        "parameters": description["parameters"],
+        "memory_bytes": description["memory_bytes"],
+        "peak_rss_bytes": peak,
+        "version": cconvnet.__version__,
+    }

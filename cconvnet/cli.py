@@ -1,0 +1,499 @@
+"""The command ``cconvnet``.
+
+Everything heavy is imported inside the commands, so that ``--help`` answers at once. What a user did wrong is said
+in a line on standard error, without a traceback (``CCONVNET_DEBUG=1`` shows it); the exit code is then 2, and 1
+where something failed that was asked for rightly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import cconvnet
+from cconvnet import nets
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train AlexNet and smaller networks with hand-written kernels: on one GPU, on two, or on none.",
+)
+bench_app = typer.Typer(help="Measure how fast this machine computes.", no_args_is_help=False)
+app.add_typer(bench_app, name="bench")
+
+
+def _example(*lines: str) -> str:
+    return "\n\n".join(["[bold]Example[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
+
+
+# ---- options that several commands have ------------------------------------------------------------------------
+
+Net = Annotated[str, typer.Option(help=f"The network: {', '.join(nets.NAMES)}.", metavar="NAME")]
+OptionalNet = Annotated[
+    str | None,
+    typer.Option(help=f"The network: {', '.join(nets.NAMES)}; lenet if not given.", metavar="NAME"),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of MNIST's or CIFAR-10's files, "
+        "or 'digits', the embedded default.",
+        metavar="FOLDER",
+    ),
+]
+DeviceNames = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="cuda:0, cpu:0, emulator:0, or several with commas. Without it a GPU if there is one.",
+        metavar="NAMES",
+    ),
+]
+Precision = Annotated[str | None, typer.Option(help="fp32.", metavar="NAME")]
+Batch = Annotated[
+    int | None, typer.Option(help="Images per step; the network's own if not given.", metavar="N")
+]
+Size = Annotated[
+    int | None,
+    typer.Option(help="The side in pixels that stored images are brought to.", metavar="PIXELS"),
+]
+RunPath = Annotated[
+    Path, typer.Option("--run", help="The folder of a run, or one of its checkpoints.", metavar="RUN")
+]
+Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoint instead of its newest.")]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json", help="Write the results as JSON to this file; - is standard output.", metavar="FILE"
+    ),
+]
+
+
+def _names(devices: str | None) -> list[str] | None:
+    return None if devices is None else [name.strip() for name in devices.split(",")]
+
+
+def _write_json(where: str, value: Any) -> None:
+    text = json.dumps(value, indent=2) + "\n"
+    if where == "-":
+        sys.stdout.write(text)
+    else:
+        Path(where).write_text(text, encoding="utf-8")
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    # Where nobody watches, no column is cut to a terminal's width.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+# ---- train -----------------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog=_example(
+        "cconvnet train", "cconvnet train --net alexnet --data imagenet --device cuda:0 --out runs/first"
+    )
+)
+def train(
+    net: OptionalNet = None,
+    data: Data = None,
+    device: DeviceNames = None,
+    precision: Precision = None,
+    batch: Batch = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="How often to go through the training images.", metavar="N")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Stop when the run has done this many steps in all.", metavar="N")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Decides weights, order, crops and dropout; 0 if not given.", metavar="N"),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="The learning rate to begin with.", metavar="RATE")
+    ] = None,
+    size: Size = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/NET-DATA-TIME if not given.", metavar="FOLDER")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run, or from this checkpoint of it.", metavar="RUN")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps between checkpoints; ten minutes if not given. Each epoch ends with one.", metavar="N"
+        ),
+    ] = None,
+    log_every: Annotated[int, typer.Option(help="Steps per line of the log.", metavar="N")] = 20,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode images; chosen if not given.", metavar="N")
+    ] = None,
+) -> None:
+    """Train a network, or go on training one.
+
+    Ctrl-C ends the present step, saves, and says how to go on; the resumed run ends with bitwise the same weights.
+    """
+    from cconvnet import plots
+    from cconvnet.report import reporter
+    from cconvnet.train import Options, percent, resume_command
+    from cconvnet.train import train as run_training
+
+    options = Options(
+        net=net,
+        data=data,
+        size=size,
+        devices=_names(device),
+        precision=precision,
+        batch=batch,
+        epochs=epochs,
+        steps=steps,
+        seed=seed,
+        lr=lr,
+        out=out,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        workers=workers,
+    )
+    with reporter() as report:
+        outcome = run_training(options, report)
+    summary = outcome.summary
+    if outcome.signal is None:
+        try:
+            plots.curve(outcome.path, outcome.path / "curve.png")
+        except (plots.PlotError, OSError) as error:
+            print(f"no curve.png: {error}")
+        print(
+            f"test error {percent(summary['test_error_top1'])} (top 5: {percent(summary['test_error_top5'])}), "
+            f"{summary['images_per_second']:,.0f} images/s on {summary['device']}, "
+            f"{summary['steps']:,} steps in {summary['seconds']:,.1f} s"
+        )
+    print(f"files: {outcome.path}")
+    if not summary["complete"]:
+        print(f"stopped after step {summary['steps']:,}; to go on: {resume_command(outcome.path)}")
+    if outcome.signal == signal.SIGINT:
+        raise typer.Exit(130)
+
+
+# ---- evaluate and predict --------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog=_example("cconvnet evaluate --run runs/first", "cconvnet evaluate --run runs/first --data FOLDER")
+)
+def evaluate(
+    run: RunPath,
+    data: Data = None,
+    device: DeviceNames = None,
+    batch: Batch = None,
+    best: Best = False,
+    to_json: Json = None,
+) -> None:
+    """Print a trained network's error on test images, each cut out at its centre."""
+    from cconvnet import data as sources
+    from cconvnet import evaluate as evaluation
+    from cconvnet.report import reporter
+    from cconvnet.train import percent
+
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+        trained = evaluation.load_trained(run, devices=_names(device), batch=batch, best=best)
+        for line in trained.skipped:
+            report.say(f"skipped: {line}")
+        settings = trained.checkpoint.settings
+        source = sources.open_source(data or settings["data"], settings["size"])
+        report.begin("testing", -(-len(source.test) // trained.network.batch))
+        tally = evaluation.evaluate_run(
+            trained, source, lambda done, total: report.step(done, "testing", f"{done}/{total}")
+        )
+        report.end()
+        report.say(
+            f"{source.name}, {tally.count:,} test images, {trained.path}: "
+            f"top-1 error {percent(tally.error_top1)}, top-5 error {percent(tally.error_top5)}, "
+            f"loss {tally.mean_loss:.4f}"
+        )
+    if to_json:
+        _write_json(
+            to_json,
+            {
+                "checkpoint": str(trained.path),
+                "net": trained.network.spec.name,
+                "data": source.name,
+                "device": trained.network.describe()["device"],
+                "images": tally.count,
+                "test_error_top1": tally.error_top1,
+                "test_error_top5": tally.error_top5,
+                "test_loss": tally.mean_loss,
+            },
+        )
+
+
+@app.command(epilog=_example("cconvnet predict --run runs/first cat.jpg dog.png"))
+def predict(
+    run: RunPath,
+    pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE...")],
+    top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N")] = 5,
+    device: DeviceNames = None,
+    best: Best = False,
+    to_json: Json = None,
+) -> None:
+    """Say what a trained network sees in pictures."""
+    from cconvnet import evaluate as evaluation
+
+    if top < 1:
+        raise ValueError(f"--top must be at least 1, not {top}")
+    trained = evaluation.load_trained(run, devices=_names(device), batch=min(len(pictures), 64), best=best)
+    for line in trained.skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    probabilities = evaluation.predict(trained, pictures)
+    orders = [(-row).argsort(kind="stable")[:top] for row in probabilities]
+    if to_json:
+        _write_json(
+            to_json,
+            [
+                {
+                    "picture": str(path),
+                    "classes": [{"class": trained.classes[i], "probability": float(row[i])} for i in order],
+                }
+                for path, row, order in zip(pictures, probabilities, orders, strict=True)
+            ],
+        )
+    if to_json != "-":
+        rows = [
+            [str(path) if place == 0 else "", trained.classes[i], f"{100 * row[i]:.2f}%"]
+            for path, row, order in zip(pictures, probabilities, orders, strict=True)
+            for place, i in enumerate(order)
+        ]
+        _print_table("", ["picture", "class", "probability"], rows, {"probability"})
+
+
+# ---- looking at networks ---------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_example("cconvnet describe --net alexnet", "cconvnet describe --net alexnet --json -"))
+def describe(
+    net: Net = "lenet",
+    device: DeviceNames = None,
+    precision: Precision = None,
+    batch: Batch = None,
+    size: Size = None,
+    to_json: Json = None,
+) -> None:
+    """Show a network's layers, shapes, parameters, devices, and the copies between them."""
+    from cconvnet.bench import build_network
+    from cconvnet.network import table
+
+    network = build_network(net, _names(device), batch, precision, size)
+    description = network.describe()
+    if to_json:
+        _write_json(to_json, description)
+    if to_json == "-":
+        return
+    columns, rows = table(description)
+    _print_table("", columns, rows, {"output", "parameters"})
+    print(
+        f"{description['net']}: {description['parameters']:,} parameters, batch {description['batch']}, "
+        f"{description['precision']}, {description['device']}, {description['memory_bytes'] / 1e6:,.1f} MB"
+    )
+    for copy in description["copies"]:
+        print(f"copy into {copy['layer']}: {copy['from']} to {copy['to']}, {copy['bytes'] / 1e6:,.2f} MB")
+
+
+@app.command(epilog=_example("cconvnet gradcheck --net lenet --device emulator:0"))
+def gradcheck(
+    net: Net = "lenet",
+    device: DeviceNames = None,
+    batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N")] = 2,
+    size: Size = None,
+    seed: Annotated[int, typer.Option(help="Decides weights and images.", metavar="N")] = 0,
+) -> None:
+    """Hold a network's gradients against a float64 computation; the exit code is 1 if any is wrong."""
+    raise NotImplementedError
+
+
+# ---- measuring and pictures ------------------------------------------------------------------------------------
+
+
+@bench_app.command(
+    "step", epilog=_example("cconvnet bench step --net alexnet --batch 128 --device cpu:0 --json step.json")
+)
+def bench_step(
+    net: Net = "lenet",
+    device: DeviceNames = None,
+    precision: Precision = None,
+    batch: Batch = None,
+    size: Size = None,
+    steps: Annotated[int, typer.Option(help="Timed steps.", metavar="N")] = 20,
+    warmup: Annotated[int, typer.Option(help="Untimed steps before them.", metavar="N")] = 3,
+    to_json: Json = None,
+) -> None:
+    """Time whole training steps on random images: load, forward, backward, update."""
+    from cconvnet import bench
+    from cconvnet.report import reporter
+
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+        report.begin("steps", warmup + steps)
+        result = bench.step(
+            net,
+            devices=_names(device),
+            batch=batch,
+            precision=precision,
+            size=size,
+            steps=steps,
+            warmup=warmup,
+            stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + steps}"),
+        )
+        report.end()
+        report.say(
+            f"{result['net']}, batch {result['batch']}, {result['precision']}, {result['device']} "
+            f"({result['device_reason']})\n"
+            f"median step {1e3 * result['step_seconds']:,.2f} ms, fastest "
+            f"{1e3 * result['step_seconds_min']:,.2f} ms, {result['images_per_second']:,.1f} images/s, "
+            f"peak memory {result['peak_rss_bytes'] / 1e6:,.0f} MB"
+        )
+    if to_json:
+        _write_json(to_json, result)
+
+
+@app.command(
+    epilog=_example("cconvnet plot --run runs/first", "cconvnet plot --run runs/first --what filters")
+)
+def plot(
+    run: RunPath,
+    what: Annotated[
+        str, typer.Option(help="curve, or filters (of the first layer).", metavar="NAME")
+    ] = "curve",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The picture's file; curve.png or filters.png in the run if not given.", metavar="FILE"
+        ),
+    ] = None,
+) -> None:
+    """Draw a run's training curve, or the filters of its first layer."""
+    from cconvnet import plots, runs
+
+    if what not in ("curve", "filters"):
+        raise ValueError(f"--what must be curve or filters, not {what!r}")
+    folder = runs.folder_of(run)
+    runs.read_config(folder)
+    target = out or folder / f"{what}.png"
+    if what == "curve":
+        plots.curve(folder, target)
+    else:
+        plots.filters(run, target)
+    print(target)
+
+
+# ---- doctor ----------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=_example("cconvnet doctor"))
+def doctor() -> None:
+    """Say what works on this machine, why the rest does not, and what mends it."""
+    from cconvnet import doctor as examination
+
+    findings = examination.examine()
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        mend = f"; to mend it: {finding.mend}" if finding.mend else ""
+        print(f"{finding.state:8}{finding.what:{width + 2}}{finding.text}{mend}")
+    if not examination.can_train(findings):
+        print("no device can train")
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True, epilog=_example("cconvnet train", "cconvnet doctor"))
+def top_level(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"cconvnet {cconvnet.__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@bench_app.callback(invoke_without_command=True)
+def bench_level(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------
+
+# The base of all that typer finds wrong with a command line, wherever this version of typer keeps it.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    try:
+        code = app(standalone_mode=False, prog_name="cconvnet")
+    except Exception as error:
+        if os.environ.get("CCONVNET_DEBUG") == "1":
+            raise
+        code = _explain(error)
+    except KeyboardInterrupt:
+        code = _fail("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def _explain(error: Exception) -> int:
+    """Says what was wrong in a line or two and returns the exit code; an unforeseen error is raised again."""
+    if isinstance(error, _UsageError):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "cconvnet"
+        return _fail(f"{error.format_message()}\n`{command} --help` tells more", 2)
+    if isinstance(error, typer.Abort):
+        return _fail("interrupted", 130)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has gone; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, OSError) and error.filename is not None:
+        return _fail(f"{error.filename}: {error.strerror}", 1)
+    if isinstance(error, MemoryError):
+        return _fail(f"not enough memory ({error}); a smaller --batch needs less", 1)
+
+    from cconvnet.backends import CudaError, DeviceUnavailable
+
+    if isinstance(error, DeviceUnavailable):
+        return _fail(str(error), 2)
+    if isinstance(error, CudaError):
+        return _fail(str(error), 1)
+    if isinstance(error, ValueError):
+        # A plain ValueError names the argument; if it does not, somebody will want to know where it comes from.
+        hint = "\n(CCONVNET_DEBUG=1 shows where)" if type(error) is ValueError else ""
+        return _fail(f"{error}{hint}", 2)
+
+    from cconvnet.data import WorkerError
+    from cconvnet.train import TrainingStopped
+
+    if isinstance(error, TrainingStopped | WorkerError):
+        return _fail(str(error), 1)
+    raise error

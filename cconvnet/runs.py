@@ -1,0 +1,191 @@
+"""A run: the folder that holds all of one training.
+
+config.json       settings, network, versions and device, written before anything else
+log.jsonl         a line per logged step and one per epoch
+checkpoints/      the last two checkpoints and the best one
+summary.json      the results, written when training stops
+curve.png         the training curve, where matplotlib is installed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cconvnet import checkpoint
+from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
+
+
+class RunError(ValueError):
+    """A run's folder cannot be used; the text names it and says what to do."""
+
+
+def default_path(net: str, data: str) -> Path:
+    """A new name under ``runs/`` in the working folder, made of network, data, date and time."""
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", f"{net}-{data}").strip("-")
+    base = Path("runs") / f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, count = base, 1
+    while path.exists():
+        count += 1
+        path = base.with_name(f"{base.name}-{count}")
+    return path
+
+
+class Run:
+    """One run's folder, open for training: it is locked, so that two processes cannot write into one run."""
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        self.checkpoints = Folder(path / "checkpoints")
+        self._lock = _lock(path)
+        self._log: Any = None
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> Run:
+        """Makes the folder and writes its configuration.
+
+        Raises
+            RunError: the folder exists and holds something.
+            OSError: it cannot be written.
+        """
+        if path.is_dir() and any(file.suffix != ".partial" for file in path.iterdir()):
+            if (path / "config.json").exists():
+                raise RunError(
+                    f"{path} holds a run already; continue it with --resume {path}, or choose another --out"
+                )
+            raise RunError(f"{path} is not empty; choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path, config)
+        run.write_config(config)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Opens a run to continue it.
+
+        Raises
+            RunError: the folder holds no run, or another process is training in it.
+        """
+        return cls(path, read_config(path))
+
+    def __enter__(self) -> Run:
+        self.checkpoints.path.mkdir(exist_ok=True)
+        self.checkpoints.clean()
+        for side in self.path.glob(".*.partial"):
+            side.unlink()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._log is not None:
+            # On a full disk closing fails too; what matters has been said by then.
+            with contextlib.suppress(OSError):
+                self._log.close()
+        os.close(self._lock)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        checkpoint.write_json(self.path / "config.json", config)
+        self.config = config
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        checkpoint.write_json(self.path / "summary.json", summary)
+
+    def rewind_log(self, step: int) -> None:
+        """Drops the lines after `step`, and a line that a kill cut short."""
+        path = self.path / "log.jsonl"
+        lines = [line for line in read_log(self.path) if line["step"] <= step]
+        checkpoint.write_atomically(path, [(json.dumps(line) + "\n").encode() for line in lines])
+        self._log = path.open("a", encoding="utf-8")
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Appends a line to the log."""
+        self._log.write(json.dumps(line) + "\n")
+        self._log.flush()
+
+
+def _lock(path: Path) -> int:
+    """An open descriptor of the folder that no other process holds; the system frees it whatever happens."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunError(f"another process is training in {path}") from None
+    except (ImportError, OSError):
+        pass  # A file system without locks: the user must take care.
+    return descriptor
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in a folder.
+
+    Raises
+        RunError: the folder holds no readable configuration.
+    """
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path} is not a run: {file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise RunError(f"{file} is damaged: {error}") from None
+    if not isinstance(config, dict) or "settings" not in config:
+        raise RunError(f"{file} is not the configuration of a run: it has no settings")
+    return config
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; a last line that a kill cut short is left out."""
+    file = path / "log.jsonl"
+    lines = []
+    with contextlib.suppress(FileNotFoundError), file.open(encoding="utf-8", errors="replace") as log:
+        for text in log:
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+    return lines
+
+
+def folder_of(path: Path) -> Path:
+    """The run's folder, given it, one of its checkpoints, or the folder of them."""
+    if path.is_file() or path.suffix == checkpoint.SUFFIX:
+        path = path.parent
+    return path.parent if path.name == "checkpoints" else path
+
+
+def find_checkpoint(path: Path, best: bool = False) -> tuple[Path, Checkpoint, list[str]]:
+    """The checkpoint a user means by a run's folder (its newest sound one, or its best) or by a file.
+
+    Returns
+        Its file, its content, and a line for each newer one that is damaged and was skipped.
+
+    Raises
+        CheckpointError: there is none, or it is damaged.
+    """
+    if path.is_file() or path.suffix == checkpoint.SUFFIX:
+        return path, checkpoint.load_offering_previous(path), []
+    if not path.exists():
+        raise RunError(f"there is no run {path}")
+    folder = Folder(folder_of(path) / "checkpoints")
+    file, content, skipped = folder.newest()
+    if file is None or content is None:
+        what = f"; {skipped[0]}" if skipped else ""
+        raise CheckpointError(f"{path} holds no sound checkpoint{what}")
+    if best and content.progress.get("best") is not None:
+        file = folder.file(content.progress["best"]["step"])
+        content = checkpoint.load(file)
+    return file, content, skipped

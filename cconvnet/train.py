@@ -1,0 +1,643 @@
+"""Training: epochs of steps, tests, checkpoints, and the promise that stopping costs nothing.
+
+What a run computes is a function of its settings alone: the order of images, their crops and mirror images, and the
+dropout masks depend on the seed and the step, never on the clock or on how often the run was stopped. So a run that
+was killed and resumed ends with bitwise the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import shlex
+import signal
+import sys
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+
+import cconvnet
+from cconvnet import data, nets
+from cconvnet.backends import Device, get_device
+from cconvnet.checkpoint import Checkpoint, check_tensors
+from cconvnet.evaluate import MEAN, Tally, evaluate, restore
+from cconvnet.nets.specs import NetSpec
+from cconvnet.network import Network
+from cconvnet.report import Reporter
+from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of
+from cconvnet.schedule import StepSchedule
+
+PRECISIONS = ("fp32",)
+_SECONDS_BETWEEN_CHECKPOINTS = 600.0
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; the text says at which step, why, and what stands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user may ask of a training; None leaves it to the network's recipe, or to the resumed run."""
+
+    net: str | None = None
+    data: str | None = None
+    size: int | None = None
+    devices: list[str] | None = None
+    precision: str | None = None
+    batch: int | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    seed: int | None = None
+    lr: float | None = None
+    out: Path | None = None
+    resume: Path | None = None
+    checkpoint_every: int | None = None
+    log_every: int = 20
+    workers: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that decides what a run computes; kept in ``config.json`` and in every checkpoint."""
+
+    net: str
+    data: str | None
+    size: int | None
+    classes: list[str]
+    image_shape: list[int]
+    train_images: int
+    test_images: int
+    batch: int
+    epochs: int
+    seed: int
+    lr: float
+    momentum: float
+    lr_steps: tuple[tuple[float, float], ...]
+    crop: bool
+    mirror: bool
+    color_noise: bool
+    precision: str
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise RunError(f"the run's settings are not those of this version: {error}") from None
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is, and the sums it has not yet written to its log."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    copied_bytes: int = 0
+    window: Tally = dataclasses.field(default_factory=Tally)
+    epoch_tally: Tally = dataclasses.field(default_factory=Tally)
+    last_train: dict[str, Any] | None = None
+    last_test: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Progress:
+        sums = {key: Tally(**values[key]) for key in ("window", "epoch_tally")}
+        return cls(**{**values, **sums})
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a training ended: where its files are, its ``summary.json``, and the signal that stopped it, if any."""
+
+    path: Path
+    summary: dict[str, Any]
+    signal: int | None = None
+
+
+class Interrupts:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop after the present step; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+def resume_command(path: Path) -> str:
+    """The shell command that continues a run."""
+    return f"cconvnet train --resume {shlex.quote(str(path))}"
+
+
+# ---- from options to a run ---------------------------------------------------------------------------------------
+
+
+def train(options: Options, reporter: Reporter) -> Outcome:
+    """Trains a network, or goes on training it.
+
+    Raises
+        ValueError: an option, the data, the run's folder or a checkpoint cannot be used; the text says why.
+        DeviceUnavailable: likewise for a device.
+        TrainingStopped: the loss is not a number, or the disk is full.
+    """
+    check_options(options)
+    devices = [get_device(name) for name in options.devices or [None]]
+    for device in devices:
+        reporter.say(f"device: {device.name}: {device.reason}")
+    prepare = _started if options.resume is None else _resumed
+    trainer = prepare(options, devices, reporter)
+    with trainer.run:
+        trainer.begin(options)
+        # Until here Ctrl-C ends the program at once: there is nothing to save.
+        with trainer.stop:
+            return trainer.train(options)
+
+
+def check_options(options: Options) -> None:
+    """Refuses values that no run can have."""
+    for name in ("size", "batch", "epochs", "steps", "checkpoint_every", "log_every"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise ValueError(f"--seed must be from 0 to 2^63 - 1, not {options.seed}")
+    if options.lr is not None and not (math.isfinite(options.lr) and options.lr > 0):
+        raise ValueError(f"--lr must be a number above 0, not {options.lr}")
+    check_precision(options.precision)
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuses a precision this version does not compute in."""
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"--precision {precision!r} is not available; there is {', '.join(PRECISIONS)}")
+
+
+def _started(options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
+    """A new run."""
+    net = options.net or "lenet"
+    size = options.size or nets.stored_size(net)
+    source = data.open_source(options.data, size, workers=options.workers)
+    for note in source.notes:
+        reporter.say(f"data: {note}")
+    spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
+    recipe = spec.recipe
+    batch = options.batch or recipe.batch
+    if batch > len(source.train):
+        if options.batch is not None:
+            raise ValueError(
+                f"--batch {batch:,} is larger than the {len(source.train):,} training images of {source.name}"
+            )
+        reporter.say(f"batch: {len(source.train):,}, all training images, instead of {spec.name}'s {batch:,}")
+        batch = len(source.train)
+    settings = Settings(
+        net=spec.name,
+        data=options.data,
+        size=size,
+        **_identity(source),
+        batch=batch,
+        epochs=options.epochs or recipe.epochs,
+        seed=options.seed if options.seed is not None else 0,
+        lr=options.lr or recipe.lr,
+        momentum=recipe.momentum,
+        lr_steps=recipe.steps,
+        crop=recipe.crop,
+        mirror=recipe.mirror,
+        color_noise=recipe.color_noise,
+        precision=options.precision or "fp32",
+    )
+    network = _network(spec, settings, devices)
+    path = options.out or default_path(spec.name, source.name)
+    run = Run.create(path, _config(settings, spec, network))
+    return Trainer(run, settings, network, source, reporter)
+
+
+def _resumed(options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
+    """A run that goes on where its newest sound checkpoint, or the named one, stands."""
+    assert options.resume is not None
+    path = folder_of(options.resume)
+    if options.out is not None and options.out.resolve() != path.resolve():
+        raise RunError(f"--resume {path} writes into {path}; leave out --out {options.out}")
+    run = Run.open(path)
+    file, checkpoint = None, None
+    if path == options.resume and not run.checkpoints.files():
+        # Killed before its first checkpoint: the run begins again with the same settings.
+        stored, spec_values = run.config["settings"], run.config["spec"]
+    else:
+        file, checkpoint, skipped = find_checkpoint(options.resume)
+        for line in skipped:
+            reporter.say(f"skipped: {line}")
+        stored, spec_values = checkpoint.settings, checkpoint.spec
+    settings = Settings.from_dict(stored)
+    spec = nets.spec_from_dict(spec_values)
+
+    # These say where and for how long; a learning rate changed by hand is how the 2012 network was trained.
+    changes = {
+        name: getattr(options, name)
+        for name in ("data", "epochs", "lr")
+        if getattr(options, name) is not None
+    }
+    for name in ("size", "batch", "seed", "precision"):
+        given, there = getattr(options, name), getattr(settings, name)
+        if given is not None and given != there:
+            raise RunError(
+                f"--{name} {given} differs from the run's, {there}; leave it out, or start a new run"
+            )
+    if "lr" in changes and changes["lr"] != settings.lr:
+        reporter.say(f"lr: {changes['lr']:g} from here on, it was {settings.lr:g}")
+    settings = dataclasses.replace(settings, **changes)
+
+    source = data.open_source(settings.data, settings.size, workers=options.workers)
+    for name, here in _identity(source).items():
+        there = getattr(settings, name)
+        if here != there:
+            raise RunError(
+                f"data {source.name} is not what {path} was trained on: {name.replace('_', ' ')} "
+                f"{_short(here)} here, {_short(there)} there"
+            )
+    if options.net is not None and options.net != settings.net:
+        _refuse_other_net(options.net, settings, source, file or path, checkpoint)
+    network = _network(spec, settings, devices)
+    trainer = Trainer(run, settings, network, source, reporter)
+    run.write_config(_config(settings, spec, network))
+    if checkpoint is not None and file is not None:
+        trainer.mean = restore(network, checkpoint, file)
+        trainer.progress = Progress.from_dict(checkpoint.progress)
+    where = f"step {trainer.progress.step:,}" if file else "the beginning: it has no checkpoint yet"
+    reporter.say(f"resuming {path} from {where}")
+    return trainer
+
+
+def _refuse_other_net(
+    name: str, settings: Settings, source: data.Source, path: Path, checkpoint: Checkpoint | None
+) -> None:
+    """Says that the run trains another network than the one asked for, and the first tensor that differs."""
+    other = nets.build(name, image_shape=source.image_shape, classes=len(source.classes))
+    if checkpoint is not None:
+        tensors = {key: value for key, value in checkpoint.tensors.items() if key != MEAN}
+        network = Network(other, batch=1, devices="cpu:0", seed=0)
+        check_tensors(path, tensors, {key: value.shape for key, value in network.state().items()})
+    raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
+
+
+def _identity(source: data.Source) -> dict[str, Any]:
+    """What must be the same about the data when a run is resumed."""
+    return {
+        "classes": list(source.classes),
+        "image_shape": list(source.image_shape),
+        "train_images": len(source.train),
+        "test_images": len(source.test),
+    }
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}"
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def _network(spec: NetSpec, settings: Settings, devices: list[Device]) -> Network:
+    return Network(
+        spec,
+        batch=settings.batch,
+        devices=[device.name for device in devices],
+        seed=settings.seed,
+        precision=settings.precision,
+    )
+
+
+def _config(settings: Settings, spec: NetSpec, network: Network) -> dict[str, Any]:
+    description = network.describe()
+    return {
+        "settings": dataclasses.asdict(settings),
+        "device": description["device"],
+        "parameters": description["parameters"],
+        "versions": {
+            "cconvnet": cconvnet.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "platform": platform.platform(),
+        },
+        "command": shlex.join(sys.argv),
+        "spec": nets.spec_to_dict(spec),
+    }
+
+
+# ---- the loop ----------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """One run in memory: the network, its data, and how far it is."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: Settings,
+        network: Network,
+        source: data.Source,
+        reporter: Reporter,
+    ) -> None:
+        self.run = run
+        self.settings = settings
+        self.network = network
+        self.source = source
+        self.reporter = reporter
+        self.stop = Interrupts()
+        self.progress = Progress()
+        self.mean: np.ndarray[Any, Any] | None = None
+        self._schedule = StepSchedule(settings.lr, settings.lr_steps)
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._logged_at = (0.0, 0)
+        self._copied_before = 0
+
+    def begin(self, options: Options) -> None:
+        """Makes the mean image and the first checkpoint, or puts the log back to where the run is resumed."""
+        self.run.rewind_log(self.progress.step)
+        if self.mean is not None:
+            self._saved_step = self.progress.step
+            return
+        self.reporter.begin("mean image", len(self.source.train))
+        self.mean = data.mean_image(
+            self.source.train,
+            progress=lambda done, total: self.reporter.step(done, "mean image", f"{done:,}/{total:,}"),
+            workers=options.workers,
+        )
+        self.network.set_mean(self.mean)
+        self._save()
+
+    def train(self, options: Options) -> Outcome:
+        """Trains until all epochs are done, ``options.steps`` steps are, or somebody asks to stop."""
+        progress, settings = self.progress, self.settings
+        self._copied_before = progress.copied_bytes - self.network.copied_bytes
+        with self._train_loader(options) as batches, self._test_loader(options) as tests:
+            per_epoch = batches.steps_per_epoch
+            all_steps = settings.epochs * per_epoch
+            last_step = min(all_steps, options.steps or all_steps)
+            if progress.step >= last_step:
+                self.reporter.say(f"nothing left to train: {progress.step:,} of {last_step:,} steps are done")
+            self.reporter.begin(self._where(), last_step, progress.step)
+            going = progress.epoch < settings.epochs
+            while going:
+                if progress.step_in_epoch < per_epoch:
+                    going = self._train_epoch(batches, last_step, options)
+                if progress.step_in_epoch == per_epoch:
+                    going = self._end_epoch(tests) and going
+                going = going and progress.epoch < settings.epochs
+            if progress.step != self._saved_step:
+                self._save()
+            if not self.stop and (progress.last_test or {}).get("step") != progress.step:
+                self._test(tests)
+            self.reporter.end()
+        summary = self._summary(complete=progress.epoch >= settings.epochs)
+        self.run.write_summary(summary)
+        return Outcome(self.run.path, summary, self.stop.signal)
+
+    def _train_loader(self, options: Options) -> data.Loader:
+        settings, image = self.settings, self.network.spec.input
+        return data.Loader(
+            self.source.train,
+            batch=settings.batch,
+            seed=settings.seed,
+            crop=(image.height, image.width),
+            random_crop=settings.crop,
+            mirror=settings.mirror,
+            workers=options.workers,
+        )
+
+    def _test_loader(self, options: Options) -> data.Loader:
+        image = self.network.spec.input
+        return data.Loader(
+            self.source.test,
+            batch=self.settings.batch,
+            crop=(image.height, image.width),
+            shuffle=False,
+            drop_last=False,
+            workers=options.workers,
+        )
+
+    def _train_epoch(self, batches: data.Loader, last_step: int, options: Options) -> bool:
+        """The steps of the present epoch that are left; says whether training goes on."""
+        progress = self.progress
+        self._logged_at = (progress.seconds, progress.images)
+        mark = time.perf_counter()
+        for batch in batches.epoch(progress.epoch, progress.step_in_epoch):
+            self._step(batch)
+            now = time.perf_counter()
+            progress.seconds += now - mark
+            progress.images += len(batch)
+            progress.copied_bytes = self._copied_before + self.network.copied_bytes
+            mark = now
+            self.reporter.step(progress.step, self._where(), self._values())
+            if progress.step % options.log_every == 0:
+                self._log_window(batches.steps_per_epoch)
+            if self.stop or progress.step >= last_step:
+                return False
+            if self._checkpoint_due(options) and progress.step_in_epoch < batches.steps_per_epoch:
+                self._save()
+                mark = time.perf_counter()  # a checkpoint's time is not training time
+        return True
+
+    def _step(self, batch: data.Batch) -> None:
+        network, progress, settings = self.network, self.progress, self.settings
+        network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror)
+        network.forward(train=True, step=progress.step)
+        network.backward()
+        # Asked for as late as the loss can still stop the update: on a GPU it waits for all work before it.
+        result = network.result()
+        if not math.isfinite(result.loss):
+            bad = network.first_bad_layer()
+            raise TrainingStopped(
+                f"the loss is {result.loss} at step {progress.step} (epoch {progress.epoch + 1}); "
+                f"first layer with a value that is not finite: {bad or 'none'}. {self._standing()} "
+                "A lower --lr often mends this"
+            )
+        network.update(self._schedule.at(progress.epoch), settings.momentum)
+        progress.step += 1
+        progress.step_in_epoch += 1
+        progress.window.add(result)
+        progress.epoch_tally.add(result)
+
+    def _log_window(self, steps_per_epoch: int) -> None:
+        progress = self.progress
+        self.run.log(
+            {
+                "step": progress.step,
+                "epoch": round(progress.step / steps_per_epoch, 4),
+                "loss": progress.window.mean_loss,
+                "train_error_top1": progress.window.error_top1,
+                "lr": self._schedule.at(progress.epoch),
+                "images_per_second": round(self._images_per_second(), 1),
+            }
+        )
+        progress.window.clear()
+        self._logged_at = (progress.seconds, progress.images)
+
+    def _end_epoch(self, tests: data.Loader) -> bool:
+        """Tests, logs and saves; says whether training goes on."""
+        progress = self.progress
+        test = self._test(tests)
+        if test is None:
+            return False
+        tally = progress.epoch_tally
+        progress.last_train = {"train_loss": tally.mean_loss, "train_error_top1": tally.error_top1}
+        tally.clear()
+        progress.epoch += 1
+        progress.step_in_epoch = 0
+        if progress.best is None or test["test_error_top1"] < progress.best["test_error_top1"]:
+            progress.best = {
+                "step": progress.step,
+                "epoch": progress.epoch,
+                "test_error_top1": test["test_error_top1"],
+            }
+        line = {"step": progress.step, "epoch": progress.epoch, **progress.last_train}
+        self.run.log({**line, **{key: value for key, value in test.items() if key != "step"}})
+        self._save()
+        self.reporter.say(
+            f"epoch {progress.epoch}/{self.settings.epochs}: "
+            f"test error {percent(test['test_error_top1'])}, "
+            f"training error {percent(progress.last_train['train_error_top1'])}, "
+            f"loss {progress.last_train['train_loss']:.4f}, "
+            f"{progress.images / progress.seconds if progress.seconds else 0:,.0f} images/s"
+        )
+        return not self.stop
+
+    def _test(self, tests: data.Loader) -> dict[str, Any] | None:
+        self.reporter.step(self.progress.step, f"{self._where()}, testing")
+        tally = evaluate(self.network, tests.epoch(0), stopped=lambda: bool(self.stop))
+        if tally is None:
+            return None
+        self.progress.last_test = {
+            "step": self.progress.step,
+            "test_loss": tally.mean_loss,
+            "test_error_top1": tally.error_top1,
+            "test_error_top5": tally.error_top5,
+        }
+        return self.progress.last_test
+
+    # ---- checkpoints and results -----------------------------------------------------------------------------
+
+    def _checkpoint_due(self, options: Options) -> bool:
+        if options.checkpoint_every is not None:
+            return self.progress.step % options.checkpoint_every == 0
+        return time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS
+
+    def _save(self) -> None:
+        progress = self.progress
+        tensors = self.network.state()
+        for name, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                raise TrainingStopped(
+                    f"{name} holds values that are not finite after step {progress.step} "
+                    f"(epoch {progress.epoch + 1}). {self._standing()} A lower --lr often mends this"
+                )
+        assert self.mean is not None
+        tensors[MEAN] = self.mean
+        checkpoint = Checkpoint(
+            tensors=tensors,
+            spec=nets.spec_to_dict(self.network.spec),
+            settings=dataclasses.asdict(self.settings),
+            progress=dataclasses.asdict(progress),
+        )
+        try:
+            self.run.checkpoints.save(checkpoint, progress.best and progress.best["step"])
+        except OSError as error:
+            raise TrainingStopped(
+                f"cannot write {error.filename}: {error.strerror}. {self._standing()}"
+            ) from error
+        self._saved_step, self._saved_at = progress.step, time.monotonic()
+
+    def _standing(self) -> str:
+        """What a user can go on from when training has to stop."""
+        files = self.run.checkpoints.files()
+        if not files:
+            return "There is no checkpoint yet."
+        return f"The last good checkpoint stands: {files[-1]}; {resume_command(self.run.path)}."
+
+    def _summary(self, complete: bool) -> dict[str, Any]:
+        progress, description = self.progress, self.network.describe()
+        test = progress.last_test or {}
+        train = progress.last_train or {
+            "train_loss": progress.epoch_tally.mean_loss,
+            "train_error_top1": progress.epoch_tally.error_top1,
+        }
+        best = progress.best
+        return {
+            "net": self.settings.net,
+            "data": self.source.name,
+            "device": description["device"],
+            "precision": self.settings.precision,
+            "complete": complete,
+            "batch": self.settings.batch,
+            "epochs": progress.epoch,
+            "steps": progress.step,
+            "seconds": round(progress.seconds, 3),
+            "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 1),
+            "test_error_top1": test.get("test_error_top1"),
+            "test_error_top5": test.get("test_error_top5"),
+            "test_loss": test.get("test_loss"),
+            **train,
+            "parameters": description["parameters"],
+            "copied_bytes": progress.copied_bytes,
+            "checkpoint": str(self.run.checkpoints.file(self._saved_step).relative_to(self.run.path)),
+            "best": best
+            and {
+                **best,
+                "checkpoint": str(self.run.checkpoints.file(best["step"]).relative_to(self.run.path)),
+            },
+            "skipped_images": len(self.source.report()),
+        }
+
+    # ---- words for the progress bar --------------------------------------------------------------------------
+
+    def _where(self) -> str:
+        epoch = min(self.progress.epoch + 1, self.settings.epochs)
+        return f"epoch {epoch}/{self.settings.epochs}"
+
+    def _values(self) -> str:
+        tally = self.progress.epoch_tally
+        return (
+            f"loss {tally.mean_loss:.4f}  error {percent(tally.error_top1)}  "
+            f"{self._images_per_second():,.0f} images/s"
+        )
+
+    def _images_per_second(self) -> float:
+        """Since the last line of the log."""
+        seconds = self.progress.seconds - self._logged_at[0]
+        return (self.progress.images - self._logged_at[1]) / seconds if seconds > 0 else 0.0
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
+
+
+def has_matplotlib() -> bool:
+    return find_spec("matplotlib") is not None
