@@ -42,5 +42,5 @@ def build(image_shape: tuple[int, int, int] = (8, 8, 1), classes: int = 10) -> N
         input=InputSpec(height, width, channels, scale=1 / 255),
         stored=(height, width),
         classes=classes,
-        recipe=TrainRecipe(batch=64, epochs=12, lr=0.05, steps=((8, 0.1), (11, 0.1))),
+        recipe=TrainRecipe(batch=64, epochs=20, lr=0.02, steps=((14, 0.1), (18, 0.1))),
     )

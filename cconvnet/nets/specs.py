@@ -11,8 +11,9 @@ import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+T = TypeVar("T")
 Pair = tuple[int, int]
 
 NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu")
@@ -89,7 +90,7 @@ class LayerSpec:
 
     Attributes
         name: unique in the network.
-        inputs: names of the layers it reads; ``"data"`` is the image input. :func:`chain` fills in empty ones.
+        inputs: names of the layers it reads; ``"data"`` is the images. :func:`chain` fills in empty ones.
         device: where the layer lives: an index into the network's list of devices, the name of a device, or
             None for the first of the list.
     """
@@ -187,7 +188,7 @@ class PoolSpec(LayerSpec):
 class LrnSpec(LayerSpec):
     """x * (k + alpha * sum of x^2)^-beta, over channels or in the same map; see ``LrnProblem``.
 
-    `alpha` multiplies the plain sum, as in the 2012 paper; :func:`lrn_alpha` makes it of cuda-convnet's scale.
+    `alpha` multiplies the plain sum, as in the 2012 paper; :func:`lrn_alpha` gives it for cuda-convnet's.
     """
 
     type: ClassVar[str] = "lrn"
@@ -385,9 +386,9 @@ def _layer_from_dict(values: dict[str, Any]) -> LayerSpec:
     )
 
 
-def _build(kind: type, where: str, values: dict[str, Any], **convert: Callable[[Any], Any]) -> Any:
+def _build(kind: type[T], where: str, values: dict[str, Any], **convert: Callable[[Any], Any]) -> T:
     """An object of a dataclass from a dictionary, each value through its converter."""
-    fields = dataclasses.fields(kind)
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     names = [f.name for f in fields]
     required = [
         f.name
