@@ -1,9 +1,9 @@
 """The layers a network is made of: each joins a spec to the functions of one device's module.
 
-A layer is made once for a fixed batch. Its constructor makes the problem (which does all shape arithmetic) and
-takes its memory; forward() and backward() then only call functions of the module with arrays that never change.
-A layer knows nothing of training: it reads its inputs' arrays, writes its output's array, and in the backward
-pass turns the output's gradient into its parameters' and inputs' gradients.
+A layer is made once for a fixed batch. Its constructor makes the problem (which does all shape arithmetic)
+and takes its memory; forward() and backward() then only call functions of the module with arrays that never
+change. A layer knows nothing of training: it reads its inputs' arrays, writes its output's array, and in
+the backward pass turns the output's gradient into its parameters' and inputs' gradients.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class Layer:
     Attributes
         name, type, device, inputs, output, parameters.
         input_gradients: for each input the array the backward pass writes, None where no gradient is needed.
-        sums: (input, part) pairs, parts that are added to the input's gradient after the backward pass. Where
-            several layers read an activation, the first to run backward writes its gradient, the others add to
-            it, always in the same order.
+        sums: (input, part) pairs, parts that are added to the input's gradient after the backward pass.
+            Where several layers read an activation, the first to run backward writes its gradient, the
+            others add to it, always in the same order.
         workspace: memory shared by all layers of a device, at least workspace_bytes().
     """
 

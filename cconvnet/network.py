@@ -11,8 +11,8 @@ nothing.
     >>> network.update(lr=0.01, momentum=0.9)
     >>> network.result().loss
 
-Activations are kept until the next forward pass. An activation's gradient lives only from the backward pass of
-its last reader to that of its own layer, so the gradients of one device share one piece of memory; see
+Activations are kept until the next forward pass. An activation's gradient lives only from the backward pass
+of its last reader to that of its own layer, so the gradients of one device share one piece of memory; see
 :func:`plan_memory`.
 """
 
@@ -314,8 +314,8 @@ class Network:
         """Takes a batch to the devices.
 
         Args:
-            images: uint8[n, H, W, C] of the stored size, 1 <= n <= batch. Rows missing from a full batch count
-                for nothing: neither the loss nor a gradient sees them.
+            images: uint8[n, H, W, C] of the stored size, 1 <= n <= batch. Rows missing from a full batch
+                count for nothing: neither the loss nor a gradient sees them.
             labels: int[n], from 0 to classes - 1.
             top, left: int[n], where each image's crop begins; None: in the middle.
             mirror: bool or uint8[n]; None: no image is mirrored.

@@ -11,9 +11,8 @@ class StepSchedule:
     """A rate that is multiplied by a factor at given epochs.
 
     Attributes
-        lr: the first rate.
-        steps: (epoch, factor) pairs. From the start of that epoch on the rate is multiplied by the factor; the
-            factors of all epochs reached multiply.
+        lr: the first rate. steps: (epoch, factor) pairs. From the start of that epoch on the rate is
+            multiplied by the factor; the factors of all epochs reached multiply.
     """
 
     lr: float
