@@ -1,0 +1,262 @@
+// The gradient of a convolution by its input, as an implicit GEMM: row m of A is what of dy the input pixel
+// (n, h, w) has reached, row n of B one input channel of the filters. A is contiguous along k, whose
+// innermost part is the output channel; B is contiguous along n.
+//
+// Of tap (r, s), pixel (h, w) reads dy at p = (h + pad_h - r) / stride_h, if that is whole. So with a stride,
+// the pixels fall into stride_h * stride_w residue classes that each use their own taps, every stride-th, and
+// no others. Each class is a matrix product of its own, with no multiplication by zero in it:
+//   h = first + stride*i,  r = tap + stride*j,  p = base + i - j,
+//   where tap = (first + pad) % stride and base = (first + pad) / stride.
+// A class without taps gives zeros. One block computes a tile of one class's pixels times input channels of
+// one group; threads of a block share it as gemm_tile.cuh says.
+#include "implicit_gemm.cuh"
+
+namespace cconvnet {
+namespace {
+
+struct DgradParameters {
+  ConvProblem problem;
+  int c_per_group, k_per_group;
+  GemmSize size;  // of the largest class
+  GemmGrid grid;
+  uint32_t classes_w;
+  Divider by_k;
+  int most_taps_w;
+  Divider by_most_taps_w, by_fewest_taps_w;  // a class has S/stride_w taps along w, rounded up or down
+  const float *dy, *w;
+  bool vector_stores;
+  float* dx;  // with splits, the partial outputs, each of `count` elements
+  size_t count;
+};
+
+// A residue class along one axis.
+struct Residue {
+  int first, pixels;
+  int tap, taps;
+  int base;
+
+  static __device__ __forceinline__ Residue make(int first, int size, int stride, int pad, int filter) {
+    const int tap = (first + pad) % stride;
+    return {first, (size - first + stride - 1) / stride, tap,
+            tap < filter ? (filter - tap + stride - 1) / stride : 0, (first + pad) / stride};
+  }
+};
+
+// The smallest index of a class is that of its first pixel, so there are no more classes than pixels.
+int classes_h(const ConvProblem& o) {
+  return std::min(o.stride_h, o.h);
+}
+int classes_w(const ConvProblem& o) {
+  return std::min(o.stride_w, o.w);
+}
+
+GemmSize dgrad_size(const ConvProblem& o) {
+  const auto share = [](int size, int stride) { return static_cast<int>(ceil_div(size, stride)); };
+  return {o.n * share(o.h, o.stride_h) * share(o.w, o.stride_w), o.c_per_group(),
+          share(o.r, o.stride_h) * share(o.s, o.stride_w) * o.k_per_group(),
+          o.groups * classes_h(o) * classes_w(o)};
+}
+
+// ---- operands -------------------------------------------------------------------------------------------
+
+// One class's matrix product in one group: a block's view of the problem. It is the same for all threads and
+// seldom needed, so it lies in shared memory; in registers it would push the sums out.
+struct DgradClass {
+  Residue h, w;
+  uint32_t first_input, first_output;  // channels
+  int gemm_m, gemm_k;
+
+  static __device__ __forceinline__ DgradClass make(const DgradParameters& o, uint32_t batch) {
+    const ConvProblem& c = o.problem;
+    const uint32_t residue = batch / c.groups, group = batch % c.groups;
+    const Residue h = Residue::make(residue / o.classes_w, c.h, c.stride_h, c.pad_h, c.r);
+    const Residue w = Residue::make(residue % o.classes_w, c.w, c.stride_w, c.pad_w, c.s);
+    return {h,
+            w,
+            group * o.c_per_group,
+            group * o.k_per_group,
+            c.n * h.pixels * w.pixels,
+            h.taps * w.taps * o.k_per_group};
+  }
+
+  // Splits a row index into image and position within the class.
+  __device__ __forceinline__ uint32_t pixel(int m, int& i, int& j) const {
+    j = m % w.pixels;
+    i = m / w.pixels % h.pixels;
+    return m / w.pixels / h.pixels;
+  }
+
+  // Splits k into the class's tap (i, j) and the output channel.
+  __device__ __forceinline__ uint32_t tap(const DgradParameters& o, int k, int& j, int& channel) const {
+    const Divider& by_taps_w = w.taps == o.most_taps_w ? o.by_most_taps_w : o.by_fewest_taps_w;
+    return by_taps_w.divide(o.by_k.divide(k, channel), j);
+  }
+};
+
+// A: dy at the output pixel whose window's tap (r, s) lies on input pixel (n, h, w).
+struct Reached {
+  static constexpr bool ALONG_K = true;
+  struct Row {
+    uint32_t p, q;  // the output pixel of the class's first tap
+    uint32_t offset;
+  };
+  struct Depth {
+    uint32_t i, j;  // how many pixels up and left of that
+    uint32_t offset;
+  };
+
+  const DgradParameters& o;
+  const DgradClass& view;
+  const float* data;
+
+  __device__ __forceinline__ Row row(uint32_t m) const {
+    // A row beyond the last has no output pixel: p - i stays far above any height.
+    if (m >= static_cast<uint32_t>(view.gemm_m)) return {1u << 31, 0, 0};
+    const ConvProblem& c = o.problem;
+    int i, j;
+    const uint32_t n = view.pixel(m, i, j);
+    const uint32_t p = view.h.base + i, q = view.w.base + j;
+    return {p, q, ((n * c.p + p) * c.q + q) * c.k + view.first_output};
+  }
+
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    // Likewise beyond the last k: q - j stays above any width.
+    if (k >= static_cast<uint32_t>(view.gemm_k)) return {0, 1u << 31, 0};
+    int j, channel;
+    const uint32_t i = view.tap(o, k, j, channel);
+    return {i, static_cast<uint32_t>(j), (i * o.problem.q + j) * o.problem.k - channel};
+  }
+
+  __device__ __forceinline__ uint32_t offset(const Row& row, const Depth& depth) const {
+    const bool inside = row.p - depth.i < static_cast<uint32_t>(o.problem.p) &&
+                        row.q - depth.j < static_cast<uint32_t>(o.problem.q);
+    return inside ? row.offset - depth.offset : kOutside;
+  }
+};
+
+// B: the filters' weights of tap (r, s) and output channel k, contiguous along the input channel.
+struct Weights {
+  static constexpr bool ALONG_K = false;
+  using Row = uint32_t;
+  using Depth = uint32_t;
+
+  const DgradParameters& o;
+  const DgradClass& view;
+  const float* data;
+
+  __device__ __forceinline__ Row row(uint32_t n) const {
+    return n < static_cast<uint32_t>(o.size.n) ? n : kOutside;
+  }
+
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
+    const ConvProblem& c = o.problem;
+    int j, channel;
+    const uint32_t i = view.tap(o, k, j, channel);
+    const uint32_t r = view.h.tap + i * c.stride_h, s = view.w.tap + j * c.stride_w;
+    return (((view.first_output + channel) * c.r + r) * c.s + s) * o.size.n;
+  }
+
+  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
+    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  }
+};
+
+struct DgradOutput {
+  const DgradParameters& o;
+  const DgradClass& view;
+  __device__ __forceinline__ uint32_t row(uint32_t m) const {
+    const ConvProblem& c = o.problem;
+    int i, j;
+    const uint32_t n = view.pixel(m, i, j);
+    const uint32_t h = view.h.first + i * c.stride_h, w = view.w.first + j * c.stride_w;
+    return ((n * c.h + h) * c.w + w) * c.c + view.first_input;
+  }
+};
+
+// ---- kernel and launcher --------------------------------------------------------------------------------
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
+    conv_dgrad_implicit_gemm(DgradParameters o) {
+  const GemmBlock block = GemmBlock::make<Tile>(o.grid);
+  auto& view = shared_memory<DgradClass>();
+  if (threadIdx.x == 0) view = DgradClass::make(o, block.batch);
+  __syncthreads();
+  // The grid is made for the largest class.
+  if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;
+  const Epilogue epilogue = {o.dx + block.split * o.count, nullptr, false, o.vector_stores};
+  multiply_tile<Tile>(Reached{o, view, o.dy}, Weights{o, view, o.w}, DgradOutput{o, view}, epilogue, block.m,
+                      block.n, view.gemm_m, o.size.n, block.steps<Tile>(view.gemm_k, o.grid.splits));
+}
+
+template <class Tile>
+void launch(const ConvProblem& problem, const DgradArguments& arguments, Stream stream) {
+  const GemmSize size = dgrad_size(problem);
+  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  const bool split = grid.splits > 1;
+  float* const dx = split ? static_cast<float*>(arguments.workspace) : arguments.dx;
+  const int most_taps_w = static_cast<int>(ceil_div(problem.s, problem.stride_w));
+  const DgradParameters parameters = {problem,
+                                      problem.c_per_group(),
+                                      problem.k_per_group(),
+                                      size,
+                                      grid,
+                                      static_cast<uint32_t>(classes_w(problem)),
+                                      Divider(problem.k_per_group()),
+                                      most_taps_w,
+                                      Divider(most_taps_w),
+                                      Divider(std::max(1, problem.s / problem.stride_w)),
+                                      arguments.dy,
+                                      arguments.w,
+                                      aligned(dx) && size.n % kVectorWidth == 0,
+                                      dx,
+                                      static_cast<size_t>(problem.x_count())};
+  CCONVNET_LAUNCH((conv_dgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, stream, parameters);
+  if (split) {
+    split_reduce(problem.x_count(), grid.splits, dx, problem.c, nullptr, false, arguments.dx, stream);
+  }
+}
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+size_t workspace(const ConvProblem& problem) {
+  return split_workspace(dgrad_size(problem), problem.x_count());
+}
+
+template <class Tile>
+DgradTable::Row row() {
+  return {"conv_dgrad_implicit_gemm_fp32_" + tile_name<Tile>(), Tile::VECTOR > 1,
+          // Four neighbouring k must be four channels of one tap, and so must four neighbouring n.
+          [](const ConvProblem& problem) {
+            return problem.k_per_group() % Tile::VECTOR == 0 && problem.c_per_group() % Tile::VECTOR == 0;
+          },
+          [](const ConvProblem& problem) { return suits<Tile>(dgrad_size(problem)); }, workspace,
+          launch<Tile>};
+}
+
+}  // namespace
+
+const DgradTable& conv_dgrad_table() {
+  static const DgradTable table(
+      "conv_dgrad",
+      {row<Tile<128, 128, 8, 8, 8, 4>>(), row<Tile<128, 64, 8, 8, 8, 4>>(), row<Tile<64, 64, 8, 8, 4, 4>>(),
+       row<Tile<128, 32, 8, 8, 4, 4>>(), row<Tile<32, 32, 8, 4, 4, 4>>(), row<Tile<128, 64, 8, 8, 8, 1>>(),
+       row<Tile<128, 32, 8, 8, 4, 1>>(), row<Tile<32, 32, 8, 4, 4, 1>>()});
+  return table;
+}
+
+std::vector<std::string> conv_dgrad_impls(const ConvProblem& problem) {
+  return conv_dgrad_table().impls(problem);
+}
+
+size_t conv_dgrad_workspace(const ConvProblem& problem, const char* impl) {
+  return conv_dgrad_table().workspace(problem, impl);
+}
+
+void conv_dgrad(const ConvProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+                Stream stream, const char* impl) {
+  conv_dgrad_table().run(problem, {dy, w, dx, workspace}, stream, impl);
+}
+
+}  // namespace cconvnet

@@ -1,0 +1,183 @@
+// Forward convolution, y = x * w + bias, as an implicit GEMM: row m of A is the window of output pixel
+// (n, p, q), read from x in place, and row n of B is the filter of output channel n of the group. Both are
+// contiguous along k, whose innermost part is the input channel. One block computes a tile of output pixels
+// times output channels of one group; threads of a block share it as gemm_tile.cuh says.
+#include "implicit_gemm.cuh"
+
+namespace cconvnet {
+namespace {
+
+struct FpropParameters {
+  ConvProblem problem;
+  int c_per_group, k_per_group;
+  GemmSize size;
+  GemmGrid grid;
+  Divider by_q, by_p, by_c, by_s;
+  const float *x, *w, *bias;
+  bool relu;
+  bool vector_stores;
+  float* y;  // with splits, the partial outputs, each of `count` elements
+  size_t count;
+};
+
+GemmSize fprop_size(const ConvProblem& o) {
+  return {o.n * o.p * o.q, o.k_per_group(), o.r * o.s * o.c_per_group(), o.groups};
+}
+
+// ---- operands -------------------------------------------------------------------------------------------
+
+// A: x at the pixel that tap (r, s) of window (n, p, q) reads.
+struct Windows {
+  static constexpr bool ALONG_K = true;
+  struct Row {
+    uint32_t h, w;  // the window's first pixel
+    uint32_t offset;
+  };
+  struct Depth {
+    uint32_t r, s;
+    uint32_t offset;
+  };
+
+  const FpropParameters& o;
+  const float* data;
+  uint32_t first_channel;
+
+  __device__ __forceinline__ Row row(uint32_t m) const {
+    const ConvProblem& c = o.problem;
+    // A row beyond the last has no pixel inside the image: h + r stays far above any height.
+    if (m >= static_cast<uint32_t>(o.size.m)) return {1u << 31, 0, 0};
+    int p, q;
+    const uint32_t n = o.by_p.divide(o.by_q.divide(m, q), p);
+    const uint32_t h = p * c.stride_h - c.pad_h;
+    const uint32_t w = q * c.stride_w - c.pad_w;
+    return {h, w, ((n * c.h + h) * c.w + w) * c.c + first_channel};
+  }
+
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    // Likewise beyond the last k: w + s stays above any width.
+    if (k >= static_cast<uint32_t>(o.size.k)) return {0, 1u << 31, 0};
+    int c, s;
+    const uint32_t r = o.by_s.divide(o.by_c.divide(k, c), s);
+    return {r, static_cast<uint32_t>(s), (r * o.problem.w + s) * o.problem.c + c};
+  }
+
+  __device__ __forceinline__ uint32_t offset(const Row& row, const Depth& depth) const {
+    const bool inside = row.h + depth.r < static_cast<uint32_t>(o.problem.h) &&
+                        row.w + depth.s < static_cast<uint32_t>(o.problem.w);
+    return inside ? row.offset + depth.offset : kOutside;
+  }
+};
+
+// B: the filters, a plain matrix.
+struct Filters {
+  static constexpr bool ALONG_K = true;
+  using Row = uint32_t;
+  using Depth = uint32_t;
+
+  const FpropParameters& o;
+  const float* data;
+  uint32_t first_channel;
+
+  __device__ __forceinline__ Row row(uint32_t n) const {
+    return n < static_cast<uint32_t>(o.size.n) ? (first_channel + n) * o.size.k : kOutside;
+  }
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    return k < static_cast<uint32_t>(o.size.k) ? k : kOutside;
+  }
+  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
+    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  }
+};
+
+struct FpropOutput {
+  int k;
+  uint32_t first_channel;
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * k + first_channel; }
+};
+
+// ---- kernel and launcher --------------------------------------------------------------------------------
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
+    conv_fprop_implicit_gemm(FpropParameters o) {
+  const GemmBlock block = GemmBlock::make<Tile>(o.grid);
+  const uint32_t first_input = block.batch * o.c_per_group;
+  const uint32_t first_output = block.batch * o.k_per_group;
+  const Epilogue epilogue = {o.y + block.split * o.count, o.bias ? o.bias + first_output : nullptr, o.relu,
+                             o.vector_stores};
+  multiply_tile<Tile>(Windows{o, o.x, first_input}, Filters{o, o.w, first_output},
+                      FpropOutput{o.problem.k, first_output}, epilogue, block.m, block.n, o.size.m, o.size.n,
+                      block.steps<Tile>(o.size.k, o.grid.splits));
+}
+
+template <class Tile>
+void launch(const ConvProblem& problem, const FpropArguments& arguments, Stream stream) {
+  const GemmSize size = fprop_size(problem);
+  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  const bool split = grid.splits > 1;
+  float* const y = split ? static_cast<float*>(arguments.workspace) : arguments.y;
+  const FpropParameters parameters = {problem,
+                                      problem.c_per_group(),
+                                      problem.k_per_group(),
+                                      size,
+                                      grid,
+                                      Divider(problem.q),
+                                      Divider(problem.p),
+                                      Divider(problem.c_per_group()),
+                                      Divider(problem.s),
+                                      arguments.x,
+                                      arguments.w,
+                                      split ? nullptr : arguments.bias,
+                                      !split && arguments.relu,
+                                      aligned(y) && size.n % kVectorWidth == 0,
+                                      y,
+                                      static_cast<size_t>(problem.y_count())};
+  CCONVNET_LAUNCH((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, stream, parameters);
+  if (split) {
+    split_reduce(problem.y_count(), grid.splits, y, problem.k, arguments.bias, arguments.relu, arguments.y,
+                 stream);
+  }
+}
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+size_t workspace(const ConvProblem& problem) {
+  return split_workspace(fprop_size(problem), problem.y_count());
+}
+
+template <class Tile>
+FpropTable::Row row() {
+  return {"conv_fprop_implicit_gemm_fp32_" + tile_name<Tile>(), Tile::VECTOR > 1,
+          // Four neighbouring k must be four channels of one tap.
+          [](const ConvProblem& problem) { return problem.c_per_group() % Tile::VECTOR == 0; },
+          [](const ConvProblem& problem) { return suits<Tile>(fprop_size(problem)); }, workspace,
+          launch<Tile>};
+}
+
+}  // namespace
+
+const FpropTable& conv_fprop_table() {
+  static const FpropTable table(
+      "conv_fprop",
+      {row<Tile<128, 128, 8, 8, 8, 4>>(), row<Tile<128, 64, 8, 8, 8, 4>>(), row<Tile<64, 64, 8, 8, 4, 4>>(),
+       row<Tile<128, 32, 8, 8, 4, 4>>(), row<Tile<32, 32, 8, 4, 4, 4>>(),
+       // 96: AlexNet's first layer, 96 filters over 3 channels.
+       row<Tile<128, 96, 4, 8, 12, 1>>(), row<Tile<128, 64, 8, 8, 8, 1>>(), row<Tile<128, 32, 8, 8, 4, 1>>(),
+       row<Tile<32, 32, 8, 4, 4, 1>>()});
+  return table;
+}
+
+std::vector<std::string> conv_fprop_impls(const ConvProblem& problem) {
+  return conv_fprop_table().impls(problem);
+}
+
+size_t conv_fprop_workspace(const ConvProblem& problem, const char* impl) {
+  return conv_fprop_table().workspace(problem, impl);
+}
+
+void conv_fprop(const ConvProblem& problem, const float* x, const float* w, const float* bias, bool relu,
+                float* y, void* workspace, Stream stream, const char* impl) {
+  conv_fprop_table().run(problem, {x, w, bias, relu, y, workspace}, stream, impl);
+}
+
+}  // namespace cconvnet

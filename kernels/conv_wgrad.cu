@@ -1,0 +1,181 @@
+// The gradient of a convolution by its filters, as an implicit GEMM: row m of A is output channel k of dy,
+// row n of B what of x tap (r, s) of input channel c reads, and the sum runs over all output pixels (n, p,
+// q). Both operands are contiguous across k, along their channels. One block computes a tile of output
+// channels times filter weights of one group; threads of a block share it as gemm_tile.cuh says. Filters are
+// few and pixels many, so most problems are split along k.
+#include "implicit_gemm.cuh"
+
+namespace cconvnet {
+namespace {
+
+struct WgradParameters {
+  ConvProblem problem;
+  int c_per_group, k_per_group;
+  GemmSize size;
+  GemmGrid grid;
+  Divider by_q, by_p, by_c, by_s;
+  const float *x, *dy;
+  bool vector_stores;
+  float* dw;  // with splits, the partial outputs, each of `count` elements
+  size_t count;
+};
+
+GemmSize wgrad_size(const ConvProblem& o) {
+  return {o.k_per_group(), o.r * o.s * o.c_per_group(), o.n * o.p * o.q, o.groups};
+}
+
+// ---- operands -------------------------------------------------------------------------------------------
+
+// A: dy, a plain matrix, transposed.
+struct Gradients {
+  static constexpr bool ALONG_K = false;
+  using Row = uint32_t;
+  using Depth = uint32_t;
+
+  const WgradParameters& o;
+  const float* data;
+  uint32_t first_channel;
+
+  __device__ __forceinline__ Row row(uint32_t m) const {
+    return m < static_cast<uint32_t>(o.size.m) ? first_channel + m : kOutside;
+  }
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    return k < static_cast<uint32_t>(o.size.k) ? k * o.problem.k : kOutside;
+  }
+  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
+    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  }
+};
+
+// B: x at the pixel that tap (r, s) of window (n, p, q) reads.
+struct Windows {
+  static constexpr bool ALONG_K = false;
+  struct Row {
+    uint32_t r, s;
+    uint32_t offset;
+  };
+  struct Depth {
+    uint32_t h, w;  // the window's first pixel
+    uint32_t offset;
+  };
+
+  const WgradParameters& o;
+  const float* data;
+  uint32_t first_channel;
+
+  __device__ __forceinline__ Row row(uint32_t n) const {
+    // A row beyond the last has no pixel inside the image: h + r stays far above any height.
+    if (n >= static_cast<uint32_t>(o.size.n)) return {1u << 31, 0, 0};
+    int c, s;
+    const uint32_t r = o.by_s.divide(o.by_c.divide(n, c), s);
+    return {r, static_cast<uint32_t>(s), (r * o.problem.w + s) * o.problem.c + c + first_channel};
+  }
+
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    // Likewise beyond the last k: w + s stays above any width.
+    if (k >= static_cast<uint32_t>(o.size.k)) return {0, 1u << 31, 0};
+    const ConvProblem& c = o.problem;
+    int p, q;
+    const uint32_t n = o.by_p.divide(o.by_q.divide(k, q), p);
+    const uint32_t h = p * c.stride_h - c.pad_h;
+    const uint32_t w = q * c.stride_w - c.pad_w;
+    return {h, w, ((n * c.h + h) * c.w + w) * c.c};
+  }
+
+  __device__ __forceinline__ uint32_t offset(const Row& row, const Depth& depth) const {
+    const bool inside = row.r + depth.h < static_cast<uint32_t>(o.problem.h) &&
+                        row.s + depth.w < static_cast<uint32_t>(o.problem.w);
+    return inside ? row.offset + depth.offset : kOutside;
+  }
+};
+
+struct WgradOutput {
+  int weights;  // of one filter
+  uint32_t first_filter;
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return (first_filter + m) * weights; }
+};
+
+// ---- kernel and launcher --------------------------------------------------------------------------------
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
+    conv_wgrad_implicit_gemm(WgradParameters o) {
+  const GemmBlock block = GemmBlock::make<Tile>(o.grid);
+  const uint32_t first_input = block.batch * o.c_per_group;
+  const uint32_t first_output = block.batch * o.k_per_group;
+  const Epilogue epilogue = {o.dw + block.split * o.count, nullptr, false, o.vector_stores};
+  multiply_tile<Tile>(Gradients{o, o.dy, first_output}, Windows{o, o.x, first_input},
+                      WgradOutput{o.size.n, first_output}, epilogue, block.m, block.n, o.size.m, o.size.n,
+                      block.steps<Tile>(o.size.k, o.grid.splits));
+}
+
+template <class Tile>
+void launch(const ConvProblem& problem, const WgradArguments& arguments, Stream stream) {
+  const GemmSize size = wgrad_size(problem);
+  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  const bool split = grid.splits > 1;
+  float* const dw = split ? static_cast<float*>(arguments.workspace) : arguments.dw;
+  const WgradParameters parameters = {problem,
+                                      problem.c_per_group(),
+                                      problem.k_per_group(),
+                                      size,
+                                      grid,
+                                      Divider(problem.q),
+                                      Divider(problem.p),
+                                      Divider(problem.c_per_group()),
+                                      Divider(problem.s),
+                                      arguments.x,
+                                      arguments.dy,
+                                      aligned(dw) && size.n % kVectorWidth == 0,
+                                      dw,
+                                      static_cast<size_t>(problem.w_count())};
+  CCONVNET_LAUNCH((conv_wgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, stream, parameters);
+  if (split) {
+    split_reduce(problem.w_count(), grid.splits, dw, 1, nullptr, false, arguments.dw, stream);
+  }
+}
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+size_t workspace(const ConvProblem& problem) {
+  return split_workspace(wgrad_size(problem), problem.w_count());
+}
+
+template <class Tile>
+WgradTable::Row row() {
+  return {"conv_wgrad_implicit_gemm_fp32_" + tile_name<Tile>(), Tile::VECTOR > 1,
+          // Four neighbouring m must be channels of one group, four neighbouring n channels of one tap.
+          [](const ConvProblem& problem) {
+            return problem.k_per_group() % Tile::VECTOR == 0 && problem.c_per_group() % Tile::VECTOR == 0;
+          },
+          [](const ConvProblem& problem) { return suits<Tile>(wgrad_size(problem)); }, workspace,
+          launch<Tile>};
+}
+
+}  // namespace
+
+const WgradTable& conv_wgrad_table() {
+  static const WgradTable table(
+      "conv_wgrad",
+      {row<Tile<128, 128, 8, 8, 8, 4>>(), row<Tile<64, 128, 8, 8, 8, 4>>(), row<Tile<64, 64, 8, 8, 4, 4>>(),
+       row<Tile<32, 128, 8, 4, 8, 4>>(), row<Tile<32, 32, 8, 4, 4, 4>>(),
+       // 96: AlexNet's first layer, 96 filters over 3 channels.
+       row<Tile<96, 128, 8, 12, 8, 1>>(), row<Tile<64, 128, 8, 8, 8, 1>>(), row<Tile<32, 128, 8, 4, 8, 1>>(),
+       row<Tile<32, 32, 8, 4, 4, 1>>()});
+  return table;
+}
+
+std::vector<std::string> conv_wgrad_impls(const ConvProblem& problem) {
+  return conv_wgrad_table().impls(problem);
+}
+
+size_t conv_wgrad_workspace(const ConvProblem& problem, const char* impl) {
+  return conv_wgrad_table().workspace(problem, impl);
+}
+
+void conv_wgrad(const ConvProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
+                Stream stream, const char* impl) {
+  conv_wgrad_table().run(problem, {x, dy, dw, workspace}, stream, impl);
+}
+
+}  // namespace cconvnet

@@ -1,0 +1,275 @@
+// One block's share of a matrix product C[m,n] = sum over k of A[m,k] * B[n,k], from global memory to global
+// memory. The passes of a convolution differ only in where the elements of A, B and C lie, so they hand this
+// code two operands and an output that answer that question.
+//
+// How the work is split. A block computes a BLOCK_M x BLOCK_N tile of C. It walks along k in steps of
+// BLOCK_K; in each step its threads copy a BLOCK_M x BLOCK_K piece of A and a BLOCK_N x BLOCK_K piece of B to
+// shared memory, and every thread adds to its own THREAD_M x THREAD_N outputs, held in registers. There are
+// two buffers: the loads of the next step are started before the arithmetic of this one and stored after it,
+// so that the arithmetic hides their latency, and one barrier per step is enough.
+//
+// An operand is a class with
+//   static constexpr bool ALONG_K;       whether memory is contiguous along k, else along m (or n)
+//   const float* data;
+//   Row row(uint32_t i) const;           what can be known of row i of A (or B) before the loop
+//   Depth depth(uint32_t k) const;       what can be known of a k (i and k may lie beyond the end)
+//   uint32_t offset(Row, Depth) const;   where the element lies, or kOutside, which stands for a zero
+// so no thread ever divides per element: it keeps its rows, or its depths, for all elements that share them.
+// Offsets are unsigned because on the way to a valid one (below 2^31) they may wrap around.
+//
+// An output is a class with `uint32_t row(uint32_t m) const`, where row m of C begins.
+#pragma once
+
+#include "neuron.h"
+#include "vector.cuh"
+
+namespace cconvnet {
+
+constexpr uint32_t kOutside = ~0u;
+
+// The sizes of a tile. VECTOR is how many floats one load takes from global memory, along whichever direction
+// is contiguous there: with 4, operands must lie on 16-byte boundaries.
+template <int BLOCK_M_, int BLOCK_N_, int BLOCK_K_, int THREAD_M_, int THREAD_N_, int VECTOR_>
+struct Tile {
+  static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
+  static constexpr int THREAD_M = THREAD_M_, THREAD_N = THREAD_N_, VECTOR = VECTOR_;
+  // A thread's outputs are 4 x 4 squares, spread evenly over the tile (see Multiplier).
+  static constexpr int SQUARES_M = THREAD_M / 4, SQUARES_N = THREAD_N / 4;
+  static constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N;
+  static constexpr int THREADS = THREADS_M * THREADS_N;
+  // Enough registers for the outputs and for what else a thread holds; loads of single floats need addresses
+  // for each. 128 leaves room for 16 warps on a multiprocessor, 168 for 12.
+  static constexpr int REGISTERS = THREAD_M * THREAD_N > (VECTOR == 1 ? 32 : 64) ? 168 : 128;
+  static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
+
+  static_assert(VECTOR == 1 || VECTOR == 4, "global memory is read by floats or by 16 bytes");
+  static_assert(THREAD_M % 4 == 0 && THREAD_N % 4 == 0, "shared memory is read 4 floats at a time");
+  static_assert(BLOCK_M % THREAD_M == 0 && BLOCK_N % THREAD_N == 0, "threads must share the tile evenly");
+  static_assert(THREADS_M % 4 == 0 && THREADS_N % 8 == 0, "a warp computes 4 x 8 threads' worth of the tile");
+  static_assert(THREADS <= 1024, "a block has at most 1024 threads");
+  static_assert(BLOCK_K % VECTOR == 0 && BLOCK_M % VECTOR == 0 && BLOCK_N % VECTOR == 0,
+                "a load must not cross the tile's edge");
+};
+
+// A piece of an operand in shared memory, k-major, so that a thread's fragment for one k is contiguous. Where
+// it is stored across the rows (ALONG_K), padding puts a warp's stores on 32 different banks: the lanes hold
+// all k of 32/BLOCK_K rows (or every fourth k of 4 times as many), and neighbouring k are as many banks
+// apart.
+template <class Tile, int ROWS, bool ALONG_K>
+struct alignas(16) TileBuffer {
+  static constexpr int PADDING = ALONG_K ? 32 / Tile::BLOCK_K : 0;
+  static_assert(PADDING % 4 == 0 && ROWS % 32 == 0, "the rows must stay aligned, the banks distinct");
+  float at[Tile::BLOCK_K][ROWS + PADDING];
+};
+
+template <class Tile, class A, class B>
+struct TileMemory {
+  TileBuffer<Tile, Tile::BLOCK_M, A::ALONG_K> a[2];
+  TileBuffer<Tile, Tile::BLOCK_N, B::ALONG_K> b[2];
+};
+
+// Moves one operand's pieces from global memory, through registers, to shared memory. LANES neighbouring
+// threads read along the contiguous direction, the others STRIDE apart across it.
+template <class Tile, int ROWS, class Operand>
+class TileLoader {
+ public:
+  using Buffer = TileBuffer<Tile, ROWS, Operand::ALONG_K>;
+
+  __device__ __forceinline__ TileLoader(const Operand& operand, uint32_t first_row) : operand_(operand) {
+    const int thread = threadIdx.x;
+    along_ = thread % LANES * VECTOR;
+    // Threads that are left over when LANES does not divide them move nothing.
+    across_ = thread < LANES * STRIDE ? thread / LANES : ACROSS;
+#pragma unroll
+    for (int i = 0; i < ROWS_HELD; ++i) {
+      row_[i] = operand.row(first_row + (ALONG_K ? across_ + i * STRIDE : along_));
+    }
+  }
+
+  __device__ __forceinline__ void fetch(uint32_t k) {
+    if constexpr (ALONG_K) {
+      const auto depth = operand_.depth(k + along_);
+#pragma unroll
+      for (int i = 0; i < PASSES; ++i) {
+        if (busy(i)) fetched_[i] = read(operand_.offset(row_[i], depth));
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < PASSES; ++i) {
+        if (busy(i)) fetched_[i] = read(operand_.offset(row_[0], operand_.depth(k + across_ + i * STRIDE)));
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(Buffer& buffer) const {
+#pragma unroll
+    for (int i = 0; i < PASSES; ++i) {
+      if (!busy(i)) continue;
+      const int across = across_ + i * STRIDE;
+      if constexpr (ALONG_K) {
+#pragma unroll
+        for (int j = 0; j < VECTOR; ++j) buffer.at[along_ + j][across] = fetched_[i].lane[j];
+      } else {
+        cconvnet::store(&buffer.at[across][along_], fetched_[i]);
+      }
+    }
+  }
+
+ private:
+  static constexpr bool ALONG_K = Operand::ALONG_K;
+  static constexpr int VECTOR = Tile::VECTOR;
+  static constexpr int LANES = (ALONG_K ? Tile::BLOCK_K : ROWS) / VECTOR;
+  static constexpr int ACROSS = ALONG_K ? ROWS : Tile::BLOCK_K;
+  static constexpr int STRIDE = Tile::THREADS / LANES;
+  static constexpr int PASSES = (ACROSS + STRIDE - 1) / STRIDE;
+  static constexpr int ROWS_HELD = ALONG_K ? PASSES : 1;
+  static_assert(STRIDE >= 1, "a block needs at least as many threads as one line of the tile has loads");
+
+  __device__ __forceinline__ bool busy(int pass) const {
+    constexpr bool ALWAYS = ACROSS % STRIDE == 0 && Tile::THREADS % LANES == 0;
+    return ALWAYS || across_ + pass * STRIDE < ACROSS;
+  }
+
+  __device__ __forceinline__ Vector<VECTOR> read(uint32_t offset) const {
+    return offset == kOutside ? zeros<VECTOR>() : load<VECTOR>(operand_.data + offset);
+  }
+
+  const Operand& operand_;
+  int along_, across_;
+  typename Operand::Row row_[ROWS_HELD];
+  Vector<VECTOR> fetched_[PASSES];
+};
+
+// A thread's outputs and the arithmetic on them. The outputs are SQUARES_M x SQUARES_N squares of 4 x 4, a
+// whole tile's width divided by their number apart: neighbouring threads then read neighbouring 16 bytes of
+// shared memory, which are on different banks. A warp is 4 x 8 threads, the shape that reads least.
+template <class Tile>
+class Multiplier {
+ public:
+  __device__ __forceinline__ Multiplier() {
+    constexpr int WARPS_N = Tile::THREADS_N / 8;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    m_ = (warp / WARPS_N * 4 + lane / 8) * 4;
+    n_ = (warp % WARPS_N * 8 + lane % 8) * 4;
+#pragma unroll
+    for (int i = 0; i < Tile::THREAD_M; ++i) {
+#pragma unroll
+      for (int j = 0; j < Tile::THREAD_N; ++j) sum_[i][j] = 0.0f;
+    }
+  }
+
+  template <class BufferA, class BufferB>
+  __device__ __forceinline__ void accumulate(const BufferA& a, const BufferB& b) {
+#pragma unroll
+    for (int k = 0; k < Tile::BLOCK_K; ++k) {
+      Vector<4> fragment_a[Tile::SQUARES_M], fragment_b[Tile::SQUARES_N];
+#pragma unroll
+      for (int i = 0; i < Tile::SQUARES_M; ++i) fragment_a[i] = load<4>(&a.at[k][m_ + i * STEP_M]);
+#pragma unroll
+      for (int j = 0; j < Tile::SQUARES_N; ++j) fragment_b[j] = load<4>(&b.at[k][n_ + j * STEP_N]);
+#pragma unroll
+      for (int i = 0; i < Tile::THREAD_M; ++i) {
+#pragma unroll
+        for (int j = 0; j < Tile::THREAD_N; ++j) {
+          sum_[i][j] += fragment_a[i / 4].lane[i % 4] * fragment_b[j / 4].lane[j % 4];
+        }
+      }
+    }
+  }
+
+  // The tile's row of the thread's i-th row of outputs, and the tile's column of its j-th square.
+  __device__ __forceinline__ int row(int i) const { return m_ + i / 4 * STEP_M + i % 4; }
+  __device__ __forceinline__ int column(int j) const { return n_ + j * STEP_N; }
+  __device__ __forceinline__ float sum(int i, int j) const { return sum_[i][j]; }
+
+ private:
+  static constexpr int STEP_M = Tile::BLOCK_M / Tile::SQUARES_M;
+  static constexpr int STEP_N = Tile::BLOCK_N / Tile::SQUARES_N;
+
+  int m_, n_;
+  float sum_[Tile::THREAD_M][Tile::THREAD_N];
+};
+
+// What becomes of the sums. `bias` may be null and is indexed by n. `vectors`: whether every row of C begins
+// on a 16-byte boundary and has a multiple of 4 columns.
+struct Epilogue {
+  float* c;
+  const float* bias;
+  bool relu;
+  bool vectors;
+};
+
+template <class Tile, class Output>
+__device__ __forceinline__ void store_tile(const Multiplier<Tile>& product, const Epilogue& epilogue,
+                                           const Output& output, uint32_t first_m, uint32_t first_n,
+                                           int gemm_m, int gemm_n) {
+  const int rows = gemm_m - static_cast<int>(first_m);
+#pragma unroll
+  for (int i = 0; i < Tile::THREAD_M; ++i) {
+    if (product.row(i) >= rows) continue;
+    float* const row = epilogue.c + output.row(first_m + product.row(i));
+#pragma unroll
+    for (int j = 0; j < Tile::SQUARES_N; ++j) {
+      const uint32_t n = first_n + product.column(j);
+      const int columns = gemm_n - static_cast<int>(first_n) - product.column(j);
+      Vector<4> value;
+#pragma unroll
+      for (int l = 0; l < 4; ++l) {
+        value.lane[l] = product.sum(i, j * 4 + l);
+        if (epilogue.bias && l < columns) value.lane[l] += epilogue.bias[n + l];
+        if (epilogue.relu) value.lane[l] = relu(value.lane[l]);
+      }
+      if (epilogue.vectors) {
+        if (columns > 0) store(row + n, value);
+      } else {
+#pragma unroll
+        for (int l = 0; l < 4; ++l) {
+          if (l < columns) row[n + l] = value.lane[l];
+        }
+      }
+    }
+  }
+}
+
+// The steps of BLOCK_K that a block takes: all of k, or one split's share of it.
+struct Steps {
+  uint32_t k;  // where the first begins
+  int count;
+};
+
+template <class Tile, class A, class B, class Output>
+__device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Output& output,
+                                              const Epilogue& epilogue, uint32_t first_m, uint32_t first_n,
+                                              int gemm_m, int gemm_n, Steps steps) {
+  auto& memory = shared_memory<TileMemory<Tile, A, B>>();
+  TileLoader<Tile, Tile::BLOCK_M, A> loader_a(a, first_m);
+  TileLoader<Tile, Tile::BLOCK_N, B> loader_b(b, first_n);
+  Multiplier<Tile> product;
+
+  if (steps.count > 0) {
+    loader_a.fetch(steps.k);
+    loader_b.fetch(steps.k);
+    loader_a.store(memory.a[0]);
+    loader_b.store(memory.b[0]);
+  }
+  __syncthreads();
+  for (int step = 0; step < steps.count; ++step) {
+    const int now = step % 2, next = 1 - now;
+    const bool more = step + 1 < steps.count;
+    if (more) {
+      steps.k += Tile::BLOCK_K;
+      loader_a.fetch(steps.k);
+      loader_b.fetch(steps.k);
+    }
+    product.accumulate(memory.a[now], memory.b[now]);
+    if (more) {
+      // The other buffer was last read in the step before, and all threads have passed its barrier.
+      loader_a.store(memory.a[next]);
+      loader_b.store(memory.b[next]);
+      __syncthreads();
+    }
+  }
+  store_tile(product, epilogue, output, first_m, first_n, gemm_m, gemm_n);
+}
+
+}  // namespace cconvnet

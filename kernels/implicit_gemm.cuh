@@ -1,0 +1,158 @@
+// What the passes of a convolution share when each is computed as one matrix product per channel group, whose
+// operands are read in place ("implicit GEMM"): the product's sizes, its split along k, its grid of blocks,
+// the rule by which a tile is chosen, and the selection tables, which the FC layers use too.
+//
+//         m              n               k                  the sums run in the order
+// fprop   N*P*Q          K/groups        R*S*C/groups       r, s, c
+// dgrad   N*H*W          C/groups        R*S*K/groups       r, s, k (per residue class, see conv_dgrad.cu)
+// wgrad   K/groups       R*S*C/groups    N*P*Q              n, p, q
+//
+// Few large tiles may leave most of a GPU idle, in wgrad above all. Then k is cut into splits, each computed
+// by blocks of its own into its own copy of the output in the workspace, and split_reduce adds the copies in
+// order. How many splits there are depends on the problem alone, not on the GPU and not on the tile: so every
+// row of a table adds the same numbers in the same order, and gives bitwise the same result.
+#pragma once
+
+#include "gemm_tile.cuh"
+#include "select.h"
+
+namespace cconvnet {
+
+struct GemmSize {
+  int m, n, k;
+  int batches;  // independent products in one launch
+};
+
+// The largest GPUs have 132 to 170 multiprocessors, each with room for two blocks of 128 x 128 outputs.
+constexpr int kWantedBlocks = 132;
+constexpr int kWantedOutputs = 2 * kWantedBlocks * 128 * 128;
+// Splits are whole steps of every tile, and long enough to be worth the extra pass over the output.
+constexpr int kSplitUnit = 32;
+constexpr int kShortestSplit = 256;
+
+inline int split_count(const GemmSize& size) {
+  const int64_t outputs = ceil_div(size.m, 64) * ceil_div(size.n, 64) * 64 * 64 * size.batches;
+  const int64_t wanted = kWantedOutputs / outputs;
+  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, size.k / kShortestSplit)));
+}
+
+// `count` is the number of elements of the output.
+inline size_t split_workspace(const GemmSize& size, int count) {
+  const size_t splits = split_count(size);
+  return splits == 1 ? 0 : splits * count * sizeof(float);
+}
+
+// y[i] = sum over the splits, in order, of partials[split][i], + bias[i % k], then max(0, .) if `relu`.
+// `bias` may be null.
+void split_reduce(int count, int splits, const float* partials, int k, const float* bias, bool relu, float* y,
+                  Stream stream);
+
+// ---- the grid -------------------------------------------------------------------------------------------
+
+// One-dimensional, since y and z may have only 65535 blocks. Neighbouring blocks share rows of A.
+struct GemmGrid {
+  uint32_t tiles_m, tiles_n, splits, batches;
+
+  template <class Tile>
+  static GemmGrid make(const GemmSize& size) {
+    return {static_cast<uint32_t>(ceil_div(size.m, Tile::BLOCK_M)),
+            static_cast<uint32_t>(ceil_div(size.n, Tile::BLOCK_N)), static_cast<uint32_t>(split_count(size)),
+            static_cast<uint32_t>(size.batches)};
+  }
+
+  int64_t count() const { return int64_t{tiles_m} * tiles_n * splits * batches; }
+
+  dim3 blocks() const {
+    detail::require(count() <= INT32_MAX, "the problem has too many tiles for one launch");
+    return dim3(static_cast<unsigned>(count()));
+  }
+};
+
+// Which part of the work is this block's.
+struct GemmBlock {
+  uint32_t m, n;  // where its tile begins
+  uint32_t split, batch;
+
+  template <class Tile>
+  static __device__ __forceinline__ GemmBlock make(const GemmGrid& grid) {
+    GemmBlock block;
+    uint32_t rest = blockIdx.x;
+    block.n = rest % grid.tiles_n * Tile::BLOCK_N;
+    rest /= grid.tiles_n;
+    block.m = rest % grid.tiles_m * Tile::BLOCK_M;
+    rest /= grid.tiles_m;
+    block.split = rest % grid.splits;
+    block.batch = rest / grid.splits;
+    return block;
+  }
+
+  // Its steps along k. The last splits may have none; they write zeros.
+  template <class Tile>
+  __device__ __forceinline__ Steps steps(int gemm_k, uint32_t splits) const {
+    static_assert(kSplitUnit % Tile::BLOCK_K == 0, "a split must be a whole number of steps");
+    const uint32_t end = gemm_k;
+    const uint32_t units = (end + splits * kSplitUnit - 1) / (splits * kSplitUnit);
+    const uint32_t length = units * kSplitUnit;
+    const uint32_t first = min(split * length, end);
+    const uint32_t share = min(length, end - first);
+    return {first, static_cast<int>((share + Tile::BLOCK_K - 1) / Tile::BLOCK_K)};
+  }
+};
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+// Whether a tile side of `block` wastes little on `length` rows. 32 is the smallest and takes the rest; 64
+// must be more than half full; a larger one may pad the length by at most an eighth more than 64 would.
+inline bool side_fits(int block, int length) {
+  if (block <= 32) return true;
+  if (block <= 64) return length > 32;
+  return ceil_div(length, block) * block * 8 <= ceil_div(length, 64) * 64 * 9;
+}
+
+// Larger tiles read less memory per multiply-add, but a small problem needs many blocks before large ones.
+// The smallest tile takes whatever is left.
+template <class Tile>
+bool suits(const GemmSize& size) {
+  if (Tile::BLOCK_M <= 32 && Tile::BLOCK_N <= 32) return true;
+  return side_fits(Tile::BLOCK_M, size.m) && side_fits(Tile::BLOCK_N, size.n) &&
+         GemmGrid::make<Tile>(size).count() >= kWantedBlocks;
+}
+
+// The tile's part of a row's name.
+template <class Tile>
+std::string tile_name() {
+  return std::to_string(Tile::BLOCK_M) + "x" + std::to_string(Tile::BLOCK_N) + "x" +
+         std::to_string(Tile::BLOCK_K) + (Tile::VECTOR > 1 ? "" : "_scalar");
+}
+
+struct FpropArguments {
+  const float *x, *w, *bias;
+  bool relu;
+  float* y;
+  void* workspace;
+  bool aligned() const { return cconvnet::aligned(x, w); }
+};
+
+struct DgradArguments {
+  const float *dy, *w;
+  float* dx;
+  void* workspace;
+  bool aligned() const { return cconvnet::aligned(dy, w); }
+};
+
+struct WgradArguments {
+  const float *x, *dy;
+  float* dw;
+  void* workspace;
+  bool aligned() const { return cconvnet::aligned(x, dy); }
+};
+
+using FpropTable = SelectionTable<ConvProblem, FpropArguments>;
+using DgradTable = SelectionTable<ConvProblem, DgradArguments>;
+using WgradTable = SelectionTable<ConvProblem, WgradArguments>;
+
+const FpropTable& conv_fprop_table();
+const DgradTable& conv_dgrad_table();
+const WgradTable& conv_wgrad_table();
+
+}  // namespace cconvnet
