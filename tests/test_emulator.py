@@ -78,7 +78,7 @@ def results(build: Callable[[str, str], Path]) -> Callable[[str, str], Results]:
     def get(program: str, kind: str) -> Results:
         if (program, kind) not in cache:
             done = execute(build(program, kind))
-            assert done.returncode == 0, done.stdout + done.stderr
+            assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
             lines = [line.rsplit(":", 1) for line in done.stdout.splitlines()]
             cache[program, kind] = {name: [int(v) for v in line.split()] for name, line in lines}
         return cache[program, kind]
@@ -267,10 +267,13 @@ def at(operation: str, mark: str) -> str:
 
 
 @pytest.fixture(params=BUILDS)
-def errors(request: pytest.FixtureRequest, build: Callable[[str, str], Path]) -> dict[str, list[str]]:
+def errors(
+    request: pytest.FixtureRequest, build: Callable[[str, str], Path]
+) -> dict[str, list[str]]:
     """What each case threw, once for each schedule it ran under."""
     done = execute(build("errors", request.param))
-    assert done.returncode == 0, done.stdout + done.stderr  # a leak is a failure too
+    # A leak would be reported too.
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     thrown: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         name, what = line.split(": ", 1)
@@ -346,7 +349,9 @@ def test_errors_name_kernel_block_threads_and_lines(errors: dict[str, list[str]]
         ),
     ],
 )
-def test_misused_warp_operations(errors: dict[str, list[str]], case: str, mark: str, expected: str) -> None:
+def test_misused_warp_operations(
+    errors: dict[str, list[str]], case: str, mark: str, expected: str
+) -> None:
     assert errors[case] == [expected.replace("LINE", line_of("errors", mark))]
 
 
@@ -394,7 +399,9 @@ def test_sanitizers_name_the_kernels_line(
     bad = execute(program, case, "1")
     assert bad.returncode != 0 and "done" not in bad.stdout
     assert report in bad.stderr
-    first_frame = next(line for line in bad.stderr.splitlines() if "#0 " in line or "runtime error" in line)
+    first_frame = next(
+        line for line in bad.stderr.splitlines() if "#0 " in line or "runtime error" in line
+    )
     assert kernel in first_frame and line_of("bounds", case) in first_frame
 
 

@@ -11,15 +11,16 @@
 //   kernel that lacks a barrier gives different results under them;
 // - shared memory read before it is written: it is filled with NaN (all bits 1) at every block's start;
 // - a barrier or warp operation that some threads do not reach: DivergenceError names kernel, block, threads
-// and
-//   the line each waits at; other forbidden things are a KernelError, a bad launch is a CudaError;
+//   and the line each waits at; other forbidden things are a KernelError, a bad launch is a CudaError;
 // - accesses out of bounds and undefined behaviour, when compiled with -fsanitize=address,undefined: each
-// shared
-//   object is its own allocation, and the report names the kernel's line.
+//   shared object is its own allocation, and the report names the kernel's line.
 //
 // What it cannot find. It proves logic, not the GPU's memory model or speed: threads run one at a time, and
-// every write is at once seen by all, so a missing fence or volatile, and a race that comes out right in all
-// the orders tried, stay unseen. A thread that waits for another by spinning on memory hangs.
+// every write is at once seen by all, so a missing fence or volatile stays unseen, and so does a race that
+// comes out right in all the orders tried. A thread that spins until another writes something hangs.
+//
+// For the compiler: fmaf() is a library call unless the target has the instruction (-mfma), and then
+// -ffp-contract=off keeps other products and sums from being fused into it.
 //
 // Only one launch runs at a time; a second OS thread waits for the first one's launch to end.
 #pragma once

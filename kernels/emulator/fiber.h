@@ -115,7 +115,9 @@ class Fiber {
   // The next switch to this fiber calls `entry`, which must never return.
   void start(void (*entry)()) {
 #ifdef CCONVNET_EMULATOR_ASAN
-    __asan_unpoison_memory_region(bottom_, size_);  // what the stack's last user left poisoned
+    // The stack's last use ended in frames that never returned, and so left their redzones poisoned.
+    constexpr size_t unreturned_bytes = 16 * 1024;
+    __asan_unpoison_memory_region(bottom_ + size_ - unreturned_bytes, unreturned_bytes);
     fake_stack_ = nullptr;
 #endif
 #ifdef CCONVNET_EMULATOR_UCONTEXT
