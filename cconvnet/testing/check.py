@@ -6,7 +6,8 @@ makes the inputs from a seed, puts every array between guard bands and fills out
 NaN, runs the operation, and asserts that
 
 - the result is the reference's: bit for bit with ``data="exact"`` (integers from -4 to 4, whose sums
-  float32 holds exactly), within twice the error of plain float32 with ``data="real"``;
+  float32 holds exactly), within twice the error of plain float32 with ``data="real"`` (normally
+  distributed numbers) and ``data="integers"`` (those of "exact" where the operation rounds);
 - nothing outside the outputs was written, inputs included;
 - further runs give the same bits; on the emulator they run under its other two schedules.
 
@@ -62,12 +63,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Draw:
-    """Random inputs of one kind, ``"exact"`` or ``"real"``."""
+    """Random inputs of one kind: ``"exact"``, ``"integers"`` or ``"real"``."""
 
     def __init__(self, data: str, seed: int) -> None:
-        if data not in ("exact", "real"):
-            raise ValueError(f"data must be exact or real, not {data!r}")
-        self.exact = data == "exact"
+        if data not in ("exact", "integers", "real"):
+            raise ValueError(f"data must be exact, integers or real, not {data!r}")
+        self.exact = data != "real"
         self.random = np.random.default_rng(seed)
 
     def __call__(self, shape: int | tuple[int, ...]) -> Array:

@@ -7,7 +7,7 @@ ConvProblem(n=128, h=27, w=27, c=96, k=256, r=5, s=5, stride=(1, 1), padding=(2,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,9 @@ class Layer:
     name: str
     kind: str
     shape: dict[str, Any]
+
+    def named(self, name: str) -> Layer:
+        return replace(self, name=name)
 
     def problem(self, n: int = 1) -> Any:
         return _TYPES[self.kind](n=n, **self.shape)

@@ -43,6 +43,15 @@ def _float(values: Array, shape: tuple[int, ...] | None = None) -> Array:
     return array if shape is None else array.reshape(shape)
 
 
+def _add_product(total: Array, a: Array, b: Array) -> None:
+    """total += a @ b, term by term in float32, where it is to show the error of the plainest sum."""
+    if total.dtype == np.float64:
+        total += a @ b
+        return
+    for i in range(a.shape[-1]):
+        total += a[..., i, None] * b[i]
+
+
 # ---- convolution ---------------------------------------------------------------------------------
 
 
@@ -79,15 +88,13 @@ def _groups(problem: Any) -> Iterator[tuple[slice, slice]]:
         yield slice(g * c, (g + 1) * c), slice(g * k, (g + 1) * k)
 
 
-def conv_fprop(
-    problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False
-) -> Array:
+def conv_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False) -> Array:
     """y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`."""
     x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
         for c, k in _groups(problem):
-            y[..., k] += pixels[..., c] @ w[k, r, s].T
+            _add_product(y[..., k], pixels[..., c], w[k, r, s].T)
     return _bias_relu(y, bias, relu)
 
 
@@ -97,7 +104,7 @@ def conv_dgrad(problem: Any, dy: Array, w: Array) -> Array:
     taps = _Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
         for c, k in _groups(problem):
-            pixels[..., c] += dy[..., k] @ w[k, r, s]
+            _add_product(pixels[..., c], dy[..., k], w[k, r, s])
     return taps.image.copy()
 
 
@@ -108,7 +115,8 @@ def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:
     for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
         for c, k in _groups(problem):
             rows = problem.n * problem.p * problem.q
-            dw[k, r, s] = dy[..., k].reshape(rows, -1).T @ pixels[..., c].reshape(rows, -1)
+            gradients, seen = dy[..., k].reshape(rows, -1), pixels[..., c].reshape(rows, -1)
+            _add_product(dw[k, r, s], gradients.T, seen)
     return dw
 
 
@@ -121,22 +129,28 @@ def _bias_relu(y: Array, bias: Array | None, relu: bool) -> Array:
 # ---- fully connected -----------------------------------------------------------------------------
 
 
-def fc_fprop(
-    problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False
-) -> Array:
+def fc_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False) -> Array:
     """y[N,K] = x[N,C] w[K,C]^T + bias[K], then max(0, .) if `relu`."""
-    y = _float(x, problem.x_shape) @ _float(w, problem.w_shape).T
+    x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
+    y = np.zeros(problem.y_shape, dtype=x.dtype)
+    _add_product(y, x, w.T)
     return _bias_relu(y, bias, relu)
 
 
 def fc_dgrad(problem: Any, dy: Array, w: Array) -> Array:
     """dx[N,C] = dy[N,K] w[K,C]."""
-    return _float(dy, problem.y_shape) @ _float(w, problem.w_shape)
+    dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
+    dx = np.zeros(problem.x_shape, dtype=dy.dtype)
+    _add_product(dx, dy, w)
+    return dx
 
 
 def fc_wgrad(problem: Any, x: Array, dy: Array) -> Array:
     """dw[K,C] = dy[N,K]^T x[N,C]."""
-    return _float(dy, problem.y_shape).T @ _float(x, problem.x_shape)
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
+    dw = np.zeros(problem.w_shape, dtype=x.dtype)
+    _add_product(dw, dy.T, x)
+    return dw
 
 
 # ---- bias ----------------------------------------------------------------------------------------
@@ -305,9 +319,7 @@ def avgpool_forward(problem: Any, x: Array) -> Array:
 def avgpool_backward(problem: Any, dy: Array) -> Array:
     """dx[N,H,W,C] = the sum over the windows that hold x of dy / (size of the clipped window)."""
     share = _float(dy, problem.y_shape) / _window_sizes(problem)
-    gradients = _Taps(
-        problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w
-    )
+    gradients = _Taps(problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w)
     for _, _, gradient in gradients:
         gradient += share
     return gradients.image.copy()
@@ -373,9 +385,7 @@ def _onehot(problem: Any, labels: Array) -> tuple[Array, Array]:
     return onehot, onehot.any(axis=1)
 
 
-def softmax_cross_entropy_forward(
-    problem: Any, logits: Array, labels: Array
-) -> tuple[Array, Array, Array]:
+def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) -> tuple[Array, Array, Array]:
     """(probabilities[N,K], loss[N], rank int32[N]) of logits[N,K] and labels[N].
 
     loss = -log(probability of the label); rank = how many classes stand before the label when
@@ -399,9 +409,7 @@ def softmax_cross_entropy_forward(
     )
 
 
-def softmax_cross_entropy_backward(
-    problem: Any, probabilities: Array, labels: Array, scale: float
-) -> Array:
+def softmax_cross_entropy_backward(problem: Any, probabilities: Array, labels: Array, scale: float) -> Array:
     """dlogits[N,K] = scale * (probabilities - onehot(label)); NaN where the label is no class."""
     onehot, valid = _onehot(problem, labels)
     dlogits = scale * (_float(probabilities, (problem.n, problem.k)) - _float(onehot))

@@ -1,0 +1,136 @@
+"""Convolution, its three passes, every row of every selection table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cconvnet._problem import ConvProblem
+from cconvnet.backends import Device
+from cconvnet.testing.check import check, impls, make_inputs, repro, run
+from cconvnet.testing.problems import CONV, NETWORKS, Layer, layers
+
+PASSES = ["conv_fprop", "conv_dgrad", "conv_wgrad"]
+
+# Where strides leave pixels out and taps see nothing but padding, gradients are rightly 0.
+SPARSE = {"stride_beyond_filter", "1x1_strided", "1x1_padded", "padded_beyond_filter",
+          "padded_and_strided"}  # fmt: skip
+
+
+def share_of_nonzeros(name: str) -> float:
+    return 0.1 if name in SPARSE else 0.25
+
+
+@pytest.mark.parametrize("name", CONV)
+@pytest.mark.parametrize("operation", PASSES)
+def test_exact(device: Device, operation: str, name: str) -> None:
+    for impl in impls(operation, CONV[name], device):
+        check(operation, CONV[name], device, impl=impl, nonzero=share_of_nonzeros(name))
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "tail", "strided", "groups_tail", "ceil_hangs_over", "one_image", "rgb"]
+)
+@pytest.mark.parametrize("operation", PASSES)
+def test_real(device: Device, operation: str, name: str) -> None:
+    for impl in impls(operation, CONV[name], device):
+        check(operation, CONV[name], device, impl=impl, data="real")
+
+
+def test_real_sums_of_many_terms(device: Device) -> None:
+    """9,216 terms in fprop, 4,096 in wgrad: summing them naively would show."""
+    check("conv_fprop", ConvProblem(1, 6, 6, 256, 8, 6, 6), device, data="real")
+    check("conv_wgrad", ConvProblem(4, 32, 32, 4, 8, 3, 3, padding=(1, 1)), device, data="real")
+    check("conv_dgrad", ConvProblem(1, 3, 3, 4, 1024, 3, 3, padding=(1, 1)), device, data="real")
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", ["tail", "groups", "1x1", "wide_k"])
+def test_bias_and_relu(device: Device, name: str, bias: bool, relu: bool) -> None:
+    for impl in impls("conv_fprop", CONV[name], device):
+        check("conv_fprop", CONV[name], device, impl=impl, bias=bias, relu=relu)
+
+
+@pytest.mark.parametrize("offset", [4, 8])
+@pytest.mark.parametrize("name", ["plain", "tail", "groups", "1x1", "rgb"])
+@pytest.mark.parametrize("operation", PASSES)
+def test_any_alignment(device: Device, operation: str, name: str, offset: int) -> None:
+    check(operation, CONV[name], device, offset=offset)
+    for impl in impls(operation, CONV[name], device):
+        try:
+            check(operation, CONV[name], device, offset=offset, impl=impl)
+        except ValueError as error:
+            # A row that was asked for by name says what it wants.
+            assert "16-byte" in str(error) and str(impl) in str(error)
+
+
+@pytest.mark.parametrize("name", CONV)
+def test_gradients_are_adjoint(device: Device, name: str) -> None:
+    """<dy, fprop(x, w)> = <dgrad(dy, w), x> = <wgrad(x, dy), w>, exactly in integers."""
+    problem = CONV[name]
+    inputs = make_inputs("conv_fprop", problem, bias=False) | make_inputs("conv_dgrad", problem)
+    x, w, dy = inputs["x"], inputs["w"], inputs["dy"]
+    # The first choice of each pass: what a network would run.
+    y = run("conv_fprop", problem, device, {"x": x, "w": w, "bias": None, "relu": False})["y"]
+    dx = run("conv_dgrad", problem, device, {"dy": dy, "w": w})["dx"]
+    dw = run("conv_wgrad", problem, device, {"x": x, "dy": dy})["dw"]
+    products = [int(np.sum(a.astype(np.int64) * b.astype(np.int64))) for a, b in ((dy, y), (dx, x), (dw, w))]
+    assert products[0] == products[1] == products[2], repro("conv_fprop", problem, device)
+
+
+def real_layers() -> dict[str, Layer]:
+    """The convolutions of all networks, each shape once."""
+    unique: dict[str, Layer] = {}
+    for network in NETWORKS:
+        for layer in layers(network).values():
+            if layer.kind == "conv":
+                unique.setdefault(repr(layer.problem()), layer.named(f"{network}/{layer.name}"))
+    return {layer.name: layer for layer in unique.values()}
+
+
+REAL_LAYERS = real_layers()
+
+
+@pytest.mark.parametrize("name", REAL_LAYERS)
+@pytest.mark.parametrize("operation", PASSES)
+def test_real_layers(device: Device, operation: str, name: str) -> None:
+    """Whole on the CPU and a GPU; on the emulator with the image and, if need be, the channels reduced."""
+    layer = REAL_LAYERS[name]
+    if device.kind == "emulator":
+        check(operation, layer.small(20_000_000), device, nonzero=0.1)
+        return
+    problem = layer.problem(n=1 if device.kind == "cpu" else 2)
+    chosen = impls(operation, problem, device)[: None if device.kind == "cuda" else 1]
+    for impl in chosen:
+        # Three quarters of the pixels get no gradient from a 1x1 filter of stride 2.
+        check(operation, problem, device, impl=impl, nonzero=0.1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", REAL_LAYERS)
+@pytest.mark.parametrize("operation", PASSES)
+def test_real_layers_whole_on_every_row(device: Device, operation: str, name: str) -> None:
+    problem = REAL_LAYERS[name].problem(n=2 if device.kind == "cpu" else 1)
+    for impl in impls(operation, problem, device):
+        check(operation, problem, device, impl=impl, nonzero=0.1)
+
+
+@pytest.mark.parametrize("operation", PASSES)
+def test_unknown_impl(device: Device, operation: str) -> None:
+    with pytest.raises(ValueError, match="no_such_row"):
+        check(operation, CONV["plain"], device, impl="no_such_row")
+
+
+def test_nan_and_infinity_reach_the_result(device: Device) -> None:
+    """A broken activation is not hidden, neither by ReLU nor by a zero weight."""
+    problem = ConvProblem(1, 4, 4, 3, 5, 3, 3, padding=(1, 1))
+    x, w = np.ones(problem.x_shape, np.float32), np.ones(problem.w_shape, np.float32)
+    w[0] = 0
+    x[0, 0, 0, 0] = np.nan
+    for impl in impls("conv_fprop", problem, device):
+        inputs = {"x": x, "w": w, "bias": None, "relu": True}
+        y = run("conv_fprop", problem, device, inputs, impl=impl)["y"]
+        broken = np.isnan(y[0, :, :, 1])
+        assert broken[:2, :2].all() and broken.sum() == 4, repro("conv_fprop", problem, device)
+        assert np.isnan(y[0, :2, :2, 0]).all()
