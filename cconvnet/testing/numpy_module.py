@@ -60,6 +60,12 @@ def _operation(name: str, inputs: int, outputs: int) -> Callable[..., None]:
     return call
 
 
+def _gemm_workspace(problem: Any, impl: str | None = None) -> int:
+    if impl not in (None, "numpy"):
+        raise ValueError(f"impl must be numpy, the only row there is, not {impl!r}")
+    return 0
+
+
 class NumpyModule:
     """Stands where a compiled module stands; every pass has one row, ``numpy``, and needs no workspace."""
 
@@ -69,7 +75,7 @@ class NumpyModule:
         for family in ("conv", "fc"):
             for direction in ("fprop", "dgrad", "wgrad"):
                 setattr(self, f"{family}_{direction}_impls", lambda problem: ["numpy"])
-                setattr(self, f"{family}_{direction}_workspace", lambda problem, impl=None: 0)
+                setattr(self, f"{family}_{direction}_workspace", _gemm_workspace)
         for name in ("bias_grad", "lrn_backward"):
             setattr(self, f"{name}_workspace", lambda problem: 0)
 
