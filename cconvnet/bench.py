@@ -13,9 +13,8 @@ import numpy as np
 
 import cconvnet
 from cconvnet import nets
-from cconvnet.backends import get_device
 from cconvnet.network import Network
-from cconvnet.train import check_precision
+from cconvnet.train import check_precision, devices_of
 
 
 def build_network(
@@ -38,7 +37,7 @@ def build_network(
     spec = nets.build(net)
     if size is not None:
         spec = nets.build(net, image_shape=(size, size, spec.input.channels))
-    names = [get_device(name).name for name in devices or [None]]
+    names = [device.name for device in devices_of(devices)]
     return Network(
         spec, batch=batch or spec.recipe.batch, devices=names, seed=0, precision=precision or "fp32"
     )
@@ -66,8 +65,8 @@ def step(
         stepped: called after each step with the number done.
 
     Returns
-        ``step_seconds`` and ``images_per_second`` (of the median step), ``step_seconds_min``, each step's time in
-        ``steps_seconds``, ``peak_rss_bytes``, and what was measured.
+        ``step_seconds`` and ``images_per_second`` (of the median step), ``step_seconds_min``, each step's
+        time in ``steps_seconds``, ``peak_rss_bytes``, and what was measured.
 
     Raises
         ValueError: naming the argument.
@@ -76,7 +75,7 @@ def step(
         raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
     network = build_network(net, devices, batch, precision, size)
     spec, batch = network.spec, network.batch
-    used = [get_device(name) for name in devices or [None]]
+    used = devices_of(devices)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch, *spec.stored_shape), np.uint8)
     labels = generator.integers(0, spec.classes, batch).astype(np.int32)

@@ -1,12 +1,12 @@
 """Checkpoints: one file holds all that training needs to go on as if it had never stopped.
 
-A checkpoint is a safetensors file (any safetensors reader opens it): the network's state as tensors, and in the
-file's metadata a JSON text and the SHA-256 of the whole file, taken with the digest's own 64 digits as zeros. So a
-flipped bit or a missing byte anywhere in the file, metadata included, is found before anything is used. There is no
-pickle, and nothing that is read is run.
+A checkpoint is a safetensors file (any safetensors reader opens it): the network's state as tensors, and in
+the file's metadata a JSON text and the SHA-256 of the whole file, taken with the digest's own 64 digits as
+zeros. So a flipped bit or a missing byte anywhere in the file, metadata included, is found before anything is
+used. There is no pickle, and nothing that is read is run.
 
-A file is written beside its final name, synced to the disk and renamed: a kill or a full disk at any instant leaves
-the old file or the new one, never a mixture.
+A file is written beside its final name, synced to the disk and renamed: a kill or a full disk at any instant
+leaves the old file or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Checkpoint:
         return int(self.progress["step"])
 
 
-# ---- files that are either old or new ------------------------------------------------------------------------
+# ---- files that are either old or new ------------------------------------------------------------------
 
 
 def side_file(path: Path) -> Path:
@@ -100,7 +100,7 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, [(json.dumps(value, indent=2) + "\n").encode()])
 
 
-# ---- one checkpoint ------------------------------------------------------------------------------------------
+# ---- one checkpoint ------------------------------------------------------------------------------------
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -210,7 +210,7 @@ def _shape(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
 
 
-# ---- the checkpoints of a folder -----------------------------------------------------------------------------
+# ---- the checkpoints of a folder -----------------------------------------------------------------------
 
 
 class Folder:
@@ -251,7 +251,7 @@ class Folder:
 
     def newest(self, below: Path | None = None) -> tuple[Path | None, Checkpoint | None, list[str]]:
         """The newest sound checkpoint (older than the file `below`), and why newer ones were skipped."""
-        skipped = []
+        skipped: list[str] = []
         for path in reversed(self.files()):
             if below is not None and _step_of(path) >= _step_of(below):
                 continue
@@ -268,7 +268,7 @@ def _step_of(path: Path) -> int:
 
 
 def load_offering_previous(path: Path) -> Checkpoint:
-    """Reads the checkpoint a user named; where it is damaged, the error names the newest sound one before it."""
+    """Reads the checkpoint a user named; if it is damaged, the error names the newest sound one before it."""
     try:
         return load(path)
     except CheckpointError as error:

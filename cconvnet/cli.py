@@ -1,8 +1,8 @@
 """The command ``cconvnet``.
 
-Everything heavy is imported inside the commands, so that ``--help`` answers at once. What a user did wrong is said
-in a line on standard error, without a traceback (``CCONVNET_DEBUG=1`` shows it); the exit code is then 2, and 1
-where something failed that was asked for rightly.
+Everything heavy is imported inside the commands, so that ``--help`` answers at once. What a user did wrong is
+said in a line on standard error, without a traceback (``CCONVNET_DEBUG=1`` shows it); the exit code is then
+2, and 1 where something failed that was asked for rightly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _example(*lines: str) -> str:
     return "\n\n".join(["[bold]Example[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
 
 
-# ---- options that several commands have ------------------------------------------------------------------------
+# ---- options that several commands have ----------------------------------------------------------------
 
 Net = Annotated[str, typer.Option(help=f"The network: {', '.join(nets.NAMES)}.", metavar="NAME")]
 OptionalNet = Annotated[
@@ -72,7 +72,7 @@ Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoi
 Json = Annotated[
     str | None,
     typer.Option(
-        "--json", help="Write the results as JSON to this file; - is standard output.", metavar="FILE"
+        "--json", help="Write the results as JSON to this file (-: standard output).", metavar="FILE"
     ),
 ]
 
@@ -104,7 +104,7 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]], right: s
     console.print(table)
 
 
-# ---- train -----------------------------------------------------------------------------------------------------
+# ---- train ---------------------------------------------------------------------------------------------
 
 
 @app.command(
@@ -126,7 +126,7 @@ def train(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Decides weights, order, crops and dropout; 0 if not given.", metavar="N"),
+        typer.Option(help="Decides weights, order, crops, dropout; 0 if not given.", metavar="N"),
     ] = None,
     lr: Annotated[
         float | None, typer.Option("--lr", help="The learning rate to begin with.", metavar="RATE")
@@ -151,7 +151,8 @@ def train(
 ) -> None:
     """Train a network, or go on training one.
 
-    Ctrl-C ends the present step, saves, and says how to go on; the resumed run ends with bitwise the same weights.
+    Ctrl-C ends the present step, saves, and says how to go on. The resumed run ends with bitwise the weights
+    of one that was never stopped.
     """
     from cconvnet import plots
     from cconvnet.report import reporter
@@ -184,7 +185,7 @@ def train(
         except (plots.PlotError, OSError) as error:
             print(f"no curve.png: {error}")
         print(
-            f"test error {percent(summary['test_error_top1'])} (top 5: {percent(summary['test_error_top5'])}), "
+            f"test error {percent(summary['test_error_top1'])}, top 5 {percent(summary['test_error_top5'])}, "
             f"{summary['images_per_second']:,.0f} images/s on {summary['device']}, "
             f"{summary['steps']:,} steps in {summary['seconds']:,.1f} s"
         )
@@ -195,7 +196,7 @@ def train(
         raise typer.Exit(130)
 
 
-# ---- evaluate and predict --------------------------------------------------------------------------------------
+# ---- evaluate and predict ------------------------------------------------------------------------------
 
 
 @app.command(
@@ -286,7 +287,7 @@ def predict(
         _print_table("", ["picture", "class", "probability"], rows, {"probability"})
 
 
-# ---- looking at networks ---------------------------------------------------------------------------------------
+# ---- looking at networks -------------------------------------------------------------------------------
 
 
 @app.command(epilog=_example("cconvnet describe --net alexnet", "cconvnet describe --net alexnet --json -"))
@@ -330,7 +331,7 @@ def gradcheck(
     raise NotImplementedError
 
 
-# ---- measuring and pictures ------------------------------------------------------------------------------------
+# ---- measuring and pictures ----------------------------------------------------------------------------
 
 
 @bench_app.command(
@@ -380,7 +381,7 @@ def bench_step(
 def plot(
     run: RunPath,
     what: Annotated[
-        str, typer.Option(help="curve, or filters (of the first layer).", metavar="NAME")
+        str, typer.Option(help="curve, or filters (the first layer's).", metavar="NAME")
     ] = "curve",
     out: Annotated[
         Path | None,
@@ -404,7 +405,7 @@ def plot(
     print(target)
 
 
-# ---- doctor ----------------------------------------------------------------------------------------------------
+# ---- doctor --------------------------------------------------------------------------------------------
 
 
 @app.command(epilog=_example("cconvnet doctor"))
@@ -439,7 +440,7 @@ def bench_level(context: typer.Context) -> None:
         print(context.get_help())
 
 
-# ---- errors ----------------------------------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------------------------
 
 # The base of all that typer finds wrong with a command line, wherever this version of typer keeps it.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -487,7 +488,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, CudaError):
         return _fail(str(error), 1)
     if isinstance(error, ValueError):
-        # A plain ValueError names the argument; if it does not, somebody will want to know where it comes from.
+        # A plain ValueError names an argument; if it does not, somebody will want to know where it is from.
         hint = "\n(CCONVNET_DEBUG=1 shows where)" if type(error) is ValueError else ""
         return _fail(f"{error}{hint}", 2)
 

@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Literal
 
 import cconvnet
@@ -53,7 +54,7 @@ def _system() -> list[Finding]:
         Finding("cconvnet", "ok", f"{cconvnet.__version__} in {cconvnet.__path__[0]}"),
         Finding("python", "ok", python)
         if version >= (3, 11)
-        else Finding("python", "problem", f"{python}; 3.11 or newer is needed", "make venv"),
+        else Finding("python", "problem", f"{python}; 3.11 or newer is needed", "install Python 3.11"),
         Finding("platform", "ok", platform.platform()),
         Finding("cpu", "ok", f"{cores} cores for this process, {_processor()}"),
     ]
@@ -61,7 +62,7 @@ def _system() -> list[Finding]:
 
 
 def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -70,12 +71,9 @@ def _processor() -> str:
 
 def _modules() -> list[Finding]:
     found = []
-    for kind, mend in (
-        ("cpu", "pip install onednn-devel-cpu-gomp and build again: make venv"),
-        ("emulator", "make venv"),
-        ("cuda", "CCONVNET_CUDA=on make venv (needs nvcc)"),
-    ):
+    for kind in ("cpu", "emulator", "cuda"):
         what = f"module _{kind}"
+        mend = _rebuild("CCONVNET_CUDA=on" if kind == "cuda" else "")
         spec = importlib.util.find_spec(f"cconvnet._{kind}")
         if spec is None:
             # Without a GPU nobody misses the CUDA module.
@@ -93,6 +91,15 @@ def _modules() -> list[Finding]:
     return found
 
 
+def _rebuild(setting: str) -> str:
+    """The command that compiles the modules again, in a checkout or where the package was installed."""
+    checkout = Path(cconvnet.__path__[0]).parent
+    command = f"make -C {checkout} venv"
+    if not (checkout / "Makefile").exists():
+        command = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary cconvnet cconvnet"
+    return f"{setting} {command}".strip()
+
+
 def _gpu_present() -> bool:
     """Whether the NVIDIA driver knows a GPU."""
     return shutil.which("nvidia-smi") is not None and _output("nvidia-smi", "-L").startswith("GPU")
@@ -106,8 +113,7 @@ def _devices() -> list[Finding]:
             found.append(Finding(what, "ok", backends.get_device(name).reason))
         except backends.DeviceUnavailable as error:
             state: State = "note" if name == "cuda:0" and not _gpu_present() else "problem"
-            text, _, mend = str(error).partition("; ")
-            found.append(Finding(what, state, text, mend))
+            found.append(Finding(what, state, str(error), "" if state == "note" else _rebuild("")))
     for name in backends.present_devices():
         if name not in ("cuda:0", "cpu:0", "emulator:0"):
             found.append(Finding(f"device {name}", "ok", backends.get_device(name).reason))

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from cconvnet import data, nets, runs
-from cconvnet.checkpoint import Checkpoint, check_tensors
+from cconvnet.checkpoint import Checkpoint, Tensors, check_tensors
 from cconvnet.network import Network, StepResult
 
-MEAN = "data.mean"  # the name of the mean image among a checkpoint's tensors
+# What a checkpoint holds beside the network's tensors: the mean image, and the colour noise's components.
+MEAN = "data.mean"
+COLORS = "data.colors"
 
 
 @dataclasses.dataclass
@@ -92,14 +94,17 @@ def load_trained(
     return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, skipped)
 
 
-def restore(network: Network, checkpoint: Checkpoint, path: Path) -> np.ndarray[Any, Any] | None:
-    """Gives a network a checkpoint's weights and mean image; returns the latter."""
-    tensors = dict(checkpoint.tensors)
-    mean = tensors.pop(MEAN, None)
+def network_tensors(checkpoint: Checkpoint) -> Tensors:
+    """The tensors of a checkpoint that are the network's."""
+    return {name: tensor for name, tensor in checkpoint.tensors.items() if name not in (MEAN, COLORS)}
+
+
+def restore(network: Network, checkpoint: Checkpoint, path: Path) -> None:
+    """Gives a network a checkpoint's weights and mean image."""
+    tensors = network_tensors(checkpoint)
     check_tensors(path, tensors, {name: tensor.shape for name, tensor in network.state().items()})
     network.load_state(tensors)
-    network.set_mean(mean)
-    return mean
+    network.set_mean(checkpoint.tensors.get(MEAN))
 
 
 def evaluate_run(

@@ -1,4 +1,7 @@
-"""Pictures of a run: its training curve, and the filters of its first layer. Needs matplotlib (the extra ``plot``)."""
+"""Pictures of a run: its training curve, and the filters of its first layer.
+
+They need matplotlib (the extra ``plot``), which nothing else does.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,7 @@ def curve(run: Path, out: Path) -> None:
         draw(axes, epochs, f"train_{suffix}", "training, epochs", color="tab:blue", **dots)
         draw(axes, epochs, f"test_{suffix}", "test", color="tab:orange", **dots)
         axes.set_xlabel("epoch")
+        axes.set_xlim(0, None)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
         axes.legend()

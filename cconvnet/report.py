@@ -92,8 +92,9 @@ class Bar(Reporter):
         self._task = self._progress.add_task(what, total=total, completed=done, values="")
 
     def step(self, done: int, what: str, values: str = "") -> None:
-        changes = {"values": values} if values else {}
-        self._progress.update(self._task, completed=done, description=what, **changes)
+        self._progress.update(self._task, completed=done, description=what)
+        if values:
+            self._progress.update(self._task, values=values)
 
     def end(self) -> None:
         if self._task is not None:

@@ -1,8 +1,8 @@
 """Training: epochs of steps, tests, checkpoints, and the promise that stopping costs nothing.
 
-What a run computes is a function of its settings alone: the order of images, their crops and mirror images, and the
-dropout masks depend on the seed and the step, never on the clock or on how often the run was stopped. So a run that
-was killed and resumed ends with bitwise the weights of one that was not.
+What a run computes is a function of its settings alone: the order of images, their crops and mirror images,
+and the dropout masks depend on the seed and the step, never on the clock or on how often the run was stopped.
+So a run that was killed and resumed ends with bitwise the weights of one that was not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import cconvnet
 from cconvnet import data, nets
 from cconvnet.backends import Device, get_device
 from cconvnet.checkpoint import Checkpoint, check_tensors
-from cconvnet.evaluate import MEAN, Tally, evaluate, restore
+from cconvnet.data.color_noise import color_components, color_shifts
+from cconvnet.evaluate import COLORS, MEAN, Tally, evaluate, network_tensors, restore
 from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network
 from cconvnet.report import Reporter
@@ -116,7 +117,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a training ended: where its files are, its ``summary.json``, and the signal that stopped it, if any."""
+    """How a training ended: its files, its ``summary.json``, and the signal that stopped it, if any."""
 
     path: Path
     summary: dict[str, Any]
@@ -124,7 +125,7 @@ class Outcome:
 
 
 class Interrupts:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop after the present step; a second Ctrl-C stops at once."""
+    """Makes Ctrl-C or SIGTERM a request to stop after the present step; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -159,7 +160,7 @@ def resume_command(path: Path) -> str:
     return f"cconvnet train --resume {shlex.quote(str(path))}"
 
 
-# ---- from options to a run ---------------------------------------------------------------------------------------
+# ---- from options to a run -----------------------------------------------------------------------------
 
 
 def train(options: Options, reporter: Reporter) -> Outcome:
@@ -171,7 +172,7 @@ def train(options: Options, reporter: Reporter) -> Outcome:
         TrainingStopped: the loss is not a number, or the disk is full.
     """
     check_options(options)
-    devices = [get_device(name) for name in options.devices or [None]]
+    devices = devices_of(options.devices)
     for device in devices:
         reporter.say(f"device: {device.name}: {device.reason}")
     prepare = _started if options.resume is None else _resumed
@@ -181,6 +182,11 @@ def train(options: Options, reporter: Reporter) -> Outcome:
         # Until here Ctrl-C ends the program at once: there is nothing to save.
         with trainer.stop:
             return trainer.train(options)
+
+
+def devices_of(names: list[str] | None) -> list[Device]:
+    """The devices of these names; of none, the default."""
+    return [get_device(name) for name in names] if names else [get_device()]
 
 
 def check_options(options: Options) -> None:
@@ -290,8 +296,7 @@ def _resumed(options: Options, devices: list[Device], reporter: Reporter) -> Tra
     trainer = Trainer(run, settings, network, source, reporter)
     run.write_config(_config(settings, spec, network))
     if checkpoint is not None and file is not None:
-        trainer.mean = restore(network, checkpoint, file)
-        trainer.progress = Progress.from_dict(checkpoint.progress)
+        trainer.take_over(checkpoint, file)
     where = f"step {trainer.progress.step:,}" if file else "the beginning: it has no checkpoint yet"
     reporter.say(f"resuming {path} from {where}")
     return trainer
@@ -301,9 +306,11 @@ def _refuse_other_net(
     name: str, settings: Settings, source: data.Source, path: Path, checkpoint: Checkpoint | None
 ) -> None:
     """Says that the run trains another network than the one asked for, and the first tensor that differs."""
-    other = nets.build(name, image_shape=source.image_shape, classes=len(source.classes))
+    size = nets.stored_size(name)
+    shape = (size, size, source.image_shape[2]) if size is not None else source.image_shape
+    other = nets.build(name, image_shape=shape, classes=len(source.classes))
     if checkpoint is not None:
-        tensors = {key: value for key, value in checkpoint.tensors.items() if key != MEAN}
+        tensors = network_tensors(checkpoint)
         network = Network(other, batch=1, devices="cpu:0", seed=0)
         check_tensors(path, tensors, {key: value.shape for key, value in network.state().items()})
     raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
@@ -351,7 +358,7 @@ def _config(settings: Settings, spec: NetSpec, network: Network) -> dict[str, An
     }
 
 
-# ---- the loop ----------------------------------------------------------------------------------------------------
+# ---- the loop ------------------------------------------------------------------------------------------
 
 
 class Trainer:
@@ -373,11 +380,19 @@ class Trainer:
         self.stop = Interrupts()
         self.progress = Progress()
         self.mean: np.ndarray[Any, Any] | None = None
+        self.colors: np.ndarray[Any, Any] | None = None
         self._schedule = StepSchedule(settings.lr, settings.lr_steps)
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._logged_at = (0.0, 0)
         self._copied_before = 0
+
+    def take_over(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Goes back to where a checkpoint was written. Raises CheckpointError: it is of another network."""
+        restore(self.network, checkpoint, path)
+        self.mean = checkpoint.tensors[MEAN]
+        self.colors = checkpoint.tensors.get(COLORS)
+        self.progress = Progress.from_dict(checkpoint.progress)
 
     def begin(self, options: Options) -> None:
         """Makes the mean image and the first checkpoint, or puts the log back to where the run is resumed."""
@@ -392,6 +407,8 @@ class Trainer:
             workers=options.workers,
         )
         self.network.set_mean(self.mean)
+        if self.settings.color_noise:
+            self.colors = color_components(self.source.train)
         self._save()
 
     def train(self, options: Options) -> Outcome:
@@ -468,7 +485,11 @@ class Trainer:
 
     def _step(self, batch: data.Batch) -> None:
         network, progress, settings = self.network, self.progress, self.settings
-        network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror)
+        shift = None
+        if self.colors is not None:
+            first = progress.step_in_epoch * settings.batch
+            shift = color_shifts(self.colors, len(batch), settings.seed, progress.epoch, first)
+        network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror, shift)
         network.forward(train=True, step=progress.step)
         network.backward()
         # Asked for as late as the loss can still stop the update: on a GPU it waits for all work before it.
@@ -543,7 +564,7 @@ class Trainer:
         }
         return self.progress.last_test
 
-    # ---- checkpoints and results -----------------------------------------------------------------------------
+    # ---- checkpoints and results -----------------------------------------------------------------------
 
     def _checkpoint_due(self, options: Options) -> bool:
         if options.checkpoint_every is not None:
@@ -561,6 +582,8 @@ class Trainer:
                 )
         assert self.mean is not None
         tensors[MEAN] = self.mean
+        if self.colors is not None:
+            tensors[COLORS] = self.colors
         checkpoint = Checkpoint(
             tensors=tensors,
             spec=nets.spec_to_dict(self.network.spec),
@@ -568,7 +591,7 @@ class Trainer:
             progress=dataclasses.asdict(progress),
         )
         try:
-            self.run.checkpoints.save(checkpoint, progress.best and progress.best["step"])
+            self.run.checkpoints.save(checkpoint, progress.best["step"] if progress.best else None)
         except OSError as error:
             raise TrainingStopped(
                 f"cannot write {error.filename}: {error.strerror}. {self._standing()}"
@@ -616,7 +639,7 @@ class Trainer:
             "skipped_images": len(self.source.report()),
         }
 
-    # ---- words for the progress bar --------------------------------------------------------------------------
+    # ---- words for the progress bar --------------------------------------------------------------------
 
     def _where(self) -> str:
         epoch = min(self.progress.epoch + 1, self.settings.epochs)

@@ -61,7 +61,7 @@ def test_mode_follows_umask(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
-# ---- damage ------------------------------------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------------------------
 
 
 def check_flips(file: Path, count: int) -> None:
@@ -119,7 +119,7 @@ def test_damage_of_a_larger_file(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no checkpoint .*gone"):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*gone"):
         checkpoint.load(tmp_path / "gone.safetensors")
 
 
@@ -170,7 +170,7 @@ def test_another_network_is_named_by_its_first_tensor(tmp_path: Path) -> None:
         )
 
 
-# ---- which are kept ----------------------------------------------------------------------------------------------
+# ---- which are kept ------------------------------------------------------------------------------------
 
 
 def steps(folder: Folder) -> list[int]:
@@ -206,7 +206,7 @@ def test_side_files_are_never_taken_for_checkpoints(tmp_path: Path) -> None:
     assert (tmp_path / "step-mine.safetensors").exists()
 
 
-# ---- full disks and kills ----------------------------------------------------------------------------------------
+# ---- full disks and kills ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])

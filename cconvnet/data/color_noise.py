@@ -1,0 +1,52 @@
+"""Colour noise: each training image is shifted along the principal components of the training set's colours.
+
+Source: Krizhevsky, Sutskever, Hinton 2012, section 4.1: sum over i of alpha_i * lambda_i * p_i with
+alpha_i from N(0, 0.1). Here lambda_i is the standard deviation along component p_i, in pixel values, as in
+the original program.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from cconvnet.data.splits import Split
+
+SIGMA = 0.1
+_PURPOSE = 2  # beside those of the loader
+_MOST_IMAGES = 10_000  # more change the components by less than the noise has digits
+_CHUNK = 256
+
+
+def color_components(split: Split) -> npt.NDArray[np.float32]:
+    """float32[C,C]: row i is lambda_i * p_i of the pixels of `split`, or of 10,000 images spread over it.
+
+    All sums are of integers, so they are exact and no order of adding changes them. Errors: DataError.
+    """
+    chosen = np.arange(0, len(split), -(-len(split) // _MOST_IMAGES))
+    channels = split.image_shape[2]
+    count, total, products = 0, np.zeros(channels), np.zeros((channels, channels))
+    for start in range(0, len(chosen), _CHUNK):
+        images, _ = split.read(chosen[start : start + _CHUNK])
+        pixels = images.reshape(-1, channels).astype(np.float64)
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        products += pixels.T @ pixels
+    mean = total / count
+    variances, directions = np.linalg.eigh(products / count - np.outer(mean, mean))
+    return np.asarray(np.sqrt(np.maximum(variances, 0.0))[:, None] * directions.T, np.float32)
+
+
+def color_shifts(
+    components: npt.NDArray[np.float32], count: int, seed: int, epoch: int, first: int
+) -> npt.NDArray[np.float32]:
+    """The shifts float32[count,C] of the images of an epoch from number `first` on."""
+    words = np.random.Philox(
+        key=np.array([seed, epoch], np.uint64),
+        counter=np.array([2 * first, 0, 0, _PURPOSE], np.uint64),
+    ).random_raw(8 * count)
+    uniform = ((words >> np.uint64(11)) + np.uint64(1)).astype(np.float64) * 2.0**-53  # in (0, 1]
+    halves = uniform.reshape(count, 2, 4)
+    # Box and Muller: two uniform numbers make a normal one.
+    normal = np.sqrt(-2 * np.log(halves[:, 0])) * np.cos(2 * np.pi * halves[:, 1])
+    return np.asarray(SIGMA * normal[:, : len(components)] @ components, np.float32)

@@ -1,0 +1,623 @@
+"""Training from start to end, and the promise that stopping, killing and breaking it costs nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cconvnet import checkpoint, data, runs
+from cconvnet.checkpoint import CheckpointError, Folder
+from cconvnet.data.color_noise import color_components, color_shifts
+from cconvnet.evaluate import MEAN, evaluate_run, load_trained, predict
+from cconvnet.network import Network
+from cconvnet.report import Reporter
+from cconvnet.runs import Run, RunError
+from cconvnet.train import Options, Outcome, TrainingStopped, train
+
+# Small batches make many steps: 45 an epoch, and little work in each.
+SETTINGS: dict[str, Any] = {
+    "devices": ["cpu:0"],
+    "batch": 32,
+    "epochs": 2,
+    "seed": 5,
+    "lr": 0.05,
+    "log_every": 4,
+}
+FLAGS = [
+    "--device",
+    "cpu:0",
+    "--batch",
+    "32",
+    "--epochs",
+    "2",
+    "--seed",
+    "5",
+    "--lr",
+    "0.05",
+    "--log-every",
+    "4",
+]
+STEPS = 90
+
+
+class Listener(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def run_training(listener: Reporter | None = None, **changes: Any) -> Outcome:
+    return train(Options(**{**SETTINGS, **changes}), listener or Listener())
+
+
+def resume(path: Path, listener: Reporter | None = None, **changes: Any) -> Outcome:
+    return train(
+        Options(**{"devices": ["cpu:0"], "resume": path, "log_every": 4, **changes}), listener or Listener()
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    path = tmp_path_factory.mktemp("unbroken") / "run"
+    run_training(out=path)
+    return path
+
+
+def log_without_times(run: Path) -> list[dict[str, Any]]:
+    lines = runs.read_log(run)
+    assert len(lines) == len((run / "log.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """Two runs ended with bitwise the same weights, and with the same log but for its times."""
+    _, one, _ = runs.find_checkpoint(run)
+    _, two, _ = runs.find_checkpoint(other)
+    assert one.step == two.step
+    assert one.tensors.keys() == two.tensors.keys()
+    for name, tensor in one.tensors.items():
+        assert tensor.tobytes() == two.tensors[name].tobytes(), name
+    assert log_without_times(run) == log_without_times(other)
+    one_summary, two_summary = (
+        {key: value for key, value in summary.items() if key not in ("seconds", "images_per_second")}
+        for summary in (json.loads((path / "summary.json").read_text()) for path in (run, other))
+    )
+    assert one_summary == two_summary
+
+
+# ---- a whole run -----------------------------------------------------------------------------------------
+
+
+def test_training_learns(unbroken: Path) -> None:
+    summary = json.loads((unbroken / "summary.json").read_text())
+    assert summary["complete"] is True
+    assert (summary["net"], summary["device"], summary["precision"]) == ("lenet", "cpu:0", "fp32")
+    assert (summary["epochs"], summary["steps"], summary["batch"]) == (2, STEPS, 32)
+    assert summary["test_error_top1"] < 0.1
+    assert summary["test_error_top5"] < 0.02
+    assert summary["train_error_top1"] < 0.2
+    assert summary["images_per_second"] > 0
+    assert (unbroken / summary["checkpoint"]).exists()
+    assert (unbroken / summary["best"]["checkpoint"]).exists()
+
+
+def test_the_log_tells_the_run(unbroken: Path) -> None:
+    lines = log_without_times(unbroken)
+    steps = [line for line in lines if "loss" in line]
+    epochs = [line for line in lines if "test_loss" in line]
+    assert [line["step"] for line in steps] == list(range(4, STEPS + 1, 4))
+    assert [(line["step"], line["epoch"]) for line in epochs] == [(45, 1), (90, 2)]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert all(line["lr"] == 0.05 for line in steps)
+
+
+def test_the_configuration_is_resolved(unbroken: Path) -> None:
+    config = json.loads((unbroken / "config.json").read_text())
+    assert config["settings"]["lr"] == 0.05
+    assert config["settings"]["seed"] == 5
+    assert config["settings"]["train_images"] == 1442
+    assert config["spec"]["name"] == "lenet"
+    assert config["parameters"] == 131_080
+
+
+def test_every_run_with_the_same_seed_is_the_same(unbroken: Path, tmp_path: Path) -> None:
+    run_training(out=tmp_path / "again")
+    assert_same_run(unbroken, tmp_path / "again")
+    run_training(out=tmp_path / "other", seed=6)
+    _, one, _ = runs.find_checkpoint(unbroken)
+    _, two, _ = runs.find_checkpoint(tmp_path / "other")
+    assert any((one.tensors[name] != two.tensors[name]).any() for name in one.tensors)
+
+
+def test_the_test_error_is_that_of_the_weights(unbroken: Path) -> None:
+    """The trainer's error, computed again from the checkpoint with nothing but NumPy and the source."""
+    trained = load_trained(unbroken, devices=["cpu:0"], batch=50)
+    source = data.open_source()
+    tally = evaluate_run(trained, source)
+    summary = json.loads((unbroken / "summary.json").read_text())
+    assert tally.count == len(source.test)
+    assert tally.error_top1 == summary["test_error_top1"]
+    images, labels = source.test.read(np.arange(len(source.test)))
+    wrong = 0
+    for start in range(0, len(labels), 50):
+        trained.network.load(images[start : start + 50], labels[start : start + 50])
+        trained.network.forward(train=False)
+        count = len(labels[start : start + 50])
+        guesses = trained.network.outputs("cost")[:count].argmax(axis=1)
+        wrong += int((guesses != labels[start : start + 50]).sum())
+    assert wrong == round(tally.error_top1 * tally.count)
+
+
+def test_the_mean_image_is_in_the_checkpoint(unbroken: Path) -> None:
+    _, content, _ = runs.find_checkpoint(unbroken)
+    images, _ = (source := data.open_source()).train.read(np.arange(len(source.train)))
+    np.testing.assert_allclose(content.tensors[MEAN], images.mean(axis=0), atol=1e-4)
+
+
+def test_predictions_are_probabilities_of_the_right_class(unbroken: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    source = data.open_source()
+    images, labels = source.test.read(np.arange(40))
+    files = [tmp_path / f"{index}.png" for index in range(len(labels))]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image[:, :, 0]).save(file)
+    trained = load_trained(unbroken, devices=["cpu:0"], batch=16)
+    probabilities = predict(trained, files)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+    assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
+    trained.network.load(images[:16], labels[:16])
+    trained.network.forward(train=False)
+    # PNG keeps every pixel, so the network saw just what it sees in a test.
+    assert probabilities[:16].tobytes() == trained.network.outputs("cost").tobytes()
+
+
+# ---- stopping and going on -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [1, 44, 45, 46, 89])
+def test_stop_and_resume(stop: int, unbroken: Path, tmp_path: Path) -> None:
+    """Also at an epoch's last step, where training, test and checkpoint follow each other."""
+    out = tmp_path / "run"
+    assert run_training(out=out, steps=stop).summary["steps"] == stop
+    assert not json.loads((out / "summary.json").read_text())["complete"]
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
+def test_stop_many_times(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=7)
+    for steps in (20, 21, 50, 88):
+        resume(out, steps=steps)
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
+def test_resume_from_an_earlier_checkpoint(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=60, checkpoint_every=10)
+    first, last = Folder(out / "checkpoints").files()[-2:]
+    assert (first.name, last.name) == ("step-00000050.safetensors", "step-00000060.safetensors")
+    resume(first, steps=55)
+    # What came after the checkpoint gone back to is of no use any more.
+    assert Folder(out / "checkpoints").files()[-1].name == "step-00000055.safetensors"
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
+def test_a_finished_run_has_nothing_left(unbroken: Path) -> None:
+    listener = Listener()
+    resume(unbroken, listener)
+    assert "nothing left to train: 90 of 90 steps are done" in listener.lines
+
+
+def test_more_epochs_go_on(tmp_path: Path) -> None:
+    run_training(out=tmp_path / "long", epochs=3)
+    run_training(out=tmp_path / "run", epochs=1)
+    resume(tmp_path / "run", epochs=3)
+    assert_same_run(tmp_path / "long", tmp_path / "run")
+
+
+def test_the_rate_may_be_changed_by_hand(tmp_path: Path) -> None:
+    listener = Listener()
+    run_training(out=tmp_path / "run", epochs=1)
+    resume(tmp_path / "run", listener, epochs=2, lr=0.005)
+    assert "lr: 0.005 from here on, it was 0.05" in listener.lines
+    assert runs.read_log(tmp_path / "run")[-2]["lr"] == 0.005
+
+
+def test_killed_before_the_first_checkpoint(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=3)
+    for file in Folder(out / "checkpoints").files():
+        file.unlink()
+    listener = Listener()
+    resume(out, listener)
+    assert any("from the beginning" in line for line in listener.lines)
+    assert_same_run(unbroken, out)
+
+
+def test_a_damaged_checkpoint_is_skipped(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=30, checkpoint_every=10)
+    newest = Folder(out / "checkpoints").files()[-1]
+    damaged = bytearray(newest.read_bytes())
+    damaged[-100] ^= 4
+    newest.write_bytes(damaged)
+    listener = Listener()
+    resume(out, listener)
+    assert any(line.startswith("skipped: ") and newest.name in line for line in listener.lines)
+    assert any("from step 20" in line for line in listener.lines)
+    assert_same_run(unbroken, out)
+
+
+def test_a_named_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=30, checkpoint_every=10)
+    before, newest = Folder(out / "checkpoints").files()[-2:]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="damaged.*the one before it is sound") as caught:
+        resume(newest)
+    assert str(before) in str(caught.value)
+
+
+def test_no_sound_checkpoint(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=1)
+    for file in Folder(out / "checkpoints").files():
+        file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no sound checkpoint.*damaged"):
+        resume(out)
+
+
+def test_a_torn_line_of_the_log_is_dropped(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=41)
+    with (out / "log.jsonl").open("a") as log:
+        log.write('{"step": 44, "epoch": 0.97, "lo')
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
+def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
+    """In a network with all that is random: a narrow AlexNet on the digits."""
+    from cconvnet.nets import alexnet
+    from cconvnet.train import Settings, Trainer
+
+    source = data.open_source(size=72)
+    spec = alexnet.build((72, 72, 1), 10, width=1 / 16)
+
+    def trainer(path: Path) -> Trainer:
+        settings = Settings(
+            net="alexnet",
+            data=None,
+            size=72,
+            classes=source.classes,
+            image_shape=[72, 72, 1],
+            train_images=len(source.train),
+            test_images=len(source.test),
+            batch=4,
+            epochs=1,
+            seed=1,
+            lr=0.01,
+            momentum=0.9,
+            lr_steps=(),
+            crop=True,
+            mirror=True,
+            color_noise=True,
+            precision="fp32",
+        )
+        network = Network(spec, batch=4, devices="cpu:0", seed=1)
+        config = {"settings": dataclasses.asdict(settings), "spec": {}}
+        return Trainer(Run.create(path, config), settings, network, source, Listener())
+
+    def states(stops: tuple[int, ...], path: Path) -> dict[str, np.ndarray[Any, Any]]:
+        for stop in stops:
+            part = trainer(path / f"run-{stop}")
+            with part.run:
+                if stop != stops[0]:
+                    part.take_over(content, Path())
+                part.begin(Options())
+                # Only the steps: testing would take longer than they do.
+                with part._train_loader(Options()) as loader:
+                    part._train_epoch(loader, stop, Options())
+                part._save()
+            _, content, _ = runs.find_checkpoint(path / f"run-{stop}")
+        return content.tensors
+
+    whole = states((6,), tmp_path / "whole")
+    parts = states((2, 6), tmp_path / "parts")
+    for name, tensor in whole.items():
+        assert tensor.tobytes() == parts[name].tobytes(), name
+
+
+def test_colour_noise_does_not_depend_on_batches() -> None:
+    components = np.eye(3, dtype=np.float32)
+    whole = color_shifts(components, 128, seed=3, epoch=2, first=0)
+    parts = [color_shifts(components, 32, seed=3, epoch=2, first=first) for first in (0, 32, 64, 96)]
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+    assert (color_shifts(components, 128, seed=3, epoch=3, first=0) != whole).any()
+
+
+def test_colour_noise_has_the_components_deviations() -> None:
+    components = np.diag([1.0, 10.0, 100.0]).astype(np.float32)
+    shifts = color_shifts(components, 20_000, seed=0, epoch=0, first=0)
+    np.testing.assert_allclose(shifts.std(axis=0), [0.1, 1.0, 10.0], rtol=0.03)
+    np.testing.assert_allclose(shifts.mean(axis=0), 0.0, atol=0.3)
+
+
+def test_colour_components_are_those_of_the_pixels() -> None:
+    chance = np.random.default_rng(2)
+    images = chance.integers(0, 256, (300, 4, 4, 3)).astype(np.uint8)
+    images[..., 1] = images[..., 0] // 2
+    split = data.MemorySplit("train", images, np.zeros(300, np.int32))
+    components = color_components(split).astype(np.float64)
+    covariance = np.cov(images.reshape(-1, 3).T.astype(np.float64), bias=True)
+    np.testing.assert_allclose(components.T @ components, covariance, rtol=1e-4, atol=1e-2)
+
+
+# ---- signals and kills -----------------------------------------------------------------------------------
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cconvnet", "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end, "nothing happened for a minute"
+        if process.poll() is not None:
+            return
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_signals_save_and_say_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
+    out = tmp_path / "a run"  # a blank, which the command it prints must quote
+    process = start(*FLAGS, "--epochs", "1000", "--out", str(out))
+    wait_for(lambda: len(runs.read_log(out)) > 3, process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (code, "")
+    assert output.endswith(f"to go on: cconvnet train --resume '{out}'\n")
+    step = json.loads((out / "summary.json").read_text())["steps"]
+    assert step > 0
+    resumed = start("--resume", str(out), "--steps", str(step + 10), "--device", "cpu:0", "--log-every", "4")
+    _, errors = resumed.communicate(timeout=60)
+    assert (resumed.returncode, errors) == (0, "")
+    run_training(out=tmp_path / "whole", epochs=1000, steps=step + 10)
+    assert_same_run(tmp_path / "whole", out)
+
+
+def kill_until_done(out: Path, times: int, seed: int) -> int:
+    """Trains in processes that are killed at random instants, `times` of them; returns how many were."""
+    chance = random.Random(seed)
+    killed = 0
+    while True:
+        arguments = ["--resume", str(out)] if (out / "config.json").exists() else [*FLAGS, "--out", str(out)]
+        process = start(*arguments, "--device", "cpu:0", "--log-every", "4", "--checkpoint-every", "1")
+        if killed < times:
+            # From the moment the run's folder is touched, saving, logging and testing are all in reach.
+            log = out / "log.jsonl"
+            before = log.stat().st_mtime_ns if log.exists() else 0
+            wait_for(lambda: log.exists() and log.stat().st_mtime_ns != before, process)
+            time.sleep(chance.uniform(0.0, 0.12))
+            process.kill()
+        _, errors = process.communicate(timeout=120)
+        killed += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            return killed
+        assert process.returncode == -signal.SIGKILL, errors
+
+
+def test_kills_lose_nothing(unbroken: Path, tmp_path: Path) -> None:
+    assert kill_until_done(tmp_path / "run", times=4, seed=1) >= 2
+    assert_same_run(unbroken, tmp_path / "run")
+
+
+@pytest.mark.long
+def test_two_hundred_kills_lose_nothing(unbroken: Path, tmp_path: Path) -> None:
+    killed = 0
+    for seed in range(2, 1000):
+        killed += kill_until_done(tmp_path / f"run-{seed}", times=20, seed=seed)
+        assert_same_run(unbroken, tmp_path / f"run-{seed}")
+        if killed >= 200:
+            break
+    assert killed >= 200
+
+
+# ---- what stops training ---------------------------------------------------------------------------------
+
+
+def test_nan_is_not_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(TrainingStopped) as caught, np.errstate(all="ignore"):
+        run_training(out=tmp_path / "run", lr=1e30)
+    text = str(caught.value)
+    assert "the loss is nan at step" in text or "the loss is inf at step" in text
+    assert "not finite: conv" in text
+    assert "The last good checkpoint stands" in text
+    for file in Folder(tmp_path / "run" / "checkpoints").files():
+        assert all(np.isfinite(tensor).all() for tensor in checkpoint.load(file).tensors.values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = Network.state
+
+    def poisoned(network: Network) -> dict[str, np.ndarray[Any, Any]]:
+        tensors = state(network)
+        if len(list((tmp_path / "run" / "checkpoints").iterdir())) > 0:
+            tensors["fc1.weight"][3, 4] = np.inf
+        return tensors
+
+    monkeypatch.setattr(Network, "state", poisoned)
+    with pytest.raises(TrainingStopped, match=r"fc1\.weight holds values that are not finite after step 45"):
+        run_training(out=tmp_path / "run")
+    assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir()] == [
+        "step-00000000.safetensors"
+    ]
+
+
+def test_full_disk_stops_and_says_what_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    write = os.write
+
+    def fail(descriptor: int, piece: bytes) -> int:
+        if Folder(out / "checkpoints").file(20).exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, piece)
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(TrainingStopped) as caught:
+        run_training(out=out, checkpoint_every=10)
+    monkeypatch.undo()
+    text = str(caught.value)
+    assert "cannot write" in text
+    assert "step-00000030.safetensors: No space left on device" in text
+    assert f"The last good checkpoint stands: {Folder(out / 'checkpoints').file(20)}" in text
+    assert f"cconvnet train --resume {out}" in text
+    assert not list(out.rglob(".*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB: room for two checkpoints of lenet, not for three."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"no small file system can be made here: {error}")
+    if done.returncode:
+        pytest.skip(f"no small file system can be made here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_truly_full_disk(small_disk: Path, unbroken: Path) -> None:
+    out = small_disk / "run"
+    process = start(*FLAGS, "--out", str(out), "--checkpoint-every", "10")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("error: cannot write ")
+    assert "No space left on device (1.1 MB needed, " in errors
+    assert "Traceback" not in errors
+    kept = Folder(out / "checkpoints").files()
+    assert [checkpoint.load(file).step for file in kept] == [0, 10]
+    assert not list(out.rglob(".*"))
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
+# ---- the run's folder ------------------------------------------------------------------------------------
+
+
+def test_a_run_is_not_written_over(unbroken: Path) -> None:
+    with pytest.raises(RunError, match=f"holds a run already; continue it with --resume {unbroken}"):
+        run_training(out=unbroken)
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="is not empty"):
+        run_training(out=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=1)
+    with Run.open(out), pytest.raises(RunError, match="another process is training in"):
+        resume(out)
+    resume(out, steps=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch": 16}, "--batch 16 differs from the run's, 32"),
+        ({"seed": 6}, "--seed 6 differs from the run's, 5"),
+        ({"size": 16}, "--size 16 differs from the run's, None"),
+        ({"net": "cifar-quick"}, "is of another network"),
+        ({"net": "lenett"}, "did you mean 'lenet'"),
+        ({"out": Path("elsewhere")}, "leave out --out elsewhere"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=1)
+    before = (out / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=words):
+        resume(out, **change)
+    assert (out / "config.json").read_bytes() == before
+
+
+def test_the_first_tensor_of_another_network_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=1)
+    with pytest.raises(CheckpointError, match=r"conv1\.weight is 20x5x5x1 there and 32x5x5x1 here"):
+        resume(out, net="cifar-quick")
+
+
+def test_other_data_is_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name in "01":
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(folder / "a.png")
+    out = tmp_path / "run"
+    run_training(out=out, steps=1)
+    with pytest.raises(RunError, match="is not what .* was trained on: classes 0, 1 here, 0, 1, 2"):
+        resume(out, data=str(tmp_path / "pictures"))
+
+
+def test_the_recipes_batch_is_lowered_to_the_data(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name in ("dark", "light"):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for index in range(5):
+                Image.new("RGB", (12, 12), (index * 9 + (200 if name == "light" else 0),) * 3).save(
+                    folder / f"{index}.png"
+                )
+    listener = Listener()
+    outcome = run_training(
+        listener, data=str(tmp_path / "pictures"), out=tmp_path / "run", batch=None, epochs=20
+    )
+    assert "batch: 10, all training images, instead of lenet's 64" in listener.lines
+    assert outcome.summary["test_error_top1"] == 0.0
+    with pytest.raises(ValueError, match=r"--batch 11 is larger than the 10 training images"):
+        run_training(data=str(tmp_path / "pictures"), out=tmp_path / "run2", batch=11)
+    assert not (tmp_path / "run2").exists()
