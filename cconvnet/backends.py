@@ -147,7 +147,7 @@ class CudaDevice(Device):
     """A logical GPU: an ordinal and a stream of its own."""
 
     def __init__(self, index: int) -> None:
-        cupy = _cupy()
+        cupy = import_cupy()
         super().__init__("cuda", index)
         ordinals = _cuda_ordinals()
         if index >= len(ordinals):
@@ -193,7 +193,7 @@ class CudaDevice(Device):
         self._stream.synchronize()
 
 
-def _cupy() -> Any:
+def import_cupy() -> Any:
     """CuPy, if it can reach a GPU."""
     try:
         import cupy
@@ -211,7 +211,7 @@ def _cupy() -> Any:
 
 def _cuda_ordinals() -> list[int]:
     """The physical ordinal of each logical CUDA device."""
-    count = _cupy().cuda.runtime.getDeviceCount()
+    count = import_cupy().cuda.runtime.getDeviceCount()
     text = os.environ.get("CCONVNET_CUDA_DEVICES")
     if text is None:
         return list(range(count))
@@ -247,13 +247,15 @@ def get_device(name: str | Device | None = None) -> Device:
     """The device called `name`; with no name a usable GPU, else the CPU (``reason`` says which and why).
 
     Raises
-        ValueError: the name is not of the form kind:index.
+        ValueError or TypeError: the name is not of the form kind:index.
         DeviceUnavailable: the device cannot be used here; the text says why and what mends it.
     """
     if isinstance(name, Device):
         return name
     if name is None:
         return _default()
+    if not isinstance(name, str):
+        raise TypeError(f"device must be a name such as cpu:0 or a Device, not {name!r}")
     kind, _, index = name.partition(":")
     if kind not in KINDS or not (index or "0").isdigit():
         raise ValueError(f"device must be cuda:N, cpu:N or emulator:N, not {name!r}")

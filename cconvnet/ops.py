@@ -36,12 +36,15 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
-from cconvnet.backends import Device, get_device
+from cconvnet.backends import Device, get_device, import_cupy
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Pair = int | tuple[int, int]
 
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
+
+# The arrays that may be None.
+_OPTIONAL = ("bias", "mean", "shift")
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------
@@ -61,9 +64,7 @@ def _adopt(name: str, value: Any) -> Array:
     if kind == _DLPACK_CPU:
         return np.from_dlpack(value)
     if kind == _DLPACK_CUDA:
-        import cupy
-
-        return cupy.from_dlpack(value)
+        return import_cupy().from_dlpack(value)
     raise ValueError(f"{name} lies on a device of DLPack type {int(kind)}; host and CUDA are served")
 
 
@@ -78,7 +79,11 @@ class _Call:
     """One call of an operation: its device, and its arrays checked one by one."""
 
     def __init__(self, device: str | Device | None, **arrays: Any) -> None:
-        self.arrays = {name: _adopt(name, value) for name, value in arrays.items() if value is not None}
+        self.arrays = {
+            name: _adopt(name, value)
+            for name, value in arrays.items()
+            if value is not None or name not in _OPTIONAL
+        }
         on_gpu = {name: _is_cupy(array) for name, array in self.arrays.items()}
         first = next(iter(on_gpu))
         for name, there in on_gpu.items():
@@ -128,6 +133,8 @@ class _Call:
             )
         if array.size == 0:
             raise ValueError(f"{name} must not be empty, shape {array.shape}")
+        if array.size >= 2**31:
+            raise ValueError(f"{name} must have fewer than 2^31 elements, not shape {array.shape}")
 
     def output(
         self,
@@ -161,18 +168,42 @@ class _Call:
         return self.device.xp.empty(size, np.uint8) if size else None
 
 
-def _pair(name: str, value: Pair) -> tuple[int, int]:
+def _integer(name: str, value: int, low: int = 0, high: int = 2**31 - 1) -> int:
+    if not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be an integer from {low} to {high}, not {value}")
+    return int(value)
+
+
+def _pair(name: str, value: Pair, low: int = 1) -> tuple[int, int]:
     """A vertical and a horizontal number, or one number for both."""
     pair = value if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int | np.integer) for v in pair):
+    if len(pair) != 2:
         raise ValueError(f"{name} must be an integer or a pair of integers, not {value!r}")
-    return int(pair[0]), int(pair[1])
+    return _integer(name, pair[0], low), _integer(name, pair[1], low)
 
 
-def _fits_int(name: str, value: int) -> int:
-    if not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} must be an integer, not {value!r}")
-    return int(value)
+def _image_shape(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(value, tuple | list) or len(value) != 4:
+        raise ValueError(f"{name} must be 4 integers [N,H,W,C], not {value!r}")
+    return tuple(_integer(name, extent, 1) for extent in value)
+
+
+def _real(name: str, value: float) -> float:
+    if not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
+def _text(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+    return value
+
+
+def _row(impl: str | None) -> str | None:
+    return impl if impl is None else _text("impl", impl)
 
 
 def _conv_problem(
@@ -181,8 +212,8 @@ def _conv_problem(
     n, h, w, c = x_shape
     k, r, s = krs
     return ConvProblem(
-        n, h, w, c, k, r, s, stride=_pair("stride", stride), padding=_pair("padding", padding),
-        groups=_fits_int("groups", groups), rounding=rounding,
+        n, h, w, c, k, r, s, stride=_pair("stride", stride), padding=_pair("padding", padding, 0),
+        groups=_integer("groups", groups, 1), rounding=_text("rounding", rounding),
     )  # fmt: skip
 
 
@@ -206,7 +237,7 @@ def conv_fprop(
     call.shaped("w", problem.w_shape)
     bias = call.optional("bias", (problem.k,))
     y = call.output(out, problem.y_shape)
-    space = call.workspace(call.module.conv_fprop_workspace(problem, impl))
+    space = call.workspace(call.module.conv_fprop_workspace(problem, _row(impl)))
     call.module.conv_fprop(problem, x, w, bias, bool(relu), y, space, call.stream, impl)
     return y
 
@@ -220,13 +251,11 @@ def conv_dgrad(
     [N,H,W,C]."""
     call = _Call(device, dy=dy, w=w)
     dy, w = call.get("dy", "N,P,Q,K"), call.get("w", "K,R,S,C/groups")
-    if len(x_shape) != 4:
-        raise ValueError(f"x_shape must have 4 numbers [N,H,W,C], not {tuple(x_shape)}")
-    problem = _conv_problem(x_shape, w.shape[:3], stride, padding, groups, rounding)
+    problem = _conv_problem(_image_shape("x_shape", x_shape), w.shape[:3], stride, padding, groups, rounding)
     call.shaped("w", problem.w_shape)
     call.shaped("dy", problem.y_shape)
     dx = call.output(out, problem.x_shape)
-    space = call.workspace(call.module.conv_dgrad_workspace(problem, impl))
+    space = call.workspace(call.module.conv_dgrad_workspace(problem, _row(impl)))
     call.module.conv_dgrad(problem, dy, w, dx, space, call.stream, impl)
     return dx
 
@@ -246,7 +275,7 @@ def conv_wgrad(
     problem = _conv_problem(x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
     call.shaped("dy", problem.y_shape)
     dw = call.output(out, problem.w_shape)
-    space = call.workspace(call.module.conv_wgrad_workspace(problem, impl))
+    space = call.workspace(call.module.conv_wgrad_workspace(problem, _row(impl)))
     call.module.conv_wgrad(problem, x, dy, dw, space, call.stream, impl)
     return dw
 
@@ -265,7 +294,7 @@ def fc_fprop(
     call.shaped("w", problem.w_shape)
     bias = call.optional("bias", (problem.k,))
     y = call.output(out, problem.y_shape)
-    space = call.workspace(call.module.fc_fprop_workspace(problem, impl))
+    space = call.workspace(call.module.fc_fprop_workspace(problem, _row(impl)))
     call.module.fc_fprop(problem, x, w, bias, bool(relu), y, space, call.stream, impl)
     return y
 
@@ -280,7 +309,7 @@ def fc_dgrad(
     problem = FcProblem(dy.shape[0], w.shape[1], w.shape[0])
     call.shaped("dy", problem.y_shape)
     dx = call.output(out, problem.x_shape)
-    space = call.workspace(call.module.fc_dgrad_workspace(problem, impl))
+    space = call.workspace(call.module.fc_dgrad_workspace(problem, _row(impl)))
     call.module.fc_dgrad(problem, dy, w, dx, space, call.stream, impl)
     return dx
 
@@ -295,7 +324,7 @@ def fc_wgrad(
     problem = FcProblem(x.shape[0], x.shape[1], dy.shape[1])
     call.shaped("dy", problem.y_shape)
     dw = call.output(out, problem.w_shape)
-    space = call.workspace(call.module.fc_wgrad_workspace(problem, impl))
+    space = call.workspace(call.module.fc_wgrad_workspace(problem, _row(impl)))
     call.module.fc_wgrad(problem, x, dy, dw, space, call.stream, impl)
     return dw
 
@@ -348,7 +377,7 @@ def neuron_forward(
     abs, square, sqrt, brelu min(a, max(0, x)). Any shape; in place allowed (``out=x``)."""
     call = _Call(device, x=x)
     x = call.get("x", "any")
-    problem = NeuronProblem(x.size, neuron, a, b)
+    problem = NeuronProblem(x.size, _text("neuron", neuron), _real("a", a), _real("b", b))
     y = call.output(out, x.shape, in_place="x")
     call.module.neuron_forward(problem, x, y, call.stream)
     return y
@@ -362,7 +391,7 @@ def neuron_backward(
     call = _Call(device, x=x, y=y, dy=dy)
     x = call.get("x", "any")
     y, dy = call.shaped("y", x.shape), call.shaped("dy", x.shape)
-    problem = NeuronProblem(x.size, neuron, a, b)
+    problem = NeuronProblem(x.size, _text("neuron", neuron), _real("a", a), _real("b", b))
     dx = call.output(out, x.shape, in_place="dy")
     call.module.neuron_backward(problem, x, y, dy, dx, call.stream)
     return dx
@@ -381,11 +410,12 @@ def _lrn_problem(
     region: str,
     average: bool,
 ) -> LrnProblem:
+    size, alpha, region = _integer("size", size, 1), _real("alpha", alpha), _text("region", region)
     if average:
         alpha /= size * size if region == "same_map" else size
     n, h, w, c = shape
     return LrnProblem(
-        n, h, w, c, _fits_int("size", size), alpha, beta, k, _fits_int("groups", groups), region
+        n, h, w, c, size, alpha, _real("beta", beta), _real("k", k), _integer("groups", groups, 1), region
     )
 
 
@@ -433,7 +463,14 @@ def _pool_problem(
 ) -> PoolProblem:
     n, h, w, c = shape
     return PoolProblem(
-        n, h, w, c, _pair("window", window), _pair("stride", stride), _pair("padding", padding), rounding
+        n,
+        h,
+        w,
+        c,
+        _pair("window", window),
+        _pair("stride", stride),
+        _pair("padding", padding, 0),
+        _text("rounding", rounding),
     )
 
 
@@ -484,9 +521,7 @@ def avgpool_backward(
     """``dx[N,H,W,C]``: each window's dy, divided by its clipped size, goes to all its elements."""
     call = _Call(device, dy=dy)
     dy = call.get("dy", "N,P,Q,C")
-    if len(x_shape) != 4:
-        raise ValueError(f"x_shape must have 4 numbers [N,H,W,C], not {tuple(x_shape)}")
-    problem = _pool_problem(x_shape, window, stride, padding, rounding)
+    problem = _pool_problem(_image_shape("x_shape", x_shape), window, stride, padding, rounding)
     call.shaped("dy", problem.y_shape)
     dx = call.output(out, problem.x_shape)
     call.module.avgpool_backward(problem, dy, dx, call.stream)
@@ -508,10 +543,13 @@ def dropout(
     """
     call = _Call(device, x=x)
     x = call.get("x", "any")
-    for name, value in (("seed", seed), ("subsequence", subsequence)):
-        if not isinstance(value, int | np.integer) or not 0 <= value < 2**64:
-            raise ValueError(f"{name} must be an integer from 0 to 2^64 - 1, not {value!r}")
-    problem = DropoutProblem(x.size, keep, scale, seed, subsequence)
+    problem = DropoutProblem(
+        x.size,
+        _real("keep", keep),
+        _real("scale", scale),
+        _integer("seed", seed, high=2**64 - 1),
+        _integer("subsequence", subsequence, high=2**64 - 1),
+    )
     y = call.output(out, x.shape, in_place="x")
     call.module.dropout(problem, x, y, call.stream)
     return y
@@ -561,7 +599,7 @@ def softmax_cross_entropy_backward(
     labels = call.shaped("labels", (problem.n,), np.int32)
     dlogits = call.output(out, probabilities.shape, in_place="probabilities")
     call.module.softmax_cross_entropy_backward(
-        problem, probabilities, labels, float(scale), dlogits, call.stream
+        problem, probabilities, labels, _real("scale", scale), dlogits, call.stream
     )
     return dlogits
 
@@ -585,7 +623,9 @@ def sgd_update(
     all."""
     call = _Call(device, g=g, v=v, w=w)
     g = call.get("g", "any")
-    problem = SgdProblem(g.size, lr, momentum, weight_decay)
+    problem = SgdProblem(
+        g.size, _real("lr", lr), _real("momentum", momentum), _real("weight_decay", weight_decay)
+    )
     # Checked as outputs: writable, and none of the three over another.
     arrays = {name: call.arrays.pop(name) for name in ("v", "w")}
     v = call.output(arrays["v"], g.shape, name="v")
@@ -611,12 +651,16 @@ def input_transform(
     images = call.get("images", "N,H,W,C", np.uint8)
     n, h, w, c = images.shape
     p, q = _pair("size", size)
+    if p > h or q > w:
+        raise ValueError(f"size must be at most that of the images, ({h}, {w}), not ({p}, {q})")
     problem = InputProblem(n, h, w, c, p, q)
     top, left = call.shaped("top", (n,), np.int32), call.shaped("left", (n,), np.int32)
     mirror = call.shaped("mirror", (n,), np.uint8)
     mean, shift = call.optional("mean", (h, w, c)), call.optional("shift", (n, c))
     y = call.output(out, (n, problem.p, problem.q, c))
-    call.module.input_transform(problem, images, top, left, mirror, mean, shift, float(scale), y, call.stream)
+    call.module.input_transform(
+        problem, images, top, left, mirror, mean, shift, _real("scale", scale), y, call.stream
+    )
     return y
 
 

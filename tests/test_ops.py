@@ -1,0 +1,533 @@
+"""The functional API: what it computes, what it accepts, and that what it refuses is named.
+
+Every function of cconvnet.ops has one good call in GOOD. A bad call is a good one with one thing wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cconvnet import ops
+from cconvnet.backends import Device, DeviceUnavailable, get_device
+from cconvnet.testing.check import OPERATIONS, make_inputs
+from cconvnet.testing.problems import random_case
+
+Array = np.ndarray[Any, Any]
+Arguments = dict[str, Any]
+
+
+def floats(*shape: int) -> Array:
+    random = np.random.default_rng(len(shape))
+    return random.integers(-4, 5, shape).astype(np.float32)
+
+
+def integers(values: list[int], dtype: Any = np.int32) -> Array:
+    return np.array(values, dtype)
+
+
+X, DY_CONV, W = (2, 5, 6, 4), (2, 5, 6, 6), (6, 3, 3, 2)
+CONV: Arguments = {"padding": 1, "groups": 2}
+POOLED = (2, 2, 2, 4)
+
+GOOD: dict[str, Callable[[], Arguments]] = {
+    "conv_fprop": lambda: {"x": floats(*X), "w": floats(*W), "bias": floats(6), **CONV},
+    "conv_dgrad": lambda: {"dy": floats(*DY_CONV), "w": floats(*W), "x_shape": X, **CONV},
+    "conv_wgrad": lambda: {"x": floats(*X), "dy": floats(*DY_CONV), "filter_size": 3, **CONV},
+    "fc_fprop": lambda: {"x": floats(3, 5), "w": floats(4, 5), "bias": floats(4)},
+    "fc_dgrad": lambda: {"dy": floats(3, 4), "w": floats(4, 5)},
+    "fc_wgrad": lambda: {"x": floats(3, 5), "dy": floats(3, 4)},
+    "bias_grad": lambda: {"dy": floats(*X)},
+    "relu_forward": lambda: {"x": floats(*X)},
+    "relu_backward": lambda: {"y": floats(*X), "dy": floats(*X)},
+    "neuron_forward": lambda: {"x": floats(*X), "neuron": "brelu", "a": 2.0},
+    "neuron_backward": lambda: {
+        "x": floats(*X), "y": floats(*X), "dy": floats(*X), "neuron": "abs", "a": 1.0,
+    },
+    "lrn_forward": lambda: {"x": floats(*X), "groups": 2},
+    "lrn_backward": lambda: {"x": floats(*X), "dy": floats(*X), "groups": 2},
+    "maxpool_forward": lambda: {"x": floats(*X)},
+    "maxpool_backward": lambda: {"x": floats(*X), "y": floats(*POOLED), "dy": floats(*POOLED)},
+    "avgpool_forward": lambda: {"x": floats(*X)},
+    "avgpool_backward": lambda: {"dy": floats(*POOLED), "x_shape": X},
+    "dropout": lambda: {"x": floats(*X), "keep": 0.5, "seed": 3},
+    "softmax_forward": lambda: {"logits": floats(3, 7)},
+    "softmax_cross_entropy_forward": lambda: {
+        "logits": floats(3, 7), "labels": integers([6, 0, 2]),
+    },
+    "softmax_cross_entropy_backward": lambda: {
+        "probabilities": floats(3, 7), "labels": integers([6, 0, 2]), "scale": 0.5,
+    },
+    "sgd_update": lambda: {"g": floats(*X), "v": floats(*X), "w": floats(*X), "lr": 0.5},
+    "input_transform": lambda: {
+        "images": np.arange(2 * 5 * 6 * 3, dtype=np.uint8).reshape(2, 5, 6, 3), "size": (4, 3),
+        "top": integers([0, 1]), "left": integers([2, 3]), "mirror": integers([0, 1], np.uint8),
+        "mean": floats(5, 6, 3), "shift": floats(2, 3), "scale": 0.5,
+    },
+    "add": lambda: {"a": floats(*X), "b": floats(*X)},
+}  # fmt: skip
+
+
+def arrays_of(arguments: Arguments) -> dict[str, Array]:
+    return {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
+
+
+def call(function: str, arguments: Arguments) -> Any:
+    return getattr(ops, function)(**arguments)
+
+
+def on(device: Device, arguments: Arguments) -> Arguments:
+    """The arguments with their arrays on a device, and the device named."""
+    moved = {name: device.array(value) for name, value in arrays_of(arguments).items()}
+    return {**arguments, **moved, "device": device}
+
+
+def results(device: Device, function: str, arguments: Arguments) -> list[Array]:
+    """What a call returns or, if it returns nothing, what it updates."""
+    returned = call(function, arguments)
+    if returned is None:
+        returned = tuple(arguments[name] for name in ("v", "w"))
+    return [device.host(array) for array in (returned if isinstance(returned, tuple) else (returned,))]
+
+
+# ---- good calls ----------------------------------------------------------------------------------
+
+
+def test_the_table_is_complete() -> None:
+    assert set(GOOD) == set(OPERATIONS)
+    public = {name for name, f in inspect.getmembers(ops, inspect.isfunction) if name[0] != "_"}
+    assert {name for name in public if getattr(ops, name).__module__ == ops.__name__} == {
+        *GOOD, "top_k_error",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("function", GOOD)
+def test_every_function_computes(device: Device, function: str) -> None:
+    wanted_from = get_device("reference:0")
+    wanted = results(wanted_from, function, on(wanted_from, GOOD[function]()))
+    actual = results(device, function, on(device, GOOD[function]()))
+    for a, b in zip(actual, wanted, strict=True):
+        assert a.shape == b.shape and a.dtype == (np.float32 if b.dtype.kind == "f" else b.dtype)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "function", [n for n in GOOD if "out" in inspect.signature(getattr(ops, n)).parameters]
+)
+def test_out_is_written_and_returned(device: Device, function: str) -> None:
+    wanted = results(device, function, on(device, GOOD[function]()))[0]
+    arguments = on(device, GOOD[function]())
+    arguments["out"] = device.array(np.full(wanted.shape, np.nan, wanted.dtype))
+    assert call(function, arguments) is arguments["out"]
+    np.testing.assert_array_equal(device.host(arguments["out"]), wanted)
+
+
+@pytest.mark.parametrize("function", [n for n, o in OPERATIONS.items() if o.in_place])
+def test_in_place(device: Device, function: str) -> None:
+    wanted = results(device, function, on(device, GOOD[function]()))[0]
+    name = OPERATIONS[function].in_place[0]
+    arguments = on(device, GOOD[function]())
+    call(function, {**arguments, "out": arguments[name]})
+    np.testing.assert_array_equal(device.host(arguments[name]), wanted)
+
+
+def test_lrn_average_divides_alpha_by_the_window(device: Device) -> None:
+    x = device.array(floats(*X))
+    for region, window in (("across_channels", 5), ("same_map", 25)):
+        a, b = (
+            device.host(ops.lrn_forward(x, alpha=alpha, average=average, region=region, device=device))
+            for alpha, average in ((0.5, True), (0.5 / window, False))
+        )
+        np.testing.assert_array_equal(a, b)
+
+
+def test_top_k_error() -> None:
+    rank = np.array([0, 1, 4, 5], np.int32)
+    assert [ops.top_k_error(rank, k) for k in (1, 2, 5, 6)] == [0.75, 0.5, 0.25, 0.0]
+    with pytest.raises(ValueError, match="k must be"):
+        ops.top_k_error(rank, 0)
+
+
+class Exporter:
+    """An array of somebody else's that offers nothing but DLPack."""
+
+    def __init__(self, array: Array, device: tuple[int, int] | None = None) -> None:
+        self.array, self.device = array, device
+
+    def __dlpack__(self, **arguments: Any) -> Any:
+        return self.array.__dlpack__(**arguments)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device or self.array.__dlpack_device__()
+
+
+@pytest.mark.parametrize("function", GOOD)
+def test_dlpack_is_taken(function: str) -> None:
+    wanted = results(get_device("cpu:0"), function, GOOD[function]())
+    arguments = GOOD[function]()
+    originals = arrays_of(arguments)
+    arguments.update({name: Exporter(array) for name, array in originals.items()})
+    returned = call(function, arguments)
+    if returned is None:
+        # Updated through the exporter: no copy was made.
+        returned = originals["v"], originals["w"]
+    returned = returned if isinstance(returned, tuple) else (returned,)
+    for a, b in zip(returned, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_torch_tensors_are_taken() -> None:
+    torch = pytest.importorskip("torch")
+    x, w = floats(*X), floats(*W)
+    y = torch.full((2, 5, 6, 6), float("nan"))
+    returned = ops.conv_fprop(torch.from_numpy(x), torch.from_numpy(w), out=y, **CONV)
+    # No copy: torch sees what was written.
+    wanted = torch.nn.functional.conv2d(
+        torch.from_numpy(x).permute(0, 3, 1, 2),
+        torch.from_numpy(w).permute(0, 3, 1, 2),
+        **CONV,
+    )
+    assert torch.equal(y, wanted.permute(0, 2, 3, 1)) and np.array_equal(returned, y.numpy())
+
+
+# ---- bad calls -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A good call of `function` with one thing wrong, in the argument `names`."""
+
+    function: str
+    what: str
+    names: str
+    change: Callable[[Arguments], Arguments]
+    errors: tuple[type[Exception], ...] = (ValueError, TypeError)
+
+    def __str__(self) -> str:
+        return f"{self.function}: {self.names} {self.what}"
+
+
+def gone_wrong(name: str, make: Callable[[Array], Any]) -> Callable[[Arguments], Arguments]:
+    """Replaces one array by what `make` makes of it."""
+    return lambda arguments: {**arguments, name: make(arguments[name])}
+
+
+def given(name: str, value: Any) -> Callable[[Arguments], Arguments]:
+    return lambda arguments: {**arguments, name: value}
+
+
+def wider(array: Array) -> Array:
+    return array.astype(np.float64 if array.dtype == np.float32 else np.int64)
+
+
+def byte_swapped(array: Array) -> Array:
+    return array.astype(array.dtype.newbyteorder())
+
+
+def huge(array: Array) -> Array:
+    """2^31 elements of the same rank and type, contiguous, in memory that is never touched."""
+    shape = [1] * array.ndim
+    for i in range(31):
+        shape[i % array.ndim] *= 2
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    try:
+        memory = mmap.mmap(-1, 2**31 * array.dtype.itemsize, flags=flags)
+    except OSError as error:
+        pytest.skip(f"the system gives no address space: {error}")
+    return np.frombuffer(memory, array.dtype).reshape(shape)
+
+
+CORRUPTIONS: dict[str, Callable[[Array], Any]] = {
+    "of a wider type": wider,
+    "of half precision": lambda a: a.astype(np.float16),
+    "of the other byte order": byte_swapped,
+    "backwards": lambda a: a[::-1],
+    "in Fortran's order": lambda a: np.asfortranarray(a) if a.ndim > 1 else a.repeat(2)[::2],
+    "empty": lambda a: a[:0],
+    "a list": lambda a: a.tolist(),
+    "a number": lambda a: 1.0,
+    "missing": lambda a: None,
+    "of objects": lambda a: a.astype(object),
+    "on a device of an unknown kind": lambda a: Exporter(a, (10, 0)),
+}
+
+OPTIONAL = {"bias", "mean", "shift"}
+# A one-dimensional array in the other byte order needs two bytes an element, a list of one is a list.
+HARMLESS = {("of the other byte order", "mirror"), ("of the other byte order", "images")}
+
+# Which axis of which array is told by other arguments, so that one element more is wrong.
+DETERMINED = {
+    "conv_fprop": {"w": 3, "bias": 0},
+    "conv_dgrad": {"dy": 1, "w": 3},
+    "conv_wgrad": {"dy": 2},
+    "fc_fprop": {"w": 1, "bias": 0},
+    "fc_dgrad": {"dy": 1},
+    "fc_wgrad": {"dy": 0},
+    "relu_backward": {"dy": 0},
+    "neuron_backward": {"y": 1, "dy": 2},
+    "lrn_backward": {"dy": 3},
+    "maxpool_backward": {"y": 0, "dy": 1},
+    "avgpool_backward": {"dy": 2},
+    "softmax_cross_entropy_forward": {"labels": 0},
+    "softmax_cross_entropy_backward": {"labels": 0},
+    "sgd_update": {"v": 3, "w": 1},
+    "input_transform": {"top": 0, "left": 0, "mirror": 0, "mean": 1, "shift": 1},
+    "add": {"b": 3},
+}
+# The first array of these may have any rank.
+ANY_RANK = {
+    "bias_grad", "relu_forward", "relu_backward", "neuron_forward", "neuron_backward", "dropout",
+    "sgd_update", "add",
+}  # fmt: skip
+
+
+def bad_arrays() -> list[Bad]:
+    cases = []
+    for function, good in GOOD.items():
+        for position, name in enumerate(arrays_of(good())):
+            for what, make in CORRUPTIONS.items():
+                harmless = (what, name) in HARMLESS or (what == "missing" and name in OPTIONAL)
+                if not harmless:
+                    cases.append(Bad(function, what, name, gone_wrong(name, make)))
+            if function not in ANY_RANK or position > 0:
+                more = gone_wrong(name, lambda a: a[None])
+                cases.append(Bad(function, "with an axis too many", name, more))
+            if position == 0:
+                cases.append(Bad(function, "of 2^31 elements", name, gone_wrong(name, huge)))
+            axis = DETERMINED.get(function, {}).get(name)
+            if axis is not None:
+                one_more = gone_wrong(name, lambda a, axis=axis: np.concatenate([a, a.take([0], axis)], axis))
+                cases.append(Bad(function, "with an element too many", name, one_more))
+    return cases
+
+
+BAD_OUTPUTS: dict[str, Callable[[Array], Any]] = {
+    "of a wider type": wider,
+    "of another shape": lambda a: np.concatenate([a, a]),
+    "flattened": lambda a: a[None],
+    "backwards": lambda a: np.concatenate([a, a])[::-2],
+    "read-only": lambda a: np.lib.stride_tricks.as_strided(a, a.shape, a.strides, writeable=False),
+    "a list": lambda a: a.tolist(),
+    "on a device of an unknown kind": lambda a: Exporter(a, (10, 0)),
+}
+
+
+def output_of(function: str) -> Array:
+    """An array like what the function returns, filled with NaN."""
+    result = call(function, {**GOOD[function](), "device": "reference:0"})
+    return np.full(result.shape, np.nan, np.float32)
+
+
+def bad_outputs() -> list[Bad]:
+    cases = []
+    for function, good in GOOD.items():
+        if "out" not in inspect.signature(getattr(ops, function)).parameters:
+            continue
+        for what, make in BAD_OUTPUTS.items():
+            cases.append(
+                Bad(
+                    function, what, "out",
+                    lambda a, function=function, make=make: {**a, "out": make(output_of(function))},
+                )
+            )  # fmt: skip
+        for name in arrays_of(good()):
+            cases.append(Bad(function, f"over {name}", "out", overlapping(function, name)))
+    same: dict[str, list[str]] = {
+        "relu_backward": ["y"],
+        "neuron_backward": ["x", "y"],
+        "lrn_forward": ["x"],
+        "lrn_backward": ["x", "dy"],
+        "maxpool_backward": ["x"],
+    }
+    for function, names in same.items():
+        for name in names:
+            cases.append(
+                Bad(function, f"the same as {name}", "out", lambda a, name=name: {**a, "out": a[name]})
+            )
+    for name, other in (("v", "g"), ("w", "g"), ("w", "v")):
+        cases.append(
+            Bad(
+                "sgd_update", f"the same as {other}", name,
+                lambda a, name=name, other=other: {**a, name: a[other]},
+            )
+        )  # fmt: skip
+    return cases
+
+
+def overlapping(function: str, name: str) -> Callable[[Arguments], Arguments]:
+    """`out` begins one float behind the input `name`, in the same memory."""
+
+    def change(arguments: Arguments) -> Arguments:
+        out, array = output_of(function), arguments[name]
+        memory = np.zeros(out.nbytes + array.nbytes + 4, np.uint8)
+        source = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+        source[...] = array
+        target = memory[4 : 4 + out.nbytes].view(out.dtype).reshape(out.shape)
+        # Images of a byte a pixel may end before the float begins.
+        assert array.nbytes > 4 or function == "input_transform"
+        if array.nbytes <= 4:
+            target = memory[: out.nbytes].view(out.dtype).reshape(out.shape)
+        return {**arguments, name: source, "out": target}
+
+    return change
+
+
+NOT_POSITIVE = [0, -1]
+PASSES = ["conv_fprop", "conv_dgrad", "conv_wgrad"]
+FC_PASSES = ["fc_fprop", "fc_dgrad", "fc_wgrad"]
+LRN = ["lrn_forward", "lrn_backward"]
+POOL = ["maxpool_forward", "maxpool_backward", "avgpool_forward", "avgpool_backward"]
+NAN = float("nan")
+
+BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
+    (PASSES, "stride", [0, -2, (1, 0), 1.5, (1, 2, 3), "2", None, 2**31]),
+    (PASSES, "padding", [-1, (0, -1), 0.5, (1,), "same", 2**31]),
+    (PASSES, "groups", [0, -2, 3, 1.0, "2", 2**40]),
+    (PASSES + POOL, "rounding", ["round", "", None, 1]),
+    (PASSES + FC_PASSES, "impl", ["no_such_row", "", 3]),
+    (["conv_dgrad", "avgpool_backward"], "x_shape", [(2, 5, 6), (), 3, "NHWC", (2, 5, 6, 0.5)]),
+    (["conv_wgrad"], "filter_size", [0, -3, (3,), (3, 3, 3), 2.5]),
+    (["neuron_forward", "neuron_backward"], "neuron", ["gelu", "", None, 3]),
+    (["neuron_forward"], "a", [0.0, -1.0, "1", NAN]),
+    (LRN, "size", [0, -5, 40_000, 2.5]),
+    (LRN, "alpha", [-1e-4, NAN, "1"]),
+    (LRN, "k", [0.0, -2.0, NAN]),
+    (LRN, "groups", [0, 3, 1.5]),
+    (LRN, "region", ["everywhere", None]),
+    (POOL, "window", [0, -3, 99, 2.5]),
+    (POOL, "stride", [0, -1, (2, 0)]),
+    (POOL, "padding", [-1, (0, -1), 1.5]),
+    (POOL, "pad_w", [(0, 3), (0, 7)]),
+    (["dropout"], "keep", [0.0, -0.5, 1.5, NAN, "0.5", None]),
+    (["dropout"], "seed", [-1, 2**64, 0.5, None]),
+    (["dropout"], "subsequence", [-1, 2**64, "0"]),
+    (["softmax_cross_entropy_backward", "input_transform"], "scale", ["1", None]),
+    (["sgd_update"], "lr", ["0.1", None]),
+    (["sgd_update"], "momentum", ["0.9"]),
+    (["input_transform"], "size", [0, (0, 3), (6, 3), (4, 7), (4,), 2.0]),
+]
+
+
+def bad_parameters() -> list[Bad]:
+    cases = []
+    for functions, name, values in BAD_PARAMETERS:
+        # A padding as large as its window is refused where heights and widths have names.
+        argument = "padding" if name == "pad_w" else name
+        for function in functions:
+            for value in values:
+                cases.append(Bad(function, repr(value), name, given(argument, value)))
+    for function in GOOD:
+        for device in ("tpu:0", "cpu:-1", "cuda:x", 7):
+            cases.append(Bad(function, repr(device), "device", given("device", device)))
+        cases.append(
+            Bad(function, "of more than there are", "cuda", given("device", "cuda:99"),
+                (DeviceUnavailable, ValueError))
+        )  # fmt: skip
+        first = next(iter(arrays_of(GOOD[function]())))
+        elsewhere = gone_wrong(first, lambda a: Exporter(a, (2, 0)))
+        cases.append(
+            Bad(
+                function,
+                "on a GPU",
+                first + "|GPU|CuPy",
+                elsewhere,
+                (DeviceUnavailable, ValueError, TypeError),
+            )
+        )
+    return cases
+
+
+BAD = bad_arrays() + bad_outputs() + bad_parameters()
+
+
+def test_there_are_enough_bad_calls() -> None:
+    assert len(BAD) >= 150 and len({str(case) for case in BAD}) == len(BAD)
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_bad_call(case: Bad) -> None:
+    arguments = case.change(GOOD[case.function]())
+    before = copy.deepcopy({n: v for n, v in arrays_of(arguments).items() if v.nbytes < 2**20})
+    with pytest.raises(case.errors, match=rf"(?<![a-z])({case.names})") as caught:
+        call(case.function, arguments)
+    # A plain message, not Python's or pybind11's about signatures.
+    assert "incompatible" not in str(caught.value)
+    for name, array in before.items():
+        np.testing.assert_array_equal(arguments[name], array)
+
+
+# ---- the compiled modules ------------------------------------------------------------------------
+
+BROKEN: dict[str, Callable[[Device, Any], Any]] = {
+    "of a wider type": lambda d, a: d.xp.zeros(a.shape, wider(np.zeros(1, a.dtype)).dtype),
+    "with an element too many": lambda d, a: d.xp.zeros(a.size + 1, a.dtype),
+    "with an element too few": lambda d, a: d.xp.zeros(a.size - 1, a.dtype),
+    "not contiguous": lambda d, a: d.xp.zeros(2 * a.size, a.dtype)[::2],
+    "a list": lambda d, a: [0.0] * a.size,
+    "a number": lambda d, a: 0.0,
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_module_never_leaves_its_buffers(device: Device, operation: str, what: str) -> None:
+    """Even called directly, a compiled module checks type, contiguity and size of every array."""
+    if device.module.build_kind() == "numpy":
+        pytest.skip("NumPy has no pointers to check")
+    spec = OPERATIONS[operation]
+    for seed in range(10_000):
+        drawn, problem, _ = random_case(seed, OPERATIONS)
+        if drawn != operation:
+            continue
+        inputs = make_inputs(operation, problem)
+        sizes = [value.size for value in inputs.values() if isinstance(value, np.ndarray)]
+        sizes += [int(np.prod(shape)) for shape in spec.outputs(problem).values()]
+        if min(sizes) > 1:
+            break
+    arrays = {n: device.array(v) if isinstance(v, np.ndarray) else v for n, v in inputs.items()}
+    for name, shape in spec.outputs(problem).items():
+        arrays.setdefault(name, device.zeros(shape, np.int32 if name == "rank" else np.float32))
+    tail: list[Any] = []
+    if spec.has_workspace:
+        tail.append(device.zeros(getattr(device.module, f"{operation}_workspace")(problem) + 1, np.uint8))
+    # The size of these is whatever their first array's is.
+    free = {"relu_forward": "x", "relu_backward": "y", "add": "a"}.get(operation)
+    for name, array in arrays.items():
+        if not hasattr(array, "shape"):
+            continue
+        with device:
+            broken = {**arrays, name: BROKEN[what](device, array)}
+        named = r"\w+" if name == free else name
+        with device, pytest.raises((ValueError, TypeError), match=rf"(?<![a-z]){named} (must|has)"):
+            values = [problem] if spec.has_problem else []
+            getattr(device.module, operation)(*values, *broken.values(), *tail)
+
+
+@pytest.mark.parametrize("operation", [n for n, o in OPERATIONS.items() if o.has_workspace])
+def test_a_module_refuses_a_workspace_that_is_too_small(device: Device, operation: str) -> None:
+    tried = 0
+    for seed in range(3000):
+        name, problem, _ = random_case(seed, OPERATIONS)
+        if name != operation:
+            continue
+        needed = getattr(device.module, f"{operation}_workspace")(problem)
+        if needed == 0:
+            continue
+        inputs = make_inputs(operation, problem)
+        arrays = [device.array(v) if isinstance(v, np.ndarray) else v for v in inputs.values()]
+        arrays += [device.zeros(shape) for shape in OPERATIONS[operation].outputs(problem).values()]
+        for space in (None, device.zeros(needed - 1, np.uint8)):
+            with device, pytest.raises(ValueError, match="workspace must"):
+                getattr(device.module, operation)(problem, *arrays, space)
+        tried += 1
+        if tried == 3:
+            return
+    if not tried:
+        pytest.skip("no problem needs a workspace here")
