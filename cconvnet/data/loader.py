@@ -84,13 +84,16 @@ class Loader:
             )
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be from 0 to 2^64 - 1, not {seed}")
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers must be at least 0, not {workers}")
         self.split, self.batch, self.seed = split, batch, seed
         self._room = (height - crop[0], width - crop[1])
         self._random_crop, self._mirror = random_crop, mirror
         self._shuffle, self._drop_last = shuffle, drop_last
         self.steps_per_epoch = len(split) // batch if drop_last else -(-len(split) // batch)
         self._reader = split.open_reader(workers)
-        self._ahead = max(2, -(-self._reader.in_flight // batch))  # batches
+        # Batches under way, the one waited for included.
+        self._ahead = 1 + max(1, -(-self._reader.in_flight // batch))
         self._closed = False
 
     def __enter__(self) -> Loader:
@@ -116,16 +119,15 @@ class Loader:
         order = self._order(epoch)
         pending: deque[tuple[Batch, list[Future[Broken]]]] = deque()
         try:
-            for step in range(start_step, self.steps_per_epoch + self._ahead):
-                if step < self.steps_per_epoch:
-                    pending.append(self._begin(order, epoch, step))
-                if pending and step >= start_step + self._ahead:
-                    batch = self._finish(*pending.popleft())
-                    if len(batch):
-                        yield batch
-            while pending:
+            ahead = start_step
+            for step in range(start_step, self.steps_per_epoch):
+                if self._closed:
+                    raise RuntimeError("the loader is closed")
+                while ahead < min(step + self._ahead, self.steps_per_epoch):
+                    pending.append(self._begin(order, epoch, ahead))
+                    ahead += 1
                 batch = self._finish(*pending.popleft())
-                if len(batch):
+                if len(batch):  # all its images may be broken
                     yield batch
         finally:
             for _, futures in pending:
@@ -148,8 +150,6 @@ class Loader:
         return batch, self._reader.start(indices, images)
 
     def _finish(self, batch: Batch, futures: list[Future[Broken]]) -> Batch:
-        if self._closed:
-            raise RuntimeError("the loader is closed")
         broken = [found for future in futures for found in future.result()]
         if not broken:
             return batch

@@ -51,8 +51,8 @@ class Source:
     """Labelled images for training and testing.
 
     `classes` names the labels 0, 1, ...; images are uint8 of `image_shape` (H,W,C); `notes` says what a
-    reader of a result should know of the data: how a split was made, what decoded the pictures, what was ignored.
-    Where there are no separate test images, `test` is `train`.
+    reader of a result should know of the data: how a split was made, what decoded the pictures, what was
+    ignored. Where there are no separate test images, `test` is `train`.
     """
 
     name: str
@@ -100,6 +100,8 @@ def open_source(
         raise ValueError(f"size must be at least 1, not {size}")
     if decoder not in (None, *DECODERS):
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers must be at least 0, not {workers}")
     if data is None or data == "digits":
         return _digits(size)
     root = Path(data)

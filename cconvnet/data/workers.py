@@ -3,8 +3,8 @@
 A worker is a plain child process that is told of a list of files in one line of JSON, decodes them into
 memory it shares with its parent, and answers in one line which were broken. That leaves nothing to clean up:
 the shared memory has no name, so no crash can leave it behind; a worker ends when its parent's end of the
-pipe closes, however the parent died; a dead worker is the end of its answers. Nothing is forked, so a parent may
-hold a GPU and threads, and nothing is imported from the parent's main module, so scripts need no guard.
+pipe closes, however the parent died; a dead worker is the end of its answers. Nothing is forked, so a parent
+may hold a GPU and threads, and nothing is imported from the parent's main module, so scripts need no guard.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -78,12 +79,12 @@ class DecodePool:
     """
 
     def __init__(self, decoding: Decoding, workers: int) -> None:
-        if workers < 0:
-            raise ValueError(f"workers must be at least 0, not {workers}")
         self._workers = [_Worker(number, decoding) for number in range(workers)]
         self._idle: queue.SimpleQueue[_Worker | Decoding] = queue.SimpleQueue()
-        for worker in self._workers or [decoding]:
+        for worker in self._workers:
             self._idle.put(worker)
+        if not workers:
+            self._idle.put(decoding)
         # A thread per worker hands it a chunk, sleeps until it answers and copies the pixels out.
         self._threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="cconvnet-decode")
         self.close = weakref.finalize(self, _close, self._threads, self._workers)
@@ -137,6 +138,8 @@ class _Worker:
         try:
             self._memory = mmap.mmap(descriptor, 0)
             self._images: Pixels = np.frombuffer(self._memory, np.uint8).reshape(chunk)
+            # Found from any folder, where sys.path has relative entries.
+            package = str(Path(__file__).resolve().parents[2])
             start = {
                 "memory": descriptor,
                 "size": decoding.size,
@@ -149,7 +152,7 @@ class _Worker:
                     "-c",
                     "import sys, json; start = json.loads(sys.argv[1]); sys.path[:] = start['path']; "
                     "from cconvnet.data import workers; workers.main(start)",
-                    json.dumps({**start, "path": sys.path}),
+                    json.dumps({**start, "path": [*sys.path, package]}),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -201,6 +204,8 @@ class _Worker:
             self.process.kill()
             self.process.wait()
         self.process.stdout.close()
+        del self._images  # a view of the memory, which could not be closed under it
+        self._memory.close()
 
 
 def _nameless_memory(size: int) -> int:
