@@ -446,6 +446,11 @@ class Network:
         }
 
     @property
+    def loss_coeff(self) -> float:
+        """What the cost layer multiplies the gradients by; result() shows the plain loss."""
+        return self._cost.coeff
+
+    @property
     def copied_bytes(self) -> int:
         """Bytes of activations and gradients copied between devices since the network was made."""
         return sum(copy.copied_bytes for copy in self._copies.values())
