@@ -118,7 +118,6 @@ class Fiber {
     // The stack's last use ended in frames that never returned, and so left their redzones poisoned.
     constexpr size_t unreturned_bytes = 16 * 1024;
     __asan_unpoison_memory_region(bottom_ + size_ - unreturned_bytes, unreturned_bytes);
-    fake_stack_ = nullptr;
 #endif
 #ifdef CCONVNET_EMULATOR_UCONTEXT
     getcontext(&context_);

@@ -304,7 +304,7 @@ class Machine {
         body_(argument_);
       } catch (const Cancelled&) {
       } catch (...) {
-        if (!error_) error_ = std::current_exception();
+        error_ = std::current_exception();
       }
       thread.fiber = nullptr;
       ++returned_;

@@ -44,9 +44,17 @@ __global__ void one_round_too_many() {
 
 // ---- warp operations ------------------------------------------------------------------------------------
 
-__global__ void lane_returned(int* y) {
-  if (threadIdx.x == 5) return;
-  y[threadIdx.x] = __shfl_down_sync(0xffffffffu, 1, 1);  // LINE lane 5
+__global__ void lane_returned(int* y, int missing, int value) {
+  if (static_cast<int>(threadIdx.x) == missing) return;
+  y[threadIdx.x] = __shfl_down_sync(0xffffffffu, value, 1);  // LINE lane 5
+}
+
+__global__ void two_shuffles(int* y) {
+  if (threadIdx.x < 8) {
+    y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1, 8);  // LINE low lanes
+  } else {
+    y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 2, 8);  // LINE high lanes
+  }
 }
 
 __global__ void not_in_mask(int* y) {
@@ -134,7 +142,15 @@ int main() {
     attempt("two barriers", [] { CCONVNET_LAUNCH((two_barriers<3, 4>), 1, 32, nullptr, ); });
     attempt("mixed", [=] { CCONVNET_LAUNCH(barrier_and_warp_operation, dim3(1, 2), 64, nullptr, y); });
     attempt("loop", [] { CCONVNET_LAUNCH(one_round_too_many, 1, dim3(2, 2, 2), nullptr, ); });
-    attempt("lane", [=] { CCONVNET_LAUNCH(lane_returned, 1, 32, nullptr, y); });
+    attempt("lane", [=] { CCONVNET_LAUNCH(lane_returned, 1, 32, nullptr, y, 5, 1); });
+    attempt("two shuffles", [=] { CCONVNET_LAUNCH(two_shuffles, 1, 32, nullptr, y); });
+    // The same operation right after its failure, now with all lanes, must not find those left waiting.
+    try {
+      CCONVNET_LAUNCH(lane_returned, 1, 32, nullptr, y, 5, 1);
+    } catch (const DivergenceError&) {
+    }
+    CCONVNET_LAUNCH(lane_returned, 1, 32, nullptr, y, -1, 2);
+    print("again", {y, y + 32});
     attempt("trap", [] { CCONVNET_LAUNCH(throws_while_others_wait, 1, 64, nullptr, ); });
   }
   cconvnet::emulator::set_schedule(Schedule::forward);

@@ -52,8 +52,10 @@ __device__ int meet(unsigned mask, int value, int source) {
   return __shfl_sync(mask, value, source);
 }
 
-// Even and odd lanes go their own ways with their own masks. Then lane 0 goes through two groups that overlap
-// in it: {0, 2} first, then {0, 4}, where lane 4 may have been waiting all along.
+// Even and odd lanes go their own ways with their own masks. Then lane 0 goes through two groups that
+// overlap in it: {0, 2} first, then {0, 4}, where lane 4 may have been waiting all along. So does lane 8,
+// with 12 first and then with 10; but 12 meets 14 before, so that 10 may come while 8 waits for 12, and must
+// not take it for its partner.
 __global__ void split_masks(int* pairs, int* met) {
   const int t = threadIdx.x;
   if (t % 2 == 0) {
@@ -65,6 +67,9 @@ __global__ void split_masks(int* pairs, int* met) {
   if (t == 4) met[t] = meet(0x11u, t, 0);
   if (t == 0 || t == 2) met[t] = meet(0x5u, t, 2);
   if (t == 0) met[t] += 100 * meet(0x11u, t, 4);
+  if (t == 12 || t == 14) met[t] = meet(0x5000u, t, 14);
+  if (t == 8 || t == 12) met[t] = 100 * meet(0x1100u, t, 12);
+  if (t == 8 || t == 10) met[t] += meet(0x500u, t, 10);
 }
 
 void groups() {
