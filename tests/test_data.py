@@ -379,6 +379,15 @@ def test_reduced_decoding_changes_little(decoder: str, monkeypatch: pytest.Monke
     assert np.abs(reduced.astype(int) - decode_image(content, 70, decoder)).mean() < 1.5
 
 
+def test_decoding_is_never_reduced_below_the_size() -> None:
+    for shorter, size in itertools.product(range(1, 300), (1, 16, 31, 32)):
+        factor = images._reduction(shorter + 50, shorter, size)
+        assert factor in (1, 2, 4, 8)
+        assert factor == 1 or shorter >= factor * size
+        assert factor == 8 or shorter < 2 * factor * size
+    assert images._reduction(5000, 5000, None) == 1
+
+
 def jpeg_that_claims(height: int, width: int) -> bytes:
     content = bytearray(encode(Image.fromarray(noise(16, 16)), "JPEG"))
     at = content.index(b"\xff\xc0") + 5
@@ -569,6 +578,8 @@ def test_broken_pictures_are_skipped_and_no_label_shifts(
             assert len(read) == len(split) - len(files)
             assert labels.tolist() == [label for label, _ in told(read)]
             assert len(set(told(read))) == len(read)
+        with data.Loader(split, 1, shuffle=False, drop_last=False, workers=0) as loader:
+            assert [len(batch) for batch in loader.epoch(0)] == [1] * (len(split) - len(files))
         for batch in training(split, workers):
             assert len(batch) == 8
             assert batch.labels.tolist() == [label for label, _ in told(batch.images)]
@@ -758,6 +769,11 @@ def test_mean_image(tmp_path: Path, cache_bytes: int) -> None:
     assert seen[-1] == (90, 90)
 
 
+def test_mean_image_of_many_white_images() -> None:
+    white = data.MemorySplit("train", np.full((700, 2, 3, 1), 255, np.uint8), np.zeros(700, np.int32))
+    assert (data.mean_image(white) == 255).all()
+
+
 # ---- worker processes -----------------------------------------------------------------------------------
 
 
@@ -802,6 +818,7 @@ def test_nothing_is_left_after_a_loader(streamed: data.Split) -> None:
     with data.Loader(streamed, 16, workers=2) as loader:  # read to the end
         assert len(list(loader.epoch(0))) == 37
         first = pids(loader)
+    assert held() == before and all(map(is_gone, first))
     with data.Loader(streamed, 16, workers=2) as loader:  # left in the middle
         batches = loader.epoch(0)
         kept = next(batches)
@@ -837,12 +854,22 @@ def test_a_dead_worker_is_named(streamed: data.Split, when: str) -> None:
             next(batches)
         victim = pids(loader)[1]
         os.kill(victim, signal.SIGKILL)
+        wait_until_gone([victim])
         with pytest.raises(data.WorkerError, match=rf"process {victim}\) was killed by SIGKILL.*\.png"):
             for epoch in itertools.count():
                 list(batches if epoch == 0 else loader.epoch(epoch))
         others = pids(loader)
     assert time.monotonic() - start < 20
     assert all(map(is_gone, others))
+
+
+@linux
+def test_workers_do_not_heed_signals_meant_for_their_parent(streamed: data.Split) -> None:
+    with data.Loader(streamed, 16, workers=2) as loader:
+        expected = list(loader.epoch(0))  # they have begun by now
+        for pid, sign in itertools.product(pids(loader), (signal.SIGINT, signal.SIGTERM)):
+            os.kill(pid, sign)
+        assert batches_equal(expected, list(loader.epoch(0)))
 
 
 def test_an_error_in_a_worker_reaches_the_consumer(streamed: data.Split) -> None:

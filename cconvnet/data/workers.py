@@ -221,7 +221,10 @@ def _nameless_memory(size: int) -> int:
 
 def main(start: dict[str, object]) -> None:
     """A worker's life: read a list of files, decode them into the shared memory, answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A batch system tells all processes of a job to stop. The parent may want to finish what it began; a
+    # worker ends when the parent does.
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # of Pillow about odd metadata; what counts comes back as an answer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get among the answers
