@@ -43,7 +43,7 @@ def examine() -> list[Finding]:
 
 def can_train(findings: list[Finding]) -> bool:
     """Whether any device can train."""
-    return any(f.what.startswith("device ") and f.state != "problem" for f in findings)
+    return any(f.what.startswith("device ") and f.state == "ok" for f in findings)
 
 
 def _system() -> list[Finding]:
@@ -117,8 +117,9 @@ def _devices() -> list[Finding]:
     for name in backends.present_devices():
         if name not in ("cuda:0", "cpu:0", "emulator:0"):
             found.append(Finding(f"device {name}", "ok", backends.get_device(name).reason))
-    default = backends.get_device()
-    found.append(Finding("default", "ok", f"{default.name} is used where no --device is given"))
+    with contextlib.suppress(backends.DeviceUnavailable):
+        default = backends.get_device()
+        found.append(Finding("default", "ok", f"{default.name} is used where no --device is given"))
     return found
 
 

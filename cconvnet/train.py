@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -498,8 +497,8 @@ class Trainer:
             bad = network.first_bad_layer()
             raise TrainingStopped(
                 f"the loss is {result.loss} at step {progress.step} (epoch {progress.epoch + 1}); "
-                f"first layer with a value that is not finite: {bad or 'none'}. {self._standing()} "
-                "A lower --lr often mends this"
+                f"first layer with a value that is not finite: {bad or 'none'}. "
+                + self._standing("with a lower rate", f" --lr {settings.lr / 10:g}")
             )
         network.update(self._schedule.at(progress.epoch), settings.momentum)
         progress.step += 1
@@ -578,7 +577,8 @@ class Trainer:
             if not np.isfinite(tensor).all():
                 raise TrainingStopped(
                     f"{name} holds values that are not finite after step {progress.step} "
-                    f"(epoch {progress.epoch + 1}). {self._standing()} A lower --lr often mends this"
+                    f"(epoch {progress.epoch + 1}). "
+                    + self._standing("with a lower rate", f" --lr {self.settings.lr / 10:g}")
                 )
         assert self.mean is not None
         tensors[MEAN] = self.mean
@@ -594,16 +594,18 @@ class Trainer:
             self.run.checkpoints.save(checkpoint, progress.best["step"] if progress.best else None)
         except OSError as error:
             raise TrainingStopped(
-                f"cannot write {error.filename}: {error.strerror}. {self._standing()}"
+                f"cannot write {error.filename}: {error.strerror}. "
+                + self._standing("when the disk can be written")
             ) from error
         self._saved_step, self._saved_at = progress.step, time.monotonic()
 
-    def _standing(self) -> str:
+    def _standing(self, how: str, flags: str = "") -> str:
         """What a user can go on from when training has to stop."""
         files = self.run.checkpoints.files()
         if not files:
-            return "There is no checkpoint yet."
-        return f"The last good checkpoint stands: {files[-1]}; {resume_command(self.run.path)}."
+            return "There is no checkpoint yet"
+        command = resume_command(self.run.path) + flags
+        return f"The last good checkpoint stands: {files[-1]}; to go on from it {how}: {command}"
 
     def _summary(self, complete: bool) -> dict[str, Any]:
         progress, description = self.progress, self.network.describe()
@@ -660,7 +662,3 @@ class Trainer:
 
 def percent(share: float) -> str:
     return f"{100 * share:.2f}%"
-
-
-def has_matplotlib() -> bool:
-    return find_spec("matplotlib") is not None

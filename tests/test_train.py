@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,7 @@ def test_a_named_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     run_training(out=out, steps=30, checkpoint_every=10)
     before, newest = Folder(out / "checkpoints").files()[-2:]
     newest.write_bytes(newest.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="damaged.*the one before it is sound") as caught:
+    with pytest.raises(CheckpointError, match=r"damaged.*the one before it is sound") as caught:
         resume(newest)
     assert str(before) in str(caught.value)
 
@@ -286,7 +287,7 @@ def test_no_sound_checkpoint(tmp_path: Path) -> None:
     run_training(out=out, steps=1)
     for file in Folder(out / "checkpoints").files():
         file.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no sound checkpoint.*damaged"):
+    with pytest.raises(CheckpointError, match=r"no sound checkpoint.*damaged"):
         resume(out)
 
 
@@ -332,10 +333,11 @@ def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
         return Trainer(Run.create(path, config), settings, network, source, Listener())
 
     def states(stops: tuple[int, ...], path: Path) -> dict[str, np.ndarray[Any, Any]]:
+        content = None
         for stop in stops:
             part = trainer(path / f"run-{stop}")
             with part.run:
-                if stop != stops[0]:
+                if content is not None:
                     part.take_over(content, Path())
                 part.begin(Options())
                 # Only the steps: testing would take longer than they do.
@@ -343,6 +345,7 @@ def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
                     part._train_epoch(loader, stop, Options())
                 part._save()
             _, content, _ = runs.find_checkpoint(path / f"run-{stop}")
+        assert content is not None
         return content.tensors
 
     whole = states((6,), tmp_path / "whole")
@@ -385,7 +388,6 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -416,6 +418,14 @@ def test_signals_save_and_say_how_to_go_on(number: int, code: int, tmp_path: Pat
     assert_same_run(tmp_path / "whole", out)
 
 
+def _changed_at(file: Path) -> int:
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def _changed(file: Path, before: int) -> bool:
+    return _changed_at(file) != before
+
+
 def kill_until_done(out: Path, times: int, seed: int) -> int:
     """Trains in processes that are killed at random instants, `times` of them; returns how many were."""
     chance = random.Random(seed)
@@ -426,8 +436,8 @@ def kill_until_done(out: Path, times: int, seed: int) -> int:
         if killed < times:
             # From the moment the run's folder is touched, saving, logging and testing are all in reach.
             log = out / "log.jsonl"
-            before = log.stat().st_mtime_ns if log.exists() else 0
-            wait_for(lambda: log.exists() and log.stat().st_mtime_ns != before, process)
+            before = _changed_at(log)
+            wait_for(partial(_changed, log, before), process)
             time.sleep(chance.uniform(0.0, 0.12))
             process.kill()
         _, errors = process.communicate(timeout=120)
@@ -597,7 +607,7 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
             Image.new("RGB", (8, 8)).save(folder / "a.png")
     out = tmp_path / "run"
     run_training(out=out, steps=1)
-    with pytest.raises(RunError, match="is not what .* was trained on: classes 0, 1 here, 0, 1, 2"):
+    with pytest.raises(RunError, match=r"is not what .* was trained on: classes 0, 1 here, 0, 1, 2"):
         resume(out, data=str(tmp_path / "pictures"))
 
 

@@ -52,9 +52,9 @@ def _operation(name: str, inputs: int, outputs: int) -> Callable[..., None]:
         # Overflow and invalid values are the caller's to see in the results, as on every other device.
         with np.errstate(all="ignore"):
             results = compute(*arguments[:inputs])
-        targets = arguments[inputs : inputs + outputs]
-        for target, value in zip(targets, results if outputs > 1 else [results], strict=True):
-            _write(target, value)
+            targets = arguments[inputs : inputs + outputs]
+            for target, value in zip(targets, results if outputs > 1 else [results], strict=True):
+                _write(target, value)
 
     call.__name__ = name
     return call

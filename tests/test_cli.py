@@ -1,0 +1,499 @@
+"""The command as a user types it: what it prints, what it writes, how it says what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cconvnet import cli, nets
+from cconvnet.checkpoint import Folder
+from cconvnet.errors import CudaError, DeviceUnavailable
+
+COMMANDS = ["train", "evaluate", "predict", "describe", "gradcheck", "plot", "doctor", "bench", "bench step"]
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cconvnet", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def succeed(*arguments: object) -> str:
+    done = run(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def refuse(*arguments: object, code: int = 2) -> str:
+    """Runs a command that must fail with a line or two on standard error; returns them."""
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    succeed("train", "--device", "cpu:0", "--epochs", 2, "--lr", 0.05, "--out", path)
+    return path
+
+
+@pytest.fixture
+def digit(tmp_path: Path) -> Path:
+    """A picture of an 0."""
+    from cconvnet.data import digits
+
+    file = tmp_path / "zero.png"
+    Image.fromarray(digits.load()[0][0, :, :, 0]).save(file)
+    return file
+
+
+def pictures(root: Path, *folders: str, count: int = 2) -> Path:
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (8, 8), (90 * index, 0, 0)).save(root / folder / f"{index}.png")
+    return root
+
+
+# ---- help ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_what_and_how(command: str) -> None:
+    text = succeed(*command.split(), "--help")
+    assert f"Usage: cconvnet {command}" in text
+    if command != "bench":
+        assert "Example" in text
+        assert f"cconvnet {command}" in text.split("Example")[1]
+
+
+def test_help_lists_every_network() -> None:
+    text = succeed("train", "--help")
+    assert all(name in text for name in nets.NAMES)
+
+
+def test_without_a_command_there_is_help() -> None:
+    text = succeed()
+    assert all(command.split()[0] in text for command in COMMANDS)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys; import cconvnet.cli; print(*sorted(m for m in sys.modules if '.' not in m))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "PIL", "matplotlib", "cupy", "safetensors"} & set(done.stdout.split())
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"cconvnet \d+\.\d+\.\d+\n", succeed("--version"))
+
+
+# ---- what works ------------------------------------------------------------------------------------------
+
+
+def test_train_says_results_and_where_the_files_are(tmp_path: Path) -> None:
+    output = succeed("train", "--device", "cpu:0", "--epochs", 1, "--out", tmp_path / "run")
+    lines = output.splitlines()
+    assert lines[0].startswith("device: cpu:0: ")
+    assert re.fullmatch(
+        r"test error [\d.]+%, top 5 [\d.]+%, [\d,]+ images/s on cpu:0, 22 steps in [\d.]+ s", lines[-2]
+    )
+    assert lines[-1] == f"files: {tmp_path / 'run'}"
+
+
+def test_train_names_its_folder_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cconvnet", "train", "--device", "cpu:0", "--steps", "1"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+    )
+    (path,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"lenet-digits-\d{8}-\d{6}", path.name)
+    assert f"to go on: cconvnet train --resume runs/{path.name}" in done.stdout
+
+
+def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "cconvnet",
+            "train",
+            "--device",
+            "cpu:0",
+            "--steps",
+            "8",
+            "--out",
+            tmp_path / "r",
+        ],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError as error:
+            # So Linux says that the other side has closed the terminal.
+            assert error.errno == errno.EIO
+            break
+        if not part:
+            break
+        shown += part
+    assert process.wait() == 0
+    assert "epoch 1/" in shown.decode()
+    assert "images/s" in shown.decode()
+    assert "\x1b[?25h" in shown.decode()  # the cursor is back
+
+
+def test_evaluate_agrees_with_the_run(trained: Path, tmp_path: Path) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
+    shown = succeed("evaluate", "--run", trained, "--json", tmp_path / "result.json", "--device", "cpu:0")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["test_error_top1"] == summary["test_error_top1"]
+    assert result["images"] == 355
+    assert f"top-1 error {100 * summary['test_error_top1']:.2f}%" in shown
+    best = json.loads(run("evaluate", "--run", trained, "--best", "--json", "-").stdout)
+    assert best["test_error_top1"] == summary["best"]["test_error_top1"]
+    assert best["checkpoint"].endswith(summary["best"]["checkpoint"])
+
+
+def test_evaluate_takes_a_checkpoint(trained: Path) -> None:
+    first = Folder(trained / "checkpoints").files()[0]
+    assert str(first) in succeed("evaluate", "--run", first, "--device", "cpu:0")
+
+
+def test_predict_shows_a_table(trained: Path, digit: Path) -> None:
+    text = succeed("predict", "--run", trained, digit, "--top", 3, "--device", "cpu:0")
+    rows = [line for line in text.splitlines() if "%" in line]
+    assert len(rows) == 3
+    assert "zero.png" in rows[0]
+    assert rows[0].split("│")[2].strip() == "0"
+    done = json.loads(run("predict", "--run", trained, digit, "--json", "-").stdout)
+    assert done[0]["classes"][0]["class"] == "0"
+    assert len(done[0]["classes"]) == 5
+
+
+def test_describe_as_a_table_and_as_json() -> None:
+    text = succeed("describe", "--net", "lenet", "--device", "cpu:0")
+    assert "131,080 parameters" in text
+    done = run("describe", "--net", "lenet", "--device", "cpu:0", "--batch", 3, "--json", "-")
+    description = json.loads(done.stdout)
+    assert description["parameters"] == 131_080
+    assert description["layers"][0]["output_shape"] == [3, 8, 8, 20]
+
+
+def test_gradcheck() -> None:
+    text = succeed("gradcheck", "--net", "lenet", "--device", "cpu:0")
+    assert "conv1.weight" in text
+    assert "WRONG" not in text
+
+
+def test_gradcheck_fails_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong gradient is made, and the command must see it."""
+    from cconvnet.network import Network
+
+    backward = Network.backward
+
+    def wrong(network: Network) -> None:
+        backward(network)
+        parameter = network.parameters["fc1.bias"]
+        parameter.gradient[...] *= 1.01
+
+    monkeypatch.setattr(Network, "backward", wrong)
+    monkeypatch.setattr(sys, "argv", ["cconvnet", "gradcheck", "--device", "cpu:0"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 1
+    assert "error: fc1.bias is off by" in capsys.readouterr().err
+
+
+def test_bench_step_writes_what_it_measured(tmp_path: Path) -> None:
+    file = tmp_path / "step.json"
+    arguments = ("--net", "lenet", "--batch", 8, "--steps", 3, "--device", "cpu:0", "--json", file)
+    text = succeed("bench", "step", *arguments)
+    result = json.loads(file.read_text())
+    assert len(result["steps_seconds"]) == 3
+    assert 0 < result["step_seconds_min"] <= result["step_seconds"]
+    assert result["images_per_second"] == pytest.approx(8 / result["step_seconds"])
+    assert result["peak_rss_bytes"] > 10_000_000
+    assert (result["net"], result["batch"], result["device"]) == ("lenet", 8, "cpu:0")
+    assert "images/s" in text
+
+
+def test_plot_draws_both_pictures(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert (trained / "curve.png").exists()
+    succeed("plot", "--run", trained, "--out", tmp_path / "curve.svg")
+    assert "top-1 error" in (tmp_path / "curve.svg").read_text()
+    succeed("plot", "--run", trained, "--what", "filters")
+    with Image.open(trained / "filters.png") as picture:
+        assert picture.width > 100
+
+
+def test_training_goes_on_without_matplotlib(tmp_path: Path) -> None:
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("raise ImportError('none here')")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = run("train", "--device", "cpu:0", "--steps", 1, "--out", tmp_path / "run", PYTHONPATH=path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("pip install 'cconvnet[plot]'") == 1
+    assert not (tmp_path / "run" / "curve.png").exists()
+
+
+def test_doctor_knows_that_the_cpu_trains() -> None:
+    text = succeed("doctor")
+    assert re.search(r"^ok +device cpu:0 +\S", text, re.M)
+    assert re.search(r"^ok +python +3\.\d+", text, re.M)
+    for line in text.splitlines():
+        if line.startswith("problem"):
+            assert "to mend it: " in line
+
+
+def test_doctor_fails_where_nothing_can_train(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cconvnet import backends
+
+    def unavailable(name: str | None = None) -> None:
+        raise DeviceUnavailable("gone; switch it on")
+
+    monkeypatch.setattr(backends, "get_device", unavailable)
+    monkeypatch.setattr(backends, "present_devices", list)
+    monkeypatch.setattr(sys, "argv", ["cconvnet", "doctor"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 1
+    output = capsys.readouterr().out
+    assert "no device can train" in output
+    assert re.search(r"^problem +device cpu:0 +gone; switch it on; to mend it: .*make", output, re.M)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------
+
+
+def test_unknown_command() -> None:
+    assert "Did you mean 'train'" in refuse("trian")
+
+
+def test_unknown_option() -> None:
+    text = refuse("train", "--bacth", 3)
+    assert "--bacth" in text
+    assert "`cconvnet train --help` tells more" in text
+
+
+def test_unknown_network() -> None:
+    text = refuse("train", "--net", "alexnett")
+    assert "not 'alexnett'" in text
+    assert "did you mean 'alexnet'?" in text
+
+
+def test_missing_data() -> None:
+    assert "there is no /nowhere/at/all" in refuse("train", "--data", "/nowhere/at/all")
+
+
+def test_empty_data(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    text = refuse("train", "--data", tmp_path / "empty")
+    assert f"{tmp_path / 'empty'} has no class folders with pictures" in text
+
+
+def test_class_folders_that_differ(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "data", "train/cat", "train/dog", "test/cat", "test/wolf")
+    text = refuse("train", "--data", root)
+    assert "dog" in text
+    assert "wolf" in text
+
+
+def test_wrong_device_name() -> None:
+    assert "device must be cuda:N, cpu:N or emulator:N, not 'gpu:0'" in refuse("train", "--device", "gpu:0")
+
+
+def test_absent_gpu() -> None:
+    """Number 99 is not there even where GPUs are."""
+    text = refuse("train", "--device", "cuda:99")
+    assert re.search("CuPy|no usable NVIDIA GPU|there is no cuda:99|without its cuda module", text)
+
+
+def test_precision_that_is_not_there() -> None:
+    assert "--precision 'bf16' is not available; there is fp32" in refuse("train", "--precision", "bf16")
+    assert "there is fp32" in refuse("bench", "step", "--precision", "tf32")
+
+
+def test_batch_larger_than_the_data() -> None:
+    text = refuse("train", "--batch", 5000)
+    assert "--batch 5,000 is larger than the 1,442 training images of digits" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--batch", 0), "--batch must be at least 1, not 0"),
+        (("--epochs", 0), "--epochs must be at least 1, not 0"),
+        (("--epochs", 1.5), "--epochs"),
+        (("--seed", -1), "--seed must be from 0"),
+        (("--lr", "nan"), "--lr must be a number above 0, not nan"),
+        (("--size", -3), "--size must be at least 1, not -3"),
+        (("--log-every", 0), "--log-every must be at least 1, not 0"),
+    ],
+)
+def test_numbers_out_of_range(arguments: tuple[object, ...], words: str) -> None:
+    assert words in refuse("train", *arguments)
+
+
+def test_an_existing_run_is_not_written_over(trained: Path) -> None:
+    assert f"continue it with --resume {trained}" in refuse("train", "--out", trained)
+
+
+def test_missing_run(tmp_path: Path) -> None:
+    for command in (("train", "--resume"), ("evaluate", "--run"), ("plot", "--run")):
+        assert str(tmp_path / "gone") in refuse(*command, tmp_path / "gone")
+
+
+def test_damaged_checkpoint(trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoints" / "step-00000022.safetensors"
+    file.parent.mkdir()
+    data = bytearray((trained / "checkpoints" / file.name).read_bytes())
+    data[5000] ^= 1
+    file.write_bytes(data)
+    text = refuse("evaluate", "--run", file)
+    assert f"checkpoint {file} is damaged: its SHA-256 is not the one it was written with" in text
+
+
+def test_checkpoint_of_another_network(trained: Path) -> None:
+    text = refuse("train", "--resume", trained, "--net", "cifar-quick", "--device", "cpu:0")
+    assert "is of another network: conv1.weight is 20x5x5x1 there and 32x5x5x1 here" in text
+
+
+def test_data_of_other_classes(trained: Path, tmp_path: Path) -> None:
+    root = pictures(tmp_path / "data", "train/cat", "train/dog", "test/cat", "test/dog")
+    text = refuse("evaluate", "--run", trained, "--data", root, "--device", "cpu:0")
+    assert "it has 2 classes, the network 10" in text
+
+
+def test_picture_that_is_none(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("not a picture")
+    text = refuse("predict", "--run", trained, tmp_path / "text.jpg", "--device", "cpu:0")
+    assert "text.jpg is not a readable JPEG or PNG" in text
+    text = refuse("predict", "--run", trained, tmp_path / "gone.jpg", "--device", "cpu:0")
+    assert "gone.jpg cannot be read: No such file or directory" in text
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        folder.chmod(0o555)
+        yield folder
+        folder.chmod(0o755)
+        return
+    # Modes do not bind root; a read-only file system does.
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no read-only folder can be made here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_read_only_folder(read_only: Path) -> None:
+    text = refuse("train", "--device", "cpu:0", "--out", read_only / "run", code=1)
+    assert re.search(f"error: {read_only / 'run'}: (Permission denied|Read-only file system)", text)
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file" in refuse("train", "--device", "cpu:0", "--out", tmp_path / "file", code=1)
+
+
+def test_exploding_loss(tmp_path: Path) -> None:
+    text = refuse("train", "--device", "cpu:0", "--lr", "1e30", "--out", tmp_path / "run", code=1)
+    assert re.search(r"the loss is (nan|inf) at step \d+", text)
+    assert f"with a lower rate: cconvnet train --resume {tmp_path / 'run'} --lr 1e+29" in text
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run("train", "--net", "alexnett", CCONVNET_DEBUG="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "did you mean 'alexnet'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (CudaError("cudaMalloc failed in x.cu:3"), 1, "error: cudaMalloc failed in x.cu:3"),
+        (MemoryError("64 GB"), 1, "error: not enough memory (64 GB); a smaller --batch needs less"),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(errno.EIO, "Input/output error", "/x"), 1, "error: /x: Input/output error"),
+    ],
+)
+def test_failures_of_the_machine(
+    error: BaseException,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from cconvnet import doctor
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "examine", fail)
+    monkeypatch.setattr(sys, "argv", ["cconvnet", "doctor"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == code
+    assert capsys.readouterr().err.strip() == words
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cconvnet import doctor
+
+    monkeypatch.setattr(doctor, "examine", lambda: [][0])
+    monkeypatch.setattr(sys, "argv", ["cconvnet", "doctor"])
+    with pytest.raises(IndexError):
+        cli.main()
+
+
+def test_a_reader_that_has_gone() -> None:
+    """`cconvnet describe | head -1` ends quietly."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cconvnet", "describe", "--device", "cpu:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    time.sleep(0.1)
+    assert process.stderr.read() == b""
+    process.wait()
+    process.stderr.close()
