@@ -14,6 +14,10 @@ nothing.
 Activations are kept until the next forward pass. An activation's gradient lives only from the backward pass
 of its last reader to that of its own layer, so the gradients of one device share one piece of memory; see
 :func:`plan_memory`.
+
+The result does not depend on where layers are placed, with one exception: where three or more layers read an
+activation, the gradients of those that share a copy of it are summed before they are copied back, so that the
+sum may be rounded differently.
 """
 
 from __future__ import annotations
