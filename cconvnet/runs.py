@@ -88,6 +88,10 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets another process have the run."""
         if self._log is not None:
             # On a full disk closing fails too; what matters has been said by then.
             with contextlib.suppress(OSError):

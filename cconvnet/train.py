@@ -110,8 +110,11 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Progress:
-        sums = {key: Tally(**values[key]) for key in ("window", "epoch_tally")}
-        return cls(**{**values, **sums})
+        try:
+            sums = {key: Tally(**values[key]) for key in ("window", "epoch_tally")}
+            return cls(**{**values, **sums})
+        except (TypeError, KeyError) as error:
+            raise RunError(f"the run's progress is not that of this version: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,9 +214,10 @@ def _started(options: Options, devices: list[Device], reporter: Reporter) -> Tra
     """A new run."""
     net = options.net or "lenet"
     size = options.size or nets.stored_size(net)
-    source = data.open_source(options.data, size, workers=options.workers)
-    for note in source.notes:
-        reporter.say(f"data: {note}")
+    where = options.data
+    if where is not None and where != "digits":
+        where = str(Path(where).absolute())  # so that the run can be resumed from any folder
+    source = _open_data(where, size, options, reporter)
     spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
     recipe = spec.recipe
     batch = options.batch or recipe.batch
@@ -226,7 +230,7 @@ def _started(options: Options, devices: list[Device], reporter: Reporter) -> Tra
         batch = len(source.train)
     settings = Settings(
         net=spec.name,
-        data=options.data,
+        data=where,
         size=size,
         **_identity(source),
         batch=batch,
@@ -253,6 +257,17 @@ def _resumed(options: Options, devices: list[Device], reporter: Reporter) -> Tra
     if options.out is not None and options.out.resolve() != path.resolve():
         raise RunError(f"--resume {path} writes into {path}; leave out --out {options.out}")
     run = Run.open(path)
+    try:
+        return _continued(run, options, devices, reporter)
+    except BaseException:
+        run.close()
+        raise
+
+
+def _continued(run: Run, options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
+    """The rest of ``_resumed``, once the run is ours alone."""
+    assert options.resume is not None
+    path = run.path
     file, checkpoint = None, None
     if path == options.resume and not run.checkpoints.files():
         # Killed before its first checkpoint: the run begins again with the same settings.
@@ -281,7 +296,7 @@ def _resumed(options: Options, devices: list[Device], reporter: Reporter) -> Tra
         reporter.say(f"lr: {changes['lr']:g} from here on, it was {settings.lr:g}")
     settings = dataclasses.replace(settings, **changes)
 
-    source = data.open_source(settings.data, settings.size, workers=options.workers)
+    source = _open_data(settings.data, settings.size, options, reporter)
     for name, here in _identity(source).items():
         there = getattr(settings, name)
         if here != there:
@@ -313,6 +328,24 @@ def _refuse_other_net(
         network = Network(other, batch=1, devices="cpu:0", seed=0)
         check_tensors(path, tensors, {key: value.shape for key, value in network.state().items()})
     raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
+
+
+def _open_data(where: str | None, size: int | None, options: Options, reporter: Reporter) -> data.Source:
+    """The source, with progress while its pictures are decoded, and what there is to say about it."""
+    begun = False
+
+    def report(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            reporter.begin("reading pictures", total)
+            begun = True
+        reporter.step(done, "reading pictures", f"{done:,}/{total:,}")
+
+    source = data.open_source(where, size, workers=options.workers, progress=report)
+    reporter.end()
+    for note in source.notes:
+        reporter.say(f"data: {note}")
+    return source
 
 
 def _identity(source: data.Source) -> dict[str, Any]:
