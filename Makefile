@@ -59,23 +59,28 @@ $(VENV)/.installed: pyproject.toml setup.py
 	    > $(VENV)/build-requirements.txt
 	@$(PIP) -r $(VENV)/build-requirements.txt
 	@$(MAKE) --no-print-directory -j$(JOBS) modules
+	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg]'
+	@touch $@
+
+# What only tests and linters need.
+$(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev]'
 	@touch $@
 
 train: venv  ## train NET (lenet) on DATA (the embedded digits) on DEVICE (a GPU if there is one)
 	@$(VENV)/bin/cconvnet train --net $(NET) $(if $(DATA),--data "$(DATA)") $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
-test: venv  ## run the tests
-	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
+test: venv $(VENV)/.installed-dev  ## run the tests
+	@OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
-check-long: venv sanitize-emulator  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
-	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' $(ARGS)
+check-long: venv $(VENV)/.installed-dev  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
+	@OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' $(ARGS)
 
-lint: venv  ## ruff, mypy and clang-format, changing nothing
+lint: $(VENV)/.installed-dev  ## ruff, mypy and clang-format, changing nothing
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
-format: venv  ## format every source file in place
+format: $(VENV)/.installed-dev  ## format every source file in place
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format -i
 
