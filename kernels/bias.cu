@@ -1,6 +1,6 @@
 // The gradient of a bias: db[k] = sum over the rows of dy[rows,k].
 //
-// A block sums a chunk of rows over a tile of up to 32 columns of vectors. Its threads stand in a grid, a row
+// A block sums a chunk of rows over a tile of a few vectors' columns. Its threads stand in a grid, a row
 // of threads reading a row of the tile, so that neighbouring threads read neighbouring addresses; each thread
 // adds up every (rows of threads)-th row, and then the rows of threads are added pairwise in shared memory.
 //
@@ -12,16 +12,19 @@
 namespace cconvnet {
 namespace {
 
-constexpr int kTileColumns = 32;     // vectors
-constexpr int kMinChunkRows = 128;   // below this a second launch costs more than the parallelism brings
+constexpr int kWideTile = 32;        // vectors; for many rows: long stretches of memory, few idle threads
+constexpr int kNarrowTile = 4;       // vectors; for few rows: more blocks, and more threads to share the rows
+constexpr int kFewRows = 512;        // up to here one launch serves
+constexpr int kMinChunkRows = 128;   // shorter chunks would spend their time in the additions between threads
 constexpr int kTargetBlocks = 1024;  // about what a large GPU holds at once: 8 on each of 132 multiprocessors
 
 // ceil(rows / chunk_rows) chunks.
 struct Chunks {
-  int count, rows;
+  int count = 1, rows;
 
-  explicit Chunks(const BiasProblem& problem) {
-    const int64_t tiles = ceil_div(problem.k, kTileColumns * kVectorWidth);
+  explicit Chunks(const BiasProblem& problem) : rows(problem.rows) {
+    if (problem.rows <= kFewRows) return;
+    const int64_t tiles = ceil_div(problem.k, kWideTile * kVectorWidth);
     const int64_t wanted = std::max<int64_t>(1, kTargetBlocks / tiles);
     const int64_t possible = ceil_div(problem.rows, kMinChunkRows);
     rows = static_cast<int>(ceil_div(problem.rows, std::min(wanted, possible)));
@@ -71,9 +74,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 void launch_column_sums(int rows, int k, int chunk_rows, const float* values, float* sums, Stream stream) {
+  const int max_tile_columns = rows == chunk_rows && rows <= kTargetBlocks ? kNarrowTile : kWideTile;
   const int width = k % kVectorWidth == 0 && aligned(values, sums) ? kVectorWidth : 1;
   const int columns = k / width;
-  const int tiles = static_cast<int>(ceil_div(columns, kTileColumns));
+  const int tiles = static_cast<int>(ceil_div(columns, max_tile_columns));
   const int tile_columns = static_cast<int>(ceil_div(columns, tiles));  // equal tiles: few idle threads
   const dim3 grid(tiles, static_cast<unsigned>(ceil_div(rows, chunk_rows)));
   if (width == kVectorWidth) {

@@ -14,7 +14,8 @@
 //   window.
 // - lrn_any: the rest. A thread owns an element and walks through its window in global memory, where the L1
 //   cache serves what neighbours share.
-// The last two write t to the workspace before they sum it.
+// The last two go backward in two launches: t to the workspace and dy * d^-beta to dx, then dx less the sum
+// of t.
 //
 // Every window is summed by itself. A running sum that adds what enters and takes off what leaves would be
 // cheaper for wide windows, but its rounding errors grow with the distance walked.
@@ -177,18 +178,38 @@ __global__ void __launch_bounds__(kThreads)
   store4<ALIGNED>(dx + vector * 4, gradient);
 }
 
-// ---- what the same-map and the any-window kernels compute for one element --------------------------------
+// ---- the steps of the same-map and the any-window kernels -----------------------------------------------
 
-enum class Step { forward, t, backward };
+// forward: sums x^2; y.  begin: sums x^2; t, and in dx its first part.  finish: sums t; dx.
+enum class Step { forward, begin, finish };
 
-// forward: y, from x.  t: t, from x and dy.  backward: dx, from x, dy and the windows' sum of t.
-template <Step STEP>
-__device__ __forceinline__ float result_of(const LrnArguments& a, float squares_sum, float x, float dy,
-                                           float t_sum) {
-  const Scale scale = scale_of(a.problem.k + a.problem.alpha * squares_sum, a.problem.beta);
-  if (STEP == Step::forward) return x * scale.power;
-  if (STEP == Step::t) return dy * x * scale.power_over_d;
-  return dy * scale.power - a.gradient_factor * x * t_sum;
+struct StepArguments {
+  const float* x;
+  const float* dy;
+  float* t;
+  float* out;  // y or dx
+};
+
+// What is left to do for the element at `offset` when its window's sum is known; WIDTH elements side by side.
+template <Step STEP, int WIDTH>
+__device__ __forceinline__ void finish_window(const LrnArguments& a, const StepArguments& p, int offset,
+                                              const Vector<WIDTH>& sum) {
+  const Vector<WIDTH> x = load<WIDTH>(p.x + offset);
+  Vector<WIDTH> dy = zeros<WIDTH>(), t, out = zeros<WIDTH>();
+  if (STEP == Step::begin) dy = load<WIDTH>(p.dy + offset);
+  if (STEP == Step::finish) out = load<WIDTH>(p.out + offset);
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) {
+    if (STEP == Step::finish) {
+      out.lane[i] -= a.gradient_factor * x.lane[i] * sum.lane[i];
+    } else {
+      const Scale scale = scale_of(a.problem.k + a.problem.alpha * sum.lane[i], a.problem.beta);
+      t.lane[i] = dy.lane[i] * x.lane[i] * scale.power_over_d;
+      out.lane[i] = (STEP == Step::forward ? x.lane[i] : dy.lane[i]) * scale.power;
+    }
+  }
+  if (STEP == Step::begin) store(p.t + offset, t);
+  store(p.out + offset, out);
 }
 
 // ---- same map, small windows ----------------------------------------------------------------------------
@@ -217,8 +238,8 @@ struct WindowRows {
 
 // The sum over one row of the window around column w, `offset` being the element there.
 template <int SIZE, bool SQUARED>
-__device__ __forceinline__ Vector<4> row_sum(const LrnProblem& problem, const float* __restrict__ values,
-                                             int offset, int w) {
+__device__ __forceinline__ Vector<4> row_sum(const LrnProblem& problem, const float* values, int offset,
+                                             int w) {
   Vector<4> sum = zeros<4>();
 #pragma unroll
   for (int s = -(SIZE / 2); s <= SIZE / 2; ++s) {
@@ -232,9 +253,7 @@ __device__ __forceinline__ Vector<4> row_sum(const LrnProblem& problem, const fl
 
 // blockIdx.y is the strip of `strip_rows` rows; the threads run over channels, columns and images.
 template <Step STEP, int SIZE>
-__global__ void __launch_bounds__(kThreads)
-    lrn_map(LrnArguments a, int strip_rows, const float* __restrict__ x, const float* __restrict__ dy,
-            const float* __restrict__ t, float* __restrict__ out) {
+__global__ void __launch_bounds__(kThreads) lrn_map(LrnArguments a, int strip_rows, StepArguments p) {
   static_assert(SIZE % 2 == 1, "the windows that hold a pixel are those of the pixels in its own window");
   constexpr int kHalf = SIZE / 2;
   const LrnProblem& problem = a.problem;
@@ -244,32 +263,20 @@ __global__ void __launch_bounds__(kThreads)
   if (n >= problem.n) return;
   const int begin = blockIdx.y * strip_rows;
   const int end = min(begin + strip_rows, problem.h);
+  const int image_row = problem.w * problem.c;
+  const int top = n * problem.h * image_row + w * problem.c + c * 4;
 
-  WindowRows<SIZE> rows, t_rows;
+  WindowRows<SIZE> rows;
   for (int newest = begin - kHalf; newest < end + kHalf; ++newest) {
-    Vector<4> sum = zeros<4>(), t_sum = zeros<4>();
+    Vector<4> sum = zeros<4>();
     if (newest >= 0 && newest < problem.h) {
-      const int offset = ((n * problem.h + newest) * problem.w + w) * problem.c + c * 4;
-      sum = row_sum<SIZE, true>(problem, x, offset, w);
-      if (STEP == Step::backward) t_sum = row_sum<SIZE, false>(problem, t, offset, w);
+      sum = row_sum<SIZE, STEP != Step::finish>(problem, STEP == Step::finish ? p.t : p.x,
+                                                top + newest * image_row, w);
     }
     rows.push(sum);
-    if (STEP == Step::backward) t_rows.push(t_sum);
     const int h = newest - kHalf;
     if (h < begin) continue;  // the first rows only fill the window
-
-    const int offset = ((n * problem.h + h) * problem.w + w) * problem.c + c * 4;
-    const Vector<4> value = load<4>(x + offset);
-    Vector<4> gradient = zeros<4>();
-    if (STEP != Step::forward) gradient = load<4>(dy + offset);
-    sum = rows.sum();
-    if (STEP == Step::backward) t_sum = t_rows.sum();
-    Vector<4> result;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      result.lane[i] = result_of<STEP>(a, sum.lane[i], value.lane[i], gradient.lane[i], t_sum.lane[i]);
-    }
-    store(out + offset, result);
+    finish_window<STEP>(a, p, top + h * image_row, rows.sum());
   }
 }
 
@@ -320,15 +327,13 @@ __device__ __forceinline__ float box_sum(const LrnArguments& a, const Box& box, 
 }
 
 template <Step STEP>
-__global__ void __launch_bounds__(kThreads)
-    lrn_any(LrnArguments a, const float* x, const float* dy, const float* t, float* out) {
+__global__ void __launch_bounds__(kThreads) lrn_any(LrnArguments a, StepArguments p) {
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (thread >= a.vectors) return;
   const int element = static_cast<int>(thread);
-  const float squares_sum = box_sum<true>(a, box_of(a, element, false), x);
-  const float t_sum = STEP == Step::backward ? box_sum<false>(a, box_of(a, element, true), t) : 0.0f;
-  const float gradient = STEP == Step::forward ? 0.0f : dy[element];
-  out[element] = result_of<STEP>(a, squares_sum, x[element], gradient, t_sum);
+  const Box box = box_of(a, element, STEP == Step::finish);
+  const float sum = STEP == Step::finish ? box_sum<false>(a, box, p.t) : box_sum<true>(a, box, p.x);
+  finish_window<STEP, 1>(a, p, element, {{sum}});
 }
 
 // ---- launchers ------------------------------------------------------------------------------------------
@@ -384,24 +389,23 @@ void launch_across(const LrnProblem& problem, const float* x, const float* dy, f
 }
 
 template <Step STEP>
-void launch_windows(const LrnProblem& problem, const float* x, const float* dy, const float* t, float* out,
-                    Stream stream) {
+void launch_step(const LrnProblem& problem, const StepArguments& p, Stream stream) {
   if (problem.region == LrnRegion::same_map && (problem.size == 3 || problem.size == 5) &&
-      problem.c % 4 == 0 && aligned(x, dy, t, out)) {
+      problem.c % 4 == 0 && aligned(p.x, p.dy, p.t, p.out)) {
     const LrnArguments a = arguments(problem, 4);
     const int64_t strips = std::min<int64_t>(ceil_div(problem.h, kStripRows), kMaxGridY);
     const int strip_rows = static_cast<int>(ceil_div(problem.h, strips));
     const dim3 grid(static_cast<unsigned>(ceil_div(int64_t{a.vectors / problem.h}, kThreads)),
                     static_cast<unsigned>(ceil_div(problem.h, strip_rows)));
     if (problem.size == 3) {
-      CCONVNET_LAUNCH((lrn_map<STEP, 3>), grid, kThreads, stream, a, strip_rows, x, dy, t, out);
+      CCONVNET_LAUNCH((lrn_map<STEP, 3>), grid, kThreads, stream, a, strip_rows, p);
     } else {
-      CCONVNET_LAUNCH((lrn_map<STEP, 5>), grid, kThreads, stream, a, strip_rows, x, dy, t, out);
+      CCONVNET_LAUNCH((lrn_map<STEP, 5>), grid, kThreads, stream, a, strip_rows, p);
     }
   } else {
     const LrnArguments a = arguments(problem, 1);
     const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
-    CCONVNET_LAUNCH((lrn_any<STEP>), grid, kThreads, stream, a, x, dy, t, out);
+    CCONVNET_LAUNCH((lrn_any<STEP>), grid, kThreads, stream, a, p);
   }
 }
 
@@ -411,7 +415,7 @@ void lrn_forward(const LrnProblem& problem, const float* x, float* y, Stream str
   if (small_window_across(problem)) {
     launch_across(problem, x, nullptr, y, stream);
   } else {
-    launch_windows<Step::forward>(problem, x, nullptr, nullptr, y, stream);
+    launch_step<Step::forward>(problem, {x, nullptr, nullptr, y}, stream);
   }
 }
 
@@ -424,9 +428,9 @@ void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, fl
   if (small_window_across(problem)) {
     launch_across(problem, x, dy, dx, stream);
   } else {
-    float* t = static_cast<float*>(workspace);
-    launch_windows<Step::t>(problem, x, dy, nullptr, t, stream);
-    launch_windows<Step::backward>(problem, x, dy, t, dx, stream);
+    const StepArguments p{x, dy, static_cast<float*>(workspace), dx};
+    launch_step<Step::begin>(problem, p, stream);
+    launch_step<Step::finish>(problem, p, stream);
   }
 }
 

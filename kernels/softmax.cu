@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 
   // In place, the label's logit must have been read by all before its owner writes over it.
-  if (THREADS == kWarp) __syncwarp();
+  if (LOSS && THREADS == kWarp) __syncwarp();
   for (int64_t j = thread; j < k; j += THREADS) probabilities[j] = expf(logits[j] - largest) / sum;
 }
 
