@@ -158,7 +158,8 @@ def fc_wgrad(problem: Any, x: Array, dy: Array) -> Array:
 
 def bias_grad(problem: Any, dy: Array) -> Array:
     """db[K] = the sum of dy[rows,K] over its rows."""
-    return np.asarray(_float(dy, (problem.rows, problem.k)).sum(axis=0))
+    # Row by row; NumPy's sum would add a single column pairwise.
+    return np.add.accumulate(_float(dy, (problem.rows, problem.k)), axis=0)[-1]
 
 
 # ---- neurons -------------------------------------------------------------------------------------
