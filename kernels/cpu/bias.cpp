@@ -1,31 +1,47 @@
-// db[k] = the sum over rows of dy[rows,k]: partial sums over pieces of rows of a fixed number, added in
-// order.
+// The gradient of a bias: a matrix summed over its rows.
+//
+// The rows are cut into chunks of a fixed number, each chunk is summed by one thread, and the chunks' sums
+// are added in order. So the result does not depend on the number of threads, and with two short sums in
+// place of a long one it is also more accurate: conv1 of AlexNet has 387,200 rows at batch 128.
+#include <algorithm>
+#include <vector>
+
 #include "api.h"
 #include "parallel.h"
 
 namespace cconvnet {
+namespace {
 
-CCONVNET_CLONES void cpu_add_rows(const float* rows, int64_t count, int k, float* sum) {
-  for (int64_t row = 0; row < count; ++row) {
-    const float* const values = rows + row * k;
+constexpr int kChunkRows = 512;
+
+CCONVNET_CLONES void sum_rows(const float* matrix, int64_t rows, int k, float* sum) {
+  std::fill(sum, sum + k, 0.0f);
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* values = matrix + row * k;
 #pragma omp simd
-    for (int j = 0; j < k; ++j) sum[j] += values[j];
+    for (int i = 0; i < k; ++i) sum[i] += values[i];
   }
 }
+
+}  // namespace
 
 size_t bias_grad_workspace(const BiasProblem&) {
   return 0;
 }
 
 void bias_grad(const BiasProblem& problem, const float* dy, float* db, void*, Stream) {
-  const int64_t piece = std::max<int64_t>(1, kPiece * 4 / problem.k);
-  const int64_t pieces = (problem.rows + piece - 1) / piece;
-  std::vector<float> partial(pieces * problem.k, 0.0f);
-  parallel_pieces(problem.rows, piece, [&](int64_t begin, int64_t end) {
-    cpu_add_rows(dy + begin * problem.k, end - begin, problem.k, &partial[begin / piece * problem.k]);
+  const int k = problem.k;
+  const int chunks = detail::ceil_div(problem.rows, kChunkRows);
+  if (chunks == 1) return sum_rows(dy, problem.rows, k, db);
+  std::vector<float> partial(size_t(chunks) * k);
+  parallel_ranges(chunks, int64_t{kChunkRows} * k, [&](int, int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t first = chunk * kChunkRows;
+      const int64_t rows = std::min<int64_t>(kChunkRows, problem.rows - first);
+      sum_rows(dy + first * k, rows, k, partial.data() + chunk * k);
+    }
   });
-  std::fill(db, db + problem.k, 0.0f);
-  cpu_add_rows(partial.data(), pieces, problem.k, db);
+  sum_rows(partial.data(), chunks, k, db);
 }
 
 }  // namespace cconvnet

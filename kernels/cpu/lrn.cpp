@@ -1,8 +1,13 @@
-// Local response normalisation. Across channels a thread takes a run of pixels and, for each group of
-// channels of each, sums shifted copies of the squares, so that the loop over channels vectorises. In the
-// same map the copies are shifted by pixels. Windows are always summed afresh: a running sum would lose
-// digits.
+// Local response normalisation, d = k + alpha * (sum of x^2 over a window), y = x * d^-beta, across the
+// channels of a group or in the same map.
+//
+// Across channels, a pixel's channels are worked on together: their squares are laid into a buffer with zeros
+// on both sides, so that the window's sum is `size` shifted loads for a whole vector of channels. Sums are
+// formed directly: a running sum that adds one end and subtracts the other would leave rounding behind.
+// In the same map, the lanes are channels too and the window is a loop over pixels.
 #include <cmath>
+#include <cstring>
+#include <vector>
 
 #include "api.h"
 #include "parallel.h"
@@ -10,187 +15,196 @@
 namespace cconvnet {
 namespace {
 
-// The window of output i covers inputs i - before to i + after.
-struct Window {
-  int before, after;
-};
-
-}  // namespace
-
-// factor = d^-beta.
-CCONVNET_CLONES void cpu_lrn_power(const float* d, float beta, float* factor, int count) {
+// scale[i] = (k + alpha * sum[i])^-beta, in place allowed. AlexNet's beta, 3/4, needs two square roots in
+// place of a power, which vectorises.
+inline __attribute__((always_inline)) void scales(const LrnProblem& o, int count, const float* sum,
+                                                  float* scale) {
+  const float k = o.k, alpha = o.alpha, beta = o.beta;
   if (beta == 0.75f) {
 #pragma omp simd
     for (int i = 0; i < count; ++i) {
-      const float root = sqrtf(d[i]);
-      factor[i] = 1.0f / (root * sqrtf(root));
+      const float root = std::sqrt(k + alpha * sum[i]);
+      scale[i] = 1.0f / (root * std::sqrt(root));
     }
   } else {
-    for (int i = 0; i < count; ++i) factor[i] = powf(d[i], -beta);
+    for (int i = 0; i < count; ++i) scale[i] = std::pow(k + alpha * sum[i], -beta);
   }
 }
 
-// sum[i] += values[i + shift]^2, or without the square.
-CCONVNET_CLONES void cpu_lrn_add_squares(const float* values, float* sum, int count) {
+// sum[i] = values[i] + ... + values[i + size - 1].
+inline __attribute__((always_inline)) void window_sums(int size, int count, const float* values, float* sum) {
+  if (size == 5) {
 #pragma omp simd
-  for (int i = 0; i < count; ++i) sum[i] += values[i] * values[i];
-}
-
-CCONVNET_CLONES void cpu_lrn_add(const float* values, float* sum, int count) {
+    for (int i = 0; i < count; ++i) {
+      sum[i] = values[i] + values[i + 1] + values[i + 2] + values[i + 3] + values[i + 4];
+    }
+    return;
+  }
+  std::memcpy(sum, values, count * sizeof(float));
+  for (int j = 1; j < size; ++j) {
 #pragma omp simd
-  for (int i = 0; i < count; ++i) sum[i] += values[i];
-}
-
-CCONVNET_CLONES void cpu_lrn_denominator(float k, float alpha, float* sum, int count) {
-#pragma omp simd
-  for (int i = 0; i < count; ++i) sum[i] = k + alpha * sum[i];
-}
-
-CCONVNET_CLONES void cpu_lrn_scale(const float* x, const float* factor, float* y, int count) {
-#pragma omp simd
-  for (int i = 0; i < count; ++i) y[i] = x[i] * factor[i];
-}
-
-// ratio = dy * x * d^(-beta-1), the part of a gradient that a window passes on.
-CCONVNET_CLONES void cpu_lrn_ratio(const float* x, const float* dy, const float* d, const float* factor,
-                                   float* ratio, int count) {
-#pragma omp simd
-  for (int i = 0; i < count; ++i) ratio[i] = dy[i] * x[i] * factor[i] / d[i];
-}
-
-CCONVNET_CLONES void cpu_lrn_gradient(const float* x, const float* dy, const float* factor, const float* sum,
-                                      float two_alpha_beta, float* dx, int count) {
-#pragma omp simd
-  for (int i = 0; i < count; ++i) dx[i] = dy[i] * factor[i] - two_alpha_beta * x[i] * sum[i];
-}
-
-namespace {
-
-Window window_of(const LrnProblem& problem, int extent) {
-  return {std::min(problem.size / 2, extent - 1), std::min(problem.size - 1 - problem.size / 2, extent - 1)};
-}
-
-// sum[i] = the sum over the window of i of values (or their squares), clipped to [0, count).
-template <class Add>
-void window_sums(const Add& add, const float* values, Window window, float* sum, int count) {
-  std::fill(sum, sum + count, 0.0f);
-  for (int shift = -window.before; shift <= window.after; ++shift) {
-    const int first = std::max(0, -shift), last = std::min(count, count - shift);
-    add(values + first + shift, sum + first, last - first);
+    for (int i = 0; i < count; ++i) sum[i] += values[i + j];
   }
 }
 
 // ---- across channels ------------------------------------------------------------------------------------
 
-constexpr int64_t kPixels = 64;  // what a thread takes at once
+// One thread's buffers for one group of one pixel, each long enough for the channels and their margins.
+struct Buffers {
+  float *squares, *sums, *scales, *terms;
+};
 
-void across_forward(const LrnProblem& o, const float* x, float* y) {
-  const int count = o.c / o.groups;
-  const Window window = window_of(o, count);
-  parallel_pieces(int64_t{o.n} * o.h * o.w * o.groups, kPixels, [&](int64_t begin, int64_t end) {
-    float* const d = thread_scratch(2 * count);
-    float* const factor = d + count;
-    for (int64_t i = begin; i < end; ++i) {
-      const float* const channels = x + i * count;
-      window_sums(cpu_lrn_add_squares, channels, window, d, count);
-      cpu_lrn_denominator(o.k, o.alpha, d, count);
-      cpu_lrn_power(d, o.beta, factor, count);
-      cpu_lrn_scale(channels, factor, y + i * count, count);
-    }
-  });
+// A window wider than twice the channels sees all of them, and the margins need not be longer.
+struct Window {
+  int before, after;  // channels of the window left and right of its own
+  explicit Window(const LrnProblem& o)
+      : before(std::min(o.size / 2, o.c / o.groups)),
+        after(std::min(o.size - 1 - o.size / 2, o.c / o.groups)) {}
+  int size() const { return before + 1 + after; }
+};
+
+CCONVNET_CLONES void across_forward(const LrnProblem& o, const float* x, float* y, int64_t begin, int64_t end,
+                                    const Buffers& buffers) {
+  const Window window(o);
+  const int channels = o.c / o.groups;
+  float* squares = buffers.squares + window.before;
+  for (int64_t item = begin; item < end; ++item) {
+    const float* from = x + item * channels;
+    float* to = y + item * channels;
+#pragma omp simd
+    for (int i = 0; i < channels; ++i) squares[i] = from[i] * from[i];
+    window_sums(window.size(), channels, buffers.squares, buffers.sums);
+    scales(o, channels, buffers.sums, buffers.scales);
+#pragma omp simd
+    for (int i = 0; i < channels; ++i) to[i] = from[i] * buffers.scales[i];
+  }
 }
 
-void across_backward(const LrnProblem& o, const float* x, const float* dy, float* dx) {
-  const int count = o.c / o.groups;
-  const Window window = window_of(o, count);
-  const Window mirrored = {window.after, window.before};  // the outputs whose window holds an input
-  parallel_pieces(int64_t{o.n} * o.h * o.w * o.groups, kPixels, [&](int64_t begin, int64_t end) {
-    float* const d = thread_scratch(3 * count);
-    float* const factor = d + count;
-    float* const ratio = factor + count;
-    for (int64_t i = begin; i < end; ++i) {
-      const float* const channels = x + i * count;
-      const float* const gradient = dy + i * count;
-      window_sums(cpu_lrn_add_squares, channels, window, d, count);
-      cpu_lrn_denominator(o.k, o.alpha, d, count);
-      cpu_lrn_power(d, o.beta, factor, count);
-      cpu_lrn_ratio(channels, gradient, d, factor, ratio, count);
-      window_sums(cpu_lrn_add, ratio, mirrored, d, count);
-      cpu_lrn_gradient(channels, gradient, factor, d, 2.0f * o.alpha * o.beta, dx + i * count, count);
+CCONVNET_CLONES void across_backward(const LrnProblem& o, const float* x, const float* dy, float* dx,
+                                     int64_t begin, int64_t end, const Buffers& buffers) {
+  const Window window(o);
+  const int channels = o.c / o.groups;
+  const float k = o.k, alpha = o.alpha, factor = 2.0f * o.alpha * o.beta;
+  float* squares = buffers.squares + window.before;
+  // The windows that hold channel i are those of [i - after, i + before]: the margins change places.
+  float* terms = buffers.terms + window.after;
+  for (int64_t item = begin; item < end; ++item) {
+    const float* from = x + item * channels;
+    const float* gradient = dy + item * channels;
+    float* to = dx + item * channels;
+#pragma omp simd
+    for (int i = 0; i < channels; ++i) squares[i] = from[i] * from[i];
+    window_sums(window.size(), channels, buffers.squares, buffers.sums);
+    scales(o, channels, buffers.sums, buffers.scales);
+#pragma omp simd
+    for (int i = 0; i < channels; ++i) {
+      terms[i] = gradient[i] * from[i] * (buffers.scales[i] / (k + alpha * buffers.sums[i]));
     }
+    window_sums(window.size(), channels, buffers.terms, buffers.sums);
+#pragma omp simd
+    for (int i = 0; i < channels; ++i) {
+      to[i] = gradient[i] * buffers.scales[i] - factor * from[i] * buffers.sums[i];
+    }
+  }
+}
+
+// Calls function(begin, end, buffers) on all threads, for ranges of (pixel, group).
+template <class Function>
+void across_channels(const LrnProblem& o, const Function& function) {
+  const int channels = o.c / o.groups;
+  const int64_t items = int64_t{o.n} * o.h * o.w * o.groups;
+  // Lines of 16 floats, so that no two buffers and no two threads share one.
+  const size_t stride = (channels + Window(o).size() + 16) / 16 * 16;
+  std::vector<float> memory(4 * stride * parallel_parts(items, channels));
+  parallel_ranges(items, channels, [&](int part, int64_t begin, int64_t end) {
+    float* own = memory.data() + 4 * stride * part;
+    function(begin, end, Buffers{own, own + stride, own + 2 * stride, own + 3 * stride});
   });
 }
 
 // ---- in the same map ------------------------------------------------------------------------------------
 
-// sum[c] = the sum over the square window around (h, w) of one image's values (or their squares).
-template <class Add>
-void square_sums(const Add& add, const LrnProblem& o, const float* image, int h, int w, Window rows,
-                 Window columns, float* sum) {
-  std::fill(sum, sum + o.c, 0.0f);
-  for (int i = std::max(0, h - rows.before); i <= std::min(o.h - 1, h + rows.after); ++i) {
-    for (int j = std::max(0, w - columns.before); j <= std::min(o.w - 1, w + columns.after); ++j) {
-      add(image + (int64_t{i} * o.w + j) * o.c, sum, o.c);
+struct Range {
+  int begin, end;
+};
+
+// The window's part inside [0, limit) around `center`.
+inline Range clipped(int center, int before, int after, int limit) {
+  return {std::max(0, center - before),
+          static_cast<int>(std::min<int64_t>(limit, int64_t{center} + after + 1))};
+}
+
+// sum[c] over the clipped window around pixel (i, j) of image[h,w,c], of the values or their squares.
+template <bool SQUARED>
+inline __attribute__((always_inline)) void map_sums(const LrnProblem& o, const float* image, int i, int j,
+                                                    int before, int after, float* sum) {
+  const Range rows = clipped(i, before, after, o.h), columns = clipped(j, before, after, o.w);
+  std::memset(sum, 0, o.c * sizeof(float));
+  for (int r = rows.begin; r < rows.end; ++r) {
+    for (int s = columns.begin; s < columns.end; ++s) {
+      const float* values = image + (int64_t{r} * o.w + s) * o.c;
+#pragma omp simd
+      for (int c = 0; c < o.c; ++c) sum[c] += SQUARED ? values[c] * values[c] : values[c];
     }
   }
 }
 
-void same_map_forward(const LrnProblem& o, const float* x, float* y) {
-  const Window rows = window_of(o, o.h), columns = window_of(o, o.w);
-  const int64_t image = int64_t{o.h} * o.w * o.c;
-  parallel_for(int64_t{o.n} * o.h, [&](int64_t row) {
-    float* const d = thread_scratch(2 * o.c);
-    float* const factor = d + o.c;
-    const int h = static_cast<int>(row % o.h);
-    for (int w = 0; w < o.w; ++w) {
-      square_sums(cpu_lrn_add_squares, o, x + row / o.h * image, h, w, rows, columns, d);
-      cpu_lrn_denominator(o.k, o.alpha, d, o.c);
-      cpu_lrn_power(d, o.beta, factor, o.c);
-      const int64_t at = (row * o.w + w) * o.c;
-      cpu_lrn_scale(x + at, factor, y + at, o.c);
-    }
-  });
+// One image each; `buffer` holds c floats.
+CCONVNET_CLONES void map_forward(const LrnProblem& o, const float* x, float* y, float* buffer) {
+  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
+    map_sums<true>(o, x, pixel / o.w, pixel % o.w, o.size / 2, o.size - 1 - o.size / 2, buffer);
+    scales(o, o.c, buffer, buffer);
+    const float* from = x + int64_t{pixel} * o.c;
+    float* to = y + int64_t{pixel} * o.c;
+#pragma omp simd
+    for (int c = 0; c < o.c; ++c) to[c] = from[c] * buffer[c];
+  }
 }
 
-void same_map_backward(const LrnProblem& o, const float* x, const float* dy, float* dx) {
-  const Window rows = window_of(o, o.h), columns = window_of(o, o.w);
-  const Window mirrored_rows = {rows.after, rows.before}, mirrored_columns = {columns.after, columns.before};
-  const int64_t image = int64_t{o.h} * o.w * o.c;
-  parallel_for(o.n, [&](int64_t n) {
-    // Both of a whole image: every pixel's ratio must be known before the first window is summed.
-    float* const factor = thread_scratch(2 * image);
-    float* const ratio = factor + image;
-    float* const d = thread_scratch(o.c, 1);
-    const float* const x_image = x + n * image;
-    const float* const dy_image = dy + n * image;
-    for (int h = 0; h < o.h; ++h) {
-      for (int w = 0; w < o.w; ++w) {
-        const int64_t at = (int64_t{h} * o.w + w) * o.c;
-        square_sums(cpu_lrn_add_squares, o, x_image, h, w, rows, columns, d);
-        cpu_lrn_denominator(o.k, o.alpha, d, o.c);
-        cpu_lrn_power(d, o.beta, factor + at, o.c);
-        cpu_lrn_ratio(x_image + at, dy_image + at, d, factor + at, ratio + at, o.c);
-      }
+// `terms` holds the image's dy * x * d^(-beta-1), which every window around a pixel needs.
+CCONVNET_CLONES void map_backward(const LrnProblem& o, const float* x, const float* dy, float* dx, float* sum,
+                                  float* scale, float* terms) {
+  const float k = o.k, alpha = o.alpha, factor = 2.0f * o.alpha * o.beta;
+  const int before = o.size / 2, after = o.size - 1 - o.size / 2;
+  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
+    map_sums<true>(o, x, pixel / o.w, pixel % o.w, before, after, sum);
+    scales(o, o.c, sum, scale);
+    const int64_t offset = int64_t{pixel} * o.c;
+#pragma omp simd
+    for (int c = 0; c < o.c; ++c) {
+      const float scaled = dy[offset + c] * scale[c];
+      dx[offset + c] = scaled;
+      terms[offset + c] = scaled * x[offset + c] / (k + alpha * sum[c]);
     }
-    for (int h = 0; h < o.h; ++h) {
-      for (int w = 0; w < o.w; ++w) {
-        const int64_t at = (int64_t{h} * o.w + w) * o.c;
-        square_sums(cpu_lrn_add, o, ratio, h, w, mirrored_rows, mirrored_columns, d);
-        cpu_lrn_gradient(x_image + at, dy_image + at, factor + at, d, 2.0f * o.alpha * o.beta,
-                         dx + n * image + at, o.c);
-      }
-    }
-  });
+  }
+  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
+    map_sums<false>(o, terms, pixel / o.w, pixel % o.w, after, before, sum);
+    const int64_t offset = int64_t{pixel} * o.c;
+#pragma omp simd
+    for (int c = 0; c < o.c; ++c) dx[offset + c] -= factor * x[offset + c] * sum[c];
+  }
+}
+
+// Elements' worth of work of one image: a window per element.
+int64_t map_cost(const LrnProblem& o) {
+  const int64_t rows = std::min(o.size, o.h), columns = std::min(o.size, o.w);
+  return int64_t{o.h} * o.w * o.c * std::min<int64_t>(rows * columns, kGrain);
 }
 
 }  // namespace
 
 void lrn_forward(const LrnProblem& problem, const float* x, float* y, Stream) {
   if (problem.region == LrnRegion::across_channels) {
-    across_forward(problem, x, y);
-  } else {
-    same_map_forward(problem, x, y);
+    return across_channels(problem, [&](int64_t begin, int64_t end, const Buffers& buffers) {
+      across_forward(problem, x, y, begin, end, buffers);
+    });
   }
+  const int64_t image = int64_t{problem.h} * problem.w * problem.c;
+  std::vector<float> buffers(size_t(problem.c) * parallel_parts(problem.n, map_cost(problem)));
+  parallel_ranges(problem.n, map_cost(problem), [&](int part, int64_t begin, int64_t end) {
+    float* buffer = buffers.data() + size_t(part) * problem.c;
+    for (int64_t n = begin; n < end; ++n) map_forward(problem, x + n * image, y + n * image, buffer);
+  });
 }
 
 size_t lrn_backward_workspace(const LrnProblem&) {
@@ -199,10 +213,20 @@ size_t lrn_backward_workspace(const LrnProblem&) {
 
 void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, float* dx, void*, Stream) {
   if (problem.region == LrnRegion::across_channels) {
-    across_backward(problem, x, dy, dx);
-  } else {
-    same_map_backward(problem, x, dy, dx);
+    return across_channels(problem, [&](int64_t begin, int64_t end, const Buffers& buffers) {
+      across_backward(problem, x, dy, dx, begin, end, buffers);
+    });
   }
+  const int64_t image = int64_t{problem.h} * problem.w * problem.c;
+  const size_t each = image + 2 * problem.c;
+  std::vector<float> buffers(each * parallel_parts(problem.n, map_cost(problem)));
+  parallel_ranges(problem.n, map_cost(problem), [&](int part, int64_t begin, int64_t end) {
+    float* sum = buffers.data() + part * each;
+    float* scale = sum + problem.c;
+    for (int64_t n = begin; n < end; ++n) {
+      map_backward(problem, x + n * image, dy + n * image, dx + n * image, sum, scale, scale + problem.c);
+    }
+  });
 }
 
 }  // namespace cconvnet

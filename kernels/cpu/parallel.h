@@ -1,52 +1,41 @@
-// How the CPU build uses cores and vector units.
+// How the loops of the CPU build are spread over threads and vector lanes.
 //
-// CCONVNET_CLONES marks a leaf function: the compiler makes one version of it for each class of processor and
-// the loader takes the best, so a package built anywhere is fast here. Loops over channels stand in leaves;
-// the loops around them are shared among threads by the functions below. A leaf is a plain function with
-// linkage, since neither templates nor lambdas are cloned reliably.
-//
-// No result depends on the number of threads: every output element is computed by one leaf call whose order
-// of summation is fixed, or from partial sums over pieces whose size is fixed.
+// A family's inner loop is a plain function over a range, marked CCONVNET_CLONES and `#pragma omp simd`; its
+// launcher hands ranges to threads. What one element becomes never depends on where a range ends, so results
+// do not depend on the number of threads.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <vector>
+#include <omp.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9
-#define CCONVNET_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#include <algorithm>
+#include <cstdint>
+
+// One function compiled for several instruction sets, the best chosen when the library is loaded (AVX-512,
+// AVX2, baseline). Elsewhere the compiler's target is all there is: NEON is part of every aarch64.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define CCONVNET_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define CCONVNET_CLONES
 #endif
 
 namespace cconvnet {
 
-// Calls body(begin, end) for pieces of [0, count) of `piece` elements.
-template <class Body>
-void parallel_pieces(int64_t count, int64_t piece, const Body& body) {
-  const int64_t pieces = (count + piece - 1) / piece;
-#pragma omp parallel for schedule(static) if (pieces > 1)
-  for (int64_t i = 0; i < pieces; ++i) {
-    const int64_t begin = i * piece;
-    body(begin, begin + piece < count ? begin + piece : count);
-  }
+// A thread is only worth waking for about this many elements (some 10 microseconds of work).
+constexpr int64_t kGrain = 32768;
+
+// How many consecutive parts of equal size parallel_ranges makes of `count` items of `item_size` elements.
+inline int parallel_parts(int64_t count, int64_t item_size) {
+  const int64_t worth = count * item_size / kGrain;
+  return worth < 2 ? 1 : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), count));
 }
 
-// Calls body(i) for i in [0, count).
+// Runs body(part, begin, end) for every part of [0, count). `body` must not throw.
 template <class Body>
-void parallel_for(int64_t count, const Body& body) {
-#pragma omp parallel for schedule(static) if (count > 1)
-  for (int64_t i = 0; i < count; ++i) body(i);
-}
-
-// What an elementwise operation hands to a thread: 64 KiB of floats, so that pieces are many and cheap.
-constexpr int64_t kPiece = 16384;
-
-// A thread's scratch memory, kept between calls. `slot` tells apart buffers that live at the same time.
-inline float* thread_scratch(size_t count, int slot = 0) {
-  thread_local std::vector<float> buffers[2];
-  if (buffers[slot].size() < count) buffers[slot].resize(count);
-  return buffers[slot].data();
+void parallel_ranges(int64_t count, int64_t item_size, const Body& body) {
+  const int parts = parallel_parts(count, item_size);
+  if (parts == 1) return body(0, int64_t{0}, count);
+#pragma omp parallel for schedule(static)
+  for (int part = 0; part < parts; ++part) body(part, count * part / parts, count * (part + 1) / parts);
 }
 
 }  // namespace cconvnet

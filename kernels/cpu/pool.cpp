@@ -1,131 +1,180 @@
-// Pooling: a thread takes a row of output pixels (forward) or input pixels (backward); the loop over channels
-// vectorises. Backward gathers: each input pixel sums over the windows that hold it, in order.
+// Max and average pooling. The lanes are channels; a row of output pixels forward, of input pixels backward,
+// is one item of work. Backward gathers: an input pixel asks the windows that hold it, which no other thread
+// writes for it, so the order of its sum is fixed and each gradient is written once.
+#include <cmath>
+#include <cstring>
+#include <limits>
+
 #include "api.h"
 #include "parallel.h"
 
 namespace cconvnet {
-
-CCONVNET_CLONES void cpu_pool_max(const float* x, float* y, int count) {
-  // The second test lets a NaN in, and the first lets none out.
-#pragma omp simd
-  for (int i = 0; i < count; ++i) y[i] = x[i] > y[i] || x[i] != x[i] ? x[i] : y[i];
-}
-
-CCONVNET_CLONES void cpu_pool_add(const float* x, float* y, int count) {
-#pragma omp simd
-  for (int i = 0; i < count; ++i) y[i] += x[i];
-}
-
-CCONVNET_CLONES void cpu_pool_divide(float* y, float divisor, int count) {
-#pragma omp simd
-  for (int i = 0; i < count; ++i) y[i] /= divisor;
-}
-
-CCONVNET_CLONES void cpu_pool_add_where_equal(const float* x, const float* y, const float* dy, float* dx,
-                                              int count) {
-#pragma omp simd
-  for (int i = 0; i < count; ++i) dx[i] += x[i] == y[i] ? dy[i] : 0.0f;
-}
-
-CCONVNET_CLONES void cpu_pool_add_share(const float* dy, float divisor, float* dx, int count) {
-#pragma omp simd
-  for (int i = 0; i < count; ++i) dx[i] += dy[i] / divisor;
-}
-
 namespace {
 
 struct Range {
   int begin, end;
+  int size() const { return end - begin; }
 };
 
-// The pixels of one axis that window `index` covers, clipped to the image.
-Range window(int index, int stride, int pad, int size, int extent) {
-  const int begin = index * stride - pad;
-  return {std::max(0, begin), std::min(extent, begin + size)};
+// The pixels of output `p`'s window along one axis, clipped to the image.
+inline Range pixels_of(int p, int window, int stride, int pad, int size) {
+  const int first = p * stride - pad;
+  return {std::max(first, 0), std::min(first + window, size)};
 }
 
-// The windows of one axis that cover pixel `index`.
-Range windows_over(int index, int stride, int pad, int size, int count) {
-  const int from = index + pad - size + 1;
-  return {from > 0 ? (from + stride - 1) / stride : 0, std::min(count, (index + pad) / stride + 1)};
+// The outputs along one axis whose windows hold pixel `i`.
+inline Range outputs_of(int i, int window, int stride, int pad, int outputs) {
+  const int last = (i + pad) / stride;
+  const int first = i + pad < window ? 0 : (i + pad - window) / stride + 1;
+  return {first, std::min(last + 1, outputs)};
 }
 
-// Calls each output pixel's body(input image, its rows, its columns, output pixel's offset).
-template <class Body>
-void for_each_output(const PoolProblem& o, const Body& body) {
-  parallel_for(int64_t{o.n} * o.p, [&](int64_t row) {
-    const int64_t image = row / o.p * o.h * o.w * o.c;
-    const Range rows = window(static_cast<int>(row % o.p), o.stride_h, o.pad_h, o.window_h, o.h);
-    for (int q = 0; q < o.q; ++q) {
-      body(image, rows, window(q, o.stride_w, o.pad_w, o.window_w, o.w), (row * o.q + q) * o.c);
+// ---- forward --------------------------------------------------------------------------------------------
+
+// Row p of one image's output.
+CCONVNET_CLONES void maxpool_forward_row(const PoolProblem& o, const float* x, int p, float* y) {
+  const Range rows = pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h);
+  for (int q = 0; q < o.q; ++q) {
+    const Range columns = pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w);
+    float* largest = y + int64_t{q} * o.c;
+    std::memcpy(largest, x + (int64_t{rows.begin} * o.w + columns.begin) * o.c, o.c * sizeof(float));
+    for (int i = rows.begin; i < rows.end; ++i) {
+      for (int j = columns.begin; j < columns.end; ++j) {
+        const float* values = x + (int64_t{i} * o.w + j) * o.c;
+#pragma omp simd
+        for (int c = 0; c < o.c; ++c) {
+          // A NaN takes the place of any number and is never replaced.
+          const bool takes = (values[c] > largest[c]) | (values[c] != values[c]);
+          largest[c] = takes ? values[c] : largest[c];
+        }
+      }
+    }
+  }
+}
+
+CCONVNET_CLONES void avgpool_forward_row(const PoolProblem& o, const float* x, int p, float* y) {
+  const Range rows = pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h);
+  for (int q = 0; q < o.q; ++q) {
+    const Range columns = pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w);
+    float* sum = y + int64_t{q} * o.c;
+    std::memset(sum, 0, o.c * sizeof(float));
+    for (int i = rows.begin; i < rows.end; ++i) {
+      for (int j = columns.begin; j < columns.end; ++j) {
+        const float* values = x + (int64_t{i} * o.w + j) * o.c;
+#pragma omp simd
+        for (int c = 0; c < o.c; ++c) sum[c] += values[c];
+      }
+    }
+    const float count = static_cast<float>(int64_t{rows.size()} * columns.size());
+#pragma omp simd
+    for (int c = 0; c < o.c; ++c) sum[c] /= count;
+  }
+}
+
+// ---- backward -------------------------------------------------------------------------------------------
+
+// Row i of one image's gradient.
+CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& o, const float* x, const float* y,
+                                          const float* dy, int i, float* dx) {
+  const Range rows = outputs_of(i, o.window_h, o.stride_h, o.pad_h, o.p);
+  for (int j = 0; j < o.w; ++j) {
+    const Range columns = outputs_of(j, o.window_w, o.stride_w, o.pad_w, o.q);
+    const float* value = x + (int64_t{i} * o.w + j) * o.c;
+    float* sum = dx + int64_t{j} * o.c;
+    std::memset(sum, 0, o.c * sizeof(float));
+    for (int p = rows.begin; p < rows.end; ++p) {
+      for (int q = columns.begin; q < columns.end; ++q) {
+        const float* largest = y + (int64_t{p} * o.q + q) * o.c;
+        const float* gradient = dy + (int64_t{p} * o.q + q) * o.c;
+#pragma omp simd
+        for (int c = 0; c < o.c; ++c) sum[c] += value[c] == largest[c] ? gradient[c] : 0.0f;
+      }
+    }
+  }
+}
+
+CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& o, const float* dy, int i, float* dx) {
+  const Range rows = outputs_of(i, o.window_h, o.stride_h, o.pad_h, o.p);
+  for (int j = 0; j < o.w; ++j) {
+    const Range columns = outputs_of(j, o.window_w, o.stride_w, o.pad_w, o.q);
+    float* sum = dx + int64_t{j} * o.c;
+    std::memset(sum, 0, o.c * sizeof(float));
+    for (int p = rows.begin; p < rows.end; ++p) {
+      const int height = pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h).size();
+      for (int q = columns.begin; q < columns.end; ++q) {
+        const int width = pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w).size();
+        const float* gradient = dy + (int64_t{p} * o.q + q) * o.c;
+        const float count = static_cast<float>(int64_t{height} * width);
+#pragma omp simd
+        for (int c = 0; c < o.c; ++c) sum[c] += gradient[c] / count;
+      }
+    }
+  }
+}
+
+// ---- launchers ------------------------------------------------------------------------------------------
+
+// Calls row_function(n, row) for all rows of all images. Every element costs about a window of elements.
+template <class Function>
+void for_rows(const PoolProblem& o, int rows, int64_t elements, const Function& row_function) {
+  parallel_ranges(int64_t{o.n} * rows, elements, [&](int, int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      row_function(item / rows, static_cast<int>(item % rows));
     }
   });
 }
 
-// Calls body(output image, rows of windows, columns of windows, input pixel's offset) for each input pixel.
-template <class Body>
-void for_each_input(const PoolProblem& o, const Body& body) {
-  parallel_for(int64_t{o.n} * o.h, [&](int64_t row) {
-    const int64_t image = row / o.h * o.p * o.q * o.c;
-    const Range rows = windows_over(static_cast<int>(row % o.h), o.stride_h, o.pad_h, o.window_h, o.p);
-    for (int w = 0; w < o.w; ++w) {
-      body(image, rows, windows_over(w, o.stride_w, o.pad_w, o.window_w, o.q), (row * o.w + w) * o.c);
-    }
-  });
+struct Strides {  // of an image and of a row
+  int64_t x, y, x_row, y_row;
+  explicit Strides(const PoolProblem& o)
+      : x(int64_t{o.h} * o.w * o.c),
+        y(int64_t{o.p} * o.q * o.c),
+        x_row(int64_t{o.w} * o.c),
+        y_row(int64_t{o.q} * o.c) {}
+};
+
+// Elements that a row of outputs reads.
+int64_t forward_cost(const PoolProblem& o) {
+  const int64_t window = int64_t{std::min(o.window_h, o.h)} * std::min(o.window_w, o.w);
+  return std::min(int64_t{o.q} * o.c * window, kGrain * 64);
+}
+
+// An input pixel is held by window / stride windows along each axis.
+int64_t backward_cost(const PoolProblem& o) {
+  const int64_t windows =
+      int64_t{detail::ceil_div(o.window_h, o.stride_h)} * detail::ceil_div(o.window_w, o.stride_w);
+  return std::min(int64_t{o.w} * o.c * std::min(2 * windows + 1, kGrain), kGrain * 64);
 }
 
 }  // namespace
 
-void maxpool_forward(const PoolProblem& o, const float* x, float* y, Stream) {
-  for_each_output(o, [&](int64_t image, Range rows, Range columns, int64_t at) {
-    const float* const first = x + image + (int64_t{rows.begin} * o.w + columns.begin) * o.c;
-    std::copy(first, first + o.c, y + at);
-    for (int h = rows.begin; h < rows.end; ++h) {
-      for (int w = columns.begin; w < columns.end; ++w) {
-        cpu_pool_max(x + image + (int64_t{h} * o.w + w) * o.c, y + at, o.c);
-      }
-    }
+void maxpool_forward(const PoolProblem& problem, const float* x, float* y, Stream) {
+  const Strides stride(problem);
+  for_rows(problem, problem.p, forward_cost(problem), [&](int64_t n, int p) {
+    maxpool_forward_row(problem, x + n * stride.x, p, y + n * stride.y + p * stride.y_row);
   });
 }
 
-void maxpool_backward(const PoolProblem& o, const float* x, const float* y, const float* dy, float* dx,
+void maxpool_backward(const PoolProblem& problem, const float* x, const float* y, const float* dy, float* dx,
                       Stream) {
-  for_each_input(o, [&](int64_t image, Range rows, Range columns, int64_t at) {
-    std::fill(dx + at, dx + at + o.c, 0.0f);
-    for (int p = rows.begin; p < rows.end; ++p) {
-      for (int q = columns.begin; q < columns.end; ++q) {
-        const int64_t from = image + (int64_t{p} * o.q + q) * o.c;
-        cpu_pool_add_where_equal(x + at, y + from, dy + from, dx + at, o.c);
-      }
-    }
+  const Strides stride(problem);
+  for_rows(problem, problem.h, backward_cost(problem), [&](int64_t n, int i) {
+    maxpool_backward_row(problem, x + n * stride.x, y + n * stride.y, dy + n * stride.y, i,
+                         dx + n * stride.x + i * stride.x_row);
   });
 }
 
-void avgpool_forward(const PoolProblem& o, const float* x, float* y, Stream) {
-  for_each_output(o, [&](int64_t image, Range rows, Range columns, int64_t at) {
-    std::fill(y + at, y + at + o.c, 0.0f);
-    for (int h = rows.begin; h < rows.end; ++h) {
-      for (int w = columns.begin; w < columns.end; ++w) {
-        cpu_pool_add(x + image + (int64_t{h} * o.w + w) * o.c, y + at, o.c);
-      }
-    }
-    const int count = (rows.end - rows.begin) * (columns.end - columns.begin);
-    cpu_pool_divide(y + at, static_cast<float>(count), o.c);
+void avgpool_forward(const PoolProblem& problem, const float* x, float* y, Stream) {
+  const Strides stride(problem);
+  for_rows(problem, problem.p, forward_cost(problem), [&](int64_t n, int p) {
+    avgpool_forward_row(problem, x + n * stride.x, p, y + n * stride.y + p * stride.y_row);
   });
 }
 
-void avgpool_backward(const PoolProblem& o, const float* dy, float* dx, Stream) {
-  for_each_input(o, [&](int64_t image, Range rows, Range columns, int64_t at) {
-    std::fill(dx + at, dx + at + o.c, 0.0f);
-    for (int p = rows.begin; p < rows.end; ++p) {
-      const Range covered_h = window(p, o.stride_h, o.pad_h, o.window_h, o.h);
-      for (int q = columns.begin; q < columns.end; ++q) {
-        const Range covered_w = window(q, o.stride_w, o.pad_w, o.window_w, o.w);
-        const int count = (covered_h.end - covered_h.begin) * (covered_w.end - covered_w.begin);
-        cpu_pool_add_share(dy + image + (int64_t{p} * o.q + q) * o.c, static_cast<float>(count), dx + at,
-                           o.c);
-      }
-    }
+void avgpool_backward(const PoolProblem& problem, const float* dy, float* dx, Stream) {
+  const Strides stride(problem);
+  for_rows(problem, problem.h, backward_cost(problem), [&](int64_t n, int i) {
+    avgpool_backward_row(problem, dy + n * stride.y, i, dx + n * stride.x + i * stride.x_row);
   });
 }
 

@@ -1,4 +1,5 @@
-// Softmax and cross-entropy: a thread takes a row.
+// Softmax over the rows of logits[n,k], the cross-entropy loss with the label's rank, and their gradient. A
+// row is one thread's work.
 #include <cmath>
 #include <limits>
 
@@ -8,62 +9,71 @@
 namespace cconvnet {
 namespace {
 
-// Writes the row's probabilities and returns log(sum of exp(logit - largest)); `largest` comes back too.
-float softmax_row(const float* logits, int k, float* probabilities, float& largest) {
-  largest = logits[0];
+constexpr int64_t kExpCost = 16;  // one exponential in elements of memory traffic
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+// Writes the row's probabilities and returns log(sum of exp(logit)), in double because a loss near 0 is the
+// difference of two large numbers. A NaN among the logits makes all NaN.
+double softmax_row(const float* logits, int k, float* probabilities) {
+  float largest = logits[0];
   for (int i = 1; i < k; ++i) largest = std::max(largest, logits[i]);
-  float sum = 0.0f;
+  double sum = 0.0;
   for (int i = 0; i < k; ++i) {
-    probabilities[i] = expf(logits[i] - largest);
+    probabilities[i] = std::exp(logits[i] - largest);
     sum += probabilities[i];
   }
-  for (int i = 0; i < k; ++i) probabilities[i] /= sum;
-  return logf(sum);
+  const float inverse = static_cast<float>(1.0 / sum);
+  for (int i = 0; i < k; ++i) probabilities[i] *= inverse;
+  return largest + std::log(sum);
 }
 
-// How many classes stand before the label; k if the label or a logit is no number.
-int32_t rank_of(const float* logits, int k, int32_t label) {
-  if (label < 0 || label >= k) return k;
-  int32_t rank = 0;
+// How many classes stand before the label; k where a logit is NaN.
+int32_t rank_of(const float* logits, int k, int label) {
+  const float own = logits[label];
+  int before = 0;
+  bool nan = false;
   for (int i = 0; i < k; ++i) {
-    if (std::isnan(logits[i])) return k;
-    rank += logits[i] > logits[label] || (logits[i] == logits[label] && i < label);
+    before += logits[i] > own || (logits[i] == own && i < label);
+    nan |= std::isnan(logits[i]);
   }
-  return rank;
+  return nan ? k : before;
 }
 
 }  // namespace
 
 void softmax_forward(const SoftmaxProblem& problem, const float* logits, float* probabilities, Stream) {
-  parallel_for(problem.n, [&](int64_t n) {
-    float largest;
-    softmax_row(logits + n * problem.k, problem.k, probabilities + n * problem.k, largest);
+  const int k = problem.k;
+  parallel_ranges(problem.n, k * kExpCost, [&](int, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) softmax_row(logits + row * k, k, probabilities + row * k);
   });
 }
 
 void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const float* logits, const int32_t* labels,
                                    float* probabilities, float* loss, int32_t* rank, Stream) {
-  parallel_for(problem.n, [&](int64_t n) {
-    const float* const row = logits + n * problem.k;
-    const int32_t label = labels[n];
-    const bool known = label >= 0 && label < problem.k;
-    rank[n] = rank_of(row, problem.k, label);
-    float largest;
-    const float log_sum = softmax_row(row, problem.k, probabilities + n * problem.k, largest);
-    loss[n] = known ? log_sum - (row[label] - largest) : std::numeric_limits<float>::quiet_NaN();
+  const int k = problem.k;
+  parallel_ranges(problem.n, k * kExpCost, [&](int, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* z = logits + row * k;
+      const int label = labels[row];
+      const bool valid = label >= 0 && label < k;
+      // Read before the row is written: probabilities may be the logits' own memory.
+      const float own = valid ? z[label] : kNaN;
+      rank[row] = valid ? rank_of(z, k, label) : k;
+      loss[row] = static_cast<float>(softmax_row(z, k, probabilities + row * k) - own);
+    }
   });
 }
 
 void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* probabilities,
                                     const int32_t* labels, float scale, float* dlogits, Stream) {
-  parallel_for(problem.n, [&](int64_t n) {
-    const float* const row = probabilities + n * problem.k;
-    float* const target = dlogits + n * problem.k;
-    const int32_t label = labels[n];
-    const bool known = label >= 0 && label < problem.k;
-    for (int i = 0; i < problem.k; ++i) {
-      target[i] =
-          known ? scale * (row[i] - (i == label ? 1.0f : 0.0f)) : std::numeric_limits<float>::quiet_NaN();
+  const int k = problem.k;
+  parallel_ranges(problem.n, k, [&](int, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* p = probabilities + row * k;
+      float* d = dlogits + row * k;
+      const int label = labels[row];
+      const bool valid = label >= 0 && label < k;
+      for (int i = 0; i < k; ++i) d[i] = valid ? scale * (i == label ? p[i] - 1.0f : p[i]) : kNaN;
     }
   });
 }

@@ -1,0 +1,113 @@
+// What the convolutions and the fully connected layers share of oneDNN: the engine, one scratch buffer, a
+// cache of primitives, and the translation of its errors.
+//
+// A primitive is compiled for one problem, which takes milliseconds, so it is kept with the memory objects of
+// its arguments; a call only fills in addresses. One call runs at a time: each uses all cores anyway, and all
+// of them share the scratch buffer, which is the largest that any of them needed and not their sum.
+#pragma once
+
+#include <omp.h>
+
+#include <array>
+#include <dnnl.hpp>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "problem.h"
+
+namespace cconvnet::onednn {
+
+inline const dnnl::engine& engine() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+inline std::mutex& mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+// At least `bytes` of memory that hold nothing between calls. Guarded by mutex().
+inline void* scratch(size_t bytes) {
+  static void* memory = nullptr;
+  static size_t size = 0;
+  if (size < bytes) {
+    std::free(memory);
+    size = 0;
+    constexpr size_t kPage = 4096;
+    const size_t rounded = (bytes + kPage - 1) / kPage * kPage;
+    memory = std::aligned_alloc(kPage, rounded);
+    if (!memory) throw std::bad_alloc();
+    size = rounded;
+  }
+  return memory;
+}
+
+// The sizes of a problem, what is asked of it, and the number of threads the primitive is made for.
+using Key = std::array<int, 17>;
+
+inline Key key_of(const ConvProblem& o, int pass, bool bias) {
+  return {o.n,
+          o.h,
+          o.w,
+          o.c,
+          o.k,
+          o.r,
+          o.s,
+          o.p,
+          o.q,
+          o.stride_h,
+          o.stride_w,
+          o.pad_h,
+          o.pad_w,
+          o.groups,
+          pass,
+          bias,
+          omp_get_max_threads()};
+}
+
+// Primitives by key, made at first use. Guarded by mutex(). A program has some tens of problems; one that
+// makes ever new ones starts over rather than fill the memory with compiled code.
+template <class Primitive>
+class Cache {
+ public:
+  template <class Make>
+  Primitive& get(const Key& key, const Make& make) {
+    auto found = primitives_.find(key);
+    if (found == primitives_.end()) {
+      if (primitives_.size() >= kMost) primitives_.clear();
+      found = primitives_.emplace(key, make()).first;
+    }
+    return *found->second;
+  }
+
+ private:
+  static constexpr size_t kMost = 512;
+  std::map<Key, std::unique_ptr<Primitive>> primitives_;
+};
+
+// Runs `work`, alone, and says in whose behalf oneDNN failed if it did.
+template <class Work>
+void run(const std::string& what, const Work& work) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  try {
+    work();
+  } catch (const dnnl::error& error) {
+    throw std::runtime_error("oneDNN failed in " + what + ": " + error.message + " (status " +
+                             std::to_string(static_cast<int>(error.status)) + ")");
+  }
+}
+
+inline dnnl::memory no_memory_yet(const dnnl::memory::desc& desc) {
+  return dnnl::memory(desc, engine(), nullptr);
+}
+
+inline void point(dnnl::memory& memory, const void* data) {
+  memory.set_data_handle(const_cast<void*>(data));
+}
+
+}  // namespace cconvnet::onednn

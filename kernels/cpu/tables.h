@@ -1,0 +1,43 @@
+// The selection tables' types, shared by conv.cpp and fc.cpp: a fully connected layer is a 1x1 convolution of
+// 1x1 images, as in the CUDA build.
+#pragma once
+
+#include "select.h"
+
+namespace cconvnet {
+
+struct FpropArguments {
+  const float *x, *w, *bias;
+  bool relu;
+  float* y;
+  void* workspace;
+  bool aligned() const { return true; }  // no row here wants more than a float's alignment
+};
+
+struct DgradArguments {
+  const float *dy, *w;
+  float* dx;
+  void* workspace;
+  bool aligned() const { return true; }
+};
+
+struct WgradArguments {
+  const float *x, *dy;
+  float* dw;
+  void* workspace;
+  bool aligned() const { return true; }
+};
+
+using FpropTable = SelectionTable<ConvProblem, FpropArguments>;
+using DgradTable = SelectionTable<ConvProblem, DgradArguments>;
+using WgradTable = SelectionTable<ConvProblem, WgradArguments>;
+
+inline bool always(const ConvProblem&) {
+  return true;
+}
+
+inline size_t no_workspace(const ConvProblem&) {
+  return 0;
+}
+
+}  // namespace cconvnet
