@@ -20,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="KIND:N",
         help="run the tests of the operations on this device only (may be repeated)",
     )
+    parser.addoption(
+        "--mutants",
+        default="6",
+        metavar="N|all",
+        help="how many faults of the kernels test_mutation.py tries in the long run (6)",
+    )
 
 
 @functools.cache
