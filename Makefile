@@ -71,10 +71,10 @@ train: venv  ## train NET (lenet) on DATA (the embedded digits) on DEVICE (a GPU
 	@$(VENV)/bin/cconvnet train --net $(NET) $(if $(DATA),--data "$(DATA)") $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
 test: venv $(VENV)/.installed-dev  ## run the tests
-	@OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check-long: venv $(VENV)/.installed-dev  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
-	@OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' $(ARGS)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy and clang-format, changing nothing
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -34,7 +34,12 @@ if _folder := os.environ.get("CCONVNET_MODULE_PATH"):
 
 @functools.cache
 def _load_onednn() -> None:
-    """Loads libdnnl of this Python environment, so that ``_cpu`` finds it wherever it was installed."""
+    """Loads libdnnl of this Python environment, so that ``_cpu`` finds it wherever it was installed.
+
+    Threads that wait for each other sleep unless the user says otherwise: OpenMP's default is to spin, and
+    where another process wants a core too, spinning made training several times slower.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("onednn-cpu-gomp") or []:
             if file.name == "libdnnl.so.3":
