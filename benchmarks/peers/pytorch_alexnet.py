@@ -1,26 +1,11 @@
 """PyTorch's training step of true AlexNet on the CPU: the peer of benchmarks/alexnet_step_cpu.py.
 
-The network is the paper's (two channel groups in conv2, conv4 and conv5, response normalisation
-inside each half, ceil geometry, dropout), the update is SGD with momentum and weight decay. Both
-sides of a comparison run in processes of their own, with glibc told to keep large blocks:
-
-    MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
-
-which alone makes PyTorch much faster, because its activations are then not unmapped and faulted
-in again in every step.
-
-    python benchmarks/peers/pytorch_alexnet.py --batch 128 --layout channels_last
-
-measures one form and prints it as a JSON line.
+The network is the paper's (two channel groups in conv2, conv4 and conv5, response normalisation inside each
+half, ceil geometry, dropout), the update is SGD with momentum and weight decay.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import resource
-import time
 from collections.abc import Callable
 
 import torch
@@ -31,11 +16,6 @@ LAYOUTS = ("nchw", "channels_last")
 # How the response normalisation is written. "library" is F.local_response_norm; "sum" adds the
 # five shifted squares, which saves the library's average pooling and its power function.
 LRN_FORMS = ("library", "sum")
-
-MALLOC_SETTINGS = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-}
 
 
 def _library_lrn(x: Tensor) -> Tensor:
@@ -103,8 +83,6 @@ def build(
     *,
     layout: str = "channels_last",
     lrn: str = "library",
-    compiled: bool = False,
-    bf16: bool = False,
 ) -> Callable[[], float]:
     """A function that runs one training step on a fixed random batch and returns its loss.
 
@@ -113,8 +91,6 @@ def build(
         seed: seeds the weights, the images and the dropout masks.
         layout: one of LAYOUTS, of images, activations and weights.
         lrn: one of LRN_FORMS.
-        compiled: run forward and backward through torch.compile.
-        bf16: run forward and backward under bf16 autocast.
 
     Raises:
         ValueError: an unknown layout or lrn.
@@ -138,60 +114,11 @@ def build(
         fused=True,
     )
 
-    def loss_of(x: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits = model(x)
-        return F.cross_entropy(logits.float(), y)
-
-    run = torch.compile(loss_of) if compiled else loss_of
-
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = run(images, labels)
+        loss = F.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
         return float(loss)
 
     return step
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
-    parser.add_argument("--lrn", choices=LRN_FORMS, default="library")
-    parser.add_argument("--compiled", action="store_true")
-    parser.add_argument("--bf16", action="store_true")
-    options = parser.parse_args()
-    step = build(
-        options.batch,
-        options.seed,
-        layout=options.layout,
-        lrn=options.lrn,
-        compiled=options.compiled,
-        bf16=options.bf16,
-    )
-    losses = [step() for _ in range(2)]
-    seconds = []
-    for _ in range(options.steps):
-        start = time.perf_counter()
-        losses.append(step())
-        seconds.append(time.perf_counter() - start)
-    median = sorted(seconds)[len(seconds) // 2]
-    result = {
-        **vars(options),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "malloc_raised": all(os.environ.get(key) == v for key, v in MALLOC_SETTINGS.items()),
-        "images_per_second": round(options.batch / median, 2),
-        "fastest": round(options.batch / min(seconds), 2),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "loss": losses[-1],
-    }
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
