@@ -141,11 +141,11 @@ class _Call:
         out: Any,
         shape: tuple[int, ...],
         *,
-        in_place: str = "",
+        in_place: tuple[str, ...] = (),
         name: str = "out",
         dtype: Any = np.float32,
     ) -> Array:
-        """`out`, checked, or a new array; `in_place` names the input that it may be."""
+        """`out`, checked, or a new array; `in_place` names the inputs that it may be."""
         if out is None:
             return self.device.xp.empty(shape, self.device.float_type if dtype == np.float32 else dtype)
         inputs = dict(self.arrays)
@@ -159,7 +159,7 @@ class _Call:
         low, high = _spread(out)
         for other, array in inputs.items():
             other_low, other_high = _spread(array)
-            same = other == in_place and (low, high) == (other_low, other_high)
+            same = other in in_place and (low, high) == (other_low, other_high)
             if low < other_high and other_low < high and not same:
                 raise ValueError(f"{name} shares memory with {other}, which this operation still reads")
         return out
@@ -352,7 +352,7 @@ def relu_forward(x: Array, *, out: Array | None = None, device: str | Device | N
     """``max(0, x)`` of an array of any shape; in place allowed (``out=x``)."""
     call = _Call(device, x=x)
     x = call.get("x", "any")
-    y = call.output(out, x.shape, in_place="x")
+    y = call.output(out, x.shape, in_place=("x",))
     call.module.relu_forward(x, y, call.stream)
     return y
 
@@ -364,7 +364,7 @@ def relu_backward(
     call = _Call(device, y=y, dy=dy)
     y = call.get("y", "any")
     dy = call.shaped("dy", y.shape)
-    dx = call.output(out, y.shape, in_place="dy")
+    dx = call.output(out, y.shape, in_place=("dy",))
     call.module.relu_backward(y, dy, dx, call.stream)
     return dx
 
@@ -378,7 +378,7 @@ def neuron_forward(
     call = _Call(device, x=x)
     x = call.get("x", "any")
     problem = NeuronProblem(x.size, _text("neuron", neuron), _real("a", a), _real("b", b))
-    y = call.output(out, x.shape, in_place="x")
+    y = call.output(out, x.shape, in_place=("x",))
     call.module.neuron_forward(problem, x, y, call.stream)
     return y
 
@@ -392,7 +392,7 @@ def neuron_backward(
     x = call.get("x", "any")
     y, dy = call.shaped("y", x.shape), call.shaped("dy", x.shape)
     problem = NeuronProblem(x.size, _text("neuron", neuron), _real("a", a), _real("b", b))
-    dx = call.output(out, x.shape, in_place="dy")
+    dx = call.output(out, x.shape, in_place=("dy",))
     call.module.neuron_backward(problem, x, y, dy, dx, call.stream)
     return dx
 
@@ -550,7 +550,7 @@ def dropout(
         _integer("seed", seed, high=2**64 - 1),
         _integer("subsequence", subsequence, high=2**64 - 1),
     )
-    y = call.output(out, x.shape, in_place="x")
+    y = call.output(out, x.shape, in_place=("x",))
     call.module.dropout(problem, x, y, call.stream)
     return y
 
@@ -563,7 +563,7 @@ def softmax_forward(logits: Array, *, out: Array | None = None, device: str | De
     call = _Call(device, logits=logits)
     logits = call.get("logits", "N,K")
     problem = SoftmaxProblem(*logits.shape)
-    probabilities = call.output(out, logits.shape, in_place="logits")
+    probabilities = call.output(out, logits.shape, in_place=("logits",))
     call.module.softmax_forward(problem, logits, probabilities, call.stream)
     return probabilities
 
@@ -597,7 +597,7 @@ def softmax_cross_entropy_backward(
     probabilities = call.get("probabilities", "N,K")
     problem = SoftmaxProblem(*probabilities.shape)
     labels = call.shaped("labels", (problem.n,), np.int32)
-    dlogits = call.output(out, probabilities.shape, in_place="probabilities")
+    dlogits = call.output(out, probabilities.shape, in_place=("probabilities",))
     call.module.softmax_cross_entropy_backward(
         problem, probabilities, labels, _real("scale", scale), dlogits, call.stream
     )
@@ -668,10 +668,10 @@ def input_transform(
 
 
 def add(a: Array, b: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
-    """a + b for arrays of one shape; in place allowed (``out=a``)."""
+    """a + b for arrays of one shape; in place allowed (``out=a`` or ``out=b``)."""
     call = _Call(device, a=a, b=b)
     a = call.get("a", "any")
     b = call.shaped("b", a.shape)
-    y = call.output(out, a.shape, in_place="a")
+    y = call.output(out, a.shape, in_place=("a", "b"))
     call.module.add(a, b, y, call.stream)
     return y
