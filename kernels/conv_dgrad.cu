@@ -59,12 +59,19 @@ GemmSize dgrad_size(const ConvProblem& o) {
 
 // ---- operands -------------------------------------------------------------------------------------------
 
-// One class's matrix product in one group: a block's view of the problem. It is the same for all threads and
-// seldom needed, so it lies in shared memory; in registers it would push the sums out.
+// One class's matrix product in one group: a block's view of the problem. In shared memory, as GemmBlock.
 struct DgradClass {
   Residue h, w;
   uint32_t first_input, first_output;  // channels
   int gemm_m, gemm_k;
+
+  // Sets up the block's one DgradClass.
+  static __device__ __forceinline__ const DgradClass& shared(const DgradParameters& o, uint32_t batch) {
+    auto& view = shared_memory<DgradClass>();
+    if (threadIdx.x == 0) view = make(o, batch);
+    __syncthreads();
+    return view;
+  }
 
   static __device__ __forceinline__ DgradClass make(const DgradParameters& o, uint32_t batch) {
     const ConvProblem& c = o.problem;
@@ -179,15 +186,14 @@ struct DgradOutput {
 template <class Tile>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     conv_dgrad_implicit_gemm(DgradParameters o) {
-  const GemmBlock block = GemmBlock::make<Tile>(o.grid);
-  auto& view = shared_memory<DgradClass>();
-  if (threadIdx.x == 0) view = DgradClass::make(o, block.batch);
-  __syncthreads();
+  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
+  const DgradClass& view = DgradClass::shared(o, block.batch);
   // The grid is made for the largest class.
   if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;
+  const auto product = multiply_tile<Tile>(Reached{o, view, o.dy}, Weights{o, view, o.w}, block.m, block.n,
+                                           block.steps<Tile>(view.gemm_k, o.grid.splits));
   const Epilogue epilogue = {o.dx + block.split * o.count, nullptr, false, o.vector_stores};
-  multiply_tile<Tile>(Reached{o, view, o.dy}, Weights{o, view, o.w}, DgradOutput{o, view}, epilogue, block.m,
-                      block.n, view.gemm_m, o.size.n, block.steps<Tile>(view.gemm_k, o.grid.splits));
+  store_tile(product, epilogue, DgradOutput{o, view}, block.m, block.n, view.gemm_m, o.size.n);
 }
 
 template <class Tile>

@@ -100,14 +100,15 @@ struct FpropOutput {
 template <class Tile>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     conv_fprop_implicit_gemm(FpropParameters o) {
-  const GemmBlock block = GemmBlock::make<Tile>(o.grid);
-  const uint32_t first_input = block.batch * o.c_per_group;
-  const uint32_t first_output = block.batch * o.k_per_group;
-  const Epilogue epilogue = {o.y + block.split * o.count, o.bias ? o.bias + first_output : nullptr, o.relu,
+  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
+  const auto product = multiply_tile<Tile>(Windows{o, o.x, block.batch * o.c_per_group},
+                                           Filters{o, o.w, block.batch * o.k_per_group}, block.m, block.n,
+                                           block.steps<Tile>(o.size.k, o.grid.splits));
+  const uint32_t first_channel = block.batch * o.k_per_group;
+  const Epilogue epilogue = {o.y + block.split * o.count, o.bias ? o.bias + first_channel : nullptr, o.relu,
                              o.vector_stores};
-  multiply_tile<Tile>(Windows{o, o.x, first_input}, Filters{o, o.w, first_output},
-                      FpropOutput{o.problem.k, first_output}, epilogue, block.m, block.n, o.size.m, o.size.n,
-                      block.steps<Tile>(o.size.k, o.grid.splits));
+  store_tile(product, epilogue, FpropOutput{o.problem.k, first_channel}, block.m, block.n, o.size.m,
+             o.size.n);
 }
 
 template <class Tile>
@@ -162,7 +163,7 @@ const FpropTable& conv_fprop_table() {
       {row<Tile<128, 128, 8, 8, 8, 4>>(), row<Tile<128, 64, 8, 8, 8, 4>>(), row<Tile<64, 64, 8, 8, 4, 4>>(),
        row<Tile<128, 32, 8, 8, 4, 4>>(), row<Tile<32, 32, 8, 4, 4, 4>>(),
        // 96: AlexNet's first layer, 96 filters over 3 channels.
-       row<Tile<128, 96, 4, 8, 12, 1>>(), row<Tile<128, 64, 8, 8, 8, 1>>(), row<Tile<128, 32, 8, 8, 4, 1>>(),
+       row<Tile<128, 96, 8, 8, 8, 1>>(), row<Tile<128, 64, 8, 8, 8, 1>>(), row<Tile<128, 32, 8, 8, 4, 1>>(),
        row<Tile<32, 32, 8, 4, 4, 1>>()});
   return table;
 }

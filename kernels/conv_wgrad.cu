@@ -100,13 +100,13 @@ struct WgradOutput {
 template <class Tile>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     conv_wgrad_implicit_gemm(WgradParameters o) {
-  const GemmBlock block = GemmBlock::make<Tile>(o.grid);
-  const uint32_t first_input = block.batch * o.c_per_group;
-  const uint32_t first_output = block.batch * o.k_per_group;
+  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
+  const auto product = multiply_tile<Tile>(Gradients{o, o.dy, block.batch * o.k_per_group},
+                                           Windows{o, o.x, block.batch * o.c_per_group}, block.m, block.n,
+                                           block.steps<Tile>(o.size.k, o.grid.splits));
   const Epilogue epilogue = {o.dw + block.split * o.count, nullptr, false, o.vector_stores};
-  multiply_tile<Tile>(Gradients{o, o.dy, first_output}, Windows{o, o.x, first_input},
-                      WgradOutput{o.size.n, first_output}, epilogue, block.m, block.n, o.size.m, o.size.n,
-                      block.steps<Tile>(o.size.k, o.grid.splits));
+  store_tile(product, epilogue, WgradOutput{o.size.n, block.batch * o.k_per_group}, block.m, block.n,
+             o.size.m, o.size.n);
 }
 
 template <class Tile>
@@ -160,8 +160,8 @@ const WgradTable& conv_wgrad_table() {
       {row<Tile<128, 128, 8, 8, 8, 4>>(), row<Tile<64, 128, 8, 8, 8, 4>>(), row<Tile<64, 64, 8, 8, 4, 4>>(),
        row<Tile<32, 128, 8, 4, 8, 4>>(), row<Tile<32, 32, 8, 4, 4, 4>>(),
        // 96: AlexNet's first layer, 96 filters over 3 channels.
-       row<Tile<96, 128, 8, 12, 8, 1>>(), row<Tile<64, 128, 8, 8, 8, 1>>(), row<Tile<32, 128, 8, 4, 8, 1>>(),
-       row<Tile<32, 32, 8, 4, 4, 1>>()});
+       row<Tile<96, 128, 8, 8, 8, 1>>(), row<Tile<64, 128, 8, 8, 8, 1>>(), row<Tile<64, 64, 8, 8, 4, 1>>(),
+       row<Tile<32, 128, 8, 4, 8, 1>>(), row<Tile<32, 32, 8, 4, 4, 1>>()});
   return table;
 }
 

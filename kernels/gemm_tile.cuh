@@ -37,15 +37,18 @@ struct Tile {
   static constexpr int SQUARES_M = THREAD_M / 4, SQUARES_N = THREAD_N / 4;
   static constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N;
   static constexpr int THREADS = THREADS_M * THREADS_N;
+  // The shape of a warp, as square as can be: a square reads least.
+  static constexpr int LANES_N = THREADS_N % 8 == 0 ? 8 : 4, LANES_M = 32 / LANES_N;
   // Enough registers for the outputs and for what else a thread holds; loads of single floats need addresses
   // for each. 128 leaves room for 16 warps on a multiprocessor, 168 for 12.
-  static constexpr int REGISTERS = THREAD_M * THREAD_N > (VECTOR == 1 ? 32 : 64) ? 168 : 128;
+  static constexpr int REGISTERS = VECTOR == 1 && THREAD_M * THREAD_N > 32 ? 168 : 128;
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
 
   static_assert(VECTOR == 1 || VECTOR == 4, "global memory is read by floats or by 16 bytes");
   static_assert(THREAD_M % 4 == 0 && THREAD_N % 4 == 0, "shared memory is read 4 floats at a time");
   static_assert(BLOCK_M % THREAD_M == 0 && BLOCK_N % THREAD_N == 0, "threads must share the tile evenly");
-  static_assert(THREADS_M % 4 == 0 && THREADS_N % 8 == 0, "a warp computes 4 x 8 threads' worth of the tile");
+  static_assert(THREADS_M % LANES_M == 0 && THREADS_N % LANES_N == 0, "warps must share the tile evenly");
+  static_assert(THREAD_M * THREAD_N <= 64, "more outputs per thread would not fit in the registers");
   static_assert(THREADS <= 1024, "a block has at most 1024 threads");
   static_assert(BLOCK_K % VECTOR == 0 && BLOCK_M % VECTOR == 0 && BLOCK_N % VECTOR == 0,
                 "a load must not cross the tile's edge");
@@ -69,7 +72,8 @@ struct TileMemory {
 };
 
 // Moves one operand's pieces from global memory, through registers, to shared memory. LANES neighbouring
-// threads read along the contiguous direction, the others STRIDE apart across it.
+// threads read along the contiguous direction, the others STRIDE apart across it; a thread takes every
+// element where one of its rows meets one of its depths.
 template <class Tile, int ROWS, class Operand>
 class TileLoader {
  public:
@@ -78,39 +82,34 @@ class TileLoader {
   __device__ __forceinline__ TileLoader(const Operand& operand, uint32_t first_row) : operand_(operand) {
     const int thread = threadIdx.x;
     along_ = thread % LANES * VECTOR;
-    // Threads that are left over when LANES does not divide them move nothing.
-    across_ = thread < LANES * STRIDE ? thread / LANES : ACROSS;
+    across_ = thread / LANES;
 #pragma unroll
-    for (int i = 0; i < ROWS_HELD; ++i) {
-      row_[i] = operand.row(first_row + (ALONG_K ? across_ + i * STRIDE : along_));
-    }
+    for (int i = 0; i < MY_ROWS; ++i) row_[i] = operand.row(first_row + row_of(i));
   }
 
   __device__ __forceinline__ void fetch(uint32_t k) {
-    if constexpr (ALONG_K) {
-      const auto depth = operand_.depth(k + along_);
 #pragma unroll
-      for (int i = 0; i < PASSES; ++i) {
-        if (busy(i)) fetched_[i] = read(operand_.offset(row_[i], depth));
-      }
-    } else {
+    for (int j = 0; j < MY_DEPTHS; ++j) {
+      const auto depth = operand_.depth(k + depth_of(j));
 #pragma unroll
-      for (int i = 0; i < PASSES; ++i) {
-        if (busy(i)) fetched_[i] = read(operand_.offset(row_[0], operand_.depth(k + across_ + i * STRIDE)));
+      for (int i = 0; i < MY_ROWS; ++i) {
+        if (mine(i, j)) fetched_[i][j] = read(operand_.offset(row_[i], depth));
       }
     }
   }
 
   __device__ __forceinline__ void store(Buffer& buffer) const {
 #pragma unroll
-    for (int i = 0; i < PASSES; ++i) {
-      if (!busy(i)) continue;
-      const int across = across_ + i * STRIDE;
-      if constexpr (ALONG_K) {
+    for (int j = 0; j < MY_DEPTHS; ++j) {
 #pragma unroll
-        for (int j = 0; j < VECTOR; ++j) buffer.at[along_ + j][across] = fetched_[i].lane[j];
-      } else {
-        cconvnet::store(&buffer.at[across][along_], fetched_[i]);
+      for (int i = 0; i < MY_ROWS; ++i) {
+        if (!mine(i, j)) continue;
+        if constexpr (ALONG_K) {
+#pragma unroll
+          for (int l = 0; l < VECTOR; ++l) buffer.at[depth_of(j) + l][row_of(i)] = fetched_[i][j].lane[l];
+        } else {
+          cconvnet::store(&buffer.at[depth_of(j)][row_of(i)], fetched_[i][j]);
+        }
       }
     }
   }
@@ -118,16 +117,29 @@ class TileLoader {
  private:
   static constexpr bool ALONG_K = Operand::ALONG_K;
   static constexpr int VECTOR = Tile::VECTOR;
-  static constexpr int LANES = (ALONG_K ? Tile::BLOCK_K : ROWS) / VECTOR;
+  static constexpr int ALONG = ALONG_K ? Tile::BLOCK_K : ROWS;
   static constexpr int ACROSS = ALONG_K ? ROWS : Tile::BLOCK_K;
+  // No more than a warp's: 32 lanes already read whole cache lines, and rows and depths are shared best when
+  // a thread has some of both.
+  static constexpr int LANES = ALONG / VECTOR < 32 ? ALONG / VECTOR : 32;
   static constexpr int STRIDE = Tile::THREADS / LANES;
-  static constexpr int PASSES = (ACROSS + STRIDE - 1) / STRIDE;
-  static constexpr int ROWS_HELD = ALONG_K ? PASSES : 1;
-  static_assert(STRIDE >= 1, "a block needs at least as many threads as one line of the tile has loads");
+  static constexpr int PASSES_ALONG = ALONG / (LANES * VECTOR);
+  static constexpr int PASSES_ACROSS = (ACROSS + STRIDE - 1) / STRIDE;
+  static constexpr int MY_ROWS = ALONG_K ? PASSES_ACROSS : PASSES_ALONG;
+  static constexpr int MY_DEPTHS = ALONG_K ? PASSES_ALONG : PASSES_ACROSS;
+  static_assert(ALONG % (LANES * VECTOR) == 0 && Tile::THREADS % LANES == 0,
+                "the lanes must read whole lines of the tile");
 
-  __device__ __forceinline__ bool busy(int pass) const {
-    constexpr bool ALWAYS = ACROSS % STRIDE == 0 && Tile::THREADS % LANES == 0;
-    return ALWAYS || across_ + pass * STRIDE < ACROSS;
+  // Places in the tile.
+  __device__ __forceinline__ int row_of(int i) const {
+    return ALONG_K ? across_ + i * STRIDE : along_ + i * LANES * VECTOR;
+  }
+  __device__ __forceinline__ int depth_of(int j) const {
+    return ALONG_K ? along_ + j * LANES * VECTOR : across_ + j * STRIDE;
+  }
+  // Where the threads do not divide the tile evenly, the last pass is for some of them only.
+  __device__ __forceinline__ bool mine(int i, int j) const {
+    return ACROSS % STRIDE == 0 || (ALONG_K ? row_of(i) : depth_of(j)) < ACROSS;
   }
 
   __device__ __forceinline__ Vector<VECTOR> read(uint32_t offset) const {
@@ -136,21 +148,21 @@ class TileLoader {
 
   const Operand& operand_;
   int along_, across_;
-  typename Operand::Row row_[ROWS_HELD];
-  Vector<VECTOR> fetched_[PASSES];
+  typename Operand::Row row_[MY_ROWS];
+  Vector<VECTOR> fetched_[MY_ROWS][MY_DEPTHS];
 };
 
 // A thread's outputs and the arithmetic on them. The outputs are SQUARES_M x SQUARES_N squares of 4 x 4, a
 // whole tile's width divided by their number apart: neighbouring threads then read neighbouring 16 bytes of
-// shared memory, which are on different banks. A warp is 4 x 8 threads, the shape that reads least.
+// shared memory, which are on different banks.
 template <class Tile>
 class Multiplier {
  public:
   __device__ __forceinline__ Multiplier() {
-    constexpr int WARPS_N = Tile::THREADS_N / 8;
+    constexpr int WARPS_N = Tile::THREADS_N / Tile::LANES_N;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    m_ = (warp / WARPS_N * 4 + lane / 8) * 4;
-    n_ = (warp % WARPS_N * 8 + lane % 8) * 4;
+    m_ = (warp / WARPS_N * Tile::LANES_M + lane / Tile::LANES_N) * 4;
+    n_ = (warp % WARPS_N * Tile::LANES_N + lane % Tile::LANES_N) * 4;
 #pragma unroll
     for (int i = 0; i < Tile::THREAD_M; ++i) {
 #pragma unroll
@@ -189,6 +201,47 @@ class Multiplier {
   int m_, n_;
   float sum_[Tile::THREAD_M][Tile::THREAD_N];
 };
+
+// The steps of BLOCK_K that a block takes: all of k, or one split's share of it.
+struct Steps {
+  uint32_t k;  // where the first begins
+  int count;
+};
+
+// The tile whose first row and column of C are first_m and first_n.
+template <class Tile, class A, class B>
+__device__ __forceinline__ Multiplier<Tile> multiply_tile(const A& a, const B& b, uint32_t first_m,
+                                                          uint32_t first_n, Steps steps) {
+  auto& memory = shared_memory<TileMemory<Tile, A, B>>();
+  TileLoader<Tile, Tile::BLOCK_M, A> loader_a(a, first_m);
+  TileLoader<Tile, Tile::BLOCK_N, B> loader_b(b, first_n);
+  Multiplier<Tile> product;
+
+  if (steps.count > 0) {
+    loader_a.fetch(steps.k);
+    loader_b.fetch(steps.k);
+    loader_a.store(memory.a[0]);
+    loader_b.store(memory.b[0]);
+  }
+  __syncthreads();
+  for (int step = 0; step < steps.count; ++step) {
+    const int now = step % 2, next = 1 - now;
+    const bool more = step + 1 < steps.count;
+    if (more) {
+      steps.k += Tile::BLOCK_K;
+      loader_a.fetch(steps.k);
+      loader_b.fetch(steps.k);
+    }
+    product.accumulate(memory.a[now], memory.b[now]);
+    if (more) {
+      // The other buffer was last read in the step before, and all threads have passed its barrier.
+      loader_a.store(memory.a[next]);
+      loader_b.store(memory.b[next]);
+      __syncthreads();
+    }
+  }
+  return product;
+}
 
 // What becomes of the sums. `bias` may be null and is indexed by n. `vectors`: whether every row of C begins
 // on a 16-byte boundary and has a multiple of 4 columns.
@@ -229,47 +282,6 @@ __device__ __forceinline__ void store_tile(const Multiplier<Tile>& product, cons
       }
     }
   }
-}
-
-// The steps of BLOCK_K that a block takes: all of k, or one split's share of it.
-struct Steps {
-  uint32_t k;  // where the first begins
-  int count;
-};
-
-template <class Tile, class A, class B, class Output>
-__device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Output& output,
-                                              const Epilogue& epilogue, uint32_t first_m, uint32_t first_n,
-                                              int gemm_m, int gemm_n, Steps steps) {
-  auto& memory = shared_memory<TileMemory<Tile, A, B>>();
-  TileLoader<Tile, Tile::BLOCK_M, A> loader_a(a, first_m);
-  TileLoader<Tile, Tile::BLOCK_N, B> loader_b(b, first_n);
-  Multiplier<Tile> product;
-
-  if (steps.count > 0) {
-    loader_a.fetch(steps.k);
-    loader_b.fetch(steps.k);
-    loader_a.store(memory.a[0]);
-    loader_b.store(memory.b[0]);
-  }
-  __syncthreads();
-  for (int step = 0; step < steps.count; ++step) {
-    const int now = step % 2, next = 1 - now;
-    const bool more = step + 1 < steps.count;
-    if (more) {
-      steps.k += Tile::BLOCK_K;
-      loader_a.fetch(steps.k);
-      loader_b.fetch(steps.k);
-    }
-    product.accumulate(memory.a[now], memory.b[now]);
-    if (more) {
-      // The other buffer was last read in the step before, and all threads have passed its barrier.
-      loader_a.store(memory.a[next]);
-      loader_b.store(memory.b[next]);
-      __syncthreads();
-    }
-  }
-  store_tile(product, epilogue, output, first_m, first_n, gemm_m, gemm_n);
 }
 
 }  // namespace cconvnet

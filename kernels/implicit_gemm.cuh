@@ -68,10 +68,20 @@ struct GemmGrid {
   }
 };
 
-// Which part of the work is this block's.
+// Which part of the work is this block's. It is the same for all threads and seldom needed, so it lies in
+// shared memory: in registers it would push the sums out.
 struct GemmBlock {
   uint32_t m, n;  // where its tile begins
   uint32_t split, batch;
+
+  // Sets up the block's one GemmBlock.
+  template <class Tile>
+  static __device__ __forceinline__ const GemmBlock& shared(const GemmGrid& grid) {
+    auto& block = shared_memory<GemmBlock>();
+    if (threadIdx.x == 0) block = make<Tile>(grid);
+    __syncthreads();
+    return block;
+  }
 
   template <class Tile>
   static __device__ __forceinline__ GemmBlock make(const GemmGrid& grid) {
