@@ -1,5 +1,7 @@
 // uint8 images to a float batch: crop, mirror, subtract the mean, shift the colours, scale. A row of an
 // output image is one item of work.
+#include <utility>
+
 #include "api.h"
 #include "parallel.h"
 
@@ -14,17 +16,29 @@ struct InputRow {
   float* y;
 };
 
+// The row as it lies in the image, so that its q*c values make vector code; mirrored afterwards.
 CCONVNET_CLONES void transform_row(const InputRow& row, int q, int c, float scale) {
-  // With neither mean nor shift nor mirror the row is one run of q*c values; else a pixel is.
-  for (int j = 0; j < q; ++j) {
-    const int64_t from = int64_t{row.mirror ? q - 1 - j : j} * c;
-    const uint8_t* pixel = row.image + from;
-    float* y = row.y + int64_t{j} * c;
-    for (int i = 0; i < c; ++i) {
-      const float mean = row.mean ? row.mean[from + i] : 0.0f;
-      const float shift = row.shift ? row.shift[i] : 0.0f;
-      y[i] = scale * (static_cast<float>(pixel[i]) - mean + shift);
+  float* y = row.y;
+  const uint8_t* pixels = row.image;
+  const int count = q * c;
+  if (row.mean) {
+    const float* mean = row.mean;
+#pragma omp simd
+    for (int i = 0; i < count; ++i) y[i] = static_cast<float>(pixels[i]) - mean[i];
+  } else {
+#pragma omp simd
+    for (int i = 0; i < count; ++i) y[i] = static_cast<float>(pixels[i]);
+  }
+  if (row.shift) {
+    for (int j = 0; j < count; j += c) {
+      for (int i = 0; i < c; ++i) y[j + i] += row.shift[i];
     }
+  }
+#pragma omp simd
+  for (int i = 0; i < count; ++i) y[i] *= scale;
+  if (!row.mirror) return;
+  for (float *left = y, *right = y + count - c; left < right; left += c, right -= c) {
+    for (int i = 0; i < c; ++i) std::swap(left[i], right[i]);
   }
 }
 
