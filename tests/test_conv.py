@@ -7,6 +7,7 @@ import pytest
 
 from cconvnet._problem import ConvProblem
 from cconvnet.backends import Device
+from cconvnet.testing import reference
 from cconvnet.testing.check import check, impls, make_inputs, repro, run
 from cconvnet.testing.problems import CONV, NETWORKS, Layer, layers
 
@@ -63,6 +64,26 @@ def test_any_alignment(device: Device, operation: str, name: str, offset: int) -
         except ValueError as error:
             # A row that was asked for by name says what it wants.
             assert "16-byte" in str(error) and str(impl) in str(error)
+
+
+@pytest.mark.parametrize("name", ["tail", "groups_tail", "rgb", "strided"])
+@pytest.mark.parametrize("operation", ["conv_fprop", "conv_dgrad"])
+def test_nan_reaches_only_the_windows_that_hold_it(device: Device, operation: str, name: str) -> None:
+    """A kernel that reads beyond a sum's end and multiplies by zero would spread it: NaN * 0 is NaN."""
+    problem = CONV[name]
+    inputs = make_inputs(operation, problem)
+    if operation == "conv_fprop":
+        inputs |= {"bias": None, "relu": False}
+    moving = inputs["x" if operation == "conv_fprop" else "dy"]
+    for pixel in (0, moving.size // 2, moving.size - 1):
+        poisoned = moving.copy()
+        poisoned.flat[pixel] = np.nan
+        given = inputs | {"x" if operation == "conv_fprop" else "dy": poisoned}
+        expected = getattr(reference, operation)(problem, *given.values())
+        assert 0 < np.isnan(expected).sum() < expected.size
+        for impl in impls(operation, problem, device):
+            (result,) = run(operation, problem, device, given, impl=impl).values()
+            assert (np.isnan(result) == np.isnan(expected)).all(), repro(operation, problem, device)
 
 
 @pytest.mark.parametrize("name", CONV)
