@@ -136,7 +136,7 @@ void run(const ConvProblem& problem, Pass pass, const float* x, const float* w, 
 }
 
 // ---- selection tables -----------------------------------------------------------------------------------
-// oneDNN serves every problem, so there is one row per pass.
+// oneDNN serves every problem, so it is the last row of each.
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
   run(o, kFprop, a.x, a.w, a.bias, a.y);
@@ -164,8 +164,9 @@ const DgradTable& dgrad_table() {
 }
 
 const WgradTable& wgrad_table() {
-  static const WgradTable table("conv_wgrad",
-                                {{"onednn", false, always, always, no_workspace, launch_wgrad}});
+  static const WgradTable table(
+      "conv_wgrad",
+      {few_channels_wgrad_row(), {"onednn", false, always, always, no_workspace, launch_wgrad}});
   return table;
 }
 

@@ -40,4 +40,7 @@ inline size_t no_workspace(const ConvProblem&) {
   return 0;
 }
 
+// conv_wgrad_few_channels.cpp
+WgradTable::Row few_channels_wgrad_row();
+
 }  // namespace cconvnet
