@@ -75,9 +75,10 @@ def test_nan_reaches_only_the_windows_that_hold_it(device: Device, operation: st
     if operation == "conv_fprop":
         inputs |= {"bias": None, "relu": False}
     moving = inputs["x" if operation == "conv_fprop" else "dy"]
-    for pixel in (0, moving.size // 2, moving.size - 1):
+    pixels = moving.size // moving.shape[-1]
+    for pixel in (0, pixels // 2, pixels - 1):
         poisoned = moving.copy()
-        poisoned.flat[pixel] = np.nan
+        poisoned.reshape(pixels, -1)[pixel] = np.nan
         given = inputs | {"x" if operation == "conv_fprop" else "dy": poisoned}
         expected = getattr(reference, operation)(problem, *given.values())
         assert 0 < np.isnan(expected).sum() < expected.size
