@@ -131,6 +131,14 @@ def train(
     lr: Annotated[
         float | None, typer.Option("--lr", help="The learning rate to begin with.", metavar="RATE")
     ] = None,
+    lr_steps: Annotated[
+        str | None,
+        typer.Option(
+            help="Epochs at which the rate is divided by 10, such as 60,75, or none; the network's own if "
+            "not given.",
+            metavar="EPOCHS",
+        ),
+    ] = None,
     size: Size = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; runs/NET-DATA-TIME if not given.", metavar="FOLDER")
@@ -156,7 +164,7 @@ def train(
     """
     from cconvnet import plots
     from cconvnet.report import reporter
-    from cconvnet.train import Options, percent, resume_command
+    from cconvnet.train import Options, parse_lr_steps, percent, resume_command
     from cconvnet.train import train as run_training
 
     options = Options(
@@ -170,6 +178,7 @@ def train(
         steps=steps,
         seed=seed,
         lr=lr,
+        lr_steps=parse_lr_steps(lr_steps),
         out=out,
         resume=resume,
         checkpoint_every=checkpoint_every,

@@ -55,11 +55,28 @@ class Options:
     steps: int | None = None
     seed: int | None = None
     lr: float | None = None
+    lr_steps: tuple[tuple[float, float], ...] | None = None
     out: Path | None = None
     resume: Path | None = None
     checkpoint_every: int | None = None
     log_every: int = 20
     workers: int | None = None
+
+
+def parse_lr_steps(text: str | None) -> tuple[tuple[float, float], ...] | None:
+    """The steps of a rate that is divided by 10 at the epochs of a text such as "60,75"; "none" is no step.
+
+    Raises ValueError where the text is not that.
+    """
+    if text is None or text == "none":
+        return None if text is None else ()
+    try:
+        epochs = [float(part) for part in text.split(",")]
+    except ValueError:
+        epochs = [math.nan]
+    if not all(epoch > 0 and math.isfinite(epoch) for epoch in epochs) or epochs != sorted(set(epochs)):
+        raise ValueError(f"--lr-steps must be rising epochs such as 60,75, or none, not {text!r}")
+    return tuple((epoch, 0.1) for epoch in epochs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +255,7 @@ def _started(options: Options, devices: list[Device], reporter: Reporter) -> Tra
         seed=options.seed if options.seed is not None else 0,
         lr=options.lr or recipe.lr,
         momentum=recipe.momentum,
-        lr_steps=recipe.steps,
+        lr_steps=recipe.steps if options.lr_steps is None else options.lr_steps,
         crop=recipe.crop,
         mirror=recipe.mirror,
         color_noise=recipe.color_noise,
@@ -283,7 +300,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     # These say where and for how long; a learning rate changed by hand is how the 2012 network was trained.
     changes = {
         name: getattr(options, name)
-        for name in ("data", "epochs", "lr")
+        for name in ("data", "epochs", "lr", "lr_steps")
         if getattr(options, name) is not None
     }
     for name in ("size", "batch", "seed", "precision"):

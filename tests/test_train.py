@@ -26,7 +26,7 @@ from cconvnet.evaluate import MEAN, evaluate_run, load_trained, predict
 from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError
-from cconvnet.train import Options, Outcome, TrainingStopped, train
+from cconvnet.train import Options, Outcome, TrainingStopped, parse_lr_steps, train
 
 # Small batches make many steps: 45 an epoch, and little work in each.
 SETTINGS: dict[str, Any] = {
@@ -632,3 +632,11 @@ def test_the_recipes_batch_is_lowered_to_the_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--batch 11 is larger than the 10 training images"):
         run_training(data=str(tmp_path / "pictures"), out=tmp_path / "run2", batch=11)
     assert not (tmp_path / "run2").exists()
+
+
+def test_lr_steps_are_read_as_they_are_written() -> None:
+    assert parse_lr_steps(None) is None and parse_lr_steps("none") == ()
+    assert parse_lr_steps("60,75.5") == ((60.0, 0.1), (75.5, 0.1))
+    for wrong in ("75,60", "0", "5,5", "soon", "", "nan"):
+        with pytest.raises(ValueError, match="--lr-steps must be rising epochs"):
+            parse_lr_steps(wrong)
