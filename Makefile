@@ -132,6 +132,7 @@ $(info cconvnet: no CUDA module (nvcc not found; CUDA_HOME names its toolkit))
 endif
 
 modules: $(MODULES:%=$(OUT)/%$(EXT))  ## compile the modules alone, for PYTHON into OUT
+	@:
 
 # A stamp that changes when the flags do, so that objects of another set of flags are never linked.
 define flags_stamp

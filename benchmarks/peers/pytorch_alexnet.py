@@ -119,6 +119,6 @@ def build(
         loss = F.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
