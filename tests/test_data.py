@@ -883,8 +883,9 @@ def test_an_error_in_a_worker_reaches_the_consumer(streamed: data.Split) -> None
 
 # A script without `if __name__ == "__main__"`, as people write them.
 SCRIPT = """
-import sys
+import signal, sys
 from cconvnet import data
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
 source = data.open_source(sys.argv[1], cache_bytes=0)
 loader = data.Loader(source.train, 16, workers=2)
 for epoch in range(10**6):

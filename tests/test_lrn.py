@@ -22,7 +22,11 @@ def test_real(device: Device, operation: str, name: str) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_integers(device: Device, operation: str, name: str) -> None:
     """Large values in small windows, where a wrong neighbour weighs most."""
-    check(operation, LRN[name], device, data="integers")
+    problem = LRN[name]
+    # A gradient is a difference of two terms. Where they cancel, the error is judged against a larger element
+    # beside; in a handful of elements there may be none.
+    few = problem.n * problem.h * problem.w * problem.c < 64
+    check(operation, problem, device, data="integers", floor=8.0 if few else 2.0)
 
 
 @pytest.mark.parametrize("name", ["paper", "tail", "same_map"])
