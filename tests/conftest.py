@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +69,19 @@ def device(request: pytest.FixtureRequest) -> Device:
 def all_devices(request: pytest.FixtureRequest) -> list[Device]:
     """The devices of this run, for tests that choose among them."""
     return [get_device(name) for name in device_names(request.config)]
+
+
+@pytest.fixture
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system as small as the test's indirect parameter says, "256k"; skips where none can be made."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"no small file system can be made here: {error}")
+    if done.returncode:
+        pytest.skip(f"no small file system can be made here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

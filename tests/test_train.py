@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -515,22 +515,8 @@ def test_full_disk_stops_and_says_what_stands(tmp_path: Path, monkeypatch: pytes
     assert not list(out.rglob(".*"))
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MiB: room for two checkpoints of lenet, not for three."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"no small file system can be made here: {error}")
-    if done.returncode:
-        pytest.skip(f"no small file system can be made here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
+# Room for two checkpoints of lenet, not for three.
+@pytest.mark.parametrize("small_disk", ["3m"], indirect=True)
 def test_a_truly_full_disk(small_disk: Path, unbroken: Path) -> None:
     out = small_disk / "run"
     process = start(*FLAGS, "--out", str(out), "--checkpoint-every", "10")
