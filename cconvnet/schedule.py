@@ -5,29 +5,32 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from cconvnet.nets.specs import LrStep
+
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """A rate that is multiplied by a factor at given epochs.
+    """A rate that is multiplied at given epochs; the factors of all epochs reached multiply.
 
     Attributes
-        lr: the first rate. steps: (epoch, factor) pairs. From the start of that epoch on the rate is
-            multiplied by the factor; the factors of all epochs reached multiply.
+        lr: the first rate. steps: when it changes, and whose.
     """
 
     lr: float
-    steps: tuple[tuple[float, float], ...] = ()
+    steps: tuple[LrStep, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr >= 0):
             raise ValueError(f"lr must be finite and not negative, not {self.lr}")
-        steps = []
-        for step in self.steps:
-            if len(step) != 2 or not all(math.isfinite(value) and value >= 0 for value in step):
-                raise ValueError(f"steps must be pairs (epoch, factor), neither negative, not {step!r}")
-            steps.append((step[0], step[1]))
-        object.__setattr__(self, "steps", tuple(steps))  # JSON gives lists
 
-    def at(self, epoch: float) -> float:
-        """The rate in the given epoch, counted from 0; parts of an epoch are allowed."""
-        return self.lr * math.prod(factor for start, factor in self.steps if epoch >= start)
+    def at(self, epoch: float, layer: str | None = None, of: str = "weight") -> float:
+        """The rate in an epoch, counted from 0 (parts are allowed): of a layer's weights or biases.
+
+        Without a layer it is the rate of the layers that no step names.
+        """
+        factors = [
+            step.factor
+            for step in self.steps
+            if epoch >= step.epoch and (not step.layers or layer in step.layers) and step.of in ("both", of)
+        ]
+        return self.lr * math.prod(factors)

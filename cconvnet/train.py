@@ -27,7 +27,7 @@ from cconvnet.backends import Device, get_device
 from cconvnet.checkpoint import Checkpoint, check_tensors
 from cconvnet.data.color_noise import color_components, color_shifts
 from cconvnet.evaluate import COLORS, MEAN, Tally, evaluate, network_tensors, restore
-from cconvnet.nets.specs import NetSpec
+from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of
@@ -55,7 +55,7 @@ class Options:
     steps: int | None = None
     seed: int | None = None
     lr: float | None = None
-    lr_steps: tuple[tuple[float, float], ...] | None = None
+    lr_steps: tuple[LrStep, ...] | None = None
     out: Path | None = None
     resume: Path | None = None
     checkpoint_every: int | None = None
@@ -63,7 +63,7 @@ class Options:
     workers: int | None = None
 
 
-def parse_lr_steps(text: str | None) -> tuple[tuple[float, float], ...] | None:
+def parse_lr_steps(text: str | None) -> tuple[LrStep, ...] | None:
     """The steps of a rate that is divided by 10 at the epochs of a text such as "60,75"; "none" is no step.
 
     Raises ValueError where the text is not that.
@@ -76,7 +76,7 @@ def parse_lr_steps(text: str | None) -> tuple[tuple[float, float], ...] | None:
         epochs = [math.nan]
     if not all(epoch > 0 and math.isfinite(epoch) for epoch in epochs) or epochs != sorted(set(epochs)):
         raise ValueError(f"--lr-steps must be rising epochs such as 60,75, or none, not {text!r}")
-    return tuple((epoch, 0.1) for epoch in epochs)
+    return tuple(LrStep(epoch, 0.1) for epoch in epochs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,17 +95,18 @@ class Settings:
     seed: int
     lr: float
     momentum: float
-    lr_steps: tuple[tuple[float, float], ...]
+    lr_steps: tuple[LrStep, ...]
     crop: bool
     mirror: bool
-    color_noise: bool
+    color_noise: float
     precision: str
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         try:
-            return cls(**values)
-        except TypeError as error:
+            steps = tuple(LrStep(**step) for step in values["lr_steps"])
+            return cls(**{**values, "lr_steps": steps})
+        except (TypeError, KeyError) as error:
             raise RunError(f"the run's settings are not those of this version: {error}") from None
 
 

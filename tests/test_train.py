@@ -23,6 +23,7 @@ from cconvnet import checkpoint, data, runs
 from cconvnet.checkpoint import CheckpointError, Folder
 from cconvnet.data.color_noise import color_components, color_shifts
 from cconvnet.evaluate import MEAN, evaluate_run, load_trained, predict
+from cconvnet.nets.specs import LrStep
 from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError
@@ -325,7 +326,7 @@ def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
             lr_steps=(),
             crop=True,
             mirror=True,
-            color_noise=True,
+            color_noise=0.1,
             precision="fp32",
         )
         network = Network(spec, batch=4, devices="cpu:0", seed=1)
@@ -622,7 +623,7 @@ def test_the_recipes_batch_is_lowered_to_the_data(tmp_path: Path) -> None:
 
 def test_lr_steps_are_read_as_they_are_written() -> None:
     assert parse_lr_steps(None) is None and parse_lr_steps("none") == ()
-    assert parse_lr_steps("60,75.5") == ((60.0, 0.1), (75.5, 0.1))
+    assert parse_lr_steps("60,75.5") == (LrStep(60.0, 0.1), LrStep(75.5, 0.1))
     for wrong in ("75,60", "0", "5,5", "soon", "", "nan"):
         with pytest.raises(ValueError, match="--lr-steps must be rising epochs"):
             parse_lr_steps(wrong)

@@ -10,6 +10,7 @@ from cconvnet.nets.specs import (
     FcSpec,
     InputSpec,
     LrnSpec,
+    LrStep,
     NetSpec,
     PoolSpec,
     SoftmaxCostSpec,
@@ -50,5 +51,5 @@ def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) ->
         input=InputSpec(height, width, channels),
         stored=(height, width),
         classes=classes,
-        recipe=TrainRecipe(batch=128, epochs=140, lr=0.001, steps=((120, 0.1), (130, 0.1))),
+        recipe=TrainRecipe(batch=128, epochs=140, lr=0.001, steps=(LrStep(120, 0.1), LrStep(130, 0.1))),
     )

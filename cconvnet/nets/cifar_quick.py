@@ -9,6 +9,7 @@ from cconvnet.nets.specs import (
     ConvSpec,
     FcSpec,
     InputSpec,
+    LrStep,
     NetSpec,
     PoolSpec,
     SoftmaxCostSpec,
@@ -41,5 +42,5 @@ def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) ->
         input=InputSpec(height, width, channels),
         stored=(height, width),
         classes=classes,
-        recipe=TrainRecipe(batch=128, epochs=12, lr=0.001, steps=((9, 0.1), (11, 0.1))),
+        recipe=TrainRecipe(batch=128, epochs=12, lr=0.001, steps=(LrStep(9, 0.1), LrStep(11, 0.1))),
     )

@@ -13,6 +13,7 @@ from cconvnet.nets.specs import (
     ConvSpec,
     FcSpec,
     InputSpec,
+    LrStep,
     NetSpec,
     PoolSpec,
     SoftmaxCostSpec,
@@ -42,5 +43,5 @@ def build(image_shape: tuple[int, int, int] = (8, 8, 1), classes: int = 10) -> N
         input=InputSpec(height, width, channels, scale=1 / 255),
         stored=(height, width),
         classes=classes,
-        recipe=TrainRecipe(batch=64, epochs=20, lr=0.02, steps=((14, 0.1), (18, 0.1))),
+        recipe=TrainRecipe(batch=64, epochs=20, lr=0.02, steps=(LrStep(14, 0.1), LrStep(18, 0.1))),
     )

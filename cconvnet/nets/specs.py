@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -92,7 +92,9 @@ class LayerSpec:
         name: unique in the network.
         inputs: names of the layers it reads; ``"data"`` is the images. :func:`chain` fills in empty ones.
         device: where the layer lives: an index into the network's list of devices, the name of a device, or
-            None for the first of the list.
+            None for where its first input lives. A network on a single device has everything there.
+        split: whether the layer is shared out over all devices of the network, each with an equal part of its
+            output's channels: a tower. On one device it is whole.
     """
 
     type: ClassVar[str] = ""
@@ -100,6 +102,7 @@ class LayerSpec:
     name: str
     inputs: tuple[str, ...] = ()
     device: int | str | None = None
+    split: bool = False
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and self.name != DATA, f"a layer cannot be named {self.name!r}")
@@ -115,26 +118,69 @@ class LayerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class _WeightedSpec(LayerSpec):
-    """What convolution and FC share: weights, a bias, and how both are initialised and updated.
+    """What layers with weights share: weights, a bias, and how both are initialised and updated.
 
-    `lr_scale` and `bias_lr_scale` multiply the trainer's rate (0 freezes); weight_decay * w is added to the
-    gradient of w.
+    A layer with several inputs has weights for each and sums the results. Then `per_input` may say, input by
+    input, which of this spec's values differ: ``({}, {"init": gaussian(0.03), "window": (5, 5)})``.
+
+    Attributes
+        bias: the first value of every bias; None: no bias.
+        lr_scale, bias_lr_scale: multiply the trainer's rate; 0 freezes.
+        weight_decay, bias_weight_decay: times the parameter, added to its gradient.
+        momentum, bias_momentum: None: the trainer's.
+        norm_limit: after each update the weights of an output are scaled down to this Euclidean norm if
+            theirs is larger; 0: no limit.
     """
+
+    # What per_input may set.
+    _EACH_INPUT: ClassVar[tuple[str, ...]] = ("init", "lr_scale", "weight_decay", "momentum", "norm_limit")
 
     neuron: Neuron | None = None
     init: Init = field(default_factory=Init)
-    bias: float | None = 0.0  # the first value of every bias; None: no bias
+    bias: float | None = 0.0
     lr_scale: float = 1.0
     bias_lr_scale: float = 2.0
     weight_decay: float = 0.0
     bias_weight_decay: float = 0.0
+    momentum: float | None = None
+    bias_momentum: float | None = None
+    norm_limit: float = 0.0
+    per_input: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        where = f"layer {self.name}: per_input"
+        _require(
+            not self.per_input or len(self.per_input) == len(self.inputs),
+            f"{where} must have one entry per input, {len(self.inputs)}, not {len(self.per_input)}",
+        )
+        for values in self.per_input:
+            for name in values:
+                _one_of(f"{where}: a key", name, self._EACH_INPUT)
+        self._set("per_input", tuple(dict(values) for values in self.per_input))
+
+    def for_input(self: W, index: int) -> W:
+        """This spec with the values that hold for one of its inputs."""
+        if not self.per_input:
+            return self
+        return dataclasses.replace(self, per_input=(), **self.per_input[index])
+
+
+W = TypeVar("W", bound=_WeightedSpec)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvSpec(_WeightedSpec):
+class _FilterSpec(_WeightedSpec):
     """`filters` filters of `window` pixels; each of `groups` reads its own share of the channels."""
 
-    type: ClassVar[str] = "conv"
+    _EACH_INPUT: ClassVar[tuple[str, ...]] = (
+        *_WeightedSpec._EACH_INPUT,
+        "window",
+        "stride",
+        "padding",
+        "groups",
+        "rounding",
+    )
 
     filters: int
     window: Pair
@@ -146,6 +192,22 @@ class ConvSpec(_WeightedSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._pairs("window", "stride", "padding")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvSpec(_FilterSpec):
+    """A convolution. Without `shared_bias` each output position has biases of its own."""
+
+    type: ClassVar[str] = "conv"
+
+    shared_bias: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSpec(_FilterSpec):
+    """Like a convolution, but each output position has filters and biases of its own."""
+
+    type: ClassVar[str] = "local"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +230,11 @@ class NeuronSpec(LayerSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSpec(LayerSpec):
-    """The maximum or the mean of each window; windows are clipped to the image."""
+    """The maximum or the mean of each window; windows are clipped to the image.
+
+    A negative padding begins inside the image. `outputs` is how many windows there are in either direction,
+    None: as many as fit.
+    """
 
     type: ClassVar[str] = "pool"
 
@@ -177,11 +243,14 @@ class PoolSpec(LayerSpec):
     stride: Pair = (2, 2)
     padding: Pair = (0, 0)
     rounding: str = "floor"
+    outputs: Pair | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _one_of(f"layer {self.name}: pool", self.pool, ("max", "avg"))
         self._pairs("window", "stride", "padding")
+        if self.outputs is not None:
+            self._pairs("outputs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,24 +276,50 @@ def lrn_alpha(scale: float, size: int, region: str = "across_channels") -> float
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContrastNormSpec(LayerSpec):
+    """x * (k + alpha * sum of (x - local mean)^2)^-beta in the same map; cuda-convnet's cnorm."""
+
+    type: ClassVar[str] = "contrast_norm"
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropoutSpec(LayerSpec):
     """Keeps each element with probability `keep` in training.
 
     The 2012 paper leaves kept elements as they are in training and multiplies by `keep` at test time;
-    `inverted` divides by `keep` in training instead.
+    `inverted` divides by `keep` in training instead. Not `enabled`, training is like testing.
     """
 
     type: ClassVar[str] = "dropout"
 
     keep: float = 0.5
     inverted: bool = False
+    enabled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class SumSpec(LayerSpec):
-    """The elementwise sum of two or more inputs of one shape."""
+    """The elementwise sum of two or more inputs of one shape, each times its coefficient (empty: 1)."""
 
     type: ClassVar[str] = "sum"
+
+    coeffs: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("coeffs", tuple(self.coeffs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxSpec(LayerSpec):
+    """The elementwise maximum of two or more inputs of one shape; every tied input gets the gradient."""
+
+    type: ClassVar[str] = "max"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,12 +335,15 @@ LAYER_TYPES: dict[str, type[LayerSpec]] = {
     spec.type: spec
     for spec in (
         ConvSpec,
+        LocalSpec,
         FcSpec,
         NeuronSpec,
         PoolSpec,
         LrnSpec,
+        ContrastNormSpec,
         DropoutSpec,
         SumSpec,
+        MaxSpec,
         SoftmaxCostSpec,
     )
 }
@@ -278,20 +376,54 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class LrStep:
+    """From `epoch` on, rates are multiplied by `factor`; 0 freezes.
+
+    Attributes
+        layers: of which layers; empty: of all.
+        of: "weight", "bias" or "both".
+    """
+
+    epoch: float
+    factor: float
+    layers: tuple[str, ...] = ()
+    of: str = "both"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))  # JSON gives lists
+        _one_of("of", self.of, ("weight", "bias", "both"))
+        for name in ("epoch", "factor"):
+            value = getattr(self, name)
+            _require(
+                math.isfinite(value) and value >= 0, f"{name} must be finite and not negative, not {value}"
+            )
+
+
+@dataclass(frozen=True)
 class TrainRecipe:
-    """Default training settings. `steps` are (epoch, factor): from that epoch on the rate is multiplied."""
+    """Default training settings.
+
+    Attributes
+        steps: when rates change.
+        plateau: divide all rates by 10 when the test error has not fallen for this many epochs; 0: never.
+        crop, mirror: random crops of the input's size, and mirror images.
+        color_noise: the standard deviation of the colour noise's factors; 0: none.
+        color_noise_epochs: how many epochs it lasts; None: all.
+    """
 
     batch: int
     epochs: int
     lr: float
     momentum: float = 0.9
-    steps: tuple[tuple[float, float], ...] = ()
+    steps: tuple[LrStep, ...] = ()
+    plateau: int = 0
     crop: bool = False
     mirror: bool = False
-    color_noise: bool = False
+    color_noise: float = 0.0
+    color_noise_epochs: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple((epoch, factor) for epoch, factor in self.steps))
+        object.__setattr__(self, "steps", tuple(self.steps))
 
 
 @dataclass(frozen=True)
@@ -363,7 +495,12 @@ def spec_from_dict(values: dict[str, Any]) -> NetSpec:
         layers=lambda layers: tuple(_layer_from_dict(layer) for layer in layers),
         input=lambda image: _build(InputSpec, "input", image),
         stored=_tuple,
-        recipe=lambda recipe: _build(TrainRecipe, "recipe", recipe),
+        recipe=lambda recipe: _build(
+            TrainRecipe,
+            "recipe",
+            recipe,
+            steps=lambda steps: tuple(_build(LrStep, "recipe: steps", step) for step in steps),
+        ),
     )
 
 
@@ -383,7 +520,16 @@ def _layer_from_dict(values: dict[str, Any]) -> LayerSpec:
         values,
         neuron=lambda neuron: neuron and _build(Neuron, f"{where}: neuron", neuron),
         init=lambda init: _build(Init, f"{where}: init", init),
+        per_input=lambda inputs: tuple(_input_from_dict(where, values) for values in inputs),
     )
+
+
+def _input_from_dict(where: str, values: dict[str, Any]) -> dict[str, Any]:
+    """One entry of per_input."""
+    return {
+        name: _build(Init, f"{where}: init", value) if name == "init" else _tuple(value)
+        for name, value in values.items()
+    }
 
 
 def _build(kind: type[T], where: str, values: dict[str, Any], **convert: Callable[[Any], Any]) -> T:
