@@ -221,6 +221,16 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
   BIND_GEMM_FAMILY(conv, ConvProblem);
   BIND_GEMM_FAMILY(fc, FcProblem);
 
+  m.def(
+      "bias_add",
+      [](const BiasProblem& problem, py::object x, py::object bias, bool relu, py::object y,
+         uintptr_t stream) {
+        const float* px = in(x, "x", problem.count());
+        const float* pbias = in(bias, "bias", problem.k);
+        float* py_ = out(y, "y", problem.count());
+        without_gil([&] { bias_add(problem, px, pbias, relu, py_, stream_of(stream)); });
+      },
+      "problem"_a, "x"_a, "bias"_a, "relu"_a, "y"_a, "stream"_a = 0);
   m.def("bias_grad_workspace", &bias_grad_workspace, "problem"_a);
   m.def(
       "bias_grad",
@@ -405,14 +415,14 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
 
   m.def(
       "add",
-      [](py::object a, py::object b, py::object y, uintptr_t stream) {
+      [](py::object a, py::object b, py::object y, uintptr_t stream, float alpha, float beta) {
         const int count = count_of(a, "a");
         const float* pa = in(a, "a", count);
         const float* pb = in(b, "b", count);
         float* py_ = out(y, "y", count);
-        without_gil([&] { add(count, pa, pb, py_, stream_of(stream)); });
+        without_gil([&] { add(count, alpha, pa, beta, pb, py_, stream_of(stream)); });
       },
-      "a"_a, "b"_a, "y"_a, "stream"_a = 0);
+      "a"_a, "b"_a, "y"_a, "stream"_a = 0, "alpha"_a = 1.0f, "beta"_a = 1.0f);
   m.def(
       "copy",
       [](py::object target, int target_device, py::object source, int source_device, uintptr_t stream) {

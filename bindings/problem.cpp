@@ -115,9 +115,10 @@ std::string repr(const LrnProblem& o) {
 }
 
 std::string repr(const DropoutProblem& o) {
-  return Repr("DropoutProblem")("count", o.count)("keep", o.keep)("scale", o.scale)("seed", o.seed)(
-             "subsequence", o.subsequence)
-      .done();
+  Repr text("DropoutProblem");
+  text("count", o.count)("keep", o.keep)("scale", o.scale)("seed", o.seed)("subsequence", o.subsequence);
+  if (!o.whole()) text("columns", o.columns)("row_stride", o.row_stride)("first", o.first);
+  return text.done();
 }
 
 std::string repr(const SoftmaxProblem& o) {
@@ -191,7 +192,7 @@ PYBIND11_MODULE(_problem, m) {
       .def_property_readonly("y_shape", [](const FcProblem& o) { return py::make_tuple(o.n, o.k); })
       .def_property_readonly("flops", &FcProblem::flops);
 
-  problem<BiasProblem>(m, "BiasProblem", "dy[rows,k], db[k].")
+  problem<BiasProblem>(m, "BiasProblem", "x, y and dy[rows,k], bias and db[k].")
       .def(py::init(&BiasProblem::make), "rows"_a, "k"_a)
       .def_readonly("rows", &BiasProblem::rows)
       .def_readonly("k", &BiasProblem::k);
@@ -254,12 +255,15 @@ PYBIND11_MODULE(_problem, m) {
 
   problem<DropoutProblem>(m, "DropoutProblem", "`count` elements, each kept with probability `keep`.")
       .def(py::init(&DropoutProblem::make), "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,
-           "subsequence"_a = 0)
+           "subsequence"_a = 0, "columns"_a = 0, "row_stride"_a = 0, "first"_a = 0)
       .def_readonly("count", &DropoutProblem::count)
       .def_readonly("keep", &DropoutProblem::keep)
       .def_readonly("scale", &DropoutProblem::scale)
       .def_readonly("seed", &DropoutProblem::seed)
       .def_readonly("subsequence", &DropoutProblem::subsequence)
+      .def_readonly("columns", &DropoutProblem::columns)
+      .def_readonly("row_stride", &DropoutProblem::row_stride)
+      .def_readonly("first", &DropoutProblem::first)
       .def_property_readonly("threshold", &DropoutProblem::threshold);
 
   problem<SoftmaxProblem>(m, "SoftmaxProblem", "logits[n,k].")

@@ -111,13 +111,24 @@ class LrnProblem:
 
 class DropoutProblem:
     def __init__(
-        self, count: int, keep: float, scale: float = ..., seed: int = ..., subsequence: int = ...
+        self,
+        count: int,
+        keep: float,
+        scale: float = ...,
+        seed: int = ...,
+        subsequence: int = ...,
+        columns: int = ...,
+        row_stride: int = ...,
+        first: int = ...,
     ) -> None: ...
     count: int
     keep: float
     scale: float
     seed: int
     subsequence: int
+    columns: int
+    row_stride: int
+    first: int
     threshold: int
 
 class SoftmaxProblem:

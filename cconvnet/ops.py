@@ -332,13 +332,31 @@ def fc_wgrad(
 # ---- bias --------------------------------------------------------------------------------------------------
 
 
+def _bias_problem(name: str, rows: Array) -> BiasProblem:
+    if rows.ndim < 2:
+        raise ValueError(f"{name} must have at least 2 axes [..., K], not shape {rows.shape}")
+    return BiasProblem(rows.size // rows.shape[-1], rows.shape[-1])
+
+
+def bias_add(
+    x: Array, bias: Array, *, relu: bool = False, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y`` = x[..., K] + bias[K], then max(0, .) if `relu`; in place allowed (``out=x``)."""
+    call = _Call(device, x=x, bias=_adopt("bias", bias))
+    x = call.get("x", "any")
+    problem = _bias_problem("x", x)
+    bias = call.shaped("bias", (problem.k,))
+    y = call.output(out, x.shape, in_place=("x",))
+    call.module.bias_add(problem, x, bias, bool(relu), y, call.stream)
+    return y
+
+
 def bias_grad(dy: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
     """``db[K]``, the sum of dy[..., K] over all axes but the last."""
     call = _Call(device, dy=dy)
     dy = call.get("dy", "any")
-    if dy.ndim < 2:
-        raise ValueError(f"dy must have at least 2 axes [..., K], not shape {dy.shape}")
-    problem = BiasProblem(dy.size // dy.shape[-1], dy.shape[-1])
+    problem = _bias_problem("dy", dy)
     db = call.output(out, (problem.k,))
     space = call.workspace(call.module.bias_grad_workspace(problem))
     call.module.bias_grad(problem, dy, db, space, call.stream)
@@ -532,14 +550,17 @@ def avgpool_backward(
 
 
 def dropout(
-    x: Array, *, keep: float, seed: int, subsequence: int = 0, scale: float = 1.0, out: Array | None = None,
-    device: str | Device | None = None,
+    x: Array, *, keep: float, seed: int, subsequence: int = 0, scale: float = 1.0, columns: int = 0,
+    row_stride: int = 0, first: int = 0, out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """x * scale where kept, else 0; each element is kept with probability `keep`. In place allowed
     (``out=x``).
 
     The mask is a function of `seed`, `subsequence` and the element's position alone, the same on every
     device; the backward pass is the same call on the gradient.
+
+    A part of a tensor draws what it would in the whole: with ``x = whole[:, first : first + columns]`` of a
+    whole with rows of `row_stride` elements, the result is that slice of ``dropout(whole)``.
     """
     call = _Call(device, x=x)
     x = call.get("x", "any")
@@ -549,6 +570,9 @@ def dropout(
         _real("scale", scale),
         _integer("seed", seed, high=2**64 - 1),
         _integer("subsequence", subsequence, high=2**64 - 1),
+        _integer("columns", columns),
+        _integer("row_stride", row_stride),
+        _integer("first", first),
     )
     y = call.output(out, x.shape, in_place=("x",))
     call.module.dropout(problem, x, y, call.stream)
@@ -667,11 +691,14 @@ def input_transform(
 # ---- plain -------------------------------------------------------------------------------------------------
 
 
-def add(a: Array, b: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
-    """a + b for arrays of one shape; in place allowed (``out=a`` or ``out=b``)."""
+def add(
+    a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0, *, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """alpha * a + beta * b for arrays of one shape; in place allowed (``out=a`` or ``out=b``)."""
     call = _Call(device, a=a, b=b)
     a = call.get("a", "any")
     b = call.shaped("b", a.shape)
     y = call.output(out, a.shape, in_place=("a", "b"))
-    call.module.add(a, b, y, call.stream)
+    call.module.add(a, b, y, call.stream, _real("alpha", alpha), _real("beta", beta))
     return y

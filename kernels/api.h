@@ -68,7 +68,10 @@ void fc_wgrad(const FcProblem& problem, const float* x, const float* dy, float* 
               Stream stream, const char* impl);
 
 // ---- bias -----------------------------------------------------------------------------------------------
-// db[k] = sum over the rows of dy[rows,k].
+// bias_add   y[rows,k] = x + bias[k], then max(0, .) if `relu`; in place allowed (y = x).
+// bias_grad  db[k] = sum over the rows of dy[rows,k].
+void bias_add(const BiasProblem& problem, const float* x, const float* bias, bool relu, float* y,
+              Stream stream);
 size_t bias_grad_workspace(const BiasProblem& problem);
 void bias_grad(const BiasProblem& problem, const float* dy, float* db, void* workspace, Stream stream);
 
@@ -139,8 +142,8 @@ void input_transform(const InputProblem& problem, const uint8_t* images, const i
                      float scale, float* y, Stream stream);
 
 // ---- plain --------------------------------------------------------------------------------------------
-// y = a + b, in place allowed.
-void add(int count, const float* a, const float* b, float* y, Stream stream);
+// y = alpha * a + beta * b, in place allowed.
+void add(int count, float alpha, const float* a, float beta, const float* b, float* y, Stream stream);
 
 // Copies between two devices of this build (device ordinals; ignored where there is one memory).
 void copy(void* target, int target_device, const void* source, int source_device, size_t bytes,

@@ -134,14 +134,14 @@ struct FcProblem {
   bool operator==(const FcProblem& o) const { return n == o.n && c == o.c && k == o.k; }
 };
 
-// A matrix[rows, k] summed over its rows: the gradient of a bias added to each row.
+// A bias[k] added to each row of a matrix[rows, k]; its gradient is a sum over the rows.
 struct BiasProblem {
   int rows, k;
 
   static BiasProblem make(int rows, int k) {
     detail::at_least("rows", rows, 1);
     detail::at_least("k", k, 1);
-    detail::fits("dy", {rows, k});
+    detail::fits("the matrix", {rows, k});
     return {rows, k};
   }
 
@@ -242,16 +242,39 @@ struct LrnProblem {
 // y = x * scale where a Philox draw keeps the element, else 0; an element is kept with probability `keep`.
 // Element i takes word i % 4 of Philox4x32-10 with key `seed` and counter (i / 4, 0, subsequence), and is
 // kept if that word is below keep * 2^32. The mask depends on nothing else.
+//
+// The call may serve a part of a tensor, as the towers of a network do: `columns` columns, beginning with
+// `first`, of a matrix whose rows have row_stride elements. Element i of the part has the index in the
+// matrix, and so its mask there: (i / columns) * row_stride + first + i % columns. With columns = 0 the call
+// serves the whole tensor, which is held as one row.
 struct DropoutProblem {
   int count;
   float keep, scale;
   uint64_t seed, subsequence;
+  int columns, row_stride, first;
 
-  static DropoutProblem make(int count, float keep, float scale, uint64_t seed, uint64_t subsequence) {
+  static DropoutProblem make(int count, float keep, float scale, uint64_t seed, uint64_t subsequence,
+                             int columns, int row_stride, int first) {
     detail::at_least("count", count, 1);
     detail::require(keep > 0 && keep <= 1, "keep must be above 0 and at most 1");
-    return {count, keep, scale, seed, subsequence};
+    detail::at_least("columns", columns, 0);
+    if (columns == 0) {
+      detail::require(row_stride == 0 && first == 0, "columns must be given with row_stride and first");
+      return {count, keep, scale, seed, subsequence, count, count, 0};
+    }
+    detail::require(count % columns == 0, "columns (" + std::to_string(columns) + ") must divide count (" +
+                                              std::to_string(count) + ")");
+    detail::at_least("first", first, 0);
+    detail::require(int64_t{first} + columns <= row_stride, "row_stride must be at least first + columns, " +
+                                                                std::to_string(int64_t{first} + columns) +
+                                                                ", not " + std::to_string(row_stride));
+    const int64_t last = int64_t{count / columns - 1} * row_stride + first + columns - 1;
+    detail::require(last <= INT32_MAX, "row_stride is too large: the last index would be " +
+                                           std::to_string(last) + ", above 2^31 - 1");
+    return {count, keep, scale, seed, subsequence, columns, row_stride, first};
   }
+
+  bool whole() const { return columns == count && first == 0; }
 
   // As 64 bits, so that keep = 1 keeps every 32-bit word.
   uint64_t threshold() const { return static_cast<uint64_t>(static_cast<double>(keep) * 4294967296.0); }

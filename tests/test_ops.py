@@ -44,6 +44,7 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "fc_fprop": lambda: {"x": floats(3, 5), "w": floats(4, 5), "bias": floats(4)},
     "fc_dgrad": lambda: {"dy": floats(3, 4), "w": floats(4, 5)},
     "fc_wgrad": lambda: {"x": floats(3, 5), "dy": floats(3, 4)},
+    "bias_add": lambda: {"x": floats(*X), "bias": floats(4), "relu": True},
     "bias_grad": lambda: {"dy": floats(*X)},
     "relu_forward": lambda: {"x": floats(*X)},
     "relu_backward": lambda: {"y": floats(*X), "dy": floats(*X)},
@@ -270,6 +271,7 @@ DETERMINED = {
     "fc_fprop": {"w": 1, "bias": 0},
     "fc_dgrad": {"dy": 1},
     "fc_wgrad": {"dy": 0},
+    "bias_add": {"bias": 0},
     "relu_backward": {"dy": 0},
     "neuron_backward": {"y": 1, "dy": 2},
     "lrn_backward": {"dy": 3},
@@ -283,7 +285,7 @@ DETERMINED = {
 }
 # The first array of these may have any rank.
 ANY_RANK = {
-    "bias_grad", "relu_forward", "relu_backward", "neuron_forward", "neuron_backward", "dropout",
+    "bias_add", "bias_grad", "relu_forward", "relu_backward", "neuron_forward", "neuron_backward", "dropout",
     "sgd_update", "add",
 }  # fmt: skip
 
@@ -293,7 +295,8 @@ def bad_arrays() -> list[Bad]:
     for function, good in GOOD.items():
         for position, name in enumerate(arrays_of(good())):
             for what, make in CORRUPTIONS.items():
-                harmless = (what, name) in HARMLESS or (what == "missing" and name in OPTIONAL)
+                optional = name in OPTIONAL and function != "bias_add"
+                harmless = (what, name) in HARMLESS or (what == "missing" and optional)
                 if not harmless:
                     cases.append(Bad(function, what, name, gone_wrong(name, make)))
             if function not in ANY_RANK or position > 0:
@@ -408,6 +411,11 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (["dropout"], "keep", [0.0, -0.5, 1.5, NAN, "0.5", None]),
     (["dropout"], "seed", [-1, 2**64, 0.5, None]),
     (["dropout"], "subsequence", [-1, 2**64, "0"]),
+    (["dropout"], "columns", [-1, 7, 2.0]),
+    (["dropout"], "row_stride", [-1, 3.0, 2**31]),
+    (["dropout"], "first", [-1, "0", 2**31]),
+    (["add"], "alpha", ["1", None]),
+    (["add"], "beta", ["1", None]),
     (["softmax_cross_entropy_backward", "input_transform"], "scale", ["1", None]),
     (["sgd_update"], "lr", ["0.1", None]),
     (["sgd_update"], "momentum", ["0.9"]),

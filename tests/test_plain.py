@@ -7,7 +7,7 @@ import pytest
 
 from cconvnet._problem import NeuronProblem
 from cconvnet.backends import Device, copy
-from cconvnet.testing.check import OPERATIONS, check
+from cconvnet.testing.check import OPERATIONS, check, make_inputs, run
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 31, 256, 1027])
@@ -17,6 +17,28 @@ def test_add(device: Device, count: int) -> None:
     check("add", problem, device, data="real", offset=4)
     for operand in ("a", "b"):
         check("add", problem, device, in_place=operand)
+
+
+@pytest.mark.parametrize("scales", [(2, 1), (1, -1), (0.5, 3), (0, 1), (-1, 0)], ids=str)
+@pytest.mark.parametrize("count", [1, 31, 1028])
+def test_add_of_multiples(device: Device, count: int, scales: tuple[float, float]) -> None:
+    problem, options = NeuronProblem(count), dict(zip(("alpha", "beta"), scales, strict=True))
+    check("add", problem, device, **options)
+    check("add", problem, device, data="real", offset=4, **options)
+    for operand in ("a", "b"):
+        check("add", problem, device, in_place=operand, **options)
+
+
+def test_add_rounds_once(device: Device) -> None:
+    """With the factors left out, or both 1, the sum is that of plain addition, to the bit."""
+    a, b = (make_inputs("relu_forward", NeuronProblem(4099), "real", seed)["x"] for seed in (1, 2))
+    a[:4], b[:4] = [np.inf, -0.0, 0.0, 1e38], [1, -0.0, -0.0, 3e38]
+    for factors in ({}, {"alpha": 1.0, "beta": 1.0}):
+        with np.errstate(over="ignore"):
+            wanted = a + b
+        assert run("add", NeuronProblem(4099), device, {"a": a, "b": b, **factors})["y"].tobytes() == (
+            wanted.tobytes()
+        )
 
 
 def test_copy(device: Device) -> None:

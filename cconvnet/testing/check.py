@@ -106,6 +106,10 @@ def _wgrad(o: Any, draw: Draw) -> dict[str, Any]:
     return {"x": draw(o.x_shape), "dy": draw(o.y_shape)}
 
 
+def _bias_add(o: BiasProblem, draw: Draw, relu: bool = False) -> dict[str, Any]:
+    return {"x": draw((o.rows, o.k)), "bias": draw(o.k), "relu": relu}
+
+
 def _neuron_x(o: NeuronProblem, draw: Draw) -> Array:
     if o.neuron != "sqrt":
         return draw(o.count)
@@ -152,6 +156,11 @@ def _input_transform(
     }
 
 
+def _add(o: NeuronProblem, draw: Draw, alpha: float = 1.0, beta: float = 1.0) -> dict[str, Any]:
+    scales = {} if alpha == beta == 1 else {"alpha": alpha, "beta": beta}
+    return {"a": draw(o.count), "b": draw(o.count), **scales}
+
+
 @dataclass(frozen=True)
 class Operation:
     """What a call of one operation looks like: ``f([problem,] inputs, outputs[, workspace])``.
@@ -160,6 +169,7 @@ class Operation:
         inputs: makes the inputs (arrays, None, numbers) by name.
         outputs: the shape of each output; an output that is also an input is updated.
         in_place: the inputs that the output may be.
+        keywords: the inputs that are passed by name.
         elementwise: errors are counted in units of each element (compare.assert_close).
         has_problem: whether the problem is an argument; otherwise a NeuronProblem says the size.
     """
@@ -167,6 +177,7 @@ class Operation:
     inputs: Callable[..., dict[str, Any]]
     outputs: Callable[[Any], Shapes]
     in_place: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
     elementwise: bool = False
     has_problem: bool = True
     has_workspace: bool = False
@@ -193,6 +204,7 @@ OPERATIONS: dict[str, Operation] = {
     "fc_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
     "fc_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
     "fc_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),
+    "bias_add": Operation(_bias_add, lambda o: {"y": (o.rows, o.k)}, in_place=("x",), elementwise=True),
     "bias_grad": Operation(lambda o, draw: {"dy": draw((o.rows, o.k))}, _shape(db="k"), has_workspace=True),
     "relu_forward": Operation(
         lambda o, draw: {"x": draw(o.count)}, in_place=("x",), has_problem=False, **_ELEMENTS
@@ -237,12 +249,7 @@ OPERATIONS: dict[str, Operation] = {
         lambda o, draw: {name: draw(o.count) for name in "gvw"}, _shape(v="count", w="count")
     ),
     "input_transform": Operation(_input_transform, lambda o: {"y": (o.n, o.p, o.q, o.c)}),
-    "add": Operation(
-        lambda o, draw: {"a": draw(o.count), "b": draw(o.count)},
-        in_place=("a", "b"),
-        has_problem=False,
-        **_ELEMENTS,
-    ),
+    "add": Operation(_add, in_place=("a", "b"), keywords=("alpha", "beta"), has_problem=False, **_ELEMENTS),
 }
 
 _OUTPUT_TYPES = {"rank": np.int32}
@@ -316,7 +323,8 @@ def run(
             outputs[name] = Buffer(device, shape, dtype, offset=offset)
 
     arguments: list[Any] = [problem] if spec.has_problem else []
-    arguments += [buffers[name].array if name in buffers else inputs[name] for name in inputs]
+    positional = [name for name in inputs if name not in spec.keywords]
+    arguments += [buffers[name].array if name in buffers else inputs[name] for name in positional]
     arguments += [buffer.array for name, buffer in outputs.items() if name not in inputs]
     workspace = None
     if spec.has_workspace:
@@ -331,7 +339,7 @@ def run(
         arguments.append(impl)
 
     with device:
-        getattr(device.module, operation)(*arguments)
+        getattr(device.module, operation)(*arguments, **{n: inputs[n] for n in spec.keywords if n in inputs})
     device.synchronize()
 
     for name, buffer in {**buffers, **outputs}.items():
@@ -374,8 +382,9 @@ def check(
 ) -> None:
     """Tests one operation as the module's text says; AssertionError if it fails.
 
-    `options` are the operation's own: ``bias``, ``relu`` (fprop), ``mean``, ``shift`` (input_transform),
-    ``scale``. `nonzero` and `floor` are those of compare.assert_exact and compare.assert_close.
+    `options` are the operation's own: ``bias``, ``relu`` (fprop, bias_add), ``mean``, ``shift``
+    (input_transform), ``scale``, ``alpha``, ``beta`` (add). `nonzero` and `floor` are those of
+    compare.assert_exact and compare.assert_close.
     """
     device = get_device(device)
     spec = OPERATIONS[operation]

@@ -21,6 +21,7 @@ _OPERATIONS = {
     "fc_fprop": (5, 1),
     "fc_dgrad": (3, 1),
     "fc_wgrad": (3, 1),
+    "bias_add": (4, 1),
     "bias_grad": (2, 1),
     "relu_forward": (1, 1),
     "relu_backward": (2, 1),
@@ -37,7 +38,6 @@ _OPERATIONS = {
     "softmax_cross_entropy_forward": (3, 3),
     "softmax_cross_entropy_backward": (4, 1),
     "input_transform": (8, 1),
-    "add": (2, 1),
 }
 
 
@@ -87,6 +87,11 @@ class NumpyModule:
         with np.errstate(all="ignore"):
             for target, value in zip((v, w), reference.sgd_update(problem, g, v, w), strict=True):
                 _write(target, value)
+
+    @staticmethod
+    def add(a: Any, b: Any, y: Any, stream: int = 0, alpha: float = 1.0, beta: float = 1.0) -> None:
+        with np.errstate(all="ignore"):
+            _write(y, reference.add(a, b, alpha, beta))
 
     @staticmethod
     def copy(target: Any, target_device: int, source: Any, source_device: int, stream: int = 0) -> None:

@@ -433,7 +433,14 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         case "dropout":
             keep, scale = float(random.choice([0.25, 0.5, 0.9, 1.0])), float(random.choice([1.0, 2.0]))
             draws = (int(v) for v in random.integers(0, 2**63, 2))
-            problem = DropoutProblem(_size(random, 5000), keep, scale, *draws)
+            rows, columns = _size(random, 70), _size(random, 70)
+            if random.random() < 0.5:
+                problem = DropoutProblem(rows * columns, keep, scale, *draws)
+            else:
+                first = int(random.integers(0, 50))
+                stride = first + columns + int(random.integers(0, 50))
+                part = {"columns": columns, "row_stride": stride, "first": first}
+                problem = DropoutProblem(rows * columns, keep, scale, *draws, **part)
         case "softmax":
             problem, arguments["data"] = SoftmaxProblem(_size(random, 60), _size(random, 300)), "real"
         case "sgd":
@@ -453,6 +460,11 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
     if sums and min(math.prod(shape) for shape in operations[operation].outputs(problem).values()) < 64:
         # The errors of a few long sums are no measure: either side may be lucky.
         arguments["data"] = "exact"
+    if operation == "bias_add":
+        arguments["relu"] = bool(random.integers(0, 2))
+    if operation == "add" and random.random() < 0.5:
+        # Few enough bits that every product and sum of integers is exact.
+        arguments["alpha"], arguments["beta"] = (float(v) for v in random.choice([-1, 0, 0.5, 1, 3], 2))
     if operation.endswith("fprop"):
         arguments["bias"], arguments["relu"] = (bool(v) for v in random.integers(0, 2, 2))
     if operation == "input_transform":

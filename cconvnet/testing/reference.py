@@ -156,6 +156,11 @@ def fc_wgrad(problem: Any, x: Array, dy: Array) -> Array:
 # ---- bias ----------------------------------------------------------------------------------------
 
 
+def bias_add(problem: Any, x: Array, bias: Array, relu: bool = False) -> Array:
+    """y[rows,K] = x[rows,K] + bias[K], then max(0, .) if `relu`."""
+    return _bias_relu(_float(x, (problem.rows, problem.k)), bias, relu)
+
+
 def bias_grad(problem: Any, dy: Array) -> Array:
     """db[K] = the sum of dy[rows,K] over its rows."""
     # Row by row; NumPy's sum would add a single column pairwise.
@@ -354,12 +359,14 @@ def philox4x32_10(counter: Array, key: Array) -> Array:
 
 def dropout_mask(problem: Any) -> Array:
     """bool[count]: which elements are kept."""
-    blocks = -(-problem.count // 4)
-    counter = np.zeros((blocks, 4), dtype=np.uint64)
-    counter[:, 0] = np.arange(blocks)
+    i = np.arange(problem.count)
+    index = i // problem.columns * problem.row_stride + problem.first + i % problem.columns
+    blocks, own = np.unique(index // 4, return_inverse=True)
+    counter = np.zeros((blocks.size, 4), dtype=np.uint64)
+    counter[:, 0] = blocks
     counter[:, 2:] = problem.subsequence & 0xFFFFFFFF, problem.subsequence >> 32
     key = np.array([problem.seed & 0xFFFFFFFF, problem.seed >> 32], dtype=np.uint64)
-    words = philox4x32_10(counter, key).reshape(-1)[: problem.count]
+    words = philox4x32_10(counter, key)[own, index % 4]
     return words < np.uint64(float(np.float32(problem.keep)) * 2.0**32)
 
 
@@ -459,6 +466,6 @@ def input_transform(
 # ---- plain ---------------------------------------------------------------------------------------
 
 
-def add(a: Array, b: Array) -> Array:
-    """y = a + b."""
-    return _float(a) + _float(b)
+def add(a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0) -> Array:
+    """y = alpha * a + beta * b."""
+    return alpha * _float(a) + beta * _float(b)
