@@ -339,6 +339,28 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
       "problem"_a, "dy"_a, "dx"_a, "stream"_a = 0);
 
   m.def(
+      "eltmax_forward",
+      [](py::object a, py::object b, py::object y, uintptr_t stream) {
+        const int count = count_of(a, "a");
+        const float* pa = in(a, "a", count);
+        const float* pb = in(b, "b", count);
+        float* py_ = out(y, "y", count);
+        without_gil([&] { eltmax_forward(count, pa, pb, py_, stream_of(stream)); });
+      },
+      "a"_a, "b"_a, "y"_a, "stream"_a = 0);
+  m.def(
+      "eltmax_backward",
+      [](py::object x, py::object y, py::object dy, py::object dx, uintptr_t stream) {
+        const int count = count_of(x, "x");
+        const float* px = in(x, "x", count);
+        const float* py_ = in(y, "y", count);
+        const float* pdy = in(dy, "dy", count);
+        float* pdx = out(dx, "dx", count);
+        without_gil([&] { eltmax_backward(count, px, py_, pdy, pdx, stream_of(stream)); });
+      },
+      "x"_a, "y"_a, "dy"_a, "dx"_a, "stream"_a = 0);
+
+  m.def(
       "dropout",
       [](const DropoutProblem& problem, py::object x, py::object y, uintptr_t stream) {
         const float* px = in(x, "x", problem.count);

@@ -546,6 +546,34 @@ def avgpool_backward(
     return dx
 
 
+# ---- elementwise maximum -----------------------------------------------------------------------------------
+
+
+def eltmax_forward(
+    a: Array, b: Array, *, out: Array | None = None, device: str | Device | None = None
+) -> Array:
+    """The larger of a and b, arrays of one shape; NaN wins. In place allowed (``out=a`` or ``out=b``)."""
+    call = _Call(device, a=a, b=b)
+    a = call.get("a", "any")
+    b = call.shaped("b", a.shape)
+    y = call.output(out, a.shape, in_place=("a", "b"))
+    call.module.eltmax_forward(a, b, y, call.stream)
+    return y
+
+
+def eltmax_backward(
+    x: Array, y: Array, dy: Array, *, out: Array | None = None, device: str | Device | None = None
+) -> Array:
+    """``dx`` = dy where the input x equals the maximum y, else 0: ties get all of it, as in cuda-convnet. In
+    place allowed (``out=dy``)."""
+    call = _Call(device, x=x, y=y, dy=dy)
+    x = call.get("x", "any")
+    y, dy = call.shaped("y", x.shape), call.shaped("dy", x.shape)
+    dx = call.output(out, x.shape, in_place=("dy",))
+    call.module.eltmax_backward(x, y, dy, dx, call.stream)
+    return dx
+
+
 # ---- dropout -----------------------------------------------------------------------------------------------
 
 

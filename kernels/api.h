@@ -108,6 +108,14 @@ void maxpool_backward(const PoolProblem& problem, const float* x, const float* y
 void avgpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream);
 void avgpool_backward(const PoolProblem& problem, const float* dy, float* dx, Stream stream);
 
+// ---- elementwise maximum --------------------------------------------------------------------------------
+// eltmax_forward   y = the larger of a and b, NaN if either is NaN; in place allowed. A maximum of more
+//                  tensors is a chain of calls.
+// eltmax_backward  dx = x == y ? dy : 0, for each input x of the maximum y; in place allowed (dx = dy). Every
+//                  tied input receives the whole gradient. Source: cuda-convnet's eltmax layer.
+void eltmax_forward(int count, const float* a, const float* b, float* y, Stream stream);
+void eltmax_backward(int count, const float* x, const float* y, const float* dy, float* dx, Stream stream);
+
 // ---- dropout --------------------------------------------------------------------------------------------
 // In place allowed. The backward pass is the same call on dy: the mask is drawn again, not stored.
 // Source: Salmon et al. 2011 for Philox4x32-10.

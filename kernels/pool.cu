@@ -6,6 +6,7 @@
 // serve what is read again.
 #include <cmath>
 
+#include "larger.h"
 #include "vector.cuh"
 
 namespace cconvnet {
@@ -72,11 +73,7 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const 
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
         const float v = value.lane[i];
-        if (POOLING == Pooling::average) {
-          result.lane[i] += v;
-        } else if (v > result.lane[i] || v != v) {  // a NaN is taken, and nothing is larger than it
-          result.lane[i] = v;
-        }
+        result.lane[i] = POOLING == Pooling::max ? larger(v, result.lane[i]) : result.lane[i] + v;
       }
       address += problem.c;
     }

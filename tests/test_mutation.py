@@ -34,6 +34,7 @@ TESTS: dict[str, list[str]] = {
     "conv_fprop.cu": ["test_conv.py", "-k", "conv_fprop or bias"],
     "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad"],
     "dropout.cu": ["test_dropout.py"],
+    "eltmax.cu": ["test_eltmax.py"],
     "fc.cu": ["test_fc.py"],
     "input_transform.cu": ["test_input_transform.py"],
     "lrn.cu": ["test_lrn.py"],

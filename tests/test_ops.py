@@ -58,6 +58,8 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "maxpool_backward": lambda: {"x": floats(*X), "y": floats(*POOLED), "dy": floats(*POOLED)},
     "avgpool_forward": lambda: {"x": floats(*X)},
     "avgpool_backward": lambda: {"dy": floats(*POOLED), "x_shape": X},
+    "eltmax_forward": lambda: {"a": floats(*X), "b": -floats(*X)},
+    "eltmax_backward": lambda: {"x": floats(*X), "y": abs(floats(*X)), "dy": floats(*X)},
     "dropout": lambda: {"x": floats(*X), "keep": 0.5, "seed": 3},
     "softmax_forward": lambda: {"logits": floats(3, 7)},
     "softmax_cross_entropy_forward": lambda: {
@@ -277,6 +279,8 @@ DETERMINED = {
     "lrn_backward": {"dy": 3},
     "maxpool_backward": {"y": 0, "dy": 1},
     "avgpool_backward": {"dy": 2},
+    "eltmax_forward": {"b": 3},
+    "eltmax_backward": {"y": 0, "dy": 1},
     "softmax_cross_entropy_forward": {"labels": 0},
     "softmax_cross_entropy_backward": {"labels": 0},
     "sgd_update": {"v": 3, "w": 1},
@@ -286,7 +290,7 @@ DETERMINED = {
 # The first array of these may have any rank.
 ANY_RANK = {
     "bias_add", "bias_grad", "relu_forward", "relu_backward", "neuron_forward", "neuron_backward", "dropout",
-    "sgd_update", "add",
+    "sgd_update", "eltmax_forward", "eltmax_backward", "add",
 }  # fmt: skip
 
 
@@ -348,6 +352,7 @@ def bad_outputs() -> list[Bad]:
         "lrn_forward": ["x"],
         "lrn_backward": ["x", "dy"],
         "maxpool_backward": ["x"],
+        "eltmax_backward": ["x", "y"],
     }
     for function, names in same.items():
         for name in names:
@@ -506,7 +511,9 @@ def test_a_module_never_leaves_its_buffers(device: Device, operation: str, what:
     if spec.has_workspace:
         tail.append(device.zeros(getattr(device.module, f"{operation}_workspace")(problem) + 1, np.uint8))
     # The size of these is whatever their first array's is.
-    free = {"relu_forward": "x", "relu_backward": "y", "add": "a"}.get(operation)
+    free = {
+        "relu_forward": "x", "relu_backward": "y", "eltmax_forward": "a", "eltmax_backward": "x", "add": "a",
+    }.get(operation)  # fmt: skip
     for name, array in arrays.items():
         if not hasattr(array, "shape"):
             continue

@@ -129,6 +129,11 @@ def _maxpool_backward(o: PoolProblem, draw: Draw) -> dict[str, Any]:
     return {"x": x, "y": _rounded(reference.maxpool_forward(o, x)), "dy": draw(o.y_shape)}
 
 
+def _eltmax_backward(o: NeuronProblem, draw: Draw) -> dict[str, Any]:
+    x, other = draw(o.count), draw(o.count)
+    return {"x": x, "y": _rounded(reference.eltmax_forward(x, other)), "dy": draw(o.count)}
+
+
 def _logits(o: SoftmaxProblem, draw: Draw) -> Array:
     return 3 * draw((o.n, o.k))
 
@@ -228,6 +233,15 @@ OPERATIONS: dict[str, Operation] = {
     "maxpool_backward": Operation(_maxpool_backward, _shape(dx="x_shape")),
     "avgpool_forward": Operation(lambda o, draw: {"x": draw(o.x_shape)}, _shape(y="y_shape")),
     "avgpool_backward": Operation(lambda o, draw: {"dy": draw(o.y_shape)}, _shape(dx="x_shape")),
+    "eltmax_forward": Operation(
+        lambda o, draw: {"a": draw(o.count), "b": draw(o.count)},
+        in_place=("a", "b"),
+        has_problem=False,
+        **_ELEMENTS,
+    ),
+    "eltmax_backward": Operation(
+        _eltmax_backward, _shape(dx="count"), in_place=("dy",), elementwise=True, has_problem=False
+    ),
     "dropout": Operation(lambda o, draw: {"x": draw(o.count)}, in_place=("x",), **_ELEMENTS),
     "softmax_forward": Operation(
         lambda o, draw: {"logits": _logits(o, draw)},

@@ -33,6 +33,8 @@ _OPERATIONS = {
     "maxpool_backward": (4, 1),
     "avgpool_forward": (2, 1),
     "avgpool_backward": (2, 1),
+    "eltmax_forward": (2, 1),
+    "eltmax_backward": (3, 1),
     "dropout": (2, 1),
     "softmax_forward": (2, 1),
     "softmax_cross_entropy_forward": (3, 3),

@@ -420,7 +420,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             problem = FcProblem(_size(random, 70), _size(random, 600), _size(random, 150))
         case "bias":
             problem = BiasProblem(_size(random, 2000), _size(random, 150))
-        case "relu" | "add":
+        case "relu" | "add" | "eltmax":
             problem = NeuronProblem(_size(random, 5000))
         case "neuron":
             problem = _random_neuron(random, arguments["data"])

@@ -331,6 +331,19 @@ def avgpool_backward(problem: Any, dy: Array) -> Array:
     return gradients.image.copy()
 
 
+# ---- elementwise maximum -------------------------------------------------------------------------
+
+
+def eltmax_forward(a: Array, b: Array) -> Array:
+    """y = the larger of a and b, NaN if either is NaN."""
+    return np.maximum(_float(a), _float(b))
+
+
+def eltmax_backward(x: Array, y: Array, dy: Array) -> Array:
+    """dx = dy where the input x is the maximum y, else 0."""
+    return np.where(_float(x) == _float(y), _float(dy), 0)
+
+
 # ---- dropout -------------------------------------------------------------------------------------
 
 

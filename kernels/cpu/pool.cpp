@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "api.h"
+#include "larger.h"
 #include "parallel.h"
 
 namespace cconvnet {
@@ -42,11 +43,7 @@ CCONVNET_CLONES void maxpool_forward_row(const PoolProblem& o, const float* x, i
       for (int j = columns.begin; j < columns.end; ++j) {
         const float* values = x + (int64_t{i} * o.w + j) * o.c;
 #pragma omp simd
-        for (int c = 0; c < o.c; ++c) {
-          // A NaN takes the place of any number and is never replaced.
-          const bool takes = (values[c] > largest[c]) | (values[c] != values[c]);
-          largest[c] = takes ? values[c] : largest[c];
-        }
+        for (int c = 0; c < o.c; ++c) largest[c] = larger(values[c], largest[c]);
       }
     }
   }
