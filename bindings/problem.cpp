@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -74,12 +75,6 @@ const char* conv_rounding(const ConvProblem& o) {
              : "ceil";
 }
 
-const char* pool_rounding(const PoolProblem& o) {
-  const PoolProblem floor = PoolProblem::make(o.n, o.h, o.w, o.c, o.window_h, o.window_w, o.stride_h,
-                                              o.stride_w, o.pad_h, o.pad_w, Rounding::floor);
-  return floor.p == o.p && floor.q == o.q ? "floor" : "ceil";
-}
-
 std::string repr(const ConvProblem& o) {
   return Repr("ConvProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
              "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
@@ -104,7 +99,7 @@ std::string repr(const PoolProblem& o) {
   return Repr("PoolProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("window",
                                                                      std::make_pair(o.window_h, o.window_w))(
              "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
-             "rounding", pool_rounding(o))
+             "outputs", std::make_pair(o.p, o.q))
       .done();
 }
 
@@ -207,14 +202,20 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("a", &NeuronProblem::a)
       .def_readonly("b", &NeuronProblem::b);
 
-  problem<PoolProblem>(m, "PoolProblem", "x[n,h,w,c], y[n,p,q,c]; pairs are (vertical, horizontal).")
+  problem<PoolProblem>(m, "PoolProblem",
+                       "x[n,h,w,c], y[n,p,q,c]; pairs are (vertical, horizontal). outputs (p, q) takes the "
+                       "place of rounding.")
       .def(py::init([](int n, int h, int w, int c, Pair window, Pair stride, Pair padding,
-                       const std::string& rounding) {
+                       const std::string& rounding, std::optional<Pair> outputs) {
+             if (outputs) {
+               for (int count : *outputs) detail::at_least("outputs", count, 1);
+             }
+             const auto [p, q] = outputs.value_or(Pair{0, 0});
              return PoolProblem::make(n, h, w, c, window[0], window[1], stride[0], stride[1], padding[0],
-                                      padding[1], from_name(kRoundings, "rounding", rounding));
+                                      padding[1], from_name(kRoundings, "rounding", rounding), p, q);
            }),
            "n"_a, "h"_a, "w"_a, "c"_a, "window"_a = Pair{3, 3}, "stride"_a = Pair{2, 2},
-           "padding"_a = Pair{0, 0}, "rounding"_a = "floor")
+           "padding"_a = Pair{0, 0}, "rounding"_a = "floor", "outputs"_a = py::none())
       .def_readonly("n", &PoolProblem::n)
       .def_readonly("h", &PoolProblem::h)
       .def_readonly("w", &PoolProblem::w)

@@ -67,6 +67,7 @@ class PoolProblem:
         stride: _Pair = ...,
         padding: _Pair = ...,
         rounding: str = ...,
+        outputs: _Pair | None = ...,
     ) -> None: ...
     n: int
     h: int

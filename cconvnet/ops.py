@@ -477,7 +477,7 @@ def lrn_backward(
 
 
 def _pool_problem(
-    shape: Sequence[int], window: Pair, stride: Pair, padding: Pair, rounding: str
+    shape: Sequence[int], window: Pair, stride: Pair, padding: Pair, rounding: str, outputs: Pair | None
 ) -> PoolProblem:
     n, h, w, c = shape
     return PoolProblem(
@@ -485,21 +485,26 @@ def _pool_problem(
         h,
         w,
         c,
-        _pair("window", window),
-        _pair("stride", stride),
-        _pair("padding", padding, 0),
-        _text("rounding", rounding),
+        window=_pair("window", window),
+        stride=_pair("stride", stride),
+        padding=_pair("padding", padding, 1 - 2**31),
+        rounding=_text("rounding", rounding),
+        outputs=None if outputs is None else _pair("outputs", outputs),
     )
 
 
 def maxpool_forward(
     x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
-    out: Array | None = None, device: str | Device | None = None,
+    outputs: Pair | None = None, out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``y[N,P,Q,C]``, the largest value of each window of x[N,H,W,C], clipped to the image; NaN wins."""
+    """``y[N,P,Q,C]``, the largest value of each window of x[N,H,W,C], clipped to the image; NaN wins.
+
+    For all pools, window p begins at pixel ``p * stride - padding``; a negative padding begins inside the
+    image. `outputs` (P, Q) says how many windows there are, in place of `rounding`; each must hold a pixel.
+    """
     call = _Call(device, x=x)
     x = call.get("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding)
+    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y = call.output(out, problem.y_shape)
     call.module.maxpool_forward(problem, x, y, call.stream)
     return y
@@ -507,12 +512,13 @@ def maxpool_forward(
 
 def maxpool_backward(
     x: Array, y: Array, dy: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
-    rounding: str = "floor", out: Array | None = None, device: str | Device | None = None,
+    rounding: str = "floor", outputs: Pair | None = None, out: Array | None = None,
+    device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``: each window's dy goes to every element that equals its maximum, as in cuda-convnet."""
     call = _Call(device, x=x, y=y, dy=dy)
     x = call.get("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding)
+    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y, dy = call.shaped("y", problem.y_shape), call.shaped("dy", problem.y_shape)
     dx = call.output(out, x.shape)
     call.module.maxpool_backward(problem, x, y, dy, dx, call.stream)
@@ -521,12 +527,12 @@ def maxpool_backward(
 
 def avgpool_forward(
     x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
-    out: Array | None = None, device: str | Device | None = None,
+    outputs: Pair | None = None, out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,C]``, the mean of each window of x[N,H,W,C], over the part inside the image."""
     call = _Call(device, x=x)
     x = call.get("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding)
+    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y = call.output(out, problem.y_shape)
     call.module.avgpool_forward(problem, x, y, call.stream)
     return y
@@ -534,12 +540,13 @@ def avgpool_forward(
 
 def avgpool_backward(
     dy: Array, x_shape: Sequence[int], *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
-    rounding: str = "floor", out: Array | None = None, device: str | Device | None = None,
+    rounding: str = "floor", outputs: Pair | None = None, out: Array | None = None,
+    device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``: each window's dy, divided by its clipped size, goes to all its elements."""
     call = _Call(device, dy=dy)
     dy = call.get("dy", "N,P,Q,C")
-    problem = _pool_problem(_image_shape("x_shape", x_shape), window, stride, padding, rounding)
+    problem = _pool_problem(_image_shape("x_shape", x_shape), window, stride, padding, rounding, outputs)
     call.shaped("dy", problem.y_shape)
     dx = call.output(out, problem.x_shape)
     call.module.avgpool_backward(problem, dy, dx, call.stream)

@@ -98,8 +98,7 @@ void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, fl
 // ---- pooling --------------------------------------------------------------------------------------------
 // maxpool_forward   y = the largest value of the clipped window; NaN if the window holds one.
 // maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the
-// whole
-//                   gradient, as in cuda-convnet.
+//                   whole gradient, as in cuda-convnet.
 // avgpool_forward   y = the mean over the clipped window.
 // avgpool_backward  dx = the sum over the windows that hold x of dy / (size of the clipped window).
 void maxpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream);

@@ -45,10 +45,12 @@ __device__ __forceinline__ Range window(int index, int stride, int pad, int size
   return {max(begin, 0), min(begin + size, image)};
 }
 
-// The windows that hold coordinate `i`: those with index*stride <= i + pad < index*stride + size.
+// The windows that hold coordinate `i`: those with index*stride <= i + pad < index*stride + size. With a
+// negative padding the first ones hold none.
 __device__ __forceinline__ Range windows_holding(int i, const Divider& stride, int pad, int size,
                                                  int windows) {
   const int padded = i + pad;
+  if (padded < 0) return {0, 0};
   return {padded < size ? 0 : stride.quotient(padded - size) + 1, min(stride.quotient(padded) + 1, windows)};
 }
 

@@ -49,6 +49,29 @@ inline int windows(const char* window_name, int size, int window, int padding, i
   return static_cast<int>((room + up) / stride) + 1;
 }
 
+// The number of a pool's windows along one axis, "h" or "w": `given` unless that is 0. Each holds a pixel.
+inline int pool_windows(const std::string& axis, int size, int window, int padding, int stride,
+                        Rounding rounding, int given) {
+  const std::string pad = "pad_" + axis, window_name = "window_" + axis;
+  require(padding < window, pad + " must be smaller than " + window_name);
+  require(padding > -size, pad + " must be above " + std::to_string(-size) +
+                               ", where the first window would begin behind the image, not " +
+                               std::to_string(padding));
+  // Windows that begin at the last pixel or before; the others are empty, as in Caffe and PyTorch.
+  const int64_t most = (int64_t{size} - 1 + padding) / stride + 1;
+  require(given <= most, "outputs must be at most " + std::to_string(most) + " along " + axis + ", not " +
+                             std::to_string(given) + ": each window must hold a pixel");
+  const int count = given > 0
+                        ? given
+                        : static_cast<int>(std::min<int64_t>(
+                              most, windows(window_name.c_str(), size, window, padding, stride, rounding)));
+  // Kernels form coordinates such as p*stride - pad + window in int.
+  require(int64_t{count} * stride + window - std::min(padding, 0) <= INT32_MAX / 2 &&
+              int64_t{size} + padding <= INT32_MAX,
+          "stride, window or padding is too large along " + axis);
+  return count;
+}
+
 }  // namespace detail
 
 // A convolution, in fact a cross-correlation as everywhere in this field:
@@ -165,8 +188,9 @@ struct NeuronProblem {
   }
 };
 
-// Max and average pooling. Windows are clipped to the image and never empty; an average divides by the
-// clipped window's size.
+// Max and average pooling. Window (p, q) begins at pixel (p*stride_h - pad_h, q*stride_w - pad_w), so with a
+// negative padding the first begins inside the image. Windows are clipped to the image and each holds a pixel
+// of it; an average divides by the clipped window's size. Pixels that no window holds have no gradient.
 struct PoolProblem {
   int n, h, w, c;
   int p, q;
@@ -174,8 +198,9 @@ struct PoolProblem {
   int stride_h, stride_w;
   int pad_h, pad_w;
 
+  // p and q are how many windows there are, or 0: as many as the padded image and `rounding` give.
   static PoolProblem make(int n, int h, int w, int c, int window_h, int window_w, int stride_h, int stride_w,
-                          int pad_h, int pad_w, Rounding rounding) {
+                          int pad_h, int pad_w, Rounding rounding, int p = 0, int q = 0) {
     detail::at_least("n", n, 1);
     detail::at_least("h", h, 1);
     detail::at_least("w", w, 1);
@@ -184,20 +209,10 @@ struct PoolProblem {
     detail::at_least("window_w", window_w, 1);
     detail::at_least("stride_h", stride_h, 1);
     detail::at_least("stride_w", stride_w, 1);
-    detail::at_least("pad_h", pad_h, 0);
-    detail::at_least("pad_w", pad_w, 0);
-    detail::require(pad_h < window_h, "pad_h must be smaller than window_h");
-    detail::require(pad_w < window_w, "pad_w must be smaller than window_w");
-    int p = detail::windows("window_h", h, window_h, pad_h, stride_h, rounding);
-    int q = detail::windows("window_w", w, window_w, pad_w, stride_w, rounding);
-    // A last window that begins beyond the image would be empty: there is none, as in Caffe and PyTorch.
-    if (int64_t{p - 1} * stride_h - pad_h >= h) --p;
-    if (int64_t{q - 1} * stride_w - pad_w >= w) --q;
+    p = detail::pool_windows("h", h, window_h, pad_h, stride_h, rounding, p);
+    q = detail::pool_windows("w", w, window_w, pad_w, stride_w, rounding, q);
     detail::fits("x", {n, h, w, c});
     detail::fits("y", {n, p, q, c});
-    detail::require(int64_t{p} * stride_h + window_h <= INT32_MAX / 2 &&
-                        int64_t{q} * stride_w + window_w <= INT32_MAX / 2,
-                    "stride or window is too large");
     return {n, h, w, c, p, q, window_h, window_w, stride_h, stride_w, pad_h, pad_w};
   }
 

@@ -151,6 +151,28 @@ def test_lrn_average_divides_alpha_by_the_window(device: Device) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_pools_begin_where_they_are_told(device: Device) -> None:
+    """A pool inside the image is the pool of the part of the image that its windows hold."""
+    x = floats(2, 9, 8, 4)
+    part = np.ascontiguousarray(x[:, 1:8, 2:7])
+    where: Arguments = {"window": 3, "stride": 2, "padding": (-1, -2), "outputs": (3, 2), "device": device}
+    for pool in ("maxpool", "avgpool"):
+        forward, backward = (getattr(ops, f"{pool}_{direction}") for direction in ("forward", "backward"))
+        y = forward(device.array(x), **where)
+        same = forward(device.array(part), window=3, stride=2, device=device)
+        np.testing.assert_array_equal(device.host(y), device.host(same))
+        dy = device.array(floats(*y.shape))
+        given, given_part = ((device.array(a), y, dy) for a in (x, part))
+        if pool == "avgpool":
+            given, given_part = (dy, x.shape), (dy, part.shape)
+        dx = device.host(backward(*given, **where))
+        np.testing.assert_array_equal(
+            dx[:, 1:8, 2:7], device.host(backward(*given_part, window=3, stride=2, device=device))
+        )
+        dx[:, 1:8, 2:7] = 0
+        assert not dx.any()
+
+
 def test_top_k_error() -> None:
     rank = np.array([0, 1, 4, 5], np.int32)
     assert [ops.top_k_error(rank, k) for k in (1, 2, 5, 6)] == [0.75, 0.5, 0.25, 0.0]
@@ -411,8 +433,9 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (LRN, "region", ["everywhere", None]),
     (POOL, "window", [0, -3, 99, 2.5]),
     (POOL, "stride", [0, -1, (2, 0)]),
-    (POOL, "padding", [-1, (0, -1), 1.5]),
-    (POOL, "pad_w", [(0, 3), (0, 7)]),
+    (POOL, "padding", [1.5, (0, -1.5), "1", -(2**31)]),
+    (POOL, "pad_w", [(0, 3), (0, 7), (0, -6), (0, 1 - 2**31)]),
+    (POOL, "outputs", [0, -1, (1, 0), (4, 1), (1, 4), 2.5, (1,), "2"]),
     (["dropout"], "keep", [0.0, -0.5, 1.5, NAN, "0.5", None]),
     (["dropout"], "seed", [-1, 2**64, 0.5, None]),
     (["dropout"], "subsequence", [-1, 2**64, "0"]),

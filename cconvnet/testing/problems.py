@@ -300,6 +300,12 @@ POOL = {
     "whole_image": PoolProblem(3, 4, 4, 9, window=(4, 4), stride=(1, 1)),
     "window_beyond_image": PoolProblem(1, 2, 3, 4, window=(4, 4), stride=(1, 1), padding=(2, 2)),
     "rectangular": PoolProblem(2, 5, 12, 4, window=(1, 4), stride=(1, 3)),
+    "begins_inside": PoolProblem(2, 9, 10, 5, window=(3, 3), stride=(2, 2), padding=(-1, -2)),
+    "begins_inside_gaps": PoolProblem(1, 12, 13, 8, window=(2, 3), stride=(3, 4), padding=(-2, -1)),
+    "begins_at_the_last_pixel": PoolProblem(2, 3, 4, 4, padding=(-2, -3), outputs=(1, 1)),
+    "fewer_windows": PoolProblem(2, 9, 11, 12, window=(3, 3), stride=(2, 2), outputs=(3, 2)),
+    "more_windows": PoolProblem(2, 6, 7, 3, window=(3, 3), stride=(2, 2), padding=(1, 0), outputs=(4, 4)),
+    "some_of_the_windows": PoolProblem(1, 11, 8, 6, window=(4, 2), padding=(-3, 1), outputs=(2, 3)),
     "1x1": PoolProblem(2, 3, 4, 5, window=(1, 1), stride=(1, 1)),
     "one_of_each": PoolProblem(1, 1, 1, 1, window=(1, 1), stride=(1, 1)),
 }
@@ -365,16 +371,23 @@ def random_conv(random: np.random.Generator) -> ConvProblem:
 
 def random_pool(random: np.random.Generator, window: tuple[int, int] | None = None) -> PoolProblem:
     window = window or _pair(random, 1, 5)
-    padding = int(random.integers(0, window[0])), int(random.integers(0, window[1]))
-    return PoolProblem(
-        n=_size(random, 4),
+    low = int(random.choice([0, 0, -3]))  # below 0 the first window begins inside the image
+    padding = int(random.integers(low, window[0])), int(random.integers(low, window[1]))
+    arguments: dict[str, Any] = {
+        "n": _size(random, 4),
         **_image(random, window, padding),
-        c=_size(random, 70),
-        window=window,
-        stride=_pair(random, 1, 4),
-        padding=padding,
-        rounding=_rounding(random),
+        "c": _size(random, 70),
+        "window": window,
+        "stride": _pair(random, 1, 4),
+        "padding": padding,
+    }
+    if random.random() < 0.75:
+        return PoolProblem(**arguments, rounding=_rounding(random))
+    p, q = (
+        int(random.integers(1, (arguments[size] - 1 + pad) // stride + 2))
+        for size, pad, stride in zip("hw", padding, arguments["stride"], strict=True)
     )
+    return PoolProblem(**arguments, outputs=(p, q))
 
 
 def random_lrn(random: np.random.Generator) -> LrnProblem:

@@ -60,24 +60,28 @@ class _Taps:
 
     def __init__(self, problem: Any, x: Array, r: int, s: int, fill: float = 0.0) -> None:
         self.problem, self.r, self.s = problem, r, s
-        # With ceil rounding the last window may hang over the right and bottom padding too.
-        height = max(problem.pad_h + problem.h, (problem.p - 1) * problem.stride_h + r)
-        width = max(problem.pad_w + problem.w, (problem.q - 1) * problem.stride_w + s)
+        # A negative padding is no border: the first window begins inside the image.
+        self.border = max(problem.pad_h, 0), max(problem.pad_w, 0)
+        self.begin = self.border[0] - problem.pad_h, self.border[1] - problem.pad_w
+        # The last window may hang over the right and bottom padding too.
+        height = max(self.border[0] + problem.h, self.begin[0] + (problem.p - 1) * problem.stride_h + r)
+        width = max(self.border[1] + problem.w, self.begin[1] + (problem.q - 1) * problem.stride_w + s)
         self.padded = np.full((problem.n, height, width, problem.c), fill, dtype=x.dtype)
         self.image[...] = x
 
     @property
     def image(self) -> Array:
-        o = self.problem
-        return self.padded[:, o.pad_h : o.pad_h + o.h, o.pad_w : o.pad_w + o.w, :]
+        top, left = self.border
+        return self.padded[:, top : top + self.problem.h, left : left + self.problem.w, :]
 
     def __iter__(self) -> Iterator[tuple[int, int, Array]]:
         """(r, s, view) where view[n,p,q,c] is the pixel under tap (r, s) of window (p, q)."""
         o = self.problem
         for r in range(self.r):
             for s in range(self.s):
-                rows = slice(r, r + (o.p - 1) * o.stride_h + 1, o.stride_h)
-                columns = slice(s, s + (o.q - 1) * o.stride_w + 1, o.stride_w)
+                top, left = self.begin[0] + r, self.begin[1] + s
+                rows = slice(top, top + (o.p - 1) * o.stride_h + 1, o.stride_h)
+                columns = slice(left, left + (o.q - 1) * o.stride_w + 1, o.stride_w)
                 yield r, s, self.padded[:, rows, columns, :]
 
 

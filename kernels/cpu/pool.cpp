@@ -23,8 +23,10 @@ inline Range pixels_of(int p, int window, int stride, int pad, int size) {
   return {std::max(first, 0), std::min(first + window, size)};
 }
 
-// The outputs along one axis whose windows hold pixel `i`.
+// The outputs along one axis whose windows hold pixel `i`: none before the first window, where the padding is
+// negative.
 inline Range outputs_of(int i, int window, int stride, int pad, int outputs) {
+  if (i + pad < 0) return {0, 0};
   const int last = (i + pad) / stride;
   const int first = i + pad < window ? 0 : (i + pad - window) / stride + 1;
   return {first, std::min(last + 1, outputs)};
