@@ -51,6 +51,24 @@ void conv_dgrad(const ConvProblem& problem, const float* dy, const float* w, flo
 void conv_wgrad(const ConvProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
                 Stream stream, const char* impl);
 
+// ---- locally connected ----------------------------------------------------------------------------------
+// The convolution's three passes with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] for every output
+// position: y[n,p,q,k] is the sum of ConvProblem with w[p,q,k,r,s,c], + bias[p,q,k]. The gradient of a weight
+// that no pixel reaches, being in the padding, is 0; the bias's is bias_grad's of dy as a matrix[N, P*Q*K].
+// Source: cuda-convnet's `local` layer.
+std::vector<std::string> local_fprop_impls(const LocalProblem& problem);
+std::vector<std::string> local_dgrad_impls(const LocalProblem& problem);
+std::vector<std::string> local_wgrad_impls(const LocalProblem& problem);
+size_t local_fprop_workspace(const LocalProblem& problem, const char* impl);
+size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl);
+size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl);
+void local_fprop(const LocalProblem& problem, const float* x, const float* w, const float* bias, bool relu,
+                 float* y, void* workspace, Stream stream, const char* impl);
+void local_dgrad(const LocalProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+                 Stream stream, const char* impl);
+void local_wgrad(const LocalProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
+                 Stream stream, const char* impl);
+
 // ---- fully connected ------------------------------------------------------------------------------------
 // fc_fprop  y[N,K] = x[N,C] w[K,C]^T + bias, then max(0, .) if `relu`. `bias`[K] may be null.
 // fc_dgrad  dx[N,C] = dy w.    fc_wgrad  dw[K,C] = dy^T x.

@@ -99,6 +99,7 @@ struct ConvProblem {
   int x_count() const { return n * h * w * c; }
   int w_count() const { return k * r * s * c_per_group(); }
   int y_count() const { return n * p * q * k; }
+  int bias_count() const { return k; }
   // One multiply-add counts as two.
   double flops() const { return 2.0 * y_count() * r * s * c_per_group(); }
 
@@ -107,6 +108,19 @@ struct ConvProblem {
            q == o.q && stride_h == o.stride_h && stride_w == o.stride_w && pad_h == o.pad_h &&
            pad_w == o.pad_w && groups == o.groups;
   }
+};
+
+// A locally connected layer: a convolution whose every output position has filters and biases of its own,
+// w[P,Q,K,R,S,C/groups] and bias[P,Q,K]. Positions and windows are the convolution's.
+struct LocalProblem : ConvProblem {
+  static LocalProblem make(const ConvProblem& windows) {
+    detail::fits("w", {windows.p, windows.q, windows.w_count()});
+    return {windows};
+  }
+
+  int positions() const { return p * q; }
+  int w_count() const { return positions() * ConvProblem::w_count(); }
+  int bias_count() const { return positions() * k; }
 };
 
 // A fully connected layer: y[n,k] = sum over c of x[n,c] * w[k,c].
@@ -126,6 +140,7 @@ struct FcProblem {
   int x_count() const { return n * c; }
   int w_count() const { return k * c; }
   int y_count() const { return n * k; }
+  int bias_count() const { return k; }
   double flops() const { return 2.0 * y_count() * c; }
 
   // The same sum as a 1x1 convolution of 1x1 images.

@@ -36,6 +36,7 @@ TESTS: dict[str, list[str]] = {
     "dropout.cu": ["test_dropout.py"],
     "fc.cu": ["test_fc.py"],
     "input_transform.cu": ["test_input_transform.py"],
+    "local.cu": ["test_local.py"],
     "lrn.cu": ["test_lrn.py"],
     "neuron.cu": ["test_neuron.py"],
     "plain.cu": ["test_plain.py"],

@@ -15,6 +15,7 @@ from cconvnet._problem import (
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
     PoolProblem,
@@ -22,7 +23,7 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.testing import reference
-from cconvnet.testing.problems import CONV, FC, LRN, POOL
+from cconvnet.testing.problems import CONV, FC, LOCAL, LRN, POOL
 
 Array = np.ndarray[Any, Any]
 
@@ -54,8 +55,9 @@ def assert_gradient(analytic: Array, numerical: Array) -> None:
 # ---- convolution ---------------------------------------------------------------------------------
 
 
-def conv_by_definition(o: ConvProblem, x: Array, w: Array) -> Array:
-    """The formula of ConvProblem in kernels/problem.h, term by term."""
+def conv_by_definition(o: ConvProblem | LocalProblem, x: Array, w: Array) -> Array:
+    """The formula of ConvProblem in kernels/problem.h, term by term; `w` may have filters per position."""
+    w = np.broadcast_to(w, (o.p, o.q, *w.shape[-4:]))
     y = np.zeros(o.y_shape)
     c_per_group, k_per_group = o.c // o.groups, o.k // o.groups
     for n, p, q, k in np.ndindex(*o.y_shape):
@@ -63,7 +65,7 @@ def conv_by_definition(o: ConvProblem, x: Array, w: Array) -> Array:
         for r, s, c in np.ndindex(o.r, o.s, c_per_group):
             i, j = p * o.stride_h - o.pad_h + r, q * o.stride_w - o.pad_w + s
             if 0 <= i < o.h and 0 <= j < o.w:
-                y[n, p, q, k] += x[n, i, j, first + c] * w[k, r, s, c]
+                y[n, p, q, k] += x[n, i, j, first + c] * w[p, q, k, r, s, c]
     return y
 
 
@@ -103,6 +105,47 @@ def test_conv_gradients_by_differences(name: str) -> None:
     by_w = numerical_gradient(lambda v: reference.conv_fprop(o, x, v), w, dy, 1.0)
     assert_gradient(reference.conv_dgrad(o, dy, w), by_x)
     assert_gradient(reference.conv_wgrad(o, x, dy), by_w)
+
+
+# ---- locally connected ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "strided", "groups_tail", "ceil_hangs_over", "filter_beyond_image"]
+)
+def test_local_fprop_is_its_definition(name: str) -> None:
+    o = LOCAL[name]
+    x, w, bias = normal(o.x_shape), normal(o.w_shape, 1), normal(o.bias_shape, 2)
+    y = conv_by_definition(o, x, w) + bias
+    np.testing.assert_allclose(reference.local_fprop(o, x, w, bias), y, atol=1e-12)
+    np.testing.assert_allclose(reference.local_fprop(o, x, w, bias, relu=True), np.maximum(y, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_gradients_are_adjoint(name: str) -> None:
+    o = LOCAL[name]
+    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
+    forward = np.sum(dy * reference.local_fprop(o, x, w))
+    scale = np.sum(np.abs(dy) * reference.local_fprop(o, np.abs(x), np.abs(w)))
+    assert abs(np.sum(reference.local_dgrad(o, dy, w) * x) - forward) <= 1e-13 * scale
+    assert abs(np.sum(reference.local_wgrad(o, x, dy) * w) - forward) <= 1e-13 * scale
+
+
+@pytest.mark.parametrize("name", ["one_channel", "depthwise", "stride_of_two_axes"])
+def test_local_gradients_by_differences(name: str) -> None:
+    o = LOCAL[name]
+    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
+    by_x = numerical_gradient(lambda v: reference.local_fprop(o, v, w), x, dy, 1.0)
+    by_w = numerical_gradient(lambda v: reference.local_fprop(o, x, v), w, dy, 1.0)
+    assert_gradient(reference.local_dgrad(o, dy, w), by_x)
+    assert_gradient(reference.local_wgrad(o, x, dy), by_w)
+
+
+def test_local_by_hand() -> None:
+    o = LocalProblem(1, 1, 3, 1, 1, 1, 2)
+    assert reference.local_fprop(o, [1, 2, 5], [10, 1, 0, 3], [100, 200]).ravel().tolist() == [112, 215]
+    assert reference.local_dgrad(o, [1, 2], [10, 1, 0, 3]).ravel().tolist() == [10, 1, 6]
+    assert reference.local_wgrad(o, [1, 2, 5], [1, 2]).ravel().tolist() == [1, 2, 4, 10]
 
 
 # ---- fully connected, bias -----------------------------------------------------------------------

@@ -29,6 +29,7 @@ from cconvnet._problem import (
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
     PoolProblem,
@@ -46,6 +47,7 @@ __all__ = [
     "DropoutProblem",
     "FcProblem",
     "InputProblem",
+    "LocalProblem",
     "LrnProblem",
     "NeuronProblem",
     "PoolProblem",
@@ -93,7 +95,7 @@ def _fprop(o: Any, draw: Draw, bias: bool = True, relu: bool = False) -> dict[st
     return {
         "x": draw(o.x_shape),
         "w": draw(o.w_shape),
-        "bias": draw(o.k) if bias else None,
+        "bias": draw(getattr(o, "bias_shape", o.k)) if bias else None,
         "relu": relu,
     }
 
@@ -190,6 +192,9 @@ OPERATIONS: dict[str, Operation] = {
     "conv_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
     "conv_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
     "conv_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),
+    "local_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
+    "local_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
+    "local_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),
     "fc_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
     "fc_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
     "fc_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),

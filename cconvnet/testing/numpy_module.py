@@ -18,6 +18,9 @@ _OPERATIONS = {
     "conv_fprop": (5, 1),
     "conv_dgrad": (3, 1),
     "conv_wgrad": (3, 1),
+    "local_fprop": (5, 1),
+    "local_dgrad": (3, 1),
+    "local_wgrad": (3, 1),
     "fc_fprop": (5, 1),
     "fc_dgrad": (3, 1),
     "fc_wgrad": (3, 1),
@@ -72,7 +75,7 @@ class NumpyModule:
     def __init__(self) -> None:
         for name, (inputs, outputs) in _OPERATIONS.items():
             setattr(self, name, _operation(name, inputs, outputs))
-        for family in ("conv", "fc"):
+        for family in ("conv", "local", "fc"):
             for direction in ("fprop", "dgrad", "wgrad"):
                 setattr(self, f"{family}_{direction}_impls", lambda problem: ["numpy"])
                 setattr(self, f"{family}_{direction}_workspace", _gemm_workspace)
