@@ -294,6 +294,30 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
       },
       "problem"_a, "x"_a, "dy"_a, "dx"_a, "workspace"_a, "stream"_a = 0);
 
+  m.def("contrast_norm_forward_workspace", &contrast_norm_forward_workspace, "problem"_a);
+  m.def("contrast_norm_backward_workspace", &contrast_norm_backward_workspace, "problem"_a);
+  m.def(
+      "contrast_norm_forward",
+      [](const ContrastNormProblem& problem, py::object x, py::object y, py::object workspace,
+         uintptr_t stream) {
+        const float* px = in(x, "x", problem.count());
+        float* py_ = out(y, "y", problem.count());
+        void* pspace = scratch(workspace, contrast_norm_forward_workspace(problem));
+        without_gil([&] { contrast_norm_forward(problem, px, py_, pspace, stream_of(stream)); });
+      },
+      "problem"_a, "x"_a, "y"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "contrast_norm_backward",
+      [](const ContrastNormProblem& problem, py::object x, py::object dy, py::object dx, py::object workspace,
+         uintptr_t stream) {
+        const float* px = in(x, "x", problem.count());
+        const float* pdy = in(dy, "dy", problem.count());
+        float* pdx = out(dx, "dx", problem.count());
+        void* pspace = scratch(workspace, contrast_norm_backward_workspace(problem));
+        without_gil([&] { contrast_norm_backward(problem, px, pdy, pdx, pspace, stream_of(stream)); });
+      },
+      "problem"_a, "x"_a, "dy"_a, "dx"_a, "workspace"_a, "stream"_a = 0);
+
   m.def(
       "maxpool_forward",
       [](const PoolProblem& problem, py::object x, py::object y, uintptr_t stream) {

@@ -122,6 +122,12 @@ std::string repr(const LrnProblem& o) {
       .done();
 }
 
+std::string repr(const ContrastNormProblem& o) {
+  return Repr("ContrastNormProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)(
+             "alpha", o.alpha)("beta", o.beta)("k", o.k)
+      .done();
+}
+
 std::string repr(const DropoutProblem& o) {
   return Repr("DropoutProblem")("count", o.count)("keep", o.keep)("scale", o.scale)("seed", o.seed)(
              "subsequence", o.subsequence)
@@ -274,6 +280,22 @@ PYBIND11_MODULE(_problem, m) {
       .def_property_readonly("region", [](const LrnProblem& o) { return to_name(kRegions, o.region); })
       .def_property_readonly("x_shape",
                              [](const LrnProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
+
+  problem<ContrastNormProblem>(m, "ContrastNormProblem",
+                               "x[n,h,w,c]; alpha multiplies the plain sum of squares.")
+      .def(py::init(&ContrastNormProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f,
+           "beta"_a = 0.75f, "k"_a = 1.0f)
+      .def_readonly("n", &ContrastNormProblem::n)
+      .def_readonly("h", &ContrastNormProblem::h)
+      .def_readonly("w", &ContrastNormProblem::w)
+      .def_readonly("c", &ContrastNormProblem::c)
+      .def_readonly("size", &ContrastNormProblem::size)
+      .def_readonly("alpha", &ContrastNormProblem::alpha)
+      .def_readonly("beta", &ContrastNormProblem::beta)
+      .def_readonly("k", &ContrastNormProblem::k)
+      .def_property_readonly("count", &ContrastNormProblem::count)
+      .def_property_readonly("x_shape",
+                             [](const ContrastNormProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
 
   problem<DropoutProblem>(m, "DropoutProblem", "`count` elements, each kept with probability `keep`.")
       .def(py::init(&DropoutProblem::make), "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,

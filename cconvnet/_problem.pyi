@@ -144,6 +144,29 @@ class LrnProblem:
     region: str
     x_shape: tuple[int, int, int, int]
 
+class ContrastNormProblem:
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        size: int = ...,
+        alpha: float = ...,
+        beta: float = ...,
+        k: float = ...,
+    ) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    count: int
+    x_shape: tuple[int, int, int, int]
+
 class DropoutProblem:
     def __init__(
         self, count: int, keep: float, scale: float = ..., seed: int = ..., subsequence: int = ...

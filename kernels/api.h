@@ -110,6 +110,19 @@ size_t lrn_backward_workspace(const LrnProblem& problem);
 void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, float* dx, void* workspace,
                   Stream stream);
 
+// ---- contrast normalisation -----------------------------------------------------------------------------
+// m = mean of x over the window; u = x - m; d = k + alpha * sum over the window of u^2; y = x * d^-beta.
+// dx = dy * d^-beta + g - sum over the windows that hold x of g / (size of the clipped window), where
+// g = -2 alpha beta u * sum over the windows that hold u of dy * x * d^(-beta-1) is the gradient by u.
+// The last sum is the gradient through the mean. cuda-convnet, the source of the forward pass (its `cnorm`
+// layer), takes the mean for a constant there; this is the true gradient, which finite differences confirm.
+size_t contrast_norm_forward_workspace(const ContrastNormProblem& problem);
+size_t contrast_norm_backward_workspace(const ContrastNormProblem& problem);
+void contrast_norm_forward(const ContrastNormProblem& problem, const float* x, float* y, void* workspace,
+                           Stream stream);
+void contrast_norm_backward(const ContrastNormProblem& problem, const float* x, const float* dy, float* dx,
+                            void* workspace, Stream stream);
+
 // ---- pooling --------------------------------------------------------------------------------------------
 // maxpool_forward   y = the largest value of the clipped window; NaN if the window holds one.
 // maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the

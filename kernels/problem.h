@@ -254,6 +254,23 @@ struct LrnProblem {
   int count() const { return n * h * w * c; }
 };
 
+// Contrast normalisation: response normalisation in the same map, but by the differences to the local mean,
+//   m = mean of x over the window, u = x - m, d = k + alpha * sum of u^2 over the window, y = x * d^-beta,
+// where a pixel's window is the size x size square that begins size/2 above and to the left, clipped to the
+// image, in one channel. alpha multiplies the sum itself, as in LrnProblem.
+struct ContrastNormProblem {
+  int n, h, w, c;
+  int size;
+  float alpha, beta, k;
+
+  static ContrastNormProblem make(int n, int h, int w, int c, int size, float alpha, float beta, float k) {
+    const LrnProblem o = LrnProblem::make(n, h, w, c, 1, size, alpha, beta, k, LrnRegion::same_map);
+    return {o.n, o.h, o.w, o.c, o.size, o.alpha, o.beta, o.k};
+  }
+
+  int count() const { return n * h * w * c; }
+};
+
 // y = x * scale where a Philox draw keeps the element, else 0; an element is kept with probability `keep`.
 // Element i takes word i % 4 of Philox4x32-10 with key `seed` and counter (i / 4, 0, subsequence), and is
 // kept if that word is below keep * 2^32. The mask depends on nothing else.

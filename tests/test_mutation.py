@@ -30,6 +30,7 @@ SEED = 2012
 # The tests of each kernel file, and what to add where one operation of several is concerned.
 TESTS: dict[str, list[str]] = {
     "bias.cu": ["test_bias.py"],
+    "contrast_norm.cu": ["test_contrast_norm.py"],
     "conv_dgrad.cu": ["test_conv.py", "-k", "conv_dgrad"],
     "conv_fprop.cu": ["test_conv.py", "-k", "conv_fprop or bias"],
     "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad"],

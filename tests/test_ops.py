@@ -57,6 +57,8 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     },
     "lrn_forward": lambda: {"x": floats(*X), "groups": 2},
     "lrn_backward": lambda: {"x": floats(*X), "dy": floats(*X), "groups": 2},
+    "contrast_norm_forward": lambda: {"x": floats(*X), "size": 3},
+    "contrast_norm_backward": lambda: {"x": floats(*X), "dy": floats(*X), "size": 3},
     "maxpool_forward": lambda: {"x": floats(*X)},
     "maxpool_backward": lambda: {"x": floats(*X), "y": floats(*POOLED), "dy": floats(*POOLED)},
     "avgpool_forward": lambda: {"x": floats(*X)},
@@ -280,6 +282,7 @@ DETERMINED = {
     "relu_backward": {"dy": 0},
     "neuron_backward": {"y": 1, "dy": 2},
     "lrn_backward": {"dy": 3},
+    "contrast_norm_backward": {"dy": 3},
     "maxpool_backward": {"y": 0, "dy": 1},
     "avgpool_backward": {"dy": 2},
     "softmax_cross_entropy_forward": {"labels": 0},
@@ -351,6 +354,8 @@ def bad_outputs() -> list[Bad]:
         "neuron_backward": ["x", "y"],
         "lrn_forward": ["x"],
         "lrn_backward": ["x", "dy"],
+        "contrast_norm_forward": ["x"],
+        "contrast_norm_backward": ["x", "dy"],
         "maxpool_backward": ["x"],
     }
     for function, names in same.items():
@@ -390,6 +395,7 @@ NOT_POSITIVE = [0, -1]
 PASSES = [f"{family}_{p}" for family in ("conv", "local") for p in ("fprop", "dgrad", "wgrad")]
 FC_PASSES = ["fc_fprop", "fc_dgrad", "fc_wgrad"]
 LRN = ["lrn_forward", "lrn_backward"]
+NORM = [*LRN, "contrast_norm_forward", "contrast_norm_backward"]
 POOL = ["maxpool_forward", "maxpool_backward", "avgpool_forward", "avgpool_backward"]
 NAN = float("nan")
 
@@ -407,9 +413,9 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (["conv_wgrad", "local_wgrad"], "filter_size", [0, -3, (3,), (3, 3, 3), 2.5]),
     (["neuron_forward", "neuron_backward"], "neuron", ["gelu", "", None, 3]),
     (["neuron_forward"], "a", [0.0, -1.0, "1", NAN]),
-    (LRN, "size", [0, -5, 40_000, 2.5]),
-    (LRN, "alpha", [-1e-4, NAN, "1"]),
-    (LRN, "k", [0.0, -2.0, NAN]),
+    (NORM, "size", [0, -5, 40_000, 2.5]),
+    (NORM, "alpha", [-1e-4, NAN, "1"]),
+    (NORM, "k", [0.0, -2.0, NAN]),
     (LRN, "groups", [0, 3, 1.5]),
     (LRN, "region", ["everywhere", None]),
     (POOL, "window", [0, -3, 99, 2.5]),

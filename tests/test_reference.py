@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cconvnet._problem import (
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
@@ -23,7 +24,7 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.testing import reference
-from cconvnet.testing.problems import CONV, FC, LOCAL, LRN, POOL
+from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, POOL
 
 Array = np.ndarray[Any, Any]
 
@@ -261,6 +262,41 @@ def test_lrn_by_hand() -> None:
     o = LrnProblem(1, 1, 1, 3, size=3, alpha=1.0, beta=1.0, k=1.0)
     y = reference.lrn_forward(o, [1, 2, 3]).ravel()
     np.testing.assert_allclose(y, [1 / 6, 2 / 15, 3 / 14], rtol=1e-15)
+
+
+# ---- contrast normalisation ----------------------------------------------------------------------
+
+
+def contrast_norm_by_definition(o: ContrastNormProblem, x: Array) -> Array:
+    def window(i: int, j: int) -> tuple[slice, slice]:
+        before, after = o.size // 2, o.size - 1 - o.size // 2
+        return slice(max(0, i - before), i + after + 1), slice(max(0, j - before), j + after + 1)
+
+    u, y = np.zeros_like(x), np.zeros_like(x)
+    for i, j in np.ndindex(o.h, o.w):
+        u[:, i, j] = x[:, i, j] - x[:, *window(i, j)].mean(axis=(1, 2))
+    for i, j in np.ndindex(o.h, o.w):
+        d = o.k + o.alpha * np.square(u[:, *window(i, j)]).sum(axis=(1, 2))
+        y[:, i, j] = x[:, i, j] * d**-o.beta
+    return y
+
+
+@pytest.mark.parametrize("name", CONTRAST_NORM)
+def test_contrast_norm(name: str) -> None:
+    o = CONTRAST_NORM[name]
+    x, dy = normal(o.x_shape), normal(o.x_shape, 1)
+    np.testing.assert_allclose(
+        reference.contrast_norm_forward(o, x), contrast_norm_by_definition(o, x), rtol=1e-12
+    )
+    numerical = numerical_gradient(lambda v: reference.contrast_norm_forward(o, v), x, dy, 1e-5)
+    assert_gradient(reference.contrast_norm_backward(o, x, dy), numerical)
+
+
+def test_contrast_norm_by_hand() -> None:
+    # One window over all three pixels in the middle, two at the ends: means 2, 3, 4.
+    o = ContrastNormProblem(1, 1, 3, 1, size=3, alpha=1.0, beta=1.0, k=1.0)
+    y = reference.contrast_norm_forward(o, [1, 3, 5]).ravel()
+    np.testing.assert_allclose(y, [1 / 2, 3 / 3, 5 / 2], rtol=1e-15)
 
 
 # ---- pooling -------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ import numpy as np
 
 from cconvnet._problem import (
     BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
@@ -43,6 +44,7 @@ from cconvnet.testing.buffers import Buffer
 __all__ = [
     "OPERATIONS",
     "BiasProblem",
+    "ContrastNormProblem",
     "ConvProblem",
     "DropoutProblem",
     "FcProblem",
@@ -213,6 +215,14 @@ OPERATIONS: dict[str, Operation] = {
     "neuron_backward": Operation(_neuron_backward, _shape(dx="count"), in_place=("dy",), elementwise=True),
     "lrn_forward": Operation(lambda o, draw: {"x": draw(o.x_shape)}, _shape(y="x_shape"), elementwise=True),
     "lrn_backward": Operation(
+        lambda o, draw: {"x": draw(o.x_shape), "dy": draw(o.x_shape)},
+        _shape(dx="x_shape"),
+        has_workspace=True,
+    ),
+    "contrast_norm_forward": Operation(
+        lambda o, draw: {"x": draw(o.x_shape)}, _shape(y="x_shape"), elementwise=True, has_workspace=True
+    ),
+    "contrast_norm_backward": Operation(
         lambda o, draw: {"x": draw(o.x_shape), "dy": draw(o.x_shape)},
         _shape(dx="x_shape"),
         has_workspace=True,

@@ -31,6 +31,8 @@ _OPERATIONS = {
     "neuron_backward": (4, 1),
     "lrn_forward": (2, 1),
     "lrn_backward": (3, 1),
+    "contrast_norm_forward": (2, 1),
+    "contrast_norm_backward": (3, 1),
     "maxpool_forward": (2, 1),
     "maxpool_backward": (4, 1),
     "avgpool_forward": (2, 1),
@@ -79,7 +81,7 @@ class NumpyModule:
             for direction in ("fprop", "dgrad", "wgrad"):
                 setattr(self, f"{family}_{direction}_impls", lambda problem: ["numpy"])
                 setattr(self, f"{family}_{direction}_workspace", _gemm_workspace)
-        for name in ("bias_grad", "lrn_backward"):
+        for name in ("bias_grad", "lrn_backward", "contrast_norm_forward", "contrast_norm_backward"):
             setattr(self, f"{name}_workspace", lambda problem: 0)
 
     def __getattr__(self, name: str) -> Any:

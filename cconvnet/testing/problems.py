@@ -15,6 +15,7 @@ import numpy as np
 
 from cconvnet._problem import (
     BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
@@ -344,6 +345,17 @@ LRN = {
     "same_map_beyond_image": LrnProblem(2, 3, 4, 7, size=9, alpha=0.1, region="same_map"),
 }
 
+CONTRAST_NORM = {
+    "plain": ContrastNormProblem(2, 7, 8, 6, alpha=0.05),
+    "weak": ContrastNormProblem(2, 6, 6, 16, alpha=1e-4, k=2.0),
+    "strong": ContrastNormProblem(2, 5, 6, 8, size=3, alpha=0.5),
+    "even_window": ContrastNormProblem(1, 6, 5, 5, size=4, alpha=0.1),
+    "other_beta": ContrastNormProblem(1, 5, 5, 4, alpha=0.3, beta=0.6, k=1.5),
+    "window_beyond_image": ContrastNormProblem(2, 3, 4, 7, size=9, alpha=0.1),
+    "window_of_one": ContrastNormProblem(1, 4, 4, 8, size=1, alpha=0.5),
+    "one_of_each": ContrastNormProblem(1, 1, 1, 1, alpha=0.5),
+}
+
 
 # ---- random problems -------------------------------------------------------------------------------
 
@@ -421,6 +433,17 @@ def random_lrn(random: np.random.Generator) -> LrnProblem:
     )
 
 
+def random_contrast_norm(random: np.random.Generator) -> ContrastNormProblem:
+    n, h, w, c = (_size(random, largest) for largest in (4, 9, 9, 70))
+    return ContrastNormProblem(
+        *(n, h, w, c),
+        size=int(random.integers(1, 10)),
+        alpha=float(random.choice([1e-4, 0.01, 0.2])),
+        beta=float(random.choice([0.75, 0.75, 0.5, 0.6])),
+        k=float(random.choice([1.0, 2.0])),
+    )
+
+
 def _random_neuron(random: np.random.Generator, data: str) -> NeuronProblem:
     exact = ["linear", "relu", "abs", "square", "sqrt", "brelu"]
     neurons = exact if data == "exact" else [*exact, "tanh", "logistic", "softrelu"]
@@ -456,6 +479,8 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             problem = _random_neuron(random, arguments["data"])
         case "lrn":
             problem, arguments["data"] = random_lrn(random), "real"
+        case "contrast":
+            problem, arguments["data"] = random_contrast_norm(random), "real"
         case "maxpool":
             problem = random_pool(random)
         case "avgpool":

@@ -288,17 +288,26 @@ def _window_sum(values: Array, axis: int, first: int, last: int) -> Array:
     return np.moveaxis(total, 0, axis)
 
 
-def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
-    """The sum over each element's window; `transposed`: over the elements whose window holds it."""
+def _reach(problem: Any, transposed: bool) -> tuple[int, int]:
+    """A window's first and last place; `transposed`: of the elements whose windows hold one."""
     first = -(problem.size // 2)
     last = first + problem.size - 1
-    if transposed:
-        first, last = -last, -first
+    return (-last, -first) if transposed else (first, last)
+
+
+def _map_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+    """The sum over each element's window in the same map."""
+    reach = _reach(problem, transposed)
+    return _window_sum(_window_sum(values, 1, *reach), 2, *reach)
+
+
+def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+    """The sum over each element's window; `transposed`: over the elements whose window holds it."""
     if problem.region == "same_map":
-        return _window_sum(_window_sum(values, 1, first, last), 2, first, last)
+        return _map_sum(problem, values, transposed)
     n, h, w, c = values.shape
     grouped = values.reshape(n, h, w, problem.groups, c // problem.groups)
-    return _window_sum(grouped, 4, first, last).reshape(values.shape)
+    return _window_sum(grouped, 4, *_reach(problem, transposed)).reshape(values.shape)
 
 
 def lrn_forward(problem: Any, x: Array) -> Array:
@@ -313,6 +322,32 @@ def lrn_backward(problem: Any, x: Array, dy: Array) -> Array:
     d = problem.k + problem.alpha * _lrn_sum(problem, x * x)
     ratio = _lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
     return np.asarray(dy * d**-problem.beta - 2 * problem.alpha * problem.beta * x * ratio)
+
+
+# ---- contrast normalisation ----------------------------------------------------------------------
+
+
+def _contrast(problem: Any, x: Array) -> tuple[Array, Array, Array]:
+    """u[N,H,W,C] = x - (the window's mean), d = k + alpha * (the window's sum of u^2), sizes[1,H,W,1]."""
+    sizes = _map_sum(problem, np.ones((1, problem.h, problem.w, 1), dtype=x.dtype))
+    u = x - _map_sum(problem, x) / sizes
+    return u, problem.k + problem.alpha * _map_sum(problem, u * u), sizes
+
+
+def contrast_norm_forward(problem: Any, x: Array) -> Array:
+    """y[N,H,W,C] = x * d^-beta."""
+    x = _float(x, problem.x_shape)
+    _, d, _ = _contrast(problem, x)
+    return np.asarray(x * d**-problem.beta)
+
+
+def contrast_norm_backward(problem: Any, x: Array, dy: Array) -> Array:
+    """dx[N,H,W,C] of x and dy, the mean's part included."""
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.x_shape)
+    u, d, sizes = _contrast(problem, x)
+    ratio = _map_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
+    g = -2 * problem.alpha * problem.beta * u * ratio
+    return np.asarray(dy * d**-problem.beta + g - _map_sum(problem, g / sizes, transposed=True))
 
 
 # ---- pooling -------------------------------------------------------------------------------------
