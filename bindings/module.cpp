@@ -157,7 +157,8 @@ void without_gil(const Work& work) {
   work();
 }
 
-// The three passes of a convolution and of an FC layer have the same form: f(problem, a, b, ..., c).
+// The three passes of a convolution, of a locally connected and of an FC layer have the same form:
+// f(problem, a, b, ..., c).
 #define BIND_GEMM_FAMILY(family, Problem)                                                                 \
   m.def(#family "_fprop_impls", &family##_fprop_impls, "problem"_a);                                      \
   m.def(#family "_dgrad_impls", &family##_dgrad_impls, "problem"_a);                                      \
@@ -171,7 +172,7 @@ void without_gil(const Work& work) {
          py::object workspace, uintptr_t stream, const char* impl) {                                      \
         const float* px = in(x, "x", problem.x_count());                                                  \
         const float* pw = in(w, "w", problem.w_count());                                                  \
-        const float* pbias = in_or_null(bias, "bias", problem.k);                                         \
+        const float* pbias = in_or_null(bias, "bias", problem.bias_count());                              \
         float* py_ = out(y, "y", problem.y_count());                                                      \
         void* pspace = scratch(workspace, family##_fprop_workspace(problem, impl));                       \
         without_gil(                                                                                      \
@@ -219,6 +220,7 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
   });
 
   BIND_GEMM_FAMILY(conv, ConvProblem);
+  BIND_GEMM_FAMILY(local, LocalProblem);
   BIND_GEMM_FAMILY(fc, FcProblem);
 
   m.def(
@@ -299,6 +301,30 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
         float* pdx = out(dx, "dx", problem.count());
         void* pspace = scratch(workspace, lrn_backward_workspace(problem));
         without_gil([&] { lrn_backward(problem, px, pdy, pdx, pspace, stream_of(stream)); });
+      },
+      "problem"_a, "x"_a, "dy"_a, "dx"_a, "workspace"_a, "stream"_a = 0);
+
+  m.def("contrast_norm_forward_workspace", &contrast_norm_forward_workspace, "problem"_a);
+  m.def("contrast_norm_backward_workspace", &contrast_norm_backward_workspace, "problem"_a);
+  m.def(
+      "contrast_norm_forward",
+      [](const ContrastNormProblem& problem, py::object x, py::object y, py::object workspace,
+         uintptr_t stream) {
+        const float* px = in(x, "x", problem.count());
+        float* py_ = out(y, "y", problem.count());
+        void* pspace = scratch(workspace, contrast_norm_forward_workspace(problem));
+        without_gil([&] { contrast_norm_forward(problem, px, py_, pspace, stream_of(stream)); });
+      },
+      "problem"_a, "x"_a, "y"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "contrast_norm_backward",
+      [](const ContrastNormProblem& problem, py::object x, py::object dy, py::object dx, py::object workspace,
+         uintptr_t stream) {
+        const float* px = in(x, "x", problem.count());
+        const float* pdy = in(dy, "dy", problem.count());
+        float* pdx = out(dx, "dx", problem.count());
+        void* pspace = scratch(workspace, contrast_norm_backward_workspace(problem));
+        without_gil([&] { contrast_norm_backward(problem, px, pdy, pdx, pspace, stream_of(stream)); });
       },
       "problem"_a, "x"_a, "dy"_a, "dx"_a, "workspace"_a, "stream"_a = 0);
 

@@ -75,11 +75,19 @@ const char* conv_rounding(const ConvProblem& o) {
              : "ceil";
 }
 
-std::string repr(const ConvProblem& o) {
-  return Repr("ConvProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
+std::string repr_windows(const char* type, const ConvProblem& o) {
+  return Repr(type)("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
              "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
              "groups", o.groups)("rounding", conv_rounding(o))
       .done();
+}
+
+std::string repr(const ConvProblem& o) {
+  return repr_windows("ConvProblem", o);
+}
+
+std::string repr(const LocalProblem& o) {
+  return repr_windows("LocalProblem", o);
 }
 
 std::string repr(const FcProblem& o) {
@@ -106,6 +114,12 @@ std::string repr(const PoolProblem& o) {
 std::string repr(const LrnProblem& o) {
   return Repr("LrnProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)("alpha", o.alpha)(
              "beta", o.beta)("k", o.k)("groups", o.groups)("region", to_name(kRegions, o.region))
+      .done();
+}
+
+std::string repr(const ContrastNormProblem& o) {
+  return Repr("ContrastNormProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)(
+             "alpha", o.alpha)("beta", o.beta)("k", o.k)
       .done();
 }
 
@@ -140,42 +154,57 @@ py::class_<Problem> problem(py::module_& m, const char* name, const char* doc) {
       .def("__hash__", [](const Problem& o) { return py::hash(py::str(repr(o))); });
 }
 
+// What a convolution and a locally connected layer have in common: all but their filters.
+template <class Problem, class Make>
+py::class_<Problem> windows_problem(py::module_& m, const char* name, const char* doc, const Make& make) {
+  return problem<Problem>(m, name, doc)
+      .def(py::init([make](int n, int h, int w, int c, int k, int r, int s, Pair stride, Pair padding,
+                           int groups, const std::string& rounding) {
+             return make(ConvProblem::make(n, h, w, c, k, r, s, stride[0], stride[1], padding[0], padding[1],
+                                           groups, from_name(kRoundings, "rounding", rounding)));
+           }),
+           "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
+           "groups"_a = 1, "rounding"_a = "floor")
+      .def_readonly("n", &Problem::n)
+      .def_readonly("h", &Problem::h)
+      .def_readonly("w", &Problem::w)
+      .def_readonly("c", &Problem::c)
+      .def_readonly("k", &Problem::k)
+      .def_readonly("r", &Problem::r)
+      .def_readonly("s", &Problem::s)
+      .def_readonly("p", &Problem::p)
+      .def_readonly("q", &Problem::q)
+      .def_readonly("stride_h", &Problem::stride_h)
+      .def_readonly("stride_w", &Problem::stride_w)
+      .def_readonly("pad_h", &Problem::pad_h)
+      .def_readonly("pad_w", &Problem::pad_w)
+      .def_readonly("groups", &Problem::groups)
+      .def_property_readonly("x_shape", [](const Problem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
+      .def_property_readonly("y_shape", [](const Problem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
+      .def_property_readonly("flops", [](const Problem& o) { return o.flops(); });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_problem, m) {
   m.doc() = "The shapes of every operation; kernels/problem.h is the one place that computes them.";
 
-  problem<ConvProblem>(
+  windows_problem<ConvProblem>(
       m, "ConvProblem",
-      "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride and padding are (vertical, horizontal).")
-      .def(py::init([](int n, int h, int w, int c, int k, int r, int s, Pair stride, Pair padding, int groups,
-                       const std::string& rounding) {
-             return ConvProblem::make(n, h, w, c, k, r, s, stride[0], stride[1], padding[0], padding[1],
-                                      groups, from_name(kRoundings, "rounding", rounding));
-           }),
-           "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
-           "groups"_a = 1, "rounding"_a = "floor")
-      .def_readonly("n", &ConvProblem::n)
-      .def_readonly("h", &ConvProblem::h)
-      .def_readonly("w", &ConvProblem::w)
-      .def_readonly("c", &ConvProblem::c)
-      .def_readonly("k", &ConvProblem::k)
-      .def_readonly("r", &ConvProblem::r)
-      .def_readonly("s", &ConvProblem::s)
-      .def_readonly("p", &ConvProblem::p)
-      .def_readonly("q", &ConvProblem::q)
-      .def_readonly("stride_h", &ConvProblem::stride_h)
-      .def_readonly("stride_w", &ConvProblem::stride_w)
-      .def_readonly("pad_h", &ConvProblem::pad_h)
-      .def_readonly("pad_w", &ConvProblem::pad_w)
-      .def_readonly("groups", &ConvProblem::groups)
-      .def_property_readonly("x_shape",
-                             [](const ConvProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
+      "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride and padding are (vertical, horizontal).",
+      [](const ConvProblem& windows) { return windows; })
       .def_property_readonly(
-          "w_shape", [](const ConvProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c_per_group()); })
-      .def_property_readonly("y_shape",
-                             [](const ConvProblem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
-      .def_property_readonly("flops", &ConvProblem::flops);
+          "w_shape", [](const ConvProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c_per_group()); });
+
+  windows_problem<LocalProblem>(
+      m, "LocalProblem",
+      "A ConvProblem with filters w[p,q,k,r,s,c/groups] and bias[p,q,k] for every position.",
+      &LocalProblem::make)
+      .def_property_readonly(
+          "w_shape",
+          [](const LocalProblem& o) { return py::make_tuple(o.p, o.q, o.k, o.r, o.s, o.c_per_group()); })
+      .def_property_readonly("bias_shape",
+                             [](const LocalProblem& o) { return py::make_tuple(o.p, o.q, o.k); });
 
   problem<FcProblem>(m, "FcProblem", "x[n,c], w[k,c], y[n,k].")
       .def(py::init(&FcProblem::make), "n"_a, "c"_a, "k"_a)
@@ -253,6 +282,22 @@ PYBIND11_MODULE(_problem, m) {
       .def_property_readonly("region", [](const LrnProblem& o) { return to_name(kRegions, o.region); })
       .def_property_readonly("x_shape",
                              [](const LrnProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
+
+  problem<ContrastNormProblem>(m, "ContrastNormProblem",
+                               "x[n,h,w,c]; alpha multiplies the plain sum of squares.")
+      .def(py::init(&ContrastNormProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f,
+           "beta"_a = 0.75f, "k"_a = 1.0f)
+      .def_readonly("n", &ContrastNormProblem::n)
+      .def_readonly("h", &ContrastNormProblem::h)
+      .def_readonly("w", &ContrastNormProblem::w)
+      .def_readonly("c", &ContrastNormProblem::c)
+      .def_readonly("size", &ContrastNormProblem::size)
+      .def_readonly("alpha", &ContrastNormProblem::alpha)
+      .def_readonly("beta", &ContrastNormProblem::beta)
+      .def_readonly("k", &ContrastNormProblem::k)
+      .def_property_readonly("count", &ContrastNormProblem::count)
+      .def_property_readonly("x_shape",
+                             [](const ContrastNormProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
 
   problem<DropoutProblem>(m, "DropoutProblem", "`count` elements, each kept with probability `keep`.")
       .def(py::init(&DropoutProblem::make), "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,

@@ -34,6 +34,41 @@ class ConvProblem:
     y_shape: tuple[int, int, int, int]
     flops: float
 
+class LocalProblem:
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        k: int,
+        r: int,
+        s: int,
+        stride: _Pair = ...,
+        padding: _Pair = ...,
+        groups: int = ...,
+        rounding: str = ...,
+    ) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    k: int
+    r: int
+    s: int
+    p: int
+    q: int
+    stride_h: int
+    stride_w: int
+    pad_h: int
+    pad_w: int
+    groups: int
+    x_shape: tuple[int, int, int, int]
+    w_shape: tuple[int, int, int, int, int, int]
+    bias_shape: tuple[int, int, int]
+    y_shape: tuple[int, int, int, int]
+    flops: float
+
 class FcProblem:
     def __init__(self, n: int, c: int, k: int) -> None: ...
     n: int
@@ -108,6 +143,29 @@ class LrnProblem:
     k: float
     groups: int
     region: str
+    x_shape: tuple[int, int, int, int]
+
+class ContrastNormProblem:
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        size: int = ...,
+        alpha: float = ...,
+        beta: float = ...,
+        k: float = ...,
+    ) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    count: int
     x_shape: tuple[int, int, int, int]
 
 class DropoutProblem:

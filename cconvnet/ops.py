@@ -26,10 +26,12 @@ import numpy as np
 
 from cconvnet._problem import (
     BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
     PoolProblem,
@@ -206,15 +208,28 @@ def _row(impl: str | None) -> str | None:
     return impl if impl is None else _text("impl", impl)
 
 
+def _windows(stride: Pair, padding: Pair, groups: int, rounding: str) -> dict[str, Any]:
+    """What the problem of a convolution or locally connected layer has besides sizes."""
+    return {
+        "stride": _pair("stride", stride), "padding": _pair("padding", padding, 0),
+        "groups": _integer("groups", groups, 1), "rounding": _text("rounding", rounding),
+    }  # fmt: skip
+
+
 def _conv_problem(
     x_shape: Sequence[int], krs: Sequence[int], stride: Pair, padding: Pair, groups: int, rounding: str
 ) -> ConvProblem:
     n, h, w, c = x_shape
     k, r, s = krs
-    return ConvProblem(
-        n, h, w, c, k, r, s, stride=_pair("stride", stride), padding=_pair("padding", padding, 0),
-        groups=_integer("groups", groups, 1), rounding=_text("rounding", rounding),
-    )  # fmt: skip
+    return ConvProblem(n, h, w, c, k, r, s, **_windows(stride, padding, groups, rounding))
+
+
+def _local_problem(
+    x_shape: Sequence[int], krs: Sequence[int], stride: Pair, padding: Pair, groups: int, rounding: str
+) -> LocalProblem:
+    n, h, w, c = x_shape
+    k, r, s = krs
+    return LocalProblem(n, h, w, c, k, r, s, **_windows(stride, padding, groups, rounding))
 
 
 # ---- convolution -------------------------------------------------------------------------------------------
@@ -277,6 +292,70 @@ def conv_wgrad(
     dw = call.output(out, problem.w_shape)
     space = call.workspace(call.module.conv_wgrad_workspace(problem, _row(impl)))
     call.module.conv_wgrad(problem, x, dy, dw, space, call.stream, impl)
+    return dw
+
+
+# ---- locally connected -------------------------------------------------------------------------------------
+
+
+def local_fprop(
+    x: Array, w: Array, bias: Array | None = None, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    rounding: str = "floor", relu: bool = False, out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y[N,P,Q,K]``: a convolution of x[N,H,W,C] with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] of its
+    own for every output position, then max(0, .) if `relu`.
+
+    The rest is as in conv_fprop. The bias's gradient is ``bias_grad(dy.reshape(N, -1))``.
+    """
+    call = _Call(device, x=x, w=w, bias=bias)
+    x, w = call.get("x", "N,H,W,C"), call.get("w", "P,Q,K,R,S,C/groups")
+    problem = _local_problem(x.shape, w.shape[2:5], stride, padding, groups, rounding)
+    call.shaped("w", problem.w_shape)
+    bias = call.optional("bias", problem.bias_shape)
+    y = call.output(out, problem.y_shape)
+    space = call.workspace(call.module.local_fprop_workspace(problem, _row(impl)))
+    call.module.local_fprop(problem, x, w, bias, bool(relu), y, space, call.stream, impl)
+    return y
+
+
+def local_dgrad(
+    dy: Array, w: Array, x_shape: Sequence[int], *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``; `x_shape` is
+    [N,H,W,C]."""
+    call = _Call(device, dy=dy, w=w)
+    dy, w = call.get("dy", "N,P,Q,K"), call.get("w", "P,Q,K,R,S,C/groups")
+    problem = _local_problem(
+        _image_shape("x_shape", x_shape), w.shape[2:5], stride, padding, groups, rounding
+    )
+    call.shaped("w", problem.w_shape)
+    call.shaped("dy", problem.y_shape)
+    dx = call.output(out, problem.x_shape)
+    space = call.workspace(call.module.local_dgrad_workspace(problem, _row(impl)))
+    call.module.local_dgrad(problem, dy, w, dx, space, call.stream, impl)
+    return dx
+
+
+def local_wgrad(
+    x: Array, dy: Array, filter_size: Pair, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dw[P,Q,K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``.
+
+    `filter_size` is (R, S), or one number for both.
+    """
+    call = _Call(device, x=x, dy=dy)
+    x, dy = call.get("x", "N,H,W,C"), call.get("dy", "N,P,Q,K")
+    r, s = _pair("filter_size", filter_size)
+    problem = _local_problem(x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
+    call.shaped("dy", problem.y_shape)
+    dw = call.output(out, problem.w_shape)
+    space = call.workspace(call.module.local_wgrad_workspace(problem, _row(impl)))
+    call.module.local_wgrad(problem, x, dy, dw, space, call.stream, impl)
     return dw
 
 
@@ -470,6 +549,52 @@ def lrn_backward(
     dx = call.output(out, x.shape)
     space = call.workspace(call.module.lrn_backward_workspace(problem))
     call.module.lrn_backward(problem, x, dy, dx, space, call.stream)
+    return dx
+
+
+# ---- contrast normalisation --------------------------------------------------------------------------------
+
+
+def _contrast_problem(
+    shape: Sequence[int], size: int, alpha: float, beta: float, k: float
+) -> ContrastNormProblem:
+    n, h, w, c = shape
+    return ContrastNormProblem(
+        n, h, w, c, _integer("size", size, 1), _real("alpha", alpha), _real("beta", beta), _real("k", k)
+    )
+
+
+def contrast_norm_forward(
+    x: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0,
+    out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y`` = x * (k + alpha * sum of u^2)^-beta with u = x - mean, for x[N,H,W,C].
+
+    Sum and mean go over size x size pixels of one channel, clipped to the image. cuda-convnet's `scale` is
+    alpha * size^2.
+    """
+    call = _Call(device, x=x)
+    x = call.get("x", "N,H,W,C")
+    problem = _contrast_problem(x.shape, size, alpha, beta, k)
+    y = call.output(out, x.shape)
+    space = call.workspace(call.module.contrast_norm_forward_workspace(problem))
+    call.module.contrast_norm_forward(problem, x, y, space, call.stream)
+    return y
+
+
+def contrast_norm_backward(
+    x: Array, dy: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0,
+    out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,H,W,C]``, the gradient by x of the sum of dy times ``contrast_norm_forward(x)``, the
+    mean's part included."""
+    call = _Call(device, x=x, dy=dy)
+    x = call.get("x", "N,H,W,C")
+    dy = call.shaped("dy", x.shape)
+    problem = _contrast_problem(x.shape, size, alpha, beta, k)
+    dx = call.output(out, x.shape)
+    space = call.workspace(call.module.contrast_norm_backward_workspace(problem))
+    call.module.contrast_norm_backward(problem, x, dy, dx, space, call.stream)
     return dx
 
 

@@ -51,6 +51,24 @@ void conv_dgrad(const ConvProblem& problem, const float* dy, const float* w, flo
 void conv_wgrad(const ConvProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
                 Stream stream, const char* impl);
 
+// ---- locally connected ----------------------------------------------------------------------------------
+// The convolution's three passes with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] for every output
+// position: y[n,p,q,k] is the sum of ConvProblem with w[p,q,k,r,s,c], + bias[p,q,k]. The gradient of a weight
+// that no pixel reaches, being in the padding, is 0; the bias's is bias_grad's of dy as a matrix[N, P*Q*K].
+// Source: cuda-convnet's `local` layer.
+std::vector<std::string> local_fprop_impls(const LocalProblem& problem);
+std::vector<std::string> local_dgrad_impls(const LocalProblem& problem);
+std::vector<std::string> local_wgrad_impls(const LocalProblem& problem);
+size_t local_fprop_workspace(const LocalProblem& problem, const char* impl);
+size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl);
+size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl);
+void local_fprop(const LocalProblem& problem, const float* x, const float* w, const float* bias, bool relu,
+                 float* y, void* workspace, Stream stream, const char* impl);
+void local_dgrad(const LocalProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+                 Stream stream, const char* impl);
+void local_wgrad(const LocalProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
+                 Stream stream, const char* impl);
+
 // ---- fully connected ------------------------------------------------------------------------------------
 // fc_fprop  y[N,K] = x[N,C] w[K,C]^T + bias, then max(0, .) if `relu`. `bias`[K] may be null.
 // fc_dgrad  dx[N,C] = dy w.    fc_wgrad  dw[K,C] = dy^T x.
@@ -94,6 +112,19 @@ void lrn_forward(const LrnProblem& problem, const float* x, float* y, Stream str
 size_t lrn_backward_workspace(const LrnProblem& problem);
 void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, float* dx, void* workspace,
                   Stream stream);
+
+// ---- contrast normalisation -----------------------------------------------------------------------------
+// m = mean of x over the window; u = x - m; d = k + alpha * sum over the window of u^2; y = x * d^-beta.
+// dx = dy * d^-beta + g - sum over the windows that hold x of g / (size of the clipped window), where
+// g = -2 alpha beta u * sum over the windows that hold u of dy * x * d^(-beta-1) is the gradient by u.
+// The last sum is the gradient through the mean. cuda-convnet, the source of the forward pass (its `cnorm`
+// layer), takes the mean for a constant there; this is the true gradient, which finite differences confirm.
+size_t contrast_norm_forward_workspace(const ContrastNormProblem& problem);
+size_t contrast_norm_backward_workspace(const ContrastNormProblem& problem);
+void contrast_norm_forward(const ContrastNormProblem& problem, const float* x, float* y, void* workspace,
+                           Stream stream);
+void contrast_norm_backward(const ContrastNormProblem& problem, const float* x, const float* dy, float* dx,
+                            void* workspace, Stream stream);
 
 // ---- pooling --------------------------------------------------------------------------------------------
 // maxpool_forward   y = the largest value of the clipped window; NaN if the window holds one.

@@ -122,6 +122,7 @@ struct ConvProblem {
   int x_count() const { return n * h * w * c; }
   int w_count() const { return k * r * s * c_per_group(); }
   int y_count() const { return n * p * q * k; }
+  int bias_count() const { return k; }
   // One multiply-add counts as two.
   double flops() const { return 2.0 * y_count() * r * s * c_per_group(); }
 
@@ -130,6 +131,19 @@ struct ConvProblem {
            q == o.q && stride_h == o.stride_h && stride_w == o.stride_w && pad_h == o.pad_h &&
            pad_w == o.pad_w && groups == o.groups;
   }
+};
+
+// A locally connected layer: a convolution whose every output position has filters and biases of its own,
+// w[P,Q,K,R,S,C/groups] and bias[P,Q,K]. Positions and windows are the convolution's.
+struct LocalProblem : ConvProblem {
+  static LocalProblem make(const ConvProblem& windows) {
+    detail::fits("w", {windows.p, windows.q, windows.w_count()});
+    return {windows};
+  }
+
+  int positions() const { return p * q; }
+  int w_count() const { return positions() * ConvProblem::w_count(); }
+  int bias_count() const { return positions() * k; }
 };
 
 // A fully connected layer: y[n,k] = sum over c of x[n,c] * w[k,c].
@@ -149,6 +163,7 @@ struct FcProblem {
   int x_count() const { return n * c; }
   int w_count() const { return k * c; }
   int y_count() const { return n * k; }
+  int bias_count() const { return k; }
   double flops() const { return 2.0 * y_count() * c; }
 
   // The same sum as a 1x1 convolution of 1x1 images.
@@ -249,6 +264,23 @@ struct LrnProblem {
     detail::require(k > 0, "k must be positive");
     detail::fits("x", {n, h, w, c});
     return {n, h, w, c, groups, size, alpha, beta, k, region};
+  }
+
+  int count() const { return n * h * w * c; }
+};
+
+// Contrast normalisation: response normalisation in the same map, but by the differences to the local mean,
+//   m = mean of x over the window, u = x - m, d = k + alpha * sum of u^2 over the window, y = x * d^-beta,
+// where a pixel's window is the size x size square that begins size/2 above and to the left, clipped to the
+// image, in one channel. alpha multiplies the sum itself, as in LrnProblem.
+struct ContrastNormProblem {
+  int n, h, w, c;
+  int size;
+  float alpha, beta, k;
+
+  static ContrastNormProblem make(int n, int h, int w, int c, int size, float alpha, float beta, float k) {
+    const LrnProblem o = LrnProblem::make(n, h, w, c, 1, size, alpha, beta, k, LrnRegion::same_map);
+    return {o.n, o.h, o.w, o.c, o.size, o.alpha, o.beta, o.k};
   }
 
   int count() const { return n * h * w * c; }

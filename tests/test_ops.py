@@ -35,12 +35,16 @@ def integers(values: list[int], dtype: Any = np.int32) -> Array:
 
 X, DY_CONV, W = (2, 5, 6, 4), (2, 5, 6, 6), (6, 3, 3, 2)
 CONV: Arguments = {"padding": 1, "groups": 2}
+W_LOCAL = (5, 6, *W)
 POOLED = (2, 2, 2, 4)
 
 GOOD: dict[str, Callable[[], Arguments]] = {
     "conv_fprop": lambda: {"x": floats(*X), "w": floats(*W), "bias": floats(6), **CONV},
     "conv_dgrad": lambda: {"dy": floats(*DY_CONV), "w": floats(*W), "x_shape": X, **CONV},
     "conv_wgrad": lambda: {"x": floats(*X), "dy": floats(*DY_CONV), "filter_size": 3, **CONV},
+    "local_fprop": lambda: {"x": floats(*X), "w": floats(*W_LOCAL), "bias": floats(5, 6, 6), **CONV},
+    "local_dgrad": lambda: {"dy": floats(*DY_CONV), "w": floats(*W_LOCAL), "x_shape": X, **CONV},
+    "local_wgrad": lambda: {"x": floats(*X), "dy": floats(*DY_CONV), "filter_size": 3, **CONV},
     "fc_fprop": lambda: {"x": floats(3, 5), "w": floats(4, 5), "bias": floats(4)},
     "fc_dgrad": lambda: {"dy": floats(3, 4), "w": floats(4, 5)},
     "fc_wgrad": lambda: {"x": floats(3, 5), "dy": floats(3, 4)},
@@ -54,6 +58,8 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     },
     "lrn_forward": lambda: {"x": floats(*X), "groups": 2},
     "lrn_backward": lambda: {"x": floats(*X), "dy": floats(*X), "groups": 2},
+    "contrast_norm_forward": lambda: {"x": floats(*X), "size": 3},
+    "contrast_norm_backward": lambda: {"x": floats(*X), "dy": floats(*X), "size": 3},
     "maxpool_forward": lambda: {"x": floats(*X)},
     "maxpool_backward": lambda: {"x": floats(*X), "y": floats(*POOLED), "dy": floats(*POOLED)},
     "avgpool_forward": lambda: {"x": floats(*X)},
@@ -292,6 +298,9 @@ DETERMINED = {
     "conv_fprop": {"w": 3, "bias": 0},
     "conv_dgrad": {"dy": 1, "w": 3},
     "conv_wgrad": {"dy": 2},
+    "local_fprop": {"w": 5, "bias": 1},
+    "local_dgrad": {"dy": 1, "w": 0},
+    "local_wgrad": {"dy": 2},
     "fc_fprop": {"w": 1, "bias": 0},
     "fc_dgrad": {"dy": 1},
     "fc_wgrad": {"dy": 0},
@@ -299,6 +308,7 @@ DETERMINED = {
     "relu_backward": {"dy": 0},
     "neuron_backward": {"y": 1, "dy": 2},
     "lrn_backward": {"dy": 3},
+    "contrast_norm_backward": {"dy": 3},
     "maxpool_backward": {"y": 0, "dy": 1},
     "avgpool_backward": {"dy": 2},
     "eltmax_forward": {"b": 3},
@@ -373,6 +383,8 @@ def bad_outputs() -> list[Bad]:
         "neuron_backward": ["x", "y"],
         "lrn_forward": ["x"],
         "lrn_backward": ["x", "dy"],
+        "contrast_norm_forward": ["x"],
+        "contrast_norm_backward": ["x", "dy"],
         "maxpool_backward": ["x"],
         "eltmax_backward": ["x", "y"],
     }
@@ -410,9 +422,10 @@ def overlapping(function: str, name: str) -> Callable[[Arguments], Arguments]:
 
 
 NOT_POSITIVE = [0, -1]
-PASSES = ["conv_fprop", "conv_dgrad", "conv_wgrad"]
+PASSES = [f"{family}_{p}" for family in ("conv", "local") for p in ("fprop", "dgrad", "wgrad")]
 FC_PASSES = ["fc_fprop", "fc_dgrad", "fc_wgrad"]
 LRN = ["lrn_forward", "lrn_backward"]
+NORM = [*LRN, "contrast_norm_forward", "contrast_norm_backward"]
 POOL = ["maxpool_forward", "maxpool_backward", "avgpool_forward", "avgpool_backward"]
 NAN = float("nan")
 
@@ -422,13 +435,17 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (PASSES, "groups", [0, -2, 3, 1.0, "2", 2**40]),
     (PASSES + POOL, "rounding", ["round", "", None, 1]),
     (PASSES + FC_PASSES, "impl", ["no_such_row", "", 3]),
-    (["conv_dgrad", "avgpool_backward"], "x_shape", [(2, 5, 6), (), 3, "NHWC", (2, 5, 6, 0.5)]),
-    (["conv_wgrad"], "filter_size", [0, -3, (3,), (3, 3, 3), 2.5]),
+    (
+        ["conv_dgrad", "local_dgrad", "avgpool_backward"],
+        "x_shape",
+        [(2, 5, 6), (), 3, "NHWC", (2, 5, 6, 0.5)],
+    ),
+    (["conv_wgrad", "local_wgrad"], "filter_size", [0, -3, (3,), (3, 3, 3), 2.5]),
     (["neuron_forward", "neuron_backward"], "neuron", ["gelu", "", None, 3]),
     (["neuron_forward"], "a", [0.0, -1.0, "1", NAN]),
-    (LRN, "size", [0, -5, 40_000, 2.5]),
-    (LRN, "alpha", [-1e-4, NAN, "1"]),
-    (LRN, "k", [0.0, -2.0, NAN]),
+    (NORM, "size", [0, -5, 40_000, 2.5]),
+    (NORM, "alpha", [-1e-4, NAN, "1"]),
+    (NORM, "k", [0.0, -2.0, NAN]),
     (LRN, "groups", [0, 3, 1.5]),
     (LRN, "region", ["everywhere", None]),
     (POOL, "window", [0, -3, 99, 2.5]),

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from cconvnet._problem import (
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
     PoolProblem,
@@ -22,7 +24,7 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.testing import reference
-from cconvnet.testing.problems import CONV, FC, LRN, POOL
+from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, POOL
 
 Array = np.ndarray[Any, Any]
 
@@ -54,8 +56,9 @@ def assert_gradient(analytic: Array, numerical: Array) -> None:
 # ---- convolution ---------------------------------------------------------------------------------
 
 
-def conv_by_definition(o: ConvProblem, x: Array, w: Array) -> Array:
-    """The formula of ConvProblem in kernels/problem.h, term by term."""
+def conv_by_definition(o: ConvProblem | LocalProblem, x: Array, w: Array) -> Array:
+    """The formula of ConvProblem in kernels/problem.h, term by term; `w` may have filters per position."""
+    w = np.broadcast_to(w, (o.p, o.q, *w.shape[-4:]))
     y = np.zeros(o.y_shape)
     c_per_group, k_per_group = o.c // o.groups, o.k // o.groups
     for n, p, q, k in np.ndindex(*o.y_shape):
@@ -63,7 +66,7 @@ def conv_by_definition(o: ConvProblem, x: Array, w: Array) -> Array:
         for r, s, c in np.ndindex(o.r, o.s, c_per_group):
             i, j = p * o.stride_h - o.pad_h + r, q * o.stride_w - o.pad_w + s
             if 0 <= i < o.h and 0 <= j < o.w:
-                y[n, p, q, k] += x[n, i, j, first + c] * w[k, r, s, c]
+                y[n, p, q, k] += x[n, i, j, first + c] * w[p, q, k, r, s, c]
     return y
 
 
@@ -103,6 +106,47 @@ def test_conv_gradients_by_differences(name: str) -> None:
     by_w = numerical_gradient(lambda v: reference.conv_fprop(o, x, v), w, dy, 1.0)
     assert_gradient(reference.conv_dgrad(o, dy, w), by_x)
     assert_gradient(reference.conv_wgrad(o, x, dy), by_w)
+
+
+# ---- locally connected ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "strided", "groups_tail", "ceil_hangs_over", "filter_beyond_image"]
+)
+def test_local_fprop_is_its_definition(name: str) -> None:
+    o = LOCAL[name]
+    x, w, bias = normal(o.x_shape), normal(o.w_shape, 1), normal(o.bias_shape, 2)
+    y = conv_by_definition(o, x, w) + bias
+    np.testing.assert_allclose(reference.local_fprop(o, x, w, bias), y, atol=1e-12)
+    np.testing.assert_allclose(reference.local_fprop(o, x, w, bias, relu=True), np.maximum(y, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_gradients_are_adjoint(name: str) -> None:
+    o = LOCAL[name]
+    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
+    forward = np.sum(dy * reference.local_fprop(o, x, w))
+    scale = np.sum(np.abs(dy) * reference.local_fprop(o, np.abs(x), np.abs(w)))
+    assert abs(np.sum(reference.local_dgrad(o, dy, w) * x) - forward) <= 1e-13 * scale
+    assert abs(np.sum(reference.local_wgrad(o, x, dy) * w) - forward) <= 1e-13 * scale
+
+
+@pytest.mark.parametrize("name", ["one_channel", "depthwise", "stride_of_two_axes"])
+def test_local_gradients_by_differences(name: str) -> None:
+    o = LOCAL[name]
+    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
+    by_x = numerical_gradient(lambda v: reference.local_fprop(o, v, w), x, dy, 1.0)
+    by_w = numerical_gradient(lambda v: reference.local_fprop(o, x, v), w, dy, 1.0)
+    assert_gradient(reference.local_dgrad(o, dy, w), by_x)
+    assert_gradient(reference.local_wgrad(o, x, dy), by_w)
+
+
+def test_local_by_hand() -> None:
+    o = LocalProblem(1, 1, 3, 1, 1, 1, 2)
+    assert reference.local_fprop(o, [1, 2, 5], [10, 1, 0, 3], [100, 200]).ravel().tolist() == [112, 215]
+    assert reference.local_dgrad(o, [1, 2], [10, 1, 0, 3]).ravel().tolist() == [10, 1, 6]
+    assert reference.local_wgrad(o, [1, 2, 5], [1, 2]).ravel().tolist() == [1, 2, 4, 10]
 
 
 # ---- fully connected, bias -----------------------------------------------------------------------
@@ -218,6 +262,41 @@ def test_lrn_by_hand() -> None:
     o = LrnProblem(1, 1, 1, 3, size=3, alpha=1.0, beta=1.0, k=1.0)
     y = reference.lrn_forward(o, [1, 2, 3]).ravel()
     np.testing.assert_allclose(y, [1 / 6, 2 / 15, 3 / 14], rtol=1e-15)
+
+
+# ---- contrast normalisation ----------------------------------------------------------------------
+
+
+def contrast_norm_by_definition(o: ContrastNormProblem, x: Array) -> Array:
+    def window(i: int, j: int) -> tuple[slice, slice]:
+        before, after = o.size // 2, o.size - 1 - o.size // 2
+        return slice(max(0, i - before), i + after + 1), slice(max(0, j - before), j + after + 1)
+
+    u, y = np.zeros_like(x), np.zeros_like(x)
+    for i, j in np.ndindex(o.h, o.w):
+        u[:, i, j] = x[:, i, j] - x[:, *window(i, j)].mean(axis=(1, 2))
+    for i, j in np.ndindex(o.h, o.w):
+        d = o.k + o.alpha * np.square(u[:, *window(i, j)]).sum(axis=(1, 2))
+        y[:, i, j] = x[:, i, j] * d**-o.beta
+    return y
+
+
+@pytest.mark.parametrize("name", CONTRAST_NORM)
+def test_contrast_norm(name: str) -> None:
+    o = CONTRAST_NORM[name]
+    x, dy = normal(o.x_shape), normal(o.x_shape, 1)
+    np.testing.assert_allclose(
+        reference.contrast_norm_forward(o, x), contrast_norm_by_definition(o, x), rtol=1e-12
+    )
+    numerical = numerical_gradient(lambda v: reference.contrast_norm_forward(o, v), x, dy, 1e-5)
+    assert_gradient(reference.contrast_norm_backward(o, x, dy), numerical)
+
+
+def test_contrast_norm_by_hand() -> None:
+    # One window over all three pixels in the middle, two at the ends: means 2, 3, 4.
+    o = ContrastNormProblem(1, 1, 3, 1, size=3, alpha=1.0, beta=1.0, k=1.0)
+    y = reference.contrast_norm_forward(o, [1, 3, 5]).ravel()
+    np.testing.assert_allclose(y, [1 / 2, 3 / 3, 5 / 2], rtol=1e-15)
 
 
 # ---- pooling -------------------------------------------------------------------------------------

@@ -25,10 +25,12 @@ import numpy as np
 
 from cconvnet._problem import (
     BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
     PoolProblem,
@@ -42,10 +44,12 @@ from cconvnet.testing.buffers import Buffer
 __all__ = [
     "OPERATIONS",
     "BiasProblem",
+    "ContrastNormProblem",
     "ConvProblem",
     "DropoutProblem",
     "FcProblem",
     "InputProblem",
+    "LocalProblem",
     "LrnProblem",
     "NeuronProblem",
     "PoolProblem",
@@ -93,7 +97,7 @@ def _fprop(o: Any, draw: Draw, bias: bool = True, relu: bool = False) -> dict[st
     return {
         "x": draw(o.x_shape),
         "w": draw(o.w_shape),
-        "bias": draw(o.k) if bias else None,
+        "bias": draw(getattr(o, "bias_shape", o.k)) if bias else None,
         "relu": relu,
     }
 
@@ -206,6 +210,9 @@ OPERATIONS: dict[str, Operation] = {
     "conv_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
     "conv_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
     "conv_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),
+    "local_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
+    "local_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
+    "local_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),
     "fc_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
     "fc_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
     "fc_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),
@@ -225,6 +232,14 @@ OPERATIONS: dict[str, Operation] = {
     "neuron_backward": Operation(_neuron_backward, _shape(dx="count"), in_place=("dy",), elementwise=True),
     "lrn_forward": Operation(lambda o, draw: {"x": draw(o.x_shape)}, _shape(y="x_shape"), elementwise=True),
     "lrn_backward": Operation(
+        lambda o, draw: {"x": draw(o.x_shape), "dy": draw(o.x_shape)},
+        _shape(dx="x_shape"),
+        has_workspace=True,
+    ),
+    "contrast_norm_forward": Operation(
+        lambda o, draw: {"x": draw(o.x_shape)}, _shape(y="x_shape"), elementwise=True, has_workspace=True
+    ),
+    "contrast_norm_backward": Operation(
         lambda o, draw: {"x": draw(o.x_shape), "dy": draw(o.x_shape)},
         _shape(dx="x_shape"),
         has_workspace=True,

@@ -18,6 +18,9 @@ _OPERATIONS = {
     "conv_fprop": (5, 1),
     "conv_dgrad": (3, 1),
     "conv_wgrad": (3, 1),
+    "local_fprop": (5, 1),
+    "local_dgrad": (3, 1),
+    "local_wgrad": (3, 1),
     "fc_fprop": (5, 1),
     "fc_dgrad": (3, 1),
     "fc_wgrad": (3, 1),
@@ -29,6 +32,8 @@ _OPERATIONS = {
     "neuron_backward": (4, 1),
     "lrn_forward": (2, 1),
     "lrn_backward": (3, 1),
+    "contrast_norm_forward": (2, 1),
+    "contrast_norm_backward": (3, 1),
     "maxpool_forward": (2, 1),
     "maxpool_backward": (4, 1),
     "avgpool_forward": (2, 1),
@@ -74,11 +79,11 @@ class NumpyModule:
     def __init__(self) -> None:
         for name, (inputs, outputs) in _OPERATIONS.items():
             setattr(self, name, _operation(name, inputs, outputs))
-        for family in ("conv", "fc"):
+        for family in ("conv", "local", "fc"):
             for direction in ("fprop", "dgrad", "wgrad"):
                 setattr(self, f"{family}_{direction}_impls", lambda problem: ["numpy"])
                 setattr(self, f"{family}_{direction}_workspace", _gemm_workspace)
-        for name in ("bias_grad", "lrn_backward"):
+        for name in ("bias_grad", "lrn_backward", "contrast_norm_forward", "contrast_norm_backward"):
             setattr(self, f"{name}_workspace", lambda problem: 0)
 
     def __getattr__(self, name: str) -> Any:

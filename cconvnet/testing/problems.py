@@ -15,10 +15,12 @@ import numpy as np
 
 from cconvnet._problem import (
     BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
     PoolProblem,
@@ -276,6 +278,30 @@ CONV = {
     "wide_c": ConvProblem(1, 3, 4, 150, 8, 3, 3, padding=(1, 1)),
 }
 
+LOCAL = {
+    "plain": LocalProblem(5, 6, 6, 8, 12, 3, 3, padding=(1, 1)),
+    "tail": LocalProblem(3, 4, 5, 7, 37, 3, 3, padding=(1, 1)),
+    "one_of_each": LocalProblem(1, 1, 1, 1, 1, 1, 1),
+    "one_channel": LocalProblem(2, 7, 5, 1, 5, 3, 2),
+    "one_image": LocalProblem(1, 5, 5, 16, 8, 3, 3, padding=(1, 1)),
+    "many_images": LocalProblem(70, 3, 3, 4, 36, 3, 3, padding=(1, 1)),
+    "wide": LocalProblem(34, 2, 3, 36, 40, 2, 2),
+    "strided": LocalProblem(2, 9, 8, 4, 8, 3, 3, stride=(2, 2), padding=(1, 1)),
+    "stride_beyond_filter": LocalProblem(2, 10, 9, 5, 6, 2, 2, stride=(3, 4)),
+    "stride_of_two_axes": LocalProblem(1, 9, 7, 4, 8, 3, 4, stride=(1, 3), padding=(2, 0)),
+    "1x1": LocalProblem(6, 3, 4, 12, 20, 1, 1),
+    "whole_image": LocalProblem(4, 4, 4, 8, 24, 4, 4),
+    "padded_beyond_filter": LocalProblem(1, 3, 4, 4, 8, 2, 3, padding=(3, 5)),
+    "filter_beyond_image": LocalProblem(2, 2, 3, 8, 4, 5, 5, padding=(2, 2)),
+    "groups": LocalProblem(3, 4, 4, 16, 24, 3, 3, padding=(1, 1), groups=2),
+    "groups_tail": LocalProblem(2, 4, 3, 9, 15, 3, 3, padding=(1, 1), groups=3),
+    "depthwise": LocalProblem(2, 4, 3, 5, 5, 3, 3, padding=(1, 1), groups=5),
+    "ceil_hangs_over": LocalProblem(2, 7, 8, 8, 8, 3, 4, stride=(3, 3), groups=2, rounding="ceil"),
+    # So much to sum that it is split: 9 taps of 64 channels forward, of 64 filters backward.
+    "long_sum": LocalProblem(4, 3, 3, 64, 64, 3, 3, padding=(1, 1)),
+    "long_batch": LocalProblem(520, 2, 2, 4, 4, 2, 1),
+}
+
 FC = {
     "plain": FcProblem(16, 64, 32),
     "tail": FcProblem(7, 37, 13),
@@ -325,6 +351,17 @@ LRN = {
     "same_map_beyond_image": LrnProblem(2, 3, 4, 7, size=9, alpha=0.1, region="same_map"),
 }
 
+CONTRAST_NORM = {
+    "plain": ContrastNormProblem(2, 7, 8, 6, alpha=0.05),
+    "weak": ContrastNormProblem(2, 6, 6, 16, alpha=1e-4, k=2.0),
+    "strong": ContrastNormProblem(2, 5, 6, 8, size=3, alpha=0.5),
+    "even_window": ContrastNormProblem(1, 6, 5, 5, size=4, alpha=0.1),
+    "other_beta": ContrastNormProblem(1, 5, 5, 4, alpha=0.3, beta=0.6, k=1.5),
+    "window_beyond_image": ContrastNormProblem(2, 3, 4, 7, size=9, alpha=0.1),
+    "window_of_one": ContrastNormProblem(1, 4, 4, 8, size=1, alpha=0.5),
+    "one_of_each": ContrastNormProblem(1, 1, 1, 1, alpha=0.5),
+}
+
 
 # ---- random problems -------------------------------------------------------------------------------
 
@@ -352,14 +389,17 @@ def _rounding(random: np.random.Generator) -> str:
     return str(random.choice(["floor", "ceil"]))
 
 
-def random_conv(random: np.random.Generator) -> ConvProblem:
+def random_conv(
+    random: np.random.Generator, kind: type[Any] = ConvProblem, images: int = 5, channels: int = 48
+) -> Any:
+    """A ConvProblem or LocalProblem of at most so many `images` and input `channels`."""
     groups = int(random.choice([1, 1, 1, 2, 3, 4]))
     window, padding = _pair(random, 1, 5), _pair(random, 0, 3)
-    return ConvProblem(
-        n=_size(random, 5),
+    return kind(
+        n=_size(random, images),
         **_image(random, window, padding),
-        c=groups * _size(random, 48 // groups),
-        k=groups * _size(random, 96 // groups),
+        c=groups * _size(random, channels // groups),
+        k=groups * _size(random, 2 * channels // groups),
         r=window[0],
         s=window[1],
         stride=_pair(random, 1, 4),
@@ -406,6 +446,17 @@ def random_lrn(random: np.random.Generator) -> LrnProblem:
     )
 
 
+def random_contrast_norm(random: np.random.Generator) -> ContrastNormProblem:
+    n, h, w, c = (_size(random, largest) for largest in (4, 9, 9, 70))
+    return ContrastNormProblem(
+        *(n, h, w, c),
+        size=int(random.integers(1, 10)),
+        alpha=float(random.choice([1e-4, 0.01, 0.2])),
+        beta=float(random.choice([0.75, 0.75, 0.5, 0.6])),
+        k=float(random.choice([1.0, 2.0])),
+    )
+
+
 def _random_neuron(random: np.random.Generator, data: str) -> NeuronProblem:
     exact = ["linear", "relu", "abs", "square", "sqrt", "brelu"]
     neurons = exact if data == "exact" else [*exact, "tanh", "logistic", "softrelu"]
@@ -429,6 +480,8 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
     match operation.split("_")[0]:
         case "conv":
             problem = random_conv(random)
+        case "local":
+            problem = random_conv(random, LocalProblem, images=12, channels=12)
         case "fc":
             problem = FcProblem(_size(random, 70), _size(random, 600), _size(random, 150))
         case "bias":
@@ -439,6 +492,8 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             problem = _random_neuron(random, arguments["data"])
         case "lrn":
             problem, arguments["data"] = random_lrn(random), "real"
+        case "contrast":
+            problem, arguments["data"] = random_contrast_norm(random), "real"
         case "maxpool":
             problem = random_pool(random)
         case "avgpool":
@@ -469,7 +524,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             )
         case _:
             raise ValueError(f"no random problems are known for {operation}")
-    sums = operation.startswith(("conv", "fc", "bias"))
+    sums = operation.startswith(("conv", "local", "fc", "bias"))
     if sums and min(math.prod(shape) for shape in operations[operation].outputs(problem).values()) < 64:
         # The errors of a few long sums are no measure: either side may be lucky.
         arguments["data"] = "exact"

@@ -49,7 +49,7 @@ def _add_product(total: Array, a: Array, b: Array) -> None:
         total += a @ b
         return
     for i in range(a.shape[-1]):
-        total += a[..., i, None] * b[i]
+        total += a[..., i, None] * b[..., i, None, :]
 
 
 # ---- convolution ---------------------------------------------------------------------------------
@@ -124,10 +124,51 @@ def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:
     return dw
 
 
-def _bias_relu(y: Array, bias: Array | None, relu: bool) -> Array:
+def _bias_relu(y: Array, bias: Array | None, relu: bool, bias_axes: int = 1) -> Array:
+    """`bias_axes`: how many of y's last axes the bias has."""
     if bias is not None:
-        y = y + _float(bias, y.shape[-1:])
+        y = y + _float(bias, y.shape[-bias_axes:])
     return relu_forward(y) if relu else y
+
+
+# ---- locally connected ---------------------------------------------------------------------------
+
+
+def _by_position(values: Array) -> Array:
+    """[n,p,q,...] as [p,q,n,...]: one matrix for each position."""
+    return values.transpose(1, 2, 0, 3)
+
+
+def local_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False) -> Array:
+    """y[N,P,Q,K] of x[N,H,W,C], w[P,Q,K,R,S,C/groups] and bias[P,Q,K], then max(0, .) if `relu`."""
+    x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
+    y = np.zeros(problem.y_shape, dtype=x.dtype)
+    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+        for c, k in _groups(problem):
+            filters = w[:, :, k, r, s].swapaxes(2, 3)
+            _add_product(_by_position(y)[..., k], _by_position(pixels)[..., c], filters)
+    return _bias_relu(y, bias, relu, bias_axes=3)
+
+
+def local_dgrad(problem: Any, dy: Array, w: Array) -> Array:
+    """dx[N,H,W,C] of dy[N,P,Q,K] and w[P,Q,K,R,S,C/groups]."""
+    dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
+    taps = _Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
+    for r, s, pixels in taps:
+        for c, k in _groups(problem):
+            _add_product(_by_position(pixels)[..., c], _by_position(dy)[..., k], w[:, :, k, r, s])
+    return taps.image.copy()
+
+
+def local_wgrad(problem: Any, x: Array, dy: Array) -> Array:
+    """dw[P,Q,K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
+    dw = np.zeros(problem.w_shape, dtype=x.dtype)
+    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+        for c, k in _groups(problem):
+            gradients = _by_position(dy)[..., k].swapaxes(2, 3)
+            _add_product(dw[:, :, k, r, s], gradients, _by_position(pixels)[..., c])
+    return dw
 
 
 # ---- fully connected -----------------------------------------------------------------------------
@@ -256,17 +297,26 @@ def _window_sum(values: Array, axis: int, first: int, last: int) -> Array:
     return np.moveaxis(total, 0, axis)
 
 
-def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
-    """The sum over each element's window; `transposed`: over the elements whose window holds it."""
+def _reach(problem: Any, transposed: bool) -> tuple[int, int]:
+    """A window's first and last place; `transposed`: of the elements whose windows hold one."""
     first = -(problem.size // 2)
     last = first + problem.size - 1
-    if transposed:
-        first, last = -last, -first
+    return (-last, -first) if transposed else (first, last)
+
+
+def _map_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+    """The sum over each element's window in the same map."""
+    reach = _reach(problem, transposed)
+    return _window_sum(_window_sum(values, 1, *reach), 2, *reach)
+
+
+def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+    """The sum over each element's window; `transposed`: over the elements whose window holds it."""
     if problem.region == "same_map":
-        return _window_sum(_window_sum(values, 1, first, last), 2, first, last)
+        return _map_sum(problem, values, transposed)
     n, h, w, c = values.shape
     grouped = values.reshape(n, h, w, problem.groups, c // problem.groups)
-    return _window_sum(grouped, 4, first, last).reshape(values.shape)
+    return _window_sum(grouped, 4, *_reach(problem, transposed)).reshape(values.shape)
 
 
 def lrn_forward(problem: Any, x: Array) -> Array:
@@ -281,6 +331,32 @@ def lrn_backward(problem: Any, x: Array, dy: Array) -> Array:
     d = problem.k + problem.alpha * _lrn_sum(problem, x * x)
     ratio = _lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
     return np.asarray(dy * d**-problem.beta - 2 * problem.alpha * problem.beta * x * ratio)
+
+
+# ---- contrast normalisation ----------------------------------------------------------------------
+
+
+def _contrast(problem: Any, x: Array) -> tuple[Array, Array, Array]:
+    """u[N,H,W,C] = x - (the window's mean), d = k + alpha * (the window's sum of u^2), sizes[1,H,W,1]."""
+    sizes = _map_sum(problem, np.ones((1, problem.h, problem.w, 1), dtype=x.dtype))
+    u = x - _map_sum(problem, x) / sizes
+    return u, problem.k + problem.alpha * _map_sum(problem, u * u), sizes
+
+
+def contrast_norm_forward(problem: Any, x: Array) -> Array:
+    """y[N,H,W,C] = x * d^-beta."""
+    x = _float(x, problem.x_shape)
+    _, d, _ = _contrast(problem, x)
+    return np.asarray(x * d**-problem.beta)
+
+
+def contrast_norm_backward(problem: Any, x: Array, dy: Array) -> Array:
+    """dx[N,H,W,C] of x and dy, the mean's part included."""
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.x_shape)
+    u, d, sizes = _contrast(problem, x)
+    ratio = _map_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
+    g = -2 * problem.alpha * problem.beta * u * ratio
+    return np.asarray(dy * d**-problem.beta + g - _map_sum(problem, g / sizes, transposed=True))
 
 
 # ---- pooling -------------------------------------------------------------------------------------
