@@ -65,9 +65,9 @@ inline int pool_windows(const std::string& axis, int size, int window, int paddi
                         ? given
                         : static_cast<int>(std::min<int64_t>(
                               most, windows(window_name.c_str(), size, window, padding, stride, rounding)));
-  // Kernels form coordinates such as p*stride - pad + window in int.
+  // Kernels form coordinates such as p*stride - pad + window and h + pad + stride in int.
   require(int64_t{count} * stride + window - std::min(padding, 0) <= INT32_MAX / 2 &&
-              int64_t{size} + padding <= INT32_MAX,
+              int64_t{size} + padding + stride <= INT32_MAX,
           "stride, window or padding is too large along " + axis);
   return count;
 }
