@@ -320,6 +320,22 @@ struct SgdProblem {
   }
 };
 
+// A limit to the Euclidean norm of each row of w[rows, columns], such as the weights of one filter or unit.
+struct NormLimitProblem {
+  int rows, columns;
+  float limit;
+
+  static NormLimitProblem make(int rows, int columns, float limit) {
+    detail::at_least("rows", rows, 1);
+    detail::at_least("columns", columns, 1);
+    detail::fits("w", {rows, columns});
+    detail::require(limit > 0, "limit must be positive");
+    return {rows, columns, limit};
+  }
+
+  int count() const { return rows * columns; }
+};
+
 // uint8 images[N,H,W,C] to a float batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.
 struct InputProblem {
   int n, h, w, c;

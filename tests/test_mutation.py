@@ -37,6 +37,7 @@ TESTS: dict[str, list[str]] = {
     "eltmax.cu": ["test_eltmax.py"],
     "fc.cu": ["test_fc.py"],
     "input_transform.cu": ["test_input_transform.py"],
+    "limit_norm.cu": ["test_limit_norm.py"],
     "lrn.cu": ["test_lrn.py"],
     "neuron.cu": ["test_neuron.py"],
     "plain.cu": ["test_plain.py"],
