@@ -443,6 +443,14 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
       "problem"_a, "g"_a, "v"_a, "w"_a, "stream"_a = 0);
 
   m.def(
+      "limit_norm",
+      [](const NormLimitProblem& problem, py::object w, uintptr_t stream) {
+        float* pw = out(w, "w", problem.count());
+        without_gil([&] { limit_norm(problem, pw, stream_of(stream)); });
+      },
+      "problem"_a, "w"_a, "stream"_a = 0);
+
+  m.def(
       "input_transform",
       [](const InputProblem& problem, py::object images, py::object top, py::object left, py::object mirror,
          py::object mean, py::object shift, float scale, py::object y, uintptr_t stream) {

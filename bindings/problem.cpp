@@ -140,6 +140,10 @@ std::string repr(const SgdProblem& o) {
       .done();
 }
 
+std::string repr(const NormLimitProblem& o) {
+  return Repr("NormLimitProblem")("rows", o.rows)("columns", o.columns)("limit", o.limit).done();
+}
+
 std::string repr(const InputProblem& o) {
   return Repr("InputProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("p", o.p)("q", o.q).done();
 }
@@ -323,6 +327,12 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("lr", &SgdProblem::lr)
       .def_readonly("momentum", &SgdProblem::momentum)
       .def_readonly("weight_decay", &SgdProblem::weight_decay);
+
+  problem<NormLimitProblem>(m, "NormLimitProblem", "w[rows,columns], each row of which has at most `limit`.")
+      .def(py::init(&NormLimitProblem::make), "rows"_a, "columns"_a, "limit"_a)
+      .def_readonly("rows", &NormLimitProblem::rows)
+      .def_readonly("columns", &NormLimitProblem::columns)
+      .def_readonly("limit", &NormLimitProblem::limit);
 
   problem<InputProblem>(m, "InputProblem", "images[n,h,w,c] cropped to y[n,p,q,c].")
       .def(py::init(&InputProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a)

@@ -202,6 +202,12 @@ class SgdProblem:
     momentum: float
     weight_decay: float
 
+class NormLimitProblem:
+    def __init__(self, rows: int, columns: int, limit: float) -> None: ...
+    rows: int
+    columns: int
+    limit: float
+
 class InputProblem:
     def __init__(self, n: int, h: int, w: int, c: int, p: int, q: int) -> None: ...
     n: int

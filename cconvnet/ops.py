@@ -34,6 +34,7 @@ from cconvnet._problem import (
     LocalProblem,
     LrnProblem,
     NeuronProblem,
+    NormLimitProblem,
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
@@ -815,6 +816,18 @@ def sgd_update(
     v = call.output(arrays["v"], g.shape, name="v")
     w = call.output(arrays["w"], g.shape, name="w")
     call.module.sgd_update(problem, g, v, w, call.stream)
+
+
+def limit_norm(w: Array, limit: float, *, device: str | Device | None = None) -> None:
+    """Multiplies each w[k] of w[K, ...] whose Euclidean norm is above `limit` by limit / norm; the others
+    keep their bits. w is written. Source: cuda-convnet's wball."""
+    call = _Call(device, w=w)
+    w = call.arrays.pop("w")
+    if w.ndim < 2 or w.size == 0:
+        raise ValueError(f"w must have at least 2 axes [K, ...] and not be empty, not shape {w.shape}")
+    w = call.output(w, w.shape, name="w")
+    problem = NormLimitProblem(w.shape[0], w.size // w.shape[0], _real("limit", limit))
+    call.module.limit_norm(problem, w, call.stream)
 
 
 # ---- input -------------------------------------------------------------------------------------------------

@@ -171,6 +171,11 @@ void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* 
 // Source: Krizhevsky et al. 2012, section 5.
 void sgd_update(const SgdProblem& problem, const float* g, float* v, float* w, Stream stream);
 
+// Each row of w[rows,columns] whose Euclidean norm is above `limit` is multiplied by limit / norm; others,
+// and rows with a NaN, keep their bits. w is read and written. The norm is a float's: from 1.8e19 on it is
+// infinite. Source: cuda-convnet's wball.
+void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
+
 // ---- input ----------------------------------------------------------------------------------------------
 // y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
 // j = left[n] + (mirror[n] ? Q-1-q : q). `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0.

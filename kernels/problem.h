@@ -65,9 +65,9 @@ inline int pool_windows(const std::string& axis, int size, int window, int paddi
                         ? given
                         : static_cast<int>(std::min<int64_t>(
                               most, windows(window_name.c_str(), size, window, padding, stride, rounding)));
-  // Kernels form coordinates such as p*stride - pad + window in int.
+  // Kernels form coordinates such as p*stride - pad + window and h + pad + stride in int.
   require(int64_t{count} * stride + window - std::min(padding, 0) <= INT32_MAX / 2 &&
-              int64_t{size} + padding <= INT32_MAX,
+              int64_t{size} + padding + stride <= INT32_MAX,
           "stride, window or padding is too large along " + axis);
   return count;
 }
@@ -350,6 +350,22 @@ struct SgdProblem {
     detail::at_least("count", count, 1);
     return {count, lr, momentum, weight_decay};
   }
+};
+
+// A limit to the Euclidean norm of each row of w[rows, columns], such as the weights of one filter or unit.
+struct NormLimitProblem {
+  int rows, columns;
+  float limit;
+
+  static NormLimitProblem make(int rows, int columns, float limit) {
+    detail::at_least("rows", rows, 1);
+    detail::at_least("columns", columns, 1);
+    detail::fits("w", {rows, columns});
+    detail::require(limit > 0, "limit must be positive");
+    return {rows, columns, limit};
+  }
+
+  int count() const { return rows * columns; }
 };
 
 // uint8 images[N,H,W,C] to a float batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.

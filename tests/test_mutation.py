@@ -39,6 +39,7 @@ TESTS: dict[str, list[str]] = {
     "fc.cu": ["test_fc.py"],
     "input_transform.cu": ["test_input_transform.py"],
     "local.cu": ["test_local.py"],
+    "limit_norm.cu": ["test_limit_norm.py"],
     "lrn.cu": ["test_lrn.py"],
     "neuron.cu": ["test_neuron.py"],
     "plain.cu": ["test_plain.py"],

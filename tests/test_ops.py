@@ -75,6 +75,7 @@ GOOD: dict[str, Callable[[], Arguments]] = {
         "probabilities": floats(3, 7), "labels": integers([6, 0, 2]), "scale": 0.5,
     },
     "sgd_update": lambda: {"g": floats(*X), "v": floats(*X), "w": floats(*X), "lr": 0.5},
+    "limit_norm": lambda: {"w": floats(*W), "limit": 10.5},
     "input_transform": lambda: {
         "images": np.arange(2 * 5 * 6 * 3, dtype=np.uint8).reshape(2, 5, 6, 3), "size": (4, 3),
         "top": integers([0, 1]), "left": integers([2, 3]), "mirror": integers([0, 1], np.uint8),
@@ -82,6 +83,10 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     },
     "add": lambda: {"a": floats(*X), "b": floats(*X)},
 }  # fmt: skip
+
+
+# What is updated by the functions that return nothing.
+UPDATED = {"sgd_update": ("v", "w"), "limit_norm": ("w",)}
 
 
 def arrays_of(arguments: Arguments) -> dict[str, Array]:
@@ -102,7 +107,7 @@ def results(device: Device, function: str, arguments: Arguments) -> list[Array]:
     """What a call returns or, if it returns nothing, what it updates."""
     returned = call(function, arguments)
     if returned is None:
-        returned = tuple(arguments[name] for name in ("v", "w"))
+        returned = tuple(arguments[name] for name in UPDATED[function])
     return [device.host(array) for array in (returned if isinstance(returned, tuple) else (returned,))]
 
 
@@ -208,7 +213,7 @@ def test_dlpack_is_taken(function: str) -> None:
     returned = call(function, arguments)
     if returned is None:
         # Updated through the exporter: no copy was made.
-        returned = originals["v"], originals["w"]
+        returned = tuple(originals[name] for name in UPDATED[function])
     returned = returned if isinstance(returned, tuple) else (returned,)
     for a, b in zip(returned, wanted, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -322,7 +327,7 @@ DETERMINED = {
 # The first array of these may have any rank.
 ANY_RANK = {
     "bias_add", "bias_grad", "relu_forward", "relu_backward", "neuron_forward", "neuron_backward", "dropout",
-    "sgd_update", "eltmax_forward", "eltmax_backward", "add",
+    "sgd_update", "limit_norm", "eltmax_forward", "eltmax_backward", "add",
 }  # fmt: skip
 
 
@@ -464,6 +469,8 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (["softmax_cross_entropy_backward", "input_transform"], "scale", ["1", None]),
     (["sgd_update"], "lr", ["0.1", None]),
     (["sgd_update"], "momentum", ["0.9"]),
+    (["limit_norm"], "limit", [0.0, -1.0, NAN, "1", None]),
+    (["limit_norm"], "w", [np.ones(3, np.float32), np.ones((2, 0), np.float32)]),
     (["input_transform"], "size", [0, (0, 3), (6, 3), (4, 7), (4,), 2.0]),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from cconvnet._problem import (
+    BiasProblem,
     ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
@@ -19,6 +21,7 @@ from cconvnet._problem import (
     LocalProblem,
     LrnProblem,
     NeuronProblem,
+    NormLimitProblem,
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
@@ -164,6 +167,12 @@ def test_fc_is_a_1x1_convolution(name: str) -> None:
     assert_same(reference.fc_fprop(o, x, w, bias), reference.conv_fprop(conv, x, w, bias))
     assert_same(reference.fc_dgrad(o, dy, w), reference.conv_dgrad(conv, dy, w))
     assert_same(reference.fc_wgrad(o, x, dy), reference.conv_wgrad(conv, x, dy))
+
+
+def test_bias_add_by_hand() -> None:
+    o, x = BiasProblem(2, 3), [[1, 2, 3], [4, 5, -6]]
+    assert reference.bias_add(o, x, [10, 20, 3]).tolist() == [[11, 22, 6], [14, 25, -3]]
+    assert reference.bias_add(o, x, [-10, 20, 3], relu=True).tolist() == [[0, 22, 6], [0, 25, 0]]
 
 
 def test_fc_by_hand() -> None:
@@ -343,6 +352,24 @@ def test_pool_by_hand() -> None:
     assert np.isnan(reference.maxpool_forward(o, [1, np.nan, 5, 3])).ravel().tolist() == [True, False]
 
 
+# ---- elementwise maximum -------------------------------------------------------------------------
+
+
+def test_eltmax_gradient_by_differences() -> None:
+    a, b, dy = normal((50,)), normal((50,), 1), normal((50,), 2)
+    y = reference.eltmax_forward(a, b)
+    assert ((y == a) | (y == b)).all() and (y >= a).all() and (y >= b).all()
+    for x, other in ((a, b), (b, a)):
+        expected = numerical_gradient(functools.partial(reference.eltmax_forward, other), x, dy, 1e-6)
+        assert_gradient(reference.eltmax_backward(x, y, dy), expected)
+
+
+def test_eltmax_by_hand() -> None:
+    assert reference.eltmax_forward([1, 2, 5], [1, 3, 4]).tolist() == [1, 3, 5]
+    assert np.isnan(reference.eltmax_forward([np.nan, 1], [1, np.nan])).all()
+    assert reference.eltmax_backward([1, 2, 5], [1, 3, 5], [7, 8, 9]).tolist() == [7, 0, 9]
+
+
 # ---- dropout -------------------------------------------------------------------------------------
 
 
@@ -376,6 +403,15 @@ def test_dropout_takes_its_words_in_order() -> None:
     assert 0 < sum(kept) < 11
     x = np.arange(1, 12)
     assert reference.dropout(o, x).tolist() == [2 * v if k else 0 for v, k in zip(x, kept, strict=True)]
+
+
+def test_dropout_of_a_part() -> None:
+    """Columns 3 and 4 of a matrix of 6 columns and 4 rows."""
+    x = np.arange(1, 25).reshape(4, 6)
+    whole = reference.dropout(DropoutProblem(24, 0.5, 2.0, 5, 6), x)
+    part = DropoutProblem(8, 0.5, 2.0, 5, 6, columns=2, row_stride=6, first=3)
+    kept = reference.dropout(part, x[:, 3:5])
+    assert kept.tolist() == whole[:, 3:5].tolist() and 0 < np.count_nonzero(kept) < 8
 
 
 def test_dropout_keeps_its_share() -> None:
@@ -427,13 +463,19 @@ def test_softmax_of_nan_and_of_a_label_that_is_no_class() -> None:
     assert np.isnan(gradient).all()
 
 
-# ---- update, input -------------------------------------------------------------------------------
+# ---- update, input, plain ------------------------------------------------------------------------
 
 
 def test_sgd_update_by_hand() -> None:
     o = SgdProblem(2, lr=0.5, momentum=0.25, weight_decay=0.125)
     v, w = reference.sgd_update(o, [4, 0], [8, -8], [16, 0])
     assert v.tolist() == [-1, -2] and w.tolist() == [15, -2]
+
+
+def test_limit_norm_by_hand() -> None:
+    w = [[3, 4], [0.3, 0.4], [6, -8], [0, 0], [np.nan, 9]]
+    expected = [[3, 4], [0.3, 0.4], [3, -4], [0, 0], [np.nan, 9]]
+    np.testing.assert_allclose(reference.limit_norm(NormLimitProblem(5, 2, 5.0), w), expected, rtol=1e-15)
 
 
 def test_input_transform_by_hand() -> None:
@@ -447,6 +489,11 @@ def test_input_transform_by_hand() -> None:
     # A crop that would leave the image is moved inside.
     y = reference.input_transform(o, images, [9, -9], [9, -9], [0, 0])
     assert y.ravel().tolist() == [4, 5, 6, 7]
+
+
+def test_add_by_hand() -> None:
+    assert reference.add([1, 2], [3, 5]).tolist() == [4, 7]
+    assert reference.add([1, 2], [3, 5], 2, -1).tolist() == [-1, -1]
 
 
 # ---- precision -----------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from cconvnet._problem import (
     LocalProblem,
     LrnProblem,
     NeuronProblem,
+    NormLimitProblem,
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
@@ -52,6 +53,7 @@ __all__ = [
     "LocalProblem",
     "LrnProblem",
     "NeuronProblem",
+    "NormLimitProblem",
     "PoolProblem",
     "SgdProblem",
     "SoftmaxProblem",
@@ -148,6 +150,16 @@ def _cross_entropy_backward(o: SoftmaxProblem, draw: Draw, scale: float = 0.25) 
         "labels": draw.integers(0, o.k, o.n, np.int32),
         "scale": scale,
     }
+
+
+def _limit_norm(o: NormLimitProblem, draw: Draw) -> dict[str, Any]:
+    if not draw.exact:
+        return {"w": draw((o.rows, o.columns))}
+    # 4^m values of 2^e have the norm 2^(m+e): exact, and so is the quotient of two such norms.
+    ones = 4 ** int(np.log2(o.columns) / 2)
+    signs = (np.arange(o.columns) < ones) * (2 * draw.integers(0, 2, (o.rows, o.columns), np.float32) - 1)
+    w = draw.random.permuted(signs, axis=1) * 2.0 ** draw.integers(-3, 3, (o.rows, 1), np.float32)
+    return {"w": _rounded(w)}
 
 
 def _input_transform(
@@ -277,6 +289,7 @@ OPERATIONS: dict[str, Operation] = {
     "sgd_update": Operation(
         lambda o, draw: {name: draw(o.count) for name in "gvw"}, _shape(v="count", w="count")
     ),
+    "limit_norm": Operation(_limit_norm, lambda o: {"w": (o.rows, o.columns)}, elementwise=True),
     "input_transform": Operation(_input_transform, lambda o: {"y": (o.n, o.p, o.q, o.c)}),
     "add": Operation(_add, in_place=("a", "b"), keywords=("alpha", "beta"), has_problem=False, **_ELEMENTS),
 }

@@ -96,6 +96,11 @@ class NumpyModule:
                 _write(target, value)
 
     @staticmethod
+    def limit_norm(problem: Any, w: Any, stream: int = 0) -> None:
+        with np.errstate(all="ignore"):
+            _write(w, reference.limit_norm(problem, w))
+
+    @staticmethod
     def add(a: Any, b: Any, y: Any, stream: int = 0, alpha: float = 1.0, beta: float = 1.0) -> None:
         with np.errstate(all="ignore"):
             _write(y, reference.add(a, b, alpha, beta))

@@ -23,6 +23,7 @@ from cconvnet._problem import (
     LocalProblem,
     LrnProblem,
     NeuronProblem,
+    NormLimitProblem,
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
@@ -515,6 +516,11 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             # Powers of two, so that the order of the products does not matter.
             rates = (float(v) for v in 2.0 ** -random.integers(0, 4, 3))
             problem = SgdProblem(_size(random, 5000), *rates)
+        case "limit":
+            # About half of the rows of either kind of data are too long.
+            rows, columns = _size(random, 60), _size(random, 2000)
+            limit = 2.0 ** math.floor(math.log2(columns) / 2) * 2.0 ** random.integers(-1, 2)
+            problem = NormLimitProblem(rows, columns, float(limit))
         case "input":
             h, w = _size(random, 12), _size(random, 12)
             crop = int(random.integers(1, h + 1)), int(random.integers(1, w + 1))

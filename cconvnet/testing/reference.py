@@ -527,6 +527,14 @@ def sgd_update(problem: Any, g: Array, v: Array, w: Array) -> tuple[Array, Array
     return v, w + v
 
 
+def limit_norm(problem: Any, w: Array) -> Array:
+    """w[rows,columns], each row whose norm is above the problem's limit scaled down to it."""
+    w = _float(w, (problem.rows, problem.columns))
+    norm = np.sqrt((w * w).sum(axis=1, keepdims=True))
+    # A norm at or below the limit, 0 among them, scales by 1.
+    return np.where(norm > problem.limit, w * (problem.limit / np.maximum(norm, problem.limit)), w)
+
+
 # ---- input ---------------------------------------------------------------------------------------
 
 

@@ -23,13 +23,11 @@ inline Range pixels_of(int p, int window, int stride, int pad, int size) {
   return {std::max(first, 0), std::min(first + window, size)};
 }
 
-// The outputs along one axis whose windows hold pixel `i`: none before the first window, where the padding is
-// negative.
+// The outputs along one axis whose windows hold pixel `i`; with a negative padding the first pixels are in
+// none.
 inline Range outputs_of(int i, int window, int stride, int pad, int outputs) {
-  if (i + pad < 0) return {0, 0};
-  const int last = (i + pad) / stride;
-  const int first = i + pad < window ? 0 : (i + pad - window) / stride + 1;
-  return {first, std::min(last + 1, outputs)};
+  const int next = i + pad + stride;
+  return {std::max(next - window, 0) / stride, std::min(std::max(next, 0) / stride, outputs)};
 }
 
 // ---- forward --------------------------------------------------------------------------------------------
