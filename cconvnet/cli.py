@@ -299,19 +299,38 @@ def predict(
 # ---- looking at networks -------------------------------------------------------------------------------
 
 
-@app.command(epilog=_example("cconvnet describe --net alexnet", "cconvnet describe --net alexnet --json -"))
+@app.command(
+    epilog=_example(
+        "cconvnet describe --net alexnet --device cpu:0,cpu:1 --json -",
+        "cconvnet describe --compare alexnet alexnet-2012",
+    )
+)
 def describe(
     net: Net = "lenet",
     device: DeviceNames = None,
     precision: Precision = None,
     batch: Batch = None,
     size: Size = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Show what differs between two networks instead.", metavar="A B"),
+    ] = None,
     to_json: Json = None,
 ) -> None:
     """Show a network's layers, shapes, parameters, devices, and the copies between them."""
     from cconvnet.bench import build_network
+    from cconvnet.nets.specs import compare as differences
     from cconvnet.network import table
 
+    if compare is not None:
+        one, other = compare
+        changes = differences(nets.build(one), nets.build(other))
+        if to_json:
+            keys = ("layer", "value", one, other)
+            _write_json(to_json, [dict(zip(keys, row, strict=True)) for row in changes])
+        if to_json != "-":
+            _print_table("", ["layer", "value", one, other], changes, set())
+        return
     network = build_network(net, _names(device), batch, precision, size)
     description = network.describe()
     if to_json:
@@ -325,7 +344,12 @@ def describe(
         f"{description['precision']}, {description['device']}, {description['memory_bytes'] / 1e6:,.1f} MB"
     )
     for copy in description["copies"]:
-        print(f"copy into {copy['layer']}: {copy['from']} to {copy['to']}, {copy['bytes'] / 1e6:,.2f} MB")
+        print(
+            f"copy into {copy['layer']}: {copy['source']} from {copy['from']} to {copy['to']}, "
+            f"{copy['bytes']:,} bytes, gradient {copy['gradient_bytes']:,} bytes"
+        )
+    if description["copies"]:
+        print(f"copied in a training step: {description['copied_bytes_per_step'] / 1e6:,.2f} MB")
 
 
 @app.command(epilog=_example("cconvnet gradcheck --net lenet --device emulator:0"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cconvnet._problem import NeuronProblem
-from cconvnet.backends import Device, copy
+from cconvnet.backends import Device
 from cconvnet.testing.check import OPERATIONS, check, make_inputs, run
 
 
@@ -41,11 +41,15 @@ def test_add_rounds_once(device: Device) -> None:
         )
 
 
-def test_copy(device: Device) -> None:
-    host = np.arange(1027, dtype=np.float32)
-    source, target = device.array(host), device.zeros(host.shape)
-    copy(target, device, source, device)
-    assert device.host(target).tolist() == host.tolist()
+def test_a_transfer_copies_again_and_again(device: Device) -> None:
+    source, target = device.zeros(1027), device.zeros((13, 79))
+    transfer = device.transfer(target, device, source)
+    for start in (0, 5):
+        host = np.arange(start, start + 1027, dtype=np.float32)
+        device.fill(source, host)
+        device.wait(transfer.start(device.mark(), None))
+        assert device.host(target).ravel().tolist() == host.tolist()
+    assert transfer.seconds > 0
 
 
 def test_copy_of_the_module(device: Device) -> None:
