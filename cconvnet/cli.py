@@ -139,6 +139,33 @@ def train(
             metavar="EPOCHS",
         ),
     ] = None,
+    lr_plateau: Annotated[
+        str | None,
+        typer.Option(
+            help="Divide the rate by 10 also when the test error has not fallen for N epochs, or none; the "
+            "network's own if not given.",
+            metavar="N",
+        ),
+    ] = None,
+    lr_scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Multiply the rates of layers, such as conv1=0.1,fc8=2. A resumed run keeps what it is not "
+            "told anew; 1 undoes it.",
+            metavar="LAYER=FACTOR,...",
+        ),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(help="Layers that do not learn, such as conv1,conv2: factor 0.", metavar="LAYERS"),
+    ] = None,
+    color_noise: Annotated[
+        float | None,
+        typer.Option(
+            help="Colour noise of this strength in all epochs, 0: none; the network's own if not given.",
+            metavar="SIGMA",
+        ),
+    ] = None,
     size: Size = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; runs/NET-DATA-TIME if not given.", metavar="FOLDER")
@@ -149,7 +176,9 @@ def train(
     checkpoint_every: Annotated[
         int | None,
         typer.Option(
-            help="Steps between checkpoints; ten minutes if not given. Each epoch ends with one.", metavar="N"
+            help="Steps between checkpoints; ten minutes if not given. Epochs end with one, but not where "
+            "writing it would take more than a tenth of the time.",
+            metavar="N",
         ),
     ] = None,
     log_every: Annotated[int, typer.Option(help="Steps per line of the log.", metavar="N")] = 20,
@@ -164,7 +193,8 @@ def train(
     """
     from cconvnet import plots
     from cconvnet.report import reporter
-    from cconvnet.train import Options, parse_lr_steps, percent, resume_command
+    from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
+    from cconvnet.train import percent, resume_command
     from cconvnet.train import train as run_training
 
     options = Options(
@@ -179,6 +209,9 @@ def train(
         seed=seed,
         lr=lr,
         lr_steps=parse_lr_steps(lr_steps),
+        lr_plateau=parse_lr_plateau(lr_plateau),
+        lr_scale=parse_lr_scale(lr_scale, freeze),
+        color_noise=color_noise,
         out=out,
         resume=resume,
         checkpoint_every=checkpoint_every,

@@ -23,7 +23,7 @@ sum may be rounded differently.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -383,7 +383,7 @@ class Network:
                 with tensor.device as device:
                     device.module.add(tensor.gradient, part, tensor.gradient, device.stream)
 
-    def update(self, lr: float, momentum: float) -> None:
+    def update(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Moves every parameter along its gradient; see :func:`cconvnet.optim.update`."""
         optim.update(self.parameters.values(), lr, momentum)
 
@@ -458,6 +458,11 @@ class Network:
     def copied_bytes(self) -> int:
         """Bytes of activations and gradients copied between devices since the network was made."""
         return sum(copy.copied_bytes for copy in self._copies.values())
+
+    @property
+    def copy_seconds(self) -> float:
+        """The time these copies took; not measured yet."""
+        return 0.0
 
     # -- state --
 

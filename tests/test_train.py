@@ -27,7 +27,8 @@ from cconvnet.nets.specs import LrStep
 from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError
-from cconvnet.train import Options, Outcome, TrainingStopped, parse_lr_steps, train
+from cconvnet.settings import Options, parse_lr_steps
+from cconvnet.train import Outcome, TrainingStopped, train
 
 # Small batches make many steps: 45 an epoch, and little work in each.
 SETTINGS: dict[str, Any] = {
@@ -87,7 +88,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def log_without_times(run: Path) -> list[dict[str, Any]]:
     lines = runs.read_log(run)
     assert len(lines) == len((run / "log.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+    times = ("images_per_second", "copy_seconds")
+    return [{key: value for key, value in line.items() if key not in times} for line in lines]
 
 
 def assert_same_run(run: Path, other: Path) -> None:
@@ -100,7 +102,11 @@ def assert_same_run(run: Path, other: Path) -> None:
         assert tensor.tobytes() == two.tensors[name].tobytes(), name
     assert log_without_times(run) == log_without_times(other)
     one_summary, two_summary = (
-        {key: value for key, value in summary.items() if key not in ("seconds", "images_per_second")}
+        {
+            key: value
+            for key, value in summary.items()
+            if key not in ("seconds", "images_per_second", "copy_seconds")
+        }
         for summary in (json.loads((path / "summary.json").read_text()) for path in (run, other))
     )
     assert one_summary == two_summary
@@ -304,7 +310,8 @@ def test_a_torn_line_of_the_log_is_dropped(unbroken: Path, tmp_path: Path) -> No
 def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
     """In a network with all that is random: a narrow AlexNet on the digits."""
     from cconvnet.nets import alexnet
-    from cconvnet.train import Settings, Trainer
+    from cconvnet.settings import Settings
+    from cconvnet.train import Trainer
 
     source = data.open_source(size=72)
     spec = alexnet.build((72, 72, 1), 10, width=1 / 16)
@@ -324,9 +331,12 @@ def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
             lr=0.01,
             momentum=0.9,
             lr_steps=(),
+            lr_plateau=0,
+            lr_scale={},
             crop=True,
             mirror=True,
             color_noise=0.1,
+            color_noise_epochs=None,
             precision="fp32",
         )
         network = Network(spec, batch=4, devices="cpu:0", seed=1)
@@ -357,15 +367,15 @@ def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
 
 def test_colour_noise_does_not_depend_on_batches() -> None:
     components = np.eye(3, dtype=np.float32)
-    whole = color_shifts(components, 128, seed=3, epoch=2, first=0)
-    parts = [color_shifts(components, 32, seed=3, epoch=2, first=first) for first in (0, 32, 64, 96)]
+    whole = color_shifts(components, 0.1, 128, seed=3, epoch=2, first=0)
+    parts = [color_shifts(components, 0.1, 32, seed=3, epoch=2, first=first) for first in (0, 32, 64, 96)]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
-    assert (color_shifts(components, 128, seed=3, epoch=3, first=0) != whole).any()
+    assert (color_shifts(components, 0.1, 128, seed=3, epoch=3, first=0) != whole).any()
 
 
 def test_colour_noise_has_the_components_deviations() -> None:
     components = np.diag([1.0, 10.0, 100.0]).astype(np.float32)
-    shifts = color_shifts(components, 20_000, seed=0, epoch=0, first=0)
+    shifts = color_shifts(components, 0.1, 20_000, seed=0, epoch=0, first=0)
     np.testing.assert_allclose(shifts.std(axis=0), [0.1, 1.0, 10.0], rtol=0.03)
     np.testing.assert_allclose(shifts.mean(axis=0), 0.0, atol=0.3)
 
