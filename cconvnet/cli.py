@@ -68,6 +68,14 @@ Size = Annotated[
 RunPath = Annotated[
     Path, typer.Option("--run", help="The folder of a run, or one of its checkpoints.", metavar="RUN")
 ]
+Views = Annotated[
+    str,
+    typer.Option(
+        help="center, or ten: the corners and the centre, each with its mirror image, whose probabilities "
+        "are averaged.",
+        metavar="NAME",
+    ),
+]
 Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoint instead of its newest.")]
 Json = Annotated[
     str | None,
@@ -162,7 +170,7 @@ def train(
     color_noise: Annotated[
         float | None,
         typer.Option(
-            help="Colour noise of this strength in all epochs, 0: none; the network's own if not given.",
+            help="The strength of the colour noise in training, 0: none; the network's own if not given.",
             metavar="SIGMA",
         ),
     ] = None,
@@ -242,52 +250,82 @@ def train(
 
 
 @app.command(
-    epilog=_example("cconvnet evaluate --run runs/first", "cconvnet evaluate --run runs/first --data FOLDER")
+    epilog=_example(
+        "cconvnet evaluate --run runs/first --views ten",
+        "cconvnet evaluate --run runs/first --run runs/second --data FOLDER",
+    )
 )
 def evaluate(
-    run: RunPath,
+    run: Annotated[
+        list[Path],
+        typer.Option(
+            "--run",
+            help="The folder of a run, or one of its checkpoints; given several times: their average too.",
+            metavar="RUN",
+        ),
+    ],
     data: Data = None,
+    views: Views = "center",
     device: DeviceNames = None,
     batch: Batch = None,
     best: Best = False,
     to_json: Json = None,
 ) -> None:
-    """Print a trained network's error on test images, each cut out at its centre."""
-    from cconvnet import data as sources
-    from cconvnet import evaluate as evaluation
+    """Print a trained network's error on test images, or that of several whose probabilities are averaged."""
+    from cconvnet.evaluate import Tally, evaluate_runs
     from cconvnet.report import reporter
     from cconvnet.train import percent
 
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
-        trained = evaluation.load_trained(run, devices=_names(device), batch=batch, best=best)
-        for line in trained.skipped:
-            report.say(f"skipped: {line}")
-        settings = trained.checkpoint.settings
-        source = sources.open_source(data or settings["data"], settings["size"])
-        report.begin("testing", -(-len(source.test) // trained.network.batch))
-        tally = evaluation.evaluate_run(
-            trained, source, lambda done, total: report.step(done, "testing", f"{done}/{total}")
-        )
-        report.end()
-        report.say(
-            f"{source.name}, {tally.count:,} test images, {trained.path}: "
+    def errors(tally: Tally) -> str:
+        return (
             f"top-1 error {percent(tally.error_top1)}, top-5 error {percent(tally.error_top5)}, "
             f"loss {tally.mean_loss:.4f}"
         )
-    if to_json:
-        _write_json(
-            to_json,
-            {
-                "checkpoint": str(trained.path),
-                "net": trained.network.spec.name,
-                "data": source.name,
-                "device": trained.network.describe()["device"],
-                "images": tally.count,
-                "test_error_top1": tally.error_top1,
-                "test_error_top5": tally.error_top5,
-                "test_loss": tally.mean_loss,
-            },
+
+    def values(tally: Tally) -> dict[str, float]:
+        return {
+            "test_error_top1": tally.error_top1,
+            "test_error_top5": tally.error_top5,
+            "test_loss": tally.mean_loss,
+        }
+
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+
+        def stepped(done: int, total: int) -> None:
+            if done == 1:
+                report.begin("testing", total)
+            report.step(done, "testing", f"{done}/{total}")
+
+        source, results, together = evaluate_runs(
+            run,
+            data,
+            devices=_names(device),
+            batch=batch,
+            best=best,
+            views=views,
+            say=report.say,
+            stepped=stepped,
         )
+        report.end()
+        where = f"{source.name}, {together.count:,} test images"
+        for result in results:
+            seen = f"{result.views} view{'s' * (result.views > 1)}"
+            report.say(f"{where}, {seen}, {result.path}: {errors(result.tally)}")
+        if len(results) > 1:
+            report.say(f"{where}, average of {len(results)} networks: {errors(together)}")
+    if to_json:
+        members = [
+            {
+                "checkpoint": str(result.path),
+                "net": result.net,
+                "device": result.device,
+                "views": result.views,
+                **values(result.tally),
+            }
+            for result in results
+        ]
+        document = {"data": source.name, "images": together.count, **values(together)}
+        _write_json(to_json, {**document, **(members[0] if len(members) == 1 else {"members": members})})
 
 
 @app.command(epilog=_example("cconvnet predict --run runs/first cat.jpg dog.png"))
@@ -295,6 +333,7 @@ def predict(
     run: RunPath,
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE...")],
     top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N")] = 5,
+    views: Views = "center",
     device: DeviceNames = None,
     best: Best = False,
     to_json: Json = None,
@@ -307,7 +346,7 @@ def predict(
     trained = evaluation.load_trained(run, devices=_names(device), batch=min(len(pictures), 64), best=best)
     for line in trained.skipped:
         print(f"skipped: {line}", file=sys.stderr)
-    probabilities = evaluation.predict(trained, pictures)
+    probabilities = evaluation.predict(trained, pictures, views)
     orders = [(-row).argsort(kind="stable")[:top] for row in probabilities]
     if to_json:
         _write_json(

@@ -124,6 +124,12 @@ class View:
     mirror: bool = False
 
 
+def check_views(views: str) -> None:
+    """Refuses what views_of() does not know."""
+    if views not in VIEWS:
+        raise ValueError(nearest("--views", views, VIEWS))
+
+
 def views_of(spec: NetSpec, views: str) -> list[View]:
     """The views of a stored image by which a network is tested.
 
@@ -134,8 +140,7 @@ def views_of(spec: NetSpec, views: str) -> list[View]:
     Raises
         ValueError: `views` is neither.
     """
-    if views not in VIEWS:
-        raise ValueError(nearest("--views", views, VIEWS))
+    check_views(views)
     bottom, right = spec.stored[0] - spec.input.height, spec.stored[1] - spec.input.width
     center = (bottom // 2, right // 2)
     if views == "center":
@@ -243,11 +248,76 @@ def evaluate_run(
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-    """What a network, or an ensemble, was found to do on the test images."""
+class Result:
+    """What one trained network was found to do on the test images, in how many views of each."""
 
-    trained: Trained | None  # without its network's memory; None: the ensemble
+    path: Path
+    net: str
+    device: str
+    views: int
     tally: Tally
+
+
+def evaluate_runs(
+    paths: list[Path],
+    where: str | None = None,
+    *,
+    devices: list[str] | None = None,
+    batch: int | None = None,
+    best: bool = False,
+    views: str = "center",
+    say: Callable[[str], None] = lambda text: None,
+    stepped: Stepped = lambda done, total: None,
+) -> tuple[data.Source, list[Result], Tally]:
+    """Tests one network, or several and the average of their probabilities.
+
+    The networks are in memory one after another; the probabilities of all test images stay. Every checkpoint
+    is read before the first is tested, so that what cannot be used is found out early.
+
+    Args
+        paths: runs or checkpoints; best: of runs, take the best checkpoint instead of the newest.
+        where: the data's folder; None: that of the first run.
+        say: is told of damaged checkpoints that were passed over.
+
+    Returns
+        The data, each network's result, and the ensemble's errors; of one network its own.
+
+    Raises
+        RunError, CheckpointError: a run has no sound checkpoint.
+        ValueError, DeviceUnavailable: networks or data do not fit together, or the device cannot be used.
+    """
+    check_views(views)
+    files: list[Path] = []
+    settings: dict[str, Any] = {}
+    for path in paths:
+        file, checkpoint, skipped = runs.find_checkpoint(path, best)
+        for line in skipped:
+            say(f"skipped: {line}")
+        settings = settings or checkpoint.settings
+        for name in ("classes", "image_shape"):
+            if checkpoint.settings[name] != settings[name]:
+                raise ValueError(
+                    f"{file} cannot be averaged with {files[0]}: its {name.replace('_', ' ')} is "
+                    f"{_short(checkpoint.settings[name])}, there {_short(settings[name])}"
+                )
+        files.append(file)
+    source = data.open_source(where or settings["data"], settings["size"])
+    ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
+
+    def test(file: Path) -> Result:  # a function, whose network is gone before the next is made
+        trained = load_trained(file, devices=devices, batch=batch)
+        tally = evaluate_run(trained, source, stepped, views, ensemble)
+        network = trained.network
+        count = len(views_of(network.spec, views))
+        return Result(file, network.spec.name, network.describe()["device"], count, tally)
+
+    results = [test(file) for file in files]
+    return source, results, ensemble.tally(source.test.labels) if ensemble is not None else results[0].tally
+
+
+def _short(values: list[Any]) -> str:
+    text = ", ".join(map(str, values))
+    return text if len(text) < 60 else f"{text[:57]}..."
 
 
 def check_source(trained: Trained, source: data.Source) -> None:

@@ -314,6 +314,7 @@ class Network:
         left: Array | None = None,
         mirror: Array | None = None,
         shift: Array | None = None,
+        scale: float = 1.0,
     ) -> None:
         """Takes a batch to the devices.
 
@@ -324,6 +325,7 @@ class Network:
             top, left: int[n], where each image's crop begins; None: in the middle.
             mirror: bool or uint8[n]; None: no image is mirrored.
             shift: float[n, C], added to every pixel after the mean is subtracted; None: nothing.
+            scale: multiplies this batch, beside the spec's own scale.
 
         Raises:
             ValueError: naming the argument that has a wrong type, shape or value.
@@ -351,6 +353,7 @@ class Network:
             None if shift is None else _row("shift", shift, (n, shape[2]), np.float32, 0),
         )
         for image in self._inputs.values():
+            image.batch_scale = scale
             image.load(*host)
         cost = self._cost
         with cost.device:

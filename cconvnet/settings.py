@@ -101,6 +101,7 @@ class Settings:
         lr_steps, lr_plateau, lr_scale: see cconvnet.schedule.
         color_noise: the standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: how many epochs it lasts; None: all.
+        color_noise_shrinks: whether the noisy input is divided by 1 + color_noise.
     """
 
     net: str
@@ -122,6 +123,7 @@ class Settings:
     mirror: bool
     color_noise: float
     color_noise_epochs: float | None
+    color_noise_shrinks: bool
     precision: str
 
     @classmethod

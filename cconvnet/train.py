@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -175,7 +176,8 @@ def _started(options: Options, devices: list[Device], reporter: Reporter) -> Tra
         crop=recipe.crop,
         mirror=recipe.mirror,
         color_noise=recipe.color_noise if options.color_noise is None else options.color_noise,
-        color_noise_epochs=recipe.color_noise_epochs if options.color_noise is None else None,
+        color_noise_epochs=recipe.color_noise_epochs,
+        color_noise_shrinks=recipe.color_noise_shrinks,
         precision=options.precision or "fp32",
     )
     network = _network(spec, settings, devices)
@@ -223,8 +225,6 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     }
     if options.lr_scale is not None:
         changes["lr_scale"] = {**settings.lr_scale, **options.lr_scale}
-    if options.color_noise is not None:
-        changes["color_noise_epochs"] = None
     for name in ("size", "batch", "seed", "precision"):
         given, there = getattr(options, name), getattr(settings, name)
         if given is not None and given != there:
@@ -381,7 +381,9 @@ class Trainer:
                 what = f"learns at {factor:g} times its rate" if factor else "is frozen"
                 self.reporter.say(f"lr: {layer} {what} from here on")
         if self.settings.color_noise != before.color_noise:
-            self.reporter.say(f"colour noise: {self.settings.color_noise:g} from here on")
+            ends = self.settings.color_noise_epochs
+            until = "" if ends is None else f" until epoch {ends:g}"
+            self.reporter.say(f"colour noise: {self.settings.color_noise:g} from here on{until}")
 
     def begin(self, options: Options) -> None:
         """Makes the mean image and the first checkpoint, or puts the log back to where the run is resumed."""
@@ -405,7 +407,7 @@ class Trainer:
             self._save()
         self._saved_step = self.progress.step
 
-    def _report(self, what: str) -> data.Progress:
+    def _report(self, what: str) -> Callable[[int, int], None]:
         """Shows the progress of `what`, which begins."""
         begun = False
 
@@ -493,19 +495,8 @@ class Trainer:
 
     def _step(self, batch: data.Batch) -> None:
         network, progress, settings = self.network, self.progress, self.settings
-        shift, noise_ends = None, settings.color_noise_epochs
-        if settings.color_noise and (noise_ends is None or self._epoch() < noise_ends):
-            assert self.statistics.colors is not None
-            first = progress.step_in_epoch * settings.batch
-            shift = color_shifts(
-                self.statistics.colors,
-                settings.color_noise,
-                len(batch),
-                settings.seed,
-                progress.epoch,
-                first,
-            )
-        network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror, shift)
+        shift, scale = self._noise(len(batch))
+        network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror, shift, scale)
         network.forward(train=True, step=progress.step)
         network.backward()
         # Asked for as late as the loss can still stop the update: on a GPU it waits for all work before it.
@@ -524,6 +515,17 @@ class Trainer:
         progress.step_in_epoch += 1
         progress.window.add(result)
         progress.epoch_tally.add(result)
+
+    def _noise(self, count: int) -> tuple[np.ndarray[Any, Any] | None, float]:
+        """The colour shifts of the next batch and what multiplies its input; None and 1 without noise."""
+        progress, settings, colors = self.progress, self.settings, self.statistics.colors
+        sigma, ends = settings.color_noise, settings.color_noise_epochs
+        if not sigma or (ends is not None and self._epoch() >= ends):
+            return None, 1.0
+        assert colors is not None
+        first = progress.step_in_epoch * settings.batch
+        shifts = color_shifts(colors, sigma, count, settings.seed, progress.epoch, first)
+        return shifts, 1.0 / (1.0 + sigma) if settings.color_noise_shrinks else 1.0
 
     def _epoch(self) -> float:
         """Where training is, in epochs from 0 on."""
