@@ -77,6 +77,9 @@ Views = Annotated[
     ),
 ]
 Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoint instead of its newest.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that decode images; chosen if not given.", metavar="N")
+]
 Json = Annotated[
     str | None,
     typer.Option(
@@ -190,9 +193,7 @@ def train(
         ),
     ] = None,
     log_every: Annotated[int, typer.Option(help="Steps per line of the log.", metavar="N")] = 20,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that decode images; chosen if not given.", metavar="N")
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Train a network, or go on training one.
 
@@ -502,6 +503,31 @@ def plot(
     else:
         plots.filters(run, target)
     print(target)
+
+
+@app.command(
+    epilog=_example("cconvnet augment --net alexnet --data FOLDER --out sheet.png"),
+)
+def augment(
+    out: Annotated[Path, typer.Option(help="The picture's file, .png.", metavar="FILE")],
+    net: Net = "alexnet",
+    data: Data = None,
+    size: Size = None,
+    images: Annotated[int, typer.Option(help="Training images: rows of the sheet.", metavar="N")] = 6,
+    epochs: Annotated[int, typer.Option(help="Epochs: columns after the first.", metavar="N")] = 8,
+    seed: Annotated[int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N")] = 0,
+    workers: Workers = None,
+) -> None:
+    """Draw training images as a network sees them: crops, mirror images, colour noise."""
+    from cconvnet import augment as sheets
+    from cconvnet import data as sources
+
+    if size is not None and size < 1:
+        raise ValueError(f"--size must be at least 1, not {size}")
+    source = sources.open_source(data, size or nets.stored_size(net), workers=workers)
+    spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
+    sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
+    print(out)
 
 
 # ---- doctor --------------------------------------------------------------------------------------------

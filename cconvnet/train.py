@@ -529,7 +529,7 @@ class Trainer:
 
     def _epoch(self) -> float:
         """Where training is, in epochs from 0 on."""
-        return self.progress.epoch + self.progress.step_in_epoch / self._steps_per_epoch
+        return self.progress.step / self._steps_per_epoch
 
     def _divisions(self) -> int:
         return len(self.progress.lr_divisions)

@@ -21,7 +21,6 @@ import pytest
 
 from cconvnet import checkpoint, data, runs
 from cconvnet.checkpoint import CheckpointError, Folder
-from cconvnet.data.color_noise import color_components, color_shifts
 from cconvnet.evaluate import MEAN, Tally, evaluate_run, load_trained, predict
 from cconvnet.nets.specs import LrStep
 from cconvnet.network import Network
@@ -481,31 +480,6 @@ def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
     parts = states((2, 6), tmp_path / "parts")
     for name, tensor in whole.items():
         assert tensor.tobytes() == parts[name].tobytes(), name
-
-
-def test_colour_noise_does_not_depend_on_batches() -> None:
-    components = np.eye(3, dtype=np.float32)
-    whole = color_shifts(components, 0.1, 128, seed=3, epoch=2, first=0)
-    parts = [color_shifts(components, 0.1, 32, seed=3, epoch=2, first=first) for first in (0, 32, 64, 96)]
-    assert np.concatenate(parts).tobytes() == whole.tobytes()
-    assert (color_shifts(components, 0.1, 128, seed=3, epoch=3, first=0) != whole).any()
-
-
-def test_colour_noise_has_the_components_deviations() -> None:
-    components = np.diag([1.0, 10.0, 100.0]).astype(np.float32)
-    shifts = color_shifts(components, 0.1, 20_000, seed=0, epoch=0, first=0)
-    np.testing.assert_allclose(shifts.std(axis=0), [0.1, 1.0, 10.0], rtol=0.03)
-    np.testing.assert_allclose(shifts.mean(axis=0), 0.0, atol=0.3)
-
-
-def test_colour_components_are_those_of_the_pixels() -> None:
-    chance = np.random.default_rng(2)
-    images = chance.integers(0, 256, (300, 4, 4, 3)).astype(np.uint8)
-    images[..., 1] = images[..., 0] // 2
-    split = data.MemorySplit("train", images, np.zeros(300, np.int32))
-    components = color_components(split).astype(np.float64)
-    covariance = np.cov(images.reshape(-1, 3).T.astype(np.float64), bias=True)
-    np.testing.assert_allclose(components.T @ components, covariance, rtol=1e-4, atol=1e-2)
 
 
 # ---- rates -----------------------------------------------------------------------------------------------
