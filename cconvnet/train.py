@@ -631,14 +631,13 @@ class Trainer:
     def _epoch_worth_saving(self, options: Options) -> bool:
         """Whether the end of an epoch becomes a checkpoint.
 
-        The best one and the last always do. Any other does if going without would lose much more time than
-        writing takes, so that a run of short epochs and a large network does not spend its time on its disk.
+        The best one always does. Any other does if going without would lose much more time than writing
+        takes, so that a run of short epochs and a large network does not spend its time on its disk.
         """
         progress = self.progress
         assert progress.best is not None
         return (
             progress.best["step"] == progress.step
-            or progress.epoch >= self.settings.epochs
             or self._checkpoint_due(options)
             or time.monotonic() - self._saved_at >= _TRAINING_PER_SAVING * self._saving_took
         )

@@ -197,7 +197,7 @@ def test_predictions_are_probabilities_of_the_right_class(unbroken: Path, tmp_pa
     trained.network.load(images[:16], labels[:16])
     trained.network.forward(train=False)
     # PNG keeps every pixel, so the network saw just what it sees in a test.
-    assert probabilities[:16].tobytes() == trained.network.outputs("cost").tobytes()
+    assert probabilities[:16].astype(np.float32).tobytes() == trained.network.outputs("cost").tobytes()
 
 
 def test_copies_of_training_steps_alone_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +225,19 @@ def test_copies_of_training_steps_alone_are_logged(tmp_path: Path, monkeypatch: 
     run_training(out=tmp_path / "parts", log_every=10, steps=47)
     resume(tmp_path / "parts", log_every=10)
     check(tmp_path / "parts")
+
+    # Killed in step 25, after a checkpoint in the middle of a window.
+    def dying(network: Network, train: bool, step: int = 0) -> None:
+        if step == 25:
+            raise KeyboardInterrupt
+        counting(network, train, step)
+
+    monkeypatch.setattr(Network, "forward", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(out=tmp_path / "killed", log_every=10, checkpoint_every=8)
+    monkeypatch.setattr(Network, "forward", counting)
+    resume(tmp_path / "killed", log_every=10)
+    check(tmp_path / "killed")
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------
@@ -619,7 +632,7 @@ def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
     other = runs.read_log(tmp_path / "run")[-1]["lr_other"]
     assert other == {"conv2.weight": 0.0, "conv2.bias": 0.0}
     # A later resume keeps what it is not told anew.
-    resume(tmp_path / "run", steps=25)
+    resume(tmp_path / "run", steps=25, lr_scale={"fc1": 0.5})
     assert tensors_of(tmp_path / "run")["conv2.weight"].tobytes() == after["conv2.weight"].tobytes()
     with pytest.raises(ValueError, match=r"a layer must be one of .*, not 'conv3'; did you mean 'conv"):
         resume(tmp_path / "run", lr_scale={"conv3": 0.0})
