@@ -11,6 +11,7 @@ import gzip
 import io
 import itertools
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -786,7 +787,8 @@ def gathered(tmp_path: Path) -> Path:
     make_pictures(tmp_path / "train", dict.fromkeys(CLASSES, 9), (5, 4))
     said: list[str] = []
     found = gather(data.open_source(tmp_path), colors=True, say=said.append)
-    assert said == [] and found.mean is not None and found.colors is not None
+    assert said == [f"data: statistics of the pictures are kept in {tmp_path / '.cconvnet-5x4x3.npz'}"]
+    assert found.mean is not None and found.colors is not None
     return tmp_path
 
 
@@ -885,6 +887,27 @@ def test_damaged_statistics_are_computed_again(
     assert made == ["mean_image"]
     assert found.mean is not None
     assert found.mean.tobytes() == data.mean_image(data.open_source(gathered).train).tobytes()
+
+
+def test_no_damage_to_statistics_is_believed_or_stops_a_run(gathered: Path) -> None:
+    file = gathered / ".cconvnet-5x4x3.npz"
+    content, source = file.read_bytes(), data.open_source(gathered)
+    expected, chance = gather(source, colors=True), random.Random(5)
+    for _ in range(500):
+        damaged = bytearray(content)
+        for _ in range(chance.choice([1, 1, 3])):
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        file.write_bytes(damaged)
+        found = gather(source, colors=True)
+        assert found.mean is not None and expected.mean is not None
+        assert found.colors is not None and expected.colors is not None
+        assert found.mean.tobytes() == expected.mean.tobytes()
+        assert found.colors.tobytes() == expected.colors.tobytes()
+
+
+def test_a_folder_that_moves_keeps_its_statistics(gathered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = gathered.rename(gathered.with_name("moved"))
+    assert computed_again(moved, monkeypatch, colors=True)[1] == []
 
 
 def test_statistics_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

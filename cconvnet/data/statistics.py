@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,7 @@ def gather(
     """The statistics of a source's training images that are asked for: from the file, else computed and kept.
 
     Args
-        say: is told where they come from, or why they cannot be kept.
+        say: is told where they come from, where they are kept or why not.
         progress: called with what is computed now; gives what to call with images done and in all.
 
     Raises
@@ -67,6 +66,7 @@ def gather(
     if file is not None and missing:
         try:
             write_atomically(file, [_packed(kept, key)])
+            say(f"data: statistics of the pictures are kept in {file}")
         except OSError as error:
             say(f"data: statistics of the pictures are kept in the run alone: {file}: {error.strerror}")
     return kept
@@ -85,7 +85,7 @@ def fingerprint(source: Source) -> str:
     for index in range(len(source.train)):
         name = source.train.file(index)
         status = Path(name).stat()
-        short = os.path.relpath(name, source.folder)
+        short = name.removeprefix(f"{source.folder}{os.sep}")  # a folder that was moved stays the same
         digest.update(f"{short}\0{status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -98,7 +98,7 @@ def _read(file: Path, key: str, shape: tuple[int, int, int]) -> Statistics:
             if str(arrays["fingerprint"]) != key:
                 return Statistics()
             found = {name: arrays[name] for name in shapes if name in arrays}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a damaged zip file raises nearly anything
         return Statistics()
     good = {
         name: array
