@@ -387,7 +387,7 @@ class Trainer:
 
     def begin(self, options: Options) -> None:
         """Makes the mean image and the first checkpoint, or puts the log back to where the run is resumed."""
-        self.run.rewind_log(self.progress.step)
+        self.run.rewind_log(self.progress.step, self.progress.epoch)
         statistics = self.statistics
         new = statistics.mean is None
         if new or (self.settings.color_noise and statistics.colors is None):
@@ -601,7 +601,7 @@ class Trainer:
             f"loss {progress.last_train['train_loss']:.4f}, "
             f"{progress.images / progress.seconds if progress.seconds else 0:,.0f} images/s"
         )
-        if fallen:
+        if fallen and progress.epoch < self.settings.epochs:
             self.reporter.say(
                 f"lr: {self._lr():g} from here on, a tenth: the test error has not fallen for {patience} "
                 f"epoch{'s' * (patience > 1)}"
@@ -638,6 +638,7 @@ class Trainer:
         assert progress.best is not None
         return (
             progress.best["step"] == progress.step
+            or self._saved_step == progress.step  # by somebody who did not wait for the test
             or self._checkpoint_due(options)
             or time.monotonic() - self._saved_at >= _TRAINING_PER_SAVING * self._saving_took
         )

@@ -383,6 +383,52 @@ def test_more_epochs_go_on(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "long", tmp_path / "run")
 
 
+def test_stopped_in_a_test_and_killed_after_it(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The epoch's line is in the log, but not in the checkpoint, and must not come twice."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+
+        def interrupted(network: Network, batches: Any, stopped: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr("cconvnet.train.evaluate", interrupted)
+        assert run_training(out=out).signal == signal.SIGTERM
+    progress = runs.find_checkpoint(out)[1].progress
+    assert (progress["step"], progress["epoch"], progress["step_in_epoch"]) == (45, 0, 45)
+    with monkeypatch.context() as patch:
+
+        def killed(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
+            raise KeyboardInterrupt
+
+        patch.setattr(Folder, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            resume(out)
+    assert "test_loss" in runs.read_log(out)[-1]
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
+def test_a_test_after_the_checkpoint_is_saved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the end of the epoch would not be worth it."""
+    monkeypatch.setattr("cconvnet.train._TRAINING_PER_SAVING", 1e9)
+    out = tmp_path / "run"
+    fake_tests(monkeypatch, [50])
+    run_training(out=out, epochs=1)
+
+    def interrupted(network: Network, batches: Any, stopped: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("cconvnet.train.evaluate", interrupted)
+    resume(out, epochs=2)
+    assert runs.find_checkpoint(out)[1].progress["epoch"] == 1
+    fake_tests(monkeypatch, [60])
+    resume(out)
+    progress = runs.find_checkpoint(out)[1].progress
+    assert (progress["epoch"], progress["last_test"]["test_error_top1"]) == (2, 0.6)
+
+
 def test_killed_before_the_first_checkpoint(unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_training(out=out, steps=3)
