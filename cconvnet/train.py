@@ -360,7 +360,7 @@ class Trainer:
         self._steps_per_epoch = len(source.train) // settings.batch
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        self._saving_took = 0.0
+        self._saving_took = 0.0  # so the first epoch's end of a resumed run is saved
         self._logged_at = (0.0, 0)
         self._copies_seen = (0, 0.0)
         self._used_rates: tuple[float, dict[str, float]] = (0.0, {})
@@ -638,7 +638,6 @@ class Trainer:
         assert progress.best is not None
         return (
             progress.best["step"] == progress.step
-            or self._saved_step == progress.step  # by somebody who did not wait for the test
             or self._checkpoint_due(options)
             or time.monotonic() - self._saved_at >= _TRAINING_PER_SAVING * self._saving_took
         )
