@@ -105,10 +105,14 @@ class Run:
     def write_summary(self, summary: dict[str, Any]) -> None:
         checkpoint.write_json(self.path / "summary.json", summary)
 
-    def rewind_log(self, step: int) -> None:
-        """Drops the lines after `step`, and a line that a kill cut short."""
+    def rewind_log(self, step: int, epoch: int) -> None:
+        """Drops the lines after `step`, those of epochs after `epoch`, and a line that a kill cut short."""
         path = self.path / "log.jsonl"
-        lines = [line for line in read_log(self.path) if line["step"] <= step]
+        lines = [
+            line
+            for line in read_log(self.path)
+            if line["step"] <= step and ("test_loss" not in line or line["epoch"] <= epoch)
+        ]
         checkpoint.write_atomically(path, [(json.dumps(line) + "\n").encode() for line in lines])
         self._log = path.open("a", encoding="utf-8")
 

@@ -7,10 +7,11 @@ It differs from the paper's description (``alexnet``) in these ways:
 - LRN's scale is divided by the number of values summed: a fifth of the paper's alpha.
 - The first weights of conv3, conv4 and conv5 have a standard deviation of 0.03, not 0.01.
 - Rates fall when and where its authors let them fall, those of biases never, and conv1 is frozen at last.
+- While there is colour noise, the noisy input is divided by 1.1.
 
 Source: the program and its layer files, released by the Computer History Museum in 2025
-(github.com/computerhistory/AlexNet-Source-Code: layers/layers-145.cfg, layers/layer-params-145.cfg). The
-names of layers are those of ``alexnet``.
+(github.com/computerhistory/AlexNet-Source-Code: layers-145.cfg and layer-params-145.cfg in layers/, convdata.py).
+The names of layers are those of ``alexnet``.
 """
 
 from __future__ import annotations
@@ -116,5 +117,6 @@ def build(
             mirror=True,
             color_noise=0.1,
             color_noise_epochs=67,
+            color_noise_shrinks=True,
         ),
     )
