@@ -20,7 +20,18 @@ from cconvnet import cli, nets
 from cconvnet.checkpoint import Folder
 from cconvnet.errors import CudaError, DeviceUnavailable
 
-COMMANDS = ["train", "evaluate", "predict", "describe", "gradcheck", "plot", "doctor", "bench", "bench step"]
+COMMANDS = [
+    "train",
+    "evaluate",
+    "predict",
+    "describe",
+    "gradcheck",
+    "plot",
+    "doctor",
+    "import",
+    "bench",
+    "bench step",
+]
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -56,7 +56,7 @@ class Source:
     `classes` names the labels 0, 1, ...; images are uint8 of `image_shape` (H,W,C); `notes` says what a
     reader of a result should know of the data: how a split was made, what decoded the pictures, what was
     ignored. Where there are no separate test images, `test` is `train`. `mean`, float32[H,W,C], is the mean
-    image where the data's files hold one, of the images as they are stored there.
+    image where the data's files hold one; training subtracts it instead of one computed from `train`.
     """
 
     name: str
@@ -248,11 +248,13 @@ def _batches(root: Path, size: int | None) -> Source:
     """cuda-convnet's batches, or CIFAR-10's for Python."""
     found = batches.read(root)
     name = f"batches {root.name}"
+    # The mean of resized images is another one.
+    mean = found.mean if size is None or found.train[0].shape[1:3] == (size, size) else None
     if found.test is None:
         note = f"{root} has only one batch: of each class every fifth image is used for testing"
-        return Source(name, found.classes, *_every_fifth(*found.train, size), [note], found.mean)
+        return Source(name, found.classes, *_every_fifth(*found.train, size), [note], mean)
     train, test = MemorySplit("train", *found.train, size), MemorySplit("test", *found.test, size)
-    return Source(name, found.classes, train, test, found.notes, found.mean)
+    return Source(name, found.classes, train, test, found.notes, mean)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------
