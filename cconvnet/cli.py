@@ -335,6 +335,11 @@ def import_(
     layers = checkpoints.read_checkpoint(checkpoint)
     options = Options(net=net, data=data, batch=batch, out=out)
     with reporter() as report:
+        shared = checkpoints.shared_weights(layers)
+        if shared:
+            report.say(
+                f"shared weights ({', '.join(shared)}) become each layer's own: training moves them apart"
+            )
         try:
             path = begin_with(options, lambda network: checkpoints.network_weights(network, layers), report)
         except CheckpointError as error:

@@ -355,6 +355,7 @@ F4 = b"cnumpy\ndtype\n(U\x02f4K\x00K\x01tR"
         (ARRAY + b"(K\x01(J\xff\xff\xff\xfft" + F4 + b"\x89U\x04abcdtb.", "shape is not that of an array"),
         (ARRAY + b"(K\x01(K\x01t" + F4 + b"\x89U\x03abctb.", "of 1 float32 values, but of 3 bytes"),
         (ARRAY + b"(K\x01(K\x01tN\x89U\x03abctb.", "without a type"),
+        (ARRAY + b"(K\x01(M\xff\xffM\xff\xffK\x00t" + F4 + b"\x89U\x00tb.", "without elements, but huge"),
         (ARRAY + b"}b.", "state is not that of NumPy"),
         (b"cnumpy.core.multiarray\nscalar\n(" + F4 + b"U\x03abctR.", "of  float32 values, but of 3 bytes"),
         # instructions
@@ -554,7 +555,10 @@ def test_cuda_convnets_batches(tmp_path: Path) -> None:
     (tmp_path / "data_batch_10").rename(tmp_path / "data_batch_3")
     source = data.open_source(tmp_path)
     assert source.classes == ["ant", "bee", "cat"] and source.image_shape == (4, 4, 3)
-    assert source.notes == [f"{tmp_path} has no test_batch: data_batch_3, the last, is used for testing"]
+    assert source.notes == [
+        f"{tmp_path} has no test_batch: data_batch_3, the last, is used for testing",
+        f"the mean image is data_mean of {tmp_path / 'batches.meta'}",
+    ]
     check_split(source.train, [made["data_batch_1"], made["data_batch_2"]])
     check_split(source.test, [made["data_batch_10"]])
     assert source.mean is not None and source.mean.dtype == np.float32
@@ -591,7 +595,7 @@ def test_other_batches(tmp_path: Path) -> None:
     made = make_batches(tmp_path, {"data_batch_4": 30}, (5, 5, 1), data_batch_4={"labels": labels})
     source = data.open_source(tmp_path)
     assert source.image_shape == (5, 5, 1) and len(source.train) + len(source.test) == 30
-    assert "only one batch" in source.notes[0]
+    assert "only one batch" in source.notes[-1]
     test, test_labels = source.test.read([0])
     assert np.array_equal(test[0], made["data_batch_4"][0][12]) and test_labels[0] == 0
     assert data.open_source(tmp_path, 8).image_shape == (8, 8, 1)
@@ -612,7 +616,7 @@ def test_other_batches(tmp_path: Path) -> None:
         ({"data_batch_2": {"labels": [[0, 1]] * 7}}, "data_batch_2", "one number for each image"),
         ({"data_batch_2": {"labels": [[0, 1], [2]]}}, "data_batch_2", "labels are not numbers"),
         ({"data_batch_2": {"labels": "abc"}}, "data_batch_2", "one number for each image"),
-        ({"data_batch_2": {"data": ["\xff\xd8"] * 7}}, "data_batch_2", "a list .of compressed pictures"),
+        ({"data_batch_2": {"data": ["\xff\xd8"] * 7}}, "data_batch_2", "a list, as of compressed pictures"),
         ({"data_batch_2": {"data": "abc"}}, "data_batch_2", "matrix of uint8, not str"),
         ({"meta": {"label_names": []}}, "batches.meta", "label_names"),
         ({"meta": {"label_names": [1]}}, "batches.meta", "label_names"),
@@ -651,7 +655,7 @@ def test_bad_folders_of_batches_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has data_batch_3 but no data_batch_2"):
         data.open_source(tmp_path)
     batch.mkdir()
-    with pytest.raises(DataError, match="data_batch_2 cannot be read"):
+    with pytest.raises(DataError, match=r"data_batch_2 is a folder.*train/CLASS"):
         data.open_source(tmp_path)
     meta.unlink()
     with pytest.raises(DataError, match=r"lacks batches\.meta"):
@@ -905,9 +909,11 @@ def test_import(tmp_path: Path) -> None:
     batches.mkdir()
     made = make_batches(batches, {"data_batch_1": 30, "data_batch_2": 20}, (32, 32, 3))
     layers = quick_layers()
+    layers[2]["weightSourceLayers"], layers[3]["weightSourceLayers"] = [""], ["conv2"]
     file = write(tmp_path, checkpoint(layers), "12.3")
     out = tmp_path / "run"
-    command("import", file, "--net", "cifar-quick", "--data", batches, "--out", out, "--batch", 10)
+    said = command("import", file, "--net", "cifar-quick", "--data", batches, "--out", out, "--batch", 10)
+    assert "shared weights (conv3) become each layer's own" in said and f"files: {out}" in said
 
     stored = runs.find_checkpoint(out)[1]
     assert stored.step == 0

@@ -105,6 +105,11 @@ def _names(root: Path) -> list[str]:
 
 
 def _load(file: Path) -> dict[Any, Any]:
+    if file.is_dir():
+        raise DataError(
+            f"{file} is a folder, as cuda-convnet2 keeps batches of compressed pictures; they are not read: "
+            "unpack the pictures into train/CLASS/*.jpg and test/CLASS/*.jpg"
+        )
     try:
         values = pickles.load(file)
     except OSError as error:
@@ -145,7 +150,10 @@ def _read_batch(file: Path, meta: _Meta) -> Part:
     data = _wanted(file, values, "data")
     labels = _labels(file, _wanted(file, values, "labels"), len(meta.classes))
     if isinstance(data, list | tuple):
-        raise DataError(f"{file}: data is a list (of compressed pictures?); only arrays of pixels are read")
+        raise DataError(
+            f"{file}: data is a list, as of compressed pictures; only arrays of pixels are read: unpack the "
+            "pictures into train/CLASS/*.jpg and test/CLASS/*.jpg"
+        )
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2:
         what = f"{data.dtype}{list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
         raise DataError(f"{file}: data must be a matrix of uint8, not {what}")

@@ -250,11 +250,17 @@ def _batches(root: Path, size: int | None) -> Source:
     name = f"batches {root.name}"
     # The mean of resized images is another one.
     mean = found.mean if size is None or found.train[0].shape[1:3] == (size, size) else None
+    notes = list(found.notes)
+    if mean is not None:
+        notes.append(f"the mean image is data_mean of {root / batches.META}")
+    train: Split
+    test: Split
     if found.test is None:
-        note = f"{root} has only one batch: of each class every fifth image is used for testing"
-        return Source(name, found.classes, *_every_fifth(*found.train, size), [note], mean)
-    train, test = MemorySplit("train", *found.train, size), MemorySplit("test", *found.test, size)
-    return Source(name, found.classes, train, test, found.notes, mean)
+        notes.append(f"{root} has only one batch: of each class every fifth image is used for testing")
+        train, test = _every_fifth(*found.train, size)
+    else:
+        train, test = MemorySplit("train", *found.train, size), MemorySplit("test", *found.test, size)
+    return Source(name, found.classes, train, test, notes, mean=mean)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------

@@ -203,3 +203,9 @@ def _check_complete(shapes: Mapping[str, Shape], layers: Sequence[Layer]) -> Non
                 raise CheckpointError(
                     f"layer {layer['name']} has {count} {what} tensors there, {taken} in this network"
                 )
+
+
+def shared_weights(layers: Sequence[Layer]) -> list[str]:
+    """The names of layers that use another layer's weights there; here each layer has its own."""
+    sources = {layer["name"]: layer.get("weightSourceLayers") for layer in layers}
+    return [name for name, source in sources.items() if isinstance(source, list) and any(source)]

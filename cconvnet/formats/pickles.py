@@ -356,6 +356,9 @@ class _Machine:
             raise PickleError("an array without a type or a shape")
         if len(shape) > 32 or not all(type(side) is int and 0 <= side < 2**48 for side in shape):
             raise PickleError("an array whose shape is not that of an array")
+        # NumPy reckons with the other sides even where one is 0.
+        if 0 in shape and math.prod(max(side, 1) for side in shape) > max(len(self.data), 2**20):
+            raise PickleError("an array without elements, but huge")
         if math.prod(shape) * dtype.value.itemsize != len(values):
             text = "x".join(map(str, shape))
             raise PickleError(f"an array of {text} {dtype.value} values, but of {len(values):,} bytes")
