@@ -5,6 +5,7 @@ Python 2's files are put together here byte by byte, as its cPickle wrote them: 
 
 from __future__ import annotations
 
+import base64
 import collections
 import json
 import os
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,10 +184,52 @@ def test_what_python_2_writes(tmp_path: Path) -> None:
         "one": np.float32(2.5),
         "long": "x" * 1000,
     }
-    read = pickles.load(write(tmp_path, python2(value)))
-    assert same(read, {**value, "big": np.arange(3, dtype="f4")})
+    expected = {**value, "big": np.arange(3, dtype="f4")}
+    assert same(pickles.load(write(tmp_path, python2(value))), expected)
+    # What is put together here is a pickle for Python's own reader too.
+    assert same(pickle.loads(python2(value), encoding="latin1"), expected)  # noqa: S301
     ordered = collections.OrderedDict([("b", 1), ("a", 2)])
     assert list(pickles.load(write(tmp_path, python2(ordered)))) == ["b", "a"]
+
+
+# What cPickle of Python 2.7.18 itself wrote with protocols 0, 1 and 2, between lines of a zero byte: the
+# values of test_python_2_itself as Python 2 has them (an OrderedDict, a set, an xrange, text as unicode), and
+# objects of classes in modules called layer (a new-style class) and options (old-style ones).
+FROM_PYTHON_2 = (
+    "c-oDUOK;mo5XVL9;dt_D-mm6SI}X=L6L3jNwoWzB!iFIuEo^Mig9TwpF_H>K<d9+@9|*LEHf_I4@4fZVuhL6z{RZvqQg&j?3`&S1"
+    "IXln){8&Hcuy2O)Fi1>@ZSeglKI|pI0O-$;#_1%<{7IBR>;Ut%AAA{&-|ninZ)B3vckF`S>v`EIoQ%f39z@=Efj@z`2`?vmaSK>K"
+    "UZ*1ckxwNy)Mpz~FWooOU_usdoeU={896W(#@vP-2PCE84p4+ARluow-r*#WNg@yFs0r*<<zGD#9X{tKsMwZ@eI3d{s>0WS?N}Uk"
+    "EQ=b9`Gz`7<(ojAwSlVI77SV-)lEm#^@(zR^d=62DXB$0ZgJSMRSnx#X`;ST(NQvnA&D>|1>x(YA0$EltC14LcJ*L(Qx|Gcr=AIN"
+    "hl7;LpoF3s<(B=TNhXz8_ZLRvflA$mUCuYGW}CNcYn`vVoI94|+U~BN!i4>0U%oz=2JM5fxlCKLlsz-y)j{S4c3*u>PYpCp<aiK}"
+    "FIU1S!Kodp>=Yx#RM(;HkD_=sPw_n3zT>KuI!#c%`a}ijwL5B@L7XYW##{z6ww0G_kyos<k)z8=;hEq5BpHndh4(RRx~p-qFV}&A"
+    "qXl{^!%SOTC9K<|^%k-cY4m#m70A(GqOKXng;LP5TE;on&cYn)L^(EcTohG89M9#cC#nQ7F3n+$z`A(8Q>DG)1+m~syjVgqUSi)?"
+    "D|G$&hgh7kOhK1LU1N-&e1Nd1DSGir7q7BmW7r6U;h#w?USr!|{8Q1__Ga;{P}b{WA?o9eQfToewS9~3+e{c<#|XN3hu-A&X06B("
+    "1eE2js3}VEUMZo%NJWG2{2NUCR2Z3_@UP#06UOu`An`uyR65m;LCGIbi!nZA{@D=XqX<9Caak<R&T%Ej$D&H?;p*uiz$X!!IWi_1"
+    "1$MahG34;6s43p?*>F|VHE8&G7oV%{j385dWs0xw7fupZLQ!??2dw2-FK}rb<FYu9%egKt5iLLNA!u68m(g-z4wj$x@Zu3Hmwx``"
+    "<+~Xrm%GHyur{ofQ*vb<63TW}LvpPglIvZ(L5$oyX5`i>Mre%NGe++Gx-`pN+5C`-yZ?iVdj%Bl_J|<`#r;w!9z^&s$4Bp>(1>U#"
+    "R_3929N}t?Pu@deeiRBegJNyCas<WGE<QT}#eYqeK{)"
+)
+
+
+def test_python_2_itself(tmp_path: Path) -> None:
+    plain = {
+        "od": {"b": 1, "a": 2.5},
+        "u": "\u4e2d",
+        "s": "caf\xe9\n'",
+        "set": {3},
+        "long": 2**70,
+        "flags": (True, False, None),
+        "x": range(3),
+        "c": 1 + 2j,
+        "ba": bytearray(b"\x00\xff"),
+    }
+    for content in zlib.decompress(base64.b85decode(FROM_PYTHON_2)).split(b"\n\0\n"):
+        read = pickles.load(write(tmp_path, content))
+        assert all(same(read[key], value) for key, value in plain.items())
+        assert str(read["layer"].kind) == "layer.ConvLayerParser" and read["layer"].state == {"dic": {}}
+        assert read["same"][0] is read["same"][1] is read["layer"]
+        option = read["op"].state["options"]["gpu"].state
+        assert option == {"name": "gpu", "value": [0, 1], "parser": Name("options", "StringOptionParser")}
 
 
 def test_python_2s_text_protocol(tmp_path: Path) -> None:

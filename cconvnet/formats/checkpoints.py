@@ -81,17 +81,18 @@ def _newest(folder: Path) -> Path:
 
 
 def network_weights(network: Network, layers: Sequence[Layer]) -> Tensors:
-    """The state of a network with the weights and velocities of a checkpoint's layers.
+    """The state of a network on one device with the weights and velocities of a checkpoint's layers.
 
     Raises
         CheckpointError: naming the first layer or tensor that does not fit.
     """
     theirs = {layer["name"]: layer for layer in layers}
+    learning = {found["layer"] for found in map(_PARAMETER.fullmatch, network.parameters) if found}
     for layer in network.layers:
         outputs = theirs.get(layer.name, {}).get("outputs")
         here = math.prod(layer.output_shape[1:])
         # Unlike the weights' shapes, this tells of another stride, padding or image size.
-        if layer.parameters and isinstance(outputs, int) and outputs != here:
+        if layer.name in learning and isinstance(outputs, int) and outputs != here:
             shape = "x".join(map(str, layer.output_shape[1:]))
             raise CheckpointError(f"layer {layer.name} puts out {outputs:,} values there, {shape} here")
     return weights_for(
