@@ -68,7 +68,18 @@ Size = Annotated[
 RunPath = Annotated[
     Path, typer.Option("--run", help="The folder of a run, or one of its checkpoints.", metavar="RUN")
 ]
+Views = Annotated[
+    str,
+    typer.Option(
+        help="center, or ten: the corners and the centre, each with its mirror image, whose probabilities "
+        "are averaged.",
+        metavar="NAME",
+    ),
+]
 Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoint instead of its newest.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that decode images; chosen if not given.", metavar="N")
+]
 Json = Annotated[
     str | None,
     typer.Option(
@@ -139,6 +150,33 @@ def train(
             metavar="EPOCHS",
         ),
     ] = None,
+    lr_plateau: Annotated[
+        str | None,
+        typer.Option(
+            help="Divide the rate by 10 also when the test error has not fallen for N epochs, or none; the "
+            "network's own if not given.",
+            metavar="N",
+        ),
+    ] = None,
+    lr_scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Multiply the rates of layers, such as conv1=0.1,fc8=2. A resumed run keeps what it is not "
+            "told anew; 1 undoes it.",
+            metavar="LAYER=FACTOR,...",
+        ),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(help="Layers that do not learn, such as conv1,conv2: factor 0.", metavar="LAYERS"),
+    ] = None,
+    color_noise: Annotated[
+        float | None,
+        typer.Option(
+            help="The strength of the colour noise in training, 0: none; the network's own if not given.",
+            metavar="SIGMA",
+        ),
+    ] = None,
     size: Size = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; runs/NET-DATA-TIME if not given.", metavar="FOLDER")
@@ -149,13 +187,13 @@ def train(
     checkpoint_every: Annotated[
         int | None,
         typer.Option(
-            help="Steps between checkpoints; ten minutes if not given. Each epoch ends with one.", metavar="N"
+            help="Steps between checkpoints; ten minutes if not given. Epochs end with one, but not where "
+            "writing it would take more than a tenth of the time.",
+            metavar="N",
         ),
     ] = None,
     log_every: Annotated[int, typer.Option(help="Steps per line of the log.", metavar="N")] = 20,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that decode images; chosen if not given.", metavar="N")
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Train a network, or go on training one.
 
@@ -164,7 +202,8 @@ def train(
     """
     from cconvnet import plots
     from cconvnet.report import reporter
-    from cconvnet.train import Options, parse_lr_steps, percent, resume_command
+    from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
+    from cconvnet.train import percent, resume_command
     from cconvnet.train import train as run_training
 
     options = Options(
@@ -179,6 +218,9 @@ def train(
         seed=seed,
         lr=lr,
         lr_steps=parse_lr_steps(lr_steps),
+        lr_plateau=parse_lr_plateau(lr_plateau),
+        lr_scale=parse_lr_scale(lr_scale, freeze),
+        color_noise=color_noise,
         out=out,
         resume=resume,
         checkpoint_every=checkpoint_every,
@@ -209,52 +251,82 @@ def train(
 
 
 @app.command(
-    epilog=_example("cconvnet evaluate --run runs/first", "cconvnet evaluate --run runs/first --data FOLDER")
+    epilog=_example(
+        "cconvnet evaluate --run runs/first --views ten",
+        "cconvnet evaluate --run runs/first --run runs/second --data FOLDER",
+    )
 )
 def evaluate(
-    run: RunPath,
+    run: Annotated[
+        list[Path],
+        typer.Option(
+            "--run",
+            help="The folder of a run, or one of its checkpoints; given several times: their average too.",
+            metavar="RUN",
+        ),
+    ],
     data: Data = None,
+    views: Views = "center",
     device: DeviceNames = None,
     batch: Batch = None,
     best: Best = False,
     to_json: Json = None,
 ) -> None:
-    """Print a trained network's error on test images, each cut out at its centre."""
-    from cconvnet import data as sources
-    from cconvnet import evaluate as evaluation
+    """Print a trained network's error on test images, or that of several whose probabilities are averaged."""
+    from cconvnet.evaluate import Tally, evaluate_runs
     from cconvnet.report import reporter
     from cconvnet.train import percent
 
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
-        trained = evaluation.load_trained(run, devices=_names(device), batch=batch, best=best)
-        for line in trained.skipped:
-            report.say(f"skipped: {line}")
-        settings = trained.checkpoint.settings
-        source = sources.open_source(data or settings["data"], settings["size"])
-        report.begin("testing", -(-len(source.test) // trained.network.batch))
-        tally = evaluation.evaluate_run(
-            trained, source, lambda done, total: report.step(done, "testing", f"{done}/{total}")
-        )
-        report.end()
-        report.say(
-            f"{source.name}, {tally.count:,} test images, {trained.path}: "
+    def errors(tally: Tally) -> str:
+        return (
             f"top-1 error {percent(tally.error_top1)}, top-5 error {percent(tally.error_top5)}, "
             f"loss {tally.mean_loss:.4f}"
         )
-    if to_json:
-        _write_json(
-            to_json,
-            {
-                "checkpoint": str(trained.path),
-                "net": trained.network.spec.name,
-                "data": source.name,
-                "device": trained.network.describe()["device"],
-                "images": tally.count,
-                "test_error_top1": tally.error_top1,
-                "test_error_top5": tally.error_top5,
-                "test_loss": tally.mean_loss,
-            },
+
+    def values(tally: Tally) -> dict[str, float]:
+        return {
+            "test_error_top1": tally.error_top1,
+            "test_error_top5": tally.error_top5,
+            "test_loss": tally.mean_loss,
+        }
+
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+
+        def stepped(done: int, total: int) -> None:
+            if done == 1:
+                report.begin("testing", total)
+            report.step(done, "testing", f"{done}/{total}")
+
+        source, results, together = evaluate_runs(
+            run,
+            data,
+            devices=_names(device),
+            batch=batch,
+            best=best,
+            views=views,
+            say=report.say,
+            stepped=stepped,
         )
+        report.end()
+        where = f"{source.name}, {together.count:,} test images"
+        for result in results:
+            seen = f"{result.views} view{'s' * (result.views > 1)}"
+            report.say(f"{where}, {seen}, {result.path}: {errors(result.tally)}")
+        if len(results) > 1:
+            report.say(f"{where}, average of {len(results)} networks: {errors(together)}")
+    if to_json:
+        members = [
+            {
+                "checkpoint": str(result.path),
+                "net": result.net,
+                "device": result.device,
+                "views": result.views,
+                **values(result.tally),
+            }
+            for result in results
+        ]
+        document = {"data": source.name, "images": together.count, **values(together)}
+        _write_json(to_json, {**document, **(members[0] if len(members) == 1 else {"members": members})})
 
 
 @app.command(epilog=_example("cconvnet predict --run runs/first cat.jpg dog.png"))
@@ -262,6 +334,7 @@ def predict(
     run: RunPath,
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE...")],
     top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N")] = 5,
+    views: Views = "center",
     device: DeviceNames = None,
     best: Best = False,
     to_json: Json = None,
@@ -274,7 +347,7 @@ def predict(
     trained = evaluation.load_trained(run, devices=_names(device), batch=min(len(pictures), 64), best=best)
     for line in trained.skipped:
         print(f"skipped: {line}", file=sys.stderr)
-    probabilities = evaluation.predict(trained, pictures)
+    probabilities = evaluation.predict(trained, pictures, views)
     orders = [(-row).argsort(kind="stable")[:top] for row in probabilities]
     if to_json:
         _write_json(
@@ -328,7 +401,8 @@ def import_(
     from cconvnet.checkpoint import CheckpointError
     from cconvnet.formats import checkpoints
     from cconvnet.report import reporter
-    from cconvnet.train import Options, begin_with
+    from cconvnet.settings import Options
+    from cconvnet.train import begin_with
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
@@ -481,6 +555,31 @@ def plot(
     else:
         plots.filters(run, target)
     print(target)
+
+
+@app.command(
+    epilog=_example("cconvnet augment --net alexnet --data FOLDER --out sheet.png"),
+)
+def augment(
+    out: Annotated[Path, typer.Option(help="The picture's file, .png.", metavar="FILE")],
+    net: Net = "alexnet",
+    data: Data = None,
+    size: Size = None,
+    images: Annotated[int, typer.Option(help="Training images: rows of the sheet.", metavar="N")] = 6,
+    epochs: Annotated[int, typer.Option(help="Epochs: columns after the first.", metavar="N")] = 8,
+    seed: Annotated[int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N")] = 0,
+    workers: Workers = None,
+) -> None:
+    """Draw training images as a network sees them: crops, mirror images, colour noise."""
+    from cconvnet import augment as sheets
+    from cconvnet import data as sources
+
+    if size is not None and size < 1:
+        raise ValueError(f"--size must be at least 1, not {size}")
+    source = sources.open_source(data, size or nets.stored_size(net), workers=workers)
+    spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
+    sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
+    print(out)
 
 
 # ---- doctor --------------------------------------------------------------------------------------------

@@ -11,11 +11,16 @@ import numpy as np
 
 from cconvnet import data, nets, runs
 from cconvnet.checkpoint import Checkpoint, Tensors, check_tensors
+from cconvnet.nets.specs import NetSpec, nearest
 from cconvnet.network import Network, StepResult
 
 # What a checkpoint holds beside the network's tensors: the mean image, and the colour noise's components.
 MEAN = "data.mean"
 COLORS = "data.colors"
+
+VIEWS = ("center", "ten")
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass
@@ -107,40 +112,215 @@ def restore(network: Network, checkpoint: Checkpoint, path: Path) -> None:
     network.set_mean(checkpoint.tensors.get(MEAN))
 
 
+# ---- views -----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One way to cut the network's input out of a stored image: where it begins, and whether mirrored."""
+
+    top: int
+    left: int
+    mirror: bool = False
+
+
+def check_views(views: str) -> None:
+    """Refuses what views_of() does not know."""
+    if views not in VIEWS:
+        raise ValueError(nearest("--views", views, VIEWS))
+
+
+def views_of(spec: NetSpec, views: str) -> list[View]:
+    """The views of a stored image by which a network is tested.
+
+    "center" is the centre alone; "ten" is the four corners and the centre, and the mirror image of each
+    (Krizhevsky et al. 2012, section 4.1). Views that are equal count once: where nothing is cropped, the ten
+    are the image and its mirror image.
+
+    Raises
+        ValueError: `views` is neither.
+    """
+    check_views(views)
+    bottom, right = spec.stored[0] - spec.input.height, spec.stored[1] - spec.input.width
+    center = (bottom // 2, right // 2)
+    if views == "center":
+        return [View(*center)]
+    places = dict.fromkeys([(0, 0), (0, right), center, (bottom, 0), (bottom, right)])
+    return [View(top, left, mirror) for mirror in (False, True) for top, left in places]
+
+
+def mean_probabilities(network: Network, images: Array, views: list[View]) -> Array:
+    """The probabilities float64[n, classes] of stored images uint8[n,H,W,C], averaged over views."""
+    count = len(images)
+    total = np.zeros((count, network.spec.classes))
+    for view in views:
+        network.load(
+            images,
+            np.zeros(count, np.int32),
+            np.full(count, view.top, np.int32),
+            np.full(count, view.left, np.int32),
+            np.full(count, view.mirror, np.uint8),
+        )
+        network.forward(train=False)
+        total += network.outputs(network.spec.layers[-1].name)[:count]
+    return total / len(views)
+
+
+def judge(probabilities: Array, labels: Array) -> StepResult:
+    """Losses and ranks of averaged probabilities[n, classes]; of equal classes the lower one stands first.
+
+    A probability below float32's smallest counts as that, so that no loss is infinite.
+    """
+    label = np.take_along_axis(probabilities, labels[:, None], axis=1)
+    before = (probabilities == label) & (np.arange(probabilities.shape[1]) < labels[:, None])
+    rank = np.count_nonzero((probabilities > label) | before, axis=1)
+    least = float(np.finfo(np.float32).tiny)
+    return StepResult(-np.log(np.maximum(label[:, 0], least)), rank.astype(np.int32))
+
+
+# ---- testing on a source -----------------------------------------------------------------------------------
+
+Stepped = Callable[[int, int], None]  # batches done, batches in all
+
+
+class Ensemble:
+    """The sum of its members' probabilities for each test image."""
+
+    def __init__(self, images: int, classes: int) -> None:
+        self.sum = np.zeros((images, classes))
+        self.members = np.zeros(images, np.int32)  # how many have looked at each image; broken ones: none
+
+    def add(self, indices: Array, probabilities: Array) -> None:
+        self.sum[indices] += probabilities
+        self.members[indices] += 1
+
+    def tally(self, labels: Array) -> Tally:
+        """Loss and errors of the averaged probabilities."""
+        seen = np.flatnonzero(self.members)
+        tally = Tally()
+        for start in range(0, len(seen), 1024):
+            part = seen[start : start + 1024]
+            tally.add(judge(self.sum[part] / self.members[part, None], labels[part]))
+        return tally
+
+
 def evaluate_run(
-    trained: Trained, source: data.Source, stepped: Callable[[int, int], None] = lambda done, total: None
+    trained: Trained,
+    source: data.Source,
+    stepped: Stepped = lambda done, total: None,
+    views: str = "center",
+    ensemble: Ensemble | None = None,
 ) -> Tally:
-    """The error of a trained network on a source's test images, each cut out at its centre.
+    """The error of a trained network on a source's test images.
 
     Args
         stepped: called after each batch with the number of batches done and of all.
+        views: see views_of(); outputs are averaged over them before they are judged.
+        ensemble: is given the probabilities.
 
     Raises
         ValueError: the source's classes or image size are not those the network was trained on.
     """
-    _check_source(trained, source)
+    check_source(trained, source)
     network = trained.network
+    chosen = views_of(network.spec, views)
+    tally = Tally()
     with data.Loader(
         source.test,
         batch=network.batch,
         crop=(network.spec.input.height, network.spec.input.width),
-        random_crop=False,
-        mirror=False,
         shuffle=False,
         drop_last=False,
     ) as loader:
-
-        def counted() -> Iterable[Any]:
-            for done, batch in enumerate(loader.epoch(0), start=1):
-                yield batch
-                stepped(done, loader.steps_per_epoch)
-
-        tally = evaluate(network, counted())
-    assert tally is not None
+        for done, batch in enumerate(loader.epoch(0), start=1):
+            if len(chosen) == 1 and ensemble is None:
+                # As training tests: the loss is taken from the logits, which no probability of 0 disturbs.
+                network.load(batch.images, batch.labels, batch.top, batch.left)
+                network.forward(train=False)
+                tally.add(network.result())
+            else:
+                probabilities = mean_probabilities(network, batch.images, chosen)
+                tally.add(judge(probabilities, batch.labels))
+                if ensemble is not None:
+                    ensemble.add(batch.indices, probabilities)
+            stepped(done, loader.steps_per_epoch)
     return tally
 
 
-def _check_source(trained: Trained, source: data.Source) -> None:
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one trained network was found to do on the test images, in how many views of each."""
+
+    path: Path
+    net: str
+    device: str
+    views: int
+    tally: Tally
+
+
+def evaluate_runs(
+    paths: list[Path],
+    where: str | None = None,
+    *,
+    devices: list[str] | None = None,
+    batch: int | None = None,
+    best: bool = False,
+    views: str = "center",
+    say: Callable[[str], None] = lambda text: None,
+    stepped: Stepped = lambda done, total: None,
+) -> tuple[data.Source, list[Result], Tally]:
+    """Tests one network, or several and the average of their probabilities.
+
+    The networks are in memory one after another; the probabilities of all test images stay. Every checkpoint
+    is read before the first is tested, so that what cannot be used is found out early.
+
+    Args
+        paths: runs or checkpoints; best: of runs, take the best checkpoint instead of the newest.
+        where: the data's folder; None: that of the first run.
+        say: is told of damaged checkpoints that were passed over.
+
+    Returns
+        The data, each network's result, and the ensemble's errors; of one network its own.
+
+    Raises
+        RunError, CheckpointError: a run has no sound checkpoint.
+        ValueError, DeviceUnavailable: networks or data do not fit together, or the device cannot be used.
+    """
+    check_views(views)
+    files: list[Path] = []
+    settings: dict[str, Any] = {}
+    for path in paths:
+        file, checkpoint, skipped = runs.find_checkpoint(path, best)
+        for line in skipped:
+            say(f"skipped: {line}")
+        settings = settings or checkpoint.settings
+        for name in ("classes", "image_shape"):
+            if checkpoint.settings[name] != settings[name]:
+                raise ValueError(
+                    f"{file} cannot be averaged with {files[0]}: its {name.replace('_', ' ')} is "
+                    f"{_short(checkpoint.settings[name])}, there {_short(settings[name])}"
+                )
+        files.append(file)
+    source = data.open_source(where or settings["data"], settings["size"])
+    ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
+
+    def test(file: Path) -> Result:  # a function, whose network is gone before the next is made
+        trained = load_trained(file, devices=devices, batch=batch)
+        tally = evaluate_run(trained, source, stepped, views, ensemble)
+        network = trained.network
+        count = len(views_of(network.spec, views))
+        return Result(file, network.spec.name, network.describe()["device"], count, tally)
+
+    results = [test(file) for file in files]
+    return source, results, ensemble.tally(source.test.labels) if ensemble is not None else results[0].tally
+
+
+def _short(values: list[Any]) -> str:
+    text = ", ".join(map(str, values))
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def check_source(trained: Trained, source: data.Source) -> None:
     if list(source.classes) != list(trained.classes):
         ours, theirs = len(trained.classes), len(source.classes)
         what = f"{theirs} classes, the network {ours}"
@@ -156,8 +336,8 @@ def _check_source(trained: Trained, source: data.Source) -> None:
         )
 
 
-def predict(trained: Trained, pictures: list[Path]) -> np.ndarray[Any, Any]:
-    """The probability of each class for each picture: float32[len(pictures), classes].
+def predict(trained: Trained, pictures: list[Path], views: str = "center") -> Array:
+    """The probability of each class for each picture, averaged over views: float64[len(pictures), classes].
 
     A picture is treated as the test images were: shorter side resized, centre cut out, mean subtracted.
 
@@ -166,13 +346,9 @@ def predict(trained: Trained, pictures: list[Path]) -> np.ndarray[Any, Any]:
     """
     network = trained.network
     images = np.stack([read_picture(path, trained.image_shape) for path in pictures])
-    rows = []
-    for start in range(0, len(images), network.batch):
-        part = images[start : start + network.batch]
-        network.load(part, np.zeros(len(part), np.int32))
-        network.forward(train=False)
-        rows.append(network.outputs(network.spec.layers[-1].name)[: len(part)])
-    return np.concatenate(rows)
+    chosen = views_of(network.spec, views)
+    parts = [images[start : start + network.batch] for start in range(0, len(images), network.batch)]
+    return np.concatenate([mean_probabilities(network, part, chosen) for part in parts])
 
 
 def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:

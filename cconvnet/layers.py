@@ -424,6 +424,7 @@ class InputLayer(Layer):
         self.problem = InputProblem(batch, *net.stored_shape, image.height, image.width)
         super().__init__(DATA, device, (), (batch, image.height, image.width, image.channels), allocate)
         self.scale = image.scale
+        self.batch_scale = 1.0
         self.images = allocate(device, (batch, *net.stored_shape), np.uint8)
         self.top = allocate(device, (batch,), np.int32)
         self.left = allocate(device, (batch,), np.int32)
@@ -459,7 +460,7 @@ class InputLayer(Layer):
             self.mirror,
             self.mean,
             self.shift,
-            self.scale,
+            self.scale * self.batch_scale,
             self.output.array,
             self.device.stream,
         )

@@ -23,7 +23,7 @@ sum may be rounded differently.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -314,6 +314,7 @@ class Network:
         left: Array | None = None,
         mirror: Array | None = None,
         shift: Array | None = None,
+        scale: float = 1.0,
     ) -> None:
         """Takes a batch to the devices.
 
@@ -324,6 +325,7 @@ class Network:
             top, left: int[n], where each image's crop begins; None: in the middle.
             mirror: bool or uint8[n]; None: no image is mirrored.
             shift: float[n, C], added to every pixel after the mean is subtracted; None: nothing.
+            scale: multiplies this batch, beside the spec's own scale.
 
         Raises:
             ValueError: naming the argument that has a wrong type, shape or value.
@@ -351,6 +353,7 @@ class Network:
             None if shift is None else _row("shift", shift, (n, shape[2]), np.float32, 0),
         )
         for image in self._inputs.values():
+            image.batch_scale = scale
             image.load(*host)
         cost = self._cost
         with cost.device:
@@ -383,7 +386,7 @@ class Network:
                 with tensor.device as device:
                     device.module.add(tensor.gradient, part, tensor.gradient, device.stream)
 
-    def update(self, lr: float, momentum: float) -> None:
+    def update(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Moves every parameter along its gradient; see :func:`cconvnet.optim.update`."""
         optim.update(self.parameters.values(), lr, momentum)
 
@@ -458,6 +461,11 @@ class Network:
     def copied_bytes(self) -> int:
         """Bytes of activations and gradients copied between devices since the network was made."""
         return sum(copy.copied_bytes for copy in self._copies.values())
+
+    @property
+    def copy_seconds(self) -> float:
+        """The time these copies took; not measured yet."""
+        return 0.0
 
     # -- state --
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,15 @@ def _problem(count: int, lr: float, momentum: float, weight_decay: float) -> Sgd
     return SgdProblem(count, lr, momentum, weight_decay)
 
 
-def update(parameters: Iterable[Parameter], lr: float, momentum: float) -> None:
-    """v = momentum*v - lr*lr_scale*(g + weight_decay*w); w = w + v, for every parameter not frozen."""
+def update(parameters: Iterable[Parameter], lr: float | Mapping[str, float], momentum: float) -> None:
+    """v = momentum*v - rate*(g + weight_decay*w); w = w + v, for every parameter not frozen.
+
+    The rate is lr*lr_scale, where `lr` is one number or a number for each parameter's name; there 0 freezes.
+    """
     for p in parameters:
-        if p.lr_scale == 0:
+        rate = lr[p.name] if isinstance(lr, Mapping) else lr
+        if p.lr_scale == 0 or (isinstance(lr, Mapping) and rate == 0):
             continue
         with p.device as device:
-            problem = _problem(p.count, lr * p.lr_scale, momentum, p.weight_decay)
+            problem = _problem(p.count, rate * p.lr_scale, momentum, p.weight_decay)
             device.module.sgd_update(problem, p.gradient, p.velocity, p.value, device.stream)

@@ -1,11 +1,16 @@
-"""The learning rate as a function of the epoch."""
+"""Learning rates: which rate each parameter of a network has at a moment of the training.
+
+A rate is a product: the first rate, the factors of the steps behind, a tenth for each time the test error
+stayed on a plateau, and what a user asked for a layer by name.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cconvnet.nets.specs import LrStep
+from cconvnet.nets.specs import LrStep, nearest
 
 
 @dataclass(frozen=True)
@@ -34,3 +39,54 @@ class StepSchedule:
             if epoch >= step.epoch and (not step.layers or layer in step.layers) and step.of in ("both", of)
         ]
         return self.lr * math.prod(factors)
+
+
+class Rates:
+    """The rate of each parameter of a network, before the factor that its layer's spec gives it.
+
+    Args
+        schedule: the rates by epoch.
+        parameters: their names, "LAYER.weight" (of the i-th of several inputs "LAYER.weight.i") and
+            "LAYER.bias".
+        lr_scale: what the rates of a layer are multiplied by from beginning to end; 0 freezes it.
+
+    Raises
+        ValueError: a step or `lr_scale` names a layer that has no parameters; the text has the nearest.
+    """
+
+    def __init__(
+        self, schedule: StepSchedule, parameters: Iterable[str], lr_scale: Mapping[str, float]
+    ) -> None:
+        self._schedule = schedule
+        self._parts = {name: name.split(".")[:2] for name in parameters}
+        self._lr_scale = dict(lr_scale)
+        layers = {layer for layer, _ in self._parts.values()}
+        named = [("--lr-scale and --freeze: a layer", name) for name in lr_scale]
+        named += [("lr steps: a layer", name) for step in schedule.steps for name in step.layers]
+        for what, name in named:
+            if name not in layers:
+                raise ValueError(nearest(what, name, layers))
+
+    def general(self, epoch: float, divisions: int = 0) -> float:
+        """The rate of weights that neither a step nor `lr_scale` names, after `divisions` plateaus."""
+        return self._schedule.at(epoch) * 0.1**divisions
+
+    def at(self, epoch: float, divisions: int = 0) -> dict[str, float]:
+        """The rate of every parameter by its name, after `divisions` plateaus."""
+        return {
+            name: self._schedule.at(epoch, layer, of) * 0.1**divisions * self._lr_scale.get(layer, 1.0)
+            for name, (layer, of) in self._parts.items()
+        }
+
+
+def on_plateau(epoch: int, best_epoch: int, divisions: list[int], patience: int) -> bool:
+    """Whether the rates fall after this epoch: the test error has not fallen for `patience` epochs.
+
+    They are counted from the epoch with the lowest error, or from the last time the rates fell.
+
+    Args
+        epoch: how many epochs are done; best_epoch: after which the error was lowest.
+        divisions: the epochs after which the rates fell before.
+        patience: 0 is never.
+    """
+    return patience > 0 and epoch - max([best_epoch, *divisions]) >= patience

@@ -26,114 +26,24 @@ import cconvnet
 from cconvnet import data, nets
 from cconvnet.backends import Device, get_device
 from cconvnet.checkpoint import Checkpoint, check_tensors
-from cconvnet.data.color_noise import color_components, color_shifts
-from cconvnet.evaluate import COLORS, MEAN, Tally, evaluate, network_tensors, restore
-from cconvnet.nets.specs import LrStep, NetSpec
+from cconvnet.data.color_noise import color_shifts
+from cconvnet.data.statistics import Statistics, gather
+from cconvnet.evaluate import COLORS, MEAN, evaluate, network_tensors, restore
+from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of
-from cconvnet.schedule import StepSchedule
+from cconvnet.schedule import Rates, StepSchedule, on_plateau
+from cconvnet.settings import Options, Progress, Settings
 
 PRECISIONS = ("fp32",)
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
+# An epoch's end is worth a checkpoint if training since the last one took this many times what writing took.
+_TRAINING_PER_SAVING = 10.0
 
 
 class TrainingStopped(RuntimeError):
     """Training cannot go on; the text says at which step, why, and what stands."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user may ask of a training; None leaves it to the network's recipe, or to the resumed run."""
-
-    net: str | None = None
-    data: str | None = None
-    size: int | None = None
-    devices: list[str] | None = None
-    precision: str | None = None
-    batch: int | None = None
-    epochs: int | None = None
-    steps: int | None = None
-    seed: int | None = None
-    lr: float | None = None
-    lr_steps: tuple[LrStep, ...] | None = None
-    out: Path | None = None
-    resume: Path | None = None
-    checkpoint_every: int | None = None
-    log_every: int = 20
-    workers: int | None = None
-
-
-def parse_lr_steps(text: str | None) -> tuple[LrStep, ...] | None:
-    """The steps of a rate that is divided by 10 at the epochs of a text such as "60,75"; "none" is no step.
-
-    Raises ValueError where the text is not that.
-    """
-    if text is None or text == "none":
-        return None if text is None else ()
-    try:
-        epochs = [float(part) for part in text.split(",")]
-    except ValueError:
-        epochs = [math.nan]
-    if not all(epoch > 0 and math.isfinite(epoch) for epoch in epochs) or epochs != sorted(set(epochs)):
-        raise ValueError(f"--lr-steps must be rising epochs such as 60,75, or none, not {text!r}")
-    return tuple(LrStep(epoch, 0.1) for epoch in epochs)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """All that decides what a run computes; kept in ``config.json`` and in every checkpoint."""
-
-    net: str
-    data: str | None
-    size: int | None
-    classes: list[str]
-    image_shape: list[int]
-    train_images: int
-    test_images: int
-    batch: int
-    epochs: int
-    seed: int
-    lr: float
-    momentum: float
-    lr_steps: tuple[LrStep, ...]
-    crop: bool
-    mirror: bool
-    color_noise: float
-    precision: str
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
-        try:
-            steps = tuple(LrStep(**step) for step in values["lr_steps"])
-            return cls(**{**values, "lr_steps": steps})
-        except (TypeError, KeyError) as error:
-            raise RunError(f"the run's settings are not those of this version: {error}") from None
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run is, and the sums it has not yet written to its log."""
-
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    seconds: float = 0.0
-    images: int = 0
-    copied_bytes: int = 0
-    window: Tally = dataclasses.field(default_factory=Tally)
-    epoch_tally: Tally = dataclasses.field(default_factory=Tally)
-    last_train: dict[str, Any] | None = None
-    last_test: dict[str, Any] | None = None
-    best: dict[str, Any] | None = None
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Progress:
-        try:
-            sums = {key: Tally(**values[key]) for key in ("window", "epoch_tally")}
-            return cls(**{**values, **sums})
-        except (TypeError, KeyError) as error:
-            raise RunError(f"the run's progress is not that of this version: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +148,9 @@ def check_options(options: Options) -> None:
         raise ValueError(f"--seed must be from 0 to 2^63 - 1, not {options.seed}")
     if options.lr is not None and not (math.isfinite(options.lr) and options.lr > 0):
         raise ValueError(f"--lr must be a number above 0, not {options.lr}")
+    noise = options.color_noise
+    if noise is not None and not (math.isfinite(noise) and noise >= 0):
+        raise ValueError(f"--color-noise must be a number from 0 on, not {noise}")
     check_precision(options.precision)
 
 
@@ -281,12 +194,17 @@ def _started(
         lr=options.lr or recipe.lr,
         momentum=recipe.momentum,
         lr_steps=recipe.steps if options.lr_steps is None else options.lr_steps,
+        lr_plateau=recipe.plateau if options.lr_plateau is None else options.lr_plateau,
+        lr_scale=options.lr_scale or {},
         crop=recipe.crop,
         mirror=recipe.mirror,
-        color_noise=recipe.color_noise,
+        color_noise=recipe.color_noise if options.color_noise is None else options.color_noise,
+        color_noise_epochs=recipe.color_noise_epochs,
+        color_noise_shrinks=recipe.color_noise_shrinks,
         precision=options.precision or "fp32",
     )
     network = _network(spec, settings, devices)
+    rates_of(settings, network)
     if weights is not None:
         network.load_state(weights(network))
     path = options.out or default_path(spec.name, source.name)
@@ -324,21 +242,21 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     settings = Settings.from_dict(stored)
     spec = nets.spec_from_dict(spec_values)
 
-    # These say where and for how long; a learning rate changed by hand is how the 2012 network was trained.
+    # These say where and for how long; rates and noise changed by hand are how the 2012 network was trained.
     changes = {
         name: getattr(options, name)
-        for name in ("data", "epochs", "lr", "lr_steps")
+        for name in ("data", "epochs", "lr", "lr_steps", "lr_plateau", "color_noise")
         if getattr(options, name) is not None
     }
+    if options.lr_scale is not None:
+        changes["lr_scale"] = {**settings.lr_scale, **options.lr_scale}
     for name in ("size", "batch", "seed", "precision"):
         given, there = getattr(options, name), getattr(settings, name)
         if given is not None and given != there:
             raise RunError(
                 f"--{name} {given} differs from the run's, {there}; leave it out, or start a new run"
             )
-    if "lr" in changes and changes["lr"] != settings.lr:
-        reporter.say(f"lr: {changes['lr']:g} from here on, it was {settings.lr:g}")
-    settings = dataclasses.replace(settings, **changes)
+    before, settings = settings, dataclasses.replace(settings, **changes)
 
     source = _open_data(settings.data, settings.size, options, reporter)
     for name, here in _identity(source).items():
@@ -355,6 +273,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     run.write_config(_config(settings, spec, network))
     if checkpoint is not None and file is not None:
         trainer.take_over(checkpoint, file)
+    trainer.say_changes(before)
     where = f"step {trainer.progress.step:,}" if file else "the beginning: it has no checkpoint yet"
     reporter.say(f"resuming {path} from {where}")
     return trainer
@@ -417,6 +336,12 @@ def _network(spec: NetSpec, settings: Settings, devices: list[Device]) -> Networ
     )
 
 
+def rates_of(settings: Settings, network: Network) -> Rates:
+    """The rates of a run. Raises ValueError: they name a layer that the network has not."""
+    schedule = StepSchedule(settings.lr, settings.lr_steps)
+    return Rates(schedule, network.parameters, settings.lr_scale)
+
+
 def _config(settings: Settings, spec: NetSpec, network: Network) -> dict[str, Any]:
     description = network.describe()
     return {
@@ -455,46 +380,76 @@ class Trainer:
         self.reporter = reporter
         self.stop = Interrupts()
         self.progress = Progress()
-        self.mean: np.ndarray[Any, Any] | None = None
-        self.colors: np.ndarray[Any, Any] | None = None
-        self._schedule = StepSchedule(settings.lr, settings.lr_steps)
+        self.statistics = Statistics()
+        self._rates = rates_of(settings, network)
+        self._steps_per_epoch = len(source.train) // settings.batch
         self._saved_step = -1
         self._saved_at = time.monotonic()
+        self._saving_took = 0.0
         self._logged_at = (0.0, 0)
-        self._copied_before = 0
+        self._copies_seen = (0, 0.0)
+        self._used_rates: tuple[float, dict[str, float]] = (0.0, {})
 
     def take_over(self, checkpoint: Checkpoint, path: Path) -> None:
         """Goes back to where a checkpoint was written. Raises CheckpointError: it is of another network."""
         restore(self.network, checkpoint, path)
-        self.mean = checkpoint.tensors[MEAN]
-        self.colors = checkpoint.tensors.get(COLORS)
+        self.statistics = Statistics(checkpoint.tensors[MEAN], checkpoint.tensors.get(COLORS))
         self.progress = Progress.from_dict(checkpoint.progress)
+
+    def say_changes(self, before: Settings) -> None:
+        """Says what is different from here on in a resumed run."""
+        now, there = self._lr(), rates_of(before, self.network).general(self._epoch(), self._divisions())
+        if now != there:
+            self.reporter.say(f"lr: {now:g} from here on, it was {there:g}")
+        for layer, factor in self.settings.lr_scale.items():
+            if factor != before.lr_scale.get(layer, 1.0):
+                what = f"learns at {factor:g} times its rate" if factor else "is frozen"
+                self.reporter.say(f"lr: {layer} {what} from here on")
+        if self.settings.color_noise != before.color_noise:
+            ends = self.settings.color_noise_epochs
+            until = "" if ends is None else f" until epoch {ends:g}"
+            self.reporter.say(f"colour noise: {self.settings.color_noise:g} from here on{until}")
 
     def begin(self, options: Options) -> None:
         """Makes the mean image and the first checkpoint, or puts the log back to where the run is resumed."""
         self.run.rewind_log(self.progress.step)
-        if self.mean is not None:
-            self._saved_step = self.progress.step
-            return
-        self.mean = self.source.mean
-        if self.mean is None:
-            self.reporter.begin("mean image", len(self.source.train))
-            self.mean = data.mean_image(
-                self.source.train,
-                progress=lambda done, total: self.reporter.step(done, "mean image", f"{done:,}/{total:,}"),
+        statistics = self.statistics
+        new = statistics.mean is None
+        if new or (self.settings.color_noise and statistics.colors is None):
+            found = gather(
+                self.source,
+                mean=new,
+                colors=self.settings.color_noise > 0,
                 workers=options.workers,
+                say=self.reporter.say,
+                progress=self._report,
             )
-        self.network.set_mean(self.mean)
-        if self.settings.color_noise:
-            self.colors = color_components(self.source.train)
-        self._save()
+            # The mean of a run stays what it began with.
+            statistics.mean = found.mean if new else statistics.mean
+            statistics.colors = found.colors
+        if new:
+            self.network.set_mean(statistics.mean)
+            self._save()
+        self._saved_step = self.progress.step
+
+    def _report(self, what: str) -> Callable[[int, int], None]:
+        """Shows the progress of `what`, which begins."""
+        begun = False
+
+        def report(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:
+                self.reporter.begin(what, total)
+                begun = True
+            self.reporter.step(done, what, f"{done:,}/{total:,}")
+
+        return report
 
     def train(self, options: Options) -> Outcome:
         """Trains until all epochs are done, ``options.steps`` steps are, or somebody asks to stop."""
         progress, settings = self.progress, self.settings
-        self._copied_before = progress.copied_bytes - self.network.copied_bytes
         with self._train_loader(options) as batches, self._test_loader(options) as tests:
-            per_epoch = batches.steps_per_epoch
+            per_epoch = self._steps_per_epoch
             all_steps = settings.epochs * per_epoch
             last_step = min(all_steps, options.steps or all_steps)
             if progress.step >= last_step:
@@ -505,7 +460,7 @@ class Trainer:
                 if progress.step_in_epoch < per_epoch:
                     going = self._train_epoch(batches, last_step, options)
                 if progress.step_in_epoch == per_epoch:
-                    going = self._end_epoch(tests) and going
+                    going = self._end_epoch(tests, options) and going
                 going = going and progress.epoch < settings.epochs
             if progress.step != self._saved_step:
                 self._save()
@@ -543,31 +498,30 @@ class Trainer:
         """The steps of the present epoch that are left; says whether training goes on."""
         progress = self.progress
         self._logged_at = (progress.seconds, progress.images)
+        self._copies_seen = (self.network.copied_bytes, self.network.copy_seconds)
         mark = time.perf_counter()
         for batch in batches.epoch(progress.epoch, progress.step_in_epoch):
             self._step(batch)
             now = time.perf_counter()
             progress.seconds += now - mark
             progress.images += len(batch)
-            progress.copied_bytes = self._copied_before + self.network.copied_bytes
             mark = now
             self.reporter.step(progress.step, self._where(), self._values())
             if progress.step % options.log_every == 0:
-                self._log_window(batches.steps_per_epoch)
+                self._log_window()
             if self.stop or progress.step >= last_step:
-                return False
-            if self._checkpoint_due(options) and progress.step_in_epoch < batches.steps_per_epoch:
+                break
+            if self._checkpoint_due(options) and progress.step_in_epoch < self._steps_per_epoch:
+                self._count_copies()
                 self._save()
                 mark = time.perf_counter()  # a checkpoint's time is not training time
-        return True
+        self._count_copies()  # before testing copies too
+        return not self.stop and progress.step < last_step
 
     def _step(self, batch: data.Batch) -> None:
         network, progress, settings = self.network, self.progress, self.settings
-        shift = None
-        if self.colors is not None:
-            first = progress.step_in_epoch * settings.batch
-            shift = color_shifts(self.colors, len(batch), settings.seed, progress.epoch, first)
-        network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror, shift)
+        shift, scale = self._noise(len(batch))
+        network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror, shift, scale)
         network.forward(train=True, step=progress.step)
         network.backward()
         # Asked for as late as the loss can still stop the update: on a GPU it waits for all work before it.
@@ -579,29 +533,69 @@ class Trainer:
                 f"first layer with a value that is not finite: {bad or 'none'}. "
                 + self._standing("with a lower rate", f" --lr {settings.lr / 10:g}")
             )
-        network.update(self._schedule.at(progress.epoch), settings.momentum)
+        rates = self._rates.at(self._epoch(), self._divisions())
+        network.update(rates, settings.momentum)
+        self._used_rates = (self._lr(), rates)
         progress.step += 1
         progress.step_in_epoch += 1
         progress.window.add(result)
         progress.epoch_tally.add(result)
 
-    def _log_window(self, steps_per_epoch: int) -> None:
+    def _noise(self, count: int) -> tuple[np.ndarray[Any, Any] | None, float]:
+        """The colour shifts of the next batch and what multiplies its input; None and 1 without noise."""
+        progress, settings, colors = self.progress, self.settings, self.statistics.colors
+        sigma, ends = settings.color_noise, settings.color_noise_epochs
+        if not sigma or (ends is not None and self._epoch() >= ends):
+            return None, 1.0
+        assert colors is not None
+        first = progress.step_in_epoch * settings.batch
+        shifts = color_shifts(colors, sigma, count, settings.seed, progress.epoch, first)
+        return shifts, 1.0 / (1.0 + sigma) if settings.color_noise_shrinks else 1.0
+
+    def _epoch(self) -> float:
+        """Where training is, in epochs from 0 on."""
+        return self.progress.step / self._steps_per_epoch
+
+    def _divisions(self) -> int:
+        return len(self.progress.lr_divisions)
+
+    def _lr(self) -> float:
+        return self._rates.general(self._epoch(), self._divisions())
+
+    def _count_copies(self) -> None:
+        """Adds what training has copied between devices since the last call or the beginning of the epoch."""
+        progress, network = self.progress, self.network
+        copied, seconds = network.copied_bytes, network.copy_seconds
+        progress.window_bytes += copied - self._copies_seen[0]
+        progress.window_seconds += seconds - self._copies_seen[1]
+        progress.copied_bytes += copied - self._copies_seen[0]
+        progress.copy_seconds += seconds - self._copies_seen[1]
+        self._copies_seen = (copied, seconds)
+
+    def _log_window(self) -> None:
         progress = self.progress
+        self._count_copies()
+        lr, rates = self._used_rates
+        other = {name: rate for name, rate in rates.items() if rate != lr}
         self.run.log(
             {
                 "step": progress.step,
-                "epoch": round(progress.step / steps_per_epoch, 4),
+                "epoch": round(progress.step / self._steps_per_epoch, 4),
                 "loss": progress.window.mean_loss,
                 "train_error_top1": progress.window.error_top1,
-                "lr": self._schedule.at(progress.epoch),
+                "lr": lr,
+                **({"lr_other": other} if other else {}),
                 "images_per_second": round(self._images_per_second(), 1),
+                "copied_bytes": progress.window_bytes,
+                "copy_seconds": round(progress.window_seconds, 6),
             }
         )
         progress.window.clear()
+        progress.window_bytes, progress.window_seconds = 0, 0.0
         self._logged_at = (progress.seconds, progress.images)
 
-    def _end_epoch(self, tests: data.Loader) -> bool:
-        """Tests, logs and saves; says whether training goes on."""
+    def _end_epoch(self, tests: data.Loader, options: Options) -> bool:
+        """Tests, logs, lets the rates fall, saves where that is worth it; says whether training goes on."""
         progress = self.progress
         test = self._test(tests)
         if test is None:
@@ -617,9 +611,14 @@ class Trainer:
                 "epoch": progress.epoch,
                 "test_error_top1": test["test_error_top1"],
             }
+        patience = self.settings.lr_plateau
+        fallen = on_plateau(progress.epoch, progress.best["epoch"], progress.lr_divisions, patience)
+        if fallen:
+            progress.lr_divisions.append(progress.epoch)
         line = {"step": progress.step, "epoch": progress.epoch, **progress.last_train}
         self.run.log({**line, **{key: value for key, value in test.items() if key != "step"}})
-        self._save()
+        if self._epoch_worth_saving(options):
+            self._save()
         self.reporter.say(
             f"epoch {progress.epoch}/{self.settings.epochs}: "
             f"test error {percent(test['test_error_top1'])}, "
@@ -627,6 +626,11 @@ class Trainer:
             f"loss {progress.last_train['train_loss']:.4f}, "
             f"{progress.images / progress.seconds if progress.seconds else 0:,.0f} images/s"
         )
+        if fallen:
+            self.reporter.say(
+                f"lr: {self._lr():g} from here on, a tenth: the test error has not fallen for {patience} "
+                f"epoch{'s' * (patience > 1)}"
+            )
         return not self.stop
 
     def _test(self, tests: data.Loader) -> dict[str, Any] | None:
@@ -649,8 +653,22 @@ class Trainer:
             return self.progress.step % options.checkpoint_every == 0
         return time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS
 
-    def _save(self) -> None:
+    def _epoch_worth_saving(self, options: Options) -> bool:
+        """Whether the end of an epoch becomes a checkpoint.
+
+        The best one always does. Any other does if going without would lose much more time than writing
+        takes, so that a run of short epochs and a large network does not spend its time on its disk.
+        """
         progress = self.progress
+        assert progress.best is not None
+        return (
+            progress.best["step"] == progress.step
+            or self._checkpoint_due(options)
+            or time.monotonic() - self._saved_at >= _TRAINING_PER_SAVING * self._saving_took
+        )
+
+    def _save(self) -> None:
+        progress, begun = self.progress, time.monotonic()
         tensors = self.network.state()
         for name, tensor in tensors.items():
             if not np.isfinite(tensor).all():
@@ -659,10 +677,10 @@ class Trainer:
                     f"(epoch {progress.epoch + 1}). "
                     + self._standing("with a lower rate", f" --lr {self.settings.lr / 10:g}")
                 )
-        assert self.mean is not None
-        tensors[MEAN] = self.mean
-        if self.colors is not None:
-            tensors[COLORS] = self.colors
+        assert self.statistics.mean is not None
+        tensors[MEAN] = self.statistics.mean
+        if self.statistics.colors is not None:
+            tensors[COLORS] = self.statistics.colors
         checkpoint = Checkpoint(
             tensors=tensors,
             spec=nets.spec_to_dict(self.network.spec),
@@ -677,6 +695,7 @@ class Trainer:
                 + self._standing("when the disk can be written")
             ) from error
         self._saved_step, self._saved_at = progress.step, time.monotonic()
+        self._saving_took = self._saved_at - begun
 
     def _standing(self, how: str, flags: str = "") -> str:
         """What a user can go on from when training has to stop."""
@@ -711,6 +730,7 @@ class Trainer:
             **train,
             "parameters": description["parameters"],
             "copied_bytes": progress.copied_bytes,
+            "copy_seconds": round(progress.copy_seconds, 3),
             "checkpoint": str(self.run.checkpoints.file(self._saved_step).relative_to(self.run.path)),
             "best": best
             and {

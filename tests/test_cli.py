@@ -27,6 +27,7 @@ COMMANDS = [
     "describe",
     "gradcheck",
     "plot",
+    "augment",
     "doctor",
     "import",
     "bench",
@@ -197,6 +198,36 @@ def test_evaluate_agrees_with_the_run(trained: Path, tmp_path: Path) -> None:
 def test_evaluate_takes_a_checkpoint(trained: Path) -> None:
     first = Folder(trained / "checkpoints").files()[0]
     assert str(first) in succeed("evaluate", "--run", first, "--device", "cpu:0")
+
+
+def test_evaluate_averages_runs(trained: Path, tmp_path: Path) -> None:
+    first = Folder(trained / "checkpoints").files()[0]
+    runs = ("--run", trained, "--run", first)
+    shown = succeed("evaluate", *runs, "--json", tmp_path / "both.json", "--device", "cpu:0")
+    lines = [line for line in shown.splitlines() if "top-1" in line]
+    assert len(lines) == 3
+    assert str(first) in lines[1]
+    assert "digits, 355 test images, average of 2 networks: top-1 error" in lines[2]
+    both = json.loads((tmp_path / "both.json").read_text())
+    one = json.loads(run("evaluate", "--run", trained, "--json", "-").stdout)
+    assert [Path(member["checkpoint"]).name for member in both["members"]] == [
+        Path(one["checkpoint"]).name,
+        first.name,
+    ]
+    assert both["members"][0]["test_error_top1"] == one["test_error_top1"]
+    assert (both["images"], both["data"]) == (355, "digits")
+    assert f"top-1 error {100 * both['test_error_top1']:.2f}%" in lines[2]
+
+
+def test_views(trained: Path, digit: Path) -> None:
+    """Nothing is cropped from the digits, so the ten views are two."""
+    shown = succeed("evaluate", "--run", trained, "--views", "ten", "--device", "cpu:0")
+    assert "355 test images, 2 views, " in shown
+    assert "1 view, " in succeed("evaluate", "--run", trained, "--device", "cpu:0")
+    text = "--views must be one of center, ten, not 'centre'; did you mean 'center'?"
+    assert text in refuse("evaluate", "--run", trained, "--views", "centre")
+    assert text in refuse("predict", "--run", trained, digit, "--views", "centre", "--device", "cpu:0")
+    assert "zero.png" in succeed("predict", "--run", trained, digit, "--views", "ten", "--device", "cpu:0")
 
 
 def test_predict_shows_a_table(trained: Path, digit: Path) -> None:
@@ -375,6 +406,52 @@ def test_batch_larger_than_the_data() -> None:
 )
 def test_numbers_out_of_range(arguments: tuple[object, ...], words: str) -> None:
     assert words in refuse("train", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--lr-plateau", 0), "--lr-plateau must be a number of epochs from 1 on, or none, not '0'"),
+        (("--lr-scale", "conv1"), "--lr-scale must be like conv1=0.1,fc8=2, with factors from 0 on, not"),
+        (("--freeze", "conv9"), "a layer must be one of conv1, conv2, fc1, fc2, not 'conv9'; did you mean"),
+        (("--color-noise", -1), "--color-noise must be a number from 0 on, not -1.0"),
+    ],
+)
+def test_recipes_that_cannot_be(arguments: tuple[object, ...], words: str, tmp_path: Path) -> None:
+    assert words in refuse("train", *arguments, "--device", "cpu:0", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_on_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ("--lr-plateau", 3, "--freeze", "conv1", "--lr-scale", "fc2=0.5", "--color-noise", 0.2)
+    steps = ("--steps", 3, "--log-every", 1)
+    succeed("train", "--device", "cpu:0", *flags, *steps, "--lr", 0.1, "--out", out)
+    settings = json.loads((out / "config.json").read_text())["settings"]
+    assert (settings["lr_plateau"], settings["color_noise"]) == (3, 0.2)
+    assert settings["lr_scale"] == {"fc2": 0.5, "conv1": 0.0}
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[2])
+    assert last["lr"] == 0.1
+    assert last["lr_other"] == {
+        "conv1.weight": 0.0,
+        "conv1.bias": 0.0,
+        "fc2.weight": 0.05,
+        "fc2.bias": 0.05,
+    }
+    shown = succeed("train", "--resume", out, "--steps", 5, "--lr-scale", "conv1=1", "--color-noise", 0)
+    assert "lr: conv1 learns at 1 times its rate from here on" in shown
+    assert "colour noise: 0 from here on" in shown
+
+
+def test_augment_draws_a_sheet(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "data", "train/cat", "train/dog", count=3)
+    sheet = tmp_path / "sheet.png"
+    arguments = ("--net", "cifar-quick", "--data", root, "--out", sheet, "--images", 4, "--epochs", 2)
+    shown = succeed("augment", *arguments)
+    assert shown.endswith(f"{sheet}\n")
+    with Image.open(sheet) as picture:
+        assert picture.size == (3 * 100 + 4, 4 * 100 + 4)
+    assert "--images must be at most 6" in refuse("augment", *arguments, "--images", 7)
 
 
 def test_an_existing_run_is_not_written_over(trained: Path) -> None:

@@ -21,13 +21,14 @@ import pytest
 
 from cconvnet import checkpoint, data, runs
 from cconvnet.checkpoint import CheckpointError, Folder
-from cconvnet.data.color_noise import color_components, color_shifts
-from cconvnet.evaluate import MEAN, evaluate_run, load_trained, predict
+from cconvnet.evaluate import MEAN, Tally, evaluate_run, load_trained, predict
 from cconvnet.nets.specs import LrStep
 from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError
-from cconvnet.train import Options, Outcome, TrainingStopped, parse_lr_steps, train
+from cconvnet.schedule import Rates, StepSchedule, on_plateau
+from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
+from cconvnet.train import Outcome, TrainingStopped, train
 
 # Small batches make many steps: 45 an epoch, and little work in each.
 SETTINGS: dict[str, Any] = {
@@ -87,7 +88,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def log_without_times(run: Path) -> list[dict[str, Any]]:
     lines = runs.read_log(run)
     assert len(lines) == len((run / "log.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+    times = ("images_per_second", "copy_seconds")
+    return [{key: value for key, value in line.items() if key not in times} for line in lines]
 
 
 def assert_same_run(run: Path, other: Path) -> None:
@@ -100,7 +102,11 @@ def assert_same_run(run: Path, other: Path) -> None:
         assert tensor.tobytes() == two.tensors[name].tobytes(), name
     assert log_without_times(run) == log_without_times(other)
     one_summary, two_summary = (
-        {key: value for key, value in summary.items() if key not in ("seconds", "images_per_second")}
+        {
+            key: value
+            for key, value in summary.items()
+            if key not in ("seconds", "images_per_second", "copy_seconds")
+        }
         for summary in (json.loads((path / "summary.json").read_text()) for path in (run, other))
     )
     assert one_summary == two_summary
@@ -129,7 +135,8 @@ def test_the_log_tells_the_run(unbroken: Path) -> None:
     assert [line["step"] for line in steps] == list(range(4, STEPS + 1, 4))
     assert [(line["step"], line["epoch"]) for line in epochs] == [(45, 1), (90, 2)]
     assert steps[-1]["loss"] < steps[0]["loss"]
-    assert all(line["lr"] == 0.05 for line in steps)
+    assert all(line["lr"] == 0.05 and "lr_other" not in line for line in steps)
+    assert all(line["copied_bytes"] == 0 for line in steps)  # on one device
 
 
 def test_the_configuration_is_resolved(unbroken: Path) -> None:
@@ -190,7 +197,143 @@ def test_predictions_are_probabilities_of_the_right_class(unbroken: Path, tmp_pa
     trained.network.load(images[:16], labels[:16])
     trained.network.forward(train=False)
     # PNG keeps every pixel, so the network saw just what it sees in a test.
-    assert probabilities[:16].tobytes() == trained.network.outputs("cost").tobytes()
+    assert probabilities[:16].astype(np.float32).tobytes() == trained.network.outputs("cost").tobytes()
+
+
+def test_copies_of_training_steps_alone_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a network that says to copy 1,000 bytes in a training step's forward pass and in any test."""
+    forward, copied = Network.forward, 0
+
+    def counting(network: Network, train: bool, step: int = 0) -> None:
+        nonlocal copied
+        copied += 1000 if train else 7
+        forward(network, train, step)
+
+    monkeypatch.setattr(Network, "forward", counting)
+    monkeypatch.setattr(Network, "copied_bytes", property(lambda network: copied))
+    monkeypatch.setattr(Network, "copy_seconds", property(lambda network: copied / 1e6))
+
+    def check(run: Path) -> None:
+        lines = [line for line in runs.read_log(run) if "loss" in line]
+        assert [line["copied_bytes"] for line in lines] == [10_000] * 9
+        np.testing.assert_allclose([line["copy_seconds"] for line in lines], 0.01)
+        summary = json.loads((run / "summary.json").read_text())
+        assert (summary["copied_bytes"], summary["copy_seconds"]) == (90_000, 0.09)
+
+    run_training(out=tmp_path / "whole", log_every=10, checkpoint_every=7)
+    check(tmp_path / "whole")
+    run_training(out=tmp_path / "parts", log_every=10, steps=47)
+    resume(tmp_path / "parts", log_every=10)
+    check(tmp_path / "parts")
+
+    # Killed in step 25, after a checkpoint in the middle of a window.
+    def dying(network: Network, train: bool, step: int = 0) -> None:
+        if step == 25:
+            raise KeyboardInterrupt
+        counting(network, train, step)
+
+    monkeypatch.setattr(Network, "forward", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(out=tmp_path / "killed", log_every=10, checkpoint_every=8)
+    monkeypatch.setattr(Network, "forward", counting)
+    resume(tmp_path / "killed", log_every=10)
+    check(tmp_path / "killed")
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------
+
+
+def saved_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list of the steps at which checkpoints will be written."""
+    steps, save = [], Folder.save
+
+    def noting(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
+        steps.append(content.step)
+        return save(folder, content, best_step)
+
+    monkeypatch.setattr(Folder, "save", noting)
+    return steps
+
+
+def fake_tests(monkeypatch: pytest.MonkeyPatch, wrong: list[int]) -> None:
+    """Tests find these numbers of wrong images, of 100."""
+    numbers = iter(wrong)
+    monkeypatch.setattr(
+        "cconvnet.train.evaluate", lambda network, batches, stopped: Tally(100.0, next(numbers), 0, 100)
+    )
+
+
+@pytest.mark.parametrize(
+    ("saving_takes", "epoch_takes", "expected"),
+    [
+        (0.0, 0.0, [0, 45, 90, 135, 180, 225, 270]),  # a small network, saved after every epoch
+        (1.0, 1.0, [0, 45, 90, 270]),  # the first, the second, which is better, and the last
+        (1.0, 4.0, [0, 45, 90, 225, 270]),  # the fifth, 12 s after the second
+    ],
+)
+def test_ends_of_epochs_are_saved_where_that_is_worth_it(
+    saving_takes: float,
+    epoch_takes: float,
+    expected: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock of its own, so that a busy machine changes nothing."""
+    steps, seconds = saved_steps(monkeypatch), 0.0
+
+    class Clock:
+        monotonic = staticmethod(lambda: seconds)
+        perf_counter = staticmethod(time.perf_counter)
+
+    save, numbers = Folder.save, iter([50, 40, 45, 45, 40, 41])
+
+    def slow(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
+        nonlocal seconds
+        seconds += saving_takes
+        return save(folder, content, best_step)
+
+    def test(network: Network, batches: Any, stopped: Any) -> Tally:
+        nonlocal seconds
+        seconds += epoch_takes
+        return Tally(100.0, next(numbers), 0, 100)
+
+    monkeypatch.setattr(Folder, "save", slow)
+    monkeypatch.setattr("cconvnet.train.evaluate", test)
+    monkeypatch.setattr("cconvnet.train.time", Clock)
+    outcome = run_training(out=tmp_path / "run", epochs=6)
+    assert steps == expected
+    assert outcome.summary["best"]["epoch"] == 2
+    kept = {file.name for file in Folder(tmp_path / "run" / "checkpoints").files()}
+    for name in (outcome.summary["checkpoint"], outcome.summary["best"]["checkpoint"]):
+        assert Path(name).name in kept
+
+
+def test_an_epoch_that_was_not_saved_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is killed in its fourth epoch, two epochs after the last checkpoint."""
+    monkeypatch.setattr("cconvnet.train._TRAINING_PER_SAVING", 1e9)
+    fake_tests(monkeypatch, [50, 60, 60, 60])
+    run_training(out=tmp_path / "whole", epochs=4)
+    fake_tests(monkeypatch, [50, 60, 60, 60])
+    step = Network.update
+
+    def dying(network: Network, *arguments: Any) -> None:
+        if len(runs.read_log(tmp_path / "run")) >= 3 * 12:
+            raise KeyboardInterrupt  # as little is saved as at a kill
+        step(network, *arguments)
+
+    monkeypatch.setattr(Network, "update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(out=tmp_path / "run", epochs=4)
+    monkeypatch.setattr(Network, "update", step)
+    assert [file.name for file in Folder(tmp_path / "run" / "checkpoints").files()] == [
+        "step-00000000.safetensors",
+        "step-00000045.safetensors",
+    ]
+    fake_tests(monkeypatch, [60, 60, 60])
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 # ---- stopping and going on -------------------------------------------------------------------------------
@@ -238,14 +381,6 @@ def test_more_epochs_go_on(tmp_path: Path) -> None:
     run_training(out=tmp_path / "run", epochs=1)
     resume(tmp_path / "run", epochs=3)
     assert_same_run(tmp_path / "long", tmp_path / "run")
-
-
-def test_the_rate_may_be_changed_by_hand(tmp_path: Path) -> None:
-    listener = Listener()
-    run_training(out=tmp_path / "run", epochs=1)
-    resume(tmp_path / "run", listener, epochs=2, lr=0.005)
-    assert "lr: 0.005 from here on, it was 0.05" in listener.lines
-    assert runs.read_log(tmp_path / "run")[-2]["lr"] == 0.005
 
 
 def test_killed_before_the_first_checkpoint(unbroken: Path, tmp_path: Path) -> None:
@@ -304,7 +439,8 @@ def test_a_torn_line_of_the_log_is_dropped(unbroken: Path, tmp_path: Path) -> No
 def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
     """In a network with all that is random: a narrow AlexNet on the digits."""
     from cconvnet.nets import alexnet
-    from cconvnet.train import Settings, Trainer
+    from cconvnet.settings import Settings
+    from cconvnet.train import Trainer
 
     source = data.open_source(size=72)
     spec = alexnet.build((72, 72, 1), 10, width=1 / 16)
@@ -324,9 +460,13 @@ def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
             lr=0.01,
             momentum=0.9,
             lr_steps=(),
+            lr_plateau=0,
+            lr_scale={},
             crop=True,
             mirror=True,
             color_noise=0.1,
+            color_noise_epochs=None,
+            color_noise_shrinks=False,
             precision="fp32",
         )
         network = Network(spec, batch=4, devices="cpu:0", seed=1)
@@ -355,29 +495,170 @@ def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
         assert tensor.tobytes() == parts[name].tobytes(), name
 
 
-def test_colour_noise_does_not_depend_on_batches() -> None:
-    components = np.eye(3, dtype=np.float32)
-    whole = color_shifts(components, 128, seed=3, epoch=2, first=0)
-    parts = [color_shifts(components, 32, seed=3, epoch=2, first=first) for first in (0, 32, 64, 96)]
-    assert np.concatenate(parts).tobytes() == whole.tobytes()
-    assert (color_shifts(components, 128, seed=3, epoch=3, first=0) != whole).any()
+# ---- rates -----------------------------------------------------------------------------------------------
 
 
-def test_colour_noise_has_the_components_deviations() -> None:
-    components = np.diag([1.0, 10.0, 100.0]).astype(np.float32)
-    shifts = color_shifts(components, 20_000, seed=0, epoch=0, first=0)
-    np.testing.assert_allclose(shifts.std(axis=0), [0.1, 1.0, 10.0], rtol=0.03)
-    np.testing.assert_allclose(shifts.mean(axis=0), 0.0, atol=0.3)
+def tensors_of(run: Path) -> dict[str, np.ndarray[Any, Any]]:
+    return runs.find_checkpoint(run)[1].tensors
 
 
-def test_colour_components_are_those_of_the_pixels() -> None:
-    chance = np.random.default_rng(2)
-    images = chance.integers(0, 256, (300, 4, 4, 3)).astype(np.uint8)
-    images[..., 1] = images[..., 0] // 2
-    split = data.MemorySplit("train", images, np.zeros(300, np.int32))
-    components = color_components(split).astype(np.float64)
-    covariance = np.cov(images.reshape(-1, 3).T.astype(np.float64), bias=True)
-    np.testing.assert_allclose(components.T @ components, covariance, rtol=1e-4, atol=1e-2)
+def rates_in_log(run: Path) -> list[float]:
+    return [line["lr"] for line in runs.read_log(run) if "lr" in line]
+
+
+def test_lr_steps_are_read_as_they_are_written() -> None:
+    assert parse_lr_steps(None) is None and parse_lr_steps("none") == ()
+    assert parse_lr_steps("60,75.5") == (LrStep(60.0, 0.1), LrStep(75.5, 0.1))
+    for wrong in ("75,60", "0", "5,5", "soon", "", "nan"):
+        with pytest.raises(ValueError, match="--lr-steps must be rising epochs"):
+            parse_lr_steps(wrong)
+
+
+def test_plateaus_and_factors_are_read_as_they_are_written() -> None:
+    assert (parse_lr_plateau(None), parse_lr_plateau("none"), parse_lr_plateau("5")) == (None, 0, 5)
+    for wrong in ("0", "-1", "2.5", "", "soon"):
+        with pytest.raises(ValueError, match="--lr-plateau must be a number of epochs from 1 on"):
+            parse_lr_plateau(wrong)
+    assert parse_lr_scale(None, None) is None
+    assert parse_lr_scale("conv1=0.1, fc1=2", "conv2") == {"conv1": 0.1, "fc1": 2.0, "conv2": 0.0}
+    for wrong in ("conv1", "conv1=", "=2", "conv1=-1", "conv1=nan", "", "conv1=1,"):
+        with pytest.raises(ValueError, match="--lr-scale must be like"):
+            parse_lr_scale(wrong, None)
+    with pytest.raises(ValueError, match="--freeze must be layers"):
+        parse_lr_scale(None, "conv1,")
+    with pytest.raises(ValueError, match="--lr-scale and --freeze both name the layer conv1"):
+        parse_lr_scale("conv1=1", "conv1")
+
+
+def test_rates_are_products_of_all_that_changes_them() -> None:
+    steps = (
+        LrStep(2, 0.5),
+        LrStep(3.5, 0.1, layers=("conv1",), of="bias"),
+        LrStep(4, 0, layers=("conv1",), of="weight"),
+    )
+    names = ["conv1.weight", "conv1.bias", "conv3.weight.0", "conv3.weight.1", "conv3.bias"]
+    rates = Rates(StepSchedule(1.0, steps), names, {"conv3": 0.2})
+
+    def at(epoch: float, divisions: int = 0) -> list[float]:
+        found = rates.at(epoch, divisions)
+        assert list(found) == names
+        return list(found.values())
+
+    assert at(0) == [1, 1, 0.2, 0.2, 0.2]
+    assert at(2) == [0.5, 0.5, 0.1, 0.1, 0.1]
+    assert at(3.4) == at(2)
+    assert at(3.5) == [0.5, 0.05, 0.1, 0.1, 0.1]
+    np.testing.assert_allclose(at(4, 2), [0, 0.0005, 0.001, 0.001, 0.001], rtol=1e-12)
+    assert rates.general(3.5) == 0.5
+    np.testing.assert_allclose(rates.general(3.5, 1), 0.05, rtol=1e-12)
+    for factors, steps in (({"conv2": 0.0}, ()), ({}, (LrStep(1, 0.1, ("conv2",)),))):
+        with pytest.raises(ValueError, match=r"a layer must be one of conv1, conv3, not 'conv2'"):
+            Rates(StepSchedule(1.0, steps), names, factors)
+
+
+@pytest.mark.parametrize(
+    ("errors", "patience", "expected"),
+    [
+        ([9, 8, 7, 6], 1, []),
+        ([9, 9, 9, 9], 1, [2, 3, 4]),
+        ([9, 9, 9, 9, 9, 9], 2, [3, 5]),
+        ([9, 10, 8, 9, 9, 7, 7, 7], 2, [5, 8]),
+        ([9, 9, 9, 9], 0, []),
+    ],
+)
+def test_plateaus(errors: list[int], patience: int, expected: list[int]) -> None:
+    best_epoch, divisions = 0, []
+    for epoch, error in enumerate(errors, start=1):
+        if best_epoch == 0 or error < errors[best_epoch - 1]:
+            best_epoch = epoch
+        if on_plateau(epoch, best_epoch, divisions, patience):
+            divisions.append(epoch)
+    assert divisions == expected
+
+
+def test_a_plateau_divides_the_rates_and_a_resumed_run_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a step beside it; the test errors are those of a list."""
+    settings = {"epochs": 6, "lr_plateau": 2, "lr_steps": (LrStep(4.5, 0.5),), "log_every": 15}
+    listener = Listener()
+    fake_tests(monkeypatch, [50, 40, 40, 40, 40, 40])
+    run_training(listener, out=tmp_path / "whole", **settings)
+    assert "lr: 0.005 from here on, a tenth: the test error has not fallen for 2 epochs" in listener.lines
+    # Log lines after 15, 30 and 45 steps of an epoch. The plateau of epochs 3 and 4 lets the rates fall after
+    # epoch 4, that of epochs 5 and 6 after 6; the step is in the middle of the fifth epoch.
+    expected = [0.05] * 12 + [0.005] + [0.0025] * 5
+    np.testing.assert_allclose(rates_in_log(tmp_path / "whole"), expected, rtol=1e-12)
+
+    parts = tmp_path / "parts"
+    fake_tests(monkeypatch, [50, 40, 40, 99])  # the last where it is stopped, which is no epoch's end
+    run_training(out=parts, steps=140, **settings)
+    fake_tests(monkeypatch, [40, 1])
+    resume(parts, steps=190, log_every=15)
+    assert runs.find_checkpoint(parts)[1].progress["lr_divisions"] == [4]
+    fake_tests(monkeypatch, [40, 40])
+    resume(parts, log_every=15)
+    assert_same_run(tmp_path / "whole", parts)
+
+
+def test_a_plateau_may_be_asked_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cconvnet.train.evaluate", lambda network, batches, stopped: Tally(100.0, 50, 0, 100))
+    run_training(out=tmp_path / "run", epochs=2)
+    assert runs.find_checkpoint(tmp_path / "run")[1].progress["lr_divisions"] == []
+    resume(tmp_path / "run", epochs=3, lr_plateau=2)
+    assert runs.find_checkpoint(tmp_path / "run")[1].progress["lr_divisions"] == [3]
+    listener = Listener()
+    resume(tmp_path / "run", listener, epochs=4, lr=0.5)
+    assert "lr: 0.05 from here on, it was 0.005" in listener.lines
+
+
+def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
+    run_training(out=tmp_path / "run", steps=10, lr_scale={"conv1": 0.0})
+    first = Folder(tmp_path / "run" / "checkpoints").file(0)
+    before, after = checkpoint.load(first).tensors, tensors_of(tmp_path / "run")
+    for name, tensor in after.items():
+        same = tensor.tobytes() == before[name].tobytes()
+        assert same == (name.startswith("conv1.") or name == MEAN), name
+    # Frozen in mid-course: the velocity that is there must not carry the weights on.
+    listener = Listener()
+    resume(tmp_path / "run", listener, steps=20, lr_scale={"conv1": 1.0, "conv2": 0.0})
+    assert "lr: conv1 learns at 1 times its rate from here on" in listener.lines
+    assert "lr: conv2 is frozen from here on" in listener.lines
+    last = tensors_of(tmp_path / "run")
+    for name in ("conv2.weight", "conv2.bias"):
+        assert np.abs(after[f"{name}.velocity"]).max() > 0
+        assert last[name].tobytes() == after[name].tobytes()
+    assert (last["conv1.weight"] != after["conv1.weight"]).any()
+    other = runs.read_log(tmp_path / "run")[-1]["lr_other"]
+    assert other == {"conv2.weight": 0.0, "conv2.bias": 0.0}
+    # A later resume keeps what it is not told anew.
+    resume(tmp_path / "run", steps=25, lr_scale={"fc1": 0.5})
+    assert tensors_of(tmp_path / "run")["conv2.weight"].tobytes() == after["conv2.weight"].tobytes()
+    with pytest.raises(ValueError, match=r"a layer must be one of .*, not 'conv3'; did you mean 'conv"):
+        resume(tmp_path / "run", lr_scale={"conv3": 0.0})
+    with pytest.raises(ValueError, match=r"a layer must be one of .*, not 'relu'"):
+        run_training(out=tmp_path / "other", lr_scale={"relu": 0.0})
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_smaller_factor_makes_smaller_steps(tmp_path: Path) -> None:
+    """After one step from rest the velocity is the rate times the gradient."""
+    for name, factors in (("plain", {}), ("scaled", {"fc1": 0.25})):
+        run_training(out=tmp_path / name, steps=1, lr_scale=factors)
+    plain, scaled = tensors_of(tmp_path / "plain"), tensors_of(tmp_path / "scaled")
+    for name in ("conv1.weight", "fc1.weight", "fc1.bias", "fc2.bias"):
+        factor = 0.25 if name.startswith("fc1.") else 1.0
+        np.testing.assert_allclose(
+            scaled[f"{name}.velocity"], factor * plain[f"{name}.velocity"], rtol=1e-5, err_msg=name
+        )
+
+
+def test_the_rate_may_be_changed_by_hand(tmp_path: Path) -> None:
+    listener = Listener()
+    run_training(out=tmp_path / "run", epochs=1)
+    resume(tmp_path / "run", listener, epochs=2, lr=0.005)
+    assert "lr: 0.005 from here on, it was 0.05" in listener.lines
+    assert runs.read_log(tmp_path / "run")[-2]["lr"] == 0.005
 
 
 # ---- signals and kills -----------------------------------------------------------------------------------
@@ -619,11 +900,3 @@ def test_the_recipes_batch_is_lowered_to_the_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--batch 11 is larger than the 10 training images"):
         run_training(data=str(tmp_path / "pictures"), out=tmp_path / "run2", batch=11)
     assert not (tmp_path / "run2").exists()
-
-
-def test_lr_steps_are_read_as_they_are_written() -> None:
-    assert parse_lr_steps(None) is None and parse_lr_steps("none") == ()
-    assert parse_lr_steps("60,75.5") == (LrStep(60.0, 0.1), LrStep(75.5, 0.1))
-    for wrong in ("75,60", "0", "5,5", "soon", "", "nan"):
-        with pytest.raises(ValueError, match="--lr-steps must be rising epochs"):
-            parse_lr_steps(wrong)

@@ -1,8 +1,9 @@
 """Colour noise: each training image is shifted along the principal components of the training set's colours.
 
-Source: Krizhevsky, Sutskever, Hinton 2012, section 4.1: sum over i of alpha_i * lambda_i * p_i with
-alpha_i from N(0, 0.1). Here lambda_i is the standard deviation along component p_i, in pixel values, as in
-the original program.
+Source: Krizhevsky, Sutskever, Hinton 2012, section 4.1: sum over i of alpha_i * lambda_i * p_i with alpha_i
+normal of standard deviation 0.1, drawn anew for each image and each time it is used. Here lambda_i is the
+standard deviation along component p_i, in pixel values, as in the original program (the paper says
+eigenvalue, which would be its square).
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.splits import Split
+from cconvnet.data.splits import Progress, Split
 
-SIGMA = 0.1
 _PURPOSE = 2  # beside those of the loader
 _MOST_IMAGES = 10_000  # more change the components by less than the noise has digits
 _CHUNK = 256
 
 
-def color_components(split: Split) -> npt.NDArray[np.float32]:
+def color_components(split: Split, progress: Progress | None = None) -> npt.NDArray[np.float32]:
     """float32[C,C]: row i is lambda_i * p_i of the pixels of `split`, or of 10,000 images spread over it.
 
     All sums are of integers, so they are exact and no order of adding changes them. Errors: DataError.
@@ -32,15 +32,20 @@ def color_components(split: Split) -> npt.NDArray[np.float32]:
         count += len(pixels)
         total += pixels.sum(axis=0)
         products += pixels.T @ pixels
+        if progress is not None:
+            progress(min(start + _CHUNK, len(chosen)), len(chosen))
     mean = total / count
     variances, directions = np.linalg.eigh(products / count - np.outer(mean, mean))
     return np.asarray(np.sqrt(np.maximum(variances, 0.0))[:, None] * directions.T, np.float32)
 
 
 def color_shifts(
-    components: npt.NDArray[np.float32], count: int, seed: int, epoch: int, first: int
+    components: npt.NDArray[np.float32], sigma: float, count: int, seed: int, epoch: int, first: int
 ) -> npt.NDArray[np.float32]:
-    """The shifts float32[count,C] of the images of an epoch from number `first` on."""
+    """The shifts float32[count,C] of the images of an epoch from number `first` on.
+
+    `sigma` is the standard deviation of the alphas; each image has three of its own, one per component.
+    """
     words = np.random.Philox(
         key=np.array([seed, epoch], np.uint64),
         counter=np.array([2 * first, 0, 0, _PURPOSE], np.uint64),
@@ -49,4 +54,4 @@ def color_shifts(
     halves = uniform.reshape(count, 2, 4)
     # Box and Muller: two uniform numbers make a normal one.
     normal = np.sqrt(-2 * np.log(halves[:, 0])) * np.cos(2 * np.pi * halves[:, 1])
-    return np.asarray(SIGMA * normal[:, : len(components)] @ components, np.float32)
+    return np.asarray(sigma * normal[:, : len(components)] @ components, np.float32)

@@ -55,8 +55,9 @@ class Source:
 
     `classes` names the labels 0, 1, ...; images are uint8 of `image_shape` (H,W,C); `notes` says what a
     reader of a result should know of the data: how a split was made, what decoded the pictures, what was
-    ignored. Where there are no separate test images, `test` is `train`. `mean`, float32[H,W,C], is the mean
-    image where the data's files hold one; training subtracts it instead of one computed from `train`.
+    ignored. Where there are no separate test images, `test` is `train`. Of pictures, `folder` is where they
+    lie and `decoder` what decodes them. `mean`, float32[H,W,C], is the mean image where the data's files hold
+    one; training subtracts it instead of one computed from `train`.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Source:
     train: Split
     test: Split
     notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
+    decoder: str = ""
     mean: npt.NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
@@ -311,9 +314,8 @@ def _picture_folder(
             splits[name] = split
     if not in_memory:
         notes.append("pictures are decoded whenever they are read")
-    return Source(
-        f"pictures {root.name}", classes, splits["train"], splits.get("test", splits["train"]), notes
-    )
+    train, test = splits["train"], splits.get("test", splits["train"])
+    return Source(f"pictures {root.name}", classes, train, test, notes, root, describe_decoder(decoder))
 
 
 def _list_pictures(folder: Path, notes: list[str]) -> dict[str, list[str]]:

@@ -409,6 +409,8 @@ class TrainRecipe:
         crop, mirror: random crops of the input's size, and mirror images.
         color_noise: the standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: how many epochs it lasts; None: all.
+        color_noise_shrinks: whether the noisy input is then divided by 1 + color_noise, as the original
+            program did.
     """
 
     batch: int
@@ -421,6 +423,7 @@ class TrainRecipe:
     mirror: bool = False
     color_noise: float = 0.0
     color_noise_epochs: float | None = None
+    color_noise_shrinks: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))

@@ -1,0 +1,118 @@
+"""What training wants to know of all training images at once: their mean image, and how their colours vary.
+
+For pictures it takes as long as reading them all, so it is kept in a file beside them, one for each size
+that images were brought to. The file says what it was computed from; once a picture is added, removed or
+changed, or another program decodes them, it is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cconvnet.checkpoint import write_atomically
+from cconvnet.data.color_noise import color_components
+from cconvnet.data.loader import mean_image
+from cconvnet.data.sources import Source
+from cconvnet.data.splits import Progress
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass
+class Statistics:
+    """The mean image float32[H,W,C] and, where asked for, color_components() float32[C,C]."""
+
+    mean: Floats | None = None
+    colors: Floats | None = None
+
+
+def gather(
+    source: Source,
+    *,
+    mean: bool = True,
+    colors: bool = False,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], Progress] | None = None,
+) -> Statistics:
+    """The statistics of a source's training images that are asked for: from the file, else computed and kept.
+
+    A mean that came with the data (``Source.mean``) is taken as it is.
+
+    Args
+        say: is told where they come from, where they are kept or why not.
+        progress: called with what is computed now; gives what to call with images done and in all.
+
+    Raises
+        DataError: too many images are broken.
+    """
+    file = statistics_file(source)
+    key = fingerprint(source) if file is not None else ""
+    kept = _read(file, key, source.image_shape) if file is not None else Statistics(source.mean)
+    wanted = [name for name, asked in (("mean", mean), ("colors", colors)) if asked]
+    missing = [name for name in wanted if getattr(kept, name) is None]
+    if file is not None and len(missing) < len(wanted):
+        say(f"data: statistics of the pictures are from {file}")
+    if "mean" in missing:
+        kept.mean = mean_image(source.train, progress and progress("mean image"), workers)
+    if "colors" in missing:
+        kept.colors = color_components(source.train, progress and progress("colours"))
+    if file is not None and missing:
+        try:
+            write_atomically(file, [_packed(kept, key)])
+            say(f"data: statistics of the pictures are kept in {file}")
+        except OSError as error:
+            say(f"data: statistics of the pictures are kept in the run alone: {file}: {error.strerror}")
+    return kept
+
+
+def statistics_file(source: Source) -> Path | None:
+    """Where a source's statistics are kept; None: its images are so few that nothing need be kept."""
+    if source.folder is None:
+        return None
+    return source.folder / f".cconvnet-{'x'.join(map(str, source.image_shape))}.npz"
+
+
+def fingerprint(source: Source) -> str:
+    """A text that changes with every training picture's name, length and time, and with their decoder."""
+    digest = hashlib.sha256(f"1 {source.decoder} {source.image_shape} {len(source.train)}\n".encode())
+    for index in range(len(source.train)):
+        name = source.train.file(index)
+        status = Path(name).stat()
+        short = name.removeprefix(f"{source.folder}{os.sep}")  # a folder that was moved stays the same
+        digest.update(f"{short}\0{status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _read(file: Path, key: str, shape: tuple[int, int, int]) -> Statistics:
+    """What the file holds, nothing if it is missing, damaged, or of other pictures."""
+    shapes = {"mean": shape, "colors": (shape[2], shape[2])}
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            if str(arrays["fingerprint"]) != key:
+                return Statistics()
+            found = {name: arrays[name] for name in shapes if name in arrays}
+    except Exception:  # a damaged zip file raises nearly anything
+        return Statistics()
+    good = {
+        name: array
+        for name, array in found.items()
+        if array.shape == shapes[name] and array.dtype == np.float32 and np.isfinite(array).all()
+    }
+    return Statistics(**good)
+
+
+def _packed(statistics: Statistics, key: str) -> bytes:
+    """The file's bytes: an .npz, which NumPy reads everywhere."""
+    arrays = {name: array for name, array in vars(statistics).items() if array is not None}
+    buffer = io.BytesIO()
+    np.savez(buffer, fingerprint=np.array(key), **arrays)
+    return buffer.getvalue()
