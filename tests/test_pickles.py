@@ -642,7 +642,10 @@ def test_other_batches(tmp_path: Path) -> None:
     assert "only one batch" in source.notes[-1]
     test, test_labels = source.test.read([0])
     assert np.array_equal(test[0], made["data_batch_4"][0][12]) and test_labels[0] == 0
-    assert data.open_source(tmp_path, 8).image_shape == (8, 8, 1)
+    # The mean of the files is that of images of their size.
+    smaller, unchanged = (data.open_source(tmp_path, size) for size in (8, 5))
+    assert smaller.image_shape == (8, 8, 1) and smaller.mean is None
+    assert unchanged.mean is not None and unchanged.mean.shape == (5, 5, 1)
 
 
 @pytest.mark.parametrize(

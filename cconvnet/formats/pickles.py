@@ -142,7 +142,7 @@ class _Machine:
                     raise PickleError(f"{code!r} is no instruction of a pickle")
                 instruction(self)
         except ForbiddenPickle as error:
-            raise ForbiddenPickle(f"{self.file}: {error}") from error.__cause__
+            raise ForbiddenPickle(f"{self.file}: {error}") from None
         except IndexError as error:
             raise self.damaged(start, "a value is missing") from error
         except (ArithmeticError, KeyError, TypeError, ValueError, struct.error) as error:
