@@ -369,6 +369,58 @@ def predict(
         _print_table("", ["picture", "class", "probability"], rows, {"probability"})
 
 
+# ---- other programs' files ------------------------------------------------------------------------------
+
+
+@app.command(
+    "import",
+    epilog=_example("cconvnet import ConvNet__2012-05-01/120.5 --net cifar-18pct --data cifar10-batches"),
+)
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The checkpoint, or the folder it lies in.", metavar="CHECKPOINT")
+    ],
+    net: Net,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="The data it was trained on; a mean image is taken from batches.meta if there is one there.",
+            metavar="FOLDER",
+        ),
+    ],
+    kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
+    batch: Batch = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/NET-DATA-TIME if not given.", metavar="FOLDER")
+    ] = None,
+) -> None:
+    """Make a run of another program's checkpoint, for evaluate, predict and train --resume.
+
+    Weights and momentum come over; the network must have layers of the same names and shapes.
+    """
+    from cconvnet.checkpoint import CheckpointError
+    from cconvnet.formats import checkpoints
+    from cconvnet.report import reporter
+    from cconvnet.settings import Options
+    from cconvnet.train import begin_with
+
+    if kind != "cuda-convnet":
+        raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
+    layers = checkpoints.read_checkpoint(checkpoint)
+    options = Options(net=net, data=data, batch=batch, out=out)
+    with reporter() as report:
+        shared = checkpoints.shared_weights(layers)
+        if shared:
+            report.say(
+                f"shared weights ({', '.join(shared)}) become each layer's own: training moves them apart"
+            )
+        try:
+            path = begin_with(options, lambda network: checkpoints.network_weights(network, layers), report)
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint} does not fit {net}: {error}") from error
+    print(f"files: {path}")
+
+
 # ---- looking at networks -------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ COMMANDS = [
     "plot",
     "augment",
     "doctor",
+    "import",
     "bench",
     "bench step",
 ]
