@@ -23,6 +23,8 @@ class Options:
     data: str | None = None
     size: int | None = None
     devices: list[str] | None = None
+    towers: int | None = None
+    place: dict[str, int | str] | None = None
     precision: str | None = None
     batch: int | None = None
     epochs: int | None = None
@@ -98,6 +100,7 @@ class Settings:
     """All that decides what a run computes; kept in ``config.json`` and in every checkpoint.
 
     Attributes
+        towers: how many parts split layers have; see cconvnet.network.Network.
         lr_steps, lr_plateau, lr_scale: see cconvnet.schedule.
         color_noise: the standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: how many epochs it lasts; None: all.
@@ -113,6 +116,7 @@ class Settings:
     test_images: int
     batch: int
     epochs: int
+    towers: int
     seed: int
     lr: float
     momentum: float
