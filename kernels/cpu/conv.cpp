@@ -127,7 +127,7 @@ void run(const ConvProblem& problem, Pass pass, const float* x, const float* w, 
          const float* y) {
   static onednn::Cache<Convolution> cache;
   const char* const names[] = {"conv_fprop", "conv_dgrad", "conv_wgrad"};
-  onednn::run(std::string(names[pass]) + " of " + to_string(problem), [&] {
+  onednn::run(std::string(names[pass]) + " of " + repr(problem), [&] {
     cache
         .get(onednn::key_of(problem, pass, bias != nullptr),
              [&] { return std::make_unique<Convolution>(problem, pass, bias != nullptr); })

@@ -67,7 +67,7 @@ Product& product_for(const ConvProblem& problem, Pass pass, bool bias, const Mak
 }
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  onednn::run("fc_fprop of " + to_string(o), [&] {
+  onednn::run("fc_fprop of " + repr(o), [&] {
     product_for(o, kFprop, a.bias != nullptr, [&] {
       return std::make_unique<Product>(o.n, o.c, o.k, false, true, a.bias != nullptr);
     }).run(a.x, a.w, a.bias, a.y);
@@ -76,7 +76,7 @@ void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) 
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
-  onednn::run("fc_dgrad of " + to_string(o), [&] {
+  onednn::run("fc_dgrad of " + repr(o), [&] {
     product_for(o, kDgrad, false, [&] {
       return std::make_unique<Product>(o.n, o.k, o.c, false, false, false);
     }).run(a.dy, a.w, nullptr, a.dx);
@@ -84,7 +84,7 @@ void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
 }
 
 void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream) {
-  onednn::run("fc_wgrad of " + to_string(o), [&] {
+  onednn::run("fc_wgrad of " + repr(o), [&] {
     product_for(o, kWgrad, false, [&] {
       return std::make_unique<Product>(o.k, o.n, o.c, true, false, false);
     }).run(a.dy, a.x, nullptr, a.dw);

@@ -35,7 +35,7 @@ class Products {
 
   void throw_failure() const {
     if (failure_ == dnnl_success) return;
-    throw std::runtime_error("oneDNN's sgemm failed for " + to_string(problem_) + " (status " +
+    throw std::runtime_error("oneDNN's sgemm failed for " + repr(problem_) + " (status " +
                              std::to_string(failure_) + ")");
   }
 
