@@ -36,11 +36,10 @@ def pool_outputs(spec: PoolSpec, shape: Shape) -> Pair:
     if spec.outputs is not None:
         return spec.outputs
     counts = []
-    for axis in range(2):
-        step, padding = spec.stride[axis], spec.padding[axis]
-        count = windows(shape[axis], spec.window[axis], step, padding, spec.rounding)
-        # A last window that begins beyond the image would be empty.
-        counts.append(count - 1 if (count - 1) * step - padding >= shape[axis] else count)
+    for size, window, stride, padding in zip(shape, spec.window, spec.stride, spec.padding, strict=False):
+        # Only windows that begin at the last pixel or before: the others would be empty.
+        most = (size - 1 + padding) // stride + 1
+        counts.append(min(most, windows(size, window, stride, padding, spec.rounding)))
     return counts[0], counts[1]
 
 
