@@ -688,8 +688,9 @@ def write(spec: NetSpec, layer_def: Path, layer_params: Path, *, towers: int = 2
     """
     normal = normal_form(spec, towers)
     writer = _Writer(normal)
-    Path(layer_def).write_text(writer.layer_file(), encoding="utf-8")
-    Path(layer_params).write_text(writer.params_file(), encoding="utf-8")
+    for path, text in ((layer_def, writer.layer_file()), (layer_params, writer.params_file())):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
 
 
 def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
