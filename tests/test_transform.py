@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cconvnet import nets
+from cconvnet.gradcheck import small_spec
 from cconvnet.nets import alexnet
 from cconvnet.nets.shapes import output_shape, parameters, shapes
 from cconvnet.nets.specs import (
@@ -58,9 +59,9 @@ def layer(spec: NetSpec, name: str) -> Any:
 # ---- shapes --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["lenet", "cifar-quick", "cifar-18pct"])
+@pytest.mark.parametrize("name", nets.NAMES)
 def test_shapes_and_parameters_are_those_of_the_network_that_runs(name: str) -> None:
-    spec = nets.build(name)
+    spec = small_spec(name)
     described = Network(spec, batch=1, devices="cpu:0").describe()
     found, learned = shapes(spec), parameters(spec)
     for row in described["layers"]:
