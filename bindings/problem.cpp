@@ -104,7 +104,9 @@ std::string repr(const NormLimitProblem& o) {
 }
 
 std::string repr(const InputProblem& o) {
-  return Repr("InputProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("p", o.p)("q", o.q).done();
+  return Repr("InputProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("p", o.p)("q", o.q)("center_mean",
+                                                                                          o.center_mean)
+      .done();
 }
 
 // The text says all of a problem, so equality and hash may rest on it.
@@ -294,11 +296,12 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("limit", &NormLimitProblem::limit);
 
   problem<InputProblem>(m, "InputProblem", "images[n,h,w,c] cropped to y[n,p,q,c].")
-      .def(py::init(&InputProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a)
+      .def(py::init(&InputProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a, "center_mean"_a = false)
       .def_readonly("n", &InputProblem::n)
       .def_readonly("h", &InputProblem::h)
       .def_readonly("w", &InputProblem::w)
       .def_readonly("c", &InputProblem::c)
       .def_readonly("p", &InputProblem::p)
-      .def_readonly("q", &InputProblem::q);
+      .def_readonly("q", &InputProblem::q)
+      .def_readonly("center_mean", &InputProblem::center_mean);
 }

@@ -209,10 +209,11 @@ class NormLimitProblem:
     limit: float
 
 class InputProblem:
-    def __init__(self, n: int, h: int, w: int, c: int, p: int, q: int) -> None: ...
+    def __init__(self, n: int, h: int, w: int, c: int, p: int, q: int, center_mean: bool = ...) -> None: ...
     n: int
     h: int
     w: int
     c: int
     p: int
     q: int
+    center_mean: bool

@@ -683,7 +683,7 @@ class InputLayer(Layer):
 
     def __init__(self, net: NetSpec, batch: int, place: Place) -> None:
         image = net.input
-        self.problem = InputProblem(batch, *net.stored_shape, image.height, image.width)
+        self.problem = InputProblem(batch, *net.stored_shape, image.height, image.width, image.center_mean)
         super().__init__(DATA, place, (), (batch, image.height, image.width, image.channels))
         self.scale = self._net_scale = image.scale
         device, allocate = place.device, place.allocate

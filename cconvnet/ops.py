@@ -835,14 +835,14 @@ def limit_norm(w: Array, limit: float, *, device: str | Device | None = None) ->
 
 def input_transform(
     images: Array, size: Pair, *, top: Array, left: Array, mirror: Array, mean: Array | None = None,
-    shift: Array | None = None, scale: float = 1.0, out: Array | None = None,
+    shift: Array | None = None, scale: float = 1.0, center_mean: bool = False, out: Array | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """A float batch ``y[N,P,Q,C]`` of crops of uint8 images[N,H,W,C]: scale * (pixel - mean + shift).
 
     `size` is (P, Q); `top` and `left` (int32[N]) place each crop, clamped to the image; `mirror` (uint8[N])
     flips it from left to right where not 0; `mean` is float32[H,W,C], taken at the pixel's place in the whole
-    image; `shift` is float32[N,C], a colour shift per image.
+    image, or with `center_mean` at the place of the output's pixel in the centre crop; `shift` is float32[N,C], a colour shift per image.
     """
     call = _Call(device, images=images, top=top, left=left, mirror=mirror, mean=mean, shift=shift)
     images = call.get("images", "N,H,W,C", np.uint8)
@@ -850,7 +850,7 @@ def input_transform(
     p, q = _pair("size", size)
     if p > h or q > w:
         raise ValueError(f"size must be at most that of the images, ({h}, {w}), not ({p}, {q})")
-    problem = InputProblem(n, h, w, c, p, q)
+    problem = InputProblem(n, h, w, c, p, q, bool(center_mean))
     top, left = call.shaped("top", (n,), np.int32), call.shaped("left", (n,), np.int32)
     mirror = call.shaped("mirror", (n,), np.uint8)
     mean, shift = call.optional("mean", (h, w, c)), call.optional("shift", (n, c))

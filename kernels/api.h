@@ -179,7 +179,8 @@ void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 // ---- input ----------------------------------------------------------------------------------------------
 // y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
 // j = left[n] + (mirror[n] ? Q-1-q : q). `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0.
-// top and left are clamped to [0, H-P] and [0, W-Q], so nothing is read out of bounds.
+// With center_mean it is mean[(H-P)/2 + p, (W-Q)/2 + q, c] instead, wherever the crop lies and mirrored or
+// not. top and left are clamped to [0, H-P] and [0, W-Q], so nothing is read out of bounds.
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
                      float scale, float* y, Stream stream);

@@ -11,6 +11,7 @@ namespace {
 
 struct InputArguments {
   int h, w, c, p, q;
+  bool center_mean;
   int total;                      // y's elements
   Divider p_div, row_div, c_div;  // by P, by the vectors in an output row, by C
   const uint8_t* images;
@@ -36,6 +37,7 @@ __global__ void __launch_bounds__(kThreads) input_transform_kernel(InputArgument
   const int left = max(0, min(a.left[n], a.w - a.q));
   const bool mirrored = a.mirror[n] != 0;
   const int row = i * a.w;
+  const int mean_row = ((a.h - a.p) / 2 + p) * a.w + (a.w - a.q) / 2;  // with center_mean
   const uint8_t* image = a.images + int64_t{n} * a.h * a.w * a.c;
 
   Vector<WIDTH> result;
@@ -44,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) input_transform_kernel(InputArgument
     const int j = left + (mirrored ? a.q - 1 - q : q);
     const int pixel = (row + j) * a.c + c;
     float value = image[pixel];
-    if (a.mean) value -= a.mean[pixel];
+    if (a.mean) value -= a.mean[a.center_mean ? (mean_row + q) * a.c + c : pixel];
     if (a.shift) value += a.shift[n * a.c + c];
     result.lane[lane] = a.scale * value;
     if (++c == a.c) {
@@ -67,6 +69,7 @@ void input_transform(const InputProblem& problem, const uint8_t* images, const i
                                  problem.c,
                                  problem.p,
                                  problem.q,
+                                 problem.center_mean,
                                  problem.y_count(),
                                  Divider(problem.p),
                                  Divider(row / width),

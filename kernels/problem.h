@@ -369,11 +369,14 @@ struct NormLimitProblem {
 };
 
 // uint8 images[N,H,W,C] to a float batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.
+// center_mean: the mean subtracted is always that of the image's centre, as in the original AlexNet, not that
+// of where the crop lies.
 struct InputProblem {
   int n, h, w, c;
   int p, q;
+  bool center_mean;
 
-  static InputProblem make(int n, int h, int w, int c, int p, int q) {
+  static InputProblem make(int n, int h, int w, int c, int p, int q, bool center_mean) {
     detail::at_least("n", n, 1);
     detail::at_least("h", h, 1);
     detail::at_least("w", w, 1);
@@ -384,7 +387,7 @@ struct InputProblem {
                                           ") is larger than the image (" + std::to_string(h) + "x" +
                                           std::to_string(w) + ")");
     detail::fits("images", {n, h, w, c});
-    return {n, h, w, c, p, q};
+    return {n, h, w, c, p, q, center_mean};
   }
 
   int images_count() const { return n * h * w * c; }

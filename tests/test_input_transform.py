@@ -17,6 +17,9 @@ PROBLEMS = [
     InputProblem(3, 6, 10, 4, 6, 3),
     InputProblem(2, 12, 12, 5, 7, 11),
     InputProblem(2, 40, 36, 3, 32, 32),
+    InputProblem(4, 8, 9, 3, 5, 6, center_mean=True),
+    InputProblem(3, 12, 11, 2, 7, 4, center_mean=True),
+    InputProblem(2, 6, 5, 1, 6, 5, center_mean=True),
 ]
 
 

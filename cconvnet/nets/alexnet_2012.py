@@ -8,6 +8,7 @@ It differs from the paper's description (``alexnet``) in these ways:
 - The first weights of conv3, conv4 and conv5 have a standard deviation of 0.03, not 0.01.
 - Rates fall when and where its authors let them fall, those of biases never, and conv1 is frozen at last.
 - While there is colour noise, the noisy input is divided by 1.1.
+- The mean subtracted is that of the images' centre, wherever the crop lies.
 
 Source: the program and its layer files, released by the Computer History Museum in 2025
 (github.com/computerhistory/AlexNet-Source-Code: convdata.py, layers/layers-145.cfg and layer-params-145.cfg).
@@ -98,7 +99,7 @@ def build(
     return NetSpec(
         name="alexnet-2012",
         layers=layers,
-        input=InputSpec(height * 7 // 8, width_ * 7 // 8, channels),
+        input=InputSpec(height * 7 // 8, width_ * 7 // 8, channels, center_mean=True),
         stored=(height, width_),
         classes=classes,
         # The log at the end of the original's parameter file.

@@ -367,12 +367,16 @@ def chain(*layers: LayerSpec) -> tuple[LayerSpec, ...]:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images as the first layer sees them: scale * (pixel - mean), float[height, width, channels]."""
+    """The images as the first layer sees them: scale * (pixel - mean), float[height, width, channels].
+
+    With `center_mean` the mean is always the centre's, wherever the crop lies, as the original AlexNet had it.
+    """
 
     height: int
     width: int
     channels: int
     scale: float = 1.0
+    center_mean: bool = False
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "channels"):

@@ -548,10 +548,13 @@ def input_transform(
     shift: Array | None = None,
     scale: float = 1.0,
 ) -> Array:
-    """y[N,P,Q,C] = scale * (image - mean[H,W,C] + shift[N,C]) of a crop of each images[N,H,W,C]."""
+    """y[N,P,Q,C] = scale * (image - mean[H,W,C] + shift[N,C]) of a crop of each images[N,H,W,C].
+
+    With the problem's center_mean the mean is cut out at the centre and not mirrored, whatever the crop.
+    """
     o = problem
     pixels = _float(images, (o.n, o.h, o.w, o.c))
-    if mean is not None:
+    if mean is not None and not o.center_mean:
         pixels = pixels - _float(mean, (o.h, o.w, o.c))
     if shift is not None:
         pixels = pixels + _float(shift, (o.n, 1, 1, o.c))
@@ -561,6 +564,9 @@ def input_transform(
     for n, mirrored in enumerate(np.asarray(mirror).reshape(o.n)):
         crop = pixels[n, top[n] : top[n] + o.p, left[n] : left[n] + o.q]
         y[n] = crop[:, ::-1] if mirrored else crop
+    if mean is not None and o.center_mean:
+        i, j = (o.h - o.p) // 2, (o.w - o.q) // 2
+        y -= _float(mean, (o.h, o.w, o.c))[i : i + o.p, j : j + o.q]
     return scale * y
 
 

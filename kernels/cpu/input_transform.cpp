@@ -10,24 +10,36 @@ namespace {
 
 struct InputRow {
   const uint8_t* image;  // the row's first pixel in the crop
-  const float* mean;     // likewise; may be null
-  const float* shift;    // per channel; may be null
+  const float* mean;     // likewise, or with center_mean the output row's; may be null
+  bool center_mean;
+  const float* shift;  // per channel; may be null
   bool mirror;
   float* y;
 };
 
-// The row as it lies in the image, so that its q*c values make vector code; mirrored afterwards.
+void mirror_row(float* y, int count, int c) {
+  for (float *left = y, *right = y + count - c; left < right; left += c, right -= c) {
+    for (int i = 0; i < c; ++i) std::swap(left[i], right[i]);
+  }
+}
+
+// The row as it lies in the image, so that its q*c values make vector code; mirrored when the mean is off.
 CCONVNET_CLONES void transform_row(const InputRow& row, int q, int c, float scale) {
   float* y = row.y;
   const uint8_t* pixels = row.image;
   const int count = q * c;
-  if (row.mean) {
-    const float* mean = row.mean;
+  const float* mean = row.mean;
+  if (mean && !row.center_mean) {
 #pragma omp simd
     for (int i = 0; i < count; ++i) y[i] = static_cast<float>(pixels[i]) - mean[i];
   } else {
 #pragma omp simd
     for (int i = 0; i < count; ++i) y[i] = static_cast<float>(pixels[i]);
+  }
+  if (row.mirror) mirror_row(y, count, c);
+  if (mean && row.center_mean) {
+#pragma omp simd
+    for (int i = 0; i < count; ++i) y[i] -= mean[i];
   }
   if (row.shift) {
     for (int j = 0; j < count; j += c) {
@@ -36,10 +48,6 @@ CCONVNET_CLONES void transform_row(const InputRow& row, int q, int c, float scal
   }
 #pragma omp simd
   for (int i = 0; i < count; ++i) y[i] *= scale;
-  if (!row.mirror) return;
-  for (float *left = y, *right = y + count - c; left < right; left += c, right -= c) {
-    for (int i = 0; i < c; ++i) std::swap(left[i], right[i]);
-  }
 }
 
 }  // namespace
@@ -54,8 +62,13 @@ void input_transform(const InputProblem& problem, const uint8_t* images, const i
       const int64_t i = std::clamp(top[n], 0, o.h - o.p) + item % o.p;
       const int64_t j = std::clamp(left[n], 0, o.w - o.q);
       const int64_t inside = (i * o.w + j) * o.c;
-      const InputRow row = {images + n * o.h * o.w * o.c + inside, mean ? mean + inside : nullptr,
-                            shift ? shift + n * o.c : nullptr, mirror[n] != 0, y + item * o.q * o.c};
+      const int64_t center = (((o.h - o.p) / 2 + item % o.p) * o.w + (o.w - o.q) / 2) * o.c;
+      const InputRow row = {images + n * o.h * o.w * o.c + inside,
+                            mean ? mean + (o.center_mean ? center : inside) : nullptr,
+                            o.center_mean,
+                            shift ? shift + n * o.c : nullptr,
+                            mirror[n] != 0,
+                            y + item * o.q * o.c};
       transform_row(row, o.q, o.c, scale);
     }
   });
