@@ -30,6 +30,16 @@ class Parameter:
     weight_decay: float
 
     @property
+    def layer(self) -> str:
+        """The name of the layer it belongs to."""
+        return self.name.split(".")[0]
+
+    @property
+    def of(self) -> str:
+        """What it is there: "weight" or "bias"."""
+        return self.name.split(".")[1]
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.value.shape)
 

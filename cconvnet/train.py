@@ -376,6 +376,9 @@ class Trainer:
         now, there = self._lr(), rates_of(before, self.network).general(self._epoch(), self._divisions())
         if now != there:
             self.reporter.say(f"lr: {now:g} from here on, it was {there:g}")
+        if (patience := self.settings.lr_plateau) != before.lr_plateau:
+            when = f"after {patience} epochs without a lower test error" if patience else "at no plateau"
+            self.reporter.say(f"lr: a tenth {when}")
         for layer, factor in self.settings.lr_scale.items():
             if factor != before.lr_scale.get(layer, 1.0):
                 what = f"learns at {factor:g} times its rate" if factor else "is frozen"

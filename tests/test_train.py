@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import errno
 import json
@@ -582,8 +583,11 @@ def test_rates_are_products_of_all_that_changes_them() -> None:
         LrStep(3.5, 0.1, layers=("conv1",), of="bias"),
         LrStep(4, 0, layers=("conv1",), of="weight"),
     )
-    names = ["conv1.weight", "conv1.bias", "conv3.weight.0", "conv3.weight.1", "conv3.bias"]
-    rates = Rates(StepSchedule(1.0, steps), names, {"conv3": 0.2})
+    Named = collections.namedtuple("Named", "layer of")
+    parts = [("conv1", "weight"), ("conv1", "bias"), *2 * [("conv3", "weight")], ("conv3", "bias")]
+    names = [f"parameter {number}" for number in range(5)]
+    parameters = {name: Named(*part) for name, part in zip(names, parts, strict=True)}
+    rates = Rates(StepSchedule(1.0, steps), parameters, {"conv3": 0.2})
 
     def at(epoch: float, divisions: int = 0) -> list[float]:
         found = rates.at(epoch, divisions)
@@ -599,7 +603,7 @@ def test_rates_are_products_of_all_that_changes_them() -> None:
     np.testing.assert_allclose(rates.general(3.5, 1), 0.05, rtol=1e-12)
     for factors, steps in (({"conv2": 0.0}, ()), ({}, (LrStep(1, 0.1, ("conv2",)),))):
         with pytest.raises(ValueError, match=r"a layer must be one of conv1, conv3, not 'conv2'"):
-            Rates(StepSchedule(1.0, steps), names, factors)
+            Rates(StepSchedule(1.0, steps), parameters, factors)
 
 
 @pytest.mark.parametrize(
@@ -651,7 +655,9 @@ def test_a_plateau_may_be_asked_for_later(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("cconvnet.train.evaluate", lambda network, batches, stopped: Tally(100.0, 50, 0, 100))
     run_training(out=tmp_path / "run", epochs=2)
     assert runs.find_checkpoint(tmp_path / "run")[1].progress["lr_divisions"] == []
-    resume(tmp_path / "run", epochs=3, lr_plateau=2)
+    listener = Listener()
+    resume(tmp_path / "run", listener, epochs=3, lr_plateau=2)
+    assert "lr: a tenth after 2 epochs without a lower test error" in listener.lines
     assert runs.find_checkpoint(tmp_path / "run")[1].progress["lr_divisions"] == [3]
     listener = Listener()
     resume(tmp_path / "run", listener, epochs=4, lr=0.5)
