@@ -157,7 +157,8 @@ void without_gil(const Work& work) {
   work();
 }
 
-// The three passes of a convolution and of an FC layer have the same form: f(problem, a, b, ..., c).
+// The three passes of a convolution, of a locally connected and of an FC layer have the same form:
+// f(problem, a, b, ..., c).
 #define BIND_GEMM_FAMILY(family, Problem)                                                                 \
   m.def(#family "_fprop_impls", &family##_fprop_impls, "problem"_a);                                      \
   m.def(#family "_dgrad_impls", &family##_dgrad_impls, "problem"_a);                                      \
@@ -171,7 +172,7 @@ void without_gil(const Work& work) {
          py::object workspace, uintptr_t stream, const char* impl) {                                      \
         const float* px = in(x, "x", problem.x_count());                                                  \
         const float* pw = in(w, "w", problem.w_count());                                                  \
-        const float* pbias = in_or_null(bias, "bias", problem.k);                                         \
+        const float* pbias = in_or_null(bias, "bias", problem.bias_count());                              \
         float* py_ = out(y, "y", problem.y_count());                                                      \
         void* pspace = scratch(workspace, family##_fprop_workspace(problem, impl));                       \
         without_gil(                                                                                      \
@@ -219,8 +220,19 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
   });
 
   BIND_GEMM_FAMILY(conv, ConvProblem);
+  BIND_GEMM_FAMILY(local, LocalProblem);
   BIND_GEMM_FAMILY(fc, FcProblem);
 
+  m.def(
+      "bias_add",
+      [](const BiasProblem& problem, py::object x, py::object bias, bool relu, py::object y,
+         uintptr_t stream) {
+        const float* px = in(x, "x", problem.count());
+        const float* pbias = in(bias, "bias", problem.k);
+        float* py_ = out(y, "y", problem.count());
+        without_gil([&] { bias_add(problem, px, pbias, relu, py_, stream_of(stream)); });
+      },
+      "problem"_a, "x"_a, "bias"_a, "relu"_a, "y"_a, "stream"_a = 0);
   m.def("bias_grad_workspace", &bias_grad_workspace, "problem"_a);
   m.def(
       "bias_grad",
@@ -292,6 +304,30 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
       },
       "problem"_a, "x"_a, "dy"_a, "dx"_a, "workspace"_a, "stream"_a = 0);
 
+  m.def("contrast_norm_forward_workspace", &contrast_norm_forward_workspace, "problem"_a);
+  m.def("contrast_norm_backward_workspace", &contrast_norm_backward_workspace, "problem"_a);
+  m.def(
+      "contrast_norm_forward",
+      [](const ContrastNormProblem& problem, py::object x, py::object y, py::object workspace,
+         uintptr_t stream) {
+        const float* px = in(x, "x", problem.count());
+        float* py_ = out(y, "y", problem.count());
+        void* pspace = scratch(workspace, contrast_norm_forward_workspace(problem));
+        without_gil([&] { contrast_norm_forward(problem, px, py_, pspace, stream_of(stream)); });
+      },
+      "problem"_a, "x"_a, "y"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "contrast_norm_backward",
+      [](const ContrastNormProblem& problem, py::object x, py::object dy, py::object dx, py::object workspace,
+         uintptr_t stream) {
+        const float* px = in(x, "x", problem.count());
+        const float* pdy = in(dy, "dy", problem.count());
+        float* pdx = out(dx, "dx", problem.count());
+        void* pspace = scratch(workspace, contrast_norm_backward_workspace(problem));
+        without_gil([&] { contrast_norm_backward(problem, px, pdy, pdx, pspace, stream_of(stream)); });
+      },
+      "problem"_a, "x"_a, "dy"_a, "dx"_a, "workspace"_a, "stream"_a = 0);
+
   m.def(
       "maxpool_forward",
       [](const PoolProblem& problem, py::object x, py::object y, uintptr_t stream) {
@@ -327,6 +363,28 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
         without_gil([&] { avgpool_backward(problem, pdy, pdx, stream_of(stream)); });
       },
       "problem"_a, "dy"_a, "dx"_a, "stream"_a = 0);
+
+  m.def(
+      "eltmax_forward",
+      [](py::object a, py::object b, py::object y, uintptr_t stream) {
+        const int count = count_of(a, "a");
+        const float* pa = in(a, "a", count);
+        const float* pb = in(b, "b", count);
+        float* py_ = out(y, "y", count);
+        without_gil([&] { eltmax_forward(count, pa, pb, py_, stream_of(stream)); });
+      },
+      "a"_a, "b"_a, "y"_a, "stream"_a = 0);
+  m.def(
+      "eltmax_backward",
+      [](py::object x, py::object y, py::object dy, py::object dx, uintptr_t stream) {
+        const int count = count_of(x, "x");
+        const float* px = in(x, "x", count);
+        const float* py_ = in(y, "y", count);
+        const float* pdy = in(dy, "dy", count);
+        float* pdx = out(dx, "dx", count);
+        without_gil([&] { eltmax_backward(count, px, py_, pdy, pdx, stream_of(stream)); });
+      },
+      "x"_a, "y"_a, "dy"_a, "dx"_a, "stream"_a = 0);
 
   m.def(
       "dropout",
@@ -385,6 +443,14 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
       "problem"_a, "g"_a, "v"_a, "w"_a, "stream"_a = 0);
 
   m.def(
+      "limit_norm",
+      [](const NormLimitProblem& problem, py::object w, uintptr_t stream) {
+        float* pw = out(w, "w", problem.count());
+        without_gil([&] { limit_norm(problem, pw, stream_of(stream)); });
+      },
+      "problem"_a, "w"_a, "stream"_a = 0);
+
+  m.def(
       "input_transform",
       [](const InputProblem& problem, py::object images, py::object top, py::object left, py::object mirror,
          py::object mean, py::object shift, float scale, py::object y, uintptr_t stream) {
@@ -405,14 +471,14 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
 
   m.def(
       "add",
-      [](py::object a, py::object b, py::object y, uintptr_t stream) {
+      [](py::object a, py::object b, py::object y, uintptr_t stream, float alpha, float beta) {
         const int count = count_of(a, "a");
         const float* pa = in(a, "a", count);
         const float* pb = in(b, "b", count);
         float* py_ = out(y, "y", count);
-        without_gil([&] { add(count, pa, pb, py_, stream_of(stream)); });
+        without_gil([&] { add(count, alpha, pa, beta, pb, py_, stream_of(stream)); });
       },
-      "a"_a, "b"_a, "y"_a, "stream"_a = 0);
+      "a"_a, "b"_a, "y"_a, "stream"_a = 0, "alpha"_a = 1.0f, "beta"_a = 1.0f);
   m.def(
       "copy",
       [](py::object target, int target_device, py::object source, int source_device, uintptr_t stream) {

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -74,17 +75,19 @@ const char* conv_rounding(const ConvProblem& o) {
              : "ceil";
 }
 
-const char* pool_rounding(const PoolProblem& o) {
-  const PoolProblem floor = PoolProblem::make(o.n, o.h, o.w, o.c, o.window_h, o.window_w, o.stride_h,
-                                              o.stride_w, o.pad_h, o.pad_w, Rounding::floor);
-  return floor.p == o.p && floor.q == o.q ? "floor" : "ceil";
-}
-
-std::string repr(const ConvProblem& o) {
-  return Repr("ConvProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
+std::string repr_windows(const char* type, const ConvProblem& o) {
+  return Repr(type)("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
              "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
              "groups", o.groups)("rounding", conv_rounding(o))
       .done();
+}
+
+std::string repr(const ConvProblem& o) {
+  return repr_windows("ConvProblem", o);
+}
+
+std::string repr(const LocalProblem& o) {
+  return repr_windows("LocalProblem", o);
 }
 
 std::string repr(const FcProblem& o) {
@@ -104,7 +107,7 @@ std::string repr(const PoolProblem& o) {
   return Repr("PoolProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("window",
                                                                      std::make_pair(o.window_h, o.window_w))(
              "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
-             "rounding", pool_rounding(o))
+             "outputs", std::make_pair(o.p, o.q))
       .done();
 }
 
@@ -114,10 +117,17 @@ std::string repr(const LrnProblem& o) {
       .done();
 }
 
-std::string repr(const DropoutProblem& o) {
-  return Repr("DropoutProblem")("count", o.count)("keep", o.keep)("scale", o.scale)("seed", o.seed)(
-             "subsequence", o.subsequence)
+std::string repr(const ContrastNormProblem& o) {
+  return Repr("ContrastNormProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)(
+             "alpha", o.alpha)("beta", o.beta)("k", o.k)
       .done();
+}
+
+std::string repr(const DropoutProblem& o) {
+  Repr text("DropoutProblem");
+  text("count", o.count)("keep", o.keep)("scale", o.scale)("seed", o.seed)("subsequence", o.subsequence);
+  if (!o.whole()) text("columns", o.columns)("row_stride", o.row_stride)("first", o.first);
+  return text.done();
 }
 
 std::string repr(const SoftmaxProblem& o) {
@@ -128,6 +138,10 @@ std::string repr(const SgdProblem& o) {
   return Repr("SgdProblem")("count", o.count)("lr", o.lr)("momentum", o.momentum)("weight_decay",
                                                                                   o.weight_decay)
       .done();
+}
+
+std::string repr(const NormLimitProblem& o) {
+  return Repr("NormLimitProblem")("rows", o.rows)("columns", o.columns)("limit", o.limit).done();
 }
 
 std::string repr(const InputProblem& o) {
@@ -144,42 +158,57 @@ py::class_<Problem> problem(py::module_& m, const char* name, const char* doc) {
       .def("__hash__", [](const Problem& o) { return py::hash(py::str(repr(o))); });
 }
 
+// What a convolution and a locally connected layer have in common: all but their filters.
+template <class Problem, class Make>
+py::class_<Problem> windows_problem(py::module_& m, const char* name, const char* doc, const Make& make) {
+  return problem<Problem>(m, name, doc)
+      .def(py::init([make](int n, int h, int w, int c, int k, int r, int s, Pair stride, Pair padding,
+                           int groups, const std::string& rounding) {
+             return make(ConvProblem::make(n, h, w, c, k, r, s, stride[0], stride[1], padding[0], padding[1],
+                                           groups, from_name(kRoundings, "rounding", rounding)));
+           }),
+           "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
+           "groups"_a = 1, "rounding"_a = "floor")
+      .def_readonly("n", &Problem::n)
+      .def_readonly("h", &Problem::h)
+      .def_readonly("w", &Problem::w)
+      .def_readonly("c", &Problem::c)
+      .def_readonly("k", &Problem::k)
+      .def_readonly("r", &Problem::r)
+      .def_readonly("s", &Problem::s)
+      .def_readonly("p", &Problem::p)
+      .def_readonly("q", &Problem::q)
+      .def_readonly("stride_h", &Problem::stride_h)
+      .def_readonly("stride_w", &Problem::stride_w)
+      .def_readonly("pad_h", &Problem::pad_h)
+      .def_readonly("pad_w", &Problem::pad_w)
+      .def_readonly("groups", &Problem::groups)
+      .def_property_readonly("x_shape", [](const Problem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
+      .def_property_readonly("y_shape", [](const Problem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
+      .def_property_readonly("flops", [](const Problem& o) { return o.flops(); });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_problem, m) {
   m.doc() = "The shapes of every operation; kernels/problem.h is the one place that computes them.";
 
-  problem<ConvProblem>(
+  windows_problem<ConvProblem>(
       m, "ConvProblem",
-      "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride and padding are (vertical, horizontal).")
-      .def(py::init([](int n, int h, int w, int c, int k, int r, int s, Pair stride, Pair padding, int groups,
-                       const std::string& rounding) {
-             return ConvProblem::make(n, h, w, c, k, r, s, stride[0], stride[1], padding[0], padding[1],
-                                      groups, from_name(kRoundings, "rounding", rounding));
-           }),
-           "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
-           "groups"_a = 1, "rounding"_a = "floor")
-      .def_readonly("n", &ConvProblem::n)
-      .def_readonly("h", &ConvProblem::h)
-      .def_readonly("w", &ConvProblem::w)
-      .def_readonly("c", &ConvProblem::c)
-      .def_readonly("k", &ConvProblem::k)
-      .def_readonly("r", &ConvProblem::r)
-      .def_readonly("s", &ConvProblem::s)
-      .def_readonly("p", &ConvProblem::p)
-      .def_readonly("q", &ConvProblem::q)
-      .def_readonly("stride_h", &ConvProblem::stride_h)
-      .def_readonly("stride_w", &ConvProblem::stride_w)
-      .def_readonly("pad_h", &ConvProblem::pad_h)
-      .def_readonly("pad_w", &ConvProblem::pad_w)
-      .def_readonly("groups", &ConvProblem::groups)
-      .def_property_readonly("x_shape",
-                             [](const ConvProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
+      "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride and padding are (vertical, horizontal).",
+      [](const ConvProblem& windows) { return windows; })
       .def_property_readonly(
-          "w_shape", [](const ConvProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c_per_group()); })
-      .def_property_readonly("y_shape",
-                             [](const ConvProblem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
-      .def_property_readonly("flops", &ConvProblem::flops);
+          "w_shape", [](const ConvProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c_per_group()); });
+
+  windows_problem<LocalProblem>(
+      m, "LocalProblem",
+      "A ConvProblem with filters w[p,q,k,r,s,c/groups] and bias[p,q,k] for every position.",
+      &LocalProblem::make)
+      .def_property_readonly(
+          "w_shape",
+          [](const LocalProblem& o) { return py::make_tuple(o.p, o.q, o.k, o.r, o.s, o.c_per_group()); })
+      .def_property_readonly("bias_shape",
+                             [](const LocalProblem& o) { return py::make_tuple(o.p, o.q, o.k); });
 
   problem<FcProblem>(m, "FcProblem", "x[n,c], w[k,c], y[n,k].")
       .def(py::init(&FcProblem::make), "n"_a, "c"_a, "k"_a)
@@ -191,7 +220,7 @@ PYBIND11_MODULE(_problem, m) {
       .def_property_readonly("y_shape", [](const FcProblem& o) { return py::make_tuple(o.n, o.k); })
       .def_property_readonly("flops", &FcProblem::flops);
 
-  problem<BiasProblem>(m, "BiasProblem", "dy[rows,k], db[k].")
+  problem<BiasProblem>(m, "BiasProblem", "x, y and dy[rows,k], bias and db[k].")
       .def(py::init(&BiasProblem::make), "rows"_a, "k"_a)
       .def_readonly("rows", &BiasProblem::rows)
       .def_readonly("k", &BiasProblem::k);
@@ -206,14 +235,20 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("a", &NeuronProblem::a)
       .def_readonly("b", &NeuronProblem::b);
 
-  problem<PoolProblem>(m, "PoolProblem", "x[n,h,w,c], y[n,p,q,c]; pairs are (vertical, horizontal).")
+  problem<PoolProblem>(m, "PoolProblem",
+                       "x[n,h,w,c], y[n,p,q,c]; pairs are (vertical, horizontal). outputs (p, q) takes the "
+                       "place of rounding.")
       .def(py::init([](int n, int h, int w, int c, Pair window, Pair stride, Pair padding,
-                       const std::string& rounding) {
+                       const std::string& rounding, std::optional<Pair> outputs) {
+             if (outputs) {
+               for (int count : *outputs) detail::at_least("outputs", count, 1);
+             }
+             const auto [p, q] = outputs.value_or(Pair{0, 0});
              return PoolProblem::make(n, h, w, c, window[0], window[1], stride[0], stride[1], padding[0],
-                                      padding[1], from_name(kRoundings, "rounding", rounding));
+                                      padding[1], from_name(kRoundings, "rounding", rounding), p, q);
            }),
            "n"_a, "h"_a, "w"_a, "c"_a, "window"_a = Pair{3, 3}, "stride"_a = Pair{2, 2},
-           "padding"_a = Pair{0, 0}, "rounding"_a = "floor")
+           "padding"_a = Pair{0, 0}, "rounding"_a = "floor", "outputs"_a = py::none())
       .def_readonly("n", &PoolProblem::n)
       .def_readonly("h", &PoolProblem::h)
       .def_readonly("w", &PoolProblem::w)
@@ -252,14 +287,33 @@ PYBIND11_MODULE(_problem, m) {
       .def_property_readonly("x_shape",
                              [](const LrnProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
 
+  problem<ContrastNormProblem>(m, "ContrastNormProblem",
+                               "x[n,h,w,c]; alpha multiplies the plain sum of squares.")
+      .def(py::init(&ContrastNormProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f,
+           "beta"_a = 0.75f, "k"_a = 1.0f)
+      .def_readonly("n", &ContrastNormProblem::n)
+      .def_readonly("h", &ContrastNormProblem::h)
+      .def_readonly("w", &ContrastNormProblem::w)
+      .def_readonly("c", &ContrastNormProblem::c)
+      .def_readonly("size", &ContrastNormProblem::size)
+      .def_readonly("alpha", &ContrastNormProblem::alpha)
+      .def_readonly("beta", &ContrastNormProblem::beta)
+      .def_readonly("k", &ContrastNormProblem::k)
+      .def_property_readonly("count", &ContrastNormProblem::count)
+      .def_property_readonly("x_shape",
+                             [](const ContrastNormProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
+
   problem<DropoutProblem>(m, "DropoutProblem", "`count` elements, each kept with probability `keep`.")
       .def(py::init(&DropoutProblem::make), "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,
-           "subsequence"_a = 0)
+           "subsequence"_a = 0, "columns"_a = 0, "row_stride"_a = 0, "first"_a = 0)
       .def_readonly("count", &DropoutProblem::count)
       .def_readonly("keep", &DropoutProblem::keep)
       .def_readonly("scale", &DropoutProblem::scale)
       .def_readonly("seed", &DropoutProblem::seed)
       .def_readonly("subsequence", &DropoutProblem::subsequence)
+      .def_readonly("columns", &DropoutProblem::columns)
+      .def_readonly("row_stride", &DropoutProblem::row_stride)
+      .def_readonly("first", &DropoutProblem::first)
       .def_property_readonly("threshold", &DropoutProblem::threshold);
 
   problem<SoftmaxProblem>(m, "SoftmaxProblem", "logits[n,k].")
@@ -273,6 +327,12 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("lr", &SgdProblem::lr)
       .def_readonly("momentum", &SgdProblem::momentum)
       .def_readonly("weight_decay", &SgdProblem::weight_decay);
+
+  problem<NormLimitProblem>(m, "NormLimitProblem", "w[rows,columns], each row of which has at most `limit`.")
+      .def(py::init(&NormLimitProblem::make), "rows"_a, "columns"_a, "limit"_a)
+      .def_readonly("rows", &NormLimitProblem::rows)
+      .def_readonly("columns", &NormLimitProblem::columns)
+      .def_readonly("limit", &NormLimitProblem::limit);
 
   problem<InputProblem>(m, "InputProblem", "images[n,h,w,c] cropped to y[n,p,q,c].")
       .def(py::init(&InputProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a)

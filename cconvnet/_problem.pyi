@@ -34,6 +34,41 @@ class ConvProblem:
     y_shape: tuple[int, int, int, int]
     flops: float
 
+class LocalProblem:
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        k: int,
+        r: int,
+        s: int,
+        stride: _Pair = ...,
+        padding: _Pair = ...,
+        groups: int = ...,
+        rounding: str = ...,
+    ) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    k: int
+    r: int
+    s: int
+    p: int
+    q: int
+    stride_h: int
+    stride_w: int
+    pad_h: int
+    pad_w: int
+    groups: int
+    x_shape: tuple[int, int, int, int]
+    w_shape: tuple[int, int, int, int, int, int]
+    bias_shape: tuple[int, int, int]
+    y_shape: tuple[int, int, int, int]
+    flops: float
+
 class FcProblem:
     def __init__(self, n: int, c: int, k: int) -> None: ...
     n: int
@@ -67,6 +102,7 @@ class PoolProblem:
         stride: _Pair = ...,
         padding: _Pair = ...,
         rounding: str = ...,
+        outputs: _Pair | None = ...,
     ) -> None: ...
     n: int
     h: int
@@ -109,15 +145,49 @@ class LrnProblem:
     region: str
     x_shape: tuple[int, int, int, int]
 
+class ContrastNormProblem:
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        size: int = ...,
+        alpha: float = ...,
+        beta: float = ...,
+        k: float = ...,
+    ) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    count: int
+    x_shape: tuple[int, int, int, int]
+
 class DropoutProblem:
     def __init__(
-        self, count: int, keep: float, scale: float = ..., seed: int = ..., subsequence: int = ...
+        self,
+        count: int,
+        keep: float,
+        scale: float = ...,
+        seed: int = ...,
+        subsequence: int = ...,
+        columns: int = ...,
+        row_stride: int = ...,
+        first: int = ...,
     ) -> None: ...
     count: int
     keep: float
     scale: float
     seed: int
     subsequence: int
+    columns: int
+    row_stride: int
+    first: int
     threshold: int
 
 class SoftmaxProblem:
@@ -131,6 +201,12 @@ class SgdProblem:
     lr: float
     momentum: float
     weight_decay: float
+
+class NormLimitProblem:
+    def __init__(self, rows: int, columns: int, limit: float) -> None: ...
+    rows: int
+    columns: int
+    limit: float
 
 class InputProblem:
     def __init__(self, n: int, h: int, w: int, c: int, p: int, q: int) -> None: ...

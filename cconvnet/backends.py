@@ -15,7 +15,8 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from cconvnet.errors import CudaError, DeviceUnavailable
 
-__all__ = ["CudaError", "Device", "DeviceUnavailable", "copy", "get_device", "present_devices"]
+__all__ = ["CudaError", "Device", "DeviceUnavailable", "get_device", "present_devices"]
 
 KINDS = ("cuda", "cpu", "emulator", "reference")
 
@@ -143,6 +144,41 @@ class Device:
     def synchronize(self) -> None:
         """Waits until all work given to this device is done."""
 
+    # Off the GPU every call returns when its work is done, so there is nothing to wait for.
+
+    def mark(self) -> Any:
+        """The end of the work given to this device so far, for another queue to wait for."""
+
+    def wait(self, mark: Any) -> None:
+        """Later work of this device begins when what `mark` stands for is done; None is done already."""
+
+    def transfer(self, target: Any, target_device: Device, source: Any) -> Transfer:
+        """Makes ready to copy `source`, an array of this device, into `target` again and again."""
+        return Transfer(target, source)
+
+
+class Transfer:
+    """A copy from one device to another that is repeated every step; see :class:`CudaTransfer`.
+
+    Attributes
+        seconds: how long all copies so far took.
+    """
+
+    def __init__(self, target: Any, source: Any) -> None:
+        self._target, self._source = target, source.reshape(target.shape)
+        self._seconds = 0.0
+
+    def start(self, *after: Any) -> Any:
+        """Copies once the marks `after` are reached; returns the mark at which it is done."""
+        begin = time.perf_counter()
+        self._target[...] = self._source
+        self._seconds += time.perf_counter() - begin
+        return None
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds
+
 
 class ReferenceDevice(Device):
     float_type = np.float64
@@ -196,6 +232,106 @@ class CudaDevice(Device):
 
     def synchronize(self) -> None:
         self._stream.synchronize()
+
+    def mark(self) -> Any:
+        event = self.xp.cuda.Event(disable_timing=True)
+        event.record(self._stream)
+        return event
+
+    def wait(self, mark: Any) -> None:
+        if mark is not None:
+            self._stream.wait_event(mark)
+
+    def transfer(self, target: Any, target_device: Device, source: Any) -> Transfer:
+        assert isinstance(target_device, CudaDevice)
+        return CudaTransfer(target, target_device, source, self)
+
+    @functools.cached_property
+    def copy_stream(self) -> Any:
+        """The stream on which copies leave this device, beside its own work."""
+        with self:
+            return self.xp.cuda.Stream(non_blocking=True)
+
+
+class CudaTransfer(Transfer):
+    """A copy between GPUs on the source's copy stream, beside all other work.
+
+    Where one GPU can reach the other's memory it is one cudaMemcpyPeerAsync. Otherwise (or with
+    CCONVNET_PEER_ACCESS=off) it goes through pinned host memory: out on the source's copy stream, in on the
+    target's. Source: CUDA programming guide, "Peer-to-Peer Memory Copy".
+    """
+
+    def __init__(self, target: Any, target_device: CudaDevice, source: Any, device: CudaDevice) -> None:
+        self._target, self._source = target, source
+        self._to, self._from = target_device, device
+        cuda = device.xp.cuda
+        self._times: list[tuple[Any, Any]] = []  # begin and end of what the last copy was made of
+        self._seconds = 0.0
+        self._pinned = None
+        if not _can_reach(cuda, device.ordinal, target_device.ordinal):
+            self._pinned = cuda.alloc_pinned_memory(source.nbytes)
+
+    def start(self, *after: Any) -> Any:
+        self._add_times()
+        source, target = self._from, self._to
+        if self._pinned is None:
+            ordinals = target.ordinal, source.ordinal
+
+            def across(stream: int) -> None:
+                source.module.copy(self._target, ordinals[0], self._source, ordinals[1], stream)
+
+            return self._timed(source, across, after)
+        runtime, host, size = source.xp.cuda.runtime, self._pinned.ptr, self._source.nbytes
+
+        def leave(stream: int) -> None:
+            runtime.memcpyAsync(host, self._source.data.ptr, size, runtime.memcpyDeviceToHost, stream)
+
+        def land(stream: int) -> None:
+            runtime.memcpyAsync(self._target.data.ptr, host, size, runtime.memcpyHostToDevice, stream)
+
+        done = self._timed(target, land, [self._timed(source, leave, after)])
+        # The host memory is free for the next copy only then.
+        source.copy_stream.wait_event(done)
+        return done
+
+    def _timed(self, device: CudaDevice, copy: Callable[[int], None], after: Iterable[Any]) -> Any:
+        """Puts a copy on a device's copy stream behind the marks `after`; returns its end."""
+        cuda, stream = device.xp.cuda, device.copy_stream
+        with device:
+            for mark in after:
+                if mark is not None:
+                    stream.wait_event(mark)
+            begin, end = cuda.Event(), cuda.Event()
+            begin.record(stream)
+            copy(int(stream.ptr))
+            end.record(stream)
+        self._times.append((begin, end))
+        return end
+
+    def _add_times(self) -> None:
+        for begin, end in self._times:
+            end.synchronize()  # reached long ago, in the step before
+            self._seconds += self._from.xp.cuda.get_elapsed_time(begin, end) / 1e3
+        self._times.clear()
+
+    @property
+    def seconds(self) -> float:
+        self._add_times()
+        return self._seconds
+
+
+@functools.cache
+def _can_reach(cuda: Any, source: int, target: int) -> bool:
+    """Whether one GPU can write into another's memory; if so, it may from now on."""
+    if source == target:
+        return os.environ.get("CCONVNET_PEER_ACCESS") != "off"
+    if os.environ.get("CCONVNET_PEER_ACCESS") == "off" or not cuda.runtime.deviceCanAccessPeer(
+        source, target
+    ):
+        return False
+    with contextlib.suppress(cuda.runtime.CUDARuntimeError), cuda.Device(source):
+        cuda.runtime.deviceEnablePeerAccess(target)  # fails where it is enabled already
+    return True
 
 
 def import_cupy() -> Any:
@@ -277,32 +413,3 @@ def present_devices() -> list[str]:
         _module("cuda")
         names = [f"cuda:{index}" for index in range(len(_cuda_ordinals()))] + names
     return names
-
-
-def copy(target: Any, target_device: Device, source: Any, source_device: Device) -> None:
-    """Copies `source` into `target`, an array of the same size on another (or the same) device.
-
-    The copy is ordered behind all work of the source's device, and later work of the target's device behind
-    it. Devices of different kinds are refused: a network lies on one kind.
-    """
-    if source_device.kind != target_device.kind:
-        raise ValueError(
-            f"cannot copy from {source_device.name} to {target_device.name}: devices of one kind only"
-        )
-    if source_device.kind != "cuda":
-        target[...] = source.reshape(target.shape)
-        return
-    cuda = source_device.xp.cuda
-    with source_device:
-        ready = cuda.Event(disable_timing=True)
-        ready.record()
-    with target_device:
-        cuda.get_current_stream().wait_event(ready)
-        target_device.module.copy(
-            target, target_device.ordinal, source, source_device.ordinal, target_device.stream
-        )
-        done = cuda.Event(disable_timing=True)
-        done.record()
-    # The source may not be overwritten before it has been read.
-    with source_device:
-        cuda.get_current_stream().wait_event(done)

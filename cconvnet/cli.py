@@ -369,22 +369,93 @@ def predict(
         _print_table("", ["picture", "class", "probability"], rows, {"probability"})
 
 
+# ---- other programs' files ------------------------------------------------------------------------------
+
+
+@app.command(
+    "import",
+    epilog=_example("cconvnet import ConvNet__2012-05-01/120.5 --net cifar-18pct --data cifar10-batches"),
+)
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The checkpoint, or the folder it lies in.", metavar="CHECKPOINT")
+    ],
+    net: Net,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="The data it was trained on; a mean image is taken from batches.meta if there is one there.",
+            metavar="FOLDER",
+        ),
+    ],
+    kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
+    batch: Batch = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/NET-DATA-TIME if not given.", metavar="FOLDER")
+    ] = None,
+) -> None:
+    """Make a run of another program's checkpoint, for evaluate, predict and train --resume.
+
+    Weights and momentum come over; the network must have layers of the same names and shapes.
+    """
+    from cconvnet.checkpoint import CheckpointError
+    from cconvnet.formats import checkpoints
+    from cconvnet.report import reporter
+    from cconvnet.settings import Options
+    from cconvnet.train import begin_with
+
+    if kind != "cuda-convnet":
+        raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
+    layers = checkpoints.read_checkpoint(checkpoint)
+    options = Options(net=net, data=data, batch=batch, out=out)
+    with reporter() as report:
+        shared = checkpoints.shared_weights(layers)
+        if shared:
+            report.say(
+                f"shared weights ({', '.join(shared)}) become each layer's own: training moves them apart"
+            )
+        try:
+            path = begin_with(options, lambda network: checkpoints.network_weights(network, layers), report)
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint} does not fit {net}: {error}") from error
+    print(f"files: {path}")
+
+
 # ---- looking at networks -------------------------------------------------------------------------------
 
 
-@app.command(epilog=_example("cconvnet describe --net alexnet", "cconvnet describe --net alexnet --json -"))
+@app.command(
+    epilog=_example(
+        "cconvnet describe --net alexnet --device cpu:0,cpu:1 --json -",
+        "cconvnet describe --compare alexnet alexnet-2012",
+    )
+)
 def describe(
     net: Net = "lenet",
     device: DeviceNames = None,
     precision: Precision = None,
     batch: Batch = None,
     size: Size = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Show what differs between two networks instead.", metavar="A B"),
+    ] = None,
     to_json: Json = None,
 ) -> None:
     """Show a network's layers, shapes, parameters, devices, and the copies between them."""
     from cconvnet.bench import build_network
+    from cconvnet.nets.specs import compare as differences
     from cconvnet.network import table
 
+    if compare is not None:
+        one, other = compare
+        changes = differences(nets.build(one), nets.build(other))
+        if to_json:
+            keys = ("layer", "value", one, other)
+            _write_json(to_json, [dict(zip(keys, row, strict=True)) for row in changes])
+        if to_json != "-":
+            _print_table("", ["layer", "value", one, other], changes, set())
+        return
     network = build_network(net, _names(device), batch, precision, size)
     description = network.describe()
     if to_json:
@@ -398,7 +469,12 @@ def describe(
         f"{description['precision']}, {description['device']}, {description['memory_bytes'] / 1e6:,.1f} MB"
     )
     for copy in description["copies"]:
-        print(f"copy into {copy['layer']}: {copy['from']} to {copy['to']}, {copy['bytes'] / 1e6:,.2f} MB")
+        print(
+            f"copy into {copy['layer']}: {copy['source']} from {copy['from']} to {copy['to']}, "
+            f"{copy['bytes']:,} bytes, gradient {copy['gradient_bytes']:,} bytes"
+        )
+    if description["copies"]:
+        print(f"copied in a training step: {description['copied_bytes_per_step'] / 1e6:,.2f} MB")
 
 
 @app.command(epilog=_example("cconvnet gradcheck --net lenet --device emulator:0"))

@@ -24,9 +24,10 @@ import numpy as np
 from cconvnet import nets
 from cconvnet.backends import Device, get_device
 from cconvnet.layers import initial_weights
-from cconvnet.nets import alexnet
+from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import Init, NetSpec
 from cconvnet.network import Network
+from cconvnet.optim import Parameter
 
 Array = np.ndarray[Any, Any]
 
@@ -91,8 +92,9 @@ class Report:
 
 def small_spec(name: str) -> NetSpec:
     """A net by name at a size that NumPy runs in seconds; every layer is there."""
-    if name == "alexnet":
-        return alexnet.build(image_shape=(76, 76, 3), classes=10, width=1 / 8)
+    towers = {"alexnet": alexnet.build, "alexnet-2012": alexnet_2012.build}
+    if name in towers:
+        return towers[name](image_shape=(76, 76, 3), classes=10, width=1 / 8)
     return nets.build(name)
 
 
@@ -107,15 +109,17 @@ def gradcheck(
 
     Args:
         spec: any network; :func:`small_spec` gives those known by name at a size that takes seconds.
-            devices: one or several, each checked on its own; None: the default device. samples: how many of
-            each parameter's elements are moved by finite differences, twice: those of largest gradient and
-            as many others. All elements together are moved in one more direction.
+        devices: one or several; those of one kind hold one network together. None: the default device.
+        samples: how many of each parameter's elements are moved by finite differences, twice: those of
+            largest gradient and as many others. All elements together are moved in one more direction.
     """
     listed = [devices] if devices is None or isinstance(devices, str | Device) else list(devices)
     # Known before the slow part.
-    targets = [get_device(device) for device in listed]
+    targets: dict[str, list[Device]] = {}
+    for device in map(get_device, listed):
+        targets.setdefault(device.kind, []).append(device)
     point = _Point(spec, batch, seed)
-    reference = point.network(get_device("reference:0"))
+    reference = point.network([get_device("reference:0")])
     point.scale_last_layer(reference)
 
     outputs, gradients = point.run(reference)
@@ -128,11 +132,12 @@ def gradcheck(
         )
         for name, gradient in gradients.items()
     ]
-    for device in targets:
-        network = point.network(device)
+    for together in targets.values():
+        network = point.network(together)
+        place = ",".join(device.name for device in together)
         for found, right in zip(point.run(network), (outputs, gradients), strict=True):
             checks += [
-                Check(name, device.name, _relative(found[name], value), DEVICE_BOUND)
+                Check(name, place, _relative(found[name], value), DEVICE_BOUND)
                 for name, value in right.items()
             ]
     return Report(spec.name, batch, seed, tuple(checks))
@@ -150,43 +155,39 @@ class _Point:
         self.mean = np.full(spec.stored_shape, 127.5, np.float32)
         self.values: dict[str, Array] = {}
 
-    def network(self, device: Device) -> Network:
-        # A network placed on several devices gets this one and those after it.
-        places = [layer.device for layer in self.spec.layers if isinstance(layer.device, int)]
-        names = [f"{device.kind}:{device.index + place}" for place in range(max(places, default=0) + 1)]
-        network = Network(self.spec, batch=self.batch, devices=names, seed=self.seed)
+    def network(self, devices: list[Device]) -> Network:
+        network = Network(self.spec, batch=self.batch, devices=devices, seed=self.seed)
         network.set_mean(self.mean)
         network.load(self.images, self.labels, mirror=self.mirror)
         for name, parameter in network.parameters.items():
             if name not in self.values:
-                self.values[name] = self._first_value(name, parameter.shape)
-            parameter.device.fill(parameter.value, self.values[name])
+                self.values[name] = self._first_value(parameter)
+            parameter.fill("value", self.values[name])
         return network
 
-    def _first_value(self, name: str, shape: tuple[int, ...]) -> Array:
-        if name.endswith(".weight"):
-            return initial_weights(Init("he"), shape, name, self.seed)
-        draws = np.random.Generator(np.random.Philox(key=[self.seed, zlib.crc32(name.encode())]))
-        return draws.normal(0, 0.1, shape).astype(np.float32)
+    def _first_value(self, parameter: Parameter) -> Array:
+        if parameter.of == "weight":
+            return initial_weights(Init("he"), parameter.shape, parameter.fan_in, parameter.name, self.seed)
+        key = [self.seed, zlib.crc32(parameter.name.encode())]
+        draws = np.random.Generator(np.random.Philox(key=key))
+        return draws.normal(0, 0.1, parameter.shape).astype(np.float32)
 
     def scale_last_layer(self, network: Network) -> None:
         """Shrinks the weights of the layer before the cost, if any, until it puts out values near 1."""
-        last = network.layers[-1].inputs[0].name
-        layer = next(layer for layer in network.layers if layer.name == last)
+        (last,) = network.spec.layers[-1].inputs
         network.forward(train=True, step=_TRAIN_STEP)
-        size = float(np.abs(network.outputs(layer.name)).max())
-        for parameter in layer.parameters:
-            self.values[parameter.name] /= np.float32(max(size, 1.0))
-            parameter.device.fill(parameter.value, self.values[parameter.name])
+        size = float(np.abs(network.outputs(last)).max())
+        for name, parameter in network.parameters.items():
+            if parameter.layer == last:
+                self.values[name] /= np.float32(max(size, 1.0))
+                parameter.fill("value", self.values[name])
 
     def run(self, network: Network) -> tuple[dict[str, Array], dict[str, Array]]:
         """The activations by layer and the gradients by parameter."""
         network.forward(train=True, step=_TRAIN_STEP)
         network.backward()
-        outputs = {layer.name: network.outputs(layer.name) for layer in network.layers}
-        gradients = {
-            name: parameter.device.host(parameter.gradient) for name, parameter in network.parameters.items()
-        }
+        outputs = {layer.name: network.outputs(layer.name) for layer in network.spec.layers}
+        gradients = {name: parameter.host("gradient") for name, parameter in network.parameters.items()}
         return outputs, gradients
 
 
@@ -200,7 +201,7 @@ def _relative(found: Array, right: Array) -> float:
 def _difference_error(network: Network, name: str, gradient: Array, seed: int, samples: int) -> float:
     """The largest error of the directional derivatives of one parameter, relative to the gradient's size."""
     parameter = network.parameters[name]
-    value = parameter.device.host(parameter.value)
+    value = parameter.host("value")
     scale = float(np.sqrt(np.mean(value**2))) or 1.0
     typical = float(np.linalg.norm(gradient)) / np.sqrt(gradient.size)
     errors = []
@@ -212,7 +213,7 @@ def _difference_error(network: Network, name: str, gradient: Array, seed: int, s
             step *= scale / length
             losses = []
             for moved in (value + step * direction, value - step * direction):
-                parameter.device.fill(parameter.value, moved)
+                parameter.fill("value", moved)
                 network.forward(train=True, step=_TRAIN_STEP)
                 losses.append(network.result().loss)
             slope = (losses[0] - losses[1]) / (2 * step) * network.loss_coeff
@@ -220,7 +221,7 @@ def _difference_error(network: Network, name: str, gradient: Array, seed: int, s
             if error <= DIFFERENCE_BOUND:
                 break
         errors.append(error)
-    parameter.device.fill(parameter.value, value)
+    parameter.fill("value", value)
     return float(np.max(errors))  # NaN if any is
 
 

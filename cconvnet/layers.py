@@ -8,6 +8,8 @@ the backward pass turns the output's gradient into its parameters' and inputs' g
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -16,13 +18,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cconvnet import backends
 from cconvnet._problem import (
     BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
     PoolProblem,
@@ -31,38 +34,56 @@ from cconvnet._problem import (
 from cconvnet.backends import Device
 from cconvnet.nets.specs import (
     DATA,
+    ContrastNormSpec,
     ConvSpec,
     DropoutSpec,
     FcSpec,
     Init,
     LayerSpec,
+    LocalSpec,
     LrnSpec,
+    MaxSpec,
     NetSpec,
     NeuronSpec,
     PoolSpec,
     SoftmaxCostSpec,
     SumSpec,
 )
-from cconvnet.optim import Parameter
+from cconvnet.optim import Parameter, Piece
 
 # Takes memory on a device for as long as the network lives: (device, shape, dtype) -> array.
 Allocate = Callable[..., Any]
+Array = np.ndarray[Any, Any]
 
 
 @dataclass
 class Tensor:
-    """An activation [N, ...] on one device, and its gradient if anything before it learns."""
+    """An activation [N, ..., channels] on one device, and its gradient if anything before it learns.
+
+    Of a layer that is split over devices it is one part, the channels from `first` on of `of_channels`.
+
+    Attributes
+        gradient: where its gradient is gathered; None where none is needed.
+        more_gradients: what else its readers' backward passes write, to be added to it in this order.
+    """
 
     name: str
     shape: tuple[int, ...]
     device: Device
     array: Any
     needs_gradient: bool
+    first: int
+    of_channels: int
     gradient: Any = None
+    more_gradients: list[Any] = dataclasses.field(default_factory=list)
 
     @property
     def count(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def channels(self) -> int:
+        return self.shape[-1]
 
     @property
     def image(self) -> tuple[int, int, int, int]:
@@ -72,16 +93,42 @@ class Tensor:
         return n, h, w, c
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a layer is made: all that is not in its spec.
+
+    Attributes
+        part, parts: of a layer that is split over devices, which part this is, and of how many.
+        parameters: those of the network so far, by name.
+    """
+
+    device: Device
+    part: int
+    parts: int
+    allocate: Allocate
+    parameters: dict[str, Parameter]
+    seed: int
+
+    def share(self, what: str, count: int) -> slice:
+        """The range of `count` things, channels or groups, that belongs to this part."""
+        if count % self.parts:
+            raise ValueError(f"{what} ({count}) cannot be split over {self.parts} devices")
+        own = count // self.parts
+        return slice(self.part * own, (self.part + 1) * own)
+
+
+def _length(share: slice) -> int:
+    return int(share.stop - share.start)
+
+
 class Layer:
     """One operation on one device.
 
     Attributes
-        name, type, device, inputs, output, parameters.
+        name, type, device, inputs, output.
         input_gradients: for each input the array the backward pass writes, None where no gradient is needed.
-        sums: (input, part) pairs, parts that are added to the input's gradient after the backward pass.
-            Where several layers read an activation, the first to run backward writes its gradient, the
-            others add to it, always in the same order.
         workspace: memory shared by all layers of a device, at least workspace_bytes().
+        scratch: likewise, float[], at least scratch_count() elements.
     """
 
     type: ClassVar[str]
@@ -91,30 +138,34 @@ class Layer:
     def __init__(
         self,
         name: str,
-        device: Device,
+        place: Place,
         inputs: Sequence[Tensor],
         shape: tuple[int, ...],
-        allocate: Allocate,
-        parameters: Sequence[Parameter] = (),
+        learns: bool = False,
     ) -> None:
         self.name = name
-        self.device = device
+        self.device = place.device
         self.inputs = list(inputs)
-        self.parameters = list(parameters)
-        needs_gradient = bool(parameters) or any(tensor.needs_gradient for tensor in inputs)
-        self.output = Tensor(name, shape, device, allocate(device, shape), needs_gradient)
+        needs_gradient = learns or any(tensor.needs_gradient for tensor in inputs)
+        first, of_channels = shape[-1] * place.part, shape[-1] * place.parts
+        array = place.allocate(place.device, shape)
+        self.output = Tensor(name, shape, place.device, array, needs_gradient, first, of_channels)
         self.input_gradients: list[Any] = [None] * len(inputs)
-        self.sums: list[tuple[Tensor, Any]] = []
         self.workspace: Any = None
+        self.scratch: Any = None
 
     def __repr__(self) -> str:
         return f"<{self.type} {self.name} on {self.device.name} -> {self.output.shape}>"
 
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        return self.output.shape
+    @staticmethod
+    def mixes(spec: Any, index: int) -> bool:
+        """Whether an output channel depends on all channels of that input, so that a part reads all parts."""
+        return False
 
     def workspace_bytes(self) -> int:
+        return 0
+
+    def scratch_count(self) -> int:
         return 0
 
     def forward(self, train: bool, step: int) -> None:
@@ -124,112 +175,265 @@ class Layer:
         raise NotImplementedError
 
 
+def _only(inputs: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The one input of a layer that has one."""
+    ((tensor,),) = inputs
+    return tensor
+
+
 # ---- weights ---------------------------------------------------------------------------------------------
 
 
-def initial_weights(init: Init, shape: tuple[int, ...], name: str, seed: int) -> np.ndarray[Any, Any]:
-    """The first value of a weight tensor [K, ...], float32: a function of its name and the seed alone."""
-    sigma = math.sqrt(2 / math.prod(shape[1:])) if init.kind == "he" else init.sigma
+def initial_weights(init: Init, shape: tuple[int, ...], fan_in: int, name: str, seed: int) -> Array:
+    """The first value of a weight tensor, float32: its draws depend on its name and the seed alone.
+
+    `fan_in` is how many weights an output has.
+    """
+    sigma = math.sqrt(2 / fan_in) if init.kind == "he" else init.sigma
     draws = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
     weights = draws.standard_normal(shape, dtype=np.float32)
     weights *= np.float32(sigma)
     return weights
 
 
+@dataclass
+class _Branch:
+    """What one input contributes: its problem and its weights."""
+
+    x: Tensor
+    problem: Any
+    weight: Piece
+
+
 class _WeightedLayer(Layer):
-    """Convolution and FC: the same three passes of two families of functions."""
+    """Convolution, local and FC layers: the same three passes of three families of functions.
 
-    def __init__(
-        self,
-        spec: ConvSpec | FcSpec,
-        device: Device,
-        inputs: Sequence[Tensor],
-        problem: ConvProblem | FcProblem,
-        allocate: Allocate,
-        seed: int,
-    ) -> None:
-        def parameter(kind: str, host: Any, lr_scale: float, weight_decay: float) -> Parameter:
-            value, gradient, velocity = (allocate(device, host.shape) for _ in range(3))
-            device.fill(value, host)
-            for array in (gradient, velocity):
-                device.fill(array, np.zeros(host.shape, np.float32))
-            return Parameter(f"{spec.name}.{kind}", device, value, gradient, velocity, lr_scale, weight_decay)
+    Each input has its own weights; so has each part of an input that is split over devices, where they are
+    pieces of the same parameter. The products are summed in the order of the inputs.
+    """
 
-        weights = initial_weights(spec.init, problem.w_shape, f"{spec.name}.weight", seed)
-        self.weight = parameter("weight", weights, spec.lr_scale, spec.weight_decay)
-        self.bias: Parameter | None = None
-        if spec.bias is not None:
-            first = np.full(problem.k, spec.bias, np.float32)
-            self.bias = parameter("bias", first, spec.bias_lr_scale, spec.bias_weight_decay)
-        learned = [self.weight] if self.bias is None else [self.weight, self.bias]
-        super().__init__(spec.name, device, inputs, problem.y_shape, allocate, learned)
+    def __init__(self, spec: Any, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        branches: list[_Branch] = []
+        for index, tensors in enumerate(inputs):
+            own = spec.for_input(index)
+            suffix = f".{index}" if len(inputs) > 1 else ""
+            branches += [self._branch(own, x, f"{spec.name}.weight{suffix}", place) for x in tensors]
+        self.branches = branches
+        shapes = {branch.problem.y_shape: branch.x.name for branch in branches}
+        if len(shapes) != 1:
+            raise ValueError(
+                "inputs must give outputs of one shape, not "
+                + ", ".join(f"{list(shape[1:])} from {name}" for shape, name in shapes.items())
+            )
+        y_shape = branches[0].problem.y_shape
+        super().__init__(spec.name, place, [branch.x for branch in branches], y_shape, learns=True)
 
-        self.problem = problem
-        self.bias_problem = BiasProblem(self.output.count // problem.k, problem.k)
-        # ReLU is part of the product's kernel; any other function is applied to the product afterwards.
-        self.fused_relu = spec.neuron is not None and spec.neuron.kind == "relu"
+        shared = getattr(spec, "shared_bias", not isinstance(spec, LocalSpec))
+        self.bias = (
+            None if spec.bias is None else self._bias(spec, y_shape[-1:] if shared else y_shape[1:], place)
+        )
+        columns = y_shape[-1] if shared else math.prod(y_shape[1:])
+        self.bias_problem = BiasProblem(self.output.count // columns, columns)
+        self.relu = spec.neuron is not None and spec.neuron.kind == "relu"
+        # One product may take its bias and its ReLU along; any other function is applied afterwards.
+        self.fused = len(branches) == 1 and (shared or isinstance(spec, LocalSpec))
         self.neuron: NeuronProblem | None = None
         self.product = self.output.array
-        if spec.neuron is not None and not self.fused_relu:
+        if spec.neuron is not None and not self.relu:
             self.neuron = NeuronProblem(self.output.count, spec.neuron.kind, spec.neuron.a, spec.neuron.b)
-            self.product = allocate(device, problem.y_shape)
-        module = device.module
+            self.product = place.allocate(place.device, y_shape)
+        module = place.device.module
         self._fprop = getattr(module, f"{self.type}_fprop")
         self._dgrad = getattr(module, f"{self.type}_dgrad")
         self._wgrad = getattr(module, f"{self.type}_wgrad")
 
+    def _branch(self, spec: Any, x: Tensor, name: str, place: Place) -> _Branch:
+        raise NotImplementedError
+
+    def _weight(
+        self,
+        spec: Any,
+        name: str,
+        place: Place,
+        *,
+        whole: tuple[int, ...],
+        view: tuple[int, ...],
+        index: tuple[slice, ...],
+        shape: tuple[int, ...],
+        fan_in: int,
+    ) -> Piece:
+        """A piece of a weight tensor: that part `index` of the `whole`, viewed in the shape `view`."""
+        if name not in place.parameters:
+            place.parameters[name] = Parameter(
+                name,
+                spec.name,
+                "weight",
+                whole,
+                functools.partial(initial_weights, spec.init, whole, fan_in, name, place.seed),
+                fan_in,
+                spec.lr_scale,
+                spec.weight_decay,
+                spec.momentum,
+                spec.norm_limit,
+            )
+        if spec.norm_limit > 0 and math.prod(shape[1:]) != math.prod(whole[1:]):
+            raise ValueError("norm_limit cannot be kept where an input is split over several devices")
+        return place.parameters[name].add_piece(place.device, place.allocate, view, index, shape)
+
+    def _bias(self, spec: Any, shape: tuple[int, ...], place: Place) -> Piece:
+        name, own, whole = f"{spec.name}.bias", shape[-1], (*shape[:-1], shape[-1] * place.parts)
+        if name not in place.parameters:
+            place.parameters[name] = Parameter(
+                name,
+                spec.name,
+                "bias",
+                whole,
+                functools.partial(np.full, whole, spec.bias, np.float32),
+                1,
+                spec.bias_lr_scale,
+                spec.bias_weight_decay,
+                spec.bias_momentum,
+            )
+        index = (*(slice(None) for _ in shape[:-1]), slice(place.part * own, (place.part + 1) * own))
+        return place.parameters[name].add_piece(place.device, place.allocate, whole, index, shape)
+
     def workspace_bytes(self) -> int:
         module = self.device.module
-        passes = ["fprop", "wgrad", *(["dgrad"] if self.inputs[0].needs_gradient else [])]
-        needs = [getattr(module, f"{self.type}_{name}_workspace")(self.problem) for name in passes]
-        return int(max(*needs, module.bias_grad_workspace(self.bias_problem)))
+        needs = [int(module.bias_grad_workspace(self.bias_problem))]
+        for branch in self.branches:
+            passes = ["fprop", "wgrad", *(["dgrad"] if branch.x.needs_gradient else [])]
+            needs += [
+                int(getattr(module, f"{self.type}_{name}_workspace")(branch.problem)) for name in passes
+            ]
+        return max(needs)
+
+    def scratch_count(self) -> int:
+        return self.output.count if len(self.branches) > 1 else 0
 
     def forward(self, train: bool, step: int) -> None:
-        module, stream = self.device.module, self.device.stream
-        x, y = self.inputs[0].array, self.output.array
+        module, stream, product = self.device.module, self.device.stream, self.product
         bias = None if self.bias is None else self.bias.value
-        self._fprop(
-            self.problem, x, self.weight.value, bias, self.fused_relu, self.product, self.workspace, stream
-        )
+        relu = self.relu and self.fused
+        for number, branch in enumerate(self.branches):
+            # The first product is written where the sum is to be, the others are added to it.
+            target = product if number == 0 else self.scratch[: self.output.count].reshape(product.shape)
+            self._fprop(
+                branch.problem,
+                branch.x.array,
+                branch.weight.value,
+                bias if self.fused else None,
+                relu,
+                target,
+                self.workspace,
+                stream,
+            )
+            if number > 0:
+                module.add(product, target, product, stream)
+        if not self.fused:
+            if bias is not None:
+                module.bias_add(self.bias_problem, product, bias, self.relu, product, stream)
+            elif self.relu:
+                module.relu_forward(product, product, stream)
         if self.neuron is not None:
-            module.neuron_forward(self.neuron, self.product, y, stream)
+            module.neuron_forward(self.neuron, product, self.output.array, stream)
 
     def backward(self) -> None:
         module, stream = self.device.module, self.device.stream
-        x, y, dy = self.inputs[0].array, self.output.array, self.output.gradient
-        if self.fused_relu:
+        y, dy = self.output.array, self.output.gradient
+        if self.relu:
             module.relu_backward(y, dy, dy, stream)
         elif self.neuron is not None:
             module.neuron_backward(self.neuron, self.product, y, dy, dy, stream)
-        self._wgrad(self.problem, x, dy, self.weight.gradient, self.workspace, stream)
+        for branch in self.branches:
+            weight = branch.weight
+            self._wgrad(branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream)
         if self.bias is not None:
             module.bias_grad(self.bias_problem, dy, self.bias.gradient, self.workspace, stream)
-        if self.input_gradients[0] is not None:
-            self._dgrad(self.problem, dy, self.weight.value, self.input_gradients[0], self.workspace, stream)
+        for branch, dx in zip(self.branches, self.input_gradients, strict=True):
+            if dx is not None:
+                self._dgrad(branch.problem, dy, branch.weight.value, dx, self.workspace, stream)
 
 
-class ConvLayer(_WeightedLayer):
-    type = "conv"
+class _FilterLayer(_WeightedLayer):
+    """Convolution and local layers."""
 
-    def __init__(
-        self, spec: ConvSpec, device: Device, inputs: Sequence[Tensor], allocate: Allocate, seed: int
-    ) -> None:
-        (x,) = inputs
-        problem = ConvProblem(
-            *x.image, spec.filters, *spec.window, spec.stride, spec.padding, spec.groups, spec.rounding
+    problem_type: ClassVar[Any]
+
+    @staticmethod
+    def mixes(spec: Any, index: int) -> bool:
+        return bool(spec.for_input(index).groups == 1)
+
+    def _branch(self, spec: Any, x: Tensor, name: str, place: Place) -> _Branch:
+        filters = place.share("filters", spec.filters)
+        groups, channels = 1, slice(x.first, x.first + x.channels)
+        if spec.groups > 1:
+            groups, channels = _length(place.share("groups", spec.groups)), slice(None)
+            if x.of_channels % spec.groups:
+                raise ValueError(f"groups ({spec.groups}) must divide c ({x.of_channels})")
+        problem = self.problem_type(
+            *x.image,
+            _length(filters),
+            *spec.window,
+            spec.stride,
+            spec.padding,
+            groups,
+            spec.rounding,
         )
-        super().__init__(spec, device, inputs, problem, allocate, seed)
+        # w[K,R,S,C/groups], or w[P,Q,K,R,S,C/groups] of a local layer.
+        *positions, _, r, s, _ = problem.w_shape
+        whole = (*positions, spec.filters, r, s, x.of_channels // spec.groups)
+        index = (*(slice(None) for _ in positions), filters, slice(None), slice(None), channels)
+        weight = self._weight(
+            spec,
+            name,
+            place,
+            whole=whole,
+            view=whole,
+            index=index,
+            shape=problem.w_shape,
+            fan_in=math.prod(whole[-3:]),
+        )
+        return _Branch(x, problem, weight)
+
+
+class ConvLayer(_FilterLayer):
+    type = "conv"
+    problem_type = ConvProblem
+
+
+class LocalLayer(_FilterLayer):
+    type = "local"
+    problem_type = LocalProblem
+
+    def _branch(self, spec: Any, x: Tensor, name: str, place: Place) -> _Branch:
+        if spec.norm_limit > 0:
+            raise ValueError("norm_limit is for layers that share their weights; a local layer has none")
+        return super()._branch(spec, x, name, place)
 
 
 class FcLayer(_WeightedLayer):
     type = "fc"
 
-    def __init__(
-        self, spec: FcSpec, device: Device, inputs: Sequence[Tensor], allocate: Allocate, seed: int
-    ) -> None:
-        (x,) = inputs
-        problem = FcProblem(x.shape[0], x.count // x.shape[0], spec.outputs)
-        super().__init__(spec, device, inputs, problem, allocate, seed)
+    @staticmethod
+    def mixes(spec: Any, index: int) -> bool:
+        return True
+
+    def _branch(self, spec: Any, x: Tensor, name: str, place: Place) -> _Branch:
+        outputs = place.share("outputs", spec.outputs)
+        n, h, w, c = x.image
+        problem = FcProblem(n, h * w * c, _length(outputs))
+        view = (spec.outputs, h * w, x.of_channels)
+        weight = self._weight(
+            spec,
+            name,
+            place,
+            whole=(spec.outputs, h * w * x.of_channels),
+            view=view,
+            index=(outputs, slice(None), slice(x.first, x.first + c)),
+            shape=problem.w_shape,
+            fan_in=h * w * x.of_channels,
+        )
+        return _Branch(x, problem, weight)
 
 
 # ---- layers without weights ------------------------------------------------------------------------------
@@ -239,11 +443,9 @@ class NeuronLayer(Layer):
     type = "neuron"
     backward_in_place = True
 
-    def __init__(
-        self, spec: NeuronSpec, device: Device, inputs: Sequence[Tensor], allocate: Allocate, seed: int
-    ) -> None:
-        (x,) = inputs
-        super().__init__(spec.name, device, inputs, x.shape, allocate)
+    def __init__(self, spec: NeuronSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        x = _only(inputs)
+        super().__init__(spec.name, place, [x], x.shape)
         self.problem = NeuronProblem(x.count, spec.neuron.kind, spec.neuron.a, spec.neuron.b)
 
     def forward(self, train: bool, step: int) -> None:
@@ -261,13 +463,18 @@ class NeuronLayer(Layer):
 class PoolLayer(Layer):
     type = "pool"
 
-    def __init__(
-        self, spec: PoolSpec, device: Device, inputs: Sequence[Tensor], allocate: Allocate, seed: int
-    ) -> None:
-        (x,) = inputs
-        self.problem = PoolProblem(*x.image, spec.window, spec.stride, spec.padding, spec.rounding)
+    def __init__(self, spec: PoolSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        x = _only(inputs)
+        self.problem = PoolProblem(
+            *x.image,
+            spec.window,
+            spec.stride,
+            spec.padding,
+            spec.rounding,
+            spec.outputs,
+        )
         self.is_max = spec.pool == "max"
-        super().__init__(spec.name, device, inputs, self.problem.y_shape, allocate)
+        super().__init__(spec.name, place, [x], self.problem.y_shape)
 
     def forward(self, train: bool, step: int) -> None:
         module = self.device.module
@@ -287,14 +494,13 @@ class PoolLayer(Layer):
 class LrnLayer(Layer):
     type = "lrn"
 
-    def __init__(
-        self, spec: LrnSpec, device: Device, inputs: Sequence[Tensor], allocate: Allocate, seed: int
-    ) -> None:
-        (x,) = inputs
-        self.problem = LrnProblem(
-            *x.image, spec.size, spec.alpha, spec.beta, spec.k, spec.groups, spec.region
-        )
-        super().__init__(spec.name, device, inputs, x.shape, allocate)
+    def __init__(self, spec: LrnSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        x = _only(inputs)
+        groups = 1
+        if spec.region == "across_channels":
+            groups = _length(place.share("groups", spec.groups))
+        self.problem = LrnProblem(*x.image, spec.size, spec.alpha, spec.beta, spec.k, groups, spec.region)
+        super().__init__(spec.name, place, [x], x.shape)
 
     def workspace_bytes(self) -> int:
         return int(self.device.module.lrn_backward_workspace(self.problem))
@@ -309,29 +515,59 @@ class LrnLayer(Layer):
         self.device.module.lrn_backward(self.problem, x, dy, dx, self.workspace, self.device.stream)
 
 
+class ContrastNormLayer(Layer):
+    type = "contrast_norm"
+
+    def __init__(self, spec: ContrastNormSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        x = _only(inputs)
+        self.problem = ContrastNormProblem(*x.image, spec.size, spec.alpha, spec.beta, spec.k)
+        super().__init__(spec.name, place, [x], x.shape)
+
+    def workspace_bytes(self) -> int:
+        module = self.device.module
+        forward = module.contrast_norm_forward_workspace(self.problem)
+        return int(max(forward, module.contrast_norm_backward_workspace(self.problem)))
+
+    def forward(self, train: bool, step: int) -> None:
+        x, y = self.inputs[0].array, self.output.array
+        self.device.module.contrast_norm_forward(self.problem, x, y, self.workspace, self.device.stream)
+
+    def backward(self) -> None:
+        x, dy, dx = self.inputs[0].array, self.output.gradient, self.input_gradients[0]
+        module = self.device.module
+        module.contrast_norm_backward(self.problem, x, dy, dx, self.workspace, self.device.stream)
+
+
 class DropoutLayer(Layer):
     type = "dropout"
     backward_in_place = True
 
-    def __init__(
-        self, spec: DropoutSpec, device: Device, inputs: Sequence[Tensor], allocate: Allocate, seed: int
-    ) -> None:
-        (x,) = inputs
-        super().__init__(spec.name, device, inputs, x.shape, allocate)
+    def __init__(self, spec: DropoutSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        x = _only(inputs)
+        super().__init__(spec.name, place, [x], x.shape)
         self.keep = spec.keep
-        self.seed = seed
+        self.enabled = spec.enabled
+        self.seed = place.seed
         self.train_scale = 1 / spec.keep if spec.inverted else 1.0
         # At test time everything is kept.
         self.test_problem = DropoutProblem(x.count, 1.0, 1.0 if spec.inverted else spec.keep)
         self.problem = self.test_problem
-        # No two layers and no two steps draw the same mask.
+        # No two layers and no two steps draw the same mask; a part draws that of its channels of the whole.
         self.first_subsequence = zlib.crc32(spec.name.encode()) << 32
+        self.place_in_whole: dict[str, int] = {}
+        if x.channels != x.of_channels:
+            self.place_in_whole = {"columns": x.channels, "row_stride": x.of_channels, "first": x.first}
 
     def forward(self, train: bool, step: int) -> None:
         self.problem = self.test_problem
-        if train:
+        if train and self.enabled:
             self.problem = DropoutProblem(
-                self.output.count, self.keep, self.train_scale, self.seed, self.first_subsequence + step
+                self.output.count,
+                self.keep,
+                self.train_scale,
+                self.seed,
+                self.first_subsequence + step,
+                **self.place_in_whole,
             )
         self.device.module.dropout(self.problem, self.inputs[0].array, self.output.array, self.device.stream)
 
@@ -341,31 +577,59 @@ class DropoutLayer(Layer):
         )
 
 
-class SumLayer(Layer):
-    type = "sum"
+class _ElementwiseLayer(Layer):
+    """Several inputs of one shape make one output of that shape."""
 
-    def __init__(
-        self, spec: SumSpec, device: Device, inputs: Sequence[Tensor], allocate: Allocate, seed: int
-    ) -> None:
+    def __init__(self, spec: SumSpec | MaxSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
         if len(inputs) < 2:
             raise ValueError(f"inputs must be at least two, not {len(inputs)}")
-        if len({x.shape for x in inputs}) != 1:
+        tensors = [_only([tensors]) for tensors in inputs]
+        if len({x.shape for x in tensors}) != 1:
             raise ValueError(
-                "inputs must have one shape, not " + ", ".join(f"{x.name} {x.shape}" for x in inputs)
+                "inputs must have one shape, not " + ", ".join(f"{x.name} {x.shape}" for x in tensors)
             )
-        super().__init__(spec.name, device, inputs, inputs[0].shape, allocate)
+        super().__init__(spec.name, place, tensors, tensors[0].shape)
+
+
+class SumLayer(_ElementwiseLayer):
+    type = "sum"
+
+    def __init__(self, spec: SumSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        self.coeffs = spec.coeffs or (1.0,) * len(inputs)
+        if len(self.coeffs) != len(inputs):
+            raise ValueError(f"coeffs must be {len(inputs)} numbers, one per input, not {len(self.coeffs)}")
+        super().__init__(spec, inputs, place)
 
     def forward(self, train: bool, step: int) -> None:
         module, stream, y = self.device.module, self.device.stream, self.output.array
         first, second, *rest = (x.array for x in self.inputs)
-        module.add(first, second, y, stream)
-        for array in rest:
-            module.add(y, array, y, stream)
+        module.add(first, second, y, stream, self.coeffs[0], self.coeffs[1])
+        for array, coeff in zip(rest, self.coeffs[2:], strict=True):
+            module.add(y, array, y, stream, 1.0, coeff)
 
     def backward(self) -> None:
-        for dx in self.input_gradients:
+        module, stream = self.device.module, self.device.stream
+        for dx, coeff in zip(self.input_gradients, self.coeffs, strict=True):
             if dx is not None:
-                backends.copy(dx, self.device, self.output.gradient, self.device)
+                times = NeuronProblem(self.output.count, "linear", coeff, 0.0)
+                module.neuron_forward(times, self.output.gradient, dx, stream)
+
+
+class MaxLayer(_ElementwiseLayer):
+    type = "max"
+
+    def forward(self, train: bool, step: int) -> None:
+        module, stream, y = self.device.module, self.device.stream, self.output.array
+        first, *rest = (x.array for x in self.inputs)
+        for array in rest:
+            module.eltmax_forward(first, array, y, stream)
+            first = y
+
+    def backward(self) -> None:
+        y, dy = self.output.array, self.output.gradient
+        for x, dx in zip(self.inputs, self.input_gradients, strict=True):
+            if dx is not None:
+                self.device.module.eltmax_backward(x.array, y, dy, dx, self.device.stream)
 
 
 class SoftmaxCostLayer(Layer):
@@ -373,17 +637,15 @@ class SoftmaxCostLayer(Layer):
 
     type = "softmax_cost"
 
-    def __init__(
-        self, spec: SoftmaxCostSpec, device: Device, inputs: Sequence[Tensor], allocate: Allocate, seed: int
-    ) -> None:
-        (x,) = inputs
+    def __init__(self, spec: SoftmaxCostSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        x = _only(inputs)
         n, k = x.shape[0], x.count // x.shape[0]
         self.problem = SoftmaxProblem(n, k)
-        super().__init__(spec.name, device, inputs, (n, k), allocate)
+        super().__init__(spec.name, place, [x], (n, k))
         self.coeff = spec.coeff
-        self.labels = allocate(device, (n,), np.int32)
-        self.losses = allocate(device, (n,))
-        self.ranks = allocate(device, (n,), np.int32)
+        self.labels = place.allocate(place.device, (n,), np.int32)
+        self.losses = place.allocate(place.device, (n,))
+        self.ranks = place.allocate(place.device, (n,), np.int32)
         self.count = n  # how many rows hold images; the loss is their mean
 
     def forward(self, train: bool, step: int) -> None:
@@ -419,12 +681,12 @@ class InputLayer(Layer):
 
     type = "data"
 
-    def __init__(self, net: NetSpec, device: Device, batch: int, allocate: Allocate) -> None:
+    def __init__(self, net: NetSpec, batch: int, place: Place) -> None:
         image = net.input
         self.problem = InputProblem(batch, *net.stored_shape, image.height, image.width)
-        super().__init__(DATA, device, (), (batch, image.height, image.width, image.channels), allocate)
-        self.scale = image.scale
-        self.batch_scale = 1.0
+        super().__init__(DATA, place, (), (batch, image.height, image.width, image.channels))
+        self.scale = self._net_scale = image.scale
+        device, allocate = place.device, place.allocate
         self.images = allocate(device, (batch, *net.stored_shape), np.uint8)
         self.top = allocate(device, (batch,), np.int32)
         self.left = allocate(device, (batch,), np.int32)
@@ -434,8 +696,9 @@ class InputLayer(Layer):
         self.mean: Any = None
         self.shift: Any = None
 
-    def load(self, images: Any, top: Any, left: Any, mirror: Any, shift: Any) -> None:
+    def load(self, images: Any, top: Any, left: Any, mirror: Any, shift: Any, scale: float) -> None:
         """Host arrays of one batch; rows beyond theirs are filled with zeros."""
+        self.scale = self._net_scale * scale
         targets = [(self.images, images), (self.top, top), (self.left, left), (self.mirror, mirror)]
         if shift is not None:
             targets.append((self._shift, shift))
@@ -460,53 +723,89 @@ class InputLayer(Layer):
             self.mirror,
             self.mean,
             self.shift,
-            self.scale * self.batch_scale,
+            self.scale,
             self.output.array,
             self.device.stream,
         )
 
 
 class CopyLayer(Layer):
-    """An edge that crosses devices: the activation goes forward, its gradient back."""
+    """An edge that crosses devices: the activation goes forward, its gradient back, beside other work.
+
+    A copy begins when what it reads is computed and what it overwrites is no longer read, and who needs it
+    waits for it; nobody else does.
+
+    Attributes
+        reader: the first layer that needs it on this device. bytes: of one copy in one direction.
+    """
 
     type = "copy"
 
-    def __init__(self, source: Tensor, device: Device, reader: str, allocate: Allocate) -> None:
-        super().__init__(f"{source.name}@{device.name}", device, (source,), source.shape, allocate)
-        self.reader = reader  # the first layer that needs it here
+    def __init__(self, source: Tensor, reader: str, place: Place) -> None:
+        whole = dataclasses.replace(place, part=0, parts=1)
+        super().__init__(f"{source.name}@{place.device.name}", whole, (source,), source.shape)
+        self.output.first, self.output.of_channels = source.first, source.of_channels
+        self.reader = reader
         self.bytes = int(source.array.nbytes)
         self.copied_bytes = 0
+        self._there = source.device.transfer(self.output.array, self.device, source.array)
+        self._back: Any = None
+        self._read: Any = None  # the mark behind the last reader of the copied activation
+        self._done: Any = None  # the mark behind the last copy
 
     def forward(self, train: bool, step: int) -> None:
-        source = self.inputs[0]
-        backends.copy(self.output.array, self.device, source.array, source.device)
+        self._done = self._there.start(self.inputs[0].device.mark(), self._read)
         self.copied_bytes += self.bytes
 
     def backward(self) -> None:
-        source = self.inputs[0]
-        backends.copy(self.input_gradients[0], source.device, self.output.gradient, self.device)
+        source, gradient = self.inputs[0].device, self.input_gradients[0]
+        if self._back is None:
+            self._back = self.device.transfer(gradient, source, self.output.gradient)
+        # The source's mark: other gradients lay in this memory before.
+        self._done = self._back.start(self.device.mark(), source.mark())
         self.copied_bytes += self.bytes
 
+    def wait(self) -> None:
+        """Later work of both devices finds the last copy done: one needs it, the other may overwrite it."""
+        self.device.wait(self._done)
+        self.inputs[0].device.wait(self._done)
 
-_LAYERS: dict[type[LayerSpec], Callable[..., Layer]] = {
+    def wait_here(self) -> None:
+        """Later work of the receiving device finds the activation copied."""
+        self.device.wait(self._done)
+
+    def been_read(self) -> None:
+        """The next copy need only wait for the work that its device has been given so far."""
+        self._read = self.device.mark()
+
+    @property
+    def seconds(self) -> float:
+        """How long its copies took so far."""
+        return float(self._there.seconds + (self._back.seconds if self._back else 0.0))
+
+
+_LAYERS: dict[type[LayerSpec], Any] = {
     ConvSpec: ConvLayer,
+    LocalSpec: LocalLayer,
     FcSpec: FcLayer,
     NeuronSpec: NeuronLayer,
     PoolSpec: PoolLayer,
     LrnSpec: LrnLayer,
+    ContrastNormSpec: ContrastNormLayer,
     DropoutSpec: DropoutLayer,
     SumSpec: SumLayer,
+    MaxSpec: MaxLayer,
     SoftmaxCostSpec: SoftmaxCostLayer,
 }
+_SEVERAL_INPUTS = (_WeightedLayer, _ElementwiseLayer)
 
 
-def make_layer(
-    spec: LayerSpec, device: Device, inputs: Sequence[Tensor], allocate: Allocate, seed: int
-) -> Layer:
-    """The layer a spec describes; a ValueError names the layer."""
-    if len(inputs) != 1 and not isinstance(spec, SumSpec):
-        raise ValueError(f"layer {spec.name}: inputs must be one layer, not {len(inputs)}")
-    try:
-        return _LAYERS[type(spec)](spec, device, inputs, allocate, seed)
-    except ValueError as error:
-        raise ValueError(f"layer {spec.name}: {error}") from error
+def layer_type(spec: LayerSpec) -> Any:
+    """The class of the layer a spec describes, to be called with (spec, the tensors of each input, place).
+
+    Raises ValueError if it has too many inputs.
+    """
+    kind = _LAYERS[type(spec)]
+    if len(spec.inputs) != 1 and not issubclass(kind, _SEVERAL_INPUTS):
+        raise ValueError(f"inputs must be one layer, not {len(spec.inputs)}")
+    return kind

@@ -31,7 +31,7 @@ import numpy as np
 
 from cconvnet import optim
 from cconvnet.backends import Device, get_device
-from cconvnet.layers import CopyLayer, InputLayer, Layer, SoftmaxCostLayer, Tensor, make_layer
+from cconvnet.layers import CopyLayer, InputLayer, Layer, Place, SoftmaxCostLayer, Tensor, layer_type
 from cconvnet.nets.specs import DATA, LayerSpec, NetSpec, nearest
 from cconvnet.optim import Parameter
 
@@ -106,14 +106,15 @@ class Network:
     """The layers of a spec on one or more devices, for batches of up to `batch` images.
 
     Args:
-        devices: one or several devices or their names, None: the default device. A layer's ``device`` is an
-            index into them or a name; layers without one live on the first.
+        devices: one or several devices or their names, None: the default device. On several, a layer's
+            ``device`` is an index into them or a name; layers without one live where their first input does,
+            and layers that are ``split`` are shared out over all of them.
         seed: of the first weights and of dropout.
         precision: only "fp32" so far.
 
     Attributes
-        layers: the spec's layers, in order.
-        parameters: by name, "conv1.weight", "conv1.bias".
+        layers: the spec's layers, in order, of a split layer its parts.
+        parameters: by name, "conv1.weight", "conv1.bias"; the same ones wherever the layers are placed.
         memory: bytes held on each device, by the device's name.
 
     Raises:
@@ -140,32 +141,47 @@ class Network:
         self.batch = batch
         self.seed = seed
         self.precision = precision
-        given = [devices] if devices is None or isinstance(devices, str | Device) else list(devices)
-        if not given:
-            raise ValueError("devices must not be empty")
-        self.devices = [get_device(device) for device in given]
+        self.devices = distinct_devices(devices)
         self.memory: dict[str, int] = {}
 
         self.layers: list[Layer] = []
-        self._order: list[Layer] = []  # the layers and, before their first reader, inputs and copies
+        self.parameters: dict[str, Parameter] = {}
+        self._parts: dict[str, list[Layer]] = {}  # by the spec's name
+        # The layers and, before their first reader, inputs and copies.
+        self._order: list[Layer] = []
         self._inputs: dict[str, InputLayer] = {}
-        self._outputs: dict[str, Tensor] = {}
-        self._copies: dict[tuple[str, str], CopyLayer] = {}
+        self._copies: dict[tuple[int, str], CopyLayer] = {}  # by the tensor and the device it goes to
         for layer_spec in spec.layers:
-            self._add(layer_spec)
+            try:
+                self._add(layer_spec)
+            except ValueError as error:
+                raise ValueError(f"layer {layer_spec.name}: {error}") from error
         costs = [layer for layer in self.layers if isinstance(layer, SoftmaxCostLayer)]
         if len(costs) != 1:
             raise ValueError(f"a network needs exactly one softmax_cost layer, {spec.name} has {len(costs)}")
         self._cost = costs[0]
         self._check()
 
-        self.parameters: dict[str, Parameter] = {
-            parameter.name: parameter for layer in self.layers for parameter in layer.parameters
-        }
+        # A copy starts as soon as what it copies is there, forward and backward.
+        self._forward = [layer for layer in self._order if not isinstance(layer, CopyLayer)]
+        for copy in self._copies.values():
+            producer = next(layer for layer in self._forward if layer.output is copy.inputs[0])
+            self._forward.insert(self._forward.index(producer) + 1, copy)
         # Backward is of use only where something before it, or the layer itself, learns.
         self._backward = [layer for layer in reversed(self._order) if layer.output.needs_gradient]
+        self._copies_of = {
+            id(layer.output): [c for c in self._copies.values() if c.inputs[0] is layer.output]
+            for layer in self._order
+        }
+        copied = {id(copy.output): copy for copy in self._copies.values()}
+        self._copies_read = {
+            id(layer): [copied[id(tensor)] for tensor in layer.inputs if id(tensor) in copied]
+            for layer in self._order
+        }
         self._place_gradients()
-        self._share_workspace()
+        self._share_memory()
+        for parameter in self.parameters.values():
+            parameter.reset()
         self._count = 0  # images in the batch that is loaded
         self._last: tuple[bool, int] = (False, 0)
 
@@ -176,76 +192,118 @@ class Network:
         self.memory[device.name] = self.memory.get(device.name, 0) + int(array.nbytes)
         return array
 
-    def _device_of(self, layer: LayerSpec) -> Device:
+    def _place(self, device: Device, part: int = 0, parts: int = 1) -> Place:
+        return Place(device, part, parts, self._allocate, self.parameters, self.seed)
+
+    def _devices_of(self, layer: LayerSpec) -> list[Device]:
+        """Where the parts of a layer live: one device, or all if it is split."""
+        if layer.split:
+            if layer.device is not None:
+                raise ValueError(
+                    f"a layer that is split lives on all devices; leave out device {layer.device!r}"
+                )
+            return self.devices
+        if len(self.devices) == 1:
+            return self.devices
         wanted = layer.device
         if isinstance(wanted, str):
             device = get_device(wanted)
-        elif wanted is None or 0 <= wanted < len(self.devices):
-            device = self.devices[wanted or 0]
-        else:
+            if device.name not in {d.name for d in self.devices}:
+                names = ", ".join(d.name for d in self.devices)
+                raise ValueError(f"device must be one of the network's, {names}, not {wanted}")
+            return [device]
+        if wanted is None:
+            first = layer.inputs[0]
+            return [self._parts[first][0].device] if first in self._parts else self.devices[:1]
+        if not 0 <= wanted < len(self.devices):
             raise ValueError(
-                f"layer {layer.name}: device must be below the number of devices given, "
-                f"{len(self.devices)}, not {wanted}"
+                f"device must be below the number of devices given, {len(self.devices)}, not {wanted}"
             )
-        if device.kind != self.devices[0].kind:
-            raise ValueError(
-                f"layer {layer.name}: device must be a {self.devices[0].kind} device like the network's "
-                f"first, not {device.name}"
-            )
-        return device
+        return [self.devices[wanted]]
 
     def _add(self, spec: LayerSpec) -> None:
-        if spec.name in self._outputs:
-            raise ValueError(f"two layers are named {spec.name!r}")
+        if spec.name in self._parts:
+            raise ValueError("two layers have this name")
         if not spec.inputs:
-            raise ValueError(f"layer {spec.name}: inputs must not be empty")
-        device = self._device_of(spec)
-        inputs = [self._read(name, device, spec.name) for name in spec.inputs]
-        layer = make_layer(spec, device, inputs, self._allocate, self.seed)
-        self.layers.append(layer)
-        self._order.append(layer)
-        self._outputs[spec.name] = layer.output
+            raise ValueError("inputs must not be empty")
+        kind = layer_type(spec)
+        devices = self._devices_of(spec)
+        parts: list[Layer] = []
+        for part, device in enumerate(devices):
+            inputs = [
+                self._read(name, device, spec.name, part, len(devices), kind.mixes(spec, index))
+                for index, name in enumerate(spec.inputs)
+            ]
+            layer = kind(spec, inputs, self._place(device, part, len(devices)))
+            parts.append(layer)
+            self._order.append(layer)
+        self.layers += parts
+        self._parts[spec.name] = parts
 
-    def _read(self, name: str, device: Device, reader: str) -> Tensor:
-        """The activation called `name` on `device`, through an input or a copy where it is not there yet."""
+    def _read(
+        self, name: str, device: Device, reader: str, part: int, parts: int, mixes: bool
+    ) -> list[Tensor]:
+        """What a part of a layer reads of the activation called `name`, on its own device."""
         if name == DATA:
+            if parts > 1 and not mixes:
+                raise ValueError("it is split over devices, but every device has the whole images")
             # Images come from the host, so every device that wants them gets its own from there.
             if device.name not in self._inputs:
-                self._inputs[device.name] = InputLayer(self.spec, device, self.batch, self._allocate)
+                self._inputs[device.name] = InputLayer(self.spec, self.batch, self._place(device))
                 self._order.append(self._inputs[device.name])
-            return self._inputs[device.name].output
-        if name not in self._outputs:
-            earlier = [DATA, *self._outputs]
-            raise ValueError(nearest(f"layer {reader}: an input (a layer before it)", name, earlier))
-        source = self._outputs[name]
+            return [self._inputs[device.name].output]
+        if name not in self._parts:
+            raise ValueError(nearest("an input (a layer before it)", name, [DATA, *self._parts]))
+        sources = [layer.output for layer in self._parts[name]]
+        if not mixes and len(sources) != parts:
+            is_split, other = ("it is", "is not") if parts > 1 else ("it is not", "is")
+            raise ValueError(f"{is_split} split over devices, but its input {name} {other}")
+        return [
+            self._on(source, device, reader) for source in (sources if mixes else sources[part : part + 1])
+        ]
+
+    def _on(self, source: Tensor, device: Device, reader: str) -> Tensor:
+        """An activation on a device, through a copy where it is not there yet."""
         if source.device.name == device.name:
             return source
-        if (name, device.name) not in self._copies:
-            copy = CopyLayer(source, device, reader, self._allocate)
-            self._copies[name, device.name] = copy
-            self._order.append(copy)
-        return self._copies[name, device.name].output
+        key = (id(source), device.name)
+        if key not in self._copies:
+            self._copies[key] = CopyLayer(source, reader, self._place(device))
+            self._order.append(self._copies[key])
+        return self._copies[key].output
 
     def _check(self) -> None:
-        read = {tensor.name for layer in self._order for tensor in layer.inputs}
-        for layer in self.layers:
-            if layer is self._cost:
-                if layer.name in read:
-                    raise ValueError(f"layer {layer.name}: the probabilities of a cost cannot be an input")
-            elif layer.name not in read:
-                raise ValueError(f"layer {layer.name}: no layer reads it")
+        read = {name for spec in self.spec.layers for name in spec.inputs}
+        for name in self._parts:
+            if name == self._cost.name:
+                if name in read:
+                    raise ValueError(f"layer {name}: the probabilities of a cost cannot be an input")
+            elif name not in read:
+                raise ValueError(f"layer {name}: no layer reads it")
         if self._cost.output.shape[1] != self.spec.classes:
             raise ValueError(
                 f"layer {self._cost.name}: its input must have one value for each of the {self.spec.classes} "
                 f"classes, not {self._cost.output.shape[1]}"
             )
+        used = {layer.device.name for layer in self.layers}
+        for device in self.devices:
+            if device.name not in used:
+                raise ValueError(
+                    f"no layer of {self.spec.name} lives on {device.name}; place one there or leave it out"
+                )
 
     def _place_gradients(self) -> None:
-        """Plans and takes the memory of all activations' gradients, and tells every layer what to write."""
+        """Plans and takes the memory of all activations' gradients, and tells every layer what to write.
+
+        A gradient lives until its layer's own backward pass. What a copy reads and writes lives until then
+        too: the copy may be under way all that time.
+        """
         readers = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
         slots: dict[str, list[Slot]] = collections.defaultdict(list)  # by device
-        slot_of: dict[int, Slot] = {}  # by tensor
-        parts: list[tuple[Layer, int, Slot]] = []  # an input that adds to a gradient already written
+        slots_of: dict[int, list[Slot]] = collections.defaultdict(
+            list
+        )  # by tensor: its gradient, then others'
+        written: list[tuple[Layer, int, Slot]] = []  # layer, input, where its gradient goes
 
         def new_slot(tensor: Tensor, moment: int) -> Slot:
             slot = Slot(tensor.count, moment, moment)
@@ -253,49 +311,50 @@ class Network:
             return slot
 
         for moment, layer in enumerate(self._backward):
-            own = slot_of.get(id(layer.output))
-            if own is not None:
-                own.last = moment
+            for tensor in (layer.output, *(copy.output for copy in self._copies_of[id(layer.output)])):
+                for slot in slots_of[id(tensor)]:
+                    slot.last = moment
+            own = slots_of[id(layer.output)]
             for index, tensor in enumerate(layer.inputs):
                 if not tensor.needs_gradient:
                     continue
-                if id(tensor) in slot_of:
-                    parts.append((layer, index, new_slot(tensor, moment)))
-                elif own is not None and layer.backward_in_place and readers[id(tensor)] == 1:
-                    slot_of[id(tensor)] = own
+                if own and layer.backward_in_place and readers[id(tensor)] == 1:
+                    slot = own[0]
                 else:
-                    slot_of[id(tensor)] = new_slot(tensor, moment)
+                    slot = new_slot(tensor, moment)
+                slots_of[id(tensor)].append(slot)
+                written.append((layer, index, slot))
 
         arenas = {}
-        for device in {layer.device.name: layer.device for layer in self._order}.values():
+        for device in self.devices:
             if slots[device.name]:
                 arenas[device.name] = self._allocate(device, (plan_memory(slots[device.name]),))
-
-        def view(tensor: Tensor, slot: Slot) -> Any:
-            arena = arenas[tensor.device.name]
-            return arena[slot.offset : slot.offset + tensor.count].reshape(tensor.shape)
-
-        for layer in self._order:
-            if id(layer.output) in slot_of:
-                layer.output.gradient = view(layer.output, slot_of[id(layer.output)])
-        for layer in self._backward:
-            layer.input_gradients = [tensor.gradient for tensor in layer.inputs]
-        for layer, index, slot in parts:
+        for layer, index, slot in written:
             tensor = layer.inputs[index]
-            layer.input_gradients[index] = view(tensor, slot)
-            layer.sums.append((tensor, layer.input_gradients[index]))
+            arena = arenas[tensor.device.name]
+            array = arena[slot.offset : slot.offset + tensor.count].reshape(tensor.shape)
+            layer.input_gradients[index] = array
+            if tensor.gradient is None:
+                tensor.gradient = array
+            else:
+                tensor.more_gradients.append(array)
 
-    def _share_workspace(self) -> None:
-        """One workspace per device, as large as its most demanding layer wants."""
-        needs: dict[str, int] = {}
-        for layer in self._order:
-            needs[layer.device.name] = max(needs.get(layer.device.name, 0), layer.workspace_bytes())
-        spaces: dict[str, Any] = {}
-        for layer in self._order:
-            name = layer.device.name
-            if needs[name] > 0 and name not in spaces:
-                spaces[name] = self._allocate(layer.device, (needs[name],), np.uint8)
-            layer.workspace = spaces.get(name)
+    def _share_memory(self) -> None:
+        """One workspace and one scratch per device, as large as its most demanding layer wants."""
+        for device in self.devices:
+            here = [layer for layer in self._order if layer.device.name == device.name]
+            workspace = max((layer.workspace_bytes() for layer in here), default=0)
+            scratch = max((layer.scratch_count() for layer in here), default=0)
+            for layer in here:
+                layer.workspace = layer.scratch = None
+            if workspace:
+                space = self._allocate(device, (workspace,), np.uint8)
+                for layer in here:
+                    layer.workspace = space
+            if scratch:
+                space = self._allocate(device, (scratch,))
+                for layer in here:
+                    layer.scratch = space
 
     # -- a step --
 
@@ -325,7 +384,7 @@ class Network:
             top, left: int[n], where each image's crop begins; None: in the middle.
             mirror: bool or uint8[n]; None: no image is mirrored.
             shift: float[n, C], added to every pixel after the mean is subtracted; None: nothing.
-            scale: multiplies this batch, beside the spec's own scale.
+            scale: multiplies what then goes into the first layer, beside the network's own scale.
 
         Raises:
             ValueError: naming the argument that has a wrong type, shape or value.
@@ -353,8 +412,7 @@ class Network:
             None if shift is None else _row("shift", shift, (n, shape[2]), np.float32, 0),
         )
         for image in self._inputs.values():
-            image.batch_scale = scale
-            image.load(*host)
+            image.load(*host, scale)
         cost = self._cost
         with cost.device:
             cost.labels[n:] = 0
@@ -366,9 +424,19 @@ class Network:
         """Computes every activation of the batch that was loaded; `step` selects the dropout masks."""
         self._loaded()
         self._last = (train, step)
-        for layer in self._order:
-            with layer.device:
-                layer.forward(train, step)
+        for layer in self._forward:
+            self._run_forward(layer, train, step)
+
+    def _run_forward(self, layer: Layer, train: bool, step: int) -> None:
+        for copy in self._copies_of[id(layer.output)]:
+            copy.wait()  # that of the step before may still read what is written now
+        copies = self._copies_read[id(layer)]
+        for copy in copies:
+            copy.wait_here()
+        with layer.device:
+            layer.forward(train, step)
+        for copy in copies:
+            copy.been_read()
 
     def result(self) -> StepResult:
         """Loss and ranks of the last forward pass, once it is done."""
@@ -380,11 +448,15 @@ class Network:
         """Computes every parameter's gradient of the mean loss of the last forward pass."""
         self._loaded()
         for layer in self._backward:
-            with layer.device:
+            for copy in self._copies_of[id(layer.output)]:
+                copy.wait()
+            tensor = layer.output
+            with layer.device as device:
+                for gradient in tensor.more_gradients:
+                    device.module.add(tensor.gradient, gradient, tensor.gradient, device.stream)
                 layer.backward()
-            for tensor, part in layer.sums:
-                with tensor.device as device:
-                    device.module.add(tensor.gradient, part, tensor.gradient, device.stream)
+            for copy in self._copies_read[id(layer)]:
+                copy.been_read()
 
     def update(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Moves every parameter along its gradient; see :func:`cconvnet.optim.update`."""
@@ -399,12 +471,12 @@ class Network:
     def outputs(self, name: str) -> Array:
         """A host copy of a layer's activation of the last forward pass, full batch; "data" is the input's."""
         if name == DATA:
-            tensor = next(iter(self._inputs.values())).output
-        elif name in self._outputs:
-            tensor = self._outputs[name]
+            layers: Sequence[Layer] = list(self._inputs.values())[:1]
+        elif name in self._parts:
+            layers = self._parts[name]
         else:
-            raise ValueError(nearest("name", name, [DATA, *self._outputs]))
-        return tensor.device.host(tensor.array)
+            raise ValueError(nearest("name", name, [DATA, *self._parts]))
+        return np.concatenate([layer.device.host(layer.output.array) for layer in layers], axis=-1)
 
     def first_bad_layer(self) -> str | None:
         """The first layer whose activation is not finite, if the last forward pass is run again; else None.
@@ -412,43 +484,59 @@ class Network:
         Called before update(), it finds where a bad loss came from.
         """
         self._loaded()
-        for layer in self._order:
-            with layer.device:
-                layer.forward(*self._last)
+        for layer in self._forward:
+            self._run_forward(layer, *self._last)
+            if isinstance(layer, CopyLayer):
+                continue
             rows = layer.device.host(layer.output.array)[: self._count]
             if not np.isfinite(rows).all():
                 return layer.name
         return None
 
     def describe(self) -> dict[str, Any]:
-        """The network as JSON values: layers, shapes, parameters, devices, copies, memory."""
+        """The network as JSON values: layers, shapes, parameters, devices, copies, memory.
+
+        Of a split layer it tells the whole. A copy's `bytes` go forward in every pass, and its
+        `gradient_bytes` back in every backward pass; `copied_bytes_per_step` is their sum.
+        """
+        counts: collections.Counter[str] = collections.Counter()
+        for parameter in self.parameters.values():
+            counts[parameter.layer] += parameter.count
+        copies = [
+            {
+                "layer": copy.reader,
+                "source": copy.inputs[0].name,
+                "from": copy.inputs[0].device.name,
+                "to": copy.device.name,
+                "bytes": copy.bytes,
+                "gradient_bytes": copy.bytes if copy in self._backward else 0,
+            }
+            for copy in self._copies.values()
+        ]
         return {
             "net": self.spec.name,
             "batch": self.batch,
-            "device": ",".join(dict.fromkeys(device.name for device in self.devices)),
+            "device": ",".join(device.name for device in self.devices),
             "precision": self.precision,
-            "parameters": sum(parameter.count for parameter in self.parameters.values()),
+            "parameters": sum(counts.values()),
             "layers": [
                 {
-                    "name": layer.name,
-                    "type": layer.type,
-                    "device": layer.device.name,
+                    "name": spec.name,
+                    "type": spec.type,
+                    "device": ",".join(layer.device.name for layer in self._parts[spec.name]),
                     "inputs": list(spec.inputs),
-                    "output_shape": list(layer.output_shape),
-                    "parameters": sum(parameter.count for parameter in layer.parameters),
+                    "output_shape": [
+                        *self._parts[spec.name][0].output.shape[:-1],
+                        sum(layer.output.channels for layer in self._parts[spec.name]),
+                    ],
+                    "parameters": counts[spec.name],
                 }
-                for layer, spec in zip(self.layers, self.spec.layers, strict=True)
+                for spec in self.spec.layers
             ],
-            "copies": [
-                {
-                    "layer": copy.reader,
-                    "source": copy.inputs[0].name,
-                    "from": copy.inputs[0].device.name,
-                    "to": copy.device.name,
-                    "bytes": copy.bytes,
-                }
-                for copy in self._copies.values()
-            ],
+            "copies": copies,
+            "copied_bytes_per_step": sum(
+                copy.bytes * (2 if copy in self._backward else 1) for copy in self._copies.values()
+            ),
             "memory_bytes": sum(self.memory.values()),
         }
 
@@ -464,17 +552,20 @@ class Network:
 
     @property
     def copy_seconds(self) -> float:
-        """The time these copies took; not measured yet."""
-        return 0.0
+        """How long these copies took, each by itself; on GPUs other work goes on beside them."""
+        return sum(copy.seconds for copy in self._copies.values())
 
     # -- state --
 
     def state(self) -> dict[str, Array]:
-        """Host copies of all that training changes: "conv1.weight", "conv1.weight.velocity", ..."""
+        """Host copies of all that training changes: "conv1.weight", "conv1.weight.velocity", ...
+
+        It does not depend on where the layers are placed.
+        """
         tensors = {}
         for name, parameter in self.parameters.items():
-            tensors[name] = parameter.device.host(parameter.value)
-            tensors[f"{name}.velocity"] = parameter.device.host(parameter.velocity)
+            tensors[name] = parameter.host("value")
+            tensors[f"{name}.velocity"] = parameter.host("velocity")
         return tensors
 
     def load_state(self, state: dict[str, Array]) -> None:
@@ -484,19 +575,39 @@ class Network:
         """
         targets = {}
         for name, parameter in self.parameters.items():
-            targets[name] = (parameter, parameter.value)
-            targets[f"{name}.velocity"] = (parameter, parameter.velocity)
+            targets[name] = (parameter, "value")
+            targets[f"{name}.velocity"] = (parameter, "velocity")
         for name in state:
             if name not in targets:
                 raise ValueError(f"the network {self.spec.name} has no tensor {name!r}")
-        for name, (_, array) in targets.items():
+        for name, (parameter, _) in targets.items():
             if name not in state:
                 raise ValueError(f"the tensor {name!r} is missing")
-            if state[name].shape != array.shape or state[name].dtype != array.dtype:
-                wanted = f"{array.dtype}{list(array.shape)}"
+            dtype = parameter.pieces[0].value.dtype
+            if state[name].shape != parameter.shape or state[name].dtype != dtype:
+                wanted = f"{dtype}{list(parameter.shape)}"
                 raise ValueError(f"the tensor {name!r} must be {wanted}, not {_what(state[name])}")
-        for name, (parameter, array) in targets.items():
-            parameter.device.fill(array, state[name])
+        for name, (parameter, what) in targets.items():
+            parameter.fill(what, state[name])
+
+
+def distinct_devices(devices: str | Device | Sequence[str | Device] | None) -> list[Device]:
+    """Devices of one kind by their names, the default of none; a ValueError names one that is given twice."""
+    given = [devices] if devices is None or isinstance(devices, str | Device) else list(devices)
+    if not given:
+        raise ValueError("devices must not be empty")
+    found = [get_device(device) for device in given]
+    for index, device in enumerate(found):
+        if device.name in {other.name for other in found[:index]}:
+            raise ValueError(
+                f"device {device.name} is given twice; {device.kind}:{device.index + 1} would be another one"
+            )
+        if device.kind != found[0].kind:
+            raise ValueError(
+                f"devices must be of one kind: {device.name} is no {found[0].kind} device like "
+                f"{found[0].name}"
+            )
+    return found
 
 
 def _what(array: Array) -> str:

@@ -26,12 +26,15 @@ import numpy as np
 
 from cconvnet._problem import (
     BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
+    NormLimitProblem,
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
@@ -206,15 +209,28 @@ def _row(impl: str | None) -> str | None:
     return impl if impl is None else _text("impl", impl)
 
 
+def _windows(stride: Pair, padding: Pair, groups: int, rounding: str) -> dict[str, Any]:
+    """What the problem of a convolution or locally connected layer has besides sizes."""
+    return {
+        "stride": _pair("stride", stride), "padding": _pair("padding", padding, 0),
+        "groups": _integer("groups", groups, 1), "rounding": _text("rounding", rounding),
+    }  # fmt: skip
+
+
 def _conv_problem(
     x_shape: Sequence[int], krs: Sequence[int], stride: Pair, padding: Pair, groups: int, rounding: str
 ) -> ConvProblem:
     n, h, w, c = x_shape
     k, r, s = krs
-    return ConvProblem(
-        n, h, w, c, k, r, s, stride=_pair("stride", stride), padding=_pair("padding", padding, 0),
-        groups=_integer("groups", groups, 1), rounding=_text("rounding", rounding),
-    )  # fmt: skip
+    return ConvProblem(n, h, w, c, k, r, s, **_windows(stride, padding, groups, rounding))
+
+
+def _local_problem(
+    x_shape: Sequence[int], krs: Sequence[int], stride: Pair, padding: Pair, groups: int, rounding: str
+) -> LocalProblem:
+    n, h, w, c = x_shape
+    k, r, s = krs
+    return LocalProblem(n, h, w, c, k, r, s, **_windows(stride, padding, groups, rounding))
 
 
 # ---- convolution -------------------------------------------------------------------------------------------
@@ -280,6 +296,70 @@ def conv_wgrad(
     return dw
 
 
+# ---- locally connected -------------------------------------------------------------------------------------
+
+
+def local_fprop(
+    x: Array, w: Array, bias: Array | None = None, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    rounding: str = "floor", relu: bool = False, out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y[N,P,Q,K]``: a convolution of x[N,H,W,C] with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] of its
+    own for every output position, then max(0, .) if `relu`.
+
+    The rest is as in conv_fprop. The bias's gradient is ``bias_grad(dy.reshape(N, -1))``.
+    """
+    call = _Call(device, x=x, w=w, bias=bias)
+    x, w = call.get("x", "N,H,W,C"), call.get("w", "P,Q,K,R,S,C/groups")
+    problem = _local_problem(x.shape, w.shape[2:5], stride, padding, groups, rounding)
+    call.shaped("w", problem.w_shape)
+    bias = call.optional("bias", problem.bias_shape)
+    y = call.output(out, problem.y_shape)
+    space = call.workspace(call.module.local_fprop_workspace(problem, _row(impl)))
+    call.module.local_fprop(problem, x, w, bias, bool(relu), y, space, call.stream, impl)
+    return y
+
+
+def local_dgrad(
+    dy: Array, w: Array, x_shape: Sequence[int], *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``; `x_shape` is
+    [N,H,W,C]."""
+    call = _Call(device, dy=dy, w=w)
+    dy, w = call.get("dy", "N,P,Q,K"), call.get("w", "P,Q,K,R,S,C/groups")
+    problem = _local_problem(
+        _image_shape("x_shape", x_shape), w.shape[2:5], stride, padding, groups, rounding
+    )
+    call.shaped("w", problem.w_shape)
+    call.shaped("dy", problem.y_shape)
+    dx = call.output(out, problem.x_shape)
+    space = call.workspace(call.module.local_dgrad_workspace(problem, _row(impl)))
+    call.module.local_dgrad(problem, dy, w, dx, space, call.stream, impl)
+    return dx
+
+
+def local_wgrad(
+    x: Array, dy: Array, filter_size: Pair, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
+    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dw[P,Q,K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``.
+
+    `filter_size` is (R, S), or one number for both.
+    """
+    call = _Call(device, x=x, dy=dy)
+    x, dy = call.get("x", "N,H,W,C"), call.get("dy", "N,P,Q,K")
+    r, s = _pair("filter_size", filter_size)
+    problem = _local_problem(x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
+    call.shaped("dy", problem.y_shape)
+    dw = call.output(out, problem.w_shape)
+    space = call.workspace(call.module.local_wgrad_workspace(problem, _row(impl)))
+    call.module.local_wgrad(problem, x, dy, dw, space, call.stream, impl)
+    return dw
+
+
 # ---- fully connected ---------------------------------------------------------------------------------------
 
 
@@ -332,13 +412,31 @@ def fc_wgrad(
 # ---- bias --------------------------------------------------------------------------------------------------
 
 
+def _bias_problem(name: str, rows: Array) -> BiasProblem:
+    if rows.ndim < 2:
+        raise ValueError(f"{name} must have at least 2 axes [..., K], not shape {rows.shape}")
+    return BiasProblem(rows.size // rows.shape[-1], rows.shape[-1])
+
+
+def bias_add(
+    x: Array, bias: Array, *, relu: bool = False, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y`` = x[..., K] + bias[K], then max(0, .) if `relu`; in place allowed (``out=x``)."""
+    call = _Call(device, x=x, bias=_adopt("bias", bias))
+    x = call.get("x", "any")
+    problem = _bias_problem("x", x)
+    bias = call.shaped("bias", (problem.k,))
+    y = call.output(out, x.shape, in_place=("x",))
+    call.module.bias_add(problem, x, bias, bool(relu), y, call.stream)
+    return y
+
+
 def bias_grad(dy: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
     """``db[K]``, the sum of dy[..., K] over all axes but the last."""
     call = _Call(device, dy=dy)
     dy = call.get("dy", "any")
-    if dy.ndim < 2:
-        raise ValueError(f"dy must have at least 2 axes [..., K], not shape {dy.shape}")
-    problem = BiasProblem(dy.size // dy.shape[-1], dy.shape[-1])
+    problem = _bias_problem("dy", dy)
     db = call.output(out, (problem.k,))
     space = call.workspace(call.module.bias_grad_workspace(problem))
     call.module.bias_grad(problem, dy, db, space, call.stream)
@@ -455,11 +553,57 @@ def lrn_backward(
     return dx
 
 
+# ---- contrast normalisation --------------------------------------------------------------------------------
+
+
+def _contrast_problem(
+    shape: Sequence[int], size: int, alpha: float, beta: float, k: float
+) -> ContrastNormProblem:
+    n, h, w, c = shape
+    return ContrastNormProblem(
+        n, h, w, c, _integer("size", size, 1), _real("alpha", alpha), _real("beta", beta), _real("k", k)
+    )
+
+
+def contrast_norm_forward(
+    x: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0,
+    out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y`` = x * (k + alpha * sum of u^2)^-beta with u = x - mean, for x[N,H,W,C].
+
+    Sum and mean go over size x size pixels of one channel, clipped to the image. cuda-convnet's `scale` is
+    alpha * size^2.
+    """
+    call = _Call(device, x=x)
+    x = call.get("x", "N,H,W,C")
+    problem = _contrast_problem(x.shape, size, alpha, beta, k)
+    y = call.output(out, x.shape)
+    space = call.workspace(call.module.contrast_norm_forward_workspace(problem))
+    call.module.contrast_norm_forward(problem, x, y, space, call.stream)
+    return y
+
+
+def contrast_norm_backward(
+    x: Array, dy: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0,
+    out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,H,W,C]``, the gradient by x of the sum of dy times ``contrast_norm_forward(x)``, the
+    mean's part included."""
+    call = _Call(device, x=x, dy=dy)
+    x = call.get("x", "N,H,W,C")
+    dy = call.shaped("dy", x.shape)
+    problem = _contrast_problem(x.shape, size, alpha, beta, k)
+    dx = call.output(out, x.shape)
+    space = call.workspace(call.module.contrast_norm_backward_workspace(problem))
+    call.module.contrast_norm_backward(problem, x, dy, dx, space, call.stream)
+    return dx
+
+
 # ---- pooling -----------------------------------------------------------------------------------------------
 
 
 def _pool_problem(
-    shape: Sequence[int], window: Pair, stride: Pair, padding: Pair, rounding: str
+    shape: Sequence[int], window: Pair, stride: Pair, padding: Pair, rounding: str, outputs: Pair | None
 ) -> PoolProblem:
     n, h, w, c = shape
     return PoolProblem(
@@ -467,21 +611,26 @@ def _pool_problem(
         h,
         w,
         c,
-        _pair("window", window),
-        _pair("stride", stride),
-        _pair("padding", padding, 0),
-        _text("rounding", rounding),
+        window=_pair("window", window),
+        stride=_pair("stride", stride),
+        padding=_pair("padding", padding, 1 - 2**31),
+        rounding=_text("rounding", rounding),
+        outputs=None if outputs is None else _pair("outputs", outputs),
     )
 
 
 def maxpool_forward(
     x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
-    out: Array | None = None, device: str | Device | None = None,
+    outputs: Pair | None = None, out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``y[N,P,Q,C]``, the largest value of each window of x[N,H,W,C], clipped to the image; NaN wins."""
+    """``y[N,P,Q,C]``, the largest value of each window of x[N,H,W,C], clipped to the image; NaN wins.
+
+    For all pools, window p begins at pixel ``p * stride - padding``; a negative padding begins inside the
+    image. `outputs` (P, Q) says how many windows there are, in place of `rounding`; each must hold a pixel.
+    """
     call = _Call(device, x=x)
     x = call.get("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding)
+    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y = call.output(out, problem.y_shape)
     call.module.maxpool_forward(problem, x, y, call.stream)
     return y
@@ -489,12 +638,13 @@ def maxpool_forward(
 
 def maxpool_backward(
     x: Array, y: Array, dy: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
-    rounding: str = "floor", out: Array | None = None, device: str | Device | None = None,
+    rounding: str = "floor", outputs: Pair | None = None, out: Array | None = None,
+    device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``: each window's dy goes to every element that equals its maximum, as in cuda-convnet."""
     call = _Call(device, x=x, y=y, dy=dy)
     x = call.get("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding)
+    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y, dy = call.shaped("y", problem.y_shape), call.shaped("dy", problem.y_shape)
     dx = call.output(out, x.shape)
     call.module.maxpool_backward(problem, x, y, dy, dx, call.stream)
@@ -503,12 +653,12 @@ def maxpool_backward(
 
 def avgpool_forward(
     x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
-    out: Array | None = None, device: str | Device | None = None,
+    outputs: Pair | None = None, out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,C]``, the mean of each window of x[N,H,W,C], over the part inside the image."""
     call = _Call(device, x=x)
     x = call.get("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding)
+    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y = call.output(out, problem.y_shape)
     call.module.avgpool_forward(problem, x, y, call.stream)
     return y
@@ -516,15 +666,44 @@ def avgpool_forward(
 
 def avgpool_backward(
     dy: Array, x_shape: Sequence[int], *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
-    rounding: str = "floor", out: Array | None = None, device: str | Device | None = None,
+    rounding: str = "floor", outputs: Pair | None = None, out: Array | None = None,
+    device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``: each window's dy, divided by its clipped size, goes to all its elements."""
     call = _Call(device, dy=dy)
     dy = call.get("dy", "N,P,Q,C")
-    problem = _pool_problem(_image_shape("x_shape", x_shape), window, stride, padding, rounding)
+    problem = _pool_problem(_image_shape("x_shape", x_shape), window, stride, padding, rounding, outputs)
     call.shaped("dy", problem.y_shape)
     dx = call.output(out, problem.x_shape)
     call.module.avgpool_backward(problem, dy, dx, call.stream)
+    return dx
+
+
+# ---- elementwise maximum -----------------------------------------------------------------------------------
+
+
+def eltmax_forward(
+    a: Array, b: Array, *, out: Array | None = None, device: str | Device | None = None
+) -> Array:
+    """The larger of a and b, arrays of one shape; NaN wins. In place allowed (``out=a`` or ``out=b``)."""
+    call = _Call(device, a=a, b=b)
+    a = call.get("a", "any")
+    b = call.shaped("b", a.shape)
+    y = call.output(out, a.shape, in_place=("a", "b"))
+    call.module.eltmax_forward(a, b, y, call.stream)
+    return y
+
+
+def eltmax_backward(
+    x: Array, y: Array, dy: Array, *, out: Array | None = None, device: str | Device | None = None
+) -> Array:
+    """``dx`` = dy where the input x equals the maximum y, else 0: ties get all of it, as in cuda-convnet. In
+    place allowed (``out=dy``)."""
+    call = _Call(device, x=x, y=y, dy=dy)
+    x = call.get("x", "any")
+    y, dy = call.shaped("y", x.shape), call.shaped("dy", x.shape)
+    dx = call.output(out, x.shape, in_place=("dy",))
+    call.module.eltmax_backward(x, y, dy, dx, call.stream)
     return dx
 
 
@@ -532,14 +711,17 @@ def avgpool_backward(
 
 
 def dropout(
-    x: Array, *, keep: float, seed: int, subsequence: int = 0, scale: float = 1.0, out: Array | None = None,
-    device: str | Device | None = None,
+    x: Array, *, keep: float, seed: int, subsequence: int = 0, scale: float = 1.0, columns: int = 0,
+    row_stride: int = 0, first: int = 0, out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """x * scale where kept, else 0; each element is kept with probability `keep`. In place allowed
     (``out=x``).
 
     The mask is a function of `seed`, `subsequence` and the element's position alone, the same on every
     device; the backward pass is the same call on the gradient.
+
+    A part of a tensor draws what it would in the whole: with ``x = whole[:, first : first + columns]`` of a
+    whole with rows of `row_stride` elements, the result is that slice of ``dropout(whole)``.
     """
     call = _Call(device, x=x)
     x = call.get("x", "any")
@@ -549,6 +731,9 @@ def dropout(
         _real("scale", scale),
         _integer("seed", seed, high=2**64 - 1),
         _integer("subsequence", subsequence, high=2**64 - 1),
+        _integer("columns", columns),
+        _integer("row_stride", row_stride),
+        _integer("first", first),
     )
     y = call.output(out, x.shape, in_place=("x",))
     call.module.dropout(problem, x, y, call.stream)
@@ -633,6 +818,18 @@ def sgd_update(
     call.module.sgd_update(problem, g, v, w, call.stream)
 
 
+def limit_norm(w: Array, limit: float, *, device: str | Device | None = None) -> None:
+    """Multiplies each w[k] of w[K, ...] whose Euclidean norm is above `limit` by limit / norm; the others
+    keep their bits. w is written. Source: cuda-convnet's wball."""
+    call = _Call(device, w=w)
+    w = call.arrays.pop("w")
+    if w.ndim < 2 or w.size == 0:
+        raise ValueError(f"w must have at least 2 axes [K, ...] and not be empty, not shape {w.shape}")
+    w = call.output(w, w.shape, name="w")
+    problem = NormLimitProblem(w.shape[0], w.size // w.shape[0], _real("limit", limit))
+    call.module.limit_norm(problem, w, call.stream)
+
+
 # ---- input -------------------------------------------------------------------------------------------------
 
 
@@ -667,11 +864,14 @@ def input_transform(
 # ---- plain -------------------------------------------------------------------------------------------------
 
 
-def add(a: Array, b: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
-    """a + b for arrays of one shape; in place allowed (``out=a`` or ``out=b``)."""
+def add(
+    a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0, *, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """alpha * a + beta * b for arrays of one shape; in place allowed (``out=a`` or ``out=b``)."""
     call = _Call(device, a=a, b=b)
     a = call.get("a", "any")
     b = call.shaped("b", a.shape)
     y = call.output(out, a.shape, in_place=("a", "b"))
-    call.module.add(a, b, y, call.stream)
+    call.module.add(a, b, y, call.stream, _real("alpha", alpha), _real("beta", beta))
     return y

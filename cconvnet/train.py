@@ -115,6 +115,24 @@ def train(options: Options, reporter: Reporter) -> Outcome:
             return trainer.train(options)
 
 
+def begin_with(
+    options: Options, weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]], reporter: Reporter
+) -> Path:
+    """A new run whose first checkpoint has given weights instead of random ones; nothing is trained.
+
+    Args
+        weights: gives the state (``Network.state()``) that a network of this run begins with.
+
+    Raises
+        ValueError, DeviceUnavailable: as train(), and whatever `weights` raises; there is no run then.
+    """
+    check_options(options)
+    trainer = _started(options, devices_of(options.devices), reporter, weights)
+    with trainer.run:
+        trainer.begin(options)
+    return trainer.run.path
+
+
 def devices_of(names: list[str] | None) -> list[Device]:
     """The devices of these names; of none, the default."""
     return [get_device(name) for name in names] if names else [get_device()]
@@ -142,8 +160,13 @@ def check_precision(precision: str | None) -> None:
         raise ValueError(f"--precision {precision!r} is not available; there is {', '.join(PRECISIONS)}")
 
 
-def _started(options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
-    """A new run."""
+def _started(
+    options: Options,
+    devices: list[Device],
+    reporter: Reporter,
+    weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
+) -> Trainer:
+    """A new run, its network with the state that `weights` gives, or with random weights."""
     net = options.net or "lenet"
     size = options.size or nets.stored_size(net)
     where = options.data
@@ -182,6 +205,8 @@ def _started(options: Options, devices: list[Device], reporter: Reporter) -> Tra
     )
     network = _network(spec, settings, devices)
     rates_of(settings, network)
+    if weights is not None:
+        network.load_state(weights(network))
     path = options.out or default_path(spec.name, source.name)
     run = Run.create(path, _config(settings, spec, network))
     return Trainer(run, settings, network, source, reporter)

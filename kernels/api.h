@@ -51,6 +51,24 @@ void conv_dgrad(const ConvProblem& problem, const float* dy, const float* w, flo
 void conv_wgrad(const ConvProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
                 Stream stream, const char* impl);
 
+// ---- locally connected ----------------------------------------------------------------------------------
+// The convolution's three passes with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] for every output
+// position: y[n,p,q,k] is the sum of ConvProblem with w[p,q,k,r,s,c], + bias[p,q,k]. The gradient of a weight
+// that no pixel reaches, being in the padding, is 0; the bias's is bias_grad's of dy as a matrix[N, P*Q*K].
+// Source: cuda-convnet's `local` layer.
+std::vector<std::string> local_fprop_impls(const LocalProblem& problem);
+std::vector<std::string> local_dgrad_impls(const LocalProblem& problem);
+std::vector<std::string> local_wgrad_impls(const LocalProblem& problem);
+size_t local_fprop_workspace(const LocalProblem& problem, const char* impl);
+size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl);
+size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl);
+void local_fprop(const LocalProblem& problem, const float* x, const float* w, const float* bias, bool relu,
+                 float* y, void* workspace, Stream stream, const char* impl);
+void local_dgrad(const LocalProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+                 Stream stream, const char* impl);
+void local_wgrad(const LocalProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
+                 Stream stream, const char* impl);
+
 // ---- fully connected ------------------------------------------------------------------------------------
 // fc_fprop  y[N,K] = x[N,C] w[K,C]^T + bias, then max(0, .) if `relu`. `bias`[K] may be null.
 // fc_dgrad  dx[N,C] = dy w.    fc_wgrad  dw[K,C] = dy^T x.
@@ -68,7 +86,10 @@ void fc_wgrad(const FcProblem& problem, const float* x, const float* dy, float* 
               Stream stream, const char* impl);
 
 // ---- bias -----------------------------------------------------------------------------------------------
-// db[k] = sum over the rows of dy[rows,k].
+// bias_add   y[rows,k] = x + bias[k], then max(0, .) if `relu`; in place allowed (y = x).
+// bias_grad  db[k] = sum over the rows of dy[rows,k].
+void bias_add(const BiasProblem& problem, const float* x, const float* bias, bool relu, float* y,
+              Stream stream);
 size_t bias_grad_workspace(const BiasProblem& problem);
 void bias_grad(const BiasProblem& problem, const float* dy, float* db, void* workspace, Stream stream);
 
@@ -92,11 +113,23 @@ size_t lrn_backward_workspace(const LrnProblem& problem);
 void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, float* dx, void* workspace,
                   Stream stream);
 
+// ---- contrast normalisation -----------------------------------------------------------------------------
+// m = mean of x over the window; u = x - m; d = k + alpha * sum over the window of u^2; y = x * d^-beta.
+// dx = dy * d^-beta + g - sum over the windows that hold x of g / (size of the clipped window), where
+// g = -2 alpha beta u * sum over the windows that hold u of dy * x * d^(-beta-1) is the gradient by u.
+// The last sum is the gradient through the mean. cuda-convnet, the source of the forward pass (its `cnorm`
+// layer), takes the mean for a constant there; this is the true gradient, which finite differences confirm.
+size_t contrast_norm_forward_workspace(const ContrastNormProblem& problem);
+size_t contrast_norm_backward_workspace(const ContrastNormProblem& problem);
+void contrast_norm_forward(const ContrastNormProblem& problem, const float* x, float* y, void* workspace,
+                           Stream stream);
+void contrast_norm_backward(const ContrastNormProblem& problem, const float* x, const float* dy, float* dx,
+                            void* workspace, Stream stream);
+
 // ---- pooling --------------------------------------------------------------------------------------------
 // maxpool_forward   y = the largest value of the clipped window; NaN if the window holds one.
 // maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the
-// whole
-//                   gradient, as in cuda-convnet.
+//                   whole gradient, as in cuda-convnet.
 // avgpool_forward   y = the mean over the clipped window.
 // avgpool_backward  dx = the sum over the windows that hold x of dy / (size of the clipped window).
 void maxpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream);
@@ -104,6 +137,14 @@ void maxpool_backward(const PoolProblem& problem, const float* x, const float* y
                       Stream stream);
 void avgpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream);
 void avgpool_backward(const PoolProblem& problem, const float* dy, float* dx, Stream stream);
+
+// ---- elementwise maximum --------------------------------------------------------------------------------
+// eltmax_forward   y = the larger of a and b, NaN if either is NaN; in place allowed. A maximum of more
+//                  tensors is a chain of calls.
+// eltmax_backward  dx = x == y ? dy : 0, for each input x of the maximum y; in place allowed (dx = dy). Every
+//                  tied input receives the whole gradient. Source: cuda-convnet's eltmax layer.
+void eltmax_forward(int count, const float* a, const float* b, float* y, Stream stream);
+void eltmax_backward(int count, const float* x, const float* y, const float* dy, float* dx, Stream stream);
 
 // ---- dropout --------------------------------------------------------------------------------------------
 // In place allowed. The backward pass is the same call on dy: the mask is drawn again, not stored.
@@ -130,6 +171,11 @@ void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* 
 // Source: Krizhevsky et al. 2012, section 5.
 void sgd_update(const SgdProblem& problem, const float* g, float* v, float* w, Stream stream);
 
+// Each row of w[rows,columns] whose Euclidean norm is above `limit` is multiplied by limit / norm; others,
+// and rows with a NaN, keep their bits. w is read and written. The norm is a float's: from 1.8e19 on it is
+// infinite. Source: cuda-convnet's wball.
+void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
+
 // ---- input ----------------------------------------------------------------------------------------------
 // y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
 // j = left[n] + (mirror[n] ? Q-1-q : q). `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0.
@@ -139,8 +185,8 @@ void input_transform(const InputProblem& problem, const uint8_t* images, const i
                      float scale, float* y, Stream stream);
 
 // ---- plain --------------------------------------------------------------------------------------------
-// y = a + b, in place allowed.
-void add(int count, const float* a, const float* b, float* y, Stream stream);
+// y = alpha * a + beta * b, in place allowed.
+void add(int count, float alpha, const float* a, float beta, const float* b, float* y, Stream stream);
 
 // Copies between two devices of this build (device ordinals; ignored where there is one memory).
 void copy(void* target, int target_device, const void* source, int source_device, size_t bytes,

@@ -1,16 +1,45 @@
-// The gradient of a bias: db[k] = sum over the rows of dy[rows,k].
+// A bias added to the rows of a matrix, an elementwise kernel (vector.cuh), and its gradient,
+// db[k] = sum over the rows of dy[rows,k].
 //
-// A block sums a chunk of rows over a tile of a few vectors' columns. Its threads stand in a grid, a row
-// of threads reading a row of the tile, so that neighbouring threads read neighbouring addresses; each thread
-// adds up every (rows of threads)-th row, and then the rows of threads are added pairwise in shared memory.
+// For the gradient, a block sums a chunk of rows over a tile of a few vectors' columns. Its threads stand in
+// a grid, a row of threads reading a row of the tile, so that neighbouring threads read neighbouring
+// addresses; each thread adds up every (rows of threads)-th row, and then the rows of threads are added
+// pairwise in shared memory.
 //
 // With many rows, many blocks are needed to fill the GPU, so the rows are split into chunks whose sums go to
 // the workspace, a matrix[chunks,k] that a second launch of the same kernel sums. The chunks depend on the
 // problem alone, never on the GPU, and so does the order of every addition.
+#include "neuron.h"
 #include "vector.cuh"
 
 namespace cconvnet {
 namespace {
+
+// ---- addition -------------------------------------------------------------------------------------------
+
+// Vectors need a k that they divide, so that none reaches over the end of a row.
+struct BiasAdd {
+  const float* x;
+  const float* bias;
+  Divider k;
+  bool relu;
+  float* y;
+
+  template <int WIDTH>
+  __device__ void apply(int64_t i) const {
+    int column;
+    k.divide(static_cast<int>(i), column);
+    Vector<WIDTH> sum = load<WIDTH>(x + i);
+    add_to(sum, load<WIDTH>(bias + column));
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+      if (relu) sum.lane[j] = cconvnet::relu(sum.lane[j]);
+    }
+    store(y + i, sum);
+  }
+};
+
+// ---- gradient -------------------------------------------------------------------------------------------
 
 constexpr int kWideTile = 32;        // vectors; for many rows: long stretches of memory, few idle threads
 constexpr int kNarrowTile = 4;       // vectors; for few rows: more blocks, and more threads to share the rows
@@ -90,6 +119,12 @@ void launch_column_sums(int rows, int k, int chunk_rows, const float* values, fl
 }
 
 }  // namespace
+
+void bias_add(const BiasProblem& problem, const float* x, const float* bias, bool relu, float* y,
+              Stream stream) {
+  const bool vectors = problem.k % kVectorWidth == 0 && aligned(x, bias, y);
+  launch_elementwise(problem.count(), vectors, stream, BiasAdd{x, bias, Divider(problem.k), relu, y});
+}
 
 size_t bias_grad_workspace(const BiasProblem& problem) {
   const Chunks chunks(problem);

@@ -32,6 +32,15 @@ CCONVNET_HOST_DEVICE PhiloxWords philox4x32_10(uint32_t block, uint64_t subseque
   return {{c0, c1, c2, c3}};
 }
 
+// The word that belongs to element `index` of a tensor.
+CCONVNET_HOST_DEVICE uint32_t philox_word(uint32_t index, uint64_t subsequence, uint64_t seed) {
+  const PhiloxWords drawn = philox4x32_10(index / 4, subsequence, seed);
+  // By choices, since a GPU would have to put an array with a computed index into memory.
+  const uint32_t first = index & 1 ? drawn.word[1] : drawn.word[0];
+  const uint32_t second = index & 1 ? drawn.word[3] : drawn.word[2];
+  return index & 2 ? second : first;
+}
+
 // The dropout rule: a word below `threshold` = keep * 2^32 keeps its element, a larger one makes it 0.
 // A dropped element is 0 even where x is NaN or infinite. `threshold` has 64 bits so that keep = 1 keeps all.
 CCONVNET_HOST_DEVICE float dropout_value(float x, float scale, uint32_t word, uint64_t threshold) {

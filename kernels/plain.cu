@@ -9,6 +9,7 @@ namespace cconvnet {
 namespace {
 
 struct Add {
+  float alpha, beta;
   const float* a;
   const float* b;
   float* y;
@@ -16,15 +17,17 @@ struct Add {
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
     Vector<WIDTH> sum = load<WIDTH>(a + i);
-    add_to(sum, load<WIDTH>(b + i));
+    const Vector<WIDTH> term = load<WIDTH>(b + i);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) sum.lane[j] = fmaf(alpha, sum.lane[j], beta * term.lane[j]);
     store(y + i, sum);
   }
 };
 
 }  // namespace
 
-void add(int count, const float* a, const float* b, float* y, Stream stream) {
-  launch_elementwise(count, aligned(a, b, y), stream, Add{a, b, y});
+void add(int count, float alpha, const float* a, float beta, const float* b, float* y, Stream stream) {
+  launch_elementwise(count, aligned(a, b, y), stream, Add{alpha, beta, a, b, y});
 }
 
 void copy(void* target, int target_device, const void* source, int source_device, size_t bytes,

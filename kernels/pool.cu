@@ -6,6 +6,7 @@
 // serve what is read again.
 #include <cmath>
 
+#include "larger.h"
 #include "vector.cuh"
 
 namespace cconvnet {
@@ -44,11 +45,12 @@ __device__ __forceinline__ Range window(int index, int stride, int pad, int size
   return {max(begin, 0), min(begin + size, image)};
 }
 
-// The windows that hold coordinate `i`: those with index*stride <= i + pad < index*stride + size.
-__device__ __forceinline__ Range windows_holding(int i, const Divider& stride, int pad, int size,
-                                                 int windows) {
-  const int padded = i + pad;
-  return {padded < size ? 0 : stride.quotient(padded - size) + 1, min(stride.quotient(padded) + 1, windows)};
+// The windows that hold coordinate `i`: those with index*stride <= i + pad < index*stride + size. With a
+// negative padding the first coordinates are in none.
+__device__ __forceinline__ Range windows_holding(int i, int stride, const Divider& stride_div, int pad,
+                                                 int size, int windows) {
+  const int next = i + pad + stride;
+  return {stride_div.quotient(max(next - size, 0)), min(stride_div.quotient(max(next, 0)), windows)};
 }
 
 // ---- kernels --------------------------------------------------------------------------------------------
@@ -72,11 +74,7 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const 
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
         const float v = value.lane[i];
-        if (POOLING == Pooling::average) {
-          result.lane[i] += v;
-        } else if (v > result.lane[i] || v != v) {  // a NaN is taken, and nothing is larger than it
-          result.lane[i] = v;
-        }
+        result.lane[i] = POOLING == Pooling::max ? larger(v, result.lane[i]) : result.lane[i] + v;
       }
       address += problem.c;
     }
@@ -97,9 +95,10 @@ __global__ void __launch_bounds__(kThreads)
   if (vector >= a.vectors) return;
   const PoolProblem& problem = a.problem;
   const Place at = place<WIDTH>(a, static_cast<int>(vector));
-  const Range rows = windows_holding(at.row, a.stride_h_div, problem.pad_h, problem.window_h, problem.p);
-  const Range columns =
-      windows_holding(at.column, a.stride_w_div, problem.pad_w, problem.window_w, problem.q);
+  const Range rows =
+      windows_holding(at.row, problem.stride_h, a.stride_h_div, problem.pad_h, problem.window_h, problem.p);
+  const Range columns = windows_holding(at.column, problem.stride_w, a.stride_w_div, problem.pad_w,
+                                        problem.window_w, problem.q);
 
   Vector<WIDTH> own = zeros<WIDTH>();
   if (POOLING == Pooling::max) own = load<WIDTH>(x + vector * WIDTH);

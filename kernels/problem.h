@@ -49,6 +49,29 @@ inline int windows(const char* window_name, int size, int window, int padding, i
   return static_cast<int>((room + up) / stride) + 1;
 }
 
+// The number of a pool's windows along one axis, "h" or "w": `given` unless that is 0. Each holds a pixel.
+inline int pool_windows(const std::string& axis, int size, int window, int padding, int stride,
+                        Rounding rounding, int given) {
+  const std::string pad = "pad_" + axis, window_name = "window_" + axis;
+  require(padding < window, pad + " must be smaller than " + window_name);
+  require(padding > -size, pad + " must be above " + std::to_string(-size) +
+                               ", where the first window would begin behind the image, not " +
+                               std::to_string(padding));
+  // Windows that begin at the last pixel or before; the others are empty, as in Caffe and PyTorch.
+  const int64_t most = (int64_t{size} - 1 + padding) / stride + 1;
+  require(given <= most, "outputs must be at most " + std::to_string(most) + " along " + axis + ", not " +
+                             std::to_string(given) + ": each window must hold a pixel");
+  const int count = given > 0
+                        ? given
+                        : static_cast<int>(std::min<int64_t>(
+                              most, windows(window_name.c_str(), size, window, padding, stride, rounding)));
+  // Kernels form coordinates such as p*stride - pad + window and h + pad + stride in int.
+  require(int64_t{count} * stride + window - std::min(padding, 0) <= INT32_MAX / 2 &&
+              int64_t{size} + padding + stride <= INT32_MAX,
+          "stride, window or padding is too large along " + axis);
+  return count;
+}
+
 }  // namespace detail
 
 // A convolution, in fact a cross-correlation as everywhere in this field:
@@ -99,6 +122,7 @@ struct ConvProblem {
   int x_count() const { return n * h * w * c; }
   int w_count() const { return k * r * s * c_per_group(); }
   int y_count() const { return n * p * q * k; }
+  int bias_count() const { return k; }
   // One multiply-add counts as two.
   double flops() const { return 2.0 * y_count() * r * s * c_per_group(); }
 
@@ -107,6 +131,19 @@ struct ConvProblem {
            q == o.q && stride_h == o.stride_h && stride_w == o.stride_w && pad_h == o.pad_h &&
            pad_w == o.pad_w && groups == o.groups;
   }
+};
+
+// A locally connected layer: a convolution whose every output position has filters and biases of its own,
+// w[P,Q,K,R,S,C/groups] and bias[P,Q,K]. Positions and windows are the convolution's.
+struct LocalProblem : ConvProblem {
+  static LocalProblem make(const ConvProblem& windows) {
+    detail::fits("w", {windows.p, windows.q, windows.w_count()});
+    return {windows};
+  }
+
+  int positions() const { return p * q; }
+  int w_count() const { return positions() * ConvProblem::w_count(); }
+  int bias_count() const { return positions() * k; }
 };
 
 // A fully connected layer: y[n,k] = sum over c of x[n,c] * w[k,c].
@@ -126,6 +163,7 @@ struct FcProblem {
   int x_count() const { return n * c; }
   int w_count() const { return k * c; }
   int y_count() const { return n * k; }
+  int bias_count() const { return k; }
   double flops() const { return 2.0 * y_count() * c; }
 
   // The same sum as a 1x1 convolution of 1x1 images.
@@ -134,14 +172,14 @@ struct FcProblem {
   bool operator==(const FcProblem& o) const { return n == o.n && c == o.c && k == o.k; }
 };
 
-// A matrix[rows, k] summed over its rows: the gradient of a bias added to each row.
+// A bias[k] added to each row of a matrix[rows, k]; its gradient is a sum over the rows.
 struct BiasProblem {
   int rows, k;
 
   static BiasProblem make(int rows, int k) {
     detail::at_least("rows", rows, 1);
     detail::at_least("k", k, 1);
-    detail::fits("dy", {rows, k});
+    detail::fits("the matrix", {rows, k});
     return {rows, k};
   }
 
@@ -165,8 +203,9 @@ struct NeuronProblem {
   }
 };
 
-// Max and average pooling. Windows are clipped to the image and never empty; an average divides by the
-// clipped window's size.
+// Max and average pooling. Window (p, q) begins at pixel (p*stride_h - pad_h, q*stride_w - pad_w), so with a
+// negative padding the first begins inside the image. Windows are clipped to the image and each holds a pixel
+// of it; an average divides by the clipped window's size. Pixels that no window holds have no gradient.
 struct PoolProblem {
   int n, h, w, c;
   int p, q;
@@ -174,8 +213,9 @@ struct PoolProblem {
   int stride_h, stride_w;
   int pad_h, pad_w;
 
+  // p and q are how many windows there are, or 0: as many as the padded image and `rounding` give.
   static PoolProblem make(int n, int h, int w, int c, int window_h, int window_w, int stride_h, int stride_w,
-                          int pad_h, int pad_w, Rounding rounding) {
+                          int pad_h, int pad_w, Rounding rounding, int p = 0, int q = 0) {
     detail::at_least("n", n, 1);
     detail::at_least("h", h, 1);
     detail::at_least("w", w, 1);
@@ -184,20 +224,10 @@ struct PoolProblem {
     detail::at_least("window_w", window_w, 1);
     detail::at_least("stride_h", stride_h, 1);
     detail::at_least("stride_w", stride_w, 1);
-    detail::at_least("pad_h", pad_h, 0);
-    detail::at_least("pad_w", pad_w, 0);
-    detail::require(pad_h < window_h, "pad_h must be smaller than window_h");
-    detail::require(pad_w < window_w, "pad_w must be smaller than window_w");
-    int p = detail::windows("window_h", h, window_h, pad_h, stride_h, rounding);
-    int q = detail::windows("window_w", w, window_w, pad_w, stride_w, rounding);
-    // A last window that begins beyond the image would be empty: there is none, as in Caffe and PyTorch.
-    if (int64_t{p - 1} * stride_h - pad_h >= h) --p;
-    if (int64_t{q - 1} * stride_w - pad_w >= w) --q;
+    p = detail::pool_windows("h", h, window_h, pad_h, stride_h, rounding, p);
+    q = detail::pool_windows("w", w, window_w, pad_w, stride_w, rounding, q);
     detail::fits("x", {n, h, w, c});
     detail::fits("y", {n, p, q, c});
-    detail::require(int64_t{p} * stride_h + window_h <= INT32_MAX / 2 &&
-                        int64_t{q} * stride_w + window_w <= INT32_MAX / 2,
-                    "stride or window is too large");
     return {n, h, w, c, p, q, window_h, window_w, stride_h, stride_w, pad_h, pad_w};
   }
 
@@ -239,19 +269,59 @@ struct LrnProblem {
   int count() const { return n * h * w * c; }
 };
 
+// Contrast normalisation: response normalisation in the same map, but by the differences to the local mean,
+//   m = mean of x over the window, u = x - m, d = k + alpha * sum of u^2 over the window, y = x * d^-beta,
+// where a pixel's window is the size x size square that begins size/2 above and to the left, clipped to the
+// image, in one channel. alpha multiplies the sum itself, as in LrnProblem.
+struct ContrastNormProblem {
+  int n, h, w, c;
+  int size;
+  float alpha, beta, k;
+
+  static ContrastNormProblem make(int n, int h, int w, int c, int size, float alpha, float beta, float k) {
+    const LrnProblem o = LrnProblem::make(n, h, w, c, 1, size, alpha, beta, k, LrnRegion::same_map);
+    return {o.n, o.h, o.w, o.c, o.size, o.alpha, o.beta, o.k};
+  }
+
+  int count() const { return n * h * w * c; }
+};
+
 // y = x * scale where a Philox draw keeps the element, else 0; an element is kept with probability `keep`.
 // Element i takes word i % 4 of Philox4x32-10 with key `seed` and counter (i / 4, 0, subsequence), and is
 // kept if that word is below keep * 2^32. The mask depends on nothing else.
+//
+// The call may serve a part of a tensor, as the towers of a network do: `columns` columns, beginning with
+// `first`, of a matrix whose rows have row_stride elements. Element i of the part has the index in the
+// matrix, and so its mask there: (i / columns) * row_stride + first + i % columns. With columns = 0 the call
+// serves the whole tensor, which is held as one row.
 struct DropoutProblem {
   int count;
   float keep, scale;
   uint64_t seed, subsequence;
+  int columns, row_stride, first;
 
-  static DropoutProblem make(int count, float keep, float scale, uint64_t seed, uint64_t subsequence) {
+  static DropoutProblem make(int count, float keep, float scale, uint64_t seed, uint64_t subsequence,
+                             int columns, int row_stride, int first) {
     detail::at_least("count", count, 1);
     detail::require(keep > 0 && keep <= 1, "keep must be above 0 and at most 1");
-    return {count, keep, scale, seed, subsequence};
+    detail::at_least("columns", columns, 0);
+    if (columns == 0) {
+      detail::require(row_stride == 0 && first == 0, "columns must be given with row_stride and first");
+      return {count, keep, scale, seed, subsequence, count, count, 0};
+    }
+    detail::require(count % columns == 0, "columns (" + std::to_string(columns) + ") must divide count (" +
+                                              std::to_string(count) + ")");
+    detail::at_least("first", first, 0);
+    detail::require(int64_t{first} + columns <= row_stride, "row_stride must be at least first + columns, " +
+                                                                std::to_string(int64_t{first} + columns) +
+                                                                ", not " + std::to_string(row_stride));
+    const int64_t last = int64_t{count / columns - 1} * row_stride + first + columns - 1;
+    detail::require(last <= INT32_MAX, "row_stride is too large: the last index would be " +
+                                           std::to_string(last) + ", above 2^31 - 1");
+    return {count, keep, scale, seed, subsequence, columns, row_stride, first};
   }
+
+  bool whole() const { return columns == count && first == 0; }
 
   // As 64 bits, so that keep = 1 keeps every 32-bit word.
   uint64_t threshold() const { return static_cast<uint64_t>(static_cast<double>(keep) * 4294967296.0); }
@@ -280,6 +350,22 @@ struct SgdProblem {
     detail::at_least("count", count, 1);
     return {count, lr, momentum, weight_decay};
   }
+};
+
+// A limit to the Euclidean norm of each row of w[rows, columns], such as the weights of one filter or unit.
+struct NormLimitProblem {
+  int rows, columns;
+  float limit;
+
+  static NormLimitProblem make(int rows, int columns, float limit) {
+    detail::at_least("rows", rows, 1);
+    detail::at_least("columns", columns, 1);
+    detail::fits("w", {rows, columns});
+    detail::require(limit > 0, "limit must be positive");
+    return {rows, columns, limit};
+  }
+
+  int count() const { return rows * columns; }
 };
 
 // uint8 images[N,H,W,C] to a float batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.

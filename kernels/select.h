@@ -35,6 +35,11 @@ inline std::string to_string(const ConvProblem& o) {
          field("groups", o.groups) + ", rounding='" + (floor ? "floor" : "ceil") + "')";
 }
 
+inline std::string to_string(const LocalProblem& o) {
+  const std::string windows = to_string(static_cast<const ConvProblem&>(o));
+  return "Local" + windows.substr(std::string("Conv").size());
+}
+
 // Arguments has `bool aligned() const`, whether its inputs lie on 16-byte boundaries, and `void* workspace`.
 template <class Problem, class Arguments>
 struct Row {

@@ -2,54 +2,19 @@
 //
 // Forward, a warp serves a short row and a block a long one. Each of its THREADS threads takes every
 // THREADS-th class, three times: for the largest logit (and the label's rank), for the sum of exp(logit -
-// largest), and for the probabilities. The second and third reading come from the L1 cache. Sums go through
-// the warp by a butterfly of shuffles, which gives every lane the same bits, and through the block in the
-// order of its warps.
+// largest), and for the probabilities. The second and third reading come from the L1 cache.
 #include <cmath>
 
-#include "vector.cuh"
+#include "row_reduce.cuh"
 
 namespace cconvnet {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr int kWarps = kThreads / kWarp;
 constexpr int kLongRow = 128;  // classes; above it a row is given a whole block
-
-// ---- reductions over the threads of a row ---------------------------------------------------------------
-
-struct Sum {
-  template <class T>
-  __device__ T operator()(T a, T b) const {
-    return a + b;
-  }
-};
 
 struct Max {  // of the numbers: a NaN is passed over
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
-
-template <class T, class Operation>
-__device__ __forceinline__ T reduce_warp(T value, Operation operation) {
-#pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    value = operation(value, __shfl_xor_sync(kFullWarp, value, distance));
-  }
-  return value;
-}
-
-// `slots` is for this reduction alone, so no barrier is needed to use it again.
-template <int THREADS, class T, class Operation>
-__device__ __forceinline__ T reduce_row(T value, T* slots, Operation operation) {
-  value = reduce_warp(value, operation);
-  if (THREADS == kWarp) return value;
-  if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = value;
-  __syncthreads();
-  value = slots[0];
-#pragma unroll
-  for (int warp = 1; warp < kWarps; ++warp) value = operation(value, slots[warp]);
-  return value;
-}
 
 struct SoftmaxShared {
   float largest[kWarps], sum[kWarps];

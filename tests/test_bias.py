@@ -1,12 +1,13 @@
-"""The gradient of a bias: a matrix summed over its rows."""
+"""A bias added to the rows of a matrix, and its gradient: the matrix summed over its rows."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from cconvnet._problem import BiasProblem
 from cconvnet.backends import Device
-from cconvnet.testing.check import check
+from cconvnet.testing.check import check, run
 
 PROBLEMS = [
     BiasProblem(1, 1),
@@ -34,3 +35,21 @@ def test_real(device: Device, problem: BiasProblem) -> None:
 @pytest.mark.parametrize("problem", [BiasProblem(7, 13), BiasProblem(64, 32)], ids=repr)
 def test_any_alignment(device: Device, problem: BiasProblem) -> None:
     check("bias_grad", problem, device, offset=4)
+    check("bias_add", problem, device, offset=4)
+    check("bias_add", problem, device, offset=12, in_place="x")
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("data", ["exact", "real"])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_add(device: Device, problem: BiasProblem, data: str, relu: bool) -> None:
+    # Behind a ReLU a column with a low bias is mostly 0.
+    check("bias_add", problem, device, data=data, relu=relu, nonzero=0.1 if problem.rows > 7 else 0)
+    check("bias_add", problem, device, data=data, relu=relu, in_place="x", nonzero=0)
+
+
+def test_relu_hands_nan_on(device: Device) -> None:
+    problem = BiasProblem(2, 2)
+    inputs = {"x": np.array([1, np.nan, -3, -2], np.float32), "bias": np.array([1, 2], np.float32)}
+    y = run("bias_add", problem, device, {**inputs, "relu": True})["y"]
+    np.testing.assert_array_equal(y, [[2, np.nan], [0, 0]])

@@ -29,6 +29,7 @@ COMMANDS = [
     "plot",
     "augment",
     "doctor",
+    "import",
     "bench",
     "bench step",
 ]
@@ -264,7 +265,7 @@ def test_gradcheck_fails_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def wrong(network: Network) -> None:
         backward(network)
         parameter = network.parameters["fc1.bias"]
-        parameter.gradient[...] *= 1.01
+        parameter.pieces[0].gradient[...] *= 1.01
 
     monkeypatch.setattr(Network, "backward", wrong)
     monkeypatch.setattr(sys, "argv", ["cconvnet", "gradcheck", "--device", "cpu:0"])

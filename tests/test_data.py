@@ -253,12 +253,6 @@ def test_bad_cifar10_is_named(tmp_path: Path) -> None:
         data.open_source(tmp_path)
 
 
-def test_cifar10_for_python_is_told_apart(tmp_path: Path) -> None:
-    (tmp_path / "data_batch_1").write_bytes(b"a pickle")
-    with pytest.raises(DataError, match="pickles are not read"):
-        data.open_source(tmp_path)
-
-
 # ---- one picture ----------------------------------------------------------------------------------------
 
 

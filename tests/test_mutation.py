@@ -30,12 +30,16 @@ SEED = 2012
 # The tests of each kernel file, and what to add where one operation of several is concerned.
 TESTS: dict[str, list[str]] = {
     "bias.cu": ["test_bias.py"],
+    "contrast_norm.cu": ["test_contrast_norm.py"],
     "conv_dgrad.cu": ["test_conv.py", "-k", "conv_dgrad"],
     "conv_fprop.cu": ["test_conv.py", "-k", "conv_fprop or bias"],
     "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad"],
     "dropout.cu": ["test_dropout.py"],
+    "eltmax.cu": ["test_eltmax.py"],
     "fc.cu": ["test_fc.py"],
     "input_transform.cu": ["test_input_transform.py"],
+    "local.cu": ["test_local.py"],
+    "limit_norm.cu": ["test_limit_norm.py"],
     "lrn.cu": ["test_lrn.py"],
     "neuron.cu": ["test_neuron.py"],
     "plain.cu": ["test_plain.py"],

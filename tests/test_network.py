@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cconvnet import nets
 from cconvnet.backends import Device, DeviceUnavailable, get_device
 from cconvnet.gradcheck import FINITE_DIFFERENCES, gradcheck, small_spec
-from cconvnet.nets import alexnet
+from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import (
     NEURONS,
     RELU,
@@ -34,7 +34,10 @@ from cconvnet.nets.specs import (
     SumSpec,
     TrainRecipe,
     chain,
+    compare,
+    gaussian,
     lrn_alpha,
+    place,
     spec_from_dict,
     spec_to_dict,
 )
@@ -97,7 +100,7 @@ def train(network: Network, steps: int, n: int | None = None) -> list[float]:
 
 
 def gradients(network: Network) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: p.device.host(p.gradient) for name, p in network.parameters.items()}
+    return {name: p.host("gradient") for name, p in network.parameters.items()}
 
 
 def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -218,7 +221,7 @@ def test_alexnet_is_the_papers(full_alexnet: Network) -> None:
 
 def test_alexnets_first_weights_are_the_papers(full_alexnet: Network) -> None:
     for name, parameter in full_alexnet.parameters.items():
-        value = parameter.device.host(parameter.value)
+        value = parameter.host("value")
         if name.endswith(".bias"):
             ones = name in ("conv2.bias", "conv4.bias", "conv5.bias", "fc6.bias", "fc7.bias")
             assert (value == float(ones)).all(), name
@@ -303,7 +306,21 @@ COST = SoftmaxCostSpec(name="cost", inputs=("fc",))
     [
         ([FcSpec(name="fc", outputs=4), COST], "layer fc: inputs must not be empty"),
         ([FcSpec(name="fc", outputs=4, inputs=("dato",)), COST], "layer fc: an input.*did you mean 'data'"),
-        ([FcSpec(name="fc", outputs=4, inputs=("data", "data")), COST], "layer fc: inputs must be one layer"),
+        (
+            [
+                FcSpec(name="fc", outputs=4, inputs=("data",)),
+                SoftmaxCostSpec(name="cost", inputs=("fc", "data")),
+            ],
+            "layer cost: inputs must be one layer, not 2",
+        ),
+        (
+            [
+                conv("c", inputs=("data",)),
+                conv("d", inputs=("c", "data"), per_input=({}, {"stride": 2})),
+                COST,
+            ],
+            r"layer d: inputs must give outputs of one shape, not \[7, 6, 4\] from c, \[4, 3, 4\] from data",
+        ),
         ([FcSpec(name="fc", outputs=5, inputs=("data",)), COST], "each of the 4 classes, not 5"),
         ([FcSpec(name="fc", outputs=4, inputs=("data",))], "exactly one softmax_cost layer"),
         (
@@ -320,19 +337,11 @@ COST = SoftmaxCostSpec(name="cost", inputs=("fc",))
                 FcSpec(name="fc", outputs=4, inputs=("fc",)),
                 COST,
             ],
-            "two layers are named 'fc'",
+            "layer fc: two layers have this name",
         ),
         (
             [FcSpec(name="a", outputs=3, inputs=("data",)), SumSpec(name="fc", inputs=("a", "data")), COST],
             "layer fc: inputs must have one shape",
-        ),
-        (
-            [FcSpec(name="fc", outputs=4, inputs=("data",), device=1), COST],
-            "layer fc: device must be below the number of devices given, 1, not 1",
-        ),
-        (
-            [FcSpec(name="fc", outputs=4, inputs=("data",), device="reference:0"), COST],
-            "layer fc: device must be a cpu device",
         ),
         (
             [conv("c", 4, groups=3, inputs=("data",)), FcSpec(name="fc", outputs=4, inputs=("c",)), COST],
@@ -630,6 +639,70 @@ def test_two_devices_are_bitwise_one(device: Device) -> None:
     assert len(two.describe()["copies"]) == 5
 
 
+def test_on_one_device_everything_is_there(device: Device) -> None:
+    one = Network(SPLIT, batch=4, devices=device)
+    assert {layer["device"] for layer in one.describe()["layers"]} == {device.name}
+    assert one.describe()["copies"] == []
+    assert train(one, 2) == train(Network(BRANCHES, batch=4, devices=device), 2)
+
+
+def test_a_layer_lives_where_its_first_input_does(device: Device) -> None:
+    pair = two_devices(device)
+    layers = [
+        dataclasses.replace(layer, device={"trunk": 0, "right": 1, "pool": "cpu:1"}.get(layer.name))
+        for layer in BRANCHES.layers
+    ]
+    layers[5] = dataclasses.replace(layers[5], device=pair[1].name)  # pool, by its name
+    spec = dataclasses.replace(BRANCHES, layers=tuple(layers))
+    places = {
+        layer["name"]: layer["device"] for layer in Network(spec, batch=2, devices=pair).describe()["layers"]
+    }
+    first, second = pair[0].name, pair[1].name
+    assert [places[name] for name in ("trunk", "left", "right", "sum", "norm")] == [
+        first,
+        first,
+        second,
+        first,
+        first,
+    ]
+    assert {places[name] for name in ("pool", "soft", "drop", "hidden", "last", "cost")} == {second}
+
+
+@pytest.mark.parametrize(
+    ("places", "devices", "message"),
+    [
+        ({}, ["cpu:0", "cpu:0"], "device cpu:0 is given twice; cpu:1 would be another one"),
+        ({}, ["cpu:0", "emulator:0"], "devices must be of one kind: emulator:0 is no cpu device like cpu:0"),
+        ({}, ["cpu:0", "cpu:1"], "no layer of test lives on cpu:1; place one there or leave it out"),
+        (
+            {"left": 2},
+            ["cpu:0", "cpu:1"],
+            "layer left: device must be below the number of devices given, 2, not 2",
+        ),
+        ({"left": -1}, ["cpu:0", "cpu:1"], "layer left: device must be below the number of devices given"),
+        (
+            {"left": "cpu:2"},
+            ["cpu:0", "cpu:1"],
+            "layer left: device must be one of the network's, cpu:0, cpu:1, not cpu:2",
+        ),
+        (
+            {"left": "gpu"},
+            ["cpu:0", "cpu:1"],
+            "layer left: device must be cuda:N, cpu:N or emulator:N, not 'gpu'",
+        ),
+    ],
+)
+def test_wrong_places_are_refused(places: dict[str, Any], devices: list[str], message: str) -> None:
+    layers = tuple(dataclasses.replace(layer, device=places.get(layer.name)) for layer in BRANCHES.layers)
+    with pytest.raises(ValueError, match=message):
+        Network(dataclasses.replace(BRANCHES, layers=layers), batch=2, devices=devices)
+
+
+def test_an_absent_second_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DeviceUnavailable, match="cuda"):
+        Network(alexnet.build((76, 76, 3), 10, width=1 / 16), batch=2, devices=["cuda:0", "cuda:99"])
+
+
 def test_gradients_of_readers_are_summed_on_their_device_first(device: Device) -> None:
     """Of three readers two share a copy, so the sum is rounded in another order: close, and repeatable."""
     one = Network(BRANCHES, batch=4, devices=device)
@@ -656,9 +729,8 @@ def test_copies_are_listed_and_counted(device: Device) -> None:
     network.forward(train=True)
     assert network.copied_bytes == listed
     network.backward()
-    assert network.copied_bytes == 2 * listed
-    same = Network(SPLIT, batch=4, devices=[first, first])
-    assert same.describe()["copies"] == []
+    assert network.copied_bytes == 2 * listed == network.describe()["copied_bytes_per_step"]
+    assert network.copy_seconds > 0
 
 
 def test_images_reach_every_device_that_reads_them_without_a_copy(device: Device) -> None:
@@ -670,11 +742,165 @@ def test_images_reach_every_device_that_reads_them_without_a_copy(device: Device
     )
     network = Network(spec, batch=2, devices=pair)
     assert [copy["source"] for copy in network.describe()["copies"]] == ["there"]
-    plain = Network(spec, batch=2, devices=[device, device])
+    plain = Network(spec, batch=2, devices=device)
     network.set_mean(np.ones(spec.stored_shape, np.float32))
     plain.set_mean(np.ones(spec.stored_shape, np.float32))
     assert train(network, 2) == train(plain, 2)
     assert_equal(network.state(), plain.state())
+
+
+# ---- two towers ------------------------------------------------------------------------------------------
+
+TOWERS = {
+    name: build(image_shape=(76, 76, 3), classes=10, width=1 / 16)
+    for name, build in (("alexnet", alexnet.build), ("alexnet-2012", alexnet_2012.build))
+}
+STEPS = 20
+
+
+def steps_of(spec: NetSpec, devices: Any, steps: int) -> dict[str, np.ndarray[Any, Any]]:
+    """The state after some steps with dropout, crops and mirror images."""
+    network = Network(spec, batch=4, devices=devices, seed=5)
+    train(network, steps)
+    return network.state()
+
+
+def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Of all tensors, relative to the largest element of each."""
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[name] - other[name]).max() / np.abs(one[name]).max()) for name in one)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_two_towers_compute_what_two_groups_compute(name: str) -> None:
+    """In float64, where rounding cannot hide a difference: not one term is missing or standing elsewhere."""
+    one = steps_of(TOWERS[name], "reference:0", 3)
+    two = steps_of(TOWERS[name], ["reference:0", "reference:1"], 3)
+    assert largest_difference(one, two) < 1e-13
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_two_towers_are_two_groups_to_rounding(device: Device, name: str) -> None:
+    """Conv3, fc6, fc7 and fc8 sum over the channels of both towers: in one sum where these lie on one device,
+    in two, one per weight matrix, where they lie on two. So rounding differs there, and then everywhere."""
+    pair = two_devices(device)
+    one, two = steps_of(TOWERS[name], device, STEPS), steps_of(TOWERS[name], pair, STEPS)
+    assert largest_difference(one, two) < 2e-4
+    assert max(abs(value).max() for value in two.values()) > 0
+    again = steps_of(TOWERS[name], pair, STEPS)
+    assert_equal(two, again)
+
+
+def test_towers_of_their_own_are_bitwise_the_same_on_one_device_and_on_two(device: Device) -> None:
+    """Where the towers are layers of their own, every sum has the same terms in the same order."""
+    pair = two_devices(device)
+    spec = net_of(
+        conv("a1", inputs=("data",), device=0, neuron=RELU),
+        conv("b1", inputs=("data",), device=1, neuron=RELU),
+        conv("a2", inputs=("a1", "b1"), device=0, neuron=RELU, per_input=({"init": gaussian(0.2)}, {})),
+        conv("b2", inputs=("b1", "a1"), device=1, neuron=RELU),
+        DropoutSpec(name="da", inputs=("a2",)),
+        DropoutSpec(name="db", inputs=("b2",)),
+        FcSpec(name="a3", inputs=("da", "db"), outputs=6, device=0, neuron=Neuron("tanh")),
+        FcSpec(name="b3", inputs=("db", "da"), outputs=6, device=1, bias=None, neuron=RELU),
+        FcSpec(name="both", inputs=("a3", "b3"), outputs=5, device=0),
+    )
+    one, two = Network(spec, batch=4, devices=device), Network(spec, batch=4, devices=pair)
+    assert train(one, STEPS) == train(two, STEPS)
+    assert_equal(one.state(), two.state())
+    assert {"a2.weight.0", "a2.weight.1", "a3.weight.0"} <= set(two.parameters)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_copies_go_into_conv3_and_the_fc_layers_and_nowhere_else(name: str) -> None:
+    spec = TOWERS[name]
+    network = Network(spec, batch=8, devices=["cpu:0", "cpu:1"])
+    description = network.describe()
+    sizes = {layer["name"]: 8 * int(np.prod(layer["output_shape"][1:])) for layer in description["layers"]}
+    half = {
+        source: 4 * sizes[source] // 2
+        for source in ("pool2", "pool5", "relu5", "dropout6", "dropout7")
+        if source in sizes
+    }
+    into_fc6 = "relu5" if name == "alexnet-2012" else "pool5"
+    assert sorted(
+        (c["layer"], c["source"], c["from"], c["to"], c["bytes"]) for c in description["copies"]
+    ) == sorted(
+        (layer, source, f"cpu:{a}", f"cpu:{1 - a}", half[source])
+        for layer, source, sides in (
+            ("conv3", "pool2", (0, 1)),
+            ("fc6", into_fc6, (0, 1)),
+            ("fc7", "dropout6", (0, 1)),
+            ("fc8", "dropout7", (1,)),
+        )
+        for a in sides
+    )
+    train(network, 3, n=8)
+    assert (
+        network.copied_bytes
+        == 3 * description["copied_bytes_per_step"]
+        == 6 * sum(c["bytes"] for c in description["copies"])
+    )
+    one = Network(spec, batch=8, devices="cpu:0").describe()
+    assert one["copies"] == [] and one["parameters"] == description["parameters"]
+    assert [layer["output_shape"] for layer in one["layers"]] == [
+        layer["output_shape"] for layer in description["layers"]
+    ]
+    assert {layer["name"]: layer["device"] for layer in description["layers"]}["fc8"] == "cpu:0"
+
+
+def test_a_state_moves_between_one_device_and_two(device: Device) -> None:
+    pair, spec = two_devices(device), TOWERS["alexnet-2012"]
+    two = Network(spec, batch=4, devices=pair)
+    train(two, 1)
+    state = two.state()
+    one = Network(spec, batch=4, devices=device)
+    one.load_state(state)
+    assert_equal(one.state(), state)
+    back = Network(spec, batch=4, devices=pair)
+    back.load_state(one.state())
+    assert_equal(back.state(), state)
+    assert train(back, 2) == train(two, 2)
+    assert_equal(back.state(), two.state())
+
+
+def test_gradients_of_two_towers(device: Device) -> None:
+    spec = TOWERS["alexnet-2012"]
+    report = gradcheck(spec, two_devices(device), batch=2, samples=1)
+    assert report.ok, report.failures
+    assert f"{device.kind}:0,{device.kind}:1" in {check.against for check in report.checks}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv2": {"groups": 1}}, None),
+        (
+            {"conv2": {"groups": 3, "filters": 18}},
+            r"layer conv2: groups \(3\) cannot be split over 2 devices",
+        ),
+        ({"conv1": {"filters": 7}}, r"layer conv1: filters \(7\) cannot be split over 2 devices"),
+        ({"lrn1": {"groups": 1}}, r"layer lrn1: groups \(1\) cannot be split over 2 devices"),
+        ({"pool1": {"split": False}}, "layer pool1: it is not split over devices, but its input lrn1 is"),
+        ({"fc6": {"split": False}}, "layer dropout6: it is split over devices, but its input fc6 is not"),
+        (
+            {"pool5": {"device": 0}},
+            "layer pool5: a layer that is split lives on all devices; leave out device 0",
+        ),
+        ({"cost": {"split": True}}, "layer cost: it is split over devices, but its input fc8 is not"),
+        ({"fc7": {"norm_limit": 1.0}}, "layer fc7: norm_limit cannot be kept"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(change: dict[str, dict[str, Any]], message: str | None) -> None:
+    spec = alexnet.build((76, 76, 3), 10, width=1 / 8)
+    layers = tuple(dataclasses.replace(layer, **change.get(layer.name, {})) for layer in spec.layers)
+    spec = dataclasses.replace(spec, layers=layers)
+    if message is None:
+        copies = Network(spec, batch=2, devices=["cpu:0", "cpu:1"]).describe()["copies"]
+        assert [copy["layer"] for copy in copies][:2] == ["conv2", "conv2"]
+        return
+    with pytest.raises(ValueError, match=message):
+        Network(spec, batch=2, devices=["cpu:0", "cpu:1"])
 
 
 # ---- gradients -------------------------------------------------------------------------------------------
@@ -702,8 +928,7 @@ def test_gradients_on_every_device(device: Device, spec: NetSpec) -> None:
 
 
 def test_gradients_across_two_devices(device: Device) -> None:
-    two_devices(device)
-    report = gradcheck(SPLIT, device)
+    report = gradcheck(SPLIT, two_devices(device))
     assert report.ok, report.failures
 
 
@@ -840,3 +1065,58 @@ def test_the_first_bad_layer_is_named(device: Device, value: float) -> None:
     network.load_state(state)
     network.forward(train=True, step=1)
     assert network.first_bad_layer() == "right"
+
+
+# ---- comparing and placing -------------------------------------------------------------------------------
+
+
+def test_the_originals_differences_are_told() -> None:
+    rows = compare(nets.build("alexnet"), nets.build("alexnet-2012"))
+    told = {(layer, value): (one, other) for layer, value, one, other in rows}
+    assert len(rows) == len(told)
+    assert told["conv1", "neuron"] == ("relu", "None")
+    assert told["lrn1", "alpha"] == told["lrn2", "alpha"] == ("0.0001", "2e-05")
+    assert told["rnorm2", "layer"] == ("-", "lrn after lrn2")
+    assert told["relu1", "layer"] == ("-", "neuron after pool1")
+    assert told["conv3", "init"] == ("gaussian(0.01)", "gaussian(0.03)")
+    assert "x0 conv1" in told["recipe", "steps"][1]
+    assert {layer for layer, _ in told} == {
+        *("conv1", "lrn1", "relu1", "conv2", "lrn2", "rnorm2", "pool2", "conv3", "conv4", "conv5"),
+        *("relu5", "fc6", "recipe"),
+    }
+    assert compare(BRANCHES, BRANCHES) == []
+    # Turned around, the same is told of the other side, in an order that fits both.
+    back = compare(nets.build("alexnet-2012"), nets.build("alexnet"))
+    assert {(layer, value): (b, a) for layer, value, a, b in back} == told
+
+
+def test_alexnet_2012_has_the_originals_parameters_and_schedule() -> None:
+    spec = nets.build("alexnet-2012")
+    network = Network(spec, batch=1, devices=["cpu:0", "cpu:1"])
+    assert network.describe()["parameters"] == 60_965_224
+    ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    for name, parameter in network.parameters.items():
+        value = parameter.host("value")
+        if parameter.of == "bias":
+            assert (value == float(parameter.layer in ones)).all(), name
+            assert (parameter.lr_scale, parameter.weight_decay) == (2, 0)
+        else:
+            sigma = 0.03 if parameter.layer in ("conv3", "conv4", "conv5") else 0.01
+            assert value.std() == pytest.approx(sigma, rel=0.02), name
+            assert (parameter.lr_scale, parameter.weight_decay) == (1, 0.0005)
+    schedule = StepSchedule(spec.recipe.lr, spec.recipe.steps)
+    epochs = (0, 24, 25, 51, 67, 72, 79)
+    assert [schedule.at(e, "fc6") for e in epochs] == pytest.approx(
+        [1e-2, 1e-2, 1e-3, 1e-4, 1e-4, 1e-4, 1e-5]
+    )
+    assert [schedule.at(e, "conv1") for e in epochs] == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4, 1e-5, 0, 0])
+    assert [schedule.at(e, "fc6", "bias") for e in epochs] == [0.01] * 7
+    assert schedule.at(72, "conv1", "bias") == 0
+
+
+def test_layers_are_placed_by_name() -> None:
+    spec = place(nets.build("lenet"), {"conv2": 1, "fc2": "cpu:0"})
+    layers = Network(spec, batch=1, devices=["cpu:0", "cpu:1"]).describe()["layers"]
+    assert [layer["device"][-1] for layer in layers] == ["0", "0", "1", "1", "1", "0", "0"]
+    with pytest.raises(ValueError, match=r"a layer to place must be one of.*not 'conv3'; did you mean"):
+        place(spec, {"conv3": 1})

@@ -35,15 +35,20 @@ def integers(values: list[int], dtype: Any = np.int32) -> Array:
 
 X, DY_CONV, W = (2, 5, 6, 4), (2, 5, 6, 6), (6, 3, 3, 2)
 CONV: Arguments = {"padding": 1, "groups": 2}
+W_LOCAL = (5, 6, *W)
 POOLED = (2, 2, 2, 4)
 
 GOOD: dict[str, Callable[[], Arguments]] = {
     "conv_fprop": lambda: {"x": floats(*X), "w": floats(*W), "bias": floats(6), **CONV},
     "conv_dgrad": lambda: {"dy": floats(*DY_CONV), "w": floats(*W), "x_shape": X, **CONV},
     "conv_wgrad": lambda: {"x": floats(*X), "dy": floats(*DY_CONV), "filter_size": 3, **CONV},
+    "local_fprop": lambda: {"x": floats(*X), "w": floats(*W_LOCAL), "bias": floats(5, 6, 6), **CONV},
+    "local_dgrad": lambda: {"dy": floats(*DY_CONV), "w": floats(*W_LOCAL), "x_shape": X, **CONV},
+    "local_wgrad": lambda: {"x": floats(*X), "dy": floats(*DY_CONV), "filter_size": 3, **CONV},
     "fc_fprop": lambda: {"x": floats(3, 5), "w": floats(4, 5), "bias": floats(4)},
     "fc_dgrad": lambda: {"dy": floats(3, 4), "w": floats(4, 5)},
     "fc_wgrad": lambda: {"x": floats(3, 5), "dy": floats(3, 4)},
+    "bias_add": lambda: {"x": floats(*X), "bias": floats(4), "relu": True},
     "bias_grad": lambda: {"dy": floats(*X)},
     "relu_forward": lambda: {"x": floats(*X)},
     "relu_backward": lambda: {"y": floats(*X), "dy": floats(*X)},
@@ -53,10 +58,14 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     },
     "lrn_forward": lambda: {"x": floats(*X), "groups": 2},
     "lrn_backward": lambda: {"x": floats(*X), "dy": floats(*X), "groups": 2},
+    "contrast_norm_forward": lambda: {"x": floats(*X), "size": 3},
+    "contrast_norm_backward": lambda: {"x": floats(*X), "dy": floats(*X), "size": 3},
     "maxpool_forward": lambda: {"x": floats(*X)},
     "maxpool_backward": lambda: {"x": floats(*X), "y": floats(*POOLED), "dy": floats(*POOLED)},
     "avgpool_forward": lambda: {"x": floats(*X)},
     "avgpool_backward": lambda: {"dy": floats(*POOLED), "x_shape": X},
+    "eltmax_forward": lambda: {"a": floats(*X), "b": -floats(*X)},
+    "eltmax_backward": lambda: {"x": floats(*X), "y": abs(floats(*X)), "dy": floats(*X)},
     "dropout": lambda: {"x": floats(*X), "keep": 0.5, "seed": 3},
     "softmax_forward": lambda: {"logits": floats(3, 7)},
     "softmax_cross_entropy_forward": lambda: {
@@ -66,6 +75,7 @@ GOOD: dict[str, Callable[[], Arguments]] = {
         "probabilities": floats(3, 7), "labels": integers([6, 0, 2]), "scale": 0.5,
     },
     "sgd_update": lambda: {"g": floats(*X), "v": floats(*X), "w": floats(*X), "lr": 0.5},
+    "limit_norm": lambda: {"w": floats(*W), "limit": 10.5},
     "input_transform": lambda: {
         "images": np.arange(2 * 5 * 6 * 3, dtype=np.uint8).reshape(2, 5, 6, 3), "size": (4, 3),
         "top": integers([0, 1]), "left": integers([2, 3]), "mirror": integers([0, 1], np.uint8),
@@ -73,6 +83,10 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     },
     "add": lambda: {"a": floats(*X), "b": floats(*X)},
 }  # fmt: skip
+
+
+# What is updated by the functions that return nothing.
+UPDATED = {"sgd_update": ("v", "w"), "limit_norm": ("w",)}
 
 
 def arrays_of(arguments: Arguments) -> dict[str, Array]:
@@ -93,7 +107,7 @@ def results(device: Device, function: str, arguments: Arguments) -> list[Array]:
     """What a call returns or, if it returns nothing, what it updates."""
     returned = call(function, arguments)
     if returned is None:
-        returned = tuple(arguments[name] for name in ("v", "w"))
+        returned = tuple(arguments[name] for name in UPDATED[function])
     return [device.host(array) for array in (returned if isinstance(returned, tuple) else (returned,))]
 
 
@@ -148,6 +162,28 @@ def test_lrn_average_divides_alpha_by_the_window(device: Device) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_pools_begin_where_they_are_told(device: Device) -> None:
+    """A pool inside the image is the pool of the part of the image that its windows hold."""
+    x = floats(2, 9, 8, 4)
+    part = np.ascontiguousarray(x[:, 1:8, 2:7])
+    where: Arguments = {"window": 3, "stride": 2, "padding": (-1, -2), "outputs": (3, 2), "device": device}
+    for pool in ("maxpool", "avgpool"):
+        forward, backward = (getattr(ops, f"{pool}_{direction}") for direction in ("forward", "backward"))
+        y = forward(device.array(x), **where)
+        same = forward(device.array(part), window=3, stride=2, device=device)
+        np.testing.assert_array_equal(device.host(y), device.host(same))
+        dy = device.array(floats(*y.shape))
+        given, given_part = ((device.array(a), y, dy) for a in (x, part))
+        if pool == "avgpool":
+            given, given_part = (dy, x.shape), (dy, part.shape)
+        dx = device.host(backward(*given, **where))
+        np.testing.assert_array_equal(
+            dx[:, 1:8, 2:7], device.host(backward(*given_part, window=3, stride=2, device=device))
+        )
+        dx[:, 1:8, 2:7] = 0
+        assert not dx.any()
+
+
 def test_top_k_error() -> None:
     rank = np.array([0, 1, 4, 5], np.int32)
     assert [ops.top_k_error(rank, k) for k in (1, 2, 5, 6)] == [0.75, 0.5, 0.25, 0.0]
@@ -177,7 +213,7 @@ def test_dlpack_is_taken(function: str) -> None:
     returned = call(function, arguments)
     if returned is None:
         # Updated through the exporter: no copy was made.
-        returned = originals["v"], originals["w"]
+        returned = tuple(originals[name] for name in UPDATED[function])
     returned = returned if isinstance(returned, tuple) else (returned,)
     for a, b in zip(returned, wanted, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -267,14 +303,21 @@ DETERMINED = {
     "conv_fprop": {"w": 3, "bias": 0},
     "conv_dgrad": {"dy": 1, "w": 3},
     "conv_wgrad": {"dy": 2},
+    "local_fprop": {"w": 5, "bias": 1},
+    "local_dgrad": {"dy": 1, "w": 0},
+    "local_wgrad": {"dy": 2},
     "fc_fprop": {"w": 1, "bias": 0},
     "fc_dgrad": {"dy": 1},
     "fc_wgrad": {"dy": 0},
+    "bias_add": {"bias": 0},
     "relu_backward": {"dy": 0},
     "neuron_backward": {"y": 1, "dy": 2},
     "lrn_backward": {"dy": 3},
+    "contrast_norm_backward": {"dy": 3},
     "maxpool_backward": {"y": 0, "dy": 1},
     "avgpool_backward": {"dy": 2},
+    "eltmax_forward": {"b": 3},
+    "eltmax_backward": {"y": 0, "dy": 1},
     "softmax_cross_entropy_forward": {"labels": 0},
     "softmax_cross_entropy_backward": {"labels": 0},
     "sgd_update": {"v": 3, "w": 1},
@@ -283,8 +326,8 @@ DETERMINED = {
 }
 # The first array of these may have any rank.
 ANY_RANK = {
-    "bias_grad", "relu_forward", "relu_backward", "neuron_forward", "neuron_backward", "dropout",
-    "sgd_update", "add",
+    "bias_add", "bias_grad", "relu_forward", "relu_backward", "neuron_forward", "neuron_backward", "dropout",
+    "sgd_update", "limit_norm", "eltmax_forward", "eltmax_backward", "add",
 }  # fmt: skip
 
 
@@ -293,7 +336,8 @@ def bad_arrays() -> list[Bad]:
     for function, good in GOOD.items():
         for position, name in enumerate(arrays_of(good())):
             for what, make in CORRUPTIONS.items():
-                harmless = (what, name) in HARMLESS or (what == "missing" and name in OPTIONAL)
+                optional = name in OPTIONAL and function != "bias_add"
+                harmless = (what, name) in HARMLESS or (what == "missing" and optional)
                 if not harmless:
                     cases.append(Bad(function, what, name, gone_wrong(name, make)))
             if function not in ANY_RANK or position > 0:
@@ -344,7 +388,10 @@ def bad_outputs() -> list[Bad]:
         "neuron_backward": ["x", "y"],
         "lrn_forward": ["x"],
         "lrn_backward": ["x", "dy"],
+        "contrast_norm_forward": ["x"],
+        "contrast_norm_backward": ["x", "dy"],
         "maxpool_backward": ["x"],
+        "eltmax_backward": ["x", "y"],
     }
     for function, names in same.items():
         for name in names:
@@ -380,9 +427,10 @@ def overlapping(function: str, name: str) -> Callable[[Arguments], Arguments]:
 
 
 NOT_POSITIVE = [0, -1]
-PASSES = ["conv_fprop", "conv_dgrad", "conv_wgrad"]
+PASSES = [f"{family}_{p}" for family in ("conv", "local") for p in ("fprop", "dgrad", "wgrad")]
 FC_PASSES = ["fc_fprop", "fc_dgrad", "fc_wgrad"]
 LRN = ["lrn_forward", "lrn_backward"]
+NORM = [*LRN, "contrast_norm_forward", "contrast_norm_backward"]
 POOL = ["maxpool_forward", "maxpool_backward", "avgpool_forward", "avgpool_backward"]
 NAN = float("nan")
 
@@ -392,25 +440,37 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (PASSES, "groups", [0, -2, 3, 1.0, "2", 2**40]),
     (PASSES + POOL, "rounding", ["round", "", None, 1]),
     (PASSES + FC_PASSES, "impl", ["no_such_row", "", 3]),
-    (["conv_dgrad", "avgpool_backward"], "x_shape", [(2, 5, 6), (), 3, "NHWC", (2, 5, 6, 0.5)]),
-    (["conv_wgrad"], "filter_size", [0, -3, (3,), (3, 3, 3), 2.5]),
+    (
+        ["conv_dgrad", "local_dgrad", "avgpool_backward"],
+        "x_shape",
+        [(2, 5, 6), (), 3, "NHWC", (2, 5, 6, 0.5)],
+    ),
+    (["conv_wgrad", "local_wgrad"], "filter_size", [0, -3, (3,), (3, 3, 3), 2.5]),
     (["neuron_forward", "neuron_backward"], "neuron", ["gelu", "", None, 3]),
     (["neuron_forward"], "a", [0.0, -1.0, "1", NAN]),
-    (LRN, "size", [0, -5, 40_000, 2.5]),
-    (LRN, "alpha", [-1e-4, NAN, "1"]),
-    (LRN, "k", [0.0, -2.0, NAN]),
+    (NORM, "size", [0, -5, 40_000, 2.5]),
+    (NORM, "alpha", [-1e-4, NAN, "1"]),
+    (NORM, "k", [0.0, -2.0, NAN]),
     (LRN, "groups", [0, 3, 1.5]),
     (LRN, "region", ["everywhere", None]),
     (POOL, "window", [0, -3, 99, 2.5]),
     (POOL, "stride", [0, -1, (2, 0)]),
-    (POOL, "padding", [-1, (0, -1), 1.5]),
-    (POOL, "pad_w", [(0, 3), (0, 7)]),
+    (POOL, "padding", [1.5, (0, -1.5), "1", -(2**31)]),
+    (POOL, "pad_w", [(0, 3), (0, 7), (0, -6), (0, 1 - 2**31)]),
+    (POOL, "outputs", [0, -1, (1, 0), (4, 1), (1, 4), 2.5, (1,), "2"]),
     (["dropout"], "keep", [0.0, -0.5, 1.5, NAN, "0.5", None]),
     (["dropout"], "seed", [-1, 2**64, 0.5, None]),
     (["dropout"], "subsequence", [-1, 2**64, "0"]),
+    (["dropout"], "columns", [-1, 7, 2.0]),
+    (["dropout"], "row_stride", [-1, 3.0, 2**31]),
+    (["dropout"], "first", [-1, "0", 2**31]),
+    (["add"], "alpha", ["1", None]),
+    (["add"], "beta", ["1", None]),
     (["softmax_cross_entropy_backward", "input_transform"], "scale", ["1", None]),
     (["sgd_update"], "lr", ["0.1", None]),
     (["sgd_update"], "momentum", ["0.9"]),
+    (["limit_norm"], "limit", [0.0, -1.0, NAN, "1", None]),
+    (["limit_norm"], "w", [np.ones(3, np.float32), np.ones((2, 0), np.float32)]),
     (["input_transform"], "size", [0, (0, 3), (6, 3), (4, 7), (4,), 2.0]),
 ]
 
@@ -498,7 +558,9 @@ def test_a_module_never_leaves_its_buffers(device: Device, operation: str, what:
     if spec.has_workspace:
         tail.append(device.zeros(getattr(device.module, f"{operation}_workspace")(problem) + 1, np.uint8))
     # The size of these is whatever their first array's is.
-    free = {"relu_forward": "x", "relu_backward": "y", "add": "a"}.get(operation)
+    free = {
+        "relu_forward": "x", "relu_backward": "y", "eltmax_forward": "a", "eltmax_backward": "x", "add": "a",
+    }.get(operation)  # fmt: skip
     for name, array in arrays.items():
         if not hasattr(array, "shape"):
             continue

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cconvnet._problem import NeuronProblem
-from cconvnet.backends import Device, copy
-from cconvnet.testing.check import OPERATIONS, check
+from cconvnet.backends import Device
+from cconvnet.testing.check import OPERATIONS, check, make_inputs, run
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 31, 256, 1027])
@@ -19,11 +19,37 @@ def test_add(device: Device, count: int) -> None:
         check("add", problem, device, in_place=operand)
 
 
-def test_copy(device: Device) -> None:
-    host = np.arange(1027, dtype=np.float32)
-    source, target = device.array(host), device.zeros(host.shape)
-    copy(target, device, source, device)
-    assert device.host(target).tolist() == host.tolist()
+@pytest.mark.parametrize("scales", [(2, 1), (1, -1), (0.5, 3), (0, 1), (-1, 0)], ids=str)
+@pytest.mark.parametrize("count", [1, 31, 1028])
+def test_add_of_multiples(device: Device, count: int, scales: tuple[float, float]) -> None:
+    problem, options = NeuronProblem(count), dict(zip(("alpha", "beta"), scales, strict=True))
+    check("add", problem, device, **options)
+    check("add", problem, device, data="real", offset=4, **options)
+    for operand in ("a", "b"):
+        check("add", problem, device, in_place=operand, **options)
+
+
+def test_add_rounds_once(device: Device) -> None:
+    """With the factors left out, or both 1, the sum is that of plain addition, to the bit."""
+    a, b = (make_inputs("relu_forward", NeuronProblem(4099), "real", seed)["x"] for seed in (1, 2))
+    a[:4], b[:4] = [np.inf, -0.0, 0.0, 1e38], [1, -0.0, -0.0, 3e38]
+    for factors in ({}, {"alpha": 1.0, "beta": 1.0}):
+        with np.errstate(over="ignore"):
+            wanted = a + b
+        assert run("add", NeuronProblem(4099), device, {"a": a, "b": b, **factors})["y"].tobytes() == (
+            wanted.tobytes()
+        )
+
+
+def test_a_transfer_copies_again_and_again(device: Device) -> None:
+    source, target = device.zeros(1027), device.zeros((13, 79))
+    transfer = device.transfer(target, device, source)
+    for start in (0, 5):
+        host = np.arange(start, start + 1027, dtype=np.float32)
+        device.fill(source, host)
+        device.wait(transfer.start(device.mark(), None))
+        assert device.host(target).ravel().tolist() == host.tolist()
+    assert transfer.seconds > 0
 
 
 def test_copy_of_the_module(device: Device) -> None:

@@ -20,6 +20,9 @@ POWERS_OF_TWO = {
     "4x2": PoolProblem(1, 9, 6, 33, window=(4, 2), stride=(1, 2)),
     "1x1": PoolProblem(2, 3, 4, 5, window=(1, 1), stride=(1, 1)),
     "gaps": PoolProblem(2, 11, 9, 4, window=(2, 2), stride=(3, 3)),
+    "begins_inside": PoolProblem(2, 11, 9, 4, window=(2, 4), stride=(2, 1), padding=(-2, -1)),
+    "begins_inside_overlapping": PoolProblem(1, 9, 8, 7, (4, 4), (2, 2), (-1, -2), outputs=(3, 2)),
+    "fewer_windows": PoolProblem(2, 9, 11, 12, window=(2, 4), stride=(2, 3), outputs=(3, 2)),
 }
 
 
@@ -97,3 +100,33 @@ def test_negative_images_stay_negative(device: Device) -> None:
     for operation in ("maxpool_forward", "avgpool_forward"):
         y = run(operation, problem, device, {"x": x})["y"]
         assert (y == -5).all(), repro(operation, problem, device)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"padding": (3, 0)}, "pad_h must be smaller than window_h"),
+        ({"padding": (0, -6)}, "pad_w must be above -6, .*not -6"),
+        ({"padding": (-2, 0)}, "window_h is 3, larger than the padded image, 1"),
+        ({"outputs": (0, 1)}, "outputs must be at least 1, not 0"),
+        ({"outputs": (4, 1)}, "outputs must be at most 3 along h, not 4"),
+        ({"outputs": (1, 4), "padding": (0, -1)}, "outputs must be at most 3 along w, not 4"),
+        ({"outputs": (1, 1), "stride": (1, 2**31 - 1)}, "too large along w"),
+        ({"outputs": (1, 1), "window": (2**30, 1)}, "too large along h"),
+    ],
+)
+def test_every_window_holds_a_pixel(arguments: dict[str, tuple[int, int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PoolProblem(1, 5, 6, 1, **arguments)  # type: ignore[arg-type]
+
+
+def test_an_image_too_high_for_its_padding_is_refused() -> None:
+    """Kernels add a pixel's row and the padding in 31 bits."""
+    with pytest.raises(ValueError, match="too large along h"):
+        PoolProblem(1, 2**31 - 50, 1, 1, (100, 1), (100, 1), padding=(99, 0), outputs=(1, 1))
+
+
+@pytest.mark.parametrize("name", POOL)
+def test_repr_rebuilds_the_problem(name: str) -> None:
+    rebuilt = eval(repr(POOL[name]))  # noqa: S307
+    assert rebuilt == POOL[name] and (rebuilt.p, rebuilt.q) == (POOL[name].p, POOL[name].q)

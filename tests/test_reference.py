@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -11,18 +12,22 @@ import numpy as np
 import pytest
 
 from cconvnet._problem import (
+    BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
+    NormLimitProblem,
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
 )
 from cconvnet.testing import reference
-from cconvnet.testing.problems import CONV, FC, LRN, POOL
+from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, POOL
 
 Array = np.ndarray[Any, Any]
 
@@ -54,8 +59,9 @@ def assert_gradient(analytic: Array, numerical: Array) -> None:
 # ---- convolution ---------------------------------------------------------------------------------
 
 
-def conv_by_definition(o: ConvProblem, x: Array, w: Array) -> Array:
-    """The formula of ConvProblem in kernels/problem.h, term by term."""
+def conv_by_definition(o: ConvProblem | LocalProblem, x: Array, w: Array) -> Array:
+    """The formula of ConvProblem in kernels/problem.h, term by term; `w` may have filters per position."""
+    w = np.broadcast_to(w, (o.p, o.q, *w.shape[-4:]))
     y = np.zeros(o.y_shape)
     c_per_group, k_per_group = o.c // o.groups, o.k // o.groups
     for n, p, q, k in np.ndindex(*o.y_shape):
@@ -63,7 +69,7 @@ def conv_by_definition(o: ConvProblem, x: Array, w: Array) -> Array:
         for r, s, c in np.ndindex(o.r, o.s, c_per_group):
             i, j = p * o.stride_h - o.pad_h + r, q * o.stride_w - o.pad_w + s
             if 0 <= i < o.h and 0 <= j < o.w:
-                y[n, p, q, k] += x[n, i, j, first + c] * w[k, r, s, c]
+                y[n, p, q, k] += x[n, i, j, first + c] * w[p, q, k, r, s, c]
     return y
 
 
@@ -105,6 +111,47 @@ def test_conv_gradients_by_differences(name: str) -> None:
     assert_gradient(reference.conv_wgrad(o, x, dy), by_w)
 
 
+# ---- locally connected ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "strided", "groups_tail", "ceil_hangs_over", "filter_beyond_image"]
+)
+def test_local_fprop_is_its_definition(name: str) -> None:
+    o = LOCAL[name]
+    x, w, bias = normal(o.x_shape), normal(o.w_shape, 1), normal(o.bias_shape, 2)
+    y = conv_by_definition(o, x, w) + bias
+    np.testing.assert_allclose(reference.local_fprop(o, x, w, bias), y, atol=1e-12)
+    np.testing.assert_allclose(reference.local_fprop(o, x, w, bias, relu=True), np.maximum(y, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_gradients_are_adjoint(name: str) -> None:
+    o = LOCAL[name]
+    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
+    forward = np.sum(dy * reference.local_fprop(o, x, w))
+    scale = np.sum(np.abs(dy) * reference.local_fprop(o, np.abs(x), np.abs(w)))
+    assert abs(np.sum(reference.local_dgrad(o, dy, w) * x) - forward) <= 1e-13 * scale
+    assert abs(np.sum(reference.local_wgrad(o, x, dy) * w) - forward) <= 1e-13 * scale
+
+
+@pytest.mark.parametrize("name", ["one_channel", "depthwise", "stride_of_two_axes"])
+def test_local_gradients_by_differences(name: str) -> None:
+    o = LOCAL[name]
+    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
+    by_x = numerical_gradient(lambda v: reference.local_fprop(o, v, w), x, dy, 1.0)
+    by_w = numerical_gradient(lambda v: reference.local_fprop(o, x, v), w, dy, 1.0)
+    assert_gradient(reference.local_dgrad(o, dy, w), by_x)
+    assert_gradient(reference.local_wgrad(o, x, dy), by_w)
+
+
+def test_local_by_hand() -> None:
+    o = LocalProblem(1, 1, 3, 1, 1, 1, 2)
+    assert reference.local_fprop(o, [1, 2, 5], [10, 1, 0, 3], [100, 200]).ravel().tolist() == [112, 215]
+    assert reference.local_dgrad(o, [1, 2], [10, 1, 0, 3]).ravel().tolist() == [10, 1, 6]
+    assert reference.local_wgrad(o, [1, 2, 5], [1, 2]).ravel().tolist() == [1, 2, 4, 10]
+
+
 # ---- fully connected, bias -----------------------------------------------------------------------
 
 
@@ -120,6 +167,12 @@ def test_fc_is_a_1x1_convolution(name: str) -> None:
     assert_same(reference.fc_fprop(o, x, w, bias), reference.conv_fprop(conv, x, w, bias))
     assert_same(reference.fc_dgrad(o, dy, w), reference.conv_dgrad(conv, dy, w))
     assert_same(reference.fc_wgrad(o, x, dy), reference.conv_wgrad(conv, x, dy))
+
+
+def test_bias_add_by_hand() -> None:
+    o, x = BiasProblem(2, 3), [[1, 2, 3], [4, 5, -6]]
+    assert reference.bias_add(o, x, [10, 20, 3]).tolist() == [[11, 22, 6], [14, 25, -3]]
+    assert reference.bias_add(o, x, [-10, 20, 3], relu=True).tolist() == [[0, 22, 6], [0, 25, 0]]
 
 
 def test_fc_by_hand() -> None:
@@ -220,6 +273,41 @@ def test_lrn_by_hand() -> None:
     np.testing.assert_allclose(y, [1 / 6, 2 / 15, 3 / 14], rtol=1e-15)
 
 
+# ---- contrast normalisation ----------------------------------------------------------------------
+
+
+def contrast_norm_by_definition(o: ContrastNormProblem, x: Array) -> Array:
+    def window(i: int, j: int) -> tuple[slice, slice]:
+        before, after = o.size // 2, o.size - 1 - o.size // 2
+        return slice(max(0, i - before), i + after + 1), slice(max(0, j - before), j + after + 1)
+
+    u, y = np.zeros_like(x), np.zeros_like(x)
+    for i, j in np.ndindex(o.h, o.w):
+        u[:, i, j] = x[:, i, j] - x[:, *window(i, j)].mean(axis=(1, 2))
+    for i, j in np.ndindex(o.h, o.w):
+        d = o.k + o.alpha * np.square(u[:, *window(i, j)]).sum(axis=(1, 2))
+        y[:, i, j] = x[:, i, j] * d**-o.beta
+    return y
+
+
+@pytest.mark.parametrize("name", CONTRAST_NORM)
+def test_contrast_norm(name: str) -> None:
+    o = CONTRAST_NORM[name]
+    x, dy = normal(o.x_shape), normal(o.x_shape, 1)
+    np.testing.assert_allclose(
+        reference.contrast_norm_forward(o, x), contrast_norm_by_definition(o, x), rtol=1e-12
+    )
+    numerical = numerical_gradient(lambda v: reference.contrast_norm_forward(o, v), x, dy, 1e-5)
+    assert_gradient(reference.contrast_norm_backward(o, x, dy), numerical)
+
+
+def test_contrast_norm_by_hand() -> None:
+    # One window over all three pixels in the middle, two at the ends: means 2, 3, 4.
+    o = ContrastNormProblem(1, 1, 3, 1, size=3, alpha=1.0, beta=1.0, k=1.0)
+    y = reference.contrast_norm_forward(o, [1, 3, 5]).ravel()
+    np.testing.assert_allclose(y, [1 / 2, 3 / 3, 5 / 2], rtol=1e-15)
+
+
 # ---- pooling -------------------------------------------------------------------------------------
 
 
@@ -264,6 +352,24 @@ def test_pool_by_hand() -> None:
     assert np.isnan(reference.maxpool_forward(o, [1, np.nan, 5, 3])).ravel().tolist() == [True, False]
 
 
+# ---- elementwise maximum -------------------------------------------------------------------------
+
+
+def test_eltmax_gradient_by_differences() -> None:
+    a, b, dy = normal((50,)), normal((50,), 1), normal((50,), 2)
+    y = reference.eltmax_forward(a, b)
+    assert ((y == a) | (y == b)).all() and (y >= a).all() and (y >= b).all()
+    for x, other in ((a, b), (b, a)):
+        expected = numerical_gradient(functools.partial(reference.eltmax_forward, other), x, dy, 1e-6)
+        assert_gradient(reference.eltmax_backward(x, y, dy), expected)
+
+
+def test_eltmax_by_hand() -> None:
+    assert reference.eltmax_forward([1, 2, 5], [1, 3, 4]).tolist() == [1, 3, 5]
+    assert np.isnan(reference.eltmax_forward([np.nan, 1], [1, np.nan])).all()
+    assert reference.eltmax_backward([1, 2, 5], [1, 3, 5], [7, 8, 9]).tolist() == [7, 0, 9]
+
+
 # ---- dropout -------------------------------------------------------------------------------------
 
 
@@ -297,6 +403,15 @@ def test_dropout_takes_its_words_in_order() -> None:
     assert 0 < sum(kept) < 11
     x = np.arange(1, 12)
     assert reference.dropout(o, x).tolist() == [2 * v if k else 0 for v, k in zip(x, kept, strict=True)]
+
+
+def test_dropout_of_a_part() -> None:
+    """Columns 3 and 4 of a matrix of 6 columns and 4 rows."""
+    x = np.arange(1, 25).reshape(4, 6)
+    whole = reference.dropout(DropoutProblem(24, 0.5, 2.0, 5, 6), x)
+    part = DropoutProblem(8, 0.5, 2.0, 5, 6, columns=2, row_stride=6, first=3)
+    kept = reference.dropout(part, x[:, 3:5])
+    assert kept.tolist() == whole[:, 3:5].tolist() and 0 < np.count_nonzero(kept) < 8
 
 
 def test_dropout_keeps_its_share() -> None:
@@ -348,13 +463,19 @@ def test_softmax_of_nan_and_of_a_label_that_is_no_class() -> None:
     assert np.isnan(gradient).all()
 
 
-# ---- update, input -------------------------------------------------------------------------------
+# ---- update, input, plain ------------------------------------------------------------------------
 
 
 def test_sgd_update_by_hand() -> None:
     o = SgdProblem(2, lr=0.5, momentum=0.25, weight_decay=0.125)
     v, w = reference.sgd_update(o, [4, 0], [8, -8], [16, 0])
     assert v.tolist() == [-1, -2] and w.tolist() == [15, -2]
+
+
+def test_limit_norm_by_hand() -> None:
+    w = [[3, 4], [0.3, 0.4], [6, -8], [0, 0], [np.nan, 9]]
+    expected = [[3, 4], [0.3, 0.4], [3, -4], [0, 0], [np.nan, 9]]
+    np.testing.assert_allclose(reference.limit_norm(NormLimitProblem(5, 2, 5.0), w), expected, rtol=1e-15)
 
 
 def test_input_transform_by_hand() -> None:
@@ -368,6 +489,11 @@ def test_input_transform_by_hand() -> None:
     # A crop that would leave the image is moved inside.
     y = reference.input_transform(o, images, [9, -9], [9, -9], [0, 0])
     assert y.ravel().tolist() == [4, 5, 6, 7]
+
+
+def test_add_by_hand() -> None:
+    assert reference.add([1, 2], [3, 5]).tolist() == [4, 7]
+    assert reference.add([1, 2], [3, 5], 2, -1).tolist() == [-1, -1]
 
 
 # ---- precision -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Where images come from: the embedded digits, MNIST's and CIFAR-10's files, or a folder of pictures.
+"""Where images come from: the embedded digits, MNIST's, CIFAR-10's and cuda-convnet's files, or pictures.
 
 open_source() looks at a path and finds out which of them it is. Whatever is missing or wrong there is a
 DataError that names the file and says what would be right.
@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from cconvnet.data import digits
+from cconvnet.data import batches, digits
 from cconvnet.data.images import (
     DECODERS,
     BrokenImage,
@@ -32,7 +33,9 @@ LAYOUTS = """a data folder is one of
   train/CLASS/*.jpg and test/CLASS/*.jpg (or val/CLASS/*.jpg), or only CLASS/*.jpg; .jpeg and .png too
   MNIST's files: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte,
     t10k-labels-idx1-ubyte, each perhaps with .gz
-  CIFAR-10's binary version: data_batch_1.bin to data_batch_5.bin, test_batch.bin, batches.meta.txt"""
+  CIFAR-10's binary version: data_batch_1.bin to data_batch_5.bin, test_batch.bin, batches.meta.txt
+  cuda-convnet's or CIFAR-10's batches for Python: data_batch_1, data_batch_2, ..., batches.meta, and perhaps
+    test_batch"""
 
 PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -53,7 +56,8 @@ class Source:
     `classes` names the labels 0, 1, ...; images are uint8 of `image_shape` (H,W,C); `notes` says what a
     reader of a result should know of the data: how a split was made, what decoded the pictures, what was
     ignored. Where there are no separate test images, `test` is `train`. Of pictures, `folder` is where they
-    lie and `decoder` what decodes them.
+    lie and `decoder` what decodes them. `mean`, float32[H,W,C], is the mean image where the data's files hold
+    one; training subtracts it instead of one computed from `train`.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
     decoder: str = ""
+    mean: npt.NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -115,8 +120,10 @@ def open_source(
     names = {entry.name for entry in root.iterdir()}
     if any("-idx3-ubyte" in name for name in names):
         return _mnist(root, size)
-    if any(name.startswith("data_batch_") or name == "test_batch.bin" for name in names):
+    if any(name.startswith(("data_batch_", "test_batch")) and name.endswith(".bin") for name in names):
         return _cifar10(root, names, size)
+    if batches.are_here(names):
+        return _batches(root, size)
     return _picture_folder(root, size, cache_bytes, workers, decoder or default_decoder(), progress)
 
 
@@ -207,16 +214,14 @@ def _read_idx(file: Path, dimensions: int) -> Pixels:
 
 
 def _cifar10(root: Path, names: set[str], size: int | None) -> Source:
-    batches = [f"data_batch_{number}.bin" for number in range(1, 6)]
-    missing = [name for name in (*batches, "test_batch.bin", "batches.meta.txt") if name not in names]
+    files = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    missing = [name for name in (*files, "test_batch.bin", "batches.meta.txt") if name not in names]
     if missing:
-        pickled = "data_batch_1" in names
-        hint = "; this is the version for Python, whose pickles are not read" if pickled else ""
         raise DataError(
-            f"{root} lacks {', '.join(missing)} of CIFAR-10's binary version (cifar-10-binary.tar.gz){hint}"
+            f"{root} lacks {', '.join(missing)} of CIFAR-10's binary version (cifar-10-binary.tar.gz)"
         )
     classes = (root / "batches.meta.txt").read_text().split()
-    train = [_read_cifar10(root / name, len(classes)) for name in batches]
+    train = [_read_cifar10(root / name, len(classes)) for name in files]
     images, labels = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
     test = MemorySplit("test", *_read_cifar10(root / "test_batch.bin", len(classes)), size)
     return Source(f"cifar10 {root.name}", classes, MemorySplit("train", images, labels, size), test)
@@ -240,6 +245,25 @@ def _read_cifar10(file: Path, classes: int) -> tuple[Pixels, Labels]:
         )
     planes = records[:, 1:].reshape(-1, 3, 32, 32)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
+
+
+def _batches(root: Path, size: int | None) -> Source:
+    """cuda-convnet's batches, or CIFAR-10's for Python."""
+    found = batches.read(root)
+    name = f"batches {root.name}"
+    # The mean of resized images is another one.
+    mean = found.mean if size is None or found.train[0].shape[1:3] == (size, size) else None
+    notes = list(found.notes)
+    if mean is not None:
+        notes.append(f"the mean image is data_mean of {root / batches.META}")
+    train: Split
+    test: Split
+    if found.test is None:
+        notes.append(f"{root} has only one batch: of each class every fifth image is used for testing")
+        train, test = _every_fifth(*found.train, size)
+    else:
+        train, test = MemorySplit("train", *found.train, size), MemorySplit("test", *found.test, size)
+    return Source(name, found.classes, train, test, notes, mean=mean)
 
 
 # ---- pictures -------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ def gather(
 ) -> Statistics:
     """The statistics of a source's training images that are asked for: from the file, else computed and kept.
 
+    A mean that came with the data (``Source.mean``) is taken as it is.
+
     Args
         say: is told where they come from, where they are kept or why not.
         progress: called with what is computed now; gives what to call with images done and in all.
@@ -54,7 +56,7 @@ def gather(
     """
     file = statistics_file(source)
     key = fingerprint(source) if file is not None else ""
-    kept = _read(file, key, source.image_shape) if file is not None else Statistics()
+    kept = _read(file, key, source.image_shape) if file is not None else Statistics(source.mean)
     wanted = [name for name, asked in (("mean", mean), ("colors", colors)) if asked]
     missing = [name for name in wanted if getattr(kept, name) is None]
     if file is not None and len(missing) < len(wanted):

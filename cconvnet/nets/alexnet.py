@@ -1,4 +1,4 @@
-"""AlexNet as the 2012 paper describes it, both towers on one device: a tower is a channel group.
+"""AlexNet as the 2012 paper describes it: a tower on each of two devices, or both on one as channel groups.
 
 Source: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks",
 2012. Where the paper is silent the original program's settings stand: biases learn at twice the weights' rate
@@ -38,12 +38,13 @@ def build(
         # Even, so that both towers stay equally wide.
         return max(1, round(count * width / 2)) * 2
 
+    tower: dict[str, Any] = {"split": True}
     learned: dict[str, Any] = {"init": gaussian(0.01), "weight_decay": 0.0005}
-    conv: dict[str, Any] = {"rounding": "ceil", "neuron": RELU, **learned}
+    conv: dict[str, Any] = {"rounding": "ceil", "neuron": RELU, **tower, **learned}
     same: dict[str, Any] = {"window": (3, 3), "padding": (1, 1), **conv}
-    hidden: dict[str, Any] = {"outputs": units(4096), "neuron": RELU, "bias": 1.0, **learned}
-    lrn: dict[str, Any] = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "groups": 2}
-    pool: dict[str, Any] = {"pool": "max", "window": (3, 3), "stride": (2, 2), "rounding": "ceil"}
+    hidden: dict[str, Any] = {"outputs": units(4096), "neuron": RELU, "bias": 1.0, **tower, **learned}
+    lrn: dict[str, Any] = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0, "groups": 2, **tower}
+    pool: dict[str, Any] = {"pool": "max", "window": (3, 3), "stride": (2, 2), "rounding": "ceil", **tower}
     layers = chain(
         ConvSpec(name="conv1", filters=units(96), window=(11, 11), stride=(4, 4), **conv),
         LrnSpec(name="lrn1", **lrn),
@@ -56,10 +57,10 @@ def build(
         ConvSpec(name="conv5", filters=units(256), groups=2, bias=1.0, **same),
         PoolSpec(name="pool5", **pool),
         FcSpec(name="fc6", **hidden),
-        DropoutSpec(name="dropout6", keep=0.5),
+        DropoutSpec(name="dropout6", keep=0.5, **tower),
         FcSpec(name="fc7", **hidden),
-        DropoutSpec(name="dropout7", keep=0.5),
-        FcSpec(name="fc8", outputs=classes, **learned),
+        DropoutSpec(name="dropout7", keep=0.5, **tower),
+        FcSpec(name="fc8", outputs=classes, device=0, **learned),
         SoftmaxCostSpec(name="cost"),
     )
     height, width_, channels = image_shape

@@ -25,12 +25,15 @@ import numpy as np
 
 from cconvnet._problem import (
     BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
+    NormLimitProblem,
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
@@ -42,12 +45,15 @@ from cconvnet.testing.buffers import Buffer
 __all__ = [
     "OPERATIONS",
     "BiasProblem",
+    "ContrastNormProblem",
     "ConvProblem",
     "DropoutProblem",
     "FcProblem",
     "InputProblem",
+    "LocalProblem",
     "LrnProblem",
     "NeuronProblem",
+    "NormLimitProblem",
     "PoolProblem",
     "SgdProblem",
     "SoftmaxProblem",
@@ -93,7 +99,7 @@ def _fprop(o: Any, draw: Draw, bias: bool = True, relu: bool = False) -> dict[st
     return {
         "x": draw(o.x_shape),
         "w": draw(o.w_shape),
-        "bias": draw(o.k) if bias else None,
+        "bias": draw(getattr(o, "bias_shape", o.k)) if bias else None,
         "relu": relu,
     }
 
@@ -104,6 +110,10 @@ def _dgrad(o: Any, draw: Draw) -> dict[str, Any]:
 
 def _wgrad(o: Any, draw: Draw) -> dict[str, Any]:
     return {"x": draw(o.x_shape), "dy": draw(o.y_shape)}
+
+
+def _bias_add(o: BiasProblem, draw: Draw, relu: bool = False) -> dict[str, Any]:
+    return {"x": draw((o.rows, o.k)), "bias": draw(o.k), "relu": relu}
 
 
 def _neuron_x(o: NeuronProblem, draw: Draw) -> Array:
@@ -125,6 +135,11 @@ def _maxpool_backward(o: PoolProblem, draw: Draw) -> dict[str, Any]:
     return {"x": x, "y": _rounded(reference.maxpool_forward(o, x)), "dy": draw(o.y_shape)}
 
 
+def _eltmax_backward(o: NeuronProblem, draw: Draw) -> dict[str, Any]:
+    x, other = draw(o.count), draw(o.count)
+    return {"x": x, "y": _rounded(reference.eltmax_forward(x, other)), "dy": draw(o.count)}
+
+
 def _logits(o: SoftmaxProblem, draw: Draw) -> Array:
     return 3 * draw((o.n, o.k))
 
@@ -135,6 +150,16 @@ def _cross_entropy_backward(o: SoftmaxProblem, draw: Draw, scale: float = 0.25) 
         "labels": draw.integers(0, o.k, o.n, np.int32),
         "scale": scale,
     }
+
+
+def _limit_norm(o: NormLimitProblem, draw: Draw) -> dict[str, Any]:
+    if not draw.exact:
+        return {"w": draw((o.rows, o.columns))}
+    # 4^m values of 2^e have the norm 2^(m+e): exact, and so is the quotient of two such norms.
+    ones = 4 ** int(np.log2(o.columns) / 2)
+    signs = (np.arange(o.columns) < ones) * (2 * draw.integers(0, 2, (o.rows, o.columns), np.float32) - 1)
+    w = draw.random.permuted(signs, axis=1) * 2.0 ** draw.integers(-3, 3, (o.rows, 1), np.float32)
+    return {"w": _rounded(w)}
 
 
 def _input_transform(
@@ -152,6 +177,11 @@ def _input_transform(
     }
 
 
+def _add(o: NeuronProblem, draw: Draw, alpha: float = 1.0, beta: float = 1.0) -> dict[str, Any]:
+    scales = {} if alpha == beta == 1 else {"alpha": alpha, "beta": beta}
+    return {"a": draw(o.count), "b": draw(o.count), **scales}
+
+
 @dataclass(frozen=True)
 class Operation:
     """What a call of one operation looks like: ``f([problem,] inputs, outputs[, workspace])``.
@@ -160,6 +190,7 @@ class Operation:
         inputs: makes the inputs (arrays, None, numbers) by name.
         outputs: the shape of each output; an output that is also an input is updated.
         in_place: the inputs that the output may be.
+        keywords: the inputs that are passed by name.
         elementwise: errors are counted in units of each element (compare.assert_close).
         has_problem: whether the problem is an argument; otherwise a NeuronProblem says the size.
     """
@@ -167,6 +198,7 @@ class Operation:
     inputs: Callable[..., dict[str, Any]]
     outputs: Callable[[Any], Shapes]
     in_place: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
     elementwise: bool = False
     has_problem: bool = True
     has_workspace: bool = False
@@ -190,9 +222,13 @@ OPERATIONS: dict[str, Operation] = {
     "conv_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
     "conv_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
     "conv_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),
+    "local_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
+    "local_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
+    "local_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),
     "fc_fprop": Operation(_fprop, _shape(y="y_shape"), **_GEMM),
     "fc_dgrad": Operation(_dgrad, _shape(dx="x_shape"), **_GEMM),
     "fc_wgrad": Operation(_wgrad, _shape(dw="w_shape"), **_GEMM),
+    "bias_add": Operation(_bias_add, lambda o: {"y": (o.rows, o.k)}, in_place=("x",), elementwise=True),
     "bias_grad": Operation(lambda o, draw: {"dy": draw((o.rows, o.k))}, _shape(db="k"), has_workspace=True),
     "relu_forward": Operation(
         lambda o, draw: {"x": draw(o.count)}, in_place=("x",), has_problem=False, **_ELEMENTS
@@ -212,10 +248,27 @@ OPERATIONS: dict[str, Operation] = {
         _shape(dx="x_shape"),
         has_workspace=True,
     ),
+    "contrast_norm_forward": Operation(
+        lambda o, draw: {"x": draw(o.x_shape)}, _shape(y="x_shape"), elementwise=True, has_workspace=True
+    ),
+    "contrast_norm_backward": Operation(
+        lambda o, draw: {"x": draw(o.x_shape), "dy": draw(o.x_shape)},
+        _shape(dx="x_shape"),
+        has_workspace=True,
+    ),
     "maxpool_forward": Operation(lambda o, draw: {"x": draw(o.x_shape)}, _shape(y="y_shape")),
     "maxpool_backward": Operation(_maxpool_backward, _shape(dx="x_shape")),
     "avgpool_forward": Operation(lambda o, draw: {"x": draw(o.x_shape)}, _shape(y="y_shape")),
     "avgpool_backward": Operation(lambda o, draw: {"dy": draw(o.y_shape)}, _shape(dx="x_shape")),
+    "eltmax_forward": Operation(
+        lambda o, draw: {"a": draw(o.count), "b": draw(o.count)},
+        in_place=("a", "b"),
+        has_problem=False,
+        **_ELEMENTS,
+    ),
+    "eltmax_backward": Operation(
+        _eltmax_backward, _shape(dx="count"), in_place=("dy",), elementwise=True, has_problem=False
+    ),
     "dropout": Operation(lambda o, draw: {"x": draw(o.count)}, in_place=("x",), **_ELEMENTS),
     "softmax_forward": Operation(
         lambda o, draw: {"logits": _logits(o, draw)},
@@ -236,13 +289,9 @@ OPERATIONS: dict[str, Operation] = {
     "sgd_update": Operation(
         lambda o, draw: {name: draw(o.count) for name in "gvw"}, _shape(v="count", w="count")
     ),
+    "limit_norm": Operation(_limit_norm, lambda o: {"w": (o.rows, o.columns)}, elementwise=True),
     "input_transform": Operation(_input_transform, lambda o: {"y": (o.n, o.p, o.q, o.c)}),
-    "add": Operation(
-        lambda o, draw: {"a": draw(o.count), "b": draw(o.count)},
-        in_place=("a", "b"),
-        has_problem=False,
-        **_ELEMENTS,
-    ),
+    "add": Operation(_add, in_place=("a", "b"), keywords=("alpha", "beta"), has_problem=False, **_ELEMENTS),
 }
 
 _OUTPUT_TYPES = {"rank": np.int32}
@@ -316,7 +365,8 @@ def run(
             outputs[name] = Buffer(device, shape, dtype, offset=offset)
 
     arguments: list[Any] = [problem] if spec.has_problem else []
-    arguments += [buffers[name].array if name in buffers else inputs[name] for name in inputs]
+    positional = [name for name in inputs if name not in spec.keywords]
+    arguments += [buffers[name].array if name in buffers else inputs[name] for name in positional]
     arguments += [buffer.array for name, buffer in outputs.items() if name not in inputs]
     workspace = None
     if spec.has_workspace:
@@ -331,7 +381,7 @@ def run(
         arguments.append(impl)
 
     with device:
-        getattr(device.module, operation)(*arguments)
+        getattr(device.module, operation)(*arguments, **{n: inputs[n] for n in spec.keywords if n in inputs})
     device.synchronize()
 
     for name, buffer in {**buffers, **outputs}.items():
@@ -374,8 +424,9 @@ def check(
 ) -> None:
     """Tests one operation as the module's text says; AssertionError if it fails.
 
-    `options` are the operation's own: ``bias``, ``relu`` (fprop), ``mean``, ``shift`` (input_transform),
-    ``scale``. `nonzero` and `floor` are those of compare.assert_exact and compare.assert_close.
+    `options` are the operation's own: ``bias``, ``relu`` (fprop, bias_add), ``mean``, ``shift``
+    (input_transform), ``scale``, ``alpha``, ``beta`` (add). `nonzero` and `floor` are those of
+    compare.assert_exact and compare.assert_close.
     """
     device = get_device(device)
     spec = OPERATIONS[operation]

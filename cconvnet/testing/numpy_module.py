@@ -18,9 +18,13 @@ _OPERATIONS = {
     "conv_fprop": (5, 1),
     "conv_dgrad": (3, 1),
     "conv_wgrad": (3, 1),
+    "local_fprop": (5, 1),
+    "local_dgrad": (3, 1),
+    "local_wgrad": (3, 1),
     "fc_fprop": (5, 1),
     "fc_dgrad": (3, 1),
     "fc_wgrad": (3, 1),
+    "bias_add": (4, 1),
     "bias_grad": (2, 1),
     "relu_forward": (1, 1),
     "relu_backward": (2, 1),
@@ -28,16 +32,19 @@ _OPERATIONS = {
     "neuron_backward": (4, 1),
     "lrn_forward": (2, 1),
     "lrn_backward": (3, 1),
+    "contrast_norm_forward": (2, 1),
+    "contrast_norm_backward": (3, 1),
     "maxpool_forward": (2, 1),
     "maxpool_backward": (4, 1),
     "avgpool_forward": (2, 1),
     "avgpool_backward": (2, 1),
+    "eltmax_forward": (2, 1),
+    "eltmax_backward": (3, 1),
     "dropout": (2, 1),
     "softmax_forward": (2, 1),
     "softmax_cross_entropy_forward": (3, 3),
     "softmax_cross_entropy_backward": (4, 1),
     "input_transform": (8, 1),
-    "add": (2, 1),
 }
 
 
@@ -72,11 +79,11 @@ class NumpyModule:
     def __init__(self) -> None:
         for name, (inputs, outputs) in _OPERATIONS.items():
             setattr(self, name, _operation(name, inputs, outputs))
-        for family in ("conv", "fc"):
+        for family in ("conv", "local", "fc"):
             for direction in ("fprop", "dgrad", "wgrad"):
                 setattr(self, f"{family}_{direction}_impls", lambda problem: ["numpy"])
                 setattr(self, f"{family}_{direction}_workspace", _gemm_workspace)
-        for name in ("bias_grad", "lrn_backward"):
+        for name in ("bias_grad", "lrn_backward", "contrast_norm_forward", "contrast_norm_backward"):
             setattr(self, f"{name}_workspace", lambda problem: 0)
 
     def __getattr__(self, name: str) -> Any:
@@ -87,6 +94,16 @@ class NumpyModule:
         with np.errstate(all="ignore"):
             for target, value in zip((v, w), reference.sgd_update(problem, g, v, w), strict=True):
                 _write(target, value)
+
+    @staticmethod
+    def limit_norm(problem: Any, w: Any, stream: int = 0) -> None:
+        with np.errstate(all="ignore"):
+            _write(w, reference.limit_norm(problem, w))
+
+    @staticmethod
+    def add(a: Any, b: Any, y: Any, stream: int = 0, alpha: float = 1.0, beta: float = 1.0) -> None:
+        with np.errstate(all="ignore"):
+            _write(y, reference.add(a, b, alpha, beta))
 
     @staticmethod
     def copy(target: Any, target_device: int, source: Any, source_device: int, stream: int = 0) -> None:

@@ -15,12 +15,15 @@ import numpy as np
 
 from cconvnet._problem import (
     BiasProblem,
+    ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
     InputProblem,
+    LocalProblem,
     LrnProblem,
     NeuronProblem,
+    NormLimitProblem,
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
@@ -276,6 +279,30 @@ CONV = {
     "wide_c": ConvProblem(1, 3, 4, 150, 8, 3, 3, padding=(1, 1)),
 }
 
+LOCAL = {
+    "plain": LocalProblem(5, 6, 6, 8, 12, 3, 3, padding=(1, 1)),
+    "tail": LocalProblem(3, 4, 5, 7, 37, 3, 3, padding=(1, 1)),
+    "one_of_each": LocalProblem(1, 1, 1, 1, 1, 1, 1),
+    "one_channel": LocalProblem(2, 7, 5, 1, 5, 3, 2),
+    "one_image": LocalProblem(1, 5, 5, 16, 8, 3, 3, padding=(1, 1)),
+    "many_images": LocalProblem(70, 3, 3, 4, 36, 3, 3, padding=(1, 1)),
+    "wide": LocalProblem(34, 2, 3, 36, 40, 2, 2),
+    "strided": LocalProblem(2, 9, 8, 4, 8, 3, 3, stride=(2, 2), padding=(1, 1)),
+    "stride_beyond_filter": LocalProblem(2, 10, 9, 5, 6, 2, 2, stride=(3, 4)),
+    "stride_of_two_axes": LocalProblem(1, 9, 7, 4, 8, 3, 4, stride=(1, 3), padding=(2, 0)),
+    "1x1": LocalProblem(6, 3, 4, 12, 20, 1, 1),
+    "whole_image": LocalProblem(4, 4, 4, 8, 24, 4, 4),
+    "padded_beyond_filter": LocalProblem(1, 3, 4, 4, 8, 2, 3, padding=(3, 5)),
+    "filter_beyond_image": LocalProblem(2, 2, 3, 8, 4, 5, 5, padding=(2, 2)),
+    "groups": LocalProblem(3, 4, 4, 16, 24, 3, 3, padding=(1, 1), groups=2),
+    "groups_tail": LocalProblem(2, 4, 3, 9, 15, 3, 3, padding=(1, 1), groups=3),
+    "depthwise": LocalProblem(2, 4, 3, 5, 5, 3, 3, padding=(1, 1), groups=5),
+    "ceil_hangs_over": LocalProblem(2, 7, 8, 8, 8, 3, 4, stride=(3, 3), groups=2, rounding="ceil"),
+    # So much to sum that it is split: 9 taps of 64 channels forward, of 64 filters backward.
+    "long_sum": LocalProblem(4, 3, 3, 64, 64, 3, 3, padding=(1, 1)),
+    "long_batch": LocalProblem(520, 2, 2, 4, 4, 2, 1),
+}
+
 FC = {
     "plain": FcProblem(16, 64, 32),
     "tail": FcProblem(7, 37, 13),
@@ -300,6 +327,12 @@ POOL = {
     "whole_image": PoolProblem(3, 4, 4, 9, window=(4, 4), stride=(1, 1)),
     "window_beyond_image": PoolProblem(1, 2, 3, 4, window=(4, 4), stride=(1, 1), padding=(2, 2)),
     "rectangular": PoolProblem(2, 5, 12, 4, window=(1, 4), stride=(1, 3)),
+    "begins_inside": PoolProblem(2, 9, 10, 5, window=(3, 3), stride=(2, 2), padding=(-1, -2)),
+    "begins_inside_gaps": PoolProblem(1, 12, 13, 8, window=(2, 3), stride=(3, 4), padding=(-2, -1)),
+    "begins_at_the_last_pixel": PoolProblem(2, 3, 4, 4, padding=(-2, -3), outputs=(1, 1)),
+    "fewer_windows": PoolProblem(2, 9, 11, 12, window=(3, 3), stride=(2, 2), outputs=(3, 2)),
+    "more_windows": PoolProblem(2, 6, 7, 3, window=(3, 3), stride=(2, 2), padding=(1, 0), outputs=(4, 4)),
+    "some_of_the_windows": PoolProblem(1, 11, 8, 6, window=(4, 2), padding=(-3, 1), outputs=(2, 3)),
     "1x1": PoolProblem(2, 3, 4, 5, window=(1, 1), stride=(1, 1)),
     "one_of_each": PoolProblem(1, 1, 1, 1, window=(1, 1), stride=(1, 1)),
 }
@@ -317,6 +350,17 @@ LRN = {
     "same_map": LrnProblem(2, 7, 8, 6, alpha=0.05, region="same_map"),
     "same_map_even": LrnProblem(1, 6, 5, 5, size=4, alpha=0.1, region="same_map"),
     "same_map_beyond_image": LrnProblem(2, 3, 4, 7, size=9, alpha=0.1, region="same_map"),
+}
+
+CONTRAST_NORM = {
+    "plain": ContrastNormProblem(2, 7, 8, 6, alpha=0.05),
+    "weak": ContrastNormProblem(2, 6, 6, 16, alpha=1e-4, k=2.0),
+    "strong": ContrastNormProblem(2, 5, 6, 8, size=3, alpha=0.5),
+    "even_window": ContrastNormProblem(1, 6, 5, 5, size=4, alpha=0.1),
+    "other_beta": ContrastNormProblem(1, 5, 5, 4, alpha=0.3, beta=0.6, k=1.5),
+    "window_beyond_image": ContrastNormProblem(2, 3, 4, 7, size=9, alpha=0.1),
+    "window_of_one": ContrastNormProblem(1, 4, 4, 8, size=1, alpha=0.5),
+    "one_of_each": ContrastNormProblem(1, 1, 1, 1, alpha=0.5),
 }
 
 
@@ -346,14 +390,17 @@ def _rounding(random: np.random.Generator) -> str:
     return str(random.choice(["floor", "ceil"]))
 
 
-def random_conv(random: np.random.Generator) -> ConvProblem:
+def random_conv(
+    random: np.random.Generator, kind: type[Any] = ConvProblem, images: int = 5, channels: int = 48
+) -> Any:
+    """A ConvProblem or LocalProblem of at most so many `images` and input `channels`."""
     groups = int(random.choice([1, 1, 1, 2, 3, 4]))
     window, padding = _pair(random, 1, 5), _pair(random, 0, 3)
-    return ConvProblem(
-        n=_size(random, 5),
+    return kind(
+        n=_size(random, images),
         **_image(random, window, padding),
-        c=groups * _size(random, 48 // groups),
-        k=groups * _size(random, 96 // groups),
+        c=groups * _size(random, channels // groups),
+        k=groups * _size(random, 2 * channels // groups),
         r=window[0],
         s=window[1],
         stride=_pair(random, 1, 4),
@@ -365,16 +412,23 @@ def random_conv(random: np.random.Generator) -> ConvProblem:
 
 def random_pool(random: np.random.Generator, window: tuple[int, int] | None = None) -> PoolProblem:
     window = window or _pair(random, 1, 5)
-    padding = int(random.integers(0, window[0])), int(random.integers(0, window[1]))
-    return PoolProblem(
-        n=_size(random, 4),
+    low = int(random.choice([0, 0, -3]))  # below 0 the first window begins inside the image
+    padding = int(random.integers(low, window[0])), int(random.integers(low, window[1]))
+    arguments: dict[str, Any] = {
+        "n": _size(random, 4),
         **_image(random, window, padding),
-        c=_size(random, 70),
-        window=window,
-        stride=_pair(random, 1, 4),
-        padding=padding,
-        rounding=_rounding(random),
+        "c": _size(random, 70),
+        "window": window,
+        "stride": _pair(random, 1, 4),
+        "padding": padding,
+    }
+    if random.random() < 0.75:
+        return PoolProblem(**arguments, rounding=_rounding(random))
+    p, q = (
+        int(random.integers(1, (arguments[size] - 1 + pad) // stride + 2))
+        for size, pad, stride in zip("hw", padding, arguments["stride"], strict=True)
     )
+    return PoolProblem(**arguments, outputs=(p, q))
 
 
 def random_lrn(random: np.random.Generator) -> LrnProblem:
@@ -390,6 +444,17 @@ def random_lrn(random: np.random.Generator) -> LrnProblem:
         k=float(random.choice([1.0, 2.0])),
         groups=groups,
         region=str(random.choice(["across_channels", "same_map"])),
+    )
+
+
+def random_contrast_norm(random: np.random.Generator) -> ContrastNormProblem:
+    n, h, w, c = (_size(random, largest) for largest in (4, 9, 9, 70))
+    return ContrastNormProblem(
+        *(n, h, w, c),
+        size=int(random.integers(1, 10)),
+        alpha=float(random.choice([1e-4, 0.01, 0.2])),
+        beta=float(random.choice([0.75, 0.75, 0.5, 0.6])),
+        k=float(random.choice([1.0, 2.0])),
     )
 
 
@@ -416,16 +481,20 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
     match operation.split("_")[0]:
         case "conv":
             problem = random_conv(random)
+        case "local":
+            problem = random_conv(random, LocalProblem, images=12, channels=12)
         case "fc":
             problem = FcProblem(_size(random, 70), _size(random, 600), _size(random, 150))
         case "bias":
             problem = BiasProblem(_size(random, 2000), _size(random, 150))
-        case "relu" | "add":
+        case "relu" | "add" | "eltmax":
             problem = NeuronProblem(_size(random, 5000))
         case "neuron":
             problem = _random_neuron(random, arguments["data"])
         case "lrn":
             problem, arguments["data"] = random_lrn(random), "real"
+        case "contrast":
+            problem, arguments["data"] = random_contrast_norm(random), "real"
         case "maxpool":
             problem = random_pool(random)
         case "avgpool":
@@ -433,13 +502,25 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         case "dropout":
             keep, scale = float(random.choice([0.25, 0.5, 0.9, 1.0])), float(random.choice([1.0, 2.0]))
             draws = (int(v) for v in random.integers(0, 2**63, 2))
-            problem = DropoutProblem(_size(random, 5000), keep, scale, *draws)
+            rows, columns = _size(random, 70), _size(random, 70)
+            if random.random() < 0.5:
+                problem = DropoutProblem(rows * columns, keep, scale, *draws)
+            else:
+                first = int(random.integers(0, 50))
+                stride = first + columns + int(random.integers(0, 50))
+                part = {"columns": columns, "row_stride": stride, "first": first}
+                problem = DropoutProblem(rows * columns, keep, scale, *draws, **part)
         case "softmax":
             problem, arguments["data"] = SoftmaxProblem(_size(random, 60), _size(random, 300)), "real"
         case "sgd":
             # Powers of two, so that the order of the products does not matter.
             rates = (float(v) for v in 2.0 ** -random.integers(0, 4, 3))
             problem = SgdProblem(_size(random, 5000), *rates)
+        case "limit":
+            # About half of the rows of either kind of data are too long.
+            rows, columns = _size(random, 60), _size(random, 2000)
+            limit = 2.0 ** math.floor(math.log2(columns) / 2) * 2.0 ** random.integers(-1, 2)
+            problem = NormLimitProblem(rows, columns, float(limit))
         case "input":
             h, w = _size(random, 12), _size(random, 12)
             crop = int(random.integers(1, h + 1)), int(random.integers(1, w + 1))
@@ -449,10 +530,15 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             )
         case _:
             raise ValueError(f"no random problems are known for {operation}")
-    sums = operation.startswith(("conv", "fc", "bias"))
+    sums = operation.startswith(("conv", "local", "fc", "bias"))
     if sums and min(math.prod(shape) for shape in operations[operation].outputs(problem).values()) < 64:
         # The errors of a few long sums are no measure: either side may be lucky.
         arguments["data"] = "exact"
+    if operation == "bias_add":
+        arguments["relu"] = bool(random.integers(0, 2))
+    if operation == "add" and random.random() < 0.5:
+        # Few enough bits that every product and sum of integers is exact.
+        arguments["alpha"], arguments["beta"] = (float(v) for v in random.choice([-1, 0, 0.5, 1, 3], 2))
     if operation.endswith("fprop"):
         arguments["bias"], arguments["relu"] = (bool(v) for v in random.integers(0, 2, 2))
     if operation == "input_transform":

@@ -49,7 +49,7 @@ def _add_product(total: Array, a: Array, b: Array) -> None:
         total += a @ b
         return
     for i in range(a.shape[-1]):
-        total += a[..., i, None] * b[i]
+        total += a[..., i, None] * b[..., i, None, :]
 
 
 # ---- convolution ---------------------------------------------------------------------------------
@@ -60,24 +60,28 @@ class _Taps:
 
     def __init__(self, problem: Any, x: Array, r: int, s: int, fill: float = 0.0) -> None:
         self.problem, self.r, self.s = problem, r, s
-        # With ceil rounding the last window may hang over the right and bottom padding too.
-        height = max(problem.pad_h + problem.h, (problem.p - 1) * problem.stride_h + r)
-        width = max(problem.pad_w + problem.w, (problem.q - 1) * problem.stride_w + s)
+        # A negative padding is no border: the first window begins inside the image.
+        self.border = max(problem.pad_h, 0), max(problem.pad_w, 0)
+        self.begin = self.border[0] - problem.pad_h, self.border[1] - problem.pad_w
+        # The last window may hang over the right and bottom padding too.
+        height = max(self.border[0] + problem.h, self.begin[0] + (problem.p - 1) * problem.stride_h + r)
+        width = max(self.border[1] + problem.w, self.begin[1] + (problem.q - 1) * problem.stride_w + s)
         self.padded = np.full((problem.n, height, width, problem.c), fill, dtype=x.dtype)
         self.image[...] = x
 
     @property
     def image(self) -> Array:
-        o = self.problem
-        return self.padded[:, o.pad_h : o.pad_h + o.h, o.pad_w : o.pad_w + o.w, :]
+        top, left = self.border
+        return self.padded[:, top : top + self.problem.h, left : left + self.problem.w, :]
 
     def __iter__(self) -> Iterator[tuple[int, int, Array]]:
         """(r, s, view) where view[n,p,q,c] is the pixel under tap (r, s) of window (p, q)."""
         o = self.problem
         for r in range(self.r):
             for s in range(self.s):
-                rows = slice(r, r + (o.p - 1) * o.stride_h + 1, o.stride_h)
-                columns = slice(s, s + (o.q - 1) * o.stride_w + 1, o.stride_w)
+                top, left = self.begin[0] + r, self.begin[1] + s
+                rows = slice(top, top + (o.p - 1) * o.stride_h + 1, o.stride_h)
+                columns = slice(left, left + (o.q - 1) * o.stride_w + 1, o.stride_w)
                 yield r, s, self.padded[:, rows, columns, :]
 
 
@@ -120,10 +124,51 @@ def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:
     return dw
 
 
-def _bias_relu(y: Array, bias: Array | None, relu: bool) -> Array:
+def _bias_relu(y: Array, bias: Array | None, relu: bool, bias_axes: int = 1) -> Array:
+    """`bias_axes`: how many of y's last axes the bias has."""
     if bias is not None:
-        y = y + _float(bias, y.shape[-1:])
+        y = y + _float(bias, y.shape[-bias_axes:])
     return relu_forward(y) if relu else y
+
+
+# ---- locally connected ---------------------------------------------------------------------------
+
+
+def _by_position(values: Array) -> Array:
+    """[n,p,q,...] as [p,q,n,...]: one matrix for each position."""
+    return values.transpose(1, 2, 0, 3)
+
+
+def local_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False) -> Array:
+    """y[N,P,Q,K] of x[N,H,W,C], w[P,Q,K,R,S,C/groups] and bias[P,Q,K], then max(0, .) if `relu`."""
+    x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
+    y = np.zeros(problem.y_shape, dtype=x.dtype)
+    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+        for c, k in _groups(problem):
+            filters = w[:, :, k, r, s].swapaxes(2, 3)
+            _add_product(_by_position(y)[..., k], _by_position(pixels)[..., c], filters)
+    return _bias_relu(y, bias, relu, bias_axes=3)
+
+
+def local_dgrad(problem: Any, dy: Array, w: Array) -> Array:
+    """dx[N,H,W,C] of dy[N,P,Q,K] and w[P,Q,K,R,S,C/groups]."""
+    dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
+    taps = _Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
+    for r, s, pixels in taps:
+        for c, k in _groups(problem):
+            _add_product(_by_position(pixels)[..., c], _by_position(dy)[..., k], w[:, :, k, r, s])
+    return taps.image.copy()
+
+
+def local_wgrad(problem: Any, x: Array, dy: Array) -> Array:
+    """dw[P,Q,K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
+    dw = np.zeros(problem.w_shape, dtype=x.dtype)
+    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+        for c, k in _groups(problem):
+            gradients = _by_position(dy)[..., k].swapaxes(2, 3)
+            _add_product(dw[:, :, k, r, s], gradients, _by_position(pixels)[..., c])
+    return dw
 
 
 # ---- fully connected -----------------------------------------------------------------------------
@@ -154,6 +199,11 @@ def fc_wgrad(problem: Any, x: Array, dy: Array) -> Array:
 
 
 # ---- bias ----------------------------------------------------------------------------------------
+
+
+def bias_add(problem: Any, x: Array, bias: Array, relu: bool = False) -> Array:
+    """y[rows,K] = x[rows,K] + bias[K], then max(0, .) if `relu`."""
+    return _bias_relu(_float(x, (problem.rows, problem.k)), bias, relu)
 
 
 def bias_grad(problem: Any, dy: Array) -> Array:
@@ -247,17 +297,26 @@ def _window_sum(values: Array, axis: int, first: int, last: int) -> Array:
     return np.moveaxis(total, 0, axis)
 
 
-def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
-    """The sum over each element's window; `transposed`: over the elements whose window holds it."""
+def _reach(problem: Any, transposed: bool) -> tuple[int, int]:
+    """A window's first and last place; `transposed`: of the elements whose windows hold one."""
     first = -(problem.size // 2)
     last = first + problem.size - 1
-    if transposed:
-        first, last = -last, -first
+    return (-last, -first) if transposed else (first, last)
+
+
+def _map_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+    """The sum over each element's window in the same map."""
+    reach = _reach(problem, transposed)
+    return _window_sum(_window_sum(values, 1, *reach), 2, *reach)
+
+
+def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+    """The sum over each element's window; `transposed`: over the elements whose window holds it."""
     if problem.region == "same_map":
-        return _window_sum(_window_sum(values, 1, first, last), 2, first, last)
+        return _map_sum(problem, values, transposed)
     n, h, w, c = values.shape
     grouped = values.reshape(n, h, w, problem.groups, c // problem.groups)
-    return _window_sum(grouped, 4, first, last).reshape(values.shape)
+    return _window_sum(grouped, 4, *_reach(problem, transposed)).reshape(values.shape)
 
 
 def lrn_forward(problem: Any, x: Array) -> Array:
@@ -272,6 +331,32 @@ def lrn_backward(problem: Any, x: Array, dy: Array) -> Array:
     d = problem.k + problem.alpha * _lrn_sum(problem, x * x)
     ratio = _lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
     return np.asarray(dy * d**-problem.beta - 2 * problem.alpha * problem.beta * x * ratio)
+
+
+# ---- contrast normalisation ----------------------------------------------------------------------
+
+
+def _contrast(problem: Any, x: Array) -> tuple[Array, Array, Array]:
+    """u[N,H,W,C] = x - (the window's mean), d = k + alpha * (the window's sum of u^2), sizes[1,H,W,1]."""
+    sizes = _map_sum(problem, np.ones((1, problem.h, problem.w, 1), dtype=x.dtype))
+    u = x - _map_sum(problem, x) / sizes
+    return u, problem.k + problem.alpha * _map_sum(problem, u * u), sizes
+
+
+def contrast_norm_forward(problem: Any, x: Array) -> Array:
+    """y[N,H,W,C] = x * d^-beta."""
+    x = _float(x, problem.x_shape)
+    _, d, _ = _contrast(problem, x)
+    return np.asarray(x * d**-problem.beta)
+
+
+def contrast_norm_backward(problem: Any, x: Array, dy: Array) -> Array:
+    """dx[N,H,W,C] of x and dy, the mean's part included."""
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.x_shape)
+    u, d, sizes = _contrast(problem, x)
+    ratio = _map_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
+    g = -2 * problem.alpha * problem.beta * u * ratio
+    return np.asarray(dy * d**-problem.beta + g - _map_sum(problem, g / sizes, transposed=True))
 
 
 # ---- pooling -------------------------------------------------------------------------------------
@@ -326,6 +411,19 @@ def avgpool_backward(problem: Any, dy: Array) -> Array:
     return gradients.image.copy()
 
 
+# ---- elementwise maximum -------------------------------------------------------------------------
+
+
+def eltmax_forward(a: Array, b: Array) -> Array:
+    """y = the larger of a and b, NaN if either is NaN."""
+    return np.maximum(_float(a), _float(b))
+
+
+def eltmax_backward(x: Array, y: Array, dy: Array) -> Array:
+    """dx = dy where the input x is the maximum y, else 0."""
+    return np.where(_float(x) == _float(y), _float(dy), 0)
+
+
 # ---- dropout -------------------------------------------------------------------------------------
 
 
@@ -354,12 +452,14 @@ def philox4x32_10(counter: Array, key: Array) -> Array:
 
 def dropout_mask(problem: Any) -> Array:
     """bool[count]: which elements are kept."""
-    blocks = -(-problem.count // 4)
-    counter = np.zeros((blocks, 4), dtype=np.uint64)
-    counter[:, 0] = np.arange(blocks)
+    i = np.arange(problem.count)
+    index = i // problem.columns * problem.row_stride + problem.first + i % problem.columns
+    blocks, own = np.unique(index // 4, return_inverse=True)
+    counter = np.zeros((blocks.size, 4), dtype=np.uint64)
+    counter[:, 0] = blocks
     counter[:, 2:] = problem.subsequence & 0xFFFFFFFF, problem.subsequence >> 32
     key = np.array([problem.seed & 0xFFFFFFFF, problem.seed >> 32], dtype=np.uint64)
-    words = philox4x32_10(counter, key).reshape(-1)[: problem.count]
+    words = philox4x32_10(counter, key)[own, index % 4]
     return words < np.uint64(float(np.float32(problem.keep)) * 2.0**32)
 
 
@@ -427,6 +527,14 @@ def sgd_update(problem: Any, g: Array, v: Array, w: Array) -> tuple[Array, Array
     return v, w + v
 
 
+def limit_norm(problem: Any, w: Array) -> Array:
+    """w[rows,columns], each row whose norm is above the problem's limit scaled down to it."""
+    w = _float(w, (problem.rows, problem.columns))
+    norm = np.sqrt((w * w).sum(axis=1, keepdims=True))
+    # A norm at or below the limit, 0 among them, scales by 1.
+    return np.where(norm > problem.limit, w * (problem.limit / np.maximum(norm, problem.limit)), w)
+
+
 # ---- input ---------------------------------------------------------------------------------------
 
 
@@ -459,6 +567,6 @@ def input_transform(
 # ---- plain ---------------------------------------------------------------------------------------
 
 
-def add(a: Array, b: Array) -> Array:
-    """y = a + b."""
-    return _float(a) + _float(b)
+def add(a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0) -> Array:
+    """y = alpha * a + beta * b."""
+    return alpha * _float(a) + beta * _float(b)

@@ -9,33 +9,39 @@ namespace {
 constexpr int kWords = 4;    // that one draw gives
 constexpr int kBlocks = 64;  // draws made at once, in vector lanes
 
-// Elements [begin, end), where `begin` is a multiple of kWords.
-CCONVNET_CLONES void dropout_range(const DropoutProblem& o, const float* x, float* y, int64_t begin,
-                                   int64_t end) {
+// `count` neighbouring elements, the first of which has the index `index` in the whole tensor.
+CCONVNET_CLONES void dropout_run(const DropoutProblem& o, const float* x, float* y, int64_t index,
+                                 int64_t count) {
   const uint64_t threshold = o.threshold();
   const float scale = o.scale;
   uint32_t words[kBlocks * kWords];
-  for (int64_t first = begin; first < end; first += kWords * kBlocks) {
-    const uint32_t block = static_cast<uint32_t>(first / kWords);
+  while (count > 0) {
+    const uint32_t block = static_cast<uint32_t>(index / kWords);
+    const int skipped = static_cast<int>(index % kWords);  // words of the first block
+    const int served = static_cast<int>(std::min<int64_t>(kBlocks * kWords - skipped, count));
+    const int blocks = detail::ceil_div(skipped + served, kWords);
 #pragma omp simd
-    for (int i = 0; i < kBlocks; ++i) {
+    for (int i = 0; i < blocks; ++i) {
       const PhiloxWords drawn = philox4x32_10(block + i, o.subsequence, o.seed);
       for (int j = 0; j < kWords; ++j) words[i * kWords + j] = drawn.word[j];
     }
-    const int count = static_cast<int>(std::min<int64_t>(kWords * kBlocks, end - first));
 #pragma omp simd
-    for (int i = 0; i < count; ++i) {
-      y[first + i] = dropout_value(x[first + i], scale, words[i], threshold);
-    }
+    for (int i = 0; i < served; ++i) y[i] = dropout_value(x[i], scale, words[skipped + i], threshold);
+    x += served, y += served, index += served, count -= served;
   }
 }
 
 }  // namespace
 
 void dropout(const DropoutProblem& problem, const float* x, float* y, Stream) {
-  const int64_t blocks = detail::ceil_div(problem.count - 1, kWords) + 1;
-  parallel_ranges(blocks, 4 * kWords, [&](int, int64_t begin, int64_t end) {
-    dropout_range(problem, x, y, begin * kWords, std::min<int64_t>(end * kWords, problem.count));
+  // A draw costs about as much as four elements' memory traffic.
+  parallel_ranges(problem.count, 4, [&](int, int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t row = begin / problem.columns, column = begin % problem.columns;
+      const int64_t count = std::min(problem.columns - column, end - begin);
+      dropout_run(problem, x + begin, y + begin, row * problem.row_stride + problem.first + column, count);
+      begin += count;
+    }
   });
 }
 

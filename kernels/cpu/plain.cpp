@@ -8,9 +8,10 @@
 namespace cconvnet {
 namespace {
 
-CCONVNET_CLONES void add_range(const float* a, const float* b, float* y, int64_t begin, int64_t end) {
+CCONVNET_CLONES void add_range(float alpha, const float* a, float beta, const float* b, float* y,
+                               int64_t begin, int64_t end) {
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) y[i] = a[i] + b[i];
+  for (int64_t i = begin; i < end; ++i) y[i] = alpha * a[i] + beta * b[i];
 }
 
 const char* instruction_set() {
@@ -39,8 +40,9 @@ const char* instruction_set() {
 
 }  // namespace
 
-void add(int count, const float* a, const float* b, float* y, Stream) {
-  parallel_ranges(count, 1, [&](int, int64_t begin, int64_t end) { add_range(a, b, y, begin, end); });
+void add(int count, float alpha, const float* a, float beta, const float* b, float* y, Stream) {
+  parallel_ranges(count, 1,
+                  [&](int, int64_t begin, int64_t end) { add_range(alpha, a, beta, b, y, begin, end); });
 }
 
 // All logical devices of this build share one memory.

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "api.h"
+#include "larger.h"
 #include "parallel.h"
 
 namespace cconvnet {
@@ -22,11 +23,11 @@ inline Range pixels_of(int p, int window, int stride, int pad, int size) {
   return {std::max(first, 0), std::min(first + window, size)};
 }
 
-// The outputs along one axis whose windows hold pixel `i`.
+// The outputs along one axis whose windows hold pixel `i`; with a negative padding the first pixels are in
+// none.
 inline Range outputs_of(int i, int window, int stride, int pad, int outputs) {
-  const int last = (i + pad) / stride;
-  const int first = i + pad < window ? 0 : (i + pad - window) / stride + 1;
-  return {first, std::min(last + 1, outputs)};
+  const int next = i + pad + stride;
+  return {std::max(next - window, 0) / stride, std::min(std::max(next, 0) / stride, outputs)};
 }
 
 // ---- forward --------------------------------------------------------------------------------------------
@@ -42,11 +43,7 @@ CCONVNET_CLONES void maxpool_forward_row(const PoolProblem& o, const float* x, i
       for (int j = columns.begin; j < columns.end; ++j) {
         const float* values = x + (int64_t{i} * o.w + j) * o.c;
 #pragma omp simd
-        for (int c = 0; c < o.c; ++c) {
-          // A NaN takes the place of any number and is never replaced.
-          const bool takes = (values[c] > largest[c]) | (values[c] != values[c]);
-          largest[c] = takes ? values[c] : largest[c];
-        }
+        for (int c = 0; c < o.c; ++c) largest[c] = larger(values[c], largest[c]);
       }
     }
   }

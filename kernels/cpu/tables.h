@@ -1,5 +1,5 @@
-// The selection tables' types, shared by conv.cpp and fc.cpp: a fully connected layer is a 1x1 convolution of
-// 1x1 images, as in the CUDA build.
+// The selection tables' types, shared by conv.cpp, local.cpp and fc.cpp: a fully connected layer is a 1x1
+// convolution of 1x1 images, as in the CUDA build.
 #pragma once
 
 #include "select.h"
@@ -32,11 +32,13 @@ using FpropTable = SelectionTable<ConvProblem, FpropArguments>;
 using DgradTable = SelectionTable<ConvProblem, DgradArguments>;
 using WgradTable = SelectionTable<ConvProblem, WgradArguments>;
 
-inline bool always(const ConvProblem&) {
+template <class Problem>
+bool always(const Problem&) {
   return true;
 }
 
-inline size_t no_workspace(const ConvProblem&) {
+template <class Problem>
+size_t no_workspace(const Problem&) {
   return 0;
 }
 

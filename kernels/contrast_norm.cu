@@ -1,0 +1,175 @@
+// Contrast normalisation in the same map, y = x * d^-beta with u = x - (mean of x over a window) and
+// d = k + alpha * (sum of u^2 over the window). Backward, with t = dy * x * d^(-beta-1),
+//   g = -2 alpha beta u * (sum of t over the windows that hold u),
+//   dx = dy * d^-beta + g - (sum over the windows that hold x of g / size of the window).
+//
+// Each sum needs the whole of the one before it, so every step is a launch of its own: two forward, four
+// backward. A thread owns WIDTH neighbouring channels of one pixel and walks through its window in global
+// memory, where the L1 cache serves what neighbours share. Nothing is added atomically: where windows
+// overlap, a pixel gathers from those that hold it.
+#include "vector.cuh"
+
+namespace cconvnet {
+namespace {
+
+//            the sum over        writes
+// center     x                   u
+// forward    u^2                 y
+// begin      u^2                 t, and dx = dy * d^-beta
+// spread     t, transposed       dx += g, and g / size of the window in place of u
+// finish     those, transposed   dx less the sum
+// A transposed sum goes over the pixels whose windows hold the thread's.
+enum class Step { center, forward, begin, spread, finish };
+
+struct ContrastArguments {
+  ContrastNormProblem problem;
+  float gradient_factor;        // 2 alpha beta
+  int vectors;                  // of the whole tensor
+  Divider c_div, w_div, h_div;  // by the vectors of a pixel, by W and by H
+};
+
+struct ContrastPointers {
+  const float *x, *dy;
+  float *u, *t, *out;  // out is y or dx
+};
+
+// A window clipped to the image, or the pixels whose windows hold one.
+struct Window {
+  int h_begin, h_end, w_begin, w_end;
+
+  static __device__ __forceinline__ Window around(const ContrastNormProblem& o, int h, int w,
+                                                  bool transposed) {
+    const int half = o.size / 2, other_half = o.size - 1 - half;
+    const int before = transposed ? other_half : half, after = transposed ? half : other_half;
+    return {max(h - before, 0), min(h + after + 1, o.h), max(w - before, 0), min(w + after + 1, o.w)};
+  }
+
+  __device__ __forceinline__ float size() const {
+    return static_cast<float>((h_end - h_begin) * (w_end - w_begin));
+  }
+};
+
+// The sum of values, or of their squares, over a window; `values` points to the thread's channels of the
+// image's first pixel.
+template <bool SQUARED, int WIDTH>
+__device__ __forceinline__ Vector<WIDTH> window_sum(const ContrastNormProblem& o, const Window& window,
+                                                    const float* values) {
+  Vector<WIDTH> sum = zeros<WIDTH>();
+  for (int h = window.h_begin; h < window.h_end; ++h) {
+    for (int w = window.w_begin; w < window.w_end; ++w) {
+      Vector<WIDTH> value = load<WIDTH>(values + (h * o.w + w) * o.c);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        if (SQUARED) value.lane[i] *= value.lane[i];
+      }
+      add_to(sum, value);
+    }
+  }
+  return sum;
+}
+
+template <Step STEP, int WIDTH>
+__global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments a, ContrastPointers p) {
+  const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (vector >= a.vectors) return;
+  const ContrastNormProblem& problem = a.problem;
+  int c, w, h;
+  int pixel = a.c_div.divide(static_cast<int>(vector), c);
+  pixel = a.w_div.divide(pixel, w);
+  const int n = a.h_div.divide(pixel, h);
+  const int image = n * problem.h * problem.w * problem.c + c * WIDTH;
+  const int own = static_cast<int>(vector) * WIDTH;
+
+  constexpr bool kSquared = STEP == Step::forward || STEP == Step::begin;
+  const float* const summed = STEP == Step::center ? p.x : STEP == Step::spread ? p.t : p.u;
+  constexpr bool kTransposed = STEP == Step::spread || STEP == Step::finish;
+  const Window window = Window::around(problem, h, w, kTransposed);
+  const Vector<WIDTH> sum = window_sum<kSquared, WIDTH>(problem, window, summed + image);
+
+  if constexpr (STEP == Step::center) {
+    Vector<WIDTH> u = load<WIDTH>(p.x + own);
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) u.lane[i] -= sum.lane[i] / window.size();
+    store(p.u + own, u);
+  } else if constexpr (STEP == Step::forward || STEP == Step::begin) {
+    const Vector<WIDTH> x = load<WIDTH>(p.x + own);
+    Vector<WIDTH> t = zeros<WIDTH>(), out = STEP == Step::forward ? x : load<WIDTH>(p.dy + own);
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      const float d = problem.k + problem.alpha * sum.lane[i];
+      const float power = powf(d, -problem.beta);
+      t.lane[i] = out.lane[i] * x.lane[i] * (power / d);
+      out.lane[i] *= power;
+    }
+    if (STEP == Step::begin) store(p.t + own, t);
+    store(p.out + own, out);
+  } else if constexpr (STEP == Step::spread) {
+    const float size = Window::around(problem, h, w, false).size();
+    Vector<WIDTH> dx = load<WIDTH>(p.out + own), u = load<WIDTH>(p.u + own);
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      const float g = -a.gradient_factor * u.lane[i] * sum.lane[i];
+      dx.lane[i] += g;
+      u.lane[i] = g / size;
+    }
+    store(p.out + own, dx);
+    store(p.u + own, u);
+  } else {
+    Vector<WIDTH> dx = load<WIDTH>(p.out + own);
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) dx.lane[i] -= sum.lane[i];
+    store(p.out + own, dx);
+  }
+}
+
+// ---- launchers ------------------------------------------------------------------------------------------
+
+template <Step STEP, int WIDTH>
+void launch(const ContrastNormProblem& problem, const ContrastPointers& p, Stream stream) {
+  const ContrastArguments a = {problem,
+                               2.0f * problem.alpha * problem.beta,
+                               problem.count() / WIDTH,
+                               Divider(problem.c / WIDTH),
+                               Divider(problem.w),
+                               Divider(problem.h)};
+  const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
+  CCONVNET_LAUNCH((contrast_norm<STEP, WIDTH>), grid, kThreads, stream, a, p);
+}
+
+template <Step STEP>
+void launch(const ContrastNormProblem& problem, const ContrastPointers& p, Stream stream) {
+  if (problem.c % kVectorWidth == 0 && aligned(p.x, p.dy, p.u, p.t, p.out)) {
+    launch<STEP, kVectorWidth>(problem, p, stream);
+  } else {
+    launch<STEP, 1>(problem, p, stream);
+  }
+}
+
+}  // namespace
+
+size_t contrast_norm_forward_workspace(const ContrastNormProblem& problem) {
+  return sizeof(float) * problem.count();  // u
+}
+
+size_t contrast_norm_backward_workspace(const ContrastNormProblem& problem) {
+  return 2 * sizeof(float) * problem.count();  // u and t
+}
+
+void contrast_norm_forward(const ContrastNormProblem& problem, const float* x, float* y, void* workspace,
+                           Stream stream) {
+  const ContrastPointers p = {x, nullptr, static_cast<float*>(workspace), nullptr, y};
+  launch<Step::center>(problem, p, stream);
+  launch<Step::forward>(problem, p, stream);
+}
+
+void contrast_norm_backward(const ContrastNormProblem& problem, const float* x, const float* dy, float* dx,
+                            void* workspace, Stream stream) {
+  float* const u = static_cast<float*>(workspace);
+  const ContrastPointers p = {x, dy, u, u + problem.count(), dx};
+  launch<Step::center>(problem, p, stream);
+  launch<Step::begin>(problem, p, stream);
+  launch<Step::spread>(problem, p, stream);
+  launch<Step::finish>(problem, p, stream);
+}
+
+}  // namespace cconvnet

@@ -1,0 +1,237 @@
+// Locally connected layers by oneDNN's sgemm. Every position has weights of its own, so each pass is a set of
+// small matrix products over the images of the batch: for a position and a filter row r, the pixels that the
+// row reads are one run of floats per image, a matrix[N, columns*C] in place (with groups, each pixel's
+// channels of the group are). Threads share the positions, in dgrad the pixels, whose sums no other thread
+// writes; within a thread sgemm is sequential, and the products are added in a fixed order.
+#include <atomic>
+#include <dnnl.hpp>
+
+#include "parallel.h"
+#include "tables.h"
+
+namespace cconvnet {
+namespace {
+
+// A matrix in memory: its first element and the distance from row to row.
+template <class Float>
+struct Matrix {
+  Float* data;
+  int64_t stride;
+};
+
+// Products inside a parallel loop, which must not throw: a failure is kept until throw_failure().
+class Products {
+ public:
+  explicit Products(const LocalProblem& problem) : problem_(problem) {}
+
+  // c[rows, columns] = a[rows, depth] b[depth, columns], or += if `add`; a and b may lie transposed.
+  void multiply(int rows, int columns, int depth, Matrix<const float> a, bool a_transposed,
+                Matrix<const float> b, bool b_transposed, bool add, Matrix<float> c) {
+    const dnnl_status_t status =
+        dnnl_sgemm(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', rows, columns, depth, 1.0f, a.data,
+                   a.stride, b.data, b.stride, add ? 1.0f : 0.0f, c.data, c.stride);
+    if (status != dnnl_success) failure_ = status;
+  }
+
+  void throw_failure() const {
+    if (failure_ == dnnl_success) return;
+    throw std::runtime_error("oneDNN's sgemm failed for " + to_string(problem_) + " (status " +
+                             std::to_string(failure_) + ")");
+  }
+
+ private:
+  const LocalProblem& problem_;
+  std::atomic<int> failure_{dnnl_success};
+};
+
+struct Range {
+  int begin, end;
+};
+
+// The taps of a filter's axis that lie in the image when its window begins at `first`.
+inline Range taps_inside(int first, int filter, int size) {
+  const int begin = std::min(std::max(-first, 0), filter);
+  return {begin, std::max(std::min(size - first, filter), begin)};
+}
+
+// The windows along one axis that hold padded coordinate i.
+inline Range windows_holding(int i, int filter, int stride, int windows) {
+  return {i < filter ? 0 : (i - filter) / stride + 1, std::min(i / stride + 1, windows)};
+}
+
+// Where things are, and how far apart.
+struct Layout {
+  int64_t x_image, y_image;  // elements
+  int filter;                // weights of one filter
+  explicit Layout(const LocalProblem& o)
+      : x_image(int64_t{o.h} * o.w * o.c),
+        y_image(int64_t{o.p} * o.q * o.k),
+        filter(o.r * o.s * o.c_per_group()) {}
+};
+
+// Calls function(pixels, weight, length) for each run of floats that position (p, q)'s filters of group g
+// read in one image and that their weights have side by side too: x + pixels, w + weight, `length` floats.
+template <class Function>
+void for_runs(const LocalProblem& o, int p, int q, int g, const Function& function) {
+  const int first_h = p * o.stride_h - o.pad_h, first_w = q * o.stride_w - o.pad_w;
+  const Range rows = taps_inside(first_h, o.r, o.h), columns = taps_inside(first_w, o.s, o.w);
+  const int channels = o.c_per_group();
+  const int taps = o.groups == 1 ? columns.end - columns.begin : 1;  // of a run
+  for (int r = rows.begin; r < rows.end; ++r) {
+    for (int s = columns.begin; s < columns.end; s += taps) {
+      const int64_t pixel = int64_t{first_h + r} * o.w + first_w + s;
+      function(pixel * o.c + g * channels, (r * o.s + s) * channels, taps * channels);
+    }
+  }
+}
+
+// Calls function(i) for the positions (or pixels) and groups, on all threads; `work` is multiply-adds of one.
+template <class Function>
+void for_all(int64_t count, int64_t work, const Function& function) {
+  // An element's worth of the other operations takes about as long as 16 multiply-adds do here.
+  parallel_ranges(count, std::max<int64_t>(1, std::min(work / 16, kGrain)),
+                  [&](int, int64_t begin, int64_t end) {
+                    for (int64_t i = begin; i < end; ++i) function(static_cast<int>(i));
+                  });
+}
+
+void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream) {
+  const Layout layout(o);
+  const int filters = o.k_per_group();
+  Products products(o);
+  for_all(o.positions(), o.flops() / 2 / o.positions(), [&](int position) {
+    for (int g = 0; g < o.groups; ++g) {
+      const int64_t first = int64_t{position} * o.k + g * filters;
+      bool add = false;
+      for_runs(o, position / o.q, position % o.q, g, [&](int64_t pixels, int weight, int length) {
+        products.multiply(o.n, filters, length, {a.x + pixels, layout.x_image}, false,
+                          {a.w + first * layout.filter + weight, layout.filter}, true, add,
+                          {a.y + first, layout.y_image});
+        add = true;
+      });
+      for (int n = 0; n < o.n; ++n) {
+        float* y = a.y + n * layout.y_image + first;
+        for (int k = 0; k < filters; ++k) {
+          float value = add ? y[k] : 0.0f;
+          if (a.bias) value += a.bias[first + k];
+          y[k] = a.relu && value < 0.0f ? 0.0f : value;  // a NaN stays
+        }
+      }
+    }
+  });
+  products.throw_failure();
+}
+
+void launch_dgrad(const LocalProblem& o, const DgradArguments& a, Stream) {
+  const Layout layout(o);
+  const int channels = o.c_per_group(), filters = o.k_per_group();
+  Products products(o);
+  for_all(int64_t{o.h} * o.w, o.flops() / 2 / (int64_t{o.h} * o.w), [&](int pixel) {
+    const int h = pixel / o.w + o.pad_h, w = pixel % o.w + o.pad_w;
+    const Range rows = windows_holding(h, o.r, o.stride_h, o.p);
+    const Range columns = windows_holding(w, o.s, o.stride_w, o.q);
+    for (int g = 0; g < o.groups; ++g) {
+      float* dx = a.dx + int64_t{pixel} * o.c + g * channels;
+      bool add = false;
+      for (int p = rows.begin; p < rows.end; ++p) {
+        for (int q = columns.begin; q < columns.end; ++q) {
+          const int64_t first = (int64_t{p} * o.q + q) * o.k + g * filters;
+          const int tap = (h - p * o.stride_h) * o.s + w - q * o.stride_w;
+          products.multiply(o.n, channels, filters, {a.dy + first, layout.y_image}, false,
+                            {a.w + first * layout.filter + tap * channels, layout.filter}, false, add,
+                            {dx, layout.x_image});
+          add = true;
+        }
+      }
+      if (add) continue;
+      for (int n = 0; n < o.n; ++n) std::fill_n(dx + n * layout.x_image, channels, 0.0f);
+    }
+  });
+  products.throw_failure();
+}
+
+void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream) {
+  const Layout layout(o);
+  const int filters = o.k_per_group();
+  Products products(o);
+  for_all(o.positions(), o.flops() / 2 / o.positions(), [&](int position) {
+    // Where the window hangs over the edge, its weights have no pixels.
+    std::fill_n(a.dw + int64_t{position} * o.k * layout.filter, int64_t{o.k} * layout.filter, 0.0f);
+    for (int g = 0; g < o.groups; ++g) {
+      const int64_t first = int64_t{position} * o.k + g * filters;
+      for_runs(o, position / o.q, position % o.q, g, [&](int64_t pixels, int weight, int length) {
+        products.multiply(filters, length, o.n, {a.dy + first, layout.y_image}, true,
+                          {a.x + pixels, layout.x_image}, false, false,
+                          {a.dw + first * layout.filter + weight, layout.filter});
+      });
+    }
+  });
+  products.throw_failure();
+}
+
+// ---- selection tables -----------------------------------------------------------------------------------
+
+using LocalFpropTable = SelectionTable<LocalProblem, FpropArguments>;
+using LocalDgradTable = SelectionTable<LocalProblem, DgradArguments>;
+using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
+
+const LocalFpropTable& fprop_table() {
+  static const LocalFpropTable table("local_fprop",
+                                     {{"onednn", false, always, always, no_workspace, launch_fprop}});
+  return table;
+}
+
+const LocalDgradTable& dgrad_table() {
+  static const LocalDgradTable table("local_dgrad",
+                                     {{"onednn", false, always, always, no_workspace, launch_dgrad}});
+  return table;
+}
+
+const LocalWgradTable& wgrad_table() {
+  static const LocalWgradTable table("local_wgrad",
+                                     {{"onednn", false, always, always, no_workspace, launch_wgrad}});
+  return table;
+}
+
+}  // namespace
+
+std::vector<std::string> local_fprop_impls(const LocalProblem& problem) {
+  return fprop_table().impls(problem);
+}
+
+std::vector<std::string> local_dgrad_impls(const LocalProblem& problem) {
+  return dgrad_table().impls(problem);
+}
+
+std::vector<std::string> local_wgrad_impls(const LocalProblem& problem) {
+  return wgrad_table().impls(problem);
+}
+
+size_t local_fprop_workspace(const LocalProblem& problem, const char* impl) {
+  return fprop_table().workspace(problem, impl);
+}
+
+size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl) {
+  return dgrad_table().workspace(problem, impl);
+}
+
+size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl) {
+  return wgrad_table().workspace(problem, impl);
+}
+
+void local_fprop(const LocalProblem& problem, const float* x, const float* w, const float* bias, bool relu,
+                 float* y, void* workspace, Stream stream, const char* impl) {
+  fprop_table().run(problem, {x, w, bias, relu, y, workspace}, stream, impl);
+}
+
+void local_dgrad(const LocalProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+                 Stream stream, const char* impl) {
+  dgrad_table().run(problem, {dy, w, dx, workspace}, stream, impl);
+}
+
+void local_wgrad(const LocalProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
+                 Stream stream, const char* impl) {
+  wgrad_table().run(problem, {x, dy, dw, workspace}, stream, impl);
+}
+
+}  // namespace cconvnet

@@ -1,0 +1,81 @@
+// What the normalisations share: powers of d = k + alpha * sum, and sums over windows in one map.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "parallel.h"
+
+namespace cconvnet {
+
+// d^-beta and d^(-beta-1).
+struct Powers {
+  float scale, steeper;
+};
+
+// AlexNet's beta, 3/4, needs two square roots in place of a power, which makes vector code.
+inline __attribute__((always_inline)) Powers three_quarters(float d) {
+  const float inverse_root = 1.0f / std::sqrt(d);
+  const float scale = inverse_root * std::sqrt(inverse_root);
+  return {scale, scale * (inverse_root * inverse_root)};
+}
+
+// scale[i] = d^-beta and, where `steeper` is given, steeper[i] = d^(-beta-1), for d = k + alpha * sum[i].
+// Either may lie where `sum` does.
+template <bool STEEPER, class Problem>
+inline __attribute__((always_inline)) void powers(const Problem& o, int count, const float* sum, float* scale,
+                                                  float* steeper) {
+  const float k = o.k, alpha = o.alpha, beta = o.beta;
+  if (beta == 0.75f) {
+#pragma omp simd
+    for (int i = 0; i < count; ++i) {
+      const Powers result = three_quarters(k + alpha * sum[i]);
+      scale[i] = result.scale;
+      if (STEEPER) steeper[i] = result.steeper;
+    }
+  } else {
+    for (int i = 0; i < count; ++i) {
+      const float d = k + alpha * sum[i];
+      scale[i] = std::pow(d, -beta);
+      if (STEEPER) steeper[i] = scale[i] / d;
+    }
+  }
+}
+
+// ---- windows in the same map ----------------------------------------------------------------------------
+
+struct Range {
+  int begin, end;
+};
+
+// The window's part inside [0, limit) around `center`.
+inline Range clipped(int center, int before, int after, int limit) {
+  return {std::max(0, center - before),
+          static_cast<int>(std::min<int64_t>(limit, int64_t{center} + after + 1))};
+}
+
+// sum[c] over the clipped window around pixel (i, j) of image[h,w,c], of the values or their squares.
+template <bool SQUARED, class Problem>
+inline __attribute__((always_inline)) void map_sums(const Problem& o, const float* image, int i, int j,
+                                                    int before, int after, float* sum) {
+  const Range rows = clipped(i, before, after, o.h), columns = clipped(j, before, after, o.w);
+  std::memset(sum, 0, o.c * sizeof(float));
+  for (int r = rows.begin; r < rows.end; ++r) {
+    for (int s = columns.begin; s < columns.end; ++s) {
+      const float* values = image + (int64_t{r} * o.w + s) * o.c;
+#pragma omp simd
+      for (int c = 0; c < o.c; ++c) sum[c] += SQUARED ? values[c] * values[c] : values[c];
+    }
+  }
+}
+
+// Elements' worth of work of one image: a window per element.
+template <class Problem>
+int64_t map_cost(const Problem& o) {
+  const int64_t rows = std::min(o.size, o.h), columns = std::min(o.size, o.w);
+  return int64_t{o.h} * o.w * o.c * std::min<int64_t>(rows * columns, kGrain);
+}
+
+}  // namespace cconvnet

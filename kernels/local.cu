@@ -1,0 +1,427 @@
+// Locally connected layers: every output position has filters of its own. That leaves nothing to share
+// between positions, so each pass is one matrix product per position (forward, weights) or per pixel (input)
+// and group, all in one launch:
+//
+//         one per           m            n                 k                   the sums run in the order
+// fprop   output position   N            K/groups          R*S*C/groups        r, s, c
+// dgrad   input pixel       N            C/groups          windows * K/groups  p, q, k
+// wgrad   output position   K/groups     R*S*C/groups      N                   n
+//
+// where "windows" are those that hold the pixel: dgrad gathers, so each gradient is written once. A weight is
+// read by one block for each tile of images. Threads of a block share a tile as gemm_tile.cuh says; splits
+// along k and the choice of the tile are those of implicit_gemm.cuh.
+//
+// Since position or pixel is the same for a whole block, whether an element lies in the image depends on its
+// row or on its depth alone, and its offset is the sum of one part for each.
+#include "implicit_gemm.cuh"
+
+namespace cconvnet {
+namespace {
+
+struct LocalParameters {
+  LocalProblem problem;
+  int c_per_group, k_per_group;
+  uint32_t x_image, y_image;  // elements of one image
+  GemmSize size;              // of the largest product
+  GemmGrid grid;
+  Divider by_c, by_s, by_k;
+  const float *a, *b, *bias;
+  bool relu;
+  bool vector_stores;
+  float* out;  // with splits, the partial outputs, each of `count` elements
+  size_t count;
+};
+
+// An operand whose offsets are sums of a row's part and a depth's part, either of which may be outside.
+template <class View, bool ALONG_K_>
+struct Operand {
+  static constexpr bool ALONG_K = ALONG_K_;
+  using Row = uint32_t;
+  using Depth = uint32_t;
+
+  const LocalParameters& o;
+  const View& view;
+  const float* data;
+
+  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
+    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  }
+};
+
+// A block's view of the problem lies in shared memory, as GemmBlock. Sets up the block's one View.
+template <class View>
+__device__ __forceinline__ const View& shared_view(const LocalParameters& o, uint32_t batch) {
+  auto& view = shared_memory<View>();
+  if (threadIdx.x == 0) view = View::make(o, batch / o.problem.groups, batch % o.problem.groups);
+  __syncthreads();
+  return view;
+}
+
+// ---- forward and weights: one output position -----------------------------------------------------------
+
+struct Position {
+  uint32_t first_h, first_w;  // the window's first pixel; may be outside, that is, have wrapped around
+  uint32_t first_input;       // channel
+  // Channel k of the group is element first_output + k of an image of y, of the biases, and of the filters.
+  uint32_t first_output;
+
+  static __device__ __forceinline__ Position make(const LocalParameters& o, uint32_t position,
+                                                  uint32_t group) {
+    const ConvProblem& c = o.problem;
+    return {position / c.q * c.stride_h - c.pad_h, position % c.q * c.stride_w - c.pad_w,
+            group * o.c_per_group, position * c.k + group * o.k_per_group};
+  }
+
+  // Where in an image weight i of a filter, (r, s, c) in one number, finds its pixel.
+  __device__ __forceinline__ uint32_t pixel(const LocalParameters& o, uint32_t i) const {
+    const ConvProblem& problem = o.problem;
+    if (i >= static_cast<uint32_t>(problem.r * problem.s * o.c_per_group)) return kOutside;
+    int c, s;
+    const uint32_t r = o.by_s.divide(o.by_c.divide(i, c), s);
+    const uint32_t h = first_h + r, w = first_w + s;
+    if (h >= static_cast<uint32_t>(problem.h) || w >= static_cast<uint32_t>(problem.w)) return kOutside;
+    return (h * problem.w + w) * problem.c + first_input + c;
+  }
+};
+
+// fprop's A: the window in every image.
+struct Windows : Operand<Position, true> {
+  __device__ __forceinline__ Row row(uint32_t m) const {
+    return m < static_cast<uint32_t>(o.size.m) ? m * o.x_image : kOutside;
+  }
+  __device__ __forceinline__ Depth depth(uint32_t k) const { return view.pixel(o, k); }
+};
+
+// fprop's B: the position's filters, a plain matrix.
+struct Filters : Operand<Position, true> {
+  __device__ __forceinline__ Row row(uint32_t n) const {
+    return n < static_cast<uint32_t>(o.size.n) ? (view.first_output + n) * o.size.k : kOutside;
+  }
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    return k < static_cast<uint32_t>(o.size.k) ? k : kOutside;
+  }
+};
+
+struct FpropOutput {
+  const LocalParameters& o;
+  const Position& view;
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * o.y_image + view.first_output; }
+};
+
+// wgrad's A: dy at the position, transposed.
+struct Gradients : Operand<Position, false> {
+  __device__ __forceinline__ Row row(uint32_t m) const {
+    return m < static_cast<uint32_t>(o.size.m) ? view.first_output + m : kOutside;
+  }
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    return k < static_cast<uint32_t>(o.size.k) ? k * o.y_image : kOutside;
+  }
+};
+
+// wgrad's B: the window in every image, transposed.
+struct TransposedWindows : Operand<Position, false> {
+  __device__ __forceinline__ Row row(uint32_t n) const { return view.pixel(o, n); }
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    return k < static_cast<uint32_t>(o.size.k) ? k * o.x_image : kOutside;
+  }
+};
+
+struct WgradOutput {
+  const LocalParameters& o;
+  const Position& view;
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return (view.first_output + m) * o.size.n; }
+};
+
+// ---- input: one pixel -----------------------------------------------------------------------------------
+
+struct Pixel {
+  int h, w;                            // with the padding: of the image's border
+  uint32_t first_p, first_q, columns;  // of the windows that hold it
+  uint32_t first_input;                // in an image of dx
+  uint32_t first_output;               // channel
+  int gemm_k;
+
+  struct Range {
+    int begin, count;
+  };
+
+  // The windows along one axis that hold padded coordinate i: index*stride <= i < index*stride + filter.
+  static __device__ __forceinline__ Range windows(int i, int filter, int stride, int windows) {
+    const int begin = i < filter ? 0 : (i - filter) / stride + 1;
+    return {begin, max(min(i / stride + 1, windows) - begin, 0)};
+  }
+
+  static __device__ __forceinline__ Pixel make(const LocalParameters& o, uint32_t pixel, uint32_t group) {
+    const ConvProblem& c = o.problem;
+    const int h = pixel / c.w + c.pad_h, w = pixel % c.w + c.pad_w;
+    const Range p = windows(h, c.r, c.stride_h, c.p), q = windows(w, c.s, c.stride_w, c.q);
+    return {h,
+            w,
+            static_cast<uint32_t>(p.begin),
+            static_cast<uint32_t>(q.begin),
+            static_cast<uint32_t>(q.count),
+            pixel * c.c + group * o.c_per_group,
+            group * o.k_per_group,
+            p.count * q.count * o.k_per_group};
+  }
+
+  // Splits k into window (p, q) and output channel.
+  __device__ __forceinline__ uint32_t window(const LocalParameters& o, uint32_t k, uint32_t& q,
+                                             uint32_t& channel) const {
+    int rest;
+    const uint32_t window = o.by_k.divide(k, rest);
+    channel = first_output + rest;
+    q = first_q + window % columns;
+    return first_p + window / columns;
+  }
+};
+
+// dgrad's A: dy of the windows in every image.
+struct Reached : Operand<Pixel, true> {
+  __device__ __forceinline__ Row row(uint32_t m) const {
+    return m < static_cast<uint32_t>(o.size.m) ? m * o.y_image : kOutside;
+  }
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
+    uint32_t q, channel;
+    const uint32_t p = view.window(o, k, q, channel);
+    return (p * o.problem.q + q) * o.problem.k + channel;
+  }
+};
+
+// dgrad's B: the weights by which each window reads the pixel, contiguous along the input channel.
+struct Weights : Operand<Pixel, false> {
+  __device__ __forceinline__ Row row(uint32_t n) const {
+    return n < static_cast<uint32_t>(o.size.n) ? n : kOutside;
+  }
+  __device__ __forceinline__ Depth depth(uint32_t k) const {
+    if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
+    const ConvProblem& c = o.problem;
+    uint32_t q, channel;
+    const uint32_t p = view.window(o, k, q, channel);
+    const uint32_t r = view.h - p * c.stride_h, s = view.w - q * c.stride_w;
+    return ((((p * c.q + q) * c.k + channel) * c.r + r) * c.s + s) * o.size.n;
+  }
+};
+
+struct DgradOutput {
+  const LocalParameters& o;
+  const Pixel& view;
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * o.x_image + view.first_input; }
+};
+
+// ---- kernels --------------------------------------------------------------------------------------------
+
+// `out` is this split's.
+__device__ __forceinline__ Epilogue epilogue_of(const LocalParameters& o, const GemmBlock& block,
+                                                const float* bias) {
+  return {o.out + block.split * o.count, bias, o.relu, o.vector_stores};
+}
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS) local_fprop_gemm(LocalParameters o) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
+  const Position& view = shared_view<Position>(o, block.batch);
+  const auto product = multiply_tile<Tile>(Windows{{o, view, o.a}}, Filters{{o, view, o.b}}, block.m, block.n,
+                                           block.steps<Tile>(o.size.k, o.grid.splits));
+  const Epilogue epilogue = epilogue_of(o, block, o.bias ? o.bias + view.first_output : nullptr);
+  store_tile(product, epilogue, FpropOutput{o, view}, block.m, block.n, o.size.m, o.size.n);
+}
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS) local_dgrad_gemm(LocalParameters o) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
+  const Pixel& view = shared_view<Pixel>(o, block.batch);
+  const auto product = multiply_tile<Tile>(Reached{{o, view, o.a}}, Weights{{o, view, o.b}}, block.m, block.n,
+                                           block.steps<Tile>(view.gemm_k, o.grid.splits));
+  store_tile(product, epilogue_of(o, block, nullptr), DgradOutput{o, view}, block.m, block.n, o.size.m,
+             o.size.n);
+}
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS) local_wgrad_gemm(LocalParameters o) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
+  const Position& view = shared_view<Position>(o, block.batch);
+  const auto product = multiply_tile<Tile>(Gradients{{o, view, o.a}}, TransposedWindows{{o, view, o.b}},
+                                           block.m, block.n, block.steps<Tile>(o.size.k, o.grid.splits));
+  store_tile(product, epilogue_of(o, block, nullptr), WgradOutput{o, view}, block.m, block.n, o.size.m,
+             o.size.n);
+}
+
+// ---- launchers ------------------------------------------------------------------------------------------
+
+GemmSize fprop_size(const LocalProblem& o) {
+  return {o.n, o.k_per_group(), o.r * o.s * o.c_per_group(), o.positions() * o.groups};
+}
+
+GemmSize dgrad_size(const LocalProblem& o) {
+  const auto windows = [](int filter, int stride, int most) {
+    return static_cast<int>(std::min<int64_t>(ceil_div(filter, stride), most));
+  };
+  return {o.n, o.c_per_group(),
+          windows(o.r, o.stride_h, o.p) * windows(o.s, o.stride_w, o.q) * o.k_per_group(),
+          o.h * o.w * o.groups};
+}
+
+GemmSize wgrad_size(const LocalProblem& o) {
+  return {o.k_per_group(), o.r * o.s * o.c_per_group(), o.n, o.positions() * o.groups};
+}
+
+// `bias` may be null. `count` is the number of elements of `out`.
+template <class Tile, class Kernel>
+void launch(const Kernel& kernel, const LocalProblem& problem, const GemmSize& size, const float* a,
+            const float* b, const float* bias, bool relu, float* out, int count, void* workspace,
+            Stream stream) {
+  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  const bool split = grid.splits > 1;
+  float* const target = split ? static_cast<float*>(workspace) : out;
+  const LocalParameters parameters = {problem,
+                                      problem.c_per_group(),
+                                      problem.k_per_group(),
+                                      static_cast<uint32_t>(problem.x_count() / problem.n),
+                                      static_cast<uint32_t>(problem.y_count() / problem.n),
+                                      size,
+                                      grid,
+                                      Divider(problem.c_per_group()),
+                                      Divider(problem.s),
+                                      Divider(problem.k_per_group()),
+                                      a,
+                                      b,
+                                      split ? nullptr : bias,
+                                      !split && relu,
+                                      aligned(target) && size.n % kVectorWidth == 0,
+                                      target,
+                                      static_cast<size_t>(count)};
+  CCONVNET_LAUNCH(kernel, grid.blocks(), Tile::THREADS, stream, parameters);
+  // An image of y has a bias for every element.
+  if (split) split_reduce(count, grid.splits, target, problem.bias_count(), bias, relu, out, stream);
+}
+
+template <class Tile>
+void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream stream) {
+  launch<Tile>(local_fprop_gemm<Tile>, o, fprop_size(o), a.x, a.w, a.bias, a.relu, a.y, o.y_count(),
+               a.workspace, stream);
+}
+
+template <class Tile>
+void launch_dgrad(const LocalProblem& o, const DgradArguments& a, Stream stream) {
+  launch<Tile>(local_dgrad_gemm<Tile>, o, dgrad_size(o), a.dy, a.w, nullptr, false, a.dx, o.x_count(),
+               a.workspace, stream);
+}
+
+template <class Tile>
+void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream stream) {
+  launch<Tile>(local_wgrad_gemm<Tile>, o, wgrad_size(o), a.dy, a.x, nullptr, false, a.dw, o.w_count(),
+               a.workspace, stream);
+}
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+using LocalFpropTable = SelectionTable<LocalProblem, FpropArguments>;
+using LocalDgradTable = SelectionTable<LocalProblem, DgradArguments>;
+using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
+
+// Vectors lie along channels, and must not leave their group.
+template <class Tile>
+bool whole_vectors_of_x(const LocalProblem& o) {
+  return o.c_per_group() % Tile::VECTOR == 0;
+}
+template <class Tile>
+bool whole_vectors_of_both(const LocalProblem& o) {
+  return whole_vectors_of_x<Tile>(o) && o.k_per_group() % Tile::VECTOR == 0;
+}
+
+template <class Tile>
+LocalFpropTable::Row fprop_row() {
+  return {"local_fprop_gemm_fp32_" + tile_name<Tile>(),
+          Tile::VECTOR > 1,
+          whole_vectors_of_x<Tile>,
+          [](const LocalProblem& o) { return suits<Tile>(fprop_size(o)); },
+          [](const LocalProblem& o) { return split_workspace(fprop_size(o), o.y_count()); },
+          launch_fprop<Tile>};
+}
+
+template <class Tile>
+LocalDgradTable::Row dgrad_row() {
+  return {"local_dgrad_gemm_fp32_" + tile_name<Tile>(),
+          Tile::VECTOR > 1,
+          whole_vectors_of_both<Tile>,
+          [](const LocalProblem& o) { return suits<Tile>(dgrad_size(o)); },
+          [](const LocalProblem& o) { return split_workspace(dgrad_size(o), o.x_count()); },
+          launch_dgrad<Tile>};
+}
+
+template <class Tile>
+LocalWgradTable::Row wgrad_row() {
+  return {"local_wgrad_gemm_fp32_" + tile_name<Tile>(),
+          Tile::VECTOR > 1,
+          whole_vectors_of_both<Tile>,
+          [](const LocalProblem& o) { return suits<Tile>(wgrad_size(o)); },
+          [](const LocalProblem& o) { return split_workspace(wgrad_size(o), o.w_count()); },
+          launch_wgrad<Tile>};
+}
+
+using Large = Tile<64, 64, 8, 8, 4, 4>;
+using Small = Tile<32, 32, 8, 4, 4, 4>;
+using Scalar = Tile<32, 32, 8, 4, 4, 1>;
+
+const LocalFpropTable& fprop_table() {
+  static const LocalFpropTable table("local_fprop",
+                                     {fprop_row<Large>(), fprop_row<Small>(), fprop_row<Scalar>()});
+  return table;
+}
+
+const LocalDgradTable& dgrad_table() {
+  static const LocalDgradTable table("local_dgrad",
+                                     {dgrad_row<Large>(), dgrad_row<Small>(), dgrad_row<Scalar>()});
+  return table;
+}
+
+const LocalWgradTable& wgrad_table() {
+  static const LocalWgradTable table("local_wgrad",
+                                     {wgrad_row<Large>(), wgrad_row<Small>(), wgrad_row<Scalar>()});
+  return table;
+}
+
+}  // namespace
+
+std::vector<std::string> local_fprop_impls(const LocalProblem& problem) {
+  return fprop_table().impls(problem);
+}
+
+std::vector<std::string> local_dgrad_impls(const LocalProblem& problem) {
+  return dgrad_table().impls(problem);
+}
+
+std::vector<std::string> local_wgrad_impls(const LocalProblem& problem) {
+  return wgrad_table().impls(problem);
+}
+
+size_t local_fprop_workspace(const LocalProblem& problem, const char* impl) {
+  return fprop_table().workspace(problem, impl);
+}
+
+size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl) {
+  return dgrad_table().workspace(problem, impl);
+}
+
+size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl) {
+  return wgrad_table().workspace(problem, impl);
+}
+
+void local_fprop(const LocalProblem& problem, const float* x, const float* w, const float* bias, bool relu,
+                 float* y, void* workspace, Stream stream, const char* impl) {
+  fprop_table().run(problem, {x, w, bias, relu, y, workspace}, stream, impl);
+}
+
+void local_dgrad(const LocalProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+                 Stream stream, const char* impl) {
+  dgrad_table().run(problem, {dy, w, dx, workspace}, stream, impl);
+}
+
+void local_wgrad(const LocalProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
+                 Stream stream, const char* impl) {
+  wgrad_table().run(problem, {x, dy, dw, workspace}, stream, impl);
+}
+
+}  // namespace cconvnet

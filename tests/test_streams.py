@@ -1,0 +1,213 @@
+"""Copies between devices are ordered by marks alone: nothing may rely on when a device happens to work.
+
+Devices here have queues like a GPU's streams. A call only puts work into a queue; which queue goes on next
+is drawn at random, and a mark is all that lets one queue wait for another. Whatever the draws, the weights
+must be those of devices that do everything at once. A mark that is taken away must change them, or this
+proves nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cconvnet import nets
+from cconvnet.backends import Device, ReferenceDevice, Transfer
+from cconvnet.layers import CopyLayer, SoftmaxCostLayer
+from cconvnet.nets import alexnet, alexnet_2012
+from cconvnet.nets.specs import NetSpec, place
+from cconvnet.network import Network
+
+Work = Callable[[], None]
+
+
+class Mark:
+    reached = False
+
+
+class Queue:
+    """Work in the order in which it was given; an entry may be a mark to wait for."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Work | Mark] = deque()
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.entries) and not (isinstance(self.entries[0], Mark) and not self.entries[0].reached)
+
+    def advance(self) -> None:
+        entry = self.entries.popleft()
+        if not isinstance(entry, Mark):
+            entry()
+
+    def mark(self) -> Mark:
+        mark = Mark()
+        self.entries.append(lambda: setattr(mark, "reached", True))
+        return mark
+
+
+class Machine:
+    """Several devices, and chance."""
+
+    def __init__(self, seed: int) -> None:
+        self.queues: list[Queue] = []
+        self.random = random.Random(seed)
+        # Some devices are slower than others, for a while.
+        self.favours: list[float] = []
+
+    def queue(self) -> Queue:
+        self.queues.append(Queue())
+        return self.queues[-1]
+
+    def drain(self) -> None:
+        weights = [self.random.random() ** 6 for _ in self.queues]
+        while any(queue.entries for queue in self.queues):
+            ready = [i for i, queue in enumerate(self.queues) if queue.ready]
+            assert ready, "every queue waits for another"
+            (chosen,) = self.random.choices(ready, [weights[i] + 1e-9 for i in ready])
+            self.queues[chosen].advance()
+
+
+class QueuedModule:
+    """A module whose functions put their work into a queue."""
+
+    def __init__(self, module: Any, queue: Queue) -> None:
+        self._module, self._queue = module, queue
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._module, name)
+        if name.endswith(("_workspace", "_impls")):
+            return function
+        return lambda *arguments: self._queue.entries.append(lambda: function(*arguments))
+
+
+class QueuedDevice(ReferenceDevice):
+    def __init__(self, machine: Machine, index: int) -> None:
+        super().__init__("reference", index)
+        self.machine, self.work, self.copies = machine, machine.queue(), machine.queue()
+        self.module = QueuedModule(self.module, self.work)
+
+    def fill(self, array: Any, host: Any) -> None:
+        value = np.array(host)
+        self.work.entries.append(lambda: array.__setitem__(..., value))
+
+    def host(self, array: Any) -> Any:
+        self.machine.drain()
+        return np.array(array)
+
+    def synchronize(self) -> None:
+        self.machine.drain()
+
+    def mark(self) -> Any:
+        return self.work.mark()
+
+    def wait(self, mark: Any) -> None:
+        if mark is not None:
+            self.work.entries.append(mark)
+
+    def transfer(self, target: Any, target_device: Device, source: Any) -> Transfer:
+        return QueuedTransfer(target, source, self.copies)
+
+
+class QueuedTransfer(Transfer):
+    def __init__(self, target: Any, source: Any, queue: Queue) -> None:
+        super().__init__(target, source)
+        self._queue = queue
+
+    def start(self, *after: Any) -> Any:
+        self._queue.entries += [mark for mark in after if mark is not None]
+        self._queue.entries.append(lambda: self._target.__setitem__(..., self._source))
+        return self._queue.mark()
+
+
+def placed_lenet() -> NetSpec:
+    """One device hands on to the other, and gets nothing back but gradients."""
+    return place(nets.build("lenet"), {"conv2": 1})
+
+
+NETS = {
+    "alexnet": alexnet.build((76, 76, 3), 10, width=1 / 24),
+    "alexnet-2012": alexnet_2012.build((76, 76, 3), 10, width=1 / 24),
+    "lenet": placed_lenet(),
+}
+
+
+def losses_and_state(spec: NetSpec, devices: Sequence[Any]) -> tuple[list[float], dict[str, Any]]:
+    """The losses of three training steps and three test passes, and the state; nobody waits in between."""
+    network = Network(spec, batch=2, devices=devices, seed=1)
+    cost = network.layers[-1]
+    assert isinstance(cost, SoftmaxCostLayer)
+    losses = np.zeros((6, 2))
+    for step in range(len(losses)):
+        draws = np.random.default_rng(step)
+        images = draws.integers(0, 256, (2, *spec.stored_shape), np.uint8)
+        network.load(images, draws.integers(0, spec.classes, 2))
+        network.forward(train=step < 3, step=step)
+        cost.device.module.copy(losses[step], 0, cost.losses, 0)
+        if step < 3:
+            network.backward()
+            network.update(0.01, 0.9)
+    state = network.state()
+    return losses.ravel().tolist(), state
+
+
+def queued(spec: NetSpec, seed: int) -> tuple[list[float], dict[str, Any]]:
+    machine = Machine(seed)
+    return losses_and_state(spec, [QueuedDevice(machine, index) for index in range(2)])
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, tuple[list[float], dict[str, Any]]]:
+    return {name: losses_and_state(spec, ["reference:0", "reference:1"]) for name, spec in NETS.items()}
+
+
+def same(found: tuple[list[float], dict[str, Any]], right: tuple[list[float], dict[str, Any]]) -> bool:
+    return found[0] == right[0] and all(
+        found[1][name].tobytes() == value.tobytes() for name, value in right[1].items()
+    )
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("seed", range(6))
+def test_marks_order_all_copies(expected: Any, name: str, seed: int) -> None:
+    assert same(queued(NETS[name], seed), expected[name])
+
+
+def test_copies_go_on_beside_other_work() -> None:
+    """A device's own queue never waits for a copy that leaves it before what is copied is overwritten."""
+    machine = Machine(0)
+    devices = [QueuedDevice(machine, index) for index in range(2)]
+    spec = NETS["alexnet"]
+    network = Network(spec, batch=2, devices=devices)
+    network.load(np.zeros((2, *spec.stored_shape), np.uint8), np.zeros(2, np.int32))
+    network.forward(train=True)
+    for queue in (devices[0].work, devices[1].work):
+        while queue.ready:
+            queue.advance()
+    # Both towers have gone up to where they need each other, with no copy done.
+    assert all(isinstance(device.work.entries[0], Mark) for device in devices)
+    # No wait but the receivers' own stands in the queues: three for each tower's layers, and fc8's.
+    waits = [sum(isinstance(entry, Mark) for entry in device.work.entries) for device in devices]
+    assert waits == [4, 3]
+    machine.drain()
+
+
+@pytest.mark.parametrize(
+    ("gone", "name"),
+    [("wait", "alexnet"), ("wait_here", "alexnet"), ("been_read", "lenet"), ("mark", "alexnet")],
+)
+def test_a_missing_mark_is_noticed(
+    expected: Any, monkeypatch: pytest.MonkeyPatch, gone: str, name: str
+) -> None:
+    if gone == "mark":
+        monkeypatch.setattr(QueuedDevice, "mark", lambda self: None)
+    else:
+        monkeypatch.setattr(CopyLayer, gone, lambda self: None)
+    with np.errstate(all="ignore"):
+        results = [same(queued(NETS[name], seed), expected[name]) for seed in range(12)]
+    assert not all(results)
