@@ -22,7 +22,8 @@ import pytest
 
 from cconvnet import checkpoint, data, runs
 from cconvnet.checkpoint import CheckpointError, Folder
-from cconvnet.evaluate import MEAN, Tally, evaluate_run, load_trained, predict
+from cconvnet.data.color_noise import color_components
+from cconvnet.evaluate import COLORS, MEAN, Tally, evaluate_run, load_trained, predict
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import LrStep
 from cconvnet.network import Network
@@ -501,6 +502,23 @@ def narrow_steps(part: Trainer, last: int, options: Options) -> None:
     with part._train_loader(options) as loader:
         part._train_epoch(loader, last, options)
     part._save()
+
+
+def test_colour_noise_may_be_turned_on_and_off_by_hand(tmp_path: Path) -> None:
+    out, listener = tmp_path / "run", Listener()
+    run_training(out=out, steps=10)
+    assert COLORS not in tensors_of(out)
+    resume(out, listener, steps=20, color_noise=0.5)
+    assert "colour noise: 0.5 from here on" in listener.lines
+    components = color_components(data.open_source().train)
+    assert tensors_of(out)[COLORS].tobytes() == components.tobytes()
+    resume(out, steps=30)
+    resume(out, listener, color_noise=0.0)
+    assert "colour noise: 0 from here on" in listener.lines
+    # Another course than without: the noise was there.
+    run_training(out=tmp_path / "plain", steps=20)
+    noisy, plain = (runs.read_log(path)[:5] for path in (out, tmp_path / "plain"))
+    assert [a["loss"] == b["loss"] for a, b in zip(noisy, plain, strict=True)] == [True] * 2 + [False] * 3
 
 
 @pytest.mark.parametrize("name", ["alexnet", "alexnet-2012"])
