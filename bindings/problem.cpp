@@ -5,10 +5,10 @@
 
 #include <array>
 #include <optional>
-#include <sstream>
 #include <utility>
 
 #include "problem.h"
+#include "repr.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -48,48 +48,7 @@ const char* to_name(const Names<Enum>& names, Enum wanted) {
   return "?";
 }
 
-// repr(problem): a call that makes an equal problem, which tests print as their one-line repro.
-class Repr {
- public:
-  explicit Repr(const char* type) { text_ << type << "("; }
-  template <class T>
-  Repr& operator()(const char* name, const T& value) {
-    text_ << (first_ ? "" : ", ") << name << "=";
-    first_ = false;
-    // Python's own repr gives floats back exactly and quotes strings.
-    text_ << py::repr(py::cast(value)).template cast<std::string>();
-    return *this;
-  }
-  std::string done() { return text_.str() + ")"; }
-
- private:
-  std::ostringstream text_;
-  bool first_ = true;
-};
-
-// Which rounding gave p and q: the text must rebuild the same problem.
-const char* conv_rounding(const ConvProblem& o) {
-  return o.p == (o.h + 2 * o.pad_h - o.r) / o.stride_h + 1 &&
-                 o.q == (o.w + 2 * o.pad_w - o.s) / o.stride_w + 1
-             ? "floor"
-             : "ceil";
-}
-
-std::string repr_windows(const char* type, const ConvProblem& o) {
-  return Repr(type)("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
-             "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
-             "groups", o.groups)("rounding", conv_rounding(o))
-      .done();
-}
-
-std::string repr(const ConvProblem& o) {
-  return repr_windows("ConvProblem", o);
-}
-
-std::string repr(const LocalProblem& o) {
-  return repr_windows("LocalProblem", o);
-}
-
+// repr(problem); those of ConvProblem and LocalProblem are the kernels' own.
 std::string repr(const FcProblem& o) {
   return Repr("FcProblem")("n", o.n)("c", o.c)("k", o.k).done();
 }

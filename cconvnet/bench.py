@@ -6,13 +6,14 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 import cconvnet
 from cconvnet import nets
+from cconvnet.nets.specs import place
 from cconvnet.network import Network
 from cconvnet.train import check_precision, devices_of
 
@@ -23,6 +24,7 @@ def build_network(
     batch: int | None = None,
     precision: str | None = None,
     size: int | None = None,
+    places: Mapping[str, int | str] | None = None,
 ) -> Network:
     """A network on its own, without data: for images of its own size, or of `size` in both directions.
 
@@ -38,6 +40,7 @@ def build_network(
     if size is not None:
         spec = nets.build(net, image_shape=(size, size, spec.input.channels))
     names = [device.name for device in devices_of(devices)]
+    spec = place(spec, places or {})
     return Network(
         spec, batch=batch or spec.recipe.batch, devices=names, seed=0, precision=precision or "fp32"
     )
@@ -50,6 +53,7 @@ def step(
     batch: int | None = None,
     precision: str | None = None,
     size: int | None = None,
+    places: Mapping[str, int | str] | None = None,
     steps: int = 20,
     warmup: int = 3,
     stepped: Callable[[int], None] = lambda done: None,
@@ -61,6 +65,7 @@ def step(
 
     Args
         size: height and width of the images; None is the network's own.
+        places: layers and the devices they live on; see cconvnet.nets.specs.place.
         steps, warmup: timed steps, and untimed ones before them.
         stepped: called after each step with the number done.
 
@@ -73,7 +78,7 @@ def step(
     """
     if steps < 1 or warmup < 0:
         raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
-    network = build_network(net, devices, batch, precision, size)
+    network = build_network(net, devices, batch, precision, size, places)
     spec, batch = network.spec, network.batch
     used = devices_of(devices)
     generator = np.random.default_rng(0)

@@ -57,6 +57,15 @@ DeviceNames = Annotated[
         metavar="NAMES",
     ),
 ]
+Places = Annotated[
+    str | None,
+    typer.Option(
+        "--place",
+        help="Where layers live, such as conv3=1,fc6=cpu:1: a number counts the devices of --device. Others "
+        "live where their input does.",
+        metavar="LAYER=DEVICE",
+    ),
+]
 Precision = Annotated[str | None, typer.Option(help="fp32.", metavar="NAME")]
 Batch = Annotated[
     int | None, typer.Option(help="Images per step; the network's own if not given.", metavar="N")
@@ -90,6 +99,18 @@ Json = Annotated[
 
 def _names(devices: str | None) -> list[str] | None:
     return None if devices is None else [name.strip() for name in devices.split(",")]
+
+
+def _places(text: str | None) -> dict[str, int | str] | None:
+    if text is None:
+        return None
+    places: dict[str, int | str] = {}
+    for part in text.split(","):
+        layer, equals, device = (piece.strip() for piece in part.partition("="))
+        if not (layer and equals and device):
+            raise ValueError(f"--place must be like conv3=1,fc6=cpu:1, not {text!r}")
+        places[layer] = int(device) if device.isdigit() else device
+    return places
 
 
 def _write_json(where: str, value: Any) -> None:
@@ -127,6 +148,13 @@ def train(
     net: OptionalNet = None,
     data: Data = None,
     device: DeviceNames = None,
+    place: Places = None,
+    towers: Annotated[
+        int | None,
+        typer.Option(
+            help="Into how many parts split layers are cut; one for each device if not given.", metavar="N"
+        ),
+    ] = None,
     precision: Precision = None,
     batch: Batch = None,
     epochs: Annotated[
@@ -211,6 +239,8 @@ def train(
         data=data,
         size=size,
         devices=_names(device),
+        place=_places(place),
+        towers=towers,
         precision=precision,
         batch=batch,
         epochs=epochs,
@@ -433,6 +463,7 @@ def import_(
 def describe(
     net: Net = "lenet",
     device: DeviceNames = None,
+    place: Places = None,
     precision: Precision = None,
     batch: Batch = None,
     size: Size = None,
@@ -456,7 +487,7 @@ def describe(
         if to_json != "-":
             _print_table("", ["layer", "value", one, other], changes, set())
         return
-    network = build_network(net, _names(device), batch, precision, size)
+    network = build_network(net, _names(device), batch, precision, size, _places(place))
     description = network.describe()
     if to_json:
         _write_json(to_json, description)
@@ -516,6 +547,7 @@ def gradcheck(
 def bench_step(
     net: Net = "lenet",
     device: DeviceNames = None,
+    place: Places = None,
     precision: Precision = None,
     batch: Batch = None,
     size: Size = None,
@@ -535,6 +567,7 @@ def bench_step(
             batch=batch,
             precision=precision,
             size=size,
+            places=_places(place),
             steps=steps,
             warmup=warmup,
             stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + steps}"),

@@ -109,6 +109,8 @@ class Network:
         devices: one or several devices or their names, None: the default device. On several, a layer's
             ``device`` is an index into them or a name; layers without one live where their first input does,
             and layers that are ``split`` are shared out over all of them.
+        towers: into how many parts layers that are ``split`` are cut; None: one for each device. More towers
+            than devices compute, bit for bit, what they would on devices of their own.
         seed: of the first weights and of dropout.
         precision: only "fp32" so far.
 
@@ -128,6 +130,7 @@ class Network:
         *,
         batch: int,
         devices: str | Device | Sequence[str | Device] | None = None,
+        towers: int | None = None,
         seed: int = 0,
         precision: str = "fp32",
     ) -> None:
@@ -142,6 +145,11 @@ class Network:
         self.seed = seed
         self.precision = precision
         self.devices = distinct_devices(devices)
+        self.towers = len(self.devices) if towers is None else towers
+        if self.towers < len(self.devices):
+            raise ValueError(
+                f"towers must be at least as many as the {len(self.devices)} devices, not {towers}"
+            )
         self.memory: dict[str, int] = {}
 
         self.layers: list[Layer] = []
@@ -202,7 +210,7 @@ class Network:
                 raise ValueError(
                     f"a layer that is split lives on all devices; leave out device {layer.device!r}"
                 )
-            return self.devices
+            return [self.devices[part % len(self.devices)] for part in range(self.towers)]
         if len(self.devices) == 1:
             return self.devices
         wanted = layer.device
@@ -517,13 +525,14 @@ class Network:
             "net": self.spec.name,
             "batch": self.batch,
             "device": ",".join(device.name for device in self.devices),
+            "towers": self.towers,
             "precision": self.precision,
             "parameters": sum(counts.values()),
             "layers": [
                 {
                     "name": spec.name,
                     "type": spec.type,
-                    "device": ",".join(layer.device.name for layer in self._parts[spec.name]),
+                    "device": ",".join(dict.fromkeys(layer.device.name for layer in self._parts[spec.name])),
                     "inputs": list(spec.inputs),
                     "output_shape": [
                         *self._parts[spec.name][0].output.shape[:-1],

@@ -24,6 +24,8 @@ class Options:
     data: str | None = None
     size: int | None = None
     devices: list[str] | None = None
+    towers: int | None = None
+    place: dict[str, int | str] | None = None
     precision: str | None = None
     batch: int | None = None
     epochs: int | None = None
@@ -99,6 +101,7 @@ class Settings:
     """All that decides what a run computes; kept in ``config.json`` and in every checkpoint.
 
     Attributes
+        towers: how many parts split layers have; see cconvnet.network.Network.
         lr_steps, lr_plateau, lr_scale: see cconvnet.schedule.
         color_noise: the standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: how many epochs it lasts; None: all.
@@ -114,6 +117,7 @@ class Settings:
     test_images: int
     batch: int
     epochs: int
+    towers: int
     seed: int
     lr: float
     momentum: float
@@ -138,6 +142,7 @@ class Settings:
             **identity(source),
             batch=options.batch or recipe.batch,
             epochs=options.epochs or recipe.epochs,
+            towers=options.towers or 1,
             seed=options.seed if options.seed is not None else 0,
             lr=options.lr or recipe.lr,
             momentum=recipe.momentum,

@@ -29,7 +29,7 @@ from cconvnet.checkpoint import Checkpoint, check_tensors
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import Statistics, gather
 from cconvnet.evaluate import COLORS, MEAN, evaluate, network_tensors, restore
-from cconvnet.nets.specs import NetSpec
+from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of
@@ -140,7 +140,7 @@ def devices_of(names: list[str] | None) -> list[Device]:
 
 def check_options(options: Options) -> None:
     """Refuses values that no run can have."""
-    for name in ("size", "batch", "epochs", "steps", "checkpoint_every", "log_every"):
+    for name in ("size", "batch", "towers", "epochs", "steps", "checkpoint_every", "log_every"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
@@ -174,6 +174,7 @@ def _started(
         where = str(Path(where).absolute())  # so that the run can be resumed from any folder
     source = _open_data(where, size, options, reporter)
     spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
+    spec = place(spec, options.place or {})
     batch = options.batch or spec.recipe.batch
     if batch > len(source.train):
         if options.batch is not None:
@@ -182,7 +183,8 @@ def _started(
             )
         reporter.say(f"batch: {len(source.train):,}, all training images, instead of {spec.name}'s {batch:,}")
         batch = len(source.train)
-    options = dataclasses.replace(options, data=where, size=size, batch=batch)
+    towers = options.towers or len(devices)
+    options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers)
     settings = Settings.chosen(options, spec, source)
     network = _network(spec, settings, devices)
     rates_of(settings, network)
@@ -221,7 +223,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
             reporter.say(f"skipped: {line}")
         stored, spec_values = checkpoint.settings, checkpoint.spec
     settings = Settings.from_dict(stored)
-    spec = nets.spec_from_dict(spec_values)
+    spec = place(nets.spec_from_dict(spec_values), options.place or {})
 
     # These say where and for how long; rates and noise changed by hand are how the 2012 network was trained.
     changes = {
@@ -229,9 +231,12 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
         for name in ("data", "epochs", "lr", "lr_steps", "lr_plateau", "color_noise")
         if getattr(options, name) is not None
     }
+    if settings.towers < len(devices):
+        # Fewer devices than towers hold several each, so that not a bit changes.
+        changes["towers"] = len(devices)
     if options.lr_scale is not None:
         changes["lr_scale"] = {**settings.lr_scale, **options.lr_scale}
-    for name in ("size", "batch", "seed", "precision"):
+    for name in ("size", "batch", "towers", "seed", "precision"):
         given, there = getattr(options, name), getattr(settings, name)
         if given is not None and given != there:
             raise RunError(
@@ -302,6 +307,7 @@ def _network(spec: NetSpec, settings: Settings, devices: list[Device]) -> Networ
         spec,
         batch=settings.batch,
         devices=[device.name for device in devices],
+        towers=settings.towers,
         seed=settings.seed,
         precision=settings.precision,
     )
@@ -375,6 +381,10 @@ class Trainer:
         if (patience := self.settings.lr_plateau) != before.lr_plateau:
             when = f"after {patience} epochs without a lower test error" if patience else "at no plateau"
             self.reporter.say(f"lr: a tenth {when}")
+        if self.settings.towers != before.towers:
+            self.reporter.say(
+                f"towers: {self.settings.towers} from here on, it was {before.towers}: rounding differs"
+            )
         for layer, factor in self.settings.lr_scale.items():
             if factor != before.lr_scale.get(layer, 1.0):
                 what = f"learns at {factor:g} times its rate" if factor else "is frozen"

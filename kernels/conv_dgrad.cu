@@ -252,17 +252,6 @@ const DgradTable& conv_dgrad_table() {
   return table;
 }
 
-std::vector<std::string> conv_dgrad_impls(const ConvProblem& problem) {
-  return conv_dgrad_table().impls(problem);
-}
-
-size_t conv_dgrad_workspace(const ConvProblem& problem, const char* impl) {
-  return conv_dgrad_table().workspace(problem, impl);
-}
-
-void conv_dgrad(const ConvProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
-                Stream stream, const char* impl) {
-  conv_dgrad_table().run(problem, {dy, w, dx, workspace}, stream, impl);
-}
+CCONVNET_DGRAD(conv, ConvProblem, conv_dgrad_table(), problem)
 
 }  // namespace cconvnet

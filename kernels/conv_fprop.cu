@@ -168,17 +168,6 @@ const FpropTable& conv_fprop_table() {
   return table;
 }
 
-std::vector<std::string> conv_fprop_impls(const ConvProblem& problem) {
-  return conv_fprop_table().impls(problem);
-}
-
-size_t conv_fprop_workspace(const ConvProblem& problem, const char* impl) {
-  return conv_fprop_table().workspace(problem, impl);
-}
-
-void conv_fprop(const ConvProblem& problem, const float* x, const float* w, const float* bias, bool relu,
-                float* y, void* workspace, Stream stream, const char* impl) {
-  conv_fprop_table().run(problem, {x, w, bias, relu, y, workspace}, stream, impl);
-}
+CCONVNET_FPROP(conv, ConvProblem, conv_fprop_table(), problem)
 
 }  // namespace cconvnet

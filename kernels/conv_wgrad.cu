@@ -165,17 +165,6 @@ const WgradTable& conv_wgrad_table() {
   return table;
 }
 
-std::vector<std::string> conv_wgrad_impls(const ConvProblem& problem) {
-  return conv_wgrad_table().impls(problem);
-}
-
-size_t conv_wgrad_workspace(const ConvProblem& problem, const char* impl) {
-  return conv_wgrad_table().workspace(problem, impl);
-}
-
-void conv_wgrad(const ConvProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
-                Stream stream, const char* impl) {
-  conv_wgrad_table().run(problem, {x, dy, dw, workspace}, stream, impl);
-}
+CCONVNET_WGRAD(conv, ConvProblem, conv_wgrad_table(), problem)
 
 }  // namespace cconvnet

@@ -14,7 +14,7 @@
 #pragma once
 
 #include "gemm_tile.cuh"
-#include "select.h"
+#include "passes.h"
 
 namespace cconvnet {
 
@@ -134,32 +134,6 @@ std::string tile_name() {
   return std::to_string(Tile::BLOCK_M) + "x" + std::to_string(Tile::BLOCK_N) + "x" +
          std::to_string(Tile::BLOCK_K) + (Tile::VECTOR > 1 ? "" : "_scalar");
 }
-
-struct FpropArguments {
-  const float *x, *w, *bias;
-  bool relu;
-  float* y;
-  void* workspace;
-  bool aligned() const { return cconvnet::aligned(x, w); }
-};
-
-struct DgradArguments {
-  const float *dy, *w;
-  float* dx;
-  void* workspace;
-  bool aligned() const { return cconvnet::aligned(dy, w); }
-};
-
-struct WgradArguments {
-  const float *x, *dy;
-  float* dw;
-  void* workspace;
-  bool aligned() const { return cconvnet::aligned(x, dy); }
-};
-
-using FpropTable = SelectionTable<ConvProblem, FpropArguments>;
-using DgradTable = SelectionTable<ConvProblem, DgradArguments>;
-using WgradTable = SelectionTable<ConvProblem, WgradArguments>;
 
 const FpropTable& conv_fprop_table();
 const DgradTable& conv_dgrad_table();

@@ -317,10 +317,6 @@ void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream stream)
 
 // ---- selection ------------------------------------------------------------------------------------------
 
-using LocalFpropTable = SelectionTable<LocalProblem, FpropArguments>;
-using LocalDgradTable = SelectionTable<LocalProblem, DgradArguments>;
-using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
-
 // Vectors lie along channels, and must not leave their group.
 template <class Tile>
 bool whole_vectors_of_x(const LocalProblem& o) {
@@ -385,43 +381,8 @@ const LocalWgradTable& wgrad_table() {
 
 }  // namespace
 
-std::vector<std::string> local_fprop_impls(const LocalProblem& problem) {
-  return fprop_table().impls(problem);
-}
-
-std::vector<std::string> local_dgrad_impls(const LocalProblem& problem) {
-  return dgrad_table().impls(problem);
-}
-
-std::vector<std::string> local_wgrad_impls(const LocalProblem& problem) {
-  return wgrad_table().impls(problem);
-}
-
-size_t local_fprop_workspace(const LocalProblem& problem, const char* impl) {
-  return fprop_table().workspace(problem, impl);
-}
-
-size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl) {
-  return dgrad_table().workspace(problem, impl);
-}
-
-size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl) {
-  return wgrad_table().workspace(problem, impl);
-}
-
-void local_fprop(const LocalProblem& problem, const float* x, const float* w, const float* bias, bool relu,
-                 float* y, void* workspace, Stream stream, const char* impl) {
-  fprop_table().run(problem, {x, w, bias, relu, y, workspace}, stream, impl);
-}
-
-void local_dgrad(const LocalProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
-                 Stream stream, const char* impl) {
-  dgrad_table().run(problem, {dy, w, dx, workspace}, stream, impl);
-}
-
-void local_wgrad(const LocalProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
-                 Stream stream, const char* impl) {
-  wgrad_table().run(problem, {x, dy, dw, workspace}, stream, impl);
-}
+CCONVNET_FPROP(local, LocalProblem, fprop_table(), problem)
+CCONVNET_DGRAD(local, LocalProblem, dgrad_table(), problem)
+CCONVNET_WGRAD(local, LocalProblem, wgrad_table(), problem)
 
 }  // namespace cconvnet

@@ -16,29 +16,9 @@
 #include <vector>
 
 #include "api.h"
+#include "repr.h"
 
 namespace cconvnet {
-
-// As Python's repr, so that a logged line can be pasted into a test.
-inline std::string to_string(const ConvProblem& o) {
-  const auto field = [](const char* name, int value) {
-    return std::string(name) + "=" + std::to_string(value);
-  };
-  const auto pair = [](const char* name, int a, int b) {
-    return std::string(name) + "=(" + std::to_string(a) + ", " + std::to_string(b) + ")";
-  };
-  const bool floor = o.p == detail::windows("r", o.h, o.r, o.pad_h, o.stride_h, Rounding::floor) &&
-                     o.q == detail::windows("s", o.w, o.s, o.pad_w, o.stride_w, Rounding::floor);
-  return "ConvProblem(" + field("n", o.n) + ", " + field("h", o.h) + ", " + field("w", o.w) + ", " +
-         field("c", o.c) + ", " + field("k", o.k) + ", " + field("r", o.r) + ", " + field("s", o.s) + ", " +
-         pair("stride", o.stride_h, o.stride_w) + ", " + pair("padding", o.pad_h, o.pad_w) + ", " +
-         field("groups", o.groups) + ", rounding='" + (floor ? "floor" : "ceil") + "')";
-}
-
-inline std::string to_string(const LocalProblem& o) {
-  const std::string windows = to_string(static_cast<const ConvProblem&>(o));
-  return "Local" + windows.substr(std::string("Conv").size());
-}
 
 // Arguments has `bool aligned() const`, whether its inputs lie on 16-byte boundaries, and `void* workspace`.
 template <class Problem, class Arguments>
@@ -95,14 +75,14 @@ class SelectionTable {
     for (const Row& row : rows_) {
       if ((aligned || !row.needs_alignment) && row.supports(problem) && row.prefers(problem)) return row;
     }
-    throw std::logic_error(operation_ + ": no row takes " + to_string(problem));
+    throw std::logic_error(operation_ + ": no row takes " + repr(problem));
   }
 
   const Row& named(const Problem& problem, const std::string& impl) const {
     std::string names;
     for (const Row& row : rows_) {
       if (row.name == impl) {
-        detail::require(row.supports(problem), "impl '" + impl + "' does not support " + to_string(problem));
+        detail::require(row.supports(problem), "impl '" + impl + "' does not support " + repr(problem));
         return row;
       }
       names += (names.empty() ? "" : ", ") + row.name;
@@ -115,7 +95,7 @@ class SelectionTable {
     if (!wish || std::string(wish) != "1") return;
     static std::mutex mutex;
     static std::set<std::string> seen;
-    const std::string line = row.name + " serves " + to_string(problem);
+    const std::string line = row.name + " serves " + repr(problem);
     const std::lock_guard<std::mutex> lock(mutex);
     if (seen.insert(line).second) std::fprintf(stderr, "cconvnet: %s\n", line.c_str());
   }

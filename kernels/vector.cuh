@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "alignment.h"
 #include "launch.cuh"
 
 namespace cconvnet {
@@ -19,6 +20,7 @@ template <int WIDTH>
 struct alignas(WIDTH * sizeof(float)) Vector {
   float lane[WIDTH];
 };
+static_assert(alignof(Vector<kVectorWidth>) == kVectorBytes, "what `aligned` says is about this vector");
 
 template <int WIDTH>
 __device__ __forceinline__ Vector<WIDTH> load(const float* address) {
@@ -42,12 +44,6 @@ template <int WIDTH>
 __device__ __forceinline__ void add_to(Vector<WIDTH>& sum, const Vector<WIDTH>& term) {
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) sum.lane[i] += term.lane[i];
-}
-
-// Whether all these addresses can be read as Vector<kVectorWidth>.
-template <class... Pointers>
-bool aligned(Pointers... pointers) {
-  return ((reinterpret_cast<uintptr_t>(pointers) % alignof(Vector<kVectorWidth>) == 0) && ...);
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) {

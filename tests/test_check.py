@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -12,12 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cconvnet._problem import BiasProblem, FcProblem, NeuronProblem, SgdProblem
+from cconvnet import _problem
+from cconvnet._problem import (
+    BiasProblem,
+    ConvProblem,
+    FcProblem,
+    LocalProblem,
+    NeuronProblem,
+    SgdProblem,
+)
 from cconvnet.backends import get_device
 from cconvnet.testing import buffers, compare
 from cconvnet.testing.buffers import Buffer
-from cconvnet.testing.check import check, make_inputs, repro, run
-from cconvnet.testing.problems import NETWORKS, layers, multiply_adds
+from cconvnet.testing.check import OPERATIONS, check, make_inputs, repro, run
+from cconvnet.testing.problems import NETWORKS, layers, multiply_adds, random_case
 
 Array = np.ndarray[Any, Any]
 
@@ -218,6 +227,36 @@ def test_run_names_what_the_module_refuses() -> None:
 
 
 # ---- problems ------------------------------------------------------------------------------------
+
+
+def test_the_text_of_a_problem_makes_an_equal_one() -> None:
+    kinds = set()
+    for seed in range(400):
+        problem = random_case(seed, OPERATIONS)[1]
+        rebuilt = eval(repr(problem), vars(_problem))  # noqa: S307
+        assert rebuilt == problem and hash(rebuilt) == hash(problem)
+        # Equality rests on the text, so everything the problem says is looked at.
+        said = [name for name in dir(problem) if not name.startswith("_")]
+        assert [getattr(rebuilt, name) for name in said] == [getattr(problem, name) for name in said]
+        kinds.add(type(problem))
+    assert kinds == {value for name, value in vars(_problem).items() if name.endswith("Problem")}
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-30, 16777217 / 3, 1.7159, 0.69999993, 2.0**127])
+def test_the_text_of_a_float_gives_the_float_back(value: float) -> None:
+    lr = SgdProblem(1, value).lr
+    assert lr == np.float32(value) and SgdProblem(1, lr) == SgdProblem(1, value)
+    assert np.float32(float(repr(SgdProblem(1, value)).split("lr=")[1].split(",")[0])) == lr
+
+
+@pytest.mark.parametrize(("family", "kind"), [("conv", ConvProblem), ("local", LocalProblem)])
+def test_selection_tables_name_problems_as_python_does(family: str, kind: Any) -> None:
+    module = get_device("emulator:0").module
+    served, problem = (kind(2, 5, 6, c, 8, 3, 3, (2, 1), (1, 1), rounding="ceil") for c in (8, 3))
+    impls = getattr(module, f"{family}_fprop_impls")
+    impl = next(impl for impl in impls(served) if impl not in impls(problem))
+    with pytest.raises(ValueError, match=re.escape(f"'{impl}' does not support {problem!r}")):
+        getattr(module, f"{family}_fprop_workspace")(problem, impl)
 
 
 def test_the_networks_are_the_published_ones() -> None:

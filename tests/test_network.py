@@ -361,6 +361,7 @@ def test_a_graph_that_makes_no_sense_is_refused(layers: list[LayerSpec], message
         ({"seed": -1}, "seed must be"),
         ({"precision": "fp8"}, "precision must be fp32, not 'fp8'"),
         ({"devices": []}, "devices must not be empty"),
+        ({"towers": 0}, "towers must be at least as many as the 1 devices, not 0"),
         ({"devices": "gpu:0"}, "device must be"),
     ],
 )
@@ -789,6 +790,16 @@ def test_two_towers_are_two_groups_to_rounding(device: Device, name: str) -> Non
     assert max(abs(value).max() for value in two.values()) > 0
     again = steps_of(TOWERS[name], pair, STEPS)
     assert_equal(two, again)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_two_towers_on_one_device_are_bitwise_those_on_two(device: Device, name: str) -> None:
+    """The same towers with the same sums; only the copies are not needed."""
+    pair = two_devices(device)
+    one = Network(TOWERS[name], batch=4, devices=device, towers=2, seed=5)
+    train(one, STEPS)
+    assert one.describe()["copies"] == [] and one.copied_bytes == 0
+    assert_equal(one.state(), steps_of(TOWERS[name], pair, STEPS))
 
 
 def test_towers_of_their_own_are_bitwise_the_same_on_one_device_and_on_two(device: Device) -> None:

@@ -124,9 +124,3 @@ def test_an_image_too_high_for_its_padding_is_refused() -> None:
     """Kernels add a pixel's row and the padding in 31 bits."""
     with pytest.raises(ValueError, match="too large along h"):
         PoolProblem(1, 2**31 - 50, 1, 1, (100, 1), (100, 1), padding=(99, 0), outputs=(1, 1))
-
-
-@pytest.mark.parametrize("name", POOL)
-def test_repr_rebuilds_the_problem(name: str) -> None:
-    rebuilt = eval(repr(POOL[name]))  # noqa: S307
-    assert rebuilt == POOL[name] and (rebuilt.p, rebuilt.q) == (POOL[name].p, POOL[name].q)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import errno
+import io
 import json
 import os
 import random
@@ -20,12 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cconvnet import checkpoint, data, runs
+from cconvnet import checkpoint, data, nets, runs
 from cconvnet.checkpoint import CheckpointError, Folder
 from cconvnet.data.color_noise import color_components
 from cconvnet.evaluate import COLORS, MEAN, Tally, evaluate_run, load_trained, predict
 from cconvnet.nets import alexnet, alexnet_2012
-from cconvnet.nets.specs import LrStep
+from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError
@@ -490,7 +491,7 @@ def narrow(name: str, path: Path, devices: list[str]) -> Trainer:
     source = data.open_source(size=72)
     builder = {"alexnet": alexnet.build, "alexnet-2012": alexnet_2012.build}[name]
     spec = builder((72, 72, 1), 10, width=1 / 16)
-    settings = Settings.chosen(Options(batch=4, epochs=1, seed=1), spec, source)
+    settings = Settings.chosen(Options(batch=4, epochs=1, seed=1, towers=len(devices)), spec, source)
     network = Network(spec, batch=4, devices=devices, seed=1)
     config = {"settings": dataclasses.asdict(settings), "spec": {}}
     return Trainer(Run.create(path, config), settings, network, source, Listener())
@@ -963,3 +964,72 @@ def test_the_recipes_batch_is_lowered_to_the_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--batch 11 is larger than the 10 training images"):
         run_training(data=str(tmp_path / "pictures"), out=tmp_path / "run2", batch=11)
     assert not (tmp_path / "run2").exists()
+
+
+# ---- several devices -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_alexnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(image_shape: tuple[int, int, int], classes: int) -> NetSpec:
+        return alexnet_2012.build(image_shape, classes, width=1 / 16)
+
+    monkeypatch.setitem(nets._BUILDERS, "alexnet-2012", build)
+
+
+def two_tower_run(path: Path, **values: Any) -> Outcome:
+    reporter = Reporter(io.StringIO())
+    given: dict[str, Any] = {"net": "alexnet-2012", "size": 76, "batch": 16, "seed": 3, "log_every": 2}
+    if "resume" in values:
+        given = {"log_every": 2}
+    else:
+        given["out"] = path
+    return train(Options(**{**given, "workers": 0, **values}), reporter)
+
+
+def weights_at(path: Path, step: int) -> dict[str, Any]:
+    return checkpoint.load(Folder(path / "checkpoints").file(step)).tensors
+
+
+@pytest.mark.usefixtures("small_alexnet")
+def test_a_run_on_two_devices_goes_on_bitwise_on_one(tmp_path: Path) -> None:
+    pair = ["cpu:0", "cpu:1"]
+    whole = two_tower_run(tmp_path / "whole", devices=pair, steps=8)
+    two_tower_run(tmp_path / "part", devices=pair, steps=3)
+    rest = two_tower_run(tmp_path / "part", resume=tmp_path / "part", devices=["cpu:0"], steps=8)
+    right, found = weights_at(whole.path, 8), weights_at(rest.path, 8)
+    assert right.keys() == found.keys() and "conv3.weight" in found
+    for name, tensor in right.items():
+        assert tensor.tobytes() == found[name].tobytes(), name
+    assert whole.summary["device"] == "cpu:0,cpu:1" and rest.summary["device"] == "cpu:0"
+
+
+@pytest.mark.usefixtures("small_alexnet")
+def test_a_run_on_one_device_goes_on_on_two(tmp_path: Path) -> None:
+    two_tower_run(tmp_path / "run", devices=["cpu:0"], steps=2)
+    output = io.StringIO()
+    options = Options(resume=tmp_path / "run", devices=["cpu:0", "cpu:1"], steps=4, workers=0)
+    outcome = train(options, Reporter(output))
+    assert "towers: 2 from here on, it was 1: rounding differs" in output.getvalue()
+    assert outcome.summary["steps"] == 4 and outcome.summary["copied_bytes"] > 0
+
+
+@pytest.mark.usefixtures("small_alexnet")
+def test_the_log_counts_what_the_description_lists(tmp_path: Path) -> None:
+    outcome = two_tower_run(tmp_path / "run", devices=["cpu:0", "cpu:1"], steps=6)
+    spec = nets.build("alexnet-2012", image_shape=(76, 76, 1), classes=10)
+    description = Network(spec, batch=16, devices=["cpu:0", "cpu:1"]).describe()
+    per_step = description["copied_bytes_per_step"]
+    assert per_step == 2 * sum(copy["bytes"] for copy in description["copies"]) > 0
+    lines = [json.loads(line) for line in (outcome.path / "log.jsonl").read_text().splitlines()]
+    windows = [line for line in lines if "copied_bytes" in line]
+    assert [line["copied_bytes"] for line in windows] == [2 * per_step] * 3
+    assert all(line["copy_seconds"] > 0 for line in windows)
+    assert outcome.summary["copied_bytes"] == 6 * per_step
+
+
+@pytest.mark.usefixtures("small_alexnet")
+def test_other_towers_than_the_runs_are_refused(tmp_path: Path) -> None:
+    two_tower_run(tmp_path / "run", devices=["cpu:0"], steps=1, towers=2)
+    with pytest.raises(RunError, match="--towers 4 differs from the run's, 2"):
+        two_tower_run(tmp_path / "run", resume=tmp_path / "run", towers=4)

@@ -87,13 +87,12 @@ def network_weights(network: Network, layers: Sequence[Layer]) -> Tensors:
         CheckpointError: naming the first layer or tensor that does not fit.
     """
     theirs = {layer["name"]: layer for layer in layers}
-    learning = {found["layer"] for found in map(_PARAMETER.fullmatch, network.parameters) if found}
+    learning = {parameter.layer for parameter in network.parameters.values()}
     for layer in network.layers:
-        outputs = theirs.get(layer.name, {}).get("outputs")
-        here = math.prod(layer.output_shape[1:])
+        outputs, own = theirs.get(layer.name, {}).get("outputs"), layer.output.shape[1:]
         # Unlike the weights' shapes, this tells of another stride, padding or image size.
-        if layer.name in learning and isinstance(outputs, int) and outputs != here:
-            shape = "x".join(map(str, layer.output_shape[1:]))
+        if layer.name in learning and isinstance(outputs, int) and outputs != math.prod(own):
+            shape = "x".join(map(str, own))
             raise CheckpointError(f"layer {layer.name} puts out {outputs:,} values there, {shape} here")
     return weights_for(
         {name: parameter.shape for name, parameter in network.parameters.items()},

@@ -10,7 +10,7 @@ It differs from the paper's description (``alexnet``) in these ways:
 - While there is colour noise, the noisy input is divided by 1.1.
 
 Source: the program and its layer files, released by the Computer History Museum in 2025
-(github.com/computerhistory/AlexNet-Source-Code: layers-145.cfg and layer-params-145.cfg in layers/, convdata.py).
+(github.com/computerhistory/AlexNet-Source-Code: convdata.py, layers/layers-145.cfg and layer-params-145.cfg).
 The names of layers are those of ``alexnet``.
 """
 

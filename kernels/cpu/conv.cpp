@@ -127,7 +127,7 @@ void run(const ConvProblem& problem, Pass pass, const float* x, const float* w, 
          const float* y) {
   static onednn::Cache<Convolution> cache;
   const char* const names[] = {"conv_fprop", "conv_dgrad", "conv_wgrad"};
-  onednn::run(std::string(names[pass]) + " of " + to_string(problem), [&] {
+  onednn::run(std::string(names[pass]) + " of " + repr(problem), [&] {
     cache
         .get(onednn::key_of(problem, pass, bias != nullptr),
              [&] { return std::make_unique<Convolution>(problem, pass, bias != nullptr); })
@@ -172,43 +172,8 @@ const WgradTable& wgrad_table() {
 
 }  // namespace
 
-std::vector<std::string> conv_fprop_impls(const ConvProblem& problem) {
-  return fprop_table().impls(problem);
-}
-
-std::vector<std::string> conv_dgrad_impls(const ConvProblem& problem) {
-  return dgrad_table().impls(problem);
-}
-
-std::vector<std::string> conv_wgrad_impls(const ConvProblem& problem) {
-  return wgrad_table().impls(problem);
-}
-
-size_t conv_fprop_workspace(const ConvProblem& problem, const char* impl) {
-  return fprop_table().workspace(problem, impl);
-}
-
-size_t conv_dgrad_workspace(const ConvProblem& problem, const char* impl) {
-  return dgrad_table().workspace(problem, impl);
-}
-
-size_t conv_wgrad_workspace(const ConvProblem& problem, const char* impl) {
-  return wgrad_table().workspace(problem, impl);
-}
-
-void conv_fprop(const ConvProblem& problem, const float* x, const float* w, const float* bias, bool relu,
-                float* y, void* workspace, Stream stream, const char* impl) {
-  fprop_table().run(problem, {x, w, bias, relu, y, workspace}, stream, impl);
-}
-
-void conv_dgrad(const ConvProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
-                Stream stream, const char* impl) {
-  dgrad_table().run(problem, {dy, w, dx, workspace}, stream, impl);
-}
-
-void conv_wgrad(const ConvProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
-                Stream stream, const char* impl) {
-  wgrad_table().run(problem, {x, dy, dw, workspace}, stream, impl);
-}
+CCONVNET_FPROP(conv, ConvProblem, fprop_table(), problem)
+CCONVNET_DGRAD(conv, ConvProblem, dgrad_table(), problem)
+CCONVNET_WGRAD(conv, ConvProblem, wgrad_table(), problem)
 
 }  // namespace cconvnet

@@ -67,7 +67,7 @@ Product& product_for(const ConvProblem& problem, Pass pass, bool bias, const Mak
 }
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  onednn::run("fc_fprop of " + to_string(o), [&] {
+  onednn::run("fc_fprop of " + repr(o), [&] {
     product_for(o, kFprop, a.bias != nullptr, [&] {
       return std::make_unique<Product>(o.n, o.c, o.k, false, true, a.bias != nullptr);
     }).run(a.x, a.w, a.bias, a.y);
@@ -76,7 +76,7 @@ void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) 
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
-  onednn::run("fc_dgrad of " + to_string(o), [&] {
+  onednn::run("fc_dgrad of " + repr(o), [&] {
     product_for(o, kDgrad, false, [&] {
       return std::make_unique<Product>(o.n, o.k, o.c, false, false, false);
     }).run(a.dy, a.w, nullptr, a.dx);
@@ -84,7 +84,7 @@ void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
 }
 
 void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream) {
-  onednn::run("fc_wgrad of " + to_string(o), [&] {
+  onednn::run("fc_wgrad of " + repr(o), [&] {
     product_for(o, kWgrad, false, [&] {
       return std::make_unique<Product>(o.k, o.n, o.c, true, false, false);
     }).run(a.dy, a.x, nullptr, a.dw);
@@ -108,43 +108,8 @@ const WgradTable& wgrad_table() {
 
 }  // namespace
 
-std::vector<std::string> fc_fprop_impls(const FcProblem& problem) {
-  return fprop_table().impls(problem.as_conv());
-}
-
-std::vector<std::string> fc_dgrad_impls(const FcProblem& problem) {
-  return dgrad_table().impls(problem.as_conv());
-}
-
-std::vector<std::string> fc_wgrad_impls(const FcProblem& problem) {
-  return wgrad_table().impls(problem.as_conv());
-}
-
-size_t fc_fprop_workspace(const FcProblem& problem, const char* impl) {
-  return fprop_table().workspace(problem.as_conv(), impl);
-}
-
-size_t fc_dgrad_workspace(const FcProblem& problem, const char* impl) {
-  return dgrad_table().workspace(problem.as_conv(), impl);
-}
-
-size_t fc_wgrad_workspace(const FcProblem& problem, const char* impl) {
-  return wgrad_table().workspace(problem.as_conv(), impl);
-}
-
-void fc_fprop(const FcProblem& problem, const float* x, const float* w, const float* bias, bool relu,
-              float* y, void* workspace, Stream stream, const char* impl) {
-  fprop_table().run(problem.as_conv(), {x, w, bias, relu, y, workspace}, stream, impl);
-}
-
-void fc_dgrad(const FcProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
-              Stream stream, const char* impl) {
-  dgrad_table().run(problem.as_conv(), {dy, w, dx, workspace}, stream, impl);
-}
-
-void fc_wgrad(const FcProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
-              Stream stream, const char* impl) {
-  wgrad_table().run(problem.as_conv(), {x, dy, dw, workspace}, stream, impl);
-}
+CCONVNET_FPROP(fc, FcProblem, fprop_table(), problem.as_conv())
+CCONVNET_DGRAD(fc, FcProblem, dgrad_table(), problem.as_conv())
+CCONVNET_WGRAD(fc, FcProblem, wgrad_table(), problem.as_conv())
 
 }  // namespace cconvnet

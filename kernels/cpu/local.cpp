@@ -35,7 +35,7 @@ class Products {
 
   void throw_failure() const {
     if (failure_ == dnnl_success) return;
-    throw std::runtime_error("oneDNN's sgemm failed for " + to_string(problem_) + " (status " +
+    throw std::runtime_error("oneDNN's sgemm failed for " + repr(problem_) + " (status " +
                              std::to_string(failure_) + ")");
   }
 
@@ -171,10 +171,6 @@ void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream) {
 
 // ---- selection tables -----------------------------------------------------------------------------------
 
-using LocalFpropTable = SelectionTable<LocalProblem, FpropArguments>;
-using LocalDgradTable = SelectionTable<LocalProblem, DgradArguments>;
-using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
-
 const LocalFpropTable& fprop_table() {
   static const LocalFpropTable table("local_fprop",
                                      {{"onednn", false, always, always, no_workspace, launch_fprop}});
@@ -195,43 +191,8 @@ const LocalWgradTable& wgrad_table() {
 
 }  // namespace
 
-std::vector<std::string> local_fprop_impls(const LocalProblem& problem) {
-  return fprop_table().impls(problem);
-}
-
-std::vector<std::string> local_dgrad_impls(const LocalProblem& problem) {
-  return dgrad_table().impls(problem);
-}
-
-std::vector<std::string> local_wgrad_impls(const LocalProblem& problem) {
-  return wgrad_table().impls(problem);
-}
-
-size_t local_fprop_workspace(const LocalProblem& problem, const char* impl) {
-  return fprop_table().workspace(problem, impl);
-}
-
-size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl) {
-  return dgrad_table().workspace(problem, impl);
-}
-
-size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl) {
-  return wgrad_table().workspace(problem, impl);
-}
-
-void local_fprop(const LocalProblem& problem, const float* x, const float* w, const float* bias, bool relu,
-                 float* y, void* workspace, Stream stream, const char* impl) {
-  fprop_table().run(problem, {x, w, bias, relu, y, workspace}, stream, impl);
-}
-
-void local_dgrad(const LocalProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
-                 Stream stream, const char* impl) {
-  dgrad_table().run(problem, {dy, w, dx, workspace}, stream, impl);
-}
-
-void local_wgrad(const LocalProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
-                 Stream stream, const char* impl) {
-  wgrad_table().run(problem, {x, dy, dw, workspace}, stream, impl);
-}
+CCONVNET_FPROP(local, LocalProblem, fprop_table(), problem)
+CCONVNET_DGRAD(local, LocalProblem, dgrad_table(), problem)
+CCONVNET_WGRAD(local, LocalProblem, wgrad_table(), problem)
 
 }  // namespace cconvnet

@@ -1,36 +1,10 @@
-// The selection tables' types, shared by conv.cpp, local.cpp and fc.cpp: a fully connected layer is a 1x1
-// convolution of 1x1 images, as in the CUDA build.
+// What the selection tables of conv.cpp, local.cpp and fc.cpp share. No row here wants more than a float's
+// alignment.
 #pragma once
 
-#include "select.h"
+#include "passes.h"
 
 namespace cconvnet {
-
-struct FpropArguments {
-  const float *x, *w, *bias;
-  bool relu;
-  float* y;
-  void* workspace;
-  bool aligned() const { return true; }  // no row here wants more than a float's alignment
-};
-
-struct DgradArguments {
-  const float *dy, *w;
-  float* dx;
-  void* workspace;
-  bool aligned() const { return true; }
-};
-
-struct WgradArguments {
-  const float *x, *dy;
-  float* dw;
-  void* workspace;
-  bool aligned() const { return true; }
-};
-
-using FpropTable = SelectionTable<ConvProblem, FpropArguments>;
-using DgradTable = SelectionTable<ConvProblem, DgradArguments>;
-using WgradTable = SelectionTable<ConvProblem, WgradArguments>;
 
 template <class Problem>
 bool always(const Problem&) {
