@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 import cconvnet
-from cconvnet import nets
+from cconvnet.nets.files import NetFiles, build_sized
 from cconvnet.nets.specs import place
 from cconvnet.network import Network
 from cconvnet.train import check_precision, devices_of
 
 
 def build_network(
-    net: str,
+    net: str | NetFiles,
     devices: list[str] | None = None,
     batch: int | None = None,
     precision: str | None = None,
@@ -33,12 +33,9 @@ def build_network(
         DeviceUnavailable: a device cannot be used.
     """
     check_precision(precision)
-    for name, value in (("batch", batch), ("size", size)):
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, not {value}")
-    spec = nets.build(net)
-    if size is not None:
-        spec = nets.build(net, image_shape=(size, size, spec.input.channels))
+    if batch is not None and batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {batch}")
+    spec, _ = build_sized(net, size)
     names = [device.name for device in devices_of(devices)]
     spec = place(spec, places or {})
     return Network(
@@ -47,7 +44,7 @@ def build_network(
 
 
 def step(
-    net: str,
+    net: str | NetFiles,
     *,
     devices: list[str] | None = None,
     batch: int | None = None,

@@ -36,10 +36,30 @@ def _example(*lines: str) -> str:
 
 # ---- options that several commands have ----------------------------------------------------------------
 
-Net = Annotated[str, typer.Option(help=f"The network: {', '.join(nets.NAMES)}.", metavar="NAME")]
 OptionalNet = Annotated[
     str | None,
     typer.Option(help=f"The network: {', '.join(nets.NAMES)}; lenet if not given.", metavar="NAME"),
+]
+LayerDef = Annotated[
+    Path | None,
+    typer.Option(
+        "--layer-def",
+        help="Instead of --net: a network in cuda-convnet's files, its layers.",
+        metavar="FILE",
+    ),
+]
+LayerParams = Annotated[
+    Path | None,
+    typer.Option("--layer-params", help="The parameters that go with --layer-def.", metavar="FILE"),
+]
+Crop = Annotated[
+    int | None,
+    typer.Option(
+        "--crop",
+        help="With --layer-def: the side in pixels of the squares cut out of the images; whole images if not "
+        "given.",
+        metavar="PIXELS",
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -146,6 +166,9 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]], right: s
 )
 def train(
     net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
     data: Data = None,
     device: DeviceNames = None,
     place: Places = None,
@@ -229,13 +252,14 @@ def train(
     of one that was never stopped.
     """
     from cconvnet import plots
+    from cconvnet.nets.files import chosen
     from cconvnet.report import reporter
     from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
     from cconvnet.train import percent, resume_command
     from cconvnet.train import train as run_training
 
     options = Options(
-        net=net,
+        net=chosen(net, layer_def, layer_params, crop),
         data=data,
         size=size,
         devices=_names(device),
@@ -410,7 +434,6 @@ def import_(
     checkpoint: Annotated[
         Path, typer.Argument(help="The checkpoint, or the folder it lies in.", metavar="CHECKPOINT")
     ],
-    net: Net,
     data: Annotated[
         str,
         typer.Option(
@@ -418,6 +441,12 @@ def import_(
             metavar="FOLDER",
         ),
     ],
+    net: Annotated[
+        str | None, typer.Option(help=f"Its network: {', '.join(nets.NAMES)}.", metavar="NAME")
+    ] = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
     kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
     batch: Batch = None,
     out: Annotated[
@@ -430,14 +459,18 @@ def import_(
     """
     from cconvnet.checkpoint import CheckpointError
     from cconvnet.formats import checkpoints
+    from cconvnet.nets.files import chosen
     from cconvnet.report import reporter
     from cconvnet.settings import Options
     from cconvnet.train import begin_with
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
+    wanted = chosen(net, layer_def, layer_params, crop)
+    if wanted is None:
+        raise ValueError("the network is needed: --net, or --layer-def and --layer-params")
     layers = checkpoints.read_checkpoint(checkpoint)
-    options = Options(net=net, data=data, batch=batch, out=out)
+    options = Options(net=wanted, data=data, batch=batch, out=out)
     with reporter() as report:
         shared = checkpoints.shared_weights(layers)
         if shared:
@@ -447,7 +480,7 @@ def import_(
         try:
             path = begin_with(options, lambda network: checkpoints.network_weights(network, layers), report)
         except CheckpointError as error:
-            raise CheckpointError(f"{checkpoint} does not fit {net}: {error}") from error
+            raise CheckpointError(f"{checkpoint} does not fit {wanted}: {error}") from error
     print(f"files: {path}")
 
 
@@ -461,7 +494,10 @@ def import_(
     )
 )
 def describe(
-    net: Net = "lenet",
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
     device: DeviceNames = None,
     place: Places = None,
     precision: Precision = None,
@@ -475,6 +511,7 @@ def describe(
 ) -> None:
     """Show a network's layers, shapes, parameters, devices, and the copies between them."""
     from cconvnet.bench import build_network
+    from cconvnet.nets.files import build_sized, chosen
     from cconvnet.nets.specs import compare as differences
     from cconvnet.network import table
 
@@ -487,7 +524,9 @@ def describe(
         if to_json != "-":
             _print_table("", ["layer", "value", one, other], changes, set())
         return
-    network = build_network(net, _names(device), batch, precision, size, _places(place))
+    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    notes = build_sized(wanted, size)[1]
+    network = build_network(wanted, _names(device), batch, precision, size, _places(place))
     description = network.describe()
     if to_json:
         _write_json(to_json, description)
@@ -499,6 +538,8 @@ def describe(
         f"{description['net']}: {description['parameters']:,} parameters, batch {description['batch']}, "
         f"{description['precision']}, {description['device']}, {description['memory_bytes'] / 1e6:,.1f} MB"
     )
+    for note in notes:
+        print(note)
     for copy in description["copies"]:
         print(
             f"copy into {copy['layer']}: {copy['source']} from {copy['from']} to {copy['to']}, "
@@ -510,19 +551,33 @@ def describe(
 
 @app.command(epilog=_example("cconvnet gradcheck --net lenet --device emulator:0"))
 def gradcheck(
-    net: Net = "lenet",
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
     device: DeviceNames = None,
+    width: Annotated[
+        float | None,
+        typer.Option(help="Multiply the numbers of filters and hidden units, for speed.", metavar="FACTOR"),
+    ] = None,
+    size: Size = None,
     batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N")] = 2,
     seed: Annotated[int, typer.Option(help="Decides weights and images.", metavar="N")] = 0,
     to_json: Json = None,
 ) -> None:
     """Hold a network's gradients against finite differences and a float64 computation.
 
-    Each device is checked on its own; the exit code is 1 if anything is wrong.
+    A network of large images is made smaller, unless --width or --size says how large. With --layer-def,
+    --size is the images' and only --width the network's. Each device is checked on its own; the exit code is
+    1 if anything is wrong.
     """
     from cconvnet import gradcheck as checking
+    from cconvnet.nets.files import NetFiles, build_sized, chosen
 
-    report = checking.gradcheck(checking.small_spec(net), _names(device), batch, seed)
+    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    spec, _ = build_sized(wanted, size if isinstance(wanted, NetFiles) else None)
+    small = checking.small_spec(spec, width, None if isinstance(wanted, NetFiles) else size)
+    report = checking.gradcheck(small, _names(device), batch, seed)
     if to_json:
         _write_json(to_json, report.to_dict())
     if to_json != "-":
@@ -538,6 +593,56 @@ def gradcheck(
         raise typer.Exit(1)
 
 
+@app.command(
+    epilog=_example(
+        "cconvnet export --net cifar-18pct --out configs/mine",
+        "cconvnet export --run runs/first --format cuda-convnet --out FOLDER",
+    )
+)
+def export(
+    out: Annotated[
+        Path,
+        typer.Option(help="The folder the files are written to; nothing is overwritten.", metavar="FOLDER"),
+    ],
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Instead of --net: the network of this run.", metavar="RUN")
+    ] = None,
+    kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
+    size: Size = None,
+    towers: Annotated[
+        int, typer.Option(help="How many devices split layers are shared out over.", metavar="N")
+    ] = 2,
+) -> None:
+    """Write a network in another program's files: layers.cfg and layer-params.cfg."""
+    from cconvnet import runs
+    from cconvnet.formats import cuda_convnet
+    from cconvnet.nets.files import build_sized, chosen
+
+    if kind != "cuda-convnet":
+        raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
+    wanted = chosen(net, layer_def, layer_params, crop)
+    if (wanted is None) == (run is None):
+        raise ValueError("one network is needed: --net, --layer-def or --run")
+    if run is not None:
+        spec = nets.spec_from_dict(runs.read_config(runs.folder_of(run))["spec"])
+    else:
+        assert wanted is not None
+        spec, notes = build_sized(wanted, size)
+        for note in notes:
+            print(note)
+    files = out / "layers.cfg", out / "layer-params.cfg"
+    for file in files:
+        if file.exists():
+            raise ValueError(f"{file} is already there; choose another --out")
+    cuda_convnet.write(spec, *files, towers=towers)
+    for file in files:
+        print(file)
+
+
 # ---- measuring and pictures ----------------------------------------------------------------------------
 
 
@@ -545,7 +650,10 @@ def gradcheck(
     "step", epilog=_example("cconvnet bench step --net alexnet --batch 128 --device cpu:0 --json step.json")
 )
 def bench_step(
-    net: Net = "lenet",
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
     device: DeviceNames = None,
     place: Places = None,
     precision: Precision = None,
@@ -557,12 +665,14 @@ def bench_step(
 ) -> None:
     """Time whole training steps on random images: load, forward, backward, update."""
     from cconvnet import bench
+    from cconvnet.nets.files import chosen
     from cconvnet.report import reporter
 
+    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps", warmup + steps)
         result = bench.step(
-            net,
+            wanted,
             devices=_names(device),
             batch=batch,
             precision=precision,
@@ -619,7 +729,9 @@ def plot(
 )
 def augment(
     out: Annotated[Path, typer.Option(help="The picture's file, .png.", metavar="FILE")],
-    net: Net = "alexnet",
+    net: Annotated[
+        str, typer.Option(help=f"The network: {', '.join(nets.NAMES)}.", metavar="NAME")
+    ] = "alexnet",
     data: Data = None,
     size: Size = None,
     images: Annotated[int, typer.Option(help="Training images: rows of the sheet.", metavar="N")] = 6,

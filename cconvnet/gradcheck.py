@@ -24,8 +24,8 @@ import numpy as np
 from cconvnet import nets
 from cconvnet.backends import Device, get_device
 from cconvnet.layers import initial_weights
-from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import Init, NetSpec
+from cconvnet.nets.transform import scaled
 from cconvnet.network import Network
 from cconvnet.optim import Parameter
 
@@ -90,12 +90,16 @@ class Report:
         return ["layer or gradient", *columns], rows
 
 
-def small_spec(name: str) -> NetSpec:
-    """A net by name at a size that NumPy runs in seconds; every layer is there."""
-    towers = {"alexnet": alexnet.build, "alexnet-2012": alexnet_2012.build}
-    if name in towers:
-        return towers[name](image_shape=(76, 76, 3), classes=10, width=1 / 8)
-    return nets.build(name)
+def small_spec(net: str | NetSpec, width: float | None = None, size: int | None = None) -> NetSpec:
+    """A network, or the one of a name, at a size that NumPy runs in seconds; every layer is there.
+
+    Without `width` and `size`, a network of images above 76 pixels has an eighth of its filters, images of 76
+    pixels, which leave AlexNet's last convolution a few to do, and ten classes at most.
+    """
+    spec = nets.build(net) if isinstance(net, str) else net
+    if width is None and size is None and max(spec.stored) > 76:
+        return scaled(spec, 1 / 8, (76, 76), min(spec.classes, 10))
+    return scaled(spec, 1.0 if width is None else width, None if size is None else (size, size))
 
 
 def gradcheck(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from cconvnet.data import Source
 from cconvnet.evaluate import Tally
+from cconvnet.nets.files import NetFiles
 from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.runs import RunError
 
@@ -20,7 +21,7 @@ T = TypeVar("T")
 class Options:
     """What a user may ask of a training; None leaves it to the network's recipe, or to the resumed run."""
 
-    net: str | None = None
+    net: str | NetFiles | None = None
     data: str | None = None
     size: int | None = None
     devices: list[str] | None = None

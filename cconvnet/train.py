@@ -29,6 +29,8 @@ from cconvnet.checkpoint import Checkpoint, check_tensors
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import Statistics, gather
 from cconvnet.evaluate import COLORS, MEAN, evaluate, network_tensors, restore
+from cconvnet.nets import files
+from cconvnet.nets.files import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.report import Reporter
@@ -151,6 +153,8 @@ def check_options(options: Options) -> None:
     noise = options.color_noise
     if noise is not None and not (math.isfinite(noise) and noise >= 0):
         raise ValueError(f"--color-noise must be a number from 0 on, not {noise}")
+    if options.resume is not None and isinstance(options.net, NetFiles):
+        raise ValueError("--resume goes on with the run's own network; leave out --layer-def")
     check_precision(options.precision)
 
 
@@ -168,12 +172,14 @@ def _started(
 ) -> Trainer:
     """A new run, its network with the state that `weights` gives, or with random weights."""
     net = options.net or "lenet"
-    size = options.size or nets.stored_size(net)
+    size = options.size or files.stored_size(net)
     where = options.data
     if where is not None and where != "digits":
         where = str(Path(where).absolute())  # so that the run can be resumed from any folder
     source = _open_data(where, size, options, reporter)
-    spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
+    spec, notes = files.build(net, source.image_shape, len(source.classes))
+    for note in notes:
+        reporter.say(f"{net}: {note}")
     spec = place(spec, options.place or {})
     batch = options.batch or spec.recipe.batch
     if batch > len(source.train):
@@ -252,7 +258,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
                 f"data {source.name} is not what {path} was trained on: {name.replace('_', ' ')} "
                 f"{_short(here)} here, {_short(there)} there"
             )
-    if options.net is not None and options.net != settings.net:
+    if isinstance(options.net, str) and options.net != settings.net:
         _refuse_other_net(options.net, settings, source, file or path, checkpoint)
     network = _network(spec, settings, devices)
     trainer = Trainer(run, settings, network, source, reporter)

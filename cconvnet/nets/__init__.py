@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cconvnet.nets import alexnet, alexnet_2012, cifar_18pct, cifar_quick, lenet
+from cconvnet.nets import alexnet, alexnet_2012, cifar_11pct, cifar_13pct, cifar_18pct, cifar_quick, lenet
 from cconvnet.nets.specs import NetSpec, nearest, spec_from_dict, spec_to_dict
 
 __all__ = ["NAMES", "build", "spec_from_dict", "spec_to_dict", "stored_size"]
@@ -13,11 +13,17 @@ _BUILDERS: dict[str, Callable[..., NetSpec]] = {
     "lenet": lenet.build,
     "cifar-quick": cifar_quick.build,
     "cifar-18pct": cifar_18pct.build,
+    "cifar-13pct": cifar_13pct.build,
+    "cifar-11pct": cifar_11pct.build,
     "alexnet": alexnet.build,
     "alexnet-2012": alexnet_2012.build,
 }
 # The side that images of a folder are brought to; None: a network that takes them as they are.
-_STORED_SIZES = {"lenet": None, "cifar-quick": 32, "cifar-18pct": 32, "alexnet": 256, "alexnet-2012": 256}
+_STORED_SIZES = {
+    "lenet": None,
+    **dict.fromkeys(("cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"), 32),
+    **dict.fromkeys(("alexnet", "alexnet-2012"), 256),
+}
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)
 

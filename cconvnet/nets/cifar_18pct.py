@@ -23,7 +23,13 @@ from cconvnet.nets.specs import (
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:
     height, width, channels = image_shape
-    conv: dict[str, Any] = {"window": (5, 5), "padding": (2, 2), "neuron": RELU, "weight_decay": 0.004}
+    conv: dict[str, Any] = {
+        "window": (5, 5),
+        "padding": (2, 2),
+        "rounding": "ceil",
+        "neuron": RELU,
+        "weight_decay": 0.004,
+    }
     pool: dict[str, Any] = {"window": (3, 3), "stride": (2, 2), "rounding": "ceil"}
     rnorm: dict[str, Any] = {
         "size": 3,

@@ -1,7 +1,7 @@
 """A network as plain data: frozen dataclasses, one per layer type, that go to JSON and back.
 
-Nothing here computes. A spec says what a layer is; :mod:`cconvnet.layers` makes it run, and shapes are worked
-out only there, by the problem structs.
+Nothing here computes. A spec says what a layer is; :mod:`cconvnet.layers` makes it run, with shapes worked
+out by the problem structs, and :mod:`cconvnet.nets.shapes` gives them without running it.
 """
 
 from __future__ import annotations
@@ -324,11 +324,15 @@ class MaxSpec(LayerSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxCostSpec(LayerSpec):
-    """Softmax and cross-entropy against the labels; `coeff` multiplies the gradient, not the loss shown."""
+    """Softmax and cross-entropy against the labels; `coeff` multiplies the gradient, not the loss shown.
+
+    `softmax` is what the softmax alone is called where files name it apart from the cost.
+    """
 
     type: ClassVar[str] = "softmax_cost"
 
     coeff: float = 1.0
+    softmax: str = "probs"
 
 
 LAYER_TYPES: dict[str, type[LayerSpec]] = {

@@ -1,0 +1,999 @@
+"""cuda-convnet's configuration files: a network in two INI files, read into a NetSpec and written from one.
+
+The layer file has a section per layer, named like the layer; the parameter file has a section of the same
+name for each layer that learns or has other values. What each key means, and what stands for a missing one,
+is what the original program of 2012 makes of it, and for keys it no longer or not yet had, cuda-convnet and
+cuda-convnet2.
+
+Where these files and a NetSpec speak differently:
+
+- `filters` counts the filters of one group; a spec counts all.
+- A response norm's `scale` is divided by the window's size (:func:`cconvnet.nets.specs.lrn_alpha`).
+- `start` is where the first pooling window begins: a padding with the other sign.
+- Output sizes are rounded up. Where the number of windows is not the one a spec's own rule gives, it is set.
+- Rates stand with each layer. The recipe's rate and momentum are the first that is not zero of the first
+  layer with weights, and every layer has its factor.
+- A softmax is a layer of its own, which the cost reads. In a spec both are one layer, named like the cost; it
+  keeps the softmax's name.
+- `neuron=` on a layer without weights becomes a layer of its own, NAME_neuron, as in the original.
+- Neither the size of the images nor how long to train is in the files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cconvnet.formats.ini import ConfigError, Section, read_sections
+from cconvnet.nets.shapes import Shape, fan_in, output_shape, plain_init, pool_outputs, shapes
+from cconvnet.nets.specs import (
+    DATA,
+    ContrastNormSpec,
+    ConvSpec,
+    DropoutSpec,
+    FcSpec,
+    InputSpec,
+    LayerSpec,
+    LocalSpec,
+    LrnSpec,
+    MaxSpec,
+    NetSpec,
+    Neuron,
+    NeuronSpec,
+    PoolSpec,
+    SoftmaxCostSpec,
+    SumSpec,
+    TrainRecipe,
+    gaussian,
+    lrn_alpha,
+    nearest,
+)
+from cconvnet.nets.transform import towers as as_towers
+
+__all__ = ["ConfigError", "normal_form", "read", "write"]
+
+# ---- which keys there are ------------------------------------------------------------------------------
+
+_INPUTS = ("type", "inputs", "neuron", "gpu")
+_WEIGHTS = (*_INPUTS, "initW", "initB", "initWFunc", "initBFunc", "weightSource")
+_FILTERS = (
+    *_WEIGHTS,
+    *("channels", "filters", "filterSize", "padding", "stride", "groups"),
+    *("randSparse", "filterChannels", "initCFunc"),
+)
+# Older programs had a norm's `size` as `sizeX`, its values here, and LRN as rnorm with `crossMap`.
+_OLD_NORM = ("sizeX", "scale", "pow", "minDiv")
+_NORM = (*_INPUTS, "channels", "size", "blocked", *_OLD_NORM)
+
+LAYER_KEYS: dict[str, tuple[str, ...]] = {
+    "data": ("type", "dataIdx", "gpu"),
+    "conv": (*_FILTERS, "sharedBiases", "partialSum", "sumWidth"),
+    "local": _FILTERS,
+    "fc": (*_WEIGHTS, "outputs"),
+    "pool": (*_INPUTS, "pool", "channels", "sizeX", "stride", "start", "outputsX"),
+    "cmrnorm": _NORM,
+    "rnorm": (*_NORM, "crossMap"),
+    "cnorm": _NORM,
+    "neuron": _INPUTS,
+    "eltsum": (*_INPUTS, "coeffs"),
+    "eltmax": _INPUTS,
+    "dropout": (*_INPUTS, "keep"),
+    "dropout2": (*_INPUTS, "keep"),
+    "hs": (*_INPUTS, "keep"),
+    "softmax": _INPUTS,
+    "cost.logreg": _INPUTS,
+}
+_QUANT = ("quantF", "quantB")
+_RATES = (
+    *("epsW", "epsB", "momW", "momB", "wc", "wball", "schedW", "schedB", "superEps", "superMom"),
+    *("updatePeriod", *_QUANT),
+)
+PARAM_KEYS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(LAYER_KEYS, _QUANT),
+    "conv": (*_RATES, "wcNormMin", "wcNormMax"),
+    "local": _RATES,
+    "fc": _RATES,
+    **dict.fromkeys(("cmrnorm", "rnorm", "cnorm"), ("scale", "pow", "minDiv", *_QUANT)),
+    **dict.fromkeys(("dropout", "dropout2", "hs"), ("keep", "enable", *_QUANT)),
+    "cost.logreg": ("coeff", "topk", *_QUANT),
+}
+
+# Keys that steer the old kernels or what the old program printed.
+_NO_EFFECT = ("partialSum", "sumWidth", "filterChannels", "superMom", "topk")
+_FALSE, _ZERO, _EMPTY = ("0", "no", "false", "off"), ("0",), ("",)
+# Keys of what is not there: only these values, with which they change nothing.
+_ONLY: dict[str, tuple[str, ...]] = {
+    **{"randSparse": _FALSE, "blocked": _FALSE, "initWFunc": _EMPTY, "initBFunc": _EMPTY},
+    **{"initCFunc": _EMPTY, "weightSource": _EMPTY, "superEps": _ZERO, "wcNormMin": _ZERO},
+    **{"wcNormMax": _ZERO, "updatePeriod": ("0", "1")},
+    **dict.fromkeys(("schedW", "schedB", *_QUANT), ("default",)),
+}
+# Layers of the old programs that are not there. The name is known, so that nobody looks for a typing error.
+_OTHER_TYPES = (
+    *("blur", "concat", "crop", "href", "nailbed", "pass", "resize", "rgb2lab", "rgb2yuv", "rscale"),
+    *("splitfc", "treefc", "cmpool", "sum", "cost.bce", "cost.crossent", "cost.crossent2", "cost.dce"),
+    *("cost.gsum2", "cost.msm", "cost.rflickr", "cost.sum2", "cost.tica"),
+)
+_OTHER_NEURONS = ("abstanh", "drelu", "nrelu")
+_OTHER_POOLS = ("maxabs", "rand")
+
+_NEURONS: dict[str, int] = {  # how many values stand in brackets
+    **dict.fromkeys(("ident", "relu", "logistic", "abs", "softrelu", "square", "sqrt"), 0),
+    **{"tanh": 2, "linear": 2, "brelu": 1},
+}
+_NORMS = {"cmrnorm": "across_channels", "rnorm": "same_map", "cnorm": "same_map"}
+_POOLS = ("max", "avg")
+_PER_INPUT = ("channels", "filters", "padding", "stride", "filterSize", "groups", "initW")
+
+# ---- reading -------------------------------------------------------------------------------------------
+
+
+def read(
+    layer_def: Path,
+    layer_params: Path,
+    *,
+    image_shape: tuple[int, int] | tuple[int, int, int],
+    crop: int | None = None,
+    classes: int | None = None,
+    name: str | None = None,
+    recipe: TrainRecipe | None = None,
+) -> tuple[NetSpec, list[str]]:
+    """The network of a layer file and a parameter file, and notes on what in them changes no result.
+
+    Args:
+        image_shape: (H, W, C) of the stored images; (H, W): C is what the first layer that reads the images
+            says, 3 if none does.
+        crop: the side of the squares cut out of them; None: the network sees whole images.
+        classes: how many labels there are; None: as many as the softmax has inputs.
+        name: the network's; None: the layer file's name, or its folder's where it is called layers.cfg.
+        recipe: how to train, except for the rate and the momentum, which are in the files. None: 90 epochs
+            of batches of 128, random crops and mirror images if there is a crop.
+
+    Raises:
+        ConfigError: ``FILE:LINE: layer NAME: ...`` where the files cannot be used.
+        OSError: one of them cannot be read.
+    """
+    reader = _Reader(read_sections(Path(layer_def)), read_sections(Path(layer_params)), Path(layer_params))
+    reader.look_for(Path(layer_def))
+    height, width, *rest = image_shape
+    channels = rest[0] if rest else reader.image_channels()
+    if crop is not None and not 1 <= crop <= min(height, width):
+        raise ValueError(f"crop must be from 1 to {min(height, width)}, the images' side, not {crop}")
+    image = InputSpec(crop or height, crop or width, channels)
+    reader.build(image, classes)
+    cropped = crop is not None
+    recipe = recipe or TrainRecipe(batch=128, epochs=90, lr=0.01, crop=cropped, mirror=cropped)
+    stem = Path(layer_def).stem
+    spec = NetSpec(
+        name=name or (Path(layer_def).absolute().parent.name if stem == "layers" else stem),
+        layers=tuple(reader.layers),
+        input=image,
+        stored=(height, width),
+        classes=reader.classes,
+        recipe=dataclasses.replace(recipe, lr=reader.lr, momentum=reader.momentum),
+    )
+    return spec, reader.notes()
+
+
+class _Reader:
+    """Goes through the sections and collects the layers."""
+
+    def __init__(self, sections: dict[str, Section], params: dict[str, Section], params_file: Path) -> None:
+        self.sections = sections
+        self.params = params
+        self.params_file = params_file
+        self.layers: list[LayerSpec] = []
+        self.classes = 0
+        self.lr, self.momentum = 0.01, 0.0
+        self.costs: list[Section] = []
+        self._type: dict[str, str] = {}  # by section
+        self._inputs: dict[str, list[str]] = {}
+        self._output: dict[str, str] = {}  # the name of the spec's layer that a section's readers read
+        self._shape: dict[str, Shape] = {}  # by section, of what they read
+        self._no_effect: dict[str, list[str]] = {}  # key: layers
+
+    # -- before any layer is built --
+
+    def look_for(self, file: Path) -> None:
+        """Checks types, keys, and that the sections are all there is and are joined to one network."""
+        for section in self.sections.values():
+            self._look_at(section)
+        for section in self.params.values():
+            if section.name not in self.sections:
+                raise section.error(nearest("a layer", section.name, self.sections))
+            self._check_keys(section, PARAM_KEYS[self._type[section.name]])
+        sources: dict[int, Section] = {}
+        for section in self._of_type("data"):
+            index = section.value("dataIdx", int)
+            if index not in (0, 1):
+                raise section.error(f"dataIdx must be 0, images, or 1, labels, not {index}", "dataIdx")
+            if index in sources:
+                raise section.error(
+                    f"dataIdx={index} is already layer {sources[index].name}'s, line {sources[index].line}",
+                    "dataIdx",
+                )
+            sources[index] = section
+        for index, what in enumerate(("the images", "the labels")):
+            if index not in sources:
+                raise ConfigError(f"{file}: there is no layer of type=data with dataIdx={index}, {what}")
+        self.images, self.labels = sources[0], sources[1]
+        self.costs = list(self._of_type("cost.logreg"))
+        if not self.costs:
+            raise ConfigError(f"{file}: there is no layer of type=cost.logreg")
+        if len(self.costs) > 1:
+            raise self.costs[1].error(
+                f"there is one cost too many; the first is layer {self.costs[0].name}, line "
+                f"{self.costs[0].line}"
+            )
+        for section in self.sections.values():
+            for name in self._inputs[section.name]:
+                if name not in self.sections:
+                    raise section.error(nearest("an input", name, self.sections), "inputs")
+                if section is self.costs[0]:
+                    continue
+                if name == self.labels.name or self._type[name] in ("softmax", "cost.logreg"):
+                    raise section.error(f"only a cost can read layer {name}", "inputs")
+        read = {name for inputs in self._inputs.values() for name in inputs}
+        for section in self.sections.values():
+            if section.name not in read and section is not self.costs[0]:
+                raise section.error("no layer reads it")
+
+    def _look_at(self, section: Section) -> None:
+        kind = section.text("type")
+        if kind in _OTHER_TYPES:
+            raise section.error(f"type={kind} is a layer of cuda-convnet that is not supported here", "type")
+        if kind not in LAYER_KEYS:
+            raise section.error(nearest("type", kind, LAYER_KEYS), "type")
+        self._type[section.name] = kind
+        self._check_keys(section, LAYER_KEYS[kind])
+        self._inputs[section.name] = []
+        if kind != "data":
+            names = [name.strip() for name in section.text("inputs").split(",")]
+            count = {"cost.logreg": (2, 2), "eltsum": (2, None), "eltmax": (2, None)}.get(
+                kind, (1, None if kind in ("conv", "local", "fc") else 1)
+            )
+            if len(names) < count[0] or (count[1] is not None and len(names) > count[1]):
+                wanted = f"{count[0]}" if count[1] is not None else f"at least {count[0]}"
+                raise section.error(f"inputs must be {wanted} in number, not {len(names)}", "inputs")
+            self._inputs[section.name] = names
+
+    def _check_keys(self, section: Section, allowed: Iterable[str]) -> None:
+        kind = self._type[section.name]
+        spelled = {key.lower(): key for key in allowed}
+        for low, value in section.values.items():
+            if low not in spelled:
+                text = nearest(f"a key of type={kind}", value.key, spelled.values())
+                raise section.error(text, low)
+            key = spelled[low]
+            if key in _NO_EFFECT:
+                self._no_effect.setdefault(key, []).append(section.name)
+                section.values_of(key, int if key != "superMom" else float, value.text.count(",") + 1)
+            elif key in _ONLY:
+                for part in value.text.split(","):
+                    if not _is_one_of(part.strip(), _ONLY[key]):
+                        raise section.error(
+                            f"{key}={value.text} is not supported; only {key}={_ONLY[key][0]} is", key
+                        )
+
+    def _of_type(self, *kinds: str) -> Iterable[Section]:
+        return (section for section in self.sections.values() if self._type[section.name] in kinds)
+
+    def image_channels(self) -> int:
+        """How many channels the images have by the first layer that reads them and says so."""
+        for section in self.sections.values():
+            inputs = self._inputs[section.name]
+            if self.images.name in inputs and "channels" in section:
+                return section.values_of("channels", int, len(inputs), low=1)[inputs.index(self.images.name)]
+        return 3
+
+    def _ordered(self) -> list[Section]:
+        """The sections, each after those it reads, otherwise as they stand in the file."""
+        done: dict[str, Section] = {}
+        path: list[str] = []
+
+        def visit(section: Section) -> None:
+            if section.name in done:
+                return
+            if section.name in path:
+                circle = [*path[path.index(section.name) :], section.name]
+                raise section.error(f"reads its own output: {' <- '.join(circle)}", "inputs")
+            path.append(section.name)
+            for name in self._inputs[section.name]:
+                visit(self.sections[name])
+            path.pop()
+            done[section.name] = section
+
+        for section in self.sections.values():
+            if section is not self.costs[0]:
+                visit(section)
+        visit(self.costs[0])
+        return list(done.values())
+
+    # -- layer by layer --
+
+    def build(self, image: InputSpec, classes: int | None) -> None:
+        order = self._ordered()
+        self._find_rates(section for section in order if self._type[section.name] in ("conv", "local", "fc"))
+        self._output[self.images.name] = DATA
+        self._shape[self.images.name] = (image.height, image.width, image.channels)
+        for section in order:
+            kind = self._type[section.name]
+            if kind == "data":
+                continue
+            if kind == "softmax":
+                if section.text("neuron", "ident") != "ident":
+                    raise section.error("a softmax cannot have a neuron", "neuron")
+                self._shape[section.name] = self._shapes(section)[0]
+                continue
+            if kind == "cost.logreg":
+                self._cost(section, classes)
+                continue
+            neuron = self._neuron(section) if kind != "neuron" else None
+            spec = _BUILDERS[kind](self, section, neuron)
+            shape = self._add(section, spec)
+            if neuron is not None and kind not in ("conv", "local", "fc"):
+                spec = NeuronSpec(
+                    name=self._unused(f"{spec.name}_neuron"), inputs=(spec.name,), neuron=neuron
+                )
+                self.layers.append(spec)
+            self._output[section.name] = spec.name
+            self._shape[section.name] = shape
+
+    def _add(self, section: Section, spec: LayerSpec) -> Shape:
+        try:
+            shape = output_shape(spec, self._shapes(section))
+        except ValueError as error:
+            raise section.error(str(error).removeprefix(f"layer {spec.name}: ")) from None
+        self.layers.append(spec)
+        return shape
+
+    def _shapes(self, section: Section) -> list[Shape]:
+        return [self._shape[name] for name in self._inputs[section.name]]
+
+    def _unused(self, wish: str) -> str:
+        return _free_name(wish, {*self.sections, *(layer.name for layer in self.layers)})
+
+    def _common(self, section: Section) -> dict[str, Any]:
+        """What every spec has: name, inputs, device."""
+        if section.name == DATA:
+            raise section.error(f"only the images can be called {DATA}")
+        inputs = tuple(self._output[name] for name in self._inputs[section.name])
+        return {"name": section.name, "inputs": inputs, "device": self._device(section)}
+
+    def _device(self, section: Section) -> int | None:
+        if "gpu" not in section:
+            return None
+        if "," in section.text("gpu"):
+            raise section.error("gpu must be one device; several with a copy each are not supported", "gpu")
+        return section.value("gpu", int, low=0)
+
+    def _neuron(self, section: Section) -> Neuron | None:
+        """The function of ``neuron=``; None for ident, which is none."""
+        text = section.text("neuron", "ident") or "ident"
+        match = re.fullmatch(r"(\w+)\s*(?:\[(.*)\])?", text)
+        kind = match.group(1) if match else text
+        if kind in _OTHER_NEURONS:
+            raise section.error(f"neuron={text} is not supported", "neuron")
+        if kind not in _NEURONS:
+            raise section.error(nearest("neuron", kind, _NEURONS), "neuron")
+        parts = match.group(2).split(",") if match and match.group(2) is not None else []
+        try:
+            values = [float(part) for part in parts]
+        except ValueError:
+            values = [math.nan]
+        if len(values) != _NEURONS[kind] or not all(map(math.isfinite, values)):
+            wanted = kind + ("", "[a]", "[a,b]")[_NEURONS[kind]]
+            raise section.error(f"neuron must be {wanted}, with numbers, not {text!r}", "neuron")
+        return None if kind == "ident" else Neuron(kind, *values)
+
+    def _channels(self, section: Section, index: int, channels: int) -> None:
+        """Checks a layer's `channels` against the shape of its input, known from the layers before."""
+        name = self._inputs[section.name][index]
+        h, w, c = self._shape[name]
+        if channels != c:
+            raise section.error(
+                f"channels must be {c}, as many as layer {name} puts out ({h}x{w}x{c}), not {channels}",
+                "channels",
+            )
+
+    # -- weights --
+
+    def _rates(self, section: Section) -> Section:
+        """The layer's section of the parameter file."""
+        if section.name not in self.params:
+            raise section.error(f"needs a section [{section.name}] in {self.params_file}")
+        return self.params[section.name]
+
+    def _find_rates(self, weighted: Iterable[Section]) -> None:
+        """The network's rate and momentum."""
+        for key, target in (("epsW", "lr"), ("momW", "momentum")):
+            for section in self.sections.values():
+                if self._type[section.name] not in ("conv", "local", "fc"):
+                    continue
+                count = len(self._inputs[section.name])
+                values = self._rates(section).values_of(key, float, count, low=0.0)
+                first = next((value for value in values if value), None)
+                if first is not None:
+                    setattr(self, target, first)
+                    break
+
+    def _weights(
+        self, section: Section, each: Sequence[dict[str, Any]], counts: Sequence[int]
+    ) -> dict[str, Any]:
+        """What the specs of layers with weights share.
+
+        `each` holds the values that differ by input, `counts` how many weights an output has for each.
+        """
+        params, n = self._rates(section), len(each)
+        initial = section.values_of("initW", float, n, 0.01 if self._type[section.name] == "fc" else None, 0)
+        eps = params.values_of("epsW", float, n, low=0)
+        momentum = params.values_of("momW", float, n, low=0)
+        decay = params.values_of("wc", float, n, 0.0, low=0)
+        ball = params.values_of("wball", float, n, 0.0, low=0)
+        rows = [
+            {
+                **each[i],
+                "init": gaussian(initial[i]),
+                "lr_scale": _scale(eps[i], self.lr),
+                "weight_decay": decay[i],
+                "momentum": None if momentum[i] == self.momentum else momentum[i],
+                "norm_limit": _limit(ball[i], counts[i]),
+            }
+            for i in range(n)
+        ]
+        momentum_b = params.value("momB", float, low=0)
+        return {
+            **_merged(rows),
+            "bias": section.value("initB", float, 0.0),
+            "bias_lr_scale": _scale(params.value("epsB", float, low=0), self.lr),
+            "bias_momentum": None if momentum_b == self.momentum else momentum_b,
+        }
+
+    def _fc(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        inputs = self._shapes(section)
+        values = self._weights(section, [{} for _ in inputs], [math.prod(shape) for shape in inputs])
+        outputs = section.value("outputs", int, low=1)
+        return FcSpec(**self._common(section), **values, outputs=outputs, neuron=neuron)
+
+    def _filters(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        """A conv or local layer."""
+        inputs = self._shapes(section)
+        n = len(inputs)
+        channels = section.values_of("channels", int, n, low=1)
+        per_group = section.values_of("filters", int, n, low=1)
+        groups = section.values_of("groups", int, n, 1, low=1)
+        sides = section.values_of("filterSize", int, n, low=1)
+        strides = section.values_of("stride", int, n, 1, low=1)
+        padding = section.values_of("padding", int, n, 0, low=0)
+        each, counts = [], []
+        for i in range(n):
+            self._channels(section, i, channels[i])
+            if channels[i] % groups[i]:
+                raise section.error(f"groups must divide channels, {channels[i]}, not {groups[i]}", "groups")
+            pair = {"window": sides[i], "stride": strides[i], "padding": padding[i]}
+            each.append(
+                {
+                    **{key: (side, side) for key, side in pair.items()},
+                    "groups": groups[i],
+                    "rounding": "ceil",
+                }
+            )
+            counts.append(sides[i] ** 2 * (channels[i] // groups[i]))
+        filters = {count * group for count, group in zip(per_group, groups, strict=True)}
+        if len(filters) != 1:
+            listed = ", ".join(map(str, sorted(filters)))
+            raise section.error(
+                f"filters times groups must be the same for every input, not {listed}", "filters"
+            )
+        values = {**self._common(section), **self._weights(section, each, counts)}
+        if self._type[section.name] == "local":
+            return LocalSpec(**values, filters=filters.pop(), neuron=neuron)
+        shared = section.value("sharedBiases", bool, True)
+        return ConvSpec(**values, filters=filters.pop(), neuron=neuron, shared_bias=shared)
+
+    # -- without weights --
+
+    def _pool(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        (shape,) = self._shapes(section)
+        self._channels(section, 0, section.value("channels", int, low=1))
+        kind = section.text("pool")
+        if kind in _OTHER_POOLS:
+            raise section.error(f"pool={kind} is not supported", "pool")
+        if kind not in _POOLS:
+            raise section.error(nearest("pool", kind, _POOLS), "pool")
+        side = section.value("sizeX", int, low=1)
+        stride = section.value("stride", int, low=1)
+        start = section.value("start", int, 0)
+        outputs = section.value("outputsX", int, 0, low=0)
+        if side > min(shape[:2]):
+            raise section.error(
+                f"sizeX must be at most the image's side, {min(shape[:2])}, not {side}", "sizeX"
+            )
+        if stride > side:
+            raise section.error(f"stride must be at most sizeX, {side}, not {stride}", "stride")
+        if not -side < start < min(shape[:2]):
+            raise section.error(
+                f"start must be above {-side} and below {min(shape[:2])}, not {start}", "start"
+            )
+        spec = PoolSpec(
+            **self._common(section),
+            pool=kind,
+            window=(side, side),
+            stride=(stride, stride),
+            padding=(-start, -start),
+            rounding="ceil",
+        )
+        by_rule = [max(1, 1 - (start + side - size) // stride) for size in shape[:2]]
+        counts = (outputs, outputs) if outputs else (by_rule[0], by_rule[1])
+        for size, count in zip(shape, counts, strict=False):
+            if start + (count - 1) * stride >= size:
+                raise section.error(
+                    f"outputsX must be at most {1 + (size - 1 - start) // stride}, not {count}: further "
+                    f"windows would begin beyond the image, {shape[0]}x{shape[1]}",
+                    "outputsX",
+                )
+        if outputs or counts != pool_outputs(spec, shape):
+            spec = dataclasses.replace(spec, outputs=counts)
+        return spec
+
+    def _norm(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        (shape,) = self._shapes(section)
+        self._channels(section, 0, section.value("channels", int, low=1))
+        kind = self._type[section.name]
+        if section.value("crossMap", bool, False):
+            kind = "cmrnorm"
+        if "size" in section and "sizeX" in section:
+            raise section.error("size and sizeX are the same; give one", "sizeX")
+        key = "sizeX" if "sizeX" in section else "size"
+        size = section.value(key, int, low=1)
+        most = shape[2] if kind == "cmrnorm" else min(shape[:2])
+        if size > most:
+            what = "channels" if kind == "cmrnorm" else "the image's side"
+            raise section.error(f"{key} must be at most {most}, {what}, not {size}", key)
+        old = [key for key in ("scale", "pow", "minDiv") if key in section]
+        params = section if old else self._rates(section)
+        for key in old:
+            if key in self.params.get(section.name, ()):
+                raise section.error(f"{key} must stand in one of the two files, not in both", key)
+        region = _NORMS[kind]
+        values = {
+            **self._common(section),
+            "size": size,
+            "alpha": lrn_alpha(params.value("scale", float), size, region),
+            "beta": params.value("pow", float),
+            "k": params.value("minDiv", float, 1.0),
+        }
+        return ContrastNormSpec(**values) if kind == "cnorm" else LrnSpec(**values, region=region)
+
+    def _neuron_layer(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        section.text("neuron")
+        function = self._neuron(section) or Neuron("linear")
+        return NeuronSpec(**self._common(section), neuron=function)
+
+    def _sum(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        inputs = self._inputs[section.name]
+        coeffs = section.values_of("coeffs", float, len(inputs), 1.0)
+        return SumSpec(**self._common(section), coeffs=() if set(coeffs) == {1.0} else tuple(coeffs))
+
+    def _max(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        return MaxSpec(**self._common(section))
+
+    def _dropout(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        params = self.params.get(section.name)
+        if self._type[section.name] == "hs":
+            # The original's, which has a default for neither value.
+            keep, enabled = section.value("keep", float), self._rates(section).value("enable", bool)
+        else:
+            where = params if params is not None and "keep" in params else section
+            if where is params and "keep" in section:
+                raise section.error("keep must stand in one of the two files, not in both", "keep")
+            keep = where.value("keep", float, 0.5)
+            enabled = True if params is None else params.value("enable", bool, True)
+        if not 0 < keep <= 1:
+            raise section.error(f"keep must be above 0 and at most 1, not {keep:g}", "keep")
+        return DropoutSpec(**self._common(section), keep=keep, enabled=enabled)
+
+    def _cost(self, section: Section, classes: int | None) -> None:
+        labels, softmax = self._inputs[section.name]
+        if labels != self.labels.name:
+            raise section.error(f"the first input must be the labels, {self.labels.name}", "inputs")
+        if self._type[softmax] != "softmax":
+            raise section.error(f"the second input must be a softmax, not layer {softmax}", "inputs")
+        reader = self.sections[softmax]
+        (source,) = self._inputs[softmax]
+        self.classes = math.prod(self._shape[softmax])
+        if classes is not None and classes != self.classes:
+            raise reader.error(
+                f"its input must have one value for each of the {classes} classes, not {self.classes}",
+                "inputs",
+            )
+        device = self._device(section)
+        self.layers.append(
+            SoftmaxCostSpec(
+                name=section.name,
+                inputs=(self._output[source],),
+                device=self._device(reader) if device is None else device,
+                coeff=self._rates(section).value("coeff", float),
+                softmax=softmax,
+            )
+        )
+
+    def notes(self) -> list[str]:
+        return [
+            f"{key} changes no result and is not used: {', '.join(names)}"
+            for key, names in self._no_effect.items()
+        ]
+
+
+_BUILDERS: dict[str, Callable[[_Reader, Section, Neuron | None], LayerSpec]] = {
+    "conv": _Reader._filters,
+    "local": _Reader._filters,
+    "fc": _Reader._fc,
+    "pool": _Reader._pool,
+    **dict.fromkeys(_NORMS, _Reader._norm),
+    "neuron": _Reader._neuron_layer,
+    "eltsum": _Reader._sum,
+    "eltmax": _Reader._max,
+    **dict.fromkeys(("dropout", "dropout2", "hs"), _Reader._dropout),
+}
+
+
+def _free_name(wish: str, taken: set[str]) -> str:
+    """`wish`, or with a number behind it the first that is free."""
+    if wish not in taken:
+        return wish
+    return next(name for i in itertools.count(1) if (name := f"{wish}.{i}") not in taken)
+
+
+def _is_one_of(text: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a value is one of those allowed; 0.00 is 0."""
+    try:
+        return f"{float(text):g}" in allowed
+    except ValueError:
+        return text.lower() in allowed
+
+
+def _scale(eps: float, lr: float) -> float:
+    """A layer's factor of the network's rate, without the last digits, which the division makes up."""
+    return float(f"{eps / lr:.15g}")
+
+
+def _limit(ball: float, count: int) -> float:
+    """The norm's limit: `wball` is meant for each of an output's weights."""
+    return float(f"{ball * count:.15g}")
+
+
+def _merged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of the first input, and in ``per_input`` how those of each differ from them."""
+    first = dict(rows[0])
+    differing = tuple({key: value for key, value in row.items() if value != first[key]} for row in rows)
+    return {**first, "per_input": differing if any(differing) else ()}
+
+
+# ---- writing -------------------------------------------------------------------------------------------
+
+
+def write(spec: NetSpec, layer_def: Path, layer_params: Path, *, towers: int = 2) -> None:
+    """Writes a network as two files, from which :func:`read` makes its :func:`normal_form`.
+
+    Layers that are split become `towers` layers each. The names of the network and how to train it are said
+    in comments only.
+
+    Raises ConfigError naming the layer and what the files cannot say.
+    """
+    normal = normal_form(spec, towers)
+    writer = _Writer(normal)
+    for path, text in ((layer_def, writer.layer_file()), (layer_params, writer.params_file())):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
+    """The same network in the words of the files, as reading them gives it.
+
+    Split layers are written out, all output sizes are rounded up, weights drawn as He et al. do have a plain
+    standard deviation, and rates are counted from the first layer's.
+
+    Raises ConfigError naming the layer and what the files cannot say.
+    """
+    try:
+        spec = as_towers(spec, towers)
+        found = shapes(spec)
+    except ValueError as error:
+        raise ConfigError(f"{spec.name}: {error}") from None
+    if spec.input.scale != 1:
+        raise ConfigError(f"{spec.name}: input: scale={spec.input.scale:g}: the files' images are not scaled")
+    layers = [_NORMAL[type(layer)](layer, found) for layer in spec.layers]
+    weighted = [layer for layer in layers if isinstance(layer, _WEIGHTED)]
+    old = spec.recipe
+    rates = [[_eps(old.lr * own.lr_scale) for own in _each(layer)] for layer in weighted]
+    momenta = [
+        [old.momentum if own.momentum is None else own.momentum for own in _each(layer)] for layer in weighted
+    ]
+    lr = next((rate for row in rates for rate in row if rate), 0.01)
+    momentum = next((value for row in momenta for value in row if value), 0.0)
+    for layer, layer_rates, layer_momenta in zip(weighted, rates, momenta, strict=True):
+        rows = [
+            {
+                **{key: getattr(own, key) for key in layer._EACH_INPUT},
+                "lr_scale": _scale(rate, lr),
+                "momentum": None if value == momentum else value,
+            }
+            for own, rate, value in zip(_each(layer), layer_rates, layer_momenta, strict=True)
+        ]
+        own_momentum = old.momentum if layer.bias_momentum is None else layer.bias_momentum
+        changed = dataclasses.replace(
+            layer,
+            **_merged(rows),
+            bias_lr_scale=_scale(_eps(old.lr * layer.bias_lr_scale), lr),
+            bias_momentum=None if own_momentum == momentum else own_momentum,
+        )
+        layers[layers.index(layer)] = changed
+    return dataclasses.replace(
+        spec, layers=tuple(layers), recipe=dataclasses.replace(old, lr=lr, momentum=momentum)
+    )
+
+
+_WEIGHTED = (ConvSpec, LocalSpec, FcSpec)
+
+
+def _each(layer: Any) -> list[Any]:
+    return [layer.for_input(index) for index in range(len(layer.inputs))]
+
+
+def _eps(rate: float) -> float:
+    """A rate as it is written: the product of the recipe's and the layer's, without made-up last digits."""
+    return float(f"{rate:.12g}")
+
+
+def _cannot(layer: LayerSpec, text: str) -> ConfigError:
+    return ConfigError(f"layer {layer.name}: {text}")
+
+
+def _side(layer: LayerSpec, what: str, pair: tuple[int, int]) -> int:
+    if pair[0] != pair[1]:
+        raise _cannot(layer, f"{what}={pair[0]}x{pair[1]}: the files know only squares")
+    return pair[0]
+
+
+def _checked(layer: LayerSpec) -> LayerSpec:
+    """What holds for all layers."""
+    if not re.fullmatch(r"[^\s,;#\[\]]+", layer.name) or layer.name == "DEFAULT":
+        raise _cannot(layer, "its name cannot be a section's")
+    if isinstance(layer.device, str) or (layer.device is not None and layer.device < 0):
+        raise _cannot(layer, f"device={layer.device!r}: the files number devices from 0")
+    neuron = getattr(layer, "neuron", None)
+    if neuron is not None:
+        count = _NEURONS[neuron.kind]
+        plain = Neuron(neuron.kind, *(neuron.a, neuron.b)[:count])
+        layer = dataclasses.replace(layer, neuron=plain)  # type: ignore[call-arg]
+    return layer
+
+
+def _normal_weights(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    layer = _checked(layer)
+    if layer.bias is None:
+        raise _cannot(layer, "bias=None: in the files every layer with weights has a bias")
+    if layer.bias_weight_decay:
+        raise _cannot(layer, f"bias_weight_decay={layer.bias_weight_decay:g}: the files' biases do not decay")
+    rows = []
+    for index, (own, name) in enumerate(zip(_each(layer), layer.inputs, strict=True)):
+        row = {key: getattr(own, key) for key in layer._EACH_INPUT}
+        count = fan_in(layer, index, found[name])
+        row["init"] = plain_init(own.init, count)
+        row["norm_limit"] = _limit(_eps(own.norm_limit / count), count)
+        if not isinstance(layer, FcSpec):
+            window, stride, padding = (_side(layer, key, row[key]) for key in ("window", "stride", "padding"))
+            if padding < 0:
+                raise _cannot(layer, f"padding={padding}: the files' is not negative")
+            for size in found[name][:2]:
+                if own.rounding == "floor" and (size + 2 * padding - window) % stride:
+                    raise _cannot(
+                        layer,
+                        f"rounding='floor': windows of {window} in steps of {stride} do not fill "
+                        f"{size} + 2 x {padding}, and the files round up",
+                    )
+            row["rounding"] = "ceil"
+        rows.append(row)
+    return dataclasses.replace(layer, **_merged(rows))  # type: ignore[no-any-return]
+
+
+def _normal_pool(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    layer = _checked(layer)
+    shape = found[layer.inputs[0]]
+    window, stride, _ = (_side(layer, key, getattr(layer, key)) for key in ("window", "stride", "padding"))
+    if stride > window:
+        raise _cannot(layer, f"stride={stride}: the files' is at most the window, {window}")
+    if window > min(shape[:2]):
+        raise _cannot(layer, f"window={window}: the files' is at most the image's side, {min(shape[:2])}")
+    counts = pool_outputs(layer, shape)
+    rounded_up = dataclasses.replace(layer, rounding="ceil")
+    if layer.outputs is None and (counts != pool_outputs(rounded_up, shape) or layer.padding[0]):
+        # The files' own count is another one where the first window does not begin at the edge.
+        rounded_up = dataclasses.replace(rounded_up, outputs=counts)
+    if rounded_up.outputs is not None:
+        _side(layer, "outputs", counts)
+    return rounded_up  # type: ignore[no-any-return]
+
+
+def _normal_norm(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    layer = _checked(layer)
+    region = "same_map" if isinstance(layer, ContrastNormSpec) else layer.region
+    if isinstance(layer, LrnSpec) and layer.groups != 1:
+        raise _cannot(layer, f"groups={layer.groups}: the files' norms know no groups, only split layers")
+    shape = found[layer.inputs[0]]
+    most = shape[2] if region == "across_channels" else min(shape[:2])
+    if layer.size > most:
+        raise _cannot(layer, f"size={layer.size}: the files' is at most {most} here")
+    return dataclasses.replace(layer, alpha=lrn_alpha(_norm_scale(layer), layer.size, region))  # type: ignore
+
+
+def _norm_scale(layer: LrnSpec | ContrastNormSpec) -> float:
+    region = "same_map" if isinstance(layer, ContrastNormSpec) else layer.region
+    return _eps(layer.alpha / lrn_alpha(1, layer.size, region))
+
+
+def _normal_dropout(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    if layer.inverted:
+        raise _cannot(layer, "inverted=True: the files' dropout multiplies by keep at test time")
+    return _checked(layer)
+
+
+def _normal_sum(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    layer = _checked(layer)
+    return dataclasses.replace(layer, coeffs=() if set(layer.coeffs) <= {1.0} else layer.coeffs)  # type: ignore
+
+
+_NORMAL: dict[type[LayerSpec], Callable[[Any, Mapping[str, Shape]], LayerSpec]] = {
+    **dict.fromkeys(_WEIGHTED, _normal_weights),
+    PoolSpec: _normal_pool,
+    **dict.fromkeys((LrnSpec, ContrastNormSpec), _normal_norm),
+    DropoutSpec: _normal_dropout,
+    SumSpec: _normal_sum,
+    **dict.fromkeys((NeuronSpec, MaxSpec, SoftmaxCostSpec), lambda layer, found: _checked(layer)),
+}
+
+_Values = dict[str, Any]
+
+
+class _Writer:
+    """The two files of a network in normal form."""
+
+    def __init__(self, spec: NetSpec) -> None:
+        self.spec = spec
+        self.found = shapes(spec)
+        taken = {layer.name for layer in spec.layers}
+        self.labels = _free_name("labels", taken)
+        (self.cost,) = (layer for layer in spec.layers if isinstance(layer, SoftmaxCostSpec))
+        self.softmax = self.cost.softmax
+        if self.softmax in {*taken, self.labels, DATA}:
+            raise _cannot(self.cost, f"softmax={self.softmax!r} is the name of another layer")
+        self.sections: dict[str, _Values] = {
+            DATA: {"type": "data", "dataIdx": 0},
+            self.labels: {"type": "data", "dataIdx": 1},
+        }
+        self.params: dict[str, _Values] = {}
+        for layer in spec.layers:
+            self._add(layer)
+
+    def layer_file(self) -> str:
+        image, stored = self.spec.input, self.spec.stored
+        seen = f"{image.height}x{image.width}x{image.channels}"
+        cut = "" if stored == (image.height, image.width) else f", cut out of {stored[0]}x{stored[1]}"
+        return _file([f"{self.spec.name}: layers, for images of {seen}{cut}"], self.sections)
+
+    def params_file(self) -> str:
+        recipe = self.spec.recipe
+        lines = [f"{self.spec.name}: parameters, for {recipe.epochs} epochs of batches of {recipe.batch}"]
+        for step in recipe.steps:
+            of = {"weight": "epsW", "bias": "epsB", "both": "epsW and epsB"}[step.of]
+            of += f" of {', '.join(step.layers)}" if step.layers else ""
+            lines.append(f"from epoch {step.epoch:g}: {of} times {step.factor:g}")
+        return _file(lines, self.params)
+
+    def _add(self, layer: LayerSpec) -> None:
+        values: _Values = {"type": _TYPES[type(layer)], "inputs": ",".join(layer.inputs)}
+        params: _Values = {}
+        shape = self.found[layer.inputs[0]]
+        if isinstance(layer, SoftmaxCostSpec):
+            self.sections[self.softmax] = {"type": "softmax", "inputs": values["inputs"]}
+            values["inputs"] = f"{self.labels},{self.softmax}"
+            params["coeff"] = layer.coeff
+        elif isinstance(layer, _WEIGHTED):
+            self._weights(layer, values, params)
+        elif isinstance(layer, PoolSpec):
+            values.update(
+                pool=layer.pool,
+                channels=shape[2],
+                sizeX=layer.window[0],
+                stride=layer.stride[0],
+                start=-layer.padding[0],
+                outputsX=layer.outputs[0] if layer.outputs else 0,
+            )
+        elif isinstance(layer, LrnSpec | ContrastNormSpec):
+            if isinstance(layer, LrnSpec) and layer.region == "same_map":
+                values["type"] = "rnorm"
+            values.update(channels=shape[2], size=layer.size)
+            params.update(scale=_norm_scale(layer), pow=layer.beta, minDiv=layer.k)
+        elif isinstance(layer, DropoutSpec):
+            values["keep"] = layer.keep
+            params["enable"] = layer.enabled
+        elif isinstance(layer, SumSpec) and layer.coeffs:
+            values["coeffs"] = list(layer.coeffs)
+        neuron = getattr(layer, "neuron", None)
+        if neuron is not None:
+            given = (neuron.a, neuron.b)[: _NEURONS[neuron.kind]]
+            values["neuron"] = neuron.kind + (f"[{','.join(map(repr, given))}]" if given else "")
+        if layer.device is not None:
+            values["gpu"] = layer.device
+        self.sections[layer.name] = values
+        if params:
+            self.params[layer.name] = params
+
+    def _weights(self, layer: Any, values: _Values, params: _Values) -> None:
+        each = _each(layer)
+        recipe = self.spec.recipe
+        if isinstance(layer, FcSpec):
+            values["outputs"] = layer.outputs
+        else:
+            values.update(
+                channels=[self.found[name][2] for name in layer.inputs],
+                filters=[layer.filters // own.groups for own in each],
+                filterSize=[own.window[0] for own in each],
+                padding=[own.padding[0] for own in each],
+                stride=[own.stride[0] for own in each],
+                groups=[own.groups for own in each],
+            )
+        values.update(initW=[own.init.sigma for own in each], initB=layer.bias)
+        if isinstance(layer, ConvSpec):
+            # partialSum changes no result, but the original asks for it; 0 leaves the choice to its kernels.
+            values.update(sharedBiases=layer.shared_bias, partialSum=0)
+        counts = [fan_in(layer, index, self.found[name]) for index, name in enumerate(layer.inputs)]
+        bias_momentum = recipe.momentum if layer.bias_momentum is None else layer.bias_momentum
+        params.update(
+            epsW=[_eps(recipe.lr * own.lr_scale) for own in each],
+            epsB=_eps(recipe.lr * layer.bias_lr_scale),
+            momW=[recipe.momentum if own.momentum is None else own.momentum for own in each],
+            momB=bias_momentum,
+            wc=[own.weight_decay for own in each],
+            wball=[_eps(own.norm_limit / count) for own, count in zip(each, counts, strict=True)],
+        )
+
+
+_TYPES: dict[type[LayerSpec], str] = {
+    ConvSpec: "conv",
+    LocalSpec: "local",
+    FcSpec: "fc",
+    PoolSpec: "pool",
+    LrnSpec: "cmrnorm",
+    ContrastNormSpec: "cnorm",
+    NeuronSpec: "neuron",
+    SumSpec: "eltsum",
+    MaxSpec: "eltmax",
+    DropoutSpec: "hs",
+    SoftmaxCostSpec: "cost.logreg",
+}
+
+
+def _file(comments: Sequence[str], sections: Mapping[str, _Values]) -> str:
+    lines = [f"# {comment}" for comment in comments]
+    for name, values in sections.items():
+        lines += ["", f"[{name}]", *(f"{key}={_text(value)}" for key, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return (
+        str(int(value))
+        if isinstance(value, float) and value.is_integer() and abs(value) < 1e6
+        else str(value)
+    )

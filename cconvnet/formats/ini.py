@@ -1,0 +1,152 @@
+"""INI files whose every value knows its line, so that an error can say where it stands.
+
+Python's own configparser reads the same files but forgets the lines. The rules are those of the parser that
+cuda-convnet used: ``key=value`` or ``key: value``, keys in any case, ``#`` and ``;`` begin a comment at the
+start of a line, ``;`` after a blank also behind a value, and an indented line goes on with the value above.
+Unlike there, a section or a key that comes twice is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T", int, float, bool)
+
+_SECTION = re.compile(r"\[([^]]*)\]\s*([#;].*)?$")
+_VALUE = re.compile(r"([^:=]*?)\s*[:=]\s*(.*)$")
+_BOOLEANS = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False}
+_BOOLEANS["off"] = False
+_KINDS = {int: "an integer", float: "a number", bool: "true or false"}
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used; the text says file, line and layer, what is wrong and what is right."""
+
+
+@dataclass
+class Value:
+    key: str  # as the file spells it
+    text: str
+    line: int
+
+
+@dataclass
+class Section:
+    """The values under one ``[name]``, by their keys in lower case.
+
+    The readers below raise :class:`ConfigError` where a value is not what is asked for, or is not there and
+    no default is given.
+    """
+
+    file: Path
+    name: str
+    line: int
+    values: dict[str, Value] = field(default_factory=dict)
+
+    def __contains__(self, key: str) -> bool:
+        return key.lower() in self.values
+
+    def error(self, text: str, key: str = "") -> ConfigError:
+        """An error about `key`, or about the section where it has no such key."""
+        value = self.values.get(key.lower())
+        return ConfigError(f"{self.file}:{value.line if value else self.line}: layer {self.name}: {text}")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.values.get(key.lower())
+        if value is not None:
+            return value.text
+        if default is None:
+            raise self.error(f"{key} is missing")
+        return default
+
+    def value(self, key: str, kind: type[T], default: T | None = None, low: float | None = None) -> T:
+        """One integer, number or boolean, at least `low`."""
+        if key not in self and default is not None:
+            return default
+        return self._convert(key, self.text(key), kind, low)
+
+    def values_of(
+        self, key: str, kind: type[T], count: int, default: T | None = None, low: float | None = None
+    ) -> list[T]:
+        """A list with commas of `count` values, one for each input of the layer."""
+        if key not in self and default is not None:
+            return [default] * count
+        parts = self.text(key).split(",")
+        if len(parts) != count:
+            raise self.error(f"{key} must have one value per input, {count}, not {len(parts)}", key)
+        return [self._convert(key, part.strip(), kind, low) for part in parts]
+
+    def _convert(self, key: str, text: str, kind: type[T], low: float | None) -> T:
+        try:
+            if "_" in text:  # Python's way to group digits
+                raise ValueError
+            value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+            if not math.isfinite(value):
+                raise ValueError
+        except (ValueError, KeyError):
+            raise self.error(f"{key} must be {_KINDS[kind]}, not {text!r}", key) from None
+        if low is not None and value < low:
+            raise self.error(f"{key} must be at least {low:g}, not {text}", key)
+        return value
+
+
+def read_sections(path: Path) -> dict[str, Section]:
+    """The sections of a file, by name, in its order.
+
+    Raises ConfigError where the file is not made of sections and values, OSError where it cannot be read.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text in UTF-8: {error.reason}") from None
+    return _parse(path, lines)
+
+
+def _parse(path: Path, lines: Iterable[str]) -> dict[str, Section]:
+    sections: dict[str, Section] = {}
+    section: Section | None = None
+    value: Value | None = None
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text[0] in "#;":
+            continue
+        if line[0].isspace() and value is not None:
+            value.text = f"{value.text} {_without_comment(text)}".strip()
+            continue
+        header = _SECTION.match(text)
+        if header:
+            name = header.group(1).strip()
+            if not name:
+                raise ConfigError(f"{path}:{number}: a section needs a name")
+            if name in sections:
+                raise ConfigError(
+                    f"{path}:{number}: layer {name}: a second section [{name}]; the first stands in line "
+                    f"{sections[name].line}"
+                )
+            section = sections[name] = Section(path, name, number)
+            value = None
+            continue
+        match = _VALUE.match(text)
+        if not match or not match.group(1):
+            raise ConfigError(f"{path}:{number}: must be [name], key=value or a comment, not {text!r}")
+        key = match.group(1)
+        if section is None:
+            raise ConfigError(f"{path}:{number}: {key} stands before the first section")
+        if key in section:
+            first = section.values[key.lower()].line
+            raise ConfigError(
+                f"{path}:{number}: layer {section.name}: {key} is given a second time; the first stands in "
+                f"line {first}"
+            )
+        value = section.values[key.lower()] = Value(key, _without_comment(match.group(2)), number)
+    return sections
+
+
+def _without_comment(text: str) -> str:
+    text = re.split(r"(?:^|\s);", text, maxsplit=1)[0].strip()
+    return "" if text == '""' else text

@@ -1,0 +1,117 @@
+"""The shapes of a network's activations and weights, from its spec alone.
+
+A network that runs takes its shapes from the problem structs of its layers, on a device. Here the same rules
+stand in a few lines, for those who look at a network or rewrite it without running it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from cconvnet.nets.specs import (
+    DATA,
+    ConvSpec,
+    FcSpec,
+    Init,
+    LayerSpec,
+    LocalSpec,
+    NetSpec,
+    Pair,
+    PoolSpec,
+    gaussian,
+)
+
+Shape = tuple[int, int, int]  # (H, W, C) of one image's activation; (1, 1, C) after an FC layer
+
+
+def windows(size: int, window: int, stride: int, padding: int, rounding: str) -> int:
+    """How many windows fit along one axis, below 1 if none does."""
+    room = size + 2 * padding - window
+    return 1 + (-(-room // stride) if rounding == "ceil" else room // stride)
+
+
+def pool_outputs(spec: PoolSpec, shape: Shape) -> Pair:
+    """How many windows a pooling layer has in either direction."""
+    if spec.outputs is not None:
+        return spec.outputs
+    counts = []
+    for size, window, stride, padding in zip(shape, spec.window, spec.stride, spec.padding, strict=False):
+        # Only windows that begin at the last pixel or before: the others would be empty.
+        most = (size - 1 + padding) // stride + 1
+        counts.append(min(most, windows(size, window, stride, padding, spec.rounding)))
+    return counts[0], counts[1]
+
+
+def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
+    """The shape of a layer's output.
+
+    Raises ValueError naming the layer where no window fits or several inputs do not go together.
+    """
+    if isinstance(spec, FcSpec):
+        return 1, 1, spec.outputs
+    if isinstance(spec, PoolSpec):
+        found = {(*pool_outputs(spec, shape), shape[2]) for shape in inputs}
+    elif isinstance(spec, ConvSpec | LocalSpec):
+        found = set()
+        for index, shape in enumerate(inputs):
+            own = spec.for_input(index)
+            p, q = (
+                windows(shape[axis], own.window[axis], own.stride[axis], own.padding[axis], own.rounding)
+                for axis in range(2)
+            )
+            found.add((p, q, spec.filters))
+    else:
+        found = set(inputs)
+    if len(found) != 1:
+        listed = ", ".join("x".join(map(str, shape)) for shape in sorted(found))
+        raise ValueError(f"layer {spec.name}: its inputs must give one shape, not {listed}")
+    shape = found.pop()
+    if min(shape) < 1:
+        raise ValueError(f"layer {spec.name}: its window is larger than the padded image")
+    return shape
+
+
+def shapes(spec: NetSpec) -> dict[str, Shape]:
+    """The output's shape of every layer by its name, and of "data".
+
+    Raises ValueError as :func:`output_shape`, and where a layer reads none before it.
+    """
+    found: dict[str, Shape] = {DATA: (spec.input.height, spec.input.width, spec.input.channels)}
+    for layer in spec.layers:
+        for name in layer.inputs:
+            if name not in found:
+                raise ValueError(f"layer {layer.name}: no layer before it is called {name!r}")
+        found[layer.name] = output_shape(layer, [found[name] for name in layer.inputs])
+    return found
+
+
+def fan_in(spec: ConvSpec | LocalSpec | FcSpec, index: int, shape: Shape) -> int:
+    """How many weights each output has for the input of this index."""
+    if isinstance(spec, FcSpec):
+        return math.prod(shape)
+    own = spec.for_input(index)
+    return own.window[0] * own.window[1] * (shape[2] // own.groups)
+
+
+def plain_init(init: Init, weights: int) -> Init:
+    """The same first weights, for outputs of so many weights, as a plain standard deviation."""
+    return gaussian(math.sqrt(2 / weights)) if init.kind == "he" else init
+
+
+def parameters(spec: NetSpec, found: Mapping[str, Shape] | None = None) -> dict[str, int]:
+    """How many weights and biases every layer that has them learns."""
+    found = found or shapes(spec)
+    counts = {}
+    for layer in spec.layers:
+        if not isinstance(layer, ConvSpec | LocalSpec | FcSpec):
+            continue
+        p, q, k = found[layer.name]
+        weights = k * sum(fan_in(layer, index, found[name]) for index, name in enumerate(layer.inputs))
+        biases = 0 if layer.bias is None else k
+        if isinstance(layer, LocalSpec):
+            weights, biases = p * q * weights, p * q * biases
+        elif isinstance(layer, ConvSpec) and not layer.shared_bias:
+            biases *= p * q
+        counts[layer.name] = weights + biases
+    return counts

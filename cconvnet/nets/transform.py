@@ -1,0 +1,235 @@
+"""Networks made from others: towers written out, and the same network at another size."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import string
+from collections.abc import Iterator
+from typing import Any
+
+from cconvnet.nets.shapes import Shape, fan_in, plain_init, shapes
+from cconvnet.nets.specs import (
+    ContrastNormSpec,
+    ConvSpec,
+    DropoutSpec,
+    FcSpec,
+    LayerSpec,
+    LocalSpec,
+    LrnSpec,
+    MaxSpec,
+    NetSpec,
+    NeuronSpec,
+    Pair,
+    PoolSpec,
+    SoftmaxCostSpec,
+    SumSpec,
+)
+
+_Weighted = ConvSpec | LocalSpec | FcSpec
+# Layers that treat each channel by itself, so that a tower needs nothing of the others.
+_BY_CHANNEL = (NeuronSpec, PoolSpec, ContrastNormSpec, DropoutSpec, SumSpec, MaxSpec)
+
+
+# ---- towers --------------------------------------------------------------------------------------------
+
+
+def towers(spec: NetSpec, count: int) -> NetSpec:
+    """The network with each split layer written out as `count` layers, one on each device.
+
+    The towers of "conv1" are "conv1a" on device 0, "conv1b" on device 1, and so on; each has an equal part of
+    the channels. A convolution with groups reads its own tower, so that `count` groups become one in each;
+    one without reads all towers, with weights for each, and so does an FC layer. LRN's groups are shared out
+    likewise. Weights drawn as He et al. do become plain Gaussians, since a part no longer knows the whole.
+
+    Raises ValueError naming the layer that cannot be shared out, or ones of equal names.
+    """
+    if not 1 <= count <= len(string.ascii_lowercase):
+        raise ValueError(f"count must be from 1 to {len(string.ascii_lowercase)}, not {count}")
+    if not any(layer.split for layer in spec.layers):
+        return spec
+    found = shapes(spec)
+    parts: dict[str, tuple[str, ...]] = {}  # the towers of a layer by its name
+    layers: list[LayerSpec] = []
+    for layer in spec.layers:
+        parts[layer.name] = (layer.name,)
+        if not layer.split:
+            layers.append(_whole(layer, found, parts))
+            continue
+        parts[layer.name] = tuple(f"{layer.name}{letter}" for letter in string.ascii_lowercase[:count])
+        layers += _towers(layer, found, parts)
+    names = [layer.name for layer in layers]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"layer {name}: a tower of another layer would have the same name")
+    steps = tuple(
+        dataclasses.replace(step, layers=tuple(part for name in step.layers for part in parts[name]))
+        for step in spec.recipe.steps
+    )
+    recipe = dataclasses.replace(spec.recipe, steps=steps)
+    return dataclasses.replace(spec, layers=tuple(layers), recipe=recipe)
+
+
+def _whole(layer: LayerSpec, found: dict[str, Shape], parts: dict[str, tuple[str, ...]]) -> LayerSpec:
+    """A layer that is not split itself."""
+    if all(len(parts.get(name, ())) <= 1 for name in layer.inputs):
+        return layer
+    if not isinstance(layer, _Weighted):
+        raise ValueError(
+            f"layer {layer.name}: reads layers that are split, so it must be split, or have weights"
+        )
+    if any(groups > 1 for groups in _groups(layer)):
+        raise ValueError(f"layer {layer.name}: has groups and reads towers, so it must be split")
+    return _reading_all(layer, found, parts)
+
+
+def _groups(layer: _Weighted) -> list[int]:
+    if isinstance(layer, FcSpec):
+        return [1] * len(layer.inputs)
+    return [layer.for_input(index).groups for index in range(len(layer.inputs))]
+
+
+def _channels(layer: _Weighted, count: int) -> dict[str, Any]:
+    """The field that says how many channels a layer puts out."""
+    return {"outputs" if isinstance(layer, FcSpec) else "filters": count}
+
+
+def _towers(
+    layer: LayerSpec, found: dict[str, Shape], parts: dict[str, tuple[str, ...]]
+) -> Iterator[LayerSpec]:
+    names = parts[layer.name]
+    count, channels = len(names), found[layer.name][2]
+    if channels % count:
+        raise ValueError(f"layer {layer.name}: its {channels} channels cannot be shared by {count} towers")
+    values: dict[str, Any] = {}
+    if isinstance(layer, _Weighted):
+        values = _channels(layer, channels // count)
+        groups = _groups(layer)
+        if all(number == 1 for number in groups):
+            whole = _reading_all(dataclasses.replace(layer, **values), found, parts)
+            for tower, name in enumerate(names):
+                yield dataclasses.replace(whole, name=name, device=tower, split=False)
+            return
+        if any(number % count for number in groups):
+            raise ValueError(f"layer {layer.name}: its groups must be 1 or a multiple of {count}")
+        # What a filter reads stays the same, so nothing changes but the number of groups.
+        values["groups"] = groups[0] // count
+        values["per_input"] = tuple(
+            {**entry, "groups": number // count}
+            for entry, number in zip(layer.per_input, groups, strict=False)
+        )
+    elif isinstance(layer, LrnSpec) and layer.region == "across_channels":
+        if layer.groups % count:
+            raise ValueError(
+                f"layer {layer.name}: its groups must be a multiple of {count}, or windows would reach into "
+                f"another tower, not {layer.groups}"
+            )
+        values = {"groups": layer.groups // count}
+    elif not isinstance(layer, (LrnSpec, *_BY_CHANNEL)):
+        raise ValueError(f"layer {layer.name}: a {layer.type} cannot be split")
+    if any(len(parts.get(name, ())) != count for name in layer.inputs):
+        raise ValueError(f"layer {layer.name}: is split, so its inputs must be")
+    for tower, name in enumerate(names):
+        inputs = tuple(parts[source][tower] for source in layer.inputs)
+        yield dataclasses.replace(layer, name=name, inputs=inputs, device=tower, split=False, **values)
+
+
+def _reading_all(layer: _Weighted, found: dict[str, Shape], parts: dict[str, tuple[str, ...]]) -> _Weighted:
+    """The layer with each split input replaced by all of its towers."""
+    inputs: list[str] = []
+    entries: list[dict[str, Any]] = []
+    for index, name in enumerate(layer.inputs):
+        own = layer.for_input(index)
+        entry = dict(layer.per_input[index]) if layer.per_input else {}
+        names = parts.get(name, (name,))
+        if len(names) > 1:
+            if own.norm_limit:
+                raise ValueError(
+                    f"layer {layer.name}: norm_limit holds for all weights of an output, which would be "
+                    f"shared out over {len(names)} towers"
+                )
+            entry["init"] = plain_init(own.init, fan_in(layer, index, found[name]))
+        inputs += names
+        entries += [entry] * len(names)
+    # What all inputs have in common is said once.
+    same = {
+        key: value
+        for key, value in entries[0].items()
+        if all(key in entry and entry[key] == value for entry in entries)
+    }
+    rest = tuple({key: value for key, value in entry.items() if key not in same} for entry in entries)
+    return dataclasses.replace(layer, inputs=tuple(inputs), per_input=rest if any(rest) else (), **same)
+
+
+# ---- another size --------------------------------------------------------------------------------------
+
+
+def scaled(
+    spec: NetSpec, width: float = 1.0, image: Pair | None = None, classes: int | None = None
+) -> NetSpec:
+    """The same network with other numbers of filters, another image size, other classes.
+
+    Args:
+        width: multiplies the filters and outputs of every layer but the last, rounded such that all groups
+            stay equal.
+        image: (H, W) of the stored images; None: as they are. The part that is cropped stays as large a part.
+        classes: how many labels there are; None: as many as before.
+
+    Layers keep their windows, so that small images may leave nothing to compute: the network says so when it
+    is made. Raises ValueError naming the argument.
+    """
+    if not (math.isfinite(width) and width > 0):
+        raise ValueError(f"width must be above 0, not {width}")
+    height, side = image or spec.stored
+    crop = [spec.input.height * height // spec.stored[0], spec.input.width * side // spec.stored[1]]
+    if min(crop) < 1:
+        raise ValueError(f"image must leave something to crop, not {height}x{side}")
+    classes = classes or spec.classes
+    unit = _unit(spec)
+    last = _before_cost(spec)
+
+    def units(count: int) -> int:
+        return max(1, round(count * width / unit)) * unit
+
+    def resized(layer: LayerSpec) -> LayerSpec:
+        if not isinstance(layer, _Weighted):
+            return layer
+        count = layer.outputs if isinstance(layer, FcSpec) else layer.filters
+        count = classes if layer.name in last else count if width == 1 else units(count)
+        return dataclasses.replace(layer, **_channels(layer, count))
+
+    return dataclasses.replace(
+        spec,
+        layers=tuple(map(resized, spec.layers)),
+        input=dataclasses.replace(spec.input, height=crop[0], width=crop[1]),
+        stored=(height, side),
+        classes=classes,
+    )
+
+
+def _unit(spec: NetSpec) -> int:
+    """What every number of channels must be a multiple of: all groups, and two towers."""
+    groups = [2 if any(layer.split for layer in spec.layers) else 1]
+    for layer in spec.layers:
+        if isinstance(layer, ConvSpec | LocalSpec):
+            groups += _groups(layer)
+        elif isinstance(layer, LrnSpec):
+            groups.append(layer.groups)
+    return math.lcm(*groups)
+
+
+def _before_cost(spec: NetSpec) -> set[str]:
+    """The layers with weights whose outputs are the classes."""
+    layers = {layer.name: layer for layer in spec.layers}
+    found: set[str] = set()
+    waiting = [name for layer in spec.layers if isinstance(layer, SoftmaxCostSpec) for name in layer.inputs]
+    while waiting:
+        layer = layers.get(waiting.pop())
+        if isinstance(layer, _Weighted):
+            found.add(layer.name)
+        elif layer is not None:
+            waiting += layer.inputs
+    return found
+
+
+__all__ = ["scaled", "towers"]
