@@ -87,7 +87,7 @@ def step(
         network.load(images, labels)
         network.forward(train=True, step=index)
         network.backward()
-        network.update(0.0, spec.recipe.momentum)
+        network.update(1e-9, spec.recipe.momentum)  # a rate of 0 would freeze, which is no work
         network.result()
         for device in used:
             device.synchronize()

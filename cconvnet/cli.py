@@ -204,8 +204,8 @@ def train(
     lr_plateau: Annotated[
         str | None,
         typer.Option(
-            help="Divide the rate by 10 also when the test error has not fallen for N epochs, or none; the "
-            "network's own if not given.",
+            help="Divide the rate by 10 also when the test error has not fallen for N epochs; none: never; "
+            "the network's own if not given.",
             metavar="N",
         ),
     ] = None,

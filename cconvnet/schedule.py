@@ -7,8 +7,9 @@ stayed on a plateau, and what a user asked for a layer by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from cconvnet.nets.specs import LrStep, nearest
 
@@ -41,13 +42,22 @@ class StepSchedule:
         return self.lr * math.prod(factors)
 
 
+class Parameter(Protocol):
+    """What has to be known of a parameter: see cconvnet.optim.Parameter."""
+
+    @property
+    def layer(self) -> str: ...
+
+    @property
+    def of(self) -> str: ...
+
+
 class Rates:
     """The rate of each parameter of a network, before the factor that its layer's spec gives it.
 
     Args
         schedule: the rates by epoch.
-        parameters: their names, "LAYER.weight" (of the i-th of several inputs "LAYER.weight.i") and
-            "LAYER.bias".
+        parameters: by name; each has a `layer`, and what it is `of` there, "weight" or "bias".
         lr_scale: what the rates of a layer are multiplied by from beginning to end; 0 freezes it.
 
     Raises
@@ -55,12 +65,12 @@ class Rates:
     """
 
     def __init__(
-        self, schedule: StepSchedule, parameters: Iterable[str], lr_scale: Mapping[str, float]
+        self, schedule: StepSchedule, parameters: Mapping[str, Parameter], lr_scale: Mapping[str, float]
     ) -> None:
         self._schedule = schedule
-        self._parts = {name: name.split(".")[:2] for name in parameters}
+        self._parameters = dict(parameters)
         self._lr_scale = dict(lr_scale)
-        layers = {layer for layer, _ in self._parts.values()}
+        layers = {parameter.layer for parameter in self._parameters.values()}
         named = [("--lr-scale and --freeze: a layer", name) for name in lr_scale]
         named += [("lr steps: a layer", name) for step in schedule.steps for name in step.layers]
         for what, name in named:
@@ -74,8 +84,10 @@ class Rates:
     def at(self, epoch: float, divisions: int = 0) -> dict[str, float]:
         """The rate of every parameter by its name, after `divisions` plateaus."""
         return {
-            name: self._schedule.at(epoch, layer, of) * 0.1**divisions * self._lr_scale.get(layer, 1.0)
-            for name, (layer, of) in self._parts.items()
+            name: self._schedule.at(epoch, part.layer, part.of)
+            * 0.1**divisions
+            * self._lr_scale.get(part.layer, 1.0)
+            for name, part in self._parameters.items()
         }
 
 

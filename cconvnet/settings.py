@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cconvnet.data import Source
 from cconvnet.evaluate import Tally
 from cconvnet.nets.files import NetFiles
-from cconvnet.nets.specs import LrStep
+from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.runs import RunError
 
 T = TypeVar("T")
@@ -132,10 +133,46 @@ class Settings:
     precision: str
 
     @classmethod
+    def chosen(cls, options: Options, spec: NetSpec, source: Source) -> Settings:
+        """What the options say, and where they say nothing the network's recipe."""
+        recipe = spec.recipe
+        return cls(
+            net=spec.name,
+            data=options.data,
+            size=options.size,
+            **identity(source),
+            batch=options.batch or recipe.batch,
+            epochs=options.epochs or recipe.epochs,
+            towers=options.towers or 1,
+            seed=options.seed if options.seed is not None else 0,
+            lr=options.lr or recipe.lr,
+            momentum=recipe.momentum,
+            lr_steps=recipe.steps if options.lr_steps is None else options.lr_steps,
+            lr_plateau=recipe.plateau if options.lr_plateau is None else options.lr_plateau,
+            lr_scale=options.lr_scale or {},
+            crop=recipe.crop,
+            mirror=recipe.mirror,
+            color_noise=recipe.color_noise if options.color_noise is None else options.color_noise,
+            color_noise_epochs=recipe.color_noise_epochs,
+            color_noise_shrinks=recipe.color_noise_shrinks,
+            precision=options.precision or "fp32",
+        )
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         return _restored(
             cls, "settings", values, lr_steps=lambda steps: tuple(LrStep(**step) for step in steps)
         )
+
+
+def identity(source: Source) -> dict[str, Any]:
+    """What must be the same about the data when a run is resumed."""
+    return {
+        "classes": list(source.classes),
+        "image_shape": list(source.image_shape),
+        "train_images": len(source.train),
+        "test_images": len(source.test),
+    }
 
 
 @dataclasses.dataclass

@@ -36,7 +36,7 @@ from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
-from cconvnet.settings import Options, Progress, Settings
+from cconvnet.settings import Options, Progress, Settings, identity
 
 PRECISIONS = ("fp32",)
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
@@ -181,8 +181,7 @@ def _started(
     for note in notes:
         reporter.say(f"{net}: {note}")
     spec = place(spec, options.place or {})
-    recipe = spec.recipe
-    batch = options.batch or recipe.batch
+    batch = options.batch or spec.recipe.batch
     if batch > len(source.train):
         if options.batch is not None:
             raise ValueError(
@@ -190,27 +189,9 @@ def _started(
             )
         reporter.say(f"batch: {len(source.train):,}, all training images, instead of {spec.name}'s {batch:,}")
         batch = len(source.train)
-    settings = Settings(
-        net=spec.name,
-        data=where,
-        size=size,
-        **_identity(source),
-        batch=batch,
-        epochs=options.epochs or recipe.epochs,
-        seed=options.seed if options.seed is not None else 0,
-        lr=options.lr or recipe.lr,
-        momentum=recipe.momentum,
-        towers=options.towers or len(devices),
-        lr_steps=recipe.steps if options.lr_steps is None else options.lr_steps,
-        lr_plateau=recipe.plateau if options.lr_plateau is None else options.lr_plateau,
-        lr_scale=options.lr_scale or {},
-        crop=recipe.crop,
-        mirror=recipe.mirror,
-        color_noise=recipe.color_noise if options.color_noise is None else options.color_noise,
-        color_noise_epochs=recipe.color_noise_epochs,
-        color_noise_shrinks=recipe.color_noise_shrinks,
-        precision=options.precision or "fp32",
-    )
+    towers = options.towers or len(devices)
+    options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers)
+    settings = Settings.chosen(options, spec, source)
     network = _network(spec, settings, devices)
     rates_of(settings, network)
     if weights is not None:
@@ -270,7 +251,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     before, settings = settings, dataclasses.replace(settings, **changes)
 
     source = _open_data(settings.data, settings.size, options, reporter)
-    for name, here in _identity(source).items():
+    for name, here in identity(source).items():
         there = getattr(settings, name)
         if here != there:
             raise RunError(
@@ -320,16 +301,6 @@ def _open_data(where: str | None, size: int | None, options: Options, reporter: 
     for note in source.notes:
         reporter.say(f"data: {note}")
     return source
-
-
-def _identity(source: data.Source) -> dict[str, Any]:
-    """What must be the same about the data when a run is resumed."""
-    return {
-        "classes": list(source.classes),
-        "image_shape": list(source.image_shape),
-        "train_images": len(source.train),
-        "test_images": len(source.test),
-    }
 
 
 def _short(value: Any) -> str:
@@ -413,6 +384,9 @@ class Trainer:
         now, there = self._lr(), rates_of(before, self.network).general(self._epoch(), self._divisions())
         if now != there:
             self.reporter.say(f"lr: {now:g} from here on, it was {there:g}")
+        if (patience := self.settings.lr_plateau) != before.lr_plateau:
+            when = f"after {patience} epochs without a lower test error" if patience else "at no plateau"
+            self.reporter.say(f"lr: a tenth {when}")
         if self.settings.towers != before.towers:
             self.reporter.say(
                 f"towers: {self.settings.towers} from here on, it was {before.towers}: rounding differs"

@@ -56,30 +56,9 @@ def source() -> data.Source:
 def trainer(
     path: Path, noise: data.Source, recipe: TrainRecipe, scale: float = 1.0, seed: int = 3
 ) -> Trainer:
-    settings = Settings(
-        net="small",
-        data=None,
-        size=None,
-        classes=noise.classes,
-        image_shape=list(noise.image_shape),
-        train_images=COUNT,
-        test_images=COUNT,
-        batch=recipe.batch,
-        epochs=recipe.epochs,
-        seed=seed,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        lr_steps=recipe.steps,
-        lr_plateau=recipe.plateau,
-        lr_scale={},
-        crop=recipe.crop,
-        mirror=recipe.mirror,
-        color_noise=recipe.color_noise,
-        color_noise_epochs=recipe.color_noise_epochs,
-        color_noise_shrinks=recipe.color_noise_shrinks,
-        precision="fp32",
-    )
-    network = Network(spec(recipe, scale), batch=recipe.batch, devices="cpu:0", seed=seed)
+    net = spec(recipe, scale)
+    settings = Settings.chosen(Options(seed=seed), net, noise)
+    network = Network(net, batch=recipe.batch, devices="cpu:0", seed=seed)
     return Trainer(Run.create(path, {"settings": {}}), settings, network, noise, Reporter(io.StringIO()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import errno
 import io
@@ -22,15 +23,16 @@ import pytest
 
 from cconvnet import checkpoint, data, nets, runs
 from cconvnet.checkpoint import CheckpointError, Folder
-from cconvnet.evaluate import MEAN, Tally, evaluate_run, load_trained, predict
-from cconvnet.nets import alexnet_2012
+from cconvnet.data.color_noise import color_components
+from cconvnet.evaluate import COLORS, MEAN, Tally, evaluate_run, load_trained, predict
+from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.network import Network
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
-from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
-from cconvnet.train import Outcome, TrainingStopped, train
+from cconvnet.settings import Options, Settings, parse_lr_plateau, parse_lr_scale, parse_lr_steps
+from cconvnet.train import Outcome, Trainer, TrainingStopped, train
 
 # Small batches make many steps: 45 an epoch, and little work in each.
 SETTINGS: dict[str, Any] = {
@@ -484,64 +486,72 @@ def test_a_torn_line_of_the_log_is_dropped(unbroken: Path, tmp_path: Path) -> No
     assert_same_run(unbroken, out)
 
 
-def test_dropout_crops_and_colour_noise_go_on_too(tmp_path: Path) -> None:
-    """In a network with all that is random: a narrow AlexNet on the digits."""
-    from cconvnet.nets import alexnet
-    from cconvnet.settings import Settings
-    from cconvnet.train import Trainer
-
+def narrow(name: str, path: Path, devices: list[str]) -> Trainer:
+    """A run of a network with all that is random, an AlexNet a sixteenth as wide, on the digits."""
     source = data.open_source(size=72)
-    spec = alexnet.build((72, 72, 1), 10, width=1 / 16)
+    builder = {"alexnet": alexnet.build, "alexnet-2012": alexnet_2012.build}[name]
+    spec = builder((72, 72, 1), 10, width=1 / 16)
+    settings = Settings.chosen(Options(batch=4, epochs=1, seed=1, towers=len(devices)), spec, source)
+    network = Network(spec, batch=4, devices=devices, seed=1)
+    config = {"settings": dataclasses.asdict(settings), "spec": {}}
+    return Trainer(Run.create(path, config), settings, network, source, Listener())
 
-    def trainer(path: Path) -> Trainer:
-        settings = Settings(
-            net="alexnet",
-            data=None,
-            size=72,
-            classes=source.classes,
-            image_shape=[72, 72, 1],
-            train_images=len(source.train),
-            test_images=len(source.test),
-            batch=4,
-            epochs=1,
-            seed=1,
-            lr=0.01,
-            momentum=0.9,
-            lr_steps=(),
-            lr_plateau=0,
-            lr_scale={},
-            crop=True,
-            mirror=True,
-            color_noise=0.1,
-            color_noise_epochs=None,
-            towers=1,
-            color_noise_shrinks=False,
-            precision="fp32",
-        )
-        network = Network(spec, batch=4, devices="cpu:0", seed=1)
-        config = {"settings": dataclasses.asdict(settings), "spec": {}}
-        return Trainer(Run.create(path, config), settings, network, source, Listener())
 
+def narrow_steps(part: Trainer, last: int, options: Options) -> None:
+    """Only the steps: testing would take longer than they do."""
+    part.begin(options)
+    with part._train_loader(options) as loader:
+        part._train_epoch(loader, last, options)
+    part._save()
+
+
+def test_colour_noise_may_be_turned_on_and_off_by_hand(tmp_path: Path) -> None:
+    out, listener = tmp_path / "run", Listener()
+    run_training(out=out, steps=10)
+    assert COLORS not in tensors_of(out)
+    resume(out, listener, steps=20, color_noise=0.5)
+    assert "colour noise: 0.5 from here on" in listener.lines
+    components = color_components(data.open_source().train)
+    assert tensors_of(out)[COLORS].tobytes() == components.tobytes()
+    resume(out, steps=30)
+    resume(out, listener, color_noise=0.0)
+    assert "colour noise: 0 from here on" in listener.lines
+    # Another course than without: the noise was there.
+    run_training(out=tmp_path / "plain", steps=20)
+    noisy, plain = (runs.read_log(path)[:5] for path in (out, tmp_path / "plain"))
+    assert [a["loss"] == b["loss"] for a, b in zip(noisy, plain, strict=True)] == [True] * 2 + [False] * 3
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet-2012"])
+def test_dropout_crops_and_colour_noise_go_on_too(name: str, tmp_path: Path) -> None:
     def states(stops: tuple[int, ...], path: Path) -> dict[str, np.ndarray[Any, Any]]:
         content = None
         for stop in stops:
-            part = trainer(path / f"run-{stop}")
+            part = narrow(name, path / f"run-{stop}", ["cpu:0"])
             with part.run:
                 if content is not None:
                     part.take_over(content, Path())
-                part.begin(Options())
-                # Only the steps: testing would take longer than they do.
-                with part._train_loader(Options()) as loader:
-                    part._train_epoch(loader, stop, Options())
-                part._save()
+                narrow_steps(part, stop, Options())
             _, content, _ = runs.find_checkpoint(path / f"run-{stop}")
         assert content is not None
         return content.tensors
 
     whole = states((6,), tmp_path / "whole")
     parts = states((2, 6), tmp_path / "parts")
-    for name, tensor in whole.items():
-        assert tensor.tobytes() == parts[name].tobytes(), name
+    for key, tensor in whole.items():
+        assert tensor.tobytes() == parts[key].tobytes(), key
+
+
+def test_towers_log_what_they_copy(tmp_path: Path) -> None:
+    """The 2012 network on two devices, against what it says it copies in a step."""
+    part = narrow("alexnet-2012", tmp_path / "run", ["cpu:0", "cpu:1"])
+    with part.run:
+        narrow_steps(part, 6, Options(log_every=2))
+    per_step = part.network.describe()["copied_bytes_per_step"]
+    lines = runs.read_log(tmp_path / "run")
+    assert [line["copied_bytes"] for line in lines] == [2 * per_step] * 3
+    assert all(line["copy_seconds"] > 0 for line in lines)
+    assert part.progress.copied_bytes == 6 * per_step > 0
 
 
 # ---- rates -----------------------------------------------------------------------------------------------
@@ -585,8 +595,11 @@ def test_rates_are_products_of_all_that_changes_them() -> None:
         LrStep(3.5, 0.1, layers=("conv1",), of="bias"),
         LrStep(4, 0, layers=("conv1",), of="weight"),
     )
-    names = ["conv1.weight", "conv1.bias", "conv3.weight.0", "conv3.weight.1", "conv3.bias"]
-    rates = Rates(StepSchedule(1.0, steps), names, {"conv3": 0.2})
+    Named = collections.namedtuple("Named", "layer of")
+    parts = [("conv1", "weight"), ("conv1", "bias"), *2 * [("conv3", "weight")], ("conv3", "bias")]
+    names = [f"parameter {number}" for number in range(5)]
+    parameters = {name: Named(*part) for name, part in zip(names, parts, strict=True)}
+    rates = Rates(StepSchedule(1.0, steps), parameters, {"conv3": 0.2})
 
     def at(epoch: float, divisions: int = 0) -> list[float]:
         found = rates.at(epoch, divisions)
@@ -602,7 +615,7 @@ def test_rates_are_products_of_all_that_changes_them() -> None:
     np.testing.assert_allclose(rates.general(3.5, 1), 0.05, rtol=1e-12)
     for factors, steps in (({"conv2": 0.0}, ()), ({}, (LrStep(1, 0.1, ("conv2",)),))):
         with pytest.raises(ValueError, match=r"a layer must be one of conv1, conv3, not 'conv2'"):
-            Rates(StepSchedule(1.0, steps), names, factors)
+            Rates(StepSchedule(1.0, steps), parameters, factors)
 
 
 @pytest.mark.parametrize(
@@ -654,7 +667,9 @@ def test_a_plateau_may_be_asked_for_later(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("cconvnet.train.evaluate", lambda network, batches, stopped: Tally(100.0, 50, 0, 100))
     run_training(out=tmp_path / "run", epochs=2)
     assert runs.find_checkpoint(tmp_path / "run")[1].progress["lr_divisions"] == []
-    resume(tmp_path / "run", epochs=3, lr_plateau=2)
+    listener = Listener()
+    resume(tmp_path / "run", listener, epochs=3, lr_plateau=2)
+    assert "lr: a tenth after 2 epochs without a lower test error" in listener.lines
     assert runs.find_checkpoint(tmp_path / "run")[1].progress["lr_divisions"] == [3]
     listener = Listener()
     resume(tmp_path / "run", listener, epochs=4, lr=0.5)
