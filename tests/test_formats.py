@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cconvnet import nets
 from cconvnet.formats.cuda_convnet import ConfigError, normal_form, read, write
 from cconvnet.formats.ini import read_sections
+from cconvnet.gradcheck import gradcheck, small_spec
 from cconvnet.nets.shapes import parameters, shapes
 from cconvnet.nets.specs import (
     RELU,
@@ -360,8 +361,10 @@ def test_the_files_own_number_of_windows(size: int, window: int, stride: int, st
     ],
 )
 def test_layers_of_one_input(files: Any, section: str, params: str, expected: LayerSpec) -> None:
-    spec, _ = files(*with_x(section + "\ninputs=conv1\n", params))
+    spec, notes = files(*with_x(section + "\ninputs=conv1\n", params))
     assert layer(spec, "x") == dataclasses.replace(expected, inputs=("conv1",))
+    ambiguous = "dropout multiplies by keep at test time, like hs and unlike cuda-convnet2's: x"
+    assert notes == ([ambiguous] if section.startswith("type=dropout\n") or section == "type=dropout" else [])
     assert layer(spec, "pool1").inputs == ("x",)
 
 
@@ -959,3 +962,17 @@ def test_shapes_are_those_of_the_network_that_runs(name: str) -> None:
     assert described["parameters"] == sum(parameters(spec).values())
     for row in described["layers"]:
         assert math.prod(row["output_shape"][1:]) == math.prod(shapes(spec)[row["name"]])
+
+
+def test_the_configuration_of_2012_on_two_devices() -> None:
+    spec = configuration("alexnet-2012", image_shape=(256, 256), crop=224)
+    report = gradcheck(small_spec(spec), ["cpu:0", "cpu:1"])
+    assert report.ok, report.failures
+    network = Network(small_spec(spec), batch=1, devices=["cpu:0", "cpu:1"])
+    devices = {row["name"]: row["device"] for row in network.describe()["layers"]}
+    assert {name: device for name, device in devices.items() if name[-1] not in "ab"} == {
+        **dict.fromkeys(("fc8", "cost"), "cpu:0"),
+        **{f"pool{index}a_neuron": "cpu:0" for index in (1, 5)},
+        **{f"pool{index}b_neuron": "cpu:1" for index in (1, 5)},
+    }
+    assert all(devices[name] == f"cpu:{'ab'.index(name[-1])}" for name in devices if name[-1] in "ab")
