@@ -668,6 +668,31 @@ def test_errors_about_the_whole(files: Any) -> None:
         read(Path("nowhere.cfg"), Path("params.cfg"), image_shape=(8, 8))
 
 
+def test_any_line_may_be_wrong_and_the_error_says_where(files: Any) -> None:
+    """Lines left out, doubled, swapped, or with another value: a network comes of it, or a ConfigError."""
+    values = ["", "0", "-1", "2", "1e9", "nan", "1,2", "conv1", "data", "labels", "x=y", "relu[1]", "true"]
+    originals = {"layers.cfg": LAYERS.splitlines(), "params.cfg": PARAMS.splitlines()}
+    refused = read_well = 0
+    for name, lines in originals.items():
+        for index, line in enumerate(lines):
+            before, after = lines[:index], lines[index + 1 :]
+            changes = [
+                [*before, *after],
+                [*before, line, line, *after],
+                [*before, *after[:1], line, *after[1:]],
+            ]
+            changes += [[*before, f"{line.partition('=')[0]}={value}", *after] for value in values]
+            for changed in changes:
+                texts = {**originals, name: changed}
+                try:
+                    files("\n".join(texts["layers.cfg"]), "\n".join(texts["params.cfg"]))
+                    read_well += 1
+                except ConfigError as error:
+                    assert re.match(r"(layers|params)\.cfg:(\d+:)? ", str(error)), error
+                    refused += 1
+    assert refused > 400 and read_well > 100
+
+
 # ---- what is written -----------------------------------------------------------------------------------
 
 
