@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cconvnet import nets
 from cconvnet.formats.cuda_convnet import ConfigError, normal_form, read, write
 from cconvnet.formats.ini import read_sections
+from cconvnet.gradcheck import gradcheck, small_spec
 from cconvnet.nets.shapes import parameters, shapes
 from cconvnet.nets.specs import (
     RELU,
@@ -360,8 +361,10 @@ def test_the_files_own_number_of_windows(size: int, window: int, stride: int, st
     ],
 )
 def test_layers_of_one_input(files: Any, section: str, params: str, expected: LayerSpec) -> None:
-    spec, _ = files(*with_x(section + "\ninputs=conv1\n", params))
+    spec, notes = files(*with_x(section + "\ninputs=conv1\n", params))
     assert layer(spec, "x") == dataclasses.replace(expected, inputs=("conv1",))
+    ambiguous = "dropout multiplies by keep at test time, like hs and unlike cuda-convnet2's: x"
+    assert notes == ([ambiguous] if section.startswith("type=dropout\n") or section == "type=dropout" else [])
     assert layer(spec, "pool1").inputs == ("x",)
 
 
@@ -665,6 +668,31 @@ def test_errors_about_the_whole(files: Any) -> None:
         read(Path("nowhere.cfg"), Path("params.cfg"), image_shape=(8, 8))
 
 
+def test_any_line_may_be_wrong_and_the_error_says_where(files: Any) -> None:
+    """Lines left out, doubled, swapped, or with another value: a network comes of it, or a ConfigError."""
+    values = ["", "0", "-1", "2", "1e9", "nan", "1,2", "conv1", "data", "labels", "x=y", "relu[1]", "true"]
+    originals = {"layers.cfg": LAYERS.splitlines(), "params.cfg": PARAMS.splitlines()}
+    refused = read_well = 0
+    for name, lines in originals.items():
+        for index, line in enumerate(lines):
+            before, after = lines[:index], lines[index + 1 :]
+            changes = [
+                [*before, *after],
+                [*before, line, line, *after],
+                [*before, *after[:1], line, *after[1:]],
+            ]
+            changes += [[*before, f"{line.partition('=')[0]}={value}", *after] for value in values]
+            for changed in changes:
+                texts = {**originals, name: changed}
+                try:
+                    files("\n".join(texts["layers.cfg"]), "\n".join(texts["params.cfg"]))
+                    read_well += 1
+                except ConfigError as error:
+                    assert re.match(r"(layers|params)\.cfg:(\d+:)? ", str(error)), error
+                    refused += 1
+    assert refused > 400 and read_well > 100
+
+
 # ---- what is written -----------------------------------------------------------------------------------
 
 
@@ -959,3 +987,17 @@ def test_shapes_are_those_of_the_network_that_runs(name: str) -> None:
     assert described["parameters"] == sum(parameters(spec).values())
     for row in described["layers"]:
         assert math.prod(row["output_shape"][1:]) == math.prod(shapes(spec)[row["name"]])
+
+
+def test_the_configuration_of_2012_on_two_devices() -> None:
+    spec = configuration("alexnet-2012", image_shape=(256, 256), crop=224)
+    report = gradcheck(small_spec(spec), ["cpu:0", "cpu:1"])
+    assert report.ok, report.failures
+    network = Network(small_spec(spec), batch=1, devices=["cpu:0", "cpu:1"])
+    devices = {row["name"]: row["device"] for row in network.describe()["layers"]}
+    assert {name: device for name, device in devices.items() if name[-1] not in "ab"} == {
+        **dict.fromkeys(("fc8", "cost"), "cpu:0"),
+        **{f"pool{index}a_neuron": "cpu:0" for index in (1, 5)},
+        **{f"pool{index}b_neuron": "cpu:1" for index in (1, 5)},
+    }
+    assert all(devices[name] == f"cpu:{'ab'.index(name[-1])}" for name in devices if name[-1] in "ab")

@@ -26,10 +26,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from cconvnet import data, runs
+from cconvnet import data, nets, runs
 from cconvnet.checkpoint import CheckpointError
 from cconvnet.data.images import DataError
-from cconvnet.formats import checkpoints, pickles
+from cconvnet.formats import checkpoints, cuda_convnet, pickles
 from cconvnet.formats.pickles import ForbiddenPickle, Name, PickleError, Record
 
 # ---- Python 2's pickles -----------------------------------------------------------------------------------
@@ -988,6 +988,26 @@ def test_import(tmp_path: Path) -> None:
     assert velocity[3, 1, 2, 7] == layers[2]["weightsInc"][0][(7 * 5 + 1) * 5 + 2, 3]
     command("train", "--resume", out, "--device", "cpu:0", "--steps", 2)
     assert runs.find_checkpoint(out)[1].step == 2
+
+
+def test_import_with_the_network_in_files(tmp_path: Path) -> None:
+    """The configuration files name the layers as the checkpoint does."""
+    batches, configuration = tmp_path / "batches", tmp_path / "configuration"
+    batches.mkdir()
+    make_batches(batches, {"data_batch_1": 30, "data_batch_2": 20}, (32, 32, 3))
+    files = [configuration / name for name in ("layers.cfg", "layer-params.cfg")]
+    cuda_convnet.write(nets.build("cifar-quick", classes=3), *files)
+    options = ["--data", batches, "--batch", 10, "--layer-def", files[0], "--layer-params", files[1]]
+    layers = quick_layers()
+    command("import", write(tmp_path, checkpoint(layers), "1.1"), *options, "--out", tmp_path / "run")
+    stored = runs.find_checkpoint(tmp_path / "run")[1]
+    assert stored.spec["name"] == "configuration"
+    assert stored.tensors["conv1.bias"].tolist() == layers[1]["biases"].ravel().tolist()
+    error = command("import", tmp_path / "1.1", "--data", batches, "--out", tmp_path / "none", code=2)
+    assert "the network is needed: --net, or --layer-def and --layer-params" in error
+    layers[1]["name"] = "first"
+    wrong = write(tmp_path, checkpoint(layers), "1.2")
+    assert f"does not fit {files[0]}: " in command("import", wrong, *options, code=2)
 
 
 def test_import_refuses(tmp_path: Path) -> None:

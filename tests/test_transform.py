@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cconvnet import nets
@@ -241,6 +242,37 @@ def test_a_cost_cannot_be_split() -> None:
     for count in (0, 27):
         with pytest.raises(ValueError, match=f"count must be from 1 to 26, not {count}"):
             towers(spec, count)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet-2012"])
+def test_towers_compute_what_the_whole_computes(name: str) -> None:
+    """With the same weights, cut into each tower's part, the probabilities are the same."""
+    spec = scaled(nets.build(name), 1 / 16, (76, 76), 10)
+    whole = Network(spec, batch=2, devices="cpu:0")
+    apart = Network(towers(spec, 2), batch=2, devices=["cpu:0", "cpu:1"])
+    drawn = np.random.default_rng(0)
+    for parameter in whole.parameters.values():
+        shape = parameter.shape
+        scale = 1.0 if len(shape) == 1 else math.sqrt(2 / math.prod(shape[1:]))
+        parameter.fill("value", scale * drawn.standard_normal(shape, np.float32))
+    for name, parameter in apart.parameters.items():
+        layer_name, kind, *index = name.split(".")
+        split = f"{layer_name[:-1]}.{kind}" in whole.parameters
+        value = whole.parameters[f"{layer_name[:-1] if split else layer_name}.{kind}"].host("value")
+        if split:
+            value = np.split(value, 2)[layer_name[-1] == "b"]  # the tower's outputs
+        if index:  # what it reads of each tower: the last axis, which in FC runs over (H, W, C)
+            source = shapes(spec)[layer(spec, layer_name.rstrip("ab") if split else layer_name).inputs[0]]
+            channels = value.reshape(len(value), -1, source[2])
+            value = np.split(channels, 2, axis=2)[int(index[0])]
+        parameter.fill("value", value.reshape(parameter.shape))
+    images = drawn.integers(0, 256, (2, 76, 76, 3), np.uint8)
+    for network in (whole, apart):
+        network.load(images, np.array([3, 7]))
+        network.forward(train=False)
+    one, two = (network.outputs("cost") for network in (whole, apart))
+    assert one.std() > 1e-3  # they say something
+    assert np.allclose(one, two, rtol=1e-4, atol=1e-7)
 
 
 # ---- another size --------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ Where these files and a NetSpec speak differently:
   keeps the softmax's name.
 - `neuron=` on a layer without weights becomes a layer of its own, NAME_neuron, as in the original.
 - Neither the size of the images nor how long to train is in the files.
+- `dropout` is what the original calls hs: it multiplies by keep at test time. cuda-convnet2 knows that as
+  dropout2, and its own `dropout` divides by keep in training; a note says which one was read.
 """
 
 from __future__ import annotations
@@ -624,10 +626,17 @@ class _Reader:
         )
 
     def notes(self) -> list[str]:
-        return [
+        """What a reader of the files may want to know, each thing once."""
+        notes = [
             f"{key} changes no result and is not used: {', '.join(names)}"
             for key, names in self._no_effect.items()
         ]
+        dropout = ", ".join(section.name for section in self._of_type("dropout"))
+        if dropout:
+            notes.append(
+                f"dropout multiplies by keep at test time, like hs and unlike cuda-convnet2's: {dropout}"
+            )
+        return notes
 
 
 _BUILDERS: dict[str, Callable[[_Reader, Section, Neuron | None], LayerSpec]] = {
