@@ -842,7 +842,8 @@ def input_transform(
 
     `size` is (P, Q); `top` and `left` (int32[N]) place each crop, clamped to the image; `mirror` (uint8[N])
     flips it from left to right where not 0; `mean` is float32[H,W,C], taken at the pixel's place in the whole
-    image, or with `center_mean` at the place of the output's pixel in the centre crop; `shift` is float32[N,C], a colour shift per image.
+    image, or with `center_mean` at the output's place in the centre crop; `shift` is float32[N,C], a colour
+    shift per image.
     """
     call = _Call(device, images=images, top=top, left=left, mirror=mirror, mean=mean, shift=shift)
     images = call.get("images", "N,H,W,C", np.uint8)

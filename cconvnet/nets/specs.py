@@ -369,7 +369,7 @@ def chain(*layers: LayerSpec) -> tuple[LayerSpec, ...]:
 class InputSpec:
     """The images as the first layer sees them: scale * (pixel - mean), float[height, width, channels].
 
-    With `center_mean` the mean is always the centre's, wherever the crop lies, as the original AlexNet had it.
+    With `center_mean` the mean is always the centre's, wherever the crop lies, as in the original AlexNet.
     """
 
     height: int
