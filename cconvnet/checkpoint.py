@@ -120,7 +120,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         }
     )
     metadata = {"sha256": _NO_DIGEST.decode(), "checkpoint": document}
-    data = to_bytes(checkpoint.tensors, metadata)
+    # safetensors writes an array's memory as it lies, so one in another order would come back transposed.
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in checkpoint.tensors.items()}
+    data = to_bytes(tensors, metadata)
     header_end = _header_end(data)
     header = data[:header_end]
     payload = memoryview(data)[header_end:]

@@ -619,7 +619,7 @@ def export(
 ) -> None:
     """Write a network in another program's files: layers.cfg and layer-params.cfg."""
     from cconvnet import runs
-    from cconvnet.formats import cuda_convnet
+    from cconvnet.formats import cuda_convnet_writer
     from cconvnet.nets.files import build_sized, chosen
 
     if kind != "cuda-convnet":
@@ -638,7 +638,7 @@ def export(
     for file in files:
         if file.exists():
             raise ValueError(f"{file} is already there; choose another --out")
-    cuda_convnet.write(spec, *files, towers=towers)
+    cuda_convnet_writer.write(spec, *files, towers=towers)
     for file in files:
         print(file)
 

@@ -43,6 +43,13 @@ def test_round_trip_is_bitwise(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_a_tensor_in_another_order_comes_back_as_it_was(tmp_path: Path) -> None:
+    content = make()
+    content.tensors["data.colors"] = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    checkpoint.save(tmp_path / "a.safetensors", content)
+    assert_equal(checkpoint.load(tmp_path / "a.safetensors"), content)
+
+
 def test_any_safetensors_reader_opens_it(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cconvnet import nets
-from cconvnet.formats.cuda_convnet import ConfigError, normal_form, read, write
+from cconvnet.formats.cuda_convnet import ConfigError, read
+from cconvnet.formats.cuda_convnet_writer import normal_form, write
 from cconvnet.formats.ini import read_sections
 from cconvnet.gradcheck import gradcheck, small_spec
 from cconvnet.nets.shapes import parameters, shapes

@@ -29,7 +29,7 @@ from PIL import Image
 from cconvnet import data, nets, runs
 from cconvnet.checkpoint import CheckpointError
 from cconvnet.data.images import DataError
-from cconvnet.formats import checkpoints, cuda_convnet, pickles
+from cconvnet.formats import checkpoints, cuda_convnet_writer, pickles
 from cconvnet.formats.pickles import ForbiddenPickle, Name, PickleError, Record
 
 # ---- Python 2's pickles -----------------------------------------------------------------------------------
@@ -996,7 +996,7 @@ def test_import_with_the_network_in_files(tmp_path: Path) -> None:
     batches.mkdir()
     make_batches(batches, {"data_batch_1": 30, "data_batch_2": 20}, (32, 32, 3))
     files = [configuration / name for name in ("layers.cfg", "layer-params.cfg")]
-    cuda_convnet.write(nets.build("cifar-quick", classes=3), *files)
+    cuda_convnet_writer.write(nets.build("cifar-quick", classes=3), *files)
     options = ["--data", batches, "--batch", 10, "--layer-def", files[0], "--layer-params", files[1]]
     layers = quick_layers()
     command("import", write(tmp_path, checkpoint(layers), "1.1"), *options, "--out", tmp_path / "run")
