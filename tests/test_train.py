@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cconvnet import checkpoint, data, nets, runs
 from cconvnet.checkpoint import CheckpointError, Folder
@@ -977,14 +978,25 @@ def small_alexnet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(nets._BUILDERS, "alexnet-2012", build)
 
 
-def two_tower_run(path: Path, **values: Any) -> Outcome:
-    reporter = Reporter(io.StringIO())
-    given: dict[str, Any] = {"net": "alexnet-2012", "size": 76, "batch": 16, "seed": 3, "log_every": 2}
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Coloured pictures, so that crops, mirror images and colour noise all have something to change."""
+    draws = np.random.default_rng(0)
+    for number in range(48):
+        folder = tmp_path / "pictures" / f"class{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = draws.integers(0, 256, (6, 6, 3), np.uint8)
+        Image.fromarray(coarse).resize((80, 76)).save(folder / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def two_tower_run(path: Path, data: Path, **values: Any) -> Outcome:
+    given: dict[str, Any] = {"net": "alexnet-2012", "size": 76, "batch": 16, "seed": 3}
+    given |= {"data": str(data), "out": path}
     if "resume" in values:
-        given = {"log_every": 2}
-    else:
-        given["out"] = path
-    return train(Options(**{**given, "workers": 0, **values}), reporter)
+        given = {}
+    options = Options(**{**given, "log_every": 2, "workers": 0, **values})
+    return train(options, Reporter(io.StringIO()))
 
 
 def weights_at(path: Path, step: int) -> dict[str, Any]:
@@ -992,11 +1004,11 @@ def weights_at(path: Path, step: int) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("small_alexnet")
-def test_a_run_on_two_devices_goes_on_bitwise_on_one(tmp_path: Path) -> None:
+def test_a_run_on_two_devices_goes_on_bitwise_on_one(tmp_path: Path, pictures: Path) -> None:
     pair = ["cpu:0", "cpu:1"]
-    whole = two_tower_run(tmp_path / "whole", devices=pair, steps=8)
-    two_tower_run(tmp_path / "part", devices=pair, steps=3)
-    rest = two_tower_run(tmp_path / "part", resume=tmp_path / "part", devices=["cpu:0"], steps=8)
+    whole = two_tower_run(tmp_path / "whole", pictures, devices=pair, steps=8)
+    two_tower_run(tmp_path / "part", pictures, devices=pair, steps=3)
+    rest = two_tower_run(tmp_path / "part", pictures, resume=tmp_path / "part", devices=["cpu:0"], steps=8)
     right, found = weights_at(whole.path, 8), weights_at(rest.path, 8)
     assert right.keys() == found.keys() and "conv3.weight" in found
     for name, tensor in right.items():
@@ -1005,8 +1017,8 @@ def test_a_run_on_two_devices_goes_on_bitwise_on_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_alexnet")
-def test_a_run_on_one_device_goes_on_on_two(tmp_path: Path) -> None:
-    two_tower_run(tmp_path / "run", devices=["cpu:0"], steps=2)
+def test_a_run_on_one_device_goes_on_on_two(tmp_path: Path, pictures: Path) -> None:
+    two_tower_run(tmp_path / "run", pictures, devices=["cpu:0"], steps=2)
     output = io.StringIO()
     options = Options(resume=tmp_path / "run", devices=["cpu:0", "cpu:1"], steps=4, workers=0)
     outcome = train(options, Reporter(output))
@@ -1015,9 +1027,9 @@ def test_a_run_on_one_device_goes_on_on_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_alexnet")
-def test_the_log_counts_what_the_description_lists(tmp_path: Path) -> None:
-    outcome = two_tower_run(tmp_path / "run", devices=["cpu:0", "cpu:1"], steps=6)
-    spec = nets.build("alexnet-2012", image_shape=(76, 76, 1), classes=10)
+def test_the_log_counts_what_the_description_lists(tmp_path: Path, pictures: Path) -> None:
+    outcome = two_tower_run(tmp_path / "run", pictures, devices=["cpu:0", "cpu:1"], steps=6)
+    spec = nets.build("alexnet-2012", image_shape=(76, 76, 3), classes=3)
     description = Network(spec, batch=16, devices=["cpu:0", "cpu:1"]).describe()
     per_step = description["copied_bytes_per_step"]
     assert per_step == 2 * sum(copy["bytes"] for copy in description["copies"]) > 0
@@ -1029,7 +1041,7 @@ def test_the_log_counts_what_the_description_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_alexnet")
-def test_other_towers_than_the_runs_are_refused(tmp_path: Path) -> None:
-    two_tower_run(tmp_path / "run", devices=["cpu:0"], steps=1, towers=2)
+def test_other_towers_than_the_runs_are_refused(tmp_path: Path, pictures: Path) -> None:
+    two_tower_run(tmp_path / "run", pictures, devices=["cpu:0"], steps=1, towers=2)
     with pytest.raises(RunError, match="--towers 4 differs from the run's, 2"):
-        two_tower_run(tmp_path / "run", resume=tmp_path / "run", towers=4)
+        two_tower_run(tmp_path / "run", pictures, resume=tmp_path / "run", towers=4)
