@@ -320,7 +320,6 @@ class CudaTransfer(Transfer):
         return self._seconds
 
 
-@functools.cache
 def _can_reach(cuda: Any, source: int, target: int) -> bool:
     """Whether one GPU can write into another's memory; if so, it may from now on."""
     if source == target:
@@ -401,6 +400,19 @@ def get_device(name: str | Device | None = None) -> Device:
     if kind not in KINDS or not (index or "0").isdigit():
         raise ValueError(f"device must be cuda:N, cpu:N or emulator:N, not {name!r}")
     return _make(kind, int(index or "0"))
+
+
+def cuda_device_on(ordinal: int) -> Device:
+    """The first logical CUDA device on a physical GPU.
+
+    Raises DeviceUnavailable where CCONVNET_CUDA_DEVICES leaves that GPU out.
+    """
+    ordinals = _cuda_ordinals()
+    if ordinal not in ordinals:
+        raise DeviceUnavailable(
+            f"CCONVNET_CUDA_DEVICES={os.environ['CCONVNET_CUDA_DEVICES']} leaves GPU {ordinal} out"
+        )
+    return _make("cuda", ordinals.index(ordinal))
 
 
 def present_devices() -> list[str]:

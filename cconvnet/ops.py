@@ -39,7 +39,7 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
-from cconvnet.backends import Device, get_device, import_cupy
+from cconvnet.backends import Device, cuda_device_on, get_device, import_cupy
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Pair = int | tuple[int, int]
@@ -95,8 +95,7 @@ class _Call:
                     f"{name} is on {'a GPU' if there else 'the host'}, but {first} is not: copy one of them"
                 )
         if device is None:
-            index = self.arrays[first].device.id if on_gpu[first] else 0
-            device = f"cuda:{index}" if on_gpu[first] else "cpu:0"
+            device = cuda_device_on(self.arrays[first].device.id) if on_gpu[first] else "cpu:0"
         self.device = get_device(device)
         if (self.device.kind == "cuda") != on_gpu[first]:
             raise ValueError(

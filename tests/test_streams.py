@@ -8,16 +8,19 @@ proves nothing.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cconvnet import nets
-from cconvnet.backends import Device, ReferenceDevice, Transfer
+from cconvnet import backends, nets
+from cconvnet.backends import CudaDevice, Device, ReferenceDevice, Transfer
 from cconvnet.layers import CopyLayer, SoftmaxCostLayer
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import NetSpec, place
@@ -211,3 +214,130 @@ def test_a_missing_mark_is_noticed(
     with np.errstate(all="ignore"):
         results = [same(queued(NETS[name], seed), expected[name]) for seed in range(12)]
     assert not all(results)
+
+
+# ---- copies between GPUs ---------------------------------------------------------------------------------
+
+
+class Calls(list[tuple[Any, ...]]):
+    """What a CUDA was told, in order."""
+
+
+def fake_cupy(calls: Calls, peers: bool) -> Any:
+    """As much of CuPy as copies need, on host memory: it does what it is told at once, and notes it."""
+
+    class Event:
+        def __init__(self, **options: Any) -> None:
+            self.stream: Any = None
+
+        def record(self, stream: Any) -> None:
+            self.stream = stream
+            calls.append(("record", stream.ptr))
+
+        def synchronize(self) -> None:
+            pass
+
+    class Stream:
+        def __init__(self, **options: Any) -> None:
+            self.ptr = 1 + sum(call[0] == "stream" for call in calls)
+            calls.append(("stream", self.ptr))
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def wait_event(self, event: Event) -> None:
+            calls.append(("wait", self.ptr, event.stream.ptr))
+
+    def memcpy(target: int, source: int, size: int, kind: str, stream: int) -> None:
+        calls.append((kind, stream))
+        ctypes.memmove(target, source, size)
+
+    def pinned(size: int) -> Any:
+        buffer = ctypes.create_string_buffer(size)
+        return SimpleNamespace(ptr=ctypes.addressof(buffer), buffer=buffer)
+
+    runtime = SimpleNamespace(
+        CUDARuntimeError=RuntimeError,
+        memcpyDeviceToHost="out",
+        memcpyHostToDevice="in",
+        memcpyAsync=memcpy,
+        deviceCanAccessPeer=lambda source, target: peers,
+        deviceEnablePeerAccess=lambda target: calls.append(("peer", target)),
+    )
+    cuda = SimpleNamespace(
+        Event=Event,
+        Stream=Stream,
+        Device=lambda ordinal: contextlib.nullcontext(),
+        runtime=runtime,
+        alloc_pinned_memory=pinned,
+        get_elapsed_time=lambda begin, end: 2.0,
+    )
+    return SimpleNamespace(cuda=cuda)
+
+
+class FakeGpu(CudaDevice):
+    def __init__(self, cupy: Any, ordinal: int, calls: Calls) -> None:
+        self.kind, self.index, self.ordinal, self.xp = "cuda", ordinal, ordinal, cupy
+        self.name, self._entered, self._stream = f"cuda:{ordinal}", [], cupy.cuda.Stream()
+
+        def copy(target: Any, to: int, source: Any, of: int, stream: int) -> None:
+            calls.append(("across", of, to, stream))
+            target.array[...] = source.array
+
+        self.module = SimpleNamespace(copy=copy)
+
+
+def gpu_array(values: Any) -> Any:
+    """What a CuPy array is to a copy."""
+    array = np.array(values, np.float32)
+    return SimpleNamespace(array=array, nbytes=array.nbytes, data=SimpleNamespace(ptr=array.ctypes.data))
+
+
+@pytest.mark.parametrize("peers", [True, False])
+def test_gpus_copy_directly_or_through_pinned_memory(peers: bool) -> None:
+    calls = Calls()
+    cupy = fake_cupy(calls, peers)
+    one, two = FakeGpu(cupy, 0, calls), FakeGpu(cupy, 1, calls)
+    source, target = gpu_array([1, 2, 3]), gpu_array([0, 0, 0])
+    transfer = one.transfer(target, two, source)
+    assert (("peer", 1) in calls) == peers
+    calls.clear()
+    for number in range(2):
+        source.array[...] = [number, 5, 6]
+        done = transfer.start(one.mark(), two.mark(), None)
+        assert target.array.tolist() == [number, 5, 6]
+        two.wait(done)
+    work, other, out = one._stream.ptr, two._stream.ptr, one.copy_stream.ptr
+    assert ("wait", out, work) in calls and ("wait", out, other) in calls
+    kinds = [call[0] for call in calls if call[0] in ("across", "out", "in")]
+    if peers:
+        assert kinds == ["across", "across"] and ("across", 0, 1, out) in calls
+        assert calls[-1] == ("wait", other, out)
+        assert transfer.seconds == pytest.approx(2 * 0.002)
+    else:
+        into = two.copy_stream.ptr
+        assert kinds == ["out", "in", "out", "in"] and ("out", out) in calls and ("in", into) in calls
+        # The way in waits for the way out, and the next way out for the way in: they share host memory.
+        assert ("wait", into, out) in calls and ("wait", out, into) in calls
+        assert calls[-1] == ("wait", other, into)
+        assert transfer.seconds == pytest.approx(4 * 0.002)
+
+
+def test_staging_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCONVNET_PEER_ACCESS", "off")
+    calls = Calls()
+    cupy = fake_cupy(calls, peers=True)
+    one, two = FakeGpu(cupy, 0, calls), FakeGpu(cupy, 0, calls)
+    target = gpu_array([0])
+    one.transfer(target, two, gpu_array([7])).start(None)
+    assert target.array.tolist() == [7] and "across" not in {call[0] for call in calls}
+
+
+def test_an_array_finds_its_logical_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_cuda_ordinals", lambda: [1, 0, 0])
+    monkeypatch.setattr(backends, "_make", lambda kind, index: f"{kind}:{index}")
+    monkeypatch.setenv("CCONVNET_CUDA_DEVICES", "1,0,0")
+    assert [backends.cuda_device_on(ordinal) for ordinal in (0, 1)] == ["cuda:1", "cuda:0"]
+    with pytest.raises(backends.DeviceUnavailable, match="CCONVNET_CUDA_DEVICES=1,0,0 leaves GPU 2 out"):
+        backends.cuda_device_on(2)
