@@ -1093,8 +1093,9 @@ def test_the_originals_differences_are_told() -> None:
     assert "x0 conv1" in told["recipe", "steps"][1]
     assert {layer for layer, _ in told} == {
         *("conv1", "lrn1", "relu1", "conv2", "lrn2", "rnorm2", "pool2", "conv3", "conv4", "conv5"),
-        *("relu5", "fc6", "recipe"),
+        *("relu5", "fc6", "input", "recipe"),
     }
+    assert told["input", "center_mean"] == ("False", "True")
     assert compare(BRANCHES, BRANCHES) == []
     # Turned around, the same is told of the other side, in an order that fits both.
     back = compare(nets.build("alexnet-2012"), nets.build("alexnet"))
