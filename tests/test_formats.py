@@ -488,6 +488,8 @@ ERRORS: list[tuple[str, str, str, str, str]] = [
     ("l", "inputs=data", "inputs=data,labels", "l11 conv1", r"only a cost can read layer labels"),
     ("l", "inputs=pool1", "inputs=fc,pool1", "l29 fc", r"reads its own output: fc <- fc"),
     ("l", "inputs=data", "inputs=data,fc", "l11 conv1", r"reads its own .*conv1 <- fc <- pool1 <- "),
+    # Then nothing reads the images, but that is not what is wrong.
+    ("l", "inputs=data", "inputs=fc", "l11 conv1", r"reads its own .*conv1 <- fc <- pool1 <- conv1"),
     ("l", "inputs=fc", "inputs=fc\nneuron=relu", "l35 probs", r"a softmax cannot have a neuron"),
     ("l", "channels=3", "channels=4", "l12 conv1", r"channels must be 3, as many as layer data "),
     ("l", "channels=8", "channels=9", "l23 pool1", r"channels must be 8.*\(8x8x8\), not 9"),

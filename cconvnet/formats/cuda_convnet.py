@@ -239,6 +239,7 @@ class _Reader:
                     continue
                 if name == self.labels.name or self._type[name] in ("softmax", "cost.logreg"):
                     raise section.error(f"only a cost can read layer {name}", "inputs")
+        self.order = self._ordered()  # first, since in a circle somebody else's reader may be missing
         read = {name for inputs in self._inputs.values() for name in inputs}
         for section in self.sections.values():
             if section.name not in read and section is not self.costs[0]:
@@ -318,11 +319,12 @@ class _Reader:
     # -- layer by layer --
 
     def build(self, image: InputSpec, classes: int | None) -> None:
-        order = self._ordered()
-        self._find_rates(section for section in order if self._type[section.name] in ("conv", "local", "fc"))
+        self._find_rates(
+            section for section in self.order if self._type[section.name] in ("conv", "local", "fc")
+        )
         self._output[self.images.name] = DATA
         self._shape[self.images.name] = (image.height, image.width, image.channels)
-        for section in order:
+        for section in self.order:
             kind = self._type[section.name]
             if kind == "data":
                 continue
