@@ -7,9 +7,14 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from cconvnet import checkpoint
+from cconvnet.checkpoint import Folder
 
 
 def unpacked(name: str, target: Path) -> Path:
@@ -22,7 +27,7 @@ def unpacked(name: str, target: Path) -> Path:
     return target
 
 
-def train(*arguments: object) -> dict[str, float]:
+def train(*arguments: object) -> dict[str, Any]:
     """Runs `cconvnet train` and gives its summary back."""
     out = Path(str(arguments[arguments.index("--out") + 1]))
     command = [sys.executable, "-m", "cconvnet", "train", *map(str, arguments)]
@@ -50,3 +55,33 @@ def test_alexnet_learns_photographs_by_heart(tmp_path: Path) -> None:
     )
     # The folder has no test pictures, so this is the error on the training pictures' centres.
     assert summary["test_error_top1"] < 0.05
+
+
+@pytest.mark.long
+def test_the_original_alexnet_moves_from_two_devices_to_one(tmp_path: Path) -> None:
+    """Trained on two devices, killed, taken up again on one, it ends with the weights of an unbroken run."""
+    photographs = unpacked("imagenet-100-photos.tar", tmp_path / "photos")
+    options = ("--net", "alexnet-2012", "--data", photographs, "--batch", 20, "--seed", 2, "--epochs", 3)
+    options = (*options, "--checkpoint-every", 4, "--device", "cpu:0,cpu:1")
+    whole = train(*options, "--out", tmp_path / "whole")
+    broken = tmp_path / "broken"
+    command = [sys.executable, "-m", "cconvnet", "train", *map(str, options), "--out", str(broken)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (
+        checkpoints := [f for f in Folder(broken / "checkpoints").files() if f.stem > "step-00000004"]
+    ):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert checkpoints[-1].stem < "step-00000015"
+    rest = train("--resume", broken, "--device", "cpu:0", "--out", broken)
+    assert (whole["device"], rest["device"]) == ("cpu:0,cpu:1", "cpu:0")
+    assert whole["test_loss"] == rest["test_loss"] and whole["copied_bytes"] > rest["copied_bytes"] > 0
+    right, found = (
+        checkpoint.load(run / "checkpoints" / "step-00000015.safetensors").tensors
+        for run in (tmp_path / "whole", broken)
+    )
+    assert right.keys() == found.keys()
+    for name, tensor in right.items():
+        assert tensor.tobytes() == found[name].tobytes(), name
