@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import cconvnet
-from cconvnet.nets.files import NetFiles, build_sized
+from cconvnet.formats.netfiles import NetFiles, build_sized
 from cconvnet.nets.specs import place
 from cconvnet.network import Network
 from cconvnet.train import check_precision, devices_of

@@ -252,7 +252,7 @@ def train(
     of one that was never stopped.
     """
     from cconvnet import plots
-    from cconvnet.nets.files import chosen
+    from cconvnet.formats.netfiles import chosen
     from cconvnet.report import reporter
     from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
     from cconvnet.train import percent, resume_command
@@ -459,7 +459,7 @@ def import_(
     """
     from cconvnet.checkpoint import CheckpointError
     from cconvnet.formats import checkpoints
-    from cconvnet.nets.files import chosen
+    from cconvnet.formats.netfiles import chosen
     from cconvnet.report import reporter
     from cconvnet.settings import Options
     from cconvnet.train import begin_with
@@ -511,7 +511,7 @@ def describe(
 ) -> None:
     """Show a network's layers, shapes, parameters, devices, and the copies between them."""
     from cconvnet.bench import build_network
-    from cconvnet.nets.files import build_sized, chosen
+    from cconvnet.formats.netfiles import build_sized, chosen
     from cconvnet.nets.specs import compare as differences
     from cconvnet.network import table
 
@@ -572,7 +572,7 @@ def gradcheck(
     1 if anything is wrong.
     """
     from cconvnet import gradcheck as checking
-    from cconvnet.nets.files import NetFiles, build_sized, chosen
+    from cconvnet.formats.netfiles import NetFiles, build_sized, chosen
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     spec, _ = build_sized(wanted, size if isinstance(wanted, NetFiles) else None)
@@ -620,7 +620,7 @@ def export(
     """Write a network in another program's files: layers.cfg and layer-params.cfg."""
     from cconvnet import runs
     from cconvnet.formats import cuda_convnet_writer
-    from cconvnet.nets.files import build_sized, chosen
+    from cconvnet.formats.netfiles import build_sized, chosen
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
@@ -665,7 +665,7 @@ def bench_step(
 ) -> None:
     """Time whole training steps on random images: load, forward, backward, update."""
     from cconvnet import bench
-    from cconvnet.nets.files import chosen
+    from cconvnet.formats.netfiles import chosen
     from cconvnet.report import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from cconvnet.data import Source
 from cconvnet.evaluate import Tally
-from cconvnet.nets.files import NetFiles
+from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.runs import RunError
 

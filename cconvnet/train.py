@@ -29,8 +29,8 @@ from cconvnet.checkpoint import Checkpoint, check_tensors
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import Statistics, gather
 from cconvnet.evaluate import COLORS, MEAN, evaluate, network_tensors, restore
-from cconvnet.nets import files
-from cconvnet.nets.files import NetFiles
+from cconvnet.formats import netfiles
+from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.report import Reporter
@@ -172,12 +172,12 @@ def _started(
 ) -> Trainer:
     """A new run, its network with the state that `weights` gives, or with random weights."""
     net = options.net or "lenet"
-    size = options.size or files.stored_size(net)
+    size = options.size or netfiles.stored_size(net)
     where = options.data
     if where is not None and where != "digits":
         where = str(Path(where).absolute())  # so that the run can be resumed from any folder
     source = _open_data(where, size, options, reporter)
-    spec, notes = files.build(net, source.image_shape, len(source.classes))
+    spec, notes = netfiles.build(net, source.image_shape, len(source.classes))
     for note in notes:
         reporter.say(f"{net}: {note}")
     spec = place(spec, options.place or {})
