@@ -1,6 +1,6 @@
 _Pair = tuple[int, int]
 
-class ConvProblem:
+class _WindowsProblem:
     def __init__(
         self,
         n: int,
@@ -30,44 +30,15 @@ class ConvProblem:
     pad_w: int
     groups: int
     x_shape: tuple[int, int, int, int]
-    w_shape: tuple[int, int, int, int]
     y_shape: tuple[int, int, int, int]
     flops: float
 
-class LocalProblem:
-    def __init__(
-        self,
-        n: int,
-        h: int,
-        w: int,
-        c: int,
-        k: int,
-        r: int,
-        s: int,
-        stride: _Pair = ...,
-        padding: _Pair = ...,
-        groups: int = ...,
-        rounding: str = ...,
-    ) -> None: ...
-    n: int
-    h: int
-    w: int
-    c: int
-    k: int
-    r: int
-    s: int
-    p: int
-    q: int
-    stride_h: int
-    stride_w: int
-    pad_h: int
-    pad_w: int
-    groups: int
-    x_shape: tuple[int, int, int, int]
+class ConvProblem(_WindowsProblem):
+    w_shape: tuple[int, int, int, int]
+
+class LocalProblem(_WindowsProblem):
     w_shape: tuple[int, int, int, int, int, int]
     bias_shape: tuple[int, int, int]
-    y_shape: tuple[int, int, int, int]
-    flops: float
 
 class FcProblem:
     def __init__(self, n: int, c: int, k: int) -> None: ...

@@ -232,6 +232,44 @@ def _local_problem(
     return LocalProblem(n, h, w, c, k, r, s, **_windows(stride, padding, groups, rounding))
 
 
+# ---- what convolution, local and FC layers share -----------------------------------------------------------
+
+
+def _run_pass(family: str, name: str, call: _Call, problem: Any, impl: str | None, *arguments: Any) -> None:
+    space = call.workspace(getattr(call.module, f"{family}_{name}_workspace")(problem, _row(impl)))
+    getattr(call.module, f"{family}_{name}")(problem, *arguments, space, call.stream, impl)
+
+
+def _fprop(
+    family: str,
+    call: _Call,
+    problem: Any,
+    bias_shape: tuple[int, ...],
+    relu: bool,
+    out: Any,
+    impl: str | None,
+) -> Array:
+    x, w = call.arrays["x"], call.shaped("w", problem.w_shape)
+    bias = call.optional("bias", bias_shape)
+    y = call.output(out, problem.y_shape)
+    _run_pass(family, "fprop", call, problem, impl, x, w, bias, bool(relu), y)
+    return y
+
+
+def _dgrad(family: str, call: _Call, problem: Any, out: Any, impl: str | None) -> Array:
+    w, dy = call.shaped("w", problem.w_shape), call.shaped("dy", problem.y_shape)
+    dx = call.output(out, problem.x_shape)
+    _run_pass(family, "dgrad", call, problem, impl, dy, w, dx)
+    return dx
+
+
+def _wgrad(family: str, call: _Call, problem: Any, out: Any, impl: str | None) -> Array:
+    x, dy = call.arrays["x"], call.shaped("dy", problem.y_shape)
+    dw = call.output(out, problem.w_shape)
+    _run_pass(family, "wgrad", call, problem, impl, x, dy, dw)
+    return dw
+
+
 # ---- convolution -------------------------------------------------------------------------------------------
 
 
@@ -249,12 +287,7 @@ def conv_fprop(
     call = _Call(device, x=x, w=w, bias=bias)
     x, w = call.get("x", "N,H,W,C"), call.get("w", "K,R,S,C/groups")
     problem = _conv_problem(x.shape, w.shape[:3], stride, padding, groups, rounding)
-    call.shaped("w", problem.w_shape)
-    bias = call.optional("bias", (problem.k,))
-    y = call.output(out, problem.y_shape)
-    space = call.workspace(call.module.conv_fprop_workspace(problem, _row(impl)))
-    call.module.conv_fprop(problem, x, w, bias, bool(relu), y, space, call.stream, impl)
-    return y
+    return _fprop("conv", call, problem, (problem.k,), relu, out, impl)
 
 
 def conv_dgrad(
@@ -267,12 +300,7 @@ def conv_dgrad(
     call = _Call(device, dy=dy, w=w)
     dy, w = call.get("dy", "N,P,Q,K"), call.get("w", "K,R,S,C/groups")
     problem = _conv_problem(_image_shape("x_shape", x_shape), w.shape[:3], stride, padding, groups, rounding)
-    call.shaped("w", problem.w_shape)
-    call.shaped("dy", problem.y_shape)
-    dx = call.output(out, problem.x_shape)
-    space = call.workspace(call.module.conv_dgrad_workspace(problem, _row(impl)))
-    call.module.conv_dgrad(problem, dy, w, dx, space, call.stream, impl)
-    return dx
+    return _dgrad("conv", call, problem, out, impl)
 
 
 def conv_wgrad(
@@ -288,11 +316,7 @@ def conv_wgrad(
     x, dy = call.get("x", "N,H,W,C"), call.get("dy", "N,P,Q,K")
     r, s = _pair("filter_size", filter_size)
     problem = _conv_problem(x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
-    call.shaped("dy", problem.y_shape)
-    dw = call.output(out, problem.w_shape)
-    space = call.workspace(call.module.conv_wgrad_workspace(problem, _row(impl)))
-    call.module.conv_wgrad(problem, x, dy, dw, space, call.stream, impl)
-    return dw
+    return _wgrad("conv", call, problem, out, impl)
 
 
 # ---- locally connected -------------------------------------------------------------------------------------
@@ -311,12 +335,7 @@ def local_fprop(
     call = _Call(device, x=x, w=w, bias=bias)
     x, w = call.get("x", "N,H,W,C"), call.get("w", "P,Q,K,R,S,C/groups")
     problem = _local_problem(x.shape, w.shape[2:5], stride, padding, groups, rounding)
-    call.shaped("w", problem.w_shape)
-    bias = call.optional("bias", problem.bias_shape)
-    y = call.output(out, problem.y_shape)
-    space = call.workspace(call.module.local_fprop_workspace(problem, _row(impl)))
-    call.module.local_fprop(problem, x, w, bias, bool(relu), y, space, call.stream, impl)
-    return y
+    return _fprop("local", call, problem, problem.bias_shape, relu, out, impl)
 
 
 def local_dgrad(
@@ -331,12 +350,7 @@ def local_dgrad(
     problem = _local_problem(
         _image_shape("x_shape", x_shape), w.shape[2:5], stride, padding, groups, rounding
     )
-    call.shaped("w", problem.w_shape)
-    call.shaped("dy", problem.y_shape)
-    dx = call.output(out, problem.x_shape)
-    space = call.workspace(call.module.local_dgrad_workspace(problem, _row(impl)))
-    call.module.local_dgrad(problem, dy, w, dx, space, call.stream, impl)
-    return dx
+    return _dgrad("local", call, problem, out, impl)
 
 
 def local_wgrad(
@@ -352,11 +366,7 @@ def local_wgrad(
     x, dy = call.get("x", "N,H,W,C"), call.get("dy", "N,P,Q,K")
     r, s = _pair("filter_size", filter_size)
     problem = _local_problem(x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
-    call.shaped("dy", problem.y_shape)
-    dw = call.output(out, problem.w_shape)
-    space = call.workspace(call.module.local_wgrad_workspace(problem, _row(impl)))
-    call.module.local_wgrad(problem, x, dy, dw, space, call.stream, impl)
-    return dw
+    return _wgrad("local", call, problem, out, impl)
 
 
 # ---- fully connected ---------------------------------------------------------------------------------------
@@ -370,12 +380,7 @@ def fc_fprop(
     call = _Call(device, x=x, w=w, bias=bias)
     x, w = call.get("x", "N,C"), call.get("w", "K,C")
     problem = FcProblem(x.shape[0], x.shape[1], w.shape[0])
-    call.shaped("w", problem.w_shape)
-    bias = call.optional("bias", (problem.k,))
-    y = call.output(out, problem.y_shape)
-    space = call.workspace(call.module.fc_fprop_workspace(problem, _row(impl)))
-    call.module.fc_fprop(problem, x, w, bias, bool(relu), y, space, call.stream, impl)
-    return y
+    return _fprop("fc", call, problem, (problem.k,), relu, out, impl)
 
 
 def fc_dgrad(
@@ -386,11 +391,7 @@ def fc_dgrad(
     call = _Call(device, dy=dy, w=w)
     dy, w = call.get("dy", "N,K"), call.get("w", "K,C")
     problem = FcProblem(dy.shape[0], w.shape[1], w.shape[0])
-    call.shaped("dy", problem.y_shape)
-    dx = call.output(out, problem.x_shape)
-    space = call.workspace(call.module.fc_dgrad_workspace(problem, _row(impl)))
-    call.module.fc_dgrad(problem, dy, w, dx, space, call.stream, impl)
-    return dx
+    return _dgrad("fc", call, problem, out, impl)
 
 
 def fc_wgrad(
@@ -401,11 +402,7 @@ def fc_wgrad(
     call = _Call(device, x=x, dy=dy)
     x, dy = call.get("x", "N,C"), call.get("dy", "N,K")
     problem = FcProblem(x.shape[0], x.shape[1], dy.shape[1])
-    call.shaped("dy", problem.y_shape)
-    dw = call.output(out, problem.w_shape)
-    space = call.workspace(call.module.fc_wgrad_workspace(problem, _row(impl)))
-    call.module.fc_wgrad(problem, x, dy, dw, space, call.stream, impl)
-    return dw
+    return _wgrad("fc", call, problem, out, impl)
 
 
 # ---- bias --------------------------------------------------------------------------------------------------
