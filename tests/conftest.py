@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -13,7 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from cconvnet.backends import Device, DeviceUnavailable, get_device, present_devices
+from cconvnet.backends import Device, DeviceUnavailable, get_device, import_cupy, present_devices
+
+# On one GPU two logical devices try what two GPUs would do.
+with contextlib.suppress(DeviceUnavailable):
+    if import_cupy().cuda.runtime.getDeviceCount() == 1:
+        os.environ.setdefault("CCONVNET_CUDA_DEVICES", "0,0")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
