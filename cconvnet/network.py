@@ -15,9 +15,10 @@ Activations are kept until the next forward pass. An activation's gradient lives
 of its last reader to that of its own layer, so the gradients of one device share one piece of memory; see
 :func:`plan_memory`.
 
-The result does not depend on where layers are placed, with one exception: where three or more layers read an
-activation, the gradients of those that share a copy of it are summed before they are copied back, so that the
-sum may be rounded differently.
+The result does not depend on where layers are placed, but for the rounding of two kinds of sums. Where three
+or more layers read an activation, the gradients of those that share a copy of it are summed before they are
+copied back. And a layer that reads a split one sums over each part by itself, so the number of towers counts,
+though not where they live.
 """
 
 from __future__ import annotations
@@ -308,9 +309,8 @@ class Network:
         """
         readers = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
         slots: dict[str, list[Slot]] = collections.defaultdict(list)  # by device
-        slots_of: dict[int, list[Slot]] = collections.defaultdict(
-            list
-        )  # by tensor: its gradient, then others'
+        # By tensor: where its gradient is gathered, then what else is added to it.
+        slots_of: dict[int, list[Slot]] = collections.defaultdict(list)
         written: list[tuple[Layer, int, Slot]] = []  # layer, input, where its gradient goes
 
         def new_slot(tensor: Tensor, moment: int) -> Slot:
