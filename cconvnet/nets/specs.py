@@ -34,7 +34,8 @@ def _require(ok: bool, message: str) -> None:
 
 
 def _one_of(argument: str, given: str, allowed: tuple[str, ...]) -> None:
-    _require(given in allowed, nearest(argument, given, allowed))
+    if given not in allowed:  # the nearest name is looked for only then
+        raise ValueError(nearest(argument, given, allowed))
 
 
 def _pair(argument: str, value: int | Iterable[int]) -> Pair:
