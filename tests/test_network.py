@@ -786,7 +786,8 @@ def test_two_towers_are_two_groups_to_rounding(device: Device, name: str) -> Non
     in two, one per weight matrix, where they lie on two. So rounding differs there, and then everywhere."""
     pair = two_devices(device)
     one, two = steps_of(TOWERS[name], device, STEPS), steps_of(TOWERS[name], pair, STEPS)
-    assert largest_difference(one, two) < 2e-4
+    # 4e-7 and 6e-7 were found; a value that rounding carries over a kink would add more.
+    assert largest_difference(one, two) < 2e-5
     assert max(abs(value).max() for value in two.values()) > 0
     again = steps_of(TOWERS[name], pair, STEPS)
     assert_equal(two, again)
