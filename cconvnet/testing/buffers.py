@@ -1,12 +1,13 @@
 """Arrays between guard bands, so that a kernel that leaves its buffer is caught.
 
-The bands and every output are filled with bytes of 0xFF, which is NaN as a float: a write beyond a
-buffer changes a band, a value read from beyond it spoils the result, and an element that was not
-written stays NaN.
+The bands and every output are filled with a NaN: a write beyond a buffer changes a band, a value read from
+beyond it spoils the result, and an element that was not written stays NaN. Each buffer has a NaN of its own,
+so that one that a kernel carries from the band of one buffer into that of another leaves a trace.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +19,14 @@ from cconvnet.backends import Device
 # The address sanitizer watches an allocation's own ends; CCONVNET_TEST_GUARD=0 leaves them bare to it.
 GUARD = int(os.environ.get("CCONVNET_TEST_GUARD", "1024"))
 _ALIGNMENT = 256
+_numbers = itertools.count()
 
 
 class Buffer:
     """An array on `device`, its address a multiple of 256 bytes plus `offset`.
 
     Attributes
-        array: the device's array, filled with 0xFF or with the host array `values`.
+        array: the device's array, filled with NaN or with the host array `values`.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Buffer:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         slack = _ALIGNMENT if GUARD or offset else 0
         with device:
-            self._memory = device.empty(2 * GUARD + slack + size, np.uint8)
+            words = -(-(2 * GUARD + slack + size) // 4)
+            self._pattern = np.full(words, 0xFFFFFF00 + next(_numbers) % 256, np.uint32).view(np.uint8)
+            self._memory = device.empty(4 * words, np.uint8)
             address = self._memory.data.ptr if device.kind == "cuda" else self._memory.ctypes.data
             begin = GUARD + ((offset - address - GUARD) % _ALIGNMENT if slack else 0)
             self._inside = slice(begin, begin + size)
-            self._memory.fill(0xFF)
+            device.fill(self._memory, self._pattern)
             self.array = self._memory[self._inside].view(dtype).reshape(tuple(shape))
         if values is not None:
             device.fill(self.array, values.reshape(tuple(shape)))
@@ -53,16 +57,15 @@ class Buffer:
         return self.device.host(self.array)
 
     def fill(self) -> None:
-        """Makes every byte inside 0xFF again."""
-        with self.device:
-            self._memory[self._inside] = 0xFF
+        """Makes everything inside NaN again."""
+        self.device.fill(self._memory[self._inside], self._pattern[self._inside])
 
     def assert_guarded(self, name: str) -> None:
         """Nothing outside the array was written."""
         memory = self.device.host(self._memory)
         outside = np.ones(memory.size, dtype=bool)
         outside[self._inside] = False
-        touched = np.flatnonzero(outside & (memory != 0xFF))
+        touched = np.flatnonzero(outside & (memory != self._pattern))
         if touched.size:
             first = int(touched[0]) - self._inside.start
             size = self._inside.stop - self._inside.start
