@@ -348,6 +348,8 @@ LRN = {
     "other_beta": LrnProblem(1, 4, 4, 8, alpha=0.3, beta=0.6, k=1.5),
     "one_of_each": LrnProblem(1, 1, 1, 1, alpha=0.5),
     "same_map": LrnProblem(2, 7, 8, 6, alpha=0.05, region="same_map"),
+    "same_map_3_vectors": LrnProblem(2, 7, 5, 12, size=3, alpha=0.05, region="same_map"),
+    "same_map_5_vectors": LrnProblem(1, 19, 3, 8, size=5, alpha=0.05, region="same_map"),
     "same_map_even": LrnProblem(1, 6, 5, 5, size=4, alpha=0.1, region="same_map"),
     "same_map_beyond_image": LrnProblem(2, 3, 4, 7, size=9, alpha=0.1, region="same_map"),
 }
