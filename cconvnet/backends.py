@@ -275,10 +275,9 @@ class CudaTransfer(Transfer):
         self._add_times()
         source, target = self._from, self._to
         if self._pinned is None:
-            ordinals = target.ordinal, source.ordinal
 
             def across(stream: int) -> None:
-                source.module.copy(self._target, ordinals[0], self._source, ordinals[1], stream)
+                source.module.copy(self._target, target.ordinal, self._source, source.ordinal, stream)
 
             return self._timed(source, across, after)
         runtime, host, size = source.xp.cuda.runtime, self._pinned.ptr, self._source.nbytes
@@ -322,11 +321,11 @@ class CudaTransfer(Transfer):
 
 def _can_reach(cuda: Any, source: int, target: int) -> bool:
     """Whether one GPU can write into another's memory; if so, it may from now on."""
+    if os.environ.get("CCONVNET_PEER_ACCESS") == "off":
+        return False
     if source == target:
-        return os.environ.get("CCONVNET_PEER_ACCESS") != "off"
-    if os.environ.get("CCONVNET_PEER_ACCESS") == "off" or not cuda.runtime.deviceCanAccessPeer(
-        source, target
-    ):
+        return True
+    if not cuda.runtime.deviceCanAccessPeer(source, target):
         return False
     with contextlib.suppress(cuda.runtime.CUDARuntimeError), cuda.Device(source):
         cuda.runtime.deviceEnablePeerAccess(target)  # fails where it is enabled already

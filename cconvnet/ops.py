@@ -19,7 +19,7 @@ Rules that hold for every function
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -208,28 +208,15 @@ def _row(impl: str | None) -> str | None:
     return impl if impl is None else _text("impl", impl)
 
 
-def _windows(stride: Pair, padding: Pair, groups: int, rounding: str) -> dict[str, Any]:
-    """What the problem of a convolution or locally connected layer has besides sizes."""
-    return {
-        "stride": _pair("stride", stride), "padding": _pair("padding", padding, 0),
-        "groups": _integer("groups", groups, 1), "rounding": _text("rounding", rounding),
-    }  # fmt: skip
-
-
-def _conv_problem(
-    x_shape: Sequence[int], krs: Sequence[int], stride: Pair, padding: Pair, groups: int, rounding: str
-) -> ConvProblem:
-    n, h, w, c = x_shape
-    k, r, s = krs
-    return ConvProblem(n, h, w, c, k, r, s, **_windows(stride, padding, groups, rounding))
-
-
-def _local_problem(
-    x_shape: Sequence[int], krs: Sequence[int], stride: Pair, padding: Pair, groups: int, rounding: str
-) -> LocalProblem:
-    n, h, w, c = x_shape
-    k, r, s = krs
-    return LocalProblem(n, h, w, c, k, r, s, **_windows(stride, padding, groups, rounding))
+def _filter_problem(
+    kind: Callable[..., Any], x_shape: Sequence[int], krs: Sequence[int],
+    stride: Pair, padding: Pair, groups: int, rounding: str,
+) -> Any:  # fmt: skip
+    """The problem of a convolution or a locally connected layer; `kind` is ConvProblem or LocalProblem."""
+    return kind(
+        *x_shape, *krs, stride=_pair("stride", stride), padding=_pair("padding", padding, 0),
+        groups=_integer("groups", groups, 1), rounding=_text("rounding", rounding),
+    )  # fmt: skip
 
 
 # ---- what convolution, local and FC layers share -----------------------------------------------------------
@@ -286,7 +273,7 @@ def conv_fprop(
     """
     call = _Call(device, x=x, w=w, bias=bias)
     x, w = call.get("x", "N,H,W,C"), call.get("w", "K,R,S,C/groups")
-    problem = _conv_problem(x.shape, w.shape[:3], stride, padding, groups, rounding)
+    problem = _filter_problem(ConvProblem, x.shape, w.shape[:3], stride, padding, groups, rounding)
     return _fprop("conv", call, problem, (problem.k,), relu, out, impl)
 
 
@@ -299,7 +286,8 @@ def conv_dgrad(
     [N,H,W,C]."""
     call = _Call(device, dy=dy, w=w)
     dy, w = call.get("dy", "N,P,Q,K"), call.get("w", "K,R,S,C/groups")
-    problem = _conv_problem(_image_shape("x_shape", x_shape), w.shape[:3], stride, padding, groups, rounding)
+    shape = _image_shape("x_shape", x_shape)
+    problem = _filter_problem(ConvProblem, shape, w.shape[:3], stride, padding, groups, rounding)
     return _dgrad("conv", call, problem, out, impl)
 
 
@@ -315,7 +303,7 @@ def conv_wgrad(
     call = _Call(device, x=x, dy=dy)
     x, dy = call.get("x", "N,H,W,C"), call.get("dy", "N,P,Q,K")
     r, s = _pair("filter_size", filter_size)
-    problem = _conv_problem(x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
+    problem = _filter_problem(ConvProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
     return _wgrad("conv", call, problem, out, impl)
 
 
@@ -334,7 +322,7 @@ def local_fprop(
     """
     call = _Call(device, x=x, w=w, bias=bias)
     x, w = call.get("x", "N,H,W,C"), call.get("w", "P,Q,K,R,S,C/groups")
-    problem = _local_problem(x.shape, w.shape[2:5], stride, padding, groups, rounding)
+    problem = _filter_problem(LocalProblem, x.shape, w.shape[2:5], stride, padding, groups, rounding)
     return _fprop("local", call, problem, problem.bias_shape, relu, out, impl)
 
 
@@ -347,9 +335,8 @@ def local_dgrad(
     [N,H,W,C]."""
     call = _Call(device, dy=dy, w=w)
     dy, w = call.get("dy", "N,P,Q,K"), call.get("w", "P,Q,K,R,S,C/groups")
-    problem = _local_problem(
-        _image_shape("x_shape", x_shape), w.shape[2:5], stride, padding, groups, rounding
-    )
+    shape = _image_shape("x_shape", x_shape)
+    problem = _filter_problem(LocalProblem, shape, w.shape[2:5], stride, padding, groups, rounding)
     return _dgrad("local", call, problem, out, impl)
 
 
@@ -365,7 +352,7 @@ def local_wgrad(
     call = _Call(device, x=x, dy=dy)
     x, dy = call.get("x", "N,H,W,C"), call.get("dy", "N,P,Q,K")
     r, s = _pair("filter_size", filter_size)
-    problem = _local_problem(x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
+    problem = _filter_problem(LocalProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
     return _wgrad("local", call, problem, out, impl)
 
 
