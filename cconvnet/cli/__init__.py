@@ -7,7 +7,6 @@ said in a line on standard error, without a traceback (``CCONVNET_DEBUG=1`` show
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,29 @@ import typer
 
 import cconvnet
 from cconvnet import nets
+from cconvnet.cli import bench
+from cconvnet.cli.options import (
+    Batch,
+    Best,
+    Crop,
+    Data,
+    DeviceNames,
+    Json,
+    LayerDef,
+    LayerParams,
+    OptionalNet,
+    Places,
+    Precision,
+    RunPath,
+    Size,
+    Views,
+    Workers,
+    device_names,
+    example,
+    parsed_places,
+    print_table,
+    write_json,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -26,141 +48,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train AlexNet and smaller networks with hand-written kernels: on one GPU, on two, or on none.",
 )
-bench_app = typer.Typer(help="Measure how fast this machine computes.", no_args_is_help=False)
-app.add_typer(bench_app, name="bench")
-
-
-def _example(*lines: str) -> str:
-    return "\n\n".join(["[bold]Example[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
-
-
-# ---- options that several commands have ----------------------------------------------------------------
-
-OptionalNet = Annotated[
-    str | None,
-    typer.Option(help=f"The network: {', '.join(nets.NAMES)}; lenet if not given.", metavar="NAME"),
-]
-LayerDef = Annotated[
-    Path | None,
-    typer.Option(
-        "--layer-def",
-        help="Instead of --net: a network in cuda-convnet's files, its layers.",
-        metavar="FILE",
-    ),
-]
-LayerParams = Annotated[
-    Path | None,
-    typer.Option("--layer-params", help="The parameters that go with --layer-def.", metavar="FILE"),
-]
-Crop = Annotated[
-    int | None,
-    typer.Option(
-        "--crop",
-        help="With --layer-def: the side in pixels of the squares cut out of the images; whole images if not "
-        "given.",
-        metavar="PIXELS",
-    ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="A folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of MNIST's or CIFAR-10's files, "
-        "or 'digits', the embedded default.",
-        metavar="FOLDER",
-    ),
-]
-DeviceNames = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        help="cuda:0, cpu:0, emulator:0, or several with commas. Without it a GPU if there is one.",
-        metavar="NAMES",
-    ),
-]
-Places = Annotated[
-    str | None,
-    typer.Option(
-        "--place",
-        help="Where layers live, such as conv3=1,fc6=cpu:1: a number counts the devices of --device. Others "
-        "live where their input does.",
-        metavar="LAYER=DEVICE",
-    ),
-]
-Precision = Annotated[str | None, typer.Option(help="fp32.", metavar="NAME")]
-Batch = Annotated[
-    int | None, typer.Option(help="Images per step; the network's own if not given.", metavar="N")
-]
-Size = Annotated[
-    int | None,
-    typer.Option(help="The side in pixels that stored images are brought to.", metavar="PIXELS"),
-]
-RunPath = Annotated[
-    Path, typer.Option("--run", help="The folder of a run, or one of its checkpoints.", metavar="RUN")
-]
-Views = Annotated[
-    str,
-    typer.Option(
-        help="center, or ten: the corners and the centre, each with its mirror image, whose probabilities "
-        "are averaged.",
-        metavar="NAME",
-    ),
-]
-Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoint instead of its newest.")]
-Workers = Annotated[
-    int | None, typer.Option(help="Processes that decode images; chosen if not given.", metavar="N")
-]
-Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json", help="Write the results as JSON to this file (-: standard output).", metavar="FILE"
-    ),
-]
-
-
-def _names(devices: str | None) -> list[str] | None:
-    return None if devices is None else [name.strip() for name in devices.split(",")]
-
-
-def _places(text: str | None) -> dict[str, int | str] | None:
-    if text is None:
-        return None
-    places: dict[str, int | str] = {}
-    for part in text.split(","):
-        layer, equals, device = (piece.strip() for piece in part.partition("="))
-        if not (layer and equals and device):
-            raise ValueError(f"--place must be like conv3=1,fc6=cpu:1, not {text!r}")
-        places[layer] = int(device) if device.isdigit() else device
-    return places
-
-
-def _write_json(where: str, value: Any) -> None:
-    text = json.dumps(value, indent=2) + "\n"
-    if where == "-":
-        sys.stdout.write(text)
-    else:
-        Path(where).write_text(text, encoding="utf-8")
-
-
-def _print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    # Where nobody watches, no column is cut to a terminal's width.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(title=title or None, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+app.add_typer(bench.app, name="bench")
 
 
 # ---- train ---------------------------------------------------------------------------------------------
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "cconvnet train", "cconvnet train --net alexnet --data imagenet --device cuda:0 --out runs/first"
     )
 )
@@ -262,8 +157,8 @@ def train(
         net=chosen(net, layer_def, layer_params, crop),
         data=data,
         size=size,
-        devices=_names(device),
-        place=_places(place),
+        devices=device_names(device),
+        place=parsed_places(place),
         towers=towers,
         precision=precision,
         batch=batch,
@@ -305,7 +200,7 @@ def train(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "cconvnet evaluate --run runs/first --views ten",
         "cconvnet evaluate --run runs/first --run runs/second --data FOLDER",
     )
@@ -354,7 +249,7 @@ def evaluate(
         source, results, together = evaluate_runs(
             run,
             data,
-            devices=_names(device),
+            devices=device_names(device),
             batch=batch,
             best=best,
             views=views,
@@ -380,10 +275,10 @@ def evaluate(
             for result in results
         ]
         document = {"data": source.name, "images": together.count, **values(together)}
-        _write_json(to_json, {**document, **(members[0] if len(members) == 1 else {"members": members})})
+        write_json(to_json, {**document, **(members[0] if len(members) == 1 else {"members": members})})
 
 
-@app.command(epilog=_example("cconvnet predict --run runs/first cat.jpg dog.png"))
+@app.command(epilog=example("cconvnet predict --run runs/first cat.jpg dog.png"))
 def predict(
     run: RunPath,
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE...")],
@@ -398,13 +293,15 @@ def predict(
 
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")
-    trained = evaluation.load_trained(run, devices=_names(device), batch=min(len(pictures), 64), best=best)
+    trained = evaluation.load_trained(
+        run, devices=device_names(device), batch=min(len(pictures), 64), best=best
+    )
     for line in trained.skipped:
         print(f"skipped: {line}", file=sys.stderr)
     probabilities = evaluation.predict(trained, pictures, views)
     orders = [(-row).argsort(kind="stable")[:top] for row in probabilities]
     if to_json:
-        _write_json(
+        write_json(
             to_json,
             [
                 {
@@ -420,7 +317,7 @@ def predict(
             for path, row, order in zip(pictures, probabilities, orders, strict=True)
             for place, i in enumerate(order)
         ]
-        _print_table("", ["picture", "class", "probability"], rows, {"probability"})
+        print_table("", ["picture", "class", "probability"], rows, {"probability"})
 
 
 # ---- other programs' files ------------------------------------------------------------------------------
@@ -428,7 +325,7 @@ def predict(
 
 @app.command(
     "import",
-    epilog=_example("cconvnet import ConvNet__2012-05-01/120.5 --net cifar-18pct --data cifar10-batches"),
+    epilog=example("cconvnet import ConvNet__2012-05-01/120.5 --net cifar-18pct --data cifar10-batches"),
 )
 def import_(
     checkpoint: Annotated[
@@ -488,7 +385,7 @@ def import_(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "cconvnet describe --net alexnet --device cpu:0,cpu:1 --json -",
         "cconvnet describe --compare alexnet alexnet-2012",
     )
@@ -510,7 +407,7 @@ def describe(
     to_json: Json = None,
 ) -> None:
     """Show a network's layers, shapes, parameters, devices, and the copies between them."""
-    from cconvnet.bench import build_network
+    from cconvnet.bench.networks import build_network
     from cconvnet.formats.netfiles import build_sized, chosen
     from cconvnet.nets.specs import compare as differences
     from cconvnet.network import table
@@ -520,20 +417,20 @@ def describe(
         changes = differences(nets.build(one), nets.build(other))
         if to_json:
             keys = ("layer", "value", one, other)
-            _write_json(to_json, [dict(zip(keys, row, strict=True)) for row in changes])
+            write_json(to_json, [dict(zip(keys, row, strict=True)) for row in changes])
         if to_json != "-":
-            _print_table("", ["layer", "value", one, other], changes, set())
+            print_table("", ["layer", "value", one, other], changes, set())
         return
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     notes = build_sized(wanted, size)[1]
-    network = build_network(wanted, _names(device), batch, precision, size, _places(place))
+    network = build_network(wanted, device_names(device), batch, precision, size, parsed_places(place))
     description = network.describe()
     if to_json:
-        _write_json(to_json, description)
+        write_json(to_json, description)
     if to_json == "-":
         return
     columns, rows = table(description)
-    _print_table("", columns, rows, {"output", "parameters"})
+    print_table("", columns, rows, {"output", "parameters"})
     print(
         f"{description['net']}: {description['parameters']:,} parameters, batch {description['batch']}, "
         f"{description['precision']}, {description['device']}, {description['memory_bytes'] / 1e6:,.1f} MB"
@@ -549,7 +446,7 @@ def describe(
         print(f"copied in a training step: {description['copied_bytes_per_step'] / 1e6:,.2f} MB")
 
 
-@app.command(epilog=_example("cconvnet gradcheck --net lenet --device emulator:0"))
+@app.command(epilog=example("cconvnet gradcheck --net lenet --device emulator:0"))
 def gradcheck(
     net: OptionalNet = None,
     layer_def: LayerDef = None,
@@ -577,12 +474,12 @@ def gradcheck(
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     spec, _ = build_sized(wanted, size if isinstance(wanted, NetFiles) else None)
     small = checking.small_spec(spec, width, None if isinstance(wanted, NetFiles) else size)
-    report = checking.gradcheck(small, _names(device), batch, seed)
+    report = checking.gradcheck(small, device_names(device), batch, seed)
     if to_json:
-        _write_json(to_json, report.to_dict())
+        write_json(to_json, report.to_dict())
     if to_json != "-":
         columns, rows = report.table()
-        _print_table(f"relative errors of {report.net}, batch {batch}", columns, rows, set(columns[1:]))
+        print_table(f"relative errors of {report.net}, batch {batch}", columns, rows, set(columns[1:]))
     if not report.ok:
         worst = report.failures[0]
         print(
@@ -594,7 +491,7 @@ def gradcheck(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "cconvnet export --net cifar-18pct --out configs/mine",
         "cconvnet export --run runs/first --format cuda-convnet --out FOLDER",
     )
@@ -643,59 +540,11 @@ def export(
         print(file)
 
 
-# ---- measuring and pictures ----------------------------------------------------------------------------
-
-
-@bench_app.command(
-    "step", epilog=_example("cconvnet bench step --net alexnet --batch 128 --device cpu:0 --json step.json")
-)
-def bench_step(
-    net: OptionalNet = None,
-    layer_def: LayerDef = None,
-    layer_params: LayerParams = None,
-    crop: Crop = None,
-    device: DeviceNames = None,
-    place: Places = None,
-    precision: Precision = None,
-    batch: Batch = None,
-    size: Size = None,
-    steps: Annotated[int, typer.Option(help="Timed steps.", metavar="N")] = 20,
-    warmup: Annotated[int, typer.Option(help="Untimed steps before them.", metavar="N")] = 3,
-    to_json: Json = None,
-) -> None:
-    """Time whole training steps on random images: load, forward, backward, update."""
-    from cconvnet import bench
-    from cconvnet.formats.netfiles import chosen
-    from cconvnet.report import reporter
-
-    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
-        report.begin("steps", warmup + steps)
-        result = bench.step(
-            wanted,
-            devices=_names(device),
-            batch=batch,
-            precision=precision,
-            size=size,
-            places=_places(place),
-            steps=steps,
-            warmup=warmup,
-            stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + steps}"),
-        )
-        report.end()
-        report.say(
-            f"{result['net']}, batch {result['batch']}, {result['precision']}, {result['device']} "
-            f"({result['device_reason']})\n"
-            f"median step {1e3 * result['step_seconds']:,.2f} ms, fastest "
-            f"{1e3 * result['step_seconds_min']:,.2f} ms, {result['images_per_second']:,.1f} images/s, "
-            f"peak memory {result['peak_rss_bytes'] / 1e6:,.0f} MB"
-        )
-    if to_json:
-        _write_json(to_json, result)
+# ---- pictures -------------------------------------------------------------------------------------------
 
 
 @app.command(
-    epilog=_example("cconvnet plot --run runs/first", "cconvnet plot --run runs/first --what filters")
+    epilog=example("cconvnet plot --run runs/first", "cconvnet plot --run runs/first --what filters")
 )
 def plot(
     run: RunPath,
@@ -725,7 +574,7 @@ def plot(
 
 
 @app.command(
-    epilog=_example("cconvnet augment --net alexnet --data FOLDER --out sheet.png"),
+    epilog=example("cconvnet augment --net alexnet --data FOLDER --out sheet.png"),
 )
 def augment(
     out: Annotated[Path, typer.Option(help="The picture's file, .png.", metavar="FILE")],
@@ -754,7 +603,7 @@ def augment(
 # ---- doctor --------------------------------------------------------------------------------------------
 
 
-@app.command(epilog=_example("cconvnet doctor"))
+@app.command(epilog=example("cconvnet doctor"))
 def doctor() -> None:
     """Say what works on this machine, why the rest does not, and what mends it."""
     from cconvnet import doctor as examination
@@ -769,7 +618,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.callback(invoke_without_command=True, epilog=_example("cconvnet train", "cconvnet doctor"))
+@app.callback(invoke_without_command=True, epilog=example("cconvnet train", "cconvnet doctor"))
 def top_level(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -777,12 +626,6 @@ def top_level(
     if version:
         print(f"cconvnet {cconvnet.__version__}")
     elif context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-@bench_app.callback(invoke_without_command=True)
-def bench_level(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
         print(context.get_help())
 
 

@@ -1,0 +1,83 @@
+"""How long a call takes on a device."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from cconvnet.backends import Device
+
+Call = Callable[[], Any]
+
+# What the caches hold when a timed call begins.
+CPU_CACHES = "as the call before left them"
+GPU_CACHES = "cold: twice the L2 cache is written before each call"
+
+
+class Clock:
+    """Times calls that give their work to one device.
+
+    On a GPU each call stands between two events on the device's stream, behind a write of twice the L2
+    cache, which empties it and keeps the stream busy while the call is being launched. Elsewhere a call
+    returns when its work is done, so the time of the call is the time of the work.
+
+    Attributes
+        caches: what the caches hold when a call begins.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._flush: Any = None
+        self.caches = CPU_CACHES
+        if device.kind == "cuda":
+            self.caches = GPU_CACHES
+            with device:
+                size = device.xp.cuda.Device().attributes["L2CacheSize"]
+            self._flush = device.empty(max(2 * size // 4, 1))
+
+    def seconds(self, call: Call, count: int) -> list[float]:
+        """The time of each of `count` calls, one after the other."""
+        device = self._device
+        if self._flush is None:
+            times = []
+            for _ in range(count):
+                begin = time.perf_counter()
+                call()
+                times.append(time.perf_counter() - begin)
+            return times
+        cuda = device.xp.cuda
+        with device:
+            stream = cuda.ExternalStream(device.stream)
+            events = [(cuda.Event(), cuda.Event()) for _ in range(count)]
+            for begin, end in events:
+                self._flush.fill(0.0)
+                begin.record(stream)
+                call()
+                end.record(stream)
+            device.synchronize()
+            return [cuda.get_elapsed_time(begin, end) / 1e3 for begin, end in events]
+
+
+def calls_for(seconds: float, one: float, least: int = 1, most: int = 1000) -> int:
+    """How many calls of `one` second each fill `seconds`."""
+    return max(least, min(most, round(seconds / max(one, 1e-9))))
+
+
+def summary(times: Sequence[float]) -> dict[str, Any]:
+    """Median, extremes and number of timed calls, in seconds."""
+    ordered = sorted(times)
+    return {
+        "seconds": statistics.median(ordered),
+        "seconds_min": ordered[0],
+        "seconds_max": ordered[-1],
+        "calls": len(ordered),
+    }
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Of positive numbers; NaN of none."""
+    logarithms = [math.log(value) for value in values]
+    return math.exp(statistics.fmean(logarithms)) if logarithms else math.nan

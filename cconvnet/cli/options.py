@@ -1,0 +1,138 @@
+"""The options that several commands have, and how commands print and write."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cconvnet import nets
+
+
+def example(*lines: str) -> str:
+    return "\n\n".join(["[bold]Example[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
+
+
+# ---- options that several commands have ----------------------------------------------------------------
+
+OptionalNet = Annotated[
+    str | None,
+    typer.Option(help=f"The network: {', '.join(nets.NAMES)}; lenet if not given.", metavar="NAME"),
+]
+LayerDef = Annotated[
+    Path | None,
+    typer.Option(
+        "--layer-def",
+        help="Instead of --net: a network in cuda-convnet's files, its layers.",
+        metavar="FILE",
+    ),
+]
+LayerParams = Annotated[
+    Path | None,
+    typer.Option("--layer-params", help="The parameters that go with --layer-def.", metavar="FILE"),
+]
+Crop = Annotated[
+    int | None,
+    typer.Option(
+        "--crop",
+        help="With --layer-def: the side in pixels of the squares cut out of the images; whole images if not "
+        "given.",
+        metavar="PIXELS",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of MNIST's or CIFAR-10's files, "
+        "or 'digits', the embedded default.",
+        metavar="FOLDER",
+    ),
+]
+DeviceNames = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="cuda:0, cpu:0, emulator:0, or several with commas. Without it a GPU if there is one.",
+        metavar="NAMES",
+    ),
+]
+Places = Annotated[
+    str | None,
+    typer.Option(
+        "--place",
+        help="Where layers live, such as conv3=1,fc6=cpu:1: a number counts the devices of --device. Others "
+        "live where their input does.",
+        metavar="LAYER=DEVICE",
+    ),
+]
+Precision = Annotated[str | None, typer.Option(help="fp32.", metavar="NAME")]
+Batch = Annotated[
+    int | None, typer.Option(help="Images per step; the network's own if not given.", metavar="N")
+]
+Size = Annotated[
+    int | None,
+    typer.Option(help="The side in pixels that stored images are brought to.", metavar="PIXELS"),
+]
+RunPath = Annotated[
+    Path, typer.Option("--run", help="The folder of a run, or one of its checkpoints.", metavar="RUN")
+]
+Views = Annotated[
+    str,
+    typer.Option(
+        help="center, or ten: the corners and the centre, each with its mirror image, whose probabilities "
+        "are averaged.",
+        metavar="NAME",
+    ),
+]
+Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoint instead of its newest.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that decode images; chosen if not given.", metavar="N")
+]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json", help="Write the results as JSON to this file (-: standard output).", metavar="FILE"
+    ),
+]
+
+
+def device_names(devices: str | None) -> list[str] | None:
+    return None if devices is None else [name.strip() for name in devices.split(",")]
+
+
+def parsed_places(text: str | None) -> dict[str, int | str] | None:
+    if text is None:
+        return None
+    places: dict[str, int | str] = {}
+    for part in text.split(","):
+        layer, equals, device = (piece.strip() for piece in part.partition("="))
+        if not (layer and equals and device):
+            raise ValueError(f"--place must be like conv3=1,fc6=cpu:1, not {text!r}")
+        places[layer] = int(device) if device.isdigit() else device
+    return places
+
+
+def write_json(where: str, value: Any) -> None:
+    text = json.dumps(value, indent=2) + "\n"
+    if where == "-":
+        sys.stdout.write(text)
+    else:
+        Path(where).write_text(text, encoding="utf-8")
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    # Where nobody watches, no column is cut to a terminal's width.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
