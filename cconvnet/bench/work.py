@@ -1,0 +1,55 @@
+"""How much an operation must do at least: the work its floor is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# What is read and then written where it stood.
+_UPDATED = {"sgd_update": (1, 2), "limit_norm": (0,)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one call.
+
+    Attributes
+        flops: floating-point operations of the sums of products, two for each multiply-add. Operations that
+            take a few steps for each element they move count none: memory is what limits them.
+        bytes: every input read once and every output written once, whatever the kernel really moves.
+    """
+
+    flops: int
+    bytes: int
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    @property
+    def intensity(self) -> float:
+        """Floating-point operations for each byte."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+
+def work(operation: str, arguments: Sequence[Any]) -> Work:
+    """The work of a function of kernels/api.h.
+
+    Args:
+        operation: its name, "conv_fprop".
+        arguments: as a device's module takes them: the problem if there is one, the arrays, numbers, the
+            workspace and the stream. Only the problem and the arrays count; the workspace does not.
+    """
+    problem = arguments[0]
+    if operation == "input_transform":
+        arrays = [a for a in arguments if hasattr(a, "nbytes")]
+        images, read = arrays[0], problem.n * problem.p * problem.q * problem.c  # only the crop, in bytes
+        return Work(0, read + sum(int(a.nbytes) for a in arrays if a is not images))
+    # No other operation reads bytes; the workspace is bytes.
+    arrays = [a for a in arguments if hasattr(a, "nbytes") and a.dtype != np.uint8]
+    moved = sum(int(a.nbytes) for a in arrays)
+    moved += sum(int(arrays[index].nbytes) for index in _UPDATED.get(operation, ()))
+    products = operation.startswith(("conv_", "fc_", "local_"))
+    return Work(int(problem.flops) if products else 0, moved)
