@@ -1,0 +1,157 @@
+"""One side of a comparison of kernels: an object in a process of its own (cconvnet.bench.workers).
+
+A side offers one plan or several for each row, in one column or several; for each column the fastest plan
+whose result is right is kept and measured. What a side must bring along is what `Side` leaves open.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cconvnet.bench import verify
+from cconvnet.bench.rows import Row, find
+from cconvnet.bench.workers import WorkerError
+
+Array = np.ndarray[Any, Any]
+
+# What every later precision joins.
+PRECISIONS = ("fp32",)
+
+
+class Refused(WorkerError):
+    """This side does not compute the row; the text says why."""
+
+
+class Plan(abc.ABC):
+    """One way to compute one row, with the buffers it needs.
+
+    Attributes
+        name: of the kernel or the algorithm, as the table shows it.
+        columns: those of the side's columns it may stand in.
+    """
+
+    name: str
+    columns: tuple[str, ...] = ("plan",)
+
+    @abc.abstractmethod
+    def load(self, inputs: dict[str, Any]) -> None:
+        """Brings inputs to where `call` reads them, and fills the outputs with NaN.
+
+        `inputs` are those of `Row.operation` in cconvnet.testing.check.OPERATIONS, by name: host arrays in
+        our layouts (x[N,H,W,C], w[K,R,S,C/groups], y[N,P,Q,K]) and numbers. maxpool_backward gets no ``y``
+        but makes it with its own forward pass. Plans that share buffers may keep what is there when the
+        same object comes again; the outputs are filled all the same.
+        """
+
+    @abc.abstractmethod
+    def call(self) -> None:
+        """Computes once. Nothing else happens here: this is what is timed."""
+
+    @abc.abstractmethod
+    def results(self) -> dict[str, Array]:
+        """The outputs by name, once all work is done: host arrays in our layouts.
+
+        A peer may leave out outputs that it does not compute.
+        """
+
+
+class Side(abc.ABC):
+    """Args:
+    device: the name of ours, "cuda:0"; a peer computes on the same physical one.
+    precision: one of PRECISIONS.
+
+    Attributes:
+        columns: what is reported of this side, the first first.
+        strict: whether it promises what our kernels promise; see verify.check.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("plan",)
+    strict: ClassVar[bool] = False
+
+    def __init__(self, device: str, precision: str) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        self.device, self.precision = device, precision
+        self._kept: dict[str, Plan] = {}
+
+    # ---- what a side brings along ----
+
+    @abc.abstractmethod
+    def plans(self, row: Row) -> Sequence[Plan]:
+        """Every way this side has to compute the row.
+
+        Raises Refused if there is none.
+        """
+
+    @abc.abstractmethod
+    def seconds(self, plan: Plan, count: int) -> list[float]:
+        """The time of each of `count` calls of the plan, one after the other."""
+
+    def about(self) -> dict[str, Any]:
+        """As JSON values: what a result file says of this side, such as versions and settings."""
+        return {}
+
+    # ---- what it is asked ----
+
+    def prepare(self, network: str, batch: int, layer: str, operation: str, seed: int = 0) -> dict[str, Any]:
+        """Makes the plans of a row, checks them, and keeps the fastest right one of each column.
+
+        Returns
+            ``plans``: for each column ``{"plan": name, "seconds": a first time}``; ``dropped``: one line for
+            each plan that is wrong or fails. Or ``refused``: why there is no plan.
+        """
+        self.release()
+        row = find(network, batch, layer, operation)
+        try:
+            plans = list(self.plans(row))
+        except Refused as refused:
+            return {"plans": {}, "dropped": [], "refused": str(refused)}
+        timed = verify.timed_inputs(row, seed)
+        dropped: list[str] = []
+        first: dict[Plan, float] = {}
+        for plan in plans:
+            try:
+                plan.load(timed)
+                self.seconds(plan, 1)
+                first[plan] = min(self.seconds(plan, 3))
+            except Exception as error:  # whatever a library raises, the other plans may do
+                dropped.append(f"{plan.name}: {type(error).__name__}: {error}")
+        checked = verify.checked_inputs(row, seed)
+        wrong: dict[Plan, str | None] = {}
+        for column in self.columns:
+            for plan in sorted(first, key=lambda plan: first[plan]):
+                if column not in plan.columns:
+                    continue
+                if plan not in wrong:
+                    wrong[plan] = self._wrong(row, plan, checked)
+                if wrong[plan] is None:
+                    self._kept[column] = plan
+                    break
+        dropped += [f"{plan.name}: {text}" for plan, text in wrong.items() if text is not None]
+        for plan in dict.fromkeys(self._kept.values()):
+            plan.load(timed)
+            self.seconds(plan, 1)
+        kept = {column: {"plan": plan.name, "seconds": first[plan]} for column, plan in self._kept.items()}
+        return {"plans": kept, "dropped": dropped}
+
+    def _wrong(self, row: Row, plan: Plan, inputs: dict[str, Any]) -> str | None:
+        """What is wrong with a plan's result; None if it is right."""
+        plan.load(inputs)
+        plan.call()
+        try:
+            verify.check(row, inputs, plan.results(), self.precision, strict=self.strict)
+        except AssertionError as error:
+            return str(error)
+        return None
+
+    def time(self, column: str, calls: int) -> list[float]:
+        """The time of each of so many calls of the plan that `prepare` kept for the column."""
+        return self.seconds(self._kept[column], calls)
+
+    def release(self) -> None:
+        """Lets go of the row's buffers."""
+        self._kept.clear()
