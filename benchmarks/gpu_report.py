@@ -3,7 +3,7 @@
     python benchmarks/gpu_report.py folder --device cuda:0 --skip tests,scaling
 
 Builds the modules in place, runs all tests on the device, compute-sanitizer's tools on a few small shapes,
-and every `cconvnet bench` command at every precision there is. What it leaves in the folder, six files at most:
+and every `cconvnet bench` command at every precision there is. What it leaves in the folder, six files:
 
 summary.json   each part's state, seconds and commands, rewritten before and after each part
 report.log     what the commands printed, in order
@@ -165,7 +165,8 @@ class Outcome:
     """What became of a part.
 
     Attributes
-        state: ``ok``, ``failed``, ``over time``, ``interrupted``, ``skipped`` or ``absent``: it cannot run here.
+        state: ``waiting``, ``running``, ``ok``, ``failed``, ``over time``, ``interrupted``, ``skipped``, or
+            ``absent``: it cannot run here.
     """
 
     name: str
@@ -205,11 +206,12 @@ class Report:
 
         After KeyboardInterrupt everything that there is stands in the folder.
         """
+        for outcome in self.outcomes:
+            outcome.state = "waiting" if outcome.name in names else "skipped"
         begin, allowed = self._clock(), 0.0
         for part, outcome in zip(self._parts, self.outcomes, strict=True):
             allowed += self._scale * part.share
             if part.name not in names:
-                outcome.state = "skipped"
                 continue
             started = self._clock()
             # What earlier parts left of their time is this one's too.
@@ -270,13 +272,14 @@ class Report:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            status: int | None = None
+            deadline = self._clock() + limit
             try:
-                status = process.wait(timeout=limit)
-            except subprocess.TimeoutExpired:
-                print(f"\n(ended: its {limit:.0f} s are over)", file=log, flush=True)
+                while (status := process.poll()) is None and self._clock() < deadline:
+                    time.sleep(0.05)
             finally:
                 self._end(process)
+            if status is None:
+                print(f"\n(ended: its {limit:.0f} s are over)", file=log, flush=True)
         if status:
             lines = path.read_bytes()[begin:].decode(errors="replace").splitlines()
             print(*(f"  | {line}" for line in lines[-30:]), sep="\n", flush=True)
