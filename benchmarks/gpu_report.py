@@ -33,6 +33,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = 8.0
+# Of kernels, of each side and row; and what cuDNN's plans of a row may take to build.
+SECONDS = 0.05
+PLAN_SECONDS = {"CCONVNET_CUDNN_PLAN_SECONDS": "2"}
 # How long what was asked to end may take to write what it has.
 GRACE = 5.0
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -103,11 +106,11 @@ def parts(device: str, batch: int | None = None) -> list[Part]:
         from cconvnet.train import PRECISIONS  # of the modules just built
 
         common = ["-m", "cconvnet", "bench", *arguments, "--device", device]
-        return [_python(*common, "--precision", name, measures=True) for name in PRECISIONS]
+        return [_python(*common, "--precision", name, measures=True, **PLAN_SECONDS) for name in PRECISIONS]
 
     def kernels() -> list[Command]:
         nets = [("--net", net, "--batch", str(batch or own)) for net, own in BATCHES.items()]
-        return [command for net in nets for command in bench("kernels", *net)]
+        return [command for net in nets for command in bench("kernels", *net, "--seconds", str(SECONDS))]
 
     alexnet = ("--net", "alexnet", "--batch", str(batch or BATCHES["alexnet"]))
     return [

@@ -197,9 +197,8 @@ def test_the_parts_of_a_gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert all(command.environment["CCONVNET_TEST_GUARD"] == "0" for command in sanitize)
     kernels = [" ".join(command.arguments) for command in parts["kernels"].commands()]
     assert len(kernels) == 10  # five networks, two precisions
-    assert kernels[1].endswith(
-        "-m cconvnet bench kernels --net alexnet --batch 128 --device cuda:0 --precision bf16"
-    )
+    wanted = "bench kernels --net alexnet --batch 128 --seconds 0.05 --device cuda:0 --precision bf16"
+    assert kernels[1].endswith(f"-m cconvnet {wanted}")
     for name in ("step", "roofline", "scaling"):
         commands = parts[name].commands()
         assert len(commands) == 2 and all(command.measures for command in commands)

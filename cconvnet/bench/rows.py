@@ -65,9 +65,10 @@ class Row:
 def rows(network: str, batch: int) -> list[Row]:
     """Every layer and pass of one of cconvnet.testing.problems.NETWORKS, in the network's order.
 
-    A layer that reads the images has no dgrad. Behind each convolution and hidden fully connected layer stands
-    the ReLU's backward pass (forward it is part of fprop), behind the hidden fully connected layers of a
-    network that has two of them dropout. The last rows are the loss, and the update of all weights at once.
+    A layer that reads the images has no dgrad. Behind each convolution and hidden fully connected layer
+    stands the ReLU's backward pass (forward it is part of fprop), behind the hidden fully connected layers of
+    a network that has two of them dropout. The last rows are the loss, and the update of the weights of all
+    these layers at once.
 
     Raises
         ValueError: naming the argument.

@@ -110,43 +110,49 @@ class Side(abc.ABC):
             plans = list(self.plans(row))
         except Refused as refused:
             return {"plans": {}, "dropped": [], "refused": str(refused)}
-        timed = verify.timed_inputs(row, seed)
+        timed, checked = verify.timed_inputs(row, seed), verify.checked_inputs(row, seed)
         dropped: list[str] = []
-        first: dict[Plan, float] = {}
-        for plan in plans:
-            try:
-                plan.load(timed)
-                self.seconds(plan, 1)
-                first[plan] = min(self.seconds(plan, 3))
-            except Exception as error:  # whatever a library raises, the other plans may do
-                dropped.append(f"{plan.name}: {type(error).__name__}: {error}")
-        checked = verify.checked_inputs(row, seed)
-        wrong: dict[Plan, str | None] = {}
+        if len(plans) > 1:
+            plans = self._fastest_first(plans, timed, dropped)
+        verdicts: dict[Plan, str] = {}
         for column in self.columns:
-            for plan in sorted(first, key=lambda plan: first[plan]):
-                if column not in plan.columns:
-                    continue
-                if plan not in wrong:
-                    wrong[plan] = self._wrong(row, plan, checked)
-                if wrong[plan] is None:
-                    self._kept[column] = plan
-                    break
-        dropped += [f"{plan.name}: {text}" for plan, text in wrong.items() if text is not None]
+            for plan in plans:
+                if column in plan.columns:
+                    if plan not in verdicts:
+                        verdicts[plan] = self._wrong(row, plan, checked)
+                    if not verdicts[plan]:
+                        self._kept[column] = plan
+                        break
+        dropped += [f"{plan.name}: {text}" for plan, text in verdicts.items() if text]
+        first = {}
         for plan in dict.fromkeys(self._kept.values()):
             plan.load(timed)
             self.seconds(plan, 1)
+            first[plan] = min(self.seconds(plan, 2))
         kept = {column: {"plan": plan.name, "seconds": first[plan]} for column, plan in self._kept.items()}
         return {"plans": kept, "dropped": dropped}
 
-    def _wrong(self, row: Row, plan: Plan, inputs: dict[str, Any]) -> str | None:
-        """What is wrong with a plan's result; None if it is right."""
+    def _fastest_first(self, plans: Sequence[Plan], inputs: dict[str, Any], dropped: list[str]) -> list[Plan]:
+        """The plans by time; those that fail are left out and named in `dropped`."""
+        times: dict[Plan, float] = {}
+        for plan in plans:
+            try:
+                plan.load(inputs)
+                self.seconds(plan, 1)
+                times[plan] = min(self.seconds(plan, 3))
+            except Exception as error:  # whatever a library raises, the other plans may do
+                dropped.append(f"{plan.name}: {type(error).__name__}: {error}")
+        return sorted(times, key=lambda plan: times[plan])
+
+    def _wrong(self, row: Row, plan: Plan, inputs: dict[str, Any]) -> str:
+        """What is wrong with a plan's result; empty if it is right."""
         plan.load(inputs)
         plan.call()
         try:
             verify.check(row, inputs, plan.results(), self.precision, strict=self.strict)
         except AssertionError as error:
             return str(error)
-        return None
+        return ""
 
     def time(self, column: str, calls: int) -> list[float]:
         """The time of each of so many calls of the plan that `prepare` kept for the column."""

@@ -42,12 +42,7 @@ class Clock:
         """The time of each of `count` calls, one after the other."""
         device = self._device
         if self._flush is None:
-            times = []
-            for _ in range(count):
-                begin = time.perf_counter()
-                call()
-                times.append(time.perf_counter() - begin)
-            return times
+            return wall_seconds(call, count)
         cuda = device.xp.cuda
         with device:
             stream = cuda.ExternalStream(device.stream)
@@ -59,6 +54,16 @@ class Clock:
                 end.record(stream)
             device.synchronize()
             return [cuda.get_elapsed_time(begin, end) / 1e3 for begin, end in events]
+
+
+def wall_seconds(call: Call, count: int) -> list[float]:
+    """The time of each of `count` calls that return when their work is done."""
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return times
 
 
 def calls_for(seconds: float, one: float, least: int = 1, most: int = 1000) -> int:

@@ -55,7 +55,7 @@ def _add_product(total: Array, a: Array, b: Array) -> None:
 # ---- convolution ---------------------------------------------------------------------------------
 
 
-class _Taps:
+class Taps:
     """The image in a border of `fill` wide enough for every window, and the view each tap sees."""
 
     def __init__(self, problem: Any, x: Array, r: int, s: int, fill: float = 0.0) -> None:
@@ -96,7 +96,7 @@ def conv_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, relu
     """y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`."""
     x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
-    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+    for r, s, pixels in Taps(problem, x, problem.r, problem.s):
         for c, k in _groups(problem):
             _add_product(y[..., k], pixels[..., c], w[k, r, s].T)
     return _bias_relu(y, bias, relu)
@@ -105,7 +105,7 @@ def conv_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, relu
 def conv_dgrad(problem: Any, dy: Array, w: Array) -> Array:
     """dx[N,H,W,C] of dy[N,P,Q,K] and w[K,R,S,C/groups]."""
     dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
-    taps = _Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
+    taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
         for c, k in _groups(problem):
             _add_product(pixels[..., c], dy[..., k], w[k, r, s])
@@ -116,7 +116,7 @@ def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:
     """dw[K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
     x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
     dw = np.zeros(problem.w_shape, dtype=x.dtype)
-    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+    for r, s, pixels in Taps(problem, x, problem.r, problem.s):
         for c, k in _groups(problem):
             rows = problem.n * problem.p * problem.q
             gradients, seen = dy[..., k].reshape(rows, -1), pixels[..., c].reshape(rows, -1)
@@ -143,7 +143,7 @@ def local_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, rel
     """y[N,P,Q,K] of x[N,H,W,C], w[P,Q,K,R,S,C/groups] and bias[P,Q,K], then max(0, .) if `relu`."""
     x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
-    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+    for r, s, pixels in Taps(problem, x, problem.r, problem.s):
         for c, k in _groups(problem):
             filters = w[:, :, k, r, s].swapaxes(2, 3)
             _add_product(_by_position(y)[..., k], _by_position(pixels)[..., c], filters)
@@ -153,7 +153,7 @@ def local_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, rel
 def local_dgrad(problem: Any, dy: Array, w: Array) -> Array:
     """dx[N,H,W,C] of dy[N,P,Q,K] and w[P,Q,K,R,S,C/groups]."""
     dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
-    taps = _Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
+    taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
         for c, k in _groups(problem):
             _add_product(_by_position(pixels)[..., c], _by_position(dy)[..., k], w[:, :, k, r, s])
@@ -164,7 +164,7 @@ def local_wgrad(problem: Any, x: Array, dy: Array) -> Array:
     """dw[P,Q,K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
     x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
     dw = np.zeros(problem.w_shape, dtype=x.dtype)
-    for r, s, pixels in _Taps(problem, x, problem.r, problem.s):
+    for r, s, pixels in Taps(problem, x, problem.r, problem.s):
         for c, k in _groups(problem):
             gradients = _by_position(dy)[..., k].swapaxes(2, 3)
             _add_product(dw[:, :, k, r, s], gradients, _by_position(pixels)[..., c])
@@ -366,7 +366,7 @@ def maxpool_forward(problem: Any, x: Array) -> Array:
     """y[N,P,Q,C] = the largest value of each clipped window; NaN if the window holds one."""
     x = _float(x, problem.x_shape)
     y = np.full(problem.y_shape, -np.inf, dtype=x.dtype)
-    for _, _, pixels in _Taps(problem, x, problem.window_h, problem.window_w, fill=-np.inf):
+    for _, _, pixels in Taps(problem, x, problem.window_h, problem.window_w, fill=-np.inf):
         np.maximum(y, pixels, out=y)
     return y
 
@@ -374,8 +374,8 @@ def maxpool_forward(problem: Any, x: Array) -> Array:
 def maxpool_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
     """dx[N,H,W,C] = the sum of dy over the windows whose y equals x."""
     x, y, dy = (_float(x, problem.x_shape), _float(y, problem.y_shape), _float(dy, problem.y_shape))
-    images = _Taps(problem, x, problem.window_h, problem.window_w)
-    gradients = _Taps(problem, np.zeros_like(x), problem.window_h, problem.window_w)
+    images = Taps(problem, x, problem.window_h, problem.window_w)
+    gradients = Taps(problem, np.zeros_like(x), problem.window_h, problem.window_w)
     for (_, _, pixels), (_, _, gradient) in zip(images, gradients, strict=True):
         gradient += np.where(pixels == y, dy, 0)
     return gradients.image.copy()
@@ -397,7 +397,7 @@ def avgpool_forward(problem: Any, x: Array) -> Array:
     """y[N,P,Q,C] = the mean over each clipped window."""
     x = _float(x, problem.x_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
-    for _, _, pixels in _Taps(problem, x, problem.window_h, problem.window_w):
+    for _, _, pixels in Taps(problem, x, problem.window_h, problem.window_w):
         y += pixels
     return y / _window_sizes(problem)
 
@@ -405,7 +405,7 @@ def avgpool_forward(problem: Any, x: Array) -> Array:
 def avgpool_backward(problem: Any, dy: Array) -> Array:
     """dx[N,H,W,C] = the sum over the windows that hold x of dy / (size of the clipped window)."""
     share = _float(dy, problem.y_shape) / _window_sizes(problem)
-    gradients = _Taps(problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w)
+    gradients = Taps(problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w)
     for _, _, gradient in gradients:
         gradient += share
     return gradients.image.copy()

@@ -169,17 +169,14 @@ class _Buffers:
         return self._arrays[name][tuple(slice(size) for size in self._shapes[name])]
 
     def load(self, inputs: dict[str, Any]) -> None:
-        with self._device:
-            if inputs is not self._loaded:
-                for name in self._arrays.keys() - {self.output}:
-                    self._inside(name)[...] = self._device.array(inputs[name])
-                self._loaded = inputs
-            self._arrays[self.output].fill(math.nan)
+        if inputs is not self._loaded:
+            for name in self._arrays.keys() - {self.output}:
+                self._inside(name)[...] = self._device.array(inputs[name])
+            self._loaded = inputs
+        self._arrays[self.output].fill(math.nan)
 
     def result(self) -> Array:
-        with self._device:
-            inside = self._inside(self.output).copy()
-        return self._device.host(inside)
+        return self._device.host(self._inside(self.output).copy())
 
     def address(self, name: str) -> int:
         return int(self._arrays[name].data.ptr)
@@ -238,10 +235,11 @@ class CuDNN(Side):
         except (ImportError, OSError) as error:
             raise PeerMissing(f"cuDNN's Python frontend cannot be used ({error}): {INSTALL}") from None
         self._cudnn: Any = cudnn
+        # For good: a side has its process to itself, and a handle belongs to the GPU that it was made on.
+        self._device.__enter__()
         self._clock = Clock(self._device)
         try:
-            with self._device:
-                self._handle = cudnn.create_handle()
+            self._handle = cudnn.create_handle()
         except (RuntimeError, cudnn.cudnnGraphNotSupportedError) as error:
             raise PeerMissing(f"cuDNN itself cannot be used ({error}): {INSTALL}") from None
         cudnn.set_stream(handle=self._handle, stream=self._device.stream)
@@ -267,13 +265,12 @@ class CuDNN(Side):
     def plans(self, row: Row) -> list[CuDNNPlan]:
         deadline = time.monotonic() + self._plan_seconds
         buffers, found = None, []
-        with self._device:
-            for form in forms(row):
-                buffers = buffers or _Buffers(self._device, row, form)
-                try:
-                    found += self._plans(form, buffers, deadline)
-                except Exception as error:  # also what the frontend itself lacks; another form may do
-                    self._remarks.append(f"{form.method}: {_first_line(error)}")
+        for form in forms(row):
+            buffers = buffers or _Buffers(self._device, row, form)
+            try:
+                found += self._plans(form, buffers, deadline)
+            except Exception as error:  # also what the frontend itself lacks; another form may do
+                self._remarks.append(f"{form.method}: {_first_line(error)}")
         if not found:
             raise Refused("; ".join(self._remarks) or "cuDNN has no plan for it")
         return found

@@ -1,0 +1,285 @@
+"""How fast every kernel of a network is, side by side with others' kernels for the same work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cconvnet.backends import get_device
+from cconvnet.bench.ceilings import Ceilings
+from cconvnet.bench.machine import describe
+from cconvnet.bench.rows import NETWORKS, Row, rows, select
+from cconvnet.bench.sides import PRECISIONS
+from cconvnet.bench.timing import calls_for, geometric_mean, summary
+from cconvnet.bench.work import Work
+from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
+
+# Of images, where memory and patience are a CPU's; a GPU takes 128.
+CPU_BATCHES = {"alexnet": 128, "vgg16": 8, "googlenet": 32, "resnet50": 16, "cifar-quick": 128}
+GPU_BATCH = 128
+# Sides take turns this many times.
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What ours is compared with.
+
+    Attributes
+        name: as it is chosen and shown.
+        target: of its worker, "module:Class", a cconvnet.bench.sides.Side.
+        products: whether it is asked about sums of products (convolution, fully connected).
+        others: whether it is asked about everything else.
+        environment: of its process, and part of the result.
+    """
+
+    name: str
+    target: str
+    products: bool = True
+    others: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def takes(self, row: Row) -> bool:
+        return self.products if row.is_gemm else self.others
+
+
+# The largest that glibc takes; above 32 MiB, malloc ignores the setting without a word.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+_PYTORCH = "cconvnet.bench.peers.pytorch_kernels:PyTorch"
+_PEERS = {
+    "cuda": [
+        Peer("cudnn", "cconvnet.bench.peers.cudnn:CuDNN", others=False),
+        Peer("pytorch", _PYTORCH, products=False),
+    ],
+    "cpu": [Peer("pytorch", _PYTORCH, environment=_MALLOC)],
+}
+
+
+def peers_for(kind: str, names: Sequence[str] | None = None) -> list[Peer]:
+    """The peers of a kind of device: all, or those of the names.
+
+    Raises
+        ValueError: there is no such peer for this kind of device.
+    """
+    peers = _PEERS.get(kind, _PEERS["cpu"])
+    known = [peer.name for peer in peers]
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"--peers must be of {', '.join(known)} on a {kind} device, not {name!r}")
+    return [peer for peer in peers if names is None or peer.name in names]
+
+
+def default_batch(network: str, kind: str) -> int:
+    return GPU_BATCH if kind == "cuda" else CPU_BATCHES.get(network, 1) if kind == "cpu" else 1
+
+
+class _Asked:
+    """A side in its worker, which is started again after it failed."""
+
+    def __init__(self, target: str, arguments: dict[str, Any], environment: Mapping[str, str]) -> None:
+        self._given = target, arguments, environment
+        self._worker: Worker | None = Worker(*self._given)
+
+    def ask(self, method: str, **arguments: Any) -> Any:
+        self._worker = self._worker or Worker(*self._given)
+        try:
+            return self._worker.ask(method, **arguments)
+        except WorkerError:
+            # What it holds in memory, and whether it still lives, is not known.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = None
+
+
+def kernels(
+    net: str = "alexnet",
+    *,
+    device: str | None = None,
+    batch: int | None = None,
+    precision: str | None = None,
+    only: str | None = None,
+    impl: str | None = None,
+    seconds: float = 1.0,
+    peers: Sequence[Peer] | None = None,
+    begun: Callable[[dict[str, Any]], None] = lambda result: None,
+    started: Callable[[Row], None] = lambda row: None,
+    measured: Callable[[dict[str, Any], dict[str, Any]], None] = lambda result, row: None,
+) -> dict[str, Any]:
+    """Measures every layer and pass of a network, ours and its peers' in turn, once both are right.
+
+    Args
+        net: one of cconvnet.testing.problems.NETWORKS.
+        batch: images; None is `default_batch`.
+        only: which rows, see cconvnet.bench.rows.select.
+        impl: a row of our selection tables to force; rows that it does not serve are left out.
+        seconds: about how long each side computes for each row.
+        peers: None are all of `peers_for`.
+        begun: called with the result before its first row.
+        started: called before each row.
+        measured: called with the result so far and each new row.
+
+    Returns
+        ``rows``, each with ``seconds``, ``seconds_min``, ``kernel``, ``flops_per_second``,
+        ``bytes_per_second``, ``share`` (the time of its floor under the ceilings over its own) and ``peers``,
+        by column: ``seconds``, ``kernel`` and ``ratio`` (their time over ours). A row whose result is not
+        right has ``wrong`` instead. ``summary``: geometric means of the ratios.
+
+    Raises
+        ValueError: naming the argument.
+        DeviceUnavailable: the device cannot be used.
+        WorkerError: our side cannot be started.
+    """
+    if net not in NETWORKS:
+        raise ValueError(f"--net must be one of {', '.join(NETWORKS)}, not {net!r}")
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"--precision: there is {', '.join(PRECISIONS)}, not {precision!r}")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"--seconds must be above 0, not {seconds}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {batch}")
+    on, precision = get_device(device), precision or PRECISIONS[0]
+    batch = batch or default_batch(net, on.kind)
+    table = select(rows(net, batch), only)
+    peers = peers_for(on.kind) if peers is None else peers
+    arguments = {"device": on.name, "precision": precision}
+
+    result: dict[str, Any] = {
+        "what": "kernels",
+        "machine": describe(on),
+        "net": net,
+        "batch": batch,
+        "precision": precision,
+        "seconds_per_row": seconds,
+        "rounds": ROUNDS,
+        "peers": {},
+        "rows": [],
+        "summary": {},
+    }
+    sides: dict[str, _Asked] = {}
+    try:
+        ours = _Asked("cconvnet.bench.ours:Ours", arguments | {"impl": impl}, {})
+        sides[""] = ours
+        result |= ours.ask("about")
+        result["ceilings"] = ours.ask("ceilings")
+        for peer in peers:
+            try:
+                sides[peer.name] = _Asked(peer.target, arguments, peer.environment)
+                about = sides[peer.name].ask("about")
+                result["peers"][peer.name] = about | {"environment": dict(peer.environment)}
+            except PeerMissing as missing:
+                result["peers"][peer.name] = {"missing": str(missing)}
+            except WorkerError as error:
+                result["peers"][peer.name] = {"failed": str(error)}
+        begun(result)
+        limits = Ceilings(**result["ceilings"])
+        for row in table:
+            started(row)
+            asked = {peer.name: sides[peer.name] for peer in peers if peer.name in sides and peer.takes(row)}
+            result["rows"].append(_measure(row, ours, asked, seconds, limits))
+            result["summary"] = _summary(result["rows"])
+            measured(result, result["rows"][-1])
+    finally:
+        for side in sides.values():
+            side.close()
+    return result
+
+
+def _measure(
+    row: Row, ours: _Asked, peers: dict[str, _Asked], seconds: float, limits: Ceilings
+) -> dict[str, Any]:
+    """One row of the result."""
+    line: dict[str, Any] = {"layer": row.layer, "operation": row.operation, "products": row.is_gemm}
+    try:
+        own = ours.ask("prepare", **row.key)
+        if "refused" in own:
+            return line | {"refused": own["refused"]}
+        if own["dropped"]:
+            return line | {"wrong": own["dropped"][0]}
+        (plan,) = own["plans"].values()
+        work = Work(**ours.ask("work"))
+        line |= {"kernel": plan["plan"], "flops": work.flops, "bytes": work.bytes}
+        line["floor_seconds"] = limits.floor(work)
+        line["peers"] = {}
+        # Who is asked in turn, and for how many calls.
+        turns: dict[tuple[str, str], tuple[_Asked, int]] = {("", "plan"): (ours, _calls(seconds, plan))}
+        for name, peer in peers.items():
+            turns |= _prepare(row, name, peer, seconds, line["peers"])
+        times: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}
+        for _ in range(ROUNDS):
+            for turn, (side, calls) in list(turns.items()):
+                try:
+                    times[turn] += side.ask("time", column=turn[1], calls=calls)
+                except WorkerError as error:
+                    if side is ours:
+                        raise
+                    line["peers"][_label(*turn)] = {"failed": str(error)}
+                    del turns[turn]
+        for side in (ours, *peers.values()):
+            side.ask("release")
+    except WorkerError as error:
+        return line | {"wrong": str(error)}
+    line |= summary(times["", "plan"])
+    line["flops_per_second"] = work.flops / line["seconds"]
+    line["bytes_per_second"] = work.bytes / line["seconds"]
+    line["share"] = line["floor_seconds"] / line["seconds"]
+    for turn in turns:
+        if turn[0]:
+            found = summary(times[turn])
+            line["peers"][_label(*turn)] |= found | {"ratio": found["seconds"] / line["seconds"]}
+    return line
+
+
+def _label(peer: str, column: str) -> str:
+    return peer if column == "plan" else f"{peer} {column}"
+
+
+def _calls(seconds: float, plan: dict[str, Any]) -> int:
+    """In each round."""
+    return max(1, round(calls_for(seconds, plan["seconds"], least=3) / ROUNDS))
+
+
+def _prepare(
+    row: Row, name: str, peer: _Asked, seconds: float, found: dict[str, Any]
+) -> dict[tuple[str, str], tuple[_Asked, int]]:
+    """Asks a peer for its plans of a row, notes them in `found`, and returns its turns."""
+    try:
+        answer = peer.ask("prepare", **row.key)
+    except WorkerError as error:
+        found[name] = {"failed": str(error)}
+        return {}
+    if not answer["plans"]:
+        found[name] = {"refused": answer.get("refused", "none of its plans is right")}
+        if answer["dropped"]:
+            found[name]["dropped"] = answer["dropped"]
+    turns = {}
+    for column, plan in answer["plans"].items():
+        found[_label(name, column)] = {"kernel": plan["plan"], "dropped": answer["dropped"]}
+        turns[name, column] = (peer, _calls(seconds, plan))
+    return turns
+
+
+def _summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The geometric means of the ratios by column, of sums of products and of all else."""
+    found: dict[str, Any] = {}
+    for key, products in (("products", True), ("others", False)):
+        ratios: dict[str, list[float]] = {}
+        for line in lines:
+            if line["products"] == products:
+                for name, peer in line.get("peers", {}).items():
+                    if "ratio" in peer:
+                        ratios.setdefault(name, []).append(peer["ratio"])
+        found[key] = {
+            name: {"ratio": geometric_mean(values), "rows": len(values)} for name, values in ratios.items()
+        }
+    return found
+
+
+def failed(result: dict[str, Any]) -> bool:
+    """Whether a result of ours is wrong."""
+    return any("wrong" in line for line in result["rows"])

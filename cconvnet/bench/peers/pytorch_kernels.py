@@ -1,0 +1,300 @@
+"""PyTorch's operations, one by one, in the memory layouts it offers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cconvnet.bench.rows import Row
+from cconvnet.bench.sides import Plan, Refused, Side
+from cconvnet.bench.timing import wall_seconds
+from cconvnet.bench.workers import PeerMissing
+
+Array = np.ndarray[Any, Any]
+Tensors = dict[str, Any]
+# Takes the inputs as tensors, makes what is not to be timed, and returns what is: a call that returns the
+# outputs by name.
+Maker = Callable[[Any, Tensors], Callable[[], Tensors]]
+
+# What backward functions want to see the sizes and the layout of.
+_SIZES_OF = {"conv_dgrad": "x", "conv_wgrad": "w", "avgpool_backward": "x"}
+
+
+class _Plan(Plan):
+    """One maker in one layout: "nchw", "channels_last", or "" where arrays have no channels."""
+
+    def __init__(self, side: PyTorch, row: Row, make: Maker, name: str, layout: str = "") -> None:
+        self._side, self._row, self._make, self._layout = side, row, make, layout
+        self.name = name
+        self._compute: Callable[[], Tensors] | None = None
+        self._outputs: Tensors = {}
+
+    def load(self, inputs: dict[str, Any]) -> None:
+        # What was loaded before is let go of first.
+        self._outputs, self._compute = {}, None
+        o, operation = self._row.problem, self._row.operation
+        if name := _SIZES_OF.get(operation):
+            inputs = inputs | {name: np.zeros(getattr(o, f"{name}_shape"), np.float32)}
+        tensors = {name: self._tensor(value) for name, value in inputs.items()}
+        self._compute = self._make(o, tensors)
+
+    def _tensor(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        torch = self._side.torch
+        # A copy, since some operations write into their inputs.
+        tensor = torch.from_numpy(value).to(self._side.torch_device, copy=True)
+        if tensor.ndim != 4:
+            return tensor
+        last = self._layout == "channels_last"
+        return tensor.permute(0, 3, 1, 2).contiguous(
+            memory_format=torch.channels_last if last else torch.contiguous_format
+        )
+
+    def call(self) -> None:
+        assert self._compute is not None
+        # Its memory can be had again for the next results.
+        self._outputs = {}
+        self._outputs = self._compute()
+
+    def results(self) -> dict[str, Array]:
+        return {name: self._array(value) for name, value in self._outputs.items()}
+
+    @staticmethod
+    def _array(tensor: Any) -> Array:
+        if tensor.ndim == 4:
+            tensor = tensor.permute(0, 2, 3, 1)
+        return np.asarray(tensor.detach().contiguous().cpu().numpy())
+
+
+class PyTorch(Side):
+    """PyTorch on the CPU or on the GPU of ours.
+
+    Raises:
+        PeerMissing: it is not installed, or has no support for the GPU.
+    """
+
+    def __init__(self, device: str, precision: str) -> None:
+        super().__init__(device, precision)
+        try:
+            import torch
+        except ImportError:
+            raise PeerMissing("PyTorch is missing: pip install torch (pytorch.org says which)") from None
+        self.torch: Any = torch
+        kind, _, _ = device.partition(":")
+        self.torch_device = "cpu"
+        if kind == "cuda":
+            from cconvnet.backends import get_device
+
+            if not torch.cuda.is_available():
+                raise PeerMissing(
+                    "this PyTorch cannot use the GPU: install one built for CUDA as pytorch.org says"
+                )
+            self.torch_device = f"cuda:{get_device(device).ordinal}"
+            torch.cuda.set_device(self.torch_device)
+            size = torch.cuda.get_device_properties(self.torch_device).L2_cache_size
+            self._flush = torch.empty(max(2 * size // 4, 1), device=self.torch_device)
+        # Both are set: PyTorch's own defaults differ between convolutions and matrix products.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.set_grad_enabled(False)
+
+    def about(self) -> dict[str, Any]:
+        torch = self.torch
+        if self.torch_device == "cpu":
+            return {"version": torch.__version__, "threads": torch.get_num_threads()}
+        return {"version": torch.__version__, "cuda": torch.version.cuda}
+
+    def plans(self, row: Row) -> Sequence[Plan]:
+        maker = getattr(self, f"_{row.operation}", None)
+        if maker is None:
+            raise Refused(f"{row.operation} has no counterpart in PyTorch")
+        o = row.problem
+        if row.operation == "dropout":
+            if not math.isclose(o.scale * o.keep, 1):
+                raise Refused("PyTorch's dropout scales by 1 / keep")
+            return [
+                _Plan(self, row, self._dropout, "dropout"),
+                _Plan(self, row, self._native_dropout, "native_dropout"),
+            ]
+        if not hasattr(o, "h"):
+            return [_Plan(self, row, maker, row.operation)]
+        if row.operation.startswith("lrn"):
+            if o.region == "same_map" and o.size % 2 == 0:
+                raise Refused("PyTorch's pooling has no windows of even size around each pixel")
+            if o.region != "same_map" and o.groups > 1:
+                # Groups become images, without a copy in this layout alone.
+                return [_Plan(self, row, maker, "nchw", "nchw")]
+        if "pool" in row.operation:
+            self._check_windows(o)
+        return [_Plan(self, row, maker, layout, layout) for layout in ("nchw", "channels_last")]
+
+    def seconds(self, plan: Plan, count: int) -> list[float]:
+        if self.torch_device == "cpu":
+            return wall_seconds(plan.call, count)
+        cuda = self.torch.cuda
+        events = [(cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)) for _ in range(count)]
+        for begin_event, end_event in events:
+            self._flush.fill_(0.0)  # as Clock does
+            begin_event.record()
+            plan.call()
+            end_event.record()
+        cuda.synchronize()
+        return [begin_event.elapsed_time(end_event) / 1e3 for begin_event, end_event in events]
+
+    # ---- sums of products ----
+
+    def _padded(self, o: Any, x: Any) -> Any:
+        """x with as many zeros below and to the right as windows hang over, if sizes were rounded up."""
+        over = [
+            max(0, (windows - 1) * stride + size - extent - 2 * pad)
+            for windows, stride, size, extent, pad in (
+                (o.p, o.stride_h, o.r, o.h, o.pad_h),
+                (o.q, o.stride_w, o.s, o.w, o.pad_w),
+            )
+        ]
+        if not any(over):
+            return x
+        return self.torch.nn.functional.pad(x, (0, over[1], 0, over[0]))
+
+    @staticmethod
+    def _window(o: Any) -> list[list[int]]:
+        return [[o.stride_h, o.stride_w], [o.pad_h, o.pad_w]]
+
+    def _conv_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        stride, padding = self._window(o)
+        x, w = self._padded(o, t["x"]), t["w"]
+        return lambda: {"y": self.torch.conv2d(x, w, None, stride, padding, 1, o.groups)}
+
+    def _backward(self, o: Any, t: Tensors, mask: list[bool]) -> Callable[[], Any]:
+        stride, padding = self._window(o)
+        arguments = [t["dy"], self._padded(o, t["x"]), t["w"], None, stride, padding, [1, 1], False, [0, 0]]
+        backward = self.torch.ops.aten.convolution_backward
+        return lambda: backward(*arguments, o.groups, mask)
+
+    def _conv_dgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        compute = self._backward(o, t, [True, False, False])
+        return lambda: {"dx": compute()[0][:, :, : o.h, : o.w]}
+
+    def _conv_wgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        compute = self._backward(o, t, [False, True, False])
+        return lambda: {"dw": compute()[1]}
+
+    def _fc_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": self.torch.nn.functional.linear(t["x"], t["w"])}
+
+    def _fc_dgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"dx": self.torch.mm(t["dy"], t["w"])}
+
+    def _fc_wgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"dw": self.torch.mm(t["dy"].t(), t["x"])}
+
+    # ---- normalisation ----
+
+    def _normalised(self, o: Any, x: Any) -> Any:
+        functional = self.torch.nn.functional
+        if o.region == "same_map":
+            sums = functional.avg_pool2d(x * x, o.size, 1, o.size // 2, divisor_override=1)
+            return x * (o.k + o.alpha * sums) ** -o.beta
+        if o.groups == 1:
+            return functional.local_response_norm(x, o.size, o.alpha * o.size, o.beta, o.k)
+        apart = x.view(o.n * o.groups, o.c // o.groups, o.h, o.w)
+        y = functional.local_response_norm(apart, o.size, o.alpha * o.size, o.beta, o.k)
+        return y.view(o.n, o.c, o.h, o.w)
+
+    def _lrn_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": self._normalised(o, t["x"])}
+
+    def _lrn_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        x = t["x"].requires_grad_()
+        with self.torch.enable_grad():
+            y = self._normalised(o, x)
+        return lambda: {"dx": self.torch.autograd.grad(y, x, t["dy"], retain_graph=True)[0]}
+
+    # ---- pooling ----
+
+    @staticmethod
+    def _pooling(o: Any) -> list[list[int]]:
+        return [[o.window_h, o.window_w], [o.stride_h, o.stride_w], [o.pad_h, o.pad_w]]
+
+    def _ceil(self, o: Any) -> bool:
+        return any(
+            (windows - 1) * stride + size > extent + 2 * pad
+            for windows, stride, size, extent, pad in (
+                (o.p, o.stride_h, o.window_h, o.h, o.pad_h),
+                (o.q, o.stride_w, o.window_w, o.w, o.pad_w),
+            )
+        )
+
+    def _check_windows(self, o: Any) -> None:
+        if min(o.pad_h, o.pad_w) < 0 or 2 * o.pad_h > o.window_h or 2 * o.pad_w > o.window_w:
+            raise Refused("PyTorch's pooling pads by 0 up to half a window")
+        x = self.torch.empty((1, 1, o.h, o.w))
+        made = self.torch.max_pool2d(x, *self._pooling(o), 1, self._ceil(o)).shape[2:]
+        if tuple(made) != (o.p, o.q):
+            raise Refused(f"PyTorch's pooling has {made[0]} x {made[1]} windows, not {o.p} x {o.q}")
+
+    def _maxpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        # With the indices, which its backward pass needs.
+        forward = self.torch.ops.aten.max_pool2d_with_indices
+        arguments = [*self._pooling(o), [1, 1], self._ceil(o)]
+        return lambda: {"y": forward(t["x"], *arguments)[0]}
+
+    def _maxpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        arguments = [*self._pooling(o), [1, 1], self._ceil(o)]
+        indices = self.torch.ops.aten.max_pool2d_with_indices(t["x"], *arguments)[1]
+        backward = self.torch.ops.aten.max_pool2d_with_indices_backward
+        return lambda: {"dx": backward(t["dy"], t["x"], *arguments, indices)}
+
+    def _avgpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        arguments = [*self._pooling(o), self._ceil(o), False]
+        return lambda: {"y": self.torch.ops.aten.avg_pool2d(t["x"], *arguments)}
+
+    def _avgpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        arguments = [*self._pooling(o), self._ceil(o), False, None]
+        backward = self.torch.ops.aten.avg_pool2d_backward
+        return lambda: {"dx": backward(t["dy"], t["x"], *arguments)}
+
+    # ---- elements ----
+
+    def _relu_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"dx": self.torch.ops.aten.threshold_backward(t["dy"], t["y"], 0)}
+
+    def _dropout(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": self.torch.nn.functional.dropout(t["x"], 1 - o.keep, True)}
+
+    def _native_dropout(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": self.torch.native_dropout(t["x"], 1 - o.keep, True)[0]}
+
+    # ---- loss and update ----
+
+    def _softmax_cross_entropy_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        labels = t["labels"].long()
+        entropy = self.torch.nn.functional.cross_entropy
+        return lambda: {"loss": entropy(t["logits"], labels, reduction="none")}
+
+    def _softmax_cross_entropy_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        labels, logarithms = t["labels"].long(), t["probabilities"].log()
+        aten = self.torch.ops.aten
+        scale = self.torch.full((o.n,), t["scale"], device=self.torch_device)
+        weight = self.torch.zeros((), device=self.torch_device)
+
+        def compute() -> Tensors:
+            gradient = aten.nll_loss_backward(scale, logarithms, labels, None, 0, -100, weight)
+            return {"dlogits": aten._log_softmax_backward_data(gradient, logarithms, 1, self.torch.float32)}
+
+        return compute
+
+    def _sgd_update(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        # Its momentum is not yet multiplied by the learning rate.
+        momentum = t["v"] / -o.lr
+        rates = {"lr": o.lr, "momentum": o.momentum, "weight_decay": o.weight_decay, "dampening": 0.0}
+        flags = {"nesterov": False, "maximize": False, "is_first_step": False}
+
+        def compute() -> Tensors:
+            self.torch._fused_sgd_([t["w"]], [t["g"]], [momentum], **rates, **flags)
+            return {"w": t["w"]}
+
+        return compute

@@ -1,0 +1,332 @@
+"""Whether a result is right, for operations of any size, at little more cost than reading it.
+
+Sums of products are checked whole by R. Freivalds' method ("Probabilistic machines can use less running
+time", IFIP Congress 1977): instead of A B = C it compares A (B v) with C v for a random vector v. Here v
+contracts the output channels, so that the reference has one channel for each group, and every element of the
+result is part of the comparison. The inputs are integers that float32, TF32 and bfloat16 hold, and so are the
+sums in float32: right is right to the last bit, and a single missing product shows.
+
+Where images or rows do not depend on each other, some of them are compared with the reference in full: the
+first, the last, and others drawn from a seed. All elements are looked at for NaN, which is what the outputs
+held before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from cconvnet._problem import ConvProblem
+from cconvnet.bench.rows import Row
+from cconvnet.testing import compare, reference
+from cconvnet.testing.check import OPERATIONS, Draw
+
+Array = np.ndarray[Any, Any]
+
+# The size of an error beside the size of the sum: of algorithms that transform their inputs first, such as
+# Winograd's and FFT. What multiplies and adds has none here.
+ROUNDING = {"fp32": 2.0**-20}
+# In ulps: what functions such as pow and exp, or another order of the same formula, may cost a peer.
+_FLOOR = {True: 2.0, False: 256.0}
+# Of integers from -4 to 4.
+_VARIANCE = 20 / 3
+# How many elements are compared with the reference in full, and are held in float64 at a time.
+_COMPARED = 1 << 18
+_HELD = 1 << 22
+
+
+# ---- inputs --------------------------------------------------------------------------------------------
+
+
+class _Draw(Draw):
+    """As `Draw`, of as many elements as a real layer has."""
+
+    def __call__(self, shape: int | tuple[int, ...]) -> Array:
+        if self.exact:
+            return self.random.integers(-4, 5, shape, np.int8).astype(np.float32)
+        return super().__call__(shape)
+
+
+def checked_inputs(row: Row, seed: int = 0) -> dict[str, Any]:
+    """The inputs for `check`, by name as in cconvnet.testing.check: a function of the arguments alone."""
+    rounds = row.operation.startswith(("lrn", "avgpool", "softmax", "sgd"))
+    return _inputs(row, _Draw("real" if rounds else "exact", seed))
+
+
+def timed_inputs(row: Row, seed: int = 0) -> dict[str, Any]:
+    """Normally distributed inputs: a chip draws less power, and may run faster, on short numbers."""
+    return _inputs(row, _Draw("real", seed))
+
+
+def _inputs(row: Row, draw: _Draw) -> dict[str, Any]:
+    o = row.problem
+    if row.operation.startswith("maxpool"):
+        inputs = {"x": _distinct(o, draw)}
+        return inputs if row.operation == "maxpool_forward" else inputs | {"dy": draw(o.y_shape)}
+    options: dict[str, Any] = {"bias": False} if row.operation.endswith("fprop") else {}
+    return OPERATIONS[row.operation].inputs(o, draw, **options)
+
+
+def _distinct(o: Any, draw: _Draw) -> Array:
+    """x[N,H,W,C] with no value twice in a window: which of two equal ones gets the gradient, all may choose.
+
+    Integers of 20 bits, the last of them the place in the image, from -1/2 to 1/2.
+    """
+    high, wide = o.window_h, o.window_w
+    places = (np.arange(o.h)[:, None] % high * wide + np.arange(o.w) % wide).astype(np.float32)
+    steps = max((1 << 20) // (high * wide), 1)
+    x: Array = draw.random.integers(0, steps, o.x_shape, np.int32).astype(np.float32)
+    x *= high * wide
+    x += places[:, :, None]
+    x *= np.float32(2.0**-20)
+    x -= np.float32(0.5)
+    return x
+
+
+# ---- the check -----------------------------------------------------------------------------------------
+
+
+def check(
+    row: Row,
+    inputs: dict[str, Any],
+    results: dict[str, Array],
+    precision: str = "fp32",
+    *,
+    strict: bool = True,
+    seed: int = 0,
+) -> None:
+    """Whether the results of a row are right.
+
+    Args
+        inputs: those of `checked_inputs`.
+        results: some or all of the outputs, by name as in cconvnet.testing.check.
+        precision: what it was computed in.
+        strict: whether the result must be as exact as our kernels promise, masks of dropout included, or is a
+            peer's, which may use another formula and other random numbers.
+        seed: of the random vector and the choice of images.
+
+    Raises
+        AssertionError: it is wrong; the text says what and where.
+    """
+    shapes = OPERATIONS[row.operation].outputs(row.problem)
+    assert results, "there is no result"
+    for name, result in results.items():
+        assert name in shapes, f"{row.operation} has no output {name}"
+        assert result.shape == shapes[name], f"{name} has shape {result.shape}, not {shapes[name]}"
+        bad = result.size - np.count_nonzero(np.isfinite(result))
+        assert bad == 0, f"{bad:,} of {result.size:,} elements of {name} are NaN, infinite or not written"
+    random = np.random.default_rng(seed)
+    if row.is_gemm:
+        _check_products(row, inputs, results, random, 0.0 if strict else ROUNDING[precision])
+    elif row.operation == "dropout" and not strict:
+        _check_other_dropout(row.problem, inputs["x"], results["y"])
+    else:
+        _check_parts(row, inputs, results, random, strict)
+
+
+# ---- sums of products ----------------------------------------------------------------------------------
+
+
+def _as_convolution(problem: Any) -> Any:
+    """A fully connected layer is a convolution of images of one pixel."""
+    return problem if hasattr(problem, "r") else ConvProblem(problem.n, 1, 1, problem.c, problem.k, 1, 1)
+
+
+def _check_products(
+    row: Row, inputs: dict[str, Any], results: dict[str, Array], random: np.random.Generator, rounding: float
+) -> None:
+    (name, result) = next(iter(results.items()))
+    o = _as_convolution(row.problem)
+    k, c = o.k // o.groups, o.c // o.groups
+    given = {key: value for key, value in inputs.items() if isinstance(value, np.ndarray)}
+    w = given.get("w", result if name == "dw" else None)
+    assert w is not None
+    w = w.reshape(o.groups, k, o.r, o.s, c)
+    contracted = c if name == "dx" else k
+    # Nowhere near zero, and no two alike: a single wrong element shows, and so do two that changed places.
+    vector = random.choice([-1.0, 1.0], contracted) * random.uniform(1.0, 2.0, contracted)
+
+    if name == "dw":
+        actual = np.einsum("gkrsc,k->grsc", w, vector, optimize=True)
+        expected = np.zeros((o.groups, o.r, o.s, c))
+        for x, dy in _images(o, given["x"].reshape(o.x_shape), given["dy"].reshape(o.y_shape)):
+            expected += _wgrad(o, x, dy @ vector)
+        _compare(name, actual, expected, "grsc", o, vector, rounding)
+        return
+    filters = np.einsum("gkrsc,c->gkrs" if name == "dx" else "gkrsc,k->gcrs", w, vector, optimize=True)
+    compute, source = (_dgrad, given.get("dy")) if name == "dx" else (_fprop, given.get("x"))
+    assert source is not None
+    shapes = (o.y_shape, o.x_shape) if name == "dx" else (o.x_shape, o.y_shape)
+    letters = "nhwg" if name == "dx" else "npqg"
+    first = 0
+    for part, out in _images(o, source.reshape(shapes[0]), result.reshape(shapes[1])):
+        _compare(name, out @ vector, compute(o, part, filters), letters, o, vector, rounding, first)
+        first += len(part)
+
+
+def _images(o: Any, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """A few images of each [N,.,.,G*C] at a time, float64[n,.,.,G,C], so many as memory may hold."""
+    largest = max(o.h * o.w * o.c, o.p * o.q * o.k, o.h * o.w * o.r * o.s * o.groups)
+    for part in _pieces(o.n, _HELD // largest):
+        pieces = (array[part] for array in arrays)
+        yield tuple(piece.reshape(*piece.shape[:3], o.groups, -1).astype(np.float64) for piece in pieces)
+
+
+def _pieces(count: int, size: int) -> Iterator[slice]:
+    size = max(size, 1)
+    for begin in range(0, count, size):
+        yield slice(begin, min(begin + size, count))
+
+
+def _taps(o: Any, images: Array) -> reference.Taps:
+    """The windows of images[n,H,W,X], whatever their channels."""
+    names = ("h", "w", "p", "q", "stride_h", "stride_w", "pad_h", "pad_w")
+    sizes = {name: getattr(o, name) for name in names}
+    return reference.Taps(SimpleNamespace(n=len(images), c=images.shape[3], **sizes), images, o.r, o.s)
+
+
+# Each pass multiplies for all taps at once, in one matrix product, and moves the products of each tap where
+# they belong. Channels are ordered [G,R,S], so those of one tap are `tap :: taps`.
+
+
+def _products(images: Array, filters: Array) -> Array:
+    """images[n,.,.,G,X] times filters[G,X,T] as [n,.,.,G*T]."""
+    parts = [
+        images[..., g, :].reshape(-1, one.shape[0]) @ one.reshape(len(one), -1)
+        for g, one in enumerate(filters)
+    ]
+    return np.concatenate(parts, axis=1).reshape(*images.shape[:3], -1)
+
+
+def _fprop(o: Any, x: Array, filters: Array) -> Array:
+    """y[n,P,Q,G] of x[n,H,W,G,C] and one filter for each group, filters[G,C,R,S]."""
+    y = np.zeros((len(x), o.p, o.q, o.groups))
+    for r, s, pixels in _taps(o, _products(x, filters)):
+        y += pixels[..., r * o.s + s :: o.r * o.s]
+    return y
+
+
+def _dgrad(o: Any, dy: Array, filters: Array) -> Array:
+    """dx[n,H,W,G] of dy[n,P,Q,G,K] and filters over one channel for each group, filters[G,K,R,S]."""
+    products = _products(dy, filters)
+    taps = _taps(o, np.zeros((len(dy), o.h, o.w, o.groups)))
+    for r, s, pixels in taps:
+        pixels += products[..., r * o.s + s :: o.r * o.s]
+    return taps.image.copy()
+
+
+def _wgrad(o: Any, x: Array, dy: Array) -> Array:
+    """dw[G,R,S,C] of x[n,H,W,G,C] and one gradient for each group, dy[n,P,Q,G]."""
+    taps = _taps(o, np.zeros((len(x), o.h, o.w, o.groups * o.r * o.s)))
+    for r, s, pixels in taps:
+        pixels[..., r * o.s + s :: o.r * o.s] = dy
+    spread = taps.image.reshape(-1, o.groups, o.r * o.s)
+    seen = x.reshape(len(spread), o.groups, -1)
+    parts = [spread[:, g].T @ seen[:, g] for g in range(o.groups)]
+    return np.stack(parts).reshape(o.groups, o.r, o.s, -1)
+
+
+def _compare(
+    name: str,
+    actual: Array,
+    expected: Array,
+    letters: str,
+    o: Any,
+    vector: Array,
+    rounding: float,
+    first: int = 0,
+) -> None:
+    """`first`: the number of the first image."""
+    terms = o.flops / 2 / math.prod(o.w_shape if name == "dw" else o.x_shape if name == "dx" else o.y_shape)
+    size = _VARIANCE * math.sqrt(terms) * float(np.linalg.norm(vector))
+    # Each product is an integer, and the vector's numbers are 1 at least.
+    bound = max(0.5, 4 * rounding * size)
+    error = np.abs(actual - expected)
+    worst = np.unravel_index(np.argmax(error), error.shape)
+    place = [int(i) for i in worst]
+    if letters[0] == "n":
+        place[0] += first
+    assert error[worst] <= bound, (
+        f"{name} is wrong: summed over its channels with random weights it is {actual[worst]:.6g} instead of "
+        f"{expected[worst]:.6g} at {', '.join(f'{a}={i}' for a, i in zip(letters, place, strict=True))}"
+        f"; {np.count_nonzero(~(error <= bound)):,} of {error.size:,} such sums are off"
+    )
+
+
+# ---- images and rows that do not depend on each other ---------------------------------------------------
+
+
+def _check_parts(
+    row: Row, inputs: dict[str, Any], results: dict[str, Array], random: np.random.Generator, strict: bool
+) -> None:
+    """Compares with the reference in some parts: images, rows of a matrix, or stretches of a vector."""
+    o, spec = row.problem, OPERATIONS[row.operation]
+    count = getattr(o, "n", 0) or o.count
+    length = 1 if hasattr(o, "count") else sum(math.prod(s) for s in spec.outputs(o).values()) // count
+    for part in _chosen(count, length, random):
+        problem = _part_of(o, part)
+        given = {
+            name: value[part] if isinstance(value, np.ndarray) else value for name, value in inputs.items()
+        }
+        if row.operation == "maxpool_backward":
+            y = reference.maxpool_forward(problem, given["x"])
+            given = {"x": given["x"], "y": y, "dy": given["dy"]}
+        arguments = ([problem] if spec.has_problem else []) + list(given.values())
+        expected = _reference(row.operation, problem, arguments)
+        with reference.precision(np.float32):
+            baseline = _reference(row.operation, problem, arguments)
+        for name, result in results.items():
+            wanted, plain = (values[name].reshape(result[part].shape) for values in (expected, baseline))
+            where = f"{name}[{part.start}:{part.stop}]"
+            if name == "rank":
+                compare.assert_exact(where, result[part].astype(np.int32), wanted, nonzero=0, dtype=np.int32)
+            else:
+                compare.assert_close(
+                    where,
+                    result[part],
+                    wanted,
+                    plain.astype(np.float32),
+                    elementwise=strict and spec.elementwise,
+                    floor=_FLOOR[strict],
+                )
+
+
+def _chosen(count: int, length: int, random: np.random.Generator) -> list[slice]:
+    """Parts of `count` things of `length` elements: all, or the first, the last and some between."""
+    if count * length <= _COMPARED:
+        return [slice(0, count)]
+    size = max(_COMPARED // 4 // length, 1)
+    begins = {0, count - size, *(int(begin) for begin in random.integers(0, count - size + 1, 2))}
+    return [slice(begin, begin + size) for begin in sorted(begins)]
+
+
+def _part_of(problem: Any, part: slice) -> SimpleNamespace:
+    """The problem of some of its images, rows or elements, as far as the reference reads it."""
+    count = part.stop - part.start
+    names = [name for name in dir(problem) if not name.startswith("_")]
+    sizes = {name: getattr(problem, name) for name in names} | {"n": count, "count": count}
+    for name in ("x_shape", "y_shape"):
+        if name in sizes:
+            sizes[name] = (count, *sizes[name][1:])
+    # A stretch of the whole mask of dropout, which lies in one row here.
+    return SimpleNamespace(**sizes | {"columns": count, "row_stride": part.stop, "first": part.start})
+
+
+def _reference(operation: str, problem: Any, arguments: list[Any]) -> dict[str, Array]:
+    results = getattr(reference, operation)(*arguments)
+    results = results if isinstance(results, tuple) else (results,)
+    return dict(zip(OPERATIONS[operation].outputs(problem), results, strict=True))
+
+
+def _check_other_dropout(problem: Any, x: Array, y: Array) -> None:
+    """Whether y is x with some of its elements dropped, however they were drawn."""
+    kept = y != 0
+    assert (y[kept] == x[kept] * np.float32(problem.scale)).all(), "y has elements that are not scale * x"
+    there = np.count_nonzero(x)
+    share = np.count_nonzero(kept) / there
+    spread = math.sqrt(problem.keep * (1 - problem.keep) / there)
+    assert abs(share - problem.keep) <= 6 * spread, f"{share:.4%} of y are kept, not {problem.keep:.4%}"
