@@ -300,7 +300,22 @@ def kernels_summary(results: Sequence[Result]) -> str:
 
 
 def step_table(value: dict[str, Any]) -> str:
-    raise NotImplementedError
+    columns = ["side", "images/s", "median step", "fastest", "slowest", "peak memory"]
+    lines = [
+        [
+            f"{line['side']} {line['form']}".strip(),
+            _digits(line["images_per_second"]),
+            _time(line["seconds"]),
+            _time(line["seconds_min"]),
+            _time(line["seconds_max"]),
+            # On a GPU its own memory is what is scarce.
+            _bytes(line.get("peak_device_bytes", line.get("peak_rss_bytes"))),
+            _times(line.get("times_as_fast")),
+            _times(line.get("times_the_memory")),
+        ]
+        for line in value["rows"]
+    ]
+    return table([*columns, "cconvnet is times as fast", "with times the memory"], lines)
 
 
 def roofline_table(value: dict[str, Any]) -> str:

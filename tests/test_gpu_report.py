@@ -126,16 +126,12 @@ def test_time_that_is_left_goes_to_later_parts(tmp_path: Path, monkeypatch: pyte
         return 0
 
     monkeypatch.setattr(Report, "_execute", execute)
-    command = python("")
-    parts = [
-        part("a", command, share=30),
-        part("b", command, share=50),
-        part("c", command, command, share=20),
-    ]
+    command, larger = python(""), Command([], share=2.0)
+    parts = [part("a", command, share=30), part("b", command, share=50), part("c", larger, command, share=20)]
     report = Report(tmp_path, parts, minutes=5 / 3, clock=lambda: now[0])
     assert report.run(["a", "c"])
-    # a has its own 30 s; c all of the 100 s but the 10 that a took, and its second command what is left.
-    assert limits == pytest.approx([30, 45, 80])
+    # a has its own 30 s; c all of the 100 s but the 10 that a took, first two thirds, then the rest.
+    assert limits == pytest.approx([30, 60, 80])
     assert [outcome.limit_seconds for outcome in report.outcomes] == pytest.approx([30, 0, 90])
 
 
