@@ -133,6 +133,7 @@ class FakeGraph:
 
     engines: ClassVar[list[Engine]] = ENGINES
     ran: ClassVar[list[Engine]] = []
+    workspaces: ClassVar[list[int]] = []
 
     def __init__(
         self,
@@ -279,6 +280,7 @@ class FakeGraph:
         arrays = [tensor.at(tensor_dict[tensor.uid]) for tensor in (*self.inputs, self.output)]
         self.compute(*arrays)
         FakeGraph.ran.append(chosen)
+        FakeGraph.workspaces.append(workspace)
 
 
 def taps(
@@ -325,6 +327,7 @@ def frontend(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(peer, "Clock", FakeClock)
     monkeypatch.setattr(FakeGraph, "engines", ENGINES)
     monkeypatch.setattr(FakeGraph, "ran", [])
+    monkeypatch.setattr(FakeGraph, "workspaces", [])
     return module
 
 
@@ -378,6 +381,18 @@ def test_inputs_are_copied_once_for_all_plans(frontend: Any, monkeypatch: pytest
     assert (plans[1].results()["y"] == wanted).all()
 
 
+def test_plans_may_run_in_any_order_after_a_larger_workspace_was_needed(frontend: Any) -> None:
+    row_ = row("conv_fprop", PROBLEMS["conv"])
+    plans = {plan.name: plan for plan in peer.CuDNN("cuda:0", "fp32").plans(row_)}
+    inputs = make_inputs("conv_fprop", PROBLEMS["conv"], bias=False)
+    small, large = plans["eng1"], plans["eng4"]
+    small.load(inputs)
+    before = small._buffers.workspace
+    large.load(inputs)
+    small.call()
+    assert small._buffers.workspace != before and FakeGraph.workspaces == [large._buffers.workspace]
+
+
 def test_columns_hold_what_their_notes_allow(frontend: Any) -> None:
     side = peer.CuDNN("cuda:0", "fp32")
     columns = {plan.name: plan.columns for plan in side.plans(row("conv_fprop", PROBLEMS["conv"]))}
@@ -394,9 +409,9 @@ def test_columns_hold_what_their_notes_allow(frontend: Any) -> None:
 def test_a_row_is_prepared_and_says_what_was_left_out(frontend: Any) -> None:
     side = peer.CuDNN("cuda:0", "fp32")
     answer = side.prepare("cifar-quick", 2, "conv3", "conv_wgrad")
-    kept = {column: plan["plan"] for column, plan in answer["plans"].items()}
+    kept = {column: plan["kernel"] for column, plan in answer["plans"].items()}
     assert kept == {"best": "eng5", "strict": "eng0", "deterministic": "eng4"}
-    assert answer["dropped"] == ["1 plans cannot be built, the first eng3: Deselecting execution plan"]
+    assert answer["failed"] == {"eng3": "Deselecting execution plan"} and not answer["wrong"]
     assert side.time("strict", 2) == [3.0, 3.0]
     assert frontend.streams == [(HANDLE, STREAM)]
     assert side.about()["frontend"] == "1.32.0" and side.about()["cudnn"] == 91400
@@ -412,8 +427,8 @@ def test_a_wrong_plan_is_never_kept(frontend: Any, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(FakeGraph, "execute_plan_at_index", execute)
     answer = peer.CuDNN("cuda:0", "fp32").prepare("cifar-quick", 2, "conv3", "conv_fprop")
-    assert answer["plans"]["best"]["plan"] == "eng1"
-    assert any(line.startswith("eng5: ") for line in answer["dropped"])
+    assert answer["plans"]["best"]["kernel"] == "eng1"
+    assert list(answer["wrong"]) == ["eng5"]
 
 
 def test_time_for_building_is_bounded_where_that_is_asked(
@@ -426,7 +441,7 @@ def test_time_for_building_is_bounded_where_that_is_asked(
     plans = side.plans(row("conv_fprop", PROBLEMS["conv"]))
     assert [plan.name for plan in plans] == ["eng0", "eng1", "eng2"]
     assert side.about()["plan_seconds"] == 3.0
-    assert side._remarks == [f"3 plans were not built within 3 s ({peer.PLAN_SECONDS})"]
+    assert side._failed == {"3 more plans of conv_fprop": f"not built within 3 s ({peer.PLAN_SECONDS})"}
 
 
 def test_what_cudnn_has_no_plan_for_is_refused(frontend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,6 +463,8 @@ def test_what_is_missing_is_named_with_its_command(frontend: Any, monkeypatch: p
     monkeypatch.setitem(sys.modules, "cudnn", None)
     with pytest.raises(PeerMissing, match="pip install nvidia-cudnn-frontend"):
         peer.CuDNN("cuda:0", "fp32")
+    with pytest.raises(PeerMissing, match="not asked for bf16"):
+        peer.CuDNN("cuda:0", "bf16")
     monkeypatch.undo()
     with pytest.raises(PeerMissing, match="computes on GPUs, not on cpu:0"):
         peer.CuDNN("cpu:0", "fp32")

@@ -145,7 +145,12 @@ def _product(problem: FcProblem, direction: str) -> Form:
 
 
 class _Buffers:
-    """The arrays of one row on the device, which all its plans share."""
+    """The arrays of one row on the device, which all its plans share.
+
+    Attributes
+        output: the name of the one that is computed.
+        workspace: the address of the memory that plans may use as they like.
+    """
 
     def __init__(self, device: Device, row: Row, form: Form) -> None:
         self._device, self._problem = device, row.problem
@@ -158,6 +163,7 @@ class _Buffers:
         # Zeros, for the rows and columns that are only padding.
         self._arrays = {name: device.zeros(self._padded(name)) for name in names}
         self._workspace: Any = None
+        self.workspace = 0
 
     def _padded(self, name: str) -> tuple[int, ...]:
         if name in ("x", "dx") and isinstance(self._problem, ConvProblem):
@@ -181,12 +187,12 @@ class _Buffers:
     def address(self, name: str) -> int:
         return int(self._arrays[name].data.ptr)
 
-    def workspace(self, size: int) -> int:
-        """The address of at least `size` bytes, the same for all plans so far unless it is not enough."""
+    def reserve(self, size: int) -> None:
+        """Makes the workspace, which all plans share, at least `size` bytes long; it may move."""
         if self._workspace is None or self._workspace.nbytes < size:
             self._workspace = None  # its memory first, then more
             self._workspace = self._device.empty(max(size, 1), np.uint8)
-        return int(self._workspace.data.ptr)
+            self.workspace = int(self._workspace.data.ptr)
 
 
 class CuDNNPlan(Plan):
@@ -198,14 +204,14 @@ class CuDNNPlan(Plan):
         self.name = str(graph.get_plan_name_at_index(index))
         self._graph, self._index, self._handle = graph, index, handle
         self._operands, self._size, self._buffers = operands, size, buffers
-        self._workspace = 0
 
     def load(self, inputs: dict[str, Any]) -> None:
+        self._buffers.reserve(self._size)
         self._buffers.load(inputs)
-        self._workspace = self._buffers.workspace(self._size)
 
     def call(self) -> None:
-        self._graph.execute_plan_at_index(self._operands, self._workspace, self._index, self._handle)
+        workspace = self._buffers.workspace
+        self._graph.execute_plan_at_index(self._operands, workspace, self._index, self._handle)
 
     def results(self) -> dict[str, Array]:
         return {self._buffers.output: self._buffers.result()}
@@ -224,6 +230,8 @@ class CuDNN(Side):
 
     def __init__(self, device: str, precision: str) -> None:
         super().__init__(device, precision)
+        if precision != "fp32":
+            raise PeerMissing(f"cuDNN is not asked for {precision} yet")
         try:
             self._device = get_device(device)
         except DeviceUnavailable as error:
@@ -244,7 +252,7 @@ class CuDNN(Side):
             raise PeerMissing(f"cuDNN itself cannot be used ({error}): {INSTALL}") from None
         cudnn.set_stream(handle=self._handle, stream=self._device.stream)
         self._plan_seconds = float(os.environ.get(PLAN_SECONDS, "inf"))
-        self._remarks: list[str] = []
+        self._failed: dict[str, str] = {}  # what of the row's plans there is not, and why
 
     def about(self) -> dict[str, Any]:
         return {
@@ -258,9 +266,9 @@ class CuDNN(Side):
         return self._clock.seconds(plan.call, count)
 
     def prepare(self, network: str, batch: int, layer: str, operation: str, seed: int = 0) -> dict[str, Any]:
-        self._remarks = []
+        self._failed = {}
         answer = super().prepare(network, batch, layer, operation, seed)
-        return {**answer, "dropped": [*answer["dropped"], *self._remarks]}
+        return {**answer, "failed": {**answer["failed"], **self._failed}}
 
     def plans(self, row: Row) -> list[CuDNNPlan]:
         deadline = time.monotonic() + self._plan_seconds
@@ -270,9 +278,10 @@ class CuDNN(Side):
             try:
                 found += self._plans(form, buffers, deadline)
             except Exception as error:  # also what the frontend itself lacks; another form may do
-                self._remarks.append(f"{form.method}: {_first_line(error)}")
+                self._failed[form.method] = _first_line(error)
         if not found:
-            raise Refused("; ".join(self._remarks) or "cuDNN has no plan for it")
+            reasons = "; ".join(f"{name}: {why}" for name, why in self._failed.items())
+            raise Refused(f"cuDNN has no plan for it. {reasons}".strip())
         return found
 
     def _plans(self, form: Form, buffers: _Buffers, deadline: float) -> list[CuDNNPlan]:
@@ -280,17 +289,16 @@ class CuDNN(Side):
         strict, deterministic = self._filtered(form)
         operands = {tensor.get_uid(): buffers.address(name) for name, tensor in tensors.items()}
         found: dict[str, CuDNNPlan] = {}
-        failed: list[str] = []
         late = 0
         for index in range(graph.get_execution_plan_count()):
             name = graph.get_plan_name_at_index(index)
-            if name in found:
+            if name in found or name in self._failed:
                 continue  # two heuristics had the same idea
             if time.monotonic() > deadline:
                 late += 1
                 continue
             if (why := _unbuildable(graph, index)) is not None:
-                failed.append(f"{name}: {why}")
+                self._failed[name] = why
                 continue
             size = graph.get_workspace_size_plan_at_index(index)
             plan = CuDNNPlan(graph, index, self._handle, operands, size, buffers)
@@ -300,12 +308,9 @@ class CuDNN(Side):
                 *["deterministic"] * (name in deterministic),
             )
             found[name] = plan
-        if failed:
-            self._remarks.append(f"{len(failed)} plans cannot be built, the first {failed[0]}")
         if late:
-            self._remarks.append(
-                f"{late} plans were not built within {self._plan_seconds:g} s ({PLAN_SECONDS})"
-            )
+            why = f"not built within {self._plan_seconds:g} s ({PLAN_SECONDS})"
+            self._failed[f"{late} more plans of {form.method}"] = why
         return list(found.values())
 
     def _planned(self, form: Form) -> tuple[Any, dict[str, Any]]:
