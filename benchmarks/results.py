@@ -319,7 +319,27 @@ def step_table(value: dict[str, Any]) -> str:
 
 
 def roofline_table(value: dict[str, Any]) -> str:
-    raise NotImplementedError
+    """The kernels that lose the most time to their floors."""
+    timed = [line for line in value["rows"] if "seconds" in line]
+    worst = sorted(timed, key=lambda line: line["floor_seconds"] - line["seconds"])[:WORST]
+    lines = [
+        [
+            line["layer"],
+            line["operation"],
+            _time(line["seconds"]),
+            _time(line["floor_seconds"]),
+            _share(line["floor_seconds"] / line["seconds"]),
+            _time(line["seconds"] - line["floor_seconds"]),
+        ]
+        for line in worst
+    ]
+    whole, floor = (sum(line[key] for line in timed) for key in ("seconds", "floor_seconds"))
+    lines.append(
+        ["all kernels", "", _time(whole), _time(floor), _share(floor / whole), _time(whole - floor)]
+        if timed
+        else ["nothing was timed", "", "", "", "", ""]
+    )
+    return table(["layer", "operation", "median", "floor", "share of the floor", "lost"], lines, left=2)
 
 
 def scaling_table(value: dict[str, Any]) -> str:
