@@ -11,10 +11,10 @@ from cconvnet.backends import get_device
 from cconvnet.bench.ceilings import Ceilings
 from cconvnet.bench.machine import describe
 from cconvnet.bench.rows import NETWORKS, Row, rows, select
-from cconvnet.bench.sides import PRECISIONS
 from cconvnet.bench.timing import calls_for, geometric_mean, summary
 from cconvnet.bench.work import Work
 from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
+from cconvnet.train import PRECISIONS, check_precision
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
 CPU_BATCHES = {"alexnet": 128, "vgg16": 8, "googlenet": 32, "resnet50": 16, "cifar-quick": 128}
@@ -45,8 +45,8 @@ class Peer:
         return self.products if row.is_gemm else self.others
 
 
-# The largest that glibc takes; above 32 MiB, malloc ignores the setting without a word.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+# So that PyTorch's memory is not given back to the system, and faulted in again, with every result.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 40), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 _PYTORCH = "cconvnet.bench.peers.pytorch_kernels:PyTorch"
 _PEERS = {
     "cuda": [
@@ -107,8 +107,7 @@ def kernels(
     impl: str | None = None,
     seconds: float = 1.0,
     peers: Sequence[Peer] | None = None,
-    begun: Callable[[dict[str, Any]], None] = lambda result: None,
-    started: Callable[[Row], None] = lambda row: None,
+    begun: Callable[[dict[str, Any], list[Row]], None] = lambda result, rows: None,
     measured: Callable[[dict[str, Any], dict[str, Any]], None] = lambda result, row: None,
 ) -> dict[str, Any]:
     """Measures every layer and pass of a network, ours and its peers' in turn, once both are right.
@@ -120,8 +119,7 @@ def kernels(
         impl: a row of our selection tables to force; rows that it does not serve are left out.
         seconds: about how long each side computes for each row.
         peers: None are all of `peers_for`.
-        begun: called with the result before its first row.
-        started: called before each row.
+        begun: called with the result before its first row, and the rows to come.
         measured: called with the result so far and each new row.
 
     Returns
@@ -137,8 +135,7 @@ def kernels(
     """
     if net not in NETWORKS:
         raise ValueError(f"--net must be one of {', '.join(NETWORKS)}, not {net!r}")
-    if precision is not None and precision not in PRECISIONS:
-        raise ValueError(f"--precision: there is {', '.join(PRECISIONS)}, not {precision!r}")
+    check_precision(precision)
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"--seconds must be above 0, not {seconds}")
     if batch is not None and batch < 1:
@@ -165,21 +162,20 @@ def kernels(
     try:
         ours = _Asked("cconvnet.bench.ours:Ours", arguments | {"impl": impl}, {})
         sides[""] = ours
-        result |= ours.ask("about")
+        result["caches"] = ours.ask("describe")["caches"]
         result["ceilings"] = ours.ask("ceilings")
         for peer in peers:
             try:
                 sides[peer.name] = _Asked(peer.target, arguments, peer.environment)
-                about = sides[peer.name].ask("about")
+                about = sides[peer.name].ask("describe")
                 result["peers"][peer.name] = about | {"environment": dict(peer.environment)}
             except PeerMissing as missing:
                 result["peers"][peer.name] = {"missing": str(missing)}
             except WorkerError as error:
                 result["peers"][peer.name] = {"failed": str(error)}
-        begun(result)
+        begun(result, table)
         limits = Ceilings(**result["ceilings"])
         for row in table:
-            started(row)
             asked = {peer.name: sides[peer.name] for peer in peers if peer.name in sides and peer.takes(row)}
             result["rows"].append(_measure(row, ours, asked, seconds, limits))
             result["summary"] = _summary(result["rows"])
@@ -199,11 +195,11 @@ def _measure(
         own = ours.ask("prepare", **row.key)
         if "refused" in own:
             return line | {"refused": own["refused"]}
-        if own["dropped"]:
-            return line | {"wrong": own["dropped"][0]}
+        for kernel, why in own["wrong"].items():
+            return line | {"kernel": kernel, "wrong": why}
         (plan,) = own["plans"].values()
         work = Work(**ours.ask("work"))
-        line |= {"kernel": plan["plan"], "flops": work.flops, "bytes": work.bytes}
+        line |= {"kernel": plan["kernel"], "flops": work.flops, "bytes": work.bytes}
         line["floor_seconds"] = limits.floor(work)
         line["peers"] = {}
         # Who is asked in turn, and for how many calls.
@@ -218,7 +214,7 @@ def _measure(
                 except WorkerError as error:
                     if side is ours:
                         raise
-                    line["peers"][_label(*turn)] = {"failed": str(error)}
+                    line["peers"][column_name(*turn)] = {"failed": str(error)}
                     del turns[turn]
         for side in (ours, *peers.values()):
             side.ask("release")
@@ -231,11 +227,12 @@ def _measure(
     for turn in turns:
         if turn[0]:
             found = summary(times[turn])
-            line["peers"][_label(*turn)] |= found | {"ratio": found["seconds"] / line["seconds"]}
+            line["peers"][column_name(*turn)] |= found | {"ratio": found["seconds"] / line["seconds"]}
     return line
 
 
-def _label(peer: str, column: str) -> str:
+def column_name(peer: str, column: str) -> str:
+    """What a peer's column is called: "pytorch", "cudnn strict"."""
     return peer if column == "plan" else f"{peer} {column}"
 
 
@@ -255,11 +252,14 @@ def _prepare(
         return {}
     if not answer["plans"]:
         found[name] = {"refused": answer.get("refused", "none of its plans is right")}
-        if answer["dropped"]:
-            found[name]["dropped"] = answer["dropped"]
+        found[name] |= {"wrong": answer["wrong"], "unusable": answer["failed"]}
     turns = {}
     for column, plan in answer["plans"].items():
-        found[_label(name, column)] = {"kernel": plan["plan"], "dropped": answer["dropped"]}
+        found[column_name(name, column)] = {
+            "kernel": plan["kernel"],
+            "wrong": answer["wrong"],
+            "unusable": answer["failed"],
+        }
         turns[name, column] = (peer, _calls(seconds, plan))
     return turns
 

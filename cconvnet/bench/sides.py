@@ -18,9 +18,6 @@ from cconvnet.bench.workers import WorkerError
 
 Array = np.ndarray[Any, Any]
 
-# What every later precision joins.
-PRECISIONS = ("fp32",)
-
 
 class Refused(WorkerError):
     """This side does not compute the row; the text says why."""
@@ -62,7 +59,7 @@ class Plan(abc.ABC):
 class Side(abc.ABC):
     """Args:
     device: the name of ours, "cuda:0"; a peer computes on the same physical one.
-    precision: one of PRECISIONS.
+    precision: one of cconvnet.train.PRECISIONS.
 
     Attributes:
         columns: what is reported of this side, the first first.
@@ -73,8 +70,6 @@ class Side(abc.ABC):
     strict: ClassVar[bool] = False
 
     def __init__(self, device: str, precision: str) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         self.device, self.precision = device, precision
         self._kept: dict[str, Plan] = {}
 
@@ -97,23 +92,28 @@ class Side(abc.ABC):
 
     # ---- what it is asked ----
 
+    def describe(self) -> dict[str, Any]:
+        """``columns``, and what `about` says."""
+        return {"columns": list(self.columns), **self.about()}
+
     def prepare(self, network: str, batch: int, layer: str, operation: str, seed: int = 0) -> dict[str, Any]:
         """Makes the plans of a row, checks them, and keeps the fastest right one of each column.
 
         Returns
-            ``plans``: for each column ``{"plan": name, "seconds": a first time}``; ``dropped``: one line for
-            each plan that is wrong or fails. Or ``refused``: why there is no plan.
+            ``plans``: for each column ``{"kernel": the plan's name, "seconds": a first time}``; ``wrong`` and
+            ``failed``: for plans that were not kept for that, their names and what is the matter. Or
+            ``refused``: why there is no plan.
         """
         self.release()
         row = find(network, batch, layer, operation)
         try:
             plans = list(self.plans(row))
         except Refused as refused:
-            return {"plans": {}, "dropped": [], "refused": str(refused)}
+            return {"plans": {}, "wrong": {}, "failed": {}, "refused": str(refused)}
         timed, checked = verify.timed_inputs(row, seed), verify.checked_inputs(row, seed)
-        dropped: list[str] = []
+        failed: dict[str, str] = {}
         if len(plans) > 1:
-            plans = self._fastest_first(plans, timed, dropped)
+            plans = self._fastest_first(plans, timed, failed)
         verdicts: dict[Plan, str] = {}
         for column in self.columns:
             for plan in plans:
@@ -123,17 +123,19 @@ class Side(abc.ABC):
                     if not verdicts[plan]:
                         self._kept[column] = plan
                         break
-        dropped += [f"{plan.name}: {text}" for plan, text in verdicts.items() if text]
         first = {}
         for plan in dict.fromkeys(self._kept.values()):
             plan.load(timed)
             self.seconds(plan, 1)
             first[plan] = min(self.seconds(plan, 2))
-        kept = {column: {"plan": plan.name, "seconds": first[plan]} for column, plan in self._kept.items()}
-        return {"plans": kept, "dropped": dropped}
+        kept = {column: {"kernel": plan.name, "seconds": first[plan]} for column, plan in self._kept.items()}
+        wrong = {plan.name: text for plan, text in verdicts.items() if text}
+        return {"plans": kept, "wrong": wrong, "failed": failed}
 
-    def _fastest_first(self, plans: Sequence[Plan], inputs: dict[str, Any], dropped: list[str]) -> list[Plan]:
-        """The plans by time; those that fail are left out and named in `dropped`."""
+    def _fastest_first(
+        self, plans: Sequence[Plan], inputs: dict[str, Any], failed: dict[str, str]
+    ) -> list[Plan]:
+        """The plans by time; those that fail are left out and named in `failed`."""
         times: dict[Plan, float] = {}
         for plan in plans:
             try:
@@ -141,7 +143,7 @@ class Side(abc.ABC):
                 self.seconds(plan, 1)
                 times[plan] = min(self.seconds(plan, 3))
             except Exception as error:  # whatever a library raises, the other plans may do
-                dropped.append(f"{plan.name}: {type(error).__name__}: {error}")
+                failed[plan.name] = f"{type(error).__name__}: {error}"
         return sorted(times, key=lambda plan: times[plan])
 
     def _wrong(self, row: Row, plan: Plan, inputs: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +19,7 @@ from cconvnet.cli.options import (
     Places,
     Precision,
     Size,
+    check_can_write,
     device_names,
     example,
     parsed_places,
@@ -31,6 +33,115 @@ app = typer.Typer(help="Measure how fast this machine computes.", no_args_is_hel
 def bench_level(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
+
+
+@app.command(
+    "kernels",
+    epilog=example(
+        "cconvnet bench kernels --net alexnet --json kernels.json --plot kernels.png",
+        "cconvnet bench kernels --net vgg16 --batch 8 --only conv2_*,fc6 --device cpu:0",
+    ),
+)
+def bench_kernels(
+    net: Annotated[
+        str,
+        typer.Option(help="alexnet, vgg16, googlenet, resnet50 or cifar-quick: its layers.", metavar="NAME"),
+    ] = "alexnet",
+    device: Annotated[
+        str | None,
+        typer.Option(help="cuda:0, cpu:0 or emulator:0. Without it a GPU if there is one.", metavar="NAME"),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Images; 128 on a GPU, on a CPU what suits the network.", metavar="N"),
+    ] = None,
+    precision: Precision = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers or passes, with commas and wildcards: conv2,wgrad,lrn*. All if not given.",
+            metavar="PATTERNS",
+        ),
+    ] = None,
+    impl: Annotated[
+        str | None,
+        typer.Option(help="Measure this kernel instead of the one that would be selected.", metavar="NAME"),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="How long each side computes for each row.", metavar="S")
+    ] = 1.0,
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            help="Whom to compare with, with commas: cudnn and pytorch on a GPU, else pytorch. All if not "
+            "given.",
+            metavar="NAMES",
+        ),
+    ] = None,
+    no_peer: Annotated[bool, typer.Option("--no-peer", help="Compare with nobody.")] = False,
+    to_json: Json = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the result as bars to this file.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Time every layer and pass of a network beside cuDNN's and PyTorch's kernels, once all are right.
+
+    A wrong result of ours is said instead of its time, and the exit code is 1.
+    """
+    from cconvnet import plots
+    from cconvnet.backends import get_device
+    from cconvnet.bench.kernel_table import Table
+    from cconvnet.bench.kernels import failed, kernels, peers_for
+    from cconvnet.bench.rows import Row
+    from cconvnet.report import reporter
+
+    if no_peer and peers is not None:
+        raise ValueError("--no-peer and --peers exclude each other")
+    chosen_peers = peers_for(get_device(device).kind, [] if no_peer else device_names(peers))
+    check_can_write(to_json)
+    check_can_write(plot)
+    if plot:
+        plots.check(plot)
+    table: Table
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+
+        def begun(result: dict[str, Any], rows: list[Row]) -> None:
+            nonlocal table
+            table = Table(result, [row.layer for row in rows])
+            for line in table.head():
+                report.say(line)
+            report.begin("kernels", len(rows))
+
+        def measured(result: dict[str, Any], row: dict[str, Any]) -> None:
+            for line in table.row(row):
+                report.say(line)
+            report.step(len(result["rows"]), "kernels")
+            if to_json and to_json != "-":
+                write_json(to_json, result)
+
+        result = kernels(
+            net,
+            device=device,
+            batch=batch,
+            precision=precision,
+            only=only,
+            impl=impl,
+            seconds=seconds,
+            peers=chosen_peers,
+            begun=begun,
+            measured=measured,
+        )
+        report.end()
+        for line in table.foot():
+            report.say(line)
+    if to_json == "-":
+        write_json(to_json, result)
+    if plot:
+        from cconvnet.bench.pictures import kernel_bars
+
+        kernel_bars(result, plot)
+    if failed(result):
+        raise typer.Exit(1)
 
 
 @app.command(

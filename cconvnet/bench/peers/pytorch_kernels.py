@@ -144,6 +144,13 @@ class PyTorch(Side):
         cuda.synchronize()
         return [begin_event.elapsed_time(end_event) / 1e3 for begin_event, end_event in events]
 
+    # Where PyTorch can write into memory that is there already, it does: new memory costs it a page fault for
+    # each page.
+
+    @staticmethod
+    def _unwritten(tensor: Any) -> Any:
+        return tensor.fill_(math.nan)
+
     # ---- sums of products ----
 
     def _padded(self, o: Any, x: Any) -> Any:
@@ -182,14 +189,18 @@ class PyTorch(Side):
         compute = self._backward(o, t, [False, True, False])
         return lambda: {"dw": compute()[1]}
 
+    def _product(self, name: str, a: Any, b: Any) -> Callable[[], Tensors]:
+        out = self._unwritten(self.torch.empty((a.shape[0], b.shape[1]), device=self.torch_device))
+        return lambda: {name: self.torch.mm(a, b, out=out)}
+
     def _fc_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"y": self.torch.nn.functional.linear(t["x"], t["w"])}
+        return self._product("y", t["x"], t["w"].t())
 
     def _fc_dgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"dx": self.torch.mm(t["dy"], t["w"])}
+        return self._product("dx", t["dy"], t["w"])
 
     def _fc_wgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"dw": self.torch.mm(t["dy"].t(), t["x"])}
+        return self._product("dw", t["dy"].t(), t["x"])
 
     # ---- normalisation ----
 
@@ -239,28 +250,37 @@ class PyTorch(Side):
     def _maxpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         # With the indices, which its backward pass needs.
         forward = self.torch.ops.aten.max_pool2d_with_indices
-        arguments = [*self._pooling(o), [1, 1], self._ceil(o)]
-        return lambda: {"y": forward(t["x"], *arguments)[0]}
+        arguments = [t["x"], *self._pooling(o), [1, 1], self._ceil(o)]
+        y, indices = forward(*arguments)
+        self._unwritten(y)
+        return lambda: {"y": forward.out(*arguments, out=y, indices=indices)[0]}
 
     def _maxpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        aten = self.torch.ops.aten
         arguments = [*self._pooling(o), [1, 1], self._ceil(o)]
-        indices = self.torch.ops.aten.max_pool2d_with_indices(t["x"], *arguments)[1]
-        backward = self.torch.ops.aten.max_pool2d_with_indices_backward
-        return lambda: {"dx": backward(t["dy"], t["x"], *arguments, indices)}
+        indices = aten.max_pool2d_with_indices(t["x"], *arguments)[1]
+        backward = aten.max_pool2d_with_indices_backward.grad_input
+        dx = self._unwritten(t["x"].clone())
+        return lambda: {"dx": backward(t["dy"], t["x"], *arguments, indices, grad_input=dx)}
 
     def _avgpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        arguments = [*self._pooling(o), self._ceil(o), False]
-        return lambda: {"y": self.torch.ops.aten.avg_pool2d(t["x"], *arguments)}
+        forward = self.torch.ops.aten.avg_pool2d
+        arguments = [t["x"], *self._pooling(o), self._ceil(o), False]
+        y = self._unwritten(forward(*arguments))
+        return lambda: {"y": forward.out(*arguments, out=y)}
 
     def _avgpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         arguments = [*self._pooling(o), self._ceil(o), False, None]
-        backward = self.torch.ops.aten.avg_pool2d_backward
-        return lambda: {"dx": backward(t["dy"], t["x"], *arguments)}
+        backward = self.torch.ops.aten.avg_pool2d_backward.grad_input
+        dx = self._unwritten(t["x"].clone())
+        return lambda: {"dx": backward(t["dy"], t["x"], *arguments, grad_input=dx)}
 
     # ---- elements ----
 
     def _relu_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"dx": self.torch.ops.aten.threshold_backward(t["dy"], t["y"], 0)}
+        backward = self.torch.ops.aten.threshold_backward.grad_input
+        dx = self._unwritten(t["y"].clone())
+        return lambda: {"dx": backward(t["dy"], t["y"], 0, grad_input=dx)}
 
     def _dropout(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         return lambda: {"y": self.torch.nn.functional.dropout(t["x"], 1 - o.keep, True)}
