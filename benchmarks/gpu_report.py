@@ -33,8 +33,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = 8.0
-# Of kernels, of each side and row; and what cuDNN's plans of a row may take to build.
+# Of kernels, for each side and row; of scaling, for all; and for building cuDNN's plans of a row.
 SECONDS = 0.05
+SCALING_SECONDS = 30
 PLAN_SECONDS = {"CCONVNET_CUDNN_PLAN_SECONDS": "2"}
 # How long what was asked to end may take to write what it has.
 GRACE = 5.0
@@ -126,7 +127,7 @@ def parts(device: str, batch: int | None = None) -> list[Part]:
         Part("kernels", 150, kernels),
         Part("step", 70, lambda: bench("step", *alexnet)),
         Part("roofline", 30, lambda: bench("roofline", *alexnet)),
-        Part("scaling", 40, lambda: bench("scaling", "--net", "alexnet")),
+        Part("scaling", 40, lambda: bench("scaling", "--net", "alexnet", "--seconds", str(SCALING_SECONDS))),
     ]
 
 

@@ -343,7 +343,26 @@ def roofline_table(value: dict[str, Any]) -> str:
 
 
 def scaling_table(value: dict[str, Any]) -> str:
-    raise NotImplementedError
+    lines = [
+        [
+            line["vary"],
+            str(line["batch"]),
+            str(line["size"]),
+            *(
+                [_time(line["seconds"]), _digits(line["images_per_second"]), _bytes(line["memory_bytes"])]
+                if "seconds" in line
+                else [line.get("failed", ""), "", ""]
+            ),
+        ]
+        for line in value["rows"]
+    ]
+    columns = ["varied", "batch", "pixels", "step", "images/s", "memory"]
+    fits = [
+        f"With the {name} the time of a step grows to the power {fit['seconds']:.2f}, "
+        f"its memory to {fit['memory_bytes']:.2f}."
+        for name, fit in value["fits"].items()
+    ]
+    return f"{table(columns, lines)}\n\n{' '.join(fits)}".strip()
 
 
 def _stacked(make: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Result]], str]:

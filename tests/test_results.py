@@ -154,6 +154,32 @@ def test_steps() -> None:
     assert lines[3] == "| PyTorch channels_last | 41.9 | 3.05 s | 1.52 s | 9.15 s | 4,096 MiB | 2.06 | 0.50 |"
 
 
+def test_rooflines_show_where_most_time_is_lost() -> None:
+    rows = [
+        {"layer": f"conv{i}", "operation": "conv_fprop", "seconds": i * 1e-3, "floor_seconds": 0.5e-3}
+        for i in range(1, 13)
+    ]
+    rows.append({"layer": "fc6", "operation": "fc_fprop", "wrong": "y[0] is NaN"})
+    lines = filled("roofline alexnet cpu", result("roofline", rows)).splitlines()
+    assert lines[2] == "| conv12 | conv_fprop | 12 ms | 500 µs | 4% | 11.5 ms |"
+    assert lines[11].startswith("| conv3 |")
+    assert lines[12] == "| all kernels |  | 78 ms | 6 ms | 8% | 72 ms |"
+    assert "docs/roofline-alexnet-cpu.png" in lines[14] and "docs/step-stack-alexnet-cpu.png" in lines[16]
+
+
+def test_scaling() -> None:
+    rows = [
+        {"vary": "batch", "batch": 1, "size": 224, "seconds": 0.02, "images_per_second": 50.0},
+        {"vary": "size", "batch": 9999, "size": 448, "failed": "out of memory"},
+    ]
+    rows[0]["memory_bytes"] = 2**30
+    fits = {"batch": {"seconds": 0.987, "memory_bytes": 0.5}}
+    lines = filled("scaling alexnet cpu", result("scaling", rows, fits=fits)).splitlines()
+    assert lines[2] == "| batch | 1 | 224 | 20 ms | 50 | 1,024 MiB |"
+    assert lines[3] == "| size | 9999 | 448 | out of memory |  |  |"
+    assert lines[5] == "With the batch the time of a step grows to the power 0.99, its memory to 0.50."
+
+
 def test_what_was_never_measured_is_marked_so() -> None:
     for mark in ("kernels alexnet cuda", "kernels cuda", "step alexnet cuda", "scaling alexnet cuda"):
         assert filled(mark, KERNELS, STEP) == "GPU: not yet measured."
