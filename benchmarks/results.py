@@ -133,17 +133,17 @@ def regions(text: str) -> list[tuple[Region, int, int]]:
 
     Raises ValueError for a mark without its end.
     """
-    found, open_mark = [], None
-    for mark in _MARK.finditer(text):
-        if mark["end"] and open_mark is None:
-            continue  # of another tool
-        if not mark["end"] and open_mark is not None:
-            raise ValueError(f"{open_mark.group()} has no <!-- end -->")
-        if mark["end"]:
-            found.append((parse(open_mark["words"]), open_mark.end(), mark.start()))
-        open_mark = None if mark["end"] else mark
-    if open_mark is not None:
-        raise ValueError(f"{open_mark.group()} has no <!-- end -->")
+    found: list[tuple[Region, int, int]] = []
+    begun: re.Match[str] | None = None
+    for mark in [*_MARK.finditer(text), None]:
+        if begun is None:
+            # An end alone is of another tool.
+            begun = mark if mark and not mark["end"] else None
+        elif mark is None or not mark["end"]:
+            raise ValueError(f"{begun.group()} has no <!-- end -->")
+        else:
+            found.append((parse(begun["words"]), begun.end(), mark.start()))
+            begun = None
     return found
 
 
