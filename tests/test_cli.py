@@ -32,6 +32,7 @@ COMMANDS = [
     "doctor",
     "import",
     "bench",
+    "bench kernels",
     "bench step",
 ]
 
@@ -274,6 +275,29 @@ def test_gradcheck_fails_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         cli.main()
     assert exit_.value.code == 1
     assert "error: fc1.bias is off by" in capsys.readouterr().err
+
+
+def test_bench_kernels_writes_and_draws_what_it_measured(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file, picture = tmp_path / "kernels.json", tmp_path / "kernels.png"
+    arguments = ("--net", "cifar-quick", "--batch", 1, "--only", "fc10", "--seconds", 0.001, "--no-peer")
+    text = succeed(
+        "bench", "kernels", *arguments, "--device", "emulator:0", "--json", file, "--plot", picture
+    )
+    result = json.loads(file.read_text())
+    assert [row["operation"] for row in result["rows"]] == ["fc_fprop", "fc_dgrad", "fc_wgrad"]
+    assert text.count("fc10 ") == 3
+    with Image.open(picture) as drawn:
+        assert drawn.width > 500
+
+
+def test_bench_kernels_refuses_before_it_measures(tmp_path: Path) -> None:
+    start = ("bench", "kernels", "--device", "cpu:0")
+    assert "--net must be one of alexnet, vgg16" in refuse(*start, "--net", "lenet-5")
+    assert "exclude each other" in refuse(*start, "--no-peer", "--peers", "pytorch")
+    assert "there is no folder" in refuse(*start, "--json", tmp_path / "nowhere" / "result.json")
+    pytest.importorskip("matplotlib")
+    assert "must end with a kind of picture" in refuse(*start, "--plot", tmp_path / "bars.txt")
 
 
 def test_bench_step_writes_what_it_measured(tmp_path: Path) -> None:
