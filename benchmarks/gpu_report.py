@@ -37,6 +37,12 @@ MINUTES = 8.0
 SECONDS = 0.05
 SCALING_SECONDS = 30
 PLAN_SECONDS = {"CCONVNET_CUDNN_PLAN_SECONDS": "2"}
+# PyTorch's forms that are ready at once, and all that may be the fastest: compiling takes a while, and nothing
+# is timed before all of a command's forms have taken the same first steps.
+STEP_FORMS = [
+    "channels_last,channels_last+graph",
+    "channels_last+graph,channels_last+compiled+graph,channels_last+compiled+graph+lrn_by_hand",
+]
 # How long what was asked to end may take to write what it has.
 GRACE = 5.0
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -119,13 +125,19 @@ def parts(device: str, batch: int | None = None) -> list[Part]:
             found += [replace(command, share=share) for command in bench("kernels", *arguments)]
         return found
 
+    def step() -> list[Command]:
+        if kind != "cuda":
+            return bench("step", *alexnet)
+        forms = [bench("step", *alexnet, "--forms", names) for names in STEP_FORMS]
+        return [replace(c, share=share) for share, of in zip((1, 3), forms, strict=True) for c in of]
+
     alexnet = ("--net", "alexnet", "--batch", str(batch or BATCHES["alexnet"]))
     return [
         Part("build", 70, build),
         Part("tests", 70, tests),
         Part("sanitize", 50, sanitize),
         Part("kernels", 150, kernels),
-        Part("step", 70, lambda: bench("step", *alexnet)),
+        Part("step", 70, step),
         Part("roofline", 30, lambda: bench("roofline", *alexnet)),
         Part("scaling", 40, lambda: bench("scaling", "--net", "alexnet", "--seconds", str(SCALING_SECONDS))),
     ]

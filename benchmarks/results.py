@@ -333,12 +333,15 @@ def roofline_table(value: dict[str, Any]) -> str:
         ]
         for line in worst
     ]
-    whole, floor = (sum(line[key] for line in timed) for key in ("seconds", "floor_seconds"))
-    lines.append(
-        ["all kernels", "", _time(whole), _time(floor), _share(floor / whole), _time(whole - floor)]
-        if timed
-        else ["nothing was timed", "", "", "", "", ""]
-    )
+
+    def total(name: str, seconds: float, floor: float) -> list[str]:
+        share = floor / seconds if seconds else 0.0
+        return [name, "", _time(seconds), _time(floor), _share(share), _time(seconds - floor)]
+
+    floor = sum(line["floor_seconds"] for line in timed)
+    lines.append(total("all kernels", sum(line["seconds"] for line in timed), floor))
+    if "step" in value:
+        lines.append(total("whole step", value["step"]["seconds"], floor))
     return table(["layer", "operation", "median", "floor", "share of the floor", "lost"], lines, left=2)
 
 

@@ -160,11 +160,13 @@ def test_rooflines_show_where_most_time_is_lost() -> None:
         for i in range(1, 13)
     ]
     rows.append({"layer": "fc6", "operation": "fc_fprop", "wrong": "y[0] is NaN"})
-    lines = filled("roofline alexnet cpu", result("roofline", rows)).splitlines()
+    value = result("roofline", rows, step={"seconds": 0.08, "floor_seconds": 6e-3})
+    lines = filled("roofline alexnet cpu", value).splitlines()
     assert lines[2] == "| conv12 | conv_fprop | 12 ms | 500 µs | 4% | 11.5 ms |"
     assert lines[11].startswith("| conv3 |")
     assert lines[12] == "| all kernels |  | 78 ms | 6 ms | 8% | 72 ms |"
-    assert "docs/roofline-alexnet-cpu.png" in lines[14] and "docs/step-stack-alexnet-cpu.png" in lines[16]
+    assert lines[13] == "| whole step |  | 80 ms | 6 ms | 8% | 74 ms |"
+    assert "docs/roofline-alexnet-cpu.png" in lines[15] and "docs/step-stack-alexnet-cpu.png" in lines[17]
 
 
 def test_scaling() -> None:
