@@ -319,29 +319,21 @@ def step_table(value: dict[str, Any]) -> str:
 
 
 def roofline_table(value: dict[str, Any]) -> str:
-    """The kernels that lose the most time to their floors."""
+    """The kernels that lose the most time to their floors, and all together."""
+
+    def cells(layer: str, operation: str, seconds: float, floor: float) -> list[str]:
+        share = floor / seconds if seconds else 0.0
+        return [layer, operation, _time(seconds), _time(floor), _share(share), _time(seconds - floor)]
+
     timed = [line for line in value["rows"] if "seconds" in line]
     worst = sorted(timed, key=lambda line: line["floor_seconds"] - line["seconds"])[:WORST]
     lines = [
-        [
-            line["layer"],
-            line["operation"],
-            _time(line["seconds"]),
-            _time(line["floor_seconds"]),
-            _share(line["floor_seconds"] / line["seconds"]),
-            _time(line["seconds"] - line["floor_seconds"]),
-        ]
-        for line in worst
+        cells(*(line[key] for key in ("layer", "operation", "seconds", "floor_seconds"))) for line in worst
     ]
-
-    def total(name: str, seconds: float, floor: float) -> list[str]:
-        share = floor / seconds if seconds else 0.0
-        return [name, "", _time(seconds), _time(floor), _share(share), _time(seconds - floor)]
-
     floor = sum(line["floor_seconds"] for line in timed)
-    lines.append(total("all kernels", sum(line["seconds"] for line in timed), floor))
+    lines.append(cells("all kernels", "", sum(line["seconds"] for line in timed), floor))
     if "step" in value:
-        lines.append(total("whole step", value["step"]["seconds"], floor))
+        lines.append(cells("whole step", "", value["step"]["seconds"], floor))
     return table(["layer", "operation", "median", "floor", "share of the floor", "lost"], lines, left=2)
 
 
