@@ -17,7 +17,7 @@ class PlotError(ValueError):
     """A picture cannot be drawn; the text says why."""
 
 
-def _figure(width: float, height: float) -> Any:
+def figure(width: float, height: float) -> Any:
     """A figure that needs no display and no global state."""
     try:
         from matplotlib.figure import Figure
@@ -26,13 +26,14 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
-    kinds = figure.canvas.get_supported_filetypes()
+def save(page: Any, path: Path) -> None:
+    """Writes a figure to a file; raises PlotError if its ending names no kind of picture."""
+    kinds = page.canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in kinds:
         raise PlotError(
             f"{path} must end with a kind of picture: {', '.join('.' + kind for kind in sorted(kinds))}"
         )
-    figure.savefig(path, dpi=150)
+    page.savefig(path, dpi=150)
 
 
 def curve(run: Path, out: Path) -> None:
@@ -41,14 +42,14 @@ def curve(run: Path, out: Path) -> None:
     Raises
         PlotError: matplotlib is missing, or the log has no lines yet.
     """
-    figure = _figure(9, 3.6)
+    page = figure(9, 3.6)
     lines = runs.read_log(run)
     steps = [line for line in lines if "loss" in line]
     epochs = [line for line in lines if "test_loss" in line]
     if not lines:
         raise PlotError(f"{run / 'log.jsonl'} has no lines to draw")
-    loss, error = figure.subplots(1, 2)
-    figure.suptitle(run.name)
+    loss, error = page.subplots(1, 2)
+    page.suptitle(run.name)
 
     def draw(axes: Any, part: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
         axes.plot([line["epoch"] for line in part], [line[key] for line in part], label=label, **style)
@@ -66,7 +67,7 @@ def curve(run: Path, out: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     error.set_ylim(0, None)
-    _save(figure, out)
+    save(page, out)
 
 
 def filters(run: Path, out: Path) -> str:
@@ -89,12 +90,12 @@ def filters(run: Path, out: Path) -> str:
         raise PlotError(f"{run}: {name} is over {weights.shape[3]} channels; 1 or 3 can be drawn")
     columns = int(np.ceil(np.sqrt(len(weights) * 1.5)))
     rows = -(-len(weights) // columns)
-    figure = _figure(0.6 * columns, 0.6 * rows)
+    page = figure(0.6 * columns, 0.6 * rows)
     for index in range(len(weights)):
-        axes = figure.add_subplot(rows, columns, index + 1)
+        axes = page.add_subplot(rows, columns, index + 1)
         low, high = weights[index].min(), weights[index].max()
         picture = (weights[index] - low) / max(float(high - low), 1e-30)
         axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_axis_off()
-    _save(figure, out)
+    save(page, out)
     return name.removesuffix(".weight")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,6 +99,10 @@ Json = Annotated[
     ),
 ]
 
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Draw the results: .png, .svg, .pdf.", metavar="FILE")
+]
+
 
 def device_names(devices: str | None) -> list[str] | None:
     return None if devices is None else [name.strip() for name in devices.split(",")]
@@ -120,7 +125,11 @@ def write_json(where: str, value: Any) -> None:
     if where == "-":
         sys.stdout.write(text)
     else:
-        Path(where).write_text(text, encoding="utf-8")
+        # At once, so that whoever interrupts a measurement still has what there was before.
+        path = Path(where)
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:
