@@ -100,7 +100,8 @@ endif
 BUILD := build/$(firstword $(subst ., ,$(EXT)))$(if $(SANITIZE),-sanitize)
 MODULES := _problem _emulator
 
-WARNINGS := -Wall -Wextra -Wno-unknown-pragmas
+# Functions of vectors wider than the baseline's are all inlined: how one would be passed does not matter.
+WARNINGS := -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi
 CXX_ALL := $(CXX) -std=c++17 -g1 -fPIC -fvisibility=hidden $(WARNINGS) -Ikernels -MMD -MP $(CXXFLAGS)
 EMULATOR_FLAGS := -DCCONVNET_EMULATOR \
     $(if $(SANITIZE),-O1 -fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer,-O2)

@@ -3,7 +3,7 @@
 // writes for it, so the order of its sum is fixed and each gradient is written once.
 #include <cmath>
 #include <cstring>
-#include <limits>
+#include <vector>
 
 #include "api.h"
 #include "larger.h"
@@ -32,20 +32,29 @@ inline Range outputs_of(int i, int window, int stride, int pad, int outputs) {
 
 // ---- forward --------------------------------------------------------------------------------------------
 
-// Row p of one image's output.
-CCONVNET_CLONES void maxpool_forward_row(const PoolProblem& o, const float* x, int p, float* y) {
-  const Range rows = pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h);
-  for (int q = 0; q < o.q; ++q) {
-    const Range columns = pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w);
-    float* largest = y + int64_t{q} * o.c;
-    std::memcpy(largest, x + (int64_t{rows.begin} * o.w + columns.begin) * o.c, o.c * sizeof(float));
-    for (int i = rows.begin; i < rows.end; ++i) {
-      for (int j = columns.begin; j < columns.end; ++j) {
-        const float* values = x + (int64_t{i} * o.w + j) * o.c;
+// to[i] = the largest at i of the pieces of `count` values that begin every `stride` values, those of
+// `range`.
+inline __attribute__((always_inline)) void largest_of(Range range, const float* pieces, int64_t stride,
+                                                      int64_t count, float* to) {
+  const auto piece = [&](int i) { return pieces + std::min(i, range.end - 1) * stride; };
+  const float* so_far = piece(range.begin);
+  // Two more at a time; where one is missing, the last one stands twice, which changes nothing.
+  for (int next = range.begin + 1; next < range.end || so_far != to; next += 2) {
+    const float *a = piece(next), *b = piece(next + 1);
 #pragma omp simd
-        for (int c = 0; c < o.c; ++c) largest[c] = larger(values[c], largest[c]);
-      }
-    }
+    for (int64_t i = 0; i < count; ++i) to[i] = larger(b[i], larger(a[i], so_far[i]));
+    so_far = to;
+  }
+}
+
+// Row p of one image's output: first down the columns, into `column`[W, C], in long loops that the processor
+// reads ahead of, then along the row.
+CCONVNET_CLONES void maxpool_forward_row(const PoolProblem& o, const float* x, int p, float* column,
+                                         float* y) {
+  const int64_t row = int64_t{o.w} * o.c;
+  largest_of(pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h), x, row, row, column);
+  for (int q = 0; q < o.q; ++q) {
+    largest_of(pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w), column, o.c, o.c, y + int64_t{q} * o.c);
   }
 }
 
@@ -111,12 +120,13 @@ CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& o, const float* dy,
 
 // ---- launchers ------------------------------------------------------------------------------------------
 
-// Calls row_function(n, row) for all rows of all images. Every element costs about a window of elements.
+// Calls row_function(part, n, row) for all rows of all images. Every element costs about a window of
+// elements.
 template <class Function>
 void for_rows(const PoolProblem& o, int rows, int64_t elements, const Function& row_function) {
-  parallel_ranges(int64_t{o.n} * rows, elements, [&](int, int64_t begin, int64_t end) {
+  parallel_ranges(int64_t{o.n} * rows, elements, [&](int part, int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
-      row_function(item / rows, static_cast<int>(item % rows));
+      row_function(part, item / rows, static_cast<int>(item % rows));
     }
   });
 }
@@ -147,15 +157,18 @@ int64_t backward_cost(const PoolProblem& o) {
 
 void maxpool_forward(const PoolProblem& problem, const float* x, float* y, Stream) {
   const Strides stride(problem);
-  for_rows(problem, problem.p, forward_cost(problem), [&](int64_t n, int p) {
-    maxpool_forward_row(problem, x + n * stride.x, p, y + n * stride.y + p * stride.y_row);
+  const int64_t cost = forward_cost(problem);
+  std::vector<float> columns(stride.x_row * parallel_parts(int64_t{problem.n} * problem.p, cost));
+  for_rows(problem, problem.p, cost, [&](int part, int64_t n, int p) {
+    maxpool_forward_row(problem, x + n * stride.x, p, columns.data() + part * stride.x_row,
+                        y + n * stride.y + p * stride.y_row);
   });
 }
 
 void maxpool_backward(const PoolProblem& problem, const float* x, const float* y, const float* dy, float* dx,
                       Stream) {
   const Strides stride(problem);
-  for_rows(problem, problem.h, backward_cost(problem), [&](int64_t n, int i) {
+  for_rows(problem, problem.h, backward_cost(problem), [&](int, int64_t n, int i) {
     maxpool_backward_row(problem, x + n * stride.x, y + n * stride.y, dy + n * stride.y, i,
                          dx + n * stride.x + i * stride.x_row);
   });
@@ -163,14 +176,14 @@ void maxpool_backward(const PoolProblem& problem, const float* x, const float* y
 
 void avgpool_forward(const PoolProblem& problem, const float* x, float* y, Stream) {
   const Strides stride(problem);
-  for_rows(problem, problem.p, forward_cost(problem), [&](int64_t n, int p) {
+  for_rows(problem, problem.p, forward_cost(problem), [&](int, int64_t n, int p) {
     avgpool_forward_row(problem, x + n * stride.x, p, y + n * stride.y + p * stride.y_row);
   });
 }
 
 void avgpool_backward(const PoolProblem& problem, const float* dy, float* dx, Stream) {
   const Strides stride(problem);
-  for_rows(problem, problem.h, backward_cost(problem), [&](int64_t n, int i) {
+  for_rows(problem, problem.h, backward_cost(problem), [&](int, int64_t n, int i) {
     avgpool_backward_row(problem, dy + n * stride.y, i, dx + n * stride.x + i * stride.x_row);
   });
 }
