@@ -27,13 +27,25 @@ def figure(width: float, height: float) -> Any:
 
 
 def save(page: Any, path: Path) -> None:
-    """Writes a figure to a file; raises PlotError if its ending names no kind of picture."""
+    """Writes a figure to a file.
+
+    Raises PlotError if its ending names no kind of picture.
+    """
+    _check_kind(page, path)
+    page.savefig(path, dpi=150)
+
+
+def check(path: Path) -> None:
+    """Raises PlotError now if `save` would later."""
+    _check_kind(figure(1, 1), path)
+
+
+def _check_kind(page: Any, path: Path) -> None:
     kinds = page.canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in kinds:
         raise PlotError(
             f"{path} must end with a kind of picture: {', '.join('.' + kind for kind in sorted(kinds))}"
         )
-    page.savefig(path, dpi=150)
 
 
 def curve(run: Path, out: Path) -> None:

@@ -681,10 +681,10 @@ def _explain(error: Exception) -> int:
         hint = "\n(CCONVNET_DEBUG=1 shows where)" if type(error) is ValueError else ""
         return _fail(f"{error}{hint}", 2)
 
-    from cconvnet.bench import workers
+    from cconvnet.bench.workers import WorkerError as SideError
     from cconvnet.data import WorkerError
     from cconvnet.train import TrainingStopped
 
-    if isinstance(error, TrainingStopped | WorkerError | workers.WorkerError):
+    if isinstance(error, TrainingStopped | WorkerError | SideError):
         return _fail(str(error), 1)
     raise error

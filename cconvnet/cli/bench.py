@@ -19,6 +19,7 @@ from cconvnet.cli.options import (
     Plot,
     Precision,
     Size,
+    check_can_write,
     device_names,
     example,
     parsed_places,
@@ -63,12 +64,17 @@ def bench_step(
     plot: Plot = None,
 ) -> None:
     """Time whole training steps on random images, against PyTorch's: load, forward, backward, update."""
+    from cconvnet import plots
     from cconvnet.bench import pictures
     from cconvnet.bench import step as bench
     from cconvnet.formats.netfiles import chosen
     from cconvnet.report import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    for file in (to_json, plot):
+        check_can_write(file)
+    if plot:
+        plots.check(plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps", warmup + steps)
         result = bench.step(

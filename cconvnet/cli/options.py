@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,16 +119,21 @@ def parsed_places(text: str | None) -> dict[str, int | str] | None:
     return places
 
 
+def check_can_write(where: str | Path | None) -> None:
+    """Fails now rather than after a long measurement if a file cannot be written there."""
+    if where is not None and str(where) != "-" and not Path(where).parent.is_dir():
+        raise ValueError(f"{where} cannot be written: there is no folder {Path(where).parent}")
+
+
 def write_json(where: str, value: Any) -> None:
     text = json.dumps(value, indent=2) + "\n"
     if where == "-":
         sys.stdout.write(text)
     else:
-        # At once, so that whoever interrupts a measurement still has what there was before.
-        path = Path(where)
-        new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+        # Whoever reads it while it is being written again, or after an interruption, finds all of one state.
+        side = Path(f"{where}.partial")
+        side.write_text(text, encoding="utf-8")
+        side.replace(where)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:
