@@ -37,8 +37,8 @@ MINUTES = 8.0
 SECONDS = 0.05
 SCALING_SECONDS = 30
 PLAN_SECONDS = {"CCONVNET_CUDNN_PLAN_SECONDS": "2"}
-# PyTorch's forms that are ready at once, and those that may be faster: compiling takes a while, and nothing is
-# timed before all of a command's forms have taken the same first steps.
+# PyTorch's forms that are ready at once, and those that may be faster: compiling takes a while, and nothing
+# is timed before all of a command's forms have taken the same first steps.
 STEP_FORMS = [
     "channels_last,channels_last+graph",
     "channels_last+graph,channels_last+compiled+graph,channels_last+compiled+graph+lrn_by_hand",
