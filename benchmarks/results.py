@@ -357,26 +357,30 @@ def roofline_table(value: dict[str, Any]) -> str:
 
 
 def scaling_table(value: dict[str, Any]) -> str:
+    memory = value["memory_key"]
     lines = [
         [
-            line["vary"],
+            line["series"],
             str(line["batch"]),
             str(line["size"]),
-            *(
-                [_time(line["seconds"]), _digits(line["images_per_second"]), _bytes(line["memory_bytes"])]
-                if "seconds" in line
-                else [line.get("failed", ""), "", ""]
-            ),
+            _time(line["seconds"]),
+            _digits(line["images_per_second"]),
+            _bytes(line[memory]),
         ]
         for line in value["rows"]
     ]
-    columns = ["varied", "batch", "pixels", "step", "images/s", "memory"]
-    fits = [
-        f"With the {name} the time of a step grows to the power {fit['seconds']:.2f}, "
-        f"its memory to {fit['memory_bytes']:.2f}."
-        for name, fit in value["fits"].items()
+    parts = [table(["growing", "batch", "pixels", "step", "images/s", "memory"], lines)]
+    for series, fit in value["fits"].items():
+        if fit:
+            time, space = (fit[key]["exponent"] for key in ("seconds", memory))
+            parts.append(
+                f"With the {series} ({fit['over'][0]} to {fit['over'][-1]}) a step's time grows to the power "
+                f"{time:.2f}, its memory to the power {space:.2f}."
+            )
+    parts += [
+        f"Left out: {left['series']} {left[left['series']]}, {left['why']}." for left in value["left_out"]
     ]
-    return f"{table(columns, lines)}\n\n{' '.join(fits)}".strip()
+    return "\n\n".join(parts)
 
 
 def _stacked(make: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Result]], str]:

@@ -173,16 +173,23 @@ def test_rooflines_show_where_most_time_is_lost() -> None:
 
 
 def test_scaling() -> None:
-    rows = [
-        {"vary": "batch", "batch": 1, "size": 224, "seconds": 0.02, "images_per_second": 50.0},
-        {"vary": "size", "batch": 9999, "size": 448, "failed": "out of memory"},
-    ]
-    rows[0]["memory_bytes"] = 2**30
-    fits = {"batch": {"seconds": 0.987, "memory_bytes": 0.5}}
-    lines = filled("scaling alexnet cpu", result("scaling", rows, fits=fits)).splitlines()
-    assert lines[2] == "| batch | 1 | 224 | 20 ms | 50 | 1,074 MB |"
-    assert lines[3] == "| size | 9999 | 448 | out of memory |  |  |"
-    assert lines[5] == "With the batch the time of a step grows to the power 0.99, its memory to 0.50."
+    row = {"series": "batch", "batch": 1, "size": 256, "seconds": 0.02, "images_per_second": 50.0}
+    value = result(
+        "scaling",
+        [row | {"memory_bytes": 1, "peak_rss_bytes": 2**30}],
+        memory_key="peak_rss_bytes",
+        left_out=[{"series": "batch", "batch": 512, "why": "no time is left"}],
+        fits={
+            "batch": {"over": [1, 256], "seconds": {"exponent": 0.987}, "peak_rss_bytes": {"exponent": 0.5}},
+            "size": None,
+        },
+    )
+    lines = filled("scaling alexnet cpu", value).splitlines()
+    assert lines[2] == "| batch | 1 | 256 | 20 ms | 50 | 1,074 MB |"
+    assert lines[4] == (
+        "With the batch (1 to 256) a step's time grows to the power 0.99, its memory to the power 0.50."
+    )
+    assert lines[6] == "Left out: batch 512, no time is left."
 
 
 def test_what_was_never_measured_is_marked_so() -> None:
