@@ -3,12 +3,13 @@
     python benchmarks/gpu_report.py folder --device cuda:0 --skip tests,scaling
 
 Builds the modules in place, runs all tests on the device, compute-sanitizer's tools on a few small shapes,
-and every `cconvnet bench` command at every precision there is. What it leaves in the folder, six files:
+and every `cconvnet bench` command at every precision there is. What it leaves in the folder:
 
 summary.json   each part's state, seconds and commands, rewritten before and after each part
 report.log     what the commands printed, in order
 kernels.json, step.json, roofline.json, scaling.json
                {"results": [...]}: the results of the commands, rewritten after each command
+running.json   what the command that is running has found so far
 
 A part has a share of the time and what the parts before it left of theirs. A command that runs over is ended,
 with all processes it started; what it had written by then is kept.
@@ -24,7 +25,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -37,8 +37,8 @@ MINUTES = 8.0
 SECONDS = 0.05
 SCALING_SECONDS = 30
 PLAN_SECONDS = {"CCONVNET_CUDNN_PLAN_SECONDS": "2"}
-# PyTorch's forms that are ready at once, and those that may be faster: compiling takes a while, and nothing is
-# timed before all of a command's forms have taken the same first steps.
+# PyTorch's forms that are ready at once, and those that may be faster: compiling takes a while, and nothing
+# is timed before all of a command's forms have taken the same first steps.
 STEP_FORMS = [
     "channels_last,channels_last+graph",
     "channels_last+graph,channels_last+compiled+graph,channels_last+compiled+graph+lrn_by_hand",
@@ -220,7 +220,8 @@ class Report:
         self.outcomes = [Outcome(part.name) for part in parts]
         folder.mkdir(parents=True, exist_ok=True)
         # An earlier report's results must not be taken for this one's.
-        for name in ("report.log", *(f"{part.name}.json" for part in parts)):
+        self._running = (folder / "running.json").resolve()
+        for name in ("report.log", "running.json", *(f"{part.name}.json" for part in parts)):
             (folder / name).unlink(missing_ok=True)
 
     def run(self, names: Sequence[str]) -> bool:
@@ -264,19 +265,18 @@ class Report:
             # So that no command takes the time of all others.
             share = command.share / sum(later.share for later in commands[index:])
             limit = max(0.0, share * (deadline - self._clock()))
-            with tempfile.TemporaryDirectory() as scratch:
-                file = Path(scratch, "result.json")
-                arguments = [*command.arguments, *(["--json", str(file)] if command.measures else [])]
-                record: dict[str, Any] = {"command": list(command.arguments)}
-                outcome.commands.append(record)
-                started = self._clock()
-                try:
-                    record["exit"] = self._execute(arguments, command.environment, limit)
-                finally:
-                    record["seconds"] = self._clock() - started
-                    if command.measures and (result := _read_json(file)) is not None:
-                        results.append(result)
-                        _write_json(self._folder / f"{part.name}.json", {"results": results})
+            arguments = [*command.arguments, *(["--json", str(self._running)] if command.measures else [])]
+            record: dict[str, Any] = {"command": list(command.arguments)}
+            outcome.commands.append(record)
+            started = self._clock()
+            try:
+                record["exit"] = self._execute(arguments, command.environment, limit)
+            finally:
+                record["seconds"] = self._clock() - started
+                if (result := _read_json(self._running)) is not None:
+                    results.append(result)
+                    _write_json(self._folder / f"{part.name}.json", {"results": results})
+                self._running.unlink(missing_ok=True)
             states.append({0: "ok", None: "over time"}.get(record["exit"], "failed"))
         return next((state for state in ("failed", "over time") if state in states), "ok")
 

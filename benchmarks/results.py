@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -188,9 +189,22 @@ def provenance(result: Result) -> str:
     absent = [name for name, peer in _peers(value).items() if "missing" in peer]
     line = (
         f"{', '.join(where)}; {value['precision']}; {versions}; {machine['date']}, commit "
-        f"{machine['commit']}: `{machine['command']}` ([{result.file}](benchmarks/results/{result.file}))"
+        f"{machine['commit']}: "
+        f"`{_command(machine['command'])}` ([{result.file}](benchmarks/results/{result.file}))"
     )
     return line + (f". Not installed there: {', '.join(absent)}" if absent else "")
+
+
+def _command(line: str) -> str:
+    """Without where its results went."""
+    words = iter(shlex.split(line))
+    kept = []
+    for word in words:
+        if word in ("--json", "--plot", "--stack"):
+            next(words, None)
+        else:
+            kept.append("cconvnet" if word == "__main__.py" else word)
+    return shlex.join(kept)
 
 
 def _peers(value: dict[str, Any]) -> dict[str, Any]:
@@ -233,7 +247,7 @@ def _share(share: float | None) -> str:
 
 
 def _bytes(size: float | None) -> str:
-    return "" if size is None else f"{size / 2**20:,.0f} MiB"
+    return "" if size is None else f"{size / 1e6:,.0f} MB"
 
 
 def _columns_of(lines: Iterable[dict[str, Any]]) -> list[str]:
@@ -315,7 +329,12 @@ def step_table(value: dict[str, Any]) -> str:
         ]
         for line in value["rows"]
     ]
-    return table([*columns, "cconvnet is times as fast", "with times the memory"], lines)
+    parts = [table([*columns, "cconvnet is times as fast", "with times the memory"], lines)]
+    for name, peer in _peers(value).items():
+        if settings := peer.get("environment"):
+            given = " ".join(f"{key}={setting}" for key, setting in settings.items())
+            parts.append(f"{name} ran with `{given}`.")
+    return "\n\n".join(parts)
 
 
 def roofline_table(value: dict[str, Any]) -> str:
@@ -338,26 +357,30 @@ def roofline_table(value: dict[str, Any]) -> str:
 
 
 def scaling_table(value: dict[str, Any]) -> str:
+    memory = value["memory_key"]
     lines = [
         [
-            line["vary"],
+            line["series"],
             str(line["batch"]),
             str(line["size"]),
-            *(
-                [_time(line["seconds"]), _digits(line["images_per_second"]), _bytes(line["memory_bytes"])]
-                if "seconds" in line
-                else [line.get("failed", ""), "", ""]
-            ),
+            _time(line["seconds"]),
+            _digits(line["images_per_second"]),
+            _bytes(line[memory]),
         ]
         for line in value["rows"]
     ]
-    columns = ["varied", "batch", "pixels", "step", "images/s", "memory"]
-    fits = [
-        f"With the {name} the time of a step grows to the power {fit['seconds']:.2f}, "
-        f"its memory to {fit['memory_bytes']:.2f}."
-        for name, fit in value["fits"].items()
+    parts = [table(["growing", "batch", "pixels", "step", "images/s", "memory"], lines)]
+    for series, fit in value["fits"].items():
+        if fit:
+            time, space = (fit[key]["exponent"] for key in ("seconds", memory))
+            parts.append(
+                f"With the {series} ({fit['over'][0]} to {fit['over'][-1]}) a step's time grows to the power "
+                f"{time:.2f}, its memory to the power {space:.2f}."
+            )
+    parts += [
+        f"Left out: {left['series']} {left[left['series']]}, {left['why']}." for left in value["left_out"]
     ]
-    return f"{table(columns, lines)}\n\n{' '.join(fits)}".strip()
+    return "\n\n".join(parts)
 
 
 def _stacked(make: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Result]], str]:

@@ -143,7 +143,6 @@ def test_an_interrupted_report_leaves_what_it_had(tmp_path: Path) -> None:
         "import gpu_report\nfrom gpu_report import Command, Part\nfrom pathlib import Path\n"
         f"first = Command([sys.executable, '-c', {WRITES % 5!r}], measures=True)\n"
         "second = Command([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
-        "gpu_report.GRACE = 0.2\n"
         "gpu_report.parts = lambda device, batch: [Part('kernels', 1, lambda: [first, second]),"
         " Part('step', 1, lambda: [first])]\n"
         f"sys.exit(gpu_report.main([{str(folder)!r}]))\n"

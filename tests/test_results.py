@@ -30,7 +30,7 @@ results = _load()
 MACHINE = {
     "date": "2026-11-20",
     "commit": "abc1234",
-    "command": "cconvnet bench",
+    "command": "__main__.py bench --json /some/where.json --net alexnet --plot x.png",
     "device": "cpu:0",
     "chip": "Some CPU",
     "cores": 2,
@@ -88,6 +88,7 @@ STEP = result(
             **timed(3.05),
         },
     ],
+    peers={"pytorch": {"environment": {"MALLOC_TRIM_THRESHOLD_": "1"}}},
 )
 
 
@@ -132,7 +133,8 @@ def test_kernels_of_a_network() -> None:
     assert len({line.count("|") for line in lines[:8]}) == 1, "a row has too many cells"
     assert "![Times of each kernel beside its peers'](docs/kernels-alexnet-cpu.png)" in lines
     assert lines[-1] == (
-        "Some CPU, 2 cores; fp32; cconvnet 0.1.0, torch 2.13.0; 2026-11-20, commit abc1234: `cconvnet bench` "
+        "Some CPU, 2 cores; fp32; cconvnet 0.1.0, torch 2.13.0; 2026-11-20, commit abc1234: "
+        "`cconvnet bench --net alexnet` "
         "([some.json](benchmarks/results/some.json)). Not installed there: cudnn"
     )
 
@@ -150,8 +152,9 @@ def test_kernels_of_all_networks() -> None:
 
 def test_steps() -> None:
     lines = filled("step alexnet cpu", STEP).splitlines()
-    assert lines[2] == "| cconvnet | 86.5 | 1.48 s | 740 ms | 4.44 s | 2,048 MiB |  |  |"
-    assert lines[3] == "| PyTorch channels_last | 41.9 | 3.05 s | 1.52 s | 9.15 s | 4,096 MiB | 2.06 | 0.50 |"
+    assert lines[2] == "| cconvnet | 86.5 | 1.48 s | 740 ms | 4.44 s | 2,147 MB |  |  |"
+    assert lines[3] == "| PyTorch channels_last | 41.9 | 3.05 s | 1.52 s | 9.15 s | 4,295 MB | 2.06 | 0.50 |"
+    assert "pytorch ran with `MALLOC_TRIM_THRESHOLD_=1`." in lines
 
 
 def test_rooflines_show_where_most_time_is_lost() -> None:
@@ -170,16 +173,23 @@ def test_rooflines_show_where_most_time_is_lost() -> None:
 
 
 def test_scaling() -> None:
-    rows = [
-        {"vary": "batch", "batch": 1, "size": 224, "seconds": 0.02, "images_per_second": 50.0},
-        {"vary": "size", "batch": 9999, "size": 448, "failed": "out of memory"},
-    ]
-    rows[0]["memory_bytes"] = 2**30
-    fits = {"batch": {"seconds": 0.987, "memory_bytes": 0.5}}
-    lines = filled("scaling alexnet cpu", result("scaling", rows, fits=fits)).splitlines()
-    assert lines[2] == "| batch | 1 | 224 | 20 ms | 50 | 1,024 MiB |"
-    assert lines[3] == "| size | 9999 | 448 | out of memory |  |  |"
-    assert lines[5] == "With the batch the time of a step grows to the power 0.99, its memory to 0.50."
+    row = {"series": "batch", "batch": 1, "size": 256, "seconds": 0.02, "images_per_second": 50.0}
+    value = result(
+        "scaling",
+        [row | {"memory_bytes": 1, "peak_rss_bytes": 2**30}],
+        memory_key="peak_rss_bytes",
+        left_out=[{"series": "batch", "batch": 512, "why": "no time is left"}],
+        fits={
+            "batch": {"over": [1, 256], "seconds": {"exponent": 0.987}, "peak_rss_bytes": {"exponent": 0.5}},
+            "size": None,
+        },
+    )
+    lines = filled("scaling alexnet cpu", value).splitlines()
+    assert lines[2] == "| batch | 1 | 256 | 20 ms | 50 | 1,074 MB |"
+    assert lines[4] == (
+        "With the batch (1 to 256) a step's time grows to the power 0.99, its memory to the power 0.50."
+    )
+    assert lines[6] == "Left out: batch 512, no time is left."
 
 
 def test_what_was_never_measured_is_marked_so() -> None:
@@ -203,7 +213,7 @@ def test_the_newest_result_that_fits_is_taken(tmp_path: Path) -> None:
     write("c.json", {"results": [dated("2026-11-21", "bf16", precision="bf16"), KERNELS]})
     write("other.json", {"what": "something else", "results": []})
     found = results.load(tmp_path)
-    assert [r.value["machine"]["command"] for r in found] == ["older", "newest", "cconvnet bench", "bf16"]
+    assert [r.value["machine"]["command"] for r in found] == ["older", "newest", MACHINE["command"], "bf16"]
     chosen = results.newest(results.parse("step alexnet cpu"), found)
     assert (chosen.machine["command"], chosen.file) == ("newest", "a.json")
     chosen = results.newest(results.parse("step alexnet cpu batch=128 precision=bf16"), found)
