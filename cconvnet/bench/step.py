@@ -20,7 +20,7 @@ import numpy as np
 from cconvnet.bench import machine, workers
 from cconvnet.bench.networks import build_spec
 from cconvnet.bench.timing import summary
-from cconvnet.bench.workers import Disagreement, PeerMissing, Worker, WorkerError
+from cconvnet.bench.workers import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import LrnSpec, NetSpec, nearest, spec_from_dict, spec_to_dict
 from cconvnet.network import Network
@@ -48,7 +48,8 @@ class Tolerance:
     """How far the sides may be apart.
 
     Attributes
-        loss: of the mean loss of the first step, relative; each further step may be as much farther apart.
+        loss: of the mean loss of the first step, as a part of it if it is above 1; each further step may be as
+            much farther apart.
         velocity: of a parameter's velocity after the last of these steps, as a share of its norm.
     """
 
@@ -73,9 +74,6 @@ WORDS = {
     "compiled": "torch.compile",
     "graph": "the whole step is captured in a CUDA graph",
 }
-
-# Without this PyTorch gives its large buffers back to the system in every step and takes them anew.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 
 
 class OurStep:
@@ -307,7 +305,7 @@ def step(
         if peer is not None:
             # PyTorch counts the GPUs as the driver does.
             arguments = {**common, "device": f"cuda:{used[0].ordinal}" if on_gpu else "cpu"}
-            notes: dict[str, Any] = {"environment": {} if on_gpu else MALLOC}
+            notes: dict[str, Any] = {"environment": {} if on_gpu else RAISED_MALLOC}
             result["peers"]["pytorch"] = notes
             sides[0].losses = worker.ask("first_steps", count=CHECKED_STEPS, lr=spec.recipe.lr)
             for form in forms:
@@ -369,13 +367,14 @@ def compare(
 ) -> dict[str, float]:
     """Compares the losses of the first steps and the velocities after them.
 
-    Returns how far apart they are: the relative difference of each loss, and of each velocity's norm.
+    Returns how far apart they are: the difference of each loss, as a part of it if it is above 1, and of each
+    velocity, as a part of its norm.
 
     Raises Disagreement naming the first step or the parameter that is too far apart.
     """
     apart = {}
     for number, (mine, their) in enumerate(zip(ours, theirs, strict=True), 1):
-        difference = apart[f"loss {number}"] = abs(mine - their) / max(abs(mine), 1e-30)
+        difference = apart[f"loss {number}"] = abs(mine - their) / max(abs(mine), 1.0)
         if not difference <= number * tolerance.loss:
             raise Disagreement(
                 f"{other} does not compute what cconvnet does: the loss of step {number} is {their:.7g} "
