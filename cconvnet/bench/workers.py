@@ -26,7 +26,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-
 # Raised so high, glibc's thresholds keep a process from giving its large buffers back to the system at every
 # step, and from having them faulted in anew. PyTorch is nearly twice as fast with them on a CPU.
 RAISED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
