@@ -33,6 +33,8 @@ COMMANDS = [
     "import",
     "bench",
     "bench step",
+    "bench roofline",
+    "bench scaling",
 ]
 
 

@@ -339,3 +339,81 @@ def step_stack(result: dict[str, Any], path: Path) -> None:
     )  # fmt: skip
     page.suptitle(f"{_of(result)}: where the time of a training step goes")
     save(page, path)
+
+
+# ---- scaling ---------------------------------------------------------------------------------------------
+
+
+def scaling(result: dict[str, Any], path: Path) -> None:
+    """Draws the time and the memory of a step against the batch, and against the side of the images.
+
+    Args
+        result: of cconvnet.bench.scaling.
+
+    Raises
+        PlotError: matplotlib is missing, the file's ending is unknown, or there is nothing to draw.
+    """
+    names = [name for name in ("batch", "size") if any(row["series"] == name for row in result["rows"])]
+    if not names:
+        raise PlotError("no row was measured, so there is nothing to draw")
+    page = figure(10, 0.8 + 3.6 * len(names))
+    for name, (time, memory) in zip(names, page.subplots(len(names), 2, squeeze=False), strict=True):
+        rows = [row for row in result["rows"] if row["series"] == name]
+        _growth(time, result, rows, name, "seconds", 1e3, "tab:blue", "a step")
+        _growth(memory, result, rows, name, "memory_bytes", 1e-6, "tab:blue", "the network, as planned")
+        if "peak_rss_bytes" in rows[0]:
+            _growth(memory, result, rows, name, "peak_rss_bytes", 1e-6, "tab:orange", "the whole process")
+        time.set_ylabel("step, ms")
+        memory.set_ylabel("memory, MB")
+        fixed = f"{rows[0]['size']} pixels" if name == "batch" else f"batch {rows[0]['batch']}"
+        values = [row[name] for row in rows]
+        for axes in (time, memory):
+            axes.set_xlabel(f"batch, at {fixed}" if name == "batch" else f"side of the images, at {fixed}")
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xticks(values, [str(value) for value in values])
+            axes.minorticks_off()
+            low, high = axes.get_ylim()
+            # At least a decade, so that what hardly grows looks like it.
+            middle = math.sqrt(low * high)
+            axes.set_ylim(min(low, middle / 4), max(high, middle * 4))
+            _plain_ticks(axes.yaxis)
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=8)
+    page.suptitle(f"{_of(result)}: how a training step grows")
+    save(page, path)
+
+
+def _growth(
+    axes: Any,
+    result: dict[str, Any],
+    rows: list[dict[str, Any]],
+    series: str,
+    key: str,
+    unit: float,
+    color: str,
+    what: str,
+) -> None:
+    """The points of a series, and the fits over all of them: a power, and a fixed part and one that grows."""
+    values = [row[series] for row in rows]
+    fitted = (result["fits"].get(series) or {}).get(key)
+    exponent = f", ~ {series if series == 'batch' else 'side'}^{fitted['exponent']:.2f}" if fitted else ""
+    axes.plot(values, [unit * row[key] for row in rows], "o", color=color, label=what + exponent)
+    if fitted:
+        power = [unit * fitted["factor"] * value ** fitted["exponent"] for value in values]
+        axes.plot(values, power, "--", color=color, linewidth=1)
+        each = fitted["per_image"] if series == "batch" else fitted["per_pixel"]
+        grown = [value if series == "batch" else value * value for value in values]
+        total = [unit * (fitted["fixed"] + each * value) for value in grown]
+        if min(total) > 0:
+            per = "image" if series == "batch" else "pixel"
+            label = f"{unit * fitted['fixed']:.3g} + {unit * each:.3g} for each {per}"
+            axes.plot(values, total, "-", color=color, linewidth=1, alpha=0.6, label=label)
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Numbers as people write them, at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
