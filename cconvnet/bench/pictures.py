@@ -371,7 +371,7 @@ def scaling(result: dict[str, Any], path: Path) -> None:
             axes.set_xlabel(f"batch, at {fixed}" if name == "batch" else f"side of the images, at {fixed}")
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.set_xticks(values, [str(value) for value in values])
+            axes.set_xticks(values, [str(value) for value in values], fontsize=8)
             axes.minorticks_off()
             low, high = axes.get_ylim()
             # At least a decade, so that what hardly grows looks like it.
@@ -397,17 +397,20 @@ def _growth(
     """The points of a series, and the fits over all of them: a power, and a fixed part and one that grows."""
     values = [row[series] for row in rows]
     fitted = (result["fits"].get(series) or {}).get(key)
-    exponent = f", ~ {series if series == 'batch' else 'side'}^{fitted['exponent']:.2f}" if fitted else ""
-    axes.plot(values, [unit * row[key] for row in rows], "o", color=color, label=what + exponent)
-    if fitted:
+    # A process is never small: a power says nothing of it.
+    if fitted and key != "peak_rss_bytes":
+        what += f", ~ {'batch' if series == 'batch' else 'side'}^{fitted['exponent']:.2f}"
         power = [unit * fitted["factor"] * value ** fitted["exponent"] for value in values]
         axes.plot(values, power, "--", color=color, linewidth=1)
+    axes.plot(values, [unit * row[key] for row in rows], "o", color=color, label=what)
+    if fitted:
         each = fitted["per_image"] if series == "batch" else fitted["per_pixel"]
         grown = [value if series == "batch" else value * value for value in values]
         total = [unit * (fitted["fixed"] + each * value) for value in grown]
         if min(total) > 0:
             per = "image" if series == "batch" else "pixel"
-            label = f"{unit * fitted['fixed']:.3g} + {unit * each:.3g} for each {per}"
+            name = "ms" if key == "seconds" else "MB"
+            label = f"{unit * fitted['fixed']:.3g} {name} + {unit * each:.3g} {name} for each {per}"
             axes.plot(values, total, "-", color=color, linewidth=1, alpha=0.6, label=label)
 
 
