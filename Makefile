@@ -26,7 +26,13 @@ SANITIZE ?=
 JOBS ?= $(shell awk -v cores=$$(nproc) '/MemTotal/ { jobs = int($$2 / 1500000); \
                 print (jobs < 1 ? 1 : jobs < cores ? jobs : cores) }' /proc/meminfo)
 
-.PHONY: help jobs venv train test check-long lint format clean modules
+# `make gpu-report` writes into REPORT within MINUTES: all parts, or PARTS="kernels step", or all but SKIP="tests".
+REPORT ?= report
+PARTS ?=
+SKIP ?=
+MINUTES ?= 8
+
+.PHONY: help jobs venv train test check-long lint format clean modules gpu-report sanitize results
 
 jobs:
 	@echo $(JOBS)
@@ -84,6 +90,30 @@ format: $(VENV)/.installed-dev  ## format every source file in place
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format -i
 
+# ---- measurements -----------------------------------------------------------------------------------------
+
+# What measurements on a GPU are compared with.
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev,cuda,bench]'
+	@touch $@
+
+# Any other PYTHON is used as it is, with the packages it has; modules are built in place for it.
+REPORT_DEVICE := $(or $(DEVICE),cuda:0)
+ifeq ($(PYTHON),$(VENV)/bin/python)
+REPORT_NEEDS := $(VENV)/.installed-$(if $(filter cuda%,$(REPORT_DEVICE)),bench,dev)
+RESULTS_NEEDS := $(VENV)/.installed
+endif
+GPU_REPORT = $(PYTHON) benchmarks/gpu_report.py --device $(REPORT_DEVICE)
+
+gpu-report: $(REPORT_NEEDS)  ## build, test and measure on a GPU in 8 minutes, into the folder REPORT
+	@$(GPU_REPORT) "$(REPORT)" --parts "$(PARTS)" --skip "$(SKIP)" --minutes $(MINUTES) $(ARGS)
+
+sanitize: $(REPORT_NEEDS)  ## run compute-sanitizer's four tools over every kernel (DEVICE=emulator:0: the compiler's)
+	@$(GPU_REPORT) build/sanitize-report --parts "build sanitize" --minutes 60
+
+results: $(RESULTS_NEEDS)  ## write the README's tables and pictures from benchmarks/results
+	@$(PYTHON) benchmarks/results.py $(ARGS)
+
 clean:  ## remove what was built (.venv and runs stay)
 	@rm -rf build dist *.egg-info cconvnet/*.so
 
@@ -100,7 +130,8 @@ endif
 BUILD := build/$(firstword $(subst ., ,$(EXT)))$(if $(SANITIZE),-sanitize)
 MODULES := _problem _emulator
 
-WARNINGS := -Wall -Wextra -Wno-unknown-pragmas
+# Functions of vectors wider than the baseline's are all inlined: how one would be passed does not matter.
+WARNINGS := -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi
 CXX_ALL := $(CXX) -std=c++17 -g1 -fPIC -fvisibility=hidden $(WARNINGS) -Ikernels -MMD -MP $(CXXFLAGS)
 EMULATOR_FLAGS := -DCCONVNET_EMULATOR \
     $(if $(SANITIZE),-O1 -fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer,-O2)

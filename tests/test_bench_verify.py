@@ -22,6 +22,7 @@ from cconvnet.bench import verify
 from cconvnet.bench.rows import Row
 from cconvnet.testing import reference
 from cconvnet.testing.check import OPERATIONS
+from cconvnet.train import PRECISIONS
 
 Array = np.ndarray[Any, Any]
 
@@ -222,3 +223,7 @@ def test_no_window_of_max_pooling_holds_a_value_twice() -> None:
     windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2)).reshape(-1, 9)
     assert (np.diff(np.sort(windows, axis=1), axis=1) > 0).all()
     assert np.abs(x).max() <= 0.5
+
+
+def test_every_precision_has_a_tolerance() -> None:
+    assert set(verify.ROUNDING) == set(PRECISIONS)

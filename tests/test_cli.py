@@ -32,6 +32,7 @@ COMMANDS = [
     "doctor",
     "import",
     "bench",
+    "bench kernels",
     "bench step",
     "bench roofline",
     "bench scaling",
@@ -278,10 +279,33 @@ def test_gradcheck_fails_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "error: fc1.bias is off by" in capsys.readouterr().err
 
 
+def test_bench_kernels_writes_and_draws_what_it_measured(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file, picture = tmp_path / "kernels.json", tmp_path / "kernels.png"
+    arguments = ("--net", "cifar-quick", "--batch", 1, "--only", "fc10", "--seconds", 0.001, "--no-peer")
+    text = succeed(
+        "bench", "kernels", *arguments, "--device", "emulator:0", "--json", file, "--plot", picture
+    )
+    result = json.loads(file.read_text())
+    assert [row["operation"] for row in result["rows"]] == ["fc_fprop", "fc_dgrad", "fc_wgrad"]
+    assert text.count("fc10 ") == 3
+    with Image.open(picture) as drawn:
+        assert drawn.width > 500
+
+
+def test_bench_kernels_refuses_before_it_measures(tmp_path: Path) -> None:
+    start = ("bench", "kernels", "--device", "cpu:0")
+    assert "--net must be one of alexnet, vgg16" in refuse(*start, "--net", "lenet-5")
+    assert "exclude each other" in refuse(*start, "--no-peer", "--peers", "pytorch")
+    assert "there is no folder" in refuse(*start, "--json", tmp_path / "nowhere" / "result.json")
+    pytest.importorskip("matplotlib")
+    assert "must end with a kind of picture" in refuse(*start, "--plot", tmp_path / "bars.txt")
+
+
 def test_bench_step_writes_what_it_measured(tmp_path: Path) -> None:
     file = tmp_path / "step.json"
     arguments = ("--net", "lenet", "--batch", 8, "--steps", 3, "--device", "cpu:0", "--json", file)
-    text = succeed("bench", "step", *arguments)
+    text = succeed("bench", "step", "--no-peer", *arguments)
     result = json.loads(file.read_text())
     assert len(result["steps_seconds"]) == 3
     assert 0 < result["step_seconds_min"] <= result["step_seconds"]
@@ -660,7 +684,8 @@ def test_networks_in_files_are_described_checked_and_timed(files: list[object], 
     report = json.loads(succeed("gradcheck", *files, "--width", 0.5, *options))
     assert report["ok"] and {"conv1", "fc", "cost"} <= {check["name"] for check in report["checks"]}
     out = tmp_path / "step.json"
-    succeed("bench", "step", *files, "--steps", 1, "--warmup", 0, "--batch", 2, *options[:-1], out)
+    timing = ("--no-peer", "--steps", 1, "--warmup", 0, "--batch", 2)
+    succeed("bench", "step", *files, *timing, *options[:-1], out)
     timed = json.loads(out.read_text())
     assert timed["image"] == [8, 8, 1]
 

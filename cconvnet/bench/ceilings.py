@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet._problem import FcProblem
+from cconvnet._problem import ConvProblem
 from cconvnet.backends import Device
 from cconvnet.bench.timing import Clock
 from cconvnet.bench.work import Work
@@ -19,7 +19,7 @@ from cconvnet.bench.work import Work
 class Ceilings:
     """Attributes
     bytes_per_second: of a large copy, bytes read plus bytes written.
-    flops_per_second: of a large matrix product.
+    flops_per_second: of large sums of products.
     """
 
     bytes_per_second: float
@@ -36,9 +36,8 @@ class Ceilings:
 def measure(device: Device, precision: str = "fp32") -> Ceilings:
     """The ceilings of a device for one precision: the fastest of several tries, since they are limits.
 
-    The copy is many times as large as any cache. The matrix product is the faster of the array library's
-    (NumPy's BLAS, cuBLAS through CuPy) and of our own fully connected layer's, of 2048 x 2048 matrices on a
-    CPU and 8192 x 8192 on a GPU.
+    The copy is many times as large as any cache. Arithmetic is that of a large matrix product by the array
+    library or of one of our own convolutions, whichever is faster: the one need not suit its library.
 
     Raises ValueError for a precision that does not exist.
     """
@@ -48,26 +47,49 @@ def measure(device: Device, precision: str = "fp32") -> Ceilings:
     size = {"cuda": 1 << 30, "cpu": 1 << 28}.get(device.kind, 1 << 20)
     source, target = device.zeros(size // 4), device.zeros(size // 4)
     copy = _copy(device, target, source)
-    bandwidth = 2 * size / min(clock.seconds(copy, 6)[1:])
+    bandwidth = 2 * size / _fastest(clock, copy)
     del source, target, copy
 
+    rate = max(_product_rate(device, clock), _convolution_rate(device, clock))
+    return Ceilings(bandwidth, rate)
+
+
+def _fastest(clock: Clock, call: Any) -> float:
+    return min(clock.seconds(call, 6)[1:])
+
+
+def _product_rate(device: Device, clock: Clock) -> float:
+    """FLOP/s of the array library's product of two large matrices: NumPy's BLAS, or cuBLAS through CuPy."""
     side = {"cuda": 8192, "cpu": 2048}.get(device.kind, 64)
     random = np.random.default_rng(0)
     x, w = (device.array(random.standard_normal((side, side), np.float32)) for _ in range(2))
     y = device.empty((side, side))
-    problem = FcProblem(side, side, side)
-    needed = int(device.module.fc_fprop_workspace(problem))
-    workspace = device.empty(needed, np.uint8) if needed else None
 
-    def own() -> None:
-        device.module.fc_fprop(problem, x, w, None, False, y, workspace, device.stream)
-
-    def library() -> None:
+    def product() -> None:
         with device:
             device.xp.matmul(x, w, out=y)
 
-    fastest = min(min(clock.seconds(call, 6)[1:]) for call in (own, library))
-    return Ceilings(bandwidth, 2 * side**3 / fastest)
+    return 2 * side**3 / _fastest(clock, product)
+
+
+def _convolution_rate(device: Device, clock: Clock) -> float:
+    """FLOP/s of our own convolution of a shape that suits every kernel."""
+    images = {"cuda": 256, "cpu": 32}.get(device.kind, 0)
+    channels, size = (256, 28) if images else (8, 6)
+    problem = ConvProblem(max(images, 1), size, size, channels, channels, 3, 3, padding=(1, 1))
+    random = np.random.default_rng(0)
+    x, w = (
+        device.array(random.standard_normal(shape, np.float32))
+        for shape in (problem.x_shape, problem.w_shape)
+    )
+    y = device.empty(problem.y_shape)
+    needed = int(device.module.conv_fprop_workspace(problem))
+    workspace = device.empty(needed, np.uint8) if needed else None
+
+    def convolve() -> None:
+        device.module.conv_fprop(problem, x, w, None, False, y, workspace, device.stream)
+
+    return float(problem.flops) / _fastest(clock, convolve)
 
 
 def _copy(device: Device, target: Any, source: Any) -> Any:

@@ -13,7 +13,7 @@ from cconvnet.bench.machine import describe
 from cconvnet.bench.rows import NETWORKS, Row, rows, select
 from cconvnet.bench.timing import calls_for, geometric_mean, summary
 from cconvnet.bench.work import Work
-from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
+from cconvnet.bench.workers import RAISED_MALLOC, PeerMissing, Worker, WorkerError
 from cconvnet.train import PRECISIONS, check_precision
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
@@ -45,15 +45,13 @@ class Peer:
         return self.products if row.is_gemm else self.others
 
 
-# So that PyTorch's memory is not given back to the system, and faulted in again, with every result.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 40), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 _PYTORCH = "cconvnet.bench.peers.pytorch_kernels:PyTorch"
 _PEERS = {
     "cuda": [
         Peer("cudnn", "cconvnet.bench.peers.cudnn:CuDNN", others=False),
         Peer("pytorch", _PYTORCH, products=False),
     ],
-    "cpu": [Peer("pytorch", _PYTORCH, environment=_MALLOC)],
+    "cpu": [Peer("pytorch", _PYTORCH, environment=RAISED_MALLOC)],
 }
 
 

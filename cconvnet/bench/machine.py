@@ -58,11 +58,14 @@ def _output(*command: str, folder: Path | None = None) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout this package runs from, with a + if files in it have changed since."""
+    """Of the checkout this package runs from, with a + if files in it have changed since.
+
+    Elsewhere, such as in a copy of one on another machine, CCONVNET_COMMIT may name it.
+    """
     folder = Path(cconvnet.__file__).parent
     # An installed package may lie inside another project's checkout.
     if _output("git", "ls-files", "--error-unmatch", "__init__.py", folder=folder) is None:
-        return None
+        return os.environ.get("CCONVNET_COMMIT")
     commit = _output("git", "rev-parse", "--short", "HEAD", folder=folder)
     changed = _output("git", "status", "--porcelain", "--untracked-files=no", folder=folder)
     return commit and commit + ("+" if changed else "")

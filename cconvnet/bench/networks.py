@@ -5,9 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cconvnet.formats.netfiles import NetFiles, build_sized
-from cconvnet.nets.specs import place
+from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.train import check_precision, devices_of
+
+
+def build_spec(
+    net: str | NetFiles | NetSpec,
+    batch: int | None = None,
+    precision: str | None = None,
+    size: int | None = None,
+    places: Mapping[str, int | str] | None = None,
+) -> tuple[NetSpec, int]:
+    """A network's spec, for images of its own size or of `size` in both directions, and the batch.
+
+    Raises ValueError naming the argument.
+    """
+    check_precision(precision)
+    if batch is not None and batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {batch}")
+    spec = net if isinstance(net, NetSpec) else build_sized(net, size)[0]
+    return place(spec, places or {}), batch or spec.recipe.batch
 
 
 def build_network(
@@ -24,12 +42,6 @@ def build_network(
         ValueError: naming the argument.
         DeviceUnavailable: a device cannot be used.
     """
-    check_precision(precision)
-    if batch is not None and batch < 1:
-        raise ValueError(f"--batch must be at least 1, not {batch}")
-    spec, _ = build_sized(net, size)
+    spec, batch = build_spec(net, batch, precision, size, places)
     names = [device.name for device in devices_of(devices)]
-    spec = place(spec, places or {})
-    return Network(
-        spec, batch=batch or spec.recipe.batch, devices=names, seed=0, precision=precision or "fp32"
-    )
+    return Network(spec, batch=batch, devices=names, seed=0, precision=precision or "fp32")

@@ -14,13 +14,14 @@ from typing import Any
 from cconvnet.backends import Device
 from cconvnet.bench import machine
 from cconvnet.bench.ceilings import Ceilings, measure
+from cconvnet.bench.networks import build_spec
 from cconvnet.bench.timing import summary
 from cconvnet.bench.training import Training
 from cconvnet.bench.work import Work, work
-from cconvnet.formats.netfiles import NetFiles, build_sized
-from cconvnet.nets.specs import DATA, place
+from cconvnet.formats.netfiles import NetFiles
+from cconvnet.nets.specs import DATA
 from cconvnet.network import Network
-from cconvnet.train import check_precision, devices_of
+from cconvnet.train import devices_of
 
 CACHES = "as in a step: as the call before left them"
 FURTHEST = 5
@@ -229,21 +230,16 @@ def roofline(
     """
     if steps < 1 or warmup < 0:
         raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
-    if batch is not None and batch < 1:
-        raise ValueError(f"--batch must be at least 1, not {batch}")
-    check_precision(precision)
-    precision = precision or "fp32"
     used = devices_of(devices)
     # By a name get_device would find the original device, not the recorded one.
     numbers = {device.name: index for index, device in enumerate(used)}
-    given = places or {}
-    spec = place(
-        build_sized(net, size)[0], {name: numbers.get(str(where), where) for name, where in given.items()}
-    )
+    indices = {name: numbers.get(str(where), where) for name, where in (places or {}).items()}
+    spec, batch = build_spec(net, batch, precision, size, indices)
+    precision = precision or "fp32"
     recorder = Recorder(clock)
     network = Network(
         spec,
-        batch=batch or spec.recipe.batch,
+        batch=batch,
         devices=[recorder.device(device) for device in used],
         precision=precision,
     )

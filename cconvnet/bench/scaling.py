@@ -6,8 +6,6 @@ import contextlib
 import gc
 import itertools
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from cconvnet.backends import Device, get_device
 from cconvnet.bench import machine
 from cconvnet.bench.timing import calls_for, summary
 from cconvnet.bench.training import Training
-from cconvnet.bench.workers import Worker, WorkerError
+from cconvnet.bench.workers import Worker, WorkerError, peak_bytes
 from cconvnet.nets.specs import spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 from cconvnet.train import check_precision
@@ -54,9 +52,7 @@ class Points:
         available = available_bytes(self._device)
         found = self._measured(spec, batch, seconds)
         if self._device.kind != "cuda":
-            # Linux counts in KiB, macOS in bytes.
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            found["peak_rss_bytes"] = peak * (1 if sys.platform == "darwin" else 1024)
+            found["peak_rss_bytes"] = peak_bytes()
         return found | {"available_bytes": available}
 
     def _free(self) -> None:

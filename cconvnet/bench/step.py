@@ -1,24 +1,237 @@
-"""How long a whole training step takes: images in, weights updated."""
+"""How long a whole training step takes: images in, weights updated; ours against PyTorch's.
+
+Each side lives in a process of its own. Before anything is timed, both take the same first steps: from the
+same weights, on the same images, with the same dropout masks; their losses and what they would do next to
+each parameter must agree. Then the sides step in turn.
+"""
 
 from __future__ import annotations
 
-import resource
-import statistics
-import sys
+import contextlib
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import cconvnet
-from cconvnet.bench.networks import build_network
+from cconvnet.bench import machine, workers
+from cconvnet.bench.networks import build_spec
+from cconvnet.bench.timing import summary
+from cconvnet.bench.workers import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.formats.netfiles import NetFiles
+from cconvnet.nets.specs import LrnSpec, NetSpec, nearest, spec_from_dict, spec_to_dict
+from cconvnet.network import Network
+from cconvnet.testing import reference
 from cconvnet.train import devices_of
+
+Array = np.ndarray[Any, Any]
+
+OURS = "cconvnet.bench.step:OurStep"
+PYTORCH = "cconvnet.bench.peers.pytorch_step:PyTorchStep"
+
+# What our side leaves for the others: the first weights, images and labels; the dropout masks of the first
+# steps; the velocities after them. Each other side leaves its velocities under its form's name before END.
+START, MASKS, END = "start.npz", "masks.npz", "end.npz"
+MEAN = 127.5  # of the images' pixels, which is subtracted from them
+
+CHECKED_STEPS = 3
+# A rate of 0 would freeze, which is no work; one that learns would sooner or later leave the random labels
+# with numbers that are not finite.
+TIMED_LR = 1e-9
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far the sides may be apart.
+
+    Attributes
+        loss: of the mean loss of the first step, as a part of it if it is above 1; each further step may be as
+            much farther apart.
+        velocity: of a parameter's velocity after the last of these steps, as a share of its norm.
+    """
+
+    loss: float
+    velocity: float
+
+
+# fp32, as found with PyTorch 2.13 on a CPU: losses at most 5e-7 apart; velocities mostly 2e-6, but up to 2e-2
+# in small batches, where the largest of two almost equal values is another on either side, so that a gradient
+# goes elsewhere. Other precisions: not yet measured.
+TOLERANCES = {
+    "fp32": Tolerance(2e-5, 1e-1),
+    "tf32": Tolerance(2e-3, 2e-1),
+    "bf16": Tolerance(1e-2, 3e-1),
+}
+
+# What a form of PyTorch's step is made of, with + between the words.
+WORDS = {
+    "nchw": "images, activations and filters lie in memory as [N,C,H,W]",
+    "channels_last": "they lie as [N,H,W,C]",
+    "lrn_by_hand": "LRN is not the library's but written in its elementwise operations",
+    "compiled": "torch.compile",
+    "graph": "the whole step is captured in a CUDA graph",
+}
+
+
+class OurStep:
+    """Our side, and what every other side must offer.
+
+    Args:
+        spec: of the network, as spec_to_dict gives it.
+        batch: images per step.
+        devices: their names.
+        folder: where START, MASKS and END go.
+    """
+
+    def __init__(
+        self, spec: dict[str, Any], batch: int, devices: list[str], precision: str, folder: str
+    ) -> None:
+        net = spec_from_dict(spec)
+        self.network = Network(net, batch=batch, devices=devices, seed=0, precision=precision)
+        self.network.set_mean(np.full(net.stored_shape, MEAN, np.float32))
+        self.folder = Path(folder)
+        random = np.random.default_rng(0)
+        self.images = random.integers(0, 256, (batch, *net.stored_shape), np.uint8)
+        self.labels = random.integers(0, net.classes, batch).astype(np.int32)
+        self.top = random.integers(0, net.stored[0] - net.input.height + 1, batch).astype(np.int32)
+        self.left = random.integers(0, net.stored[1] - net.input.width + 1, batch).astype(np.int32)
+        self.mirror = random.integers(0, 2, batch, np.uint8)
+        self.lr = TIMED_LR
+        self.count = 0
+
+    def about(self) -> dict[str, Any]:
+        """``what`` computes, and whatever else is to be said."""
+        described = self.network.describe()
+        return {
+            "what": self.network.devices[0].reason,
+            "device": described["device"],
+            "parameters": described["parameters"],
+            "memory_bytes": described["memory_bytes"],
+        }
+
+    def first_steps(self, count: int, lr: float) -> list[float]:
+        """The losses of so many steps; leaves in the folder what others need to do the same."""
+        self.lr = lr
+        start: dict[str, Any] = {"images": self._cropped(), "labels": self.labels}
+        np.savez(self.folder / START, **start, **self._state(velocities=False))
+        losses: list[float] = []
+        masks: dict[str, Any] = {}
+        for step in range(count):
+            losses.append(self._train())
+            masks.update({f"{name}.{step}": mask for name, mask in self._masks().items()})
+        np.savez(self.folder / MASKS, **masks)
+        np.savez(self.folder / END, **self._state(velocities=True))
+        return losses
+
+    def _state(self, velocities: bool) -> dict[str, Any]:
+        state = self.network.state()
+        return {name: value for name, value in state.items() if name.endswith(".velocity") == velocities}
+
+    def _cropped(self) -> Array:
+        """The images as the network sees them, uint8[N,H,W,C], their mean not yet subtracted."""
+        net = self.network.spec
+        crops = np.empty((len(self.images), net.input.height, net.input.width, net.input.channels), np.uint8)
+        for crop, image, top, left, mirror in zip(
+            crops, self.images, self.top, self.left, self.mirror, strict=True
+        ):
+            cut = image[top : top + net.input.height, left : left + net.input.width]
+            crop[...] = cut[:, ::-1] if mirror else cut
+        return crops
+
+    def _masks(self) -> dict[str, Array]:
+        """What each dropout layer multiplied its input by in the last forward pass."""
+        parts: dict[str, list[Array]] = {}
+        for layer in self.network.layers:
+            if layer.type == "dropout":
+                mask = reference.dropout(layer.problem, np.ones(layer.output.shape))  # type: ignore[attr-defined]
+                parts.setdefault(layer.name, []).append(mask)
+        return {name: np.concatenate(masks, axis=-1, dtype=np.float32) for name, masks in parts.items()}
+
+    def prepare(self, lr: float) -> None:
+        """From here on steps are those that are timed, and the peak of memory is theirs."""
+        self.lr = lr
+        workers.forget_peak()
+
+    def step(self) -> float:
+        """The seconds of one step: images to the device, forward, backward, update, loss read."""
+        begin = time.perf_counter()
+        self._train()
+        for device in self.network.devices:
+            device.synchronize()
+        return time.perf_counter() - begin
+
+    def _train(self) -> float:
+        network = self.network
+        network.load(self.images, self.labels, self.top, self.left, self.mirror)
+        network.forward(train=True, step=self.count)
+        network.backward()
+        network.update(self.lr, network.spec.recipe.momentum)
+        self.count += 1
+        return network.result().loss
+
+    def memory(self) -> dict[str, int]:
+        """``peak_rss_bytes`` of the process; on a GPU also ``peak_device_bytes``, held by its allocator."""
+        found = {"peak_rss_bytes": workers.peak_bytes()}
+        gpus = {device.ordinal: device for device in self.network.devices if device.kind == "cuda"}
+        held = 0
+        for device in gpus.values():
+            with device:
+                held += int(device.xp.get_default_memory_pool().total_bytes())
+        return found | ({"peak_device_bytes": held} if gpus else {})
+
+
+# ---- the measurement -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Side:
+    """One worker and what it has told so far."""
+
+    name: str
+    form: str
+    worker: Worker
+    about: dict[str, Any]
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.form}".rstrip()
+
+    def row(self, batch: int) -> dict[str, Any]:
+        row = {"side": self.name, "form": self.form, "what": self.about["what"], "first_losses": self.losses}
+        row |= summary(self.seconds) | self.memory
+        return row | {"images_per_second": batch / row["seconds"]}
+
+
+def default_forms(spec: NetSpec, on_gpu: bool) -> list[str]:
+    """The forms of PyTorch's step that are tried if none are asked for; see PyTorchStep."""
+    forms = ["channels_last", "channels_last+graph", "channels_last+compiled+graph"]
+    if not on_gpu:
+        forms = ["nchw", "channels_last"]
+    if any(isinstance(layer, LrnSpec) for layer in spec.layers):
+        forms += [f"{form}+lrn_by_hand" for form in forms]
+    return forms
+
+
+def check_forms(forms: Sequence[str], on_gpu: bool) -> None:
+    """Raises ValueError naming a form that makes no sense."""
+    for form in forms:
+        words = form.split("+")
+        for word in words:
+            if word not in WORDS:
+                raise ValueError(nearest("--forms: a word", word, WORDS))
+        if ("nchw" in words) == ("channels_last" in words):
+            raise ValueError(f"--forms must each have one of nchw and channels_last, not {form!r}")
+        if "graph" in words and not on_gpu:
+            raise ValueError(f"--forms may have graph on a GPU only, not {form!r}")
 
 
 def step(
-    net: str | NetFiles,
+    net: str | NetFiles | NetSpec,
     *,
     devices: list[str] | None = None,
     batch: int | None = None,
@@ -27,65 +240,236 @@ def step(
     places: Mapping[str, int | str] | None = None,
     steps: int = 20,
     warmup: int = 3,
+    peer: str | None = PYTORCH,
+    forms: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
     stepped: Callable[[int], None] = lambda done: None,
+    found: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Times full steps (load, forward, backward, update) on random images.
+    """Times full steps on random images: load, forward, backward, update, loss read.
 
-    Every step ends with reading its loss, which waits for the device; the images lie in host memory, so
-    that the copy to the device is part of the step.
+    The uint8 images lie in host memory, so that the copy to the device is part of the step; ours are stored
+    images, which we crop and mirror on the device, the peer's are cropped already.
 
     Args
         size: height and width of the images; None is the network's own.
         places: layers and the devices they live on; see cconvnet.nets.specs.place.
         steps, warmup: timed steps, and untimed ones before them.
+        peer: the other side, "module:Class"; None: none.
+        forms: those of the peer; None: those that may be the fastest here.
+        say: told what happens.
         stepped: called after each step with the number done.
+        found: given the result so far after each round of timed steps.
 
     Returns
-        ``step_seconds`` and ``images_per_second`` (of the median step), ``step_seconds_min``, each step's
-        time in ``steps_seconds``, ``peak_rss_bytes``, and what was measured.
+        ``rows``, one for each side, ours first, with ``seconds`` and ``seconds_min`` of a step,
+        ``images_per_second`` (of the median step), ``peak_rss_bytes``, and of other sides ``times_as_fast``
+        and ``times_the_memory``: what ours is of them. ``fastest``: the form of the peer that is fastest with
+        its library's own layers (``library``) and of all (``any``). Of our step also ``step_seconds``,
+        ``step_seconds_min``, ``images_per_second``, ``peak_rss_bytes``, and each step's time in
+        ``steps_seconds``; and what was measured.
 
     Raises
         ValueError: naming the argument.
+        Disagreement: the sides do not compute the same.
+        WorkerError: our side failed.
     """
     if steps < 1 or warmup < 0:
         raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
-    network = build_network(net, devices, batch, precision, size, places)
-    spec, batch = network.spec, network.batch
+    spec, batch = build_spec(net, batch, precision, size, places)
+    precision = precision or "fp32"
     used = devices_of(devices)
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (batch, *spec.stored_shape), np.uint8)
-    labels = generator.integers(0, spec.classes, batch).astype(np.int32)
-    times = []
-    for index in range(warmup + steps):
-        begin = time.perf_counter()
-        network.load(images, labels)
-        network.forward(train=True, step=index)
-        network.backward()
-        network.update(1e-9, spec.recipe.momentum)  # a rate of 0 would freeze, which is no work
-        network.result()
-        for device in used:
-            device.synchronize()
-        times.append(time.perf_counter() - begin)
-        stepped(index + 1)
-    times = times[warmup:]
-    median = statistics.median(times)
-    description = network.describe()
-    # Linux counts in KiB, macOS in bytes.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
+    on_gpu = used[0].kind == "cuda"
+    forms = forms or default_forms(spec, on_gpu)
+    check_forms(forms, on_gpu)
+    common: dict[str, Any] = {"spec": spec_to_dict(spec), "batch": batch, "precision": precision}
+    result: dict[str, Any] = {
+        "what": "step",
+        "machine": machine.describe(used[0]),
         "net": spec.name,
-        "device": description["device"],
-        "device_reason": used[0].reason,
-        "precision": description["precision"],
         "batch": batch,
+        "precision": precision,
         "image": list(spec.stored_shape),
-        "images_per_second": batch / median,
-        "step_seconds": median,
-        "step_seconds_min": min(times),
-        "steps_seconds": times,
         "warmup_steps": warmup,
-        "parameters": description["parameters"],
-        "memory_bytes": description["memory_bytes"],
-        "peak_rss_bytes": peak,
-        "version": cconvnet.__version__,
+        "peers": {},
+        "rows": [],
+        "fastest": {},
     }
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cconvnet-step-"))
+        common["folder"] = folder
+        worker = stack.enter_context(Worker(OURS, {**common, "devices": [device.name for device in used]}))
+        sides = [_Side("cconvnet", "", worker, worker.ask("about"))]
+        result |= {key: value for key, value in sides[0].about.items() if key != "what"}
+        result["device_reason"] = sides[0].about["what"]
+        if peer is not None:
+            # PyTorch counts the GPUs as the driver does.
+            arguments = {**common, "device": f"cuda:{used[0].ordinal}" if on_gpu else "cpu"}
+            notes: dict[str, Any] = {"environment": {} if on_gpu else RAISED_MALLOC}
+            result["peers"]["pytorch"] = notes
+            sides[0].losses = worker.ask("first_steps", count=CHECKED_STEPS, lr=spec.recipe.lr)
+            for form in forms:
+                say(f"PyTorch {form}: the first {CHECKED_STEPS} steps are compared")
+                try:
+                    side = _checked(stack, peer, {**arguments, "form": form}, notes, sides[0], spec.recipe.lr)
+                except PeerMissing as error:
+                    say(str(error))
+                    notes["missing"] = str(error)
+                    break
+                except Disagreement:
+                    raise
+                except WorkerError as error:
+                    say(f"PyTorch {form}: {error}")
+                    notes.setdefault("failed", {})[form] = str(error)
+                    continue
+                sides.append(side)
+        for done in _rounds(sides, warmup + steps, result):
+            stepped(done)
+            if done > warmup:
+                for side in sides:
+                    side.seconds = side.seconds[-(done - warmup) :]
+                _gather(result, sides, batch)
+                found(result)
+    return result
+
+
+def _checked(
+    stack: contextlib.ExitStack,
+    target: str,
+    arguments: dict[str, Any],
+    notes: dict[str, Any],
+    ours: _Side,
+    lr: float,
+) -> _Side:
+    """Another side that has been found to compute what ours does.
+
+    Raises Disagreement, PeerMissing or WorkerError.
+    """
+    form, folder = arguments["form"], Path(arguments["folder"])
+    with contextlib.ExitStack() as own:
+        worker = own.enter_context(Worker(target, arguments, notes["environment"]))
+        side = _Side("PyTorch", form, worker, worker.ask("about"))
+        side.losses = worker.ask("first_steps", count=len(ours.losses), lr=lr)
+        path = folder / f"{form}-{END}"
+        compare(TOLERANCES[arguments["precision"]], str(side), ours.losses, side.losses, folder / END, path)
+        path.unlink()
+        stack.push(own.pop_all())
+    return side
+
+
+def compare(
+    tolerance: Tolerance,
+    other: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    end: Path,
+    their_end: Path,
+) -> dict[str, float]:
+    """Compares the losses of the first steps and the velocities after them.
+
+    Returns how far apart they are: the difference of each loss, as a part of it if it is above 1, and of each
+    velocity, as a part of its norm.
+
+    Raises Disagreement naming the first step or the parameter that is too far apart.
+    """
+    apart = {}
+    for number, (mine, their) in enumerate(zip(ours, theirs, strict=True), 1):
+        difference = apart[f"loss {number}"] = abs(mine - their) / max(abs(mine), 1.0)
+        if not difference <= number * tolerance.loss:
+            raise Disagreement(
+                f"{other} does not compute what cconvnet does: the loss of step {number} is {their:.7g} "
+                f"there and {mine:.7g} here, {difference:.1e} apart where {number * tolerance.loss:.1e} is "
+                "allowed"
+            )
+    with np.load(end) as mine_end, np.load(their_end) as other_end:
+        for name in mine_end.files:
+            mine_v, other_v = (values[name].astype(np.float64) for values in (mine_end, other_end))
+            norm = float(np.linalg.norm(mine_v))
+            difference = apart[name] = float(np.linalg.norm(mine_v - other_v)) / max(norm, 1e-30)
+            if not difference <= tolerance.velocity:
+                raise Disagreement(
+                    f"{other} does not compute what cconvnet does: after {len(ours)} steps {name} is "
+                    f"{difference:.1e} of its norm away where {tolerance.velocity:.1e} is allowed"
+                )
+    return apart
+
+
+def _rounds(sides: list[_Side], count: int, result: dict[str, Any]) -> Iterator[int]:
+    """One step of each side in turn, `count` times; a peer that fails on the way is left out from then on."""
+
+    def asked(side: _Side, method: str, **arguments: Any) -> Any:
+        try:
+            return side.worker.ask(method, **arguments)
+        except WorkerError as error:
+            if side is sides[0]:
+                raise
+            result["peers"]["pytorch"].setdefault("failed", {})[side.form] = str(error)
+            sides.remove(side)
+            return None
+
+    for side in list(sides):
+        asked(side, "prepare", lr=TIMED_LR)
+    for done in range(1, count + 1):
+        for side in list(sides):
+            seconds = asked(side, "step")
+            if seconds is not None:
+                side.seconds.append(seconds)
+                side.memory = asked(side, "memory")
+        yield done
+
+
+def _gather(result: dict[str, Any], sides: list[_Side], batch: int) -> None:
+    """Brings the result to what the sides have told."""
+    rows = result["rows"] = [side.row(batch) for side in sides]
+    ours, *others = rows
+    result |= {
+        "images_per_second": ours["images_per_second"],
+        "step_seconds": ours["seconds"],
+        "step_seconds_min": ours["seconds_min"],
+        "steps_seconds": list(sides[0].seconds),
+        "peak_rss_bytes": ours["peak_rss_bytes"],
+    }
+    for row in others:
+        row["times_as_fast"] = row["seconds"] / ours["seconds"]
+        row["times_the_memory"] = peak(ours) / peak(row)
+    library = [row for row in others if "lrn_by_hand" not in row["form"]]
+    result["fastest"] = {
+        kind: {key: best[key] for key in ("form", "times_as_fast", "times_the_memory")}
+        for kind, among in (("library", library), ("any", others))
+        if among
+        for best in [min(among, key=lambda row: row["seconds"])]
+    }
+
+
+def peak(row: Mapping[str, Any]) -> int:
+    """The memory that counts: the device's on a GPU, else the process's."""
+    return int(row.get("peak_device_bytes", row["peak_rss_bytes"]))
+
+
+# ---- for people ------------------------------------------------------------------------------------------
+
+
+def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a table of what :func:`step` returned."""
+    header = ["side", "form", "step", "fastest", "slowest", "images/s", "peak memory", "ours: times as fast"]
+    header.append("times the memory")
+    rows = []
+    for row in result["rows"]:
+        times = [f"{1e3 * row[key]:,.2f} ms" for key in ("seconds", "seconds_min", "seconds_max")]
+        ratios = [f"{row[key]:.2f}" if key in row else "" for key in ("times_as_fast", "times_the_memory")]
+        rate, memory = f"{row['images_per_second']:,.1f}", f"{peak(row) / 1e6:,.0f} MB"
+        rows.append([row["side"], row["form"], *times, rate, memory, *ratios])
+    return header, rows
+
+
+def verdict(result: Mapping[str, Any]) -> list[str]:
+    """What the table comes to, in a line for each fastest form, and what the peer was given."""
+    whose = {"library": "with its own layers", "any": "of all"}
+    lines = [
+        f"PyTorch's fastest form {whose[kind]} is {best['form']}: ours is {best['times_as_fast']:.2f} times "
+        f"as fast with {best['times_the_memory']:.2f} times the memory"
+        for kind, best in result["fastest"].items()
+    ]
+    if lines and (given := result["peers"]["pytorch"]["environment"]):
+        lines.append("PyTorch ran with " + " ".join(f"{name}={value}" for name, value in given.items()))
+    return lines

@@ -6,11 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cconvnet.bench.step import TIMED_LR
 from cconvnet.network import Network
-
-# A rate of 0 would freeze, which is no work; one that learns would sooner or later leave the random labels
-# with numbers that are not finite.
-TIMED_LR = 1e-9
 
 
 class Training:

@@ -154,7 +154,7 @@ def _check_products(
         actual = np.einsum("gkrsc,k->grsc", w, vector, optimize=True)
         expected = np.zeros((o.groups, o.r, o.s, c))
         for x, dy in _images(o, given["x"].reshape(o.x_shape), given["dy"].reshape(o.y_shape)):
-            expected += _wgrad(o, x, dy @ vector)
+            expected += _wgrad(o, x, _contracted(dy, vector))
         _compare(name, actual, expected, "grsc", o, vector, rounding)
         return
     filters = np.einsum("gkrsc,c->gkrs" if name == "dx" else "gkrsc,k->gcrs", w, vector, optimize=True)
@@ -164,14 +164,20 @@ def _check_products(
     letters = "nhwg" if name == "dx" else "npqg"
     first = 0
     for part, out in _images(o, source.reshape(shapes[0]), result.reshape(shapes[1])):
-        _compare(name, out @ vector, compute(o, part, filters), letters, o, vector, rounding, first)
+        _compare(
+            name, _contracted(out, vector), compute(o, part, filters), letters, o, vector, rounding, first
+        )
         first += len(part)
+
+
+def _contracted(images: Array, vector: Array) -> Array:
+    """images[n,.,.,G,X] summed over X with the vector's weights, as one product of a matrix and a vector."""
+    return np.asarray((images.reshape(-1, len(vector)) @ vector).reshape(images.shape[:-1]))
 
 
 def _images(o: Any, *arrays: Array) -> Iterator[tuple[Array, ...]]:
     """A few images of each [N,.,.,G*C] at a time, float64[n,.,.,G,C], so many as memory may hold."""
-    largest = max(o.h * o.w * o.c, o.p * o.q * o.k, o.h * o.w * o.r * o.s * o.groups)
-    for part in _pieces(o.n, _HELD // largest):
+    for part in _pieces(o.n, _HELD // max(o.h * o.w * o.c, o.p * o.q * o.k)):
         pieces = (array[part] for array in arrays)
         yield tuple(piece.reshape(*piece.shape[:3], o.groups, -1).astype(np.float64) for piece in pieces)
 
@@ -189,45 +195,33 @@ def _taps(o: Any, images: Array) -> reference.Taps:
     return reference.Taps(SimpleNamespace(n=len(images), c=images.shape[3], **sizes), images, o.r, o.s)
 
 
-# Each pass multiplies for all taps at once, in one matrix product, and moves the products of each tap where
-# they belong. Channels are ordered [G,R,S], so those of one tap are `tap :: taps`.
-
-
-def _products(images: Array, filters: Array) -> Array:
-    """images[n,.,.,G,X] times filters[G,X,T] as [n,.,.,G*T]."""
-    parts = [
-        images[..., g, :].reshape(-1, one.shape[0]) @ one.reshape(len(one), -1)
-        for g, one in enumerate(filters)
-    ]
-    return np.concatenate(parts, axis=1).reshape(*images.shape[:3], -1)
+def _by_group(o: Any, pixels: Array) -> Array:
+    """[n,P,Q,G*X] as [n,P,Q,G,X]."""
+    return pixels.reshape(*pixels.shape[:3], o.groups, -1)
 
 
 def _fprop(o: Any, x: Array, filters: Array) -> Array:
     """y[n,P,Q,G] of x[n,H,W,G,C] and one filter for each group, filters[G,C,R,S]."""
     y = np.zeros((len(x), o.p, o.q, o.groups))
-    for r, s, pixels in _taps(o, _products(x, filters)):
-        y += pixels[..., r * o.s + s :: o.r * o.s]
+    for r, s, pixels in _taps(o, x.reshape(*x.shape[:3], -1)):
+        y += np.einsum("npqgc,gc->npqg", _by_group(o, pixels), np.ascontiguousarray(filters[..., r, s]))
     return y
 
 
 def _dgrad(o: Any, dy: Array, filters: Array) -> Array:
     """dx[n,H,W,G] of dy[n,P,Q,G,K] and filters over one channel for each group, filters[G,K,R,S]."""
-    products = _products(dy, filters)
     taps = _taps(o, np.zeros((len(dy), o.h, o.w, o.groups)))
     for r, s, pixels in taps:
-        pixels += products[..., r * o.s + s :: o.r * o.s]
+        pixels += np.einsum("npqgk,gk->npqg", dy, np.ascontiguousarray(filters[..., r, s]))
     return taps.image.copy()
 
 
 def _wgrad(o: Any, x: Array, dy: Array) -> Array:
     """dw[G,R,S,C] of x[n,H,W,G,C] and one gradient for each group, dy[n,P,Q,G]."""
-    taps = _taps(o, np.zeros((len(x), o.h, o.w, o.groups * o.r * o.s)))
-    for r, s, pixels in taps:
-        pixels[..., r * o.s + s :: o.r * o.s] = dy
-    spread = taps.image.reshape(-1, o.groups, o.r * o.s)
-    seen = x.reshape(len(spread), o.groups, -1)
-    parts = [spread[:, g].T @ seen[:, g] for g in range(o.groups)]
-    return np.stack(parts).reshape(o.groups, o.r, o.s, -1)
+    dw = np.zeros((o.groups, o.r, o.s, x.shape[-1]))
+    for r, s, pixels in _taps(o, x.reshape(*x.shape[:3], -1)):
+        dw[:, r, s] = np.einsum("npqgc,npqg->gc", _by_group(o, pixels), dy)
+    return dw
 
 
 def _compare(

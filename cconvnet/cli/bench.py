@@ -17,6 +17,7 @@ from cconvnet.cli.options import (
     LayerParams,
     OptionalNet,
     Places,
+    Plot,
     Precision,
     Size,
     check_can_write,
@@ -160,17 +161,33 @@ def bench_step(
     size: Size = None,
     steps: Annotated[int, typer.Option(help="Timed steps.", metavar="N")] = 20,
     warmup: Annotated[int, typer.Option(help="Untimed steps before them.", metavar="N")] = 3,
+    peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Also time PyTorch's step.")] = True,
+    forms: Annotated[
+        str | None,
+        typer.Option(
+            help="PyTorch's forms, such as nchw,channels_last+compiled: nchw or channels_last, and with a + "
+            "lrn_by_hand, compiled, graph. Without it those that may be the fastest.",
+            metavar="FORMS",
+        ),
+    ] = None,
     to_json: Json = None,
+    plot: Plot = None,
 ) -> None:
-    """Time whole training steps on random images: load, forward, backward, update."""
-    from cconvnet.bench.step import step
+    """Time whole training steps on random images, against PyTorch's: load, forward, backward, update."""
+    from cconvnet import plots
+    from cconvnet.bench import pictures
+    from cconvnet.bench import step as bench
     from cconvnet.formats.netfiles import chosen
     from cconvnet.report import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    for file in (to_json, plot):
+        check_can_write(file)
+    if plot:
+        plots.check(plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps", warmup + steps)
-        result = step(
+        result = bench.step(
             wanted,
             devices=device_names(device),
             batch=batch,
@@ -179,18 +196,26 @@ def bench_step(
             places=parsed_places(place),
             steps=steps,
             warmup=warmup,
+            peer=bench.PYTORCH if peer else None,
+            forms=None if forms is None else [form.strip() for form in forms.split(",")],
+            say=report.say,
             stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + steps}"),
+            found=lambda so_far: None if to_json in (None, "-") else write_json(str(to_json), so_far),
         )
         report.end()
         report.say(
             f"{result['net']}, batch {result['batch']}, {result['precision']}, {result['device']} "
-            f"({result['device_reason']})\n"
-            f"median step {1e3 * result['step_seconds']:,.2f} ms, fastest "
-            f"{1e3 * result['step_seconds_min']:,.2f} ms, {result['images_per_second']:,.1f} images/s, "
-            f"peak memory {result['peak_rss_bytes'] / 1e6:,.0f} MB"
+            f"({result['device_reason']})"
         )
     if to_json:
         write_json(to_json, result)
+    if plot:
+        pictures.step_bars(result, plot)
+    if to_json != "-":
+        columns, rows = bench.table(result)
+        print_table("", columns, rows, set(columns) - {"side", "form"})
+        for line in bench.verdict(result):
+            print(line)
 
 
 @app.command(
@@ -214,10 +239,7 @@ def bench_roofline(
     ] = 10,
     warmup: Annotated[int, typer.Option(help="Untimed steps before them.", metavar="N")] = 2,
     to_json: Json = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Draw the operations under the device's limits.", metavar="FILE"),
-    ] = None,
+    plot: Plot = None,
     stack: Annotated[
         Path | None, typer.Option("--stack", help="Draw where the step's time goes.", metavar="FILE")
     ] = None,
@@ -295,9 +317,7 @@ def bench_scaling(
         typer.Option(help="For the whole; what would take longer than is left is left out.", metavar="S"),
     ] = 60.0,
     to_json: Json = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw the points and their fits.", metavar="FILE")
-    ] = None,
+    plot: Plot = None,
 ) -> None:
     """Time training steps at growing batches and image sizes, and fit how time and memory grow."""
     from cconvnet import plots

@@ -98,6 +98,10 @@ Json = Annotated[
     ),
 ]
 
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Draw the results: .png, .svg, .pdf.", metavar="FILE")
+]
+
 
 def device_names(devices: str | None) -> list[str] | None:
     return None if devices is None else [name.strip() for name in devices.split(",")]

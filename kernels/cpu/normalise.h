@@ -10,16 +10,35 @@
 
 namespace cconvnet {
 
-// d^-beta and d^(-beta-1).
+// d^-beta and d^(-beta-1), of a number or of the lanes of a vector.
+template <class Value>
 struct Powers {
-  float scale, steeper;
+  Value scale, steeper;
 };
 
-// AlexNet's beta, 3/4, needs two square roots in place of a power, which makes vector code.
-inline __attribute__((always_inline)) Powers three_quarters(float d) {
-  const float inverse_root = 1.0f / std::sqrt(d);
-  const float scale = inverse_root * std::sqrt(inverse_root);
+template <class Value>
+inline __attribute__((always_inline)) Value square_root(Value x) {
+  constexpr int kLanes = sizeof x / sizeof(float);
+  float lanes[kLanes];
+  std::memcpy(lanes, &x, sizeof x);
+#pragma omp simd
+  for (int i = 0; i < kLanes; ++i) lanes[i] = std::sqrt(lanes[i]);
+  std::memcpy(&x, lanes, sizeof x);
+  return x;
+}
+
+// AlexNet's beta, 3/4, needs two square roots in place of a power. (Newton's iteration for d^-1/4 needs
+// neither roots nor divisions, and was slower on Zen 5: its steps wait for each other.)
+template <class Value>
+inline __attribute__((always_inline)) Powers<Value> three_quarters(Value d) {
+  const Value inverse_root = 1.0f / square_root(d);
+  const Value scale = inverse_root * square_root(inverse_root);
   return {scale, scale * (inverse_root * inverse_root)};
+}
+
+inline Powers<float> any_power(float d, float beta) {
+  const float scale = std::pow(d, -beta);
+  return {scale, scale / d};
 }
 
 // scale[i] = d^-beta and, where `steeper` is given, steeper[i] = d^(-beta-1), for d = k + alpha * sum[i].
@@ -31,15 +50,15 @@ inline __attribute__((always_inline)) void powers(const Problem& o, int count, c
   if (beta == 0.75f) {
 #pragma omp simd
     for (int i = 0; i < count; ++i) {
-      const Powers result = three_quarters(k + alpha * sum[i]);
+      const Powers<float> result = three_quarters(k + alpha * sum[i]);
       scale[i] = result.scale;
       if (STEEPER) steeper[i] = result.steeper;
     }
   } else {
     for (int i = 0; i < count; ++i) {
-      const float d = k + alpha * sum[i];
-      scale[i] = std::pow(d, -beta);
-      if (STEEPER) steeper[i] = scale[i] / d;
+      const Powers<float> result = any_power(k + alpha * sum[i], beta);
+      scale[i] = result.scale;
+      if (STEEPER) steeper[i] = result.steeper;
     }
   }
 }

@@ -1,0 +1,370 @@
+"""cuDNN's convolutions and matrix products, through its Python frontend: every plan that it offers for a row.
+
+Not yet run on a GPU: tests/test_bench_cudnn.py holds the calls against the frontend's signatures.
+
+Source: cuDNN frontend, "Graph API": a graph of one operation is planned by three heuristics, whose plans are
+built and timed one by one. https://docs.nvidia.com/deeplearning/cudnn/frontend/latest/
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cconvnet._problem import ConvProblem, FcProblem
+from cconvnet.backends import Device, DeviceUnavailable, get_device
+from cconvnet.bench.rows import GEMMS, Row
+from cconvnet.bench.sides import Array, Plan, Refused, Side
+from cconvnet.bench.timing import Clock
+from cconvnet.bench.workers import PeerMissing
+
+INSTALL = "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13"
+
+# Seconds that building the plans of one row may take; without it all of them are built. A plan that is
+# compiled at run time can take a second, and a row can have dozens.
+PLAN_SECONDS = "CCONVNET_CUDNN_PLAN_SECONDS"
+
+# What a plan may not do that is to be fp32 as IEEE 754 has it. NVIDIA's name for a plan that rounds its
+# inputs to TF32 is TENSOR_CORE, since no tensor core multiplies fp32.
+_LOOSE = (
+    "TENSOR_CORE",
+    "DOWN_CONVERT_INPUTS",
+    "REDUCED_PRECISION_REDUCTION",
+    "FFT",
+    "WINOGRAD",
+    "WINOGRAD_TILE_4x4",
+    "WINOGRAD_TILE_6x6",
+    "WINOGRAD_TILE_13x13",
+)
+
+# Method of the graph, its tensor arguments by our names, and our name of the result.
+_CONVOLUTIONS = {
+    "fprop": ("conv_fprop", {"image": "x", "weight": "w"}, "y"),
+    "dgrad": ("conv_dgrad", {"loss": "dy", "filter": "w"}, "dx"),
+    "wgrad": ("conv_wgrad", {"image": "x", "loss": "dy"}, "dw"),
+}
+_PRODUCTS = {
+    "fprop": ({"A": "x", "B": "w"}, "y"),
+    "dgrad": ({"A": "dy", "B": "w"}, "dx"),
+    "wgrad": ({"A": "dy", "B": "x"}, "dw"),
+}
+
+Layout = tuple[list[int], list[int]]  # dimensions, and how many elements lie between two of each
+
+
+@dataclass(frozen=True)
+class Form:
+    """One operation of cuDNN's that computes a row.
+
+    Attributes
+        method: of cudnn.pygraph.
+        arguments: our names of the arrays it takes as its own arguments.
+        output: our name of the array it makes.
+        layouts: of each array, by our names.
+        settings: its other arguments.
+    """
+
+    method: str
+    arguments: dict[str, str]
+    output: str
+    layouts: dict[str, Layout]
+    settings: dict[str, list[int]]
+
+
+def _nhwc(shape: Sequence[int]) -> Layout:
+    """cuDNN counts N, C, H, W (or K, C, R, S) in whatever order they lie in memory: ours is N, H, W, C."""
+    n, h, w, c = shape
+    return [n, c, h, w], [h * w * c, 1, w * c, c]
+
+
+def _matrix(rows: int, columns: int, transposed: bool = False) -> Layout:
+    """A batch of one matrix that lies in memory row by row, or of its transpose."""
+    if transposed:
+        return [1, columns, rows], [rows * columns, 1, columns]
+    return [1, rows, columns], [rows * columns, columns, 1]
+
+
+def image_shape(problem: ConvProblem) -> tuple[int, int, int, int]:
+    """Of x and dx as cuDNN gets them.
+
+    Where sizes are rounded up the last window can hang over the image's end. Most of cuDNN's plans want the
+    same padding at both ends, so the image itself gets those rows and columns, of zeros.
+    """
+    needed = (
+        (problem.p - 1) * problem.stride_h + problem.r - 2 * problem.pad_h,
+        (problem.q - 1) * problem.stride_w + problem.s - 2 * problem.pad_w,
+    )
+    return problem.n, max(problem.h, needed[0]), max(problem.w, needed[1]), problem.c
+
+
+def forms(row: Row) -> list[Form]:
+    """Every operation of cuDNN's that computes the row; a fully connected layer is a convolution as well.
+
+    Raises Refused for what cuDNN's graphs are not asked for.
+    """
+    direction, problem = row.operation.rpartition("_")[2], row.problem
+    if row.operation not in GEMMS:
+        raise Refused("cuDNN is asked for convolutions and matrix products only")
+    method, arguments, output = _CONVOLUTIONS[direction]
+    if isinstance(problem, ConvProblem):
+        images, filters, maps = image_shape(problem), problem.w_shape, problem.y_shape
+        pair = {
+            "padding": [problem.pad_h, problem.pad_w],
+            "stride": [problem.stride_h, problem.stride_w],
+            "dilation": [1, 1],
+        }
+    else:
+        n, c, k = problem.n, problem.c, problem.k
+        images, filters, maps = (n, 1, 1, c), (k, 1, 1, c), (n, 1, 1, k)
+        pair = {"padding": [0, 0], "stride": [1, 1], "dilation": [1, 1]}
+    layouts = {"x": images, "dx": images, "w": filters, "dw": filters, "y": maps, "dy": maps}
+    found = [
+        Form(method, arguments, output, {name: _nhwc(shape) for name, shape in layouts.items()}, pair),
+    ]
+    if isinstance(problem, FcProblem):
+        found.insert(0, _product(problem, direction))
+    return found
+
+
+def _product(problem: FcProblem, direction: str) -> Form:
+    n, c, k = problem.n, problem.c, problem.k
+    layouts = {"x": _matrix(n, c), "dx": _matrix(n, c), "y": _matrix(n, k), "dy": _matrix(n, k)}
+    layouts |= {"w": _matrix(k, c), "dw": _matrix(k, c)}
+    if direction == "fprop":
+        layouts["w"] = _matrix(k, c, transposed=True)
+    if direction == "wgrad":
+        layouts["dy"] = _matrix(n, k, transposed=True)
+    arguments, output = _PRODUCTS[direction]
+    return Form("matmul", arguments, output, layouts, {})
+
+
+class _Buffers:
+    """The arrays of one row on the device, which all its plans share.
+
+    Attributes
+        output: the name of the one that is computed.
+        workspace: the address of the memory that plans may use as they like.
+    """
+
+    def __init__(self, device: Device, row: Row, form: Form) -> None:
+        self._device, self._problem = device, row.problem
+        self._loaded: Any = None
+        shapes = {"x": row.problem.x_shape, "w": row.problem.w_shape, "y": row.problem.y_shape}
+        shapes |= {f"d{name}": shape for name, shape in shapes.items()}
+        self._shapes: dict[str, tuple[int, ...]] = shapes
+        names = [*form.arguments.values(), form.output]
+        self.output = form.output
+        # Zeros, for the rows and columns that are only padding.
+        self._arrays = {name: device.zeros(self._padded(name)) for name in names}
+        self._workspace: Any = None
+        self.workspace = 0
+
+    def _padded(self, name: str) -> tuple[int, ...]:
+        if name in ("x", "dx") and isinstance(self._problem, ConvProblem):
+            return image_shape(self._problem)
+        return self._shapes[name]
+
+    def _inside(self, name: str) -> Any:
+        """The part of an array that is not padding."""
+        return self._arrays[name][tuple(slice(size) for size in self._shapes[name])]
+
+    def load(self, inputs: dict[str, Any]) -> None:
+        if inputs is not self._loaded:
+            for name in self._arrays.keys() - {self.output}:
+                self._inside(name)[...] = self._device.array(inputs[name])
+            self._loaded = inputs
+        self._arrays[self.output].fill(math.nan)
+
+    def result(self) -> Array:
+        return self._device.host(self._inside(self.output).copy())
+
+    def address(self, name: str) -> int:
+        return int(self._arrays[name].data.ptr)
+
+    def reserve(self, size: int) -> None:
+        """Makes the workspace, which all plans share, at least `size` bytes long; it may move."""
+        if self._workspace is None or self._workspace.nbytes < size:
+            self._workspace = None  # its memory first, then more
+            self._workspace = self._device.empty(max(size, 1), np.uint8)
+            self.workspace = int(self._workspace.data.ptr)
+
+
+class CuDNNPlan(Plan):
+    """One engine of cuDNN's with one set of its knobs."""
+
+    def __init__(
+        self, graph: Any, index: int, handle: Any, operands: dict[int, int], size: int, buffers: _Buffers
+    ) -> None:
+        self.name = str(graph.get_plan_name_at_index(index))
+        self._graph, self._index, self._handle = graph, index, handle
+        self._operands, self._size, self._buffers = operands, size, buffers
+
+    def load(self, inputs: dict[str, Any]) -> None:
+        self._buffers.reserve(self._size)
+        self._buffers.load(inputs)
+
+    def call(self) -> None:
+        workspace = self._buffers.workspace
+        self._graph.execute_plan_at_index(self._operands, workspace, self._index, self._handle)
+
+    def results(self) -> dict[str, Array]:
+        return {self._buffers.output: self._buffers.result()}
+
+
+class CuDNN(Side):
+    """Three columns: ``best``, the fastest plan whose data and sums are of the wanted type, which for fp32
+    may round what it multiplies to TF32; ``strict``, the fastest that rounds nothing beyond fp32; and
+    ``deterministic``, the fastest of those that always gives the same bits.
+
+    Raises
+        PeerMissing: there is no GPU, CuPy, frontend or cuDNN here.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("best", "strict", "deterministic")
+
+    def __init__(self, device: str, precision: str) -> None:
+        super().__init__(device, precision)
+        if precision != "fp32":
+            raise PeerMissing(f"cuDNN is not asked for {precision} yet")
+        try:
+            self._device = get_device(device)
+        except DeviceUnavailable as error:
+            raise PeerMissing(f"cuDNN: {error}") from None
+        if self._device.kind != "cuda":
+            raise PeerMissing(f"cuDNN computes on GPUs, not on {device}")
+        try:
+            import cudnn
+        except (ImportError, OSError) as error:
+            raise PeerMissing(f"cuDNN's Python frontend cannot be used ({error}): {INSTALL}") from None
+        self._cudnn: Any = cudnn
+        # For good: a side has its process to itself, and a handle belongs to the GPU that it was made on.
+        self._device.__enter__()
+        self._clock = Clock(self._device)
+        try:
+            self._handle = cudnn.create_handle()
+        except (RuntimeError, cudnn.cudnnGraphNotSupportedError) as error:
+            raise PeerMissing(f"cuDNN itself cannot be used ({error}): {INSTALL}") from None
+        cudnn.set_stream(handle=self._handle, stream=self._device.stream)
+        self._plan_seconds = float(os.environ.get(PLAN_SECONDS, "inf"))
+        self._failed: dict[str, str] = {}  # what of the row's plans there is not, and why
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "frontend": self._cudnn.__version__,
+            "cudnn": self._cudnn.backend_version(),
+            "heuristics": ["A", "B", "FALLBACK"],
+            "plan_seconds": self._plan_seconds if math.isfinite(self._plan_seconds) else None,
+        }
+
+    def seconds(self, plan: Plan, count: int) -> list[float]:
+        return self._clock.seconds(plan.call, count)
+
+    def prepare(self, network: str, batch: int, layer: str, operation: str, seed: int = 0) -> dict[str, Any]:
+        self._failed = {}
+        answer = super().prepare(network, batch, layer, operation, seed)
+        return {**answer, "failed": {**answer["failed"], **self._failed}}
+
+    def plans(self, row: Row) -> list[CuDNNPlan]:
+        deadline = time.monotonic() + self._plan_seconds
+        buffers, found = None, []
+        for form in forms(row):
+            buffers = buffers or _Buffers(self._device, row, form)
+            try:
+                found += self._plans(form, buffers, deadline)
+            except Exception as error:  # also what the frontend itself lacks; another form may do
+                self._failed[form.method] = _first_line(error)
+        if not found:
+            reasons = "; ".join(f"{name}: {why}" for name, why in self._failed.items())
+            raise Refused(f"cuDNN has no plan for it. {reasons}".strip())
+        return found
+
+    def _plans(self, form: Form, buffers: _Buffers, deadline: float) -> list[CuDNNPlan]:
+        graph, tensors = self._planned(form)
+        strict, deterministic = self._filtered(form)
+        operands = {tensor.get_uid(): buffers.address(name) for name, tensor in tensors.items()}
+        found: dict[str, CuDNNPlan] = {}
+        late = 0
+        for index in range(graph.get_execution_plan_count()):
+            name = graph.get_plan_name_at_index(index)
+            if name in found or name in self._failed:
+                continue  # two heuristics had the same idea
+            if time.monotonic() > deadline:
+                late += 1
+                continue
+            if (why := _unbuildable(graph, index)) is not None:
+                self._failed[name] = why
+                continue
+            size = graph.get_workspace_size_plan_at_index(index)
+            plan = CuDNNPlan(graph, index, self._handle, operands, size, buffers)
+            plan.columns = (
+                "best",
+                *["strict"] * (name in strict),
+                *["deterministic"] * (name in deterministic),
+            )
+            found[name] = plan
+        if late:
+            why = f"not built within {self._plan_seconds:g} s ({PLAN_SECONDS})"
+            self._failed[f"{late} more plans of {form.method}"] = why
+        return list(found.values())
+
+    def _planned(self, form: Form) -> tuple[Any, dict[str, Any]]:
+        """A graph of one operation, with its plans still to be built, and its tensors by our names."""
+        cudnn = self._cudnn
+        kind = cudnn.data_type.FLOAT
+        graph = cudnn.pygraph(
+            io_data_type=kind, intermediate_data_type=kind, compute_data_type=kind, handle=self._handle
+        )
+        tensors: dict[str, Any] = {}
+        for name in form.arguments.values():
+            dimensions, strides = form.layouts[name]
+            tensors[name] = graph.tensor(dim=dimensions, stride=strides, data_type=kind, name=name)
+        arguments = {theirs: tensors[ours] for theirs, ours in form.arguments.items()}
+        output = getattr(graph, form.method)(**arguments, **form.settings, compute_data_type=kind)
+        dimensions, strides = form.layouts[form.output]
+        output.set_output(True)
+        output.set_data_type(kind)
+        output.set_dim(dimensions)
+        output.set_stride(strides)
+        tensors[form.output] = output
+        graph.validate()
+        graph.build_operation_graph()
+        modes = cudnn.heur_mode
+        graph.create_execution_plans([modes.A, modes.B, modes.FALLBACK])
+        return graph, tensors
+
+    def _filtered(self, form: Form) -> tuple[set[str], set[str]]:
+        """The names of the plans that are strict fp32, and of those of them that are deterministic too.
+
+        The notes of a plan cannot be read, only plans with notes be barred. That is done in a graph of its
+        own, since a barred plan may refuse to run; what is barred is not built, which costs little.
+        """
+        graph, _ = self._planned(form)
+        notes = self._cudnn.numerical_note
+        names = {
+            index: graph.get_plan_name_at_index(index) for index in range(graph.get_execution_plan_count())
+        }
+        kept: list[set[str]] = []
+        for barred in (_LOOSE, ("NONDETERMINISTIC",)):
+            graph.deselect_numeric_notes([getattr(notes, note) for note in barred])
+            names = {index: name for index, name in names.items() if _unbuildable(graph, index) is None}
+            kept.append(set(names.values()))
+        return kept[0], kept[1]
+
+
+def _unbuildable(graph: Any, index: int) -> str | None:
+    """Builds a plan; why that fails, if it does."""
+    try:
+        graph.build_plan_at_index(index)
+    except Exception as error:  # whatever the library raises, the other plans may do
+        return _first_line(error)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,417 @@
+"""Any of our networks as a PyTorch module, with our weights.
+
+Activations are [N,C,H,W], filters [K,C/groups,R,S]; what an FC layer reads is flattened in the order (C,H,W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cconvnet.bench.workers import PeerMissing
+from cconvnet.nets.shapes import Shape, pool_outputs, shapes, windows
+from cconvnet.nets.specs import (
+    DATA,
+    ConvSpec,
+    DropoutSpec,
+    FcSpec,
+    LayerSpec,
+    LrnSpec,
+    MaxSpec,
+    NetSpec,
+    Neuron,
+    NeuronSpec,
+    PoolSpec,
+    SoftmaxCostSpec,
+    SumSpec,
+)
+
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor, nn
+except ImportError as error:
+    raise PeerMissing(f"PyTorch cannot be used ({error}): pip install torch") from None
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One of our parameters as PyTorch holds it.
+
+    Attributes
+        view, axes: ours is viewed in the shape `view` and then transposed.
+        lr_scale, weight_decay, momentum: as in cconvnet.optim.Parameter.
+    """
+
+    tensor: nn.Parameter
+    ours: tuple[int, ...]
+    view: tuple[int, ...]
+    axes: tuple[int, ...]
+    lr_scale: float
+    weight_decay: float
+    momentum: float | None
+
+    def to_ours(self, values: Tensor) -> Array:
+        """Values in the shape of this parameter, in our shape and order."""
+        transposed = values.detach().float().cpu().numpy().reshape([self.view[axis] for axis in self.axes])
+        return np.ascontiguousarray(transposed.transpose(np.argsort(self.axes)).reshape(self.ours))
+
+
+def _learned(
+    value: Array,
+    view: tuple[int, ...],
+    axes: tuple[int, ...],
+    shape: tuple[int, ...],
+    rates: tuple[float, float, float | None],
+) -> Learned:
+    transposed = np.ascontiguousarray(value.reshape(view).transpose(axes)).reshape(shape)
+    return Learned(nn.Parameter(torch.from_numpy(transposed)), value.shape, view, axes, *rates)
+
+
+# ---- layers ----------------------------------------------------------------------------------------------
+
+
+def neuron(function: Neuron, x: Tensor) -> Tensor:
+    a, b = function.a, function.b
+    match function.kind:
+        case "linear":
+            return a * x + b
+        case "relu":
+            return F.relu(x)
+        case "tanh":
+            return a * torch.tanh(b * x)
+        case "logistic":
+            return torch.sigmoid(x)
+        case "softrelu":
+            return F.softplus(x)
+        case "abs":
+            return x.abs()
+        case "square":
+            return x * x
+        case "sqrt":
+            return x.sqrt()
+        case "brelu":
+            return x.clamp(0, a)
+    raise PeerMissing(f"PyTorch has no neuron like {function.kind}")
+
+
+class _Weighted(nn.Module):
+    """The sum over the inputs of one product each, a bias, and a neuron.
+
+    Attributes
+        learned: its parameters by our names.
+    """
+
+    def __init__(self, spec: Any, state: Mapping[str, Array]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.learned: dict[str, Learned] = {}
+        self.weights = nn.ParameterList()
+        self.bias: nn.Parameter | None = None
+        for index in range(len(spec.inputs)):
+            own = spec.for_input(index)
+            if own.norm_limit > 0:
+                raise PeerMissing(f"PyTorch has no update that keeps a norm_limit ({spec.name})")
+            name = f"{spec.name}.weight" + (f".{index}" if len(spec.inputs) > 1 else "")
+            rates = own.lr_scale, own.weight_decay, own.momentum
+            self.learned[name] = self._weight(index, state[name], rates)
+            self.weights.append(self.learned[name].tensor)
+        if spec.bias is not None:
+            name = f"{spec.name}.bias"
+            value = state[name]
+            # [K], or [P,Q,K] where each position has its own.
+            axes = (2, 0, 1) if value.ndim == 3 else (0,)
+            shape = tuple(value.shape[axis] for axis in axes)
+            rates = spec.bias_lr_scale, spec.bias_weight_decay, spec.bias_momentum
+            self.learned[name] = _learned(value, value.shape, axes, shape, rates)
+            self.bias = self.learned[name].tensor
+
+    def _weight(self, index: int, value: Array, rates: tuple[float, float, float | None]) -> Learned:
+        raise NotImplementedError
+
+    def _product(self, index: int, x: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        # A bias for each position is no part of PyTorch's products.
+        unshared = self.bias if self.bias is not None and self.bias.ndim > 1 else None
+        y = self._product(0, inputs[0], self.bias if unshared is None else None)
+        for index, x in enumerate(inputs[1:], 1):
+            y = y + self._product(index, x, None)
+        if unshared is not None:
+            y = y + unshared
+        if self.spec.neuron is None:
+            return y
+        # Nobody else reads what is overwritten here.
+        return F.relu(y, inplace=True) if self.spec.neuron.kind == "relu" else neuron(self.spec.neuron, y)
+
+
+class _Conv(_Weighted):
+    def __init__(self, spec: ConvSpec, inputs: list[Shape], state: Mapping[str, Array]) -> None:
+        super().__init__(spec, state)
+        self.paddings = [self._padding(spec.for_input(index), x) for index, x in enumerate(inputs)]
+
+    @staticmethod
+    def _padding(spec: ConvSpec, x: Shape) -> tuple[int, int, int, int] | None:
+        """Zeros to be put around the image for outputs that PyTorch's own geometry does not give."""
+        around: list[int] = []
+        for size, window, stride, padding in zip(x, spec.window, spec.stride, spec.padding, strict=False):
+            last = (windows(size, window, stride, padding, spec.rounding) - 1) * stride + window
+            around = [padding, max(padding, last - padding - size), *around]
+        left, right, top, bottom = around
+        return None if (left, top) == (right, bottom) else (left, right, top, bottom)
+
+    def _weight(self, index: int, value: Array, rates: tuple[float, float, float | None]) -> Learned:
+        k, r, s, c = value.shape
+        return _learned(value, value.shape, (0, 3, 1, 2), (k, c, r, s), rates)
+
+    def _product(self, index: int, x: Tensor, bias: Tensor | None) -> Tensor:
+        own = self.spec.for_input(index)
+        padding = own.padding
+        if (around := self.paddings[index]) is not None:
+            x, padding = F.pad(x, around), (0, 0)
+        return F.conv2d(x, self.weights[index], bias, own.stride, padding, groups=own.groups)
+
+
+class _Fc(_Weighted):
+    def __init__(self, spec: FcSpec, inputs: list[Shape], state: Mapping[str, Array]) -> None:
+        self.inputs = inputs
+        super().__init__(spec, state)
+
+    def _weight(self, index: int, value: Array, rates: tuple[float, float, float | None]) -> Learned:
+        return _learned(value, (len(value), *self.inputs[index]), (0, 3, 1, 2), value.shape, rates)
+
+    def _product(self, index: int, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x.flatten(1), self.weights[index], bias)
+
+
+class _Neuron(nn.Module):
+    def __init__(self, spec: NeuronSpec) -> None:
+        super().__init__()
+        self.neuron = spec.neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        return neuron(self.neuron, x)
+
+
+class _Pool(nn.Module):
+    """PyTorch's own geometry where it gives our windows, else an image padded or cropped for them."""
+
+    def __init__(self, spec: PoolSpec, x: Shape) -> None:
+        super().__init__()
+        self.spec = spec
+        self.ceil_mode: bool | None = None
+        outputs = pool_outputs(spec, x)
+        within = all(0 <= 2 * pad <= window for pad, window in zip(spec.padding, spec.window, strict=True))
+        for ceil_mode in (False, True):
+            if within and outputs == self._own_outputs(x, ceil_mode):
+                self.ceil_mode = ceil_mode
+                return
+        around: list[int] = []
+        for axis in range(2):
+            pad, last = spec.padding[axis], (outputs[axis] - 1) * spec.stride[axis] + spec.window[axis]
+            around = [pad, last - pad - x[axis], *around]
+        self.around = tuple(around)
+        ones = F.pad(torch.ones(1, 1, *x[:2]), self.around)
+        sizes = F.avg_pool2d(ones, spec.window, spec.stride, divisor_override=1)
+        self.sizes: Tensor
+        self.register_buffer("sizes", sizes, persistent=False)
+
+    def _own_outputs(self, x: Shape, ceil_mode: bool) -> tuple[int, int]:
+        spec = self.spec
+        own = PoolSpec(
+            name=spec.name,
+            window=spec.window,
+            stride=spec.stride,
+            padding=spec.padding,
+            rounding="ceil" if ceil_mode else "floor",
+        )
+        return pool_outputs(own, x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spec, is_max = self.spec, self.spec.pool == "max"
+        if self.ceil_mode is not None:
+            if is_max:
+                return F.max_pool2d(x, spec.window, spec.stride, spec.padding, ceil_mode=self.ceil_mode)
+            return F.avg_pool2d(
+                x, spec.window, spec.stride, spec.padding, self.ceil_mode, count_include_pad=False
+            )
+        x = F.pad(x, self.around, value=-torch.inf if is_max else 0.0)
+        if is_max:
+            return F.max_pool2d(x, spec.window, spec.stride)
+        return F.avg_pool2d(x, spec.window, spec.stride, divisor_override=1) / self.sizes
+
+
+class _Lrn(nn.Module):
+    """`by_hand`: not F.local_response_norm but what a PyTorch user could write in its place.
+
+    The library's takes a mean over a three-dimensional window and a power; by hand the shifted squares are
+    added, and a power of 3/4 is two square roots.
+    """
+
+    def __init__(self, spec: LrnSpec, by_hand: bool) -> None:
+        super().__init__()
+        self.spec, self.by_hand = spec, by_hand
+        self.reach = spec.size // 2, (spec.size - 1) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = self.spec.groups
+        if self.spec.region == "same_map":
+            return self._same_map(x)
+        norm = self._sum_of_shifts if self.by_hand else self._library
+        if groups == 1:
+            return norm(x)
+        if x.is_contiguous():
+            n, c, h, w = x.shape
+            return norm(x.view(n * groups, c // groups, h, w)).view(n, c, h, w)
+        return torch.cat([norm(group) for group in x.chunk(groups, dim=1)], dim=1)
+
+    def _library(self, x: Tensor) -> Tensor:
+        spec = self.spec
+        # The library divides alpha by the window's size.
+        return F.local_response_norm(x, spec.size, spec.alpha * spec.size, spec.beta, spec.k)
+
+    def _sum_of_shifts(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        squares = F.pad(x * x, (0, 0, 0, 0, *self.reach))
+        total = squares[:, :channels]
+        for shift in range(1, self.spec.size):
+            total = total + squares[:, shift : shift + channels]
+        return x * self._power(total)
+
+    def _same_map(self, x: Tensor) -> Tensor:
+        squares = F.pad(x * x, (*self.reach, *self.reach))
+        return x * self._power(F.avg_pool2d(squares, self.spec.size, 1, divisor_override=1))
+
+    def _power(self, total: Tensor) -> Tensor:
+        d = self.spec.k + self.spec.alpha * total
+        if self.by_hand and self.spec.beta == 0.75:
+            root = d.rsqrt()
+            return root * root.sqrt()
+        return d.pow(-self.spec.beta)
+
+
+class _Dropout(nn.Module):
+    """PyTorch's own, or with a `mask` what the mask says: factors of the output's shape."""
+
+    def __init__(self, spec: DropoutSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.mask: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mask is not None:
+            return x * self.mask
+        if not self.spec.enabled:
+            return x if self.spec.inverted else x * self.spec.keep
+        return F.dropout(x, 1 - self.spec.keep, training=True)
+
+
+class _Sum(nn.Module):
+    def __init__(self, spec: SumSpec) -> None:
+        super().__init__()
+        self.coeffs = spec.coeffs or (1.0,) * len(spec.inputs)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        y, *terms = (x if c == 1 else c * x for x, c in zip(inputs, self.coeffs, strict=True))
+        for term in terms:
+            y = y + term
+        return y
+
+
+class _Max(nn.Module):
+    """Of tied inputs ours give each the gradient, PyTorch's share it."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        y, *others = inputs
+        for x in others:
+            y = torch.maximum(y, x)
+        return y
+
+
+# ---- the network -----------------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """images float[N,C,H,W] to the cost's input, float[N,classes].
+
+    Args:
+        state: our parameters, as Network.state gives them.
+        lrn_by_hand: see _Lrn.
+
+    Attributes:
+        learned: every parameter by our name.
+        dropouts: the dropout layers by name.
+        coeff: what the loss's gradient is to be multiplied by.
+
+    Raises PeerMissing naming a layer that PyTorch does not have.
+    """
+
+    def __init__(self, spec: NetSpec, state: Mapping[str, Array], lrn_by_hand: bool = False) -> None:
+        super().__init__()
+        self.spec = spec
+        found = shapes(spec)
+        self.modules_in_order = nn.ModuleList()
+        self.learned: dict[str, Learned] = {}
+        self.dropouts: dict[str, _Dropout] = {}
+        for layer in spec.layers[:-1]:
+            inputs = [found[name] for name in layer.inputs]
+            module = self._module(layer, inputs, state, lrn_by_hand)
+            self.modules_in_order.append(module)
+            if isinstance(module, _Weighted):
+                self.learned |= module.learned
+            elif isinstance(module, _Dropout):
+                self.dropouts[layer.name] = module
+        cost = spec.layers[-1]
+        assert isinstance(cost, SoftmaxCostSpec)
+        self.logits, self.coeff = cost.inputs[0], cost.coeff
+        self.last_reader = {name: layer.name for layer in spec.layers for name in layer.inputs}
+
+    @staticmethod
+    def _module(
+        layer: LayerSpec, inputs: list[Shape], state: Mapping[str, Array], lrn_by_hand: bool
+    ) -> nn.Module:
+        match layer:
+            case ConvSpec():
+                return _Conv(layer, inputs, state)
+            case FcSpec():
+                return _Fc(layer, inputs, state)
+            case NeuronSpec():
+                return _Neuron(layer)
+            case PoolSpec():
+                return _Pool(layer, inputs[0])
+            case LrnSpec():
+                return _Lrn(layer, lrn_by_hand)
+            case DropoutSpec():
+                return _Dropout(layer)
+            case SumSpec():
+                return _Sum(layer)
+            case MaxSpec():
+                return _Max()
+        raise PeerMissing(f"PyTorch has no layer like {layer.name}, a {layer.type}")
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = {DATA: images}
+        for layer, module in zip(self.spec.layers[:-1], self.modules_in_order, strict=True):
+            outputs[layer.name] = module(*(outputs[name] for name in layer.inputs))
+            # What is read no more need not be kept for the backward pass either.
+            for name in layer.inputs:
+                if self.last_reader[name] == layer.name:
+                    outputs.pop(name, None)
+        return outputs[self.logits].flatten(1)
+
+    def param_groups(self, lr: float, momentum: float) -> list[dict[str, Any]]:
+        """For torch.optim.SGD: parameters that learn alike in one group."""
+        groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
+        for own in self.learned.values():
+            kept = momentum if own.momentum is None else own.momentum
+            groups.setdefault((own.lr_scale, own.weight_decay, kept), []).append(own.tensor)
+        return [
+            {"params": tensors, "lr": lr * lr_scale, "weight_decay": decay, "momentum": kept}
+            for (lr_scale, decay, kept), tensors in groups.items()
+        ]

@@ -1,0 +1,187 @@
+"""PyTorch's training step of one of our networks, in the forms in which a PyTorch user could write it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+# First: where PyTorch is missing, this says so.
+from cconvnet.bench.peers.pytorch_net import Net
+
+# isort: split
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cconvnet.bench import workers
+from cconvnet.bench.step import END, MASKS, MEAN, START
+from cconvnet.nets.specs import spec_from_dict
+
+
+class PyTorchStep:
+    """The other side of cconvnet.bench.step.OurStep: the same methods, the same network, weights and images.
+
+    Args:
+        spec: of the network, as spec_to_dict gives it.
+        batch: images per step.
+        device: "cpu" or "cuda:0", as PyTorch counts.
+        precision: "fp32", "tf32" (matrix products and convolutions may use it), or "bf16" (autocast).
+        folder: where OurStep left the weights and the images; what this side leaves there is named after it.
+        form: its words and what they mean stand at cconvnet.bench.step.WORDS.
+
+    Raises
+        PeerMissing: PyTorch is not there, has no such device, or lacks a layer of the network.
+        ValueError: `batch` is not that of the images.
+    """
+
+    def __init__(
+        self, spec: dict[str, Any], batch: int, device: str, precision: str, folder: str, form: str
+    ) -> None:
+        words = form.split("+")
+        self.device = torch.device(device)
+        self.on_gpu = self.device.type == "cuda"
+        if self.on_gpu and not torch.cuda.is_available():
+            raise workers.PeerMissing(
+                f"PyTorch {torch.__version__} cannot use this GPU: "
+                "pip install torch --index-url https://download.pytorch.org/whl/cu130"
+            )
+        if self.on_gpu:
+            torch.cuda.set_device(self.device)
+        self.folder, self.form = folder, form
+        self.bf16 = precision == "bf16"
+        # Convolutions would else use it without being asked.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        # Shapes do not change, so every algorithm may be tried once.
+        torch.backends.cudnn.benchmark = True
+
+        net = spec_from_dict(spec)
+        with np.load(f"{folder}/{START}") as start:
+            images, labels = start["images"], start["labels"]
+            model = Net(net, start, lrn_by_hand="lrn_by_hand" in words)
+        if len(images) != batch:
+            raise ValueError(f"batch must be that of the images, {len(images)}, not {batch}")
+        self.layout = torch.channels_last if "channels_last" in words else torch.contiguous_format
+        # nn.Module.to counts memory formats among its keyword arguments only.
+        self.model = model.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.scale, self.coeff = net.input.scale, model.coeff
+        # As a data loader hands them over: cropped, in the model's layout, for a GPU in pinned memory.
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
+        self.labels = torch.from_numpy(labels).long()
+        if self.on_gpu:
+            self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
+        # The mean is one number for each channel here; as an image of its own it costs the same.
+        self.mean = torch.full((1, images.shape[3], 1, 1), MEAN, device=self.device)
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD([torch.empty(0)])
+        self.momentum = net.recipe.momentum
+        self.loss: Callable[[Tensor, Tensor], Tensor] = self._loss
+        if "compiled" in words:
+            self.loss = torch.compile(self._loss)
+        self.captured: Any = None
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Of uint8 images on the device, before the factor of the gradient."""
+        x = images.to(torch.float32).sub_(self.mean)
+        if self.scale != 1:
+            x = x.mul_(self.scale)
+        # Each weight is used once, and what a cache keeps must not outlive a capture.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+            logits = self.model(x)
+        return F.cross_entropy(logits.float(), labels)
+
+    def _train(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(images, labels)
+        (loss if self.coeff == 1 else loss * self.coeff).backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _set_rate(self, lr: float) -> None:
+        """A new optimizer, with velocities of zero."""
+        groups = self.model.param_groups(lr, self.momentum)
+        self.optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
+
+    def about(self) -> dict[str, Any]:
+        where = f"{torch.get_num_threads()} threads"
+        if self.on_gpu:
+            where = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        return {"what": f"PyTorch {torch.__version__}, {where}"}
+
+    def first_steps(self, count: int, lr: float) -> list[float]:
+        """The losses of so many steps with our dropout masks; leaves the velocities after them."""
+        self._set_rate(lr)
+        losses = []
+        images, labels = self.images.to(self.device), self.labels.to(self.device)
+        with np.load(f"{self.folder}/{MASKS}") as masks:
+            for step in range(count):
+                for name, dropout in self.model.dropouts.items():
+                    mask = torch.from_numpy(masks[f"{name}.{step}"])
+                    if mask.ndim == 4:
+                        mask = mask.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
+                    dropout.mask = mask.to(self.device)
+                losses.append(float(self._train(images, labels)))
+        for dropout in self.model.dropouts.values():
+            dropout.mask = None
+        np.savez(f"{self.folder}/{self.form}-{END}", **self._velocities())
+        return losses
+
+    def _velocities(self) -> dict[str, Any]:
+        """By our names, in our shapes and with our sign: ours is the step itself."""
+        rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
+        found = {}
+        for name, own in self.model.learned.items():
+            momentum = self.optimizer.state[own.tensor]["momentum_buffer"]
+            found[f"{name}.velocity"] = own.to_ours(momentum) * np.float32(-rates[id(own.tensor)])
+        return found
+
+    def prepare(self, lr: float) -> None:
+        """From here on steps are those that are timed."""
+        self._set_rate(lr)
+        if "graph" in self.form.split("+"):
+            self._capture()
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        workers.forget_peak()
+
+    def _capture(self) -> None:
+        """The step as one CUDA graph, which reads images and labels that stay where they are."""
+        images, labels = self.images.to(self.device), self.labels.to(self.device)
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._train(images, labels)
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        # Gradients are then made inside the capture, in the graph's own memory.
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self._train(images, labels)
+        self.captured = graph, images, labels, loss
+
+    def step(self) -> float:
+        """The seconds of one step: images to the device, forward, backward, update, loss read."""
+        begin = time.perf_counter()
+        if self.captured is not None:
+            graph, images, labels, loss = self.captured
+            images.copy_(self.images, non_blocking=True)
+            labels.copy_(self.labels, non_blocking=True)
+            graph.replay()
+        else:
+            images = self.images.to(self.device, non_blocking=True)
+            loss = self._train(images, self.labels.to(self.device, non_blocking=True))
+        loss.item()
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - begin
+
+    def memory(self) -> dict[str, int]:
+        found = {"peak_rss_bytes": workers.peak_bytes()}
+        if self.on_gpu:
+            # What it holds, as with ours; and what of it was in use at most.
+            found["peak_device_bytes"] = torch.cuda.max_memory_reserved(self.device)
+            found["peak_allocated_device_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        return found

@@ -1,0 +1,75 @@
+"""A few small problems that run every operation and every row of its selection table once or twice.
+
+What a sanitizer watches, where each launch costs many times its usual time (`make sanitize`):
+
+    CCONVNET_TEST_GUARD=0 compute-sanitizer --tool memcheck python tests/basic_shapes.py cuda:0
+
+CCONVNET_TEST_GUARD=0 leaves the ends of each allocation bare: bands around an array would hide a step beyond
+it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from cconvnet._problem import (
+    BiasProblem,
+    DropoutProblem,
+    InputProblem,
+    NeuronProblem,
+    NormLimitProblem,
+    SgdProblem,
+    SoftmaxProblem,
+)
+from cconvnet.backends import Device, get_device
+from cconvnet.testing.check import OPERATIONS, check, impls
+from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, POOL
+
+# By the first word of an operation's name. Of each, one that fills blocks and one that leaves threads over.
+_PROBLEMS: dict[str, list[Any]] = {
+    "conv": [CONV["plain"], CONV["tail"]],
+    "local": [LOCAL["plain"], LOCAL["tail"]],
+    "fc": [FC["plain"], FC["tail"]],
+    "bias": [BiasProblem(64, 32), BiasProblem(7, 13)],
+    "relu": [NeuronProblem(1024), NeuronProblem(131)],
+    "neuron": [NeuronProblem(1024, "tanh", 1.5, 0.5), NeuronProblem(131, "abs")],
+    "eltmax": [NeuronProblem(1024), NeuronProblem(131)],
+    "add": [NeuronProblem(1024), NeuronProblem(131)],
+    "lrn": [LRN["paper"], LRN["tail"], LRN["same_map"], LRN["same_map_3_vectors"]],
+    "contrast": [CONTRAST_NORM["plain"], CONTRAST_NORM["even_window"]],
+    "maxpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"]],
+    "avgpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"]],
+    "dropout": [DropoutProblem(4096, 0.5, 2.0, 1, 2), DropoutProblem(130, 0.5, 2.0, 1, 2, 13, 31, 5)],
+    "softmax": [SoftmaxProblem(3, 10), SoftmaxProblem(5, 257)],
+    "sgd": [SgdProblem(1024, 0.01, 0.9, 0.0005), SgdProblem(131, 0.01, 0.9, 0.0005)],
+    "limit": [NormLimitProblem(30, 64, 4.0), NormLimitProblem(3, 75, 8.0)],
+    "input": [InputProblem(2, 12, 12, 4, 8, 8), InputProblem(3, 5, 7, 3, 5, 6)],
+}
+
+
+def basic_cases(device: Device) -> Iterator[tuple[str, Any, str | None]]:
+    """Operation, problem and row of the selection table (None: the operation has no table)."""
+    for operation in OPERATIONS:
+        for problem in _PROBLEMS[operation.split("_")[0]]:
+            for impl in impls(operation, problem, device):
+                yield operation, problem, impl
+
+
+def main(name: str) -> None:
+    device = get_device(name)
+    if device.kind == "cuda":
+        # An allocation of its own for each array, of its very size, instead of a piece of a pool.
+        device.xp.cuda.set_allocator(None)
+    count = 0
+    for operation, problem, impl in basic_cases(device):
+        # The bytes of images are drawn as such; everything else that rounds is compared as real data is.
+        data = "exact" if operation == "input_transform" else "real"
+        check(operation, problem, device, impl=impl, data=data, nonzero=0)
+        count += 1
+    print(f"{count} basic shapes on {device.name} ({device.reason})")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
