@@ -34,6 +34,8 @@ COMMANDS = [
     "bench",
     "bench kernels",
     "bench step",
+    "bench roofline",
+    "bench scaling",
 ]
 
 
@@ -311,6 +313,28 @@ def test_bench_step_writes_what_it_measured(tmp_path: Path) -> None:
     assert result["peak_rss_bytes"] > 10_000_000
     assert (result["net"], result["batch"], result["device"]) == ("lenet", 8, "cpu:0")
     assert "images/s" in text
+
+
+def test_bench_roofline_tells_layers_and_writes_files(tmp_path: Path) -> None:
+    file = tmp_path / "roofline.json"
+    # The emulator's limits are measured at once.
+    arguments = ("--batch", 1, "--steps", 1, "--warmup", 0, "--device", "emulator:0", "--json", file)
+    text = succeed("bench", "roofline", *arguments)
+    result = json.loads(file.read_text())
+    assert (result["what"], result["net"], len(result["rows"])) == ("roofline", "lenet", 27)
+    assert all(
+        words in text for words in ("conv2", "dgrad", "limits, measured:", "furthest from their floor")
+    )
+
+
+def test_bench_scaling_tells_fits_and_what_was_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "scaling.json"
+    arguments = ("--batch-max", 2, "--sizes", "8,12", "--device", "cpu:0", "--json", file)
+    text = succeed("bench", "scaling", *arguments)
+    result = json.loads(file.read_text())
+    assert [(row["batch"], row["size"]) for row in result["rows"]] == [(1, 8), (2, 8), (2, 8), (2, 12)]
+    assert "MB for each image" in text and "for each pixel" in text
+    assert "--sizes must be whole numbers" in refuse("bench", "scaling", "--sizes", "8,x")
 
 
 def test_plot_draws_both_pictures(trained: Path, tmp_path: Path) -> None:

@@ -216,3 +216,161 @@ def bench_step(
         print_table("", columns, rows, set(columns) - {"side", "form"})
         for line in bench.verdict(result):
             print(line)
+
+
+@app.command(
+    "roofline",
+    epilog=example(
+        "cconvnet bench roofline --net alexnet --json roofline.json --plot roofline.png --stack step.png"
+    ),
+)
+def bench_roofline(
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
+    device: DeviceNames = None,
+    place: Places = None,
+    precision: Precision = None,
+    batch: Batch = None,
+    size: Size = None,
+    steps: Annotated[
+        int, typer.Option(help="Steps with the operations timed, and as many without.", metavar="N")
+    ] = 10,
+    warmup: Annotated[int, typer.Option(help="Untimed steps before them.", metavar="N")] = 2,
+    to_json: Json = None,
+    plot: Plot = None,
+    stack: Annotated[
+        Path | None, typer.Option("--stack", help="Draw where the step's time goes.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Time every operation within real training steps, beside what this device's own limits allow."""
+    from cconvnet import plots
+    from cconvnet.bench import roofline
+    from cconvnet.formats.netfiles import chosen
+    from cconvnet.report import reporter
+
+    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    for where in (to_json, plot, stack):
+        check_can_write(where)
+    for picture in filter(None, (plot, stack)):
+        plots.check(picture)
+    total = warmup + 2 * steps
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+        report.begin("steps", total)
+        result = roofline.roofline(
+            wanted,
+            devices=device_names(device),
+            batch=batch,
+            precision=precision,
+            size=size,
+            places=parsed_places(place),
+            steps=steps,
+            warmup=warmup,
+            stepped=lambda done: report.step(done, "steps", f"{done}/{total}"),
+            found=lambda result: _keep(to_json, result),
+        )
+        report.end()
+    if to_json == "-":
+        write_json(to_json, result)
+    else:
+        print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {_where(result)}")
+        header, rows = roofline.table(result)
+        print_table("", header, rows, set(header) - {"layer", "device", "pass", "operation", "kernel"})
+        print(*roofline.verdict(result), sep="\n")
+    if plot or stack:
+        from cconvnet.bench import pictures
+
+        if plot:
+            pictures.roofline(result, plot)
+        if stack:
+            pictures.step_stack(result, stack)
+
+
+@app.command(
+    "scaling",
+    epilog=example(
+        "cconvnet bench scaling --net alexnet --seconds 120 --json scaling.json --plot scaling.png"
+    ),
+)
+def bench_scaling(
+    net: OptionalNet = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cuda:0, cpu:0 or emulator:0. Without it a GPU if there is one.", metavar="NAME"),
+    ] = None,
+    precision: Precision = None,
+    batch_max: Annotated[
+        int | None,
+        typer.Option(help="The largest batch; the largest that fits if not given.", metavar="N"),
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Sides of the stored images in pixels, such as 64,96,128; half to twice the network's own "
+            "if not given.",
+            metavar="PIXELS,...",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(help="For the whole; what would take longer than is left is left out.", metavar="S"),
+    ] = 60.0,
+    to_json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Time training steps at growing batches and image sizes, and fit how time and memory grow."""
+    from cconvnet import plots
+    from cconvnet.bench import scaling
+    from cconvnet.report import reporter
+
+    for where in (to_json, plot):
+        check_can_write(where)
+    if plot:
+        plots.check(plot)
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+
+        def measured(result: dict[str, Any], what: str) -> None:
+            report.say(what)
+            _keep(to_json, result)
+
+        result = scaling.scaling(
+            net or "lenet",
+            device=device,
+            precision=precision,
+            batch_max=batch_max,
+            sizes=_numbers("--sizes", sizes),
+            seconds=seconds,
+            measured=measured,
+        )
+    if to_json == "-":
+        write_json(to_json, result)
+    else:
+        print(f"{result['net']}, {result['precision']}, {_where(result)}")
+        for series in ("batch", "size"):
+            header, rows = scaling.table(result, series)
+            print_table("", header, rows, set(header))
+            for line in scaling.verdict(result, series):
+                print(line)
+    if plot:
+        from cconvnet.bench import pictures
+
+        pictures.scaling(result, plot)
+
+
+def _keep(to_json: str | None, result: dict[str, Any]) -> None:
+    """Writes what there is so far, so that an interrupted measurement leaves it."""
+    if to_json and to_json != "-":
+        write_json(to_json, result)
+
+
+def _where(result: dict[str, Any]) -> str:
+    about = result["machine"]
+    return f"{result['device']}: {about.get('chip', '')} ({about['module']})"
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} must be whole numbers with commas between them, not {text!r}") from None

@@ -1,0 +1,400 @@
+"""Where the time of a training step goes, and how far each part of it is from what the device allows."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cconvnet.backends import Device
+from cconvnet.bench import machine
+from cconvnet.bench.ceilings import Ceilings, measure
+from cconvnet.bench.networks import build_spec
+from cconvnet.bench.timing import summary
+from cconvnet.bench.training import Training
+from cconvnet.bench.work import Work, work
+from cconvnet.formats.netfiles import NetFiles
+from cconvnet.nets.specs import DATA
+from cconvnet.network import Network
+from cconvnet.train import devices_of
+
+CACHES = "as in a step: as the call before left them"
+FURTHEST = 5
+
+# A function of the module that computes nothing.
+_QUERIES = ("_workspace", "_impls", "build_kind", "build_info")
+
+
+@dataclass
+class Call:
+    """One call of an operation within a step.
+
+    Attributes
+        layer, device: the layer it belongs to and where it ran.
+        part: "fprop", "dgrad", "wgrad" of a product; else "forward", "backward" or "update".
+        operation, kernel: the function of kernels/api.h, and the row of its table if it has several.
+        seconds: how long it took; None until the device has told.
+    """
+
+    layer: str
+    device: str
+    part: str
+    operation: str
+    kernel: str
+    work: Work
+    seconds: float | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return self.layer, self.device, self.part, self.operation, self.kernel
+
+
+class Recorder:
+    """Stands where the modules of devices stand and notes every operation of a network's steps.
+
+    Copies between devices are not noted: they run beside other work.
+
+    Args:
+        clock: tells the time in seconds off the GPU, where a call returns when its work is done. On a GPU
+            every call stands between two events on the device's stream.
+
+    Attributes
+        recording: whether calls are noted; else they only pass through.
+        phase: of the step, "forward", "backward" or "update".
+        calls: those noted, in order.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self.recording = False
+        self.phase = "forward"
+        self.calls: list[Call] = []
+        self._layer: str | None = None
+        # Whose array it is, for what the network does outside its layers.
+        self._owners: dict[int, str] = {}
+        self._events: list[tuple[Call, Any, Any, Any]] = []
+
+    def device(self, original: Device) -> Device:
+        """A device like the original one whose operations are noted."""
+        device = copy.copy(original)
+        device.module = _Module(original.module, self, device)
+        return device
+
+    def watch(self, network: Network) -> None:
+        """Finds out from now on which of the network's layers a call belongs to.
+
+        Raises ValueError if its devices are not all this recorder's.
+        """
+        for device in network.devices:
+            if not isinstance(device.module, _Module):
+                raise ValueError(f"{device.name} is not recorded")
+        for layer in network.layers:
+            for method in ("forward", "backward"):
+                setattr(layer, method, functools.partial(self._within, layer.name, getattr(layer, method)))
+            if layer.output.gradient is not None:
+                self._owners[id(layer.output.gradient)] = layer.name
+        for parameter in network.parameters.values():
+            for piece in parameter.pieces:
+                self._owners[id(piece.value)] = parameter.layer
+
+    def _within(self, name: str, method: Callable[..., None], *arguments: Any) -> None:
+        outer, self._layer = self._layer, name
+        try:
+            method(*arguments)
+        finally:
+            self._layer = outer
+
+    def call(self, device: Device, module: Any, operation: str, arguments: tuple[Any, ...], rest: Any) -> Any:
+        function = getattr(module, operation)
+        if not self.recording:
+            return function(*arguments, **rest)
+        owners = (self._owners[id(array)] for array in arguments if id(array) in self._owners)
+        name = operation.rpartition("_")[2]
+        impls = getattr(module, f"{operation}_impls", None)
+        noted = Call(
+            layer=self._layer or next(owners, DATA),
+            device=device.name,
+            part=name if name in ("fprop", "dgrad", "wgrad") else self.phase,
+            operation=operation,
+            kernel=operation if impls is None else impls(arguments[0])[0],
+            work=work(operation, arguments),
+        )
+        self.calls.append(noted)
+        if device.kind == "cuda":
+            with device:
+                cuda = device.xp.cuda
+                stream = cuda.ExternalStream(device.stream)
+                begin, end = cuda.Event(), cuda.Event()
+                begin.record(stream)
+                result = function(*arguments, **rest)
+                end.record(stream)
+            self._events.append((noted, device, begin, end))
+            return result
+        start = self._clock()
+        result = function(*arguments, **rest)
+        noted.seconds = self._clock() - start
+        return result
+
+    def take(self) -> list[Call]:
+        """The calls noted since the last time, once the devices are done with them."""
+        for call, device, begin, end in self._events:
+            end.synchronize()
+            call.seconds = device.xp.cuda.get_elapsed_time(begin, end) / 1e3
+        self._events.clear()
+        calls, self.calls = self.calls, []
+        return calls
+
+
+class _Module:
+    """A device's module of which the recorder hears every call of an operation."""
+
+    def __init__(self, module: Any, recorder: Recorder, device: Device) -> None:
+        self._module, self._recorder, self._device = module, recorder, device
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._module, name)
+        if name.endswith(_QUERIES) or name == "copy" or not callable(value):
+            return value
+
+        def call(*arguments: Any, **rest: Any) -> Any:
+            return self._recorder.call(self._device, self._module, name, arguments, rest)
+
+        self.__dict__[name] = call  # found there from now on
+        return call
+
+
+class _HeadStart:
+    """Work that keeps a GPU busy while the host gives it the calls of a step.
+
+    Without it a call that is shorter than its launch would be timed together with the wait for it.
+    """
+
+    _BYTES = 1 << 28
+
+    def __init__(self, devices: list[Device], bytes_per_second: float) -> None:
+        self._buffers = [(d, d.empty(self._BYTES // 4)) for d in devices if d.kind == "cuda"]
+        self._seconds = self._BYTES / bytes_per_second
+
+    def give(self, seconds: float) -> None:
+        for device, buffer in self._buffers:
+            with device:
+                for _ in range(math.ceil(min(seconds, 0.2) / self._seconds)):
+                    buffer.fill(0.0)
+
+
+def roofline(
+    net: str | NetFiles,
+    *,
+    devices: list[str] | None = None,
+    batch: int | None = None,
+    precision: str | None = None,
+    size: int | None = None,
+    places: Mapping[str, int | str] | None = None,
+    steps: int = 10,
+    warmup: int = 2,
+    ceilings: Ceilings | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    stepped: Callable[[int], None] = lambda done: None,
+    found: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
+    """Times every operation within real training steps, and compares each with its floor.
+
+    The floor is the longer of the operation's arithmetic at the device's matrix rate and its traffic at the
+    device's copy rate. Steps with the recorder take turns with steps without, whose time is the step's.
+
+    Args
+        size: height and width of the images; None is the network's own.
+        places: layers and the devices they live on; see cconvnet.nets.specs.place.
+        steps, warmup: steps of either kind, and untimed ones before them.
+        ceilings: the device's; None: they are measured now. Those of the first device hold for all.
+        clock: see Recorder.
+        stepped: called after each step with the number done, of `warmup` + 2 `steps`.
+        found: given the result so far after each pair of timed steps.
+
+    Returns
+        ``ceilings``; ``rows`` in the order of a step, one for each layer, device, pass and operation, with
+        ``calls`` in a step, ``flops``, ``bytes``, ``floor_seconds``, the median ``seconds`` of these calls
+        together, ``share`` (floor over time), ``lost_seconds`` (time less floor), ``flops_per_second``,
+        ``bytes_per_second``; ``step`` with the whole step's ``seconds`` and ``floor_seconds``, the rows'
+        ``recorded_seconds``, and the ``rest_seconds`` that no operation accounts for (loading, the host's own
+        work; on several devices it may be below 0, as they work at once); ``furthest``: the layers with the
+        largest ``lost_seconds``, most first.
+
+    Raises
+        ValueError: naming the argument.
+    """
+    if steps < 1 or warmup < 0:
+        raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
+    used = devices_of(devices)
+    # By a name get_device would find the original device, not the recorded one.
+    numbers = {device.name: index for index, device in enumerate(used)}
+    indices = {name: numbers.get(str(where), where) for name, where in (places or {}).items()}
+    spec, batch = build_spec(net, batch, precision, size, indices)
+    precision = precision or "fp32"
+    recorder = Recorder(clock)
+    network = Network(
+        spec,
+        batch=batch,
+        devices=[recorder.device(device) for device in used],
+        precision=precision,
+    )
+    recorder.watch(network)
+    limits = ceilings or measure(used[0], precision)
+    result: dict[str, Any] = {
+        "what": "roofline",
+        "machine": machine.describe(used[0]),
+        "net": spec.name,
+        "batch": network.batch,
+        "precision": precision,
+        "image": list(spec.stored_shape),
+        "device": ",".join(device.name for device in used),
+        "caches": CACHES,
+        "ceilings": limits.to_dict(),
+        "rows": [],
+    }
+    training = Training(network)
+    head_start = _HeadStart(used, limits.bytes_per_second)
+
+    def step(recording: bool) -> float:
+        def begins(phase: str) -> None:
+            recorder.phase = phase
+            if recording and phase == "forward":
+                head_start.give(2 * statistics.median(whole or [0.1]))
+
+        recorder.recording = recording
+        begin = clock()
+        training.step(begins)
+        return clock() - begin
+
+    whole: list[float] = []
+    recorded: list[list[Call]] = []
+    for index in range(warmup):
+        step(recording=False)
+        stepped(index + 1)
+    for index in range(steps):
+        whole.append(step(recording=False))
+        stepped(warmup + 2 * index + 1)
+        step(recording=True)
+        recorded.append(recorder.take())
+        stepped(warmup + 2 * index + 2)
+        types = {layer.name: layer.type for layer in network.layers} | {DATA: DATA}
+        result["rows"] = rows(recorded, limits, types)
+        result |= totals(result["rows"], whole)
+        found(result)
+    return result
+
+
+def rows(steps: list[list[Call]], ceilings: Ceilings, types: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row for each layer, device, pass and operation of these steps, all of which made the same calls."""
+    groups: dict[tuple[str, ...], list[Call]] = {}
+    for call in steps[0]:
+        groups.setdefault(call.key, []).append(call)
+    times: dict[tuple[str, ...], list[float]] = {}
+    for calls in steps:
+        own = dict.fromkeys(groups, 0.0)
+        for call in calls:
+            assert call.seconds is not None
+            own[call.key] += call.seconds
+        for key, seconds in own.items():
+            times.setdefault(key, []).append(seconds)
+    found = []
+    for key, calls in groups.items():
+        first, total = calls[0], sum((call.work for call in calls), Work(0, 0))
+        # Calls that must follow each other: their floors add up.
+        floor = sum(ceilings.floor(call.work) for call in calls)
+        timed = summary(times[key])
+        seconds = max(timed["seconds"], 1e-12)
+        found.append(
+            {
+                "layer": first.layer,
+                "type": types[first.layer],
+                "device": first.device,
+                "pass": first.part,
+                "operation": first.operation,
+                "kernel": first.kernel,
+                "flops": total.flops,
+                "bytes": total.bytes,
+                "floor_seconds": floor,
+                **timed,
+                "calls": len(calls),
+                "share": floor / seconds,
+                "lost_seconds": seconds - floor,
+                "flops_per_second": total.flops / seconds,
+                "bytes_per_second": total.bytes / seconds,
+            }
+        )
+    return found
+
+
+def totals(rows: list[dict[str, Any]], whole: list[float]) -> dict[str, Any]:
+    """The ``step`` and the ``furthest`` layers of a result with these rows and times of whole steps."""
+    seconds = max(statistics.median(whole), 1e-12)
+    recorded = sum(row["seconds"] for row in rows)
+    floor = sum(row["floor_seconds"] for row in rows)
+    layers: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        own = layers.setdefault(row["layer"], {"layer": row["layer"], "seconds": 0.0, "floor_seconds": 0.0})
+        own["seconds"] += row["seconds"]
+        own["floor_seconds"] += row["floor_seconds"]
+    for own in layers.values():
+        own["share"] = own["floor_seconds"] / max(own["seconds"], 1e-12)
+        own["lost_seconds"] = own["seconds"] - own["floor_seconds"]
+    return {
+        "step": {
+            **summary(whole),
+            "recorded_seconds": recorded,
+            "rest_seconds": seconds - recorded,
+            "floor_seconds": floor,
+            "share": floor / seconds,
+        },
+        "furthest": sorted(layers.values(), key=lambda own: -float(own["lost_seconds"]))[:FURTHEST],
+    }
+
+
+# ---- for people ------------------------------------------------------------------------------------------
+
+
+def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a table of what :func:`roofline` returned."""
+    several = len({row["device"] for row in result["rows"]}) > 1
+    header = ["layer", *(["device"] if several else []), "pass", "operation", "kernel"]
+    header += ["GFLOP", "MB", "floor us", "time us", "share", "lost us"]
+    lines = [
+        [
+            row["layer"],
+            *([row["device"]] if several else []),
+            row["pass"],
+            row["operation"],
+            row["kernel"] if row["kernel"] != row["operation"] else "",
+            f"{row['flops'] / 1e9:,.3f}" if row["flops"] else "",
+            f"{row['bytes'] / 1e6:,.2f}",
+            f"{1e6 * row['floor_seconds']:,.1f}",
+            f"{1e6 * row['seconds']:,.1f}",
+            f"{row['share']:.1%}",
+            f"{1e6 * row['lost_seconds']:,.1f}",
+        ]
+        for row in result["rows"]
+    ]
+    return header, lines
+
+
+def verdict(result: Mapping[str, Any]) -> list[str]:
+    """What the table comes to: the ceilings, the whole step, and who loses the most."""
+    limits, whole = result["ceilings"], result["step"]
+    furthest = ", ".join(
+        f"{own['layer']} ({1e3 * own['lost_seconds']:,.2f} ms lost, {own['share']:.0%} of its floor reached)"
+        for own in result["furthest"]
+    )
+    return [
+        f"limits, measured: {limits['flops_per_second'] / 1e12:,.3f} TFLOP/s, "
+        f"{limits['bytes_per_second'] / 1e9:,.1f} GB/s copied; caches: {result['caches']}",
+        f"step: {1e3 * whole['seconds']:,.2f} ms, its floor {1e3 * whole['floor_seconds']:,.2f} ms, "
+        f"{whole['share']:.1%} of it reached; operations {1e3 * whole['recorded_seconds']:,.2f} ms, "
+        f"the rest (loading, the host) {1e3 * whole['rest_seconds']:,.2f} ms",
+        f"furthest from their floor: {furthest}",
+    ]
