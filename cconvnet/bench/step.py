@@ -48,8 +48,8 @@ class Tolerance:
     """How far the sides may be apart.
 
     Attributes
-        loss: of the mean loss of the first step, as a part of it if it is above 1; each further step may be as
-            much farther apart.
+        loss: of the mean loss of the first step, as a part of it if it is above 1; each further step may
+            be as much farther apart.
         velocity: of a parameter's velocity after the last of these steps, as a share of its norm.
     """
 
