@@ -17,6 +17,10 @@
 #include <string>
 #include <utility>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "problem.h"
 
 namespace cconvnet::onednn {
@@ -38,11 +42,16 @@ inline void* scratch(size_t bytes) {
   if (size < bytes) {
     std::free(memory);
     size = 0;
-    constexpr size_t kPage = 4096;
-    const size_t rounded = (bytes + kPage - 1) / kPage * kPage;
-    memory = std::aligned_alloc(kPage, rounded);
+    constexpr size_t kLargePage = size_t{2} << 20;
+    const size_t rounded = (bytes + kLargePage - 1) / kLargePage * kLargePage;
+    memory = std::aligned_alloc(kLargePage, rounded);
     if (!memory) throw std::bad_alloc();
     size = rounded;
+#ifdef __linux__
+    // NumPy asks the same for arrays. On Zen 5 wgrad of AlexNet's conv3 to conv5 became 5% faster
+    // (2026-11-21).
+    madvise(memory, size, MADV_HUGEPAGE);
+#endif
   }
   return memory;
 }
