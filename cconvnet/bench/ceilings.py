@@ -47,15 +47,15 @@ def measure(device: Device, precision: str = "fp32") -> Ceilings:
     size = {"cuda": 1 << 30, "cpu": 1 << 28}.get(device.kind, 1 << 20)
     source, target = device.zeros(size // 4), device.zeros(size // 4)
     copy = _copy(device, target, source)
-    bandwidth = 2 * size / _fastest(clock, copy)
+    bandwidth = 2 * size / _fastest(clock, copy, 20)
     del source, target, copy
 
     rate = max(_product_rate(device, clock), _convolution_rate(device, clock))
     return Ceilings(bandwidth, rate)
 
 
-def _fastest(clock: Clock, call: Any) -> float:
-    return min(clock.seconds(call, 6)[1:])
+def _fastest(clock: Clock, call: Any, tries: int = 6) -> float:
+    return min(clock.seconds(call, tries)[1:])
 
 
 def _product_rate(device: Device, clock: Clock) -> float:
