@@ -357,6 +357,8 @@ def roofline_table(value: dict[str, Any]) -> str:
 
 
 def scaling_table(value: dict[str, Any]) -> str:
+    from cconvnet.bench.scaling import verdict
+
     memory = value["memory_key"]
     lines = [
         [
@@ -370,17 +372,8 @@ def scaling_table(value: dict[str, Any]) -> str:
         for line in value["rows"]
     ]
     parts = [table(["growing", "batch", "pixels", "step", "images/s", "memory"], lines)]
-    for series, fit in value["fits"].items():
-        if fit:
-            time, space = (fit[key]["exponent"] for key in ("seconds", memory))
-            parts.append(
-                f"With the {series} ({fit['over'][0]} to {fit['over'][-1]}) a step's time grows to the power "
-                f"{time:.2f}, its memory to the power {space:.2f}."
-            )
-    parts += [
-        f"Left out: {left['series']} {left[left['series']]}, {left['why']}." for left in value["left_out"]
-    ]
-    return "\n\n".join(parts)
+    parts += ["\n".join(f"- {line}" for line in verdict(value, series)) for series in ("batch", "size")]
+    return "\n\n".join(filter(None, parts))
 
 
 def _stacked(make: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Result]], str]:
@@ -426,6 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=FOLDER, help="the folder of the results")
     parser.add_argument("--check", action="store_true", help="change nothing, and fail if something would")
     options = parser.parse_args(arguments)
+    sys.path.insert(0, str(ROOT))
     text, results = options.readme.read_text(encoding="utf-8"), load(options.results)
     filled = fill(text, results)
     if options.check:
@@ -433,7 +427,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{options.readme} is not what its results say: run `make results`")
         return int(filled != text)
     options.readme.write_text(filled, encoding="utf-8")
-    sys.path.insert(0, str(ROOT))
     for path in draw(filled, results, options.readme.parent):
         print(path)
     return 0

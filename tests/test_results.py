@@ -180,16 +180,21 @@ def test_scaling() -> None:
         memory_key="peak_rss_bytes",
         left_out=[{"series": "batch", "batch": 512, "why": "no time is left"}],
         fits={
-            "batch": {"over": [1, 256], "seconds": {"exponent": 0.987}, "peak_rss_bytes": {"exponent": 0.5}},
+            "batch": {
+                "over": [1, 256],
+                "seconds": {"exponent": 0.987, "fixed": 0.005, "per_image": 0.0125},
+                "memory_bytes": {"exponent": 0.5, "fixed": 3e8, "per_image": 2e6},
+            },
             "size": None,
         },
     )
     lines = filled("scaling alexnet cpu", value).splitlines()
     assert lines[2] == "| batch | 1 | 256 | 20 ms | 50 | 1,074 MB |"
-    assert lines[4] == (
-        "With the batch (1 to 256) a step's time grows to the power 0.99, its memory to the power 0.50."
+    assert lines[4].startswith("- time ~ batch^0.99, memory ~ batch^0.50 over 1 to 256")
+    assert lines[5].startswith(
+        "- a step takes 5.00 ms and 12.500 ms for each image; the network 300.0 MB and 2.000 MB"
     )
-    assert lines[6] == "Left out: batch 512, no time is left."
+    assert lines[6] == "- batch 512 is left out: no time is left"
 
 
 def test_what_was_never_measured_is_marked_so() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from cconvnet.bench import machine, workers
 from cconvnet.bench.networks import build_spec
 from cconvnet.bench.timing import summary
+from cconvnet.bench.training import TIMED_LR, Training
 from cconvnet.bench.workers import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import LrnSpec, NetSpec, nearest, spec_from_dict, spec_to_dict
@@ -35,12 +36,8 @@ PYTORCH = "cconvnet.bench.peers.pytorch_step:PyTorchStep"
 # What our side leaves for the others: the first weights, images and labels; the dropout masks of the first
 # steps; the velocities after them. Each other side leaves its velocities under its form's name before END.
 START, MASKS, END = "start.npz", "masks.npz", "end.npz"
-MEAN = 127.5  # of the images' pixels, which is subtracted from them
 
 CHECKED_STEPS = 3
-# A rate of 0 would freeze, which is no work; one that learns would sooner or later leave the random labels
-# with numbers that are not finite.
-TIMED_LR = 1e-9
 
 
 @dataclass(frozen=True)
@@ -91,16 +88,8 @@ class OurStep:
     ) -> None:
         net = spec_from_dict(spec)
         self.network = Network(net, batch=batch, devices=devices, seed=0, precision=precision)
-        self.network.set_mean(np.full(net.stored_shape, MEAN, np.float32))
+        self.training = Training(self.network)
         self.folder = Path(folder)
-        random = np.random.default_rng(0)
-        self.images = random.integers(0, 256, (batch, *net.stored_shape), np.uint8)
-        self.labels = random.integers(0, net.classes, batch).astype(np.int32)
-        self.top = random.integers(0, net.stored[0] - net.input.height + 1, batch).astype(np.int32)
-        self.left = random.integers(0, net.stored[1] - net.input.width + 1, batch).astype(np.int32)
-        self.mirror = random.integers(0, 2, batch, np.uint8)
-        self.lr = TIMED_LR
-        self.count = 0
 
     def about(self) -> dict[str, Any]:
         """``what`` computes, and whatever else is to be said."""
@@ -114,13 +103,13 @@ class OurStep:
 
     def first_steps(self, count: int, lr: float) -> list[float]:
         """The losses of so many steps; leaves in the folder what others need to do the same."""
-        self.lr = lr
-        start: dict[str, Any] = {"images": self._cropped(), "labels": self.labels}
+        self.training.lr = lr
+        start: dict[str, Any] = {"images": self._cropped(), "labels": self.training.labels}
         np.savez(self.folder / START, **start, **self._state(velocities=False))
         losses: list[float] = []
         masks: dict[str, Any] = {}
         for step in range(count):
-            losses.append(self._train())
+            losses.append(self.training.step())
             masks.update({f"{name}.{step}": mask for name, mask in self._masks().items()})
         np.savez(self.folder / MASKS, **masks)
         np.savez(self.folder / END, **self._state(velocities=True))
@@ -132,11 +121,10 @@ class OurStep:
 
     def _cropped(self) -> Array:
         """The images as the network sees them, uint8[N,H,W,C], their mean not yet subtracted."""
-        net = self.network.spec
-        crops = np.empty((len(self.images), net.input.height, net.input.width, net.input.channels), np.uint8)
-        for crop, image, top, left, mirror in zip(
-            crops, self.images, self.top, self.left, self.mirror, strict=True
-        ):
+        net, given = self.network.spec, self.training
+        crops = np.empty((len(given.images), net.input.height, net.input.width, net.input.channels), np.uint8)
+        offsets = zip(crops, given.images, given.top, given.left, given.mirror, strict=True)
+        for crop, image, top, left, mirror in offsets:
             cut = image[top : top + net.input.height, left : left + net.input.width]
             crop[...] = cut[:, ::-1] if mirror else cut
         return crops
@@ -152,25 +140,14 @@ class OurStep:
 
     def prepare(self, lr: float) -> None:
         """From here on steps are those that are timed, and the peak of memory is theirs."""
-        self.lr = lr
+        self.training.lr = lr
         workers.forget_peak()
 
     def step(self) -> float:
         """The seconds of one step: images to the device, forward, backward, update, loss read."""
         begin = time.perf_counter()
-        self._train()
-        for device in self.network.devices:
-            device.synchronize()
+        self.training.step()
         return time.perf_counter() - begin
-
-    def _train(self) -> float:
-        network = self.network
-        network.load(self.images, self.labels, self.top, self.left, self.mirror)
-        network.forward(train=True, step=self.count)
-        network.backward()
-        network.update(self.lr, network.spec.recipe.momentum)
-        self.count += 1
-        return network.result().loss
 
     def memory(self) -> dict[str, int]:
         """``peak_rss_bytes`` of the process; on a GPU also ``peak_device_bytes``, held by its allocator."""

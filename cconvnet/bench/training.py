@@ -6,22 +6,36 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cconvnet.bench.step import TIMED_LR
 from cconvnet.network import Network
+
+MEAN = 127.5  # of the images' pixels, which is subtracted from them
+
+# A rate of 0 would freeze, which is no work; one that learns would sooner or later leave the random labels
+# with numbers that are not finite.
+TIMED_LR = 1e-9
 
 
 class Training:
-    """Steps of a network: images in, weights updated, loss read.
+    """Steps of a network on one batch: images in, cropped and mirrored, weights updated, loss read.
 
     The uint8 images lie in host memory, so the copy to the device is part of a step.
+
+    Attributes
+        images, labels, top, left, mirror: what Network.load is given.
+        lr: the learning rate.
     """
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        spec = network.spec
+        spec, batch = network.spec, network.batch
+        network.set_mean(np.full(spec.stored_shape, MEAN, np.float32))
         random = np.random.default_rng(0)
-        self._images = random.integers(0, 256, (network.batch, *spec.stored_shape), np.uint8)
-        self._labels = random.integers(0, spec.classes, network.batch).astype(np.int32)
+        self.images = random.integers(0, 256, (batch, *spec.stored_shape), np.uint8)
+        self.labels = random.integers(0, spec.classes, batch).astype(np.int32)
+        self.top = random.integers(0, spec.stored[0] - spec.input.height + 1, batch).astype(np.int32)
+        self.left = random.integers(0, spec.stored[1] - spec.input.width + 1, batch).astype(np.int32)
+        self.mirror = random.integers(0, 2, batch, np.uint8)
+        self.lr = TIMED_LR
         self._count = 0
 
     def step(self, begins: Callable[[str], None] = lambda phase: None) -> float:
@@ -31,13 +45,13 @@ class Training:
         """
         network = self.network
         begins("load")
-        network.load(self._images, self._labels)
+        network.load(self.images, self.labels, self.top, self.left, self.mirror)
         begins("forward")
         network.forward(train=True, step=self._count)
         begins("backward")
         network.backward()
         begins("update")
-        network.update(TIMED_LR, network.spec.recipe.momentum)
+        network.update(self.lr, network.spec.recipe.momentum)
         begins("result")
         self._count += 1
         loss = network.result().loss

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cconvnet.bench import workers
-from cconvnet.bench.step import END, MASKS, MEAN, START
+from cconvnet.bench.step import END, MASKS, START
+from cconvnet.bench.training import MEAN
 from cconvnet.nets.specs import spec_from_dict
 
 
