@@ -28,6 +28,11 @@ from cconvnet.cli.options import (
     write_json,
 )
 
+OneDevice = Annotated[
+    str | None,
+    typer.Option(help="cuda:0, cpu:0 or emulator:0. Without it a GPU if there is one.", metavar="NAME"),
+]
+
 app = typer.Typer(help="Measure how fast this machine computes.", no_args_is_help=False)
 
 
@@ -49,10 +54,7 @@ def bench_kernels(
         str,
         typer.Option(help="alexnet, vgg16, googlenet, resnet50 or cifar-quick: its layers.", metavar="NAME"),
     ] = "alexnet",
-    device: Annotated[
-        str | None,
-        typer.Option(help="cuda:0, cpu:0 or emulator:0. Without it a GPU if there is one.", metavar="NAME"),
-    ] = None,
+    device: OneDevice = None,
     batch: Annotated[
         int | None,
         typer.Option(help="Images; 128 on a GPU, on a CPU what suits the network.", metavar="N"),
@@ -82,15 +84,12 @@ def bench_kernels(
     ] = None,
     no_peer: Annotated[bool, typer.Option("--no-peer", help="Compare with nobody.")] = False,
     to_json: Json = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw the result as bars to this file.", metavar="FILE")
-    ] = None,
+    plot: Plot = None,
 ) -> None:
     """Time every layer and pass of a network beside cuDNN's and PyTorch's kernels, once all are right.
 
     A wrong result of ours is said instead of its time, and the exit code is 1.
     """
-    from cconvnet import plots
     from cconvnet.backends import get_device
     from cconvnet.bench.kernel_table import Table
     from cconvnet.bench.kernels import failed, kernels, peers_for
@@ -100,10 +99,7 @@ def bench_kernels(
     if no_peer and peers is not None:
         raise ValueError("--no-peer and --peers exclude each other")
     chosen_peers = peers_for(get_device(device).kind, [] if no_peer else device_names(peers))
-    check_can_write(to_json)
-    check_can_write(plot)
-    if plot:
-        plots.check(plot)
+    _check_files(to_json, plot)
     table: Table
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
 
@@ -118,8 +114,7 @@ def bench_kernels(
             for line in table.row(row):
                 report.say(line)
             report.step(len(result["rows"]), "kernels")
-            if to_json and to_json != "-":
-                write_json(to_json, result)
+            _keep(to_json, result)
 
         result = kernels(
             net,
@@ -174,17 +169,13 @@ def bench_step(
     plot: Plot = None,
 ) -> None:
     """Time whole training steps on random images, against PyTorch's: load, forward, backward, update."""
-    from cconvnet import plots
     from cconvnet.bench import pictures
     from cconvnet.bench import step as bench
     from cconvnet.formats.netfiles import chosen
     from cconvnet.report import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    for file in (to_json, plot):
-        check_can_write(file)
-    if plot:
-        plots.check(plot)
+    _check_files(to_json, plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps", warmup + steps)
         result = bench.step(
@@ -200,7 +191,7 @@ def bench_step(
             forms=None if forms is None else [form.strip() for form in forms.split(",")],
             say=report.say,
             stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + steps}"),
-            found=lambda so_far: None if to_json in (None, "-") else write_json(str(to_json), so_far),
+            found=lambda result: _keep(to_json, result),
         )
         report.end()
         report.say(
@@ -245,16 +236,12 @@ def bench_roofline(
     ] = None,
 ) -> None:
     """Time every operation within real training steps, beside what this device's own limits allow."""
-    from cconvnet import plots
     from cconvnet.bench import roofline
     from cconvnet.formats.netfiles import chosen
     from cconvnet.report import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    for where in (to_json, plot, stack):
-        check_can_write(where)
-    for picture in filter(None, (plot, stack)):
-        plots.check(picture)
+    _check_files(to_json, plot, stack)
     total = warmup + 2 * steps
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps", total)
@@ -295,10 +282,7 @@ def bench_roofline(
 )
 def bench_scaling(
     net: OptionalNet = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cuda:0, cpu:0 or emulator:0. Without it a GPU if there is one.", metavar="NAME"),
-    ] = None,
+    device: OneDevice = None,
     precision: Precision = None,
     batch_max: Annotated[
         int | None,
@@ -320,14 +304,10 @@ def bench_scaling(
     plot: Plot = None,
 ) -> None:
     """Time training steps at growing batches and image sizes, and fit how time and memory grow."""
-    from cconvnet import plots
     from cconvnet.bench import scaling
     from cconvnet.report import reporter
 
-    for where in (to_json, plot):
-        check_can_write(where)
-    if plot:
-        plots.check(plot)
+    _check_files(to_json, plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
 
         def measured(result: dict[str, Any], what: str) -> None:
@@ -356,6 +336,16 @@ def bench_scaling(
         from cconvnet.bench import pictures
 
         pictures.scaling(result, plot)
+
+
+def _check_files(to_json: str | None, *pictures: Path | None) -> None:
+    """Raises ValueError or PlotError now rather than after the measurement."""
+    from cconvnet import plots
+
+    check_can_write(to_json)
+    for picture in filter(None, pictures):
+        check_can_write(picture)
+        plots.check(picture)
 
 
 def _keep(to_json: str | None, result: dict[str, Any]) -> None:
