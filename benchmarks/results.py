@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -172,39 +171,31 @@ def body(region: Region, results: Sequence[Result]) -> str:
             parts.append(f"![{title}]({region.picture(begin)})")
     if not found:
         return f"{'GPU' if region.kind == 'cuda' else region.kind.upper()}: not yet measured."
-    return "\n\n".join([*parts, *dict.fromkeys(map(provenance, found))])
+    return "\n\n".join([*parts, provenance(found)])
 
 
 def _rest(region: Region) -> tuple[str, int | None, str]:
     return region.kind, region.batch, region.precision
 
 
-def provenance(result: Result) -> str:
-    """Where, with what and when: the line below a table."""
-    machine, value = result.machine, result.value
-    where = [str(machine["chip"])]
-    if "cores" in machine:
-        where.append(f"{machine['cores']} cores")
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    absent = [name for name, peer in _peers(value).items() if "missing" in peer]
-    line = (
-        f"{', '.join(where)}; {value['precision']}; {versions}; {machine['date']}, commit "
-        f"{machine['commit']}: "
-        f"`{_command(machine['command'])}` ([{result.file}](benchmarks/results/{result.file}))"
-    )
-    return line + (f". Not installed there: {', '.join(absent)}" if absent else "")
-
-
-def _command(line: str) -> str:
-    """Without where its results went."""
-    words = iter(shlex.split(line))
-    kept = []
-    for word in words:
-        if word in ("--json", "--plot", "--stack"):
-            next(words, None)
-        else:
-            kept.append("cconvnet" if word == "__main__.py" else word)
-    return shlex.join(kept)
+def provenance(results: Sequence[Result]) -> str:
+    """Where, with what and when: what stands below a table."""
+    groups: dict[str, list[str]] = {}
+    for result in results:
+        machine, value = result.machine, result.value
+        where = [str(machine["chip"])]
+        if "cores" in machine:
+            where.append(f"{machine['cores']} cores")
+        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        absent = [name for name, peer in _peers(value).items() if "missing" in peer]
+        line = (
+            f"{', '.join(where)}; {value['precision']}; {versions}; {machine['date']}, commit "
+            f"{machine['commit']}"
+        )
+        line += f"; not installed there: {', '.join(absent)}" if absent else ""
+        file = f"[{result.file}](benchmarks/results/{result.file})"
+        groups.setdefault(line, []).append(f"`{machine['command']}` ({file})")
+    return "\n\n".join(":\n".join([line, ",\n".join(commands)]) for line, commands in groups.items())
 
 
 def _peers(value: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +226,7 @@ def _time(seconds: float | None) -> str:
 def _digits(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _times(ratio: float | None) -> str:

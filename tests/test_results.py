@@ -127,7 +127,7 @@ def test_kernels_of_a_network() -> None:
     lines = text.splitlines()
     assert lines[0].endswith("| share of the limit | times as fast as pytorch |")
     assert lines[2] == "| conv1 | conv_fprop | `onednn` | 12.3 ms | 6.15 ms | 2,500 | 3.46 | 34% | 1.50 |"
-    assert lines[4] == "| pool1 | maxpool_forward | `onednn` | 20 µs | 10 µs |  | 3.46 | 34% | 4.00 |"
+    assert lines[4] == "| pool1 | maxpool_forward | `onednn` | 20.0 µs | 10.0 µs |  | 3.46 | 34% | 4.00 |"
     assert lines[5] == "| fc6 | fc_wgrad | wrong: dw[3] is 1, not 2 |  |  |  |  |  |  |"
     assert lines[6] == "| geometric mean | sums of products |  |  |  |  |  |  | 1.06 |"
     assert len({line.count("|") for line in lines[:8]}) == 1, "a row has too many cells"
@@ -165,10 +165,10 @@ def test_rooflines_show_where_most_time_is_lost() -> None:
     rows.append({"layer": "fc6", "operation": "fc_fprop", "wrong": "y[0] is NaN"})
     value = result("roofline", rows, step={"seconds": 0.08, "floor_seconds": 6e-3})
     lines = filled("roofline alexnet cpu", value).splitlines()
-    assert lines[2] == "| conv12 | conv_fprop | 12 ms | 500 µs | 4% | 11.5 ms |"
+    assert lines[2] == "| conv12 | conv_fprop | 12.0 ms | 500 µs | 4% | 11.5 ms |"
     assert lines[11].startswith("| conv3 |")
-    assert lines[12] == "| all kernels |  | 78 ms | 6 ms | 8% | 72 ms |"
-    assert lines[13] == "| whole step |  | 80 ms | 6 ms | 8% | 74 ms |"
+    assert lines[12] == "| all kernels |  | 78.0 ms | 6.00 ms | 8% | 72.0 ms |"
+    assert lines[13] == "| whole step |  | 80.0 ms | 6.00 ms | 8% | 74.0 ms |"
     assert "docs/roofline-alexnet-cpu.png" in lines[15] and "docs/step-stack-alexnet-cpu.png" in lines[17]
 
 
@@ -189,7 +189,7 @@ def test_scaling() -> None:
         },
     )
     lines = filled("scaling alexnet cpu", value).splitlines()
-    assert lines[2] == "| batch | 1 | 256 | 20 ms | 50 | 1,074 MB |"
+    assert lines[2] == "| batch | 1 | 256 | 20.0 ms | 50.0 | 1,074 MB |"
     assert lines[4].startswith("- time ~ batch^0.99, memory ~ batch^0.50 over 1 to 256")
     assert lines[5].startswith(
         "- a step takes 5.00 ms and 12.500 ms for each image; the network 300.0 MB and 2.000 MB"

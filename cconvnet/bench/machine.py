@@ -38,7 +38,7 @@ def describe(device: Device) -> dict[str, Any]:
     found: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(sys.argv),
         "device": device.name,
         "module": device.reason,
         "system": f"{platform.system()} {platform.machine()}",
@@ -46,6 +46,19 @@ def describe(device: Device) -> dict[str, Any]:
     }
     found |= _gpu(device) if device.kind == "cuda" else _processor()
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _command(arguments: list[str]) -> str:
+    """What was typed, without the files that the result goes to."""
+    kept: list[str] = []
+    words = iter(arguments[1:])
+    for word in words:
+        if word in ("--json", "--plot", "--stack"):
+            next(words, None)
+        elif not word.startswith(("--json=", "--plot=", "--stack=")):
+            kept.append(word)
+    name = Path(arguments[0]).name
+    return shlex.join(["cconvnet" if name == "__main__.py" else name, *kept])
 
 
 def _output(*command: str, folder: Path | None = None) -> str | None:
