@@ -30,7 +30,7 @@ results = _load()
 MACHINE = {
     "date": "2026-11-20",
     "commit": "abc1234",
-    "command": "__main__.py bench --json /some/where.json --net alexnet --plot x.png",
+    "command": "cconvnet bench --net alexnet",
     "device": "cpu:0",
     "chip": "Some CPU",
     "cores": 2,
@@ -132,11 +132,11 @@ def test_kernels_of_a_network() -> None:
     assert lines[6] == "| geometric mean | sums of products |  |  |  |  |  |  | 1.06 |"
     assert len({line.count("|") for line in lines[:8]}) == 1, "a row has too many cells"
     assert "![Times of each kernel beside its peers'](docs/kernels-alexnet-cpu.png)" in lines
-    assert lines[-1] == (
-        "Some CPU, 2 cores; fp32; cconvnet 0.1.0, torch 2.13.0; 2026-11-20, commit abc1234: "
-        "`cconvnet bench --net alexnet` "
-        "([some.json](benchmarks/results/some.json)). Not installed there: cudnn"
+    assert lines[-2] == (
+        "Some CPU, 2 cores; fp32; cconvnet 0.1.0, torch 2.13.0; 2026-11-20, commit abc1234; "
+        "not installed there: cudnn:"
     )
+    assert lines[-1] == "`cconvnet bench --net alexnet` ([some.json](benchmarks/results/some.json))"
 
 
 def test_kernels_of_all_networks() -> None:
