@@ -98,7 +98,7 @@ def parts(device: str, batch: int | None = None) -> list[Part]:
         return Command(["make", "--no-print-directory", "modules", *settings], alone)
 
     def build() -> list[Command]:
-        return [make("CCONVNET_CUDA=on" if kind == "cuda" else "CCONVNET_CUDA=auto")]
+        return [make(*(["CCONVNET_CUDA=on"] if kind == "cuda" else []))]
 
     def tests() -> list[Command]:
         return [_python("-m", "pytest", "-n", str(min(8, os.cpu_count() or 1)), "--device", device)]

@@ -31,7 +31,7 @@ from cconvnet.bench import step
 class Fake(step.OurStep):
     """The same network, unless its form names a mistake."""
 
-    def __init__(self, spec, batch, device, precision, folder, form):
+    def __init__(self, spec, batch, ordinal, precision, folder, form):
         if form == "refused":
             raise ValueError("there is no such form")
         if form == "other_rate":
@@ -39,7 +39,7 @@ class Fake(step.OurStep):
                 if layer["name"] == "fc1":
                     layer["lr_scale"] = 1.5
         super().__init__(spec, batch, ["cpu:0"], precision, folder + "/other")
-        self.up, self.form = folder, form
+        self.up, self.form, self.steps = folder, form, 0
         if form == "other_weight":
             state = self.network.state()
             state["conv1.weight"][0, 0, 0, 0] += 0.5
@@ -52,7 +52,8 @@ class Fake(step.OurStep):
         return [float("nan")] * count if self.form == "nan" else losses
 
     def step(self):
-        if self.form == "fails" and self.count > 4:
+        self.steps += 1
+        if self.form == "fails" and self.steps > 2:
             raise RuntimeError("it broke")
         return super().step()
 '''
@@ -280,7 +281,7 @@ def test_a_planted_mistake_is_found_in_pytorch_too(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     spec = spec_to_dict(tiny_alexnet())
     common = {"spec": spec, "batch": 8, "precision": "fp32", "folder": str(tmp_path)}
-    other = {**common, "device": "cpu", "form": "nchw"}
+    other = {**common, "ordinal": None, "form": "nchw"}
     with Worker(bench.OURS, {**common, "devices": ["cpu:0"]}) as ours:
         mine = ours.ask("first_steps", count=3, lr=0.01)
         with Worker(bench.PYTORCH, other) as theirs:

@@ -280,8 +280,7 @@ def step(
         result |= {key: value for key, value in sides[0].about.items() if key != "what"}
         result["device_reason"] = sides[0].about["what"]
         if peer is not None:
-            # PyTorch counts the GPUs as the driver does.
-            arguments = {**common, "device": f"cuda:{used[0].ordinal}" if on_gpu else "cpu"}
+            arguments = {**common, "ordinal": used[0].ordinal if on_gpu else None}
             notes: dict[str, Any] = {"environment": {} if on_gpu else RAISED_MALLOC}
             result["peers"]["pytorch"] = notes
             sides[0].losses = worker.ask("first_steps", count=CHECKED_STEPS, lr=spec.recipe.lr)

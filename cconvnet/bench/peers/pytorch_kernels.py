@@ -8,10 +8,17 @@ from typing import Any
 
 import numpy as np
 
+# First: where PyTorch is missing, this says so.
+from cconvnet.bench.peers.pytorch import set_up
+
+# isort: split
+
+import torch
+
+from cconvnet.backends import get_device
 from cconvnet.bench.rows import Row
 from cconvnet.bench.sides import Plan, Refused, Side
 from cconvnet.bench.timing import wall_seconds
-from cconvnet.bench.workers import PeerMissing
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Any]
@@ -44,7 +51,6 @@ class _Plan(Plan):
     def _tensor(self, value: Any) -> Any:
         if not isinstance(value, np.ndarray):
             return value
-        torch = self._side.torch
         # A copy, since some operations write into their inputs.
         tensor = torch.from_numpy(value).to(self._side.torch_device, copy=True)
         if tensor.ndim != 4:
@@ -79,31 +85,18 @@ class PyTorch(Side):
 
     def __init__(self, device: str, precision: str) -> None:
         super().__init__(device, precision)
-        try:
-            import torch
-        except ImportError:
-            raise PeerMissing("PyTorch is missing: pip install torch (pytorch.org says which)") from None
-        self.torch: Any = torch
-        kind, _, _ = device.partition(":")
-        self.torch_device = "cpu"
-        if kind == "cuda":
-            from cconvnet.backends import get_device
+        import torch
 
-            if not torch.cuda.is_available():
-                raise PeerMissing(
-                    "this PyTorch cannot use the GPU: install one built for CUDA as pytorch.org says"
-                )
-            self.torch_device = f"cuda:{get_device(device).ordinal}"
-            torch.cuda.set_device(self.torch_device)
+        ours = get_device(device)
+        on_gpu = ours.kind == "cuda"
+        self.torch_device = set_up(ours.ordinal if on_gpu else None, precision)
+        if on_gpu:
             size = torch.cuda.get_device_properties(self.torch_device).L2_cache_size
             self._flush = torch.empty(max(2 * size // 4, 1), device=self.torch_device)
-        # Both are set: PyTorch's own defaults differ between convolutions and matrix products.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.set_grad_enabled(False)
 
     def about(self) -> dict[str, Any]:
-        torch = self.torch
-        if self.torch_device == "cpu":
+        if self.torch_device.type == "cpu":
             return {"version": torch.__version__, "threads": torch.get_num_threads()}
         return {"version": torch.__version__, "cuda": torch.version.cuda}
 
@@ -132,9 +125,9 @@ class PyTorch(Side):
         return [_Plan(self, row, maker, layout, layout) for layout in ("nchw", "channels_last")]
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
-        if self.torch_device == "cpu":
+        if self.torch_device.type == "cpu":
             return wall_seconds(plan.call, count)
-        cuda = self.torch.cuda
+        cuda = torch.cuda
         events = [(cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)) for _ in range(count)]
         for begin_event, end_event in events:
             self._flush.fill_(0.0)  # as Clock does
@@ -164,7 +157,7 @@ class PyTorch(Side):
         ]
         if not any(over):
             return x
-        return self.torch.nn.functional.pad(x, (0, over[1], 0, over[0]))
+        return torch.nn.functional.pad(x, (0, over[1], 0, over[0]))
 
     @staticmethod
     def _window(o: Any) -> list[list[int]]:
@@ -173,12 +166,12 @@ class PyTorch(Side):
     def _conv_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         stride, padding = self._window(o)
         x, w = self._padded(o, t["x"]), t["w"]
-        return lambda: {"y": self.torch.conv2d(x, w, None, stride, padding, 1, o.groups)}
+        return lambda: {"y": torch.conv2d(x, w, None, stride, padding, 1, o.groups)}
 
     def _backward(self, o: Any, t: Tensors, mask: list[bool]) -> Callable[[], Any]:
         stride, padding = self._window(o)
         arguments = [t["dy"], self._padded(o, t["x"]), t["w"], None, stride, padding, [1, 1], False, [0, 0]]
-        backward = self.torch.ops.aten.convolution_backward
+        backward = torch.ops.aten.convolution_backward
         return lambda: backward(*arguments, o.groups, mask)
 
     def _conv_dgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
@@ -190,8 +183,8 @@ class PyTorch(Side):
         return lambda: {"dw": compute()[1]}
 
     def _product(self, name: str, a: Any, b: Any) -> Callable[[], Tensors]:
-        out = self._unwritten(self.torch.empty((a.shape[0], b.shape[1]), device=self.torch_device))
-        return lambda: {name: self.torch.mm(a, b, out=out)}
+        out = self._unwritten(torch.empty((a.shape[0], b.shape[1]), device=self.torch_device))
+        return lambda: {name: torch.mm(a, b, out=out)}
 
     def _fc_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         return self._product("y", t["x"], t["w"].t())
@@ -205,7 +198,7 @@ class PyTorch(Side):
     # ---- normalisation ----
 
     def _normalised(self, o: Any, x: Any) -> Any:
-        functional = self.torch.nn.functional
+        functional = torch.nn.functional
         if o.region == "same_map":
             sums = functional.avg_pool2d(x * x, o.size, 1, o.size // 2, divisor_override=1)
             return x * (o.k + o.alpha * sums) ** -o.beta
@@ -220,9 +213,9 @@ class PyTorch(Side):
 
     def _lrn_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         x = t["x"].requires_grad_()
-        with self.torch.enable_grad():
+        with torch.enable_grad():
             y = self._normalised(o, x)
-        return lambda: {"dx": self.torch.autograd.grad(y, x, t["dy"], retain_graph=True)[0]}
+        return lambda: {"dx": torch.autograd.grad(y, x, t["dy"], retain_graph=True)[0]}
 
     # ---- pooling ----
 
@@ -242,21 +235,21 @@ class PyTorch(Side):
     def _check_windows(self, o: Any) -> None:
         if min(o.pad_h, o.pad_w) < 0 or 2 * o.pad_h > o.window_h or 2 * o.pad_w > o.window_w:
             raise Refused("PyTorch's pooling pads by 0 up to half a window")
-        x = self.torch.empty((1, 1, o.h, o.w))
-        made = self.torch.max_pool2d(x, *self._pooling(o), 1, self._ceil(o)).shape[2:]
+        x = torch.empty((1, 1, o.h, o.w))
+        made = torch.max_pool2d(x, *self._pooling(o), 1, self._ceil(o)).shape[2:]  # type: ignore[call-arg, arg-type]
         if tuple(made) != (o.p, o.q):
             raise Refused(f"PyTorch's pooling has {made[0]} x {made[1]} windows, not {o.p} x {o.q}")
 
     def _maxpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         # With the indices, which its backward pass needs.
-        forward = self.torch.ops.aten.max_pool2d_with_indices
+        forward = torch.ops.aten.max_pool2d_with_indices
         arguments = [t["x"], *self._pooling(o), [1, 1], self._ceil(o)]
         y, indices = forward(*arguments)
         self._unwritten(y)
         return lambda: {"y": forward.out(*arguments, out=y, indices=indices)[0]}
 
     def _maxpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        aten = self.torch.ops.aten
+        aten = torch.ops.aten
         arguments = [*self._pooling(o), [1, 1], self._ceil(o)]
         indices = aten.max_pool2d_with_indices(t["x"], *arguments)[1]
         backward = aten.max_pool2d_with_indices_backward.grad_input
@@ -264,46 +257,46 @@ class PyTorch(Side):
         return lambda: {"dx": backward(t["dy"], t["x"], *arguments, indices, grad_input=dx)}
 
     def _avgpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        forward = self.torch.ops.aten.avg_pool2d
+        forward = torch.ops.aten.avg_pool2d
         arguments = [t["x"], *self._pooling(o), self._ceil(o), False]
         y = self._unwritten(forward(*arguments))
         return lambda: {"y": forward.out(*arguments, out=y)}
 
     def _avgpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         arguments = [*self._pooling(o), self._ceil(o), False, None]
-        backward = self.torch.ops.aten.avg_pool2d_backward.grad_input
+        backward = torch.ops.aten.avg_pool2d_backward.grad_input
         dx = self._unwritten(t["x"].clone())
         return lambda: {"dx": backward(t["dy"], t["x"], *arguments, grad_input=dx)}
 
     # ---- elements ----
 
     def _relu_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        backward = self.torch.ops.aten.threshold_backward.grad_input
+        backward = torch.ops.aten.threshold_backward.grad_input
         dx = self._unwritten(t["y"].clone())
         return lambda: {"dx": backward(t["dy"], t["y"], 0, grad_input=dx)}
 
     def _dropout(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"y": self.torch.nn.functional.dropout(t["x"], 1 - o.keep, True)}
+        return lambda: {"y": torch.nn.functional.dropout(t["x"], 1 - o.keep, True)}
 
     def _native_dropout(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"y": self.torch.native_dropout(t["x"], 1 - o.keep, True)[0]}
+        return lambda: {"y": torch.native_dropout(t["x"], 1 - o.keep, True)[0]}
 
     # ---- loss and update ----
 
     def _softmax_cross_entropy_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         labels = t["labels"].long()
-        entropy = self.torch.nn.functional.cross_entropy
+        entropy = torch.nn.functional.cross_entropy
         return lambda: {"loss": entropy(t["logits"], labels, reduction="none")}
 
     def _softmax_cross_entropy_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         labels, logarithms = t["labels"].long(), t["probabilities"].log()
-        aten = self.torch.ops.aten
-        scale = self.torch.full((o.n,), t["scale"], device=self.torch_device)
-        weight = self.torch.zeros((), device=self.torch_device)
+        aten = torch.ops.aten
+        scale = torch.full((o.n,), t["scale"], device=self.torch_device)
+        weight = torch.zeros((), device=self.torch_device)
 
         def compute() -> Tensors:
             gradient = aten.nll_loss_backward(scale, logarithms, labels, None, 0, -100, weight)
-            return {"dlogits": aten._log_softmax_backward_data(gradient, logarithms, 1, self.torch.float32)}
+            return {"dlogits": aten._log_softmax_backward_data(gradient, logarithms, 1, torch.float32)}
 
         return compute
 
@@ -314,7 +307,7 @@ class PyTorch(Side):
         flags = {"nesterov": False, "maximize": False, "is_first_step": False}
 
         def compute() -> Tensors:
-            self.torch._fused_sgd_([t["w"]], [t["g"]], [momentum], **rates, **flags)
+            torch._fused_sgd_([t["w"]], [t["g"]], [momentum], **rates, **flags)  # type: ignore[call-overload]
             return {"w": t["w"]}
 
         return compute

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from cconvnet.bench.workers import PeerMissing
 from cconvnet.nets.shapes import Shape, pool_outputs, shapes, windows
@@ -28,13 +31,6 @@ from cconvnet.nets.specs import (
     SoftmaxCostSpec,
     SumSpec,
 )
-
-try:
-    import torch
-    import torch.nn.functional as F
-    from torch import Tensor, nn
-except ImportError as error:
-    raise PeerMissing(f"PyTorch cannot be used ({error}): pip install torch") from None
 
 Array = np.ndarray[Any, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 # First: where PyTorch is missing, this says so.
-from cconvnet.bench.peers.pytorch_net import Net
+from cconvnet.bench.peers.pytorch import set_up
 
 # isort: split
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cconvnet.bench import workers
+from cconvnet.bench.peers.pytorch_net import Net
 from cconvnet.bench.step import END, MASKS, START
 from cconvnet.bench.training import MEAN
 from cconvnet.nets.specs import spec_from_dict
@@ -29,7 +30,7 @@ class PyTorchStep:
     Args:
         spec: of the network, as spec_to_dict gives it.
         batch: images per step.
-        device: "cpu" or "cuda:0", as PyTorch counts.
+        ordinal: of the GPU, as the driver counts; None is the CPU.
         precision: "fp32", "tf32" (matrix products and convolutions may use it), or "bf16" (autocast).
         folder: where OurStep left the weights and the images; what this side leaves there is named after it.
         form: its words and what they mean stand at cconvnet.bench.step.WORDS.
@@ -40,22 +41,19 @@ class PyTorchStep:
     """
 
     def __init__(
-        self, spec: dict[str, Any], batch: int, device: str, precision: str, folder: str, form: str
+        self,
+        spec: dict[str, Any],
+        batch: int,
+        ordinal: int | None,
+        precision: str,
+        folder: str,
+        form: str,
     ) -> None:
         words = form.split("+")
-        self.device = torch.device(device)
-        self.on_gpu = self.device.type == "cuda"
-        if self.on_gpu and not torch.cuda.is_available():
-            raise workers.PeerMissing(
-                f"PyTorch {torch.__version__} cannot use this GPU: "
-                "pip install torch --index-url https://download.pytorch.org/whl/cu130"
-            )
-        if self.on_gpu:
-            torch.cuda.set_device(self.device)
+        self.device = set_up(ordinal, precision)
+        self.on_gpu = ordinal is not None
         self.folder, self.form = folder, form
         self.bf16 = precision == "bf16"
-        # Convolutions would else use it without being asked.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         # Shapes do not change, so every algorithm may be tried once.
         torch.backends.cudnn.benchmark = True
 

@@ -1,0 +1,31 @@
+"""PyTorch itself, set up as a peer wants it; where it is missing, importing this says what mends that."""
+
+from __future__ import annotations
+
+from cconvnet.bench.workers import PeerMissing
+
+try:
+    import torch
+except ImportError as error:
+    raise PeerMissing(f"PyTorch cannot be used ({error}): pip install torch") from None
+
+
+def set_up(ordinal: int | None, precision: str) -> torch.device:
+    """The device to compute on, with the settings of a precision.
+
+    `ordinal`: of the GPU, as the driver counts; None is the CPU.
+
+    Raises PeerMissing if this PyTorch cannot use a GPU.
+    """
+    # Both are set: PyTorch's own defaults differ between convolutions and matrix products.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    if ordinal is None:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise PeerMissing(
+            f"PyTorch {torch.__version__} cannot use this GPU: "
+            "pip install torch --index-url https://download.pytorch.org/whl/cu130"
+        )
+    device = torch.device("cuda", ordinal)
+    torch.cuda.set_device(device)
+    return device
