@@ -14,8 +14,10 @@ namespace cconvnet {
 namespace {
 
 using dnnl::memory;
-
-enum Pass { kFprop, kDgrad, kWgrad };
+using onednn::kDgrad;
+using onednn::kFprop;
+using onednn::kWgrad;
+using onednn::Pass;
 
 memory::desc activations(int n, int c, int h, int w) {
   return {{n, c, h, w}, memory::data_type::f32, memory::format_tag::nhwc};
@@ -68,7 +70,6 @@ class Convolution {
     if (bias) bias_ = onednn::no_memory_yet(b);
   }
 
-  // Whichever of x, w and y the pass writes is not const to it.
   void run(const float* x, const float* w, const float* bias, const float* y) {
     onednn::point(x_, x);
     onednn::point(y_, y);
@@ -123,32 +124,20 @@ class Convolution {
   size_t blocked_bytes_ = 0;  // of the kernel's weights, in the scratch buffer
 };
 
-void run(const ConvProblem& problem, Pass pass, const float* x, const float* w, const float* bias,
-         const float* y) {
-  static onednn::Cache<Convolution> cache;
-  const char* const names[] = {"conv_fprop", "conv_dgrad", "conv_wgrad"};
-  onednn::run(std::string(names[pass]) + " of " + repr(problem), [&] {
-    cache
-        .get(onednn::key_of(problem, pass, bias != nullptr),
-             [&] { return std::make_unique<Convolution>(problem, pass, bias != nullptr); })
-        .run(x, w, bias, y);
-  });
-}
-
 // ---- selection tables -----------------------------------------------------------------------------------
 // oneDNN serves every problem, so it is the last row of each.
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  run(o, kFprop, a.x, a.w, a.bias, a.y);
+  onednn::run<Convolution>("conv", o, kFprop, a.x, a.w, a.bias, a.y);
   if (a.relu) relu_forward(o.y_count(), a.y, a.y, stream);
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
-  run(o, kDgrad, a.dx, a.w, nullptr, a.dy);
+  onednn::run<Convolution>("conv", o, kDgrad, a.dx, a.w, nullptr, a.dy);
 }
 
 void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream) {
-  run(o, kWgrad, a.x, a.dw, nullptr, a.dy);
+  onednn::run<Convolution>("conv", o, kWgrad, a.x, a.dw, nullptr, a.dy);
 }
 
 const FpropTable& fprop_table() {

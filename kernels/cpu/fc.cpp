@@ -11,8 +11,10 @@ namespace cconvnet {
 namespace {
 
 using dnnl::memory;
-
-enum Pass { kFprop, kDgrad, kWgrad };
+using onednn::kDgrad;
+using onednn::kFprop;
+using onednn::kWgrad;
+using onednn::Pass;
 
 memory::desc matrix(int rows, int columns, bool transposed = false) {
   using Tag = memory::format_tag;
@@ -54,7 +56,6 @@ class FullyConnected {
     if (bias) bias_ = onednn::no_memory_yet(b);
   }
 
-  // Whichever of x, w and y the pass writes is not const to it.
   void run(const float* x, const float* w, const float* bias, const float* y) {
     onednn::point(x_, x);
     onednn::point(w_, w);
@@ -80,29 +81,17 @@ class FullyConnected {
   memory x_, w_, bias_, y_, scratchpad_;
 };
 
-void run(const ConvProblem& problem, Pass pass, const float* x, const float* w, const float* bias,
-         const float* y) {
-  static onednn::Cache<FullyConnected> cache;
-  const char* const names[] = {"fc_fprop", "fc_dgrad", "fc_wgrad"};
-  onednn::run(std::string(names[pass]) + " of " + repr(problem), [&] {
-    cache
-        .get(onednn::key_of(problem, pass, bias != nullptr),
-             [&] { return std::make_unique<FullyConnected>(problem, pass, bias != nullptr); })
-        .run(x, w, bias, y);
-  });
-}
-
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  run(o, kFprop, a.x, a.w, a.bias, a.y);
+  onednn::run<FullyConnected>("fc", o, kFprop, a.x, a.w, a.bias, a.y);
   if (a.relu) relu_forward(o.y_count(), a.y, a.y, stream);
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
-  run(o, kDgrad, a.dx, a.w, nullptr, a.dy);
+  onednn::run<FullyConnected>("fc", o, kDgrad, a.dx, a.w, nullptr, a.dy);
 }
 
 void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream) {
-  run(o, kWgrad, a.x, a.dw, nullptr, a.dy);
+  onednn::run<FullyConnected>("fc", o, kWgrad, a.x, a.dw, nullptr, a.dy);
 }
 
 const FpropTable& fprop_table() {

@@ -22,6 +22,7 @@
 #endif
 
 #include "problem.h"
+#include "repr.h"
 
 namespace cconvnet::onednn {
 
@@ -56,10 +57,12 @@ inline void* scratch(size_t bytes) {
   return memory;
 }
 
+enum Pass { kFprop, kDgrad, kWgrad };
+
 // The sizes of a problem, what is asked of it, and the number of threads the primitive is made for.
 using Key = std::array<int, 17>;
 
-inline Key key_of(const ConvProblem& o, int pass, bool bias) {
+inline Key key_of(const ConvProblem& o, Pass pass, bool bias) {
   return {o.n,
           o.h,
           o.w,
@@ -99,14 +102,23 @@ class Cache {
   std::map<Key, std::unique_ptr<Primitive>> primitives_;
 };
 
-// Runs `work`, alone, and says in whose behalf oneDNN failed if it did.
-template <class Work>
-void run(const std::string& what, const Work& work) {
+// One pass of a problem by the primitive that was made for it, a Primitive(problem, pass, bias); whichever of
+// x, w and y the pass writes is not const to it. If oneDNN fails, the error says in whose behalf.
+template <class Primitive>
+void run(const char* family, const ConvProblem& problem, Pass pass, const float* x, const float* w,
+         const float* bias, const float* y) {
+  static Cache<Primitive> cache;
   const std::lock_guard<std::mutex> lock(mutex());
   try {
-    work();
+    const bool with_bias = bias != nullptr;
+    cache
+        .get(key_of(problem, pass, with_bias),
+             [&] { return std::make_unique<Primitive>(problem, pass, with_bias); })
+        .run(x, w, bias, y);
   } catch (const dnnl::error& error) {
-    throw std::runtime_error("oneDNN failed in " + what + ": " + error.message + " (status " +
+    const char* const names[] = {"_fprop", "_dgrad", "_wgrad"};
+    throw std::runtime_error(std::string("oneDNN failed in ") + family + names[pass] + " of " +
+                             repr(problem) + ": " + error.message + " (status " +
                              std::to_string(static_cast<int>(error.status)) + ")");
   }
 }
