@@ -79,23 +79,30 @@ CCONVNET_CLONES void avgpool_forward_row(const PoolProblem& o, const float* x, i
 
 // ---- backward -------------------------------------------------------------------------------------------
 
-// Row i of one image's gradient.
-CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& o, const float* x, const float* y,
-                                          const float* dy, int i, float* dx) {
+// Row i of one image's gradient. `columns` says which outputs' windows hold each pixel of a row: a division
+// for every pixel would take as long as its channels.
+CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& o, const Range* columns, const float* x,
+                                          const float* y, const float* dy, int i, float* dx) {
   const Range rows = outputs_of(i, o.window_h, o.stride_h, o.pad_h, o.p);
   for (int j = 0; j < o.w; ++j) {
-    const Range columns = outputs_of(j, o.window_w, o.stride_w, o.pad_w, o.q);
     const float* value = x + (int64_t{i} * o.w + j) * o.c;
     float* sum = dx + int64_t{j} * o.c;
-    std::memset(sum, 0, o.c * sizeof(float));
+    bool first = true;
     for (int p = rows.begin; p < rows.end; ++p) {
-      for (int q = columns.begin; q < columns.end; ++q) {
+      for (int q = columns[j].begin; q < columns[j].end; ++q) {
         const float* largest = y + (int64_t{p} * o.q + q) * o.c;
         const float* gradient = dy + (int64_t{p} * o.q + q) * o.c;
+        if (first) {
 #pragma omp simd
-        for (int c = 0; c < o.c; ++c) sum[c] += value[c] == largest[c] ? gradient[c] : 0.0f;
+          for (int c = 0; c < o.c; ++c) sum[c] = value[c] == largest[c] ? gradient[c] : 0.0f;
+        } else {
+#pragma omp simd
+          for (int c = 0; c < o.c; ++c) sum[c] += value[c] == largest[c] ? gradient[c] : 0.0f;
+        }
+        first = false;
       }
     }
+    if (first) std::memset(sum, 0, o.c * sizeof(float));
   }
 }
 
@@ -168,8 +175,12 @@ void maxpool_forward(const PoolProblem& problem, const float* x, float* y, Strea
 void maxpool_backward(const PoolProblem& problem, const float* x, const float* y, const float* dy, float* dx,
                       Stream) {
   const Strides stride(problem);
+  std::vector<Range> columns;
+  for (int j = 0; j < problem.w; ++j) {
+    columns.push_back(outputs_of(j, problem.window_w, problem.stride_w, problem.pad_w, problem.q));
+  }
   for_rows(problem, problem.h, backward_cost(problem), [&](int, int64_t n, int i) {
-    maxpool_backward_row(problem, x + n * stride.x, y + n * stride.y, dy + n * stride.y, i,
+    maxpool_backward_row(problem, columns.data(), x + n * stride.x, y + n * stride.y, dy + n * stride.y, i,
                          dx + n * stride.x + i * stride.x_row);
   });
 }
