@@ -29,6 +29,9 @@ class Ceilings:
         """The seconds that `work` takes at least: the longer of arithmetic and traffic."""
         return max(work.flops / self.flops_per_second, work.bytes / self.bytes_per_second)
 
+    def __str__(self) -> str:
+        return f"{self.flops_per_second / 1e12:,.3f} TFLOP/s, {self.bytes_per_second / 1e9:,.1f} GB/s copied"
+
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from cconvnet.bench.ceilings import Ceilings
 from cconvnet.bench.kernels import column_name
 
 
@@ -50,15 +51,11 @@ class Table:
 
     def head(self) -> Iterator[str]:
         found, machine = self._result, self._result["machine"]
-        limits = found["ceilings"]
         yield (
             f"{found['net']}, batch {found['batch']}, {found['precision']}, {machine['device']}: "
             f"{machine.get('chip', '')} ({machine['module']})"
         )
-        yield (
-            f"limits, measured: {limits['flops_per_second'] / 1e12:,.3f} TFLOP/s, "
-            f"{limits['bytes_per_second'] / 1e9:,.1f} GB/s copied; caches: {found['caches']}"
-        )
+        yield f"limits, measured: {Ceilings(**found['ceilings'])}; caches: {found['caches']}"
         for name, peer in found["peers"].items():
             if text := peer.get("missing") or peer.get("failed"):
                 yield f"{name} is not compared: {text}"

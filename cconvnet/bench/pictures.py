@@ -19,6 +19,30 @@ _ROWS_PER_PANEL = 50
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
+def _measured(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows with times; a PlotError if there are none."""
+    rows = [row for row in result["rows"] if "seconds" in row]
+    if not rows:
+        raise PlotError("no row was measured, so there is nothing to draw")
+    return rows
+
+
+def _of(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    chip = machine.get("chip", machine["device"])
+    return ", ".join(
+        [
+            result["net"],
+            *([f"batch {result['batch']}"] if "batch" in result else []),
+            result["precision"],
+            chip,
+        ]
+    )
+
+
+# ---- kernels and steps beside others' --------------------------------------------------------------------
+
+
 def kernel_bars(result: dict[str, Any], path: Path) -> None:
     """Bars of a peer's time over ours for each layer and pass; without peers, of the share of the limit.
 
@@ -30,9 +54,7 @@ def kernel_bars(result: dict[str, Any], path: Path) -> None:
     Raises
         PlotError: matplotlib is missing, the file's ending is unknown, or there is nothing to draw.
     """
-    rows = [row for row in result["rows"] if "seconds" in row]
-    if not rows:
-        raise PlotError("no row was measured, so there is nothing to draw")
+    rows = _measured(result)
     values = [{name: peer["ratio"] for name, peer in row["peers"].items() if "ratio" in peer} for row in rows]
     columns = list(dict.fromkeys(name for found in values for name in found))
     if not columns:
@@ -60,9 +82,7 @@ def kernel_bars(result: dict[str, Any], path: Path) -> None:
         )
         if panel == 0 and columns != ["limit"]:
             page.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns))
-    machine = result["machine"]
-    chip = machine.get("chip", machine["device"])
-    page.suptitle(f"{result['net']}, batch {result['batch']}, {result['precision']}, {chip}")
+    page.suptitle(_of(result))
     save(page, path)
 
 
@@ -154,9 +174,7 @@ def roofline(result: dict[str, Any], path: Path) -> None:
     Raises
         PlotError: matplotlib is missing, the file's ending is unknown, or there is nothing to draw.
     """
-    rows = result["rows"]
-    if not rows:
-        raise PlotError("no row was measured, so there is nothing to draw")
+    rows = _measured(result)
     limits = result["ceilings"]
     rate, bandwidth = limits["flops_per_second"], limits["bytes_per_second"]
     products = [row for row in rows if row["flops"]]
@@ -201,19 +219,6 @@ def roofline(result: dict[str, Any], path: Path) -> None:
     _label(left, products, rate / 1e9)
     _label(right, others, bandwidth / 1e9)
     save(page, path)
-
-
-def _of(result: dict[str, Any]) -> str:
-    machine = result["machine"]
-    chip = machine.get("chip", machine["device"])
-    return ", ".join(
-        [
-            result["net"],
-            *([f"batch {result['batch']}"] if "batch" in result else []),
-            result["precision"],
-            chip,
-        ]
-    )
 
 
 def _rate(value: float, unit: str) -> str:
@@ -310,9 +315,7 @@ def step_stack(result: dict[str, Any], path: Path) -> None:
     Raises
         PlotError: matplotlib is missing, the file's ending is unknown, or there is nothing to draw.
     """
-    rows = result["rows"]
-    if not rows:
-        raise PlotError("no row was measured, so there is nothing to draw")
+    rows = _measured(result)
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     page = figure(11, 2.6 + 0.3 * len(layers))
     whole, each = page.subplots(2, 1, height_ratios=(2, max(len(layers), 3)))
@@ -388,12 +391,11 @@ def scaling(result: dict[str, Any], path: Path) -> None:
     Raises
         PlotError: matplotlib is missing, the file's ending is unknown, or there is nothing to draw.
     """
-    names = [name for name in ("batch", "size") if any(row["series"] == name for row in result["rows"])]
-    if not names:
-        raise PlotError("no row was measured, so there is nothing to draw")
+    measured = _measured(result)
+    names = [name for name in ("batch", "size") if any(row["series"] == name for row in measured)]
     page = figure(10, 0.8 + 3.6 * len(names))
     for name, (time, memory) in zip(names, page.subplots(len(names), 2, squeeze=False), strict=True):
-        rows = [row for row in result["rows"] if row["series"] == name]
+        rows = [row for row in measured if row["series"] == name]
         _growth(time, result, rows, name, "seconds", 1e3, "tab:blue", "a step")
         _growth(memory, result, rows, name, "memory_bytes", 1e-6, "tab:blue", "the network, as planned")
         if "peak_rss_bytes" in rows[0]:

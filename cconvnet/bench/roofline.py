@@ -16,7 +16,7 @@ from cconvnet.bench import machine
 from cconvnet.bench.ceilings import Ceilings, measure
 from cconvnet.bench.networks import build_spec
 from cconvnet.bench.timing import summary
-from cconvnet.bench.training import Training
+from cconvnet.bench.training import Training, check_counts
 from cconvnet.bench.work import Work, work
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import DATA
@@ -228,8 +228,7 @@ def roofline(
     Raises
         ValueError: naming the argument.
     """
-    if steps < 1 or warmup < 0:
-        raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
+    check_counts(steps, warmup)
     used = devices_of(devices)
     # By a name get_device would find the original device, not the recorded one.
     numbers = {device.name: index for index, device in enumerate(used)}
@@ -385,14 +384,13 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
     """What the table comes to: the ceilings, the whole step, and who loses the most."""
-    limits, whole = result["ceilings"], result["step"]
+    whole = result["step"]
     furthest = ", ".join(
         f"{own['layer']} ({1e3 * own['lost_seconds']:,.2f} ms lost, {own['share']:.0%} of its floor reached)"
         for own in result["furthest"]
     )
     return [
-        f"limits, measured: {limits['flops_per_second'] / 1e12:,.3f} TFLOP/s, "
-        f"{limits['bytes_per_second'] / 1e9:,.1f} GB/s copied; caches: {result['caches']}",
+        f"limits, measured: {Ceilings(**result['ceilings'])}; caches: {result['caches']}",
         f"step: {1e3 * whole['seconds']:,.2f} ms, its floor {1e3 * whole['floor_seconds']:,.2f} ms, "
         f"{whole['share']:.1%} of it reached; operations {1e3 * whole['recorded_seconds']:,.2f} ms, "
         f"the rest (loading, the host) {1e3 * whole['rest_seconds']:,.2f} ms",

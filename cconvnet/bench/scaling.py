@@ -17,7 +17,7 @@ import numpy as np
 from cconvnet import nets
 from cconvnet.backends import Device, get_device
 from cconvnet.bench import machine
-from cconvnet.bench.timing import calls_for, summary
+from cconvnet.bench.timing import calls_for, summary, wall_seconds
 from cconvnet.bench.training import Training
 from cconvnet.bench.workers import Worker, WorkerError, peak_bytes
 from cconvnet.nets.specs import spec_from_dict, spec_to_dict
@@ -67,14 +67,9 @@ class Points:
         network = Network(spec_from_dict(spec), batch=batch, devices=self._device, precision=self._precision)
         training = Training(network)
 
-        def timed() -> float:
-            begin = time.perf_counter()
-            training.step()
-            return time.perf_counter() - begin
-
-        first = [timed() for _ in range(WARMUP)]
+        first = wall_seconds(training.step, WARMUP)
         count = calls_for(seconds, first[-1], LEAST_STEPS, MOST_STEPS)
-        times = summary([timed() for _ in range(count)])
+        times = summary(wall_seconds(training.step, count))
         return times | {"memory_bytes": network.describe()["memory_bytes"]}
 
 

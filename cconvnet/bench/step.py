@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,8 @@ import numpy as np
 
 from cconvnet.bench import machine, workers
 from cconvnet.bench.networks import build_spec
-from cconvnet.bench.timing import summary
-from cconvnet.bench.training import TIMED_LR, Training
+from cconvnet.bench.timing import summary, wall_seconds
+from cconvnet.bench.training import TIMED_LR, Training, check_counts
 from cconvnet.bench.workers import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import LrnSpec, NetSpec, nearest, spec_from_dict, spec_to_dict
@@ -145,9 +144,7 @@ class OurStep:
 
     def step(self) -> float:
         """The seconds of one step: images to the device, forward, backward, update, loss read."""
-        begin = time.perf_counter()
-        self.training.step()
-        return time.perf_counter() - begin
+        return wall_seconds(self.training.step, 1)[0]
 
     def memory(self) -> dict[str, int]:
         """``peak_rss_bytes`` of the process; on a GPU also ``peak_device_bytes``, held by its allocator."""
@@ -251,8 +248,7 @@ def step(
         Disagreement: the sides do not compute the same.
         WorkerError: our side failed.
     """
-    if steps < 1 or warmup < 0:
-        raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
+    check_counts(steps, warmup)
     spec, batch = build_spec(net, batch, precision, size, places)
     precision = precision or "fp32"
     used = devices_of(devices)

@@ -15,6 +15,12 @@ MEAN = 127.5  # of the images' pixels, which is subtracted from them
 TIMED_LR = 1e-9
 
 
+def check_counts(steps: int, warmup: int) -> None:
+    """Raises ValueError for numbers of timed and untimed steps that make no sense."""
+    if steps < 1 or warmup < 0:
+        raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
+
+
 class Training:
     """Steps of a network on one batch: images in, cropped and mirrored, weights updated, loss read.
 

@@ -28,11 +28,6 @@ class Work:
     def __add__(self, other: Work) -> Work:
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
-    @property
-    def intensity(self) -> float:
-        """Floating-point operations for each byte."""
-        return self.flops / self.bytes if self.bytes else 0.0
-
 
 def work(operation: str, arguments: Sequence[Any]) -> Work:
     """The work of a function of kernels/api.h.

@@ -95,10 +95,6 @@ class Worker:
         """
         return self._call(method, arguments)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def _call(self, method: str, arguments: dict[str, Any]) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:

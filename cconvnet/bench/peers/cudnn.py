@@ -19,6 +19,7 @@ import numpy as np
 
 from cconvnet._problem import ConvProblem, FcProblem
 from cconvnet.backends import Device, DeviceUnavailable, get_device
+from cconvnet.bench.peers import covering_image
 from cconvnet.bench.rows import GEMMS, Row
 from cconvnet.bench.sides import Array, Plan, Refused, Side
 from cconvnet.bench.timing import Clock
@@ -90,19 +91,6 @@ def _matrix(rows: int, columns: int, transposed: bool = False) -> Layout:
     return [1, rows, columns], [rows * columns, columns, 1]
 
 
-def image_shape(problem: ConvProblem) -> tuple[int, int, int, int]:
-    """Of x and dx as cuDNN gets them.
-
-    Where sizes are rounded up the last window can hang over the image's end. Most of cuDNN's plans want the
-    same padding at both ends, so the image itself gets those rows and columns, of zeros.
-    """
-    needed = (
-        (problem.p - 1) * problem.stride_h + problem.r - 2 * problem.pad_h,
-        (problem.q - 1) * problem.stride_w + problem.s - 2 * problem.pad_w,
-    )
-    return problem.n, max(problem.h, needed[0]), max(problem.w, needed[1]), problem.c
-
-
 def forms(row: Row) -> list[Form]:
     """Every operation of cuDNN's that computes the row; a fully connected layer is a convolution as well.
 
@@ -113,7 +101,7 @@ def forms(row: Row) -> list[Form]:
         raise Refused("cuDNN is asked for convolutions and matrix products only")
     method, arguments, output = _CONVOLUTIONS[direction]
     if isinstance(problem, ConvProblem):
-        images, filters, maps = image_shape(problem), problem.w_shape, problem.y_shape
+        images, filters, maps = covering_image(problem), problem.w_shape, problem.y_shape
         pair = {
             "padding": [problem.pad_h, problem.pad_w],
             "stride": [problem.stride_h, problem.stride_w],
@@ -167,7 +155,7 @@ class _Buffers:
 
     def _padded(self, name: str) -> tuple[int, ...]:
         if name in ("x", "dx") and isinstance(self._problem, ConvProblem):
-            return image_shape(self._problem)
+            return covering_image(self._problem)
         return self._shapes[name]
 
     def _inside(self, name: str) -> Any:

@@ -16,6 +16,7 @@ from cconvnet.bench.peers.pytorch import set_up
 import torch
 
 from cconvnet.backends import get_device
+from cconvnet.bench.peers import covering_image
 from cconvnet.bench.rows import Row
 from cconvnet.bench.sides import Plan, Refused, Side
 from cconvnet.bench.timing import wall_seconds
@@ -85,8 +86,6 @@ class PyTorch(Side):
 
     def __init__(self, device: str, precision: str) -> None:
         super().__init__(device, precision)
-        import torch
-
         ours = get_device(device)
         on_gpu = ours.kind == "cuda"
         self.torch_device = set_up(ours.ordinal if on_gpu else None, precision)
@@ -148,16 +147,10 @@ class PyTorch(Side):
 
     def _padded(self, o: Any, x: Any) -> Any:
         """x with as many zeros below and to the right as windows hang over, if sizes were rounded up."""
-        over = [
-            max(0, (windows - 1) * stride + size - extent - 2 * pad)
-            for windows, stride, size, extent, pad in (
-                (o.p, o.stride_h, o.r, o.h, o.pad_h),
-                (o.q, o.stride_w, o.s, o.w, o.pad_w),
-            )
-        ]
-        if not any(over):
+        _, h, w, _ = covering_image(o)
+        if (h, w) == (o.h, o.w):
             return x
-        return torch.nn.functional.pad(x, (0, over[1], 0, over[0]))
+        return torch.nn.functional.pad(x, (0, w - o.w, 0, h - o.h))
 
     @staticmethod
     def _window(o: Any) -> list[list[int]]:
