@@ -4,6 +4,8 @@
 // Rules that hold for every operation
 // - Pointers are dense NHWC arrays of the problem's sizes on one device, aligned to their element. A fast
 //   kernel may want 16-byte alignment and checks for it; a slower one then serves.
+// - A template's T is float or bfloat16, and so is what `const void*` points to, as the problem's precision
+//   says. Arithmetic is always float's; a bfloat16 output is rounded once, when it is written.
 // - Work is enqueued on `stream`; the CPU and the emulator ignore it and return when the work is done.
 // - Outputs are written, never accumulated, and every element is written. An output may alias an input only
 //   where the operation says "in place".
@@ -23,6 +25,7 @@
 #include <string>
 #include <vector>
 
+#include "bfloat16.h"
 #include "problem.h"
 
 namespace cconvnet {
@@ -33,10 +36,37 @@ struct CudaError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// ---- what goes along with a product ---------------------------------------------------------------------
+// Fused operations give bitwise what the separate ones, called one after the other, would.
+
+// What is done to y before it is written: + bias, unless null; then max(0, .) if `relu`; then dropout, unless
+// null, of problem.y_count() elements, at `step` (see dropout).
+struct Finish {
+  const float* bias = nullptr;
+  bool relu = false;
+  const DropoutProblem* dropout = nullptr;
+  const int64_t* step = nullptr;
+};
+
+// One parameter tensor's update: v = momentum*v - lr*(g + weight_decay*w); w = w + v. v and w are read and
+// written. `w_bf16`, unless null, receives the new w rounded: the copy that products read. What changes from
+// step to step may lie on the device, so that a captured step can be replayed: `rates`, unless null, holds lr
+// and momentum in the place of the problem's, and where `halt`, unless null, holds anything but 0, nothing is
+// written. Source: Krizhevsky et al. 2012, section 5.
+struct Update {
+  SgdProblem problem;
+  const float* rates = nullptr;
+  const int32_t* halt = nullptr;
+  float* v = nullptr;
+  float* w = nullptr;
+  bfloat16* w_bf16 = nullptr;
+};
+
 // ---- convolution ----------------------------------------------------------------------------------------
-// conv_fprop  y[N,P,Q,K] = x * w + bias, then max(0, .) if `relu`. `bias`[K] may be null.
+// conv_fprop  y[N,P,Q,K] = x * w, finished.
 // conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x.
-// conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w.
+// conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w. With `update`, which may be null, that
+//             update by dw is done as well, and what dw holds afterwards is not specified.
 // *_impls lists the selection table's rows that support the problem, first choice first.
 std::vector<std::string> conv_fprop_impls(const ConvProblem& problem);
 std::vector<std::string> conv_dgrad_impls(const ConvProblem& problem);
@@ -44,12 +74,12 @@ std::vector<std::string> conv_wgrad_impls(const ConvProblem& problem);
 size_t conv_fprop_workspace(const ConvProblem& problem, const char* impl);
 size_t conv_dgrad_workspace(const ConvProblem& problem, const char* impl);
 size_t conv_wgrad_workspace(const ConvProblem& problem, const char* impl);
-void conv_fprop(const ConvProblem& problem, const float* x, const float* w, const float* bias, bool relu,
-                float* y, void* workspace, Stream stream, const char* impl);
-void conv_dgrad(const ConvProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+void conv_fprop(const ConvProblem& problem, const void* x, const void* w, const Finish& finish, void* y,
+                void* workspace, Stream stream, const char* impl);
+void conv_dgrad(const ConvProblem& problem, const void* dy, const void* w, void* dx, void* workspace,
                 Stream stream, const char* impl);
-void conv_wgrad(const ConvProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
-                Stream stream, const char* impl);
+void conv_wgrad(const ConvProblem& problem, const void* x, const void* dy, float* dw, const Update* update,
+                void* workspace, Stream stream, const char* impl);
 
 // ---- locally connected ----------------------------------------------------------------------------------
 // The convolution's three passes with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] for every output
@@ -62,56 +92,78 @@ std::vector<std::string> local_wgrad_impls(const LocalProblem& problem);
 size_t local_fprop_workspace(const LocalProblem& problem, const char* impl);
 size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl);
 size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl);
-void local_fprop(const LocalProblem& problem, const float* x, const float* w, const float* bias, bool relu,
-                 float* y, void* workspace, Stream stream, const char* impl);
-void local_dgrad(const LocalProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+void local_fprop(const LocalProblem& problem, const void* x, const void* w, const Finish& finish, void* y,
+                 void* workspace, Stream stream, const char* impl);
+void local_dgrad(const LocalProblem& problem, const void* dy, const void* w, void* dx, void* workspace,
                  Stream stream, const char* impl);
-void local_wgrad(const LocalProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
-                 Stream stream, const char* impl);
+void local_wgrad(const LocalProblem& problem, const void* x, const void* dy, float* dw, const Update* update,
+                 void* workspace, Stream stream, const char* impl);
 
 // ---- fully connected ------------------------------------------------------------------------------------
-// fc_fprop  y[N,K] = x[N,C] w[K,C]^T + bias, then max(0, .) if `relu`. `bias`[K] may be null.
-// fc_dgrad  dx[N,C] = dy w.    fc_wgrad  dw[K,C] = dy^T x.
+// fc_fprop  y[N,K] = x[N,C] w[K,C]^T, finished.
+// fc_dgrad  dx[N,C] = dy w.    fc_wgrad  dw[K,C] = dy^T x, and `update` as for conv_wgrad.
 std::vector<std::string> fc_fprop_impls(const FcProblem& problem);
 std::vector<std::string> fc_dgrad_impls(const FcProblem& problem);
 std::vector<std::string> fc_wgrad_impls(const FcProblem& problem);
 size_t fc_fprop_workspace(const FcProblem& problem, const char* impl);
 size_t fc_dgrad_workspace(const FcProblem& problem, const char* impl);
 size_t fc_wgrad_workspace(const FcProblem& problem, const char* impl);
-void fc_fprop(const FcProblem& problem, const float* x, const float* w, const float* bias, bool relu,
-              float* y, void* workspace, Stream stream, const char* impl);
-void fc_dgrad(const FcProblem& problem, const float* dy, const float* w, float* dx, void* workspace,
+void fc_fprop(const FcProblem& problem, const void* x, const void* w, const Finish& finish, void* y,
+              void* workspace, Stream stream, const char* impl);
+void fc_dgrad(const FcProblem& problem, const void* dy, const void* w, void* dx, void* workspace,
               Stream stream, const char* impl);
-void fc_wgrad(const FcProblem& problem, const float* x, const float* dy, float* dw, void* workspace,
-              Stream stream, const char* impl);
+void fc_wgrad(const FcProblem& problem, const void* x, const void* dy, float* dw, const Update* update,
+              void* workspace, Stream stream, const char* impl);
 
 // ---- bias -----------------------------------------------------------------------------------------------
 // bias_add   y[rows,k] = x + bias[k], then max(0, .) if `relu`; in place allowed (y = x).
 // bias_grad  db[k] = sum over the rows of dy[rows,k].
-void bias_add(const BiasProblem& problem, const float* x, const float* bias, bool relu, float* y,
-              Stream stream);
+// relu_bias_backward  dx = y > 0 ? scale * dy : 0 and db = bias_grad's of that dx, in one pass; in place
+//            allowed (dx = dy). `scale` is that of a dropout between: y, its output, is positive just where
+//            the ReLU's was and the unit was kept. Needs bias_grad's workspace.
+template <class T>
+void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool relu, T* y, Stream stream);
 size_t bias_grad_workspace(const BiasProblem& problem);
-void bias_grad(const BiasProblem& problem, const float* dy, float* db, void* workspace, Stream stream);
+template <class T>
+void bias_grad(const BiasProblem& problem, const T* dy, float* db, void* workspace, Stream stream);
+template <class T>
+void relu_bias_backward(const BiasProblem& problem, const T* y, const T* dy, float scale, T* dx, float* db,
+                        void* workspace, Stream stream);
 
 // ---- neurons --------------------------------------------------------------------------------------------
 // Elementwise, in place allowed (y = x; dx = dy). relu_backward needs only the output: dx = y > 0 ? dy : 0.
 // neuron_backward: dx = dy * f'(x), from x and y = f(x); at a kink the derivative is 0 for relu and brelu (at
 // both ends) and for abs. sqrt's derivative at 0 is infinite, as is the truth.
 // Source: cuda-convnet's neuron types.
-void relu_forward(int count, const float* x, float* y, Stream stream);
-void relu_backward(int count, const float* y, const float* dy, float* dx, Stream stream);
-void neuron_forward(const NeuronProblem& problem, const float* x, float* y, Stream stream);
-void neuron_backward(const NeuronProblem& problem, const float* x, const float* y, const float* dy, float* dx,
-                     Stream stream);
+template <class T>
+void relu_forward(int count, const T* x, T* y, Stream stream);
+template <class T>
+void relu_backward(int count, const T* y, const T* dy, T* dx, Stream stream);
+template <class T>
+void neuron_forward(const NeuronProblem& problem, const T* x, T* y, Stream stream);
+template <class T>
+void neuron_backward(const NeuronProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream);
 
 // ---- local response normalisation -----------------------------------------------------------------------
 // d(x) = k + alpha * sum over the window of x^2;  y = x * d^-beta.
 // dx = dy * d^-beta - 2 alpha beta x * sum over the windows that hold x of dy * x * d^(-beta-1);
 // d is recomputed from x. Source: Krizhevsky et al. 2012, section 3.3.
-void lrn_forward(const LrnProblem& problem, const float* x, float* y, Stream stream);
+template <class T>
+void lrn_forward(const LrnProblem& problem, const T* x, T* y, Stream stream);
 size_t lrn_backward_workspace(const LrnProblem& problem);
-void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, float* dx, void* workspace,
-                  Stream stream);
+template <class T>
+void lrn_backward(const LrnProblem& problem, const T* x, const T* dy, T* dx, void* workspace, Stream stream);
+
+// Normalisation across channels and the max pooling that follows it, without what lies between: y[N,P,Q,C] of
+// x[N,H,W,C]. Backward, from y and dy[N,P,Q,C]: dx[N,H,W,C], then dx = x > 0 ? dx : 0 if `relu`, which is that
+// of the layer before. std::invalid_argument unless the region is across_channels and the pool's input has the
+// shape of the normalisation's output.
+template <class T>
+void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream stream);
+size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool);
+template <class T>
+void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, const T* y, const T* dy,
+                          bool relu, T* dx, void* workspace, Stream stream);
 
 // ---- contrast normalisation -----------------------------------------------------------------------------
 // m = mean of x over the window; u = x - m; d = k + alpha * sum over the window of u^2; y = x * d^-beta.
@@ -121,9 +173,11 @@ void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, fl
 // layer), takes the mean for a constant there; this is the true gradient, which finite differences confirm.
 size_t contrast_norm_forward_workspace(const ContrastNormProblem& problem);
 size_t contrast_norm_backward_workspace(const ContrastNormProblem& problem);
-void contrast_norm_forward(const ContrastNormProblem& problem, const float* x, float* y, void* workspace,
+template <class T>
+void contrast_norm_forward(const ContrastNormProblem& problem, const T* x, T* y, void* workspace,
                            Stream stream);
-void contrast_norm_backward(const ContrastNormProblem& problem, const float* x, const float* dy, float* dx,
+template <class T>
+void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, const T* dy, T* dx,
                             void* workspace, Stream stream);
 
 // ---- pooling --------------------------------------------------------------------------------------------
@@ -132,24 +186,31 @@ void contrast_norm_backward(const ContrastNormProblem& problem, const float* x, 
 //                   whole gradient, as in cuda-convnet.
 // avgpool_forward   y = the mean over the clipped window.
 // avgpool_backward  dx = the sum over the windows that hold x of dy / (size of the clipped window).
-void maxpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream);
-void maxpool_backward(const PoolProblem& problem, const float* x, const float* y, const float* dy, float* dx,
-                      Stream stream);
-void avgpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream);
-void avgpool_backward(const PoolProblem& problem, const float* dy, float* dx, Stream stream);
+template <class T>
+void maxpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream);
+template <class T>
+void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream);
+template <class T>
+void avgpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream);
+template <class T>
+void avgpool_backward(const PoolProblem& problem, const T* dy, T* dx, Stream stream);
 
 // ---- elementwise maximum --------------------------------------------------------------------------------
 // eltmax_forward   y = the larger of a and b, NaN if either is NaN; in place allowed. A maximum of more
 //                  tensors is a chain of calls.
 // eltmax_backward  dx = x == y ? dy : 0, for each input x of the maximum y; in place allowed (dx = dy). Every
 //                  tied input receives the whole gradient. Source: cuda-convnet's eltmax layer.
-void eltmax_forward(int count, const float* a, const float* b, float* y, Stream stream);
-void eltmax_backward(int count, const float* x, const float* y, const float* dy, float* dx, Stream stream);
+template <class T>
+void eltmax_forward(int count, const T* a, const T* b, T* y, Stream stream);
+template <class T>
+void eltmax_backward(int count, const T* x, const T* y, const T* dy, T* dx, Stream stream);
 
 // ---- dropout --------------------------------------------------------------------------------------------
-// In place allowed. The backward pass is the same call on dy: the mask is drawn again, not stored.
+// In place allowed. The backward pass is the same call on dy: the mask is drawn again, not stored. `step`,
+// unless null, is on the device, and what it holds is added to the problem's subsequence.
 // Source: Salmon et al. 2011 for Philox4x32-10.
-void dropout(const DropoutProblem& problem, const float* x, float* y, Stream stream);
+template <class T>
+void dropout(const DropoutProblem& problem, const int64_t* step, const T* x, T* y, Stream stream);
 
 // ---- softmax and cross-entropy --------------------------------------------------------------------------
 // softmax_forward   probabilities[n,k] of logits[n,k], in place allowed.
@@ -158,18 +219,26 @@ void dropout(const DropoutProblem& problem, const float* x, float* y, Stream str
 //                   the label when sorted by falling logit, ties by rising class; a row with a NaN has rank
 //                   k. The row is wrong at top-t when rank >= t.
 // softmax_cross_entropy_backward  dlogits = scale * (probabilities - onehot(label)), in place allowed.
+// softmax_cross_entropy  both in one pass.
+// watch_losses    *halt = 1 if any of the losses is infinite or NaN; else it stays as it is. With it as every
+//                 update's `halt`, no weight moves any more.
 // A label outside [0, k) makes its row's loss NaN, its rank k and its gradient NaN; nothing is read out of
 // bounds.
-void softmax_forward(const SoftmaxProblem& problem, const float* logits, float* probabilities, Stream stream);
-void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const float* logits, const int32_t* labels,
+template <class T>
+void softmax_forward(const SoftmaxProblem& problem, const T* logits, float* probabilities, Stream stream);
+template <class T>
+void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const T* logits, const int32_t* labels,
                                    float* probabilities, float* loss, int32_t* rank, Stream stream);
+template <class T>
 void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* probabilities,
-                                    const int32_t* labels, float scale, float* dlogits, Stream stream);
+                                    const int32_t* labels, float scale, T* dlogits, Stream stream);
+template <class T>
+void softmax_cross_entropy(const SoftmaxProblem& problem, const T* logits, const int32_t* labels, float scale,
+                           float* probabilities, float* loss, int32_t* rank, T* dlogits, Stream stream);
+void watch_losses(int count, const float* loss, int32_t* halt, Stream stream);
 
 // ---- update ---------------------------------------------------------------------------------------------
-// v = momentum*v - lr*(g + weight_decay*w); w = w + v. Both v and w are read and written.
-// Source: Krizhevsky et al. 2012, section 5.
-void sgd_update(const SgdProblem& problem, const float* g, float* v, float* w, Stream stream);
+void sgd_update(const Update& update, const float* g, Stream stream);
 
 // Each row of w[rows,columns] whose Euclidean norm is above `limit` is multiplied by limit / norm; others,
 // and rows with a NaN, keep their bits. w is read and written. The norm is a float's: from 1.8e19 on it is
@@ -180,14 +249,27 @@ void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 // y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
 // j = left[n] + (mirror[n] ? Q-1-q : q). `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0.
 // With center_mean it is mean[(H-P)/2 + p, (W-Q)/2 + q, c] instead, wherever the crop lies and mirrored or
-// not. top and left are clamped to [0, H-P] and [0, W-Q], so nothing is read out of bounds.
+// not. top and left are clamped to [0, H-P] and [0, W-Q], so nothing is read out of bounds. With block > 1,
+// y lies in blocks.
+template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
-                     float scale, float* y, Stream stream);
+                     float scale, T* y, Stream stream);
+
+// filters_to_blocks    blocks = w in blocks, zeros where the filter does not reach.
+// filters_from_blocks  dw = what dblocks says of the filter's own weights.
+template <class T>
+void filters_to_blocks(const FilterBlocksProblem& problem, const float* w, T* blocks, Stream stream);
+void filters_from_blocks(const FilterBlocksProblem& problem, const float* dblocks, float* dw, Stream stream);
 
 // ---- plain --------------------------------------------------------------------------------------------
 // y = alpha * a + beta * b, in place allowed.
-void add(int count, float alpha, const float* a, float beta, const float* b, float* y, Stream stream);
+template <class T>
+void add(int count, float alpha, const T* a, float beta, const T* b, T* y, Stream stream);
+
+// Rounds floats, or widens again.
+void to_bf16(int count, const float* x, bfloat16* y, Stream stream);
+void from_bf16(int count, const bfloat16* x, float* y, Stream stream);
 
 // Copies between two devices of this build (device ordinals; ignored where there is one memory).
 void copy(void* target, int target_device, const void* source, int source_device, size_t bytes,
@@ -197,5 +279,8 @@ void copy(void* target, int target_device, const void* source, int source_device
 // "cuda", "emulator" or "cpu", and what a person would want to know of it (compiler, architectures, oneDNN).
 const char* build_kind();
 std::string build_info();
+
+// Whether the build's products can be of this precision on a device (its ordinal; ignored where there is one).
+bool serves(Precision precision, int device);
 
 }  // namespace cconvnet

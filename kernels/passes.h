@@ -8,24 +8,26 @@
 
 namespace cconvnet {
 
+// Pointers to void are to elements of the problem's precision; a row knows which it serves and casts them.
 struct FpropArguments {
-  const float *x, *w, *bias;
-  bool relu;
-  float* y;
+  const void *x, *w;
+  Finish finish;
+  void* y;
   void* workspace;
   bool aligned() const { return cconvnet::aligned(x, w); }
 };
 
 struct DgradArguments {
-  const float *dy, *w;
-  float* dx;
+  const void *dy, *w;
+  void* dx;
   void* workspace;
   bool aligned() const { return cconvnet::aligned(dy, w); }
 };
 
 struct WgradArguments {
-  const float *x, *dy;
+  const void *x, *dy;
   float* dw;
+  const Update* update;  // or null
   void* workspace;
   bool aligned() const { return cconvnet::aligned(x, dy); }
 };
@@ -51,23 +53,23 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
     return (table).workspace(served, impl);                           \
   }
 
-#define CCONVNET_FPROP(family, Problem, table, served)                                                      \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_fprop, Problem, table, served)                                      \
-  void family##_fprop(const Problem& problem, const float* x, const float* w, const float* bias, bool relu, \
-                      float* y, void* workspace, Stream stream, const char* impl) {                         \
-    (table).run(served, {x, w, bias, relu, y, workspace}, stream, impl);                                    \
+#define CCONVNET_FPROP(family, Problem, table, served)                                             \
+  CCONVNET_IMPLS_AND_WORKSPACE(family##_fprop, Problem, table, served)                             \
+  void family##_fprop(const Problem& problem, const void* x, const void* w, const Finish& finish,  \
+                      void* y, void* workspace, Stream stream, const char* impl) {                 \
+    (table).run(served, {x, w, finish, y, workspace}, stream, impl);                               \
   }
 
-#define CCONVNET_DGRAD(family, Problem, table, served)                                                     \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_dgrad, Problem, table, served)                                     \
-  void family##_dgrad(const Problem& problem, const float* dy, const float* w, float* dx, void* workspace, \
-                      Stream stream, const char* impl) {                                                   \
-    (table).run(served, {dy, w, dx, workspace}, stream, impl);                                             \
+#define CCONVNET_DGRAD(family, Problem, table, served)                                             \
+  CCONVNET_IMPLS_AND_WORKSPACE(family##_dgrad, Problem, table, served)                             \
+  void family##_dgrad(const Problem& problem, const void* dy, const void* w, void* dx,             \
+                      void* workspace, Stream stream, const char* impl) {                          \
+    (table).run(served, {dy, w, dx, workspace}, stream, impl);                                     \
   }
 
-#define CCONVNET_WGRAD(family, Problem, table, served)                                                     \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_wgrad, Problem, table, served)                                     \
-  void family##_wgrad(const Problem& problem, const float* x, const float* dy, float* dw, void* workspace, \
-                      Stream stream, const char* impl) {                                                   \
-    (table).run(served, {x, dy, dw, workspace}, stream, impl);                                             \
+#define CCONVNET_WGRAD(family, Problem, table, served)                                             \
+  CCONVNET_IMPLS_AND_WORKSPACE(family##_wgrad, Problem, table, served)                             \
+  void family##_wgrad(const Problem& problem, const void* x, const void* dy, float* dw,            \
+                      const Update* update, void* workspace, Stream stream, const char* impl) {    \
+    (table).run(served, {x, dy, dw, update, workspace}, stream, impl);                             \
   }

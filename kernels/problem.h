@@ -16,6 +16,17 @@ namespace cconvnet {
 // cuda-convnet's and Caffe's, whose last window may hang over the right and bottom edge.
 enum class Rounding { floor, ceil };
 
+// What a product's numbers are kept in and multiplied with; sums are always float's.
+//   fp32  floats, multiplied as IEEE says
+//   tf32  floats, each rounded to 10 bits of fraction when a tensor core multiplies it (to nearest, ties away
+//         from zero); where no tensor core does, as fp32
+//   bf16  activations and the weights that products read are bfloat16; weight gradients and biases are floats
+enum class Precision { fp32, tf32, bf16 };
+
+inline const char* name(Precision precision) {
+  return precision == Precision::fp32 ? "fp32" : precision == Precision::tf32 ? "tf32" : "bf16";
+}
+
 namespace detail {
 
 inline void require(bool ok, const std::string& message) {
@@ -86,9 +97,11 @@ struct ConvProblem {
   int stride_h, stride_w;
   int pad_h, pad_w;
   int groups;
+  Precision precision;
 
   static ConvProblem make(int n, int h, int w, int c, int k, int r, int s, int stride_h, int stride_w,
-                          int pad_h, int pad_w, int groups, Rounding rounding) {
+                          int pad_h, int pad_w, int groups, Rounding rounding,
+                          Precision precision = Precision::fp32) {
     detail::at_least("n", n, 1);
     detail::at_least("h", h, 1);
     detail::at_least("w", w, 1);
@@ -114,7 +127,7 @@ struct ConvProblem {
     detail::require(int64_t{p} * stride_h + r + pad_h <= INT32_MAX / 2 &&
                         int64_t{q} * stride_w + s + pad_w <= INT32_MAX / 2,
                     "stride, padding or filter is too large");
-    return {n, h, w, c, k, r, s, p, q, stride_h, stride_w, pad_h, pad_w, groups};
+    return {n, h, w, c, k, r, s, p, q, stride_h, stride_w, pad_h, pad_w, groups, precision};
   }
 
   int c_per_group() const { return c / groups; }
@@ -129,7 +142,7 @@ struct ConvProblem {
   bool operator==(const ConvProblem& o) const {
     return n == o.n && h == o.h && w == o.w && c == o.c && k == o.k && r == o.r && s == o.s && p == o.p &&
            q == o.q && stride_h == o.stride_h && stride_w == o.stride_w && pad_h == o.pad_h &&
-           pad_w == o.pad_w && groups == o.groups;
+           pad_w == o.pad_w && groups == o.groups && precision == o.precision;
   }
 };
 
@@ -149,15 +162,16 @@ struct LocalProblem : ConvProblem {
 // A fully connected layer: y[n,k] = sum over c of x[n,c] * w[k,c].
 struct FcProblem {
   int n, c, k;
+  Precision precision;
 
-  static FcProblem make(int n, int c, int k) {
+  static FcProblem make(int n, int c, int k, Precision precision = Precision::fp32) {
     detail::at_least("n", n, 1);
     detail::at_least("c", c, 1);
     detail::at_least("k", k, 1);
     detail::fits("x", {n, c});
     detail::fits("w", {k, c});
     detail::fits("y", {n, k});
-    return {n, c, k};
+    return {n, c, k, precision};
   }
 
   int x_count() const { return n * c; }
@@ -167,9 +181,11 @@ struct FcProblem {
   double flops() const { return 2.0 * y_count() * c; }
 
   // The same sum as a 1x1 convolution of 1x1 images.
-  ConvProblem as_conv() const { return {n, 1, 1, c, k, 1, 1, 1, 1, 1, 1, 0, 0, 1}; }
+  ConvProblem as_conv() const { return {n, 1, 1, c, k, 1, 1, 1, 1, 1, 1, 0, 0, 1, precision}; }
 
-  bool operator==(const FcProblem& o) const { return n == o.n && c == o.c && k == o.k; }
+  bool operator==(const FcProblem& o) const {
+    return n == o.n && c == o.c && k == o.k && precision == o.precision;
+  }
 };
 
 // A bias[k] added to each row of a matrix[rows, k]; its gradient is a sum over the rows.
@@ -368,30 +384,69 @@ struct NormLimitProblem {
   int count() const { return rows * columns; }
 };
 
-// uint8 images[N,H,W,C] to a float batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.
+// uint8 images[N,H,W,C] to a batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.
 // center_mean: the mean subtracted is always that of the image's centre, as in the original AlexNet, not that
 // of where the crop lies.
+// block > 1, space to depth: the crop, with `pad` rows and columns of zeros around it and as many more at the
+// bottom and right as make its sides multiples of `block`, is cut into block x block squares, each of which
+// becomes one pixel of y[N, blocks_h, blocks_w, block*block*C], its channels in the order row, column, c.
 struct InputProblem {
   int n, h, w, c;
   int p, q;
   bool center_mean;
+  int block, pad;
 
-  static InputProblem make(int n, int h, int w, int c, int p, int q, bool center_mean) {
+  static InputProblem make(int n, int h, int w, int c, int p, int q, bool center_mean, int block = 1,
+                           int pad = 0) {
     detail::at_least("n", n, 1);
     detail::at_least("h", h, 1);
     detail::at_least("w", w, 1);
     detail::at_least("c", c, 1);
     detail::at_least("p", p, 1);
     detail::at_least("q", q, 1);
+    detail::at_least("block", block, 1);
+    detail::at_least("pad", pad, 0);
+    detail::require(block > 1 || pad == 0, "pad must be 0 where block is 1");
     detail::require(p <= h && q <= w, "the crop (" + std::to_string(p) + "x" + std::to_string(q) +
                                           ") is larger than the image (" + std::to_string(h) + "x" +
                                           std::to_string(w) + ")");
     detail::fits("images", {n, h, w, c});
-    return {n, h, w, c, p, q, center_mean};
+    detail::require(int64_t{pad} + block <= INT32_MAX / 4, "block or pad is too large");
+    const InputProblem problem = {n, h, w, c, p, q, center_mean, block, pad};
+    detail::fits("y", {n, problem.blocks_h() * block, problem.blocks_w() * block, c});
+    return problem;
   }
 
+  int blocks_h() const { return detail::ceil_div(p + 2 * pad, block); }
+  int blocks_w() const { return detail::ceil_div(q + 2 * pad, block); }
   int images_count() const { return n * h * w * c; }
-  int y_count() const { return n * p * q * c; }
+  int y_count() const { return n * blocks_h() * block * blocks_w() * block * c; }
+};
+
+// Filters w[K,R,S,C] of a convolution with stride `block`, and the same filters for images of blocks,
+// [K, blocks_r, blocks_s, block*block*C] with stride 1: padded with zeros at the bottom and right, then cut
+// into squares as InputProblem's images are.
+struct FilterBlocksProblem {
+  int k, r, s, c;
+  int block;
+
+  static FilterBlocksProblem make(int k, int r, int s, int c, int block) {
+    detail::at_least("k", k, 1);
+    detail::at_least("r", r, 1);
+    detail::at_least("s", s, 1);
+    detail::at_least("c", c, 1);
+    detail::at_least("block", block, 1);
+    detail::require(int64_t{r} + block <= INT32_MAX / 2 && int64_t{s} + block <= INT32_MAX / 2,
+                    "r, s or block is too large");
+    const FilterBlocksProblem problem = {k, r, s, c, block};
+    detail::fits("blocks", {k, problem.blocks_r(), block, problem.blocks_s() * block, c});
+    return problem;
+  }
+
+  int blocks_r() const { return detail::ceil_div(r, block); }
+  int blocks_s() const { return detail::ceil_div(s, block); }
+  int w_count() const { return k * r * s * c; }
+  int blocks_count() const { return k * blocks_r() * blocks_s() * block * block * c; }
 };
 
 }  // namespace cconvnet

@@ -1,26 +1,33 @@
-// Reading and writing several neighbouring floats at once, for the kernels that memory bounds.
+// Reading and writing several neighbouring elements at once, for the kernels that memory bounds.
 //
-// A kernel over `Vector<WIDTH>`s is compiled for WIDTH 4, one 16-byte access, and for WIDTH 1, which takes
-// any address; its launcher picks one with `aligned`. Nothing here needs a copy: a Vector is the memory
-// itself.
+// A kernel over `Vector<WIDTH>`s is compiled for the width that makes one 16-byte access, kVectorWidth<T>, and
+// for WIDTH 1, which takes any address; its launcher picks one with `aligned`. A Vector holds floats: of a
+// float array it is the memory itself, of a bfloat16 array load and store convert.
 #pragma once
 
 #include <cstdint>
 
 #include "alignment.h"
+#include "bfloat16.h"
 #include "launch.cuh"
 
 namespace cconvnet {
 
 constexpr int kThreads = 256;        // of a block, where a kernel has no reason for another number
-constexpr int kVectorWidth = 4;      // floats in the widest load that every GPU has
+template <class T>
+constexpr int kVectorWidth = kVectorBytes / sizeof(T);  // elements in the widest load that every GPU has
 constexpr unsigned kFullWarp = ~0u;  // the mask of all 32 lanes
 
 template <int WIDTH>
-struct alignas(WIDTH * sizeof(float)) Vector {
+struct alignas(WIDTH * sizeof(float) < kVectorBytes ? WIDTH * sizeof(float) : kVectorBytes) Vector {
   float lane[WIDTH];
 };
-static_assert(alignof(Vector<kVectorWidth>) == kVectorBytes, "what `aligned` says is about this vector");
+
+// The same of bfloat16s, as they lie in memory.
+template <int WIDTH>
+struct alignas(WIDTH * sizeof(bfloat16)) PackedVector {
+  bfloat16 lane[WIDTH];
+};
 
 template <int WIDTH>
 __device__ __forceinline__ Vector<WIDTH> load(const float* address) {
@@ -30,6 +37,23 @@ __device__ __forceinline__ Vector<WIDTH> load(const float* address) {
 template <int WIDTH>
 __device__ __forceinline__ void store(float* address, const Vector<WIDTH>& value) {
   *reinterpret_cast<Vector<WIDTH>*>(address) = value;
+}
+
+template <int WIDTH>
+__device__ __forceinline__ Vector<WIDTH> load(const bfloat16* address) {
+  const auto packed = *reinterpret_cast<const PackedVector<WIDTH>*>(address);
+  Vector<WIDTH> result;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) result.lane[i] = to_float(packed.lane[i]);
+  return result;
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void store(bfloat16* address, const Vector<WIDTH>& value) {
+  PackedVector<WIDTH> packed;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) packed.lane[i] = to_bfloat16(value.lane[i]);
+  *reinterpret_cast<PackedVector<WIDTH>*>(address) = packed;
 }
 
 template <int WIDTH>
@@ -66,13 +90,13 @@ __global__ void __launch_bounds__(kThreads) elementwise(int count, Operation ope
   }
 }
 
-// `vectors` says whether vectors are possible: the operation's pointers are aligned.
-template <class Operation>
+// `vectors` says whether vectors are possible: the operation's pointers, to elements of T, are aligned.
+template <class T, class Operation>
 void launch_elementwise(int count, bool vectors, Stream stream, const Operation& operation) {
-  const int width = vectors ? kVectorWidth : 1;
+  const int width = vectors ? kVectorWidth<T> : 1;
   const dim3 grid(static_cast<unsigned>(ceil_div(count, kThreads * width)));
   if (vectors) {
-    CCONVNET_LAUNCH((elementwise<kVectorWidth, Operation>), grid, kThreads, stream, count, operation);
+    CCONVNET_LAUNCH((elementwise<kVectorWidth<T>, Operation>), grid, kThreads, stream, count, operation);
   } else {
     CCONVNET_LAUNCH((elementwise<1, Operation>), grid, kThreads, stream, count, operation);
   }
