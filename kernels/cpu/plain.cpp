@@ -8,10 +8,22 @@
 namespace cconvnet {
 namespace {
 
-CCONVNET_CLONES void add_range(float alpha, const float* a, float beta, const float* b, float* y,
-                               int64_t begin, int64_t end) {
+template <class T>
+CCONVNET_CLONES void add_range(float alpha, const T* a, float beta, const T* b, T* y, int64_t begin,
+                               int64_t end) {
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) y[i] = alpha * a[i] + beta * b[i];
+  for (int64_t i = begin; i < end; ++i) y[i] = from_float<T>(alpha * to_float(a[i]) + beta * to_float(b[i]));
+}
+
+template <class From, class To>
+CCONVNET_CLONES void convert_range(const From* x, To* y, int64_t begin, int64_t end) {
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) y[i] = from_float<To>(to_float(x[i]));
+}
+
+template <class From, class To>
+void convert(int count, const From* x, To* y) {
+  parallel_ranges(count, 1, [&](int, int64_t begin, int64_t end) { convert_range(x, y, begin, end); });
 }
 
 const char* instruction_set() {
@@ -40,14 +52,41 @@ const char* instruction_set() {
 
 }  // namespace
 
-void add(int count, float alpha, const float* a, float beta, const float* b, float* y, Stream) {
+template <class T>
+void add(int count, float alpha, const T* a, float beta, const T* b, T* y, Stream) {
   parallel_ranges(count, 1,
                   [&](int, int64_t begin, int64_t end) { add_range(alpha, a, beta, b, y, begin, end); });
+}
+
+template void add(int, float, const float*, float, const float*, float*, Stream);
+template void add(int, float, const bfloat16*, float, const bfloat16*, bfloat16*, Stream);
+
+void to_bf16(int count, const float* x, bfloat16* y, Stream) {
+  convert(count, x, y);
+}
+
+void from_bf16(int count, const bfloat16* x, float* y, Stream) {
+  convert(count, x, y);
 }
 
 // All logical devices of this build share one memory.
 void copy(void* target, int, const void* source, int, size_t bytes, Stream) {
   if (bytes > 0 && target != source) std::memmove(target, source, bytes);
+}
+
+// Where the processor multiplies no bfloat16, oneDNN's kernels turn every number into a float first, or are its
+// plain reference, a thousand times slower.
+bool serves(Precision precision, int) {
+  switch (precision) {
+    case Precision::fp32:
+      return true;
+    case Precision::tf32:
+      return false;
+    case Precision::bf16:
+      break;
+  }
+  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
+  return isa >= dnnl::cpu_isa::avx512_core_bf16;
 }
 
 const char* build_kind() {
