@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "api.h"
+#include "floats.h"
 #include "onednn.h"
 #include "parallel.h"
 
@@ -22,7 +23,7 @@ CCONVNET_CLONES void convert_range(const From* x, To* y, int64_t begin, int64_t 
 }
 
 template <class From, class To>
-void convert(int count, const From* x, To* y) {
+void convert_on_all_threads(int count, const From* x, To* y) {
   parallel_ranges(count, 1, [&](int, int64_t begin, int64_t end) { convert_range(x, y, begin, end); });
 }
 
@@ -61,12 +62,20 @@ void add(int count, float alpha, const T* a, float beta, const T* b, T* y, Strea
 template void add(int, float, const float*, float, const float*, float*, Stream);
 template void add(int, float, const bfloat16*, float, const bfloat16*, bfloat16*, Stream);
 
+void convert(const bfloat16* from, int64_t count, float* to) {
+  convert_range(from, to, 0, count);
+}
+
+void convert(const float* from, int64_t count, bfloat16* to) {
+  convert_range(from, to, 0, count);
+}
+
 void to_bf16(int count, const float* x, bfloat16* y, Stream) {
-  convert(count, x, y);
+  convert_on_all_threads(count, x, y);
 }
 
 void from_bf16(int count, const bfloat16* x, float* y, Stream) {
-  convert(count, x, y);
+  convert_on_all_threads(count, x, y);
 }
 
 // All logical devices of this build share one memory.
@@ -74,19 +83,11 @@ void copy(void* target, int, const void* source, int, size_t bytes, Stream) {
   if (bytes > 0 && target != source) std::memmove(target, source, bytes);
 }
 
-// Where the processor multiplies no bfloat16, oneDNN's kernels turn every number into a float first, or are its
-// plain reference, a thousand times slower.
+// oneDNN has fast kernels of bfloat16 for all passes only where AVX-512 multiplies it; its plain reference is
+// a thousand times slower.
 bool serves(Precision precision, int) {
-  switch (precision) {
-    case Precision::fp32:
-      return true;
-    case Precision::tf32:
-      return false;
-    case Precision::bf16:
-      break;
-  }
-  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
-  return isa >= dnnl::cpu_isa::avx512_core_bf16;
+  if (precision == Precision::bf16) return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16;
+  return precision == Precision::fp32;
 }
 
 const char* build_kind() {
