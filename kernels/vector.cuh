@@ -1,8 +1,8 @@
 // Reading and writing several neighbouring elements at once, for the kernels that memory bounds.
 //
-// A kernel over `Vector<WIDTH>`s is compiled for the width that makes one 16-byte access, kVectorWidth<T>, and
-// for WIDTH 1, which takes any address; its launcher picks one with `aligned`. A Vector holds floats: of a
-// float array it is the memory itself, of a bfloat16 array load and store convert.
+// A kernel over `Vector<WIDTH>`s is compiled for the width that makes one 16-byte access, kVectorWidth<T>,
+// and for WIDTH 1, which takes any address; its launcher picks one with `aligned`. A Vector holds floats: of
+// a float array it is the memory itself, of a bfloat16 array load and store convert.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@
 
 namespace cconvnet {
 
-constexpr int kThreads = 256;        // of a block, where a kernel has no reason for another number
+constexpr int kThreads = 256;  // of a block, where a kernel has no reason for another number
 template <class T>
 constexpr int kVectorWidth = kVectorBytes / sizeof(T);  // elements in the widest load that every GPU has
-constexpr unsigned kFullWarp = ~0u;  // the mask of all 32 lanes
+constexpr unsigned kFullWarp = ~0u;                     // the mask of all 32 lanes
 
 template <int WIDTH>
 struct alignas(WIDTH * sizeof(float) < kVectorBytes ? WIDTH * sizeof(float) : kVectorBytes) Vector {
