@@ -7,16 +7,12 @@
 #include <cmath>
 
 #include "larger.h"
-#include "vector.cuh"
+#include "pool_windows.cuh"
 
 namespace cconvnet {
 namespace {
 
 enum class Pooling { max, average };
-
-struct Range {
-  int begin, end;  // empty where end <= begin
-};
 
 struct PoolArguments {
   PoolProblem problem;
@@ -37,20 +33,6 @@ __device__ __forceinline__ Place place(const PoolArguments& a, int vector) {
   pixel = a.column_div.divide(pixel, at.column);
   at.n = a.row_div.divide(pixel, at.row);
   return at;
-}
-
-// The part of window `index` that lies in the image.
-__device__ __forceinline__ Range window(int index, int stride, int pad, int size, int image) {
-  const int begin = index * stride - pad;
-  return {max(begin, 0), min(begin + size, image)};
-}
-
-// The windows that hold coordinate `i`: those with index*stride <= i + pad < index*stride + size. With a
-// negative padding the first coordinates are in none.
-__device__ __forceinline__ Range windows_holding(int i, int stride, const Divider& stride_div, int pad,
-                                                 int size, int windows) {
-  const int next = i + pad + stride;
-  return {stride_div.quotient(max(next - size, 0)), min(stride_div.quotient(max(next, 0)), windows)};
 }
 
 // ---- kernels --------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 // Reading and writing several neighbouring elements at once, for the kernels that memory bounds.
 //
-// A kernel over `Vector<WIDTH>`s is compiled for the width that makes one 16-byte access, kVectorWidth<T>, and
-// for WIDTH 1, which takes any address; its launcher picks one with `aligned`. A Vector holds floats: of a
-// float array it is the memory itself, of a bfloat16 array load and store convert.
+// A kernel over `Vector<WIDTH>`s is compiled for the width that makes one 16-byte access, kVectorWidth<T>,
+// and for WIDTH 1, which takes any address; its launcher picks one with `aligned`. A Vector holds floats: of
+// a float array it is the memory itself, of a bfloat16 array load and store convert.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@
 
 namespace cconvnet {
 
-constexpr int kThreads = 256;        // of a block, where a kernel has no reason for another number
+constexpr int kThreads = 256;  // of a block, where a kernel has no reason for another number
 template <class T>
 constexpr int kVectorWidth = kVectorBytes / sizeof(T);  // elements in the widest load that every GPU has
-constexpr unsigned kFullWarp = ~0u;  // the mask of all 32 lanes
+constexpr unsigned kFullWarp = ~0u;                     // the mask of all 32 lanes
 
 template <int WIDTH>
 struct alignas(WIDTH * sizeof(float) < kVectorBytes ? WIDTH * sizeof(float) : kVectorBytes) Vector {
@@ -54,6 +54,30 @@ __device__ __forceinline__ void store(bfloat16* address, const Vector<WIDTH>& va
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) packed.lane[i] = to_bfloat16(value.lane[i]);
   *reinterpret_cast<PackedVector<WIDTH>*>(address) = packed;
+}
+
+// A vector at any address, or where ALIGNED at once: for kernels whose sums run in an order that depends on
+// WIDTH, and must not depend on where the arrays lie.
+template <int WIDTH, bool ALIGNED, class T>
+__device__ __forceinline__ Vector<WIDTH> load_from(const T* address) {
+  if constexpr (ALIGNED) {
+    return load<WIDTH>(address);
+  } else {
+    Vector<WIDTH> result;
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) result.lane[i] = to_float(address[i]);
+    return result;
+  }
+}
+
+template <bool ALIGNED, class T, int WIDTH>
+__device__ __forceinline__ void store_to(T* address, const Vector<WIDTH>& value) {
+  if constexpr (ALIGNED) {
+    store(address, value);
+  } else {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) address[i] = from_float<T>(value.lane[i]);
+  }
 }
 
 template <int WIDTH>
