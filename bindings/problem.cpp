@@ -23,6 +23,8 @@ template <class Enum>
 using Names = std::vector<std::pair<const char*, Enum>>;
 
 const Names<Rounding> kRoundings = {{"floor", Rounding::floor}, {"ceil", Rounding::ceil}};
+const Names<Precision> kPrecisions = {
+    {"fp32", Precision::fp32}, {"tf32", Precision::tf32}, {"bf16", Precision::bf16}};
 const Names<LrnRegion> kRegions = {{"across_channels", LrnRegion::across_channels},
                                    {"same_map", LrnRegion::same_map}};
 const Names<Neuron> kNeurons = {
@@ -50,7 +52,7 @@ const char* to_name(const Names<Enum>& names, Enum wanted) {
 
 // repr(problem); those of ConvProblem and LocalProblem are the kernels' own.
 std::string repr(const FcProblem& o) {
-  return Repr("FcProblem")("n", o.n)("c", o.c)("k", o.k).done();
+  return Repr("FcProblem")("n", o.n)("c", o.c)("k", o.k)("precision", precision_name(o.precision)).done();
 }
 
 std::string repr(const BiasProblem& o) {
@@ -104,9 +106,13 @@ std::string repr(const NormLimitProblem& o) {
 }
 
 std::string repr(const InputProblem& o) {
-  return Repr("InputProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("p", o.p)("q", o.q)("center_mean",
-                                                                                          o.center_mean)
+  return Repr("InputProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("p", o.p)("q", o.q)(
+             "center_mean", o.center_mean)("block", o.block)("pad", o.pad)
       .done();
+}
+
+std::string repr(const FilterBlocksProblem& o) {
+  return Repr("FilterBlocksProblem")("k", o.k)("r", o.r)("s", o.s)("c", o.c)("block", o.block).done();
 }
 
 // The text says all of a problem, so equality and hash may rest on it.
@@ -124,12 +130,13 @@ template <class Problem, class Make>
 py::class_<Problem> windows_problem(py::module_& m, const char* name, const char* doc, const Make& make) {
   return problem<Problem>(m, name, doc)
       .def(py::init([make](int n, int h, int w, int c, int k, int r, int s, Pair stride, Pair padding,
-                           int groups, const std::string& rounding) {
+                           int groups, const std::string& rounding, const std::string& precision) {
              return make(ConvProblem::make(n, h, w, c, k, r, s, stride[0], stride[1], padding[0], padding[1],
-                                           groups, from_name(kRoundings, "rounding", rounding)));
+                                           groups, from_name(kRoundings, "rounding", rounding),
+                                           from_name(kPrecisions, "precision", precision)));
            }),
            "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
-           "groups"_a = 1, "rounding"_a = "floor")
+           "groups"_a = 1, "rounding"_a = "floor", "precision"_a = "fp32")
       .def_readonly("n", &Problem::n)
       .def_readonly("h", &Problem::h)
       .def_readonly("w", &Problem::w)
@@ -144,6 +151,7 @@ py::class_<Problem> windows_problem(py::module_& m, const char* name, const char
       .def_readonly("pad_h", &Problem::pad_h)
       .def_readonly("pad_w", &Problem::pad_w)
       .def_readonly("groups", &Problem::groups)
+      .def_property_readonly("precision", [](const Problem& o) { return precision_name(o.precision); })
       .def_property_readonly("x_shape", [](const Problem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
       .def_property_readonly("y_shape", [](const Problem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
       .def_property_readonly("flops", [](const Problem& o) { return o.flops(); });
@@ -172,7 +180,11 @@ PYBIND11_MODULE(_problem, m) {
                              [](const LocalProblem& o) { return py::make_tuple(o.p, o.q, o.k); });
 
   problem<FcProblem>(m, "FcProblem", "x[n,c], w[k,c], y[n,k].")
-      .def(py::init(&FcProblem::make), "n"_a, "c"_a, "k"_a)
+      .def(py::init([](int n, int c, int k, const std::string& precision) {
+             return FcProblem::make(n, c, k, from_name(kPrecisions, "precision", precision));
+           }),
+           "n"_a, "c"_a, "k"_a, "precision"_a = "fp32")
+      .def_property_readonly("precision", [](const FcProblem& o) { return precision_name(o.precision); })
       .def_readonly("n", &FcProblem::n)
       .def_readonly("c", &FcProblem::c)
       .def_readonly("k", &FcProblem::k)
@@ -295,13 +307,35 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("columns", &NormLimitProblem::columns)
       .def_readonly("limit", &NormLimitProblem::limit);
 
-  problem<InputProblem>(m, "InputProblem", "images[n,h,w,c] cropped to y[n,p,q,c].")
-      .def(py::init(&InputProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a, "center_mean"_a = false)
+  problem<InputProblem>(m, "InputProblem",
+                        "images[n,h,w,c] cropped to y[n,p,q,c], or with block > 1 padded and cut into "
+                        "y[n,blocks_h,blocks_w,block*block*c].")
+      .def(py::init(&InputProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a, "center_mean"_a = false,
+           "block"_a = 1, "pad"_a = 0)
       .def_readonly("n", &InputProblem::n)
       .def_readonly("h", &InputProblem::h)
       .def_readonly("w", &InputProblem::w)
       .def_readonly("c", &InputProblem::c)
       .def_readonly("p", &InputProblem::p)
       .def_readonly("q", &InputProblem::q)
-      .def_readonly("center_mean", &InputProblem::center_mean);
+      .def_readonly("center_mean", &InputProblem::center_mean)
+      .def_readonly("block", &InputProblem::block)
+      .def_readonly("pad", &InputProblem::pad)
+      .def_property_readonly("y_shape", [](const InputProblem& o) {
+        return py::make_tuple(o.n, o.blocks_h(), o.blocks_w(), o.block * o.block * o.c);
+      });
+
+  problem<FilterBlocksProblem>(m, "FilterBlocksProblem",
+                               "w[k,r,s,c] of stride `block` as blocks[k,blocks_r,blocks_s,block*block*c].")
+      .def(py::init(&FilterBlocksProblem::make), "k"_a, "r"_a, "s"_a, "c"_a, "block"_a)
+      .def_readonly("k", &FilterBlocksProblem::k)
+      .def_readonly("r", &FilterBlocksProblem::r)
+      .def_readonly("s", &FilterBlocksProblem::s)
+      .def_readonly("c", &FilterBlocksProblem::c)
+      .def_readonly("block", &FilterBlocksProblem::block)
+      .def_property_readonly("w_shape",
+                             [](const FilterBlocksProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c); })
+      .def_property_readonly("blocks_shape", [](const FilterBlocksProblem& o) {
+        return py::make_tuple(o.k, o.blocks_r(), o.blocks_s(), o.block * o.block * o.c);
+      });
 }

@@ -155,9 +155,9 @@ template <class T>
 void lrn_backward(const LrnProblem& problem, const T* x, const T* dy, T* dx, void* workspace, Stream stream);
 
 // Normalisation across channels and the max pooling that follows it, without what lies between: y[N,P,Q,C] of
-// x[N,H,W,C]. Backward, from y and dy[N,P,Q,C]: dx[N,H,W,C], then dx = x > 0 ? dx : 0 if `relu`, which is that
-// of the layer before. std::invalid_argument unless the region is across_channels and the pool's input has the
-// shape of the normalisation's output.
+// x[N,H,W,C]. Backward, from y and dy[N,P,Q,C]: dx[N,H,W,C], then dx = x > 0 ? dx : 0 if `relu`, which is
+// that of the layer before. std::invalid_argument unless the region is across_channels and the pool's input
+// has the shape of the normalisation's output.
 template <class T>
 void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream stream);
 size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool);
@@ -220,8 +220,8 @@ void dropout(const DropoutProblem& problem, const int64_t* step, const T* x, T* 
 //                   k. The row is wrong at top-t when rank >= t.
 // softmax_cross_entropy_backward  dlogits = scale * (probabilities - onehot(label)), in place allowed.
 // softmax_cross_entropy  both in one pass.
-// watch_losses    *halt = 1 if any of the losses is infinite or NaN; else it stays as it is. With it as every
-//                 update's `halt`, no weight moves any more.
+// watch_losses    *halt = 1 if any of the losses is infinite or NaN, else 0. As every update's `halt` it keeps
+//                 the weights where they are in a step that went wrong.
 // A label outside [0, k) makes its row's loss NaN, its rank k and its gradient NaN; nothing is read out of
 // bounds.
 template <class T>
@@ -280,7 +280,8 @@ void copy(void* target, int target_device, const void* source, int source_device
 const char* build_kind();
 std::string build_info();
 
-// Whether the build's products can be of this precision on a device (its ordinal; ignored where there is one).
+// Whether the build's products can be of this precision on a device (its ordinal; ignored where there is
+// one).
 bool serves(Precision precision, int device);
 
 }  // namespace cconvnet

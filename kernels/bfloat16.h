@@ -1,5 +1,5 @@
-// bfloat16: the upper half of a float. A format to keep numbers in, never to compute in: kernels turn what they
-// read into floats and round what they write.
+// bfloat16: the upper half of a float. A format to keep numbers in, never to compute in: kernels turn what
+// they read into floats and round what they write.
 #pragma once
 
 #include <cstdint>

@@ -53,23 +53,23 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
     return (table).workspace(served, impl);                           \
   }
 
-#define CCONVNET_FPROP(family, Problem, table, served)                                             \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_fprop, Problem, table, served)                             \
-  void family##_fprop(const Problem& problem, const void* x, const void* w, const Finish& finish,  \
-                      void* y, void* workspace, Stream stream, const char* impl) {                 \
-    (table).run(served, {x, w, finish, y, workspace}, stream, impl);                               \
+#define CCONVNET_FPROP(family, Problem, table, served)                                                     \
+  CCONVNET_IMPLS_AND_WORKSPACE(family##_fprop, Problem, table, served)                                     \
+  void family##_fprop(const Problem& problem, const void* x, const void* w, const Finish& finish, void* y, \
+                      void* workspace, Stream stream, const char* impl) {                                  \
+    (table).run(served, {x, w, finish, y, workspace}, stream, impl);                                       \
   }
 
-#define CCONVNET_DGRAD(family, Problem, table, served)                                             \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_dgrad, Problem, table, served)                             \
-  void family##_dgrad(const Problem& problem, const void* dy, const void* w, void* dx,             \
-                      void* workspace, Stream stream, const char* impl) {                          \
-    (table).run(served, {dy, w, dx, workspace}, stream, impl);                                     \
+#define CCONVNET_DGRAD(family, Problem, table, served)                                                  \
+  CCONVNET_IMPLS_AND_WORKSPACE(family##_dgrad, Problem, table, served)                                  \
+  void family##_dgrad(const Problem& problem, const void* dy, const void* w, void* dx, void* workspace, \
+                      Stream stream, const char* impl) {                                                \
+    (table).run(served, {dy, w, dx, workspace}, stream, impl);                                          \
   }
 
-#define CCONVNET_WGRAD(family, Problem, table, served)                                             \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_wgrad, Problem, table, served)                             \
-  void family##_wgrad(const Problem& problem, const void* x, const void* dy, float* dw,            \
-                      const Update* update, void* workspace, Stream stream, const char* impl) {    \
-    (table).run(served, {x, dy, dw, update, workspace}, stream, impl);                             \
+#define CCONVNET_WGRAD(family, Problem, table, served)                                          \
+  CCONVNET_IMPLS_AND_WORKSPACE(family##_wgrad, Problem, table, served)                          \
+  void family##_wgrad(const Problem& problem, const void* x, const void* dy, float* dw,         \
+                      const Update* update, void* workspace, Stream stream, const char* impl) { \
+    (table).run(served, {x, dy, dw, update, workspace}, stream, impl);                          \
   }

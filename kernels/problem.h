@@ -23,7 +23,7 @@ enum class Rounding { floor, ceil };
 //   bf16  activations and the weights that products read are bfloat16; weight gradients and biases are floats
 enum class Precision { fp32, tf32, bf16 };
 
-inline const char* name(Precision precision) {
+inline const char* precision_name(Precision precision) {
   return precision == Precision::fp32 ? "fp32" : precision == Precision::tf32 ? "tf32" : "bf16";
 }
 

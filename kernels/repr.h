@@ -54,7 +54,8 @@ inline std::string repr_of_windows(const char* type, const ConvProblem& o) {
                      o.q == windows("s", o.w, o.s, o.pad_w, o.stride_w, Rounding::floor);
   return Repr(type)("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
              "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
-             "groups", o.groups)("rounding", floor ? "floor" : "ceil")("precision", name(o.precision))
+             "groups", o.groups)("rounding", floor ? "floor" : "ceil")("precision",
+                                                                       precision_name(o.precision))
       .done();
 }
 
