@@ -137,12 +137,12 @@ struct CrossEntropyBackward {
   }
 };
 
-// One block: losses are as many as a batch has images. Only a thread that saw a bad one writes, and all write
-// the same.
+// One block: there are as many losses as images in a batch.
 __global__ void __launch_bounds__(kThreads) watch_losses_kernel(int count, const float* loss, int32_t* halt) {
-  for (int64_t i = threadIdx.x; i < count; i += kThreads) {
-    if (!isfinite(loss[i])) *halt = 1;
-  }
+  bool bad = false;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) bad |= !isfinite(loss[i]);
+  const int any_bad = __syncthreads_or(bad);
+  if (threadIdx.x == 0) *halt = any_bad ? 1 : 0;
 }
 
 }  // namespace
