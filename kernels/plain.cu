@@ -95,4 +95,16 @@ std::string build_info() {
   return info;
 }
 
+bool serves(Precision precision, int device) {
+#ifdef __CUDACC__
+  if (precision == Precision::fp32) return true;
+  int major;
+  CCONVNET_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return major >= 8;  // the first with tensor cores for tf32 and bf16
+#else
+  static_cast<void>(precision), static_cast<void>(device);
+  return true;
+#endif
+}
+
 }  // namespace cconvnet
