@@ -53,6 +53,7 @@ from cconvnet.testing.buffers import Buffer
 from cconvnet.testing.operations import COUNTS, OPERATIONS, Array, Operation, Shapes, element_of, make_inputs
 
 __all__ = [
+    "OPERATIONS",
     "BiasProblem",
     "ContrastNormProblem",
     "ConvProblem",
@@ -64,7 +65,6 @@ __all__ = [
     "LrnProblem",
     "NeuronProblem",
     "NormLimitProblem",
-    "OPERATIONS",
     "PoolProblem",
     "SgdProblem",
     "SoftmaxProblem",
@@ -293,7 +293,7 @@ def check(
         "nonzero": nonzero, "floor": floor,
     }  # fmt: skip
     defaults = check.__kwdefaults__ or {}
-    given = {name: value for name, value in settings.items() if value != defaults[name]} | options
+    given: dict[str, Any] = {n: value for n, value in settings.items() if value != defaults[n]} | options
     with _told_with(repro(operation, problem, device, **given), device):
         expected = _expected(operation, problem, data, seed, element, tuple(sorted(options.items())))
         first: dict[str, Array] | None = None
@@ -393,7 +393,7 @@ def check_fused(
     device = get_device(device)
     settings = {"data": data, "seed": seed, "impl": impl, "offset": offset, "element": element}
     defaults = check_fused.__kwdefaults__ or {}
-    given = {name: value for name, value in settings.items() if value != defaults[name]} | options
+    given: dict[str, Any] = {n: value for n, value in settings.items() if value != defaults[n]} | options
 
     def call(name: str, of: Any, inputs: dict[str, Any]) -> Outputs:
         row = impl if name == operation else None

@@ -1,7 +1,7 @@
 """Every operation as the tests call it: its inputs, drawn at random, its outputs, its element types.
 
-``OPERATIONS`` says of each, in the order of kernels/api.h, what a call looks like; ``make_inputs`` draws what it
-reads.
+``OPERATIONS`` says of each, in the order of kernels/api.h, what a call looks like; ``make_inputs`` draws what
+it reads.
 """
 
 from __future__ import annotations
