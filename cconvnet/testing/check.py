@@ -50,7 +50,16 @@ from cconvnet._problem import (
 from cconvnet.backends import Device, get_device
 from cconvnet.testing import compare, reference
 from cconvnet.testing.buffers import Buffer
-from cconvnet.testing.operations import COUNTS, OPERATIONS, Array, Operation, Shapes, element_of, make_inputs
+from cconvnet.testing.operations import (
+    COUNTS,
+    OPERATIONS,
+    Array,
+    Operation,
+    Shapes,
+    element_of,
+    make_inputs,
+    workspace_size,
+)
 
 __all__ = [
     "OPERATIONS",
@@ -202,9 +211,7 @@ def run(
     arguments += [buffer.array for name, buffer in (outputs | unread).items() if name not in inputs]
     workspace = None
     if spec.has_workspace:
-        chosen = (impl,) if spec.has_impls else ()
-        size = getattr(device.module, f"{operation}_workspace")(*spec.problems(problem), *chosen)
-        if size:
+        if size := workspace_size(device.module, operation, problem, impl):
             # A workspace promises no more than the alignment of device memory, an input even less.
             workspace = Buffer(device, (size,), np.uint8)
         arguments.append(workspace.array if workspace else None)
