@@ -60,6 +60,7 @@ from cconvnet.testing.operations import (
     make_inputs,
     workspace_size,
 )
+from cconvnet.testing.problems import with_precision
 
 __all__ = [
     "OPERATIONS",
@@ -81,6 +82,7 @@ __all__ = [
     "check_fused",
     "impls",
     "make_inputs",
+    "own_impls",
     "repro",
     "run",
 ]
@@ -150,6 +152,18 @@ def impls(operation: str, problem: Any, device: str | Device) -> list[str | None
     if not OPERATIONS[operation].has_impls:
         return [None]
     return list(getattr(get_device(device).module, f"{operation}_impls")(problem))
+
+
+def own_impls(operation: str, problem: Any, device: str | Device) -> list[str | None]:
+    """Of the rows that serve a product, those of its precision: the others serve the same in fp32.
+
+    If there is none, the first choice.
+    """
+    rows = impls(operation, problem, device)
+    if problem.precision == "fp32":
+        return rows
+    others = impls(operation, with_precision(problem, "fp32"), device)
+    return [row for row in rows if row not in others] or rows[:1]
 
 
 def _as_kept(spec: Operation, name: str, value: Array, element: str) -> Array:
