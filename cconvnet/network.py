@@ -622,7 +622,7 @@ class Network:
 
     def outputs(self, name: str) -> Array:
         """A layer's activation of the last forward pass, full batch, as a float array on the host; "data" is
-        the input's."""
+        the input's. What lies within fused layers is computed anew, from the present weights."""
         if name == DATA:
             layers: Sequence[Layer] = list(self._inputs.values())[:1]
         elif name in self._parts:

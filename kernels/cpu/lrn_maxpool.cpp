@@ -51,7 +51,7 @@ struct PooledGradient {
     Windows<T> windows;
     int channel;
     inline __attribute__((always_inline)) Lanes operator()(int c, int count, const Lanes& y) const {
-      return windows.gradient(kept_in<T>(y), channel + c, count);
+      return kept_in<T>(windows.gradient(kept_in<T>(y), channel + c, count));
     }
   };
   Item operator()(int item) const { return {windows[item / groups], item % groups * channels}; }
