@@ -194,8 +194,8 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
   const DgradClass& view = DgradClass::shared(o, block.batch);
   // The grid is made for the largest class.
   if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;
-  const auto product = multiply_tile<Tile>(Reached<T>{o, view, p.dy}, Weights<T>{o, view, p.w}, block.m,
-                                           block.n, block.steps<Tile>(view.gemm_k, o.grid.splits));
+  const auto product =
+      multiply<Tile>(Reached<T>{o, view, p.dy}, Weights<T>{o, view, p.w}, block, view.gemm_k, o.grid);
   p.destination.store(product, block, DgradOutput{o, view}, view.first_input, view.gemm_m, o.size.n);
 }
 
@@ -222,8 +222,8 @@ void launch(const ConvProblem& problem, const DgradArguments& arguments, Stream 
                                       problem.x_count(),
                                       grid,
                                       arguments.workspace}};
-  CCONVNET_LAUNCH((conv_dgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, stream, parameters,
-                  pointers);
+  CCONVNET_LAUNCH_SHARED((conv_dgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
+                         stream, parameters, pointers);
   pointers.destination.reduce(grid, problem.c, stream);
 }
 
@@ -245,6 +245,10 @@ DgradTable::Row row() {
           launch<Tile>};
 }
 
+template <class T, int... SIZES>
+DgradTable::Row tensor_row() {
+  return row<TensorTile<T, SIZES...>>();
+}
 template <int... SIZES>
 DgradTable::Row fp32_row() {
   return row<Tile<float, SIZES...>>();
@@ -259,7 +263,10 @@ DgradTable::Row bf16_row() {
 const DgradTable& conv_dgrad_table() {
   static const DgradTable table(
       "conv_dgrad",
-      {fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
+      {tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(),
+       tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(), tensor_row<float, 128, 128, 16, 64, 64, 3>(),
+       tensor_row<float, 128, 64, 16, 64, 32, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
+       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
        fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(),
        fp32_row<128, 32, 8, 8, 4, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
        // What tensor cores cannot.

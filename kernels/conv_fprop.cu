@@ -102,9 +102,8 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     conv_fprop_implicit_gemm(FpropParameters<T> o) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
   const uint32_t first_channel = block.batch * o.k_per_group;
-  const auto product =
-      multiply_tile<Tile>(Windows<T>{o, o.x, block.batch * o.c_per_group}, Filters<T>{o, o.w, first_channel},
-                          block.m, block.n, block.steps<Tile>(o.size.k, o.grid.splits));
+  const auto product = multiply<Tile>(Windows<T>{o, o.x, block.batch * o.c_per_group},
+                                      Filters<T>{o, o.w, first_channel}, block, o.size.k, o.grid);
   o.destination.store(product, block, FpropOutput{o.problem.k, first_channel}, first_channel, o.size.m,
                       o.size.n);
 }
@@ -128,7 +127,8 @@ void launch(const ConvProblem& problem, const FpropArguments& arguments, Stream 
                                          static_cast<const T*>(arguments.x),
                                          static_cast<const T*>(arguments.w),
                                          {output, problem.y_count(), grid, arguments.workspace}};
-  CCONVNET_LAUNCH((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, stream, parameters);
+  CCONVNET_LAUNCH_SHARED((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
+                         stream, parameters);
   parameters.destination.reduce(grid, problem.k, stream);
   output.after(arguments.finish, stream);
 }
@@ -150,6 +150,10 @@ FpropTable::Row row() {
           launch<Tile>};
 }
 
+template <class T, int... SIZES>
+FpropTable::Row tensor_row() {
+  return row<TensorTile<T, SIZES...>>();
+}
 template <int... SIZES>
 FpropTable::Row fp32_row() {
   return row<Tile<float, SIZES...>>();
@@ -164,7 +168,10 @@ FpropTable::Row bf16_row() {
 const FpropTable& conv_fprop_table() {
   static const FpropTable table(
       "conv_fprop",
-      {fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
+      {tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(),
+       tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(), tensor_row<float, 128, 128, 16, 64, 64, 3>(),
+       tensor_row<float, 128, 64, 16, 64, 32, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
+       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
        fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        // 96: AlexNet's first layer, 96 filters over 3 channels.
        fp32_row<128, 96, 8, 8, 8, 1>(), fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(),

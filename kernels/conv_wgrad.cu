@@ -103,9 +103,9 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     conv_wgrad_implicit_gemm(WgradParameters<T> o) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
   const uint32_t first_filter = block.batch * o.k_per_group;
-  const auto product = multiply_tile<Tile>(Gradients<T>{o, o.dy, first_filter},
-                                           Windows<T>{o, o.x, block.batch * o.c_per_group}, block.m, block.n,
-                                           block.steps<Tile>(o.size.k, o.grid.splits));
+  const auto product =
+      multiply<Tile>(Gradients<T>{o, o.dy, first_filter}, Windows<T>{o, o.x, block.batch * o.c_per_group},
+                     block, o.size.k, o.grid);
   o.destination.store(product, block, WgradOutput{o.size.n, first_filter}, 0, o.size.m, o.size.n);
 }
 
@@ -128,7 +128,8 @@ void launch(const ConvProblem& problem, const WgradArguments& arguments, Stream 
                                          static_cast<const T*>(arguments.x),
                                          static_cast<const T*>(arguments.dy),
                                          {output, problem.w_count(), grid, arguments.workspace}};
-  CCONVNET_LAUNCH((conv_wgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, stream, parameters);
+  CCONVNET_LAUNCH_SHARED((conv_wgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
+                         stream, parameters);
   parameters.destination.reduce(grid, problem.w_count(), stream);
 }
 
@@ -150,6 +151,10 @@ WgradTable::Row row() {
           launch<Tile>};
 }
 
+template <class T, int... SIZES>
+WgradTable::Row tensor_row() {
+  return row<TensorTile<T, SIZES...>>();
+}
 template <int... SIZES>
 WgradTable::Row fp32_row() {
   return row<Tile<float, SIZES...>>();
@@ -164,7 +169,10 @@ WgradTable::Row bf16_row() {
 const WgradTable& conv_wgrad_table() {
   static const WgradTable table(
       "conv_wgrad",
-      {fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<64, 128, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
+      {tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 64, 128, 32, 32, 64, 4>(),
+       tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(), tensor_row<float, 128, 128, 16, 64, 64, 3>(),
+       tensor_row<float, 64, 128, 16, 32, 64, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
+       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<64, 128, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
        fp32_row<32, 128, 8, 4, 8, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        // 96: AlexNet's first layer, 96 filters over 3 channels.
        fp32_row<96, 128, 8, 8, 8, 1>(), fp32_row<64, 128, 8, 8, 8, 1>(), fp32_row<64, 64, 8, 8, 4, 1>(),

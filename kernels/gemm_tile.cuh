@@ -35,6 +35,7 @@ constexpr uint32_t kOutside = ~0u;
 template <class T, int BLOCK_M_, int BLOCK_N_, int BLOCK_K_, int THREAD_M_, int THREAD_N_, int VECTOR_>
 struct Tile {
   using Element = T;
+  static constexpr bool TENSOR = false;
   static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
   static constexpr int THREAD_M = THREAD_M_, THREAD_N = THREAD_N_, VECTOR = VECTOR_;
   // A thread's outputs are 4 x 4 squares, spread evenly over the tile (see Multiplier).
@@ -52,6 +53,8 @@ struct Tile {
 
   // Of the outputs' columns, so many are written at once.
   static constexpr int GROUP = 4;
+  static constexpr int LAUNCH_BYTES = 0;  // of shared memory, from the launch
+  static constexpr bool SMALLEST = BLOCK_M <= 32 && BLOCK_N <= 32;
 
   static bool multiplies(Precision precision) {
     return (precision == Precision::bf16) == std::is_same_v<T, bfloat16>;

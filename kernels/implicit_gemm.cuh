@@ -17,6 +17,7 @@
 #include "epilogue.cuh"
 #include "gemm_tile.cuh"
 #include "passes.h"
+#include "tensor_tile.cuh"
 
 namespace cconvnet {
 
@@ -112,6 +113,18 @@ struct GemmBlock {
   }
 };
 
+// The block's tile of the product of one batch.
+template <class Tile, class A, class B>
+__device__ __forceinline__ auto multiply(const A& a, const B& b, const GemmBlock& block, int gemm_k,
+                                         const GemmGrid& grid) {
+  const Steps steps = block.steps<Tile>(gemm_k, grid.splits);
+  if constexpr (Tile::TENSOR) {
+    return multiply_tensor_tile<Tile>(a, b, block.m, block.n, steps);
+  } else {
+    return multiply_tile<Tile>(a, b, block.m, block.n, steps);
+  }
+}
+
 // ---- the output -----------------------------------------------------------------------------------------
 
 // Where a product goes: to the output or, with splits, each split's sums to a copy of its own, from which
@@ -167,7 +180,7 @@ inline bool side_fits(int block, int length) {
 // The smallest tile takes whatever is left.
 template <class Tile>
 bool suits(const GemmSize& size) {
-  if (Tile::BLOCK_M <= 32 && Tile::BLOCK_N <= 32) return true;
+  if (Tile::SMALLEST) return true;
   return side_fits(Tile::BLOCK_M, size.m) && side_fits(Tile::BLOCK_N, size.n) &&
          GemmGrid::make<Tile>(size).count() >= kWantedBlocks;
 }
