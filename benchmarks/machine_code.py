@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -153,7 +153,7 @@ class Kernel:
     file: the source it is from; empty for a cubin, which does not say.
     name: without namespaces and arguments.
     stack, local: bytes of a thread in local memory: arrays that are not in registers, spilled registers.
-    shared: bytes of a block, without what the system reserves.
+    shared: bytes of a block, declared or given at its launch, without what the system reserves.
     threads: the most that a block may have, by its launch bounds; None if it has none.
     """
 
@@ -245,13 +245,16 @@ def short_name(demangled: str) -> str:
     return name.split("(")[0].replace("> >", ">>")
 
 
-# What cuobjdump is asked for, and the line at which each function begins in its answer.
+# What cuobjdump is asked for, and the lines at which parts on one function begin in its answer. An ELF file
+# has attributes and, because of -lineinfo, PTX.
 _QUESTIONS = {
-    "-res-usage": r"^ Function (\S+):$",
-    "-elf": r"^\.nv\.info\.(\S+)$",
-    "-sass": r"^\s+Function : (\S+)$",
+    "-res-usage": r"^ Function (?P<name>\S+):$",
+    "-elf": r"^(?:\.nv\.info\.|(?:\.\w+ )*\.entry )(?P<name>[^\s(]+)\(?$",
+    "-sass": r"^\s+Function : (?P<name>\S+)$",
 }
 _THREADS = re.compile(r"EIATTR_(?:MAX_THREADS|REQNTID)\s+Format:\s+\S+\s+Value:\s+(\w+) (\w+) (\w+)")
+# launch_shared_memory<T>() in kernels/launch.cuh leaves the size of a T.
+_LAUNCH_SHARED = re.compile(r"launch_shared_memory_(\d+);")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
 _TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 
@@ -262,14 +265,17 @@ def _ask(question: str, path: Path, arch: str) -> dict[tuple[str, str], str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{path} cannot be read: {done.stderr.strip()}")
-    marks = list(re.finditer(rf"^identifier = (.*)$|{_QUESTIONS[question]}", done.stdout, re.MULTILINE))
+    marks = list(
+        re.finditer(rf"^identifier = (?P<source>.*)$|{_QUESTIONS[question]}", done.stdout, re.MULTILINE)
+    )
     begins = [*(mark.start() for mark in marks), len(done.stdout)]
-    found, source = {}, ""
+    found: dict[tuple[str, str], str] = defaultdict(str)
+    source = ""
     for mark, end in zip(marks, begins[1:], strict=True):
-        if mark[1]:
-            source = Path(mark[1]).name
+        if mark["source"]:
+            source = Path(mark["source"]).name
         else:
-            found[source, mark[2]] = done.stdout[mark.end() : end]
+            found[source, mark["name"]] += done.stdout[mark.end() : end]
     return found
 
 
@@ -282,15 +288,13 @@ def _code(text: str) -> list[Instruction]:
 
 
 def read(path: Path, arch: str = ARCH) -> list[Kernel]:
-    """The kernels in a module, an object or a cubin, sorted by source and name.
+    """The kernels for `arch` in a module, an object or a cubin, sorted by source and name; perhaps none.
 
-    Raises ToolMissing; ValueError for a file that has no code for `arch`.
+    Raises ToolMissing; ValueError for a file without any code for GPUs.
     """
     capability(arch)
     with ThreadPoolExecutor() as pool:
         usages, attributes, codes = pool.map(lambda question: _ask(question, path, arch), _QUESTIONS)
-    if not codes:
-        raise ValueError(f"{path} holds no code for {arch}: CCONVNET_ARCHS names those it is built for")
     names = dict(zip(codes, map(short_name, _demangle(name for _, name in codes)), strict=True))
     kernels = []
     for key, text in codes.items():
@@ -298,8 +302,9 @@ def read(path: Path, arch: str = ARCH) -> list[Kernel]:
             word: int(number) for word, number in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usages[key])
         }
         threads = _THREADS.search(attributes[key])
-        # From Hopper on, the linker counts what the system reserves.
+        # From Hopper on, what the system reserves is counted.
         reserved = _KIB if int(capability(arch)) >= 90 else 0
+        at_launch = max(map(int, _LAUNCH_SHARED.findall(attributes[key])), default=0)
         kernels.append(
             Kernel(
                 file=key[0],
@@ -308,7 +313,7 @@ def read(path: Path, arch: str = ARCH) -> list[Kernel]:
                 registers=usage["REG"],
                 stack=usage["STACK"],
                 local=usage["LOCAL"],
-                shared=max(usage["SHARED"] - reserved, 0),
+                shared=max(usage["SHARED"] - reserved, 0) + at_launch,
                 threads=int(threads[1], 16) * int(threads[2], 16) * int(threads[3], 16) if threads else None,
                 code=_code(text),
             )
@@ -501,6 +506,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kernels = [kernel for path in options.files for kernel in read(path, options.arch)]
     except (ToolMissing, ValueError) as error:
         parser.error(str(error))
+    if not kernels:
+        parser.error(f"there is no kernel for {options.arch}: CCONVNET_ARCHS names what is built")
     print(table(kernels))
     lines = broken(kernels)
     print("", *lines or ["All promises are kept."], sep="\n")
