@@ -318,7 +318,7 @@ def _check_parts(
 ) -> None:
     """Compares with the reference in some parts: images, rows of a matrix, or stretches of a vector."""
     spec = OPERATIONS[row.operation]
-    first = spec.problems(row.problem)[0]
+    first = row.problem[0] if isinstance(row.problem, tuple) else row.problem
     count = getattr(first, "n", 0) or first.count
     length = 1 if hasattr(first, "count") else sum(map(math.prod, row.outputs.values())) // count
     for part in _chosen(count, length, random):
