@@ -154,7 +154,9 @@ def test_forms_of_another_precision_are_compared_apart(fake: str) -> None:
     forms = {kind: best["form"] for kind, best in result["fastest"].items()}
     assert set(forms) == {"library", "any", "library fp32", "any fp32"}
     assert (forms["library"], forms["any fp32"]) == ("nchw", "nchw+fp32")
-    assert any("fastest form of all in fp32 is nchw+fp32: ours, in bf16, is" in t for t in bench.verdict(result))
+    assert any(
+        "fastest form of all in fp32 is nchw+fp32: ours, in bf16, is" in t for t in bench.verdict(result)
+    )
 
 
 def test_a_form_that_fails_leaves_the_others_running(fake: str) -> None:

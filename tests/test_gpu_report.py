@@ -181,7 +181,7 @@ def test_the_parts_of_a_gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     tool = tmp_path / "compute-sanitizer"
     tool.touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("cconvnet.train.PRECISIONS", ("fp32", "bf16"))
+    monkeypatch.setattr(gpu_report, "served", lambda device: ["fp32", "bf16"])
     parts = {part.name: part for part in gpu_report.parts("cuda:0")}
     assert sum(part.share for part in parts.values()) <= 60 * gpu_report.MINUTES
     (build,) = parts["build"].commands()
@@ -195,9 +195,15 @@ def test_the_parts_of_a_gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert len(kernels) == 10  # five networks, two precisions
     wanted = "bench kernels --net alexnet --batch 128 --seconds 0.05 --device cuda:0 --precision bf16"
     assert kernels[1].endswith(f"-m cconvnet {wanted}")
-    for name, count in (("step", 4), ("roofline", 2), ("scaling", 2)):
+    for name, count in (("step", 5), ("roofline", 2), ("scaling", 2)):
         commands = parts[name].commands()
         assert len(commands) == count and all(command.measures for command in commands)
+
+
+def test_the_precisions_of_a_device(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_report.served(device.name) == [name for name in PRECISIONS if device.serves(name)]
+    with pytest.raises(RuntimeError, match="^cconvnet.errors.DeviceUnavailable: "):
+        gpu_report.served("cuda:77")
 
 
 def test_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

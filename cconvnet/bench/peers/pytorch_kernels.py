@@ -20,11 +20,11 @@ from cconvnet.bench.peers.pytorch import set_up
 import torch
 
 from cconvnet.backends import get_device
-from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench.peers import covering_image
 from cconvnet.bench.rows import Row
 from cconvnet.bench.sides import Plan, Refused, Side
 from cconvnet.bench.timing import wall_seconds
+from cconvnet.bfloat16 import BITS, pack
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Any]
