@@ -381,9 +381,9 @@ class _WeightedLayer(Layer):
                 module.filters_to_blocks(blocks.problem, branch.weight.value, blocks.filters, stream)
                 filters = blocks.filters
             fused = (bias, self.relu) if self.fused else (None, False)
-            dropped = (None, dropout, step) if self.fused and dropout is not None else ()
+            dropped = {"dropout": dropout, "step": step} if self.fused and dropout is not None else {}
             self._fprop(
-                branch.problem, branch.x.array, filters, *fused, target, self.workspace, stream, *dropped
+                branch.problem, branch.x.array, filters, *fused, target, self.workspace, stream, **dropped
             )
             if number > 0:
                 module.add(product, target, product, stream)
@@ -393,7 +393,7 @@ class _WeightedLayer(Layer):
             elif self.relu:
                 module.relu_forward(product, product, stream)
             if dropout is not None:
-                module.dropout(dropout, product, product, stream, step)
+                module.dropout(dropout, product, product, stream, step=step)
         if self.neuron is not None:
             module.neuron_forward(self.neuron, product, y, stream)
 
@@ -422,8 +422,9 @@ class _WeightedLayer(Layer):
             update = None if updates is None else updates.of(weight)
             if updates is not None and update is None:
                 continue  # frozen
-            along = () if update is None else (None, update)
-            self._wgrad(branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream, *along)
+            self._wgrad(
+                branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream, update=update
+            )
             if updates is not None:
                 weight.limit_norm()
         if self.bias is not None and updates is not None:
@@ -444,10 +445,10 @@ class _WeightedLayer(Layer):
                 )
                 return
             if self.dropout is not None:
-                module.dropout(self.dropout.last, dy, dy, stream, self.dropout.step)
+                module.dropout(self.dropout.last, dy, dy, stream, step=self.dropout.step)
             module.relu_backward(y, dy, dy, stream)
         elif self.dropout is not None:
-            module.dropout(self.dropout.last, dy, dy, stream, self.dropout.step)
+            module.dropout(self.dropout.last, dy, dy, stream, step=self.dropout.step)
         if self.bias is not None:
             module.bias_grad(self.bias_problem, dy, self.bias.gradient, self.workspace, stream)
 
@@ -775,7 +776,7 @@ class DropoutLayer(Layer):
         self._apply(self.dropout.last, self.output.gradient, self.input_gradients[0])
 
     def _apply(self, problem: DropoutProblem, x: Any, y: Any) -> None:
-        self.device.module.dropout(problem, x, y, self.device.stream, self.dropout.step)
+        self.device.module.dropout(problem, x, y, self.device.stream, step=self.dropout.step)
 
 
 class _ElementwiseLayer(Layer):

@@ -580,7 +580,7 @@ class Network:
         """forward(train=True, step), backward() and update(lr, momentum), bitwise, but for gradients, which
         are not kept. If the loss is not finite no parameter moves.
 
-        On one GPU it returns when the work is enqueued, from the third step on by one launch, and nothing in
+        On one GPU it returns when the work is enqueued, from the second step on by one launch, and nothing in
         it waits for the GPU; on several it waits for the loss before the update.
         """
         self._loaded()
@@ -622,7 +622,7 @@ class Network:
 
     def outputs(self, name: str) -> Array:
         """A layer's activation of the last forward pass, full batch, as a float array on the host; "data" is
-        the input's."""
+        the input's. What lies within fused layers is computed anew, from the present weights."""
         if name == DATA:
             layers: Sequence[Layer] = list(self._inputs.values())[:1]
         elif name in self._parts:

@@ -159,7 +159,7 @@ def update(parameters: Iterable[Parameter], lr: float | Mapping[str, float], mom
                     piece.velocity,
                     piece.value,
                     device.stream,
-                    piece.rounded,
+                    w_bf16=piece.rounded,
                 )
             piece.limit_norm()
 
@@ -208,6 +208,6 @@ class Updates:
         problem, velocity, value, rounded, rates, halt = update
         device = self._device
         device.module.sgd_update(
-            problem, piece.gradient, velocity, value, device.stream, rounded, rates, halt
+            problem, piece.gradient, velocity, value, device.stream, w_bf16=rounded, rates=rates, halt=halt
         )
         piece.limit_norm()

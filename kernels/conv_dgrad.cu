@@ -23,10 +23,12 @@ struct DgradParameters {
   Divider by_k;
   int most_taps_w;
   Divider by_most_taps_w, by_fewest_taps_w;  // a class has S/stride_w taps along w, rounded up or down
-  const float *dy, *w;
-  bool vector_stores;
-  float* dx;  // with splits, the partial outputs, each of `count` elements
-  size_t count;
+};
+
+template <class T>
+struct DgradPointers {
+  const T *dy, *w;
+  Destination<PlainOutput<T>> destination;
 };
 
 // A residue class along one axis.
@@ -101,6 +103,7 @@ struct DgradClass {
 };
 
 // A: dy at the output pixel whose window's tap (r, s) lies on input pixel (n, h, w).
+template <class T>
 struct Reached {
   static constexpr bool ALONG_K = true;
   struct Row {
@@ -114,7 +117,7 @@ struct Reached {
 
   const DgradParameters& o;
   const DgradClass& view;
-  const float* data;
+  const T* data;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
     // A row beyond the last has no output pixel: p - i stays far above any height.
@@ -142,6 +145,7 @@ struct Reached {
 };
 
 // B: the filters' weights of tap (r, s) and output channel k, contiguous along the input channel.
+template <class T>
 struct Weights {
   static constexpr bool ALONG_K = false;
   using Row = uint32_t;
@@ -149,7 +153,7 @@ struct Weights {
 
   const DgradParameters& o;
   const DgradClass& view;
-  const float* data;
+  const T* data;
 
   __device__ __forceinline__ Row row(uint32_t n) const {
     return n < static_cast<uint32_t>(o.size.n) ? n : kOutside;
@@ -183,25 +187,24 @@ struct DgradOutput {
 
 // ---- kernel and launcher --------------------------------------------------------------------------------
 
-template <class Tile>
+template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    conv_dgrad_implicit_gemm(DgradParameters o) {
+    conv_dgrad_implicit_gemm(DgradParameters o, DgradPointers<T> p) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
   const DgradClass& view = DgradClass::shared(o, block.batch);
   // The grid is made for the largest class.
   if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;
-  const auto product = multiply_tile<Tile>(Reached{o, view, o.dy}, Weights{o, view, o.w}, block.m, block.n,
-                                           block.steps<Tile>(view.gemm_k, o.grid.splits));
-  const Epilogue epilogue = {o.dx + block.split * o.count, nullptr, false, o.vector_stores};
-  store_tile(product, epilogue, DgradOutput{o, view}, block.m, block.n, view.gemm_m, o.size.n);
+  const auto product =
+      multiply<Tile>(Reached<T>{o, view, p.dy}, Weights<T>{o, view, p.w}, block, view.gemm_k, o.grid);
+  p.destination.store(product, block, DgradOutput{o, view}, view.first_input, view.gemm_m, o.size.n);
 }
 
 template <class Tile>
 void launch(const ConvProblem& problem, const DgradArguments& arguments, Stream stream) {
+  using T = typename Tile::Element;
   const GemmSize size = dgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  const bool split = grid.splits > 1;
-  float* const dx = split ? static_cast<float*>(arguments.workspace) : arguments.dx;
+  T* const dx = static_cast<T*>(arguments.dx);
   const int most_taps_w = static_cast<int>(ceil_div(problem.s, problem.stride_w));
   const DgradParameters parameters = {problem,
                                       problem.c_per_group(),
@@ -212,16 +215,16 @@ void launch(const ConvProblem& problem, const DgradArguments& arguments, Stream 
                                       Divider(problem.k_per_group()),
                                       most_taps_w,
                                       Divider(most_taps_w),
-                                      Divider(std::max(1, problem.s / problem.stride_w)),
-                                      arguments.dy,
-                                      arguments.w,
-                                      aligned(dx) && size.n % kVectorWidth == 0,
-                                      dx,
-                                      static_cast<size_t>(problem.x_count())};
-  CCONVNET_LAUNCH((conv_dgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, stream, parameters);
-  if (split) {
-    split_reduce(problem.x_count(), grid.splits, dx, problem.c, nullptr, false, arguments.dx, stream);
-  }
+                                      Divider(std::max(1, problem.s / problem.stride_w))};
+  const DgradPointers<T> pointers = {static_cast<const T*>(arguments.dy),
+                                     static_cast<const T*>(arguments.w),
+                                     {{dx, whole_groups<Tile>(size.n, dx, arguments.workspace)},
+                                      problem.x_count(),
+                                      grid,
+                                      arguments.workspace}};
+  CCONVNET_LAUNCH_SHARED((conv_dgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
+                         stream, parameters, pointers);
+  pointers.destination.reduce(grid, problem.c, stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
@@ -232,13 +235,27 @@ size_t workspace(const ConvProblem& problem) {
 
 template <class Tile>
 DgradTable::Row row() {
-  return {"conv_dgrad_implicit_gemm_fp32_" + tile_name<Tile>(), Tile::VECTOR > 1,
-          // Four neighbouring k must be four channels of one tap, and so must four neighbouring n.
+  return {"conv_dgrad_implicit_gemm_" + Tile::name(), Tile::WHOLE > 1,
+          // Neighbouring k must be channels of one tap, and so must neighbouring n.
           [](const ConvProblem& problem) {
-            return problem.k_per_group() % Tile::VECTOR == 0 && problem.c_per_group() % Tile::VECTOR == 0;
+            return Tile::multiplies(problem.precision) && problem.k_per_group() % Tile::WHOLE == 0 &&
+                   problem.c_per_group() % Tile::WHOLE == 0;
           },
           [](const ConvProblem& problem) { return suits<Tile>(dgrad_size(problem)); }, workspace,
           launch<Tile>};
+}
+
+template <class T, int... SIZES>
+DgradTable::Row tensor_row() {
+  return row<TensorTile<T, SIZES...>>();
+}
+template <int... SIZES>
+DgradTable::Row fp32_row() {
+  return row<Tile<float, SIZES...>>();
+}
+template <int... SIZES>
+DgradTable::Row bf16_row() {
+  return row<Tile<bfloat16, SIZES...>>();
 }
 
 }  // namespace
@@ -246,9 +263,14 @@ DgradTable::Row row() {
 const DgradTable& conv_dgrad_table() {
   static const DgradTable table(
       "conv_dgrad",
-      {row<Tile<128, 128, 8, 8, 8, 4>>(), row<Tile<128, 64, 8, 8, 8, 4>>(), row<Tile<64, 64, 8, 8, 4, 4>>(),
-       row<Tile<128, 32, 8, 8, 4, 4>>(), row<Tile<32, 32, 8, 4, 4, 4>>(), row<Tile<128, 64, 8, 8, 8, 1>>(),
-       row<Tile<128, 32, 8, 8, 4, 1>>(), row<Tile<32, 32, 8, 4, 4, 1>>()});
+      {tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(),
+       tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(), tensor_row<float, 128, 128, 16, 64, 64, 3>(),
+       tensor_row<float, 128, 64, 16, 64, 32, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
+       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
+       fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(),
+       fp32_row<128, 32, 8, 8, 4, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
+       // What tensor cores cannot.
+       bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;
 }
 

@@ -7,17 +7,15 @@
 namespace cconvnet {
 namespace {
 
+template <class T>
 struct FpropParameters {
   ConvProblem problem;
   int c_per_group, k_per_group;
   GemmSize size;
   GemmGrid grid;
   Divider by_q, by_p, by_c, by_s;
-  const float *x, *w, *bias;
-  bool relu;
-  bool vector_stores;
-  float* y;  // with splits, the partial outputs, each of `count` elements
-  size_t count;
+  const T *x, *w;
+  Destination<FinishedOutput<T>> destination;
 };
 
 GemmSize fprop_size(const ConvProblem& o) {
@@ -27,6 +25,7 @@ GemmSize fprop_size(const ConvProblem& o) {
 // ---- operands -------------------------------------------------------------------------------------------
 
 // A: x at the pixel that tap (r, s) of window (n, p, q) reads.
+template <class T>
 struct Windows {
   static constexpr bool ALONG_K = true;
   struct Row {
@@ -38,8 +37,8 @@ struct Windows {
     uint32_t offset;
   };
 
-  const FpropParameters& o;
-  const float* data;
+  const FpropParameters<T>& o;
+  const T* data;
   uint32_t first_channel;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
@@ -69,13 +68,14 @@ struct Windows {
 };
 
 // B: the filters, a plain matrix.
+template <class T>
 struct Filters {
   static constexpr bool ALONG_K = true;
   using Row = uint32_t;
   using Depth = uint32_t;
 
-  const FpropParameters& o;
-  const float* data;
+  const FpropParameters<T>& o;
+  const T* data;
   uint32_t first_channel;
 
   __device__ __forceinline__ Row row(uint32_t n) const {
@@ -97,47 +97,40 @@ struct FpropOutput {
 
 // ---- kernel and launcher --------------------------------------------------------------------------------
 
-template <class Tile>
+template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    conv_fprop_implicit_gemm(FpropParameters o) {
+    conv_fprop_implicit_gemm(FpropParameters<T> o) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
-  const auto product = multiply_tile<Tile>(Windows{o, o.x, block.batch * o.c_per_group},
-                                           Filters{o, o.w, block.batch * o.k_per_group}, block.m, block.n,
-                                           block.steps<Tile>(o.size.k, o.grid.splits));
   const uint32_t first_channel = block.batch * o.k_per_group;
-  const Epilogue epilogue = {o.y + block.split * o.count, o.bias ? o.bias + first_channel : nullptr, o.relu,
-                             o.vector_stores};
-  store_tile(product, epilogue, FpropOutput{o.problem.k, first_channel}, block.m, block.n, o.size.m,
-             o.size.n);
+  const auto product = multiply<Tile>(Windows<T>{o, o.x, block.batch * o.c_per_group},
+                                      Filters<T>{o, o.w, first_channel}, block, o.size.k, o.grid);
+  o.destination.store(product, block, FpropOutput{o.problem.k, first_channel}, first_channel, o.size.m,
+                      o.size.n);
 }
 
 template <class Tile>
 void launch(const ConvProblem& problem, const FpropArguments& arguments, Stream stream) {
+  using T = typename Tile::Element;
   const GemmSize size = fprop_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  const bool split = grid.splits > 1;
-  float* const y = split ? static_cast<float*>(arguments.workspace) : arguments.y;
-  const FpropParameters parameters = {problem,
-                                      problem.c_per_group(),
-                                      problem.k_per_group(),
-                                      size,
-                                      grid,
-                                      Divider(problem.q),
-                                      Divider(problem.p),
-                                      Divider(problem.c_per_group()),
-                                      Divider(problem.s),
-                                      arguments.x,
-                                      arguments.w,
-                                      split ? nullptr : arguments.bias,
-                                      !split && arguments.relu,
-                                      aligned(y) && size.n % kVectorWidth == 0,
-                                      y,
-                                      static_cast<size_t>(problem.y_count())};
-  CCONVNET_LAUNCH((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, stream, parameters);
-  if (split) {
-    split_reduce(problem.y_count(), grid.splits, y, problem.k, arguments.bias, arguments.relu, arguments.y,
-                 stream);
-  }
+  T* const y = static_cast<T*>(arguments.y);
+  const FinishedOutput<T> output(arguments.finish, y, whole_groups<Tile>(size.n, y, arguments.workspace));
+  const FpropParameters<T> parameters = {problem,
+                                         problem.c_per_group(),
+                                         problem.k_per_group(),
+                                         size,
+                                         grid,
+                                         Divider(problem.q),
+                                         Divider(problem.p),
+                                         Divider(problem.c_per_group()),
+                                         Divider(problem.s),
+                                         static_cast<const T*>(arguments.x),
+                                         static_cast<const T*>(arguments.w),
+                                         {output, problem.y_count(), grid, arguments.workspace}};
+  CCONVNET_LAUNCH_SHARED((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
+                         stream, parameters);
+  parameters.destination.reduce(grid, problem.k, stream);
+  output.after(arguments.finish, stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
@@ -148,11 +141,26 @@ size_t workspace(const ConvProblem& problem) {
 
 template <class Tile>
 FpropTable::Row row() {
-  return {"conv_fprop_implicit_gemm_fp32_" + tile_name<Tile>(), Tile::VECTOR > 1,
-          // Four neighbouring k must be four channels of one tap.
-          [](const ConvProblem& problem) { return problem.c_per_group() % Tile::VECTOR == 0; },
+  return {"conv_fprop_implicit_gemm_" + Tile::name(), Tile::WHOLE > 1,
+          // Neighbouring k must be channels of one tap.
+          [](const ConvProblem& problem) {
+            return Tile::multiplies(problem.precision) && problem.c_per_group() % Tile::WHOLE == 0;
+          },
           [](const ConvProblem& problem) { return suits<Tile>(fprop_size(problem)); }, workspace,
           launch<Tile>};
+}
+
+template <class T, int... SIZES>
+FpropTable::Row tensor_row() {
+  return row<TensorTile<T, SIZES...>>();
+}
+template <int... SIZES>
+FpropTable::Row fp32_row() {
+  return row<Tile<float, SIZES...>>();
+}
+template <int... SIZES>
+FpropTable::Row bf16_row() {
+  return row<Tile<bfloat16, SIZES...>>();
 }
 
 }  // namespace
@@ -160,11 +168,16 @@ FpropTable::Row row() {
 const FpropTable& conv_fprop_table() {
   static const FpropTable table(
       "conv_fprop",
-      {row<Tile<128, 128, 8, 8, 8, 4>>(), row<Tile<128, 64, 8, 8, 8, 4>>(), row<Tile<64, 64, 8, 8, 4, 4>>(),
-       row<Tile<128, 32, 8, 8, 4, 4>>(), row<Tile<32, 32, 8, 4, 4, 4>>(),
+      {tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(),
+       tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(), tensor_row<float, 128, 128, 16, 64, 64, 3>(),
+       tensor_row<float, 128, 64, 16, 64, 32, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
+       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
+       fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        // 96: AlexNet's first layer, 96 filters over 3 channels.
-       row<Tile<128, 96, 8, 8, 8, 1>>(), row<Tile<128, 64, 8, 8, 8, 1>>(), row<Tile<128, 32, 8, 8, 4, 1>>(),
-       row<Tile<32, 32, 8, 4, 4, 1>>()});
+       fp32_row<128, 96, 8, 8, 8, 1>(), fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(),
+       fp32_row<32, 32, 8, 4, 4, 1>(),
+       // What tensor cores cannot.
+       bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;
 }
 

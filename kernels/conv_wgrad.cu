@@ -8,16 +8,15 @@
 namespace cconvnet {
 namespace {
 
+template <class T>
 struct WgradParameters {
   ConvProblem problem;
   int c_per_group, k_per_group;
   GemmSize size;
   GemmGrid grid;
   Divider by_q, by_p, by_c, by_s;
-  const float *x, *dy;
-  bool vector_stores;
-  float* dw;  // with splits, the partial outputs, each of `count` elements
-  size_t count;
+  const T *x, *dy;
+  Destination<GradientOutput> destination;
 };
 
 GemmSize wgrad_size(const ConvProblem& o) {
@@ -27,13 +26,14 @@ GemmSize wgrad_size(const ConvProblem& o) {
 // ---- operands -------------------------------------------------------------------------------------------
 
 // A: dy, a plain matrix, transposed.
+template <class T>
 struct Gradients {
   static constexpr bool ALONG_K = false;
   using Row = uint32_t;
   using Depth = uint32_t;
 
-  const WgradParameters& o;
-  const float* data;
+  const WgradParameters<T>& o;
+  const T* data;
   uint32_t first_channel;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
@@ -48,6 +48,7 @@ struct Gradients {
 };
 
 // B: x at the pixel that tap (r, s) of window (n, p, q) reads.
+template <class T>
 struct Windows {
   static constexpr bool ALONG_K = false;
   struct Row {
@@ -59,8 +60,8 @@ struct Windows {
     uint32_t offset;
   };
 
-  const WgradParameters& o;
-  const float* data;
+  const WgradParameters<T>& o;
+  const T* data;
   uint32_t first_channel;
 
   __device__ __forceinline__ Row row(uint32_t n) const {
@@ -97,42 +98,39 @@ struct WgradOutput {
 
 // ---- kernel and launcher --------------------------------------------------------------------------------
 
-template <class Tile>
+template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    conv_wgrad_implicit_gemm(WgradParameters o) {
+    conv_wgrad_implicit_gemm(WgradParameters<T> o) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
-  const auto product = multiply_tile<Tile>(Gradients{o, o.dy, block.batch * o.k_per_group},
-                                           Windows{o, o.x, block.batch * o.c_per_group}, block.m, block.n,
-                                           block.steps<Tile>(o.size.k, o.grid.splits));
-  const Epilogue epilogue = {o.dw + block.split * o.count, nullptr, false, o.vector_stores};
-  store_tile(product, epilogue, WgradOutput{o.size.n, block.batch * o.k_per_group}, block.m, block.n,
-             o.size.m, o.size.n);
+  const uint32_t first_filter = block.batch * o.k_per_group;
+  const auto product =
+      multiply<Tile>(Gradients<T>{o, o.dy, first_filter}, Windows<T>{o, o.x, block.batch * o.c_per_group},
+                     block, o.size.k, o.grid);
+  o.destination.store(product, block, WgradOutput{o.size.n, first_filter}, 0, o.size.m, o.size.n);
 }
 
 template <class Tile>
 void launch(const ConvProblem& problem, const WgradArguments& arguments, Stream stream) {
+  using T = typename Tile::Element;
   const GemmSize size = wgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  const bool split = grid.splits > 1;
-  float* const dw = split ? static_cast<float*>(arguments.workspace) : arguments.dw;
-  const WgradParameters parameters = {problem,
-                                      problem.c_per_group(),
-                                      problem.k_per_group(),
-                                      size,
-                                      grid,
-                                      Divider(problem.q),
-                                      Divider(problem.p),
-                                      Divider(problem.c_per_group()),
-                                      Divider(problem.s),
-                                      arguments.x,
-                                      arguments.dy,
-                                      aligned(dw) && size.n % kVectorWidth == 0,
-                                      dw,
-                                      static_cast<size_t>(problem.w_count())};
-  CCONVNET_LAUNCH((conv_wgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, stream, parameters);
-  if (split) {
-    split_reduce(problem.w_count(), grid.splits, dw, 1, nullptr, false, arguments.dw, stream);
-  }
+  const GradientOutput output(arguments.update, arguments.dw,
+                              whole_groups<Tile>(size.n, arguments.dw, arguments.workspace));
+  const WgradParameters<T> parameters = {problem,
+                                         problem.c_per_group(),
+                                         problem.k_per_group(),
+                                         size,
+                                         grid,
+                                         Divider(problem.q),
+                                         Divider(problem.p),
+                                         Divider(problem.c_per_group()),
+                                         Divider(problem.s),
+                                         static_cast<const T*>(arguments.x),
+                                         static_cast<const T*>(arguments.dy),
+                                         {output, problem.w_count(), grid, arguments.workspace}};
+  CCONVNET_LAUNCH_SHARED((conv_wgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
+                         stream, parameters);
+  parameters.destination.reduce(grid, problem.w_count(), stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
@@ -143,13 +141,27 @@ size_t workspace(const ConvProblem& problem) {
 
 template <class Tile>
 WgradTable::Row row() {
-  return {"conv_wgrad_implicit_gemm_fp32_" + tile_name<Tile>(), Tile::VECTOR > 1,
-          // Four neighbouring m must be channels of one group, four neighbouring n channels of one tap.
+  return {"conv_wgrad_implicit_gemm_" + Tile::name(), Tile::WHOLE > 1,
+          // Neighbouring m must be channels of one group, neighbouring n channels of one tap.
           [](const ConvProblem& problem) {
-            return problem.k_per_group() % Tile::VECTOR == 0 && problem.c_per_group() % Tile::VECTOR == 0;
+            return Tile::multiplies(problem.precision) && problem.k_per_group() % Tile::WHOLE == 0 &&
+                   problem.c_per_group() % Tile::WHOLE == 0;
           },
           [](const ConvProblem& problem) { return suits<Tile>(wgrad_size(problem)); }, workspace,
           launch<Tile>};
+}
+
+template <class T, int... SIZES>
+WgradTable::Row tensor_row() {
+  return row<TensorTile<T, SIZES...>>();
+}
+template <int... SIZES>
+WgradTable::Row fp32_row() {
+  return row<Tile<float, SIZES...>>();
+}
+template <int... SIZES>
+WgradTable::Row bf16_row() {
+  return row<Tile<bfloat16, SIZES...>>();
 }
 
 }  // namespace
@@ -157,11 +169,16 @@ WgradTable::Row row() {
 const WgradTable& conv_wgrad_table() {
   static const WgradTable table(
       "conv_wgrad",
-      {row<Tile<128, 128, 8, 8, 8, 4>>(), row<Tile<64, 128, 8, 8, 8, 4>>(), row<Tile<64, 64, 8, 8, 4, 4>>(),
-       row<Tile<32, 128, 8, 4, 8, 4>>(), row<Tile<32, 32, 8, 4, 4, 4>>(),
+      {tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 64, 128, 32, 32, 64, 4>(),
+       tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(), tensor_row<float, 128, 128, 16, 64, 64, 3>(),
+       tensor_row<float, 64, 128, 16, 32, 64, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
+       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<64, 128, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
+       fp32_row<32, 128, 8, 4, 8, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        // 96: AlexNet's first layer, 96 filters over 3 channels.
-       row<Tile<96, 128, 8, 8, 8, 1>>(), row<Tile<64, 128, 8, 8, 8, 1>>(), row<Tile<64, 64, 8, 8, 4, 1>>(),
-       row<Tile<32, 128, 8, 4, 8, 1>>(), row<Tile<32, 32, 8, 4, 4, 1>>()});
+       fp32_row<96, 128, 8, 8, 8, 1>(), fp32_row<64, 128, 8, 8, 8, 1>(), fp32_row<64, 64, 8, 8, 4, 1>(),
+       fp32_row<32, 128, 8, 4, 8, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
+       // What tensor cores cannot.
+       bf16_row<64, 128, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;
 }
 

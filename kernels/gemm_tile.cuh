@@ -10,27 +10,32 @@
 //
 // An operand is a class with
 //   static constexpr bool ALONG_K;       whether memory is contiguous along k, else along m (or n)
-//   const float* data;
+//   const T* data;
 //   Row row(uint32_t i) const;           what can be known of row i of A (or B) before the loop
 //   Depth depth(uint32_t k) const;       what can be known of a k (i and k may lie beyond the end)
 //   uint32_t offset(Row, Depth) const;   where the element lies, or kOutside, which stands for a zero
 // so no thread ever divides per element: it keeps its rows, or its depths, for all elements that share them.
 // Offsets are unsigned because on the way to a valid one (below 2^31) they may wrap around.
 //
-// An output is a class with `uint32_t row(uint32_t m) const`, where row m of C begins.
+// What becomes of the tile is epilogue.cuh's business.
 #pragma once
 
-#include "neuron.h"
+#include <string>
+#include <type_traits>
+
 #include "vector.cuh"
 
 namespace cconvnet {
 
 constexpr uint32_t kOutside = ~0u;
 
-// The sizes of a tile. VECTOR is how many floats one load takes from global memory, along whichever direction
-// is contiguous there: with 4, operands must lie on 16-byte boundaries.
-template <int BLOCK_M_, int BLOCK_N_, int BLOCK_K_, int THREAD_M_, int THREAD_N_, int VECTOR_>
+// The sizes of a tile of operands of T, which are turned into floats on their way to shared memory. VECTOR is
+// how many elements one load takes from global memory, along whichever direction is contiguous there: with 4,
+// operands must lie on 16-byte boundaries.
+template <class T, int BLOCK_M_, int BLOCK_N_, int BLOCK_K_, int THREAD_M_, int THREAD_N_, int VECTOR_>
 struct Tile {
+  using Element = T;
+  static constexpr bool TENSOR = false;
   static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
   static constexpr int THREAD_M = THREAD_M_, THREAD_N = THREAD_N_, VECTOR = VECTOR_;
   // A thread's outputs are 4 x 4 squares, spread evenly over the tile (see Multiplier).
@@ -43,8 +48,23 @@ struct Tile {
   // for each. 128 leaves room for 16 warps on a multiprocessor, 168 for 12.
   static constexpr int REGISTERS = VECTOR == 1 && THREAD_M * THREAD_N > 32 ? 168 : 128;
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
+  // Of the operands' elements, in the direction where memory is contiguous, so many must lie side by side.
+  static constexpr int WHOLE = VECTOR;
 
-  static_assert(VECTOR == 1 || VECTOR == 4, "global memory is read by floats or by 16 bytes");
+  // Of the outputs' columns, so many are written at once.
+  static constexpr int GROUP = 4;
+  static constexpr int LAUNCH_BYTES = 0;  // of shared memory, from the launch
+  static constexpr bool SMALLEST = BLOCK_M <= 32 && BLOCK_N <= 32;
+
+  static bool multiplies(Precision precision) {
+    return (precision == Precision::bf16) == std::is_same_v<T, bfloat16>;
+  }
+  static std::string name() {
+    return std::string(std::is_same_v<T, bfloat16> ? "bf16_" : "fp32_") + std::to_string(BLOCK_M) + "x" +
+           std::to_string(BLOCK_N) + "x" + std::to_string(BLOCK_K) + (VECTOR > 1 ? "" : "_scalar");
+  }
+
+  static_assert(VECTOR == 1 || VECTOR == 4, "shared memory is written by floats or by 16 bytes");
   static_assert(THREAD_M % 4 == 0 && THREAD_N % 4 == 0, "shared memory is read 4 floats at a time");
   static_assert(BLOCK_M % THREAD_M == 0 && BLOCK_N % THREAD_N == 0, "threads must share the tile evenly");
   static_assert(THREADS_M % LANES_M == 0 && THREADS_N % LANES_N == 0, "warps must share the tile evenly");
@@ -158,6 +178,8 @@ class TileLoader {
 template <class Tile>
 class Multiplier {
  public:
+  static constexpr int ROWS = Tile::THREAD_M, GROUPS = Tile::SQUARES_N, WIDTH = Tile::GROUP;
+
   __device__ __forceinline__ Multiplier() {
     constexpr int WARPS_N = Tile::THREADS_N / Tile::LANES_N;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -192,7 +214,9 @@ class Multiplier {
   // The tile's row of the thread's i-th row of outputs, and the tile's column of its j-th square.
   __device__ __forceinline__ int row(int i) const { return m_ + i / 4 * STEP_M + i % 4; }
   __device__ __forceinline__ int column(int j) const { return n_ + j * STEP_N; }
-  __device__ __forceinline__ float sum(int i, int j) const { return sum_[i][j]; }
+  __device__ __forceinline__ Vector<4> sums(int i, int j) const {
+    return {{sum_[i][j * 4], sum_[i][j * 4 + 1], sum_[i][j * 4 + 2], sum_[i][j * 4 + 3]}};
+  }
 
  private:
   static constexpr int STEP_M = Tile::BLOCK_M / Tile::SQUARES_M;
@@ -241,47 +265,6 @@ __device__ __forceinline__ Multiplier<Tile> multiply_tile(const A& a, const B& b
     }
   }
   return product;
-}
-
-// What becomes of the sums. `bias` may be null and is indexed by n. `vectors`: whether every row of C begins
-// on a 16-byte boundary and has a multiple of 4 columns.
-struct Epilogue {
-  float* c;
-  const float* bias;
-  bool relu;
-  bool vectors;
-};
-
-template <class Tile, class Output>
-__device__ __forceinline__ void store_tile(const Multiplier<Tile>& product, const Epilogue& epilogue,
-                                           const Output& output, uint32_t first_m, uint32_t first_n,
-                                           int gemm_m, int gemm_n) {
-  const int rows = gemm_m - static_cast<int>(first_m);
-#pragma unroll
-  for (int i = 0; i < Tile::THREAD_M; ++i) {
-    if (product.row(i) >= rows) continue;
-    float* const row = epilogue.c + output.row(first_m + product.row(i));
-#pragma unroll
-    for (int j = 0; j < Tile::SQUARES_N; ++j) {
-      const uint32_t n = first_n + product.column(j);
-      const int columns = gemm_n - static_cast<int>(first_n) - product.column(j);
-      Vector<4> value;
-#pragma unroll
-      for (int l = 0; l < 4; ++l) {
-        value.lane[l] = product.sum(i, j * 4 + l);
-        if (epilogue.bias && l < columns) value.lane[l] += epilogue.bias[n + l];
-        if (epilogue.relu) value.lane[l] = relu(value.lane[l]);
-      }
-      if (epilogue.vectors) {
-        if (columns > 0) store(row + n, value);
-      } else {
-#pragma unroll
-        for (int l = 0; l < 4; ++l) {
-          if (l < columns) row[n + l] = value.lane[l];
-        }
-      }
-    }
-  }
 }
 
 }  // namespace cconvnet

@@ -10,11 +10,14 @@
 // Few large tiles may leave most of a GPU idle, in wgrad above all. Then k is cut into splits, each computed
 // by blocks of its own into its own copy of the output in the workspace, and split_reduce adds the copies in
 // order. How many splits there are depends on the problem alone, not on the GPU and not on the tile: so every
-// row of a table adds the same numbers in the same order, and gives bitwise the same result.
+// row of a table that multiplies with the same arithmetic adds the same numbers in the same order, and gives
+// bitwise the same result.
 #pragma once
 
+#include "epilogue.cuh"
 #include "gemm_tile.cuh"
 #include "passes.h"
+#include "tensor_tile.cuh"
 
 namespace cconvnet {
 
@@ -42,9 +45,10 @@ inline size_t split_workspace(const GemmSize& size, int count) {
   return splits == 1 ? 0 : splits * count * sizeof(float);
 }
 
-// y[i] = sum over the splits, in order, of partials[split][i], + bias[i % k], then max(0, .) if `relu`.
-// `bias` may be null.
-void split_reduce(int count, int splits, const float* partials, int k, const float* bias, bool relu, float* y,
+// Hands the output, for each of its `count` elements i, the sum over the splits, in order, of
+// partials[split][i]; its channel is i % channels.
+template <class Output>
+void split_reduce(int count, int splits, const float* partials, int channels, const Output& output,
                   Stream stream);
 
 // ---- the grid -------------------------------------------------------------------------------------------
@@ -109,6 +113,59 @@ struct GemmBlock {
   }
 };
 
+// The block's tile of the product of one batch.
+template <class Tile, class A, class B>
+__device__ __forceinline__ auto multiply(const A& a, const B& b, const GemmBlock& block, int gemm_k,
+                                         const GemmGrid& grid) {
+  const Steps steps = block.steps<Tile>(gemm_k, grid.splits);
+  if constexpr (Tile::TENSOR) {
+    return multiply_tensor_tile<Tile>(a, b, block.m, block.n, steps);
+  } else {
+    return multiply_tile<Tile>(a, b, block.m, block.n, steps);
+  }
+}
+
+// ---- the output -----------------------------------------------------------------------------------------
+
+// Where a product goes: to the output or, with splits, each split's sums to a copy of its own, from which
+// reduce() makes the output. `count` is the number of elements of the output.
+template <class Output>
+struct Destination {
+  Output output;
+  int count;
+  float* partials;  // null without splits
+
+  Destination(const Output& output, int count, const GemmGrid& grid, void* workspace)
+      : output(output), count(count), partials(grid.splits > 1 ? static_cast<float*>(workspace) : nullptr) {}
+
+  template <class Product, class Layout>
+  __device__ __forceinline__ void store(const Product& product, const GemmBlock& block, const Layout& layout,
+                                        uint32_t first_channel, int gemm_m, int gemm_n) const {
+    const PlainOutput<float> copy = {partials + static_cast<size_t>(block.split) * count, output.vectors};
+    if constexpr (std::is_same_v<Output, PlainOutput<float>>) {
+      // One piece of code for both takes fewer registers.
+      const Output target = {partials ? copy.y : output.y, output.vectors};
+      store_tile(product, target, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
+    } else if (partials) {
+      store_tile(product, copy, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
+    } else {
+      store_tile(product, output, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
+    }
+  }
+
+  // To be called behind the launch. The output's channels repeat.
+  void reduce(const GemmGrid& grid, int channels, Stream stream) const {
+    if (partials) split_reduce(count, static_cast<int>(grid.splits), partials, channels, output, stream);
+  }
+};
+
+// Whether the outputs of a tile may be written in groups: rows of `gemm_n` columns hold whole ones, and each
+// of the pointers, which may be null, is on a boundary.
+template <class Tile, class... Pointers>
+bool whole_groups(int gemm_n, Pointers... pointers) {
+  return gemm_n % Tile::GROUP == 0 && aligned(pointers...);
+}
+
 // ---- selection ------------------------------------------------------------------------------------------
 
 // Whether a tile side of `block` wastes little on `length` rows. 32 is the smallest and takes the rest; 64
@@ -123,16 +180,9 @@ inline bool side_fits(int block, int length) {
 // The smallest tile takes whatever is left.
 template <class Tile>
 bool suits(const GemmSize& size) {
-  if (Tile::BLOCK_M <= 32 && Tile::BLOCK_N <= 32) return true;
+  if (Tile::SMALLEST) return true;
   return side_fits(Tile::BLOCK_M, size.m) && side_fits(Tile::BLOCK_N, size.n) &&
          GemmGrid::make<Tile>(size).count() >= kWantedBlocks;
-}
-
-// The tile's part of a row's name.
-template <class Tile>
-std::string tile_name() {
-  return std::to_string(Tile::BLOCK_M) + "x" + std::to_string(Tile::BLOCK_N) + "x" +
-         std::to_string(Tile::BLOCK_K) + (Tile::VECTOR > 1 ? "" : "_scalar");
 }
 
 const FpropTable& conv_fprop_table();

@@ -1,19 +1,18 @@
-// The second half of a matrix product that was split along k: adds the splits' partial outputs. One thread
-// per 4 (or 1) elements of the output; it adds their copies in the order of the splits, so the sum is the
-// same at every run. Memory bounds it: each partial is read once.
+// The second half of a matrix product that was split along k: adds the splits' partial outputs and finishes
+// the sums as the first half would have (epilogue.cuh). One thread per 4 (or 1) elements of the output; it
+// adds their copies in the order of the splits, so the sum is the same at every run. Memory bounds it: each
+// partial is read once.
 #include "implicit_gemm.cuh"
 
 namespace cconvnet {
 namespace {
 
+template <class Output>
 struct SplitReduce {
   int count, splits;
   const float* partials;
-  const float* bias;
-  Divider by_k;
-  int k;
-  bool relu;
-  float* y;
+  Divider by_channels;
+  Output output;
 
   template <int WIDTH>
   __device__ __forceinline__ void apply(int64_t i) const {
@@ -21,28 +20,25 @@ struct SplitReduce {
     for (int split = 1; split < splits; ++split) {
       add_to(sum, load<WIDTH>(partials + int64_t{split} * count + i));
     }
-    int channel = 0;
-    if (bias) by_k.divide(static_cast<int>(i), channel);
-#pragma unroll
-    for (int j = 0; j < WIDTH; ++j) {
-      if (bias) {
-        sum.lane[j] += bias[channel];
-        channel = channel + 1 == k ? 0 : channel + 1;
-      }
-      if (relu) sum.lane[j] = cconvnet::relu(sum.lane[j]);
-    }
-    store(y + i, sum);
+    int channel;
+    by_channels.divide(static_cast<int>(i), channel);
+    output.writer().write(static_cast<uint32_t>(i), channel, sum);
   }
 };
 
 }  // namespace
 
-void split_reduce(int count, int splits, const float* partials, int k, const float* bias, bool relu, float* y,
+template <class Output>
+void split_reduce(int count, int splits, const float* partials, int channels, const Output& output,
                   Stream stream) {
-  // Every split's copy is on a 16-byte boundary only if their length is a multiple of 4.
-  const bool vectors = aligned(partials, y) && count % kVectorWidth == 0;
-  launch_elementwise(count, vectors, stream,
-                     SplitReduce{count, splits, partials, bias, Divider(k), k, relu, y});
+  launch_elementwise<float>(count, output.vectors, stream,
+                            SplitReduce<Output>{count, splits, partials, Divider(channels), output});
 }
+
+template void split_reduce(int, int, const float*, int, const PlainOutput<float>&, Stream);
+template void split_reduce(int, int, const float*, int, const PlainOutput<bfloat16>&, Stream);
+template void split_reduce(int, int, const float*, int, const FinishedOutput<float>&, Stream);
+template void split_reduce(int, int, const float*, int, const FinishedOutput<bfloat16>&, Stream);
+template void split_reduce(int, int, const float*, int, const GradientOutput&, Stream);
 
 }  // namespace cconvnet

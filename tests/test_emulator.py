@@ -28,6 +28,7 @@ BUILDS = {
     "sanitized": ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
 PROGRAMS = [("barriers", b) for b in BUILDS] + [("warp", b) for b in BUILDS]
+PROGRAMS += [("tensor", b) for b in BUILDS]
 PROGRAMS += [("errors", b) for b in BUILDS] + [("bounds", "sanitized")]
 SCHEDULES = ["forward", "reverse", "random"]
 
@@ -102,6 +103,11 @@ def barriers(request: pytest.FixtureRequest, results: Callable[[str, str], Resul
 @pytest.fixture(params=BUILDS)
 def warp(request: pytest.FixtureRequest, results: Callable[[str, str], Results]) -> Results:
     return results("warp", request.param)
+
+
+@pytest.fixture(params=BUILDS)
+def tensor(request: pytest.FixtureRequest, results: Callable[[str, str], Results]) -> Results:
+    return results("tensor", request.param)
 
 
 # ---- blocks -------------------------------------------------------------------------------------
@@ -259,6 +265,61 @@ def test_the_last_block_sees_what_all_wrote(warp: Results) -> None:
 
 def test_device_functions(warp: Results) -> None:
     assert warp["functions"] == [3, -1, 8, 32, 31, 4, 1, 1, 1, 1, 1, 1, 1]
+
+
+# ---- tensor cores -------------------------------------------------------------------------------
+
+
+def test_a_copy_is_done_when_its_group_is_waited_for(tensor: Results) -> None:
+    """Before that NaN lies there, all bits 1, over what was there before."""
+    pending = [-1] * 4
+    first, second = list(range(100, 104)), list(range(104, 108))
+    assert tensor["copies"] == [
+        *pending * 3,
+        *pending * 3,
+        *(first + pending * 2),
+        *(first + second + [0] * 4),
+    ]
+    assert tensor["open group"] == [-1, 100]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_missing_wait_or_barrier_shows(tensor: Results, schedule: str) -> None:
+    good, without_wait, without_barrier = tensor[f"neighbours {schedule}"]
+    assert good == 256 and without_wait == 0 and without_barrier < 256
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_matrix_fragments(tensor: Results, schedule: str) -> None:
+    """PTX ISA, ldmatrix: lane, matrix, the two elements of a word."""
+    lane, matrix, element = np.ogrid[:32, :4, :2]
+    row, column = lane // 4, lane % 4 * 2 + element
+    assert tensor[f"plain {schedule}"] == list((100 * matrix + 10 * row + column).flat)
+    assert tensor[f"transposed {schedule}"] == list((100 * matrix + 10 * column + row).flat)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("kind", "k"), [("bf16", 16), ("bf16 transposed", 16), ("tf32", 8)])
+def test_a_warps_product_is_a_matrix_product(tensor: Results, schedule: str, kind: str, k: int) -> None:
+    a = (np.arange(16 * k) * 7 % 13 - 6).reshape(16, k)
+    b = (np.arange(8 * k) * 5 % 11 - 5).reshape(8, k)
+    row, column = np.ogrid[:16, :8]
+    start = 1000 * (1 + row // 8 * 2 + column % 2)
+    assert tensor[f"product {kind} {schedule}"] == list((start + a @ b.T).flat)
+
+
+def test_rounding_to_tf32(tensor: Results) -> None:
+    """To nearest, ties away from zero; a product ignores the low 13 bits."""
+    rounded = [0x3F800000, 0x3F802000, 0xBF802000, 0x3F802000, 0x7F800000]
+    rounded += [0x7F800000, 0x7FFFFFFF, 0x00000000, 0x80002000]
+    assert tensor["rounding"] == list(np.array(rounded, np.uint32).view(np.int32))
+    assert tensor["low bits"] == [32]
+
+
+def test_errors_of_copies_and_fragments(tensor: Results) -> None:
+    names = ["boundary of 16 bytes", "a row is not on a boundary", "allowed are 101376"]
+    names.append("the launch's shared memory, which has 16")
+    assert [tensor[name] for name in names] == [[1]] * 4
 
 
 # ---- errors -------------------------------------------------------------------------------------

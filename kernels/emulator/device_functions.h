@@ -234,6 +234,3 @@ T atomicCAS(T* address, typename cconvnet::emulator::Identity<T>::Type expected,
 [[noreturn]] inline void __trap(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   cconvnet::emulator::machine.fail<cconvnet::emulator::KernelError>({"__trap", file, line}, "called");
 }
-
-// ---- asynchronous copies --------------------------------------------------------------------------------
-// cp.async belongs here: a copy that is done only when its group is waited for, so that a missing wait shows.

@@ -65,8 +65,10 @@ struct SharedObject {
   std::unique_ptr<void, Free> memory;
   uint64_t block_serial = 0;
 
+  // True for the first of a block's threads.
+  bool is_new() const { return block_serial != machine.block_serial(); }
+
   void begin_block() {
-    machine.count_shared(sizeof(T));
     if (!memory) memory.reset(::operator new(sizeof(T), std::align_val_t{alignof(T)}));
     std::memset(memory.get(), 0xff, sizeof(T));
     block_serial = machine.block_serial();
@@ -75,16 +77,34 @@ struct SharedObject {
 
 template <class T>
 inline SharedObject<T> shared_object;
+template <class T>
+inline SharedObject<T> launch_shared_object;
+
+template <class T>
+constexpr bool is_plain = std::is_trivially_default_constructible_v<T> && std::is_trivially_destructible_v<T>;
 
 }  // namespace emulator
 
 template <class T>
 T& shared_memory() {
-  static_assert(std::is_trivially_default_constructible_v<T> && std::is_trivially_destructible_v<T>,
-                "CUDA runs no constructors or destructors on shared memory");
+  static_assert(emulator::is_plain<T>, "CUDA runs no constructors or destructors on shared memory");
   static_assert(sizeof(T) <= emulator::max_shared_bytes, "a block has 48 KiB of shared memory");
   emulator::SharedObject<T>& object = emulator::shared_object<T>;
-  if (object.block_serial != emulator::machine.block_serial()) object.begin_block();
+  if (object.is_new()) {
+    emulator::machine.count_shared(sizeof(T));
+    object.begin_block();
+  }
+  return *static_cast<T*>(object.memory.get());
+}
+
+template <class T>
+T& launch_shared_memory() {
+  static_assert(emulator::is_plain<T>, "CUDA runs no constructors or destructors on shared memory");
+  emulator::SharedObject<T>& object = emulator::launch_shared_object<T>;
+  if (object.is_new()) {
+    emulator::machine.count_launch_shared(sizeof(T));
+    object.begin_block();
+  }
   return *static_cast<T*>(object.memory.get());
 }
 
@@ -97,31 +117,36 @@ inline void set_schedule(Schedule schedule, uint64_t seed = 0) {
   machine.set_schedule(schedule, seed);
 }
 
-// kernel<<<grid, block>>>, to be called with the kernel's arguments.
+// kernel<<<grid, block, shared_bytes>>>, to be called with the kernel's arguments.
 template <class... Parameters>
 struct Launch {
   static_assert((!std::is_reference_v<Parameters> && ...), "a kernel takes its arguments by value");
   Site site;
   dim3 grid, block;
+  size_t shared_bytes;
   void (*kernel)(Parameters...);
 
   void operator()(Parameters... arguments) const {
     auto body = [&] { kernel(arguments...); };
-    machine.run(site, grid, block, [](void* b) { (*static_cast<decltype(body)*>(b))(); }, &body);
+    machine.run(
+        site, grid, block, shared_bytes, [](void* b) { (*static_cast<decltype(body)*>(b))(); }, &body);
   }
 };
 
 template <class... Parameters>
-Launch<Parameters...> launch(const Site& site, dim3 grid, dim3 block, void* /*stream*/,
+Launch<Parameters...> launch(const Site& site, dim3 grid, dim3 block, size_t shared_bytes, void* /*stream*/,
                              void (*kernel)(Parameters...)) {
-  return {site, grid, block, kernel};
+  return {site, grid, block, shared_bytes, kernel};
 }
 
 }  // namespace emulator
 }  // namespace cconvnet
 
+#define CCONVNET_LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...)                           \
+  ::cconvnet::emulator::launch({#kernel, __FILE__, __LINE__}, (grid), (block), (bytes), (stream), \
+                               kernel)(__VA_ARGS__)
 #define CCONVNET_LAUNCH(kernel, grid, block, stream, ...) \
-  ::cconvnet::emulator::launch({#kernel, __FILE__, __LINE__}, (grid), (block), (stream), kernel)(__VA_ARGS__)
+  CCONVNET_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
 
 // ---- the CUDA runtime, as far as the library calls it ---------------------------------------------------
 // There is one memory and nothing is asynchronous.

@@ -51,6 +51,13 @@ struct Site {
   }
 };
 
+// A copy to shared memory that a thread has started; null stands for zeros.
+struct AsyncCopy {
+  void* target;
+  const void* source;
+  unsigned group;  // how many groups the thread had closed before
+};
+
 struct Thread {
   uint3 index;
   Fiber* fiber = nullptr;  // null before the thread starts and after it returns
@@ -58,11 +65,17 @@ struct Thread {
   Site site;
   unsigned mask;  // the lanes it waits for; 0 at a barrier of the whole block
   void* operand;  // what it brings, on its own stack
+  // Its asynchronous copies:
+  std::vector<AsyncCopy> copies;
+  unsigned groups = 0;
 };
 
 constexpr int lanes_per_warp = 32;
 constexpr int max_threads = 1024;
 constexpr size_t max_shared_bytes = 48 * 1024;
+// What a launch may give a block on every GPU that copies asynchronously (compute capability 8.0 and newer).
+constexpr size_t max_launch_bytes = 99 * 1024;
+constexpr size_t async_copy_bytes = 16;
 
 // SplitMix64 (Steele, Lea, Flood 2014): the same numbers from the same seed with every standard library.
 class Random {
@@ -93,14 +106,17 @@ class Machine {
     random_ = Random(seed);
   }
 
-  // Runs body(argument) once for every thread of the grid.
-  void run(const Site& site, dim3 grid, dim3 block, void (*body)(void*), void* argument) {
+  // Runs body(argument) once for every thread of the grid. The launch gives each block `launch_bytes` of
+  // shared memory.
+  void run(const Site& site, dim3 grid, dim3 block, size_t launch_bytes, void (*body)(void*),
+           void* argument) {
     std::lock_guard<std::recursive_mutex> lock(mutex_);
     if (running_) throw KernelError(where() + ": launches " + name(site) + ", which only the host may do");
-    check_limits(site, grid, block);
+    check_limits(site, grid, block, launch_bytes);
     kernel_ = name(site);
     grid_dim = grid;
     block_dim = block;
+    launch_bytes_ = launch_bytes;
     body_ = body;
     argument_ = argument;
     thread_count_ = static_cast<int>(block.x * block.y * block.z);
@@ -179,6 +195,46 @@ class Machine {
       throw KernelError(where() + ": uses " + std::to_string(shared_bytes_) +
                         " bytes of shared memory, more than " + std::to_string(max_shared_bytes));
     }
+  }
+
+  // The same for the object in what the launch gave.
+  void count_launch_shared(size_t bytes) {
+    if (!running_) throw KernelError("launch_shared_memory() was called outside a kernel");
+    if (bytes > launch_bytes_) {
+      throw KernelError(where() + ": uses " + std::to_string(bytes) +
+                        " bytes of the launch's shared memory, which has " + std::to_string(launch_bytes_));
+    }
+  }
+
+  // ---- asynchronous copies ------------------------------------------------------------------------------
+  // A copy is done when its group is waited for, and not before. Until then NaN (all bits 1) lies at its
+  // target: so a missing wait shows, and so does a target that others still read.
+
+  void start_copy(const Site& site, void* target, const void* source) {
+    for (const void* address : {static_cast<const void*>(target), source}) {
+      if (reinterpret_cast<uintptr_t>(address) % async_copy_bytes != 0) {
+        fail<KernelError>(
+            site, "an address is not on a boundary of " + std::to_string(async_copy_bytes) + " bytes");
+      }
+    }
+    std::memset(target, 0xff, async_copy_bytes);
+    current_->copies.push_back({target, source, current_->groups});
+  }
+
+  void close_copy_group() { ++current_->groups; }
+
+  // Waits for all but the thread's last `pending` groups.
+  void wait_for_copies(unsigned pending) {
+    std::vector<AsyncCopy>& copies = current_->copies;
+    size_t done = 0;
+    for (; done < copies.size() && copies[done].group + pending < current_->groups; ++done) {
+      if (copies[done].source) {
+        std::memcpy(copies[done].target, copies[done].source, async_copy_bytes);
+      } else {
+        std::memset(copies[done].target, 0, async_copy_bytes);
+      }
+    }
+    copies.erase(copies.begin(), copies.begin() + done);
   }
 
   // Throws an error that names kernel, block, the running thread, operation and line.
@@ -307,6 +363,7 @@ class Machine {
         error_ = std::current_exception();
       }
       thread.fiber = nullptr;
+      thread.copies.clear();
       ++returned_;
       Thread* follower = error_ || cancelling_ ? nullptr : next();
       if (follower && !follower->fiber) {
@@ -402,7 +459,12 @@ class Machine {
     return text;
   }
 
-  static void check_limits(const Site& site, dim3 grid, dim3 block) {
+  static void check_limits(const Site& site, dim3 grid, dim3 block, size_t launch_bytes) {
+    if (launch_bytes > max_launch_bytes) {
+      throw CudaError("launch of " + name(site) + " failed at " + site.file + ":" +
+                      std::to_string(site.line) + ": cudaErrorInvalidValue, " + std::to_string(launch_bytes) +
+                      " bytes of shared memory; allowed are " + std::to_string(max_launch_bytes));
+    }
     const uint64_t threads = uint64_t{block.x} * block.y * block.z;
     const bool ok = grid.x >= 1 && grid.y >= 1 && grid.z >= 1 && block.x >= 1 && block.y >= 1 &&
                     block.z >= 1 && grid.x <= INT32_MAX && grid.y <= 65535 && grid.z <= 65535 &&
@@ -428,7 +490,7 @@ class Machine {
 
   // The block.
   uint64_t block_serial_ = 0;
-  size_t shared_bytes_ = 0;
+  size_t shared_bytes_ = 0, launch_bytes_ = 0;
   int at_barrier_ = 0, returned_ = 0;
   std::exception_ptr error_;
   bool cancelling_ = false;

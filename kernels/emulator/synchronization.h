@@ -150,8 +150,4 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, CCONVNE
   return cconvnet::emulator::shuffle(site, mask, value, source <= segment.last ? source : segment.lane);
 }
 
-// ---- tensor cores ---------------------------------------------------------------------------------------
-// ldmatrix and mma.sync belong here: warp operations whose operand is a struct of the lane's fragments, and
-// whose resolve() computes the whole warp's tile.
-
 #undef CCONVNET_EMULATOR_CALLER

@@ -1,0 +1,51 @@
+// One element's step of the momentum update, for sgd.cu and for every kernel that updates a weight as soon as
+// it has its gradient.
+#pragma once
+
+#include "vector.cuh"
+
+namespace cconvnet {
+
+struct SgdRates {
+  float lr, momentum, weight_decay;
+};
+
+class SgdStep {
+ public:
+  explicit SgdStep(const Update& update) : update_(update) {}
+
+  bool aligned() const { return cconvnet::aligned(update_.v, update_.w, update_.w_bf16); }
+
+  // Whether nothing may be written. Every thread of a launch gets the same answer.
+  __device__ __forceinline__ bool halted() const { return update_.halt && *update_.halt != 0; }
+
+  // Read once, before the thread's first store.
+  __device__ __forceinline__ SgdRates rates() const {
+    const SgdProblem& problem = update_.problem;
+    return {update_.rates ? update_.rates[0] : problem.lr,
+            update_.rates ? update_.rates[1] : problem.momentum, problem.weight_decay};
+  }
+
+  // Weights i .. i+WIDTH-1, whose gradients are g. The order of roundings is the same wherever the update is
+  // computed; fmaf rounds once:
+  //   step = lr * fmaf(weight_decay, w, g);  v = fmaf(momentum, v, -step);  w = w + v.
+  template <int WIDTH>
+  __device__ __forceinline__ void apply(const SgdRates& rates, int64_t i, const Vector<WIDTH>& g) const {
+    Vector<WIDTH> v = load<WIDTH>(update_.v + i);
+    Vector<WIDTH> w = load<WIDTH>(update_.w + i);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+      const float step = rates.lr * fmaf(rates.weight_decay, w.lane[j], g.lane[j]);
+      v.lane[j] = fmaf(rates.momentum, v.lane[j], -step);
+      w.lane[j] += v.lane[j];
+    }
+    store(update_.v + i, v);
+    store(update_.w + i, w);
+    if (update_.w_bf16) store(update_.w_bf16 + i, w);
+  }
+
+ private:
+  Update update_;
+};
+
+}  // namespace cconvnet
