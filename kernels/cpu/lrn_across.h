@@ -134,8 +134,7 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, c
       const Lanes sum = window_sum<false>(terms + c, after, before);
       const Lanes value = load(values + c);
       const Lanes result = load(scales + c) - factor * value * sum;
-      store(to + c, relu ? each_lane([&](int i) { return value[i] > 0.0f ? result[i] : 0.0f; }) : result,
-            layout.channels - c);
+      store(to + c, relu ? where_positive(value, result) : result, layout.channels - c);
     }
   }
 }

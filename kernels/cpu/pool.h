@@ -88,8 +88,7 @@ struct Windows {
 template <class T>
 inline __attribute__((always_inline)) Lanes gradient_of_window(const T* y, const T* dy, int count,
                                                                const Lanes& value) {
-  const Lanes largest = load(y, count), gradient = load(dy, count);
-  return each_lane([&](int i) { return largest[i] == value[i] ? gradient[i] : 0.0f; });
+  return where_equal(load(y, count), value, load(dy, count));
 }
 
 // The gradient of a pixel, as a function of a channel, how many from there on, and their values.
