@@ -31,8 +31,10 @@ REPORT ?= report
 PARTS ?=
 SKIP ?=
 MINUTES ?= 8
+# Whose code `make machine-code` reads.
+ARCH ?= sm_90a
 
-.PHONY: help jobs venv train test check-long lint format clean modules gpu-report sanitize results
+.PHONY: help jobs venv train test check-long lint format clean modules gpu-report sanitize machine-code results
 
 jobs:
 	@echo $(JOBS)
@@ -102,6 +104,7 @@ REPORT_DEVICE := $(or $(DEVICE),cuda:0)
 ifeq ($(PYTHON),$(VENV)/bin/python)
 REPORT_NEEDS := $(VENV)/.installed-$(if $(filter cuda%,$(REPORT_DEVICE)),bench,dev)
 RESULTS_NEEDS := $(VENV)/.installed
+MACHINE_CODE_NEEDS := venv $(VENV)/.installed-dev
 endif
 GPU_REPORT = $(PYTHON) benchmarks/gpu_report.py --device $(REPORT_DEVICE)
 
@@ -110,6 +113,9 @@ gpu-report: $(REPORT_NEEDS)  ## build, test and measure on a GPU in 8 minutes, i
 
 sanitize: $(REPORT_NEEDS)  ## run compute-sanitizer's four tools over every kernel (DEVICE=emulator:0: the compiler's)
 	@$(GPU_REPORT) build/sanitize-report --parts "build sanitize" --minutes 60
+
+machine-code: $(MACHINE_CODE_NEEDS)  ## registers, occupancy and instructions of each CUDA kernel; needs no GPU
+	@$(PYTHON) benchmarks/machine_code.py --arch $(ARCH) $(ARGS)
 
 results: $(RESULTS_NEEDS)  ## write the README's tables and pictures from benchmarks/results
 	@$(PYTHON) benchmarks/results.py $(ARGS)

@@ -14,6 +14,7 @@ class _WindowsProblem:
         padding: _Pair = ...,
         groups: int = ...,
         rounding: str = ...,
+        precision: str = ...,
     ) -> None: ...
     n: int
     h: int
@@ -29,6 +30,7 @@ class _WindowsProblem:
     pad_h: int
     pad_w: int
     groups: int
+    precision: str
     x_shape: tuple[int, int, int, int]
     y_shape: tuple[int, int, int, int]
     flops: float
@@ -41,10 +43,11 @@ class LocalProblem(_WindowsProblem):
     bias_shape: tuple[int, int, int]
 
 class FcProblem:
-    def __init__(self, n: int, c: int, k: int) -> None: ...
+    def __init__(self, n: int, c: int, k: int, precision: str = ...) -> None: ...
     n: int
     c: int
     k: int
+    precision: str
     x_shape: tuple[int, int]
     w_shape: tuple[int, int]
     y_shape: tuple[int, int]
@@ -180,7 +183,18 @@ class NormLimitProblem:
     limit: float
 
 class InputProblem:
-    def __init__(self, n: int, h: int, w: int, c: int, p: int, q: int, center_mean: bool = ...) -> None: ...
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        p: int,
+        q: int,
+        center_mean: bool = ...,
+        block: int = ...,
+        pad: int = ...,
+    ) -> None: ...
     n: int
     h: int
     w: int
@@ -188,3 +202,16 @@ class InputProblem:
     p: int
     q: int
     center_mean: bool
+    block: int
+    pad: int
+    y_shape: tuple[int, int, int, int]
+
+class FilterBlocksProblem:
+    def __init__(self, k: int, r: int, s: int, c: int, block: int) -> None: ...
+    k: int
+    r: int
+    s: int
+    c: int
+    block: int
+    w_shape: tuple[int, int, int, int]
+    blocks_shape: tuple[int, int, int, int]

@@ -13,6 +13,7 @@ import ctypes
 import functools
 import importlib
 import importlib.metadata
+import math
 import os
 import sys
 import time
@@ -27,6 +28,15 @@ from cconvnet.errors import CudaError, DeviceUnavailable
 __all__ = ["CudaError", "Device", "DeviceUnavailable", "get_device", "present_devices"]
 
 KINDS = ("cuda", "cpu", "emulator", "reference")
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+# What a device must have for a precision.
+_NEEDED = {
+    "fp32": "oneDNN or a GPU",
+    "tf32": "a GPU of compute capability 8.0 or newer",
+    "bf16": "a GPU of compute capability 8.0 or newer, or a CPU with instructions for bfloat16 (AVX512_BF16, "
+    "AMX or AVX-NE-CONVERT) and a package built with oneDNN",
+}
 
 # An instrumented or altered build of a module is tried by naming its folder here.
 if _folder := os.environ.get("CCONVNET_MODULE_PATH"):
@@ -113,6 +123,27 @@ class Device:
     ) -> None:
         pass
 
+    def serves(self, precision: str) -> bool:
+        """Whether this device's products can be of a precision, one of PRECISIONS."""
+        return bool(self.module.serves(precision, self.ordinal))
+
+    def require(self, precision: str) -> None:
+        """Raises ValueError, naming the devices that can, if this one cannot compute in a precision."""
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        if self.serves(precision):
+            return
+        able = [name for name in present_devices() if get_device(name).serves(precision)]
+        here = f"of the devices here {', '.join(able)} can" if able else "no device here can"
+        raise ValueError(
+            f"precision {precision} is not for {self.name}: {_NEEDED[precision]} is needed; {here}"
+        )
+
+    @property
+    def prefers_blocks(self) -> bool:
+        """Whether a strided convolution of images of few channels is faster over blocks of pixels."""
+        return self.kind in ("cuda", "emulator")
+
     def _dtype(self, dtype: Any) -> Any:
         return self.float_type if np.dtype(dtype) == np.float32 else dtype
 
@@ -137,9 +168,21 @@ class Device:
         """A copy on the host of an array of this device, once all work before it is done."""
         return np.array(array)
 
+    def host_later(self, array: Any) -> Callable[[], np.ndarray[Any, Any]]:
+        """Begins a copy to the host behind the work given so far; the result waits for it and returns it."""
+        copied = np.array(array)
+        return lambda: copied
+
     def fill(self, array: Any, host: Any) -> None:
         """Writes a host array into an array of this device of the same shape."""
         array[...] = host
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Work of this device alone that is repeated with the same arguments, as one launch where possible.
+
+        It must have been done once before, and neither allocates nor waits.
+        """
+        return work
 
     def synchronize(self) -> None:
         """Waits until all work given to this device is done."""
@@ -205,6 +248,7 @@ class CudaDevice(Device):
         self.stream = int(self._stream.ptr)
         self.reason = f"{properties['name'].decode()}, {self.reason}"
         self._entered: list[Any] = []
+        self._staged: list[tuple[Any, Any]] = []  # what copies to the GPU may still read
 
     def __enter__(self) -> Device:
         device = self.xp.cuda.Device(self.ordinal)
@@ -226,9 +270,47 @@ class CudaDevice(Device):
         with self:
             return np.asarray(self.xp.asnumpy(array, stream=self._stream))
 
-    def fill(self, array: Any, host: Any) -> None:
+    def host_later(self, array: Any) -> Callable[[], np.ndarray[Any, Any]]:
+        target = self._pinned(array.shape, array.dtype)
         with self:
-            array.set(np.ascontiguousarray(host, dtype=array.dtype), stream=self._stream)
+            self.xp.asnumpy(array, stream=self._stream, out=target, blocking=False)
+        copied = self.mark()
+
+        def wait() -> np.ndarray[Any, Any]:
+            copied.synchronize()
+            return target
+
+        return wait
+
+    def _pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        """A host array that the GPU copies from or to by itself; its memory returns to CuPy's pool."""
+        count, dtype = math.prod(shape), np.dtype(dtype)
+        memory = self.xp.cuda.alloc_pinned_memory(count * dtype.itemsize)
+        return np.frombuffer(memory, dtype, count).reshape(shape)
+
+    def fill(self, array: Any, host: Any) -> None:
+        # From pageable memory the host would wait for the stream. The pinned copy is kept until the GPU has
+        # read it.
+        staged = self._pinned(array.shape, array.dtype)
+        staged[...] = host
+        with self:
+            array.set(staged, stream=self._stream)
+        self._staged = [(mark, kept) for mark, kept in self._staged if not mark.done]
+        self._staged.append((self.mark(), staged))
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        with self:
+            self._stream.begin_capture()
+            try:
+                work()
+            finally:
+                graph = self._stream.end_capture()
+
+        def replay() -> None:
+            with self:
+                graph.launch(stream=self._stream)
+
+        return replay
 
     def synchronize(self) -> None:
         self._stream.synchronize()

@@ -24,6 +24,7 @@ from cconvnet._problem import (
     ConvProblem,
     DropoutProblem,
     FcProblem,
+    FilterBlocksProblem,
     InputProblem,
     LocalProblem,
     LrnProblem,
@@ -49,7 +50,7 @@ from cconvnet.nets.specs import (
     SoftmaxCostSpec,
     SumSpec,
 )
-from cconvnet.optim import Parameter, Piece
+from cconvnet.optim import Parameter, Piece, Updates
 
 # Takes memory on a device for as long as the network lives: (device, shape, dtype) -> array.
 Allocate = Callable[..., Any]
@@ -65,6 +66,7 @@ class Tensor:
     Attributes
         gradient: where its gradient is gathered; None where none is needed.
         more_gradients: what else its readers' backward passes write, to be added to it in this order.
+        blocks: of images that lie in blocks of pixels (see InputProblem), how; else None.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Tensor:
     of_channels: int
     gradient: Any = None
     more_gradients: list[Any] = dataclasses.field(default_factory=list)
+    blocks: InputProblem | None = None
 
     @property
     def count(self) -> int:
@@ -87,7 +90,10 @@ class Tensor:
 
     @property
     def image(self) -> tuple[int, int, int, int]:
-        """The shape as (N, H, W, C); what an FC layer puts out is an image of one pixel."""
+        """The shape as (N, H, W, C); what an FC layer puts out is an image of one pixel, and blocks are the
+        image they were cut from."""
+        if (o := self.blocks) is not None:
+            return o.n, o.p, o.q, o.c
         n, *rest = self.shape
         h, w, c = rest if len(rest) == 3 else (1, 1, math.prod(rest))
         return n, h, w, c
@@ -100,6 +106,7 @@ class Place:
     Attributes
         part, parts: of a layer that is split over devices, which part this is, and of how many.
         parameters: those of the network so far, by name.
+        step: int64[1] on the device, the number of the training step that runs.
     """
 
     device: Device
@@ -108,6 +115,13 @@ class Place:
     allocate: Allocate
     parameters: dict[str, Parameter]
     seed: int
+    precision: str
+    step: Any
+
+    @property
+    def element(self) -> Any:
+        """The type of activations, their gradients and working weights."""
+        return np.uint16 if self.precision == "bf16" else np.float32
 
     def share(self, what: str, count: int) -> slice:
         """The range of `count` things, channels or groups, that belongs to this part."""
@@ -126,6 +140,7 @@ class Layer:
 
     Attributes
         name, type, device, inputs, output.
+        names: of the spec's layers that it computes, in order; its output is that of the last.
         input_gradients: for each input the array the backward pass writes, None where no gradient is needed.
         workspace: memory shared by all layers of a device, at least workspace_bytes().
         scratch: likewise, float[], at least scratch_count() elements.
@@ -142,13 +157,15 @@ class Layer:
         inputs: Sequence[Tensor],
         shape: tuple[int, ...],
         learns: bool = False,
+        element: Any = None,
     ) -> None:
         self.name = name
+        self.names = [name]
         self.device = place.device
         self.inputs = list(inputs)
         needs_gradient = learns or any(tensor.needs_gradient for tensor in inputs)
         first, of_channels = shape[-1] * place.part, shape[-1] * place.parts
-        array = place.allocate(place.device, shape)
+        array = place.allocate(place.device, shape, element or place.element)
         self.output = Tensor(name, shape, place.device, array, needs_gradient, first, of_channels)
         self.input_gradients: list[Any] = [None] * len(inputs)
         self.workspace: Any = None
@@ -168,10 +185,19 @@ class Layer:
     def scratch_count(self) -> int:
         return 0
 
-    def forward(self, train: bool, step: int) -> None:
+    def activation(self, name: str) -> Any:
+        """What one of `names` puts out, on the device; of those inside it is computed anew."""
+        return self.output.array
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of what one of `names` puts out."""
+        return self.output.shape
+
+    def forward(self, train: bool) -> None:
         raise NotImplementedError
 
-    def backward(self) -> None:
+    def backward(self, updates: Updates | None = None) -> None:
+        """With `updates`, parameters move as soon as their gradients are there, which are then not kept."""
         raise NotImplementedError
 
 
@@ -197,12 +223,22 @@ def initial_weights(init: Init, shape: tuple[int, ...], fan_in: int, name: str, 
 
 
 @dataclass
+class _Blocks:
+    """Filters over images that lie in blocks: made of the weights before use, their gradient taken apart."""
+
+    problem: FilterBlocksProblem
+    filters: Any
+    gradient: Any
+
+
+@dataclass
 class _Branch:
     """What one input contributes: its problem and its weights."""
 
     x: Tensor
     problem: Any
     weight: Piece
+    blocks: _Blocks | None = None
 
 
 class _WeightedLayer(Layer):
@@ -210,9 +246,18 @@ class _WeightedLayer(Layer):
 
     Each input has its own weights; so has each part of an input that is split over devices, where they are
     pieces of the same parameter. The products are summed in the order of the inputs.
+
+    Attributes
+        gradient_masked: whether who writes the output's gradient takes it through the ReLU already.
     """
 
-    def __init__(self, spec: Any, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+    def __init__(
+        self,
+        spec: Any,
+        inputs: Sequence[Sequence[Tensor]],
+        place: Place,
+        dropout: DropoutSpec | None = None,
+    ) -> None:
         branches: list[_Branch] = []
         for index, tensors in enumerate(inputs):
             own = spec.for_input(index)
@@ -235,13 +280,20 @@ class _WeightedLayer(Layer):
         columns = y_shape[-1] if shared else math.prod(y_shape[1:])
         self.bias_problem = BiasProblem(self.output.count // columns, columns)
         self.relu = spec.neuron is not None and spec.neuron.kind == "relu"
-        # One product may take its bias and its ReLU along; any other function is applied afterwards.
+        self.gradient_masked = False
+        # One product may take its bias, its ReLU and its dropout along; any other function is applied
+        # afterwards.
         self.fused = len(branches) == 1 and (shared or isinstance(spec, LocalSpec))
         self.neuron: NeuronProblem | None = None
         self.product = self.output.array
         if spec.neuron is not None and not self.relu:
             self.neuron = NeuronProblem(self.output.count, spec.neuron.kind, spec.neuron.a, spec.neuron.b)
-            self.product = place.allocate(place.device, y_shape)
+            self.product = place.allocate(place.device, y_shape, place.element)
+        self.dropout: Dropout | None = None
+        if dropout is not None:
+            self.output.name = dropout.name
+            self.names.append(dropout.name)
+            self.dropout = Dropout(dropout, self.output, place)
         module = place.device.module
         self._fprop = getattr(module, f"{self.type}_fprop")
         self._dgrad = getattr(module, f"{self.type}_dgrad")
@@ -278,7 +330,9 @@ class _WeightedLayer(Layer):
             )
         if spec.norm_limit > 0 and math.prod(shape[1:]) != math.prod(whole[1:]):
             raise ValueError("norm_limit cannot be kept where an input is split over several devices")
-        return place.parameters[name].add_piece(place.device, place.allocate, view, index, shape)
+        return place.parameters[name].add_piece(
+            place.device, place.allocate, view, index, shape, place.element
+        )
 
     def _bias(self, spec: Any, shape: tuple[int, ...], place: Place) -> Piece:
         name, own, whole = f"{spec.name}.bias", shape[-1], (*shape[:-1], shape[-1] * place.parts)
@@ -310,22 +364,26 @@ class _WeightedLayer(Layer):
     def scratch_count(self) -> int:
         return self.output.count if len(self.branches) > 1 else 0
 
-    def forward(self, train: bool, step: int) -> None:
-        module, stream, product = self.device.module, self.device.stream, self.product
+    def forward(self, train: bool) -> None:
+        self._compute(self.output.array, None if self.dropout is None else self.dropout.problem(train))
+
+    def _compute(self, y: Any, dropout: DropoutProblem | None) -> None:
+        module, stream = self.device.module, self.device.stream
+        # The product of a function that is neither part of it nor can work in place lies apart.
+        product = y if self.neuron is None else self.product
         bias = None if self.bias is None else self.bias.value
-        relu = self.relu and self.fused
+        step = None if self.dropout is None else self.dropout.step
         for number, branch in enumerate(self.branches):
             # The first product is written where the sum is to be, the others are added to it.
             target = product if number == 0 else self.scratch[: self.output.count].reshape(product.shape)
+            filters = branch.weight.working
+            if (blocks := branch.blocks) is not None:
+                module.filters_to_blocks(blocks.problem, branch.weight.value, blocks.filters, stream)
+                filters = blocks.filters
+            fused = (bias, self.relu) if self.fused else (None, False)
+            dropped = {"dropout": dropout, "step": step} if self.fused and dropout is not None else {}
             self._fprop(
-                branch.problem,
-                branch.x.array,
-                branch.weight.value,
-                bias if self.fused else None,
-                relu,
-                target,
-                self.workspace,
-                stream,
+                branch.problem, branch.x.array, filters, *fused, target, self.workspace, stream, **dropped
             )
             if number > 0:
                 module.add(product, target, product, stream)
@@ -334,24 +392,65 @@ class _WeightedLayer(Layer):
                 module.bias_add(self.bias_problem, product, bias, self.relu, product, stream)
             elif self.relu:
                 module.relu_forward(product, product, stream)
+            if dropout is not None:
+                module.dropout(dropout, product, product, stream, step=step)
         if self.neuron is not None:
-            module.neuron_forward(self.neuron, product, self.output.array, stream)
+            module.neuron_forward(self.neuron, product, y, stream)
 
-    def backward(self) -> None:
-        module, stream = self.device.module, self.device.stream
-        y, dy = self.output.array, self.output.gradient
-        if self.relu:
-            module.relu_backward(y, dy, dy, stream)
-        elif self.neuron is not None:
-            module.neuron_backward(self.neuron, self.product, y, dy, dy, stream)
-        for branch in self.branches:
-            weight = branch.weight
-            self._wgrad(branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream)
-        if self.bias is not None:
-            module.bias_grad(self.bias_problem, dy, self.bias.gradient, self.workspace, stream)
+    def activation(self, name: str) -> Any:
+        if name == self.names[-1]:
+            return self.output.array
+        y = self.device.empty(self.output.shape, self.output.array.dtype)
+        self._compute(y, None)
+        return y
+
+    def backward(self, updates: Updates | None = None) -> None:
+        self._backward_to_product()
+        # Before weights move.
+        module, stream, dy = self.device.module, self.device.stream, self.output.gradient
         for branch, dx in zip(self.branches, self.input_gradients, strict=True):
             if dx is not None:
-                self._dgrad(branch.problem, dy, branch.weight.value, dx, self.workspace, stream)
+                self._dgrad(branch.problem, dy, branch.weight.working, dx, self.workspace, stream)
+        for branch in self.branches:
+            weight, blocks = branch.weight, branch.blocks
+            if blocks is not None:
+                self._wgrad(branch.problem, branch.x.array, dy, blocks.gradient, self.workspace, stream)
+                module.filters_from_blocks(blocks.problem, blocks.gradient, weight.gradient, stream)
+                if updates is not None:
+                    updates.apply(weight)
+                continue
+            update = None if updates is None else updates.of(weight)
+            if updates is not None and update is None:
+                continue  # frozen
+            self._wgrad(
+                branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream, update=update
+            )
+            if updates is not None:
+                weight.limit_norm()
+        if self.bias is not None and updates is not None:
+            updates.apply(self.bias)
+
+    def _backward_to_product(self) -> None:
+        """Turns the output's gradient, in place, into the product's, and finds the bias's."""
+        module, stream = self.device.module, self.device.stream
+        y, dy = self.output.array, self.output.gradient
+        if self.neuron is not None:
+            module.neuron_backward(self.neuron, self.product, y, dy, dy, stream)
+        elif self.relu and not self.gradient_masked:
+            # Where the ReLU or the dropout gave 0 the output is 0.
+            scale = 1.0 if self.dropout is None else self.dropout.last.scale
+            if self.bias is not None:
+                module.relu_bias_backward(
+                    self.bias_problem, y, dy, scale, dy, self.bias.gradient, self.workspace, stream
+                )
+                return
+            if self.dropout is not None:
+                module.dropout(self.dropout.last, dy, dy, stream, step=self.dropout.step)
+            module.relu_backward(y, dy, dy, stream)
+        elif self.dropout is not None:
+            module.dropout(self.dropout.last, dy, dy, stream, step=self.dropout.step)
+        if self.bias is not None:
+            module.bias_grad(self.bias_problem, dy, self.bias.gradient, self.workspace, stream)
 
 
 class _FilterLayer(_WeightedLayer):
@@ -365,11 +464,12 @@ class _FilterLayer(_WeightedLayer):
 
     def _branch(self, spec: Any, x: Tensor, name: str, place: Place) -> _Branch:
         filters = place.share("filters", spec.filters)
-        groups, channels = 1, slice(x.first, x.first + x.channels)
+        groups, channels = 1, slice(None) if x.blocks else slice(x.first, x.first + x.channels)
         if spec.groups > 1:
             groups, channels = _length(place.share("groups", spec.groups)), slice(None)
             if x.of_channels % spec.groups:
                 raise ValueError(f"groups ({spec.groups}) must divide c ({x.of_channels})")
+        blocks = x.blocks
         problem = self.problem_type(
             *x.image,
             _length(filters),
@@ -378,10 +478,12 @@ class _FilterLayer(_WeightedLayer):
             spec.padding,
             groups,
             spec.rounding,
+            place.precision,
         )
         # w[K,R,S,C/groups], or w[P,Q,K,R,S,C/groups] of a local layer.
         *positions, _, r, s, _ = problem.w_shape
-        whole = (*positions, spec.filters, r, s, x.of_channels // spec.groups)
+        of_channels = x.of_channels if blocks is None else blocks.c
+        whole = (*positions, spec.filters, r, s, of_channels // spec.groups)
         index = (*(slice(None) for _ in positions), filters, slice(None), slice(None), channels)
         weight = self._weight(
             spec,
@@ -393,12 +495,51 @@ class _FilterLayer(_WeightedLayer):
             shape=problem.w_shape,
             fan_in=math.prod(whole[-3:]),
         )
-        return _Branch(x, problem, weight)
+        if blocks is None:
+            return _Branch(x, problem, weight)
+        of_filters = FilterBlocksProblem(_length(filters), r, s, blocks.c, blocks.block)
+        _, r, s, _ = of_filters.blocks_shape
+        over_blocks = ConvProblem(*blocks.y_shape, _length(filters), r, s, precision=place.precision)
+        return _Branch(
+            x,
+            over_blocks,
+            weight,
+            _Blocks(
+                of_filters,
+                place.allocate(place.device, of_filters.blocks_shape, place.element),
+                place.allocate(place.device, of_filters.blocks_shape),
+            ),
+        )
 
 
 class ConvLayer(_FilterLayer):
     type = "conv"
     problem_type = ConvProblem
+
+    @staticmethod
+    def blocks(spec: ConvSpec, net: NetSpec, batch: int, precision: str) -> InputProblem | None:
+        """How images would lie in blocks, so that this convolution of them has stride 1; None: it does not
+        pay or cannot be."""
+        own, image = spec.for_input(0), net.input
+        (r, s), (block, across), (pad, sideways) = own.window, own.stride, own.padding
+        if (
+            block != across
+            or block == 1
+            or pad != sideways
+            or min(r, s) < block
+            or own.groups != 1
+            or image.channels > 4
+        ):
+            return None
+        given = (batch, image.height, image.width, image.channels)
+        plain = ConvProblem(*given, 1, r, s, own.stride, own.padding, 1, own.rounding, precision)
+        problem = InputProblem(
+            batch, *net.stored_shape, image.height, image.width, image.center_mean, block, pad
+        )
+        # Windows beyond the blocks, as ceil rounding makes, would read what is not there.
+        _, h, w, _ = problem.y_shape
+        over_blocks = (h - -(-r // block) + 1, w - -(-s // block) + 1)
+        return problem if over_blocks == (plain.p, plain.q) else None
 
 
 class LocalLayer(_FilterLayer):
@@ -421,7 +562,7 @@ class FcLayer(_WeightedLayer):
     def _branch(self, spec: Any, x: Tensor, name: str, place: Place) -> _Branch:
         outputs = place.share("outputs", spec.outputs)
         n, h, w, c = x.image
-        problem = FcProblem(n, h * w * c, _length(outputs))
+        problem = FcProblem(n, h * w * c, _length(outputs), place.precision)
         view = (spec.outputs, h * w, x.of_channels)
         weight = self._weight(
             spec,
@@ -448,12 +589,12 @@ class NeuronLayer(Layer):
         super().__init__(spec.name, place, [x], x.shape)
         self.problem = NeuronProblem(x.count, spec.neuron.kind, spec.neuron.a, spec.neuron.b)
 
-    def forward(self, train: bool, step: int) -> None:
+    def forward(self, train: bool) -> None:
         self.device.module.neuron_forward(
             self.problem, self.inputs[0].array, self.output.array, self.device.stream
         )
 
-    def backward(self) -> None:
+    def backward(self, updates: Updates | None = None) -> None:
         x, y, dy = self.inputs[0].array, self.output.array, self.output.gradient
         self.device.module.neuron_backward(
             self.problem, x, y, dy, self.input_gradients[0], self.device.stream
@@ -476,12 +617,12 @@ class PoolLayer(Layer):
         self.is_max = spec.pool == "max"
         super().__init__(spec.name, place, [x], self.problem.y_shape)
 
-    def forward(self, train: bool, step: int) -> None:
+    def forward(self, train: bool) -> None:
         module = self.device.module
         pool = module.maxpool_forward if self.is_max else module.avgpool_forward
         pool(self.problem, self.inputs[0].array, self.output.array, self.device.stream)
 
-    def backward(self) -> None:
+    def backward(self, updates: Updates | None = None) -> None:
         module, stream = self.device.module, self.device.stream
         dy, dx = self.output.gradient, self.input_gradients[0]
         if self.is_max:
@@ -491,28 +632,82 @@ class PoolLayer(Layer):
             module.avgpool_backward(self.problem, dy, dx, stream)
 
 
+def lrn_problem(spec: LrnSpec, x: Tensor, place: Place) -> LrnProblem:
+    groups = _length(place.share("groups", spec.groups)) if spec.region == "across_channels" else 1
+    return LrnProblem(*x.image, spec.size, spec.alpha, spec.beta, spec.k, groups, spec.region)
+
+
 class LrnLayer(Layer):
     type = "lrn"
 
     def __init__(self, spec: LrnSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
         x = _only(inputs)
-        groups = 1
-        if spec.region == "across_channels":
-            groups = _length(place.share("groups", spec.groups))
-        self.problem = LrnProblem(*x.image, spec.size, spec.alpha, spec.beta, spec.k, groups, spec.region)
+        self.problem = lrn_problem(spec, x, place)
         super().__init__(spec.name, place, [x], x.shape)
 
     def workspace_bytes(self) -> int:
         return int(self.device.module.lrn_backward_workspace(self.problem))
 
-    def forward(self, train: bool, step: int) -> None:
+    def forward(self, train: bool) -> None:
         self.device.module.lrn_forward(
             self.problem, self.inputs[0].array, self.output.array, self.device.stream
         )
 
-    def backward(self) -> None:
+    def backward(self, updates: Updates | None = None) -> None:
         x, dy, dx = self.inputs[0].array, self.output.gradient, self.input_gradients[0]
         self.device.module.lrn_backward(self.problem, x, dy, dx, self.workspace, self.device.stream)
+
+
+class LrnPoolLayer(Layer):
+    """Normalisation across channels and the max pooling after it; what lies between is never stored.
+
+    Attributes
+        relu: whether it also takes the gradient through the ReLU of the layer before it.
+    """
+
+    type = "lrn_pool"
+
+    def __init__(
+        self, lrn: LrnSpec, pool: PoolSpec, inputs: Sequence[Sequence[Tensor]], place: Place
+    ) -> None:
+        x = _only(inputs)
+        self.lrn = lrn_problem(lrn, x, place)
+        self.pool = PoolProblem(*x.image, pool.window, pool.stride, pool.padding, pool.rounding, pool.outputs)
+        super().__init__(pool.name, place, [x], self.pool.y_shape)
+        self.names.insert(0, lrn.name)
+        self.relu = False
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        return self.output.shape if name == self.name else self.inputs[0].shape
+
+    def workspace_bytes(self) -> int:
+        return int(self.device.module.lrn_maxpool_backward_workspace(self.lrn, self.pool))
+
+    def activation(self, name: str) -> Any:
+        if name == self.name:
+            return self.output.array
+        x = self.inputs[0]
+        y = self.device.empty(x.shape, x.array.dtype)
+        self.device.module.lrn_forward(self.lrn, x.array, y, self.device.stream)
+        return y
+
+    def forward(self, train: bool) -> None:
+        x, y = self.inputs[0].array, self.output.array
+        self.device.module.lrn_maxpool_forward(self.lrn, self.pool, x, y, self.device.stream)
+
+    def backward(self, updates: Updates | None = None) -> None:
+        x, y = self.inputs[0].array, self.output.array
+        self.device.module.lrn_maxpool_backward(
+            self.lrn,
+            self.pool,
+            x,
+            y,
+            self.output.gradient,
+            self.relu,
+            self.input_gradients[0],
+            self.workspace,
+            self.device.stream,
+        )
 
 
 class ContrastNormLayer(Layer):
@@ -528,14 +723,41 @@ class ContrastNormLayer(Layer):
         forward = module.contrast_norm_forward_workspace(self.problem)
         return int(max(forward, module.contrast_norm_backward_workspace(self.problem)))
 
-    def forward(self, train: bool, step: int) -> None:
+    def forward(self, train: bool) -> None:
         x, y = self.inputs[0].array, self.output.array
         self.device.module.contrast_norm_forward(self.problem, x, y, self.workspace, self.device.stream)
 
-    def backward(self) -> None:
+    def backward(self, updates: Updates | None = None) -> None:
         x, dy, dx = self.inputs[0].array, self.output.gradient, self.input_gradients[0]
         module = self.device.module
         module.contrast_norm_backward(self.problem, x, dy, dx, self.workspace, self.device.stream)
+
+
+class Dropout:
+    """What a dropout does to the tensor x, by itself or as part of another layer.
+
+    Attributes
+        step: int64[1] on the device, added to the problem's subsequence.
+        last: the problem of the last forward pass.
+    """
+
+    def __init__(self, spec: DropoutSpec, x: Tensor, place: Place) -> None:
+        # No two layers and no two steps draw the same mask; a part draws that of its channels of the whole.
+        place_in_whole = {}
+        if x.channels != x.of_channels:
+            place_in_whole = {"columns": x.channels, "row_stride": x.of_channels, "first": x.first}
+        # At test time everything is kept.
+        self._test = self.last = DropoutProblem(x.count, 1.0, 1.0 if spec.inverted else spec.keep)
+        self._train = self._test
+        if spec.enabled:
+            scale = 1 / spec.keep if spec.inverted else 1.0
+            subsequence = zlib.crc32(spec.name.encode()) << 32
+            self._train = DropoutProblem(x.count, spec.keep, scale, place.seed, subsequence, **place_in_whole)
+        self.step = place.step
+
+    def problem(self, train: bool) -> DropoutProblem:
+        self.last = self._train if train else self._test
+        return self.last
 
 
 class DropoutLayer(Layer):
@@ -545,36 +767,16 @@ class DropoutLayer(Layer):
     def __init__(self, spec: DropoutSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
         x = _only(inputs)
         super().__init__(spec.name, place, [x], x.shape)
-        self.keep = spec.keep
-        self.enabled = spec.enabled
-        self.seed = place.seed
-        self.train_scale = 1 / spec.keep if spec.inverted else 1.0
-        # At test time everything is kept.
-        self.test_problem = DropoutProblem(x.count, 1.0, 1.0 if spec.inverted else spec.keep)
-        self.problem = self.test_problem
-        # No two layers and no two steps draw the same mask; a part draws that of its channels of the whole.
-        self.first_subsequence = zlib.crc32(spec.name.encode()) << 32
-        self.place_in_whole: dict[str, int] = {}
-        if x.channels != x.of_channels:
-            self.place_in_whole = {"columns": x.channels, "row_stride": x.of_channels, "first": x.first}
+        self.dropout = Dropout(spec, x, place)
 
-    def forward(self, train: bool, step: int) -> None:
-        self.problem = self.test_problem
-        if train and self.enabled:
-            self.problem = DropoutProblem(
-                self.output.count,
-                self.keep,
-                self.train_scale,
-                self.seed,
-                self.first_subsequence + step,
-                **self.place_in_whole,
-            )
-        self.device.module.dropout(self.problem, self.inputs[0].array, self.output.array, self.device.stream)
+    def forward(self, train: bool) -> None:
+        self._apply(self.dropout.problem(train), self.inputs[0].array, self.output.array)
 
-    def backward(self) -> None:
-        self.device.module.dropout(
-            self.problem, self.output.gradient, self.input_gradients[0], self.device.stream
-        )
+    def backward(self, updates: Updates | None = None) -> None:
+        self._apply(self.dropout.last, self.output.gradient, self.input_gradients[0])
+
+    def _apply(self, problem: DropoutProblem, x: Any, y: Any) -> None:
+        self.device.module.dropout(problem, x, y, self.device.stream, step=self.dropout.step)
 
 
 class _ElementwiseLayer(Layer):
@@ -600,14 +802,14 @@ class SumLayer(_ElementwiseLayer):
             raise ValueError(f"coeffs must be {len(inputs)} numbers, one per input, not {len(self.coeffs)}")
         super().__init__(spec, inputs, place)
 
-    def forward(self, train: bool, step: int) -> None:
+    def forward(self, train: bool) -> None:
         module, stream, y = self.device.module, self.device.stream, self.output.array
         first, second, *rest = (x.array for x in self.inputs)
         module.add(first, second, y, stream, self.coeffs[0], self.coeffs[1])
         for array, coeff in zip(rest, self.coeffs[2:], strict=True):
             module.add(y, array, y, stream, 1.0, coeff)
 
-    def backward(self) -> None:
+    def backward(self, updates: Updates | None = None) -> None:
         module, stream = self.device.module, self.device.stream
         for dx, coeff in zip(self.input_gradients, self.coeffs, strict=True):
             if dx is not None:
@@ -618,14 +820,14 @@ class SumLayer(_ElementwiseLayer):
 class MaxLayer(_ElementwiseLayer):
     type = "max"
 
-    def forward(self, train: bool, step: int) -> None:
+    def forward(self, train: bool) -> None:
         module, stream, y = self.device.module, self.device.stream, self.output.array
         first, *rest = (x.array for x in self.inputs)
         for array in rest:
             module.eltmax_forward(first, array, y, stream)
             first = y
 
-    def backward(self) -> None:
+    def backward(self, updates: Updates | None = None) -> None:
         y, dy = self.output.array, self.output.gradient
         for x, dx in zip(self.inputs, self.input_gradients, strict=True):
             if dx is not None:
@@ -633,7 +835,11 @@ class MaxLayer(_ElementwiseLayer):
 
 
 class SoftmaxCostLayer(Layer):
-    """Its output is the probabilities; `losses` and `ranks` have a value for each image."""
+    """Its output is the probabilities; `losses` and `ranks` have a value for each image.
+
+    Training, the forward pass finds the logits' gradient along the way. Nothing else lies in that memory by
+    then: gradients are of no use before the cost's.
+    """
 
     type = "softmax_cost"
 
@@ -641,50 +847,67 @@ class SoftmaxCostLayer(Layer):
         x = _only(inputs)
         n, k = x.shape[0], x.count // x.shape[0]
         self.problem = SoftmaxProblem(n, k)
-        super().__init__(spec.name, place, [x], (n, k))
+        super().__init__(spec.name, place, [x], (n, k), element=np.float32)
         self.coeff = spec.coeff
         self.labels = place.allocate(place.device, (n,), np.int32)
         self.losses = place.allocate(place.device, (n,))
         self.ranks = place.allocate(place.device, (n,), np.int32)
         self.count = n  # how many rows hold images; the loss is their mean
+        self._trained = False
 
-    def forward(self, train: bool, step: int) -> None:
-        self.device.module.softmax_cross_entropy_forward(
+    def forward(self, train: bool) -> None:
+        module, stream = self.device.module, self.device.stream
+        x, dx = self.inputs[0].array, self.input_gradients[0]
+        self._trained = train and dx is not None
+        if not self._trained:
+            module.softmax_cross_entropy_forward(
+                self.problem, x, self.labels, self.output.array, self.losses, self.ranks, stream
+            )
+            return
+        module.softmax_cross_entropy(
             self.problem,
-            self.inputs[0].array,
+            x,
             self.labels,
+            self.coeff / self.count,
             self.output.array,
             self.losses,
             self.ranks,
-            self.device.stream,
+            dx,
+            stream,
         )
+        self._clear_missing(dx)
 
-    def backward(self) -> None:
+    def backward(self, updates: Updates | None = None) -> None:
         dx = self.input_gradients[0]
-        if dx is None:
+        if dx is None or self._trained:
             return
-        problem, n = self.problem, self.count
-        dx = dx.reshape(self.output.shape)
-        if n < self.output.shape[0]:
-            problem = SoftmaxProblem(n, self.output.shape[1])
-            dx[n:] = 0
         self.device.module.softmax_cross_entropy_backward(
-            problem, self.output.array[:n], self.labels[:n], self.coeff / n, dx[:n], self.device.stream
+            self.problem, self.output.array, self.labels, self.coeff / self.count, dx, self.device.stream
         )
+        self._clear_missing(dx)
+
+    def _clear_missing(self, dx: Any) -> None:
+        """Rows without an image have no gradient."""
+        if self.count < len(dx):
+            dx[self.count :] = 0
 
 
 # ---- what the network adds itself ------------------------------------------------------------------------
 
 
 class InputLayer(Layer):
-    """The images of a batch on one device: uint8 in, float[N, height, width, C] out."""
+    """The images of a batch on one device: uint8 in, an activation [N, height, width, C] out, or its
+    blocks."""
 
     type = "data"
 
-    def __init__(self, net: NetSpec, batch: int, place: Place) -> None:
+    def __init__(self, net: NetSpec, batch: int, place: Place, blocks: InputProblem | None = None) -> None:
         image = net.input
-        self.problem = InputProblem(batch, *net.stored_shape, image.height, image.width, image.center_mean)
-        super().__init__(DATA, place, (), (batch, image.height, image.width, image.channels))
+        self.problem = blocks or InputProblem(
+            batch, *net.stored_shape, image.height, image.width, image.center_mean
+        )
+        super().__init__(DATA, place, (), self.problem.y_shape)
+        self.output.blocks = blocks
         self.scale = self._net_scale = image.scale
         device, allocate = place.device, place.allocate
         self.images = allocate(device, (batch, *net.stored_shape), np.uint8)
@@ -714,9 +937,21 @@ class InputLayer(Layer):
         if mean is not None:
             self.device.fill(self._mean, mean)
 
-    def forward(self, train: bool, step: int) -> None:
+    def forward(self, train: bool) -> None:
+        self._transform(self.problem, self.output.array)
+
+    def activation(self, name: str) -> Any:
+        o = self.problem
+        if o.block == 1:
+            return self.output.array
+        plain = InputProblem(o.n, o.h, o.w, o.c, o.p, o.q, o.center_mean)
+        y = self.device.empty(plain.y_shape, self.output.array.dtype)
+        self._transform(plain, y)
+        return y
+
+    def _transform(self, problem: InputProblem, y: Any) -> None:
         self.device.module.input_transform(
-            self.problem,
+            problem,
             self.images,
             self.top,
             self.left,
@@ -724,7 +959,7 @@ class InputLayer(Layer):
             self.mean,
             self.shift,
             self.scale,
-            self.output.array,
+            y,
             self.device.stream,
         )
 
@@ -753,11 +988,11 @@ class CopyLayer(Layer):
         self._read: Any = None  # the mark behind the last reader of the copied activation
         self._done: Any = None  # the mark behind the last copy
 
-    def forward(self, train: bool, step: int) -> None:
+    def forward(self, train: bool) -> None:
         self._done = self._there.start(self.inputs[0].device.mark(), self._read)
         self.copied_bytes += self.bytes
 
-    def backward(self) -> None:
+    def backward(self, updates: Updates | None = None) -> None:
         source, gradient = self.inputs[0].device, self.input_gradients[0]
         if self._back is None:
             self._back = self.device.transfer(gradient, source, self.output.gradient)
@@ -809,3 +1044,20 @@ def layer_type(spec: LayerSpec) -> Any:
     if len(spec.inputs) != 1 and not issubclass(kind, _SEVERAL_INPUTS):
         raise ValueError(f"inputs must be one layer, not {len(spec.inputs)}")
     return kind
+
+
+def can_join(first: LayerSpec, second: LayerSpec) -> bool:
+    """Whether one layer can do the work of two, the second of which is the only one to read the first."""
+    if isinstance(first, LrnSpec) and isinstance(second, PoolSpec):
+        return first.region == "across_channels" and second.pool == "max"
+    if isinstance(first, ConvSpec | FcSpec) and isinstance(second, DropoutSpec):
+        return first.neuron is None or first.neuron.kind == "relu"
+    return False
+
+
+def join(first: LayerSpec, second: LayerSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> Layer:
+    """The layer that does the work of both."""
+    if isinstance(first, LrnSpec) and isinstance(second, PoolSpec):
+        return LrnPoolLayer(first, second, inputs, place)
+    assert isinstance(second, DropoutSpec)
+    return (ConvLayer if isinstance(first, ConvSpec) else FcLayer)(first, inputs, place, second)

@@ -1,15 +1,19 @@
 """A network: a graph of named layers, each placed on a device, with static shapes.
 
-Everything is decided when the network is made: the order of the layers, which edges cross devices and are
-copied, and where every array lies. A step then runs the layers in order, forward and backward, and allocates
-nothing.
+Everything is decided when the network is made: the order of the layers, which of them are computed together,
+which edges cross devices and are copied, and where every array lies. A step then runs the layers in order,
+forward and backward, and allocates nothing; on a GPU it is captured once and replayed as one launch.
 
-    >>> network = Network(nets.build("lenet"), batch=64, devices="cpu:0")
+    >>> network = Network(nets.build("lenet"), batch=64, devices="cpu:0", precision="bf16")
     >>> network.load(images, labels)
-    >>> network.forward(train=True, step=0)
-    >>> network.backward()
-    >>> network.update(lr=0.01, momentum=0.9)
+    >>> network.train_step(step=0, lr=0.01, momentum=0.9)
     >>> network.result().loss
+
+train_step() is forward(), backward() and update() in one, which can also be called one by one.
+
+Layers that follow each other are fused where one kernel does their work: normalisation with the pooling after
+it, dropout with the product before it, the update with the gradient of the weights. The result is bitwise
+that of the layers by themselves.
 
 Activations are kept until the next forward pass. An activation's gradient lives only from the backward pass
 of its last reader to that of its own layer, so the gradients of one device share one piece of memory; see
@@ -24,17 +28,31 @@ though not where they live.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cconvnet import optim
+from cconvnet._problem import InputProblem
 from cconvnet.backends import Device, get_device
-from cconvnet.layers import CopyLayer, InputLayer, Layer, Place, SoftmaxCostLayer, Tensor, layer_type
-from cconvnet.nets.specs import DATA, LayerSpec, NetSpec, nearest
-from cconvnet.optim import Parameter
+from cconvnet.bfloat16 import unpack
+from cconvnet.layers import (
+    ConvLayer,
+    CopyLayer,
+    InputLayer,
+    Layer,
+    LrnPoolLayer,
+    Place,
+    SoftmaxCostLayer,
+    Tensor,
+    can_join,
+    join,
+    layer_type,
+)
+from cconvnet.nets.specs import DATA, ConvSpec, LayerSpec, NetSpec, nearest
+from cconvnet.optim import Parameter, Updates
 
 Array = np.ndarray[Any, Any]
 
@@ -113,10 +131,12 @@ class Network:
         towers: into how many parts layers that are ``split`` are cut; None: one for each device. More towers
             than devices compute, bit for bit, what they would on devices of their own.
         seed: of the first weights and of dropout.
-        precision: only "fp32" so far.
+        precision: "fp32"; "tf32", whose products may round what they multiply; or "bf16", with activations
+            and working weights in bfloat16. Weights, momentum, sums, loss and statistics stay float32.
+        fuse: whether layers are fused.
 
     Attributes
-        layers: the spec's layers, in order, of a split layer its parts.
+        layers: what the spec's layers have become, in order, of a split layer its parts.
         parameters: by name, "conv1.weight", "conv1.bias"; the same ones wherever the layers are placed.
         memory: bytes held on each device, by the device's name.
 
@@ -134,24 +154,27 @@ class Network:
         towers: int | None = None,
         seed: int = 0,
         precision: str = "fp32",
+        fuse: bool = True,
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch must be at least 1, not {batch}")
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be from 0 to 2^64 - 1, not {seed}")
-        if precision != "fp32":
-            raise ValueError(f"precision must be fp32, not {precision!r}")
         self.spec = spec
         self.batch = batch
         self.seed = seed
         self.precision = precision
         self.devices = distinct_devices(devices)
+        for device in self.devices:
+            device.require(precision)
         self.towers = len(self.devices) if towers is None else towers
         if self.towers < len(self.devices):
             raise ValueError(
                 f"towers must be at least as many as the {len(self.devices)} devices, not {towers}"
             )
         self.memory: dict[str, int] = {}
+        # The number of the training step that runs, where dropout finds it.
+        self._step = {device.name: self._allocate(device, (1,), np.int64) for device in self.devices}
 
         self.layers: list[Layer] = []
         self.parameters: dict[str, Parameter] = {}
@@ -160,9 +183,15 @@ class Network:
         self._order: list[Layer] = []
         self._inputs: dict[str, InputLayer] = {}
         self._copies: dict[tuple[int, str], CopyLayer] = {}  # by the tensor and the device it goes to
+        self._readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
+        partners = self._partners() if fuse else {}
         for layer_spec in spec.layers:
+            if layer_spec.name in self._parts:
+                if layer_spec.name not in {partner.name for partner in partners.values()}:
+                    raise ValueError(f"layer {layer_spec.name}: two layers have this name")
+                continue
             try:
-                self._add(layer_spec)
+                self._add(layer_spec, partners.get(layer_spec.name))
             except ValueError as error:
                 raise ValueError(f"layer {layer_spec.name}: {error}") from error
         costs = [layer for layer in self.layers if isinstance(layer, SoftmaxCostLayer)]
@@ -187,8 +216,16 @@ class Network:
             id(layer): [copied[id(tensor)] for tensor in layer.inputs if id(tensor) in copied]
             for layer in self._order
         }
+        if fuse:
+            self._mask_gradients()
         self._place_gradients()
         self._share_memory()
+        self._updates = [
+            Updates(self.parameters.values(), device, self._allocate)
+            for device in self.devices
+            if len(self.devices) == 1
+        ]
+        self._captured: dict[Any, Callable[[], None] | None] = {}
         for parameter in self.parameters.values():
             parameter.reset()
         self._count = 0  # images in the batch that is loaded
@@ -202,7 +239,54 @@ class Network:
         return array
 
     def _place(self, device: Device, part: int = 0, parts: int = 1) -> Place:
-        return Place(device, part, parts, self._allocate, self.parameters, self.seed)
+        return Place(
+            device,
+            part,
+            parts,
+            self._allocate,
+            self.parameters,
+            self.seed,
+            self.precision,
+            self._step[device.name],
+        )
+
+    def _partners(self) -> dict[str, LayerSpec]:
+        """By the name of a layer the one after it that it can be computed with."""
+        partners = {}
+        specs = {layer.name: layer for layer in self.spec.layers}
+        for second in self.spec.layers:
+            first = specs.get(second.inputs[0]) if len(second.inputs) == 1 else None
+            if first is None or self._readers[first.name] != 1 or first.split != second.split:
+                continue
+            if second.device not in (None, first.device) and len(self.devices) > 1:
+                continue
+            if can_join(first, second):
+                partners[first.name] = second
+        return partners
+
+    def _mask_gradients(self) -> None:
+        """Lets a layer's backward pass take its input's gradient through the ReLU before it."""
+        tensors = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
+        producers = {id(layer.output): layer for layer in self.layers}
+        for layer in self.layers:
+            if not isinstance(layer, LrnPoolLayer) or tensors[id(layer.inputs[0])] != 1:
+                continue
+            producer = producers.get(id(layer.inputs[0]))
+            if (
+                producer is not None
+                and getattr(producer, "relu", False)
+                and producer.names == [producer.name]
+            ):
+                layer.relu = producer.gradient_masked = True  # type: ignore[attr-defined]
+
+    def _blocks(self) -> InputProblem | None:
+        """How the images are laid out in blocks of pixels for the one layer that reads them, if they are."""
+        readers = [layer for layer in self.spec.layers if DATA in layer.inputs]
+        if len(readers) != 1 or len(readers[0].inputs) != 1 or not isinstance(readers[0], ConvSpec):
+            return None
+        if not all(device.prefers_blocks for device in self.devices):
+            return None
+        return ConvLayer.blocks(readers[0], self.spec, self.batch, self.precision)
 
     def _devices_of(self, layer: LayerSpec) -> list[Device]:
         """Where the parts of a layer live: one device, or all if it is split."""
@@ -230,9 +314,8 @@ class Network:
             )
         return [self.devices[wanted]]
 
-    def _add(self, spec: LayerSpec) -> None:
-        if spec.name in self._parts:
-            raise ValueError("two layers have this name")
+    def _add(self, spec: LayerSpec, partner: LayerSpec | None) -> None:
+        """Adds a layer, together with its partner if it has one."""
         if not spec.inputs:
             raise ValueError("inputs must not be empty")
         kind = layer_type(spec)
@@ -243,11 +326,13 @@ class Network:
                 self._read(name, device, spec.name, part, len(devices), kind.mixes(spec, index))
                 for index, name in enumerate(spec.inputs)
             ]
-            layer = kind(spec, inputs, self._place(device, part, len(devices)))
+            place = self._place(device, part, len(devices))
+            layer = kind(spec, inputs, place) if partner is None else join(spec, partner, inputs, place)
             parts.append(layer)
             self._order.append(layer)
         self.layers += parts
-        self._parts[spec.name] = parts
+        for name in parts[0].names:
+            self._parts[name] = parts
 
     def _read(
         self, name: str, device: Device, reader: str, part: int, parts: int, mixes: bool
@@ -258,7 +343,9 @@ class Network:
                 raise ValueError("it is split over devices, but every device has the whole images")
             # Images come from the host, so every device that wants them gets its own from there.
             if device.name not in self._inputs:
-                self._inputs[device.name] = InputLayer(self.spec, self.batch, self._place(device))
+                self._inputs[device.name] = InputLayer(
+                    self.spec, self.batch, self._place(device), self._blocks()
+                )
                 self._order.append(self._inputs[device.name])
             return [self._inputs[device.name].output]
         if name not in self._parts:
@@ -282,12 +369,11 @@ class Network:
         return self._copies[key].output
 
     def _check(self) -> None:
-        read = {name for spec in self.spec.layers for name in spec.inputs}
         for name in self._parts:
             if name == self._cost.name:
-                if name in read:
+                if self._readers[name]:
                     raise ValueError(f"layer {name}: the probabilities of a cost cannot be an input")
-            elif name not in read:
+            elif not self._readers[name]:
                 raise ValueError(f"layer {name}: no layer reads it")
         if self._cost.output.shape[1] != self.spec.classes:
             raise ValueError(
@@ -336,7 +422,9 @@ class Network:
         arenas = {}
         for device in self.devices:
             if slots[device.name]:
-                arenas[device.name] = self._allocate(device, (plan_memory(slots[device.name]),))
+                arenas[device.name] = self._allocate(
+                    device, (plan_memory(slots[device.name]),), self._place(device).element
+                )
         for layer, index, slot in written:
             tensor = layer.inputs[index]
             arena = arenas[tensor.device.name]
@@ -360,7 +448,7 @@ class Network:
                 for layer in here:
                     layer.workspace = space
             if scratch:
-                space = self._allocate(device, (scratch,))
+                space = self._allocate(device, (scratch,), self._place(device).element)
                 for layer in here:
                     layer.scratch = space
 
@@ -431,18 +519,26 @@ class Network:
     def forward(self, train: bool, step: int = 0) -> None:
         """Computes every activation of the batch that was loaded; `step` selects the dropout masks."""
         self._loaded()
-        self._last = (train, step)
-        for layer in self._forward:
-            self._run_forward(layer, train, step)
+        self._begin(train, step)
+        self._run_forward(train)
 
-    def _run_forward(self, layer: Layer, train: bool, step: int) -> None:
+    def _begin(self, train: bool, step: int) -> None:
+        self._last = (train, step)
+        for device in self.devices:
+            device.fill(self._step[device.name], np.array([step], np.int64))
+
+    def _run_forward(self, train: bool) -> None:
+        for layer in self._forward:
+            self._forward_layer(layer, train)
+
+    def _forward_layer(self, layer: Layer, train: bool) -> None:
         for copy in self._copies_of[id(layer.output)]:
             copy.wait()  # that of the step before may still read what is written now
         copies = self._copies_read[id(layer)]
         for copy in copies:
             copy.wait_here()
         with layer.device:
-            layer.forward(train, step)
+            layer.forward(train)
         for copy in copies:
             copy.been_read()
 
@@ -452,9 +548,19 @@ class Network:
         host = self._cost.device.host
         return StepResult(host(self._cost.losses)[: self._count], host(self._cost.ranks)[: self._count])
 
+    def result_later(self) -> Callable[[], StepResult]:
+        """Begins to fetch the result of the last forward pass; calling what it returns waits for it."""
+        self._loaded()
+        later, count = self._cost.device.host_later, self._count
+        losses, ranks = later(self._cost.losses), later(self._cost.ranks)
+        return lambda: StepResult(losses()[:count], ranks()[:count])
+
     def backward(self) -> None:
         """Computes every parameter's gradient of the mean loss of the last forward pass."""
         self._loaded()
+        self._run_backward(None)
+
+    def _run_backward(self, updates: Updates | None) -> None:
         for layer in self._backward:
             for copy in self._copies_of[id(layer.output)]:
                 copy.wait()
@@ -462,13 +568,51 @@ class Network:
             with layer.device as device:
                 for gradient in tensor.more_gradients:
                     device.module.add(tensor.gradient, gradient, tensor.gradient, device.stream)
-                layer.backward()
+                layer.backward(updates)
             for copy in self._copies_read[id(layer)]:
                 copy.been_read()
 
     def update(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Moves every parameter along its gradient; see :func:`cconvnet.optim.update`."""
         optim.update(self.parameters.values(), lr, momentum)
+
+    def train_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> None:
+        """forward(train=True, step), backward() and update(lr, momentum), bitwise, but for gradients, which
+        are not kept. If the loss is not finite no parameter moves.
+
+        On one GPU it returns when the work is enqueued, from the second step on by one launch, and nothing in
+        it waits for the GPU; on several it waits for the loss before the update.
+        """
+        self._loaded()
+        self._begin(True, step)
+        if len(self.devices) > 1:
+            self._run_forward(True)
+            self._run_backward(None)
+            if np.isfinite(self.result().losses).all():
+                self.update(lr, momentum)
+            return
+        (device,), (updates,) = self.devices, self._updates
+        updates.set(lr, momentum)
+        # What of a step is not read from the device: how many images there are, whether they are shifted or
+        # scaled, which parameters are frozen.
+        image = self._inputs[device.name]
+        key = (self._count, image.shift is None, image.mean is None, image.scale, updates.frozen)
+        if key not in self._captured:
+            self._captured[key] = None
+            self._work()
+            return
+        work = self._captured[key]
+        if work is None:
+            self._captured[key] = work = device.captured(self._work)
+        work()
+
+    def _work(self) -> None:
+        """A training step on one device."""
+        (updates,) = self._updates
+        self._run_forward(True)
+        with self._cost.device as device:
+            device.module.watch_losses(self._cost.losses[: self._count], updates.halt, device.stream)
+        self._run_backward(updates)
 
     def _loaded(self) -> None:
         if self._count == 0:
@@ -477,28 +621,30 @@ class Network:
     # -- looking inside --
 
     def outputs(self, name: str) -> Array:
-        """A host copy of a layer's activation of the last forward pass, full batch; "data" is the input's."""
+        """A layer's activation of the last forward pass, full batch, as a float array on the host; "data" is
+        the input's. What lies within fused layers is computed anew, from the present weights."""
         if name == DATA:
             layers: Sequence[Layer] = list(self._inputs.values())[:1]
         elif name in self._parts:
             layers = self._parts[name]
         else:
             raise ValueError(nearest("name", name, [DATA, *self._parts]))
-        return np.concatenate([layer.device.host(layer.output.array) for layer in layers], axis=-1)
+        return np.concatenate([_host(layer, name) for layer in layers], axis=-1)
 
     def first_bad_layer(self) -> str | None:
         """The first layer whose activation is not finite, if the last forward pass is run again; else None.
 
-        Called before update(), it finds where a bad loss came from.
+        Called before update(), or after train_step(), it finds where a bad loss came from.
         """
         self._loaded()
+        train, _ = self._last
         for layer in self._forward:
-            self._run_forward(layer, *self._last)
+            self._forward_layer(layer, train)
             if isinstance(layer, CopyLayer):
                 continue
-            rows = layer.device.host(layer.output.array)[: self._count]
-            if not np.isfinite(rows).all():
-                return layer.name
+            for name in layer.names:
+                if not np.isfinite(_host(layer, name)[: self._count]).all():
+                    return name
         return None
 
     def describe(self) -> dict[str, Any]:
@@ -535,8 +681,8 @@ class Network:
                     "device": ",".join(dict.fromkeys(layer.device.name for layer in self._parts[spec.name])),
                     "inputs": list(spec.inputs),
                     "output_shape": [
-                        *self._parts[spec.name][0].output.shape[:-1],
-                        sum(layer.output.channels for layer in self._parts[spec.name]),
+                        *self._parts[spec.name][0].shape_of(spec.name)[:-1],
+                        sum(layer.shape_of(spec.name)[-1] for layer in self._parts[spec.name]),
                     ],
                     "parameters": counts[spec.name],
                 }
@@ -617,6 +763,13 @@ def distinct_devices(devices: str | Device | Sequence[str | Device] | None) -> l
                 f"{found[0].name}"
             )
     return found
+
+
+def _host(layer: Layer, name: str) -> Array:
+    """A float array on the host of what a layer puts out, or of what would lie within it."""
+    with layer.device as device:
+        array = device.host(layer.activation(name))
+    return unpack(array) if array.dtype == np.uint16 else array
 
 
 def _what(array: Array) -> str:

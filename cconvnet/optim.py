@@ -21,16 +21,39 @@ class Piece:
     """A part of a parameter on one device.
 
     Attributes
-        value, gradient, velocity: arrays of one shape on `device`.
+        value, gradient, velocity: float arrays of one shape on `device`.
+        working: what products read: `value` itself, or it rounded to bfloat16.
         index: where the piece lies in the whole, viewed in the shape `view`.
     """
 
+    parameter: Parameter
     device: Device
     value: Any
     gradient: Any
     velocity: Any
+    working: Any
     view: tuple[int, ...]
     index: tuple[slice, ...]
+
+    @property
+    def rounded(self) -> Any:
+        """The working copy, None where it is the value itself."""
+        return None if self.working is self.value else self.working
+
+    def round(self) -> None:
+        """Makes the working copy anew after the value has changed."""
+        if self.rounded is not None:
+            with self.device as device:
+                device.module.to_bf16(self.value, self.working, device.stream)
+
+    def limit_norm(self) -> None:
+        """Keeps the parameter's norm limit after an update."""
+        if self.parameter.norm_limit > 0:
+            rows = len(self.value)
+            limit = NormLimitProblem(rows, self.value.size // rows, self.parameter.norm_limit)
+            with self.device as device:
+                device.module.limit_norm(limit, self.value, device.stream)
+            self.round()
 
 
 @dataclass
@@ -71,10 +94,13 @@ class Parameter:
         view: Sequence[int],
         index: tuple[slice, ...],
         shape: Sequence[int],
+        element: Any = np.float32,
     ) -> Piece:
-        """Takes memory for the part `index` of the whole, as arrays of the given shape."""
+        """Takes memory for the part `index` of the whole, as arrays of the given shape; products read it as
+        `element`."""
         value, gradient, velocity = (allocate(device, tuple(shape)) for _ in range(3))
-        self.pieces.append(Piece(device, value, gradient, velocity, tuple(view), index))
+        working = value if element == np.float32 else allocate(device, tuple(shape), element)
+        self.pieces.append(Piece(self, device, value, gradient, velocity, working, tuple(view), index))
         return self.pieces[-1]
 
     def reset(self) -> None:
@@ -101,6 +127,8 @@ class Parameter:
             array = getattr(piece, what)
             part = whole.reshape(piece.view)[piece.index]
             piece.device.fill(array, np.ascontiguousarray(part).reshape(array.shape))
+            if what == "value":
+                piece.round()
 
 
 # A rate lasts for many steps, so the problems of one rate are made once.
@@ -109,21 +137,77 @@ def _problem(count: int, lr: float, momentum: float, weight_decay: float) -> Sgd
     return SgdProblem(count, lr, momentum, weight_decay)
 
 
+def _rates(p: Parameter, lr: float | Mapping[str, float], momentum: float) -> tuple[float, float]:
+    rate = p.lr_scale * (lr if isinstance(lr, int | float) else lr[p.name])
+    return rate, momentum if p.momentum is None else p.momentum
+
+
 def update(parameters: Iterable[Parameter], lr: float | Mapping[str, float], momentum: float) -> None:
     """v = momentum*v - lr*lr_scale*(g + weight_decay*w); w = w + v, for every parameter not frozen.
 
     `lr` is one rate or each parameter's by its name. A norm limit is applied afterwards.
     """
     for p in parameters:
-        rate = p.lr_scale * (lr if isinstance(lr, int | float) else lr[p.name])
+        rate, kept = _rates(p, lr, momentum)
         if rate == 0:
             continue
-        kept = momentum if p.momentum is None else p.momentum
         for piece in p.pieces:
             with piece.device as device:
-                problem = _problem(piece.value.size, rate, kept, p.weight_decay)
-                device.module.sgd_update(problem, piece.gradient, piece.velocity, piece.value, device.stream)
-                if p.norm_limit > 0:
-                    rows = len(piece.value)
-                    limit = NormLimitProblem(rows, piece.value.size // rows, p.norm_limit)
-                    device.module.limit_norm(limit, piece.value, device.stream)
+                device.module.sgd_update(
+                    _problem(piece.value.size, rate, kept, p.weight_decay),
+                    piece.gradient,
+                    piece.velocity,
+                    piece.value,
+                    device.stream,
+                    w_bf16=piece.rounded,
+                )
+            piece.limit_norm()
+
+
+class Updates:
+    """Updates that layers do themselves as soon as they have a gradient, on one device.
+
+    Rates lie on the device, so that a captured step goes on with those of its day; where `halt` is not 0
+    nothing moves.
+
+    Attributes
+        frozen: the parameters that do not move at the present rates.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], device: Device, allocate: Callable[..., Any]) -> None:
+        self.frozen: frozenset[str] = frozenset()
+        self.halt = allocate(device, (1,), np.int32)
+        self._device = device
+        self._parameters = list(parameters)
+        self._rates = allocate(device, (len(self._parameters), 2))
+        self._row = {p.name: self._rates[row] for row, p in enumerate(self._parameters)}
+        self._given: Array | None = None
+
+    def set(self, lr: float | Mapping[str, float], momentum: float) -> None:
+        """The rates from now on, as for :func:`update`."""
+        rates = np.array([_rates(p, lr, momentum) for p in self._parameters], np.float32)
+        if self._given is None or not np.array_equal(rates, self._given):
+            self._device.fill(self._rates, rates)
+            self._given = rates
+            self.frozen = frozenset(
+                p.name for p, row in zip(self._parameters, rates, strict=True) if row[0] == 0
+            )
+
+    def of(self, piece: Piece) -> tuple[Any, ...] | None:
+        """A piece's update as a filter gradient takes it along; None if it is frozen."""
+        p = piece.parameter
+        if p.name in self.frozen:
+            return None
+        problem = _problem(piece.value.size, 0.0, 0.0, p.weight_decay)
+        return (problem, piece.velocity, piece.value, piece.rounded, self._row[p.name], self.halt)
+
+    def apply(self, piece: Piece) -> None:
+        """Updates a piece by its gradient."""
+        if (update := self.of(piece)) is None:
+            return
+        problem, velocity, value, rounded, rates, halt = update
+        device = self._device
+        device.module.sgd_update(
+            problem, piece.gradient, velocity, value, device.stream, w_bf16=rounded, rates=rates, halt=halt
+        )
+        piece.limit_norm()

@@ -24,7 +24,7 @@ import numpy as np
 
 import cconvnet
 from cconvnet import data, nets
-from cconvnet.backends import Device, get_device
+from cconvnet.backends import PRECISIONS, Device, get_device
 from cconvnet.checkpoint import Checkpoint, check_tensors
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import Statistics, gather
@@ -32,13 +32,12 @@ from cconvnet.evaluate import COLORS, MEAN, evaluate, network_tensors, restore
 from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
-from cconvnet.network import Network
+from cconvnet.network import Network, StepResult
 from cconvnet.report import Reporter
 from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Progress, Settings, identity
 
-PRECISIONS = ("fp32",)
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
 # An epoch's end is worth a checkpoint if training since the last one took this many times what writing took.
 _TRAINING_PER_SAVING = 10.0
@@ -159,9 +158,9 @@ def check_options(options: Options) -> None:
 
 
 def check_precision(precision: str | None) -> None:
-    """Refuses a precision this version does not compute in."""
+    """Refuses what is no precision; whether a device can do it is the network's to say."""
     if precision is not None and precision not in PRECISIONS:
-        raise ValueError(f"--precision {precision!r} is not available; there is {', '.join(PRECISIONS)}")
+        raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
 
 
 def _started(
@@ -345,6 +344,21 @@ def _config(settings: Settings, spec: NetSpec, network: Network) -> dict[str, An
 # ---- the loop ------------------------------------------------------------------------------------------
 
 
+# Colour shifts and what multiplies the input.
+_Noise = tuple[np.ndarray[Any, Any] | None, float]
+
+
+@dataclasses.dataclass
+class _Begun:
+    """A step that a device has been given, and all it takes to do it again."""
+
+    step: int
+    epoch: int
+    batch: data.Batch
+    noise: _Noise
+    result: Callable[[], StepResult]
+
+
 class Trainer:
     """One run in memory: the network, its data, and how far it is."""
 
@@ -372,6 +386,7 @@ class Trainer:
         self._logged_at = (0.0, 0)
         self._copies_seen = (0, 0.0)
         self._used_rates: tuple[float, dict[str, float]] = (0.0, {})
+        self._begun: _Begun | None = None
 
     def take_over(self, checkpoint: Checkpoint, path: Path) -> None:
         """Goes back to where a checkpoint was written. Raises CheckpointError: it is of another network."""
@@ -492,6 +507,8 @@ class Trainer:
         mark = time.perf_counter()
         for batch in batches.epoch(progress.epoch, progress.step_in_epoch):
             self._step(batch)
+            if progress.step % options.log_every == 0:
+                self._settle()
             now = time.perf_counter()
             progress.seconds += now - mark
             progress.images += len(batch)
@@ -502,36 +519,53 @@ class Trainer:
             if self.stop or progress.step >= last_step:
                 break
             if self._checkpoint_due(options) and progress.step_in_epoch < self._steps_per_epoch:
+                self._settle()
                 self._count_copies()
                 self._save()
                 mark = time.perf_counter()  # a checkpoint's time is not training time
+        self._settle()
+        progress.seconds += time.perf_counter() - mark
         self._count_copies()  # before testing copies too
         return not self.stop and progress.step < last_step
 
     def _step(self, batch: data.Batch) -> None:
-        network, progress, settings = self.network, self.progress, self.settings
-        shift, scale = self._noise(len(batch))
-        network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror, shift, scale)
-        network.forward(train=True, step=progress.step)
-        network.backward()
-        # Asked for as late as the loss can still stop the update: on a GPU it waits for all work before it.
-        result = network.result()
-        if not math.isfinite(result.loss):
-            bad = network.first_bad_layer()
-            raise TrainingStopped(
-                f"the loss is {result.loss} at step {progress.step} (epoch {progress.epoch + 1}); "
-                f"first layer with a value that is not finite: {bad or 'none'}. "
-                + self._standing("with a lower rate", f" --lr {settings.lr / 10:g}")
-            )
+        """One step, and the result of the one before: so that a GPU has work while its loss is looked at."""
+        progress = self.progress
+        noise = self._noise(len(batch))
+        self._load(batch, noise)
         rates = self._rates.at(self._epoch(), self._divisions())
-        network.update(rates, settings.momentum)
+        self.network.train_step(progress.step, rates, self.settings.momentum)
+        begun = _Begun(progress.step, progress.epoch, batch, noise, self.network.result_later())
         self._used_rates = (self._lr(), rates)
         progress.step += 1
         progress.step_in_epoch += 1
+        self._settle()
+        self._begun = begun
+
+    def _load(self, batch: data.Batch, noise: _Noise) -> None:
+        self.network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror, *noise)
+
+    def _settle(self) -> None:
+        """Counts the result of the last step that was begun, once it is there."""
+        progress, network, begun = self.progress, self.network, self._begun
+        if begun is None:
+            return
+        self._begun = None
+        result = begun.result()
+        if not math.isfinite(result.loss):
+            # It moved no weight, so it can be done again.
+            self._load(begun.batch, begun.noise)
+            network.forward(train=True, step=begun.step)
+            bad = network.first_bad_layer()
+            raise TrainingStopped(
+                f"the loss is {result.loss} at step {begun.step} (epoch {begun.epoch + 1}); "
+                f"first layer with a value that is not finite: {bad or 'none'}. "
+                + self._standing("with a lower rate", f" --lr {self.settings.lr / 10:g}")
+            )
         progress.window.add(result)
         progress.epoch_tally.add(result)
 
-    def _noise(self, count: int) -> tuple[np.ndarray[Any, Any] | None, float]:
+    def _noise(self, count: int) -> _Noise:
         """The colour shifts of the next batch and what multiplies its input; None and 1 without noise."""
         progress, settings, colors = self.progress, self.settings, self.statistics.colors
         sigma, ends = settings.color_noise, settings.color_noise_epochs

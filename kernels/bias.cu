@@ -1,5 +1,5 @@
 // A bias added to the rows of a matrix, an elementwise kernel (vector.cuh), and its gradient,
-// db[k] = sum over the rows of dy[rows,k].
+// db[k] = sum over the rows of dy[rows,k], alone or together with the gradient of a ReLU behind the bias.
 //
 // For the gradient, a block sums a chunk of rows over a tile of a few vectors' columns. Its threads stand in
 // a grid, a row of threads reading a row of the tile, so that neighbouring threads read neighbouring
@@ -7,8 +7,9 @@
 // pairwise in shared memory.
 //
 // With many rows, many blocks are needed to fill the GPU, so the rows are split into chunks whose sums go to
-// the workspace, a matrix[chunks,k] that a second launch of the same kernel sums. The chunks depend on the
-// problem alone, never on the GPU, and so does the order of every addition.
+// the workspace, a matrix[chunks,k] that a second launch of the same kernel sums. Chunks and tiles depend on
+// the problem and the type alone, never on the GPU or on where the arrays lie, and so does the order of every
+// addition.
 #include "neuron.h"
 #include "vector.cuh"
 
@@ -18,12 +19,13 @@ namespace {
 // ---- addition -------------------------------------------------------------------------------------------
 
 // Vectors need a k that they divide, so that none reaches over the end of a row.
+template <class T>
 struct BiasAdd {
-  const float* x;
+  const T* x;
   const float* bias;
   Divider k;
   bool relu;
-  float* y;
+  T* y;
 
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
@@ -41,8 +43,9 @@ struct BiasAdd {
 
 // ---- gradient -------------------------------------------------------------------------------------------
 
-constexpr int kWideTile = 32;        // vectors; for many rows: long stretches of memory, few idle threads
-constexpr int kNarrowTile = 4;       // vectors; for few rows: more blocks, and more threads to share the rows
+constexpr int kWideTile = 128;       // columns; for many rows: long stretches of memory, few idle threads
+constexpr int kNarrowTile = 16;      // columns; for few rows: more blocks, and more threads to share the rows
+constexpr int kMaxTileVectors = 32;  // where a vector is one column
 constexpr int kFewRows = 512;        // up to here one launch serves
 constexpr int kMinChunkRows = 128;   // shorter chunks would spend their time in the additions between threads
 constexpr int kTargetBlocks = 1024;  // about what a large GPU holds at once: 8 on each of 132 multiprocessors
@@ -53,11 +56,69 @@ struct Chunks {
 
   explicit Chunks(const BiasProblem& problem) : rows(problem.rows) {
     if (problem.rows <= kFewRows) return;
-    const int64_t tiles = ceil_div(problem.k, kWideTile * kVectorWidth);
+    const int64_t tiles = ceil_div(problem.k, kWideTile);
     const int64_t wanted = std::max<int64_t>(1, kTargetBlocks / tiles);
     const int64_t possible = ceil_div(problem.rows, kMinChunkRows);
     rows = static_cast<int>(ceil_div(problem.rows, std::min(wanted, possible)));
     count = static_cast<int>(ceil_div(problem.rows, rows));
+  }
+};
+
+// What is summed. Fetched is what a thread reads of it at once, so that several reads are on their way before
+// the first is waited for; BATCH says how many.
+template <class T>
+struct Values {
+  static constexpr int BATCH = 4;
+  const T* values;
+
+  template <int WIDTH>
+  using Fetched = Vector<WIDTH>;
+
+  bool aligned() const { return cconvnet::aligned(values); }
+
+  template <int WIDTH, bool ALIGNED>
+  __device__ __forceinline__ Fetched<WIDTH> fetch(int64_t i) const {
+    return load_from<WIDTH, ALIGNED>(values + i);
+  }
+
+  template <int WIDTH, bool ALIGNED>
+  __device__ __forceinline__ Vector<WIDTH> finish(int64_t, const Fetched<WIDTH>& fetched) const {
+    return fetched;
+  }
+};
+
+// The ReLU's gradient, which is written on the way.
+template <class T>
+struct ReluGradients {
+  static constexpr int BATCH = 2;
+  const T* y;
+  const T* dy;
+  float scale;
+  T* dx;
+
+  template <int WIDTH>
+  struct Fetched {
+    Vector<WIDTH> y, dy;
+  };
+
+  bool aligned() const { return cconvnet::aligned(y, dy, dx); }
+
+  template <int WIDTH, bool ALIGNED>
+  __device__ __forceinline__ Fetched<WIDTH> fetch(int64_t i) const {
+    return {load_from<WIDTH, ALIGNED>(y + i), load_from<WIDTH, ALIGNED>(dy + i)};
+  }
+
+  template <int WIDTH, bool ALIGNED>
+  __device__ __forceinline__ Vector<WIDTH> finish(int64_t i, const Fetched<WIDTH>& fetched) const {
+    Vector<WIDTH> gradient;
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) {
+      // The product is rounded before it is added, as it is when it is read back.
+      const float scaled = rounded_to<T>(__fmul_rn(scale, fetched.dy.lane[j]));
+      gradient.lane[j] = fetched.y.lane[j] > 0.0f ? scaled : 0.0f;
+    }
+    store_to<ALIGNED>(dx + i, gradient);
+    return gradient;
   }
 };
 
@@ -66,28 +127,36 @@ struct ColumnSumsShared {
   Vector<WIDTH> sums[kThreads];
 };
 
-// sums[blockIdx.y, k] = the sum over rows blockIdx.y*chunk_rows .. +chunk_rows of values[rows,k], for the
-// tile of `tile_columns` vectors that begins at column blockIdx.x * tile_columns.
-template <int WIDTH>
+// sums[blockIdx.y, k] = the sum over rows blockIdx.y*chunk_rows .. +chunk_rows of source[rows,k], for the
+// tile of `tile_vectors` vectors that begins at vector blockIdx.x * tile_vectors.
+template <int WIDTH, bool ALIGNED, class Source>
 __global__ void __launch_bounds__(kThreads)
-    column_sums(int rows, int k, int chunk_rows, int tile_columns, const float* values, float* sums) {
+    column_sums(int rows, int k, int chunk_rows, int tile_vectors, Source source, float* sums) {
   Vector<WIDTH>* shared = shared_memory<ColumnSumsShared<WIDTH>>().sums;
-  const int thread_rows = kThreads / tile_columns;
-  const int row = threadIdx.x / tile_columns;
-  const int tile_column = threadIdx.x - row * tile_columns;
-  const int column = (blockIdx.x * tile_columns + tile_column) * WIDTH;
+  const int thread_rows = kThreads / tile_vectors;
+  const int row = threadIdx.x / tile_vectors;
+  const int tile_vector = threadIdx.x - row * tile_vectors;
+  const int column = (blockIdx.x * tile_vectors + tile_vector) * WIDTH;
   const bool active = row < thread_rows && column < k;
 
   Vector<WIDTH> sum = zeros<WIDTH>();
   if (active) {
     const int begin = blockIdx.y * chunk_rows;
     const int64_t step = int64_t{thread_rows} * k;
-    const float* address = values + (int64_t{begin} + row) * k + column;
-    // Four loads are on their way at once; the additions keep the order of the rows.
-#pragma unroll 4
-    for (int left = min(chunk_rows, rows - begin) - row; left > 0; left -= thread_rows) {
-      add_to(sum, load<WIDTH>(address));
-      address += step;
+    int64_t i = (int64_t{begin} + row) * k + column;
+    for (int left = min(chunk_rows, rows - begin) - row; left > 0; left -= Source::BATCH * thread_rows) {
+      typename Source::template Fetched<WIDTH> fetched[Source::BATCH];
+#pragma unroll
+      for (int j = 0; j < Source::BATCH; ++j) {
+        if (j * thread_rows < left) fetched[j] = source.template fetch<WIDTH, ALIGNED>(i + j * step);
+      }
+#pragma unroll
+      for (int j = 0; j < Source::BATCH; ++j) {
+        if (j * thread_rows < left) {
+          add_to(sum, source.template finish<WIDTH, ALIGNED>(i + j * step, fetched[j]));
+        }
+      }
+      i += Source::BATCH * step;
     }
   }
   shared[threadIdx.x] = sum;
@@ -96,34 +165,55 @@ __global__ void __launch_bounds__(kThreads)
   while (count > 1) {
     const int half = (count + 1) / 2;
     __syncthreads();
-    if (row + half < count) add_to(shared[threadIdx.x], shared[threadIdx.x + half * tile_columns]);
+    if (row + half < count) add_to(shared[threadIdx.x], shared[threadIdx.x + half * tile_vectors]);
     count = half;
   }
-  if (active && row == 0) store(sums + int64_t{blockIdx.y} * k + column, shared[threadIdx.x]);
+  if (active && row == 0) store_to<ALIGNED>(sums + int64_t{blockIdx.y} * k + column, shared[threadIdx.x]);
 }
 
-void launch_column_sums(int rows, int k, int chunk_rows, const float* values, float* sums, Stream stream) {
+template <int WIDTH, class Source>
+void launch_column_sums(int rows, int k, int chunk_rows, const Source& source, float* sums, Stream stream) {
   const int max_tile_columns = rows == chunk_rows && rows <= kTargetBlocks ? kNarrowTile : kWideTile;
-  const int width = k % kVectorWidth == 0 && aligned(values, sums) ? kVectorWidth : 1;
-  const int columns = k / width;
-  const int tiles = static_cast<int>(ceil_div(columns, max_tile_columns));
-  const int tile_columns = static_cast<int>(ceil_div(columns, tiles));  // equal tiles: few idle threads
+  const int vectors = k / WIDTH;
+  const int max_tile_vectors = std::min(max_tile_columns / WIDTH, kMaxTileVectors);
+  const int tiles = static_cast<int>(ceil_div(vectors, max_tile_vectors));
+  const int tile_vectors = static_cast<int>(ceil_div(vectors, tiles));  // equal tiles: few idle threads
   const dim3 grid(tiles, static_cast<unsigned>(ceil_div(rows, chunk_rows)));
-  if (width == kVectorWidth) {
-    CCONVNET_LAUNCH((column_sums<kVectorWidth>), grid, kThreads, stream, rows, k, chunk_rows, tile_columns,
-                    values, sums);
+  if (source.aligned() && aligned(sums)) {
+    CCONVNET_LAUNCH((column_sums<WIDTH, true, Source>), grid, kThreads, stream, rows, k, chunk_rows,
+                    tile_vectors, source, sums);
   } else {
-    CCONVNET_LAUNCH((column_sums<1>), grid, kThreads, stream, rows, k, chunk_rows, tile_columns, values,
-                    sums);
+    CCONVNET_LAUNCH((column_sums<WIDTH, false, Source>), grid, kThreads, stream, rows, k, chunk_rows,
+                    tile_vectors, source, sums);
   }
+}
+
+// T is what the source reads.
+template <class T, class Source>
+void launch_chunk_sums(int rows, int k, int chunk_rows, const Source& source, float* sums, Stream stream) {
+  if (k % kVectorWidth<T> == 0) {
+    launch_column_sums<kVectorWidth<T>>(rows, k, chunk_rows, source, sums, stream);
+  } else {
+    launch_column_sums<1>(rows, k, chunk_rows, source, sums, stream);
+  }
+}
+
+template <class T, class Source>
+void launch_sums(const BiasProblem& problem, const Source& source, float* db, void* workspace,
+                 Stream stream) {
+  const Chunks chunks(problem);
+  float* const sums = chunks.count == 1 ? db : static_cast<float*>(workspace);
+  launch_chunk_sums<T>(problem.rows, problem.k, chunks.rows, source, sums, stream);
+  if (chunks.count == 1) return;
+  launch_chunk_sums<float>(chunks.count, problem.k, chunks.count, Values<float>{sums}, db, stream);
 }
 
 }  // namespace
 
-void bias_add(const BiasProblem& problem, const float* x, const float* bias, bool relu, float* y,
-              Stream stream) {
-  const bool vectors = problem.k % kVectorWidth == 0 && aligned(x, bias, y);
-  launch_elementwise(problem.count(), vectors, stream, BiasAdd{x, bias, Divider(problem.k), relu, y});
+template <class T>
+void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool relu, T* y, Stream stream) {
+  const bool vectors = problem.k % kVectorWidth<T> == 0 && aligned(x, bias, y);
+  launch_elementwise<T>(problem.count(), vectors, stream, BiasAdd<T>{x, bias, Divider(problem.k), relu, y});
 }
 
 size_t bias_grad_workspace(const BiasProblem& problem) {
@@ -131,15 +221,25 @@ size_t bias_grad_workspace(const BiasProblem& problem) {
   return chunks.count == 1 ? 0 : sizeof(float) * chunks.count * problem.k;
 }
 
-void bias_grad(const BiasProblem& problem, const float* dy, float* db, void* workspace, Stream stream) {
-  const Chunks chunks(problem);
-  if (chunks.count == 1) {
-    launch_column_sums(problem.rows, problem.k, problem.rows, dy, db, stream);
-    return;
-  }
-  float* sums = static_cast<float*>(workspace);
-  launch_column_sums(problem.rows, problem.k, chunks.rows, dy, sums, stream);
-  launch_column_sums(chunks.count, problem.k, chunks.count, sums, db, stream);
+template <class T>
+void bias_grad(const BiasProblem& problem, const T* dy, float* db, void* workspace, Stream stream) {
+  launch_sums<T>(problem, Values<T>{dy}, db, workspace, stream);
 }
+
+template <class T>
+void relu_bias_backward(const BiasProblem& problem, const T* y, const T* dy, float scale, T* dx, float* db,
+                        void* workspace, Stream stream) {
+  launch_sums<T>(problem, ReluGradients<T>{y, dy, scale, dx}, db, workspace, stream);
+}
+
+template void bias_add(const BiasProblem&, const float*, const float*, bool, float*, Stream);
+template void bias_grad(const BiasProblem&, const float*, float*, void*, Stream);
+template void relu_bias_backward(const BiasProblem&, const float*, const float*, float, float*, float*, void*,
+                                 Stream);
+
+template void bias_add(const BiasProblem&, const bfloat16*, const float*, bool, bfloat16*, Stream);
+template void bias_grad(const BiasProblem&, const bfloat16*, float*, void*, Stream);
+template void relu_bias_backward(const BiasProblem&, const bfloat16*, const bfloat16*, float, bfloat16*,
+                                 float*, void*, Stream);
 
 }  // namespace cconvnet

@@ -6,7 +6,8 @@
 // Each sum needs the whole of the one before it, so every step is a launch of its own: two forward, four
 // backward. A thread owns WIDTH neighbouring channels of one pixel and walks through its window in global
 // memory, where the L1 cache serves what neighbours share. Nothing is added atomically: where windows
-// overlap, a pixel gathers from those that hold it.
+// overlap, a pixel gathers from those that hold it. What lies between the launches is float's, whatever x is,
+// so that each output is rounded once.
 #include "vector.cuh"
 
 namespace cconvnet {
@@ -15,9 +16,9 @@ namespace {
 //            the sum over        writes
 // center     x                   u
 // forward    u^2                 y
-// begin      u^2                 t, and dx = dy * d^-beta
-// spread     t, transposed       dx += g, and g / size of the window in place of u
-// finish     those, transposed   dx less the sum
+// begin      u^2                 t, and part = dy * d^-beta
+// spread     t, transposed       part += g, and g / size of the window in place of u
+// finish     those, transposed   dx = part less the sum
 // A transposed sum goes over the pixels whose windows hold the thread's.
 enum class Step { center, forward, begin, spread, finish };
 
@@ -28,9 +29,11 @@ struct ContrastArguments {
   Divider c_div, w_div, h_div;  // by the vectors of a pixel, by W and by H
 };
 
+template <class T>
 struct ContrastPointers {
-  const float *x, *dy;
-  float *u, *t, *out;  // out is y or dx
+  const T *x, *dy;
+  float *u, *t, *part;
+  T* out;  // y or dx
 };
 
 // A window clipped to the image, or the pixels whose windows hold one.
@@ -51,9 +54,9 @@ struct Window {
 
 // The sum of values, or of their squares, over a window; `values` points to the thread's channels of the
 // image's first pixel.
-template <bool SQUARED, int WIDTH>
+template <bool SQUARED, int WIDTH, class T>
 __device__ __forceinline__ Vector<WIDTH> window_sum(const ContrastNormProblem& o, const Window& window,
-                                                    const float* values) {
+                                                    const T* values) {
   Vector<WIDTH> sum = zeros<WIDTH>();
   for (int h = window.h_begin; h < window.h_end; ++h) {
     for (int w = window.w_begin; w < window.w_end; ++w) {
@@ -68,8 +71,8 @@ __device__ __forceinline__ Vector<WIDTH> window_sum(const ContrastNormProblem& o
   return sum;
 }
 
-template <Step STEP, int WIDTH>
-__global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments a, ContrastPointers p) {
+template <Step STEP, int WIDTH, class T>
+__global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments a, ContrastPointers<T> p) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (vector >= a.vectors) return;
   const ContrastNormProblem& problem = a.problem;
@@ -79,19 +82,16 @@ __global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments a, C
   const int n = a.h_div.divide(pixel, h);
   const int image = n * problem.h * problem.w * problem.c + c * WIDTH;
   const int own = static_cast<int>(vector) * WIDTH;
-
-  constexpr bool kSquared = STEP == Step::forward || STEP == Step::begin;
-  const float* const summed = STEP == Step::center ? p.x : STEP == Step::spread ? p.t : p.u;
-  constexpr bool kTransposed = STEP == Step::spread || STEP == Step::finish;
-  const Window window = Window::around(problem, h, w, kTransposed);
-  const Vector<WIDTH> sum = window_sum<kSquared, WIDTH>(problem, window, summed + image);
+  const Window window = Window::around(problem, h, w, STEP == Step::spread || STEP == Step::finish);
 
   if constexpr (STEP == Step::center) {
+    const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, p.x + image);
     Vector<WIDTH> u = load<WIDTH>(p.x + own);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) u.lane[i] -= sum.lane[i] / window.size();
     store(p.u + own, u);
   } else if constexpr (STEP == Step::forward || STEP == Step::begin) {
+    const Vector<WIDTH> sum = window_sum<true, WIDTH>(problem, window, p.u + image);
     const Vector<WIDTH> x = load<WIDTH>(p.x + own);
     Vector<WIDTH> t = zeros<WIDTH>(), out = STEP == Step::forward ? x : load<WIDTH>(p.dy + own);
 #pragma unroll
@@ -101,21 +101,27 @@ __global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments a, C
       t.lane[i] = out.lane[i] * x.lane[i] * (power / d);
       out.lane[i] *= power;
     }
-    if (STEP == Step::begin) store(p.t + own, t);
-    store(p.out + own, out);
+    if constexpr (STEP == Step::begin) {
+      store(p.t + own, t);
+      store(p.part + own, out);
+    } else {
+      store(p.out + own, out);
+    }
   } else if constexpr (STEP == Step::spread) {
+    const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, p.t + image);
     const float size = Window::around(problem, h, w, false).size();
-    Vector<WIDTH> dx = load<WIDTH>(p.out + own), u = load<WIDTH>(p.u + own);
+    Vector<WIDTH> part = load<WIDTH>(p.part + own), u = load<WIDTH>(p.u + own);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
       const float g = -a.gradient_factor * u.lane[i] * sum.lane[i];
-      dx.lane[i] += g;
+      part.lane[i] += g;
       u.lane[i] = g / size;
     }
-    store(p.out + own, dx);
+    store(p.part + own, part);
     store(p.u + own, u);
   } else {
-    Vector<WIDTH> dx = load<WIDTH>(p.out + own);
+    const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, p.u + image);
+    Vector<WIDTH> dx = load<WIDTH>(p.part + own);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) dx.lane[i] -= sum.lane[i];
     store(p.out + own, dx);
@@ -124,8 +130,8 @@ __global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments a, C
 
 // ---- launchers ------------------------------------------------------------------------------------------
 
-template <Step STEP, int WIDTH>
-void launch(const ContrastNormProblem& problem, const ContrastPointers& p, Stream stream) {
+template <Step STEP, int WIDTH, class T>
+void launch(const ContrastNormProblem& problem, const ContrastPointers<T>& p, Stream stream) {
   const ContrastArguments a = {problem,
                                2.0f * problem.alpha * problem.beta,
                                problem.count() / WIDTH,
@@ -133,13 +139,14 @@ void launch(const ContrastNormProblem& problem, const ContrastPointers& p, Strea
                                Divider(problem.w),
                                Divider(problem.h)};
   const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
-  CCONVNET_LAUNCH((contrast_norm<STEP, WIDTH>), grid, kThreads, stream, a, p);
+  CCONVNET_LAUNCH((contrast_norm<STEP, WIDTH, T>), grid, kThreads, stream, a, p);
 }
 
-template <Step STEP>
-void launch(const ContrastNormProblem& problem, const ContrastPointers& p, Stream stream) {
-  if (problem.c % kVectorWidth == 0 && aligned(p.x, p.dy, p.u, p.t, p.out)) {
-    launch<STEP, kVectorWidth>(problem, p, stream);
+// Vectors need a number of channels that they divide: every array then lies on vectors' boundaries.
+template <Step STEP, class T>
+void launch(const ContrastNormProblem& problem, const ContrastPointers<T>& p, Stream stream) {
+  if (problem.c % kVectorWidth<T> == 0 && aligned(p.x, p.dy, p.u, p.t, p.part, p.out)) {
+    launch<STEP, kVectorWidth<T>>(problem, p, stream);
   } else {
     launch<STEP, 1>(problem, p, stream);
   }
@@ -152,24 +159,34 @@ size_t contrast_norm_forward_workspace(const ContrastNormProblem& problem) {
 }
 
 size_t contrast_norm_backward_workspace(const ContrastNormProblem& problem) {
-  return 2 * sizeof(float) * problem.count();  // u and t
+  return 3 * sizeof(float) * problem.count();  // u, t and part
 }
 
-void contrast_norm_forward(const ContrastNormProblem& problem, const float* x, float* y, void* workspace,
+template <class T>
+void contrast_norm_forward(const ContrastNormProblem& problem, const T* x, T* y, void* workspace,
                            Stream stream) {
-  const ContrastPointers p = {x, nullptr, static_cast<float*>(workspace), nullptr, y};
+  const ContrastPointers<T> p = {x, nullptr, static_cast<float*>(workspace), nullptr, nullptr, y};
   launch<Step::center>(problem, p, stream);
   launch<Step::forward>(problem, p, stream);
 }
 
-void contrast_norm_backward(const ContrastNormProblem& problem, const float* x, const float* dy, float* dx,
+template <class T>
+void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, const T* dy, T* dx,
                             void* workspace, Stream stream) {
   float* const u = static_cast<float*>(workspace);
-  const ContrastPointers p = {x, dy, u, u + problem.count(), dx};
+  float* const t = u + problem.count();
+  const ContrastPointers<T> p = {x, dy, u, t, t + problem.count(), dx};
   launch<Step::center>(problem, p, stream);
   launch<Step::begin>(problem, p, stream);
   launch<Step::spread>(problem, p, stream);
   launch<Step::finish>(problem, p, stream);
 }
+
+template void contrast_norm_forward(const ContrastNormProblem&, const float*, float*, void*, Stream);
+template void contrast_norm_backward(const ContrastNormProblem&, const float*, const float*, float*, void*,
+                                     Stream);
+template void contrast_norm_forward(const ContrastNormProblem&, const bfloat16*, bfloat16*, void*, Stream);
+template void contrast_norm_backward(const ContrastNormProblem&, const bfloat16*, const bfloat16*, bfloat16*,
+                                     void*, Stream);
 
 }  // namespace cconvnet

@@ -5,10 +5,11 @@
 namespace cconvnet {
 namespace {
 
+template <class T>
 struct EltmaxForward {
-  const float* a;
-  const float* b;
-  float* y;
+  const T* a;
+  const T* b;
+  T* y;
 
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
@@ -20,11 +21,12 @@ struct EltmaxForward {
   }
 };
 
+template <class T>
 struct EltmaxBackward {
-  const float* x;
-  const float* y;
-  const float* dy;
-  float* dx;
+  const T* x;
+  const T* y;
+  const T* dy;
+  T* dx;
 
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
@@ -41,12 +43,20 @@ struct EltmaxBackward {
 
 }  // namespace
 
-void eltmax_forward(int count, const float* a, const float* b, float* y, Stream stream) {
-  launch_elementwise(count, aligned(a, b, y), stream, EltmaxForward{a, b, y});
+template <class T>
+void eltmax_forward(int count, const T* a, const T* b, T* y, Stream stream) {
+  launch_elementwise<T>(count, aligned(a, b, y), stream, EltmaxForward<T>{a, b, y});
 }
 
-void eltmax_backward(int count, const float* x, const float* y, const float* dy, float* dx, Stream stream) {
-  launch_elementwise(count, aligned(x, y, dy, dx), stream, EltmaxBackward{x, y, dy, dx});
+template <class T>
+void eltmax_backward(int count, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
+  launch_elementwise<T>(count, aligned(x, y, dy, dx), stream, EltmaxBackward<T>{x, y, dy, dx});
 }
+
+template void eltmax_forward(int, const float*, const float*, float*, Stream);
+template void eltmax_backward(int, const float*, const float*, const float*, float*, Stream);
+
+template void eltmax_forward(int, const bfloat16*, const bfloat16*, bfloat16*, Stream);
+template void eltmax_backward(int, const bfloat16*, const bfloat16*, const bfloat16*, bfloat16*, Stream);
 
 }  // namespace cconvnet

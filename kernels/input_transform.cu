@@ -1,9 +1,11 @@
-// A float batch from stored uint8 images: crop, mirror, subtract the mean, shift the colours, scale.
+// A batch of numbers from stored uint8 images: crop, mirror, subtract the mean, shift the colours, scale.
 //   y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]), i = top[n] + p, j = left[n] +
 //   (mirrored) q
+// And the filters of a convolution for such a batch in blocks.
 //
-// A thread writes WIDTH neighbouring floats of one output row [Q*C], so writes are whole vectors; it reads
-// its bytes one by one, which the L1 cache serves, since mirrored pixels and crops lie at any address.
+// A thread writes WIDTH neighbouring elements of one cell, so writes are whole vectors; it reads its bytes
+// one by one, which the L1 cache serves, since mirrored pixels and crops lie at any address. A cell is what
+// lies in one piece in y: with blocks, one of them; without, a whole row of the image.
 #include "vector.cuh"
 
 namespace cconvnet {
@@ -12,8 +14,10 @@ namespace {
 struct InputArguments {
   int h, w, c, p, q;
   bool center_mean;
-  int total;                      // y's elements
-  Divider p_div, row_div, c_div;  // by P, by the vectors in an output row, by C
+  int cell_h, cell_w, pad;
+  int vectors;  // of y
+  // By the vectors of a cell, the cells in a row, the rows of cells, C and cell_w.
+  Divider vectors_div, columns_div, rows_div, c_div, cell_w_div;
   const uint8_t* images;
   const int32_t* top;
   const int32_t* left;
@@ -21,73 +25,156 @@ struct InputArguments {
   const float* mean;   // may be null
   const float* shift;  // may be null
   float scale;
-  float* y;
 };
 
-template <int WIDTH>
-__global__ void __launch_bounds__(kThreads) input_transform_kernel(InputArguments a) {
+template <int WIDTH, class T>
+__global__ void __launch_bounds__(kThreads) input_transform_kernel(InputArguments a, T* y) {
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (thread * WIDTH >= a.total) return;
-  int p, row_vector, c;
-  const int n = a.p_div.divide(a.row_div.divide(static_cast<int>(thread), row_vector), p);
-  int q = a.c_div.divide(row_vector * WIDTH, c);
+  if (thread >= a.vectors) return;
+  int vector, column, row, c, cell_q;
+  const int cell = a.vectors_div.divide(static_cast<int>(thread), vector);
+  const int n = a.rows_div.divide(a.columns_div.divide(cell, column), row);
+  const int cell_p = a.cell_w_div.divide(a.c_div.divide(vector * WIDTH, c), cell_q);
+  const int first_q = column * a.cell_w - a.pad;
+  int p = row * a.cell_h - a.pad + cell_p;
+  int q = first_q + cell_q;
 
   // Clamped, so that no offset reads out of bounds.
-  const int i = max(0, min(a.top[n], a.h - a.p)) + p;
+  const int top = max(0, min(a.top[n], a.h - a.p));
   const int left = max(0, min(a.left[n], a.w - a.q));
   const bool mirrored = a.mirror[n] != 0;
-  const int row = i * a.w;
-  const int mean_row = ((a.h - a.p) / 2 + p) * a.w + (a.w - a.q) / 2;  // with center_mean
   const uint8_t* image = a.images + int64_t{n} * a.h * a.w * a.c;
 
   Vector<WIDTH> result;
 #pragma unroll
   for (int lane = 0; lane < WIDTH; ++lane) {
-    const int j = left + (mirrored ? a.q - 1 - q : q);
-    const int pixel = (row + j) * a.c + c;
-    float value = image[pixel];
-    if (a.mean) value -= a.mean[a.center_mean ? (mean_row + q) * a.c + c : pixel];
-    if (a.shift) value += a.shift[n * a.c + c];
-    result.lane[lane] = a.scale * value;
+    float value = 0.0f;  // of the padding
+    if (p >= 0 && p < a.p && q >= 0 && q < a.q) {
+      const int pixel = ((top + p) * a.w + left + (mirrored ? a.q - 1 - q : q)) * a.c + c;
+      const int center = (((a.h - a.p) / 2 + p) * a.w + (a.w - a.q) / 2 + q) * a.c + c;
+      value = image[pixel];
+      if (a.mean) value -= a.mean[a.center_mean ? center : pixel];
+      if (a.shift) value += a.shift[n * a.c + c];
+      value *= a.scale;
+    }
+    result.lane[lane] = value;
     if (++c == a.c) {
       c = 0;
-      ++q;
+      if (++q == first_q + a.cell_w) {
+        q = first_q;
+        ++p;
+      }
     }
   }
-  store(a.y + thread * WIDTH, result);
+  store(y + thread * WIDTH, result);
+}
+
+template <int WIDTH, class T>
+void launch(const InputProblem& problem, InputArguments a, T* y, Stream stream) {
+  a.vectors = problem.y_count() / WIDTH;
+  a.vectors_div = Divider(a.cell_h * a.cell_w * a.c / WIDTH);
+  const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
+  CCONVNET_LAUNCH((input_transform_kernel<WIDTH, T>), grid, kThreads, stream, a, y);
+}
+
+// ---- filters --------------------------------------------------------------------------------------------
+
+struct FilterBlocks {
+  FilterBlocksProblem problem;
+  // By C, the sides of a block, and how many blocks a filter is wide and high.
+  Divider c_div, block_div, columns_div, rows_div;
+
+  explicit FilterBlocks(const FilterBlocksProblem& o)
+      : problem(o), c_div(o.c), block_div(o.block), columns_div(o.blocks_s()), rows_div(o.blocks_r()) {}
+
+  // Where element i of the blocks lies in w, or -1 where it lies beyond its filter.
+  __device__ __forceinline__ int in_filter(int i) const {
+    int c, s, r, column, row;
+    int rest = block_div.divide(c_div.divide(i, c), s);
+    rest = columns_div.divide(block_div.divide(rest, r), column);
+    const int k = rows_div.divide(rest, row);
+    r += row * problem.block;
+    s += column * problem.block;
+    return r < problem.r && s < problem.s ? ((k * problem.r + r) * problem.s + s) * problem.c + c : -1;
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    filters_to_blocks_kernel(int count, FilterBlocks a, const float* w, T* blocks) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const int from = a.in_filter(static_cast<int>(i));
+  blocks[i] = from_float<T>(from < 0 ? 0.0f : w[from]);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    filters_from_blocks_kernel(int count, FilterBlocks a, const float* dblocks, float* dw) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const int to = a.in_filter(static_cast<int>(i));
+  if (to >= 0) dw[to] = dblocks[i];
+}
+
+dim3 filter_grid(const FilterBlocksProblem& problem) {
+  return dim3(static_cast<unsigned>(ceil_div(problem.blocks_count(), kThreads)));
 }
 
 }  // namespace
 
+template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
-                     float scale, float* y, Stream stream) {
-  const int row = problem.q * problem.c;
-  const int width = row % kVectorWidth == 0 && aligned(y) ? kVectorWidth : 1;
+                     float scale, T* y, Stream stream) {
+  const bool blocks = problem.block > 1;
+  const int cell_h = problem.block;
+  const int cell_w = blocks ? problem.block : problem.q;
   const InputArguments arguments{problem.h,
                                  problem.w,
                                  problem.c,
                                  problem.p,
                                  problem.q,
                                  problem.center_mean,
+                                 cell_h,
+                                 cell_w,
+                                 problem.pad,
                                  problem.y_count(),
-                                 Divider(problem.p),
-                                 Divider(row / width),
+                                 Divider(1),
+                                 Divider(blocks ? problem.blocks_w() : 1),
+                                 Divider(problem.blocks_h()),
                                  Divider(problem.c),
+                                 Divider(cell_w),
                                  images,
                                  top,
                                  left,
                                  mirror,
                                  mean,
                                  shift,
-                                 scale,
-                                 y};
-  const dim3 grid(static_cast<unsigned>(ceil_div(problem.y_count(), kThreads * width)));
-  if (width == kVectorWidth) {
-    CCONVNET_LAUNCH((input_transform_kernel<kVectorWidth>), grid, kThreads, stream, arguments);
+                                 scale};
+  if (cell_h * cell_w * problem.c % kVectorWidth<T> == 0 && aligned(y)) {
+    launch<kVectorWidth<T>>(problem, arguments, y, stream);
   } else {
-    CCONVNET_LAUNCH((input_transform_kernel<1>), grid, kThreads, stream, arguments);
+    launch<1>(problem, arguments, y, stream);
   }
 }
+
+template <class T>
+void filters_to_blocks(const FilterBlocksProblem& problem, const float* w, T* blocks, Stream stream) {
+  CCONVNET_LAUNCH(filters_to_blocks_kernel<T>, filter_grid(problem), kThreads, stream, problem.blocks_count(),
+                  FilterBlocks(problem), w, blocks);
+}
+
+void filters_from_blocks(const FilterBlocksProblem& problem, const float* dblocks, float* dw, Stream stream) {
+  CCONVNET_LAUNCH(filters_from_blocks_kernel, filter_grid(problem), kThreads, stream, problem.blocks_count(),
+                  FilterBlocks(problem), dblocks, dw);
+}
+
+template void input_transform(const InputProblem&, const uint8_t*, const int32_t*, const int32_t*,
+                              const uint8_t*, const float*, const float*, float, float*, Stream);
+template void filters_to_blocks(const FilterBlocksProblem&, const float*, float*, Stream);
+
+template void input_transform(const InputProblem&, const uint8_t*, const int32_t*, const int32_t*,
+                              const uint8_t*, const float*, const float*, float, bfloat16*, Stream);
+template void filters_to_blocks(const FilterBlocksProblem&, const float*, bfloat16*, Stream);
 
 }  // namespace cconvnet

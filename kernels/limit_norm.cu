@@ -42,8 +42,9 @@ __global__ void __launch_bounds__(kThreads) limit_rows(int columns, float limit,
 
 void limit_norm(const NormLimitProblem& problem, float* w, Stream stream) {
   const dim3 grid(static_cast<unsigned>(problem.rows));
-  if (problem.columns % kVectorWidth == 0 && aligned(w)) {
-    CCONVNET_LAUNCH((limit_rows<kVectorWidth>), grid, kThreads, stream, problem.columns, problem.limit, w);
+  if (problem.columns % kVectorWidth<float> == 0 && aligned(w)) {
+    CCONVNET_LAUNCH((limit_rows<kVectorWidth<float>>), grid, kThreads, stream, problem.columns, problem.limit,
+                    w);
   } else {
     CCONVNET_LAUNCH((limit_rows<1>), grid, kThreads, stream, problem.columns, problem.limit, w);
   }

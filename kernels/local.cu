@@ -18,30 +18,32 @@
 namespace cconvnet {
 namespace {
 
-struct LocalParameters {
+// What the operands ask; LocalParameters adds the arrays.
+struct LocalLayout {
   LocalProblem problem;
   int c_per_group, k_per_group;
   uint32_t x_image, y_image;  // elements of one image
   GemmSize size;              // of the largest product
   GemmGrid grid;
   Divider by_c, by_s, by_k;
-  const float *a, *b, *bias;
-  bool relu;
-  bool vector_stores;
-  float* out;  // with splits, the partial outputs, each of `count` elements
-  size_t count;
+};
+
+template <class T, class Output>
+struct LocalParameters : LocalLayout {
+  const T *a, *b;
+  Destination<Output> destination;
 };
 
 // An operand whose offsets are sums of a row's part and a depth's part, either of which may be outside.
-template <class View, bool ALONG_K_>
+template <class View, class T, bool ALONG_K_>
 struct Operand {
   static constexpr bool ALONG_K = ALONG_K_;
   using Row = uint32_t;
   using Depth = uint32_t;
 
-  const LocalParameters& o;
+  const LocalLayout& o;
   const View& view;
-  const float* data;
+  const T* data;
 
   __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
     return row != kOutside && depth != kOutside ? row + depth : kOutside;
@@ -50,7 +52,7 @@ struct Operand {
 
 // A block's view of the problem lies in shared memory, as GemmBlock. Sets up the block's one View.
 template <class View>
-__device__ __forceinline__ const View& shared_view(const LocalParameters& o, uint32_t batch) {
+__device__ __forceinline__ const View& shared_view(const LocalLayout& o, uint32_t batch) {
   auto& view = shared_memory<View>();
   if (threadIdx.x == 0) view = View::make(o, batch / o.problem.groups, batch % o.problem.groups);
   __syncthreads();
@@ -65,15 +67,14 @@ struct Position {
   // Channel k of the group is element first_output + k of an image of y, of the biases, and of the filters.
   uint32_t first_output;
 
-  static __device__ __forceinline__ Position make(const LocalParameters& o, uint32_t position,
-                                                  uint32_t group) {
+  static __device__ __forceinline__ Position make(const LocalLayout& o, uint32_t position, uint32_t group) {
     const ConvProblem& c = o.problem;
     return {position / c.q * c.stride_h - c.pad_h, position % c.q * c.stride_w - c.pad_w,
             group * o.c_per_group, position * c.k + group * o.k_per_group};
   }
 
   // Where in an image weight i of a filter, (r, s, c) in one number, finds its pixel.
-  __device__ __forceinline__ uint32_t pixel(const LocalParameters& o, uint32_t i) const {
+  __device__ __forceinline__ uint32_t pixel(const LocalLayout& o, uint32_t i) const {
     const ConvProblem& problem = o.problem;
     if (i >= static_cast<uint32_t>(problem.r * problem.s * o.c_per_group)) return kOutside;
     int c, s;
@@ -85,7 +86,12 @@ struct Position {
 };
 
 // fprop's A: the window in every image.
-struct Windows : Operand<Position, true> {
+template <class T>
+struct Windows : Operand<Position, T, true> {
+  using Base = Operand<Position, T, true>;
+  using Base::o, Base::view;
+  using typename Base::Row, typename Base::Depth;
+
   __device__ __forceinline__ Row row(uint32_t m) const {
     return m < static_cast<uint32_t>(o.size.m) ? m * o.x_image : kOutside;
   }
@@ -93,7 +99,12 @@ struct Windows : Operand<Position, true> {
 };
 
 // fprop's B: the position's filters, a plain matrix.
-struct Filters : Operand<Position, true> {
+template <class T>
+struct Filters : Operand<Position, T, true> {
+  using Base = Operand<Position, T, true>;
+  using Base::o, Base::view;
+  using typename Base::Row, typename Base::Depth;
+
   __device__ __forceinline__ Row row(uint32_t n) const {
     return n < static_cast<uint32_t>(o.size.n) ? (view.first_output + n) * o.size.k : kOutside;
   }
@@ -103,13 +114,18 @@ struct Filters : Operand<Position, true> {
 };
 
 struct FpropOutput {
-  const LocalParameters& o;
+  const LocalLayout& o;
   const Position& view;
   __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * o.y_image + view.first_output; }
 };
 
 // wgrad's A: dy at the position, transposed.
-struct Gradients : Operand<Position, false> {
+template <class T>
+struct Gradients : Operand<Position, T, false> {
+  using Base = Operand<Position, T, false>;
+  using Base::o, Base::view;
+  using typename Base::Row, typename Base::Depth;
+
   __device__ __forceinline__ Row row(uint32_t m) const {
     return m < static_cast<uint32_t>(o.size.m) ? view.first_output + m : kOutside;
   }
@@ -119,7 +135,12 @@ struct Gradients : Operand<Position, false> {
 };
 
 // wgrad's B: the window in every image, transposed.
-struct TransposedWindows : Operand<Position, false> {
+template <class T>
+struct TransposedWindows : Operand<Position, T, false> {
+  using Base = Operand<Position, T, false>;
+  using Base::o, Base::view;
+  using typename Base::Row, typename Base::Depth;
+
   __device__ __forceinline__ Row row(uint32_t n) const { return view.pixel(o, n); }
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     return k < static_cast<uint32_t>(o.size.k) ? k * o.x_image : kOutside;
@@ -127,7 +148,7 @@ struct TransposedWindows : Operand<Position, false> {
 };
 
 struct WgradOutput {
-  const LocalParameters& o;
+  const LocalLayout& o;
   const Position& view;
   __device__ __forceinline__ uint32_t row(uint32_t m) const { return (view.first_output + m) * o.size.n; }
 };
@@ -151,7 +172,7 @@ struct Pixel {
     return {begin, max(min(i / stride + 1, windows) - begin, 0)};
   }
 
-  static __device__ __forceinline__ Pixel make(const LocalParameters& o, uint32_t pixel, uint32_t group) {
+  static __device__ __forceinline__ Pixel make(const LocalLayout& o, uint32_t pixel, uint32_t group) {
     const ConvProblem& c = o.problem;
     const int h = pixel / c.w + c.pad_h, w = pixel % c.w + c.pad_w;
     const Range p = windows(h, c.r, c.stride_h, c.p), q = windows(w, c.s, c.stride_w, c.q);
@@ -166,7 +187,7 @@ struct Pixel {
   }
 
   // Splits k into window (p, q) and output channel.
-  __device__ __forceinline__ uint32_t window(const LocalParameters& o, uint32_t k, uint32_t& q,
+  __device__ __forceinline__ uint32_t window(const LocalLayout& o, uint32_t k, uint32_t& q,
                                              uint32_t& channel) const {
     int rest;
     const uint32_t window = o.by_k.divide(k, rest);
@@ -177,7 +198,12 @@ struct Pixel {
 };
 
 // dgrad's A: dy of the windows in every image.
-struct Reached : Operand<Pixel, true> {
+template <class T>
+struct Reached : Operand<Pixel, T, true> {
+  using Base = Operand<Pixel, T, true>;
+  using Base::o, Base::view;
+  using typename Base::Row, typename Base::Depth;
+
   __device__ __forceinline__ Row row(uint32_t m) const {
     return m < static_cast<uint32_t>(o.size.m) ? m * o.y_image : kOutside;
   }
@@ -190,7 +216,12 @@ struct Reached : Operand<Pixel, true> {
 };
 
 // dgrad's B: the weights by which each window reads the pixel, contiguous along the input channel.
-struct Weights : Operand<Pixel, false> {
+template <class T>
+struct Weights : Operand<Pixel, T, false> {
+  using Base = Operand<Pixel, T, false>;
+  using Base::o, Base::view;
+  using typename Base::Row, typename Base::Depth;
+
   __device__ __forceinline__ Row row(uint32_t n) const {
     return n < static_cast<uint32_t>(o.size.n) ? n : kOutside;
   }
@@ -205,47 +236,41 @@ struct Weights : Operand<Pixel, false> {
 };
 
 struct DgradOutput {
-  const LocalParameters& o;
+  const LocalLayout& o;
   const Pixel& view;
   __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * o.x_image + view.first_input; }
 };
 
 // ---- kernels --------------------------------------------------------------------------------------------
 
-// `out` is this split's.
-__device__ __forceinline__ Epilogue epilogue_of(const LocalParameters& o, const GemmBlock& block,
-                                                const float* bias) {
-  return {o.out + block.split * o.count, bias, o.relu, o.vector_stores};
-}
-
-template <class Tile>
-__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS) local_fprop_gemm(LocalParameters o) {
+template <class Tile, class T = typename Tile::Element>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
+    local_fprop_gemm(LocalParameters<T, FinishedOutput<T>> o) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
   const Position& view = shared_view<Position>(o, block.batch);
-  const auto product = multiply_tile<Tile>(Windows{{o, view, o.a}}, Filters{{o, view, o.b}}, block.m, block.n,
-                                           block.steps<Tile>(o.size.k, o.grid.splits));
-  const Epilogue epilogue = epilogue_of(o, block, o.bias ? o.bias + view.first_output : nullptr);
-  store_tile(product, epilogue, FpropOutput{o, view}, block.m, block.n, o.size.m, o.size.n);
+  const auto product = multiply_tile<Tile>(Windows<T>{{o, view, o.a}}, Filters<T>{{o, view, o.b}}, block.m,
+                                           block.n, block.steps<Tile>(o.size.k, o.grid.splits));
+  o.destination.store(product, block, FpropOutput{o, view}, view.first_output, o.size.m, o.size.n);
 }
 
-template <class Tile>
-__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS) local_dgrad_gemm(LocalParameters o) {
+template <class Tile, class T = typename Tile::Element>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
+    local_dgrad_gemm(LocalParameters<T, PlainOutput<T>> o) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
   const Pixel& view = shared_view<Pixel>(o, block.batch);
-  const auto product = multiply_tile<Tile>(Reached{{o, view, o.a}}, Weights{{o, view, o.b}}, block.m, block.n,
-                                           block.steps<Tile>(view.gemm_k, o.grid.splits));
-  store_tile(product, epilogue_of(o, block, nullptr), DgradOutput{o, view}, block.m, block.n, o.size.m,
-             o.size.n);
+  const auto product = multiply_tile<Tile>(Reached<T>{{o, view, o.a}}, Weights<T>{{o, view, o.b}}, block.m,
+                                           block.n, block.steps<Tile>(view.gemm_k, o.grid.splits));
+  o.destination.store(product, block, DgradOutput{o, view}, 0, o.size.m, o.size.n);
 }
 
-template <class Tile>
-__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS) local_wgrad_gemm(LocalParameters o) {
+template <class Tile, class T = typename Tile::Element>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
+    local_wgrad_gemm(LocalParameters<T, GradientOutput> o) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
   const Position& view = shared_view<Position>(o, block.batch);
-  const auto product = multiply_tile<Tile>(Gradients{{o, view, o.a}}, TransposedWindows{{o, view, o.b}},
+  const auto product = multiply_tile<Tile>(Gradients<T>{{o, view, o.a}}, TransposedWindows<T>{{o, view, o.b}},
                                            block.m, block.n, block.steps<Tile>(o.size.k, o.grid.splits));
-  store_tile(product, epilogue_of(o, block, nullptr), WgradOutput{o, view}, block.m, block.n, o.size.m,
-             o.size.n);
+  o.destination.store(product, block, WgradOutput{o, view}, 0, o.size.m, o.size.n);
 }
 
 // ---- launchers ------------------------------------------------------------------------------------------
@@ -267,52 +292,54 @@ GemmSize wgrad_size(const LocalProblem& o) {
   return {o.k_per_group(), o.r * o.s * o.c_per_group(), o.n, o.positions() * o.groups};
 }
 
-// `bias` may be null. `count` is the number of elements of `out`.
-template <class Tile, class Kernel>
-void launch(const Kernel& kernel, const LocalProblem& problem, const GemmSize& size, const float* a,
-            const float* b, const float* bias, bool relu, float* out, int count, void* workspace,
-            Stream stream) {
+// `count` is the number of elements of the output, whose channels repeat.
+template <class Tile, class Output, class Kernel, class T = typename Tile::Element>
+void launch(const Kernel& kernel, const LocalProblem& problem, const GemmSize& size, const void* a,
+            const void* b, const Output& output, int count, int channels, void* workspace, Stream stream) {
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  const bool split = grid.splits > 1;
-  float* const target = split ? static_cast<float*>(workspace) : out;
-  const LocalParameters parameters = {problem,
-                                      problem.c_per_group(),
-                                      problem.k_per_group(),
-                                      static_cast<uint32_t>(problem.x_count() / problem.n),
-                                      static_cast<uint32_t>(problem.y_count() / problem.n),
-                                      size,
-                                      grid,
-                                      Divider(problem.c_per_group()),
-                                      Divider(problem.s),
-                                      Divider(problem.k_per_group()),
-                                      a,
-                                      b,
-                                      split ? nullptr : bias,
-                                      !split && relu,
-                                      aligned(target) && size.n % kVectorWidth == 0,
-                                      target,
-                                      static_cast<size_t>(count)};
+  const LocalLayout layout = {problem,
+                              problem.c_per_group(),
+                              problem.k_per_group(),
+                              static_cast<uint32_t>(problem.x_count() / problem.n),
+                              static_cast<uint32_t>(problem.y_count() / problem.n),
+                              size,
+                              grid,
+                              Divider(problem.c_per_group()),
+                              Divider(problem.s),
+                              Divider(problem.k_per_group())};
+  const LocalParameters<T, Output> parameters = {
+      layout, static_cast<const T*>(a), static_cast<const T*>(b), {output, count, grid, workspace}};
   CCONVNET_LAUNCH(kernel, grid.blocks(), Tile::THREADS, stream, parameters);
-  // An image of y has a bias for every element.
-  if (split) split_reduce(count, grid.splits, target, problem.bias_count(), bias, relu, out, stream);
+  parameters.destination.reduce(grid, channels, stream);
 }
 
 template <class Tile>
 void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream stream) {
-  launch<Tile>(local_fprop_gemm<Tile>, o, fprop_size(o), a.x, a.w, a.bias, a.relu, a.y, o.y_count(),
-               a.workspace, stream);
+  using T = typename Tile::Element;
+  const GemmSize size = fprop_size(o);
+  T* const y = static_cast<T*>(a.y);
+  const FinishedOutput<T> output(a.finish, y, whole_groups<Tile>(size.n, y, a.workspace));
+  // An image of y has a bias for every element.
+  launch<Tile>(local_fprop_gemm<Tile>, o, size, a.x, a.w, output, o.y_count(), o.bias_count(), a.workspace,
+               stream);
+  output.after(a.finish, stream);
 }
 
 template <class Tile>
 void launch_dgrad(const LocalProblem& o, const DgradArguments& a, Stream stream) {
-  launch<Tile>(local_dgrad_gemm<Tile>, o, dgrad_size(o), a.dy, a.w, nullptr, false, a.dx, o.x_count(),
-               a.workspace, stream);
+  using T = typename Tile::Element;
+  const GemmSize size = dgrad_size(o);
+  T* const dx = static_cast<T*>(a.dx);
+  const PlainOutput<T> output = {dx, whole_groups<Tile>(size.n, dx, a.workspace)};
+  launch<Tile>(local_dgrad_gemm<Tile>, o, size, a.dy, a.w, output, o.x_count(), o.c, a.workspace, stream);
 }
 
 template <class Tile>
 void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream stream) {
-  launch<Tile>(local_wgrad_gemm<Tile>, o, wgrad_size(o), a.dy, a.x, nullptr, false, a.dw, o.w_count(),
-               a.workspace, stream);
+  const GemmSize size = wgrad_size(o);
+  const GradientOutput output(a.update, a.dw, whole_groups<Tile>(size.n, a.dw, a.workspace));
+  launch<Tile>(local_wgrad_gemm<Tile>, o, size, a.dy, a.x, output, o.w_count(), o.w_count(), a.workspace,
+               stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
@@ -320,17 +347,17 @@ void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream stream)
 // Vectors lie along channels, and must not leave their group.
 template <class Tile>
 bool whole_vectors_of_x(const LocalProblem& o) {
-  return o.c_per_group() % Tile::VECTOR == 0;
+  return Tile::multiplies(o.precision) && o.c_per_group() % Tile::WHOLE == 0;
 }
 template <class Tile>
 bool whole_vectors_of_both(const LocalProblem& o) {
-  return whole_vectors_of_x<Tile>(o) && o.k_per_group() % Tile::VECTOR == 0;
+  return whole_vectors_of_x<Tile>(o) && o.k_per_group() % Tile::WHOLE == 0;
 }
 
 template <class Tile>
 LocalFpropTable::Row fprop_row() {
-  return {"local_fprop_gemm_fp32_" + tile_name<Tile>(),
-          Tile::VECTOR > 1,
+  return {"local_fprop_gemm_" + Tile::name(),
+          Tile::WHOLE > 1,
           whole_vectors_of_x<Tile>,
           [](const LocalProblem& o) { return suits<Tile>(fprop_size(o)); },
           [](const LocalProblem& o) { return split_workspace(fprop_size(o), o.y_count()); },
@@ -339,8 +366,8 @@ LocalFpropTable::Row fprop_row() {
 
 template <class Tile>
 LocalDgradTable::Row dgrad_row() {
-  return {"local_dgrad_gemm_fp32_" + tile_name<Tile>(),
-          Tile::VECTOR > 1,
+  return {"local_dgrad_gemm_" + Tile::name(),
+          Tile::WHOLE > 1,
           whole_vectors_of_both<Tile>,
           [](const LocalProblem& o) { return suits<Tile>(dgrad_size(o)); },
           [](const LocalProblem& o) { return split_workspace(dgrad_size(o), o.x_count()); },
@@ -349,33 +376,42 @@ LocalDgradTable::Row dgrad_row() {
 
 template <class Tile>
 LocalWgradTable::Row wgrad_row() {
-  return {"local_wgrad_gemm_fp32_" + tile_name<Tile>(),
-          Tile::VECTOR > 1,
+  return {"local_wgrad_gemm_" + Tile::name(),
+          Tile::WHOLE > 1,
           whole_vectors_of_both<Tile>,
           [](const LocalProblem& o) { return suits<Tile>(wgrad_size(o)); },
           [](const LocalProblem& o) { return split_workspace(wgrad_size(o), o.w_count()); },
           launch_wgrad<Tile>};
 }
 
-using Large = Tile<64, 64, 8, 8, 4, 4>;
-using Small = Tile<32, 32, 8, 4, 4, 4>;
-using Scalar = Tile<32, 32, 8, 4, 4, 1>;
+template <class T>
+using Large = Tile<T, 64, 64, 8, 8, 4, 4>;
+template <class T>
+using Small = Tile<T, 32, 32, 8, 4, 4, 4>;
+template <class T>
+using Scalar = Tile<T, 32, 32, 8, 4, 4, 1>;
 
 const LocalFpropTable& fprop_table() {
-  static const LocalFpropTable table("local_fprop",
-                                     {fprop_row<Large>(), fprop_row<Small>(), fprop_row<Scalar>()});
+  static const LocalFpropTable table(
+      "local_fprop",
+      {fprop_row<Large<float>>(), fprop_row<Small<float>>(), fprop_row<Scalar<float>>(),
+       fprop_row<Large<bfloat16>>(), fprop_row<Small<bfloat16>>(), fprop_row<Scalar<bfloat16>>()});
   return table;
 }
 
 const LocalDgradTable& dgrad_table() {
-  static const LocalDgradTable table("local_dgrad",
-                                     {dgrad_row<Large>(), dgrad_row<Small>(), dgrad_row<Scalar>()});
+  static const LocalDgradTable table(
+      "local_dgrad",
+      {dgrad_row<Large<float>>(), dgrad_row<Small<float>>(), dgrad_row<Scalar<float>>(),
+       dgrad_row<Large<bfloat16>>(), dgrad_row<Small<bfloat16>>(), dgrad_row<Scalar<bfloat16>>()});
   return table;
 }
 
 const LocalWgradTable& wgrad_table() {
-  static const LocalWgradTable table("local_wgrad",
-                                     {wgrad_row<Large>(), wgrad_row<Small>(), wgrad_row<Scalar>()});
+  static const LocalWgradTable table(
+      "local_wgrad",
+      {wgrad_row<Large<float>>(), wgrad_row<Small<float>>(), wgrad_row<Scalar<float>>(),
+       wgrad_row<Large<bfloat16>>(), wgrad_row<Small<bfloat16>>(), wgrad_row<Scalar<bfloat16>>()});
   return table;
 }
 

@@ -7,10 +7,11 @@
 namespace cconvnet {
 namespace {
 
+template <class T>
 struct ReluBackward {
-  const float* y;
-  const float* dy;
-  float* dx;
+  const T* y;
+  const T* dy;
+  T* dx;
 
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
@@ -22,11 +23,11 @@ struct ReluBackward {
   }
 };
 
-template <Neuron NEURON>
+template <Neuron NEURON, class T>
 struct NeuronForward {
   float a, b;
-  const float* x;
-  float* y;
+  const T* x;
+  T* y;
 
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
@@ -38,13 +39,13 @@ struct NeuronForward {
 };
 
 // No derivative uses both x and y; the compiler drops the load of the other.
-template <Neuron NEURON>
+template <Neuron NEURON, class T>
 struct NeuronBackward {
   float a, b;
-  const float* x;
-  const float* y;
-  const float* dy;
-  float* dx;
+  const T* x;
+  const T* y;
+  const T* dy;
+  T* dx;
 
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
@@ -61,27 +62,42 @@ struct NeuronBackward {
 
 }  // namespace
 
-void relu_forward(int count, const float* x, float* y, Stream stream) {
-  launch_elementwise(count, aligned(x, y), stream, NeuronForward<Neuron::relu>{0, 0, x, y});
+template <class T>
+void relu_forward(int count, const T* x, T* y, Stream stream) {
+  launch_elementwise<T>(count, aligned(x, y), stream, NeuronForward<Neuron::relu, T>{0, 0, x, y});
 }
 
-void relu_backward(int count, const float* y, const float* dy, float* dx, Stream stream) {
-  launch_elementwise(count, aligned(y, dy, dx), stream, ReluBackward{y, dy, dx});
+template <class T>
+void relu_backward(int count, const T* y, const T* dy, T* dx, Stream stream) {
+  launch_elementwise<T>(count, aligned(y, dy, dx), stream, ReluBackward<T>{y, dy, dx});
 }
 
-void neuron_forward(const NeuronProblem& problem, const float* x, float* y, Stream stream) {
+template <class T>
+void neuron_forward(const NeuronProblem& problem, const T* x, T* y, Stream stream) {
   dispatch_neuron(problem.neuron, [&](auto neuron) {
-    launch_elementwise(problem.count, aligned(x, y), stream,
-                       NeuronForward<decltype(neuron)::value>{problem.a, problem.b, x, y});
+    launch_elementwise<T>(problem.count, aligned(x, y), stream,
+                          NeuronForward<decltype(neuron)::value, T>{problem.a, problem.b, x, y});
   });
 }
 
-void neuron_backward(const NeuronProblem& problem, const float* x, const float* y, const float* dy, float* dx,
+template <class T>
+void neuron_backward(const NeuronProblem& problem, const T* x, const T* y, const T* dy, T* dx,
                      Stream stream) {
   dispatch_neuron(problem.neuron, [&](auto neuron) {
-    launch_elementwise(problem.count, aligned(x, y, dy, dx), stream,
-                       NeuronBackward<decltype(neuron)::value>{problem.a, problem.b, x, y, dy, dx});
+    launch_elementwise<T>(problem.count, aligned(x, y, dy, dx), stream,
+                          NeuronBackward<decltype(neuron)::value, T>{problem.a, problem.b, x, y, dy, dx});
   });
 }
+
+template void relu_forward(int, const float*, float*, Stream);
+template void relu_backward(int, const float*, const float*, float*, Stream);
+template void neuron_forward(const NeuronProblem&, const float*, float*, Stream);
+template void neuron_backward(const NeuronProblem&, const float*, const float*, const float*, float*, Stream);
+
+template void relu_forward(int, const bfloat16*, bfloat16*, Stream);
+template void relu_backward(int, const bfloat16*, const bfloat16*, bfloat16*, Stream);
+template void neuron_forward(const NeuronProblem&, const bfloat16*, bfloat16*, Stream);
+template void neuron_backward(const NeuronProblem&, const bfloat16*, const bfloat16*, const bfloat16*,
+                              bfloat16*, Stream);
 
 }  // namespace cconvnet

@@ -7,16 +7,12 @@
 #include <cmath>
 
 #include "larger.h"
-#include "vector.cuh"
+#include "pool_windows.cuh"
 
 namespace cconvnet {
 namespace {
 
 enum class Pooling { max, average };
-
-struct Range {
-  int begin, end;  // empty where end <= begin
-};
 
 struct PoolArguments {
   PoolProblem problem;
@@ -39,24 +35,10 @@ __device__ __forceinline__ Place place(const PoolArguments& a, int vector) {
   return at;
 }
 
-// The part of window `index` that lies in the image.
-__device__ __forceinline__ Range window(int index, int stride, int pad, int size, int image) {
-  const int begin = index * stride - pad;
-  return {max(begin, 0), min(begin + size, image)};
-}
-
-// The windows that hold coordinate `i`: those with index*stride <= i + pad < index*stride + size. With a
-// negative padding the first coordinates are in none.
-__device__ __forceinline__ Range windows_holding(int i, int stride, const Divider& stride_div, int pad,
-                                                 int size, int windows) {
-  const int next = i + pad + stride;
-  return {stride_div.quotient(max(next - size, 0)), min(stride_div.quotient(max(next, 0)), windows)};
-}
-
 // ---- kernels --------------------------------------------------------------------------------------------
 
-template <Pooling POOLING, int WIDTH>
-__global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const float* x, float* y) {
+template <Pooling POOLING, int WIDTH, class T>
+__global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const T* x, T* y) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (vector >= a.vectors) return;
   const PoolProblem& problem = a.problem;
@@ -68,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const 
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) result.lane[i] = POOLING == Pooling::max ? -INFINITY : 0.0f;
   for (int h = rows.begin; h < rows.end; ++h) {
-    const float* address = x + ((at.n * problem.h + h) * problem.w + columns.begin) * problem.c + at.c;
+    const T* address = x + ((at.n * problem.h + h) * problem.w + columns.begin) * problem.c + at.c;
     for (int w = columns.begin; w < columns.end; ++w) {
       const Vector<WIDTH> value = load<WIDTH>(address);
 #pragma unroll
@@ -88,9 +70,9 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const 
 }
 
 // Average pooling reads neither x nor y.
-template <Pooling POOLING, int WIDTH>
+template <Pooling POOLING, int WIDTH, class T>
 __global__ void __launch_bounds__(kThreads)
-    pool_backward(PoolArguments a, const float* x, const float* y, const float* dy, float* dx) {
+    pool_backward(PoolArguments a, const T* x, const T* y, const T* dy, T* dx) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (vector >= a.vectors) return;
   const PoolProblem& problem = a.problem;
@@ -143,46 +125,67 @@ dim3 blocks(const PoolArguments& a) {
   return dim3(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
 }
 
-template <Pooling POOLING>
-void launch_forward(const PoolProblem& problem, const float* x, float* y, Stream stream) {
-  if (problem.c % kVectorWidth == 0 && aligned(x, y)) {
-    const PoolArguments a = arguments(problem, problem.p, problem.q, kVectorWidth);
-    CCONVNET_LAUNCH((pool_forward<POOLING, kVectorWidth>), blocks(a), kThreads, stream, a, x, y);
+template <Pooling POOLING, int WIDTH, class T>
+void launch_forward(const PoolProblem& problem, const T* x, T* y, Stream stream) {
+  const PoolArguments a = arguments(problem, problem.p, problem.q, WIDTH);
+  CCONVNET_LAUNCH((pool_forward<POOLING, WIDTH, T>), blocks(a), kThreads, stream, a, x, y);
+}
+
+template <Pooling POOLING, class T>
+void launch_forward(const PoolProblem& problem, const T* x, T* y, Stream stream) {
+  if (problem.c % kVectorWidth<T> == 0 && aligned(x, y)) {
+    launch_forward<POOLING, kVectorWidth<T>>(problem, x, y, stream);
   } else {
-    const PoolArguments a = arguments(problem, problem.p, problem.q, 1);
-    CCONVNET_LAUNCH((pool_forward<POOLING, 1>), blocks(a), kThreads, stream, a, x, y);
+    launch_forward<POOLING, 1>(problem, x, y, stream);
   }
 }
 
-template <Pooling POOLING>
-void launch_backward(const PoolProblem& problem, const float* x, const float* y, const float* dy, float* dx,
-                     Stream stream) {
-  if (problem.c % kVectorWidth == 0 && aligned(x, y, dy, dx)) {
-    const PoolArguments a = arguments(problem, problem.h, problem.w, kVectorWidth);
-    CCONVNET_LAUNCH((pool_backward<POOLING, kVectorWidth>), blocks(a), kThreads, stream, a, x, y, dy, dx);
+template <Pooling POOLING, int WIDTH, class T>
+void launch_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
+  const PoolArguments a = arguments(problem, problem.h, problem.w, WIDTH);
+  CCONVNET_LAUNCH((pool_backward<POOLING, WIDTH, T>), blocks(a), kThreads, stream, a, x, y, dy, dx);
+}
+
+template <Pooling POOLING, class T>
+void launch_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
+  if (problem.c % kVectorWidth<T> == 0 && aligned(x, y, dy, dx)) {
+    launch_backward<POOLING, kVectorWidth<T>>(problem, x, y, dy, dx, stream);
   } else {
-    const PoolArguments a = arguments(problem, problem.h, problem.w, 1);
-    CCONVNET_LAUNCH((pool_backward<POOLING, 1>), blocks(a), kThreads, stream, a, x, y, dy, dx);
+    launch_backward<POOLING, 1>(problem, x, y, dy, dx, stream);
   }
 }
 
 }  // namespace
 
-void maxpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream) {
+template <class T>
+void maxpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream) {
   launch_forward<Pooling::max>(problem, x, y, stream);
 }
 
-void maxpool_backward(const PoolProblem& problem, const float* x, const float* y, const float* dy, float* dx,
-                      Stream stream) {
+template <class T>
+void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
   launch_backward<Pooling::max>(problem, x, y, dy, dx, stream);
 }
 
-void avgpool_forward(const PoolProblem& problem, const float* x, float* y, Stream stream) {
+template <class T>
+void avgpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream) {
   launch_forward<Pooling::average>(problem, x, y, stream);
 }
 
-void avgpool_backward(const PoolProblem& problem, const float* dy, float* dx, Stream stream) {
-  launch_backward<Pooling::average>(problem, nullptr, nullptr, dy, dx, stream);
+template <class T>
+void avgpool_backward(const PoolProblem& problem, const T* dy, T* dx, Stream stream) {
+  launch_backward<Pooling::average, T>(problem, nullptr, nullptr, dy, dx, stream);
 }
+
+template void maxpool_forward(const PoolProblem&, const float*, float*, Stream);
+template void maxpool_backward(const PoolProblem&, const float*, const float*, const float*, float*, Stream);
+template void avgpool_forward(const PoolProblem&, const float*, float*, Stream);
+template void avgpool_backward(const PoolProblem&, const float*, float*, Stream);
+
+template void maxpool_forward(const PoolProblem&, const bfloat16*, bfloat16*, Stream);
+template void maxpool_backward(const PoolProblem&, const bfloat16*, const bfloat16*, const bfloat16*,
+                               bfloat16*, Stream);
+template void avgpool_forward(const PoolProblem&, const bfloat16*, bfloat16*, Stream);
+template void avgpool_backward(const PoolProblem&, const bfloat16*, bfloat16*, Stream);
 
 }  // namespace cconvnet

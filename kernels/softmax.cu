@@ -1,8 +1,8 @@
 // Softmax over the rows of logits[n,k], the cross-entropy loss with the label's rank, and their gradient.
 //
-// Forward, a warp serves a short row and a block a long one. Each of its THREADS threads takes every
-// THREADS-th class, three times: for the largest logit (and the label's rank), for the sum of exp(logit -
-// largest), and for the probabilities. The second and third reading come from the L1 cache.
+// A warp serves a short row and a block a long one. Each of its THREADS threads takes every THREADS-th class,
+// three times: for the largest logit (and the label's rank), for the sum of exp(logit - largest), and for the
+// probabilities and, where it is wanted, the gradient. The second and third reading come from the L1 cache.
 #include <cmath>
 
 #include "row_reduce.cuh"
@@ -21,18 +21,29 @@ struct SoftmaxShared {
   int before[kWarps], nans[kWarps];
 };
 
-// ---- forward --------------------------------------------------------------------------------------------
+// The gradient by one logit.
+__device__ __forceinline__ float gradient(float scale, float probability, bool is_label, bool label_ok) {
+  return label_ok ? scale * (probability - (is_label ? 1.0f : 0.0f)) : NAN;
+}
 
-// What cross-entropy adds to softmax.
+// ---- by rows --------------------------------------------------------------------------------------------
+
+// What is computed beside the probabilities: nothing, loss and rank, or these and the gradient.
+enum class Also { nothing, loss, loss_and_gradient };
+
+template <class T>
 struct CrossEntropy {
   const int32_t* labels;
   float* loss;
   int32_t* rank;
+  float scale;
+  T* dlogits;
 };
 
-template <int THREADS, bool LOSS>
+template <int THREADS, Also ALSO, class T>
 __global__ void __launch_bounds__(kThreads)
-    softmax_kernel(int n, int k, const float* logits, float* probabilities, CrossEntropy out) {
+    softmax_kernel(int n, int k, const T* logits, float* probabilities, CrossEntropy<T> out) {
+  constexpr bool LOSS = ALSO != Also::nothing;
   static_assert(THREADS == kWarp || THREADS == kThreads, "a row is served by a warp or by a block");
   SoftmaxShared& shared = shared_memory<SoftmaxShared>();
   const int64_t row = int64_t{blockIdx.x} * (kThreads / THREADS) + threadIdx.x / THREADS;
@@ -47,13 +58,13 @@ __global__ void __launch_bounds__(kThreads)
   if (LOSS) {
     label = out.labels[row];
     label_ok = label >= 0 && label < k;
-    if (label_ok) label_logit = logits[label];
+    if (label_ok) label_logit = to_float(logits[label]);
   }
 
   float largest = -INFINITY;
   int before = 0, nans = 0;
   for (int64_t j = thread; j < k; j += THREADS) {
-    const float logit = logits[j];
+    const float logit = to_float(logits[j]);
     largest = fmaxf(largest, logit);
     if (LOSS) {
       before += logit > label_logit || (logit == label_logit && j < label);
@@ -63,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
   largest = reduce_row<THREADS>(largest, shared.largest, Max());
 
   float sum = 0.0f;
-  for (int64_t j = thread; j < k; j += THREADS) sum += expf(logits[j] - largest);
+  for (int64_t j = thread; j < k; j += THREADS) sum += expf(to_float(logits[j]) - largest);
   sum = reduce_row<THREADS>(sum, shared.sum, Sum());
 
   if (LOSS) {
@@ -78,32 +89,39 @@ __global__ void __launch_bounds__(kThreads)
 
   // In place, the label's logit must have been read by all before its owner writes over it.
   if (LOSS && THREADS == kWarp) __syncwarp();
-  for (int64_t j = thread; j < k; j += THREADS) probabilities[j] = expf(logits[j] - largest) / sum;
+  for (int64_t j = thread; j < k; j += THREADS) {
+    const float probability = expf(to_float(logits[j]) - largest) / sum;
+    probabilities[j] = probability;
+    if (ALSO == Also::loss_and_gradient) {
+      out.dlogits[row * k + j] = from_float<T>(gradient(out.scale, probability, j == label, label_ok));
+    }
+  }
 }
 
-template <bool LOSS>
-void launch_softmax(const SoftmaxProblem& problem, const float* logits, float* probabilities,
-                    const CrossEntropy& out, Stream stream) {
+template <Also ALSO, class T>
+void launch_softmax(const SoftmaxProblem& problem, const T* logits, float* probabilities,
+                    const CrossEntropy<T>& out, Stream stream) {
   if (problem.k > kLongRow) {
-    CCONVNET_LAUNCH((softmax_kernel<kThreads, LOSS>), dim3(problem.n), kThreads, stream, problem.n, problem.k,
-                    logits, probabilities, out);
+    CCONVNET_LAUNCH((softmax_kernel<kThreads, ALSO, T>), dim3(problem.n), kThreads, stream, problem.n,
+                    problem.k, logits, probabilities, out);
   } else {
     const dim3 grid(static_cast<unsigned>(ceil_div(problem.n, kWarps)));
-    CCONVNET_LAUNCH((softmax_kernel<kWarp, LOSS>), grid, kThreads, stream, problem.n, problem.k, logits,
+    CCONVNET_LAUNCH((softmax_kernel<kWarp, ALSO, T>), grid, kThreads, stream, problem.n, problem.k, logits,
                     probabilities, out);
   }
 }
 
-// ---- backward -------------------------------------------------------------------------------------------
+// ---- by elements ----------------------------------------------------------------------------------------
 
 // Vectors do not straddle rows: they are used where WIDTH divides k.
+template <class T>
 struct CrossEntropyBackward {
   int k;
   Divider k_div;
   float scale;
   const float* probabilities;
   const int32_t* labels;
-  float* dlogits;
+  T* dlogits;
 
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
@@ -113,31 +131,68 @@ struct CrossEntropyBackward {
     Vector<WIDTH> value = load<WIDTH>(probabilities + i);
 #pragma unroll
     for (int lane = 0; lane < WIDTH; ++lane) {
-      const float onehot = j + lane == label ? 1.0f : 0.0f;
-      value.lane[lane] = label_ok ? scale * (value.lane[lane] - onehot) : NAN;
+      value.lane[lane] = gradient(scale, value.lane[lane], j + lane == label, label_ok);
     }
     store(dlogits + i, value);
   }
 };
 
+// One block: there are as many losses as images in a batch.
+__global__ void __launch_bounds__(kThreads) watch_losses_kernel(int count, const float* loss, int32_t* halt) {
+  bool bad = false;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) bad |= !isfinite(loss[i]);
+  const int any_bad = __syncthreads_or(bad);
+  if (threadIdx.x == 0) *halt = any_bad ? 1 : 0;
+}
+
 }  // namespace
 
-void softmax_forward(const SoftmaxProblem& problem, const float* logits, float* probabilities,
-                     Stream stream) {
-  launch_softmax<false>(problem, logits, probabilities, CrossEntropy{}, stream);
+template <class T>
+void softmax_forward(const SoftmaxProblem& problem, const T* logits, float* probabilities, Stream stream) {
+  launch_softmax<Also::nothing>(problem, logits, probabilities, CrossEntropy<T>{}, stream);
 }
 
-void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const float* logits, const int32_t* labels,
+template <class T>
+void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const T* logits, const int32_t* labels,
                                    float* probabilities, float* loss, int32_t* rank, Stream stream) {
-  launch_softmax<true>(problem, logits, probabilities, CrossEntropy{labels, loss, rank}, stream);
+  launch_softmax<Also::loss>(problem, logits, probabilities, CrossEntropy<T>{labels, loss, rank, 0, nullptr},
+                             stream);
 }
 
+template <class T>
 void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* probabilities,
-                                    const int32_t* labels, float scale, float* dlogits, Stream stream) {
-  const bool vectors = problem.k % kVectorWidth == 0 && aligned(probabilities, dlogits);
-  launch_elementwise(
+                                    const int32_t* labels, float scale, T* dlogits, Stream stream) {
+  const bool vectors = problem.k % kVectorWidth<T> == 0 && aligned(probabilities, dlogits);
+  launch_elementwise<T>(
       problem.count(), vectors, stream,
-      CrossEntropyBackward{problem.k, Divider(problem.k), scale, probabilities, labels, dlogits});
+      CrossEntropyBackward<T>{problem.k, Divider(problem.k), scale, probabilities, labels, dlogits});
 }
+
+template <class T>
+void softmax_cross_entropy(const SoftmaxProblem& problem, const T* logits, const int32_t* labels, float scale,
+                           float* probabilities, float* loss, int32_t* rank, T* dlogits, Stream stream) {
+  launch_softmax<Also::loss_and_gradient>(problem, logits, probabilities,
+                                          CrossEntropy<T>{labels, loss, rank, scale, dlogits}, stream);
+}
+
+void watch_losses(int count, const float* loss, int32_t* halt, Stream stream) {
+  CCONVNET_LAUNCH(watch_losses_kernel, dim3(1), kThreads, stream, count, loss, halt);
+}
+
+template void softmax_forward(const SoftmaxProblem&, const float*, float*, Stream);
+template void softmax_cross_entropy_forward(const SoftmaxProblem&, const float*, const int32_t*, float*,
+                                            float*, int32_t*, Stream);
+template void softmax_cross_entropy_backward(const SoftmaxProblem&, const float*, const int32_t*, float,
+                                             float*, Stream);
+template void softmax_cross_entropy(const SoftmaxProblem&, const float*, const int32_t*, float, float*,
+                                    float*, int32_t*, float*, Stream);
+
+template void softmax_forward(const SoftmaxProblem&, const bfloat16*, float*, Stream);
+template void softmax_cross_entropy_forward(const SoftmaxProblem&, const bfloat16*, const int32_t*, float*,
+                                            float*, int32_t*, Stream);
+template void softmax_cross_entropy_backward(const SoftmaxProblem&, const float*, const int32_t*, float,
+                                             bfloat16*, Stream);
+template void softmax_cross_entropy(const SoftmaxProblem&, const bfloat16*, const int32_t*, float, float*,
+                                    float*, int32_t*, bfloat16*, Stream);
 
 }  // namespace cconvnet

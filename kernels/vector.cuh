@@ -56,6 +56,30 @@ __device__ __forceinline__ void store(bfloat16* address, const Vector<WIDTH>& va
   *reinterpret_cast<PackedVector<WIDTH>*>(address) = packed;
 }
 
+// A vector at any address, or where ALIGNED at once: for kernels whose sums run in an order that depends on
+// WIDTH, and must not depend on where the arrays lie.
+template <int WIDTH, bool ALIGNED, class T>
+__device__ __forceinline__ Vector<WIDTH> load_from(const T* address) {
+  if constexpr (ALIGNED) {
+    return load<WIDTH>(address);
+  } else {
+    Vector<WIDTH> result;
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) result.lane[i] = to_float(address[i]);
+    return result;
+  }
+}
+
+template <bool ALIGNED, class T, int WIDTH>
+__device__ __forceinline__ void store_to(T* address, const Vector<WIDTH>& value) {
+  if constexpr (ALIGNED) {
+    store(address, value);
+  } else {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) address[i] = from_float<T>(value.lane[i]);
+  }
+}
+
 template <int WIDTH>
 __device__ __forceinline__ Vector<WIDTH> zeros() {
   Vector<WIDTH> result;

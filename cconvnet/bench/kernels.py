@@ -14,7 +14,7 @@ from cconvnet.bench.rows import NETWORKS, Row, rows, select
 from cconvnet.bench.timing import calls_for, geometric_mean, summary
 from cconvnet.bench.work import Work
 from cconvnet.bench.workers import RAISED_MALLOC, PeerMissing, Worker, WorkerError
-from cconvnet.train import PRECISIONS, check_precision
+from cconvnet.train import check_precision
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
 CPU_BATCHES = {"alexnet": 128, "vgg16": 8, "googlenet": 32, "resnet50": 16, "cifar-quick": 128}
@@ -138,7 +138,7 @@ def kernels(
         raise ValueError(f"--seconds must be above 0, not {seconds}")
     if batch is not None and batch < 1:
         raise ValueError(f"--batch must be at least 1, not {batch}")
-    on, precision = get_device(device), precision or PRECISIONS[0]
+    on, precision = get_device(device), precision or "fp32"
     batch = batch or default_batch(net, on.kind)
     table = select(rows(net, batch), only)
     peers = peers_for(on.kind) if peers is None else peers

@@ -23,7 +23,7 @@ import numpy as np
 from cconvnet._problem import ConvProblem
 from cconvnet.bench.rows import Row
 from cconvnet.testing import compare, reference
-from cconvnet.testing.check import OPERATIONS, Draw
+from cconvnet.testing.operations import OPERATIONS, Draw
 
 Array = np.ndarray[Any, Any]
 

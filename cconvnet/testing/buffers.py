@@ -1,8 +1,9 @@
 """Arrays between guard bands, so that a kernel that leaves its buffer is caught.
 
-The bands and every output are filled with a NaN: a write beyond a buffer changes a band, a value read from
-beyond it spoils the result, and an element that was not written stays NaN. Each buffer has a NaN of its own,
-so that one that a kernel carries from the band of one buffer into that of another leaves a trace.
+The bands and every output are filled with a NaN, read as floats or as bfloat16s: a write beyond a buffer
+changes a band, a value read from beyond it spoils the result, and an element that was not written stays NaN.
+Each buffer has a NaN of its own, so that one that a kernel carries from the band of one buffer into that of
+another leaves a trace.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Buffer:
         slack = _ALIGNMENT if GUARD or offset else 0
         with device:
             words = -(-(2 * GUARD + slack + size) // 4)
-            self._pattern = np.full(words, 0xFFFFFF00 + next(_numbers) % 256, np.uint32).view(np.uint8)
+            # In both halves a bfloat16's NaN: all bits of the exponent and some of the fraction.
+            half = 0xFF81 + next(_numbers) % 0x7F
+            self._pattern = np.full(words, half << 16 | half, np.uint32).view(np.uint8)
             self._memory = device.empty(4 * words, np.uint8)
             address = self._memory.data.ptr if device.kind == "cuda" else self._memory.ctypes.data
             begin = GUARD + ((offset - address - GUARD) % _ALIGNMENT if slack else 0)

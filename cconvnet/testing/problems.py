@@ -19,6 +19,7 @@ from cconvnet._problem import (
     ConvProblem,
     DropoutProblem,
     FcProblem,
+    FilterBlocksProblem,
     InputProblem,
     LocalProblem,
     LrnProblem,
@@ -28,6 +29,7 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
+from cconvnet.backends import PRECISIONS
 
 # ---- the layers of real networks -------------------------------------------------------------------
 
@@ -243,6 +245,20 @@ def layers(network: str) -> dict[str, Layer]:
     return {layer.name: layer for layer in _NETWORKS[network]()}
 
 
+# ---- precisions ------------------------------------------------------------------------------------
+
+
+def with_precision(problem: Any, precision: str) -> Any:
+    """The same product in another precision."""
+    o = problem
+    if isinstance(o, FcProblem):
+        return FcProblem(o.n, o.c, o.k, precision=precision)
+    shape = (o.n, o.h, o.w, o.c, o.k, o.r, o.s, (o.stride_h, o.stride_w), (o.pad_h, o.pad_w), o.groups)
+    # A problem knows how many windows it has, not which rounding gave them.
+    floor, ceil = (type(o)(*shape, rounding=rounding, precision=precision) for rounding in ("floor", "ceil"))
+    return floor if floor.y_shape == o.y_shape else ceil
+
+
 # ---- shapes that kernels get wrong -----------------------------------------------------------------
 
 CONV = {
@@ -354,6 +370,26 @@ LRN = {
     "same_map_beyond_image": LrnProblem(2, 3, 4, 7, size=9, alpha=0.1, region="same_map"),
 }
 
+LRN_POOL = {
+    "alexnet": (
+        LrnProblem(2, 9, 9, 32, groups=2, alpha=2e-5, k=2.0),
+        PoolProblem(2, 9, 9, 32, rounding="ceil"),
+    ),
+    "strong": (LrnProblem(2, 8, 7, 24, alpha=0.2), PoolProblem(2, 8, 7, 24, (2, 2), (2, 2))),
+    "overlapping": (LrnProblem(1, 7, 9, 16, alpha=0.1), PoolProblem(1, 7, 9, 16, (3, 3), (1, 1), (1, 1))),
+    "tail": (LrnProblem(3, 6, 5, 13, size=3, alpha=0.3, beta=0.5), PoolProblem(3, 6, 5, 13)),
+    "even_window": (LrnProblem(2, 5, 5, 17, size=4, alpha=0.2), PoolProblem(2, 5, 5, 17, rounding="ceil")),
+    "window_beyond_group": (
+        LrnProblem(2, 5, 6, 12, size=9, alpha=0.1, groups=4),
+        PoolProblem(2, 5, 6, 12, (4, 2), (2, 1), (1, 0)),
+    ),
+    "other_beta": (LrnProblem(1, 6, 6, 8, alpha=0.3, beta=0.6, k=1.5), PoolProblem(1, 6, 6, 8)),
+    "gaps": (LrnProblem(2, 9, 8, 20, alpha=0.1), PoolProblem(2, 9, 8, 20, (2, 2), (3, 3))),
+    "begins_inside": (LrnProblem(1, 9, 10, 8, alpha=0.1), PoolProblem(1, 9, 10, 8, padding=(-1, -2))),
+    "wide": (LrnProblem(1, 4, 4, 600, alpha=0.1), PoolProblem(1, 4, 4, 600)),
+    "one_of_each": (LrnProblem(1, 1, 1, 1, alpha=0.5), PoolProblem(1, 1, 1, 1, (1, 1), (1, 1))),
+}
+
 CONTRAST_NORM = {
     "plain": ContrastNormProblem(2, 7, 8, 6, alpha=0.05),
     "weak": ContrastNormProblem(2, 6, 6, 16, alpha=1e-4, k=2.0),
@@ -378,6 +414,10 @@ def _size(random: np.random.Generator, largest: int) -> int:
 def _pair(random: np.random.Generator, low: int, high: int) -> tuple[int, int]:
     first, second = (int(v) for v in random.integers(low, high + 1, 2))
     return (first, second) if random.random() < 0.5 else (first, first)
+
+
+def _one_of(random: np.random.Generator, values: list[Any]) -> Any:
+    return values[random.integers(len(values))]
 
 
 def _image(random: np.random.Generator, window: tuple[int, int], padding: tuple[int, int]) -> dict[str, int]:
@@ -449,6 +489,23 @@ def random_lrn(random: np.random.Generator) -> LrnProblem:
     )
 
 
+def random_lrn_pool(
+    random: np.random.Generator, alpha: float | None = None
+) -> tuple[LrnProblem, PoolProblem]:
+    """A normalisation across channels, with a given `alpha` and k = 1 or any, and the pooling behind it."""
+    pool = random_pool(random)
+    divisors = [groups for groups in (1, 2, 3) if pool.c % groups == 0]
+    lrn = LrnProblem(
+        *(pool.n, pool.h, pool.w, pool.c),
+        size=int(random.integers(1, 10)),
+        alpha=float(random.choice([1e-4, 0.01, 0.2])) if alpha is None else alpha,
+        beta=float(random.choice([0.75, 0.75, 0.5, 0.6])),
+        k=float(random.choice([1.0, 2.0])) if alpha is None else 1.0,
+        groups=int(random.choice(divisors)),
+    )
+    return lrn, pool
+
+
 def random_contrast_norm(random: np.random.Generator) -> ContrastNormProblem:
     n, h, w, c = (_size(random, largest) for largest in (4, 9, 9, 70))
     return ContrastNormProblem(
@@ -471,6 +528,10 @@ def _random_neuron(random: np.random.Generator, data: str) -> NeuronProblem:
 _POWERS_OF_TWO = [(1, 1), (2, 2), (2, 4), (4, 4)]
 
 
+# Operations whose problems are not those of the others with their first word.
+_OF_ITS_OWN = ("relu_bias_backward", "lrn_maxpool_forward", "lrn_maxpool_backward")
+
+
 def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     """The operation, problem and further arguments of one random check (cconvnet.testing.check).
 
@@ -480,19 +541,24 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
     operation = str(random.choice(sorted(operations)))
     arguments: dict[str, Any] = {"seed": seed, "data": str(random.choice(["exact", "real"]))}
     problem: Any
-    match operation.split("_")[0]:
+    match operation if operation in _OF_ITS_OWN else operation.split("_")[0]:
         case "conv":
             problem = random_conv(random)
         case "local":
             problem = random_conv(random, LocalProblem, images=12, channels=12)
         case "fc":
             problem = FcProblem(_size(random, 70), _size(random, 600), _size(random, 150))
-        case "bias":
+        case "bias" | "relu_bias_backward":
             problem = BiasProblem(_size(random, 2000), _size(random, 150))
-        case "relu" | "add" | "eltmax":
+        case "relu" | "add" | "eltmax" | "to" | "from":
             problem = NeuronProblem(_size(random, 5000))
         case "neuron":
             problem = _random_neuron(random, arguments["data"])
+        case "lrn_maxpool_backward":
+            # A maximum is known by its bits; only where nothing rounds are they the reference's.
+            problem, arguments["data"] = random_lrn_pool(random, alpha=0.0), "real"
+        case "lrn_maxpool_forward":
+            problem, arguments["data"] = random_lrn_pool(random), "real"
         case "lrn":
             problem, arguments["data"] = random_lrn(random), "real"
         case "contrast":
@@ -526,16 +592,26 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         case "input":
             h, w = _size(random, 12), _size(random, 12)
             crop = int(random.integers(1, h + 1)), int(random.integers(1, w + 1))
-            problem, arguments["data"] = (
-                InputProblem(_size(random, 6), h, w, _size(random, 5), *crop),
-                "exact",
-            )
+            block = int(random.choice([1, 1, 2, 3, 4]))
+            pad = int(random.integers(0, 4)) if block > 1 else 0
+            problem = InputProblem(_size(random, 6), h, w, _size(random, 5), *crop, block=block, pad=pad)
+            arguments["data"] = "exact"
+        case "filters":
+            k, r, s, c = (_size(random, largest) for largest in (40, 12, 12, 8))
+            problem = FilterBlocksProblem(k, r, s, c, int(random.integers(1, 6)))
+        case "watch":
+            problem = NeuronProblem(_size(random, 700))
+            arguments["bad"] = _one_of(random, [None, np.inf, -np.inf, np.nan])
         case _:
             raise ValueError(f"no random problems are known for {operation}")
     sums = operation.startswith(("conv", "local", "fc", "bias"))
     if sums and min(math.prod(shape) for shape in operations[operation].outputs(problem).values()) < 64:
         # The errors of a few long sums are no measure: either side may be lucky.
         arguments["data"] = "exact"
+    if hasattr(problem, "precision"):
+        problem = with_precision(problem, str(random.choice(PRECISIONS)))
+    elif random.random() < 0.5 and operations[operation].has_elements:
+        arguments["element"] = "bf16"
     if operation == "bias_add":
         arguments["relu"] = bool(random.integers(0, 2))
     if operation == "add" and random.random() < 0.5:
@@ -543,12 +619,28 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         arguments["alpha"], arguments["beta"] = (float(v) for v in random.choice([-1, 0, 0.5, 1, 3], 2))
     if operation.endswith("fprop"):
         arguments["bias"], arguments["relu"] = (bool(v) for v in random.integers(0, 2, 2))
+        arguments["dropout"] = _one_of(random, [None, None, "whole", "part", "odd_part"])
+    if operation.endswith("wgrad"):
+        arguments["update"] = _one_of(random, [None, None, "plain", "full", "halted"])
+    if operation == "sgd_update":
+        arguments["update"] = _one_of(random, ["plain", "full", "halted"])
+    fused = arguments.get("dropout") or arguments.get("update")
+    if getattr(problem, "precision", None) == "tf32" and not fused and arguments["data"] == "real":
+        arguments["data"] = _one_of(random, ["real", "unrounded"])
+    if operation == "lrn_maxpool_backward":
+        arguments["relu"] = bool(random.integers(0, 2))
+    if operation == "dropout" and random.random() < 0.5:
+        arguments["step"] = int(random.integers(0, 2**63))
     if operation == "input_transform":
         arguments["mean"], arguments["shift"] = (bool(v) for v in random.integers(0, 2, 2))
     if random.random() < 0.25:
         arguments["offset"] = 4
-    if operations[operation].in_place and random.random() < 0.3:
-        arguments["in_place"] = str(random.choice(operations[operation].in_place))
+    spec, element = operations[operation], arguments.get("element", "fp32")
+    output = next(iter(spec.outputs(problem)))
+    # An array that is read as floats and one of bfloat16s are never the same.
+    places = [name for name in spec.in_place if spec.dtype(name, element) == spec.dtype(output, element)]
+    if places and random.random() < 0.3:
+        arguments["in_place"] = str(random.choice(places))
     # Zeros may be many: few elements kept, windows in the padding. tests/test_random.py looks at them all.
     arguments["nonzero"] = 0.0
     return operation, problem, arguments

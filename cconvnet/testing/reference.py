@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet import bfloat16
+
 Array = np.ndarray[Any, Any]
 
 _dtype: ContextVar[Any] = ContextVar("dtype", default=np.float64)
@@ -92,14 +94,23 @@ def _groups(problem: Any) -> Iterator[tuple[slice, slice]]:
         yield slice(g * c, (g + 1) * c), slice(g * k, (g + 1) * k)
 
 
-def conv_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False) -> Array:
-    """y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`."""
+def conv_fprop(
+    problem: Any,
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    relu: bool = False,
+    dropout: Any = None,
+    step: Array | None = None,
+) -> Array:
+    """y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`, then dropout,
+    unless that problem is None."""
     x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):
         for c, k in _groups(problem):
             _add_product(y[..., k], pixels[..., c], w[k, r, s].T)
-    return _bias_relu(y, bias, relu)
+    return _finish(_bias_relu(y, bias, relu), dropout, step)
 
 
 def conv_dgrad(problem: Any, dy: Array, w: Array) -> Array:
@@ -131,6 +142,11 @@ def _bias_relu(y: Array, bias: Array | None, relu: bool, bias_axes: int = 1) -> 
     return relu_forward(y) if relu else y
 
 
+def _finish(y: Array, dropped: Any, step: Array | None) -> Array:
+    """`dropped`: the DropoutProblem, or None."""
+    return y if dropped is None else dropout(dropped, y, step)
+
+
 # ---- locally connected ---------------------------------------------------------------------------
 
 
@@ -139,15 +155,23 @@ def _by_position(values: Array) -> Array:
     return values.transpose(1, 2, 0, 3)
 
 
-def local_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False) -> Array:
-    """y[N,P,Q,K] of x[N,H,W,C], w[P,Q,K,R,S,C/groups] and bias[P,Q,K], then max(0, .) if `relu`."""
+def local_fprop(
+    problem: Any,
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    relu: bool = False,
+    dropout: Any = None,
+    step: Array | None = None,
+) -> Array:
+    """y[N,P,Q,K] of x[N,H,W,C], w[P,Q,K,R,S,C/groups] and bias[P,Q,K], finished as in conv_fprop."""
     x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):
         for c, k in _groups(problem):
             filters = w[:, :, k, r, s].swapaxes(2, 3)
             _add_product(_by_position(y)[..., k], _by_position(pixels)[..., c], filters)
-    return _bias_relu(y, bias, relu, bias_axes=3)
+    return _finish(_bias_relu(y, bias, relu, bias_axes=3), dropout, step)
 
 
 def local_dgrad(problem: Any, dy: Array, w: Array) -> Array:
@@ -174,12 +198,20 @@ def local_wgrad(problem: Any, x: Array, dy: Array) -> Array:
 # ---- fully connected -----------------------------------------------------------------------------
 
 
-def fc_fprop(problem: Any, x: Array, w: Array, bias: Array | None = None, relu: bool = False) -> Array:
-    """y[N,K] = x[N,C] w[K,C]^T + bias[K], then max(0, .) if `relu`."""
+def fc_fprop(
+    problem: Any,
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    relu: bool = False,
+    dropout: Any = None,
+    step: Array | None = None,
+) -> Array:
+    """y[N,K] = x[N,C] w[K,C]^T + bias[K], finished as in conv_fprop."""
     x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     _add_product(y, x, w.T)
-    return _bias_relu(y, bias, relu)
+    return _finish(_bias_relu(y, bias, relu), dropout, step)
 
 
 def fc_dgrad(problem: Any, dy: Array, w: Array) -> Array:
@@ -210,6 +242,12 @@ def bias_grad(problem: Any, dy: Array) -> Array:
     """db[K] = the sum of dy[rows,K] over its rows."""
     # Row by row; NumPy's sum would add a single column pairwise.
     return np.add.accumulate(_float(dy, (problem.rows, problem.k)), axis=0)[-1]
+
+
+def relu_bias_backward(problem: Any, y: Array, dy: Array, scale: float) -> tuple[Array, Array]:
+    """(dx[rows,K], db[K]): dx = scale * dy where y > 0, else 0, and its sum over the rows."""
+    dx = relu_backward(y, scale * _float(dy)).reshape(problem.rows, problem.k)
+    return dx, bias_grad(problem, dx)
 
 
 # ---- neurons -------------------------------------------------------------------------------------
@@ -333,6 +371,19 @@ def lrn_backward(problem: Any, x: Array, dy: Array) -> Array:
     return np.asarray(dy * d**-problem.beta - 2 * problem.alpha * problem.beta * x * ratio)
 
 
+def lrn_maxpool_forward(lrn: Any, pool: Any, x: Array) -> Array:
+    """y[N,P,Q,C] = the maxima of x[N,H,W,C] normalised across channels."""
+    return maxpool_forward(pool, lrn_forward(lrn, x))
+
+
+def lrn_maxpool_backward(lrn: Any, pool: Any, x: Array, y: Array, dy: Array, relu: bool) -> Array:
+    """dx[N,H,W,C] of x, y[N,P,Q,C] and dy[N,P,Q,C]; with `relu` 0 where x is not positive."""
+    # A maximum is known by its value, rounded as y is.
+    normalised = lrn_forward(lrn, x).astype(np.asarray(y).dtype)
+    dx = lrn_backward(lrn, x, maxpool_backward(pool, normalised, y, dy))
+    return relu_backward(_float(x, lrn.x_shape), dx) if relu else dx
+
+
 # ---- contrast normalisation ----------------------------------------------------------------------
 
 
@@ -450,23 +501,24 @@ def philox4x32_10(counter: Array, key: Array) -> Array:
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
-def dropout_mask(problem: Any) -> Array:
-    """bool[count]: which elements are kept."""
+def dropout_mask(problem: Any, step: Array | None = None) -> Array:
+    """bool[count]: which elements are kept; `step` (one integer) is added to the subsequence."""
+    subsequence = (problem.subsequence + (0 if step is None else int(np.asarray(step).item()))) % 2**64
     i = np.arange(problem.count)
     index = i // problem.columns * problem.row_stride + problem.first + i % problem.columns
     blocks, own = np.unique(index // 4, return_inverse=True)
     counter = np.zeros((blocks.size, 4), dtype=np.uint64)
     counter[:, 0] = blocks
-    counter[:, 2:] = problem.subsequence & 0xFFFFFFFF, problem.subsequence >> 32
+    counter[:, 2:] = subsequence & 0xFFFFFFFF, subsequence >> 32
     key = np.array([problem.seed & 0xFFFFFFFF, problem.seed >> 32], dtype=np.uint64)
     words = philox4x32_10(counter, key)[own, index % 4]
     return words < np.uint64(float(np.float32(problem.keep)) * 2.0**32)
 
 
-def dropout(problem: Any, x: Array) -> Array:
+def dropout(problem: Any, x: Array, step: Array | None = None) -> Array:
     """y = x * scale where the element is kept, else 0, of x's shape."""
     x = _float(x)
-    return np.where(dropout_mask(problem).reshape(x.shape), x * problem.scale, 0)
+    return np.where(dropout_mask(problem, step).reshape(x.shape), x * problem.scale, 0)
 
 
 # ---- softmax and cross-entropy -------------------------------------------------------------------
@@ -517,13 +569,40 @@ def softmax_cross_entropy_backward(problem: Any, probabilities: Array, labels: A
     return np.where(valid[:, None], dlogits, np.nan)
 
 
+def softmax_cross_entropy(
+    problem: Any, logits: Array, labels: Array, scale: float
+) -> tuple[Array, Array, Array, Array]:
+    """(probabilities[N,K], loss[N], rank int32[N], dlogits[N,K]): forward and backward."""
+    probabilities, loss, rank = softmax_cross_entropy_forward(problem, logits, labels)
+    dlogits = softmax_cross_entropy_backward(problem, probabilities, labels, scale)
+    return probabilities, loss, rank, dlogits
+
+
+def watch_losses(loss: Array) -> Array:
+    """int32[1]: 1 if any of the losses is infinite or NaN, else 0."""
+    return np.array([not np.isfinite(loss).all()], np.int32)
+
+
 # ---- update --------------------------------------------------------------------------------------
 
 
-def sgd_update(problem: Any, g: Array, v: Array, w: Array) -> tuple[Array, Array]:
-    """(v, w) after v = momentum*v - lr*(g + weight_decay*w); w = w + v."""
+def sgd_update(
+    problem: Any,
+    g: Array,
+    v: Array,
+    w: Array,
+    rates: Array | None = None,
+    halt: Array | None = None,
+) -> tuple[Array, Array]:
+    """(v, w) after v = momentum*v - lr*(g + weight_decay*w); w = w + v.
+
+    `rates` are lr and momentum in the place of the problem's; with `halt` other than 0 nothing changes.
+    """
     g, v, w = _float(g), _float(v), _float(w)
-    v = problem.momentum * v - problem.lr * (g + problem.weight_decay * w)
+    if halt is not None and np.asarray(halt).item() != 0:
+        return v, w
+    lr, momentum = (problem.lr, problem.momentum) if rates is None else (float(rate) for rate in rates)
+    v = momentum * v - lr * (g.reshape(v.shape) + problem.weight_decay * w)
     return v, w + v
 
 
@@ -548,7 +627,8 @@ def input_transform(
     shift: Array | None = None,
     scale: float = 1.0,
 ) -> Array:
-    """y[N,P,Q,C] = scale * (image - mean[H,W,C] + shift[N,C]) of a crop of each images[N,H,W,C].
+    """y[N,P,Q,C] = scale * (image - mean[H,W,C] + shift[N,C]) of a crop of each images[N,H,W,C]; with the
+    problem's block above 1, that in a border of `pad` zeros, cut into blocks.
 
     With the problem's center_mean the mean is cut out at the centre and not mirrored, whatever the crop.
     """
@@ -567,7 +647,31 @@ def input_transform(
     if mean is not None and o.center_mean:
         i, j = (o.h - o.p) // 2, (o.w - o.q) // 2
         y -= _float(mean, (o.h, o.w, o.c))[i : i + o.p, j : j + o.q]
-    return scale * y
+    if o.block > 1:
+        y = np.pad(y, ((0, 0), (o.pad, o.pad), (o.pad, o.pad), (0, 0)))
+    return _blocks(scale * y, o.block)
+
+
+def _blocks(images: Array, block: int) -> Array:
+    """[N,H,W,C], with zeros up to multiples of `block`, as [N, H/block, W/block, block*block*C]."""
+    images = np.pad(images, ((0, 0), (0, -images.shape[1] % block), (0, -images.shape[2] % block), (0, 0)))
+    n, h, w, c = images.shape
+    squares = images.reshape(n, h // block, block, w // block, block, c).swapaxes(2, 3)
+    return squares.reshape(n, h // block, w // block, block * block * c)
+
+
+def filters_to_blocks(problem: Any, w: Array) -> Array:
+    """blocks[K, blocks_r, blocks_s, block*block*C] of w[K,R,S,C]."""
+    return _blocks(_float(w, problem.w_shape), problem.block)
+
+
+def filters_from_blocks(problem: Any, dblocks: Array) -> Array:
+    """dw[K,R,S,C] of dblocks[K, blocks_r, blocks_s, block*block*C]."""
+    o = problem
+    k, blocks_r, blocks_s, _ = o.blocks_shape
+    squares = _float(dblocks, (k, blocks_r, blocks_s, o.block, o.block, o.c)).swapaxes(2, 3)
+    whole = squares.reshape(k, blocks_r * o.block, blocks_s * o.block, o.c)
+    return whole[:, : o.r, : o.s].copy()
 
 
 # ---- plain ---------------------------------------------------------------------------------------
@@ -576,3 +680,13 @@ def input_transform(
 def add(a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0) -> Array:
     """y = alpha * a + beta * b."""
     return alpha * _float(a) + beta * _float(b)
+
+
+def to_bf16(x: Array) -> Array:
+    """x, each element rounded to a bfloat16."""
+    return _float(bfloat16.unpack(bfloat16.pack(x)))
+
+
+def from_bf16(x: Array) -> Array:
+    """x: a bfloat16 is a float."""
+    return _float(x)

@@ -1,4 +1,5 @@
-// A bias added to the rows of a matrix, and its gradient, the matrix summed over its rows.
+// A bias added to the rows of a matrix, and its gradient, the matrix summed over its rows; also the latter
+// together with the gradient of the ReLU behind the bias.
 //
 // For the gradient the rows are cut into chunks of a fixed number, each chunk is summed by one thread, and
 // the chunks' sums are added in order. So the result does not depend on the number of threads, and with two
@@ -13,30 +14,64 @@
 namespace cconvnet {
 namespace {
 
-CCONVNET_CLONES void add_to_row(const float* x, const float* bias, bool relu, int k, float* y) {
+template <class T>
+CCONVNET_CLONES void add_to_row(const T* x, const float* bias, bool relu, int k, T* y) {
   if (relu) {
 #pragma omp simd
-    for (int i = 0; i < k; ++i) y[i] = cconvnet::relu(x[i] + bias[i]);
+    for (int i = 0; i < k; ++i) y[i] = from_float<T>(cconvnet::relu(to_float(x[i]) + bias[i]));
   } else {
 #pragma omp simd
-    for (int i = 0; i < k; ++i) y[i] = x[i] + bias[i];
+    for (int i = 0; i < k; ++i) y[i] = from_float<T>(to_float(x[i]) + bias[i]);
   }
 }
 
 constexpr int kChunkRows = 512;
 
-CCONVNET_CLONES void sum_rows(const float* matrix, int64_t rows, int k, float* sum) {
-  std::fill(sum, sum + k, 0.0f);
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* values = matrix + row * k;
+template <class T>
+inline __attribute__((always_inline)) void add_row(const T* row, int k, float* sum) {
 #pragma omp simd
-    for (int i = 0; i < k; ++i) sum[i] += values[i];
+  for (int i = 0; i < k; ++i) sum[i] += to_float(row[i]);
+}
+
+template <class T>
+CCONVNET_CLONES void sum_rows(const T* matrix, int64_t rows, int k, float* sum) {
+  std::fill(sum, sum + k, 0.0f);
+  for (int64_t row = 0; row < rows; ++row) add_row(matrix + row * k, k, sum);
+}
+
+// A row is summed from dx, where it has been rounded.
+template <class T>
+CCONVNET_CLONES void relu_backward_and_sum_rows(const T* y, const T* dy, float scale, int64_t rows, int k,
+                                                T* dx, float* sum) {
+  std::fill(sum, sum + k, 0.0f);
+  for (int64_t first = 0; first < rows * k; first += k) {
+#pragma omp simd
+    for (int64_t i = first; i < first + k; ++i) {
+      dx[i] = from_float<T>(to_float(y[i]) > 0.0f ? scale * to_float(dy[i]) : 0.0f);
+    }
+    add_row(dx + first, k, sum);
   }
+}
+
+// db = the sum over all rows, where sum_chunk(first, rows, sum) gives that of `rows` rows from `first` on.
+template <class SumChunk>
+void sum_chunks(const BiasProblem& o, float* db, const SumChunk& sum_chunk) {
+  const int k = o.k, chunks = detail::ceil_div(o.rows, kChunkRows);
+  if (chunks == 1) return sum_chunk(0, o.rows, db);
+  std::vector<float> partial(size_t(chunks) * k);
+  parallel_ranges(chunks, int64_t{kChunkRows} * k, [&](int, int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t first = chunk * kChunkRows;
+      sum_chunk(first, std::min<int64_t>(kChunkRows, o.rows - first), partial.data() + chunk * k);
+    }
+  });
+  sum_rows(partial.data(), chunks, k, db);
 }
 
 }  // namespace
 
-void bias_add(const BiasProblem& problem, const float* x, const float* bias, bool relu, float* y, Stream) {
+template <class T>
+void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool relu, T* y, Stream) {
   const int64_t k = problem.k;
   parallel_ranges(problem.rows, k, [&](int, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -49,19 +84,31 @@ size_t bias_grad_workspace(const BiasProblem&) {
   return 0;
 }
 
-void bias_grad(const BiasProblem& problem, const float* dy, float* db, void*, Stream) {
-  const int k = problem.k;
-  const int chunks = detail::ceil_div(problem.rows, kChunkRows);
-  if (chunks == 1) return sum_rows(dy, problem.rows, k, db);
-  std::vector<float> partial(size_t(chunks) * k);
-  parallel_ranges(chunks, int64_t{kChunkRows} * k, [&](int, int64_t begin, int64_t end) {
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunk * kChunkRows;
-      const int64_t rows = std::min<int64_t>(kChunkRows, problem.rows - first);
-      sum_rows(dy + first * k, rows, k, partial.data() + chunk * k);
-    }
+template <class T>
+void bias_grad(const BiasProblem& problem, const T* dy, float* db, void*, Stream) {
+  const int64_t k = problem.k;
+  sum_chunks(problem, db, [&](int64_t first, int64_t rows, float* sum) {
+    sum_rows(dy + first * k, rows, problem.k, sum);
   });
-  sum_rows(partial.data(), chunks, k, db);
 }
+
+template <class T>
+void relu_bias_backward(const BiasProblem& problem, const T* y, const T* dy, float scale, T* dx, float* db,
+                        void*, Stream) {
+  const int64_t k = problem.k;
+  sum_chunks(problem, db, [&](int64_t first, int64_t rows, float* sum) {
+    const int64_t offset = first * k;
+    relu_backward_and_sum_rows(y + offset, dy + offset, scale, rows, problem.k, dx + offset, sum);
+  });
+}
+
+template void bias_add(const BiasProblem&, const float*, const float*, bool, float*, Stream);
+template void bias_add(const BiasProblem&, const bfloat16*, const float*, bool, bfloat16*, Stream);
+template void bias_grad(const BiasProblem&, const float*, float*, void*, Stream);
+template void bias_grad(const BiasProblem&, const bfloat16*, float*, void*, Stream);
+template void relu_bias_backward(const BiasProblem&, const float*, const float*, float, float*, float*, void*,
+                                 Stream);
+template void relu_bias_backward(const BiasProblem&, const bfloat16*, const bfloat16*, float, bfloat16*,
+                                 float*, void*, Stream);
 
 }  // namespace cconvnet

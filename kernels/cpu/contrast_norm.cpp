@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "api.h"
+#include "floats.h"
 #include "normalise.h"
 
 namespace cconvnet {
@@ -99,16 +100,17 @@ CCONVNET_CLONES void backward(const ContrastNormProblem& o, const float* x, cons
   }
 }
 
-// Calls function(offset, buffers) for each image, on all threads.
-template <class Function>
+// Calls function(offset, buffers, floats) for each image, on all threads; `floats` are the thread's own for
+// three images of T.
+template <class T, class Function>
 void for_images(const ContrastNormProblem& o, const Function& function) {
   const int64_t image = int64_t{o.h} * o.w * o.c;
-  const size_t each = 2 * (image + o.c);
+  const size_t each = 2 * (image + o.c) + 3 * buffered<T>(image);
   std::vector<float> memory(each * parallel_parts(o.n, map_cost(o)));
   parallel_ranges(o.n, map_cost(o), [&](int part, int64_t begin, int64_t end) {
     float* own = memory.data() + part * each;
     const Buffers buffers = {own, own + image, own + 2 * image, own + 2 * image + o.c};
-    for (int64_t n = begin; n < end; ++n) function(n * image, buffers);
+    for (int64_t n = begin; n < end; ++n) function(n * image, buffers, own + 2 * (image + o.c));
   });
 }
 
@@ -122,17 +124,33 @@ size_t contrast_norm_backward_workspace(const ContrastNormProblem&) {
   return 0;
 }
 
-void contrast_norm_forward(const ContrastNormProblem& problem, const float* x, float* y, void*, Stream) {
-  for_images(problem, [&](int64_t offset, const Buffers& buffers) {
-    forward(problem, x + offset, y + offset, buffers);
+template <class T>
+void contrast_norm_forward(const ContrastNormProblem& problem, const T* x, T* y, void*, Stream) {
+  const int64_t image = int64_t{problem.h} * problem.w * problem.c;
+  for_images<T>(problem, [&](int64_t offset, const Buffers& buffers, float* floats) {
+    float* result = place_for_floats(y + offset, floats + buffered<T>(image));
+    forward(problem, as_floats(x + offset, image, floats), result, buffers);
+    write_floats(result, image, y + offset);
   });
 }
 
-void contrast_norm_backward(const ContrastNormProblem& problem, const float* x, const float* dy, float* dx,
-                            void*, Stream) {
-  for_images(problem, [&](int64_t offset, const Buffers& buffers) {
-    backward(problem, x + offset, dy + offset, dx + offset, buffers);
+template <class T>
+void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, const T* dy, T* dx, void*,
+                            Stream) {
+  const int64_t image = int64_t{problem.h} * problem.w * problem.c, own = buffered<T>(image);
+  for_images<T>(problem, [&](int64_t offset, const Buffers& buffers, float* floats) {
+    float* result = place_for_floats(dx + offset, floats + 2 * own);
+    backward(problem, as_floats(x + offset, image, floats), as_floats(dy + offset, image, floats + own),
+             result, buffers);
+    write_floats(result, image, dx + offset);
   });
 }
+
+template void contrast_norm_forward(const ContrastNormProblem&, const float*, float*, void*, Stream);
+template void contrast_norm_forward(const ContrastNormProblem&, const bfloat16*, bfloat16*, void*, Stream);
+template void contrast_norm_backward(const ContrastNormProblem&, const float*, const float*, float*, void*,
+                                     Stream);
+template void contrast_norm_backward(const ContrastNormProblem&, const bfloat16*, const bfloat16*, bfloat16*,
+                                     void*, Stream);
 
 }  // namespace cconvnet

@@ -5,8 +5,6 @@
 // as a convolution of its own, were slower even without their reorders. Weights go through the layout that
 // the kernel asks for: their reorder takes under 1 ms. The algorithm is never Winograd's, whose rounding is
 // not that of a sum of products.
-//
-// oneDNN could apply the ReLU itself, but it makes 0 of a NaN, which would hide a broken layer.
 #include "onednn.h"
 #include "tables.h"
 
@@ -19,26 +17,21 @@ using onednn::kFprop;
 using onednn::kWgrad;
 using onednn::Pass;
 
-memory::desc activations(int n, int c, int h, int w) {
-  return {{n, c, h, w}, memory::data_type::f32, memory::format_tag::nhwc};
-}
-
-memory::desc weights(const ConvProblem& o, bool plain) {
+memory::desc weights(const ConvProblem& o, memory::data_type type, bool plain) {
   using Tag = memory::format_tag;
-  if (o.groups == 1) {
-    return {{o.k, o.c, o.r, o.s}, memory::data_type::f32, plain ? Tag::ohwi : Tag::any};
-  }
-  return {{o.groups, o.k_per_group(), o.c_per_group(), o.r, o.s},
-          memory::data_type::f32,
-          plain ? Tag::gohwi : Tag::any};
+  if (o.groups == 1) return {{o.k, o.c, o.r, o.s}, type, plain ? Tag::ohwi : Tag::any};
+  return {{o.groups, o.k_per_group(), o.c_per_group(), o.r, o.s}, type, plain ? Tag::gohwi : Tag::any};
 }
 
 // One pass of one problem: a primitive with its memory objects.
 class Convolution {
  public:
   Convolution(const ConvProblem& o, Pass pass, bool bias) : pass_(pass) {
-    const memory::desc x = activations(o.n, o.c, o.h, o.w), y = activations(o.n, o.k, o.p, o.q);
-    const memory::desc w = weights(o, false);
+    const memory::data_type type = onednn::type_of(o), w_type = onednn::weights_type_of(o, pass);
+    const memory::desc x({o.n, o.c, o.h, o.w}, type, memory::format_tag::nhwc);
+    const memory::desc y({o.n, o.k, o.p, o.q}, type, memory::format_tag::nhwc);
+    const memory::desc w = weights(o, w_type, false), forward_w = weights(o, type, false);
+    plain_w_ = onednn::no_memory_yet(weights(o, w_type, true));
     const memory::desc b =
         bias ? memory::desc({o.k}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
     const memory::dims stride = {o.stride_h, o.stride_w}, before = {o.pad_h, o.pad_w};
@@ -51,18 +44,18 @@ class Convolution {
     const auto direct = dnnl::algorithm::convolution_direct;
     const dnnl::engine& engine = onednn::engine();
     const dnnl::convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, direct,
-                                                            x, w, b, y, stride, before, after, attributes);
+                                                            x, forward_w, b, y, stride, before, after,
+                                                            attributes);
     if (pass == kFprop) {
-      prepare(o, dnnl::convolution_forward(forward), forward.weights_desc(), forward.scratchpad_desc());
+      prepare(dnnl::convolution_forward(forward), forward.weights_desc(), forward.scratchpad_desc());
     } else if (pass == kDgrad) {
       const dnnl::convolution_backward_data::primitive_desc backward(engine, direct, x, w, y, stride, before,
                                                                      after, forward, attributes);
-      prepare(o, dnnl::convolution_backward_data(backward), backward.weights_desc(),
-              backward.scratchpad_desc());
+      prepare(dnnl::convolution_backward_data(backward), backward.weights_desc(), backward.scratchpad_desc());
     } else {
       const dnnl::convolution_backward_weights::primitive_desc backward(engine, direct, x, w, y, stride,
                                                                         before, after, forward, attributes);
-      prepare(o, dnnl::convolution_backward_weights(backward), backward.diff_weights_desc(),
+      prepare(dnnl::convolution_backward_weights(backward), backward.diff_weights_desc(),
               backward.scratchpad_desc());
     }
     x_ = onednn::no_memory_yet(x);
@@ -70,13 +63,13 @@ class Convolution {
     if (bias) bias_ = onednn::no_memory_yet(b);
   }
 
-  void run(const float* x, const float* w, const float* bias, const float* y) {
+  void run(const void* x, const void* w, const float* bias, const void* y) {
     onednn::point(x_, x);
     onednn::point(y_, y);
     onednn::point(plain_w_, w);
     if (bias) onednn::point(bias_, bias);
     char* scratch = static_cast<char*>(onednn::scratch(blocked_bytes_ + scratchpad_.get_desc().get_size()));
-    onednn::point(w_, same_layout_ ? static_cast<const void*>(w) : scratch);
+    onednn::point(w_, same_layout_ ? w : scratch);
     onednn::point(scratchpad_, scratch + blocked_bytes_);
 
     dnnl::stream stream(onednn::engine());
@@ -103,11 +96,9 @@ class Convolution {
   }
 
  private:
-  void prepare(const ConvProblem& o, dnnl::primitive primitive, const memory::desc& w,
-               const memory::desc& scratchpad) {
+  void prepare(dnnl::primitive primitive, const memory::desc& w, const memory::desc& scratchpad) {
     primitive_ = std::move(primitive);
     w_ = onednn::no_memory_yet(w);
-    plain_w_ = onednn::no_memory_yet(weights(o, true));
     scratchpad_ = onednn::no_memory_yet(scratchpad);
     same_layout_ = w == plain_w_.get_desc();
     if (same_layout_) return;
@@ -128,16 +119,17 @@ class Convolution {
 // oneDNN serves every problem, so it is the last row of each.
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  onednn::run<Convolution>("conv", o, kFprop, a.x, a.w, a.bias, a.y);
-  if (a.relu) relu_forward(o.y_count(), a.y, a.y, stream);
+  onednn::run<Convolution>("conv", o, kFprop, a.x, a.w, a.finish.bias, a.y);
+  finish_after_bias(a.finish, o.precision, o.y_count(), a.y, stream);
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
   onednn::run<Convolution>("conv", o, kDgrad, a.dx, a.w, nullptr, a.dy);
 }
 
-void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream) {
+void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream stream) {
   onednn::run<Convolution>("conv", o, kWgrad, a.x, a.dw, nullptr, a.dy);
+  if (a.update) sgd_update(*a.update, a.dw, stream);
 }
 
 const FpropTable& fprop_table() {

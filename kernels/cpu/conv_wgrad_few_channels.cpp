@@ -146,20 +146,22 @@ CCONVNET_CLONES void accumulate_images(const ConvProblem& o, const float* x, con
 bool supports(const ConvProblem& o) {
   const int64_t taps = int64_t{o.r} * o.s * o.c, rows = int64_t{o.r} * ((o.q - 1) * o.stride_w + o.s) * o.c;
   // Small enough for every core's own cache.
-  return o.groups == 1 && o.k % kLanes == 0 && taps * o.k <= (1 << 18) && rows <= (1 << 17);
+  return o.precision != Precision::bf16 && o.groups == 1 && o.k % kLanes == 0 && taps * o.k <= (1 << 18) &&
+         rows <= (1 << 17);
 }
 
 bool prefers(const ConvProblem& o) {
   return o.c <= 4 && dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core;
 }
 
-void launch(const ConvProblem& o, const WgradArguments& a, Stream) {
+void launch(const ConvProblem& o, const WgradArguments& a, Stream stream) {
+  const float *x = static_cast<const float*>(a.x), *dy = static_cast<const float*>(a.dy);
   const int taps = o.r * o.s * o.c, parts = std::min(kParts, o.n);
   const size_t sums_size = size_t(taps + kMostTaps) * o.k, rows_size = size_t(o.r) * Rows(o).length;
   std::vector<float> sums(parts * sums_size), rows(parts * rows_size);
   parallel_ranges(parts, int64_t{o.n} * o.p * o.q * o.k / parts * 8, [&](int, int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
-      accumulate_images(o, a.x, a.dy, static_cast<int>(o.n * part / parts),
+      accumulate_images(o, x, dy, static_cast<int>(o.n * part / parts),
                         static_cast<int>(o.n * (part + 1) / parts), rows.data() + part * rows_size,
                         sums.data() + part * sums_size);
     }
@@ -170,6 +172,7 @@ void launch(const ConvProblem& o, const WgradArguments& a, Stream) {
   for (int tap = 0; tap < taps; ++tap) {
     for (int k = 0; k < o.k; ++k) a.dw[int64_t{k} * taps + tap] = sums[int64_t{tap} * o.k + k];
   }
+  if (a.update) sgd_update(*a.update, a.dw, stream);
 }
 
 }  // namespace

@@ -10,8 +10,9 @@ constexpr int kWords = 4;    // that one draw gives
 constexpr int kBlocks = 64;  // draws made at once, in vector lanes
 
 // `count` neighbouring elements, the first of which has the index `index` in the whole tensor.
-CCONVNET_CLONES void dropout_run(const DropoutProblem& o, const float* x, float* y, int64_t index,
-                                 int64_t count) {
+template <class T>
+CCONVNET_CLONES void dropout_run(const DropoutProblem& o, uint64_t subsequence, const T* x, T* y,
+                                 int64_t index, int64_t count) {
   const uint64_t threshold = o.threshold();
   const float scale = o.scale;
   uint32_t words[kBlocks * kWords];
@@ -22,27 +23,35 @@ CCONVNET_CLONES void dropout_run(const DropoutProblem& o, const float* x, float*
     const int blocks = detail::ceil_div(skipped + served, kWords);
 #pragma omp simd
     for (int i = 0; i < blocks; ++i) {
-      const PhiloxWords drawn = philox4x32_10(block + i, o.subsequence, o.seed);
+      const PhiloxWords drawn = philox4x32_10(block + i, subsequence, o.seed);
       for (int j = 0; j < kWords; ++j) words[i * kWords + j] = drawn.word[j];
     }
 #pragma omp simd
-    for (int i = 0; i < served; ++i) y[i] = dropout_value(x[i], scale, words[skipped + i], threshold);
+    for (int i = 0; i < served; ++i) {
+      y[i] = from_float<T>(dropout_value(to_float(x[i]), scale, words[skipped + i], threshold));
+    }
     x += served, y += served, index += served, count -= served;
   }
 }
 
 }  // namespace
 
-void dropout(const DropoutProblem& problem, const float* x, float* y, Stream) {
+template <class T>
+void dropout(const DropoutProblem& problem, const int64_t* step, const T* x, T* y, Stream) {
+  const uint64_t subsequence = problem.subsequence + (step ? static_cast<uint64_t>(*step) : 0);
   // A draw costs about as much as four elements' memory traffic.
   parallel_ranges(problem.count, 4, [&](int, int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t row = begin / problem.columns, column = begin % problem.columns;
       const int64_t count = std::min(problem.columns - column, end - begin);
-      dropout_run(problem, x + begin, y + begin, row * problem.row_stride + problem.first + column, count);
+      const int64_t index = row * problem.row_stride + problem.first + column;
+      dropout_run(problem, subsequence, x + begin, y + begin, index, count);
       begin += count;
     }
   });
 }
+
+template void dropout(const DropoutProblem&, const int64_t*, const float*, float*, Stream);
+template void dropout(const DropoutProblem&, const int64_t*, const bfloat16*, bfloat16*, Stream);
 
 }  // namespace cconvnet

@@ -6,26 +6,36 @@
 namespace cconvnet {
 namespace {
 
-CCONVNET_CLONES void forward_range(const float* a, const float* b, float* y, int64_t begin, int64_t end) {
+template <class T>
+CCONVNET_CLONES void forward_range(const T* a, const T* b, T* y, int64_t begin, int64_t end) {
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) y[i] = larger(a[i], b[i]);
+  for (int64_t i = begin; i < end; ++i) y[i] = from_float<T>(larger(to_float(a[i]), to_float(b[i])));
 }
 
-CCONVNET_CLONES void backward_range(const float* x, const float* y, const float* dy, float* dx, int64_t begin,
-                                    int64_t end) {
+template <class T>
+CCONVNET_CLONES void backward_range(const T* x, const T* y, const T* dy, T* dx, int64_t begin, int64_t end) {
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) dx[i] = x[i] == y[i] ? dy[i] : 0.0f;
+  for (int64_t i = begin; i < end; ++i) {
+    dx[i] = from_float<T>(to_float(x[i]) == to_float(y[i]) ? to_float(dy[i]) : 0.0f);
+  }
 }
 
 }  // namespace
 
-void eltmax_forward(int count, const float* a, const float* b, float* y, Stream) {
+template <class T>
+void eltmax_forward(int count, const T* a, const T* b, T* y, Stream) {
   parallel_ranges(count, 1, [&](int, int64_t begin, int64_t end) { forward_range(a, b, y, begin, end); });
 }
 
-void eltmax_backward(int count, const float* x, const float* y, const float* dy, float* dx, Stream) {
+template <class T>
+void eltmax_backward(int count, const T* x, const T* y, const T* dy, T* dx, Stream) {
   parallel_ranges(count, 1,
                   [&](int, int64_t begin, int64_t end) { backward_range(x, y, dy, dx, begin, end); });
 }
+
+template void eltmax_forward(int, const float*, const float*, float*, Stream);
+template void eltmax_forward(int, const bfloat16*, const bfloat16*, bfloat16*, Stream);
+template void eltmax_backward(int, const float*, const float*, const float*, float*, Stream);
+template void eltmax_backward(int, const bfloat16*, const bfloat16*, const bfloat16*, bfloat16*, Stream);
 
 }  // namespace cconvnet

@@ -16,22 +16,24 @@ using onednn::kFprop;
 using onednn::kWgrad;
 using onednn::Pass;
 
-memory::desc matrix(int rows, int columns, bool transposed = false) {
+memory::desc matrix(int rows, int columns, memory::data_type type, bool transposed = false) {
   using Tag = memory::format_tag;
-  return {{rows, columns}, memory::data_type::f32, transposed ? Tag::ba : Tag::ab};
+  return {{rows, columns}, type, transposed ? Tag::ba : Tag::ab};
 }
 
 // One pass of one problem: a primitive with its memory objects.
 class FullyConnected {
  public:
   FullyConnected(const ConvProblem& o, Pass pass, bool bias) : pass_(pass) {
-    const memory::desc x = matrix(o.n, o.c), y = matrix(o.n, o.k), b = matrix(1, o.k);
-    memory::desc w = matrix(o.k, o.c);
+    const memory::data_type type = onednn::type_of(o), w_type = onednn::weights_type_of(o, pass);
+    const memory::desc x = matrix(o.n, o.c, type), y = matrix(o.n, o.k, type);
+    const memory::desc b = matrix(1, o.k, memory::data_type::f32);
+    memory::desc w = matrix(o.k, o.c, w_type);
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     const dnnl::engine& engine = onednn::engine();
     if (pass == kFprop) {
-      w = matrix(o.c, o.k, true);
+      w = matrix(o.c, o.k, type, true);
       const dnnl::matmul::primitive_desc desc =
           bias ? dnnl::matmul::primitive_desc(engine, x, w, b, y, attributes)
                : dnnl::matmul::primitive_desc(engine, x, w, y, attributes);
@@ -39,7 +41,7 @@ class FullyConnected {
       scratchpad_ = onednn::no_memory_yet(desc.scratchpad_desc());
     } else {
       const dnnl::inner_product_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, x,
-                                                                w, y, attributes);
+                                                                matrix(o.k, o.c, type), y, attributes);
       if (pass == kDgrad) {
         const dnnl::inner_product_backward_data::primitive_desc desc(engine, x, w, y, forward, attributes);
         primitive_ = dnnl::inner_product_backward_data(desc);
@@ -56,7 +58,7 @@ class FullyConnected {
     if (bias) bias_ = onednn::no_memory_yet(b);
   }
 
-  void run(const float* x, const float* w, const float* bias, const float* y) {
+  void run(const void* x, const void* w, const float* bias, const void* y) {
     onednn::point(x_, x);
     onednn::point(w_, w);
     onednn::point(y_, y);
@@ -82,16 +84,17 @@ class FullyConnected {
 };
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  onednn::run<FullyConnected>("fc", o, kFprop, a.x, a.w, a.bias, a.y);
-  if (a.relu) relu_forward(o.y_count(), a.y, a.y, stream);
+  onednn::run<FullyConnected>("fc", o, kFprop, a.x, a.w, a.finish.bias, a.y);
+  finish_after_bias(a.finish, o.precision, o.y_count(), a.y, stream);
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
   onednn::run<FullyConnected>("fc", o, kDgrad, a.dx, a.w, nullptr, a.dy);
 }
 
-void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream) {
+void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream stream) {
   onednn::run<FullyConnected>("fc", o, kWgrad, a.x, a.dw, nullptr, a.dy);
+  if (a.update) sgd_update(*a.update, a.dw, stream);
 }
 
 const FpropTable& fprop_table() {

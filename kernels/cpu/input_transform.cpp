@@ -1,6 +1,10 @@
-// uint8 images to a float batch: crop, mirror, subtract the mean, shift the colours, scale. A row of an
-// output image is one item of work.
+// uint8 images to a batch: crop, mirror, subtract the mean, shift the colours, scale; perhaps space to depth.
+// A row of an output image is one item of work: made as floats in a buffer, then written where it belongs.
+//
+// Filters to blocks and back are here too, the same rearrangement of weights.
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "api.h"
 #include "parallel.h"
@@ -14,7 +18,6 @@ struct InputRow {
   bool center_mean;
   const float* shift;  // per channel; may be null
   bool mirror;
-  float* y;
 };
 
 void mirror_row(float* y, int count, int c) {
@@ -24,8 +27,7 @@ void mirror_row(float* y, int count, int c) {
 }
 
 // The row as it lies in the image, so that its q*c values make vector code; mirrored when the mean is off.
-CCONVNET_CLONES void transform_row(const InputRow& row, int q, int c, float scale) {
-  float* y = row.y;
+CCONVNET_CLONES void transform_row(const InputRow& row, int q, int c, float scale, float* y) {
   const uint8_t* pixels = row.image;
   const int count = q * c;
   const float* mean = row.mean;
@@ -50,28 +52,90 @@ CCONVNET_CLONES void transform_row(const InputRow& row, int q, int c, float scal
   for (int i = 0; i < count; ++i) y[i] *= scale;
 }
 
+// to[piece * stride + i] = from[piece * length + i].
+template <class T>
+CCONVNET_CLONES void write_pieces(const float* from, int pieces, int length, int stride, T* to) {
+  for (int piece = 0; piece < pieces; ++piece, from += length, to += stride) {
+#pragma omp simd
+    for (int i = 0; i < length; ++i) to[i] = from_float<T>(from[i]);
+  }
+}
+
+// Calls function(offset of w's row, offset of its place in blocks or of zeros, values) for each piece of a
+// row of `block` pixels of blocks[K, blocks_r, blocks_s, block, block, C]; `values` of them are w's.
+template <class Function>
+void for_pieces(const FilterBlocksProblem& o, const Function& function) {
+  const int64_t piece = int64_t{o.block} * o.c;
+  int64_t offset = 0;
+  for (int k = 0; k < o.k; ++k) {
+    for (int row_of_blocks = 0; row_of_blocks < o.blocks_r(); ++row_of_blocks) {
+      for (int column = 0; column < o.blocks_s() * o.block; column += o.block) {
+        for (int r = row_of_blocks * o.block; r < (row_of_blocks + 1) * o.block; ++r, offset += piece) {
+          const int pixels = r < o.r ? std::min(o.block, o.s - column) : 0;
+          function(((int64_t{k} * o.r + r) * o.s + column) * o.c, offset, int64_t{pixels} * o.c);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
+template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
-                     float scale, float* y, Stream) {
+                     float scale, T* y, Stream) {
   const InputProblem& o = problem;
-  parallel_ranges(int64_t{o.n} * o.p, 4 * int64_t{o.q} * o.c, [&](int, int64_t begin, int64_t end) {
+  const int64_t rows = int64_t{o.blocks_h()} * o.block;
+  const int blocks = o.blocks_w(), piece = o.block * o.c;
+  const int64_t length = int64_t{blocks} * piece;
+  std::vector<float> buffers(length * parallel_parts(o.n * rows, 4 * length));
+  parallel_ranges(o.n * rows, 4 * length, [&](int part, int64_t begin, int64_t end) {
+    float* buffer = buffers.data() + part * length;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / o.p;
-      const int64_t i = std::clamp(top[n], 0, o.h - o.p) + item % o.p;
-      const int64_t j = std::clamp(left[n], 0, o.w - o.q);
-      const int64_t inside = (i * o.w + j) * o.c;
-      const int64_t center = (((o.h - o.p) / 2 + item % o.p) * o.w + (o.w - o.q) / 2) * o.c;
-      const InputRow row = {images + n * o.h * o.w * o.c + inside,
-                            mean ? mean + (o.center_mean ? center : inside) : nullptr,
-                            o.center_mean,
-                            shift ? shift + n * o.c : nullptr,
-                            mirror[n] != 0,
-                            y + item * o.q * o.c};
-      transform_row(row, o.q, o.c, scale);
+      const int64_t n = item / rows, row = item % rows, p = row - o.pad;
+      const bool inside = p >= 0 && p < o.p;
+      if (inside) {
+        const int64_t i = std::clamp(top[n], 0, o.h - o.p) + p, j = std::clamp(left[n], 0, o.w - o.q);
+        const int64_t crop = (i * o.w + j) * o.c;
+        const int64_t center = (((o.h - o.p) / 2 + p) * o.w + (o.w - o.q) / 2) * o.c;
+        transform_row(
+            {images + n * o.h * o.w * o.c + crop, mean ? mean + (o.center_mean ? center : crop) : nullptr,
+             o.center_mean, shift ? shift + n * o.c : nullptr, mirror[n] != 0},
+            o.q, o.c, scale, buffer + int64_t{o.pad} * o.c);
+      } else {
+        std::fill_n(buffer, length, 0.0f);
+      }
+      // A row of pixels is one piece of each of its blocks.
+      T* to = y + ((n * rows + row - row % o.block) * blocks + row % o.block) * piece;
+      if (o.block == 1) {
+        write_pieces(buffer, 1, static_cast<int>(length), 0, to);
+      } else {
+        write_pieces(buffer, blocks, piece, o.block * piece, to);
+      }
     }
   });
 }
+
+template <class T>
+void filters_to_blocks(const FilterBlocksProblem& problem, const float* w, T* blocks, Stream) {
+  const int64_t piece = int64_t{problem.block} * problem.c;
+  for_pieces(problem, [&](int64_t from, int64_t to, int64_t count) {
+    for (int64_t i = 0; i < piece; ++i) blocks[to + i] = from_float<T>(i < count ? w[from + i] : 0.0f);
+  });
+}
+
+void filters_from_blocks(const FilterBlocksProblem& problem, const float* dblocks, float* dw, Stream) {
+  for_pieces(problem, [&](int64_t to, int64_t from, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) dw[to + i] = dblocks[from + i];
+  });
+}
+
+template void input_transform(const InputProblem&, const uint8_t*, const int32_t*, const int32_t*,
+                              const uint8_t*, const float*, const float*, float, float*, Stream);
+template void input_transform(const InputProblem&, const uint8_t*, const int32_t*, const int32_t*,
+                              const uint8_t*, const float*, const float*, float, bfloat16*, Stream);
+template void filters_to_blocks(const FilterBlocksProblem&, const float*, float*, Stream);
+template void filters_to_blocks(const FilterBlocksProblem&, const float*, bfloat16*, Stream);
 
 }  // namespace cconvnet

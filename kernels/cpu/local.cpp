@@ -5,6 +5,7 @@
 // writes; within a thread sgemm is sequential, and the products are added in a fixed order.
 #include <atomic>
 #include <dnnl.hpp>
+#include <vector>
 
 #include "parallel.h"
 #include "tables.h"
@@ -42,10 +43,6 @@ class Products {
  private:
   const LocalProblem& problem_;
   std::atomic<int> failure_{dnnl_success};
-};
-
-struct Range {
-  int begin, end;
 };
 
 // The taps of a filter's axis that lie in the image when its window begins at `first`.
@@ -95,7 +92,7 @@ void for_all(int64_t count, int64_t work, const Function& function) {
                   });
 }
 
-void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream) {
+void fprop(const LocalProblem& o, const float* x, const float* w, const float* bias, float* y) {
   const Layout layout(o);
   const int filters = o.k_per_group();
   Products products(o);
@@ -104,17 +101,16 @@ void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream) {
       const int64_t first = int64_t{position} * o.k + g * filters;
       bool add = false;
       for_runs(o, position / o.q, position % o.q, g, [&](int64_t pixels, int weight, int length) {
-        products.multiply(o.n, filters, length, {a.x + pixels, layout.x_image}, false,
-                          {a.w + first * layout.filter + weight, layout.filter}, true, add,
-                          {a.y + first, layout.y_image});
+        products.multiply(o.n, filters, length, {x + pixels, layout.x_image}, false,
+                          {w + first * layout.filter + weight, layout.filter}, true, add,
+                          {y + first, layout.y_image});
         add = true;
       });
       for (int n = 0; n < o.n; ++n) {
-        float* y = a.y + n * layout.y_image + first;
+        float* values = y + n * layout.y_image + first;
         for (int k = 0; k < filters; ++k) {
-          float value = add ? y[k] : 0.0f;
-          if (a.bias) value += a.bias[first + k];
-          y[k] = a.relu && value < 0.0f ? 0.0f : value;  // a NaN stays
+          const float value = add ? values[k] : 0.0f;
+          values[k] = bias ? value + bias[first + k] : value;
         }
       }
     }
@@ -122,51 +118,93 @@ void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream) {
   products.throw_failure();
 }
 
-void launch_dgrad(const LocalProblem& o, const DgradArguments& a, Stream) {
+void dgrad(const LocalProblem& o, const float* dy, const float* w, float* dx) {
   const Layout layout(o);
   const int channels = o.c_per_group(), filters = o.k_per_group();
   Products products(o);
   for_all(int64_t{o.h} * o.w, o.flops() / 2 / (int64_t{o.h} * o.w), [&](int pixel) {
-    const int h = pixel / o.w + o.pad_h, w = pixel % o.w + o.pad_w;
-    const Range rows = windows_holding(h, o.r, o.stride_h, o.p);
-    const Range columns = windows_holding(w, o.s, o.stride_w, o.q);
+    const int i = pixel / o.w + o.pad_h, j = pixel % o.w + o.pad_w;
+    const Range rows = windows_holding(i, o.r, o.stride_h, o.p);
+    const Range columns = windows_holding(j, o.s, o.stride_w, o.q);
     for (int g = 0; g < o.groups; ++g) {
-      float* dx = a.dx + int64_t{pixel} * o.c + g * channels;
+      float* to = dx + int64_t{pixel} * o.c + g * channels;
       bool add = false;
       for (int p = rows.begin; p < rows.end; ++p) {
         for (int q = columns.begin; q < columns.end; ++q) {
           const int64_t first = (int64_t{p} * o.q + q) * o.k + g * filters;
-          const int tap = (h - p * o.stride_h) * o.s + w - q * o.stride_w;
-          products.multiply(o.n, channels, filters, {a.dy + first, layout.y_image}, false,
-                            {a.w + first * layout.filter + tap * channels, layout.filter}, false, add,
-                            {dx, layout.x_image});
+          const int tap = (i - p * o.stride_h) * o.s + j - q * o.stride_w;
+          products.multiply(o.n, channels, filters, {dy + first, layout.y_image}, false,
+                            {w + first * layout.filter + tap * channels, layout.filter}, false, add,
+                            {to, layout.x_image});
           add = true;
         }
       }
       if (add) continue;
-      for (int n = 0; n < o.n; ++n) std::fill_n(dx + n * layout.x_image, channels, 0.0f);
+      for (int n = 0; n < o.n; ++n) std::fill_n(to + n * layout.x_image, channels, 0.0f);
     }
   });
   products.throw_failure();
 }
 
-void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream) {
+void wgrad(const LocalProblem& o, const float* x, const float* dy, float* dw) {
   const Layout layout(o);
   const int filters = o.k_per_group();
   Products products(o);
   for_all(o.positions(), o.flops() / 2 / o.positions(), [&](int position) {
     // Where the window hangs over the edge, its weights have no pixels.
-    std::fill_n(a.dw + int64_t{position} * o.k * layout.filter, int64_t{o.k} * layout.filter, 0.0f);
+    std::fill_n(dw + int64_t{position} * o.k * layout.filter, int64_t{o.k} * layout.filter, 0.0f);
     for (int g = 0; g < o.groups; ++g) {
       const int64_t first = int64_t{position} * o.k + g * filters;
       for_runs(o, position / o.q, position % o.q, g, [&](int64_t pixels, int weight, int length) {
-        products.multiply(filters, length, o.n, {a.dy + first, layout.y_image}, true,
-                          {a.x + pixels, layout.x_image}, false, false,
-                          {a.dw + first * layout.filter + weight, layout.filter});
+        products.multiply(filters, length, o.n, {dy + first, layout.y_image}, true,
+                          {x + pixels, layout.x_image}, false, false,
+                          {dw + first * layout.filter + weight, layout.filter});
       });
     }
   });
   products.throw_failure();
+}
+
+// Calls function(x, y) with both as arrays of floats. sgemm has no sister for bfloat16, whose arrays are
+// copied: this layer is not meant to be fast in it.
+template <class Function>
+void as_arrays_of_floats(Precision precision, const void* x, int x_count, const void* y, int y_count,
+                         const Function& function) {
+  if (precision != Precision::bf16) {
+    return function(static_cast<const float*>(x), static_cast<const float*>(y));
+  }
+  std::vector<float> x_floats(x_count), y_floats(y_count);
+  from_bf16(x_count, static_cast<const bfloat16*>(x), x_floats.data(), nullptr);
+  from_bf16(y_count, static_cast<const bfloat16*>(y), y_floats.data(), nullptr);
+  function(x_floats.data(), y_floats.data());
+}
+
+// The like for one that function(result) writes.
+template <class Function>
+void into_array_of_floats(Precision precision, void* result, int count, const Function& function) {
+  if (precision != Precision::bf16) return function(static_cast<float*>(result));
+  std::vector<float> floats(count);
+  function(floats.data());
+  to_bf16(count, floats.data(), static_cast<bfloat16*>(result), nullptr);
+}
+
+void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream stream) {
+  as_arrays_of_floats(o.precision, a.x, o.x_count(), a.w, o.w_count(), [&](const float* x, const float* w) {
+    into_array_of_floats(o.precision, a.y, o.y_count(), [&](float* y) { fprop(o, x, w, a.finish.bias, y); });
+  });
+  finish_after_bias(a.finish, o.precision, o.y_count(), a.y, stream);
+}
+
+void launch_dgrad(const LocalProblem& o, const DgradArguments& a, Stream) {
+  as_arrays_of_floats(o.precision, a.dy, o.y_count(), a.w, o.w_count(), [&](const float* dy, const float* w) {
+    into_array_of_floats(o.precision, a.dx, o.x_count(), [&](float* dx) { dgrad(o, dy, w, dx); });
+  });
+}
+
+void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream stream) {
+  as_arrays_of_floats(o.precision, a.x, o.x_count(), a.dy, o.y_count(),
+                      [&](const float* x, const float* dy) { wgrad(o, x, dy, a.dw); });
+  if (a.update) sgd_update(*a.update, a.dw, stream);
 }
 
 // ---- selection tables -----------------------------------------------------------------------------------

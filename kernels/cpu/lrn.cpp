@@ -1,17 +1,11 @@
 // Local response normalisation, d = k + alpha * (sum of x^2 over a window), y = x * d^-beta, across the
-// channels of a group or in the same map.
-//
-// Across channels, the lanes of a vector are 16 neighbouring channels, and the window's sum is `size` vectors
-// loaded at shifted addresses. For that a thread copies some (pixel, group) items into a buffer of its own,
-// with zeros between them that serve as the ends of every window; several items at a time, since a load that
-// waits for stores just before it is slow. Sums are formed directly: a running sum that adds one end and
-// subtracts the other would leave rounding behind. In the same map, the lanes are channels too and the window
-// is a loop over pixels.
-#include <cstring>
+// channels of a group (lrn_across.h) or in the same map, where the lanes are channels too and the window is a
+// loop over pixels.
 #include <vector>
 
 #include "api.h"
-#include "normalise.h"
+#include "floats.h"
+#include "lrn_across.h"
 #include "parallel.h"
 
 namespace cconvnet {
@@ -19,170 +13,30 @@ namespace {
 
 // ---- across channels ------------------------------------------------------------------------------------
 
-constexpr int kLanes = 16;
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
-
-inline int rounded_up(int count) {
-  return (count + kLanes - 1) / kLanes * kLanes;
-}
-
-// The vector at `from`, or its first `count` lanes and zeros; and the like for storing.
-inline __attribute__((always_inline)) Lanes load(const float* from, int count = kLanes) {
-  Lanes values = {};
-  if (count >= kLanes) {
-    std::memcpy(&values, from, sizeof values);
-  } else {
-    for (int i = 0; i < count; ++i) values[i] = from[i];
-  }
-  return values;
-}
-
-inline __attribute__((always_inline)) void store(float* to, const Lanes& values, int count = kLanes) {
-  if (count >= kLanes) {
-    std::memcpy(to, &values, sizeof values);
-  } else {
-    for (int i = 0; i < count; ++i) to[i] = values[i];
-  }
-}
-
-// How items lie in a thread's buffers: a margin of zeros, then each item's channels, filled up with zeros to
-// whole vectors, and a margin again.
-struct Layout {
+template <class T>
+struct DenseGradient {
+  const T* dy;
   int channels;
-  int before, after;   // channels of the window left and right of its own
-  int margin, stride;  // the latter from item to item
-  int items;           // worked on together
-  size_t length;       // of a buffer
 
-  explicit Layout(const LrnProblem& o) : channels(o.c / o.groups) {
-    // A window wider than twice the channels sees all of them, and the margins need not be longer.
-    before = std::min(o.size / 2, channels);
-    after = std::min(o.size - 1 - o.size / 2, channels);
-    margin = rounded_up(std::max(before, after));
-    stride = rounded_up(channels) + margin;
-    // Enough that a load seldom waits for the store just before it, few enough that the processor reads ahead
-    // into the next items: on Zen 5 (conv1 and conv2 of AlexNet, 2026-11-21) the backward pass was 1.5 times
-    // as fast with 4 items of 48 and 2 of 128 channels as with 16 and 7.
-    constexpr int kValues = 300;
-    items = std::max(1, kValues / stride);
-    length = size_t(margin) + size_t(items) * stride;
-  }
-  // Where channel 0 of an item lies in a buffer.
-  float* of(float* buffer, int item) const { return buffer + margin + size_t(item) * stride; }
+  struct Item {
+    const T* dy;
+    inline __attribute__((always_inline)) Lanes operator()(int c, int count, const Lanes&) const {
+      return load(dy + c, count);
+    }
+  };
+  Item operator()(int item) const { return {dy + int64_t{item} * channels}; }
 };
 
-// One thread's buffers, zeros but for the items' channels.
-struct Buffers {
-  float *values, *scales, *terms;
-};
-
-template <bool SQUARED>
-inline __attribute__((always_inline)) Lanes window_sum(const float* center, int before, int after) {
-  Lanes sum = {};
-  for (int shift = -before; shift <= after; ++shift) {
-    const Lanes values = load(center + shift);
-    sum += SQUARED ? values * values : values;
-  }
-  return sum;
+template <class T>
+CCONVNET_CLONES void across_forward_range(const LrnProblem& o, const Layout& layout, const T* x, T* y,
+                                          int begin, int end, const Buffers& buffers) {
+  across_forward(o, layout, x, y, begin, end, buffers);
 }
 
-template <bool THREE_QUARTERS>
-inline __attribute__((always_inline)) Powers<Lanes> powers_of(const LrnProblem& o, const Lanes& sum) {
-  const Lanes d = o.k + o.alpha * sum;
-  if (THREE_QUARTERS) return three_quarters(d);
-  Powers<Lanes> result;
-  for (int i = 0; i < kLanes; ++i) {
-    const Powers<float> one = any_power(d[i], o.beta);
-    result.scale[i] = one.scale;
-    result.steeper[i] = one.steeper;
-  }
-  return result;
-}
-
-inline __attribute__((always_inline)) void copy_in(const Layout& layout, const float* x, int items,
-                                                   float* buffer) {
-  for (int item = 0; item < items; ++item) {
-    const float* from = x + int64_t{item} * layout.channels;
-    float* to = layout.of(buffer, item);
-    for (int c = 0; c < layout.channels; c += kLanes) store(to + c, load(from + c, layout.channels - c));
-  }
-}
-
-// PAPER: five channels wide, and beta = 3/4.
-template <bool PAPER>
-inline __attribute__((always_inline)) void forward_items(const LrnProblem& o, const Layout& layout,
-                                                         const float* x, float* y, int items,
-                                                         const Buffers& buffers) {
-  const int before = PAPER ? 2 : layout.before, after = PAPER ? 2 : layout.after;
-  copy_in(layout, x, items, buffers.values);
-  for (int item = 0; item < items; ++item) {
-    const float* values = layout.of(buffers.values, item);
-    float* to = y + int64_t{item} * layout.channels;
-    for (int c = 0; c < layout.channels; c += kLanes) {
-      const Powers<Lanes> power = powers_of<PAPER>(o, window_sum<true>(values + c, before, after));
-      store(to + c, load(values + c) * power.scale, layout.channels - c);
-    }
-  }
-}
-
-template <bool PAPER>
-inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, const Layout& layout,
-                                                          const float* x, const float* dy, float* dx,
-                                                          int items, const Buffers& buffers) {
-  const int before = PAPER ? 2 : layout.before, after = PAPER ? 2 : layout.after;
-  const float factor = 2.0f * o.alpha * o.beta;
-  copy_in(layout, x, items, buffers.values);
-  for (int item = 0; item < items; ++item) {
-    const float *values = layout.of(buffers.values, item), *from = dy + int64_t{item} * layout.channels;
-    float *scales = layout.of(buffers.scales, item), *terms = layout.of(buffers.terms, item);
-    for (int c = 0; c < layout.channels; c += kLanes) {
-      const Powers<Lanes> power = powers_of<PAPER>(o, window_sum<true>(values + c, before, after));
-      const Lanes gradient = load(from + c, layout.channels - c);
-      store(scales + c, gradient * power.scale);
-      store(terms + c, gradient * load(values + c) * power.steeper);
-    }
-  }
-  for (int item = 0; item < items; ++item) {
-    const float *values = layout.of(buffers.values, item), *terms = layout.of(buffers.terms, item);
-    const float* scales = layout.of(buffers.scales, item);
-    float* to = dx + int64_t{item} * layout.channels;
-    for (int c = 0; c < layout.channels; c += kLanes) {
-      // The windows that hold channel c are those of [c - after, c + before]: the ends change places.
-      const Lanes sum = window_sum<false>(terms + c, after, before);
-      store(to + c, load(scales + c) - factor * load(values + c) * sum, layout.channels - c);
-    }
-  }
-}
-
-inline bool is_papers(const LrnProblem& o, const Layout& layout) {
-  return layout.before == 2 && layout.after == 2 && o.beta == 0.75f;
-}
-
-CCONVNET_CLONES void across_forward(const LrnProblem& o, const Layout& layout, const float* x, float* y,
-                                    int64_t begin, int64_t end, const Buffers& buffers) {
-  for (int64_t first = begin; first < end; first += layout.items) {
-    const int items = static_cast<int>(std::min<int64_t>(layout.items, end - first));
-    const int64_t offset = first * layout.channels;
-    if (is_papers(o, layout)) {
-      forward_items<true>(o, layout, x + offset, y + offset, items, buffers);
-    } else {
-      forward_items<false>(o, layout, x + offset, y + offset, items, buffers);
-    }
-  }
-}
-
-CCONVNET_CLONES void across_backward(const LrnProblem& o, const Layout& layout, const float* x,
-                                     const float* dy, float* dx, int64_t begin, int64_t end,
-                                     const Buffers& buffers) {
-  for (int64_t first = begin; first < end; first += layout.items) {
-    const int items = static_cast<int>(std::min<int64_t>(layout.items, end - first));
-    const int64_t offset = first * layout.channels;
-    if (is_papers(o, layout)) {
-      backward_items<true>(o, layout, x + offset, dy + offset, dx + offset, items, buffers);
-    } else {
-      backward_items<false>(o, layout, x + offset, dy + offset, dx + offset, items, buffers);
-    }
-  }
+template <class T>
+CCONVNET_CLONES void across_backward_range(const LrnProblem& o, const Layout& layout, const T* x, const T* dy,
+                                           T* dx, int begin, int end, const Buffers& buffers) {
+  across_backward(o, layout, x, DenseGradient<T>{dy, layout.channels}, false, dx, begin, end, buffers);
 }
 
 // Calls function(layout, begin, end, buffers) on all threads, for ranges of (pixel, group) items.
@@ -190,10 +44,11 @@ template <class Function>
 void across_channels(const LrnProblem& o, const Function& function) {
   const Layout layout(o);
   const int64_t items = int64_t{o.n} * o.h * o.w * o.groups;
-  std::vector<float> memory(3 * layout.length * parallel_parts(items, layout.channels));
+  const size_t each = Buffers::size(layout);
+  std::vector<float> memory(each * parallel_parts(items, layout.channels));
   parallel_ranges(items, layout.channels, [&](int part, int64_t begin, int64_t end) {
-    float* own = memory.data() + 3 * layout.length * part;
-    function(layout, begin, end, {own, own + layout.length, own + 2 * layout.length});
+    function(layout, static_cast<int>(begin), static_cast<int>(end),
+             Buffers(layout, memory.data() + each * part));
   });
 }
 
@@ -235,20 +90,31 @@ CCONVNET_CLONES void map_backward(const LrnProblem& o, const float* x, const flo
   }
 }
 
+// Calls function(offset of the image, buffer) for all images, on all threads; a thread's own buffer has
+// `buffer_size` floats.
+template <class Function>
+void for_images(const LrnProblem& o, int64_t image, int64_t buffer_size, const Function& function) {
+  std::vector<float> buffers(buffer_size * parallel_parts(o.n, map_cost(o)));
+  parallel_ranges(o.n, map_cost(o), [&](int part, int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) function(n * image, buffers.data() + part * buffer_size);
+  });
+}
+
 }  // namespace
 
-void lrn_forward(const LrnProblem& problem, const float* x, float* y, Stream) {
+template <class T>
+void lrn_forward(const LrnProblem& problem, const T* x, T* y, Stream) {
   if (problem.region == LrnRegion::across_channels) {
-    return across_channels(problem,
-                           [&](const Layout& layout, int64_t begin, int64_t end, const Buffers& buffers) {
-                             across_forward(problem, layout, x, y, begin, end, buffers);
-                           });
+    return across_channels(problem, [&](const Layout& layout, int begin, int end, const Buffers& buffers) {
+      across_forward_range(problem, layout, x, y, begin, end, buffers);
+    });
   }
-  const int64_t image = int64_t{problem.h} * problem.w * problem.c;
-  std::vector<float> buffers(size_t(problem.c) * parallel_parts(problem.n, map_cost(problem)));
-  parallel_ranges(problem.n, map_cost(problem), [&](int part, int64_t begin, int64_t end) {
-    float* buffer = buffers.data() + size_t(part) * problem.c;
-    for (int64_t n = begin; n < end; ++n) map_forward(problem, x + n * image, y + n * image, buffer);
+  const int64_t image = int64_t{problem.h} * problem.w * problem.c, own = buffered<T>(image);
+  for_images(problem, image, problem.c + 2 * own, [&](int64_t offset, float* buffer) {
+    float* floats = buffer + problem.c;
+    float* result = place_for_floats(y + offset, floats + own);
+    map_forward(problem, as_floats(x + offset, image, floats), result, buffer);
+    write_floats(result, image, y + offset);
   });
 }
 
@@ -256,23 +122,26 @@ size_t lrn_backward_workspace(const LrnProblem&) {
   return 0;
 }
 
-void lrn_backward(const LrnProblem& problem, const float* x, const float* dy, float* dx, void*, Stream) {
+template <class T>
+void lrn_backward(const LrnProblem& problem, const T* x, const T* dy, T* dx, void*, Stream) {
   if (problem.region == LrnRegion::across_channels) {
-    return across_channels(problem,
-                           [&](const Layout& layout, int64_t begin, int64_t end, const Buffers& buffers) {
-                             across_backward(problem, layout, x, dy, dx, begin, end, buffers);
-                           });
+    return across_channels(problem, [&](const Layout& layout, int begin, int end, const Buffers& buffers) {
+      across_backward_range(problem, layout, x, dy, dx, begin, end, buffers);
+    });
   }
-  const int64_t image = int64_t{problem.h} * problem.w * problem.c;
-  const size_t each = image + 2 * problem.c;
-  std::vector<float> buffers(each * parallel_parts(problem.n, map_cost(problem)));
-  parallel_ranges(problem.n, map_cost(problem), [&](int part, int64_t begin, int64_t end) {
-    float* sum = buffers.data() + part * each;
-    float* scale = sum + problem.c;
-    for (int64_t n = begin; n < end; ++n) {
-      map_backward(problem, x + n * image, dy + n * image, dx + n * image, sum, scale, scale + problem.c);
-    }
+  const int64_t image = int64_t{problem.h} * problem.w * problem.c, own = buffered<T>(image);
+  for_images(problem, image, 2 * problem.c + image + 3 * own, [&](int64_t offset, float* sum) {
+    float *scale = sum + problem.c, *terms = scale + problem.c, *floats = terms + image;
+    float* result = place_for_floats(dx + offset, floats + 2 * own);
+    map_backward(problem, as_floats(x + offset, image, floats), as_floats(dy + offset, image, floats + own),
+                 result, sum, scale, terms);
+    write_floats(result, image, dx + offset);
   });
 }
+
+template void lrn_forward(const LrnProblem&, const float*, float*, Stream);
+template void lrn_forward(const LrnProblem&, const bfloat16*, bfloat16*, Stream);
+template void lrn_backward(const LrnProblem&, const float*, const float*, float*, void*, Stream);
+template void lrn_backward(const LrnProblem&, const bfloat16*, const bfloat16*, bfloat16*, void*, Stream);
 
 }  // namespace cconvnet

@@ -8,15 +8,16 @@ namespace cconvnet {
 namespace {
 
 // ReLU and its gradient run after nearly every layer and are bound by memory: vector code for both.
-CCONVNET_CLONES void relu_forward_range(const float* x, float* y, int64_t begin, int64_t end) {
+template <class T>
+CCONVNET_CLONES void relu_forward_range(const T* x, T* y, int64_t begin, int64_t end) {
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) y[i] = relu(x[i]);
+  for (int64_t i = begin; i < end; ++i) y[i] = from_float<T>(relu(to_float(x[i])));
 }
 
-CCONVNET_CLONES void relu_backward_range(const float* y, const float* dy, float* dx, int64_t begin,
-                                         int64_t end) {
+template <class T>
+CCONVNET_CLONES void relu_backward_range(const T* y, const T* dy, T* dx, int64_t begin, int64_t end) {
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) dx[i] = y[i] > 0.0f ? dy[i] : 0.0f;
+  for (int64_t i = begin; i < end; ++i) dx[i] = from_float<T>(to_float(y[i]) > 0.0f ? to_float(dy[i]) : 0.0f);
 }
 
 // exp and tanh cost tens of elements' memory traffic, so a thread is worth waking for fewer elements.
@@ -24,32 +25,48 @@ constexpr int64_t kNeuronCost = 8;
 
 }  // namespace
 
-void relu_forward(int count, const float* x, float* y, Stream) {
+template <class T>
+void relu_forward(int count, const T* x, T* y, Stream) {
   parallel_ranges(count, 1, [&](int, int64_t begin, int64_t end) { relu_forward_range(x, y, begin, end); });
 }
 
-void relu_backward(int count, const float* y, const float* dy, float* dx, Stream) {
+template <class T>
+void relu_backward(int count, const T* y, const T* dy, T* dx, Stream) {
   parallel_ranges(count, 1,
                   [&](int, int64_t begin, int64_t end) { relu_backward_range(y, dy, dx, begin, end); });
 }
 
-void neuron_forward(const NeuronProblem& problem, const float* x, float* y, Stream) {
-  dispatch_neuron(problem.neuron, [&](auto neuron) {
-    parallel_ranges(problem.count, kNeuronCost, [&](int, int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) y[i] = neuron_value<neuron()>(x[i], problem.a, problem.b);
-    });
-  });
-}
-
-void neuron_backward(const NeuronProblem& problem, const float* x, const float* y, const float* dy, float* dx,
-                     Stream) {
+template <class T>
+void neuron_forward(const NeuronProblem& problem, const T* x, T* y, Stream) {
   dispatch_neuron(problem.neuron, [&](auto neuron) {
     parallel_ranges(problem.count, kNeuronCost, [&](int, int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        dx[i] = dy[i] * neuron_derivative<neuron()>(x[i], y[i], problem.a, problem.b);
+        y[i] = from_float<T>(neuron_value<neuron()>(to_float(x[i]), problem.a, problem.b));
       }
     });
   });
 }
+
+template <class T>
+void neuron_backward(const NeuronProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream) {
+  dispatch_neuron(problem.neuron, [&](auto neuron) {
+    parallel_ranges(problem.count, kNeuronCost, [&](int, int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float slope = neuron_derivative<neuron()>(to_float(x[i]), to_float(y[i]), problem.a, problem.b);
+        dx[i] = from_float<T>(to_float(dy[i]) * slope);
+      }
+    });
+  });
+}
+
+template void relu_forward(int, const float*, float*, Stream);
+template void relu_forward(int, const bfloat16*, bfloat16*, Stream);
+template void relu_backward(int, const float*, const float*, float*, Stream);
+template void relu_backward(int, const bfloat16*, const bfloat16*, bfloat16*, Stream);
+template void neuron_forward(const NeuronProblem&, const float*, float*, Stream);
+template void neuron_forward(const NeuronProblem&, const bfloat16*, bfloat16*, Stream);
+template void neuron_backward(const NeuronProblem&, const float*, const float*, const float*, float*, Stream);
+template void neuron_backward(const NeuronProblem&, const bfloat16*, const bfloat16*, const bfloat16*,
+                              bfloat16*, Stream);
 
 }  // namespace cconvnet

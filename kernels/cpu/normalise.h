@@ -65,10 +65,6 @@ inline __attribute__((always_inline)) void powers(const Problem& o, int count, c
 
 // ---- windows in the same map ----------------------------------------------------------------------------
 
-struct Range {
-  int begin, end;
-};
-
 // The window's part inside [0, limit) around `center`.
 inline Range clipped(int center, int before, int after, int limit) {
   return {std::max(0, center - before),

@@ -60,26 +60,15 @@ inline void* scratch(size_t bytes) {
 enum Pass { kFprop, kDgrad, kWgrad };
 
 // The sizes of a problem, what is asked of it, and the number of threads the primitive is made for.
-using Key = std::array<int, 17>;
+using Key = std::array<int, 18>;
 
 inline Key key_of(const ConvProblem& o, Pass pass, bool bias) {
-  return {o.n,
-          o.h,
-          o.w,
-          o.c,
-          o.k,
-          o.r,
-          o.s,
-          o.p,
-          o.q,
-          o.stride_h,
-          o.stride_w,
-          o.pad_h,
-          o.pad_w,
-          o.groups,
-          pass,
-          bias,
-          omp_get_max_threads()};
+  return {o.n,        o.h,        o.w,
+          o.c,        o.k,        o.r,
+          o.s,        o.p,        o.q,
+          o.stride_h, o.stride_w, o.pad_h,
+          o.pad_w,    o.groups,   o.precision == Precision::bf16,
+          pass,       bias,       omp_get_max_threads()};
 }
 
 // Primitives by key, made at first use. Guarded by mutex(). A program has some tens of problems; one that
@@ -105,8 +94,8 @@ class Cache {
 // One pass of a problem by the primitive that was made for it, a Primitive(problem, pass, bias); whichever of
 // x, w and y the pass writes is not const to it. If oneDNN fails, the error says in whose behalf.
 template <class Primitive>
-void run(const char* family, const ConvProblem& problem, Pass pass, const float* x, const float* w,
-         const float* bias, const float* y) {
+void run(const char* family, const ConvProblem& problem, Pass pass, const void* x, const void* w,
+         const float* bias, const void* y) {
   static Cache<Primitive> cache;
   const std::lock_guard<std::mutex> lock(mutex());
   try {
@@ -121,6 +110,16 @@ void run(const char* family, const ConvProblem& problem, Pass pass, const float*
                              repr(problem) + ": " + error.message + " (status " +
                              std::to_string(static_cast<int>(error.status)) + ")");
   }
+}
+
+// What activations and the weights that a product reads are kept in.
+inline dnnl::memory::data_type type_of(const ConvProblem& o) {
+  return o.precision == Precision::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+// The gradient of weights is of floats whatever the weights are.
+inline dnnl::memory::data_type weights_type_of(const ConvProblem& o, Pass pass) {
+  return pass == kWgrad ? dnnl::memory::data_type::f32 : type_of(o);
 }
 
 inline dnnl::memory no_memory_yet(const dnnl::memory::desc& desc) {

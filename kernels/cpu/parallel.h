@@ -20,6 +20,12 @@
 
 namespace cconvnet {
 
+// Of indices, from `begin` to the one before `end`.
+struct Range {
+  int begin, end;
+  int size() const { return end - begin; }
+};
+
 // A thread is only worth waking for about this many elements (some 10 microseconds of work).
 constexpr int64_t kGrain = 32768;
 

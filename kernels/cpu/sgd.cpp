@@ -6,21 +6,34 @@
 namespace cconvnet {
 namespace {
 
-CCONVNET_CLONES void sgd_range(const SgdProblem& o, const float* g, float* v, float* w, int64_t begin,
+// BF16: the new w is also written rounded.
+template <bool BF16>
+CCONVNET_CLONES void sgd_range(const Update& o, float lr, float momentum, const float* g, int64_t begin,
                                int64_t end) {
-  const float lr = o.lr, momentum = o.momentum, weight_decay = o.weight_decay;
+  const float weight_decay = o.problem.weight_decay;
+  float *v = o.v, *w = o.w;
+  bfloat16* w_bf16 = o.w_bf16;
 #pragma omp simd
   for (int64_t i = begin; i < end; ++i) {
     v[i] = momentum * v[i] - lr * (g[i] + weight_decay * w[i]);
     w[i] += v[i];
+    if (BF16) w_bf16[i] = to_bfloat16(w[i]);
   }
 }
 
 }  // namespace
 
-void sgd_update(const SgdProblem& problem, const float* g, float* v, float* w, Stream) {
-  parallel_ranges(problem.count, 1,
-                  [&](int, int64_t begin, int64_t end) { sgd_range(problem, g, v, w, begin, end); });
+void sgd_update(const Update& update, const float* g, Stream) {
+  if (update.halt && *update.halt != 0) return;
+  const float lr = update.rates ? update.rates[0] : update.problem.lr;
+  const float momentum = update.rates ? update.rates[1] : update.problem.momentum;
+  parallel_ranges(update.problem.count, 1, [&](int, int64_t begin, int64_t end) {
+    if (update.w_bf16) {
+      sgd_range<true>(update, lr, momentum, g, begin, end);
+    } else {
+      sgd_range<false>(update, lr, momentum, g, begin, end);
+    }
+  });
 }
 
 }  // namespace cconvnet

@@ -1,5 +1,6 @@
 // Softmax over the rows of logits[n,k], the cross-entropy loss with the label's rank, and their gradient. A
 // row is one thread's work.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -14,12 +15,13 @@ constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 // Writes the row's probabilities and returns log(sum of exp(logit)), in double because a loss near 0 is the
 // difference of two large numbers. A NaN among the logits makes all NaN.
-double softmax_row(const float* logits, int k, float* probabilities) {
-  float largest = logits[0];
-  for (int i = 1; i < k; ++i) largest = std::max(largest, logits[i]);
+template <class T>
+double softmax_row(const T* logits, int k, float* probabilities) {
+  float largest = to_float(logits[0]);
+  for (int i = 1; i < k; ++i) largest = std::max(largest, to_float(logits[i]));
   double sum = 0.0;
   for (int i = 0; i < k; ++i) {
-    probabilities[i] = std::exp(logits[i] - largest);
+    probabilities[i] = std::exp(to_float(logits[i]) - largest);
     sum += probabilities[i];
   }
   const float inverse = static_cast<float>(1.0 / sum);
@@ -28,54 +30,97 @@ double softmax_row(const float* logits, int k, float* probabilities) {
 }
 
 // How many classes stand before the label; k where a logit is NaN.
-int32_t rank_of(const float* logits, int k, int label) {
-  const float own = logits[label];
+template <class T>
+int32_t rank_of(const T* logits, int k, int label) {
+  const float own = to_float(logits[label]);
   int before = 0;
   bool nan = false;
   for (int i = 0; i < k; ++i) {
-    before += logits[i] > own || (logits[i] == own && i < label);
-    nan |= std::isnan(logits[i]);
+    const float logit = to_float(logits[i]);
+    before += logit > own || (logit == own && i < label);
+    nan |= std::isnan(logit);
   }
   return nan ? k : before;
 }
 
+// Softmax, loss and rank of one row. Its logits may lie where the probabilities go.
+template <class T>
+void cross_entropy_row(const T* logits, int k, int label, float* probabilities, float* loss, int32_t* rank) {
+  const bool valid = label >= 0 && label < k;
+  const float own = valid ? to_float(logits[label]) : kNaN;
+  *rank = valid ? rank_of(logits, k, label) : k;
+  *loss = static_cast<float>(softmax_row(logits, k, probabilities) - own);
+}
+
+template <class T>
+void gradient_row(const float* probabilities, int k, int label, float scale, T* dlogits) {
+  const bool valid = label >= 0 && label < k;
+  for (int i = 0; i < k; ++i) {
+    const float p = probabilities[i];
+    dlogits[i] = from_float<T>(valid ? scale * (i == label ? p - 1.0f : p) : kNaN);
+  }
+}
+
+// Calls function(row, its first element) for all rows, on all threads.
+template <class Function>
+void for_rows(const SoftmaxProblem& o, int64_t cost, const Function& function) {
+  parallel_ranges(o.n, o.k * cost, [&](int, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) function(row, row * o.k);
+  });
+}
+
 }  // namespace
 
-void softmax_forward(const SoftmaxProblem& problem, const float* logits, float* probabilities, Stream) {
-  const int k = problem.k;
-  parallel_ranges(problem.n, k * kExpCost, [&](int, int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) softmax_row(logits + row * k, k, probabilities + row * k);
-  });
+template <class T>
+void softmax_forward(const SoftmaxProblem& problem, const T* logits, float* probabilities, Stream) {
+  for_rows(problem, kExpCost,
+           [&](int64_t, int64_t offset) { softmax_row(logits + offset, problem.k, probabilities + offset); });
 }
 
-void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const float* logits, const int32_t* labels,
+template <class T>
+void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const T* logits, const int32_t* labels,
                                    float* probabilities, float* loss, int32_t* rank, Stream) {
-  const int k = problem.k;
-  parallel_ranges(problem.n, k * kExpCost, [&](int, int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* z = logits + row * k;
-      const int label = labels[row];
-      const bool valid = label >= 0 && label < k;
-      // Read before the row is written: probabilities may be the logits' own memory.
-      const float own = valid ? z[label] : kNaN;
-      rank[row] = valid ? rank_of(z, k, label) : k;
-      loss[row] = static_cast<float>(softmax_row(z, k, probabilities + row * k) - own);
-    }
+  for_rows(problem, kExpCost, [&](int64_t row, int64_t offset) {
+    cross_entropy_row(logits + offset, problem.k, labels[row], probabilities + offset, loss + row,
+                      rank + row);
   });
 }
 
+template <class T>
 void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* probabilities,
-                                    const int32_t* labels, float scale, float* dlogits, Stream) {
-  const int k = problem.k;
-  parallel_ranges(problem.n, k, [&](int, int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* p = probabilities + row * k;
-      float* d = dlogits + row * k;
-      const int label = labels[row];
-      const bool valid = label >= 0 && label < k;
-      for (int i = 0; i < k; ++i) d[i] = valid ? scale * (i == label ? p[i] - 1.0f : p[i]) : kNaN;
-    }
+                                    const int32_t* labels, float scale, T* dlogits, Stream) {
+  for_rows(problem, 1, [&](int64_t row, int64_t offset) {
+    gradient_row(probabilities + offset, problem.k, labels[row], scale, dlogits + offset);
   });
 }
+
+template <class T>
+void softmax_cross_entropy(const SoftmaxProblem& problem, const T* logits, const int32_t* labels, float scale,
+                           float* probabilities, float* loss, int32_t* rank, T* dlogits, Stream) {
+  for_rows(problem, kExpCost, [&](int64_t row, int64_t offset) {
+    cross_entropy_row(logits + offset, problem.k, labels[row], probabilities + offset, loss + row,
+                      rank + row);
+    gradient_row(probabilities + offset, problem.k, labels[row], scale, dlogits + offset);
+  });
+}
+
+void watch_losses(int count, const float* loss, int32_t* halt, Stream) {
+  *halt = std::all_of(loss, loss + count, [](float value) { return std::isfinite(value); }) ? 0 : 1;
+}
+
+template void softmax_forward(const SoftmaxProblem&, const float*, float*, Stream);
+template void softmax_forward(const SoftmaxProblem&, const bfloat16*, float*, Stream);
+template void softmax_cross_entropy_forward(const SoftmaxProblem&, const float*, const int32_t*, float*,
+                                            float*, int32_t*, Stream);
+template void softmax_cross_entropy_forward(const SoftmaxProblem&, const bfloat16*, const int32_t*, float*,
+                                            float*, int32_t*, Stream);
+template void softmax_cross_entropy_backward(const SoftmaxProblem&, const float*, const int32_t*, float,
+                                             float*, Stream);
+template void softmax_cross_entropy_backward(const SoftmaxProblem&, const float*, const int32_t*, float,
+                                             bfloat16*, Stream);
+template void softmax_cross_entropy(const SoftmaxProblem&, const float*, const int32_t*, float, float*,
+                                    float*, int32_t*, float*, Stream);
+template void softmax_cross_entropy(const SoftmaxProblem&, const bfloat16*, const int32_t*, float, float*,
+                                    float*, int32_t*, bfloat16*, Stream);
 
 }  // namespace cconvnet

@@ -1,0 +1,42 @@
+// Arrays of T as arrays of floats and back, for kernels that compute in memory: bfloat16 through a buffer,
+// floats where they are.
+#pragma once
+
+#include <cstdint>
+
+#include "bfloat16.h"
+
+namespace cconvnet {
+
+// plain.cpp
+void convert(const bfloat16* from, int64_t count, float* to);
+void convert(const float* from, int64_t count, bfloat16* to);
+
+// How many floats a buffer for `count` elements of T has.
+template <class T>
+constexpr int64_t buffered(int64_t count) {
+  return sizeof(T) == sizeof(float) ? 0 : count;
+}
+
+inline const float* as_floats(const float* x, int64_t, float*) {
+  return x;
+}
+inline const float* as_floats(const bfloat16* x, int64_t count, float* buffer) {
+  convert(x, count, buffer);
+  return buffer;
+}
+
+// Where y is made as floats; write_floats then brings it to its place.
+inline float* place_for_floats(float* y, float*) {
+  return y;
+}
+inline float* place_for_floats(bfloat16*, float* buffer) {
+  return buffer;
+}
+
+inline void write_floats(const float*, int64_t, float*) {}
+inline void write_floats(const float* floats, int64_t count, bfloat16* y) {
+  convert(floats, count, y);
+}
+
+}  // namespace cconvnet

@@ -1,0 +1,131 @@
+// Normalisation across channels with the max pooling behind it, by the parts of each (lrn_across.h, pool.h).
+//
+// Forward, a thread keeps the normalised rows that its next row of outputs reads, as floats: the largest of
+// them, rounded, is the largest of them rounded. Backward, a pixel asks the windows that hold it for its
+// gradient, as pooling does, the moment its own normalised value is known; nothing lies between in memory.
+#include "api.h"
+#include "lrn_across.h"
+#include "pool.h"
+
+namespace cconvnet {
+namespace {
+
+void check(const LrnProblem& lrn, const PoolProblem& pool) {
+  detail::require(lrn.region == LrnRegion::across_channels, "lrn must be across channels");
+  detail::require(lrn.n == pool.n && lrn.h == pool.h && lrn.w == pool.w && lrn.c == pool.c,
+                  "pool must have the shape of lrn's output");
+}
+
+// The normalised rows [next - kept, next) of an image, row i in place i % kept.
+class Rows {
+ public:
+  Rows(const LrnProblem& o, const PoolProblem& pool)
+      : length_(int64_t{o.w} * o.c), kept_(std::min(pool.window_h, pool.h)) {}
+  int64_t size() const { return length_ * kept_; }
+  int64_t length() const { return length_; }
+  float* of(float* memory, int row) const { return memory + row % kept_ * length_; }
+
+ private:
+  int64_t length_;
+  int kept_;
+};
+
+template <class T>
+CCONVNET_CLONES void normalise_row(const LrnProblem& o, const Layout& layout, const T* x, float* y,
+                                   const Buffers& buffers) {
+  across_forward(o, layout, x, y, 0, o.w * o.groups, buffers);
+}
+
+template <class T>
+CCONVNET_CLONES void pool_row(const PoolProblem& o, const Rows& rows, float* memory, int p, float* column,
+                              T* y) {
+  maxpool_row(o, [&](int i) { return static_cast<const float*>(rows.of(memory, i)); }, p, column, y);
+}
+
+template <class T>
+struct PooledGradient {
+  const Windows<T>* windows;  // of each pixel of the row
+  int groups, channels;
+
+  struct Item {
+    Windows<T> windows;
+    int channel;
+    inline __attribute__((always_inline)) Lanes operator()(int c, int count, const Lanes& y) const {
+      return kept_in<T>(windows.gradient(kept_in<T>(y), channel + c, count));
+    }
+  };
+  Item operator()(int item) const { return {windows[item / groups], item % groups * channels}; }
+};
+
+template <class T>
+CCONVNET_CLONES void backward_row(const LrnProblem& o, const Layout& layout, const T* x,
+                                  const Windows<T>* windows, bool relu, T* dx, const Buffers& buffers) {
+  const PooledGradient<T> gradient = {windows, o.groups, layout.channels};
+  across_backward(o, layout, x, gradient, relu, dx, 0, o.w * o.groups, buffers);
+}
+
+}  // namespace
+
+template <class T>
+void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream) {
+  check(lrn, pool);
+  const Layout layout(lrn);
+  const Rows rows(lrn, pool);
+  const size_t each = Buffers::size(layout) + rows.size() + rows.length();
+  const int64_t cost = pool_forward_cost(pool);
+  std::vector<float> memory(each * parallel_parts(int64_t{pool.n} * pool.p, cost));
+  parallel_ranges(int64_t{pool.n} * pool.p, cost, [&](int part, int64_t begin, int64_t end) {
+    float* own = memory.data() + each * part;
+    const Buffers buffers(layout, own);
+    float* kept = own + Buffers::size(layout);
+    float* column = kept + rows.size();
+    int next = 0;  // row of the image
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t n = item / pool.p;
+      const int p = static_cast<int>(item % pool.p);
+      const Range window = pixels_of(p, pool.window_h, pool.stride_h, pool.pad_h, pool.h);
+      if (item == begin || p == 0) next = 0;
+      for (next = std::max(next, window.begin); next < window.end; ++next) {
+        normalise_row(lrn, layout, x + (n * pool.h + next) * rows.length(), rows.of(kept, next), buffers);
+      }
+      pool_row(pool, rows, kept, p, column, y + item * pool.q * pool.c);
+    }
+  });
+}
+
+size_t lrn_maxpool_backward_workspace(const LrnProblem&, const PoolProblem&) {
+  return 0;
+}
+
+template <class T>
+void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, const T* y, const T* dy,
+                          bool relu, T* dx, void*, Stream) {
+  check(lrn, pool);
+  const Layout layout(lrn);
+  const std::vector<Range> columns = outputs_of_columns(pool);
+  const int64_t image = int64_t{pool.p} * pool.q * pool.c, row = int64_t{pool.w} * pool.c;
+  const int64_t cost = pool_backward_cost(pool);
+  const int parts = parallel_parts(int64_t{pool.n} * pool.h, cost);
+  std::vector<float> memory(Buffers::size(layout) * parts);
+  std::vector<Windows<T>> windows(size_t(parts) * pool.w);
+  parallel_ranges(int64_t{pool.n} * pool.h, cost, [&](int part, int64_t begin, int64_t end) {
+    const Buffers buffers(layout, memory.data() + Buffers::size(layout) * part);
+    Windows<T>* own = windows.data() + int64_t{part} * pool.w;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t offset = item / pool.h * image;
+      const int i = static_cast<int>(item % pool.h);
+      const Range rows = outputs_of(i, pool.window_h, pool.stride_h, pool.pad_h, pool.p);
+      for (int j = 0; j < pool.w; ++j) own[j] = {y + offset, dy + offset, rows, columns[j], pool.q, pool.c};
+      backward_row(lrn, layout, x + item * row, own, relu, dx + item * row, buffers);
+    }
+  });
+}
+
+template void lrn_maxpool_forward(const LrnProblem&, const PoolProblem&, const float*, float*, Stream);
+template void lrn_maxpool_forward(const LrnProblem&, const PoolProblem&, const bfloat16*, bfloat16*, Stream);
+template void lrn_maxpool_backward(const LrnProblem&, const PoolProblem&, const float*, const float*,
+                                   const float*, bool, float*, void*, Stream);
+template void lrn_maxpool_backward(const LrnProblem&, const PoolProblem&, const bfloat16*, const bfloat16*,
+                                   const bfloat16*, bool, bfloat16*, void*, Stream);
+
+}  // namespace cconvnet

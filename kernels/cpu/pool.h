@@ -1,0 +1,97 @@
+// What max pooling is made of, here and behind a normalisation (lrn_maxpool.cpp).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "larger.h"
+#include "lanes.h"
+#include "parallel.h"
+#include "problem.h"
+
+namespace cconvnet {
+
+// The pixels of output `p`'s window along one axis, clipped to the image.
+inline Range pixels_of(int p, int window, int stride, int pad, int size) {
+  const int first = p * stride - pad;
+  return {std::max(first, 0), std::min(first + window, size)};
+}
+
+// The outputs along one axis whose windows hold pixel `i`; with a negative padding the first pixels are in
+// none.
+inline Range outputs_of(int i, int window, int stride, int pad, int outputs) {
+  const int next = i + pad + stride;
+  return {std::max(next - window, 0) / stride, std::min(std::max(next, 0) / stride, outputs)};
+}
+
+// Elements that a row of outputs reads.
+inline int64_t pool_forward_cost(const PoolProblem& o) {
+  const int64_t window = int64_t{std::min(o.window_h, o.h)} * std::min(o.window_w, o.w);
+  return std::min(int64_t{o.q} * o.c * window, kGrain * 64);
+}
+
+// And a row of inputs: a pixel is held by window / stride windows along each axis.
+inline int64_t pool_backward_cost(const PoolProblem& o) {
+  const int64_t windows =
+      int64_t{detail::ceil_div(o.window_h, o.stride_h)} * detail::ceil_div(o.window_w, o.stride_w);
+  return std::min(int64_t{o.w} * o.c * std::min(2 * windows + 1, kGrain), kGrain * 64);
+}
+
+// The outputs whose windows hold each pixel of a row. Worked out once: a division for every pixel would take
+// as long as its channels.
+inline std::vector<Range> outputs_of_columns(const PoolProblem& o) {
+  std::vector<Range> columns;
+  for (int j = 0; j < o.w; ++j) columns.push_back(outputs_of(j, o.window_w, o.stride_w, o.pad_w, o.q));
+  return columns;
+}
+
+// to[i] = the largest at i of the arrays piece(j) of `count` values, for the j of `range`.
+template <class To, class Piece>
+inline __attribute__((always_inline)) void largest_of(Range range, const Piece& piece, int64_t count,
+                                                      To* to) {
+  // Two more at a time; where one is missing, the last one stands twice, which changes nothing.
+  const auto add = [&](const auto* so_far, int next) {
+    const auto *a = piece(std::min(next, range.end - 1)), *b = piece(std::min(next + 1, range.end - 1));
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      to[i] = from_float<To>(larger(to_float(b[i]), larger(to_float(a[i]), to_float(so_far[i]))));
+    }
+  };
+  add(piece(range.begin), range.begin + 1);
+  for (int next = range.begin + 3; next < range.end; next += 2) add(static_cast<const To*>(to), next);
+}
+
+// One row of outputs: first down the columns, into `column`[W, C], in long loops that the processor reads
+// ahead of, then along the row. row(i) is where row i of the image lies.
+template <class T, class Row>
+inline __attribute__((always_inline)) void maxpool_row(const PoolProblem& o, const Row& row, int p,
+                                                       float* column, T* y) {
+  largest_of(pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h), row, int64_t{o.w} * o.c, column);
+  const auto pixel = [&](int j) { return column + int64_t{j} * o.c; };
+  for (int q = 0; q < o.q; ++q) {
+    largest_of(pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w), pixel, o.c, y + int64_t{q} * o.c);
+  }
+}
+
+// The windows that hold one pixel, and their maxima y and gradients dy[Q, C] of one image.
+template <class T>
+struct Windows {
+  const T *y, *dy;
+  Range rows, columns;
+  int q, c;
+
+  // The sum of dy where y equals `value`, of `count` channels from `channel` on.
+  inline __attribute__((always_inline)) Lanes gradient(const Lanes& value, int channel, int count) const {
+    Lanes sum = {};
+    for (int i = rows.begin; i < rows.end; ++i) {
+      for (int j = columns.begin; j < columns.end; ++j) {
+        const int64_t offset = (int64_t{i} * q + j) * c + channel;
+        sum += load(y + offset, count) == value ? load(dy + offset, count) : Lanes{};
+      }
+    }
+    return sum;
+  }
+};
+
+}  // namespace cconvnet

@@ -1,0 +1,163 @@
+// What the kernels of local response normalisation share, alone or with the pooling behind it.
+//
+// Products that are added to something are written as fmaf, and t's last product is kept from becoming part
+// of one, so that every kernel gets the same bits whatever its compiler would choose.
+#pragma once
+
+#include <cfloat>
+
+#include "vector.cuh"
+
+namespace cconvnet {
+
+// d^-beta and d^(-beta-1).
+struct LrnScale {
+  float power, power_over_d;
+};
+
+__device__ __forceinline__ LrnScale lrn_scale(float d, float beta) {
+  if (beta == 0.75f) {
+    // Every network of record: d^(-1/2) * (d^(1/2))^(-1/2), two roots instead of a logarithm and an
+    // exponential. The first root's error enters twice, with opposite signs, and half of it cancels. Where
+    // x^2 overflows, d is kept finite so that d * d^(-1/2) is a number; a NaN passes.
+    d = d > FLT_MAX ? FLT_MAX : d;
+    const float root = rsqrtf(d);
+    const float power = root * rsqrtf(d * root);
+    return {power, power * root * root};
+  }
+  const float power = powf(d, -beta);
+  return {power, __fdividef(power, d)};
+}
+
+struct LrnArguments {
+  LrnProblem problem;
+  float gradient_factor;                   // 2 alpha beta
+  int vectors;                             // of the whole tensor
+  Divider c_div, group_div, w_div, h_div;  // by the vectors of a pixel and of a group, by W and H
+
+  LrnArguments(const LrnProblem& o, int width)
+      : problem(o),
+        gradient_factor(2.0f * o.alpha * o.beta),
+        vectors(o.count() / width),
+        c_div(o.c / width),
+        // A group narrower than a vector exists only in the same map, where groups do not matter.
+        group_div(std::max(1, o.c / o.groups / width)),
+        w_div(o.w),
+        h_div(o.h) {}
+
+  // From the sum of squares over an element's window.
+  __device__ __forceinline__ LrnScale scale(float sum) const {
+    return lrn_scale(fmaf(problem.alpha, sum, problem.k), problem.beta);
+  }
+};
+
+// What element x with gradient dy adds to the gradients of its window.
+__device__ __forceinline__ float lrn_t(float x, float dy, const LrnScale& scale) {
+  return __fmul_rn(dy * x, scale.power_over_d);
+}
+
+// The gradient by x from its first part, dy * d^-beta, and the sum of t over the windows that hold x.
+__device__ __forceinline__ float lrn_dx(const LrnArguments& a, float part, float x, float sum) {
+  return fmaf(-(a.gradient_factor * x), sum, part);
+}
+
+// ---- across channels, small windows ---------------------------------------------------------------------
+
+constexpr int kLrnReach = 4;  // channels that a window reaches beyond its own vector, at most
+
+// Whether the kernels for windows of 3, 5, 7 or 9 channels serve arrays of any type.
+inline bool lrn_small_window(const LrnProblem& problem) {
+  return problem.region == LrnRegion::across_channels &&
+         problem.c / problem.groups % kVectorWidth<bfloat16> == 0 && problem.size % 2 == 1 &&
+         problem.size >= 3 && problem.size <= 2 * kLrnReach + 1;
+}
+
+// Calls function(std::integral_constant<int, size>()) for such a window.
+template <class Function>
+void dispatch_lrn_size(int size, const Function& function) {
+  switch (size) {
+    case 3:
+      return function(std::integral_constant<int, 3>());
+    case 5:
+      return function(std::integral_constant<int, 5>());
+    case 7:
+      return function(std::integral_constant<int, 7>());
+    case 9:
+      return function(std::integral_constant<int, 9>());
+  }
+}
+
+// What windows see from a vector: the channels before it and after it in its group, zero where there are
+// none.
+template <int WIDTH>
+struct LrnNeighbourhood {
+  Vector<kLrnReach> before;
+  Vector<WIDTH> own;
+  Vector<kLrnReach> after;
+};
+
+// The sum over each window, of the values or of their squares; the window of channel c is
+// [c - LEFT, c + RIGHT].
+template <int LEFT, int RIGHT, bool SQUARED, int WIDTH>
+__device__ __forceinline__ Vector<WIDTH> lrn_window_sums(const LrnNeighbourhood<WIDTH>& values) {
+  static_assert(LEFT <= kLrnReach && RIGHT <= kLrnReach, "a window reaches no further than is known");
+  float row[kLrnReach + WIDTH + kLrnReach];
+#pragma unroll
+  for (int i = 0; i < kLrnReach; ++i) {
+    row[i] = values.before.lane[i];
+    row[kLrnReach + WIDTH + i] = values.after.lane[i];
+  }
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) row[kLrnReach + i] = values.own.lane[i];
+  Vector<WIDTH> sums = zeros<WIDTH>();
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) {
+#pragma unroll
+    for (int j = kLrnReach + i - LEFT; j <= kLrnReach + i + RIGHT; ++j) {
+      sums.lane[i] = SQUARED ? fmaf(row[j], row[j], sums.lane[i]) : sums.lane[i] + row[j];
+    }
+  }
+  return sums;
+}
+
+// Whether a vector has a neighbour in its group before and after it.
+struct LrnSides {
+  bool before, after;
+
+  template <int WIDTH>
+  static __device__ __forceinline__ LrnSides of(const LrnArguments& a, int vector) {
+    int place;
+    a.group_div.divide(vector, place);
+    return {place > 0, place + 1 < a.problem.c / a.problem.groups / WIDTH};
+  }
+};
+
+// The sum of squares over the window of each channel of a vector, which begins at `x`; `own` is what lies
+// there.
+template <int SIZE, bool ALIGNED, int WIDTH, class T>
+__device__ __forceinline__ Vector<WIDTH> lrn_squares(const T* x, const LrnSides& sides,
+                                                     const Vector<WIDTH>& own) {
+  const LrnNeighbourhood<WIDTH> values = {
+      sides.before ? load_from<kLrnReach, ALIGNED>(x - kLrnReach) : zeros<kLrnReach>(), own,
+      sides.after ? load_from<kLrnReach, ALIGNED>(x + WIDTH) : zeros<kLrnReach>()};
+  return lrn_window_sums<SIZE / 2, SIZE - 1 - SIZE / 2, true>(values);
+}
+
+// ---- across channels, any window ------------------------------------------------------------------------
+
+// The channels of a window, [begin, end).
+struct LrnChannels {
+  int begin, end;
+
+  // The window of channel c or, transposed, the channels whose windows hold it. `a` is of width 1.
+  static __device__ __forceinline__ LrnChannels around(const LrnArguments& a, int c, bool transposed) {
+    const LrnProblem& problem = a.problem;
+    const int half = problem.size / 2, other_half = problem.size - 1 - half;
+    const int group_size = problem.c / problem.groups;
+    const int group = a.group_div.quotient(c) * group_size;
+    return {max(c - (transposed ? other_half : half), group),
+            min(c + (transposed ? half : other_half) + 1, group + group_size)};
+  }
+};
+
+}  // namespace cconvnet

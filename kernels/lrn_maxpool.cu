@@ -1,0 +1,381 @@
+// Normalisation across channels and the max pooling behind it, without the normalised map between them:
+// memory bounds both, so what is not written is time not spent. Both directions give bitwise what lrn.cu and
+// pool.cu do one after the other.
+//
+// Windows of 3, 5, 7 or 9 channels where C / groups is a multiple of 8:
+// - Forward, a block owns a tile of columns, over a slab of the channels, and walks down a strip of the
+//   image. Step by step it normalises the rows that the next row of windows needs and does not have yet, into
+//   a ring of rows in shared memory, and takes the windows' maxima from there. So a pixel is normalised once,
+//   but for those that the windows of two tiles or strips share. The ring holds the rows of a window and
+//   those of the next step, so one barrier a step is enough.
+// - Backward, a thread owns a vector of channels of a column of pixels and walks down it. It normalises its
+//   pixel again, gathers dy from the windows whose maximum it is, and gets from its neighbours, by shuffles,
+//   what the normalisation's gradient needs of them. Threads run over channels, columns and images, so the
+//   windows that a warp reads twice come from the L1 cache.
+//
+// The rest is rare. Forward, a thread owns an output and normalises its window by itself; backward, the
+// separate operations are called.
+#include <cmath>
+
+#include "larger.h"
+#include "lrn.cuh"
+#include "pool_windows.cuh"
+
+namespace cconvnet {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kMaxGridY = 65535;  // CUDA's limit
+
+// ---- forward, small windows -----------------------------------------------------------------------------
+
+constexpr int kRingBytes = 32 * 1024;  // leaves room for several blocks on a multiprocessor
+constexpr int kStripOutputs = 8;       // rows of outputs in a strip, at most
+constexpr int kGoodTile = 8;           // columns of outputs: wider tiles normalise few pixels twice
+
+template <class T>
+struct alignas(kVectorBytes) Ring {
+  T at[kRingBytes / sizeof(T)];
+};
+
+// What each block does. With slab, strip and tile go their numbers: C's vectors in slabs, rows of outputs in
+// strips, columns of outputs in tiles.
+struct ForwardShares {
+  int slabs, slab, strips, strip, tiles, tile;
+  int ring_rows;
+  int tile_w;  // the columns of pixels that the windows of a tile hold
+
+  // The widest slabs, so that memory is read in long pieces, that leave room in the ring for a good tile.
+  ForwardShares(const PoolProblem& pool, int c_vectors) : ring_rows(pool.window_h + pool.stride_h) {
+    const auto share = [](int count, int most, int& shares, int& length) {
+      length = static_cast<int>(ceil_div(count, ceil_div(count, most)));  // equal ones: few idle threads
+      shares = static_cast<int>(ceil_div(count, length));
+    };
+    int widest = 0;  // tile that fits
+    for (int wanted = 1; wanted <= c_vectors && widest < std::min(pool.q, kGoodTile); ++wanted) {
+      share(c_vectors, static_cast<int>(ceil_div(c_vectors, wanted)), slabs, slab);
+      const int64_t columns = kRingBytes / (int64_t{kVectorBytes} * ring_rows * slab);
+      if (columns < pool.window_w) continue;
+      widest = static_cast<int>(std::min<int64_t>((columns - pool.window_w) / pool.stride_w + 1, pool.q));
+    }
+    fits_ = widest > 0;
+    share(pool.q, std::max(widest, 1), tiles, tile);
+    share(pool.p, kStripOutputs, strips, strip);
+    tile_w = (tile - 1) * pool.stride_w + pool.window_w;
+  }
+
+  bool fits() const { return fits_; }
+
+ private:
+  bool fits_;
+};
+
+struct ForwardArguments {
+  LrnArguments lrn;
+  PoolProblem pool;
+  ForwardShares shares;
+  int c_vectors;
+  Divider slabs_div, tiles_div, strips_div, slab_div, tile_w_div, ring_div;
+
+  ForwardArguments(const LrnProblem& lrn, const PoolProblem& pool, const ForwardShares& shares, int width)
+      : lrn(lrn, width),
+        pool(pool),
+        shares(shares),
+        c_vectors(lrn.c / width),
+        slabs_div(shares.slabs),
+        tiles_div(shares.tiles),
+        strips_div(shares.strips),
+        slab_div(shares.slab),
+        tile_w_div(shares.tile_w),
+        ring_div(shares.ring_rows) {}
+};
+
+template <int SIZE, class T>
+__global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments a, const T* x, T* y) {
+  constexpr int WIDTH = kVectorWidth<T>;
+  T* const ring = shared_memory<Ring<T>>().at;
+  const PoolProblem& pool = a.pool;
+  int slab, tile, strip;
+  const int strip_of_all = a.tiles_div.divide(a.slabs_div.divide(blockIdx.x, slab), tile);
+  const int n = a.strips_div.divide(strip_of_all, strip);
+  const int first_c = slab * a.shares.slab;  // vector
+  const int first_q = tile * a.shares.tile;
+  const int first_w = first_q * pool.stride_w - pool.pad_w;
+  const int first_p = strip * a.shares.strip, end_p = min(first_p + a.shares.strip, pool.p);
+  const int slab_size = min(a.shares.slab, a.c_vectors - first_c);
+
+  // Where in the ring a vector of the slab at a pixel is.
+  const auto place = [&](int h, int w, int v) {
+    int slot;
+    a.ring_div.divide(h, slot);
+    return ring + ((slot * a.shares.tile_w + w - first_w) * a.shares.slab + v) * WIDTH;
+  };
+
+  int known_h = 0;  // the rows before it are in the ring, as far as they are needed
+  for (int p = first_p; p < end_p; ++p) {
+    const Range rows = window(p, pool.stride_h, pool.pad_h, pool.window_h, pool.h);
+    const int begin_h = max(rows.begin, known_h);
+    const int vectors = (rows.end - begin_h) * a.shares.tile_w * a.shares.slab;
+    for (int i = threadIdx.x; i < vectors; i += kThreads) {
+      int v, column;
+      const int h = begin_h + a.tile_w_div.divide(a.slab_div.divide(i, v), column);
+      const int w = first_w + column;
+      if (w < 0 || w >= pool.w || v >= slab_size) continue;
+      const int c = first_c + v;
+      const T* const address = x + ((n * pool.h + h) * pool.w + w) * pool.c + c * WIDTH;
+      Vector<WIDTH> value = load<WIDTH>(address);
+      const Vector<WIDTH> sums = lrn_squares<SIZE, true>(address, LrnSides::of<WIDTH>(a.lrn, c), value);
+#pragma unroll
+      for (int j = 0; j < WIDTH; ++j) value.lane[j] *= a.lrn.scale(sums.lane[j]).power;
+      store(place(h, w, v), value);
+    }
+    known_h = rows.end;
+    __syncthreads();
+
+    for (int i = threadIdx.x; i < a.shares.tile * a.shares.slab; i += kThreads) {
+      int v;
+      const int q = first_q + a.slab_div.divide(i, v);
+      if (q >= pool.q || v >= slab_size) continue;
+      const Range columns = window(q, pool.stride_w, pool.pad_w, pool.window_w, pool.w);
+      Vector<WIDTH> result;
+#pragma unroll
+      for (int j = 0; j < WIDTH; ++j) result.lane[j] = -INFINITY;
+      for (int h = rows.begin; h < rows.end; ++h) {
+        const T* address = place(h, columns.begin, v);
+        for (int w = columns.begin; w < columns.end; ++w) {
+          const Vector<WIDTH> value = load<WIDTH>(address);
+#pragma unroll
+          for (int j = 0; j < WIDTH; ++j) result.lane[j] = larger(value.lane[j], result.lane[j]);
+          address += a.shares.slab * WIDTH;
+        }
+      }
+      store(y + ((n * pool.p + p) * pool.q + q) * pool.c + (first_c + v) * WIDTH, result);
+    }
+  }
+}
+
+// ---- forward, the rest ----------------------------------------------------------------------------------
+
+struct AnyForwardArguments {
+  LrnArguments lrn;
+  PoolProblem pool;
+  int outputs;
+  Divider q_div, p_div;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) lrn_maxpool_any(AnyForwardArguments a, const T* x, T* y) {
+  const PoolProblem& pool = a.pool;
+  const int64_t output = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (output >= a.outputs) return;
+  int c, p, q;
+  const int n = a.p_div.divide(a.q_div.divide(a.lrn.c_div.divide(static_cast<int>(output), c), q), p);
+  const Range rows = window(p, pool.stride_h, pool.pad_h, pool.window_h, pool.h);
+  const Range columns = window(q, pool.stride_w, pool.pad_w, pool.window_w, pool.w);
+  const LrnChannels channels = LrnChannels::around(a.lrn, c, false);
+  float result = -INFINITY;
+  for (int h = rows.begin; h < rows.end; ++h) {
+    for (int w = columns.begin; w < columns.end; ++w) {
+      const T* const pixel = x + ((n * pool.h + h) * pool.w + w) * pool.c;
+      float sum = 0.0f;
+      for (int i = channels.begin; i < channels.end; ++i) {
+        const float value = to_float(pixel[i]);
+        sum = fmaf(value, value, sum);
+      }
+      result = larger(rounded_to<T>(to_float(pixel[c]) * a.lrn.scale(sum).power), result);
+    }
+  }
+  y[output] = from_float<T>(result);
+}
+
+// ---- backward, small windows ----------------------------------------------------------------------------
+
+constexpr int kStripRows = 8;           // at most; each strip reads a row of windows that another reads too
+constexpr int kInnerLanes = kWarp - 2;  // the first and the last lane only compute t for the others
+
+struct BackwardArguments {
+  LrnArguments lrn;
+  PoolProblem pool;
+  Divider stride_h_div, stride_w_div;
+  int strip_rows;
+  bool relu;
+};
+
+// What max pooling hands back to a pixel that is `own` after the normalisation: the sum of dy over the
+// windows whose y it equals, rounded as when it is written. `first` is the offset in y of the vector in the
+// first window of its image.
+template <bool ALIGNED, int WIDTH, class T>
+__device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolProblem& pool, const Range& rows,
+                                                         const Range& columns, int first, const T* y,
+                                                         const T* dy, const Vector<WIDTH>& own) {
+  constexpr int kAtOnce = 2;  // windows that are read before the first is waited for
+  Vector<WIDTH> result = zeros<WIDTH>();
+  for (int p = rows.begin; p < rows.end; ++p) {
+    for (int q = columns.begin; q < columns.end; q += kAtOnce) {
+      const int offset = first + (p * pool.q + q) * pool.c;
+      Vector<WIDTH> largest[kAtOnce], gradient[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (q + i >= columns.end) continue;
+        largest[i] = load_from<WIDTH, ALIGNED>(y + offset + i * pool.c);
+        gradient[i] = load_from<WIDTH, ALIGNED>(dy + offset + i * pool.c);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (q + i >= columns.end) continue;
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) {
+          if (own.lane[j] == largest[i].lane[j]) result.lane[j] += gradient[i].lane[j];
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < WIDTH; ++j) result.lane[j] = rounded_to<T>(result.lane[j]);
+  return result;
+}
+
+// blockIdx.y is the strip of `strip_rows` rows; the lanes run over channels, columns and images.
+template <int SIZE, bool ALIGNED, class T>
+__global__ void __launch_bounds__(kThreads)
+    lrn_maxpool_backward_columns(BackwardArguments a, const T* x, const T* y, const T* dy, T* dx) {
+  constexpr int WIDTH = kVectorWidth<T>;
+  constexpr int kSide = SIZE / 2;  // the windows that hold channel c are those of [c - kSide, c + kSide]
+  const PoolProblem& pool = a.pool;
+  const int lane = threadIdx.x % kWarp;
+  const int warp = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
+  const int vector = warp * kInnerLanes + lane - 1;
+  const bool exists = vector >= 0 && vector < a.lrn.vectors / pool.h;
+  int c, w;
+  const int n = a.lrn.w_div.divide(a.lrn.c_div.divide(exists ? vector : 0, c), w);
+  const LrnSides sides = LrnSides::of<WIDTH>(a.lrn, c);
+  const Range columns = windows_holding(w, pool.stride_w, a.stride_w_div, pool.pad_w, pool.window_w, pool.q);
+  const int first = n * pool.p * pool.q * pool.c + c * WIDTH;
+  const int begin = blockIdx.y * a.strip_rows, end = min(begin + a.strip_rows, pool.h);
+
+  for (int h = begin; h < end; ++h) {
+    const int offset = ((n * pool.h + h) * pool.w + w) * pool.c + c * WIDTH;
+    Vector<WIDTH> value, part, t = zeros<WIDTH>();
+    if (exists) {
+      value = load_from<WIDTH, ALIGNED>(x + offset);
+      const Vector<WIDTH> squares = lrn_squares<SIZE, ALIGNED>(x + offset, sides, value);
+      LrnScale scale[WIDTH];
+      Vector<WIDTH> own;
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        scale[i] = a.lrn.scale(squares.lane[i]);
+        own.lane[i] = rounded_to<T>(value.lane[i] * scale[i].power);
+      }
+      const Range rows = windows_holding(h, pool.stride_h, a.stride_h_div, pool.pad_h, pool.window_h, pool.p);
+      const Vector<WIDTH> gradient = pooled_gradient<ALIGNED>(pool, rows, columns, first, y, dy, own);
+#pragma unroll
+      for (int i = 0; i < WIDTH; ++i) {
+        part.lane[i] = gradient.lane[i] * scale[i].power;
+        t.lane[i] = lrn_t(value.lane[i], gradient.lane[i], scale[i]);
+      }
+    }
+
+    LrnNeighbourhood<WIDTH> ts = {zeros<kLrnReach>(), t, zeros<kLrnReach>()};
+#pragma unroll
+    for (int i = 0; i < kSide; ++i) {
+      const float before = __shfl_up_sync(kFullWarp, t.lane[WIDTH - kSide + i], 1);
+      const float after = __shfl_down_sync(kFullWarp, t.lane[i], 1);
+      if (sides.before) ts.before.lane[kLrnReach - kSide + i] = before;
+      if (sides.after) ts.after.lane[i] = after;
+    }
+    if (!exists || lane == 0 || lane == kWarp - 1) continue;
+    const Vector<WIDTH> sums = lrn_window_sums<kSide, kSide, false>(ts);
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      const float gradient = lrn_dx(a.lrn, part.lane[i], value.lane[i], sums.lane[i]);
+      part.lane[i] = a.relu && !(value.lane[i] > 0.0f) ? 0.0f : gradient;
+    }
+    store_to<ALIGNED>(dx + offset, part);
+  }
+}
+
+// ---- launchers ------------------------------------------------------------------------------------------
+
+void check(const LrnProblem& lrn, const PoolProblem& pool) {
+  detail::require(lrn.region == LrnRegion::across_channels,
+                  "lrn must be across channels to be one with the pooling behind it");
+  detail::require(lrn.n == pool.n && lrn.h == pool.h && lrn.w == pool.w && lrn.c == pool.c,
+                  "pool must be of the normalisation's output");
+}
+
+template <class T>
+void launch_ring(const ForwardArguments& a, const T* x, T* y, Stream stream) {
+  const int64_t blocks = int64_t{a.pool.n} * a.shares.strips * a.shares.tiles * a.shares.slabs;
+  const dim3 grid(static_cast<unsigned>(blocks));
+  dispatch_lrn_size(a.lrn.problem.size, [&](auto size) {
+    CCONVNET_LAUNCH((lrn_maxpool_ring<decltype(size)::value, T>), grid, kThreads, stream, a, x, y);
+  });
+}
+
+template <bool ALIGNED, class T>
+void launch_columns(const BackwardArguments& a, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
+  constexpr int kInner = kThreads / kWarp * kInnerLanes;
+  const dim3 grid(static_cast<unsigned>(ceil_div(int64_t{a.lrn.vectors / a.pool.h}, kInner)),
+                  static_cast<unsigned>(ceil_div(a.pool.h, a.strip_rows)));
+  dispatch_lrn_size(a.lrn.problem.size, [&](auto size) {
+    CCONVNET_LAUNCH((lrn_maxpool_backward_columns<decltype(size)::value, ALIGNED, T>), grid, kThreads, stream,
+                    a, x, y, dy, dx);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream stream) {
+  check(lrn, pool);
+  const ForwardShares shares(pool, lrn.c / kVectorWidth<T>);
+  if (lrn_small_window(lrn) && shares.fits() && aligned(x, y)) {
+    launch_ring(ForwardArguments(lrn, pool, shares, kVectorWidth<T>), x, y, stream);
+  } else {
+    const dim3 grid(static_cast<unsigned>(ceil_div(pool.y_count(), kThreads)));
+    const AnyForwardArguments a = {LrnArguments(lrn, 1), pool, pool.y_count(), Divider(pool.q),
+                                   Divider(pool.p)};
+    CCONVNET_LAUNCH(lrn_maxpool_any<T>, grid, kThreads, stream, a, x, y);
+  }
+}
+
+// Where small windows do not serve: the normalised map and its gradient, then lrn_backward's own.
+size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool) {
+  check(lrn, pool);
+  if (lrn_small_window(lrn)) return 0;
+  return 2 * sizeof(float) * lrn.count() + lrn_backward_workspace(lrn);
+}
+
+template <class T>
+void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, const T* y, const T* dy,
+                          bool relu, T* dx, void* workspace, Stream stream) {
+  check(lrn, pool);
+  if (!lrn_small_window(lrn)) {
+    float* const space = static_cast<float*>(workspace);
+    T* const normalised = reinterpret_cast<T*>(space);
+    T* const gradient = reinterpret_cast<T*>(space + lrn.count());
+    lrn_forward(lrn, x, normalised, stream);
+    maxpool_backward(pool, normalised, y, dy, gradient, stream);
+    lrn_backward(lrn, x, gradient, dx, space + 2 * int64_t{lrn.count()}, stream);
+    if (relu) relu_backward(lrn.count(), x, dx, dx, stream);
+    return;
+  }
+  const int64_t strips = std::min<int64_t>(ceil_div(lrn.h, kStripRows), kMaxGridY);
+  const BackwardArguments a = {
+      LrnArguments(lrn, kVectorWidth<T>),        pool, Divider(pool.stride_h), Divider(pool.stride_w),
+      static_cast<int>(ceil_div(lrn.h, strips)), relu};
+  if (aligned(x, y, dy, dx)) {
+    launch_columns<true>(a, x, y, dy, dx, stream);
+  } else {
+    launch_columns<false>(a, x, y, dy, dx, stream);
+  }
+}
+
+template void lrn_maxpool_forward(const LrnProblem&, const PoolProblem&, const float*, float*, Stream);
+template void lrn_maxpool_backward(const LrnProblem&, const PoolProblem&, const float*, const float*,
+                                   const float*, bool, float*, void*, Stream);
+template void lrn_maxpool_forward(const LrnProblem&, const PoolProblem&, const bfloat16*, bfloat16*, Stream);
+template void lrn_maxpool_backward(const LrnProblem&, const PoolProblem&, const bfloat16*, const bfloat16*,
+                                   const bfloat16*, bool, bfloat16*, void*, Stream);
+
+}  // namespace cconvnet
