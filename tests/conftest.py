@@ -1,5 +1,8 @@
 """Every test that asks for `device` runs on the CPU, on the emulator and, where there is one, on a GPU.
 
+With `precision` it runs in every precision that the device's products can be of, with `element` on arrays of
+floats and of bfloat16s.
+
 `--device cuda:0` (may be given several times) or CCONVNET_TEST_DEVICES=cuda:0,emulator:0 names others.
 """
 
@@ -14,7 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from cconvnet.backends import Device, DeviceUnavailable, get_device, import_cupy, present_devices
+from cconvnet.backends import (
+    PRECISIONS,
+    Device,
+    DeviceUnavailable,
+    get_device,
+    import_cupy,
+    present_devices,
+)
 
 # On one GPU two logical devices try what two GPUs would do.
 with contextlib.suppress(DeviceUnavailable):
@@ -62,8 +72,23 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "device" in metafunc.fixturenames:
-        metafunc.parametrize("device", device_names(metafunc.config), indirect=True)
+    if "device" not in metafunc.fixturenames:
+        return
+    names = device_names(metafunc.config)
+    for argument, values in (("precision", PRECISIONS), ("element", ("fp32", "bf16"))):
+        if argument in metafunc.fixturenames:
+            pairs = [(name, value) for name in names for value in values if _serves(name, value)]
+            metafunc.parametrize(f"device,{argument}", pairs, indirect=["device"])
+            return
+    metafunc.parametrize("device", names, indirect=True)
+
+
+def _serves(name: str, precision: str) -> bool:
+    """A device that is not there fails its tests once, not in every precision."""
+    try:
+        return get_device(name).serves(precision)
+    except DeviceUnavailable:
+        return precision == "fp32"
 
 
 @pytest.fixture

@@ -232,13 +232,14 @@ def test_run_names_what_the_module_refuses() -> None:
 def test_the_text_of_a_problem_makes_an_equal_one() -> None:
     kinds = set()
     for seed in range(400):
-        problem = random_case(seed, OPERATIONS)[1]
-        rebuilt = eval(repr(problem), vars(_problem))  # noqa: S307
-        assert rebuilt == problem and hash(rebuilt) == hash(problem)
-        # Equality rests on the text, so everything the problem says is looked at.
-        said = [name for name in dir(problem) if not name.startswith("_")]
-        assert [getattr(rebuilt, name) for name in said] == [getattr(problem, name) for name in said]
-        kinds.add(type(problem))
+        drawn = random_case(seed, OPERATIONS)[1]
+        for problem in drawn if isinstance(drawn, tuple) else (drawn,):
+            rebuilt = eval(repr(problem), vars(_problem))  # noqa: S307
+            assert rebuilt == problem and hash(rebuilt) == hash(problem)
+            # Equality rests on the text, so everything the problem says is looked at.
+            said = [name for name in dir(problem) if not name.startswith("_")]
+            assert [getattr(rebuilt, name) for name in said] == [getattr(problem, name) for name in said]
+            kinds.add(type(problem))
     assert kinds == {value for name, value in vars(_problem).items() if name.endswith("Problem")}
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from cconvnet._problem import ConvProblem
 from cconvnet.backends import Device
-from cconvnet.testing import reference
-from cconvnet.testing.check import check, impls, make_inputs, repro, run
-from cconvnet.testing.problems import CONV, NETWORKS, Layer, layers
+from cconvnet.testing import compare, reference
+from cconvnet.testing.check import check, check_fused, impls, make_inputs, own_impls, repro, run
+from cconvnet.testing.problems import CONV, NETWORKS, Layer, layers, with_precision
 
 PASSES = ["conv_fprop", "conv_dgrad", "conv_wgrad"]
 
@@ -24,18 +24,20 @@ def share_of_nonzeros(name: str) -> float:
 
 @pytest.mark.parametrize("name", CONV)
 @pytest.mark.parametrize("operation", PASSES)
-def test_exact(device: Device, operation: str, name: str) -> None:
-    for impl in impls(operation, CONV[name], device):
-        check(operation, CONV[name], device, impl=impl, nonzero=share_of_nonzeros(name))
+def test_exact(device: Device, precision: str, operation: str, name: str) -> None:
+    problem = with_precision(CONV[name], precision)
+    for impl in own_impls(operation, problem, device):
+        check(operation, problem, device, impl=impl, nonzero=share_of_nonzeros(name))
 
 
 @pytest.mark.parametrize(
     "name", ["plain", "tail", "strided", "groups_tail", "ceil_hangs_over", "one_image", "rgb"]
 )
 @pytest.mark.parametrize("operation", PASSES)
-def test_real(device: Device, operation: str, name: str) -> None:
-    for impl in impls(operation, CONV[name], device):
-        check(operation, CONV[name], device, impl=impl, data="real")
+def test_real(device: Device, precision: str, operation: str, name: str) -> None:
+    problem = with_precision(CONV[name], precision)
+    for impl in own_impls(operation, problem, device):
+        check(operation, problem, device, impl=impl, data="real")
 
 
 def test_real_sums_of_many_terms(device: Device) -> None:
@@ -48,19 +50,61 @@ def test_real_sums_of_many_terms(device: Device) -> None:
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", ["tail", "groups", "1x1", "wide_k"])
-def test_bias_and_relu(device: Device, name: str, bias: bool, relu: bool) -> None:
-    for impl in impls("conv_fprop", CONV[name], device):
-        check("conv_fprop", CONV[name], device, impl=impl, bias=bias, relu=relu)
+def test_bias_and_relu(device: Device, precision: str, name: str, bias: bool, relu: bool) -> None:
+    problem = with_precision(CONV[name], precision)
+    for impl in own_impls("conv_fprop", problem, device):
+        check("conv_fprop", problem, device, impl=impl, bias=bias, relu=relu)
+
+
+@pytest.mark.parametrize("dropout", ["whole", "part", "odd_part"])
+@pytest.mark.parametrize("name", ["plain", "tail", "groups_tail"])
+def test_dropout_on_the_way(device: Device, precision: str, name: str, dropout: str) -> None:
+    problem = with_precision(CONV[name], precision)
+    for impl in own_impls("conv_fprop", problem, device):
+        check("conv_fprop", problem, device, impl=impl, relu=True, dropout=dropout, nonzero=0.05)
+        check_fused("conv_fprop", problem, device, impl=impl, relu=True, dropout=dropout)
+    check("conv_fprop", problem, device, offset=4, relu=True, dropout=dropout, nonzero=0.05)
+
+
+@pytest.mark.parametrize("update", ["plain", "full", "halted"])
+@pytest.mark.parametrize("name", ["plain", "tail", "groups_tail"])
+def test_update_behind_the_gradient(device: Device, precision: str, name: str, update: str) -> None:
+    problem = with_precision(CONV[name], precision)
+    for impl in own_impls("conv_wgrad", problem, device):
+        check("conv_wgrad", problem, device, impl=impl, update=update)
+        check_fused("conv_wgrad", problem, device, impl=impl, update=update)
+    check("conv_wgrad", problem, device, offset=4, update=update)
+
+
+@pytest.mark.parametrize("name", ["plain", "tail", "groups_tail"])
+def test_relu_on_the_way(device: Device, precision: str, name: str) -> None:
+    problem = with_precision(CONV[name], precision)
+    for impl in own_impls("conv_fprop", problem, device):
+        check_fused("conv_fprop", problem, device, impl=impl, relu=True)
+
+
+@pytest.mark.parametrize("name", ["plain", "tail", "groups_tail"])
+@pytest.mark.parametrize("operation", PASSES)
+def test_unrounded(device: Device, operation: str, name: str) -> None:
+    """Floats of 24 bits, each of which tf32 rounds to 11."""
+    if not device.serves("tf32"):
+        pytest.skip(f"{device.name} has no tf32")
+    problem = with_precision(CONV[name], "tf32")
+    for impl in own_impls(operation, problem, device):
+        check(operation, problem, device, impl=impl, data="unrounded")
 
 
 @pytest.mark.parametrize("offset", [4, 8])
 @pytest.mark.parametrize("name", ["plain", "tail", "groups", "1x1", "rgb"])
 @pytest.mark.parametrize("operation", PASSES)
-def test_any_alignment(device: Device, operation: str, name: str, offset: int) -> None:
-    check(operation, CONV[name], device, offset=offset)
-    for impl in impls(operation, CONV[name], device):
+def test_any_alignment(device: Device, precision: str, operation: str, name: str, offset: int) -> None:
+    problem = with_precision(CONV[name], precision)
+    if precision == "bf16":
+        offset //= 2
+    check(operation, problem, device, offset=offset)
+    for impl in own_impls(operation, problem, device):
         try:
-            check(operation, CONV[name], device, offset=offset, impl=impl)
+            check(operation, problem, device, offset=offset, impl=impl)
         except ValueError as error:
             # A row that was asked for by name says what it wants.
             assert "16-byte" in str(error) and str(impl) in str(error)
@@ -68,9 +112,11 @@ def test_any_alignment(device: Device, operation: str, name: str, offset: int) -
 
 @pytest.mark.parametrize("name", ["tail", "groups_tail", "rgb", "strided"])
 @pytest.mark.parametrize("operation", ["conv_fprop", "conv_dgrad"])
-def test_nan_reaches_only_the_windows_that_hold_it(device: Device, operation: str, name: str) -> None:
+def test_nan_reaches_only_the_windows_that_hold_it(
+    device: Device, precision: str, operation: str, name: str
+) -> None:
     """A kernel that reads beyond a sum's end and multiplies by zero would spread it: NaN * 0 is NaN."""
-    problem = CONV[name]
+    problem = with_precision(CONV[name], precision)
     inputs = make_inputs(operation, problem)
     if operation == "conv_fprop":
         inputs |= {"bias": None, "relu": False}
@@ -82,8 +128,9 @@ def test_nan_reaches_only_the_windows_that_hold_it(device: Device, operation: st
         given = inputs | {"x" if operation == "conv_fprop" else "dy": poisoned}
         expected = getattr(reference, operation)(problem, *given.values())
         assert 0 < np.isnan(expected).sum() < expected.size
-        for impl in impls(operation, problem, device):
+        for impl in own_impls(operation, problem, device):
             (result,) = run(operation, problem, device, given, impl=impl).values()
+            result = compare.values(result)
             assert (np.isnan(result) == np.isnan(expected)).all(), repro(operation, problem, device)
 
 
@@ -114,6 +161,14 @@ def real_layers() -> dict[str, Layer]:
 REAL_LAYERS = real_layers()
 
 
+@pytest.mark.parametrize("name", [name for name in REAL_LAYERS if name.startswith("alexnet")])
+@pytest.mark.parametrize("operation", PASSES)
+def test_alexnet(device: Device, precision: str, operation: str, name: str) -> None:
+    layer = REAL_LAYERS[name]
+    problem = layer.small(5_000_000) if device.kind == "emulator" else layer.problem(n=2)
+    check(operation, with_precision(problem, precision), device, nonzero=0.1)
+
+
 @pytest.mark.parametrize("name", REAL_LAYERS)
 @pytest.mark.parametrize("operation", PASSES)
 def test_real_layers(device: Device, operation: str, name: str) -> None:
@@ -132,9 +187,9 @@ def test_real_layers(device: Device, operation: str, name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", REAL_LAYERS)
 @pytest.mark.parametrize("operation", PASSES)
-def test_real_layers_whole_on_every_row(device: Device, operation: str, name: str) -> None:
-    problem = REAL_LAYERS[name].problem(n=2 if device.kind == "cpu" else 1)
-    for impl in impls(operation, problem, device):
+def test_real_layers_whole_on_every_row(device: Device, precision: str, operation: str, name: str) -> None:
+    problem = with_precision(REAL_LAYERS[name].problem(n=2 if device.kind == "cpu" else 1), precision)
+    for impl in own_impls(operation, problem, device):
         check(operation, problem, device, impl=impl, nonzero=0.1)
 
 
@@ -144,15 +199,15 @@ def test_unknown_impl(device: Device, operation: str) -> None:
         check(operation, CONV["plain"], device, impl="no_such_row")
 
 
-def test_nan_and_infinity_reach_the_result(device: Device) -> None:
+def test_nan_and_infinity_reach_the_result(device: Device, precision: str) -> None:
     """A broken activation is not hidden, neither by ReLU nor by a zero weight."""
-    problem = ConvProblem(1, 4, 4, 3, 5, 3, 3, padding=(1, 1))
+    problem = ConvProblem(1, 4, 4, 3, 5, 3, 3, padding=(1, 1), precision=precision)
     x, w = np.ones(problem.x_shape, np.float32), np.ones(problem.w_shape, np.float32)
     w[0] = 0
     x[0, 0, 0, 0] = np.nan
     for impl in impls("conv_fprop", problem, device):
         inputs = {"x": x, "w": w, "bias": None, "relu": True}
-        y = run("conv_fprop", problem, device, inputs, impl=impl)["y"]
+        y = compare.values(run("conv_fprop", problem, device, inputs, impl=impl)["y"])
         broken = np.isnan(y[0, :, :, 1])
         assert broken[:2, :2].all() and broken.sum() == 4, repro("conv_fprop", problem, device)
         assert np.isnan(y[0, :2, :2, 0]).all()

@@ -7,9 +7,9 @@ import pytest
 
 from cconvnet._problem import BiasProblem, ConvProblem, LocalProblem
 from cconvnet.backends import Device
-from cconvnet.testing import reference
-from cconvnet.testing.check import check, impls, make_inputs, repro, run
-from cconvnet.testing.problems import LOCAL
+from cconvnet.testing import compare, reference
+from cconvnet.testing.check import check, check_fused, make_inputs, own_impls, repro, run
+from cconvnet.testing.problems import LOCAL, with_precision
 
 PASSES = ["local_fprop", "local_dgrad", "local_wgrad"]
 
@@ -19,35 +19,79 @@ SPARSE = {"stride_beyond_filter", "padded_beyond_filter", "filter_beyond_image",
 
 @pytest.mark.parametrize("name", LOCAL)
 @pytest.mark.parametrize("operation", PASSES)
-def test_exact(device: Device, operation: str, name: str) -> None:
-    for impl in impls(operation, LOCAL[name], device):
-        check(operation, LOCAL[name], device, impl=impl, nonzero=0.05 if name in SPARSE else 0.25)
+def test_exact(device: Device, precision: str, operation: str, name: str) -> None:
+    problem = with_precision(LOCAL[name], precision)
+    for impl in own_impls(operation, problem, device):
+        check(operation, problem, device, impl=impl, nonzero=0.05 if name in SPARSE else 0.25)
 
 
 @pytest.mark.parametrize("name", ["plain", "tail", "strided", "groups_tail", "ceil_hangs_over", "long_sum"])
 @pytest.mark.parametrize("operation", PASSES)
-def test_real(device: Device, operation: str, name: str) -> None:
-    for impl in impls(operation, LOCAL[name], device):
-        check(operation, LOCAL[name], device, impl=impl, data="real")
+def test_real(device: Device, precision: str, operation: str, name: str) -> None:
+    problem = with_precision(LOCAL[name], precision)
+    for impl in own_impls(operation, problem, device):
+        check(operation, problem, device, impl=impl, data="real")
 
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", ["tail", "groups", "1x1", "long_sum", "padded_beyond_filter"])
-def test_bias_and_relu(device: Device, name: str, bias: bool, relu: bool) -> None:
-    for impl in impls("local_fprop", LOCAL[name], device):
+def test_bias_and_relu(device: Device, precision: str, name: str, bias: bool, relu: bool) -> None:
+    problem = with_precision(LOCAL[name], precision)
+    for impl in own_impls("local_fprop", problem, device):
         # A window that lies in the padding gives its bias, or 0.
-        check("local_fprop", LOCAL[name], device, impl=impl, bias=bias, relu=relu, nonzero=0.02)
+        check("local_fprop", problem, device, impl=impl, bias=bias, relu=relu, nonzero=0.02)
+
+
+@pytest.mark.parametrize("dropout", ["whole", "part", "odd_part"])
+@pytest.mark.parametrize("name", ["plain", "tail", "long_sum"])
+def test_dropout_on_the_way(device: Device, precision: str, name: str, dropout: str) -> None:
+    problem = with_precision(LOCAL[name], precision)
+    for impl in own_impls("local_fprop", problem, device):
+        check("local_fprop", problem, device, impl=impl, relu=True, dropout=dropout, nonzero=0.05)
+        check_fused("local_fprop", problem, device, impl=impl, relu=True, dropout=dropout)
+    check("local_fprop", problem, device, offset=4, relu=True, dropout=dropout, nonzero=0.05)
+
+
+@pytest.mark.parametrize("update", ["plain", "full", "halted"])
+@pytest.mark.parametrize("name", ["plain", "tail", "long_sum"])
+def test_update_behind_the_gradient(device: Device, precision: str, name: str, update: str) -> None:
+    problem = with_precision(LOCAL[name], precision)
+    for impl in own_impls("local_wgrad", problem, device):
+        check("local_wgrad", problem, device, impl=impl, update=update)
+        check_fused("local_wgrad", problem, device, impl=impl, update=update)
+    check("local_wgrad", problem, device, offset=4, update=update)
+
+
+@pytest.mark.parametrize("name", ["plain", "tail", "long_sum"])
+def test_relu_on_the_way(device: Device, precision: str, name: str) -> None:
+    problem = with_precision(LOCAL[name], precision)
+    for impl in own_impls("local_fprop", problem, device):
+        check_fused("local_fprop", problem, device, impl=impl, relu=True)
+
+
+@pytest.mark.parametrize("name", ["plain", "tail", "long_sum"])
+@pytest.mark.parametrize("operation", PASSES)
+def test_unrounded(device: Device, operation: str, name: str) -> None:
+    """Floats of 24 bits, each of which tf32 rounds to 11."""
+    if not device.serves("tf32"):
+        pytest.skip(f"{device.name} has no tf32")
+    problem = with_precision(LOCAL[name], "tf32")
+    for impl in own_impls(operation, problem, device):
+        check(operation, problem, device, impl=impl, data="unrounded")
 
 
 @pytest.mark.parametrize("offset", [4, 8])
 @pytest.mark.parametrize("name", ["plain", "tail", "groups"])
 @pytest.mark.parametrize("operation", PASSES)
-def test_any_alignment(device: Device, operation: str, name: str, offset: int) -> None:
-    check(operation, LOCAL[name], device, offset=offset)
-    for impl in impls(operation, LOCAL[name], device):
+def test_any_alignment(device: Device, precision: str, operation: str, name: str, offset: int) -> None:
+    problem = with_precision(LOCAL[name], precision)
+    if precision == "bf16":
+        offset //= 2
+    check(operation, problem, device, offset=offset)
+    for impl in own_impls(operation, problem, device):
         try:
-            check(operation, LOCAL[name], device, offset=offset, impl=impl)
+            check(operation, problem, device, offset=offset, impl=impl)
         except ValueError as error:
             # A row that was asked for by name says what it wants.
             assert "16-byte" in str(error) and str(impl) in str(error)
@@ -98,9 +142,11 @@ def test_bias_gradient(device: Device) -> None:
 
 @pytest.mark.parametrize("name", ["tail", "groups_tail", "strided"])
 @pytest.mark.parametrize("operation", ["local_fprop", "local_dgrad"])
-def test_nan_reaches_only_the_windows_that_hold_it(device: Device, operation: str, name: str) -> None:
+def test_nan_reaches_only_the_windows_that_hold_it(
+    device: Device, precision: str, operation: str, name: str
+) -> None:
     """A kernel that reads beyond a sum's end and multiplies by zero would spread it: NaN * 0 is NaN."""
-    problem = LOCAL[name]
+    problem = with_precision(LOCAL[name], precision)
     inputs = make_inputs(operation, problem)
     if operation == "local_fprop":
         inputs |= {"bias": None, "relu": True}
@@ -112,8 +158,9 @@ def test_nan_reaches_only_the_windows_that_hold_it(device: Device, operation: st
         given = inputs | {moving: poisoned}
         expected = getattr(reference, operation)(problem, *given.values())
         assert 0 < np.isnan(expected).sum() < expected.size
-        for impl in impls(operation, problem, device):
+        for impl in own_impls(operation, problem, device):
             (result,) = run(operation, problem, device, given, impl=impl).values()
+            result = compare.values(result)
             assert (np.isnan(result) == np.isnan(expected)).all(), repro(operation, problem, device)
 
 

@@ -50,7 +50,17 @@ from cconvnet._problem import (
 from cconvnet.backends import Device, get_device
 from cconvnet.testing import compare, reference
 from cconvnet.testing.buffers import Buffer
-from cconvnet.testing.operations import COUNTS, OPERATIONS, Array, Operation, Shapes, element_of, make_inputs
+from cconvnet.testing.operations import (
+    COUNTS,
+    OPERATIONS,
+    Array,
+    Operation,
+    Shapes,
+    element_of,
+    make_inputs,
+    workspace_size,
+)
+from cconvnet.testing.problems import with_precision
 
 __all__ = [
     "OPERATIONS",
@@ -72,6 +82,7 @@ __all__ = [
     "check_fused",
     "impls",
     "make_inputs",
+    "own_impls",
     "repro",
     "run",
 ]
@@ -143,6 +154,18 @@ def impls(operation: str, problem: Any, device: str | Device) -> list[str | None
     return list(getattr(get_device(device).module, f"{operation}_impls")(problem))
 
 
+def own_impls(operation: str, problem: Any, device: str | Device) -> list[str | None]:
+    """Of the rows that serve a product, those of its precision: the others serve the same in fp32.
+
+    If there is none, the first choice.
+    """
+    rows = impls(operation, problem, device)
+    if problem.precision == "fp32":
+        return rows
+    others = impls(operation, with_precision(problem, "fp32"), device)
+    return [row for row in rows if row not in others] or rows[:1]
+
+
 def _as_kept(spec: Operation, name: str, value: Array, element: str) -> Array:
     """An input as it lies in the call's array."""
     if value.dtype == np.float32 and spec.dtype(name, element) == bfloat16.BITS:
@@ -202,9 +225,7 @@ def run(
     arguments += [buffer.array for name, buffer in (outputs | unread).items() if name not in inputs]
     workspace = None
     if spec.has_workspace:
-        chosen = (impl,) if spec.has_impls else ()
-        size = getattr(device.module, f"{operation}_workspace")(*spec.problems(problem), *chosen)
-        if size:
+        if size := workspace_size(device.module, operation, problem, impl):
             # A workspace promises no more than the alignment of device memory, an input even less.
             workspace = Buffer(device, (size,), np.uint8)
         arguments.append(workspace.array if workspace else None)

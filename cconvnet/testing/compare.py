@@ -28,9 +28,9 @@ def _worst(name: str, error: Array, actual: Array, expected: Array) -> str:
     )
 
 
-def _bfloat16_ulp(values: Array) -> Array:
-    """The distance of each value's neighbours among the bfloat16s, 16 bits shorter than floats."""
-    floats = np.maximum(values, np.finfo(np.float32).tiny).astype(np.float32)
+def _bfloat16_ulp(numbers: Array) -> Array:
+    """The distance of each number's neighbours among the bfloat16s, 16 bits shorter than floats."""
+    floats = np.maximum(numbers, np.finfo(np.float32).tiny).astype(np.float32)
     return np.asarray(np.spacing(floats) * 2.0**16)
 
 
@@ -39,7 +39,7 @@ def _same_form(name: str, actual: Array, expected: Array, dtype: Any) -> None:
     assert actual.shape == expected.shape, f"{name} has shape {actual.shape}, not {expected.shape}"
 
 
-def _values(array: Array) -> Array:
+def values(array: Array) -> Array:
     """The numbers that an array holds."""
     return bfloat16.unpack(array) if array.dtype == bfloat16.BITS else array
 
@@ -57,8 +57,8 @@ def assert_exact(
     assert expected.size < _FEW or share >= nonzero, (
         f"{name} is a poor test: only {share:.1%} of the expected values are not 0"
     )
-    actual = _values(actual)
-    rounded = _values(bfloat16.pack(expected)) if dtype == bfloat16.BITS else expected.astype(dtype)
+    actual = values(actual)
+    rounded = values(bfloat16.pack(expected)) if dtype == bfloat16.BITS else expected.astype(dtype)
     equal = (actual == rounded) | ((actual != actual) & (rounded != rounded))
     if not equal.all():
         error = np.where(equal, 0, np.abs(actual.astype(np.float64) - rounded))
@@ -91,7 +91,7 @@ def assert_close(
     the float result: half a unit of the last place that a bfloat16 has.
     """
     _same_form(name, actual, expected, dtype)
-    actual = _values(actual)
+    actual = values(actual)
     assert np.isfinite(expected).all(), f"{name} is a poor test: the expected values are not finite"
     size = np.abs(expected) if elementwise else np.abs(expected).max()
     ulp = np.spacing(np.maximum(size, np.finfo(np.float32).tiny).astype(np.float32))

@@ -434,3 +434,16 @@ def make_inputs(
             elif tf32 and name not in spec.floats:
                 inputs[name] = round_to(value, "tf32")
     return inputs
+
+
+# Operations that need the workspace of another.
+_WORKSPACES = {"relu_bias_backward": "bias_grad"}
+
+
+def workspace_size(module: Any, operation: str, problem: Any, impl: str | None = None) -> int:
+    """How many bytes of workspace a call needs."""
+    spec = OPERATIONS[operation]
+    if not spec.has_workspace:
+        return 0
+    size = getattr(module, f"{_WORKSPACES.get(operation, operation)}_workspace")
+    return int(size(*spec.problems(problem), *((impl,) if spec.has_impls else ())))

@@ -29,6 +29,7 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
+from cconvnet.backends import PRECISIONS
 
 # ---- the layers of real networks -------------------------------------------------------------------
 
@@ -245,8 +246,6 @@ def layers(network: str) -> dict[str, Layer]:
 
 
 # ---- precisions ------------------------------------------------------------------------------------
-
-PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def with_precision(problem: Any, precision: str) -> Any:
