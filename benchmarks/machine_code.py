@@ -132,7 +132,11 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        """What it is counted as: a load or store with its bytes, anything else without its modifiers."""
+        """What it is counted as: a load or store with its bytes, anything else without its modifiers.
+
+        A DIVISION is the I2F that rounds up, with which a division of integers begins. Where the divisor is
+        the same for a whole loop it may stand before the loop.
+        """
         name, *modifiers = self.opcode.split(".")
         if name not in _MEMORY:
             return "DIVISION" if name == "I2F" and "RP" in modifiers else name
@@ -142,7 +146,7 @@ class Instruction:
 # Of all memories but constant: local (spills), shared, global, and from global to shared.
 _MEMORY = {"LDL", "STL", "LDS", "STS", "LDG", "STG", "LD", "ST", "LDGSTS"}
 _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
-# Instructions of a warp whose result is a product; a division of integers begins with an I2F that rounds up.
+# Instructions whose results are products.
 PRODUCTS = ("FFMA", "FFMA2", "HMMA", "IMMA", "HGMMA")
 TENSOR = ("HMMA", "IMMA", "HGMMA")
 
@@ -239,9 +243,9 @@ def _demangle(names: Iterable[str]) -> list[str]:
 
 
 def short_name(demangled: str) -> str:
-    """`pool_forward<Pooling(1), 4>` of a whole signature."""
+    """`pool_forward<Pooling:1, 4>` of a whole signature, the 1 being the second of an enum's values."""
     name = re.sub(r"\(anonymous namespace\)::|\b\w+::|^void ", "", demangled)
-    name = re.sub(r"\((\w+)\)(\d+)", r"\1:\2", name.replace("> >", ">>"))
+    name = re.sub(r"\((\w+)\)(\d+)", r"\1:\2", name)
     return name.split("(")[0].replace("> >", ">>")
 
 
