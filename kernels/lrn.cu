@@ -167,9 +167,10 @@ __device__ __forceinline__ Vector<WIDTH> row_sum(const LrnProblem& problem, cons
   return sum;
 }
 
-// blockIdx.y is the strip of `strip_rows` rows; the threads run over channels, columns and images.
+// blockIdx.y is the strip of `strip_rows` rows; the threads run over channels, columns and images. Without
+// the 1 nvcc would rather spill registers than hold fewer blocks.
 template <Step STEP, int SIZE, class T>
-__global__ void __launch_bounds__(kThreads) lrn_map(LrnArguments a, int strip_rows, StepArguments<T> p) {
+__global__ void __launch_bounds__(kThreads, 1) lrn_map(LrnArguments a, int strip_rows, StepArguments<T> p) {
   static_assert(SIZE % 2 == 1, "the windows that hold a pixel are those of the pixels in its own window");
   constexpr int WIDTH = kVectorWidth<T>;
   constexpr int kHalf = SIZE / 2;
