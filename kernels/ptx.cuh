@@ -228,7 +228,7 @@ __device__ __forceinline__ Word to_tf32(Word bits) {
   CCONVNET_PTX("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(__uint_as_float(bits)));
   return result;
 #else
-  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fffffff;
+  if (std::isnan(__uint_as_float(bits))) return 0x7fffffff;
   return (bits + 0x1000) & ~Word{0x1fff};
 #endif
 }
