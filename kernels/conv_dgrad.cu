@@ -191,7 +191,9 @@ template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     conv_dgrad_implicit_gemm(DgradParameters o, DgradPointers<T> p) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
-  const DgradClass& view = DgradClass::shared(o, block.batch);
+  // Tensor tiles have registers to spare for it.
+  std::conditional_t<Tile::TENSOR, const DgradClass, const DgradClass&> view =
+      DgradClass::shared(o, block.batch);
   // The grid is made for the largest class.
   if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;
   const auto product =
