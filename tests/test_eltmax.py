@@ -15,15 +15,15 @@ ELTMAX = ["eltmax_forward", "eltmax_backward"]
 @pytest.mark.parametrize("data", ["exact", "real"])
 @pytest.mark.parametrize("count", [1, 3, 4, 31, 256, 1027])
 @pytest.mark.parametrize("operation", ELTMAX)
-def test_eltmax(device: Device, operation: str, count: int, data: str) -> None:
+def test_eltmax(device: Device, element: str, operation: str, count: int, data: str) -> None:
     problem = NeuronProblem(count)
     # Of a few elements all may be the smaller ones.
     least = 0.25 if count > 31 else 0
-    check(operation, problem, device, data=data, nonzero=least)
-    check(operation, problem, device, data=data, offset=4, nonzero=least)
+    check(operation, problem, device, element=element, data=data, nonzero=least)
+    check(operation, problem, device, element=element, data=data, offset=4, nonzero=least)
     for name in OPERATIONS[operation].in_place:
-        check(operation, problem, device, data=data, in_place=name, nonzero=least)
-        check(operation, problem, device, data=data, in_place=name, offset=12, nonzero=least)
+        check(operation, problem, device, element=element, data=data, in_place=name, nonzero=least)
+        check(operation, problem, device, element=element, data=data, in_place=name, offset=12, nonzero=least)
 
 
 def test_nan_wins_and_infinity_is_a_value(device: Device) -> None:

@@ -28,34 +28,40 @@ POWERS_OF_TWO = {
 
 @pytest.mark.parametrize("name", POOL)
 @pytest.mark.parametrize("operation", MAX)
-def test_max_exact(device: Device, operation: str, name: str) -> None:
+def test_max_exact(device: Device, element: str, operation: str, name: str) -> None:
     # Few pixels are the largest of their window.
-    check(operation, POOL[name], device, nonzero=0.05 if operation == "maxpool_backward" else 0.25)
+    check(
+        operation,
+        POOL[name],
+        device,
+        element=element,
+        nonzero=0.05 if operation == "maxpool_backward" else 0.25,
+    )
 
 
 @pytest.mark.parametrize("name", POOL)
 @pytest.mark.parametrize("operation", MAX)
-def test_max_real(device: Device, operation: str, name: str) -> None:
+def test_max_real(device: Device, element: str, operation: str, name: str) -> None:
     """No ties here, and sums of gradients that do round."""
-    check(operation, POOL[name], device, data="real")
+    check(operation, POOL[name], device, element=element, data="real")
 
 
 @pytest.mark.parametrize("name", POWERS_OF_TWO)
 @pytest.mark.parametrize("operation", AVERAGE)
-def test_average_exact(device: Device, operation: str, name: str) -> None:
-    check(operation, POWERS_OF_TWO[name], device)
+def test_average_exact(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, POWERS_OF_TWO[name], device, element=element)
 
 
 @pytest.mark.parametrize("name", POOL)
 @pytest.mark.parametrize("operation", AVERAGE)
-def test_average_real(device: Device, operation: str, name: str) -> None:
-    check(operation, POOL[name], device, data="real")
+def test_average_real(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, POOL[name], device, element=element, data="real")
 
 
 @pytest.mark.parametrize("name", ["plain", "tail", "padded"])
 @pytest.mark.parametrize("operation", MAX + AVERAGE)
-def test_any_alignment(device: Device, operation: str, name: str) -> None:
-    check(operation, POOL[name], device, data="real", offset=4)
+def test_any_alignment(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, POOL[name], device, element=element, data="real", offset=4)
 
 
 REAL_LAYERS = {
