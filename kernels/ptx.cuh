@@ -42,7 +42,7 @@ constexpr unsigned kAllLanes = ~0u;
 // ---- asynchronous copies: "Data Movement and Conversion Instructions: Non-bulk copy" ----------------------
 
 // Starts a copy of 16 bytes from global to shared memory, past the first-level cache; both are on 16-byte
-// boundaries. Unless `inside`, zeros are copied and `global`, which must still be an address, is not read.
+// boundaries. Unless `inside`, zeros are copied and `global` may be anything.
 __device__ __forceinline__ void start_copy(void* shared, const void* global,
                                            bool inside CCONVNET_PTX_CALLER) {
 #ifdef __CUDACC__
