@@ -263,8 +263,10 @@ DgradTable::Row bf16_row() {
 const DgradTable& conv_dgrad_table() {
   static const DgradTable table(
       "conv_dgrad",
-      {tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(),
-       tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(), tensor_row<float, 128, 128, 16, 64, 64, 3>(),
+      {// A side of 96 is for AlexNet's first and fourth layers.
+       tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 96, 32, 64, 48, 4>(),
+       tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(), tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(),
+       tensor_row<float, 128, 128, 16, 64, 64, 3>(), tensor_row<float, 128, 96, 16, 64, 48, 4>(),
        tensor_row<float, 128, 64, 16, 64, 32, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
        fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
        fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(),

@@ -69,15 +69,15 @@ class Seen:
         self.images: list[npt.NDArray[np.uint8]] = []
         self.inputs: list[npt.NDArray[np.float32]] = []
         self.tests: list[npt.NDArray[np.float32]] = []
-        load, forward = Network.load, Network.forward
+        load, forward = Network.load, Network._run_forward
         loaded: list[npt.NDArray[np.uint8]] = []
 
         def loading(network: Network, images: Any, *rest: Any) -> None:
             loaded[:] = [images.copy()]
             load(network, images, *rest)
 
-        def running(network: Network, train: bool, step: int = 0) -> None:
-            forward(network, train, step)
+        def running(network: Network, train: bool) -> None:
+            forward(network, train)
             rows = network.outputs("data")[: len(loaded[0])]
             if train:
                 self.images.append(loaded[0])
@@ -86,7 +86,7 @@ class Seen:
                 self.tests.append(rows)
 
         monkeypatch.setattr(Network, "load", loading)
-        monkeypatch.setattr(Network, "forward", running)
+        monkeypatch.setattr(Network, "_run_forward", running)
 
 
 def all_crops(

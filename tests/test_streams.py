@@ -84,9 +84,9 @@ class QueuedModule:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._module, name)
-        if name.endswith(("_workspace", "_impls")):
+        if name.endswith(("_workspace", "_impls")) or name == "serves":
             return function
-        return lambda *arguments: self._queue.entries.append(lambda: function(*arguments))
+        return lambda *arguments, **rest: self._queue.entries.append(lambda: function(*arguments, **rest))
 
 
 class QueuedDevice(ReferenceDevice):

@@ -207,14 +207,14 @@ def test_predictions_are_probabilities_of_the_right_class(unbroken: Path, tmp_pa
 
 def test_copies_of_training_steps_alone_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network that says to copy 1,000 bytes in a training step's forward pass and in any test."""
-    forward, copied = Network.forward, 0
+    forward, copied = Network._run_forward, 0
 
-    def counting(network: Network, train: bool, step: int = 0) -> None:
+    def counting(network: Network, train: bool) -> None:
         nonlocal copied
         copied += 1000 if train else 7
-        forward(network, train, step)
+        forward(network, train)
 
-    monkeypatch.setattr(Network, "forward", counting)
+    monkeypatch.setattr(Network, "_run_forward", counting)
     monkeypatch.setattr(Network, "copied_bytes", property(lambda network: copied))
     monkeypatch.setattr(Network, "copy_seconds", property(lambda network: copied / 1e6))
 
@@ -232,15 +232,15 @@ def test_copies_of_training_steps_alone_are_logged(tmp_path: Path, monkeypatch: 
     check(tmp_path / "parts")
 
     # Killed in step 25, after a checkpoint in the middle of a window.
-    def dying(network: Network, train: bool, step: int = 0) -> None:
-        if step == 25:
+    def dying(network: Network, train: bool) -> None:
+        if network._last == (True, 25):
             raise KeyboardInterrupt
-        counting(network, train, step)
+        counting(network, train)
 
-    monkeypatch.setattr(Network, "forward", dying)
+    monkeypatch.setattr(Network, "_run_forward", dying)
     with pytest.raises(KeyboardInterrupt):
         run_training(out=tmp_path / "killed", log_every=10, checkpoint_every=8)
-    monkeypatch.setattr(Network, "forward", counting)
+    monkeypatch.setattr(Network, "_run_forward", counting)
     resume(tmp_path / "killed", log_every=10)
     check(tmp_path / "killed")
 
@@ -321,17 +321,17 @@ def test_an_epoch_that_was_not_saved_is_trained_again(
     fake_tests(monkeypatch, [50, 60, 60, 60])
     run_training(out=tmp_path / "whole", epochs=4)
     fake_tests(monkeypatch, [50, 60, 60, 60])
-    step = Network.update
+    step = Network.train_step
 
     def dying(network: Network, *arguments: Any) -> None:
         if len(runs.read_log(tmp_path / "run")) >= 3 * 12:
             raise KeyboardInterrupt  # as little is saved as at a kill
         step(network, *arguments)
 
-    monkeypatch.setattr(Network, "update", dying)
+    monkeypatch.setattr(Network, "train_step", dying)
     with pytest.raises(KeyboardInterrupt):
         run_training(out=tmp_path / "run", epochs=4)
-    monkeypatch.setattr(Network, "update", step)
+    monkeypatch.setattr(Network, "train_step", step)
     assert [file.name for file in Folder(tmp_path / "run" / "checkpoints").files()] == [
         "step-00000000.safetensors",
         "step-00000045.safetensors",

@@ -139,6 +139,7 @@ def kernels(
     if batch is not None and batch < 1:
         raise ValueError(f"--batch must be at least 1, not {batch}")
     on, precision = get_device(device), precision or "fp32"
+    on.require(precision)
     batch = batch or default_batch(net, on.kind)
     table = select(rows(net, batch), only)
     peers = peers_for(on.kind) if peers is None else peers

@@ -154,6 +154,7 @@ _PASS_COLORS = {
     "fprop": "tab:blue",
     "dgrad": "tab:orange",
     "wgrad": "tab:green",
+    "wgrad+update": "tab:olive",
     "forward": "tab:cyan",
     "backward": "tab:red",
     "update": "tab:purple",

@@ -19,6 +19,7 @@ from cconvnet.bench.timing import summary
 from cconvnet.bench.training import Training, check_counts
 from cconvnet.bench.work import Work, work
 from cconvnet.formats.netfiles import NetFiles
+from cconvnet.layers import Layer, SoftmaxCostLayer
 from cconvnet.nets.specs import DATA
 from cconvnet.network import Network
 from cconvnet.train import devices_of
@@ -35,8 +36,10 @@ class Call:
     """One call of an operation within a step.
 
     Attributes
-        layer, device: the layer it belongs to and where it ran.
-        part: "fprop", "dgrad", "wgrad" of a product; else "forward", "backward" or "update".
+        layer, device: the layer it belongs to, or layers, with + between them, that are computed together;
+            and where it ran.
+        part: "fprop", "dgrad", "wgrad" of a product, "wgrad+update" if it also updates the weights; else
+            "forward", "backward" or "update".
         operation, kernel: the function of kernels/api.h, and the row of its table if it has several.
         seconds: how long it took; None until the device has told.
     """
@@ -54,10 +57,15 @@ class Call:
         return self.layer, self.device, self.part, self.operation, self.kernel
 
 
+# What belongs to the update wherever it is called: what follows a gradient, and what may forbid it.
+_UPDATES = ("sgd_update", "limit_norm", "to_bf16", "watch_losses")
+
+
 class Recorder:
     """Stands where the modules of devices stand and notes every operation of a network's steps.
 
-    Copies between devices are not noted: they run beside other work.
+    Copies between devices are not noted: they run beside other work. A step that is noted is not replayed as
+    a whole but called operation by operation.
 
     Args:
         clock: tells the time in seconds off the GPU, where a call returns when its work is done. On a GPU
@@ -65,7 +73,7 @@ class Recorder:
 
     Attributes
         recording: whether calls are noted; else they only pass through.
-        phase: of the step, "forward", "backward" or "update".
+        phase: of the step, "forward" or "backward".
         calls: those noted, in order.
     """
 
@@ -77,12 +85,29 @@ class Recorder:
         self._layer: str | None = None
         # Whose array it is, for what the network does outside its layers.
         self._owners: dict[int, str] = {}
+        # What share of a problem's operations is asked for, where images in blocks add products with zeros.
+        self._asked: dict[int, float] = {}
         self._events: list[tuple[Call, Any, Any, Any]] = []
 
     def device(self, original: Device) -> Device:
         """A device like the original one whose operations are noted."""
         device = copy.copy(original)
         device.module = _Module(original.module, self, device)
+
+        def captured(work: Callable[[], None]) -> Callable[[], None]:
+            replay: Callable[[], None] | None = None
+
+            def run() -> None:
+                nonlocal replay
+                if self.recording:
+                    work()
+                else:
+                    replay = replay or original.captured(work)
+                    replay()
+
+            return run
+
+        device.captured = captured  # type: ignore[method-assign]
         return device
 
     def watch(self, network: Network) -> None:
@@ -93,17 +118,27 @@ class Recorder:
         for device in network.devices:
             if not isinstance(device.module, _Module):
                 raise ValueError(f"{device.name} is not recorded")
+        labels: dict[str, str] = {}
         for layer in network.layers:
-            for method in ("forward", "backward"):
-                setattr(layer, method, functools.partial(self._within, layer.name, getattr(layer, method)))
+            label = label_of(layer)
+            labels |= dict.fromkeys(layer.names, label)
+            for phase in ("forward", "backward"):
+                method = functools.partial(self._within, label, phase, getattr(layer, phase))
+                setattr(layer, phase, method)
             if layer.output.gradient is not None:
-                self._owners[id(layer.output.gradient)] = layer.name
+                self._owners[id(layer.output.gradient)] = label
+            if isinstance(layer, SoftmaxCostLayer):
+                self._owners[id(layer.losses)] = label
+            for branch in getattr(layer, "branches", ()):
+                if (blocks := branch.blocks) is not None:
+                    o = blocks.problem
+                    self._asked[id(branch.problem)] = math.prod(o.w_shape) / math.prod(o.blocks_shape)
         for parameter in network.parameters.values():
             for piece in parameter.pieces:
-                self._owners[id(piece.value)] = parameter.layer
+                self._owners[id(piece.value)] = labels[parameter.layer]
 
-    def _within(self, name: str, method: Callable[..., None], *arguments: Any) -> None:
-        outer, self._layer = self._layer, name
+    def _within(self, label: str, phase: str, method: Callable[..., None], *arguments: Any) -> None:
+        outer, self._layer, self.phase = self._layer, label, phase
         try:
             method(*arguments)
         finally:
@@ -113,16 +148,18 @@ class Recorder:
         function = getattr(module, operation)
         if not self.recording:
             return function(*arguments, **rest)
-        owners = (self._owners[id(array)] for array in arguments if id(array) in self._owners)
-        name = operation.rpartition("_")[2]
+        # Some are parts of arrays.
+        wholes = (whole for array in arguments for whole in (array, getattr(array, "base", None)))
+        owners = (self._owners[id(whole)] for whole in wholes if id(whole) in self._owners)
         impls = getattr(module, f"{operation}_impls", None)
+        least = work(operation, arguments, rest)
         noted = Call(
             layer=self._layer or next(owners, DATA),
             device=device.name,
-            part=name if name in ("fprop", "dgrad", "wgrad") else self.phase,
+            part=self._part(operation, rest),
             operation=operation,
             kernel=operation if impls is None else impls(arguments[0])[0],
-            work=work(operation, arguments),
+            work=Work(round(least.flops * self._asked.get(id(arguments[0]), 1.0)), least.bytes),
         )
         self.calls.append(noted)
         if device.kind == "cuda":
@@ -139,6 +176,14 @@ class Recorder:
         result = function(*arguments, **rest)
         noted.seconds = self._clock() - start
         return result
+
+    def _part(self, operation: str, keywords: Mapping[str, Any]) -> str:
+        name = operation.rpartition("_")[2]
+        if operation in _UPDATES:
+            return "update"
+        if name == "wgrad" and keywords.get("update") is not None:
+            return "wgrad+update"
+        return name if name in ("fprop", "dgrad", "wgrad") else self.phase
 
     def take(self) -> list[Call]:
         """The calls noted since the last time, once the devices are done with them."""
@@ -187,6 +232,11 @@ class _HeadStart:
                     buffer.fill(0.0)
 
 
+def label_of(layer: Layer) -> str:
+    """The name of a layer in rows: those of all the layers it computes."""
+    return "+".join(layer.names)
+
+
 def roofline(
     net: str | NetFiles,
     *,
@@ -205,7 +255,8 @@ def roofline(
     """Times every operation within real training steps, and compares each with its floor.
 
     The floor is the longer of the operation's arithmetic at the device's matrix rate and its traffic at the
-    device's copy rate. Steps with the recorder take turns with steps without, whose time is the step's.
+    device's copy rate. Steps with the recorder take turns with steps without, whose time is the step's: on
+    one GPU they are replayed as one launch.
 
     Args
         size: height and width of the images; None is the network's own.
@@ -261,8 +312,8 @@ def roofline(
 
     def step(recording: bool) -> float:
         def begins(phase: str) -> None:
-            recorder.phase = phase
-            if recording and phase == "forward":
+            recorder.phase = "forward"
+            if recording and phase == "train":
                 head_start.give(2 * statistics.median(whole or [0.1]))
 
         recorder.recording = recording
@@ -281,7 +332,7 @@ def roofline(
         step(recording=True)
         recorded.append(recorder.take())
         stepped(warmup + 2 * index + 2)
-        types = {layer.name: layer.type for layer in network.layers} | {DATA: DATA}
+        types = {label_of(layer): layer.type for layer in network.layers} | {DATA: DATA}
         result["rows"] = rows(recorded, limits, types)
         result |= totals(result["rows"], whole)
         found(result)

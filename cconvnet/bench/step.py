@@ -22,6 +22,7 @@ from cconvnet.bench.timing import summary, wall_seconds
 from cconvnet.bench.training import TIMED_LR, Training, check_counts
 from cconvnet.bench.workers import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.formats.netfiles import NetFiles
+from cconvnet.layers import Dropout
 from cconvnet.nets.specs import LrnSpec, NetSpec, nearest, spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 from cconvnet.testing import reference
@@ -132,9 +133,12 @@ class OurStep:
         """What each dropout layer multiplied its input by in the last forward pass."""
         parts: dict[str, list[Array]] = {}
         for layer in self.network.layers:
-            if layer.type == "dropout":
-                mask = reference.dropout(layer.problem, np.ones(layer.output.shape))  # type: ignore[attr-defined]
-                parts.setdefault(layer.name, []).append(mask)
+            # By itself, or as the last part of a product.
+            dropout: Dropout | None = getattr(layer, "dropout", None)
+            if dropout is not None:
+                step = layer.device.host(dropout.step)
+                mask = reference.dropout(dropout.last, np.ones(layer.output.shape), step)
+                parts.setdefault(layer.names[-1], []).append(mask)
         return {name: np.concatenate(masks, axis=-1, dtype=np.float32) for name, masks in parts.items()}
 
     def prepare(self, lr: float) -> None:

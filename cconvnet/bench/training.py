@@ -47,17 +47,13 @@ class Training:
     def step(self, begins: Callable[[str], None] = lambda phase: None) -> float:
         """Does one step and waits for the devices; returns the loss.
 
-        `begins` is told "load", "forward", "backward", "update" and "result" as each begins.
+        `begins` is told "load", "train" and "result" as each begins.
         """
         network = self.network
         begins("load")
         network.load(self.images, self.labels, self.top, self.left, self.mirror)
-        begins("forward")
-        network.forward(train=True, step=self._count)
-        begins("backward")
-        network.backward()
-        begins("update")
-        network.update(self.lr, network.spec.recipe.momentum)
+        begins("train")
+        network.train_step(self._count, self.lr, network.spec.recipe.momentum)
         begins("result")
         self._count += 1
         loss = network.result().loss

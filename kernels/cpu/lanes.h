@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "bfloat16.h"
 
@@ -10,61 +11,56 @@ namespace cconvnet {
 
 constexpr int kLanes = 16;
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
-typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
-typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 
-// to_float and to_bfloat16 (bfloat16.h), of all lanes.
-inline __attribute__((always_inline)) Lanes widened(const Halves& bits) {
-  return reinterpret_cast<Lanes>(__builtin_convertvector(bits, Words) << 16);
+inline int64_t rounded_up(int64_t count) {
+  return (count + kLanes - 1) / kLanes * kLanes;
 }
 
-inline __attribute__((always_inline)) Words rounded(const Lanes& values) {
-  const Words bits = reinterpret_cast<Words>(values);
-  const Words up = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  return (bits & 0x7fffffff) > 0x7f800000 ? Words{} + 0x7fff : up;
+// Zeros that begin where vectors do: one that lies across two cache lines costs two accesses.
+class AlignedFloats {
+ public:
+  explicit AlignedFloats(int64_t count) : memory_(rounded_up(count) / kLanes) {}
+  float* data() { return reinterpret_cast<float*>(memory_.data()); }
+
+ private:
+  std::vector<Lanes> memory_;
+};
+
+// function(i) in each lane i. What is more than arithmetic is written so: the compiler takes vectors apart
+// that the baseline has no instructions for before it clones a function for better ones, loops only
+// afterwards.
+template <class Function>
+inline __attribute__((always_inline)) Lanes each_lane(const Function& function) {
+  float lanes[kLanes];
+#pragma omp simd
+  for (int i = 0; i < kLanes; ++i) lanes[i] = function(i);
+  Lanes values;
+  std::memcpy(&values, lanes, sizeof values);
+  return values;
 }
 
 // `values` as an array of T would give them back.
 template <class T>
 inline __attribute__((always_inline)) Lanes kept_in(const Lanes& values) {
-  return sizeof(T) == sizeof(float) ? values : reinterpret_cast<Lanes>(rounded(values) << 16);
+  return each_lane([&](int i) { return rounded_to<T>(values[i]); });
 }
 
 // The vector at `from`, or its first `count` lanes and zeros; and the like for storing.
-inline __attribute__((always_inline)) Lanes load(const float* from, int count = kLanes) {
+template <class T>
+inline __attribute__((always_inline)) Lanes load(const T* from, int count = kLanes) {
+  if (count >= kLanes) return each_lane([&](int i) { return to_float(from[i]); });
   Lanes values = {};
-  if (count >= kLanes) {
-    std::memcpy(&values, from, sizeof values);
-  } else {
-    for (int i = 0; i < count; ++i) values[i] = from[i];
-  }
+  for (int i = 0; i < count; ++i) values[i] = to_float(from[i]);
   return values;
 }
 
-inline __attribute__((always_inline)) Lanes load(const bfloat16* from, int count = kLanes) {
-  Halves bits = {};
+template <class T>
+inline __attribute__((always_inline)) void store(T* to, const Lanes& values, int count = kLanes) {
   if (count >= kLanes) {
-    std::memcpy(&bits, from, sizeof bits);
+#pragma omp simd
+    for (int i = 0; i < kLanes; ++i) to[i] = from_float<T>(values[i]);
   } else {
-    for (int i = 0; i < count; ++i) bits[i] = from[i].bits;
-  }
-  return widened(bits);
-}
-
-inline __attribute__((always_inline)) void store(float* to, const Lanes& values, int count = kLanes) {
-  if (count >= kLanes) {
-    std::memcpy(to, &values, sizeof values);
-  } else {
-    for (int i = 0; i < count; ++i) to[i] = values[i];
-  }
-}
-
-inline __attribute__((always_inline)) void store(bfloat16* to, const Lanes& values, int count = kLanes) {
-  const Halves bits = __builtin_convertvector(rounded(values), Halves);
-  if (count >= kLanes) {
-    std::memcpy(to, &bits, sizeof bits);
-  } else {
-    for (int i = 0; i < count; ++i) to[i].bits = bits[i];
+    for (int i = 0; i < count; ++i) to[i] = from_float<T>(values[i]);
   }
 }
 

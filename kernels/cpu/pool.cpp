@@ -47,11 +47,7 @@ CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& o, const Range* col
   const Range rows = outputs_of(i, o.window_h, o.stride_h, o.pad_h, o.p);
   for (int j = 0; j < o.w; ++j) {
     const Windows<T> windows = {y, dy, rows, columns[j], o.q, o.c};
-    const T* values = x + (int64_t{i} * o.w + j) * o.c;
-    T* to = dx + int64_t{j} * o.c;
-    for (int c = 0; c < o.c; c += kLanes) {
-      store(to + c, windows.gradient(load(values + c, o.c - c), c, o.c - c), o.c - c);
-    }
+    windows.gradient(0, o.c, x + (int64_t{i} * o.w + j) * o.c, dx + int64_t{j} * o.c);
   }
 }
 

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "bfloat16.h"
 #include "larger.h"
-#include "lanes.h"
 #include "parallel.h"
 #include "problem.h"
 
@@ -74,23 +74,56 @@ inline __attribute__((always_inline)) void maxpool_row(const PoolProblem& o, con
   }
 }
 
-// The windows that hold one pixel, and their maxima y and gradients dy[Q, C] of one image.
+// The windows that hold one pixel, and their maxima y and gradients dy[P, Q, C] of one image.
 template <class T>
 struct Windows {
   const T *y, *dy;
   Range rows, columns;
   int q, c;
 
-  // The sum of dy where y equals `value`, of `count` channels from `channel` on.
-  inline __attribute__((always_inline)) Lanes gradient(const Lanes& value, int channel, int count) const {
-    Lanes sum = {};
-    for (int i = rows.begin; i < rows.end; ++i) {
-      for (int j = columns.begin; j < columns.end; ++j) {
-        const int64_t offset = (int64_t{i} * q + j) * c + channel;
-        sum += load(y + offset, count) == value ? load(dy + offset, count) : Lanes{};
+  // to[i] = the sum of dy where y equals values[i], of the `count` channels from `channel` on.
+  template <class From, class To>
+  inline __attribute__((always_inline)) void gradient(int channel, int count, const From* values,
+                                                      To* to) const {
+    // In most networks a pixel is in one window, two or four; the inner loop is then one of arithmetic alone.
+    const int windows = rows.size() * columns.size();
+    if (windows == 1) return gradient_of<1>(channel, count, values, to);
+    if (windows == 2) return gradient_of<2>(channel, count, values, to);
+    if (windows == 4) return gradient_of<4>(channel, count, values, to);
+    for (int i = 0; i < count; ++i) {
+      float sum = 0.0f;
+      for (int window = 0; window < windows; ++window) {
+        const int64_t offset = offset_of(window) + channel + i;
+        sum += to_float(y[offset]) == to_float(values[i]) ? to_float(dy[offset]) : 0.0f;
       }
+      to[i] = from_float<To>(sum);
     }
-    return sum;
+  }
+
+ private:
+  int64_t offset_of(int window) const {
+    const int i = rows.begin + window / columns.size(), j = columns.begin + window % columns.size();
+    return (int64_t{i} * q + j) * c;
+  }
+
+  template <int WINDOWS, class From, class To>
+  inline __attribute__((always_inline)) void gradient_of(int channel, int count, const From* values,
+                                                         To* to) const {
+    const T *largest[WINDOWS], *gradients[WINDOWS];
+    for (int window = 0; window < WINDOWS; ++window) {
+      largest[window] = y + offset_of(window) + channel;
+      gradients[window] = dy + offset_of(window) + channel;
+    }
+#pragma omp simd
+    for (int i = 0; i < count; ++i) {
+      const float value = to_float(values[i]);
+      float sum = 0.0f;
+#pragma GCC unroll 4
+      for (int window = 0; window < WINDOWS; ++window) {
+        sum += to_float(largest[window][i]) == value ? to_float(gradients[window][i]) : 0.0f;
+      }
+      to[i] = from_float<To>(sum);
+    }
   }
 };
 
