@@ -33,8 +33,18 @@ PROBLEMS = [
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_exact(device: Device, element: str, problem: InputProblem, mean: bool, shift: bool) -> None:
-    check("input_transform", problem, device, element=element, mean=mean, shift=shift)
-    check("input_transform", problem, device, element=element, mean=mean, shift=shift, offset=4, seed=1)
+    check("input_transform", problem, device, element=element, mean=mean, shift=shift, nonzero=0.05)
+    check(
+        "input_transform",
+        problem,
+        device,
+        element=element,
+        mean=mean,
+        shift=shift,
+        offset=4,
+        seed=1,
+        nonzero=0.05,
+    )
 
 
 def test_any_scale(device: Device, element: str) -> None:

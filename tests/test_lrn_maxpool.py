@@ -62,5 +62,5 @@ def test_problems_that_do_not_fit_are_refused(
         pytest.skip("NumPy checks nothing")
     x, y = device.zeros(lrn.x_shape), device.zeros(pool.y_shape)
     backward = (x, y, y, False, device.zeros(lrn.x_shape), None) if "backward" in operation else (x, y)
-    with device, pytest.raises(ValueError, match="lrn|pool|region|across"):
+    with device, pytest.raises(ValueError, match=r"(lrn|pool|region)"):
         getattr(device.module, operation)(lrn, pool, *backward)

@@ -7,6 +7,7 @@ import pytest
 
 from cconvnet._problem import NeuronProblem
 from cconvnet.backends import Device
+from cconvnet.testing import compare
 from cconvnet.testing.check import check, repro, run
 
 COUNTS = [1, 3, 4, 31, 256, 1027]
@@ -57,16 +58,16 @@ def test_in_place_and_any_alignment(device: Device, element: str, neuron: str) -
 
 
 @pytest.mark.parametrize("neuron", REAL)
-def test_nan_is_handed_on(device: Device, neuron: str) -> None:
+def test_nan_is_handed_on(device: Device, element: str, neuron: str) -> None:
     problem = NeuronProblem(4, neuron, *REAL[neuron])
     x = np.array([1, np.nan, 2, 3], np.float32)
-    y = run("neuron_forward", problem, device, {"x": x})["y"]
+    y = compare.values(run("neuron_forward", problem, device, {"x": x}, element=element)["y"])
     assert np.isnan(y).tolist() == [False, True, False, False], repro("neuron_forward", problem, device)
 
 
-def test_relu_hands_nan_on(device: Device) -> None:
+def test_relu_hands_nan_on(device: Device, element: str) -> None:
     x = np.array([1, np.nan, -2, 3], np.float32)
-    y = run("relu_forward", NeuronProblem(4), device, {"x": x})["y"]
+    y = compare.values(run("relu_forward", NeuronProblem(4), device, {"x": x}, element=element)["y"])
     np.testing.assert_array_equal(y, [1, np.nan, 0, 3])
 
 
