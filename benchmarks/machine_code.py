@@ -132,7 +132,11 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        """What it is counted as: a load or store with its bytes, anything else without its modifiers."""
+        """What it is counted as: a load or store with its bytes, anything else without its modifiers.
+
+        A DIVISION is the I2F that rounds up, with which a division of integers begins. Where the divisor is
+        the same for a whole loop it may stand before the loop.
+        """
         name, *modifiers = self.opcode.split(".")
         if name not in _MEMORY:
             return "DIVISION" if name == "I2F" and "RP" in modifiers else name
@@ -142,7 +146,7 @@ class Instruction:
 # Of all memories but constant: local (spills), shared, global, and from global to shared.
 _MEMORY = {"LDL", "STL", "LDS", "STS", "LDG", "STG", "LD", "ST", "LDGSTS"}
 _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
-# Instructions of a warp whose result is a product; a division of integers begins with an I2F that rounds up.
+# Instructions whose results are products.
 PRODUCTS = ("FFMA", "FFMA2", "HMMA", "IMMA", "HGMMA")
 TENSOR = ("HMMA", "IMMA", "HGMMA")
 
@@ -239,9 +243,9 @@ def _demangle(names: Iterable[str]) -> list[str]:
 
 
 def short_name(demangled: str) -> str:
-    """`pool_forward<Pooling(1), 4>` of a whole signature."""
+    """`pool_forward<Pooling:1, 4>` of a whole signature, the 1 being the second of an enum's values."""
     name = re.sub(r"\(anonymous namespace\)::|\b\w+::|^void ", "", demangled)
-    name = re.sub(r"\((\w+)\)(\d+)", r"\1:\2", name.replace("> >", ">>"))
+    name = re.sub(r"\((\w+)\)(\d+)", r"\1:\2", name)
     return name.split("(")[0].replace("> >", ">>")
 
 
@@ -342,49 +346,49 @@ class Promise:
         return re.search(self.kernels, kernel.name) is not None
 
 
-def _hot_loop_has(share: float, kinds: Iterable[str] = ("FFMA", "FFMA2")) -> Callable[[Kernel], bool]:
-    return lambda kernel: kernel.share(kinds) >= share
+def _has(counts: Counter[str], *begins: str) -> bool:
+    return any(kind.startswith(begins) for kind in counts)
 
 
 def _loads(counts: Counter[str]) -> set[str]:
     """Of global memory."""
-    return {kind for kind in counts if kind.startswith("LDG")}
+    return {kind for kind in counts if kind.startswith(("LDG.", "LDGSTS."))}
 
 
 # The shares of the hot loops are what nvcc 13.0 reaches for sm_90a, less one or two hundredths for another
 # version's order of things: a fall below them is a kernel that lost speed.
-_TILE = r"_gemm<.*Tile<"
-_PLAIN = r"^(?!.*tensor).*"
+_TILE = r"_gemm<(Tensor)?Tile<"
+_WIDE = (
+    r"^(elementwise|limit_rows)<[48]\b",
+    r"^column_sums<[48], true, ",
+    r"^\w+<\w+:\d+, [48], ",
+    r"^lrn_(across_\w+|maxpool_\w+)<\d, true, ",
+    r"^lrn_(map|maxpool_ring)<",
+)
 PROMISES = (
     Promise(
         "no spilled registers and no local memory",
         "",
-        lambda kernel: (
-            not (
-                kernel.stack or kernel.local or any(kind.startswith(("LDL", "STL")) for kind in kernel.counts)
-            )
-        ),
+        lambda kernel: not (kernel.stack or kernel.local or _has(kernel.counts, "LDL", "STL")),
     ),
     Promise("launch bounds", "", lambda kernel: kernel.threads is not None),
-    Promise(
-        "products by tensor cores",
-        "tensor",
-        lambda kernel: any(kernel.hot_loop[kind] for kind in TENSOR),
-    ),
+    Promise("products by tensor cores", "TensorTile<", lambda kernel: _has(kernel.hot_loop, *TENSOR)),
+    Promise("fragments by ldmatrix", "TensorTile<bfloat16,", lambda kernel: _has(kernel.hot_loop, "LDSM")),
     Promise(
         "strict fp32: no tensor-core instruction",
-        _PLAIN,
-        lambda kernel: not any(kernel.counts[kind] for kind in TENSOR),
+        r"^(?!.*TensorTile<)",
+        lambda kernel: not _has(kernel.counts, *TENSOR),
     ),
     Promise(
         "loads and stores of 16 bytes",
-        r"^(elementwise|column_sums|limit_rows)<[48]|^\w+<\w+:\d, [48]>|^lrn_(across_\w+<\d, true|map<)",
+        "|".join(_WIDE),
         lambda kernel: kernel.counts["LDG.16"] > 0 and kernel.counts["STG.16"] > 0,
+        {r"^elementwise<4, SplitReduce<\w+<bfloat16>": "four sums of floats become 8 bytes of bfloat16s"},
     ),
     Promise(
         "no load narrower than 16 bytes in the hot loop",
-        _TILE + r"(\d+, ){5}[48]>",
-        lambda kernel: bool(_loads(kernel.hot_loop)) and _loads(kernel.hot_loop) <= {"LDG.16"},
+        r"_gemm<(Tile<float, (\d+, ){5}4>|TensorTile<)",
+        lambda kernel: _loads(kernel.hot_loop) in ({"LDG.16"}, {"LDGSTS.16"}),
     ),
     Promise("one barrier in each step", _TILE, lambda kernel: kernel.hot_loop["BAR"] == 1),
     Promise(
@@ -395,11 +399,19 @@ PROMISES = (
     ),
     Promise(
         "at least 12 warps on a multiprocessor",
-        _TILE,
-        lambda kernel: (o := kernel.occupancy) is not None and o.warps >= 12,
+        "_gemm<Tile<",
+        lambda kernel: (held := kernel.occupancy) is not None and held.warps >= 12,
     ),
-    Promise("a hot loop of 80% FFMA", r"conv_(fprop|wgrad)_\w+<Tile<128, 128,", _hot_loop_has(0.80)),
-    Promise("a hot loop of 74% FFMA", r"conv_dgrad_\w+<Tile<128, 128,", _hot_loop_has(0.74)),
+    Promise(
+        "a hot loop of 80% FFMA",
+        r"^conv_(fprop|wgrad)_\w+<Tile<float, 128, 128, ",
+        lambda kernel: kernel.share(["FFMA", "FFMA2"]) >= 0.80,
+    ),
+    Promise(
+        "a hot loop of 74% FFMA",
+        r"^conv_dgrad_\w+<Tile<float, 128, 128, ",
+        lambda kernel: kernel.share(["FFMA", "FFMA2"]) >= 0.74,
+    ),
 )
 
 
@@ -449,7 +461,7 @@ def _cells(kernel: Kernel) -> list[str]:
     numbers = [
         sum_of(counts, "LDL", "STL"),
         sum_of(counts, "LDG.16", "LDGSTS.16"),
-        sum_of(counts, "LDG"),
+        sum_of(counts, "LDG.", "LDGSTS."),
         counts["STG.16"],
         sum_of(counts, "STG"),
         counts["DIVISION"],

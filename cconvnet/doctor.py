@@ -110,17 +110,22 @@ def _devices() -> list[Finding]:
     for name in ("cuda:0", "cpu:0", "emulator:0"):
         what = f"device {name}"
         try:
-            found.append(Finding(what, "ok", backends.get_device(name).reason))
+            found.append(Finding(what, "ok", _about(name)))
         except backends.DeviceUnavailable as error:
             state: State = "note" if name == "cuda:0" and not _gpu_present() else "problem"
             found.append(Finding(what, state, str(error), "" if state == "note" else _rebuild("")))
     for name in backends.present_devices():
         if name not in ("cuda:0", "cpu:0", "emulator:0"):
-            found.append(Finding(f"device {name}", "ok", backends.get_device(name).reason))
+            found.append(Finding(f"device {name}", "ok", _about(name)))
     with contextlib.suppress(backends.DeviceUnavailable):
         default = backends.get_device()
         found.append(Finding("default", "ok", f"{default.name} is used where no --device is given"))
     return found
+
+
+def _about(name: str) -> str:
+    device = backends.get_device(name)
+    return f"{device.reason}; computes in {', '.join(filter(device.serves, backends.PRECISIONS))}"
 
 
 def _packages() -> list[Finding]:

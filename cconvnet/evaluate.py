@@ -83,9 +83,15 @@ class Trained:
 
 
 def load_trained(
-    path: Path, *, devices: list[str] | None = None, batch: int | None = None, best: bool = False
+    path: Path,
+    *,
+    devices: list[str] | None = None,
+    batch: int | None = None,
+    best: bool = False,
+    precision: str | None = None,
 ) -> Trained:
-    """The network of a run (its newest sound checkpoint, or its best) or of one checkpoint.
+    """The network of a run (its newest sound checkpoint, or its best) or of one checkpoint, in the precision
+    it was trained in or another.
 
     Raises
         RunError, CheckpointError: there is none, or it is damaged.
@@ -94,7 +100,13 @@ def load_trained(
     file, checkpoint, skipped = runs.find_checkpoint(path, best)
     settings = checkpoint.settings
     spec = nets.spec_from_dict(checkpoint.spec)
-    network = Network(spec, batch=batch or settings["batch"], devices=devices, seed=settings["seed"])
+    network = Network(
+        spec,
+        batch=batch or settings["batch"],
+        devices=devices,
+        seed=settings["seed"],
+        precision=precision or settings["precision"],
+    )
     restore(network, checkpoint, file)
     return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, skipped)
 
@@ -254,6 +266,7 @@ class Result:
     path: Path
     net: str
     device: str
+    precision: str
     views: int
     tally: Tally
 
@@ -266,6 +279,7 @@ def evaluate_runs(
     batch: int | None = None,
     best: bool = False,
     views: str = "center",
+    precision: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     stepped: Stepped = lambda done, total: None,
 ) -> tuple[data.Source, list[Result], Tally]:
@@ -277,6 +291,7 @@ def evaluate_runs(
     Args
         paths: runs or checkpoints; best: of runs, take the best checkpoint instead of the newest.
         where: the data's folder; None: that of the first run.
+        precision: None: that in which each was trained.
         say: is told of damaged checkpoints that were passed over.
 
     Returns
@@ -305,11 +320,12 @@ def evaluate_runs(
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
 
     def test(file: Path) -> Result:  # a function, whose network is gone before the next is made
-        trained = load_trained(file, devices=devices, batch=batch)
+        trained = load_trained(file, devices=devices, batch=batch, precision=precision)
         tally = evaluate_run(trained, source, stepped, views, ensemble)
         network = trained.network
         count = len(views_of(network.spec, views))
-        return Result(file, network.spec.name, network.describe()["device"], count, tally)
+        device = network.describe()["device"]
+        return Result(file, network.spec.name, device, network.precision, count, tally)
 
     results = [test(file) for file in files]
     return source, results, ensemble.tally(source.test.labels) if ensemble is not None else results[0].tally

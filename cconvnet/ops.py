@@ -1,13 +1,20 @@
 """The operations as functions: arrays in, arrays out.
 
 Arrays are NumPy's or CuPy's; anything else that speaks DLPack (PyTorch's tensors, JAX's arrays) is taken
-without a copy on the device it lies on. The result is a NumPy or CuPy array on the same device. Host arrays
-are served by ``cpu:0`` unless ``device="emulator:0"`` (the CUDA kernels, emulated) or ``"reference:0"``
-(float64 NumPy) is asked for.
+without a copy on the device it lies on (those of bfloat16 as ``tensor.view(torch.uint16)``). The result is a
+NumPy or CuPy array on the same device. Host arrays are served by ``cpu:0`` unless ``device="emulator:0"``
+(the CUDA kernels, emulated) or ``"reference:0"`` (float64 NumPy) is asked for.
 
 Rules that hold for every function
 - Layout is NHWC: ``x[N,H,W,C]``, ``y[N,P,Q,K]``, filters ``w[K,R,S,C/groups]``; FC is ``x[N,C]``, ``w[K,C]``.
-- Arrays are float32 and C-contiguous (labels int32, images uint8); nothing is converted silently.
+- Arrays are C-contiguous; nothing is converted silently. Those of numbers are float32 or bfloat16, all of a
+  call the same unless the function says otherwise (biases, gradients of weights and losses are always
+  float32). An array of bfloat16 is one of uint16 that holds its bits, since neither NumPy nor CuPy has the
+  type: ``cconvnet.bfloat16.pack`` and ``unpack`` make and read it on the host, ``to_bf16`` and ``from_bf16``
+  on a device. Labels are int32, images uint8.
+- Products of float32 arrays are strict (``fp32``) unless ``precision="tf32"`` rounds what is multiplied to 10
+  bits of fraction; those of bfloat16 arrays are ``bf16``. All sums are of floats, rounded once at the end. A
+  device that cannot do a precision raises ``ValueError`` naming the devices that can.
 - ``out`` is written and returned; without it a new array is made. It may share memory with an input only
   where the function says "in place", and then must be that input exactly.
 - ``impl`` names a row of the operation's selection table; ``CCONVNET_LOG_KERNELS=1`` prints the choices.
@@ -24,12 +31,14 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet import bfloat16
 from cconvnet._problem import (
     BiasProblem,
     ContrastNormProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
+    FilterBlocksProblem,
     InputProblem,
     LocalProblem,
     LrnProblem,
@@ -47,7 +56,7 @@ Pair = int | tuple[int, int]
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 
 # The arrays that may be None.
-_OPTIONAL = ("bias", "mean", "shift")
+_OPTIONAL = ("bias", "mean", "shift", "w_bf16")
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------
@@ -64,11 +73,20 @@ def _adopt(name: str, value: Any) -> Array:
     if not hasattr(value, "__dlpack__"):
         raise TypeError(f"{name} must be a NumPy or CuPy array or offer DLPack, not {type(value).__name__}")
     kind = value.__dlpack_device__()[0]
+    if str(getattr(value, "dtype", "")).endswith("bfloat16"):
+        raise TypeError(
+            f"{name} is of bfloat16, which NumPy and CuPy do not have; give its bits: "
+            f"{name}.view(torch.uint16)"
+        )
     if kind == _DLPACK_CPU:
         return np.from_dlpack(value)
     if kind == _DLPACK_CUDA:
         return import_cupy().from_dlpack(value)
     raise ValueError(f"{name} lies on a device of DLPack type {int(kind)}; host and CUDA are served")
+
+
+def _name(dtype: Any) -> str:
+    return "uint16 (bfloat16's bits)" if dtype == bfloat16.BITS else np.dtype(dtype).name
 
 
 def _spread(array: Array) -> tuple[int, int]:
@@ -103,7 +121,37 @@ class _Call:
                 + ("a GPU" if on_gpu[first] else "the host; cupy.asarray copies it there")
             )
         self.module = self.device.module
+        self.element: Any = np.float32  # of the arrays that may be of bfloat16s
+        self.precision = "fp32"
         self.stream = self.device.xp.cuda.get_current_stream().ptr if on_gpu[first] else 0
+
+    def numbers(self, name: str, layout: str) -> Array:
+        """The array called `name`, as of `get`, whose element type, float32 or bfloat16, is the call's."""
+        array = self.arrays[name]
+        if array.dtype == bfloat16.BITS:
+            self.device.require("bf16")
+            self.element = bfloat16.BITS
+        return self.get(name, layout, self.element)
+
+    def factor(self, name: str, layout: str, precision: str | None) -> Array:
+        """The array called `name`, as of `numbers`, which is multiplied in a precision."""
+        array = self.numbers(name, layout)
+        allowed = ("bf16",) if self.element == bfloat16.BITS else ("fp32", "tf32")
+        self.precision = allowed[0] if precision is None else _text("precision", precision)
+        if self.precision not in allowed:
+            raise ValueError(
+                f"precision must be {' or '.join(allowed)} for arrays of {_name(self.element)}, "
+                f"not {precision!r}"
+            )
+        self.device.require(self.precision)
+        return array
+
+    def element_of(self, name: str, out: Any) -> Any:
+        """The element type of an output that may be of either."""
+        if out is None or _adopt(name, out).dtype != bfloat16.BITS:
+            return np.float32
+        self.device.require("bf16")
+        return bfloat16.BITS
 
     def get(self, name: str, layout: str, dtype: Any = np.float32) -> Array:
         """The array called `name`, of the rank that `layout` ("N,H,W,C"; "any") says."""
@@ -127,7 +175,7 @@ class _Call:
     def _check(self, name: str, array: Array, dtype: Any) -> None:
         wide = self.device.kind == "reference" and np.dtype(dtype) == np.float32
         if array.dtype != dtype and not (wide and array.dtype == np.float64):
-            raise ValueError(f"{name} must be {np.dtype(dtype).name}, not {array.dtype}")
+            raise ValueError(f"{name} must be {_name(dtype)}, not {array.dtype}")
         if not array.flags.c_contiguous:
             raise ValueError(
                 f"{name} must be C-contiguous; ascontiguousarray({name}) makes it so (shape {array.shape}, "
@@ -186,9 +234,9 @@ def _pair(name: str, value: Pair, low: int = 1) -> tuple[int, int]:
     return _integer(name, pair[0], low), _integer(name, pair[1], low)
 
 
-def _image_shape(name: str, value: Sequence[int]) -> tuple[int, ...]:
+def _image_shape(name: str, value: Sequence[int], layout: str = "N,H,W,C") -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or len(value) != 4:
-        raise ValueError(f"{name} must be 4 integers [N,H,W,C], not {value!r}")
+        raise ValueError(f"{name} must be 4 integers [{layout}], not {value!r}")
     return tuple(_integer(name, extent, 1) for extent in value)
 
 
@@ -208,14 +256,14 @@ def _row(impl: str | None) -> str | None:
     return impl if impl is None else _text("impl", impl)
 
 
-def _filter_problem(
-    kind: Callable[..., Any], x_shape: Sequence[int], krs: Sequence[int],
+def _windows(
+    call: _Call, kind: Callable[..., Any], x_shape: Sequence[int], krs: Sequence[int],
     stride: Pair, padding: Pair, groups: int, rounding: str,
 ) -> Any:  # fmt: skip
     """The problem of a convolution or a locally connected layer; `kind` is ConvProblem or LocalProblem."""
     return kind(
         *x_shape, *krs, stride=_pair("stride", stride), padding=_pair("padding", padding, 0),
-        groups=_integer("groups", groups, 1), rounding=_text("rounding", rounding),
+        groups=_integer("groups", groups, 1), rounding=_text("rounding", rounding), precision=call.precision,
     )  # fmt: skip
 
 
@@ -236,22 +284,23 @@ def _fprop(
     out: Any,
     impl: str | None,
 ) -> Array:
-    x, w = call.arrays["x"], call.shaped("w", problem.w_shape)
+    x, w = call.arrays["x"], call.shaped("w", problem.w_shape, call.element)
     bias = call.optional("bias", bias_shape)
-    y = call.output(out, problem.y_shape)
+    y = call.output(out, problem.y_shape, dtype=call.element)
     _run_pass(family, "fprop", call, problem, impl, x, w, bias, bool(relu), y)
     return y
 
 
 def _dgrad(family: str, call: _Call, problem: Any, out: Any, impl: str | None) -> Array:
-    w, dy = call.shaped("w", problem.w_shape), call.shaped("dy", problem.y_shape)
-    dx = call.output(out, problem.x_shape)
+    w = call.shaped("w", problem.w_shape, call.element)
+    dy = call.shaped("dy", problem.y_shape, call.element)
+    dx = call.output(out, problem.x_shape, dtype=call.element)
     _run_pass(family, "dgrad", call, problem, impl, dy, w, dx)
     return dx
 
 
 def _wgrad(family: str, call: _Call, problem: Any, out: Any, impl: str | None) -> Array:
-    x, dy = call.arrays["x"], call.shaped("dy", problem.y_shape)
+    x, dy = call.arrays["x"], call.shaped("dy", problem.y_shape, call.element)
     dw = call.output(out, problem.w_shape)
     _run_pass(family, "wgrad", call, problem, impl, x, dy, dw)
     return dw
@@ -262,8 +311,8 @@ def _wgrad(family: str, call: _Call, problem: Any, out: Any, impl: str | None) -
 
 def conv_fprop(
     x: Array, w: Array, bias: Array | None = None, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", relu: bool = False, out: Array | None = None, impl: str | None = None,
-    device: str | Device | None = None,
+    rounding: str = "floor", relu: bool = False, precision: str | None = None, out: Array | None = None,
+    impl: str | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,K]`` = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`.
 
@@ -272,28 +321,28 @@ def conv_fprop(
     last window reads zeros beyond the padding.
     """
     call = _Call(device, x=x, w=w, bias=bias)
-    x, w = call.get("x", "N,H,W,C"), call.get("w", "K,R,S,C/groups")
-    problem = _filter_problem(ConvProblem, x.shape, w.shape[:3], stride, padding, groups, rounding)
+    x, w = call.factor("x", "N,H,W,C", precision), call.get("w", "K,R,S,C/groups", call.element)
+    problem = _windows(call, ConvProblem, x.shape, w.shape[:3], stride, padding, groups, rounding)
     return _fprop("conv", call, problem, (problem.k,), relu, out, impl)
 
 
 def conv_dgrad(
     dy: Array, w: Array, x_shape: Sequence[int], *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    rounding: str = "floor", precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``; `x_shape` is
     [N,H,W,C]."""
     call = _Call(device, dy=dy, w=w)
-    dy, w = call.get("dy", "N,P,Q,K"), call.get("w", "K,R,S,C/groups")
+    dy, w = call.factor("dy", "N,P,Q,K", precision), call.get("w", "K,R,S,C/groups", call.element)
     shape = _image_shape("x_shape", x_shape)
-    problem = _filter_problem(ConvProblem, shape, w.shape[:3], stride, padding, groups, rounding)
+    problem = _windows(call, ConvProblem, shape, w.shape[:3], stride, padding, groups, rounding)
     return _dgrad("conv", call, problem, out, impl)
 
 
 def conv_wgrad(
     x: Array, dy: Array, filter_size: Pair, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    rounding: str = "floor", precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dw[K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``.
@@ -301,9 +350,9 @@ def conv_wgrad(
     `filter_size` is (R, S), or one number for both.
     """
     call = _Call(device, x=x, dy=dy)
-    x, dy = call.get("x", "N,H,W,C"), call.get("dy", "N,P,Q,K")
+    x, dy = call.factor("x", "N,H,W,C", precision), call.get("dy", "N,P,Q,K", call.element)
     r, s = _pair("filter_size", filter_size)
-    problem = _filter_problem(ConvProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
+    problem = _windows(call, ConvProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
     return _wgrad("conv", call, problem, out, impl)
 
 
@@ -312,8 +361,8 @@ def conv_wgrad(
 
 def local_fprop(
     x: Array, w: Array, bias: Array | None = None, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", relu: bool = False, out: Array | None = None, impl: str | None = None,
-    device: str | Device | None = None,
+    rounding: str = "floor", relu: bool = False, precision: str | None = None, out: Array | None = None,
+    impl: str | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,K]``: a convolution of x[N,H,W,C] with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] of its
     own for every output position, then max(0, .) if `relu`.
@@ -321,28 +370,28 @@ def local_fprop(
     The rest is as in conv_fprop. The bias's gradient is ``bias_grad(dy.reshape(N, -1))``.
     """
     call = _Call(device, x=x, w=w, bias=bias)
-    x, w = call.get("x", "N,H,W,C"), call.get("w", "P,Q,K,R,S,C/groups")
-    problem = _filter_problem(LocalProblem, x.shape, w.shape[2:5], stride, padding, groups, rounding)
+    x, w = call.factor("x", "N,H,W,C", precision), call.get("w", "P,Q,K,R,S,C/groups", call.element)
+    problem = _windows(call, LocalProblem, x.shape, w.shape[2:5], stride, padding, groups, rounding)
     return _fprop("local", call, problem, problem.bias_shape, relu, out, impl)
 
 
 def local_dgrad(
     dy: Array, w: Array, x_shape: Sequence[int], *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    rounding: str = "floor", precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``; `x_shape` is
     [N,H,W,C]."""
     call = _Call(device, dy=dy, w=w)
-    dy, w = call.get("dy", "N,P,Q,K"), call.get("w", "P,Q,K,R,S,C/groups")
+    dy, w = call.factor("dy", "N,P,Q,K", precision), call.get("w", "P,Q,K,R,S,C/groups", call.element)
     shape = _image_shape("x_shape", x_shape)
-    problem = _filter_problem(LocalProblem, shape, w.shape[2:5], stride, padding, groups, rounding)
+    problem = _windows(call, LocalProblem, shape, w.shape[2:5], stride, padding, groups, rounding)
     return _dgrad("local", call, problem, out, impl)
 
 
 def local_wgrad(
     x: Array, dy: Array, filter_size: Pair, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", out: Array | None = None, impl: str | None = None,
+    rounding: str = "floor", precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dw[P,Q,K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``.
@@ -350,9 +399,9 @@ def local_wgrad(
     `filter_size` is (R, S), or one number for both.
     """
     call = _Call(device, x=x, dy=dy)
-    x, dy = call.get("x", "N,H,W,C"), call.get("dy", "N,P,Q,K")
+    x, dy = call.factor("x", "N,H,W,C", precision), call.get("dy", "N,P,Q,K", call.element)
     r, s = _pair("filter_size", filter_size)
-    problem = _filter_problem(LocalProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
+    problem = _windows(call, LocalProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
     return _wgrad("local", call, problem, out, impl)
 
 
@@ -360,35 +409,35 @@ def local_wgrad(
 
 
 def fc_fprop(
-    x: Array, w: Array, bias: Array | None = None, *, relu: bool = False, out: Array | None = None,
-    impl: str | None = None, device: str | Device | None = None,
+    x: Array, w: Array, bias: Array | None = None, *, relu: bool = False, precision: str | None = None,
+    out: Array | None = None, impl: str | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``y[N,K]`` = x[N,C] w[K,C]^T + bias[K], then max(0, .) if `relu`."""
     call = _Call(device, x=x, w=w, bias=bias)
-    x, w = call.get("x", "N,C"), call.get("w", "K,C")
-    problem = FcProblem(x.shape[0], x.shape[1], w.shape[0])
+    x, w = call.factor("x", "N,C", precision), call.get("w", "K,C", call.element)
+    problem = FcProblem(x.shape[0], x.shape[1], w.shape[0], call.precision)
     return _fprop("fc", call, problem, (problem.k,), relu, out, impl)
 
 
 def fc_dgrad(
-    dy: Array, w: Array, *, out: Array | None = None, impl: str | None = None,
+    dy: Array, w: Array, *, precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,C]`` = dy[N,K] w[K,C]."""
     call = _Call(device, dy=dy, w=w)
-    dy, w = call.get("dy", "N,K"), call.get("w", "K,C")
-    problem = FcProblem(dy.shape[0], w.shape[1], w.shape[0])
+    dy, w = call.factor("dy", "N,K", precision), call.get("w", "K,C", call.element)
+    problem = FcProblem(dy.shape[0], w.shape[1], w.shape[0], call.precision)
     return _dgrad("fc", call, problem, out, impl)
 
 
 def fc_wgrad(
-    x: Array, dy: Array, *, out: Array | None = None, impl: str | None = None,
+    x: Array, dy: Array, *, precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dw[K,C]`` = dy[N,K]^T x[N,C]."""
     call = _Call(device, x=x, dy=dy)
-    x, dy = call.get("x", "N,C"), call.get("dy", "N,K")
-    problem = FcProblem(x.shape[0], x.shape[1], dy.shape[1])
+    x, dy = call.factor("x", "N,C", precision), call.get("dy", "N,K", call.element)
+    problem = FcProblem(x.shape[0], x.shape[1], dy.shape[1], call.precision)
     return _wgrad("fc", call, problem, out, impl)
 
 
@@ -407,10 +456,10 @@ def bias_add(
 ) -> Array:  # fmt: skip
     """``y`` = x[..., K] + bias[K], then max(0, .) if `relu`; in place allowed (``out=x``)."""
     call = _Call(device, x=x, bias=_adopt("bias", bias))
-    x = call.get("x", "any")
+    x = call.numbers("x", "any")
     problem = _bias_problem("x", x)
     bias = call.shaped("bias", (problem.k,))
-    y = call.output(out, x.shape, in_place=("x",))
+    y = call.output(out, x.shape, dtype=call.element, in_place=("x",))
     call.module.bias_add(problem, x, bias, bool(relu), y, call.stream)
     return y
 
@@ -418,12 +467,31 @@ def bias_add(
 def bias_grad(dy: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
     """``db[K]``, the sum of dy[..., K] over all axes but the last."""
     call = _Call(device, dy=dy)
-    dy = call.get("dy", "any")
+    dy = call.numbers("dy", "any")
     problem = _bias_problem("dy", dy)
     db = call.output(out, (problem.k,))
     space = call.workspace(call.module.bias_grad_workspace(problem))
     call.module.bias_grad(problem, dy, db, space, call.stream)
     return db
+
+
+def relu_bias_backward(
+    y: Array, dy: Array, *, scale: float = 1.0, out: Array | None = None, device: str | Device | None = None
+) -> tuple[Array, Array]:
+    """``dx`` = scale * dy where y[..., K] is positive, else 0, and ``db[K]``, its sum over all axes but the
+    last, in one pass; in place allowed (``out=dy``).
+
+    `scale` is that of a dropout between: y, its output, is positive just where the ReLU's was and was kept.
+    """
+    call = _Call(device, y=y, dy=dy)
+    y = call.numbers("y", "any")
+    problem = _bias_problem("y", y)
+    dy = call.shaped("dy", y.shape, call.element)
+    dx = call.output(out, y.shape, dtype=call.element, in_place=("dy",))
+    db = call.output(None, (problem.k,))
+    space = call.workspace(call.module.bias_grad_workspace(problem))
+    call.module.relu_bias_backward(problem, y, dy, _real("scale", scale), dx, db, space, call.stream)
+    return dx, db
 
 
 # ---- neurons -----------------------------------------------------------------------------------------------
@@ -432,8 +500,8 @@ def bias_grad(dy: Array, *, out: Array | None = None, device: str | Device | Non
 def relu_forward(x: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
     """``max(0, x)`` of an array of any shape; in place allowed (``out=x``)."""
     call = _Call(device, x=x)
-    x = call.get("x", "any")
-    y = call.output(out, x.shape, in_place=("x",))
+    x = call.numbers("x", "any")
+    y = call.output(out, x.shape, dtype=call.element, in_place=("x",))
     call.module.relu_forward(x, y, call.stream)
     return y
 
@@ -443,9 +511,9 @@ def relu_backward(
 ) -> Array:
     """``dx`` = dy where the output y is positive, else 0; in place allowed (``out=dy``)."""
     call = _Call(device, y=y, dy=dy)
-    y = call.get("y", "any")
-    dy = call.shaped("dy", y.shape)
-    dx = call.output(out, y.shape, in_place=("dy",))
+    y = call.numbers("y", "any")
+    dy = call.shaped("dy", y.shape, call.element)
+    dx = call.output(out, y.shape, dtype=call.element, in_place=("dy",))
     call.module.relu_backward(y, dy, dx, call.stream)
     return dx
 
@@ -457,9 +525,9 @@ def neuron_forward(
     """f(x) for cuda-convnet's neurons: linear a*x+b, relu, tanh a*tanh(b*x), logistic, softrelu log(1+e^x),
     abs, square, sqrt, brelu min(a, max(0, x)). Any shape; in place allowed (``out=x``)."""
     call = _Call(device, x=x)
-    x = call.get("x", "any")
+    x = call.numbers("x", "any")
     problem = NeuronProblem(x.size, _text("neuron", neuron), _real("a", a), _real("b", b))
-    y = call.output(out, x.shape, in_place=("x",))
+    y = call.output(out, x.shape, dtype=call.element, in_place=("x",))
     call.module.neuron_forward(problem, x, y, call.stream)
     return y
 
@@ -470,10 +538,10 @@ def neuron_backward(
 ) -> Array:  # fmt: skip
     """``dx`` = dy * f'(x), with y = f(x); in place allowed (``out=dy``)."""
     call = _Call(device, x=x, y=y, dy=dy)
-    x = call.get("x", "any")
-    y, dy = call.shaped("y", x.shape), call.shaped("dy", x.shape)
+    x = call.numbers("x", "any")
+    y, dy = call.shaped("y", x.shape, call.element), call.shaped("dy", x.shape, call.element)
     problem = NeuronProblem(x.size, _text("neuron", neuron), _real("a", a), _real("b", b))
-    dx = call.output(out, x.shape, in_place=("dy",))
+    dx = call.output(out, x.shape, dtype=call.element, in_place=("dy",))
     call.module.neuron_backward(problem, x, y, dy, dx, call.stream)
     return dx
 
@@ -513,9 +581,9 @@ def lrn_forward(
     paper's.
     """
     call = _Call(device, x=x)
-    x = call.get("x", "N,H,W,C")
+    x = call.numbers("x", "N,H,W,C")
     problem = _lrn_problem(x.shape, size, alpha, beta, k, groups, region, average)
-    y = call.output(out, x.shape)
+    y = call.output(out, x.shape, dtype=call.element)
     call.module.lrn_forward(problem, x, y, call.stream)
     return y
 
@@ -527,12 +595,50 @@ def lrn_backward(
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy times ``lrn_forward(x)``."""
     call = _Call(device, x=x, dy=dy)
-    x = call.get("x", "N,H,W,C")
-    dy = call.shaped("dy", x.shape)
+    x = call.numbers("x", "N,H,W,C")
+    dy = call.shaped("dy", x.shape, call.element)
     problem = _lrn_problem(x.shape, size, alpha, beta, k, groups, region, average)
-    dx = call.output(out, x.shape)
+    dx = call.output(out, x.shape, dtype=call.element)
     space = call.workspace(call.module.lrn_backward_workspace(problem))
     call.module.lrn_backward(problem, x, dy, dx, space, call.stream)
+    return dx
+
+
+def lrn_maxpool_forward(
+    x: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0, groups: int = 1,
+    average: bool = False, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
+    outputs: Pair | None = None, out: Array | None = None, device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``y[N,P,Q,C]`` = maxpool_forward(lrn_forward(x)) for x[N,H,W,C], across channels, without what lies
+    between."""
+    call = _Call(device, x=x)
+    x = call.numbers("x", "N,H,W,C")
+    lrn = _lrn_problem(x.shape, size, alpha, beta, k, groups, "across_channels", average)
+    pool = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
+    y = call.output(out, pool.y_shape, dtype=call.element)
+    call.module.lrn_maxpool_forward(lrn, pool, x, y, call.stream)
+    return y
+
+
+def lrn_maxpool_backward(
+    x: Array, y: Array, dy: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0,
+    groups: int = 1, average: bool = False, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
+    rounding: str = "floor", outputs: Pair | None = None, relu: bool = False, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,C] times ``y = lrn_maxpool_forward(x)``; with
+    `relu`, that of the layer before x, 0 where x is not positive.
+
+    Maxima are known by their bits, so y must be of the same device.
+    """
+    call = _Call(device, x=x, y=y, dy=dy)
+    x = call.numbers("x", "N,H,W,C")
+    lrn = _lrn_problem(x.shape, size, alpha, beta, k, groups, "across_channels", average)
+    pool = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
+    y, dy = (call.shaped(name, pool.y_shape, call.element) for name in ("y", "dy"))
+    dx = call.output(out, x.shape, dtype=call.element)
+    space = call.workspace(call.module.lrn_maxpool_backward_workspace(lrn, pool))
+    call.module.lrn_maxpool_backward(lrn, pool, x, y, dy, bool(relu), dx, space, call.stream)
     return dx
 
 
@@ -558,9 +664,9 @@ def contrast_norm_forward(
     alpha * size^2.
     """
     call = _Call(device, x=x)
-    x = call.get("x", "N,H,W,C")
+    x = call.numbers("x", "N,H,W,C")
     problem = _contrast_problem(x.shape, size, alpha, beta, k)
-    y = call.output(out, x.shape)
+    y = call.output(out, x.shape, dtype=call.element)
     space = call.workspace(call.module.contrast_norm_forward_workspace(problem))
     call.module.contrast_norm_forward(problem, x, y, space, call.stream)
     return y
@@ -573,10 +679,10 @@ def contrast_norm_backward(
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy times ``contrast_norm_forward(x)``, the
     mean's part included."""
     call = _Call(device, x=x, dy=dy)
-    x = call.get("x", "N,H,W,C")
-    dy = call.shaped("dy", x.shape)
+    x = call.numbers("x", "N,H,W,C")
+    dy = call.shaped("dy", x.shape, call.element)
     problem = _contrast_problem(x.shape, size, alpha, beta, k)
-    dx = call.output(out, x.shape)
+    dx = call.output(out, x.shape, dtype=call.element)
     space = call.workspace(call.module.contrast_norm_backward_workspace(problem))
     call.module.contrast_norm_backward(problem, x, dy, dx, space, call.stream)
     return dx
@@ -612,9 +718,9 @@ def maxpool_forward(
     image. `outputs` (P, Q) says how many windows there are, in place of `rounding`; each must hold a pixel.
     """
     call = _Call(device, x=x)
-    x = call.get("x", "N,H,W,C")
+    x = call.numbers("x", "N,H,W,C")
     problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
-    y = call.output(out, problem.y_shape)
+    y = call.output(out, problem.y_shape, dtype=call.element)
     call.module.maxpool_forward(problem, x, y, call.stream)
     return y
 
@@ -626,10 +732,10 @@ def maxpool_backward(
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``: each window's dy goes to every element that equals its maximum, as in cuda-convnet."""
     call = _Call(device, x=x, y=y, dy=dy)
-    x = call.get("x", "N,H,W,C")
+    x = call.numbers("x", "N,H,W,C")
     problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
-    y, dy = call.shaped("y", problem.y_shape), call.shaped("dy", problem.y_shape)
-    dx = call.output(out, x.shape)
+    y, dy = call.shaped("y", problem.y_shape, call.element), call.shaped("dy", problem.y_shape, call.element)
+    dx = call.output(out, x.shape, dtype=call.element)
     call.module.maxpool_backward(problem, x, y, dy, dx, call.stream)
     return dx
 
@@ -640,9 +746,9 @@ def avgpool_forward(
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,C]``, the mean of each window of x[N,H,W,C], over the part inside the image."""
     call = _Call(device, x=x)
-    x = call.get("x", "N,H,W,C")
+    x = call.numbers("x", "N,H,W,C")
     problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
-    y = call.output(out, problem.y_shape)
+    y = call.output(out, problem.y_shape, dtype=call.element)
     call.module.avgpool_forward(problem, x, y, call.stream)
     return y
 
@@ -654,10 +760,10 @@ def avgpool_backward(
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``: each window's dy, divided by its clipped size, goes to all its elements."""
     call = _Call(device, dy=dy)
-    dy = call.get("dy", "N,P,Q,C")
+    dy = call.numbers("dy", "N,P,Q,C")
     problem = _pool_problem(_image_shape("x_shape", x_shape), window, stride, padding, rounding, outputs)
-    call.shaped("dy", problem.y_shape)
-    dx = call.output(out, problem.x_shape)
+    call.shaped("dy", problem.y_shape, call.element)
+    dx = call.output(out, problem.x_shape, dtype=call.element)
     call.module.avgpool_backward(problem, dy, dx, call.stream)
     return dx
 
@@ -670,9 +776,9 @@ def eltmax_forward(
 ) -> Array:
     """The larger of a and b, arrays of one shape; NaN wins. In place allowed (``out=a`` or ``out=b``)."""
     call = _Call(device, a=a, b=b)
-    a = call.get("a", "any")
-    b = call.shaped("b", a.shape)
-    y = call.output(out, a.shape, in_place=("a", "b"))
+    a = call.numbers("a", "any")
+    b = call.shaped("b", a.shape, call.element)
+    y = call.output(out, a.shape, dtype=call.element, in_place=("a", "b"))
     call.module.eltmax_forward(a, b, y, call.stream)
     return y
 
@@ -683,9 +789,9 @@ def eltmax_backward(
     """``dx`` = dy where the input x equals the maximum y, else 0: ties get all of it, as in cuda-convnet. In
     place allowed (``out=dy``)."""
     call = _Call(device, x=x, y=y, dy=dy)
-    x = call.get("x", "any")
-    y, dy = call.shaped("y", x.shape), call.shaped("dy", x.shape)
-    dx = call.output(out, x.shape, in_place=("dy",))
+    x = call.numbers("x", "any")
+    y, dy = call.shaped("y", x.shape, call.element), call.shaped("dy", x.shape, call.element)
+    dx = call.output(out, x.shape, dtype=call.element, in_place=("dy",))
     call.module.eltmax_backward(x, y, dy, dx, call.stream)
     return dx
 
@@ -707,7 +813,7 @@ def dropout(
     whole with rows of `row_stride` elements, the result is that slice of ``dropout(whole)``.
     """
     call = _Call(device, x=x)
-    x = call.get("x", "any")
+    x = call.numbers("x", "any")
     problem = DropoutProblem(
         x.size,
         _real("keep", keep),
@@ -718,7 +824,7 @@ def dropout(
         _integer("row_stride", row_stride),
         _integer("first", first),
     )
-    y = call.output(out, x.shape, in_place=("x",))
+    y = call.output(out, x.shape, dtype=call.element, in_place=("x",))
     call.module.dropout(problem, x, y, call.stream)
     return y
 
@@ -727,11 +833,12 @@ def dropout(
 
 
 def softmax_forward(logits: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
-    """Probabilities[N,K] of logits[N,K]; in place allowed (``out=logits``)."""
+    """Probabilities[N,K], float32, of logits[N,K]; in place allowed (``out=logits``) where those are, too."""
     call = _Call(device, logits=logits)
-    logits = call.get("logits", "N,K")
+    logits = call.numbers("logits", "N,K")
     problem = SoftmaxProblem(*logits.shape)
-    probabilities = call.output(out, logits.shape, in_place=("logits",))
+    in_place = ("logits",) if call.element == np.float32 else ()
+    probabilities = call.output(out, logits.shape, in_place=in_place)
     call.module.softmax_forward(problem, logits, probabilities, call.stream)
     return probabilities
 
@@ -739,13 +846,14 @@ def softmax_forward(logits: Array, *, out: Array | None = None, device: str | De
 def softmax_cross_entropy_forward(
     logits: Array, labels: Array, *, device: str | Device | None = None
 ) -> tuple[Array, Array, Array]:
-    """Probabilities[N,K], loss[N] = -log(probability of the label) and rank[N] (int32) of logits[N,K].
+    """Probabilities[N,K], loss[N] = -log(probability of the label) and rank[N] (int32) of logits[N,K]; the
+    first two are float32.
 
     `labels` are int32[N]. A row's rank is the number of classes before its label by falling logit (ties: by
     rising class); the row is wrong at top-t when rank >= t. A label outside [0, K) gives NaN and rank K.
     """
     call = _Call(device, logits=logits, labels=labels)
-    logits = call.get("logits", "N,K")
+    logits = call.numbers("logits", "N,K")
     problem = SoftmaxProblem(*logits.shape)
     labels = call.shaped("labels", (problem.n,), np.int32)
     probabilities = call.output(None, logits.shape)
@@ -759,17 +867,47 @@ def softmax_cross_entropy_backward(
     probabilities: Array, labels: Array, scale: float = 1.0, *, out: Array | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``dlogits[N,K]`` = scale * (probabilities - onehot(labels)); in place allowed
-    (``out=probabilities``)."""
+    """``dlogits[N,K]`` = scale * (probabilities - onehot(labels)), of float32 probabilities; in place allowed
+    (``out=probabilities``). Another `out` may be of bfloat16."""
     call = _Call(device, probabilities=probabilities, labels=labels)
     probabilities = call.get("probabilities", "N,K")
     problem = SoftmaxProblem(*probabilities.shape)
     labels = call.shaped("labels", (problem.n,), np.int32)
-    dlogits = call.output(out, probabilities.shape, in_place=("probabilities",))
+    dtype = call.element_of("out", out)
+    dlogits = call.output(out, probabilities.shape, in_place=("probabilities",), dtype=dtype)
     call.module.softmax_cross_entropy_backward(
         problem, probabilities, labels, _real("scale", scale), dlogits, call.stream
     )
     return dlogits
+
+
+def softmax_cross_entropy(
+    logits: Array, labels: Array, scale: float = 1.0, *, out: Array | None = None,
+    device: str | Device | None = None,
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    """Probabilities, loss and rank of softmax_cross_entropy_forward, and ``dlogits`` (`out`) of the backward
+    pass, of the logits' type, in one."""
+    call = _Call(device, logits=logits, labels=labels)
+    logits = call.numbers("logits", "N,K")
+    problem = SoftmaxProblem(*logits.shape)
+    labels = call.shaped("labels", (problem.n,), np.int32)
+    probabilities = call.output(None, logits.shape)
+    loss = call.output(None, (problem.n,))
+    rank = call.output(None, (problem.n,), dtype=np.int32)
+    dlogits = call.output(out, logits.shape, dtype=call.element)
+    call.module.softmax_cross_entropy(
+        problem, logits, labels, _real("scale", scale), probabilities, loss, rank, dlogits, call.stream
+    )
+    return probabilities, loss, rank, dlogits
+
+
+def watch_losses(loss: Array, *, device: str | Device | None = None) -> Array:
+    """``halt`` (int32[1]): 1 if any of the losses is infinite or NaN, else 0."""
+    call = _Call(device, loss=loss)
+    loss = call.get("loss", "any")
+    halt = call.output(None, (1,), dtype=np.int32)
+    call.module.watch_losses(loss, halt, call.stream)
+    return halt
 
 
 def top_k_error(rank: Array, k: int = 1) -> float:
@@ -785,20 +923,22 @@ def top_k_error(rank: Array, k: int = 1) -> float:
 
 def sgd_update(
     g: Array, v: Array, w: Array, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
-    device: str | Device | None = None,
+    w_bf16: Array | None = None, device: str | Device | None = None,
 ) -> None:  # fmt: skip
     """v = momentum*v - lr*(g + weight_decay*w), then w = w + v: both are written. Any shape, the same for
-    all."""
-    call = _Call(device, g=g, v=v, w=w)
+    all; all float32. `w_bf16`, if given, receives the new w as bfloat16s."""
+    call = _Call(device, g=g, v=v, w=w, w_bf16=w_bf16)
     g = call.get("g", "any")
     problem = SgdProblem(
         g.size, _real("lr", lr), _real("momentum", momentum), _real("weight_decay", weight_decay)
     )
     # Checked as outputs: writable, and none of the three over another.
-    arrays = {name: call.arrays.pop(name) for name in ("v", "w")}
+    arrays = {name: call.arrays.pop(name) for name in ("v", "w", "w_bf16") if name in call.arrays}
     v = call.output(arrays["v"], g.shape, name="v")
     w = call.output(arrays["w"], g.shape, name="w")
-    call.module.sgd_update(problem, g, v, w, call.stream)
+    if w_bf16 is not None:
+        w_bf16 = call.output(arrays["w_bf16"], g.shape, name="w_bf16", dtype=bfloat16.BITS)
+    call.module.sgd_update(problem, g, v, w, call.stream, w_bf16=w_bf16)
 
 
 def limit_norm(w: Array, limit: float, *, device: str | Device | None = None) -> None:
@@ -818,15 +958,18 @@ def limit_norm(w: Array, limit: float, *, device: str | Device | None = None) ->
 
 def input_transform(
     images: Array, size: Pair, *, top: Array, left: Array, mirror: Array, mean: Array | None = None,
-    shift: Array | None = None, scale: float = 1.0, center_mean: bool = False, out: Array | None = None,
-    device: str | Device | None = None,
+    shift: Array | None = None, scale: float = 1.0, center_mean: bool = False, block: int = 1, pad: int = 0,
+    out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """A float batch ``y[N,P,Q,C]`` of crops of uint8 images[N,H,W,C]: scale * (pixel - mean + shift).
 
     `size` is (P, Q); `top` and `left` (int32[N]) place each crop, clamped to the image; `mirror` (uint8[N])
     flips it from left to right where not 0; `mean` is float32[H,W,C], taken at the pixel's place in the whole
     image, or with `center_mean` at the output's place in the centre crop; `shift` is float32[N,C], a colour
-    shift per image.
+    shift per image. An `out` of bfloat16 receives the batch rounded.
+
+    With `block` above 1 the crop, in a border of `pad` zeros and as many more at the bottom and right as make
+    its sides multiples of `block`, is cut into squares: y is [N, P', Q', block*block*C], one pixel for each.
     """
     call = _Call(device, images=images, top=top, left=left, mirror=mirror, mean=mean, shift=shift)
     images = call.get("images", "N,H,W,C", np.uint8)
@@ -834,15 +977,49 @@ def input_transform(
     p, q = _pair("size", size)
     if p > h or q > w:
         raise ValueError(f"size must be at most that of the images, ({h}, {w}), not ({p}, {q})")
-    problem = InputProblem(n, h, w, c, p, q, bool(center_mean))
+    cut = {"block": _integer("block", block, 1), "pad": _integer("pad", pad)}
+    problem = InputProblem(n, h, w, c, p, q, bool(center_mean), **cut)
     top, left = call.shaped("top", (n,), np.int32), call.shaped("left", (n,), np.int32)
     mirror = call.shaped("mirror", (n,), np.uint8)
     mean, shift = call.optional("mean", (h, w, c)), call.optional("shift", (n, c))
-    y = call.output(out, (n, problem.p, problem.q, c))
+    y = call.output(out, problem.y_shape, dtype=call.element_of("out", out))
     call.module.input_transform(
         problem, images, top, left, mirror, mean, shift, _real("scale", scale), y, call.stream
     )
     return y
+
+
+def filters_to_blocks(
+    w: Array, block: int, *, out: Array | None = None, device: str | Device | None = None
+) -> Array:
+    """``blocks[K, R', S', block*block*C]`` of float32 filters w[K,R,S,C]: those for images in blocks.
+
+    A convolution of stride `block` is one of stride 1 over images that input_transform cut into blocks, with
+    these filters. An `out` of bfloat16 receives them rounded.
+    """
+    call = _Call(device, w=w)
+    w = call.get("w", "K,R,S,C")
+    k, r, s, c = w.shape
+    problem = FilterBlocksProblem(k, r, s, c, _integer("block", block, 1))
+    blocks = call.output(out, problem.blocks_shape, dtype=call.element_of("out", out))
+    call.module.filters_to_blocks(problem, w, blocks, call.stream)
+    return blocks
+
+
+def filters_from_blocks(
+    dblocks: Array, w_shape: Sequence[int], block: int, *, out: Array | None = None,
+    device: str | Device | None = None,
+) -> Array:  # fmt: skip
+    """``dw[K,R,S,C]``, the gradient by w of the sum of float32 dblocks times ``filters_to_blocks(w)``;
+    `w_shape` is [K,R,S,C]."""
+    call = _Call(device, dblocks=dblocks)
+    call.get("dblocks", "K,R,S,C")
+    k, r, s, c = _image_shape("w_shape", w_shape, "K,R,S,C")
+    problem = FilterBlocksProblem(k, r, s, c, _integer("block", block, 1))
+    dblocks = call.shaped("dblocks", problem.blocks_shape)
+    dw = call.output(out, problem.w_shape)
+    call.module.filters_from_blocks(problem, dblocks, dw, call.stream)
+    return dw
 
 
 # ---- plain -------------------------------------------------------------------------------------------------
@@ -854,8 +1031,26 @@ def add(
 ) -> Array:  # fmt: skip
     """alpha * a + beta * b for arrays of one shape; in place allowed (``out=a`` or ``out=b``)."""
     call = _Call(device, a=a, b=b)
-    a = call.get("a", "any")
-    b = call.shaped("b", a.shape)
-    y = call.output(out, a.shape, in_place=("a", "b"))
+    a = call.numbers("a", "any")
+    b = call.shaped("b", a.shape, call.element)
+    y = call.output(out, a.shape, dtype=call.element, in_place=("a", "b"))
     call.module.add(a, b, y, call.stream, _real("alpha", alpha), _real("beta", beta))
+    return y
+
+
+def to_bf16(x: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
+    """float32 numbers of any shape rounded to bfloat16s, to the nearest, ties to even."""
+    call = _Call(device, x=x)
+    x = call.get("x", "any")
+    y = call.output(out, x.shape, dtype=bfloat16.BITS)
+    call.module.to_bf16(x, y, call.stream)
+    return y
+
+
+def from_bf16(x: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
+    """The float32 numbers that an array of bfloat16s holds."""
+    call = _Call(device, x=x)
+    x = call.get("x", "any", bfloat16.BITS)
+    y = call.output(out, x.shape)
+    call.module.from_bf16(x, y, call.stream)
     return y

@@ -233,7 +233,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     # These say where and for how long; rates and noise changed by hand are how the 2012 network was trained.
     changes = {
         name: getattr(options, name)
-        for name in ("data", "epochs", "lr", "lr_steps", "lr_plateau", "color_noise")
+        for name in ("data", "epochs", "lr", "lr_steps", "lr_plateau", "color_noise", "precision")
         if getattr(options, name) is not None
     }
     if settings.towers < len(devices):
@@ -241,7 +241,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
         changes["towers"] = len(devices)
     if options.lr_scale is not None:
         changes["lr_scale"] = {**settings.lr_scale, **options.lr_scale}
-    for name in ("size", "batch", "towers", "seed", "precision"):
+    for name in ("size", "batch", "towers", "seed"):
         given, there = getattr(options, name), getattr(settings, name)
         if given is not None and given != there:
             raise RunError(
@@ -406,6 +406,8 @@ class Trainer:
             self.reporter.say(
                 f"towers: {self.settings.towers} from here on, it was {before.towers}: rounding differs"
             )
+        if self.settings.precision != before.precision:
+            self.reporter.say(f"precision: {self.settings.precision} from here on, it was {before.precision}")
         for layer, factor in self.settings.lr_scale.items():
             if factor != before.lr_scale.get(layer, 1.0):
                 what = f"learns at {factor:g} times its rate" if factor else "is frozen"

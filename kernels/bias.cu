@@ -113,12 +113,12 @@ struct ReluGradients {
     Vector<WIDTH> gradient;
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
-      // The product is rounded before it is added, as it is when it is read back.
-      const float scaled = rounded_to<T>(__fmul_rn(scale, fetched.dy.lane[j]));
+      // A product that is rounded by itself, not a part of the sum.
+      const float scaled = __fmul_rn(scale, fetched.dy.lane[j]);
       gradient.lane[j] = fetched.y.lane[j] > 0.0f ? scaled : 0.0f;
     }
     store_to<ALIGNED>(dx + i, gradient);
-    return gradient;
+    return rounded_to<T>(gradient);
   }
 };
 

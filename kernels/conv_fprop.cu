@@ -60,10 +60,10 @@ struct Windows {
     return {r, static_cast<uint32_t>(s), (r * o.problem.w + s) * o.problem.c + c};
   }
 
-  __device__ __forceinline__ uint32_t offset(const Row& row, const Depth& depth) const {
+  __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
     const bool inside = row.h + depth.r < static_cast<uint32_t>(o.problem.h) &&
                         row.w + depth.s < static_cast<uint32_t>(o.problem.w);
-    return inside ? row.offset + depth.offset : kOutside;
+    return {row.offset + depth.offset, inside};
   }
 };
 
@@ -84,8 +84,9 @@ struct Filters {
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     return k < static_cast<uint32_t>(o.size.k) ? k : kOutside;
   }
-  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
-    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+    const bool inside = row != kOutside && depth != kOutside;
+    return {row + depth, inside};
   }
 };
 
@@ -168,12 +169,13 @@ FpropTable::Row bf16_row() {
 const FpropTable& conv_fprop_table() {
   static const FpropTable table(
       "conv_fprop",
-      {tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(),
-       tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(), tensor_row<float, 128, 128, 16, 64, 64, 3>(),
+      {// A side of 96 is for AlexNet's first and fourth layers.
+       tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 96, 32, 64, 48, 4>(),
+       tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(), tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(),
+       tensor_row<float, 128, 128, 16, 64, 64, 3>(), tensor_row<float, 128, 96, 16, 64, 48, 4>(),
        tensor_row<float, 128, 64, 16, 64, 32, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
-       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
-       fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
-       // 96: AlexNet's first layer, 96 filters over 3 channels.
+       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 96, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(),
+       fp32_row<64, 64, 8, 8, 4, 4>(), fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        fp32_row<128, 96, 8, 8, 8, 1>(), fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(),
        fp32_row<32, 32, 8, 4, 4, 1>(),
        // What tensor cores cannot.

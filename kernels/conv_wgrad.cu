@@ -42,8 +42,9 @@ struct Gradients {
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     return k < static_cast<uint32_t>(o.size.k) ? k * o.problem.k : kOutside;
   }
-  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
-    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+    const bool inside = row != kOutside && depth != kOutside;
+    return {row + depth, inside};
   }
 };
 
@@ -83,10 +84,10 @@ struct Windows {
     return {h, w, ((n * c.h + h) * c.w + w) * c.c};
   }
 
-  __device__ __forceinline__ uint32_t offset(const Row& row, const Depth& depth) const {
+  __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
     const bool inside = row.r + depth.h < static_cast<uint32_t>(o.problem.h) &&
                         row.s + depth.w < static_cast<uint32_t>(o.problem.w);
-    return inside ? row.offset + depth.offset : kOutside;
+    return {row.offset + depth.offset, inside};
   }
 };
 
@@ -169,12 +170,13 @@ WgradTable::Row bf16_row() {
 const WgradTable& conv_wgrad_table() {
   static const WgradTable table(
       "conv_wgrad",
-      {tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 64, 128, 32, 32, 64, 4>(),
-       tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(), tensor_row<float, 128, 128, 16, 64, 64, 3>(),
+      {// A side of 96 is for AlexNet's first and fourth layers.
+       tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 96, 128, 32, 96, 32, 4>(),
+       tensor_row<bfloat16, 64, 128, 32, 32, 64, 4>(), tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(),
+       tensor_row<float, 128, 128, 16, 64, 64, 3>(), tensor_row<float, 96, 128, 16, 96, 32, 4>(),
        tensor_row<float, 64, 128, 16, 32, 64, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
-       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<64, 128, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
-       fp32_row<32, 128, 8, 4, 8, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
-       // 96: AlexNet's first layer, 96 filters over 3 channels.
+       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<96, 128, 8, 8, 8, 4>(), fp32_row<64, 128, 8, 8, 8, 4>(),
+       fp32_row<64, 64, 8, 8, 4, 4>(), fp32_row<32, 128, 8, 4, 8, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        fp32_row<96, 128, 8, 8, 8, 1>(), fp32_row<64, 128, 8, 8, 8, 1>(), fp32_row<64, 64, 8, 8, 4, 1>(),
        fp32_row<32, 128, 8, 4, 8, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
        // What tensor cores cannot.

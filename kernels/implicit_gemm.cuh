@@ -169,11 +169,11 @@ bool whole_groups(int gemm_n, Pointers... pointers) {
 // ---- selection ------------------------------------------------------------------------------------------
 
 // Whether a tile side of `block` wastes little on `length` rows. 32 is the smallest and takes the rest; 64
-// must be more than half full; a larger one may pad the length by at most an eighth more than 64 would.
+// must be more than half full; a larger one may pad the length by at most a sixth more than 32 would.
 inline bool side_fits(int block, int length) {
   if (block <= 32) return true;
   if (block <= 64) return length > 32;
-  return ceil_div(length, block) * block * 8 <= ceil_div(length, 64) * 64 * 9;
+  return ceil_div(length, block) * block * 6 <= ceil_div(length, 32) * 32 * 7;
 }
 
 // Larger tiles read less memory per multiply-add, but a small problem needs many blocks before large ones.

@@ -8,7 +8,8 @@
 //   record. A thread owns a vector of channels and needs only a few on either side of it. Backward is one
 //   pass: a block computes t for its vectors and one more at either end, and hands it on through shared
 //   memory.
-// - lrn_map: 3x3 or 5x5 windows in the same map where vectors divide C. A thread owns a vector of channels of
+// - lrn_map: 3x3 or 5x5 windows in the same map where vectors divide C, beta again 3/4. A thread owns a
+// vector of channels of
 //   a column of pixels and walks down it; it holds the sums of SIZE rows, so each step reads one new row of
 //   the window.
 // - lrn_any: the rest. A thread owns an element and walks through its window in global memory, where the L1
@@ -30,11 +31,11 @@ __global__ void __launch_bounds__(kThreads) lrn_across_forward(LrnArguments a, c
   constexpr int WIDTH = kVectorWidth<T>;
   const int vector = blockIdx.x * kThreads + threadIdx.x;
   if (vector >= a.vectors) return;
-  const LrnSides sides = LrnSides::of<WIDTH>(a, vector);
+  const LrnSides sides = LrnSides::of(a, vector);
   Vector<WIDTH> value = load_from<WIDTH, ALIGNED>(x + vector * WIDTH);
   const Vector<WIDTH> sums = lrn_squares<SIZE, ALIGNED>(x + vector * WIDTH, sides, value);
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) value.lane[i] *= a.scale(sums.lane[i]).power;
+  for (int i = 0; i < WIDTH; ++i) value.lane[i] *= a.scale<true>(sums.lane[i]).power;
   store_to<ALIGNED>(y + vector * WIDTH, value);
 }
 
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = threadIdx.x;
   const int vector = static_cast<int>(blockIdx.x) * kInnerThreads + thread - 1;
   const bool exists = vector >= 0 && vector < a.vectors;
-  const LrnSides sides = LrnSides::of<WIDTH>(a, exists ? vector : 0);
+  const LrnSides sides = LrnSides::of(a, exists ? vector : 0);
   Vector<WIDTH> value, part, t = zeros<WIDTH>();
   if (exists) {
     value = load_from<WIDTH, ALIGNED>(x + vector * WIDTH);
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
     const Vector<WIDTH> squares = lrn_squares<SIZE, ALIGNED>(x + vector * WIDTH, sides, value);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const LrnScale scale = a.scale(squares.lane[i]);
+      const LrnScale scale = a.scale<true>(squares.lane[i]);
       part.lane[i] = gradient.lane[i] * scale.power;
       t.lane[i] = lrn_t(value.lane[i], gradient.lane[i], scale);
     }
@@ -111,7 +112,7 @@ __device__ __forceinline__ void finish_window(const LrnArguments& a, const StepA
     if (STEP == Step::begin) dy = load<WIDTH>(p.dy + offset);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const LrnScale scale = a.scale(sum.lane[i]);
+      const LrnScale scale = a.scale<(WIDTH > 1)>(sum.lane[i]);
       t.lane[i] = lrn_t(x.lane[i], dy.lane[i], scale);
       out.lane[i] = (STEP == Step::forward ? x.lane[i] : dy.lane[i]) * scale.power;
     }
@@ -166,9 +167,10 @@ __device__ __forceinline__ Vector<WIDTH> row_sum(const LrnProblem& problem, cons
   return sum;
 }
 
-// blockIdx.y is the strip of `strip_rows` rows; the threads run over channels, columns and images.
+// blockIdx.y is the strip of `strip_rows` rows; the threads run over channels, columns and images. Without
+// the 1 nvcc would rather spill registers than hold fewer blocks.
 template <Step STEP, int SIZE, class T>
-__global__ void __launch_bounds__(kThreads) lrn_map(LrnArguments a, int strip_rows, StepArguments<T> p) {
+__global__ void __launch_bounds__(kThreads, 1) lrn_map(LrnArguments a, int strip_rows, StepArguments<T> p) {
   static_assert(SIZE % 2 == 1, "the windows that hold a pixel are those of the pixels in its own window");
   constexpr int WIDTH = kVectorWidth<T>;
   constexpr int kHalf = SIZE / 2;
@@ -180,13 +182,13 @@ __global__ void __launch_bounds__(kThreads) lrn_map(LrnArguments a, int strip_ro
   const int begin = blockIdx.y * strip_rows;
   const int end = min(begin + strip_rows, problem.h);
   const int image_row = problem.w * problem.c;
-  const int top = n * problem.h * image_row + w * problem.c + c * WIDTH;
 
   WindowRows<SIZE, WIDTH> rows;
-  for (int newest = begin - kHalf; newest < end + kHalf; ++newest) {
+  int newest = begin - kHalf;
+  int offset = (n * problem.h + newest) * image_row + w * problem.c + c * WIDTH;  // of its element
+  for (; newest < end + kHalf; ++newest, offset += image_row) {
     Vector<WIDTH> sum = zeros<WIDTH>();
     if (newest >= 0 && newest < problem.h) {
-      const int offset = top + newest * image_row;
       if constexpr (STEP == Step::finish) {
         sum = row_sum<SIZE, false, WIDTH>(problem, p.t, offset, w);
       } else {
@@ -194,9 +196,8 @@ __global__ void __launch_bounds__(kThreads) lrn_map(LrnArguments a, int strip_ro
       }
     }
     rows.push(sum);
-    const int h = newest - kHalf;
-    if (h < begin) continue;  // the first rows only fill the window
-    finish_window<STEP>(a, p, top + h * image_row, rows.sum());
+    if (newest < begin + kHalf) continue;  // the first rows only fill the window
+    finish_window<STEP>(a, p, offset - kHalf * image_row, rows.sum());
   }
 }
 
@@ -287,7 +288,8 @@ void launch_across(const LrnProblem& problem, const T* x, const T* dy, T* out, S
 template <Step STEP, class T>
 void launch_step(const LrnProblem& problem, const StepArguments<T>& p, Stream stream) {
   if (problem.region == LrnRegion::same_map && (problem.size == 3 || problem.size == 5) &&
-      problem.c % kVectorWidth<T> == 0 && aligned(p.x, p.dy, p.t, p.part, p.out)) {
+      problem.beta == kLrnUsualBeta && problem.c % kVectorWidth<T> == 0 &&
+      aligned(p.x, p.dy, p.t, p.part, p.out)) {
     const LrnArguments a(problem, kVectorWidth<T>);
     const int64_t strips = std::min<int64_t>(ceil_div(problem.h, kStripRows), kMaxGridY);
     const int strip_rows = static_cast<int>(ceil_div(problem.h, strips));

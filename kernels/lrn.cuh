@@ -15,39 +15,42 @@ struct LrnScale {
   float power, power_over_d;
 };
 
-__device__ __forceinline__ LrnScale lrn_scale(float d, float beta) {
-  if (beta == 0.75f) {
-    // Every network of record: d^(-1/2) * (d^(1/2))^(-1/2), two roots instead of a logarithm and an
-    // exponential. The first root's error enters twice, with opposite signs, and half of it cancels. Where
-    // x^2 overflows, d is kept finite so that d * d^(-1/2) is a number; a NaN passes.
-    d = d > FLT_MAX ? FLT_MAX : d;
-    const float root = rsqrtf(d);
-    const float power = root * rsqrtf(d * root);
-    return {power, power * root * root};
-  }
-  const float power = powf(d, -beta);
-  return {power, __fdividef(power, d)};
+constexpr float kLrnUsualBeta = 0.75f;  // of every network of record
+
+// For the usual beta, d^(-1/2) * (d^(1/2))^(-1/2): two roots instead of a logarithm and an exponential. The
+// first root's error enters twice, with opposite signs, and half of it cancels. Where x^2 overflows, d is
+// kept finite so that d * d^(-1/2) is a number; a NaN passes.
+__device__ __forceinline__ LrnScale lrn_usual_scale(float d) {
+  d = d > FLT_MAX ? FLT_MAX : d;
+  const float root = rsqrtf(d);
+  const float power = root * rsqrtf(d * root);
+  return {power, power * root * root};
 }
 
 struct LrnArguments {
   LrnProblem problem;
   float gradient_factor;                   // 2 alpha beta
-  int vectors;                             // of the whole tensor
+  int vectors, group_vectors;              // of the whole tensor, of a group in one pixel
   Divider c_div, group_div, w_div, h_div;  // by the vectors of a pixel and of a group, by W and H
 
   LrnArguments(const LrnProblem& o, int width)
       : problem(o),
         gradient_factor(2.0f * o.alpha * o.beta),
         vectors(o.count() / width),
-        c_div(o.c / width),
         // A group narrower than a vector exists only in the same map, where groups do not matter.
-        group_div(std::max(1, o.c / o.groups / width)),
+        group_vectors(std::max(1, o.c / o.groups / width)),
+        c_div(o.c / width),
+        group_div(group_vectors),
         w_div(o.w),
         h_div(o.h) {}
 
-  // From the sum of squares over an element's window.
+  // From the sum of squares over an element's window. Kernels for the usual beta alone are much shorter.
+  template <bool USUAL_BETA = false>
   __device__ __forceinline__ LrnScale scale(float sum) const {
-    return lrn_scale(fmaf(problem.alpha, sum, problem.k), problem.beta);
+    const float d = fmaf(problem.alpha, sum, problem.k);
+    if (USUAL_BETA || problem.beta == kLrnUsualBeta) return lrn_usual_scale(d);
+    const float power = powf(d, -problem.beta);
+    return {power, __fdividef(power, d)};
   }
 };
 
@@ -65,9 +68,9 @@ __device__ __forceinline__ float lrn_dx(const LrnArguments& a, float part, float
 
 constexpr int kLrnReach = 4;  // channels that a window reaches beyond its own vector, at most
 
-// Whether the kernels for windows of 3, 5, 7 or 9 channels serve arrays of any type.
+// Whether the kernels for windows of 3, 5, 7 or 9 channels and the usual beta serve arrays of any type.
 inline bool lrn_small_window(const LrnProblem& problem) {
-  return problem.region == LrnRegion::across_channels &&
+  return problem.region == LrnRegion::across_channels && problem.beta == kLrnUsualBeta &&
          problem.c / problem.groups % kVectorWidth<bfloat16> == 0 && problem.size % 2 == 1 &&
          problem.size >= 3 && problem.size <= 2 * kLrnReach + 1;
 }
@@ -124,11 +127,10 @@ __device__ __forceinline__ Vector<WIDTH> lrn_window_sums(const LrnNeighbourhood<
 struct LrnSides {
   bool before, after;
 
-  template <int WIDTH>
   static __device__ __forceinline__ LrnSides of(const LrnArguments& a, int vector) {
     int place;
     a.group_div.divide(vector, place);
-    return {place > 0, place + 1 < a.problem.c / a.problem.groups / WIDTH};
+    return {place > 0, place + 1 < a.group_vectors};
   }
 };
 
@@ -153,10 +155,9 @@ struct LrnChannels {
   static __device__ __forceinline__ LrnChannels around(const LrnArguments& a, int c, bool transposed) {
     const LrnProblem& problem = a.problem;
     const int half = problem.size / 2, other_half = problem.size - 1 - half;
-    const int group_size = problem.c / problem.groups;
-    const int group = a.group_div.quotient(c) * group_size;
+    const int group = a.group_div.quotient(c) * a.group_vectors;
     return {max(c - (transposed ? other_half : half), group),
-            min(c + (transposed ? half : other_half) + 1, group + group_size)};
+            min(c + (transposed ? half : other_half) + 1, group + a.group_vectors)};
   }
 };
 

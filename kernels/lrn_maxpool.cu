@@ -2,7 +2,7 @@
 // memory bounds both, so what is not written is time not spent. Both directions give bitwise what lrn.cu and
 // pool.cu do one after the other.
 //
-// Windows of 3, 5, 7 or 9 channels where C / groups is a multiple of 8:
+// Windows of 3, 5, 7 or 9 channels where C / groups is a multiple of 8 and beta is 3/4:
 // - Forward, a block owns a tile of columns, over a slab of the channels, and walks down a strip of the
 //   image. Step by step it normalises the rows that the next row of windows needs and does not have yet, into
 //   a ring of rows in shared memory, and takes the windows' maxima from there. So a pixel is normalised once,
@@ -124,9 +124,9 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments a,
       const int c = first_c + v;
       const T* const address = x + ((n * pool.h + h) * pool.w + w) * pool.c + c * WIDTH;
       Vector<WIDTH> value = load<WIDTH>(address);
-      const Vector<WIDTH> sums = lrn_squares<SIZE, true>(address, LrnSides::of<WIDTH>(a.lrn, c), value);
+      const Vector<WIDTH> sums = lrn_squares<SIZE, true>(address, LrnSides::of(a.lrn, c), value);
 #pragma unroll
-      for (int j = 0; j < WIDTH; ++j) value.lane[j] *= a.lrn.scale(sums.lane[j]).power;
+      for (int j = 0; j < WIDTH; ++j) value.lane[j] *= a.lrn.scale<true>(sums.lane[j]).power;
       store(place(h, w, v), value);
     }
     known_h = rows.end;
@@ -192,11 +192,15 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_any(AnyForwardArguments 
 
 constexpr int kStripRows = 8;           // at most; each strip reads a row of windows that another reads too
 constexpr int kInnerLanes = kWarp - 2;  // the first and the last lane only compute t for the others
+constexpr int kColumnThreads = 128;
+template <class T>
+constexpr int kColumnBlocks = sizeof(T) == 4 ? 8 : 5;  // what registers leave room for
 
 struct BackwardArguments {
   LrnArguments lrn;
   PoolProblem pool;
   Divider stride_h_div, stride_w_div;
+  int columns;  // of pixels, times their vectors
   int strip_rows;
   bool relu;
 };
@@ -230,31 +234,29 @@ __device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolProblem& pool
       }
     }
   }
-#pragma unroll
-  for (int j = 0; j < WIDTH; ++j) result.lane[j] = rounded_to<T>(result.lane[j]);
-  return result;
+  return rounded_to<T>(result);
 }
 
 // blockIdx.y is the strip of `strip_rows` rows; the lanes run over channels, columns and images.
 template <int SIZE, bool ALIGNED, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kColumnThreads, kColumnBlocks<T>)
     lrn_maxpool_backward_columns(BackwardArguments a, const T* x, const T* y, const T* dy, T* dx) {
   constexpr int WIDTH = kVectorWidth<T>;
   constexpr int kSide = SIZE / 2;  // the windows that hold channel c are those of [c - kSide, c + kSide]
   const PoolProblem& pool = a.pool;
   const int lane = threadIdx.x % kWarp;
-  const int warp = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
+  const int warp = blockIdx.x * (kColumnThreads / kWarp) + threadIdx.x / kWarp;
   const int vector = warp * kInnerLanes + lane - 1;
-  const bool exists = vector >= 0 && vector < a.lrn.vectors / pool.h;
+  const bool exists = vector >= 0 && vector < a.columns;
   int c, w;
   const int n = a.lrn.w_div.divide(a.lrn.c_div.divide(exists ? vector : 0, c), w);
-  const LrnSides sides = LrnSides::of<WIDTH>(a.lrn, c);
+  const LrnSides sides = LrnSides::of(a.lrn, c);
   const Range columns = windows_holding(w, pool.stride_w, a.stride_w_div, pool.pad_w, pool.window_w, pool.q);
   const int first = n * pool.p * pool.q * pool.c + c * WIDTH;
   const int begin = blockIdx.y * a.strip_rows, end = min(begin + a.strip_rows, pool.h);
 
-  for (int h = begin; h < end; ++h) {
-    const int offset = ((n * pool.h + h) * pool.w + w) * pool.c + c * WIDTH;
+  int offset = ((n * pool.h + begin) * pool.w + w) * pool.c + c * WIDTH;
+  for (int h = begin; h < end; ++h, offset += pool.w * pool.c) {
     Vector<WIDTH> value, part, t = zeros<WIDTH>();
     if (exists) {
       value = load_from<WIDTH, ALIGNED>(x + offset);
@@ -263,11 +265,12 @@ __global__ void __launch_bounds__(kThreads)
       Vector<WIDTH> own;
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
-        scale[i] = a.lrn.scale(squares.lane[i]);
-        own.lane[i] = rounded_to<T>(value.lane[i] * scale[i].power);
+        scale[i] = a.lrn.scale<true>(squares.lane[i]);
+        own.lane[i] = value.lane[i] * scale[i].power;
       }
       const Range rows = windows_holding(h, pool.stride_h, a.stride_h_div, pool.pad_h, pool.window_h, pool.p);
-      const Vector<WIDTH> gradient = pooled_gradient<ALIGNED>(pool, rows, columns, first, y, dy, own);
+      const Vector<WIDTH> gradient =
+          pooled_gradient<ALIGNED>(pool, rows, columns, first, y, dy, rounded_to<T>(own));
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
         part.lane[i] = gradient.lane[i] * scale[i].power;
@@ -314,12 +317,12 @@ void launch_ring(const ForwardArguments& a, const T* x, T* y, Stream stream) {
 
 template <bool ALIGNED, class T>
 void launch_columns(const BackwardArguments& a, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
-  constexpr int kInner = kThreads / kWarp * kInnerLanes;
-  const dim3 grid(static_cast<unsigned>(ceil_div(int64_t{a.lrn.vectors / a.pool.h}, kInner)),
+  constexpr int kInner = kColumnThreads / kWarp * kInnerLanes;
+  const dim3 grid(static_cast<unsigned>(ceil_div(a.columns, kInner)),
                   static_cast<unsigned>(ceil_div(a.pool.h, a.strip_rows)));
   dispatch_lrn_size(a.lrn.problem.size, [&](auto size) {
-    CCONVNET_LAUNCH((lrn_maxpool_backward_columns<decltype(size)::value, ALIGNED, T>), grid, kThreads, stream,
-                    a, x, y, dy, dx);
+    CCONVNET_LAUNCH((lrn_maxpool_backward_columns<decltype(size)::value, ALIGNED, T>), grid, kColumnThreads,
+                    stream, a, x, y, dy, dx);
   });
 }
 
@@ -361,9 +364,13 @@ void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const 
     return;
   }
   const int64_t strips = std::min<int64_t>(ceil_div(lrn.h, kStripRows), kMaxGridY);
-  const BackwardArguments a = {
-      LrnArguments(lrn, kVectorWidth<T>),        pool, Divider(pool.stride_h), Divider(pool.stride_w),
-      static_cast<int>(ceil_div(lrn.h, strips)), relu};
+  const BackwardArguments a = {LrnArguments(lrn, kVectorWidth<T>),
+                               pool,
+                               Divider(pool.stride_h),
+                               Divider(pool.stride_w),
+                               lrn.count() / lrn.h / kVectorWidth<T>,
+                               static_cast<int>(ceil_div(lrn.h, strips)),
+                               relu};
   if (aligned(x, y, dy, dx)) {
     launch_columns<true>(a, x, y, dy, dx, stream);
   } else {

@@ -105,10 +105,9 @@ class TensorLoader {
       const auto depth = operand_.depth(k + (ALONG_K ? along(j) : line(j)));
 #pragma unroll
       for (int i = 0; i < MY_ROWS; ++i) {
-        const uint32_t offset = operand_.offset(row_[i], depth);
-        const bool inside = offset != kOutside;
+        const Place from = operand_.place(row_[i], depth);
         const int place = Buffer::place(line(ALONG_K ? i : j), chunk_ + (ALONG_K ? j : i) * LANES);
-        ptx::start_copy(buffer.at + place, operand_.data + (inside ? offset : 0), inside);
+        ptx::start_copy(buffer.at + place, operand_.data + from.offset, from.inside);
       }
     }
   }
@@ -161,9 +160,9 @@ class TensorProduct {
     for (int k = 0; k < Tile::BLOCK_K; k += Tile::PRODUCT_K) {
       ptx::Matrices left[FRAGMENTS_M], right[GROUPS / 2];
 #pragma unroll
-      for (int i = 0; i < FRAGMENTS_M; ++i) left[i] = fragment<true>(a, m_ + 16 * i, k);
+      for (int i = 0; i < FRAGMENTS_M; ++i) left[i] = fragment<true>(a, m_, 16 * i, k);
 #pragma unroll
-      for (int j = 0; j < GROUPS / 2; ++j) right[j] = fragment<false>(b, n_ + 16 * j, k);
+      for (int j = 0; j < GROUPS / 2; ++j) right[j] = fragment<false>(b, n_, 16 * j, k);
 #pragma unroll
       for (int i = 0; i < FRAGMENTS_M; ++i) {
 #pragma unroll
@@ -228,28 +227,31 @@ class TensorProduct {
     return sum_[i + p / 2][j][p % 2 * 2 + l];
   }
 
-  // 16 rows of an operand, from `row` on, and PRODUCT_K of k, in the order in which mma.sync wants them. Of A
-  // the second part is the second 8 rows of the first half of k; of B it is the first 8 rows of the second
-  // half.
+  // 16 rows of an operand, from first + more on, and PRODUCT_K of k, in the order in which mma.sync wants
+  // them. Of A the second part is the second 8 rows of the first half of k; of B it is the first 8 rows of
+  // the second half. `more` and `k` are known to the compiler and whole periods of the swizzle, which they
+  // are kept out of: so they become part of the instruction.
   template <bool A, class Buffer>
-  static __device__ __forceinline__ ptx::Matrices fragment(const Buffer& buffer, int row, int k) {
+  static __device__ __forceinline__ ptx::Matrices fragment(const Buffer& buffer, int first, int more, int k) {
+    constexpr int LINE = Buffer::CHUNKS * Tile::CHUNK;
     const int lane = threadIdx.x % 32;
     // The matrix whose row this lane's address is.
     const int first_bit = lane / 8 % 2, second_bit = lane / 16;
     const int row_half = A ? first_bit : second_bit, k_half = A ? second_bit : first_bit;
     ptx::Matrices result;
     if constexpr (Buffer::LINES_ALONG_K) {
-      const int line = row + row_half * 8 + lane % 8;
-      result = ptx::load_matrices(buffer.at + Buffer::place(line, k / Tile::CHUNK + k_half));
+      const int line = first + row_half * 8 + lane % 8;
+      result = ptx::load_matrices(buffer.at + Buffer::place(line, k / Tile::CHUNK + k_half) + more * LINE);
     } else if constexpr (sizeof(T) == 2) {
-      const int line = k + k_half * 8 + lane % 8;
-      result = ptx::load_matrices_transposed(buffer.at + Buffer::place(line, row / Tile::CHUNK + row_half));
+      const int line = k_half * 8 + lane % 8, chunk = (first + more) / Tile::CHUNK + row_half;
+      result = ptx::load_matrices_transposed(buffer.at + Buffer::place(line, chunk) + k * LINE);
     } else {
-      const int group = lane / 4, place = lane % 4;
+      const int group = lane / 4, line = lane % 4;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int line = k + (A ? i / 2 : i % 2) * 4 + place, at = row + (A ? i % 2 : i / 2) * 8 + group;
-        result.part[i] = __float_as_uint(buffer.at[Buffer::place(line, at / 4) + at % 4]);
+        const int row = first + more + (A ? i % 2 : i / 2) * 8 + group, later = (A ? i / 2 : i % 2) * 4;
+        const int place = Buffer::place(line, row / 4) + row % 4;
+        result.part[i] = __float_as_uint(buffer.at[place + (k + later) * LINE]);
       }
     }
     if constexpr (sizeof(T) == 4) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "alignment.h"
 #include "bfloat16.h"
@@ -86,6 +87,17 @@ __device__ __forceinline__ Vector<WIDTH> zeros() {
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) result.lane[i] = 0.0f;
   return result;
+}
+
+// What reading the vector back from an array of T gives.
+template <class T, int WIDTH>
+__device__ __forceinline__ Vector<WIDTH> rounded_to(Vector<WIDTH> value) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+#pragma unroll
+    for (int i = 0; i + 1 < WIDTH; i += 2) round_to_bfloat16(value.lane[i], value.lane[i + 1]);
+    if (WIDTH % 2 == 1) value.lane[WIDTH - 1] = rounded_to<T>(value.lane[WIDTH - 1]);
+  }
+  return value;
 }
 
 template <int WIDTH>

@@ -15,21 +15,21 @@ OPERATIONS = ["contrast_norm_forward", "contrast_norm_backward"]
 
 @pytest.mark.parametrize("name", CONTRAST_NORM)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_real(device: Device, operation: str, name: str) -> None:
-    check(operation, CONTRAST_NORM[name], device, data="real")
+def test_real(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, CONTRAST_NORM[name], device, element=element, data="real")
 
 
 @pytest.mark.parametrize("name", CONTRAST_NORM)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_integers(device: Device, operation: str, name: str) -> None:
+def test_integers(device: Device, element: str, operation: str, name: str) -> None:
     """Large values in small windows, where a wrong neighbour weighs most."""
-    check(operation, CONTRAST_NORM[name], device, data="integers")
+    check(operation, CONTRAST_NORM[name], device, element=element, data="integers")
 
 
 @pytest.mark.parametrize("name", ["plain", "strong"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_any_alignment(device: Device, operation: str, name: str) -> None:
-    check(operation, CONTRAST_NORM[name], device, data="real", offset=4)
+def test_any_alignment(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, CONTRAST_NORM[name], device, element=element, data="real", offset=4)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -39,18 +39,18 @@ def test_a_real_layer(device: Device, operation: str) -> None:
     check(operation, ContrastNormProblem(n, hw, hw, 32, size=9, alpha=0.001), device, data="real")
 
 
-def test_of_one_pixel_is_the_identity(device: Device) -> None:
+def test_of_one_pixel_is_the_identity(device: Device, element: str) -> None:
     """A window of one pixel is its own mean, so nothing is left to normalise by."""
     problem = ContrastNormProblem(2, 3, 4, 5, size=1, alpha=3.0)
     for operation in OPERATIONS:
-        check(operation, problem, device)
+        check(operation, problem, device, element=element)
 
 
-def test_no_normalisation_is_the_identity(device: Device) -> None:
+def test_no_normalisation_is_the_identity(device: Device, element: str) -> None:
     """With alpha = 0 and k = 1 every factor is 1, whatever the power."""
     problem = ContrastNormProblem(1, 3, 3, 8, alpha=0.0, k=1.0)
     for operation in OPERATIONS:
-        check(operation, problem, device)
+        check(operation, problem, device, element=element)
 
 
 def test_a_flat_image_keeps_its_values(device: Device) -> None:

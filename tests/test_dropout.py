@@ -22,15 +22,15 @@ PROBLEMS = [
 
 @pytest.mark.parametrize("data", ["exact", "real"])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
-def test_dropout(device: Device, problem: DropoutProblem, data: str) -> None:
-    check("dropout", problem, device, data=data)
+def test_dropout(device: Device, element: str, problem: DropoutProblem, data: str) -> None:
+    check("dropout", problem, device, element=element, data=data)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS[1:4], ids=repr)
-def test_in_place_and_any_alignment(device: Device, problem: DropoutProblem) -> None:
-    check("dropout", problem, device, in_place="x")
-    check("dropout", problem, device, offset=4)
-    check("dropout", problem, device, in_place="x", offset=12)
+def test_in_place_and_any_alignment(device: Device, element: str, problem: DropoutProblem) -> None:
+    check("dropout", problem, device, element=element, in_place="x")
+    check("dropout", problem, device, element=element, offset=4)
+    check("dropout", problem, device, element=element, in_place="x", offset=12)
 
 
 # columns, row_stride and first of a part of 7 rows: multiples of 4 and not, each in each place.
@@ -61,11 +61,26 @@ def test_a_part_draws_what_the_whole_does(device: Device, part: tuple[int, int, 
     check("dropout", problem, device, data="real", in_place="x")
 
 
-def test_a_row_is_a_part(device: Device) -> None:
+@pytest.mark.parametrize("step", [0, 5, 2**63 - 1])
+def test_the_step_is_added_to_the_subsequence(device: Device, element: str, step: int) -> None:
+    for problem in (
+        DropoutProblem(1027, 0.5, 2.0, 7, 2**64 - 3),
+        DropoutProblem(91, 0.5, 2.0, 7, 2**32 - 2, 13, 20, 5),
+    ):
+        check("dropout", problem, device, element=element, step=step)
+        check("dropout", problem, device, element=element, step=step, in_place="x", offset=4)
+
+
+def test_a_row_is_a_part(device: Device, element: str) -> None:
     """One row, beginning anywhere; and far behind, where the index nearly leaves 31 bits."""
     for columns, first in ((30, 4), (30, 7), (1027, 2**31 - 1028)):
-        check("dropout", DropoutProblem(columns, 0.5, 1.0, 1, 2, columns, 2**31 - 1, first), device)
-    check("dropout", DropoutProblem(30, 0.5, 1.0, 1, 2, 10, 2**30 - 10, 8), device)
+        check(
+            "dropout",
+            DropoutProblem(columns, 0.5, 1.0, 1, 2, columns, 2**31 - 1, first),
+            device,
+            element=element,
+        )
+    check("dropout", DropoutProblem(30, 0.5, 1.0, 1, 2, 10, 2**30 - 10, 8), device, element=element)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from cconvnet._problem import NeuronProblem
 from cconvnet.backends import Device
+from cconvnet.testing import compare
 from cconvnet.testing.check import OPERATIONS, check, run
 
 ELTMAX = ["eltmax_forward", "eltmax_backward"]
@@ -15,22 +16,24 @@ ELTMAX = ["eltmax_forward", "eltmax_backward"]
 @pytest.mark.parametrize("data", ["exact", "real"])
 @pytest.mark.parametrize("count", [1, 3, 4, 31, 256, 1027])
 @pytest.mark.parametrize("operation", ELTMAX)
-def test_eltmax(device: Device, operation: str, count: int, data: str) -> None:
+def test_eltmax(device: Device, element: str, operation: str, count: int, data: str) -> None:
     problem = NeuronProblem(count)
     # Of a few elements all may be the smaller ones.
     least = 0.25 if count > 31 else 0
-    check(operation, problem, device, data=data, nonzero=least)
-    check(operation, problem, device, data=data, offset=4, nonzero=least)
+    check(operation, problem, device, element=element, data=data, nonzero=least)
+    check(operation, problem, device, element=element, data=data, offset=4, nonzero=least)
     for name in OPERATIONS[operation].in_place:
-        check(operation, problem, device, data=data, in_place=name, nonzero=least)
-        check(operation, problem, device, data=data, in_place=name, offset=12, nonzero=least)
+        check(operation, problem, device, element=element, data=data, in_place=name, nonzero=least)
+        check(operation, problem, device, element=element, data=data, in_place=name, offset=12, nonzero=least)
 
 
-def test_nan_wins_and_infinity_is_a_value(device: Device) -> None:
+def test_nan_wins_and_infinity_is_a_value(device: Device, element: str) -> None:
     inf, nan = np.inf, np.nan
     a = np.array([nan, 1, nan, -inf, -inf, inf, 3, -2], np.float32)
     b = np.array([2, nan, nan, -5, -inf, nan, inf, -3], np.float32)
-    y = run("eltmax_forward", NeuronProblem(8), device, {"a": a, "b": b})["y"]
+    y = compare.values(
+        run("eltmax_forward", NeuronProblem(8), device, {"a": a, "b": b}, element=element)["y"]
+    )
     np.testing.assert_array_equal(y, [nan, nan, nan, -5, -inf, nan, inf, -2])
 
 

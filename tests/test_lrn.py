@@ -14,25 +14,25 @@ OPERATIONS = ["lrn_forward", "lrn_backward"]
 
 @pytest.mark.parametrize("name", LRN)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_real(device: Device, operation: str, name: str) -> None:
-    check(operation, LRN[name], device, data="real")
+def test_real(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, LRN[name], device, element=element, data="real")
 
 
 @pytest.mark.parametrize("name", LRN)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_integers(device: Device, operation: str, name: str) -> None:
+def test_integers(device: Device, element: str, operation: str, name: str) -> None:
     """Large values in small windows, where a wrong neighbour weighs most."""
     problem = LRN[name]
     # A gradient is a difference of two terms. Where they cancel, the error is judged against a larger element
     # beside; in a handful of elements there may be none.
     few = problem.n * problem.h * problem.w * problem.c < 64
-    check(operation, problem, device, data="integers", floor=8.0 if few else 2.0)
+    check(operation, problem, device, element=element, data="integers", floor=8.0 if few else 2.0)
 
 
 @pytest.mark.parametrize("name", ["paper", "tail", "same_map"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_any_alignment(device: Device, operation: str, name: str) -> None:
-    check(operation, LRN[name], device, data="real", offset=4)
+def test_any_alignment(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, LRN[name], device, element=element, data="real", offset=4)
 
 
 REAL_LAYERS = {
@@ -45,14 +45,14 @@ REAL_LAYERS = {
 
 @pytest.mark.parametrize("name", REAL_LAYERS)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_real_layers(device: Device, operation: str, name: str) -> None:
+def test_real_layers(device: Device, element: str, operation: str, name: str) -> None:
     layer = REAL_LAYERS[name]
     problem = layer.small(100_000) if device.kind == "emulator" else layer.problem()
-    check(operation, problem, device, data="real")
+    check(operation, problem, device, element=element, data="real")
 
 
-def test_no_normalisation_is_the_identity(device: Device) -> None:
+def test_no_normalisation_is_the_identity(device: Device, element: str) -> None:
     """With alpha = 0 and k = 1 every factor is 1, whatever the power."""
     problem = LrnProblem(1, 3, 3, 8, alpha=0.0, k=1.0)
-    check("lrn_forward", problem, device)
-    check("lrn_backward", problem, device)
+    check("lrn_forward", problem, device, element=element)
+    check("lrn_backward", problem, device, element=element)

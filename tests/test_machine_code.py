@@ -57,7 +57,9 @@ def test_the_kernels_keep_their_promises() -> None:
 FAULTY = r"""
 #include "launch.cuh"
 
-template <int...> struct Tile {};
+template <class T, int...> struct Tile {};
+template <class T, int...> struct TensorTile {};
+struct Values {};
 
 // A step for each turn of the loop, so that little of it is products.
 __device__ void multiply_floats(int steps, const float4* x, float* y) {
@@ -88,7 +90,7 @@ __global__ void __launch_bounds__(256) conv_dgrad_gemm(int steps, const float4* 
   multiply_floats(steps, x, y);
 }
 
-template <int WIDTH>
+template <int WIDTH, class Operation>
 __global__ void __launch_bounds__(256) elementwise(const float* x, float* y) {
   for (int i = 0; i < WIDTH; ++i) y[threadIdx.x * WIDTH + i] = x[threadIdx.x * WIDTH + i];
 }
@@ -134,7 +136,9 @@ __device__ void multiply(float* d, const unsigned* a, const unsigned* b) {
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-__device__ void multiply_all(int steps, const uint4* x, float* y) {
+// Products by tensor cores, of operands that no ldmatrix reads.
+template <class Tile>
+__global__ void __launch_bounds__(32) products_gemm(int steps, const uint4* x, float* y) {
   __shared__ uint4 step[32];
   float d[4] = {};
 #pragma unroll 1
@@ -147,27 +151,6 @@ __device__ void multiply_all(int steps, const uint4* x, float* y) {
   for (int i = 0; i < 4; ++i) y[threadIdx.x * 4 + i] = d[i];
 }
 
-__global__ void __launch_bounds__(32) tensor_products(int steps, const uint4* x, float* y) {
-  multiply_all(steps, x, y);
-}
-
-__global__ void __launch_bounds__(32) strict_products(int steps, const uint4* x, float* y) {
-  multiply_all(steps, x, y);
-}
-
-// Products of floats in spite of the name.
-__global__ void __launch_bounds__(256) tensor_floats(int steps, const float* x, float* y) {
-  __shared__ float step[256];
-  float sum = 0;
-#pragma unroll 1
-  for (int i = 0; i < steps; ++i) {
-    step[threadIdx.x] = x[i * 256 + threadIdx.x];
-    __syncthreads();
-    sum += step[threadIdx.x ^ 1] * step[threadIdx.x ^ 2];
-  }
-  y[threadIdx.x] = sum;
-}
-
 struct Table { float at[30000]; };
 
 __global__ void __launch_bounds__(64) from_launch(const int* places, float* x) {
@@ -177,23 +160,28 @@ __global__ void __launch_bounds__(64) from_launch(const int* places, float* x) {
   x[threadIdx.x] = table.at[places[threadIdx.x]];
 }
 
-template __global__ void small_gemm<Tile<64, 64, 8, 8, 4, 4>>(int, const float4*, float*);
-template __global__ void conv_fprop_gemm<Tile<128, 128, 8, 8, 8, 4>>(int, const float4*, float*);
-template __global__ void conv_dgrad_gemm<Tile<128, 128, 8, 8, 8, 4>>(int, const float4*, float*);
-template __global__ void elementwise<1>(const float*, float*);
-template __global__ void elementwise<4>(const float*, float*);
-template __global__ void slow_gemm<Tile<32, 32, 8, 4, 4, 4>>(int, const int*, const float*, float*);
+template __global__ void small_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>(int, const float4*, float*);
+template __global__ void conv_fprop_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>(int, const float4*, float*);
+template __global__ void conv_dgrad_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>(int, const float4*, float*);
+template __global__ void small_gemm<TensorTile<float, 64, 64>>(int, const float4*, float*);
+template __global__ void products_gemm<TensorTile<float, 64, 64>>(int, const uint4*, float*);
+template __global__ void products_gemm<TensorTile<cconvnet::bfloat16, 64, 64>>(int, const uint4*, float*);
+template __global__ void products_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>(int, const uint4*, float*);
+template __global__ void elementwise<1, Values>(const float*, float*);
+template __global__ void elementwise<4, Values>(const float*, float*);
+template __global__ void slow_gemm<Tile<float, 32, 32, 8, 4, 4, 4>>(int, const int*, const float*, float*);
 """
+STRICT = "products_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>"
 # What each of those breaks.
 BROKEN = {
-    "small_gemm<Tile<64, 64, 8, 8, 4, 4>>": set(),
-    "conv_fprop_gemm<Tile<128, 128, 8, 8, 8, 4>>": {"a hot loop of 80% FFMA"},
-    "conv_dgrad_gemm<Tile<128, 128, 8, 8, 8, 4>>": {"a hot loop of 74% FFMA"},
-    "elementwise<1>": set(),
-    "elementwise<4>": {"loads and stores of 16 bytes"},
+    "small_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>": set(),
+    "conv_fprop_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>": {"a hot loop of 80% FFMA"},
+    "conv_dgrad_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>": {"a hot loop of 74% FFMA"},
+    "elementwise<1, Values>": set(),
+    "elementwise<4, Values>": {"loads and stores of 16 bytes"},
     "spills": {"no spilled registers and no local memory"},
     "unbounded": {"launch bounds"},
-    "slow_gemm<Tile<32, 32, 8, 4, 4, 4>>": {
+    "slow_gemm<Tile<float, 32, 32, 8, 4, 4, 4>>": {
         "no load narrower than 16 bytes in the hot loop",
         "one barrier in each step",
         "no integer division in the hot loop",
@@ -201,9 +189,10 @@ BROKEN = {
     },
     "indexes": {"no spilled registers and no local memory"},
     "from_launch": set(),
-    "tensor_products": set(),
-    "tensor_floats": {"products by tensor cores"},
-    "strict_products": {"strict fp32: no tensor-core instruction"},
+    "small_gemm<TensorTile<float, 64, 64>>": {"products by tensor cores"},
+    "products_gemm<TensorTile<float, 64, 64>>": set(),
+    "products_gemm<TensorTile<bfloat16, 64, 64>>": {"fragments by ldmatrix"},
+    STRICT: {"strict fp32: no tensor-core instruction"},
 }
 
 
@@ -237,14 +226,14 @@ def test_the_command_names_what_is_broken(
     file = tmp_path / "kernels.json"
     assert machine_code.main([str(faulty), "--json", str(file)]) == 1
     out = capsys.readouterr().out
-    assert "strict_products breaks its promise: strict fp32: no tensor-core instruction" in out
+    assert f"{STRICT} breaks its promise: strict fp32: no tensor-core instruction" in out
     value = json.loads(file.read_text(encoding="utf-8"))
     assert len(value["broken"]) == sum(map(len, BROKEN.values()))
     kernels = {kernel["name"]: kernel for kernel in value["kernels"]}
     assert kernels.keys() == BROKEN.keys()
     assert kernels["from_launch"]["shared"] == 4 * 30000
     assert kernels["from_launch"]["occupancy"]["limit"] == "shared memory"
-    strict = kernels["strict_products"]
+    strict = kernels[STRICT]
     assert (strict["threads"], strict["shared"], strict["hot_loop"]["HMMA"]) == (32, 512, 1)
     assert strict["occupancy"] == {"blocks": 32, "warps": 32, "share": 0.5, "limit": "blocks"}
 

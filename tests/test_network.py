@@ -232,7 +232,7 @@ def test_alexnets_first_weights_are_the_papers(full_alexnet: Network) -> None:
 
 
 def test_gradients_share_memory(full_alexnet: Network) -> None:
-    """Conv1 and pool1 are alive together and largest, the normalisation between them being fused; everything else
+    """Conv1 and pool1 are alive together and largest, since the normalisation between them is fused; all else
     fits beside or into them."""
     tensors = [layer.output for layer in full_alexnet.layers if layer.output.gradient is not None]
     largest = (55 * 55 + 27 * 27) * 96 * 4

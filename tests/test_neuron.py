@@ -7,6 +7,7 @@ import pytest
 
 from cconvnet._problem import NeuronProblem
 from cconvnet.backends import Device
+from cconvnet.testing import compare
 from cconvnet.testing.check import check, repro, run
 
 COUNTS = [1, 3, 4, 31, 256, 1027]
@@ -25,48 +26,48 @@ OPERATIONS = ["neuron_forward", "neuron_backward"]
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("operation", ["relu_forward", "relu_backward"])
-def test_relu(device: Device, operation: str, count: int) -> None:
+def test_relu(device: Device, element: str, operation: str, count: int) -> None:
     problem = NeuronProblem(count)
-    check(operation, problem, device)
-    check(operation, problem, device, data="real", offset=4)
-    check(operation, problem, device, in_place="x" if operation == "relu_forward" else "dy")
+    check(operation, problem, device, element=element)
+    check(operation, problem, device, element=element, data="real", offset=4)
+    check(operation, problem, device, element=element, in_place="x" if operation == "relu_forward" else "dy")
 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("neuron", EXACT)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_exact(device: Device, operation: str, neuron: str, count: int) -> None:
+def test_exact(device: Device, element: str, operation: str, neuron: str, count: int) -> None:
     # Of the integers from -4 to 4 only 1 and 2 lie between brelu's kinks.
     nonzero = 0.1 if neuron == "brelu" else 0.25
-    check(operation, NeuronProblem(count, neuron, *EXACT[neuron]), device, nonzero=nonzero)
+    check(operation, NeuronProblem(count, neuron, *EXACT[neuron]), device, element=element, nonzero=nonzero)
 
 
 @pytest.mark.parametrize("neuron", REAL)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_real(device: Device, operation: str, neuron: str) -> None:
+def test_real(device: Device, element: str, operation: str, neuron: str) -> None:
     problem = NeuronProblem(3001, neuron, *REAL[neuron])
-    check(operation, problem, device, data="real", nonzero=0)
+    check(operation, problem, device, element=element, data="real", nonzero=0)
 
 
 @pytest.mark.parametrize("neuron", REAL)
-def test_in_place_and_any_alignment(device: Device, neuron: str) -> None:
+def test_in_place_and_any_alignment(device: Device, element: str, neuron: str) -> None:
     problem = NeuronProblem(131, neuron, *REAL[neuron])
     for offset in (0, 4):
-        check("neuron_forward", problem, device, data="real", in_place="x", offset=offset)
-        check("neuron_backward", problem, device, data="real", in_place="dy", offset=offset)
+        check("neuron_forward", problem, device, element=element, data="real", in_place="x", offset=offset)
+        check("neuron_backward", problem, device, element=element, data="real", in_place="dy", offset=offset)
 
 
 @pytest.mark.parametrize("neuron", REAL)
-def test_nan_is_handed_on(device: Device, neuron: str) -> None:
+def test_nan_is_handed_on(device: Device, element: str, neuron: str) -> None:
     problem = NeuronProblem(4, neuron, *REAL[neuron])
     x = np.array([1, np.nan, 2, 3], np.float32)
-    y = run("neuron_forward", problem, device, {"x": x})["y"]
+    y = compare.values(run("neuron_forward", problem, device, {"x": x}, element=element)["y"])
     assert np.isnan(y).tolist() == [False, True, False, False], repro("neuron_forward", problem, device)
 
 
-def test_relu_hands_nan_on(device: Device) -> None:
+def test_relu_hands_nan_on(device: Device, element: str) -> None:
     x = np.array([1, np.nan, -2, 3], np.float32)
-    y = run("relu_forward", NeuronProblem(4), device, {"x": x})["y"]
+    y = compare.values(run("relu_forward", NeuronProblem(4), device, {"x": x}, element=element)["y"])
     np.testing.assert_array_equal(y, [1, np.nan, 0, 3])
 
 

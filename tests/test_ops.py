@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cconvnet import ops
-from cconvnet.backends import Device, DeviceUnavailable, get_device
-from cconvnet.testing.check import OPERATIONS, make_inputs
+from cconvnet import bfloat16, ops
+from cconvnet.backends import Device, DeviceUnavailable, get_device, present_devices
+from cconvnet.testing.operations import COUNTS, OPERATIONS, element_of, make_inputs, workspace_size
 from cconvnet.testing.problems import random_case
 
 Array = np.ndarray[Any, Any]
@@ -37,6 +37,7 @@ X, DY_CONV, W = (2, 5, 6, 4), (2, 5, 6, 6), (6, 3, 3, 2)
 CONV: Arguments = {"padding": 1, "groups": 2}
 W_LOCAL = (5, 6, *W)
 POOLED = (2, 2, 2, 4)
+BLOCKS = (6, 2, 2, 8)  # of W, cut into squares of 2
 
 GOOD: dict[str, Callable[[], Arguments]] = {
     "conv_fprop": lambda: {"x": floats(*X), "w": floats(*W), "bias": floats(6), **CONV},
@@ -50,6 +51,7 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "fc_wgrad": lambda: {"x": floats(3, 5), "dy": floats(3, 4)},
     "bias_add": lambda: {"x": floats(*X), "bias": floats(4), "relu": True},
     "bias_grad": lambda: {"dy": floats(*X)},
+    "relu_bias_backward": lambda: {"y": floats(*X), "dy": floats(*X), "scale": 2.0},
     "relu_forward": lambda: {"x": floats(*X)},
     "relu_backward": lambda: {"y": floats(*X), "dy": floats(*X)},
     "neuron_forward": lambda: {"x": floats(*X), "neuron": "brelu", "a": 2.0},
@@ -58,6 +60,12 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     },
     "lrn_forward": lambda: {"x": floats(*X), "groups": 2},
     "lrn_backward": lambda: {"x": floats(*X), "dy": floats(*X), "groups": 2},
+    "lrn_maxpool_forward": lambda: {"x": floats(*X), "groups": 2},
+    # Nothing rounds, so that maxima are the same on all devices.
+    "lrn_maxpool_backward": lambda: {
+        "x": floats(*X), "y": ops.maxpool_forward(floats(*X)), "dy": floats(*POOLED), "alpha": 0.0, "k": 1.0,
+        "relu": True,
+    },
     "contrast_norm_forward": lambda: {"x": floats(*X), "size": 3},
     "contrast_norm_backward": lambda: {"x": floats(*X), "dy": floats(*X), "size": 3},
     "maxpool_forward": lambda: {"x": floats(*X)},
@@ -74,6 +82,10 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "softmax_cross_entropy_backward": lambda: {
         "probabilities": floats(3, 7), "labels": integers([6, 0, 2]), "scale": 0.5,
     },
+    "softmax_cross_entropy": lambda: {
+        "logits": floats(3, 7), "labels": integers([6, 0, 2]), "scale": 0.5,
+    },
+    "watch_losses": lambda: {"loss": floats(8)},
     "sgd_update": lambda: {"g": floats(*X), "v": floats(*X), "w": floats(*X), "lr": 0.5},
     "limit_norm": lambda: {"w": floats(*W), "limit": 10.5},
     "input_transform": lambda: {
@@ -81,12 +93,24 @@ GOOD: dict[str, Callable[[], Arguments]] = {
         "top": integers([0, 1]), "left": integers([2, 3]), "mirror": integers([0, 1], np.uint8),
         "mean": floats(5, 6, 3), "shift": floats(2, 3), "scale": 0.5,
     },
+    "filters_to_blocks": lambda: {"w": floats(*W), "block": 2},
+    "filters_from_blocks": lambda: {"dblocks": floats(*BLOCKS), "w_shape": W, "block": 2},
     "add": lambda: {"a": floats(*X), "b": floats(*X)},
+    "to_bf16": lambda: {"x": floats(*X)},
+    "from_bf16": lambda: {"x": bfloat16.pack(floats(*X))},
 }  # fmt: skip
 
 
+# Where `out` stands among several results.
+PLACE_OF_OUT = {"relu_bias_backward": 0, "softmax_cross_entropy": 3}
+
 # What is updated by the functions that return nothing.
 UPDATED = {"sgd_update": ("v", "w"), "limit_norm": ("w",)}
+
+
+def poison(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array of NaN."""
+    return np.full(shape, 0x7FFF if dtype == bfloat16.BITS else np.nan, dtype)
 
 
 def arrays_of(arguments: Arguments) -> dict[str, Array]:
@@ -132,14 +156,106 @@ def test_every_function_computes(device: Device, function: str) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def in_bf16(function: str) -> Arguments:
+    """A good call's arguments with those arrays as bfloat16s that may be, and so an output that may be."""
+    arguments, spec = GOOD[function](), OPERATIONS[function]
+    for name, value in arrays_of(arguments).items():
+        if value.dtype == np.float32 and spec.dtype(name, "bf16") == bfloat16.BITS:
+            arguments[name] = bfloat16.pack(value)
+    return arguments
+
+
+# Of whose arrays of numbers the output alone may be of bfloat16s.
+ROUNDED = {"softmax_cross_entropy_backward", "input_transform", "filters_to_blocks"}
+# Of whose arrays the inputs alone may be.
+ALL_FLOATS = {
+    "conv_wgrad", "local_wgrad", "fc_wgrad", "bias_grad", "softmax_forward", "softmax_cross_entropy_forward",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("function", [name for name, o in OPERATIONS.items() if o.has_elements])
+def test_every_function_computes_with_bfloat16(device: Device, function: str) -> None:
+    if not device.serves("bf16"):
+        pytest.skip(f"{device.name} has no bf16")
+    wanted_from = get_device("reference:0")
+    wanted = results(wanted_from, function, on(wanted_from, GOOD[function]()))
+    arguments = on(device, in_bf16(function))
+    if function in ROUNDED:
+        arguments["out"] = device.zeros(wanted[0].shape, bfloat16.BITS)
+    actual = results(device, function, arguments)
+    rounded = 0
+    for a, b in zip(actual, wanted, strict=True):
+        rounded += a.dtype == bfloat16.BITS
+        numbers = bfloat16.unpack(a) if a.dtype == bfloat16.BITS else a
+        np.testing.assert_allclose(numbers, b, rtol=2.0**-8 + 1e-5, atol=1e-5)
+    assert bool(rounded) == (function not in ALL_FLOATS)
+    if function in ROUNDED:
+        assert call(function, arguments) is arguments["out"]
+
+
+@pytest.mark.parametrize("family", ["conv", "local", "fc"])
+@pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
+def test_the_precision_is_that_of_the_arrays(device: Device, family: str, direction: str) -> None:
+    function, oracle = f"{family}_{direction}", get_device("reference:0")
+    for precision, make in (("fp32", GOOD[function]), ("tf32", GOOD[function]), ("bf16", None)):
+        arguments = on(device, make() if make else in_bf16(function))
+        if not device.serves(precision):
+            given: Arguments = {} if precision == "bf16" else {"precision": precision}
+            able = [name for name in present_devices() if get_device(name).serves(precision)]
+            with pytest.raises(
+                ValueError, match=rf"precision {precision} is not for {device.name}"
+            ) as caught:
+                call(function, {**arguments, **given})
+            assert all(name in str(caught.value) for name in able)
+            continue
+        # Small integers are exact in every precision.
+        result = call(function, {**arguments, "precision": precision})
+        (wanted,) = results(oracle, function, on(oracle, GOOD[function]()))
+        host = device.host(result)
+        if host.dtype == bfloat16.BITS:
+            np.testing.assert_array_equal(host, bfloat16.pack(wanted))
+        else:
+            np.testing.assert_array_equal(host, wanted)
+
+
+def test_weights_are_rounded_with_the_update(device: Device) -> None:
+    arguments = on(device, GOOD["sgd_update"]())
+    arguments["w_bf16"] = device.zeros(X, bfloat16.BITS)
+    call("sgd_update", arguments)
+    w = device.host(arguments["w"])
+    np.testing.assert_array_equal(device.host(arguments["w_bf16"]), bfloat16.pack(w))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_loss_is_told(device: Device, bad: float) -> None:
+    loss = np.ones((3, 5), np.float32)
+    assert device.host(ops.watch_losses(device.array(loss), device=device)).tolist() == [0]
+    loss[1, 4] = bad
+    assert device.host(ops.watch_losses(device.array(loss), device=device)).tolist() == [1]
+
+
+def test_images_in_blocks(device: Device) -> None:
+    arguments = on(device, GOOD["input_transform"]())
+    whole = device.host(call("input_transform", arguments))
+    y = device.host(call("input_transform", {**arguments, "block": 3, "pad": 1}))
+    # 4 x 3 pixels and a border of one are 6 x 5, and so two blocks by two.
+    assert y.shape == (2, 2, 2, 27)
+    pixels = y.reshape(2, 2, 2, 3, 3, 3).swapaxes(2, 3).reshape(2, 6, 6, 3)
+    np.testing.assert_array_equal(pixels[:, 1:5, 1:4], whole)
+    pixels[:, 1:5, 1:4] = 0
+    assert not pixels.any()
+
+
 @pytest.mark.parametrize(
     "function", [n for n in GOOD if "out" in inspect.signature(getattr(ops, n)).parameters]
 )
 def test_out_is_written_and_returned(device: Device, function: str) -> None:
-    wanted = results(device, function, on(device, GOOD[function]()))[0]
+    place = PLACE_OF_OUT.get(function)
+    wanted = results(device, function, on(device, GOOD[function]()))[place or 0]
     arguments = on(device, GOOD[function]())
-    arguments["out"] = device.array(np.full(wanted.shape, np.nan, wanted.dtype))
-    assert call(function, arguments) is arguments["out"]
+    arguments["out"] = device.array(poison(wanted.shape, wanted.dtype))
+    returned = call(function, arguments)
+    assert (returned if place is None else returned[place]) is arguments["out"]
     np.testing.assert_array_equal(device.host(arguments["out"]), wanted)
 
 
@@ -233,6 +349,16 @@ def test_torch_tensors_are_taken() -> None:
     assert torch.equal(y, wanted.permute(0, 2, 3, 1)) and np.array_equal(returned, y.numpy())
 
 
+def test_torch_tensors_of_bfloat16_are_taken_by_their_bits() -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.from_numpy(floats(*X)).to(torch.bfloat16)
+    with pytest.raises(TypeError, match=r"x is of bfloat16.*: x\.view\(torch\.uint16\)"):
+        ops.relu_forward(x)
+    y = torch.empty_like(x)
+    ops.relu_forward(x.view(torch.uint16), out=y.view(torch.uint16))
+    assert torch.equal(y, torch.relu(x))
+
+
 # ---- bad calls -----------------------------------------------------------------------------------
 
 
@@ -261,6 +387,12 @@ def given(name: str, value: Any) -> Callable[[Arguments], Arguments]:
 
 def wider(array: Array) -> Array:
     return array.astype(np.float64 if array.dtype == np.float32 else np.int64)
+
+
+def of_the_other_element(array: Array) -> Array:
+    """bfloat16's bits for floats, floats for bits, and either for other types."""
+    with np.errstate(invalid="ignore"):
+        return array.astype(np.float32 if array.dtype == bfloat16.BITS else np.uint16)
 
 
 def byte_swapped(array: Array) -> Array:
@@ -310,9 +442,11 @@ DETERMINED = {
     "fc_dgrad": {"dy": 1},
     "fc_wgrad": {"dy": 0},
     "bias_add": {"bias": 0},
+    "relu_bias_backward": {"dy": 3},
     "relu_backward": {"dy": 0},
     "neuron_backward": {"y": 1, "dy": 2},
     "lrn_backward": {"dy": 3},
+    "lrn_maxpool_backward": {"y": 1, "dy": 2},
     "contrast_norm_backward": {"dy": 3},
     "maxpool_backward": {"y": 0, "dy": 1},
     "avgpool_backward": {"dy": 2},
@@ -320,14 +454,17 @@ DETERMINED = {
     "eltmax_backward": {"y": 0, "dy": 1},
     "softmax_cross_entropy_forward": {"labels": 0},
     "softmax_cross_entropy_backward": {"labels": 0},
+    "softmax_cross_entropy": {"labels": 0},
     "sgd_update": {"v": 3, "w": 1},
     "input_transform": {"top": 0, "left": 0, "mirror": 0, "mean": 1, "shift": 1},
+    "filters_from_blocks": {"dblocks": 3},
     "add": {"b": 3},
 }
 # The first array of these may have any rank.
 ANY_RANK = {
     "bias_add", "bias_grad", "relu_forward", "relu_backward", "neuron_forward", "neuron_backward", "dropout",
-    "sgd_update", "limit_norm", "eltmax_forward", "eltmax_backward", "add",
+    "sgd_update", "limit_norm", "eltmax_forward", "eltmax_backward", "add", "relu_bias_backward",
+    "watch_losses", "to_bf16", "from_bf16",
 }  # fmt: skip
 
 
@@ -366,7 +503,8 @@ BAD_OUTPUTS: dict[str, Callable[[Array], Any]] = {
 def output_of(function: str) -> Array:
     """An array like what the function returns, filled with NaN."""
     result = call(function, {**GOOD[function](), "device": "reference:0"})
-    return np.full(result.shape, np.nan, np.float32)
+    result = result[PLACE_OF_OUT[function]] if function in PLACE_OF_OUT else result
+    return poison(result.shape, bfloat16.BITS if result.dtype == bfloat16.BITS else np.float32)
 
 
 def bad_outputs() -> list[Bad]:
@@ -390,8 +528,11 @@ def bad_outputs() -> list[Bad]:
         "lrn_backward": ["x", "dy"],
         "contrast_norm_forward": ["x"],
         "contrast_norm_backward": ["x", "dy"],
+        "lrn_maxpool_backward": ["x"],
         "maxpool_backward": ["x"],
         "eltmax_backward": ["x", "y"],
+        "relu_bias_backward": ["y"],
+        "softmax_cross_entropy": ["logits"],
     }
     for function, names in same.items():
         for name in names:
@@ -430,7 +571,8 @@ NOT_POSITIVE = [0, -1]
 PASSES = [f"{family}_{p}" for family in ("conv", "local") for p in ("fprop", "dgrad", "wgrad")]
 FC_PASSES = ["fc_fprop", "fc_dgrad", "fc_wgrad"]
 LRN = ["lrn_forward", "lrn_backward"]
-NORM = [*LRN, "contrast_norm_forward", "contrast_norm_backward"]
+LRN_POOL = ["lrn_maxpool_forward", "lrn_maxpool_backward"]
+NORM = [*LRN, *LRN_POOL, "contrast_norm_forward", "contrast_norm_backward"]
 POOL = ["maxpool_forward", "maxpool_backward", "avgpool_forward", "avgpool_backward"]
 NAN = float("nan")
 
@@ -440,24 +582,28 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (PASSES, "groups", [0, -2, 3, 1.0, "2", 2**40]),
     (PASSES + POOL, "rounding", ["round", "", None, 1]),
     (PASSES + FC_PASSES, "impl", ["no_such_row", "", 3]),
+    (PASSES + FC_PASSES, "precision", ["fp16", "", "bf16", 3]),
     (
         ["conv_dgrad", "local_dgrad", "avgpool_backward"],
         "x_shape",
         [(2, 5, 6), (), 3, "NHWC", (2, 5, 6, 0.5)],
     ),
+    (["filters_from_blocks"], "w_shape", [(6, 3, 3), (), 3, "KRSC", (6, 3, 3, 0.5)]),
+    (["filters_to_blocks", "filters_from_blocks", "input_transform"], "block", [0, -1, 2.0, "2", None]),
+    (["input_transform"], "pad", [-1, 1, 0.5, "1"]),
     (["conv_wgrad", "local_wgrad"], "filter_size", [0, -3, (3,), (3, 3, 3), 2.5]),
     (["neuron_forward", "neuron_backward"], "neuron", ["gelu", "", None, 3]),
     (["neuron_forward"], "a", [0.0, -1.0, "1", NAN]),
     (NORM, "size", [0, -5, 40_000, 2.5]),
     (NORM, "alpha", [-1e-4, NAN, "1"]),
     (NORM, "k", [0.0, -2.0, NAN]),
-    (LRN, "groups", [0, 3, 1.5]),
+    (LRN + LRN_POOL, "groups", [0, 3, 1.5]),
     (LRN, "region", ["everywhere", None]),
-    (POOL, "window", [0, -3, 99, 2.5]),
-    (POOL, "stride", [0, -1, (2, 0)]),
-    (POOL, "padding", [1.5, (0, -1.5), "1", -(2**31)]),
-    (POOL, "pad_w", [(0, 3), (0, 7), (0, -6), (0, 1 - 2**31)]),
-    (POOL, "outputs", [0, -1, (1, 0), (4, 1), (1, 4), 2.5, (1,), "2"]),
+    (POOL + LRN_POOL, "window", [0, -3, 99, 2.5]),
+    (POOL + LRN_POOL, "stride", [0, -1, (2, 0)]),
+    (POOL + LRN_POOL, "padding", [1.5, (0, -1.5), "1", -(2**31)]),
+    (POOL + LRN_POOL, "pad_w", [(0, 3), (0, 7), (0, -6), (0, 1 - 2**31)]),
+    (POOL + LRN_POOL, "outputs", [0, -1, (1, 0), (4, 1), (1, 4), 2.5, (1,), "2"]),
     (["dropout"], "keep", [0.0, -0.5, 1.5, NAN, "0.5", None]),
     (["dropout"], "seed", [-1, 2**64, 0.5, None]),
     (["dropout"], "subsequence", [-1, 2**64, "0"]),
@@ -466,13 +612,58 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (["dropout"], "first", [-1, "0", 2**31]),
     (["add"], "alpha", ["1", None]),
     (["add"], "beta", ["1", None]),
-    (["softmax_cross_entropy_backward", "input_transform"], "scale", ["1", None]),
+    (
+        ["softmax_cross_entropy_backward", "softmax_cross_entropy", "relu_bias_backward", "input_transform"],
+        "scale",
+        ["1", None],
+    ),
     (["sgd_update"], "lr", ["0.1", None]),
     (["sgd_update"], "momentum", ["0.9"]),
     (["limit_norm"], "limit", [0.0, -1.0, NAN, "1", None]),
     (["limit_norm"], "w", [np.ones(3, np.float32), np.ones((2, 0), np.float32)]),
     (["input_transform"], "size", [0, (0, 3), (6, 3), (4, 7), (4,), 2.0]),
 ]
+
+
+def bad_elements() -> list[Bad]:
+    """Arrays of bfloat16s beside such of floats, and where there can be none."""
+    cases = []
+    for function, good in GOOD.items():
+        spec, element = OPERATIONS[function], "fp32"
+        typed = [
+            name for name, array in arrays_of(good()).items()
+            if array.dtype == np.float32 and spec.dtype(name, "bf16") != spec.dtype(name, element)
+        ]  # fmt: skip
+        for position, (name, array) in enumerate(arrays_of(good()).items()):
+            # The first says what the others must be.
+            if position > 0 or name not in typed or array.dtype != np.float32:
+                change = gone_wrong(name, of_the_other_element)
+                cases.append(Bad(function, "of another element type", name, change))
+        if typed and "out" in inspect.signature(getattr(ops, function)).parameters:
+            other = gone_wrong("out", of_the_other_element)
+            cases.append(
+                Bad(function, "of another element type", "out",
+                    lambda a, function=function, other=other: other({**a, "out": output_of(function)}))
+            )  # fmt: skip
+        for name, value in arrays_of(good()).items():
+            if name in typed and len(typed) > 1 and value is not None:
+                rest = [other for other in typed if other != name]
+                named = "|".join(rest if name == typed[0] else [name])
+                cases.append(
+                    Bad(function, f"since {name} alone is of bfloat16s", named,
+                        gone_wrong(name, bfloat16.pack))
+                )  # fmt: skip
+    for what, array in {
+        "of floats": floats(*X),
+        "of another shape": np.zeros((2, 5, 6, 5), np.uint16),
+        "backwards": np.zeros(X, np.uint16)[::-1],
+    }.items():
+        cases.append(Bad("sgd_update", what, "w_bf16", given("w_bf16", array)))
+    cases.append(
+        Bad("sgd_update", "over w", "w_bf16",
+            lambda a: {**a, "w_bf16": a["w"].view(np.uint16).reshape(-1)[: a["w"].size].reshape(X)})
+    )  # fmt: skip
+    return cases
 
 
 def bad_parameters() -> list[Bad]:
@@ -504,7 +695,7 @@ def bad_parameters() -> list[Bad]:
     return cases
 
 
-BAD = bad_arrays() + bad_outputs() + bad_parameters()
+BAD = bad_arrays() + bad_outputs() + bad_elements() + bad_parameters()
 
 
 def test_there_are_enough_bad_calls() -> None:
@@ -544,32 +735,38 @@ def test_a_module_never_leaves_its_buffers(device: Device, operation: str, what:
     spec = OPERATIONS[operation]
     for seed in range(10_000):
         drawn, problem, _ = random_case(seed, OPERATIONS)
-        if drawn != operation:
+        if drawn != operation or element_of(problem, "fp32") == "bf16":
             continue
         inputs = make_inputs(operation, problem)
         sizes = [value.size for value in inputs.values() if isinstance(value, np.ndarray)]
-        sizes += [int(np.prod(shape)) for shape in spec.outputs(problem).values()]
+        sizes += [int(np.prod(shape)) for n, shape in spec.outputs(problem).items() if n != "halt"]
         if min(sizes) > 1:
             break
     arrays = {n: device.array(v) if isinstance(v, np.ndarray) else v for n, v in inputs.items()}
+    if operation == "from_bf16":
+        arrays["x"] = device.array(bfloat16.pack(inputs["x"]))
     for name, shape in spec.outputs(problem).items():
-        arrays.setdefault(name, device.zeros(shape, np.int32 if name == "rank" else np.float32))
+        dtype = np.int32 if name in COUNTS else spec.dtype(name, "fp32")
+        arrays.setdefault(name, device.zeros(shape, dtype))
     tail: list[Any] = []
     if spec.has_workspace:
-        tail.append(device.zeros(getattr(device.module, f"{operation}_workspace")(problem) + 1, np.uint8))
+        tail.append(device.zeros(workspace_size(device.module, operation, problem) + 1, np.uint8))
     # The size of these is whatever their first array's is.
     free = {
         "relu_forward": "x", "relu_backward": "y", "eltmax_forward": "a", "eltmax_backward": "x", "add": "a",
+        "watch_losses": "loss", "to_bf16": "x", "from_bf16": "x",
     }.get(operation)  # fmt: skip
     for name, array in arrays.items():
         if not hasattr(array, "shape"):
+            continue
+        # Any number of losses is right, and a single element always contiguous.
+        if operation == "watch_losses" and name in {"with": ["loss"], "not ": ["halt"]}.get(what[:4], []):
             continue
         with device:
             broken = {**arrays, name: BROKEN[what](device, array)}
         named = r"\w+" if name == free else name
         with device, pytest.raises((ValueError, TypeError), match=rf"(?<![a-z]){named} (must|has)"):
-            values = [problem] if spec.has_problem else []
-            getattr(device.module, operation)(*values, *broken.values(), *tail)
+            getattr(device.module, operation)(*spec.problems(problem), *broken.values(), *tail)
 
 
 @pytest.mark.parametrize("operation", [n for n, o in OPERATIONS.items() if o.has_workspace])
@@ -579,15 +776,20 @@ def test_a_module_refuses_a_workspace_that_is_too_small(device: Device, operatio
         name, problem, _ = random_case(seed, OPERATIONS)
         if name != operation:
             continue
-        needed = getattr(device.module, f"{operation}_workspace")(problem)
+        if not device.serves(getattr(problem, "precision", "fp32")):
+            continue
+        needed = workspace_size(device.module, operation, problem)
         if needed == 0:
             continue
-        inputs = make_inputs(operation, problem)
-        arrays = [device.array(v) if isinstance(v, np.ndarray) else v for v in inputs.values()]
-        arrays += [device.zeros(shape) for shape in OPERATIONS[operation].outputs(problem).values()]
+        spec, element = OPERATIONS[operation], element_of(problem, "fp32")
+        arrays = [
+            device.zeros(value.shape, spec.dtype(name, element)) if isinstance(value, np.ndarray) else value
+            for name, value in make_inputs(operation, problem).items()
+        ]
+        arrays += [device.zeros(shape, spec.dtype(n, element)) for n, shape in spec.outputs(problem).items()]
         for space in (None, device.zeros(needed - 1, np.uint8)):
             with device, pytest.raises(ValueError, match="workspace must"):
-                getattr(device.module, operation)(problem, *arrays, space)
+                getattr(device.module, operation)(*spec.problems(problem), *arrays, space)
         tried += 1
         if tried == 3:
             return

@@ -5,28 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cconvnet import bfloat16
 from cconvnet._problem import NeuronProblem
 from cconvnet.backends import Device
 from cconvnet.testing.check import OPERATIONS, check, make_inputs, run
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 31, 256, 1027])
-def test_add(device: Device, count: int) -> None:
+def test_add(device: Device, element: str, count: int) -> None:
     problem = NeuronProblem(count)
-    check("add", problem, device)
-    check("add", problem, device, data="real", offset=4)
+    check("add", problem, device, element=element)
+    check("add", problem, device, element=element, data="real", offset=4)
     for operand in ("a", "b"):
-        check("add", problem, device, in_place=operand)
+        check("add", problem, device, element=element, in_place=operand)
 
 
 @pytest.mark.parametrize("scales", [(2, 1), (1, -1), (0.5, 3), (0, 1), (-1, 0)], ids=str)
 @pytest.mark.parametrize("count", [1, 31, 1028])
-def test_add_of_multiples(device: Device, count: int, scales: tuple[float, float]) -> None:
+def test_add_of_multiples(device: Device, element: str, count: int, scales: tuple[float, float]) -> None:
     problem, options = NeuronProblem(count), dict(zip(("alpha", "beta"), scales, strict=True))
-    check("add", problem, device, **options)
-    check("add", problem, device, data="real", offset=4, **options)
+    check("add", problem, device, element=element, **options)
+    check("add", problem, device, element=element, data="real", offset=4, **options)
     for operand in ("a", "b"):
-        check("add", problem, device, in_place=operand, **options)
+        check("add", problem, device, element=element, in_place=operand, **options)
 
 
 def test_add_rounds_once(device: Device) -> None:
@@ -39,6 +40,25 @@ def test_add_rounds_once(device: Device) -> None:
         assert run("add", NeuronProblem(4099), device, {"a": a, "b": b, **factors})["y"].tobytes() == (
             wanted.tobytes()
         )
+
+
+@pytest.mark.parametrize("offset", [0, 2, 4])
+@pytest.mark.parametrize("count", [1, 3, 8, 31, 256, 1027])
+def test_conversions(device: Device, count: int, offset: int) -> None:
+    for data in ("exact", "real"):
+        check("to_bf16", NeuronProblem(count), device, data=data, offset=offset)
+        check("from_bf16", NeuronProblem(count), device, data=data, offset=offset)
+
+
+def test_conversions_of_all_kinds_of_numbers(device: Device) -> None:
+    """Every bfloat16 comes back; ties go to even, overflow to infinity, and a NaN stays one."""
+    bits = np.arange(2**16, dtype=np.uint16)
+    wide = run("from_bf16", NeuronProblem(bits.size), device, {"x": bits})["y"]
+    assert wide.tobytes() == bfloat16.unpack(bits).tobytes()
+    between = np.concatenate([wide.view(np.uint32) + np.uint32(step) for step in (0, 0x7FFF, 0x8000, 0x8001)])
+    floats = between.view(np.float32)
+    packed = run("to_bf16", NeuronProblem(floats.size), device, {"x": floats})["y"]
+    assert packed.tobytes() == bfloat16.pack(floats).tobytes()
 
 
 def test_a_transfer_copies_again_and_again(device: Device) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from cconvnet._problem import PoolProblem
 from cconvnet.backends import Device
+from cconvnet.testing import compare
 from cconvnet.testing.check import check, repro, run
 from cconvnet.testing.problems import NETWORKS, POOL, layers
 
@@ -28,34 +29,40 @@ POWERS_OF_TWO = {
 
 @pytest.mark.parametrize("name", POOL)
 @pytest.mark.parametrize("operation", MAX)
-def test_max_exact(device: Device, operation: str, name: str) -> None:
+def test_max_exact(device: Device, element: str, operation: str, name: str) -> None:
     # Few pixels are the largest of their window.
-    check(operation, POOL[name], device, nonzero=0.05 if operation == "maxpool_backward" else 0.25)
+    check(
+        operation,
+        POOL[name],
+        device,
+        element=element,
+        nonzero=0.05 if operation == "maxpool_backward" else 0.25,
+    )
 
 
 @pytest.mark.parametrize("name", POOL)
 @pytest.mark.parametrize("operation", MAX)
-def test_max_real(device: Device, operation: str, name: str) -> None:
+def test_max_real(device: Device, element: str, operation: str, name: str) -> None:
     """No ties here, and sums of gradients that do round."""
-    check(operation, POOL[name], device, data="real")
+    check(operation, POOL[name], device, element=element, data="real")
 
 
 @pytest.mark.parametrize("name", POWERS_OF_TWO)
 @pytest.mark.parametrize("operation", AVERAGE)
-def test_average_exact(device: Device, operation: str, name: str) -> None:
-    check(operation, POWERS_OF_TWO[name], device)
+def test_average_exact(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, POWERS_OF_TWO[name], device, element=element)
 
 
 @pytest.mark.parametrize("name", POOL)
 @pytest.mark.parametrize("operation", AVERAGE)
-def test_average_real(device: Device, operation: str, name: str) -> None:
-    check(operation, POOL[name], device, data="real")
+def test_average_real(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, POOL[name], device, element=element, data="real")
 
 
 @pytest.mark.parametrize("name", ["plain", "tail", "padded"])
 @pytest.mark.parametrize("operation", MAX + AVERAGE)
-def test_any_alignment(device: Device, operation: str, name: str) -> None:
-    check(operation, POOL[name], device, data="real", offset=4)
+def test_any_alignment(device: Device, element: str, operation: str, name: str) -> None:
+    check(operation, POOL[name], device, element=element, data="real", offset=4)
 
 
 REAL_LAYERS = {
@@ -86,10 +93,10 @@ def test_ties_share_nothing(device: Device) -> None:
     assert dx.ravel().tolist() == [1, 3, 2, 5, 15, 10, 4, 12, 8]
 
 
-def test_nan_wins_and_infinity_is_a_value(device: Device) -> None:
+def test_nan_wins_and_infinity_is_a_value(device: Device, element: str) -> None:
     problem = PoolProblem(1, 1, 6, 1, window=(1, 2), stride=(1, 2))
     x = np.array([1, np.nan, np.nan, 9, -np.inf, -np.inf], np.float32)
-    y = run("maxpool_forward", problem, device, {"x": x})["y"].ravel()
+    y = compare.values(run("maxpool_forward", problem, device, {"x": x}, element=element)["y"]).ravel()
     np.testing.assert_array_equal(y, [np.nan, np.nan, -np.inf])
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cconvnet import bfloat16
 from cconvnet._problem import SgdProblem
 from cconvnet.backends import Device
 from cconvnet.testing import reference
-from cconvnet.testing.check import check, make_inputs, run
+from cconvnet.testing.check import check, check_fused, make_inputs, run
 
 # Powers of two: every product of integers is exact, in any order.
 EXACT = [
@@ -24,6 +25,32 @@ EXACT = [
 @pytest.mark.parametrize("problem", EXACT, ids=repr)
 def test_exact(device: Device, problem: SgdProblem, offset: int) -> None:
     check("sgd_update", problem, device, offset=offset)
+
+
+@pytest.mark.parametrize("offset", [0, 2, 4])
+@pytest.mark.parametrize("update", ["full", "halted"])
+@pytest.mark.parametrize("problem", EXACT, ids=repr)
+def test_rates_and_a_halt_on_the_device(
+    device: Device, problem: SgdProblem, update: str, offset: int
+) -> None:
+    """And a rounded copy of the weights; where it halts, nothing is written."""
+    check("sgd_update", problem, device, update=update, offset=offset)
+    check_fused("sgd_update", problem, device, update=update, offset=offset)
+
+
+@pytest.mark.parametrize("left_out", ["w_bf16", "rates", "halt"])
+def test_each_of_them_may_be_missing(device: Device, left_out: str) -> None:
+    problem = SgdProblem(1030, 0.5, 0.25, 0.125)
+    inputs = make_inputs("sgd_update", problem, update="full")
+    del inputs[left_out]
+    v, w = reference.sgd_update(
+        problem, *(inputs[name] for name in "gvw"), **{n: inputs[n] for n in ("rates",) if n in inputs}
+    )
+    results = run("sgd_update", problem, device, inputs)
+    np.testing.assert_array_equal(results["v"], v)
+    np.testing.assert_array_equal(results["w"], w)
+    if left_out != "w_bf16":
+        np.testing.assert_array_equal(results["w_bf16"], bfloat16.pack(w))
 
 
 @pytest.mark.parametrize("count", [7, 4096])

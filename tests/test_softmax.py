@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cconvnet._problem import SoftmaxProblem
+from cconvnet._problem import NeuronProblem, SoftmaxProblem
 from cconvnet.backends import Device
-from cconvnet.testing.check import check, run
+from cconvnet.testing.check import check, check_fused, run
 
 OPERATIONS = [
     "softmax_forward",
     "softmax_cross_entropy_forward",
     "softmax_cross_entropy_backward",
+    "softmax_cross_entropy",
 ]
 PROBLEMS = [
     SoftmaxProblem(1, 1),
@@ -28,14 +29,14 @@ PROBLEMS = [
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_real(device: Device, operation: str, problem: SoftmaxProblem) -> None:
-    check(operation, problem, device, data="real")
+def test_real(device: Device, element: str, operation: str, problem: SoftmaxProblem) -> None:
+    check(operation, problem, device, element=element, data="real")
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
-def test_ranks_with_ties(device: Device, problem: SoftmaxProblem) -> None:
+def test_ranks_with_ties(device: Device, element: str, problem: SoftmaxProblem) -> None:
     """Logits of nine different values tie often."""
-    check("softmax_cross_entropy_forward", problem, device, data="integers")
+    check("softmax_cross_entropy_forward", problem, device, element=element, data="integers")
 
 
 @pytest.mark.parametrize("problem", PROBLEMS[2:5], ids=repr)
@@ -54,6 +55,30 @@ def test_in_place_and_any_alignment(device: Device, problem: SoftmaxProblem) -> 
         )
 
 
+@pytest.mark.parametrize("offset", [0, 4])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_both_in_one_pass(device: Device, element: str, problem: SoftmaxProblem, offset: int) -> None:
+    for data in ("real", "integers"):
+        check_fused(
+            "softmax_cross_entropy", problem, device, element=element, data=data, offset=offset, scale=0.3
+        )
+
+
+@pytest.mark.parametrize("bad", [None, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("count", [1, 31, 128, 256, 1027])
+def test_bad_losses_are_seen(device: Device, count: int, bad: float | None) -> None:
+    for seed in range(3):
+        check("watch_losses", NeuronProblem(count), device, bad=bad, seed=seed)
+
+
+def test_a_bad_loss_at_either_end_is_seen(device: Device) -> None:
+    for count in (5, 1024, 3000):
+        for place in (0, count - 1):
+            loss = np.ones(count, np.float32)
+            loss[place] = np.nan
+            assert run("watch_losses", NeuronProblem(count), device, {"loss": loss})["halt"].item() == 1
+
+
 def cross_entropy(
     device: Device, logits: list[list[float]], labels: list[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -62,6 +87,9 @@ def cross_entropy(
     results = run("softmax_cross_entropy_forward", problem, device, {"logits": values, "labels": wanted})
     inputs = {"probabilities": results["probabilities"], "labels": wanted, "scale": 1.0}
     gradient = run("softmax_cross_entropy_backward", problem, device, inputs)["dlogits"]
+    given = {"logits": values, "labels": wanted, "scale": 1.0}
+    for name, value in run("softmax_cross_entropy", problem, device, given).items():
+        np.testing.assert_array_equal(value, gradient if name == "dlogits" else results[name])
     return results["probabilities"], results["loss"], results["rank"], gradient
 
 

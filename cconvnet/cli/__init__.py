@@ -31,6 +31,7 @@ from cconvnet.cli.options import (
     Places,
     Precision,
     RunPath,
+    RunPrecision,
     Size,
     Views,
     Workers,
@@ -218,6 +219,7 @@ def evaluate(
     views: Views = "center",
     device: DeviceNames = None,
     batch: Batch = None,
+    precision: RunPrecision = None,
     best: Best = False,
     to_json: Json = None,
 ) -> None:
@@ -251,6 +253,7 @@ def evaluate(
             data,
             devices=device_names(device),
             batch=batch,
+            precision=precision,
             best=best,
             views=views,
             say=report.say,
@@ -269,6 +272,7 @@ def evaluate(
                 "checkpoint": str(result.path),
                 "net": result.net,
                 "device": result.device,
+                "precision": result.precision,
                 "views": result.views,
                 **values(result.tally),
             }
@@ -285,6 +289,7 @@ def predict(
     top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N")] = 5,
     views: Views = "center",
     device: DeviceNames = None,
+    precision: RunPrecision = None,
     best: Best = False,
     to_json: Json = None,
 ) -> None:
@@ -294,7 +299,7 @@ def predict(
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")
     trained = evaluation.load_trained(
-        run, devices=device_names(device), batch=min(len(pictures), 64), best=best
+        run, devices=device_names(device), batch=min(len(pictures), 64), best=best, precision=precision
     )
     for line in trained.skipped:
         print(f"skipped: {line}", file=sys.stderr)

@@ -68,7 +68,11 @@ Places = Annotated[
         metavar="LAYER=DEVICE",
     ),
 ]
-Precision = Annotated[str | None, typer.Option(help="fp32.", metavar="NAME")]
+_PRECISION = "What products are computed in: fp32, tf32 (GPUs) or bf16"
+Precision = Annotated[str | None, typer.Option(help=f"{_PRECISION}; fp32 if not given.", metavar="NAME")]
+RunPrecision = Annotated[
+    str | None, typer.Option("--precision", help=f"{_PRECISION}; the run's if not given.", metavar="NAME")
+]
 Batch = Annotated[
     int | None, typer.Option(help="Images per step; the network's own if not given.", metavar="N")
 ]

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 #include "bfloat16.h"
 
@@ -10,24 +12,66 @@ namespace cconvnet {
 
 constexpr int kLanes = 16;
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
+
+inline int64_t rounded_up(int64_t count) {
+  return (count + kLanes - 1) / kLanes * kLanes;
+}
+
+// Zeros that begin where vectors do: one that lies across two cache lines costs two accesses.
+class AlignedFloats {
+ public:
+  explicit AlignedFloats(int64_t count) : memory_(rounded_up(count) / kLanes) {}
+  float* data() { return reinterpret_cast<float*>(memory_.data()); }
+
+ private:
+  std::vector<Lanes> memory_;
+};
+
+typedef int32_t Integers __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 
-// to_float and to_bfloat16 (bfloat16.h), of all lanes.
+// to_float and to_bfloat16 of all lanes. By arithmetic alone: vectors of comparisons, for which the baseline
+// has no instructions, are taken apart before the compiler clones a function for processors that have them.
 inline __attribute__((always_inline)) Lanes widened(const Halves& bits) {
   return reinterpret_cast<Lanes>(__builtin_convertvector(bits, Words) << 16);
 }
 
 inline __attribute__((always_inline)) Words rounded(const Lanes& values) {
   const Words bits = reinterpret_cast<Words>(values);
-  const Words up = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  return (bits & 0x7fffffff) > 0x7f800000 ? Words{} + 0x7fff : up;
+  const Words nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const Words nan =
+      reinterpret_cast<Words>((0x7f800000 - reinterpret_cast<Integers>(bits & 0x7fffffff)) >> 31);
+  return (nearest & ~nan) | (nan & 0x7fff);
 }
 
 // `values` as an array of T would give them back.
 template <class T>
 inline __attribute__((always_inline)) Lanes kept_in(const Lanes& values) {
-  return sizeof(T) == sizeof(float) ? values : reinterpret_cast<Lanes>(rounded(values) << 16);
+  return std::is_same_v<T, float> ? values : reinterpret_cast<Lanes>(rounded(values) << 16);
+}
+
+// where[i] ? values[i] : 0 with where[i] = (a[i] == b[i]) or (a[i] > 0): loops become vectors after the
+// cloning.
+inline __attribute__((always_inline)) Lanes where_equal(const Lanes& a, const Lanes& b, Lanes values) {
+  float as[kLanes], bs[kLanes], to[kLanes];
+  std::memcpy(as, &a, sizeof a);
+  std::memcpy(bs, &b, sizeof b);
+  std::memcpy(to, &values, sizeof values);
+#pragma omp simd
+  for (int i = 0; i < kLanes; ++i) to[i] = as[i] == bs[i] ? to[i] : 0.0f;
+  std::memcpy(&values, to, sizeof values);
+  return values;
+}
+
+inline __attribute__((always_inline)) Lanes where_positive(const Lanes& a, Lanes values) {
+  float as[kLanes], to[kLanes];
+  std::memcpy(as, &a, sizeof a);
+  std::memcpy(to, &values, sizeof values);
+#pragma omp simd
+  for (int i = 0; i < kLanes; ++i) to[i] = as[i] > 0.0f ? to[i] : 0.0f;
+  std::memcpy(&values, to, sizeof values);
+  return values;
 }
 
 // The vector at `from`, or its first `count` lanes and zeros; and the like for storing.

@@ -18,13 +18,12 @@ struct DenseGradient {
   const T* dy;
   int channels;
 
-  struct Item {
-    const T* dy;
-    inline __attribute__((always_inline)) Lanes operator()(int c, int count, const Lanes&) const {
-      return load(dy + c, count);
-    }
-  };
-  Item operator()(int item) const { return {dy + int64_t{item} * channels}; }
+  template <class Work>
+  inline __attribute__((always_inline)) void operator()(int item, const Work& work) const {
+    const T* from = dy + int64_t{item} * channels;
+    work([&](int c, int count, const Lanes&)
+             __attribute__((always_inline)) { return load(from + c, count); });
+  }
 };
 
 template <class T>
@@ -44,8 +43,8 @@ template <class Function>
 void across_channels(const LrnProblem& o, const Function& function) {
   const Layout layout(o);
   const int64_t items = int64_t{o.n} * o.h * o.w * o.groups;
-  const size_t each = Buffers::size(layout);
-  std::vector<float> memory(each * parallel_parts(items, layout.channels));
+  const int64_t each = Buffers::size(layout);
+  AlignedFloats memory(each * parallel_parts(items, layout.channels));
   parallel_ranges(items, layout.channels, [&](int part, int64_t begin, int64_t end) {
     function(layout, static_cast<int>(begin), static_cast<int>(end),
              Buffers(layout, memory.data() + each * part));

@@ -16,10 +16,6 @@
 
 namespace cconvnet {
 
-inline int rounded_up(int count) {
-  return (count + kLanes - 1) / kLanes * kLanes;
-}
-
 // How items lie in a thread's buffers: a margin of zeros, then each item's channels, filled up with zeros to
 // whole vectors, and a margin again.
 struct Layout {
@@ -33,8 +29,8 @@ struct Layout {
     // A window wider than twice the channels sees all of them, and the margins need not be longer.
     before = std::min(o.size / 2, channels);
     after = std::min(o.size - 1 - o.size / 2, channels);
-    margin = rounded_up(std::max(before, after));
-    stride = rounded_up(channels) + margin;
+    margin = static_cast<int>(rounded_up(std::max(before, after)));
+    stride = static_cast<int>(rounded_up(channels)) + margin;
     // Enough that a load seldom waits for the store just before it, few enough that the processor reads ahead
     // into the next items: on Zen 5 (conv1 and conv2 of AlexNet, 2026-11-21) the backward pass was 1.5 times
     // as fast with 4 items of 48 and 2 of 128 channels as with 16 and 7.
@@ -47,12 +43,13 @@ struct Layout {
   float* of(float* buffer, int item) const { return buffer + margin + size_t(item) * stride; }
 };
 
-// One thread's buffers, zeros but for the items' channels: size() floats from `memory` on.
+// One thread's buffers, zeros but for the items' channels: size() floats from `memory` on, which is aligned
+// to vectors.
 struct Buffers {
   float *values, *scales, *terms;
   Buffers(const Layout& layout, float* memory)
       : values(memory), scales(memory + layout.length), terms(memory + 2 * layout.length) {}
-  static size_t size(const Layout& layout) { return 3 * layout.length; }
+  static int64_t size(const Layout& layout) { return 3 * layout.length; }
 };
 
 template <bool SQUARED>
@@ -105,8 +102,8 @@ inline __attribute__((always_inline)) void forward_items(const LrnProblem& o, co
   }
 }
 
-// gradient(item) is a function of c, count and y that gives dy of an item's `count` channels from c on; y is
-// their normalised values.
+// gradient(item, work) calls work(g), where g(c, count, y) is dy of the item's `count` channels from c on and
+// y are their normalised values.
 template <bool PAPER, class T, class Gradient>
 inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, const Layout& layout,
                                                           const T* x, const Gradient& gradient, int first,
@@ -118,13 +115,15 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, c
   for (int item = 0; item < items; ++item) {
     const float* values = layout.of(buffers.values, item);
     float *scales = layout.of(buffers.scales, item), *terms = layout.of(buffers.terms, item);
-    const auto gradient_of_item = gradient(first + item);
-    for (int c = 0; c < layout.channels; c += kLanes) {
-      const Powers<Lanes> power = powers_of<PAPER>(o, window_sum<true>(values + c, before, after));
-      const Lanes dy = gradient_of_item(c, layout.channels - c, load(values + c) * power.scale);
-      store(scales + c, dy * power.scale);
-      store(terms + c, dy * load(values + c) * power.steeper);
-    }
+    gradient(first + item, [&](const auto& gradient_of_item) __attribute__((always_inline)) {
+      for (int c = 0; c < layout.channels; c += kLanes) {
+        const Powers<Lanes> power = powers_of<PAPER>(o, window_sum<true>(values + c, before, after));
+        const Lanes value = load(values + c);
+        const Lanes dy = gradient_of_item(c, layout.channels - c, value * power.scale);
+        store(scales + c, dy * power.scale);
+        store(terms + c, dy * value * power.steeper);
+      }
+    });
   }
   for (int item = 0; item < items; ++item) {
     const float *values = layout.of(buffers.values, item), *terms = layout.of(buffers.terms, item);
@@ -135,7 +134,7 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, c
       const Lanes sum = window_sum<false>(terms + c, after, before);
       const Lanes value = load(values + c);
       const Lanes result = load(scales + c) - factor * value * sum;
-      store(to + c, relu ? (value > 0.0f ? result : Lanes{}) : result, layout.channels - c);
+      store(to + c, relu ? where_positive(value, result) : result, layout.channels - c);
     }
   }
 }

@@ -19,8 +19,8 @@ void check(const LrnProblem& lrn, const PoolProblem& pool) {
 // The normalised rows [next - kept, next) of an image, row i in place i % kept.
 class Rows {
  public:
-  Rows(const LrnProblem& o, const PoolProblem& pool)
-      : length_(int64_t{o.w} * o.c), kept_(std::min(pool.window_h, pool.h)) {}
+  explicit Rows(const PoolProblem& o)
+      : length_(rounded_up(int64_t{o.w} * o.c)), kept_(std::min(o.window_h, o.h)) {}
   int64_t size() const { return length_ * kept_; }
   int64_t length() const { return length_; }
   float* of(float* memory, int row) const { return memory + row % kept_ * length_; }
@@ -47,14 +47,16 @@ struct PooledGradient {
   const Windows<T>* windows;  // of each pixel of the row
   int groups, channels;
 
-  struct Item {
-    Windows<T> windows;
-    int channel;
-    inline __attribute__((always_inline)) Lanes operator()(int c, int count, const Lanes& y) const {
-      return kept_in<T>(windows.gradient(kept_in<T>(y), channel + c, count));
-    }
-  };
-  Item operator()(int item) const { return {windows[item / groups], item % groups * channels}; }
+  template <class Work>
+  inline __attribute__((always_inline)) void operator()(int item, const Work& work) const {
+    const int first = item % groups * channels;
+    with_gradient(windows[item / groups], [&](const auto& gradient) __attribute__((always_inline)) {
+      // Through T, as what the separate operations hand on.
+      work([&](int c, int count, const Lanes& y) __attribute__((always_inline)) {
+        return kept_in<T>(gradient(first + c, count, kept_in<T>(y)));
+      });
+    });
+  }
 };
 
 template <class T>
@@ -70,10 +72,10 @@ template <class T>
 void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream) {
   check(lrn, pool);
   const Layout layout(lrn);
-  const Rows rows(lrn, pool);
-  const size_t each = Buffers::size(layout) + rows.size() + rows.length();
-  const int64_t cost = pool_forward_cost(pool);
-  std::vector<float> memory(each * parallel_parts(int64_t{pool.n} * pool.p, cost));
+  const Rows rows(pool);
+  const int64_t each = Buffers::size(layout) + rows.size() + rows.length();
+  const int64_t cost = pool_forward_cost(pool), row = int64_t{pool.w} * pool.c;
+  AlignedFloats memory(each * parallel_parts(int64_t{pool.n} * pool.p, cost));
   parallel_ranges(int64_t{pool.n} * pool.p, cost, [&](int part, int64_t begin, int64_t end) {
     float* own = memory.data() + each * part;
     const Buffers buffers(layout, own);
@@ -86,7 +88,7 @@ void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T
       const Range window = pixels_of(p, pool.window_h, pool.stride_h, pool.pad_h, pool.h);
       if (item == begin || p == 0) next = 0;
       for (next = std::max(next, window.begin); next < window.end; ++next) {
-        normalise_row(lrn, layout, x + (n * pool.h + next) * rows.length(), rows.of(kept, next), buffers);
+        normalise_row(lrn, layout, x + (n * pool.h + next) * row, rows.of(kept, next), buffers);
       }
       pool_row(pool, rows, kept, p, column, y + item * pool.q * pool.c);
     }
@@ -106,7 +108,7 @@ void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const 
   const int64_t image = int64_t{pool.p} * pool.q * pool.c, row = int64_t{pool.w} * pool.c;
   const int64_t cost = pool_backward_cost(pool);
   const int parts = parallel_parts(int64_t{pool.n} * pool.h, cost);
-  std::vector<float> memory(Buffers::size(layout) * parts);
+  AlignedFloats memory(Buffers::size(layout) * parts);
   std::vector<Windows<T>> windows(size_t(parts) * pool.w);
   parallel_ranges(int64_t{pool.n} * pool.h, cost, [&](int part, int64_t begin, int64_t end) {
     const Buffers buffers(layout, memory.data() + Buffers::size(layout) * part);

@@ -49,9 +49,12 @@ CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& o, const Range* col
     const Windows<T> windows = {y, dy, rows, columns[j], o.q, o.c};
     const T* values = x + (int64_t{i} * o.w + j) * o.c;
     T* to = dx + int64_t{j} * o.c;
-    for (int c = 0; c < o.c; c += kLanes) {
-      store(to + c, windows.gradient(load(values + c, o.c - c), c, o.c - c), o.c - c);
-    }
+    with_gradient(windows, [&](const auto& gradient) __attribute__((always_inline)) {
+      for (int c = 0; c < o.c; c += kLanes) {
+        const int count = o.c - c;
+        store(to + c, gradient(c, count, load(values + c, count)), count);
+      }
+    });
   }
 }
 

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "larger.h"
 #include "lanes.h"
+#include "larger.h"
 #include "parallel.h"
 #include "problem.h"
 
@@ -74,24 +74,71 @@ inline __attribute__((always_inline)) void maxpool_row(const PoolProblem& o, con
   }
 }
 
-// The windows that hold one pixel, and their maxima y and gradients dy[Q, C] of one image.
+// The windows that hold one pixel, and one image's y and dy[P, Q, C].
 template <class T>
 struct Windows {
   const T *y, *dy;
   Range rows, columns;
   int q, c;
 
-  // The sum of dy where y equals `value`, of `count` channels from `channel` on.
-  inline __attribute__((always_inline)) Lanes gradient(const Lanes& value, int channel, int count) const {
+  int64_t offset_of(int row, int column) const { return (int64_t{row} * q + column) * c; }
+};
+
+// dy of a window where y equals `value`, of `count` channels; y and dy are those of the first.
+template <class T>
+inline __attribute__((always_inline)) Lanes gradient_of_window(const T* y, const T* dy, int count,
+                                                               const Lanes& value) {
+  return where_equal(load(y, count), value, load(dy, count));
+}
+
+// The gradient of a pixel, as a function of a channel, how many from there on, and their values.
+template <class T>
+struct GradientOfAny {
+  const Windows<T>& windows;
+
+  inline __attribute__((always_inline)) Lanes operator()(int channel, int count, const Lanes& value) const {
     Lanes sum = {};
-    for (int i = rows.begin; i < rows.end; ++i) {
-      for (int j = columns.begin; j < columns.end; ++j) {
-        const int64_t offset = (int64_t{i} * q + j) * c + channel;
-        sum += load(y + offset, count) == value ? load(dy + offset, count) : Lanes{};
+    for (int row = windows.rows.begin; row < windows.rows.end; ++row) {
+      for (int column = windows.columns.begin; column < windows.columns.end; ++column) {
+        const int64_t offset = windows.offset_of(row, column) + channel;
+        sum += gradient_of_window(windows.y + offset, windows.dy + offset, count, value);
       }
     }
     return sum;
   }
 };
+
+template <int ROWS, int COLUMNS, class T>
+struct GradientOf {
+  const T *y[ROWS * COLUMNS], *dy[ROWS * COLUMNS];
+
+  explicit GradientOf(const Windows<T>& windows) {
+    for (int i = 0; i < ROWS * COLUMNS; ++i) {
+      const int64_t offset =
+          windows.offset_of(windows.rows.begin + i / COLUMNS, windows.columns.begin + i % COLUMNS);
+      y[i] = windows.y + offset;
+      dy[i] = windows.dy + offset;
+    }
+  }
+
+  inline __attribute__((always_inline)) Lanes operator()(int channel, int count, const Lanes& value) const {
+    Lanes sum = {};
+    for (int i = 0; i < ROWS * COLUMNS; ++i)
+      sum += gradient_of_window(y[i] + channel, dy[i] + channel, count, value);
+    return sum;
+  }
+};
+
+// Calls work(the pixel's gradient). Where stride is about half the window, as nearly everywhere, a pixel is
+// in one window or two along each axis, and `work` is compiled for each number.
+template <class T, class Work>
+inline __attribute__((always_inline)) void with_gradient(const Windows<T>& windows, const Work& work) {
+  const int rows = windows.rows.size(), columns = windows.columns.size();
+  if (rows == 1 && columns == 1) return work(GradientOf<1, 1, T>(windows));
+  if (rows == 1 && columns == 2) return work(GradientOf<1, 2, T>(windows));
+  if (rows == 2 && columns == 1) return work(GradientOf<2, 1, T>(windows));
+  if (rows == 2 && columns == 2) return work(GradientOf<2, 2, T>(windows));
+  work(GradientOfAny<T>{windows});
+}
 
 }  // namespace cconvnet
