@@ -107,16 +107,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for index, precision in enumerate(result["precisions"]):
             for part, style in (("train", "--"), ("test", "-")):
                 epochs, values = spread(result, precision, f"{part}_{name}")
+                least, largest = list(map(min, values)), list(map(max, values))
                 color, label = f"C{index}", f"{precision}, {'training' if part == 'train' else 'test'}"
                 axes.plot(epochs, list(map(statistics.fmean, values)), style, color=color, label=label)
-                axes.fill_between(
-                    epochs,
-                    list(map(min, values)),
-                    list(map(max, values)),
-                    color=color,
-                    alpha=0.2,
-                    linewidth=0,
-                )
+                axes.fill_between(epochs, least, largest, color=color, alpha=0.2, linewidth=0)
         axes.set_xlabel("epoch")
         axes.set_ylabel("top-1 error" if name == "error_top1" else name)
         axes.grid(alpha=0.3)

@@ -202,7 +202,7 @@ def test_the_parts_of_a_gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_the_precisions_of_a_device(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_report.served(device.name) == [name for name in PRECISIONS if device.serves(name)]
-    with pytest.raises(RuntimeError, match="^cconvnet.errors.DeviceUnavailable: "):
+    with pytest.raises(RuntimeError, match=r"^cconvnet\.errors\.DeviceUnavailable: "):
         gpu_report.served("cuda:77")
 
 
