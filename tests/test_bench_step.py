@@ -262,6 +262,18 @@ def test_pytorch_computes_the_same(net: NetSpec, forms: list[str]) -> None:
     assert max(apart.values()) < 1e-5
 
 
+def test_pytorch_agrees_in_bf16_whatever_it_is_computed_in() -> None:
+    pytest.importorskip("torch")
+    forms = ["nchw", "channels_last", "channels_last+bf16_model", "channels_last+fp32"]
+    result = run(nets.build("lenet"), 8, precision="bf16", forms=forms, steps=1, warmup=0)
+    assert [row["form"] for row in result["rows"]] == ["", *forms], result["peers"]
+    ours, *others = (np.array(row["first_losses"]) for row in result["rows"])
+    assert max(np.abs(theirs - ours).max() for theirs in others) < 2e-3
+    # The form in fp32 is the one that rounds nothing.
+    *rounded, exact = others
+    assert all((losses != exact).all() for losses in rounded)
+
+
 def odd() -> NetSpec:
     """What our networks leave out: other windows, sums, neurons, a bias for each position, dropped pixels."""
     from cconvnet.nets.specs import (
