@@ -49,7 +49,9 @@ def compare(
     assert options.data is not None
     about = machine.describe(device)
     # Where the data lie is nobody's business.
-    about["command"] = f"precisions.py --data {Path(options.data).name} --net {options.net}"
+    epochs = "" if options.epochs is None else f" --epochs {options.epochs}"
+    named = f"--data {Path(options.data).name} --net {options.net} --precisions {','.join(precisions)}"
+    about["command"] = f"precisions.py {named} --seeds {len(seeds)}{epochs}"
     result: dict[str, Any] = {
         "what": "precisions",
         "machine": about,
@@ -155,8 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kind = f"precisions-{options.net}-{device.kind}.json"
         to_json = options.json or ROOT / "benchmarks" / "results" / kind
         wanted = Options(net=options.net, data=options.data, devices=[device.name], epochs=options.epochs)
-        with reporter(sys.stderr) as report:
-            result = compare(wanted, names, range(1, options.seeds + 1), to_json, report)
+        try:
+            with reporter(sys.stderr) as report:
+                result = compare(wanted, names, range(1, options.seeds + 1), to_json, report)
+        except KeyboardInterrupt:
+            print(f"interrupted; the runs that were done stand in {to_json}", file=sys.stderr)
+            return 1
     print(*verdict(result), sep="\n")
     options.plot.parent.mkdir(exist_ok=True)
     draw(result, options.plot)
