@@ -15,11 +15,11 @@ from numpy.lib.stride_tricks import as_strided
 
 from cconvnet._problem import ConvProblem, FcProblem, PoolProblem
 from cconvnet.backends import PRECISIONS, Device
-from cconvnet.bfloat16 import BITS, pack, unpack
 from cconvnet.bench.peers import cudnn as peer
 from cconvnet.bench.rows import Row
 from cconvnet.bench.sides import Refused
 from cconvnet.bench.workers import PeerMissing
+from cconvnet.bfloat16 import BITS, pack, unpack
 from cconvnet.testing import reference
 from cconvnet.testing.check import make_inputs
 from cconvnet.testing.compare import values

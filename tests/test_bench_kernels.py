@@ -75,7 +75,14 @@ def test_selecting_rows() -> None:
     assert {row.layer for row in select(table, "conv2")} == {"conv2"}
     assert {row.operation for row in select(table, "wgrad")} == {"conv_wgrad", "fc_wgrad"}
     assert {row.operation for row in select(table, "conv_wgrad")} == {"conv_wgrad"}
-    assert {row.layer for row in select(table, "lrn*, pool5")} == {"lrn1", "lrn2", "lrn2_map", "pool5", "lrn1+pool1", "lrn2+pool2"}
+    assert {row.layer for row in select(table, "lrn*, pool5")} == {
+        "lrn1",
+        "lrn2",
+        "lrn2_map",
+        "pool5",
+        "lrn1+pool1",
+        "lrn2+pool2",
+    }
     assert [row.name for row in select(table, "conv3 conv_dgrad")] == ["conv3 conv_dgrad"]
     assert select(table, None) == table
     with pytest.raises(ValueError, match="'conv9' names none of conv1, "):
