@@ -1,8 +1,7 @@
 """Faults put into the kernels, one at a time, to see that the tests notice: what test_mutation.py runs.
 
 A mutant is one of kernels/*.cu and *.cuh with, in device code,
-- one barrier (`__syncthreads`, `__syncwarp`) gone, or one wait for asynchronous copies, or what closes a group
-  of them, or
+- one barrier (`__syncthreads`, `__syncwarp`), wait for asynchronous copies or end of a group of them gone, or
 - one bounds guard open: a comparison by <, <=, > or >=, or with kOutside, that decides in an `if`, a
   `?:` or a value with a name whether something is read or written. Where several are joined by && or ||, each
   is opened alone.
