@@ -137,10 +137,10 @@ struct Reached {
     return {i, static_cast<uint32_t>(j), (i * o.problem.q + j) * o.problem.k - channel};
   }
 
-  __device__ __forceinline__ uint32_t offset(const Row& row, const Depth& depth) const {
+  __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
     const bool inside = row.p - depth.i < static_cast<uint32_t>(o.problem.p) &&
                         row.q - depth.j < static_cast<uint32_t>(o.problem.q);
-    return inside ? row.offset - depth.offset : kOutside;
+    return {row.offset - depth.offset, inside};
   }
 };
 
@@ -168,8 +168,9 @@ struct Weights {
     return (((view.first_output + channel) * c.r + r) * c.s + s) * o.size.n;
   }
 
-  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
-    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+    const bool inside = row != kOutside && depth != kOutside;
+    return {row + depth, inside};
   }
 };
 
@@ -191,7 +192,9 @@ template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     conv_dgrad_implicit_gemm(DgradParameters o, DgradPointers<T> p) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
-  const DgradClass& view = DgradClass::shared(o, block.batch);
+  // Tensor tiles have registers to spare for it.
+  std::conditional_t<Tile::TENSOR, const DgradClass, const DgradClass&> view =
+      DgradClass::shared(o, block.batch);
   // The grid is made for the largest class.
   if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;
   const auto product =

@@ -60,10 +60,10 @@ struct Windows {
     return {r, static_cast<uint32_t>(s), (r * o.problem.w + s) * o.problem.c + c};
   }
 
-  __device__ __forceinline__ uint32_t offset(const Row& row, const Depth& depth) const {
+  __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
     const bool inside = row.h + depth.r < static_cast<uint32_t>(o.problem.h) &&
                         row.w + depth.s < static_cast<uint32_t>(o.problem.w);
-    return inside ? row.offset + depth.offset : kOutside;
+    return {row.offset + depth.offset, inside};
   }
 };
 
@@ -84,8 +84,9 @@ struct Filters {
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     return k < static_cast<uint32_t>(o.size.k) ? k : kOutside;
   }
-  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
-    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+    const bool inside = row != kOutside && depth != kOutside;
+    return {row + depth, inside};
   }
 };
 

@@ -42,8 +42,9 @@ struct Gradients {
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     return k < static_cast<uint32_t>(o.size.k) ? k * o.problem.k : kOutside;
   }
-  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
-    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+    const bool inside = row != kOutside && depth != kOutside;
+    return {row + depth, inside};
   }
 };
 
@@ -83,10 +84,10 @@ struct Windows {
     return {h, w, ((n * c.h + h) * c.w + w) * c.c};
   }
 
-  __device__ __forceinline__ uint32_t offset(const Row& row, const Depth& depth) const {
+  __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
     const bool inside = row.r + depth.h < static_cast<uint32_t>(o.problem.h) &&
                         row.s + depth.w < static_cast<uint32_t>(o.problem.w);
-    return inside ? row.offset + depth.offset : kOutside;
+    return {row.offset + depth.offset, inside};
   }
 };
 

@@ -13,7 +13,7 @@
 //   const T* data;
 //   Row row(uint32_t i) const;           what can be known of row i of A (or B) before the loop
 //   Depth depth(uint32_t k) const;       what can be known of a k (i and k may lie beyond the end)
-//   uint32_t offset(Row, Depth) const;   where the element lies, or kOutside, which stands for a zero
+//   Place place(Row, Depth) const;       where the element lies, and whether it does: otherwise it is a zero
 // so no thread ever divides per element: it keeps its rows, or its depths, for all elements that share them.
 // Offsets are unsigned because on the way to a valid one (below 2^31) they may wrap around.
 //
@@ -27,7 +27,12 @@
 
 namespace cconvnet {
 
-constexpr uint32_t kOutside = ~0u;
+constexpr uint32_t kOutside = ~0u;  // what a row or a depth may be that has no elements
+
+struct Place {
+  uint32_t offset;
+  bool inside;
+};
 
 // The sizes of a tile of operands of T, which are turned into floats on their way to shared memory. VECTOR is
 // how many elements one load takes from global memory, along whichever direction is contiguous there: with 4,
@@ -113,7 +118,7 @@ class TileLoader {
       const auto depth = operand_.depth(k + depth_of(j));
 #pragma unroll
       for (int i = 0; i < MY_ROWS; ++i) {
-        if (mine(i, j)) fetched_[i][j] = read(operand_.offset(row_[i], depth));
+        if (mine(i, j)) fetched_[i][j] = read(operand_.place(row_[i], depth));
       }
     }
   }
@@ -162,8 +167,8 @@ class TileLoader {
     return ACROSS % STRIDE == 0 || (ALONG_K ? row_of(i) : depth_of(j)) < ACROSS;
   }
 
-  __device__ __forceinline__ Vector<VECTOR> read(uint32_t offset) const {
-    return offset == kOutside ? zeros<VECTOR>() : load<VECTOR>(operand_.data + offset);
+  __device__ __forceinline__ Vector<VECTOR> read(const Place& place) const {
+    return place.inside ? load<VECTOR>(operand_.data + place.offset) : zeros<VECTOR>();
   }
 
   const Operand& operand_;

@@ -45,8 +45,9 @@ struct Operand {
   const View& view;
   const T* data;
 
-  __device__ __forceinline__ uint32_t offset(Row row, Depth depth) const {
-    return row != kOutside && depth != kOutside ? row + depth : kOutside;
+  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+    const bool inside = row != kOutside && depth != kOutside;
+    return {row + depth, inside};
   }
 };
 

@@ -42,7 +42,7 @@ constexpr unsigned kAllLanes = ~0u;
 // ---- asynchronous copies: "Data Movement and Conversion Instructions: Non-bulk copy" ----------------------
 
 // Starts a copy of 16 bytes from global to shared memory, past the first-level cache; both are on 16-byte
-// boundaries. Unless `inside`, zeros are copied and `global`, which must still be an address, is not read.
+// boundaries. Unless `inside`, zeros are copied and `global` may be anything.
 __device__ __forceinline__ void start_copy(void* shared, const void* global,
                                            bool inside CCONVNET_PTX_CALLER) {
 #ifdef __CUDACC__
@@ -119,7 +119,7 @@ inline Matrices load_matrices(const emulator::Site& site, const void* row, bool 
 
 __device__ __forceinline__ Matrices load_matrices(const void* row CCONVNET_PTX_CALLER) {
 #ifdef __CUDACC__
-  Matrices m;
+  Matrices m = {};
   CCONVNET_PTX("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(m.part[0]),
                "=r"(m.part[1]), "=r"(m.part[2]), "=r"(m.part[3]) : "r"(shared_address(row)));
   return m;
@@ -130,7 +130,7 @@ __device__ __forceinline__ Matrices load_matrices(const void* row CCONVNET_PTX_C
 
 __device__ __forceinline__ Matrices load_matrices_transposed(const void* row CCONVNET_PTX_CALLER) {
 #ifdef __CUDACC__
-  Matrices m;
+  Matrices m = {};
   CCONVNET_PTX("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(m.part[0]),
                "=r"(m.part[1]), "=r"(m.part[2]), "=r"(m.part[3]) : "r"(shared_address(row)));
   return m;
@@ -224,11 +224,11 @@ __device__ __forceinline__ void multiply_add_tf32(float (&c)[4], const Word (&a)
 // A float, given by its bits, as a tf32: to nearest, ties away from zero; every NaN becomes 0x7fffffff.
 __device__ __forceinline__ Word to_tf32(Word bits) {
 #ifdef __CUDACC__
-  Word result;
+  Word result = 0;
   CCONVNET_PTX("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(__uint_as_float(bits)));
   return result;
 #else
-  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fffffff;
+  if (std::isnan(__uint_as_float(bits))) return 0x7fffffff;
   return (bits + 0x1000) & ~Word{0x1fff};
 #endif
 }

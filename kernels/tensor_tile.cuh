@@ -105,10 +105,9 @@ class TensorLoader {
       const auto depth = operand_.depth(k + (ALONG_K ? along(j) : line(j)));
 #pragma unroll
       for (int i = 0; i < MY_ROWS; ++i) {
-        const uint32_t offset = operand_.offset(row_[i], depth);
-        const bool inside = offset != kOutside;
+        const Place from = operand_.place(row_[i], depth);
         const int place = Buffer::place(line(ALONG_K ? i : j), chunk_ + (ALONG_K ? j : i) * LANES);
-        ptx::start_copy(buffer.at + place, operand_.data + (inside ? offset : 0), inside);
+        ptx::start_copy(buffer.at + place, operand_.data + from.offset, from.inside);
       }
     }
   }

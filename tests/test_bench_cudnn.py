@@ -14,13 +14,15 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 from cconvnet._problem import ConvProblem, FcProblem, PoolProblem
-from cconvnet.backends import Device
+from cconvnet.backends import PRECISIONS, Device
 from cconvnet.bench.peers import cudnn as peer
 from cconvnet.bench.rows import Row
 from cconvnet.bench.sides import Refused
 from cconvnet.bench.workers import PeerMissing
+from cconvnet.bfloat16 import BITS, pack, unpack
 from cconvnet.testing import reference
 from cconvnet.testing.check import make_inputs
+from cconvnet.testing.compare import values
 
 HANDLE, STREAM = object(), 77
 
@@ -122,10 +124,12 @@ class Tensor:
         return self
 
     def at(self, address: int) -> Any:
+        """The array itself: floats, or bfloat16's bits."""
         assert self.dim and self.stride
-        size = 1 + sum((d - 1) * s for d, s in zip(self.dim, self.stride, strict=True))
-        flat = np.frombuffer((ctypes.c_float * size).from_address(address), np.float32)
-        return as_strided(flat, self.dim, [4 * s for s in self.stride])
+        count = 1 + sum((d - 1) * s for d, s in zip(self.dim, self.stride, strict=True))
+        dtype = np.dtype({Kind.FLOAT: np.float32, Kind.BFLOAT16: BITS}[self.kind])
+        flat = np.frombuffer((ctypes.c_char * (dtype.itemsize * count)).from_address(address), dtype)
+        return as_strided(flat, self.dim, [dtype.itemsize * s for s in self.stride])
 
 
 class FakeGraph:
@@ -143,8 +147,9 @@ class FakeGraph:
         compute_data_type: Any = None,
         handle: Any = None,
     ) -> None:
-        assert {io_data_type, intermediate_data_type, compute_data_type} == {Kind.FLOAT}
+        assert {intermediate_data_type, compute_data_type} == {Kind.FLOAT}
         assert handle is HANDLE
+        self.kind = io_data_type
         self.tensors: list[Tensor] = []
         self.stage, self.built, self.barred = 0, set[int](), set[int]()
 
@@ -160,9 +165,9 @@ class FakeGraph:
         name: str = "",
         uid: int = -1,
     ) -> Tensor:
-        assert data_type is Kind.FLOAT and len(dim) == len(stride)
+        assert data_type is self.kind and len(dim) == len(stride)
         assert all(isinstance(value, int) for value in [*dim, *stride])
-        return self._new(dim, stride)
+        return self._new(dim, stride).set_data_type(data_type)
 
     def _new(self, *layout: Any) -> Tensor:
         self.tensors.append(Tensor(100 + len(self.tensors), *layout))
@@ -239,7 +244,7 @@ class FakeGraph:
 
     def validate(self) -> None:
         self._step(1)
-        assert self.output.is_output and self.output.kind is Kind.FLOAT and self.output.dim
+        assert self.output.is_output and self.output.kind is self.kind and self.output.dim
 
     def build_operation_graph(self) -> None:
         self._step(2)
@@ -277,8 +282,13 @@ class FakeGraph:
         chosen = self.engines[index]
         if chosen.workspace:  # all of it can be written
             ctypes.memset(workspace, 0x7F, chosen.workspace)
-        arrays = [tensor.at(tensor_dict[tensor.uid]) for tensor in (*self.inputs, self.output)]
-        self.compute(*arrays)
+        *inputs, output = (tensor.at(tensor_dict[tensor.uid]) for tensor in (*self.inputs, self.output))
+        if self.kind is Kind.FLOAT:
+            self.compute(*inputs, output)
+        else:
+            sums = np.zeros(output.shape, np.float32)
+            self.compute(*map(unpack, inputs), sums)
+            output[...] = pack(sums)
         FakeGraph.ran.append(chosen)
         FakeGraph.workspaces.append(workspace)
 
@@ -331,8 +341,8 @@ def frontend(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def row(operation: str, problem: Any) -> Row:
-    return Row("some", problem.n, "layer", operation, problem)
+def row(operation: str, problem: Any, precision: str = "fp32") -> Row:
+    return Row("some", problem.n, "layer", operation, problem, precision)
 
 
 PROBLEMS = {
@@ -345,23 +355,28 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_every_plan_computes_the_row(frontend: Any, name: str, direction: str) -> None:
+def test_every_plan_computes_the_row(frontend: Any, name: str, direction: str, precision: str) -> None:
     problem = PROBLEMS[name]
     operation = f"{'fc' if name == 'fc' else 'conv'}_{direction}"
     options = {"bias": False} if direction == "fprop" else {}
     inputs = make_inputs(operation, problem, **options)
     wanted = getattr(reference, operation)(problem, *inputs.values())
-    plans = peer.CuDNN("cuda:0", "fp32").plans(row(operation, problem))
+    plans = peer.CuDNN("cuda:0", precision).plans(row(operation, problem, precision))
     # A fully connected layer has those of two graphs.
     assert [plan.name for plan in plans] == ["eng0", "eng1", "eng2", "eng4", "eng5"] * (1 + (name == "fc"))
     for plan in plans:
         plan.load(inputs)
         ((output, before),) = plan.results().items()
-        assert np.isnan(before).all()
+        assert np.isnan(values(before)).all()
         plan.call()
-        ((output, result),) = plan.results().items()
+        ((output, kept),) = plan.results().items()
+        assert (kept.dtype == BITS) == (precision == "bf16")
+        result = values(kept)
+        if precision == "bf16":
+            wanted = unpack(pack(wanted))
         assert output == {"fprop": "y", "dgrad": "dx", "wgrad": "dw"}[direction]
         np.testing.assert_array_equal(result, wanted.reshape(result.shape))
         assert result.shape == tuple(getattr(problem, f"{output[-1]}_shape"))
@@ -393,15 +408,18 @@ def test_plans_may_run_in_any_order_after_a_larger_workspace_was_needed(frontend
     assert small._buffers.workspace != before and FakeGraph.workspaces == [large._buffers.workspace]
 
 
-def test_columns_hold_what_their_notes_allow(frontend: Any) -> None:
-    side = peer.CuDNN("cuda:0", "fp32")
-    columns = {plan.name: plan.columns for plan in side.plans(row("conv_fprop", PROBLEMS["conv"]))}
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_columns_hold_what_their_notes_allow(frontend: Any, precision: str) -> None:
+    side = peer.CuDNN("cuda:0", precision)
+    columns = {plan.name: plan.columns for plan in side.plans(row("conv_fprop", PROBLEMS["conv"], precision))}
+    # Tensor cores are TF32's and bfloat16's.
+    tensor_cores = precision != "fp32"
     assert columns == {
         "eng0": ("best", "strict"),
-        "eng1": ("best",),
+        "eng1": ("best", "strict", "deterministic") if tensor_cores else ("best",),
         "eng2": ("best",),
         "eng4": ("best", "strict", "deterministic"),
-        "eng5": ("best",),
+        "eng5": ("best", "strict") if tensor_cores else ("best",),
     }
     assert set().union(*columns.values()) == set(side.columns)
 
@@ -463,8 +481,6 @@ def test_what_is_missing_is_named_with_its_command(frontend: Any, monkeypatch: p
     monkeypatch.setitem(sys.modules, "cudnn", None)
     with pytest.raises(PeerMissing, match="pip install nvidia-cudnn-frontend"):
         peer.CuDNN("cuda:0", "fp32")
-    with pytest.raises(PeerMissing, match="not asked for bf16"):
-        peer.CuDNN("cuda:0", "bf16")
     monkeypatch.undo()
     with pytest.raises(PeerMissing, match="computes on GPUs, not on cpu:0"):
         peer.CuDNN("cpu:0", "fp32")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cconvnet import cli
-from cconvnet.backends import get_device
+from cconvnet.backends import PRECISIONS, get_device
 from cconvnet.bench import kernels as bench
 from cconvnet.bench.kernel_table import Table
 from cconvnet.bench.kernels import Peer, kernels, peers_for
@@ -38,17 +38,23 @@ DEVICE = "emulator:0"
 
 def test_rows_of_alexnet() -> None:
     names = [row.name for row in rows("alexnet", 2)]
-    assert names[:4] == ["conv1 conv_fprop", "conv1 conv_wgrad", "conv1 relu_backward", "lrn1 lrn_forward"]
+    assert names[:4] == [
+        "conv1 conv_fprop",
+        "conv1 conv_wgrad",
+        "conv1 relu_bias_backward",
+        "lrn1 lrn_forward",
+    ]
+    for operation in ("lrn_maxpool_forward", "lrn_maxpool_backward"):
+        layers = [name.partition(" ")[0] for name in names if name.endswith(operation)]
+        assert layers == ["lrn1+pool1", "lrn2+pool2"]
     assert len(names) == len(set(names))
+    problem = find("alexnet", 2, "conv2", "conv_fprop", "bf16").problem
+    assert (problem.precision, problem.groups, problem.y_shape) == ("bf16", 2, (2, 27, 27, 256))
     for layer in ("conv2", "conv5"):
         assert [f"{layer} conv_{p}" in names for p in ("fprop", "dgrad", "wgrad")] == [True] * 3
     assert [name for name in names if "dropout" in name] == ["fc6 dropout", "fc7 dropout"]
-    assert "fc8 relu_backward" not in names
-    assert names[-3:] == [
-        "loss softmax_cross_entropy_forward",
-        "loss softmax_cross_entropy_backward",
-        "update sgd_update",
-    ]
+    assert "fc8 relu_bias_backward" not in names
+    assert names[-2:] == ["loss softmax_cross_entropy", "update sgd_update"]
     update = find("alexnet", 2, "update", "sgd_update").problem
     # 60,965,224 parameters less 10,568 biases.
     assert update.count == 60_954_656
@@ -69,7 +75,14 @@ def test_selecting_rows() -> None:
     assert {row.layer for row in select(table, "conv2")} == {"conv2"}
     assert {row.operation for row in select(table, "wgrad")} == {"conv_wgrad", "fc_wgrad"}
     assert {row.operation for row in select(table, "conv_wgrad")} == {"conv_wgrad"}
-    assert {row.layer for row in select(table, "lrn*, pool5")} == {"lrn1", "lrn2", "lrn2_map", "pool5"}
+    assert {row.layer for row in select(table, "lrn*, pool5")} == {
+        "lrn1",
+        "lrn2",
+        "lrn2_map",
+        "pool5",
+        "lrn1+pool1",
+        "lrn2+pool2",
+    }
     assert [row.name for row in select(table, "conv3 conv_dgrad")] == ["conv3 conv_dgrad"]
     assert select(table, None) == table
     with pytest.raises(ValueError, match="'conv9' names none of conv1, "):
@@ -169,9 +182,10 @@ def test_the_fastest_right_plan_of_each_column_is_kept() -> None:
     assert side.prepare("cifar-quick", 2, "fc10", "fc_wgrad")["refused"] == "it has no such thing"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("row", rows("cifar-quick", 2), ids=lambda row: row.name)
-def test_ours_are_right(row: Row) -> None:
-    side = Ours("cpu:0", "fp32")
+def test_ours_are_right(row: Row, precision: str) -> None:
+    side = Ours("cpu:0", precision)
     answer = side.prepare(**row.key)
     assert (answer["wrong"], answer["failed"]) == ({}, {})
     assert len(side.time("plan", 2)) == 2
@@ -180,16 +194,18 @@ def test_ours_are_right(row: Row) -> None:
     assert work["bytes"] > 0
 
 
-def test_ours_of_the_other_operations_are_right() -> None:
-    side = Ours("cpu:0", "fp32")
-    table = [row for row in rows("alexnet", 1) if row.operation in ("lrn_forward", "lrn_backward", "dropout")]
-    assert len(table) == 8
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ours_of_the_other_operations_are_right(precision: str) -> None:
+    side = Ours("cpu:0", precision)
+    table = [row for row in rows("alexnet", 1) if row.operation.startswith(("lrn", "dropout"))]
+    assert len(table) == 12
     for row in table:
         assert side.prepare(**row.key)["wrong"] == {}
 
 
-def test_ours_on_the_emulator() -> None:
-    side = Ours("emulator:0", "fp32")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_ours_on_the_emulator(precision: str) -> None:
+    side = Ours("emulator:0", precision)
     for layer, operation in (("fc10", "fc_wgrad"), ("pool3", "avgpool_backward"), ("loss", None)):
         for row in rows("cifar-quick", 1):
             if row.layer == layer and operation in (None, row.operation):
@@ -214,21 +230,24 @@ _HARD = [
     ("alexnet", "lrn2", "lrn_backward"),
     ("alexnet", "lrn2_map", "lrn_forward"),
     ("alexnet", "lrn2_map", "lrn_backward"),
+    ("alexnet", "lrn1+pool1", "lrn_maxpool_forward"),
+    ("alexnet", "lrn1+pool1", "lrn_maxpool_backward"),
     ("alexnet", "fc7", "dropout"),
     ("resnet50", "conv3_1_3x3", "conv_dgrad"),
 ]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "row",
     [*rows("cifar-quick", 2), *(find(network, 1, *rest) for network, *rest in _HARD)],
     ids=lambda row: f"{row.network} {row.name}",
 )
-def test_pytorch_is_right(row: Row) -> None:
+def test_pytorch_is_right(row: Row, precision: str) -> None:
     pytest.importorskip("torch")
     from cconvnet.bench.peers.pytorch_kernels import PyTorch
 
-    side = PyTorch("cpu:0", "fp32")
+    side = PyTorch("cpu:0", precision)
     answer = side.prepare(**row.key)
     assert (answer["wrong"], answer["failed"]) == ({}, {})
     assert len(side.time("plan", 2)) == 2
@@ -327,7 +346,7 @@ def test_a_planted_error_stops_its_row_alone(tmp_path: Path) -> None:
     _altered(tmp_path, "fc_dgrad", "arguments[3][-1, -1] += 1")
     done = _run(tmp_path, "--only", "fc10", "--json", str(tmp_path / "result.json"))
     assert done.returncode == 1, done.stderr
-    assert "fc10   dgrad          wrong: dx is wrong: " in done.stdout
+    assert "fc10   dgrad                wrong: dx is wrong: " in done.stdout
     assert done.stdout.rstrip().endswith("1 of our results is wrong")
     result = json.loads((tmp_path / "result.json").read_text())
     assert ["wrong" in row for row in result["rows"]] == [False, True, False]

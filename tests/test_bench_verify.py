@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cconvnet._problem import (
+    BiasProblem,
     ConvProblem,
     DropoutProblem,
     FcProblem,
@@ -20,8 +21,10 @@ from cconvnet._problem import (
 )
 from cconvnet.bench import verify
 from cconvnet.bench.rows import Row
-from cconvnet.testing import reference
+from cconvnet.bfloat16 import BITS, pack
+from cconvnet.testing import compare, reference
 from cconvnet.testing.check import OPERATIONS
+from cconvnet.testing.problems import with_precision
 from cconvnet.train import PRECISIONS
 
 Array = np.ndarray[Any, Any]
@@ -42,30 +45,43 @@ _PROBLEMS = {
     "dropout": DropoutProblem(_MANY, 0.5, 2.0, seed=3),
     "softmax_cross_entropy_forward": SoftmaxProblem(700, 600),
     "softmax_cross_entropy_backward": SoftmaxProblem(700, 600),
+    "softmax_cross_entropy": SoftmaxProblem(500, 400),
+    "relu_bias_backward": BiasProblem(3000, 100),
+    **{f"lrn_maxpool_{p}": (LrnProblem(9, 24, 25, 16), _POOL) for p in ("forward", "backward")},
     "sgd_update": SgdProblem(_MANY, 0.01, 0.9, 0.0005),
 }
 CASES = list(_PROBLEMS)
 
 
-def made(case: str) -> tuple[Row, dict[str, Any], dict[str, Array]]:
-    """A row, its inputs and its right results in float32."""
-    row = Row("", 1, "layer", case.partition("-")[0], _PROBLEMS[case])
+def made(case: str, precision: str = "fp32") -> tuple[Row, dict[str, Any], dict[str, Array]]:
+    """A row, its inputs and its right results, rounded once."""
+    problem = _PROBLEMS[case]
+    if hasattr(problem, "precision"):
+        problem = with_precision(problem, precision)
+    row = Row("", 1, "layer", case.partition("-")[0], problem, precision)
     inputs = verify.checked_inputs(row)
     return row, inputs, computed(row, inputs)
 
 
 def computed(row: Row, inputs: dict[str, Any]) -> dict[str, Array]:
     given = dict(inputs)
-    if row.operation == "maxpool_backward":
-        y = reference.maxpool_forward(row.problem, given["x"])
-        given = {"x": given["x"], "y": y, "dy": given["dy"]}
-    spec = OPERATIONS[row.operation]
-    arguments = ([row.problem] if spec.has_problem else []) + list(given.values())
-    results = getattr(reference, row.operation)(*arguments)
+    problems = OPERATIONS[row.operation].problems(row.problem)
+    if row.operation.endswith("maxpool_backward"):
+        forward = getattr(reference, row.operation.replace("backward", "forward"))
+        given = {"x": given["x"], "y": forward(*problems, given["x"]), **given}
+    results = getattr(reference, row.operation)(*problems, *given.values())
     results = results if isinstance(results, tuple) else (results,)
+    if "w_bf16" in row.outputs:
+        results = (*results, results[1].astype(np.float32))
+
+    def kept(name: str, result: Array) -> Array:
+        if name == "rank":
+            return result.astype(np.int32)
+        return pack(result) if row.dtype(name) == BITS else result.astype(np.float32)
+
     return {
-        name: result.reshape(shape).astype(np.int32 if name == "rank" else np.float32)
-        for (name, shape), result in zip(spec.outputs(row.problem).items(), results, strict=True)
+        name: kept(name, result.reshape(shape))
+        for (name, shape), result in zip(row.outputs.items(), results, strict=True)
     }
 
 
@@ -79,11 +95,48 @@ def wrong(case: str, damage: Callable[[Array], None], **arguments: Any) -> None:
             verify.check(row, inputs, damaged, **arguments)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_right_results_pass(case: str, strict: bool) -> None:
-    row, inputs, results = made(case)
+def test_right_results_pass(case: str, strict: bool, precision: str) -> None:
+    row, inputs, results = made(case, precision)
     verify.check(row, inputs, results, strict=strict)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith(("conv", "fc"))])
+def test_a_single_wrong_element_of_bfloat16_is_found(case: str) -> None:
+    for place in np.random.default_rng(0).random(5):
+        row, inputs, results = made(case, "bf16")
+        ((name, result),) = results.items()
+        index = int(place * result.size)
+        value = compare.values(result).flat[index]
+        assert abs(value) < 256  # which bfloat16 holds, and its neighbours
+        result.flat[index] = pack(value - 1) if result.dtype == BITS else value - 1
+        with pytest.raises(AssertionError, match=f"{name} is wrong"):
+            verify.check(row, inputs, results)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith(("conv", "fc", "maxpool"))])
+def test_bfloat16_off_by_two_units_is_found(case: str) -> None:
+    """A unit of the largest element is a 128th of it at most."""
+    row, inputs, results = made(case, "bf16")
+    for name, result in results.items():
+        if result.dtype == BITS:
+            damaged = {key: value.copy() for key, value in results.items()}
+            values = compare.values(result)
+            index = int(np.abs(values.ravel()[:1000]).argmax())
+            damaged[name].flat[index] = pack(values.flat[index] * (1 + 2.0**-6))
+            with pytest.raises(AssertionError, match=name):
+                verify.check(row, inputs, damaged)
+
+
+def test_sums_over_many_channels_stay_exact_in_bfloat16() -> None:
+    for problem in (FcProblem(16, 25088, 64, "bf16"), ConvProblem(2, 7, 7, 512, 64, 3, 3, precision="bf16")):
+        operation = "fc_fprop" if isinstance(problem, FcProblem) else "conv_fprop"
+        row = Row("", 1, "layer", operation, problem, "bf16")
+        inputs = verify.checked_inputs(row)
+        (y,) = (getattr(reference, operation)(problem, *inputs.values()),)
+        assert 16 < y.std() < 48 and np.abs(y).max() < 256
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -94,7 +147,10 @@ def test_the_last_element_off_by_one(case: str) -> None:
     wrong(case, damage)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "softmax_cross_entropy_forward"])
+# Of some operations neighbours can be as good as equal.
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if not c.startswith(("softmax_cross_entropy", "lrn_maxpool_backward"))]
+)
 def test_two_elements_that_changed_places(case: str) -> None:
     def damage(result: Array) -> None:
         other = np.flatnonzero(result.flat != result.flat[-1])[-1]

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet._problem import ConvProblem
+from cconvnet._problem import ConvProblem, FcProblem
 from cconvnet.backends import Device
+from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench.timing import Clock
 from cconvnet.bench.work import Work
 
@@ -39,13 +40,13 @@ class Ceilings:
 def measure(device: Device, precision: str = "fp32") -> Ceilings:
     """The ceilings of a device for one precision: the fastest of several tries, since they are limits.
 
-    The copy is many times as large as any cache. Arithmetic is that of a large matrix product by the array
-    library or of one of our own convolutions, whichever is faster: the one need not suit its library.
+    The copy is many times as large as any cache. Arithmetic is that of a large convolution or matrix product
+    of ours or, in fp32 and bf16, of a matrix product by the array library where it has one, whichever is
+    fastest: the one need not suit its library.
 
-    Raises ValueError for a precision that does not exist.
+    Raises ValueError for a precision that does not exist or is not for this device.
     """
-    if precision != "fp32":
-        raise ValueError(f"precision must be fp32, not {precision!r}")
+    device.require(precision)
     clock = Clock(device)
     size = {"cuda": 1 << 30, "cpu": 1 << 28}.get(device.kind, 1 << 20)
     source, target = device.zeros(size // 4), device.zeros(size // 4)
@@ -53,20 +54,33 @@ def measure(device: Device, precision: str = "fp32") -> Ceilings:
     bandwidth = 2 * size / _fastest(clock, copy, 20)
     del source, target, copy
 
-    rate = max(_product_rate(device, clock), _convolution_rate(device, clock))
-    return Ceilings(bandwidth, rate)
+    rates = [_own_rate(device, clock, problem) for problem in _large(device, precision)]
+    if (element := _library_element(device, precision)) is not None:
+        rates.append(_library_rate(device, clock, element))
+    return Ceilings(bandwidth, max(rates))
 
 
 def _fastest(clock: Clock, call: Any, tries: int = 6) -> float:
     return min(clock.seconds(call, tries)[1:])
 
 
-def _product_rate(device: Device, clock: Clock) -> float:
+def _library_element(device: Device, precision: str) -> Any:
+    """The type in which the array library multiplies as fast as the precision can be; None: it has none.
+
+    CuPy has no bfloat16, but the tensor cores that have it multiply it as fast as float16. Source: NVIDIA's
+    data sheets of the A100, H100 and H200.
+    """
+    if precision == "bf16" and device.kind == "cuda":
+        return np.float16
+    return np.float32 if precision == "fp32" else None
+
+
+def _library_rate(device: Device, clock: Clock, element: Any) -> float:
     """FLOP/s of the array library's product of two large matrices: NumPy's BLAS, or cuBLAS through CuPy."""
     side = {"cuda": 8192, "cpu": 2048}.get(device.kind, 64)
     random = np.random.default_rng(0)
-    x, w = (device.array(random.standard_normal((side, side), np.float32)) for _ in range(2))
-    y = device.empty((side, side))
+    x, w = (device.array(random.standard_normal((side, side), np.float32).astype(element)) for _ in range(2))
+    y = device.empty((side, side), element)
 
     def product() -> None:
         with device:
@@ -75,24 +89,37 @@ def _product_rate(device: Device, clock: Clock) -> float:
     return 2 * side**3 / _fastest(clock, product)
 
 
-def _convolution_rate(device: Device, clock: Clock) -> float:
-    """FLOP/s of our own convolution of a shape that suits every kernel."""
-    images = {"cuda": 256, "cpu": 32}.get(device.kind, 0)
-    channels, size = (256, 28) if images else (8, 6)
-    problem = ConvProblem(max(images, 1), size, size, channels, channels, 3, 3, padding=(1, 1))
+def _large(device: Device, precision: str) -> list[Any]:
+    """Products of shapes that suit every kernel."""
+    images = {"cuda": 256, "cpu": 32}.get(device.kind, 1)
+    channels, size = (8, 6) if device.kind == "emulator" else (256, 28)
+    side = {"cuda": 8192, "cpu": 2048}.get(device.kind, 64)
+    return [
+        ConvProblem(images, size, size, channels, channels, 3, 3, padding=(1, 1), precision=precision),
+        FcProblem(side, side, side, precision),
+    ]
+
+
+def _own_rate(device: Device, clock: Clock, problem: Any) -> float:
+    """FLOP/s of the forward pass of one of our products."""
+    family = "fc" if isinstance(problem, FcProblem) else "conv"
     random = np.random.default_rng(0)
-    x, w = (
-        device.array(random.standard_normal(shape, np.float32))
-        for shape in (problem.x_shape, problem.w_shape)
-    )
-    y = device.empty(problem.y_shape)
-    needed = int(device.module.conv_fprop_workspace(problem))
+    bf16 = problem.precision == "bf16"
+
+    def drawn(shape: tuple[int, ...]) -> Any:
+        values = random.standard_normal(shape, np.float32)
+        return device.array(pack(values) if bf16 else values)
+
+    x, w = drawn(problem.x_shape), drawn(problem.w_shape)
+    y = device.empty(problem.y_shape, BITS if bf16 else np.float32)
+    needed = int(getattr(device.module, f"{family}_fprop_workspace")(problem))
     workspace = device.empty(needed, np.uint8) if needed else None
+    fprop = getattr(device.module, f"{family}_fprop")
 
-    def convolve() -> None:
-        device.module.conv_fprop(problem, x, w, None, False, y, workspace, device.stream)
+    def call() -> None:
+        fprop(problem, x, w, None, False, y, workspace, device.stream)
 
-    return float(problem.flops) / _fastest(clock, convolve)
+    return float(problem.flops) / _fastest(clock, call)
 
 
 def _copy(device: Device, target: Any, source: Any) -> Any:

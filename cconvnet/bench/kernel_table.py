@@ -10,9 +10,11 @@ from cconvnet.bench.kernels import column_name
 
 
 def pass_name(operation: str) -> str:
-    """As a reader calls it: "fprop", "backward", "relu backward", "update"."""
+    """As a reader calls it: "fprop", "backward", "relu, bias backward", "update"."""
+    if operation == "softmax_cross_entropy":
+        return "both passes"
     kind, _, name = operation.rpartition("_")
-    return f"relu {name}" if kind == "relu" else name
+    return f"{kind.replace('_', ', ')} {name}" if kind.startswith("relu") else name
 
 
 class Table:
@@ -32,7 +34,7 @@ class Table:
         ]
         self._columns = [
             ("layer", max(map(len, ["layer", *layers]))),
-            ("pass", 13),
+            ("pass", 19),
             ("median us", 12),
             ("min us", 12),
             ("TFLOP/s", 8),

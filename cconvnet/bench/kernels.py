@@ -141,7 +141,7 @@ def kernels(
     on, precision = get_device(device), precision or "fp32"
     on.require(precision)
     batch = batch or default_batch(net, on.kind)
-    table = select(rows(net, batch), only)
+    table = select(rows(net, batch, precision), only)
     peers = peers_for(on.kind) if peers is None else peers
     arguments = {"device": on.name, "precision": precision}
 

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 
 from cconvnet.backends import Device, get_device
+from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench import ceilings
 from cconvnet.bench.rows import Row
 from cconvnet.bench.sides import Plan, Refused, Side
 from cconvnet.bench.timing import Clock
 from cconvnet.bench.work import Work, work
 from cconvnet.testing.check import OPERATIONS, impls
+from cconvnet.testing.operations import COUNTS, workspace_size
 
 Array = np.ndarray[Any, Any]
+
+_NAN = int(pack(math.nan))
 
 
 class _Plan(Plan):
@@ -25,6 +29,7 @@ class _Plan(Plan):
         self._spec = OPERATIONS[row.operation]
         self._arrays: dict[str, Any] = {}
         self._arguments: list[Any] = []
+        self._keywords: dict[str, Any] = {}
         self._forced = [impl] if self._spec.has_impls else []
         self.name = row.operation
         if self._spec.has_impls:
@@ -35,54 +40,65 @@ class _Plan(Plan):
 
     def load(self, inputs: dict[str, Any]) -> None:
         device, row, spec = self._device, self._row, self._spec
-        outputs = spec.outputs(row.problem)
+        kept = {
+            name: pack(value) if value.dtype == np.float32 and row.dtype(name) == BITS else value
+            for name, value in inputs.items()
+            if isinstance(value, np.ndarray)
+        }
+        problems = spec.problems(row.problem)
+        forward = f"{row.operation.removesuffix('_backward')}_forward" if _needs_forward(row) else ""
         if not self._arrays:
-            for name, value in inputs.items():
-                if isinstance(value, np.ndarray):
-                    self._arrays[name] = device.array(value)
-            if row.operation == "maxpool_backward":
-                self._arrays["y"] = device.empty(row.problem.y_shape)
-            for name, shape in outputs.items():
+            self._arrays = {name: device.array(value) for name, value in kept.items()}
+            if forward:
+                self._arrays["y"] = device.empty(problems[-1].y_shape, row.dtype("y"))
+            for name, shape in row.outputs.items():
                 if name not in inputs:
-                    self._arrays[name] = device.empty(shape, np.int32 if name == "rank" else np.float32)
+                    dtype = np.int32 if name in COUNTS else row.dtype(name)
+                    self._arrays[name] = device.empty(shape, dtype)
             self._arguments = self._call_arguments(inputs)
-        for name, value in inputs.items():
-            if isinstance(value, np.ndarray):
-                device.fill(self._arrays[name], value)
+        for name, value in kept.items():
+            device.fill(self._arrays[name], value)
         with device:
-            for name in outputs.keys() - inputs.keys():
-                self._arrays[name].fill(-1 if name == "rank" else math.nan)
-            if row.operation == "maxpool_backward":
-                device.module.maxpool_forward(
-                    row.problem, self._arrays["x"], self._arrays["y"], device.stream
-                )
+            for name in row.outputs.keys() - inputs.keys():
+                array = self._arrays[name]
+                array.fill({np.dtype(np.int32): -1, np.dtype(BITS): _NAN}.get(array.dtype, math.nan))
+            if forward:
+                arguments = (self._arrays["x"], self._arrays["y"], device.stream)
+                getattr(device.module, forward)(*problems, *arguments)
 
     def _call_arguments(self, inputs: dict[str, Any]) -> list[Any]:
         device, row, spec = self._device, self._row, self._spec
         names = list(inputs)
-        if row.operation == "maxpool_backward":
+        if _needs_forward(row):
             names.insert(1, "y")
-        arguments = [row.problem] if spec.has_problem else []
+        arguments = list(spec.problems(row.problem))
         arguments += [self._arrays.get(name, inputs.get(name)) for name in names]
-        arguments += [self._arrays[name] for name in spec.outputs(row.problem) if name not in inputs]
+        outputs = [name for name in row.outputs if name not in (*inputs, *spec.keywords)]
+        arguments += [self._arrays[name] for name in outputs]
         if spec.has_workspace:
-            size = int(getattr(device.module, f"{row.operation}_workspace")(row.problem, *self._forced))
+            size = workspace_size(device.module, row.operation, row.problem, *self._forced)
             arguments.append(device.empty(size, np.uint8) if size else None)
+        self._keywords = {name: self._arrays[name] for name in spec.keywords if name in self._arrays}
         return [*arguments, device.stream, *self._forced]
 
     def call(self) -> None:
         with self._device:
-            getattr(self._device.module, self._row.operation)(*self._arguments)
+            getattr(self._device.module, self._row.operation)(*self._arguments, **self._keywords)
 
     def results(self) -> dict[str, Array]:
         return {
             name: self._device.host(self._arrays[name]).reshape(shape)
-            for name, shape in self._spec.outputs(self._row.problem).items()
+            for name, shape in self._row.outputs.items()
         }
 
     @property
     def work(self) -> Work:
-        return work(self._row.operation, self._arguments)
+        return work(self._row.operation, self._arguments, self._keywords)
+
+
+def _needs_forward(row: Row) -> bool:
+    """Whether it reads the y of its own forward pass."""
+    return row.operation in ("maxpool_backward", "lrn_maxpool_backward")
 
 
 class Ours(Side):

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cconvnet._problem import DropoutProblem, NeuronProblem, SgdProblem, SoftmaxProblem
-from cconvnet.testing.problems import NETWORKS, Layer, layers
+from cconvnet._problem import BiasProblem, DropoutProblem, LrnProblem, SgdProblem, SoftmaxProblem
+from cconvnet.testing.operations import OPERATIONS
+from cconvnet.testing.problems import NETWORKS, Layer, layers, with_precision
 
 GEMMS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "fc_fprop", "fc_dgrad", "fc_wgrad")
 
@@ -33,7 +34,8 @@ class Row:
         network, batch: whose.
         layer: the layer's name in its network.
         operation: a function of kernels/api.h.
-        problem: what it is called with.
+        problem: what it is called with, a tuple if that is several.
+        precision: one of cconvnet.backends.PRECISIONS.
     """
 
     network: str
@@ -41,6 +43,24 @@ class Row:
     layer: str
     operation: str
     problem: Any
+    precision: str = "fp32"
+
+    @property
+    def element(self) -> str:
+        """What its arrays are made of, but for those that always are floats."""
+        return "bf16" if self.precision == "bf16" else "fp32"
+
+    def dtype(self, name: str) -> Any:
+        """The type of one of its arrays of numbers."""
+        return OPERATIONS[self.operation].dtype(name, self.element)
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each output. An update also writes the weights that products of bf16 read."""
+        shapes = OPERATIONS[self.operation].outputs(self.problem)
+        if self.operation == "sgd_update" and self.element == "bf16":
+            shapes["w_bf16"] = shapes["w"]
+        return shapes
 
     @property
     def name(self) -> str:
@@ -53,7 +73,7 @@ class Row:
 
     @property
     def key(self) -> dict[str, Any]:
-        """JSON values from which `find` makes the row again, in another process."""
+        """JSON values from which `find`, told the precision, makes the row again in another process."""
         return {
             "network": self.network,
             "batch": self.batch,
@@ -62,13 +82,14 @@ class Row:
         }
 
 
-def rows(network: str, batch: int) -> list[Row]:
+def rows(network: str, batch: int, precision: str = "fp32") -> list[Row]:
     """Every layer and pass of one of cconvnet.testing.problems.NETWORKS, in the network's order.
 
     A layer that reads the images has no dgrad. Behind each convolution and hidden fully connected layer
-    stands the ReLU's backward pass (forward it is part of fprop), behind the hidden fully connected layers of
-    a network that has two of them dropout. The last rows are the loss, and the update of the weights of all
-    these layers at once.
+    stands the backward pass of its ReLU and its bias (forward both are part of fprop), behind the hidden
+    fully connected layers of a network that has two of them dropout. Normalisation across channels and the
+    pooling behind it stand there one by one and as one. The last rows are the loss, and the update of the
+    weights of all these layers at once.
 
     Raises
         ValueError: naming the argument.
@@ -76,14 +97,19 @@ def rows(network: str, batch: int) -> list[Row]:
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}")
     return [
-        Row(network, batch, layer, operation, problem)
+        Row(network, batch, layer, operation, _in_precision(problem, precision), precision)
         for layer, operation, problem in _operations(list(layers(network).values()), batch)
     ]
+
+
+def _in_precision(problem: Any, precision: str) -> Any:
+    return with_precision(problem, precision) if hasattr(problem, "precision") else problem
 
 
 def _operations(network: list[Layer], batch: int) -> Iterator[tuple[str, str, Any]]:
     dense = [layer for layer in network if layer.kind == "fc"]
     weights = 0
+    normalised: tuple[str, Any] | None = None
     for layer in network:
         problem = layer.problem(batch)
         for operation in _OPERATIONS[layer.kind]:
@@ -92,19 +118,25 @@ def _operations(network: list[Layer], batch: int) -> Iterator[tuple[str, str, An
         if layer.kind in ("conv", "fc"):
             weights += math.prod(problem.w_shape)
         if layer.kind == "conv" or layer in dense[:-1]:
-            count = math.prod(problem.y_shape)
-            yield layer.name, "relu_backward", NeuronProblem(count)
+            count, channels = math.prod(problem.y_shape), problem.y_shape[-1]
+            yield layer.name, "relu_bias_backward", BiasProblem(count // channels, channels)
             if layer in dense and len(dense) > 2:
                 yield layer.name, "dropout", DropoutProblem(count, 0.5, 2.0, seed=1)
-    loss = SoftmaxProblem(batch, dense[-1].shape["k"])
-    yield "loss", "softmax_cross_entropy_forward", loss
-    yield "loss", "softmax_cross_entropy_backward", loss
+        if isinstance(problem, LrnProblem) and problem.region == "across_channels":
+            normalised = layer.name, problem
+        elif layer.kind == "maxpool" and normalised and normalised[1].x_shape == problem.x_shape:
+            name, both = f"{normalised[0]}+{layer.name}", (normalised[1], problem)
+            yield name, "lrn_maxpool_forward", both
+            yield name, "lrn_maxpool_backward", both
+        elif layer.kind != "lrn":
+            normalised = None
+    yield "loss", "softmax_cross_entropy", SoftmaxProblem(batch, dense[-1].shape["k"])
     yield "update", "sgd_update", SgdProblem(weights, **_RATES)
 
 
-def find(network: str, batch: int, layer: str, operation: str) -> Row:
+def find(network: str, batch: int, layer: str, operation: str, precision: str = "fp32") -> Row:
     """The row of a key."""
-    for row in rows(network, batch):
+    for row in rows(network, batch, precision):
         if (row.layer, row.operation) == (layer, operation):
             return row
     raise ValueError(f"{network} has no {operation} of a layer {layer!r}")

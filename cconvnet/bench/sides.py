@@ -39,8 +39,9 @@ class Plan(abc.ABC):
         """Brings inputs to where `call` reads them, and fills the outputs with NaN.
 
         `inputs` are those of `Row.operation` in cconvnet.testing.check.OPERATIONS, by name: host arrays in
-        our layouts (x[N,H,W,C], w[K,R,S,C/groups], y[N,P,Q,K]) and numbers. maxpool_backward gets no ``y``
-        but makes it with its own forward pass. Plans that share buffers may keep what is there when the
+        our layouts (x[N,H,W,C], w[K,R,S,C/groups], y[N,P,Q,K]) and numbers; floats, of values that the
+        row's arrays hold. Backward passes of max pooling get no ``y`` but make it with their own forward
+        pass. Plans that share buffers may keep what is there when the
         same object comes again; the outputs are filled all the same.
         """
 
@@ -50,7 +51,7 @@ class Plan(abc.ABC):
 
     @abc.abstractmethod
     def results(self) -> dict[str, Array]:
-        """The outputs by name, once all work is done: host arrays in our layouts.
+        """The outputs by name, once all work is done: host arrays in our layouts, bfloat16 as its bits.
 
         A peer may leave out outputs that it does not compute.
         """
@@ -105,7 +106,7 @@ class Side(abc.ABC):
             ``refused``: why there is no plan.
         """
         self.release()
-        row = find(network, batch, layer, operation)
+        row = find(network, batch, layer, operation, self.precision)
         try:
             plans = list(self.plans(row))
         except Refused as refused:
@@ -151,7 +152,7 @@ class Side(abc.ABC):
         plan.load(inputs)
         plan.call()
         try:
-            verify.check(row, inputs, plan.results(), self.precision, strict=self.strict)
+            verify.check(row, inputs, plan.results(), strict=self.strict)
         except AssertionError as error:
             return str(error)
         return ""

@@ -4,7 +4,7 @@ Sums of products are checked whole by R. Freivalds' method ("Probabilistic machi
 time", IFIP Congress 1977): instead of A B = C it compares A (B v) with C v for a random vector v. Here v
 contracts the output channels, so that the reference has one channel for each group, and every element of the
 result is part of the comparison. The inputs are integers that float32, TF32 and bfloat16 hold, and so are the
-sums in float32: right is right to the last bit, and a single missing product shows.
+sums in the type of the result: right is right to the last bit, and a single missing product shows.
 
 Where images or rows do not depend on each other, some of them are compared with the reference in full: the
 first, the last, and others drawn from a seed. All elements are looked at for NaN, which is what the outputs
@@ -21,19 +21,31 @@ from typing import Any
 import numpy as np
 
 from cconvnet._problem import ConvProblem
+from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench.rows import Row
 from cconvnet.testing import compare, reference
-from cconvnet.testing.operations import OPERATIONS, Draw
+from cconvnet.testing.operations import COUNTS, OPERATIONS, Draw, round_to
 
 Array = np.ndarray[Any, Any]
 
 # The size of an error beside the size of the sum: of algorithms that transform their inputs first, such as
-# Winograd's and FFT. What multiplies and adds has none here.
-ROUNDING = {"fp32": 2.0**-20}
-# In ulps: what functions such as pow and exp, or another order of the same formula, may cost a peer.
-_FLOOR = {True: 2.0, False: 256.0}
+# Winograd's and FFT, and round what they have transformed. What multiplies and adds has none here. It is
+# sixteen times the unit roundoff (2^-24) in fp32, for the long transforms of FFT, and four times in tf32
+# (2^-11) and bf16 (2^-8), for Winograd's small ones.
+ROUNDING = {"fp32": 2.0**-20, "tf32": 2.0**-9, "bf16": 2.0**-6}
+# In ulps of float32: what functions such as pow and exp, or another order of the same formula, may cost.
+_FLOOR = 2.0
+# And what they may cost a peer; in bfloat16 it may also round what lies between the operations it is made of,
+# so that four units of bfloat16's last place, 2^16 times as large, are allowed.
+_PEER_FLOOR = {"fp32": 256.0, "bf16": 2.0**18}
+# What lies within our own fused operations is rounded as if it were written, which counts where it then goes
+# into a sum: by half a unit of bfloat16's last place.
+_FUSED_FLOOR = {"lrn_maxpool_backward": {"bf16": 2.0**15}}
 # Of integers from -4 to 4.
 _VARIANCE = 20 / 3
+# bfloat16 holds the integers up to 256. Where it is what sums are rounded to, the inputs are 1, -1 and 0, and
+# so many of them 0 that this is the largest standard deviation of a sum: 256 is eight times as much.
+_DEVIATION = 32.0
 # How many elements are compared with the reference in full, and are held in float64 at a time.
 _COMPARED = 1 << 18
 _HELD = 1 << 22
@@ -43,18 +55,29 @@ _HELD = 1 << 22
 
 
 class _Draw(Draw):
-    """As `Draw`, of as many elements as a real layer has."""
+    """As `Draw`, of as many elements as a real layer has.
+
+    `share`: how many of them are not 0, if all others are 1 and -1.
+    """
+
+    def __init__(self, data: str, seed: int, share: float | None = None) -> None:
+        super().__init__(data, seed)
+        self._share = share
 
     def __call__(self, shape: int | tuple[int, ...]) -> Array:
-        if self.exact:
+        if not self.exact:
+            return super().__call__(shape)
+        if self._share is None:
             return self.random.integers(-4, 5, shape, np.int8).astype(np.float32)
-        return super().__call__(shape)
+        signs = self.random.integers(0, 2, shape, np.int8) * 2 - 1
+        kept = self.random.random(shape, np.float32) < self._share
+        return np.where(kept, signs, 0).astype(np.float32)
 
 
 def checked_inputs(row: Row, seed: int = 0) -> dict[str, Any]:
     """The inputs for `check`, by name as in cconvnet.testing.check: a function of the arguments alone."""
     rounds = row.operation.startswith(("lrn", "avgpool", "softmax", "sgd"))
-    return _inputs(row, _Draw("real" if rounds else "exact", seed))
+    return _inputs(row, _Draw("real" if rounds else "exact", seed, _share(row)))
 
 
 def timed_inputs(row: Row, seed: int = 0) -> dict[str, Any]:
@@ -63,26 +86,56 @@ def timed_inputs(row: Row, seed: int = 0) -> dict[str, Any]:
 
 
 def _inputs(row: Row, draw: _Draw) -> dict[str, Any]:
+    inputs = _floats(row, draw)
+    for name, value in inputs.items():
+        if isinstance(value, np.ndarray) and value.dtype == np.float32 and row.dtype(name) == BITS:
+            inputs[name] = round_to(value, "bf16")
+    return inputs
+
+
+def _floats(row: Row, draw: _Draw) -> dict[str, Any]:
     o = row.problem
-    if row.operation.startswith("maxpool"):
-        inputs = {"x": _distinct(o, draw)}
-        return inputs if row.operation == "maxpool_forward" else inputs | {"dy": draw(o.y_shape)}
+    if "maxpool" in row.operation:
+        # What is normalised must stay apart also then.
+        normalised = isinstance(o, tuple)
+        pool = o[1] if normalised else o
+        inputs: dict[str, Any] = {"x": _distinct(pool, draw, 8 if normalised or row.element == "bf16" else 20)}
+        if row.operation.endswith("backward"):
+            inputs["dy"] = draw(pool.y_shape)
+            inputs |= {"relu": False} if normalised else {}
+        return inputs
     options: dict[str, Any] = {"bias": False} if row.operation.endswith("fprop") else {}
+    if row.operation == "relu_bias_backward":
+        options["scale"] = 1.0
     return OPERATIONS[row.operation].inputs(o, draw, **options)
 
 
-def _distinct(o: Any, draw: _Draw) -> Array:
+def _share(row: Row) -> float | None:
+    """How many of a product's factors may be other than 0 for its sums to be exact; None: all."""
+    if not (row.is_gemm and row.element == "bf16"):
+        return None
+    ((name, _),) = row.outputs.items()
+    # The deviation of a sum of products of factors that are 1 or -1 with this probability.
+    return min(2 / 3, _DEVIATION / math.sqrt(_terms(_as_convolution(row.problem), name)))
+
+
+def _terms(o: Any, name: str) -> float:
+    """How many products each element of an output is the sum of."""
+    return float(o.flops / 2 / math.prod(o.w_shape if name == "dw" else o.x_shape if name == "dx" else o.y_shape))
+
+
+def _distinct(o: Any, draw: _Draw, bits: int) -> Array:
     """x[N,H,W,C] with no value twice in a window: which of two equal ones gets the gradient, all may choose.
 
-    Integers of 20 bits, the last of them the place in the image, from -1/2 to 1/2.
+    Integers of so many bits, the last of them the place in the image, from -1/2 to 1/2.
     """
     high, wide = o.window_h, o.window_w
     places = (np.arange(o.h)[:, None] % high * wide + np.arange(o.w) % wide).astype(np.float32)
-    steps = max((1 << 20) // (high * wide), 1)
+    steps = max((1 << bits) // (high * wide), 1)
     x: Array = draw.random.integers(0, steps, o.x_shape, np.int32).astype(np.float32)
     x *= high * wide
     x += places[:, :, None]
-    x *= np.float32(2.0**-20)
+    x *= np.float32(2.0**-bits)
     x -= np.float32(0.5)
     return x
 
@@ -94,7 +147,6 @@ def check(
     row: Row,
     inputs: dict[str, Any],
     results: dict[str, Array],
-    precision: str = "fp32",
     *,
     strict: bool = True,
     seed: int = 0,
@@ -104,7 +156,6 @@ def check(
     Args
         inputs: those of `checked_inputs`.
         results: some or all of the outputs, by name as in cconvnet.testing.check.
-        precision: what it was computed in.
         strict: whether the result must be as exact as our kernels promise, masks of dropout included, or is a
             peer's, which may use another formula and other random numbers.
         seed: of the random vector and the choice of images.
@@ -112,18 +163,24 @@ def check(
     Raises
         AssertionError: it is wrong; the text says what and where.
     """
-    shapes = OPERATIONS[row.operation].outputs(row.problem)
+    shapes = row.outputs
     assert results, "there is no result"
-    for name, result in results.items():
+    for name, kept in results.items():
         assert name in shapes, f"{row.operation} has no output {name}"
-        assert result.shape == shapes[name], f"{name} has shape {result.shape}, not {shapes[name]}"
+        assert kept.shape == shapes[name], f"{name} has shape {kept.shape}, not {shapes[name]}"
+        if strict and name not in COUNTS:
+            assert kept.dtype == row.dtype(name), f"{name} is {kept.dtype}, not {row.dtype(name)}"
+        result = compare.values(kept)
         bad = result.size - np.count_nonzero(np.isfinite(result))
         assert bad == 0, f"{bad:,} of {result.size:,} elements of {name} are NaN, infinite or not written"
     random = np.random.default_rng(seed)
     if row.is_gemm:
-        _check_products(row, inputs, results, random, 0.0 if strict else ROUNDING[precision])
+        values = {name: compare.values(result) for name, result in results.items()}
+        _check_products(row, inputs, values, random, 0.0 if strict else ROUNDING[row.precision])
     elif row.operation == "dropout" and not strict:
-        _check_other_dropout(row.problem, inputs["x"], results["y"])
+        _check_other_dropout(row.problem, inputs["x"], compare.values(results["y"]))
+    elif row.operation == "relu_bias_backward":
+        _check_relu_bias(inputs, results, 0.0 if strict else _PEER_FLOOR[row.element])
     else:
         _check_parts(row, inputs, results, random, strict)
 
@@ -155,7 +212,7 @@ def _check_products(
         expected = np.zeros((o.groups, o.r, o.s, c))
         for x, dy in _images(o, given["x"].reshape(o.x_shape), given["dy"].reshape(o.y_shape)):
             expected += _wgrad(o, x, _contracted(dy, vector))
-        _compare(name, actual, expected, "grsc", o, vector, rounding)
+        _compare(name, actual, expected, "grsc", row, vector, rounding)
         return
     filters = np.einsum("gkrsc,c->gkrs" if name == "dx" else "gkrsc,k->gcrs", w, vector, optimize=True)
     compute, source = (_dgrad, given.get("dy")) if name == "dx" else (_fprop, given.get("x"))
@@ -165,7 +222,7 @@ def _check_products(
     first = 0
     for part, out in _images(o, source.reshape(shapes[0]), result.reshape(shapes[1])):
         _compare(
-            name, _contracted(out, vector), compute(o, part, filters), letters, o, vector, rounding, first
+            name, _contracted(out, vector), compute(o, part, filters), letters, row, vector, rounding, first
         )
         first += len(part)
 
@@ -229,14 +286,16 @@ def _compare(
     actual: Array,
     expected: Array,
     letters: str,
-    o: Any,
+    row: Row,
     vector: Array,
     rounding: float,
     first: int = 0,
 ) -> None:
     """`first`: the number of the first image."""
-    terms = o.flops / 2 / math.prod(o.w_shape if name == "dw" else o.x_shape if name == "dx" else o.y_shape)
-    size = _VARIANCE * math.sqrt(terms) * float(np.linalg.norm(vector))
+    terms = _terms(_as_convolution(row.problem), name)
+    # The variance of each factor, and so the deviation of each product.
+    variance = _share(row) or _VARIANCE
+    size = variance * math.sqrt(terms) * float(np.linalg.norm(vector))
     # Each product is an integer, and the vector's numbers are 1 at least.
     bound = max(0.5, 4 * rounding * size)
     error = np.abs(actual - expected)
@@ -258,25 +317,25 @@ def _check_parts(
     row: Row, inputs: dict[str, Any], results: dict[str, Array], random: np.random.Generator, strict: bool
 ) -> None:
     """Compares with the reference in some parts: images, rows of a matrix, or stretches of a vector."""
-    o, spec = row.problem, OPERATIONS[row.operation]
-    count = getattr(o, "n", 0) or o.count
-    length = 1 if hasattr(o, "count") else sum(math.prod(s) for s in spec.outputs(o).values()) // count
+    spec = OPERATIONS[row.operation]
+    first = row.problem[0] if isinstance(row.problem, tuple) else row.problem
+    count = getattr(first, "n", 0) or first.count
+    length = 1 if hasattr(first, "count") else sum(map(math.prod, row.outputs.values())) // count
     for part in _chosen(count, length, random):
-        problem = _part_of(o, part)
+        problems = [_part_of(problem, part) for problem in spec.problems(row.problem)]
         given = {
             name: value[part] if isinstance(value, np.ndarray) else value for name, value in inputs.items()
         }
-        if row.operation == "maxpool_backward":
-            y = reference.maxpool_forward(problem, given["x"])
-            given = {"x": given["x"], "y": y, "dy": given["dy"]}
-        arguments = ([problem] if spec.has_problem else []) + list(given.values())
-        expected = _reference(row.operation, problem, arguments)
+        expected = _reference(row, problems, given)
         with reference.precision(np.float32):
-            baseline = _reference(row.operation, problem, arguments)
+            baseline = _reference(row, problems, given)
         for name, result in results.items():
+            if name == "w_bf16":
+                compare.assert_same_bits(name, result[part], pack(results["w"][part]))
+                continue
             wanted, plain = (values[name].reshape(result[part].shape) for values in (expected, baseline))
             where = f"{name}[{part.start}:{part.stop}]"
-            if name == "rank":
+            if name in COUNTS:
                 compare.assert_exact(where, result[part].astype(np.int32), wanted, nonzero=0, dtype=np.int32)
             else:
                 compare.assert_close(
@@ -285,7 +344,8 @@ def _check_parts(
                     wanted,
                     plain.astype(np.float32),
                     elementwise=strict and spec.elementwise,
-                    floor=_FLOOR[strict],
+                    floor=_floor(row) if strict else _PEER_FLOOR[row.element],
+                    dtype=result.dtype,
                 )
 
 
@@ -310,10 +370,26 @@ def _part_of(problem: Any, part: slice) -> SimpleNamespace:
     return SimpleNamespace(**sizes | {"columns": count, "row_stride": part.stop, "first": part.start})
 
 
-def _reference(operation: str, problem: Any, arguments: list[Any]) -> dict[str, Array]:
-    results = getattr(reference, operation)(*arguments)
+def _floor(row: Row) -> float:
+    return _FLOOR + _FUSED_FLOOR.get(row.operation, {}).get(row.element, 0.0)
+
+
+def _reference(row: Row, problems: list[Any], given: dict[str, Any]) -> dict[str, Array]:
+    if row.operation.endswith("maxpool_backward"):
+        forward = getattr(reference, row.operation.replace("backward", "forward"))
+        given = {"x": given["x"], "y": forward(*problems, given["x"]), **given}
+    results = getattr(reference, row.operation)(*problems, *given.values())
     results = results if isinstance(results, tuple) else (results,)
-    return dict(zip(OPERATIONS[operation].outputs(problem), results, strict=True))
+    return dict(zip(OPERATIONS[row.operation].outputs(row.problem), results, strict=True))
+
+
+def _check_relu_bias(inputs: dict[str, Any], results: dict[str, Array], floor: float) -> None:
+    """All of it: of integers, whose sums are exact. Only a peer may round the bias's gradient."""
+    dx = np.where(inputs["y"] > 0, inputs["dy"], np.float32(0))
+    wrong = np.count_nonzero(compare.values(results["dx"]) != dx)
+    assert wrong == 0, f"{wrong:,} of {dx.size:,} elements of dx are wrong"
+    db, sums = results["db"], dx.sum(axis=0, dtype=np.float64)
+    compare.assert_close("db", db, sums, sums.astype(np.float32), floor=floor, dtype=db.dtype)
 
 
 def _check_other_dropout(problem: Any, x: Array, y: Array) -> None:

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "api.h"
+#include "floats.h"
 #include "neuron.h"
 #include "parallel.h"
 
@@ -39,15 +40,20 @@ CCONVNET_CLONES void sum_rows(const T* matrix, int64_t rows, int k, float* sum) 
   for (int64_t row = 0; row < rows; ++row) add_row(matrix + row * k, k, sum);
 }
 
-// A row is summed from dx, where it has been rounded.
-template <class T>
+// A row is summed from dx, where it has been rounded. Without SCALED, scale is 1.
+template <bool SCALED, class T>
 CCONVNET_CLONES void relu_backward_and_sum_rows(const T* y, const T* dy, float scale, int64_t rows, int k,
                                                 T* dx, float* sum) {
   std::fill(sum, sum + k, 0.0f);
   for (int64_t first = 0; first < rows * k; first += k) {
 #pragma omp simd
     for (int64_t i = first; i < first + k; ++i) {
-      dx[i] = from_float<T>(to_float(y[i]) > 0.0f ? scale * to_float(dy[i]) : 0.0f);
+      const bool passes = to_float(y[i]) > 0.0f;
+      if (SCALED) {
+        dx[i] = from_float<T>(passes ? scale * to_float(dy[i]) : 0.0f);
+      } else {
+        dx[i] = unrounded<T>(passes ? to_float(dy[i]) : 0.0f);
+      }
     }
     add_row(dx + first, k, sum);
   }
@@ -98,7 +104,11 @@ void relu_bias_backward(const BiasProblem& problem, const T* y, const T* dy, flo
   const int64_t k = problem.k;
   sum_chunks(problem, db, [&](int64_t first, int64_t rows, float* sum) {
     const int64_t offset = first * k;
-    relu_backward_and_sum_rows(y + offset, dy + offset, scale, rows, problem.k, dx + offset, sum);
+    if (scale == 1.0f) {
+      relu_backward_and_sum_rows<false>(y + offset, dy + offset, scale, rows, problem.k, dx + offset, sum);
+    } else {
+      relu_backward_and_sum_rows<true>(y + offset, dy + offset, scale, rows, problem.k, dx + offset, sum);
+    }
   });
 }
 

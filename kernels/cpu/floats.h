@@ -3,10 +3,25 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "bfloat16.h"
 
 namespace cconvnet {
+
+// A number that came from an array of T: there is nothing to round, which would take longer than
+// the memory.
+template <class T>
+inline __attribute__((always_inline)) T unrounded(float value) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return {static_cast<uint16_t>(bits >> 16)};
+  } else {
+    return value;
+  }
+}
 
 // plain.cpp
 void convert(const bfloat16* from, int64_t count, float* to);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "bfloat16.h"
@@ -26,41 +27,88 @@ class AlignedFloats {
   std::vector<Lanes> memory_;
 };
 
-// function(i) in each lane i. What is more than arithmetic is written so: the compiler takes vectors apart
-// that the baseline has no instructions for before it clones a function for better ones, loops only
-// afterwards.
-template <class Function>
-inline __attribute__((always_inline)) Lanes each_lane(const Function& function) {
-  float lanes[kLanes];
-#pragma omp simd
-  for (int i = 0; i < kLanes; ++i) lanes[i] = function(i);
-  Lanes values;
-  std::memcpy(&values, lanes, sizeof values);
-  return values;
+typedef int32_t Integers __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+
+// to_float and to_bfloat16 of all lanes. By arithmetic alone: vectors of comparisons, for which the baseline
+// has no instructions, are taken apart before the compiler clones a function for processors that have them.
+inline __attribute__((always_inline)) Lanes widened(const Halves& bits) {
+  return reinterpret_cast<Lanes>(__builtin_convertvector(bits, Words) << 16);
+}
+
+inline __attribute__((always_inline)) Words rounded(const Lanes& values) {
+  const Words bits = reinterpret_cast<Words>(values);
+  const Words nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const Words nan =
+      reinterpret_cast<Words>((0x7f800000 - reinterpret_cast<Integers>(bits & 0x7fffffff)) >> 31);
+  return (nearest & ~nan) | (nan & 0x7fff);
 }
 
 // `values` as an array of T would give them back.
 template <class T>
 inline __attribute__((always_inline)) Lanes kept_in(const Lanes& values) {
-  return each_lane([&](int i) { return rounded_to<T>(values[i]); });
+  return std::is_same_v<T, float> ? values : reinterpret_cast<Lanes>(rounded(values) << 16);
 }
 
-// The vector at `from`, or its first `count` lanes and zeros; and the like for storing.
-template <class T>
-inline __attribute__((always_inline)) Lanes load(const T* from, int count = kLanes) {
-  if (count >= kLanes) return each_lane([&](int i) { return to_float(from[i]); });
-  Lanes values = {};
-  for (int i = 0; i < count; ++i) values[i] = to_float(from[i]);
+// where[i] ? values[i] : 0 with where[i] = (a[i] == b[i]) or (a[i] > 0): loops become vectors after the
+// cloning.
+inline __attribute__((always_inline)) Lanes where_equal(const Lanes& a, const Lanes& b, Lanes values) {
+  float as[kLanes], bs[kLanes], to[kLanes];
+  std::memcpy(as, &a, sizeof a);
+  std::memcpy(bs, &b, sizeof b);
+  std::memcpy(to, &values, sizeof values);
+#pragma omp simd
+  for (int i = 0; i < kLanes; ++i) to[i] = as[i] == bs[i] ? to[i] : 0.0f;
+  std::memcpy(&values, to, sizeof values);
   return values;
 }
 
-template <class T>
-inline __attribute__((always_inline)) void store(T* to, const Lanes& values, int count = kLanes) {
-  if (count >= kLanes) {
+inline __attribute__((always_inline)) Lanes where_positive(const Lanes& a, Lanes values) {
+  float as[kLanes], to[kLanes];
+  std::memcpy(as, &a, sizeof a);
+  std::memcpy(to, &values, sizeof values);
 #pragma omp simd
-    for (int i = 0; i < kLanes; ++i) to[i] = from_float<T>(values[i]);
+  for (int i = 0; i < kLanes; ++i) to[i] = as[i] > 0.0f ? to[i] : 0.0f;
+  std::memcpy(&values, to, sizeof values);
+  return values;
+}
+
+// The vector at `from`, or its first `count` lanes and zeros; and the like for storing.
+inline __attribute__((always_inline)) Lanes load(const float* from, int count = kLanes) {
+  Lanes values = {};
+  if (count >= kLanes) {
+    std::memcpy(&values, from, sizeof values);
   } else {
-    for (int i = 0; i < count; ++i) to[i] = from_float<T>(values[i]);
+    for (int i = 0; i < count; ++i) values[i] = from[i];
+  }
+  return values;
+}
+
+inline __attribute__((always_inline)) Lanes load(const bfloat16* from, int count = kLanes) {
+  Halves bits = {};
+  if (count >= kLanes) {
+    std::memcpy(&bits, from, sizeof bits);
+  } else {
+    for (int i = 0; i < count; ++i) bits[i] = from[i].bits;
+  }
+  return widened(bits);
+}
+
+inline __attribute__((always_inline)) void store(float* to, const Lanes& values, int count = kLanes) {
+  if (count >= kLanes) {
+    std::memcpy(to, &values, sizeof values);
+  } else {
+    for (int i = 0; i < count; ++i) to[i] = values[i];
+  }
+}
+
+inline __attribute__((always_inline)) void store(bfloat16* to, const Lanes& values, int count = kLanes) {
+  const Halves bits = __builtin_convertvector(rounded(values), Halves);
+  if (count >= kLanes) {
+    std::memcpy(to, &bits, sizeof bits);
+  } else {
+    for (int i = 0; i < count; ++i) to[i].bits = bits[i];
   }
 }
 

@@ -18,9 +18,11 @@ struct DenseGradient {
   const T* dy;
   int channels;
 
-  inline __attribute__((always_inline)) void operator()(int item, float* values) const {
+  template <class Work>
+  inline __attribute__((always_inline)) void operator()(int item, const Work& work) const {
     const T* from = dy + int64_t{item} * channels;
-    for (int c = 0; c < channels; c += kLanes) store(values + c, load(from + c, channels - c));
+    work([&](int c, int count, const Lanes&)
+             __attribute__((always_inline)) { return load(from + c, count); });
   }
 };
 

@@ -47,13 +47,9 @@ struct Layout {
 // to vectors.
 struct Buffers {
   float *values, *scales, *terms;
-  float* gradient;  // of one item
   Buffers(const Layout& layout, float* memory)
-      : values(memory),
-        scales(memory + layout.length),
-        terms(memory + 2 * layout.length),
-        gradient(memory + 3 * layout.length) {}
-  static int64_t size(const Layout& layout) { return 3 * layout.length + rounded_up(layout.channels); }
+      : values(memory), scales(memory + layout.length), terms(memory + 2 * layout.length) {}
+  static int64_t size(const Layout& layout) { return 3 * layout.length; }
 };
 
 template <bool SQUARED>
@@ -106,8 +102,8 @@ inline __attribute__((always_inline)) void forward_items(const LrnProblem& o, co
   }
 }
 
-// gradient(item, values) puts the gradient of an item where its normalised values, filled up to whole
-// vectors, are.
+// gradient(item, work) calls work(g), where g(c, count, y) is dy of the item's `count` channels from c on and
+// y are their normalised values.
 template <bool PAPER, class T, class Gradient>
 inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, const Layout& layout,
                                                           const T* x, const Gradient& gradient, int first,
@@ -119,18 +115,15 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, c
   for (int item = 0; item < items; ++item) {
     const float* values = layout.of(buffers.values, item);
     float *scales = layout.of(buffers.scales, item), *terms = layout.of(buffers.terms, item);
-    for (int c = 0; c < layout.channels; c += kLanes) {
-      const Powers<Lanes> power = powers_of<PAPER>(o, window_sum<true>(values + c, before, after));
-      store(scales + c, power.scale);
-      store(terms + c, load(values + c) * power.steeper);
-      store(buffers.gradient + c, load(values + c) * power.scale);
-    }
-    gradient(first + item, buffers.gradient);
-    for (int c = 0; c < layout.channels; c += kLanes) {
-      const Lanes dy = load(buffers.gradient + c);
-      store(scales + c, dy * load(scales + c));
-      store(terms + c, dy * load(terms + c));
-    }
+    gradient(first + item, [&](const auto& gradient_of_item) __attribute__((always_inline)) {
+      for (int c = 0; c < layout.channels; c += kLanes) {
+        const Powers<Lanes> power = powers_of<PAPER>(o, window_sum<true>(values + c, before, after));
+        const Lanes value = load(values + c);
+        const Lanes dy = gradient_of_item(c, layout.channels - c, value * power.scale);
+        store(scales + c, dy * power.scale);
+        store(terms + c, dy * value * power.steeper);
+      }
+    });
   }
   for (int item = 0; item < items; ++item) {
     const float *values = layout.of(buffers.values, item), *terms = layout.of(buffers.terms, item);
@@ -141,8 +134,7 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, c
       const Lanes sum = window_sum<false>(terms + c, after, before);
       const Lanes value = load(values + c);
       const Lanes result = load(scales + c) - factor * value * sum;
-      store(to + c, relu ? each_lane([&](int i) { return value[i] > 0.0f ? result[i] : 0.0f; }) : result,
-            layout.channels - c);
+      store(to + c, relu ? where_positive(value, result) : result, layout.channels - c);
     }
   }
 }

@@ -47,11 +47,15 @@ struct PooledGradient {
   const Windows<T>* windows;  // of each pixel of the row
   int groups, channels;
 
-  inline __attribute__((always_inline)) void operator()(int item, float* values) const {
-    // Through T, as what the separate operations hand on.
-    for (int c = 0; c < channels; c += kLanes) store(values + c, kept_in<T>(load(values + c)));
-    windows[item / groups].gradient(item % groups * channels, channels, values, values);
-    for (int c = 0; c < channels; c += kLanes) store(values + c, kept_in<T>(load(values + c)));
+  template <class Work>
+  inline __attribute__((always_inline)) void operator()(int item, const Work& work) const {
+    const int first = item % groups * channels;
+    with_gradient(windows[item / groups], [&](const auto& gradient) __attribute__((always_inline)) {
+      // Through T, as what the separate operations hand on.
+      work([&](int c, int count, const Lanes& y) __attribute__((always_inline)) {
+        return kept_in<T>(gradient(first + c, count, kept_in<T>(y)));
+      });
+    });
   }
 };
 

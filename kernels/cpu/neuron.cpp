@@ -2,6 +2,7 @@
 #include "neuron.h"
 
 #include "api.h"
+#include "floats.h"
 #include "parallel.h"
 
 namespace cconvnet {
@@ -11,13 +12,13 @@ namespace {
 template <class T>
 CCONVNET_CLONES void relu_forward_range(const T* x, T* y, int64_t begin, int64_t end) {
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) y[i] = from_float<T>(relu(to_float(x[i])));
+  for (int64_t i = begin; i < end; ++i) y[i] = unrounded<T>(relu(to_float(x[i])));
 }
 
 template <class T>
 CCONVNET_CLONES void relu_backward_range(const T* y, const T* dy, T* dx, int64_t begin, int64_t end) {
 #pragma omp simd
-  for (int64_t i = begin; i < end; ++i) dx[i] = from_float<T>(to_float(y[i]) > 0.0f ? to_float(dy[i]) : 0.0f);
+  for (int64_t i = begin; i < end; ++i) dx[i] = unrounded<T>(to_float(y[i]) > 0.0f ? to_float(dy[i]) : 0.0f);
 }
 
 // exp and tanh cost tens of elements' memory traffic, so a thread is worth waking for fewer elements.

@@ -47,7 +47,14 @@ CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& o, const Range* col
   const Range rows = outputs_of(i, o.window_h, o.stride_h, o.pad_h, o.p);
   for (int j = 0; j < o.w; ++j) {
     const Windows<T> windows = {y, dy, rows, columns[j], o.q, o.c};
-    windows.gradient(0, o.c, x + (int64_t{i} * o.w + j) * o.c, dx + int64_t{j} * o.c);
+    const T* values = x + (int64_t{i} * o.w + j) * o.c;
+    T* to = dx + int64_t{j} * o.c;
+    with_gradient(windows, [&](const auto& gradient) __attribute__((always_inline)) {
+      for (int c = 0; c < o.c; c += kLanes) {
+        const int count = o.c - c;
+        store(to + c, gradient(c, count, load(values + c, count)), count);
+      }
+    });
   }
 }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "bfloat16.h"
+#include "lanes.h"
 #include "larger.h"
 #include "parallel.h"
 #include "problem.h"
@@ -74,57 +74,71 @@ inline __attribute__((always_inline)) void maxpool_row(const PoolProblem& o, con
   }
 }
 
-// The windows that hold one pixel, and their maxima y and gradients dy[P, Q, C] of one image.
+// The windows that hold one pixel, and one image's y and dy[P, Q, C].
 template <class T>
 struct Windows {
   const T *y, *dy;
   Range rows, columns;
   int q, c;
 
-  // to[i] = the sum of dy where y equals values[i], of the `count` channels from `channel` on.
-  template <class From, class To>
-  inline __attribute__((always_inline)) void gradient(int channel, int count, const From* values,
-                                                      To* to) const {
-    // In most networks a pixel is in one window, two or four; the inner loop is then one of arithmetic alone.
-    const int windows = rows.size() * columns.size();
-    if (windows == 1) return gradient_of<1>(channel, count, values, to);
-    if (windows == 2) return gradient_of<2>(channel, count, values, to);
-    if (windows == 4) return gradient_of<4>(channel, count, values, to);
-    for (int i = 0; i < count; ++i) {
-      float sum = 0.0f;
-      for (int window = 0; window < windows; ++window) {
-        const int64_t offset = offset_of(window) + channel + i;
-        sum += to_float(y[offset]) == to_float(values[i]) ? to_float(dy[offset]) : 0.0f;
-      }
-      to[i] = from_float<To>(sum);
-    }
-  }
+  int64_t offset_of(int row, int column) const { return (int64_t{row} * q + column) * c; }
+};
 
- private:
-  int64_t offset_of(int window) const {
-    const int i = rows.begin + window / columns.size(), j = columns.begin + window % columns.size();
-    return (int64_t{i} * q + j) * c;
-  }
+// dy of a window where y equals `value`, of `count` channels; y and dy are those of the first.
+template <class T>
+inline __attribute__((always_inline)) Lanes gradient_of_window(const T* y, const T* dy, int count,
+                                                               const Lanes& value) {
+  return where_equal(load(y, count), value, load(dy, count));
+}
 
-  template <int WINDOWS, class From, class To>
-  inline __attribute__((always_inline)) void gradient_of(int channel, int count, const From* values,
-                                                         To* to) const {
-    const T *largest[WINDOWS], *gradients[WINDOWS];
-    for (int window = 0; window < WINDOWS; ++window) {
-      largest[window] = y + offset_of(window) + channel;
-      gradients[window] = dy + offset_of(window) + channel;
-    }
-#pragma omp simd
-    for (int i = 0; i < count; ++i) {
-      const float value = to_float(values[i]);
-      float sum = 0.0f;
-#pragma GCC unroll 4
-      for (int window = 0; window < WINDOWS; ++window) {
-        sum += to_float(largest[window][i]) == value ? to_float(gradients[window][i]) : 0.0f;
+// The gradient of a pixel, as a function of a channel, how many from there on, and their values.
+template <class T>
+struct GradientOfAny {
+  const Windows<T>& windows;
+
+  inline __attribute__((always_inline)) Lanes operator()(int channel, int count, const Lanes& value) const {
+    Lanes sum = {};
+    for (int row = windows.rows.begin; row < windows.rows.end; ++row) {
+      for (int column = windows.columns.begin; column < windows.columns.end; ++column) {
+        const int64_t offset = windows.offset_of(row, column) + channel;
+        sum += gradient_of_window(windows.y + offset, windows.dy + offset, count, value);
       }
-      to[i] = from_float<To>(sum);
     }
+    return sum;
   }
 };
+
+template <int ROWS, int COLUMNS, class T>
+struct GradientOf {
+  const T *y[ROWS * COLUMNS], *dy[ROWS * COLUMNS];
+
+  explicit GradientOf(const Windows<T>& windows) {
+    for (int i = 0; i < ROWS * COLUMNS; ++i) {
+      const int64_t offset =
+          windows.offset_of(windows.rows.begin + i / COLUMNS, windows.columns.begin + i % COLUMNS);
+      y[i] = windows.y + offset;
+      dy[i] = windows.dy + offset;
+    }
+  }
+
+  inline __attribute__((always_inline)) Lanes operator()(int channel, int count, const Lanes& value) const {
+    Lanes sum = {};
+    for (int i = 0; i < ROWS * COLUMNS; ++i)
+      sum += gradient_of_window(y[i] + channel, dy[i] + channel, count, value);
+    return sum;
+  }
+};
+
+// Calls work(the pixel's gradient). Where stride is about half the window, as nearly everywhere, a pixel is
+// in one window or two along each axis, and `work` is compiled for each number.
+template <class T, class Work>
+inline __attribute__((always_inline)) void with_gradient(const Windows<T>& windows, const Work& work) {
+  const int rows = windows.rows.size(), columns = windows.columns.size();
+  if (rows == 1 && columns == 1) return work(GradientOf<1, 1, T>(windows));
+  if (rows == 1 && columns == 2) return work(GradientOf<1, 2, T>(windows));
+  if (rows == 2 && columns == 1) return work(GradientOf<2, 1, T>(windows));
+  if (rows == 2 && columns == 2) return work(GradientOf<2, 2, T>(windows));
+  work(GradientOfAny<T>{windows});
+}
 
 }  // namespace cconvnet

@@ -4,12 +4,16 @@
 // How it works. CCONVNET_LAUNCH runs the blocks of the grid one after the other. Within a block, each thread
 // is a fiber (fiber.h), a function with a stack of its own. It runs until it waits, at a barrier or a warp
 // operation, and then the next thread of the block runs; when all that were waited for have arrived, they are
-// released (machine.h). Warp operations are done lane by lane (synchronization.h).
+// released (machine.h). Warp operations are done lane by lane (synchronization.h; for tensor cores
+// ../ptx.cuh).
 //
 // What it finds:
 // - a missing barrier: the order of threads and blocks is forward, reverse or random (set_schedule), and a
 //   kernel that lacks a barrier gives different results under them;
 // - shared memory read before it is written: it is filled with NaN (all bits 1) at every block's start;
+// - what an asynchronous copy brings read before it is waited for, or written over what others still read:
+// until
+//   then NaN lies there;
 // - a barrier or warp operation that some threads do not reach: DivergenceError names kernel, block, threads
 //   and the line each waits at; other forbidden things are a KernelError, a bad launch is a CudaError;
 // - accesses out of bounds and undefined behaviour, when compiled with -fsanitize=address,undefined: each

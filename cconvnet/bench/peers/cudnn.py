@@ -19,6 +19,7 @@ import numpy as np
 
 from cconvnet._problem import ConvProblem, FcProblem
 from cconvnet.backends import Device, DeviceUnavailable, get_device
+from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench.peers import covering_image
 from cconvnet.bench.rows import GEMMS, Row
 from cconvnet.bench.sides import Array, Plan, Refused, Side
@@ -31,10 +32,11 @@ INSTALL = "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13"
 # compiled at run time can take a second, and a row can have dozens.
 PLAN_SECONDS = "CCONVNET_CUDNN_PLAN_SECONDS"
 
-# What a plan may not do that is to be fp32 as IEEE 754 has it. NVIDIA's name for a plan that rounds its
-# inputs to TF32 is TENSOR_CORE, since no tensor core multiplies fp32.
+# What a plan may not do that is to multiply and add what it is given. NVIDIA's name for a plan that rounds
+# inputs to TF32 is TENSOR_CORE, since no tensor core multiplies fp32: in fp32 it is loose, else it is wanted.
+_TENSOR_CORE = "TENSOR_CORE"
 _LOOSE = (
-    "TENSOR_CORE",
+    _TENSOR_CORE,
     "DOWN_CONVERT_INPUTS",
     "REDUCED_PRECISION_REDUCTION",
     "FFT",
@@ -148,8 +150,11 @@ class _Buffers:
         self._shapes: dict[str, tuple[int, ...]] = shapes
         names = [*form.arguments.values(), form.output]
         self.output = form.output
+        # Of filters' gradients too, which we write as floats: cuDNN's plans read and write one type.
+        self._bf16 = row.element == "bf16"
         # Zeros, for the rows and columns that are only padding.
-        self._arrays = {name: device.zeros(self._padded(name)) for name in names}
+        element = BITS if self._bf16 else np.float32
+        self._arrays = {name: device.zeros(self._padded(name), element) for name in names}
         self._workspace: Any = None
         self.workspace = 0
 
@@ -165,9 +170,10 @@ class _Buffers:
     def load(self, inputs: dict[str, Any]) -> None:
         if inputs is not self._loaded:
             for name in self._arrays.keys() - {self.output}:
-                self._inside(name)[...] = self._device.array(inputs[name])
+                value = pack(inputs[name]) if self._bf16 else inputs[name]
+                self._inside(name)[...] = self._device.array(value)
             self._loaded = inputs
-        self._arrays[self.output].fill(math.nan)
+        self._arrays[self.output].fill(int(pack(math.nan)) if self._bf16 else math.nan)
 
     def result(self) -> Array:
         return self._device.host(self._inside(self.output).copy())
@@ -206,9 +212,10 @@ class CuDNNPlan(Plan):
 
 
 class CuDNN(Side):
-    """Three columns: ``best``, the fastest plan whose data and sums are of the wanted type, which for fp32
-    may round what it multiplies to TF32; ``strict``, the fastest that rounds nothing beyond fp32; and
-    ``deterministic``, the fastest of those that always gives the same bits.
+    """Three columns: ``best``, the fastest plan whose data are of the wanted type and whose sums are floats,
+    which with float data may round what it multiplies to TF32; ``strict``, the fastest that rounds nothing
+    beyond its precision and transforms nothing; and ``deterministic``, the fastest of those that always gives
+    the same bits.
 
     Raises
         PeerMissing: there is no GPU, CuPy, frontend or cuDNN here.
@@ -218,8 +225,6 @@ class CuDNN(Side):
 
     def __init__(self, device: str, precision: str) -> None:
         super().__init__(device, precision)
-        if precision != "fp32":
-            raise PeerMissing(f"cuDNN is not asked for {precision} yet")
         try:
             self._device = get_device(device)
         except DeviceUnavailable as error:
@@ -304,16 +309,17 @@ class CuDNN(Side):
     def _planned(self, form: Form) -> tuple[Any, dict[str, Any]]:
         """A graph of one operation, with its plans still to be built, and its tensors by our names."""
         cudnn = self._cudnn
-        kind = cudnn.data_type.FLOAT
+        sums = cudnn.data_type.FLOAT
+        kind = cudnn.data_type.BFLOAT16 if self.precision == "bf16" else sums
         graph = cudnn.pygraph(
-            io_data_type=kind, intermediate_data_type=kind, compute_data_type=kind, handle=self._handle
+            io_data_type=kind, intermediate_data_type=sums, compute_data_type=sums, handle=self._handle
         )
         tensors: dict[str, Any] = {}
         for name in form.arguments.values():
             dimensions, strides = form.layouts[name]
             tensors[name] = graph.tensor(dim=dimensions, stride=strides, data_type=kind, name=name)
         arguments = {theirs: tensors[ours] for theirs, ours in form.arguments.items()}
-        output = getattr(graph, form.method)(**arguments, **form.settings, compute_data_type=kind)
+        output = getattr(graph, form.method)(**arguments, **form.settings, compute_data_type=sums)
         dimensions, strides = form.layouts[form.output]
         output.set_output(True)
         output.set_data_type(kind)
@@ -327,7 +333,7 @@ class CuDNN(Side):
         return graph, tensors
 
     def _filtered(self, form: Form) -> tuple[set[str], set[str]]:
-        """The names of the plans that are strict fp32, and of those of them that are deterministic too.
+        """The names of the plans that are strict, and of those of them that are deterministic too.
 
         The notes of a plan cannot be read, only plans with notes be barred. That is done in a graph of its
         own, since a barred plan may refuse to run; what is barred is not built, which costs little.
@@ -338,7 +344,8 @@ class CuDNN(Side):
             index: graph.get_plan_name_at_index(index) for index in range(graph.get_execution_plan_count())
         }
         kept: list[set[str]] = []
-        for barred in (_LOOSE, ("NONDETERMINISTIC",)):
+        loose = [note for note in _LOOSE if self.precision == "fp32" or note != _TENSOR_CORE]
+        for barred in (loose, ["NONDETERMINISTIC"]):
             graph.deselect_numeric_notes([getattr(notes, note) for note in barred])
             names = {index: name for index, name in names.items() if _unbuildable(graph, index) is None}
             kept.append(set(names.values()))

@@ -1,4 +1,8 @@
-"""PyTorch's operations, one by one, in the memory layouts it offers."""
+"""PyTorch's operations, one by one, in the memory layouts it offers; what we compute as one, as its parts.
+
+In bf16 every tensor is bfloat16's where ours is, and the gradients of filters, which we write as floats, are too:
+PyTorch's functions give what they are given, as under autocast.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from cconvnet.bench.peers.pytorch import set_up
 import torch
 
 from cconvnet.backends import get_device
+from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench.peers import covering_image
 from cconvnet.bench.rows import Row
 from cconvnet.bench.sides import Plan, Refused, Side
@@ -46,14 +51,16 @@ class _Plan(Plan):
         o, operation = self._row.problem, self._row.operation
         if name := _SIZES_OF.get(operation):
             inputs = inputs | {name: np.zeros(getattr(o, f"{name}_shape"), np.float32)}
-        tensors = {name: self._tensor(value) for name, value in inputs.items()}
+        tensors = {name: self._tensor(name, value) for name, value in inputs.items()}
         self._compute = self._make(o, tensors)
 
-    def _tensor(self, value: Any) -> Any:
+    def _tensor(self, name: str, value: Any) -> Any:
         if not isinstance(value, np.ndarray):
             return value
         # A copy, since some operations write into their inputs.
         tensor = torch.from_numpy(value).to(self._side.torch_device, copy=True)
+        if tensor.dtype == torch.float32 and self._row.dtype(name) == BITS:
+            tensor = tensor.to(torch.bfloat16)
         if tensor.ndim != 4:
             return tensor
         last = self._layout == "channels_last"
@@ -74,7 +81,10 @@ class _Plan(Plan):
     def _array(tensor: Any) -> Array:
         if tensor.ndim == 4:
             tensor = tensor.permute(0, 2, 3, 1)
-        return np.asarray(tensor.detach().contiguous().cpu().numpy())
+        tensor = tensor.detach().contiguous().cpu()
+        if tensor.dtype == torch.bfloat16:
+            return pack(tensor.float().numpy())
+        return np.asarray(tensor.numpy())
 
 
 class PyTorch(Side):
@@ -111,16 +121,18 @@ class PyTorch(Side):
                 _Plan(self, row, self._dropout, "dropout"),
                 _Plan(self, row, self._native_dropout, "native_dropout"),
             ]
-        if not hasattr(o, "h"):
+        problems = o if isinstance(o, tuple) else (o,)
+        if not hasattr(problems[0], "h"):
             return [_Plan(self, row, maker, row.operation)]
+        if "pool" in row.operation:
+            self._check_windows(problems[-1])
         if row.operation.startswith("lrn"):
-            if o.region == "same_map" and o.size % 2 == 0:
+            lrn = problems[0]
+            if lrn.region == "same_map" and lrn.size % 2 == 0:
                 raise Refused("PyTorch's pooling has no windows of even size around each pixel")
-            if o.region != "same_map" and o.groups > 1:
+            if lrn.region != "same_map" and lrn.groups > 1:
                 # Groups become images, without a copy in this layout alone.
                 return [_Plan(self, row, maker, "nchw", "nchw")]
-        if "pool" in row.operation:
-            self._check_windows(o)
         return [_Plan(self, row, maker, layout, layout) for layout in ("nchw", "channels_last")]
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
@@ -176,7 +188,7 @@ class PyTorch(Side):
         return lambda: {"dw": compute()[1]}
 
     def _product(self, name: str, a: Any, b: Any) -> Callable[[], Tensors]:
-        out = self._unwritten(torch.empty((a.shape[0], b.shape[1]), device=self.torch_device))
+        out = self._unwritten(torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device=self.torch_device))
         return lambda: {name: torch.mm(a, b, out=out)}
 
     def _fc_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
@@ -191,6 +203,12 @@ class PyTorch(Side):
     # ---- normalisation ----
 
     def _normalised(self, o: Any, x: Any) -> Any:
+        """In bf16 as under autocast: not all of PyTorch's devices have bfloat16 in every function it needs."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+            return self._own_norm(o, x).to(x.dtype)
+
+    @staticmethod
+    def _own_norm(o: Any, x: Any) -> Any:
         functional = torch.nn.functional
         if o.region == "same_map":
             sums = functional.avg_pool2d(x * x, o.size, 1, o.size // 2, divisor_override=1)
@@ -208,6 +226,19 @@ class PyTorch(Side):
         x = t["x"].requires_grad_()
         with torch.enable_grad():
             y = self._normalised(o, x)
+        return lambda: {"dx": torch.autograd.grad(y, x, t["dy"], retain_graph=True)[0]}
+
+    def _lrn_maxpool(self, o: Any, x: Any) -> Any:
+        lrn, pool = o
+        return torch.max_pool2d(self._normalised(lrn, x), *self._pooling(pool), 1, self._ceil(pool))  # type: ignore[call-arg, arg-type]
+
+    def _lrn_maxpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": self._lrn_maxpool(o, t["x"])}
+
+    def _lrn_maxpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        x = t["x"].requires_grad_()
+        with torch.enable_grad():
+            y = self._lrn_maxpool(o, x)
         return lambda: {"dx": torch.autograd.grad(y, x, t["dy"], retain_graph=True)[0]}
 
     # ---- pooling ----
@@ -263,10 +294,16 @@ class PyTorch(Side):
 
     # ---- elements ----
 
-    def _relu_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+    def _relu_bias_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         backward = torch.ops.aten.threshold_backward.grad_input
         dx = self._unwritten(t["y"].clone())
-        return lambda: {"dx": backward(t["dy"], t["y"], 0, grad_input=dx)}
+        db = self._unwritten(torch.empty(o.k, dtype=dx.dtype, device=self.torch_device))
+
+        def compute() -> Tensors:
+            backward(t["dy"], t["y"], 0, grad_input=dx)
+            return {"dx": dx, "db": torch.sum(dx, 0, out=db)}
+
+        return compute
 
     def _dropout(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         return lambda: {"y": torch.nn.functional.dropout(t["x"], 1 - o.keep, True)}
@@ -276,20 +313,18 @@ class PyTorch(Side):
 
     # ---- loss and update ----
 
-    def _softmax_cross_entropy_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        labels = t["labels"].long()
-        entropy = torch.nn.functional.cross_entropy
-        return lambda: {"loss": entropy(t["logits"], labels, reduction="none")}
-
-    def _softmax_cross_entropy_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        labels, logarithms = t["labels"].long(), t["probabilities"].log()
-        aten = torch.ops.aten
+    def _softmax_cross_entropy(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+        labels, aten = t["labels"].long(), torch.ops.aten
         scale = torch.full((o.n,), t["scale"], device=self.torch_device)
         weight = torch.zeros((), device=self.torch_device)
 
         def compute() -> Tensors:
+            logits = t["logits"].float()  # as under autocast
+            logarithms = aten._log_softmax(logits, 1, False)
+            loss = aten.nll_loss_forward(logarithms, labels, None, 0, -100)[0]
             gradient = aten.nll_loss_backward(scale, logarithms, labels, None, 0, -100, weight)
-            return {"dlogits": aten._log_softmax_backward_data(gradient, logarithms, 1, torch.float32)}
+            dlogits = aten._log_softmax_backward_data(gradient, logarithms, 1, torch.float32)
+            return {"loss": loss, "dlogits": dlogits.to(t["logits"].dtype)}
 
         return compute
 
@@ -298,9 +333,10 @@ class PyTorch(Side):
         momentum = t["v"] / -o.lr
         rates = {"lr": o.lr, "momentum": o.momentum, "weight_decay": o.weight_decay, "dampening": 0.0}
         flags = {"nesterov": False, "maximize": False, "is_first_step": False}
+        rounded = torch.empty_like(t["w"], dtype=torch.bfloat16) if self.precision == "bf16" else None
 
         def compute() -> Tensors:
             torch._fused_sgd_([t["w"]], [t["g"]], [momentum], **rates, **flags)  # type: ignore[call-overload]
-            return {"w": t["w"]}
+            return {"w": t["w"]} | ({} if rounded is None else {"w_bf16": rounded.copy_(t["w"])})
 
         return compute
