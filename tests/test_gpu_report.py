@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from cconvnet.backends import Device
+from cconvnet.backends import PRECISIONS, Device
 from cconvnet.testing.check import OPERATIONS, impls
+from cconvnet.testing.problems import with_precision
 
 ROOT = Path(__file__).parents[1]
 
@@ -216,13 +217,15 @@ def test_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_basic_shapes_are_those_of_every_operation_and_row(device: Device) -> None:
     cases = list(basic_shapes.basic_cases(device))
     assert {operation for operation, _, _ in cases} == set(OPERATIONS)
-    seen = {(operation, impl) for operation, _, impl in cases}
+    seen = {(operation, arguments.get("impl")) for operation, _, arguments in cases}
     tables = {"conv": basic_shapes.CONV, "local": basic_shapes.LOCAL, "fc": basic_shapes.FC}
     for operation in OPERATIONS:
         for problem in tables.get(operation.split("_")[0], {}).values():
-            # A CPU's rows can want shapes that need not be watched: no sanitizer runs there.
-            if device.kind != "cpu":
-                assert {(operation, impl) for impl in impls(operation, problem, device)} <= seen
+            for precision in filter(device.serves, PRECISIONS):
+                product = with_precision(problem, precision)
+                # A CPU's rows can want shapes that need not be watched: no sanitizer runs there.
+                if device.kind != "cpu":
+                    assert {(operation, impl) for impl in impls(operation, product, device)} <= seen
 
 
 def test_the_basic_shapes_pass(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
