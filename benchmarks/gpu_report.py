@@ -3,7 +3,7 @@
     python benchmarks/gpu_report.py folder --device cuda:0 --skip tests,scaling
 
 Builds the modules in place, runs all tests on the device, compute-sanitizer's tools on a few small shapes,
-and every `cconvnet bench` command at every precision there is. What it leaves in the folder:
+and every `cconvnet bench` command in every precision that the device serves. What it leaves in the folder:
 
 summary.json   each part's state, seconds and commands, rewritten before and after each part
 report.log     what the commands printed, in order
@@ -43,6 +43,8 @@ STEP_FORMS = [
     "channels_last,channels_last+graph",
     "channels_last+graph,channels_last+compiled+graph,channels_last+compiled+graph+lrn_by_hand",
 ]
+# Beside ours in bf16: weights in bf16 as well, and the precision that PyTorch takes if none is asked for.
+BF16_FORMS = ",".join(f"channels_last+compiled+graph+lrn_by_hand+{word}" for word in ("bf16_model", "fp32"))
 # How long what was asked to end may take to write what it has.
 GRACE = 5.0
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -111,11 +113,13 @@ def parts(device: str, batch: int | None = None) -> list[Part]:
             raise Absent(f"compute-sanitizer watches GPUs, not {device}")
         return [_under_compute_sanitizer(tool, shapes) for tool in TOOLS]
 
-    def bench(*arguments: str) -> list[Command]:
-        from cconvnet.train import PRECISIONS  # of the modules just built
-
+    def bench(*arguments: str, only: str | None = None) -> list[Command]:
         common = ["-m", "cconvnet", "bench", *arguments, "--device", device]
-        return [_python(*common, "--precision", name, measures=True, **PLAN_SECONDS) for name in PRECISIONS]
+        return [
+            _python(*common, "--precision", name, measures=True, **PLAN_SECONDS)
+            for name in served(device)
+            if only in (None, name)
+        ]
 
     def kernels() -> list[Command]:
         found = []
@@ -129,7 +133,8 @@ def parts(device: str, batch: int | None = None) -> list[Part]:
         if kind != "cuda":
             return bench("step", *alexnet)
         forms = [bench("step", *alexnet, "--forms", names) for names in STEP_FORMS]
-        return [replace(c, share=share) for share, of in zip((1, 3), forms, strict=True) for c in of]
+        forms.append(bench("step", *alexnet, "--forms", BF16_FORMS, only="bf16"))
+        return [replace(c, share=share) for share, of in zip((1, 3, 3), forms, strict=True) for c in of]
 
     alexnet = ("--net", "alexnet", "--batch", str(batch or BATCHES["alexnet"]))
     return [
@@ -141,6 +146,22 @@ def parts(device: str, batch: int | None = None) -> list[Part]:
         Part("roofline", 30, lambda: bench("roofline", *alexnet)),
         Part("scaling", 40, lambda: bench("scaling", "--net", "alexnet", "--seconds", str(SCALING_SECONDS))),
     ]
+
+
+def served(device: str) -> list[str]:
+    """The precisions of a device, as the modules that were just built say in a process of their own."""
+    asked = _python(
+        "-c",
+        "import sys; from cconvnet.backends import PRECISIONS, get_device; "
+        "print(*filter(get_device(sys.argv[1]).serves, PRECISIONS))",
+        device,
+    )
+    answer = subprocess.run(
+        asked.arguments, env={**os.environ, **asked.environment}, capture_output=True, text=True, check=False
+    )
+    if answer.returncode != 0:
+        raise RuntimeError((answer.stderr.splitlines() or [f"the modules say nothing of {device}"])[-1])
+    return answer.stdout.split()
 
 
 def _python(*arguments: str, measures: bool = False, **environment: str) -> Command:

@@ -7,6 +7,7 @@ and failure; with PyTorch its own steps are compared with ours.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from cconvnet import nets
+from cconvnet.backends import PRECISIONS
 from cconvnet.bench import step as bench
 from cconvnet.bench.workers import Disagreement, Worker
 from cconvnet.nets.specs import NetSpec, spec_to_dict
@@ -63,7 +65,7 @@ class Fake(step.OurStep):
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "fake_side.py").write_text(FAKE)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
-    monkeypatch.setattr(bench, "check_forms", lambda forms, on_gpu: None)
+    monkeypatch.setattr(bench, "check_forms", lambda forms, on_gpu, precision: None)
     return "fake_side:Fake"
 
 
@@ -146,6 +148,17 @@ def test_velocities_that_differ_are_named(tmp_path: Path) -> None:
         bench.compare(tolerance, "other", losses[0][1:], losses[1][1:], files["a"], files["a"])
 
 
+def test_forms_of_another_precision_are_compared_apart(fake: str) -> None:
+    result = run(peer=fake, precision="bf16", forms=["nchw", "nchw+lrn_by_hand", "nchw+fp32"])
+    assert [row["precision"] for row in result["rows"]] == ["bf16", "bf16", "bf16", "fp32"]
+    forms = {kind: best["form"] for kind, best in result["fastest"].items()}
+    assert set(forms) == {"library", "any", "library fp32", "any fp32"}
+    assert (forms["library"], forms["any fp32"]) == ("nchw", "nchw+fp32")
+    assert any(
+        "fastest form of all in fp32 is nchw+fp32: ours, in bf16, is" in t for t in bench.verdict(result)
+    )
+
+
 def test_a_form_that_fails_leaves_the_others_running(fake: str) -> None:
     result = run(peer=fake, forms=["refused", "fails", "nchw"])
     assert [row["form"] for row in result["rows"]] == ["", "nchw"]
@@ -174,11 +187,24 @@ def test_forms_that_are_tried() -> None:
     by_hand = ["nchw+lrn_by_hand", "channels_last+lrn_by_hand"]
     assert bench.default_forms(alexnet, on_gpu=False) == ["nchw", "channels_last", *by_hand]
     assert "channels_last+compiled+graph+lrn_by_hand" in bench.default_forms(alexnet, on_gpu=True)
+    forms = bench.default_forms(alexnet, on_gpu=False, precision="bf16")
+    own = ["nchw", "channels_last", *by_hand, "channels_last+lrn_by_hand+bf16_model"]
+    assert forms == [*own, *(f"{form}+fp32" for form in own[:-1])]
+    for net, on_gpu, precision in itertools.product(("lenet", "alexnet"), (False, True), PRECISIONS):
+        found = bench.default_forms(nets.build(net), on_gpu, precision)
+        bench.check_forms(found, on_gpu, precision)
+        assert len(found) == len(set(found))
 
 
 @pytest.mark.parametrize(
     ("form", "words"),
-    [("nhwc", "must be one of .*, not 'nhwc'"), ("compiled", "one of nchw"), ("nchw+graph", "on a GPU only")],
+    [
+        ("nhwc", "must be one of .*, not 'nhwc'"),
+        ("compiled", "one of nchw"),
+        ("nchw+graph", "on a GPU only"),
+        ("nchw+fp32+bf16", "one of fp32, tf32, bf16"),
+        ("nchw+bf16_model", "in bf16 only"),
+    ],
 )
 def test_forms_that_make_no_sense(form: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -234,6 +260,18 @@ def test_pytorch_computes_the_same(net: NetSpec, forms: list[str]) -> None:
     apart = distances(net, 8, *forms)
     assert len(apart) > 10
     assert max(apart.values()) < 1e-5
+
+
+def test_pytorch_agrees_in_bf16_whatever_it_is_computed_in() -> None:
+    pytest.importorskip("torch")
+    forms = ["nchw", "channels_last", "channels_last+bf16_model", "channels_last+fp32"]
+    result = run(nets.build("lenet"), 8, precision="bf16", forms=forms, steps=1, warmup=0)
+    assert [row["form"] for row in result["rows"]] == ["", *forms], result["peers"]
+    ours, *others = (np.array(row["first_losses"]) for row in result["rows"])
+    assert max(np.abs(theirs - ours).max() for theirs in others) < 2e-3
+    # The form in fp32 is the one that rounds nothing.
+    *rounded, exact = others
+    assert all((losses != exact).all() for losses in rounded)
 
 
 def odd() -> NetSpec:

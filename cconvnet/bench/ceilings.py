@@ -11,9 +11,9 @@ import numpy as np
 
 from cconvnet._problem import ConvProblem, FcProblem
 from cconvnet.backends import Device
-from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench.timing import Clock
 from cconvnet.bench.work import Work
+from cconvnet.bfloat16 import BITS, pack
 
 
 @dataclass(frozen=True)

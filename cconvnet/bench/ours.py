@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from cconvnet.backends import Device, get_device
-from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench import ceilings
 from cconvnet.bench.rows import Row
 from cconvnet.bench.sides import Plan, Refused, Side
 from cconvnet.bench.timing import Clock
 from cconvnet.bench.work import Work, work
+from cconvnet.bfloat16 import BITS, pack
 from cconvnet.testing.check import OPERATIONS, impls
 from cconvnet.testing.operations import COUNTS, workspace_size
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from cconvnet._problem import ConvProblem
-from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench.rows import Row
+from cconvnet.bfloat16 import BITS, pack
 from cconvnet.testing import compare, reference
 from cconvnet.testing.operations import COUNTS, OPERATIONS, Draw, round_to
 
@@ -99,7 +99,9 @@ def _floats(row: Row, draw: _Draw) -> dict[str, Any]:
         # What is normalised must stay apart also then.
         normalised = isinstance(o, tuple)
         pool = o[1] if normalised else o
-        inputs: dict[str, Any] = {"x": _distinct(pool, draw, 8 if normalised or row.element == "bf16" else 20)}
+        inputs: dict[str, Any] = {
+            "x": _distinct(pool, draw, 8 if normalised or row.element == "bf16" else 20)
+        }
         if row.operation.endswith("backward"):
             inputs["dy"] = draw(pool.y_shape)
             inputs |= {"relu": False} if normalised else {}
@@ -121,7 +123,9 @@ def _share(row: Row) -> float | None:
 
 def _terms(o: Any, name: str) -> float:
     """How many products each element of an output is the sum of."""
-    return float(o.flops / 2 / math.prod(o.w_shape if name == "dw" else o.x_shape if name == "dx" else o.y_shape))
+    return float(
+        o.flops / 2 / math.prod(o.w_shape if name == "dw" else o.x_shape if name == "dx" else o.y_shape)
+    )
 
 
 def _distinct(o: Any, draw: _Draw, bits: int) -> Array:

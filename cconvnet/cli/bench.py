@@ -161,7 +161,8 @@ def bench_step(
         str | None,
         typer.Option(
             help="PyTorch's forms, such as nchw,channels_last+compiled: nchw or channels_last, and with a + "
-            "lrn_by_hand, compiled, graph. Without it those that may be the fastest.",
+            "lrn_by_hand, compiled, graph, bf16_model, or fp32, tf32, bf16 for another precision than ours. "
+            "Without it those that may be the fastest, in ours and in fp32.",
             metavar="FORMS",
         ),
     ] = None,

@@ -19,12 +19,12 @@ import numpy as np
 
 from cconvnet._problem import ConvProblem, FcProblem
 from cconvnet.backends import Device, DeviceUnavailable, get_device
-from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench.peers import covering_image
 from cconvnet.bench.rows import GEMMS, Row
 from cconvnet.bench.sides import Array, Plan, Refused, Side
 from cconvnet.bench.timing import Clock
 from cconvnet.bench.workers import PeerMissing
+from cconvnet.bfloat16 import BITS, pack
 
 INSTALL = "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13"
 

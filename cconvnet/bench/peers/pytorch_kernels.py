@@ -1,7 +1,7 @@
 """PyTorch's operations, one by one, in the memory layouts it offers; what we compute as one, as its parts.
 
-In bf16 every tensor is bfloat16's where ours is, and the gradients of filters, which we write as floats, are too:
-PyTorch's functions give what they are given, as under autocast.
+In bf16 every tensor is bfloat16's where ours is. So are the gradients of filters and biases, which we write
+as floats: PyTorch's functions give what they are given, as under autocast.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from cconvnet.bench.peers.pytorch import set_up
 import torch
 
 from cconvnet.backends import get_device
-from cconvnet.bfloat16 import BITS, pack
 from cconvnet.bench.peers import covering_image
 from cconvnet.bench.rows import Row
 from cconvnet.bench.sides import Plan, Refused, Side
 from cconvnet.bench.timing import wall_seconds
+from cconvnet.bfloat16 import BITS, pack
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Any]
@@ -203,7 +203,7 @@ class PyTorch(Side):
     # ---- normalisation ----
 
     def _normalised(self, o: Any, x: Any) -> Any:
-        """In bf16 as under autocast: not all of PyTorch's devices have bfloat16 in every function it needs."""
+        """In bf16 as under autocast: on a CPU not every function that it needs has bfloat16."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
             return self._own_norm(o, x).to(x.dtype)
 

@@ -302,7 +302,7 @@ class _Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mask is not None:
-            return x * self.mask
+            return x * self.mask.to(x.dtype)
         if not self.spec.enabled:
             return x if self.spec.inverted else x * self.spec.keep
         return F.dropout(x, 1 - self.spec.keep, training=True)

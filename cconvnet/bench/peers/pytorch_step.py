@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cconvnet.bench import workers
 from cconvnet.bench.peers.pytorch_net import Net
-from cconvnet.bench.step import END, MASKS, START
+from cconvnet.bench.step import END, MASKS, START, form_precision
 from cconvnet.bench.training import MEAN
 from cconvnet.nets.specs import spec_from_dict
 
@@ -31,7 +31,8 @@ class PyTorchStep:
         spec: of the network, as spec_to_dict gives it.
         batch: images per step.
         ordinal: of the GPU, as the driver counts; None is the CPU.
-        precision: "fp32", "tf32" (matrix products and convolutions may use it), or "bf16" (autocast).
+        precision: "fp32", "tf32" (matrix products and convolutions may use it), or "bf16" (autocast), unless
+            the form names another.
         folder: where OurStep left the weights and the images; what this side leaves there is named after it.
         form: its words and what they mean stand at cconvnet.bench.step.WORDS.
 
@@ -50,10 +51,12 @@ class PyTorchStep:
         form: str,
     ) -> None:
         words = form.split("+")
+        precision = form_precision(form, precision)
         self.device = set_up(ordinal, precision)
         self.on_gpu = ordinal is not None
         self.folder, self.form = folder, form
-        self.bf16 = precision == "bf16"
+        self.bf16_model = "bf16_model" in words
+        self.autocast = precision == "bf16" and not self.bf16_model
         # Shapes do not change, so every algorithm may be tried once.
         torch.backends.cudnn.benchmark = True
 
@@ -66,6 +69,11 @@ class PyTorchStep:
         self.layout = torch.channels_last if "channels_last" in words else torch.contiguous_format
         # nn.Module.to counts memory formats among its keyword arguments only.
         self.model = model.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        # What SGD moves, by the parameter: itself, or the floats that it is rounded from.
+        self.moved = {id(p): p for p in self.model.parameters()}
+        if self.bf16_model:
+            self.moved = {id(p): torch.nn.Parameter(p.detach().clone()) for p in self.model.parameters()}
+            self.model.to(torch.bfloat16)
         self.scale, self.coeff = net.input.scale, model.coeff
         # As a data loader hands them over: cropped, in the model's layout, for a GPU in pinned memory.
         self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
@@ -86,21 +94,34 @@ class PyTorchStep:
         x = images.to(torch.float32).sub_(self.mean)
         if self.scale != 1:
             x = x.mul_(self.scale)
+        if self.bf16_model:
+            x = x.to(torch.bfloat16)
         # Each weight is used once, and what a cache keeps must not outlive a capture.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
             logits = self.model(x)
         return F.cross_entropy(logits.float(), labels)
 
     def _train(self, images: Tensor, labels: Tensor) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss = self.loss(images, labels)
         (loss if self.coeff == 1 else loss * self.coeff).backward()
+        if not self.bf16_model:
+            self.optimizer.step()
+            return loss.detach()
+        rounded = list(self.model.parameters())
+        moved = [self.moved[id(p)] for p in rounded]
+        for own, p in zip(moved, rounded, strict=True):
+            own.grad = None if p.grad is None else p.grad.float()
         self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_copy_(rounded, moved)
         return loss.detach()
 
     def _set_rate(self, lr: float) -> None:
         """A new optimizer, with velocities of zero."""
         groups = self.model.param_groups(lr, self.momentum)
+        for group in groups:
+            group["params"] = [self.moved[id(p)] for p in group["params"]]
         self.optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
 
     def about(self) -> dict[str, Any]:
@@ -132,8 +153,9 @@ class PyTorchStep:
         rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
         found = {}
         for name, own in self.model.learned.items():
-            momentum = self.optimizer.state[own.tensor]["momentum_buffer"]
-            found[f"{name}.velocity"] = own.to_ours(momentum) * np.float32(-rates[id(own.tensor)])
+            moved = self.moved[id(own.tensor)]
+            momentum = self.optimizer.state[moved]["momentum_buffer"]
+            found[f"{name}.velocity"] = own.to_ours(momentum) * np.float32(-rates[id(moved)])
         return found
 
     def prepare(self, lr: float) -> None:
@@ -155,7 +177,7 @@ class PyTorchStep:
                 self._train(images, labels)
         torch.cuda.current_stream(self.device).wait_stream(side)
         # Gradients are then made inside the capture, in the graph's own memory.
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             loss = self._train(images, labels)
