@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cconvnet.backends import PRECISIONS, Device
-from cconvnet.testing.check import OPERATIONS, impls
+from cconvnet.testing.check import OPERATIONS, own_impls
 from cconvnet.testing.problems import with_precision
 
 ROOT = Path(__file__).parents[1]
@@ -181,7 +181,7 @@ def test_the_parts_of_a_gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     tool = tmp_path / "compute-sanitizer"
     tool.touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("cconvnet.train.PRECISIONS", ("fp32", "bf16"))
+    monkeypatch.setattr(gpu_report, "served", lambda device: ["fp32", "bf16"])
     parts = {part.name: part for part in gpu_report.parts("cuda:0")}
     assert sum(part.share for part in parts.values()) <= 60 * gpu_report.MINUTES
     (build,) = parts["build"].commands()
@@ -195,9 +195,15 @@ def test_the_parts_of_a_gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert len(kernels) == 10  # five networks, two precisions
     wanted = "bench kernels --net alexnet --batch 128 --seconds 0.05 --device cuda:0 --precision bf16"
     assert kernels[1].endswith(f"-m cconvnet {wanted}")
-    for name, count in (("step", 4), ("roofline", 2), ("scaling", 2)):
+    for name, count in (("step", 5), ("roofline", 2), ("scaling", 2)):
         commands = parts[name].commands()
         assert len(commands) == count and all(command.measures for command in commands)
+
+
+def test_the_precisions_of_a_device(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_report.served(device.name) == [name for name in PRECISIONS if device.serves(name)]
+    with pytest.raises(RuntimeError, match=r"^cconvnet\.errors\.DeviceUnavailable: "):
+        gpu_report.served("cuda:77")
 
 
 def test_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,14 +224,21 @@ def test_the_basic_shapes_are_those_of_every_operation_and_row(device: Device) -
     cases = list(basic_shapes.basic_cases(device))
     assert {operation for operation, _, _ in cases} == set(OPERATIONS)
     seen = {(operation, arguments.get("impl")) for operation, _, arguments in cases}
+    elements = {
+        (operation, getattr(problem, "precision", arguments.get("element", "fp32")))
+        for operation, problem, arguments in cases
+    }
+    for operation, spec in OPERATIONS.items():
+        for precision in PRECISIONS if spec.has_impls else ("fp32", "bf16") if spec.has_elements else ():
+            assert (operation, precision) in elements or not device.serves(precision)
     tables = {"conv": basic_shapes.CONV, "local": basic_shapes.LOCAL, "fc": basic_shapes.FC}
     for operation in OPERATIONS:
         for problem in tables.get(operation.split("_")[0], {}).values():
-            for precision in filter(device.serves, PRECISIONS):
-                product = with_precision(problem, precision)
-                # A CPU's rows can want shapes that need not be watched: no sanitizer runs there.
-                if device.kind != "cpu":
-                    assert {(operation, impl) for impl in impls(operation, product, device)} <= seen
+            # A CPU's rows can want shapes that need not be watched: no sanitizer runs there.
+            if device.kind != "cpu":
+                for precision in filter(device.serves, PRECISIONS):
+                    rows = own_impls(operation, with_precision(problem, precision), device)
+                    assert {(operation, impl) for impl in rows} <= seen
 
 
 def test_the_basic_shapes_pass(device: Device, capsys: pytest.CaptureFixture[str]) -> None:
