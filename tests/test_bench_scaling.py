@@ -201,18 +201,18 @@ def test_nothing_at_all_can_be_measured() -> None:
 def test_a_budget_without_time_or_memory_to_tell() -> None:
     time = Time()
     budget = Budget(10, time)
-    row = {"seconds": 1.0, "calls": 2, "whole_seconds": 4.0, "memory_bytes": 100, "available_bytes": None}
+    row = {"seconds": 1.0, "calls": 2, "whole_seconds": 5.0, "memory_bytes": 100, "available_bytes": None}
     assert budget.refuses([], 1, 1) is None
-    # 1 s to make the network, and three steps of 2 s or 3.1 s.
+    # 1 s to make the network, and four steps of 2 s or 3.1 s.
     assert budget.refuses([row], 2, 1) is None
-    assert budget.refuses([row], 3.1, 1) == "it would take about 10.3 s and 10.0 s are left"
+    assert budget.refuses([row], 3.1, 1) == "it would take about 13.4 s and 10.0 s are left"
     time.now = 10
     assert budget.refuses([], 1, 1) == "no time is left"
 
 
 def test_the_batch_of_the_sizes_leaves_time_for_all() -> None:
-    rows = [{"batch": n, "seconds": 0.1 * n, "calls": 2, "whole_seconds": 0.3 * n} for n in (1, 2, 4, 8, 16)]
-    need = sum(0.3 * max(factor, 1) ** 2 for factor in FACTORS)  # for each image
+    rows = [{"batch": n, "seconds": 0.1 * n, "calls": 2, "whole_seconds": 0.4 * n} for n in (1, 2, 4, 8, 16)]
+    need = sum(0.4 * max(factor, 1) ** 2 for factor in FACTORS)  # for each image
     assert size_batch(rows, 4 * need + 0.01, own=64) == 4
     assert size_batch(rows, 1e9, own=8) == 8
     assert size_batch(rows, 0, own=8) == 1
