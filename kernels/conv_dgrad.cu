@@ -21,6 +21,7 @@ struct DgradParameters {
   GemmGrid grid;
   uint32_t classes_w;
   Divider by_k;
+  bool whole_steps;  // each of a step's k belongs to one tap
   int most_taps_w;
   Divider by_most_taps_w, by_fewest_taps_w;  // a class has S/stride_w taps along w, rounded up or down
 };
@@ -168,6 +169,11 @@ struct Weights {
     return (((view.first_output + channel) * c.r + r) * c.s + s) * o.size.n;
   }
 
+  __device__ __forceinline__ Depth later(Depth first, uint32_t more, uint32_t k) const {
+    const bool same_tap = o.whole_steps && first != kOutside;
+    return same_tap ? first + more * (o.problem.r * o.problem.s * o.size.n) : depth(k);
+  }
+
   __device__ __forceinline__ Place place(Row row, Depth depth) const {
     const bool inside = row != kOutside && depth != kOutside;
     return {row + depth, inside};
@@ -216,6 +222,7 @@ void launch(const ConvProblem& problem, const DgradArguments& arguments, Stream 
                                       grid,
                                       static_cast<uint32_t>(classes_w(problem)),
                                       Divider(problem.k_per_group()),
+                                      problem.k_per_group() % kSplitUnit == 0,
                                       most_taps_w,
                                       Divider(most_taps_w),
                                       Divider(std::max(1, problem.s / problem.stride_w))};

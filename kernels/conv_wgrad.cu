@@ -42,6 +42,8 @@ struct Gradients {
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     return k < static_cast<uint32_t>(o.size.k) ? k * o.problem.k : kOutside;
   }
+  __device__ __forceinline__ Depth later(const Depth&, uint32_t, uint32_t k) const { return depth(k); }
+
   __device__ __forceinline__ Place place(Row row, Depth depth) const {
     const bool inside = row != kOutside && depth != kOutside;
     return {row + depth, inside};
@@ -83,6 +85,8 @@ struct Windows {
     const uint32_t w = q * c.stride_w - c.pad_w;
     return {h, w, ((n * c.h + h) * c.w + w) * c.c};
   }
+
+  __device__ __forceinline__ Depth later(const Depth&, uint32_t, uint32_t k) const { return depth(k); }
 
   __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
     const bool inside = row.r + depth.h < static_cast<uint32_t>(o.problem.h) &&

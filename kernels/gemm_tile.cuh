@@ -13,6 +13,9 @@
 //   const T* data;
 //   Row row(uint32_t i) const;           what can be known of row i of A (or B) before the loop
 //   Depth depth(uint32_t k) const;       what can be known of a k (i and k may lie beyond the end)
+//   Depth later(Depth first, uint32_t more, uint32_t k) const;
+//                                        depth(k), given that of k - more in the same step (tensor tiles ask
+//                                        operands that are not contiguous along k)
 //   Place place(Row, Depth) const;       where the element lies, and whether it does: otherwise it is a zero
 // so no thread ever divides per element: it keeps its rows, or its depths, for all elements that share them.
 // Offsets are unsigned because on the way to a valid one (below 2^31) they may wrap around.

@@ -100,9 +100,10 @@ class TensorLoader {
   }
 
   __device__ __forceinline__ void start(Buffer& buffer, uint32_t k) const {
+    const typename Operand::Depth first = operand_.depth(k + (ALONG_K ? along(0) : line(0)));
 #pragma unroll
     for (int j = 0; j < MY_DEPTHS; ++j) {
-      const auto depth = operand_.depth(k + (ALONG_K ? along(j) : line(j)));
+      const auto depth = depth_of(j, first, k);
 #pragma unroll
       for (int i = 0; i < MY_ROWS; ++i) {
         const Place from = operand_.place(row_[i], depth);
@@ -126,6 +127,15 @@ class TensorLoader {
   static_assert(Buffer::CHUNKS % LANES == 0 && Buffer::LINES % STRIDE == 0,
                 "threads must share the copies evenly");
 
+  __device__ __forceinline__ typename Operand::Depth depth_of(int j, const typename Operand::Depth& first,
+                                                              uint32_t k) const {
+    if (j == 0) return first;
+    if constexpr (ALONG_K) {
+      return operand_.depth(k + along(j));
+    } else {
+      return operand_.later(first, j * STRIDE, k + line(j));
+    }
+  }
   __device__ __forceinline__ int line(int i) const { return line_ + i * STRIDE; }
   __device__ __forceinline__ int along(int i) const { return (chunk_ + i * LANES) * Tile::CHUNK; }
 

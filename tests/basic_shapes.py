@@ -1,5 +1,4 @@
-"""A few small problems that run every operation and every row of its selection table once or twice, in every
-precision that the device serves.
+"""A few small problems that run every operation and every row of its selection table once or twice.
 
 What a sanitizer watches, where each launch costs many times its usual time (`make sanitize`):
 
@@ -23,7 +22,6 @@ from cconvnet._problem import (
     LrnProblem,
     NeuronProblem,
     NormLimitProblem,
-    PoolProblem,
     SgdProblem,
     SoftmaxProblem,
 )
@@ -31,24 +29,28 @@ from cconvnet.backends import PRECISIONS, Device, get_device
 from cconvnet.testing.check import OPERATIONS, check, own_impls
 from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, LRN_POOL, POOL, with_precision
 
-# By an operation's name, or its first word. Of each, one that fills blocks and one that leaves threads over.
+# By an operation's name or its first word. Of each, one that fills blocks and one that leaves threads over.
 _PROBLEMS: dict[str, list[Any]] = {
     "conv": [CONV["plain"], CONV["tail"]],
     "local": [LOCAL["plain"], LOCAL["tail"]],
     "fc": [FC["plain"], FC["tail"]],
     "bias": [BiasProblem(64, 32), BiasProblem(7, 13)],
-    "relu_bias_backward": [BiasProblem(64, 32), BiasProblem(300, 13)],
     "relu": [NeuronProblem(1024), NeuronProblem(131)],
     "neuron": [NeuronProblem(1024, "tanh", 1.5, 0.5), NeuronProblem(131, "abs")],
     "eltmax": [NeuronProblem(1024), NeuronProblem(131)],
     "add": [NeuronProblem(1024), NeuronProblem(131)],
-    "lrn": [LRN["paper"], LRN["tail"], LRN["same_map"], LRN["same_map_3_vectors"]],
+    "relu_bias_backward": [BiasProblem(64, 32), BiasProblem(7, 13)],
+    "to": [NeuronProblem(1024), NeuronProblem(131)],
+    "from": [NeuronProblem(1024), NeuronProblem(131)],
+    "watch": [NeuronProblem(256), NeuronProblem(131)],
+    "filters": [FilterBlocksProblem(32, 11, 11, 3, 4), FilterBlocksProblem(5, 7, 6, 2, 3)],
     "lrn_maxpool_forward": [LRN_POOL["alexnet"], LRN_POOL["tail"]],
-    # A maximum is known by its bits; only where nothing rounds are they the reference's.
+    # Where nothing rounds, so that maxima are those of the reference.
     "lrn_maxpool_backward": [
-        (LrnProblem(2, 7, 7, 32, alpha=0.0, k=1.0), PoolProblem(2, 7, 7, 32)),
-        (LrnProblem(3, 6, 5, 13, alpha=0.0, k=1.0), PoolProblem(3, 6, 5, 13, rounding="ceil")),
+        (LrnProblem(2, 9, 9, 32, alpha=0.0), LRN_POOL["alexnet"][1]),
+        (LrnProblem(3, 6, 5, 13, alpha=0.0), LRN_POOL["tail"][1]),
     ],
+    "lrn": [LRN["paper"], LRN["tail"], LRN["same_map"], LRN["same_map_3_vectors"]],
     "contrast": [CONTRAST_NORM["plain"], CONTRAST_NORM["even_window"]],
     "maxpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"]],
     "avgpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"]],
@@ -59,32 +61,29 @@ _PROBLEMS: dict[str, list[Any]] = {
     "input": [
         InputProblem(2, 12, 12, 4, 8, 8),
         InputProblem(3, 5, 7, 3, 5, 6),
-        InputProblem(2, 9, 9, 3, 8, 7, block=4, pad=1),
+        InputProblem(2, 12, 11, 3, 9, 7, block=4, pad=2),
     ],
-    "filters": [FilterBlocksProblem(8, 4, 4, 4, 2), FilterBlocksProblem(5, 11, 11, 3, 4)],
-    "to": [NeuronProblem(1024), NeuronProblem(131)],
-    "from": [NeuronProblem(1024), NeuronProblem(131)],
-    "watch": [NeuronProblem(128), NeuronProblem(700)],
 }
 
 
 def basic_cases(device: Device) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Operation, problem and the other arguments of each check, ``impl`` where the operation has a table."""
-    precisions = [name for name in PRECISIONS if device.serves(name)]
+    """Operation, problem and further arguments of one check each: every row of a selection table in the
+    precision it is for, plain and with all that goes along with a product, every element type."""
     for operation, spec in OPERATIONS.items():
-        for problem in _PROBLEMS.get(operation, []) or _PROBLEMS[operation.split("_")[0]]:
-            if not hasattr(problem, "precision"):
-                for element in ("fp32", "bf16") if spec.has_elements else ("fp32",):
-                    yield operation, problem, {"element": element}
+        for problem in _PROBLEMS.get(operation) or _PROBLEMS[operation.split("_")[0]]:
+            if not spec.has_impls:
+                yield operation, problem, {}
+                if spec.has_elements and device.serves("bf16"):
+                    yield operation, problem, {"element": "bf16"}
                 continue
-            for precision in precisions:
-                product = with_precision(problem, precision)
-                for impl in own_impls(operation, product, device):
-                    yield operation, product, {"impl": impl, **_FUSED.get(operation.split("_")[1], {})}
-
-
-# What a product takes along, which reads and writes more arrays than the product alone.
-_FUSED = {"fprop": {"relu": True, "dropout": "odd_part"}, "wgrad": {"update": "full"}}
+            fused = {"fprop": {"dropout": "part", "relu": True}, "wgrad": {"update": "full"}}
+            for precision in PRECISIONS:
+                if device.serves(precision):
+                    product = with_precision(problem, precision)
+                    for impl in own_impls(operation, product, device):
+                        yield operation, product, {"impl": impl}
+                    if more := fused.get(operation.split("_")[1]):
+                        yield operation, product, more
 
 
 def main(name: str) -> None:

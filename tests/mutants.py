@@ -1,7 +1,7 @@
 """Faults put into the kernels, one at a time, to see that the tests notice: what test_mutation.py runs.
 
 A mutant is one of kernels/*.cu and *.cuh with, in device code,
-- one barrier (`__syncthreads`, `__syncwarp`) gone, or
+- one barrier (`__syncthreads`, `__syncwarp`), wait for asynchronous copies or end of a group of them gone, or
 - one bounds guard open: a comparison by <, <=, > or >=, or with kOutside, that decides in an `if`, a
   `?:` or a value with a name whether something is read or written. Where several are joined by && or ||, each
   is opened alone.
@@ -18,7 +18,9 @@ from pathlib import Path
 KERNELS = Path(__file__).parents[1] / "kernels"
 EQUIVALENT = Path(__file__).with_suffix(".json")
 
-_BARRIER = re.compile(r"__sync(?:threads|warp)\(\);")
+_BARRIER = re.compile(r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_copy_group)\(\);")
+# A barrier that also joins what the threads found.
+_VOTE = re.compile(r"__syncthreads_or\((\w+)\)")
 _DEVICE = re.compile(r"\b__(?:device|global)__\b")
 # Written with spaces, as template arguments are not.
 _ORDER = re.compile(r" [<>]=? |kOutside")
@@ -145,6 +147,7 @@ def mutants() -> list[Mutant]:
             changes = [
                 (begin + m.start(), begin + m.end(), ";") for m in _BARRIER.finditer(source[begin:end])
             ]
+            changes += [(begin + m.start(), begin + m.end(), m[1]) for m in _VOTE.finditer(source[begin:end])]
             changes += _conditions(source, begin, end)
             for first, last, replacement in changes:
                 key = (path.name, first, last)

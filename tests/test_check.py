@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cconvnet import _problem
+from cconvnet import _problem, bfloat16
 from cconvnet._problem import (
     BiasProblem,
     ConvProblem,
@@ -23,10 +23,19 @@ from cconvnet._problem import (
     SgdProblem,
 )
 from cconvnet.backends import get_device
-from cconvnet.testing import buffers, compare
+from cconvnet.testing import buffers, compare, reference
 from cconvnet.testing.buffers import Buffer
-from cconvnet.testing.check import OPERATIONS, check, make_inputs, repro, run
-from cconvnet.testing.problems import NETWORKS, layers, multiply_adds, random_case
+from cconvnet.testing.check import OPERATIONS, check, check_fused, make_inputs, repro, run
+from cconvnet.testing.operations import round_to
+from cconvnet.testing.problems import (
+    CONV,
+    LOCAL,
+    NETWORKS,
+    layers,
+    multiply_adds,
+    random_case,
+    with_precision,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -102,6 +111,43 @@ def test_close_refuses_nan(value: float) -> None:
         compare.assert_close("y", ONES, changed(np.ones(20), 4, value), np.ones(20))
 
 
+def test_exact_bfloat16s_are_rounded_once() -> None:
+    third = np.full(20, 1 / 3)
+    bits = bfloat16.pack(third)
+    compare.assert_exact("y", bits, third, dtype=bfloat16.BITS)
+    # One third is 0.333984375 to the nearest; truncated it is less.
+    with pytest.raises(AssertionError, match=r"1 of 20 .* worst at y\[3\]: 0.33203125"):
+        compare.assert_exact("y", changed(bits, 3, bits[3] - 1), third, dtype=bfloat16.BITS)
+    with pytest.raises(AssertionError, match="y is float32"):
+        compare.assert_exact("y", third.astype(np.float32), third, dtype=bfloat16.BITS)
+
+
+@pytest.mark.parametrize("elementwise", [False, True])
+def test_close_bfloat16s_may_be_off_by_their_rounding_alone(elementwise: bool) -> None:
+    expected = np.random.default_rng(0).standard_normal(1000)
+    options: dict[str, Any] = {"elementwise": elementwise, "dtype": bfloat16.BITS}
+    compare.assert_close("y", bfloat16.pack(expected), expected, expected, **options)
+    truncated = (expected.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    with pytest.raises(AssertionError, match="error of y"):
+        compare.assert_close("y", truncated, expected, expected, **options)
+    twice = bfloat16.pack(expected + 2.0**-9 * np.abs(expected))
+    with pytest.raises(AssertionError, match="error of y"):
+        compare.assert_close("y", twice, expected, expected, **options)
+    with pytest.raises(AssertionError, match=r"worst at y\[4\]"):
+        compare.assert_close("y", changed(bfloat16.pack(expected), 4, 0x7FFF), expected, expected, **options)
+
+
+def test_slack_is_each_elements_own() -> None:
+    expected, slack = np.ones(100), np.zeros(100)
+    slack[7] = 0.5
+    compare.assert_close("y", changed(np.ones(100, np.float32), 7, 1.4), expected, expected, slack=slack)
+    for place, value in ((7, 1.6), (8, 1.4)):
+        with pytest.raises(AssertionError, match=rf"worst at y\[{place}\]"):
+            compare.assert_close(
+                "y", changed(np.ones(100, np.float32), place, value), expected, expected, slack=slack
+            )
+
+
 def test_same_bits_tells_zeros_apart() -> None:
     compare.assert_same_bits("y", changed(ONES, 1, np.nan), changed(ONES, 1, np.nan))
     with pytest.raises(AssertionError, match=r"1 of 20 .* worst at y\[2\]"):
@@ -129,6 +175,8 @@ def test_buffers_lie_where_they_are_asked_to(offset: int) -> None:
     buffer = Buffer(get_device("cpu:0"), (5,), offset=offset)
     assert buffer.array.ctypes.data % 16 == offset
     assert np.isnan(buffer.array).all() and buffers.GUARD >= 64
+    bits = Buffer(get_device("cpu:0"), (5,), bfloat16.BITS, offset=offset // 2)
+    assert bits.array.ctypes.data % 16 == offset // 2 and np.isnan(bfloat16.unpack(bits.array)).all()
 
 
 # ---- check ---------------------------------------------------------------------------------------
@@ -204,6 +252,68 @@ def test_check_sees(fault: Callable[..., None], data: str, message: str) -> None
     assert "repeat with: python -c" in str(caught.value)
 
 
+def truncates(a: Array, b: Array, y: Array, stream: int) -> None:
+    """Adds bfloat16s and cuts the sum off instead of rounding it."""
+    y[...] = (bfloat16.unpack(a) + bfloat16.unpack(b)).view(np.uint32) >> 16
+
+
+def adds_rounded(a: Array, b: Array, y: Array, stream: int) -> None:
+    y[...] = bfloat16.pack(bfloat16.unpack(a) + bfloat16.unpack(b))
+
+
+def test_check_sees_bfloat16s_that_are_not_rounded() -> None:
+    check("add", NeuronProblem(100), device_with("add", adds_rounded), data="real", element="bf16")
+    with pytest.raises(AssertionError, match="error of y") as caught:
+        check("add", NeuronProblem(100), device_with("add", truncates), data="real", element="bf16")
+    assert "element='bf16'" in str(caught.value)
+
+
+def test_check_sees_factors_of_too_few_bits() -> None:
+    """bfloat16's eight where tf32 keeps eleven."""
+
+    def product(precision: str) -> Callable[..., None]:
+        def fc_dgrad(problem: Any, dy: Array, w: Array, dx: Array, *_: Any) -> None:
+            dx[...] = reference.fc_dgrad(problem, round_to(dy, precision), round_to(w, precision))
+
+        return fc_dgrad
+
+    problem = FcProblem(20, 30, 40, precision="tf32")
+    for data in ("real", "unrounded"):
+        check("fc_dgrad", problem, gemm_device(product("tf32")), data=data)
+        with pytest.raises(AssertionError, match="error of dx"):
+            check("fc_dgrad", problem, gemm_device(product("bf16")), data=data)
+    with pytest.raises(ValueError, match="unrounded for a tf32 product alone"):
+        check("fc_dgrad", FcProblem(2, 3, 4), "cpu:0", data="unrounded")
+
+
+def gemm_device(function: Callable[..., None]) -> Any:
+    device = device_with("fc_dgrad", function)
+    device.module.fc_dgrad_workspace = lambda problem, impl: 0
+    return device
+
+
+def test_check_fused_sees_a_bit() -> None:
+    """A product that drops before it rounds would do as well, but not the same."""
+    problem = FcProblem(3, 5, 7)
+    cpu = get_device("cpu:0")
+    check_fused("fc_fprop", problem, cpu, relu=True, dropout="whole")
+
+    def fc_fprop(*arguments: Any, **options: Any) -> None:
+        cpu.module.fc_fprop(*arguments, **options)
+        if "dropout" in options:
+            y = arguments[5]
+            y[y != 0] = np.nextafter(y[y != 0], np.float32(100))
+
+    device = type(cpu)("cpu", 0)
+    others = {name: getattr(cpu.module, name) for name in ("fc_fprop_workspace", "dropout", "relu_forward")}
+    device.module = SimpleNamespace(fc_fprop=fc_fprop, **others)
+    with pytest.raises(AssertionError, match="elements of y differ") as caught:
+        check_fused("fc_fprop", problem, device, relu=True, dropout="whole")
+    assert "check_fused('fc_fprop'" in str(caught.value)
+    with pytest.raises(ValueError, match="relu_forward is not fused of others"):
+        check_fused("relu_forward", NeuronProblem(3), cpu)
+
+
 def test_the_line_repeats_the_check() -> None:
     line = repro("sgd_update", SgdProblem(40, 0.1, 0.9, 0.01), "cpu:0", seed=3, floor=-1e9, data="real")
     result = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True)
@@ -241,6 +351,14 @@ def test_the_text_of_a_problem_makes_an_equal_one() -> None:
             assert [getattr(rebuilt, name) for name in said] == [getattr(problem, name) for name in said]
             kinds.add(type(problem))
     assert kinds == {value for name, value in vars(_problem).items() if name.endswith("Problem")}
+
+
+def test_a_precision_changes_nothing_else() -> None:
+    for problem in [*CONV.values(), *LOCAL.values(), FcProblem(3, 4, 5)]:
+        for precision in ("tf32", "bf16"):
+            other = with_precision(problem, precision)
+            assert other.precision == precision and other != problem
+            assert with_precision(other, "fp32") == problem
 
 
 @pytest.mark.parametrize("value", [0.1, 1e-30, 16777217 / 3, 1.7159, 0.69999993, 2.0**127])

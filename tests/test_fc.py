@@ -98,6 +98,11 @@ def test_tf32_rounds_to_nearest_and_ties_away_from_0(device: Device, operation: 
         rounding += rounds
         np.testing.assert_array_equal(y.ravel(), wanted)
     assert rounding and (round_to(x, "tf32") != x).all()
+    # A NaN whose bits would overflow if it were rounded.
+    x[-1] = np.array(0x7FFFFFFF, np.uint32).view(np.float32)
+    for impl in impls(operation, problem, device):
+        (y,) = run(operation, problem, device, {**inputs, name: x.reshape(64, 64)}, impl=impl).values()
+        assert np.isnan(y[-1, -1])
 
 
 @pytest.mark.parametrize("offset", [4, 8])

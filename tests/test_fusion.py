@@ -27,13 +27,6 @@ from cconvnet.nets.specs import (
 from cconvnet.network import Network
 
 ALEXNET = alexnet.build((67, 67, 3), 10, width=1 / 24)
-PRECISIONS = ["fp32", "bf16"]
-
-
-def served(device: Device, precision: str) -> str:
-    if not device.serves(precision):
-        pytest.skip(f"{device.name} does not compute in {precision}")
-    return precision
 
 
 @pytest.fixture
@@ -76,14 +69,11 @@ def test_what_is_fused() -> None:
     assert network.describe()["layers"] == plain.describe()["layers"]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("spec", [CHAINS, ALEXNET], ids=["chains", "alexnet"])
 @pytest.mark.usefixtures("plain_images")
-def test_fused_layers_are_bitwise_the_plain_ones(device: Device, spec: NetSpec, precision: str) -> None:
-    served(device, precision)
+def test_fused_layers_are_bitwise_the_plain_ones(device: Device, spec: NetSpec, element: str) -> None:
     plain, fused = (
-        Network(spec, batch=3, devices=device, seed=2, precision=precision, fuse=fuse)
-        for fuse in (False, True)
+        Network(spec, batch=3, devices=device, seed=2, precision=element, fuse=fuse) for fuse in (False, True)
     )
     assert train(plain, 3) == train(fused, 3)
     assert_equal(plain.state(), fused.state())
@@ -136,22 +126,20 @@ def strided(window: tuple[int, int], stride: tuple[int, int], **values: Any) -> 
     ],
     ids=lambda value: f"{value.window}/{value.stride}" if isinstance(value, ConvSpec) else None,
 )
-@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_convolution_over_blocks_is_the_convolution(
     device: Device,
     monkeypatch: pytest.MonkeyPatch,
     first: ConvSpec,
     image: tuple[int, int],
     in_blocks: bool,
-    precision: str,
+    element: str,
 ) -> None:
     """Exactly, with weights and images whose sums have no rounding."""
-    served(device, precision)
     spec = net_of(first, image=(*image, 3), stored=(image[0] + 2, image[1] + 3))
     found = []
     for blocks in (True, False):
         monkeypatch.setattr(Device, "prefers_blocks", property(lambda self, blocks=blocks: blocks))
-        network = Network(spec, batch=3, devices=device, precision=precision)
+        network = Network(spec, batch=3, devices=device, precision=element)
         (images,) = (layer for layer in network._order if isinstance(layer, InputLayer))
         assert (images.problem.block > 1) == (in_blocks and blocks)
         state = network.state()
@@ -165,7 +153,7 @@ def test_a_convolution_over_blocks_is_the_convolution(
         gradient = network.parameters["first.weight"].host("gradient")
         found.append((network.outputs("data"), network.outputs("first"), gradient))
     for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5 if precision == "fp32" else 1e-2, atol=1e-6)
+        np.testing.assert_allclose(one, other, rtol=1e-5 if element == "fp32" else 1e-2, atol=1e-6)
     assert np.array_equal(found[0][0], found[1][0])
 
 
@@ -193,13 +181,11 @@ def step_by_step(network: Network, steps: int) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ["alexnet", "cifar-11pct", "chains"])
-def test_a_training_step_is_bitwise_its_parts(device: Device, name: str, precision: str) -> None:
-    served(device, precision)
+def test_a_training_step_is_bitwise_its_parts(device: Device, name: str, element: str) -> None:
     spec = {"alexnet": ALEXNET, "chains": CHAINS}.get(name) or nets.build(name)
     batch = 2 if device.kind == "emulator" else 4
-    parts, whole = (Network(spec, batch=batch, devices=device, precision=precision) for _ in range(2))
+    parts, whole = (Network(spec, batch=batch, devices=device, precision=element) for _ in range(2))
     assert train(parts, 3) == step_by_step(whole, 3)
     assert_equal(parts.state(), whole.state())
 
@@ -212,13 +198,11 @@ def test_two_devices_take_the_same_step(device: Device) -> None:
     assert_equal(parts.state(), whole.state())
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_bad_loss_moves_no_weight(device: Device, devices: int, precision: str) -> None:
-    served(device, precision)
+def test_a_bad_loss_moves_no_weight(device: Device, devices: int, element: str) -> None:
     spec = alexnet_2012.build((67, 67, 3), 10, width=1 / 24)
     names = [device, get_device(f"{device.kind}:{device.index + 1}")][:devices]
-    network = Network(spec, batch=2, devices=names, towers=2, precision=precision)
+    network = Network(spec, batch=2, devices=names, towers=2, precision=element)
     step_by_step(network, 2)
     state = network.state()
     state["conv4.bias"][3] = np.inf
@@ -289,14 +273,12 @@ class Graphs:
         return replay
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_captured_step_goes_on_with_new_images_masks_and_rates(device: Device, precision: str) -> None:
-    served(device, precision)
+def test_a_captured_step_goes_on_with_new_images_masks_and_rates(device: Device, element: str) -> None:
     if device.kind == "cuda":
         pytest.skip("the GPU captures by itself in every test of a training step")
     graphs = Graphs(device)
     plain, captured = (
-        Network(ALEXNET, batch=3, devices=on, precision=precision) for on in (device, graphs.device)
+        Network(ALEXNET, batch=3, devices=on, precision=element) for on in (device, graphs.device)
     )
     for network in (plain, captured):
         for step in range(7):

@@ -225,7 +225,7 @@ def test_the_basic_shapes_are_those_of_every_operation_and_row(device: Device) -
     assert {operation for operation, _, _ in cases} == set(OPERATIONS)
     seen = {(operation, arguments.get("impl")) for operation, _, arguments in cases}
     elements = {
-        (operation, getattr(problem, "precision", arguments.get("element")))
+        (operation, getattr(problem, "precision", arguments.get("element", "fp32")))
         for operation, problem, arguments in cases
     }
     for operation, spec in OPERATIONS.items():

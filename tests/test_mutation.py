@@ -32,8 +32,8 @@ TESTS: dict[str, list[str]] = {
     "bias.cu": ["test_bias.py"],
     "contrast_norm.cu": ["test_contrast_norm.py"],
     "conv_dgrad.cu": ["test_conv.py", "-k", "conv_dgrad"],
-    "conv_fprop.cu": ["test_conv.py", "-k", "conv_fprop or bias"],
-    "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad"],
+    "conv_fprop.cu": ["test_conv.py", "-k", "conv_fprop or bias or on_the_way"],
+    "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad or update"],
     "dropout.cu": ["test_dropout.py"],
     "eltmax.cu": ["test_eltmax.py"],
     "fc.cu": ["test_fc.py"],
@@ -41,6 +41,7 @@ TESTS: dict[str, list[str]] = {
     "local.cu": ["test_local.py"],
     "limit_norm.cu": ["test_limit_norm.py"],
     "lrn.cu": ["test_lrn.py"],
+    "lrn_maxpool.cu": ["test_lrn_maxpool.py"],
     "neuron.cu": ["test_neuron.py"],
     "plain.cu": ["test_plain.py"],
     "pool.cu": ["test_pool.py"],
@@ -177,7 +178,9 @@ def test_mutants_are_found() -> None:
     barriers = sum(path.read_text().count("__syncthreads();") for path in (ROOT / "kernels").glob("*.cu*"))
     assert sum(mutant.key["gone"] == "__syncthreads();" for mutant in found) == barriers > 5
     guarded = {mutant.file for mutant in found}
-    assert guarded >= {"bias.cu", "dropout.cu", "gemm_tile.cuh", "lrn.cu", "pool.cu", "softmax.cu"}
+    assert guarded >= {"bias.cu", "gemm_tile.cuh", "lrn.cu", "lrn_maxpool.cu", "pool.cu", "softmax.cu"}
+    tile = [mutant.key["gone"] for mutant in found if mutant.file == "tensor_tile.cuh"]
+    assert sum("wait_for_copies" in gone for gone in tile) == 1 and "ptx::close_copy_group();" in tile
     assert set(TESTS) == {path.name for path in (ROOT / "kernels").glob("*.cu")}
 
 

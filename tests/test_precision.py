@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_fusion import ALEXNET, CHAINS, served, step_by_step
+from test_fusion import ALEXNET, CHAINS, step_by_step
 from test_network import assert_equal, batch_of
 from test_train import Listener, assert_same_run, resume, run_training
 
@@ -28,6 +28,12 @@ def trains_in_bf16() -> str:
     if not get_device("cpu:0").serves("bf16"):
         pytest.skip("this processor has no instructions for bfloat16")
     return "bf16"
+
+
+def served(device: Device, precision: str) -> str:
+    if not device.serves(precision):
+        pytest.skip(f"{device.name} does not compute in {precision}")
+    return precision
 
 
 # ---- networks --------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from cconvnet._problem import (
     ConvProblem,
     DropoutProblem,
     FcProblem,
+    FilterBlocksProblem,
     InputProblem,
     LocalProblem,
     LrnProblem,
@@ -26,6 +27,7 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
+from cconvnet.backends import PRECISIONS, get_device
 from cconvnet.testing import reference
 from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, POOL
 
@@ -175,6 +177,12 @@ def test_bias_add_by_hand() -> None:
     assert reference.bias_add(o, x, [-10, 20, 3], relu=True).tolist() == [[0, 22, 6], [0, 25, 0]]
 
 
+def test_relu_bias_backward_by_hand() -> None:
+    y, dy = np.array([[1, -1], [0, 2], [3, 4]]), np.array([[1, 2], [3, 4], [5, 6]])
+    dx, db = reference.relu_bias_backward(BiasProblem(3, 2), y, dy, 0.5)
+    assert dx.tolist() == [[0.5, 0], [0, 2], [2.5, 3]] and db.tolist() == [3, 5]
+
+
 def test_fc_by_hand() -> None:
     y = reference.fc_fprop(FcProblem(1, 2, 2), [1, 2], [3, 4, 5, -6], [1, 1], relu=True)
     assert y.tolist() == [[12, 0]]
@@ -274,6 +282,22 @@ def test_lrn_by_hand() -> None:
 
 
 # ---- contrast normalisation ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_lrn_maxpool_gradient_by_differences(relu: bool) -> None:
+    lrn, pool = LrnProblem(1, 5, 4, 6, size=3, alpha=0.3), PoolProblem(1, 5, 4, 6, (3, 3), (2, 2), (1, 0))
+    before = normal(lrn.x_shape)
+    before[np.abs(before) < 0.01] = 0.5  # no kink within a step
+    dy = normal(pool.y_shape, 1)
+
+    def forward(values: Array) -> Array:
+        return reference.lrn_maxpool_forward(lrn, pool, np.maximum(values, 0) if relu else values)
+
+    x = np.maximum(before, 0) if relu else before
+    dx = reference.lrn_maxpool_backward(lrn, pool, x, forward(before), dy, relu)
+    # Where several maxima are 0, each has the whole gradient, and the ReLU takes it.
+    assert_gradient(dx, numerical_gradient(forward, before, dy, 1e-6))
 
 
 def contrast_norm_by_definition(o: ContrastNormProblem, x: Array) -> Array:
@@ -414,6 +438,14 @@ def test_dropout_of_a_part() -> None:
     assert kept.tolist() == whole[:, 3:5].tolist() and 0 < np.count_nonzero(kept) < 8
 
 
+@pytest.mark.parametrize(("subsequence", "step"), [(5, 0), (5, 7), (2**32 - 1, 1), (2**64 - 2, 3)])
+def test_dropout_adds_the_step_to_the_subsequence(subsequence: int, step: int) -> None:
+    x = np.ones(100)
+    stepped = reference.dropout(DropoutProblem(100, 0.5, 2.0, 9, subsequence), x, np.array([step]))
+    same = DropoutProblem(100, 0.5, 2.0, 9, (subsequence + step) % 2**64)
+    assert_same(stepped, reference.dropout(same, x))
+
+
 def test_dropout_keeps_its_share() -> None:
     for keep in (0.1, 0.5, 0.9):
         share = reference.dropout_mask(DropoutProblem(100_000, keep, seed=7)).mean()
@@ -472,6 +504,20 @@ def test_sgd_update_by_hand() -> None:
     assert v.tolist() == [-1, -2] and w.tolist() == [15, -2]
 
 
+def test_sgd_update_with_rates_and_a_halt() -> None:
+    problem, g, v, w = SgdProblem(2, 9.0, 9.0, 0.5), np.array([4, 8]), np.array([2, 4]), np.array([8, 16])
+    rates = np.array([0.25, 0.5])  # lr and momentum
+    new_v, new_w = reference.sgd_update(problem, g, v, w, rates, np.array([0]))
+    assert new_v.tolist() == [-1, -2] and new_w.tolist() == [7, 14]
+    new_v, new_w = reference.sgd_update(problem, g, v, w, rates, np.array([1]))
+    assert new_v.tolist() == [2, 4] and new_w.tolist() == [8, 16]
+
+
+@pytest.mark.parametrize(("loss", "halt"), [(1.0, 0), (np.inf, 1), (-np.inf, 1), (np.nan, 1)])
+def test_watch_losses(loss: float, halt: int) -> None:
+    assert reference.watch_losses(np.array([0.5, loss, 2.0])).tolist() == [halt]
+
+
 def test_limit_norm_by_hand() -> None:
     w = [[3, 4], [0.3, 0.4], [6, -8], [0, 0], [np.nan, 9]]
     expected = [[3, 4], [0.3, 0.4], [3, -4], [0, 0], [np.nan, 9]]
@@ -491,6 +537,47 @@ def test_input_transform_by_hand() -> None:
     assert y.ravel().tolist() == [4, 5, 6, 7]
 
 
+def test_blocks_by_hand() -> None:
+    """An image of 3 x 2 pixels in a border of one: two blocks by two, each of 2 x 2 pixels."""
+    images = np.arange(1, 7, dtype=np.uint8).reshape(1, 3, 2, 1)
+    corner = np.zeros(1, np.int32)
+    problem = InputProblem(1, 3, 2, 1, 3, 2, block=2, pad=1)
+    y = reference.input_transform(problem, images, corner, corner, corner)
+    assert y.shape == (1, 3, 2, 4) == problem.y_shape
+    assert y[0].tolist() == [
+        [[0, 0, 0, 1], [0, 0, 2, 0]], [[0, 3, 0, 5], [4, 0, 6, 0]], [[0, 0, 0, 0], [0, 0, 0, 0]],
+    ]  # fmt: skip
+    w = np.arange(6).reshape(1, 3, 2, 1)
+    filters = FilterBlocksProblem(1, 3, 2, 1, 2)
+    blocks = reference.filters_to_blocks(filters, w)
+    assert blocks[0].tolist() == [[[0, 1, 2, 3]], [[4, 5, 0, 0]]]
+    assert_same(reference.filters_from_blocks(filters, blocks), w.astype(float))
+
+
+@pytest.mark.parametrize(
+    ("block", "pad", "size", "filter_size"), [(4, 2, (19, 17), (7, 6)), (3, 0, (9, 8), (3, 5))]
+)
+def test_a_convolution_of_blocks_is_that_of_the_image(
+    block: int, pad: int, size: tuple[int, int], filter_size: tuple[int, int]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 20, 22, 3)).astype(np.uint8)
+    corner = np.zeros(2, np.int32)
+    crops = InputProblem(2, 20, 22, 3, *size), InputProblem(2, 20, 22, 3, *size, block=block, pad=pad)
+    x, x_blocks = (reference.input_transform(o, images, corner, corner, corner) for o in crops)
+    whole = ConvProblem(2, *size, 3, 5, *filter_size, stride=(block, block), padding=(pad, pad))
+    filters = FilterBlocksProblem(5, *filter_size, 3, block)
+    blocks = ConvProblem(2, *crops[1].y_shape[1:], 5, *filters.blocks_shape[1:3])
+    w = np.random.default_rng(1).integers(-4, 5, whole.w_shape)
+    y = reference.conv_fprop(blocks, x_blocks, reference.filters_to_blocks(filters, w))
+    assert_same(y[:, : whole.p, : whole.q], reference.conv_fprop(whole, x, w))
+
+
+def test_to_bf16_rounds() -> None:
+    x = np.array([1.0, 1 + 2.0**-8, 1 + 3 * 2.0**-8])
+    assert reference.to_bf16(x).tolist() == [1.0, 1.0, 1 + 2.0**-6]
+    assert_same(reference.from_bf16(x), x)
+
+
 def test_add_by_hand() -> None:
     assert reference.add([1, 2], [3, 5]).tolist() == [4, 7]
     assert reference.add([1, 2], [3, 5], 2, -1).tolist() == [-1, -1]
@@ -505,3 +592,45 @@ def test_precision_is_float32_only_inside() -> None:
         y = reference.fc_fprop(o, [1 / 3], [1.0])
         assert y.dtype == np.float32 and y[0, 0] == np.float32(1 / 3)
     assert reference.fc_fprop(o, [1 / 3], [1.0]).dtype == np.float64
+
+
+# ---- the module made of it ---------------------------------------------------------------------------
+
+
+def test_the_numpy_module_finishes_products() -> None:
+    module, o = get_device("reference:0").module, FcProblem(4, 5, 6)
+    x, w, bias = normal(o.x_shape), normal(o.w_shape, 1), normal(6, 2)
+    dropout, step = DropoutProblem(24, 0.5, 2.0, 1, 2), np.array([3])
+    plain, y = np.empty(o.y_shape), np.empty(o.y_shape)
+    module.fc_fprop(o, x, w, bias, True, plain, None)
+    module.dropout(dropout, plain, plain, 0, step=step)
+    module.fc_fprop(o, x, w, bias, True, y, None, 0, None, dropout=dropout, step=step)
+    assert_same(y, plain)
+    assert y.any()
+
+
+@pytest.mark.parametrize("halted", [0, 1])
+def test_the_numpy_module_updates_behind_a_gradient(halted: int) -> None:
+    module, o = get_device("reference:0").module, FcProblem(4, 5, 6)
+    x, dy, rates = normal(o.x_shape), normal(o.y_shape, 1), np.array([0.1, 0.9])
+    sgd, halt = SgdProblem(30, 9.0, 9.0, 0.01), np.array([halted], np.int32)
+    dw, states = np.empty(o.w_shape), []
+    for fused in (False, True):
+        v, w, w_bf16 = normal(o.w_shape, 2), normal(o.w_shape, 3), np.zeros(o.w_shape, np.uint16)
+        if fused:
+            module.fc_wgrad(o, x, dy, dw, None, update=(sgd, v, w, w_bf16, rates, halt))
+        else:
+            module.fc_wgrad(o, x, dy, dw, None)
+            module.sgd_update(sgd, dw, v, w, 0, w_bf16=w_bf16, rates=rates, halt=halt)
+        states.append((v, w, w_bf16))
+    for a, b in zip(*states, strict=True):
+        assert_same(a, b)
+    assert bool(states[0][2].any()) == (not halted)
+    assert (states[0][1] == normal(o.w_shape, 3)).all() == bool(halted)
+
+
+def test_the_numpy_module_serves_floats() -> None:
+    module = get_device("reference:0").module
+    assert [module.serves(precision) for precision in PRECISIONS] == [True, False, False]
+    with pytest.raises(ValueError, match="precision must be fp32, tf32 or bf16, not 'fp16'"):
+        module.serves("fp16")

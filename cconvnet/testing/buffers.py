@@ -44,8 +44,8 @@ class Buffer:
         slack = _ALIGNMENT if GUARD or offset else 0
         with device:
             words = -(-(2 * GUARD + slack + size) // 4)
-            # In both halves a bfloat16's NaN: all bits of the exponent and some of the fraction.
-            half = 0xFF81 + next(_numbers) % 0x7F
+            # In both halves a bfloat16's quiet NaN: all bits of the exponent and the first of the fraction.
+            half = 0xFFC0 + next(_numbers) % 0x40
             self._pattern = np.full(words, half << 16 | half, np.uint32).view(np.uint8)
             self._memory = device.empty(4 * words, np.uint8)
             address = self._memory.data.ptr if device.kind == "cuda" else self._memory.ctypes.data
