@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const 
 
 // Average pooling reads neither x nor y.
 template <Pooling POOLING, int WIDTH, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills registers on sm_120
     pool_backward(PoolArguments a, const T* x, const T* y, const T* dy, T* dx) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (vector >= a.vectors) return;
