@@ -77,6 +77,7 @@ def save(path: Path, seed: int, filters: int = 6, **changes: Any) -> Path:
         "image_shape": [*STORED, 3],
         "data": None,
         "size": None,
+        "precision": "fp32",
     }
     checkpoint.save(
         path,
