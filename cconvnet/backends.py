@@ -316,8 +316,9 @@ class CudaDevice(Device):
         self._stream.synchronize()
 
     def mark(self) -> Any:
-        event = self.xp.cuda.Event(disable_timing=True)
-        event.record(self._stream)
+        with self:  # an event and its stream must be of one GPU
+            event = self.xp.cuda.Event(disable_timing=True)
+            event.record(self._stream)
         return event
 
     def wait(self, mark: Any) -> None:

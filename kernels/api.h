@@ -221,8 +221,7 @@ void dropout(const DropoutProblem& problem, const int64_t* step, const T* x, T* 
 // softmax_cross_entropy_backward  dlogits = scale * (probabilities - onehot(label)), in place allowed.
 // softmax_cross_entropy  both in one pass.
 // watch_losses    *halt = 1 if any of the losses is infinite or NaN, else 0. As every update's `halt` it
-// keeps
-//                 the weights where they are in a step that went wrong.
+//                 keeps the weights where they are in a step that went wrong.
 // A label outside [0, k) makes its row's loss NaN, its rank k and its gradient NaN; nothing is read out of
 // bounds.
 template <class T>
