@@ -383,7 +383,10 @@ PROMISES = (
         "loads and stores of 16 bytes",
         "|".join(_WIDE),
         lambda kernel: kernel.counts["LDG.16"] > 0 and kernel.counts["STG.16"] > 0,
-        {r"^elementwise<4, SplitReduce<\w+<bfloat16>": "four sums of floats become 8 bytes of bfloat16s"},
+        {
+            r"^elementwise<4, SplitReduce<\w+<bfloat16>": "four sums of floats become 8 bytes of bfloat16s",
+            r"^lrn_map<Step:(0, |2, (3, bfloat16|5, ))": "nvcc splits the stores of its walk",
+        },
     ),
     Promise(
         "no load narrower than 16 bytes in the hot loop",
