@@ -49,9 +49,10 @@ def compare(
     assert options.data is not None
     about = machine.describe(device)
     # Where the data lie is nobody's business.
-    epochs = "" if options.epochs is None else f" --epochs {options.epochs}"
+    given = {name: getattr(options, name) for name in ("epochs", "batch", "lr")}
+    chosen = "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
     named = f"--data {Path(options.data).name} --net {options.net} --precisions {','.join(precisions)}"
-    about["command"] = f"precisions.py {named} --seeds {len(seeds)}{epochs}"
+    about["command"] = f"precisions.py {named} --seeds {len(seeds)}{chosen}"
     result: dict[str, Any] = {
         "what": "precisions",
         "machine": about,
@@ -142,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precisions", default="fp32,bf16", help="with commas (fp32,bf16)")
     parser.add_argument("--seeds", type=int, default=3, help="runs in each precision (3)")
     parser.add_argument("--epochs", type=int, help="of each run; the network's own if not given")
+    parser.add_argument("--batch", type=int, help="images per step; the network's own if not given")
+    parser.add_argument("--lr", type=float, help="the first rate; the network's own if not given")
     parser.add_argument("--json", type=Path, help="where the result goes (benchmarks/results/precisions-...)")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "precisions.png", help="the picture")
     parser.add_argument("--draw", type=Path, metavar="JSON", help="only draw a result that is there")
@@ -156,7 +159,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (device,) = devices_of([options.device] if options.device else None)
         kind = f"precisions-{options.net}-{device.kind}.json"
         to_json = options.json or ROOT / "benchmarks" / "results" / kind
-        wanted = Options(net=options.net, data=options.data, devices=[device.name], epochs=options.epochs)
+        wanted = Options(
+            net=options.net,
+            data=options.data,
+            devices=[device.name],
+            epochs=options.epochs,
+            batch=options.batch,
+            lr=options.lr,
+        )
         try:
             with reporter(sys.stderr) as report:
                 result = compare(wanted, names, range(1, options.seeds + 1), to_json, report)
