@@ -105,7 +105,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= count) return;
   const int from = a.in_filter(static_cast<int>(i));
-  blocks[i] = from_float<T>(from < 0 ? 0.0f : w[from]);
+  const float weight = from < 0 ? 0.0f : w[from];
+  blocks[i] = from_float<T>(weight);
 }
 
 __global__ void __launch_bounds__(kThreads)
