@@ -143,7 +143,7 @@ class Layer:
         names: of the spec's layers that it computes, in order; its output is that of the last.
         input_gradients: for each input the array the backward pass writes, None where no gradient is needed.
         workspace: memory shared by all layers of a device, at least workspace_bytes().
-        scratch: likewise, float[], at least scratch_count() elements.
+        scratch: likewise, of activations' elements, at least scratch_count() of them.
     """
 
     type: ClassVar[str]
@@ -413,20 +413,20 @@ class _WeightedLayer(Layer):
                 self._dgrad(branch.problem, dy, branch.weight.working, dx, self.workspace, stream)
         for branch in self.branches:
             weight, blocks = branch.weight, branch.blocks
-            if blocks is not None:
+            if updates is not None and weight.parameter.name in updates.frozen:
+                continue
+            if blocks is None:
+                update = None if updates is None else updates.of(weight)
+                self._wgrad(
+                    branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream, update=update
+                )
+                if updates is not None:
+                    weight.limit_norm()
+            else:
                 self._wgrad(branch.problem, branch.x.array, dy, blocks.gradient, self.workspace, stream)
                 module.filters_from_blocks(blocks.problem, blocks.gradient, weight.gradient, stream)
                 if updates is not None:
                     updates.apply(weight)
-                continue
-            update = None if updates is None else updates.of(weight)
-            if updates is not None and update is None:
-                continue  # frozen
-            self._wgrad(
-                branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream, update=update
-            )
-            if updates is not None:
-                weight.limit_norm()
         if self.bias is not None and updates is not None:
             updates.apply(self.bias)
 
