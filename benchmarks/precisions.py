@@ -29,7 +29,7 @@ from cconvnet import runs  # noqa: E402
 from cconvnet.backends import PRECISIONS  # noqa: E402
 from cconvnet.bench import machine  # noqa: E402
 from cconvnet.plots import check, figure, save  # noqa: E402
-from cconvnet.report import Reporter, reporter  # noqa: E402
+from cconvnet.reporter import Reporter, reporter  # noqa: E402
 from cconvnet.settings import Options  # noqa: E402
 from cconvnet.train import devices_of, percent, train  # noqa: E402
 

@@ -33,7 +33,7 @@ from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network, StepResult
-from cconvnet.report import Reporter
+from cconvnet.reporter import Reporter
 from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Progress, Settings, identity

@@ -28,7 +28,7 @@ from cconvnet.nets.specs import (
     gaussian,
 )
 from cconvnet.network import Network
-from cconvnet.report import Reporter
+from cconvnet.reporter import Reporter
 from cconvnet.runs import Run
 from cconvnet.settings import Options, Settings
 from cconvnet.train import Trainer

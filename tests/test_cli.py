@@ -27,7 +27,8 @@ COMMANDS = [
     "describe",
     "gradcheck",
     "export",
-    "plot",
+    "plot curve",
+    "plot filters",
     "augment",
     "doctor",
     "import",
@@ -340,9 +341,9 @@ def test_bench_scaling_tells_fits_and_what_was_left_out(tmp_path: Path) -> None:
 def test_plot_draws_both_pictures(trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert (trained / "curve.png").exists()
-    succeed("plot", "--run", trained, "--out", tmp_path / "curve.svg")
+    succeed("plot", trained, "--out", tmp_path / "curve.svg")
     assert "top-1 error" in (tmp_path / "curve.svg").read_text()
-    succeed("plot", "--run", trained, "--what", "filters")
+    succeed("plot", "filters", trained)
     with Image.open(trained / "filters.png") as picture:
         assert picture.width > 100
 
@@ -510,7 +511,7 @@ def test_an_existing_run_is_not_written_over(trained: Path) -> None:
 
 
 def test_missing_run(tmp_path: Path) -> None:
-    for command in (("train", "--resume"), ("evaluate", "--run"), ("plot", "--run")):
+    for command in (("train", "--resume"), ("evaluate", "--run"), ("plot",), ("plot", "filters")):
         assert str(tmp_path / "gone") in refuse(*command, tmp_path / "gone")
 
 

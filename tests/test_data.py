@@ -741,7 +741,7 @@ def test_cached_and_streamed_batches_are_the_same(tmp_path: Path, broken: bool) 
     expected = training(data.open_source(tmp_path).train, 0)
     for workers in (0, 1, 3):
         source = data.open_source(tmp_path, cache_bytes=0)
-        assert isinstance(source.train, data.FileSplit)
+        assert isinstance(source.train, data.PictureSplit)
         assert batches_equal(expected, training(source.train, workers))
     for workers in (0, 2):
         cached = data.open_source(tmp_path, workers=workers)

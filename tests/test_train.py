@@ -29,7 +29,7 @@ from cconvnet.evaluate import COLORS, MEAN, Tally, evaluate_run, load_trained, p
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.network import Network
-from cconvnet.report import Reporter
+from cconvnet.reporter import Reporter
 from cconvnet.runs import Run, RunError
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Settings, parse_lr_plateau, parse_lr_scale, parse_lr_steps

@@ -8,7 +8,6 @@ said in a line on standard error, without a traceback (``CCONVNET_DEBUG=1`` show
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ import typer
 
 import cconvnet
 from cconvnet import nets
-from cconvnet.cli import bench
+from cconvnet.cli import bench, data, plot
 from cconvnet.cli.options import (
     Batch,
     Best,
@@ -41,6 +40,7 @@ from cconvnet.cli.options import (
     print_table,
     write_json,
 )
+from cconvnet.cli.train import train
 
 app = typer.Typer(
     add_completion=False,
@@ -49,152 +49,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train AlexNet and smaller networks with hand-written kernels: on one GPU, on two, or on none.",
 )
-app.add_typer(bench.app, name="bench")
-
-
-# ---- train ---------------------------------------------------------------------------------------------
-
-
-@app.command(
+app.command(
     epilog=example(
         "cconvnet train", "cconvnet train --net alexnet --data imagenet --device cuda:0 --out runs/first"
     )
-)
-def train(
-    net: OptionalNet = None,
-    layer_def: LayerDef = None,
-    layer_params: LayerParams = None,
-    crop: Crop = None,
-    data: Data = None,
-    device: DeviceNames = None,
-    place: Places = None,
-    towers: Annotated[
-        int | None,
-        typer.Option(
-            help="Into how many parts split layers are cut; one for each device if not given.", metavar="N"
-        ),
-    ] = None,
-    precision: Precision = None,
-    batch: Batch = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="How often to go through the training images.", metavar="N")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Stop when the run has done this many steps in all.", metavar="N")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Decides weights, order, crops, dropout; 0 if not given.", metavar="N"),
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", help="The learning rate to begin with.", metavar="RATE")
-    ] = None,
-    lr_steps: Annotated[
-        str | None,
-        typer.Option(
-            help="Epochs at which the rate is divided by 10, such as 60,75, or none; the network's own if "
-            "not given.",
-            metavar="EPOCHS",
-        ),
-    ] = None,
-    lr_plateau: Annotated[
-        str | None,
-        typer.Option(
-            help="Divide the rate by 10 also when the test error has not fallen for N epochs; none: never; "
-            "the network's own if not given.",
-            metavar="N",
-        ),
-    ] = None,
-    lr_scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Multiply the rates of layers, such as conv1=0.1,fc8=2. A resumed run keeps what it is not "
-            "told anew; 1 undoes it.",
-            metavar="LAYER=FACTOR,...",
-        ),
-    ] = None,
-    freeze: Annotated[
-        str | None,
-        typer.Option(help="Layers that do not learn, such as conv1,conv2: factor 0.", metavar="LAYERS"),
-    ] = None,
-    color_noise: Annotated[
-        float | None,
-        typer.Option(
-            help="The strength of the colour noise in training, 0: none; the network's own if not given.",
-            metavar="SIGMA",
-        ),
-    ] = None,
-    size: Size = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; runs/NET-DATA-TIME if not given.", metavar="FOLDER")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run, or from this checkpoint of it.", metavar="RUN")
-    ] = None,
-    checkpoint_every: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps between checkpoints; ten minutes if not given. Epochs end with one, but not where "
-            "writing it would take more than a tenth of the time.",
-            metavar="N",
-        ),
-    ] = None,
-    log_every: Annotated[int, typer.Option(help="Steps per line of the log.", metavar="N")] = 20,
-    workers: Workers = None,
-) -> None:
-    """Train a network, or go on training one.
-
-    Ctrl-C ends the present step, saves, and says how to go on. The resumed run ends with bitwise the weights
-    of one that was never stopped.
-    """
-    from cconvnet import plots
-    from cconvnet.formats.netfiles import chosen
-    from cconvnet.report import reporter
-    from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
-    from cconvnet.train import percent, resume_command
-    from cconvnet.train import train as run_training
-
-    options = Options(
-        net=chosen(net, layer_def, layer_params, crop),
-        data=data,
-        size=size,
-        devices=device_names(device),
-        place=parsed_places(place),
-        towers=towers,
-        precision=precision,
-        batch=batch,
-        epochs=epochs,
-        steps=steps,
-        seed=seed,
-        lr=lr,
-        lr_steps=parse_lr_steps(lr_steps),
-        lr_plateau=parse_lr_plateau(lr_plateau),
-        lr_scale=parse_lr_scale(lr_scale, freeze),
-        color_noise=color_noise,
-        out=out,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        log_every=log_every,
-        workers=workers,
-    )
-    with reporter() as report:
-        outcome = run_training(options, report)
-    summary = outcome.summary
-    if outcome.signal is None:
-        try:
-            plots.curve(outcome.path, outcome.path / "curve.png")
-        except (plots.PlotError, OSError) as error:
-            print(f"no curve.png: {error}")
-        print(
-            f"test error {percent(summary['test_error_top1'])}, top 5 {percent(summary['test_error_top5'])}, "
-            f"{summary['images_per_second']:,.0f} images/s on {summary['device']}, "
-            f"{summary['steps']:,} steps in {summary['seconds']:,.1f} s"
-        )
-    print(f"files: {outcome.path}")
-    if not summary["complete"]:
-        print(f"stopped after step {summary['steps']:,}; to go on: {resume_command(outcome.path)}")
-    if outcome.signal == signal.SIGINT:
-        raise typer.Exit(130)
+)(train)
+app.add_typer(data.app, name="data")
+app.add_typer(plot.app, name="plot")
+app.add_typer(bench.app, name="bench")
 
 
 # ---- evaluate and predict ------------------------------------------------------------------------------
@@ -225,7 +87,7 @@ def evaluate(
 ) -> None:
     """Print a trained network's error on test images, or that of several whose probabilities are averaged."""
     from cconvnet.evaluate import Tally, evaluate_runs
-    from cconvnet.report import reporter
+    from cconvnet.reporter import reporter
     from cconvnet.train import percent
 
     def errors(tally: Tally) -> str:
@@ -362,7 +224,7 @@ def import_(
     from cconvnet.checkpoint import CheckpointError
     from cconvnet.formats import checkpoints
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.report import reporter
+    from cconvnet.reporter import reporter
     from cconvnet.settings import Options
     from cconvnet.train import begin_with
 
@@ -546,36 +408,6 @@ def export(
 
 
 # ---- pictures -------------------------------------------------------------------------------------------
-
-
-@app.command(
-    epilog=example("cconvnet plot --run runs/first", "cconvnet plot --run runs/first --what filters")
-)
-def plot(
-    run: RunPath,
-    what: Annotated[
-        str, typer.Option(help="curve, or filters (the first layer's).", metavar="NAME")
-    ] = "curve",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The picture's file; curve.png or filters.png in the run if not given.", metavar="FILE"
-        ),
-    ] = None,
-) -> None:
-    """Draw a run's training curve, or the filters of its first layer."""
-    from cconvnet import plots, runs
-
-    if what not in ("curve", "filters"):
-        raise ValueError(f"--what must be curve or filters, not {what!r}")
-    folder = runs.folder_of(run)
-    runs.read_config(folder)
-    target = out or folder / f"{what}.png"
-    if what == "curve":
-        plots.curve(folder, target)
-    else:
-        plots.filters(run, target)
-    print(target)
 
 
 @app.command(

@@ -94,7 +94,7 @@ def bench_kernels(
     from cconvnet.bench.kernel_table import Table
     from cconvnet.bench.kernels import failed, kernels, peers_for
     from cconvnet.bench.rows import Row
-    from cconvnet.report import reporter
+    from cconvnet.reporter import reporter
 
     if no_peer and peers is not None:
         raise ValueError("--no-peer and --peers exclude each other")
@@ -173,7 +173,7 @@ def bench_step(
     from cconvnet.bench import pictures
     from cconvnet.bench import step as bench
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.report import reporter
+    from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     _check_files(to_json, plot)
@@ -239,7 +239,7 @@ def bench_roofline(
     """Time every operation within real training steps, beside what this device's own limits allow."""
     from cconvnet.bench import roofline
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.report import reporter
+    from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     _check_files(to_json, plot, stack)
@@ -306,7 +306,7 @@ def bench_scaling(
 ) -> None:
     """Time training steps at growing batches and image sizes, and fit how time and memory grow."""
     from cconvnet.bench import scaling
-    from cconvnet.report import reporter
+    from cconvnet.reporter import reporter
 
     _check_files(to_json, plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:

@@ -11,16 +11,16 @@ from __future__ import annotations
 from cconvnet.data.images import BrokenImage, DataError, decode_image, resize_image
 from cconvnet.data.loader import Batch, Loader, mean_image
 from cconvnet.data.sources import Skipped, Source, open_source
-from cconvnet.data.splits import FileSplit, MemorySplit, Split, broken_allowed
+from cconvnet.data.splits import MemorySplit, PictureSplit, Split, broken_allowed
 from cconvnet.data.workers import WorkerError
 
 __all__ = [
     "Batch",
     "BrokenImage",
     "DataError",
-    "FileSplit",
     "Loader",
     "MemorySplit",
+    "PictureSplit",
     "Skipped",
     "Source",
     "Split",

@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 from PIL import Image, ImageChops, UnidentifiedImageError, features
+
+from cconvnet.data.extents import Stored
 
 try:
     import simplejpeg
@@ -55,28 +58,41 @@ def describe_decoder(decoder: str) -> str:
     return f"Pillow {PIL.__version__} with {jpeg}"
 
 
-def read_image(
-    path: str | Path,
-    size: int | None,
-    shape: tuple[int, int, int] | None = None,
-    decoder: str = "pillow",
-) -> Pixels:
-    """Reads and decodes a file; the arguments are decode_image's.
-
-    With `shape` the image must come out as exactly that. Errors: BrokenImage for its contents; DataError
-    for another shape than `shape`; OSError when the file cannot be read at all.
-    """
-    with Path(path).open("rb") as file:
-        length = os.fstat(file.fileno()).st_size
+def read_stored(stored: Stored) -> bytes:
+    """The bytes of a picture. Errors: BrokenImage for what they are; OSError if they cannot be read."""
+    with Path(stored.path).open("rb") as file:
+        length = stored.length
+        if length < 0:
+            length = os.fstat(file.fileno()).st_size - stored.offset
         if length == 0:
             raise BrokenImage("the file is empty")
         if length > MAX_FILE_BYTES:
             raise BrokenImage(f"the file has {length:,} bytes, more than {MAX_FILE_BYTES:,}")
-        data = file.read()
-    pixels = decode_image(data, size, decoder)
+        file.seek(stored.offset)
+        data = file.read(length)
+    if len(data) < length:
+        raise BrokenImage(f"{stored.path} ends within it")
+    if stored.crc32 >= 0 and zlib.crc32(data) != stored.crc32:
+        raise BrokenImage(f"its bytes in {stored.path} have changed: the checksum differs")
+    return data
+
+
+def read_image(
+    stored: str | Path | Stored,
+    size: int | None,
+    shape: tuple[int, int, int] | None = None,
+    decoder: str = "pillow",
+) -> Pixels:
+    """Reads and decodes a picture; the other arguments are decode_image's.
+
+    With `shape` the image must come out as exactly that. Errors: BrokenImage for its contents; DataError
+    for another shape than `shape`; OSError when the file cannot be read at all.
+    """
+    place = stored if isinstance(stored, Stored) else Stored(str(stored))
+    pixels = decode_image(read_stored(place), size, decoder)
     if shape is not None and pixels.shape != shape:
         raise DataError(
-            f"{path} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other images "
+            f"{place.path} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other images "
             f"{shape[0]}x{shape[1]}; give a size, and all are resized to it"
         )
     return pixels

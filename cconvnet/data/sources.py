@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data import batches, digits
+from cconvnet.data.extents import Extents
 from cconvnet.data.images import (
     DECODERS,
     BrokenImage,
@@ -26,7 +27,7 @@ from cconvnet.data.images import (
     describe_decoder,
     read_image,
 )
-from cconvnet.data.splits import FileSplit, Labels, MemorySplit, Progress, Split
+from cconvnet.data.splits import Labels, MemorySplit, PictureSplit, Progress, Split
 from cconvnet.data.workers import Decoding
 
 LAYOUTS = """a data folder is one of
@@ -305,7 +306,7 @@ def _picture_folder(
     for name, listing in listings.items():
         counts = [len(pictures) for pictures in listing.values()]
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
-        split = FileSplit(name, files[name], labels, decoding)
+        split = PictureSplit(name, files[name], Extents.whole(files[name]), labels, decoding)
         if in_memory:
             report = _offset(progress, done, in_all)
             splits[name] = split.into_memory(workers, report)

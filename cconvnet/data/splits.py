@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cconvnet.data.extents import Extents
 from cconvnet.data.images import DataError, Pixels, resize_image
 from cconvnet.data.workers import CHUNK, Broken, DecodePool, Decoding, usable_cores
 
@@ -158,30 +159,33 @@ class _MemoryReader:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-class FileSplit(Split):
-    """A split whose images are decoded from `files` whenever they are read."""
+class PictureSplit(Split):
+    """A split whose images are decoded whenever they are read; `names` is what they are called."""
 
-    def __init__(self, name: str, files: Sequence[str], labels: Labels, decoding: Decoding) -> None:
+    def __init__(
+        self, name: str, names: Sequence[str], extents: Extents, labels: Labels, decoding: Decoding
+    ) -> None:
         super().__init__(name, labels, decoding.shape)
-        self._files = files
+        self._names = names
+        self._extents = extents
         self._decoding = decoding
 
     def file(self, index: int) -> str:
-        return self._files[index]
+        return self._names[index]
 
     def fill(self, indices: Indices, images: Pixels) -> Broken:
-        return self._decoding.fill([self._files[i] for i in indices.tolist()], images)
+        return self._decoding.fill(self._extents.stored(indices), images)
 
-    def open_reader(self, workers: int | None) -> _FileReader:
+    def open_reader(self, workers: int | None) -> _PictureReader:
         if workers is None:
             # A worker takes about 0.3 s to start, which few images do not repay.
             workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0
-        return _FileReader(self._files, DecodePool(self._decoding, workers))
+        return _PictureReader(self._extents, DecodePool(self._decoding, workers))
 
     def into_memory(self, workers: int | None = None, progress: Progress | None = None) -> MemorySplit:
         """All images decoded, in parallel. Errors: DataError when too many are broken."""
         images = np.zeros((len(self), *self.image_shape), np.uint8)
-        split = MemorySplit(self.name, images, self.labels, files=self._files)
+        split = MemorySplit(self.name, images, self.labels, files=self._names)
         reader = self.open_reader(workers)
         try:
             for number, future in enumerate(reader.start(np.arange(len(self)), images)):
@@ -194,14 +198,14 @@ class FileSplit(Split):
         return split
 
 
-class _FileReader:
-    def __init__(self, files: Sequence[str], pool: DecodePool) -> None:
-        self._files = files
+class _PictureReader:
+    def __init__(self, extents: Extents, pool: DecodePool) -> None:
+        self._extents = extents
         self.pool = pool
         self.in_flight = 2 * CHUNK * max(1, len(pool.pids))  # every worker has its next chunk waiting
 
     def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
-        return self.pool.submit([self._files[i] for i in indices.tolist()], images)
+        return self.pool.submit(self._extents.stored(indices), images)
 
     def close(self) -> None:
         self.pool.close()

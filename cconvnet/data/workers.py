@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cconvnet.data.extents import Stored
 from cconvnet.data.images import BrokenImage, DataError, Pixels, read_image
 
 # Files a worker is given at once: enough to make the exchange cheap beside the decoding (about 0.1 ms beside
@@ -49,21 +50,21 @@ class Decoding:
     shape: tuple[int, int, int]
     decoder: str
 
-    def fill(self, paths: Sequence[str], images: Pixels) -> Broken:
-        """Decodes `paths` into images[n,H,W,C]; what a broken one's place then holds is of no use.
+    def fill(self, pictures: Sequence[Stored], images: Pixels) -> Broken:
+        """Decodes `pictures` into images[n,H,W,C]; what a broken one's place then holds is of no use.
 
         Errors: DataError that names the file.
         """
         broken = []
-        for place, path in enumerate(paths):
+        for place, stored in enumerate(pictures):
             try:
-                images[place] = read_image(path, self.size, self.shape, self.decoder)
+                images[place] = read_image(stored, self.size, self.shape, self.decoder)
             except BrokenImage as error:
                 broken.append((place, str(error)))
             except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+                raise DataError(f"{stored.path} cannot be read: {error.strerror or error}") from error
             except MemoryError as error:
-                raise DataError(f"there is not enough memory to decode {path}") from error
+                raise DataError(f"there is not enough memory to decode {stored.path}") from error
         return broken
 
 
@@ -99,24 +100,24 @@ class DecodePool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def submit(self, paths: Sequence[str], images: Pixels) -> list[Future[Broken]]:
-        """Begins to decode `paths` into images[n,H,W,C]; there is a future for every CHUNK files.
+    def submit(self, pictures: Sequence[Stored], images: Pixels) -> list[Future[Broken]]:
+        """Begins to decode `pictures` into images[n,H,W,C]; there is a future for every CHUNK.
 
-        A future gives what Decoding.fill gives, counted from the beginning of `paths`, and raises
+        A future gives what Decoding.fill gives, counted from the beginning of `pictures`, and raises
         DataError or WorkerError.
         """
         return [
-            self._threads.submit(_fill, self._idle, start, paths[start : start + CHUNK], images)
-            for start in range(0, len(paths), CHUNK)
+            self._threads.submit(_fill, self._idle, start, pictures[start : start + CHUNK], images)
+            for start in range(0, len(pictures), CHUNK)
         ]
 
 
 def _fill(
-    idle: queue.SimpleQueue[_Worker | Decoding], start: int, paths: Sequence[str], images: Pixels
+    idle: queue.SimpleQueue[_Worker | Decoding], start: int, pictures: Sequence[Stored], images: Pixels
 ) -> Broken:
     worker = idle.get()
     try:
-        broken = worker.fill(paths, images[start : start + len(paths)])
+        broken = worker.fill(pictures, images[start : start + len(pictures)])
     finally:
         idle.put(worker)  # a dead one too: its next chunk says so again
     return [(start + place, reason) for place, reason in broken]
@@ -165,11 +166,11 @@ class _Worker:
         finally:
             os.close(descriptor)
 
-    def fill(self, paths: Sequence[str], images: Pixels) -> Broken:
+    def fill(self, pictures: Sequence[Stored], images: Pixels) -> Broken:
         """Decoding.fill in the worker."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps(list(paths)).encode() + b"\n")
+            self.process.stdin.write(json.dumps(list(pictures)).encode() + b"\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline()
         except BrokenPipeError:
@@ -177,14 +178,14 @@ class _Worker:
         if not answer.endswith(b"\n"):
             raise WorkerError(
                 f"{self.name} (process {self.process.pid}) {self._ending()} while it had "
-                f"{len(paths)} files to decode, {paths[0]} the first"
+                f"{len(pictures)} pictures to decode, the first in {pictures[0].path}"
             )
         result = json.loads(answer)
         if "data_error" in result:
             raise DataError(result["data_error"])
         if "error" in result:
             raise WorkerError(f"{self.name} (process {self.process.pid}) failed: {result['error']}")
-        np.copyto(images, self._images[: len(paths)])
+        np.copyto(images, self._images[: len(pictures)])
         return [(place, reason) for place, reason in result["broken"]]
 
     def _ending(self) -> str:
@@ -234,7 +235,8 @@ def main(start: dict[str, object]) -> None:
     for request in sys.stdin.buffer:
         answer: dict[str, object]
         try:
-            answer = {"broken": decoding.fill(json.loads(request), images)}
+            pictures = [Stored(*fields) for fields in json.loads(request)]
+            answer = {"broken": decoding.fill(pictures, images)}
         except DataError as error:
             answer = {"data_error": str(error)}
         except Exception as error:

@@ -1,0 +1,56 @@
+"""Where pictures lie: each is a file, or a stretch of one, such as a member of a tar or of a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Stored(NamedTuple):
+    """`length` bytes from `offset` on of the file at `path`; -1: to its end. Where `crc32` is given, not -1,
+    they must have that CRC-32."""
+
+    path: str
+    offset: int = 0
+    length: int = -1
+    crc32: int = -1
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Many of them as arrays, since a million objects are large: picture i is ``length[i]`` bytes from
+    ``offset[i]`` on of ``files[file[i]]``.
+
+    file int32[n], offset and length int64[n] (-1: to the file's end), crc32 uint32[n] or None.
+    """
+
+    files: Sequence[str]
+    file: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    crc32: npt.NDArray[np.uint32] | None = None
+
+    @classmethod
+    def whole(cls, files: Sequence[str]) -> Extents:
+        """Each file one picture."""
+        count = len(files)
+        return cls(files, np.arange(count, dtype=np.int32), np.zeros(count, np.int64), np.full(count, -1))
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def stored(self, indices: npt.NDArray[np.int64]) -> list[Stored]:
+        """Where the pictures of these numbers lie."""
+        sums = [-1] * len(indices) if self.crc32 is None else self.crc32[indices].tolist()
+        rows = zip(
+            self.file[indices].tolist(),
+            self.offset[indices].tolist(),
+            self.length[indices].tolist(),
+            sums,
+            strict=True,
+        )
+        return [Stored(self.files[file], *rest) for file, *rest in rows]
