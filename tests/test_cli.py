@@ -33,6 +33,7 @@ COMMANDS = [
     "doctor",
     "import",
     "bench",
+    "bench checkpoint",
     "bench kernels",
     "bench step",
     "bench roofline",
