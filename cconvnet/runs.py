@@ -63,7 +63,11 @@ class Run:
             raise RunError(f"{path} is not empty; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, config)
-        run.write_config(config)
+        try:
+            run.write_config(config)
+        except BaseException:
+            run.close()
+            raise
         return run
 
     @classmethod
