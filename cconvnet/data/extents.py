@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -54,3 +56,32 @@ class Extents:
             strict=True,
         )
         return [Stored(self.files[file], *rest) for file, *rest in rows]
+
+    def fingerprint(self, names: Iterable[str], root: str) -> bytes:
+        """A digest that changes with the pictures' names and places, and with any file's length or time.
+
+        Paths are taken from `root` on, so a folder that was moved stays the same. Errors: OSError.
+        """
+        digest = hashlib.sha256()
+        for texts in (names, self.files):
+            for text in texts:
+                digest.update(text.removeprefix(root).encode(errors="surrogateescape") + b"\0")
+            digest.update(b"\0")
+        for file in self.files:
+            status = Path(file).stat()
+            digest.update(b"%d %d\n" % (status.st_size, status.st_mtime_ns))
+        for array in (self.file, self.offset, self.length):
+            digest.update(array.tobytes())
+        return digest.digest()
+
+
+@dataclass(frozen=True)
+class Raw:
+    """That pictures' bytes are no file format but uint8[height[i], width[i], channels] themselves.
+
+    height and width int32[n]; channels is 1 or 3.
+    """
+
+    height: npt.NDArray[np.int32]
+    width: npt.NDArray[np.int32]
+    channels: int

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data import batches, digits
+from cconvnet.data import batches, digits, shards
 from cconvnet.data.extents import Extents
 from cconvnet.data.images import (
     DECODERS,
@@ -27,7 +27,7 @@ from cconvnet.data.images import (
     describe_decoder,
     read_image,
 )
-from cconvnet.data.splits import Labels, MemorySplit, PictureSplit, Progress, Split
+from cconvnet.data.splits import Labels, MemorySplit, PictureSplit, Progress, Split, StoredSplit
 from cconvnet.data.workers import Decoding
 
 LAYOUTS = """a data folder is one of
@@ -58,7 +58,7 @@ class Source:
     reader of a result should know of the data: how a split was made, what decoded the pictures, what was
     ignored. Where there are no separate test images, `test` is `train`. Of pictures, `folder` is where they
     lie and `decoder` what decodes them. `mean`, float32[H,W,C], is the mean image where the data's files hold
-    one; training subtracts it instead of one computed from `train`.
+    one; training subtracts it instead of one computed from `train`. `colors`, float32[C,C], likewise.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Source:
     folder: Path | None = None
     decoder: str = ""
     mean: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+    colors: npt.NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -125,6 +126,8 @@ def open_source(
         return _cifar10(root, names, size)
     if batches.are_here(names):
         return _batches(root, size)
+    if shards.are_here(names):
+        return _shards(root, size, cache_bytes, workers, decoder or default_decoder(), progress)
     return _picture_folder(root, size, cache_bytes, workers, decoder or default_decoder(), progress)
 
 
@@ -317,6 +320,44 @@ def _picture_folder(
         notes.append("pictures are decoded whenever they are read")
     train, test = splits["train"], splits.get("test", splits["train"])
     return Source(f"pictures {root.name}", classes, train, test, notes, root, describe_decoder(decoder))
+
+
+def _shards(
+    root: Path,
+    size: int | None,
+    cache_bytes: int,
+    workers: int | None,
+    decoder: str,
+    progress: Progress | None,
+) -> Source:
+    origin = shards.open_origin(root)
+    size = size or origin.size
+    splits: list[StoredSplit] = []
+    for name, pictures in (("train", origin.train), ("test", origin.test)):
+        if pictures is None:
+            continue
+        assert pictures.extents is not None
+        if pictures.raw is not None:
+            splits.append(
+                shards.RawSplit(name, pictures.names, pictures.extents, pictures.raw, pictures.labels, size)
+            )
+        else:
+            assert size is not None
+            decoding = Decoding(size, (size, size, 3), decoder)
+            splits.append(PictureSplit(name, pictures.names, pictures.extents, pictures.labels, decoding))
+    in_all = sum(map(len, splits))
+    found: list[Split] = list(splits)
+    if in_all * math.prod(splits[0].image_shape) <= cache_bytes:
+        found = [
+            split.into_memory(workers, _offset(progress, number * len(splits[0]), in_all))
+            for number, split in enumerate(splits)
+        ]
+    train, test = found[0], found[-1]
+    fits = origin.mean is not None and origin.mean.shape == train.image_shape
+    mean, colors = (origin.mean, origin.colors) if fits else (None, None)
+    return Source(
+        origin.name, origin.classes, train, test, origin.notes, root, decoder, mean=mean, colors=colors
+    )
 
 
 def _list_pictures(folder: Path, notes: list[str]) -> dict[str, list[str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ def gather(
 ) -> Statistics:
     """The statistics of a source's training images that are asked for: from the file, else computed and kept.
 
-    A mean that came with the data (``Source.mean``) is taken as it is.
+    What came with the data (``Source.mean``, ``Source.colors``) is taken as it is.
 
     Args
         say: is told where they come from, where they are kept or why not.
@@ -54,10 +53,14 @@ def gather(
     Raises
         DataError: too many images are broken.
     """
+    given = Statistics(source.mean, source.colors)
+    asked = (("mean", mean and given.mean is None), ("colors", colors and given.colors is None))
+    wanted = [name for name, needed in asked if needed]
+    if not wanted:
+        return given
     file = statistics_file(source)
     key = fingerprint(source) if file is not None else ""
-    kept = _read(file, key, source.image_shape) if file is not None else Statistics(source.mean)
-    wanted = [name for name, asked in (("mean", mean), ("colors", colors)) if asked]
+    kept = _read(file, key, source.image_shape) if file is not None else Statistics()
     missing = [name for name in wanted if getattr(kept, name) is None]
     if file is not None and len(missing) < len(wanted):
         say(f"data: statistics of the pictures are from {file}")
@@ -71,7 +74,10 @@ def gather(
             say(f"data: statistics of the pictures are kept in {file}")
         except OSError as error:
             say(f"data: statistics of the pictures are kept in the run alone: {file}: {error.strerror}")
-    return kept
+    return Statistics(
+        kept.mean if given.mean is None else given.mean,
+        kept.colors if given.colors is None else given.colors,
+    )
 
 
 def statistics_file(source: Source) -> Path | None:
@@ -82,13 +88,11 @@ def statistics_file(source: Source) -> Path | None:
 
 
 def fingerprint(source: Source) -> str:
-    """A text that changes with every training picture's name, length and time, and with their decoder."""
-    digest = hashlib.sha256(f"1 {source.decoder} {source.image_shape} {len(source.train)}\n".encode())
-    for index in range(len(source.train)):
-        name = source.train.file(index)
-        status = Path(name).stat()
-        short = name.removeprefix(f"{source.folder}{os.sep}")  # a folder that was moved stays the same
-        digest.update(f"{short}\0{status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    """A text that changes with every training picture's name, place, length and time, and their decoder."""
+    digest = hashlib.sha256(f"2 {source.decoder} {source.image_shape} {len(source.train)}\n".encode())
+    names = [source.train.file(index) for index in range(len(source.train))]
+    assert source.train.extents is not None  # there is a folder, so pictures lie in it
+    digest.update(source.train.extents.fingerprint(names, str(source.folder)))
     return digest.hexdigest()
 
 

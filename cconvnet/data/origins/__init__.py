@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.extents import Extents
+from cconvnet.data.extents import Extents, Raw
 from cconvnet.data.images import Pixels
 
 Labels = npt.NDArray[np.int32]
@@ -20,14 +20,16 @@ class Pictures:
 
     names: what each is called in a message and a report; unique.
     labels: int32[n], from 0 to classes - 1.
-    extents: where encoded pictures lie, or None where they are arrays already:
+    extents: where stored pictures lie, or None where they are arrays already:
     pixels: uint8[n,H,W,C], C of 1 or 3.
+    raw: of stored pictures that need no decoding, what their bytes are.
     """
 
     names: Sequence[str]
     labels: Labels
     extents: Extents | None = None
     pixels: Pixels | None = None
+    raw: Raw | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,6 +45,7 @@ class Origin:
     train, test: test is None where the data has no test pictures of its own.
     notes: what a reader of a result should know.
     mean: float32[H,W,C] and colors: float32[C,C], where the data's files hold them.
+    size: the side that pictures are brought to where none is asked for; None: their own.
     """
 
     kind: str
@@ -54,3 +57,4 @@ class Origin:
     titles: list[str] | None = None
     mean: npt.NDArray[np.float32] | None = field(default=None, compare=False)
     colors: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+    size: int | None = None
