@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -57,21 +57,18 @@ class Extents:
         )
         return [Stored(self.files[file], *rest) for file, *rest in rows]
 
-    def fingerprint(self, names: Iterable[str], root: str) -> bytes:
-        """A digest that changes with the pictures' names and places, and with any file's length or time.
+    def fingerprint(self, root: str) -> bytes:
+        """A digest that changes with the pictures' places and with any file's name, length or time.
 
-        Paths are taken from `root` on, so a folder that was moved stays the same. Errors: OSError.
+        Names are taken from `root` on, so a folder that was moved stays the same. Errors: OSError.
         """
         digest = hashlib.sha256()
-        for texts in (names, self.files):
-            for text in texts:
-                digest.update(text.removeprefix(root).encode(errors="surrogateescape") + b"\0")
-            digest.update(b"\0")
-        for file in self.files:
-            status = Path(file).stat()
-            digest.update(b"%d %d\n" % (status.st_size, status.st_mtime_ns))
         for array in (self.file, self.offset, self.length):
             digest.update(array.tobytes())
+        for name in self.files:
+            status = Path(name).stat()
+            line = f"{name.removeprefix(root)}\0{status.st_size} {status.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
         return digest.digest()
 
 

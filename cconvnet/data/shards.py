@@ -35,7 +35,7 @@ import numpy.typing as npt
 from cconvnet.checkpoint import write_atomically
 from cconvnet.data.extents import Extents, Raw, Stored
 from cconvnet.data.images import MAX_PIXELS, BrokenImage, DataError, Pixels, resize_image
-from cconvnet.data.origins import Origin, Pictures
+from cconvnet.data.origins.origin import Origin, Pictures
 from cconvnet.data.splits import Indices, Labels, StoredSplit
 from cconvnet.data.workers import CHUNK, Broken, usable_cores
 
@@ -339,6 +339,7 @@ def open_origin(root: Path) -> Origin:
         titles=dataset.titles,
         mean=_statistics(dataset, MEAN, 3),
         colors=_statistics(dataset, COLORS, 2),
+        folder=root,
         size=dataset.size,
     )
 

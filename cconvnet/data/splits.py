@@ -54,17 +54,16 @@ class Reader(Protocol):
 class Split(ABC):
     """`labels` int32[n] for n = len() images of `image_shape` (H,W,C), and `name`, "train" or "test".
 
-    `skipped` maps the numbers of the broken images found so far to the reasons. `extents` is where the images
-    lie, or None where they come from no files of their own.
+    `skipped` maps the numbers of the broken images found so far to the reasons; `left_out` counts what could
+    not even be numbered, such as pictures without a label.
     """
-
-    extents: Extents | None = None
 
     def __init__(self, name: str, labels: Labels, image_shape: tuple[int, int, int]) -> None:
         self.name = name
         self.labels = labels
         self.image_shape = image_shape
         self.skipped: dict[int, str] = {}
+        self.left_out = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,7 +86,7 @@ class Split(ABC):
         """Counts image `index` as broken. Errors: DataError when that is one too many."""
         self.skipped[index] = reason
         allowed = broken_allowed(len(self))
-        if len(self.skipped) > allowed:
+        if len(self.skipped) + self.left_out > allowed:
             first = [f"  {self.file(i)}: {self.skipped[i]}" for i in sorted(self.skipped)[:10]]
             raise DataError(
                 f"more than {allowed} of the {len(self):,} {self.name} images are broken; remove or "
@@ -175,7 +174,7 @@ class StoredSplit(Split):
     ) -> None:
         super().__init__(name, labels, image_shape)
         self.names = names
-        self.extents: Extents = extents
+        self.extents = extents
 
     def file(self, index: int) -> str:
         return self.names[index]
@@ -184,7 +183,6 @@ class StoredSplit(Split):
         """All images read, in parallel. Errors: DataError when too many are broken."""
         images = np.zeros((len(self), *self.image_shape), np.uint8)
         split = MemorySplit(self.name, images, self.labels, files=self.names)
-        split.extents = self.extents
         reader = self.open_reader(workers)
         try:
             for number, future in enumerate(reader.start(np.arange(len(self)), images)):

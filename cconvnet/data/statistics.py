@@ -53,14 +53,15 @@ def gather(
     Raises
         DataError: too many images are broken.
     """
+    wanted = [name for name, asked in (("mean", mean), ("colors", colors)) if asked]
     given = Statistics(source.mean, source.colors)
-    asked = (("mean", mean and given.mean is None), ("colors", colors and given.colors is None))
-    wanted = [name for name, needed in asked if needed]
-    if not wanted:
+    if all(getattr(given, name) is not None for name in wanted):
         return given
     file = statistics_file(source)
     key = fingerprint(source) if file is not None else ""
     kept = _read(file, key, source.image_shape) if file is not None else Statistics()
+    kept.mean = kept.mean if given.mean is None else given.mean
+    kept.colors = kept.colors if given.colors is None else given.colors
     missing = [name for name in wanted if getattr(kept, name) is None]
     if file is not None and len(missing) < len(wanted):
         say(f"data: statistics of the pictures are from {file}")
@@ -74,10 +75,7 @@ def gather(
             say(f"data: statistics of the pictures are kept in {file}")
         except OSError as error:
             say(f"data: statistics of the pictures are kept in the run alone: {file}: {error.strerror}")
-    return Statistics(
-        kept.mean if given.mean is None else given.mean,
-        kept.colors if given.colors is None else given.colors,
-    )
+    return kept
 
 
 def statistics_file(source: Source) -> Path | None:
@@ -88,11 +86,12 @@ def statistics_file(source: Source) -> Path | None:
 
 
 def fingerprint(source: Source) -> str:
-    """A text that changes with every training picture's name, place, length and time, and their decoder."""
-    digest = hashlib.sha256(f"2 {source.decoder} {source.image_shape} {len(source.train)}\n".encode())
-    names = [source.train.file(index) for index in range(len(source.train))]
-    assert source.train.extents is not None  # there is a folder, so pictures lie in it
-    digest.update(source.train.extents.fingerprint(names, str(source.folder)))
+    """A text that changes with every file of training pictures, its name, length and time, with where the
+    pictures lie in them, and with their decoder."""
+    extents = source.extents
+    assert extents is not None
+    digest = hashlib.sha256(f"2 {source.decoder} {source.image_shape} {len(extents)}\n".encode())
+    digest.update(extents.fingerprint(str(source.folder)))
     return digest.hexdigest()
 
 
