@@ -58,7 +58,7 @@ class Decoding:
         broken = []
         for place, stored in enumerate(pictures):
             try:
-                images[place] = read_image(stored, self.size, self.shape, self.decoder)
+                read_image(stored, self.size, self.shape, self.decoder, images[place])
             except BrokenImage as error:
                 broken.append((place, str(error)))
             except OSError as error:
