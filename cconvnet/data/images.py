@@ -212,4 +212,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "CMYK" and "adobe" not in image.info:
         # Adobe stores ink inverted, and Pillow takes every CMYK file for one of Adobe's.
         return ImageChops.invert(image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
