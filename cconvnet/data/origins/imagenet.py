@@ -131,13 +131,13 @@ def _val(file: Path, key: _Key, classes: list[str], notes: list[str]) -> Picture
     if found.others:
         notes.append(f"{file}: {found.others:,} files that are not {', '.join(PICTURES)} are ignored")
     if isinstance(key.labels, list):
-        if len(key.labels) != len(found.files) + len(found.left_out):
+        # A picture that is left out would shift the labels of all after it.
+        if found.left_out:
+            raise DataError(f"{file}: {found.left_out[0].name}: {found.left_out[0].reason}")
+        if len(key.labels) != len(found.files):
             raise DataError(
                 f"{file} holds {len(found.files):,} pictures, but {key.file} has {len(key.labels):,} labels"
             )
-        # By their order alone, a picture that is left out would shift the labels of all after it.
-        if found.left_out:
-            raise DataError(f"{found.left_out[0].name}: {found.left_out[0].reason}")
         ids = key.labels
     else:
         bases = [PurePosixPath(name).name for name in found.files]

@@ -181,8 +181,8 @@ def _name(header: bytes) -> str:
 
 def _text(name: bytes) -> str:
     """A name as it may be printed: whatever a terminal might obey is escaped."""
-    text = name.decode(errors="backslashreplace")
-    return text if text.isprintable() else ascii(text)[1:-1]
+    text = name.decode(errors="surrogateescape")
+    return "".join(sign if sign.isprintable() else f"%{ord(sign):X}" for sign in text)
 
 
 def _extended(read: Read, offset: int, length: int, end: int, called: str) -> bytes:
