@@ -288,16 +288,22 @@ def _refuse_other_net(
 
 def _open_data(where: str | None, size: int | None, options: Options, reporter: Reporter) -> data.Source:
     """The source, with progress while its pictures are decoded, and what there is to say about it."""
-    begun = False
+    begun = ""
 
-    def report(done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         nonlocal begun
-        if not begun:
-            reporter.begin("reading pictures", total)
-            begun = True
-        reporter.step(done, "reading pictures", f"{done:,}/{total:,}")
+        if begun != what:
+            reporter.begin(what, total)
+            begun = what
+        reporter.step(done, what, f"{done:,}/{total:,}")
 
-    source = data.open_source(where, size, workers=options.workers, progress=report)
+    source = data.open_source(
+        where,
+        size,
+        workers=options.workers,
+        progress=functools.partial(report, "reading pictures"),
+        scan=functools.partial(report, "looking through archives"),
+    )
     reporter.end()
     for note in source.notes:
         reporter.say(f"data: {note}")
