@@ -4,6 +4,7 @@ config.json       settings, network, versions and device, written before anythin
 log.jsonl         a line per logged step and one per epoch
 checkpoints/      the last two checkpoints and the best one
 summary.json      the results, written when training stops
+tensorboard/      the log for TensorBoard, with --tensorboard
 curve.png         the training curve, where matplotlib is installed
 """
 
@@ -16,7 +17,7 @@ import re
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from cconvnet import checkpoint
 from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
@@ -37,6 +38,14 @@ def default_path(net: str, data: str) -> Path:
     return path
 
 
+class Listener(Protocol):
+    """Writes down what a run logs in a way of its own."""
+
+    def log(self, line: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Run:
     """One run's folder, open for training: it is locked, so that two processes cannot write into one run."""
 
@@ -46,6 +55,7 @@ class Run:
         self.checkpoints = Folder(path / "checkpoints")
         self._lock = _lock(path)
         self._log: Any = None
+        self.listeners: list[Listener] = []
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> Run:
@@ -96,6 +106,8 @@ class Run:
             # On a full disk closing fails too; what matters has been said by then.
             with contextlib.suppress(OSError):
                 self._log.close()
+        for listener in self.listeners:
+            listener.close()
         os.close(self._lock)
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -120,6 +132,8 @@ class Run:
         """Appends a line to the log."""
         self._log.write(json.dumps(line) + "\n")
         self._log.flush()
+        for listener in self.listeners:
+            listener.log(line)
 
 
 def _lock(path: Path) -> int:
