@@ -8,6 +8,7 @@ So a run that was killed and resumed ends with bitwise the weights of one that w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import platform
 import shlex
@@ -15,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -33,6 +34,7 @@ from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network, StepResult
+from cconvnet.pace import Pace
 from cconvnet.reporter import Reporter
 from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
@@ -380,6 +382,8 @@ class Trainer:
         self.statistics = Statistics()
         self._rates = rates_of(settings, network)
         self._steps_per_epoch = len(source.train) // settings.batch
+        self._pace = Pace(len(source.test) / settings.batch)
+        self._last_step = 0  # the step after which this session ends
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._saving_took = 0.0  # so the first epoch's end of a resumed run is saved
@@ -458,7 +462,7 @@ class Trainer:
         with self._train_loader(options) as batches, self._test_loader(options) as tests:
             per_epoch = self._steps_per_epoch
             all_steps = settings.epochs * per_epoch
-            last_step = min(all_steps, options.steps or all_steps)
+            last_step = self._last_step = min(all_steps, options.steps or all_steps)
             if progress.step >= last_step:
                 self.reporter.say(f"nothing left to train: {progress.step:,} of {last_step:,} steps are done")
             self.reporter.begin(self._where(), last_step, progress.step)
@@ -514,8 +518,9 @@ class Trainer:
             now = time.perf_counter()
             progress.seconds += now - mark
             progress.images += len(batch)
+            self._pace.stepped(now - mark)
             mark = now
-            self.reporter.step(progress.step, self._where(), self._values())
+            self.reporter.step(progress.step, self._where(), self._values, self._seconds_left)
             if progress.step % options.log_every == 0:
                 self._log_window()
             if self.stop or progress.step >= last_step:
@@ -622,7 +627,7 @@ class Trainer:
 
     def _end_epoch(self, tests: data.Loader, options: Options) -> bool:
         """Tests, logs, lets the rates fall, saves where that is worth it; says whether training goes on."""
-        progress = self.progress
+        progress, begun = self.progress, time.perf_counter()
         test = self._test(tests)
         if test is None:
             return False
@@ -645,6 +650,7 @@ class Trainer:
         self.run.log({**line, **{key: value for key, value in test.items() if key != "step"}})
         if self._epoch_worth_saving(options):
             self._save()
+        self._pace.ended(time.perf_counter() - begun)
         self.reporter.say(
             f"epoch {progress.epoch}/{self.settings.epochs}: "
             f"test error {percent(test['test_error_top1'])}, "
@@ -660,8 +666,7 @@ class Trainer:
         return not self.stop
 
     def _test(self, tests: data.Loader) -> dict[str, Any] | None:
-        self.reporter.step(self.progress.step, f"{self._where()}, testing")
-        tally = evaluate(self.network, tests.epoch(0), stopped=lambda: bool(self.stop))
+        tally = evaluate(self.network, self._shown(tests.epoch(0)), stopped=lambda: bool(self.stop))
         if tally is None:
             return None
         self.progress.last_test = {
@@ -671,6 +676,15 @@ class Trainer:
             "test_error_top5": tally.error_top5,
         }
         return self.progress.last_test
+
+    def _shown(self, batches: Iterable[data.Batch]) -> Iterator[data.Batch]:
+        """The batches of a test, with how far it is."""
+        what, count, done = f"{self._where()}, testing", len(self.source.test), 0
+        for batch in batches:
+            values = functools.partial("{:,}/{:,} images".format, done, count)
+            self.reporter.step(self.progress.step, what, values, self._seconds_left)
+            yield batch
+            done += len(batch)
 
     # ---- checkpoints and results -----------------------------------------------------------------------
 
@@ -774,10 +788,16 @@ class Trainer:
 
     def _values(self) -> str:
         tally = self.progress.epoch_tally
-        return (
-            f"loss {tally.mean_loss:.4f}  error {percent(tally.error_top1)}  "
-            f"{self._images_per_second():,.0f} images/s"
-        )
+        speed = f"{self.settings.batch / (self._pace.step_seconds or math.inf):,.0f} images/s"
+        if tally.count == 0:
+            return speed
+        return f"loss {tally.mean_loss:.4f}  error {percent(tally.error_top1)}  {speed}"
+
+    def _seconds_left(self) -> float | None:
+        """Until this session ends, with the tests at the ends of epochs and at its own."""
+        step, last, per_epoch = self.progress.step, self._last_step, self._steps_per_epoch
+        ends = last // per_epoch - self.progress.epoch + bool(last % per_epoch)
+        return self._pace.left(last - step, ends)
 
     def _images_per_second(self) -> float:
         """Since the last line of the log."""

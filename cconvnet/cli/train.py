@@ -162,21 +162,21 @@ def train(
         detect_anomaly=detect_anomaly,
         workers=workers,
     )
-    with reporter() as report:
+    with reporter(quiet=quiet) as report:
         outcome = run_training(options, report)
-    summary = outcome.summary
+    summary, say = outcome.summary, report.say
     if outcome.signal is None:
         try:
             plots.curve(outcome.path, outcome.path / "curve.png")
         except (plots.PlotError, OSError) as error:
-            print(f"no curve.png: {error}")
-        print(
+            say(f"no curve.png: {error}")
+        say(
             f"test error {percent(summary['test_error_top1'])}, top 5 {percent(summary['test_error_top5'])}, "
             f"{summary['images_per_second']:,.0f} images/s on {summary['device']}, "
             f"{summary['steps']:,} steps in {summary['seconds']:,.1f} s"
         )
-    print(f"files: {outcome.path}")
+    say(f"files: {outcome.path}")
     if not summary["complete"]:
-        print(f"stopped after step {summary['steps']:,}; to go on: {resume_command(outcome.path)}")
+        say(f"stopped after step {summary['steps']:,}; to go on: {resume_command(outcome.path)}")
     if outcome.signal == signal.SIGINT:
         raise typer.Exit(130)

@@ -54,3 +54,15 @@ class Extents:
             strict=True,
         )
         return [Stored(self.files[file], *rest) for file, *rest in rows]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """That pictures' bytes are no file format but uint8[height[i], width[i], channels] themselves.
+
+    height and width int32[n]; channels is 1 or 3.
+    """
+
+    height: npt.NDArray[np.int32]
+    width: npt.NDArray[np.int32]
+    channels: int

@@ -54,7 +54,8 @@ class Reader(Protocol):
 class Split(ABC):
     """`labels` int32[n] for n = len() images of `image_shape` (H,W,C), and `name`, "train" or "test".
 
-    `skipped` maps the numbers of the broken images found so far to the reasons.
+    `skipped` maps the numbers of the broken images found so far to the reasons; `left_out` counts what could
+    not even be numbered, such as pictures without a label.
     """
 
     def __init__(self, name: str, labels: Labels, image_shape: tuple[int, int, int]) -> None:
@@ -62,6 +63,7 @@ class Split(ABC):
         self.labels = labels
         self.image_shape = image_shape
         self.skipped: dict[int, str] = {}
+        self.left_out = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,7 +86,7 @@ class Split(ABC):
         """Counts image `index` as broken. Errors: DataError when that is one too many."""
         self.skipped[index] = reason
         allowed = broken_allowed(len(self))
-        if len(self.skipped) > allowed:
+        if len(self.skipped) + self.left_out > allowed:
             first = [f"  {self.file(i)}: {self.skipped[i]}" for i in sorted(self.skipped)[:10]]
             raise DataError(
                 f"more than {allowed} of the {len(self):,} {self.name} images are broken; remove or "
