@@ -160,7 +160,7 @@ def predictions(
         )
         report.end()
     title, about = seen.headline(trained)
-    plots.predictions(look, target, title, f"{about}; the right class in orange")
+    plots.predictions(look, target, title, about if picture else f"{about}; the right class in orange")
     print(target)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cconvnet import nets, runs
-from cconvnet.checkpoint import Tensors
+from cconvnet.checkpoint import Checkpoint, Tensors
 from cconvnet.nets.specs import ConvSpec, LayerSpec, LocalSpec, NetSpec, nearest
 from cconvnet.plots.figures import FAINT, PlotError, drawn
 from cconvnet.plots.mosaic import Array, mosaic, scaled_each, scaled_together, side_by_side
@@ -51,7 +51,8 @@ def filters(
         PlotError: matplotlib is missing, or the network has no such layer with filters.
         CheckpointError, RunError: there is no sound checkpoint.
     """
-    sheet = filter_sheet(run, layer, scale, best)
+    _, checkpoint, _ = runs.find_checkpoint(run, best)
+    sheet = filter_sheet(checkpoint, layer, scale)
     rows = sum(tower.shape[0] for tower in sheet.towers)
     width = 7.6
     height = width * rows / sheet.towers[0].shape[1] + 0.3 * len(sheet.towers) + 0.75
@@ -66,20 +67,25 @@ def filters(
     return sheet
 
 
-def filter_sheet(run: Path, layer: str | None, scale: str = "own", best: bool = False) -> FilterSheet:
-    """What `filters` draws; it needs no matplotlib. Raises as it does."""
+def filter_sheet(
+    checkpoint: Checkpoint, layer: str | None = None, scale: str = "own", shape: float = _SHAPE
+) -> FilterSheet:
+    """What `filters` draws, a tower about `shape` times as wide as high; it needs no matplotlib.
+
+    Raises
+        PlotError: the network has no such layer with filters.
+    """
     if scale not in SCALES:
         raise PlotError(nearest("--scale", scale, SCALES))
-    _, checkpoint, _ = runs.find_checkpoint(run, best)
     spec = nets.spec_from_dict(checkpoint.spec)
-    chosen = _layer(run, spec, layer)
+    chosen = _layer(spec, layer)
     weights = _weights(checkpoint.tensors, chosen)
     towers = _towers(spec, chosen, int(checkpoint.settings["towers"]))
     own = len(weights) // towers
     kind = "colour" if weights.shape[3] == 3 else "grey"
     if weights.shape[3] in (1, 3):
         tiles = weights if weights.shape[3] == 3 else weights[..., 0]
-        columns = side_by_side(own, tiles.shape[2], tiles.shape[1], _SHAPE * towers)
+        columns = side_by_side(own, tiles.shape[2], tiles.shape[1], shape * towers)
         text = f"{len(tiles):,} filters in {kind}"
         numbers = [(tower * own, (tower + 1) * own - 1) for tower in range(towers)]
         names = [f"tower {tower + 1}: filters {a} to {b}" for tower, (a, b) in enumerate(numbers)]
@@ -101,10 +107,10 @@ def filter_sheet(run: Path, layer: str | None, scale: str = "own", best: bool = 
     return FilterSheet(spec.name, chosen.name, checkpoint.step, pictures, names, text)
 
 
-def _layer(run: Path, spec: NetSpec, name: str | None) -> LayerSpec:
+def _layer(spec: NetSpec, name: str | None) -> LayerSpec:
     have = {layer.name: layer for layer in spec.layers if isinstance(layer, ConvSpec | LocalSpec)}
     if not have:
-        raise PlotError(f"{run}: its network, {spec.name}, has no convolution")
+        raise PlotError(f"the network {spec.name} has no convolution")
     if name is not None and name not in have:
         raise PlotError(nearest("--layer", name, have))
     return have[name] if name is not None else next(iter(have.values()))

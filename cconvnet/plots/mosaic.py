@@ -8,18 +8,20 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+GAP = 2  # pixels
+
 # Between tiles, whose own white and grey it must not be taken for.
 _LINE = np.array([0.78, 0.86, 0.94], np.float32)
 
 # Tiles of fewer pixels are drawn larger, so that the lines between them are thin.
-_SMALL = 36
+_SMALL = 40
 
 
 def mosaic(tiles: Array, columns: int) -> Array:
     """Tiles float[n,H,W] or [n,H,W,3] of values from 0 to 1 in rows of `columns`, a thin line around each.
 
     Returns
-        float[rows * (kH + 1) + 1, columns * (kW + 1) + 1, 3] with k pixels for each of a small tile's.
+        float[rows * (kH + GAP) + GAP, columns * (kW + GAP) + GAP, 3]; k pixels for one of a small tile.
     """
     if tiles.ndim == 3:
         tiles = np.repeat(tiles[..., None], 3, axis=3)
@@ -27,12 +29,12 @@ def mosaic(tiles: Array, columns: int) -> Array:
     tiles = tiles.repeat(times, axis=1).repeat(times, axis=2)
     count, height, width = tiles.shape[:3]
     rows = -(-count // columns)
-    sheet = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, 3), np.float32)
+    sheet = np.ones((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), np.float32)
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
-        top, left = row * (height + 1), column * (width + 1)
-        sheet[top : top + height + 2, left : left + width + 2] = _LINE
-        sheet[top + 1 : top + height + 1, left + 1 : left + width + 1] = tile
+        top, left = row * (height + GAP), column * (width + GAP)
+        sheet[top : top + height + 2 * GAP, left : left + width + 2 * GAP] = _LINE
+        sheet[top + GAP : top + height + GAP, left + GAP : left + width + GAP] = tile
     return sheet
 
 

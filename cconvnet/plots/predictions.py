@@ -65,9 +65,9 @@ def draw_image(axes: Any, image: Array) -> None:
 
 def _draw_answer(top: Any, under: Any, seen: Seen, classes: list[str]) -> None:
     draw_image(top, seen.image)
-    title = short(classes[seen.label] if seen.label is not None else seen.name, 20)
+    title = short(classes[seen.label] if seen.label is not None else seen.name, 19)
     top.set_title(
-        title, loc="center", y=0, pad=-13, fontsize=9.5, color=INK, fontweight="bold", parse_math=False
+        title, loc="center", y=0, pad=-13, fontsize=9, color=INK, fontweight="bold", parse_math=False
     )
     colors = [RIGHT if number == seen.label else WRONG for number in seen.classes]
     places = range(len(seen.classes))

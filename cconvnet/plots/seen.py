@@ -166,7 +166,8 @@ def look(
         numbers = shown[[n not in source.test.skipped for n in shown.tolist()]]
         chosen = mix(probabilities.argmax(axis=1), right, images)
         stored, probabilities, hidden = stored[chosen], probabilities[chosen], hidden[chosen]
-        names, labels = [source.test.file(int(numbers[i])) for i in chosen], right[chosen].tolist()
+        names = [Path(source.test.file(int(numbers[i]))).name for i in chosen]
+        labels = right[chosen].tolist()
 
     done_before = total - len(others)
     near, near_labels = source.train.read(others)
@@ -243,7 +244,7 @@ def one_image(trained: Trained, picture: Path | None, where: str | None) -> tupl
     for index in range(len(test)):
         images, labels = test.read([index])
         if len(images):
-            return f"{test.file(index)}, {trained.classes[labels[0]]}", images[0]
+            return f"{Path(test.file(index)).name}, {trained.classes[labels[0]]}", images[0]
     raise AssertionError("a split is never broken as a whole")
 
 
@@ -275,5 +276,5 @@ def _with_maps(trained: Trained, layer: str | None) -> list[str]:
         return [layer]
     convolutions: list[LayerSpec] = [one for one in spec.layers if isinstance(one, ConvSpec | LocalSpec)]
     if not convolutions:
-        raise PlotError(f"{trained.path}: its network, {spec.name}, has no convolution")
+        raise PlotError(f"the network {spec.name} has no convolution")
     return [one.name for one in convolutions]
