@@ -36,9 +36,10 @@ from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network, StepResult
 from cconvnet.pace import Pace
 from cconvnet.reporter import Reporter
-from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of
+from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of, read_log
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Progress, Settings, identity
+from cconvnet.tensorboard import FOLDER, EventFile
 
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
 # An epoch's end is worth a checkpoint if training since the last one took this many times what writing took.
@@ -442,6 +443,18 @@ class Trainer:
             self.network.set_mean(statistics.mean)
             self._save()
         self._saved_step = self.progress.step
+        if options.tensorboard:
+            step, lines = self.progress.step, read_log(self.run.path)
+            events = EventFile(self.run.path, lines, step, self._first_filters)
+            self.run.listeners.append(events)
+            self.reporter.say(f"to watch it: tensorboard --logdir {shlex.quote(str(self.run.path / FOLDER))}")
+
+    def _first_filters(self) -> tuple[str, np.ndarray[Any, Any]] | None:
+        """The layer that looks at the images and its filters, if people can look at them."""
+        for parameter in self.network.parameters.values():
+            if len(parameter.shape) == 4:
+                return (parameter.layer, parameter.host()) if parameter.shape[3] in (1, 3) else None
+        return None
 
     def _report(self, what: str) -> Callable[[int, int], None]:
         """Shows the progress of `what`, which begins."""

@@ -24,6 +24,8 @@ COMMANDS = [
     "train",
     "evaluate",
     "predict",
+    "runs",
+    "compare",
     "describe",
     "gradcheck",
     "export",
