@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import platform
 import shlex
@@ -16,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -35,11 +36,13 @@ from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network, StepResult
+from cconvnet.pace import Pace
 from cconvnet.reporter import Reporter
-from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of, unfinished
+from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of, read_log, unfinished
 from cconvnet.saving import Saver
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Progress, Settings, identity
+from cconvnet.tensorboard import FOLDER, EventFile
 
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
 # An epoch's end is worth a checkpoint if since the last one this many times as long has gone by as training
@@ -336,16 +339,22 @@ def _refuse_other_net(
 
 def _open_data(where: str | None, size: int | None, options: Options, reporter: Reporter) -> data.Source:
     """The source, with progress while its pictures are decoded, and what there is to say about it."""
-    begun = False
+    begun = ""
 
-    def report(done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         nonlocal begun
-        if not begun:
-            reporter.begin("reading pictures", total)
-            begun = True
-        reporter.step(done, "reading pictures", f"{done:,}/{total:,}")
+        if begun != what:
+            reporter.begin(what, total)
+            begun = what
+        reporter.step(done, what, f"{done:,}/{total:,}")
 
-    source = data.open_source(where, size, workers=options.workers, progress=report)
+    source = data.open_source(
+        where,
+        size,
+        workers=options.workers,
+        progress=functools.partial(report, "reading pictures"),
+        scan=functools.partial(report, "looking through archives"),
+    )
     reporter.end()
     for note in source.notes:
         reporter.say(f"data: {note}")
@@ -432,6 +441,8 @@ class Trainer:
         self.saver = Saver(network, run.checkpoints)
         self._rates = rates_of(settings, network)
         self._steps_per_epoch = len(source.train) // settings.batch
+        self._pace = Pace(len(source.test) / settings.batch)
+        self._last_step = 0  # the step after which this session ends
         self._saved_step = -1
         self._saved_at = time.monotonic()
         # Of the last checkpoint; 0, so that the first epoch's end of a resumed run is saved.
@@ -493,6 +504,18 @@ class Trainer:
             self.network.set_mean(statistics.mean)
             self._save()
         self._saved_step = self.progress.step
+        if options.tensorboard:
+            step, lines = self.progress.step, read_log(self.run.path)
+            events = EventFile(self.run.path, lines, step, self._first_filters)
+            self.run.listeners.append(events)
+            self.reporter.say(f"to watch it: tensorboard --logdir {shlex.quote(str(self.run.path / FOLDER))}")
+
+    def _first_filters(self) -> tuple[str, np.ndarray[Any, Any]] | None:
+        """The layer that looks at the images and its filters, if people can look at them."""
+        for parameter in self.network.parameters.values():
+            if len(parameter.shape) == 4:
+                return (parameter.layer, parameter.host()) if parameter.shape[3] in (1, 3) else None
+        return None
 
     def _report(self, what: str) -> Callable[[int, int], None]:
         """Shows the progress of `what`, which begins."""
@@ -519,7 +542,7 @@ class Trainer:
         with self._train_loader(options) as batches, self._test_loader(options) as tests:
             per_epoch = self._steps_per_epoch
             all_steps = settings.epochs * per_epoch
-            last_step = min(all_steps, options.steps or all_steps)
+            last_step = self._last_step = min(all_steps, options.steps or all_steps)
             if progress.step >= last_step:
                 self.reporter.say(f"nothing left to train: {progress.step:,} of {last_step:,} steps are done")
             self.reporter.begin(self._where(), last_step, progress.step)
@@ -577,8 +600,9 @@ class Trainer:
             now = time.perf_counter()
             progress.seconds += now - mark
             progress.images += len(batch)
+            self._pace.stepped(now - mark)
             mark = now
-            self.reporter.step(progress.step, self._where(), self._values())
+            self.reporter.step(progress.step, self._where(), self._values, self._seconds_left)
             if progress.step % options.log_every == 0:
                 self._log_window()
             if not self.saver.busy:
@@ -707,7 +731,7 @@ class Trainer:
 
     def _end_epoch(self, tests: data.Loader, options: Options) -> bool:
         """Tests, logs, lets the rates fall, saves where that is worth it; says whether training goes on."""
-        progress = self.progress
+        progress, begun = self.progress, time.perf_counter()
         test = self._test(tests)
         if test is None:
             return False
@@ -730,6 +754,7 @@ class Trainer:
         self._log({**line, **{key: value for key, value in test.items() if key != "step"}})
         if self._epoch_worth_saving(options):
             self._save()
+        self._pace.ended(time.perf_counter() - begun)
         self.reporter.say(
             f"epoch {progress.epoch}/{self.settings.epochs}: "
             f"test error {percent(test['test_error_top1'])}, "
@@ -745,8 +770,7 @@ class Trainer:
         return not self.stop
 
     def _test(self, tests: data.Loader) -> dict[str, Any] | None:
-        self.reporter.step(self.progress.step, f"{self._where()}, testing")
-        tally = evaluate(self.network, tests.epoch(0), stopped=lambda: bool(self.stop))
+        tally = evaluate(self.network, self._shown(tests.epoch(0)), stopped=lambda: bool(self.stop))
         if tally is None:
             return None
         if not math.isfinite(tally.mean_loss):
@@ -761,6 +785,15 @@ class Trainer:
             "test_error_top5": tally.error_top5,
         }
         return self.progress.last_test
+
+    def _shown(self, batches: Iterable[data.Batch]) -> Iterator[data.Batch]:
+        """The batches of a test, with how far it is."""
+        what, count, done = f"{self._where()}, testing", len(self.source.test), 0
+        for batch in batches:
+            values = functools.partial("{:,}/{:,} images".format, done, count)
+            self.reporter.step(self.progress.step, what, values, self._seconds_left)
+            yield batch
+            done += len(batch)
 
     # ---- checkpoints and results -----------------------------------------------------------------------
 
@@ -897,10 +930,16 @@ class Trainer:
 
     def _values(self) -> str:
         tally = self.progress.epoch_tally
-        return (
-            f"loss {tally.mean_loss:.4f}  error {percent(tally.error_top1)}  "
-            f"{self._images_per_second():,.0f} images/s"
-        )
+        speed = f"{self.settings.batch / (self._pace.step_seconds or math.inf):,.0f} images/s"
+        if tally.count == 0:
+            return speed
+        return f"loss {tally.mean_loss:.4f}  error {percent(tally.error_top1)}  {speed}"
+
+    def _seconds_left(self) -> float | None:
+        """Until this session ends, with the tests at the ends of epochs and at its own."""
+        step, last, per_epoch = self.progress.step, self._last_step, self._steps_per_epoch
+        ends = last // per_epoch - self.progress.epoch + bool(last % per_epoch)
+        return self._pace.left(last - step, ends)
 
     def _images_per_second(self) -> float:
         """Since the last line of the log."""

@@ -24,6 +24,8 @@ COMMANDS = [
     "train",
     "evaluate",
     "predict",
+    "runs",
+    "compare",
     "describe",
     "gradcheck",
     "export",
@@ -186,7 +188,7 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert process.wait() == 0
     assert "epoch 1/" in shown.decode()
     assert "images/s" in shown.decode()
-    assert "\x1b[?25h" in shown.decode()  # the cursor is back
+    assert "\x1b[?25l" not in shown.decode()  # the cursor was never hidden
 
 
 def test_evaluate_agrees_with_the_run(trained: Path, tmp_path: Path) -> None:

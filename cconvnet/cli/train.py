@@ -163,29 +163,29 @@ def train(
         workers=workers,
     )
     try:
-        with reporter() as report:
+        with reporter(quiet=quiet) as report:
             outcome = run_training(options, report)
     except Terminated as stopped:
         where = f"; to go on: {resume_command(stopped.path)}" if stopped.path else ""
-        print(f"stopped before the first step{where}")
+        report.say(f"stopped before the first step{where}")
         return
     if outcome.signal == signal.SIGTERM:
         # All is saved. Whoever asks twice must find that it ended well, too.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    summary = outcome.summary
+    summary, say = outcome.summary, report.say
     if outcome.signal is None:
         try:
             with Interrupts(patient=True):
                 plots.curve(outcome.path, outcome.path / "curve.png")
         except (plots.PlotError, OSError) as error:
-            print(f"no curve.png: {error}")
-        print(
+            say(f"no curve.png: {error}")
+        say(
             f"test error {percent(summary['test_error_top1'])}, top 5 {percent(summary['test_error_top5'])}, "
             f"{summary['images_per_second']:,.0f} images/s on {summary['device']}, "
             f"{summary['steps']:,} steps in {summary['seconds']:,.1f} s"
         )
-    print(f"files: {outcome.path}")
+    say(f"files: {outcome.path}")
     if not summary["complete"]:
-        print(f"stopped after step {summary['steps']:,}; to go on: {resume_command(outcome.path)}")
+        say(f"stopped after step {summary['steps']:,}; to go on: {resume_command(outcome.path)}")
     if outcome.signal == signal.SIGINT:
         raise typer.Exit(130)

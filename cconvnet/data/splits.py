@@ -54,7 +54,8 @@ class Reader(Protocol):
 class Split(ABC):
     """`labels` int32[n] for n = len() images of `image_shape` (H,W,C), and `name`, "train" or "test".
 
-    `skipped` maps the numbers of the broken images found so far to the reasons.
+    `skipped` maps the numbers of the broken images found so far to the reasons; `left_out` counts what could
+    not even be numbered, such as pictures without a label.
     """
 
     def __init__(self, name: str, labels: Labels, image_shape: tuple[int, int, int]) -> None:
@@ -62,6 +63,7 @@ class Split(ABC):
         self.labels = labels
         self.image_shape = image_shape
         self.skipped: dict[int, str] = {}
+        self.left_out = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,7 +86,7 @@ class Split(ABC):
         """Counts image `index` as broken. Errors: DataError when that is one too many."""
         self.skipped[index] = reason
         allowed = broken_allowed(len(self))
-        if len(self.skipped) > allowed:
+        if len(self.skipped) + self.left_out > allowed:
             first = [f"  {self.file(i)}: {self.skipped[i]}" for i in sorted(self.skipped)[:10]]
             raise DataError(
                 f"more than {allowed} of the {len(self):,} {self.name} images are broken; remove or "
@@ -159,33 +161,29 @@ class _MemoryReader:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-class PictureSplit(Split):
-    """A split whose images are decoded whenever they are read; `names` is what they are called."""
+class StoredSplit(Split):
+    """A split whose images are read from files whenever they are wanted; `names` is what they are called."""
 
     def __init__(
-        self, name: str, names: Sequence[str], extents: Extents, labels: Labels, decoding: Decoding
+        self,
+        name: str,
+        names: Sequence[str],
+        extents: Extents,
+        labels: Labels,
+        image_shape: tuple[int, int, int],
     ) -> None:
-        super().__init__(name, labels, decoding.shape)
-        self._names = names
-        self._extents = extents
-        self._decoding = decoding
+        super().__init__(name, labels, image_shape)
+        self.names = names
+        self.extents = extents
 
     def file(self, index: int) -> str:
-        return self._names[index]
-
-    def fill(self, indices: Indices, images: Pixels) -> Broken:
-        return self._decoding.fill(self._extents.stored(indices), images)
-
-    def open_reader(self, workers: int | None) -> _PictureReader:
-        if workers is None:
-            # A worker takes about 0.3 s to start, which few images do not repay.
-            workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0
-        return _PictureReader(self._extents, DecodePool(self._decoding, workers))
+        return self.names[index]
 
     def into_memory(self, workers: int | None = None, progress: Progress | None = None) -> MemorySplit:
-        """All images decoded, in parallel. Errors: DataError when too many are broken."""
+        """All images read, in parallel. Errors: DataError when too many are broken."""
         images = np.zeros((len(self), *self.image_shape), np.uint8)
-        split = MemorySplit(self.name, images, self.labels, files=self._names)
+        split = MemorySplit(self.name, images, self.labels, files=self.names)
+        split.left_out = self.left_out
         reader = self.open_reader(workers)
         try:
             for number, future in enumerate(reader.start(np.arange(len(self)), images)):
@@ -196,6 +194,25 @@ class PictureSplit(Split):
         finally:
             reader.close()
         return split
+
+
+class PictureSplit(StoredSplit):
+    """A split whose images are decoded whenever they are read."""
+
+    def __init__(
+        self, name: str, names: Sequence[str], extents: Extents, labels: Labels, decoding: Decoding
+    ) -> None:
+        super().__init__(name, names, extents, labels, decoding.shape)
+        self._decoding = decoding
+
+    def fill(self, indices: Indices, images: Pixels) -> Broken:
+        return self._decoding.fill(self.extents.stored(indices), images)
+
+    def open_reader(self, workers: int | None) -> _PictureReader:
+        if workers is None:
+            # A worker takes about 0.3 s to start, which few images do not repay.
+            workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0
+        return _PictureReader(self.extents, DecodePool(self._decoding, workers))
 
 
 class _PictureReader:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ def gather(
 ) -> Statistics:
     """The statistics of a source's training images that are asked for: from the file, else computed and kept.
 
-    A mean that came with the data (``Source.mean``) is taken as it is.
+    What came with the data (``Source.mean``, ``Source.colors``) is taken as it is.
 
     Args
         say: is told where they come from, where they are kept or why not.
@@ -54,10 +53,15 @@ def gather(
     Raises
         DataError: too many images are broken.
     """
+    wanted = [name for name, asked in (("mean", mean), ("colors", colors)) if asked]
+    given = Statistics(source.mean, source.colors)
+    if all(getattr(given, name) is not None for name in wanted):
+        return given
     file = statistics_file(source)
     key = fingerprint(source) if file is not None else ""
-    kept = _read(file, key, source.image_shape) if file is not None else Statistics(source.mean)
-    wanted = [name for name, asked in (("mean", mean), ("colors", colors)) if asked]
+    kept = _read(file, key, source.image_shape) if file is not None else Statistics()
+    kept.mean = kept.mean if given.mean is None else given.mean
+    kept.colors = kept.colors if given.colors is None else given.colors
     missing = [name for name in wanted if getattr(kept, name) is None]
     if file is not None and len(missing) < len(wanted):
         say(f"data: statistics of the pictures are from {file}")
@@ -82,13 +86,12 @@ def statistics_file(source: Source) -> Path | None:
 
 
 def fingerprint(source: Source) -> str:
-    """A text that changes with every training picture's name, length and time, and with their decoder."""
-    digest = hashlib.sha256(f"1 {source.decoder} {source.image_shape} {len(source.train)}\n".encode())
-    for index in range(len(source.train)):
-        name = source.train.file(index)
-        status = Path(name).stat()
-        short = name.removeprefix(f"{source.folder}{os.sep}")  # a folder that was moved stays the same
-        digest.update(f"{short}\0{status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    """A text that changes with every file of training pictures, its name, length and time, with where the
+    pictures lie in them, and with their decoder."""
+    extents = source.extents
+    assert extents is not None
+    digest = hashlib.sha256(f"2 {source.decoder} {source.image_shape} {len(extents)}\n".encode())
+    digest.update(extents.fingerprint(str(source.folder)))
     return digest.hexdigest()
 
 

@@ -2,55 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+from cconvnet.data import shards
+from cconvnet.data.images import DataError
+from cconvnet.data.origins import batches, cifar10, digits, folder, imagenet, mnist, webdataset
+from cconvnet.data.origins.origin import LAYOUTS, Labels, LeftOut, Origin, Pictures, entries
+from cconvnet.data.splits import Progress, broken_allowed
 
-from cconvnet.data.extents import Extents
-from cconvnet.data.images import Pixels
-
-Labels = npt.NDArray[np.int32]
+__all__ = ["LAYOUTS", "Labels", "LeftOut", "Origin", "Pictures", "find"]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """One split of an origin, n pictures in a fixed order.
+def find(data: str | os.PathLike[str] | None, progress: Progress | None = None) -> Origin:
+    """What `data` holds: None or "digits" is the embedded default, anything else a folder.
 
-    names: what each is called in a message and a report; unique.
-    labels: int32[n], from 0 to classes - 1.
-    extents: where encoded pictures lie, or None where they are arrays already:
-    pixels: uint8[n,H,W,C], C of 1 or 3.
+    progress: called with the number of archives looked through, and in all.
+
+    Errors: DataError, which names the file and says what would be right.
     """
-
-    names: Sequence[str]
-    labels: Labels
-    extents: Extents | None = None
-    pixels: Pixels | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    origin = _find(data, progress)
+    for name, pictures in (("training", origin.train), ("test", origin.test)):
+        if pictures is not None:
+            _check_left_out(origin, name, pictures)
+    return origin
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What a folder or file of data holds, before anything is decoded.
+def _check_left_out(origin: Origin, name: str, pictures: Pictures) -> None:
+    count = len(pictures) + len(pictures.left_out)
+    if pictures.left_out and len(pictures.left_out) > broken_allowed(count):
+        first = [f"  {left.name}: {left.reason}" for left in pictures.left_out[:10]]
+        raise DataError(
+            f"{origin.folder}: {len(pictures.left_out):,} of the {count:,} {name} pictures cannot be used, "
+            f"more than {broken_allowed(count):,}; the first are:\n" + "\n".join(first)
+        )
 
-    kind: "pictures", "imagenet tars", "webdataset", "shards", "mnist", "cifar10", "batches", "digits".
-    name: what results call it.
-    classes: the labels' names (of ImageNet the WordNet ids); titles: the same in words, where there are any.
-    train, test: test is None where the data has no test pictures of its own.
-    notes: what a reader of a result should know.
-    mean: float32[H,W,C] and colors: float32[C,C], where the data's files hold them.
-    """
 
-    kind: str
-    name: str
-    classes: list[str]
-    train: Pictures
-    test: Pictures | None
-    notes: list[str] = field(default_factory=list)
-    titles: list[str] | None = None
-    mean: npt.NDArray[np.float32] | None = field(default=None, compare=False)
-    colors: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Origin:
+    if data is None or data == "digits":
+        return digits.find()
+    root = Path(data)
+    if not root.exists():
+        raise DataError(f"there is no {root}; data is 'digits' (embedded) or a folder")
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; unpack an archive first. {LAYOUTS}")
+    names = {entry.name for entry in entries(root)}
+    if mnist.is_here(root, names):
+        return mnist.find(root)
+    if cifar10.is_here(root, names):
+        return cifar10.find(root)
+    if batches.is_here(root, names):
+        return batches.find(root)
+    if shards.are_here(names):
+        return shards.open_origin(root)
+    # Tars may have stayed beside the folders that they were unpacked to.
+    if not folder.is_here(root):
+        if imagenet.is_here(root, names):
+            return imagenet.find(root, progress)
+        if webdataset.is_here(root, names):
+            return webdataset.find(root, progress)
+    return folder.find(root)

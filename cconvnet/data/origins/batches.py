@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,29 +22,21 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data.images import DataError, Pixels
+from cconvnet.data.origins.origin import (
+    Labels,
+    Origin,
+    entries,
+    every_fifth,
+    joined,
+    of_arrays,
+)
 from cconvnet.formats import pickles
 
-Labels = npt.NDArray[np.int32]
-Part = tuple[Pixels, Labels]
 Mean = npt.NDArray[np.float32]
 
 META = "batches.meta"
 TEST = "test_batch"
 _NUMBERED = re.compile(r"data_batch_(\d+)")
-
-
-@dataclass(frozen=True)
-class Batches:
-    """What a folder of batches holds: images uint8[n,H,W,C] and labels int32[n].
-
-    `test` is None where there is only one batch. `mean`, float32[H,W,C], is data_mean if the files have one.
-    """
-
-    classes: list[str]
-    train: Part
-    test: Part | None
-    mean: Mean | None
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -55,20 +46,21 @@ class _Meta:
     mean: npt.NDArray[Any] | None
 
 
-def are_here(names: Iterable[str]) -> bool:
+def is_here(root: Path, names: set[str]) -> bool:
     """Whether a folder with files of these names holds batches."""
     return any(name == META or _NUMBERED.fullmatch(name) for name in names)
 
 
-def read(root: Path) -> Batches:
-    """Reads all batches of a folder.
+def find(root: Path) -> Origin:
+    """All batches of a folder.
 
     Without a test_batch the one of the highest number is for testing, as cuda-convnet's own CIFAR-10 has it.
 
     Raises
         DataError: a file is missing or holds something else; the text names it. ForbiddenPickle is one.
     """
-    numbers = sorted(int(found[1]) for found in map(_NUMBERED.fullmatch, _names(root)) if found)
+    named = map(_NUMBERED.fullmatch, (entry.name for entry in entries(root)))
+    numbers = sorted(int(found[1]) for found in named if found)
     if not (root / META).is_file():
         raise DataError(f"{root} lacks {META}, which names the classes")
     if not numbers:
@@ -88,20 +80,25 @@ def read(root: Path) -> Batches:
     parts = [_read_batch(file, meta) for file in files]
     for file, (images, _) in zip(files, parts, strict=True):
         _same_shape(file, images, files[0], parts[0][0])
-    test = None
+    train = joined([of_arrays(file.name, *part) for file, part in zip(files, parts, strict=True)])
     if test_file is not None:
-        test = _read_batch(test_file, meta)
-        _same_shape(test_file, test[0], files[0], parts[0][0])
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    mean = None if meta.mean is None else _mean_image(root / META, meta.mean, images.shape[1:])
-    return Batches(meta.classes, (images, labels), test, mean, notes)
-
-
-def _names(root: Path) -> list[str]:
-    try:
-        return [entry.name for entry in root.iterdir()]
-    except OSError as error:
-        raise DataError(f"{root} cannot be read: {error.strerror}") from error
+        images, labels = _read_batch(test_file, meta)
+        _same_shape(test_file, images, files[0], parts[0][0])
+        test = of_arrays(test_file.name, images, labels)
+    else:
+        notes.append(f"{root} has only one batch: of each class every fifth image is used for testing")
+        train, test = every_fifth(train)
+    mean = None if meta.mean is None else _mean_image(root / META, meta.mean, parts[0][0].shape[1:])
+    return Origin(
+        "batches",
+        f"batches {root.name}",
+        meta.classes,
+        train,
+        test,
+        notes,
+        mean=mean,
+        mean_file=f"data_mean of {root / META}",
+    )
 
 
 def _load(file: Path) -> dict[Any, Any]:
@@ -144,7 +141,7 @@ def _read_meta(file: Path) -> _Meta:
     return _Meta(classes, None if count is None else int(count), mean)
 
 
-def _read_batch(file: Path, meta: _Meta) -> Part:
+def _read_batch(file: Path, meta: _Meta) -> tuple[Pixels, Labels]:
     """One batch's images and labels."""
     values = _load(file)
     data = _wanted(file, values, "data")
