@@ -96,7 +96,11 @@ class Run:
         self.checkpoints.clean()
         for side in self.path.glob(".*.partial"):
             side.unlink()
-        self._write_state("training")
+        try:
+            self._write_state("training")
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

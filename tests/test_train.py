@@ -879,9 +879,21 @@ def test_the_rate_may_be_changed_by_hand(tmp_path: Path) -> None:
 # ---- signals and kills -----------------------------------------------------------------------------------
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+# Small data is decoded once and kept; this decodes it whenever it is read, as large data is.
+_STREAMING = """
+import sys
+from cconvnet import cli
+from cconvnet.data import sources
+sources.open_source.__kwdefaults__["cache_bytes"] = 0
+sys.argv[0] = "cconvnet"
+cli.main()
+"""
+
+
+def start(*arguments: str, streaming: bool = False) -> subprocess.Popen[str]:
+    program = ["-c", _STREAMING] if streaming else ["-m", "cconvnet"]
     return subprocess.Popen(
-        [sys.executable, "-m", "cconvnet", "train", *arguments],
+        [sys.executable, *program, "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -1009,7 +1021,8 @@ def kill_until_done(flags: list[str], out: Path, times: int, seed: int) -> Kills
     """Trains with one command given again and again, to processes of which `times` are killed at random."""
     chance, kills = random.Random(seed), Kills()
     while True:
-        process = start(*flags, "--out", str(out), "--resume", "auto", "--checkpoint-every", "1")
+        again = ["--out", str(out), "--resume", "auto", "--checkpoint-every", "1"]
+        process = start(*flags, *again, streaming=True)
         if kills.all < times:
             # From the moment the run's folder is touched, saving, logging and testing are all in reach.
             log = out / "log.jsonl"
@@ -1033,19 +1046,24 @@ class Victim:
     whole: Path
 
 
-@pytest.fixture(params=["digits", "pictures"])
+@pytest.fixture(params=["digits", "pictures", "shards"], scope="module")
 def victim(
     request: pytest.FixtureRequest, unbroken: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Victim:
-    """Digits from memory; and pictures that two processes decode, cropped and mirrored, with colour noise."""
+    """Digits from memory; pictures that two processes decode, cropped and mirrored, with colour noise; and
+    the same from shards of raw pixels."""
     if request.param == "digits":
         return Victim(FLAGS, unbroken)
     folder = tmp_path_factory.mktemp("victim")
-    colored_pictures(folder / "data", count=96, side=36)
-    flags = ["--net", "cifar-13pct", "--data", str(folder / "data"), "--size", "32", "--workers", "2"]
+    where = colored_pictures(folder / "pictures", count=96, side=36)
+    if request.param == "shards":
+        where = folder / "shards"
+        command = ["data", "prepare", str(folder / "pictures"), str(where), "--size", "32"]
+        subprocess.run([sys.executable, "-m", "cconvnet", *command, "--raw"], check=True)
+    flags = ["--net", "cifar-13pct", "--data", str(where), "--size", "32", "--workers", "2"]
     flags += ["--batch", "16", "--epochs", "4", "--color-noise", "0.1", "--seed", "3", "--device", "cpu:0"]
-    flags += ["--log-every", "2"]
-    done = start(*flags, "--out", str(folder / "whole"))
+    flags += ["--log-every", "2", "--lr", "0.001"]
+    done = start(*flags, "--out", str(folder / "whole"), streaming=True)
     _, errors = done.communicate(timeout=120)
     assert done.returncode == 0, errors
     return Victim(flags, folder / "whole")
@@ -1059,14 +1077,15 @@ def test_kills_lose_nothing(victim: Victim, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_two_hundred_kills_lose_nothing(victim: Victim, tmp_path: Path) -> None:
-    """A hundred of each kind of training, in rounds of ten, each to the end."""
+    """So many of each kind of training, 201 in all, in rounds each to the end."""
     kills = Kills()
-    for seed in range(10):
-        found = kill_until_done(victim.flags, tmp_path / f"run-{seed}", times=10, seed=seed)
+    for seed, times in enumerate([14, 14, 13, 13, 13]):
+        found = kill_until_done(victim.flags, tmp_path / f"run-{seed}", times=times, seed=seed)
         assert_same_run(victim.whole, tmp_path / f"run-{seed}")
         kills.all += found.all
         kills.writing += found.writing
-    assert kills.all == 100
+    print(f"{kills.all} kills, {kills.writing} of them in the middle of a file")
+    assert kills.all == 67
     assert kills.writing > 0  # or they never met what is hardest
 
 
@@ -1309,6 +1328,8 @@ def test_a_worker_that_dies_costs_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     """Its death is said, with what stands; the resumed run ends like one in which nobody died."""
     settings = {"data": str(colored_pictures(tmp_path / "data", 96, 36)), "size": 32, "net": "cifar-13pct"}
     settings |= {"batch": 8, "epochs": 2, "workers": 2, "checkpoint_every": 3, "lr": 0.001}
+    # Small data is decoded once and kept; now it is decoded whenever it is read, as large data is.
+    monkeypatch.setitem(data.open_source.__kwdefaults__, "cache_bytes", 0)
     run_training(out=tmp_path / "whole", **settings)
     pools: list[DecodePool] = []
     make = DecodePool.__init__
