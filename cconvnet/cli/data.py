@@ -29,7 +29,7 @@ def prepare(
     src: Annotated[
         str,
         typer.Argument(
-            help="What to prepare: a folder of pictures or archives, of MNIST's or CIFAR-10's files, of shards.",
+            help="A folder of pictures or archives, of MNIST's or CIFAR-10's files, of shards.",
             metavar="SRC",
         ),
     ],

@@ -107,14 +107,14 @@ class Preparation:
         kept = "of their own size" if recipe.size is None else f"{what} {recipe.size} pixels"
         if recipe.size is not None and recipe.size > min(survey.smallest):
             kept += " (smaller ones are enlarged)"
-        ways = {"jpeg": f"JPEGs of quality {recipe.quality}", "raw": "raw pixels"}
+        ways = {name: shards.way(name, recipe.quality, recipe.unchanged) for name in shards.ENCODINGS}
         room = {name: f"about {sized(self.total * each)}" for name, each in survey.bytes.items()}
         (other,) = ways.keys() - {recipe.encoding}
         return [
             f"{origin.name}: {len(origin.classes):,} classes, {counts} pictures of {sides} pixels{of}",
             *origin.notes,
-            f"to {self.root}: {ways[recipe.encoding]}, {kept}, {room[recipe.encoding]}; as {ways[other]} "
-            f"{room[other]}",
+            f"to {self.root}: {kept}, {ways[recipe.encoding]}, {room[recipe.encoding]} "
+            f"({ways[other]}: {room[other]})",
         ]
 
     def complete(self) -> Dataset | None:
