@@ -72,6 +72,10 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.bin"
 
 
+def is_shard(name: str) -> bool:
+    return _SHARD.fullmatch(name) is not None
+
+
 def index_name(split: str) -> str:
     return f"{split}.npy"
 
@@ -322,7 +326,7 @@ def _check_version(path: Path) -> None:
 
 def are_here(names: set[str]) -> bool:
     """Whether a folder with these entries is one of shards, finished or not."""
-    return JOURNAL in names or any(map(_SHARD.fullmatch, names)) or {DOCUMENT, index_name("train")} <= names
+    return JOURNAL in names or any(map(is_shard, names)) or {DOCUMENT, index_name("train")} <= names
 
 
 def open_origin(root: Path) -> Origin:
