@@ -164,7 +164,7 @@ def _bytes(pictures: Pictures) -> int:
 # ---- a sheet of pictures ---------------------------------------------------------------------------------
 
 _COLUMNS, _MOST_CELLS, _MOST_OF_CLASS = 10, 100, 10
-_SIDE, _GAP, _TEXT = 112, 8, 14
+_SIDE, _GAP, _TEXT = 112, 8, 18
 _BACKGROUND, _INK, _PALE = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 
 
