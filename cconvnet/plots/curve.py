@@ -351,7 +351,7 @@ def _mark_rates(axes: Any, history: History, how: Curves, color: str | None) -> 
         axes.set_title(axes.get_title(loc="left"), pad=22)
     places = [history.rate_place(index, how.x) for index, _ in changes]
     room = 0.08 * axes.get_xlim()[1]
-    for (_, rate), place, after in zip(changes, places, [*places[1:], math.inf], strict=True):
+    for (_, rate), place, after in zip(changes, places, [*places, math.inf][1:], strict=True):
         dots = {"linewidth": 0.9, "linestyle": (0, (2, 3)), "zorder": 1}
         axes.axvline(place, color=color or FAINT, gid="rate", **dots)
         if named and after - place > room:  # of rates that follow each other closely, the last
