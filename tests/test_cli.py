@@ -32,6 +32,7 @@ COMMANDS = [
     "augment",
     "doctor",
     "import",
+    "data get",
     "bench",
     "bench kernels",
     "bench step",
