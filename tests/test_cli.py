@@ -34,6 +34,7 @@ COMMANDS = [
     "augment",
     "doctor",
     "import",
+    "data get",
     "bench",
     "bench checkpoint",
     "bench kernels",
