@@ -4,6 +4,8 @@ config.json       settings, network, versions and device, written before anythin
 log.jsonl         a line per logged step and one per epoch
 checkpoints/      the last two checkpoints and the best one
 summary.json      the results, written when training stops
+state.json        whether it trains, or how that ended
+tensorboard/      the log for TensorBoard, with --tensorboard
 curve.png         the training curve, where matplotlib is installed
 """
 
@@ -16,7 +18,7 @@ import re
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from cconvnet import checkpoint
 from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
@@ -37,6 +39,14 @@ def default_path(net: str, data: str) -> Path:
     return path
 
 
+class Listener(Protocol):
+    """Writes down what a run logs in a way of its own."""
+
+    def log(self, line: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Run:
     """One run's folder, open for training: it is locked, so that two processes cannot write into one run."""
 
@@ -46,6 +56,8 @@ class Run:
         self.checkpoints = Folder(path / "checkpoints")
         self._lock = _lock(path)
         self._log: Any = None
+        self.listeners: list[Listener] = []
+        self._complete = False
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> Run:
@@ -80,6 +92,7 @@ class Run:
         self.checkpoints.clean()
         for side in self.path.glob(".*.partial"):
             side.unlink()
+        self._write_state("training")
         return self
 
     def __exit__(
@@ -88,7 +101,18 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with contextlib.suppress(OSError):  # a full disk has been said by then
+            if error is None or isinstance(error, KeyboardInterrupt):
+                self._write_state("complete" if self._complete else "stopped")
+            else:
+                self._write_state("failed", str(error) or type(error).__name__)
         self.close()
+
+    def _write_state(self, state: str, reason: str | None = None) -> None:
+        """Whoever finds "training" in a folder that is not locked knows that training was killed."""
+        checkpoint.write_json(
+            self.path / "state.json", {"state": state, "reason": reason, "time": round(time.time(), 3)}
+        )
 
     def close(self) -> None:
         """Lets another process have the run."""
@@ -96,6 +120,8 @@ class Run:
             # On a full disk closing fails too; what matters has been said by then.
             with contextlib.suppress(OSError):
                 self._log.close()
+        for listener in self.listeners:
+            listener.close()
         os.close(self._lock)
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -104,6 +130,7 @@ class Run:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         checkpoint.write_json(self.path / "summary.json", summary)
+        self._complete = bool(summary["complete"])
 
     def rewind_log(self, step: int, epoch: int) -> None:
         """Drops the lines after `step`, those of epochs after `epoch`, and a line that a kill cut short."""
@@ -117,24 +144,50 @@ class Run:
         self._log = path.open("a", encoding="utf-8")
 
     def log(self, line: dict[str, Any]) -> None:
-        """Appends a line to the log."""
-        self._log.write(json.dumps(line) + "\n")
-        self._log.flush()
+        """Appends a line to the log.
+
+        Raises OSError, which names the log: it cannot be written.
+        """
+        try:
+            self._log.write(json.dumps(line) + "\n")
+            self._log.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._log.name) from error
+        for listener in self.listeners:
+            listener.log(line)
 
 
 def _lock(path: Path) -> int:
     """An open descriptor of the folder that no other process holds; the system frees it whatever happens."""
     descriptor = os.open(path, os.O_RDONLY)
+    for _ in range(10):
+        if _locked(descriptor, alone=True):
+            return descriptor
+        time.sleep(0.02)  # Perhaps somebody only looks whether it is locked.
+    os.close(descriptor)
+    raise RunError(f"another process is training in {path}")
+
+
+def _locked(descriptor: int, alone: bool) -> bool:
+    """Locks a folder, for oneself alone or beside others who do not want it alone; False: another has it."""
     try:
         import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
-        raise RunError(f"another process is training in {path}") from None
+        return False
     except (ImportError, OSError):
         pass  # A file system without locks: the user must take care.
-    return descriptor
+    return True
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process is training in a run's folder. Raises OSError: it cannot be opened."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return not _locked(descriptor, alone=False)
+    finally:
+        os.close(descriptor)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -166,6 +219,32 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 break
     return lines
+
+
+def unfinished(folder: Path) -> Path:
+    """The run in `folder` that was trained last, of those that have not done all their epochs.
+
+    Raises
+        RunError: there is none.
+    """
+    found = []
+    for config in folder.glob("*/config.json"):
+        path = config.parent
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            epochs = read_config(path)["settings"]["epochs"]
+            summary = path / "summary.json"
+            if summary.exists():
+                done = json.loads(summary.read_text(encoding="utf-8"))
+                # One that was told to go on for longer is finished no more.
+                if done["complete"] and done["epochs"] >= epochs:
+                    continue
+            log = path / "log.jsonl"
+            found.append(((log if log.exists() else config).stat().st_mtime, path))
+    if not found:
+        raise RunError(
+            f"{folder}/ holds no run to go on with; --resume RUN names one, --out FOLDER begins one"
+        )
+    return max(found)[1]
 
 
 def folder_of(path: Path) -> Path:

@@ -16,7 +16,7 @@ import typer
 
 import cconvnet
 from cconvnet import nets
-from cconvnet.cli import bench, data, plot
+from cconvnet.cli import bench, data, plot, runs
 from cconvnet.cli.options import (
     Batch,
     Best,
@@ -54,6 +54,8 @@ app.command(
         "cconvnet train", "cconvnet train --net alexnet --data imagenet --device cuda:0 --out runs/first"
     )
 )(train)
+app.command(epilog=example("cconvnet runs", "cconvnet runs --sort error"))(runs.runs)
+app.command(epilog=example("cconvnet compare runs/first runs/second"))(runs.compare)
 app.add_typer(data.app, name="data")
 app.add_typer(plot.app, name="plot")
 app.add_typer(bench.app, name="bench")

@@ -149,7 +149,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], right: se
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title=title or None, title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)

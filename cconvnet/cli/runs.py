@@ -1,3 +1,103 @@
 """The commands that look at whole runs: ``cconvnet runs``, ``compare`` and ``report``."""
 
 from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cconvnet.cli.options import Json, check_can_write, print_table, write_json
+
+if TYPE_CHECKING:
+    from cconvnet.overview import Overview
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where the runs lie.", metavar="FOLDER")] = Path("runs"),
+    sort: Annotated[
+        str, typer.Option(help="when, name, net, error, speed or state.", metavar="NAME")
+    ] = "when",
+    to_json: Json = None,
+) -> None:
+    """List runs: how far they are, how good, how fast, and what became of them.
+
+    The last one written comes first. A run is training, complete, stopped (it was asked to), failed, killed
+    (it had no time to say why), or damaged.
+    """
+    from cconvnet import overview
+    from cconvnet.nets.specs import nearest
+
+    if sort not in overview.SORTS:
+        raise ValueError(nearest("--sort", sort, overview.SORTS))
+    check_can_write(to_json)
+    found = overview.overviews(folder, sort)
+    if to_json:
+        write_json(to_json, [run.to_dict() for run in found])
+    if to_json == "-":
+        return
+    if not found:
+        print(f"no runs in {folder}")
+        return
+    columns = {name: text for name, (text, room) in _COLUMNS.items() if room <= _width()}
+    rows = [[text(run) for text in columns.values()] for run in found]
+    print_table("", list(columns), rows, {"epochs", "best error", "at epoch", "images/s"})
+    for run in found:
+        if run.reason is not None:
+            what, _, _ = run.reason.partition(". ")  # what to do about it follows
+            print(f"{run.path.name} {run.state}: {what}")
+
+
+def compare(
+    paths: Annotated[list[Path], typer.Argument(help="The folders of two runs or more.", metavar="RUN...")],
+    to_json: Json = None,
+) -> None:
+    """Show what differs between runs: results, settings, networks, and which is better from when on."""
+    from cconvnet import comparison
+    from cconvnet import runs as folders
+
+    check_can_write(to_json)
+    found = comparison.compare([folders.folder_of(path) for path in paths])
+    if to_json:
+        write_json(to_json, found)
+    if to_json != "-":
+        for title, columns, rows in comparison.tables(found):
+            print_table(title, columns, rows, set() if title == "networks" else set(columns[1:]))
+        print(comparison.verdict(found))
+
+
+def _width() -> int:
+    """How much room a table has; where nobody watches, enough."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
+
+
+def _epochs(run: Overview) -> str:
+    return "" if run.epochs is None else f"{run.epochs}/{run.of_epochs}"
+
+
+def _when(run: Overview) -> str:
+    return "" if run.when is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(run.when))
+
+
+def _text(value: object, form: str = "{}") -> str:
+    return "" if value is None else form.format(value)
+
+
+# Each column's text, and from how wide a terminal on it is shown.
+_COLUMNS: dict[str, tuple[Callable[[Overview], str], int]] = {
+    "run": (lambda run: run.path.name, 0),
+    "net": (lambda run: _text(run.net), 60),
+    "data": (lambda run: _text(run.data), 110),
+    "epochs": (_epochs, 0),
+    "best error": (lambda run: _text(run.best_error, "{:.2%}"), 0),
+    "at epoch": (lambda run: _text(run.best_epoch), 120),
+    "images/s": (lambda run: _text(run.images_per_second, "{:,.0f}"), 80),
+    "precision": (lambda run: _text(run.precision), 130),
+    "device": (lambda run: _text(run.device), 130),
+    "state": (lambda run: run.state, 0),
+    "last written": (_when, 100),
+}

@@ -122,6 +122,23 @@ def resize_image(pixels: Pixels, size: int) -> Pixels:
     return _brought(colored, _centre_square(width, height), size)[:, :, :channels]
 
 
+def resize_shorter(pixels: Pixels, size: int) -> Pixels:
+    """uint8[H,W,C] with the shorter side brought to `size`, all of the picture kept. Errors: BrokenImage."""
+    height, width, channels = pixels.shape
+    shorter = min(height, width)
+    if shorter == size:
+        return pixels
+    sides = round(height * size / shorter), round(width * size / shorter)
+    if sides[0] * sides[1] > MAX_PIXELS:
+        raise BrokenImage(
+            f"of {width}x{height} pixels it would become {sides[1]}x{sides[0]}, more than {MAX_PIXELS:,}"
+        )
+    colored = np.ascontiguousarray(pixels if channels == 3 else np.repeat(pixels, 3, axis=2))
+    out = np.empty((*sides, 3), np.uint8)
+    _pixels.resize_into(colored, (0, 0, width, height), out)
+    return out[:, :, :channels]
+
+
 def _decode(data: bytes, size: int | None, decoder: str) -> tuple[Pixels, Box]:
     """The pixels uint8[H,W,3], perhaps reduced, and the square of them that decode_image keeps."""
     try:

@@ -36,8 +36,8 @@ from cconvnet.checkpoint import write_atomically
 from cconvnet.data.extents import Extents, Raw, Stored
 from cconvnet.data.images import MAX_PIXELS, BrokenImage, DataError, Pixels, resize_image
 from cconvnet.data.origins.origin import Origin, Pictures
-from cconvnet.data.splits import Indices, Labels, StoredSplit
-from cconvnet.data.workers import CHUNK, Broken, usable_cores
+from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
+from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores
 
 DOCUMENT = "dataset.json"
 SPLITS = ("train", "test")
@@ -149,10 +149,11 @@ class Dataset:
 
     name and origin: the data the pictures come from, and its kind.
     size: the side the pictures were brought to, their shorter one if `whole`; None: they kept their own.
-    encoding: "jpeg" or "raw"; `quality` is of JPEGs.
-    encoder, decoder: the programs and versions that did it.
+    encoding: "jpeg" or "raw"; `quality` is of JPEGs; with `unchanged`, JPEGs that had the size stayed as they
+        were.
+    encoder, decoder: the programs, with their versions, that did it.
     pictures, skipped: for each split how many there are and how many broken ones were left out.
-    per_shard: for each split how many of the source's pictures went to a shard.
+    per_shard: how many of the source's pictures went to a shard.
     source: the fingerprint of the data the pictures come from.
     files: by name.
     """
@@ -166,13 +167,14 @@ class Dataset:
     whole: bool
     encoding: str
     quality: int | None
+    unchanged: bool
     channels: int
     encoder: str
     decoder: str
     notes: list[str]
     pictures: dict[str, int]
     skipped: dict[str, int]
-    per_shard: dict[str, int]
+    per_shard: int
     source: str
     files: dict[str, File]
 
@@ -191,8 +193,8 @@ class Dataset:
     def describe(self) -> str:
         """How the pictures are stored."""
         kind = "raw pixels" if self.encoding == "raw" else f"JPEGs of quality {self.quality}"
-        part = "the whole pictures, shorter side" if self.whole else "centre squares of"
-        return f"{kind}, {'their own size' if self.size is None else f'{part} {self.size} pixels'}"
+        part = "whole pictures, the shorter side" if self.whole else "centre squares of"
+        return f"{kind}, {'of their own size' if self.size is None else f'{part} {self.size} pixels'}"
 
     def content(self, name: str) -> bytes:
         """A file that is small enough for memory, checked. Errors: DataError."""
@@ -325,10 +327,11 @@ def open_origin(root: Path) -> Origin:
         if length != file.bytes:
             raise DataError(f"{path} has {length:,} bytes instead of {file.bytes:,}; remove it, and {_AGAIN}")
     skipped = sum(dataset.skipped.values())
-    decoded = f", decoded by {dataset.decoder}" if dataset.decoder else ""
-    notes = [f"shards: {dataset.describe()}{decoded}", *dataset.notes]
+    by = [f"{did} by {program}" for did, program in
+          (("decoded", dataset.decoder), ("encoded", dataset.encoder)) if program]  # fmt: skip
+    notes = ["shards: " + ", ".join([dataset.describe(), *by]), *dataset.notes]
     if skipped:
-        notes.append(f"{skipped:,} broken pictures were left out when the shards were made: {root / SKIPPED}")
+        notes.append(f"{skipped:,} pictures were left out when the shards were made: {root / SKIPPED}")
     return Origin(
         kind="shards",
         name=f"shards of {dataset.name}",
@@ -460,6 +463,21 @@ class _RawReader:
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def open_split(dataset: Dataset, split: str, decoder: str) -> StoredSplit:
+    """A split's pictures at the size they were brought to, whatever else of the dataset is there.
+
+    Errors: DataError.
+    """
+    pictures, size = _pictures(dataset, split), dataset.size
+    assert pictures.extents is not None
+    where = split, pictures.names, pictures.extents
+    if pictures.raw is not None:
+        return RawSplit(*where, pictures.raw, pictures.labels, size)
+    first = dataset.rows(split)[0]
+    sides = (int(first["height"]), int(first["width"])) if size is None else (size, size)
+    return PictureSplit(*where, pictures.labels, Decoding(size, (*sides, 3), decoder))
 
 
 # ---- writing -------------------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ def open_source(
     workers: int | None = None,
     decoder: str | None = None,
     progress: Progress | None = None,
+    scan: Progress | None = None,
 ) -> Source:
     """Opens `data`: None or "digits" is the embedded default, anything else a folder.
 
@@ -99,6 +100,7 @@ def open_source(
     workers: decoding processes; None chooses, 0 is none.
     decoder: one of DECODERS for JPEGs; None takes simplejpeg if it is installed, else pillow.
     progress: called with the number of images decoded and their number in all.
+    scan: called with the number of archives looked through and their number in all.
 
     Errors: DataError; ValueError for the other arguments.
     """
@@ -108,7 +110,7 @@ def open_source(
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, not {workers}")
-    origin = origins.find(data)
+    origin = origins.find(data, scan)
     size = origin.size if size is None else size
     if origin.train.extents is None:
         return _of_arrays(origin, size)
@@ -153,12 +155,11 @@ def _of_pictures(
     in_memory = in_all * math.prod(found["train"].image_shape) <= cache_bytes
     done = 0
     for name, pictures in parts.items():
-        split = found[name]
-        splits[name] = split
+        splits[name] = split = found[name]
+        split.left_out = len(pictures.left_out)
         if in_memory:
             splits[name] = split.into_memory(workers, _offset(progress, done, in_all))
             done += len(split)
-        splits[name].left_out = len(pictures.left_out)
     if program and not in_memory:
         notes.append("pictures are decoded whenever they are read")
     train = splits["train"]

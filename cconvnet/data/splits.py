@@ -183,6 +183,7 @@ class StoredSplit(Split):
         """All images read, in parallel. Errors: DataError when too many are broken."""
         images = np.zeros((len(self), *self.image_shape), np.uint8)
         split = MemorySplit(self.name, images, self.labels, files=self.names)
+        split.left_out = self.left_out
         reader = self.open_reader(workers)
         try:
             for number, future in enumerate(reader.start(np.arange(len(self)), images)):

@@ -1,0 +1,361 @@
+"""Lists of runs and comparisons: what a run's files tell, whatever happened to it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cconvnet import comparison, overview, runs
+from cconvnet.checkpoint import CheckpointError
+from cconvnet.overview import look, overviews
+from cconvnet.reporter import Silent
+from cconvnet.runs import Run, RunError
+from cconvnet.settings import Options
+from cconvnet.train import TrainingStopped, train
+
+
+def trained(out: Path, **options: Any) -> Path:
+    where = {"resume" if out.exists() else "out": out}
+    train(Options(**{"devices": ["cpu:0"], "epochs": 2, **where, **options}), Silent(io.StringIO()))
+    return out
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of two epochs; not to be changed."""
+    return trained(tmp_path_factory.mktemp("runs") / "digits")
+
+
+def made(path: Path, digits: Path, errors: list[float], **settings: Any) -> Path:
+    """A run that never was: its settings those of `digits` but for some, its tests with these errors."""
+    path.mkdir(parents=True)
+    config = runs.read_config(digits)
+    config["settings"] |= {"epochs": len(errors), **settings}
+    (path / "config.json").write_text(json.dumps(config))
+    lines = []
+    for epoch, error in enumerate(errors, 1):
+        step = {"step": 10 * epoch, "epoch": float(epoch), "loss": 1 / epoch, "train_error_top1": error / 2}
+        lines.append({**step, "lr": 0.1, "images_per_second": 1000.0 * epoch})
+        test = {"test_loss": error, "test_error_top1": error, "test_error_top5": 0.0}
+        lines.append({"step": 10 * epoch, "epoch": epoch, "train_loss": 1.0, "train_error_top1": 0.1, **test})
+    (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+# ---- states ----------------------------------------------------------------------------------------------
+
+
+def test_a_complete_run(digits: Path) -> None:
+    run = look(digits)
+    summary = json.loads((digits / "summary.json").read_text())
+    assert (run.state, run.reason) == ("complete", None)
+    assert (run.net, run.data, run.device, run.precision) == ("lenet", "digits", "cpu:0", "fp32")
+    assert (run.epochs, run.of_epochs, run.steps) == (2, 2, 44)
+    assert run.best_error == summary["best"]["test_error_top1"]
+    assert run.best_epoch == summary["best"]["epoch"]
+    assert run.last_error == summary["test_error_top1"]
+    assert run.seconds == summary["seconds"]
+    assert run.images_per_second is not None
+    assert run.images_per_second > 0
+
+
+def test_a_stopped_run_that_goes_on(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", steps=10)
+    assert look(run).state == "stopped"
+    assert (look(run).epochs, look(run).best_error) == (0, None)
+    trained(run)
+    assert look(run).state == "complete"
+
+
+def test_a_failed_run_says_why(tmp_path: Path) -> None:
+    with pytest.raises(TrainingStopped):
+        trained(tmp_path / "run", lr=1e12)
+    run = look(tmp_path / "run")
+    assert run.state == "failed"
+    assert run.reason is not None
+    assert run.reason.startswith("the loss is ")
+
+
+def start(out: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "cconvnet", "train", "--quiet", "--device", "cpu:0"]
+    where = ["--resume", str(out)] if out.exists() else ["--out", str(out)]
+    return subprocess.Popen([*command, *where, "--epochs", "100000", *arguments])
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_killed_run(tmp_path: Path, resumed: bool) -> None:
+    """One that was stopped before and has a summary, too."""
+    out = tmp_path / "run"
+    if resumed:
+        trained(out, steps=3)
+        assert look(out).state == "stopped"
+    process = start(out)
+    try:
+        wait_for(lambda: (out / "log.jsonl").exists() and len(runs.read_log(out)) > 1)
+        assert look(out).state == "training"
+        with pytest.raises(RunError, match="another process is training"):
+            Run.open(out)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert look(out).state == "killed"
+    assert look(out).steps is not None
+
+
+def test_a_terminated_run_is_stopped(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for(lambda: (out / "log.jsonl").exists() and len(runs.read_log(out)) > 1)
+    process.terminate()
+    assert process.wait() == 0
+    assert look(out).state == "stopped"
+
+
+def test_looking_does_not_keep_a_run_from_being_trained(digits: Path) -> None:
+    assert not runs.in_use(digits)
+    with Run.open(digits):
+        assert runs.in_use(digits)
+        assert runs.in_use(digits)  # and it does not take the lock away
+    assert not runs.in_use(digits)
+
+
+def test_who_looks_is_waited_for(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    descriptor = os.open(digits, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    monkeypatch.setattr(runs.time, "sleep", lambda seconds: os.close(descriptor))
+    Run.open(digits).close()
+
+
+def test_a_run_of_before_states_were_written(digits: Path, tmp_path: Path) -> None:
+    run = made(tmp_path / "run", digits, [0.5])
+    assert look(run).state == "killed"
+    (run / "summary.json").write_text(json.dumps({"complete": True, "steps": 10, "seconds": 7.0}))
+    assert (look(run).state, look(run).seconds) == ("complete", 7.0)
+    (run / "summary.json").write_text(json.dumps({"complete": False, "steps": 5, "seconds": 7.0}))
+    assert look(run).state == "stopped"
+
+
+def test_seconds_without_a_summary_come_from_the_log(digits: Path, tmp_path: Path) -> None:
+    run = look(made(tmp_path / "run", digits, [0.5, 0.4], batch=100))
+    assert run.seconds == pytest.approx(10 * 100 / 1000 + 10 * 100 / 2000)
+    assert run.images_per_second == 1500
+
+
+# ---- damage ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b""),
+        ("config.json", b"[]"),
+        ("config.json", b'{"settings": 5}'),
+        ("config.json", b'{"settings": {}}'),
+        ("config.json", b"\xff\xfe{"),
+        ("log.jsonl", b"5\n"),
+        ("log.jsonl", b'{"loss": 1.0}\n'),
+        ("log.jsonl", b'{"step": 1, "epoch": 1, "test_loss": null, "test_error_top1": null}\n'),
+        ("summary.json", b"{"),
+        ("summary.json", b"[]"),
+        ("summary.json", b"{}"),
+        ("summary.json", b'{"steps": "many", "complete": true}'),
+        ("state.json", b'{"state": "asleep"}'),
+        ("state.json", b"\x00"),
+        ("state.json", b'"training"'),
+    ],
+)
+def test_a_damaged_run_is_listed(digits: Path, tmp_path: Path, file: str, content: bytes) -> None:
+    run = made(tmp_path / "run", digits, [0.5])
+    (run / file).write_bytes(content)
+    (found,) = overviews(tmp_path)
+    assert found.path == run
+    if content == b"{}":  # an empty summary is as good as none
+        assert found.state == "killed"
+        return
+    assert found.state == "damaged"
+    assert found.reason
+
+
+def test_a_log_cut_short_is_no_damage(digits: Path, tmp_path: Path) -> None:
+    run = made(tmp_path / "run", digits, [0.5, 0.4])
+    text = (run / "log.jsonl").read_text()
+    (run / "log.jsonl").write_text(text[:-10])
+    assert (look(run).state, look(run).epochs) == ("killed", 1)
+
+
+def test_what_is_no_run_is_not_listed(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "a.txt").write_text("")
+    assert overviews(tmp_path) == []
+    (tmp_path / "gone" / "checkpoints").mkdir(parents=True)
+    (found,) = overviews(tmp_path)
+    assert (found.path.name, found.state) == ("gone", "damaged")
+    assert [run.path for run in overviews(digits)] == [digits]
+    with pytest.raises(RunError, match="there is no folder"):
+        overviews(tmp_path / "nowhere")
+
+
+# ---- order -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sort", "order"),
+    [
+        ("when", ["b", "c", "a"]),
+        ("name", ["a", "b", "c"]),
+        ("error", ["c", "a", "b"]),
+        ("speed", ["c", "a", "b"]),
+        ("net", ["b", "c", "a"]),
+        ("state", ["b", "c", "a"]),
+    ],
+)
+def test_order(digits: Path, tmp_path: Path, sort: str, order: list[str]) -> None:
+    made(tmp_path / "a", digits, [0.3, 0.4], net="lenet")
+    made(tmp_path / "b", digits, [], net="alexnet")
+    made(tmp_path / "c", digits, [0.5, 0.4, 0.2], net="lenet")
+    for name, when in (("a", 1000), ("b", 3000), ("c", 2000)):
+        os.utime(tmp_path / name / "log.jsonl", (when, when))
+    assert set(overview.SORTS) == {"when", "name", "error", "speed", "net", "state"}
+    assert [run.path.name for run in overviews(tmp_path, sort)] == order
+
+
+# ---- comparison ------------------------------------------------------------------------------------------
+
+
+def test_compare_shows_what_differs(digits: Path, tmp_path: Path) -> None:
+    one = made(tmp_path / "one", digits, [0.5, 0.4, 0.2], lr=0.1)
+    other = made(tmp_path / "other", digits, [0.4, 0.3], lr=0.2, batch=32)
+    found = comparison.compare([one, other])
+    assert found["runs"] == [str(one), str(other)]
+    assert found["settings"] == {"batch": [64, 32], "epochs": [3, 2], "lr": [0.1, 0.2]}
+    assert found["networks"] == [[]]
+    results = found["results"]
+    assert results["best_error"] == [0.2, 0.3]
+    assert results["best_epoch"] == [3, 2]
+    assert results["test_loss"] == [0.2, 0.3]
+    assert results["parameters"] == [131080, 131080]
+    assert found["better"] == {"run": str(other), "epoch": 1, "of_epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("errors", "better"),
+    [
+        ([[0.5, 0.2, 0.3, 0.2], [0.4, 0.3, 0.2, 0.3]], ("0", 4)),
+        ([[0.5, 0.2, 0.2, 0.2], [0.4, 0.3, 0.3, 0.3]], ("0", 2)),
+        ([[0.5, 0.2, 0.2], [0.4, 0.2, 0.3]], ("0", 3)),
+        ([[0.5, 0.2], [0.4, 0.2]], None),
+        ([[0.5], []], None),
+        ([[0.5, 0.4, 0.3], [0.6, 0.3, 0.1], [0.4, 0.35, 0.2]], ("1", 2)),
+    ],
+)
+def test_who_is_better_for_good(
+    digits: Path, tmp_path: Path, errors: list[list[float]], better: tuple[str, int] | None
+) -> None:
+    paths = [made(tmp_path / str(index), digits, values) for index, values in enumerate(errors)]
+    found = comparison.compare(paths)
+    if better is None:
+        assert found["better"] is None
+        assert comparison.verdict(found).startswith("no run is better")
+    else:
+        assert (Path(found["better"]["run"]).name, found["better"]["epoch"]) == better
+        assert comparison.verdict(found).startswith(f"{better[0]} is better ")
+
+
+def test_compare_shows_how_networks_differ(digits: Path, tmp_path: Path) -> None:
+    other = made(tmp_path / "other", digits, [0.5])
+    config = runs.read_config(other)
+    config["spec"]["layers"][0]["filters"] += 1
+    (other / "config.json").write_text(json.dumps(config))
+    (rows,) = comparison.compare([digits, other])["networks"]
+    assert [row[:2] for row in rows] == [["conv1", "filters"]]
+    titles = [title for title, _, _ in comparison.tables(comparison.compare([digits, other]))]
+    assert titles == ["", "settings", "networks"]
+
+
+def test_runs_of_one_name_are_told_apart(digits: Path, tmp_path: Path) -> None:
+    paths = [made(tmp_path / folder / "run", digits, [error]) for folder, error in (("a", 0.5), ("b", 0.4))]
+    found = comparison.compare(paths)
+    assert comparison.tables(found)[0][1] == ["", *map(str, paths)]
+    assert str(paths[1]) in comparison.verdict(found)
+
+
+def test_what_cannot_be_compared(digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="two runs or more"):
+        comparison.compare([digits])
+    with pytest.raises(RunError, match="is not a run"):
+        comparison.compare([digits, tmp_path])
+    broken = made(tmp_path / "broken", digits, [0.5])
+    (broken / "log.jsonl").write_text("5\n")
+    with pytest.raises(RunError, match="broken"):
+        comparison.compare([digits, broken])
+    with pytest.raises((RunError, CheckpointError)):
+        comparison.compare([digits, tmp_path / "nowhere"])
+
+
+# ---- the commands ----------------------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cconvnet", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_table_of_runs(digits: Path, tmp_path: Path) -> None:
+    made(tmp_path / "good", digits, [0.5, 0.25])
+    (made(tmp_path / "bad", digits, []) / "config.json").write_text("{")
+    done = command("runs", tmp_path, "--sort", "error")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line
+    ]
+    assert rows[0][:6] == ["good", "lenet", "digits", "2/2", "25.00%", "2"]
+    assert (rows[1][0], rows[1][9]) == ("bad", "damaged")
+    assert "bad damaged: " in done.stdout
+    values = json.loads(command("runs", tmp_path, "--sort", "error", "--json", "-").stdout)
+    assert [(run["name"], run["state"], run["best_error"]) for run in values] == [
+        ("good", "killed", 0.25),
+        ("bad", "damaged", None),
+    ]
+
+
+def test_refused(digits: Path, tmp_path: Path) -> None:
+    done = command("runs", tmp_path, "--sort", "eror")
+    assert (done.returncode, "did you mean 'error'?" in done.stderr) == (2, True)
+    done = command("runs", tmp_path / "no")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: there is no folder {tmp_path / 'no'}")
+    assert command("runs", tmp_path).stdout == f"no runs in {tmp_path}\n"
+    done = command("compare", digits)
+    assert (done.returncode, done.stderr) == (2, "error: two runs or more are compared\n")
+
+
+def test_the_tables_of_a_comparison(digits: Path, tmp_path: Path) -> None:
+    one, other = made(tmp_path / "one", digits, [0.5], lr=0.25), made(tmp_path / "other", digits, [0.4])
+    done = command("compare", one, other)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "best test error" in done.stdout
+    assert "0.25" in done.stdout
+    assert done.stdout.endswith("other is better at epoch 1, the last that all have tested\n")
+    assert json.loads(command("compare", one, other, "--json", "-").stdout) == comparison.compare(
+        [one, other]
+    )
