@@ -183,7 +183,7 @@ def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
         line = same[0] if len(set(same)) == 1 else ""
     names = differences(histories) if several else [""]
     alone = len(how.panels) == 1
-    width, height = (4.8, 3.3) if alone else (10.5, 4.4 if not several else 4.5 + 0.2 * len(histories))
+    width, height = (4.1, 3.0) if alone else (10.5, 4.4 if not several else 4.5 + 0.2 * len(histories))
     with drawn(out, width, height, *((title, line) if not alone else ())) as page:
         page.get_layout_engine().set(wspace=0.05)
         for panel, axes in zip(how.panels, page.subplots(1, len(how.panels), squeeze=False)[0], strict=True):
@@ -363,6 +363,6 @@ def _mark_rates(axes: Any, history: History, how: Curves, color: str | None) -> 
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
-                fontsize=8,
+                fontsize=8.5,
                 color=FAINT,
             )
