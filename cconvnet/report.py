@@ -1,6 +1,6 @@
 """A run on one page: results, curves, filters, predictions, feature maps, settings, log, environment.
 
-The page is a single HTML file that loads nothing, runs nothing and forbids its reader to do either. A part that
+The page is a single HTML file that loads and runs nothing, and forbids its reader to do either. What
 cannot be made, because matplotlib or the data is not there or the run has not come so far, says so in place.
 """
 
@@ -27,14 +27,14 @@ from cconvnet.page import Array, Markup, data_url, document, join, photo, png, t
 from cconvnet.plots import seen
 from cconvnet.plots.activations import sheet
 from cconvnet.plots.filters import filter_sheet
-from cconvnet.plots.history import History, data_name
+from cconvnet.plots.history import TOP5_FROM, History, data_name
 
 # How many training images the nearest are looked for in: a page should not take minutes.
 _AMONG = 1000
 _BATCH = 64
 # Of longer lists the page shows a part, and says so.
 _MOST_EPOCHS = 40
-_MOST_NAMES = 24
+_MOST_NAMES = 12
 _MOST_SKIPPED = 20
 # The longest side in pixels of a photograph.
 _SIDE = 240
@@ -167,15 +167,19 @@ def _header(title: str, history: History, about: Overview) -> Markup:
     badge = tag("span", about.state, class_=f"badge {about.state}")
     written = "" if about.when is None else f", last written {_day(about.when)}"
     reason = None if about.reason is None else tag("p", about.reason, class_="note")
-    top5 = history.epochs["test_error_top5"]
     best = history.best()
+    # A log with a line every twenty steps does not know of the last few.
+    steps = max(about.steps or 0, int(overview.read_json(history.path / "summary.json").get("steps", 0)))
+    top5 = None
+    if best is not None and len(settings["classes"]) >= TOP5_FROM:
+        top5 = float(history.epochs["test_error_top5"][best])
     after = None if about.best_epoch is None else f"after epoch {about.best_epoch}"
     of = f"at the best epoch, {len(settings['classes']):,} classes"
     tiles = [
         ("Best test error", _percent(about.best_error), after),
         ("Last test error", _percent(about.last_error), f"epoch {about.epochs} of {about.of_epochs}"),
-        ("Top-5 error", _percent(None if best is None else float(top5[best])), of),
-        ("Training time", duration(about.seconds), f"{about.steps:,} steps of {settings['batch']:,}"),
+        ("Top-5 error", _percent(top5), of),
+        ("Training time", duration(about.seconds), f"{steps:,} steps of {settings['batch']:,}"),
         ("Speed", f"{about.images_per_second:,.0f}" if about.images_per_second else "-", "images per second"),
         ("Device", about.device or "-", about.precision),
         ("Parameters", f"{about.parameters:,}" if about.parameters else "-", None),
@@ -192,6 +196,7 @@ def _header(title: str, history: History, about: Overview) -> Markup:
             *(
                 tag("div", tag("dt", name), tag("dd", value, tag("small", note) if note else None))
                 for name, value, note in tiles
+                if value != "-"
             ),
             class_="tiles",
         ),
