@@ -134,7 +134,7 @@ $(error $(PYTHON) cannot tell how to build: run `make venv`)
 endif
 
 BUILD := build/$(firstword $(subst ., ,$(EXT)))$(if $(SANITIZE),-sanitize)
-MODULES := _problem _emulator
+MODULES := _problem _pixels _emulator
 
 # Functions of vectors wider than the baseline's are all inlined: how one would be passed does not matter.
 WARNINGS := -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi
@@ -176,12 +176,16 @@ define flags_stamp
 $(shell mkdir -p $(BUILD)/$(1); [ "$$(cat $(BUILD)/$(1)/flags 2>/dev/null)" = '$(strip $(2))' ] || echo '$(strip $(2))' > $(BUILD)/$(1)/flags)
 endef
 $(call flags_stamp,problem,$(CXX_ALL))
+$(call flags_stamp,pixels,$(CXX_ALL))
 $(call flags_stamp,emulator,$(CXX_ALL) $(EMULATOR_FLAGS))
 $(call flags_stamp,cpu,$(CXX_ALL))
 $(call flags_stamp,cuda,$(NVCC) $(GENCODE) $(CXXFLAGS))
 
 $(BUILD)/problem/%.o: bindings/%.cpp $(BUILD)/problem/flags
 	@echo "  c++   $<"; $(CXX_ALL) -O2 $(PYTHON_INCLUDES) -c $< -o $@
+
+$(BUILD)/pixels/%.o: bindings/%.cpp $(BUILD)/pixels/flags
+	@echo "  c++   $<"; $(CXX_ALL) -O3 $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/emulator/%.o: kernels/%.cu $(BUILD)/emulator/flags
 	@echo "  c++   $< (emulator)"; $(CXX_ALL) $(EMULATOR_FLAGS) -x c++ -c $< -o $@
@@ -213,6 +217,9 @@ $(BUILD)/cuda/module.o: bindings/module.cpp $(BUILD)/cuda/flags
 	@$(CXX_ALL) -O2 -DCCONVNET_MODULE=_cuda -DCCONVNET_DEVICE_ARRAYS $(PYTHON_INCLUDES) -c $< -o $@
 
 $(OUT)/_problem$(EXT): $(BUILD)/problem/problem.o
+	@mkdir -p $(OUT); $(CXX) -shared $^ -o $@
+
+$(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
 	@mkdir -p $(OUT); $(CXX) -shared $^ -o $@
 
 $(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = ("_problem", "_emulator", "_cpu", "_cuda")
+MODULES = ("_problem", "_pixels", "_emulator", "_cpu", "_cuda")
 
 
 class MakeModules(build_ext):

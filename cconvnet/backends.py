@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,11 @@ __all__ = ["CudaError", "Device", "DeviceUnavailable", "get_device", "present_de
 
 KINDS = ("cuda", "cpu", "emulator", "reference")
 PRECISIONS = ("fp32", "tf32", "bf16")
+
+# Two threads fill the memory's bandwidth of a desktop's processor, a few that of a server's; pieces small
+# enough that all of them end together.
+_COPYING_THREADS = 8
+_BYTES_PER_COPY = 1 << 25
 
 # What a device must have for a precision.
 _NEEDED = {
@@ -173,6 +179,27 @@ class Device:
         copied = np.array(array)
         return lambda: copied
 
+    def host_memory(self, shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
+        """Host memory that is there, page by page, for copies out of this device again and again."""
+        # Fresh memory costs more when it is first written than the copy into it does.
+        return np.full(shape, 0, dtype)
+
+    def copy_out(self, pairs: Iterable[tuple[Any, np.ndarray[Any, Any]]]) -> Callable[[], None]:
+        """Begins to copy arrays of this device into ``host_memory()`` of their shapes and types.
+
+        It stands behind the work given so far, and work given later may change the arrays. What it returns
+        waits until the copies are there; any thread may call it.
+        """
+        pieces: list[tuple[Any, Any]] = []
+        for source, target in pairs:
+            count = _BYTES_PER_COPY // target.itemsize
+            for start in range(0, target.size, count):
+                part = slice(start, start + count)
+                pieces.append((target.reshape(-1)[part], source.reshape(-1)[part]))
+        with ThreadPoolExecutor(min(_COPYING_THREADS, os.cpu_count() or 1)) as threads:
+            list(threads.map(np.copyto, *zip(*pieces, strict=True)))
+        return lambda: None
+
     def fill(self, array: Any, host: Any) -> None:
         """Writes a host array into an array of this device of the same shape."""
         array[...] = host
@@ -293,6 +320,17 @@ class CudaDevice(Device):
             return target
 
         return wait
+
+    def host_memory(self, shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
+        return self._pinned(tuple(shape), dtype)
+
+    def copy_out(self, pairs: Iterable[tuple[Any, np.ndarray[Any, Any]]]) -> Callable[[], None]:
+        # On the stream of all work: the next step finds the copies done, and the host need not wait for them.
+        with self:
+            for source, target in pairs:
+                self.xp.asnumpy(source, stream=self._stream, out=target, blocking=False)
+        copied = self.mark()
+        return lambda: copied.synchronize()
 
     def _pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
         """A host array that the GPU copies from or to by itself; its memory returns to CuPy's pool."""

@@ -5,6 +5,10 @@ the file's metadata a JSON text and the SHA-256 of the whole file, taken with th
 zeros. So a flipped bit or a missing byte anywhere in the file, metadata included, is found before anything is
 used. There is no pickle, and nothing that is read is run.
 
+The file is written as it is put together, a few megabytes at a time: eight bytes that hold the length of the
+header, the header in JSON, the tensors' bytes (https://github.com/huggingface/safetensors, "Format"), and at
+last the digest.
+
 A file is written beside its final name, synced to the disk and renamed: a kill or a full disk at any instant
 leaves the old file or the new one, never a mixture.
 """
@@ -18,7 +22,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +34,19 @@ SUFFIX = ".safetensors"
 _FORMAT = "cconvnet checkpoint 1"
 _NO_DIGEST = b"0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_PIECE = 1 << 22  # bytes that are checked, hashed and written at a time, while a core's cache holds them
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or of another network; the text names the file and what is wrong."""
+
+
+class NotFinite(ValueError):
+    """A tensor that was to be saved holds a NaN or an infinity; `tensor` is its name."""
+
+    def __init__(self, tensor: str) -> None:
+        super().__init__(f"{tensor} holds values that are not finite")
+        self.tensor = tensor
 
 
 @dataclasses.dataclass
@@ -47,7 +60,7 @@ class Checkpoint:
         progress: counters of the run as JSON values; ``step`` is the number of steps done.
     """
 
-    tensors: Tensors
+    tensors: Mapping[str, np.ndarray[Any, Any]]
     spec: dict[str, Any]
     settings: dict[str, Any]
     progress: dict[str, Any]
@@ -65,34 +78,48 @@ def side_file(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Writes `path` so that a kill at any instant leaves the old file or the new one.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[int]:
+    """A descriptor for what `path` is to hold: a kill at any instant leaves the old file or the new one.
 
     Raises
-        OSError: the file could not be written; the old one is unchanged and no side file is left.
+        OSError: the file could not be written; the old one is unchanged and no side file is left. It names
+            `path`.
     """
     side = side_file(path)
     try:
         descriptor = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
-            for piece in pieces:
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
+            yield descriptor
             # Without this, the rename could reach the disk before the data does.
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         side.replace(path)
-    except BaseException:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             side.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+
+
+def _write(descriptor: int, piece: bytes | memoryview) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Writes `path` as ``replacing`` does. Raises OSError likewise."""
+    with replacing(path) as descriptor:
+        for piece in pieces:
+            _write(descriptor, piece)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -106,39 +133,67 @@ def write_json(path: Path, value: Any) -> None:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint.
 
-    Raises
-        OSError: it could not be written; the message says how much room was needed and what there was.
-    """
-    from safetensors.numpy import save as to_bytes
+    Each tensor is asked for twice, to describe it and to write it, and let go in between: a mapping may put
+    them together as they are asked for.
 
-    document = json.dumps(
-        {
-            "format": _FORMAT,
-            "progress": checkpoint.progress,
-            "settings": checkpoint.settings,
-            "spec": checkpoint.spec,
-        }
-    )
-    metadata = {"sha256": _NO_DIGEST.decode(), "checkpoint": document}
-    # safetensors writes an array's memory as it lies, so one in another order would come back transposed.
-    tensors = {name: np.asarray(tensor, order="C") for name, tensor in checkpoint.tensors.items()}
-    data = to_bytes(tensors, metadata)
-    header_end = _header_end(data)
-    header = data[:header_end]
-    payload = memoryview(data)[header_end:]
-    digest = hashlib.sha256(header)
-    digest.update(payload)
+    Raises
+        NotFinite: a tensor holds a NaN or an infinity.
+        OSError: it could not be written; the message says how much room was needed and what there was.
+            Either way the old file is unchanged and no side file is left.
+    """
+    names, header = _header(checkpoint)
     found = _DIGEST.search(header)
     assert found is not None
-    signed = header[: found.start(1)] + digest.hexdigest().encode() + header[found.end(1) :]
+    digest = hashlib.sha256(header)
     try:
-        write_atomically(path, [signed, payload])
+        with replacing(path) as descriptor:
+            _write(descriptor, header)
+            for name in names:
+                # An array in another order would come back transposed.
+                flat = np.ascontiguousarray(checkpoint.tensors[name]).reshape(-1)
+                count = _PIECE // flat.itemsize
+                for start in range(0, flat.size, count):
+                    part = flat[start : start + count]
+                    if not np.isfinite(part).all():
+                        raise NotFinite(name)
+                    piece = part.view(np.uint8).data
+                    digest.update(piece)
+                    _write(descriptor, piece)
+            os.lseek(descriptor, found.start(1), os.SEEK_SET)
+            _write(descriptor, digest.hexdigest().encode())
     except OSError as error:
         room = ""
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(path.parent).free
-            room = f" ({len(data) / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)"
+            needed = len(header) + sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+            room = f" ({needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)"
         raise OSError(error.errno, f"{error.strerror}{room}", str(path)) from error
+
+
+def _header(checkpoint: Checkpoint) -> tuple[list[str], bytes]:
+    """The tensors' names in the order in which they are written, and all that stands before them.
+
+    Those of wide elements come first, so that each begins at a multiple of its elements' size.
+    """
+    document = {
+        "format": _FORMAT,
+        "progress": checkpoint.progress,
+        "settings": checkpoint.settings,
+        "spec": checkpoint.spec,
+    }
+    metadata = {"sha256": _NO_DIGEST.decode(), "checkpoint": json.dumps(document)}
+    described = {name: (t.dtype, t.shape, t.nbytes) for name, t in checkpoint.tensors.items()}
+    names = sorted(described, key=lambda name: (-described[name][0].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": metadata}
+    begin = 0
+    for name in names:
+        dtype, shape, size = described[name]
+        kind = "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, begin + size]}
+        begin += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return names, len(text).to_bytes(8, "little") + text
 
 
 def load(path: Path) -> Checkpoint:
@@ -216,10 +271,11 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 class Folder:
-    """The checkpoints of one run: the last two, and the one with the lowest test error."""
+    """The checkpoints of one run: the last `keep`, and the one with the lowest test error."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep: int = 2) -> None:
         self.path = path
+        self.keep = keep
 
     def file(self, step: int) -> Path:
         return self.path / f"step-{step:08d}{SUFFIX}"
@@ -242,13 +298,13 @@ class Folder:
         path = self.file(checkpoint.step)
         save(path, checkpoint)
         files = self.files()
-        here = files.index(path)
-        kept = {path, *files[max(0, here - 1) : here]}
+        after = files.index(path) + 1
+        kept = set(files[max(0, after - self.keep) : after])
         if best_step is not None:
             kept.add(self.file(best_step))
         for file in files:
             if file not in kept or _step_of(file) > checkpoint.step:
-                file.unlink()
+                file.unlink(missing_ok=True)
         return path
 
     def newest(self, below: Path | None = None) -> tuple[Path | None, Checkpoint | None, list[str]]:

@@ -179,6 +179,11 @@ class Layer:
         """Whether an output channel depends on all channels of that input, so that a part reads all parts."""
         return False
 
+    @property
+    def pieces(self) -> list[Piece]:
+        """What it has of parameters."""
+        return []
+
     def workspace_bytes(self) -> int:
         return 0
 
@@ -298,6 +303,11 @@ class _WeightedLayer(Layer):
         self._fprop = getattr(module, f"{self.type}_fprop")
         self._dgrad = getattr(module, f"{self.type}_dgrad")
         self._wgrad = getattr(module, f"{self.type}_wgrad")
+
+    @property
+    def pieces(self) -> list[Piece]:
+        own = [] if self.bias is None else [self.bias]
+        return [branch.weight for branch in self.branches] + own
 
     def _branch(self, spec: Any, x: Tensor, name: str, place: Place) -> _Branch:
         raise NotImplementedError

@@ -28,7 +28,7 @@ though not where they live.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ import numpy as np
 
 from cconvnet import optim
 from cconvnet._problem import InputProblem
+from cconvnet.anomaly import Anomaly, found_in
 from cconvnet.backends import Device, get_device
 from cconvnet.bfloat16 import unpack
 from cconvnet.layers import (
@@ -648,21 +649,66 @@ class Network:
             raise ValueError(nearest("name", name, [DATA, *self._parts]))
         return np.concatenate([_host(layer, name) for layer in layers], axis=-1)
 
-    def first_bad_layer(self) -> str | None:
-        """The first layer whose activation is not finite, if the last forward pass is run again; else None.
+    def find_bad(self, backward: bool = False) -> Anomaly | None:
+        """The first value that is not finite, if the last forward pass is run again, and then with `backward`
+        its backward pass; None if there is none. It looks at each layer's weights, outputs and gradients.
 
         Called before update(), or after train_step(), it finds where a bad loss came from.
         """
         self._loaded()
         train, _ = self._last
+        for bad in self._looks_forward(train):
+            if bad is not None:
+                return bad
+        for bad in self._looks_backward() if backward else ():
+            if bad is not None:
+                return bad
+        return None
+
+    def checked_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> Anomaly | None:
+        """train_step(), bitwise, that looks at every value and stops behind the first that is not finite.
+
+        What lies within fused layers has gradients only in a network made with ``fuse=False``.
+        """
+        self._loaded()
+        self._begin(True, step)
+        bad = self.find_bad(backward=True)
+        if bad is not None:
+            return bad
+        self.update(lr, momentum)
+        for name, (parameter, what) in self.stateful().items():
+            for piece in parameter.pieces:
+                bad = found_in(parameter.layer, "update", name, piece.device.host(getattr(piece, what)))
+                if bad is not None:
+                    return bad
+        return None
+
+    def _looks_forward(self, train: bool) -> Iterator[Anomaly | None]:
         for layer in self._forward:
+            for piece in layer.pieces:
+                values = piece.device.host(piece.value)
+                yield found_in(layer.name, "forward", piece.parameter.name, values)
             self._forward_layer(layer, train)
             if isinstance(layer, CopyLayer):
                 continue
             for name in layer.names:
-                if not np.isfinite(_host(layer, name)[: self._count]).all():
-                    return name
-        return None
+                yield found_in(name, "forward", "its output", _host(layer, name)[: self._count])
+        losses = self._cost.device.host(self._cost.losses)[: self._count]
+        yield found_in(self._cost.name, "forward", "the losses", losses)
+
+    def _looks_backward(self) -> Iterator[Anomaly | None]:
+        for layer in self._backward:
+            self._backward_layer(layer, None)
+            if isinstance(layer, CopyLayer):
+                continue
+            host = layer.device.host
+            for tensor, gradient in zip(layer.inputs, layer.input_gradients, strict=True):
+                if gradient is not None:
+                    what = f"the gradient of its input {tensor.name}"
+                    yield found_in(layer.name, "backward", what, _floats(host(gradient))[: self._count])
+            for piece in layer.pieces:
+                what = f"the gradient of {piece.parameter.name}"
+                yield found_in(layer.name, "backward", what, host(piece.gradient))
 
     def describe(self) -> dict[str, Any]:
         """The network as JSON values: layers, shapes, parameters, devices, copies, memory.
@@ -729,26 +775,27 @@ class Network:
 
     # -- state --
 
+    def stateful(self) -> dict[str, tuple[Parameter, str]]:
+        """All that training changes, by the name :meth:`state` gives it: a parameter and what of it."""
+        found = {}
+        for name, parameter in self.parameters.items():
+            found[name] = (parameter, "value")
+            found[f"{name}.velocity"] = (parameter, "velocity")
+        return found
+
     def state(self) -> dict[str, Array]:
         """Host copies of all that training changes: "conv1.weight", "conv1.weight.velocity", ...
 
         It does not depend on where the layers are placed.
         """
-        tensors = {}
-        for name, parameter in self.parameters.items():
-            tensors[name] = parameter.host("value")
-            tensors[f"{name}.velocity"] = parameter.host("velocity")
-        return tensors
+        return {name: parameter.host(what) for name, (parameter, what) in self.stateful().items()}
 
     def load_state(self, state: dict[str, Array]) -> None:
         """Takes over what :meth:`state` gave, bitwise.
 
         Raises ValueError naming a missing, unknown or wrong tensor; nothing has been changed then.
         """
-        targets = {}
-        for name, parameter in self.parameters.items():
-            targets[name] = (parameter, "value")
-            targets[f"{name}.velocity"] = (parameter, "velocity")
+        targets = self.stateful()
         for name in state:
             if name not in targets:
                 raise ValueError(f"the network {self.spec.name} has no tensor {name!r}")
@@ -793,7 +840,11 @@ def distinct_devices(devices: str | Device | Sequence[str | Device] | None) -> l
 def _host(layer: Layer, name: str) -> Array:
     """A float array on the host of what a layer puts out, or of what would lie within it."""
     with layer.device as device:
-        array = device.host(layer.activation(name))
+        return _floats(device.host(layer.activation(name)))
+
+
+def _floats(array: Array) -> Array:
+    """bfloat16s as floats, floats as they are."""
     return unpack(array) if array.dtype == np.uint16 else array
 
 

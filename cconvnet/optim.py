@@ -112,7 +112,10 @@ class Parameter:
 
     def host(self, what: str = "value") -> Array:
         """A host copy of the whole "value", "gradient" or "velocity"."""
-        parts = [piece.device.host(getattr(piece, what)) for piece in self.pieces]
+        return self.whole([piece.device.host(getattr(piece, what)) for piece in self.pieces])
+
+    def whole(self, parts: Sequence[Array]) -> Array:
+        """The whole of host copies of its pieces; of one piece a view."""
         if len(parts) == 1:
             return parts[0].reshape(self.shape)
         whole = np.empty(self.shape, parts[0].dtype)

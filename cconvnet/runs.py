@@ -144,9 +144,15 @@ class Run:
         self._log = path.open("a", encoding="utf-8")
 
     def log(self, line: dict[str, Any]) -> None:
-        """Appends a line to the log."""
-        self._log.write(json.dumps(line) + "\n")
-        self._log.flush()
+        """Appends a line to the log.
+
+        Raises OSError, which names the log: it cannot be written.
+        """
+        try:
+            self._log.write(json.dumps(line) + "\n")
+            self._log.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._log.name) from error
         for listener in self.listeners:
             listener.log(line)
 
@@ -213,6 +219,32 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 break
     return lines
+
+
+def unfinished(folder: Path) -> Path:
+    """The run in `folder` that was trained last, of those that have not done all their epochs.
+
+    Raises
+        RunError: there is none.
+    """
+    found = []
+    for config in folder.glob("*/config.json"):
+        path = config.parent
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            epochs = read_config(path)["settings"]["epochs"]
+            summary = path / "summary.json"
+            if summary.exists():
+                done = json.loads(summary.read_text(encoding="utf-8"))
+                # One that was told to go on for longer is finished no more.
+                if done["complete"] and done["epochs"] >= epochs:
+                    continue
+            log = path / "log.jsonl"
+            found.append(((log if log.exists() else config).stat().st_mtime, path))
+    if not found:
+        raise RunError(
+            f"{folder}/ holds no run to go on with; --resume RUN names one, --out FOLDER begins one"
+        )
+    return max(found)[1]
 
 
 def folder_of(path: Path) -> Path:

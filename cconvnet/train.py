@@ -7,6 +7,7 @@ So a run that was killed and resumed ends with bitwise the weights of one that w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -25,8 +26,9 @@ import numpy as np
 
 import cconvnet
 from cconvnet import data, nets
+from cconvnet.anomaly import Anomaly
 from cconvnet.backends import PRECISIONS, Device, get_device
-from cconvnet.checkpoint import Checkpoint, check_tensors
+from cconvnet.checkpoint import Checkpoint, NotFinite, check_tensors
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import Statistics, gather
 from cconvnet.evaluate import COLORS, MEAN, evaluate, network_tensors, restore
@@ -36,14 +38,20 @@ from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network, StepResult
 from cconvnet.pace import Pace
 from cconvnet.reporter import Reporter
-from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of, read_log
+from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of, read_log, unfinished
+from cconvnet.saving import Saver
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Progress, Settings, identity
 from cconvnet.tensorboard import FOLDER, EventFile
 
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
-# An epoch's end is worth a checkpoint if training since the last one took this many times what writing took.
-_TRAINING_PER_SAVING = 10.0
+# An epoch's end is worth a checkpoint if since the last one this many times as long has gone by as training
+# stood still for that, and twice as long as was written, so that the disk is free half of the time.
+_TRAINING_PER_STALL = 10.0
+_TIME_PER_WRITING = 2.0
+
+# What --resume takes for "whatever there is to go on with".
+AUTO = Path("auto")
 
 
 class TrainingStopped(RuntimeError):
@@ -59,11 +67,25 @@ class Outcome:
     signal: int | None = None
 
 
-class Interrupts:
-    """Makes Ctrl-C or SIGTERM a request to stop after the present step; a second Ctrl-C stops at once."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came when there was no step to finish; `path` is the run's folder, if it has one yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__()
+        self.path = path
+
+
+class Interrupts:
+    """Makes Ctrl-C or SIGTERM a request to stop after the present step; a second Ctrl-C stops at once.
+
+    Attributes
+        signal: the last request, if there was one.
+        patient: whether there is a step to finish; without, a signal ends at once what is being done.
+    """
+
+    def __init__(self, patient: bool = False) -> None:
         self.signal: int | None = None
+        self.patient = patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -82,9 +104,12 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        again, self.signal = self.signal, number
+        if number == signal.SIGINT and (not self.patient or again == number):
             raise KeyboardInterrupt
-        self.signal = number
+        if not self.patient:
+            self.patient = True  # another must not disturb what is being closed
+            raise Terminated
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -104,19 +129,38 @@ def train(options: Options, reporter: Reporter) -> Outcome:
     Raises
         ValueError: an option, the data, the run's folder or a checkpoint cannot be used; the text says why.
         DeviceUnavailable: likewise for a device.
-        TrainingStopped: the loss is not a number, or the disk is full.
+        TrainingStopped: a value is not finite, the disk cannot be written, or a decoding process died.
+        Terminated: SIGTERM came before the first step.
     """
     check_options(options)
-    devices = devices_of(options.devices)
-    for device in devices:
-        reporter.say(f"device: {device.name}: {device.reason}")
-    prepare = _started if options.resume is None else _resumed
-    trainer = prepare(options, devices, reporter)
-    with trainer.run:
-        trainer.begin(options)
-        # Until here Ctrl-C ends the program at once: there is nothing to save.
-        with trainer.stop:
+    with Interrupts() as stop:
+        devices = devices_of(options.devices)
+        for device in devices:
+            reporter.say(f"device: {device.name}: {device.reason}")
+        options = _with_resume(options, reporter)
+        prepare = _started if options.resume is None else _resumed
+        trainer = prepare(options, devices, reporter)
+        trainer.stop = stop
+        with trainer.run, trainer.saver:
+            try:
+                trainer.begin(options)
+                stop.patient = True  # until here there was nothing to save
+            except Terminated:
+                raise Terminated(trainer.run.path) from None
             return trainer.train(options)
+
+
+def _with_resume(options: Options, reporter: Reporter) -> Options:
+    """The options with the run that ``--resume auto`` means, or with none if it means a new one."""
+    if options.resume != AUTO:
+        return options
+    if options.out is not None and not (options.out / "config.json").exists():
+        reporter.say(f"{options.out} holds no run yet: beginning it")
+        return dataclasses.replace(options, resume=None)
+    path = options.out or unfinished(Path("runs"))
+    # A command that is given again and again may well name the network's files each time.
+    net = None if isinstance(options.net, NetFiles) else options.net
+    return dataclasses.replace(options, resume=path, net=net)
 
 
 def begin_with(
@@ -132,8 +176,9 @@ def begin_with(
     """
     check_options(options)
     trainer = _started(options, devices_of(options.devices), reporter, weights)
-    with trainer.run:
+    with trainer.run, trainer.saver:
         trainer.begin(options)
+        trainer.finish_saving()
     return trainer.run.path
 
 
@@ -144,7 +189,7 @@ def devices_of(names: list[str] | None) -> list[Device]:
 
 def check_options(options: Options) -> None:
     """Refuses values that no run can have."""
-    for name in ("size", "batch", "towers", "epochs", "steps", "checkpoint_every", "log_every"):
+    for name in ("size", "batch", "towers", "epochs", "steps", "checkpoint_every", "keep", "log_every"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
@@ -155,7 +200,7 @@ def check_options(options: Options) -> None:
     noise = options.color_noise
     if noise is not None and not (math.isfinite(noise) and noise >= 0):
         raise ValueError(f"--color-noise must be a number from 0 on, not {noise}")
-    if options.resume is not None and isinstance(options.net, NetFiles):
+    if options.resume not in (None, AUTO) and isinstance(options.net, NetFiles):
         raise ValueError("--resume goes on with the run's own network; leave out --layer-def")
     check_precision(options.precision)
 
@@ -175,9 +220,7 @@ def _started(
     """A new run, its network with the state that `weights` gives, or with random weights."""
     net = options.net or "lenet"
     size = options.size or netfiles.stored_size(net)
-    where = options.data
-    if where is not None and where != "digits":
-        where = str(Path(where).absolute())  # so that the run can be resumed from any folder
+    where = _from_anywhere(options.data)
     source = _open_data(where, size, options, reporter)
     spec, notes = netfiles.build(net, source.image_shape, len(source.classes))
     for note in notes:
@@ -194,13 +237,18 @@ def _started(
     towers = options.towers or len(devices)
     options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers)
     settings = Settings.chosen(options, spec, source)
-    network = _network(spec, settings, devices)
+    network = _network(spec, settings, devices, options)
     rates_of(settings, network)
     if weights is not None:
         network.load_state(weights(network))
     path = options.out or default_path(spec.name, source.name)
     run = Run.create(path, _config(settings, spec, network))
     return Trainer(run, settings, network, source, reporter)
+
+
+def _from_anywhere(where: str | None) -> str | None:
+    """The name of the data by which the run can be resumed from any folder."""
+    return where if where is None or where == "digits" else str(Path(where).absolute())
 
 
 def _resumed(options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
@@ -239,6 +287,8 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
         for name in ("data", "epochs", "lr", "lr_steps", "lr_plateau", "color_noise", "precision")
         if getattr(options, name) is not None
     }
+    if options.data is not None:
+        changes["data"] = _from_anywhere(options.data)
     if settings.towers < len(devices):
         # Fewer devices than towers hold several each, so that not a bit changes.
         changes["towers"] = len(devices)
@@ -262,7 +312,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
             )
     if isinstance(options.net, str) and options.net != settings.net:
         _refuse_other_net(options.net, settings, source, file or path, checkpoint)
-    network = _network(spec, settings, devices)
+    network = _network(spec, settings, devices, options)
     trainer = Trainer(run, settings, network, source, reporter)
     run.write_config(_config(settings, spec, network))
     if checkpoint is not None and file is not None:
@@ -289,16 +339,22 @@ def _refuse_other_net(
 
 def _open_data(where: str | None, size: int | None, options: Options, reporter: Reporter) -> data.Source:
     """The source, with progress while its pictures are decoded, and what there is to say about it."""
-    begun = False
+    begun = ""
 
-    def report(done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         nonlocal begun
-        if not begun:
-            reporter.begin("reading pictures", total)
-            begun = True
-        reporter.step(done, "reading pictures", f"{done:,}/{total:,}")
+        if begun != what:
+            reporter.begin(what, total)
+            begun = what
+        reporter.step(done, what, f"{done:,}/{total:,}")
 
-    source = data.open_source(where, size, workers=options.workers, progress=report)
+    source = data.open_source(
+        where,
+        size,
+        workers=options.workers,
+        progress=functools.partial(report, "reading pictures"),
+        scan=functools.partial(report, "looking through archives"),
+    )
     reporter.end()
     for note in source.notes:
         reporter.say(f"data: {note}")
@@ -310,7 +366,7 @@ def _short(value: Any) -> str:
     return text if len(text) < 80 else text[:77] + "..."
 
 
-def _network(spec: NetSpec, settings: Settings, devices: list[Device]) -> Network:
+def _network(spec: NetSpec, settings: Settings, devices: list[Device], options: Options) -> Network:
     return Network(
         spec,
         batch=settings.batch,
@@ -318,6 +374,7 @@ def _network(spec: NetSpec, settings: Settings, devices: list[Device]) -> Networ
         towers=settings.towers,
         seed=settings.seed,
         precision=settings.precision,
+        fuse=not options.detect_anomaly,  # what lies within fused layers could not be looked at
     )
 
 
@@ -381,13 +438,15 @@ class Trainer:
         self.stop = Interrupts()
         self.progress = Progress()
         self.statistics = Statistics()
+        self.saver = Saver(network, run.checkpoints)
         self._rates = rates_of(settings, network)
         self._steps_per_epoch = len(source.train) // settings.batch
         self._pace = Pace(len(source.test) / settings.batch)
         self._last_step = 0  # the step after which this session ends
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        self._saving_took = 0.0  # so the first epoch's end of a resumed run is saved
+        # Of the last checkpoint; 0, so that the first epoch's end of a resumed run is saved.
+        self._stalled, self._writing_took = 0.0, 0.0
         self._logged_at = (0.0, 0)
         self._copies_seen = (0, 0.0)
         self._used_rates: tuple[float, dict[str, float]] = (0.0, {})
@@ -424,7 +483,9 @@ class Trainer:
 
     def begin(self, options: Options) -> None:
         """Makes the mean image and the first checkpoint, or puts the log back to where the run is resumed."""
-        self.run.rewind_log(self.progress.step, self.progress.epoch)
+        self.run.checkpoints.keep = options.keep
+        with self._disk():
+            self.run.rewind_log(self.progress.step, self.progress.epoch)
         statistics = self.statistics
         new = statistics.mean is None
         if new or (self.settings.color_noise and statistics.colors is None):
@@ -471,6 +532,12 @@ class Trainer:
 
     def train(self, options: Options) -> Outcome:
         """Trains until all epochs are done, ``options.steps`` steps are, or somebody asks to stop."""
+        try:
+            return self._train(options)
+        except data.WorkerError as error:
+            raise TrainingStopped(f"{error}. " + self._standing()) from error
+
+    def _train(self, options: Options) -> Outcome:
         progress, settings = self.progress, self.settings
         with self._train_loader(options) as batches, self._test_loader(options) as tests:
             per_epoch = self._steps_per_epoch
@@ -490,9 +557,11 @@ class Trainer:
                 self._save()
             if not self.stop and (progress.last_test or {}).get("step") != progress.step:
                 self._test(tests)
+            self.finish_saving()
             self.reporter.end()
         summary = self._summary(complete=progress.epoch >= settings.epochs)
-        self.run.write_summary(summary)
+        with self._disk():
+            self.run.write_summary(summary)
         return Outcome(self.run.path, summary, self.stop.signal)
 
     def _train_loader(self, options: Options) -> data.Loader:
@@ -525,7 +594,7 @@ class Trainer:
         self._copies_seen = (self.network.copied_bytes, self.network.copy_seconds)
         mark = time.perf_counter()
         for batch in batches.epoch(progress.epoch, progress.step_in_epoch):
-            self._step(batch)
+            self._step(batch, options.detect_anomaly)
             if progress.step % options.log_every == 0:
                 self._settle()
             now = time.perf_counter()
@@ -536,6 +605,8 @@ class Trainer:
             self.reporter.step(progress.step, self._where(), self._values, self._seconds_left)
             if progress.step % options.log_every == 0:
                 self._log_window()
+            if not self.saver.busy:
+                self.finish_saving()
             if self.stop or progress.step >= last_step:
                 break
             if self._checkpoint_due(options) and progress.step_in_epoch < self._steps_per_epoch:
@@ -548,13 +619,19 @@ class Trainer:
         self._count_copies()  # before testing copies too
         return not self.stop and progress.step < last_step
 
-    def _step(self, batch: data.Batch) -> None:
+    def _step(self, batch: data.Batch, detect_anomaly: bool) -> None:
         """One step, and the result of the one before: so that a GPU has work while its loss is looked at."""
         progress = self.progress
         noise = self._noise(len(batch))
         self._load(batch, noise)
         rates = self._rates.at(self._epoch(), self._divisions())
-        self.network.train_step(progress.step, rates, self.settings.momentum)
+        if detect_anomaly:
+            bad = self.network.checked_step(progress.step, rates, self.settings.momentum)
+            if bad is not None:
+                where = self._found(progress.epoch, bad)
+                raise TrainingStopped(f"stopped at step {progress.step} {where}")
+        else:
+            self.network.train_step(progress.step, rates, self.settings.momentum)
         begun = _Begun(progress.step, progress.epoch, batch, noise, self.network.result_later())
         self._used_rates = (self._lr(), rates)
         progress.step += 1
@@ -576,14 +653,21 @@ class Trainer:
             # It moved no weight, so it can be done again.
             self._load(begun.batch, begun.noise)
             network.forward(train=True, step=begun.step)
-            bad = network.first_bad_layer()
+            bad = network.find_bad()
             raise TrainingStopped(
-                f"the loss is {result.loss} at step {begun.step} (epoch {begun.epoch + 1}); "
-                f"first layer with a value that is not finite: {bad or 'none'}. "
-                + self._standing("with a lower rate", f" --lr {self.settings.lr / 10:g}")
+                f"the loss is {result.loss} at step {begun.step} {self._found(begun.epoch, bad)}"
             )
         progress.window.add(result)
         progress.epoch_tally.add(result)
+
+    def _found(self, epoch: int, bad: Anomaly | None) -> str:
+        """What to say of an anomaly, and what a user can do."""
+        made = ""
+        if bad is not None and bad.direction == "forward" and bad.tensor in self.network.parameters:
+            made = "An earlier step made it: with --detect-anomaly it would be found there. "
+        return f"(epoch {epoch + 1}); first not finite: {bad or 'none'}. {made}" + self._standing(
+            "with a lower rate", f" --lr {self.settings.lr / 10:g}"
+        )
 
     def _noise(self, count: int) -> _Noise:
         """The colour shifts of the next batch and what multiplies its input; None and 1 without noise."""
@@ -621,10 +705,10 @@ class Trainer:
         self._count_copies()
         lr, rates = self._used_rates
         other = {name: rate for name, rate in rates.items() if rate != lr}
-        self.run.log(
+        self._log(
             {
                 "step": progress.step,
-                "epoch": round(progress.step / self._steps_per_epoch, 4),
+                "epoch": self._epoch_at(progress.step),
                 "loss": progress.window.mean_loss,
                 "train_error_top1": progress.window.error_top1,
                 "lr": lr,
@@ -637,6 +721,13 @@ class Trainer:
         progress.window.clear()
         progress.window_bytes, progress.window_seconds = 0, 0.0
         self._logged_at = (progress.seconds, progress.images)
+
+    def _epoch_at(self, step: int) -> float:
+        return round(step / self._steps_per_epoch, 4)
+
+    def _log(self, line: dict[str, Any]) -> None:
+        with self._disk():
+            self.run.log(line)
 
     def _end_epoch(self, tests: data.Loader, options: Options) -> bool:
         """Tests, logs, lets the rates fall, saves where that is worth it; says whether training goes on."""
@@ -660,7 +751,7 @@ class Trainer:
         if fallen:
             progress.lr_divisions.append(progress.epoch)
         line = {"step": progress.step, "epoch": progress.epoch, **progress.last_train}
-        self.run.log({**line, **{key: value for key, value in test.items() if key != "step"}})
+        self._log({**line, **{key: value for key, value in test.items() if key != "step"}})
         if self._epoch_worth_saving(options):
             self._save()
         self._pace.ended(time.perf_counter() - begun)
@@ -682,6 +773,11 @@ class Trainer:
         tally = evaluate(self.network, self._shown(tests.epoch(0)), stopped=lambda: bool(self.stop))
         if tally is None:
             return None
+        if not math.isfinite(tally.mean_loss):
+            bad = self.network.find_bad()
+            step = self.progress.step
+            found = self._found(self.progress.epoch, bad)
+            raise TrainingStopped(f"the test's loss is {tally.mean_loss} after step {step} {found}")
         self.progress.last_test = {
             "step": self.progress.step,
             "test_loss": tally.mean_loss,
@@ -704,34 +800,31 @@ class Trainer:
     def _checkpoint_due(self, options: Options) -> bool:
         if options.checkpoint_every is not None:
             return self.progress.step % options.checkpoint_every == 0
-        return time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS
+        return not self.saver.busy and time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS
 
     def _epoch_worth_saving(self, options: Options) -> bool:
         """Whether the end of an epoch becomes a checkpoint.
 
-        The best one always does. Any other does if going without would lose much more time than writing
-        takes, so that a run of short epochs and a large network does not spend its time on its disk.
+        The best one always does. Any other does if none is being written and going without would lose much
+        more time than saving takes, so that a run of short epochs and a large network does not spend its time
+        on its disk.
         """
         progress = self.progress
         assert progress.best is not None
-        return (
-            progress.best["step"] == progress.step
-            or self._checkpoint_due(options)
-            or time.monotonic() - self._saved_at >= _TRAINING_PER_SAVING * self._saving_took
-        )
+        if progress.best["step"] == progress.step or self._checkpoint_due(options):
+            return True
+        if self.saver.busy:
+            return False
+        self.finish_saving()
+        enough = max(_TRAINING_PER_STALL * self._stalled, _TIME_PER_WRITING * self._writing_took)
+        return time.monotonic() - self._saved_at >= enough
 
     def _save(self) -> None:
+        """Begins a checkpoint. One that is still being written is waited for: there is one writer."""
         progress, begun = self.progress, time.monotonic()
-        tensors = self.network.state()
-        for name, tensor in tensors.items():
-            if not np.isfinite(tensor).all():
-                raise TrainingStopped(
-                    f"{name} holds values that are not finite after step {progress.step} "
-                    f"(epoch {progress.epoch + 1}). "
-                    + self._standing("with a lower rate", f" --lr {self.settings.lr / 10:g}")
-                )
+        self.finish_saving()
         assert self.statistics.mean is not None
-        tensors[MEAN] = self.statistics.mean
+        tensors = {MEAN: self.statistics.mean}
         if self.statistics.colors is not None:
             tensors[COLORS] = self.statistics.colors
         checkpoint = Checkpoint(
@@ -740,23 +833,59 @@ class Trainer:
             settings=dataclasses.asdict(self.settings),
             progress=dataclasses.asdict(progress),
         )
+        self.saver.begin(checkpoint, progress.best["step"] if progress.best else None)
+        self._saved_step, self._saved_at = progress.step, time.monotonic()
+        self._stalled = self._saved_at - begun
+
+    def finish_saving(self) -> None:
+        """Waits for the checkpoint that is being written, if there is one, and logs what it took.
+
+        Raises TrainingStopped: it could not be written.
+        """
         try:
-            self.run.checkpoints.save(checkpoint, progress.best["step"] if progress.best else None)
+            with self._disk():
+                saved = self.saver.collect()
+        except NotFinite as error:
+            step = self._saved_step
+            raise TrainingStopped(
+                f"{error} after step {step} (epoch {self._epoch_at(step):g}). "
+                + self._standing("with a lower rate", f" --lr {self.settings.lr / 10:g}")
+            ) from error
+        if saved is None:
+            return
+        self._writing_took = saved.seconds
+        self._log(
+            {
+                "step": saved.step,
+                "epoch": self._epoch_at(saved.step),
+                "checkpoint": saved.path.name,
+                "stall_seconds": round(self._stalled, 6),
+                "write_seconds": round(saved.seconds, 6),
+                "bytes": saved.bytes,
+            }
+        )
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Makes of a disk that cannot be written an end of training that says what stands."""
+        try:
+            yield
         except OSError as error:
             raise TrainingStopped(
                 f"cannot write {error.filename}: {error.strerror}. "
                 + self._standing("when the disk can be written")
             ) from error
-        self._saved_step, self._saved_at = progress.step, time.monotonic()
-        self._saving_took = self._saved_at - begun
 
-    def _standing(self, how: str, flags: str = "") -> str:
+    def _standing(self, how: str = "", flags: str = "") -> str:
         """What a user can go on from when training has to stop."""
+        self.saver.settle()
+        if not self.run.checkpoints.path.exists():
+            return f"The run's folder {self.run.path} is gone"
         files = self.run.checkpoints.files()
         if not files:
             return "There is no checkpoint yet"
         command = resume_command(self.run.path) + flags
-        return f"The last good checkpoint stands: {files[-1]}; to go on from it {how}: {command}"
+        return f"The last good checkpoint stands: {files[-1]}; to go on from it{how and ' '}{how}: {command}"
 
     def _summary(self, complete: bool) -> dict[str, Any]:
         progress, description = self.progress, self.network.describe()

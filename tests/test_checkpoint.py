@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from cconvnet import checkpoint
-from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
+from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder, NotFinite
 
 
 def make(step: int = 7, fill: float = 1.5) -> Checkpoint:
@@ -50,12 +51,56 @@ def test_a_tensor_in_another_order_comes_back_as_it_was(tmp_path: Path) -> None:
     assert_equal(checkpoint.load(tmp_path / "a.safetensors"), content)
 
 
-def test_any_safetensors_reader_opens_it(tmp_path: Path) -> None:
-    from safetensors.numpy import load_file
+def test_the_file_is_what_safetensors_would_write(tmp_path: Path) -> None:
+    """The library reads it, and of the same tensors and metadata makes the same bytes."""
+    import safetensors.numpy
 
+    content = make()
+    content.tensors |= {
+        "wide": np.arange(3, dtype=np.float64),
+        "half": np.ones((2, 1), np.float16),
+        "flags": np.array([True, False]),
+        "empty": np.zeros((0, 4), np.float32),
+        "one": np.array(7, np.int64),
+    }
     file = tmp_path / "a.safetensors"
-    checkpoint.save(file, make())
-    assert load_file(file).keys() == make().tensors.keys()
+    checkpoint.save(file, content)
+    read = safetensors.numpy.load_file(file)
+    assert_equal(Checkpoint(read, content.spec, content.settings, content.progress), content)
+
+    ours, length = file.read_bytes(), checkpoint._header_end(file.read_bytes())
+    header = json.loads(ours[8:length])
+    theirs = safetensors.numpy.save(dict(content.tensors), header["__metadata__"])
+    assert len(ours) == len(theirs) and ours[length:] == theirs[length:]
+    assert header == json.loads(theirs[8:length])  # the order of the metadata is not theirs to say
+
+
+def test_tensors_are_written_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a large tensor is not in memory twice, and a mapping may make each as it is asked for."""
+    sizes: list[int] = []
+    write = os.write
+
+    def noting(descriptor: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", noting)
+    content = make()
+    content.tensors["fc.weight"] = np.random.default_rng(1).normal(size=(700, 4000)).astype(np.float32)
+    checkpoint.save(tmp_path / "a.safetensors", content)
+    assert max(sizes) == 1 << 22
+    assert_equal(checkpoint.load(tmp_path / "a.safetensors"), content)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_not_saved(value: float, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.save(make(5))
+    bad = make(6)
+    bad.tensors["conv1.weight.velocity"][1, 2, 2, 0] = value
+    with pytest.raises(NotFinite, match=r"conv1\.weight\.velocity holds values that are not finite"):
+        folder.save(bad)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000005.safetensors"]
 
 
 def test_mode_follows_umask(tmp_path: Path) -> None:
@@ -70,28 +115,40 @@ def test_mode_follows_umask(tmp_path: Path) -> None:
 # ---- damage --------------------------------------------------------------------------------------------
 
 
-def check_flips(file: Path, count: int) -> None:
-    data = file.read_bytes()
-    chance = random.Random(5)
-    for _ in range(count):
+def refused(file: Path, damaged: bytes) -> None:
+    """What is damaged is never used, and the error names the file."""
+    file.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=file.name):
+        checkpoint.load(file)
+
+
+def check_damage(path: Path, flips: int, truncations: int) -> None:
+    """Damages a folder's newest checkpoint, at random: each time the one before is offered."""
+    folder = Folder(path)
+    for step in (10, 20):
+        content = make(step)
+        draws = np.random.default_rng(step).normal(size=(500, 80))
+        content.tensors["fc.weight"] = draws.astype(np.float32)
+        folder.save(content)
+    file, data, chance = folder.file(20), folder.file(20).read_bytes(), random.Random(5)
+
+    def flipped() -> bytes:
         damaged = bytearray(data)
         damaged[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        file.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=file.name):
-            checkpoint.load(file)
+        return bytes(damaged)
+
+    damages = [flipped() for _ in range(flips)]
+    damages += [data[: chance.randrange(len(data))] for _ in range(truncations)]
+    for damaged in damages:
+        refused(file, damaged)
+        with pytest.raises(CheckpointError) as caught:
+            checkpoint.load_offering_previous(file)
+        assert str(caught.value).endswith(f"the one before it is sound: {folder.file(10)}")
+        found, content, skipped = folder.newest()
+        assert found == folder.file(10) and content is not None and content.step == 10
+        assert len(skipped) == 1 and file.name in skipped[0]
     file.write_bytes(data)
-    checkpoint.load(file)
-
-
-def check_truncations(file: Path, lengths: list[int]) -> None:
-    data = file.read_bytes()
-    for length in lengths:
-        file.write_bytes(data[:length])
-        with pytest.raises(CheckpointError, match=file.name):
-            checkpoint.load(file)
-    file.write_bytes(data + b"\0")
-    with pytest.raises(CheckpointError, match="SHA-256"):
-        checkpoint.load(file)
+    assert folder.newest()[0] == file
 
 
 def test_every_byte_is_watched(tmp_path: Path) -> None:
@@ -102,26 +159,25 @@ def test_every_byte_is_watched(tmp_path: Path) -> None:
     for place in range(len(data)):
         damaged = bytearray(data)
         damaged[place] ^= 1 << (place % 8)
-        file.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"a\.safetensors"):
-            checkpoint.load(file)
+        refused(file, damaged)
 
 
 def test_every_truncation_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     checkpoint.save(file, make())
-    check_truncations(file, list(range(len(file.read_bytes()))))
+    data = file.read_bytes()
+    for length in range(len(data)):
+        refused(file, data[:length])
+    refused(file, data + b"\0")
+
+
+def test_damage(tmp_path: Path) -> None:
+    check_damage(tmp_path, flips=100, truncations=20)
 
 
 @pytest.mark.long
-def test_damage_of_a_larger_file(tmp_path: Path) -> None:
-    content = make()
-    content.tensors["fc.weight"] = np.random.default_rng(1).normal(size=(500, 800)).astype(np.float32)
-    file = tmp_path / "a.safetensors"
-    checkpoint.save(file, content)
-    check_flips(file, 1000)
-    chance = random.Random(6)
-    check_truncations(file, [chance.randrange(file.stat().st_size) for _ in range(100)])
+def test_much_damage(tmp_path: Path) -> None:
+    check_damage(tmp_path, flips=1000, truncations=100)
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -188,6 +244,14 @@ def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4, 5):
         folder.save(make(step), best_step=min(step, 2))
     assert steps(folder) == [2, 4, 5]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [3, 9]), (4, [3, 6, 7, 8, 9]), (20, list(range(1, 10)))])
+def test_as_many_as_asked_for_are_kept(keep: int, kept: list[int], tmp_path: Path) -> None:
+    folder = Folder(tmp_path, keep)
+    for step in range(1, 10):
+        folder.save(make(step), best_step=min(step, 3))
+    assert steps(folder) == kept
 
 
 def test_an_abandoned_course_is_removed(tmp_path: Path) -> None:

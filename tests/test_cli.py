@@ -35,6 +35,7 @@ COMMANDS = [
     "doctor",
     "import",
     "bench",
+    "bench checkpoint",
     "bench kernels",
     "bench step",
     "bench roofline",

@@ -210,7 +210,8 @@ def test_a_bad_loss_moves_no_weight(device: Device, devices: int, element: str) 
     (loss,) = step_by_step(network, 1)
     assert not np.isfinite(loss)
     assert_equal(network.state(), state)
-    assert network.first_bad_layer() == "conv4"
+    bad = network.find_bad()
+    assert bad is not None and bad.layer == "conv4"
     # A step that went wrong leaves nothing behind.
     state["conv4.bias"][3] = 0
     network.load_state(state)

@@ -1080,13 +1080,14 @@ def test_the_first_bad_layer_is_named(device: Device, value: float) -> None:
     network.load(**batch_of(BRANCHES, 3))
     network.forward(train=True, step=1)
     network.backward()
-    assert network.first_bad_layer() is None
+    assert network.find_bad(backward=True) is None
     state = network.state()
     state["hidden.bias"][0] = value
     state["right.weight"][0] = value
     network.load_state(state)
     network.forward(train=True, step=1)
-    assert network.first_bad_layer() == "right"
+    bad = network.find_bad()
+    assert bad is not None and bad.layer == "right"
 
 
 # ---- comparing and placing -------------------------------------------------------------------------------

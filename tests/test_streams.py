@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +25,7 @@ from cconvnet.layers import CopyLayer, SoftmaxCostLayer
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
+from cconvnet.saving import Snapshot
 
 Work = Callable[[], None]
 
@@ -103,6 +104,11 @@ class QueuedDevice(ReferenceDevice):
         self.machine.drain()
         return np.array(array)
 
+    def copy_out(self, pairs: Iterable[tuple[Any, Any]]) -> Callable[[], None]:
+        copied = [(source, target) for source, target in pairs]
+        self.work.entries.append(lambda: [target.__setitem__(..., source) for source, target in copied])
+        return self.machine.drain
+
     def synchronize(self) -> None:
         self.machine.drain()
 
@@ -179,6 +185,36 @@ def same(found: tuple[list[float], dict[str, Any]], right: tuple[list[float], di
 @pytest.mark.parametrize("seed", range(6))
 def test_marks_order_all_copies(expected: Any, name: str, seed: int) -> None:
     assert same(queued(NETS[name], seed), expected[name])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_snapshot_is_of_the_moment_it_is_taken(seed: int) -> None:
+    """Steps are given before and after it; nobody waits before the snapshot is read."""
+    spec = NETS["alexnet-2012"]
+
+    def taken(devices: Sequence[Any], wait: bool) -> dict[str, Any]:
+        network = Network(spec, batch=2, devices=devices, seed=1)
+        snapshot = Snapshot(network)
+        images = np.random.default_rng(0).integers(0, 256, (2, *spec.stored_shape), np.uint8)
+        copied: Callable[[], None] = lambda: None  # noqa: E731
+        for step in range(4):
+            network.load(images, np.zeros(2, np.int32))
+            network.forward(train=True, step=step)
+            network.backward()
+            network.update(0.01, 0.9)
+            if step == 1:
+                copied = snapshot.take()
+                if wait:
+                    return network.state()
+        copied()
+        return {name: tensor.copy() for name, tensor in snapshot.items()}
+
+    right = taken(["reference:0", "reference:1"], wait=True)
+    machine = Machine(seed)
+    found = taken([QueuedDevice(machine, index) for index in range(2)], wait=False)
+    assert found.keys() == right.keys()
+    for name, tensor in right.items():
+        assert tensor.tobytes() == found[name].tobytes(), name
 
 
 def test_copies_go_on_beside_other_work() -> None:

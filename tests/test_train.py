@@ -12,10 +12,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.network import Network
 from cconvnet.reporter import Reporter
 from cconvnet.runs import Run, RunError
+from cconvnet.saving import Saver, Snapshot
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Settings, parse_lr_plateau, parse_lr_scale, parse_lr_steps
 from cconvnet.train import Outcome, Trainer, TrainingStopped, train
@@ -94,7 +97,17 @@ def log_without_times(run: Path) -> list[dict[str, Any]]:
     lines = runs.read_log(run)
     assert len(lines) == len((run / "log.jsonl").read_text().splitlines())
     times = ("images_per_second", "copy_seconds")
-    return [{key: value for key, value in line.items() if key not in times} for line in lines]
+    # When checkpoints are written depends on how fast that is.
+    return [
+        {key: value for key, value in line.items() if key not in times}
+        for line in lines
+        if "checkpoint" not in line
+    ]
+
+
+def steps_in_log(run: Path) -> list[dict[str, Any]]:
+    """The lines of windows of steps, not those of epochs and checkpoints."""
+    return [line for line in runs.read_log(run) if "loss" in line]
 
 
 def assert_same_run(run: Path, other: Path) -> None:
@@ -219,7 +232,7 @@ def test_copies_of_training_steps_alone_are_logged(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Network, "copy_seconds", property(lambda network: copied / 1e6))
 
     def check(run: Path) -> None:
-        lines = [line for line in runs.read_log(run) if "loss" in line]
+        lines = steps_in_log(run)
         assert [line["copied_bytes"] for line in lines] == [10_000] * 9
         np.testing.assert_allclose([line["copy_seconds"] for line in lines], 0.01)
         summary = json.loads((run / "summary.json").read_text())
@@ -269,62 +282,117 @@ def fake_tests(monkeypatch: pytest.MonkeyPatch, wrong: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("saving_takes", "epoch_takes", "expected"),
+    ("stall", "writing", "epoch", "expected"),
     [
-        (0.0, 0.0, [0, 45, 90, 135, 180, 225, 270]),  # a small network, saved after every epoch
-        (1.0, 1.0, [0, 45, 90, 270]),  # the first, the second, which is better, and the last
-        (1.0, 4.0, [0, 45, 90, 225, 270]),  # the fifth, 12 s after the second
+        (0.0, 0.0, 0.0, [0, 45, 90, 135, 180, 225, 270]),  # a small network, saved after every epoch
+        (1.0, 0.0, 1.0, [0, 45, 90, 270]),  # the first, the second, which is better, and the last
+        (1.0, 0.0, 4.0, [0, 45, 90, 225, 270]),  # the fifth, 12 s after the second
+        (0.0, 3.0, 2.0, [0, 45, 90, 225, 270]),  # the fifth, 6 s after the second: the disk rested for 3 s
     ],
 )
 def test_ends_of_epochs_are_saved_where_that_is_worth_it(
-    saving_takes: float,
-    epoch_takes: float,
+    stall: float,
+    writing: float,
+    epoch: float,
     expected: list[int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By a clock of its own, so that a busy machine changes nothing."""
-    steps, seconds = saved_steps(monkeypatch), 0.0
+    """By clocks of its own, so that a busy machine changes nothing: training's, and the writer's."""
+    steps, trained, written = saved_steps(monkeypatch), 0.0, 0.0
+    save, take, begin = Folder.save, Snapshot.take, Saver.begin
+    numbers = iter([50, 40, 45, 45, 40, 41])
 
-    class Clock:
-        monotonic = staticmethod(lambda: seconds)
-        perf_counter = staticmethod(time.perf_counter)
-
-    save, numbers = Folder.save, iter([50, 40, 45, 45, 40, 41])
-
-    def slow(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
-        nonlocal seconds
-        seconds += saving_takes
+    def slow_save(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
+        nonlocal written
+        written += writing
         return save(folder, content, best_step)
 
+    def slow_take(snapshot: Snapshot) -> Callable[[], None]:
+        nonlocal trained
+        trained += stall
+        return take(snapshot)
+
+    def begin_and_wait(saver: Saver, *arguments: Any) -> None:
+        begin(saver, *arguments)
+        saver.settle()
+
     def test(network: Network, batches: Any, stopped: Any) -> Tally:
-        nonlocal seconds
-        seconds += epoch_takes
+        nonlocal trained
+        trained += epoch
         return Tally(100.0, next(numbers), 0, 100)
 
-    monkeypatch.setattr(Folder, "save", slow)
+    monkeypatch.setattr(Folder, "save", slow_save)
+    monkeypatch.setattr(Snapshot, "take", slow_take)
+    monkeypatch.setattr(Saver, "begin", begin_and_wait)
     monkeypatch.setattr("cconvnet.train.evaluate", test)
-    monkeypatch.setattr("cconvnet.train.time", Clock)
+    clock = SimpleNamespace(monotonic=lambda: trained, perf_counter=time.perf_counter)
+    monkeypatch.setattr("cconvnet.train.time", clock)
+    monkeypatch.setattr("cconvnet.saving.time", SimpleNamespace(perf_counter=lambda: written))
     outcome = run_training(out=tmp_path / "run", epochs=6)
     assert steps == expected
     assert outcome.summary["best"]["epoch"] == 2
     kept = {file.name for file in Folder(tmp_path / "run" / "checkpoints").files()}
     for name in (outcome.summary["checkpoint"], outcome.summary["best"]["checkpoint"]):
         assert Path(name).name in kept
+    lines = [line for line in runs.read_log(tmp_path / "run") if "checkpoint" in line]
+    assert [(line["step"], line["epoch"]) for line in lines] == [(step, step / 45) for step in expected]
+    for line in lines:
+        assert line["checkpoint"] == f"step-{line['step']:08d}.safetensors"
+        assert (line["stall_seconds"], line["write_seconds"]) == (stall, writing)
+        assert line["bytes"] > 1_000_000
+        assert not {"loss", "test_loss"} & line.keys()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ends of the second and third epoch find the writer busy and are left out; the fourth is the best
+    one and waits."""
+    steps: list[int] = []
+    numbers, go_on, writing = iter([40, 50, 50, 30]), threading.Event(), threading.Lock()
+    save, begin, collect = Folder.save, Saver.begin, Saver.collect
+
+    def slow(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
+        assert writing.acquire(blocking=False), "two writers"
+        if content.step == 45:
+            assert go_on.wait(60), "nobody waits for the writer"
+        path = save(folder, content, best_step)
+        writing.release()
+        return path
+
+    def noting(saver: Saver, content: checkpoint.Checkpoint, best_step: int | None) -> None:
+        steps.append(content.step)
+        begin(saver, content, best_step)
+
+    def collecting(saver: Saver) -> Any:
+        if steps[-1:] == [45]:
+            assert saver.busy
+            go_on.set()
+        return collect(saver)
+
+    monkeypatch.setattr(Folder, "save", slow)
+    monkeypatch.setattr(Saver, "begin", noting)
+    monkeypatch.setattr(Saver, "collect", collecting)
+    monkeypatch.setattr(
+        "cconvnet.train.evaluate", lambda network, batches, stopped: Tally(100.0, next(numbers), 0, 100)
+    )
+    run_training(out=tmp_path / "run", epochs=4)
+    assert steps == [0, 45, 180]
 
 
 def test_an_epoch_that_was_not_saved_is_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is killed in its fourth epoch, two epochs after the last checkpoint."""
-    monkeypatch.setattr("cconvnet.train._TRAINING_PER_SAVING", 1e9)
+    monkeypatch.setattr("cconvnet.train._TRAINING_PER_STALL", 1e9)
     fake_tests(monkeypatch, [50, 60, 60, 60])
     run_training(out=tmp_path / "whole", epochs=4)
     fake_tests(monkeypatch, [50, 60, 60, 60])
     step = Network.train_step
 
     def dying(network: Network, *arguments: Any) -> None:
-        if len(runs.read_log(tmp_path / "run")) >= 3 * 12:
+        if len(log_without_times(tmp_path / "run")) >= 3 * 12:
             raise KeyboardInterrupt  # as little is saved as at a kill
         step(network, *arguments)
 
@@ -417,7 +485,7 @@ def test_stopped_in_a_test_and_killed_after_it(
 
 def test_a_test_after_the_checkpoint_is_saved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the end of the epoch would not be worth it."""
-    monkeypatch.setattr("cconvnet.train._TRAINING_PER_SAVING", 1e9)
+    monkeypatch.setattr("cconvnet.train._TRAINING_PER_STALL", 1e9)
     out = tmp_path / "run"
     fake_tests(monkeypatch, [50])
     run_training(out=out, epochs=1)
@@ -504,6 +572,7 @@ def narrow_steps(part: Trainer, last: int, options: Options) -> None:
     with part._train_loader(options) as loader:
         part._train_epoch(loader, last, options)
     part._save()
+    part.finish_saving()
 
 
 def test_colour_noise_may_be_turned_on_and_off_by_hand(tmp_path: Path) -> None:
@@ -519,7 +588,7 @@ def test_colour_noise_may_be_turned_on_and_off_by_hand(tmp_path: Path) -> None:
     assert "colour noise: 0 from here on" in listener.lines
     # Another course than without: the noise was there.
     run_training(out=tmp_path / "plain", steps=20)
-    noisy, plain = (runs.read_log(path)[:5] for path in (out, tmp_path / "plain"))
+    noisy, plain = (steps_in_log(path)[:5] for path in (out, tmp_path / "plain"))
     assert [a["loss"] == b["loss"] for a, b in zip(noisy, plain, strict=True)] == [True] * 2 + [False] * 3
 
 
@@ -529,7 +598,7 @@ def test_dropout_crops_and_colour_noise_go_on_too(name: str, tmp_path: Path) -> 
         content = None
         for stop in stops:
             part = narrow(name, path / f"run-{stop}", ["cpu:0"])
-            with part.run:
+            with part.run, part.saver:
                 if content is not None:
                     part.take_over(content, Path())
                 narrow_steps(part, stop, Options())
@@ -546,10 +615,10 @@ def test_dropout_crops_and_colour_noise_go_on_too(name: str, tmp_path: Path) -> 
 def test_towers_log_what_they_copy(tmp_path: Path) -> None:
     """The 2012 network on two devices, against what it says it copies in a step."""
     part = narrow("alexnet-2012", tmp_path / "run", ["cpu:0", "cpu:1"])
-    with part.run:
+    with part.run, part.saver:
         narrow_steps(part, 6, Options(log_every=2))
     per_step = part.network.describe()["copied_bytes_per_step"]
-    lines = runs.read_log(tmp_path / "run")
+    lines = steps_in_log(tmp_path / "run")
     assert [line["copied_bytes"] for line in lines] == [2 * per_step] * 3
     assert all(line["copy_seconds"] > 0 for line in lines)
     assert part.progress.copied_bytes == 6 * per_step > 0
@@ -563,7 +632,7 @@ def tensors_of(run: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def rates_in_log(run: Path) -> list[float]:
-    return [line["lr"] for line in runs.read_log(run) if "lr" in line]
+    return [line["lr"] for line in steps_in_log(run)]
 
 
 def test_lr_steps_are_read_as_they_are_written() -> None:
@@ -694,7 +763,7 @@ def test_frozen_layers_stay_as_they_are(tmp_path: Path) -> None:
         assert np.abs(after[f"{name}.velocity"]).max() > 0
         assert last[name].tobytes() == after[name].tobytes()
     assert (last["conv1.weight"] != after["conv1.weight"]).any()
-    other = runs.read_log(tmp_path / "run")[-1]["lr_other"]
+    other = steps_in_log(tmp_path / "run")[-1]["lr_other"]
     assert other == {"conv2.weight": 0.0, "conv2.bias": 0.0}
     # A later resume keeps what it is not told anew.
     resume(tmp_path / "run", steps=25, lr_scale={"fc1": 0.5})
@@ -723,7 +792,7 @@ def test_the_rate_may_be_changed_by_hand(tmp_path: Path) -> None:
     run_training(out=tmp_path / "run", epochs=1)
     resume(tmp_path / "run", listener, epochs=2, lr=0.005)
     assert "lr: 0.005 from here on, it was 0.05" in listener.lines
-    assert runs.read_log(tmp_path / "run")[-2]["lr"] == 0.005
+    assert steps_in_log(tmp_path / "run")[-1]["lr"] == 0.005
 
 
 # ---- signals and kills -----------------------------------------------------------------------------------
@@ -825,15 +894,15 @@ def test_nan_is_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = Network.state
+    get = Snapshot.__getitem__
 
-    def poisoned(network: Network) -> dict[str, np.ndarray[Any, Any]]:
-        tensors = state(network)
-        if len(list((tmp_path / "run" / "checkpoints").iterdir())) > 0:
-            tensors["fc1.weight"][3, 4] = np.inf
-        return tensors
+    def poisoned(snapshot: Snapshot, name: str) -> np.ndarray[Any, Any]:
+        tensor = get(snapshot, name)
+        if name == "fc1.weight" and (tmp_path / "run/checkpoints/step-00000000.safetensors").exists():
+            tensor[3, 4] = np.inf
+        return tensor
 
-    monkeypatch.setattr(Network, "state", poisoned)
+    monkeypatch.setattr(Snapshot, "__getitem__", poisoned)
     with pytest.raises(TrainingStopped, match=r"fc1\.weight holds values that are not finite after step 45"):
         run_training(out=tmp_path / "run")
     assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir()] == [

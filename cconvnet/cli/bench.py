@@ -339,6 +339,49 @@ def bench_scaling(
         pictures.scaling(result, plot)
 
 
+@app.command("checkpoint", epilog=example("cconvnet bench checkpoint --net alexnet --json checkpoint.json"))
+def bench_checkpoint(
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
+    device: DeviceNames = None,
+    precision: Precision = None,
+    batch: Batch = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="A folder on the disk to be written to; nothing stays there.", metavar="FOLDER"),
+    ] = Path(),
+    steps: Annotated[int, typer.Option(help="Timed steps without a checkpoint.", metavar="N")] = 5,
+    saves: Annotated[int, typer.Option(help="Checkpoints.", metavar="N")] = 5,
+    to_json: Json = None,
+) -> None:
+    """Time checkpoints of a network that trains: how long it stands still, and how long one is written."""
+    from cconvnet.bench import checkpoint as bench
+    from cconvnet.formats.netfiles import chosen
+    from cconvnet.reporter import reporter
+
+    _check_files(to_json)
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+        report.begin("steps and checkpoints", steps + saves)
+        result = bench.checkpoint(
+            chosen(net, layer_def, layer_params, crop) or "lenet",
+            devices=device_names(device),
+            batch=batch,
+            precision=precision,
+            folder=out,
+            steps=steps,
+            saves=saves,
+            stepped=lambda done: report.step(done, "steps and checkpoints"),
+        )
+        report.end()
+    if to_json:
+        write_json(to_json, result)
+    if to_json != "-":
+        print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {_where(result)}")
+        print(*bench.lines(result), sep="\n")
+
+
 def _check_files(to_json: str | None, *pictures: Path | None) -> None:
     """Raises ValueError or PlotError now rather than after the measurement."""
     from cconvnet import plots

@@ -105,7 +105,7 @@ def train(
         int | None,
         typer.Option(
             help="Steps between checkpoints; ten minutes if not given. Epochs end with one, but not where "
-            "writing it would take more than a tenth of the time.",
+            "that would stop training for a tenth of the time or write for half of it.",
             metavar="N",
         ),
     ] = None,
@@ -126,14 +126,14 @@ def train(
 ) -> None:
     """Train a network, or go on training one.
 
-    Ctrl-C ends the present step, saves, and says how to go on. The resumed run ends with bitwise the weights
-    of one that was never stopped.
+    Ctrl-C or SIGTERM ends the present step, saves, and says how to go on. The resumed run ends with bitwise
+    the weights of one that was never stopped. Checkpoints are written while training goes on.
     """
     from cconvnet import plots
     from cconvnet.formats.netfiles import chosen
     from cconvnet.reporter import reporter
     from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
-    from cconvnet.train import percent, resume_command
+    from cconvnet.train import Interrupts, Terminated, percent, resume_command
     from cconvnet.train import train as run_training
 
     options = Options(
@@ -162,12 +162,21 @@ def train(
         detect_anomaly=detect_anomaly,
         workers=workers,
     )
-    with reporter(quiet=quiet) as report:
-        outcome = run_training(options, report)
+    try:
+        with reporter(quiet=quiet) as report:
+            outcome = run_training(options, report)
+    except Terminated as stopped:
+        where = f"; to go on: {resume_command(stopped.path)}" if stopped.path else ""
+        report.say(f"stopped before the first step{where}")
+        return
+    if outcome.signal == signal.SIGTERM:
+        # All is saved. Whoever asks twice must find that it ended well, too.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     summary, say = outcome.summary, report.say
     if outcome.signal is None:
         try:
-            plots.curve(outcome.path, outcome.path / "curve.png")
+            with Interrupts(patient=True):
+                plots.curve(outcome.path, outcome.path / "curve.png")
         except (plots.PlotError, OSError) as error:
             say(f"no curve.png: {error}")
         say(

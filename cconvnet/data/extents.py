@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +56,20 @@ class Extents:
             strict=True,
         )
         return [Stored(self.files[file], *rest) for file, *rest in rows]
+
+    def fingerprint(self, root: str) -> bytes:
+        """A digest that changes with the pictures' places and with any file's name, length or time.
+
+        Names are taken from `root` on, so a folder that was moved stays the same. Errors: OSError.
+        """
+        digest = hashlib.sha256()
+        for array in (self.file, self.offset, self.length):
+            digest.update(array.tobytes())
+        for name in self.files:
+            status = Path(name).stat()
+            line = f"{name.removeprefix(root)}\0{status.st_size} {status.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+        return digest.digest()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from cconvnet.data.images import (
     read_image,
 )
 from cconvnet.data.origins import Origin, Pictures
-from cconvnet.data.splits import MemorySplit, PictureSplit, Progress, Split
+from cconvnet.data.shards import RawSplit
+from cconvnet.data.splits import MemorySplit, PictureSplit, Progress, Split, StoredSplit
 from cconvnet.data.workers import Decoding
 
 
@@ -88,6 +89,7 @@ def open_source(
     workers: int | None = None,
     decoder: str | None = None,
     progress: Progress | None = None,
+    scan: Progress | None = None,
 ) -> Source:
     """Opens `data`: None or "digits" is the embedded default, anything else a folder.
 
@@ -98,6 +100,7 @@ def open_source(
     workers: decoding processes; None chooses, 0 is none.
     decoder: one of DECODERS for JPEGs; None takes simplejpeg if it is installed, else pillow.
     progress: called with the number of images decoded and their number in all.
+    scan: called with the number of archives looked through and their number in all.
 
     Errors: DataError; ValueError for the other arguments.
     """
@@ -107,7 +110,7 @@ def open_source(
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be at least 0, not {workers}")
-    origin = origins.find(data)
+    origin = origins.find(data, scan)
     size = origin.size if size is None else size
     if origin.train.extents is None:
         return _of_arrays(origin, size)
@@ -132,25 +135,35 @@ def _of_pictures(
     progress: Progress | None,
 ) -> Source:
     parts = {"train": origin.train} | ({"test": origin.test} if origin.test is not None else {})
-    notes = [f"pictures decoded by {describe_decoder(decoder)}"]
-    shape = (size, size, 3) if size is not None else _first_shape(origin.train, decoder)
-    decoding = Decoding(size, shape, decoder)
+    program, notes = "", []
+    if origin.train.raw is None:
+        program = describe_decoder(decoder)
+        notes.append(f"pictures decoded by {program}")
+        shape = (size, size, 3) if size is not None else _first_shape(origin.train, decoder)
+        decoding = Decoding(size, shape, decoder)
+
+    def stored(name: str, pictures: Pictures) -> StoredSplit:
+        assert pictures.extents is not None
+        where = name, pictures.names, pictures.extents
+        if pictures.raw is not None:
+            return RawSplit(*where, pictures.raw, pictures.labels, size)
+        return PictureSplit(*where, pictures.labels, decoding)
+
+    found = {name: stored(name, pictures) for name, pictures in parts.items()}
     splits: dict[str, Split] = {}
     in_all = sum(map(len, parts.values()))
-    in_memory = in_all * math.prod(shape) <= cache_bytes
+    in_memory = in_all * math.prod(found["train"].image_shape) <= cache_bytes
     done = 0
     for name, pictures in parts.items():
-        assert pictures.extents is not None
-        split = PictureSplit(name, pictures.names, pictures.extents, pictures.labels, decoding)
-        splits[name] = split
+        splits[name] = split = found[name]
+        split.left_out = len(pictures.left_out)
         if in_memory:
             splits[name] = split.into_memory(workers, _offset(progress, done, in_all))
             done += len(split)
-        splits[name].left_out = len(pictures.left_out)
-    if not in_memory:
+    if program and not in_memory:
         notes.append("pictures are decoded whenever they are read")
     train = splits["train"]
-    return _source(origin, train, splits.get("test", train), notes, describe_decoder(decoder))
+    return _source(origin, train, splits.get("test", train), notes, program)
 
 
 def _source(

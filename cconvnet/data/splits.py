@@ -161,33 +161,29 @@ class _MemoryReader:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-class PictureSplit(Split):
-    """A split whose images are decoded whenever they are read; `names` is what they are called."""
+class StoredSplit(Split):
+    """A split whose images are read from files whenever they are wanted; `names` is what they are called."""
 
     def __init__(
-        self, name: str, names: Sequence[str], extents: Extents, labels: Labels, decoding: Decoding
+        self,
+        name: str,
+        names: Sequence[str],
+        extents: Extents,
+        labels: Labels,
+        image_shape: tuple[int, int, int],
     ) -> None:
-        super().__init__(name, labels, decoding.shape)
-        self._names = names
-        self._extents = extents
-        self._decoding = decoding
+        super().__init__(name, labels, image_shape)
+        self.names = names
+        self.extents = extents
 
     def file(self, index: int) -> str:
-        return self._names[index]
-
-    def fill(self, indices: Indices, images: Pixels) -> Broken:
-        return self._decoding.fill(self._extents.stored(indices), images)
-
-    def open_reader(self, workers: int | None) -> _PictureReader:
-        if workers is None:
-            # A worker takes about 0.3 s to start, which few images do not repay.
-            workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0
-        return _PictureReader(self._extents, DecodePool(self._decoding, workers))
+        return self.names[index]
 
     def into_memory(self, workers: int | None = None, progress: Progress | None = None) -> MemorySplit:
-        """All images decoded, in parallel. Errors: DataError when too many are broken."""
+        """All images read, in parallel. Errors: DataError when too many are broken."""
         images = np.zeros((len(self), *self.image_shape), np.uint8)
-        split = MemorySplit(self.name, images, self.labels, files=self._names)
+        split = MemorySplit(self.name, images, self.labels, files=self.names)
+        split.left_out = self.left_out
         reader = self.open_reader(workers)
         try:
             for number, future in enumerate(reader.start(np.arange(len(self)), images)):
@@ -198,6 +194,25 @@ class PictureSplit(Split):
         finally:
             reader.close()
         return split
+
+
+class PictureSplit(StoredSplit):
+    """A split whose images are decoded whenever they are read."""
+
+    def __init__(
+        self, name: str, names: Sequence[str], extents: Extents, labels: Labels, decoding: Decoding
+    ) -> None:
+        super().__init__(name, names, extents, labels, decoding.shape)
+        self._decoding = decoding
+
+    def fill(self, indices: Indices, images: Pixels) -> Broken:
+        return self._decoding.fill(self.extents.stored(indices), images)
+
+    def open_reader(self, workers: int | None) -> _PictureReader:
+        if workers is None:
+            # A worker takes about 0.3 s to start, which few images do not repay.
+            workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0
+        return _PictureReader(self.extents, DecodePool(self._decoding, workers))
 
 
 class _PictureReader:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +91,7 @@ def fingerprint(source: Source) -> str:
     extents = source.extents
     assert extents is not None
     digest = hashlib.sha256(f"2 {source.decoder} {source.image_shape} {len(extents)}\n".encode())
-    for array in (extents.file, extents.offset, extents.length):
-        digest.update(array.tobytes())
-    for name in extents.files:
-        status = Path(name).stat()
-        short = name.removeprefix(f"{source.folder}{os.sep}")  # a folder that was moved stays the same
-        digest.update(f"{short}\0{status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    digest.update(extents.fingerprint(str(source.folder)))
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ may hold a GPU and threads, and nothing is imported from the parent's main modul
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import mmap
 import os
@@ -20,10 +21,11 @@ import sys
 import tempfile
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -58,7 +60,7 @@ class Decoding:
         broken = []
         for place, stored in enumerate(pictures):
             try:
-                images[place] = read_image(stored, self.size, self.shape, self.decoder)
+                read_image(stored, self.size, self.shape, self.decoder, images[place])
             except BrokenImage as error:
                 broken.append((place, str(error)))
             except OSError as error:
@@ -139,30 +141,8 @@ class _Worker:
         try:
             self._memory = mmap.mmap(descriptor, 0)
             self._images: Pixels = np.frombuffer(self._memory, np.uint8).reshape(chunk)
-            # Found from any folder, where sys.path has relative entries.
-            package = str(Path(__file__).resolve().parents[2])
-            start = {
-                "memory": descriptor,
-                "size": decoding.size,
-                "shape": decoding.shape,
-                "decoder": decoding.decoder,
-            }
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    "import sys, json; start = json.loads(sys.argv[1]); sys.path[:] = start['path']; "
-                    "from cconvnet.data import workers; workers.main(start)",
-                    json.dumps({**start, "path": [*sys.path, package]}),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=[descriptor],
-                # One thread each: the workers themselves are the parallelism.
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                # A process group of its own: the terminal's Ctrl-C is for the parent alone.
-                process_group=0,
-            )
+            start = {"memory": descriptor, **dataclasses.asdict(decoding)}
+            self.process = spawn("cconvnet.data.workers:main", start, [descriptor])
         finally:
             os.close(descriptor)
 
@@ -178,7 +158,8 @@ class _Worker:
         if not answer.endswith(b"\n"):
             raise WorkerError(
                 f"{self.name} (process {self.process.pid}) {self._ending()} while it had "
-                f"{len(pictures)} pictures to decode, the first in {pictures[0].path}"
+                f"{len(pictures)} pictures to decode, from {_where(pictures[0])} to {_where(pictures[-1])}. "
+                "If memory is short, fewer --workers need less; if it dies again, take these pictures out"
             )
         result = json.loads(answer)
         if "data_error" in result:
@@ -209,6 +190,34 @@ class _Worker:
         self._memory.close()
 
 
+def _where(stored: Stored) -> str:
+    return stored.path if stored.length < 0 else f"{stored.path} at byte {stored.offset:,}"
+
+
+def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """A child process that calls `target`, "module:function", with the JSON values `start`.
+
+    It inherits the file descriptors `inherited`. Both ends of the pipes to it are bytes.
+    """
+    module, _, function = target.partition(":")
+    # Found from any folder, where sys.path has relative entries.
+    path = [*sys.path, str(Path(__file__).resolve().parents[2])]
+    program = (
+        "import importlib, json, sys; path, module, function, start = json.loads(sys.argv[1]); "
+        "sys.path[:] = path; getattr(importlib.import_module(module), function)(start)"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program, json.dumps([path, module, function, dict(start)])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=inherited,
+        # One thread each: the workers themselves are the parallelism.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        # A process group of its own: the terminal's Ctrl-C is for the parent alone.
+        process_group=0,
+    )
+
+
 def _nameless_memory(size: int) -> int:
     """A file descriptor of `size` bytes that a child can map, and that is gone with its last holder."""
     if hasattr(os, "memfd_create"):
@@ -220,17 +229,25 @@ def _nameless_memory(size: int) -> int:
     return descriptor
 
 
-def main(start: dict[str, object]) -> None:
-    """A worker's life: read a list of files, decode them into the shared memory, answer."""
-    # A batch system tells all processes of a job to stop. The parent may want to finish what it began; a
-    # worker ends when the parent does.
+def answers_to_parent() -> BinaryIO:
+    """Where a child that was spawned answers; called first of all, it makes a good child of it.
+
+    A batch system tells all processes of a job to stop. The parent may want to finish what it began; a worker
+    ends when the parent does.
+    """
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # of Pillow about odd metadata; what counts comes back as an answer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get among the answers
-    decoding = Decoding(start["size"], tuple(start["shape"]), str(start["decoder"]))  # type: ignore
-    memory = mmap.mmap(start["memory"], 0)  # type: ignore
+    return answers
+
+
+def main(start: dict[str, Any]) -> None:
+    """A worker's life: read a list of files, decode them into the shared memory, answer."""
+    answers = answers_to_parent()
+    decoding = Decoding(start["size"], tuple(start["shape"]), start["decoder"])
+    memory = mmap.mmap(start["memory"], 0)
     images = np.frombuffer(memory, np.uint8).reshape(CHUNK, *decoding.shape)
     for request in sys.stdin.buffer:
         answer: dict[str, object]

@@ -5,18 +5,40 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cconvnet.data import shards
 from cconvnet.data.images import DataError
-from cconvnet.data.origins import batches, cifar10, digits, folder, mnist
+from cconvnet.data.origins import batches, cifar10, digits, folder, imagenet, mnist, webdataset
 from cconvnet.data.origins.origin import LAYOUTS, Labels, LeftOut, Origin, Pictures, entries
+from cconvnet.data.splits import Progress, broken_allowed
 
 __all__ = ["LAYOUTS", "Labels", "LeftOut", "Origin", "Pictures", "find"]
 
 
-def find(data: str | os.PathLike[str] | None) -> Origin:
+def find(data: str | os.PathLike[str] | None, progress: Progress | None = None) -> Origin:
     """What `data` holds: None or "digits" is the embedded default, anything else a folder.
+
+    progress: called with the number of archives looked through, and in all.
 
     Errors: DataError, which names the file and says what would be right.
     """
+    origin = _find(data, progress)
+    for name, pictures in (("training", origin.train), ("test", origin.test)):
+        if pictures is not None:
+            _check_left_out(origin, name, pictures)
+    return origin
+
+
+def _check_left_out(origin: Origin, name: str, pictures: Pictures) -> None:
+    count = len(pictures) + len(pictures.left_out)
+    if pictures.left_out and len(pictures.left_out) > broken_allowed(count):
+        first = [f"  {left.name}: {left.reason}" for left in pictures.left_out[:10]]
+        raise DataError(
+            f"{origin.folder}: {len(pictures.left_out):,} of the {count:,} {name} pictures cannot be used, "
+            f"more than {broken_allowed(count):,}; the first are:\n" + "\n".join(first)
+        )
+
+
+def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Origin:
     if data is None or data == "digits":
         return digits.find()
     root = Path(data)
@@ -31,4 +53,12 @@ def find(data: str | os.PathLike[str] | None) -> Origin:
         return cifar10.find(root)
     if batches.is_here(root, names):
         return batches.find(root)
+    if shards.are_here(names):
+        return shards.open_origin(root)
+    # Tars may have stayed beside the folders that they were unpacked to.
+    if not folder.is_here(root):
+        if imagenet.is_here(root, names):
+            return imagenet.find(root, progress)
+        if webdataset.is_here(root, names):
+            return webdataset.find(root, progress)
     return folder.find(root)

@@ -9,9 +9,20 @@ import numpy as np
 
 from cconvnet.data.extents import Extents
 from cconvnet.data.images import DataError
-from cconvnet.data.origins.origin import LAYOUTS, PICTURES, Origin, Pictures, some
+from cconvnet.data.origins.origin import LAYOUTS, PICTURES, Origin, Pictures, entries, is_picture, some
 
 Listing = dict[str, list[str]]  # a class's name to its picture files, both sorted by name
+
+
+def is_here(root: Path) -> bool:
+    """Whether there are folders of classes."""
+    return any(
+        next((file for file in entries(Path(entry.path)) if is_picture(file.name)), None) is not None
+        for folder in (root / "train", root)
+        if folder.is_dir()
+        for entry in entries(folder)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
 
 
 def find(root: Path) -> Origin:
@@ -49,7 +60,7 @@ def _list_pictures(folder: Path, notes: list[str]) -> Listing:
             if not entry.is_dir() or entry.name.startswith("."):
                 continue
             names = [file.name for file in os.scandir(entry.path) if file.is_file()]
-            pictures = [name for name in names if name.lower().endswith(PICTURES)]
+            pictures = [name for name in names if is_picture(name)]
             other += len(names) - len(pictures)
             listing[entry.name] = [f"{entry.path}/{name}" for name in sorted(pictures)]
     except OSError as error:

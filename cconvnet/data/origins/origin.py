@@ -22,9 +22,18 @@ LAYOUTS = """a data folder is one of
     t10k-labels-idx1-ubyte, each perhaps with .gz
   CIFAR-10's binary version: data_batch_1.bin to data_batch_5.bin, test_batch.bin, batches.meta.txt
   cuda-convnet's or CIFAR-10's batches for Python: data_batch_1, data_batch_2, ..., batches.meta, and perhaps
-    test_batch"""
+    test_batch
+  ILSVRC-2012's archives as they come: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
+    ILSVRC2012_devkit_t12.tar.gz (or Caffe's synset_words.txt and val.txt)
+  WebDataset tars: train/*.tar and test/*.tar (or val/*.tar), or *.tar called train..., test... or val...;
+    labels are in .cls or .json, and classes.txt may name the classes"""
 
 PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of this name ought to be a picture."""
+    return name.lower().endswith(PICTURES)
 
 
 class LeftOut(NamedTuple):

@@ -1,0 +1,112 @@
+"""What a checkpoint costs: how long training stands still, how long one is written, and steps beside it."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cconvnet.bench import machine
+from cconvnet.bench.networks import build_network
+from cconvnet.bench.timing import summary, wall_seconds
+from cconvnet.bench.training import Training
+from cconvnet.checkpoint import Checkpoint, Folder
+from cconvnet.formats.netfiles import NetFiles
+from cconvnet.nets.specs import spec_to_dict
+from cconvnet.saving import Saver
+
+
+def checkpoint(
+    net: str | NetFiles,
+    *,
+    devices: list[str] | None = None,
+    batch: int | None = None,
+    precision: str | None = None,
+    folder: Path = Path(),
+    steps: int = 5,
+    saves: int = 5,
+    stepped: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Trains on random images, `steps` steps without a checkpoint, then through `saves` of them.
+
+    Args
+        folder: a folder on the disk to be written to; what is written there is removed.
+        stepped: called with how many of the ``steps + saves`` parts are done.
+
+    Returns
+        ``stall_seconds`` of each checkpoint, for which training stood still; ``write_seconds`` of each, in
+        which it was checked, hashed, written and synced meanwhile; ``bytes`` of one; ``megabytes_per_second``
+        of the median one; ``step`` and ``step_while_saving``, the time of steps without and with a checkpoint
+        being written; and what was measured.
+
+    Raises
+        ValueError, DeviceUnavailable: naming the argument.
+        OSError: the folder cannot be written.
+    """
+    if min(steps, saves) < 1:
+        raise ValueError(f"--steps and --saves must be at least 1, not {steps} and {saves}")
+    network = build_network(net, devices, batch, precision)
+    training = Training(network)
+    training.step()  # takes what memory it needs
+    alone = []
+    for done in range(1, steps + 1):
+        alone += wall_seconds(training.step, 1)
+        stepped(done)
+    stalls, writings, beside, size = [], [], [], 0
+    with (
+        tempfile.TemporaryDirectory(prefix="cconvnet-checkpoint-", dir=folder) as place,
+        Saver(network, Folder(Path(place))) as saver,
+    ):
+        for done in range(1, saves + 1):
+            training.step()
+            content = Checkpoint({}, spec_to_dict(network.spec), {}, {"step": done})
+            begun = time.perf_counter()
+            saver.begin(content, None)
+            stalls.append(time.perf_counter() - begun)
+            while saver.busy:
+                seconds = wall_seconds(training.step, 1)
+                if saver.busy:  # else only a part of the step was beside it
+                    beside += seconds
+            saved = saver.collect()
+            assert saved is not None
+            writings.append(saved.seconds)
+            size = saved.bytes
+            stepped(steps + done)
+    return {
+        "what": "checkpoint",
+        "machine": machine.describe(network.devices[0]),
+        "net": network.spec.name,
+        "batch": network.batch,
+        "precision": network.precision,
+        "device": ",".join(device.name for device in network.devices),
+        "parameters": network.describe()["parameters"],
+        "bytes": size,
+        "stall_seconds": stalls,
+        "write_seconds": writings,
+        "megabytes_per_second": size / 1e6 / statistics.median(writings),
+        "step": summary(alone),
+        "step_while_saving": summary(beside) if beside else None,
+    }
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """The result for people."""
+
+    def milliseconds(values: list[float]) -> str:
+        return f"{1e3 * statistics.median(values):,.1f} ms, at most {1e3 * max(values):,.1f} ms"
+
+    alone, beside = result["step"], result["step_while_saving"]
+    slower = "no step lay wholly within a writing"
+    if beside is not None:
+        share = beside["seconds"] / alone["seconds"]
+        slower = f"{1e3 * beside['seconds']:,.1f} ms while one is written ({share:.2f} times)"
+    return [
+        f"a checkpoint: {result['bytes'] / 1e6:,.1f} MB, {result['parameters']:,} parameters and momentum",
+        f"training stands still: {milliseconds(result['stall_seconds'])} of {len(result['stall_seconds'])}",
+        f"written beside it: {milliseconds(result['write_seconds'])}, "
+        f"{result['megabytes_per_second']:,.0f} MB/s",
+        f"a step: {1e3 * alone['seconds']:,.1f} ms, {slower}",
+    ]

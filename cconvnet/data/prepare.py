@@ -1,0 +1,486 @@
+"""Any data made into shards: in parallel, and so that it can be stopped at any instant and gone on with.
+
+The pictures are cut into shards before anything is done, by their order and number alone. Whoever makes a
+shard, and when, changes nothing in it, so the result is the same byte for byte on any number of workers and
+however often it was interrupted. A shard is written under another name, synced and renamed; then its record,
+what is in it and what was left out, goes into the folder's journal the same way. What has a record is done.
+The journal stays: a shard that is lost later is made again without the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cconvnet.data import shards
+from cconvnet.data.color_noise import color_components
+from cconvnet.data.images import DataError, describe_decoder
+from cconvnet.data.loader import mean_image
+from cconvnet.data.makers import Here, Maker, Part, Tell, Worker, record_file
+from cconvnet.data.origins.origin import Origin, Pictures
+from cconvnet.data.recipes import Recipe, Survey
+from cconvnet.data.shards import Dataset, File, Rows, read_document, write_document
+from cconvnet.data.splits import MOST_WORKERS, Progress, broken_allowed
+from cconvnet.data.workers import usable_cores
+from cconvnet.reporter import Reporter
+
+SHARD_BYTES = 256 * 2**20
+# So that few small pictures are still many shards: work for all workers, and little lost when interrupted.
+MOST_PER_SHARD = 4096
+_PLAN, _LOCK = "plan.json", "lock"
+_SECONDS_FOR_OTHERS_TO_END = 10.0
+
+
+def fingerprint(origin: Origin) -> str:
+    """A text that changes with the data: its names, labels and files."""
+    digest = hashlib.sha256(json.dumps([origin.kind, origin.name, origin.classes]).encode())
+    root = f"{origin.folder}{os.sep}"
+    for pictures in _splits(origin).values():
+        digest.update(pictures.labels.tobytes())
+        for name in pictures.names:
+            digest.update(name.removeprefix(root).encode(errors="surrogateescape") + b"\0")
+        if pictures.extents is not None:
+            digest.update(pictures.extents.fingerprint(root))
+        if pictures.pixels is not None:
+            digest.update(repr(pictures.pixels.shape).encode() + pictures.pixels.tobytes())
+    return digest.hexdigest()
+
+
+def _splits(origin: Origin) -> dict[str, Pictures]:
+    return {"train": origin.train} | ({"test": origin.test} if origin.test is not None else {})
+
+
+# ---- doing it ------------------------------------------------------------------------------------------
+
+
+class Preparation:
+    """The work of making shards of `origin` in the folder `root`, of which some may be done.
+
+    shard_bytes: about how long a shard may become.
+
+    Errors: DataError if the folder holds something else; OSError.
+    """
+
+    def __init__(
+        self, origin: Origin, root: Path, recipe: Recipe, survey: Survey, shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        if shard_bytes < 1:
+            raise ValueError(f"--shard-mb must be more than 0, not {shard_bytes / 2**20:g}")
+        if origin.folder is not None and root.resolve().is_relative_to(origin.folder.resolve()):
+            raise DataError(f"{root} lies within {origin.folder}, which it is made of; give another folder")
+        if root.exists() and not root.is_dir():
+            raise DataError(f"{root} is no folder")
+        if root.is_dir() and any(root.iterdir()):
+            names = {entry.name for entry in root.iterdir()}
+            if not shards.are_here(names):
+                raise DataError(f"{root} is not empty and holds no shards; give a new folder")
+        self.origin, self.root, self.recipe, self.survey = origin, root, recipe, survey
+        self.per_shard = max(1, min(MOST_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
+        self.splits = _splits(origin)
+        self.total = sum(map(len, self.splits.values()))
+        self.source = fingerprint(origin)
+        self._broken: dict[str, dict[int, str]] = {split: {} for split in self.splits}
+
+    def describe(self) -> list[str]:
+        """What was found and what will become of it, in a few lines."""
+        origin, survey, recipe = self.origin, self.survey, self.recipe
+        counts = " and ".join(f"{len(pictures):,} {split}" for split, pictures in self.splits.items())
+        sides = f"{survey.smallest[0]}x{survey.smallest[1]}"
+        if survey.smallest != survey.largest:
+            sides += f" to {survey.largest[0]}x{survey.largest[1]}"
+        of = f", of {survey.count} looked at" if survey.count < self.total else ""
+        what = "whole pictures, their shorter side" if recipe.whole else "centre squares of"
+        kept = "of their own size" if recipe.size is None else f"{what} {recipe.size} pixels"
+        if recipe.size is not None and recipe.size > min(survey.smallest):
+            kept += " (smaller ones are enlarged)"
+        ways = {"jpeg": f"JPEGs of quality {recipe.quality}", "raw": "raw pixels"}
+        room = {name: f"about {sized(self.total * each)}" for name, each in survey.bytes.items()}
+        (other,) = ways.keys() - {recipe.encoding}
+        return [
+            f"{origin.name}: {len(origin.classes):,} classes, {counts} pictures of {sides} pixels{of}",
+            *origin.notes,
+            f"to {self.root}: {ways[recipe.encoding]}, {kept}, {room[recipe.encoding]}; as {ways[other]} "
+            f"{room[other]}",
+        ]
+
+    def complete(self) -> Dataset | None:
+        """The dataset, if it is there already and is what this would make. Errors: DataError."""
+        if not (self.root / shards.DOCUMENT).is_file():
+            return None
+        self._compare()
+        try:
+            dataset = shards.read_dataset(self.root)
+        except DataError:
+            return None  # damaged: it is made again of what the journal says
+        files = ((self.root / name, file) for name, file in dataset.files.items())
+        whole = all(path.is_file() and path.stat().st_size == file.bytes for path, file in files)
+        return dataset if whole else None
+
+    def run(self, report: Reporter, workers: int | None = None) -> Dataset:
+        """Makes what is not there yet.
+
+        Errors: DataError, for instance when too many pictures are broken; WorkerError; OSError.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with _locked(self.root) as lock:
+            self._begin()
+            todo = [part for part in self._parts() if not self._is_done(part)]
+            for split in self.splits:
+                self._check_broken(split)
+            done = self.total - sum(part.count for part in todo)
+            if done and todo:
+                report.say(f"going on: {done:,} of {self.total:,} pictures are there already")
+            self._check_room(sum(part.count for part in todo))
+            try:
+                report.begin("preparing", self.total, done)
+                self._make(todo, done, report, workers, lock)
+                report.end()
+                return self._finish(report, workers)
+            except KeyboardInterrupt:
+                kept = sum(part.count for part in self._parts() if self._is_done(part))
+                report.end()
+                report.say(
+                    f"stopped: {kept:,} of {self.total:,} pictures are kept in {self.root}; the same command "
+                    "goes on"
+                )
+                raise
+
+    def _short(self, name: str) -> str:
+        """A picture's name from the source's folder on."""
+        return name.removeprefix(f"{self.origin.folder}{os.sep}")
+
+    # -- what is there
+
+    def _plan(self) -> dict[str, Any]:
+        """What must be the same for going on."""
+        return {
+            "recipe": {**vars(self.recipe), "encoder": self._encoder(), "decoder": self._decoder()},
+            "per_shard": self.per_shard,
+            "source": self.source,
+        }
+
+    def _begin(self) -> None:
+        journal = self.root / shards.JOURNAL
+        for folder in (self.root, journal):
+            for litter in folder.glob(".*.partial"):
+                litter.unlink()
+        self._compare()
+        if not (journal / _PLAN).is_file():
+            write_document(journal / _PLAN, self._plan())
+        with contextlib.suppress(FileNotFoundError):  # from here on the folder is unfinished
+            (self.root / shards.DOCUMENT).unlink()
+
+    def _compare(self) -> None:
+        """Errors: DataError if the folder was begun otherwise."""
+        path = self.root / shards.JOURNAL / _PLAN
+        try:
+            there = read_document(path)
+        except FileNotFoundError:
+            if (self.root / shards.DOCUMENT).is_file():
+                raise DataError(
+                    f"{self.root} holds shards but not {path}, which says what they are made of; give a new "
+                    "folder"
+                ) from None
+            return
+        except DataError as error:
+            raise DataError(f"{error}; remove {self.root} and begin again") from error
+        here = self._plan()
+        again = f"remove {self.root} to begin again, or give another folder"
+        for name, value in here["recipe"].items():
+            if there["recipe"].get(name) != value:
+                raise DataError(
+                    f"{self.root} was begun with {name} {there['recipe'].get(name)}, not {value}; {again}"
+                )
+        if there["source"] != here["source"]:
+            raise DataError(
+                f"{self.root} was begun with other data, or a file of {self.origin.name} has changed; {again}"
+            )
+        if there["per_shard"] != here["per_shard"]:
+            raise DataError(
+                f"{self.root} was begun with {there['per_shard']:,} pictures per shard, not "
+                f"{here['per_shard']:,}: with another --shard-mb; {again}"
+            )
+
+    def _parts(self) -> Iterator[Part]:
+        for split, pictures in self.splits.items():
+            for number, first in enumerate(range(0, len(pictures), self.per_shard)):
+                count = min(self.per_shard, len(pictures) - first)
+                yield Part(shards.shard_name(split, number), split, first, count)
+
+    def _is_done(self, part: Part) -> bool:
+        record = self._recorded(part)
+        if record is None:
+            return False
+        self._broken[part.split].update(record["skipped"])
+        return True
+
+    def _recorded(self, part: Part) -> dict[str, Any] | None:
+        try:
+            record = read_document(record_file(self.root, part.name))
+            length = (self.root / part.name).stat().st_size
+        except (FileNotFoundError, DataError):
+            return None
+        return record if length == record["file"]["bytes"] and part.count == record["count"] else None
+
+    def _check_broken(self, split: str) -> None:
+        broken, pictures = self._broken[split], self.splits[split]
+        allowed = broken_allowed(len(pictures))
+        if len(broken) + len(pictures.left_out) <= allowed:
+            return
+        lines = [f"  {pictures.names[number]}: {broken[number]}" for number in sorted(broken)]
+        lines += [f"  {name}: {reason}" for name, reason in pictures.left_out]
+        shards.write_file(self.root / shards.SKIPPED, self._skipped())
+        raise DataError(
+            f"more than {allowed} of the {len(pictures):,} {split} pictures are broken; remove or replace "
+            f"them, remove {self.root} and begin again (all that were found: {self.root / shards.SKIPPED}):\n"
+            + "\n".join(lines[:10])
+        )
+
+    def _check_room(self, count: int) -> None:
+        needed = int(self.survey.bytes[self.recipe.encoding] * count)
+        free = shutil.disk_usage(self.root).free
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC, f"about {sized(needed)} are needed, {sized(free)} are free", str(self.root)
+            )
+
+    def _encoder(self) -> str:
+        return describe_decoder(self.recipe.codec) if self.recipe.encoding == "jpeg" else ""
+
+    def _decoder(self) -> str:
+        return describe_decoder(self.recipe.codec) if self.origin.train.extents is not None else ""
+
+    # -- making
+
+    def _make(self, todo: list[Part], before: int, report: Reporter, workers: int | None, lock: int) -> None:
+        if workers is None:
+            workers = min(usable_cores(), MOST_WORKERS)
+        if self.origin.train.extents is None:
+            workers = 0
+        workers = min(workers, len(todo))
+        parts: queue.SimpleQueue[Part] = queue.SimpleQueue()
+        for part in todo:
+            parts.put(part)
+        events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        makers: list[Maker] = []
+        threads: list[threading.Thread] = []
+        began, done = time.monotonic(), {"": before}
+        try:
+            if not workers:
+                makers.append(Here(self.root, self.splits, self.recipe))
+            for _ in range(workers):
+                makers.append(Worker(self.root, self.splits, self.recipe, lock))
+            for maker in makers:
+                threads.append(threading.Thread(target=self._drive, args=(maker, parts, events)))
+                threads[-1].start()
+            at_work = len(threads)
+            while at_work:
+                event = events.get()
+                if isinstance(event, _Ended):
+                    at_work -= 1
+                    if event.error is not None:
+                        raise event.error
+                    continue
+                done[event.part.name] = event.done
+                if event.broken:
+                    self._broken[event.part.split].update(event.broken)
+                    self._check_broken(event.part.split)
+                sofar = sum(done.values())
+                rate = (sofar - before) / max(time.monotonic() - began, 1e-9)
+                report.step(sofar, "preparing", f"{rate:,.0f} pictures/s")
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            left = self.total - sum(part.count for part in self._parts() if self._is_done(part))
+            more = f"about {sized(self.survey.bytes[self.recipe.encoding] * left)} more are needed"
+            text = f"{error.strerror}: {more}; then the same command goes on"
+            raise OSError(error.errno, text, str(self.root)) from error
+        finally:
+            for maker in makers:
+                maker.close()
+            for thread in threads:
+                thread.join()
+
+    def _drive(self, maker: Maker, parts: queue.SimpleQueue[Part], events: queue.SimpleQueue[_Event]) -> None:
+        """A thread's life: has its maker make one shard after another."""
+
+        def telling(part: Part) -> Tell:
+            return lambda done, broken: events.put(_Told(part, done, dict(broken)))
+
+        try:
+            while True:
+                part = parts.get_nowait()
+                maker.make(part, telling(part))
+        except queue.Empty:
+            events.put(_Ended(None))
+        except Exception as error:
+            events.put(_Ended(error))
+
+    # -- the end
+
+    def _finish(self, report: Reporter, workers: int | None) -> Dataset:
+        """The index, the statistics and at last dataset.json."""
+        files: dict[str, File] = {}
+
+        def write(name: str, data: bytes) -> None:
+            files[name] = shards.write_file(self.root / name, data)
+
+        kept: dict[str, int] = {}
+        for split, pictures in self.splits.items():
+            rows = self._rows(split, files)
+            kept[split] = len(rows)
+            broken = self._broken[split]
+            names = (self._short(name) for i, name in enumerate(pictures.names) if i not in broken)
+            write(shards.index_name(split), shards.packed_array(rows))
+            write(shards.names_name(split), shards.Names.packed(names))
+        write(shards.SKIPPED, self._skipped())
+        recipe = self.recipe
+        train = self.origin.train
+        dataset = Dataset(
+            root=self.root,
+            name=self.origin.name,
+            origin=self.origin.kind,
+            classes=self.origin.classes,
+            titles=self.origin.titles,
+            size=recipe.size,
+            whole=recipe.whole,
+            encoding=recipe.encoding,
+            quality=recipe.quality if recipe.encoding == "jpeg" else None,
+            unchanged=recipe.encoding == "jpeg" and recipe.unchanged,
+            channels=3 if recipe.encoding == "jpeg" else _channels(train),
+            encoder=self._encoder(),
+            decoder=self._decoder(),
+            notes=self.origin.notes,
+            pictures=kept,
+            skipped={
+                split: len(self._broken[split]) + len(pictures.left_out)
+                for split, pictures in self.splits.items()
+            },
+            per_shard=self.per_shard,
+            source=self.source,
+            files=files,
+        )
+        for name, array in self._statistics(dataset, report, workers).items():
+            write(name, shards.packed_array(array))
+        dataset.write()
+        return dataset
+
+    def _rows(self, split: str, files: dict[str, File]) -> Rows:
+        """The index of a split, from its shards' records; what they say of the shards goes to `files`."""
+        labels, found = self.splits[split].labels, []
+        for number, part in enumerate(part for part in self._parts() if part.split == split):
+            record = self._recorded(part)
+            if record is None:
+                raise DataError(
+                    f"{self.root / part.name} was changed while the others were made; begin again"
+                )
+            files[part.name] = File(**record["file"])
+            broken = {number for number, _ in record["skipped"]}
+            of_shard = [i for i in range(part.first, part.first + part.count) if i not in broken]
+            lengths, heights, widths, sums = np.array(record["pictures"], np.int64).reshape(-1, 4).T
+            rows = np.zeros(len(of_shard), shards.ROW)
+            rows["file"] = number
+            rows["offset"] = np.cumsum(lengths) - lengths
+            rows["length"], rows["height"], rows["width"] = lengths, heights, widths
+            rows["label"], rows["crc32"] = labels[of_shard], sums
+            found.append(rows)
+        return np.concatenate(found)
+
+    def _skipped(self) -> bytes:
+        """skipped.jsonl."""
+        lines = []
+        for split, pictures in self.splits.items():
+            broken = sorted(self._broken[split].items())
+            for name, reason in [
+                *((pictures.names[number], reason) for number, reason in broken), *pictures.left_out
+            ]:  # fmt: skip
+                lines.append(json.dumps({"split": split, "name": self._short(name), "reason": reason}))
+        return "".join(f"{line}\n" for line in lines).encode()
+
+    def _statistics(
+        self, dataset: Dataset, report: Reporter, workers: int | None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Of the pictures as they are stored; a mean that comes with the data is taken as it is."""
+        split = shards.open_split(dataset, "train", self.recipe.codec)
+        given = self.origin.mean is not None and self.origin.mean.shape == split.image_shape
+
+        def progress(what: str) -> Progress:
+            report.begin(what, len(split))
+            return lambda done, total: report.step(done, what, f"{done:,}/{total:,}")
+
+        mean = self.origin.mean if given else mean_image(split, progress("mean image"), workers)
+        colors = self.origin.colors if given else None
+        if colors is None:
+            colors = color_components(split, progress("colours"))
+        report.end()
+        for number, reason in split.skipped.items():
+            raise DataError(
+                f"{self.root}: {split.file(number)} cannot be read back: {reason}; is the disk sound?"
+            )
+        assert mean is not None
+        return {shards.MEAN: mean, shards.COLORS: colors}
+
+
+@dataclass(frozen=True)
+class _Told:
+    part: Part
+    done: int
+    broken: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Ended:
+    error: Exception | None
+
+
+_Event = _Told | _Ended
+
+
+def _channels(pictures: Pictures) -> int:
+    if pictures.pixels is not None:
+        return int(pictures.pixels.shape[3])
+    return 3 if pictures.raw is None else pictures.raw.channels
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[int]:
+    """Holds the folder's lock, which a killed one's last workers may hold for a moment. Errors: DataError."""
+    journal = root / shards.JOURNAL
+    journal.mkdir(exist_ok=True)
+    descriptor = os.open(journal / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    deadline = time.monotonic() + _SECONDS_FOR_OTHERS_TO_END
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise DataError(f"{root} is being written by another `cconvnet data prepare`") from error
+                time.sleep(0.05)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def sized(count: float) -> str:
+    """A number of bytes as people read it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,527 @@
+"""Shards: pictures prepared once, brought to a size and laid one after another in a few large files.
+
+A folder of them holds
+
+dataset.json            what this is: format and version, classes, encoding, counts, and every other file's
+                        length and SHA-256. It is written last: a folder without it is unfinished.
+train-00000.bin, ...    the pictures' bytes, one after another: JPEGs, or raw uint8[H,W,C]
+train.npy               a ROW for each picture: where it lies, its size, its label, its CRC-32
+train.names             what each picture was called, each name ended by a zero byte
+mean.npy, colors.npy    statistics of the training pictures
+skipped.jsonl           the broken pictures that were left out, and why
+
+and the same of "test" where there are test pictures. The order is that of the data they were made of, so an
+epoch has the same order too. Nothing that is read is run, and nothing is believed: dataset.json carries its
+own SHA-256, the index and the names are checked against theirs when the folder is opened, the pictures
+against their CRC-32 whenever they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from cconvnet.checkpoint import write_atomically
+from cconvnet.data.extents import Extents, Raw, Stored
+from cconvnet.data.images import MAX_PIXELS, BrokenImage, DataError, Pixels, resize_image
+from cconvnet.data.origins.origin import Origin, Pictures
+from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
+from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores
+
+DOCUMENT = "dataset.json"
+SPLITS = ("train", "test")
+MEAN, COLORS, SKIPPED = "mean.npy", "colors.npy", "skipped.jsonl"
+JOURNAL = ".prepare"  # what `data prepare` remembers of its work, in the same folder
+ENCODINGS = ("jpeg", "raw")
+
+ROW = np.dtype(
+    [
+        ("file", "<i4"),  # the shard's number
+        ("offset", "<i8"),
+        ("length", "<i4"),
+        ("height", "<i4"),
+        ("width", "<i4"),
+        ("label", "<i4"),
+        ("crc32", "<u4"),
+    ]
+)
+Rows = npt.NDArray[np.void]
+
+_FORMAT, _VERSION = "cconvnet shards", 1
+_FILE = re.compile(r"(?:train|test)(?:-\d{5}\.bin|\.npy|\.names)|mean\.npy|colors\.npy|skipped\.jsonl")
+_SHARD = re.compile(r"(?:train|test)-\d{5}\.bin")
+_NO_DIGEST = "0" * 64
+# Reading is copying and checksums: a thread does about 12,000 pictures of 256x256 pixels a second.
+_MOST_THREADS = 4
+_AGAIN = "`cconvnet data prepare` with the same source and options makes what is missing again"
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.bin"
+
+
+def index_name(split: str) -> str:
+    return f"{split}.npy"
+
+
+def names_name(split: str) -> str:
+    return f"{split}.names"
+
+
+# ---- JSON that knows its own SHA-256 -------------------------------------------------------------------
+
+
+def write_document(path: Path, values: dict[str, Any]) -> None:
+    """Writes `values` as JSON, atomically; its last entry is the SHA-256 of all its other bytes."""
+    text = json.dumps({**values, "sha256": _NO_DIGEST}, indent=1) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    before, _, after = text.rpartition(_NO_DIGEST)
+    write_atomically(path, [(before + digest + after).encode()])
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """What write_document wrote. Errors: DataError if a byte has changed; OSError if it cannot be read."""
+    data = path.read_bytes()
+    ending = len(data) - 64 - len('"\n}\n')
+    digest = data[ending : ending + 64]
+    whole = hashlib.sha256(data[: max(ending, 0)] + _NO_DIGEST.encode() + data[max(ending, 0) + 64 :])
+    if digest != whole.hexdigest().encode():
+        raise DataError(f"{path} is damaged or was changed: its SHA-256 differs")
+    values = json.loads(data)
+    assert isinstance(values, dict)
+    return values
+
+
+# ---- names ----------------------------------------------------------------------------------------------
+
+
+class Names(Sequence[str]):
+    """Many names in one piece of memory, since a million strings are large; each is ended by a zero byte."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 0)
+
+    @staticmethod
+    def packed(names: Iterable[str]) -> bytes:
+        return b"".join(name.replace("\0", "?").encode(errors="surrogateescape") + b"\0" for name in names)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        start = int(self._ends[at - 1]) + 1 if at else 0
+        return self._data[start : self._ends[at]].decode(errors="surrogateescape")
+
+
+# ---- what dataset.json says ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class File:
+    """A file's length and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """dataset.json of the folder `root`.
+
+    name and origin: the data the pictures come from, and its kind.
+    size: the side the pictures were brought to, their shorter one if `whole`; None: they kept their own.
+    encoding: "jpeg" or "raw"; `quality` is of JPEGs; with `unchanged`, JPEGs that had the size stayed as they
+        were.
+    encoder, decoder: the programs, with their versions, that did it.
+    pictures, skipped: for each split how many there are and how many broken ones were left out.
+    per_shard: how many of the source's pictures went to a shard.
+    source: the fingerprint of the data the pictures come from.
+    files: by name.
+    """
+
+    root: Path
+    name: str
+    origin: str
+    classes: list[str]
+    titles: list[str] | None
+    size: int | None
+    whole: bool
+    encoding: str
+    quality: int | None
+    unchanged: bool
+    channels: int
+    encoder: str
+    decoder: str
+    notes: list[str]
+    pictures: dict[str, int]
+    skipped: dict[str, int]
+    per_shard: int
+    source: str
+    files: dict[str, File]
+
+    def write(self) -> None:
+        """Errors: OSError."""
+        values = {name: value for name, value in vars(self).items() if name != "root"}
+        files = {name: vars(file) for name, file in sorted(self.files.items())}
+        write_document(
+            self.root / DOCUMENT, {"format": _FORMAT, "version": _VERSION, **values, "files": files}
+        )
+
+    def shards(self, split: str) -> list[str]:
+        """The names of a split's shards, in order."""
+        return sorted(name for name in self.files if name.startswith(f"{split}-"))
+
+    def describe(self) -> str:
+        """How the pictures are stored."""
+        kind = "raw pixels" if self.encoding == "raw" else f"JPEGs of quality {self.quality}"
+        part = "whole pictures, the shorter side" if self.whole else "centre squares of"
+        return f"{kind}, {'of their own size' if self.size is None else f'{part} {self.size} pixels'}"
+
+    def content(self, name: str) -> bytes:
+        """A file that is small enough for memory, checked. Errors: DataError."""
+        path = self.root / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}; {_AGAIN}") from error
+        if hashlib.sha256(data).hexdigest() != self.files[name].sha256:
+            raise DataError(f"{path} is damaged: its SHA-256 differs; remove it, and {_AGAIN}")
+        return data
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """The array in a checked file. Errors: DataError."""
+        try:
+            return np.asarray(np.load(io.BytesIO(self.content(name)), allow_pickle=False))
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"{self.root / name} is no array: {error}") from error
+
+    def names(self, split: str) -> Names:
+        """What the pictures of a split are called. Errors: DataError."""
+        names = Names(self.content(names_name(split)))
+        if len(names) != self.pictures[split]:
+            raise DataError(
+                f"{self.root / names_name(split)} has {len(names):,} names; {DOCUMENT} says there are "
+                f"{self.pictures[split]:,} pictures"
+            )
+        return names
+
+    def rows(self, split: str) -> Rows:
+        """The index of a split, every place in it within its shard. Errors: DataError."""
+        file = self.root / index_name(split)
+        rows = self.array(index_name(split))
+        if rows.dtype != ROW or rows.shape != (self.pictures[split],):
+            raise DataError(
+                f"{file} has the shape {rows.shape} and the fields {rows.dtype.names}, not "
+                f"({self.pictures[split]},) and {ROW.names}"
+            )
+        lengths = np.array([self.files[name].bytes for name in self.shards(split)], np.int64)
+        height, width, length = (rows[name].astype(np.int64) for name in ("height", "width", "length"))
+        good = (rows["file"] >= 0) & (rows["file"] < len(lengths))
+        good &= (rows["label"] >= 0) & (rows["label"] < len(self.classes))
+        good &= (height > 0) & (width > 0) & (height * width <= MAX_PIXELS)
+        good &= (length == height * width * self.channels) if self.encoding == "raw" else length > 0
+        if good.all():
+            good &= (rows["offset"] >= 0) & (rows["offset"] + length <= lengths[rows["file"]])
+        if not good.all():
+            at = int(np.argmin(good))
+            raise DataError(f"{file}: row {at} cannot be: {rows[at].tolist()}")
+        return rows
+
+
+def read_dataset(root: Path) -> Dataset:
+    """Reads dataset.json; the other files are looked at when they are used. Errors: DataError."""
+    path = root / DOCUMENT
+    if not path.is_file():
+        raise DataError(
+            f"{root} is unfinished: it has no {DOCUMENT}; the `cconvnet data prepare` command that began it "
+            "goes on with it"
+        )
+    try:
+        _check_version(path)
+        values = read_document(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except DataError as error:
+        raise DataError(f"{error}; remove it, and {_AGAIN}") from error
+    try:
+        del values["format"], values["version"], values["sha256"]
+        files = {name: File(**file) for name, file in values.pop("files").items()}
+        dataset = Dataset(root=root, files=files, **values)
+        wanted = {MEAN, COLORS, SKIPPED}
+        for split in dataset.pictures:
+            wanted |= {index_name(split), names_name(split), *dataset.shards(split)}
+            wanted |= {shard_name(split, i) for i in range(len(dataset.shards(split)))}
+        sound = (
+            isinstance(dataset.classes, list)
+            and all(isinstance(name, str) for name in (dataset.name, *dataset.classes, *dataset.notes))
+            and isinstance(dataset.size, int | None)
+            and all(
+                isinstance(count, int) for count in (*dataset.pictures.values(), *dataset.skipped.values())
+            )
+            and all(isinstance(file.bytes, int) for file in files.values())
+            and dataset.encoding in ENCODINGS
+            and dataset.channels in (1, 3)
+            and set(dataset.pictures) <= set(SPLITS)
+            and "train" in dataset.pictures
+            and all(_FILE.fullmatch(name) for name in files)
+            and wanted == set(files)
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} is none of cconvnet's: {error}") from error
+    if not sound:
+        raise DataError(f"{path} is none of cconvnet's: its entries do not fit together")
+    return dataset
+
+
+def _check_version(path: Path) -> None:
+    """So that a newer format is called that, whatever else has changed in it."""
+    try:
+        values = json.loads(path.read_bytes())
+        found = values["format"], values["version"]
+    except (ValueError, KeyError, TypeError):
+        return  # the SHA-256 tells more
+    if found != (_FORMAT, _VERSION):
+        raise DataError(
+            f"{path} is of format {found[0]!r}, version {found[1]!r}; this cconvnet reads {_FORMAT!r}, "
+            f"version {_VERSION}"
+        )
+
+
+# ---- reading -------------------------------------------------------------------------------------------
+
+
+def are_here(names: set[str]) -> bool:
+    """Whether a folder with these entries is one of shards, finished or not."""
+    return JOURNAL in names or any(map(_SHARD.fullmatch, names)) or {DOCUMENT, index_name("train")} <= names
+
+
+def open_origin(root: Path) -> Origin:
+    """The shards in a folder as data to train on. Errors: DataError."""
+    dataset = read_dataset(root)
+    for name, file in dataset.files.items():
+        path = root / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing; {_AGAIN}")
+        length = path.stat().st_size
+        if length != file.bytes:
+            raise DataError(f"{path} has {length:,} bytes instead of {file.bytes:,}; remove it, and {_AGAIN}")
+    skipped = sum(dataset.skipped.values())
+    by = [f"{did} by {program}" for did, program in
+          (("decoded", dataset.decoder), ("encoded", dataset.encoder)) if program]  # fmt: skip
+    notes = ["shards: " + ", ".join([dataset.describe(), *by]), *dataset.notes]
+    if skipped:
+        notes.append(f"{skipped:,} pictures were left out when the shards were made: {root / SKIPPED}")
+    return Origin(
+        kind="shards",
+        name=f"shards of {dataset.name}",
+        classes=dataset.classes,
+        train=_pictures(dataset, "train"),
+        test=_pictures(dataset, "test") if "test" in dataset.pictures else None,
+        notes=notes,
+        titles=dataset.titles,
+        mean=_statistics(dataset, MEAN, 3),
+        colors=_statistics(dataset, COLORS, 2),
+        folder=root,
+        size=dataset.size,
+    )
+
+
+def _pictures(dataset: Dataset, split: str) -> Pictures:
+    rows = dataset.rows(split)
+    extents = Extents(
+        [str(dataset.root / name) for name in dataset.shards(split)],
+        np.ascontiguousarray(rows["file"]),
+        np.ascontiguousarray(rows["offset"]),
+        rows["length"].astype(np.int64),
+        np.ascontiguousarray(rows["crc32"]),
+    )
+    height, width = (np.ascontiguousarray(rows[name]) for name in ("height", "width"))
+    return Pictures(
+        dataset.names(split),
+        np.ascontiguousarray(rows["label"]),
+        extents,
+        raw=Raw(height, width, dataset.channels) if dataset.encoding == "raw" else None,
+    )
+
+
+def _statistics(dataset: Dataset, name: str, dimensions: int) -> npt.NDArray[np.float32]:
+    array = dataset.array(name)
+    if (
+        array.dtype != np.float32
+        or array.ndim != dimensions
+        or array.shape[-1] != dataset.channels
+        or not np.isfinite(array).all()
+    ):
+        raise DataError(f"{dataset.root / name} has {array.dtype} of {array.shape}, or is not finite")
+    return array
+
+
+def read_raw(stored: Stored, pixels: Pixels) -> None:
+    """Reads raw pixels straight into uint8[H,W,C], contiguous.
+
+    Not through mapped memory: a file that is cut while it is mapped kills the process that reads it.
+
+    Errors: BrokenImage if the bytes are not the stored ones; OSError if they cannot be read.
+    """
+    room = pixels.reshape(-1).data
+    with Path(stored.path).open("rb", buffering=0) as file:
+        file.seek(stored.offset)
+        while room:
+            count = file.readinto(room)
+            if not count:
+                raise BrokenImage(f"{stored.path} ends within it")
+            room = room[count:]
+    if zlib.crc32(pixels.data) != stored.crc32:
+        raise BrokenImage(f"its bytes in {stored.path} have changed: the checksum differs")
+
+
+class RawSplit(StoredSplit):
+    """A split whose images lie in shards as raw pixels: reading is copying.
+
+    size: what they are brought to, by resize_image's rule; None: they are all of one size and keep it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        names: Sequence[str],
+        extents: Extents,
+        raw: Raw,
+        labels: Labels,
+        size: int | None = None,
+    ) -> None:
+        side = int(raw.height[0]), int(raw.width[0])
+        if size is None and ((raw.height != side[0]) | (raw.width != side[1])).any():
+            raise DataError(
+                f"the {name} pictures have different sizes; give a size, and all are resized to it"
+            )
+        super().__init__(
+            name, names, extents, labels, (*(side if size is None else (size, size)), raw.channels)
+        )
+        self._raw = raw
+
+    def fill(self, indices: Indices, images: Pixels) -> Broken:
+        broken = []
+        for place, (index, stored) in enumerate(
+            zip(indices.tolist(), self.extents.stored(indices), strict=True)
+        ):
+            shape = int(self._raw.height[index]), int(self._raw.width[index]), self._raw.channels
+            fits = shape == self.image_shape
+            pixels = images[place] if fits else np.empty(shape, np.uint8)
+            try:
+                read_raw(stored, pixels)
+            except BrokenImage as error:
+                broken.append((place, str(error)))
+                continue
+            except OSError as error:
+                raise DataError(f"{stored.path} cannot be read: {error.strerror or error}") from error
+            if not fits:
+                images[place] = resize_image(pixels, self.image_shape[0])
+        return broken
+
+    def open_reader(self, workers: int | None) -> _RawReader:
+        """`workers` threads, at least one, read: neither copying nor checksums hold Python's lock."""
+        return _RawReader(self, max(1, min(usable_cores(), _MOST_THREADS) if workers is None else workers))
+
+
+class _RawReader:
+    def __init__(self, split: RawSplit, threads: int) -> None:
+        self._split = split
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cconvnet-read")
+        self.in_flight = 2 * CHUNK * threads
+
+    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
+        return [
+            self._threads.submit(self._fill, first, indices[first : first + CHUNK], images)
+            for first in range(0, len(indices), CHUNK)
+        ]
+
+    def _fill(self, first: int, indices: Indices, images: Pixels) -> Broken:
+        broken = self._split.fill(indices, images[first : first + len(indices)])
+        return [(first + place, reason) for place, reason in broken]
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def open_split(dataset: Dataset, split: str, decoder: str) -> StoredSplit:
+    """A split's pictures at the size they were brought to, whatever else of the dataset is there.
+
+    Errors: DataError.
+    """
+    pictures, size = _pictures(dataset, split), dataset.size
+    assert pictures.extents is not None
+    where = split, pictures.names, pictures.extents
+    if pictures.raw is not None:
+        return RawSplit(*where, pictures.raw, pictures.labels, size)
+    first = dataset.rows(split)[0]
+    sides = (int(first["height"]), int(first["width"])) if size is None else (size, size)
+    return PictureSplit(*where, pictures.labels, Decoding(size, (*sides, 3), decoder))
+
+
+# ---- writing -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is stored: its bytes and its size in pixels."""
+
+    data: bytes
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What was written: the file's length and SHA-256, and for each picture length, height, width, CRC-32."""
+
+    file: File
+    pictures: list[tuple[int, int, int, int]]
+
+
+def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
+    """Writes pictures, as they come, to a shard that is whole or not there. Errors: OSError."""
+    digest, rows = hashlib.sha256(), []
+
+    def pieces() -> Iterable[bytes]:
+        for picture in pictures:
+            digest.update(picture.data)
+            rows.append((len(picture.data), picture.height, picture.width, zlib.crc32(picture.data)))
+            yield picture.data
+
+    write_atomically(path, pieces())
+    return Shard(File(sum(row[0] for row in rows), digest.hexdigest()), rows)
+
+
+def write_file(path: Path, data: bytes) -> File:
+    """Writes a small file atomically. Errors: OSError."""
+    write_atomically(path, [data])
+    return File(len(data), hashlib.sha256(data).hexdigest())
+
+
+def packed_array(array: npt.NDArray[Any]) -> bytes:
+    """The bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
