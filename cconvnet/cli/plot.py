@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from cconvnet.cli.options import example
+from cconvnet.cli.options import Best, Data, DeviceNames, device_names, example
 
 
 class _CurveUnlessNamed(TyperGroup):
     """``cconvnet plot RUN`` is ``cconvnet plot curve RUN``."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands:
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
             args = ["curve", *args]
-        return super().resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(cls=_CurveUnlessNamed, help="Draw runs: curves, filters, predictions, a step's time.")
@@ -35,23 +36,165 @@ def plot_level(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@app.command(epilog=example("cconvnet plot runs/first"))
-def curve(run: Run, out: Out = None) -> None:
-    """Draw a run's training curve."""
+@app.command(
+    epilog=example(
+        "cconvnet plot runs/first",
+        "cconvnet plot curve runs/first runs/second --x seconds --out both.svg",
+        "cconvnet plot curve runs/first --follow",
+    )
+)
+def curve(
+    run: Annotated[
+        list[Path], typer.Argument(help="The folders of runs, drawn over each other.", metavar="RUN...")
+    ],
+    x: Annotated[
+        str, typer.Option("--x", help="Across: epoch, step, or seconds of training.", metavar="NAME")
+    ] = "epoch",
+    smooth: Annotated[
+        int | None,
+        typer.Option(
+            help="Average training over N log lines, 1: not at all; chosen if not given.", metavar="N"
+        ),
+    ] = None,
+    log: Annotated[
+        bool | None,
+        typer.Option(
+            "--log/--linear",
+            help="A logarithmic axis for the loss; where it falls far if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Draw it again as the logs grow, until the runs are complete."),
+    ] = False,
+    out: Out = None,
+) -> None:
+    """Draw training curves: loss and errors, with the steps of the learning rate and the best epoch.
+
+    Without --out the picture of several runs goes into the working folder.
+    """
     from cconvnet import plots, runs
 
-    folder = runs.folder_of(run)
-    runs.read_config(folder)
-    target = out or folder / "curve.png"
-    plots.curve(folder, target)
+    folders = [runs.folder_of(path) for path in run]
+    how = plots.Curves(x=x, smooth=smooth, log=log)
+    target = out or (folders[0] / "curve.png" if len(folders) == 1 else Path("curves.png"))
+    if not follow:
+        plots.curve(folders, target, how)
+    else:
+        try:
+            plots.follow(folders, target, how, say=lambda text: print(text, flush=True))
+        except KeyboardInterrupt:
+            return
     print(target)
 
 
-@app.command(epilog=example("cconvnet plot filters runs/first"))
-def filters(run: Run, out: Out = None) -> None:
-    """Draw the filters of a run's first layer."""
+@app.command(
+    epilog=example(
+        "cconvnet plot filters runs/first", "cconvnet plot filters runs/first --layer conv2 --scale shared"
+    )
+)
+def filters(
+    run: Run,
+    layer: Annotated[
+        str | None, typer.Option(help="A convolution; the first if not given.", metavar="NAME")
+    ] = None,
+    scale: Annotated[
+        str,
+        typer.Option(help="own: each filter over its own range; shared: all over the same.", metavar="NAME"),
+    ] = "own",
+    best: Best = False,
+    out: Out = None,
+) -> None:
+    """Draw the filters of a run's first layer: in colour, split by tower; of a deeper one their channels."""
     from cconvnet import plots, runs
 
     target = out or runs.folder_of(run) / "filters.png"
-    plots.filters(run, target)
+    plots.filters(run, target, layer, scale, best)
+    print(target)
+
+
+@app.command(
+    epilog=example(
+        "cconvnet plot predictions runs/first",
+        "cconvnet plot predictions runs/first --picture cat.jpg --picture dog.png --out mine.png",
+    )
+)
+def predictions(
+    run: Run,
+    data: Data = None,
+    images: Annotated[int, typer.Option(help="How many test images, right and wrong ones.", metavar="N")] = 8,
+    picture: Annotated[
+        list[Path] | None,
+        typer.Option(help="A JPEG or PNG file instead; may be given several times.", metavar="FILE"),
+    ] = None,
+    among: Annotated[
+        int, typer.Option(help="How many training images the nearest are looked for in.", metavar="N")
+    ] = 2000,
+    device: DeviceNames = None,
+    best: Best = False,
+    out: Out = None,
+) -> None:
+    """Draw what a run says of pictures: the five most probable classes, and the training images nearest to
+    them in the last hidden layer."""
+    from cconvnet import plots, runs
+    from cconvnet.evaluate import load_trained
+    from cconvnet.plots import seen
+    from cconvnet.reporter import reporter
+
+    for name, value in (("--images", images), ("--among", among)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    target = out or runs.folder_of(run) / "predictions.png"
+    plots.check(target)
+    trained = load_trained(run, devices=device_names(device), batch=64, best=best)
+    with reporter(sys.stderr) as report:
+        report.begin("looking at images", 0)
+        look = seen.look(
+            trained,
+            seen.open_test(trained, data),
+            images=images,
+            pictures=picture or (),
+            among=among,
+            stepped=lambda done, total: report.step(done, "looking at images", f"{done:,}/{total:,}"),
+        )
+        report.end()
+    title, about = seen.headline(trained)
+    plots.predictions(look, target, title, about if picture else f"{about}; the right class in orange")
+    print(target)
+
+
+@app.command(
+    epilog=example(
+        "cconvnet plot activations runs/first",
+        "cconvnet plot activations runs/first --picture cat.jpg --layer pool1",
+    )
+)
+def activations(
+    run: Run,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="A JPEG or PNG file; the first test image if not given.", metavar="FILE"),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(help="One layer, all of its maps; if not given, every convolution.", metavar="NAME"),
+    ] = None,
+    data: Data = None,
+    device: DeviceNames = None,
+    best: Best = False,
+    out: Out = None,
+) -> None:
+    """Draw the feature maps of a run's convolutions for one picture, brightest first."""
+    from cconvnet import plots, runs
+    from cconvnet.evaluate import load_trained
+    from cconvnet.plots import seen
+
+    target = out or runs.folder_of(run) / "activations.png"
+    plots.check(target)
+    trained = load_trained(run, devices=device_names(device), batch=1, best=best)
+    name, image = seen.one_image(trained, picture, data)
+    maps = seen.feature_maps(trained, image, layer)
+    title, about = seen.headline(trained)
+    plots.activations(seen.center(trained, image), maps, target, title, f"{about}: {name}")
     print(target)

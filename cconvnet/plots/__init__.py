@@ -1,12 +1,26 @@
-"""Pictures of runs, each kind in a file of its own: curve, filters, ...
+"""Pictures of runs, each kind in a file of its own: curve, filters, predictions, activations, ...
 
 They need matplotlib (the extra ``plot``), which nothing else does.
 """
 
 from __future__ import annotations
 
-from cconvnet.plots.curve import curve
-from cconvnet.plots.figures import PlotError, check, figure, save
+from cconvnet.plots.activations import activations
+from cconvnet.plots.curve import Curves, curve, follow
+from cconvnet.plots.figures import PlotError, check, drawn, figure, save
 from cconvnet.plots.filters import filters
+from cconvnet.plots.predictions import predictions
 
-__all__ = ["PlotError", "check", "curve", "figure", "filters", "save"]
+__all__ = [
+    "Curves",
+    "PlotError",
+    "activations",
+    "check",
+    "curve",
+    "drawn",
+    "figure",
+    "filters",
+    "follow",
+    "predictions",
+    "save",
+]

@@ -1,43 +1,368 @@
-"""Training curves of a run."""
+"""Training curves of runs: loss and error over epochs, steps or seconds."""
 
 from __future__ import annotations
 
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cconvnet import runs
-from cconvnet.plots.figures import PlotError, figure, save
+import numpy as np
+
+from cconvnet.nets.specs import nearest
+from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, drawn
+from cconvnet.plots.history import X_AXES, Array, History, data_name
+
+PANELS = ("loss", "error")
+
+# A line of more points than this shows nothing more; its blocks' means and ranges are drawn instead.
+_MOST_POINTS = 1500
+# Of several runs the names of rates would lie over each other, and so they would if there were many.
+_MOST_RATES_NAMED = 8
+_MOST_RATES = 40
+# A loss that falls by more than this is told apart only on a logarithmic axis.
+_LOG_FROM = 30.0
+# Among so few classes the right one is almost always among the first five.
+_TOP5_FROM = 11
+_SECONDS_BETWEEN_DRAWINGS = 4.0
 
 
-def curve(run: Path, out: Path) -> None:
-    """Draws a run's loss and errors over the epochs.
+@dataclass(frozen=True)
+class Curves:
+    """How runs are to be drawn.
+
+    Attributes
+        x: "epoch", "step" or "seconds" of training.
+        smooth: over how many log lines training is averaged; None chooses, 1: not at all.
+        log: whether the loss has a logarithmic axis; None: where it falls far enough to be worth it.
+        panels: "loss", "error", or both.
+    """
+
+    x: str = "epoch"
+    smooth: int | None = None
+    log: bool | None = None
+    panels: tuple[str, ...] = PANELS
+
+    def __post_init__(self) -> None:
+        if self.x not in X_AXES:
+            raise PlotError(nearest("--x", self.x, X_AXES))
+        if self.smooth is not None and self.smooth < 1:
+            raise PlotError(f"--smooth must be at least 1, not {self.smooth}")
+
+
+def curve(runs: Path | Sequence[Path], out: Path, how: Curves | None = None) -> None:
+    """Draws the loss and the errors of one run, or of several over each other.
 
     Raises
-        PlotError: matplotlib is missing, or the log has no lines yet.
+        PlotError: matplotlib is missing, or no log has a line yet.
+        RunError: a folder holds no run.
     """
-    page = figure(9, 3.6)
-    lines = runs.read_log(run)
-    steps = [line for line in lines if "loss" in line]
-    epochs = [line for line in lines if "test_loss" in line]
-    if not lines:
-        raise PlotError(f"{run / 'log.jsonl'} has no lines to draw")
-    loss, error = page.subplots(1, 2)
-    page.suptitle(run.name)
+    paths = [runs] if isinstance(runs, Path) else list(runs)
+    draw([History(path) for path in dict.fromkeys(paths)], out, how or Curves())
 
-    def draw(axes: Any, part: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
-        axes.plot([line["epoch"] for line in part], [line[key] for line in part], label=label, **style)
 
-    faint = {"color": "tab:blue", "linewidth": 0.7, "alpha": 0.5}
-    dots = {"marker": "o", "markersize": 3}
-    for axes, suffix, name in ((loss, "loss", "loss"), (error, "error_top1", "top-1 error")):
-        step_key = "loss" if suffix == "loss" else "train_error_top1"
-        draw(axes, steps, step_key, "training, steps", **faint)
-        draw(axes, epochs, f"train_{suffix}", "training, epochs", color="tab:blue", **dots)
-        draw(axes, epochs, f"test_{suffix}", "test", color="tab:orange", **dots)
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0, None)
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    error.set_ylim(0, None)
-    save(page, out)
+def follow(
+    runs: Sequence[Path],
+    out: Path,
+    how: Curves | None = None,
+    say: Callable[[str], None] = print,
+    wait: Callable[[float], None] = time.sleep,
+) -> None:
+    """Draws runs, and again as their logs grow, until all are complete or Ctrl-C.
+
+    Raises as `curve`, but for logs without lines, whose lines are waited for.
+    """
+    histories = [History(path) for path in dict.fromkeys(runs)]
+    drawn_once = False
+    while True:
+        # Asked before the log is read: what was written between the two is drawn.
+        complete = all(_complete(history.path) for history in histories)
+        grown = [history.read() for history in histories]
+        if any(map(len, histories)) and (any(grown) or not drawn_once):
+            draw(histories, out, how or Curves())
+            if not drawn_once:
+                say(f"{out}, drawn again as the log grows; Ctrl-C ends it")
+            drawn_once = True
+        if complete:
+            break
+        wait(_SECONDS_BETWEEN_DRAWINGS)
+
+
+def _complete(run: Path) -> bool:
+    try:
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("complete") is True
+
+
+# ---- words -----------------------------------------------------------------------------------------------
+
+# What a reader looks for first, in this order; then the other settings.
+_TOLD = ("net", "data", "lr", "precision", "batch", "seed", "size", "epochs", "towers")
+
+
+def _words(values: dict[str, Any]) -> str:
+    words = [_word(key, value) for key, value in values.items() if value is not None or key == "data"]
+    return ", ".join(words).replace(", on ", " on ")
+
+
+def _word(key: str, value: Any) -> str:
+    if key in ("net", "precision"):
+        return str(value)
+    if key == "data":
+        return f"on {data_name(value)}"
+    if key == "device":
+        return f"on {value}"
+    name = key.replace("_", " ")
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    if key == "lr_steps":
+        return "lr steps " + (", ".join(f"{step['epoch']:g}" for step in value) or "none")
+    if isinstance(value, dict):
+        return f"{name} " + (", ".join(f"{layer} {factor:g}" for layer, factor in value.items()) or "none")
+    if isinstance(value, list):
+        return f"{len(value)} {name}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def differences(histories: Sequence[History]) -> list[str]:
+    """A short name for each run: what differs between their settings, else the names of their folders."""
+    settings = [
+        {**history.config["settings"], "device": history.config.get("device")} for history in histories
+    ]
+    keys = [key for key in dict.fromkeys([*_TOLD, *settings[0]]) if key != "classes"]
+    differing = [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
+    # What follows from the network or the data needs no words where these have theirs.
+    if "data" in differing:
+        differing = [key for key in differing if key not in ("image_shape", "train_images", "test_images")]
+    told = differing[:4]
+    names = [_words({key: one.get(key) for key in told}) for one in settings]
+    folders = [history.path.resolve().name for history in histories]
+    if len(set(folders)) < len(folders):
+        folders = [str(history.path) for history in histories]
+    if not told:
+        return folders
+    if len(set(names)) < len(names):
+        return [f"{folder}: {name}" for folder, name in zip(folders, names, strict=True)]
+    return names
+
+
+def about(history: History) -> str:
+    """A line about what a run is."""
+    settings = history.config["settings"]
+    return ", ".join(
+        [
+            f"{settings['net']} on {data_name(settings['data'])}",
+            f"batch {settings['batch']:,}",
+            f"lr {settings['lr']:g}",
+            settings["precision"],
+            str(history.config.get("device", "")),
+        ]
+    ).rstrip(", ")
+
+
+# ---- drawing ---------------------------------------------------------------------------------------------
+
+
+def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
+    """Draws what was read of runs; see `curve`."""
+    if not any(map(len, histories)):
+        logs = ", ".join(str(history.path / "log.jsonl") for history in histories)
+        raise PlotError(f"{logs} has no lines to draw")
+    several = len(histories) > 1
+    title = f"{len(histories)} runs" if several else histories[0].path.resolve().name
+    line = "" if several else about(histories[0])
+    if several:
+        same = [
+            f"{h.config['settings']['net']} on {data_name(h.config['settings']['data'])}" for h in histories
+        ]
+        line = same[0] if len(set(same)) == 1 else ""
+    names = differences(histories) if several else [""]
+    alone = len(how.panels) == 1
+    width, height = (4.8, 3.3) if alone else (10.5, 4.4 if not several else 4.5 + 0.2 * len(histories))
+    with drawn(out, width, height, *((title, line) if not alone else ())) as page:
+        page.get_layout_engine().set(wspace=0.05)
+        for panel, axes in zip(how.panels, page.subplots(1, len(how.panels), squeeze=False)[0], strict=True):
+            for number, (history, name) in enumerate(zip(histories, names, strict=True)):
+                _draw_run(axes, history, panel, how, COLORS[number % len(COLORS)] if several else None, name)
+            _finish(axes, histories, panel, how)
+        if several:
+            _name_runs(page, names, how)
+
+
+def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str | None, name: str) -> None:
+    """One run's lines in a panel: of one colour, or of several, which then tell training from test."""
+    training, test = (color, color) if color else COLORS[:2]
+    key, step_key = ("loss", "loss") if panel == "loss" else ("error_top1", "train_error_top1")
+    steps, epochs = history.steps, history.epochs
+    # Of several runs only the tests are named; what is dashed is said once.
+    label, test_label = (None, name) if name else ("training", "test")
+    if len(steps):
+        x, y = history.places(steps, how.x), steps[step_key]
+        window = how.smooth or max(1, len(y) // 60)
+        alpha, dashes = (0.5, "--") if color else (1.0, "-")
+        if window > 1 and not color:
+            _draw_raw(axes, x, y, training)
+        kept = thinned(x, smoothed(y, window))
+        axes.plot(*kept, color=training, alpha=alpha, linestyle=dashes, linewidth=1.2, label=label, zorder=3)
+    elif len(epochs):
+        axes.plot(history.places(epochs, how.x), epochs[f"train_{key}"], color=training, label=label)
+    if len(epochs):
+        # Dots tell epochs apart until they touch each other.
+        dots = {"marker": "o", "markersize": 4} if len(epochs) <= 60 else {}
+        x = history.places(epochs, how.x)
+        axes.plot(x, epochs[f"test_{key}"], color=test, label=test_label, zorder=4, **dots)
+        if panel == "error" and len(history.config["settings"]["classes"]) >= _TOP5_FROM:
+            top5 = None if name else "test, top 5"
+            axes.plot(x, epochs["test_error_top5"], color=test, linestyle=":", label=top5, zorder=4)
+
+
+def _draw_raw(axes: Any, x: Array, y: Array, color: str) -> None:
+    """Training as it was logged, behind its average: the line, or of many points the range of each block."""
+    if len(x) <= _MOST_POINTS:
+        axes.plot(x, y, color=color, alpha=0.25, linewidth=0.7)
+        return
+    places, parts = _blocks(x), _blocks(y)
+    low, high = (np.array([f(part) for part in parts]) for f in (np.nanmin, np.nanmax))
+    axes.fill_between([part.mean() for part in places], low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def _blocks(values: Array) -> list[Array]:
+    return np.array_split(values, min(len(values), _MOST_POINTS))
+
+
+def thinned(x: Array, y: Array) -> tuple[Array, Array]:
+    """At most a page's worth of points, each the mean of those it stands for."""
+    if len(x) <= _MOST_POINTS:
+        return x, y
+    return (
+        np.array([part.mean() for part in _blocks(x)]),
+        np.array([part.mean() for part in _blocks(y)]),
+    )
+
+
+def smoothed(values: Array, window: int) -> Array:
+    """The mean of the `window` values around each, fewer at the ends; what is not finite is left out."""
+    if window <= 1:
+        return values
+    good = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(good, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(good)])
+    places = np.arange(len(values))
+    first = np.maximum(places - (window - 1) // 2, 0)
+    last = np.minimum(places + window // 2 + 1, len(values))
+    count = counts[last] - counts[first]
+    means = np.full(len(values), math.nan)
+    np.divide(sums[last] - sums[first], count, out=means, where=good)
+    return means
+
+
+def _name_runs(page: Any, names: Sequence[str], how: Curves) -> None:
+    """The legend of several runs: a colour for each, and what kinds of lines mean."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=COLORS[number % len(COLORS)], linewidth=3) for number in range(len(names))
+    ]
+    kinds: dict[str, dict[str, Any]] = {
+        "test": {"marker": "o", "markersize": 4},
+        "training": {"linestyle": "--", "alpha": 0.6},
+    }
+    if any(line.get_linestyle() == ":" for axes in page.axes for line in axes.lines):
+        kinds["test, top 5"] = {"linestyle": ":"}
+    handles += [Line2D([], [], color=INK, linewidth=1.2, **style) for style in kinds.values()]
+    page.legend(handles, [*names, *kinds], loc="outside lower left", ncols=2)
+
+
+def _mark_best(axes: Any, history: History, how: Curves, color: str) -> None:
+    """A ring around the test with the lowest error, and the error, where there is room for it."""
+    best = history.best()
+    if best is None:
+        return
+    x = float(history.places(history.epochs, how.x)[best])
+    error = float(history.epochs["test_error_top1"][best])
+    ring = {"markerfacecolor": "none", "markeredgecolor": color, "markeredgewidth": 1.5}
+    axes.plot([x], [error], "o", markersize=10, zorder=5, gid="best", **ring)
+    right, top = axes.get_xlim()[1], axes.get_ylim()[1]
+    above = error < 0.2 * top
+    axes.annotate(
+        f"best {100 * error:.2f}%",
+        (x, error),
+        (0, 9 if above else -9),
+        textcoords="offset points",
+        ha="right" if x > 0.85 * right else "center",
+        va="bottom" if above else "top",
+        fontsize=9,
+        color=color,
+        fontweight="bold",
+        zorder=6,
+    )
+
+
+def _finish(axes: Any, histories: Sequence[History], panel: str, how: Curves) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+    axes.set_xlabel({"epoch": "epoch", "step": "step", "seconds": "seconds of training"}[how.x])
+    axes.set_xlim(0, None)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if how.x != "epoch":
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    if panel == "error":
+        axes.set_title("error")
+        axes.set_ylim(0, None)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    else:
+        axes.set_title("loss")
+        if _log_helps(histories) if how.log is None else how.log:
+            axes.set_yscale("log")
+            axes.set_title("loss, logarithmic")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    alone = len(histories) == 1
+    for number, history in enumerate(histories):
+        color = COLORS[number % len(COLORS)]
+        _mark_rates(axes, history, how, None if alone else color)
+        if panel == "error":
+            _mark_best(axes, history, how, COLORS[1] if alone else color)
+    if alone:
+        axes.legend(loc="upper right")
+
+
+def _log_helps(histories: Sequence[History]) -> bool:
+    """Whether losses lie so far apart that only a logarithmic axis shows them all."""
+    columns = [
+        values
+        for history in histories
+        for values in (history.steps["loss"], history.epochs["train_loss"], history.epochs["test_loss"])
+    ]
+    losses = np.concatenate(columns)
+    losses = losses[np.isfinite(losses)]
+    return bool(len(losses)) and losses.min() > 0 and bool(losses.max() > _LOG_FROM * losses.min())
+
+
+def _mark_rates(axes: Any, history: History, how: Curves, color: str | None) -> None:
+    """A line where the learning rate changed; of a run that is drawn alone it says to what."""
+    changes = history.rate_changes()[:_MOST_RATES]
+    named = color is None and 0 < len(changes) <= _MOST_RATES_NAMED
+    if named:
+        axes.set_title(axes.get_title(loc="left"), pad=22)
+    places = [history.rate_place(index, how.x) for index, _ in changes]
+    room = 0.08 * axes.get_xlim()[1]
+    for (_, rate), place, after in zip(changes, places, [*places[1:], math.inf], strict=True):
+        dots = {"linewidth": 0.9, "linestyle": (0, (2, 3)), "zorder": 1}
+        axes.axvline(place, color=color or FAINT, gid="rate", **dots)
+        if named and after - place > room:  # of rates that follow each other closely, the last
+            axes.annotate(
+                f"lr {rate:g}",
+                (place, 1),
+                (0, 3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=FAINT,
+            )

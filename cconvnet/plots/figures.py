@@ -1,9 +1,54 @@
-"""Pages to draw on, which need no display and no global state; they need matplotlib (the extra ``plot``)."""
+"""What all pictures share: their looks, pages that need no display, and how they are written.
+
+They need matplotlib (the extra ``plot``), which nothing else does.
+"""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from cconvnet.checkpoint import write_atomically
+
+# Colours that people who see colours differently can tell apart: Okabe and Ito, "Color Universal Design",
+# 2008. Their yellow and black are left out, one too pale for a line and one the text's.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK, FAINT, RULE = "#1f2933", "#5f6c7b", "#d5dbe1"
+
+_MARGIN = 0.1  # inches
+
+STYLE: Any = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": FAINT,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    # The same figure gives the same bytes.
+    "svg.hashsalt": "cconvnet",
+}
 
 
 class PlotError(ValueError):
@@ -11,7 +56,7 @@ class PlotError(ValueError):
 
 
 def figure(width: float, height: float) -> Any:
-    """A figure that needs no display and no global state."""
+    """A figure of so many inches that needs no display and no global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -19,13 +64,51 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(page: Any, path: Path) -> None:
-    """Writes a figure to a file.
+@contextmanager
+def drawn(path: Path, width: float, height: float, title: str = "", about: str = "") -> Iterator[Any]:
+    """A figure in the house style, with a title and a line about what it shows; written when the block ends.
 
-    Raises PlotError if its ending names no kind of picture.
+    Raises PlotError if matplotlib is missing or the file cannot be of that kind or at that place.
     """
-    _check_kind(page, path)
-    page.savefig(path, dpi=150)
+    check(path)
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        page = figure(width, height)
+        page.get_layout_engine().set(w_pad=_MARGIN, h_pad=0.06)
+        if title or about:
+            _head(page, title, about)
+        yield page
+        save(page, path)
+
+
+def _head(page: Any, title: str, about: str) -> None:
+    """The title over its line, both at the left edge; the rest of the page is the layout's."""
+    width, height = page.get_size_inches()
+    below = 0.0
+    for text, room, style in (
+        (title, 0.34, {"fontsize": 13, "fontweight": "bold"}),
+        (about, 0.24, {"fontsize": 9.5, "color": FAINT}),
+    ):
+        if text:
+            # Names of runs and data may hold dollar signs, which are no formulas.
+            place = (_MARGIN / width, 1 - (below + room) / height)
+            page.text(*place, text, va="bottom", parse_math=False, **style)
+            below += room
+    page.get_layout_engine().set(rect=(0, 0, 1, 1 - (below + 0.06) / height))
+
+
+def save(page: Any, path: Path) -> None:
+    """Writes a figure to a file, which is the old one or the new one at every instant.
+
+    Raises PlotError if its ending names no kind of picture, or its folder is not there.
+    """
+    kind = _check_kind(page, path)
+    buffer = io.BytesIO()
+    # Without a date the same figure gives the same bytes.
+    plain = {"metadata": {"Date": None}} if kind == "svg" else {}
+    page.savefig(buffer, format=kind, dpi=150, **plain)
+    write_atomically(path, [buffer.getbuffer()])
 
 
 def check(path: Path) -> None:
@@ -33,9 +116,13 @@ def check(path: Path) -> None:
     _check_kind(figure(1, 1), path)
 
 
-def _check_kind(page: Any, path: Path) -> None:
+def _check_kind(page: Any, path: Path) -> str:
     kinds = page.canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in kinds:
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in kinds:
         raise PlotError(
             f"{path} must end with a kind of picture: {', '.join('.' + kind for kind in sorted(kinds))}"
         )
+    if not path.parent.is_dir():
+        raise PlotError(f"{path} cannot be written: there is no folder {path.parent}")
+    return kind

@@ -1,41 +1,139 @@
-"""The filters of a network's first layer."""
+"""The filters of a convolution, those of the first layer in colour and split by tower.
+
+Source of the arrangement: figure 3 of Krizhevsky et al. 2012, the 48 filters of one GPU above the 48 of the
+other.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from cconvnet import nets, runs
+from cconvnet.checkpoint import Checkpoint, Tensors
+from cconvnet.nets.specs import ConvSpec, LayerSpec, LocalSpec, NetSpec, nearest
+from cconvnet.plots.figures import FAINT, PlotError, drawn
+from cconvnet.plots.mosaic import Array, mosaic, scaled_each, scaled_together, side_by_side
 
-from cconvnet import runs
-from cconvnet.plots.figures import PlotError, figure, save
+SCALES = ("own", "shared")
+
+# Of a deep layer so many filters and so many channels of each are shown.
+_MOST_FILTERS, _MOST_CHANNELS = 24, 32
+# How wide a sheet is to its height: of one tower, and of two that lie above each other.
+_SHAPE = 2.6
 
 
-def filters(run: Path, out: Path) -> str:
-    """Draws the filters of the first convolution of a run's newest checkpoint; returns its name.
+@dataclass(frozen=True)
+class FilterSheet:
+    """The filters of a layer, ready to be shown.
 
-    Filters over one channel are grey, over three colour, each scaled to its own range.
+    Attributes
+        net, layer, step: whose they are, and after how many training steps.
+        towers: a picture for each tower, float[H,W] or [H,W,3] of values from 0 to 1.
+        names: what to call each tower's; one empty name if there is one.
+        text: what is shown and on what scale.
+    """
+
+    net: str
+    layer: str
+    step: int
+    towers: list[Array]
+    names: list[str]
+    text: str
+
+
+def filters(
+    run: Path, out: Path, layer: str | None = None, scale: str = "own", best: bool = False
+) -> FilterSheet:
+    """Draws the filters of a layer of a run's newest (or best) checkpoint.
 
     Raises
-        PlotError: matplotlib is missing, or the network has no such convolution.
+        PlotError: matplotlib is missing, or the network has no such layer with filters.
         CheckpointError, RunError: there is no sound checkpoint.
     """
-    _, checkpoint, _ = runs.find_checkpoint(run)
-    layers = checkpoint.spec["layers"]
-    names = [f"{layer['name']}.weight" for layer in layers]
-    name = next((n for n in names if n in checkpoint.tensors and checkpoint.tensors[n].ndim == 4), None)
-    if name is None:
-        raise PlotError(f"{run}: its network has no convolution")
-    weights = checkpoint.tensors[name]
-    if weights.shape[3] not in (1, 3):
-        raise PlotError(f"{run}: {name} is over {weights.shape[3]} channels; 1 or 3 can be drawn")
-    columns = int(np.ceil(np.sqrt(len(weights) * 1.5)))
-    rows = -(-len(weights) // columns)
-    page = figure(0.6 * columns, 0.6 * rows)
-    for index in range(len(weights)):
-        axes = page.add_subplot(rows, columns, index + 1)
-        low, high = weights[index].min(), weights[index].max()
-        picture = (weights[index] - low) / max(float(high - low), 1e-30)
-        axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_axis_off()
-    save(page, out)
-    return name.removesuffix(".weight")
+    _, checkpoint, _ = runs.find_checkpoint(run, best)
+    sheet = filter_sheet(checkpoint, layer, scale)
+    rows = sum(tower.shape[0] for tower in sheet.towers)
+    width = 7.6
+    height = width * rows / sheet.towers[0].shape[1] + 0.3 * len(sheet.towers) + 0.75
+    title = f"{sheet.layer} of {sheet.net}"
+    about = f"{runs.folder_of(run).resolve().name}, step {sheet.step:,}: {sheet.text}"
+    with drawn(out, width, height, title, about) as page:
+        grid = page.subplots(len(sheet.towers), 1, squeeze=False)[:, 0]
+        for axes, name, tower in zip(grid, sheet.names, sheet.towers, strict=True):
+            axes.imshow(tower, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_axis_off()
+            axes.set_title(name, color=FAINT, fontsize=9, fontweight="normal", pad=4)
+    return sheet
+
+
+def filter_sheet(
+    checkpoint: Checkpoint, layer: str | None = None, scale: str = "own", shape: float = _SHAPE
+) -> FilterSheet:
+    """What `filters` draws, a tower about `shape` times as wide as high; it needs no matplotlib.
+
+    Raises
+        PlotError: the network has no such layer with filters.
+    """
+    if scale not in SCALES:
+        raise PlotError(nearest("--scale", scale, SCALES))
+    spec = nets.spec_from_dict(checkpoint.spec)
+    chosen = _layer(spec, layer)
+    weights = _weights(checkpoint.tensors, chosen)
+    towers = _towers(spec, chosen, int(checkpoint.settings["towers"]))
+    own = len(weights) // towers
+    kind = "colour" if weights.shape[3] == 3 else "grey"
+    if weights.shape[3] in (1, 3):
+        tiles = weights if weights.shape[3] == 3 else weights[..., 0]
+        columns = side_by_side(own, tiles.shape[2], tiles.shape[1], shape * towers)
+        text = f"{len(tiles):,} filters in {kind}"
+        numbers = [(tower * own, (tower + 1) * own - 1) for tower in range(towers)]
+        names = [f"tower {tower + 1}: filters {a} to {b}" for tower, (a, b) in enumerate(numbers)]
+    else:
+        # A row is a filter, its channels beside each other.
+        shown = weights[:_MOST_FILTERS, :, :, :_MOST_CHANNELS]
+        rows, _, _, columns = shown.shape
+        tiles = shown.transpose(0, 3, 1, 2).reshape(rows * columns, *shown.shape[1:3])
+        text = f"a row is a filter ({rows} of {len(weights):,})"
+        text = f"{text}, its channels ({columns} of {weights.shape[3]:,})"
+        towers, own, names = 1, len(tiles), [""]
+    if scale == "own":
+        tiles, text = scaled_each(tiles), f"{text}, each from its least to its largest weight"
+    else:
+        tiles, limit = scaled_together(tiles)
+        text = f"{text}, all on one scale, grey is 0, white {limit:.3g}"
+    pictures = [mosaic(tiles[tower * own : (tower + 1) * own], columns) for tower in range(towers)]
+    names = names if towers > 1 else [""]
+    return FilterSheet(spec.name, chosen.name, checkpoint.step, pictures, names, text)
+
+
+def _layer(spec: NetSpec, name: str | None) -> LayerSpec:
+    have = {layer.name: layer for layer in spec.layers if isinstance(layer, ConvSpec | LocalSpec)}
+    if not have:
+        raise PlotError(f"the network {spec.name} has no convolution")
+    if name is not None and name not in have:
+        raise PlotError(nearest("--layer", name, have))
+    return have[name] if name is not None else next(iter(have.values()))
+
+
+def _weights(tensors: Tensors, layer: LayerSpec) -> Array:
+    """Filters as [K,R,S,C]; of a layer with several inputs those over the first, of a local one those of the
+    position in the middle."""
+    name = f"{layer.name}.weight"
+    weights = tensors[name if name in tensors else f"{name}.0"]
+    return weights if weights.ndim == 4 else weights[weights.shape[0] // 2, weights.shape[1] // 2]
+
+
+def _towers(spec: NetSpec, layer: LayerSpec, devices: int) -> int:
+    """How many parts of a layer's filters are told apart by what reads them, or live on devices of their own.
+
+    On one device the towers of the 2012 network are the groups of its second convolution.
+    """
+    reader = next((other for other in spec.layers if layer.name in other.inputs), None)
+    while reader is not None and not hasattr(reader, "init"):
+        reader = next((other for other in spec.layers if reader.name in other.inputs), None)
+    towers = getattr(reader, "groups", 1)
+    if towers == 1 and layer.split:
+        towers = devices
+    assert isinstance(layer, ConvSpec | LocalSpec)
+    return towers if layer.filters % towers == 0 else 1

@@ -1,0 +1,161 @@
+"""What a run's log says, as columns of numbers, and read on as the log grows."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cconvnet.runs import read_config
+
+Array = np.ndarray[Any, Any]
+
+X_AXES = ("epoch", "step", "seconds")
+
+_STEP = ("step", "epoch", "loss", "train_error_top1", "lr", "images_per_second")
+_EPOCH = (
+    "step",
+    "epoch",
+    "train_loss",
+    "train_error_top1",
+    "test_loss",
+    "test_error_top1",
+    "test_error_top5",
+)
+
+# Of more bytes at once, about 70,000 lines, only so many of the steps' lines are read that it takes a second.
+_READ_WHOLE = 2**24
+
+
+def data_name(data: str | None) -> str:
+    """What to call a run's data in a title."""
+    return "digits" if data is None else Path(data).name or data
+
+
+@dataclass
+class _Columns:
+    """Lines of one kind: a growing array for each of their values, NaN where a line lacks it."""
+
+    names: tuple[str, ...]
+    values: dict[str, array[float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = {name: array("d") for name in self.names}
+
+    def add(self, line: dict[str, Any]) -> None:
+        for name, column in self.values.items():
+            value = line.get(name)
+            column.append(value if isinstance(value, int | float) else math.nan)
+
+    def __getitem__(self, name: str) -> Array:
+        return np.array(self.values[name])
+
+    def __len__(self) -> int:
+        return len(self.values[self.names[0]])
+
+
+class History:
+    """The log of one run.
+
+    Attributes
+        path, config: the run's folder and its ``config.json``.
+        steps: the lines of training steps: step, epoch, loss, train_error_top1, lr, images_per_second.
+        epochs: the lines of whole epochs: step, epoch, train_ and test_loss, train_ and test_error_top1,
+            test_error_top5.
+
+    Raises
+        RunError: the folder holds no run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = read_config(path)
+        self._clear()
+        self.read()
+
+    def _clear(self) -> None:
+        self.steps, self.epochs = _Columns(_STEP), _Columns(_EPOCH)
+        self._offset, self._file = 0, -1
+
+    def __len__(self) -> int:
+        return len(self.steps) + len(self.epochs)
+
+    def read(self) -> bool:
+        """Reads what was written since the last call; says whether there was anything.
+
+        A log that was put back to an earlier step, as a resume does, is read anew. Of a very long one every
+        epoch's line is read, and of the steps' lines each second, third, ..., evenly.
+        """
+        try:
+            log = (self.path / "log.jsonl").open("rb")
+        except FileNotFoundError:
+            return False
+        with log:
+            state = os.fstat(log.fileno())
+            if state.st_ino != self._file or state.st_size < self._offset:
+                self._clear()
+                self._file = state.st_ino
+            before = self._offset
+            log.seek(self._offset)
+            stride = 1 + (state.st_size - before) // _READ_WHOLE
+            for number, text in enumerate(log):
+                if not text.endswith(b"\n"):
+                    break  # still being written, or cut short by a kill
+                self._offset += len(text)
+                if number % stride and b'"test_loss"' not in text:
+                    continue
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    continue
+                if not isinstance(line, dict):
+                    continue
+                if "test_loss" in line:
+                    self.epochs.add(line)
+                elif "loss" in line:
+                    self.steps.add(line)
+        return self._offset > before
+
+    def places(self, lines: _Columns, x: str) -> Array:
+        """Where lines lie on an axis: by epochs, by steps, or by the seconds of training they came after.
+
+        The log holds rates, not times, so seconds are the images of each line over its rate, summed.
+        """
+        if x != "seconds":
+            return lines[x]
+        step, rate = self.steps["step"], self.steps["images_per_second"]
+        images = np.diff(step, prepend=0) * self.config["settings"]["batch"]
+        seconds = np.cumsum(np.divide(images, rate, out=np.zeros(len(step)), where=rate > 0))
+        if not len(step):
+            return np.full(len(lines), math.nan)
+        places: Array = np.interp(lines["step"], [0, *step], [0, *seconds])
+        return places
+
+    def rate_changes(self) -> list[tuple[int, float]]:
+        """Where the learning rate changed: (index of the first step line with the new rate, that rate)."""
+        rates = self.steps["lr"]
+        return [(int(i), float(rates[i])) for i in np.flatnonzero(np.diff(rates)) + 1]
+
+    def rate_place(self, index: int, x: str) -> float:
+        """Where on an axis the rate of step line `index` came into force.
+
+        A line tells the rate of its last step. Rates mostly change between two epochs, so where one ends
+        within the line's steps, or right before them, it changed there.
+        """
+        epochs, places = self.steps["epoch"], self.places(self.steps, x)
+        before, now = epochs[index - 1], epochs[index]
+        boundary = math.ceil(now) - 1
+        if not before - 1e-4 <= boundary < now:  # the log rounds epochs to four digits
+            return float(places[index])
+        return float(np.interp(boundary, [before, now], [places[index - 1], places[index]]))
+
+    def best(self) -> int | None:
+        """The first epoch line with the lowest test error."""
+        errors = self.epochs["test_error_top1"]
+        return int(np.nanargmin(errors)) if np.isfinite(errors).any() else None

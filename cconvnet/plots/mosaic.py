@@ -1,0 +1,62 @@
+"""Many small images in one, side by side in rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+GAP = 2  # pixels
+
+# Between tiles, whose own white and grey it must not be taken for.
+_LINE = np.array([0.78, 0.86, 0.94], np.float32)
+
+# Tiles of fewer pixels are drawn larger, so that the lines between them are thin.
+_SMALL = 40
+
+
+def mosaic(tiles: Array, columns: int) -> Array:
+    """Tiles float[n,H,W] or [n,H,W,3] of values from 0 to 1 in rows of `columns`, a thin line around each.
+
+    Returns
+        float[rows * (kH + GAP) + GAP, columns * (kW + GAP) + GAP, 3]; k pixels for one of a small tile.
+    """
+    if tiles.ndim == 3:
+        tiles = np.repeat(tiles[..., None], 3, axis=3)
+    times = -(-_SMALL // max(tiles.shape[1:3]))
+    tiles = tiles.repeat(times, axis=1).repeat(times, axis=2)
+    count, height, width = tiles.shape[:3]
+    rows = -(-count // columns)
+    sheet = np.ones((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), np.float32)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        top, left = row * (height + GAP), column * (width + GAP)
+        sheet[top : top + height + 2 * GAP, left : left + width + 2 * GAP] = _LINE
+        sheet[top + GAP : top + height + GAP, left + GAP : left + width + GAP] = tile
+    return sheet
+
+
+def scaled_each(tiles: Array) -> Array:
+    """Every tile from its own smallest value, 0, to its own largest, 1; one without a difference is grey."""
+    low, high = (f(tiles.reshape(len(tiles), -1), axis=1) for f in (np.min, np.max))
+    shape = (-1, *[1] * (tiles.ndim - 1))
+    low, span = low.reshape(shape), (high - low).reshape(shape)
+    return np.where(span > 0, (tiles - low) / np.where(span > 0, span, 1), 0.5)
+
+
+def scaled_together(tiles: Array) -> tuple[Array, float]:
+    """All tiles from -limit, black, over 0, grey, to limit, white; and the limit, their largest magnitude."""
+    limit = float(np.abs(tiles).max())
+    return 0.5 + tiles / (2 * limit or 1), limit
+
+
+def side_by_side(count: int, width: float, height: float, shape: float) -> int:
+    """How many tiles of a width and a height go into a row.
+
+    `count` of them make a sheet about `shape` times as wide as high; where it can be, no row is short.
+    """
+    ideal = max(1.0, min(count, (count * shape * height / width) ** 0.5))
+    near = [n for n in range(1, count + 1) if count % n == 0 and ideal / 1.4 <= n <= ideal * 1.4]
+    return min(near, key=lambda n: abs(n - ideal), default=round(ideal))

@@ -1,0 +1,115 @@
+"""Pictures with what a network says of them, and the training images most like them.
+
+Source of the arrangement: figure 4 of Krizhevsky et al. 2012. Left the right class under each picture and a
+bar for each of the five most probable, the right one's in another colour; right the training images whose
+last hidden layer is nearest to that of the picture in the first column.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cconvnet.plots.figures import COLORS, FAINT, INK, RULE, drawn
+from cconvnet.plots.mosaic import Array
+from cconvnet.plots.seen import NEIGHBOURS, TOP, Look, Seen
+
+RIGHT, WRONG = COLORS[1], COLORS[5]
+
+# Beside the pictures' two rows more rows of neighbours would be too small to see.
+_MOST_ROWS = 6
+_LONGEST = 26
+
+
+def predictions(look: Look, out: Path, title: str, about: str = "") -> None:
+    """Draws pictures and what a network makes of them.
+
+    Raises PlotError if matplotlib is missing or the file cannot be written.
+    """
+    count = len(look.seen)
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    near_rows = min(count, _MOST_ROWS if rows < 3 else 3 * rows)
+    height = max(rows * 2.95, near_rows * 0.98 + 0.5)
+    width = columns * 1.75 + 0.3 + (1 + NEIGHBOURS) * height / (near_rows + 0.5)
+    with drawn(out, width, height + 0.7, title, about) as page:
+        left, right = page.subfigures(1, 2, width_ratios=(columns * 1.75, width - columns * 1.75))
+        grid = left.subplots(
+            2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [3, 2] * rows, "hspace": 0.02}
+        )
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for number, seen in enumerate(look.seen):
+            row, column = divmod(number, columns)
+            _draw_answer(grid[2 * row, column], grid[2 * row + 1, column], seen, look.class_names)
+        _draw_neighbours(right, look.seen[:near_rows], look)
+
+
+def shown(image: Array) -> Array:
+    """An image uint8[H,W,C] as imshow wants it."""
+    return image[..., 0] if image.shape[2] == 1 else image
+
+
+def short(name: str, most: int = _LONGEST) -> str:
+    """A class's name that takes no more room than there is."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def draw_image(axes: Any, image: Array) -> None:
+    small = max(image.shape[:2]) < 100
+    axes.imshow(
+        shown(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "antialiased"
+    )
+    axes.set_axis_off()
+
+
+def _draw_answer(top: Any, under: Any, seen: Seen, classes: list[str]) -> None:
+    draw_image(top, seen.image)
+    title = short(classes[seen.label] if seen.label is not None else seen.name, 19)
+    top.set_title(
+        title, loc="center", y=0, pad=-13, fontsize=9, color=INK, fontweight="bold", parse_math=False
+    )
+    colors = [RIGHT if number == seen.label else WRONG for number in seen.classes]
+    places = range(len(seen.classes))
+    under.barh(places, seen.probabilities, 0.86, color=colors, alpha=0.55)
+    for place, number in zip(places, seen.classes, strict=True):
+        under.text(0.02, place, short(classes[number]), va="center", fontsize=8, color=INK, parse_math=False)
+    under.set_axis_on()
+    under.grid(False)
+    under.set_xlim(0, 1)
+    # Networks of fewer classes have bars of the same height.
+    under.set_ylim(TOP - 0.5, -0.5)
+    under.set_xticks([])
+    under.set_yticks([])
+    for spine in under.spines.values():
+        spine.set_visible(True)
+        spine.set_edgecolor(RULE)
+
+
+def _draw_neighbours(part: Any, rows: list[Seen], look: Look) -> None:
+    grid = part.subplots(
+        len(rows), 1 + NEIGHBOURS, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.02}
+    )
+    for line, seen in zip(grid, rows, strict=True):
+        for axes in line:
+            axes.set_axis_off()
+        draw_image(line[0], seen.image)
+        for axes, image, (_, _, label) in zip(line[1:], seen.near_images, seen.neighbours, strict=False):
+            draw_image(axes, image)
+            axes.set_title(
+                short(look.class_names[label], 13),
+                loc="center",
+                fontsize=6.5,
+                color=FAINT,
+                fontweight="normal",
+                pad=2,
+                parse_math=False,
+            )
+    part.suptitle(
+        f"nearest in {look.hidden} among {look.among:,} training images",
+        x=0.02,
+        ha="left",
+        fontsize=9.5,
+        fontweight="bold",
+        parse_math=False,
+    )
