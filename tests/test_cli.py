@@ -31,6 +31,7 @@ COMMANDS = [
     "export",
     "plot curve",
     "plot filters",
+    "plot timeline",
     "augment",
     "doctor",
     "import",

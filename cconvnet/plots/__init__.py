@@ -10,10 +10,12 @@ from cconvnet.plots.curve import Curves, curve, follow
 from cconvnet.plots.figures import PlotError, check, drawn, figure, save
 from cconvnet.plots.filters import filters
 from cconvnet.plots.predictions import predictions
+from cconvnet.plots.timeline import about, timeline
 
 __all__ = [
     "Curves",
     "PlotError",
+    "about",
     "activations",
     "check",
     "curve",
@@ -23,4 +25,5 @@ __all__ = [
     "follow",
     "predictions",
     "save",
+    "timeline",
 ]
