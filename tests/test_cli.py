@@ -34,6 +34,7 @@ COMMANDS = [
     "plot predictions",
     "plot activations",
     "report",
+    "plot timeline",
     "augment",
     "doctor",
     "import",
