@@ -40,6 +40,9 @@ COMMANDS = [
     "bench step",
     "bench roofline",
     "bench scaling",
+    "data prepare",
+    "data inspect",
+    "data verify",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Preparing data: the same bytes whoever does it and however often it is interrupted; nothing broken in it."""
+"""Preparing data: the same bytes whoever does it, however often it is interrupted; nothing broken in it."""
 
 from __future__ import annotations
 
@@ -266,6 +266,22 @@ def test_a_picture_that_would_become_huge_is_broken() -> None:
         resize_shorter(thin, 256)
     assert resize_shorter(thin, 4).shape == (4, 120_000, 3) and MAX_PIXELS > 4 * 120_000
     assert resize_shorter(np.zeros((3, 4, 1), np.uint8), 6).shape == (6, 8, 1)
+
+
+@pytest.mark.skipif(not LINUX, reason="file names are bytes on Linux")
+def test_file_names_that_are_no_text(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "data")
+    file = folder / "test" / "bee" / "000.jpeg"
+    strange = file.with_name(os.fsdecode(b"\xff\xe9 \n.jpeg"))
+    file.rename(strange)
+    prepare(folder, tmp_path / "shards", size=12, workers=1)
+    source = data.open_source(tmp_path / "shards")
+    names = [source.test.file(index) for index in range(9)]
+    assert names.count("test/bee/" + strange.name) == 1
+    strange.write_bytes(b"")
+    prepare(folder, tmp_path / "without", size=12, workers=1)
+    (line,) = (tmp_path / "without" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["name"] == "test/bee/" + strange.name
 
 
 def test_a_source_file_that_goes_away_is_named(tmp_path: Path) -> None:

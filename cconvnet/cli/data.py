@@ -96,7 +96,7 @@ def prepare(
         )
         skipped = sum(dataset.skipped.values())
         if skipped:
-            report.say(f"{skipped:,} broken pictures were left out; {dst / 'skipped.jsonl'} names them")
+            report.say(f"{skipped:,} pictures were left out; {dst / 'skipped.jsonl'} says which and why")
 
 
 @app.command(
