@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cconvnet.cli.options import Json, check_can_write, example, print_table, write_json
+
+if TYPE_CHECKING:
+    from cconvnet.data.origins import Origin
+    from cconvnet.reporter import Reporter
 
 app = typer.Typer(help="Get, prepare, look at and check data.")
 
@@ -18,6 +24,45 @@ app = typer.Typer(help="Get, prepare, look at and check data.")
 def data_level(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
+
+
+@app.command(epilog=example("cconvnet data get cifar10", "cconvnet data get mnist --out digits/mnist"))
+def get(
+    name: Annotated[
+        str,
+        typer.Argument(help="cifar10 (170 MB), mnist (12 MB) or imagenette (342 MB).", metavar="NAME"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The folder for it; data/NAME if not given.", metavar="FOLDER"),
+    ] = None,
+) -> None:
+    """Download a public data set, checked and ready to train on.
+
+    It can be stopped at any time; the same command goes on. CCONVNET_DATA_MIRROR may be the address of a
+    folder that holds the files, to fetch them from there.
+    """
+    from cconvnet.data import downloads
+    from cconvnet.reporter import reporter
+
+    out = out or Path("data", name)
+    with reporter() as report:
+        begun = ""
+
+        def progress(file: str, done: int, total: int) -> None:
+            nonlocal begun
+            if begun != file:
+                report.begin(file, total, done)
+                begun = file
+            report.step(done, file, f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")
+
+        origin = downloads.get(name, out, say=report.say, progress=lambda file: partial(progress, file))
+        report.end()
+        counts = f"{len(origin.train):,} training"
+        if origin.test is not None:
+            counts += f" and {len(origin.test):,} test"
+        report.say(f"{out}: {counts} pictures of {len(origin.classes):,} classes")
+        report.say(f"train on it with: cconvnet train --data {shlex.quote(str(out))}")
 
 
 @app.command(
@@ -69,7 +114,6 @@ def prepare(
 
     It can be stopped at any time; the same command goes on.
     """
-    from cconvnet.data import origins
     from cconvnet.data.inspection import sized
     from cconvnet.data.prepare import Preparation
     from cconvnet.data.recipes import choose
@@ -78,10 +122,10 @@ def prepare(
     if workers is not None and workers < 0:
         raise ValueError(f"--workers must be at least 0, not {workers}")
     began = time.monotonic()
-    origin = origins.find(src)
-    recipe, survey = choose(origin, size=size, whole=whole, raw=raw, quality=quality)
-    work = Preparation(origin, dst, recipe, survey, round(shard_mb * 2**20))
     with reporter() as report:
+        origin = _find(src, report)
+        recipe, survey = choose(origin, size=size, whole=whole, raw=raw, quality=quality)
+        work = Preparation(origin, dst, recipe, survey, round(shard_mb * 2**20))
         for line in work.describe():
             report.say(line)
         if work.complete() is not None:
@@ -99,6 +143,24 @@ def prepare(
             report.say(f"{skipped:,} pictures were left out; {dst / 'skipped.jsonl'} says which and why")
 
 
+def _find(data: str, report: Reporter) -> Origin:
+    """What `data` holds; archives are looked through first, which takes its time."""
+    from cconvnet.data import origins
+
+    begun = False
+
+    def looking(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            report.begin("looking through archives", total)
+            begun = True
+        report.step(done, "looking through archives", f"{done:,}/{total:,}")
+
+    origin = origins.find(data, looking)
+    report.end()
+    return origin
+
+
 @app.command(
     epilog=example("cconvnet data inspect photos", "cconvnet data inspect photos-256 --sheet sheet.png")
 )
@@ -114,7 +176,8 @@ def inspect(
     to_json: Json = None,
 ) -> None:
     """Say what data holds: classes, counts, sizes; and show some of it."""
-    from cconvnet.data import inspection, origins
+    from cconvnet.data import inspection
+    from cconvnet.reporter import reporter
 
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--sheet must end with .png or .jpg, not {sheet.name!r}")
@@ -122,7 +185,8 @@ def inspect(
     check_can_write(to_json)
     if seed < 0:
         raise ValueError(f"--seed must be at least 0, not {seed}")
-    origin = origins.find(data)
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+        origin = _find(data, report)
     found = inspection.inspect(origin)
     if to_json != "-":
         for line in inspection.lines(found):
