@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import io
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -258,6 +260,27 @@ def test_what_has_no_label_is_listed_too(folder: Path, tmp_path: Path) -> None:
     assert dataset.skipped == {"train": 1, "test": 0}
     (line,) = (tmp_path / "shards" / "skipped.jsonl").read_text().splitlines()
     assert json.loads(line) == {"split": "train", "name": "train/x.jpg", "reason": "it has no label"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_in_tars(workers: int, folder: Path, tmp_path: Path) -> None:
+    """They are stretches of files. The same pictures as those of the folder, in their order."""
+    for split, classes in COUNTS.items():
+        (tmp_path / "tars" / split).mkdir(parents=True)
+        for label, name in enumerate(classes):
+            with tarfile.open(tmp_path / "tars" / split / f"{name}.tar", "w") as tar:
+                for file in sorted((folder / split / name).iterdir()):
+                    for suffix, content in (("jpg", file.read_bytes()), ("cls", str(label).encode())):
+                        member = tarfile.TarInfo(f"{name}-{file.stem}.{suffix}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+    dataset = prepare(tmp_path / "tars", tmp_path / "shards", SHARD_BYTES, workers, size=20, raw=True)
+    assert dataset.origin == "webdataset"
+    ours, theirs = data.open_source(tmp_path / "shards"), data.open_source(folder, 20)
+    for one, other in ((ours.train, theirs.train), (ours.test, theirs.test)):
+        for mine, its in zip(one.read(np.arange(len(one))), other.read(np.arange(len(one))), strict=True):
+            assert np.array_equal(mine, its)
+    assert "ant-000" in ours.train.file(0)
 
 
 def test_a_picture_that_would_become_huge_is_broken() -> None:
