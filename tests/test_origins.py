@@ -570,6 +570,7 @@ DAMAGED = {
     "a size that hides a header": with_header(GOOD, 0, size=b"%011o\0" % (len(GOOD) - 512)),
     "a long name without end": with_header(GOOD, 0, kind=b"L", size=b"77777777777\0"),
     "a long name of 2 MiB": with_header(GOOD, 0, kind=b"L", size=b"%011o\0" % 2**21) + bytes(2**21),
+    "a long name that is cut off": with_header(GOOD[:1024], 0, kind=b"L", size=b"%011o\0" % 4096),
     "records without end": pax_header(b"", 2**30) + GOOD,
     "records of no length": pax_header(b"0 path=x\n") + GOOD,
     "records without numbers": pax_header(b"xx path=x\n") + GOOD,
