@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 
 from cconvnet import data
-from cconvnet.data import downloads
+from cconvnet.data import DataError, downloads
 from cconvnet.data.downloads import Collection, DownloadError, Remote, download
 
 CONTENT = np.random.default_rng(1).bytes(1_000_003)
