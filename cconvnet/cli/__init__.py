@@ -56,6 +56,7 @@ app.command(
 )(train)
 app.command(epilog=example("cconvnet runs", "cconvnet runs --sort error"))(runs.runs)
 app.command(epilog=example("cconvnet compare runs/first runs/second"))(runs.compare)
+app.command(epilog=example("cconvnet report runs/first", "cconvnet report runs/first --open"))(runs.report)
 app.add_typer(data.app, name="data")
 app.add_typer(plot.app, name="plot")
 app.add_typer(bench.app, name="bench")
