@@ -483,6 +483,15 @@ def test_statistics_are_kept_beside_tars(tmp_path: Path) -> None:
     assert "are kept in" in said[0]
 
 
+def test_a_picture_of_another_size_is_named(tmp_path: Path) -> None:
+    other = io.BytesIO()
+    Image.new("RGB", (7, 5)).save(other, "PNG")
+    file = shard(tmp_path / "train.tar", [*samples([0, 1]), ("x.png", other.getvalue()), ("x.cls", b"1")])
+    at = file.read_bytes().index(other.getvalue())
+    with pytest.raises(DataError, match=rf"train\.tar at byte {at:,} has 5x7 pixels .* other images 5x5"):
+        data.open_source(tmp_path)
+
+
 # ---- hostile archives ------------------------------------------------------------------------------------
 
 
