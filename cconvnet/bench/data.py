@@ -193,6 +193,7 @@ class OurData:
             random_crop=True,
             mirror=True,
             workers=self.workers,
+            allocate=self.network.devices[0].staging,
         ) as loader:
             batches: Iterator[data.Batch] = itertools.chain.from_iterable(
                 map(loader.epoch, itertools.count())
