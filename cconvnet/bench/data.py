@@ -494,7 +494,7 @@ def limit(rates: Mapping[str, float], about: Mapping[str, Any]) -> dict[str, str
             "text": f"reading limits: {decode:,.0f} images/s; {times}. Faster storage, or memory that holds "
             "all, would help",
         }
-    better = "smaller pictures (cconvnet data prepare), or raw ones (its --encoding raw)"
+    better = "smaller pictures (cconvnet data prepare), or raw ones (its --raw)"
     if about["workers"] < about["cores"]:
         better = f"more --workers (there are {about['cores']} cores), {better}"
     else:
