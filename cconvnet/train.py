@@ -574,6 +574,7 @@ class Trainer:
             random_crop=settings.crop,
             mirror=settings.mirror,
             workers=options.workers,
+            allocate=self.network.devices[0].staging,
         )
 
     def _test_loader(self, options: Options) -> data.Loader:
@@ -585,6 +586,7 @@ class Trainer:
             shuffle=False,
             drop_last=False,
             workers=options.workers,
+            allocate=self.network.devices[0].staging,
         )
 
     def _train_epoch(self, batches: data.Loader, last_step: int, options: Options) -> bool:
