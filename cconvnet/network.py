@@ -796,6 +796,10 @@ class Network:
             found[f"{name}.velocity"] = (parameter, "velocity")
         return found
 
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor that :meth:`state` gives."""
+        return {name: parameter.shape for name, (parameter, _) in self.stateful().items()}
+
     def state(self) -> dict[str, Array]:
         """Host copies of all that training changes: "conv1.weight", "conv1.weight.velocity", ...
 

@@ -333,7 +333,7 @@ def _refuse_other_net(
     if checkpoint is not None:
         tensors = network_tensors(checkpoint)
         network = Network(other, batch=1, devices="cpu:0", seed=0)
-        check_tensors(path, tensors, {key: value.shape for key, value in network.state().items()})
+        check_tensors(path, tensors, network.state_shapes())
     raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
 
 
