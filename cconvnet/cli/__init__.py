@@ -523,8 +523,9 @@ def _explain(error: Exception) -> int:
 
     from cconvnet.bench.workers import WorkerError as SideError
     from cconvnet.data import WorkerError
+    from cconvnet.data.downloads import DownloadError
     from cconvnet.train import TrainingStopped
 
-    if isinstance(error, TrainingStopped | WorkerError | SideError):
+    if isinstance(error, TrainingStopped | WorkerError | SideError | DownloadError):
         return _fail(str(error), 1)
     raise error

@@ -10,10 +10,12 @@ from cconvnet.plots.curve import Curves, curve, draw, follow
 from cconvnet.plots.figures import PlotError, check, drawn, figure, save
 from cconvnet.plots.filters import filters
 from cconvnet.plots.predictions import predictions
+from cconvnet.plots.timeline import about, timeline
 
 __all__ = [
     "Curves",
     "PlotError",
+    "about",
     "activations",
     "check",
     "curve",
@@ -24,4 +26,5 @@ __all__ = [
     "follow",
     "predictions",
     "save",
+    "timeline",
 ]
