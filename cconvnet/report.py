@@ -396,7 +396,8 @@ def _timeline(run: Path) -> _Section | None:
     def picture() -> Markup:
         source = data_url(kinds[files[0].suffix], files[0].read_bytes())
         image = tag("img", src=source, alt="The time of each layer and pass of a step")
-        return tag("figure", image, class_="chart wide")
+        box = tag("div", image, class_="scroll", role="region", aria_label="A step's time", tabindex="0")
+        return tag("figure", box, class_="chart wide")
 
     return _section("timeline", "A step's time", picture) if files else None
 
