@@ -250,9 +250,10 @@ def _curves(history: History) -> Markup:
         )
         for panel in ("loss", "error")
     ]
+    changed = " Dotted lines: the learning rate changed." if history.rate_changes() else ""
     return join(
         [
-            tag("p", f"{words}. Dotted lines: the learning rate changed.", class_="faint"),
+            tag("p", f"{words}.{changed}", class_="faint"),
             tag("div", *figures, class_="charts"),
         ]
     )
