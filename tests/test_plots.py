@@ -631,7 +631,7 @@ def test_feature_maps_are_drawn_brightest_first(
 
 
 def test_classes_are_called_by_their_titles(trained: Trained, digits: data.Source) -> None:
-    titles = [f"{word}, cipher" for word in "nil one two three four five six seven eight nine".split()]
+    titles = ["nil, cipher", *(f"{word}, number" for word in digits.classes[1:])]
     titled = dataclasses.replace(digits, titles=titles)
     label = int(digits.test.labels[0])
     assert seen.first_image(trained, titled)[0].endswith(f", {titles[label].partition(',')[0]}")

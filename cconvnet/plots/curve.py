@@ -295,7 +295,7 @@ def _mark_best(axes: Any, history: History, how: Curves, color: str) -> None:
         (x, error),
         (0, 9 if above else -9),
         textcoords="offset points",
-        ha="right" if x > 0.85 * right else "center",
+        ha="right" if x > 0.85 * right else "left" if x < 0.15 * right else "center",
         va="bottom" if above else "top",
         fontsize=9,
         color=color,
