@@ -534,6 +534,12 @@ class Network:
         self._begin(train, step)
         self._run_forward(train)
 
+    def forward_inputs(self) -> None:
+        """Computes the input alone of the batch that was loaded: crops of it with the mean subtracted."""
+        self._loaded()
+        for image in self._inputs.values():
+            self._forward_layer(image, True)
+
     def _begin(self, train: bool, step: int) -> None:
         self._last = (train, step)
         for device in self.devices:

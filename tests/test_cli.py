@@ -31,16 +31,21 @@ COMMANDS = [
     "export",
     "plot curve",
     "plot filters",
+    "plot predictions",
+    "plot activations",
+    "report",
     "plot timeline",
     "augment",
     "doctor",
     "import",
+    "data get",
     "bench",
     "bench checkpoint",
     "bench kernels",
     "bench step",
     "bench roofline",
     "bench scaling",
+    "bench data",
 ]
 
 
@@ -139,6 +144,24 @@ def test_train_says_results_and_where_the_files_are(tmp_path: Path) -> None:
         r"test error [\d.]+%, top 5 [\d.]+%, [\d,]+ images/s on cpu:0, 22 steps in [\d.]+ s", lines[-2]
     )
     assert lines[-1] == f"files: {tmp_path / 'run'}"
+
+
+def test_bench_data_says_what_limits(tmp_path: Path) -> None:
+    files = tmp_path / "data.json", tmp_path / "data.png"
+    output = succeed(
+        *("bench", "data", "--device", "cpu:0", "--seconds", 0.1, "--no-peer"),
+        *("--json", files[0], "--plot", files[1]),
+    )
+    assert "digits: " in output and "limits: " in output
+    result = json.loads(files[0].read_text())
+    assert result["what"] == "data" and {row["stage"] for row in result["rows"]} >= {
+        "decode",
+        "load",
+        "train",
+    }
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    assert "there is no /nowhere" in refuse("bench", "data", "--data", "/nowhere", "--device", "cpu:0")
+    assert "--workers must be at least 0" in refuse("bench", "data", "--workers", -1, "--device", "cpu:0")
 
 
 def test_train_names_its_folder_itself(tmp_path: Path) -> None:

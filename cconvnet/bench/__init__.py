@@ -1,6 +1,6 @@
 """What ``cconvnet bench`` measures: kernels, whole steps, their limits, and how they scale.
 
-kernels, step, roofline, scaling   one module for each command
+kernels, step, roofline, scaling, data   one module for each command
 rows        the layers and passes of a network, as operations on problems
 sides, ours what each side of a comparison of kernels offers, and our side
 verify      whether a result of any size is right, at little cost

@@ -19,6 +19,8 @@ from cconvnet.backends import Device
 # Whose speed is measured, or decides it.
 _DISTRIBUTIONS = (
     "numpy",
+    "pillow",
+    "simplejpeg",
     "onednn-cpu-gomp",
     "cupy-cuda13x",
     "cupy-cuda12x",

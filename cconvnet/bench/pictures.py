@@ -148,6 +148,48 @@ def step_bars(result: Mapping[str, Any], path: Path) -> None:
     save(drawing, path)
 
 
+# ---- how training is fed ---------------------------------------------------------------------------------
+
+
+def data_bars(result: dict[str, Any], path: Path) -> None:
+    """Draws how many images a second each stage on the way into a network brings.
+
+    Args
+        result: of cconvnet.bench.data.
+
+    Raises
+        PlotError: matplotlib is missing, or the file's ending is unknown.
+    """
+    rows = result["rows"]
+    page = figure(9, 1.4 + 0.45 * len(rows))
+    axes = page.subplots()
+    limiting = result["limit"]["stage"]
+    colors = [
+        "tab:gray"
+        if row["side"] != "cconvnet"
+        else "tab:orange"
+        if row["stage"] in (limiting, "train")
+        else "tab:blue"
+        for row in rows
+    ]
+    names = [row["stage"] if row["side"] == "cconvnet" else f"{row['side']} {row['stage']}" for row in rows]
+    rates = [row["images_per_second"] for row in rows]
+    spread = [
+        [rate - row["images_per_second_min"] for rate, row in zip(rates, rows, strict=True)],
+        [row["images_per_second_max"] - rate for rate, row in zip(rates, rows, strict=True)],
+    ]
+    bars = axes.barh(names, rates, xerr=spread, color=colors, capsize=3)
+    axes.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=3)
+    # The stages differ by orders of magnitude.
+    axes.set_xscale("log")
+    axes.set_xlim(min(rates) / 3, max(rates) * 3)
+    axes.set_xlabel("images/s, median; lines: slowest and fastest turn; orange: training and what limits it")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    page.suptitle(f"{_of(result)}: {result['workers']} workers, {result['data']}")
+    save(page, path)
+
+
 # ---- the roofline ----------------------------------------------------------------------------------------
 
 _PASS_COLORS = {

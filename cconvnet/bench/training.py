@@ -52,6 +52,11 @@ class Training:
         network = self.network
         begins("load")
         network.load(self.images, self.labels, self.top, self.left, self.mirror)
+        return self.train(begins)
+
+    def train(self, begins: Callable[[str], None] = lambda phase: None) -> float:
+        """The rest of a step, with a batch that has been loaded."""
+        network = self.network
         begins("train")
         network.train_step(self._count, self.lr, network.spec.recipe.momentum)
         begins("result")

@@ -11,6 +11,7 @@ import typer
 from cconvnet.cli.options import (
     Batch,
     Crop,
+    Data,
     DeviceNames,
     Json,
     LayerDef,
@@ -20,6 +21,7 @@ from cconvnet.cli.options import (
     Plot,
     Precision,
     Size,
+    Workers,
     check_can_write,
     device_names,
     example,
@@ -380,6 +382,71 @@ def bench_checkpoint(
     if to_json != "-":
         print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {_where(result)}")
         print(*bench.lines(result), sep="\n")
+
+
+@app.command(
+    "data", epilog=example("cconvnet bench data --data photos --net alexnet --batch 128 --json data.json")
+)
+def bench_data(
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
+    data: Data = None,
+    device: OneDevice = None,
+    precision: Precision = None,
+    batch: Batch = None,
+    size: Size = None,
+    workers: Workers = None,
+    seconds: Annotated[
+        float, typer.Option(help="How long each stage is measured, in several turns.", metavar="S")
+    ] = 10.0,
+    peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Also time PyTorch's DataLoader.")] = True,
+    to_json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Time how images are decoded, loaded and brought to the device, and say what limits training."""
+    from cconvnet.bench import data as bench
+    from cconvnet.formats.netfiles import chosen
+    from cconvnet.reporter import reporter
+
+    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    _check_files(to_json, plot)
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+        begun = False
+
+        def measured(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:
+                report.begin("turns", total)
+                begun = True
+            report.step(done, "turns", f"{done}/{total}")
+
+        result = bench.bench_data(
+            wanted,
+            data,
+            device=device,
+            batch=batch,
+            precision=precision,
+            size=size,
+            workers=workers,
+            seconds=seconds,
+            peer=bench.PYTORCH if peer else None,
+            say=report.say,
+            measured=measured,
+        )
+        report.end()
+    if to_json:
+        write_json(to_json, result)
+    if plot:
+        from cconvnet.bench import pictures
+
+        pictures.data_bars(result, plot)
+    if to_json != "-":
+        print(bench.headline(result))
+        columns, rows = bench.table(result)
+        print_table("", columns, rows, set(columns) - {"stage", "what"})
+        print(*bench.verdict(result), sep="\n")
 
 
 def _check_files(to_json: str | None, *pictures: Path | None) -> None:

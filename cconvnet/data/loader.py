@@ -54,6 +54,8 @@ class Loader:
         may be short and broken images are left out, so that every good image comes exactly once.
     workers: processes that decode where the images are not in memory; None chooses (at most one per core),
         0 decodes in a thread.
+
+    Attribute `ahead`: how many batches are under way at most.
     Errors: ValueError; while reading DataError or WorkerError.
     """
 
@@ -93,7 +95,7 @@ class Loader:
         self.steps_per_epoch = len(split) // batch if drop_last else -(-len(split) // batch)
         self._reader = split.open_reader(workers)
         # Batches under way, the one waited for included.
-        self._ahead = 1 + max(1, -(-self._reader.in_flight // batch))
+        self.ahead = 1 + max(1, -(-self._reader.in_flight // batch))
         self._closed = False
 
     def __enter__(self) -> Loader:
@@ -123,7 +125,7 @@ class Loader:
             for step in range(start_step, self.steps_per_epoch):
                 if self._closed:
                     raise RuntimeError("the loader is closed")
-                while ahead < min(step + self._ahead, self.steps_per_epoch):
+                while ahead < min(step + self.ahead, self.steps_per_epoch):
                     pending.append(self._begin(order, epoch, ahead))
                     ahead += 1
                 batch = self._finish(*pending.popleft())

@@ -134,7 +134,7 @@ def _of_pictures(
     decoder: str,
     progress: Progress | None,
 ) -> Source:
-    parts = {"train": origin.train} | ({"test": origin.test} if origin.test is not None else {})
+    parts = origin.splits
     program, notes = "", []
     if origin.train.raw is None:
         program = describe_decoder(decoder)

@@ -6,7 +6,7 @@ They need matplotlib (the extra ``plot``), which nothing else does.
 from __future__ import annotations
 
 from cconvnet.plots.activations import activations
-from cconvnet.plots.curve import Curves, curve, follow
+from cconvnet.plots.curve import Curves, curve, draw, follow
 from cconvnet.plots.figures import PlotError, check, drawn, figure, save
 from cconvnet.plots.filters import filters
 from cconvnet.plots.predictions import predictions
@@ -19,6 +19,7 @@ __all__ = [
     "activations",
     "check",
     "curve",
+    "draw",
     "drawn",
     "figure",
     "filters",

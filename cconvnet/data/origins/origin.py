@@ -94,6 +94,11 @@ class Origin:
     folder: Path | None = None
     size: int | None = None
 
+    @property
+    def splits(self) -> dict[str, Pictures]:
+        """What there is of "train" and "test"."""
+        return {"train": self.train} | ({"test": self.test} if self.test is not None else {})
+
 
 def of_arrays(called: str, images: Pixels, labels: Labels) -> Pictures:
     """Pictures that are arrays already, images[n,H,W,C], named "`called` image 0" and so on."""

@@ -1,0 +1,553 @@
+"""How fast training is fed: decoding, loading, bringing to the device, and which of them limits training.
+
+Each stage is measured by itself, for a moment at a time and in turn, so that a drift of the machine's speed
+meets all of them; then training itself, which has to share the cores with its loader. PyTorch's DataLoader
+reads the same pictures in a process of its own, and takes its turns as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cconvnet import data
+from cconvnet._problem import InputProblem
+from cconvnet.backends import get_device
+from cconvnet.bench import machine
+from cconvnet.bench.training import MEAN, TIMED_LR, Training
+from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
+from cconvnet.data.images import Pixels
+from cconvnet.data.splits import MOST_WORKERS, Indices, Reader, Split, StoredSplit
+from cconvnet.data.workers import CHUNK, Broken, usable_cores
+from cconvnet.formats import netfiles
+from cconvnet.nets.specs import NetSpec
+from cconvnet.network import Network
+from cconvnet.train import check_precision, devices_of
+
+OURS = "cconvnet.bench.data:OurData"
+PYTORCH = "cconvnet.bench.peers.pytorch_data:PyTorchData"
+
+# In the order in which an image goes through them.
+STAGES = {
+    "decode 1": "one core reads and decodes",
+    "decode": "all workers read and decode",
+    "load": "the loader makes batches",
+    "crops": "and float32 crops less the mean, by the CPU",
+    "feed": "or takes them to the device, which makes the crops",
+    "step": "training steps on a batch that is there",
+    "train": "loader and steps together",
+}
+# An epoch is at least so many batches: its beginning and end are not what is measured.
+_BATCHES = 200
+_ROUNDS = 5
+# Stages this close are taken for equally fast.
+_CLOSE = 0.9
+
+
+class Repeated(Split):
+    """A split several times over, as if it had so many more images."""
+
+    def __init__(self, split: Split, times: int) -> None:
+        super().__init__(split.name, np.tile(split.labels, times), split.image_shape)
+        self._split = split
+
+    def file(self, index: int) -> str:
+        return self._split.file(index % len(self._split))
+
+    def skip(self, index: int, reason: str) -> None:
+        self._split.skip(index % len(self._split), reason)
+
+    def fill(self, indices: Indices, images: Pixels) -> Broken:
+        return self._split.fill(indices % len(self._split), images)
+
+    def open_reader(self, workers: int | None) -> Reader:
+        return _RepeatedReader(self._split.open_reader(workers), len(self._split))
+
+
+class _RepeatedReader:
+    def __init__(self, reader: Reader, count: int) -> None:
+        self._reader, self._count = reader, count
+        self.in_flight = reader.in_flight
+
+    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
+        return self._reader.start(indices % self._count, images)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def times_over(images: int, batch: int) -> int:
+    """How often images have to be taken for an epoch of many batches."""
+    return max(1, math.ceil(_BATCHES * batch / images))
+
+
+def timed(advance: Callable[[], int], seconds: float, ahead: int = 0) -> tuple[int, float]:
+    """Calls `advance`, which returns how many images it brought, for `seconds`; returns images and seconds.
+
+    First it is called until what a stage had ready, `ahead` calls, is used up; or for three times as long,
+    after which what was ready no longer counts.
+    """
+    begin = time.perf_counter()
+    for _ in range(1 + ahead):
+        advance()
+        if time.perf_counter() - begin > 3 * seconds:
+            break
+    images, begin = 0, time.perf_counter()
+    while True:
+        images += advance()
+        if (passed := time.perf_counter() - begin) >= seconds:
+            return images, passed
+
+
+class OurData:
+    """Our side.
+
+    Args:
+        data, size: as open_source's; pictures are read anew each time, whether they would fit in memory or
+            not. net: a name or the files of a network.
+        workers: decoding processes, None: as training chooses.
+    """
+
+    def __init__(
+        self,
+        data: str | None,
+        size: int | None,
+        net: str | list[str | int | None],
+        batch: int,
+        device: str,
+        precision: str,
+        workers: int,
+    ) -> None:
+        network_files = net if isinstance(net, str) else netfiles.NetFiles(*net)  # type: ignore[arg-type]
+        source = open_streamed(data, size)
+        spec = spec_of(network_files, source)
+        self.batch, self.workers = batch, workers
+        self.split = Repeated(source.train, times_over(len(source.train), batch))
+        self.network = Network(spec, batch=batch, devices=[device], precision=precision)
+        self.training = Training(self.network)
+        self.crop = (spec.input.height, spec.input.width)
+        self._order = itertools.cycle(np.random.default_rng(0).permutation(len(self.split)).tolist())
+
+    def measure(self, stage: str, seconds: float) -> tuple[int, float]:
+        """Images and seconds of one turn of a stage; it leaves nothing behind that goes on working."""
+        stages: dict[str, Callable[[float], tuple[int, float]]] = {
+            "decode 1": self._decode_alone,
+            "decode": self._decode,
+            "load": lambda seconds: self._loaded(lambda batch: None, seconds),
+            "crops": self._crops,
+            "feed": lambda seconds: self._loaded(self._fed, seconds),
+            "step": self._step,
+            "train": self._train,
+        }
+        return stages[stage](seconds)
+
+    def _next(self) -> Indices:
+        return np.fromiter(itertools.islice(self._order, CHUNK), np.int64, CHUNK)
+
+    def _decode_alone(self, seconds: float) -> tuple[int, float]:
+        images = np.empty((CHUNK, *self.split.image_shape), np.uint8)
+
+        def advance() -> int:
+            self.split.fill(self._next(), images)
+            return CHUNK
+
+        return timed(advance, seconds)
+
+    def _decode(self, seconds: float) -> tuple[int, float]:
+        reader = self.split.open_reader(self.workers)
+        slots = 1 + -(-reader.in_flight // CHUNK)
+        images = np.empty((slots, CHUNK, *self.split.image_shape), np.uint8)
+        under_way: deque[list[Future[Broken]]] = deque()
+        place = itertools.cycle(range(slots))
+
+        def advance() -> int:
+            while len(under_way) < slots:
+                under_way.append(reader.start(self._next(), images[next(place)]))
+            for future in under_way.popleft():
+                future.result()
+            return CHUNK
+
+        try:
+            return timed(advance, seconds, slots)
+        finally:
+            reader.close()
+
+    def _loaded(self, use: Callable[[data.Batch], None], seconds: float) -> tuple[int, float]:
+        """What becomes of batches, once `use` is done with each."""
+        with data.Loader(
+            self.split,
+            self.batch,
+            seed=1,
+            crop=self.crop,
+            random_crop=True,
+            mirror=True,
+            workers=self.workers,
+        ) as loader:
+            batches: Iterator[data.Batch] = itertools.chain.from_iterable(
+                map(loader.epoch, itertools.count())
+            )
+
+            def advance() -> int:
+                batch = next(batches)
+                use(batch)
+                return len(batch)
+
+            return timed(advance, seconds, loader.ahead)
+
+    def _crops(self, seconds: float) -> tuple[int, float]:
+        device = get_device("cpu:0")
+        transform = device.module.input_transform
+        problem = InputProblem(self.batch, *self.split.image_shape, *self.crop)
+        mean = device.array(np.full(self.split.image_shape, MEAN, np.float32))
+        crops = device.empty(problem.y_shape)
+
+        def use(batch: data.Batch) -> None:
+            where = batch.top, batch.left, batch.mirror
+            transform(problem, batch.images, *where, mean, None, 1.0, crops, device.stream)
+
+        return self._loaded(use, seconds)
+
+    def _load(self, batch: data.Batch) -> None:
+        self.network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror)
+
+    def _fed(self, batch: data.Batch) -> None:
+        self._load(batch)
+        self.network.forward_inputs()
+        for device in self.network.devices:
+            device.synchronize()
+
+    def _step(self, seconds: float) -> tuple[int, float]:
+        training = self.training
+        self.network.load(training.images, training.labels, training.top, training.left, training.mirror)
+
+        def advance() -> int:
+            training.train()
+            return self.batch
+
+        return timed(advance, seconds)
+
+    def _train(self, seconds: float) -> tuple[int, float]:
+        """As Trainer steps: the result of a step is looked at when the next has been begun."""
+        results: deque[Callable[[], Any]] = deque()
+        steps = itertools.count()
+
+        def use(batch: data.Batch) -> None:
+            self._load(batch)
+            self.network.train_step(next(steps), TIMED_LR, self.network.spec.recipe.momentum)
+            results.append(self.network.result_later())
+            if len(results) > 1:
+                results.popleft()()
+
+        return self._loaded(use, seconds)
+
+
+def open_streamed(where: str | None, size: int | None) -> data.Source:
+    """A source whose pictures are read anew each time, as those of a set too large for memory are."""
+    return data.open_source(where, size, cache_bytes=0)
+
+
+def spec_of(net: str | netfiles.NetFiles, source: data.Source) -> NetSpec:
+    return netfiles.build(net, source.image_shape, len(source.classes))[0]
+
+
+# ---- the measurement -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Row:
+    """A stage of a side, and the images and seconds of each of its turns."""
+
+    side: str
+    stage: str
+    worker: Worker
+    arguments: dict[str, Any]
+    notes: dict[str, Any] = field(default_factory=dict)
+    turns: list[tuple[int, float]] = field(default_factory=list)
+
+    def turn(self, seconds: float) -> None:
+        images, passed = self.worker.ask("measure", **self.arguments, seconds=seconds)
+        self.turns.append((images, passed))
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(images / seconds for images, seconds in self.turns)
+
+    def values(self) -> dict[str, Any]:
+        rates = [images / seconds for images, seconds in self.turns]
+        return {
+            "side": self.side,
+            "stage": self.stage,
+            **self.notes,
+            "images_per_second": statistics.median(rates),
+            "images_per_second_min": min(rates),
+            "images_per_second_max": max(rates),
+            "images": sum(images for images, _ in self.turns),
+            "turns": len(rates),
+        }
+
+
+def bench_data(
+    net: str | netfiles.NetFiles,
+    where: str | None = None,
+    *,
+    device: str | None = None,
+    batch: int | None = None,
+    precision: str | None = None,
+    size: int | None = None,
+    workers: int | None = None,
+    seconds: float = 10.0,
+    peer: str | None = PYTORCH,
+    say: Callable[[str], None] = lambda text: None,
+    measured: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Measures how fast a network's training images of `where` are fed to it.
+
+    Args
+        device, batch, precision: of the training; None: as training chooses.
+        size: the side that stored images are brought to; None: the network's, else their own.
+        workers: decoding processes; None: one for each core, as training has.
+        seconds: how long each stage is measured, in several turns.
+        peer: the other side, "module:Class"; None: none.
+        say: told what happens. measured: called with the turns done and their number.
+
+    Returns
+        ``rows``, one for each stage and side, with ``images_per_second``, the median of the turns, and its
+        extremes; of ours also ``read_bytes_per_second``, ``pixel_bytes_per_second`` and ``share``: of the
+        time that training takes. ``limit``: the ``stage`` that limits training, and what to say of it.
+        ``ratios``: how many times the peer's rate ours is, ``crops`` (both deliver normalised crops of
+        floats; the ratio to quote) and ``load`` (ours delivers what its device makes crops of). And what was
+        measured.
+
+    Raises
+        ValueError: naming the argument; DataError: the data cannot be used.
+        WorkerError: our side failed.
+    """
+    check_precision(precision)
+    for name, value, least in (("--batch", batch, 1), ("--workers", workers, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"--seconds must be above 0, not {seconds:g}")
+    (used,) = devices_of([device] if device is not None else None)
+    precision = precision or "fp32"
+    used.require(precision)
+    size = size or netfiles.stored_size(net)
+    source = open_streamed(where, size)
+    spec = spec_of(net, source)
+    batch = batch or spec.recipe.batch
+    workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
+    split = source.train
+    stored = stored_bytes(split)
+    result: dict[str, Any] = {
+        "what": "data",
+        "machine": machine.describe(used),
+        "net": spec.name,
+        "batch": batch,
+        "precision": precision,
+        "device": used.name,
+        "data": source.name,
+        "pictures": len(split),
+        "times_over": times_over(len(split), batch),
+        "picture_bytes": stored,
+        "image": list(split.image_shape),
+        "crop": [spec.input.height, spec.input.width, spec.input.channels],
+        "decoder": source.decoder,
+        "workers": workers,
+        "cores": usable_cores(),
+        "rows": [],
+        "peers": {},
+        "ratios": {},
+    }
+    arguments = {
+        "data": where,
+        "size": size,
+        "net": net if isinstance(net, str) else [str(net.layer_def), str(net.layer_params), net.crop],
+        "batch": batch,
+        "device": used.name,
+        "precision": precision,
+        "workers": workers,
+    }
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(Worker(OURS, arguments))
+        rows = [_Row("cconvnet", stage, worker, {"stage": stage}) for stage in STAGES]
+        if peer is not None:
+            other = {"data": where, "size": split.image_shape[0], "crop": spec.input.height, "batch": batch}
+            found = _peer(stack, peer, other, max(workers, 1), seconds, result["peers"], say, split)
+            rows += [found] if found is not None else []
+        for done in range(_ROUNDS):
+            for number, row in enumerate(rows):
+                row.turn(seconds / _ROUNDS)
+                measured(done * len(rows) + number + 1, _ROUNDS * len(rows))
+    _conclude(result, rows)
+    return result
+
+
+def stored_bytes(split: Split) -> float | None:
+    """The mean length of a stored picture; None of images in memory."""
+    if not isinstance(split, StoredSplit):
+        return None
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(len(split), 1000)).astype(np.int64))
+    return statistics.fmean(
+        Path(stored.path).stat().st_size - stored.offset if stored.length < 0 else stored.length
+        for stored in split.extents.stored(chosen)
+    )
+
+
+def _peer(
+    stack: contextlib.ExitStack,
+    target: str,
+    arguments: dict[str, Any],
+    workers: int,
+    seconds: float,
+    notes: dict[str, Any],
+    say: Callable[[str], None],
+    split: Split,
+) -> _Row | None:
+    """The peer with as many workers as serve it best, up to as many as ours; None if it cannot be used."""
+    about: dict[str, Any] = {}
+    notes["pytorch"] = about
+    try:
+        if not isinstance(split, data.PictureSplit):
+            raise PeerMissing("images that need no decoding are not compared with PyTorch's DataLoader")
+        worker = stack.enter_context(Worker(target, arguments))
+        about.update(worker.ask("about"))
+        rates = {}
+        for count in sorted({1, workers // 2, workers - 1, workers} - {0}):
+            images, passed = worker.ask("measure", workers=count, seconds=seconds / _ROUNDS)
+            rates[count] = images / passed
+            say(f"PyTorch's DataLoader with {count} workers: {rates[count]:,.0f} images/s")
+    except WorkerError as error:
+        about["missing" if isinstance(error, PeerMissing) else "failed"] = str(error)
+        say(str(error))
+        return None
+    about["tried_workers"] = rates
+    best = max(rates, key=lambda count: rates[count])
+    return _Row("PyTorch", "crops", worker, {"workers": best}, {"workers": best})
+
+
+def _conclude(result: dict[str, Any], rows: list[_Row]) -> None:
+    """Brings the result to what the sides have told."""
+    rates = {row.stage: row.rate for row in rows if row.side == "cconvnet"}
+    pixels = math.prod(result["image"])
+    for row in rows:
+        values = row.values()
+        if row.side == "cconvnet":
+            values["share"] = rates["train"] / row.rate
+            if row.stage != "step":
+                values["pixel_bytes_per_second"] = row.rate * pixels
+                if result["picture_bytes"] is not None:
+                    values["read_bytes_per_second"] = row.rate * result["picture_bytes"]
+        else:
+            result["ratios"] = {stage: rates[stage] / row.rate for stage in ("crops", "load")}
+        result["rows"].append(values)
+    result["limit"] = limit(rates, result)
+
+
+def limit(rates: Mapping[str, float], about: Mapping[str, Any]) -> dict[str, str]:
+    """The stage that limits training, and what is to be said of it.
+
+    Args
+        rates: images per second of each of STAGES.
+        about: ``workers``, ``cores``, ``device``, ``decoder`` ("" of images that need none).
+    """
+    step, feed, load, decode = (rates[name] for name in ("step", "feed", "load", "decode"))
+    workers = f"{about['workers']} workers" if about["workers"] != 1 else "1 worker"
+    times = f"a training step takes {step:,.0f} images/s"
+    if feed >= step:
+        text = (
+            f"computing limits: {times}, while loading brings {feed:,.0f} to the device; training reaches "
+            f"{rates['train']:,.0f}"
+        )
+        if rates["train"] >= _CLOSE * step:
+            return {"stage": "step", "text": f"{text}. Faster loading would not help"}
+        shared = "loading and computing do not go on fully side by side"
+        if about["device"].startswith("cpu"):
+            shared = "the cores that decode are those that compute"
+        return {"stage": "step", "text": f"{text}: {shared}"}
+    if load >= feed / _CLOSE:
+        return {
+            "stage": "feed",
+            "text": f"bringing images to the device limits: {feed:,.0f} images/s, of {load:,.0f} that are "
+            f"loaded; {times}",
+        }
+    if decode >= load / _CLOSE:
+        return {
+            "stage": "load",
+            "text": f"making batches limits: {load:,.0f} images/s, of {decode:,.0f} that are decoded; "
+            f"{times}",
+        }
+    if not about["decoder"]:
+        return {
+            "stage": "decode",
+            "text": f"reading limits: {decode:,.0f} images/s; {times}. Faster storage, or memory that holds "
+            "all, would help",
+        }
+    better = "smaller pictures (cconvnet data prepare), or raw ones (its --encoding raw)"
+    if about["workers"] < about["cores"]:
+        better = f"more --workers (there are {about['cores']} cores), {better}"
+    else:
+        better = f"more cores, {better}"
+    return {
+        "stage": "decode",
+        "text": f"decoding limits: {workers} decode {decode:,.0f} images/s; {times}. What would help: "
+        f"{better}",
+    }
+
+
+# ---- for people ------------------------------------------------------------------------------------------
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """What was measured, and where."""
+    height, width, channels = result["image"]
+    stored = result["picture_bytes"]
+    pictures = f"{result['pictures']:,} images"
+    if stored is not None:
+        pictures += f" of {stored / 1e3:,.0f} KB"
+    decoder = f", {result['decoder']}" if result["decoder"] else ""
+    return (
+        f"{result['data']}: {pictures} to {height}x{width}x{channels}{decoder}, {result['workers']} workers; "
+        f"{result['net']}, batch {result['batch']}, {result['precision']}, {result['device']}: "
+        f"{result['machine'].get('chip', '')}, {result['cores']} cores"
+    )
+
+
+def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a table of what :func:`bench_data` returned."""
+    header = ["stage", "images/s", "slowest", "fastest", "read MB/s", "pixels MB/s", "of training", "what"]
+    rows = []
+    for row in result["rows"]:
+        rates = [f"{row[f'images_per_second{kind}']:,.0f}" for kind in ("", "_min", "_max")]
+        sizes = [
+            f"{row[key] / 1e6:,.1f}" if key in row else ""
+            for key in ("read_bytes_per_second", "pixel_bytes_per_second")
+        ]
+        name = row["stage"] if row["side"] == "cconvnet" else f"{row['side']} {row['stage']}"
+        share = f"{row['share']:.0%}" if "share" in row else ""
+        what = STAGES[row["stage"]] if row["side"] == "cconvnet" else f"with {row['workers']} workers"
+        rows.append([name, *rates, *sizes, share, what])
+    return header, rows
+
+
+def verdict(result: Mapping[str, Any]) -> list[str]:
+    """What the table comes to."""
+    lines: list[str] = [result["limit"]["text"]]
+    if ratios := result["ratios"]:
+        theirs = next(row for row in result["rows"] if row["side"] != "cconvnet")
+        lines.append(
+            f"beside PyTorch's DataLoader at its best, with {theirs['workers']} workers: "
+            f"{ratios['crops']:.2f} times as many crops, both float32 and normalised; {ratios['load']:.2f} "
+            "times as many images loaded, where the device makes the crops"
+        )
+    return lines
