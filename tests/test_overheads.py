@@ -6,6 +6,7 @@ import argparse
 import gc
 import importlib.util
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -126,8 +127,7 @@ def test_memory_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, l
         tracemalloc.stop()
     assert len(held) == 5
     growth = [
-        min(after[index] - before[index] for before, after in zip(held, held[1:], strict=False))
-        for index in (0, 1)
+        min(after[index] - before[index] for before, after in itertools.pairwise(held)) for index in (0, 1)
     ]
     if leak is not None:
         assert growth[0] > 66 * 100
