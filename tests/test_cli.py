@@ -47,6 +47,9 @@ COMMANDS = [
     "bench step",
     "bench roofline",
     "bench scaling",
+    "data prepare",
+    "data inspect",
+    "data verify",
     "bench data",
 ]
 
