@@ -276,6 +276,41 @@ def test_a_devkit_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.M
         origins.find(root)
 
 
+def test_a_table_of_classes_that_is_too_long(tmp_path: Path) -> None:
+    kit = devkit()
+    root = make_imagenet(tmp_path, kit=[*kit[:2], (kit[2][0], bytes(imagenet.MOST_META + 1)), kit[3]])
+    with pytest.raises(DataError, match=r"data/meta\.mat in .* has 16,777,217 bytes, more than"):
+        origins.find(root)
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"), [(1, 60), *(pytest.param(s, 100, marks=pytest.mark.long) for s in range(2, 12))]
+)
+def test_flipped_bytes_in_the_table_of_classes(tmp_path: Path, seed: int, count: int) -> None:
+    """Packed or not: the labels are those of the devkit, or an error."""
+    from scipy.io import loadmat, savemat
+
+    rng = np.random.default_rng(seed)
+    kit = devkit()
+    name, packed_table = kit[2]
+    plain = io.BytesIO()
+    savemat(plain, {"synsets": loadmat(io.BytesIO(packed_table))["synsets"]})
+    root = make_imagenet(tmp_path)
+    refused = 0
+    for number in range(count):
+        table = bytearray(packed_table if number % 2 else plain.getvalue())
+        for _ in range(rng.integers(1, 4)):
+            table[rng.integers(128, len(table))] = rng.integers(256)
+        content = packed([*kit[:2], (name, bytes(table)), kit[3]])
+        (root / imagenet.DEVKIT).write_bytes(gzip.compress(content, 1))
+        try:
+            check_within(origins.find(root))
+        except DataError as error:
+            assert imagenet.DEVKIT in str(error)
+            refused += 1
+    assert 0 < refused < count
+
+
 def test_what_else_lies_there_is_told(tmp_path: Path) -> None:
     train = {name: [*train_members(label), ("notes.txt", b"")] for label, name in enumerate(CLASSES)}
     root = make_imagenet(tmp_path, train=train, val=[*val_members(), ("list.txt", b"")])
@@ -403,6 +438,17 @@ def test_a_sample_without_a_label_is_left_out_and_none_shifts(tmp_path: Path, re
     assert any("1 pictures are left out; the first is train.tar/x" in note for note in source.notes)
     (skip,) = source.report()
     assert skip.split == "train" and skip.file.startswith("train.tar/x") and reason in skip.reason
+
+
+def test_labels_with_a_gap(tmp_path: Path) -> None:
+    """Without names nothing else tells a label that is wrong, or counts from 1."""
+    shard(tmp_path / "train.tar", samples([1, 2, 5]))
+    with pytest.raises(
+        DataError, match=r"labels up to 5, but no training pictures of 0, 3, 4; .*classes\.txt"
+    ):
+        origins.find(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    assert len(origins.find(tmp_path).classes) == 6
 
 
 def test_a_label_without_a_picture(tmp_path: Path) -> None:

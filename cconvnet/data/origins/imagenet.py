@@ -27,8 +27,10 @@ from cconvnet.data.splits import Progress
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 WORDS, LABELS = "synset_words.txt", "val.txt"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
-# The devkit unpacked; the true one has 5 MiB.
+# The devkit unpacked; packed, the true one has 2.5 MB.
 MOST_DEVKIT = 64 * 2**20
+# Its table is packed once more, so it may unpack to a thousand times that.
+MOST_META = 16 * 2**20
 
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -221,6 +223,8 @@ def _devkit(file: Path) -> _Key:
 
 def _synsets(content: bytes, called: str) -> dict[int, tuple[str, str]]:
     """The WordNet id and the words of each ILSVRC2012_ID, from the devkit's table, a MATLAB file."""
+    if len(content) > MOST_META:
+        raise DataError(f"{called} has {len(content):,} bytes, more than {MOST_META:,}")
     try:
         from scipy.io import loadmat
     except ImportError as error:
