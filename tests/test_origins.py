@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import io
 import struct
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from cconvnet import data
 from cconvnet.data import DataError, origins
 from cconvnet.data.images import BrokenImage, read_stored
 from cconvnet.data.origins import Origin, imagenet, tars
+from cconvnet.formats import matlab
 
 IDS = ["n02000001", "n01000002", "n03000003"]  # in the devkit's order, which is not theirs
 WORDS = ["cock", "ant, emmet", "zebra"]
@@ -213,15 +213,6 @@ def test_imagenets_labels_from_texts(tmp_path: Path) -> None:
             origins.find(root)
 
 
-def test_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_imagenet(tmp_path)
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(
-        DataError, match=r"pip install 'cconvnet\[imagenet\]'; or put Caffe's synset_words.txt"
-    ):
-        origins.find(root)
-
-
 @pytest.mark.parametrize("name", [imagenet.TRAIN, imagenet.VAL, imagenet.DEVKIT])
 def test_a_missing_archive_is_named(tmp_path: Path, name: str) -> None:
     root = make_imagenet(tmp_path)
@@ -254,7 +245,7 @@ def test_archives_that_do_not_fit_together(tmp_path: Path) -> None:
             ({"kit": devkit(truth="3\n1\n2\n9\n")}, "line 4: b'9' is no class's number"),
             ({"kit": devkit(truth="3\n1\n2\nx\n")}, "line 4: b'x' is no class's number"),
             ({"kit": devkit(truth="3\n1\n2\n4\n")}, "pictures of n09999999, of which .*train.tar has none"),
-            ({"kit": devkit(ids=["../..", *IDS[1:]])}, "is no WordNet id"),
+            ({"kit": devkit(ids=["../..", *IDS[1:]])}, "is no new number and WordNet id"),
             ({"kit": devkit()[:-1]}, r"holds no data/ILSVRC2012_validation_ground_truth\.txt"),
             ({"kit": [*devkit()[:-2], ("x/data/meta.mat", b"MATLAB 5.0")]}, "is not the table of classes"),
             ({"train": {CLASSES[0]: [("readme", b"")]}}, "no pictures of n01000002"),
@@ -276,11 +267,32 @@ def test_a_devkit_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.M
         origins.find(root)
 
 
-def test_a_table_of_classes_that_is_too_long(tmp_path: Path) -> None:
-    kit = devkit()
-    root = make_imagenet(tmp_path, kit=[*kit[:2], (kit[2][0], bytes(imagenet.MOST_META + 1)), kit[3]])
-    with pytest.raises(DataError, match=r"data/meta\.mat in .* has 16,777,217 bytes, more than"):
-        origins.find(root)
+def test_tables_are_what_scipy_reads() -> None:
+    io_module = pytest.importorskip("scipy.io")
+    fields = [("number", "O"), ("text", "O"), ("other", "O"), ("small", "O")]
+    rows = [(n, t, np.arange(n), np.uint8(n)) for n, t in ((1, "ä, b"), (2.5, "x" * 99), (250, "漢"))]
+    for compressed in (False, True):
+        file = io.BytesIO()
+        values = {"before": np.eye(3), "t": np.array(rows, fields), "after": "x"}
+        io_module.savemat(file, values, do_compression=compressed)
+        theirs = io_module.loadmat(io.BytesIO(file.getvalue()), squeeze_me=True)["t"]
+        found = matlab.table(file.getvalue(), "t", ("text", "number", "small", "other"))
+        assert [row[:3] for row in found] == [(str(t), float(n), float(s)) for n, t, _, s in theirs]
+        assert found[1][3] is None
+        for name, field, what in (
+            ("u", "text", "holds no u"),
+            ("t", "y", "no field y"),
+            ("after", "y", "no structure array"),
+        ):
+            with pytest.raises(ValueError, match=what):
+                matlab.table(file.getvalue(), name, (field,))
+
+
+def test_a_table_that_unpacks_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = devkit()[2][1]
+    monkeypatch.setattr(matlab, "MOST", 100)
+    with pytest.raises(ValueError, match="unpacks to more than 100 bytes"):
+        matlab.table(table, "synsets", ("WNID",))
 
 
 @pytest.mark.parametrize(
@@ -288,13 +300,12 @@ def test_a_table_of_classes_that_is_too_long(tmp_path: Path) -> None:
 )
 def test_flipped_bytes_in_the_table_of_classes(tmp_path: Path, seed: int, count: int) -> None:
     """Packed or not: the labels are those of the devkit, or an error."""
-    from scipy.io import loadmat, savemat
-
+    io_module = pytest.importorskip("scipy.io")
     rng = np.random.default_rng(seed)
     kit = devkit()
     name, packed_table = kit[2]
     plain = io.BytesIO()
-    savemat(plain, {"synsets": loadmat(io.BytesIO(packed_table))["synsets"]})
+    io_module.savemat(plain, {"synsets": io_module.loadmat(io.BytesIO(packed_table))["synsets"]})
     root = make_imagenet(tmp_path)
     refused = 0
     for number in range(count):
