@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
 import struct
 import tarfile
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from PIL import Image
 
 from cconvnet import data
 from cconvnet.data import DataError, origins
+from cconvnet.data.extents import Stored
 from cconvnet.data.images import BrokenImage, read_stored
 from cconvnet.data.origins import Origin, imagenet, tars
 from cconvnet.formats import matlab
@@ -786,3 +788,18 @@ def test_flipped_bytes_in_headers(tmp_path: Path, kind: str, seed: int, count: i
     assert len(headers) > 60
     check_flips(root, file, content, headers, seed, count)
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+def test_real_photographs_within_their_tar() -> None:
+    """Read where they lie they are what tarfile unpacks."""
+    folder = os.environ.get("CCONVNET_TEST_DATA")
+    if not folder:
+        pytest.skip("CCONVNET_TEST_DATA is not set")
+    file = Path(folder, "imagenet-100-photos.tar")
+    with tars.TarFile(file) as ours, tarfile.open(file) as theirs:
+        found, left_out = tars.usable(ours.members(), file.name)
+        assert len(found) >= 100 and not left_out
+        for name, place in found.items():
+            unpacked = theirs.extractfile(name if name in theirs.getnames() else f"./{name}")
+            assert unpacked is not None
+            assert read_stored(Stored(str(file), place.offset, place.size)) == unpacked.read()
