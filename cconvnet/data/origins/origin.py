@@ -26,7 +26,8 @@ LAYOUTS = """a data folder is one of
   ILSVRC-2012's archives as they come: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
     ILSVRC2012_devkit_t12.tar.gz (or Caffe's synset_words.txt and val.txt)
   WebDataset tars: train/*.tar and test/*.tar (or val/*.tar), or *.tar called train..., test... or val...;
-    labels are in .cls or .json, and classes.txt may name the classes"""
+    labels are in .cls or .json, and classes.txt may name the classes
+  shards that `cconvnet data prepare` made"""
 
 PICTURES = (".jpg", ".jpeg", ".png")
 
