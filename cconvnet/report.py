@@ -250,9 +250,10 @@ def _curves(history: History) -> Markup:
         )
         for panel in ("loss", "error")
     ]
+    changed = " Dotted lines: the learning rate changed." if history.rate_changes() else ""
     return join(
         [
-            tag("p", f"{words}. Dotted lines: the learning rate changed.", class_="faint"),
+            tag("p", f"{words}.{changed}", class_="faint"),
             tag("div", *figures, class_="charts"),
         ]
     )
@@ -396,7 +397,8 @@ def _timeline(run: Path) -> _Section | None:
     def picture() -> Markup:
         source = data_url(kinds[files[0].suffix], files[0].read_bytes())
         image = tag("img", src=source, alt="The time of each layer and pass of a step")
-        return tag("figure", image, class_="chart wide")
+        box = tag("div", image, class_="scroll", role="region", aria_label="A step's time", tabindex="0")
+        return tag("figure", box, class_="chart wide")
 
     return _section("timeline", "A step's time", picture) if files else None
 

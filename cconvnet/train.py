@@ -334,7 +334,7 @@ def _refuse_other_net(
     if checkpoint is not None:
         tensors = network_tensors(checkpoint)
         network = Network(other, batch=1, devices="cpu:0", seed=0)
-        check_tensors(path, tensors, {key: value.shape for key, value in network.state().items()})
+        check_tensors(path, tensors, network.state_shapes())
     raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
 
 
@@ -576,6 +576,7 @@ class Trainer:
             random_crop=settings.crop,
             mirror=settings.mirror,
             workers=options.workers,
+            allocate=self.network.devices[0].staging,
         )
 
     def _test_loader(self, options: Options) -> data.Loader:
@@ -587,6 +588,7 @@ class Trainer:
             shuffle=False,
             drop_last=False,
             workers=options.workers,
+            allocate=self.network.devices[0].staging,
         )
 
     def _train_epoch(self, batches: data.Loader, last_step: int, options: Options) -> bool:

@@ -1,10 +1,11 @@
-"""Preparing data: the same bytes whoever does it and however often it is interrupted; nothing broken in it."""
+"""Preparing data: the same bytes whoever does it, however often it is interrupted; nothing broken in it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
+import io
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -260,12 +262,49 @@ def test_what_has_no_label_is_listed_too(folder: Path, tmp_path: Path) -> None:
     assert json.loads(line) == {"split": "train", "name": "train/x.jpg", "reason": "it has no label"}
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_in_tars(workers: int, folder: Path, tmp_path: Path) -> None:
+    """They are stretches of files. The same pictures as those of the folder, in their order."""
+    for split, classes in COUNTS.items():
+        (tmp_path / "tars" / split).mkdir(parents=True)
+        for label, name in enumerate(classes):
+            with tarfile.open(tmp_path / "tars" / split / f"{name}.tar", "w") as tar:
+                for file in sorted((folder / split / name).iterdir()):
+                    for suffix, content in (("jpg", file.read_bytes()), ("cls", str(label).encode())):
+                        member = tarfile.TarInfo(f"{name}-{file.stem}.{suffix}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+    dataset = prepare(tmp_path / "tars", tmp_path / "shards", SHARD_BYTES, workers, size=20, raw=True)
+    assert dataset.origin == "webdataset"
+    ours, theirs = data.open_source(tmp_path / "shards"), data.open_source(folder, 20)
+    for one, other in ((ours.train, theirs.train), (ours.test, theirs.test)):
+        for mine, its in zip(one.read(np.arange(len(one))), other.read(np.arange(len(one))), strict=True):
+            assert np.array_equal(mine, its)
+    assert "ant-000" in ours.train.file(0)
+
+
 def test_a_picture_that_would_become_huge_is_broken() -> None:
     thin = np.zeros((2, 60_000, 3), np.uint8)
     with pytest.raises(BrokenImage, match="more than 67,108,864"):
         resize_shorter(thin, 256)
     assert resize_shorter(thin, 4).shape == (4, 120_000, 3) and MAX_PIXELS > 4 * 120_000
     assert resize_shorter(np.zeros((3, 4, 1), np.uint8), 6).shape == (6, 8, 1)
+
+
+@pytest.mark.skipif(not LINUX, reason="file names are bytes on Linux")
+def test_file_names_that_are_no_text(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "data")
+    file = folder / "test" / "bee" / "000.jpeg"
+    strange = file.with_name(os.fsdecode(b"\xff\xe9 \n.jpeg"))
+    file.rename(strange)
+    prepare(folder, tmp_path / "shards", size=12, workers=1)
+    source = data.open_source(tmp_path / "shards")
+    names = [source.test.file(index) for index in range(9)]
+    assert names.count("test/bee/" + strange.name) == 1
+    strange.write_bytes(b"")
+    prepare(folder, tmp_path / "without", size=12, workers=1)
+    (line,) = (tmp_path / "without" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["name"] == "test/bee/" + strange.name
 
 
 def test_a_source_file_that_goes_away_is_named(tmp_path: Path) -> None:

@@ -257,7 +257,8 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
             Options(
                 **{
                     "net": "cifar-quick", "data": str(where), "size": 32, "devices": ["cpu:0"], "batch": 8,
-                    "epochs": 3, "seed": 7, "steps": steps, "out": out, "color_noise": 0.1, "log_every": 2, **options,
+                    "epochs": 3, "seed": 7, "steps": steps, "out": out, "color_noise": 0.1,
+                    "log_every": 2, **options,
                 }
             ),
             Listener(),

@@ -7,11 +7,15 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cconvnet.cli.options import Json, check_can_write, example, print_table, write_json
+
+if TYPE_CHECKING:
+    from cconvnet.data.origins import Origin
+    from cconvnet.reporter import Reporter
 
 app = typer.Typer(help="Get, prepare, look at and check data.")
 
@@ -48,9 +52,9 @@ def get(
         def progress(file: str, done: int, total: int) -> None:
             nonlocal begun
             if begun != file:
-                report.begin(file, total, done)
+                report.begin(file, total // 10**6, done // 10**6)
                 begun = file
-            report.step(done, file, f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")
+            report.step(done // 10**6, file, f"{done / total:.0%} of {total / 1e6:,.1f} MB")
 
         origin = downloads.get(name, out, say=report.say, progress=lambda file: partial(progress, file))
         report.end()
@@ -110,7 +114,6 @@ def prepare(
 
     It can be stopped at any time; the same command goes on.
     """
-    from cconvnet.data import origins
     from cconvnet.data.inspection import sized
     from cconvnet.data.prepare import Preparation
     from cconvnet.data.recipes import choose
@@ -119,10 +122,10 @@ def prepare(
     if workers is not None and workers < 0:
         raise ValueError(f"--workers must be at least 0, not {workers}")
     began = time.monotonic()
-    origin = origins.find(src)
-    recipe, survey = choose(origin, size=size, whole=whole, raw=raw, quality=quality)
-    work = Preparation(origin, dst, recipe, survey, round(shard_mb * 2**20))
     with reporter() as report:
+        origin = _find(src, report)
+        recipe, survey = choose(origin, size=size, whole=whole, raw=raw, quality=quality)
+        work = Preparation(origin, dst, recipe, survey, round(shard_mb * 2**20))
         for line in work.describe():
             report.say(line)
         if work.complete() is not None:
@@ -137,7 +140,25 @@ def prepare(
         )
         skipped = sum(dataset.skipped.values())
         if skipped:
-            report.say(f"{skipped:,} broken pictures were left out; {dst / 'skipped.jsonl'} names them")
+            report.say(f"{skipped:,} pictures were left out; {dst / 'skipped.jsonl'} says which and why")
+
+
+def _find(data: str, report: Reporter) -> Origin:
+    """What `data` holds; archives are looked through first, which takes its time."""
+    from cconvnet.data import origins
+
+    begun = False
+
+    def looking(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            report.begin("looking through archives", total)
+            begun = True
+        report.step(done, "looking through archives", f"{done:,}/{total:,}")
+
+    origin = origins.find(data, looking)
+    report.end()
+    return origin
 
 
 @app.command(
@@ -155,7 +176,8 @@ def inspect(
     to_json: Json = None,
 ) -> None:
     """Say what data holds: classes, counts, sizes; and show some of it."""
-    from cconvnet.data import inspection, origins
+    from cconvnet.data import inspection
+    from cconvnet.reporter import reporter
 
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--sheet must end with .png or .jpg, not {sheet.name!r}")
@@ -163,7 +185,8 @@ def inspect(
     check_can_write(to_json)
     if seed < 0:
         raise ValueError(f"--seed must be at least 0, not {seed}")
-    origin = origins.find(data)
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+        origin = _find(data, report)
     found = inspection.inspect(origin)
     if to_json != "-":
         for line in inspection.lines(found):

