@@ -144,7 +144,7 @@ def _label(axes: Any, lane: int, span: Span, inches: float, size: float) -> None
 
 
 def _draw_costs(axes: Any, rows: list[dict[str, Any]], seconds: float) -> None:
-    unit, size = _unit(max(total(row) for row in rows))
+    unit, size = _unit(seconds)
     for index, row in enumerate(rows):
         left = 0.0
         for what, color in (*_PASS_COLORS.items(), ("idle", FAINT)):
