@@ -306,11 +306,11 @@ def timeline(
             warmup,
             stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + 2 * steps}"),
         )
-    plots.timeline(found, target)
+    said = plots.timeline(found, target)
     if trace is not None:
         write_json(str(trace), found.chrome_trace())
     if to_json:
         write_json(to_json, found.to_dict())
     if to_json != "-":
-        print(plots.about(found))
+        print(said)
         print(target)
