@@ -222,6 +222,14 @@ class Device:
     def synchronize(self) -> None:
         """Waits until all work given to this device is done."""
 
+    def moment(self) -> Any:
+        """When the work given to this device so far is done, for seconds_between()."""
+        return time.perf_counter()
+
+    def seconds_between(self, begin: Any, end: Any) -> float:
+        """From one moment of this device to another, once both have come."""
+        return float(end - begin)
+
     # Off the GPU every call returns when its work is done, so there is nothing to wait for.
 
     def mark(self) -> Any:
@@ -258,17 +266,21 @@ class Transfer:
 
     Attributes
         seconds: how long all copies so far took.
+        last: what the last copy was made of: whose moments these are (None: any device's), begin, end.
     """
 
     def __init__(self, target: Any, source: Any) -> None:
         self._target, self._source = target, source.reshape(target.shape)
         self._seconds = 0.0
+        self.last: list[tuple[Device | None, Any, Any]] = []
 
     def start(self, *after: Any) -> Any:
         """Copies once the marks `after` are reached; returns the mark at which it is done."""
         begin = time.perf_counter()
         self._target[...] = self._source
-        self._seconds += time.perf_counter() - begin
+        end = time.perf_counter()
+        self._seconds += end - begin
+        self.last = [(None, begin, end)]
         return None
 
     @property
@@ -401,10 +413,20 @@ class CudaDevice(Device):
         self._stream.synchronize()
 
     def mark(self) -> Any:
+        return self._recorded(timed=False)
+
+    def moment(self) -> Any:
+        return self._recorded(timed=True)
+
+    def _recorded(self, timed: bool) -> Any:
         with self:  # an event and its stream must be of one GPU
-            event = self.xp.cuda.Event(disable_timing=True)
+            event = self.xp.cuda.Event(disable_timing=not timed)
             event.record(self._stream)
         return event
+
+    def seconds_between(self, begin: Any, end: Any) -> float:
+        end.synchronize()
+        return float(self.xp.cuda.get_elapsed_time(begin, end)) / 1e3
 
     def wait(self, mark: Any) -> None:
         if mark is not None:
@@ -470,7 +492,8 @@ class CudaTransfer(Transfer):
         self._target, self._source = target, source
         self._to, self._from = target_device, device
         cuda = device.xp.cuda
-        self._times: list[tuple[Any, Any]] = []  # begin and end of what the last copy was made of
+        self.last: list[tuple[Device | None, Any, Any]] = []
+        self._counted = True  # whether the last copy's time is in _seconds
         self._seconds = 0.0
         self._pinned = None
         if not _can_reach(cuda, device.ordinal, target_device.ordinal):
@@ -478,6 +501,7 @@ class CudaTransfer(Transfer):
 
     def start(self, *after: Any) -> Any:
         self._add_times()
+        self.last, self._counted = [], False
         source, target = self._from, self._to
         if self._pinned is None:
 
@@ -509,14 +533,14 @@ class CudaTransfer(Transfer):
             begin.record(stream)
             copy(int(stream.ptr))
             end.record(stream)
-        self._times.append((begin, end))
+        self.last.append((device, begin, end))
         return end
 
     def _add_times(self) -> None:
-        for begin, end in self._times:
-            end.synchronize()  # reached long ago, in the step before
-            self._seconds += self._from.xp.cuda.get_elapsed_time(begin, end) / 1e3
-        self._times.clear()
+        if not self._counted:
+            # Reached long ago, in the step before.
+            self._seconds += sum(self._from.seconds_between(begin, end) for _, begin, end in self.last)
+            self._counted = True
 
     @property
     def seconds(self) -> float:

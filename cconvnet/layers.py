@@ -1014,6 +1014,10 @@ class CopyLayer(Layer):
         self._done = self._back.start(self.device.mark(), source.mark())
         self.copied_bytes += self.bytes
 
+    def last(self, back: bool) -> list[tuple[Device | None, Any, Any]]:
+        """What the last copy forward, or back, was made of; see Transfer."""
+        return list((self._back if back else self._there).last)
+
     def wait(self) -> None:
         """Later work of both devices finds the last copy done: one needs it, the other may overwrite it."""
         self.device.wait(self._done)

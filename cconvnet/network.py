@@ -87,6 +87,15 @@ class StepResult:
         return np.equal(self.rank, 0)
 
 
+# Does the work of a layer or the update of a parameter, the `device` and what it is being told too.
+Doing = Callable[..., None]
+
+
+def do(what: Layer | Parameter, device: Device, doing: str, work: Callable[..., None], *given: Any) -> None:
+    """Calls work(*given). In its place something may stand that measures it; see cconvnet.tracing."""
+    work(*given)
+
+
 # ---- memory ----------------------------------------------------------------------------------------------
 
 
@@ -140,6 +149,7 @@ class Network:
         layers: what the spec's layers have become, in order, of a split layer its parts.
         parameters: by name, "conv1.weight", "conv1.bias"; the same ones wherever the layers are placed.
         memory: bytes held on each device, by the device's name.
+        do: what calls every layer's work. Another than :func:`do` keeps a step from being captured.
 
     Raises:
         ValueError: the network makes no sense (the text names the layer) or an argument is not allowed.
@@ -174,6 +184,7 @@ class Network:
                 f"towers must be at least as many as the {len(self.devices)} devices, not {towers}"
             )
         self.memory: dict[str, int] = {}
+        self.do: Doing = do
         # The number of the training step that runs, where dropout finds it.
         self._step = {device.name: self._allocate(device, (1,), np.int64) for device in self.devices}
 
@@ -509,7 +520,7 @@ class Network:
             None if shift is None else _row("shift", shift, (n, shape[2]), np.float32, 0),
         )
         for image in self._inputs.values():
-            image.load(*host, scale)
+            self.do(image, image.device, "load", image.load, *host, scale)
         cost = self._cost
         with cost.device:
             cost.labels[n:] = 0
@@ -551,7 +562,7 @@ class Network:
         for copy in copies:
             copy.wait_here()
         with layer.device:
-            layer.forward(train)
+            self.do(layer, layer.device, "forward", layer.forward, train)
         for copy in copies:
             copy.been_read()
 
@@ -580,17 +591,14 @@ class Network:
     def _backward_layer(self, layer: Layer, updates: Updates | None) -> None:
         for copy in self._copies_of[id(layer.output)]:
             copy.wait()
-        tensor = layer.output
-        with layer.device as device:
-            for gradient in tensor.more_gradients:
-                device.module.add(tensor.gradient, gradient, tensor.gradient, device.stream)
-            layer.backward(updates)
+        with layer.device:
+            self.do(layer, layer.device, "backward", _backward, layer, updates)
         for copy in self._copies_read[id(layer)]:
             copy.been_read()
 
     def update(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Moves every parameter along its gradient; see :func:`cconvnet.optim.update`."""
-        optim.update(self.parameters.values(), lr, momentum)
+        optim.update(self.parameters.values(), lr, momentum, self.do)
 
     def train_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> None:
         """forward(train=True, step), backward() and update(lr, momentum), bitwise, but for gradients, which
@@ -614,6 +622,9 @@ class Network:
         # What of the captured work is not read from the device: how many images there are and which
         # parameters are frozen.
         key = (self._count, updates.frozen)
+        if self.do is not do:
+            self._work()
+            return
         if key not in self._captured:
             self._captured[key] = None
             self._work()
@@ -628,7 +639,10 @@ class Network:
         (updates,) = self._updates
         self._run_forward(True)
         with self._cost.device as device:
-            device.module.watch_losses(self._cost.losses[: self._count], updates.halt, device.stream)
+            losses = self._cost.losses[: self._count]
+            self.do(
+                self._cost, device, "check", device.module.watch_losses, losses, updates.halt, device.stream
+            )
         self._run_backward(updates)
 
     def _loaded(self) -> None:
@@ -807,6 +821,14 @@ class Network:
                 raise ValueError(f"the tensor {name!r} must be {wanted}, not {_what(state[name])}")
         for name, (parameter, what) in targets.items():
             parameter.fill(what, state[name])
+
+
+def _backward(layer: Layer, updates: Updates | None) -> None:
+    """A layer's backward pass, once what its readers have written is summed."""
+    tensor, device = layer.output, layer.device
+    for gradient in tensor.more_gradients:
+        device.module.add(tensor.gradient, gradient, tensor.gradient, device.stream)
+    layer.backward(updates)
 
 
 def distinct_devices(devices: str | Device | Sequence[str | Device] | None) -> list[Device]:

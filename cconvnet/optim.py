@@ -145,26 +145,36 @@ def _rates(p: Parameter, lr: float | Mapping[str, float], momentum: float) -> tu
     return rate, momentum if p.momentum is None else p.momentum
 
 
-def update(parameters: Iterable[Parameter], lr: float | Mapping[str, float], momentum: float) -> None:
+def update(
+    parameters: Iterable[Parameter],
+    lr: float | Mapping[str, float],
+    momentum: float,
+    do: Callable[..., None],
+) -> None:
     """v = momentum*v - lr*lr_scale*(g + weight_decay*w); w = w + v, for every parameter not frozen.
 
-    `lr` is one rate or each parameter's by its name. A norm limit is applied afterwards.
+    `lr` is one rate or each parameter's by its name. A norm limit is applied afterwards. `do` calls the work;
+    see cconvnet.network.do.
     """
     for p in parameters:
         rate, kept = _rates(p, lr, momentum)
         if rate == 0:
             continue
         for piece in p.pieces:
-            with piece.device as device:
-                device.module.sgd_update(
-                    _problem(piece.value.size, rate, kept, p.weight_decay),
-                    piece.gradient,
-                    piece.velocity,
-                    piece.value,
-                    device.stream,
-                    w_bf16=piece.rounded,
-                )
-            piece.limit_norm()
+            do(p, piece.device, "update", _update, piece, rate, kept)
+
+
+def _update(piece: Piece, rate: float, momentum: float) -> None:
+    with piece.device as device:
+        device.module.sgd_update(
+            _problem(piece.value.size, rate, momentum, piece.parameter.weight_decay),
+            piece.gradient,
+            piece.velocity,
+            piece.value,
+            device.stream,
+            w_bf16=piece.rounded,
+        )
+    piece.limit_norm()
 
 
 class Updates:

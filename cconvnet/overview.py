@@ -96,7 +96,7 @@ def _sound(path: Path) -> Overview:
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """A JSON file of a run; empty where there is none."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -112,14 +112,14 @@ def _read(file: Path) -> dict[str, Any]:
 def _state(path: Path) -> tuple[str, str | None]:
     if runs.in_use(path):
         return "training", None
-    found = _read(path / "state.json")
+    found = read_json(path / "state.json")
     match found.get("state"):
         case "training":
             return "killed", None
         case "complete" | "stopped" | "failed" as ended:
             return ended, found.get("reason")
         case None:  # written before runs had a state
-            summary = _read(path / "summary.json")
+            summary = read_json(path / "summary.json")
             return ("complete" if summary["complete"] else "stopped") if summary else "killed", None
         case other:
             raise RunError(f"{path / 'state.json'} is damaged: there is no state {other!r}")
@@ -127,7 +127,7 @@ def _state(path: Path) -> tuple[str, str | None]:
 
 def _seconds(path: Path, steps: list[dict[str, Any]], batch: int) -> float | None:
     """From the summary if it is of the run's end, else from what the log's lines say of their steps."""
-    summary = _read(path / "summary.json")
+    summary = read_json(path / "summary.json")
     if summary and (not steps or summary["steps"] >= steps[-1]["step"]):
         return float(summary["seconds"])
     seconds, before = 0.0, 0

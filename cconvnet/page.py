@@ -22,7 +22,7 @@ class Markup(str):
     __slots__ = ()
 
 
-def tag(name: str, *content: str | None, **attributes: str | None) -> Markup:
+def tag(name: str, /, *content: str | None, **attributes: str | None) -> Markup:
     """An element; text in it and in its attributes is escaped. None is left out.
 
     An attribute's underscores are hyphens, one at the end is dropped: ``class_``.
@@ -44,11 +44,13 @@ def join(parts: Iterable[str | None]) -> Markup:
     )
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]], label: str, numbers: bool = False) -> Markup:
-    """A table in a box of its own, which scrolls where the page is narrower."""
+def table(
+    columns: Iterable[str], rows: Iterable[Iterable[str]], label: str, kind: str | None = None
+) -> Markup:
+    """A table in a box of its own, which scrolls where the page is narrower; `kind` is its class."""
     head = tag("tr", *(tag("th", column, scope="col") for column in columns))
     body = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
-    whole = tag("table", tag("thead", head), tag("tbody", *body), class_="numbers" if numbers else None)
+    whole = tag("table", tag("thead", head), tag("tbody", *body), class_=kind)
     return tag("div", whole, class_="scroll", role="region", aria_label=label, tabindex="0")
 
 
@@ -63,7 +65,7 @@ def png(array: Array) -> str:
 
 
 def photo(array: Array, side: int) -> str:
-    """The address of an image uint8[H,W,C]: without loss if it is small, else as a JPEG no larger than `side`."""
+    """The address of an image uint8[H,W,C]: without loss if it is small, else a JPEG of at most `side`."""
     if max(array.shape[:2]) <= 64:
         return png(array)
     return data_url("image/jpeg", _encoded(array, "JPEG", side, quality=85))

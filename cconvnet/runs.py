@@ -75,7 +75,11 @@ class Run:
             raise RunError(f"{path} is not empty; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, config)
-        run.write_config(config)
+        try:
+            run.write_config(config)
+        except BaseException:
+            run.close()
+            raise
         return run
 
     @classmethod
@@ -92,7 +96,11 @@ class Run:
         self.checkpoints.clean()
         for side in self.path.glob(".*.partial"):
             side.unlink()
-        self._write_state("training")
+        try:
+            self._write_state("training")
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

@@ -10,9 +10,11 @@ messages and the numbers of their fields; RFC 3720, appendix B.4, for CRC-32C.
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import math
+import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -109,8 +111,13 @@ class EventFile:
         record = (
             length + struct.pack("<I", _masked_crc(length)) + event + struct.pack("<I", _masked_crc(event))
         )
-        # One call, so that a kill leaves no half record but on a full disk.
-        self._file.write(record)
+        try:
+            # One call, so that a kill leaves no half record.
+            written = self._file.write(record)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        if written != len(record):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
 
 def tiled(weights: Array) -> Array:

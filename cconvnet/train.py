@@ -874,7 +874,7 @@ class Trainer:
             yield
         except OSError as error:
             raise TrainingStopped(
-                f"cannot write {error.filename}: {error.strerror}. "
+                f"cannot write {error.filename or self.run.path}: {error.strerror}. "
                 + self._standing("when the disk can be written")
             ) from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import subprocess
 from collections.abc import Iterator
@@ -116,3 +117,17 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
         pytest.skip(f"no small file system can be made here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of four short epochs, whose rate falls after the second; not to be changed."""
+    from cconvnet.nets.specs import LrStep
+    from cconvnet.reporter import Silent
+    from cconvnet.settings import Options
+    from cconvnet.train import train
+
+    path = tmp_path_factory.mktemp("small") / "run"
+    options = Options(devices=["cpu:0"], epochs=4, lr=0.05, lr_steps=(LrStep(2, 0.1),), log_every=5, out=path)
+    train(options, Silent(io.StringIO()))
+    return path

@@ -6,6 +6,7 @@ picture cannot hide.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import struct
@@ -399,6 +400,7 @@ def test_a_sample_without_a_label_is_left_out_and_none_shifts(tmp_path: Path, re
     images, read = source.train.read(np.arange(30))
     assert told(images) == [(label, number) for number, label in enumerate(labels)]
     assert read.tolist() == labels
+    assert any("1 pictures are left out; the first is train.tar/x" in note for note in source.notes)
     (skip,) = source.report()
     assert skip.split == "train" and skip.file.startswith("train.tar/x") and reason in skip.reason
 
@@ -479,6 +481,15 @@ def test_statistics_are_kept_beside_tars(tmp_path: Path) -> None:
     said.clear()
     gather(data.open_source(tmp_path), say=said.append)
     assert "are kept in" in said[0]
+
+
+def test_a_picture_of_another_size_is_named(tmp_path: Path) -> None:
+    other = io.BytesIO()
+    Image.new("RGB", (7, 5)).save(other, "PNG")
+    file = shard(tmp_path / "train.tar", [*samples([0, 1]), ("x.png", other.getvalue()), ("x.cls", b"1")])
+    at = file.read_bytes().index(other.getvalue())
+    with pytest.raises(DataError, match=rf"train\.tar at byte {at:,} has 5x7 pixels .* other images 5x5"):
+        data.open_source(tmp_path)
 
 
 # ---- hostile archives ------------------------------------------------------------------------------------
@@ -564,9 +575,11 @@ DAMAGED = {
     "a size of -1": with_header(GOOD, 0, size=b"-0000000001\0"),
     "a size of 0x10": with_header(GOOD, 0, size=b"0x10\0"),
     "a size of 1_0": with_header(GOOD, 0, size=b"1_0\0"),
+    "a size below zero of what is empty": with_header(member("a.png").tobuf(), 0, size=b"\xff" * 12) + GOOD,
     "a size that hides a header": with_header(GOOD, 0, size=b"%011o\0" % (len(GOOD) - 512)),
     "a long name without end": with_header(GOOD, 0, kind=b"L", size=b"77777777777\0"),
     "a long name of 2 MiB": with_header(GOOD, 0, kind=b"L", size=b"%011o\0" % 2**21) + bytes(2**21),
+    "a long name that is cut off": with_header(GOOD[:1024], 0, kind=b"L", size=b"%011o\0" % 4096),
     "records without end": pax_header(b"", 2**30) + GOOD,
     "records of no length": pax_header(b"0 path=x\n") + GOOD,
     "records without numbers": pax_header(b"xx path=x\n") + GOOD,
@@ -591,6 +604,39 @@ def test_a_damaged_tar_is_named(tmp_path: Path, name: str) -> None:
         assert "compressed with gzip" in str(caught.value) and "gunzip" in str(caught.value)
     if "beyond" in name:
         assert "should have 8,589,934,591 bytes, but it ends 8,589," in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sound", *DAMAGED])
+def test_nothing_outside_a_tar_is_read(name: str) -> None:
+    """Not even of the tar that it is in, of which what follows may be a member too."""
+    content = DAMAGED.get(name, GOOD)
+    whole = b"\x55" * 2048 + content + GOOD
+    end = 2048 + len(content)
+
+    def read(offset: int, length: int) -> bytes:
+        assert offset >= 2048 and offset + length <= end
+        return whole[offset : offset + length]
+
+    found = []
+    with contextlib.suppress(DataError):
+        for member in tars.members(read, 2048, end, name):
+            found.append(member)
+            assert member.offset >= 2048 and 0 <= member.size <= end - member.offset
+    assert (len(found) == 40) == (name == "sound")
+
+
+def test_sizes_of_what_has_no_contents(tmp_path: Path) -> None:
+    """A link's size says nothing of the tar; nor does one that an extended header overrules."""
+    link = with_header(member("x.png", tarfile.SYMTYPE).tobuf(), 0, size=b"77777777777\0")
+    (tmp_path / "train.tar").write_bytes(link + GOOD)
+    (left,) = origins.find(tmp_path).train.left_out
+    assert left.name == "train.tar/x.png"
+    size = len(samples([0])[0][1])
+    record = b"%d size=%d\n" % (len(str(size)) + 9, size)
+    for said in (0, 8**11 - 1):
+        content = pax_header(record) + with_header(GOOD, 0, size=b"%011o\0" % said)
+        (tmp_path / "train.tar").write_bytes(content)
+        assert told(data.open_source(tmp_path).train.read([0, 5])[0]) == [(0, 0), (1, 5)]
 
 
 def test_tars_of_old(tmp_path: Path) -> None:

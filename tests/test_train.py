@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +31,11 @@ from PIL import Image
 from cconvnet import checkpoint, data, nets, runs
 from cconvnet.checkpoint import CheckpointError, Folder
 from cconvnet.data.color_noise import color_components
+from cconvnet.data.workers import DecodePool
 from cconvnet.evaluate import COLORS, MEAN, Tally, evaluate_run, load_trained, predict
+from cconvnet.formats import cuda_convnet_writer
+from cconvnet.formats.netfiles import NetFiles
+from cconvnet.layers import ConvLayer
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.network import Network
@@ -128,6 +136,17 @@ def assert_same_run(run: Path, other: Path) -> None:
         for summary in (json.loads((path / "summary.json").read_text()) for path in (run, other))
     )
     assert one_summary == two_summary
+
+
+def colored_pictures(root: Path, count: int, side: int) -> Path:
+    """Coloured pictures of three classes: crops, mirror images and colour noise all change them."""
+    draws = np.random.default_rng(0)
+    for number in range(count):
+        folder = root / f"class{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = draws.integers(0, 256, (6, 6, 3), np.uint8)
+        Image.fromarray(coarse).resize((side + 4, side)).save(folder / f"{number}.png")
+    return root
 
 
 # ---- a whole run -----------------------------------------------------------------------------------------
@@ -513,6 +532,68 @@ def test_killed_before_the_first_checkpoint(unbroken: Path, tmp_path: Path) -> N
     assert_same_run(unbroken, out)
 
 
+def test_auto_begins_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
+    """One command, as a batch system gives it again and again."""
+    out, listener = tmp_path / "run", Listener()
+    again = {"out": out, "resume": Path("auto"), "checkpoint_every": 10}
+    run_training(listener, steps=33, **again)
+    assert f"{out} holds no run yet: beginning it" in listener.lines
+    newest = Folder(out / "checkpoints").files()[-1]
+    newest.write_bytes(newest.read_bytes()[:-9])
+    run_training(listener, **again)
+    assert any(line.startswith("skipped: ") and newest.name in line for line in listener.lines)
+    assert f"resuming {out} from step 30" in listener.lines
+    assert_same_run(unbroken, out)
+    run_training(listener, **again)
+    assert "nothing left to train: 90 of 90 steps are done" in listener.lines
+
+
+def test_auto_takes_a_network_from_files_each_time(tmp_path: Path) -> None:
+    """The run's own network counts from the second time on."""
+    files, out = (tmp_path / "layers.cfg", tmp_path / "layer-params.cfg"), tmp_path / "run"
+    spec = nets.build("cifar-18pct", image_shape=(32, 32, 3), classes=3)
+    cuda_convnet_writer.write(spec, *files, towers=1)
+    pictures = str(colored_pictures(tmp_path / "pictures", 48, 32))
+    settings = {"net": NetFiles(*files), "data": pictures, "size": 32, "lr": 0.001, "batch": 8}
+    for steps in (2, 4):
+        run_training(out=out, resume=Path("auto"), steps=steps, **settings)
+    assert runs.find_checkpoint(out)[1].step == 4
+
+
+def test_auto_takes_the_newest_run_that_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=r"runs/ holds no run to go on with; --resume RUN names one"):
+        resume(Path("auto"))
+    for name, settings in (("old", {"steps": 3}), ("new", {"steps": 5}), ("done", {"epochs": 1})):
+        run_training(out=Path("runs") / name, **settings)
+    (tmp_path / "runs" / "damaged").mkdir()
+    (tmp_path / "runs" / "damaged" / "config.json").write_text("{")
+    listener = Listener()
+    resume(Path("auto"), listener)
+    assert f"resuming {Path('runs/new')} from step 5" in listener.lines
+    # Complete, until it was told to go on for longer and stopped on the way.
+    resume(Path("runs/done"), epochs=2, steps=50)
+    resume(Path("auto"), listener, steps=51)
+    assert f"resuming {Path('runs/done')} from step 50" in listener.lines
+    resume(Path("runs/done"))
+    resume(Path("auto"), listener, steps=4)
+    assert f"resuming {Path('runs/old')} from step 3" in listener.lines
+    resume(Path("auto"))
+    with pytest.raises(RunError, match="holds no run to go on with"):
+        resume(Path("auto"))
+
+
+def test_as_many_checkpoints_stay_as_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=30, checkpoint_every=5, keep=4)
+    steps = [checkpoint.load(file).step for file in Folder(out / "checkpoints").files()]
+    assert steps == [15, 20, 25, 30]
+    with pytest.raises(ValueError, match="--keep must be at least 1, not 0"):
+        resume(out, keep=0)
+
+
 def test_a_damaged_checkpoint_is_skipped(unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_training(out=out, steps=30, checkpoint_every=10)
@@ -798,9 +879,21 @@ def test_the_rate_may_be_changed_by_hand(tmp_path: Path) -> None:
 # ---- signals and kills -----------------------------------------------------------------------------------
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+# Small data is decoded once and kept; this decodes it whenever it is read, as large data is.
+_STREAMING = """
+import sys
+from cconvnet import cli
+from cconvnet.data import sources
+sources.open_source.__kwdefaults__["cache_bytes"] = 0
+sys.argv[0] = "cconvnet"
+cli.main()
+"""
+
+
+def start(*arguments: str, streaming: bool = False) -> subprocess.Popen[str]:
+    program = ["-c", _STREAMING] if streaming else ["-m", "cconvnet"]
     return subprocess.Popen(
-        [sys.executable, "-m", "cconvnet", "train", *arguments],
+        [sys.executable, *program, "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -834,6 +927,80 @@ def test_signals_save_and_say_how_to_go_on(number: int, code: int, tmp_path: Pat
     assert_same_run(tmp_path / "whole", out)
 
 
+def test_asking_again_and_again_changes_nothing(tmp_path: Path) -> None:
+    """SIGTERM every few milliseconds, through saving and up to the end of the process."""
+    out = tmp_path / "run"
+    process = start(*FLAGS, "--epochs", "1000", "--out", str(out), "--checkpoint-every", "1")
+    wait_for(lambda: len(runs.read_log(out)) > 9, process)
+    asked = 0
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        asked += 1
+        time.sleep(0.003)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "") and asked > 3
+    assert "to go on: cconvnet train --resume" in output
+    step = json.loads((out / "summary.json").read_text())["steps"]
+    assert runs.find_checkpoint(out)[1].step == step
+
+
+# Stands for a mean image of many pictures.
+_SLOW_BEGINNING = """
+import sys, time
+from cconvnet import cli, train
+gather = train.gather
+def slow(*arguments, **more):
+    print("gathering", flush=True)
+    time.sleep(60)
+train.gather = slow
+sys.argv[0] = "cconvnet"
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_signals_before_the_first_step(number: int, code: int, unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW_BEGINNING, "train", *FLAGS, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while process.stdout.readline() != "gathering\n":
+        assert process.poll() is None
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (code, "")
+    if number == signal.SIGTERM:
+        assert output == f"stopped before the first step; to go on: cconvnet train --resume {out}\n"
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
+def test_stopped_while_a_checkpoint_is_written(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, save, stopped = tmp_path / "run", Folder.save, threading.Event()
+
+    def interrupted(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
+        if content.step == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+            stopped.wait(0.2)  # by then training has found out
+        return save(folder, content, best_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "save", interrupted)
+        outcome = run_training(out=out, checkpoint_every=20)
+    assert outcome.signal == signal.SIGTERM
+    steps = [checkpoint.load(file).step for file in Folder(out / "checkpoints").files()]
+    assert steps == [20, outcome.summary["steps"]]
+    assert not list(out.rglob(".*"))
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
 def _changed_at(file: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
@@ -842,41 +1009,84 @@ def _changed(file: Path, before: int) -> bool:
     return _changed_at(file) != before
 
 
-def kill_until_done(out: Path, times: int, seed: int) -> int:
-    """Trains in processes that are killed at random instants, `times` of them; returns how many were."""
-    chance = random.Random(seed)
-    killed = 0
+@dataclasses.dataclass
+class Kills:
+    """How many processes were killed, and how many of them while they wrote a file."""
+
+    all: int = 0
+    writing: int = 0
+
+
+def kill_until_done(flags: list[str], out: Path, times: int, seed: int) -> Kills:
+    """Trains with one command given again and again, to processes of which `times` are killed at random."""
+    chance, kills = random.Random(seed), Kills()
     while True:
-        arguments = ["--resume", str(out)] if (out / "config.json").exists() else [*FLAGS, "--out", str(out)]
-        process = start(*arguments, "--device", "cpu:0", "--log-every", "4", "--checkpoint-every", "1")
-        if killed < times:
+        again = ["--out", str(out), "--resume", "auto", "--checkpoint-every", "1"]
+        process = start(*flags, *again, streaming=True)
+        if kills.all < times:
             # From the moment the run's folder is touched, saving, logging and testing are all in reach.
             log = out / "log.jsonl"
             before = _changed_at(log)
             wait_for(partial(_changed, log, before), process)
-            time.sleep(chance.uniform(0.0, 0.12))
+            time.sleep(chance.uniform(0.0, 0.15))
             process.kill()
         _, errors = process.communicate(timeout=120)
-        killed += process.returncode == -signal.SIGKILL
         if process.returncode == 0:
-            return killed
+            return kills
         assert process.returncode == -signal.SIGKILL, errors
+        kills.all += 1
+        kills.writing += bool(list(out.rglob(".*.partial")))
 
 
-def test_kills_lose_nothing(unbroken: Path, tmp_path: Path) -> None:
-    assert kill_until_done(tmp_path / "run", times=4, seed=1) >= 2
-    assert_same_run(unbroken, tmp_path / "run")
+@dataclasses.dataclass
+class Victim:
+    """A training to be killed: its flags, and the same run that was left alone."""
+
+    flags: list[str]
+    whole: Path
+
+
+@pytest.fixture(params=["digits", "pictures", "shards"], scope="module")
+def victim(
+    request: pytest.FixtureRequest, unbroken: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Victim:
+    """Digits from memory; pictures that two processes decode, cropped and mirrored, with colour noise; and
+    the same from shards of raw pixels."""
+    if request.param == "digits":
+        return Victim(FLAGS, unbroken)
+    folder = tmp_path_factory.mktemp("victim")
+    where = colored_pictures(folder / "pictures", count=96, side=36)
+    if request.param == "shards":
+        where = folder / "shards"
+        command = ["data", "prepare", str(folder / "pictures"), str(where), "--size", "32"]
+        subprocess.run([sys.executable, "-m", "cconvnet", *command, "--raw"], check=True)
+    flags = ["--net", "cifar-13pct", "--data", str(where), "--size", "32", "--workers", "2"]
+    flags += ["--batch", "16", "--epochs", "4", "--color-noise", "0.1", "--seed", "3", "--device", "cpu:0"]
+    flags += ["--log-every", "2", "--lr", "0.001"]
+    done = start(*flags, "--out", str(folder / "whole"), streaming=True)
+    _, errors = done.communicate(timeout=120)
+    assert done.returncode == 0, errors
+    return Victim(flags, folder / "whole")
+
+
+def test_kills_lose_nothing(victim: Victim, tmp_path: Path) -> None:
+    kills = kill_until_done(victim.flags, tmp_path / "run", times=5, seed=1)
+    assert kills.all == 5
+    assert_same_run(victim.whole, tmp_path / "run")
 
 
 @pytest.mark.long
-def test_two_hundred_kills_lose_nothing(unbroken: Path, tmp_path: Path) -> None:
-    killed = 0
-    for seed in range(2, 1000):
-        killed += kill_until_done(tmp_path / f"run-{seed}", times=20, seed=seed)
-        assert_same_run(unbroken, tmp_path / f"run-{seed}")
-        if killed >= 200:
-            break
-    assert killed >= 200
+def test_two_hundred_kills_lose_nothing(victim: Victim, tmp_path: Path) -> None:
+    """So many of each kind of training, 201 in all, in rounds each to the end."""
+    kills = Kills()
+    for seed, times in enumerate([14, 14, 13, 13, 13]):
+        found = kill_until_done(victim.flags, tmp_path / f"run-{seed}", times=times, seed=seed)
+        assert_same_run(victim.whole, tmp_path / f"run-{seed}")
+        kills.all += found.all
+        kills.writing += found.writing
+    print(f"{kills.all} kills, {kills.writing} of them in the middle of a file")
+    assert kills.all == 67
+    assert kills.writing > 0  # or they never met what is hardest
 
 
 # ---- what stops training ---------------------------------------------------------------------------------
@@ -891,6 +1101,64 @@ def test_nan_is_not_trained_on(tmp_path: Path) -> None:
     assert "The last good checkpoint stands" in text
     for file in Folder(tmp_path / "run" / "checkpoints").files():
         assert all(np.isfinite(tensor).all() for tensor in checkpoint.load(file).tensors.values())
+
+
+def test_detecting_anomalies_trains_the_same_and_finds_them_sooner(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient that is not a number comes up in step 30; without a look it is found in the next loss."""
+    run_training(out=tmp_path / "same", detect_anomaly=True)
+    assert_same_run(unbroken, tmp_path / "same")
+    backward = ConvLayer.backward
+    step = -1
+
+    def planted(layer: ConvLayer, updates: Any = None) -> None:
+        backward(layer, updates)
+        if layer.name == "conv2" and step == 30:
+            weight = layer.pieces[0]
+            weight.gradient[2, 1, 0, 3] = np.nan
+            if updates is not None:
+                updates.apply(weight)
+
+    begin = Network._begin
+
+    def noting(network: Network, train: bool, number: int) -> None:
+        nonlocal step
+        step = number if train else -1
+        begin(network, train, number)
+
+    monkeypatch.setattr(Network, "_begin", noting)
+    monkeypatch.setattr(ConvLayer, "backward", planted)
+    with pytest.raises(TrainingStopped) as caught:
+        run_training(out=tmp_path / "late")
+    text = str(caught.value)
+    assert "the loss is nan at step 31 (epoch 1); first not finite: conv2, forward pass, conv2.weight" in text
+    assert "An earlier step made it: with --detect-anomaly it would be found there." in text
+    with pytest.raises(TrainingStopped) as caught:
+        resume(tmp_path / "late", detect_anomaly=True)
+    text = str(caught.value)
+    assert "stopped at step 30 (epoch 1); first not finite: conv2, backward pass, the gradient of " in text
+    assert "conv2.weight: 1 of 25,000 values, the first nan at [2, 1, 0, 3]" in text
+    assert "The last good checkpoint stands" in text
+    monkeypatch.setattr(ConvLayer, "backward", backward)
+    resume(tmp_path / "late")
+    assert_same_run(unbroken, tmp_path / "late")
+
+
+def test_weights_that_broke_in_the_last_step_are_found_by_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_step = Network.train_step
+
+    def breaking(network: Network, step: int, *arguments: Any) -> None:
+        train_step(network, step, *arguments)
+        if step == 44:
+            network.parameters["fc1.bias"].pieces[0].value[7] = np.nan
+
+    monkeypatch.setattr(Network, "train_step", breaking)
+    with pytest.raises(TrainingStopped, match=r"the test's loss is nan after step 45 .*fc1\.bias"):
+        run_training(out=tmp_path / "run")
+    assert all("NaN" not in line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -929,6 +1197,163 @@ def test_full_disk_stops_and_says_what_stands(tmp_path: Path, monkeypatch: pytes
     assert f"The last good checkpoint stands: {Folder(out / 'checkpoints').file(20)}" in text
     assert f"cconvnet train --resume {out}" in text
     assert not list(out.rglob(".*"))
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 13, 21])
+def test_a_failing_disk_costs_nothing_that_was_saved(
+    call: str, number: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From some call on the disk fails, whatever file that is about."""
+    out, do, calls = tmp_path / "run", getattr(os, call), itertools.count(1)
+
+    def fail(*arguments: Any) -> Any:
+        if next(calls) >= number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return do(*arguments)
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises((TrainingStopped, OSError), match="Input/output error") as caught:
+        run_training(out=out, checkpoint_every=10)
+    assert str(out) in str(caught.value)
+    monkeypatch.undo()
+    assert not list(out.rglob(".*"))
+    run_training(out=out, resume=Path("auto"))
+    assert_same_run(unbroken, out)
+
+
+def stopped_by_the_disk(out: Path, words: str, **changes: Any) -> str:
+    with pytest.raises(TrainingStopped, match=words) as caught:
+        run_training(out=out, checkpoint_every=10, **changes)
+    assert not list(out.rglob(".*"))
+    return str(caught.value)
+
+
+def test_a_log_that_cannot_be_written(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rewind = tmp_path / "run", Run.rewind_log
+
+    def full(run: Run, step: int, epoch: int) -> None:
+        rewind(run, step, epoch)
+        run._log.close()
+        run._log = Path("/dev/full").open("a")  # noqa: SIM115
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "rewind_log", full)
+        text = stopped_by_the_disk(out, "cannot write /dev/full: No space left on device")
+    assert "The last good checkpoint stands" in text
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
+def test_a_summary_that_cannot_be_written(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_training(out=out, steps=10)
+    (out / "summary.json").unlink()
+    (out / "summary.json").mkdir()
+    process = start("--resume", str(out), "--device", "cpu:0", "--log-every", "4")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith(f"error: cannot write {out / 'summary.json'}: Is a directory. The last good")
+    assert "Traceback" not in errors
+    (out / "summary.json").rmdir()
+    resume(out)
+    assert_same_run(unbroken, out)
+
+
+@pytest.fixture
+def written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training waits for each checkpoint, so that a test knows what is there."""
+    begin = Saver.begin
+
+    def begin_and_wait(saver: Saver, *arguments: Any) -> None:
+        begin(saver, *arguments)
+        saver.settle()
+
+    monkeypatch.setattr(Saver, "begin", begin_and_wait)
+
+
+def at_step(number: int, do: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something happens before a step."""
+    train_step = Network.train_step
+
+    def stepping(network: Network, step: int, *arguments: Any) -> None:
+        if step == number:
+            do()
+        train_step(network, step, *arguments)
+
+    monkeypatch.setattr(Network, "train_step", stepping)
+
+
+@pytest.mark.usefixtures("written_at_once")
+def test_a_folder_that_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    at_step(35, partial(shutil.rmtree, out), monkeypatch)
+    text = stopped_by_the_disk(out, r"cannot write .*step-00000040\.safetensors: No such file or directory")
+    assert text.endswith(f"The run's folder {out} is gone")
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("written_at_once")
+@pytest.mark.parametrize("small_disk", ["20m"], indirect=True)
+def test_a_folder_that_becomes_read_only(
+    small_disk: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = small_disk / "run"
+    folder = out / "checkpoints"
+
+    def protect() -> None:
+        subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+
+    at_step(35, protect, monkeypatch)
+    try:
+        text = stopped_by_the_disk(out, r"step-00000040\.safetensors: Read-only file system")
+        assert f"The last good checkpoint stands: {folder / 'step-00000030.safetensors'}" in text
+        assert [checkpoint.load(file).step for file in Folder(folder).files()] == [20, 30]
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    monkeypatch.undo()
+    resume(out)
+    assert_same_run(unbroken, out)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    process = start(*FLAGS, "--out", str(small_disk / "other"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == f"error: {small_disk / 'other'}: Read-only file system\n"
+
+
+def test_a_worker_that_dies_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its death is said, with what stands; the resumed run ends like one in which nobody died."""
+    settings = {"data": str(colored_pictures(tmp_path / "data", 96, 36)), "size": 32, "net": "cifar-13pct"}
+    settings |= {"batch": 8, "epochs": 2, "workers": 2, "checkpoint_every": 3, "lr": 0.001}
+    # Small data is decoded once and kept; now it is decoded whenever it is read, as large data is.
+    monkeypatch.setitem(data.open_source.__kwdefaults__, "cache_bytes", 0)
+    run_training(out=tmp_path / "whole", **settings)
+    pools: list[DecodePool] = []
+    make = DecodePool.__init__
+
+    def noting(pool: DecodePool, *arguments: Any) -> None:
+        make(pool, *arguments)
+        pools.append(pool)
+
+    def kill() -> None:
+        for pool in pools:
+            for pid in pool.pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodePool, "__init__", noting)
+        at_step(8, kill, patch)
+        with pytest.raises(TrainingStopped) as caught:
+            run_training(out=tmp_path / "run", **settings)
+    assert re.search(r"decoding worker \d .*was killed by SIGKILL", str(caught.value))
+    standing = Folder(tmp_path / "run" / "checkpoints").files()[-1]
+    assert f"The last good checkpoint stands: {standing}; to go on from it: cconvnet" in str(caught.value)
+    resume(tmp_path / "run", workers=2)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 # Room for two checkpoints of lenet, not for three.
@@ -1049,14 +1474,7 @@ def small_alexnet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Coloured pictures, so that crops, mirror images and colour noise all have something to change."""
-    draws = np.random.default_rng(0)
-    for number in range(48):
-        folder = tmp_path / "pictures" / f"class{number % 3}"
-        folder.mkdir(parents=True, exist_ok=True)
-        coarse = draws.integers(0, 256, (6, 6, 3), np.uint8)
-        Image.fromarray(coarse).resize((80, 76)).save(folder / f"{number}.png")
-    return tmp_path / "pictures"
+    return colored_pictures(tmp_path / "pictures", count=48, side=76)
 
 
 def two_tower_run(path: Path, data: Path, **values: Any) -> Outcome:

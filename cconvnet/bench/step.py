@@ -384,7 +384,7 @@ def compare(
                 f"there and {mine:.7g} here, {difference:.1e} apart where {number * tolerance.loss:.1e} is "
                 "allowed"
             )
-    with np.load(end) as mine_end, np.load(their_end) as other_end:
+    with np.load(end, allow_pickle=False) as mine_end, np.load(their_end, allow_pickle=False) as other_end:
         for name in mine_end.files:
             mine_v, other_v = (values[name].astype(np.float64) for values in (mine_end, other_end))
             norm = float(np.linalg.norm(mine_v))

@@ -56,6 +56,7 @@ app.command(
 )(train)
 app.command(epilog=example("cconvnet runs", "cconvnet runs --sort error"))(runs.runs)
 app.command(epilog=example("cconvnet compare runs/first runs/second"))(runs.compare)
+app.command(epilog=example("cconvnet report runs/first", "cconvnet report runs/first --open"))(runs.report)
 app.add_typer(data.app, name="data")
 app.add_typer(plot.app, name="plot")
 app.add_typer(bench.app, name="bench")
@@ -522,8 +523,9 @@ def _explain(error: Exception) -> int:
 
     from cconvnet.bench.workers import WorkerError as SideError
     from cconvnet.data import WorkerError
+    from cconvnet.data.downloads import DownloadError
     from cconvnet.train import TrainingStopped
 
-    if isinstance(error, TrainingStopped | WorkerError | SideError):
+    if isinstance(error, TrainingStopped | WorkerError | SideError | DownloadError):
         return _fail(str(error), 1)
     raise error

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cconvnet.cli.options import example
+from cconvnet.cli.options import Json, check_can_write, example, print_table, write_json
+
+if TYPE_CHECKING:
+    from cconvnet.data.origins import Origin
+    from cconvnet.reporter import Reporter
 
 app = typer.Typer(help="Get, prepare, look at and check data.")
 
@@ -17,6 +24,45 @@ app = typer.Typer(help="Get, prepare, look at and check data.")
 def data_level(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
+
+
+@app.command(epilog=example("cconvnet data get cifar10", "cconvnet data get mnist --out digits/mnist"))
+def get(
+    name: Annotated[
+        str,
+        typer.Argument(help="cifar10 (170 MB), mnist (12 MB) or imagenette (342 MB).", metavar="NAME"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The folder for it; data/NAME if not given.", metavar="FOLDER"),
+    ] = None,
+) -> None:
+    """Download a public data set, checked and ready to train on.
+
+    It can be stopped at any time; the same command goes on. CCONVNET_DATA_MIRROR may be the address of a
+    folder that holds the files, to fetch them from there.
+    """
+    from cconvnet.data import downloads
+    from cconvnet.reporter import reporter
+
+    out = out or Path("data", name)
+    with reporter() as report:
+        begun = ""
+
+        def progress(file: str, done: int, total: int) -> None:
+            nonlocal begun
+            if begun != file:
+                report.begin(file, total // 10**6, done // 10**6)
+                begun = file
+            report.step(done // 10**6, file, f"{done / total:.0%} of {total / 1e6:,.1f} MB")
+
+        origin = downloads.get(name, out, say=report.say, progress=lambda file: partial(progress, file))
+        report.end()
+        counts = f"{len(origin.train):,} training"
+        if origin.test is not None:
+            counts += f" and {len(origin.test):,} test"
+        report.say(f"{out}: {counts} pictures of {len(origin.classes):,} classes")
+        report.say(f"train on it with: cconvnet train --data {shlex.quote(str(out))}")
 
 
 @app.command(
@@ -29,7 +75,7 @@ def prepare(
     src: Annotated[
         str,
         typer.Argument(
-            help="What to prepare: a folder of pictures or archives, of MNIST's or CIFAR-10's files, of shards.",
+            help="A folder of pictures or archives, of MNIST's or CIFAR-10's files, of shards.",
             metavar="SRC",
         ),
     ],
@@ -68,18 +114,18 @@ def prepare(
 
     It can be stopped at any time; the same command goes on.
     """
-    from cconvnet.data import origins
-    from cconvnet.data.prepare import Preparation, sized
+    from cconvnet.data.inspection import sized
+    from cconvnet.data.prepare import Preparation
     from cconvnet.data.recipes import choose
     from cconvnet.reporter import reporter
 
     if workers is not None and workers < 0:
         raise ValueError(f"--workers must be at least 0, not {workers}")
     began = time.monotonic()
-    origin = origins.find(src)
-    recipe, survey = choose(origin, size=size, whole=whole, raw=raw, quality=quality)
-    work = Preparation(origin, dst, recipe, survey, round(shard_mb * 2**20))
     with reporter() as report:
+        origin = _find(src, report)
+        recipe, survey = choose(origin, size=size, whole=whole, raw=raw, quality=quality)
+        work = Preparation(origin, dst, recipe, survey, round(shard_mb * 2**20))
         for line in work.describe():
             report.say(line)
         if work.complete() is not None:
@@ -94,4 +140,104 @@ def prepare(
         )
         skipped = sum(dataset.skipped.values())
         if skipped:
-            report.say(f"{skipped:,} broken pictures were left out; {dst / 'skipped.jsonl'} names them")
+            report.say(f"{skipped:,} pictures were left out; {dst / 'skipped.jsonl'} says which and why")
+
+
+def _find(data: str, report: Reporter) -> Origin:
+    """What `data` holds; archives are looked through first, which takes its time."""
+    from cconvnet.data import origins
+
+    begun = False
+
+    def looking(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            report.begin("looking through archives", total)
+            begun = True
+        report.step(done, "looking through archives", f"{done:,}/{total:,}")
+
+    origin = origins.find(data, looking)
+    report.end()
+    return origin
+
+
+@app.command(
+    epilog=example("cconvnet data inspect photos", "cconvnet data inspect photos-256 --sheet sheet.png")
+)
+def inspect(
+    data: Annotated[
+        str, typer.Argument(help="A folder of data of any kind, or 'digits'.", metavar="DATA")
+    ] = "digits",
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw random pictures of each class into this file, .png or .jpg.", metavar="FILE"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the pictures of the sheet.", metavar="N")] = 0,
+    to_json: Json = None,
+) -> None:
+    """Say what data holds: classes, counts, sizes; and show some of it."""
+    from cconvnet.data import inspection
+    from cconvnet.reporter import reporter
+
+    if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"--sheet must end with .png or .jpg, not {sheet.name!r}")
+    check_can_write(sheet)
+    check_can_write(to_json)
+    if seed < 0:
+        raise ValueError(f"--seed must be at least 0, not {seed}")
+    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+        origin = _find(data, report)
+    found = inspection.inspect(origin)
+    if to_json != "-":
+        for line in inspection.lines(found):
+            print(line)
+        splits = list(found.counts)
+        columns = ["class", *(["title"] if origin.titles else []), *splits]
+        print_table("", columns, inspection.table(found), set(splits))
+    if to_json is not None:
+        write_json(to_json, found.as_json())
+    if sheet is not None:
+        inspection.sheet(origin, seed).save(sheet)
+        print(sheet, file=sys.stderr if to_json == "-" else sys.stdout)
+
+
+@app.command(epilog=example("cconvnet data verify photos-256", "cconvnet data verify photos-256 --decode"))
+def verify(
+    dst: Annotated[Path, typer.Argument(help="A folder of shards.", metavar="DST")],
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every picture too.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="How many check at once; one per core if not given.", metavar="N")
+    ] = None,
+) -> None:
+    """Check every byte of shards: files' SHA-256, pictures' CRC-32; exit 1 if anything is damaged."""
+    from cconvnet.data import shards
+    from cconvnet.data import verify as checks
+    from cconvnet.data.inspection import sized
+    from cconvnet.reporter import reporter
+
+    if workers is not None and workers < 0:
+        raise ValueError(f"--workers must be at least 0, not {workers}")
+    dataset = shards.read_dataset(dst)
+    pictures = sum(dataset.pictures.values())
+    size = sum(file.bytes for file in dataset.files.values())
+    with reporter() as report:
+        report.begin("checking", size)
+        found = checks.verify(
+            dst, workers, lambda done, all: report.step(done, "checking", f"{sized(done)} of {sized(all)}")
+        )
+        report.end()
+        if decode and not found:
+            report.begin("decoding", pictures)
+            found = checks.verify_decoding(
+                dst, workers, lambda done, all: report.step(done, "decoding", f"{done:,} of {all:,}")
+            )
+            report.end()
+        for line in found[:100]:
+            report.say(line)
+        if len(found) > 100:
+            report.say(f"and {len(found) - 100:,} more")
+        if found:
+            report.say(f"{dst} is damaged; remove the files named, and the `cconvnet data prepare` command "
+                       "that made it makes them again")  # fmt: skip
+            raise typer.Exit(1)
+        report.say(f"{dst} is sound: {len(dataset.files) + 1:,} files, {pictures:,} pictures, {sized(size)}")

@@ -46,8 +46,8 @@ Crop = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="A folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of MNIST's or CIFAR-10's files, "
-        "or 'digits', the embedded default.",
+        help="A folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of shards, of ILSVRC-2012's or "
+        "WebDataset tars, of MNIST's or CIFAR-10's files, or 'digits', the embedded default.",
         metavar="FOLDER",
     ),
 ]

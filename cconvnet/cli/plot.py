@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cconvnet.cli.options import Best, Data, DeviceNames, device_names, example
+from cconvnet import nets
+from cconvnet.cli.options import (
+    Batch,
+    Best,
+    Data,
+    DeviceNames,
+    Json,
+    Places,
+    Precision,
+    Size,
+    check_can_write,
+    device_names,
+    example,
+    parsed_places,
+    write_json,
+)
 
 
 class _CurveUnlessNamed(TyperGroup):
@@ -198,3 +213,101 @@ def activations(
     title, about = seen.headline(trained)
     plots.activations(seen.center(trained, image), maps, target, title, f"{about}: {name}")
     print(target)
+
+
+@app.command(
+    epilog=example(
+        "cconvnet plot timeline runs/first",
+        "cconvnet plot timeline --net alexnet --device cpu:0,cpu:1 --batch 16 --trace step.json",
+    )
+)
+def timeline(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A run, whose network, batch and precision are taken.", metavar="[RUN]"),
+    ] = None,
+    net: Annotated[
+        str | None,
+        typer.Option(help=f"Instead of a run: a network, {', '.join(nets.NAMES)}.", metavar="NAME"),
+    ] = None,
+    device: DeviceNames = None,
+    place: Places = None,
+    precision: Precision = None,
+    batch: Batch = None,
+    size: Size = None,
+    steps: Annotated[int, typer.Option(help="How many steps are traced.", metavar="N")] = 5,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The picture's file; timeline.png in the run or the working folder if not given.",
+            metavar="FILE",
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write the step as trace events, which ui.perfetto.dev opens.", metavar="FILE"),
+    ] = None,
+    to_json: Json = None,
+) -> None:
+    """Draw where a training step's time goes: each layer's passes, updates and copies between devices.
+
+    Steps are done on random images; the run is not changed. The picture shows the median one of several.
+    """
+    from cconvnet import plots, runs, tracing
+    from cconvnet.bench.networks import build_network, build_spec
+    from cconvnet.network import Network
+    from cconvnet.reporter import reporter
+    from cconvnet.train import devices_of
+
+    if (run is None) == (net is None):
+        raise ValueError("one of the two is needed: a run's folder, or --net")
+    if steps < 1:
+        raise ValueError(f"--steps must be at least 1, not {steps}")
+    for file in (trace, to_json):
+        check_can_write(file)
+    names = device_names(device)
+    if run is None:
+        assert net is not None
+        target = out or Path("timeline.png")
+        plots.check(target)
+        network = build_network(net, names, batch, precision, size, parsed_places(place))
+    else:
+        folder = runs.folder_of(run)
+        config = runs.read_config(folder)
+        if size is not None:
+            raise ValueError("--size goes with --net; a run has its own")
+        target = out or folder / "timeline.png"
+        plots.check(target)
+        settings = config["settings"]
+        spec, batch = build_spec(
+            nets.spec_from_dict(config["spec"]),
+            batch or settings["batch"],
+            precision,
+            None,
+            parsed_places(place),
+        )
+        devices = [device.name for device in devices_of(names or config["device"].split(","))]
+        network = Network(
+            spec,
+            batch=batch,
+            devices=devices,
+            towers=max(settings["towers"], len(devices)),
+            precision=precision or settings["precision"],
+        )
+    warmup = 2
+    with reporter(sys.stderr) as report:
+        report.begin("steps", warmup + 2 * steps)
+        found = tracing.record(
+            network,
+            steps,
+            warmup,
+            stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + 2 * steps}"),
+        )
+    plots.timeline(found, target)
+    if trace is not None:
+        write_json(str(trace), found.chrome_trace())
+    if to_json:
+        write_json(to_json, found.to_dict())
+    if to_json != "-":
+        print(plots.about(found))
+        print(target)

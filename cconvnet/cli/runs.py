@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cconvnet.cli.options import Json, check_can_write, print_table, write_json
+from cconvnet.cli.options import (
+    Best,
+    DeviceNames,
+    Json,
+    check_can_write,
+    device_names,
+    print_table,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from cconvnet.overview import Overview
@@ -68,6 +76,47 @@ def compare(
         for title, columns, rows in comparison.tables(found):
             print_table(title, columns, rows, set() if title == "networks" else set(columns[1:]))
         print(comparison.verdict(found))
+
+
+def report(
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run, or one of its checkpoints.", metavar="RUN")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page's file; report.html in the run if not given.", metavar="FILE"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Where the run's data lies, if it is elsewhere by now.", metavar="FOLDER"),
+    ] = None,
+    device: DeviceNames = None,
+    best: Best = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+) -> None:
+    """Write a run's results, curves, filters, predictions and settings on one HTML page, a single file."""
+    from cconvnet import report as pages
+    from cconvnet import runs as folders
+    from cconvnet.reporter import reporter
+
+    target = out or folders.folder_of(run) / "report.html"
+    check_can_write(target)
+    with reporter(sys.stderr) as progress:
+        progress.begin("looking at images", 0)
+        pages.write(
+            run,
+            target,
+            data=data,
+            devices=device_names(device),
+            best=best,
+            stepped=lambda done, total: progress.step(done, "looking at images", f"{done:,}/{total:,}"),
+        )
+        progress.end()
+    print(target)
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(target.resolve().as_uri())
 
 
 def _width() -> int:

@@ -97,11 +97,11 @@ def read_image(
     With `shape` the image must come out as exactly that. Errors: BrokenImage for its contents; DataError
     for another shape than `shape`; OSError when the file cannot be read at all.
     """
-    place = stored if isinstance(stored, Stored) else Stored(str(stored))
-    pixels, square = _decode(read_stored(place), size, decoder)
+    stretch = stored if isinstance(stored, Stored) else Stored(str(stored))
+    pixels, square = _decode(read_stored(stretch), size, decoder)
     if shape is not None and size is None and pixels.shape != shape:
         raise DataError(
-            f"{place.path} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other images "
+            f"{stretch.place} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other images "
             f"{shape[0]}x{shape[1]}; give a size, and all are resized to it"
         )
     return _brought(pixels, square, size, out)

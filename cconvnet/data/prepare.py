@@ -29,6 +29,7 @@ import numpy as np
 from cconvnet.data import shards
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import DataError, describe_decoder
+from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
 from cconvnet.data.makers import Here, Maker, Part, Tell, Worker, record_file
 from cconvnet.data.origins.origin import Origin, Pictures
@@ -49,7 +50,7 @@ def fingerprint(origin: Origin) -> str:
     """A text that changes with the data: its names, labels and files."""
     digest = hashlib.sha256(json.dumps([origin.kind, origin.name, origin.classes]).encode())
     root = f"{origin.folder}{os.sep}"
-    for pictures in _splits(origin).values():
+    for pictures in origin.splits.values():
         digest.update(pictures.labels.tobytes())
         for name in pictures.names:
             digest.update(name.removeprefix(root).encode(errors="surrogateescape") + b"\0")
@@ -58,10 +59,6 @@ def fingerprint(origin: Origin) -> str:
         if pictures.pixels is not None:
             digest.update(repr(pictures.pixels.shape).encode() + pictures.pixels.tobytes())
     return digest.hexdigest()
-
-
-def _splits(origin: Origin) -> dict[str, Pictures]:
-    return {"train": origin.train} | ({"test": origin.test} if origin.test is not None else {})
 
 
 # ---- doing it ------------------------------------------------------------------------------------------
@@ -90,7 +87,7 @@ class Preparation:
                 raise DataError(f"{root} is not empty and holds no shards; give a new folder")
         self.origin, self.root, self.recipe, self.survey = origin, root, recipe, survey
         self.per_shard = max(1, min(MOST_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
-        self.splits = _splits(origin)
+        self.splits = origin.splits
         self.total = sum(map(len, self.splits.values()))
         self.source = fingerprint(origin)
         self._broken: dict[str, dict[int, str]] = {split: {} for split in self.splits}
@@ -107,14 +104,14 @@ class Preparation:
         kept = "of their own size" if recipe.size is None else f"{what} {recipe.size} pixels"
         if recipe.size is not None and recipe.size > min(survey.smallest):
             kept += " (smaller ones are enlarged)"
-        ways = {"jpeg": f"JPEGs of quality {recipe.quality}", "raw": "raw pixels"}
+        ways = {name: shards.way(name, recipe.quality, recipe.unchanged) for name in shards.ENCODINGS}
         room = {name: f"about {sized(self.total * each)}" for name, each in survey.bytes.items()}
         (other,) = ways.keys() - {recipe.encoding}
         return [
             f"{origin.name}: {len(origin.classes):,} classes, {counts} pictures of {sides} pixels{of}",
             *origin.notes,
-            f"to {self.root}: {ways[recipe.encoding]}, {kept}, {room[recipe.encoding]}; as {ways[other]} "
-            f"{room[other]}",
+            f"to {self.root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} "
+            f"it would be {room[other]}",
         ]
 
     def complete(self) -> Dataset | None:
@@ -475,12 +472,3 @@ def _locked(root: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def sized(count: float) -> str:
-    """A number of bytes as people read it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

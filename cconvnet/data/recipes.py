@@ -140,10 +140,10 @@ def choose(
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"--quality must be from 1 to 100, not {quality}")
     contents = _sample(origin.train)
-    sides = [_sides(content) for content in contents]
+    found = [sides(content) for content in contents]
     arrays = not isinstance(contents[0], bytes)
-    if size is None and (not arrays or len(set(sides)) > 1):
-        size = min(SIZE, *sides[0]) if len(set(sides)) == 1 else SIZE
+    if size is None and (not arrays or len(set(found)) > 1):
+        size = min(SIZE, *found[0]) if len(set(found)) == 1 else SIZE
     recipe = Recipe(
         size=size,
         whole=whole and size is not None,
@@ -156,15 +156,15 @@ def choose(
     for content in contents:
         try:
             pixels = recipe.pixels(content)
-            for encoding, found in lengths.items():
-                found.append(len(dataclasses.replace(recipe, encoding=encoding).stored(content, pixels).data))
+            for encoding, known in lengths.items():
+                known.append(len(dataclasses.replace(recipe, encoding=encoding).stored(content, pixels).data))
         except BrokenImage:
             continue
     if not lengths["raw"]:
         raise _nothing(origin.train)
-    sides.sort(key=math.prod)
-    means = {encoding: sum(found) / len(found) for encoding, found in lengths.items()}
-    return recipe, Survey(len(sides), sides[0], sides[-1], means)
+    found.sort(key=math.prod)
+    means = {encoding: sum(known) / len(known) for encoding, known in lengths.items()}
+    return recipe, Survey(len(found), found[0], found[-1], means)
 
 
 def _nothing(pictures: Pictures) -> DataError:
@@ -177,9 +177,9 @@ def _sample(pictures: Pictures) -> list[Content]:
     for number in range(0, len(pictures), -(-len(pictures) // _SAMPLE)):
         try:
             content = read(pictures, number)
-            _sides(content)
+            sides(content)
             found.append(content)
-        except (BrokenImage, OSError):  # Pillow raises an OSError for a header it does not know
+        except BrokenImage:
             continue
     if not found:
         raise _nothing(pictures)
@@ -201,8 +201,11 @@ def read(pictures: Pictures, number: int) -> Content:
     return pixels
 
 
-def _sides(content: Content) -> tuple[int, int]:
-    """Width and height."""
-    if isinstance(content, bytes):
+def sides(content: Content) -> tuple[int, int]:
+    """Width and height, of a file from its header. Errors: BrokenImage."""
+    if not isinstance(content, bytes):
+        return content.shape[1], content.shape[0]
+    try:
         return Image.open(io.BytesIO(content), formats=("JPEG", "PNG")).size
-    return content.shape[1], content.shape[0]
+    except Exception as error:  # Pillow raises nearly anything for damaged headers
+        raise BrokenImage(f"its header cannot be read: {error}") from error

@@ -6,21 +6,25 @@ They need matplotlib (the extra ``plot``), which nothing else does.
 from __future__ import annotations
 
 from cconvnet.plots.activations import activations
-from cconvnet.plots.curve import Curves, curve, follow
+from cconvnet.plots.curve import Curves, curve, draw, follow
 from cconvnet.plots.figures import PlotError, check, drawn, figure, save
 from cconvnet.plots.filters import filters
 from cconvnet.plots.predictions import predictions
+from cconvnet.plots.timeline import about, timeline
 
 __all__ = [
     "Curves",
     "PlotError",
+    "about",
     "activations",
     "check",
     "curve",
+    "draw",
     "drawn",
     "figure",
     "filters",
     "follow",
     "predictions",
     "save",
+    "timeline",
 ]

@@ -14,7 +14,8 @@ import numpy as np
 
 from cconvnet.nets.specs import nearest
 from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, drawn
-from cconvnet.plots.history import X_AXES, Array, History, data_name
+from cconvnet.plots.history import TOP5_FROM, X_AXES, Array, History, data_name
+from cconvnet.runs import in_use
 
 PANELS = ("loss", "error")
 
@@ -25,8 +26,6 @@ _MOST_RATES_NAMED = 8
 _MOST_RATES = 40
 # A loss that falls by more than this is told apart only on a logarithmic axis.
 _LOG_FROM = 30.0
-# Among so few classes the right one is almost always among the first five.
-_TOP5_FROM = 11
 _SECONDS_BETWEEN_DRAWINGS = 4.0
 
 
@@ -96,7 +95,8 @@ def _complete(run: Path) -> bool:
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(summary, dict) and summary.get("complete") is True
+    # What a resumed run wrote when it last ended is no news of the present.
+    return isinstance(summary, dict) and summary.get("complete") is True and not in_use(run)
 
 
 # ---- words -----------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
         line = same[0] if len(set(same)) == 1 else ""
     names = differences(histories) if several else [""]
     alone = len(how.panels) == 1
-    width, height = (4.8, 3.3) if alone else (10.5, 4.4 if not several else 4.5 + 0.2 * len(histories))
+    width, height = (4.1, 3.0) if alone else (10.5, 4.4 if not several else 4.5 + 0.2 * len(histories))
     with drawn(out, width, height, *((title, line) if not alone else ())) as page:
         page.get_layout_engine().set(wspace=0.05)
         for panel, axes in zip(how.panels, page.subplots(1, len(how.panels), squeeze=False)[0], strict=True):
@@ -216,7 +216,7 @@ def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str |
         dots = {"marker": "o", "markersize": 4} if len(epochs) <= 60 else {}
         x = history.places(epochs, how.x)
         axes.plot(x, epochs[f"test_{key}"], color=test, label=test_label, zorder=4, **dots)
-        if panel == "error" and len(history.config["settings"]["classes"]) >= _TOP5_FROM:
+        if panel == "error" and len(history.config["settings"]["classes"]) >= TOP5_FROM:
             top5 = None if name else "test, top 5"
             axes.plot(x, epochs["test_error_top5"], color=test, linestyle=":", label=top5, zorder=4)
 
@@ -351,7 +351,7 @@ def _mark_rates(axes: Any, history: History, how: Curves, color: str | None) -> 
         axes.set_title(axes.get_title(loc="left"), pad=22)
     places = [history.rate_place(index, how.x) for index, _ in changes]
     room = 0.08 * axes.get_xlim()[1]
-    for (_, rate), place, after in zip(changes, places, [*places[1:], math.inf], strict=True):
+    for (_, rate), place, after in zip(changes, places, [*places, math.inf][1:], strict=True):
         dots = {"linewidth": 0.9, "linestyle": (0, (2, 3)), "zorder": 1}
         axes.axvline(place, color=color or FAINT, gid="rate", **dots)
         if named and after - place > room:  # of rates that follow each other closely, the last
@@ -363,6 +363,6 @@ def _mark_rates(axes: Any, history: History, how: Curves, color: str | None) -> 
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
-                fontsize=8,
+                fontsize=8.5,
                 color=FAINT,
             )

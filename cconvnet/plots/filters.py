@@ -6,11 +6,12 @@ other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cconvnet import nets, runs
-from cconvnet.checkpoint import Checkpoint, Tensors
+from cconvnet.checkpoint import Checkpoint
 from cconvnet.nets.specs import ConvSpec, LayerSpec, LocalSpec, NetSpec, nearest
 from cconvnet.plots.figures import FAINT, PlotError, drawn
 from cconvnet.plots.mosaic import Array, mosaic, scaled_each, scaled_together, side_by_side
@@ -116,7 +117,7 @@ def _layer(spec: NetSpec, name: str | None) -> LayerSpec:
     return have[name] if name is not None else next(iter(have.values()))
 
 
-def _weights(tensors: Tensors, layer: LayerSpec) -> Array:
+def _weights(tensors: Mapping[str, Array], layer: LayerSpec) -> Array:
     """Filters as [K,R,S,C]; of a layer with several inputs those over the first, of a local one those of the
     position in the middle."""
     name = f"{layer.name}.weight"

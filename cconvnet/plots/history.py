@@ -16,6 +16,9 @@ from cconvnet.runs import read_config
 
 Array = np.ndarray[Any, Any]
 
+# Among fewer classes the right one is almost always among the first five.
+TOP5_FROM = 11
+
 X_AXES = ("epoch", "step", "seconds")
 
 _STEP = ("step", "epoch", "loss", "train_error_top1", "lr", "images_per_second")

@@ -233,14 +233,19 @@ def center(trained: Trained, image: Array) -> Array:
 
 
 def one_image(trained: Trained, picture: Path | None, where: str | None) -> tuple[str, Array]:
-    """A name and a stored image uint8[H,W,C]: the picture's, or the first test image's that is not broken.
+    """A name and a stored image uint8[H,W,C]: the picture's, or `first_image`.
 
     Raises
         DataError: the picture or the data cannot be read.
     """
     if picture is not None:
         return picture.name, read_picture(picture, trained.image_shape)
-    test = open_test(trained, where).test
+    return first_image(trained, open_test(trained, where))
+
+
+def first_image(trained: Trained, source: data.Source) -> tuple[str, Array]:
+    """A name and a stored image uint8[H,W,C]: the first test image that is not broken."""
+    test = source.test
     for index in range(len(test)):
         images, labels = test.read([index])
         if len(images):

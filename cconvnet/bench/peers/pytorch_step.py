@@ -61,7 +61,7 @@ class PyTorchStep:
         torch.backends.cudnn.benchmark = True
 
         net = spec_from_dict(spec)
-        with np.load(f"{folder}/{START}") as start:
+        with np.load(f"{folder}/{START}", allow_pickle=False) as start:
             images, labels = start["images"], start["labels"]
             model = Net(net, start, lrn_by_hand="lrn_by_hand" in words)
         if len(images) != batch:
@@ -135,7 +135,7 @@ class PyTorchStep:
         self._set_rate(lr)
         losses = []
         images, labels = self.images.to(self.device), self.labels.to(self.device)
-        with np.load(f"{self.folder}/{MASKS}") as masks:
+        with np.load(f"{self.folder}/{MASKS}", allow_pickle=False) as masks:
             for step in range(count):
                 for name, dropout in self.model.dropouts.items():
                     mask = torch.from_numpy(masks[f"{name}.{step}"])

@@ -21,7 +21,7 @@ import numpy as np
 
 from cconvnet.data.images import DataError
 from cconvnet.data.origins import tars
-from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, is_picture, some
+from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, is_picture, lines, some
 from cconvnet.data.splits import Progress
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
@@ -170,7 +170,7 @@ def _key(root: Path) -> _Key:
 
 def _texts(words_file: Path, labels_file: Path) -> _Key:
     words: dict[str, str] = {}
-    for number, line in enumerate(_lines(words_file)):
+    for number, line in enumerate(lines(words_file)):
         wordnet_id, _, title = line.partition(" ")
         if not _WORDNET_ID.fullmatch(wordnet_id) or wordnet_id in words:
             raise DataError(
@@ -179,7 +179,7 @@ def _texts(words_file: Path, labels_file: Path) -> _Key:
         words[wordnet_id] = title.strip()
     ids = list(words)
     labels: dict[str, str] = {}
-    for number, line in enumerate(_lines(labels_file)):
+    for number, line in enumerate(lines(labels_file)):
         name, _, label = line.rpartition(" ")
         if not (label.isascii() and label.isdigit()) or len(label) > 6 or int(label) >= len(ids) or not name:
             raise DataError(
@@ -188,13 +188,6 @@ def _texts(words_file: Path, labels_file: Path) -> _Key:
             )
         labels[PurePosixPath(name.strip()).name] = ids[int(label)]
     return _Key(words, labels, labels_file)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
 
 
 def _devkit(file: Path) -> _Key:

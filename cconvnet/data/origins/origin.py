@@ -26,7 +26,8 @@ LAYOUTS = """a data folder is one of
   ILSVRC-2012's archives as they come: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
     ILSVRC2012_devkit_t12.tar.gz (or Caffe's synset_words.txt and val.txt)
   WebDataset tars: train/*.tar and test/*.tar (or val/*.tar), or *.tar called train..., test... or val...;
-    labels are in .cls or .json, and classes.txt may name the classes"""
+    labels are in .cls or .json, and classes.txt may name the classes
+  shards that `cconvnet data prepare` made"""
 
 PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -94,6 +95,11 @@ class Origin:
     folder: Path | None = None
     size: int | None = None
 
+    @property
+    def splits(self) -> dict[str, Pictures]:
+        """What there is of "train" and "test"."""
+        return {"train": self.train} | ({"test": self.test} if self.test is not None else {})
+
 
 def of_arrays(called: str, images: Pixels, labels: Labels) -> Pictures:
     """Pictures that are arrays already, images[n,H,W,C], named "`called` image 0" and so on."""
@@ -132,6 +138,15 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def lines(file: Path) -> list[str]:
+    """A text's lines without space around them, up to the last that is not empty. Errors: DataError."""
+    try:
+        found = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    return found if any(found) else []
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

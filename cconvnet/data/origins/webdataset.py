@@ -19,7 +19,7 @@ import numpy as np
 
 from cconvnet.data.images import DataError
 from cconvnet.data.origins import tars
-from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, entries, some
+from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, entries, lines, some
 from cconvnet.data.splits import Progress
 
 COMPRESSED = {
@@ -143,12 +143,7 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _class_names(file: Path) -> list[str]:
-    try:
-        names = [line.strip() for line in file.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
-    while names and not names[-1]:
-        names.pop()
+    names = lines(file)
     if not names or "" in names or len(set(names)) < len(names):
         raise DataError(f"{file} must name a class in each line, and none twice")
     return names

@@ -1,0 +1,333 @@
+"""Public data sets fetched from where their makers keep them, each file of a known length and SHA-256.
+
+What comes over the network is checked before it has the name that was asked for: files are gathered, and
+archives unpacked, in a folder beside it, which takes that name when all is right. So a folder of data is
+whole or not there, and whatever was interrupted goes on with the next call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import cconvnet
+from cconvnet.data import origins
+from cconvnet.data.images import DataError
+from cconvnet.data.origins import Origin
+from cconvnet.data.splits import Progress
+
+MIRROR = "CCONVNET_DATA_MIRROR"
+TRIES = 5  # that bring nothing new, one after another
+TIMEOUT = 30.0  # seconds without a byte
+_CHUNK = 2**18
+
+
+class DownloadError(RuntimeError):
+    """A file cannot be had; the text names its address and the reason."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file in the network. It is never believed: length and sum must be these."""
+
+    url: str
+    bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The files of a data set, and the kind of origin that it is. Where they are one archive, `inside` is the
+    folder in it that is wanted."""
+
+    kind: str
+    files: tuple[Remote, ...]
+    inside: str = ""
+
+
+# Lengths and sums are those of TensorFlow Datasets (its url_checksums/cifar10.txt and mnist.txt,
+# datasets/imagenette/checksums.tsv). Independent of it the same sums stand in gomlx/gomlx,
+# examples/cifar/cifar.go; in pytorch/vision, torchvision/prototype/datasets/_builtin/mnist.py; and in
+# FluxML/FastAI.jl, src/datasets/datadeps/imageclassification.jl.
+_MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
+COLLECTIONS = {
+    "cifar10": Collection(
+        "cifar10",
+        (
+            Remote(
+                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                170_052_171,
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            ),
+        ),
+        "cifar-10-batches-bin",
+    ),
+    "mnist": Collection(
+        "mnist",
+        (
+            Remote(
+                f"{_MNIST}/train-images-idx3-ubyte.gz",
+                9_912_422,
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            ),
+            Remote(
+                f"{_MNIST}/train-labels-idx1-ubyte.gz",
+                28_881,
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            ),
+            Remote(
+                f"{_MNIST}/t10k-images-idx3-ubyte.gz",
+                1_648_877,
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            ),
+            Remote(
+                f"{_MNIST}/t10k-labels-idx1-ubyte.gz",
+                4_542,
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            ),
+        ),
+    ),
+    "imagenette": Collection(
+        "pictures",
+        (
+            Remote(
+                "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",
+                341_663_724,
+                "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
+            ),
+        ),
+        "imagenette2-320",
+    ),
+}
+
+
+def get(
+    name: str,
+    out: Path,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], Progress] | None = None,
+) -> Origin:
+    """Fetches one of COLLECTIONS into the folder `out` and gives back what it holds.
+
+    Where `out` holds it already, nothing is fetched. CCONVNET_DATA_MIRROR, the address of a folder, is where
+    files are fetched from instead; there http is good enough too, since sums are checked.
+
+    progress: called with a file's name; gives what to call with bytes fetched and in all.
+
+    Errors: DataError for the arguments, DownloadError, OSError.
+    """
+    if name not in COLLECTIONS:
+        raise DataError(f"NAME must be one of {', '.join(COLLECTIONS)}, not {name!r}")
+    out = out.absolute()
+    if out.exists():
+        if not out.is_dir():
+            raise DataError(f"--out must be a folder; {out} is a file")
+        if any(out.iterdir()):
+            origin = _already(name, out)
+            say(f"{out} is there already; remove it to get {name} anew")
+            return origin
+    collection, mirror = COLLECTIONS[name], os.environ.get(MIRROR, "").rstrip("/")
+    work = out.with_name(f"{out.name}.partial")
+    ready = work / "files"
+    ready.mkdir(parents=True, exist_ok=True)
+    _check_room(work, collection)
+    for remote in collection.files:
+        url = f"{mirror}/{remote.name}" if mirror else remote.url
+        where = Remote(url, remote.bytes, remote.sha256)
+        download(where, ready / remote.name, say, progress and progress(remote.name), insecure=bool(mirror))
+    if collection.inside:
+        say(f"unpacking {collection.files[0].name}")
+        ready = _unpacked(ready / collection.files[0].name, work / "unpacked", collection.inside)
+    ready.replace(out)
+    shutil.rmtree(work)
+    return origins.find(out)
+
+
+def _already(name: str, out: Path) -> Origin:
+    with contextlib.suppress(DataError):
+        origin = origins.find(out)
+        if origin.kind == COLLECTIONS[name].kind:
+            return origin
+    raise DataError(f"--out must be a new folder; {out} holds something else than {name}")
+
+
+def _check_room(folder: Path, collection: Collection) -> None:
+    # These archives hold packed pictures, or pixels that pack badly: unpacked they are hardly longer.
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    needed = sum(remote.bytes for remote in collection.files) * (2 if collection.inside else 1)
+    free = shutil.disk_usage(folder).free
+    if free < needed - there:
+        raise DownloadError(f"{folder} needs {needed / 1e6:,.0f} MB; there is room for {free / 1e6:,.0f} MB")
+
+
+def _unpacked(archive: Path, folder: Path, inside: str) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was interrupted
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DownloadError(f"{archive} cannot be unpacked into {folder}: {error}") from error
+    if not (folder / inside).is_dir():
+        raise DownloadError(f"{archive} holds no folder {inside}")
+    return folder / inside
+
+
+# ---- one file ---------------------------------------------------------------------------------------------
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Nobody between here and there may see to it that the rest is fetched in the clear."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise DownloadError(f"{req.full_url} leads to {newurl}, which is not https; it is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Again(Exception):
+    """A try that failed, as others may not; the text is the reason."""
+
+
+def download(
+    remote: Remote,
+    file: Path,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
+    *,
+    insecure: bool = False,
+    wait: float = 1.0,
+) -> None:
+    """Fetches a file, unless it is there. FILE.part is what there is of it; a later call goes on from that.
+
+    wait: seconds before the second try, twice as many before each further one.
+
+    Errors: DownloadError after TRIES tries that brought nothing new, or at once for what no other try mends.
+    """
+    if not remote.url.startswith("https:") and not insecure:
+        raise DownloadError(f"{remote.url} is not https")
+    if file.exists():
+        if _sum(file) == remote.sha256:
+            return
+        file.unlink()
+    part = file.with_name(f"{file.name}.part")
+    most, failed, wrong = _length(part), 0, 0
+    while True:
+        try:
+            _fetch(remote, part, progress)
+            if _sum(part) == remote.sha256:
+                part.replace(file)
+                return
+            # Perhaps what there was of it was of something else. From the beginning, but only once.
+            part.unlink()
+            wrong += 1
+            if wrong == 2:
+                raise DownloadError(
+                    f"{remote.url} has other contents than it had: the SHA-256 is not {remote.sha256}"
+                )
+            raise _Again("its SHA-256 is wrong")
+        except _Again as error:
+            failed = 1 if _length(part) > most else failed + 1
+            most = max(most, _length(part))
+            if failed == TRIES:
+                raise DownloadError(
+                    f"{remote.url} cannot be fetched: {error}. {most:,} of {remote.bytes:,} bytes are there; "
+                    "the same command goes on from them"
+                ) from error
+            say(f"{remote.name}: {error}; trying again")
+            time.sleep(wait * 2 ** (failed - 1))
+
+
+def _fetch(remote: Remote, part: Path, progress: Progress | None) -> None:
+    """What is missing of a file, or all of it where the server gives no part."""
+    have = _length(part)
+    if have > remote.bytes:
+        part.unlink()
+        have = 0
+    if have == remote.bytes:
+        return
+    request = urllib.request.Request(remote.url, headers={"User-Agent": f"cconvnet/{cconvnet.__version__}"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        with urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT) as answer:
+            have = _begin(remote, part, have, answer.status, answer.headers)
+            with part.open("ab" if have else "wb") as out:
+                while chunk := answer.read(_CHUNK):
+                    have += len(chunk)
+                    if have > remote.bytes:
+                        out.truncate(0)
+                        raise DownloadError(f"{remote.url} is longer than the {remote.bytes:,} bytes it had")
+                    _write(out, chunk, part)
+                    if progress is not None:
+                        progress(have, remote.bytes)
+    except urllib.error.HTTPError as error:
+        with contextlib.closing(error):
+            if error.code == 416:  # what there is of it is of another file
+                part.unlink()
+            if error.code in (408, 416, 429) or error.code >= 500:
+                raise _Again(f"the server says {error.code} {error.reason}") from error
+            raise DownloadError(f"{remote.url}: the server says {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the network
+            raise
+        reason = getattr(error, "reason", None) or error
+        raise _Again(str(reason) or type(error).__name__) from error
+    if have < remote.bytes:
+        raise _Again(f"the connection ended after {have:,} of {remote.bytes:,} bytes")
+
+
+def _write(out: IO[bytes], chunk: bytes, file: Path) -> None:
+    try:
+        out.write(chunk)
+        out.flush()
+    except OSError as error:
+        raise DownloadError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _begin(remote: Remote, part: Path, have: int, status: int, headers: http.client.HTTPMessage) -> int:
+    """From which byte on an answer is."""
+    if status == 206:
+        # Content-Range: bytes FIRST-LAST/LENGTH
+        span, _, length = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        if span.partition("-")[0] != str(have):
+            part.unlink()
+            raise _Again("the server sent another part than it was asked for")
+    else:
+        length, have = headers.get("Content-Length", ""), 0
+    if length.isdigit() and int(length) != remote.bytes:
+        raise DownloadError(f"{remote.url} has {int(length):,} bytes; it had {remote.bytes:,}")
+    return have
+
+
+def _length(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _sum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

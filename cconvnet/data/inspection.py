@@ -1,0 +1,219 @@
+"""What data holds, for people to look at: counts, sizes, a sheet of pictures with their classes' names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from cconvnet.data import recipes
+from cconvnet.data.images import BrokenImage, DataError, Pixels, decode_image
+from cconvnet.data.origins.origin import Origin, Pictures
+
+_LOOKED_AT = 256  # pictures whose headers are read
+
+# ---- counts ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What an origin holds.
+
+    counts: for each split how many pictures of each class there are.
+    sides: (width, height) of so many pictures, spread over the data; `broken` of those have no sound header.
+    bytes: how long all pictures together are.
+    """
+
+    origin: Origin
+    counts: dict[str, npt.NDArray[np.int64]]
+    sides: list[tuple[int, int]]
+    broken: int
+    bytes: int
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        return min(self.sides, key=math.prod)
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        return max(self.sides, key=math.prod)
+
+    @property
+    def median(self) -> tuple[int, int]:
+        return sorted(self.sides, key=math.prod)[len(self.sides) // 2]
+
+    def as_json(self) -> dict[str, Any]:
+        origin = self.origin
+        return {
+            "kind": origin.kind,
+            "name": origin.name,
+            "notes": origin.notes,
+            "splits": {name: int(counts.sum()) for name, counts in self.counts.items()},
+            "bytes": self.bytes,
+            "sizes": {
+                "looked_at": len(self.sides),
+                "broken": self.broken,
+                "smallest": list(self.smallest),
+                "median": list(self.median),
+                "largest": list(self.largest),
+            },
+            "classes": [
+                {
+                    "name": name,
+                    **({"title": origin.titles[label]} if origin.titles else {}),
+                    **{split: int(counts[label]) for split, counts in self.counts.items()},
+                }
+                for label, name in enumerate(origin.classes)
+            ],
+        }
+
+
+_ROWS = 20  # classes in the table
+
+
+def lines(found: Inspection) -> list[str]:
+    """All but the table, in a few lines."""
+    origin = found.origin
+    text = []
+    for split, counts in found.counts.items():
+        least, most = int(np.argmin(counts)), int(np.argmax(counts))
+        spread = (
+            f"{counts[least]:,} of each class"
+            if counts[least] == counts[most]
+            else f"from {counts[least]:,} ({origin.classes[least]}) to {counts[most]:,} "
+            f"({origin.classes[most]}) of a class"
+        )
+        text.append(f"{split}: {counts.sum():,} pictures, {spread}")
+    shown = [f"{width}x{height}" for width, height in (found.smallest, found.median, found.largest)]
+    sizes = shown[0] if len(set(shown)) == 1 else f"{shown[0]} to {shown[2]}, the median {shown[1]}"
+    looked = (
+        ""
+        if len(found.sides) == sum(c.sum() for c in found.counts.values())
+        else (f" (of {len(found.sides):,} looked at)")
+    )
+    text.append(f"pixels: {sizes}{looked}")
+    if found.broken:
+        text.append(f"{found.broken:,} of those looked at are broken")
+    return [
+        f"{origin.name}: {origin.kind}, {len(origin.classes):,} classes, {sized(found.bytes)}",
+        *origin.notes,
+        *text,
+    ]
+
+
+def table(found: Inspection) -> list[list[str]]:
+    """A row for each of the first classes: name, title if there are any, counts."""
+    origin = found.origin
+    rows = []
+    for label, name in enumerate(origin.classes[:_ROWS]):
+        titles = [origin.titles[label]] if origin.titles else []
+        rows.append([name, *titles, *(f"{counts[label]:,}" for counts in found.counts.values())])
+    more = len(origin.classes) - _ROWS
+    if more > 0:
+        rest = [f"{counts[_ROWS:].sum():,}" for counts in found.counts.values()]
+        rows.append([f"and {more:,} more", *([""] if origin.titles else []), *rest])
+    return rows
+
+
+def sized(count: float) -> str:
+    """A number of bytes as people read it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def inspect(origin: Origin) -> Inspection:
+    """Counts pictures and reads the headers of a few. Errors: DataError; OSError."""
+    counts = {
+        name: np.bincount(pictures.labels, minlength=len(origin.classes))
+        for name, pictures in origin.splits.items()
+    }
+    sides, broken = [], 0
+    for pictures in origin.splits.values():
+        each = -(-len(pictures) // (_LOOKED_AT // len(counts)))
+        for number in range(0, len(pictures), each):
+            try:
+                sides.append(recipes.sides(recipes.read(pictures, number)))
+            except BrokenImage:
+                broken += 1
+    if not sides:
+        raise DataError(
+            f"not one of the pictures looked at can be read; the first is {origin.train.names[0]}"
+        )
+    return Inspection(origin, counts, sides, broken, sum(map(_bytes, origin.splits.values())))
+
+
+def _bytes(pictures: Pictures) -> int:
+    if pictures.pixels is not None:
+        return pictures.pixels.nbytes
+    assert pictures.extents is not None
+    lengths, extents = pictures.extents.length, pictures.extents
+    whole = np.flatnonzero(lengths < 0)
+    files = [(extents.files[extents.file[at]], int(extents.offset[at])) for at in whole.tolist()]
+    of_files = sum(Path(file).stat().st_size - offset for file, offset in files)
+    return of_files + int(lengths[lengths >= 0].sum())
+
+
+# ---- a sheet of pictures ---------------------------------------------------------------------------------
+
+_COLUMNS, _MOST_CELLS, _MOST_OF_CLASS = 10, 100, 10
+_SIDE, _GAP, _TEXT = 112, 8, 18
+_BACKGROUND, _INK, _PALE = (255, 255, 255), (40, 40, 40), (225, 225, 225)
+
+
+def sheet(origin: Origin, seed: int = 0) -> Image.Image:
+    """Random training pictures with their classes' names under them, ten of each class or as many as fit.
+
+    Of more than 100 classes 100, spread over them.
+    """
+    chance = np.random.default_rng(seed)
+    count = len(origin.classes)
+    each = min(max(1, _MOST_CELLS // count), _MOST_OF_CLASS)
+    chosen = np.unique(np.arange(min(count, _MOST_CELLS)) * count // min(count, _MOST_CELLS))
+    cells = []
+    for label in chosen.tolist():
+        numbers = np.flatnonzero(origin.train.labels == label)
+        some = chance.permutation(len(numbers))[:each]
+        cells += [(label, int(number)) for number in numbers[some]]
+    columns = min(_COLUMNS, len(cells))
+    step = _SIDE + _GAP, _SIDE + _TEXT + _GAP
+    picture = Image.new(
+        "RGB", (columns * step[0] + _GAP, -(-len(cells) // columns) * step[1] + _GAP), _BACKGROUND
+    )
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=11)
+    for place, (label, number) in enumerate(cells):
+        left, top = _GAP + place % columns * step[0], _GAP + place // columns * step[1]
+        try:
+            cell = _fitted(_decoded(recipes.read(origin.train, number)))
+            picture.paste(cell, (left + (_SIDE - cell.width) // 2, top + (_SIDE - cell.height) // 2))
+        except BrokenImage:
+            draw.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), fill=_PALE)
+            draw.text((left + _SIDE // 2, top + _SIDE // 2), "broken", fill=_INK, font=font, anchor="mm")
+        name = origin.titles[label].split(",")[0] if origin.titles else origin.classes[label]
+        while len(name) > 1 and draw.textlength(name, font) > _SIDE:
+            name = name.removesuffix("…")[:-1] + "…"
+        draw.text((left + _SIDE // 2, top + _SIDE + 1), name, fill=_INK, font=font, anchor="ma")
+    return picture
+
+
+def _decoded(content: recipes.Content) -> Pixels:
+    return decode_image(content, None) if isinstance(content, bytes) else content
+
+
+def _fitted(pixels: Pixels) -> Image.Image:
+    """All of a picture within a cell; a small one enlarged so that its pixels are seen."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    larger = max(image.size)
+    if larger <= _SIDE:
+        factor = _SIDE // larger
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    sides = (max(1, round(side * _SIDE / larger)) for side in image.size)
+    width, height = sides
+    return image.resize((width, height), Image.Resampling.LANCZOS)
