@@ -109,9 +109,10 @@ class _Terminal(io.TextIOWrapper):
 
 def _trainer(options: argparse.Namespace, folder: str, steps: int, tensorboard: bool) -> Any:
     """A training that is ready to begin, with a bar, and its options."""
+    from cconvnet.backends import devices_of
     from cconvnet.reporter import Bar
     from cconvnet.settings import Options
-    from cconvnet.train import _started, devices_of
+    from cconvnet.train import _started
 
     wanted = Options(
         net=options.net,
@@ -158,7 +159,7 @@ def inside_watching(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _has_tensorboard() -> bool:
-    from cconvnet.tensorboard import TensorBoardMissing, require
+    from cconvnet.runs.tensorboard import TensorBoardMissing, require
 
     try:
         require()

@@ -26,12 +26,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cconvnet import runs  # noqa: E402
-from cconvnet.backends import PRECISIONS  # noqa: E402
+from cconvnet.backends import PRECISIONS, devices_of  # noqa: E402
 from cconvnet.bench import machine  # noqa: E402
 from cconvnet.plots import check, figure, save  # noqa: E402
-from cconvnet.reporter import Reporter, reporter  # noqa: E402
+from cconvnet.reporter import (  # noqa: E402
+    Reporter,
+    percent,
+    reporter,
+)
 from cconvnet.settings import Options  # noqa: E402
-from cconvnet.train import devices_of, percent, train  # noqa: E402
+from cconvnet.train import train  # noqa: E402
 
 KEPT = ("train_loss", "train_error_top1", "test_loss", "test_error_top1")
 

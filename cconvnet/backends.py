@@ -630,6 +630,17 @@ def get_device(name: str | Device | None = None) -> Device:
     return _make(kind, int(index or "0"))
 
 
+def devices_of(names: list[str] | None) -> list[Device]:
+    """The devices of these names; of none, the default."""
+    return [get_device(name) for name in names] if names else [get_device()]
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuses what is no precision; whether a device can do it is the network's to say."""
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+
+
 def cuda_device_on(ordinal: int) -> Device:
     """The first logical CUDA device on a physical GPU.
 

@@ -210,3 +210,7 @@ def reporter(stream: TextIO | None = None, quiet: bool = False) -> Reporter:
         return Silent(stream)
     capable = os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
     return Bar(stream) if capable and stream.isatty() else Reporter(stream)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f}%"

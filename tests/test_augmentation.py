@@ -31,7 +31,7 @@ from cconvnet.network import Network
 from cconvnet.reporter import Reporter
 from cconvnet.runs import Run
 from cconvnet.settings import Options, Settings
-from cconvnet.train import Trainer
+from cconvnet.trainer import Trainer
 
 COUNT, STORED, SEEN = 60, (11, 9), (8, 7)
 ROOM = (STORED[0] - SEEN[0] + 1, STORED[1] - SEEN[1] + 1)  # places of a crop: 4 by 3

@@ -19,13 +19,13 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
+from cconvnet.backends import PRECISIONS
 from cconvnet.bench import verify
 from cconvnet.bench.rows import Row
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.testing import compare, reference
 from cconvnet.testing.check import OPERATIONS
 from cconvnet.testing.problems import with_precision
-from cconvnet.train import PRECISIONS
 
 Array = np.ndarray[Any, Any]
 

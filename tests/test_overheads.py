@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from cconvnet.backends import devices_of
 from cconvnet.reporter import Bar
 from cconvnet.settings import Options
-from cconvnet.train import Trainer, _started, devices_of
+from cconvnet.train import _started
+from cconvnet.trainer import Trainer
 
 HEAVY = {
     "PIL",
@@ -64,7 +66,7 @@ def imported(code: str) -> set[str]:
         ("cconvnet.nets", set()),
         ("cconvnet.reporter", set()),
         ("cconvnet.cli", {"rich", "typer"}),
-        ("cconvnet.overview", {"numpy"}),
+        ("cconvnet.runs.overview", {"numpy"}),
         ("cconvnet.ops", {"numpy"}),
         ("cconvnet.train", {"numpy", "PIL", "simplejpeg"}),
     ],

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cconvnet import overview, report, runs
+from cconvnet import report, runs
 from cconvnet.evaluate import load_trained
-from cconvnet.page import Markup, document, tag
 from cconvnet.plots import seen
+from cconvnet.report.page import Markup, document, tag
 from cconvnet.reporter import Silent
-from cconvnet.runs import RunError
+from cconvnet.runs import RunError, overview
 from cconvnet.settings import Options
 from cconvnet.train import train
 

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from cconvnet import reporter
+from cconvnet.backends import devices_of
 from cconvnet.pace import Pace
 from cconvnet.reporter import Bar, Reporter, Silent, clock, fitted
 from cconvnet.settings import Options
-from cconvnet.train import _started, devices_of
+from cconvnet.train import _started
 
 VALUES = "loss 1.2345  error 12.34%  20,123 images/s"
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from cconvnet import comparison, overview, runs
+from cconvnet import runs
 from cconvnet.checkpoint import CheckpointError
-from cconvnet.overview import look, overviews
 from cconvnet.reporter import Silent
-from cconvnet.runs import Run, RunError
+from cconvnet.runs import Run, RunError, comparison, overview
+from cconvnet.runs.overview import look, overviews
 from cconvnet.settings import Options
-from cconvnet.train import TrainingStopped, train
+from cconvnet.train import train
+from cconvnet.trainer import TrainingStopped
 
 
 def trained(out: Path, **options: Any) -> Path:

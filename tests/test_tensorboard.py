@@ -17,8 +17,8 @@ from PIL import Image
 
 from cconvnet import evaluate, runs
 from cconvnet.reporter import Silent
+from cconvnet.runs.tensorboard import FOLDER, EventFile, scalars, tiled
 from cconvnet.settings import Options
-from cconvnet.tensorboard import FOLDER, EventFile, scalars, tiled
 from cconvnet.train import train
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -148,7 +148,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     code = f"""
 import resource, signal
 from pathlib import Path
-from cconvnet.tensorboard import EventFile
+from cconvnet.runs.tensorboard import EventFile
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 events = EventFile(Path({str(tmp_path)!r}), [], 0, lambda: None)

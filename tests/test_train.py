@@ -44,7 +44,8 @@ from cconvnet.runs import Run, RunError
 from cconvnet.saving import Saver, Snapshot
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Settings, parse_lr_plateau, parse_lr_scale, parse_lr_steps
-from cconvnet.train import Outcome, Trainer, TrainingStopped, train
+from cconvnet.train import train
+from cconvnet.trainer import Outcome, Trainer, TrainingStopped
 
 # Small batches make many steps: 45 an epoch, and little work in each.
 SETTINGS: dict[str, Any] = {
@@ -296,7 +297,7 @@ def fake_tests(monkeypatch: pytest.MonkeyPatch, wrong: list[int]) -> None:
     """Tests find these numbers of wrong images, of 100."""
     numbers = iter(wrong)
     monkeypatch.setattr(
-        "cconvnet.train.evaluate", lambda network, batches, stopped: Tally(100.0, next(numbers), 0, 100)
+        "cconvnet.trainer.evaluate", lambda network, batches, stopped: Tally(100.0, next(numbers), 0, 100)
     )
 
 
@@ -344,9 +345,9 @@ def test_ends_of_epochs_are_saved_where_that_is_worth_it(
     monkeypatch.setattr(Folder, "save", slow_save)
     monkeypatch.setattr(Snapshot, "take", slow_take)
     monkeypatch.setattr(Saver, "begin", begin_and_wait)
-    monkeypatch.setattr("cconvnet.train.evaluate", test)
+    monkeypatch.setattr("cconvnet.trainer.evaluate", test)
     clock = SimpleNamespace(monotonic=lambda: trained, perf_counter=time.perf_counter)
-    monkeypatch.setattr("cconvnet.train.time", clock)
+    monkeypatch.setattr("cconvnet.trainer.time", clock)
     monkeypatch.setattr("cconvnet.saving.time", SimpleNamespace(perf_counter=lambda: written))
     outcome = run_training(out=tmp_path / "run", epochs=6)
     assert steps == expected
@@ -394,7 +395,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     monkeypatch.setattr(Saver, "begin", noting)
     monkeypatch.setattr(Saver, "collect", collecting)
     monkeypatch.setattr(
-        "cconvnet.train.evaluate", lambda network, batches, stopped: Tally(100.0, next(numbers), 0, 100)
+        "cconvnet.trainer.evaluate", lambda network, batches, stopped: Tally(100.0, next(numbers), 0, 100)
     )
     run_training(out=tmp_path / "run", epochs=4)
     assert steps == [0, 45, 180]
@@ -404,7 +405,7 @@ def test_an_epoch_that_was_not_saved_is_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is killed in its fourth epoch, two epochs after the last checkpoint."""
-    monkeypatch.setattr("cconvnet.train._TRAINING_PER_STALL", 1e9)
+    monkeypatch.setattr("cconvnet.trainer._TRAINING_PER_STALL", 1e9)
     fake_tests(monkeypatch, [50, 60, 60, 60])
     run_training(out=tmp_path / "whole", epochs=4)
     fake_tests(monkeypatch, [50, 60, 60, 60])
@@ -485,7 +486,7 @@ def test_stopped_in_a_test_and_killed_after_it(
         def interrupted(network: Network, batches: Any, stopped: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr("cconvnet.train.evaluate", interrupted)
+        patch.setattr("cconvnet.trainer.evaluate", interrupted)
         assert run_training(out=out).signal == signal.SIGTERM
     progress = runs.find_checkpoint(out)[1].progress
     assert (progress["step"], progress["epoch"], progress["step_in_epoch"]) == (45, 0, 45)
@@ -504,7 +505,7 @@ def test_stopped_in_a_test_and_killed_after_it(
 
 def test_a_test_after_the_checkpoint_is_saved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the end of the epoch would not be worth it."""
-    monkeypatch.setattr("cconvnet.train._TRAINING_PER_STALL", 1e9)
+    monkeypatch.setattr("cconvnet.trainer._TRAINING_PER_STALL", 1e9)
     out = tmp_path / "run"
     fake_tests(monkeypatch, [50])
     run_training(out=out, epochs=1)
@@ -512,7 +513,7 @@ def test_a_test_after_the_checkpoint_is_saved_too(tmp_path: Path, monkeypatch: p
     def interrupted(network: Network, batches: Any, stopped: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("cconvnet.train.evaluate", interrupted)
+    monkeypatch.setattr("cconvnet.trainer.evaluate", interrupted)
     resume(out, epochs=2)
     assert runs.find_checkpoint(out)[1].progress["epoch"] == 1
     fake_tests(monkeypatch, [60])
@@ -815,7 +816,9 @@ def test_a_plateau_divides_the_rates_and_a_resumed_run_knows(
 
 
 def test_a_plateau_may_be_asked_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cconvnet.train.evaluate", lambda network, batches, stopped: Tally(100.0, 50, 0, 100))
+    monkeypatch.setattr(
+        "cconvnet.trainer.evaluate", lambda network, batches, stopped: Tally(100.0, 50, 0, 100)
+    )
     run_training(out=tmp_path / "run", epochs=2)
     assert runs.find_checkpoint(tmp_path / "run")[1].progress["lr_divisions"] == []
     listener = Listener()

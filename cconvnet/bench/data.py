@@ -23,7 +23,7 @@ import numpy as np
 
 from cconvnet import data
 from cconvnet._problem import InputProblem
-from cconvnet.backends import get_device
+from cconvnet.backends import check_precision, devices_of, get_device
 from cconvnet.bench import machine
 from cconvnet.bench.training import MEAN, TIMED_LR, Training
 from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
@@ -33,7 +33,6 @@ from cconvnet.data.workers import CHUNK, Broken, usable_cores
 from cconvnet.formats import netfiles
 from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network
-from cconvnet.train import check_precision, devices_of
 
 OURS = "cconvnet.bench.data:OurData"
 PYTORCH = "cconvnet.bench.peers.pytorch_data:PyTorchData"

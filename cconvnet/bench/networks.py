@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cconvnet.backends import check_precision, devices_of
 from cconvnet.formats.netfiles import NetFiles, build_sized
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
-from cconvnet.train import check_precision, devices_of
 
 
 def build_spec(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cconvnet.backends import Device
+from cconvnet.backends import Device, devices_of
 from cconvnet.bench import machine
 from cconvnet.bench.ceilings import Ceilings, measure
 from cconvnet.bench.networks import build_spec
@@ -22,7 +22,6 @@ from cconvnet.formats.netfiles import NetFiles
 from cconvnet.layers import Layer, SoftmaxCostLayer
 from cconvnet.nets.specs import DATA
 from cconvnet.network import Network
-from cconvnet.train import devices_of
 
 CACHES = "as in a step: as the call before left them"
 FURTHEST = 5

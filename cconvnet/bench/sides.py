@@ -60,7 +60,7 @@ class Plan(abc.ABC):
 class Side(abc.ABC):
     """Args:
     device: the name of ours, "cuda:0"; a peer computes on the same physical one.
-    precision: one of cconvnet.train.PRECISIONS.
+    precision: one of cconvnet.backends.PRECISIONS.
 
     Attributes:
         columns: what is reported of this side, the first first.

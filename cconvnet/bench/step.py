@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.backends import PRECISIONS
+from cconvnet.backends import PRECISIONS, devices_of
 from cconvnet.bench import machine, workers
 from cconvnet.bench.networks import build_spec
 from cconvnet.bench.timing import summary, wall_seconds
@@ -27,7 +27,6 @@ from cconvnet.layers import Dropout
 from cconvnet.nets.specs import LrnSpec, NetSpec, nearest, spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 from cconvnet.testing import reference
-from cconvnet.train import devices_of
 
 Array = np.ndarray[Any, Any]
 

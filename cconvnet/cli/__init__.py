@@ -90,8 +90,7 @@ def evaluate(
 ) -> None:
     """Print a trained network's error on test images, or that of several whose probabilities are averaged."""
     from cconvnet.evaluate import Tally, evaluate_runs
-    from cconvnet.reporter import reporter
-    from cconvnet.train import percent
+    from cconvnet.reporter import percent, reporter
 
     def errors(tally: Tally) -> str:
         return (
@@ -536,7 +535,7 @@ def _explain(error: Exception) -> int:
     from cconvnet.bench.workers import WorkerError as SideError
     from cconvnet.data import WorkerError
     from cconvnet.data.downloads import DownloadError
-    from cconvnet.train import TrainingStopped
+    from cconvnet.trainer import TrainingStopped
 
     if isinstance(error, TrainingStopped | WorkerError | SideError | DownloadError):
         return _fail(str(error), 1)

@@ -257,10 +257,10 @@ def timeline(
     Steps are done on random images; the run is not changed. The picture shows the median one of several.
     """
     from cconvnet import plots, runs, tracing
+    from cconvnet.backends import devices_of
     from cconvnet.bench.networks import build_network, build_spec
     from cconvnet.network import Network
     from cconvnet.reporter import reporter
-    from cconvnet.train import devices_of
 
     if (run is None) == (net is None):
         raise ValueError("one of the two is needed: a run's folder, or --net")

@@ -23,7 +23,7 @@ from cconvnet.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from cconvnet.overview import Overview
+    from cconvnet.runs.overview import Overview
 
 
 def runs(
@@ -38,8 +38,8 @@ def runs(
     The last one written comes first. A run is training, complete, stopped (it was asked to), failed, killed
     (it had no time to say why), or damaged.
     """
-    from cconvnet import overview
     from cconvnet.nets.specs import nearest
+    from cconvnet.runs import overview
 
     if sort not in overview.SORTS:
         raise ValueError(nearest("--sort", sort, overview.SORTS))
@@ -66,8 +66,8 @@ def compare(
     to_json: Json = None,
 ) -> None:
     """Show what differs between runs: results, settings, networks, and which is better from when on."""
-    from cconvnet import comparison
     from cconvnet import runs as folders
+    from cconvnet.runs import comparison
 
     check_can_write(to_json)
     found = comparison.compare([folders.folder_of(path) for path in paths])

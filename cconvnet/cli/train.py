@@ -131,10 +131,10 @@ def train(
     """
     from cconvnet import plots
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.reporter import reporter
+    from cconvnet.reporter import percent, reporter
     from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
-    from cconvnet.train import Interrupts, Terminated, percent, resume_command
     from cconvnet.train import train as run_training
+    from cconvnet.trainer import Interrupts, Terminated, resume_command
 
     options = Options(
         net=chosen(net, layer_def, layer_params, crop),

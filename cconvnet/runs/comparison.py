@@ -8,8 +8,8 @@ from typing import Any
 
 from cconvnet import nets, runs
 from cconvnet.nets.specs import compare as compare_specs
-from cconvnet.overview import Overview, look
 from cconvnet.runs import RunError
+from cconvnet.runs.overview import Overview, look
 
 _ERROR = "test_error_top1"
 

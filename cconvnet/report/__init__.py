@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 
 import cconvnet
-from cconvnet import overview, plots, runs
+from cconvnet import plots, runs
 from cconvnet.backends import CudaError, DeviceUnavailable
 from cconvnet.checkpoint import Folder
 from cconvnet.data import Source, WorkerError
 from cconvnet.evaluate import Trained, load_trained
-from cconvnet.overview import Overview
-from cconvnet.page import Array, Markup, data_url, document, join, photo, png, table, tag
 from cconvnet.plots import seen
 from cconvnet.plots.activations import sheet
 from cconvnet.plots.filters import filter_sheet
 from cconvnet.plots.history import TOP5_FROM, History, data_name
+from cconvnet.report.page import Array, Markup, data_url, document, join, photo, png, table, tag
+from cconvnet.runs import overview
+from cconvnet.runs.overview import Overview
 
 # How many training images the nearest are looked for in: a page should not take minutes.
 _AMONG = 1000
@@ -95,7 +96,7 @@ def _page(history: History, run: Path, opened: _Opened, best: bool, stepped: Ste
     there = [section for section in sections if section is not None]
     links = [tag("a", title, href=f"#{name}") for name, title, _ in there]
     title = f"{history.config['settings']['net']} on {data_name(history.config['settings']['data'])}"
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     return document(
         f"{title}: {history.path.resolve().name}",
         style,
