@@ -131,8 +131,8 @@ def members(read: Read, start: int, end: int, called: str) -> Iterator[Member]:
             length = 0
         if contents + length > end:
             raise DataError(
-                f"{called} is cut off or damaged: its member {title} should have {length:,} bytes, but it "
-                f"ends {contents + length - end:,} bytes before; download or copy it again"
+                f"{called} is cut off or damaged: its member {title} should have {length:,} bytes, of which "
+                f"{contents + length - end:,} are missing; download or copy it again"
             )
         yield Member(title, what, contents, length)
         name, size, sparse = None, None, False

@@ -22,13 +22,7 @@ from cconvnet.data.origins import tars
 from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, entries, lines, some
 from cconvnet.data.splits import Progress
 
-COMPRESSED = {
-    ".gz": "gunzip -k",
-    ".tgz": "gunzip -k",
-    ".xz": "unxz -k",
-    ".bz2": "bunzip2 -k",
-    ".zst": "unzstd",
-}
+COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".xz": "unxz", ".bz2": "bunzip2", ".zst": "unzstd --rm"}
 CLASS_NAMES = ("classes.txt", "classnames.txt", "labels.txt")
 JSON_LABELS = ("label", "class", "cls")
 MOST_JSON = 2**20
