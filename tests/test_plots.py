@@ -119,6 +119,7 @@ def test_a_curve_shows_the_log(tmp_path: Path, drawn: list[Any]) -> None:
     said = words(drawn[0])
     assert {"best 20.00%", "run", "lenet on digits, batch 20, lr 0.1, fp32, cpu:0", "epoch"} <= set(said)
     assert not any("top 5" in one for one in said)
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["training", "test"]
 
 
 def test_many_classes_have_a_top_5_error(tmp_path: Path, drawn: list[Any]) -> None:

@@ -192,7 +192,13 @@ def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
                 _draw_run(axes, history, panel, how, COLORS[number % len(COLORS)] if several else None, name)
             _finish(axes, histories, panel, how)
         if several:
-            _name_runs(page, names, how)
+            _name_runs(page, names)
+        else:
+            page.legend(
+                *page.axes[-1].get_legend_handles_labels(),
+                loc="outside lower left",
+                ncols=2 + len(how.panels),
+            )
 
 
 def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str | None, name: str) -> None:
@@ -262,7 +268,7 @@ def smoothed(values: Array, window: int) -> Array:
     return means
 
 
-def _name_runs(page: Any, names: Sequence[str], how: Curves) -> None:
+def _name_runs(page: Any, names: Sequence[str]) -> None:
     """The legend of several runs: a colour for each, and what kinds of lines mean."""
     from matplotlib.lines import Line2D
 
@@ -287,7 +293,7 @@ def _mark_best(axes: Any, history: History, how: Curves, color: str) -> None:
     x = float(history.places(history.epochs, how.x)[best])
     error = float(history.epochs["test_error_top1"][best])
     ring = {"markerfacecolor": "none", "markeredgecolor": color, "markeredgewidth": 1.5}
-    axes.plot([x], [error], "o", markersize=10, zorder=5, gid="best", **ring)
+    axes.plot([x], [error], "o", markersize=10, zorder=5, gid="best", clip_on=False, **ring)
     right, top = axes.get_xlim()[1], axes.get_ylim()[1]
     above = error < 0.2 * top
     axes.annotate(
@@ -329,8 +335,6 @@ def _finish(axes: Any, histories: Sequence[History], panel: str, how: Curves) ->
         _mark_rates(axes, history, how, None if alone else color)
         if panel == "error":
             _mark_best(axes, history, how, COLORS[1] if alone else color)
-    if alone:
-        axes.legend(loc="upper right")
 
 
 def _log_helps(histories: Sequence[History]) -> bool:

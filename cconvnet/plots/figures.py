@@ -43,9 +43,7 @@ STYLE: Any = {
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
-    # No frame, but what lies behind does not cross the words.
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.85,
+    "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
     # The same figure gives the same bytes.
