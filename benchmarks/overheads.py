@@ -7,9 +7,9 @@ Each part runs in processes of its own, and its result stands beside its target:
 
     import    seconds of `import cconvnet` in fresh processes, and of what training imports
     start     seconds from `cconvnet train` to the end of its first step, in fresh processes
-    watching  the share of a step that the bar, the log and TensorBoard's files take, measured twice: as the
-              time within them, and as what steps with them take more than steps without, in turn; and the
-              seconds of the curve at the end
+    watching  the share of a step that the bar and the log take, measured twice: as the time within them, and
+              as what steps with them take more than steps without, in turn; the share with TensorBoard's
+              files, where it is installed; and the seconds of the curve at the end
     memory    how a run's resident memory changes over 2,000 steps: the slope of the straight line that fits
               it best, and the last value less the first
 
@@ -129,11 +129,18 @@ def _trainer(options: argparse.Namespace, folder: str, steps: int, tensorboard: 
 
 
 def inside_watching(options: argparse.Namespace) -> dict[str, Any]:
+    found = _watched(options, tensorboard=False)
+    if _has_tensorboard():
+        found["share_with_tensorboard"] = _watched(options, tensorboard=True)["share"]
+    return found
+
+
+def _watched(options: argparse.Namespace, tensorboard: bool) -> dict[str, Any]:
     """Steps in turns of one line of the log each, watched and not."""
     from cconvnet.plots import curve
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer, wanted = _trainer(options, folder, _WARM_STEPS + options.steps, _has_tensorboard())
+        trainer, wanted = _trainer(options, folder, _WARM_STEPS + options.steps, tensorboard)
         turns = _Turns(wanted.log_every)
         with trainer.run:
             trainer.begin(wanted)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cconvnet import evaluate, runs
+from cconvnet import evaluate, runs, tensorboard
 from cconvnet.reporter import Silent
 from cconvnet.runs.tensorboard import FOLDER, EventFile, scalars, tiled
 from cconvnet.settings import Options
@@ -190,7 +190,8 @@ def test_a_run_without_it_does_not_look_for_it() -> None:
 def test_filters_are_tiled_each_in_its_own_range() -> None:
     weights = np.arange(5 * 2 * 3 * 1, dtype=np.float32).reshape(5, 2, 3, 1)
     sheet = tiled(weights)
-    assert sheet.shape == (8 * (2 * 3 - 1), 8 * (3 * 4 - 1), 1)  # two rows of three
-    first = sheet[: 8 * 2 : 8, : 8 * 3 : 8, 0]
+    pixel = tensorboard._FILTER_PIXELS
+    assert sheet.shape == (pixel * (2 * 3 - 1), pixel * (3 * 4 - 1), 1)  # two rows of three
+    first = sheet[: pixel * 2 : pixel, : pixel * 3 : pixel, 0]
     np.testing.assert_array_equal(first, np.round(np.linspace(0, 255, 6)).reshape(2, 3))
-    assert not sheet[8 * 3 :, 8 * 8 :].any()  # the place of a sixth
+    assert not sheet[pixel * 3 :, pixel * 8 :].any()  # the place of a sixth

@@ -35,7 +35,7 @@ _OF_EPOCHS = {
     "test_error_top1": "error_top1/test",
     "test_error_top5": "error_top5/test",
 }
-_FILTER_PIXELS = 8  # how large a pixel of a filter is drawn
+_FILTER_PIXELS = 4  # how large a pixel of a filter is drawn
 
 
 class TensorBoardMissing(ValueError):
