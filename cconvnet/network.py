@@ -619,12 +619,12 @@ class Network:
             return
         (device,), (updates,) = self.devices, self._updates
         updates.set(lr, momentum)
-        # What of the captured work is not read from the device: how many images there are and which
-        # parameters are frozen.
-        key = (self._count, updates.frozen)
         if self.do is not do:
             self._work()
             return
+        # What of the captured work is not read from the device: how many images there are and which
+        # parameters are frozen.
+        key = (self._count, updates.frozen)
         if key not in self._captured:
             self._captured[key] = None
             self._work()
@@ -795,6 +795,10 @@ class Network:
             found[name] = (parameter, "value")
             found[f"{name}.velocity"] = (parameter, "velocity")
         return found
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor that :meth:`state` gives."""
+        return {name: parameter.shape for name, (parameter, _) in self.stateful().items()}
 
     def state(self) -> dict[str, Array]:
         """Host copies of all that training changes: "conv1.weight", "conv1.weight.velocity", ...

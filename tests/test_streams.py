@@ -339,7 +339,7 @@ def fake_cupy(calls: Calls, peers: bool) -> Any:
             calls.append(("record", stream.ptr))
 
         def synchronize(self) -> None:
-            pass
+            calls.append(("synchronize",))
 
     class Stream:
         def __init__(self, **options: Any) -> None:
@@ -358,8 +358,14 @@ def fake_cupy(calls: Calls, peers: bool) -> Any:
         ctypes.memmove(target, source, size)
 
     def pinned(size: int) -> Any:
-        buffer = ctypes.create_string_buffer(size)
-        return SimpleNamespace(ptr=ctypes.addressof(buffer), buffer=buffer)
+        buffer: Any = ctypes.create_string_buffer(size)
+        buffer.ptr = ctypes.addressof(buffer)
+        return buffer
+
+    def asnumpy(source: Any, *, stream: Stream, out: Any, blocking: bool) -> None:
+        assert not blocking
+        calls.append(("asnumpy", stream.ptr))
+        out[...] = source.array
 
     runtime = SimpleNamespace(
         CUDARuntimeError=RuntimeError,
@@ -377,7 +383,7 @@ def fake_cupy(calls: Calls, peers: bool) -> Any:
         alloc_pinned_memory=pinned,
         get_elapsed_time=lambda begin, end: 2.0,
     )
-    return SimpleNamespace(cuda=cuda)
+    return SimpleNamespace(cuda=cuda, asnumpy=asnumpy)
 
 
 class FakeGpu(CudaDevice):
@@ -480,6 +486,21 @@ def test_images_go_to_a_gpu_on_a_stream_of_their_own() -> None:
     kept[0][0].done = True
     feed.start(np.zeros((1, 3), np.uint8))
     assert len(gpu._staged) == 2 and gpu._staged[0][1] is kept[1][1]
+
+
+def test_a_gpus_arrays_are_copied_out_behind_its_work() -> None:
+    """On the stream of all work, which orders them before the next step; who gives them does not wait."""
+    calls = Calls()
+    gpu = FakeGpu(fake_cupy(calls, peers=True), 0, calls)
+    sources = [gpu_array([1, 2, 3]), gpu_array([[4], [5]])]
+    targets = [gpu.host_memory(source.array.shape, np.float32) for source in sources]
+    calls.clear()
+    wait = gpu.copy_out(zip(sources, targets, strict=True))
+    work = gpu._stream.ptr
+    assert calls == [("asnumpy", work), ("asnumpy", work), ("record", work)]
+    wait()
+    assert calls[-1] == ("synchronize",)
+    assert [target.tolist() for target in targets] == [[1, 2, 3], [[4], [5]]]
 
 
 def test_staging_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
