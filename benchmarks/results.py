@@ -34,6 +34,7 @@ PICTURES = {
         ("step_stack", "step-stack", "Where the time of a training step goes, and its floor"),
     ],
     "scaling": [("scaling", "scaling", "Time and memory against batch and image size")],
+    "data": [("data_bars", "data", "Images per second of each stage on the way into training")],
 }
 # Of whole results and of what they say of their machine.
 REQUIRED = ("what", "net", "precision", "rows", "machine")
@@ -367,6 +368,13 @@ def scaling_table(value: dict[str, Any]) -> str:
     return "\n\n".join(filter(None, parts))
 
 
+def data_table(value: dict[str, Any]) -> str:
+    from cconvnet.bench import data
+
+    columns, lines = data.table(value)
+    return "\n\n".join([table(columns, lines), "\n".join(f"- {line}" for line in data.verdict(value))])
+
+
 def _stacked(make: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Result]], str]:
     """The tables of several networks, one after the other."""
     return lambda results: "\n\n".join(f"{r.value['net']}:\n\n{make(r.value)}" for r in results)
@@ -377,6 +385,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "step": step_table,
     "roofline": roofline_table,
     "scaling": scaling_table,
+    "data": data_table,
 }
 _SUMMARIES: dict[str, Callable[[Sequence[Result]], str]] = {
     **{what: _stacked(make) for what, make in _TABLES.items()},

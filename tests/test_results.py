@@ -172,6 +172,33 @@ def test_rooflines_show_where_most_time_is_lost() -> None:
     assert "docs/roofline-alexnet-cpu.png" in lines[15] and "docs/step-stack-alexnet-cpu.png" in lines[17]
 
 
+def test_data() -> None:
+    def row(side: str, stage: str, rate: float, **rest: Any) -> dict[str, Any]:
+        rates = {
+            "images_per_second": rate,
+            "images_per_second_min": rate / 2,
+            "images_per_second_max": 2 * rate,
+        }
+        return {"side": side, "stage": stage, **rates, **rest}
+
+    value = result(
+        "data",
+        [
+            row("cconvnet", "crops", 1400.0, share=0.07, read_bytes_per_second=1.5e8),
+            row("cconvnet", "step", 100.0, share=0.99),
+            row("PyTorch", "crops", 700.0, workers=2),
+        ],
+        limit={"stage": "step", "text": "computing limits: 100 images/s"},
+        ratios={"crops": 2.0, "load": 2.5},
+    )
+    lines = filled("data alexnet cpu", value).splitlines()
+    assert "| crops | 1,400 | 700 | 2,800 | 150.0 |" in lines[2] and "| 7% |" in lines[2]
+    assert "| PyTorch crops | 700 |" in lines[4] and "with 2 workers" in lines[4]
+    assert "- computing limits: 100 images/s" in lines
+    assert any("2.00 times as many crops" in line for line in lines)
+    assert any("docs/data-alexnet-cpu.png" in line for line in lines)
+
+
 def test_scaling() -> None:
     row = {"series": "batch", "batch": 1, "size": 256, "seconds": 0.02, "images_per_second": 50.0}
     value = result(
