@@ -204,6 +204,14 @@ class Device:
         """Writes a host array into an array of this device of the same shape."""
         array[...] = host
 
+    def staging(self, shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
+        """An uninitialised host array that a Feed of this device takes without copying it on the host."""
+        return np.empty(shape, dtype)
+
+    def feed(self, target: Any) -> Feed:
+        """Makes ready to fill `target`, an array of this device, from the host again and again."""
+        return Feed(self, target)
+
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
         """Work of this device alone that is repeated with the same arguments, as one launch where possible.
 
@@ -235,6 +243,24 @@ class Device:
         return Transfer(target, source)
 
 
+class Feed:
+    """An array of a device that is filled from the host for every step; see :class:`CudaFeed`."""
+
+    def __init__(self, device: Device, target: Any) -> None:
+        self._device, self._target = device, target
+
+    def start(self, host: np.ndarray[Any, Any]) -> None:
+        """Fills the first rows with `host`, which must not change any more, and the others with zeros."""
+        self._target[: len(host)] = host
+        self._target[len(host) :] = 0
+
+    def wait(self) -> None:
+        """Later work of the device finds the array filled."""
+
+    def been_read(self) -> None:
+        """The next filling need only wait for the work that the device has been given so far."""
+
+
 class Transfer:
     """A copy from one device to another that is repeated every step; see :class:`CudaTransfer`.
 
@@ -264,6 +290,11 @@ class Transfer:
 
 class ReferenceDevice(Device):
     float_type = np.float64
+
+
+class _Pinned(np.ndarray[Any, Any]):
+    """Host memory that a GPU reads by itself. A copy of it may be called so too, which is then copied while
+    the host waits: slower, but right."""
 
 
 class CudaDevice(Device):
@@ -339,14 +370,30 @@ class CudaDevice(Device):
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def fill(self, array: Any, host: Any) -> None:
-        # From pageable memory the host would wait for the stream. The pinned copy is kept until the GPU has
-        # read it.
-        staged = self._pinned(array.shape, array.dtype)
-        staged[...] = host
+        staged = self.staged(host, array.shape, array.dtype)
         with self:
             array.set(staged, stream=self._stream)
-        self._staged = [(mark, kept) for mark, kept in self._staged if not mark.done]
-        self._staged.append((self.mark(), staged))
+        self.keep(staged, self.mark())
+
+    def staged(self, host: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        """A host array in memory that the GPU reads by itself; from other memory the host would wait for the
+        stream."""
+        if isinstance(host, _Pinned) and host.flags.c_contiguous and host.dtype == dtype:
+            return host
+        pinned = self._pinned(shape, dtype)
+        pinned[...] = host
+        return pinned
+
+    def keep(self, staged: Any, mark: Any) -> None:
+        """Keeps what a copy reads until that copy, behind which `mark` stands, is done."""
+        self._staged = [(other, kept) for other, kept in self._staged if not other.done]
+        self._staged.append((mark, staged))
+
+    def staging(self, shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
+        return self._pinned(tuple(shape), dtype).view(_Pinned)
+
+    def feed(self, target: Any) -> Feed:
+        return CudaFeed(self, target)
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
         with self:
@@ -394,6 +441,43 @@ class CudaDevice(Device):
         """The stream on which copies leave this device, beside its own work."""
         with self:
             return self.xp.cuda.Stream(non_blocking=True)
+
+
+class CudaFeed(Feed):
+    """Copies to a GPU on a stream of its own, so that the next batch goes there while a step computes.
+
+    The array has one place, since captured work reads fixed addresses, and needs no second one: what reads it
+    is the step's first operation, behind which it may be filled anew. That operation stands outside what is
+    captured, where marks can be waited for.
+    """
+
+    _device: CudaDevice
+
+    def __init__(self, device: CudaDevice, target: Any) -> None:
+        super().__init__(device, target)
+        with device:
+            self._stream = device.xp.cuda.Stream(non_blocking=True)
+        # The mark behind the last reader; before the first, behind whoever had this memory before.
+        self._read = device.mark()
+        self._filled: Any = None
+
+    def start(self, host: np.ndarray[Any, Any]) -> None:
+        device, target, count = self._device, self._target, len(host)
+        staged = device.staged(host, target[:count].shape, target.dtype)
+        with device, self._stream:
+            self._stream.wait_event(self._read)
+            target[:count].set(staged, stream=self._stream)
+            if count < len(target):
+                target[count:] = 0
+            self._filled = device.xp.cuda.Event(disable_timing=True)
+            self._filled.record(self._stream)
+        device.keep(staged, self._filled)
+
+    def wait(self) -> None:
+        self._device.wait(self._filled)
+
+    def been_read(self) -> None:
+        self._read = self._device.mark()
 
 
 class CudaTransfer(Transfer):

@@ -1,29 +1,54 @@
-"""What of this package works on this machine, why the rest does not, and the command that mends it."""
+"""What of this package works on this machine, why the rest does not, and the command that mends it.
+
+survey() looks at the machine and judges nothing; examine() says what that means. So any situation can be
+judged without a machine that is in it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import importlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cconvnet
 from cconvnet import backends
 
 State = Literal["ok", "note", "problem"]
 
-_EXTRAS = {
-    "matplotlib": ("plot", "training curves"),
-    "simplejpeg": ("fast-jpeg", "faster JPEG decoding"),
-    "cupy": ("cuda", "GPU arrays"),
+_OLDEST_PYTHON = (3, 11)
+# The portable code that a build may carry is for GPUs from this compute capability on.
+_PORTABLE = (7, 5)
+# The first driver of each version of CUDA. Source: CUDA Toolkit release notes, "CUDA Driver".
+_DRIVERS = {11: 450, 12: 525, 13: 580}
+_DRIVERS_PAGE = "https://www.nvidia.com/drivers"
+_LITTLE_DISK, _LITTLE_MEMORY, _FEW_FILES = 2e9, 1e9, 256
+
+# By name: the distributions it may be, what it gives, and what to install.
+_PACKAGES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "numpy": (("numpy",), "", "numpy"),
+    "pillow": (("pillow",), "", "pillow"),
+    "safetensors": (("safetensors",), "", "safetensors"),
+    "oneDNN": (("onednn-cpu-gomp",), "fast training on the CPU", "onednn-cpu-gomp"),
+    "simplejpeg": (("simplejpeg",), "faster JPEG decoding", "'cconvnet[fast-jpeg]'"),
+    "matplotlib": (("matplotlib",), "pictures of runs", "'cconvnet[plot]'"),
+    "tensorboard": (("tensorboard",), "train --tensorboard", "'cconvnet[tensorboard]'"),
+    "cupy": (("cupy-cuda13x", "cupy-cuda12x", "cupy"), "training on GPUs", "'cconvnet[cuda]'"),
 }
+_NEEDED = ("numpy", "pillow", "safetensors")
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
+_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "ONEDNN_MAX_CPU_ISA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +61,65 @@ class Finding:
     mend: str = ""
 
 
-def examine() -> list[Finding]:
-    """Looks at everything; the order is that of reading."""
-    return [*_system(), *_modules(), *_devices(), *_packages()]
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """A GPU that the driver knows. capability: as (9, 0)."""
+
+    name: str
+    capability: tuple[int, int]
+    memory_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What was seen of a machine.
+
+    Attributes
+        modules: by name without the underscore, what it says of its build; None: it is not there.
+        broken: by kind, why a module that is there cannot be loaded.
+        devices: by name, what a device says of itself, and whether it works.
+        default: the device that is taken where none is named.
+        gpus: those that the driver knows. gpus_seen: how many NVIDIA GPUs the system has, driver or not.
+        driver: its release; driver_cuda: the newest CUDA it can run. None: there is no driver.
+        nvcc: its release and where it lies.
+        packages: versions by the names of _PACKAGES.
+        cores: for this process. quota: how many of them a control group lets it use at a time.
+        memory, free_memory, free_disk: bytes. runs: where runs go; runs_writable: whether they can.
+        variables: the environment's that change how fast it is.
+    """
+
+    python: tuple[int, ...] = (3, 11)
+    executable: str = ""
+    system: str = ""
+    modules: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    devices: Mapping[str, tuple[str, bool]] = dataclasses.field(default_factory=dict)
+    default: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    gpus_seen: int = 0
+    driver: str | None = None
+    driver_cuda: tuple[int, int] | None = None
+    nvcc: str | None = None
+    packages: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    processor: str = ""
+    instructions: tuple[str, ...] = ()
+    cores: int = 1
+    quota: float | None = None
+    memory: int = 0
+    free_memory: int = 0
+    runs: str = "runs"
+    runs_writable: bool = True
+    free_disk: int = 0
+    open_files: int = 0
+    malloc: str = ""
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def examine(facts: Facts | None = None) -> list[Finding]:
+    """What is to be said of this machine, or of one with given facts, in the order of reading."""
+    facts = facts or survey()
+    judges = (_system, _processor, _memory, _disk, _gpus, _toolkit, _modules, _devices, _packages)
+    return [finding for judge in judges for finding in judge(facts)]
 
 
 def can_train(findings: list[Finding]) -> bool:
@@ -46,52 +127,167 @@ def can_train(findings: list[Finding]) -> bool:
     return any(f.what.startswith("device ") and f.state == "ok" for f in findings)
 
 
-def _system() -> list[Finding]:
-    version = sys.version_info
-    python = f"{platform.python_version()} at {sys.executable}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = [
-        Finding("cconvnet", "ok", f"{cconvnet.__version__} in {cconvnet.__path__[0]}"),
-        Finding("python", "ok", python)
-        if version >= (3, 11)
-        else Finding("python", "problem", f"{python}; 3.11 or newer is needed", "install Python 3.11"),
-        Finding("platform", "ok", platform.platform()),
-        Finding("cpu", "ok", f"{cores} cores for this process, {_processor()}"),
-    ]
-    return found
+# ---- what it means ---------------------------------------------------------------------------------------
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _system(facts: Facts) -> Iterator[Finding]:
+    yield Finding("cconvnet", "ok", f"{cconvnet.__version__} in {cconvnet.__path__[0]}")
+    python = f"{'.'.join(map(str, facts.python))} at {facts.executable}"
+    if facts.python >= _OLDEST_PYTHON:
+        yield Finding("python", "ok", python)
+    else:
+        oldest = ".".join(map(str, _OLDEST_PYTHON))
+        yield Finding(
+            "python", "problem", f"{python}; {oldest} or newer is needed", f"install Python {oldest}"
+        )
+    yield Finding("platform", "ok", facts.system)
+    if facts.open_files < _FEW_FILES:
+        yield Finding("open files", "note", f"{facts.open_files} at a time are few", "ulimit -n 1024")
 
 
-def _modules() -> list[Finding]:
-    found = []
-    for kind in ("cpu", "emulator", "cuda"):
+def _processor(facts: Facts) -> Iterator[Finding]:
+    known = f", {', '.join(facts.instructions)}" if facts.instructions else ""
+    yield Finding("cpu", "ok", f"{facts.cores} cores for this process, {facts.processor}{known}")
+    usable = facts.cores if facts.quota is None else min(facts.cores, facts.quota)
+    threads = facts.variables.get("OMP_NUM_THREADS")
+    fitting = max(1, int(usable))
+    if facts.quota is not None and facts.quota < facts.cores and threads is None:
+        text = f"a quota of {facts.quota:g} of the {facts.cores} cores, so more threads wait for each other"
+        yield Finding("threads", "note", text, f"export OMP_NUM_THREADS={fitting}")
+    elif threads is not None and not threads.split(",")[0].isdecimal():
+        text = f"OMP_NUM_THREADS={threads} is no number"
+        yield Finding("threads", "note", text, "unset OMP_NUM_THREADS")
+    elif threads is not None and int(threads.split(",")[0]) != fitting:
+        text = f"OMP_NUM_THREADS={threads}, but {fitting} cores can be used"
+        yield Finding("threads", "note", text, f"export OMP_NUM_THREADS={fitting}")
+    if facts.variables.get("OMP_WAIT_POLICY", "").lower() == "active":
+        text = "OMP_WAIT_POLICY=active: threads that wait take the cores from others"
+        yield Finding("threads", "note", text, "unset OMP_WAIT_POLICY")
+    if (instructions := facts.variables.get("ONEDNN_MAX_CPU_ISA")) is not None:
+        text = f"oneDNN may use no more than ONEDNN_MAX_CPU_ISA={instructions}"
+        yield Finding("cpu", "note", text, "unset ONEDNN_MAX_CPU_ISA")
+
+
+def _memory(facts: Facts) -> Iterator[Finding]:
+    text = f"{facts.free_memory / 1e9:.1f} GB free of {facts.memory / 1e9:.1f} GB, {facts.malloc}"
+    if facts.free_memory < _LITTLE_MEMORY:
+        mend = "end other programs, or train with a smaller --batch"
+        yield Finding("memory", "note", f"{text}; AlexNet at batch 128 takes 1.6 GB", mend)
+    else:
+        yield Finding("memory", "ok", text)
+
+
+def _disk(facts: Facts) -> Iterator[Finding]:
+    text = f"{facts.free_disk / 1e9:.1f} GB free for {facts.runs}"
+    if not facts.runs_writable:
+        mend = "cconvnet train --out FOLDER, a folder elsewhere"
+        yield Finding("disk", "problem", f"{facts.runs} cannot be written", mend)
+    elif facts.free_disk < _LITTLE_DISK:
+        mend = "cconvnet train --out FOLDER, a folder elsewhere"
+        yield Finding("disk", "note", f"{text}; three checkpoints of AlexNet take 1.5 GB", mend)
+    else:
+        yield Finding("disk", "ok", text)
+
+
+def _gpus(facts: Facts) -> Iterator[Finding]:
+    if not facts.gpus:
+        if facts.gpus_seen:
+            text = f"{facts.gpus_seen} NVIDIA GPU(s) are in this machine, but no driver answers"
+            mend = f"install NVIDIA's driver ({_DRIVERS_PAGE}); in a container: docker run --gpus all"
+            yield Finding("driver", "problem", text, mend)
+        return
+    assert facts.driver is not None
+    text = facts.driver
+    if facts.driver_cuda is not None:
+        text += f", for CUDA up to {facts.driver_cuda[0]}.{facts.driver_cuda[1]}"
+    built = _cuda_of(facts.modules.get("cuda"))
+    if built is not None and facts.driver_cuda is not None and facts.driver_cuda[0] < built[0]:
+        text += f", is too old: this package was built with CUDA {built[0]}.{built[1]}"
+        least = f" {_DRIVERS[built[0]]} or newer" if built[0] in _DRIVERS else ""
+        older = _rebuild(f"CUDA_HOME=/usr/local/cuda-{facts.driver_cuda[0]} CCONVNET_CUDA=on")
+        mend = f"install driver{least} ({_DRIVERS_PAGE}), or build with an older toolkit: {older}"
+        yield Finding("driver", "problem", text, mend)
+    else:
+        yield Finding("driver", "ok", text)
+    archs = _archs_of(facts.modules.get("cuda"))
+    for index, gpu in enumerate(facts.gpus):
+        yield _gpu(f"gpu {index}", gpu, archs)
+
+
+def _gpu(what: str, gpu: Gpu, archs: list[str] | None) -> Finding:
+    major, minor = gpu.capability
+    about = f"{gpu.name}, compute capability {major}.{minor}, {gpu.memory_bytes / 1e9:.1f} GB"
+    if gpu.capability < _PORTABLE:
+        least = ".".join(map(str, _PORTABLE))
+        mend = "train on the CPU: --device cpu:0"
+        return Finding(what, "problem", f"{about}; {least} or newer is needed", mend)
+    if archs is None or any(_runs_on(arch, gpu.capability) for arch in archs):
+        return Finding(what, "ok", about)
+    # From Hopper on, the chip's own instructions exist only under its architecture-specific name.
+    wanted = f"{major}{minor}{'a' if gpu.capability == (9, 0) else ''}"
+    mend = _rebuild(f"CCONVNET_ARCHS={wanted} CCONVNET_CUDA=on")
+    if "ptx" in archs:
+        text = (
+            f"{about}; this package was built for {' '.join(archs)}: portable code without tensor cores runs"
+        )
+        return Finding(what, "note", text, mend)
+    return Finding(what, "problem", f"{about}; this package was built only for {' '.join(archs)}", mend)
+
+
+def _runs_on(arch: str, capability: tuple[int, int]) -> bool:
+    """Whether machine code for an architecture such as 80 or 90a runs on a GPU: of one major version on later
+    minor ones, with an "a" on its own alone. Source: CUDA programming guide, "Binary Compatibility"."""
+    found = re.fullmatch(r"(\d+)(\d)(a?)", arch)
+    if found is None:
+        return False
+    own = (int(found[1]), int(found[2]))
+    return own == capability if found[3] else own[0] == capability[0] and own[1] <= capability[1]
+
+
+def _cuda_of(build: str | None) -> tuple[int, int] | None:
+    found = re.search(r"CUDA (\d+)\.(\d+)", build or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _archs_of(build: str | None) -> list[str] | None:
+    found = re.search(r"architectures ([^,]*)", build or "")
+    return found[1].split() if found else None
+
+
+def _toolkit(facts: Facts) -> Iterator[Finding]:
+    if facts.nvcc is not None:
+        yield Finding("nvcc", "ok", facts.nvcc)
+    elif facts.gpus and facts.modules.get("cuda") is None:
+        text = "not found; the CUDA module for the GPU is built with it"
+        yield Finding("nvcc", "problem", text, _INSTALL_TOOLKIT)
+    else:
+        yield Finding("nvcc", "note", "not found; only building for GPUs needs it", _INSTALL_TOOLKIT)
+
+
+_INSTALL_TOOLKIT = "install the CUDA toolkit (https://developer.nvidia.com/cuda-downloads)"
+
+
+def _modules(facts: Facts) -> Iterator[Finding]:
+    for kind, build in facts.modules.items():
         what = f"module _{kind}"
         mend = _rebuild("CCONVNET_CUDA=on" if kind == "cuda" else "")
-        spec = importlib.util.find_spec(f"cconvnet._{kind}")
-        if spec is None:
-            # Without a GPU nobody misses the CUDA module.
-            state: State = "note" if kind == "cuda" and not _gpu_present() else "problem"
-            found.append(Finding(what, state, "not built", mend))
-            continue
-        try:
-            if kind == "cpu":
-                backends._load_onednn()
-            module = importlib.import_module(f"cconvnet._{kind}")
-        except ImportError as error:
-            found.append(Finding(what, "problem", f"cannot be loaded: {error}", mend))
+        if kind in facts.broken:
+            reason = facts.broken[kind]
+            if kind == "cpu" and "dnnl" in reason:
+                mend = "pip install onednn-cpu-gomp"
+            yield Finding(what, "problem", f"cannot be loaded: {reason}", mend)
+        elif build is not None:
+            yield Finding(what, "ok", build)
+        elif kind == "cuda" and not facts.gpus:
+            # Without a GPU nobody misses it.
+            yield Finding(what, "note", "not built", mend)
+        elif kind == "cuda" and facts.nvcc is None:
+            yield Finding(what, "problem", "not built", f"{_INSTALL_TOOLKIT}, then: {mend}")
         else:
-            found.append(Finding(what, "ok", module.build_info()))
-    return found
+            yield Finding(what, "problem", "not built", mend)
 
 
-def _rebuild(setting: str) -> str:
+def _rebuild(setting: str = "") -> str:
     """The command that compiles the modules again, in a checkout or where the package was installed."""
     checkout = Path(cconvnet.__path__[0]).parent
     command = f"make -C {checkout} venv"
@@ -100,64 +296,226 @@ def _rebuild(setting: str) -> str:
     return f"{setting} {command}".strip()
 
 
-def _gpu_present() -> bool:
-    """Whether the NVIDIA driver knows a GPU."""
-    return shutil.which("nvidia-smi") is not None and _output("nvidia-smi", "-L").startswith("GPU")
-
-
-def _devices() -> list[Finding]:
-    found = []
-    for name in ("cuda:0", "cpu:0", "emulator:0"):
+def _devices(facts: Facts) -> Iterator[Finding]:
+    for name, (text, works) in facts.devices.items():
         what = f"device {name}"
+        if works:
+            yield Finding(what, "ok", text)
+        elif name.startswith("cuda"):
+            if not facts.gpus:
+                yield Finding(what, "note", text)
+            elif facts.packages.get("cupy") is None:
+                yield Finding(what, "problem", text, _install_cupy(facts))
+            else:
+                yield Finding(what, "problem", text, _rebuild("CCONVNET_CUDA=on"))
+        else:
+            yield Finding(what, "problem", text, _rebuild())
+    if facts.default is not None:
+        yield Finding("default", "ok", f"{facts.default} is used where no --device is given")
+
+
+def _install_cupy(facts: Facts) -> str:
+    """CuPy for the newest CUDA that the driver can run."""
+    if facts.driver_cuda is not None and facts.driver_cuda[0] == 12:
+        return "pip install cupy-cuda12x"
+    return "pip install 'cconvnet[cuda]'"
+
+
+def _packages(facts: Facts) -> Iterator[Finding]:
+    for what, version in facts.packages.items():
+        _, use, install = _PACKAGES[what]
+        if version is not None:
+            yield Finding(what, "ok", version)
+        elif what in _NEEDED:
+            yield Finding(what, "problem", "missing", f"pip install {install}")
+        elif what == "cupy" and facts.gpus:
+            yield Finding(what, "problem", f"missing; it gives {use}", _install_cupy(facts))
+        else:
+            yield Finding(what, "note", f"missing; it gives {use}", f"pip install {install}")
+
+
+# ---- looking ---------------------------------------------------------------------------------------------
+
+
+def survey() -> Facts:
+    """Looks at this machine."""
+    # Before the modules are loaded, which sets what is not set.
+    variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    modules, broken = _built()
+    gpus, driver = _driver_gpus()
+    runs = Path("runs").absolute()
+    return Facts(
+        python=sys.version_info[:3],
+        executable=sys.executable,
+        system=platform.platform(),
+        modules=modules,
+        broken=broken,
+        devices=_present_devices(),
+        default=_default(),
+        gpus=gpus,
+        gpus_seen=_pci_gpus(),
+        driver=driver,
+        driver_cuda=_driver_cuda(),
+        nvcc=_nvcc(),
+        packages={what: _version(names) for what, (names, _, _) in _PACKAGES.items()},
+        **_processor_facts(),
+        **_memory_facts(),
+        runs=str(runs),
+        runs_writable=os.access(runs if runs.exists() else runs.parent, os.W_OK),
+        free_disk=shutil.disk_usage(runs if runs.exists() else runs.parent).free,
+        open_files=_open_files(),
+        malloc=_malloc(),
+        variables=variables,
+    )
+
+
+def _built() -> tuple[dict[str, str | None], dict[str, str]]:
+    modules: dict[str, str | None] = {}
+    broken = {}
+    for kind in ("problem", "pixels", "cpu", "emulator", "cuda"):
+        modules[kind] = None
+        if importlib.util.find_spec(f"cconvnet._{kind}") is None:
+            continue
         try:
-            found.append(Finding(what, "ok", _about(name)))
+            if kind == "cpu":
+                backends._load_onednn()
+            module = importlib.import_module(f"cconvnet._{kind}")
+            modules[kind] = module.build_info() if hasattr(module, "build_info") else "built"
+        except ImportError as error:
+            broken[kind] = str(error)
+    return modules, broken
+
+
+def _driver_gpus() -> tuple[tuple[Gpu, ...], str | None]:
+    """The GPUs that the driver knows, and its release."""
+    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
+    gpus, driver = [], None
+    for line in _output("nvidia-smi", query, "--format=csv,noheader,nounits").splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        with contextlib.suppress(ValueError):
+            name, capability, memory, driver = fields
+            major, _, minor = capability.partition(".")
+            gpus.append(Gpu(name, (int(major), int(minor)), int(memory) * 2**20))
+    return tuple(gpus), driver if gpus else None
+
+
+def _driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that the driver can run."""
+    with contextlib.suppress(OSError, AttributeError):
+        version = ctypes.c_int()
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) == 0:
+            return version.value // 1000, version.value % 1000 // 10
+    return None
+
+
+def _pci_gpus() -> int:
+    """How many NVIDIA display controllers the system has."""
+    count = 0
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        with contextlib.suppress(OSError):
+            vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
+            count += vendor.strip() == "0x10de" and kind.startswith("0x03")
+    return count
+
+
+def _nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME")
+    folders = [f"{home}/bin"] if home else []
+    nvcc = next(
+        (
+            found
+            for path in (*folders, None, "/usr/local/cuda/bin")
+            if (found := shutil.which("nvcc", path=path))
+        ),
+        None,
+    )
+    if nvcc is None:
+        return None
+    release = next((line for line in _output(nvcc, "--version").splitlines() if "release" in line), "")
+    return f"{release.strip()} at {nvcc}"
+
+
+def _present_devices() -> dict[str, tuple[str, bool]]:
+    found = {}
+    for name in dict.fromkeys(("cuda:0", "cpu:0", "emulator:0", *backends.present_devices())):
+        try:
+            device = backends.get_device(name)
+            serves = ", ".join(filter(device.serves, backends.PRECISIONS))
+            found[name] = (f"{device.reason}; computes in {serves}", True)
         except backends.DeviceUnavailable as error:
-            state: State = "note" if name == "cuda:0" and not _gpu_present() else "problem"
-            found.append(Finding(what, state, str(error), "" if state == "note" else _rebuild("")))
-    for name in backends.present_devices():
-        if name not in ("cuda:0", "cpu:0", "emulator:0"):
-            found.append(Finding(f"device {name}", "ok", _about(name)))
+            found[name] = (str(error), False)
+    return found
+
+
+def _default() -> str | None:
     with contextlib.suppress(backends.DeviceUnavailable):
-        default = backends.get_device()
-        found.append(Finding("default", "ok", f"{default.name} is used where no --device is given"))
-    return found
+        return backends.get_device().name
+    return None
 
 
-def _about(name: str) -> str:
-    device = backends.get_device(name)
-    return f"{device.reason}; computes in {', '.join(filter(device.serves, backends.PRECISIONS))}"
-
-
-def _packages() -> list[Finding]:
-    found = []
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    release = (
-        next((line for line in _output(nvcc, "--version").splitlines() if "release" in line), "")
-        if nvcc
-        else ""
-    )
-    found.append(
-        Finding("nvcc", "ok", f"{release.strip()} at {nvcc}")
-        if nvcc
-        else Finding("nvcc", "note", "not found; only building for GPUs needs it", "install the CUDA toolkit")
-    )
-    found.append(_package("oneDNN", ("onednn-cpu-gomp",), "fast training on the CPU", "onednn-cpu-gomp"))
-    for module, (extra, use) in _EXTRAS.items():
-        names = ("cupy-cuda13x", "cupy-cuda12x", "cupy") if module == "cupy" else (module,)
-        found.append(_package(module, names, use, f"'cconvnet[{extra}]'"))
-    return found
-
-
-def _package(what: str, names: tuple[str, ...], use: str, install: str) -> Finding:
+def _version(names: tuple[str, ...]) -> str | None:
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return Finding(what, "ok", importlib.metadata.version(name))
-    return Finding(what, "note", f"missing; it gives {use}", f"pip install {install}")
+            return importlib.metadata.version(name)
+    return None
+
+
+def _processor_facts() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    values: dict[str, str] = {}
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            values.setdefault(key.strip(), value.strip())
+    flags = (values.get("flags") or values.get("Features") or "").split()
+    quota = None
+    with contextlib.suppress(OSError, ValueError):
+        most, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota = None if most == "max" else int(most) / int(period)
+    return {
+        "processor": values.get("model name") or platform.processor() or platform.machine(),
+        "instructions": tuple(name for name in _INSTRUCTIONS if name in flags),
+        "cores": cores or 1,
+        "quota": quota,
+    }
+
+
+def _memory_facts() -> dict[str, Any]:
+    """What there is, and what is free: of the machine, or less where a control group allows less."""
+    values: dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            key, _, rest = line.partition(":")
+            values[key] = int(rest.split()[0]) * 1024
+    memory, free = values.get("MemTotal", 0), values.get("MemAvailable", 0)
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):
+        most = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        memory, free = min(memory, most), min(free, most - used)
+    return {"memory": memory, "free_memory": free}
+
+
+def _open_files() -> int:
+    try:
+        import resource
+    except ImportError:
+        return sys.maxsize
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def _malloc() -> str:
+    """Whose malloc is used, and what it is told."""
+    preloaded = re.search(r"(jemalloc|tcmalloc|mimalloc)", os.environ.get("LD_PRELOAD", ""))
+    name = preloaded[1] if preloaded else " ".join(platform.libc_ver()).strip() or "the system"
+    told = [f"{key}={value}" for key, value in os.environ.items() if key.startswith("MALLOC_")]
+    return f"malloc of {name}{' with ' if told else ''}{', '.join(told)}"
 
 
 def _output(*command: str) -> str:
     """What a command prints, or nothing where it fails."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-        return done.stdout
+        return done.stdout if done.returncode == 0 else ""
     return ""

@@ -119,7 +119,7 @@ def network_tensors(checkpoint: Checkpoint) -> Tensors:
 def restore(network: Network, checkpoint: Checkpoint, path: Path) -> None:
     """Gives a network a checkpoint's weights and mean image."""
     tensors = network_tensors(checkpoint)
-    check_tensors(path, tensors, {name: tensor.shape for name, tensor in network.state().items()})
+    check_tensors(path, tensors, network.state_shapes())
     network.load_state(tensors)
     network.set_mean(checkpoint.tensors.get(MEAN))
 

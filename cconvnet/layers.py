@@ -921,6 +921,7 @@ class InputLayer(Layer):
         self.scale = self._net_scale = image.scale
         device, allocate = place.device, place.allocate
         self.images = allocate(device, (batch, *net.stored_shape), np.uint8)
+        self._feed = device.feed(self.images)
         self.top = allocate(device, (batch,), np.int32)
         self.left = allocate(device, (batch,), np.int32)
         self.mirror = allocate(device, (batch,), np.uint8)
@@ -932,7 +933,8 @@ class InputLayer(Layer):
     def load(self, images: Any, top: Any, left: Any, mirror: Any, shift: Any, scale: float) -> None:
         """Host arrays of one batch; rows beyond theirs are filled with zeros."""
         self.scale = self._net_scale * scale
-        targets = [(self.images, images), (self.top, top), (self.left, left), (self.mirror, mirror)]
+        self._feed.start(images)
+        targets = [(self.top, top), (self.left, left), (self.mirror, mirror)]
         if shift is not None:
             targets.append((self._shift, shift))
         self.shift = None if shift is None else self._shift
@@ -960,6 +962,7 @@ class InputLayer(Layer):
         return y
 
     def _transform(self, problem: InputProblem, y: Any) -> None:
+        self._feed.wait()
         self.device.module.input_transform(
             problem,
             self.images,
@@ -972,6 +975,7 @@ class InputLayer(Layer):
             y,
             self.device.stream,
         )
+        self._feed.been_read()
 
 
 class CopyLayer(Layer):

@@ -497,7 +497,7 @@ class Network:
         Raises:
             ValueError: naming the argument that has a wrong type, shape or value.
         """
-        images, labels = np.asarray(images), np.asarray(labels)
+        images, labels = np.asanyarray(images), np.asarray(labels)  # memory for copies stays told as such
         shape = self.spec.stored_shape
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise ValueError(f"images must be uint8[n, {', '.join(map(str, shape))}], not {_what(images)}")
@@ -532,10 +532,14 @@ class Network:
         """Computes every activation of the batch that was loaded; `step` selects the dropout masks."""
         self._loaded()
         self._begin(train, step)
+        self.forward_inputs()
         self._run_forward(train)
 
     def forward_inputs(self) -> None:
-        """Computes the input alone of the batch that was loaded: crops of it with the mean subtracted."""
+        """Computes the input alone of the batch that was loaded: crops of it with the mean subtracted.
+
+        With that the images are read, so the next batch may be loaded beside the rest of a step.
+        """
         self._loaded()
         for image in self._inputs.values():
             self._forward_layer(image, True)
@@ -546,8 +550,10 @@ class Network:
             device.fill(self._step[device.name], np.array([step], np.int64))
 
     def _run_forward(self, train: bool) -> None:
+        """All that comes behind the inputs."""
         for layer in self._forward:
-            self._forward_layer(layer, train)
+            if not isinstance(layer, InputLayer):
+                self._forward_layer(layer, train)
 
     def _forward_layer(self, layer: Layer, train: bool) -> None:
         for copy in self._copies_of[id(layer.output)]:
@@ -598,11 +604,13 @@ class Network:
         """forward(train=True, step), backward() and update(lr, momentum), bitwise, but for gradients, which
         are not kept. If the loss is not finite no parameter moves.
 
-        On one GPU it returns when the work is enqueued, from the second step on by one launch, and nothing in
-        it waits for the GPU; on several it waits for the loss before the update.
+        On one GPU it returns when the work is enqueued, from the second step on by two launches, that of the
+        inputs and that of the captured rest, and nothing in it waits for the GPU; on several it waits for the
+        loss before the update.
         """
         self._loaded()
         self._begin(True, step)
+        self.forward_inputs()
         if len(self.devices) > 1:
             self._run_forward(True)
             self._run_backward(None)
@@ -611,13 +619,12 @@ class Network:
             return
         (device,), (updates,) = self.devices, self._updates
         updates.set(lr, momentum)
-        # What of a step is not read from the device: how many images there are, whether they are shifted or
-        # scaled, which parameters are frozen.
-        image = self._inputs[device.name]
-        key = (self._count, image.shift is None, image.mean is None, image.scale, updates.frozen)
         if self.do is not do:
             self._work()
             return
+        # What of the captured work is not read from the device: how many images there are and which
+        # parameters are frozen.
+        key = (self._count, updates.frozen)
         if key not in self._captured:
             self._captured[key] = None
             self._work()
@@ -628,7 +635,7 @@ class Network:
         work()
 
     def _work(self) -> None:
-        """A training step on one device."""
+        """A training step on one device, behind its inputs."""
         (updates,) = self._updates
         self._run_forward(True)
         with self._cost.device as device:
@@ -788,6 +795,10 @@ class Network:
             found[name] = (parameter, "value")
             found[f"{name}.velocity"] = (parameter, "velocity")
         return found
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor that :meth:`state` gives."""
+        return {name: parameter.shape for name, (parameter, _) in self.stateful().items()}
 
     def state(self) -> dict[str, Array]:
         """Host copies of all that training changes: "conv1.weight", "conv1.weight.velocity", ...

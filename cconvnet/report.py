@@ -51,6 +51,7 @@ def write(
     *,
     data: str | None = None,
     devices: list[str] | None = None,
+    precision: str | None = None,
     best: bool = False,
     stepped: Stepped = lambda done, total: None,
 ) -> None:
@@ -58,6 +59,7 @@ def write(
 
     Args
         data: where the run's data lies, if it is elsewhere by now.
+        precision: what the network is looked at in, if not in what it was trained in.
         best: look at the best checkpoint instead of the newest.
         stepped: called with the number of images looked at and of all.
 
@@ -68,15 +70,16 @@ def write(
     from cconvnet.checkpoint import write_atomically
 
     history = History(runs.folder_of(run))
-    text = _page(history, run, data, devices, best, stepped)
+
+    def load() -> Trained:
+        return load_trained(run, devices=devices, batch=_BATCH, best=best, precision=precision)
+
+    text = _page(history, run, _Opened(load, data), best, stepped)
     write_atomically(out, [text.encode()])
 
 
-def _page(
-    history: History, run: Path, data: str | None, devices: list[str] | None, best: bool, stepped: Stepped
-) -> str:
+def _page(history: History, run: Path, opened: _Opened, best: bool, stepped: Stepped) -> str:
     about = overview.look(history.path)
-    opened = _Opened(run, data, devices, best)
     sections = [
         _section("curves", "Curves", lambda: _curves(history)),
         _section("filters", "Filters", lambda: _filters(run, best)),
@@ -110,16 +113,14 @@ def _page(
 class _Opened:
     """The trained network and its data, opened once and when they are wanted; what failed fails again."""
 
-    def __init__(self, run: Path, data: str | None, devices: list[str] | None, best: bool) -> None:
-        self._run, self._where, self._devices, self._best = run, data, devices, best
+    def __init__(self, load: Callable[[], Trained], where: str | None) -> None:
+        self._load, self._where = load, where
         self._trained: Trained | Exception | None = None
         self._source: Source | Exception | None = None
 
     def trained(self) -> Trained:
         if self._trained is None:
-            self._trained = _kept(
-                lambda: load_trained(self._run, devices=self._devices, batch=_BATCH, best=self._best)
-            )
+            self._trained = _kept(self._load)
         if isinstance(self._trained, Exception):
             raise self._trained
         return self._trained
@@ -174,11 +175,10 @@ def _header(title: str, history: History, about: Overview) -> Markup:
     if best is not None and len(settings["classes"]) >= TOP5_FROM:
         top5 = float(history.epochs["test_error_top5"][best])
     after = None if about.best_epoch is None else f"after epoch {about.best_epoch}"
-    of = f"at the best epoch, {len(settings['classes']):,} classes"
     tiles = [
         ("Best test error", _percent(about.best_error), after),
         ("Last test error", _percent(about.last_error), f"epoch {about.epochs} of {about.of_epochs}"),
-        ("Top-5 error", _percent(top5), of),
+        ("Top-5 error", _percent(top5), "at the best epoch"),
         ("Training time", duration(about.seconds), f"{steps:,} steps of {settings['batch']:,}"),
         ("Speed", f"{about.images_per_second:,.0f}" if about.images_per_second else "-", "images per second"),
         ("Device", about.device or "-", about.precision),
@@ -250,9 +250,10 @@ def _curves(history: History) -> Markup:
         )
         for panel in ("loss", "error")
     ]
+    changed = " Dotted lines: the learning rate changed." if history.rate_changes() else ""
     return join(
         [
-            tag("p", f"{words}. Dotted lines: the learning rate changed.", class_="faint"),
+            tag("p", f"{words}.{changed}", class_="faint"),
             tag("div", *figures, class_="charts"),
         ]
     )
@@ -396,7 +397,8 @@ def _timeline(run: Path) -> _Section | None:
     def picture() -> Markup:
         source = data_url(kinds[files[0].suffix], files[0].read_bytes())
         image = tag("img", src=source, alt="The time of each layer and pass of a step")
-        return tag("figure", image, class_="chart wide")
+        box = tag("div", image, class_="scroll", role="region", aria_label="A step's time", tabindex="0")
+        return tag("figure", box, class_="chart wide")
 
     return _section("timeline", "A step's time", picture) if files else None
 
@@ -499,15 +501,19 @@ def _skipped(run: Path, opened: _Opened) -> Markup:
     parts = [tag("p", line) for line in opened.passed_over()]
     summary = overview.read_json(run / "summary.json")
     if count := summary.get("skipped_images"):
-        parts.append(tag("p", f"Training and tests left out {count:,} broken images."))
+        parts.append(tag("p", f"Training and tests left out {_images(count)}."))
     source = opened.seen_of_source()
     broken = source.report() if source is not None else []
     if broken:
         rows = [list(dataclasses.astuple(one)) for one in broken[:_MOST_SKIPPED]]
         more = f", of which {_MOST_SKIPPED}" if len(broken) > _MOST_SKIPPED else ""
-        parts.append(tag("p", f"{len(broken):,} broken images found while this page was made{more}:"))
+        parts.append(tag("p", f"{_images(len(broken))} found while this page was made{more}:"))
         parts.append(table(["split", "file", "reason"], rows, "Broken images"))
     return join(parts or [tag("p", "Nothing: no broken image and no damaged checkpoint was met.")])
+
+
+def _images(count: int) -> str:
+    return f"{count:,} broken image{'s' * (count != 1)}"
 
 
 def _environment(config: dict[str, Any]) -> Markup:

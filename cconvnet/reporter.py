@@ -16,7 +16,7 @@ from typing import TextIO
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_DRAWINGS = 0.1
 _BAR = 24  # columns, where there is room
-_LEAST_BAR = 6
+_LEAST_BAR = 10
 
 _ERASE = "\r\x1b[J"  # all from the beginning of the line on
 

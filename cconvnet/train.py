@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import cconvnet
-from cconvnet import data, nets
+from cconvnet import data, nets, tensorboard
 from cconvnet.anomaly import Anomaly
 from cconvnet.backends import PRECISIONS, Device, get_device
 from cconvnet.checkpoint import Checkpoint, NotFinite, check_tensors
@@ -42,7 +42,6 @@ from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_o
 from cconvnet.saving import Saver
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Progress, Settings, identity
-from cconvnet.tensorboard import FOLDER, EventFile
 
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
 # An epoch's end is worth a checkpoint if since the last one this many times as long has gone by as training
@@ -203,6 +202,8 @@ def check_options(options: Options) -> None:
     if options.resume not in (None, AUTO) and isinstance(options.net, NetFiles):
         raise ValueError("--resume goes on with the run's own network; leave out --layer-def")
     check_precision(options.precision)
+    if options.tensorboard:
+        tensorboard.require()
 
 
 def check_precision(precision: str | None) -> None:
@@ -333,7 +334,7 @@ def _refuse_other_net(
     if checkpoint is not None:
         tensors = network_tensors(checkpoint)
         network = Network(other, batch=1, devices="cpu:0", seed=0)
-        check_tensors(path, tensors, {key: value.shape for key, value in network.state().items()})
+        check_tensors(path, tensors, network.state_shapes())
     raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
 
 
@@ -506,9 +507,10 @@ class Trainer:
         self._saved_step = self.progress.step
         if options.tensorboard:
             step, lines = self.progress.step, read_log(self.run.path)
-            events = EventFile(self.run.path, lines, step, self._first_filters)
+            events = tensorboard.EventFile(self.run.path, lines, step, self._first_filters)
             self.run.listeners.append(events)
-            self.reporter.say(f"to watch it: tensorboard --logdir {shlex.quote(str(self.run.path / FOLDER))}")
+            folder = shlex.quote(str(events.path.parent))
+            self.reporter.say(f"to watch it: tensorboard --logdir {folder}")
 
     def _first_filters(self) -> tuple[str, np.ndarray[Any, Any]] | None:
         """The layer that looks at the images and its filters, if people can look at them."""
@@ -574,6 +576,7 @@ class Trainer:
             random_crop=settings.crop,
             mirror=settings.mirror,
             workers=options.workers,
+            allocate=self.network.devices[0].staging,
         )
 
     def _test_loader(self, options: Options) -> data.Loader:
@@ -585,6 +588,7 @@ class Trainer:
             shuffle=False,
             drop_last=False,
             workers=options.workers,
+            allocate=self.network.devices[0].staging,
         )
 
     def _train_epoch(self, batches: data.Loader, last_step: int, options: Options) -> bool:

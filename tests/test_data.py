@@ -19,6 +19,7 @@ import sys
 import tarfile
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -994,6 +995,33 @@ def test_nothing_is_left_after_a_loader(streamed: data.Split) -> None:
     assert held() == before
 
 
+@linux
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_stays_flat_over_thousands_of_batches(streamed: data.Split, workers: int) -> None:
+    """No batch outlives its use, and nothing else is gathered."""
+    alive: list[weakref.ref[npt.NDArray[np.uint8]]] = []
+    most, batches = 0, 0
+
+    def allocate(shape: tuple[int, ...], dtype: type[np.uint8]) -> npt.NDArray[np.uint8]:
+        nonlocal most
+        images = np.empty(shape, dtype)
+        alive[:] = [reference for reference in alive if reference() is not None]
+        alive.append(weakref.ref(images))
+        most = max(most, len(alive))
+        return images
+
+    with data.Loader(streamed, 4, workers=workers, allocate=allocate) as loader:
+        inside = held()
+        for epoch in range(14):
+            for batch in loader.epoch(epoch):
+                batches += 1
+                assert len(batch) == 4
+            inside = inside if epoch else held()  # once every thread has begun
+        assert held() == inside
+    assert batches >= 1900
+    assert most <= loader.ahead + 1  # those under way, and the one in use
+
+
 def test_memory_without_memfd(streamed: data.Split, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = training(streamed, 0, 1)
     monkeypatch.delattr(os, "memfd_create", raising=False)
@@ -1061,6 +1089,7 @@ for epoch in range(10**6):
 def test_workers_end_with_their_parent(streamed: data.Split, tmp_path: Path, sign: signal.Signals) -> None:
     script = tmp_path.parent / f"{tmp_path.name}.py"
     script.write_text(SCRIPT)
+    shared = held()[2]
     process = subprocess.Popen(
         [sys.executable, script, tmp_path],
         stdout=subprocess.PIPE,
@@ -1081,6 +1110,7 @@ def test_workers_end_with_their_parent(streamed: data.Split, tmp_path: Path, sig
         process.wait()
     assert process.returncode == -sign
     wait_until_gone(workers)
+    assert held()[2] == shared
     assert errors.count("Traceback") == (sign == signal.SIGINT), errors
     assert errors.count("KeyboardInterrupt") == (sign == signal.SIGINT), errors
 

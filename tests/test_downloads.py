@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 
 from cconvnet import data
-from cconvnet.data import downloads
+from cconvnet.data import DataError, downloads
 from cconvnet.data.downloads import Collection, DownloadError, Remote, download
 
 CONTENT = np.random.default_rng(1).bytes(1_000_003)
@@ -390,16 +390,16 @@ def test_out_must_be_new(collection: str, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
-    with pytest.raises(ValueError, match=r"--out must be a folder; .*file is a file"):
+    with pytest.raises(DataError, match=r"--out must be a folder; .*file is a file"):
         downloads.get(collection, tmp_path / "file")
-    with pytest.raises(ValueError, match=f"new folder; .*other holds something else than {collection}"):
+    with pytest.raises(DataError, match=f"new folder; .*other holds something else than {collection}"):
         downloads.get(collection, tmp_path / "other")
     downloads.get(collection, tmp_path / "empty")
     assert (tmp_path / "other" / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
 
 
 def test_other_names(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="NAME must be one of cifar10, mnist, imagenette, not 'svhn'"):
+    with pytest.raises(DataError, match="NAME must be one of cifar10, mnist, imagenette, not 'svhn'"):
         downloads.get("svhn", tmp_path / "a")
 
 

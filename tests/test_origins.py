@@ -6,10 +6,11 @@ picture cannot hide.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import os
 import struct
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,10 @@ from PIL import Image
 
 from cconvnet import data
 from cconvnet.data import DataError, origins
+from cconvnet.data.extents import Stored
 from cconvnet.data.images import BrokenImage, read_stored
 from cconvnet.data.origins import Origin, imagenet, tars
+from cconvnet.formats import matlab
 
 IDS = ["n02000001", "n01000002", "n03000003"]  # in the devkit's order, which is not theirs
 WORDS = ["cock", "ant, emmet", "zebra"]
@@ -212,15 +215,6 @@ def test_imagenets_labels_from_texts(tmp_path: Path) -> None:
             origins.find(root)
 
 
-def test_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = make_imagenet(tmp_path)
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(
-        DataError, match=r"pip install 'cconvnet\[imagenet\]'; or put Caffe's synset_words.txt"
-    ):
-        origins.find(root)
-
-
 @pytest.mark.parametrize("name", [imagenet.TRAIN, imagenet.VAL, imagenet.DEVKIT])
 def test_a_missing_archive_is_named(tmp_path: Path, name: str) -> None:
     root = make_imagenet(tmp_path)
@@ -253,7 +247,7 @@ def test_archives_that_do_not_fit_together(tmp_path: Path) -> None:
             ({"kit": devkit(truth="3\n1\n2\n9\n")}, "line 4: b'9' is no class's number"),
             ({"kit": devkit(truth="3\n1\n2\nx\n")}, "line 4: b'x' is no class's number"),
             ({"kit": devkit(truth="3\n1\n2\n4\n")}, "pictures of n09999999, of which .*train.tar has none"),
-            ({"kit": devkit(ids=["../..", *IDS[1:]])}, "is no WordNet id"),
+            ({"kit": devkit(ids=["../..", *IDS[1:]])}, "is no new number and WordNet id"),
             ({"kit": devkit()[:-1]}, r"holds no data/ILSVRC2012_validation_ground_truth\.txt"),
             ({"kit": [*devkit()[:-2], ("x/data/meta.mat", b"MATLAB 5.0")]}, "is not the table of classes"),
             ({"train": {CLASSES[0]: [("readme", b"")]}}, "no pictures of n01000002"),
@@ -273,6 +267,61 @@ def test_a_devkit_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.M
     (root / imagenet.DEVKIT).write_bytes(gzip.compress(bytes(10_001)))
     with pytest.raises(DataError, match="no devkit: unpacked it has more than 10,000 bytes"):
         origins.find(root)
+
+
+def test_tables_are_what_scipy_reads() -> None:
+    io_module = pytest.importorskip("scipy.io")
+    fields = [("number", "O"), ("text", "O"), ("other", "O"), ("small", "O")]
+    rows = [(n, t, np.arange(n), np.uint8(n)) for n, t in ((1, "ä, b"), (2.5, "x" * 99), (250, "漢"))]
+    for compressed in (False, True):
+        file = io.BytesIO()
+        values = {"before": np.eye(3), "t": np.array(rows, fields), "after": "x"}
+        io_module.savemat(file, values, do_compression=compressed)
+        theirs = io_module.loadmat(io.BytesIO(file.getvalue()), squeeze_me=True)["t"]
+        found = matlab.table(file.getvalue(), "t", ("text", "number", "small", "other"))
+        assert [row[:3] for row in found] == [(str(t), float(n), float(s)) for n, t, _, s in theirs]
+        assert found[1][3] is None
+        for name, field, what in (
+            ("u", "text", "holds no u"),
+            ("t", "y", "no field y"),
+            ("after", "y", "no structure array"),
+        ):
+            with pytest.raises(ValueError, match=what):
+                matlab.table(file.getvalue(), name, (field,))
+
+
+def test_a_table_that_unpacks_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = devkit()[2][1]
+    monkeypatch.setattr(matlab, "MOST", 100)
+    with pytest.raises(ValueError, match="unpacks to more than 100 bytes"):
+        matlab.table(table, "synsets", ("WNID",))
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"), [(1, 60), *(pytest.param(s, 100, marks=pytest.mark.long) for s in range(2, 12))]
+)
+def test_flipped_bytes_in_the_table_of_classes(tmp_path: Path, seed: int, count: int) -> None:
+    """Packed or not: the labels are those of the devkit, or an error."""
+    io_module = pytest.importorskip("scipy.io")
+    rng = np.random.default_rng(seed)
+    kit = devkit()
+    name, packed_table = kit[2]
+    plain = io.BytesIO()
+    io_module.savemat(plain, {"synsets": io_module.loadmat(io.BytesIO(packed_table))["synsets"]})
+    root = make_imagenet(tmp_path)
+    refused = 0
+    for number in range(count):
+        table = bytearray(packed_table if number % 2 else plain.getvalue())
+        for _ in range(rng.integers(1, 4)):
+            table[rng.integers(128, len(table))] = rng.integers(256)
+        content = packed([*kit[:2], (name, bytes(table)), kit[3]])
+        (root / imagenet.DEVKIT).write_bytes(gzip.compress(content, 1))
+        try:
+            check_within(origins.find(root))
+        except DataError as error:
+            assert imagenet.DEVKIT in str(error)
+            refused += 1
+    assert 0 < refused < count
 
 
 def test_what_else_lies_there_is_told(tmp_path: Path) -> None:
@@ -399,8 +448,20 @@ def test_a_sample_without_a_label_is_left_out_and_none_shifts(tmp_path: Path, re
     images, read = source.train.read(np.arange(30))
     assert told(images) == [(label, number) for number, label in enumerate(labels)]
     assert read.tolist() == labels
+    assert any("1 pictures are left out; the first is train.tar/x" in note for note in source.notes)
     (skip,) = source.report()
     assert skip.split == "train" and skip.file.startswith("train.tar/x") and reason in skip.reason
+
+
+def test_labels_with_a_gap(tmp_path: Path) -> None:
+    """Without names nothing else tells a label that is wrong, or counts from 1."""
+    shard(tmp_path / "train.tar", samples([1, 2, 5]))
+    with pytest.raises(
+        DataError, match=r"labels up to 5, but no training pictures of 0, 3, 4; .*classes\.txt"
+    ):
+        origins.find(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    assert len(origins.find(tmp_path).classes) == 6
 
 
 def test_a_label_without_a_picture(tmp_path: Path) -> None:
@@ -479,6 +540,15 @@ def test_statistics_are_kept_beside_tars(tmp_path: Path) -> None:
     said.clear()
     gather(data.open_source(tmp_path), say=said.append)
     assert "are kept in" in said[0]
+
+
+def test_a_picture_of_another_size_is_named(tmp_path: Path) -> None:
+    other = io.BytesIO()
+    Image.new("RGB", (7, 5)).save(other, "PNG")
+    file = shard(tmp_path / "train.tar", [*samples([0, 1]), ("x.png", other.getvalue()), ("x.cls", b"1")])
+    at = file.read_bytes().index(other.getvalue())
+    with pytest.raises(DataError, match=rf"train\.tar at byte {at:,} has 5x7 pixels .* other images 5x5"):
+        data.open_source(tmp_path)
 
 
 # ---- hostile archives ------------------------------------------------------------------------------------
@@ -564,9 +634,11 @@ DAMAGED = {
     "a size of -1": with_header(GOOD, 0, size=b"-0000000001\0"),
     "a size of 0x10": with_header(GOOD, 0, size=b"0x10\0"),
     "a size of 1_0": with_header(GOOD, 0, size=b"1_0\0"),
+    "a size below zero of what is empty": with_header(member("a.png").tobuf(), 0, size=b"\xff" * 12) + GOOD,
     "a size that hides a header": with_header(GOOD, 0, size=b"%011o\0" % (len(GOOD) - 512)),
     "a long name without end": with_header(GOOD, 0, kind=b"L", size=b"77777777777\0"),
     "a long name of 2 MiB": with_header(GOOD, 0, kind=b"L", size=b"%011o\0" % 2**21) + bytes(2**21),
+    "a long name that is cut off": with_header(GOOD[:1024], 0, kind=b"L", size=b"%011o\0" % 4096),
     "records without end": pax_header(b"", 2**30) + GOOD,
     "records of no length": pax_header(b"0 path=x\n") + GOOD,
     "records without numbers": pax_header(b"xx path=x\n") + GOOD,
@@ -591,6 +663,39 @@ def test_a_damaged_tar_is_named(tmp_path: Path, name: str) -> None:
         assert "compressed with gzip" in str(caught.value) and "gunzip" in str(caught.value)
     if "beyond" in name:
         assert "should have 8,589,934,591 bytes, but it ends 8,589," in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sound", *DAMAGED])
+def test_nothing_outside_a_tar_is_read(name: str) -> None:
+    """Not even of the tar that it is in, of which what follows may be a member too."""
+    content = DAMAGED.get(name, GOOD)
+    whole = b"\x55" * 2048 + content + GOOD
+    end = 2048 + len(content)
+
+    def read(offset: int, length: int) -> bytes:
+        assert offset >= 2048 and offset + length <= end
+        return whole[offset : offset + length]
+
+    found = []
+    with contextlib.suppress(DataError):
+        for member in tars.members(read, 2048, end, name):
+            found.append(member)
+            assert member.offset >= 2048 and 0 <= member.size <= end - member.offset
+    assert (len(found) == 40) == (name == "sound")
+
+
+def test_sizes_of_what_has_no_contents(tmp_path: Path) -> None:
+    """A link's size says nothing of the tar; nor does one that an extended header overrules."""
+    link = with_header(member("x.png", tarfile.SYMTYPE).tobuf(), 0, size=b"77777777777\0")
+    (tmp_path / "train.tar").write_bytes(link + GOOD)
+    (left,) = origins.find(tmp_path).train.left_out
+    assert left.name == "train.tar/x.png"
+    size = len(samples([0])[0][1])
+    record = b"%d size=%d\n" % (len(str(size)) + 9, size)
+    for said in (0, 8**11 - 1):
+        content = pax_header(record) + with_header(GOOD, 0, size=b"%011o\0" % said)
+        (tmp_path / "train.tar").write_bytes(content)
+        assert told(data.open_source(tmp_path).train.read([0, 5])[0]) == [(0, 0), (1, 5)]
 
 
 def test_tars_of_old(tmp_path: Path) -> None:
@@ -683,3 +788,18 @@ def test_flipped_bytes_in_headers(tmp_path: Path, kind: str, seed: int, count: i
     assert len(headers) > 60
     check_flips(root, file, content, headers, seed, count)
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+def test_real_photographs_within_their_tar() -> None:
+    """Read where they lie they are what tarfile unpacks."""
+    folder = os.environ.get("CCONVNET_TEST_DATA")
+    if not folder:
+        pytest.skip("CCONVNET_TEST_DATA is not set")
+    file = Path(folder, "imagenet-100-photos.tar")
+    with tars.TarFile(file) as ours, tarfile.open(file) as theirs:
+        found, left_out = tars.usable(ours.members(), file.name)
+        assert len(found) >= 100 and not left_out
+        for name, place in found.items():
+            unpacked = theirs.extractfile(name if name in theirs.getnames() else f"./{name}")
+            assert unpacked is not None
+            assert read_stored(Stored(str(file), place.offset, place.size)) == unpacked.read()

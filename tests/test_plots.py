@@ -119,6 +119,7 @@ def test_a_curve_shows_the_log(tmp_path: Path, drawn: list[Any]) -> None:
     said = words(drawn[0])
     assert {"best 20.00%", "run", "lenet on digits, batch 20, lr 0.1, fp32, cpu:0", "epoch"} <= set(said)
     assert not any("top 5" in one for one in said)
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["training", "test"]
 
 
 def test_many_classes_have_a_top_5_error(tmp_path: Path, drawn: list[Any]) -> None:
@@ -544,7 +545,7 @@ def test_the_hidden_layer_is_the_one_before_the_last(net: str, name: str, inputs
 def test_images_are_a_mix() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
     found = np.array([0, 0, 1, 1, 1, 0, 2, 2, 2, 0])  # places 2, 5 and 9 are wrong
-    assert seen.mix(found, labels, 4).tolist() == [0, 2, 3, 5]
+    assert seen.mix(found, labels, 4).tolist() == [0, 2, 5, 6]
     assert seen.mix(found, labels, 6).tolist() == [0, 2, 3, 5, 6, 9]
     # As many of the one kind as there are, the rest of the other.
     assert seen.mix(found, labels, 8).tolist() == [0, 1, 2, 3, 4, 5, 6, 9]
@@ -628,6 +629,14 @@ def test_feature_maps_are_drawn_brightest_first(
         low, high = min(one.maps.min(), 0), one.maps.max()
         np.testing.assert_allclose(shown, (one.maps[..., 0] - low) / (high - low), atol=1e-6)
         assert axes.get_title(loc="left").startswith(f"{one.layer}: ")
+
+
+def test_classes_are_called_by_their_titles(trained: Trained, digits: data.Source) -> None:
+    titles = ["nil, cipher", *(f"{word}, number" for word in digits.classes[1:])]
+    titled = dataclasses.replace(digits, titles=titles)
+    label = int(digits.test.labels[0])
+    assert seen.first_image(trained, titled)[0].endswith(f", {titles[label].partition(',')[0]}")
+    assert seen.look(trained, titled, images=1, among=10).class_names[0] == "nil"
 
 
 def test_other_data_must_fit(trained: Trained, tmp_path: Path) -> None:

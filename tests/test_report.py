@@ -271,6 +271,14 @@ def test_without_the_data_the_rest_is_there(small_run: Path, tmp_path: Path) -> 
     assert [one["id"] for one in page.all("section")] == SECTIONS
 
 
+def test_a_precision_the_device_has_not_leaves_the_rest(small_run: Path, tmp_path: Path) -> None:
+    page = written(small_run, tmp_path / "report.html", precision="tf32")
+    for section in ("predictions", "neighbours", "activations"):
+        assert "Not shown: " in page.text(section) and "tf32" in page.text(section)
+    assert page.source.count("Not shown") == 3
+    assert "Not shown" not in written(small_run, tmp_path / "report.html", precision="bf16").source
+
+
 def test_a_run_that_has_just_begun(small_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -301,7 +309,7 @@ def test_broken_images_are_told(hostile_run: Path, tmp_path: Path) -> None:
     broken = data / "train" / HOSTILE[1] / "<i>3.png"
     broken.write_bytes(b"no picture")
     page = written(run, tmp_path / "report.html", data=str(data))
-    assert "1 broken images" in page.text("skipped")
+    assert "1 broken image found" in page.text("skipped")
     assert str(broken) in page.text("skipped")
 
 

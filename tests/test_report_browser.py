@@ -67,14 +67,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which(
-        "chromedriver", path=f"{os.environ.get('CHROMEWEBDRIVER', '')}:{os.environ['PATH']}"
-    )
-    if chromium is None or driver is None:
+    # A driver finds the browser of its own version.
+    there = any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    folders = filter(None, (os.environ.get("CHROMEWEBDRIVER"), os.environ["PATH"]))
+    driver = shutil.which("chromedriver", path=os.pathsep.join(folders))
+    if not there or driver is None:
         pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
     profile = tmp_path_factory.mktemp("profile")
     for flag in (
         "headless",

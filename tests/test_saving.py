@@ -42,9 +42,10 @@ def test_a_snapshot_is_the_state_as_it_was(device: Device, towers: int) -> None:
     snapshot = Snapshot(network)
     for number in range(2):  # into the same memory
         step(network, 2 * number)
-        snapshot.take()()
+        wait_for_copies = snapshot.take()
         before = network.state()
-        step(network, 2 * number + 1)
+        step(network, 2 * number + 1)  # may change what is still being copied
+        wait_for_copies()
         assert_equal(snapshot, before)
         assert any(network.state()[name].tobytes() != before[name].tobytes() for name in before)
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from cconvnet import backends, nets
-from cconvnet.backends import CudaDevice, Device, ReferenceDevice, Transfer
+from cconvnet.backends import CudaDevice, Device, Feed, ReferenceDevice, Transfer
 from cconvnet.layers import CopyLayer, SoftmaxCostLayer
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import NetSpec, place
@@ -94,6 +94,7 @@ class QueuedDevice(ReferenceDevice):
     def __init__(self, machine: Machine, index: int) -> None:
         super().__init__("reference", index)
         self.machine, self.work, self.copies = machine, machine.queue(), machine.queue()
+        self.images = machine.queue()
         self.module = QueuedModule(self.module, self.work)
 
     def fill(self, array: Any, host: Any) -> None:
@@ -121,6 +122,33 @@ class QueuedDevice(ReferenceDevice):
 
     def transfer(self, target: Any, target_device: Device, source: Any) -> Transfer:
         return QueuedTransfer(target, source, self.copies)
+
+    def feed(self, target: Any) -> Feed:
+        return QueuedFeed(self, target)
+
+
+class QueuedFeed(Feed):
+    """What CudaFeed does, with queues for streams."""
+
+    _device: QueuedDevice
+
+    def __init__(self, device: QueuedDevice, target: Any) -> None:
+        super().__init__(device, target)
+        self._read: Any = None
+        self._filled: Any = None
+
+    def start(self, host: Any) -> None:
+        queue, value, fill = self._device.images, np.array(host), super().start
+        if self._read is not None:
+            queue.entries.append(self._read)
+        queue.entries.append(lambda: fill(value))
+        self._filled = queue.mark()
+
+    def wait(self) -> None:
+        self._device.wait(self._filled)
+
+    def been_read(self) -> None:
+        self._read = self._device.mark()
 
 
 class QueuedTransfer(Transfer):
@@ -225,7 +253,7 @@ def test_copies_go_on_beside_other_work() -> None:
     network = Network(spec, batch=2, devices=devices)
     network.load(np.zeros((2, *spec.stored_shape), np.uint8), np.zeros(2, np.int32))
     network.forward(train=True)
-    for queue in (devices[0].work, devices[1].work):
+    for queue in (*(device.images for device in devices), *(device.work for device in devices)):
         while queue.ready:
             queue.advance()
     # Both towers have gone up to where they need each other, with no copy done.
@@ -236,15 +264,53 @@ def test_copies_go_on_beside_other_work() -> None:
     machine.drain()
 
 
+def test_the_next_images_come_while_a_step_computes() -> None:
+    """They need nothing but that the images before them are cropped, which is what a step begins with."""
+    machine = Machine(0)
+    device = QueuedDevice(machine, 0)
+    spec = nets.build("lenet")
+    network = Network(spec, batch=2, devices=device)
+    fed = network._inputs[device.name].images
+    machine.drain()  # of the first weights
+    for number in (1, 2):
+        network.load(np.full((2, *spec.stored_shape), number, np.uint8), np.zeros(2, np.int32))
+        network.train_step(number, 0.01, 0.9)
+    work, images = device.work, device.images
+
+    def advance(queue: Queue, until: Callable[[], bool]) -> None:
+        while not until():
+            assert queue.ready
+            queue.advance()
+
+    advance(images, lambda: not images.ready)
+    assert (fed == 1).all() and images.entries  # the second batch waits for the first to be cropped
+    before = len(work.entries)
+    advance(work, lambda: images.ready)
+    advance(images, lambda: not images.entries)
+    assert (fed == 2).all()
+    # By then no more than the inputs of the first step was computed: nearly all of both is still to come.
+    assert len(work.entries) > 0.8 * before
+    machine.drain()
+
+
 @pytest.mark.parametrize(
     ("gone", "name"),
-    [("wait", "alexnet"), ("wait_here", "alexnet"), ("been_read", "lenet"), ("mark", "alexnet")],
+    [
+        ("wait", "alexnet"),
+        ("wait_here", "alexnet"),
+        ("been_read", "lenet"),
+        ("mark", "alexnet"),
+        ("images' wait", "lenet"),
+        ("images' been_read", "lenet"),
+    ],
 )
 def test_a_missing_mark_is_noticed(
     expected: Any, monkeypatch: pytest.MonkeyPatch, gone: str, name: str
 ) -> None:
     if gone == "mark":
         monkeypatch.setattr(QueuedDevice, "mark", lambda self: None)
+    elif gone.startswith("images' "):
+        monkeypatch.setattr(QueuedFeed, gone.split()[1], lambda self: None)
     else:
         monkeypatch.setattr(CopyLayer, gone, lambda self: None)
     with np.errstate(all="ignore"):
@@ -263,6 +329,8 @@ def fake_cupy(calls: Calls, peers: bool) -> Any:
     """As much of CuPy as copies need, on host memory: it does what it is told at once, and notes it."""
 
     class Event:
+        done = False
+
         def __init__(self, **options: Any) -> None:
             self.stream: Any = None
 
@@ -271,7 +339,7 @@ def fake_cupy(calls: Calls, peers: bool) -> Any:
             calls.append(("record", stream.ptr))
 
         def synchronize(self) -> None:
-            pass
+            calls.append(("synchronize",))
 
     class Stream:
         def __init__(self, **options: Any) -> None:
@@ -290,8 +358,14 @@ def fake_cupy(calls: Calls, peers: bool) -> Any:
         ctypes.memmove(target, source, size)
 
     def pinned(size: int) -> Any:
-        buffer = ctypes.create_string_buffer(size)
-        return SimpleNamespace(ptr=ctypes.addressof(buffer), buffer=buffer)
+        buffer: Any = ctypes.create_string_buffer(size)
+        buffer.ptr = ctypes.addressof(buffer)
+        return buffer
+
+    def asnumpy(source: Any, *, stream: Stream, out: Any, blocking: bool) -> None:
+        assert not blocking
+        calls.append(("asnumpy", stream.ptr))
+        out[...] = source.array
 
     runtime = SimpleNamespace(
         CUDARuntimeError=RuntimeError,
@@ -309,19 +383,38 @@ def fake_cupy(calls: Calls, peers: bool) -> Any:
         alloc_pinned_memory=pinned,
         get_elapsed_time=lambda begin, end: 2.0,
     )
-    return SimpleNamespace(cuda=cuda)
+    return SimpleNamespace(cuda=cuda, asnumpy=asnumpy)
 
 
 class FakeGpu(CudaDevice):
     def __init__(self, cupy: Any, ordinal: int, calls: Calls) -> None:
         self.kind, self.index, self.ordinal, self.xp = "cuda", ordinal, ordinal, cupy
         self.name, self._entered, self._stream = f"cuda:{ordinal}", [], cupy.cuda.Stream()
+        self._staged, self.calls = [], calls
 
         def copy(target: Any, to: int, source: Any, of: int, stream: int) -> None:
             calls.append(("across", of, to, stream))
             target.array[...] = source.array
 
         self.module = SimpleNamespace(copy=copy)
+
+    def _pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.calls.append(("pinned", *shape))
+        return np.empty(shape, dtype)
+
+
+class FedArray(np.ndarray):  # type: ignore[type-arg]
+    """A CuPy array that is filled, and told on which stream."""
+
+    calls: Calls
+
+    def __array_finalize__(self, other: Any) -> None:
+        self.calls = getattr(other, "calls", Calls())
+
+    def set(self, host: Any, stream: Any) -> None:
+        assert self.flags.c_contiguous and host.shape == self.shape and host.dtype == self.dtype
+        self.calls.append(("set", stream.ptr))
+        self[...] = host
 
 
 def gpu_array(values: Any) -> Any:
@@ -358,6 +451,56 @@ def test_gpus_copy_directly_or_through_pinned_memory(peers: bool) -> None:
         assert ("wait", into, out) in calls and ("wait", out, into) in calls
         assert calls[-1] == ("wait", other, into)
         assert transfer.seconds == pytest.approx(4 * 0.002)
+
+
+def test_images_go_to_a_gpu_on_a_stream_of_their_own() -> None:
+    calls = Calls()
+    gpu = FakeGpu(fake_cupy(calls, peers=True), 0, calls)
+    target = np.full((4, 3), 9, np.uint8).view(FedArray)
+    target.calls = calls
+    feed = gpu.feed(target)
+    work, own = gpu._stream.ptr, feed._stream.ptr
+    assert own != work
+    kept = []
+    for number, count in enumerate((4, 2)):
+        calls.clear()
+        # The first as anybody gives it, the second where a GPU reads it by itself.
+        host = gpu.staging((count, 3), np.uint8) if number else np.empty((count, 3), np.uint8)
+        host[...] = number + 1
+        feed.start(host)
+        host[...] = 99  # seen by nobody: it was staged, or the copy, which here is done at once, read it
+        assert (target[:count] == number + 1).all() and (target[count:] == 0).all()
+        # Pinned memory was taken once in either case: for a copy on the host, or for the array itself.
+        assert [call for call in calls if call[0] == "pinned"] == [("pinned", count, 3)]
+        # It waits for whoever read the images before, and its end is marked on its own stream.
+        order = [call for call in calls if call[0] in ("wait", "set", "record")]
+        assert order == [("wait", own, work), ("set", own), ("record", own)]
+        kept.append(gpu._staged[-1])
+        assert (kept[-1][1] is host) == (number == 1)
+        calls.clear()
+        feed.wait()
+        feed.been_read()
+        assert calls == [("wait", work, own), ("record", work)]
+    # What a copy reads is kept until that copy is done.
+    assert [entry[1] for entry in gpu._staged] == [staged for _, staged in kept]
+    kept[0][0].done = True
+    feed.start(np.zeros((1, 3), np.uint8))
+    assert len(gpu._staged) == 2 and gpu._staged[0][1] is kept[1][1]
+
+
+def test_a_gpus_arrays_are_copied_out_behind_its_work() -> None:
+    """On the stream of all work, which orders them before the next step; who gives them does not wait."""
+    calls = Calls()
+    gpu = FakeGpu(fake_cupy(calls, peers=True), 0, calls)
+    sources = [gpu_array([1, 2, 3]), gpu_array([[4], [5]])]
+    targets = [gpu.host_memory(source.array.shape, np.float32) for source in sources]
+    calls.clear()
+    wait = gpu.copy_out(zip(sources, targets, strict=True))
+    work = gpu._stream.ptr
+    assert calls == [("asnumpy", work), ("asnumpy", work), ("record", work)]
+    wait()
+    assert calls[-1] == ("synchronize",)
+    assert [target.tolist() for target in targets] == [[1, 2, 3], [[4], [5]]]
 
 
 def test_staging_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

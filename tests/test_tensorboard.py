@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from PIL import Image
 from cconvnet import evaluate, runs
 from cconvnet.reporter import Silent
 from cconvnet.settings import Options
-from cconvnet.tensorboard import FOLDER, EventFile, crc32c, scalars, tiled
+from cconvnet.tensorboard import FOLDER, EventFile, scalars, tiled
 from cconvnet.train import train
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -139,11 +143,48 @@ def test_large_steps(tmp_path: Path) -> None:
     assert [step for step, _ in shown(tmp_path)["loss/steps"]] == [127, 128, 300_000_000, 2**40]
 
 
-def test_checksum() -> None:
-    """The vectors of RFC 3720, appendix B.4."""
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(b"\xff" * 32) == 0x62A8AB43
-    assert crc32c(bytes(range(32))) == 0x46DD794E
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """A file that may not grow is like a full disk."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from cconvnet.tensorboard import EventFile
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+events = EventFile(Path({str(tmp_path)!r}), [], 0, lambda: None)
+try:
+    for step in range(100):
+        events.log({{"step": step, "loss": 1.0}})
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (file,) = (tmp_path / FOLDER).iterdir()
+    assert done.stdout.strip() in (f"{errno.EFBIG} {file}", f"{errno.ENOSPC} {file}")
+
+
+def test_without_tensorboard_it_is_said_before_training(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "__init__.py").write_text("raise ImportError('none here')")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-m", "cconvnet", "train", "--tensorboard", "--out", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: --tensorboard needs TensorBoard, which is missing: pip install 'cconvnet[tensorboard]'\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_it_does_not_look_for_it() -> None:
+    code = "import sys, cconvnet.train; print('tensorboard' in sys.modules, 'google' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
 
 
 def test_filters_are_tiled_each_in_its_own_range() -> None:

@@ -1287,6 +1287,31 @@ def at_step(number: int, do: Callable[[], Any], monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("written_at_once")
+@pytest.mark.parametrize(("failing", "steps"), [(0, 1), (20, 21), (90, 90)])
+def test_a_disk_that_fails_stops_training_at_the_next_step(
+    failing: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or at the end, where there is none."""
+    save, train_step, done = Folder.save, Network.train_step, []
+
+    def fail(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
+        if content.step == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "a file")
+        return save(folder, content, best_step)
+
+    def noting(network: Network, step: int, *arguments: Any) -> None:
+        train_step(network, step, *arguments)
+        done.append(step)
+
+    monkeypatch.setattr(Folder, "save", fail)
+    monkeypatch.setattr(Network, "train_step", noting)
+    with pytest.raises(TrainingStopped, match="cannot write a file: Input/output error"):
+        run_training(out=tmp_path / "run", checkpoint_every=20)
+    assert done == list(range(steps))
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.usefixtures("written_at_once")
 def test_a_folder_that_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     at_step(35, partial(shutil.rmtree, out), monkeypatch)

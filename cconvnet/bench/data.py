@@ -193,6 +193,7 @@ class OurData:
             random_crop=True,
             mirror=True,
             workers=self.workers,
+            allocate=self.network.devices[0].staging,
         ) as loader:
             batches: Iterator[data.Batch] = itertools.chain.from_iterable(
                 map(loader.epoch, itertools.count())
@@ -493,7 +494,7 @@ def limit(rates: Mapping[str, float], about: Mapping[str, Any]) -> dict[str, str
             "text": f"reading limits: {decode:,.0f} images/s; {times}. Faster storage, or memory that holds "
             "all, would help",
         }
-    better = "smaller pictures (cconvnet data prepare), or raw ones (its --encoding raw)"
+    better = "smaller pictures (cconvnet data prepare), or raw ones (its --raw)"
     if about["workers"] < about["cores"]:
         better = f"more --workers (there are {about['cores']} cores), {better}"
     else:

@@ -443,18 +443,30 @@ def augment(
 # ---- doctor --------------------------------------------------------------------------------------------
 
 
-@app.command(epilog=example("cconvnet doctor"))
-def doctor() -> None:
-    """Say what works on this machine, why the rest does not, and what mends it."""
+@app.command(epilog=example("cconvnet doctor", "cconvnet doctor --json machine.json"))
+def doctor(to_json: Json = None) -> None:
+    """Say what works on this machine, why the rest does not, and what mends it.
+
+    The exit code is 1 if no device can train.
+    """
+    import dataclasses
+
     from cconvnet import doctor as examination
 
     findings = examination.examine()
-    width = max(len(finding.what) for finding in findings)
-    for finding in findings:
-        mend = f"; to mend it: {finding.mend}" if finding.mend else ""
-        print(f"{finding.state:8}{finding.what:{width + 2}}{finding.text}{mend}")
-    if not examination.can_train(findings):
-        print("no device can train")
+    able = examination.can_train(findings)
+    if to_json:
+        write_json(
+            to_json, {"can_train": able, "findings": [dataclasses.asdict(finding) for finding in findings]}
+        )
+    if to_json != "-":
+        width = max(len(finding.what) for finding in findings)
+        for finding in findings:
+            mend = f"; to mend it: {finding.mend}" if finding.mend else ""
+            print(f"{finding.state:8}{finding.what:{width + 2}}{finding.text}{mend}")
+        if not able:
+            print("no device can train")
+    if not able:
         raise typer.Exit(1)
 
 

@@ -52,9 +52,9 @@ def get(
         def progress(file: str, done: int, total: int) -> None:
             nonlocal begun
             if begun != file:
-                report.begin(file, total, done)
+                report.begin(file, total // 10**6, done // 10**6)
                 begun = file
-            report.step(done, file, f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")
+            report.step(done // 10**6, file, f"{done / total:.0%} of {total / 1e6:,.1f} MB")
 
         origin = downloads.get(name, out, say=report.say, progress=lambda file: partial(progress, file))
         report.end()

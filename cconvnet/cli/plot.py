@@ -18,6 +18,7 @@ from cconvnet.cli.options import (
     Json,
     Places,
     Precision,
+    RunPrecision,
     Size,
     check_can_write,
     device_names,
@@ -147,6 +148,7 @@ def predictions(
         int, typer.Option(help="How many training images the nearest are looked for in.", metavar="N")
     ] = 2000,
     device: DeviceNames = None,
+    precision: RunPrecision = None,
     best: Best = False,
     out: Out = None,
 ) -> None:
@@ -162,7 +164,7 @@ def predictions(
             raise ValueError(f"{name} must be at least 1, not {value}")
     target = out or runs.folder_of(run) / "predictions.png"
     plots.check(target)
-    trained = load_trained(run, devices=device_names(device), batch=64, best=best)
+    trained = load_trained(run, devices=device_names(device), batch=64, best=best, precision=precision)
     with reporter(sys.stderr) as report:
         report.begin("looking at images", 0)
         look = seen.look(
@@ -197,6 +199,7 @@ def activations(
     ] = None,
     data: Data = None,
     device: DeviceNames = None,
+    precision: RunPrecision = None,
     best: Best = False,
     out: Out = None,
 ) -> None:
@@ -207,7 +210,7 @@ def activations(
 
     target = out or runs.folder_of(run) / "activations.png"
     plots.check(target)
-    trained = load_trained(run, devices=device_names(device), batch=1, best=best)
+    trained = load_trained(run, devices=device_names(device), batch=1, best=best, precision=precision)
     name, image = seen.one_image(trained, picture, data)
     maps = seen.feature_maps(trained, image, layer)
     title, about = seen.headline(trained)
@@ -303,11 +306,11 @@ def timeline(
             warmup,
             stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + 2 * steps}"),
         )
-    plots.timeline(found, target)
+    said = plots.timeline(found, target)
     if trace is not None:
         write_json(str(trace), found.chrome_trace())
     if to_json:
         write_json(to_json, found.to_dict())
     if to_json != "-":
-        print(plots.about(found))
+        print(said)
         print(target)

@@ -15,6 +15,7 @@ from cconvnet.cli.options import (
     Best,
     DeviceNames,
     Json,
+    RunPrecision,
     check_can_write,
     device_names,
     print_table,
@@ -91,6 +92,7 @@ def report(
         typer.Option(help="Where the run's data lies, if it is elsewhere by now.", metavar="FOLDER"),
     ] = None,
     device: DeviceNames = None,
+    precision: RunPrecision = None,
     best: Best = False,
     open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
 ) -> None:
@@ -108,6 +110,7 @@ def report(
             target,
             data=data,
             devices=device_names(device),
+            precision=precision,
             best=best,
             stepped=lambda done, total: progress.step(done, "looking at images", f"{done:,}/{total:,}"),
         )

@@ -131,14 +131,14 @@ def get(
 
     progress: called with a file's name; gives what to call with bytes fetched and in all.
 
-    Errors: ValueError for the arguments, DownloadError, DataError, OSError.
+    Errors: DataError for the arguments, DownloadError, OSError.
     """
     if name not in COLLECTIONS:
-        raise ValueError(f"NAME must be one of {', '.join(COLLECTIONS)}, not {name!r}")
+        raise DataError(f"NAME must be one of {', '.join(COLLECTIONS)}, not {name!r}")
     out = out.absolute()
     if out.exists():
         if not out.is_dir():
-            raise ValueError(f"--out must be a folder; {out} is a file")
+            raise DataError(f"--out must be a folder; {out} is a file")
         if any(out.iterdir()):
             origin = _already(name, out)
             say(f"{out} is there already; remove it to get {name} anew")
@@ -165,7 +165,7 @@ def _already(name: str, out: Path) -> Origin:
         origin = origins.find(out)
         if origin.kind == COLLECTIONS[name].kind:
             return origin
-    raise ValueError(f"--out must be a new folder; {out} holds something else than {name}")
+    raise DataError(f"--out must be a new folder; {out} holds something else than {name}")
 
 
 def _check_room(folder: Path, collection: Collection) -> None:

@@ -21,6 +21,11 @@ class Stored(NamedTuple):
     length: int = -1
     crc32: int = -1
 
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return self.path if self.length < 0 else f"{self.path} at byte {self.offset:,}"
+
 
 @dataclass(frozen=True)
 class Extents:

@@ -34,6 +34,9 @@ Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 64 * 2**20  # 192 MiB as RGB; ImageNet's largest photographs have about 20 million
 MAX_FILE_BYTES = 256 * 2**20
+# A progressive JPEG has about ten. Each is a pass over all pixels, and a small file may claim thousands of
+# them of a large picture, which would take hours.
+MAX_SCANS = 100
 DECODERS = ("simplejpeg", "pillow")
 
 
@@ -94,11 +97,11 @@ def read_image(
     With `shape` the image must come out as exactly that. Errors: BrokenImage for its contents; DataError
     for another shape than `shape`; OSError when the file cannot be read at all.
     """
-    place = stored if isinstance(stored, Stored) else Stored(str(stored))
-    pixels, square = _decode(read_stored(place), size, decoder)
+    stretch = stored if isinstance(stored, Stored) else Stored(str(stored))
+    pixels, square = _decode(read_stored(stretch), size, decoder)
     if shape is not None and size is None and pixels.shape != shape:
         raise DataError(
-            f"{place.path} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other images "
+            f"{stretch.place} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other images "
             f"{shape[0]}x{shape[1]}; give a size, and all are resized to it"
         )
     return _brought(pixels, square, size, out)
@@ -141,6 +144,8 @@ def resize_shorter(pixels: Pixels, size: int) -> Pixels:
 
 def _decode(data: bytes, size: int | None, decoder: str) -> tuple[Pixels, Box]:
     """The pixels uint8[H,W,3], perhaps reduced, and the square of them that decode_image keeps."""
+    if data.startswith(b"\xff\xd8") and (scans := _scans(data)) > MAX_SCANS:
+        raise BrokenImage(f"it has {scans:,} scans, more than {MAX_SCANS}")
     try:
         decoded = None
         if decoder == "simplejpeg" and data.startswith(b"\xff\xd8\xff"):
@@ -178,6 +183,18 @@ def _brought(pixels: Pixels, square: Box, size: int | None, out: Pixels | None =
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise BrokenImage(f"the header says {width}x{height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has, at most; 1 where it has too few to count."""
+    # Within a scan 0xFF is followed by 0 or by a restart, so where it is not, a scan begins.
+    if data.count(b"\xff\xda") <= MAX_SCANS:
+        return 1
+    # Segments before the first scan may hold anything, such as small pictures.
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.count(b"\xff\xda", at)
 
 
 def _reduction(width: int, height: int, size: int | None) -> int:

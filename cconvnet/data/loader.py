@@ -8,7 +8,7 @@ what its Generator makes of them). The key is (seed, epoch); the counter's highe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -54,6 +54,7 @@ class Loader:
         may be short and broken images are left out, so that every good image comes exactly once.
     workers: processes that decode where the images are not in memory; None chooses (at most one per core),
         0 decodes in a thread.
+    allocate: where batches' images lie; of a device that trains on them, ``Device.staging``.
 
     Attribute `ahead`: how many batches are under way at most.
     Errors: ValueError; while reading DataError or WorkerError.
@@ -71,6 +72,7 @@ class Loader:
         shuffle: bool = True,
         drop_last: bool = True,
         workers: int | None = None,
+        allocate: Callable[[tuple[int, ...], type[np.uint8]], Pixels] = np.empty,
     ) -> None:
         height, width, _ = split.image_shape
         crop = (height, width) if crop is None else crop
@@ -92,6 +94,7 @@ class Loader:
         self._room = (height - crop[0], width - crop[1])
         self._random_crop, self._mirror = random_crop, mirror
         self._shuffle, self._drop_last = shuffle, drop_last
+        self._allocate = allocate
         self.steps_per_epoch = len(split) // batch if drop_last else -(-len(split) // batch)
         self._reader = split.open_reader(workers)
         # Batches under way, the one waited for included.
@@ -147,7 +150,7 @@ class Loader:
         at = words[:, :2] % (room + np.uint64(1)) if self._random_crop else room // 2 + 0 * words[:, :2]
         top, left = at.astype(np.int32).T.copy()
         mirror = (words[:, 2] & np.uint64(self._mirror)).astype(np.uint8)
-        images = np.empty((count, *self.split.image_shape), np.uint8)
+        images = self._allocate((count, *self.split.image_shape), np.uint8)
         batch = Batch(images, self.split.labels[indices], top, left, mirror, indices)
         return batch, self._reader.start(indices, images)
 

@@ -179,6 +179,10 @@ def _source(
         for name, pictures in (("train", origin.train), ("test", origin.test))
         for left in (pictures.left_out if pictures is not None else ())
     ]
+    if left_out:
+        notes.append(
+            f"{len(left_out):,} pictures are left out; the first is {left_out[0].file}: {left_out[0].reason}"
+        )
     return Source(
         origin.name,
         origin.classes,

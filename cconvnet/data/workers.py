@@ -158,7 +158,7 @@ class _Worker:
         if not answer.endswith(b"\n"):
             raise WorkerError(
                 f"{self.name} (process {self.process.pid}) {self._ending()} while it had "
-                f"{len(pictures)} pictures to decode, from {_where(pictures[0])} to {_where(pictures[-1])}. "
+                f"{len(pictures)} pictures to decode, from {pictures[0].place} to {pictures[-1].place}. "
                 "If memory is short, fewer --workers need less; if it dies again, take these pictures out"
             )
         result = json.loads(answer)
@@ -188,10 +188,6 @@ class _Worker:
         self.process.stdout.close()
         del self._images  # a view of the memory, which could not be closed under it
         self._memory.close()
-
-
-def _where(stored: Stored) -> str:
-    return stored.path if stored.length < 0 else f"{stored.path} at byte {stored.offset:,}"
 
 
 def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) -> subprocess.Popen[bytes]:

@@ -10,12 +10,11 @@ from cconvnet.plots.curve import Curves, curve, draw, follow
 from cconvnet.plots.figures import PlotError, check, drawn, figure, save
 from cconvnet.plots.filters import filters
 from cconvnet.plots.predictions import predictions
-from cconvnet.plots.timeline import about, timeline
+from cconvnet.plots.timeline import timeline
 
 __all__ = [
     "Curves",
     "PlotError",
-    "about",
     "activations",
     "check",
     "curve",

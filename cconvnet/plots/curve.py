@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.nets.specs import nearest
-from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, drawn
+from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, check, drawn
 from cconvnet.plots.history import TOP5_FROM, X_AXES, Array, History, data_name
 from cconvnet.runs import in_use
 
@@ -170,6 +170,7 @@ def about(history: History) -> str:
 
 def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
     """Draws what was read of runs; see `curve`."""
+    check(out)
     if not any(map(len, histories)):
         logs = ", ".join(str(history.path / "log.jsonl") for history in histories)
         raise PlotError(f"{logs} has no lines to draw")
@@ -191,7 +192,13 @@ def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
                 _draw_run(axes, history, panel, how, COLORS[number % len(COLORS)] if several else None, name)
             _finish(axes, histories, panel, how)
         if several:
-            _name_runs(page, names, how)
+            _name_runs(page, names)
+        else:
+            page.legend(
+                *page.axes[-1].get_legend_handles_labels(),
+                loc="outside lower left",
+                ncols=2 + len(how.panels),
+            )
 
 
 def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str | None, name: str) -> None:
@@ -261,7 +268,7 @@ def smoothed(values: Array, window: int) -> Array:
     return means
 
 
-def _name_runs(page: Any, names: Sequence[str], how: Curves) -> None:
+def _name_runs(page: Any, names: Sequence[str]) -> None:
     """The legend of several runs: a colour for each, and what kinds of lines mean."""
     from matplotlib.lines import Line2D
 
@@ -286,7 +293,7 @@ def _mark_best(axes: Any, history: History, how: Curves, color: str) -> None:
     x = float(history.places(history.epochs, how.x)[best])
     error = float(history.epochs["test_error_top1"][best])
     ring = {"markerfacecolor": "none", "markeredgecolor": color, "markeredgewidth": 1.5}
-    axes.plot([x], [error], "o", markersize=10, zorder=5, gid="best", **ring)
+    axes.plot([x], [error], "o", markersize=10, zorder=5, gid="best", clip_on=False, **ring)
     right, top = axes.get_xlim()[1], axes.get_ylim()[1]
     above = error < 0.2 * top
     axes.annotate(
@@ -294,7 +301,7 @@ def _mark_best(axes: Any, history: History, how: Curves, color: str) -> None:
         (x, error),
         (0, 9 if above else -9),
         textcoords="offset points",
-        ha="right" if x > 0.85 * right else "center",
+        ha="right" if x > 0.85 * right else "left" if x < 0.15 * right else "center",
         va="bottom" if above else "top",
         fontsize=9,
         color=color,
@@ -312,7 +319,8 @@ def _finish(axes: Any, histories: Sequence[History], panel: str, how: Curves) ->
     if how.x != "epoch":
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if panel == "error":
-        axes.set_title("error")
+        top5 = any(line.get_linestyle() == ":" for line in axes.lines)
+        axes.set_title("top-1 and top-5 error" if top5 else "top-1 error")
         axes.set_ylim(0, None)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     else:
@@ -327,8 +335,6 @@ def _finish(axes: Any, histories: Sequence[History], panel: str, how: Curves) ->
         _mark_rates(axes, history, how, None if alone else color)
         if panel == "error":
             _mark_best(axes, history, how, COLORS[1] if alone else color)
-    if alone:
-        axes.legend(loc="upper right")
 
 
 def _log_helps(histories: Sequence[History]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,13 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
     source = data.open_source(where or settings["data"], settings["size"], cache_bytes=0)
     check_source(trained, source)
     return source
+
+
+def class_names(trained: Trained, source: data.Source) -> list[str]:
+    """What to call classes: in words where the data has them, of several words for one thing the first."""
+    if source.titles is None:
+        return trained.classes
+    return [title.partition(",")[0] for title in source.titles]
 
 
 def hidden_layer(spec: NetSpec) -> tuple[str, tuple[str, ...]]:
@@ -189,7 +197,7 @@ def look(
                 np.stack([center(trained, near[i]) for i in nearest_ones]),
             )
         )
-    return Look(seen, trained.classes, hidden_layer(network.spec)[0], len(near))
+    return Look(seen, class_names(trained, source), hidden_layer(network.spec)[0], len(near))
 
 
 def _spread(count: int, most: int) -> Array:
@@ -206,18 +214,19 @@ def mix(found: Array, labels: Array, count: int) -> Array:
     wrong = found != labels
     want = min(int(wrong.sum()), count // 2)
     want = max(want, count - int((~wrong).sum()))
-    chosen = [*_by_class(np.flatnonzero(wrong), labels)[:want]]
-    chosen += _by_class(np.flatnonzero(~wrong), labels)[: count - len(chosen)]
+    chosen = _by_class(np.flatnonzero(wrong), labels, [])[:want]
+    chosen += _by_class(np.flatnonzero(~wrong), labels, chosen)[: count - len(chosen)]
     return np.sort(np.array(chosen, np.int64))
 
 
-def _by_class(places: Array, labels: Array) -> list[int]:
-    """Places in an order that takes one of each class, then a second one of each, and so on."""
-    turns: dict[int, int] = {}
+def _by_class(places: Array, labels: Array, taken: list[int]) -> list[int]:
+    """Places in an order that takes one of each class, then a second one of each, and so on; some are taken
+    already."""
+    turns = collections.Counter(int(labels[place]) for place in taken)
     keys = []
     for place in places.tolist():
         label = int(labels[place])
-        turns[label] = turns.get(label, 0) + 1
+        turns[label] += 1
         keys.append((turns[label], place))
     return [place for _, place in sorted(keys)]
 
@@ -249,7 +258,7 @@ def first_image(trained: Trained, source: data.Source) -> tuple[str, Array]:
     for index in range(len(test)):
         images, labels = test.read([index])
         if len(images):
-            return f"{Path(test.file(index)).name}, {trained.classes[labels[0]]}", images[0]
+            return f"{Path(test.file(index)).name}, {class_names(trained, source)[labels[0]]}", images[0]
     raise AssertionError("a split is never broken as a whole")
 
 

@@ -29,17 +29,22 @@ _LINE_INCHES = 0.13
 _LEAST_EDGED_INCHES = 0.03
 
 
-def timeline(record: Record, out: Path) -> None:
+def timeline(record: Record, out: Path) -> str:
     """Draws a traced step: a lane for each device and each way of copies, and the layers by their cost.
+
+    Returns
+        The line about the step that stands in the picture.
 
     Raises PlotError if matplotlib is missing or the file cannot be written.
     """
     rows = costliest(record)
     lanes, bars = _LANE_INCHES * len(record.lanes) + 0.75, _BAR_INCHES * len(rows) + 0.6
-    with drawn(out, _WIDTH, lanes + bars + 0.7, f"{record.net}: a training step", about(record)) as page:
+    said = about(record)
+    with drawn(out, _WIDTH, lanes + bars + 0.7, f"{record.net}: a training step", said) as page:
         above, below = page.subplots(2, 1, height_ratios=(lanes, bars))
         _draw_lanes(above, record)
         _draw_costs(below, rows, record.seconds)
+    return said
 
 
 def about(record: Record) -> str:
@@ -139,7 +144,7 @@ def _label(axes: Any, lane: int, span: Span, inches: float, size: float) -> None
 
 
 def _draw_costs(axes: Any, rows: list[dict[str, Any]], seconds: float) -> None:
-    unit, size = _unit(max(total(row) for row in rows))
+    unit, size = _unit(seconds)
     for index, row in enumerate(rows):
         left = 0.0
         for what, color in (*_PASS_COLORS.items(), ("idle", FAINT)):

@@ -56,9 +56,8 @@ def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Ori
     if shards.are_here(names):
         return shards.open_origin(root)
     # Tars may have stayed beside the folders that they were unpacked to.
-    if not folder.is_here(root):
-        if imagenet.is_here(root, names):
-            return imagenet.find(root, progress)
-        if webdataset.is_here(root, names):
-            return webdataset.find(root, progress)
+    if imagenet.is_here(root, names) and not folder.is_here(root):
+        return imagenet.find(root, progress)
+    if webdataset.is_here(root, names) and not folder.is_here(root):
+        return webdataset.find(root, progress)
     return folder.find(root)

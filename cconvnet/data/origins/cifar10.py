@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cconvnet.data.images import DataError
-from cconvnet.data.origins.origin import Origin, Pictures, joined, of_arrays
+from cconvnet.data.origins.origin import Origin, Pictures, joined, lines, of_arrays
 
 
 def is_here(root: Path, names: set[str]) -> bool:
@@ -23,7 +23,7 @@ def find(root: Path) -> Origin:
         raise DataError(
             f"{root} lacks {', '.join(missing)} of CIFAR-10's binary version (cifar-10-binary.tar.gz)"
         )
-    classes = meta.read_text().split()
+    classes = lines(meta)
     train = joined([_read(file, len(classes)) for file in files])
     return Origin("cifar10", f"cifar10 {root.name}", classes, train, _read(test, len(classes)))
 

@@ -11,7 +11,6 @@ WordNet id and words per line, and val.txt, a file and the number of one of thos
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import zlib
 from pathlib import Path, PurePosixPath
@@ -21,13 +20,14 @@ import numpy as np
 
 from cconvnet.data.images import DataError
 from cconvnet.data.origins import tars
-from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, is_picture, some
+from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, is_picture, lines, some
 from cconvnet.data.splits import Progress
+from cconvnet.formats import matlab
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 WORDS, LABELS = "synset_words.txt", "val.txt"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
-# The devkit unpacked; the true one has 5 MiB.
+# The devkit unpacked; packed, the true one has 2.5 MB.
 MOST_DEVKIT = 64 * 2**20
 
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
@@ -170,7 +170,7 @@ def _key(root: Path) -> _Key:
 
 def _texts(words_file: Path, labels_file: Path) -> _Key:
     words: dict[str, str] = {}
-    for number, line in enumerate(_lines(words_file)):
+    for number, line in enumerate(lines(words_file)):
         wordnet_id, _, title = line.partition(" ")
         if not _WORDNET_ID.fullmatch(wordnet_id) or wordnet_id in words:
             raise DataError(
@@ -179,7 +179,7 @@ def _texts(words_file: Path, labels_file: Path) -> _Key:
         words[wordnet_id] = title.strip()
     ids = list(words)
     labels: dict[str, str] = {}
-    for number, line in enumerate(_lines(labels_file)):
+    for number, line in enumerate(lines(labels_file)):
         name, _, label = line.rpartition(" ")
         if not (label.isascii() and label.isdigit()) or len(label) > 6 or int(label) >= len(ids) or not name:
             raise DataError(
@@ -188,13 +188,6 @@ def _texts(words_file: Path, labels_file: Path) -> _Key:
             )
         labels[PurePosixPath(name.strip()).name] = ids[int(label)]
     return _Key(words, labels, labels_file)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
 
 
 def _devkit(file: Path) -> _Key:
@@ -229,21 +222,14 @@ def _devkit(file: Path) -> _Key:
 def _synsets(content: bytes, called: str) -> dict[int, tuple[str, str]]:
     """The WordNet id and the words of each ILSVRC2012_ID, from the devkit's table, a MATLAB file."""
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise DataError(
-            f"SciPy is missing, which reads {called}: pip install 'cconvnet[imagenet]'; or put Caffe's "
-            f"{WORDS} and {LABELS} beside the tars"
-        ) from error
-    try:
-        table = loadmat(io.BytesIO(content), squeeze_me=True, variable_names=["synsets"])["synsets"]
-        rows = zip(*(np.atleast_1d(table[name]) for name in ("ILSVRC2012_ID", "WNID", "words")), strict=True)
-        synsets = {int(number): (str(wordnet_id), str(words)) for number, wordnet_id, words in rows}
-    except MemoryError:
-        raise
-    except Exception as error:  # of a damaged file loadmat raises nearly anything
-        raise DataError(f"{called} is not the table of classes that it should be: {error!r}") from error
-    wrong = [wordnet_id for wordnet_id, _ in synsets.values() if not _WORDNET_ID.fullmatch(wordnet_id)]
-    if wrong:
-        raise DataError(f"{called}: {wrong[0][:20]!r} is no WordNet id")
+        rows = matlab.table(content, "synsets", ("ILSVRC2012_ID", "WNID", "words"))
+    except ValueError as error:
+        raise DataError(f"{called} is not the table of classes that it should be: {error}") from error
+    synsets: dict[int, tuple[str, str]] = {}
+    for number, wordnet_id, words in rows:
+        new = isinstance(number, float) and number.is_integer() and number not in synsets
+        if not (new and isinstance(wordnet_id, str) and _WORDNET_ID.fullmatch(wordnet_id)):
+            raise DataError(f"{called}: {number!r}, {str(wordnet_id)[:20]!r} is no new number and WordNet id")
+        assert isinstance(number, float)
+        synsets[int(number)] = (wordnet_id, words if isinstance(words, str) else wordnet_id)
     return synsets

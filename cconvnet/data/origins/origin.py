@@ -140,6 +140,15 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"{folder} cannot be read: {error.strerror}") from error
 
 
+def lines(file: Path) -> list[str]:
+    """A text's lines without space around them, up to the last that is not empty. Errors: DataError."""
+    try:
+        found = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    return found if any(found) else []
+
+
 def some(names: Sequence[str], most: int = 5) -> str:
     """The first of many names."""
     rest = f" and {len(names) - most:,} more" if len(names) > most else ""

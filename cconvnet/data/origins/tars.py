@@ -200,7 +200,7 @@ def _pax(said: bytes, name: str | None, called: str) -> tuple[str | None, int | 
         digits, _, _ = said[:12].partition(b" ")
         length = int(digits) if digits.isdigit() else 0
         key, equals, value = said[len(digits) + 1 : length].partition(b"=")
-        if not length or length > len(said) or not equals or not value.endswith(b"\n"):
+        if length > len(said) or not equals or not value.endswith(b"\n"):
             raise DataError(f"{called} is damaged: an extended header holds something else than records")
         value = value[:-1]
         if key == b"path":

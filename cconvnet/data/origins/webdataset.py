@@ -19,7 +19,7 @@ import numpy as np
 
 from cconvnet.data.images import DataError
 from cconvnet.data.origins import tars
-from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, entries, some
+from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, entries, lines, some
 from cconvnet.data.splits import Progress
 
 COMPRESSED = {
@@ -73,11 +73,23 @@ def find(root: Path, progress: Progress | None = None) -> Origin:
             why = "".join(f"; {left.name}: {left.reason}" for left in pictures.left_out[:1])
             raise DataError(f"{root} has no samples of a picture and a label for {name}ing{why}")
     if classes is None:
-        classes = [str(label) for label in range(1 + max(int(part.labels.max()) for part in splits.values()))]
+        classes = _numbered(root, splits)
     if "test" not in splits:
         notes.append(f"{root} has no test tars: the training pictures serve for testing too")
     name = f"webdataset {root.name}"
     return Origin("webdataset", name, classes, splits["train"], splits.get("test"), notes, folder=root)
+
+
+def _numbered(root: Path, splits: dict[str, Pictures]) -> list[str]:
+    """The classes where nothing names them: all numbers from 0 on. A gap would be a label that is wrong."""
+    count = 1 + max(int(part.labels.max()) for part in splits.values())
+    without = np.setdiff1d(np.arange(count), splits["train"].labels)
+    if len(without):
+        raise DataError(
+            f"{root} has labels up to {count - 1:,}, but no training pictures of "
+            f"{some([*map(str, without)])}; if that is right, name all classes in {root / CLASS_NAMES[0]}"
+        )
+    return [str(label) for label in range(count)]
 
 
 # ---- which tars -------------------------------------------------------------------------------------------
@@ -143,12 +155,7 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _class_names(file: Path) -> list[str]:
-    try:
-        names = [line.strip() for line in file.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
-    while names and not names[-1]:
-        names.pop()
+    names = lines(file)
     if not names or "" in names or len(set(names)) < len(names):
         raise DataError(f"{file} must name a class in each line, and none twice")
     return names
