@@ -122,6 +122,8 @@ def test_jpegs_of_the_right_size_stay_as_they_are(tmp_path: Path) -> None:
         file.read_bytes() for file in files
     )
     assert_equal(everything(data.open_source(tmp_path / "shards")), everything(data.open_source(folder)))
+    again = prepare(folder, tmp_path / "again", quality=40)
+    assert not again.unchanged and again.files["train-00000.bin"] != dataset.files["train-00000.bin"]
 
 
 @pytest.mark.parametrize("codec", ["simplejpeg", "pillow"])
@@ -537,6 +539,14 @@ def test_what_is_damaged_is_named(raw: Path) -> None:
         f"{raw / name}: picture train/bee/011.jpeg of class bee is damaged",
         f"{raw / 'test-00000.bin'} is missing",
     ]
+
+
+def test_shards_are_checked_without_their_index(raw: Path) -> None:
+    flip(raw / "train.npy", 200)
+    flip(raw / "train-00001.bin", 3)
+    index, shard = verify(raw)
+    assert f"{raw / 'train.npy'} is damaged" in index
+    assert shard == f"{raw / 'train-00001.bin'} is damaged: its SHA-256 differs"
 
 
 def test_a_picture_that_cannot_be_decoded(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import sys
 import threading
@@ -113,7 +112,7 @@ class Worker:
 
     def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe, lock: int) -> None:
         self._splits = splits
-        start = {"folder": str(folder), "recipe": vars(recipe), "parent": os.getpid()}
+        start = {"folder": str(folder), "recipe": vars(recipe)}
         self._folder, self.process = folder, spawn("cconvnet.data.makers:main", start, [lock])
 
     def make(self, part: Part, tell: Tell) -> None:
@@ -178,8 +177,9 @@ def main(start: dict[str, Any]) -> None:
     for request in sys.stdin.buffer:
         fields, stored, shapes = json.loads(request)
         part = Part(**fields)
-        reader = _Reader(part.first, stored, shapes, start["parent"])
+        reader = _Reader(part.first, stored, shapes)
         try:
+            # Telling fails when the parent is gone, so a worker outlives it for a moment, with the lock.
             make_shard(folder, part, reader, recipe, lambda done, broken: answer(done=done, broken=broken))
             answer(finished=True)
         except BrokenPipeError:
@@ -197,11 +197,8 @@ class _Reader:
     first: int
     stored: Sequence[Sequence[Any]]
     shapes: Sequence[Sequence[int]] | None
-    parent: int
 
     def __call__(self, number: int) -> Content:
-        if os.getppid() != self.parent:
-            os._exit(1)  # nobody waits for this shard, and whoever makes it next must find nobody at work
         stored = Stored(*self.stored[number - self.first])
         with _reading():
             if self.shapes is None:

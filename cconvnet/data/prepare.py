@@ -172,6 +172,7 @@ class Preparation:
 
     def _begin(self) -> None:
         journal = self.root / shards.JOURNAL
+        # Of a kill. Most of it would be written over, but it takes room until then.
         for folder in (self.root, journal):
             for litter in folder.glob(".*.partial"):
                 litter.unlink()
