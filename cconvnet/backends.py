@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -121,12 +120,7 @@ class Device:
     def __enter__(self) -> Device:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         pass
 
     def serves(self, precision: str) -> bool:
@@ -327,14 +321,9 @@ class CudaDevice(Device):
         self._entered.append(device)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stream.__exit__(kind, error, trace)
-        self._entered.pop().__exit__(kind, error, trace)
+    def __exit__(self, *exception: Any) -> None:
+        self._stream.__exit__(*exception)
+        self._entered.pop().__exit__(*exception)
 
     def host(self, array: Any) -> np.ndarray[Any, Any]:
         with self:
