@@ -249,6 +249,10 @@ def test_broken_pictures_are_left_out(workers: int, raw: bool, tmp_path: Path) -
         assert [one.file(i) for i in range(len(one))] == [other.file(i) for i in range(len(other))]
     assert verify(tmp_path / "shards") == []
     assert any("3 pictures were left out" in note for note in ours.notes)
+    before = digests(tmp_path / "shards")
+    (tmp_path / "shards" / "train-00000.bin").unlink()
+    prepare(folder, tmp_path / "shards", 2000, workers, size=12, raw=raw)
+    assert digests(tmp_path / "shards") == before  # what was left out is known from what is there
 
 
 @pytest.mark.parametrize("workers", [0, 2])
