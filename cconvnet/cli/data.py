@@ -134,9 +134,10 @@ def prepare(
         dataset = work.run(report, workers)
         count = sum(len(dataset.shards(split)) for split in dataset.pictures)
         counts = " and ".join(f"{count:,} {split}" for split, count in dataset.pictures.items())
+        length = sized(sum(file.bytes for file in dataset.files.values()))
         report.say(
-            f"{dst}: {counts} pictures in {count:,} shard{'s' * (count > 1)}, "
-            f"{sized(sum(file.bytes for file in dataset.files.values()))}, {time.monotonic() - began:.0f} s"
+            f"{dst}: {counts} pictures in {count:,} shard{'s' * (count > 1)}, {length} in all, "
+            f"{time.monotonic() - began:.0f} s"
         )
         skipped = sum(dataset.skipped.values())
         if skipped:
@@ -240,4 +241,6 @@ def verify(
             report.say(f"{dst} is damaged; remove the files named, and the `cconvnet data prepare` command "
                        "that made it makes them again")  # fmt: skip
             raise typer.Exit(1)
-        report.say(f"{dst} is sound: {len(dataset.files) + 1:,} files, {pictures:,} pictures, {sized(size)}")
+        report.say(
+            f"{dst} is sound: {len(dataset.files) + 1:,} files, {pictures:,} pictures, {sized(size)} in all"
+        )

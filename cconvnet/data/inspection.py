@@ -100,7 +100,7 @@ def lines(found: Inspection) -> list[str]:
     if found.broken:
         text.append(f"{found.broken:,} of those looked at are broken")
     return [
-        f"{origin.name}: {origin.kind}, {len(origin.classes):,} classes, {sized(found.bytes)}",
+        f"{origin.name}: {origin.kind}, {len(origin.classes):,} classes, {sized(found.bytes)} of pictures",
         *origin.notes,
         *text,
     ]

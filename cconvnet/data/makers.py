@@ -20,7 +20,7 @@ from cconvnet.data.extents import Stored
 from cconvnet.data.images import BrokenImage, DataError, read_stored
 from cconvnet.data.origins.origin import Pictures
 from cconvnet.data.recipes import Content, Recipe
-from cconvnet.data.shards import Picture, write_document
+from cconvnet.data.shards import Picture, Shard, write_document
 from cconvnet.data.workers import WorkerError, answers_to_parent, spawn
 
 _SECONDS_BETWEEN_TELLING = 0.2
@@ -75,6 +75,11 @@ def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe:
         tell(part.count, skipped[told_broken:])
 
     shard = shards.write_shard(folder / part.name, pictures())
+    write_record(folder, part, shard, skipped)
+
+
+def write_record(folder: Path, part: Part, shard: Shard, skipped: Broken) -> None:
+    """Keeps what is in a shard, which is done then. Errors: OSError."""
     values = {"file": vars(shard.file), "count": part.count, "pictures": shard.pictures, "skipped": skipped}
     write_document(record_file(folder, part.name), values)
 

@@ -4,7 +4,8 @@ The pictures are cut into shards before anything is done, by their order and num
 shard, and when, changes nothing in it, so the result is the same byte for byte on any number of workers and
 however often it was interrupted. A shard is written under another name, synced and renamed; then its record,
 what is in it and what was left out, goes into the folder's journal the same way. What has a record is done.
-The journal stays: a shard that is lost later is made again without the others.
+When all is done dataset.json says the same, and the journal goes. A shard that is lost later is made again
+without the others.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import DataError, describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
-from cconvnet.data.makers import Here, Maker, Part, Tell, Worker, record_file
+from cconvnet.data.makers import Here, Maker, Part, Tell, Worker, record_file, write_record
 from cconvnet.data.origins.origin import Origin, Pictures
 from cconvnet.data.recipes import Recipe, Survey
-from cconvnet.data.shards import Dataset, File, Rows, read_document, write_document
+from cconvnet.data.shards import Dataset, File, Rows, Shard, read_document, write_document
 from cconvnet.data.splits import MOST_WORKERS, Progress, broken_allowed
 from cconvnet.data.workers import usable_cores
 from cconvnet.reporter import Reporter
@@ -116,13 +117,9 @@ class Preparation:
 
     def complete(self) -> Dataset | None:
         """The dataset, if it is there already and is what this would make. Errors: DataError."""
-        if not (self.root / shards.DOCUMENT).is_file():
+        dataset = self._compare()
+        if dataset is None:
             return None
-        self._compare()
-        try:
-            dataset = shards.read_dataset(self.root)
-        except DataError:
-            return None  # damaged: it is made again of what the journal says
         files = ((self.root / name, file) for name, file in dataset.files.items())
         whole = all(path.is_file() and path.stat().st_size == file.bytes for path, file in files)
         return dataset if whole else None
@@ -163,55 +160,85 @@ class Preparation:
     # -- what is there
 
     def _plan(self) -> dict[str, Any]:
-        """What must be the same for going on."""
+        """What must be the same for going on; dataset.json has it too."""
+        recipe, is_jpeg = self.recipe, self.recipe.encoding == "jpeg"
         return {
-            "recipe": {**vars(self.recipe), "encoder": self._encoder(), "decoder": self._decoder()},
+            "size": recipe.size,
+            "whole": recipe.whole,
+            "encoding": recipe.encoding,
+            "quality": recipe.quality if is_jpeg else None,
+            "unchanged": is_jpeg and recipe.unchanged,
+            "encoder": describe_decoder(recipe.codec) if is_jpeg else "",
+            "decoder": describe_decoder(recipe.codec) if self.origin.train.extents is not None else "",
             "per_shard": self.per_shard,
             "source": self.source,
         }
 
     def _begin(self) -> None:
+        self._clean()
+        dataset = self._compare()
         journal = self.root / shards.JOURNAL
-        # Of a kill. Most of it would be written over, but it takes room until then.
-        for folder in (self.root, journal):
-            for litter in folder.glob(".*.partial"):
-                litter.unlink()
-        self._compare()
+        if dataset is not None:
+            self._remember(dataset)
         if not (journal / _PLAN).is_file():
             write_document(journal / _PLAN, self._plan())
         with contextlib.suppress(FileNotFoundError):  # from here on the folder is unfinished
             (self.root / shards.DOCUMENT).unlink()
 
-    def _compare(self) -> None:
-        """Errors: DataError if the folder was begun otherwise."""
-        path = self.root / shards.JOURNAL / _PLAN
-        try:
-            there = read_document(path)
-        except FileNotFoundError:
-            if (self.root / shards.DOCUMENT).is_file():
-                raise DataError(
-                    f"{self.root} holds shards but not {path}, which says what they are made of; give a new "
-                    "folder"
-                ) from None
-            return
-        except DataError as error:
-            raise DataError(f"{error}; remove {self.root} and begin again") from error
+    def _clean(self) -> None:
+        """Removes what a kill left. Most of it would be written over, but it takes room until then."""
+        for folder in (self.root, self.root / shards.JOURNAL):
+            for litter in folder.glob(".*.partial"):
+                litter.unlink()
+
+    def _compare(self) -> Dataset | None:
+        """The dataset that is there, if it is finished. Errors: DataError if it was begun otherwise."""
+        path, dataset = self.root / shards.JOURNAL / _PLAN, None
+        with contextlib.suppress(DataError):  # missing, or damaged: then it is made again
+            dataset = shards.read_dataset(self.root)
+        if dataset is not None:
+            there = vars(dataset)
+        else:
+            try:
+                there = read_document(path)
+            except FileNotFoundError:
+                return None
+            except DataError as error:
+                raise DataError(f"{error}; remove {self.root} and begin again") from error
         here = self._plan()
         again = f"remove {self.root} to begin again, or give another folder"
-        for name, value in here["recipe"].items():
-            if there["recipe"].get(name) != value:
-                raise DataError(
-                    f"{self.root} was begun with {name} {there['recipe'].get(name)}, not {value}; {again}"
-                )
         if there["source"] != here["source"]:
             raise DataError(
                 f"{self.root} was begun with other data, or a file of {self.origin.name} has changed; {again}"
             )
-        if there["per_shard"] != here["per_shard"]:
-            raise DataError(
-                f"{self.root} was begun with {there['per_shard']:,} pictures per shard, not "
-                f"{here['per_shard']:,}: with another --shard-mb; {again}"
-            )
+        for name, value in here.items():
+            if there[name] != value:
+                what = {"per_shard": "--shard-mb that gave pictures per shard of"}.get(name, name)
+                raise DataError(f"{self.root} was begun with {what} {there[name]}, not {value}; {again}")
+        return dataset
+
+    def _remember(self, dataset: Dataset) -> None:
+        """Writes the journal again, as far as the finished dataset tells what it was."""
+        try:
+            reasons = {
+                (line["split"], line["name"]): line["reason"]
+                for line in map(json.loads, dataset.content(shards.SKIPPED).splitlines())
+            }
+            indices = {split: (dataset.rows(split), set(dataset.names(split))) for split in self.splits}
+        except DataError:
+            return  # all is made again
+        for part in self._parts():
+            rows, kept = indices[part.split]
+            names = self.splits[part.split].names
+            numbers = range(part.first, part.first + part.count)
+            skipped = [
+                (number, reasons[part.split, name])
+                for number, name in ((number, self._short(names[number])) for number in numbers)
+                if name not in kept
+            ]
+            of_shard = rows[rows["file"] == part.first // self.per_shard]
+            shard = Shard(dataset.files[part.name], of_shard[["length", "height", "width", "crc32"]].tolist())
+            write_record(self.root, part, shard, skipped)
 
     def _parts(self) -> Iterator[Part]:
         for split, pictures in self.splits.items():
@@ -255,12 +282,6 @@ class Preparation:
             raise OSError(
                 errno.ENOSPC, f"about {sized(needed)} are needed, {sized(free)} are free", str(self.root)
             )
-
-    def _encoder(self) -> str:
-        return describe_decoder(self.recipe.codec) if self.recipe.encoding == "jpeg" else ""
-
-    def _decoder(self) -> str:
-        return describe_decoder(self.recipe.codec) if self.origin.train.extents is not None else ""
 
     # -- making
 
@@ -312,6 +333,7 @@ class Preparation:
                 maker.close()
             for thread in threads:
                 thread.join()
+            self._clean()
 
     def _drive(self, maker: Maker, parts: queue.SimpleQueue[Part], events: queue.SimpleQueue[_Event]) -> None:
         """A thread's life: has its maker make one shard after another."""
@@ -354,27 +376,20 @@ class Preparation:
             origin=self.origin.kind,
             classes=self.origin.classes,
             titles=self.origin.titles,
-            size=recipe.size,
-            whole=recipe.whole,
-            encoding=recipe.encoding,
-            quality=recipe.quality if recipe.encoding == "jpeg" else None,
-            unchanged=recipe.encoding == "jpeg" and recipe.unchanged,
+            **self._plan(),
             channels=3 if recipe.encoding == "jpeg" else _channels(train),
-            encoder=self._encoder(),
-            decoder=self._decoder(),
             notes=self.origin.notes,
             pictures=kept,
             skipped={
                 split: len(self._broken[split]) + len(pictures.left_out)
                 for split, pictures in self.splits.items()
             },
-            per_shard=self.per_shard,
-            source=self.source,
             files=files,
         )
         for name, array in self._statistics(dataset, report, workers).items():
             write(name, shards.packed_array(array))
         dataset.write()
+        shutil.rmtree(self.root / shards.JOURNAL)
         return dataset
 
     def _rows(self, split: str, files: dict[str, File]) -> Rows:

@@ -43,7 +43,7 @@ from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores
 DOCUMENT = "dataset.json"
 SPLITS = ("train", "test")
 MEAN, COLORS, SKIPPED = "mean.npy", "colors.npy", "skipped.jsonl"
-JOURNAL = ".prepare"  # what `data prepare` remembers of its work, in the same folder
+JOURNAL = ".prepare"  # what `data prepare` remembers of its work, in the same folder until all is done
 ENCODINGS = ("jpeg", "raw")
 
 ROW = np.dtype(
