@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from cconvnet.data import origins
-from cconvnet.data.prepare import SHARD_BYTES, Preparation
-from cconvnet.data.recipes import choose
 from cconvnet.data.shards import JOURNAL, Dataset
+from cconvnet.data.shards.prepare import SHARD_BYTES, Preparation
+from cconvnet.data.shards.recipes import choose
 from cconvnet.reporter import Reporter
 
 COUNTS = {"train": {"ant": 9, "bee": 14, "cat": 11}, "test": {"ant": 3, "bee": 2, "cat": 4}}

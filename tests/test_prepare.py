@@ -25,15 +25,15 @@ import pytest
 from made_pictures import COUNTS, Listener, digests, make_folder, preparation, prepare
 
 from cconvnet import data
-from cconvnet.data import WorkerError, makers, origins, shards
-from cconvnet.data import prepare as preparing
+from cconvnet.data import WorkerError, origins, shards
 from cconvnet.data.images import MAX_PIXELS, BrokenImage, DataError, resize_shorter
 from cconvnet.data.inspection import sized
 from cconvnet.data.origins.origin import LeftOut
-from cconvnet.data.prepare import Preparation
-from cconvnet.data.recipes import choose
-from cconvnet.data.shards import JOURNAL, read_dataset
-from cconvnet.data.verify import verify
+from cconvnet.data.shards import JOURNAL, makers, read_dataset
+from cconvnet.data.shards import prepare as preparing
+from cconvnet.data.shards.prepare import Preparation
+from cconvnet.data.shards.recipes import choose
+from cconvnet.data.shards.verify import verify
 
 SHARD_BYTES = 4000
 LINUX = sys.platform == "linux"

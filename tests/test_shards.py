@@ -27,8 +27,8 @@ from cconvnet import data, runs
 from cconvnet.data import inspection, origins, shards, statistics
 from cconvnet.data.images import BrokenImage, DataError, decode_image, resize_image
 from cconvnet.data.shards import File, Names, Picture, RawSplit, read_dataset
+from cconvnet.data.shards.verify import verify, verify_decoding
 from cconvnet.data.statistics import gather
-from cconvnet.data.verify import verify, verify_decoding
 from cconvnet.settings import Options
 from cconvnet.train import train
 

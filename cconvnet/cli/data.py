@@ -115,8 +115,8 @@ def prepare(
     It can be stopped at any time; the same command goes on.
     """
     from cconvnet.data.inspection import sized
-    from cconvnet.data.prepare import Preparation
-    from cconvnet.data.recipes import choose
+    from cconvnet.data.shards.prepare import Preparation
+    from cconvnet.data.shards.recipes import choose
     from cconvnet.reporter import reporter
 
     if workers is not None and workers < 0:
@@ -212,8 +212,8 @@ def verify(
 ) -> None:
     """Check every byte of shards: files' SHA-256, pictures' CRC-32; exit 1 if anything is damaged."""
     from cconvnet.data import shards
-    from cconvnet.data import verify as checks
     from cconvnet.data.inspection import sized
+    from cconvnet.data.shards import verify as checks
     from cconvnet.reporter import reporter
 
     if workers is not None and workers < 0:

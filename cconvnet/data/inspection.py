@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from cconvnet.data import recipes
 from cconvnet.data.images import BrokenImage, DataError, Pixels, decode_image
 from cconvnet.data.origins.origin import Origin, Pictures
+from cconvnet.data.shards import recipes
 
 _LOOKED_AT = 256  # pictures whose headers are read
 

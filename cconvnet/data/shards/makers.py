@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cconvnet.data import recipes, shards
+from cconvnet.data import shards
 from cconvnet.data.extents import Stored
 from cconvnet.data.images import BrokenImage, DataError, read_stored
 from cconvnet.data.origins.origin import Pictures
-from cconvnet.data.recipes import Content, Recipe
-from cconvnet.data.shards import Picture, Shard, write_document
+from cconvnet.data.shards import Picture, Shard, recipes, write_document
+from cconvnet.data.shards.recipes import Content, Recipe
 from cconvnet.data.workers import WorkerError, answers_to_parent, spawn
 
 _SECONDS_BETWEEN_TELLING = 0.2
@@ -118,7 +118,7 @@ class Worker:
     def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe, lock: int) -> None:
         self._splits = splits
         start = {"folder": str(folder), "recipe": vars(recipe)}
-        self._folder, self.process = folder, spawn("cconvnet.data.makers:main", start, [lock])
+        self._folder, self.process = folder, spawn("cconvnet.data.shards.makers:main", start, [lock])
 
     def make(self, part: Part, tell: Tell) -> None:
         process = self.process

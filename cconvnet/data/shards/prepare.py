@@ -32,10 +32,10 @@ from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import DataError, describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
-from cconvnet.data.makers import Here, Maker, Part, Tell, Worker, record_file, write_record
 from cconvnet.data.origins.origin import Origin, Pictures
-from cconvnet.data.recipes import Recipe, Survey
 from cconvnet.data.shards import Dataset, File, Rows, Shard, read_document, write_document
+from cconvnet.data.shards.makers import Here, Maker, Part, Tell, Worker, record_file, write_record
+from cconvnet.data.shards.recipes import Recipe, Survey
 from cconvnet.data.splits import MOST_WORKERS, Progress, broken_allowed
 from cconvnet.data.workers import usable_cores
 from cconvnet.reporter import Reporter
