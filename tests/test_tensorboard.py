@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cconvnet import evaluate, runs, tensorboard
+from cconvnet import evaluate, runs
 from cconvnet.reporter import Silent
+from cconvnet.runs import tensorboard
 from cconvnet.runs.tensorboard import FOLDER, EventFile, scalars, tiled
 from cconvnet.settings import Options
 from cconvnet.train import train

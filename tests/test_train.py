@@ -950,12 +950,12 @@ def test_asking_again_and_again_changes_nothing(tmp_path: Path) -> None:
 # Stands for a mean image of many pictures.
 _SLOW_BEGINNING = """
 import sys, time
-from cconvnet import cli, train
-gather = train.gather
+from cconvnet import cli, trainer
+gather = trainer.gather
 def slow(*arguments, **more):
     print("gathering", flush=True)
     time.sleep(60)
-train.gather = slow
+trainer.gather = slow
 sys.argv[0] = "cconvnet"
 cli.main()
 """
