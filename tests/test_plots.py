@@ -168,8 +168,8 @@ def test_runs_are_named_by_what_differs(tmp_path: Path, drawn: list[Any]) -> Non
     plots.curve(paths, tmp_path / "curves.png")
     page = drawn[0]
     assert [text.get_text() for text in page.legends[0].get_texts()] == [
-        "lr 0.1, fp32",
-        "lr 0.05, bf16",
+        "lr 0.1, fp32: best 40.00%",
+        "lr 0.05, bf16: best 30.00%",
         "test",
         "training",
     ]
@@ -179,7 +179,8 @@ def test_runs_are_named_by_what_differs(tmp_path: Path, drawn: list[Any]) -> Non
     assert colors == list(figures.COLORS[:2])
     assert [handle.get_color() for handle in page.legends[0].legend_handles[:2]] == colors
     assert marks(error, "best") == [2.0, 2.0]
-    assert [text for text in words(page) if text.startswith("best")] == ["best 40.00%", "best 30.00%"]
+    # Beside the rings the numbers of runs that end alike would lie over each other.
+    assert not [text for text in words(error) if text.startswith("best")]
     dashed = [one.get_color() for one in loss.lines if one.get_linestyle() == "--"]
     assert dashed == colors
 

@@ -162,7 +162,7 @@ def test_the_report_reads_well(
     links = browser.execute_script(
         "return [...document.querySelectorAll('a')].map(one => one.getBoundingClientRect().toJSON())"
     )
-    assert len(links) == 10
+    assert len(links) == 11
     for link in links:
         assert link["height"] >= 44 and link["width"] >= 24, link
 
@@ -186,7 +186,7 @@ def test_links_lead_to_their_parts(browser: Any, page: Path) -> None:
     targets = browser.execute_script(
         "return [...document.querySelectorAll('nav a')].map(a => document.querySelector(a.hash)?.tagName)"
     )
-    assert targets == ["SECTION"] * 10
+    assert targets == ["SECTION"] * 11
 
 
 def test_a_bar_is_as_long_as_its_probability(browser: Any, page: Path) -> None:

@@ -192,7 +192,7 @@ def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
                 _draw_run(axes, history, panel, how, COLORS[number % len(COLORS)] if several else None, name)
             _finish(axes, histories, panel, how)
         if several:
-            _name_runs(page, names)
+            _name_runs(page, names, histories)
         else:
             page.legend(
                 *page.axes[-1].get_legend_handles_labels(),
@@ -268,8 +268,8 @@ def smoothed(values: Array, window: int) -> Array:
     return means
 
 
-def _name_runs(page: Any, names: Sequence[str]) -> None:
-    """The legend of several runs: a colour for each, and what kinds of lines mean."""
+def _name_runs(page: Any, names: Sequence[str], histories: Sequence[History]) -> None:
+    """The legend of several runs: a colour and the lowest error of each, and what kinds of lines mean."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -282,18 +282,24 @@ def _name_runs(page: Any, names: Sequence[str]) -> None:
     if any(line.get_linestyle() == ":" for axes in page.axes for line in axes.lines):
         kinds["test, top 5"] = {"linestyle": ":"}
     handles += [Line2D([], [], color=INK, linewidth=1.2, **style) for style in kinds.values()]
-    page.legend(handles, [*names, *kinds], loc="outside lower left", ncols=2)
+    bests = [history.lowest_error() for history in histories]
+    named = [
+        name if best is None else f"{name}: best {100 * best:.2f}%"
+        for name, best in zip(names, bests, strict=True)
+    ]
+    page.legend(handles, [*named, *kinds], loc="outside lower left", ncols=2)
 
 
-def _mark_best(axes: Any, history: History, how: Curves, color: str) -> None:
-    """A ring around the test with the lowest error, and the error, where there is room for it."""
-    best = history.best()
-    if best is None:
+def _mark_best(axes: Any, history: History, how: Curves, color: str, named: bool) -> None:
+    """A ring around the test with the lowest error; `named`: and the error, where there is room for it."""
+    best, error = history.best(), history.lowest_error()
+    if best is None or error is None:
         return
     x = float(history.places(history.epochs, how.x)[best])
-    error = float(history.epochs["test_error_top1"][best])
     ring = {"markerfacecolor": "none", "markeredgecolor": color, "markeredgewidth": 1.5}
     axes.plot([x], [error], "o", markersize=10, zorder=5, gid="best", clip_on=False, **ring)
+    if not named:
+        return
     right, top = axes.get_xlim()[1], axes.get_ylim()[1]
     above = error < 0.2 * top
     axes.annotate(
@@ -334,7 +340,7 @@ def _finish(axes: Any, histories: Sequence[History], panel: str, how: Curves) ->
         color = COLORS[number % len(COLORS)]
         _mark_rates(axes, history, how, None if alone else color)
         if panel == "error":
-            _mark_best(axes, history, how, COLORS[1] if alone else color)
+            _mark_best(axes, history, how, COLORS[1] if alone else color, alone)
 
 
 def _log_helps(histories: Sequence[History]) -> bool:

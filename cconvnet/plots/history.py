@@ -162,3 +162,8 @@ class History:
         """The first epoch line with the lowest test error."""
         errors = self.epochs["test_error_top1"]
         return int(np.nanargmin(errors)) if np.isfinite(errors).any() else None
+
+    def lowest_error(self) -> float | None:
+        """The lowest test error, from 0 to 1."""
+        best = self.best()
+        return None if best is None else float(self.epochs["test_error_top1"][best])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -86,15 +87,14 @@ def _page(history: History, run: Path, opened: _Opened, best: bool, stepped: Ste
         _section("filters", "Filters", lambda: _filters(run, best)),
         *_looks(opened, stepped),
         _section("activations", "Feature maps", lambda: _activations(opened)),
-        _timeline(history.path),
+        _section("timeline", "A step's time", lambda: _timeline(history.path)),
         _section("log", "Log", lambda: _log(history)),
         _section("settings", "Settings", lambda: _settings(history.config)),
         _section("checkpoints", "Checkpoints", lambda: _checkpoints(history.path, opened)),
         _section("skipped", "Skipped", lambda: _skipped(history.path, opened)),
         _section("environment", "Environment", lambda: _environment(history.config)),
     ]
-    there = [section for section in sections if section is not None]
-    links = [tag("a", title, href=f"#{name}") for name, title, _ in there]
+    links = [tag("a", title, href=f"#{name}") for name, title, _ in sections]
     title = f"{history.config['settings']['net']} on {data_name(history.config['settings']['data'])}"
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     return document(
@@ -104,7 +104,7 @@ def _page(history: History, run: Path, opened: _Opened, best: bool, stepped: Ste
             "div",
             _header(title, history, about),
             tag("nav", *links, aria_label="Parts of this page"),
-            tag("main", *(part for _, _, part in there)),
+            tag("main", *(part for _, _, part in sections)),
             tag("footer", tag("p", f"Written by cconvnet {cconvnet.__version__}, {_day(time.time())}.")),
             class_="page",
         ),
@@ -390,18 +390,18 @@ def _activations(opened: _Opened) -> Markup:
     )
 
 
-def _timeline(run: Path) -> _Section | None:
-    """The picture that ``cconvnet plot timeline`` left in the run."""
+def _timeline(run: Path) -> Markup:
+    """The picture that ``cconvnet plot timeline`` left in the run, or how to make it."""
     kinds = {".svg": "image/svg+xml", ".png": "image/png"}
     files = [file for kind in kinds if (file := run / f"timeline{kind}").is_file()]
-
-    def picture() -> Markup:
-        source = data_url(kinds[files[0].suffix], files[0].read_bytes())
-        image = tag("img", src=source, alt="The time of each layer and pass of a step")
-        box = tag("div", image, class_="scroll", role="region", aria_label="A step's time", tabindex="0")
-        return tag("figure", box, class_="chart wide")
-
-    return _section("timeline", "A step's time", picture) if files else None
+    if not files:
+        # It takes a device for a while, which may be busy training just now.
+        command = tag("code", f"cconvnet plot timeline {shlex.quote(str(run))}")
+        return tag("p", "Not measured yet: ", command, ", then this page again.", class_="note")
+    source = data_url(kinds[files[0].suffix], files[0].read_bytes())
+    image = tag("img", src=source, alt="The time of each layer and pass of a step")
+    box = tag("div", image, class_="scroll", role="region", aria_label="A step's time", tabindex="0")
+    return tag("figure", box, class_="chart wide")
 
 
 # ---- tables ----------------------------------------------------------------------------------------------
