@@ -109,7 +109,7 @@ endif
 GPU_REPORT = $(PYTHON) benchmarks/gpu_report.py --device $(REPORT_DEVICE)
 
 gpu-report: $(REPORT_NEEDS)  ## build, test and measure on a GPU in 8 minutes, into the folder REPORT
-	@$(GPU_REPORT) "$(REPORT)" --parts "$(PARTS)" --skip "$(SKIP)" --minutes $(MINUTES) $(ARGS)
+	@$(GPU_REPORT) "$(REPORT)" --parts "$(PARTS)" --skip "$(SKIP)" --minutes $(MINUTES) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 sanitize: $(REPORT_NEEDS)  ## run compute-sanitizer's four tools over every kernel (DEVICE=emulator:0: the compiler's)
 	@$(GPU_REPORT) build/sanitize-report --parts "build sanitize" --minutes 60

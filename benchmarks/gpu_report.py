@@ -7,7 +7,7 @@ and every `cconvnet bench` command in every precision that the device serves. Wh
 
 summary.json   each part's state, seconds and commands, rewritten before and after each part
 report.log     what the commands printed, in order
-kernels.json, step.json, roofline.json, scaling.json
+kernels.json, step.json, roofline.json, scaling.json, checkpoint.json, data.json
                {"results": [...]}: the results of the commands, rewritten after each command
 running.json   what the command that is running has found so far
 
@@ -36,6 +36,7 @@ MINUTES = 8.0
 # Of kernels, for each side and row; of scaling, for all; and for building cuDNN's plans of a row.
 SECONDS = 0.05
 SCALING_SECONDS = 30
+DATA_SECONDS = 1  # of each stage
 PLAN_SECONDS = {"CCONVNET_CUDNN_PLAN_SECONDS": "2"}
 # PyTorch's forms that are ready at once, and those that may be faster: compiling takes a while, and nothing
 # is timed before all of a command's forms have taken the same first steps.
@@ -86,8 +87,11 @@ class Part:
 # ---- the parts ------------------------------------------------------------------------------------------
 
 
-def parts(device: str, batch: int | None = None) -> list[Part]:
-    """The parts of a report, in order; `batch` replaces every network's own number of images."""
+def parts(device: str, batch: int | None = None, pictures: str | None = None) -> list[Part]:
+    """The parts of a report, in order; `batch` replaces every network's own number of images.
+
+    `pictures` is the data that feeding is measured on, at AlexNet's size.
+    """
     kind = device.split(":")[0]
 
     def make(*arguments: str) -> Command:
@@ -136,15 +140,22 @@ def parts(device: str, batch: int | None = None) -> list[Part]:
         forms.append(bench("step", *alexnet, "--forms", BF16_FORMS, only="bf16"))
         return [replace(c, share=share) for share, of in zip((1, 3, 3), forms, strict=True) for c in of]
 
+    def data() -> list[Command]:
+        if pictures is None:
+            raise Absent("no --data FOLDER was given to feed from")
+        return bench("data", *alexnet, "--data", pictures, "--seconds", str(DATA_SECONDS), "--no-peer")
+
     alexnet = ("--net", "alexnet", "--batch", str(batch or BATCHES["alexnet"]))
     return [
         Part("build", 70, build),
         Part("tests", 70, tests),
         Part("sanitize", 50, sanitize),
-        Part("kernels", 150, kernels),
+        Part("kernels", 115, kernels),
         Part("step", 70, step),
         Part("roofline", 30, lambda: bench("roofline", *alexnet)),
         Part("scaling", 40, lambda: bench("scaling", "--net", "alexnet", "--seconds", str(SCALING_SECONDS))),
+        Part("checkpoint", 10, lambda: bench("checkpoint", *alexnet, only="fp32")),
+        Part("data", 25, data),
     ]
 
 
@@ -409,9 +420,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", default="", help="only these, with spaces or commas")
     parser.add_argument("--skip", default="", help="all but these")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="for all parts together (8)")
+    parser.add_argument("--data", help="a folder of pictures or shards to measure feeding with")
     parser.add_argument("--batch", type=int, help="images in each measurement, instead of each network's own")
     options = parser.parse_args(arguments)
-    every = parts(options.device, options.batch)
+    every = parts(options.device, options.batch, options.data)
     names = _chosen(parser, [part.name for part in every], options.parts, options.skip)
 
     def stop(number: int, frame: Any) -> None:

@@ -144,7 +144,7 @@ def test_an_interrupted_report_leaves_what_it_had(tmp_path: Path) -> None:
         "import gpu_report\nfrom gpu_report import Command, Part\nfrom pathlib import Path\n"
         f"first = Command([sys.executable, '-c', {WRITES % 5!r}], measures=True)\n"
         "second = Command([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
-        "gpu_report.parts = lambda device, batch: [Part('kernels', 1, lambda: [first, second]),"
+        "gpu_report.parts = lambda device, batch, data: [Part('kernels', 1, lambda: [first, second]),"
         " Part('step', 1, lambda: [first])]\n"
         f"sys.exit(gpu_report.main([{str(folder)!r}]))\n"
     )
@@ -170,8 +170,9 @@ def test_parts_are_chosen_by_name(
     assert gpu_report.main([str(tmp_path)]) == 0
     gpu_report.main([str(tmp_path), "--parts", "step kernels", "--skip", ""])
     gpu_report.main([str(tmp_path), "--skip", "tests,scaling"])
-    names = ["build", "tests", "sanitize", "kernels", "step", "roofline", "scaling"]
-    assert chosen == [names, ["step", "kernels"], ["build", "sanitize", "kernels", "step", "roofline"]]
+    names = ["build", "tests", "sanitize", "kernels", "step", "roofline", "scaling", "checkpoint", "data"]
+    left = [name for name in names if name not in ("tests", "scaling")]
+    assert chosen == [names, ["step", "kernels"], left]
     with pytest.raises(SystemExit):
         gpu_report.main([str(tmp_path), "--parts", "kernel"])
     assert "there is no part 'kernel'" in capsys.readouterr().err
@@ -182,7 +183,7 @@ def test_the_parts_of_a_gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     tool.touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(gpu_report, "served", lambda device: ["fp32", "bf16"])
-    parts = {part.name: part for part in gpu_report.parts("cuda:0")}
+    parts = {part.name: part for part in gpu_report.parts("cuda:0", pictures="shards")}
     assert sum(part.share for part in parts.values()) <= 60 * gpu_report.MINUTES
     (build,) = parts["build"].commands()
     assert "CCONVNET_CUDA=on" in build.arguments and f"PYTHON={sys.executable}" in build.arguments
@@ -195,9 +196,15 @@ def test_the_parts_of_a_gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert len(kernels) == 10  # five networks, two precisions
     wanted = "bench kernels --net alexnet --batch 128 --seconds 0.05 --device cuda:0 --precision bf16"
     assert kernels[1].endswith(f"-m cconvnet {wanted}")
-    for name, count in (("step", 5), ("roofline", 2), ("scaling", 2)):
+    for name, count in (("step", 5), ("roofline", 2), ("scaling", 2), ("checkpoint", 1), ("data", 2)):
         commands = parts[name].commands()
         assert len(commands) == count and all(command.measures for command in commands)
+
+
+def test_feeding_wants_pictures() -> None:
+    data = {part.name: part for part in gpu_report.parts("cuda:0")}["data"]
+    with pytest.raises(gpu_report.Absent, match="no --data FOLDER"):
+        data.commands()
 
 
 def test_the_precisions_of_a_device(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
