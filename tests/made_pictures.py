@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
+from commands import Listener
 from PIL import Image
 
 from cconvnet.data import origins
 from cconvnet.data.shards import JOURNAL, Dataset
 from cconvnet.data.shards.prepare import SHARD_BYTES, Preparation
 from cconvnet.data.shards.recipes import choose
-from cconvnet.reporter import Reporter
 
 COUNTS = {"train": {"ant": 9, "bee": 14, "cat": 11}, "test": {"ant": 3, "bee": 2, "cat": 4}}
-
-
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(sys.stdout)
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def photo(height: int, width: int, seed: int) -> Image.Image:

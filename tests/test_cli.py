@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import run
 from PIL import Image
 
 from cconvnet import cli, nets
@@ -52,17 +53,6 @@ COMMANDS = [
     "data verify",
     "bench data",
 ]
-
-
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cconvnet", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env={**os.environ, **environment},
-    )
 
 
 def succeed(*arguments: object) -> str:

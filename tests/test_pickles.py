@@ -13,8 +13,6 @@ import pickle
 import pickletools
 import random
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from commands import run
 from PIL import Image
 
 from cconvnet import data, nets, runs
@@ -938,14 +937,7 @@ def quick_probabilities(layers: list[dict[str, Any]], planes: npt.NDArray[np.flo
 
 def command(*arguments: object, code: int = 0) -> str:
     """Runs the command here; returns what it wrote, to standard error where it failed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cconvnet", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
+    done = run(*arguments, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Listener
 from test_fusion import ALEXNET, CHAINS, step_by_step
 from test_network import assert_equal, batch_of
-from test_train import Listener, assert_same_run, resume, run_training
+from test_train import assert_same_run, resume, run_training
 
 from cconvnet import nets, runs
 from cconvnet.backends import PRECISIONS, Device, get_device

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_pictures import COUNTS, Listener, digests, make_folder, preparation, prepare
+from commands import Listener, run
+from made_pictures import COUNTS, digests, make_folder, preparation, prepare
 
 from cconvnet import data
 from cconvnet.data import WorkerError, origins, shards
@@ -51,17 +52,6 @@ def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     prepare(folder, root, SHARD_BYTES, size=20)
     assert verify(root) == []
     return digests(root)
-
-
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cconvnet", "data", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        env={**os.environ, **environment},
-    )
 
 
 # ---- the same bytes --------------------------------------------------------------------------------------
@@ -108,7 +98,7 @@ def kill_often(
             span *= 0.8
             continue
         hits += 1
-    done = command("prepare", *arguments)
+    done = run("data", "prepare", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert digests(root) == expected
     assert not list(root.glob(".*.partial"))
@@ -385,7 +375,7 @@ def test_broken_pictures_are_not_what_is_measured(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, folder: Path, tmp_path: Path) -> None:
-    done = command("prepare", folder, tmp_path / "shards", *arguments)
+    done = run("data", "prepare", folder, tmp_path / "shards", *arguments)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "shards").exists()
 
@@ -400,9 +390,9 @@ def test_wrong_folders(folder: Path, tmp_path: Path) -> None:
         (tmp_path / "file", "is no folder"),
         (tmp_path / "full", "is not empty and holds no shards"),
     ):
-        done = command("prepare", folder, dst)
+        done = run("data", "prepare", folder, dst)
         assert done.returncode == 2 and message in done.stderr and str(dst) in done.stderr
-    done = command("prepare", tmp_path / "nothing", tmp_path / "shards")
+    done = run("data", "prepare", tmp_path / "nothing", tmp_path / "shards")
     assert done.returncode == 2 and "there is no" in done.stderr
 
 
@@ -455,13 +445,13 @@ def test_other_data_is_refused(change: str, tmp_path: Path) -> None:
 def test_a_complete_folder_is_left_alone(folder: Path, expected: dict[str, str], tmp_path: Path) -> None:
     root = tmp_path / "shards"
     arguments = ["prepare", folder, root, "--size", "20", "--shard-mb", SHARD_BYTES / 2**20]
-    done = command(*arguments)
+    done = run("data", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert "pictures pictures: 3 classes, 34 train and 9 test pictures of" in done.stdout
     assert f"{root}: 34 train and 9 test pictures in" in done.stdout
     assert digests(root) == expected
     times = {entry.name: entry.stat().st_mtime_ns for entry in root.iterdir()}
-    done = command(*arguments)
+    done = run("data", *arguments)
     assert (done.returncode, done.stderr) == (0, "") and f"{root} is already complete" in done.stdout
     assert {entry.name: entry.stat().st_mtime_ns for entry in root.iterdir()} == times
     assert not (root / JOURNAL).exists()
@@ -473,7 +463,7 @@ def test_a_complete_folder_is_left_alone(folder: Path, expected: dict[str, str],
 
 @pytest.mark.parametrize("small_disk", ["200k"], indirect=True)
 def test_a_disk_that_is_too_small_is_known_beforehand(small_disk: Path, folder: Path) -> None:
-    done = command("prepare", folder, small_disk / "shards", "--size", "64", "--raw")
+    done = run("data", "prepare", folder, small_disk / "shards", "--size", "64", "--raw")
     assert done.returncode == 1
     assert f"error: {small_disk / 'shards'}: about 528 kB are needed, " in done.stderr
     assert not list((small_disk / "shards").glob("*.bin"))

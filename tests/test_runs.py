@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 
 from cconvnet import runs
@@ -315,16 +316,10 @@ def test_what_cannot_be_compared(digits: Path, tmp_path: Path) -> None:
 # ---- the commands ----------------------------------------------------------------------------------------
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cconvnet", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
 def test_the_table_of_runs(digits: Path, tmp_path: Path) -> None:
     made(tmp_path / "good", digits, [0.5, 0.25])
     (made(tmp_path / "bad", digits, []) / "config.json").write_text("{")
-    done = command("runs", tmp_path, "--sort", "error")
+    done = commands.run("runs", tmp_path, "--sort", "error")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [
         [cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line
@@ -332,7 +327,7 @@ def test_the_table_of_runs(digits: Path, tmp_path: Path) -> None:
     assert rows[0][:6] == ["good", "lenet", "digits", "2/2", "25.00%", "2"]
     assert (rows[1][0], rows[1][9]) == ("bad", "damaged")
     assert "bad damaged: " in done.stdout
-    values = json.loads(command("runs", tmp_path, "--sort", "error", "--json", "-").stdout)
+    values = json.loads(commands.run("runs", tmp_path, "--sort", "error", "--json", "-").stdout)
     assert [(run["name"], run["state"], run["best_error"]) for run in values] == [
         ("good", "killed", 0.25),
         ("bad", "damaged", None),
@@ -340,23 +335,23 @@ def test_the_table_of_runs(digits: Path, tmp_path: Path) -> None:
 
 
 def test_refused(digits: Path, tmp_path: Path) -> None:
-    done = command("runs", tmp_path, "--sort", "eror")
+    done = commands.run("runs", tmp_path, "--sort", "eror")
     assert (done.returncode, "did you mean 'error'?" in done.stderr) == (2, True)
-    done = command("runs", tmp_path / "no")
+    done = commands.run("runs", tmp_path / "no")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: there is no folder {tmp_path / 'no'}")
-    assert command("runs", tmp_path).stdout == f"no runs in {tmp_path}\n"
-    done = command("compare", digits)
+    assert commands.run("runs", tmp_path).stdout == f"no runs in {tmp_path}\n"
+    done = commands.run("compare", digits)
     assert (done.returncode, done.stderr) == (2, "error: two runs or more are compared\n")
 
 
 def test_the_tables_of_a_comparison(digits: Path, tmp_path: Path) -> None:
     one, other = made(tmp_path / "one", digits, [0.5], lr=0.25), made(tmp_path / "other", digits, [0.4])
-    done = command("compare", one, other)
+    done = commands.run("compare", one, other)
     assert (done.returncode, done.stderr) == (0, "")
     assert "best test error" in done.stdout
     assert "0.25" in done.stdout
     assert done.stdout.endswith("other is better at epoch 1, the last that all have tested\n")
-    assert json.loads(command("compare", one, other, "--json", "-").stdout) == comparison.compare(
+    assert json.loads(commands.run("compare", one, other, "--json", "-").stdout) == comparison.compare(
         [one, other]
     )

@@ -10,8 +10,6 @@ import os
 import random
 import shutil
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from made_pictures import COUNTS, Listener, encoded, make_folder, photo, prepare
+from commands import Listener, run
+from made_pictures import COUNTS, encoded, make_folder, photo, prepare
 from PIL import Image
 
 from cconvnet import data, runs
@@ -568,26 +567,16 @@ def test_a_picture_that_cannot_be_decoded(tmp_path: Path) -> None:
     assert line.startswith(f"{tmp_path / 'shards' / 'test'}: test/bee/001.jpeg: ")
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cconvnet", "data", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
 def test_verify_as_a_command(raw: Path) -> None:
-    done = command("verify", raw, "--decode")
+    done = run("data", "verify", raw, "--decode")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{raw} is sound: 16 files, 43 pictures" in done.stdout
     flip(raw / "train-00002.bin", 3)
-    done = command("verify", raw)
+    done = run("data", "verify", raw)
     assert (done.returncode, done.stderr) == (1, "")
     assert "train-00002.bin: picture train/" in done.stdout and "`cconvnet data prepare`" in done.stdout
     flip(raw / "dataset.json", 3)
-    done = command("verify", raw)
+    done = run("data", "verify", raw)
     assert (done.returncode, done.stdout) == (2, "") and "dataset.json is damaged" in done.stderr
 
 
@@ -627,15 +616,17 @@ def test_a_sheet_shows_each_class_with_its_name(tmp_path: Path) -> None:
 
 
 def test_inspect_as_a_command(folder: Path, tmp_path: Path) -> None:
-    done = command("inspect", folder, "--sheet", tmp_path / "sheet.png", "--json", tmp_path / "counts.json")
+    done = run(
+        "data", "inspect", folder, "--sheet", tmp_path / "sheet.png", "--json", tmp_path / "counts.json"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "pictures pictures: pictures, 3 classes" in done.stdout
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 1000
     assert json.loads((tmp_path / "counts.json").read_text())["splits"] == {"train": 34, "test": 9}
-    done = command("inspect", folder, "--json", "-")
+    done = run("data", "inspect", folder, "--json", "-")
     assert json.loads(done.stdout)["kind"] == "pictures"
-    done = command("inspect", folder, "--sheet", tmp_path / "sheet.gif")
+    done = run("data", "inspect", folder, "--sheet", tmp_path / "sheet.gif")
     assert done.returncode == 2 and "--sheet must end with .png or .jpg" in done.stderr
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import collections
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -213,21 +213,13 @@ def test_times(seconds: float, text: str) -> None:
 # ---- the command -----------------------------------------------------------------------------------------
 
 
-def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cconvnet", "plot", "timeline", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
-
-
 def test_of_a_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(Options(devices=["cpu:0"], batch=8, steps=2, out=run), Silent(io.StringIO()))
     before = {file.name for file in run.iterdir()}
-    done = command(run, "--steps", 1, "--json", "-", "--trace", tmp_path / "trace.json", cwd=tmp_path)
+    done = commands.run(
+        "plot", "timeline", run, "--steps", 1, "--json", "-", "--trace", tmp_path / "trace.json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["net"], found["batch"], found["devices"]) == ("lenet", 8, ["cpu:0"])
@@ -237,8 +229,18 @@ def test_of_a_run(tmp_path: Path) -> None:
 
 
 def test_of_a_network(tmp_path: Path) -> None:
-    done = command(
-        "--net", "lenet", "--batch", 4, "--device", "cpu:0,cpu:1", "--place", "fc1=1", cwd=tmp_path
+    done = commands.run(
+        "plot",
+        "timeline",
+        "--net",
+        "lenet",
+        "--batch",
+        4,
+        "--device",
+        "cpu:0,cpu:1",
+        "--place",
+        "fc1=1",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     about, where = done.stdout.splitlines()
@@ -259,6 +261,6 @@ def test_of_a_network(tmp_path: Path) -> None:
     ],
 )
 def test_refused(tmp_path: Path, arguments: list[str], text: str) -> None:
-    done = command(*arguments, cwd=tmp_path)
+    done = commands.run("plot", "timeline", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {text}")

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import Listener
 from PIL import Image
 
 from cconvnet import checkpoint, data, nets, runs
@@ -71,17 +72,6 @@ FLAGS = [
     "4",
 ]
 STEPS = 90
-
-
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(sys.stdout)
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def run_training(listener: Reporter | None = None, **changes: Any) -> Outcome:
