@@ -179,11 +179,10 @@ def _memory(facts: Facts) -> Iterator[Finding]:
 
 def _disk(facts: Facts) -> Iterator[Finding]:
     text = f"{facts.free_disk / 1e9:.1f} GB free for {facts.runs}"
+    mend = "cconvnet train --out FOLDER, a folder elsewhere"
     if not facts.runs_writable:
-        mend = "cconvnet train --out FOLDER, a folder elsewhere"
         yield Finding("disk", "problem", f"{facts.runs} cannot be written", mend)
     elif facts.free_disk < _LITTLE_DISK:
-        mend = "cconvnet train --out FOLDER, a folder elsewhere"
         yield Finding("disk", "note", f"{text}; three checkpoints of AlexNet take 1.5 GB", mend)
     else:
         yield Finding("disk", "ok", text)

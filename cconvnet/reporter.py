@@ -72,6 +72,19 @@ class Reporter:
             self._show(done, what, values if isinstance(values, str) else values(), self._left(done, left))
             self._spoke = now
 
+    def counted(self, what: str) -> Callable[[int, int], None]:
+        """What to call with how much of `what` is done and how much there is in all; it begins with that."""
+        begun = False
+
+        def count(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:
+                self.begin(what, total)
+                begun = True
+            self.step(done, what, f"{done:,}/{total:,}")
+
+        return count
+
     def end(self) -> None:
         """The stretch is over."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import platform
 import shlex
@@ -239,21 +238,12 @@ def _refuse_other_net(
 
 def _open_data(where: str | None, size: int | None, options: Options, reporter: Reporter) -> data.Source:
     """The source, with progress while its pictures are decoded, and what there is to say about it."""
-    begun = ""
-
-    def report(what: str, done: int, total: int) -> None:
-        nonlocal begun
-        if begun != what:
-            reporter.begin(what, total)
-            begun = what
-        reporter.step(done, what, f"{done:,}/{total:,}")
-
     source = data.open_source(
         where,
         size,
         workers=options.workers,
-        progress=functools.partial(report, "reading pictures"),
-        scan=functools.partial(report, "looking through archives"),
+        progress=reporter.counted("reading pictures"),
+        scan=reporter.counted("looking through archives"),
     )
     reporter.end()
     for note in source.notes:

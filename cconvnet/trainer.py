@@ -204,7 +204,7 @@ class Trainer:
                 colors=self.settings.color_noise > 0,
                 workers=options.workers,
                 say=self.reporter.say,
-                progress=self._report,
+                progress=self.reporter.counted,
             )
             # The mean of a run stays what it began with.
             statistics.mean = found.mean if new else statistics.mean
@@ -226,19 +226,6 @@ class Trainer:
             if len(parameter.shape) == 4:
                 return (parameter.layer, parameter.host()) if parameter.shape[3] in (1, 3) else None
         return None
-
-    def _report(self, what: str) -> Callable[[int, int], None]:
-        """Shows the progress of `what`, which begins."""
-        begun = False
-
-        def report(done: int, total: int) -> None:
-            nonlocal begun
-            if not begun:
-                self.reporter.begin(what, total)
-                begun = True
-            self.reporter.step(done, what, f"{done:,}/{total:,}")
-
-        return report
 
     def train(self, options: Options) -> Outcome:
         """Trains until all epochs are done, ``options.steps`` steps are, or somebody asks to stop."""

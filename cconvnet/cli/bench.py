@@ -413,15 +413,6 @@ def bench_data(
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     _check_files(to_json, plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
-        begun = False
-
-        def measured(done: int, total: int) -> None:
-            nonlocal begun
-            if not begun:
-                report.begin("turns", total)
-                begun = True
-            report.step(done, "turns", f"{done}/{total}")
-
         result = bench.bench_data(
             wanted,
             data,
@@ -433,7 +424,7 @@ def bench_data(
             seconds=seconds,
             peer=bench.PYTORCH if peer else None,
             say=report.say,
-            measured=measured,
+            measured=report.counted("turns"),
         )
         report.end()
     if to_json:

@@ -148,16 +148,7 @@ def _find(data: str, report: Reporter) -> Origin:
     """What `data` holds; archives are looked through first, which takes its time."""
     from cconvnet.data import origins
 
-    begun = False
-
-    def looking(done: int, total: int) -> None:
-        nonlocal begun
-        if not begun:
-            report.begin("looking through archives", total)
-            begun = True
-        report.step(done, "looking through archives", f"{done:,}/{total:,}")
-
-    origin = origins.find(data, looking)
+    origin = origins.find(data, report.counted("looking through archives"))
     report.end()
     return origin
 
@@ -238,8 +229,8 @@ def verify(
         if len(found) > 100:
             report.say(f"and {len(found) - 100:,} more")
         if found:
-            report.say(f"{dst} is damaged; remove the files named, and the `cconvnet data prepare` command "
-                       "that made it makes them again")  # fmt: skip
+            again = "the `cconvnet data prepare` command that made it makes them again"
+            report.say(f"{dst} is damaged; remove the files named, and {again}")
             raise typer.Exit(1)
         report.say(
             f"{dst} is sound: {len(dataset.files) + 1:,} files, {pictures:,} pictures, {sized(size)} in all"

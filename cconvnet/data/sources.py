@@ -175,9 +175,7 @@ def _source(
     if fitting and origin.mean_file:
         notes.append(f"the mean image is {origin.mean_file}")
     left_out = [
-        Skipped(name, *left)
-        for name, pictures in (("train", origin.train), ("test", origin.test))
-        for left in (pictures.left_out if pictures is not None else ())
+        Skipped(name, *left) for name, pictures in origin.splits.items() for left in pictures.left_out
     ]
     if left_out:
         notes.append(

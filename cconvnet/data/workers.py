@@ -75,6 +75,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def ending(process: subprocess.Popen[bytes], advice: str = "") -> str:
+    """How a child process ended; `advice` is added where memory may have been short."""
+    status = process.wait()
+    if status >= 0:
+        return f"ended with status {status}"
+    killed = f"was killed by {signal.Signals(-status).name}"
+    return f"{killed} (out of memory?{advice})" if -status == signal.SIGKILL else killed
+
+
 class DecodePool:
     """`workers` processes that decode files; with 0, one thread of this process does.
 
@@ -157,7 +166,7 @@ class _Worker:
             answer = b""
         if not answer.endswith(b"\n"):
             raise WorkerError(
-                f"{self.name} (process {self.process.pid}) {self._ending()} while it had "
+                f"{self.name} (process {self.process.pid}) {ending(self.process)} while it had "
                 f"{len(pictures)} pictures to decode, from {pictures[0].place} to {pictures[-1].place}. "
                 "If memory is short, fewer --workers need less; if it dies again, take these pictures out"
             )
@@ -168,13 +177,6 @@ class _Worker:
             raise WorkerError(f"{self.name} (process {self.process.pid}) failed: {result['error']}")
         np.copyto(images, self._images[: len(pictures)])
         return [(place, reason) for place, reason in result["broken"]]
-
-    def _ending(self) -> str:
-        status = self.process.wait()
-        if status >= 0:
-            return f"ended with status {status}"
-        killed = f"was killed by {signal.Signals(-status).name}"
-        return f"{killed} (out of memory?)" if -status == signal.SIGKILL else killed
 
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None

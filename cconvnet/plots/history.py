@@ -36,11 +36,6 @@ _EPOCH = (
 _READ_WHOLE = 2**24
 
 
-def data_name(data: str | None) -> str:
-    """What to call a run's data in a title."""
-    return "digits" if data is None else Path(data).name or data
-
-
 @dataclass
 class _Columns:
     """Lines of one kind: a growing array for each of their values, NaN where a line lacks it."""

@@ -14,9 +14,8 @@ from cconvnet.evaluate import Trained, check_source, read_picture, views_of
 from cconvnet.nets.specs import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec, nearest
 from cconvnet.network import Network
 from cconvnet.plots.figures import PlotError
-from cconvnet.plots.history import data_name
 from cconvnet.plots.mosaic import Array
-from cconvnet.runs import folder_of
+from cconvnet.runs import data_name, folder_of
 
 TOP = 5
 NEIGHBOURS = 6

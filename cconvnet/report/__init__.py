@@ -26,9 +26,9 @@ from cconvnet.evaluate import Trained, load_trained
 from cconvnet.plots import seen
 from cconvnet.plots.activations import sheet
 from cconvnet.plots.filters import filter_sheet
-from cconvnet.plots.history import TOP5_FROM, History, data_name
+from cconvnet.plots.history import TOP5_FROM, History
 from cconvnet.report.page import Array, Markup, data_url, document, join, photo, png, table, tag
-from cconvnet.runs import overview
+from cconvnet.runs import data_name, overview
 from cconvnet.runs.overview import Overview
 
 # How many training images the nearest are looked for in: a page should not take minutes.

@@ -39,6 +39,11 @@ def default_path(net: str, data: str) -> Path:
     return path
 
 
+def data_name(data: str | None) -> str:
+    """What to call a run's data in a title."""
+    return "digits" if data is None else Path(data).name or data
+
+
 class Listener(Protocol):
     """Writes down what a run logs in a way of its own."""
 

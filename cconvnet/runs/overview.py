@@ -80,7 +80,7 @@ def _sound(path: Path) -> Overview:
         state,
         reason,
         net=settings["net"],
-        data=Path(settings["data"] or "digits").name,
+        data=runs.data_name(settings["data"]),
         device=config["device"],
         precision=settings["precision"],
         parameters=config["parameters"],

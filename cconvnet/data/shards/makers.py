@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from cconvnet.data.images import BrokenImage, DataError, read_stored
 from cconvnet.data.origins.origin import Pictures
 from cconvnet.data.shards import Picture, Shard, recipes, write_document
 from cconvnet.data.shards.recipes import Content, Recipe
-from cconvnet.data.workers import WorkerError, answers_to_parent, spawn
+from cconvnet.data.workers import WorkerError, answers_to_parent, ending, spawn
 
 _SECONDS_BETWEEN_TELLING = 0.2
 
@@ -139,11 +138,7 @@ class Worker:
                 raise OSError(answer["errno"], answer["text"], str(self._folder))
             elif "error" in answer:
                 raise WorkerError(f"worker (process {process.pid}) failed: {answer['error']}")
-        status = process.wait()
-        how = f"ended with status {status}"
-        if status < 0:
-            how = f"was killed by {signal.Signals(-status).name}"
-            how += " (out of memory? fewer --workers need less)" if -status == signal.SIGKILL else ""
+        how = ending(process, " fewer --workers need less")
         raise WorkerError(
             f"worker (process {process.pid}) {how} while it made {part.name}; what was finished is kept, and "
             "the same command goes on"

@@ -86,8 +86,8 @@ def _check_shard(dataset: Dataset, split: str, number: int, index: tuple[Rows, N
                 data = stream.read(int(rows["length"][at]))
                 digest.update(data)
                 if zlib.crc32(data) != rows["crc32"][at]:
-                    damages.append(f"{path}: picture {names[at]} of class "
-                                   f"{dataset.classes[rows['label'][at]]} is damaged")  # fmt: skip
+                    label = dataset.classes[rows["label"][at]]
+                    damages.append(f"{path}: picture {names[at]} of class {label} is damaged")
         while data := stream.read(2**20):
             digest.update(data)
     if not damages and digest.hexdigest() != file.sha256:
