@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import platform
@@ -31,8 +32,11 @@ from cconvnet.trainer import Interrupts, Outcome, Terminated, Trainer, rates_of
 AUTO = Path("auto")
 
 
-def train(options: Options, reporter: Reporter) -> Outcome:
+def train(options: Options, reporter: Reporter, stop: Interrupts | None = None) -> Outcome:
     """Trains a network, or goes on training it.
+
+    Args
+        stop: hears the signals that end training; without, training hears them itself, to its end.
 
     Raises
         ValueError: an option, the data, the run's folder or a checkpoint cannot be used; the text says why.
@@ -41,7 +45,7 @@ def train(options: Options, reporter: Reporter) -> Outcome:
         Terminated: SIGTERM came before the first step.
     """
     check_options(options)
-    with Interrupts() as stop:
+    with Interrupts() if stop is None else contextlib.nullcontext(stop) as stop:
         devices = devices_of(options.devices)
         for device in devices:
             reporter.say(f"device: {device.name}: {device.reason}")

@@ -72,9 +72,15 @@ class Interrupts:
         patient: whether there is a step to finish; without, a signal ends at once what is being done.
     """
 
-    def __init__(self, patient: bool = False) -> None:
+    def __init__(self, ends_process: bool = False) -> None:
+        """
+        Args
+            ends_process: nothing but the end of the process follows. If SIGTERM came it is ignored from then
+                on: whoever asks twice must find that it ended well, and Python's end would undo a handler.
+        """
         self.signal: int | None = None
-        self.patient = patient
+        self.patient = False
+        self._ends_process = ends_process
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -85,7 +91,8 @@ class Interrupts:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            asked_to_end = self._ends_process and number == self.signal == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if asked_to_end else handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = self.signal, number

@@ -162,23 +162,22 @@ def train(
         detect_anomaly=detect_anomaly,
         workers=workers,
     )
+    stop = Interrupts(ends_process=True)
     try:
-        with reporter(quiet=quiet) as report:
-            outcome = run_training(options, report)
+        with stop:
+            with reporter(quiet=quiet) as report:
+                outcome = run_training(options, report, stop)
+            if outcome.signal is None:
+                try:
+                    plots.curve(outcome.path, outcome.path / "curve.png")
+                except (plots.PlotError, OSError) as error:
+                    report.say(f"no curve.png: {error}")
     except Terminated as stopped:
         where = f"; to go on: {resume_command(stopped.path)}" if stopped.path else ""
         report.say(f"stopped before the first step{where}")
         return
-    if outcome.signal == signal.SIGTERM:
-        # All is saved. Whoever asks twice must find that it ended well, too.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     summary, say = outcome.summary, report.say
     if outcome.signal is None:
-        try:
-            with Interrupts(patient=True):
-                plots.curve(outcome.path, outcome.path / "curve.png")
-        except (plots.PlotError, OSError) as error:
-            say(f"no curve.png: {error}")
         say(
             f"test error {percent(summary['test_error_top1'])}, top 5 {percent(summary['test_error_top5'])}, "
             f"{summary['images_per_second']:,.0f} images/s on {summary['device']}, "

@@ -18,6 +18,8 @@
 #include <utility>
 
 #ifdef __linux__
+#include <signal.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #endif
 
@@ -56,6 +58,37 @@ inline void* scratch(size_t bytes) {
   }
   return memory;
 }
+
+#ifdef __linux__
+// A stack for the signal handlers of the thread it is made in, unless the thread has one. oneDNN before
+// 3.11.2 points the stack pointer into the heap within its compiled matrix products (its issue 4845), and the
+// kernel would write a handler's frame over whatever lies there. Python's handlers ask for this stack.
+class SignalStack {
+ public:
+  SignalStack() {
+    stack_t present;
+    if (sigaltstack(nullptr, &present) != 0 || !(present.ss_flags & SS_DISABLE)) return;
+    // The kernel's frame, which grows with the vector registers, and what a handler needs.
+    const size_t size = getauxval(AT_MINSIGSTKSZ) + (size_t{64} << 10);
+    memory_ = std::make_unique<char[]>(size);
+    const stack_t own{memory_.get(), 0, size};
+    if (sigaltstack(&own, nullptr) != 0) memory_.reset();
+  }
+  ~SignalStack() {
+    stack_t present;
+    if (sigaltstack(nullptr, &present) != 0 || present.ss_sp != memory_.get()) return;
+    present.ss_flags = SS_DISABLE;
+    sigaltstack(&present, nullptr);
+  }
+  SignalStack(const SignalStack&) = delete;
+  SignalStack& operator=(const SignalStack&) = delete;
+
+ private:
+  std::unique_ptr<char[]> memory_;
+};
+#else
+struct SignalStack {};
+#endif
 
 enum Pass { kFprop, kDgrad, kWgrad };
 
@@ -97,6 +130,7 @@ template <class Primitive>
 void run(const char* family, const ConvProblem& problem, Pass pass, const void* x, const void* w,
          const float* bias, const void* y) {
   static Cache<Primitive> cache;
+  [[maybe_unused]] thread_local const SignalStack signal_stack;
   const std::lock_guard<std::mutex> lock(mutex());
   try {
     const bool with_bias = bias != nullptr;
