@@ -42,7 +42,7 @@ def train(options: Options, reporter: Reporter, stop: Interrupts | None = None) 
         ValueError: an option, the data, the run's folder or a checkpoint cannot be used; the text says why.
         DeviceUnavailable: likewise for a device.
         TrainingStopped: a value is not finite, the disk cannot be written, or a decoding process died.
-        Terminated: SIGTERM came before the first step.
+        Terminated: SIGTERM or SIGHUP came before the first step.
     """
     check_options(options)
     with Interrupts() if stop is None else contextlib.nullcontext(stop) as stop:

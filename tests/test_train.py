@@ -6,16 +6,19 @@ import collections
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import io
 import itertools
 import json
 import os
+import pty
 import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -917,7 +920,7 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
 def test_signals_save_and_say_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
     out = tmp_path / "a run"  # a blank, which the command it prints must quote
     process = start(*FLAGS, "--epochs", "1000", "--out", str(out))
@@ -950,6 +953,71 @@ def test_asking_again_and_again_changes_nothing(tmp_path: Path) -> None:
     assert "to go on: cconvnet train --resume" in output
     step = json.loads((out / "summary.json").read_text())["steps"]
     assert runs.find_checkpoint(out)[1].step == step
+
+
+def test_nohup_is_heard(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ignoring = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from cconvnet import cli; cli.main()"
+    )
+    process = start(*FLAGS, "--steps", "40", "--out", str(out), "--log-every", "1", program=ignoring)
+    wait_for(out.exists, process)
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.003)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert json.loads((out / "summary.json").read_text())["steps"] == 40
+
+
+def test_a_closed_terminal_stops_and_saves(tmp_path: Path) -> None:
+    """As when a connection breaks: the process loses its terminal, and writing to it fails from then on."""
+    out = tmp_path / "run"
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cconvnet", "train", *FLAGS, "--epochs", "1000", "--out", str(out)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    wait_for(lambda: len(runs.read_log(out)) > 3, process)
+    os.close(ours)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert json.loads((out / "state.json").read_text())["state"] == "stopped"
+    step = json.loads((out / "summary.json").read_text())["steps"]
+    assert runs.find_checkpoint(out)[1].step == step > 0
+
+
+def _gone_reader() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [_gone_reader, lambda: os.open("/dev/full", os.O_WRONLY)],
+    ids=["a reader that has gone", "a file on a full disk"],
+)
+def test_training_goes_on_where_nobody_listens(listener: Callable[[], int], tmp_path: Path) -> None:
+    out, descriptor = tmp_path / "run", listener()
+    command = [sys.executable, "-m", "cconvnet", "train", *FLAGS, "--steps", "8", "--out", str(out)]
+    process = subprocess.run(command, stdout=descriptor, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(descriptor)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert json.loads((out / "summary.json").read_text())["steps"] == 8
+
+
+def test_training_without_standard_output(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m cconvnet train {' '.join(FLAGS)} --steps 8 --out {tmp_path}/run >&-"
+    process = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 8
 
 
 def test_signals_write_over_nothing(tmp_path: Path) -> None:
