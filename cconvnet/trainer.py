@@ -171,10 +171,22 @@ class Trainer:
         self._copies_seen = (0, 0.0)
         self._used_rates: tuple[float, dict[str, float]] = (0.0, {})
         self._begun: _Begun | None = None
+        self._turned = False  # away from where the run's newest checkpoint would lead
 
-    def take_over(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Goes back to where a checkpoint was written. Raises CheckpointError: it is of another network."""
+    def take_over(self, checkpoint: Checkpoint, path: Path, named: bool = False) -> None:
+        """Goes back to where a checkpoint was written.
+
+        Args
+            named: it was asked for, and is not what there is because newer ones are damaged.
+
+        Raises CheckpointError: it is of another network.
+        """
         restore(self.network, checkpoint, path)
+        self._turned = (
+            (named and self.run.checkpoints.files()[-1:] != [path])
+            or Settings.from_dict(checkpoint.settings) != self.settings
+            or nets.spec_from_dict(checkpoint.spec) != self.network.spec
+        )
         self.statistics = Statistics(checkpoint.tensors[MEAN], checkpoint.tensors.get(COLORS))
         self.progress = Progress.from_dict(checkpoint.progress)
 
@@ -222,7 +234,8 @@ class Trainer:
             statistics.colors = found.colors
         if new:
             self.network.set_mean(statistics.mean)
-            self._save()
+        if new or self._turned:
+            self._save()  # or a kill before the next checkpoint would undo what was asked for
         self._saved_step = self.progress.step
         if options.tensorboard:
             step, lines = self.progress.step, read_log(self.run.path)

@@ -456,6 +456,38 @@ def test_resume_from_an_earlier_checkpoint(unbroken: Path, tmp_path: Path) -> No
     assert_same_run(unbroken, out)
 
 
+def killed_before_its_first_checkpoint(path: Path, patch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Resumes a run and kills it after some steps."""
+
+    def killed(trainer: Trainer) -> bool:
+        raise KeyboardInterrupt
+
+    with patch.context() as until, pytest.raises(KeyboardInterrupt):
+        until.setattr(Trainer, "_log_window", killed)
+        resume(path, **changes)
+
+
+def test_what_was_asked_for_once_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, changes = tmp_path / "run", {"lr": 0.01, "epochs": 3}
+    run_training(out=tmp_path / "whole", steps=20)
+    resume(tmp_path / "whole", **changes)
+    run_training(out=out, steps=20)
+    killed_before_its_first_checkpoint(out, monkeypatch, **changes)
+    resume(out)
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_a_course_that_was_left_is_not_gone_back_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    for path in (out, whole):
+        run_training(out=path, steps=60, checkpoint_every=10)
+    resume(Folder(whole / "checkpoints").file(50))
+    killed_before_its_first_checkpoint(out / "checkpoints/step-00000050.safetensors", monkeypatch)
+    assert Folder(out / "checkpoints").files()[-1].name == "step-00000050.safetensors"
+    resume(out)
+    assert_same_run(whole, out)
+
+
 def test_a_finished_run_has_nothing_left(unbroken: Path) -> None:
     listener = Listener()
     resume(unbroken, listener)
@@ -1490,6 +1522,17 @@ def test_a_truly_full_disk(small_disk: Path, unbroken: Path) -> None:
 def test_a_run_is_not_written_over(unbroken: Path) -> None:
     with pytest.raises(RunError, match=f"holds a run already; continue it with --resume {unbroken}"):
         run_training(out=unbroken)
+
+
+def test_runs_that_begin_in_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cconvnet.runs.time", SimpleNamespace(strftime=lambda form: "now", time=time.time))
+    assert [str(runs.new_folder("lenet", "digits")) for _ in range(3)] == [
+        "runs/lenet-digits-now",
+        "runs/lenet-digits-now-2",
+        "runs/lenet-digits-now-3",
+    ]
+    assert run_training(steps=1).path == Path("runs/lenet-digits-now-4")
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
