@@ -1054,11 +1054,42 @@ def test_a_dead_worker_is_named(streamed: data.Split, when: str) -> None:
 
 @linux
 def test_workers_do_not_heed_signals_meant_for_their_parent(streamed: data.Split) -> None:
+    signs = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with data.Loader(streamed, 16, workers=2) as loader:
-        expected = list(loader.epoch(0))  # they have begun by now
-        for pid, sign in itertools.product(pids(loader), (signal.SIGINT, signal.SIGTERM)):
+        for pid, sign in itertools.product(pids(loader), signs):
+            os.kill(pid, sign)  # they are only starting
+        expected = list(loader.epoch(0))
+        for pid, sign in itertools.product(pids(loader), signs):
             os.kill(pid, sign)
         assert batches_equal(expected, list(loader.epoch(0)))
+
+
+@linux
+def test_workers_that_hang_do_not_keep_their_parent(streamed: data.Split) -> None:
+    """As on a network disk that does not answer."""
+    workers: list[int] = []
+    alarms: list[int] = []
+
+    def alarm(number: int, frame: object) -> None:
+        alarms.append(number)
+        if len(alarms) == 1:
+            raise KeyboardInterrupt  # while the picture is waited for
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with pytest.raises(KeyboardInterrupt), data.Loader(streamed, 16, workers=2) as loader:
+            workers += pids(loader)
+            for pid in workers:
+                os.kill(pid, signal.SIGSTOP)
+            signal.setitimer(signal.ITIMER_REAL, 0.2, 60)
+            next(loader.epoch(0))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(alarms) == 1
+    assert all(map(is_gone, workers))
 
 
 def test_an_error_in_a_worker_reaches_the_consumer(streamed: data.Split) -> None:
