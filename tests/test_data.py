@@ -23,6 +23,7 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ from cconvnet.data import digits, images, statistics
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import BrokenImage, DataError, decode_image
 from cconvnet.data.statistics import Statistics, fingerprint, gather, statistics_file
+from cconvnet.data.workers import spawn
 
 CLASSES = ["ant", "bee", "cat"]
 needs_simplejpeg = pytest.mark.skipif(images.simplejpeg is None, reason="simplejpeg is not installed")
@@ -1090,6 +1092,26 @@ def test_workers_that_hang_do_not_keep_their_parent(streamed: data.Split) -> Non
         signal.signal(signal.SIGALRM, before)
     assert len(alarms) == 1
     assert all(map(is_gone, workers))
+
+
+@linux
+def test_more_workers_than_the_system_allows(streamed: data.Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def allowed(*arguments: Any) -> subprocess.Popen[bytes]:
+        if len(begun) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        process = spawn(*arguments)
+        begun.append(process.pid)
+        return process
+
+    monkeypatch.setattr("cconvnet.data.workers.spawn", allowed)
+    words = (
+        "decoding process 3 of 4 cannot begin: Resource temporarily unavailable. Fewer --workers need less"
+    )
+    with pytest.raises(data.WorkerError, match=f"^{words}$"):
+        data.Loader(streamed, 16, workers=4)
+    assert len(begun) == 2 and all(map(is_gone, begun))
 
 
 def test_an_error_in_a_worker_reaches_the_consumer(streamed: data.Split) -> None:

@@ -92,10 +92,22 @@ class DecodePool:
     """`workers` processes that decode files; with 0, one thread of this process does.
 
     Used as a context manager, or closed with close(). `pids` are the workers' process ids.
+
+    Errors: WorkerError: the system does not let so many processes begin.
     """
 
     def __init__(self, decoding: Decoding, workers: int) -> None:
-        self._workers = [_Worker(number, decoding) for number in range(workers)]
+        self._workers: list[_Worker] = []
+        try:
+            for number in range(workers):
+                self._workers.append(_Worker(number, decoding))
+        except OSError as error:
+            for worker in self._workers:
+                worker.close()
+            raise WorkerError(
+                f"decoding process {number + 1} of {workers} cannot begin: {error.strerror}. "
+                "Fewer --workers need less"
+            ) from error
         self._idle: queue.SimpleQueue[_Worker | Decoding] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
