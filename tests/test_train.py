@@ -558,6 +558,15 @@ def test_killed_before_the_first_checkpoint(unbroken: Path, tmp_path: Path) -> N
     assert_same_run(unbroken, out)
 
 
+def test_killed_before_the_configuration(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "killed", {"settings": {}}):
+        pass
+    for file in (tmp_path / "killed").rglob("*.json"):
+        file.rename(checkpoint.side_file(file))
+    (tmp_path / "killed" / "checkpoints").rmdir()
+    assert run_training(out=tmp_path / "killed", steps=1).summary["steps"] == 1
+
+
 def test_auto_begins_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
     """One command, as a batch system gives it again and again."""
     out, listener = tmp_path / "run", Listener()
