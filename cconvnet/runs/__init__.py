@@ -24,8 +24,8 @@ from typing import Any, Protocol
 from cconvnet import checkpoint
 from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
 
-# NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), but that of
-# a folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).
+# NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), that of a
+# folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).
 _LOCK = "lock"
 
 
