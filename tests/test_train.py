@@ -961,7 +961,9 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 0), (signal.SIGHUP, 0)]
+)
 def test_signals_save_and_say_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
     out = tmp_path / "a run"  # a blank, which the command it prints must quote
     process = start(*FLAGS, "--epochs", "1000", "--out", str(out))
@@ -1084,7 +1086,7 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 0)])
 def test_signals_before_the_first_step(number: int, code: int, unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
