@@ -2,6 +2,9 @@
 
 Values and the time left are given as functions, which are only called when something is shown: ten times a
 second on a terminal, every ten seconds elsewhere. So a step of a few milliseconds can be reported each time.
+
+Work is worth more than words about it: where nobody listens any more (a closed terminal, a reader that ended,
+a full disk under a file) the work goes on in silence.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line that is always shown."""
-        print(text, file=self._stream, flush=True)
+        self._write(f"{text}\n")
         self._spoke = time.monotonic()
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
@@ -101,6 +104,16 @@ class Reporter:
         parts = [part for part in (values, left) if part]
         if parts:
             self.say(f"{what}: {'  '.join(parts)}")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            # What is still to be written, at the program's end too, goes nowhere.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 class Silent(Reporter):
@@ -159,10 +172,6 @@ class Bar(Reporter):
         drawn = f"\x1b[36m{signs[0]}\x1b[0m\x1b[2m{signs[1]}\x1b[0m" if self._color else "".join(signs)
         return "  ".join(drawn if part is None else part for part in parts)
 
-    def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
-
 
 def fitted(
     columns: int, done: int, total: int, what: str, values: str, left: str
@@ -213,7 +222,7 @@ def _columns(stream: TextIO) -> int:
 def reporter(stream: TextIO | None = None, quiet: bool = False) -> Reporter:
     """A bar where the stream (standard output) is a terminal that can move its cursor, else plain lines."""
     stream = stream or sys.stdout
-    if quiet:
+    if quiet or stream is None:  # Python has no sys.stdout where the program began with it closed
         return Silent(stream)
     capable = os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
     return Bar(stream) if capable and stream.isatty() else Reporter(stream)

@@ -24,7 +24,7 @@ from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.reporter import Reporter
-from cconvnet.runs import Run, RunError, default_path, find_checkpoint, folder_of, tensorboard, unfinished
+from cconvnet.runs import Run, RunError, find_checkpoint, folder_of, new_folder, tensorboard, unfinished
 from cconvnet.settings import Options, Settings, identity
 from cconvnet.trainer import Interrupts, Outcome, Terminated, Trainer, rates_of
 
@@ -42,7 +42,7 @@ def train(options: Options, reporter: Reporter, stop: Interrupts | None = None) 
         ValueError: an option, the data, the run's folder or a checkpoint cannot be used; the text says why.
         DeviceUnavailable: likewise for a device.
         TrainingStopped: a value is not finite, the disk cannot be written, or a decoding process died.
-        Terminated: SIGTERM came before the first step.
+        Terminated: SIGTERM or SIGHUP came before the first step.
     """
     check_options(options)
     with Interrupts() if stop is None else contextlib.nullcontext(stop) as stop:
@@ -144,7 +144,7 @@ def _started(
     rates_of(settings, network)
     if weights is not None:
         network.load_state(weights(network))
-    path = options.out or default_path(spec.name, source.name)
+    path = options.out or new_folder(spec.name, source.name)
     run = Run.create(path, _config(settings, spec, network))
     return Trainer(run, settings, network, source, reporter)
 
@@ -219,7 +219,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     trainer = Trainer(run, settings, network, source, reporter)
     run.write_config(_config(settings, spec, network))
     if checkpoint is not None and file is not None:
-        trainer.take_over(checkpoint, file)
+        trainer.take_over(checkpoint, file, named=file == options.resume)
     trainer.say_changes(before)
     where = f"step {trainer.progress.step:,}" if file else "the beginning: it has no checkpoint yet"
     reporter.say(f"resuming {path} from {where}")
