@@ -52,7 +52,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line that is always shown."""
-        print(text, file=self._stream, flush=True)
+        self._write(f"{text}\n")
         self._spoke = time.monotonic()
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
@@ -101,6 +101,15 @@ class Reporter:
         parts = [part for part in (values, left) if part]
         if parts:
             self.say(f"{what}: {'  '.join(parts)}")
+
+    def _write(self, text: str) -> None:
+        """Whoever listens may go, with a terminal, a pipe or a full disk: the work goes on without."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            # Here and not in the stream, which keeps what it could not write and would try again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 class Silent(Reporter):
@@ -158,10 +167,6 @@ class Bar(Reporter):
         signs = (self._signs[0] * full, self._signs[1] * (bar - full))
         drawn = f"\x1b[36m{signs[0]}\x1b[0m\x1b[2m{signs[1]}\x1b[0m" if self._color else "".join(signs)
         return "  ".join(drawn if part is None else part for part in parts)
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
 
 
 def fitted(
