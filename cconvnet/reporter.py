@@ -222,7 +222,7 @@ def _columns(stream: TextIO) -> int:
 def reporter(stream: TextIO | None = None, quiet: bool = False) -> Reporter:
     """A bar where the stream (standard output) is a terminal that can move its cursor, else plain lines."""
     stream = stream or sys.stdout
-    if quiet or stream is None:  # Python has no sys.stdout where the program began with it closed
+    if quiet:
         return Silent(stream)
     capable = os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
     return Bar(stream) if capable and stream.isatty() else Reporter(stream)

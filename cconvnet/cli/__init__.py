@@ -7,6 +7,8 @@ said in a line on standard error, without a traceback (``CCONVNET_DEBUG=1`` show
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -487,10 +489,20 @@ def top_level(
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
+# How writing to standard output fails: nobody reads it, its disk is full, its terminal is gone.
+_OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+
+
 def main() -> None:
     """Runs the command line and exits."""
+    if sys.stdout is None:  # it was closed when the program began
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the end)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that a terminal has no letters for is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False, prog_name="cconvnet")
+        sys.stdout.flush()
     except Exception as error:
         if os.environ.get("CCONVNET_DEBUG") == "1":
             raise
@@ -500,8 +512,7 @@ def main() -> None:
     if code == 130:
         # A shell ends a script, and its loops, only where the command was ended by the signal itself
         # (https://www.cons.org/cracauer/sigint.html). It too calls that 130.
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
@@ -520,10 +531,11 @@ def _explain(error: Exception) -> int:
         return _fail(f"{error.format_message()}\n`{command} --help` tells more", 2)
     if isinstance(error, typer.Abort):
         return 130
-    if isinstance(error, BrokenPipeError):
-        # Whoever read our output has gone; nothing may be flushed to it at exit.
+    if isinstance(error, OSError) and error.filename is None and error.errno in _OF_OUTPUT:
+        # Nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        # A reader who has gone wants to hear nothing.
+        return 1 if error.errno == errno.EPIPE else _fail(f"standard output: {error.strerror}", 1)
     if isinstance(error, OSError) and error.filename is not None:
         return _fail(f"{error.filename}: {error.strerror}", 1)
     if isinstance(error, MemoryError):

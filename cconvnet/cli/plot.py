@@ -166,14 +166,13 @@ def predictions(
     plots.check(target)
     trained = load_trained(run, devices=device_names(device), batch=64, best=best, precision=precision)
     with reporter(sys.stderr) as report:
-        report.begin("looking at images", 0)
         look = seen.look(
             trained,
             seen.open_test(trained, data),
             images=images,
             pictures=picture or (),
             among=among,
-            stepped=lambda done, total: report.step(done, "looking at images", f"{done:,}/{total:,}"),
+            stepped=report.counted("looking at images"),
         )
         report.end()
     title, about = seen.headline(trained)

@@ -104,7 +104,6 @@ def report(
     target = out or folders.folder_of(run) / "report.html"
     check_can_write(target)
     with reporter(sys.stderr) as progress:
-        progress.begin("looking at images", 0)
         pages.write(
             run,
             target,
@@ -112,7 +111,7 @@ def report(
             devices=device_names(device),
             precision=precision,
             best=best,
-            stepped=lambda done, total: progress.step(done, "looking at images", f"{done:,}/{total:,}"),
+            stepped=progress.counted("looking at images"),
         )
         progress.end()
     print(target)

@@ -230,21 +230,33 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not a run: {file} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise RunError(f"{file} is damaged: {error}") from None
-    if not isinstance(config, dict) or "settings" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
         raise RunError(f"{file} is not the configuration of a run: it has no settings")
     return config
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; a last line that a kill cut short is left out."""
-    file = path / "log.jsonl"
-    lines = []
-    with contextlib.suppress(FileNotFoundError), file.open(encoding="utf-8", errors="replace") as log:
-        for text in log:
+def read_log(path: Path, most: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's log; a last line that a kill cut short is left out.
+
+    Args
+        most: of a log of more bytes, about so many: every epoch's line, the last line, and of the others each
+            second, third, ..., evenly.
+    """
+    lines: list[dict[str, Any]] = []
+    left_out = b""
+    with contextlib.suppress(FileNotFoundError), (path / "log.jsonl").open("rb") as log:
+        every = 1 if most is None else 1 + os.fstat(log.fileno()).st_size // most
+        for number, text in enumerate(log):
+            left_out = b""
+            if number % every and b'"test_loss"' not in text:
+                left_out = text
+                continue
             try:
                 lines.append(json.loads(text))
             except ValueError:
                 break
+    with contextlib.suppress(ValueError):
+        lines += [json.loads(left_out)]
     return lines
 
 

@@ -49,7 +49,8 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
 
 def _epochs(path: Path) -> dict[int, dict[str, Any]]:
     """The lines of a run's log that have tests, by the epoch."""
-    return {int(line["epoch"]): line for line in runs.read_log(path) if "test_loss" in line}
+    lines = runs.read_log(path, most=1)  # besides those of epochs
+    return {int(line["epoch"]): line for line in lines if "test_loss" in line}
 
 
 def _settings(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

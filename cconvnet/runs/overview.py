@@ -16,6 +16,8 @@ STATES = ("training", "failed", "damaged", "killed", "stopped", "complete")
 SORTS = ("when", "name", "net", "error", "speed", "state")
 # A folder that holds one of these was a run, whatever else is missing.
 _TRACES = ("config.json", "log.jsonl", "checkpoints")
+# Of a longer log a part tells enough: a folder may hold hundreds of runs.
+_MOST_OF_LOG = 2**17
 # What a file that no longer holds what was written into it leads to.
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
@@ -69,7 +71,7 @@ def look(path: Path) -> Overview:
 def _sound(path: Path) -> Overview:
     config = runs.read_config(path)
     settings = config["settings"]
-    lines = runs.read_log(path)
+    lines = runs.read_log(path, _MOST_OF_LOG)
     steps = [line for line in lines if "loss" in line]
     epochs = [line for line in lines if "test_loss" in line]
     best = min(epochs, key=lambda line: float(line["test_error_top1"]), default=None)
