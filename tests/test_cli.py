@@ -96,6 +96,36 @@ def pictures(root: Path, *folders: str, count: int = 2) -> Path:
     return root
 
 
+# ---- output ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("output", "said"), [("pipe", ""), ("/dev/full", "No space left on device")])
+def test_output_that_nobody_takes(output: str, said: str) -> None:
+    if output == "pipe":
+        ours, theirs = os.pipe()
+        os.close(ours)
+    else:
+        theirs = os.open(output, os.O_WRONLY)
+    for command in (["doctor"], ["describe"], ["train", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "cconvnet", *command],
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr == (said and f"error: standard output: {said}\n")
+    os.close(theirs)
+
+
+def test_names_that_a_terminal_has_no_letters_for(tmp_path: Path) -> None:
+    (tmp_path / "über" / "checkpoints").mkdir(parents=True)
+    done = run("runs", tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xfcber" in done.stdout
+
+
 # ---- help ------------------------------------------------------------------------------------------------
 
 
