@@ -20,7 +20,7 @@ VENV := .venv
 # The Python whose headers and build requirements the modules are compiled against, and where they go.
 PYTHON ?= $(VENV)/bin/python
 OUT ?= cconvnet
-# An instrumented emulator has its own objects and its own OUT: SANITIZE=address,undefined
+# Instrumented modules have their own objects and their own OUT: SANITIZE=address,undefined
 SANITIZE ?=
 # A compiler may want 1.5 GiB, so a small machine runs fewer of them.
 JOBS ?= $(shell awk -v cores=$$(nproc) '/MemTotal/ { jobs = int($$2 / 1500000); \
@@ -139,8 +139,9 @@ MODULES := _problem _pixels _emulator
 # Functions of vectors wider than the baseline's are all inlined: how one would be passed does not matter.
 WARNINGS := -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi
 CXX_ALL := $(CXX) -std=c++17 -g1 -fPIC -fvisibility=hidden $(WARNINGS) -Ikernels -MMD -MP $(CXXFLAGS)
-EMULATOR_FLAGS := -DCCONVNET_EMULATOR \
-    $(if $(SANITIZE),-O1 -fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer,-O2)
+SANITIZED := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+PIXELS_FLAGS := $(if $(SANITIZE),-O1 $(SANITIZED),-O3)
+EMULATOR_FLAGS := -DCCONVNET_EMULATOR $(if $(SANITIZE),-O1 $(SANITIZED),-O2)
 
 CUDA_SOURCES := $(wildcard kernels/*.cu)
 CPU_SOURCES := $(wildcard kernels/cpu/*.cpp)
@@ -149,7 +150,8 @@ EMULATOR_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/emulator/%.o)
 CPU_OBJECTS := $(CPU_SOURCES:kernels/cpu/%.cpp=$(BUILD)/cpu/%.o)
 
 ifneq ($(SANITIZE),)
-# Only the emulator is worth instrumenting: it names the line of a kernel that leaves its buffers.
+# Worth instrumenting are the emulator, which names the line of a kernel that leaves its buffers, and _pixels,
+# which is given pictures of strangers.
 else ifeq ($(CCONVNET_CPU),off)
 $(info cconvnet: no CPU module (CCONVNET_CPU=off); the CPU device will run on NumPy)
 else ifeq ($(ONEDNN),)
@@ -176,7 +178,7 @@ define flags_stamp
 $(shell mkdir -p $(BUILD)/$(1); [ "$$(cat $(BUILD)/$(1)/flags 2>/dev/null)" = '$(strip $(2))' ] || echo '$(strip $(2))' > $(BUILD)/$(1)/flags)
 endef
 $(call flags_stamp,problem,$(CXX_ALL))
-$(call flags_stamp,pixels,$(CXX_ALL))
+$(call flags_stamp,pixels,$(CXX_ALL) $(PIXELS_FLAGS))
 $(call flags_stamp,emulator,$(CXX_ALL) $(EMULATOR_FLAGS))
 $(call flags_stamp,cpu,$(CXX_ALL))
 $(call flags_stamp,cuda,$(NVCC) $(GENCODE) $(CXXFLAGS))
@@ -185,7 +187,7 @@ $(BUILD)/problem/%.o: bindings/%.cpp $(BUILD)/problem/flags
 	@echo "  c++   $<"; $(CXX_ALL) -O2 $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/pixels/%.o: bindings/%.cpp $(BUILD)/pixels/flags
-	@echo "  c++   $<"; $(CXX_ALL) -O3 $(PYTHON_INCLUDES) -c $< -o $@
+	@echo "  c++   $<"; $(CXX_ALL) $(PIXELS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/emulator/%.o: kernels/%.cu $(BUILD)/emulator/flags
 	@echo "  c++   $< (emulator)"; $(CXX_ALL) $(EMULATOR_FLAGS) -x c++ -c $< -o $@
@@ -220,10 +222,10 @@ $(OUT)/_problem$(EXT): $(BUILD)/problem/problem.o
 	@mkdir -p $(OUT); $(CXX) -shared $^ -o $@
 
 $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
-	@mkdir -p $(OUT); $(CXX) -shared $^ -o $@
+	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
 $(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS)
-	@mkdir -p $(OUT); $(CXX) -shared $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $^ -o $@
+	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
 # cconvnet/backends.py loads the oneDNN of the Python environment before the module.
 $(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS)

@@ -15,7 +15,6 @@ import importlib
 import importlib.metadata
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,10 +41,6 @@ _NEEDED = {
     "bf16": "a GPU of compute capability 8.0 or newer, or a CPU with instructions for bfloat16 (AVX512_BF16, "
     "AMX or AVX-NE-CONVERT) and a package built with oneDNN",
 }
-
-# An instrumented or altered build of a module is tried by naming its folder here.
-if _folder := os.environ.get("CCONVNET_MODULE_PATH"):
-    sys.modules["cconvnet"].__path__.insert(0, _folder)
 
 
 @functools.cache

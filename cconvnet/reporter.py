@@ -2,6 +2,9 @@
 
 Values and the time left are given as functions, which are only called when something is shown: ten times a
 second on a terminal, every ten seconds elsewhere. So a step of a few milliseconds can be reported each time.
+
+Work is worth more than words about it: where nobody listens any more (a closed terminal, a reader that ended,
+a full disk under a file) the work goes on in silence.
 """
 
 from __future__ import annotations
@@ -103,13 +106,14 @@ class Reporter:
             self.say(f"{what}: {'  '.join(parts)}")
 
     def _write(self, text: str) -> None:
-        """Whoever listens may go, with a terminal, a pipe or a full disk: the work goes on without."""
         try:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
-            # Here and not in the stream, which keeps what it could not write and would try again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            # What is still to be written, at the program's end too, goes nowhere.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 class Silent(Reporter):
@@ -218,7 +222,7 @@ def _columns(stream: TextIO) -> int:
 def reporter(stream: TextIO | None = None, quiet: bool = False) -> Reporter:
     """A bar where the stream (standard output) is a terminal that can move its cursor, else plain lines."""
     stream = stream or sys.stdout
-    if quiet:
+    if quiet or stream is None:  # Python has no sys.stdout where the program began with it closed
         return Silent(stream)
     capable = os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
     return Bar(stream) if capable and stream.isatty() else Reporter(stream)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import data, nets
+from cconvnet import data, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
 from cconvnet.bench import machine
 from cconvnet.checkpoint import Checkpoint, check_tensors
@@ -22,16 +22,7 @@ from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.reporter import Reporter
-from cconvnet.runs import (
-    MACHINE,
-    Run,
-    RunError,
-    default_path,
-    find_checkpoint,
-    folder_of,
-    tensorboard,
-    unfinished,
-)
+from cconvnet.runs import Run, RunError, find_checkpoint, folder_of, new_folder, tensorboard, unfinished
 from cconvnet.settings import Options, Settings, identity
 from cconvnet.trainer import Interrupts, Outcome, Terminated, Trainer, rates_of
 
@@ -49,7 +40,7 @@ def train(options: Options, reporter: Reporter, stop: Interrupts | None = None) 
         ValueError: an option, the data, the run's folder or a checkpoint cannot be used; the text says why.
         DeviceUnavailable: likewise for a device.
         TrainingStopped: a value is not finite, the disk cannot be written, or a decoding process died.
-        Terminated: SIGTERM came before the first step.
+        Terminated: SIGTERM or SIGHUP came before the first step.
     """
     check_options(options)
     with Interrupts() if stop is None else contextlib.nullcontext(stop) as stop:
@@ -151,7 +142,7 @@ def _started(
     rates_of(settings, network)
     if weights is not None:
         network.load_state(weights(network))
-    path = options.out or default_path(spec.name, source.name)
+    path = options.out or new_folder(spec.name, source.name)
     run = Run.create(path, _config(settings, spec, network) | _surroundings(network))
     return Trainer(run, settings, network, source, reporter)
 
@@ -227,7 +218,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     step = 0 if checkpoint is None else int(checkpoint.progress["step"])
     run.write_config(_config(settings, spec, network) | _still(run.config, network, step))
     if checkpoint is not None and file is not None:
-        trainer.take_over(checkpoint, file)
+        trainer.take_over(checkpoint, file, named=file == options.resume)
     trainer.say_changes(before)
     where = f"step {trainer.progress.step:,}" if file else "the beginning: it has no checkpoint yet"
     reporter.say(f"resuming {path} from {where}")
@@ -294,7 +285,7 @@ def _surroundings(network: Network) -> dict[str, Any]:
     """When and how a run was begun, with what software, on which machine."""
     found = machine.describe(network.devices[0])
     found |= {"host": platform.node(), "system": platform.platform()}
-    return {key: found[key] for key in ("date", "command", "versions", *MACHINE) if key in found}
+    return {key: found[key] for key in ("date", "command", "versions", *runs.MACHINE) if key in found}
 
 
 def _still(config: dict[str, Any], network: Network, step: int) -> dict[str, Any]:
@@ -304,6 +295,6 @@ def _still(config: dict[str, Any], network: Network, step: int) -> dict[str, Any
     # What came after the step that it goes on from is undone.
     resumed = [one for one in config.get("resumed", []) if one["step"] < step]
     before = resumed[-1] if resumed else kept
-    if any(before.get(key) != now.get(key) for key in ("versions", *MACHINE)):
+    if any(before.get(key) != now.get(key) for key in ("versions", *runs.MACHINE)):
         resumed.append({"step": step, **now})
     return {**kept, "resumed": resumed}

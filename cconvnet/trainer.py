@@ -57,7 +57,7 @@ class Outcome:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came when there was no step to finish; `path` is the run's folder, if it has one yet."""
+    """We were told to end when there was no step to finish; `path` is the run's folder, if it has one yet."""
 
     def __init__(self, path: Path | None = None) -> None:
         super().__init__()
@@ -67,6 +67,8 @@ class Terminated(KeyboardInterrupt):
 class Interrupts:
     """Makes Ctrl-C or SIGTERM a request to stop after the present step; a second Ctrl-C stops at once.
 
+    So does SIGHUP, which comes when a terminal or a connection closes, unless nohup had us ignore it.
+
     Attributes
         signal: the last request, if there was one.
         patient: whether there is a step to finish; without, a signal ends at once what is being done.
@@ -75,8 +77,9 @@ class Interrupts:
     def __init__(self, ends_process: bool = False) -> None:
         """
         Args
-            ends_process: nothing but the end of the process follows. If SIGTERM came it is ignored from then
-                on: whoever asks twice must find that it ended well, and Python's end would undo a handler.
+            ends_process: nothing but the end of the process follows. If we were told to end, that is ignored
+                from then on: whoever asks twice must find that it ended well, and Python's end would undo a
+                handler. Often both signals come, from a shell and from the system.
         """
         self.signal: int | None = None
         self.patient = False
@@ -85,14 +88,15 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
-            asked_to_end = self._ends_process and number == self.signal == signal.SIGTERM
-            signal.signal(number, signal.SIG_IGN if asked_to_end else handler)
+            told_to_end = self.signal not in (None, signal.SIGINT) and number != signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if self._ends_process and told_to_end else handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = self.signal, number
@@ -167,10 +171,22 @@ class Trainer:
         self._copies_seen = (0, 0.0)
         self._used_rates: tuple[float, dict[str, float]] = (0.0, {})
         self._begun: _Begun | None = None
+        self._turned = False  # away from where the run's newest checkpoint would lead
 
-    def take_over(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Goes back to where a checkpoint was written. Raises CheckpointError: it is of another network."""
+    def take_over(self, checkpoint: Checkpoint, path: Path, named: bool = False) -> None:
+        """Goes back to where a checkpoint was written.
+
+        Args
+            named: it was asked for, and is not what there is because newer ones are damaged.
+
+        Raises CheckpointError: it is of another network.
+        """
         restore(self.network, checkpoint, path)
+        self._turned = (
+            (named and self.run.checkpoints.files()[-1:] != [path])
+            or Settings.from_dict(checkpoint.settings) != self.settings
+            or nets.spec_from_dict(checkpoint.spec) != self.network.spec
+        )
         self.statistics = Statistics(checkpoint.tensors[MEAN], checkpoint.tensors.get(COLORS))
         self.progress = Progress.from_dict(checkpoint.progress)
 
@@ -218,7 +234,8 @@ class Trainer:
             statistics.colors = found.colors
         if new:
             self.network.set_mean(statistics.mean)
-            self._save()
+        if new or self._turned:
+            self._save()  # or a kill before the next checkpoint would undo what was asked for
         self._saved_step = self.progress.step
         if options.tensorboard:
             step, lines = self.progress.step, read_log(self.run.path)

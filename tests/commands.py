@@ -1,4 +1,4 @@
-"""What many tests do: give a command as a user would, and keep what a long one says."""
+"""What many tests do: give a command as a user would, keep what a long one says, watch a module's memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 from cconvnet.reporter import Reporter
+
+COMPILER = os.environ.get("CXX", "g++")
+SANITIZERS = "address,undefined"
+REPORTED = 99  # what a process ends with in which they found something
 
 
 class Listener(Reporter):
@@ -32,3 +36,19 @@ def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subp
         cwd=cwd,
         env={**os.environ, **environment},
     )
+
+
+def sanitized(modules: Path) -> dict[str, str]:
+    """An environment for Python to run a folder of modules that were built with SANITIZE=SANITIZERS."""
+    libraries = [
+        subprocess.run(
+            [*COMPILER.split(), f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("asan", "ubsan", "stdc++")
+    ]
+    return os.environ | {
+        "CCONVNET_MODULE_PATH": str(modules),
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": f"detect_leaks=0:exitcode={REPORTED}",
+        "UBSAN_OPTIONS": f"exitcode={REPORTED}",
+    }

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -117,6 +118,16 @@ def test_output_that_nobody_takes(output: str, said: str) -> None:
         assert done.returncode == 1
         assert done.stderr == (said and f"error: standard output: {said}\n")
     os.close(theirs)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "a" / "checkpoints").mkdir(parents=True)
+    out = tmp_path / "run"
+    for command in (["runs", tmp_path], ["train", "--device", "cpu:0", "--steps", "3", "--out", out]):
+        line = shlex.join([sys.executable, "-m", "cconvnet", *map(str, command)])
+        done = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_names_that_a_terminal_has_no_letters_for(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ from cconvnet.data import digits, images, statistics
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import BrokenImage, DataError, decode_image
 from cconvnet.data.statistics import Statistics, fingerprint, gather, statistics_file
+from cconvnet.data.workers import spawn
 
 CLASSES = ["ant", "bee", "cat"]
 needs_simplejpeg = pytest.mark.skipif(images.simplejpeg is None, reason="simplejpeg is not installed")
@@ -1054,11 +1056,62 @@ def test_a_dead_worker_is_named(streamed: data.Split, when: str) -> None:
 
 @linux
 def test_workers_do_not_heed_signals_meant_for_their_parent(streamed: data.Split) -> None:
+    signs = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with data.Loader(streamed, 16, workers=2) as loader:
-        expected = list(loader.epoch(0))  # they have begun by now
-        for pid, sign in itertools.product(pids(loader), (signal.SIGINT, signal.SIGTERM)):
+        for pid, sign in itertools.product(pids(loader), signs):
+            os.kill(pid, sign)  # they are only starting
+        expected = list(loader.epoch(0))
+        for pid, sign in itertools.product(pids(loader), signs):
             os.kill(pid, sign)
         assert batches_equal(expected, list(loader.epoch(0)))
+
+
+@linux
+def test_workers_that_hang_do_not_keep_their_parent(streamed: data.Split) -> None:
+    """As on a network disk that does not answer."""
+    workers: list[int] = []
+    alarms: list[int] = []
+
+    def alarm(number: int, frame: object) -> None:
+        alarms.append(number)
+        if len(alarms) == 1:
+            raise KeyboardInterrupt  # while the picture is waited for
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with pytest.raises(KeyboardInterrupt), data.Loader(streamed, 16, workers=2) as loader:
+            workers += pids(loader)
+            for pid in workers:
+                os.kill(pid, signal.SIGSTOP)
+            signal.setitimer(signal.ITIMER_REAL, 0.2, 60)
+            next(loader.epoch(0))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(alarms) == 1
+    assert all(map(is_gone, workers))
+
+
+@linux
+def test_more_workers_than_the_system_allows(streamed: data.Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def allowed(*arguments: Any) -> subprocess.Popen[bytes]:
+        if len(begun) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        process = spawn(*arguments)
+        begun.append(process.pid)
+        return process
+
+    monkeypatch.setattr("cconvnet.data.workers.spawn", allowed)
+    words = (
+        "decoding process 3 of 4 cannot begin: Resource temporarily unavailable. Fewer --workers need less"
+    )
+    with pytest.raises(data.WorkerError, match=f"^{words}$"):
+        data.Loader(streamed, 16, workers=4)
+    assert len(begun) == 2 and all(map(is_gone, begun))
 
 
 def test_an_error_in_a_worker_reaches_the_consumer(streamed: data.Split) -> None:

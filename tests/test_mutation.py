@@ -18,12 +18,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import COMPILER, REPORTED, SANITIZERS, sanitized
 from mutants import Mutant, dependents, equivalents, mutants
 
 ROOT = Path(__file__).parents[1]
-COMPILER = os.environ.get("CXX", "g++")
-SANITIZERS = "address,undefined"
-REPORTED = 99
 # Changing this draws another sample.
 SEED = 2012
 
@@ -98,25 +96,13 @@ class Tree:
 
     def test(self, file: str) -> subprocess.CompletedProcess[str]:
         """Runs the tests of the operations that a kernel file is part of, up to the first failure."""
-        environment = {**os.environ, "CCONVNET_MODULE_PATH": str(self.folder / "modules")}
-        environment.pop("PYTEST_XDIST_WORKER", None)
+        modules = self.folder / "modules"
         if self.sanitize:
-            libraries = [
-                subprocess.run(
-                    [*COMPILER.split(), f"-print-file-name=lib{name}.so"],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                ).stdout.strip()
-                for name in ("asan", "ubsan")
-            ]
-            environment |= {
-                "LD_PRELOAD": " ".join(libraries),
-                "ASAN_OPTIONS": f"detect_leaks=0:exitcode={REPORTED}",
-                "UBSAN_OPTIONS": f"exitcode={REPORTED}",
-                # Bare ends of allocations, which the sanitizer watches to the byte.
-                "CCONVNET_TEST_GUARD": "0",
-            }
+            # Bare ends of allocations, which the sanitizer watches to the byte.
+            environment = sanitized(modules) | {"CCONVNET_TEST_GUARD": "0"}
+        else:
+            environment = os.environ | {"CCONVNET_MODULE_PATH": str(modules)}
+        environment.pop("PYTEST_XDIST_WORKER", None)
         for name in dependents(file):
             tests, *selection = TESTS[name]
             command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]

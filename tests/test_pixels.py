@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from commands import COMPILER, SANITIZERS, sanitized
 from PIL import Image
 
 from cconvnet import _pixels
@@ -98,3 +103,35 @@ def test_what_is_refused() -> None:
     out.flags.writeable = False
     with pytest.raises((ValueError, BufferError)):
         _pixels.resize_into(x, box, out)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    shutil.which(COMPILER.split()[0]) is None or shutil.which("make") is None,
+    reason=f"needs make and a host compiler ({COMPILER})",
+)
+def test_no_byte_outside_is_touched(tmp_path: Path) -> None:
+    """These tests again, and those of damaged pictures, in a module built with the sanitizers."""
+    tests = Path(__file__).parent
+    settings = [f"SANITIZE={SANITIZERS}", "MODULES=_pixels", f"PYTHON={sys.executable}", f"OUT={tmp_path}"]
+    subprocess.run(
+        [
+            "make",
+            "--no-print-directory",
+            "-C",
+            tests.parent,
+            "modules",
+            f"BUILD={tmp_path}/objects",
+            *settings,
+        ],
+        check=True,
+    )
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    run = subprocess.run(
+        [*command, __file__, tests / "test_damaged_pictures.py", "-k", "not no_byte_outside"],
+        cwd=tests.parent,
+        env=sanitized(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

@@ -6,17 +6,20 @@ import collections
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import io
 import itertools
 import json
 import os
 import platform
+import pty
 import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -454,6 +457,38 @@ def test_resume_from_an_earlier_checkpoint(unbroken: Path, tmp_path: Path) -> No
     assert Folder(out / "checkpoints").files()[-1].name == "step-00000055.safetensors"
     resume(out)
     assert_same_run(unbroken, out)
+
+
+def killed_before_its_first_checkpoint(path: Path, patch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Resumes a run and kills it after some steps."""
+
+    def killed(trainer: Trainer) -> bool:
+        raise KeyboardInterrupt
+
+    with patch.context() as until, pytest.raises(KeyboardInterrupt):
+        until.setattr(Trainer, "_log_window", killed)
+        resume(path, **changes)
+
+
+def test_what_was_asked_for_once_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, changes = tmp_path / "run", {"lr": 0.01, "epochs": 3}
+    run_training(out=tmp_path / "whole", steps=20)
+    resume(tmp_path / "whole", **changes)
+    run_training(out=out, steps=20)
+    killed_before_its_first_checkpoint(out, monkeypatch, **changes)
+    resume(out)
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_a_course_that_was_left_is_not_gone_back_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    for path in (out, whole):
+        run_training(out=path, steps=60, checkpoint_every=10)
+    resume(Folder(whole / "checkpoints").file(50))
+    killed_before_its_first_checkpoint(out / "checkpoints/step-00000050.safetensors", monkeypatch)
+    assert Folder(out / "checkpoints").files()[-1].name == "step-00000050.safetensors"
+    resume(out)
+    assert_same_run(whole, out)
 
 
 def test_a_finished_run_has_nothing_left(unbroken: Path) -> None:
@@ -920,7 +955,7 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
 def test_signals_save_and_say_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
     out = tmp_path / "a run"  # a blank, which the command it prints must quote
     process = start(*FLAGS, "--epochs", "1000", "--out", str(out))
@@ -953,6 +988,71 @@ def test_asking_again_and_again_changes_nothing(tmp_path: Path) -> None:
     assert "to go on: cconvnet train --resume" in output
     step = json.loads((out / "summary.json").read_text())["steps"]
     assert runs.find_checkpoint(out)[1].step == step
+
+
+def test_nohup_is_heard(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ignoring = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from cconvnet import cli; cli.main()"
+    )
+    process = start(*FLAGS, "--steps", "40", "--out", str(out), "--log-every", "1", program=ignoring)
+    wait_for(out.exists, process)
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.003)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert json.loads((out / "summary.json").read_text())["steps"] == 40
+
+
+def test_a_closed_terminal_stops_and_saves(tmp_path: Path) -> None:
+    """As when a connection breaks: the process loses its terminal, and writing to it fails from then on."""
+    out = tmp_path / "run"
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cconvnet", "train", *FLAGS, "--epochs", "1000", "--out", str(out)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    wait_for(lambda: len(runs.read_log(out)) > 3, process)
+    os.close(ours)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert json.loads((out / "state.json").read_text())["state"] == "stopped"
+    step = json.loads((out / "summary.json").read_text())["steps"]
+    assert runs.find_checkpoint(out)[1].step == step > 0
+
+
+def _gone_reader() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [_gone_reader, lambda: os.open("/dev/full", os.O_WRONLY)],
+    ids=["a reader that has gone", "a file on a full disk"],
+)
+def test_training_goes_on_where_nobody_listens(listener: Callable[[], int], tmp_path: Path) -> None:
+    out, descriptor = tmp_path / "run", listener()
+    command = [sys.executable, "-m", "cconvnet", "train", *FLAGS, "--steps", "8", "--out", str(out)]
+    process = subprocess.run(command, stdout=descriptor, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(descriptor)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert json.loads((out / "summary.json").read_text())["steps"] == 8
+
+
+def test_training_without_standard_output(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m cconvnet train {' '.join(FLAGS)} --steps 8 --out {tmp_path}/run >&-"
+    process = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 8
 
 
 def test_signals_write_over_nothing(tmp_path: Path) -> None:
@@ -1425,6 +1525,17 @@ def test_a_truly_full_disk(small_disk: Path, unbroken: Path) -> None:
 def test_a_run_is_not_written_over(unbroken: Path) -> None:
     with pytest.raises(RunError, match=f"holds a run already; continue it with --resume {unbroken}"):
         run_training(out=unbroken)
+
+
+def test_runs_that_begin_in_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cconvnet.runs.time", SimpleNamespace(strftime=lambda form: "now", time=time.time))
+    assert [str(runs.new_folder("lenet", "digits")) for _ in range(3)] == [
+        "runs/lenet-digits-now",
+        "runs/lenet-digits-now-2",
+        "runs/lenet-digits-now-3",
+    ]
+    assert run_training(steps=1).path == Path("runs/lenet-digits-now-4")
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:

@@ -126,8 +126,9 @@ def train(
 ) -> None:
     """Train a network, or go on training one.
 
-    Ctrl-C or SIGTERM ends the present step, saves, and says how to go on. The resumed run ends with bitwise
-    the weights of one that was never stopped. Checkpoints are written while training goes on.
+    Ctrl-C, SIGTERM or a terminal that closes ends the present step, saves, and says how to go on. The resumed
+    run ends with bitwise the weights of one that was never stopped. Checkpoints are written while training
+    goes on.
     """
     from cconvnet import plots
     from cconvnet.formats.netfiles import chosen

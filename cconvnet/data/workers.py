@@ -36,6 +36,10 @@ from cconvnet.data.images import BrokenImage, DataError, Pixels, read_image
 # 2 ms for 32x32 pixels), few enough that a batch is spread over the workers.
 CHUNK = 32
 
+# A batch system tells all processes of a job to stop. The parent may want to finish what it began; a worker
+# ends when the parent does.
+_FOR_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 # Per broken image, its place in the list of files and the reason.
 Broken = list[tuple[int, str]]
 
@@ -88,10 +92,22 @@ class DecodePool:
     """`workers` processes that decode files; with 0, one thread of this process does.
 
     Used as a context manager, or closed with close(). `pids` are the workers' process ids.
+
+    Errors: WorkerError: the system does not let so many processes begin.
     """
 
     def __init__(self, decoding: Decoding, workers: int) -> None:
-        self._workers = [_Worker(number, decoding) for number in range(workers)]
+        self._workers: list[_Worker] = []
+        try:
+            for number in range(workers):
+                self._workers.append(_Worker(number, decoding))
+        except OSError as error:
+            for worker in self._workers:
+                worker.close()
+            raise WorkerError(
+                f"decoding process {number + 1} of {workers} cannot begin: {error.strerror}. "
+                "Fewer --workers need less"
+            ) from error
         self._idle: queue.SimpleQueue[_Worker | Decoding] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -135,7 +151,10 @@ def _fill(
 
 
 def _close(threads: ThreadPoolExecutor, workers: list[_Worker]) -> None:
-    threads.shutdown(wait=True, cancel_futures=True)
+    threads.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.process.kill()  # what it is doing is of no use, and a disk that hangs may keep it for ever
+    threads.shutdown(wait=True)
     for worker in workers:
         worker.close()
 
@@ -182,11 +201,7 @@ class _Worker:
         assert self.process.stdin is not None and self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it died with a request unread
             self.process.stdin.close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.wait()
         self.process.stdout.close()
         del self._images  # a view of the memory, which could not be closed under it
         self._memory.close()
@@ -204,16 +219,21 @@ def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) 
         "import importlib, json, sys; path, module, function, start = json.loads(sys.argv[1]); "
         "sys.path[:] = path; getattr(importlib.import_module(module), function)(start)"
     )
-    return subprocess.Popen(
-        [sys.executable, "-c", program, json.dumps([path, module, function, dict(start)])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        pass_fds=inherited,
-        # One thread each: the workers themselves are the parallelism.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        # A process group of its own: the terminal's Ctrl-C is for the parent alone.
-        process_group=0,
-    )
+    # A child inherits what is blocked, so that it is deaf to these from its first instant on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENTS)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", program, json.dumps([path, module, function, dict(start)])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=inherited,
+            # One thread each: the workers themselves are the parallelism.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            # A process group of its own: the terminal's Ctrl-C is for the parent alone.
+            process_group=0,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _nameless_memory(size: int) -> int:
@@ -228,13 +248,7 @@ def _nameless_memory(size: int) -> int:
 
 
 def answers_to_parent() -> BinaryIO:
-    """Where a child that was spawned answers; called first of all, it makes a good child of it.
-
-    A batch system tells all processes of a job to stop. The parent may want to finish what it began; a worker
-    ends when the parent does.
-    """
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
+    """Where a child that was spawned answers; called first of all, it makes a good child of it."""
     warnings.simplefilter("ignore")  # of Pillow about odd metadata; what counts comes back as an answer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get among the answers

@@ -31,15 +31,21 @@ class RunError(ValueError):
     """A run's folder cannot be used; the text names it and says what to do."""
 
 
-def default_path(net: str, data: str) -> Path:
-    """A new name under ``runs/`` in the working folder, made of network, data, date and time."""
+def new_folder(net: str, data: str) -> Path:
+    """Makes a folder under ``runs/`` in the working folder, named by network, data, date and time.
+
+    Runs that begin in the same second get one each. Raises OSError: it cannot be made.
+    """
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", f"{net}-{data}").strip("-")
     base = Path("runs") / f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, count = base, 1
-    while path.exists():
-        count += 1
-        path = base.with_name(f"{base.name}-{count}")
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            count += 1
+            path = base.with_name(f"{base.name}-{count}")
 
 
 def data_name(data: str | None) -> str:
