@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -495,6 +496,8 @@ _OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 def main() -> None:
     """Runs the command line and exits."""
+    _open_streams()
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that a terminal has no letters for is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -515,6 +518,14 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Where the caller has closed them; nothing that is opened later may be taken for one of them."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
 def _fail(text: str, code: int) -> int:
