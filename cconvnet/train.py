@@ -6,17 +6,15 @@ import contextlib
 import dataclasses
 import math
 import platform
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import cconvnet
-from cconvnet import data, nets
+from cconvnet import data, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
+from cconvnet.bench import machine
 from cconvnet.checkpoint import Checkpoint, check_tensors
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles
@@ -145,7 +143,7 @@ def _started(
     if weights is not None:
         network.load_state(weights(network))
     path = options.out or new_folder(spec.name, source.name)
-    run = Run.create(path, _config(settings, spec, network))
+    run = Run.create(path, _config(settings, spec, network) | _surroundings(network))
     return Trainer(run, settings, network, source, reporter)
 
 
@@ -217,7 +215,8 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
         _refuse_other_net(options.net, settings, source, file or path, checkpoint)
     network = _network(spec, settings, devices, options)
     trainer = Trainer(run, settings, network, source, reporter)
-    run.write_config(_config(settings, spec, network))
+    step = 0 if checkpoint is None else int(checkpoint.progress["step"])
+    run.write_config(_config(settings, spec, network) | _still(run.config, network, step))
     if checkpoint is not None and file is not None:
         trainer.take_over(checkpoint, file, named=file == options.resume)
     trainer.say_changes(before)
@@ -247,7 +246,7 @@ def _open_data(where: str | None, size: int | None, options: Options, reporter: 
         size,
         workers=options.workers,
         progress=reporter.counted("reading pictures"),
-        scan=reporter.counted("looking through archives"),
+        scan=reporter.counted("looking through data"),
     )
     reporter.end()
     for note in source.notes:
@@ -278,12 +277,24 @@ def _config(settings: Settings, spec: NetSpec, network: Network) -> dict[str, An
         "settings": dataclasses.asdict(settings),
         "device": description["device"],
         "parameters": description["parameters"],
-        "versions": {
-            "cconvnet": cconvnet.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "platform": platform.platform(),
-        },
-        "command": shlex.join(sys.argv),
         "spec": nets.spec_to_dict(spec),
     }
+
+
+def _surroundings(network: Network) -> dict[str, Any]:
+    """When and how a run was begun, with what software, on which machine."""
+    found = machine.describe(network.devices[0])
+    found |= {"host": platform.node(), "system": platform.platform()}
+    return {key: found[key] for key in ("date", "command", "versions", *runs.MACHINE) if key in found}
+
+
+def _still(config: dict[str, Any], network: Network, step: int) -> dict[str, Any]:
+    """The surroundings that a run was begun in, with a list of those, other than before, it went on in."""
+    now = _surroundings(network)
+    kept = {key: value for key, value in config.items() if key in now}
+    # What came after the step that it goes on from is undone.
+    resumed = [one for one in config.get("resumed", []) if one["step"] < step]
+    before = resumed[-1] if resumed else kept
+    if any(before.get(key) != now.get(key) for key in ("versions", *runs.MACHINE)):
+        resumed.append({"step": step, **now})
+    return {**kept, "resumed": resumed}

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -95,6 +96,46 @@ def pictures(root: Path, *folders: str, count: int = 2) -> Path:
         for index in range(count):
             Image.new("RGB", (8, 8), (90 * index, 0, 0)).save(root / folder / f"{index}.png")
     return root
+
+
+# ---- output ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("output", "said"), [("pipe", ""), ("/dev/full", "No space left on device")])
+def test_output_that_nobody_takes(output: str, said: str) -> None:
+    if output == "pipe":
+        ours, theirs = os.pipe()
+        os.close(ours)
+    else:
+        theirs = os.open(output, os.O_WRONLY)
+    for command in (["doctor"], ["describe"], ["train", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "cconvnet", *command],
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr == (said and f"error: standard output: {said}\n")
+    os.close(theirs)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "a" / "checkpoints").mkdir(parents=True)
+    out = tmp_path / "run"
+    for command in (["runs", tmp_path], ["train", "--device", "cpu:0", "--steps", "3", "--out", out]):
+        line = shlex.join([sys.executable, "-m", "cconvnet", *map(str, command)])
+        done = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_names_that_a_terminal_has_no_letters_for(tmp_path: Path) -> None:
+    (tmp_path / "über" / "checkpoints").mkdir(parents=True)
+    done = run("runs", tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\xfcber" in done.stdout
 
 
 # ---- help ------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,6 +299,25 @@ def test_an_old_summary_does_not_end_following(tmp_path: Path, drawn: list[Any])
 
         with pytest.raises(KeyboardInterrupt):
             plots.follow([run], tmp_path / "curve.png", say=lambda text: None, wait=wait)
+    assert len(drawn) == 1
+
+
+@pytest.mark.parametrize(("name", "told"), [("運行", 1), ("über", 0)])
+def test_letters_that_the_font_lacks_are_told_once(tmp_path: Path, name: str, told: int) -> None:
+    pytest.importorskip("matplotlib")
+    run = made(tmp_path / name, step_lines(5))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        plots.curve(run, tmp_path / "curve.png")
+    assert ["drawn as boxes" in str(one.message) for one in said] == [True] * told
+
+
+def test_following_ends_when_the_run_is_removed(tmp_path: Path, drawn: list[Any]) -> None:
+    run = made(tmp_path / "run", step_lines(5))
+    with pytest.raises(PlotError, match="run is there no more"):
+        plots.follow(
+            [run], tmp_path / "curve.png", say=lambda text: None, wait=lambda seconds: shutil.rmtree(run)
+        )
     assert len(drawn) == 1
 
 

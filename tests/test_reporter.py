@@ -21,6 +21,7 @@ from cconvnet import reporter
 from cconvnet.backends import devices_of
 from cconvnet.pace import Pace
 from cconvnet.reporter import Bar, Reporter, Silent, clock, fitted
+from cconvnet.runs.overview import look
 from cconvnet.settings import Options
 from cconvnet.train import _started
 
@@ -249,7 +250,43 @@ def test_ctrl_c_leaves_the_terminal_clean(tmp_path: Path, columns: int) -> None:
     assert all(len(re.sub(r"\x1b\[\w", "", line)) < columns for line in drawn)
 
 
+def test_training_goes_on_when_its_terminal_is_gone(tmp_path: Path) -> None:
+    """As with nohup, whose programs the end of the terminal leaves alone."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "cconvnet", "train", "--device", "cpu:0", "--epochs", "20"]
+    process = subprocess.Popen(
+        [*command, "--out", tmp_path / "run"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown = b""
+    while b"loss " not in shown:
+        shown += os.read(ours, 65536)
+    os.close(ours)
+    assert process.wait(timeout=200) == 0
+    assert look(tmp_path / "run").state == "complete"
+
+
 # ---- no terminal -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["closed pipe", "/dev/full"])
+def test_training_goes_on_when_nobody_takes_what_it_says(tmp_path: Path, output: str) -> None:
+    if output == "/dev/full":
+        theirs = os.open(output, os.O_WRONLY)
+    else:
+        ours, theirs = os.pipe()
+        os.close(ours)
+    command = [sys.executable, "-m", "cconvnet", "train", "--device", "cpu:0", "--epochs", "1"]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "run"], stdout=theirs, stderr=subprocess.PIPE, check=False
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert look(tmp_path / "run").state == "complete"
 
 
 def test_plain_lines_come_every_ten_seconds(now: list[float]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -212,6 +213,27 @@ def test_a_log_cut_short_is_no_damage(digits: Path, tmp_path: Path) -> None:
     text = (run / "log.jsonl").read_text()
     (run / "log.jsonl").write_text(text[:-10])
     assert (look(run).state, look(run).epochs) == ("killed", 1)
+
+
+def test_a_part_of_a_long_log_tells_the_same(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made(tmp_path / "run", digits, [0.5, 0.2, *[0.4] * 100])
+    log_file = run / "log.jsonl"
+    log_file.write_text(
+        re.sub(r'"images_per_second": [\d.]+', '"images_per_second": 1000.0', log_file.read_text())
+    )
+    whole = look(run)
+    with log_file.open("a") as log:
+        log.write('{"step": 2000, "epoch": 102, "checkpoint": "step-00002000.safetensors"}\n{"step": 2')
+    third = log_file.stat().st_size // 3
+    monkeypatch.setattr(overview, "_MOST_OF_LOG", third)
+    assert len(runs.read_log(run, third)) < 160 < len(runs.read_log(run))
+    part = look(run)
+    assert (part.epochs, part.best_error, part.best_epoch, part.last_error) == (102, 0.2, 2, 0.4)
+    assert (whole.steps, part.steps) == (1020, 2000)
+    assert part.seconds == pytest.approx(whole.seconds, rel=0.1)
+    assert part.images_per_second == pytest.approx(whole.images_per_second, rel=0.1)
 
 
 def test_what_is_no_run_is_not_listed(digits: Path, tmp_path: Path) -> None:

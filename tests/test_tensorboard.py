@@ -25,6 +25,12 @@ from cconvnet.train import train
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 
+@pytest.fixture(autouse=True)
+def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters are drawn however short epochs are."""
+    monkeypatch.setattr(tensorboard, "_TIME_PER_PICTURE", 0)
+
+
 def trained(run: Path, **options: Any) -> Path:
     """A run that begins, or goes on where it is there."""
     where = {"resume" if run.exists() else "out": run}
@@ -86,6 +92,25 @@ def test_the_first_filters_are_drawn_at_every_epoch(tmp_path: Path) -> None:
     picture = np.asarray(Image.open(io.BytesIO(images[-1].encoded_image_string)))
     assert (images[-1].height, images[-1].width) == picture.shape
     np.testing.assert_array_equal(picture, tiled(tensors["conv1.weight"])[:, :, 0])
+
+
+def test_epochs_that_are_short_are_not_all_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(tensorboard, "_TIME_PER_PICTURE", 10)
+    monkeypatch.setattr(tensorboard.time, "perf_counter", lambda: now[0])
+
+    def filters() -> tuple[str, np.ndarray[Any, Any]]:
+        now[0] += 1  # what a picture takes
+        return "conv1", np.zeros((2, 3, 3, 1), np.float32)
+
+    events = EventFile(tmp_path, [], 0, filters)
+    for epoch in range(1, 31):
+        events.log({"step": epoch, "epoch": epoch, "test_loss": 1.0})
+        now[0] += 4
+    events.close()
+    # At 10 seconds for each second of drawing the first that may be is the third after the last.
+    assert [image.step for image in read(tmp_path).Images("filters/conv1")] == list(range(1, 31, 3))
+    assert len(shown(tmp_path)["loss/test"]) == 30
 
 
 @pytest.mark.parametrize("stop", [7, 22, 31])

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import os
+import platform
 import pty
 import random
 import re
@@ -33,6 +34,8 @@ from commands import Listener
 from PIL import Image
 
 from cconvnet import checkpoint, data, nets, runs
+from cconvnet.backends import Device
+from cconvnet.bench import machine
 from cconvnet.checkpoint import CheckpointError, Folder
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.workers import DecodePool
@@ -1580,6 +1583,40 @@ def test_a_resumed_run_keeps_its_settings(change: dict[str, Any], words: str, tm
         resume(out, **change)
     assert (out / "config.json").read_bytes() == before
     resume(out, steps=2)  # nothing is left locked
+
+
+def test_a_run_says_with_what_it_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what it was begun, and from which step on with what else; what a resume undoes is forgotten."""
+    out, describe = tmp_path / "run", machine.describe
+
+    def go_on(numpy: str, **options: Any) -> dict[str, str]:
+        def described(device: Device) -> dict[str, Any]:
+            found = describe(device)
+            return {**found, "commit": "abc", "versions": {**found["versions"], "numpy": numpy}}
+
+        monkeypatch.setattr(machine, "describe", described)
+        begun = out.exists()
+        resume(keep=9, **options) if begun else run_training(out=out, **options)
+        return runs.surroundings(runs.read_config(out))
+
+    found = go_on("1.0", steps=10)
+    assert (found["commit"], found["version of numpy"]) == ("abc", "1.0")
+    assert found["version of python"] == platform.python_version()
+    assert "oneDNN" in found["module"]
+    assert found["host"] == platform.node()
+    command = runs.read_config(out)["command"]
+    monkeypatch.setattr(sys, "argv", ["cconvnet", "train", "--resume", "run"])
+    assert go_on("1.0", path=out, steps=20) == found
+    assert go_on("2.0", path=out, steps=30)["version of numpy"] == "1.0, from step 20 on 2.0"
+    assert go_on("2.0", path=out, steps=31)["version of numpy"] == "1.0, from step 20 on 2.0"
+    changed = go_on("1.0", path=out, steps=32)
+    assert changed["version of numpy"] == "1.0, from step 20 on 2.0, from step 31 on 1.0"
+    assert (
+        go_on("3.0", path=Folder(out / "checkpoints").file(10), steps=15)["version of numpy"]
+        == "1.0, from step 10 on 3.0"
+    )
+    assert changed | {"version of numpy": "1.0"} == found
+    assert runs.read_config(out)["command"] == command
 
 
 def test_the_first_tensor_of_another_network_is_named(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ said in a line on standard error, without a traceback (``CCONVNET_DEBUG=1`` show
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -495,8 +497,8 @@ _OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 def main() -> None:
     """Runs the command line and exits."""
-    if sys.stdout is None:  # it was closed when the program began
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the end)
+    _open_streams()
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that a terminal has no letters for is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -512,10 +514,19 @@ def main() -> None:
     if code == 130:
         # A shell ends a script, and its loops, only where the command was ended by the signal itself
         # (https://www.cons.org/cracauer/sigint.html). It too calls that 130.
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the reader
+            sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Where the caller has closed them; nothing that is opened later may be taken for one of them."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
 def _fail(text: str, code: int) -> int:

@@ -72,13 +72,16 @@ def follow(
 ) -> None:
     """Draws runs, and again as their logs grow, until all are complete or Ctrl-C.
 
-    Raises as `curve`, but for logs without lines, whose lines are waited for.
+    Raises as `curve`, but for logs without lines, whose lines are waited for; PlotError: a run was removed.
     """
     histories = [History(path) for path in dict.fromkeys(runs)]
     drawn_once = False
     while True:
         # Asked before the log is read: what was written between the two is drawn.
         complete = all(_complete(history.path) for history in histories)
+        for history in histories:
+            if not history.path.is_dir():
+                raise PlotError(f"{history.path} is there no more")
         grown = [history.read() for history in histories]
         if any(map(len, histories)) and (any(grown) or not drawn_once):
             draw(histories, out, how or Curves())

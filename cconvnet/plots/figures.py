@@ -6,6 +6,7 @@ They need matplotlib (the extra ``plot``), which nothing else does.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +108,17 @@ def save(page: Any, path: Path) -> None:
     buffer = io.BytesIO()
     # Without a date the same figure gives the same bytes.
     plain = {"metadata": {"Date": None}} if kind == "svg" else {}
-    page.savefig(buffer, format=kind, dpi=150, **plain)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        page.savefig(buffer, format=kind, dpi=150, **plain)
+    # A warning for each letter is said in one.
+    boxes = (
+        f"{path}: letters that the font lacks are drawn as boxes; name one that has them as font.family in a "
+        "matplotlibrc file"
+    )
+    texts = (str(one.message) for one in said)
+    for text in dict.fromkeys(boxes if "missing from font" in text else text for text in texts):
+        warnings.warn(text, stacklevel=2)
     write_atomically(path, [buffer.getbuffer()])
 
 

@@ -518,13 +518,12 @@ def _images(count: int) -> str:
 
 
 def _environment(config: dict[str, Any]) -> Markup:
-    rows = [[name, str(version)] for name, version in config.get("versions", {}).items()]
-    if config.get("commit"):
-        rows.append(["commit", str(config["commit"])])
+    rows = [[name.removeprefix("version of "), text] for name, text in runs.surroundings(config).items()]
     command = config.get("command")
+    when = f" on {config['date']}" if "date" in config else ""
     return join(
         [
-            command and tag("p", "Started by ", tag("code", str(command))),
+            command and tag("p", f"Begun{when} by ", tag("code", str(command))),
             table(["what", "version"], rows, "Versions"),
         ]
     )

@@ -1,6 +1,6 @@
 """A run: the folder that holds all of one training.
 
-config.json       settings, network, versions and device, written before anything else
+config.json       settings, network and device, and what software and machine it was begun with
 log.jsonl         a line per logged step and one per epoch
 checkpoints/      the last two checkpoints and the best one
 summary.json      the results, written when training stops
@@ -27,6 +27,9 @@ from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
 # NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), that of a
 # folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).
 _LOCK = "lock"
+
+# What a configuration says of the machine that the run was begun on, beside "versions".
+MACHINE = ("commit", "module", "chip", "cores", "host", "system")
 
 
 class RunError(ValueError):
@@ -235,6 +238,24 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def surroundings(config: dict[str, Any]) -> dict[str, str]:
+    """The machine and the versions of programs that a run was begun with, by name; where it went on with
+    others, from which step on."""
+    found: dict[str, str] = {}
+    before: dict[str, str] = {}
+    for session in (config, *config.get("resumed", [])):
+        now = {name: str(session[name]) for name in MACHINE if name in session}
+        now |= {f"version of {name}": str(text) for name, text in session.get("versions", {}).items()}
+        for name in dict.fromkeys([*before, *now]):
+            text = now.get(name, "none")
+            if session is config:
+                found[name] = text
+            elif text != before.get(name, "none"):
+                found[name] = f"{found.get(name, 'none')}, from step {session['step']:,} on {text}"
+        before = now
+    return found
+
+
 def read_log(path: Path, most: int | None = None) -> list[dict[str, Any]]:
     """The lines of a run's log; a last line that a kill cut short is left out.
 
@@ -247,14 +268,14 @@ def read_log(path: Path, most: int | None = None) -> list[dict[str, Any]]:
     with contextlib.suppress(FileNotFoundError), (path / "log.jsonl").open("rb") as log:
         every = 1 if most is None else 1 + os.fstat(log.fileno()).st_size // most
         for number, text in enumerate(log):
-            left_out = b""
             if number % every and b'"test_loss"' not in text:
-                left_out = text
+                left_out = text if text.endswith(b"\n") else left_out
                 continue
             try:
                 lines.append(json.loads(text))
             except ValueError:
                 break
+            left_out = b""
     with contextlib.suppress(ValueError):
         lines += [json.loads(left_out)]
     return lines

@@ -55,9 +55,7 @@ def _epochs(path: Path) -> dict[int, dict[str, Any]]:
 
 def _settings(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     asked = [
-        {**config["settings"], "device": config["device"]}
-        | {f"version of {name}": version for name, version in config["versions"].items()}
-        for config in configs
+        {**config["settings"], "device": config["device"], **runs.surroundings(config)} for config in configs
     ]
     names = dict.fromkeys(name for values in asked for name in values)
     rows = {name: [values.get(name) for values in asked] for name in names}

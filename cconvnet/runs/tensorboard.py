@@ -36,6 +36,8 @@ _OF_EPOCHS = {
     "test_error_top5": "error_top5/test",
 }
 _FILTER_PIXELS = 4  # how large a pixel of a filter is drawn
+# A picture is only drawn when this many times as long has gone by as the last one took.
+_TIME_PER_PICTURE = 1000.0
 
 
 class TensorBoardMissing(ValueError):
@@ -70,7 +72,8 @@ class EventFile:
     Args
         lines: the run's log up to now.
         step: how many steps the run has done.
-        filters: gives a layer's name and its filters [K, R, S, 1 or 3], which are drawn at every epoch.
+        filters: gives a layer's name and its filters [K, R, S, 1 or 3], which are drawn when an epoch ends,
+            unless epochs are so short that this would take a noticeable part of them.
 
     Raises
         TensorBoardMissing: it is not installed.
@@ -94,6 +97,7 @@ class EventFile:
         self.path = folder / f"events.out.tfevents.{int(time.time()):010d}.cconvnet.{before:04d}"
         self._records = writer(_Unbuffered(self.path))
         self._step, self._filters = step, filters
+        self._next_picture = 0.0
         self._write(0, file_version="brain.Event:2")
         if before:
             # A session starts: what was there from this step on goes.
@@ -105,17 +109,23 @@ class EventFile:
     def log(self, line: dict[str, Any]) -> None:
         """Writes a line of the log. Raises OSError: the disk is full."""
         values = [self._value(tag=chart, simple_value=value) for chart, value in scalars(line).items()]
-        # The filters of the past are not at hand.
-        if "test_loss" in line and line["step"] >= self._step and (found := self._filters()) is not None:
-            layer, weights = found
-            sheet = tiled(weights)
-            height, width, channels = sheet.shape
-            image = self._image(
-                height=height, width=width, colorspace=channels, encoded_image_string=_png(sheet)
-            )
-            values.append(self._value(tag=f"filters/{layer}", image=image))
         if values:
             self._write(line["step"], summary=self._summary(value=values))
+        began = time.perf_counter()
+        # The filters of the past are not at hand.
+        if "test_loss" in line and line["step"] >= self._step and began >= self._next_picture:
+            self._draw_filters(line["step"])
+            now = time.perf_counter()
+            self._next_picture = now + _TIME_PER_PICTURE * (now - began)
+
+    def _draw_filters(self, step: int) -> None:
+        if (found := self._filters()) is None:
+            return
+        layer, weights = found
+        sheet = tiled(weights)
+        height, width, channels = sheet.shape
+        image = self._image(height=height, width=width, colorspace=channels, encoded_image_string=_png(sheet))
+        self._write(step, summary=self._summary(value=[self._value(tag=f"filters/{layer}", image=image)]))
 
     def close(self) -> None:
         self._records.close()
