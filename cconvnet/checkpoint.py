@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -99,6 +100,10 @@ def replacing(path: Path) -> Iterator[int]:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            # So says a file system that cannot sync folders, such as VirtualBox's (Linux, fs/vboxsf/dir.c).
+            if error.errno != errno.EINVAL:
+                raise
         finally:
             os.close(folder)
     except BaseException as error:

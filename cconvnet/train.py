@@ -246,7 +246,7 @@ def _open_data(where: str | None, size: int | None, options: Options, reporter: 
         size,
         workers=options.workers,
         progress=reporter.counted("reading pictures"),
-        scan=reporter.counted("looking through archives"),
+        scan=reporter.counted("looking through data"),
     )
     reporter.end()
     for note in source.notes:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -300,6 +301,19 @@ def test_failing_disk_keeps_the_old_file(
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000005.safetensors"]
     assert folder.file(5).read_bytes() == old
+
+
+def test_a_file_system_that_cannot_sync_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def of_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    checkpoint.save(tmp_path / "a.safetensors", make())
+    assert_equal(checkpoint.load(tmp_path / "a.safetensors"), make())
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

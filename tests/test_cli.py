@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -713,12 +714,11 @@ def test_debug_shows_the_traceback() -> None:
     [
         (CudaError("cudaMalloc failed in x.cu:3"), 1, "error: cudaMalloc failed in x.cu:3"),
         (MemoryError("64 GB"), 1, "error: not enough memory (64 GB); a smaller --batch needs less"),
-        (KeyboardInterrupt(), 130, ""),
         (OSError(errno.EIO, "Input/output error", "/x"), 1, "error: /x: Input/output error"),
     ],
 )
 def test_failures_of_the_machine(
-    error: BaseException,
+    error: Exception,
     code: int,
     words: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -744,6 +744,38 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["cconvnet", "doctor"])
     with pytest.raises(IndexError):
         cli.main()
+
+
+def test_ctrl_c_ends_a_script_too() -> None:
+    """A shell goes on with a script whose command merely says that it was interrupted."""
+    program = """
+import sys
+from cconvnet import cli, doctor
+def examine():
+    print("examining", flush=True)
+    while True: pass
+doctor.examine = examine
+sys.argv[:] = ["cconvnet", "doctor"]
+cli.main()
+"""
+    script = f"for number in 1 2; do {sys.executable} -c '{program}'; echo went on with $?; done"
+    with subprocess.Popen(
+        ["bash", "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "examining\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+        try:
+            rest, errors = process.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert (process.returncode, rest, errors) == (-signal.SIGINT, "", "")
 
 
 def test_a_reader_that_has_gone() -> None:

@@ -408,6 +408,7 @@ BROKEN = {
     "png cut in its header": PNG[:20],
     "png with a wrong check sum": PNG[:60] + bytes([PNG[60] ^ 1]) + PNG[61:],
     "png bomb": make_png(60_000, 60_000, 8, 2, b"\0" * 1000),
+    "png bomb of one row": make_png(2**23 + 8, 1, 1, 0, b"\0" * (1 + 2**20 + 1)),
     "png bomb that Pillow would open": make_png(10_000, 8_000, 8, 2, b"\0" * 1000),
     "jpeg cut": JPEG[: len(JPEG) // 2],
     "jpeg cut in its header": JPEG[:30],
@@ -511,6 +512,55 @@ def test_val_is_said_to_be_unused(tmp_path: Path) -> None:
         make_pictures(tmp_path / name, {"a": 2 if name == "test" else 3})
     source = data.open_source(tmp_path)
     assert len(source.test) == 2 and any(f"{tmp_path / 'val'} is not used" in n for n in source.notes)
+
+
+def test_test_pictures_without_labels_are_not_used(tmp_path: Path) -> None:
+    """As ImageNet's are, unpacked."""
+    for name, count in (("train", 3), ("val", 2)):
+        make_pictures(tmp_path / name, dict.fromkeys(CLASSES, count))
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "ILSVRC2012_test_00000001.JPEG").write_bytes(JPEG)
+    source = data.open_source(tmp_path)
+    assert len(source.test) == 6 and any(f"{tmp_path / 'test'} is not used" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_other_names_of_test_folders(tmp_path: Path, name: str) -> None:
+    make_pictures(tmp_path / "train", dict.fromkeys(CLASSES, 3))
+    make_pictures(tmp_path / name, dict.fromkeys(CLASSES, 2))
+    assert len(data.open_source(tmp_path).test) == 6
+
+
+def test_what_macos_puts_beside_pictures_is_ignored(tmp_path: Path) -> None:
+    for file in make_pictures(tmp_path, dict.fromkeys(CLASSES, 3)).values():
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    source = data.open_source(tmp_path)
+    assert len(source.train) == 9 and not source.report()
+    assert any("9 files" in note and "hidden" in note for note in source.notes)
+
+
+def test_links_are_followed_and_those_to_nothing_left_out(tmp_path: Path) -> None:
+    files = make_pictures(tmp_path / "elsewhere", {"ant": 30, "bee": 30})
+    root = tmp_path / "data"
+    (root / "bee").mkdir(parents=True)
+    (root / "ant").symlink_to(tmp_path / "elsewhere" / "ant")
+    for number in range(30):
+        file = files[1, number]
+        (root / "bee" / file.name).symlink_to(file if number != 4 else tmp_path / "lost.png")
+    source = data.open_source(root)
+    assert len(source.train) == 59
+    assert told(source.train.read([0, 34])[0]) == [(0, 0), (1, 5)]
+    (left,) = source.report()
+    assert left.file == str(root / "bee" / "0004.png") and "link to nothing" in left.reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
+def test_classes_whose_names_are_no_text(tmp_path: Path) -> None:
+    names = [b"caf\xe9", b"line\nfeed", b"plain"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).mkdir()
+        (tmp_path / os.fsdecode(name) / "a.png").write_bytes(PNG)
+    assert data.open_source(tmp_path).classes == ["caf%DCE9", "line%Afeed", "plain"]
 
 
 def test_sizes(tmp_path: Path) -> None:

@@ -311,11 +311,11 @@ def test_file_names_that_are_no_text(tmp_path: Path) -> None:
     prepare(folder, tmp_path / "shards", size=12, workers=1)
     source = data.open_source(tmp_path / "shards")
     names = [source.test.file(index) for index in range(9)]
-    assert names.count("test/bee/" + strange.name) == 1
+    assert names.count("test/bee/%DCFF%DCE9 %A.jpeg") == 1
     strange.write_bytes(b"")
     prepare(folder, tmp_path / "without", size=12, workers=1)
     (line,) = (tmp_path / "without" / "skipped.jsonl").read_text().splitlines()
-    assert json.loads(line)["name"] == "test/bee/" + strange.name
+    assert json.loads(line)["name"] == "test/bee/%DCFF%DCE9 %A.jpeg"
 
 
 def test_a_source_file_that_goes_away_is_named(tmp_path: Path) -> None:
@@ -523,6 +523,49 @@ def test_two_at_once_do_not_mix(
     preparation(folder, root, SHARD_BYTES, size=20).run(Second(), 0)
     assert refusals and all("is being written by another `cconvnet data prepare`" in one for one in refusals)
     assert digests(root) == expected
+
+
+def test_a_second_one_that_waits_finds_it_made(
+    folder: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first takes the lock's file away when it ends."""
+    root, waiting, sleep = tmp_path / "shards", threading.Event(), time.sleep
+    found: list[object] = []
+
+    def second() -> None:
+        try:
+            found.append(prepare(folder, root, SHARD_BYTES, size=20).pictures)
+        except Exception as error:
+            found.append(error)
+
+    def sleeping(seconds: float) -> None:
+        waiting.set()
+        sleep(seconds)
+
+    thread = threading.Thread(target=second)
+
+    class First(Listener):
+        def begin(self, what: str, total: int, done: int = 0) -> None:
+            if what == "preparing":
+                thread.start()
+                assert waiting.wait(60)
+
+    monkeypatch.setattr(preparing.time, "sleep", sleeping)
+    preparation(folder, root, SHARD_BYTES, size=20).run(First(), 0)
+    thread.join()
+    assert found == [{"train": 34, "test": 9}]
+    assert digests(root) == expected and not (root / JOURNAL).exists()
+
+
+def test_a_disk_without_locks(
+    folder: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(preparing.fcntl, "flock", flock)
+    prepare(folder, tmp_path / "shards", SHARD_BYTES, size=20)
+    assert digests(tmp_path / "shards") == expected
 
 
 @pytest.mark.skipif(not LINUX, reason="processes are listed by Linux's /proc")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -139,10 +140,19 @@ def test_looking_does_not_keep_a_run_from_being_trained(digits: Path) -> None:
     assert not runs.in_use(digits)
 
 
+def test_the_lock_is_of_a_kind_that_other_machines_see(digits: Path) -> None:
+    """Over a network only locks of files that are open for writing are, by flock(2)."""
+    import fcntl
+
+    with Run.open(digits) as run:
+        assert stat.S_ISREG(os.fstat(run._lock).st_mode)
+        assert fcntl.fcntl(run._lock, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+
+
 def test_who_looks_is_waited_for(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    descriptor = os.open(digits, os.O_RDONLY)
+    descriptor = os.open(digits / "lock", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     monkeypatch.setattr(runs.time, "sleep", lambda seconds: os.close(descriptor))
     Run.open(digits).close()

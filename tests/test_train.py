@@ -561,6 +561,15 @@ def test_killed_before_the_first_checkpoint(unbroken: Path, tmp_path: Path) -> N
     assert_same_run(unbroken, out)
 
 
+def test_killed_before_the_configuration(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "killed", {"settings": {}}):
+        pass
+    for file in (tmp_path / "killed").rglob("*.json"):
+        file.rename(checkpoint.side_file(file))
+    (tmp_path / "killed" / "checkpoints").rmdir()
+    assert run_training(out=tmp_path / "killed", steps=1).summary["steps"] == 1
+
+
 def test_auto_begins_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
     """One command, as a batch system gives it again and again."""
     out, listener = tmp_path / "run", Listener()
@@ -955,7 +964,9 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 0), (signal.SIGHUP, 0)]
+)
 def test_signals_save_and_say_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
     out = tmp_path / "a run"  # a blank, which the command it prints must quote
     process = start(*FLAGS, "--epochs", "1000", "--out", str(out))
@@ -1078,7 +1089,7 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 0)])
 def test_signals_before_the_first_step(number: int, code: int, unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -509,6 +510,13 @@ def main() -> None:
         code = _explain(error)
     except KeyboardInterrupt:
         code = 130
+    if code == 130:
+        # A shell ends a script, and its loops, only where the command was ended by the signal itself
+        # (https://www.cons.org/cracauer/sigint.html). It too calls that 130.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
     sys.exit(code if isinstance(code, int) else 0)
 
 

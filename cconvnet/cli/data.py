@@ -125,7 +125,9 @@ def prepare(
     with reporter() as report:
         origin = _find(src, report)
         recipe, survey = choose(origin, size=size, whole=whole, raw=raw, quality=quality)
-        work = Preparation(origin, dst, recipe, survey, round(shard_mb * 2**20))
+        looking = report.counted("looking at files")
+        work = Preparation(origin, dst, recipe, survey, round(shard_mb * 2**20), looking)
+        report.end()
         for line in work.describe():
             report.say(line)
         if work.complete() is not None:
@@ -145,10 +147,10 @@ def prepare(
 
 
 def _find(data: str, report: Reporter) -> Origin:
-    """What `data` holds; archives are looked through first, which takes its time."""
+    """What `data` holds; of a million pictures, looking takes its time."""
     from cconvnet.data import origins
 
-    origin = origins.find(data, report.counted("looking through archives"))
+    origin = origins.find(data, report.counted("looking through data"))
     report.end()
     return origin
 
@@ -179,7 +181,7 @@ def inspect(
         raise ValueError(f"--seed must be at least 0, not {seed}")
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         origin = _find(data, report)
-    found = inspection.inspect(origin)
+        found = inspection.inspect(origin, report.counted("looking at files"))
     if to_json != "-":
         for line in inspection.lines(found):
             print(line)

@@ -33,6 +33,8 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 64 * 2**20  # 192 MiB as RGB; ImageNet's largest photographs have about 20 million
+# A PNG may be one row of millions. Resizing counts in float32, which has halves of pixels up to here.
+MAX_SIDE = 2**23
 MAX_FILE_BYTES = 256 * 2**20
 # A progressive JPEG has about ten. Each is a pass over all pixels, and a small file may claim thousands of
 # them of a large picture, which would take hours.
@@ -183,6 +185,8 @@ def _brought(pixels: Pixels, square: Box, size: int | None, out: Pixels | None =
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise BrokenImage(f"the header says {width}x{height} pixels, more than {MAX_PIXELS:,}")
+    if max(width, height) > MAX_SIDE:
+        raise BrokenImage(f"the header says {width}x{height} pixels, a side of more than {MAX_SIDE:,}")
 
 
 def _scans(data: bytes) -> int:

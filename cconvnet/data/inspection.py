@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cconvnet.data.images import BrokenImage, DataError, Pixels, decode_image
 from cconvnet.data.origins.origin import Origin, Pictures
 from cconvnet.data.shards import recipes
+from cconvnet.data.splits import Progress
 
 _LOOKED_AT = 256  # pictures whose headers are read
 
@@ -129,8 +129,13 @@ def sized(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def inspect(origin: Origin) -> Inspection:
-    """Counts pictures and reads the headers of a few. Errors: DataError; OSError."""
+def inspect(origin: Origin, progress: Progress | None = None) -> Inspection:
+    """Counts pictures and reads the headers of a few.
+
+    progress: called with the number of files looked at and in all, for each split from the beginning.
+
+    Errors: DataError; OSError.
+    """
     counts = {
         name: np.bincount(pictures.labels, minlength=len(origin.classes))
         for name, pictures in origin.splits.items()
@@ -147,18 +152,15 @@ def inspect(origin: Origin) -> Inspection:
         raise DataError(
             f"not one of the pictures looked at can be read; the first is {origin.train.names[0]}"
         )
-    return Inspection(origin, counts, sides, broken, sum(map(_bytes, origin.splits.values())))
+    length = sum(_bytes(pictures, progress) for pictures in origin.splits.values())
+    return Inspection(origin, counts, sides, broken, length)
 
 
-def _bytes(pictures: Pictures) -> int:
+def _bytes(pictures: Pictures, progress: Progress | None) -> int:
     if pictures.pixels is not None:
         return pictures.pixels.nbytes
     assert pictures.extents is not None
-    lengths, extents = pictures.extents.length, pictures.extents
-    whole = np.flatnonzero(lengths < 0)
-    files = [(extents.files[extents.file[at]], int(extents.offset[at])) for at in whole.tolist()]
-    of_files = sum(Path(file).stat().st_size - offset for file, offset in files)
-    return of_files + int(lengths[lengths >= 0].sum())
+    return pictures.extents.bytes(progress)
 
 
 # ---- a sheet of pictures ---------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def open_source(
     workers: decoding processes; None chooses, 0 is none.
     decoder: one of DECODERS for JPEGs; None takes simplejpeg if it is installed, else pillow.
     progress: called with the number of images decoded and their number in all.
-    scan: called with the number of archives looked through and their number in all.
+    scan: called with the number of archives or folders looked through and their number in all.
 
     Errors: DataError; ValueError for the other arguments.
     """

@@ -58,7 +58,7 @@ def gather(
     if all(getattr(given, name) is not None for name in wanted):
         return given
     file = statistics_file(source)
-    key = fingerprint(source) if file is not None else ""
+    key = fingerprint(source, progress and progress("looking at files")) if file is not None else ""
     kept = _read(file, key, source.image_shape) if file is not None else Statistics()
     kept.mean = kept.mean if given.mean is None else given.mean
     kept.colors = kept.colors if given.colors is None else given.colors
@@ -85,13 +85,13 @@ def statistics_file(source: Source) -> Path | None:
     return source.folder / f".cconvnet-{'x'.join(map(str, source.image_shape))}.npz"
 
 
-def fingerprint(source: Source) -> str:
+def fingerprint(source: Source, progress: Progress | None = None) -> str:
     """A text that changes with every file of training pictures, its name, length and time, with where the
-    pictures lie in them, and with their decoder."""
+    pictures lie in them, and with their decoder. `progress` is called with the files looked at and in all."""
     extents = source.extents
     assert extents is not None
     digest = hashlib.sha256(f"2 {source.decoder} {source.image_shape} {len(extents)}\n".encode())
-    digest.update(extents.fingerprint(str(source.folder)))
+    digest.update(extents.fingerprint(str(source.folder), progress))
     return digest.hexdigest()
 
 

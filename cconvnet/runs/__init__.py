@@ -5,6 +5,7 @@ log.jsonl         a line per logged step and one per epoch
 checkpoints/      the last two checkpoints and the best one
 summary.json      the results, written when training stops
 state.json        whether it trains, or how that ended
+lock              empty; whoever trains in the folder holds it
 tensorboard/      the log for TensorBoard, with --tensorboard
 curve.png         the training curve, where matplotlib is installed
 """
@@ -22,6 +23,10 @@ from typing import Any, Protocol
 
 from cconvnet import checkpoint
 from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
+
+# NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), that of a
+# folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).
+_LOCK = "lock"
 
 # What a configuration says of the machine that the run was begun on, beside "versions".
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")
@@ -81,7 +86,7 @@ class Run:
             RunError: the folder exists and holds something.
             OSError: it cannot be written.
         """
-        if path.is_dir() and any(file.suffix != ".partial" for file in path.iterdir()):
+        if path.is_dir() and any(file.suffix != ".partial" and file.name != _LOCK for file in path.iterdir()):
             if (path / "config.json").exists():
                 raise RunError(
                     f"{path} holds a run already; continue it with --resume {path}, or choose another --out"
@@ -162,7 +167,7 @@ class Run:
             for line in read_log(self.path)
             if line["step"] <= step and ("test_loss" not in line or line["epoch"] <= epoch)
         ]
-        checkpoint.write_atomically(path, [(json.dumps(line) + "\n").encode() for line in lines])
+        checkpoint.write_atomically(path, ((json.dumps(line) + "\n").encode() for line in lines))
         self._log = path.open("a", encoding="utf-8")
 
     def log(self, line: dict[str, Any]) -> None:
@@ -180,8 +185,8 @@ class Run:
 
 
 def _lock(path: Path) -> int:
-    """An open descriptor of the folder that no other process holds; the system frees it whatever happens."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """An open descriptor that no other process holds; the system frees it whatever happens."""
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(10):
         if _locked(descriptor, alone=True):
             return descriptor
@@ -191,7 +196,7 @@ def _lock(path: Path) -> int:
 
 
 def _locked(descriptor: int, alone: bool) -> bool:
-    """Locks a folder, for oneself alone or beside others who do not want it alone; False: another has it."""
+    """Locks a file, for oneself alone or beside others who do not want it alone; False: another has it."""
     try:
         import fcntl
 
@@ -204,8 +209,11 @@ def _locked(descriptor: int, alone: bool) -> bool:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process is training in a run's folder. Raises OSError: it cannot be opened."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Whether a process is training in a run's folder. Raises OSError: its lock cannot be opened."""
+    try:
+        descriptor = os.open(path / _LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
     try:
         return not _locked(descriptor, alone=False)
     finally:

@@ -17,7 +17,7 @@ __all__ = ["LAYOUTS", "Labels", "LeftOut", "Origin", "Pictures", "find"]
 def find(data: str | os.PathLike[str] | None, progress: Progress | None = None) -> Origin:
     """What `data` holds: None or "digits" is the embedded default, anything else a folder.
 
-    progress: called with the number of archives looked through, and in all.
+    progress: called with the number of archives or folders looked through, and in all.
 
     Errors: DataError, which names the file and says what would be right.
     """
@@ -60,4 +60,4 @@ def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Ori
         return imagenet.find(root, progress)
     if webdataset.is_here(root, names) and not folder.is_here(root):
         return webdataset.find(root, progress)
-    return folder.find(root)
+    return folder.find(root, progress)

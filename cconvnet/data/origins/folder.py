@@ -4,80 +4,139 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from cconvnet.data.extents import Extents
 from cconvnet.data.images import DataError
-from cconvnet.data.origins.origin import LAYOUTS, PICTURES, Origin, Pictures, entries, is_picture, some
+from cconvnet.data.origins.origin import (
+    LAYOUTS,
+    PICTURES,
+    LeftOut,
+    Origin,
+    Pictures,
+    entries,
+    is_picture,
+    printable,
+    some,
+)
+from cconvnet.data.splits import Progress
 
-Listing = dict[str, list[str]]  # a class's name to its picture files, both sorted by name
+TESTS = ("test", "val", "valid", "validation")
+
+
+class _Class(NamedTuple):
+    """The picture files of a class, sorted by name; and what is left out or ignored."""
+
+    files: list[str]
+    left_out: list[LeftOut]
+    others: int
+
+
+_Listing = dict[str, _Class]  # by the classes' names, sorted
 
 
 def is_here(root: Path) -> bool:
     """Whether there are folders of classes."""
-    return any(
-        next((file for file in entries(Path(entry.path)) if is_picture(file.name)), None) is not None
-        for folder in (root / "train", root)
-        if folder.is_dir()
-        for entry in entries(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
+    return _has_pictures(root / "train") or _has_pictures(root)
+
+
+def find(root: Path, progress: Progress | None = None) -> Origin:
+    """train/CLASS/* and test/CLASS/*, or one of TESTS, or only CLASS/*.
+
+    progress: called with the number of classes' folders looked through, and in all.
+
+    Errors: DataError.
+    """
+    notes: list[str] = []
+    folders = {"train": root / "train" if (root / "train").is_dir() else root}
+    tests = [root / name for name in TESTS if (root / name).is_dir()]
+    if tests and folders["train"] != root:
+        # ImageNet's own test pictures have no labels: they lie in test without folders of classes.
+        test = folders["test"] = next(filter(_has_pictures, tests), tests[0])
+        for other in tests:
+            if other != test:
+                why = f"{test} is there" if _has_pictures(other) else "it has no class folders with pictures"
+                notes.append(f"{other} is not used: {why}")
+    else:
+        notes.append(f"{root} has no test pictures: the training pictures serve for testing too")
+    found = {name: _classes(folder) for name, folder in folders.items()}
+    done, in_all = 0, sum(map(len, found.values()))
+    listings: dict[str, _Listing] = {}
+    for split, classes in found.items():
+        listing = listings[split] = {}
+        for entry in classes:
+            listing[entry.name] = _list_pictures(entry.path)
+            done += 1
+            if progress is not None:
+                progress(done, in_all)
+        _check(folders[split], listing, notes)
+    names = list(listings["train"])
+    if "test" in listings and list(listings["test"]) != names:
+        raise DataError(_class_difference(folders, listings))
+    splits = {split: _pictures(listing) for split, listing in listings.items()}
+    return Origin(
+        "pictures",
+        f"pictures {root.name}",
+        [printable(name) for name in names],
+        splits["train"],
+        splits.get("test"),
+        notes,
+        folder=root,
     )
 
 
-def find(root: Path) -> Origin:
-    """train/CLASS/* and test/CLASS/* or val/CLASS/*, or only CLASS/*. Errors: DataError."""
-    notes: list[str] = []
-    folders = {"train": root / "train" if (root / "train").is_dir() else root}
-    tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
-    if tests and folders["train"] != root:
-        folders["test"] = tests[0]
-        if len(tests) == 2:
-            notes.append(f"{tests[1]} is not used: {tests[0]} is there")
-    else:
-        notes.append(f"{root} has no test pictures: the training pictures serve for testing too")
-    listings = {name: _list_pictures(folder, notes) for name, folder in folders.items()}
-    classes = list(listings["train"])
-    if "test" in listings and list(listings["test"]) != classes:
-        raise DataError(_class_difference(folders, listings))
-    splits = {name: _pictures(listing) for name, listing in listings.items()}
-    name = f"pictures {root.name}"
-    return Origin("pictures", name, classes, splits["train"], splits.get("test"), notes, folder=root)
+def _classes(folder: Path) -> list[os.DirEntry[str]]:
+    return [entry for entry in entries(folder) if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _pictures(listing: Listing) -> Pictures:
-    files = [file for pictures in listing.values() for file in pictures]
-    counts = [len(pictures) for pictures in listing.values()]
+def _has_pictures(folder: Path) -> bool:
+    """Whether it has a class folder with a picture."""
+    return folder.is_dir() and any(
+        is_picture(file.name) for entry in _classes(folder) for file in entries(Path(entry.path))
+    )
+
+
+def _pictures(listing: _Listing) -> Pictures:
+    files = [file for found in listing.values() for file in found.files]
+    counts = [len(found.files) for found in listing.values()]
     labels = np.repeat(np.arange(len(listing), dtype=np.int32), counts)
-    return Pictures(files, labels, Extents.whole(files))
+    left_out = [left for found in listing.values() for left in found.left_out]
+    return Pictures([printable(file) for file in files], labels, Extents.whole(files), left_out=left_out)
 
 
-def _list_pictures(folder: Path, notes: list[str]) -> Listing:
-    listing: Listing = {}
-    other = 0
+def _list_pictures(folder: str) -> _Class:
+    files, left_out, others = [], [], 0
     try:
-        for entry in os.scandir(folder):
-            if not entry.is_dir() or entry.name.startswith("."):
-                continue
-            names = [file.name for file in os.scandir(entry.path) if file.is_file()]
-            pictures = [name for name in names if is_picture(name)]
-            other += len(names) - len(pictures)
-            listing[entry.name] = [f"{entry.path}/{name}" for name in sorted(pictures)]
+        with os.scandir(folder) as found:
+            for entry in found:
+                if is_picture(entry.name) and not entry.is_dir():
+                    if entry.is_file():
+                        files.append(entry.path)
+                    else:
+                        left_out.append(LeftOut(printable(entry.path), "a link to nothing, or no file"))
+                else:
+                    others += entry.is_file()
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
-    if not any(listing.values()):
+    return _Class(sorted(files), sorted(left_out), others)
+
+
+def _check(folder: Path, listing: _Listing, notes: list[str]) -> None:
+    if not any(found.files for found in listing.values()):
         raise DataError(f"{folder} has no class folders with pictures; {LAYOUTS}")
-    empty = sorted(name for name, pictures in listing.items() if not pictures)
+    empty = [name for name, found in listing.items() if not found.files]
     if empty:
         raise DataError(
             f"{folder} has no pictures ({', '.join(PICTURES)}) of {some(empty)}; fill or remove the folder"
         )
-    if other:
-        notes.append(f"{folder}: {other:,} files that are not {', '.join(PICTURES)} are ignored")
-    return dict(sorted(listing.items()))
+    others = sum(found.others for found in listing.values())
+    if others:
+        notes.append(f"{folder}: {others:,} files that are not {', '.join(PICTURES)}, or hidden, are ignored")
 
 
-def _class_difference(folders: dict[str, Path], listings: dict[str, Listing]) -> str:
+def _class_difference(folders: dict[str, Path], listings: dict[str, _Listing]) -> str:
     lines = ["training and test pictures must have the same class folders:"]
     for name, other in (("train", "test"), ("test", "train")):
         alone = [label for label in listings[name] if label not in listings[other]]

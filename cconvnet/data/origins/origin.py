@@ -17,7 +17,7 @@ from cconvnet.data.images import DataError, Pixels
 Labels = npt.NDArray[np.int32]
 
 LAYOUTS = """a data folder is one of
-  train/CLASS/*.jpg and test/CLASS/*.jpg (or val/CLASS/*.jpg), or only CLASS/*.jpg; .jpeg and .png too
+  train/CLASS/*.jpg and test/CLASS/*.jpg (or val, valid, validation), or only CLASS/*.jpg; .jpeg and .png too
   MNIST's files: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte,
     t10k-labels-idx1-ubyte, each perhaps with .gz
   CIFAR-10's binary version: data_batch_1.bin to data_batch_5.bin, test_batch.bin, batches.meta.txt
@@ -33,8 +33,16 @@ PICTURES = (".jpg", ".jpeg", ".png")
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file of this name ought to be a picture."""
-    return name.lower().endswith(PICTURES)
+    """Whether a file of this name ought to be a picture. Hidden ones are none: macOS puts a ._NAME.jpg beside
+    each NAME.jpg on other systems' disks and into tars."""
+    return name.lower().endswith(PICTURES) and not name.rpartition("/")[2].startswith(".")
+
+
+def printable(name: str) -> str:
+    """A file's name as text: what a terminal might obey, and bytes that are no text, are escaped."""
+    if name.isprintable():
+        return name
+    return "".join(sign if sign.isprintable() else f"%{ord(sign):X}" for sign in name)
 
 
 class LeftOut(NamedTuple):

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from cconvnet.data.extents import Extents
 from cconvnet.data.images import DataError
-from cconvnet.data.origins.origin import LeftOut
+from cconvnet.data.origins.origin import LeftOut, printable
 from cconvnet.data.splits import Progress
 
 Read = Callable[[int, int], bytes]  # offset, length
@@ -180,9 +180,7 @@ def _name(header: bytes) -> str:
 
 
 def _text(name: bytes) -> str:
-    """A name as it may be printed: whatever a terminal might obey is escaped."""
-    text = name.decode(errors="surrogateescape")
-    return "".join(sign if sign.isprintable() else f"%{ord(sign):X}" for sign in text)
+    return printable(name.decode(errors="surrogateescape"))
 
 
 def _extended(read: Read, offset: int, length: int, end: int, called: str) -> bytes:

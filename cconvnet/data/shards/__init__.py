@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from cconvnet.checkpoint import write_atomically
 from cconvnet.data.extents import Extents, Raw, Stored
-from cconvnet.data.images import MAX_PIXELS, BrokenImage, DataError, Pixels, resize_image
+from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, BrokenImage, DataError, Pixels, resize_image
 from cconvnet.data.origins.origin import Origin, Pictures
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
 from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores
@@ -254,6 +254,7 @@ class Dataset:
         good = (rows["file"] >= 0) & (rows["file"] < len(lengths))
         good &= (rows["label"] >= 0) & (rows["label"] < len(self.classes))
         good &= (height > 0) & (width > 0) & (height * width <= MAX_PIXELS)
+        good &= np.maximum(height, width) <= MAX_SIDE
         good &= (length == height * width * self.channels) if self.encoding == "raw" else length > 0
         if good.all():
             good &= (rows["offset"] >= 0) & (rows["offset"] + length <= lengths[rows["file"]])

@@ -47,8 +47,9 @@ _PLAN, _LOCK = "plan.json", "lock"
 _SECONDS_FOR_OTHERS_TO_END = 10.0
 
 
-def fingerprint(origin: Origin) -> str:
-    """A text that changes with the data: its names, labels and files."""
+def fingerprint(origin: Origin, progress: Progress | None = None) -> str:
+    """A text that changes with the data: its names, labels and files. `progress` is called with the number of
+    a split's files looked at and in all."""
     digest = hashlib.sha256(json.dumps([origin.kind, origin.name, origin.classes]).encode())
     root = f"{origin.folder}{os.sep}"
     for pictures in origin.splits.values():
@@ -56,7 +57,7 @@ def fingerprint(origin: Origin) -> str:
         for name in pictures.names:
             digest.update(name.removeprefix(root).encode(errors="surrogateescape") + b"\0")
         if pictures.extents is not None:
-            digest.update(pictures.extents.fingerprint(root))
+            digest.update(pictures.extents.fingerprint(root, progress))
         if pictures.pixels is not None:
             digest.update(repr(pictures.pixels.shape).encode() + pictures.pixels.tobytes())
     return digest.hexdigest()
@@ -69,12 +70,19 @@ class Preparation:
     """The work of making shards of `origin` in the folder `root`, of which some may be done.
 
     shard_bytes: about how long a shard may become.
+    progress: called with the number of files looked at and in all.
 
     Errors: DataError if the folder holds something else; OSError.
     """
 
     def __init__(
-        self, origin: Origin, root: Path, recipe: Recipe, survey: Survey, shard_bytes: int = SHARD_BYTES
+        self,
+        origin: Origin,
+        root: Path,
+        recipe: Recipe,
+        survey: Survey,
+        shard_bytes: int = SHARD_BYTES,
+        progress: Progress | None = None,
     ) -> None:
         if shard_bytes < 1:
             raise ValueError(f"--shard-mb must be more than 0, not {shard_bytes / 2**20:g}")
@@ -90,7 +98,7 @@ class Preparation:
         self.per_shard = max(1, min(MOST_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
         self.splits = origin.splits
         self.total = sum(map(len, self.splits.values()))
-        self.source = fingerprint(origin)
+        self.source = fingerprint(origin, progress)
         self._broken: dict[str, dict[int, str]] = {split: {} for split in self.splits}
 
     def describe(self) -> list[str]:
@@ -131,6 +139,10 @@ class Preparation:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with _locked(self.root) as lock:
+            made = self.complete()
+            if made is not None:  # by another, while this one waited
+                self._end_journal()
+                return made
             self._begin()
             todo = [part for part in self._parts() if not self._is_done(part)]
             for split in self.splits:
@@ -389,8 +401,12 @@ class Preparation:
         for name, array in self._statistics(dataset, report, workers).items():
             write(name, shards.packed_array(array))
         dataset.write()
-        shutil.rmtree(self.root / shards.JOURNAL)
+        self._end_journal()
         return dataset
+
+    def _end_journal(self) -> None:
+        # Another that begins just now may put its lock into it; what then stays does no harm.
+        shutil.rmtree(self.root / shards.JOURNAL, ignore_errors=True)
 
     def _rows(self, split: str, files: dict[str, File]) -> Rows:
         """The index of a split, from its shards' records; what they say of the shards goes to `files`."""
@@ -472,19 +488,35 @@ def _channels(pictures: Pictures) -> int:
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[int]:
     """Holds the folder's lock, which a killed one's last workers may hold for a moment. Errors: DataError."""
-    journal = root / shards.JOURNAL
-    journal.mkdir(exist_ok=True)
-    descriptor = os.open(journal / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     deadline = time.monotonic() + _SECONDS_FOR_OTHERS_TO_END
+    while (descriptor := _lock(root / shards.JOURNAL)) is None:
+        if time.monotonic() > deadline:
+            raise DataError(f"{root} is being written by another `cconvnet data prepare`")
+        time.sleep(0.05)
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise DataError(f"{root} is being written by another `cconvnet data prepare`") from error
-                time.sleep(0.05)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(journal: Path) -> int | None:
+    """A descriptor that holds the lock; None: another has it, or has just ended and taken the file away."""
+    journal.mkdir(exist_ok=True)
+    try:
+        descriptor = os.open(journal / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        return None
+    if _locked_alone(descriptor) and os.fstat(descriptor).st_nlink:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _locked_alone(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # A file system without locks: the user must take care.
+    return True
