@@ -7,6 +7,7 @@ said in a line on standard error, without a traceback (``CCONVNET_DEBUG=1`` show
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -488,6 +489,9 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 def main() -> None:
     """Runs the command line and exits."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False, prog_name="cconvnet")
     except Exception as error:
