@@ -316,7 +316,8 @@ def evaluate_runs(
                     f"{_short(checkpoint.settings[name])}, there {_short(settings[name])}"
                 )
         files.append(file)
-    source = data.open_source(where or settings["data"], settings["size"])
+    # The training pictures, of which there are most, are not looked at: none is decoded before it is read.
+    source = data.open_source(where or settings["data"], settings["size"], cache_bytes=0)
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
 
     def test(file: Path) -> Result:  # a function, whose network is gone before the next is made

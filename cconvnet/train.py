@@ -39,7 +39,8 @@ def train(options: Options, reporter: Reporter, stop: Interrupts | None = None) 
     Raises
         ValueError: an option, the data, the run's folder or a checkpoint cannot be used; the text says why.
         DeviceUnavailable: likewise for a device.
-        TrainingStopped: a value is not finite, the disk cannot be written, or a decoding process died.
+        TrainingStopped: a value is not finite, the disk cannot be written, a decoding process died, or the
+            data can no longer be read.
         Terminated: SIGTERM or SIGHUP came before the first step.
     """
     check_options(options)

@@ -257,6 +257,8 @@ class Trainer:
             return self._train(options)
         except data.WorkerError as error:
             raise TrainingStopped(f"{error}. " + self._standing()) from error
+        except data.DataError as error:  # a disk that fails, or too many broken pictures
+            raise TrainingStopped(f"{error}\n{self._standing()}") from error
 
     def _train(self, options: Options) -> Outcome:
         progress, settings = self.progress, self.settings

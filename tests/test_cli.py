@@ -310,6 +310,14 @@ def test_predict_shows_a_table(trained: Path, digit: Path) -> None:
     assert len(done[0]["classes"]) == 5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
+def test_names_of_files_that_are_no_text(trained: Path, digit: Path, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"\xe9.png")
+    shutil.copy(digit, file)
+    done = run("predict", "--run", trained, file, COLUMNS="200", PYTHONIOENCODING="utf-8:strict")
+    assert (done.returncode, done.stderr) == (0, "") and r"\udce9.png" in done.stdout
+
+
 def test_describe_as_a_table_and_as_json() -> None:
     text = succeed("describe", "--net", "lenet", "--device", "cpu:0")
     assert "131,080 parameters" in text

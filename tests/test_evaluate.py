@@ -208,7 +208,7 @@ def evaluate_noise(
     paths: list[Path], monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> tuple[list[Tally], Tally]:
     noise = source()
-    monkeypatch.setattr(data, "open_source", lambda where, size: noise)
+    monkeypatch.setattr(data, "open_source", lambda where, size, cache_bytes: noise)
     found, results, together = evaluate_runs(paths, "noise", devices=["cpu:0"], **options)
     assert found is noise
     return [result.tally for result in results], together
@@ -242,7 +242,7 @@ def test_a_network_averaged_with_itself_is_itself(saved: list[Path], monkeypatch
 def test_broken_test_images_count_for_no_member(saved: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     noise = source()
     noise.test.skipped[3] = "broken"
-    monkeypatch.setattr(data, "open_source", lambda where, size: noise)
+    monkeypatch.setattr(data, "open_source", lambda where, size, cache_bytes: noise)
     _, results, together = evaluate_runs(saved[:2], "noise", devices=["cpu:0"])
     assert [result.tally.count for result in results] == [44, 44]
     assert together.count == 44

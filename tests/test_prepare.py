@@ -525,6 +525,30 @@ def test_two_at_once_do_not_mix(
     assert digests(root) == expected
 
 
+def test_a_second_ctrl_c_ends_it_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes while the workers are being closed, as when `timeout -s INT` sends two."""
+    workers: list[makers.Worker] = []
+
+    class Interrupted(makers.Worker):
+        def close(self) -> None:
+            workers.append(self)
+            raise KeyboardInterrupt
+
+    class First(Listener):
+        def step(self, *told: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing, "Worker", Interrupted)
+    before = set(threading.enumerate())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            preparation(folder, tmp_path / "shards", SHARD_BYTES, size=20).run(First(), 1)
+        assert all(thread.daemon for thread in set(threading.enumerate()) - before)
+    finally:
+        for worker in workers:
+            makers.Worker.close(worker)
+
+
 def test_a_second_one_that_waits_finds_it_made(
     folder: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

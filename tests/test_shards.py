@@ -406,6 +406,8 @@ def test_an_unfinished_folder(raw: Path) -> None:
     for file in raw.glob("*-0*.bin"):
         file.unlink()
     assert "is unfinished" in refused(raw)
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
+        read_dataset(raw / "nowhere")
 
 
 @pytest.mark.parametrize("value", [{"version": 2}, {"format": "of somebody else"}, {"version": "1"}])

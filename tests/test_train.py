@@ -550,6 +550,29 @@ def test_a_test_after_the_checkpoint_is_saved_too(tmp_path: Path, monkeypatch: p
     assert (progress["epoch"], progress["last_test"]["test_error_top1"]) == (2, 0.6)
 
 
+def test_data_that_can_no_longer_be_read(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails at night: it is said what stands, and the run goes on once the disk is mended."""
+    out, finish = tmp_path / "run", data.Loader._finish
+    read = 0
+
+    def failing(loader: data.Loader, *begun: Any) -> Any:
+        nonlocal read
+        read += 1
+        if read == 20:
+            raise data.DataError("/data/train/ant/7.jpg cannot be read: Input/output error")
+        return finish(loader, *begun)
+
+    monkeypatch.setattr(data.Loader, "_finish", failing)
+    with pytest.raises(TrainingStopped, match=r"7\.jpg cannot be read: Input") as caught:
+        run_training(out=out, checkpoint_every=5)
+    assert str(caught.value).endswith(f"to go on from it: cconvnet train --resume {out}")
+    monkeypatch.undo()
+    resume(out)
+    assert_same_run(out, unbroken)
+
+
 def test_killed_before_the_first_checkpoint(unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_training(out=out, steps=3)

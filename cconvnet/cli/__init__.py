@@ -500,7 +500,7 @@ def main() -> None:
     _open_streams()
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that a terminal has no letters for is no reason to fail.
+        # A name that a terminal has no letters for, or that is no text, is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False, prog_name="cconvnet")

@@ -267,6 +267,8 @@ class Dataset:
 def read_dataset(root: Path) -> Dataset:
     """Reads dataset.json; the other files are looked at when they are used. Errors: DataError."""
     path = root / DOCUMENT
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}")
     if not path.is_file():
         raise DataError(
             f"{root} is unfinished: it has no {DOCUMENT}; the `cconvnet data prepare` command that began it "

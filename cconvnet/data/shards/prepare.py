@@ -316,7 +316,8 @@ class Preparation:
             for _ in range(workers):
                 makers.append(Worker(self.root, self.splits, self.recipe, lock))
             for maker in makers:
-                threads.append(threading.Thread(target=self._drive, args=(maker, parts, events)))
+                # A second Ctrl-C may come before they are closed: Python's end must not wait for them.
+                threads.append(threading.Thread(target=self._drive, args=(maker, parts, events), daemon=True))
                 threads[-1].start()
             at_work = len(threads)
             while at_work:
