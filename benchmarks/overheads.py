@@ -270,8 +270,8 @@ def line_through(samples: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Each part's values; "value" is what its target is for."""
+    from cconvnet import machine
     from cconvnet.backends import get_device
-    from cconvnet.bench import machine
 
     result: dict[str, Any] = {
         "what": "overheads",

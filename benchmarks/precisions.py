@@ -25,15 +25,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cconvnet import runs  # noqa: E402
+from cconvnet import machine, runs  # noqa: E402
 from cconvnet.backends import PRECISIONS, devices_of  # noqa: E402
-from cconvnet.bench import machine  # noqa: E402
 from cconvnet.plots import check, figure, save  # noqa: E402
-from cconvnet.reporter import (  # noqa: E402
-    Reporter,
-    percent,
-    reporter,
-)
+from cconvnet.reporter import Reporter, percent, reporter  # noqa: E402
 from cconvnet.settings import Options  # noqa: E402
 from cconvnet.train import train  # noqa: E402
 

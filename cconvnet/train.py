@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import data, nets, runs
+from cconvnet import data, machine, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
-from cconvnet.bench import machine
 from cconvnet.checkpoint import Checkpoint, check_tensors
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles

@@ -33,9 +33,8 @@ import pytest
 from commands import Listener
 from PIL import Image
 
-from cconvnet import checkpoint, data, nets, runs
+from cconvnet import checkpoint, data, machine, nets, runs
 from cconvnet.backends import Device
-from cconvnet.bench import machine
 from cconvnet.checkpoint import CheckpointError, Folder
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.workers import DecodePool

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cconvnet.bench import machine
+from cconvnet import machine
 from cconvnet.bench.networks import build_network
 from cconvnet.bench.timing import summary, wall_seconds
 from cconvnet.bench.training import Training

@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import data
+from cconvnet import data, machine
 from cconvnet._problem import InputProblem
 from cconvnet.backends import check_precision, devices_of, get_device
-from cconvnet.bench import machine
 from cconvnet.bench.training import MEAN, TIMED_LR, Training
 from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
 from cconvnet.data.images import Pixels

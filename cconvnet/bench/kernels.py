@@ -9,11 +9,11 @@ from typing import Any
 
 from cconvnet.backends import check_precision, get_device
 from cconvnet.bench.ceilings import Ceilings
-from cconvnet.bench.machine import describe
 from cconvnet.bench.rows import NETWORKS, Row, rows, select
 from cconvnet.bench.timing import calls_for, geometric_mean, summary
 from cconvnet.bench.work import Work
 from cconvnet.bench.workers import RAISED_MALLOC, PeerMissing, Worker, WorkerError
+from cconvnet.machine import describe
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
 CPU_BATCHES = {"alexnet": 128, "vgg16": 8, "googlenet": 32, "resnet50": 16, "cifar-quick": 128}

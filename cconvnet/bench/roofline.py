@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cconvnet import machine
 from cconvnet.backends import Device, devices_of
-from cconvnet.bench import machine
 from cconvnet.bench.ceilings import Ceilings, measure
 from cconvnet.bench.networks import build_spec
 from cconvnet.bench.timing import summary

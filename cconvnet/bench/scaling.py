@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import nets
+from cconvnet import machine, nets
 from cconvnet.backends import Device, check_precision, get_device
-from cconvnet.bench import machine
 from cconvnet.bench.timing import calls_for, summary, wall_seconds
 from cconvnet.bench.training import Training
 from cconvnet.bench.workers import Worker, WorkerError, peak_bytes

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet import machine
 from cconvnet.backends import PRECISIONS, devices_of
-from cconvnet.bench import machine, workers
+from cconvnet.bench import workers
 from cconvnet.bench.networks import build_spec
 from cconvnet.bench.timing import summary, wall_seconds
 from cconvnet.bench.training import TIMED_LR, Training, check_counts

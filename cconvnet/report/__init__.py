@@ -518,7 +518,11 @@ def _images(count: int) -> str:
 
 
 def _environment(config: dict[str, Any]) -> Markup:
-    rows = [[name.removeprefix("version of "), text] for name, text in runs.surroundings(config).items()]
+    rows = [
+        [name.removeprefix("version of "), text]
+        for name, text in runs.surroundings(config).items()
+        if name != "host"  # pages are passed on to strangers
+    ]
     command = config.get("command")
     when = f" on {config['date']}" if "date" in config else ""
     return join(

@@ -1,4 +1,4 @@
-"""What a result says of the machine and the software it was measured with."""
+"""What a run or a measurement says of the machine and the software it was made with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import cconvnet
 from cconvnet.backends import Device
 
-# Whose speed is measured, or decides it.
+# Whose results or speed are ours too, or are compared with ours.
 _DISTRIBUTIONS = (
     "numpy",
     "pillow",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cconvnet import machine
 from cconvnet.backends import get_device
-from cconvnet.bench import machine
 
 
 def test_what_every_result_says() -> None:
