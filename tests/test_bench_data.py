@@ -195,7 +195,7 @@ def test_pytorchs_transforms(tmp_path: Path) -> None:
     assert len({left for left, _ in seen}) > 10 and len({mirrored for _, mirrored in seen}) == 2
     half = pytorch_data.Pictures(pictures.pictures, [7], size=30, crop=30)
     red = np.rint(((half[0][0] * half.std + half.mean) * 255)[0].numpy()).astype(int)
-    assert set(np.abs(np.diff(red[0]))) == {2}  # half the size
+    assert set(np.abs(np.diff(red[0]))[1:-1]) == {2}  # half the size; at an edge fewer pixels are averaged
 
 
 def test_the_peers_turn(tmp_path: Path) -> None:
