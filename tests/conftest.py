@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from cconvnet.backends import (
@@ -26,6 +27,12 @@ from cconvnet.backends import (
     import_cupy,
     present_devices,
 )
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 # On one GPU two logical devices try what two GPUs would do.
 with contextlib.suppress(DeviceUnavailable):

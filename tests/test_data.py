@@ -1207,7 +1207,7 @@ def test_workers_end_with_their_parent(streamed: data.Split, tmp_path: Path, sig
         assert len(workers) == 2 and not any(map(is_gone, workers))
         # As the terminal does it on Ctrl-C: to the whole process group.
         os.killpg(process.pid, sign)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()

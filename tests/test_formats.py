@@ -309,7 +309,7 @@ def test_where_pooling_windows_begin_and_how_many_there_are(
 
 
 @given(size=st.integers(1, 40), window=st.integers(1, 9), stride=st.integers(1, 9), start=st.integers(-8, 12))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_the_files_own_number_of_windows(size: int, window: int, stride: int, start: int) -> None:
     """Against the original's rule in its own words: ceil((size - start - window) / stride) + 1."""
     if window > size or stride > window or not -window < start < size:
@@ -919,7 +919,7 @@ def networks(draw: st.DrawFn) -> NetSpec:
 
 
 @given(spec=networks())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_network_comes_back_in_normal_form(spec: NetSpec) -> None:
     with tempfile.TemporaryDirectory() as folder:
         normal = normal_form(spec)
