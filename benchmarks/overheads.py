@@ -9,8 +9,7 @@ Each part runs in processes of its own, and its result stands beside its target:
     start     seconds from `cconvnet train` to the end of its first step, in fresh processes
     watching  the share of a step that the bar and the log take, measured twice: as the time within them, and
               as what steps with them take more than steps without, in turn; the share with TensorBoard's
-              files, where it is installed, for which the same target holds; and the seconds of the curve at
-              the end
+              files, where it is installed; and the seconds of the curve at the end
     memory    how a run's resident memory changes over 2,000 steps: the slope of the straight line that fits
               it best, and the last value less the first
 
@@ -302,9 +301,7 @@ def _measured(part: str, options: argparse.Namespace) -> dict[str, Any]:
     if part == "start":
         return {"value": median(lambda: start_seconds(options))}
     found = json.loads(_python(__file__, "--inside", part, *_arguments(options)))
-    if part == "memory":
-        return {"value": found["slope_mb"], **found}
-    return {"value": max(found["share"], found.get("share_with_tensorboard", 0.0)), **found}
+    return {"value": found["share" if part == "watching" else "slope_mb"], **found}
 
 
 def report(result: dict[str, Any]) -> list[str]:

@@ -356,7 +356,8 @@ def check_source(trained: Trained, source: data.Source) -> None:
 def predict(trained: Trained, pictures: list[Path], views: str = "center") -> Array:
     """The probability of each class for each picture, averaged over views: float64[len(pictures), classes].
 
-    A picture is treated as the test images were: shorter side resized, centre cut out, mean subtracted.
+    A picture is treated as the test images were: shorter side resized, centre cut out, mean subtracted. But
+    first it is turned upright as its EXIF data says, which people's photographs need and sets do not.
 
     Raises
         DataError: a picture cannot be read; the text names it.
@@ -369,14 +370,14 @@ def predict(trained: Trained, pictures: list[Path], views: str = "center") -> Ar
 
 
 def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
-    """A picture file as uint8[H,W,C] of the given shape."""
+    """A picture file as uint8[H,W,C] of the given shape, upright."""
     from PIL import Image
 
-    from cconvnet.data.images import BrokenImage, DataError, read_image
+    from cconvnet.data.images import BrokenImage, DataError, read_image, upright
 
     height, width, channels = shape
     try:
-        pixels = read_image(path, size=min(height, width))
+        pixels = upright(read_image(path, size=min(height, width)), path)
     except BrokenImage as error:
         raise DataError(f"{path} is not a readable JPEG or PNG: {error}") from error
     except OSError as error:

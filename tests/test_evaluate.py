@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from cconvnet import checkpoint, data, nets
 from cconvnet.checkpoint import Checkpoint
+from cconvnet.data import decode_image
 from cconvnet.evaluate import (
     MEAN,
     Ensemble,
@@ -276,3 +278,34 @@ def test_networks_that_do_not_fit_together(
 def test_views_are_refused_before_anything_is_read() -> None:
     with pytest.raises(ValueError, match="--views must be one of center, ten, not 'nine'"):
         evaluate_runs([Path("nowhere")], views="nine")
+
+
+# How the stored rows and columns become those one sees. Source: Exif 2.32, 4.6.4, tag Orientation.
+UPRIGHT = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_photographs_are_looked_at_upright(orientation: int, tmp_path: Path) -> None:
+    stored = np.random.default_rng(orientation).integers(0, 256, (40, 60, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
+    seen = read_picture(tmp_path / "photo.png", (40, 40, 3))
+    assert np.array_equal(seen, UPRIGHT[orientation](stored[:, 10:50]))
+    assert np.array_equal(decode_image((tmp_path / "photo.png").read_bytes(), 40), stored[:, 10:50])
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03", b"?" * 99])
+def test_damaged_exif_says_nothing(exif: bytes, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 40), "red").save(tmp_path / "photo.jpg", exif=exif)
+    assert (read_picture(tmp_path / "photo.jpg", (30, 30, 3))[..., 0] > 250).all()

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import Image, ImageChops, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError, features
 
 from cconvnet import _pixels
 from cconvnet.data.extents import Stored
@@ -115,9 +115,22 @@ def decode_image(data: bytes, size: int | None, decoder: str = "pillow", out: Pi
     With `size` the shorter side becomes `size` (bilinear, antialiased: the filter widens with the
     reduction) and the centre size x size square is kept. Grey, palette, CMYK and 16-bit images become RGB
     of 8 bits; transparency is dropped. EXIF orientation is ignored, which is how ImageNet is used
-    everywhere. With `out`, which must have the result's shape, it is written there. Errors: BrokenImage.
+    everywhere; upright() heeds it. With `out`, which must have the result's shape, it is written there.
+    Errors: BrokenImage.
     """
     return _brought(*_decode(data, size, decoder), size, out)
+
+
+def upright(pixels: Pixels, path: Path) -> Pixels:
+    """Pixels uint8[H,W,3] of the file at `path`, turned and mirrored as its EXIF data says."""
+    try:
+        with Image.open(path) as picture:
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        turned = Image.fromarray(pixels)
+        turned.getexif()[ExifTags.Base.Orientation] = orientation
+        return np.asarray(ImageOps.exif_transpose(turned))
+    except Exception:  # damaged EXIF data says nothing, and raises nearly anything
+        return pixels
 
 
 def resize_image(pixels: Pixels, size: int) -> Pixels:
