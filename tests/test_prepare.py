@@ -587,7 +587,7 @@ def test_a_disk_without_locks(
     def flock(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(preparing.fcntl, "flock", flock)
+    monkeypatch.setattr("cconvnet.locks.fcntl.flock", flock)
     prepare(folder, tmp_path / "shards", SHARD_BYTES, size=20)
     assert digests(tmp_path / "shards") == expected
 

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from cconvnet import checkpoint
 from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
+from cconvnet.locks import locked
 
 # NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), that of a
 # folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).
@@ -188,24 +189,11 @@ def _lock(path: Path) -> int:
     """An open descriptor that no other process holds; the system frees it whatever happens."""
     descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(10):
-        if _locked(descriptor, alone=True):
+        if locked(descriptor):
             return descriptor
         time.sleep(0.02)  # Perhaps somebody only looks whether it is locked.
     os.close(descriptor)
     raise RunError(f"another process is training in {path}")
-
-
-def _locked(descriptor: int, alone: bool) -> bool:
-    """Locks a file, for oneself alone or beside others who do not want it alone; False: another has it."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        pass  # A file system without locks: the user must take care.
-    return True
 
 
 def in_use(path: Path) -> bool:
@@ -215,7 +203,7 @@ def in_use(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _locked(descriptor, alone=False)
+        return not locked(descriptor, alone=False)
     finally:
         os.close(descriptor)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -38,6 +37,7 @@ from cconvnet.data.shards.makers import Here, Maker, Part, Tell, Worker, record_
 from cconvnet.data.shards.recipes import Recipe, Survey
 from cconvnet.data.splits import MOST_WORKERS, Progress, broken_allowed
 from cconvnet.data.workers import usable_cores
+from cconvnet.locks import locked
 from cconvnet.reporter import Reporter
 
 SHARD_BYTES = 256 * 2**20
@@ -507,17 +507,7 @@ def _lock(journal: Path) -> int | None:
         descriptor = os.open(journal / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:
         return None
-    if _locked_alone(descriptor) and os.fstat(descriptor).st_nlink:
+    if locked(descriptor) and os.fstat(descriptor).st_nlink:
         return descriptor
     os.close(descriptor)
     return None
-
-
-def _locked_alone(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # A file system without locks: the user must take care.
-    return True
