@@ -32,10 +32,10 @@ _DISTRIBUTIONS = (
 _CLOCKS = "clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit"
 
 
-def describe(device: Device) -> dict[str, Any]:
+def describe(device: Device, clocks: bool = True) -> dict[str, Any]:
     """As JSON values: ``date``, ``commit``, ``command``, ``device``, ``chip``, ``clocks``, ``versions``, ...
 
-    What cannot be found out here is left out.
+    What cannot be found out here is left out. A GPU's clocks are asked of nvidia-smi, which may take seconds.
     """
     found: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -47,6 +47,8 @@ def describe(device: Device) -> dict[str, Any]:
         "versions": _versions(),
     }
     found |= _gpu(device) if device.kind == "cuda" else _processor()
+    if clocks and device.kind == "cuda":
+        found["clocks"] = _gpu_clocks(device)
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -111,7 +113,7 @@ def _processor() -> dict[str, Any]:
 def _gpu(device: Device) -> dict[str, Any]:
     runtime = device.xp.cuda.runtime
     properties = runtime.getDeviceProperties(device.ordinal)
-    found: dict[str, Any] = {
+    return {
         "chip": properties["name"].decode(),
         "compute_capability": f"{properties['major']}.{properties['minor']}",
         "multiprocessors": properties["multiProcessorCount"],
@@ -119,6 +121,9 @@ def _gpu(device: Device) -> dict[str, Any]:
         "l2_bytes": properties["l2CacheSize"],
         "cuda": {"driver": runtime.driverGetVersion(), "runtime": runtime.runtimeGetVersion()},
     }
+
+
+def _gpu_clocks(device: Device) -> dict[str, str] | None:
     query = [
         "nvidia-smi",
         f"--query-gpu={_CLOCKS}",
@@ -126,7 +131,7 @@ def _gpu(device: Device) -> dict[str, Any]:
         "-i",
         str(device.ordinal),
     ]
-    if (text := _output(*query)) is not None:
-        values = zip(_CLOCKS.split(","), text.splitlines()[0].split(","), strict=False)
-        found["clocks"] = {name: value.strip() for name, value in values}
-    return found
+    if (text := _output(*query)) is None:
+        return None
+    values = zip(_CLOCKS.split(","), text.splitlines()[0].split(","), strict=False)
+    return {name: value.strip() for name, value in values}

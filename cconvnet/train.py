@@ -283,7 +283,7 @@ def _config(settings: Settings, spec: NetSpec, network: Network) -> dict[str, An
 
 def _surroundings(network: Network) -> dict[str, Any]:
     """When and how a run was begun, with what software, on which machine."""
-    found = machine.describe(network.devices[0])
+    found = machine.describe(network.devices[0], clocks=False)
     found |= {"host": platform.node(), "system": platform.platform()}
     return {key: found[key] for key in ("date", "command", "versions", *runs.MACHINE) if key in found}
 

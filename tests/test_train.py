@@ -1612,8 +1612,8 @@ def test_a_run_says_with_what_it_was_trained(tmp_path: Path, monkeypatch: pytest
     out, describe = tmp_path / "run", machine.describe
 
     def go_on(numpy: str, **options: Any) -> dict[str, str]:
-        def described(device: Device) -> dict[str, Any]:
-            found = describe(device)
+        def described(device: Device, clocks: bool) -> dict[str, Any]:
+            found = describe(device, clocks)
             return {**found, "commit": "abc", "versions": {**found["versions"], "numpy": numpy}}
 
         monkeypatch.setattr(machine, "describe", described)
