@@ -387,3 +387,24 @@ def test_the_tables_of_a_comparison(digits: Path, tmp_path: Path) -> None:
     assert json.loads(commands.run("compare", one, other, "--json", "-").stdout) == comparison.compare(
         [one, other]
     )
+
+
+@pytest.mark.parametrize(
+    "end", ["", "\n", '\n{"step": 12, "epo', '\n{"step": 12, "epo\n{"step": 13, "epoch": 2}\n']
+)
+def test_a_log_goes_back_to_a_step(tmp_path: Path, end: str) -> None:
+    """Whatever a kill left of its last line; the lines that stay are what they were."""
+    run = Run.create(tmp_path / "run", {"settings": {}})
+    run.close()
+    lines = [
+        '{"step": 10, "epoch": 1, "loss": 2.50}',
+        '{"step": 10, "epoch": 1, "test_loss": 2.0}',
+        '{"step": 10, "epoch": 2, "test_loss": 2.0}',
+        '{"step": 12, "epoch": 2, "loss": 1.5}',
+        '{"step": 11, "epoch": 2, "loss": 1.5}',
+    ]
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text("\n".join(lines) + end)
+    with Run.open(tmp_path / "run") as run:
+        run.rewind_log(11, 1)
+    assert log.read_text().splitlines() == [lines[0], lines[1], lines[4]] and log.read_text().endswith("\n")

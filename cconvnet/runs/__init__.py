@@ -17,6 +17,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -163,12 +164,18 @@ class Run:
     def rewind_log(self, step: int, epoch: int) -> None:
         """Drops the lines after `step`, those of epochs after `epoch`, and a line that a kill cut short."""
         path = self.path / "log.jsonl"
-        lines = [
-            line
-            for line in read_log(self.path)
-            if line["step"] <= step and ("test_loss" not in line or line["epoch"] <= epoch)
-        ]
-        checkpoint.write_atomically(path, ((json.dumps(line) + "\n").encode() for line in lines))
+
+        def kept() -> Iterator[bytes]:  # of a million lines one at a time
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as log:
+                for text in log:
+                    try:
+                        line = json.loads(text)
+                    except ValueError:
+                        return
+                    if line["step"] <= step and ("test_loss" not in line or line["epoch"] <= epoch):
+                        yield text.rstrip(b"\n") + b"\n"
+
+        checkpoint.write_atomically(path, kept())
         self._log = path.open("a", encoding="utf-8")
 
     def log(self, line: dict[str, Any]) -> None:
