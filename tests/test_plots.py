@@ -124,6 +124,15 @@ def test_a_curve_shows_the_log(tmp_path: Path, drawn: list[Any]) -> None:
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["training", "test"]
 
 
+def test_epochs_of_few_steps_tell_of_training_themselves(tmp_path: Path, drawn: list[Any]) -> None:
+    """With a line of the log every 20 steps, 12 epochs of 3 steps have one, which would draw nothing."""
+    run = made(tmp_path / "run", step_lines(20, per_epoch=3)[-1:] + epoch_lines([0.5] * 12, per_epoch=3))
+    plots.curve(run, tmp_path / "curve.png")
+    loss, error = drawn[0].axes
+    np.testing.assert_allclose(line(loss, "training").get_ydata(), [1 / n for n in range(1, 13)])
+    np.testing.assert_allclose(line(error, "training").get_xydata()[:, 0], np.arange(1, 13))
+
+
 def test_many_classes_have_a_top_5_error(tmp_path: Path, drawn: list[Any]) -> None:
     run = made(tmp_path / "run", epoch_lines([0.5, 0.4]), classes=[str(n) for n in range(11)])
     plots.curve(run, tmp_path / "curve.png")

@@ -211,7 +211,9 @@ def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str |
     steps, epochs = history.steps, history.epochs
     # Of several runs only the tests are named; what is dashed is said once.
     label, test_label = (None, name) if name else ("training", "test")
-    if len(steps):
+    if len(epochs) and len(epochs) >= len(steps):  # so few steps that the epochs' own lines say more
+        axes.plot(history.places(epochs, how.x), epochs[f"train_{key}"], color=training, label=label)
+    elif len(steps):
         x, y = history.places(steps, how.x), steps[step_key]
         window = how.smooth or max(1, len(y) // 60)
         alpha, dashes = (0.5, "--") if color else (1.0, "-")
@@ -219,8 +221,6 @@ def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str |
             _draw_raw(axes, x, y, training)
         kept = thinned(x, smoothed(y, window))
         axes.plot(*kept, color=training, alpha=alpha, linestyle=dashes, linewidth=1.2, label=label, zorder=3)
-    elif len(epochs):
-        axes.plot(history.places(epochs, how.x), epochs[f"train_{key}"], color=training, label=label)
     if len(epochs):
         # Dots tell epochs apart until they touch each other.
         dots = {"marker": "o", "markersize": 4} if len(epochs) <= 60 else {}
