@@ -36,6 +36,13 @@ def clock(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
+def silence(stream: TextIO) -> None:
+    """What is still to be written to a stream, at the program's end too, goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 class Reporter:
     """Says things in plain lines; ``Bar`` draws a line under them, ``Silent`` keeps still."""
 
@@ -110,10 +117,7 @@ class Reporter:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
-            # What is still to be written, at the program's end too, goes nowhere.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            silence(self._stream)
 
 
 class Silent(Reporter):

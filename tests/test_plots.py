@@ -131,6 +131,9 @@ def test_epochs_of_few_steps_tell_of_training_themselves(tmp_path: Path, drawn: 
     loss, error = drawn[0].axes
     np.testing.assert_allclose(line(loss, "training").get_ydata(), [1 / n for n in range(1, 13)])
     np.testing.assert_allclose(line(error, "training").get_xydata()[:, 0], np.arange(1, 13))
+    plots.curve([run, made(tmp_path / "other", epoch_lines([0.4] * 9))], tmp_path / "both.png")
+    for axes in drawn[1].axes:  # of each run the training is dashed, the tests are not
+        assert [one.get_linestyle() for one in axes.lines if len(one.get_xdata()) > 2] == ["--", "-"] * 2
 
 
 def test_many_classes_have_a_top_5_error(tmp_path: Path, drawn: list[Any]) -> None:

@@ -543,8 +543,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, typer.Abort):
         return 130
     if isinstance(error, OSError) and error.filename is None and error.errno in _OF_OUTPUT:
-        # Nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from cconvnet.reporter import silence
+
+        silence(sys.stdout)
         # A reader who has gone wants to hear nothing.
         return 1 if error.errno == errno.EPIPE else _fail(f"standard output: {error.strerror}", 1)
     if isinstance(error, OSError) and error.filename is not None:

@@ -211,10 +211,10 @@ def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str |
     steps, epochs = history.steps, history.epochs
     # Of several runs only the tests are named; what is dashed is said once.
     label, test_label = (None, name) if name else ("training", "test")
-    if len(epochs) and len(epochs) >= len(steps):  # so few steps that the epochs' own lines say more
-        axes.plot(history.places(epochs, how.x), epochs[f"train_{key}"], color=training, label=label)
-    elif len(steps):
-        x, y = history.places(steps, how.x), steps[step_key]
+    # Where epochs have few steps their own lines say more.
+    lines, own_key = (epochs, f"train_{key}") if len(epochs) >= len(steps) else (steps, step_key)
+    if len(lines):
+        x, y = history.places(lines, how.x), lines[own_key]
         window = how.smooth or max(1, len(y) // 60)
         alpha, dashes = (0.5, "--") if color else (1.0, "-")
         if window > 1 and not color:
