@@ -82,7 +82,7 @@ test: venv $(VENV)/.installed-dev  ## run the tests
 	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check-long: venv $(VENV)/.installed-dev  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
-	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' $(ARGS)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' --override-ini faulthandler_timeout=10800 $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy and clang-format, changing nothing
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

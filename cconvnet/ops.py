@@ -197,7 +197,7 @@ class _Call:
     ) -> Array:
         """`out`, checked, or a new array; `in_place` names the inputs that it may be."""
         if out is None:
-            return self.device.xp.empty(shape, self.device.float_type if dtype == np.float32 else dtype)
+            return self.device.empty(shape, dtype)
         inputs = dict(self.arrays)
         out = _adopt(name, out)
         self.arrays[name] = out
@@ -215,7 +215,7 @@ class _Call:
         return out
 
     def workspace(self, size: int) -> Array | None:
-        return self.device.xp.empty(size, np.uint8) if size else None
+        return self.device.empty(size, np.uint8) if size else None
 
 
 def _integer(name: str, value: int, low: int = 0, high: int = 2**31 - 1) -> int:

@@ -1210,7 +1210,7 @@ def test_workers_end_with_their_parent(streamed: data.Split, tmp_path: Path, sig
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-        process.wait()
+        process.wait(timeout=200)
     assert process.returncode == -sign
     wait_until_gone(workers)
     assert held()[2] == shared

@@ -284,6 +284,7 @@ def test_the_command_as_json(tmp_path: Path) -> None:
         text=True,
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "99999"},
+        timeout=200,
     )
     found = json.loads(done.stdout)
     assert found["can_train"] is True

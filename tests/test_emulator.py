@@ -41,7 +41,7 @@ Results = dict[str, list[int]]
 
 def compile_cuda(source: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     command = [*COMPILER.split(), *FLAGS, f"-I{KERNELS}", "-x", "c++", str(source), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
 def execute(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

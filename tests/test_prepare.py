@@ -576,7 +576,7 @@ def test_a_second_one_that_waits_finds_it_made(
 
     monkeypatch.setattr(preparing.time, "sleep", sleeping)
     preparation(folder, root, SHARD_BYTES, size=20).run(First(), 0)
-    thread.join()
+    thread.join(timeout=200)
     assert found == [{"train": 34, "test": 9}]
     assert digests(root) == expected and not (root / JOURNAL).exists()
 
@@ -606,7 +606,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     children = _children(process.pid)
     assert children
     process.kill()
-    process.wait()
+    process.wait(timeout=200)
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.01)
