@@ -14,9 +14,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ODD = "a b@c'd\"e#f (g)"
+# Not those of a make that runs the tests: it would pass its flags down.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
 
-def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", *arguments],
         cwd=folder,
@@ -24,7 +26,7 @@ def make(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
         text=True,
         timeout=200,
         check=False,
-        env={**os.environ, **environment},
+        env=ENVIRONMENT,
     )
 
 
@@ -95,7 +97,7 @@ def test_a_compiler_without_openmp_is_refused_in_one_line(checkout: Path, way: s
             text=True,
             timeout=200,
             check=False,
-            env={**os.environ, "CXX": str(compiler)},
+            env=ENVIRONMENT | {"CXX": str(compiler)},
         )
     else:
         done = make(checkout, way, f"CXX={compiler}", f"PYTHON={sys.executable}")
