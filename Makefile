@@ -218,7 +218,8 @@ $(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
 	@echo "  c++   $<"
 	@$(CXX_ALL) -O3 -fopenmp -fno-math-errno -fno-trapping-math $(ONEDNN_INCLUDES) -c $< -o $@
 
-# nvcc's resource report is kept beside the object; registers spilled to memory fail the build.
+# nvcc's resource report is kept beside the object. Registers spilled to memory fail the build, and so does advice
+# of ptxas that it made the code slower than written (C75xx: serialized wgmma, ignored setmaxnreg).
 $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
 	@echo "  nvcc  $<"
 	@$(NVCC) -std=c++17 -O3 -lineinfo $(GENCODE) -Ikernels -MMD -MP -MF $(@:.o=.d) -Xcompiler -fPIC,-fvisibility=hidden \
@@ -227,6 +228,8 @@ $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
 	@grep -vE '^ptxas info|^ *[0-9]+ bytes stack frame' $(@:.o=.ptxas) >&2 || true
 	@! grep -E '[1-9][0-9]* bytes (stack frame|spill)' $(@:.o=.ptxas) || \
 	    { rm -f $@; echo "$<: a kernel spills registers or uses local memory; see $(@:.o=.ptxas)" >&2; exit 1; }
+	@! grep -E '\(C75[0-9]+\)' $(@:.o=.ptxas) >&2 || \
+	    { rm -f $@; echo "$<: ptxas made a kernel slower than written; see $(@:.o=.ptxas)" >&2; exit 1; }
 
 $(BUILD)/emulator/module.o: bindings/module.cpp $(BUILD)/emulator/flags
 	@echo "  c++   $< (emulator)"

@@ -19,6 +19,9 @@ Rules that hold for every function
   where the function says "in place", and then must be that input exactly.
 - ``impl`` names a row of the operation's selection table; ``CCONVNET_LOG_KERNELS=1`` prints the choices.
 - Results are bitwise the same at every call on the same device.
+- On a GPU an operation runs on the device's own stream (``Device.stream``), behind all work of CuPy's current
+  stream of that GPU. Later work of the current stream waits for it, so CuPy code and other DLPack consumers
+  need no synchronization. All arrays of a call must be on the device's GPU.
 - Bad arguments raise ``ValueError`` or ``TypeError`` naming the argument before anything is launched; a
   device that cannot be used raises ``DeviceUnavailable``; a CUDA failure raises ``CudaError``.
 - Formulas and sources stand in ``kernels/api.h``, in the same order.
@@ -72,7 +75,7 @@ def _adopt(name: str, value: Any) -> Array:
         return value
     if not hasattr(value, "__dlpack__"):
         raise TypeError(f"{name} must be a NumPy or CuPy array or offer DLPack, not {type(value).__name__}")
-    kind = value.__dlpack_device__()[0]
+    kind, index = value.__dlpack_device__()
     if str(getattr(value, "dtype", "")).endswith("bfloat16"):
         raise TypeError(
             f"{name} is of bfloat16, which NumPy and CuPy do not have; give its bits: "
@@ -81,7 +84,10 @@ def _adopt(name: str, value: Any) -> Array:
     if kind == _DLPACK_CPU:
         return np.from_dlpack(value)
     if kind == _DLPACK_CUDA:
-        return import_cupy().from_dlpack(value)
+        cupy = import_cupy()
+        # The producer's stream is made to wait for: by CuPy's current stream of the GPU that is selected.
+        with cupy.cuda.Device(index):
+            return cupy.from_dlpack(value)
     raise ValueError(f"{name} lies on a device of DLPack type {int(kind)}; host and CUDA are served")
 
 
@@ -94,6 +100,25 @@ def _spread(array: Array) -> tuple[int, int]:
     if _is_cupy(array):
         return array.data.ptr, array.data.ptr + array.nbytes
     return np.lib.array_utils.byte_bounds(array)
+
+
+class _OrderedModule:
+    """The functions of a device's module, each in order with the caller's stream."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._device.module, name)
+        if name.endswith("_workspace"):  # sizes, which are no work of the device
+            return function
+
+        def ordered(*arguments: Any, **options: Any) -> Any:
+            # Entered when all arrays are allocated: their memory may be fresh from the current stream.
+            with self._device.ordered():
+                return function(*arguments, **options)
+
+        return ordered
 
 
 class _Call:
@@ -120,10 +145,10 @@ class _Call:
                 f"device is {self.device.name}, but {first} is on "
                 + ("a GPU" if on_gpu[first] else "the host; cupy.asarray copies it there")
             )
-        self.module = self.device.module
+        self.module: Any = _OrderedModule(self.device) if on_gpu[first] else self.device.module
         self.element: Any = np.float32  # of the arrays that may be of bfloat16s
         self.precision = "fp32"
-        self.stream = self.device.xp.cuda.get_current_stream().ptr if on_gpu[first] else 0
+        self.stream = self.device.stream
 
     def numbers(self, name: str, layout: str) -> Array:
         """The array called `name`, as of `get`, whose element type, float32 or bfloat16, is the call's."""
@@ -173,6 +198,11 @@ class _Call:
         return array
 
     def _check(self, name: str, array: Array, dtype: Any) -> None:
+        if self.device.kind == "cuda" and array.device.id != self.device.ordinal:
+            raise ValueError(
+                f"{name} is on GPU {array.device.id}, but {self.device.name} is GPU {self.device.ordinal}: "
+                "copy one of them"
+            )
         wide = self.device.kind == "reference" and np.dtype(dtype) == np.float32
         if array.dtype != dtype and not (wide and array.dtype == np.float64):
             raise ValueError(f"{name} must be {_name(dtype)}, not {array.dtype}")
@@ -197,7 +227,7 @@ class _Call:
     ) -> Array:
         """`out`, checked, or a new array; `in_place` names the inputs that it may be."""
         if out is None:
-            return self.device.empty(shape, dtype)
+            return self._new(shape, self.device.float_type if dtype == np.float32 else dtype)
         inputs = dict(self.arrays)
         out = _adopt(name, out)
         self.arrays[name] = out
@@ -215,7 +245,12 @@ class _Call:
         return out
 
     def workspace(self, size: int) -> Array | None:
-        return self.device.empty(size, np.uint8) if size else None
+        return self._new(size, np.uint8) if size else None
+
+    def _new(self, shape: tuple[int, ...] | int, dtype: Any) -> Array:
+        """An array that belongs to the caller's stream: CuPy reuses its memory behind that stream's work."""
+        with self.device.selected():
+            return self.device.xp.empty(shape, dtype)
 
 
 def _integer(name: str, value: int, low: int = 0, high: int = 2**31 - 1) -> int:

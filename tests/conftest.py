@@ -22,11 +22,13 @@ import hypothesis
 import numpy as np
 import pytest
 
+from cconvnet import ops
 from cconvnet.backends import (
     PRECISIONS,
     CudaDevice,
     Device,
     DeviceUnavailable,
+    _Pinned,
     get_device,
     import_cupy,
     present_devices,
@@ -48,10 +50,17 @@ for _signal in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
 
 def _nan_filled(make: Any) -> Any:
     @functools.wraps(make)
-    def made(self: Device, shape: Sequence[int] | int, dtype: Any = np.float32) -> Any:
-        with self:
-            array = make(self, shape, dtype)
+    def made(self: Any, shape: Sequence[int] | int, dtype: Any = np.float32) -> Any:
+        array = make(self, shape, dtype)
+        if type(array) in (np.ndarray, _Pinned):
             array.reshape(-1).view(np.uint8)[...] = 0xFF
+        elif hasattr(array, "__cuda_array_interface__"):  # an array of CuPy itself: fakes fill their own
+            # In the stream whose memory it is: the device's, or the caller's of an operation.
+            owners = (self.ordered(), self) if isinstance(self, Device) else (self.device.selected(),)
+            with contextlib.ExitStack() as stack:
+                for owner in owners:
+                    stack.enter_context(owner)
+                array.reshape(-1).view(np.uint8)[...] = 0xFF
         return array
 
     return made
@@ -59,8 +68,8 @@ def _nan_filled(make: Any) -> Any:
 
 # Fresh memory holds NaN, whether it is read as float64, float32 or bfloat16, and -1 if read as an integer:
 # a test that reads memory which nothing wrote fails at every run, not by chance.
-for _kind in (Device, CudaDevice):
-    for _name in ("empty", "staging"):
+for _kind in (Device, CudaDevice, ops._Call):
+    for _name in ("empty", "staging", "_new"):
         if _name in vars(_kind):
             setattr(_kind, _name, _nan_filled(getattr(_kind, _name)))
 
