@@ -363,7 +363,7 @@ def test_a_layer_counts_once_among_the_means() -> None:
         return {"layer": layer, "products": True, "peers": {"cudnn best": {"ratio": ratio}}}
 
     untrained = line("conv1", 8.0) | {"trained": False}
-    found = bench._summary([untrained, line("conv1_blocks", 2.0), line("conv2", 2.0)])
+    found = bench.summarize([untrained, line("conv1_blocks", 2.0), line("conv2", 2.0)])
     assert found["products"] == {"cudnn best": {"ratio": pytest.approx(2.0), "rows": 2}}
 
 

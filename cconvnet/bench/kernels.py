@@ -189,7 +189,7 @@ def kernels(
         for row in table:
             asked = {peer.name: sides[peer.name] for peer in peers if peer.name in sides and peer.takes(row)}
             result["rows"].append(_measure(row, ours, asked, seconds, limits))
-            result["summary"] = _summary(result["rows"])
+            result["summary"] = summarize(result["rows"])
             measured(result, result["rows"][-1])
     finally:
         for side in sides.values():
@@ -281,7 +281,7 @@ def _prepare(
     return turns
 
 
-def _summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarize(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The geometric means of the ratios by column, of sums of products and of all else."""
     found: dict[str, Any] = {}
     for key, products in (("products", True), ("others", False)):

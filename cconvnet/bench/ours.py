@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet import machine
 from cconvnet.backends import Device, get_device
 from cconvnet.bench import ceilings
 from cconvnet.bench.rows import Row
@@ -141,6 +142,15 @@ class Ours(Side):
 
     def launch_seconds(self, plan: Plan, count: int) -> list[float]:
         return self._clock.launch_seconds(plan.call, count)
+
+    def serves(self, precision: str) -> bool:
+        return self._device.serves(precision)
+
+    def machine(self) -> dict[str, Any]:
+        return {"machine": machine.describe(self._device)}
+
+    def synchronize(self) -> None:
+        self._device.synchronize()
 
     def about(self) -> dict[str, Any]:
         return {"caches": self._clock.caches}

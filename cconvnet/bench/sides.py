@@ -155,6 +155,22 @@ class Side(abc.ABC):
         """As JSON values: what a result file says of this side, such as versions and settings."""
         return {}
 
+    def serves(self, precision: str) -> bool:
+        """Whether it can compute in a precision here."""
+        return True
+
+    def machine(self) -> dict[str, Any]:
+        """``machine``: what results say of where they were measured; empty if another side says that."""
+        return {}
+
+    @property
+    def shows_blocks(self) -> bool:
+        """Whether a first convolution is also computed over blocks of pixels; see rows.rows."""
+        return self.device.partition(":")[0] in ("cuda", "emulator")
+
+    def synchronize(self) -> None:  # noqa: B027 - only GPUs are waited for
+        """Waits for the device; raises if it cannot be used any more."""
+
     # ---- what it is asked ----
 
     def describe(self) -> dict[str, Any]:

@@ -288,6 +288,9 @@ class CuDNN(Side):
     def launch_seconds(self, plan: Plan, count: int) -> list[float]:
         return self._clock.launch_seconds(plan.call, count)
 
+    def synchronize(self) -> None:
+        self._device.synchronize()
+
     def prepare(self, *arguments: Any, **more: Any) -> dict[str, Any]:
         self._failed = {}
         answer = super().prepare(*arguments, **more)

@@ -191,6 +191,13 @@ class PyTorch(Side):
             return plan, f"not captured: {(str(error).splitlines() or [type(error).__name__])[0]}"
         return Replay(plan, graph.replay), GRAPH
 
+    def serves(self, precision: str) -> bool:
+        return precision != "tf32" or self._ordinal is not None
+
+    def synchronize(self) -> None:
+        if self._ordinal is not None:
+            torch.cuda.synchronize()
+
     def launch_seconds(self, plan: Plan, count: int) -> list[float]:
         times = []
         for _ in range(count):
