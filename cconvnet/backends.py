@@ -107,7 +107,11 @@ class Device:
         self.kind = kind
         self.index = index
         self.name = f"{kind}:{index}"
-        self.module, self.reason = _module(kind)
+        self.module, self.reason = self._loaded()
+
+    def _loaded(self) -> tuple[Any, str]:
+        """The module and what it is; see _module()."""
+        return _module(self.kind)
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"
