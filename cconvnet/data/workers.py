@@ -24,11 +24,11 @@ import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from cconvnet.children import python_call
 from cconvnet.data.extents import Stored
 from cconvnet.data.images import BrokenImage, DataError, Pixels, read_image
 
@@ -212,18 +212,11 @@ def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) 
 
     It inherits the file descriptors `inherited`. Both ends of the pipes to it are bytes.
     """
-    module, _, function = target.partition(":")
-    # Found from any folder, where sys.path has relative entries.
-    path = [*sys.path, str(Path(__file__).resolve().parents[2])]
-    program = (
-        "import importlib, json, sys; path, module, function, start = json.loads(sys.argv[1]); "
-        "sys.path[:] = path; getattr(importlib.import_module(module), function)(start)"
-    )
     # A child inherits what is blocked, so that it is deaf to these from its first instant on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENTS)
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", program, json.dumps([path, module, function, dict(start)])],
+            python_call(target, [dict(start)], sys.path),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=inherited,
