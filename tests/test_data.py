@@ -34,6 +34,7 @@ from cconvnet import data
 from cconvnet.data import digits, images, statistics
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import BrokenImage, DataError, decode_image
+from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.data.statistics import Statistics, fingerprint, gather, statistics_file
 from cconvnet.data.workers import spawn
 
@@ -319,14 +320,10 @@ def test_cmyk_of_adobe_and_of_others(decoder: str) -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_names_and_orientation_do_not_count(tmp_path: Path, decoder: str) -> None:
+def test_names_do_not_count(tmp_path: Path, decoder: str) -> None:
     picture = Image.fromarray(noise(8, 12))
     (tmp_path / "a.JPEG").write_bytes(encode(picture))  # a PNG, as one of ImageNet's files
     assert np.array_equal(images.read_image(tmp_path / "a.JPEG", None, None, decoder), noise(8, 12))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    turned = encode(picture, "JPEG", exif=exif)
-    assert decode_image(turned, None, decoder).shape == (8, 12, 3)
 
 
 @pytest.mark.parametrize("height, width, size", [(20, 60, 10), (60, 20, 10), (40, 40, 30), (8, 13, 24)])
@@ -375,11 +372,12 @@ def test_decoders_agree(height: int, width: int, size: int | None) -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_reduced_decoding_changes_little(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_runs_without_a_record_decode_at_reduced_scale(decoder: str) -> None:
     content = encode(Image.fromarray(noise(601, 803)), "JPEG", quality=90)
-    reduced = decode_image(content, 70, decoder)
-    monkeypatch.setattr(images, "_reduction", lambda width, height, size: 1)
-    assert np.abs(reduced.astype(int) - decode_image(content, 70, decoder)).mean() < 1.5
+    full = images.resize_image(decode_image(content, None, decoder), 70)
+    assert np.array_equal(decode_image(content, 70, decoder), full)
+    reduced = decode_image(content, 70, decoder, preprocessing=UNRECORDED).astype(int)
+    assert 0 < np.abs(reduced - full).mean() < 1.5
 
 
 def test_decoding_is_never_reduced_below_the_size() -> None:

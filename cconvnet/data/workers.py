@@ -31,6 +31,7 @@ import numpy as np
 from cconvnet.children import python_call
 from cconvnet.data.extents import Stored
 from cconvnet.data.images import BrokenImage, DataError, Pixels, read_image
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
 
 # Files a worker is given at once: enough to make the exchange cheap beside the decoding (about 0.1 ms beside
 # 2 ms for 32x32 pixels), few enough that a batch is spread over the workers.
@@ -55,6 +56,7 @@ class Decoding:
     size: int | None
     shape: tuple[int, int, int]
     decoder: str
+    preprocessing: Preprocessing = CURRENT
 
     def fill(self, pictures: Sequence[Stored], images: Pixels) -> Broken:
         """Decodes `pictures` into images[n,H,W,C]; what a broken one's place then holds is of no use.
@@ -64,7 +66,7 @@ class Decoding:
         broken = []
         for place, stored in enumerate(pictures):
             try:
-                read_image(stored, self.size, self.shape, self.decoder, images[place])
+                read_image(stored, self.size, self.shape, self.decoder, images[place], self.preprocessing)
             except BrokenImage as error:
                 broken.append((place, str(error)))
             except OSError as error:
@@ -251,7 +253,8 @@ def answers_to_parent() -> BinaryIO:
 def main(start: dict[str, Any]) -> None:
     """A worker's life: read a list of files, decode them into the shared memory, answer."""
     answers = answers_to_parent()
-    decoding = Decoding(start["size"], tuple(start["shape"]), start["decoder"])
+    preprocessing = Preprocessing(**start["preprocessing"])
+    decoding = Decoding(start["size"], tuple(start["shape"]), start["decoder"], preprocessing)
     memory = mmap.mmap(start["memory"], 0)
     images = np.frombuffer(memory, np.uint8).reshape(CHUNK, *decoding.shape)
     for request in sys.stdin.buffer:
