@@ -16,6 +16,7 @@ from cconvnet import data, machine, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
 from cconvnet.checkpoint import Checkpoint, check_tensors
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.data.workers import surplus
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
@@ -255,6 +256,10 @@ def _open_data(
     reporter.end()
     for note in source.notes:
         reporter.say(f"data: {note}")
+    if source.extents is not None and (
+        note := surplus(options.workers, max(len(source.train), len(source.test)))
+    ):
+        reporter.say(note)
     return source
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from cconvnet import augment, checkpoint, data, nets
 from cconvnet.data import decode_image, origins, resize_image, shards
-from cconvnet.data.containers import orientation, png_of_pixels, turned
+from cconvnet.data.containers import of_pixels, orientation, turned
 from cconvnet.data.images import DECODERS, DataError, fit_image, image_sides, simplejpeg
 from cconvnet.data.preprocessing import CURRENT, UNRECORDED, Preprocessing
 from cconvnet.data.shards.prepare import Preparation
@@ -218,7 +218,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[bytes]]:
 
 def test_reference_is_what_pillow_shows() -> None:
     for name, content in odd_pictures().items():
-        with Image.open(io.BytesIO(png_of_pixels(content) if name.endswith("png") else content)) as image:
+        with Image.open(io.BytesIO(of_pixels(content))) as image:
             value = orientation(content)
             pixels = np.asarray(image)
         if name == "deep.png":
@@ -273,6 +273,33 @@ def test_every_command_sees_the_same_pixels(
     loaded()
     evaluate_runs([run], str(tmp_path / "raw"), devices=["cpu:0"])
     assert loaded() >= odd, "data prepare"
+
+
+def test_commands_say_once_that_fewer_workers_do(folder: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    train(options(folder, tmp_path / "run", steps=1, workers=60), listener)
+    told = [line for line in listener.lines if line.startswith("workers: ")]
+    assert told == ["workers: 1 instead of 60: 12 pictures keep no more busy"]
+    listener = Listener()
+    origin = origins.find(folder)
+    Preparation(origin, tmp_path / "shards", *choose(origin, size=SIDE)).run(listener, 60)
+    told = [line for line in listener.lines if line.startswith("workers: ")]
+    assert told == ["workers: 1 instead of 60: 24 pictures keep no more busy"]
+
+
+def test_a_sheet_of_broken_pictures_shows_the_next_good_ones(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        target = tmp_path / "some" / "a" / f"{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(encoded(photo(SIDE, SIDE, seed=number), "PNG") if number else b"broken")
+    source = data.open_source(tmp_path / "some", SIDE, cache_bytes=0)
+    rows: list[Pixels] = []
+    monkeypatch.setattr(augment, "augmented", lambda stored, *more: rows.extend(stored) or [stored])
+    spec = nets.build("lenet", image_shape=source.image_shape, classes=2)
+    augment.write_sheet(tmp_path / "sheet.png", source, spec, images=1, epochs=1)
+    assert np.array_equal(rows, source.train.read([1])[0])
 
 
 def prepare(folder: Path, to: Path, **asked: Any) -> shards.Dataset:

@@ -443,10 +443,13 @@ def augment(
     """Draw training images as a network sees them: crops, mirror images, colour noise."""
     from cconvnet import augment as sheets
     from cconvnet import data as sources
+    from cconvnet.data.workers import surplus
 
     if size is not None and size < 1:
         raise ValueError(f"--size must be at least 1, not {size}")
     source = sources.open_source(data, size or nets.stored_size(net), workers=workers)
+    if source.extents is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
+        print(note)
     spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
     print(out)

@@ -1,4 +1,4 @@
-"""The structure of JPEG and PNG files: the EXIF orientation, and a PNG reduced to what its pixels need.
+"""The structure of JPEG and PNG files: the EXIF orientation, and files reduced to what their pixels need.
 
 Nothing here decodes or decompresses. What is damaged is passed over: the decoder decides whether the
 pixels are sound, and EXIF data that cannot be read says nothing.
@@ -20,7 +20,8 @@ _ORIENTATION_TAG = 0x0112
 _INTEGERS = {1: 1, 3: 2, 4: 4}
 # JPEG markers that no length follows: TEM, RST0 to RST7 and SOI.
 _ALONE = {0x01, *range(0xD0, 0xD9)}
-_APP1, _EOI, _SOS = 0xE1, 0xD9, 0xDA
+_EOI, _SOS, _COM = 0xD9, 0xDA, 0xFE
+_APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
 
 UPRIGHT = 1
 
@@ -52,28 +53,33 @@ def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
     return np.ascontiguousarray(pixels[::rows, ::columns])
 
 
-def png_of_pixels(data: bytes) -> bytes:
-    """A PNG file with its critical chunks alone: header, palette and pixels.
+def of_pixels(data: bytes) -> bytes:
+    """A JPEG or PNG file without what its pixels do not need: texts, profiles, thumbnails, EXIF data.
 
-    Texts, profiles and other ancillary chunks may be long, compressed without limit or damaged, and none of
-    them changes what pixels become here.
+    These may be long, compressed without limit or damaged, and none of them changes what pixels become
+    here. Other files, and what follows the first damage, stay as they are.
     """
-    critical = [PNG_SIGNATURE]
-    at = len(PNG_SIGNATURE)
-    for start, kind, end in _png_chunks(data):
-        # The case of its first letter is what makes a chunk critical.
-        if not kind[:1].islower():
-            critical.append(data[start:end])
+    if data.startswith(b"\xff\xd8"):
+        needless = (
+            (start, end) for start, marker, end in _jpeg_segments(data) if _is_needless(data, start, marker)
+        )
+    elif data.startswith(PNG_SIGNATURE):
+        # The case of its first letter says whether a chunk is critical: header, palette and pixels are.
+        needless = ((start, end) for start, kind, end in _png_chunks(data) if kind[:1].islower())
+    else:
+        return data
+    kept, at = [], 0
+    for start, end in needless:
+        kept.append(data[at:start])
         at = end
-    critical.append(data[at:])
-    return b"".join(critical)
+    return b"".join([*kept, data[at:]]) if kept else data
 
 
 # ---- JPEG ----------------------------------------------------------------------------------------------
 
 
-def _jpeg_exif(data: bytes) -> bytes:
-    """The EXIF data of a JPEG, a TIFF file; empty where there is none."""
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Where each whole segment before a JPEG's first scan begins, its marker, and where it ends."""
     at = 2
     while 0 <= at <= len(data) - 4:
         marker = data[at + 1]
@@ -83,13 +89,33 @@ def _jpeg_exif(data: bytes) -> bytes:
             at += 1
         elif marker in _ALONE or marker == 0:
             at += 2
-        elif marker in (_SOS, _EOI):
-            break
         else:
-            length = int.from_bytes(data[at + 2 : at + 4], "big")
-            if marker == _APP1 and data.startswith(_EXIF, at + 4):
-                return data[at + 4 + len(_EXIF) : at + 2 + length]
-            at += 2 + length
+            end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker in (_SOS, _EOI) or end < at + 4 or end > len(data):
+                return
+            yield at, marker, end
+            at = end
+
+
+def _is_needless(data: bytes, start: int, marker: int) -> bool:
+    """Whether a decoder of pixels passes a segment over.
+
+    Of the application's segments it reads JFIF's and Adobe's, which say how colours are stored, if they are
+    whole. Source: libjpeg's jdmarker.c, which needs 14 and 12 bytes.
+    """
+    length = int.from_bytes(data[start + 2 : start + 4], "big") - 2
+    if marker == _APP0:
+        return not (data.startswith(b"JFIF\0", start + 4) and length >= 14)
+    if marker == _APP14:
+        return not (data.startswith(b"Adobe", start + 4) and length >= 12)
+    return _APP0 <= marker <= _APP15 or marker == _COM
+
+
+def _jpeg_exif(data: bytes) -> bytes:
+    """The EXIF data of a JPEG, a TIFF file; empty where there is none."""
+    for start, marker, end in _jpeg_segments(data):
+        if marker == _APP1 and data.startswith(_EXIF, start + 4):
+            return data[start + 4 + len(_EXIF) : end]
     return b""
 
 

@@ -25,7 +25,7 @@ import PIL
 from PIL import Image, ImageChops, UnidentifiedImageError, features
 
 from cconvnet import _pixels
-from cconvnet.data.containers import PNG_SIGNATURE, UPRIGHT, orientation, png_of_pixels, turned
+from cconvnet.data.containers import UPRIGHT, of_pixels, orientation, turned
 from cconvnet.data.extents import Stored
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 
@@ -157,6 +157,8 @@ def image_sides(data: bytes, preprocessing: Preprocessing = CURRENT) -> tuple[in
     """Width and height that a picture is decoded to, from its header. Errors: BrokenImage."""
     try:
         width, height = _open(data).size
+    except UnidentifiedImageError as error:
+        raise BrokenImage("its header cannot be read: it is neither a JPEG nor a PNG") from error
     except Exception as error:  # Pillow raises nearly anything for damaged headers
         raise BrokenImage(f"its header cannot be read: {error}") from error
     exchanged = preprocessing.orientation == "exif" and orientation(data) >= 5
@@ -216,9 +218,7 @@ def _decode(
 
 
 def _open(data: bytes) -> Image.Image:
-    return Image.open(
-        io.BytesIO(png_of_pixels(data) if data.startswith(PNG_SIGNATURE) else data), formats=("JPEG", "PNG")
-    )
+    return Image.open(io.BytesIO(of_pixels(data)), formats=("JPEG", "PNG"))
 
 
 def _brought(pixels: Pixels, square: Box, size: int | None, out: Pixels | None = None) -> Pixels:

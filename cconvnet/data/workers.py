@@ -37,6 +37,12 @@ from cconvnet.data.preprocessing import CURRENT, Preprocessing
 # 2 ms for 32x32 pixels), few enough that a batch is spread over the workers.
 CHUNK = 32
 
+# Beyond this, more processes than cores would only be in each other's way; a default, not a limit.
+MOST_WORKERS = 16
+# Reading from a slow disk is waiting, so more workers than cores may help, but not any number: each takes
+# about 60 MB of memory beside its pictures.
+WORKERS_PER_CORE = 8
+
 # A batch system tells all processes of a job to stop. The parent may want to finish what it began; a worker
 # ends when the parent does.
 _FOR_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -79,6 +85,22 @@ class Decoding:
 def usable_cores() -> int:
     """The cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_limit(pictures: int) -> int:
+    """The largest number of workers that so many pictures can keep busy on this machine, at least 1."""
+    return max(1, min(-(-pictures // CHUNK), max(MOST_WORKERS, WORKERS_PER_CORE * usable_cores())))
+
+
+def surplus(workers: int | None, pictures: int) -> str:
+    """A sentence on how many of the asked-for workers are used; empty where all are."""
+    limit = worker_limit(pictures)
+    if workers is None or workers <= limit:
+        return ""
+    if limit * CHUNK >= pictures:
+        return f"workers: {limit} instead of {workers}: {pictures:,} pictures keep no more busy"
+    cores = usable_cores()
+    return f"workers: {limit} instead of {workers}: {cores} core{'s' * (cores > 1)} serve no more"
 
 
 def ending(process: subprocess.Popen[bytes], advice: str = "") -> str:

@@ -39,7 +39,7 @@ from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, BrokenImage, DataError, P
 from cconvnet.data.origins.origin import Origin, Pictures
 from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
-from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores
+from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores, worker_limit
 
 DOCUMENT = "dataset.json"
 SPLITS = ("train", "test")
@@ -468,9 +468,10 @@ class RawSplit(StoredSplit):
                 images[place] = resize_image(pixels, self.image_shape[0])
         return broken
 
-    def open_reader(self, workers: int | None) -> _RawReader:
+    def open_reader(self, workers: int | None, times: int = 1) -> _RawReader:
         """`workers` threads, at least one, read: neither copying nor checksums hold Python's lock."""
-        return _RawReader(self, max(1, min(usable_cores(), _MOST_THREADS) if workers is None else workers))
+        threads = min(usable_cores(), _MOST_THREADS) if workers is None else max(1, workers)
+        return _RawReader(self, min(threads, worker_limit(len(self) * times)))
 
 
 class _RawReader:

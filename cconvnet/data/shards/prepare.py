@@ -37,8 +37,8 @@ from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
 from cconvnet.data.shards import Dataset, File, Rows, Shard, read_document, write_document
 from cconvnet.data.shards.makers import Here, Maker, Part, Tell, Worker, record_file, write_record
 from cconvnet.data.shards.recipes import Recipe, Survey
-from cconvnet.data.splits import MOST_WORKERS, Progress, broken_allowed
-from cconvnet.data.workers import usable_cores
+from cconvnet.data.splits import Progress, broken_allowed
+from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
 from cconvnet.locks import locked
 from cconvnet.reporter import Reporter
 
@@ -306,11 +306,12 @@ class Preparation:
     # -- making
 
     def _make(self, todo: list[Part], before: int, report: Reporter, workers: int | None, lock: int) -> None:
-        if workers is None:
-            workers = min(usable_cores(), MOST_WORKERS)
-        if self.origin.train.extents is None:
-            workers = 0
-        workers = min(workers, len(todo))
+        asked = min(usable_cores(), MOST_WORKERS) if workers is None else workers
+        limit = min(len(todo), worker_limit(self.total)) if self.origin.train.extents is not None else 0
+        if workers is not None and 0 < limit < workers:
+            shards_left = f"workers: {limit} instead of {workers}: {len(todo):,} shards are to be made"
+            report.say(shards_left if limit == len(todo) else surplus(workers, self.total))
+        workers = min(asked, limit)
         parts: queue.SimpleQueue[Part] = queue.SimpleQueue()
         for part in todo:
             parts.put(part)
