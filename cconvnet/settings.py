@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cconvnet.data import Source
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import LrStep, NetSpec
@@ -110,6 +111,7 @@ class Settings:
         color_noise: the standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: how many epochs it lasts; None: all.
         color_noise_shrinks: whether the noisy input is divided by 1 + color_noise.
+        preprocessing: the rules by which picture files are read.
     """
 
     net: str
@@ -134,6 +136,7 @@ class Settings:
     color_noise_epochs: float | None
     color_noise_shrinks: bool
     precision: str
+    preprocessing: Preprocessing = CURRENT
 
     @classmethod
     def chosen(cls, options: Options, spec: NetSpec, source: Source) -> Settings:
@@ -159,12 +162,17 @@ class Settings:
             color_noise_epochs=recipe.color_noise_epochs,
             color_noise_shrinks=recipe.color_noise_shrinks,
             precision=options.precision or "fp32",
+            preprocessing=source.preprocessing,
         )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         return _restored(
-            cls, "settings", values, lr_steps=lambda steps: tuple(LrStep(**step) for step in steps)
+            cls,
+            "settings",
+            {"preprocessing": None, **values},
+            lr_steps=lambda steps: tuple(LrStep(**step) for step in steps),
+            preprocessing=Preprocessing.recorded,
         )
 
 
@@ -217,5 +225,5 @@ def _restored(
     """An object of a dataclass from a checkpoint's JSON values, some of them converted."""
     try:
         return kind(**{**values, **{name: make(values[name]) for name, make in convert.items()}})
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise RunError(f"the run's {what} are not those of this version: {error}") from None

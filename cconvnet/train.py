@@ -15,6 +15,8 @@ import numpy as np
 from cconvnet import data, machine, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
 from cconvnet.checkpoint import Checkpoint, check_tensors
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.data.workers import surplus
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
@@ -122,7 +124,7 @@ def _started(
     net = options.net or "lenet"
     size = options.size or netfiles.stored_size(net)
     where = _from_anywhere(options.data)
-    source = _open_data(where, size, options, reporter)
+    source = _open_data(where, size, CURRENT, options, reporter)
     spec, notes = netfiles.build(net, source.image_shape, len(source.classes))
     for note in notes:
         reporter.say(f"{net}: {note}")
@@ -203,7 +205,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
             )
     before, settings = settings, dataclasses.replace(settings, **changes)
 
-    source = _open_data(settings.data, settings.size, options, reporter)
+    source = _open_data(settings.data, settings.size, settings.preprocessing, options, reporter)
     for name, here in identity(source).items():
         there = getattr(settings, name)
         if here != there:
@@ -239,18 +241,25 @@ def _refuse_other_net(
     raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
 
 
-def _open_data(where: str | None, size: int | None, options: Options, reporter: Reporter) -> data.Source:
+def _open_data(
+    where: str | None, size: int | None, rules: Preprocessing, options: Options, reporter: Reporter
+) -> data.Source:
     """The source, with progress while its pictures are decoded, and what there is to say about it."""
     source = data.open_source(
         where,
         size,
         workers=options.workers,
+        preprocessing=rules,
         progress=reporter.counted("reading pictures"),
         scan=reporter.counted("looking through data"),
     )
     reporter.end()
     for note in source.notes:
         reporter.say(f"data: {note}")
+    if source.extents is not None and (
+        note := surplus(options.workers, max(len(source.train), len(source.test)))
+    ):
+        reporter.say(note)
     return source
 
 

@@ -316,6 +316,44 @@ def test_predict_shows_a_table(trained: Path, digit: Path) -> None:
     assert len(done[0]["classes"]) == 5
 
 
+def test_pictures_that_cannot_be_read_do_not_stop_the_others(
+    trained: Path, digit: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "cut.png").write_bytes(digit.read_bytes()[:90])
+    bad = [tmp_path / "empty.jpg", tmp_path / "gone.png", tmp_path, tmp_path / "cut.png"]
+    given = [bad[0], *[digit] * 40, bad[1], bad[2], *[digit] * 40, bad[3], digit]  # more than a batch
+    done = run("predict", "--run", trained, *given, "--device", "cpu:0", "--top", 2, "--json", "-")
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith(f"error: {path} ") for line, path in zip(lines, bad, strict=True))
+    found = json.loads(done.stdout)
+    assert [one["picture"] for one in found] == list(map(str, given))
+    for one, path in zip(found, given, strict=True):
+        if path in bad:
+            assert set(one) == {"picture", "error"} and str(path) in one["error"]
+        else:
+            assert one["classes"][0]["class"] == "0" and one["classes"] == found[1]["classes"]
+    done = run("predict", "--run", trained, bad[0], digit, "--device", "cpu:0", COLUMNS="300")
+    assert done.returncode == 1 and str(digit) in done.stdout and "empty.jpg" not in done.stdout
+    done = run("predict", "--run", trained, *bad[:2], "--device", "cpu:0", "--json", "-")
+    assert done.returncode == 2
+    assert [set(one) for one in json.loads(done.stdout)] == [{"picture", "error"}] * 2
+
+
+def test_drawn_predictions_leave_out_what_cannot_be_read(trained: Path, digit: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    gone, out = tmp_path / "gone.png", tmp_path / "some.png"
+    options = ("--among", 20, "--out", out, "--device", "cpu:0", "--picture", gone)
+    shown = ("plot", "predictions", trained, *options)
+    done = run(*shown, "--picture", digit)
+    assert (done.returncode, done.stdout) == (1, f"{out}\n") and out.is_file()
+    assert f"error: {gone} cannot be read" in done.stderr
+    out.unlink()
+    assert f"{gone} cannot be read" in refuse(*shown) and not out.exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
 def test_names_of_files_that_are_no_text(trained: Path, digit: Path, tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"\xe9.png")

@@ -659,7 +659,8 @@ def test_sizes_in_words() -> None:
 def test_what_dataset_json_says(folder: Path, tmp_path: Path) -> None:
     prepare(folder, tmp_path / "shards", size=20, quality=70)
     document = json.loads((tmp_path / "shards" / "dataset.json").read_text())
-    assert document["format"] == "cconvnet shards" and document["version"] == 1
+    assert document["format"] == "cconvnet shards" and document["version"] == 2
+    assert document["preprocessing"] == {"orientation": "exif", "jpeg": "full", "resize": "antialiased"}
     expected = {
         "origin": "pictures", "size": 20, "whole": False, "encoding": "jpeg", "quality": 70, "channels": 3,
         "classes": ["ant", "bee", "cat"], "pictures": {"train": 34, "test": 9},

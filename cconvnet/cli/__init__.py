@@ -162,8 +162,12 @@ def predict(
     best: Best = False,
     to_json: Json = None,
 ) -> None:
-    """Say what a trained network sees in pictures."""
+    """Say what a trained network sees in pictures.
+
+    Pictures that cannot be read are named and left out; the exit code is then 1, or 2 if none can be read.
+    """
     from cconvnet import evaluate as evaluation
+    from cconvnet.data import DataError
 
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")
@@ -172,26 +176,30 @@ def predict(
     )
     for line in trained.skipped:
         print(f"skipped: {line}", file=sys.stderr)
-    probabilities = evaluation.predict(trained, pictures, views)
-    orders = [(-row).argsort(kind="stable")[:top] for row in probabilities]
-    if to_json:
-        write_json(
-            to_json,
-            [
-                {
-                    "picture": str(path),
-                    "classes": [{"class": trained.classes[i], "probability": float(row[i])} for i in order],
-                }
-                for path, row, order in zip(pictures, probabilities, orders, strict=True)
-            ],
-        )
-    if to_json != "-":
-        rows = [
-            [str(path) if place == 0 else "", trained.classes[i], f"{100 * row[i]:.2f}%"]
-            for path, row, order in zip(pictures, probabilities, orders, strict=True)
+    if note := evaluation.not_turned(pictures, trained.preprocessing):
+        print(f"note: {note}", file=sys.stderr)
+    found: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
+    unread = 0
+    for path, result in zip(pictures, evaluation.predict_each(trained, pictures, views), strict=True):
+        if isinstance(result, DataError):
+            unread += 1
+            print(f"error: {result}", file=sys.stderr)
+            found.append({"picture": str(path), "error": str(result)})
+            continue
+        order = (-result).argsort(kind="stable")[:top]
+        classes = [{"class": trained.classes[i], "probability": float(result[i])} for i in order]
+        found.append({"picture": str(path), "classes": classes})
+        rows += [
+            [str(path) if place == 0 else "", trained.classes[i], f"{100 * result[i]:.2f}%"]
             for place, i in enumerate(order)
         ]
+    if to_json:
+        write_json(to_json, found)
+    if to_json != "-" and rows:
         print_table("", ["picture", "class", "probability"], rows, {"probability"})
+    if unread:
+        raise typer.Exit(2 if unread == len(pictures) else 1)
 
 
 # ---- other programs' files ------------------------------------------------------------------------------
@@ -435,10 +443,13 @@ def augment(
     """Draw training images as a network sees them: crops, mirror images, colour noise."""
     from cconvnet import augment as sheets
     from cconvnet import data as sources
+    from cconvnet.data.workers import surplus
 
     if size is not None and size < 1:
         raise ValueError(f"--size must be at least 1, not {size}")
     source = sources.open_source(data, size or nets.stored_size(net), workers=workers)
+    if source.extents is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
+        print(note)
     spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
     print(out)

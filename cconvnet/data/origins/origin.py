@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cconvnet.data.extents import Extents, Raw
 from cconvnet.data.images import DataError, Pixels
+from cconvnet.data.preprocessing import Preprocessing
 
 Labels = npt.NDArray[np.int32]
 
@@ -88,6 +89,7 @@ class Origin:
         that they are stored in; mean_file says where they are from.
     folder: where encoded pictures lie; what is computed of them may be kept there.
     size: the side that pictures are brought to where none is asked for; None: none but their own.
+    preprocessing: the rules by which pictures were read that are stored prepared; None: they are not.
     """
 
     kind: str
@@ -102,6 +104,7 @@ class Origin:
     mean_file: str = ""
     folder: Path | None = None
     size: int | None = None
+    preprocessing: Preprocessing | None = None
 
     @property
     def splits(self) -> dict[str, Pictures]:
