@@ -13,6 +13,7 @@ from cconvnet import data, ops
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import gather
 from cconvnet.nets.specs import NetSpec
+from cconvnet.outputs import save_picture
 
 _GAP = 4
 _BACKGROUND = 128  # grey: photographs often end in white
@@ -109,7 +110,7 @@ def write_sheet(
     seen = augmented(stored, spec, epochs, seed, colors)
     rows = [[image, *(shown[index] for shown in seen)] for index, image in enumerate(stored)]
     sheet = contact_sheet(rows)
-    Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet).save(out)
+    save_picture(Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet), out)
     size = f"{spec.input.height}x{spec.input.width} of {spec.stored[0]}x{spec.stored[1]}"
     noise = f"colour noise {recipe.color_noise:g}" if recipe.color_noise else "no colour noise"
     say(

@@ -40,7 +40,7 @@ class Options:
     out: Path | None = None
     resume: Path | None = None
     checkpoint_every: int | None = None
-    keep: int = 2
+    keep: int | None = None
     log_every: int = 20
     tensorboard: bool = False
     detect_anomaly: bool = False

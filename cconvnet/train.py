@@ -14,14 +14,24 @@ import numpy as np
 
 from cconvnet import data, machine, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
-from cconvnet.checkpoint import Checkpoint, check_tensors
+from cconvnet.checkpoint import KEEP, Checkpoint, check_tensors
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
+from cconvnet.outputs import check_folder
 from cconvnet.reporter import Reporter
-from cconvnet.runs import Run, RunError, find_checkpoint, folder_of, new_folder, tensorboard, unfinished
+from cconvnet.runs import (
+    Run,
+    RunError,
+    check_new,
+    find_checkpoint,
+    folder_of,
+    new_folder,
+    tensorboard,
+    unfinished,
+)
 from cconvnet.settings import Options, Settings, identity
 from cconvnet.trainer import Interrupts, Outcome, Terminated, Trainer, rates_of
 
@@ -119,6 +129,10 @@ def _started(
     weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
 ) -> Trainer:
     """A new run, its network with the state that `weights` gives, or with random weights."""
+    if options.out is not None:
+        check_new(options.out)
+    else:
+        check_folder(Path("runs"))
     net = options.net or "lenet"
     size = options.size or netfiles.stored_size(net)
     where = _from_anywhere(options.data)
@@ -143,7 +157,9 @@ def _started(
     if weights is not None:
         network.load_state(weights(network))
     path = options.out or new_folder(spec.name, source.name)
-    run = Run.create(path, _config(settings, spec, network) | _surroundings(network))
+    keep = {"keep": KEEP if options.keep is None else options.keep}
+    run = Run.create(path, _config(settings, spec, network) | keep | _surroundings(network))
+    run.checkpoints.keep = keep["keep"]
     return Trainer(run, settings, network, source, reporter)
 
 
@@ -216,7 +232,9 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     network = _network(spec, settings, devices, options)
     trainer = Trainer(run, settings, network, source, reporter)
     step = 0 if checkpoint is None else int(checkpoint.progress["step"])
-    run.write_config(_config(settings, spec, network) | _still(run.config, network, step))
+    keep = {"keep": run.config.get("keep", KEEP) if options.keep is None else options.keep}
+    run.checkpoints.keep = keep["keep"]
+    run.write_config(_config(settings, spec, network) | keep | _still(run.config, network, step))
     if checkpoint is not None and file is not None:
         trainer.take_over(checkpoint, file, named=file == options.resume)
     trainer.say_changes(before)

@@ -39,6 +39,7 @@ from cconvnet.cli.options import (
     Size,
     Views,
     Workers,
+    checked_picture,
     device_names,
     example,
     parsed_places,
@@ -46,6 +47,7 @@ from cconvnet.cli.options import (
     write_json,
 )
 from cconvnet.cli.train import train
+from cconvnet.outputs import check_folder
 
 app = typer.Typer(
     add_completion=False,
@@ -395,6 +397,7 @@ def export(
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
+    check_folder(out)
     wanted = chosen(net, layer_def, layer_params, crop)
     if (wanted is None) == (run is None):
         raise ValueError("one network is needed: --net, --layer-def or --run")
@@ -407,7 +410,7 @@ def export(
             print(note)
     files = out / "layers.cfg", out / "layer-params.cfg"
     for file in files:
-        if file.exists():
+        if file.exists() or file.is_symlink():
             raise ValueError(f"{file} is already there; choose another --out")
     cuda_convnet_writer.write(spec, *files, towers=towers)
     for file in files:
@@ -436,6 +439,9 @@ def augment(
     from cconvnet import augment as sheets
     from cconvnet import data as sources
 
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end with .png, not {out.name!r}")
+    checked_picture(out)
     if size is not None and size < 1:
         raise ValueError(f"--size must be at least 1, not {size}")
     source = sources.open_source(data, size or nets.stored_size(net), workers=workers)

@@ -22,13 +22,14 @@ from cconvnet.cli.options import (
     Precision,
     Size,
     Workers,
-    check_can_write,
+    checked_picture,
     device_names,
     example,
     parsed_places,
     print_table,
     write_json,
 )
+from cconvnet.outputs import check_folder, is_plain
 
 OneDevice = Annotated[
     str | None,
@@ -101,7 +102,7 @@ def bench_kernels(
     if no_peer and peers is not None:
         raise ValueError("--no-peer and --peers exclude each other")
     chosen_peers = peers_for(get_device(device).kind, [] if no_peer else device_names(peers))
-    _check_files(to_json, plot)
+    _check_pictures(plot)
     table: Table
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
 
@@ -133,7 +134,7 @@ def bench_kernels(
         report.end()
         for line in table.foot():
             report.say(line)
-    if to_json == "-":
+    if to_json:
         write_json(to_json, result)
     if plot:
         from cconvnet.bench.pictures import kernel_bars
@@ -178,7 +179,7 @@ def bench_step(
     from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    _check_files(to_json, plot)
+    _check_pictures(plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps", warmup + steps)
         result = bench.step(
@@ -235,7 +236,10 @@ def bench_roofline(
     to_json: Json = None,
     plot: Plot = None,
     stack: Annotated[
-        Path | None, typer.Option("--stack", help="Draw where the step's time goes.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--stack", help="Draw where the step's time goes.", metavar="FILE", callback=checked_picture
+        ),
     ] = None,
 ) -> None:
     """Time every operation within real training steps, beside what this device's own limits allow."""
@@ -244,7 +248,7 @@ def bench_roofline(
     from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    _check_files(to_json, plot, stack)
+    _check_pictures(plot, stack)
     total = warmup + 2 * steps
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps", total)
@@ -261,9 +265,9 @@ def bench_roofline(
             found=lambda result: _keep(to_json, result),
         )
         report.end()
-    if to_json == "-":
+    if to_json:
         write_json(to_json, result)
-    else:
+    if to_json != "-":
         print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {_where(result)}")
         header, rows = roofline.table(result)
         print_table("", header, rows, set(header) - {"layer", "device", "pass", "operation", "kernel"})
@@ -310,7 +314,7 @@ def bench_scaling(
     from cconvnet.bench import scaling
     from cconvnet.reporter import reporter
 
-    _check_files(to_json, plot)
+    _check_pictures(plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
 
         def measured(result: dict[str, Any], what: str) -> None:
@@ -326,9 +330,9 @@ def bench_scaling(
             seconds=seconds,
             measured=measured,
         )
-    if to_json == "-":
+    if to_json:
         write_json(to_json, result)
-    else:
+    if to_json != "-":
         print(f"{result['net']}, {result['precision']}, {_where(result)}")
         for series in ("batch", "size"):
             header, rows = scaling.table(result, series)
@@ -363,7 +367,9 @@ def bench_checkpoint(
     from cconvnet.formats.netfiles import chosen
     from cconvnet.reporter import reporter
 
-    _check_files(to_json)
+    if not out.is_dir():
+        raise ValueError(f"--out {out} is no folder")
+    check_folder(out)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps and checkpoints", steps + saves)
         result = bench.checkpoint(
@@ -411,7 +417,7 @@ def bench_data(
     from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    _check_files(to_json, plot)
+    _check_pictures(plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         result = bench.bench_data(
             wanted,
@@ -440,19 +446,17 @@ def bench_data(
         print(*bench.verdict(result), sep="\n")
 
 
-def _check_files(to_json: str | None, *pictures: Path | None) -> None:
-    """Raises ValueError or PlotError now rather than after the measurement."""
+def _check_pictures(*pictures: Path | None) -> None:
+    """Raises PlotError now rather than after the measurement."""
     from cconvnet import plots
 
-    check_can_write(to_json)
     for picture in filter(None, pictures):
-        check_can_write(picture)
         plots.check(picture)
 
 
 def _keep(to_json: str | None, result: dict[str, Any]) -> None:
     """Writes what there is so far, so that an interrupted measurement leaves it."""
-    if to_json and to_json != "-":
+    if to_json and to_json != "-" and is_plain(to_json):
         write_json(to_json, result)
 
 

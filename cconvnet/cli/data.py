@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cconvnet.cli.options import Json, check_can_write, example, print_table, write_json
+from cconvnet.cli.options import Json, checked_picture, example, print_table, write_json
 
 if TYPE_CHECKING:
     from cconvnet.data.origins import Origin
@@ -171,12 +171,12 @@ def inspect(
 ) -> None:
     """Say what data holds: classes, counts, sizes; and show some of it."""
     from cconvnet.data import inspection
+    from cconvnet.outputs import save_picture
     from cconvnet.reporter import reporter
 
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--sheet must end with .png or .jpg, not {sheet.name!r}")
-    check_can_write(sheet)
-    check_can_write(to_json)
+    checked_picture(sheet)
     if seed < 0:
         raise ValueError(f"--seed must be at least 0, not {seed}")
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
@@ -191,7 +191,7 @@ def inspect(
     if to_json is not None:
         write_json(to_json, found.as_json())
     if sheet is not None:
-        inspection.sheet(origin, seed).save(sheet)
+        save_picture(inspection.sheet(origin, seed), sheet)
         print(sheet, file=sys.stderr if to_json == "-" else sys.stdout)
 
 

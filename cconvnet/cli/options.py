@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cconvnet import nets
+from cconvnet import nets, outputs
+from cconvnet.outputs import check_output
 
 
 def example(*lines: str) -> str:
@@ -95,15 +96,37 @@ Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoi
 Workers = Annotated[
     int | None, typer.Option(help="Processes that decode images; chosen if not given.", metavar="N")
 ]
+
+
+def _checked_json(where: str | None) -> str | None:
+    """The file of --json, if it can be written."""
+    if where is not None and where != "-":
+        check_output(where, "json")
+    return where
+
+
+def checked_picture(path: Path | None) -> Path | None:
+    """A picture's file, if it can be written."""
+    if path is not None:
+        check_output(path, path.suffix.removeprefix(".").lower())
+    return path
+
+
 Json = Annotated[
     str | None,
     typer.Option(
-        "--json", help="Write the results as JSON to this file (-: standard output).", metavar="FILE"
+        "--json",
+        help="Write the results as JSON to this file (-: standard output).",
+        metavar="FILE",
+        callback=_checked_json,
     ),
 ]
 
 Plot = Annotated[
-    Path | None, typer.Option("--plot", help="Draw the results: .png, .svg, .pdf.", metavar="FILE")
+    Path | None,
+    typer.Option(
+        "--plot", help="Draw the results: .png, .svg, .pdf.", metavar="FILE", callback=checked_picture
+    ),
 ]
 
 
@@ -123,21 +146,12 @@ def parsed_places(text: str | None) -> dict[str, int | str] | None:
     return places
 
 
-def check_can_write(where: str | Path | None) -> None:
-    """Fails now rather than after a long measurement if a file cannot be written there."""
-    if where is not None and str(where) != "-" and not Path(where).parent.is_dir():
-        raise ValueError(f"{where} cannot be written: there is no folder {Path(where).parent}")
-
-
 def write_json(where: str, value: Any) -> None:
-    text = json.dumps(value, indent=2) + "\n"
+    """Writes JSON to a file, or to standard output where `where` is ``-``."""
     if where == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
     else:
-        # Whoever reads it while it is being written again, or after an interruption, finds all of one state.
-        side = Path(f"{where}.partial")
-        side.write_text(text, encoding="utf-8")
-        side.replace(where)
+        outputs.write_json(Path(where), value)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:

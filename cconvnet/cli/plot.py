@@ -20,12 +20,12 @@ from cconvnet.cli.options import (
     Precision,
     RunPrecision,
     Size,
-    check_can_write,
     device_names,
     example,
     parsed_places,
     write_json,
 )
+from cconvnet.outputs import check_output
 
 
 class _CurveUnlessNamed(TyperGroup):
@@ -95,6 +95,7 @@ def curve(
     folders = [runs.folder_of(path) for path in run]
     how = plots.Curves(x=x, smooth=smooth, log=log)
     target = out or (folders[0] / "curve.png" if len(folders) == 1 else Path("curves.png"))
+    plots.check(target)
     if not follow:
         plots.curve(folders, target, how)
     else:
@@ -126,6 +127,7 @@ def filters(
     from cconvnet import plots, runs
 
     target = out or runs.folder_of(run) / "filters.png"
+    plots.check(target)
     plots.filters(run, target, layer, scale, best)
     print(target)
 
@@ -265,8 +267,8 @@ def timeline(
         raise ValueError("one of the two is needed: a run's folder, or --net")
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, not {steps}")
-    for file in (trace, to_json):
-        check_can_write(file)
+    if trace is not None:
+        check_output(trace, "json")
     names = device_names(device)
     if run is None:
         assert net is not None

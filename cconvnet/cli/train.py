@@ -109,7 +109,14 @@ def train(
             metavar="N",
         ),
     ] = None,
-    keep: Annotated[int, typer.Option(help="How many checkpoints stay, beside the best.", metavar="N")] = 2,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            help="How many checkpoints stay, beside the best; 2 if not given, or as many as a resumed "
+            "run kept.",
+            metavar="N",
+        ),
+    ] = None,
     log_every: Annotated[int, typer.Option(help="Steps per line of the log.", metavar="N")] = 20,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the run's log for TensorBoard too.")

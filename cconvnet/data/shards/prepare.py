@@ -38,6 +38,7 @@ from cconvnet.data.shards.recipes import Recipe, Survey
 from cconvnet.data.splits import MOST_WORKERS, Progress, broken_allowed
 from cconvnet.data.workers import usable_cores
 from cconvnet.locks import locked
+from cconvnet.outputs import check_folder
 from cconvnet.reporter import Reporter
 
 SHARD_BYTES = 256 * 2**20
@@ -94,6 +95,7 @@ class Preparation:
             names = {entry.name for entry in root.iterdir()}
             if not shards.are_here(names):
                 raise DataError(f"{root} is not empty and holds no shards; give a new folder")
+        check_folder(root)
         self.origin, self.root, self.recipe, self.survey = origin, root, recipe, survey
         self.per_shard = max(1, min(MOST_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
         self.splits = origin.splits
@@ -201,7 +203,9 @@ class Preparation:
         """Removes what a kill left. Most of it would be written over, but it takes room until then."""
         for folder in (self.root, self.root / shards.JOURNAL):
             for litter in folder.glob(".*.partial"):
-                litter.unlink()
+                name = litter.name.removeprefix(".").removesuffix(".partial")
+                if folder != self.root or name == shards.DOCUMENT or shards.is_file(name):
+                    litter.unlink()
 
     def _compare(self) -> Dataset | None:
         """The dataset that is there, if it is finished. Errors: DataError if it was begun otherwise."""
