@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet import data, ops
+from cconvnet.checks import MOST_SEED, whole
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import gather
 from cconvnet.nets.specs import NetSpec
@@ -93,8 +94,8 @@ def write_sheet(
     from PIL import Image
 
     for name, value in (("images", images), ("epochs", epochs)):
-        if value < 1:
-            raise ValueError(f"--{name} must be at least 1, not {value}")
+        whole(f"--{name}", value, 1)
+    whole("--seed", seed, 0, MOST_SEED)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     count = len(source.train)

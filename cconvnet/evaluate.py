@@ -102,10 +102,10 @@ def load_trained(
     spec = nets.spec_from_dict(checkpoint.spec)
     network = Network(
         spec,
-        batch=batch or settings["batch"],
+        batch=settings["batch"] if batch is None else batch,
         devices=devices,
         seed=settings["seed"],
-        precision=precision or settings["precision"],
+        precision=settings["precision"] if precision is None else precision,
     )
     restore(network, checkpoint, file)
     return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, skipped)
@@ -317,7 +317,7 @@ def evaluate_runs(
                 )
         files.append(file)
     # The training pictures, of which there are most, are not looked at: none is decoded before it is read.
-    source = data.open_source(where or settings["data"], settings["size"], cache_bytes=0)
+    source = data.open_source(settings["data"] if where is None else where, settings["size"], cache_bytes=0)
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
 
     def test(file: Path) -> Result:  # a function, whose network is gone before the next is made

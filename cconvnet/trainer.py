@@ -293,7 +293,8 @@ class Trainer:
         with self._train_loader(options) as batches, self._test_loader(options) as tests:
             per_epoch = self._steps_per_epoch
             all_steps = settings.epochs * per_epoch
-            last_step = self._last_step = min(all_steps, options.steps or all_steps)
+            last_step = all_steps if options.steps is None else min(all_steps, options.steps)
+            self._last_step = last_step
             if progress.step >= last_step:
                 self.reporter.say(f"nothing left to train: {progress.step:,} of {last_step:,} steps are done")
             self.reporter.begin(self._where(), last_step, progress.step)

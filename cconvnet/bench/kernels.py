@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from cconvnet.bench.rows import NETWORKS, Row, rows, select
 from cconvnet.bench.timing import calls_for, geometric_mean, summary
 from cconvnet.bench.work import Work
 from cconvnet.bench.workers import RAISED_MALLOC, PeerMissing, Worker, WorkerError
+from cconvnet.checks import real, whole
 from cconvnet.machine import describe
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
@@ -133,13 +133,12 @@ def kernels(
     if net not in NETWORKS:
         raise ValueError(f"--net must be one of {', '.join(NETWORKS)}, not {net!r}")
     check_precision(precision)
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"--seconds must be above 0, not {seconds}")
-    if batch is not None and batch < 1:
-        raise ValueError(f"--batch must be at least 1, not {batch}")
+    real("--seconds", seconds, above=0)
+    if batch is not None:
+        whole("--batch", batch, 1)
     on, precision = get_device(device), precision or "fp32"
     on.require(precision)
-    batch = batch or default_batch(net, on.kind)
+    batch = default_batch(net, on.kind) if batch is None else batch
     table = select(rows(net, batch, precision), only)
     peers = peers_for(on.kind) if peers is None else peers
     arguments = {"device": on.name, "precision": precision}

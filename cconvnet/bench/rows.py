@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cconvnet._problem import BiasProblem, DropoutProblem, LrnProblem, SgdProblem, SoftmaxProblem
+from cconvnet.checks import whole
 from cconvnet.testing.operations import OPERATIONS
 from cconvnet.testing.problems import NETWORKS, Layer, layers, with_precision
 
@@ -94,8 +95,7 @@ def rows(network: str, batch: int, precision: str = "fp32") -> list[Row]:
     Raises
         ValueError: naming the argument.
     """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, not {batch}")
+    whole("batch", batch, 1)
     return [
         Row(network, batch, layer, operation, _in_precision(problem, precision), precision)
         for layer, operation, problem in _operations(list(layers(network).values()), batch)

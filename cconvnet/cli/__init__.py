@@ -21,6 +21,7 @@ import typer
 
 import cconvnet
 from cconvnet import nets
+from cconvnet.checks import MOST_TOWERS
 from cconvnet.cli import bench, data, plot, runs
 from cconvnet.cli.options import (
     Batch,
@@ -44,8 +45,11 @@ from cconvnet.cli.options import (
     example,
     parsed_places,
     print_table,
+    real,
+    whole,
     write_json,
 )
+from cconvnet.cli.options import seed as check_seed
 from cconvnet.cli.train import train
 from cconvnet.outputs import check_folder
 
@@ -157,7 +161,7 @@ def evaluate(
 def predict(
     run: RunPath,
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE...")],
-    top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N")] = 5,
+    top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N", callback=whole())] = 5,
     views: Views = "center",
     device: DeviceNames = None,
     precision: RunPrecision = None,
@@ -167,8 +171,6 @@ def predict(
     """Say what a trained network sees in pictures."""
     from cconvnet import evaluate as evaluation
 
-    if top < 1:
-        raise ValueError(f"--top must be at least 1, not {top}")
     trained = evaluation.load_trained(
         run, devices=device_names(device), batch=min(len(pictures), 64), best=best, precision=precision
     )
@@ -331,11 +333,17 @@ def gradcheck(
     device: DeviceNames = None,
     width: Annotated[
         float | None,
-        typer.Option(help="Multiply the numbers of filters and hidden units, for speed.", metavar="FACTOR"),
+        typer.Option(
+            help="Multiply the numbers of filters and hidden units, for speed.",
+            metavar="FACTOR",
+            callback=real(above=0, high=1000),
+        ),
     ] = None,
     size: Size = None,
-    batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N")] = 2,
-    seed: Annotated[int, typer.Option(help="Decides weights and images.", metavar="N")] = 0,
+    batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N", callback=whole())] = 2,
+    seed: Annotated[
+        int, typer.Option(help="Decides weights and images.", metavar="N", callback=check_seed)
+    ] = 0,
     to_json: Json = None,
 ) -> None:
     """Hold a network's gradients against finite differences and a float64 computation.
@@ -387,7 +395,12 @@ def export(
     kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
     size: Size = None,
     towers: Annotated[
-        int, typer.Option(help="How many devices split layers are shared out over.", metavar="N")
+        int,
+        typer.Option(
+            help="How many devices split layers are shared out over.",
+            metavar="N",
+            callback=whole(1, MOST_TOWERS),
+        ),
     ] = 2,
 ) -> None:
     """Write a network in another program's files: layers.cfg and layer-params.cfg."""
@@ -430,9 +443,15 @@ def augment(
     ] = "alexnet",
     data: Data = None,
     size: Size = None,
-    images: Annotated[int, typer.Option(help="Training images: rows of the sheet.", metavar="N")] = 6,
-    epochs: Annotated[int, typer.Option(help="Epochs: columns after the first.", metavar="N")] = 8,
-    seed: Annotated[int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N")] = 0,
+    images: Annotated[
+        int, typer.Option(help="Training images: rows of the sheet.", metavar="N", callback=whole())
+    ] = 6,
+    epochs: Annotated[
+        int, typer.Option(help="Epochs: columns after the first.", metavar="N", callback=whole())
+    ] = 8,
+    seed: Annotated[
+        int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N", callback=check_seed)
+    ] = 0,
     workers: Workers = None,
 ) -> None:
     """Draw training images as a network sees them: crops, mirror images, colour noise."""
@@ -442,9 +461,7 @@ def augment(
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     checked_picture(out)
-    if size is not None and size < 1:
-        raise ValueError(f"--size must be at least 1, not {size}")
-    source = sources.open_source(data, size or nets.stored_size(net), workers=workers)
+    source = sources.open_source(data, nets.stored_size(net) if size is None else size, workers=workers)
     spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
     print(out)

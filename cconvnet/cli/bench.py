@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cconvnet.checks import is_number
 from cconvnet.cli.options import (
     Batch,
     Crop,
@@ -27,8 +28,10 @@ from cconvnet.cli.options import (
     example,
     parsed_places,
     print_table,
+    whole,
     write_json,
 )
+from cconvnet.cli.options import seconds as check_seconds
 from cconvnet.outputs import check_folder, is_plain
 
 OneDevice = Annotated[
@@ -60,7 +63,9 @@ def bench_kernels(
     device: OneDevice = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Images; 128 on a GPU, on a CPU what suits the network.", metavar="N"),
+        typer.Option(
+            help="Images; 128 on a GPU, on a CPU what suits the network.", metavar="N", callback=whole()
+        ),
     ] = None,
     precision: Precision = None,
     only: Annotated[
@@ -75,7 +80,8 @@ def bench_kernels(
         typer.Option(help="Measure this kernel instead of the one that would be selected.", metavar="NAME"),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(help="How long each side computes for each row.", metavar="S")
+        float,
+        typer.Option(help="How long each side computes for each row.", metavar="S", callback=check_seconds),
     ] = 1.0,
     peers: Annotated[
         str | None,
@@ -157,8 +163,10 @@ def bench_step(
     precision: Precision = None,
     batch: Batch = None,
     size: Size = None,
-    steps: Annotated[int, typer.Option(help="Timed steps.", metavar="N")] = 20,
-    warmup: Annotated[int, typer.Option(help="Untimed steps before them.", metavar="N")] = 3,
+    steps: Annotated[int, typer.Option(help="Timed steps.", metavar="N", callback=whole())] = 20,
+    warmup: Annotated[
+        int, typer.Option(help="Untimed steps before them.", metavar="N", callback=whole(0))
+    ] = 3,
     peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Also time PyTorch's step.")] = True,
     forms: Annotated[
         str | None,
@@ -230,9 +238,14 @@ def bench_roofline(
     batch: Batch = None,
     size: Size = None,
     steps: Annotated[
-        int, typer.Option(help="Steps with the operations timed, and as many without.", metavar="N")
+        int,
+        typer.Option(
+            help="Steps with the operations timed, and as many without.", metavar="N", callback=whole()
+        ),
     ] = 10,
-    warmup: Annotated[int, typer.Option(help="Untimed steps before them.", metavar="N")] = 2,
+    warmup: Annotated[
+        int, typer.Option(help="Untimed steps before them.", metavar="N", callback=whole(0))
+    ] = 2,
     to_json: Json = None,
     plot: Plot = None,
     stack: Annotated[
@@ -293,7 +306,9 @@ def bench_scaling(
     precision: Precision = None,
     batch_max: Annotated[
         int | None,
-        typer.Option(help="The largest batch; the largest that fits if not given.", metavar="N"),
+        typer.Option(
+            help="The largest batch; the largest that fits if not given.", metavar="N", callback=whole()
+        ),
     ] = None,
     sizes: Annotated[
         str | None,
@@ -305,7 +320,11 @@ def bench_scaling(
     ] = None,
     seconds: Annotated[
         float,
-        typer.Option(help="For the whole; what would take longer than is left is left out.", metavar="S"),
+        typer.Option(
+            help="For the whole; what would take longer than is left is left out.",
+            metavar="S",
+            callback=check_seconds,
+        ),
     ] = 60.0,
     to_json: Json = None,
     plot: Plot = None,
@@ -358,8 +377,10 @@ def bench_checkpoint(
         Path,
         typer.Option(help="A folder on the disk to be written to; nothing stays there.", metavar="FOLDER"),
     ] = Path(),
-    steps: Annotated[int, typer.Option(help="Timed steps without a checkpoint.", metavar="N")] = 5,
-    saves: Annotated[int, typer.Option(help="Checkpoints.", metavar="N")] = 5,
+    steps: Annotated[
+        int, typer.Option(help="Timed steps without a checkpoint.", metavar="N", callback=whole())
+    ] = 5,
+    saves: Annotated[int, typer.Option(help="Checkpoints.", metavar="N", callback=whole())] = 5,
     to_json: Json = None,
 ) -> None:
     """Time checkpoints of a network that trains: how long it stands still, and how long one is written."""
@@ -405,7 +426,10 @@ def bench_data(
     size: Size = None,
     workers: Workers = None,
     seconds: Annotated[
-        float, typer.Option(help="How long each stage is measured, in several turns.", metavar="S")
+        float,
+        typer.Option(
+            help="How long each stage is measured, in several turns.", metavar="S", callback=check_seconds
+        ),
     ] = 10.0,
     peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Also time PyTorch's DataLoader.")] = True,
     to_json: Json = None,
@@ -466,7 +490,9 @@ def _where(result: dict[str, Any]) -> str:
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{option} must be whole numbers with commas between them, not {text!r}") from None
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(map(is_number, parts)):
+        raise ValueError(f"{option} must be whole numbers with commas between them, not {text!r}")
+    return [int(part) for part in parts]

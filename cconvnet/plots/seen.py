@@ -89,7 +89,7 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
         DataError: it cannot be read. ValueError: it does not fit the network.
     """
     settings = trained.checkpoint.settings
-    source = data.open_source(where or settings["data"], settings["size"], cache_bytes=0)
+    source = data.open_source(settings["data"] if where is None else where, settings["size"], cache_bytes=0)
     check_source(trained, source)
     return source
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.checks import NumberError
 from cconvnet.data import shards
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import DataError, describe_decoder
@@ -86,7 +87,7 @@ class Preparation:
         progress: Progress | None = None,
     ) -> None:
         if shard_bytes < 1:
-            raise ValueError(f"--shard-mb must be more than 0, not {shard_bytes / 2**20:g}")
+            raise NumberError(f"--shard-mb must be above 0, not {shard_bytes / 2**20:g}")
         if origin.folder is not None and root.resolve().is_relative_to(origin.folder.resolve()):
             raise DataError(f"{root} lies within {origin.folder}, which it is made of; give another folder")
         if root.exists() and not root.is_dir():
