@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.checks import is_number
 from cconvnet.errors import CudaError, DeviceUnavailable
 
 __all__ = ["CudaError", "Device", "DeviceUnavailable", "get_device", "present_devices"]
@@ -665,7 +666,7 @@ def get_device(name: str | Device | None = None) -> Device:
     if not isinstance(name, str):
         raise TypeError(f"device must be a name such as cpu:0 or a Device, not {name!r}")
     kind, _, index = name.partition(":")
-    if kind not in KINDS or not (index or "0").isdigit():
+    if kind not in KINDS or not is_number(index or "0"):
         raise ValueError(f"device must be cuda:N, cpu:N or emulator:N, not {name!r}")
     return _make(kind, int(index or "0"))
 

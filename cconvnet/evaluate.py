@@ -114,10 +114,10 @@ def load_trained(
     spec = nets.spec_from_dict(checkpoint.spec)
     network = Network(
         spec,
-        batch=batch or settings["batch"],
+        batch=settings["batch"] if batch is None else batch,
         devices=devices,
         seed=settings["seed"],
-        precision=precision or settings["precision"],
+        precision=settings["precision"] if precision is None else precision,
     )
     restore(network, checkpoint, file)
     return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, skipped)
@@ -338,7 +338,10 @@ def evaluate_runs(
             # The training pictures, of which there are most, are not looked at: none is decoded before it
             # is read.
             sources[rules] = data.open_source(
-                where or settings["data"], settings["size"], cache_bytes=0, preprocessing=rules
+                settings["data"] if where is None else where,
+                settings["size"],
+                cache_bytes=0,
+                preprocessing=rules,
             )
             found = sources[rules].preprocessing
             if found != rules:

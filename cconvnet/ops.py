@@ -52,6 +52,8 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.backends import Device, cuda_device_on, get_device, import_cupy
+from cconvnet.checks import real as _real
+from cconvnet.checks import whole as _integer
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Pair = int | tuple[int, int]
@@ -253,14 +255,6 @@ class _Call:
             return self.device.xp.empty(shape, dtype)
 
 
-def _integer(name: str, value: int, low: int = 0, high: int = 2**31 - 1) -> int:
-    if not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be an integer from {low} to {high}, not {value}")
-    return int(value)
-
-
 def _pair(name: str, value: Pair, low: int = 1) -> tuple[int, int]:
     """A vertical and a horizontal number, or one number for both."""
     pair = value if isinstance(value, tuple | list) else (value, value)
@@ -273,12 +267,6 @@ def _image_shape(name: str, value: Sequence[int], layout: str = "N,H,W,C") -> tu
     if not isinstance(value, tuple | list) or len(value) != 4:
         raise ValueError(f"{name} must be 4 integers [{layout}], not {value!r}")
     return tuple(_integer(name, extent, 1) for extent in value)
-
-
-def _real(name: str, value: float) -> float:
-    if not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    return float(value)
 
 
 def _text(name: str, value: str) -> str:
@@ -948,9 +936,7 @@ def watch_losses(loss: Array, *, device: str | Device | None = None) -> Array:
 def top_k_error(rank: Array, k: int = 1) -> float:
     """The share of rows whose label is not among the first `k` classes, from softmax_cross_entropy_forward's
     rank."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
-    return float((rank >= k).mean())
+    return float((rank >= _integer("k", k, 1)).mean())
 
 
 # ---- update ------------------------------------------------------------------------------------------------

@@ -965,7 +965,7 @@ def test_statistics_where_nothing_can_be_written(tmp_path: Path, monkeypatch: py
     def refuse(path: Path, pieces: object) -> None:
         raise error
 
-    monkeypatch.setattr(statistics, "write_atomically", refuse)
+    monkeypatch.setattr(statistics, "write_output", refuse)
     said: list[str] = []
     found = gather(data.open_source(tmp_path), say=said.append)
     assert found.mean is not None

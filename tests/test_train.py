@@ -45,6 +45,7 @@ from cconvnet.layers import ConvLayer
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.network import Network
+from cconvnet.outputs import side_file
 from cconvnet.reporter import Reporter
 from cconvnet.runs import Run, RunError
 from cconvnet.saving import Saver, Snapshot
@@ -587,7 +588,7 @@ def test_killed_before_the_configuration(tmp_path: Path) -> None:
     with Run.create(tmp_path / "killed", {"settings": {}}):
         pass
     for file in (tmp_path / "killed").rglob("*.json"):
-        file.rename(checkpoint.side_file(file))
+        file.rename(side_file(file))
     (tmp_path / "killed" / "checkpoints").rmdir()
     assert run_training(out=tmp_path / "killed", steps=1).summary["steps"] == 1
 
@@ -1387,8 +1388,8 @@ def test_a_log_that_cannot_be_written(
 ) -> None:
     out, rewind = tmp_path / "run", Run.rewind_log
 
-    def full(run: Run, step: int, epoch: int) -> None:
-        rewind(run, step, epoch)
+    def full(run: Run, *arguments: Any) -> None:
+        rewind(run, *arguments)
         run._log.close()
         run._log = Path("/dev/full").open("a")  # noqa: SIM115
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from cconvnet.bench.sides import VERIFICATIONS, verify_for
 from cconvnet.bench.timing import calls_for, geometric_mean, summary
 from cconvnet.bench.work import Work
 from cconvnet.bench.workers import RAISED_MALLOC, PeerMissing, Worker, WorkerError
+from cconvnet.checks import real, whole
 from cconvnet.machine import describe
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
@@ -142,15 +142,14 @@ def kernels(
     if net not in NETWORKS:
         raise ValueError(f"--net must be one of {', '.join(NETWORKS)}, not {net!r}")
     check_precision(precision)
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"--seconds must be above 0, not {seconds}")
-    if batch is not None and batch < 1:
-        raise ValueError(f"--batch must be at least 1, not {batch}")
+    real("--seconds", seconds, above=0)
+    if batch is not None:
+        whole("--batch", batch, 1)
     if verify not in (None, *VERIFICATIONS):
         raise ValueError(f"--verify must be {' or '.join(VERIFICATIONS)}, not {verify!r}")
     on, precision = get_device(device), precision or "fp32"
     on.require(precision)
-    batch = batch or default_batch(net, on.kind)
+    batch = default_batch(net, on.kind) if batch is None else batch
     table = select(rows(net, batch, precision, blocks=on.prefers_blocks), only)
     peers = peers_for(on.kind) if peers is None else peers
     arguments = {"device": on.name, "precision": precision}

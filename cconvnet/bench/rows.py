@@ -18,6 +18,7 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
+from cconvnet.checks import whole
 from cconvnet.layers import ConvLayer
 from cconvnet.nets.specs import ConvSpec
 from cconvnet.testing.operations import OPERATIONS
@@ -116,8 +117,7 @@ def rows(network: str, batch: int, precision: str = "fp32", blocks: bool = False
     Raises
         ValueError: naming the argument.
     """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, not {batch}")
+    whole("batch", batch, 1)
     found = []
     first, *_ = network_layers = list(layers(network).values())
     for layer, operation, problem in _operations(network_layers, batch):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cconvnet.checks import whole
 from cconvnet.network import Network
 
 MEAN = 127.5  # of the images' pixels, which is subtracted from them
@@ -17,8 +18,8 @@ TIMED_LR = 1e-9
 
 def check_counts(steps: int, warmup: int) -> None:
     """Raises ValueError for numbers of timed and untimed steps that make no sense."""
-    if steps < 1 or warmup < 0:
-        raise ValueError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
+    whole("--steps", steps, 1)
+    whole("--warmup", warmup, 0)
 
 
 class Training:

@@ -33,13 +33,13 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.checkpoint import write_atomically
 from cconvnet.data.extents import Extents, Raw, Stored
 from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, BrokenImage, DataError, Pixels, resize_image
 from cconvnet.data.origins.origin import Origin, Pictures
 from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
 from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores, worker_limit
+from cconvnet.outputs import write_output
 
 DOCUMENT = "dataset.json"
 SPLITS = ("train", "test")
@@ -76,6 +76,11 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.bin"
 
 
+def is_file(name: str) -> bool:
+    """Whether a name is that of a file of prepared data."""
+    return _FILE.fullmatch(name) is not None
+
+
 def is_shard(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None
 
@@ -103,7 +108,7 @@ def write_document(path: Path, values: dict[str, Any]) -> None:
     text = json.dumps({**values, "sha256": _NO_DIGEST}, indent=1) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     before, _, after = text.rpartition(_NO_DIGEST)
-    write_atomically(path, [(before + digest + after).encode()])
+    write_output(path, [(before + digest + after).encode()])
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -539,13 +544,13 @@ def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
             rows.append((len(picture.data), picture.height, picture.width, zlib.crc32(picture.data)))
             yield picture.data
 
-    write_atomically(path, pieces())
+    write_output(path, pieces())
     return Shard(File(sum(row[0] for row in rows), digest.hexdigest()), rows)
 
 
 def write_file(path: Path, data: bytes) -> File:
     """Writes a small file atomically. Errors: OSError."""
-    write_atomically(path, [data])
+    write_output(path, [data])
     return File(len(data), hashlib.sha256(data).hexdigest())
 
 

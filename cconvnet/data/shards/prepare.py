@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.checks import NumberError
 from cconvnet.data import shards
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import DataError, describe_decoder
@@ -40,6 +41,7 @@ from cconvnet.data.shards.recipes import Recipe, Survey
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
 from cconvnet.locks import locked
+from cconvnet.outputs import check_folder
 from cconvnet.reporter import Reporter
 
 SHARD_BYTES = 256 * 2**20
@@ -87,7 +89,7 @@ class Preparation:
         progress: Progress | None = None,
     ) -> None:
         if shard_bytes < 1:
-            raise ValueError(f"--shard-mb must be more than 0, not {shard_bytes / 2**20:g}")
+            raise NumberError(f"--shard-mb must be above 0, not {shard_bytes / 2**20:g}")
         if origin.folder is not None and root.resolve().is_relative_to(origin.folder.resolve()):
             raise DataError(f"{root} lies within {origin.folder}, which it is made of; give another folder")
         if root.exists() and not root.is_dir():
@@ -96,6 +98,7 @@ class Preparation:
             names = {entry.name for entry in root.iterdir()}
             if not shards.are_here(names):
                 raise DataError(f"{root} is not empty and holds no shards; give a new folder")
+        check_folder(root)
         self.origin, self.root, self.survey = origin, root, survey
         self.recipe = dataclasses.replace(recipe, preprocessing=_begun_with(root) or recipe.preprocessing)
         self.per_shard = max(1, min(MOST_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
@@ -208,7 +211,9 @@ class Preparation:
         """Removes what a kill left. Most of it would be written over, but it takes room until then."""
         for folder in (self.root, self.root / shards.JOURNAL):
             for litter in folder.glob(".*.partial"):
-                litter.unlink()
+                name = litter.name.removeprefix(".").removesuffix(".partial")
+                if folder != self.root or name == shards.DOCUMENT or shards.is_file(name):
+                    litter.unlink()
 
     def _compare(self) -> Dataset | None:
         """The dataset that is there, if it is finished. Errors: DataError if it was begun otherwise."""
