@@ -33,8 +33,11 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.backends import Device
+from cconvnet.bfloat16 import pack
 from cconvnet.nets.specs import (
     DATA,
+    BlurSpec,
+    ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
     DropoutSpec,
@@ -47,6 +50,7 @@ from cconvnet.nets.specs import (
     NetSpec,
     NeuronSpec,
     PoolSpec,
+    SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
 )
@@ -337,6 +341,7 @@ class _WeightedLayer(Layer):
                 spec.weight_decay,
                 spec.momentum,
                 spec.norm_limit,
+                spec.lr_curve,
             )
         if spec.norm_limit > 0 and math.prod(shape[1:]) != math.prod(whole[1:]):
             raise ValueError("norm_limit cannot be kept where an input is split over several devices")
@@ -357,6 +362,7 @@ class _WeightedLayer(Layer):
                 spec.bias_lr_scale,
                 spec.bias_weight_decay,
                 spec.bias_momentum,
+                lr_curve=spec.bias_lr_curve,
             )
         index = (*(slice(None) for _ in shape[:-1]), slice(place.part * own, (place.part + 1) * own))
         return place.parameters[name].add_piece(place.device, place.allocate, whole, index, shape)
@@ -844,6 +850,123 @@ class MaxLayer(_ElementwiseLayer):
                 self.device.module.eltmax_backward(x.array, y, dy, dx, self.device.stream)
 
 
+class ConcatLayer(Layer):
+    """The channels of several inputs of one height and width, one input's behind the other's."""
+
+    type = "concat"
+
+    def __init__(self, spec: ConcatSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        if len(inputs) < 2:
+            raise ValueError(f"inputs must be at least two, not {len(inputs)}")
+        tensors = [_only([tensors]) for tensors in inputs]
+        if len({x.image[:3] for x in tensors}) != 1:
+            raise ValueError(
+                "inputs must have one height and width, not "
+                + ", ".join(f"{x.name} {x.shape}" for x in tensors)
+            )
+        images = [x.image for x in tensors]
+        channels = sum(c for *_, c in images)
+        flat = all(len(x.shape) == 2 for x in tensors)
+        shape = (images[0][0], channels) if flat else (*images[0][:3], channels)
+        super().__init__(spec.name, place, tensors, shape)
+
+    def _parts(self, whole: Any) -> list[Any]:
+        """The channels of each input."""
+        ends = np.cumsum([x.image[3] for x in self.inputs])
+        return [whole[..., end - x.image[3] : end] for x, end in zip(self.inputs, ends.tolist(), strict=True)]
+
+    def forward(self, train: bool) -> None:
+        with self.device:
+            for x, part in zip(self.inputs, self._parts(self.output.array), strict=True):
+                part[...] = x.array.reshape(part.shape)
+
+    def backward(self, updates: Updates | None = None) -> None:
+        with self.device:
+            for dx, part in zip(self.input_gradients, self._parts(self.output.gradient), strict=True):
+                if dx is not None:
+                    dx.reshape(part.shape)[...] = part
+
+
+class _FixedFilterLayer(Layer):
+    """A convolution whose filters never change and are no parameters."""
+
+    def __init__(self, name: str, x: Tensor, place: Place, filters: Array, groups: int) -> None:
+        k, r, s, _ = filters.shape
+        padding = (r // 2, s // 2)
+        self.problem = ConvProblem(*x.image, k, r, s, (1, 1), padding, groups, precision=place.precision)
+        shape = (x.shape[0], k) if len(x.shape) == 2 else self.problem.y_shape
+        super().__init__(name, place, [x], shape)
+        values = pack(filters) if place.element == np.uint16 else filters
+        self._filters = place.allocate(place.device, filters.shape, place.element)
+        place.device.fill(self._filters, values)
+
+    def workspace_bytes(self) -> int:
+        module = self.device.module
+        needs = [module.conv_fprop_workspace(self.problem)]
+        if self.inputs[0].needs_gradient:
+            needs.append(module.conv_dgrad_workspace(self.problem))
+        return int(max(needs))
+
+    def forward(self, train: bool) -> None:
+        x, y = self.inputs[0].array, self.output.array
+        self.device.module.conv_fprop(
+            self.problem,
+            x.reshape(self.problem.x_shape),
+            self._filters,
+            None,
+            False,
+            y.reshape(self.problem.y_shape),
+            self.workspace,
+            self.device.stream,
+        )
+
+    def backward(self, updates: Updates | None = None) -> None:
+        dy, dx = self.output.gradient, self.input_gradients[0]
+        if dx is not None:
+            self.device.module.conv_dgrad(
+                self.problem,
+                dy.reshape(self.problem.y_shape),
+                self._filters,
+                dx.reshape(self.problem.x_shape),
+                self.workspace,
+                self.device.stream,
+            )
+
+
+class SelectLayer(_FixedFilterLayer):
+    """Some of the input's channels: filters of one pixel that are 1 for a channel and 0 for the others.
+
+    Products with 1 and sums with 0 change no value, so each channel is bit-identical to the one it is.
+    """
+
+    type = "select"
+
+    def __init__(self, spec: SelectSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        x = _only(inputs)
+        if max(spec.channels) >= x.channels:
+            raise ValueError(
+                f"channels must be below {x.channels}, as many as {x.name} has, not {max(spec.channels)}"
+            )
+        filters = np.zeros((len(spec.channels), 1, 1, x.channels), np.float32)
+        filters[range(len(spec.channels)), 0, 0, spec.channels] = 1
+        super().__init__(spec.name, x, place, filters, groups=1)
+
+
+class BlurLayer(_FixedFilterLayer):
+    """Each channel convolved with the same Gaussian."""
+
+    type = "blur"
+
+    def __init__(self, spec: BlurSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        x = _only(inputs)
+        if spec.size > min(x.image[1:3]):
+            raise ValueError(f"size must be at most the image's side, {min(x.image[1:3])}, not {spec.size}")
+        line = np.exp(-((np.arange(spec.size) - spec.size // 2) ** 2) / (2 * spec.stdev**2))
+        window = np.outer(line, line) / line.sum() ** 2
+        filters = np.broadcast_to(window[None, :, :, None], (x.channels, spec.size, spec.size, 1))
+        super().__init__(spec.name, x, place, filters.astype(np.float32), groups=x.channels)
+
+
 class SoftmaxCostLayer(Layer):
     """Its output is the probabilities; `losses` and `ranks` have a value for each image.
 
@@ -1048,9 +1171,12 @@ _LAYERS: dict[type[LayerSpec], Any] = {
     DropoutSpec: DropoutLayer,
     SumSpec: SumLayer,
     MaxSpec: MaxLayer,
+    ConcatSpec: ConcatLayer,
+    SelectSpec: SelectLayer,
+    BlurSpec: BlurLayer,
     SoftmaxCostSpec: SoftmaxCostLayer,
 }
-_SEVERAL_INPUTS = (_WeightedLayer, _ElementwiseLayer)
+_SEVERAL_INPUTS = (_WeightedLayer, _ElementwiseLayer, ConcatLayer)
 
 
 def layer_type(spec: LayerSpec) -> Any:

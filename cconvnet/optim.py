@@ -12,6 +12,7 @@ import numpy as np
 
 from cconvnet._problem import NormLimitProblem, SgdProblem
 from cconvnet.backends import Device
+from cconvnet.nets.specs import RateCurve
 
 Array = np.ndarray[Any, Any]
 
@@ -69,6 +70,7 @@ class Parameter:
         weight_decay: the gradient of 1/2 weight_decay * |w|^2 is added to the loss's.
         momentum: None: the trainer's.
         norm_limit: the largest Euclidean norm of an output's weights, value[k]; 0: none.
+        lr_curve: how its rate falls over the run; None: it stays.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Parameter:
     weight_decay: float
     momentum: float | None = None
     norm_limit: float = 0.0
+    lr_curve: RateCurve | None = None
     pieces: list[Piece] = field(default_factory=list)
 
     @property

@@ -118,7 +118,7 @@ def resume_command(path: Path) -> str:
 def rates_of(settings: Settings, network: Network) -> Rates:
     """The rates of a run. Raises ValueError: they name a layer that the network has not."""
     schedule = StepSchedule(settings.lr, settings.lr_steps)
-    return Rates(schedule, network.parameters, settings.lr_scale)
+    return Rates(schedule, network.parameters, settings.lr_scale, settings.epochs, settings.seed)
 
 
 # ---- the loop ------------------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ class Trainer:
         progress = self.progress
         noise = self._noise(len(batch))
         self._load(batch, noise)
-        rates = self._rates.at(self._epoch(), self._divisions())
+        rates = self._rates.at(self._epoch(), self._divisions(), progress.step)
         if detect_anomaly:
             bad = self.network.checked_step(progress.step, rates, self.settings.momentum)
             if bad is not None:

@@ -16,6 +16,10 @@ Where these files and a NetSpec speak differently:
 - A softmax is a layer of its own, which the cost reads. In a spec both are one layer, named like the cost; it
   keeps the softmax's name.
 - `neuron=` on a layer without weights becomes a layer of its own, NAME_neuron, as in the original.
+- ``pass`` is no layer: its readers read its input. ``nailbed`` is pooling with windows of one pixel.
+- ``randSparse`` becomes a layer that deals the channels out, NAME_sparse; ``dropout=`` of a layer becomes one
+  behind it, NAME_dropout.
+- Of a list of devices, ``gpu=0,1``, the first computes the whole batch, with the same result.
 - Neither the size of the images nor how long to train is in the files.
 - `dropout` is what the original calls hs: it multiplies by keep at test time. cuda-convnet2 knows that as
   dropout2, and its own `dropout` divides by keep in training; a note says which one was read.
@@ -27,14 +31,20 @@ import dataclasses
 import itertools
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cconvnet.formats.ini import ConfigError, Section, read_sections
+from cconvnet.formats.rates import Rate, read_curve, read_rates
 from cconvnet.nets.shapes import Shape, output_shape, pool_outputs
 from cconvnet.nets.specs import (
     DATA,
+    BlurSpec,
+    ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
     DropoutSpec,
@@ -48,6 +58,7 @@ from cconvnet.nets.specs import (
     Neuron,
     NeuronSpec,
     PoolSpec,
+    SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
     TrainRecipe,
@@ -60,7 +71,7 @@ __all__ = ["ConfigError", "read"]
 
 # ---- which keys there are ------------------------------------------------------------------------------
 
-_INPUTS = ("type", "inputs", "neuron", "gpu")
+_INPUTS = ("type", "inputs", "neuron", "gpu", "dropout")
 _WEIGHTS = (*_INPUTS, "initW", "initB", "initWFunc", "initBFunc", "weightSource")
 _FILTERS = (
     *_WEIGHTS,
@@ -86,20 +97,25 @@ LAYER_KEYS: dict[str, tuple[str, ...]] = {
     "dropout": (*_INPUTS, "keep"),
     "dropout2": (*_INPUTS, "keep"),
     "hs": (*_INPUTS, "keep"),
-    "softmax": _INPUTS,
-    "cost.logreg": _INPUTS,
+    "pass": _INPUTS,
+    "concat": _INPUTS,
+    "blur": (*_INPUTS, "channels", "filterSize", "stdev"),
+    "nailbed": (*_INPUTS, "channels", "start", "stride"),
+    "softmax": ("type", "inputs", "neuron", "gpu"),
+    "cost.logreg": ("type", "inputs", "neuron", "gpu"),
 }
 _QUANT = ("quantF", "quantB")
 _RATES = (
-    *("epsW", "epsB", "momW", "momB", "wc", "wball", "schedW", "schedB", "superEps", "superMom"),
-    *("updatePeriod", *_QUANT),
+    *("epsW", "epsB", "momW", "momB", "wc", "wball", "sched", "schedW", "schedB", "superEps", "superMom"),
+    *("updatePeriod", "dropout", *_QUANT),
 )
 PARAM_KEYS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(LAYER_KEYS, _QUANT),
-    "conv": (*_RATES, "wcNormMin", "wcNormMax"),
+    **dict.fromkeys(LAYER_KEYS, ("dropout", *_QUANT)),
+    **dict.fromkeys(("data", "softmax"), _QUANT),
+    "conv": (*_RATES, "wcNormMin", "wcNormMax", "wcnorm"),
     "local": _RATES,
     "fc": _RATES,
-    **dict.fromkeys(("cmrnorm", "rnorm", "cnorm"), ("scale", "pow", "minDiv", *_QUANT)),
+    **dict.fromkeys(("cmrnorm", "rnorm", "cnorm"), ("scale", "pow", "minDiv", "dropout", *_QUANT)),
     **dict.fromkeys(("dropout", "dropout2", "hs"), ("keep", "enable", *_QUANT)),
     "cost.logreg": ("coeff", "topk", *_QUANT),
 }
@@ -109,14 +125,15 @@ _NO_EFFECT = ("partialSum", "sumWidth", "filterChannels", "superMom", "topk")
 _FALSE, _ZERO, _EMPTY = ("0", "no", "false", "off"), ("0",), ("",)
 # Keys of what is not there: only these values, with which they change nothing.
 _ONLY: dict[str, tuple[str, ...]] = {
-    **{"randSparse": _FALSE, "blocked": _FALSE, "initWFunc": _EMPTY, "initBFunc": _EMPTY},
-    **{"initCFunc": _EMPTY, "weightSource": _EMPTY, "superEps": _ZERO, "wcNormMin": _ZERO},
-    **{"wcNormMax": _ZERO, "updatePeriod": ("0", "1")},
-    **dict.fromkeys(("schedW", "schedB", *_QUANT), ("default",)),
+    **{"blocked": _FALSE, "weightSource": _EMPTY, "superEps": _ZERO, "wcNormMin": _ZERO, "wcNormMax": _ZERO},
+    **{"wcnorm": _ZERO, "updatePeriod": ("0", "1")},
+    **dict.fromkeys(_QUANT, ("default",)),
 }
+# Keys that name functions of the user's own Python.
+_CODE = ("initWFunc", "initBFunc", "initCFunc")
 # Layers of the old programs that are not there. The name is known, so that nobody looks for a typing error.
 _OTHER_TYPES = (
-    *("blur", "concat", "crop", "href", "nailbed", "pass", "resize", "rgb2lab", "rgb2yuv", "rscale"),
+    *("crop", "href", "resize", "rgb2lab", "rgb2yuv", "rscale"),
     *("splitfc", "treefc", "cmpool", "sum", "cost.bce", "cost.crossent", "cost.crossent2", "cost.dce"),
     *("cost.gsum2", "cost.msm", "cost.rflickr", "cost.sum2", "cost.tica"),
 )
@@ -129,6 +146,7 @@ NEURONS: dict[str, int] = {  # how many values stand in brackets
 }
 _NORMS = {"cmrnorm": "across_channels", "rnorm": "same_map", "cnorm": "same_map"}
 _POOLS = ("max", "avg")
+_BLURS = (3, 5, 7, 9)  # the original's sizes
 _PER_INPUT = ("channels", "filters", "padding", "stride", "filterSize", "groups", "initW")
 
 # ---- reading -------------------------------------------------------------------------------------------
@@ -165,7 +183,8 @@ def read(
     channels = rest[0] if rest else reader.image_channels()
     if crop is not None and not 1 <= crop <= min(height, width):
         raise ValueError(f"crop must be from 1 to {min(height, width)}, the images' side, not {crop}")
-    image = InputSpec(crop or height, crop or width, channels)
+    # The old programs' data providers that crop subtract the centre of the mean image from every crop.
+    image = InputSpec(crop or height, crop or width, channels, center_mean=crop is not None)
     reader.build(image, classes)
     cropped = crop is not None
     recipe = recipe or TrainRecipe(batch=128, epochs=90, lr=0.01, crop=cropped, mirror=cropped)
@@ -197,6 +216,7 @@ class _Reader:
         self._output: dict[str, str] = {}  # the name of the spec's layer that a section's readers read
         self._shape: dict[str, Shape] = {}  # by section, of what they read
         self._no_effect: dict[str, list[str]] = {}  # key: layers
+        self._replicas: dict[str, list[str]] = {}  # gpu: layers
 
     # -- before any layer is built --
 
@@ -256,9 +276,8 @@ class _Reader:
         self._inputs[section.name] = []
         if kind != "data":
             names = [name.strip() for name in section.text("inputs").split(",")]
-            count = {"cost.logreg": (2, 2), "eltsum": (2, None), "eltmax": (2, None)}.get(
-                kind, (1, None if kind in ("conv", "local", "fc") else 1)
-            )
+            several = dict.fromkeys(("eltsum", "eltmax", "concat"), (2, None)) | {"cost.logreg": (2, 2)}
+            count = several.get(kind, (1, None if kind in ("conv", "local", "fc") else 1))
             if len(names) < count[0] or (count[1] is not None and len(names) > count[1]):
                 wanted = f"{count[0]}" if count[1] is not None else f"at least {count[0]}"
                 raise section.error(f"inputs must be {wanted} in number, not {len(names)}", "inputs")
@@ -272,9 +291,15 @@ class _Reader:
                 text = nearest(f"a key of type={kind}", value.key, spelled.values())
                 raise section.error(text, low)
             key = spelled[low]
-            if key in _NO_EFFECT:
+            if key in _NO_EFFECT and not (key == "filterChannels" and "randSparse" in section):
                 self._no_effect.setdefault(key, []).append(section.name)
                 section.values_of(key, int if key != "superMom" else float, value.text.count(",") + 1)
+            elif key in _CODE and value.text:
+                raise section.error(
+                    f"{key}={value.text} names a function of the user's own Python, which is not run; leave "
+                    "it empty and give initW and initB",
+                    key,
+                )
             elif key in _ONLY:
                 for part in value.text.split(","):
                     if not _is_one_of(part.strip(), _ONLY[key]):
@@ -337,15 +362,36 @@ class _Reader:
                 self._cost(section, classes)
                 continue
             neuron = self._neuron(section) if kind != "neuron" else None
-            spec = _BUILDERS[kind](self, section, neuron)
-            shape = self._add(section, spec)
+            if kind == "pass":
+                # Copies between devices are the network's own affair.
+                self._device(section)
+                (source,) = self._inputs[section.name]
+                output, shape = self._output[source], self._shape[source]
+            else:
+                spec = _BUILDERS[kind](self, section, neuron)
+                output, shape = spec.name, self._add(section, spec)
             if neuron is not None and kind not in ("conv", "local", "fc"):
-                spec = NeuronSpec(
-                    name=self._unused(f"{spec.name}_neuron"), inputs=(spec.name,), neuron=neuron
-                )
-                self.layers.append(spec)
-            self._output[section.name] = spec.name
-            self._shape[section.name] = shape
+                output = self._behind(output, NeuronSpec(name=f"{section.name}_neuron", neuron=neuron))
+            if dropped := self._dropped(section):
+                output = self._behind(output, DropoutSpec(name=f"{section.name}_dropout", keep=1 - dropped))
+            self._output[section.name], self._shape[section.name] = output, shape
+
+    def _behind(self, output: str, spec: LayerSpec) -> str:
+        """Adds a layer that a section only implies, which reads `output`; returns its name."""
+        name = self._unused(spec.name)
+        self.layers.append(dataclasses.replace(spec, name=name, inputs=(output,)))
+        return name
+
+    def _dropped(self, section: Section) -> float:
+        """The part that ``dropout=`` drops of a layer's output in training, in either file."""
+        params = self.params.get(section.name)
+        where = params if params is not None and "dropout" in params else section
+        if where is params and "dropout" in section:
+            raise section.error("dropout must stand in one of the two files, not in both", "dropout")
+        part = where.value("dropout", float, 0.0)
+        if not 0 <= part < 1:
+            raise where.error(f"dropout must be at least 0 and below 1, not {part:g}", "dropout")
+        return part
 
     def _add(self, section: Section, spec: LayerSpec) -> Shape:
         try:
@@ -371,9 +417,11 @@ class _Reader:
     def _device(self, section: Section) -> int | None:
         if "gpu" not in section:
             return None
-        if "," in section.text("gpu"):
-            raise section.error("gpu must be one device; several with a copy each are not supported", "gpu")
-        return section.value("gpu", int, low=0)
+        text = section.text("gpu")
+        devices = section.values_of("gpu", int, text.count(",") + 1, low=0)
+        if len(devices) > 1:
+            self._replicas.setdefault(text, []).append(section.name)
+        return devices[0]
 
     def _neuron(self, section: Section) -> Neuron | None:
         """The function of ``neuron=``; None for ident, which is none."""
@@ -419,8 +467,8 @@ class _Reader:
                 if self._type[section.name] not in ("conv", "local", "fc"):
                     continue
                 count = len(self._inputs[section.name])
-                values = self._rates(section).values_of(key, float, count, low=0.0)
-                first = next((value for value in values if value), None)
+                rates = read_rates(self._rates(section), key, count)
+                first = next((value for value, _ in rates if value), None)
                 if first is not None:
                     setattr(self, target, first)
                     break
@@ -434,7 +482,8 @@ class _Reader:
         """
         params, n = self._rates(section), len(each)
         initial = section.values_of("initW", float, n, 0.01 if self._type[section.name] == "fc" else None, 0)
-        eps = params.values_of("epsW", float, n, low=0)
+        eps = self._curved(params, "epsW", "schedW", n)
+        ((eps_b, curve_b),) = self._curved(params, "epsB", "schedB", 1)
         momentum = params.values_of("momW", float, n, low=0)
         decay = params.values_of("wc", float, n, 0.0, low=0)
         ball = params.values_of("wball", float, n, 0.0, low=0)
@@ -442,7 +491,8 @@ class _Reader:
             {
                 **each[i],
                 "init": gaussian(initial[i]),
-                "lr_scale": rate_factor(eps[i], self.lr),
+                "lr_scale": rate_factor(eps[i][0], self.lr),
+                "lr_curve": eps[i][1],
                 "weight_decay": decay[i],
                 "momentum": None if momentum[i] == self.momentum else momentum[i],
                 "norm_limit": norm_limit_of(ball[i], counts[i]),
@@ -453,9 +503,20 @@ class _Reader:
         return {
             **merged(rows),
             "bias": section.value("initB", float, 0.0),
-            "bias_lr_scale": rate_factor(params.value("epsB", float, low=0), self.lr),
+            "bias_lr_scale": rate_factor(eps_b, self.lr),
+            "bias_lr_curve": curve_b,
             "bias_momentum": None if momentum_b == self.momentum else momentum_b,
         }
+
+    def _curved(self, params: Section, key: str, sched: str, count: int) -> list[Rate]:
+        """The rates of one key, with the curve that a key of the original gives to all of them."""
+        rates = read_rates(params, key, count)
+        # An old version of the original had one key for weights and biases.
+        sched = "sched" if "sched" in params and sched not in params else sched
+        curve = read_curve(params, sched)
+        if curve is not None and any(own for _, own in rates):
+            raise params.error(f"{key} has a curve already, so {sched} must be default", sched)
+        return [(rate, own or curve) for rate, own in rates]
 
     def _fc(self, section: Section, neuron: Neuron | None) -> LayerSpec:
         inputs = self._shapes(section)
@@ -473,9 +534,14 @@ class _Reader:
         sides = section.values_of("filterSize", int, n, low=1)
         strides = section.values_of("stride", int, n, 1, low=1)
         padding = section.values_of("padding", int, n, 0, low=0)
+        sparse = section.values_of("randSparse", bool, n, False)
         each, counts = [], []
+        common = self._common(section)
         for i in range(n):
             self._channels(section, i, channels[i])
+            if sparse[i]:
+                common["inputs"] = self._sparse(section, i, groups[i], common["inputs"])
+                channels[i] = self._shape[common["inputs"][i]][2]
             if channels[i] % groups[i]:
                 raise section.error(f"groups must divide channels, {channels[i]}, not {groups[i]}", "groups")
             pair = {"window": sides[i], "stride": strides[i], "padding": padding[i]}
@@ -493,13 +559,82 @@ class _Reader:
             raise section.error(
                 f"filters times groups must be the same for every input, not {listed}", "filters"
             )
-        values = {**self._common(section), **self._weights(section, each, counts)}
+        values = {**common, **self._weights(section, each, counts)}
         if self._type[section.name] == "local":
             return LocalSpec(**values, filters=filters.pop(), neuron=neuron)
         shared = section.value("sharedBiases", bool, True)
         return ConvSpec(**values, filters=filters.pop(), neuron=neuron, shared_bias=shared)
 
+    def _sparse(self, section: Section, index: int, groups: int, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        """The inputs, one of them replaced by the channels that each group of filters reads at random.
+
+        Each of groups * filterChannels / channels permutations deals all channels out to groups. The original
+        drew them anew for every network; here they follow from the layer's name, and the spec lists them.
+        """
+        name = self._inputs[section.name][index]
+        channels, n = self._shape[name][2], len(inputs)
+        own = section.values_of("filterChannels", int, n, low=1)[index] if "filterChannels" in section else 0
+        own = own or channels // groups
+        if groups < 2:
+            raise section.error("randSparse needs groups above 1", "randSparse")
+        if channels % own or groups * own % channels:
+            raise section.error(
+                f"filterChannels must divide channels, {channels}, and times groups, {groups}, be a multiple "
+                f"of it, not {own}",
+                "filterChannels",
+            )
+        draws = np.random.Generator(np.random.Philox(key=zlib.crc32(f"{section.name}.{index}".encode())))
+        picked = np.concatenate([draws.permutation(channels) for _ in range(groups * own // channels)])
+        suffix = f".{index}" if n > 1 else ""
+        spec = SelectSpec(name=f"{section.name}_sparse{suffix}", channels=tuple(map(int, picked)))
+        chosen = self._behind(inputs[index], dataclasses.replace(spec, device=self._device(section)))
+        self._shape[chosen] = (*self._shape[name][:2], len(picked))
+        return (*inputs[:index], chosen, *inputs[index + 1 :])
+
     # -- without weights --
+
+    def _concat(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        return ConcatSpec(**self._common(section))
+
+    def _blur(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        (shape,) = self._shapes(section)
+        self._channels(section, 0, section.value("channels", int, low=1))
+        size, stdev = section.value("filterSize", int, low=1), section.value("stdev", float)
+        if size not in _BLURS:
+            raise section.error(
+                f"filterSize must be one of {', '.join(map(str, _BLURS))}, not {size}", "filterSize"
+            )
+        if size > min(shape[:2]):
+            raise section.error(
+                f"filterSize must be at most the image's side, {min(shape[:2])}", "filterSize"
+            )
+        if not stdev > 0:
+            raise section.error(f"stdev must be above 0, not {stdev:g}", "stdev")
+        return BlurSpec(**self._common(section), stdev=stdev, size=size)
+
+    def _nailbed(self, section: Section, neuron: Neuron | None) -> LayerSpec:
+        """Every stride-th pixel: pooling with windows of one pixel. Without `start` they lie in the middle."""
+        (shape,) = self._shapes(section)
+        self._channels(section, 0, section.value("channels", int, low=1))
+        stride = section.value("stride", int, low=1)
+        if "start" in section:
+            start = section.value("start", int, low=0)
+            if start >= min(shape[:2]):
+                raise section.error(
+                    f"start must be below the image's side, {min(shape[:2])}, not {start}", "start"
+                )
+        else:
+            start = (shape[0] - 1) % stride // 2
+        counts = tuple(-(-(side - start) // stride) for side in shape[:2])
+        return PoolSpec(
+            **self._common(section),
+            pool="avg",
+            window=(1, 1),
+            stride=(stride, stride),
+            padding=(-start, -start),
+            rounding="ceil",
+            outputs=(counts[0], counts[1]),
+        )
 
     def _pool(self, section: Section, neuron: Neuron | None) -> LayerSpec:
         (shape,) = self._shapes(section)
@@ -632,6 +767,12 @@ class _Reader:
             f"{key} changes no result and is not used: {', '.join(names)}"
             for key, names in self._no_effect.items()
         ]
+        notes += [note for file in (self.sections, self.params) for s in file.values() for note in s.repeats]
+        notes += [
+            f"gpu={gpu}: a replica on each would compute the same on a part of the batch; all of it is on device "
+            f"{gpu.split(',')[0].strip()}: {', '.join(names)}"
+            for gpu, names in self._replicas.items()
+        ]
         dropout = ", ".join(section.name for section in self._of_type("dropout"))
         if dropout:
             notes.append(
@@ -641,6 +782,9 @@ class _Reader:
 
 
 _BUILDERS: dict[str, Callable[[_Reader, Section, Neuron | None], LayerSpec]] = {
+    "blur": _Reader._blur,
+    "concat": _Reader._concat,
+    "nailbed": _Reader._nailbed,
     "conv": _Reader._filters,
     "local": _Reader._filters,
     "fc": _Reader._fc,

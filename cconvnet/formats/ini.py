@@ -3,7 +3,8 @@
 Python's own configparser reads the same files but forgets the lines. The rules are those of the parser that
 cuda-convnet used: ``key=value`` or ``key: value``, keys in any case, ``#`` and ``;`` begin a comment at the
 start of a line, ``;`` after a blank also behind a value, and an indented line goes on with the value above.
-Unlike there, a section or a key that comes twice is an error.
+As there, a section that comes twice goes on where the first ended, and of a key that comes twice the last
+counts; ``Section.repeats`` has a line for each.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Section:
     name: str
     line: int
     values: dict[str, Value] = field(default_factory=dict)
+    repeats: list[str] = field(default_factory=list)
 
     def __contains__(self, key: str) -> bool:
         return key.lower() in self.values
@@ -68,7 +70,7 @@ class Section:
         """One integer, number or boolean, at least `low`."""
         if key not in self and default is not None:
             return default
-        return self._convert(key, self.text(key), kind, low)
+        return self.convert(key, self.text(key), kind, low)
 
     def values_of(
         self, key: str, kind: type[T], count: int, default: T | None = None, low: float | None = None
@@ -79,9 +81,10 @@ class Section:
         parts = self.text(key).split(",")
         if len(parts) != count:
             raise self.error(f"{key} must have one value per input, {count}, not {len(parts)}", key)
-        return [self._convert(key, part.strip(), kind, low) for part in parts]
+        return [self.convert(key, part.strip(), kind, low) for part in parts]
 
-    def _convert(self, key: str, text: str, kind: type[T], low: float | None) -> T:
+    def convert(self, key: str, text: str, kind: type[T], low: float | None, where: str = "") -> T:
+        """The integer, number or boolean of a text, at least `low`; an error is about `where`, or `key`."""
         try:
             if "_" in text:  # Python's way to group digits
                 raise ValueError
@@ -89,9 +92,9 @@ class Section:
             if not math.isfinite(value):
                 raise ValueError
         except (ValueError, KeyError):
-            raise self.error(f"{key} must be {_KINDS[kind]}, not {text!r}", key) from None
+            raise self.error(f"{key} must be {_KINDS[kind]}, not {text!r}", where or key) from None
         if low is not None and value < low:
-            raise self.error(f"{key} must be at least {low:g}, not {text}", key)
+            raise self.error(f"{key} must be at least {low:g}, not {text}", where or key)
         return value
 
 
@@ -123,12 +126,11 @@ def _parse(path: Path, lines: Iterable[str]) -> dict[str, Section]:
             name = header.group(1).strip()
             if not name:
                 raise ConfigError(f"{path}:{number}: a section needs a name")
-            if name in sections:
-                raise ConfigError(
-                    f"{path}:{number}: layer {name}: a second section [{name}]; the first stands in line "
-                    f"{sections[name].line}"
+            section = sections.setdefault(name, Section(path, name, number))
+            if section.line != number:
+                section.repeats.append(
+                    f"{path}:{number}: a second section [{name}] goes on with the first, line {section.line}"
                 )
-            section = sections[name] = Section(path, name, number)
             value = None
             continue
         match = _VALUE.match(text)
@@ -138,10 +140,9 @@ def _parse(path: Path, lines: Iterable[str]) -> dict[str, Section]:
         if section is None:
             raise ConfigError(f"{path}:{number}: {key} stands before the first section")
         if key in section:
-            first = section.values[key.lower()].line
-            raise ConfigError(
-                f"{path}:{number}: layer {section.name}: {key} is given a second time; the first stands in "
-                f"line {first}"
+            before = section.values[key.lower()]
+            section.repeats.append(
+                f"{path}:{number}: layer {section.name}: {key} replaces {before.text!r} of line {before.line}"
             )
         value = section.values[key.lower()] = Value(key, _without_comment(match.group(2)), number)
     return sections

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from cconvnet.nets.specs import (
     DATA,
+    ConcatSpec,
     ConvSpec,
     FcSpec,
     Init,
@@ -19,6 +20,7 @@ from cconvnet.nets.specs import (
     NetSpec,
     Pair,
     PoolSpec,
+    SelectSpec,
     gaussian,
 )
 
@@ -61,6 +63,10 @@ def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
                 for axis in range(2)
             )
             found.add((p, q, spec.filters))
+    elif isinstance(spec, ConcatSpec):
+        found = {(*shape[:2], sum(c for *_, c in inputs)) for shape in inputs}
+    elif isinstance(spec, SelectSpec):
+        found = {(*shape[:2], len(spec.channels)) for shape in inputs}
     else:
         found = set(inputs)
     if len(found) != 1:

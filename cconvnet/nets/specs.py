@@ -85,6 +85,32 @@ class Neuron:
 
 RELU = Neuron("relu")
 
+CURVES = ("linear", "exp", "dexp", "jdexp")
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """A rate that falls over the whole run, from its first value to that value divided by `factor`.
+
+    The kinds and their formulas are in :func:`cconvnet.schedule.curve_factor`.
+
+    Attributes
+        kind: ``linear``; ``exp``, by equal ratios; ``dexp``, likewise in `steps` steps; ``jdexp``, the same
+            with a step back in the middle of each.
+        noise: every step multiplies the rate by 1 + noise * |z|, z normally distributed.
+    """
+
+    kind: str
+    factor: float
+    steps: int = 1
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("a rate's curve", self.kind, CURVES)
+        real("factor", self.factor, above=0)
+        real("noise", self.noise, low=0)
+        whole("steps", self.steps, 1)
+
 
 # ---- layers ----------------------------------------------------------------------------------------------
 
@@ -134,18 +160,23 @@ class _WeightedSpec(LayerSpec):
         lr_scale, bias_lr_scale: multiply the trainer's rate; 0 freezes.
         weight_decay, bias_weight_decay: times the parameter, added to its gradient.
         momentum, bias_momentum: None: the trainer's.
+        lr_curve, bias_lr_curve: how the rate falls over the run, beside the recipe's steps; None: it stays.
         norm_limit: after each update the weights of an output are scaled down to this Euclidean norm if
             theirs is larger; 0: no limit.
     """
 
     # What per_input may set.
-    _EACH_INPUT: ClassVar[tuple[str, ...]] = ("init", "lr_scale", "weight_decay", "momentum", "norm_limit")
+    _EACH_INPUT: ClassVar[tuple[str, ...]] = (
+        *("init", "lr_scale", "lr_curve", "weight_decay", "momentum", "norm_limit"),
+    )
 
     neuron: Neuron | None = None
     init: Init = field(default_factory=Init)
     bias: float | None = 0.0
     lr_scale: float = 1.0
     bias_lr_scale: float = 2.0
+    lr_curve: RateCurve | None = None
+    bias_lr_curve: RateCurve | None = None
     weight_decay: float = 0.0
     bias_weight_decay: float = 0.0
     momentum: float | None = None
@@ -329,6 +360,52 @@ class MaxSpec(LayerSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConcatSpec(LayerSpec):
+    """The channels of two or more inputs of one height and width, one input's behind the other's."""
+
+    type: ClassVar[str] = "concat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectSpec(LayerSpec):
+    """Some of its input's channels, in any order and any number of times.
+
+    Attributes
+        channels: the input's channel that each channel of the output is.
+    """
+
+    type: ClassVar[str] = "select"
+
+    channels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("channels", tuple(self.channels))
+        _require(bool(self.channels), f"layer {self.name}: channels must not be empty")
+        for channel in self.channels:
+            whole(f"layer {self.name}: channels", channel, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlurSpec(LayerSpec):
+    """Each channel convolved with a Gaussian of `size` x `size` pixels; outside the image are zeros.
+
+    The weights exp(-d^2 / (2 stdev^2)) sum to 1 over the whole window, so edges become darker.
+    """
+
+    type: ClassVar[str] = "blur"
+
+    stdev: float
+    size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real(f"layer {self.name}: stdev", self.stdev, above=0)
+        whole(f"layer {self.name}: size", self.size, 1)
+        _require(self.size % 2 == 1, f"layer {self.name}: size must be odd, not {self.size}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoftmaxCostSpec(LayerSpec):
     """Softmax and cross-entropy against the labels; `coeff` multiplies the gradient, not the loss shown.
 
@@ -354,6 +431,9 @@ LAYER_TYPES: dict[str, type[LayerSpec]] = {
         DropoutSpec,
         SumSpec,
         MaxSpec,
+        ConcatSpec,
+        SelectSpec,
+        BlurSpec,
         SoftmaxCostSpec,
     )
 }
@@ -558,6 +638,10 @@ def spec_values(part: Any) -> dict[str, Any]:
                 return value.kind
             case Neuron():
                 return f"{value.kind}[{value.a:g},{value.b:g}]"
+            case RateCurve():
+                steps = f" in {value.steps} steps" if value.kind in ("dexp", "jdexp") else ""
+                noise = f", noise {value.noise:g}" if value.noise else ""
+                return f"{value.kind} to 1/{value.factor:g}{steps}{noise}"
             case LrStep():
                 whose = f" {','.join(value.layers)}" if value.layers else ""
                 of = "" if value.of == "both" else f" {value.of}s"
@@ -629,14 +713,17 @@ def _layer_from_dict(values: dict[str, Any]) -> LayerSpec:
         values,
         neuron=lambda neuron: neuron and _build(Neuron, f"{where}: neuron", neuron),
         init=lambda init: _build(Init, f"{where}: init", init),
+        lr_curve=lambda curve: curve and _build(RateCurve, f"{where}: lr_curve", curve),
+        bias_lr_curve=lambda curve: curve and _build(RateCurve, f"{where}: bias_lr_curve", curve),
         per_input=lambda inputs: tuple(_input_from_dict(where, values) for values in inputs),
     )
 
 
 def _input_from_dict(where: str, values: dict[str, Any]) -> dict[str, Any]:
     """One entry of per_input."""
+    kinds = {"init": Init, "lr_curve": RateCurve}
     return {
-        name: _build(Init, f"{where}: init", value) if name == "init" else _tuple(value)
+        name: _build(kinds[name], f"{where}: {name}", value) if name in kinds and value else _tuple(value)
         for name, value in values.items()
     }
 

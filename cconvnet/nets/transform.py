@@ -11,6 +11,7 @@ from typing import Any
 from cconvnet.checks import real
 from cconvnet.nets.shapes import Shape, fan_in, plain_init, shapes
 from cconvnet.nets.specs import (
+    BlurSpec,
     ContrastNormSpec,
     ConvSpec,
     DropoutSpec,
@@ -29,7 +30,7 @@ from cconvnet.nets.specs import (
 
 _Weighted = ConvSpec | LocalSpec | FcSpec
 # Layers that treat each channel by itself, so that a tower needs nothing of the others.
-_BY_CHANNEL = (NeuronSpec, PoolSpec, ContrastNormSpec, DropoutSpec, SumSpec, MaxSpec)
+_BY_CHANNEL = (NeuronSpec, PoolSpec, ContrastNormSpec, DropoutSpec, SumSpec, MaxSpec, BlurSpec)
 
 
 # ---- towers --------------------------------------------------------------------------------------------
