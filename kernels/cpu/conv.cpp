@@ -5,6 +5,7 @@
 // as a convolution of its own, were slower even without their reorders. Weights go through the layout that
 // the kernel asks for: their reorder takes under 1 ms. The algorithm is never Winograd's, whose rounding is
 // not that of a sum of products.
+#include "cropped_image.h"
 #include "onednn.h"
 #include "tables.h"
 
@@ -35,26 +36,27 @@ class Convolution {
     const memory::desc b =
         bias ? memory::desc({o.k}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
     const memory::dims stride = {o.stride_h, o.stride_w}, before = {o.pad_h, o.pad_w};
-    // What the last window reads beyond the image: more than the padding with ceil rounding, negative where
-    // floor rounding leaves pixels over.
-    const memory::dims after = {(o.p - 1) * o.stride_h + o.r - o.h - o.pad_h,
-                                (o.q - 1) * o.stride_w + o.s - o.w - o.pad_w};
+    // oneDNN counts the pixels between two taps.
+    const memory::dims dilation = {o.dilation_h - 1, o.dilation_w - 1};
+    // What the last window reads beyond the image, negative where pixels are left over.
+    const memory::dims after = {(o.p - 1) * o.stride_h + detail::extent(o.r, o.dilation_h) - o.h - o.pad_h,
+                                (o.q - 1) * o.stride_w + detail::extent(o.s, o.dilation_w) - o.w - o.pad_w};
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     const auto direct = dnnl::algorithm::convolution_direct;
     const dnnl::engine& engine = onednn::engine();
     const dnnl::convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, direct,
-                                                            x, forward_w, b, y, stride, before, after,
-                                                            attributes);
+                                                            x, forward_w, b, y, stride, dilation, before,
+                                                            after, attributes);
     if (pass == kFprop) {
       prepare(dnnl::convolution_forward(forward), forward.weights_desc(), forward.scratchpad_desc());
     } else if (pass == kDgrad) {
-      const dnnl::convolution_backward_data::primitive_desc backward(engine, direct, x, w, y, stride, before,
-                                                                     after, forward, attributes);
+      const dnnl::convolution_backward_data::primitive_desc backward(
+          engine, direct, x, w, y, stride, dilation, before, after, forward, attributes);
       prepare(dnnl::convolution_backward_data(backward), backward.weights_desc(), backward.scratchpad_desc());
     } else {
-      const dnnl::convolution_backward_weights::primitive_desc backward(engine, direct, x, w, y, stride,
-                                                                        before, after, forward, attributes);
+      const dnnl::convolution_backward_weights::primitive_desc backward(
+          engine, direct, x, w, y, stride, dilation, before, after, forward, attributes);
       prepare(dnnl::convolution_backward_weights(backward), backward.diff_weights_desc(),
               backward.scratchpad_desc());
     }
@@ -119,16 +121,20 @@ class Convolution {
 // oneDNN serves every problem, so it is the last row of each.
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  onednn::run<Convolution>("conv", o, kFprop, a.x, a.w, a.finish.bias, a.y);
+  CroppedImage x(o);
+  onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(a.x), a.w, a.finish.bias, a.y);
   finish_after_bias(a.finish, o.precision, o.y_count(), a.y, stream);
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
-  onednn::run<Convolution>("conv", o, kDgrad, a.dx, a.w, nullptr, a.dy);
+  CroppedImage dx(o);
+  onednn::run<Convolution>("conv", dx.problem(), kDgrad, dx.place_in(a.dx), a.w, nullptr, a.dy);
+  dx.spread(a.dx);
 }
 
 void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream stream) {
-  onednn::run<Convolution>("conv", o, kWgrad, a.x, a.dw, nullptr, a.dy);
+  CroppedImage x(o);
+  onednn::run<Convolution>("conv", x.problem(), kWgrad, x.of(a.x), a.dw, nullptr, a.dy);
   if (a.update) sgd_update(*a.update, a.dw, stream);
 }
 

@@ -93,15 +93,13 @@ struct SignalStack {};
 enum Pass { kFprop, kDgrad, kWgrad };
 
 // The sizes of a problem, what is asked of it, and the number of threads the primitive is made for.
-using Key = std::array<int, 18>;
+using Key = std::array<int, 20>;
 
 inline Key key_of(const ConvProblem& o, Pass pass, bool bias) {
-  return {o.n,        o.h,        o.w,
-          o.c,        o.k,        o.r,
-          o.s,        o.p,        o.q,
-          o.stride_h, o.stride_w, o.pad_h,
-          o.pad_w,    o.groups,   o.precision == Precision::bf16,
-          pass,       bias,       omp_get_max_threads()};
+  return {o.n,          o.h,          o.w,     o.c,      o.k,
+          o.r,          o.s,          o.p,     o.q,      o.stride_h,
+          o.stride_w,   o.pad_h,      o.pad_w, o.groups, o.precision == Precision::bf16,
+          o.dilation_h, o.dilation_w, pass,    bias,     omp_get_max_threads()};
 }
 
 // Primitives by key, made at first use. Guarded by mutex(). A program has some tens of problems; one that
