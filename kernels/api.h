@@ -243,8 +243,8 @@ void watch_losses(int count, const float* loss, int32_t* halt, Stream stream);
 void sgd_update(const Update& update, const float* g, Stream stream);
 
 // Each row of w[rows,columns] whose Euclidean norm is above `limit` is multiplied by limit / norm; others,
-// and rows with a NaN, keep their bits. w is read and written. The norm is a float's: from 1.8e19 on it is
-// infinite. Source: cuda-convnet's wball.
+// and rows with a NaN, keep their bits. w is read and written. Squares that a float cannot hold do not
+// matter: such a row is scaled by a power of two first. Source: cuda-convnet's wball.
 void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 
 // ---- input ----------------------------------------------------------------------------------------------
