@@ -292,7 +292,7 @@ def evaluate_runs(
         paths: runs or checkpoints; best: of runs, take the best checkpoint instead of the newest.
         where: the data's folder; None: that of the first run.
         precision: None: that in which each was trained.
-        say: is told of damaged checkpoints that were passed over.
+        say: is told of damaged checkpoints that were passed over, and of the data.
 
     Returns
         The data, each network's result, and the ensemble's errors; of one network its own.
@@ -318,6 +318,8 @@ def evaluate_runs(
         files.append(file)
     # The training pictures, of which there are most, are not looked at: none is decoded before it is read.
     source = data.open_source(where or settings["data"], settings["size"], cache_bytes=0)
+    for line in source.account.lines() if source.account is not None else []:
+        say(f"data: {line}")
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
 
     def test(file: Path) -> Result:  # a function, whose network is gone before the next is made

@@ -249,8 +249,8 @@ def _open_data(where: str | None, size: int | None, options: Options, reporter: 
         scan=reporter.counted("looking through data"),
     )
     reporter.end()
-    for note in source.notes:
-        reporter.say(f"data: {note}")
+    for line in [*(source.account.lines() if source.account is not None else []), *source.notes]:
+        reporter.say(f"data: {line}")
     return source
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data import origins
+from cconvnet.data.account import Account
 from cconvnet.data.extents import Extents
 from cconvnet.data.images import (
     DECODERS,
@@ -51,7 +52,8 @@ class Source:
     Of pictures that are decoded, `folder` is where they lie, `extents` where each of `train` lies, and
     `decoder` what decodes them. `mean` float32[H,W,C] and `colors` float32[C,C] are the mean image and
     color_components() where the data's files hold them of images of this size; training takes them instead of
-    computing them from `train`. `left_out` is what no split has, such as a picture without a label.
+    computing them from `train`. `left_out` is what no split has, such as a picture without a label. `account`
+    counts and names all that was found, and what of it is not used.
     """
 
     name: str
@@ -66,10 +68,15 @@ class Source:
     titles: list[str] | None = None
     extents: Extents | None = field(default=None, compare=False)
     left_out: list[Skipped] = field(default_factory=list)
+    account: Account | None = field(default=None, compare=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.train.image_shape
+
+    def unreadable(self) -> list[Skipped]:
+        """The pictures that were found to be unreadable so far."""
+        return self.report()[len(self.left_out) :]
 
     def report(self) -> list[Skipped]:
         """What is left out so far; where pictures are decoded while reading, more may follow."""
@@ -177,10 +184,6 @@ def _source(
     left_out = [
         Skipped(name, *left) for name, pictures in origin.splits.items() for left in pictures.left_out
     ]
-    if left_out:
-        notes.append(
-            f"{len(left_out):,} pictures are left out; the first is {left_out[0].file}: {left_out[0].reason}"
-        )
     return Source(
         origin.name,
         origin.classes,
@@ -194,6 +197,7 @@ def _source(
         titles=origin.titles,
         extents=origin.train.extents,
         left_out=left_out,
+        account=Account.of(origin),
     )
 
 

@@ -26,7 +26,7 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -34,9 +34,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.checkpoint import write_atomically
+from cconvnet.data.account import unused_of
 from cconvnet.data.extents import Extents, Raw, Stored
 from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, BrokenImage, DataError, Pixels, resize_image
-from cconvnet.data.origins.origin import Origin, Pictures
+from cconvnet.data.origins.origin import Origin, Pictures, beside
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
 from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores
 
@@ -169,6 +170,7 @@ class Dataset:
     per_shard: how many of the source's pictures went to a shard.
     source: the fingerprint of the data the pictures come from.
     files: by name.
+    account: the account of the data the pictures come from, Account.as_json(); empty in older shards.
     """
 
     root: Path
@@ -190,6 +192,7 @@ class Dataset:
     per_shard: int
     source: str
     files: dict[str, File]
+    account: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> None:
         """Errors: OSError."""
@@ -304,7 +307,8 @@ def read_dataset(root: Path) -> Dataset:
             and all(_FILE.fullmatch(name) for name in files)
             and wanted == set(files)
         )
-    except (TypeError, KeyError, AttributeError) as error:
+        list(unused_of(dataset.account))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise DataError(f"{path} is none of cconvnet's: {error}") from error
     if not sound:
         raise DataError(f"{path} is none of cconvnet's: its entries do not fit together")
@@ -360,6 +364,8 @@ def open_origin(root: Path) -> Origin:
         colors=_statistics(dataset, COLORS, 2),
         folder=root,
         size=dataset.size,
+        beside=beside(root, {DOCUMENT, JOURNAL, *dataset.files}),
+        source_account=dataset.account,
     )
 
 
