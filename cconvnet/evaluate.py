@@ -11,6 +11,8 @@ import numpy as np
 
 from cconvnet import data, nets, runs
 from cconvnet.checkpoint import Checkpoint, Tensors, check_tensors
+from cconvnet.data.fingerprint import differences
+from cconvnet.data.origins.origin import composed
 from cconvnet.nets.specs import NetSpec, nearest
 from cconvnet.network import Network, StepResult
 
@@ -303,6 +305,7 @@ def evaluate_runs(
     """
     check_views(views)
     files: list[Path] = []
+    known: list[dict[str, str]] = []
     settings: dict[str, Any] = {}
     for path in paths:
         file, checkpoint, skipped = runs.find_checkpoint(path, best)
@@ -316,10 +319,14 @@ def evaluate_runs(
                     f"{_short(checkpoint.settings[name])}, there {_short(settings[name])}"
                 )
         files.append(file)
+        known.append(checkpoint.settings.get("pictures", {}))
     # The training pictures, of which there are most, are not looked at: none is decoded before it is read.
     source = data.open_source(where or settings["data"], settings["size"], cache_bytes=0)
     for line in source.account.lines() if source.account is not None else []:
         say(f"data: {line}")
+    for file, began in zip(files, known, strict=True):
+        for line in differences(began, source.fingerprints, f"{file} was trained with"):
+            say(f"data: {line}")
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
 
     def test(file: Path) -> Result:  # a function, whose network is gone before the next is made
@@ -340,7 +347,7 @@ def _short(values: list[Any]) -> str:
 
 
 def check_source(trained: Trained, source: data.Source) -> None:
-    if list(source.classes) != list(trained.classes):
+    if list(map(composed, source.classes)) != list(map(composed, trained.classes)):
         ours, theirs = len(trained.classes), len(source.classes)
         what = f"{theirs} classes, the network {ours}"
         if ours == theirs:

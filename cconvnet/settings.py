@@ -110,6 +110,7 @@ class Settings:
         color_noise: the standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: how many epochs it lasts; None: all.
         color_noise_shrinks: whether the noisy input is divided by 1 + color_noise.
+        pictures: the fingerprints of the data that the run began with; see cconvnet.data.fingerprint.
     """
 
     net: str
@@ -134,6 +135,7 @@ class Settings:
     color_noise_epochs: float | None
     color_noise_shrinks: bool
     precision: str
+    pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def chosen(cls, options: Options, spec: NetSpec, source: Source) -> Settings:
@@ -159,6 +161,7 @@ class Settings:
             color_noise_epochs=recipe.color_noise_epochs,
             color_noise_shrinks=recipe.color_noise_shrinks,
             precision=options.precision or "fp32",
+            pictures=source.fingerprints,
         )
 
     @classmethod

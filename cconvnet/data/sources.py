@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from cconvnet.data import origins
 from cconvnet.data.account import Account
 from cconvnet.data.extents import Extents
+from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import (
     DECODERS,
     BrokenImage,
@@ -53,7 +55,7 @@ class Source:
     `decoder` what decodes them. `mean` float32[H,W,C] and `colors` float32[C,C] are the mean image and
     color_components() where the data's files hold them of images of this size; training takes them instead of
     computing them from `train`. `left_out` is what no split has, such as a picture without a label. `account`
-    counts and names all that was found, and what of it is not used.
+    counts and names all that was found, and what of it is not used; `origin` is all that was found.
     """
 
     name: str
@@ -69,6 +71,12 @@ class Source:
     extents: Extents | None = field(default=None, compare=False)
     left_out: list[Skipped] = field(default_factory=list)
     account: Account | None = field(default=None, compare=False)
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """By which the pictures of each split are known again; see cconvnet.data.fingerprint."""
+        return {} if self.origin is None else fingerprints(self.origin)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -198,6 +206,7 @@ def _source(
         extents=origin.train.extents,
         left_out=left_out,
         account=Account.of(origin),
+        origin=origin,
     )
 
 

@@ -17,7 +17,7 @@ SHOWN = 5
 class DataRecord:
     """The file data.json of a run.
 
-    Of a resumed run the unreadable pictures that were found before are kept.
+    Of a resumed run, the unreadable pictures that were found before are kept.
     """
 
     def __init__(self, run: Path, source: Source) -> None:
@@ -42,6 +42,7 @@ class DataRecord:
             account = self._source.account
             values = {
                 "name": self._source.name,
+                "fingerprints": self._source.fingerprints,
                 "account": None if account is None else account.as_json(),
                 "notes": self._source.notes,
                 "unreadable": [vars(one) for one in self._known.values()],

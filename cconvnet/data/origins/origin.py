@@ -17,6 +17,7 @@ from cconvnet.data.extents import Extents, Raw
 from cconvnet.data.images import DataError, Pixels
 
 Labels = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
 
 # Of statistics that are kept beside the pictures.
 OWN_FILES = ".cconvnet-"
@@ -128,6 +129,8 @@ class Origin:
     size: the side that pictures are brought to where none is asked for; None: none but their own.
     beside: files and folders in the data's folder that belong to no split.
     source_account: Account.as_json() of the data that shards were made of.
+    form: how shards keep the pictures; "" for pictures as they came.
+    fingerprints: those of the data that shards were made of, for each split; see cconvnet.data.fingerprint.
     """
 
     kind: str
@@ -144,6 +147,8 @@ class Origin:
     size: int | None = None
     beside: Unused = field(default_factory=Unused)
     source_account: dict[str, Any] = field(default_factory=dict)
+    form: str = ""
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, Pictures]:

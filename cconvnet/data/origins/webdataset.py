@@ -28,6 +28,7 @@ from cconvnet.data.origins.origin import (
     Origin,
     Pictures,
     beside,
+    composed,
     entries,
     kind_of,
     lines,
@@ -182,7 +183,7 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _class_names(file: Path) -> list[str]:
-    names = lines(file)
+    names = [composed(name) for name in lines(file)]
     if not names or "" in names or len(set(names)) < len(names):
         raise DataError(f"{file} must name a class in each line, and none twice")
     return names
@@ -256,8 +257,8 @@ def _label(tar: tars.TarFile, sample: dict[str, tars.Member], numbers: dict[str,
     else:
         return "no label (.cls or .json)"
     if isinstance(given, str):
-        if numbers is not None and given in numbers:
-            return numbers[given]
+        if numbers is not None and composed(given) in numbers:
+            return numbers[composed(given)]
         given = int(given) if re.fullmatch("[0-9]{1,9}", given) else given
     if isinstance(given, bool) or not isinstance(given, int):
         return f"its label is {str(given)[:40]!r}, not a whole number"

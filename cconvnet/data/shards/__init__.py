@@ -171,6 +171,7 @@ class Dataset:
     source: the fingerprint of the data the pictures come from.
     files: by name.
     account: the account of the data the pictures come from, Account.as_json(); empty in older shards.
+    fingerprints: of the same data, for each split; see cconvnet.data.fingerprint. Empty in older shards.
     """
 
     root: Path
@@ -193,6 +194,7 @@ class Dataset:
     source: str
     files: dict[str, File]
     account: dict[str, Any] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     def write(self) -> None:
         """Errors: OSError."""
@@ -295,6 +297,7 @@ def read_dataset(root: Path) -> Dataset:
         sound = (
             isinstance(dataset.classes, list)
             and all(isinstance(name, str) for name in (dataset.name, *dataset.classes, *dataset.notes))
+            and all(isinstance(text, str) for text in dataset.fingerprints.values())
             and isinstance(dataset.size, int | None)
             and all(
                 isinstance(count, int) for count in (*dataset.pictures.values(), *dataset.skipped.values())
@@ -366,6 +369,8 @@ def open_origin(root: Path) -> Origin:
         size=dataset.size,
         beside=beside(root, {DOCUMENT, JOURNAL, *dataset.files}),
         source_account=dataset.account,
+        form=f"shards, {dataset.describe()}",
+        fingerprints=dataset.fingerprints,
     )
 
 

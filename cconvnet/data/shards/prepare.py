@@ -29,6 +29,7 @@ import numpy as np
 from cconvnet.data import shards
 from cconvnet.data.account import Account
 from cconvnet.data.color_noise import color_components
+from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import DataError, describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
@@ -385,6 +386,7 @@ class Preparation:
         write(shards.SKIPPED, self._skipped())
         recipe = self.recipe
         train = self.origin.train
+        known = fingerprints(self.origin)
         dataset = Dataset(
             root=self.root,
             name=self.origin.name,
@@ -401,6 +403,7 @@ class Preparation:
             },
             files=files,
             account=self._account(),
+            fingerprints={name: known[name] for name in kept},
         )
         for name, array in self._statistics(dataset, report, workers).items():
             write(name, shards.packed_array(array))
