@@ -520,6 +520,9 @@ class Gpu {
   }
 
   void measure(const Loop& loop) {
+    // All blocks of the grid shall run at once, whatever the driver would leave to the first-level cache.
+    CCONVNET_CHECK(cudaFuncSetAttribute(loop.kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                        cudaSharedmemCarveoutMaxShared));
     int held = 0;
     CCONVNET_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&held, loop.kernel, loop.threads, 0));
     const int blocks = loop.blocks ? loop.blocks : multiprocessors_ * held;

@@ -295,12 +295,13 @@ struct alignas(16) CopyShared {
 };
 
 // Group g copies 16 bytes for each lane, some of them zeros; a lane sees its neighbour's behind each wait.
-__global__ void copies(const uint4* x, uint4* y) {
+// Zeros come from `nowhere`, which nobody may read.
+__global__ void copies(const uint4* x, const uint4* nowhere, uint4* y) {
   CopyShared& shared = shared_memory<CopyShared>();
   const int t = threadIdx.x;
   for (int g = 0; g < kGroups; ++g) {
     const bool inside = (t + g) % 3 != 0;
-    ptx::start_copy(&shared.at[g][t], inside ? x + g * kLanes + t : nullptr, inside);
+    ptx::start_copy(&shared.at[g][t], inside ? x + g * kLanes + t : nowhere, inside);
     ptx::close_copy_group();
   }
   const auto look = [&](int done) {
@@ -317,9 +318,10 @@ __global__ void copies(const uint4* x, uint4* y) {
   y[0] = shared.at[0][t];
 }
 
-Words start_copies() {
+Words copies_beside(bool null) {
   const DeviceWords x(Draw(5).words(kGroups * kLanes * 4)), y(kLanes * 12 * 4);
-  CCONVNET_LAUNCH(copies, 1, kLanes, nullptr, x.at<const uint4>(), y.at<uint4>());
+  const uint4* const nowhere = null ? nullptr : x.at<const uint4>();
+  CCONVNET_LAUNCH(copies, 1, kLanes, nullptr, x.at<const uint4>(), nowhere, y.at<uint4>());
   return y.host();
 }
 
@@ -693,7 +695,8 @@ std::function<Words()> approximation(float low, float high) {
 std::vector<Check> all_checks() {
   return {
       // ptx.cuh
-      {"start_copy, close_copy_group, wait_for_copies", EXACT, WORDS, start_copies},
+      {"start_copy, close_copy_group, wait_for_copies", EXACT, WORDS, [] { return copies_beside(false); }},
+      {"start_copy of zeros from a null address", EXACT, WORDS, [] { return copies_beside(true); }},
       {"load_matrices", EXACT, WORDS, loaded_matrices<false>},
       {"load_matrices_transposed", EXACT, WORDS, loaded_matrices<true>},
       {"multiply_add_bf16", EXACT, FLOATS, exact_products<Type::bf16>},
