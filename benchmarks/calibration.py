@@ -73,7 +73,7 @@ def machine(device: str) -> dict[str, Any]:
     try:
         return describe(get_device(device))
     except DeviceUnavailable as error:
-        return {"device": device, "module": str(error)}
+        return {"device": device, "module": str(error), **programs.chip()}
 
 
 def run(device: str, archs: str | None, seconds: float, out: Path | None) -> int:

@@ -613,6 +613,28 @@ Words of_atomics() {
   return words;
 }
 
+// All of the shared memory that a launch may give on every GPU that kernels are written for.
+struct alignas(16) WholeRoom {
+  uint32_t at[99 * 1024 / sizeof(uint32_t)];
+};
+
+__global__ void whole_room(uint32_t* y) {
+  WholeRoom& room = launch_shared_memory<WholeRoom>();
+  constexpr unsigned COUNT = sizeof room.at / sizeof room.at[0];
+  for (unsigned i = threadIdx.x; i < COUNT; i += blockDim.x) room.at[i] = i * 2654435761u + blockIdx.x;
+  __syncthreads();
+  uint32_t all = 0;
+  for (unsigned i = threadIdx.x; i < COUNT; i += blockDim.x) all = all * 31 + room.at[COUNT - 1 - i];
+  y[blockIdx.x * blockDim.x + threadIdx.x] = all;
+}
+
+Words of_whole_room() {
+  constexpr int BLOCKS = 4, THREADS = 256;
+  const DeviceWords y(BLOCKS * THREADS);
+  CCONVNET_LAUNCH_SHARED(whole_room, BLOCKS, THREADS, sizeof(WholeRoom), nullptr, y.at());
+  return y.host();
+}
+
 // ---- vectors ----------------------------------------------------------------------------------------------
 
 template <class T, int WIDTH>
@@ -730,6 +752,7 @@ std::vector<Check> all_checks() {
       {"votes and barriers", EXACT, WORDS, of_votes},
       {"atomics", EXACT, WORDS, of_atomics},
       {"vectors", EXACT, WORDS, of_vectors},
+      {"launch_shared_memory", EXACT, WORDS, of_whole_room},
       // Measured: how a chip differs where nothing is promised.
       {"fmaxf of opposite zeros", MEASURED, WORDS, [] { return opposite_zeros(of_words<Maximum>); }},
       {"fminf of opposite zeros", MEASURED, WORDS, [] { return opposite_zeros(of_words<Minimum>); }},

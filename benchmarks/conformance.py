@@ -180,16 +180,6 @@ def _build(device: str, archs: str | None) -> dict[str, Path]:
         return dict(zip(kinds, made, strict=True))
 
 
-def _chip() -> dict[str, str]:
-    """The GPU's name and driver, as nvidia-smi has them."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=SECONDS)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(zip(("chip", "driver"), done.stdout.splitlines()[0].split(", "), strict=False))
-
-
 def run(device: str, archs: str | None, out: TextIO | None) -> int:
     begin = time.monotonic()
     kind = programs.kind_of(device)
@@ -213,7 +203,7 @@ def run(device: str, archs: str | None, out: TextIO | None) -> int:
     seconds = time.monotonic() - begin
     summary: dict[str, Any] = {"what": "conformance", "device": device, "checks": len(checks)}
     summary |= {"failed": failed, "build_seconds": round(build_seconds, 2), "seconds": round(seconds, 2)}
-    write({**summary, **(_chip() if kind == "cuda" else {})})
+    write({**summary, **(programs.chip() if kind == "cuda" else {})})
     verdict = f"{len(failed)} FAILED: {'; '.join(failed)[:200]}" if failed else "all required words are equal"
     print(f"{len(checks)} checks on {device} in {seconds:.1f} s ({build_seconds:.1f} s to build): {verdict}")
     return 1 if failed else 0
