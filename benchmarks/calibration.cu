@@ -307,8 +307,12 @@ __global__ void __launch_bounds__(THREADS) barriers(Given given) {
 // All blocks read the first 8 MiB of `in`, each from a place of its own, past the first-level cache.
 constexpr size_t kResident = (size_t{8} << 20) / sizeof(uint4);
 
+__device__ __forceinline__ unsigned resident(const Given& given) {
+  return static_cast<unsigned>(given.vectors < kResident ? given.vectors : kResident);
+}
+
 __global__ void __launch_bounds__(kWide) l2_loads(Given given) {
-  const unsigned range = static_cast<unsigned>(given.vectors < kResident ? given.vectors : kResident);
+  const unsigned range = resident(given);
   unsigned place = (blockIdx.x * 7919 * kWide + threadIdx.x) % range;
   unsigned all = 0;
   const Clock clock;
@@ -337,7 +341,7 @@ struct alignas(128) Stages {
 
 __global__ void __launch_bounds__(kWide) l2_copies(Given given) {
   Stages& stages = shared_memory<Stages>();
-  const unsigned range = static_cast<unsigned>(given.vectors < kResident ? given.vectors : kResident);
+  const unsigned range = resident(given);
   unsigned place = (blockIdx.x * 7919 * kWide + threadIdx.x) % range;
   const auto start = [&](int stage) {
     ptx::start_copy(&stages.at[stage][threadIdx.x], given.in + place, true);
@@ -407,6 +411,49 @@ __global__ void __launch_bounds__(kWide) memory_traffic(Given given) {
   keep(given, all);
 }
 
+// Loads whose address is what the load before brought. Odd steps come to every vector before any again.
+constexpr unsigned kStepInL2 = 8193, kStepInMemory = 65537;
+
+__global__ void __launch_bounds__(kWide) write_chains(Given given) {
+  const size_t stride = size_t{gridDim.x} * kWide, near = resident(given);
+  for (size_t i = size_t{blockIdx.x} * kWide + threadIdx.x; i < given.vectors; i += stride) {
+    const unsigned far = static_cast<unsigned>((i + kStepInMemory) % given.vectors);
+    given.out[i] = uint4{far, static_cast<unsigned>((i + kStepInL2) % near), 0, 0};
+  }
+}
+
+template <bool MEMORY>
+__global__ void __launch_bounds__(32) load_chain(Given given) {
+  unsigned place = threadIdx.x / 32;
+  const Clock clock;
+#pragma unroll 1
+  for (int it = 0; it < given.iterations; ++it) {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const uint4 next = load_past_l1(given.out + place);
+      place = MEMORY ? next.x : next.y;
+    }
+  }
+  clock.stop(given);
+  keep(given, place);
+}
+
+__global__ void __launch_bounds__(32) shared_chain(Given given) {
+  Room& room = filled_room(given);
+#pragma unroll 1
+  for (unsigned i = threadIdx.x; i < 2 * kWide; i += 32) room.at[i].x = (i + 33) % (2 * kWide);
+  __syncthreads();
+  unsigned place = threadIdx.x;
+  const Clock clock;
+#pragma unroll 1
+  for (int it = 0; it < given.iterations; ++it) {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) place = room.at[place].x;
+  }
+  clock.stop(given);
+  keep(given, place);
+}
+
 // ---- launches ---------------------------------------------------------------------------------------------
 
 __global__ void nothing(Given given) {
@@ -428,6 +475,7 @@ struct Loop {
   double work;  // of a thread in an iteration: rates; steps in an iteration: latencies; bytes of a vector:
                 // bandwidth
   int blocks;   // 0: as many as the GPU holds at once
+  Kernel prepare = nullptr;  // runs once before
 };
 
 constexpr double kFused = kSteps * kChains;
@@ -463,6 +511,11 @@ const Loop kLoops[] = {
     {"L2, loads of 16 bytes by one SM", "bytes/cycle/SM", Figure::rate, l2_loads, kWide, kBytes, 1},
     {"L2, cp.async by all SMs", "bytes/cycle/SM", Figure::rate, l2_copies, kWide, kBytes, 0},
     {"cp.async from L2, one after the other", "cycles", Figure::latency, copy_latency, 32, kSteps, 1},
+    {"load from L2, one after the other", "cycles", Figure::latency, load_chain<false>, 32, kSteps, 1,
+     write_chains},
+    {"load from memory, one after the other", "cycles", Figure::latency, load_chain<true>, 32, kSteps, 1,
+     write_chains},
+    {"load from shared memory, one after the other", "cycles", Figure::latency, shared_chain, 32, kSteps, 1},
     {"memory, copy (read and written)", "GB/s", Figure::bandwidth, memory_traffic<Traffic::copy>, kWide,
      2 * sizeof(uint4), 0},
     {"memory, read", "GB/s", Figure::bandwidth, memory_traffic<Traffic::read>, kWide, sizeof(uint4), 0},
@@ -527,6 +580,7 @@ class Gpu {
     CCONVNET_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&held, loop.kernel, loop.threads, 0));
     const int blocks = loop.blocks ? loop.blocks : multiprocessors_ * held;
     const double blocks_per_sm = loop.blocks ? loop.blocks : held;
+    if (loop.prepare) CCONVNET_LAUNCH(loop.prepare, 1024, kWide, stream_, given_);
     // So many iterations that seven runs take the time there is.
     given_.iterations = loop.figure == Figure::bandwidth ? 1 : 64;
     run(loop, blocks);
@@ -691,6 +745,10 @@ class Gpu {
   void measure(const Loop& loop) {
     unsigned sink = 0;
     long long cycles[2] = {-1, -1};
+    if (loop.prepare) {
+      CCONVNET_LAUNCH(loop.prepare, 2, kWide, nullptr,
+                      (Given{1, vectors_.data(), out_.data(), &sink, cycles, kVectors}));
+    }
     CCONVNET_LAUNCH(loop.kernel, loop.blocks ? loop.blocks : 2, loop.threads, nullptr,
                     (Given{1, vectors_.data(), out_.data(), &sink, cycles, kVectors}));
     print(loop.name, loop.unit, nullptr);

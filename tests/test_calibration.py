@@ -40,6 +40,9 @@ LOOPS = {
     "l2_loads": ({"LDG.16": STEPS}, 8),
     "l2_copies": ({"LDGSTS.16": STEPS}, 8),
     "copy_latency": ({"LDGSTS.16": STEPS}, 3),
+    "load_chain<false>": ({"LDG.4": STEPS}, 5),
+    "load_chain<true>": ({"LDG.4": STEPS}, 5),
+    "shared_chain": ({"LDS.4": STEPS}, 3),
     "memory_traffic<Traffic:0>": ({"LDG.16": 4, "STG.16": 4}, 10),
     "memory_traffic<Traffic:1>": ({"LDG.16": 4}, 20),
     "memory_traffic<Traffic:2>": ({"STG.16": 4}, 20),
@@ -128,7 +131,7 @@ def test_loops_hold_what_they_are_timed_for(tmp_path: Path) -> None:
             raise
         pytest.skip(str(error))
     assert "-Werror=all-warnings" in words
-    assert set(kernels) == {*LOOPS, "nothing"}
+    assert set(kernels) == {*LOOPS, "write_chains", "nothing"}
     for name, (timed, others) in LOOPS.items():
         found = loop(kernels[name])
         assert {kind: found[kind] for kind in timed} == timed, name
