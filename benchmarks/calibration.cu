@@ -83,6 +83,7 @@ constexpr int kWide = 512;    // threads of a block that fills half a multiproce
 constexpr int kSteps = 16;    // of a loop, written out
 constexpr int kChains = 8;    // independent sums of a thread, so that latency is hidden
 constexpr int kProducts = 4;  // independent products of a warp
+constexpr int kFedSteps = 4;  // of a loop whose products are fed from shared memory
 
 // ---- arithmetic -------------------------------------------------------------------------------------------
 
@@ -271,6 +272,51 @@ __global__ void __launch_bounds__(kWide) matrix_loads(Given given) {
   }
   clock.stop(given);
   keep(given, all);
+}
+
+// The inner loop of a tile of 64 x 32 results for a warp: all factors come from shared memory, six loads of
+// matrices for 16 products.
+constexpr int kTileRows = 4, kTileColumns = 4;
+
+template <bool BF16>
+__global__ void __launch_bounds__(256) fed_products(Given given) {
+  const Room& room = filled_room(given);
+  const uint4* const rows = &room.at[threadIdx.x];
+  float c[kTileRows][kTileColumns][4] = {};
+  const Clock clock;
+#pragma unroll 1
+  for (int it = 0; it < given.iterations; ++it) {
+#pragma unroll
+    for (int step = 0; step < kFedSteps; ++step) {
+      ptx::Matrices a[kTileRows], b[kTileColumns / 2];
+#pragma unroll
+      for (int i = 0; i < kTileRows; ++i) a[i] = ptx::load_matrices(rows + (6 * step + i) * 32);
+#pragma unroll
+      for (int j = 0; j < kTileColumns / 2; ++j) {
+        b[j] = ptx::load_matrices(rows + (6 * step + kTileRows + j) * 32);
+      }
+#pragma unroll
+      for (int i = 0; i < kTileRows; ++i) {
+#pragma unroll
+        for (int j = 0; j < kTileColumns; ++j) {
+          const ptx::Word factors[2] = {b[j / 2].part[j % 2 * 2], b[j / 2].part[j % 2 * 2 + 1]};
+          if (BF16) {
+            ptx::multiply_add_bf16(c[i][j], a[i].part, factors);
+          } else {
+            ptx::multiply_add_tf32(c[i][j], a[i].part, factors);
+          }
+        }
+      }
+    }
+  }
+  clock.stop(given);
+  float total = 0;
+  for (const auto& row : c) {
+    for (const auto& product : row) {
+      for (float value : product) total += value;
+    }
+  }
+  keep(given, __float_as_uint(total));
 }
 
 __global__ void __launch_bounds__(kWide) shuffles(Given given) {
@@ -474,7 +520,7 @@ struct Loop {
   int threads;
   double work;  // of a thread in an iteration: rates; steps in an iteration: latencies; bytes of a vector:
                 // bandwidth
-  int blocks;   // 0: as many as the GPU holds at once
+  int blocks;   // 0: as many as the GPU holds at once; -n: n for each SM
   Kernel prepare = nullptr;  // runs once before
 };
 
@@ -482,9 +528,10 @@ constexpr double kFused = kSteps * kChains;
 constexpr double kBytes = kSteps * sizeof(uint4);
 
 // A warp's product is 16 x 8 x 16 multiply-adds of bfloat16s, half as many of tf32s.
-constexpr double flops(int products, bool bf16) {
-  return 2.0 * 16 * 8 * (bf16 ? 16 : 8) * products * kSteps / 32;
+constexpr double flops(int products, bool bf16, int steps = kSteps) {
+  return 2.0 * 16 * 8 * (bf16 ? 16 : 8) * products * steps / 32;
 }
+constexpr int kFedProducts = kTileRows * kTileColumns;
 
 const Loop kLoops[] = {
     {"fused multiply-add, fp32", "FMA/cycle/SM", Figure::rate, fused_multiply_add, kWide, kFused, 0},
@@ -497,6 +544,14 @@ const Loop kLoops[] = {
      flops(kProducts, true), 0},
     {"mma.m16n8k8.tf32", "flop/cycle/SM", Figure::rate, warp_products<false, kProducts>, kWide,
      flops(kProducts, false), 0},
+    {"mma.m16n8k16.bf16, one warp a scheduler", "flop/cycle/SM", Figure::rate, warp_products<true, kProducts>,
+     128, flops(kProducts, true), -1},
+    {"mma.m16n8k16.bf16, two warps a scheduler", "flop/cycle/SM", Figure::rate,
+     warp_products<true, kProducts>, 256, flops(kProducts, true), -1},
+    {"mma.m16n8k16.bf16, fed by ldmatrix", "flop/cycle/SM", Figure::rate, fed_products<true>, 256,
+     flops(kFedProducts, true, kFedSteps), 0},
+    {"mma.m16n8k8.tf32, fed by ldmatrix", "flop/cycle/SM", Figure::rate, fed_products<false>, 256,
+     flops(kFedProducts, false, kFedSteps), 0},
     {"mma.m16n8k16.bf16, one after the other", "cycles", Figure::latency, warp_products<true, 1>, 32, kSteps,
      1},
     {"mma.m16n8k8.tf32, one after the other", "cycles", Figure::latency, warp_products<false, 1>, 32, kSteps,
@@ -578,8 +633,9 @@ class Gpu {
                                         cudaSharedmemCarveoutMaxShared));
     int held = 0;
     CCONVNET_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&held, loop.kernel, loop.threads, 0));
-    const int blocks = loop.blocks ? loop.blocks : multiprocessors_ * held;
-    const double blocks_per_sm = loop.blocks ? loop.blocks : held;
+    if (loop.blocks < 0) held = -loop.blocks;
+    const int blocks = loop.blocks > 0 ? loop.blocks : multiprocessors_ * held;
+    const double blocks_per_sm = loop.blocks > 0 ? loop.blocks : held;
     if (loop.prepare) CCONVNET_LAUNCH(loop.prepare, 1024, kWide, stream_, given_);
     // So many iterations that seven runs take the time there is.
     given_.iterations = loop.figure == Figure::bandwidth ? 1 : 64;
@@ -749,7 +805,7 @@ class Gpu {
       CCONVNET_LAUNCH(loop.prepare, 2, kWide, nullptr,
                       (Given{1, vectors_.data(), out_.data(), &sink, cycles, kVectors}));
     }
-    CCONVNET_LAUNCH(loop.kernel, loop.blocks ? loop.blocks : 2, loop.threads, nullptr,
+    CCONVNET_LAUNCH(loop.kernel, loop.blocks > 0 ? loop.blocks : 2, loop.threads, nullptr,
                     (Given{1, vectors_.data(), out_.data(), &sink, cycles, kVectors}));
     print(loop.name, loop.unit, nullptr);
   }

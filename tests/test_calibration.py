@@ -31,6 +31,8 @@ LOOPS = {
     "warp_products<false, 4>": ({"HMMA": STEPS * 4}, 0.1),
     "warp_products<true, 1>": ({"HMMA": STEPS}, 1.5),
     "warp_products<false, 1>": ({"HMMA": STEPS}, 1.5),
+    "fed_products<true>": ({"HMMA": 4 * 16, "LDSM": 4 * 6}, 0.2),
+    "fed_products<false>": ({"HMMA": 4 * 16, "LDSM": 4 * 6}, 0.2),
     "shared_loads": ({"LDS.16": STEPS}, 3),
     "matrix_loads<false>": ({"LDSM": STEPS}, 3),
     "matrix_loads<true>": ({"LDSM": STEPS}, 3),
