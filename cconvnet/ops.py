@@ -21,7 +21,8 @@ Rules that hold for every function
 - Results are bitwise the same at every call on the same device.
 - On a GPU an operation runs on the device's own stream (``Device.stream``), behind all work of CuPy's current
   stream of that GPU. Later work of the current stream waits for it, so CuPy code and other DLPack consumers
-  need no synchronization. All arrays of a call must be on the device's GPU.
+  need no synchronization. All arrays of a call must be on the device's GPU. A stream that is being captured
+  takes an operation into its graph, if it is given `out` and needs no workspace (else ``RuntimeError``).
 - Bad arguments raise ``ValueError`` or ``TypeError`` naming the argument before anything is launched; a
   device that cannot be used raises ``DeviceUnavailable``; a CUDA failure raises ``CudaError``.
 - Formulas and sources stand in ``kernels/api.h``, in the same order.
@@ -248,7 +249,14 @@ class _Call:
         return out
 
     def workspace(self, size: int) -> Array | None:
-        return self._new(size, np.uint8) if size else None
+        if not size:
+            return None
+        if self.device.capturing():
+            raise RuntimeError(
+                f"this operation needs a workspace of {size} bytes, which a captured graph would not keep: "
+                "capture another impl, or call it outside the capture"
+            )
+        return self._new(size, np.uint8)
 
     def _new(self, shape: tuple[int, ...] | int, dtype: Any) -> Array:
         """An array that belongs to the caller's stream: CuPy reuses its memory behind that stream's work."""
