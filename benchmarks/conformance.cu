@@ -295,12 +295,13 @@ struct alignas(16) CopyShared {
 };
 
 // Group g copies 16 bytes for each lane, some of them zeros; a lane sees its neighbour's behind each wait.
-__global__ void copies(const uint4* x, uint4* y) {
+// Zeros come from `nowhere`, which nobody may read.
+__global__ void copies(const uint4* x, const uint4* nowhere, uint4* y) {
   CopyShared& shared = shared_memory<CopyShared>();
   const int t = threadIdx.x;
   for (int g = 0; g < kGroups; ++g) {
     const bool inside = (t + g) % 3 != 0;
-    ptx::start_copy(&shared.at[g][t], inside ? x + g * kLanes + t : nullptr, inside);
+    ptx::start_copy(&shared.at[g][t], inside ? x + g * kLanes + t : nowhere, inside);
     ptx::close_copy_group();
   }
   const auto look = [&](int done) {
@@ -317,9 +318,10 @@ __global__ void copies(const uint4* x, uint4* y) {
   y[0] = shared.at[0][t];
 }
 
-Words start_copies() {
+Words copies_beside(bool null) {
   const DeviceWords x(Draw(5).words(kGroups * kLanes * 4)), y(kLanes * 12 * 4);
-  CCONVNET_LAUNCH(copies, 1, kLanes, nullptr, x.at<const uint4>(), y.at<uint4>());
+  const uint4* const nowhere = null ? nullptr : x.at<const uint4>();
+  CCONVNET_LAUNCH(copies, 1, kLanes, nullptr, x.at<const uint4>(), nowhere, y.at<uint4>());
   return y.host();
 }
 
@@ -611,6 +613,28 @@ Words of_atomics() {
   return words;
 }
 
+// All of the shared memory that a launch may give on every GPU that kernels are written for.
+struct alignas(16) WholeRoom {
+  uint32_t at[99 * 1024 / sizeof(uint32_t)];
+};
+
+__global__ void whole_room(uint32_t* y) {
+  WholeRoom& room = launch_shared_memory<WholeRoom>();
+  constexpr unsigned COUNT = sizeof room.at / sizeof room.at[0];
+  for (unsigned i = threadIdx.x; i < COUNT; i += blockDim.x) room.at[i] = i * 2654435761u + blockIdx.x;
+  __syncthreads();
+  uint32_t all = 0;
+  for (unsigned i = threadIdx.x; i < COUNT; i += blockDim.x) all = all * 31 + room.at[COUNT - 1 - i];
+  y[blockIdx.x * blockDim.x + threadIdx.x] = all;
+}
+
+Words of_whole_room() {
+  constexpr int BLOCKS = 4, THREADS = 256;
+  const DeviceWords y(BLOCKS * THREADS);
+  CCONVNET_LAUNCH_SHARED(whole_room, BLOCKS, THREADS, sizeof(WholeRoom), nullptr, y.at());
+  return y.host();
+}
+
 // ---- vectors ----------------------------------------------------------------------------------------------
 
 template <class T, int WIDTH>
@@ -693,7 +717,8 @@ std::function<Words()> approximation(float low, float high) {
 std::vector<Check> all_checks() {
   return {
       // ptx.cuh
-      {"start_copy, close_copy_group, wait_for_copies", EXACT, WORDS, start_copies},
+      {"start_copy, close_copy_group, wait_for_copies", EXACT, WORDS, [] { return copies_beside(false); }},
+      {"start_copy of zeros from a null address", EXACT, WORDS, [] { return copies_beside(true); }},
       {"load_matrices", EXACT, WORDS, loaded_matrices<false>},
       {"load_matrices_transposed", EXACT, WORDS, loaded_matrices<true>},
       {"multiply_add_bf16", EXACT, FLOATS, exact_products<Type::bf16>},
@@ -727,6 +752,7 @@ std::vector<Check> all_checks() {
       {"votes and barriers", EXACT, WORDS, of_votes},
       {"atomics", EXACT, WORDS, of_atomics},
       {"vectors", EXACT, WORDS, of_vectors},
+      {"launch_shared_memory", EXACT, WORDS, of_whole_room},
       // Measured: how a chip differs where nothing is promised.
       {"fmaxf of opposite zeros", MEASURED, WORDS, [] { return opposite_zeros(of_words<Maximum>); }},
       {"fminf of opposite zeros", MEASURED, WORDS, [] { return opposite_zeros(of_words<Minimum>); }},

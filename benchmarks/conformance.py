@@ -35,6 +35,8 @@ import programs
 SOURCE = Path(__file__).resolve().parent / "conformance.cu"
 # A check takes milliseconds; what takes this long hangs.
 SECONDS = 30.0
+# Of a check whose words are kept.
+MOST_WORDS = 10_000
 
 Words = np.ndarray[Any, np.dtype[np.uint32]]
 
@@ -61,6 +63,8 @@ class Comparison:
     first: index, found and expected word of the first that differs, in hexadecimal.
     largest_ulp: the largest difference of two floats; None where words are no floats, or one is no number.
     mean_ulp: the mean difference.
+    words: found and expected words, in hexadecimal, of a short check that is measured and differs: from those
+        of tensor cores follows how they round.
     failure: why nothing was compared; empty if it was.
     """
 
@@ -71,6 +75,7 @@ class Comparison:
     first: dict[str, Any] | None = None
     largest_ulp: int | None = None
     mean_ulp: float | None = None
+    words: dict[str, str] | None = None
     failure: str = ""
 
     @property
@@ -119,7 +124,14 @@ def compare(check: str, found: Answer, expected: Answer) -> Comparison:
         if (numbers | ~differ).all():
             distance = np.where(differ, np.abs(_steps(found.words) - _steps(expected.words)), 0)
             largest, mean = int(distance.max(initial=0)), float(distance.mean())
-    return Comparison(check, expected.exact, found.words.size, int(differ.sum()), first, largest, mean)
+    words = None
+    if first and not expected.exact and found.words.size <= MOST_WORDS:
+        words = {"found": _hex(found.words), "expected": _hex(expected.words)}
+    return Comparison(check, expected.exact, found.words.size, int(differ.sum()), first, largest, mean, words)
+
+
+def _hex(words: Words) -> str:
+    return words.astype(">u4").tobytes().hex()
 
 
 # ---- running --------------------------------------------------------------------------------------------
@@ -168,16 +180,6 @@ def _build(device: str, archs: str | None) -> dict[str, Path]:
         return dict(zip(kinds, made, strict=True))
 
 
-def _chip() -> dict[str, str]:
-    """The GPU's name and driver, as nvidia-smi has them."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=SECONDS)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(zip(("chip", "driver"), done.stdout.splitlines()[0].split(", "), strict=False))
-
-
 def run(device: str, archs: str | None, out: TextIO | None) -> int:
     begin = time.monotonic()
     kind = programs.kind_of(device)
@@ -201,7 +203,7 @@ def run(device: str, archs: str | None, out: TextIO | None) -> int:
     seconds = time.monotonic() - begin
     summary: dict[str, Any] = {"what": "conformance", "device": device, "checks": len(checks)}
     summary |= {"failed": failed, "build_seconds": round(build_seconds, 2), "seconds": round(seconds, 2)}
-    write({**summary, **(_chip() if kind == "cuda" else {})})
+    write({**summary, **(programs.chip() if kind == "cuda" else {})})
     verdict = f"{len(failed)} FAILED: {'; '.join(failed)[:200]}" if failed else "all required words are equal"
     print(f"{len(checks)} checks on {device} in {seconds:.1f} s ({build_seconds:.1f} s to build): {verdict}")
     return 1 if failed else 0

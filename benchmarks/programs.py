@@ -75,3 +75,13 @@ def build(source: Path, kind: str, archs: str | None = None, folder: Path = FOLD
     if done.returncode != 0 or re.search(r"\(C75\d+\)", done.stdout + done.stderr):
         raise CannotBuild(f"{shlex.join(words)}\n{done.stdout}{done.stderr}".rstrip())
     return program
+
+
+def chip() -> dict[str, str]:
+    """The first GPU's name and its driver, as nvidia-smi has them; nothing where it has none."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(("chip", "driver"), done.stdout.splitlines()[0].split(", "), strict=False))

@@ -129,6 +129,10 @@ class Device:
         """Makes this device the one that arrays are allocated on, in the caller's own stream."""
         return contextlib.nullcontext()
 
+    def capturing(self) -> bool:
+        """Whether work that the caller gives is captured instead of done."""
+        return False
+
     def ordered(self) -> contextlib.AbstractContextManager[Any]:
         """Work given inside runs behind the caller's earlier work and before the caller's later work."""
         return contextlib.nullcontext()
@@ -308,6 +312,9 @@ class CudaDevice(Device):
     ``cconvnet.ops``, order the two with events: see :meth:`ordered`. Inside ``with device:`` the device's
     stream is the current one, and nothing needs an order. Feeds, transfers and captured work are ordered by
     marks alone.
+
+    An array of a device returns to the pool of the device's stream. Whoever gave work on it to another stream
+    makes any call outside ``with device:`` before dropping it, or waits.
     """
 
     def __init__(self, index: int) -> None:
@@ -371,6 +378,19 @@ class CudaDevice(Device):
                 raise
             self._follow(current, self._stream)
 
+    def capturing(self) -> bool:
+        """Whether CuPy's current stream of this GPU is being captured."""
+        with self.selected():
+            current = self.xp.cuda.get_current_stream()
+            return bool(current.ptr and current.is_capturing())  # the default stream cannot be
+
+    def _require_here(self, array: Any) -> None:
+        """Raises ValueError if an array is on another GPU."""
+        if array.device.id != self.ordinal:
+            raise ValueError(
+                f"array is on GPU {array.device.id}, but {self.name} is GPU {self.ordinal}: copy it there"
+            )
+
     def _follow(self, later: Any, earlier: Any) -> None:
         """Later work of one stream begins when the present work of another is done."""
         event = self.xp.cuda.Event(disable_timing=True)
@@ -378,10 +398,12 @@ class CudaDevice(Device):
         later.wait_event(event)
 
     def host(self, array: Any) -> np.ndarray[Any, Any]:
+        self._require_here(array)
         with self.ordered(), self:
             return np.asarray(self.xp.asnumpy(array, stream=self._stream))
 
     def host_later(self, array: Any) -> Callable[[], np.ndarray[Any, Any]]:
+        self._require_here(array)
         target = self._pinned(array.shape, array.dtype)
         with self.ordered(), self:
             self.xp.asnumpy(array, stream=self._stream, out=target, blocking=False)
@@ -400,6 +422,7 @@ class CudaDevice(Device):
         # On the stream of all work: the next step finds the copies done, and the host need not wait for them.
         with self.ordered(), self:
             for source, target in pairs:
+                self._require_here(source)
                 self.xp.asnumpy(source, stream=self._stream, out=target, blocking=False)
         copied = self.mark()
         return lambda: copied.synchronize()
@@ -411,6 +434,7 @@ class CudaDevice(Device):
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def fill(self, array: Any, host: Any) -> None:
+        self._require_here(array)
         staged = self.staged(host, array.shape, array.dtype)
         with self.ordered(), self:
             array.set(staged, stream=self._stream)

@@ -113,6 +113,7 @@ class Settings:
         color_noise_epochs: how many epochs it lasts; None: all.
         color_noise_shrinks: whether the noisy input is divided by 1 + color_noise.
         preprocessing: the rules by which picture files are read.
+        pictures: the fingerprints of the data that the run began with; see cconvnet.data.fingerprint.
     """
 
     net: str
@@ -138,6 +139,7 @@ class Settings:
     color_noise_shrinks: bool
     precision: str
     preprocessing: Preprocessing = CURRENT
+    pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def chosen(cls, options: Options, spec: NetSpec, source: Source) -> Settings:
@@ -164,6 +166,7 @@ class Settings:
             color_noise_shrinks=recipe.color_noise_shrinks,
             precision="fp32" if options.precision is None else options.precision,
             preprocessing=source.preprocessing,
+            pictures=source.fingerprints,
         )
 
     @classmethod

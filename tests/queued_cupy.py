@@ -174,6 +174,9 @@ class Stream:
                 stream.graph = None
         return graph
 
+    def is_capturing(self) -> bool:
+        return self.graph is not None
+
     def synchronize(self) -> None:
         mark = self.queue.mark()
         self._cupy.machine.run(lambda: mark.reached)

@@ -201,11 +201,9 @@ class FakeGraph:
         compute_data_type: Any = None,
         name: str = "",
     ) -> Tensor:
-        assert dilation == [1, 1]
-
         def compute(x: Any, w: Any, y: Any) -> None:
             y[...] = 0
-            for xs, ys, group, r, s in taps(x, w, y, padding, stride):
+            for xs, ys, group, r, s in taps(x, w, y, padding, stride, dilation):
                 ys += np.einsum("nchw,kc->nkhw", xs, w[group, :, r, s])
 
         return self._op(compute, image, weight)
@@ -222,7 +220,7 @@ class FakeGraph:
     ) -> Tensor:
         def compute(dy: Any, w: Any, dx: Any) -> None:
             dx[...] = 0
-            for xs, ys, group, r, s in taps(dx, w, dy, padding, stride):
+            for xs, ys, group, r, s in taps(dx, w, dy, padding, stride, dilation):
                 xs += np.einsum("nkhw,kc->nchw", ys, w[group, :, r, s])
 
         return self._op(compute, loss, filter)
@@ -239,7 +237,7 @@ class FakeGraph:
     ) -> Tensor:
         def compute(x: Any, dy: Any, dw: Any) -> None:
             dw[...] = 0
-            for xs, ys, group, r, s in taps(x, dw, dy, padding, stride):
+            for xs, ys, group, r, s in taps(x, dw, dy, padding, stride, dilation):
                 dw[group, :, r, s] += np.einsum("nchw,nkhw->kc", xs, ys)
 
         return self._op(compute, image, loss)
@@ -309,7 +307,7 @@ class FakeGraph:
 
 
 def taps(
-    x: Any, w: Any, y: Any, padding: list[int], stride: list[int]
+    x: Any, w: Any, y: Any, padding: list[int], stride: list[int], dilation: list[int]
 ) -> Iterator[tuple[Any, Any, slice, int, int]]:
     """For each group and element of the filters: the part of x under it, the part of y it adds to."""
     groups = x.shape[1] // w.shape[1]
@@ -318,9 +316,10 @@ def taps(
         for r in range(w.shape[2]):
             for s in range(w.shape[3]):
                 ranges = []
-                for size, outputs, at, pad, step in zip(
-                    x.shape[2:], y.shape[2:], (r, s), padding, stride, strict=True
+                for size, outputs, tap, apart, pad, step in zip(
+                    x.shape[2:], y.shape[2:], (r, s), dilation, padding, stride, strict=True
                 ):
+                    at = tap * apart
                     inside = [o for o in range(outputs) if 0 <= o * step + at - pad < size]
                     begin, end = (inside[0], inside[-1] + 1) if inside else (0, 0)
                     first = begin * step + at - pad
@@ -367,6 +366,8 @@ PROBLEMS = {
     "ceil": ConvProblem(1, 9, 10, 3, 4, 4, 4, stride=(3, 3), rounding="ceil"),
     "ceil_padded": ConvProblem(2, 7, 8, 4, 4, 3, 4, stride=(3, 3), padding=(1, 1), groups=2, rounding="ceil"),
     "floor_leaves_pixels": ConvProblem(2, 8, 8, 2, 3, 3, 3, stride=(4, 4)),
+    "dilated": ConvProblem(2, 9, 8, 4, 4, 3, 2, stride=(1, 2), padding=(1, 1), groups=2, dilation=(2, 3)),
+    "padded_below": ConvProblem(1, 6, 7, 3, 4, 3, 3, stride=(2, 1), padding=((0, 1), (1, 3))),
     "fc": FcProblem(3, 7, 5),
 }
 

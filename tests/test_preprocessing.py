@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from commands import Listener
+from commands import run as command
 from damaged_pictures import chunk
 from made_pictures import digests, encoded, photo
 from PIL import Image, ImageOps, PngImagePlugin
@@ -27,9 +28,12 @@ from cconvnet.data.preprocessing import CURRENT, UNRECORDED, Preprocessing
 from cconvnet.data.shards.prepare import Preparation
 from cconvnet.data.shards.recipes import choose
 from cconvnet.data.statistics import fingerprint
-from cconvnet.evaluate import evaluate_runs, load_trained, predict
+from cconvnet.evaluate import evaluate_runs, load_trained, not_turned, predict
 from cconvnet.network import Network
 from cconvnet.plots import seen
+from cconvnet.plots.curve import differences
+from cconvnet.plots.history import History
+from cconvnet.runs import comparison
 from cconvnet.settings import Options
 from cconvnet.train import train
 
@@ -395,9 +399,34 @@ def test_a_run_without_a_record_reads_as_it_did(
     assert loaded() >= set(expected.values())
     note = "data: pictures are not turned upright as their EXIF data says: the run was begun without that"
     assert note in listener.lines
+    # On shards, which are upright, it cannot.
+    prepare(folder, tmp_path / "upright", raw=True)
+    said: list[str] = []
+    evaluate_runs([old], str(tmp_path / "upright"), devices=["cpu:0"], say=said.append)
+    trained_on = (
+        "the network was trained on pictures not turned by EXIF, large JPEGs decoded at reduced scale"
+    )
+    assert said == [f"pictures: turned upright by EXIF, large JPEGs decoded at reduced scale; {trained_on}"]
+    loaded()
     # Of an old run and a new one, each sees the pictures as it learnt them.
     evaluate_runs([old, run], devices=["cpu:0"])
     assert loaded() >= set(expected.values()) | set(reference().values())
+
+
+def test_old_and_new_runs_beside_each_other(run: Path, folder: Path, tmp_path: Path) -> None:
+    old = unrecorded(run, tmp_path / "old")
+    found = comparison.compare([old, run])
+    assert found["settings"]["preprocessing"] == [UNRECORDED.record(), CURRENT.record()]
+    assert any(
+        "orientation stored, jpeg reduced" in cell for row in comparison.tables(found)[1][2] for cell in row
+    )
+    assert differences([History(old), History(run)]) == ["old", "run"]
+    oriented = folder / "test" / "odd" / "turned.jpg"
+    plain = folder / "test" / "odd" / "upright.jpg"
+    for path, note in ((old, "note: 1 of the pictures have an EXIF orientation that is ignored"), (run, "")):
+        done = command("predict", "--run", path, oriented, plain, "--device", "cpu:0")
+        assert done.returncode == 0 and done.stderr.startswith(note) and bool(done.stderr) == bool(note)
+    assert not_turned([plain], UNRECORDED) == not_turned([oriented], CURRENT) == ""
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,21 @@ def test_a_graph_takes_the_operations_of_its_capture(make: Make) -> None:
         assert (device.host(z) == 6).all()
 
 
+@pytest.mark.parametrize("stream", ["own", "the device's"])
+def test_a_workspace_is_not_captured(make: Make, stream: str) -> None:
+    """Its memory would be somebody else's by the time the graph is launched."""
+    cupy = make()
+    device: Any = get_device("cuda:0")
+    x, sums = device.zeros(SHAPE), device.zeros(SHAPE[1])
+    current = cupy.cuda.Stream() if stream == "own" else device._stream
+    with current:
+        current.begin_capture()
+        with pytest.raises(RuntimeError, match="a workspace of 512 bytes"):
+            ops.bias_grad(x, out=sums)
+        assert not current.end_capture().work
+        ops.bias_grad(x, out=sums)
+
+
 def test_a_failed_operation_leaves_streams_in_order(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = make()
     device: Any = get_device("cuda:0")
@@ -228,6 +243,17 @@ def test_arrays_of_another_gpu_are_refused(make: Make) -> None:
         ops.add(x, y)
     with pytest.raises(ValueError, match=r"^out is on GPU 1, but cuda:0 is GPU 0"):
         ops.add(x, x, out=y)
+    device: Any = get_device("cuda:0")
+    target = np.empty(SHAPE, np.float32)
+    for call in (
+        device.host,
+        device.host_later,
+        lambda array: device.fill(array, target),
+        lambda array: device.copy_out([(array, target)]),
+    ):
+        call(x)
+        with pytest.raises(ValueError, match=r"^array is on GPU 1, but cuda:0 is GPU 0"):
+            call(y)
 
 
 def test_a_foreign_array_is_awaited_on_its_own_gpu(make: Make) -> None:
@@ -262,3 +288,35 @@ def test_queues_refuse_what_cuda_refuses(make: Make) -> None:
     stream.begin_capture()
     with pytest.raises(CudaRefused, match="not captured"):
         stream.wait_event(event)
+
+
+# ---- on a GPU ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_cuda_work_is_in_order(stream: str) -> None:
+    """Each kernel of CuPy's takes long enough that work which does not wait for it is seen to be early."""
+    try:
+        device: Any = get_device("cuda:0")
+    except backends.DeviceUnavailable as error:
+        pytest.skip(str(error))
+    cupy, size = device.xp, 1 << 24
+    with contextlib.ExitStack() as stack:
+        if stream != "default":
+            stack.enter_context(cupy.cuda.Stream(non_blocking=True) if stream == "own" else device)
+        total = cupy.zeros(size, np.float32)
+        for trial in range(1, 11):
+            for _ in range(20):
+                total += 1
+            doubled = ops.add(total, total)
+            total *= 1  # while the operation may still read it
+            halved = doubled * np.float32(0.5)
+            ops.add(doubled, doubled, out=doubled)
+            ends = np.array([20.0 * trial] * 2, np.float32)
+            assert np.array_equal(device.host(halved[:: size - 1]), ends)
+            assert np.array_equal(cupy.asnumpy(doubled[:: size - 1]), 4 * ends)
+            filled = device.array(np.full(size, trial, np.float32))
+            filled += 1
+            device.fill(filled, np.full(size, -trial, np.float32))
+            assert float((filled - 1)[-1]) == -trial - 1
+            del filled, halved

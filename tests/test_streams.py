@@ -372,7 +372,12 @@ class FedArray(np.ndarray):  # type: ignore[type-arg]
 def gpu_array(values: Any) -> Any:
     """What a CuPy array is to a copy."""
     array = np.array(values, np.float32)
-    return SimpleNamespace(array=array, nbytes=array.nbytes, data=SimpleNamespace(ptr=array.ctypes.data))
+    return SimpleNamespace(
+        array=array,
+        nbytes=array.nbytes,
+        data=SimpleNamespace(ptr=array.ctypes.data),
+        device=SimpleNamespace(id=0),
+    )
 
 
 @pytest.mark.parametrize("peers", [True, False])

@@ -807,11 +807,11 @@ def test_rates_are_products_of_all_that_changes_them() -> None:
         LrStep(3.5, 0.1, layers=("conv1",), of="bias"),
         LrStep(4, 0, layers=("conv1",), of="weight"),
     )
-    Named = collections.namedtuple("Named", "layer of")
+    Named = collections.namedtuple("Named", "layer of lr_curve", defaults=[None])
     parts = [("conv1", "weight"), ("conv1", "bias"), *2 * [("conv3", "weight")], ("conv3", "bias")]
     names = [f"parameter {number}" for number in range(5)]
     parameters = {name: Named(*part) for name, part in zip(names, parts, strict=True)}
-    rates = Rates(StepSchedule(1.0, steps), parameters, {"conv3": 0.2})
+    rates = Rates(StepSchedule(1.0, steps), parameters, {"conv3": 0.2}, epochs=5)
 
     def at(epoch: float, divisions: int = 0) -> list[float]:
         found = rates.at(epoch, divisions)
@@ -827,7 +827,7 @@ def test_rates_are_products_of_all_that_changes_them() -> None:
     np.testing.assert_allclose(rates.general(3.5, 1), 0.05, rtol=1e-12)
     for factors, steps in (({"conv2": 0.0}, ()), ({}, (LrStep(1, 0.1, ("conv2",)),))):
         with pytest.raises(ValueError, match=r"a layer must be one of conv1, conv3, not 'conv2'"):
-            Rates(StepSchedule(1.0, steps), parameters, factors)
+            Rates(StepSchedule(1.0, steps), parameters, factors, epochs=5)
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def _pieces(count: int, size: int) -> Iterator[slice]:
 
 def _taps(o: Any, images: Array) -> reference.Taps:
     """The windows of images[n,H,W,X], whatever their channels."""
-    names = ("h", "w", "p", "q", "stride_h", "stride_w", "pad_h", "pad_w")
+    names = ("h", "w", "p", "q", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
     sizes = {name: getattr(o, name) for name in names}
     return reference.Taps(SimpleNamespace(n=len(images), c=images.shape[3], **sizes), images, o.r, o.s)
 

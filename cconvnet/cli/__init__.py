@@ -102,6 +102,7 @@ def evaluate(
     """Print a trained network's error on test images, or that of several whose probabilities are averaged."""
     from cconvnet.evaluate import Tally, evaluate_runs
     from cconvnet.reporter import percent, reporter
+    from cconvnet.runs.data_record import unreadable_lines
 
     def errors(tally: Tally) -> str:
         return (
@@ -141,6 +142,8 @@ def evaluate(
             report.say(f"{where}, {seen}, {result.path}: {errors(result.tally)}")
         if len(results) > 1:
             report.say(f"{where}, average of {len(results)} networks: {errors(together)}")
+        for line in unreadable_lines(source.unreadable()):
+            report.say(line)
     if to_json:
         members = [
             {
@@ -153,7 +156,12 @@ def evaluate(
             }
             for result in results
         ]
-        document = {"data": source.name, "images": together.count, **values(together)}
+        document = {
+            "data": source.name,
+            "images": together.count,
+            "unreadable": [vars(one) for one in source.unreadable()],
+            **values(together),
+        }
         write_json(to_json, {**document, **(members[0] if len(members) == 1 else {"members": members})})
 
 

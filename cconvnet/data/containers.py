@@ -45,12 +45,16 @@ def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
 
     Orientations from 5 on exchange height and width. The result is contiguous.
     """
+    channels = pixels.shape[2]
+    # As items of whole pixels, which are moved twice as fast as single bytes.
+    items = np.ascontiguousarray(pixels).view(f"V{channels}")[:, :, 0]
     if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+        items = items.T
     # After the exchange: which of rows and columns are in the opposite order.
     rows = -1 if orientation in (3, 4, 7, 8) else 1
     columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return np.ascontiguousarray(pixels[::rows, ::columns])
+    items = np.ascontiguousarray(items[::rows, ::columns])
+    return items.view(np.uint8).reshape(*items.shape, channels)
 
 
 def of_pixels(data: bytes) -> bytes:

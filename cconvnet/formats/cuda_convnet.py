@@ -146,7 +146,7 @@ NEURONS: dict[str, int] = {  # how many values stand in brackets
 }
 _NORMS = {"cmrnorm": "across_channels", "rnorm": "same_map", "cnorm": "same_map"}
 _POOLS = ("max", "avg")
-_BLURS = (3, 5, 7, 9)  # the original's sizes
+BLURS = (3, 5, 7, 9)  # the original's sizes
 _PER_INPUT = ("channels", "filters", "padding", "stride", "filterSize", "groups", "initW")
 
 # ---- reading -------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class _Reader:
                 text = nearest(f"a key of type={kind}", value.key, spelled.values())
                 raise section.error(text, low)
             key = spelled[low]
-            if key in _NO_EFFECT and not (key == "filterChannels" and "randSparse" in section):
+            if key in _NO_EFFECT and not (key == "filterChannels" and _is_sparse(section)):
                 self._no_effect.setdefault(key, []).append(section.name)
                 section.values_of(key, int if key != "superMom" else float, value.text.count(",") + 1)
             elif key in _CODE and value.text:
@@ -600,9 +600,9 @@ class _Reader:
         (shape,) = self._shapes(section)
         self._channels(section, 0, section.value("channels", int, low=1))
         size, stdev = section.value("filterSize", int, low=1), section.value("stdev", float)
-        if size not in _BLURS:
+        if size not in BLURS:
             raise section.error(
-                f"filterSize must be one of {', '.join(map(str, _BLURS))}, not {size}", "filterSize"
+                f"filterSize must be one of {', '.join(map(str, BLURS))}, not {size}", "filterSize"
             )
         if size > min(shape[:2]):
             raise section.error(
@@ -613,7 +613,7 @@ class _Reader:
         return BlurSpec(**self._common(section), stdev=stdev, size=size)
 
     def _nailbed(self, section: Section, neuron: Neuron | None) -> LayerSpec:
-        """Every stride-th pixel: pooling with windows of one pixel. Without `start` they lie in the middle."""
+        """Every stride-th pixel: pooling with windows of one pixel, in the middle without `start`."""
         (shape,) = self._shapes(section)
         self._channels(section, 0, section.value("channels", int, low=1))
         stride = section.value("stride", int, low=1)
@@ -769,8 +769,8 @@ class _Reader:
         ]
         notes += [note for file in (self.sections, self.params) for s in file.values() for note in s.repeats]
         notes += [
-            f"gpu={gpu}: a replica on each would compute the same on a part of the batch; all of it is on device "
-            f"{gpu.split(',')[0].strip()}: {', '.join(names)}"
+            f"gpu={gpu}: a replica on each would compute a part of the batch; the first device computes all "
+            f"of it: {', '.join(names)}"
             for gpu, names in self._replicas.items()
         ]
         dropout = ", ".join(section.name for section in self._of_type("dropout"))
@@ -795,6 +795,11 @@ _BUILDERS: dict[str, Callable[[_Reader, Section, Neuron | None], LayerSpec]] = {
     "eltmax": _Reader._max,
     **dict.fromkeys(("dropout", "dropout2", "hs"), _Reader._dropout),
 }
+
+
+def _is_sparse(section: Section) -> bool:
+    text = section.text("randSparse", "false")
+    return any(section.values_of("randSparse", bool, text.count(",") + 1, False))
 
 
 def free_name(wish: str, taken: set[str]) -> str:

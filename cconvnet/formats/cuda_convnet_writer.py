@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cconvnet.formats.cuda_convnet import NEURONS, free_name, merged, norm_limit_of, rate_factor
+from cconvnet.formats.cuda_convnet import BLURS, NEURONS, free_name, merged, norm_limit_of, rate_factor
 from cconvnet.formats.ini import ConfigError
+from cconvnet.formats.rates import curve_text
 from cconvnet.nets.shapes import Shape, fan_in, plain_init, pool_outputs, shapes
 from cconvnet.nets.specs import (
     DATA,
+    BlurSpec,
+    ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
     DropoutSpec,
@@ -25,6 +28,7 @@ from cconvnet.nets.specs import (
     Neuron,
     NeuronSpec,
     PoolSpec,
+    SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
     lrn_alpha,
@@ -52,7 +56,8 @@ def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
     """The same network in the words of the files, as reading them gives it.
 
     Split layers are written out, all output sizes are rounded up, weights drawn as He et al. do have a plain
-    standard deviation, and rates are counted from the first layer's.
+    standard deviation, and rates are counted from the first layer's. Crops have the centre of the mean image
+    subtracted.
 
     Raises ConfigError naming the layer and what the files cannot say.
     """
@@ -63,6 +68,8 @@ def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
         raise ConfigError(f"{spec.name}: {error}") from None
     if spec.input.scale != 1:
         raise ConfigError(f"{spec.name}: input: scale={spec.input.scale:g}: the files' images are not scaled")
+    cropped = spec.stored != (spec.input.height, spec.input.width)
+    spec = dataclasses.replace(spec, input=dataclasses.replace(spec.input, center_mean=cropped))
     layers = [_NORMAL[type(layer)](layer, found) for layer in spec.layers]
     weighted = [layer for layer in layers if isinstance(layer, _WEIGHTED)]
     old = spec.recipe
@@ -158,9 +165,37 @@ def _normal_weights(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     return dataclasses.replace(layer, **merged(rows))  # type: ignore[no-any-return]
 
 
+def _is_nailbed(layer: LayerSpec) -> bool:
+    """Whether a pooling layer takes every so-manieth pixel and nothing else."""
+    return isinstance(layer, PoolSpec) and layer.window == (1, 1) and layer.stride[0] > 1
+
+
+def _normal_nailbed(layer: PoolSpec, shape: Shape) -> LayerSpec:
+    stride, start = layer.stride[0], -_side(layer, "padding", layer.padding)
+    _side(layer, "stride", layer.stride)
+    if start < 0:
+        raise _cannot(layer, f"padding={-start}: a nailbed of the files begins inside the image")
+    counts = (-(-(shape[0] - start) // stride), -(-(shape[1] - start) // stride))
+    if pool_outputs(layer, shape) != counts:
+        raise _cannot(layer, f"outputs={layer.outputs}: a nailbed of the files goes to the image's end")
+    return dataclasses.replace(layer, pool="avg", rounding="ceil", outputs=counts)
+
+
+def _normal_blur(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    if layer.size not in BLURS:
+        raise _cannot(layer, f"size={layer.size}: the files' is one of {', '.join(map(str, BLURS))}")
+    return _checked(layer)
+
+
+def _no_select(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    raise _cannot(layer, "the files deal channels out at random and cannot list them")
+
+
 def _normal_pool(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     layer = _checked(layer)
     shape = found[layer.inputs[0]]
+    if _is_nailbed(layer):
+        return _normal_nailbed(layer, shape)
     window, stride, _ = (_side(layer, key, getattr(layer, key)) for key in ("window", "stride", "padding"))
     if stride > window:
         raise _cannot(layer, f"stride={stride}: the files' is at most the window, {window}")
@@ -210,7 +245,9 @@ _NORMAL: dict[type[LayerSpec], Callable[[Any, Mapping[str, Shape]], LayerSpec]] 
     **dict.fromkeys((LrnSpec, ContrastNormSpec), _normal_norm),
     DropoutSpec: _normal_dropout,
     SumSpec: _normal_sum,
-    **dict.fromkeys((NeuronSpec, MaxSpec, SoftmaxCostSpec), lambda layer, found: _checked(layer)),
+    BlurSpec: _normal_blur,
+    SelectSpec: _no_select,
+    **dict.fromkeys((NeuronSpec, MaxSpec, ConcatSpec, SoftmaxCostSpec), lambda layer, found: _checked(layer)),
 }
 
 _Values = dict[str, Any]
@@ -261,6 +298,11 @@ class _Writer:
             params["coeff"] = layer.coeff
         elif isinstance(layer, _WEIGHTED):
             self._weights(layer, values, params)
+        elif _is_nailbed(layer):
+            assert isinstance(layer, PoolSpec)
+            values.update(type="nailbed", channels=shape[2], start=-layer.padding[0], stride=layer.stride[0])
+        elif isinstance(layer, BlurSpec):
+            values.update(channels=shape[2], filterSize=layer.size, stdev=layer.stdev)
         elif isinstance(layer, PoolSpec):
             values.update(
                 pool=layer.pool,
@@ -310,14 +352,27 @@ class _Writer:
             values.update(sharedBiases=layer.shared_bias, partialSum=0)
         counts = [fan_in(layer, index, self.found[name]) for index, name in enumerate(layer.inputs)]
         bias_momentum = recipe.momentum if layer.bias_momentum is None else layer.bias_momentum
+        eps: list[Any] = [_eps(recipe.lr * own.lr_scale) for own in each]
+        curves = [own.lr_curve for own in each]
+        if len(set(curves)) > 1:
+            if any(curve and curve.noise for curve in curves):
+                raise _cannot(layer, "lr_curve: inputs whose curves differ cannot have noise in the files")
+            eps = [
+                rate if curve is None else curve_text(curve, rate)
+                for rate, curve in zip(eps, curves, strict=True)
+            ]
         params.update(
-            epsW=[_eps(recipe.lr * own.lr_scale) for own in each],
+            epsW=eps,
             epsB=_eps(recipe.lr * layer.bias_lr_scale),
             momW=[recipe.momentum if own.momentum is None else own.momentum for own in each],
             momB=bias_momentum,
             wc=[own.weight_decay for own in each],
             wball=[_eps(own.norm_limit / count) for own, count in zip(each, counts, strict=True)],
         )
+        if len(set(curves)) == 1 and curves[0] is not None:
+            params["schedW"] = curve_text(curves[0])
+        if layer.bias_lr_curve is not None:
+            params["schedB"] = curve_text(layer.bias_lr_curve)
 
 
 _TYPES: dict[type[LayerSpec], str] = {
@@ -330,6 +385,8 @@ _TYPES: dict[type[LayerSpec], str] = {
     NeuronSpec: "neuron",
     SumSpec: "eltsum",
     MaxSpec: "eltmax",
+    ConcatSpec: "concat",
+    BlurSpec: "blur",
     DropoutSpec: "hs",
     SoftmaxCostSpec: "cost.logreg",
 }

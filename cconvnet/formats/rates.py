@@ -1,8 +1,9 @@
 """The learning rates of cuda-convnet's parameter files: numbers, and curves by which they fall over a run.
 
-Three forms say the same: ``schedW=dexp[tgtFactor=250,noiseStdev=0,numSteps=4]`` of the original program, beside
-``epsW=0.04``; its older ``schedW=dexp[250,0,4]``, or ``dexp[250,4]`` without noise; and cuda-convnet2's
-``epsW=dexp[base=0.04;tgtFactor=250;numSteps=4]``. A list with commas has a rate for each input.
+Three forms mean the same: ``schedW=dexp[tgtFactor=250,noiseStdev=0,numSteps=4]`` of the original program,
+beside ``epsW=0.04``; its older ``schedW=dexp[250,0,4]``, or ``dexp[250,4]`` without noise; and
+cuda-convnet2's ``epsW=dexp[base=0.04;tgtFactor=250;numSteps=4]``. A list with commas has a rate for each
+input.
 """
 
 from __future__ import annotations

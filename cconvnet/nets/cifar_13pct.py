@@ -45,7 +45,7 @@ def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) ->
     return NetSpec(
         name="cifar-13pct",
         layers=layers,
-        input=InputSpec(height * 3 // 4, width * 3 // 4, channels),
+        input=InputSpec(height * 3 // 4, width * 3 // 4, channels, center_mean=True),
         stored=(height, width),
         classes=classes,
         # The configuration does not say how long. These are the epochs of the 18% network; that only the

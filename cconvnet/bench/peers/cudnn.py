@@ -109,7 +109,7 @@ def forms(row: Row) -> list[Form]:
         pair = {
             "padding": [problem.pad_h, problem.pad_w],
             "stride": [problem.stride_h, problem.stride_w],
-            "dilation": [1, 1],
+            "dilation": [problem.dilation_h, problem.dilation_w],
         }
     else:
         n, c, k = problem.n, problem.c, problem.k

@@ -224,16 +224,15 @@ class PyTorch(Side):
 
     @staticmethod
     def _window(o: Any) -> list[list[int]]:
-        return [[o.stride_h, o.stride_w], [o.pad_h, o.pad_w]]
+        return [[o.stride_h, o.stride_w], [o.pad_h, o.pad_w], [o.dilation_h, o.dilation_w]]
 
     def _conv_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        stride, padding = self._window(o)
+        window = self._window(o)
         x, w = self._padded(o, t["x"]), t["w"]
-        return lambda: {"y": torch.conv2d(x, w, None, stride, padding, 1, o.groups)}
+        return lambda: {"y": torch.conv2d(x, w, None, *window, o.groups)}
 
     def _backward(self, o: Any, t: Tensors, mask: list[bool]) -> Callable[[], Any]:
-        stride, padding = self._window(o)
-        arguments = [t["dy"], self._padded(o, t["x"]), t["w"], None, stride, padding, [1, 1], False, [0, 0]]
+        arguments = [t["dy"], self._padded(o, t["x"]), t["w"], None, *self._window(o), False, [0, 0]]
         backward = torch.ops.aten.convolution_backward
         return lambda: backward(*arguments, o.groups, mask)
 
@@ -315,6 +314,8 @@ class PyTorch(Side):
         )
 
     def _check_windows(self, o: Any) -> None:
+        if (o.pad_h, o.pad_w) != (o.pad_bottom, o.pad_right):
+            raise Refused("PyTorch's pooling pads both sides alike")
         if min(o.pad_h, o.pad_w) < 0 or 2 * o.pad_h > o.window_h or 2 * o.pad_w > o.window_w:
             raise Refused("PyTorch's pooling pads by 0 up to half a window")
         x = torch.empty((1, 1, o.h, o.w))
@@ -340,12 +341,12 @@ class PyTorch(Side):
 
     def _avgpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         forward = torch.ops.aten.avg_pool2d
-        arguments = [t["x"], *self._pooling(o), self._ceil(o), False]
+        arguments = [t["x"], *self._pooling(o), self._ceil(o), o.count_padding]
         y = self._unwritten(forward(*arguments))
         return lambda: {"y": forward.out(*arguments, out=y)}
 
     def _avgpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        arguments = [*self._pooling(o), self._ceil(o), False, None]
+        arguments = [*self._pooling(o), self._ceil(o), o.count_padding, None]
         backward = torch.ops.aten.avg_pool2d_backward.grad_input
         dx = self._unwritten(t["x"].clone())
         return lambda: {"dx": backward(t["dy"], t["x"], *arguments, grad_input=dx)}

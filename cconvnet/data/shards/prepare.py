@@ -29,7 +29,9 @@ import numpy as np
 
 from cconvnet.checks import NumberError
 from cconvnet.data import shards
+from cconvnet.data.account import Account
 from cconvnet.data.color_noise import color_components
+from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import DataError, describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
@@ -127,6 +129,7 @@ class Preparation:
         return [
             f"{origin.name}: {len(origin.classes):,} classes, {counts} pictures of {sides} pixels{of}",
             *origin.notes,
+            *Account.of(origin).lines()[1:],
             f"to {self.root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} "
             f"it would be {room[other]}",
             *([rules] if older else []),
@@ -397,6 +400,7 @@ class Preparation:
         write(shards.SKIPPED, self._skipped())
         recipe = self.recipe
         train = self.origin.train
+        known = fingerprints(self.origin)
         dataset = Dataset(
             root=self.root,
             name=self.origin.name,
@@ -412,12 +416,23 @@ class Preparation:
                 for split, pictures in self.splits.items()
             },
             files=files,
+            account=self._account(),
+            fingerprints={name: known[name] for name in kept},
         )
         for name, array in self._statistics(dataset, report, workers).items():
             write(name, shards.packed_array(array))
         dataset.write()
         self._end_journal()
         return dataset
+
+    def _account(self) -> dict[str, Any]:
+        """The account of the source, with the pictures that were found to be unreadable."""
+        root = "" if self.origin.folder is None else f"{self.origin.folder}{os.sep}"
+        unreadable = {
+            split: [pictures.names[number].removeprefix(root) for number in sorted(self._broken[split])]
+            for split, pictures in self.splits.items()
+        }
+        return Account.of(self.origin).without(unreadable).as_json()
 
     def _end_journal(self) -> None:
         # Another that begins just now may put its lock into it; what then stays does no harm.
