@@ -5,6 +5,8 @@
 // as a convolution of its own, were slower even without their reorders. Weights go through the layout that
 // the kernel asks for: their reorder takes under 1 ms. The algorithm is never Winograd's, whose rounding is
 // not that of a sum of products.
+#include <cstring>
+
 #include "cropped_image.h"
 #include "onednn.h"
 #include "tables.h"
@@ -27,7 +29,8 @@ memory::desc weights(const ConvProblem& o, memory::data_type type, bool plain) {
 // One pass of one problem: a primitive with its memory objects.
 class Convolution {
  public:
-  Convolution(const ConvProblem& o, Pass pass, bool bias) : pass_(pass) {
+  Convolution(const ConvProblem& o, Pass pass, bool bias)
+      : pass_(pass), reads_scratch_(pass == kWgrad && o.precision == Precision::bf16 && o.q == 1) {
     const memory::data_type type = onednn::type_of(o), w_type = onednn::weights_type_of(o, pass);
     const memory::desc x({o.n, o.c, o.h, o.w}, type, memory::format_tag::nhwc);
     const memory::desc y({o.n, o.k, o.p, o.q}, type, memory::format_tag::nhwc);
@@ -71,6 +74,7 @@ class Convolution {
     onednn::point(plain_w_, w);
     if (bias) onednn::point(bias_, bias);
     char* scratch = static_cast<char*>(onednn::scratch(blocked_bytes_ + scratchpad_.get_desc().get_size()));
+    if (reads_scratch_) std::memset(scratch, 0, blocked_bytes_ + scratchpad_.get_desc().get_size());
     onednn::point(w_, same_layout_ ? w : scratch);
     onednn::point(scratchpad_, scratch + blocked_bytes_);
 
@@ -110,6 +114,9 @@ class Convolution {
   }
 
   Pass pass_;
+  // oneDNN multiplies bfloat16s in pairs of pixels. Where there is no second one it takes what the scratchpad
+  // happens to hold, times 0: with a NaN there the gradient would be NaN.
+  bool reads_scratch_;
   dnnl::primitive primitive_;
   memory x_, plain_w_, w_, bias_, y_, scratchpad_;
   bool same_layout_ = false;
