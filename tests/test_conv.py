@@ -226,16 +226,18 @@ def test_unknown_impl(device: Device, operation: str) -> None:
 
 @pytest.mark.parametrize("operation", PASSES)
 def test_nan_of_the_call_before_is_forgotten(device: Device, precision: str, operation: str) -> None:
-    """Whatever memory a device keeps between calls. Windows of one column are read in pairs of pixels."""
+    """Whatever memory a device keeps between calls, and whatever lies behind an array: windows of one column
+    are read in pairs of pixels."""
     large = ConvProblem(8, 14, 14, 32, 32, 3, 3, padding=(1, 1), precision=precision)
     for name in PASSES:
         arrays = make_inputs(name, large)
         poisoned = {n: np.full_like(a, np.nan) if isinstance(a, np.ndarray) else a for n, a in arrays.items()}
         run(name, large, device, poisoned)
-    problem = ConvProblem(
-        4, 10, 2, 16, 24, 3, 4, stride=(3, 3), padding=(1, 1), groups=2, precision=precision
-    )
-    check(operation, problem, device, nonzero=0.1)
+    for problem in (
+        ConvProblem(4, 10, 2, 16, 24, 3, 4, stride=(3, 3), padding=(1, 1), groups=2, precision=precision),
+        ConvProblem(2, 3, 2, 1, 4, 2, 2, stride=(1, 3), precision=precision),
+    ):
+        check(operation, problem, device, nonzero=0.1)
 
 
 def test_nan_and_infinity_reach_the_result(device: Device, precision: str) -> None:

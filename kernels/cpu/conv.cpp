@@ -5,8 +5,6 @@
 // as a convolution of its own, were slower even without their reorders. Weights go through the layout that
 // the kernel asks for: their reorder takes under 1 ms. The algorithm is never Winograd's, whose rounding is
 // not that of a sum of products.
-#include <cstring>
-
 #include "cropped_image.h"
 #include "onednn.h"
 #include "tables.h"
@@ -29,8 +27,7 @@ memory::desc weights(const ConvProblem& o, memory::data_type type, bool plain) {
 // One pass of one problem: a primitive with its memory objects.
 class Convolution {
  public:
-  Convolution(const ConvProblem& o, Pass pass, bool bias)
-      : pass_(pass), reads_scratch_(pass == kWgrad && o.precision == Precision::bf16 && o.q == 1) {
+  Convolution(const ConvProblem& o, Pass pass, bool bias) : pass_(pass) {
     const memory::data_type type = onednn::type_of(o), w_type = onednn::weights_type_of(o, pass);
     const memory::desc x({o.n, o.c, o.h, o.w}, type, memory::format_tag::nhwc);
     const memory::desc y({o.n, o.k, o.p, o.q}, type, memory::format_tag::nhwc);
@@ -74,7 +71,6 @@ class Convolution {
     onednn::point(plain_w_, w);
     if (bias) onednn::point(bias_, bias);
     char* scratch = static_cast<char*>(onednn::scratch(blocked_bytes_ + scratchpad_.get_desc().get_size()));
-    if (reads_scratch_) std::memset(scratch, 0, blocked_bytes_ + scratchpad_.get_desc().get_size());
     onednn::point(w_, same_layout_ ? w : scratch);
     onednn::point(scratchpad_, scratch + blocked_bytes_);
 
@@ -114,9 +110,6 @@ class Convolution {
   }
 
   Pass pass_;
-  // oneDNN multiplies bfloat16s in pairs of pixels. Where there is no second one it takes what the scratchpad
-  // happens to hold, times 0: with a NaN there the gradient would be NaN.
-  bool reads_scratch_;
   dnnl::primitive primitive_;
   memory x_, plain_w_, w_, bias_, y_, scratchpad_;
   bool same_layout_ = false;
@@ -140,7 +133,12 @@ void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
 }
 
 void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream stream) {
-  CroppedImage x(o);
+  ConvProblem same = o;
+  // oneDNN multiplies bfloat16s in pairs of pixels. The second of a single column is a stride away, where a
+  // long stride finds nothing but what lies behind x or was left in the scratchpad: times 0, but a NaN stays
+  // one.
+  if (o.precision == Precision::bf16 && o.q == 1) same.stride_w = 1;
+  CroppedImage x(same);
   onednn::run<Convolution>("conv", x.problem(), kWgrad, x.of(a.x), a.dw, nullptr, a.dy);
   if (a.update) sgd_update(*a.update, a.dw, stream);
 }
