@@ -236,6 +236,8 @@ def test_nan_of_the_call_before_is_forgotten(device: Device, precision: str, ope
     for problem in (
         ConvProblem(4, 10, 2, 16, 24, 3, 4, stride=(3, 3), padding=(1, 1), groups=2, precision=precision),
         ConvProblem(2, 3, 2, 1, 4, 2, 2, stride=(1, 3), precision=precision),
+        # The middle column of taps sees nothing of the image.
+        ConvProblem(4, 13, 2, 4, 40, 3, 3, stride=(3, 3), padding=(0, 2), precision=precision),
     ):
         check(operation, problem, device, nonzero=0.1)
 
