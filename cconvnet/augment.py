@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet import data, ops
+from cconvnet.checks import MOST_SEED, whole
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import gather
 from cconvnet.nets.specs import NetSpec
+from cconvnet.outputs import save_picture
 
 _GAP = 4
 _BACKGROUND = 128  # grey: photographs often end in white
@@ -102,8 +104,8 @@ def write_sheet(
     from PIL import Image
 
     for name, value in (("images", images), ("epochs", epochs)):
-        if value < 1:
-            raise ValueError(f"--{name} must be at least 1, not {value}")
+        whole(f"--{name}", value, 1)
+    whole("--seed", seed, 0, MOST_SEED)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     count = len(source.train)
@@ -121,7 +123,7 @@ def write_sheet(
     seen = augmented(stored, spec, epochs, seed, colors)
     rows = [[image, *(shown[index] for shown in seen)] for index, image in enumerate(stored)]
     sheet = contact_sheet(rows)
-    Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet).save(out)
+    save_picture(Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet), out)
     size = f"{spec.input.height}x{spec.input.width} of {spec.stored[0]}x{spec.stored[1]}"
     noise = f"colour noise {recipe.color_noise:g}" if recipe.color_noise else "no colour noise"
     say(

@@ -12,6 +12,8 @@ import numpy as np
 
 from cconvnet import data, nets, runs
 from cconvnet.checkpoint import Checkpoint, Tensors, check_tensors
+from cconvnet.data.fingerprint import differences
+from cconvnet.data.origins.origin import composed
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.nets.specs import NetSpec, nearest
 from cconvnet.network import Network, StepResult
@@ -114,10 +116,10 @@ def load_trained(
     spec = nets.spec_from_dict(checkpoint.spec)
     network = Network(
         spec,
-        batch=batch or settings["batch"],
+        batch=settings["batch"] if batch is None else batch,
         devices=devices,
         seed=settings["seed"],
-        precision=precision or settings["precision"],
+        precision=settings["precision"] if precision is None else precision,
     )
     restore(network, checkpoint, file)
     return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, skipped)
@@ -304,7 +306,7 @@ def evaluate_runs(
         paths: runs or checkpoints; best: of runs, take the best checkpoint instead of the newest.
         where: the data's folder; None: that of the first run.
         precision: None: that in which each was trained.
-        say: is told of damaged checkpoints that were passed over.
+        say: is told of damaged checkpoints that were passed over, and of the data.
 
     Returns
         The data, each network's result, and the ensemble's errors; of one network its own.
@@ -316,6 +318,7 @@ def evaluate_runs(
     check_views(views)
     files: list[Path] = []
     read_by: list[Preprocessing] = []
+    known: list[dict[str, str]] = []
     settings: dict[str, Any] = {}
     for path in paths:
         file, checkpoint, skipped = runs.find_checkpoint(path, best)
@@ -329,6 +332,7 @@ def evaluate_runs(
                     f"{_short(checkpoint.settings[name])}, there {_short(settings[name])}"
                 )
         files.append(file)
+        known.append(checkpoint.settings.get("pictures", {}))
         read_by.append(recorded_preprocessing(checkpoint))
     sources: dict[Preprocessing, data.Source] = {}
 
@@ -338,7 +342,10 @@ def evaluate_runs(
             # The training pictures, of which there are most, are not looked at: none is decoded before it
             # is read.
             sources[rules] = data.open_source(
-                where or settings["data"], settings["size"], cache_bytes=0, preprocessing=rules
+                settings["data"] if where is None else where,
+                settings["size"],
+                cache_bytes=0,
+                preprocessing=rules,
             )
             found = sources[rules].preprocessing
             if found != rules:
@@ -346,6 +353,11 @@ def evaluate_runs(
         return sources[rules]
 
     source = source_of(read_by[0])
+    for line in source.account.lines() if source.account is not None else []:
+        say(f"data: {line}")
+    for file, began in zip(files, known, strict=True):
+        for line in differences(began, source.fingerprints, f"{file} was trained with"):
+            say(f"data: {line}")
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
 
     def test(file: Path) -> Result:  # a function, whose network is gone before the next is made
@@ -366,7 +378,7 @@ def _short(values: list[Any]) -> str:
 
 
 def check_source(trained: Trained, source: data.Source) -> None:
-    if list(source.classes) != list(trained.classes):
+    if list(map(composed, source.classes)) != list(map(composed, trained.classes)):
         ours, theirs = len(trained.classes), len(source.classes)
         what = f"{theirs} classes, the network {ours}"
         if ours == theirs:

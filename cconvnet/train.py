@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,10 @@ import numpy as np
 
 from cconvnet import data, machine, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
-from cconvnet.checkpoint import Checkpoint, check_tensors
+from cconvnet.checkpoint import KEEP, Checkpoint, check_tensors
+from cconvnet.checks import MOST, MOST_PIXELS, MOST_SEED, MOST_TOWERS, real, whole
+from cconvnet.data.fingerprint import differences
+from cconvnet.data.origins.origin import composed
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.workers import surplus
 from cconvnet.evaluate import network_tensors
@@ -22,8 +24,18 @@ from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
+from cconvnet.outputs import check_folder
 from cconvnet.reporter import Reporter
-from cconvnet.runs import Run, RunError, find_checkpoint, folder_of, new_folder, tensorboard, unfinished
+from cconvnet.runs import (
+    Run,
+    RunError,
+    check_new,
+    find_checkpoint,
+    folder_of,
+    new_folder,
+    tensorboard,
+    unfinished,
+)
 from cconvnet.settings import Options, Settings, identity
 from cconvnet.trainer import Interrupts, Outcome, Terminated, Trainer, rates_of
 
@@ -96,17 +108,27 @@ def begin_with(
 
 def check_options(options: Options) -> None:
     """Refuses values that no run can have."""
-    for name in ("size", "batch", "towers", "epochs", "steps", "checkpoint_every", "keep", "log_every"):
+    for name, low, high in (
+        ("size", 1, MOST_PIXELS),
+        ("batch", 1, MOST),
+        ("towers", 1, MOST_TOWERS),
+        ("epochs", 1, MOST),
+        ("steps", 1, MOST),
+        ("checkpoint_every", 1, MOST),
+        ("keep", 1, MOST),
+        ("log_every", 1, MOST),
+        ("lr_plateau", 0, MOST),
+        ("seed", 0, MOST_SEED),
+    ):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    if options.seed is not None and not 0 <= options.seed < 2**63:
-        raise ValueError(f"--seed must be from 0 to 2^63 - 1, not {options.seed}")
-    if options.lr is not None and not (math.isfinite(options.lr) and options.lr > 0):
-        raise ValueError(f"--lr must be a number above 0, not {options.lr}")
-    noise = options.color_noise
-    if noise is not None and not (math.isfinite(noise) and noise >= 0):
-        raise ValueError(f"--color-noise must be a number from 0 on, not {noise}")
+        if value is not None:
+            whole(f"--{name.replace('_', '-')}", value, low, high)
+    if options.lr is not None:
+        real("--lr", options.lr, above=0)
+    if options.color_noise is not None:
+        real("--color-noise", options.color_noise, low=0)
+    for layer, factor in (options.lr_scale or {}).items():
+        real(f"--lr-scale of {layer}", factor, low=0)
     if options.resume not in (None, AUTO) and isinstance(options.net, NetFiles):
         raise ValueError("--resume goes on with the run's own network; leave out --layer-def")
     check_precision(options.precision)
@@ -121,15 +143,19 @@ def _started(
     weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
 ) -> Trainer:
     """A new run, its network with the state that `weights` gives, or with random weights."""
-    net = options.net or "lenet"
-    size = options.size or netfiles.stored_size(net)
+    if options.out is not None:
+        check_new(options.out)
+    else:
+        check_folder(Path("runs"))
+    net = "lenet" if options.net is None else options.net
+    size = netfiles.stored_size(net) if options.size is None else options.size
     where = _from_anywhere(options.data)
     source = _open_data(where, size, CURRENT, options, reporter)
     spec, notes = netfiles.build(net, source.image_shape, len(source.classes))
     for note in notes:
         reporter.say(f"{net}: {note}")
     spec = place(spec, options.place or {})
-    batch = options.batch or spec.recipe.batch
+    batch = spec.recipe.batch if options.batch is None else options.batch
     if batch > len(source.train):
         if options.batch is not None:
             raise ValueError(
@@ -137,7 +163,7 @@ def _started(
             )
         reporter.say(f"batch: {len(source.train):,}, all training images, instead of {spec.name}'s {batch:,}")
         batch = len(source.train)
-    towers = options.towers or len(devices)
+    towers = len(devices) if options.towers is None else options.towers
     options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers)
     settings = Settings.chosen(options, spec, source)
     network = _network(spec, settings, devices, options)
@@ -145,7 +171,9 @@ def _started(
     if weights is not None:
         network.load_state(weights(network))
     path = options.out or new_folder(spec.name, source.name)
-    run = Run.create(path, _config(settings, spec, network) | _surroundings(network))
+    keep = {"keep": KEEP if options.keep is None else options.keep}
+    run = Run.create(path, _config(settings, spec, network) | keep | _surroundings(network))
+    run.checkpoints.keep = keep["keep"]
     return Trainer(run, settings, network, source, reporter)
 
 
@@ -208,17 +236,28 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     source = _open_data(settings.data, settings.size, settings.preprocessing, options, reporter)
     for name, here in identity(source).items():
         there = getattr(settings, name)
-        if here != there:
+        if here != (there if name != "classes" else [*map(composed, there)]):
             raise RunError(
                 f"data {source.name} is not what {path} was trained on: {name.replace('_', ' ')} "
                 f"{_short(here)} here, {_short(there)} there"
             )
+    other = differences(settings.pictures, source.fingerprints, "this run began with")
+    if settings.data != before.data:
+        same = ": the same pictures" if settings.pictures and not other else ""
+        here, there = (where or "digits" for where in (settings.data, before.data))
+        reporter.say(f"data: {here} from here on, it was {there}{same}")
+    for line in other:
+        reporter.say(f"data: {line}")
+    if not settings.pictures:  # a run of an older version: known from here on
+        settings = dataclasses.replace(settings, pictures=source.fingerprints)
     if isinstance(options.net, str) and options.net != settings.net:
         _refuse_other_net(options.net, settings, source, file or path, checkpoint)
     network = _network(spec, settings, devices, options)
     trainer = Trainer(run, settings, network, source, reporter)
     step = 0 if checkpoint is None else int(checkpoint.progress["step"])
-    run.write_config(_config(settings, spec, network) | _still(run.config, network, step))
+    keep = {"keep": run.config.get("keep", KEEP) if options.keep is None else options.keep}
+    run.checkpoints.keep = keep["keep"]
+    run.write_config(_config(settings, spec, network) | keep | _still(run.config, network, step))
     if checkpoint is not None and file is not None:
         trainer.take_over(checkpoint, file, named=file == options.resume)
     trainer.say_changes(before)
@@ -254,8 +293,8 @@ def _open_data(
         scan=reporter.counted("looking through data"),
     )
     reporter.end()
-    for note in source.notes:
-        reporter.say(f"data: {note}")
+    for line in [*(source.account.lines() if source.account is not None else []), *source.notes]:
+        reporter.say(f"data: {line}")
     if source.extents is not None and (
         note := surplus(options.workers, max(len(source.train), len(source.test)))
     ):

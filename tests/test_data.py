@@ -489,7 +489,13 @@ def test_picture_folder(tmp_path: Path, test_name: str, cache_bytes: int) -> Non
     seen: list[tuple[int, int]] = []
     source = data.open_source(tmp_path, cache_bytes=cache_bytes, progress=lambda *state: seen.append(state))
     assert source.classes == CLASSES and source.image_shape == (6, 6, 3)
-    assert any("1 files that are not" in note for note in source.notes)
+    account = source.account
+    assert account is not None
+    assert account.lines() == [
+        "15 training and 6 test pictures of 3 classes",
+        "train: 17 files found, 15 used; "
+        "not used: 1 not a picture (train/ant/notes.txt); 1 hidden (train/.hidden)",
+    ]
     for split, count in ((source.train, 5), (source.test, 2)):
         read, labels = split.read(np.arange(len(split)))
         assert told(read) == [(label, number) for label in range(3) for number in range(count)]
@@ -535,7 +541,8 @@ def test_what_macos_puts_beside_pictures_is_ignored(tmp_path: Path) -> None:
         file.with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7")
     source = data.open_source(tmp_path)
     assert len(source.train) == 9 and not source.report()
-    assert any("9 files" in note and "hidden" in note for note in source.notes)
+    assert source.account is not None
+    assert source.account.splits["train"].unused.counts == {"hidden": 9}
 
 
 def test_links_are_followed_and_those_to_nothing_left_out(tmp_path: Path) -> None:
@@ -965,7 +972,7 @@ def test_statistics_where_nothing_can_be_written(tmp_path: Path, monkeypatch: py
     def refuse(path: Path, pieces: object) -> None:
         raise error
 
-    monkeypatch.setattr(statistics, "write_atomically", refuse)
+    monkeypatch.setattr(statistics, "write_output", refuse)
     said: list[str] = []
     found = gather(data.open_source(tmp_path), say=said.append)
     assert found.mean is not None
@@ -1234,7 +1241,7 @@ def test_workers_end_with_their_parent(streamed: data.Split, tmp_path: Path, sig
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-        process.wait()
+        process.wait(timeout=200)
     assert process.returncode == -sign
     wait_until_gone(workers)
     assert held()[2] == shared

@@ -406,7 +406,8 @@ def test_a_run_without_a_record_reads_as_it_did(
     trained_on = (
         "the network was trained on pictures not turned by EXIF, large JPEGs decoded at reduced scale"
     )
-    assert said == [f"pictures: turned upright by EXIF, large JPEGs decoded at reduced scale; {trained_on}"]
+    told = [line for line in said if line.startswith("pictures: ")]
+    assert told == [f"pictures: turned upright by EXIF, large JPEGs decoded at reduced scale; {trained_on}"]
     loaded()
     # Of an old run and a new one, each sees the pictures as it learnt them.
     evaluate_runs([old, run], devices=["cpu:0"])

@@ -26,6 +26,7 @@ from cconvnet._problem import InputProblem
 from cconvnet.backends import check_precision, devices_of, get_device
 from cconvnet.bench.training import MEAN, TIMED_LR, Training
 from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
+from cconvnet.checks import MOST_PIXELS, real, whole
 from cconvnet.data.images import Pixels
 from cconvnet.data.splits import Indices, Reader, Split, StoredSplit
 from cconvnet.data.workers import CHUNK, MOST_WORKERS, Broken, surplus, usable_cores, worker_limit
@@ -335,17 +336,16 @@ def bench_data(
     """
     check_precision(precision)
     for name, value, least in (("--batch", batch, 1), ("--workers", workers, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"--seconds must be above 0, not {seconds:g}")
+        if value is not None:
+            whole(name, value, least)
+    real("--seconds", seconds, above=0)
     (used,) = devices_of([device] if device is not None else None)
     precision = precision or "fp32"
     used.require(precision)
-    size = size or netfiles.stored_size(net)
+    size = netfiles.stored_size(net) if size is None else whole("--size", size, 1, MOST_PIXELS)
     source = open_streamed(where, size)
     spec = spec_of(net, source)
-    batch = batch or spec.recipe.batch
+    batch = spec.recipe.batch if batch is None else batch
     workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
     split = source.train
     read = len(split) * times_over(len(split), batch)

@@ -21,6 +21,7 @@ import typer
 
 import cconvnet
 from cconvnet import nets
+from cconvnet.checks import MOST_TOWERS
 from cconvnet.cli import bench, data, plot, runs
 from cconvnet.cli.options import (
     Batch,
@@ -39,13 +40,18 @@ from cconvnet.cli.options import (
     Size,
     Views,
     Workers,
+    checked_picture,
     device_names,
     example,
     parsed_places,
     print_table,
+    real,
+    whole,
     write_json,
 )
+from cconvnet.cli.options import seed as check_seed
 from cconvnet.cli.train import train
+from cconvnet.outputs import check_folder
 
 app = typer.Typer(
     add_completion=False,
@@ -96,6 +102,7 @@ def evaluate(
     """Print a trained network's error on test images, or that of several whose probabilities are averaged."""
     from cconvnet.evaluate import Tally, evaluate_runs
     from cconvnet.reporter import percent, reporter
+    from cconvnet.runs.data_record import unreadable_lines
 
     def errors(tally: Tally) -> str:
         return (
@@ -135,6 +142,8 @@ def evaluate(
             report.say(f"{where}, {seen}, {result.path}: {errors(result.tally)}")
         if len(results) > 1:
             report.say(f"{where}, average of {len(results)} networks: {errors(together)}")
+        for line in unreadable_lines(source.unreadable()):
+            report.say(line)
     if to_json:
         members = [
             {
@@ -147,7 +156,12 @@ def evaluate(
             }
             for result in results
         ]
-        document = {"data": source.name, "images": together.count, **values(together)}
+        document = {
+            "data": source.name,
+            "images": together.count,
+            "unreadable": [vars(one) for one in source.unreadable()],
+            **values(together),
+        }
         write_json(to_json, {**document, **(members[0] if len(members) == 1 else {"members": members})})
 
 
@@ -155,7 +169,7 @@ def evaluate(
 def predict(
     run: RunPath,
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE...")],
-    top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N")] = 5,
+    top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N", callback=whole())] = 5,
     views: Views = "center",
     device: DeviceNames = None,
     precision: RunPrecision = None,
@@ -169,8 +183,6 @@ def predict(
     from cconvnet import evaluate as evaluation
     from cconvnet.data import DataError
 
-    if top < 1:
-        raise ValueError(f"--top must be at least 1, not {top}")
     trained = evaluation.load_trained(
         run, devices=device_names(device), batch=min(len(pictures), 64), best=best, precision=precision
     )
@@ -337,11 +349,17 @@ def gradcheck(
     device: DeviceNames = None,
     width: Annotated[
         float | None,
-        typer.Option(help="Multiply the numbers of filters and hidden units, for speed.", metavar="FACTOR"),
+        typer.Option(
+            help="Multiply the numbers of filters and hidden units, for speed.",
+            metavar="FACTOR",
+            callback=real(above=0, high=1000),
+        ),
     ] = None,
     size: Size = None,
-    batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N")] = 2,
-    seed: Annotated[int, typer.Option(help="Decides weights and images.", metavar="N")] = 0,
+    batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N", callback=whole())] = 2,
+    seed: Annotated[
+        int, typer.Option(help="Decides weights and images.", metavar="N", callback=check_seed)
+    ] = 0,
     to_json: Json = None,
 ) -> None:
     """Hold a network's gradients against finite differences and a float64 computation.
@@ -393,7 +411,12 @@ def export(
     kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
     size: Size = None,
     towers: Annotated[
-        int, typer.Option(help="How many devices split layers are shared out over.", metavar="N")
+        int,
+        typer.Option(
+            help="How many devices split layers are shared out over.",
+            metavar="N",
+            callback=whole(1, MOST_TOWERS),
+        ),
     ] = 2,
 ) -> None:
     """Write a network in another program's files: layers.cfg and layer-params.cfg."""
@@ -403,6 +426,7 @@ def export(
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
+    check_folder(out)
     wanted = chosen(net, layer_def, layer_params, crop)
     if (wanted is None) == (run is None):
         raise ValueError("one network is needed: --net, --layer-def or --run")
@@ -415,7 +439,7 @@ def export(
             print(note)
     files = out / "layers.cfg", out / "layer-params.cfg"
     for file in files:
-        if file.exists():
+        if file.exists() or file.is_symlink():
             raise ValueError(f"{file} is already there; choose another --out")
     cuda_convnet_writer.write(spec, *files, towers=towers)
     for file in files:
@@ -435,9 +459,15 @@ def augment(
     ] = "alexnet",
     data: Data = None,
     size: Size = None,
-    images: Annotated[int, typer.Option(help="Training images: rows of the sheet.", metavar="N")] = 6,
-    epochs: Annotated[int, typer.Option(help="Epochs: columns after the first.", metavar="N")] = 8,
-    seed: Annotated[int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N")] = 0,
+    images: Annotated[
+        int, typer.Option(help="Training images: rows of the sheet.", metavar="N", callback=whole())
+    ] = 6,
+    epochs: Annotated[
+        int, typer.Option(help="Epochs: columns after the first.", metavar="N", callback=whole())
+    ] = 8,
+    seed: Annotated[
+        int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N", callback=check_seed)
+    ] = 0,
     workers: Workers = None,
 ) -> None:
     """Draw training images as a network sees them: crops, mirror images, colour noise."""
@@ -445,9 +475,10 @@ def augment(
     from cconvnet import data as sources
     from cconvnet.data.workers import surplus
 
-    if size is not None and size < 1:
-        raise ValueError(f"--size must be at least 1, not {size}")
-    source = sources.open_source(data, size or nets.stored_size(net), workers=workers)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end with .png, not {out.name!r}")
+    checked_picture(out)
+    source = sources.open_source(data, nets.stored_size(net) if size is None else size, workers=workers)
     if source.extents is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
         print(note)
     spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))

@@ -10,13 +10,16 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data import origins
+from cconvnet.data.account import Account
 from cconvnet.data.extents import Extents
+from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import (
     DECODERS,
     BrokenImage,
@@ -53,8 +56,9 @@ class Source:
     Of pictures that are decoded, `folder` is where they lie, `extents` where each of `train` lies, and
     `decoder` what decodes them. `mean` float32[H,W,C] and `colors` float32[C,C] are the mean image and
     color_components() where the data's files hold them of images of this size; training takes them instead of
-    computing them from `train`. `preprocessing` says by which rules pictures are read. `left_out` is what no
-    split has, such as a picture without a label.
+    computing them from `train`. `preprocessing` has the rules by which pictures are read. `left_out` is what
+    no split has, such as a picture without a label. `account` counts and names all that was found, and what
+    of it is not used; `origin` is all that was found.
     """
 
     name: str
@@ -70,10 +74,21 @@ class Source:
     extents: Extents | None = field(default=None, compare=False)
     preprocessing: Preprocessing = CURRENT
     left_out: list[Skipped] = field(default_factory=list)
+    account: Account | None = field(default=None, compare=False)
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """By which the pictures of each split are known again; see cconvnet.data.fingerprint."""
+        return {} if self.origin is None else fingerprints(self.origin)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.train.image_shape
+
+    def unreadable(self) -> list[Skipped]:
+        """The pictures that were found to be unreadable so far."""
+        return self.report()[len(self.left_out) :]
 
     def report(self) -> list[Skipped]:
         """What is left out so far; where pictures are decoded while reading, more may follow."""
@@ -210,10 +225,6 @@ def _source(
     left_out = [
         Skipped(name, *left) for name, pictures in origin.splits.items() for left in pictures.left_out
     ]
-    if left_out:
-        notes.append(
-            f"{len(left_out):,} pictures are left out; the first is {left_out[0].file}: {left_out[0].reason}"
-        )
     return Source(
         origin.name,
         origin.classes,
@@ -228,6 +239,8 @@ def _source(
         extents=origin.train.extents,
         preprocessing=preprocessing,
         left_out=left_out,
+        account=Account.of(origin),
+        origin=origin,
     )
 
 

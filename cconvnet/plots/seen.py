@@ -90,7 +90,10 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
     """
     settings = trained.checkpoint.settings
     source = data.open_source(
-        where or settings["data"], settings["size"], cache_bytes=0, preprocessing=trained.preprocessing
+        settings["data"] if where is None else where,
+        settings["size"],
+        cache_bytes=0,
+        preprocessing=trained.preprocessing,
     )
     check_source(trained, source)
     return source

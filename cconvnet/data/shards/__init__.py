@@ -26,20 +26,21 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.checkpoint import write_atomically
+from cconvnet.data.account import unused_of
 from cconvnet.data.extents import Extents, Raw, Stored
 from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, BrokenImage, DataError, Pixels, resize_image
-from cconvnet.data.origins.origin import Origin, Pictures
+from cconvnet.data.origins.origin import Origin, Pictures, beside
 from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
 from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores, worker_limit
+from cconvnet.outputs import write_output
 
 DOCUMENT = "dataset.json"
 SPLITS = ("train", "test")
@@ -76,6 +77,11 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.bin"
 
 
+def is_file(name: str) -> bool:
+    """Whether a name is that of a file of prepared data."""
+    return _FILE.fullmatch(name) is not None
+
+
 def is_shard(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None
 
@@ -103,7 +109,7 @@ def write_document(path: Path, values: dict[str, Any]) -> None:
     text = json.dumps({**values, "sha256": _NO_DIGEST}, indent=1) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     before, _, after = text.rpartition(_NO_DIGEST)
-    write_atomically(path, [(before + digest + after).encode()])
+    write_output(path, [(before + digest + after).encode()])
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -173,6 +179,8 @@ class Dataset:
     per_shard: how many of the source's pictures went to a shard.
     source: the fingerprint of the data the pictures come from.
     files: by name.
+    account: the account of the data the pictures come from, Account.as_json(); empty in older shards.
+    fingerprints: of the same data, for each split; see cconvnet.data.fingerprint. Empty in older shards.
     """
 
     root: Path
@@ -195,6 +203,8 @@ class Dataset:
     source: str
     files: dict[str, File]
     preprocessing: Preprocessing = UNRECORDED
+    account: dict[str, Any] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     def write(self) -> None:
         """Errors: OSError."""
@@ -299,6 +309,7 @@ def read_dataset(root: Path) -> Dataset:
         sound = (
             isinstance(dataset.classes, list)
             and all(isinstance(name, str) for name in (dataset.name, *dataset.classes, *dataset.notes))
+            and all(isinstance(text, str) for text in dataset.fingerprints.values())
             and isinstance(dataset.size, int | None)
             and all(
                 isinstance(count, int) for count in (*dataset.pictures.values(), *dataset.skipped.values())
@@ -311,6 +322,7 @@ def read_dataset(root: Path) -> Dataset:
             and all(_FILE.fullmatch(name) for name in files)
             and wanted == set(files)
         )
+        list(unused_of(dataset.account))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise DataError(f"{path} is none of cconvnet's: {error}") from error
     if not sound:
@@ -368,6 +380,10 @@ def open_origin(root: Path) -> Origin:
         folder=root,
         size=dataset.size,
         preprocessing=dataset.preprocessing if dataset.decoder else None,
+        beside=beside(root, {DOCUMENT, JOURNAL, *dataset.files}),
+        source_account=dataset.account,
+        form=f"shards, {dataset.describe()}",
+        fingerprints=dataset.fingerprints,
     )
 
 
@@ -539,13 +555,13 @@ def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
             rows.append((len(picture.data), picture.height, picture.width, zlib.crc32(picture.data)))
             yield picture.data
 
-    write_atomically(path, pieces())
+    write_output(path, pieces())
     return Shard(File(sum(row[0] for row in rows), digest.hexdigest()), rows)
 
 
 def write_file(path: Path, data: bytes) -> File:
     """Writes a small file atomically. Errors: OSError."""
-    write_atomically(path, [data])
+    write_output(path, [data])
     return File(len(data), hashlib.sha256(data).hexdigest())
 
 

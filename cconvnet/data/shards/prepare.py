@@ -27,8 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.checks import NumberError
 from cconvnet.data import shards
+from cconvnet.data.account import Account
 from cconvnet.data.color_noise import color_components
+from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import DataError, describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
@@ -40,6 +43,7 @@ from cconvnet.data.shards.recipes import Recipe, Survey
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
 from cconvnet.locks import locked
+from cconvnet.outputs import check_folder
 from cconvnet.reporter import Reporter
 
 SHARD_BYTES = 256 * 2**20
@@ -87,7 +91,7 @@ class Preparation:
         progress: Progress | None = None,
     ) -> None:
         if shard_bytes < 1:
-            raise ValueError(f"--shard-mb must be more than 0, not {shard_bytes / 2**20:g}")
+            raise NumberError(f"--shard-mb must be above 0, not {shard_bytes / 2**20:g}")
         if origin.folder is not None and root.resolve().is_relative_to(origin.folder.resolve()):
             raise DataError(f"{root} lies within {origin.folder}, which it is made of; give another folder")
         if root.exists() and not root.is_dir():
@@ -96,6 +100,7 @@ class Preparation:
             names = {entry.name for entry in root.iterdir()}
             if not shards.are_here(names):
                 raise DataError(f"{root} is not empty and holds no shards; give a new folder")
+        check_folder(root)
         self.origin, self.root, self.survey = origin, root, survey
         self.recipe = dataclasses.replace(recipe, preprocessing=_begun_with(root) or recipe.preprocessing)
         self.per_shard = max(1, min(MOST_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
@@ -124,6 +129,7 @@ class Preparation:
         return [
             f"{origin.name}: {len(origin.classes):,} classes, {counts} pictures of {sides} pixels{of}",
             *origin.notes,
+            *Account.of(origin).lines()[1:],
             f"to {self.root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} "
             f"it would be {room[other]}",
             *([rules] if older else []),
@@ -208,7 +214,9 @@ class Preparation:
         """Removes what a kill left. Most of it would be written over, but it takes room until then."""
         for folder in (self.root, self.root / shards.JOURNAL):
             for litter in folder.glob(".*.partial"):
-                litter.unlink()
+                name = litter.name.removeprefix(".").removesuffix(".partial")
+                if folder != self.root or name == shards.DOCUMENT or shards.is_file(name):
+                    litter.unlink()
 
     def _compare(self) -> Dataset | None:
         """The dataset that is there, if it is finished. Errors: DataError if it was begun otherwise."""
@@ -392,6 +400,7 @@ class Preparation:
         write(shards.SKIPPED, self._skipped())
         recipe = self.recipe
         train = self.origin.train
+        known = fingerprints(self.origin)
         dataset = Dataset(
             root=self.root,
             name=self.origin.name,
@@ -407,12 +416,23 @@ class Preparation:
                 for split, pictures in self.splits.items()
             },
             files=files,
+            account=self._account(),
+            fingerprints={name: known[name] for name in kept},
         )
         for name, array in self._statistics(dataset, report, workers).items():
             write(name, shards.packed_array(array))
         dataset.write()
         self._end_journal()
         return dataset
+
+    def _account(self) -> dict[str, Any]:
+        """The account of the source, with the pictures that were found to be unreadable."""
+        root = "" if self.origin.folder is None else f"{self.origin.folder}{os.sep}"
+        unreadable = {
+            split: [pictures.names[number].removeprefix(root) for number in sorted(self._broken[split])]
+            for split, pictures in self.splits.items()
+        }
+        return Account.of(self.origin).without(unreadable).as_json()
 
     def _end_journal(self) -> None:
         # Another that begins just now may put its lock into it; what then stays does no harm.

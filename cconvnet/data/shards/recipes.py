@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cconvnet.checks import whole as check_whole
 from cconvnet.data import shards
 from cconvnet.data.containers import UPRIGHT, orientation
 from cconvnet.data.images import (
@@ -147,12 +148,12 @@ def choose(
     Errors: DataError; ValueError for the other arguments.
     """
     most = math.isqrt(MAX_PIXELS)
-    if size is not None and not 1 <= size <= most:
-        raise ValueError(f"--size must be from 1 to {most:,}, not {size}")
+    if size is not None:
+        check_whole("--size", size, 1, most)
     if quality is not None and raw:
         raise ValueError("--quality is of JPEGs, so it does not go with --raw")
-    if quality is not None and not 1 <= quality <= 100:
-        raise ValueError(f"--quality must be from 1 to 100, not {quality}")
+    if quality is not None:
+        check_whole("--quality", quality, 1, 100)
     contents = _sample(origin.train)
     preprocessing = CURRENT
     if origin.preprocessing is not None:  # shards, whose pictures are what they are
