@@ -475,6 +475,6 @@ def not_turned(pictures: Sequence[Path], preprocessing: Preprocessing) -> str:
     if not turned:
         return ""
     return (
-        f"{len(turned):,} of the pictures have an EXIF orientation that is ignored, as it was where this "
-        f"network was trained; the first is {turned[0]}"
+        f"the EXIF orientation of {len(turned):,} of the pictures is ignored, as it was in this network's "
+        f"training; the first is {turned[0]}"
     )

@@ -56,6 +56,27 @@ def test_bias_and_relu(device: Device, precision: str, name: str, bias: bool, re
         check("conv_fprop", problem, device, impl=impl, bias=bias, relu=relu)
 
 
+@pytest.mark.parametrize("operation", PASSES)
+def test_windows_that_see_nothing_of_the_image(device: Device, precision: str, operation: str) -> None:
+    """Those of the only column lie in the padding at the left, with an image as wide and a wider one."""
+    for width in (1, 3):
+        problem = ConvProblem(
+            4,
+            9,
+            width,
+            6,
+            12,
+            2,
+            2,
+            stride=(4, 1),
+            padding=(2, 2),
+            groups=3,
+            outputs=(3, 1),
+            precision=precision,
+        )
+        check(operation, problem, device, nonzero=0.0)
+
+
 @pytest.mark.parametrize("dropout", ["whole", "part", "odd_part"])
 @pytest.mark.parametrize("name", ["plain", "tail", "groups_tail"])
 def test_dropout_on_the_way(device: Device, precision: str, name: str, dropout: str) -> None:
@@ -201,6 +222,24 @@ def test_real_layers_whole_on_every_row(device: Device, precision: str, operatio
 def test_unknown_impl(device: Device, operation: str) -> None:
     with pytest.raises(ValueError, match="no_such_row"):
         check(operation, CONV["plain"], device, impl="no_such_row")
+
+
+@pytest.mark.parametrize("operation", PASSES)
+def test_nan_of_the_call_before_is_forgotten(device: Device, precision: str, operation: str) -> None:
+    """Whatever memory a device keeps between calls, and whatever lies behind an array: windows of one column
+    are read in pairs of pixels."""
+    large = ConvProblem(8, 14, 14, 32, 32, 3, 3, padding=(1, 1), precision=precision)
+    for name in PASSES:
+        arrays = make_inputs(name, large)
+        poisoned = {n: np.full_like(a, np.nan) if isinstance(a, np.ndarray) else a for n, a in arrays.items()}
+        run(name, large, device, poisoned)
+    for problem in (
+        ConvProblem(4, 10, 2, 16, 24, 3, 4, stride=(3, 3), padding=(1, 1), groups=2, precision=precision),
+        ConvProblem(2, 3, 2, 1, 4, 2, 2, stride=(1, 3), precision=precision),
+        # The middle column of taps sees nothing of the image.
+        ConvProblem(4, 13, 2, 4, 40, 3, 3, stride=(3, 3), padding=(0, 2), precision=precision),
+    ):
+        check(operation, problem, device, nonzero=0.1)
 
 
 def test_nan_and_infinity_reach_the_result(device: Device, precision: str) -> None:

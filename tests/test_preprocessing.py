@@ -21,7 +21,7 @@ from made_pictures import digests, encoded, photo
 from PIL import Image, ImageOps, PngImagePlugin
 
 from cconvnet import augment, checkpoint, data, nets
-from cconvnet.data import decode_image, origins, resize_image, shards
+from cconvnet.data import decode_image, inspection, origins, resize_image, shards
 from cconvnet.data.containers import of_pixels, orientation, turned
 from cconvnet.data.images import DECODERS, DataError, fit_image, image_sides, simplejpeg
 from cconvnet.data.preprocessing import CURRENT, UNRECORDED, Preprocessing
@@ -406,7 +406,8 @@ def test_a_run_without_a_record_reads_as_it_did(
     trained_on = (
         "the network was trained on pictures not turned by EXIF, large JPEGs decoded at reduced scale"
     )
-    assert said == [f"pictures: turned upright by EXIF, large JPEGs decoded at reduced scale; {trained_on}"]
+    told = [line for line in said if line.startswith("pictures: ")]
+    assert told == [f"pictures: turned upright by EXIF, large JPEGs decoded at reduced scale; {trained_on}"]
     loaded()
     # Of an old run and a new one, each sees the pictures as it learnt them.
     evaluate_runs([old, run], devices=["cpu:0"])
@@ -421,9 +422,10 @@ def test_old_and_new_runs_beside_each_other(run: Path, folder: Path, tmp_path: P
         "orientation stored, jpeg reduced" in cell for row in comparison.tables(found)[1][2] for cell in row
     )
     assert differences([History(old), History(run)]) == ["old", "run"]
+    assert differences([History(run), History(old)]) == ["run", "old"]
     oriented = folder / "test" / "odd" / "turned.jpg"
     plain = folder / "test" / "odd" / "upright.jpg"
-    for path, note in ((old, "note: 1 of the pictures have an EXIF orientation that is ignored"), (run, "")):
+    for path, note in ((old, "note: the EXIF orientation of 1 of the pictures is ignored"), (run, "")):
         done = command("predict", "--run", path, oriented, plain, "--device", "cpu:0")
         assert done.returncode == 0 and done.stderr.startswith(note) and bool(done.stderr) == bool(note)
     assert not_turned([plain], UNRECORDED) == not_turned([oriented], CURRENT) == ""
@@ -452,7 +454,9 @@ def version_1(folder: Path, tmp_path: Path) -> Iterator[Path]:
     yield root
 
 
-def test_older_shards_mean_what_they_meant(folder: Path, version_1: Path, tmp_path: Path) -> None:
+def test_older_shards_mean_what_they_meant(
+    version_1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = data.open_source(version_1)
     assert source.preprocessing == Preprocessing(orientation="stored")
     assert any("were made before pictures were turned upright" in note for note in source.notes)
@@ -464,6 +468,11 @@ def test_older_shards_mean_what_they_meant(folder: Path, version_1: Path, tmp_pa
         expected = np.frombuffer(image, np.uint8).reshape(SIDE, SIDE, 3)
         # The file that stayed as it was, with its EXIF data, is exactly what it was.
         assert np.abs(stored[name] - expected).mean() <= (0 if name == "exact.jpg" else 8), name
+    shown: list[Pixels] = []
+    monkeypatch.setattr(inspection, "_fitted", lambda pixels: shown.append(pixels) or Image.fromarray(pixels))
+    inspection.sheet(origins.find(version_1))
+    exact = reference(UNRECORDED)["exact.jpg"]
+    assert exact in {pixels.tobytes() for pixels in shown}
     # A network that is trained on them reads other pictures likewise.
     path = tmp_path / "run"
     train(options(version_1, path, size=None, steps=1), Listener())

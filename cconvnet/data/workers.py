@@ -40,7 +40,7 @@ CHUNK = 32
 # Beyond this, more processes than cores would only be in each other's way; a default, not a limit.
 MOST_WORKERS = 16
 # Reading from a slow disk is waiting, so more workers than cores may help, but not any number: each takes
-# about 60 MB of memory beside its pictures.
+# about 30 MB of memory beside its pictures.
 WORKERS_PER_CORE = 8
 
 # A batch system tells all processes of a job to stop. The parent may want to finish what it began; a worker

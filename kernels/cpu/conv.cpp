@@ -206,6 +206,28 @@ class Convolution {
 // ---- selection tables -----------------------------------------------------------------------------------
 // oneDNN serves every problem, so it is the last row of each.
 
+// Whether any of `windows` sees a pixel of the image at a tap `offset` pixels from its begin.
+bool seen(int offset, int windows, int stride, int pad, int size) {
+  for (int p = 0; p < windows; ++p) {
+    const int i = p * stride - pad + offset;
+    if (i >= 0 && i < size) return true;
+  }
+  return false;
+}
+
+// Taps that see nothing but padding have no gradient. oneDNN's of bfloat16s leaves there, where rows are
+// short, what the scratchpad held.
+void clear_unseen_taps(const ConvProblem& o, float* dw) {
+  std::vector<char> rows(o.r), columns(o.s);
+  for (int r = 0; r < o.r; ++r) rows[r] = seen(r * o.dilation_h, o.p, o.stride_h, o.pad_h, o.h);
+  for (int s = 0; s < o.s; ++s) columns[s] = seen(s * o.dilation_w, o.q, o.stride_w, o.pad_w, o.w);
+  const int taps = o.r * o.s, channels = o.c_per_group();
+  for (int tap = 0; tap < taps; ++tap) {
+    if (rows[tap / o.s] && columns[tap % o.s]) continue;
+    for (int k = 0; k < o.k; ++k) std::fill_n(dw + (int64_t{k} * taps + tap) * channels, channels, 0.0f);
+  }
+}
+
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
   CroppedImage x(o);
   onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(a.x), a.w, a.finish.bias, a.y);
@@ -219,8 +241,14 @@ void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
 }
 
 void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream stream) {
-  CroppedImage x(o);
+  ConvProblem same = o;
+  // oneDNN multiplies bfloat16s in pairs of pixels. The second of a single column is a stride away, where a
+  // long stride finds nothing but what lies behind x or was left in the scratchpad: times 0, but a NaN stays
+  // one.
+  if (o.precision == Precision::bf16 && o.q == 1) same.stride_w = 1;
+  CroppedImage x(same);
   onednn::run<Convolution>("conv", x.problem(), kWgrad, x.of(a.x), a.dw, nullptr, a.dy);
+  if (o.precision == Precision::bf16) clear_unseen_taps(o, a.dw);
   if (a.update) sgd_update(*a.update, a.dw, stream);
 }
 

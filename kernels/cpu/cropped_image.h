@@ -19,7 +19,7 @@ class CroppedImage {
     if (needed()) image_.resize(int64_t{seen_.x_count()} * pixel_bytes() / o.c);
   }
 
-  bool needed() const { return seen_.h != whole_.h || seen_.w != whole_.w; }
+  bool needed() const { return rows_ != whole_.h || columns_ != whole_.w; }
 
   // The convolution of the part, with the same results.
   const ConvProblem& problem() const { return seen_; }
