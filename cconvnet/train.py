@@ -261,6 +261,8 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     if checkpoint is not None and file is not None:
         trainer.take_over(checkpoint, file, named=file == options.resume)
     trainer.say_changes(before)
+    if (was := runs.arithmetic(run.config, step)) != (now := runs.arithmetic(run.config)):
+        reporter.say(f"arithmetic: {now} from here on, it was {was}: rounding differs")
     where = f"step {trainer.progress.step:,}" if file else "the beginning: it has no checkpoint yet"
     reporter.say(f"resuming {path} from {where}")
     return trainer

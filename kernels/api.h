@@ -147,7 +147,8 @@ void neuron_backward(const NeuronProblem& problem, const T* x, const T* y, const
 // ---- local response normalisation -----------------------------------------------------------------------
 // d(x) = k + alpha * sum over the window of x^2;  y = x * d^-beta.
 // dx = dy * d^-beta - 2 alpha beta x * sum over the windows that hold x of dy * x * d^(-beta-1);
-// d is recomputed from x. Source: Krizhevsky et al. 2012, section 3.3.
+// d is recomputed from x. Where d is beyond 1e21, or infinite, an element is computed again in factors that a
+// float holds. Source: Krizhevsky et al. 2012, section 3.3.
 template <class T>
 void lrn_forward(const LrnProblem& problem, const T* x, T* y, Stream stream);
 size_t lrn_backward_workspace(const LrnProblem& problem);
@@ -156,8 +157,8 @@ void lrn_backward(const LrnProblem& problem, const T* x, const T* dy, T* dx, voi
 
 // Normalisation across channels and the max pooling that follows it, without what lies between: y[N,P,Q,C] of
 // x[N,H,W,C]. Backward, from y and dy[N,P,Q,C]: dx[N,H,W,C], then dx = x > 0 ? dx : 0 if `relu`, which is
-// that of the layer before. std::invalid_argument unless the region is across_channels and the pool's input
-// has the shape of the normalisation's output.
+// that of the layer before. On a GPU dx is NaN where d is beyond 1e21. std::invalid_argument unless the
+// region is across_channels and the pool's input has the shape of the normalisation's output.
 template <class T>
 void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream stream);
 size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool);
@@ -171,6 +172,7 @@ void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const 
 // g = -2 alpha beta u * sum over the windows that hold u of dy * x * d^(-beta-1) is the gradient by u.
 // The last sum is the gradient through the mean. cuda-convnet, the source of the forward pass (its `cnorm`
 // layer), takes the mean for a constant there; this is the true gradient, which finite differences confirm.
+// y and dx are NaN where d is infinite.
 size_t contrast_norm_forward_workspace(const ContrastNormProblem& problem);
 size_t contrast_norm_backward_workspace(const ContrastNormProblem& problem);
 template <class T>

@@ -96,7 +96,9 @@ __global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments a, C
     Vector<WIDTH> t = zeros<WIDTH>(), out = STEP == Step::forward ? x : load<WIDTH>(p.dy + own);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const float d = problem.k + problem.alpha * sum.lane[i];
+      // A sum that overflows shows: the power of an infinite d would hide it.
+      float d = problem.k + problem.alpha * sum.lane[i];
+      d += 0.0f * d;
       const float power = powf(d, -problem.beta);
       t.lane[i] = out.lane[i] * x.lane[i] * (power / d);
       out.lane[i] *= power;

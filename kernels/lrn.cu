@@ -17,6 +17,8 @@
 // The last two go backward in two launches: t and dy * d^-beta to the workspace, as floats, then dx, that
 // less the sum of t.
 //
+// An element whose d is too large for this is NaN at first, and then computed again by lrn_extremes.h.
+//
 // Every window is summed by itself. A running sum that adds what enters and takes off what leaves would be
 // cheaper for wide windows, but its rounding errors grow with the distance walked.
 #include "lrn.cuh"
@@ -37,6 +39,7 @@ __global__ void __launch_bounds__(kThreads) lrn_across_forward(LrnArguments a, c
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) value.lane[i] *= a.scale<true>(sums.lane[i]).power;
   store_to<ALIGNED>(y + vector * WIDTH, value);
+  if (lrn_has_nan(value)) lrn_mend_y(a.problem, x, vector * WIDTH, WIDTH, y + vector * WIDTH);
 }
 
 constexpr int kInnerThreads = kThreads - 2;  // the first and the last thread only compute t for the others
@@ -81,6 +84,7 @@ __global__ void __launch_bounds__(kThreads)
     part.lane[i] = lrn_dx(a, part.lane[i], value.lane[i], sums.lane[i]);
   }
   store_to<ALIGNED>(dx + vector * WIDTH, part);
+  if (lrn_has_nan(part)) lrn_mend_dx(a.problem, x, dy, vector * WIDTH, WIDTH, dx + vector * WIDTH);
 }
 
 // ---- the steps of the same-map and the any-window kernels -----------------------------------------------
@@ -107,6 +111,7 @@ __device__ __forceinline__ void finish_window(const LrnArguments& a, const StepA
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) out.lane[i] = lrn_dx(a, out.lane[i], x.lane[i], sum.lane[i]);
     store(p.out + offset, out);
+    if (lrn_has_nan(out)) lrn_mend_dx(a.problem, p.x, p.dy, offset, WIDTH, p.out + offset);
   } else {
     Vector<WIDTH> dy = zeros<WIDTH>(), t, out;
     if (STEP == Step::begin) dy = load<WIDTH>(p.dy + offset);
@@ -118,6 +123,7 @@ __device__ __forceinline__ void finish_window(const LrnArguments& a, const StepA
     }
     if constexpr (STEP == Step::forward) {
       store(p.out + offset, out);
+      if (lrn_has_nan(out)) lrn_mend_y(a.problem, p.x, offset, WIDTH, p.out + offset);
     } else {
       store(p.t + offset, t);
       store(p.part + offset, out);

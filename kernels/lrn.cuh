@@ -4,8 +4,7 @@
 // of one, so that every kernel gets the same bits whatever its compiler would choose.
 #pragma once
 
-#include <cfloat>
-
+#include "lrn_extremes.h"
 #include "vector.cuh"
 
 namespace cconvnet {
@@ -18,10 +17,10 @@ struct LrnScale {
 constexpr float kLrnUsualBeta = 0.75f;  // of every network of record
 
 // For the usual beta, d^(-1/2) * (d^(1/2))^(-1/2): two roots instead of a logarithm and an exponential. The
-// first root's error enters twice, with opposite signs, and half of it cancels. Where x^2 overflows, d is
-// kept finite so that d * d^(-1/2) is a number; a NaN passes.
+// first root's error enters twice, with opposite signs, and half of it cancels. NaN where lrn_extremes.h
+// serves.
 __device__ __forceinline__ LrnScale lrn_usual_scale(float d) {
-  d = d > FLT_MAX ? FLT_MAX : d;
+  d = d > kLrnMostD ? NAN : d;
   const float root = rsqrtf(d);
   const float power = root * rsqrtf(d * root);
   return {power, power * root * root};
@@ -49,8 +48,8 @@ struct LrnArguments {
   __device__ __forceinline__ LrnScale scale(float sum) const {
     const float d = fmaf(problem.alpha, sum, problem.k);
     if (USUAL_BETA || problem.beta == kLrnUsualBeta) return lrn_usual_scale(d);
-    const float power = powf(d, -problem.beta);
-    return {power, __fdividef(power, d)};
+    const float power = powf(d, -problem.beta), power_over_d = __fdividef(power, d);
+    return power_over_d >= FLT_MIN ? LrnScale{power, power_over_d} : LrnScale{NAN, NAN};
   }
 };
 
@@ -62,6 +61,35 @@ __device__ __forceinline__ float lrn_t(float x, float dy, const LrnScale& scale)
 // The gradient by x from its first part, dy * d^-beta, and the sum of t over the windows that hold x.
 __device__ __forceinline__ float lrn_dx(const LrnArguments& a, float part, float x, float sum) {
   return fmaf(-(a.gradient_factor * x), sum, part);
+}
+
+// Whether an element must be computed again by lrn_extremes.h.
+template <int WIDTH>
+__device__ __forceinline__ bool lrn_has_nan(const Vector<WIDTH>& value) {
+  bool found = false;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) found |= value.lane[i] != value.lane[i];
+  return found;
+}
+
+// y and dx of `count` elements from `first` on, where `out` is NaN. A loop that is not unrolled: it must not
+// cost registers.
+template <class T>
+__device__ __forceinline__ void lrn_mend_y(const LrnProblem& o, const T* x, int first, int count, T* out) {
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    if (to_float(out[i]) != to_float(out[i])) out[i] = from_float<T>(lrn_extreme_y(o, x, first + i));
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void lrn_mend_dx(const LrnProblem& o, const T* x, const T* dy, int first,
+                                            int count, T* out) {
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    if (to_float(out[i]) == to_float(out[i])) continue;
+    out[i] = from_float<T>(lrn_extreme_dx(o, x, first + i, [&](int j) { return to_float(dy[j]); }));
+  }
 }
 
 // ---- across channels, small windows ---------------------------------------------------------------------

@@ -128,6 +128,9 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments a,
 #pragma unroll
       for (int j = 0; j < WIDTH; ++j) value.lane[j] *= a.lrn.scale<true>(sums.lane[j]).power;
       store(place(h, w, v), value);
+      if (lrn_has_nan(value)) {
+        lrn_mend_y(a.lrn.problem, x, static_cast<int>(address - x), WIDTH, place(h, w, v));
+      }
     }
     known_h = rows.end;
     __syncthreads();
@@ -182,7 +185,9 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_any(AnyForwardArguments 
         const float value = to_float(pixel[i]);
         sum = fmaf(value, value, sum);
       }
-      result = larger(rounded_to<T>(to_float(pixel[c]) * a.lrn.scale(sum).power), result);
+      float value = to_float(pixel[c]) * a.lrn.scale(sum).power;
+      if (value != value) value = lrn_extreme_y(a.lrn.problem, x, static_cast<int>(pixel - x) + c);
+      result = larger(rounded_to<T>(value), result);
     }
   }
   y[output] = from_float<T>(result);

@@ -310,6 +310,19 @@ def surroundings(config: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def arithmetic(config: dict[str, Any], step: int | None = None) -> str:
+    """The kind of device and the software that decide the bits of a run's last session.
+
+    The number of CPU threads is no part of it: results do not depend on it.
+
+    Args
+        step: of the last session that began before this step.
+    """
+    sessions = [one for one in config.get("resumed", []) if step is None or one["step"] < step]
+    module = str((sessions[-1] if sessions else config).get("module", "another device"))
+    return re.sub(r", \d+ threads?\b.*| \(not a GPU: .*", "", module)
+
+
 def read_log(path: Path, most: int | None = None) -> list[dict[str, Any]]:
     """The lines of a run's log; a last line that a kill cut short is left out.
 

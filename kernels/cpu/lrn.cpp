@@ -1,6 +1,7 @@
 // Local response normalisation, d = k + alpha * (sum of x^2 over a window), y = x * d^-beta, across the
 // channels of a group (lrn_across.h) or in the same map, where the lanes are channels too and the window is a
 // loop over pixels.
+#include <cmath>
 #include <vector>
 
 #include "api.h"
@@ -53,6 +54,21 @@ void across_channels(const LrnProblem& o, const Function& function) {
 
 // ---- in the same map ------------------------------------------------------------------------------------
 
+// What is NaN of one image's y, and of its dx.
+void mend_y(LrnProblem o, const float* x, float* y) {
+  o.n = 1;
+  for (int i = 0; i < o.count(); ++i) {
+    if (std::isnan(y[i])) y[i] = lrn_extreme_y(o, x, i);
+  }
+}
+
+void mend_dx(LrnProblem o, const float* x, const float* dy, float* dx) {
+  o.n = 1;
+  for (int i = 0; i < o.count(); ++i) {
+    if (std::isnan(dx[i])) dx[i] = lrn_extreme_dx(o, x, i, [&](int j) { return dy[j]; });
+  }
+}
+
 // One image each; `buffer` holds c floats.
 CCONVNET_CLONES void map_forward(const LrnProblem& o, const float* x, float* y, float* buffer) {
   for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
@@ -63,6 +79,7 @@ CCONVNET_CLONES void map_forward(const LrnProblem& o, const float* x, float* y, 
 #pragma omp simd
     for (int c = 0; c < o.c; ++c) to[c] = from[c] * buffer[c];
   }
+  if (has_nan(y, int64_t{o.h} * o.w * o.c)) mend_y(o, x, y);
 }
 
 // `terms` holds the image's dy * x * d^(-beta-1), which every window around a pixel needs.
@@ -87,6 +104,7 @@ CCONVNET_CLONES void map_backward(const LrnProblem& o, const float* x, const flo
 #pragma omp simd
     for (int c = 0; c < o.c; ++c) dx[offset + c] -= factor * x[offset + c] * sum[c];
   }
+  if (has_nan(dx, int64_t{o.h} * o.w * o.c)) mend_dx(o, x, dy, dx);
 }
 
 // Calls function(offset of the image, buffer) for all images, on all threads; a thread's own buffer has

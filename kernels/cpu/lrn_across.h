@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lanes.h"
+#include "lrn_extremes.h"
 #include "normalise.h"
 #include "problem.h"
 
@@ -37,6 +38,13 @@ struct Layout {
     constexpr int kValues = 300;
     items = std::max(1, kValues / stride);
     length = size_t(margin) + size_t(items) * stride;
+  }
+  // Of one item alone.
+  LrnProblem item(const LrnProblem& o) const {
+    LrnProblem one = o;
+    one.n = one.h = one.w = one.groups = 1;
+    one.c = channels;
+    return one;
   }
   bool is_papers(const LrnProblem& o) const { return before == 2 && after == 2 && o.beta == 0.75f; }
   // Where channel 0 of an item lies in a buffer.
@@ -65,10 +73,10 @@ inline __attribute__((always_inline)) Lanes window_sum(const float* center, int 
 template <bool THREE_QUARTERS>
 inline __attribute__((always_inline)) Powers<Lanes> powers_of(const LrnProblem& o, const Lanes& sum) {
   const Lanes d = o.k + o.alpha * sum;
-  if (THREE_QUARTERS) return three_quarters(d);
+  if (THREE_QUARTERS) return three_quarters<true>(d);
   Powers<Lanes> result;
   for (int i = 0; i < kLanes; ++i) {
-    const Powers<float> one = any_power(d[i], o.beta);
+    const Powers<float> one = any_power<true>(d[i], o.beta);
     result.scale[i] = one.scale;
     result.steeper[i] = one.steeper;
   }
@@ -85,6 +93,21 @@ inline __attribute__((always_inline)) void copy_in(const Layout& layout, const T
   }
 }
 
+// Whether any lane of a sum of 0 * value is NaN, so that some value was none or infinite.
+inline bool any_nan(const Lanes& sum) {
+  bool found = false;
+  for (int i = 0; i < kLanes; ++i) found |= std::isnan(sum[i]);
+  return found;
+}
+
+// The item's y where it is NaN.
+template <class To>
+void mend_y(const LrnProblem& o, const Layout& layout, const float* values, To* y) {
+  for (int c = 0; c < layout.channels; ++c) {
+    if (std::isnan(to_float(y[c]))) y[c] = from_float<To>(lrn_extreme_y(layout.item(o), values, c));
+  }
+}
+
 // PAPER: five channels wide, and beta = 3/4.
 template <bool PAPER, class T, class To>
 inline __attribute__((always_inline)) void forward_items(const LrnProblem& o, const Layout& layout,
@@ -95,10 +118,39 @@ inline __attribute__((always_inline)) void forward_items(const LrnProblem& o, co
   for (int item = 0; item < items; ++item) {
     const float* values = layout.of(buffers.values, item);
     To* to = y + int64_t{item} * layout.channels;
+    Lanes check = {};
     for (int c = 0; c < layout.channels; c += kLanes) {
       const Powers<Lanes> power = powers_of<PAPER>(o, window_sum<true>(values + c, before, after));
       store(to + c, load(values + c) * power.scale, layout.channels - c);
+      check += 0.0f * power.scale;
     }
+    if (any_nan(check)) mend_y(o, layout, values, to);
+  }
+}
+
+// The item's dx where it is NaN. Its y are those of forward_items and mend_y, by which a pooling behind it
+// knows them.
+template <bool PAPER, class Gradient, class T>
+inline __attribute__((always_inline)) void mend_dx(const LrnProblem& o, const Layout& layout,
+                                                   const float* values, const Gradient& gradient, int item,
+                                                   bool relu, T* dx) {
+  const int before = PAPER ? 2 : layout.before, after = PAPER ? 2 : layout.after;
+  const LrnProblem one = layout.item(o);
+  std::vector<float> both(2 * rounded_up(layout.channels));
+  float *y = both.data(), *dy = y + rounded_up(layout.channels);
+  for (int c = 0; c < layout.channels; c += kLanes) {
+    store(y + c, load(values + c) * powers_of<PAPER>(o, window_sum<true>(values + c, before, after)).scale);
+  }
+  mend_y(o, layout, values, y);
+  gradient(item, [&](const auto& gradient_of_item) __attribute__((always_inline)) {
+    for (int c = 0; c < layout.channels; c += kLanes) {
+      store(dy + c, gradient_of_item(c, layout.channels - c, load(y + c)));
+    }
+  });
+  for (int c = 0; c < layout.channels; ++c) {
+    if (!std::isnan(to_float(dx[c]))) continue;
+    const float value = lrn_extreme_dx(one, values, c, [&](int i) { return dy[i]; });
+    dx[c] = from_float<T>(relu && !(values[c] > 0.0f) ? 0.0f : value);
   }
 }
 
@@ -129,13 +181,16 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, c
     const float *values = layout.of(buffers.values, item), *terms = layout.of(buffers.terms, item);
     const float* scales = layout.of(buffers.scales, item);
     T* to = dx + int64_t{item} * layout.channels;
+    Lanes check = {};
     for (int c = 0; c < layout.channels; c += kLanes) {
       // The windows that hold channel c are those of [c - after, c + before]: the ends change places.
       const Lanes sum = window_sum<false>(terms + c, after, before);
       const Lanes value = load(values + c);
       const Lanes result = load(scales + c) - factor * value * sum;
       store(to + c, relu ? where_positive(value, result) : result, layout.channels - c);
+      check += 0.0f * result;
     }
+    if (any_nan(check)) mend_dx<PAPER>(o, layout, values, gradient, first + item, relu, to);
   }
 }
 

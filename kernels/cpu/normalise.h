@@ -5,12 +5,16 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <type_traits>
 
+#include "lrn_extremes.h"
 #include "parallel.h"
 
 namespace cconvnet {
 
-// d^-beta and d^(-beta-1), of a number or of the lanes of a vector.
+// d^-beta and d^(-beta-1), of a number or of the lanes of a vector. NaN where d is infinite, and for LRN
+// where the latter would underflow: it computes such elements again by lrn_extremes.h.
 template <class Value>
 struct Powers {
   Value scale, steeper;
@@ -29,16 +33,20 @@ inline __attribute__((always_inline)) Value square_root(Value x) {
 
 // AlexNet's beta, 3/4, needs two square roots in place of a power. (Newton's iteration for d^-1/4 needs
 // neither roots nor divisions, and was slower on Zen 5: its steps wait for each other.)
-template <class Value>
+template <bool LRN, class Value>
 inline __attribute__((always_inline)) Powers<Value> three_quarters(Value d) {
+  constexpr float kToInfinity = LRN ? std::numeric_limits<float>::max() / kLrnMostD : 1.0f;
   const Value inverse_root = 1.0f / square_root(d);
-  const Value scale = inverse_root * square_root(inverse_root);
+  const Value scale = inverse_root * square_root(inverse_root) + 0.0f * (kToInfinity * d);
   return {scale, scale * (inverse_root * inverse_root)};
 }
 
+template <bool LRN>
 inline Powers<float> any_power(float d, float beta) {
-  const float scale = std::pow(d, -beta);
-  return {scale, scale / d};
+  const float scale = std::pow(d, -beta) + 0.0f * d, steeper = scale / d;
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  if (LRN && !(steeper >= std::numeric_limits<float>::min())) return {kNaN, kNaN};
+  return {scale, steeper};
 }
 
 // scale[i] = d^-beta and, where `steeper` is given, steeper[i] = d^(-beta-1), for d = k + alpha * sum[i].
@@ -46,21 +54,30 @@ inline Powers<float> any_power(float d, float beta) {
 template <bool STEEPER, class Problem>
 inline __attribute__((always_inline)) void powers(const Problem& o, int count, const float* sum, float* scale,
                                                   float* steeper) {
+  constexpr bool LRN = std::is_same_v<Problem, LrnProblem>;
   const float k = o.k, alpha = o.alpha, beta = o.beta;
   if (beta == 0.75f) {
 #pragma omp simd
     for (int i = 0; i < count; ++i) {
-      const Powers<float> result = three_quarters(k + alpha * sum[i]);
+      const Powers<float> result = three_quarters<LRN>(k + alpha * sum[i]);
       scale[i] = result.scale;
       if (STEEPER) steeper[i] = result.steeper;
     }
   } else {
     for (int i = 0; i < count; ++i) {
-      const Powers<float> result = any_power(k + alpha * sum[i], beta);
+      const Powers<float> result = any_power<LRN>(k + alpha * sum[i], beta);
       scale[i] = result.scale;
       if (STEEPER) steeper[i] = result.steeper;
     }
   }
+}
+
+// Whether any of `count` values is NaN.
+inline __attribute__((always_inline)) bool has_nan(const float* values, int64_t count) {
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += 0.0f * values[i];
+  return std::isnan(sum);
 }
 
 // ---- windows in the same map ----------------------------------------------------------------------------
