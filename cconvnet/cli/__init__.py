@@ -285,7 +285,8 @@ def describe(
     to_json: Json = None,
 ) -> None:
     """Show a network's layers, shapes, parameters, devices, and the copies between them."""
-    from cconvnet.bench.networks import build_network
+    from cconvnet.bench.networks import build_spec
+    from cconvnet.footprint import Plan
     from cconvnet.formats.netfiles import build_sized, chosen
     from cconvnet.nets.specs import compare as differences
     from cconvnet.network import table
@@ -301,7 +302,14 @@ def describe(
         return
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     notes = build_sized(wanted, size)[1]
-    network = build_network(wanted, device_names(device), batch, precision, size, parsed_places(place))
+    spec, count = build_spec(wanted, batch, precision, size, parsed_places(place))
+    network = Plan(
+        spec,
+        batch=count,
+        devices=device_names(device),
+        precision="fp32" if precision is None else precision,
+        needs=None,
+    )
     description = network.describe()
     if to_json:
         write_json(to_json, description)

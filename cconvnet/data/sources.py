@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cconvnet import memory
 from cconvnet.data import origins
 from cconvnet.data.extents import Extents
 from cconvnet.data.images import (
@@ -152,6 +153,9 @@ def _of_pictures(
     found = {name: stored(name, pictures) for name, pictures in parts.items()}
     splits: dict[str, Split] = {}
     in_all = sum(map(len, parts.values()))
+    free = memory.host()
+    if free is not None:
+        cache_bytes = min(cache_bytes, free.fast // 2)
     in_memory = in_all * math.prod(found["train"].image_shape) <= cache_bytes
     done = 0
     for name, pictures in parts.items():
