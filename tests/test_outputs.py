@@ -382,3 +382,11 @@ def test_a_result_goes_down_a_pipe(tmp_path: Path) -> None:
     reader.join(20)
     assert done.returncode == 0, done.stderr
     assert json.loads(read[0])["net"] == "lenet" and names(tmp_path) == ["pipe"]
+
+
+def test_a_result_that_cannot_be_written_is_printed(small_run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("L", (28, 28), 200).save(picture)
+    done = run("predict", "--run", small_run, picture, "--device", "cpu:0", "--json", "/dev/full")
+    assert done.returncode == 1 and "error: /dev/full: No space left on device" in done.stderr
+    assert "probability" in done.stdout and str(picture) in done.stdout

@@ -178,6 +178,13 @@ def predict(
         print(f"skipped: {line}", file=sys.stderr)
     probabilities = evaluation.predict(trained, pictures, views)
     orders = [(-row).argsort(kind="stable")[:top] for row in probabilities]
+    if to_json != "-":
+        rows = [
+            [str(path) if place == 0 else "", trained.classes[i], f"{100 * row[i]:.2f}%"]
+            for path, row, order in zip(pictures, probabilities, orders, strict=True)
+            for place, i in enumerate(order)
+        ]
+        print_table("", ["picture", "class", "probability"], rows, {"probability"})
     if to_json:
         write_json(
             to_json,
@@ -189,13 +196,6 @@ def predict(
                 for path, row, order in zip(pictures, probabilities, orders, strict=True)
             ],
         )
-    if to_json != "-":
-        rows = [
-            [str(path) if place == 0 else "", trained.classes[i], f"{100 * row[i]:.2f}%"]
-            for path, row, order in zip(pictures, probabilities, orders, strict=True)
-            for place, i in enumerate(order)
-        ]
-        print_table("", ["picture", "class", "probability"], rows, {"probability"})
 
 
 # ---- other programs' files ------------------------------------------------------------------------------
@@ -367,11 +367,11 @@ def gradcheck(
     spec, _ = build_sized(wanted, size if isinstance(wanted, NetFiles) else None)
     small = checking.small_spec(spec, width, None if isinstance(wanted, NetFiles) else size)
     report = checking.gradcheck(small, device_names(device), batch, seed)
-    if to_json:
-        write_json(to_json, report.to_dict())
     if to_json != "-":
         columns, rows = report.table()
         print_table(f"relative errors of {report.net}, batch {batch}", columns, rows, set(columns[1:]))
+    if to_json:
+        write_json(to_json, report.to_dict())
     if not report.ok:
         worst = report.failures[0]
         print(
