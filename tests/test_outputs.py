@@ -251,6 +251,16 @@ def test_a_folder_that_cannot_be_written(locked: Path) -> None:
     assert caught.value.filename == str(locked / "new" / "run")
 
 
+def test_folders_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("gone")
+    for name, words in (("file/run", "Not a directory"), ("link", "leads nowhere"), ("link/run", "nowhere")):
+        with pytest.raises(OSError, match=words):
+            outputs.check_folder(tmp_path / name)
+    outputs.check_folder(tmp_path / "new" / "run")
+    assert names(tmp_path) == ["file", "link"]
+
+
 def test_a_file_in_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written over, once all that is to be written is known."""
     file = tmp_path / "a.json"
