@@ -72,6 +72,16 @@ def contact_sheet(rows: list[list[Pixels]]) -> Pixels:
     return sheet
 
 
+def _good(split: data.Split, number: int) -> Pixels:
+    """Image `number` of a split, or the next one that is not broken."""
+    while True:  # ends: a split is never broken as a whole
+        images, _ = split.read([number])
+        if len(images):
+            image: Pixels = images[0]
+            return image
+        number = (number + 1) % len(split)
+
+
 def write_sheet(
     out: Path,
     source: data.Source,
@@ -85,7 +95,7 @@ def write_sheet(
 ) -> None:
     """Writes a sheet: a row for each of some training images, the stored image first, then one per epoch.
 
-    The images are spread evenly over the split.
+    The images are spread evenly over the split; in a broken one's place is the next good one.
 
     Raises
         ValueError: naming the argument; DataError: the images cannot be read.
@@ -107,7 +117,9 @@ def write_sheet(
     colors = None
     if recipe.color_noise:
         colors = gather(source, mean=False, colors=True, workers=workers, say=say).colors
-    stored, _ = source.train.read(np.arange(images) * count // images)
+    stored = np.stack(
+        [_good(source.train, number) for number in (np.arange(images) * count // images).tolist()]
+    )
     seen = augmented(stored, spec, epochs, seed, colors)
     rows = [[image, *(shown[index] for shown in seen)] for index, image in enumerate(stored)]
     sheet = contact_sheet(rows)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from cconvnet.checks import LARGEST, is_number, whole
 from cconvnet.data import Source
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import LrStep, NetSpec
@@ -111,6 +112,8 @@ class Settings:
         color_noise: the standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: how many epochs it lasts; None: all.
         color_noise_shrinks: whether the noisy input is divided by 1 + color_noise.
+        preprocessing: the rules by which picture files are read.
+        pictures: the fingerprints of the data that the run began with; see cconvnet.data.fingerprint.
     """
 
     net: str
@@ -135,6 +138,8 @@ class Settings:
     color_noise_epochs: float | None
     color_noise_shrinks: bool
     precision: str
+    preprocessing: Preprocessing = CURRENT
+    pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def chosen(cls, options: Options, spec: NetSpec, source: Source) -> Settings:
@@ -160,12 +165,18 @@ class Settings:
             color_noise_epochs=recipe.color_noise_epochs,
             color_noise_shrinks=recipe.color_noise_shrinks,
             precision="fp32" if options.precision is None else options.precision,
+            preprocessing=source.preprocessing,
+            pictures=source.fingerprints,
         )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         return _restored(
-            cls, "settings", values, lr_steps=lambda steps: tuple(LrStep(**step) for step in steps)
+            cls,
+            "settings",
+            {"preprocessing": None, **values},
+            lr_steps=lambda steps: tuple(LrStep(**step) for step in steps),
+            preprocessing=Preprocessing.recorded,
         )
 
 
@@ -218,5 +229,5 @@ def _restored(
     """An object of a dataclass from a checkpoint's JSON values, some of them converted."""
     try:
         return kind(**{**values, **{name: make(values[name]) for name, make in convert.items()}})
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise RunError(f"the run's {what} are not those of this version: {error}") from None

@@ -15,6 +15,10 @@ from cconvnet import data, machine, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
 from cconvnet.checkpoint import KEEP, Checkpoint, check_tensors
 from cconvnet.checks import MOST, MOST_PIXELS, MOST_SEED, MOST_TOWERS, real, whole
+from cconvnet.data.fingerprint import differences
+from cconvnet.data.origins.origin import composed
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.data.workers import surplus
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
@@ -146,7 +150,7 @@ def _started(
     net = "lenet" if options.net is None else options.net
     size = netfiles.stored_size(net) if options.size is None else options.size
     where = _from_anywhere(options.data)
-    source = _open_data(where, size, options, reporter)
+    source = _open_data(where, size, CURRENT, options, reporter)
     spec, notes = netfiles.build(net, source.image_shape, len(source.classes))
     for note in notes:
         reporter.say(f"{net}: {note}")
@@ -229,14 +233,23 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
             )
     before, settings = settings, dataclasses.replace(settings, **changes)
 
-    source = _open_data(settings.data, settings.size, options, reporter)
+    source = _open_data(settings.data, settings.size, settings.preprocessing, options, reporter)
     for name, here in identity(source).items():
         there = getattr(settings, name)
-        if here != there:
+        if here != (there if name != "classes" else [*map(composed, there)]):
             raise RunError(
                 f"data {source.name} is not what {path} was trained on: {name.replace('_', ' ')} "
                 f"{_short(here)} here, {_short(there)} there"
             )
+    other = differences(settings.pictures, source.fingerprints, "this run began with")
+    if settings.data != before.data:
+        same = ": the same pictures" if settings.pictures and not other else ""
+        here, there = (where or "digits" for where in (settings.data, before.data))
+        reporter.say(f"data: {here} from here on, it was {there}{same}")
+    for line in other:
+        reporter.say(f"data: {line}")
+    if not settings.pictures:  # a run of an older version: known from here on
+        settings = dataclasses.replace(settings, pictures=source.fingerprints)
     if isinstance(options.net, str) and options.net != settings.net:
         _refuse_other_net(options.net, settings, source, file or path, checkpoint)
     network = _network(spec, settings, devices, options)
@@ -267,18 +280,25 @@ def _refuse_other_net(
     raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
 
 
-def _open_data(where: str | None, size: int | None, options: Options, reporter: Reporter) -> data.Source:
+def _open_data(
+    where: str | None, size: int | None, rules: Preprocessing, options: Options, reporter: Reporter
+) -> data.Source:
     """The source, with progress while its pictures are decoded, and what there is to say about it."""
     source = data.open_source(
         where,
         size,
         workers=options.workers,
+        preprocessing=rules,
         progress=reporter.counted("reading pictures"),
         scan=reporter.counted("looking through data"),
     )
     reporter.end()
-    for note in source.notes:
-        reporter.say(f"data: {note}")
+    for line in [*(source.account.lines() if source.account is not None else []), *source.notes]:
+        reporter.say(f"data: {line}")
+    if source.extents is not None and (
+        note := surplus(options.workers, max(len(source.train), len(source.test)))
+    ):
+        reporter.say(note)
     return source
 
 

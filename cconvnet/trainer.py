@@ -32,6 +32,7 @@ from cconvnet.network import Network, StepResult
 from cconvnet.pace import Pace
 from cconvnet.reporter import Reporter, percent
 from cconvnet.runs import Run, read_log, tensorboard
+from cconvnet.runs.data_record import DataRecord, unreadable_lines
 from cconvnet.saving import Saver
 from cconvnet.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.settings import Options, Progress, Settings
@@ -159,6 +160,7 @@ class Trainer:
         self.progress = Progress()
         self.statistics = Statistics()
         self.saver = Saver(network, run.checkpoints)
+        self._data = DataRecord(run.path, source)
         self._rates = rates_of(settings, network)
         self._steps_per_epoch = len(source.train) // settings.batch
         self._pace = Pace(len(source.test) / settings.batch)
@@ -235,6 +237,7 @@ class Trainer:
             statistics.colors = found.colors
         if new:
             self.network.set_mean(statistics.mean)
+        self._account()
         if new or self._turned:
             self._save()  # or a kill before the next checkpoint would undo what was asked for
         if later:
@@ -271,6 +274,13 @@ class Trainer:
                 f"--keep {keep}: of the {there:,} checkpoints there, older ones are removed as new ones are "
                 "written"
             )
+
+    def _account(self) -> None:
+        """Keep in the run what is known of its data, and name the pictures newly found unreadable."""
+        with self._disk():
+            new = self._data.update()
+        for line in unreadable_lines(new, self._data.path):
+            self.reporter.say(line)
 
     def _first_filters(self) -> tuple[str, np.ndarray[Any, Any]] | None:
         """The layer that looks at the images and its filters, if people can look at them."""
@@ -311,6 +321,7 @@ class Trainer:
                 self._test(tests)
             self.finish_saving()
             self.reporter.end()
+        self._account()
         summary = self._summary(complete=progress.epoch >= settings.epochs)
         with self._disk():
             self.run.write_summary(summary)
@@ -516,6 +527,7 @@ class Trainer:
             f"loss {progress.last_train['train_loss']:.4f}, "
             f"{progress.images / progress.seconds if progress.seconds else 0:,.0f} images/s"
         )
+        self._account()
         if fallen and progress.epoch < self.settings.epochs:
             self.reporter.say(
                 f"lr: {self._lr():g} from here on, a tenth: the test error has not fallen for {patience} "

@@ -380,7 +380,7 @@ def kill_while_saving(folder: Folder, times: int) -> None:
         assert process.stdout.readline() == b"ready\n"
         time.sleep(chance.uniform(0.0, 0.1))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(timeout=200)
         process.stdout.close()
         # Not one file that bears a checkpoint's name may be unsound.
         for file in folder.files():

@@ -330,9 +330,10 @@ def test_what_else_lies_there_is_told(tmp_path: Path) -> None:
     (root / "ILSVRC2012_img_train_t3.tar").write_bytes(b"dogs")
     seen: list[tuple[int, int]] = []
     origin = origins.find(root, lambda *state: seen.append(state))
-    notes = "\n".join(origin.notes)
-    assert "not used: ILSVRC2012_img_train_t3.tar" in notes
-    assert "train.tar: 3 files that are not" in notes and "val.tar: 1 files that are not" in notes
+    assert origin.beside.names == {"not a picture": ["ILSVRC2012_img_train_t3.tar"]}
+    assert origin.train.ignored.names == {"not a picture": [f"{name}/notes.txt" for name in CLASSES]}
+    assert origin.test is not None
+    assert origin.test.ignored.names == {"not a picture": ["ILSVRC2012_img_val.tar/list.txt"]}
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -448,7 +449,8 @@ def test_a_sample_without_a_label_is_left_out_and_none_shifts(tmp_path: Path, re
     images, read = source.train.read(np.arange(30))
     assert told(images) == [(label, number) for number, label in enumerate(labels)]
     assert read.tolist() == labels
-    assert any("1 pictures are left out; the first is train.tar/x" in note for note in source.notes)
+    assert source.account is not None
+    assert any("not used: 1 " in line and "(train.tar/x" in line for line in source.account.lines())
     (skip,) = source.report()
     assert skip.split == "train" and skip.file.startswith("train.tar/x") and reason in skip.reason
 

@@ -579,7 +579,7 @@ def test_a_second_one_that_waits_finds_it_made(
 
     monkeypatch.setattr(preparing.time, "sleep", sleeping)
     preparation(folder, root, SHARD_BYTES, size=20).run(First(), 0)
-    thread.join()
+    thread.join(timeout=200)
     assert found == [{"train": 34, "test": 9}]
     assert digests(root) == expected and not (root / JOURNAL).exists()
 
@@ -609,7 +609,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     children = _children(process.pid)
     assert children
     process.kill()
-    process.wait()
+    process.wait(timeout=200)
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -662,7 +662,8 @@ def test_sizes_in_words() -> None:
 def test_what_dataset_json_says(folder: Path, tmp_path: Path) -> None:
     prepare(folder, tmp_path / "shards", size=20, quality=70)
     document = json.loads((tmp_path / "shards" / "dataset.json").read_text())
-    assert document["format"] == "cconvnet shards" and document["version"] == 1
+    assert document["format"] == "cconvnet shards" and document["version"] == 2
+    assert document["preprocessing"] == {"orientation": "exif", "jpeg": "full", "resize": "antialiased"}
     expected = {
         "origin": "pictures", "size": 20, "whole": False, "encoding": "jpeg", "quality": 70, "channels": 3,
         "classes": ["ant", "bee", "cat"], "pictures": {"train": 34, "test": 9},

@@ -1213,7 +1213,7 @@ def victim(
     if request.param == "shards":
         where = folder / "shards"
         command = ["data", "prepare", str(folder / "pictures"), str(where), "--size", "32"]
-        subprocess.run([sys.executable, "-m", "cconvnet", *command, "--raw"], check=True)
+        subprocess.run([sys.executable, "-m", "cconvnet", *command, "--raw"], check=True, timeout=200)
     flags = ["--net", "cifar-13pct", "--data", str(where), "--size", "32", "--workers", "2"]
     flags += ["--batch", "16", "--epochs", "4", "--color-noise", "0.1", "--seed", "3", "--device", "cpu:0"]
     flags += ["--log-every", "2", "--lr", "0.001"]
@@ -1484,8 +1484,8 @@ def test_a_folder_that_becomes_read_only(
     folder = out / "checkpoints"
 
     def protect() -> None:
-        subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True, timeout=200)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True, timeout=200)
 
     at_step(35, protect, monkeypatch)
     try:
@@ -1493,11 +1493,11 @@ def test_a_folder_that_becomes_read_only(
         assert f"The last good checkpoint stands: {folder / 'step-00000030.safetensors'}" in text
         assert [checkpoint.load(file).step for file in Folder(folder).files()] == [20, 30]
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", str(folder)], check=True, timeout=200)
     monkeypatch.undo()
     resume(out)
     assert_same_run(unbroken, out)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=200)
     process = start(*FLAGS, "--out", str(small_disk / "other"))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -1549,7 +1549,7 @@ def test_a_truly_full_disk(small_disk: Path, unbroken: Path) -> None:
     kept = Folder(out / "checkpoints").files()
     assert [checkpoint.load(file).step for file in kept] == [0, 10]
     assert not list(out.rglob(".*"))
-    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True, timeout=200)
     resume(out)
     assert_same_run(unbroken, out)
 

@@ -28,8 +28,8 @@ from cconvnet.bench.training import MEAN, TIMED_LR, Training
 from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
 from cconvnet.checks import MOST_PIXELS, real, whole
 from cconvnet.data.images import Pixels
-from cconvnet.data.splits import MOST_WORKERS, Indices, Reader, Split, StoredSplit
-from cconvnet.data.workers import CHUNK, Broken, usable_cores
+from cconvnet.data.splits import Indices, Reader, Split, StoredSplit
+from cconvnet.data.workers import CHUNK, MOST_WORKERS, Broken, surplus, usable_cores, worker_limit
 from cconvnet.formats import netfiles
 from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network
@@ -59,7 +59,7 @@ class Repeated(Split):
 
     def __init__(self, split: Split, times: int) -> None:
         super().__init__(split.name, np.tile(split.labels, times), split.image_shape)
-        self._split = split
+        self._split, self._times = split, times
 
     def file(self, index: int) -> str:
         return self._split.file(index % len(self._split))
@@ -70,8 +70,9 @@ class Repeated(Split):
     def fill(self, indices: Indices, images: Pixels) -> Broken:
         return self._split.fill(indices % len(self._split), images)
 
-    def open_reader(self, workers: int | None) -> Reader:
-        return _RepeatedReader(self._split.open_reader(workers), len(self._split))
+    def open_reader(self, workers: int | None, times: int = 1) -> Reader:
+        reader = self._split.open_reader(workers, times * self._times)
+        return _RepeatedReader(reader, len(self._split))
 
 
 class _RepeatedReader:
@@ -347,6 +348,10 @@ def bench_data(
     batch = spec.recipe.batch if batch is None else batch
     workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
     split = source.train
+    read = len(split) * times_over(len(split), batch)
+    if note := surplus(workers, read):
+        say(note)
+        workers = worker_limit(read)
     stored = stored_bytes(split)
     result: dict[str, Any] = {
         "what": "data",

@@ -102,6 +102,7 @@ def evaluate(
     """Print a trained network's error on test images, or that of several whose probabilities are averaged."""
     from cconvnet.evaluate import Tally, evaluate_runs
     from cconvnet.reporter import percent, reporter
+    from cconvnet.runs.data_record import unreadable_lines
 
     def errors(tally: Tally) -> str:
         return (
@@ -141,6 +142,8 @@ def evaluate(
             report.say(f"{where}, {seen}, {result.path}: {errors(result.tally)}")
         if len(results) > 1:
             report.say(f"{where}, average of {len(results)} networks: {errors(together)}")
+        for line in unreadable_lines(source.unreadable()):
+            report.say(line)
     if to_json:
         members = [
             {
@@ -153,7 +156,12 @@ def evaluate(
             }
             for result in results
         ]
-        document = {"data": source.name, "images": together.count, **values(together)}
+        document = {
+            "data": source.name,
+            "images": together.count,
+            "unreadable": [vars(one) for one in source.unreadable()],
+            **values(together),
+        }
         write_json(to_json, {**document, **(members[0] if len(members) == 1 else {"members": members})})
 
 
@@ -168,34 +176,42 @@ def predict(
     best: Best = False,
     to_json: Json = None,
 ) -> None:
-    """Say what a trained network sees in pictures."""
+    """Say what a trained network sees in pictures.
+
+    Pictures that cannot be read are named and left out; the exit code is then 1, or 2 if none can be read.
+    """
     from cconvnet import evaluate as evaluation
+    from cconvnet.data import DataError
 
     trained = evaluation.load_trained(
         run, devices=device_names(device), batch=min(len(pictures), 64), best=best, precision=precision
     )
     for line in trained.skipped:
         print(f"skipped: {line}", file=sys.stderr)
-    probabilities = evaluation.predict(trained, pictures, views)
-    orders = [(-row).argsort(kind="stable")[:top] for row in probabilities]
-    if to_json != "-":
-        rows = [
-            [str(path) if place == 0 else "", trained.classes[i], f"{100 * row[i]:.2f}%"]
-            for path, row, order in zip(pictures, probabilities, orders, strict=True)
+    if note := evaluation.not_turned(pictures, trained.preprocessing):
+        print(f"note: {note}", file=sys.stderr)
+    found: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
+    unread = 0
+    for path, result in zip(pictures, evaluation.predict_each(trained, pictures, views), strict=True):
+        if isinstance(result, DataError):
+            unread += 1
+            print(f"error: {result}", file=sys.stderr)
+            found.append({"picture": str(path), "error": str(result)})
+            continue
+        order = (-result).argsort(kind="stable")[:top]
+        classes = [{"class": trained.classes[i], "probability": float(result[i])} for i in order]
+        found.append({"picture": str(path), "classes": classes})
+        rows += [
+            [str(path) if place == 0 else "", trained.classes[i], f"{100 * result[i]:.2f}%"]
             for place, i in enumerate(order)
         ]
+    if to_json != "-" and rows:
         print_table("", ["picture", "class", "probability"], rows, {"probability"})
     if to_json:
-        write_json(
-            to_json,
-            [
-                {
-                    "picture": str(path),
-                    "classes": [{"class": trained.classes[i], "probability": float(row[i])} for i in order],
-                }
-                for path, row, order in zip(pictures, probabilities, orders, strict=True)
-            ],
-        )
+        write_json(to_json, found)
+    if unread:
+        raise typer.Exit(2 if unread == len(pictures) else 1)
 
 
 # ---- other programs' files ------------------------------------------------------------------------------
@@ -465,11 +481,14 @@ def augment(
     """Draw training images as a network sees them: crops, mirror images, colour noise."""
     from cconvnet import augment as sheets
     from cconvnet import data as sources
+    from cconvnet.data.workers import surplus
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     checked_picture(out)
     source = sources.open_source(data, nets.stored_size(net) if size is None else size, workers=workers)
+    if source.extents is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
+        print(note)
     spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
     print(out)

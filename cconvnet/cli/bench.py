@@ -92,6 +92,14 @@ def bench_kernels(
         ),
     ] = None,
     no_peer: Annotated[bool, typer.Option("--no-peer", help="Compare with nobody.")] = False,
+    verify: Annotated[
+        str | None,
+        typer.Option(
+            help="full: check results on the host; finite: only that all elements were written and are "
+            "finite. On a GPU finite if not given, else full.",
+            metavar="HOW",
+        ),
+    ] = None,
     to_json: Json = None,
     plot: Plot = None,
 ) -> None:
@@ -134,6 +142,7 @@ def bench_kernels(
             impl=impl,
             seconds=seconds,
             peers=chosen_peers,
+            verify=verify,
             begun=begun,
             measured=measured,
         )

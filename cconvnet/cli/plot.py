@@ -163,15 +163,22 @@ def predictions(
     out: Out = None,
 ) -> None:
     """Draw what a run says of pictures: the five most probable classes, and the training images nearest to
-    them in the last hidden layer."""
+    them in the last hidden layer.
+
+    Pictures that cannot be read are named and left out; the exit code is then 1.
+    """
     from cconvnet import plots, runs
-    from cconvnet.evaluate import load_trained
+    from cconvnet.data import DataError
+    from cconvnet.evaluate import load_trained, not_turned
     from cconvnet.plots import seen
     from cconvnet.reporter import reporter
 
     target = out or runs.folder_of(run) / "predictions.png"
     plots.check(target)
+    unread: list[DataError] = []
     trained = load_trained(run, devices=device_names(device), batch=64, best=best, precision=precision)
+    if note := not_turned(picture or [], trained.preprocessing):
+        print(f"note: {note}", file=sys.stderr)
     with reporter(sys.stderr) as report:
         look = seen.look(
             trained,
@@ -179,12 +186,17 @@ def predictions(
             images=images,
             pictures=picture or (),
             among=among,
+            unread=unread.append,
             stepped=report.counted("looking at images"),
         )
         report.end()
     title, about = seen.headline(trained)
     plots.predictions(look, target, title, about if picture else f"{about}; the right class in orange")
     print(target)
+    for error in unread:
+        print(f"error: {error}", file=sys.stderr)
+    if unread:
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -211,12 +223,14 @@ def activations(
 ) -> None:
     """Draw the feature maps of a run's convolutions for one picture, brightest first."""
     from cconvnet import plots, runs
-    from cconvnet.evaluate import load_trained
+    from cconvnet.evaluate import load_trained, not_turned
     from cconvnet.plots import seen
 
     target = out or runs.folder_of(run) / "activations.png"
     plots.check(target)
     trained = load_trained(run, devices=device_names(device), batch=1, best=best, precision=precision)
+    if note := not_turned([picture] if picture else [], trained.preprocessing):
+        print(f"note: {note}", file=sys.stderr)
     name, image = seen.one_image(trained, picture, data)
     maps = seen.feature_maps(trained, image, layer)
     title, about = seen.headline(trained)

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from cconvnet.data.account import Account
 from cconvnet.data.images import BrokenImage, DataError, Pixels, decode_image
-from cconvnet.data.origins.origin import Origin, Pictures
+from cconvnet.data.origins.origin import Origin, Pictures, some
 from cconvnet.data.shards import recipes
 from cconvnet.data.splits import Progress
 
@@ -25,14 +26,15 @@ class Inspection:
     """What an origin holds.
 
     counts: for each split how many pictures of each class there are.
-    sides: (width, height) of so many pictures, spread over the data; `broken` of those have no sound header.
+    sides: (width, height) of so many pictures, spread over the data.
+    unreadable: the names of those looked at whose header is not sound, each with the reason.
     bytes: how long all pictures together are.
     """
 
     origin: Origin
     counts: dict[str, npt.NDArray[np.int64]]
     sides: list[tuple[int, int]]
-    broken: int
+    unreadable: list[str]
     bytes: int
 
     @property
@@ -53,11 +55,13 @@ class Inspection:
             "kind": origin.kind,
             "name": origin.name,
             "notes": origin.notes,
+            "account": Account.of(origin).as_json(),
             "splits": {name: int(counts.sum()) for name, counts in self.counts.items()},
             "bytes": self.bytes,
             "sizes": {
                 "looked_at": len(self.sides),
-                "broken": self.broken,
+                "broken": len(self.unreadable),
+                "unreadable": self.unreadable,
                 "smallest": list(self.smallest),
                 "median": list(self.median),
                 "largest": list(self.largest),
@@ -97,12 +101,15 @@ def lines(found: Inspection) -> list[str]:
         else (f" (of {len(found.sides):,} looked at)")
     )
     text.append(f"pixels: {sizes}{looked}")
-    if found.broken:
-        text.append(f"{found.broken:,} of those looked at are broken")
+    if found.unreadable:
+        text.append(
+            f"{len(found.unreadable):,} of those looked at are unreadable: {some(found.unreadable, 3)}"
+        )
     return [
         f"{origin.name}: {origin.kind}, {len(origin.classes):,} classes, {sized(found.bytes)} of pictures",
         *origin.notes,
         *text,
+        *Account.of(origin).lines()[1:],
     ]
 
 
@@ -140,20 +147,21 @@ def inspect(origin: Origin, progress: Progress | None = None) -> Inspection:
         name: np.bincount(pictures.labels, minlength=len(origin.classes))
         for name, pictures in origin.splits.items()
     }
-    sides, broken = [], 0
+    sides: list[tuple[int, int]] = []
+    unreadable: list[str] = []
     for pictures in origin.splits.values():
         each = -(-len(pictures) // (_LOOKED_AT // len(counts)))
         for number in range(0, len(pictures), each):
             try:
                 sides.append(recipes.sides(recipes.read(pictures, number)))
-            except BrokenImage:
-                broken += 1
+            except BrokenImage as error:
+                unreadable.append(f"{pictures.names[number]} ({error})")
     if not sides:
         raise DataError(
             f"not one of the pictures looked at can be read; the first is {origin.train.names[0]}"
         )
     length = sum(_bytes(pictures, progress) for pictures in origin.splits.values())
-    return Inspection(origin, counts, sides, broken, length)
+    return Inspection(origin, counts, sides, unreadable, length)
 
 
 def _bytes(pictures: Pictures, progress: Progress | None) -> int:

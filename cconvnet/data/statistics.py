@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.loader import mean_image
+from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.data.sources import Source
 from cconvnet.data.splits import Progress
 from cconvnet.outputs import write_output
@@ -90,7 +91,8 @@ def fingerprint(source: Source, progress: Progress | None = None) -> str:
     pictures lie in them, and with their decoder. `progress` is called with the files looked at and in all."""
     extents = source.extents
     assert extents is not None
-    digest = hashlib.sha256(f"2 {source.decoder} {source.image_shape} {len(extents)}\n".encode())
+    rules = "" if source.preprocessing == UNRECORDED else f"{source.preprocessing.record()} "
+    digest = hashlib.sha256(f"2 {source.decoder} {rules}{source.image_shape} {len(extents)}\n".encode())
     digest.update(extents.fingerprint(str(source.folder), progress))
     return digest.hexdigest()
 

@@ -29,6 +29,7 @@ from cconvnet.plots.filters import filter_sheet
 from cconvnet.plots.history import TOP5_FROM, History
 from cconvnet.report.page import Array, Markup, data_url, document, join, photo, png, table, tag
 from cconvnet.runs import data_name, overview
+from cconvnet.runs.data_record import read_data
 from cconvnet.runs.overview import Overview
 
 # How many training images the nearest are looked for in: a page should not take minutes.
@@ -503,6 +504,10 @@ def _skipped(run: Path, opened: _Opened) -> Markup:
     summary = overview.read_json(run / "summary.json")
     if count := summary.get("skipped_images"):
         parts.append(tag("p", f"Training and tests left out {_images(count)}."))
+    named = read_data(run).get("unreadable", [])
+    if named:
+        rows = [[str(one.get(key, "")) for key in ("split", "file", "reason")] for one in named]
+        parts.append(table(["split", "file", "reason"], rows[:_MOST_SKIPPED], "Found while training"))
     source = opened.seen_of_source()
     broken = source.report() if source is not None else []
     if broken:

@@ -1,6 +1,7 @@
 """A run: the folder that holds all of one training.
 
 config.json       settings, network and device, and what software and machine it was begun with
+data.json         the data: what was found, used, left out and why; the pictures found unreadable
 log.jsonl         a line per logged step and one per epoch
 checkpoints/      the last two checkpoints and the best one; in set-aside-N/ what training went back before
 summary.json      the results, written when training stops

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 from cconvnet.data import shards
 from cconvnet.data.images import DataError
-from cconvnet.data.origins import batches, cifar10, digits, folder, imagenet, mnist, webdataset
-from cconvnet.data.origins.origin import LAYOUTS, Labels, LeftOut, Origin, Pictures, entries
+from cconvnet.data.origins import batches, cifar10, digits, folder, imagenet, labels, mnist, webdataset
+from cconvnet.data.origins.origin import LAYOUTS, Labels, LeftOut, Origin, Pictures, composed, entries
 from cconvnet.data.splits import Progress, broken_allowed
 
 __all__ = ["LAYOUTS", "Labels", "LeftOut", "Origin", "Pictures", "find"]
@@ -25,7 +26,9 @@ def find(data: str | os.PathLike[str] | None, progress: Progress | None = None) 
     for name, pictures in (("training", origin.train), ("test", origin.test)):
         if pictures is not None:
             _check_left_out(origin, name, pictures)
-    return origin
+    classes = [composed(name) for name in origin.classes]
+    origin = dataclasses.replace(origin, classes=classes)
+    return dataclasses.replace(origin, notes=[*origin.notes, *labels.check(origin)])
 
 
 def _check_left_out(origin: Origin, name: str, pictures: Pictures) -> None:

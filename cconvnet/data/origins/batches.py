@@ -25,6 +25,7 @@ from cconvnet.data.images import DataError, Pixels
 from cconvnet.data.origins.origin import (
     Labels,
     Origin,
+    beside,
     entries,
     every_fifth,
     joined,
@@ -98,6 +99,7 @@ def find(root: Path) -> Origin:
         notes,
         mean=mean,
         mean_file=f"data_mean of {root / META}",
+        beside=beside(root, {META, TEST, *(f"data_batch_{number}" for number in numbers)}),
     )
 
 

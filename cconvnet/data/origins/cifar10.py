@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cconvnet.data.images import DataError
-from cconvnet.data.origins.origin import Origin, Pictures, joined, lines, of_arrays
+from cconvnet.data.origins.origin import Origin, Pictures, beside, joined, lines, of_arrays
 
 
 def is_here(root: Path, names: set[str]) -> bool:
@@ -25,7 +25,9 @@ def find(root: Path) -> Origin:
         )
     classes = lines(meta)
     train = joined([_read(file, len(classes)) for file in files])
-    return Origin("cifar10", f"cifar10 {root.name}", classes, train, _read(test, len(classes)))
+    others = beside(root, {file.name for file in (*files, test, meta)})
+    name = f"cifar10 {root.name}"
+    return Origin("cifar10", name, classes, train, _read(test, len(classes)), beside=others)
 
 
 def _read(file: Path, classes: int) -> Pictures:

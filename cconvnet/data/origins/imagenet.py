@@ -18,9 +18,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cconvnet.data.account import Unused
 from cconvnet.data.images import DataError
 from cconvnet.data.origins import tars
-from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, is_picture, lines, some
+from cconvnet.data.origins.origin import (
+    HIDDEN,
+    LeftOut,
+    Origin,
+    Pictures,
+    beside,
+    is_picture,
+    lines,
+    some,
+    why_unused,
+)
 from cconvnet.data.splits import Progress
 from cconvnet.formats import matlab
 
@@ -38,7 +49,7 @@ class _Class(NamedTuple):
     files: list[str]
     places: tars.Places
     left_out: list[LeftOut]
-    others: int
+    ignored: Unused
 
 
 class _Key(NamedTuple):
@@ -63,37 +74,32 @@ def find(root: Path, progress: Progress | None = None) -> Origin:
         if not (root / name).is_file():
             raise DataError(f"{root} lacks {name}, {what} of ILSVRC-2012; {_WHERE}")
     key = _key(root)
-    notes: list[str] = []
-    classes, train = _train(root / TRAIN, notes, progress)
-    val = _val(root / VAL, key, classes, notes)
-    others = sorted(
-        file.name
-        for file in root.iterdir()
-        if file.name.startswith("ILSVRC2012_") and file.name not in (TRAIN, VAL, DEVKIT)
-    )
-    if others:
-        notes.append(f"{root}: not used: {some(others)}")
+    classes, train = _train(root / TRAIN, progress)
+    val = _val(root / VAL, key, classes)
+    others = beside(root, {TRAIN, VAL, key.file.name, WORDS if key.file.name == LABELS else DEVKIT})
     titles = [key.words.get(wordnet_id, wordnet_id) for wordnet_id in classes]
     name = f"imagenet {root.name}"
-    return Origin("imagenet tars", name, classes, train, val, notes, titles, folder=root)
+    return Origin("imagenet tars", name, classes, train, val, [], titles, folder=root, beside=others)
 
 
 _WHERE = "get it from https://image-net.org/challenges/LSVRC/2012/, whole and not unpacked"
 
 
-def _train(file: Path, notes: list[str], progress: Progress | None) -> tuple[list[str], Pictures]:
+def _train(file: Path, progress: Progress | None) -> tuple[list[str], Pictures]:
     with tars.TarFile(file) as tar:
         inside: dict[str, tars.Member] = {}
         found, left_out = tars.usable(tar.members(), file.name)
+        ignored = Unused()
         for name, member in found.items():
-            if named := _CLASS_TAR.fullmatch(PurePosixPath(name).name):
+            named = _CLASS_TAR.fullmatch(PurePosixPath(name).name)
+            if named is None:
+                ignored.add(f"{file.name}/{name}", HIDDEN if _is_hidden(name) else "not a class's tar")
+            elif named[1] in inside:
+                raise DataError(f"{file} has two tars of the class {named[1]}; the second is {name}")
+            else:
                 inside[named[1]] = member
         if not inside:
             raise DataError(f"{file} holds no tars of classes, such as n01440764.tar")
-        if len(inside) < len(found):
-            notes.append(
-                f"{file}: {len(found) - len(inside):,} members that are no tars of classes are ignored"
-            )
         names = sorted(inside)
 
         def scan(name: str) -> _Class:
@@ -103,33 +109,37 @@ def _train(file: Path, notes: list[str], progress: Progress | None) -> tuple[lis
     empty = [name for name, pictures in zip(names, classes, strict=True) if not pictures.files]
     if empty:
         raise DataError(f"{file}: there are no pictures of {some(empty)}")
-    others = sum(pictures.others for pictures in classes)
-    if others:
-        notes.append(f"{file}: {others:,} files that are not {', '.join(PICTURES)} are ignored")
+    for pictures in classes:
+        ignored.update(pictures.ignored)
     places = np.concatenate([pictures.places for pictures in classes])
-    pictures = Pictures(
+    train = Pictures(
         [f"{name}/{file}" for name, found in zip(names, classes, strict=True) for file in found.files],
         np.repeat(np.arange(len(names), dtype=np.int32), [len(found.files) for found in classes]),
         tars.extents([(file, places)]),
         left_out=[*left_out, *(left for found in classes for left in found.left_out)],
+        ignored=ignored,
     )
-    return names, pictures
+    return names, train
+
+
+def _is_hidden(name: str) -> bool:
+    return PurePosixPath(name).name.startswith(".")
 
 
 def _scan(tar: tars.TarFile, within: tars.Member | None, where: str) -> _Class:
     """The pictures in a tar, sorted by name, as they would be in a folder."""
     found, left_out = tars.usable(tar.members(within), where)
     files = sorted(name for name in found if is_picture(name))
-    return _Class(files, tars.places([found[name] for name in files]), left_out, len(found) - len(files))
+    pictures = set(files)
+    ignored = Unused((f"{where}/{name}", why_unused(name)) for name in found if name not in pictures)
+    return _Class(files, tars.places([found[name] for name in files]), left_out, ignored)
 
 
-def _val(file: Path, key: _Key, classes: list[str], notes: list[str]) -> Pictures:
+def _val(file: Path, key: _Key, classes: list[str]) -> Pictures:
     with tars.TarFile(file) as tar:
         found = _scan(tar, None, file.name)
     if not found.files:
         raise DataError(f"{file} holds no pictures")
-    if found.others:
-        notes.append(f"{file}: {found.others:,} files that are not {', '.join(PICTURES)} are ignored")
     if isinstance(key.labels, list):
         # A picture that is left out would shift the labels of all after it.
         if found.left_out:
@@ -151,7 +161,8 @@ def _val(file: Path, key: _Key, classes: list[str], notes: list[str]) -> Picture
         raise DataError(f"{key.file} has pictures of {some(unknown)}, of which {TRAIN} has none")
     labels = np.array([numbers[wordnet_id] for wordnet_id in ids], np.int32)
     extents = tars.extents([(file, found.places)])
-    return Pictures([f"val/{name}" for name in found.files], labels, extents, left_out=found.left_out)
+    names = [f"val/{name}" for name in found.files]
+    return Pictures(names, labels, extents, left_out=found.left_out, ignored=found.ignored)
 
 
 # ---- labels of the validation pictures --------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import math
 import zlib
@@ -10,19 +11,30 @@ from pathlib import Path
 import numpy as np
 
 from cconvnet.data.images import DataError, Pixels
-from cconvnet.data.origins.origin import LAYOUTS, Origin, Pictures, every_fifth, of_arrays
+from cconvnet.data.origins.origin import LAYOUTS, Origin, Pictures, beside, every_fifth, of_arrays
+
+PREFIXES = ("train", "t10k")
+IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
 def is_here(root: Path, names: set[str]) -> bool:
-    return any("-idx3-ubyte" in name for name in names)
+    return any(_idx_file(root, f"{prefix}-{IMAGES}") is not None for prefix in PREFIXES) or any(
+        "-idx3-ubyte" in name for name in names
+    )
 
 
 def find(root: Path) -> Origin:
     """Training and test images, or what is there of them. Errors: DataError."""
+    origin = _find(root)
+    files = (_idx_file(root, f"{prefix}-{what}") for prefix in PREFIXES for what in (IMAGES, LABELS))
+    return dataclasses.replace(origin, beside=beside(root, {file.name for file in files if file is not None}))
+
+
+def _find(root: Path) -> Origin:
     parts = {
         name: _part(root, prefix)
-        for name, prefix in (("train", "train"), ("test", "t10k"))
-        if _idx_file(root, f"{prefix}-images-idx3-ubyte") is not None
+        for name, prefix in zip(("train", "test"), PREFIXES, strict=True)
+        if _idx_file(root, f"{prefix}-{IMAGES}") is not None
     }
     if not parts:
         raise DataError(f"{root} has neither MNIST's training nor its test images; {LAYOUTS}")
@@ -45,10 +57,10 @@ def find(root: Path) -> Origin:
 
 
 def _part(root: Path, prefix: str) -> Pictures:
-    images_file = _idx_file(root, f"{prefix}-images-idx3-ubyte")
-    labels_file = _idx_file(root, f"{prefix}-labels-idx1-ubyte")
+    images_file = _idx_file(root, f"{prefix}-{IMAGES}")
+    labels_file = _idx_file(root, f"{prefix}-{LABELS}")
     if images_file is None or labels_file is None:
-        raise DataError(f"{root} has {prefix}-images-idx3-ubyte but no {prefix}-labels-idx1-ubyte")
+        raise DataError(f"{root} has {prefix}-{IMAGES} but no {prefix}-{LABELS}")
     images, labels = _read_idx(images_file, 3), _read_idx(labels_file, 1)
     if len(images) != len(labels):
         raise DataError(f"{images_file} has {len(images):,} images but {labels_file} {len(labels):,} labels")
@@ -56,7 +68,9 @@ def _part(root: Path, prefix: str) -> Pictures:
 
 
 def _idx_file(root: Path, name: str) -> Path | None:
-    return next((file for file in (root / name, root / f"{name}.gz") if file.is_file()), None)
+    """The file of this name, perhaps packed. Some programs unpack it to a name with a dot, ".idx3-ubyte"."""
+    names = [f"{form}{packed}" for form in (name, name.replace("-idx", ".idx")) for packed in ("", ".gz")]
+    return next((root / one for one in names if (root / one).is_file()), None)
 
 
 def _read_idx(file: Path, dimensions: int) -> Pixels:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from cconvnet.data.account import Unused
 from cconvnet.data.extents import Extents, Raw
 from cconvnet.data.images import DataError, Pixels
+from cconvnet.data.preprocessing import Preprocessing
 
 Labels = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
+
+# Of statistics that are kept beside the pictures.
+OWN_FILES = ".cconvnet-"
 
 LAYOUTS = """a data folder is one of
-  train/CLASS/*.jpg and test/CLASS/*.jpg (or val, valid, validation), or only CLASS/*.jpg; .jpeg and .png too
+  train/CLASS/*.jpg and test/CLASS/*.jpg (or val, valid, validation), or only CLASS/*.jpg; .jpeg and .png too,
+    also in subfolders of CLASS
   MNIST's files: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte,
     t10k-labels-idx1-ubyte, each perhaps with .gz
   CIFAR-10's binary version: data_batch_1.bin to data_batch_5.bin, test_batch.bin, batches.meta.txt
@@ -30,12 +38,42 @@ LAYOUTS = """a data folder is one of
   shards that `cconvnet data prepare` made"""
 
 PICTURES = (".jpg", ".jpeg", ".png")
+# Pictures too, which are not read.
+OTHER_PICTURES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpx", ".jxl"),
+    *(".pbm", ".pgm", ".ppm", ".svg", ".tga", ".tif", ".tiff", ".webp"),
+)
+
+HIDDEN = "hidden"
+NO_TARGET = "a link to nothing, or no file"
+OUTSIDE = "outside of any class folder"
+OTHER_FOLDER, OTHER_FILE = "another folder", "not a picture"
+READ_ALREADY = "a link back, or to a folder that is read already"
 
 
 def is_picture(name: str) -> bool:
     """Whether a file of this name ought to be a picture. Hidden ones are none: macOS puts a ._NAME.jpg beside
     each NAME.jpg on other systems' disks and into tars."""
     return name.lower().endswith(PICTURES) and not name.rpartition("/")[2].startswith(".")
+
+
+def why_unused(name: str) -> str:
+    """The reason why a file of this name is no picture that is used."""
+    base = name.rpartition("/")[2]
+    if base.startswith("."):
+        return HIDDEN
+    if is_picture(base):
+        return OUTSIDE
+    suffix = os.path.splitext(base)[1].lower()  # noqa: PTH122 - a Path takes as long as the call
+    return f"of a kind that is not read, {suffix}" if suffix in OTHER_PICTURES else OTHER_FILE
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC), in which names are compared.
+
+    The same name may come in another form from another system: macOS writes an accent apart from its letter.
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def printable(name: str) -> str:
@@ -61,7 +99,8 @@ class Pictures:
     extents: where encoded pictures lie, or None where they are arrays already:
     pixels: uint8[n,H,W,C], C of 1 or 3.
     raw: that the extents' bytes are pixels themselves, or None.
-    left_out: what is not among the n, such as a picture without a label.
+    left_out: what is not among the n, such as a picture without a label. Too many of them are an error.
+    ignored: other files that lie among them, such as hidden ones. Names are taken from the data's folder on.
     """
 
     names: Sequence[str]
@@ -70,6 +109,7 @@ class Pictures:
     pixels: Pixels | None = None
     raw: Raw | None = None
     left_out: Sequence[LeftOut] = ()
+    ignored: Unused = field(default_factory=Unused)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,6 +128,11 @@ class Origin:
         that they are stored in; mean_file says where they are from.
     folder: where encoded pictures lie; what is computed of them may be kept there.
     size: the side that pictures are brought to where none is asked for; None: none but their own.
+    preprocessing: the rules by which pictures were read that are stored prepared; None: they are not.
+    beside: files and folders in the data's folder that belong to no split.
+    source_account: Account.as_json() of the data that shards were made of.
+    form: how shards keep the pictures; "" for pictures as they came.
+    fingerprints: those of the data that shards were made of, for each split; see cconvnet.data.fingerprint.
     """
 
     kind: str
@@ -102,6 +147,11 @@ class Origin:
     mean_file: str = ""
     folder: Path | None = None
     size: int | None = None
+    preprocessing: Preprocessing | None = None
+    beside: Unused = field(default_factory=Unused)
+    source_account: dict[str, Any] = field(default_factory=dict)
+    form: str = ""
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, Pictures]:
@@ -137,6 +187,32 @@ def every_fifth(pictures: Pictures) -> tuple[Pictures, Pictures]:
         return Pictures(names, pictures.labels[chosen], pixels=pictures.pixels[chosen])
 
     return part(~is_test), part(is_test)
+
+
+FOLDER, FILE, NOTHING = "folder", "file", "nothing"
+
+
+def kind_of(entry: os.DirEntry[str]) -> str:
+    """FOLDER or FILE, links followed; NOTHING for links to nothing or to themselves, devices and pipes."""
+    try:
+        if entry.is_dir():
+            return FOLDER
+        return FILE if entry.is_file() else NOTHING
+    except OSError:  # ELOOP, or a folder on the way that may not be entered
+        return NOTHING
+
+
+def beside(root: Path, used: set[str]) -> Unused:
+    """What a folder contains apart from the entries of these names. Errors: DataError."""
+    unused = Unused()
+    for entry in entries(root):
+        if entry.name in used or entry.name.startswith(OWN_FILES):
+            continue
+        kind = kind_of(entry)
+        reason = NO_TARGET if kind == NOTHING else OTHER_FOLDER if kind == FOLDER else why_unused(entry.name)
+        hidden = entry.name.startswith(".")
+        unused.add(printable(entry.name), HIDDEN if hidden else reason)
+    return unused
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -17,13 +17,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cconvnet.data.account import Unused
 from cconvnet.data.images import DataError
 from cconvnet.data.origins import tars
-from cconvnet.data.origins.origin import PICTURES, LeftOut, Origin, Pictures, entries, lines, some
+from cconvnet.data.origins.origin import (
+    FILE,
+    OUTSIDE,
+    PICTURES,
+    LeftOut,
+    Origin,
+    Pictures,
+    beside,
+    composed,
+    entries,
+    kind_of,
+    lines,
+    some,
+    why_unused,
+)
 from cconvnet.data.splits import Progress
 
 COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".xz": "unxz", ".bz2": "bunzip2", ".zst": "unzstd --rm"}
 CLASS_NAMES = ("classes.txt", "classnames.txt", "labels.txt")
+NO_SAMPLE = "of no sample"
 JSON_LABELS = ("label", "class", "cls")
 MOST_JSON = 2**20
 # Without names of classes nothing else tells a label that cannot be.
@@ -38,6 +54,7 @@ class _Tar(NamedTuple):
     labels: list[int]
     places: tars.Places
     left_out: list[LeftOut]
+    ignored: Unused
 
 
 def is_here(root: Path, names: set[str]) -> bool:
@@ -71,7 +88,24 @@ def find(root: Path, progress: Progress | None = None) -> Origin:
     if "test" not in splits:
         notes.append(f"{root} has no test tars: the training pictures serve for testing too")
     name = f"webdataset {root.name}"
-    return Origin("webdataset", name, classes, splits["train"], splits.get("test"), notes, folder=root)
+    folders = {file.parent for file in every if file.parent != root}
+    others = beside(root, {file.relative_to(root).parts[0] for file in every} | _file_names(classes_file))
+    for folder in sorted(folders):
+        others.update(beside(folder, {file.name for file in every}).below(folder.name))
+    return Origin(
+        "webdataset",
+        name,
+        classes,
+        splits["train"],
+        splits.get("test"),
+        notes,
+        folder=root,
+        beside=others,
+    )
+
+
+def _file_names(file: Path | None) -> set[str]:
+    return set() if file is None else {file.name}
 
 
 def _numbered(root: Path, splits: dict[str, Pictures]) -> list[str]:
@@ -100,7 +134,7 @@ def _suffix(name: str) -> str:
 
 
 def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in entries(folder) if entry.is_file()] if folder.is_dir() else []
+    return [entry.name for entry in entries(folder) if kind_of(entry) == FILE] if folder.is_dir() else []
 
 
 def _split(root: Path, notes: list[str]) -> dict[str, list[Path]]:
@@ -149,7 +183,7 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _class_names(file: Path) -> list[str]:
-    names = lines(file)
+    names = [composed(name) for name in lines(file)]
     if not names or "" in names or len(set(names)) < len(names):
         raise DataError(f"{file} must name a class in each line, and none twice")
     return names
@@ -175,9 +209,15 @@ def _scan(file: Path, where: str, numbers: dict[str, int] | None) -> _Tar:
         names: list[str] = []
         labels: list[int] = []
         pictures: list[tars.Member] = []
+        ignored = Unused()
         for key, sample in samples.items():
             picture = next((sample[suffix] for suffix in PICTURES if suffix in sample), None)
-            if key in wrong or (picture is None and ".cls" not in sample):  # or a file of no sample
+            if key in wrong:
+                continue
+            if picture is None and ".cls" not in sample:  # files of no sample
+                for member in sample.values():
+                    reason = why_unused(member.name)
+                    ignored.add(f"{where}/{member.name}", NO_SAMPLE if reason == OUTSIDE else reason)
                 continue
             label = _label(tar, sample, numbers)
             if picture is None:
@@ -188,7 +228,7 @@ def _scan(file: Path, where: str, numbers: dict[str, int] | None) -> _Tar:
                 names.append(f"{where}/{key}")
                 labels.append(label)
                 pictures.append(picture)
-    return _Tar(names, labels, tars.places(pictures), list(wrong.values()))
+    return _Tar(names, labels, tars.places(pictures), list(wrong.values()), ignored)
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -217,8 +257,8 @@ def _label(tar: tars.TarFile, sample: dict[str, tars.Member], numbers: dict[str,
     else:
         return "no label (.cls or .json)"
     if isinstance(given, str):
-        if numbers is not None and given in numbers:
-            return numbers[given]
+        if numbers is not None and composed(given) in numbers:
+            return numbers[composed(given)]
         given = int(given) if re.fullmatch("[0-9]{1,9}", given) else given
     if isinstance(given, bool) or not isinstance(given, int):
         return f"its label is {str(given)[:40]!r}, not a whole number"
@@ -232,9 +272,13 @@ def _decoded(text: bytes) -> str:
 
 def _pictures(found: dict[Path, _Tar]) -> Pictures:
     parts: Sequence[_Tar] = list(found.values())
+    ignored = Unused()
+    for part in parts:
+        ignored.update(part.ignored)
     return Pictures(
         [name for part in parts for name in part.names],
         np.array([label for part in parts for label in part.labels], np.int32),
         tars.extents([(file, part.places) for file, part in found.items()]),
         left_out=[left for part in parts for left in part.left_out],
+        ignored=ignored,
     )

@@ -26,18 +26,20 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from cconvnet.data.account import unused_of
 from cconvnet.data.extents import Extents, Raw, Stored
 from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, BrokenImage, DataError, Pixels, resize_image
-from cconvnet.data.origins.origin import Origin, Pictures
+from cconvnet.data.origins.origin import Origin, Pictures, beside
+from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
-from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores
+from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores, worker_limit
 from cconvnet.outputs import write_output
 
 DOCUMENT = "dataset.json"
@@ -59,7 +61,9 @@ ROW = np.dtype(
 )
 Rows = npt.NDArray[np.void]
 
-_FORMAT, _VERSION = "cconvnet shards", 1
+# Version 2 records the preprocessing; in version 1 there was none but that of UNRECORDED.
+_FORMAT, _VERSION = "cconvnet shards", 2
+_READABLE = (1, 2)
 _FILE = re.compile(r"(?:train|test)(?:-\d{5}\.bin|\.npy|\.names)|mean\.npy|colors\.npy|skipped\.jsonl")
 _SHARD = re.compile(r"(?:train|test)-\d{5}\.bin")
 _NO_DIGEST = "0" * 64
@@ -170,10 +174,13 @@ class Dataset:
     encoding: "jpeg" or "raw"; `quality` is of JPEGs; with `unchanged`, JPEGs that had the size stayed as they
         were.
     encoder, decoder: the programs, with their versions, that did it.
+    preprocessing: the rules by which the source's files were read.
     pictures, skipped: for each split how many there are and how many broken ones were left out.
     per_shard: how many of the source's pictures went to a shard.
     source: the fingerprint of the data the pictures come from.
     files: by name.
+    account: the account of the data the pictures come from, Account.as_json(); empty in older shards.
+    fingerprints: of the same data, for each split; see cconvnet.data.fingerprint. Empty in older shards.
     """
 
     root: Path
@@ -195,10 +202,14 @@ class Dataset:
     per_shard: int
     source: str
     files: dict[str, File]
+    preprocessing: Preprocessing = UNRECORDED
+    account: dict[str, Any] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     def write(self) -> None:
         """Errors: OSError."""
         values = {name: value for name, value in vars(self).items() if name != "root"}
+        values["preprocessing"] = self.preprocessing.record()
         files = {name: vars(file) for name, file in sorted(self.files.items())}
         write_document(
             self.root / DOCUMENT, {"format": _FORMAT, "version": _VERSION, **values, "files": files}
@@ -289,7 +300,8 @@ def read_dataset(root: Path) -> Dataset:
     try:
         del values["format"], values["version"], values["sha256"]
         files = {name: File(**file) for name, file in values.pop("files").items()}
-        dataset = Dataset(root=root, files=files, **values)
+        preprocessing = Preprocessing.recorded(values.pop("preprocessing", None))
+        dataset = Dataset(root=root, files=files, preprocessing=preprocessing, **values)
         wanted = {MEAN, COLORS, SKIPPED}
         for split in dataset.pictures:
             wanted |= {index_name(split), names_name(split), *dataset.shards(split)}
@@ -297,6 +309,7 @@ def read_dataset(root: Path) -> Dataset:
         sound = (
             isinstance(dataset.classes, list)
             and all(isinstance(name, str) for name in (dataset.name, *dataset.classes, *dataset.notes))
+            and all(isinstance(text, str) for text in dataset.fingerprints.values())
             and isinstance(dataset.size, int | None)
             and all(
                 isinstance(count, int) for count in (*dataset.pictures.values(), *dataset.skipped.values())
@@ -309,7 +322,8 @@ def read_dataset(root: Path) -> Dataset:
             and all(_FILE.fullmatch(name) for name in files)
             and wanted == set(files)
         )
-    except (TypeError, KeyError, AttributeError) as error:
+        list(unused_of(dataset.account))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise DataError(f"{path} is none of cconvnet's: {error}") from error
     if not sound:
         raise DataError(f"{path} is none of cconvnet's: its entries do not fit together")
@@ -323,10 +337,10 @@ def _check_version(path: Path) -> None:
         found = values["format"], values["version"]
     except (ValueError, KeyError, TypeError):
         return  # the SHA-256 tells more
-    if found != (_FORMAT, _VERSION):
+    if found[0] != _FORMAT or found[1] not in _READABLE:
         raise DataError(
             f"{path} is of format {found[0]!r}, version {found[1]!r}; this cconvnet reads {_FORMAT!r}, "
-            f"version {_VERSION}"
+            f"versions {' and '.join(map(str, _READABLE))}"
         )
 
 
@@ -365,6 +379,11 @@ def open_origin(root: Path) -> Origin:
         colors=_statistics(dataset, COLORS, 2),
         folder=root,
         size=dataset.size,
+        preprocessing=dataset.preprocessing if dataset.decoder else None,
+        beside=beside(root, {DOCUMENT, JOURNAL, *dataset.files}),
+        source_account=dataset.account,
+        form=f"shards, {dataset.describe()}",
+        fingerprints=dataset.fingerprints,
     )
 
 
@@ -465,9 +484,10 @@ class RawSplit(StoredSplit):
                 images[place] = resize_image(pixels, self.image_shape[0])
         return broken
 
-    def open_reader(self, workers: int | None) -> _RawReader:
+    def open_reader(self, workers: int | None, times: int = 1) -> _RawReader:
         """`workers` threads, at least one, read: neither copying nor checksums hold Python's lock."""
-        return _RawReader(self, max(1, min(usable_cores(), _MOST_THREADS) if workers is None else workers))
+        threads = min(usable_cores(), _MOST_THREADS) if workers is None else max(1, workers)
+        return _RawReader(self, min(threads, worker_limit(len(self) * times)))
 
 
 class _RawReader:
@@ -502,7 +522,7 @@ def open_split(dataset: Dataset, split: str, decoder: str) -> StoredSplit:
         return RawSplit(*where, pictures.raw, pictures.labels, size)
     first = dataset.rows(split)[0]
     sides = (int(first["height"]), int(first["width"])) if size is None else (size, size)
-    return PictureSplit(*where, pictures.labels, Decoding(size, (*sides, 3), decoder))
+    return PictureSplit(*where, pictures.labels, Decoding(size, (*sides, 3), decoder, dataset.preprocessing))
 
 
 # ---- writing -------------------------------------------------------------------------------------------

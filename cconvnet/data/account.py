@@ -1,0 +1,186 @@
+"""Count what a data folder contains: the pictures that are used, and the files that are not, by reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cconvnet.data.origins.origin import Origin
+
+# A folder may hold a million hidden files. All are counted, and so many of each reason are named in a file.
+MOST_NAMES = 1000
+UNREADABLE = "unreadable"
+SHOWN_NAMES, SHOWN_REASONS = 3, 10
+
+
+class Unused:
+    """Files that are not used, grouped by reason.
+
+    Attributes
+        counts: the number of files for each reason.
+        names: the first MOST_NAMES of them, for each reason.
+    """
+
+    def __init__(self, found: Iterable[tuple[str, str]] = ()) -> None:
+        self.counts: dict[str, int] = {}
+        self.names: dict[str, list[str]] = {}
+        for name, reason in found:
+            self.add(name, reason)
+
+    def add(self, name: str, reason: str) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        names = self.names.setdefault(reason, [])
+        if len(names) < MOST_NAMES:
+            names.append(name)
+
+    def update(self, other: Unused) -> None:
+        """Add the files of another group."""
+        for reason, count in other.counts.items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            names = self.names.setdefault(reason, [])
+            names += other.names[reason][: MOST_NAMES - len(names)]
+
+    def below(self, folder: str) -> Unused:
+        """The same files, named from the folder on that `folder` lies in."""
+        unused = Unused()
+        unused.counts = dict(self.counts)
+        unused.names = {
+            reason: [f"{folder}/{name}" for name in names] for reason, names in self.names.items()
+        }
+        return unused
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unused) and (self.counts, self.names) == (other.counts, other.names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [
+            {"reason": reason, "count": count, "names": self.names[reason]}
+            for reason, count in self.counts.items()
+        ]
+
+    @classmethod
+    def from_json(cls, groups: list[dict[str, Any]]) -> Unused:
+        """Restore what as_json() gave."""
+        unused = cls()
+        for group in groups:
+            unused.counts[str(group["reason"])] = int(group["count"])
+            unused.names[str(group["reason"])] = [str(name) for name in group["names"]]
+        return unused
+
+    def __str__(self) -> str:
+        """For each reason the count and the first names: "3 hidden (a/.x, ...)"."""
+        parts = []
+        for reason, count in list(self.counts.items())[:SHOWN_REASONS]:
+            names = self.names[reason][:SHOWN_NAMES]
+            rest = ", ..." if count > len(names) else ""
+            parts.append(f"{count:,} {reason} ({', '.join(names)}{rest})")
+        others = sum(list(self.counts.values())[SHOWN_REASONS:])
+        return "; ".join(parts) + (f"; {others:,} for other reasons" if others else "")
+
+
+@dataclass(frozen=True)
+class SplitAccount:
+    """The pictures of one split.
+
+    Attributes
+        used: the pictures that have a number in the split, unreadable ones included.
+        unused: what lies among them and has none.
+    """
+
+    used: int
+    unused: Unused
+
+    @property
+    def found(self) -> int:
+        return self.used + len(self.unused)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a data folder contains, the same for every kind of data.
+
+    Attributes
+        kind, name: those of the Origin.
+        classes: the number of classes.
+        splits: "train" and, where there are test pictures, "test".
+        beside: files and folders that belong to no split.
+        source: the account of the data that shards were made of, as JSON.
+    """
+
+    kind: str
+    name: str
+    classes: int
+    splits: Mapping[str, SplitAccount]
+    beside: Unused
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, origin: Origin) -> Account:
+        root = "" if origin.folder is None else f"{origin.folder}/"
+        splits = {}
+        for name, pictures in origin.splits.items():
+            unused = Unused((left.name.removeprefix(root), left.reason) for left in pictures.left_out)
+            unused.update(pictures.ignored)
+            splits[name] = SplitAccount(len(pictures), unused)
+        return cls(
+            origin.kind, origin.name, len(origin.classes), splits, origin.beside, origin.source_account
+        )
+
+    def without(self, unreadable: Mapping[str, Iterable[str]]) -> Account:
+        """The same account, where pictures of these names in a split are not used, being unreadable."""
+        splits = {}
+        for name, split in self.splits.items():
+            groups = Unused()
+            groups.update(split.unused)
+            before = len(groups)
+            for picture in unreadable.get(name, ()):
+                groups.add(picture, UNREADABLE)
+            splits[name] = SplitAccount(split.used - (len(groups) - before), groups)
+        return replace(self, splits=splits)
+
+    def lines(self) -> list[str]:
+        """One line of counts, and one for each split, or the folder, that has files which are not used."""
+        counts = [
+            f"{split.used:,} {'training' if name == 'train' else 'test'}"
+            for name, split in self.splits.items()
+        ]
+        classes = f"{self.classes:,} class{'es' * (self.classes != 1)}"
+        lines = [f"{' and '.join(counts)} pictures of {classes}"]
+        for name, split in self.splits.items():
+            if len(split.unused):
+                lines.append(
+                    f"{name}: {split.found:,} files found, {split.used:,} used; not used: {split.unused}"
+                )
+        if len(self.beside):
+            lines.append(f"beside the pictures, not used: {self.beside}")
+        for where, group in unused_of(self.source):
+            lines.append(f"of the data that the shards were made of{where}, not used: {group}")
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "classes": self.classes,
+            "splits": {
+                name: {"found": split.found, "used": split.used, "not_used": split.unused.as_json()}
+                for name, split in self.splits.items()
+            },
+            "beside": self.beside.as_json(),
+            **({"source": self.source} if self.source else {}),
+        }
+
+
+def unused_of(account: dict[str, Any]) -> Iterator[tuple[str, Unused]]:
+    """Give what is not used in an account that as_json() gave, with the split in words; "" is the folder."""
+    splits = {f" ({name})": split["not_used"] for name, split in account.get("splits", {}).items()}
+    for where, groups in {**splits, "": account.get("beside", [])}.items():
+        if groups:
+            yield where, Unused.from_json(groups)
