@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cconvnet
-from cconvnet import backends
+from cconvnet import backends, memory
 
 State = Literal["ok", "note", "problem"]
 
@@ -84,7 +84,8 @@ class Facts:
         nvcc: its release and where it lies.
         packages: versions by the names of _PACKAGES.
         cores: for this process. quota: how many of them a control group lets it use at a time.
-        memory, free_memory, free_disk: bytes. runs: where runs go; runs_writable: whether they can.
+        memory, free_memory, free_disk: bytes. memory_limit: what sets the limit, if not the machine.
+        runs: where runs go; runs_writable: whether they can.
         variables: the environment's that change how fast it is.
     """
 
@@ -107,6 +108,7 @@ class Facts:
     quota: float | None = None
     memory: int = 0
     free_memory: int = 0
+    memory_limit: str = ""
     runs: str = "runs"
     runs_writable: bool = True
     free_disk: int = 0
@@ -173,7 +175,8 @@ def _processor(facts: Facts) -> Iterator[Finding]:
 
 
 def _memory(facts: Facts) -> Iterator[Finding]:
-    text = f"{facts.free_memory / 1e9:.1f} GB free of {facts.memory / 1e9:.1f} GB, {facts.malloc}"
+    of = facts.memory_limit or f"{facts.memory / 1e9:.1f} GB"
+    text = f"{facts.free_memory / 1e9:.1f} GB free of {of}, {facts.malloc}"
     if facts.free_memory < _LITTLE_MEMORY:
         mend = "end other programs, or train with a smaller --batch"
         yield Finding("memory", "note", f"{text}; AlexNet at batch 128 takes 1.6 GB", mend)
@@ -485,18 +488,10 @@ def _processor_facts() -> dict[str, Any]:
 
 def _memory_facts() -> dict[str, Any]:
     """What there is, and what is free: of the machine, or less where a control group allows less."""
-    values: dict[str, int] = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            key, _, rest = line.partition(":")
-            values[key] = int(rest.split()[0]) * 1024
-    memory, free = values.get("MemTotal", 0), values.get("MemAvailable", 0)
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        most = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        memory, free = min(memory, most), min(free, most - used)
-    return {"memory": memory, "free_memory": free}
+    found = memory.host()
+    if found is None:
+        return {}
+    return {"memory": found.in_all, "free_memory": found.fast, "memory_limit": found.limit}
 
 
 def _open_files() -> int:

@@ -120,6 +120,7 @@ def load_trained(
         devices=devices,
         seed=settings["seed"],
         precision=settings["precision"] if precision is None else precision,
+        needs="forward",
     )
     restore(network, checkpoint, file)
     return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, skipped)

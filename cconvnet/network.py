@@ -39,6 +39,7 @@ from cconvnet._problem import InputProblem
 from cconvnet.anomaly import Anomaly, found_in
 from cconvnet.backends import Device, get_device
 from cconvnet.bfloat16 import unpack
+from cconvnet.checks import whole
 from cconvnet.layers import (
     ConvLayer,
     CopyLayer,
@@ -144,6 +145,8 @@ class Network:
         precision: "fp32"; "tf32", whose products may round what they multiply; or "bf16", with activations
             and working weights in bfloat16. Weights, momentum, sums, loss and statistics stay float32.
         fuse: whether layers are fused.
+        needs: what memory must be free before any is taken: for "training", for the "forward" pass alone, or
+            for a "run" with its checkpoints; None: nothing is checked.
 
     Attributes
         layers: what the spec's layers have become, in order, of a split layer its parts.
@@ -154,6 +157,7 @@ class Network:
     Raises:
         ValueError: the network makes no sense (the text names the layer) or an argument is not allowed.
         DeviceUnavailable: a device cannot be used.
+        NotEnoughMemory: the network needs more memory than is free.
     """
 
     def __init__(
@@ -166,11 +170,10 @@ class Network:
         seed: int = 0,
         precision: str = "fp32",
         fuse: bool = True,
+        needs: str | None = "training",
     ) -> None:
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, not {batch}")
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be from 0 to 2^64 - 1, not {seed}")
+        whole("batch", batch, 1)
+        whole("seed", seed, 0, 2**64 - 1)
         self.spec = spec
         self.batch = batch
         self.seed = seed
@@ -183,6 +186,19 @@ class Network:
             raise ValueError(
                 f"towers must be at least as many as the {len(self.devices)} devices, not {towers}"
             )
+        if needs is not None:
+            from cconvnet import footprint
+
+            plan = footprint.Plan(
+                spec,
+                batch=batch,
+                devices=self.devices,
+                towers=towers,
+                precision=precision,
+                fuse=fuse,
+                needs=None,
+            )
+            footprint.check(plan, needs)
         self.memory: dict[str, int] = {}
         self.do: Doing = do
         # The number of the training step that runs, where dropout finds it.
@@ -238,12 +254,15 @@ class Network:
             if len(self.devices) == 1
         ]
         self._captured: dict[Any, Callable[[], None] | None] = {}
-        for parameter in self.parameters.values():
-            parameter.reset()
+        self._reset()
         self._count = 0  # images in the batch that is loaded
         self._last: tuple[bool, int] = (False, 0)
 
     # -- construction --
+
+    def _reset(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.reset()
 
     def _allocate(self, device: Device, shape: Sequence[int], dtype: Any = np.float32) -> Any:
         array = device.empty(tuple(shape), dtype)

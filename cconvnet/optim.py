@@ -12,6 +12,7 @@ import numpy as np
 
 from cconvnet._problem import NormLimitProblem, SgdProblem
 from cconvnet.backends import Device
+from cconvnet.checks import real
 from cconvnet.nets.specs import RateCurve
 
 Array = np.ndarray[Any, Any]
@@ -144,8 +145,8 @@ def _problem(count: int, lr: float, momentum: float, weight_decay: float) -> Sgd
 
 
 def _rates(p: Parameter, lr: float | Mapping[str, float], momentum: float) -> tuple[float, float]:
-    rate = p.lr_scale * (lr if isinstance(lr, int | float) else lr[p.name])
-    return rate, momentum if p.momentum is None else p.momentum
+    rate = p.lr_scale * real("lr", lr[p.name] if isinstance(lr, Mapping) else lr)
+    return rate, real("momentum", momentum if p.momentum is None else p.momentum)
 
 
 def update(

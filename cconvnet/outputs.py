@@ -121,6 +121,8 @@ def check_folder(path: Path) -> None:
     """
     there = path.absolute()
     while not there.exists() and there != there.parent:
+        if there.is_symlink():
+            raise OSError(errno.ENOENT, "it is a link that leads nowhere", str(path))
         there = there.parent
     try:
         with tempfile.TemporaryFile(dir=there):

@@ -69,7 +69,7 @@ def parse_lr_plateau(text: str | None) -> int | None:
     """The number of epochs of a text such as "5"; "none" is 0. Raises ValueError where it is neither."""
     if text is None or text == "none":
         return None if text is None else 0
-    if not is_number(text):
+    if not is_number(text) or int(text) < 1:
         raise ValueError(f"--lr-plateau must be a number of epochs from 1 on, or none, not {text!r}")
     return whole("--lr-plateau", int(text), 1)
 

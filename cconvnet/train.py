@@ -277,7 +277,7 @@ def _refuse_other_net(
     other = nets.build(name, image_shape=shape, classes=len(source.classes))
     if checkpoint is not None:
         tensors = network_tensors(checkpoint)
-        network = Network(other, batch=1, devices="cpu:0", seed=0)
+        network = Network(other, batch=1, devices="cpu:0", seed=0, needs=None)
         check_tensors(path, tensors, network.state_shapes())
     raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
 
@@ -317,6 +317,7 @@ def _network(spec: NetSpec, settings: Settings, devices: list[Device], options: 
         towers=settings.towers,
         seed=settings.seed,
         precision=settings.precision,
+        needs="run",
         fuse=not options.detect_anomaly,  # what lies within fused layers could not be looked at
     )
 

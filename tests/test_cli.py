@@ -634,7 +634,7 @@ def test_numbers_out_of_range(arguments: tuple[object, ...], words: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--lr-plateau", 0), "--lr-plateau must be at least 1, not 0"),
+        (("--lr-plateau", 0), "--lr-plateau must be a number of epochs from 1 on, or none, not '0'"),
         (("--lr-scale", "conv1"), "--lr-scale must be like conv1=0.1,fc8=2, with factors from 0 on, not"),
         (("--freeze", "conv9"), "a layer must be one of conv1, conv2, fc1, fc2, not 'conv9'; did you mean"),
         (("--color-noise", -1), "--color-noise must be at least 0, not -1.0"),

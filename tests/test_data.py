@@ -777,7 +777,7 @@ def test_bad_arguments(split: data.MemorySplit) -> None:
         ({"batch": 104}, "batch is 104, more than the 103 train images"),
         ({"batch": 5, "crop": (10, 8)}, "crop is 10x8; it must be from 1x1 to the images' 9x8"),
         ({"batch": 5, "crop": (0, 8)}, "crop is 0x8"),
-        ({"batch": 5, "seed": -1}, "seed must be from 0"),
+        ({"batch": 5, "seed": -1}, "seed must be at least 0, not -1"),
         ({"batch": 5, "workers": -1}, "workers must be at least 0, not -1"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -377,6 +377,15 @@ def test_what_was_interrupted_while_unpacking(collection: str, server: Server, t
     assert not list(out.rglob("litter"))
 
 
+def test_a_folder_of_the_users_is_not_taken_for_work(server: Server, tmp_path: Path) -> None:
+    mine = tmp_path / "data.partial" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(DataError, match=r"data\.partial is in the way"):
+        downloads.get("mnist", tmp_path / "data")
+    assert server.asked == [] and mine.read_text() == "mine" and names_in(tmp_path) == ["data.partial"]
+
+
 def test_nothing_comes_to_be_of_wrong_bytes(collection: str, server: Server, tmp_path: Path) -> None:
     name = list(server.files)[-1]
     server.files[name] = bytes(len(server.files[name]))

@@ -18,6 +18,7 @@ from cconvnet import checks, cli, nets, ops
 from cconvnet.checks import LARGEST, NumberError, real, whole
 from cconvnet.nets import specs
 from cconvnet.nets.transform import scaled
+from cconvnet.network import Network
 from cconvnet.schedule import StepSchedule
 from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
 from cconvnet.train import check_options
@@ -301,6 +302,16 @@ def test_every_float_of_a_network(kind: type) -> None:
             for value in (float("nan"), float("inf")):
                 with pytest.raises(ValueError, match=rf"\b{field.name}\b"):
                     kind(**{**required, field.name: value})
+
+
+def test_rates_of_a_step() -> None:
+    network = Network(nets.build("lenet"), batch=2, devices="cpu:0")
+    before = {name: parameter.host() for name, parameter in network.parameters.items()}
+    for lr, momentum in ((np.nan, 0.0), (np.inf, 0.0), (0.1, np.nan), (dict.fromkeys(before, np.nan), 0.0)):
+        with pytest.raises(ValueError, match=r"lr|momentum"):
+            network.update(lr, momentum)
+    for name, parameter in network.parameters.items():
+        assert np.array_equal(parameter.host(), before[name])
 
 
 def test_rates_and_widths() -> None:

@@ -251,6 +251,16 @@ def test_a_folder_that_cannot_be_written(locked: Path) -> None:
     assert caught.value.filename == str(locked / "new" / "run")
 
 
+def test_folders_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("gone")
+    for name, words in (("file/run", "Not a directory"), ("link", "leads nowhere"), ("link/run", "nowhere")):
+        with pytest.raises(OSError, match=words):
+            outputs.check_folder(tmp_path / name)
+    outputs.check_folder(tmp_path / "new" / "run")
+    assert names(tmp_path) == ["file", "link"]
+
+
 def test_a_file_in_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written over, once all that is to be written is known."""
     file = tmp_path / "a.json"
@@ -382,3 +392,11 @@ def test_a_result_goes_down_a_pipe(tmp_path: Path) -> None:
     reader.join(20)
     assert done.returncode == 0, done.stderr
     assert json.loads(read[0])["net"] == "lenet" and names(tmp_path) == ["pipe"]
+
+
+def test_a_result_that_cannot_be_written_is_printed(small_run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("L", (28, 28), 200).save(picture)
+    done = run("predict", "--run", small_run, picture, "--device", "cpu:0", "--json", "/dev/full")
+    assert done.returncode == 1 and "error: /dev/full: No space left on device" in done.stderr
+    assert "probability" in done.stdout and str(picture) in done.stdout

@@ -189,7 +189,8 @@ def test_a_damaged_record_is_not_believed(
     root = tmp_path / "shards"
     unfinished(folder, root)
     litter = [root / ".train-00003.bin.partial", root / JOURNAL / ".other.json.partial"]
-    for file in litter:
+    mine = root / ".cat.jpg.partial"  # of another program
+    for file in (*litter, mine):
         file.write_bytes(b"x")
     record = root / JOURNAL / "train-00000.bin.json"
     content = record.read_bytes()
@@ -202,6 +203,8 @@ def test_a_damaged_record_is_not_believed(
     else:
         os.truncate(root / "train-00000.bin", 100)
     prepare(folder, root, SHARD_BYTES, size=20)
+    assert mine.read_bytes() == b"x"
+    mine.unlink()
     assert digests(root) == expected and not any(file.exists() for file in litter)
 
 

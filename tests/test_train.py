@@ -1388,10 +1388,11 @@ def test_a_log_that_cannot_be_written(
 ) -> None:
     out, rewind = tmp_path / "run", Run.rewind_log
 
-    def full(run: Run, *arguments: Any) -> None:
-        rewind(run, *arguments)
+    def full(run: Run, *arguments: Any) -> int:
+        dropped = rewind(run, *arguments)
         run._log.close()
         run._log = Path("/dev/full").open("a")  # noqa: SIM115
+        return dropped
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "rewind_log", full)

@@ -9,12 +9,11 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cconvnet import machine, nets
+from cconvnet import machine, memory, nets
 from cconvnet.backends import Device, check_precision, get_device
 from cconvnet.bench.timing import calls_for, summary, wall_seconds
 from cconvnet.bench.training import Training
@@ -75,13 +74,8 @@ class Points:
 
 def available_bytes(device: Device) -> int | None:
     """The memory that is free for a network on this device; None where the system does not tell."""
-    if device.kind == "cuda":
-        with device:
-            return int(device.xp.cuda.runtime.memGetInfo()[0])
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    return None
+    found = memory.of_device(device)
+    return None if found is None else found.fast
 
 
 # ---- the measurement -------------------------------------------------------------------------------------

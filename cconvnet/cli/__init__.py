@@ -206,10 +206,10 @@ def predict(
             [str(path) if place == 0 else "", trained.classes[i], f"{100 * result[i]:.2f}%"]
             for place, i in enumerate(order)
         ]
-    if to_json:
-        write_json(to_json, found)
     if to_json != "-" and rows:
         print_table("", ["picture", "class", "probability"], rows, {"probability"})
+    if to_json:
+        write_json(to_json, found)
     if unread:
         raise typer.Exit(2 if unread == len(pictures) else 1)
 
@@ -301,7 +301,8 @@ def describe(
     to_json: Json = None,
 ) -> None:
     """Show a network's layers, shapes, parameters, devices, and the copies between them."""
-    from cconvnet.bench.networks import build_network
+    from cconvnet.bench.networks import build_spec
+    from cconvnet.footprint import Plan
     from cconvnet.formats.netfiles import build_sized, chosen
     from cconvnet.nets.specs import compare as differences
     from cconvnet.network import table
@@ -317,7 +318,14 @@ def describe(
         return
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     notes = build_sized(wanted, size)[1]
-    network = build_network(wanted, device_names(device), batch, precision, size, parsed_places(place))
+    spec, count = build_spec(wanted, batch, precision, size, parsed_places(place))
+    network = Plan(
+        spec,
+        batch=count,
+        devices=device_names(device),
+        precision="fp32" if precision is None else precision,
+        needs=None,
+    )
     description = network.describe()
     if to_json:
         write_json(to_json, description)
@@ -375,11 +383,11 @@ def gradcheck(
     spec, _ = build_sized(wanted, size if isinstance(wanted, NetFiles) else None)
     small = checking.small_spec(spec, width, None if isinstance(wanted, NetFiles) else size)
     report = checking.gradcheck(small, device_names(device), batch, seed)
-    if to_json:
-        write_json(to_json, report.to_dict())
     if to_json != "-":
         columns, rows = report.table()
         print_table(f"relative errors of {report.net}, batch {batch}", columns, rows, set(columns[1:]))
+    if to_json:
+        write_json(to_json, report.to_dict())
     if not report.ok:
         worst = report.failures[0]
         print(

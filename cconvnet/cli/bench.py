@@ -219,15 +219,15 @@ def bench_step(
             f"{result['net']}, batch {result['batch']}, {result['precision']}, {result['device']} "
             f"({result['device_reason']})"
         )
-    if to_json:
-        write_json(to_json, result)
-    if plot:
-        pictures.step_bars(result, plot)
     if to_json != "-":
         columns, rows = bench.table(result)
         print_table("", columns, rows, set(columns) - {"side", "form"})
         for line in bench.verdict(result):
             print(line)
+    if to_json:
+        write_json(to_json, result)
+    if plot:
+        pictures.step_bars(result, plot)
 
 
 @app.command(
@@ -287,13 +287,13 @@ def bench_roofline(
             found=lambda result: _keep(to_json, result),
         )
         report.end()
-    if to_json:
-        write_json(to_json, result)
     if to_json != "-":
         print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {_where(result)}")
         header, rows = roofline.table(result)
         print_table("", header, rows, set(header) - {"layer", "device", "pass", "operation", "kernel"})
         print(*roofline.verdict(result), sep="\n")
+    if to_json:
+        write_json(to_json, result)
     if plot or stack:
         from cconvnet.bench import pictures
 
@@ -358,8 +358,6 @@ def bench_scaling(
             seconds=seconds,
             measured=measured,
         )
-    if to_json:
-        write_json(to_json, result)
     if to_json != "-":
         print(f"{result['net']}, {result['precision']}, {_where(result)}")
         for series in ("batch", "size"):
@@ -367,6 +365,8 @@ def bench_scaling(
             print_table("", header, rows, set(header))
             for line in scaling.verdict(result, series):
                 print(line)
+    if to_json:
+        write_json(to_json, result)
     if plot:
         from cconvnet.bench import pictures
 
@@ -413,11 +413,11 @@ def bench_checkpoint(
             stepped=lambda done: report.step(done, "steps and checkpoints"),
         )
         report.end()
-    if to_json:
-        write_json(to_json, result)
     if to_json != "-":
         print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {_where(result)}")
         print(*bench.lines(result), sep="\n")
+    if to_json:
+        write_json(to_json, result)
 
 
 @app.command(
@@ -466,17 +466,17 @@ def bench_data(
             measured=report.counted("turns"),
         )
         report.end()
+    if to_json != "-":
+        print(bench.headline(result))
+        columns, rows = bench.table(result)
+        print_table("", columns, rows, set(columns) - {"stage", "what"})
+        print(*bench.verdict(result), sep="\n")
     if to_json:
         write_json(to_json, result)
     if plot:
         from cconvnet.bench import pictures
 
         pictures.data_bars(result, plot)
-    if to_json != "-":
-        print(bench.headline(result))
-        columns, rows = bench.table(result)
-        print_table("", columns, rows, set(columns) - {"stage", "what"})
-        print(*bench.verdict(result), sep="\n")
 
 
 def _check_pictures(*pictures: Path | None) -> None:

@@ -69,12 +69,12 @@ def compare(
     from cconvnet.runs import comparison
 
     found = comparison.compare([folders.folder_of(path) for path in paths])
-    if to_json:
-        write_json(to_json, found)
     if to_json != "-":
         for title, columns, rows in comparison.tables(found):
             print_table(title, columns, rows, set() if title == "networks" else set(columns[1:]))
         print(comparison.verdict(found))
+    if to_json:
+        write_json(to_json, found)
 
 
 def report(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cconvnet.checks import whole
 from cconvnet.data.images import Pixels
 from cconvnet.data.splits import Indices, Labels, Progress, Split
 from cconvnet.data.workers import Broken
@@ -76,8 +77,7 @@ class Loader:
     ) -> None:
         height, width, _ = split.image_shape
         crop = (height, width) if crop is None else crop
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, not {batch}")
+        whole("batch", batch, 1)
         if drop_last and batch > len(split):
             raise ValueError(
                 f"batch is {batch}, more than the {len(split)} {split.name} images: not one batch is full"
@@ -86,10 +86,9 @@ class Loader:
             raise ValueError(
                 f"crop is {crop[0]}x{crop[1]}; it must be from 1x1 to the images' {height}x{width}"
             )
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be from 0 to 2^64 - 1, not {seed}")
-        if workers is not None and workers < 0:
-            raise ValueError(f"workers must be at least 0, not {workers}")
+        whole("seed", seed, 0, 2**64 - 1)
+        if workers is not None:
+            whole("workers", workers, 0)
         self.split, self.batch, self.seed = split, batch, seed
         self._room = (height - crop[0], width - crop[1])
         self._random_crop, self._mirror = random_crop, mirror
@@ -114,8 +113,7 @@ class Loader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from `start_step` on, the same at every call. Errors: ValueError."""
-        if not 0 <= epoch < 2**64:
-            raise ValueError(f"epoch must be at least 0, not {epoch}")
+        whole("epoch", epoch, 0, 2**64 - 1)
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step must be from 0 to {self.steps_per_epoch}, not {start_step}")
         return self._batches(epoch, start_step)

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cconvnet import memory
+from cconvnet.checks import whole
 from cconvnet.data import origins
 from cconvnet.data.account import Account
 from cconvnet.data.extents import Extents
@@ -126,12 +128,12 @@ def open_source(
 
     Errors: DataError; ValueError for the other arguments.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"size must be at least 1, not {size}")
+    if size is not None:
+        whole("size", size, 1)
     if decoder not in (None, *DECODERS):
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
-    if workers is not None and workers < 0:
-        raise ValueError(f"workers must be at least 0, not {workers}")
+    if workers is not None:
+        whole("workers", workers, 0)
     origin = origins.find(data, scan)
     size = origin.size if size is None else size
     if origin.train.extents is None:
@@ -181,6 +183,9 @@ def _of_pictures(
     found = {name: stored(name, pictures) for name, pictures in parts.items()}
     splits: dict[str, Split] = {}
     in_all = sum(map(len, parts.values()))
+    free = memory.host()
+    if free is not None:
+        cache_bytes = min(cache_bytes, free.fast // 2)
     in_memory = in_all * math.prod(found["train"].image_shape) <= cache_bytes
     done = 0
     for name, pictures in parts.items():

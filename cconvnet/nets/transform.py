@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterator
 from typing import Any
 
-from cconvnet.checks import real
+from cconvnet.checks import real, whole
 from cconvnet.nets.shapes import Shape, fan_in, plain_init, shapes
 from cconvnet.nets.specs import (
     BlurSpec,
@@ -185,7 +185,7 @@ def scaled(
     crop = [spec.input.height * height // spec.stored[0], spec.input.width * side // spec.stored[1]]
     if min(crop) < 1:
         raise ValueError(f"image must leave something to crop, not {height}x{side}")
-    classes = classes or spec.classes
+    classes = spec.classes if classes is None else whole("classes", classes, 1)
     unit = _unit(spec)
     last = _before_cost(spec)
 
