@@ -11,6 +11,7 @@ import numpy as np
 
 from cconvnet import data, nets, runs
 from cconvnet.checkpoint import Checkpoint, Tensors, check_tensors
+from cconvnet.data import origins
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.origins.origin import composed
 from cconvnet.nets.specs import NetSpec, nearest
@@ -321,7 +322,7 @@ def evaluate_runs(
         files.append(file)
         known.append(checkpoint.settings.get("pictures", {}))
     # The training pictures, of which there are most, are not looked at: none is decoded before it is read.
-    source = data.open_source(where or settings["data"], settings["size"], cache_bytes=0)
+    source = data.open_source(where or origins.stored(settings["data"]), settings["size"], cache_bytes=0)
     for line in source.account.lines() if source.account is not None else []:
         say(f"data: {line}")
     for file, began in zip(files, known, strict=True):

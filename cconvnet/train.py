@@ -15,6 +15,7 @@ import numpy as np
 from cconvnet import data, machine, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
 from cconvnet.checkpoint import Checkpoint, check_tensors
+from cconvnet.data import origins
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.origins.origin import composed
 from cconvnet.evaluate import network_tensors
@@ -151,7 +152,9 @@ def _started(
 
 def _from_anywhere(where: str | None) -> str | None:
     """The name of the data by which the run can be resumed from any folder."""
-    return where if where is None or where == "digits" else str(Path(where).absolute())
+    if where is None or (where == origins.EMBEDDED and not Path(where).is_dir()):
+        return where
+    return str(Path(where).absolute())
 
 
 def _resumed(options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
@@ -253,7 +256,7 @@ def _refuse_other_net(
 def _open_data(where: str | None, size: int | None, options: Options, reporter: Reporter) -> data.Source:
     """The source, with progress while its pictures are decoded, and what there is to say about it."""
     source = data.open_source(
-        where,
+        origins.stored(where),
         size,
         workers=options.workers,
         progress=reporter.counted("reading pictures"),

@@ -146,7 +146,7 @@ def prepare(
             report.say(f"{skipped:,} pictures were left out; {dst / 'skipped.jsonl'} says which and why")
 
 
-def _find(data: str, report: Reporter) -> Origin:
+def _find(data: str | None, report: Reporter) -> Origin:
     """What `data` holds; of a million pictures, looking takes its time."""
     from cconvnet.data import origins
 
@@ -160,8 +160,9 @@ def _find(data: str, report: Reporter) -> Origin:
 )
 def inspect(
     data: Annotated[
-        str, typer.Argument(help="A folder of data of any kind, or 'digits'.", metavar="DATA")
-    ] = "digits",
+        str | None,
+        typer.Argument(help="A folder of data of any kind; if not given, the digits.", metavar="DATA"),
+    ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(help="Draw random pictures of each class into this file, .png or .jpg.", metavar="FILE"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cconvnet import data
+from cconvnet.data import origins
 from cconvnet.evaluate import Trained, check_source, read_picture, views_of
 from cconvnet.nets.specs import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec, nearest
 from cconvnet.network import Network
@@ -89,7 +90,7 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
         DataError: it cannot be read. ValueError: it does not fit the network.
     """
     settings = trained.checkpoint.settings
-    source = data.open_source(where or settings["data"], settings["size"], cache_bytes=0)
+    source = data.open_source(where or origins.stored(settings["data"]), settings["size"], cache_bytes=0)
     check_source(trained, source)
     return source
 
