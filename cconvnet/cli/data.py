@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cconvnet.data.origins import Origin
     from cconvnet.reporter import Reporter
 
+SHOWN_LEFT_OUT = 5  # names of pictures
+
 app = typer.Typer(help="Get, prepare, look at and check data.")
 
 
@@ -144,6 +146,8 @@ def prepare(
         skipped = sum(dataset.skipped.values())
         if skipped:
             report.say(f"{skipped:,} pictures were left out; {dst / 'skipped.jsonl'} says which and why")
+            for one in dataset.left_out()[:SHOWN_LEFT_OUT]:
+                report.say(f"  {one['split']}: {one['name']}: {one['reason']}")
 
 
 def _find(data: str | None, report: Reporter) -> Origin:
