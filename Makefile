@@ -9,6 +9,9 @@ DATA ?=
 DEVICE ?=
 ARGS ?=
 
+# A text as one word of the shell, whatever is in it.
+quoted = '$(subst ','\'',$(1))'
+
 # Which modules are built: CCONVNET_CUDA=auto (when nvcc is found), on (fail without it) or off;
 # CCONVNET_CPU=on, or off to leave the CPU device to NumPy. CCONVNET_ARCHS="80 90a 120 ptx" names the GPU
 # architectures; the default is the present GPU's, else that list.
@@ -48,10 +51,18 @@ help:  ## list the targets
 BASE_PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
                 $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 define PREREQUISITES
+case "$$PWD" in *[$$]*) echo "The checkout's path may hold no dollar sign, which setuptools takes for a variable: $$PWD"; exit 1;; esac; \
 test -n "$(BASE_PYTHON)" || { echo "cconvnet needs Python 3.11 or newer: apt-get install python3 python3-venv python3-dev (or your system's like)"; exit 1; }; \
 $(BASE_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }; \
 $(BASE_PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "Python's headers are missing: apt-get install python3-dev"; exit 1; }; \
-command -v $(CXX) >/dev/null || { echo "A C++17 compiler is missing ($(CXX)): apt-get install g++"; exit 1; }
+missing=$$($(COMPILER_MISSING)); test -z "$$missing" || { echo "$$missing"; exit 1; }
+endef
+
+# Prints what of a compiler is missing; `pip install` asks it through `make modules`.
+define COMPILER_MISSING
+if ! command -v $(firstword $(CXX)) >/dev/null; then echo "A C++17 compiler is missing ($(CXX)): apt-get install g++"; \
+elif test "$(CCONVNET_CPU)" != off && ! echo "#include <omp.h>" | $(CXX) $(CXXFLAGS) -fopenmp -fsyntax-only -x c++ -; then \
+  echo "OpenMP is missing ($(CXX) finds no omp.h): apt-get install libomp-dev for clang, or build with g++"; fi
 endef
 
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
@@ -76,13 +87,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 train: venv  ## train NET (lenet) on DATA (the embedded digits) on DEVICE (a GPU if there is one)
-	@$(VENV)/bin/cconvnet train --net $(NET) $(if $(DATA),--data "$(DATA)") $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+	@$(VENV)/bin/cconvnet train --net $(NET) $(if $(DATA),--data $(call quoted,$(DATA))) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
 test: venv $(VENV)/.installed-dev  ## run the tests
 	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 check-long: venv $(VENV)/.installed-dev  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
-	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' $(ARGS)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' --override-ini faulthandler_timeout=10800 $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy and clang-format, changing nothing
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
@@ -106,19 +117,19 @@ REPORT_NEEDS := $(VENV)/.installed-$(if $(filter cuda%,$(REPORT_DEVICE)),bench,d
 RESULTS_NEEDS := $(VENV)/.installed
 MACHINE_CODE_NEEDS := venv $(VENV)/.installed-dev
 endif
-GPU_REPORT = $(PYTHON) benchmarks/gpu_report.py --device $(REPORT_DEVICE)
+GPU_REPORT = $(call quoted,$(PYTHON)) benchmarks/gpu_report.py --device $(REPORT_DEVICE)
 
 gpu-report: $(REPORT_NEEDS)  ## build, test and measure on a GPU in 8 minutes, into the folder REPORT
-	@$(GPU_REPORT) "$(REPORT)" --parts "$(PARTS)" --skip "$(SKIP)" --minutes $(MINUTES) $(if $(DATA),--data "$(DATA)") $(ARGS)
+	@$(GPU_REPORT) $(call quoted,$(REPORT)) --parts "$(PARTS)" --skip "$(SKIP)" --minutes $(MINUTES) $(if $(DATA),--data $(call quoted,$(DATA))) $(ARGS)
 
 sanitize: $(REPORT_NEEDS)  ## run compute-sanitizer's four tools over every kernel (DEVICE=emulator:0: the compiler's)
 	@$(GPU_REPORT) build/sanitize-report --parts "build sanitize" --minutes 60
 
 machine-code: $(MACHINE_CODE_NEEDS)  ## registers, occupancy and instructions of each CUDA kernel; needs no GPU
-	@$(PYTHON) benchmarks/machine_code.py --arch $(ARCH) $(ARGS)
+	@$(call quoted,$(PYTHON)) benchmarks/machine_code.py --arch $(ARCH) $(ARGS)
 
 results: $(RESULTS_NEEDS)  ## write the README's tables and pictures from benchmarks/results
-	@$(PYTHON) benchmarks/results.py $(ARGS)
+	@$(call quoted,$(PYTHON)) benchmarks/results.py $(ARGS)
 
 clean:  ## remove what was built (.venv and runs stay)
 	@rm -rf build dist *.egg-info cconvnet/*.so
@@ -128,7 +139,17 @@ clean:  ## remove what was built (.venv and runs stay)
 
 ifneq ($(filter modules,$(MAKECMDGOALS)),)
 
-$(foreach line,$(shell $(PYTHON) kernels/settings.py | sed 's/ /@/g'),$(eval $(subst @, ,$(line))))
+ifneq ($(word 2,$(OUT)),)
+$(error OUT may hold no spaces: $(OUT))
+endif
+missing := $(shell $(COMPILER_MISSING))
+ifneq ($(missing),)
+$(error $(missing))
+endif
+
+# Lines come back from the shell as words, so a character that no path has stands for their spaces meanwhile.
+mark := $(shell printf '\001')
+$(foreach line,$(shell $(call quoted,$(PYTHON)) kernels/settings.py | tr ' ' '\001'),$(eval $(subst $(mark), ,$(line))))
 ifeq ($(EXT),)
 $(error $(PYTHON) cannot tell how to build: run `make venv`)
 endif
@@ -154,7 +175,7 @@ ifneq ($(SANITIZE),)
 # which is given pictures of strangers.
 else ifeq ($(CCONVNET_CPU),off)
 $(info cconvnet: no CPU module (CCONVNET_CPU=off); the CPU device will run on NumPy)
-else ifeq ($(ONEDNN),)
+else ifeq ($(ONEDNN_INCLUDES),)
 $(info cconvnet: no CPU module (oneDNN has no package here); the CPU device will run on NumPy)
 else
 MODULES += _cpu
@@ -175,7 +196,7 @@ modules: $(MODULES:%=$(OUT)/%$(EXT))  ## compile the modules alone, for PYTHON i
 
 # A stamp that changes when the flags do, so that objects of another set of flags are never linked.
 define flags_stamp
-$(shell mkdir -p $(BUILD)/$(1); [ "$$(cat $(BUILD)/$(1)/flags 2>/dev/null)" = '$(strip $(2))' ] || echo '$(strip $(2))' > $(BUILD)/$(1)/flags)
+$(shell mkdir -p $(BUILD)/$(1))$(if $(subst /$(strip $(2))/,,/$(file <$(BUILD)/$(1)/flags)/),$(file >$(BUILD)/$(1)/flags,$(strip $(2))))
 endef
 $(call flags_stamp,problem,$(CXX_ALL))
 $(call flags_stamp,pixels,$(CXX_ALL) $(PIXELS_FLAGS))
@@ -195,9 +216,10 @@ $(BUILD)/emulator/%.o: kernels/%.cu $(BUILD)/emulator/flags
 # Square roots and comparisons only become vector code where nobody asks for errno or for floating-point traps.
 $(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
 	@echo "  c++   $<"
-	@$(CXX_ALL) -O3 -fopenmp -fno-math-errno -fno-trapping-math -isystem $(ONEDNN)/include -c $< -o $@
+	@$(CXX_ALL) -O3 -fopenmp -fno-math-errno -fno-trapping-math $(ONEDNN_INCLUDES) -c $< -o $@
 
-# nvcc's resource report is kept beside the object; registers spilled to memory fail the build.
+# nvcc's resource report is kept beside the object. Registers spilled to memory fail the build, and so does advice
+# of ptxas that it made the code slower than written (C75xx: serialized wgmma, ignored setmaxnreg).
 $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
 	@echo "  nvcc  $<"
 	@$(NVCC) -std=c++17 -O3 -lineinfo $(GENCODE) -Ikernels -MMD -MP -MF $(@:.o=.d) -Xcompiler -fPIC,-fvisibility=hidden \
@@ -206,6 +228,8 @@ $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
 	@grep -vE '^ptxas info|^ *[0-9]+ bytes stack frame' $(@:.o=.ptxas) >&2 || true
 	@! grep -E '[1-9][0-9]* bytes (stack frame|spill)' $(@:.o=.ptxas) || \
 	    { rm -f $@; echo "$<: a kernel spills registers or uses local memory; see $(@:.o=.ptxas)" >&2; exit 1; }
+	@! grep -E '\(C75[0-9]+\)' $(@:.o=.ptxas) >&2 || \
+	    { rm -f $@; echo "$<: ptxas made a kernel slower than written; see $(@:.o=.ptxas)" >&2; exit 1; }
 
 $(BUILD)/emulator/module.o: bindings/module.cpp $(BUILD)/emulator/flags
 	@echo "  c++   $< (emulator)"
@@ -229,7 +253,7 @@ $(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS)
 
 # cconvnet/backends.py loads the oneDNN of the Python environment before the module.
 $(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS)
-	@mkdir -p $(OUT); $(CXX) -shared -fopenmp $^ -L$(ONEDNN)/lib -ldnnl -o $@
+	@mkdir -p $(OUT); $(CXX) -shared -fopenmp $^ $(ONEDNN_LIBRARIES) -o $@
 
 $(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(CUDA_OBJECTS)
 	@mkdir -p $(OUT); $(NVCC) -shared -cudart static $^ -o $@

@@ -23,9 +23,9 @@ class MakeModules(build_ext):
         command = ["make", f"-j{jobs.stdout.strip()}", "modules"]
         # pip runs this in a process of its own; a make around it must not pass its job server down.
         environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
-        result = subprocess.run(
-            [*command, f"PYTHON={sys.executable}", f"OUT={self.folder}"], env=environment, check=False
-        )
+        # The name of a file that make makes may hold no spaces, and a folder above this one may.
+        names = [f"PYTHON={sys.executable}", f"OUT={os.path.relpath(self.folder)}"]
+        result = subprocess.run([*command, *names], env=environment, check=False)
         if result.returncode != 0:
             sys.exit(f"building the compiled modules failed: {' '.join(command)}")
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <optional>
 #include <utility>
+#include <variant>
 
 #include "problem.h"
 #include "repr.h"
@@ -17,6 +18,21 @@ using namespace cconvnet;
 namespace {
 
 using Pair = std::array<int, 2>;
+// (vertical, horizontal), each for both ends or (before, after).
+using PaddingPair = std::array<std::variant<int, Pair>, 2>;
+
+Padding padding_of(const std::variant<int, Pair>& given) {
+  if (const int* both = std::get_if<int>(&given)) return *both;
+  const auto& [before, after] = std::get<Pair>(given);
+  return {before, after};
+}
+
+// (p, q) of `outputs`, or zeros where there are none.
+Pair counts_of(const std::optional<Pair>& outputs) {
+  if (!outputs) return {0, 0};
+  for (int count : *outputs) detail::at_least("outputs", count, 1);
+  return *outputs;
+}
 
 // One name per enumerator, for reading arguments and for repr.
 template <class Enum>
@@ -65,11 +81,18 @@ std::string repr(const NeuronProblem& o) {
 }
 
 std::string repr(const PoolProblem& o) {
-  return Repr("PoolProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("window",
-                                                                     std::make_pair(o.window_h, o.window_w))(
-             "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
-             "outputs", std::make_pair(o.p, o.q))
-      .done();
+  const auto pair = [](int first, int second) { return std::make_pair(first, second); };
+  Repr text("PoolProblem");
+  text("n", o.n)("h", o.h)("w", o.w)("c", o.c)("window", pair(o.window_h, o.window_w))(
+      "stride", pair(o.stride_h, o.stride_w));
+  if (o.pad_h != o.pad_bottom || o.pad_w != o.pad_right) {
+    text("padding", std::make_pair(pair(o.pad_h, o.pad_bottom), pair(o.pad_w, o.pad_right)));
+  } else {
+    text("padding", pair(o.pad_h, o.pad_w));
+  }
+  text("outputs", pair(o.p, o.q));
+  if (o.count_padding) text("count_padding", true);
+  return text.done();
 }
 
 std::string repr(const LrnProblem& o) {
@@ -129,14 +152,18 @@ py::class_<Problem> problem(py::module_& m, const char* name, const char* doc) {
 template <class Problem, class Make>
 py::class_<Problem> windows_problem(py::module_& m, const char* name, const char* doc, const Make& make) {
   return problem<Problem>(m, name, doc)
-      .def(py::init([make](int n, int h, int w, int c, int k, int r, int s, Pair stride, Pair padding,
-                           int groups, const std::string& rounding, const std::string& precision) {
-             return make(ConvProblem::make(n, h, w, c, k, r, s, stride[0], stride[1], padding[0], padding[1],
-                                           groups, from_name(kRoundings, "rounding", rounding),
-                                           from_name(kPrecisions, "precision", precision)));
+      .def(py::init([make](int n, int h, int w, int c, int k, int r, int s, Pair stride, PaddingPair padding,
+                           int groups, const std::string& rounding, const std::string& precision,
+                           std::optional<Pair> outputs, Pair dilation) {
+             const auto [p, q] = counts_of(outputs);
+             return make(ConvProblem::make(
+                 n, h, w, c, k, r, s, stride[0], stride[1], padding_of(padding[0]), padding_of(padding[1]),
+                 groups, from_name(kRoundings, "rounding", rounding),
+                 from_name(kPrecisions, "precision", precision), dilation[0], dilation[1], p, q));
            }),
            "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
-           "groups"_a = 1, "rounding"_a = "floor", "precision"_a = "fp32")
+           "groups"_a = 1, "rounding"_a = "floor", "precision"_a = "fp32", "outputs"_a = py::none(),
+           "dilation"_a = Pair{1, 1})
       .def_readonly("n", &Problem::n)
       .def_readonly("h", &Problem::h)
       .def_readonly("w", &Problem::w)
@@ -151,6 +178,8 @@ py::class_<Problem> windows_problem(py::module_& m, const char* name, const char
       .def_readonly("pad_h", &Problem::pad_h)
       .def_readonly("pad_w", &Problem::pad_w)
       .def_readonly("groups", &Problem::groups)
+      .def_readonly("dilation_h", &Problem::dilation_h)
+      .def_readonly("dilation_w", &Problem::dilation_w)
       .def_property_readonly("precision", [](const Problem& o) { return precision_name(o.precision); })
       .def_property_readonly("x_shape", [](const Problem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
       .def_property_readonly("y_shape", [](const Problem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
@@ -164,7 +193,10 @@ PYBIND11_MODULE(_problem, m) {
 
   windows_problem<ConvProblem>(
       m, "ConvProblem",
-      "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride and padding are (vertical, horizontal).",
+      "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride, padding and dilation are (vertical, horizontal), "
+      "padding perhaps with a pair (before, after) for an axis. outputs (p, q) takes the place of rounding "
+      "and "
+      "of the padding behind the image.",
       [](const ConvProblem& windows) { return windows; })
       .def_property_readonly(
           "w_shape", [](const ConvProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c_per_group()); });
@@ -208,20 +240,20 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("a", &NeuronProblem::a)
       .def_readonly("b", &NeuronProblem::b);
 
-  problem<PoolProblem>(m, "PoolProblem",
-                       "x[n,h,w,c], y[n,p,q,c]; pairs are (vertical, horizontal). outputs (p, q) takes the "
-                       "place of rounding.")
-      .def(py::init([](int n, int h, int w, int c, Pair window, Pair stride, Pair padding,
-                       const std::string& rounding, std::optional<Pair> outputs) {
-             if (outputs) {
-               for (int count : *outputs) detail::at_least("outputs", count, 1);
-             }
-             const auto [p, q] = outputs.value_or(Pair{0, 0});
-             return PoolProblem::make(n, h, w, c, window[0], window[1], stride[0], stride[1], padding[0],
-                                      padding[1], from_name(kRoundings, "rounding", rounding), p, q);
+  problem<PoolProblem>(
+      m, "PoolProblem",
+      "x[n,h,w,c], y[n,p,q,c]; pairs are (vertical, horizontal), padding perhaps with a pair "
+      "(before, after) for an axis. outputs (p, q) takes the place of rounding.")
+      .def(py::init([](int n, int h, int w, int c, Pair window, Pair stride, PaddingPair padding,
+                       const std::string& rounding, std::optional<Pair> outputs, bool count_padding) {
+             const auto [p, q] = counts_of(outputs);
+             return PoolProblem::make(n, h, w, c, window[0], window[1], stride[0], stride[1],
+                                      padding_of(padding[0]), padding_of(padding[1]),
+                                      from_name(kRoundings, "rounding", rounding), p, q, count_padding);
            }),
            "n"_a, "h"_a, "w"_a, "c"_a, "window"_a = Pair{3, 3}, "stride"_a = Pair{2, 2},
-           "padding"_a = Pair{0, 0}, "rounding"_a = "floor", "outputs"_a = py::none())
+           "padding"_a = Pair{0, 0}, "rounding"_a = "floor", "outputs"_a = py::none(),
+           "count_padding"_a = false)
       .def_readonly("n", &PoolProblem::n)
       .def_readonly("h", &PoolProblem::h)
       .def_readonly("w", &PoolProblem::w)
@@ -234,6 +266,9 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("stride_w", &PoolProblem::stride_w)
       .def_readonly("pad_h", &PoolProblem::pad_h)
       .def_readonly("pad_w", &PoolProblem::pad_w)
+      .def_readonly("pad_bottom", &PoolProblem::pad_bottom)
+      .def_readonly("pad_right", &PoolProblem::pad_right)
+      .def_readonly("count_padding", &PoolProblem::count_padding)
       .def_property_readonly("x_shape",
                              [](const PoolProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
       .def_property_readonly("y_shape",

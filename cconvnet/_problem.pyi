@@ -1,4 +1,5 @@
 _Pair = tuple[int, int]
+_Padding = tuple[int | _Pair, int | _Pair]
 
 class _WindowsProblem:
     def __init__(
@@ -11,10 +12,12 @@ class _WindowsProblem:
         r: int,
         s: int,
         stride: _Pair = ...,
-        padding: _Pair = ...,
+        padding: _Padding = ...,
         groups: int = ...,
         rounding: str = ...,
         precision: str = ...,
+        outputs: _Pair | None = ...,
+        dilation: _Pair = ...,
     ) -> None: ...
     n: int
     h: int
@@ -30,6 +33,8 @@ class _WindowsProblem:
     pad_h: int
     pad_w: int
     groups: int
+    dilation_h: int
+    dilation_w: int
     precision: str
     x_shape: tuple[int, int, int, int]
     y_shape: tuple[int, int, int, int]
@@ -74,9 +79,10 @@ class PoolProblem:
         c: int,
         window: _Pair = ...,
         stride: _Pair = ...,
-        padding: _Pair = ...,
+        padding: _Padding = ...,
         rounding: str = ...,
         outputs: _Pair | None = ...,
+        count_padding: bool = ...,
     ) -> None: ...
     n: int
     h: int
@@ -90,6 +96,9 @@ class PoolProblem:
     stride_w: int
     pad_h: int
     pad_w: int
+    pad_bottom: int
+    pad_right: int
+    count_padding: bool
     x_shape: tuple[int, int, int, int]
     y_shape: tuple[int, int, int, int]
 

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet import data, ops
+from cconvnet.checks import MOST_SEED, whole
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import gather
 from cconvnet.nets.specs import NetSpec
+from cconvnet.outputs import save_picture
 
 _GAP = 4
 _BACKGROUND = 128  # grey: photographs often end in white
@@ -70,6 +72,16 @@ def contact_sheet(rows: list[list[Pixels]]) -> Pixels:
     return sheet
 
 
+def _good(split: data.Split, number: int) -> Pixels:
+    """Image `number` of a split, or the next one that is not broken."""
+    while True:  # ends: a split is never broken as a whole
+        images, _ = split.read([number])
+        if len(images):
+            image: Pixels = images[0]
+            return image
+        number = (number + 1) % len(split)
+
+
 def write_sheet(
     out: Path,
     source: data.Source,
@@ -83,7 +95,7 @@ def write_sheet(
 ) -> None:
     """Writes a sheet: a row for each of some training images, the stored image first, then one per epoch.
 
-    The images are spread evenly over the split.
+    The images are spread evenly over the split; in a broken one's place is the next good one.
 
     Raises
         ValueError: naming the argument; DataError: the images cannot be read.
@@ -92,8 +104,8 @@ def write_sheet(
     from PIL import Image
 
     for name, value in (("images", images), ("epochs", epochs)):
-        if value < 1:
-            raise ValueError(f"--{name} must be at least 1, not {value}")
+        whole(f"--{name}", value, 1)
+    whole("--seed", seed, 0, MOST_SEED)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     count = len(source.train)
@@ -105,11 +117,13 @@ def write_sheet(
     colors = None
     if recipe.color_noise:
         colors = gather(source, mean=False, colors=True, workers=workers, say=say).colors
-    stored, _ = source.train.read(np.arange(images) * count // images)
+    stored = np.stack(
+        [_good(source.train, number) for number in (np.arange(images) * count // images).tolist()]
+    )
     seen = augmented(stored, spec, epochs, seed, colors)
     rows = [[image, *(shown[index] for shown in seen)] for index, image in enumerate(stored)]
     sheet = contact_sheet(rows)
-    Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet).save(out)
+    save_picture(Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet), out)
     size = f"{spec.input.height}x{spec.input.width} of {spec.stored[0]}x{spec.stored[1]}"
     noise = f"colour noise {recipe.color_noise:g}" if recipe.color_noise else "no colour noise"
     say(

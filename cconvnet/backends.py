@@ -16,12 +16,13 @@ import importlib.metadata
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from cconvnet.checks import is_number
 from cconvnet.errors import CudaError, DeviceUnavailable
 
 __all__ = ["CudaError", "Device", "DeviceUnavailable", "get_device", "present_devices"]
@@ -107,7 +108,11 @@ class Device:
         self.kind = kind
         self.index = index
         self.name = f"{kind}:{index}"
-        self.module, self.reason = _module(kind)
+        self.module, self.reason = self._loaded()
+
+    def _loaded(self) -> tuple[Any, str]:
+        """The module and what it is; see _module()."""
+        return _module(self.kind)
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"
@@ -117,6 +122,20 @@ class Device:
 
     def __exit__(self, *exception: object) -> None:
         pass
+
+    # Off the GPU there is one memory and no stream, so there is nothing to select or to order.
+
+    def selected(self) -> contextlib.AbstractContextManager[Any]:
+        """Makes this device the one that arrays are allocated on, in the caller's own stream."""
+        return contextlib.nullcontext()
+
+    def capturing(self) -> bool:
+        """Whether work that the caller gives is captured instead of done."""
+        return False
+
+    def ordered(self) -> contextlib.AbstractContextManager[Any]:
+        """Work given inside runs behind the caller's earlier work and before the caller's later work."""
+        return contextlib.nullcontext()
 
     def serves(self, precision: str) -> bool:
         """Whether this device's products can be of a precision, one of PRECISIONS."""
@@ -144,19 +163,19 @@ class Device:
 
     def empty(self, shape: Sequence[int] | int, dtype: Any = np.float32) -> Any:
         """An uninitialised C-contiguous array on this device."""
-        with self:
+        with self.ordered(), self:
             return self.xp.empty(shape, self._dtype(dtype))
 
     def zeros(self, shape: Sequence[int] | int, dtype: Any = np.float32) -> Any:
         """A C-contiguous array of zeros on this device."""
-        with self:
+        with self.ordered(), self:
             return self.xp.zeros(shape, self._dtype(dtype))
 
     def array(self, host: Any) -> Any:
         """A copy of a host array on this device, C-contiguous, of the same type (float64 becomes float32)."""
         source = np.asarray(host)
         dtype = np.float32 if source.dtype == np.float64 else source.dtype
-        with self:
+        with self.ordered(), self:
             return self.xp.array(source, dtype=self._dtype(dtype), order="C")
 
     def host(self, array: Any) -> np.ndarray[Any, Any]:
@@ -287,7 +306,16 @@ class _Pinned(np.ndarray[Any, Any]):
 
 
 class CudaDevice(Device):
-    """A logical GPU: an ordinal and a stream of its own."""
+    """A logical GPU: an ordinal and a stream of its own.
+
+    Callers have a stream too, CuPy's current one. Methods that take or return arrays, and all of
+    ``cconvnet.ops``, order the two with events: see :meth:`ordered`. Inside ``with device:`` the device's
+    stream is the current one, and nothing needs an order. Feeds, transfers and captured work are ordered by
+    marks alone.
+
+    An array of a device returns to the pool of the device's stream. Whoever gave work on it to another stream
+    makes any call outside ``with device:`` before dropping it, or waits.
+    """
 
     def __init__(self, index: int) -> None:
         cupy = import_cupy()
@@ -320,13 +348,64 @@ class CudaDevice(Device):
         self._stream.__exit__(*exception)
         self._entered.pop().__exit__(*exception)
 
+    def selected(self) -> contextlib.AbstractContextManager[Any]:
+        device: contextlib.AbstractContextManager[Any] = self.xp.cuda.Device(self.ordinal)
+        return device
+
+    @contextlib.contextmanager
+    def ordered(self) -> Iterator[None]:
+        """Work given inside to this device's stream runs in order with CuPy's current stream.
+
+        The device's stream waits for the current stream on entry, and the current stream for the device's on
+        exit. Where they are the same stream no event is recorded, so work can be captured. A current stream
+        that is being captured takes the work inside into its graph.
+
+        It also makes memory safe to reuse. CuPy's pool hands a freed array's memory to the next allocation
+        on the stream it was allocated on, while other streams may still use it.
+        """
+        with self.selected():  # events and streams belong to a GPU
+            current = self.xp.cuda.get_current_stream()
+            if current.ptr == self._stream.ptr:
+                yield
+                return
+            self._follow(self._stream, current)
+            try:
+                yield
+            except BaseException:
+                # Part of the work may be running; what stopped it is the error to raise.
+                with contextlib.suppress(self.xp.cuda.runtime.CUDARuntimeError):
+                    self._follow(current, self._stream)
+                raise
+            self._follow(current, self._stream)
+
+    def capturing(self) -> bool:
+        """Whether CuPy's current stream of this GPU is being captured."""
+        with self.selected():
+            current = self.xp.cuda.get_current_stream()
+            return bool(current.ptr and current.is_capturing())  # the default stream cannot be
+
+    def _require_here(self, array: Any) -> None:
+        """Raises ValueError if an array is on another GPU."""
+        if array.device.id != self.ordinal:
+            raise ValueError(
+                f"array is on GPU {array.device.id}, but {self.name} is GPU {self.ordinal}: copy it there"
+            )
+
+    def _follow(self, later: Any, earlier: Any) -> None:
+        """Later work of one stream begins when the present work of another is done."""
+        event = self.xp.cuda.Event(disable_timing=True)
+        event.record(earlier)
+        later.wait_event(event)
+
     def host(self, array: Any) -> np.ndarray[Any, Any]:
-        with self:
+        self._require_here(array)
+        with self.ordered(), self:
             return np.asarray(self.xp.asnumpy(array, stream=self._stream))
 
     def host_later(self, array: Any) -> Callable[[], np.ndarray[Any, Any]]:
+        self._require_here(array)
         target = self._pinned(array.shape, array.dtype)
-        with self:
+        with self.ordered(), self:
             self.xp.asnumpy(array, stream=self._stream, out=target, blocking=False)
         copied = self.mark()
 
@@ -341,8 +420,9 @@ class CudaDevice(Device):
 
     def copy_out(self, pairs: Iterable[tuple[Any, np.ndarray[Any, Any]]]) -> Callable[[], None]:
         # On the stream of all work: the next step finds the copies done, and the host need not wait for them.
-        with self:
+        with self.ordered(), self:
             for source, target in pairs:
+                self._require_here(source)
                 self.xp.asnumpy(source, stream=self._stream, out=target, blocking=False)
         copied = self.mark()
         return lambda: copied.synchronize()
@@ -354,8 +434,9 @@ class CudaDevice(Device):
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def fill(self, array: Any, host: Any) -> None:
+        self._require_here(array)
         staged = self.staged(host, array.shape, array.dtype)
-        with self:
+        with self.ordered(), self:
             array.set(staged, stream=self._stream)
         self.keep(staged, self.mark())
 
@@ -609,7 +690,7 @@ def get_device(name: str | Device | None = None) -> Device:
     if not isinstance(name, str):
         raise TypeError(f"device must be a name such as cpu:0 or a Device, not {name!r}")
     kind, _, index = name.partition(":")
-    if kind not in KINDS or not (index or "0").isdigit():
+    if kind not in KINDS or not is_number(index or "0"):
         raise ValueError(f"device must be cuda:N, cpu:N or emulator:N, not {name!r}")
     return _make(kind, int(index or "0"))
 

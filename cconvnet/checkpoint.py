@@ -17,24 +17,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cconvnet.outputs import replacing, write
+
 Tensors = dict[str, np.ndarray[Any, Any]]
 
 SUFFIX = ".safetensors"
+KEEP = 2  # checkpoints that stay beside the best, if nothing else is asked for
 _FORMAT = "cconvnet checkpoint 1"
 _NO_DIGEST = b"0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_NAME = re.compile(rf"step-([0-9]{{8}}|[1-9][0-9]{{8,}}){re.escape(SUFFIX)}")
+_ASIDE = re.compile(r"set-aside-([0-9]+)")
 _PIECE = 1 << 22  # bytes that are checked, hashed and written at a time, while a core's cache holds them
 
 
@@ -71,67 +75,6 @@ class Checkpoint:
         return int(self.progress["step"])
 
 
-# ---- files that are either old or new ------------------------------------------------------------------
-
-
-def side_file(path: Path) -> Path:
-    """The name under which `path` is written before it is renamed."""
-    return path.with_name(f".{path.name}.partial")
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[int]:
-    """A descriptor for what `path` is to hold: a kill at any instant leaves the old file or the new one.
-
-    Raises
-        OSError: the file could not be written; the old one is unchanged and no side file is left. It names
-            `path`.
-    """
-    side = side_file(path)
-    try:
-        descriptor = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            yield descriptor
-            # Without this, the rename could reach the disk before the data does.
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        side.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        except OSError as error:
-            # So says a file system that cannot sync folders, such as VirtualBox's (Linux, fs/vboxsf/dir.c).
-            if error.errno != errno.EINVAL:
-                raise
-        finally:
-            os.close(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            side.unlink()
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-
-
-def _write(descriptor: int, piece: bytes | memoryview) -> None:
-    rest = memoryview(piece)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Writes `path` as ``replacing`` does. Raises OSError likewise."""
-    with replacing(path) as descriptor:
-        for piece in pieces:
-            _write(descriptor, piece)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_atomically(path, [(json.dumps(value, indent=2) + "\n").encode()])
-
-
 # ---- one checkpoint ------------------------------------------------------------------------------------
 
 
@@ -152,7 +95,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     digest = hashlib.sha256(header)
     try:
         with replacing(path) as descriptor:
-            _write(descriptor, header)
+            write(descriptor, header)
             for name in names:
                 # An array in another order would come back transposed.
                 flat = np.ascontiguousarray(checkpoint.tensors[name]).reshape(-1)
@@ -163,9 +106,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
                         raise NotFinite(name)
                     piece = part.view(np.uint8).data
                     digest.update(piece)
-                    _write(descriptor, piece)
+                    write(descriptor, piece)
             os.lseek(descriptor, found.start(1), os.SEEK_SET)
-            _write(descriptor, digest.hexdigest().encode())
+            write(descriptor, digest.hexdigest().encode())
     except OSError as error:
         room = ""
         with contextlib.suppress(OSError):
@@ -278,7 +221,7 @@ def _shape(shape: Iterable[int]) -> str:
 class Folder:
     """The checkpoints of one run: the last `keep`, and the one with the lowest test error."""
 
-    def __init__(self, path: Path, keep: int = 2) -> None:
+    def __init__(self, path: Path, keep: int = KEEP) -> None:
         self.path = path
         self.keep = keep
 
@@ -290,27 +233,33 @@ class Folder:
         files = [file for file in self.path.glob(f"step-*{SUFFIX}") if _step_of(file) >= 0]
         return sorted(files, key=_step_of)
 
+    def later(self, step: int) -> list[Path]:
+        """The files of checkpoints after `step`, oldest first."""
+        return [file for file in self.files() if _step_of(file) > step]
+
     def clean(self) -> None:
         """Removes what a killed process left half written."""
-        for side in self.path.glob(".*.partial"):
+        for side in self.path.glob(f".step-*{SUFFIX}.partial"):
             side.unlink()
 
     def save(self, checkpoint: Checkpoint, best_step: int | None = None) -> Path:
-        """Writes a checkpoint, then removes those no longer needed.
-
-        Later ones go too: they are damaged, or of a course of the run that was left.
-        """
+        """Writes a checkpoint, then removes earlier ones that are no longer needed."""
         path = self.file(checkpoint.step)
         save(path, checkpoint)
         files = self.files()
-        after = files.index(path) + 1
-        kept = set(files[max(0, after - self.keep) : after])
+        files = files[: files.index(path) + 1]
+        kept = set(files[-self.keep :])
         if best_step is not None:
             kept.add(self.file(best_step))
         for file in files:
-            if file not in kept or _step_of(file) > checkpoint.step:
+            if file not in kept:
                 file.unlink(missing_ok=True)
         return path
+
+    def new_aside(self) -> Path:
+        """The folder for what is set aside next; it is not made yet."""
+        numbers = [int(found[1]) for path in self.path.glob("*") if (found := _ASIDE.fullmatch(path.name))]
+        return self.path / f"set-aside-{max(numbers, default=0) + 1}"
 
     def newest(self, below: Path | None = None) -> tuple[Path | None, Checkpoint | None, list[str]]:
         """The newest sound checkpoint (older than the file `below`), and why newer ones were skipped."""
@@ -326,8 +275,13 @@ class Folder:
 
 
 def _step_of(path: Path) -> int:
-    digits = path.name.removeprefix("step-").removesuffix(SUFFIX)
-    return int(digits) if digits.isdigit() else -1
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found else -1
+
+
+def is_aside(folder: Path) -> bool:
+    """Whether a folder holds checkpoints that were set aside when their run went back before them."""
+    return _ASIDE.fullmatch(folder.name) is not None and folder.parent.name == "checkpoints"
 
 
 def load_offering_previous(path: Path) -> Checkpoint:

@@ -160,6 +160,10 @@ def _processor(facts: Facts) -> Iterator[Finding]:
     elif threads is not None and int(threads.split(",")[0]) != fitting:
         text = f"OMP_NUM_THREADS={threads}, but {fitting} cores can be used"
         yield Finding("threads", "note", text, f"export OMP_NUM_THREADS={fitting}")
+    if granted := re.search(r"\d+ threads?, of \d+ asked for \((\w+)?.*\)", facts.modules.get("cpu") or ""):
+        cause = granted[1] or ""
+        mend = f"unset {cause}" if cause.startswith("OMP_") else f"export OMP_NUM_THREADS={fitting}"
+        yield Finding("threads", "note", granted[0], mend)
     if facts.variables.get("OMP_WAIT_POLICY", "").lower() == "active":
         text = "OMP_WAIT_POLICY=active: threads that wait take the cores from others"
         yield Finding("threads", "note", text, "unset OMP_WAIT_POLICY")

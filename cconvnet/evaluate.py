@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cconvnet.checkpoint import Checkpoint, Tensors, check_tensors
 from cconvnet.data import origins
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.origins.origin import composed
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.nets.specs import NetSpec, nearest
 from cconvnet.network import Network, StepResult
 
@@ -84,6 +86,16 @@ class Trained:
     checkpoint: Checkpoint
     skipped: list[str]  # a line for each damaged checkpoint that was passed over
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The rules by which the run's pictures were read. Errors: ValueError of a newer version's."""
+        return recorded_preprocessing(self.checkpoint)
+
+
+def recorded_preprocessing(checkpoint: Checkpoint) -> Preprocessing:
+    """The rules by which the pictures of a checkpoint's run were read. Errors: ValueError."""
+    return Preprocessing.recorded(checkpoint.settings.get("preprocessing"))
+
 
 def load_trained(
     path: Path,
@@ -105,10 +117,10 @@ def load_trained(
     spec = nets.spec_from_dict(checkpoint.spec)
     network = Network(
         spec,
-        batch=batch or settings["batch"],
+        batch=settings["batch"] if batch is None else batch,
         devices=devices,
         seed=settings["seed"],
-        precision=precision or settings["precision"],
+        precision=settings["precision"] if precision is None else precision,
     )
     restore(network, checkpoint, file)
     return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, skipped)
@@ -306,6 +318,7 @@ def evaluate_runs(
     """
     check_views(views)
     files: list[Path] = []
+    read_by: list[Preprocessing] = []
     known: list[dict[str, str]] = []
     settings: dict[str, Any] = {}
     for path in paths:
@@ -321,8 +334,26 @@ def evaluate_runs(
                 )
         files.append(file)
         known.append(checkpoint.settings.get("pictures", {}))
-    # The training pictures, of which there are most, are not looked at: none is decoded before it is read.
-    source = data.open_source(where or origins.stored(settings["data"]), settings["size"], cache_bytes=0)
+        read_by.append(recorded_preprocessing(checkpoint))
+    sources: dict[Preprocessing, data.Source] = {}
+
+    def source_of(rules: Preprocessing) -> data.Source:
+        """The data, read as the pictures were that a network was trained on."""
+        if rules not in sources:
+            # The training pictures, of which there are most, are not looked at: none is decoded before it
+            # is read.
+            sources[rules] = data.open_source(
+                origins.stored(settings["data"]) if where is None else where,
+                settings["size"],
+                cache_bytes=0,
+                preprocessing=rules,
+            )
+            found = sources[rules].preprocessing
+            if found != rules:
+                say(f"pictures: {found.describe()}; the network was trained on pictures {rules.describe()}")
+        return sources[rules]
+
+    source = source_of(read_by[0])
     for line in source.account.lines() if source.account is not None else []:
         say(f"data: {line}")
     for file, began in zip(files, known, strict=True):
@@ -332,7 +363,7 @@ def evaluate_runs(
 
     def test(file: Path) -> Result:  # a function, whose network is gone before the next is made
         trained = load_trained(file, devices=devices, batch=batch, precision=precision)
-        tally = evaluate_run(trained, source, stepped, views, ensemble)
+        tally = evaluate_run(trained, source_of(trained.preprocessing), stepped, views, ensemble)
         network = trained.network
         count = len(views_of(network.spec, views))
         device = network.describe()["device"]
@@ -363,38 +394,88 @@ def check_source(trained: Trained, source: data.Source) -> None:
         )
 
 
-def predict(trained: Trained, pictures: list[Path], views: str = "center") -> Array:
+def predict(trained: Trained, pictures: Sequence[Path], views: str = "center") -> Array:
     """The probability of each class for each picture, averaged over views: float64[len(pictures), classes].
 
-    A picture is treated as the test images were: shorter side resized, centre cut out, mean subtracted. But
-    first it is turned upright as its EXIF data says, which people's photographs need and sets do not.
+    A picture is treated as the training images were, by the rules that the run recorded.
 
     Raises
         DataError: a picture cannot be read; the text names it.
     """
+    found = []
+    for result in predict_each(trained, pictures, views):
+        if isinstance(result, data.DataError):
+            raise result
+        found.append(result)
+    return np.stack(found)
+
+
+def predict_each(
+    trained: Trained, pictures: Sequence[Path], views: str = "center"
+) -> Iterator[Array | data.DataError]:
+    """As predict(), but for each picture in turn: float64[classes], or why it cannot be read.
+
+    As many pictures as a batch has are in memory at a time.
+    """
     network = trained.network
-    images = np.stack([read_picture(path, trained.image_shape) for path in pictures])
     chosen = views_of(network.spec, views)
-    parts = [images[start : start + network.batch] for start in range(0, len(images), network.batch)]
-    return np.concatenate([mean_probabilities(network, part, chosen) for part in parts])
+    for start in range(0, len(pictures), network.batch):
+        results = read_each(pictures[start : start + network.batch], trained)
+        images = [result for result in results if not isinstance(result, data.DataError)]
+        found = iter(mean_probabilities(network, np.stack(images), chosen) if images else ())
+        for result in results:
+            yield result if isinstance(result, data.DataError) else next(found)
 
 
-def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
-    """A picture file as uint8[H,W,C] of the given shape, upright."""
+def read_each(pictures: Sequence[Path], trained: Trained) -> list[Array | data.DataError]:
+    """Each picture as uint8[H,W,C] of the network's stored images, or why it cannot be read."""
+    results: list[Array | data.DataError] = []
+    for path in pictures:
+        try:
+            results.append(read_picture(path, trained.image_shape, trained.preprocessing))
+        except data.DataError as error:
+            results.append(error)
+    return results
+
+
+def read_picture(path: Path, shape: tuple[int, int, int], preprocessing: Preprocessing = CURRENT) -> Array:
+    """A picture file as uint8[H,W,C] of the given shape.
+
+    Raises
+        DataError: it cannot be read; the text names it.
+    """
     from PIL import Image
 
-    from cconvnet.data.images import BrokenImage, DataError, read_image, upright
+    from cconvnet.data.extents import Stored
+    from cconvnet.data.images import fit_image, read_stored
 
-    height, width, channels = shape
     try:
-        pixels = upright(read_image(path, size=min(height, width)), path)
-    except BrokenImage as error:
-        raise DataError(f"{path} is not a readable JPEG or PNG: {error}") from error
+        pixels = fit_image(read_stored(Stored(str(path))), shape[:2], preprocessing)
+    except data.BrokenImage as error:
+        raise data.DataError(f"{path} is not a readable JPEG or PNG: {error}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if channels == 1:
+        raise data.DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise data.DataError(f"there is not enough memory to decode {path}") from error
+    if shape[2] == 1:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-    if pixels.shape != shape:
-        pixels = np.asarray(Image.fromarray(pixels.squeeze()).resize((width, height)))
-        pixels = pixels.reshape(shape)
     return pixels
+
+
+def not_turned(pictures: Sequence[Path], preprocessing: Preprocessing) -> str:
+    """What there is to say of pictures whose EXIF orientation these rules pass over; empty where nothing."""
+    from cconvnet.data.containers import UPRIGHT, orientation
+
+    if preprocessing.orientation == "exif":
+        return ""
+    turned = []
+    for path in pictures:
+        with contextlib.suppress(OSError):
+            if orientation(path.read_bytes()) != UPRIGHT:
+                turned.append(path)
+    if not turned:
+        return ""
+    return (
+        f"{len(turned):,} of the pictures have an EXIF orientation that is ignored, as it was where this "
+        f"network was trained; the first is {turned[0]}"
+    )

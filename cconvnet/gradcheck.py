@@ -23,6 +23,7 @@ import numpy as np
 
 from cconvnet import nets
 from cconvnet.backends import Device, get_device
+from cconvnet.checks import MOST_SEED, whole
 from cconvnet.layers import initial_weights
 from cconvnet.nets.specs import Init, NetSpec
 from cconvnet.nets.transform import scaled
@@ -117,6 +118,8 @@ def gradcheck(
         samples: how many of each parameter's elements are moved by finite differences, twice: those of
             largest gradient and as many others. All elements together are moved in one more direction.
     """
+    whole("--batch", batch, 1)
+    whole("--seed", seed, 0, MOST_SEED)
     listed = [devices] if devices is None or isinstance(devices, str | Device) else list(devices)
     # Known before the slow part.
     targets: dict[str, list[Device]] = {}

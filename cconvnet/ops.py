@@ -19,6 +19,10 @@ Rules that hold for every function
   where the function says "in place", and then must be that input exactly.
 - ``impl`` names a row of the operation's selection table; ``CCONVNET_LOG_KERNELS=1`` prints the choices.
 - Results are bitwise the same at every call on the same device.
+- On a GPU an operation runs on the device's own stream (``Device.stream``), behind all work of CuPy's current
+  stream of that GPU. Later work of the current stream waits for it, so CuPy code and other DLPack consumers
+  need no synchronization. All arrays of a call must be on the device's GPU. A stream that is being captured
+  takes an operation into its graph, if it is given `out` and needs no workspace (else ``RuntimeError``).
 - Bad arguments raise ``ValueError`` or ``TypeError`` naming the argument before anything is launched; a
   device that cannot be used raises ``DeviceUnavailable``; a CUDA failure raises ``CudaError``.
 - Formulas and sources stand in ``kernels/api.h``, in the same order.
@@ -49,9 +53,12 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.backends import Device, cuda_device_on, get_device, import_cupy
+from cconvnet.checks import real as _real
+from cconvnet.checks import whole as _integer
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Pair = int | tuple[int, int]
+Padding = int | tuple[int | tuple[int, int], int | tuple[int, int]]
 
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 
@@ -72,7 +79,7 @@ def _adopt(name: str, value: Any) -> Array:
         return value
     if not hasattr(value, "__dlpack__"):
         raise TypeError(f"{name} must be a NumPy or CuPy array or offer DLPack, not {type(value).__name__}")
-    kind = value.__dlpack_device__()[0]
+    kind, index = value.__dlpack_device__()
     if str(getattr(value, "dtype", "")).endswith("bfloat16"):
         raise TypeError(
             f"{name} is of bfloat16, which NumPy and CuPy do not have; give its bits: "
@@ -81,7 +88,10 @@ def _adopt(name: str, value: Any) -> Array:
     if kind == _DLPACK_CPU:
         return np.from_dlpack(value)
     if kind == _DLPACK_CUDA:
-        return import_cupy().from_dlpack(value)
+        cupy = import_cupy()
+        # The producer's stream is made to wait for: by CuPy's current stream of the GPU that is selected.
+        with cupy.cuda.Device(index):
+            return cupy.from_dlpack(value)
     raise ValueError(f"{name} lies on a device of DLPack type {int(kind)}; host and CUDA are served")
 
 
@@ -94,6 +104,25 @@ def _spread(array: Array) -> tuple[int, int]:
     if _is_cupy(array):
         return array.data.ptr, array.data.ptr + array.nbytes
     return np.lib.array_utils.byte_bounds(array)
+
+
+class _OrderedModule:
+    """The functions of a device's module, each in order with the caller's stream."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._device.module, name)
+        if name.endswith("_workspace"):  # sizes, which are no work of the device
+            return function
+
+        def ordered(*arguments: Any, **options: Any) -> Any:
+            # Entered when all arrays are allocated: their memory may be fresh from the current stream.
+            with self._device.ordered():
+                return function(*arguments, **options)
+
+        return ordered
 
 
 class _Call:
@@ -120,10 +149,10 @@ class _Call:
                 f"device is {self.device.name}, but {first} is on "
                 + ("a GPU" if on_gpu[first] else "the host; cupy.asarray copies it there")
             )
-        self.module = self.device.module
+        self.module: Any = _OrderedModule(self.device) if on_gpu[first] else self.device.module
         self.element: Any = np.float32  # of the arrays that may be of bfloat16s
         self.precision = "fp32"
-        self.stream = self.device.xp.cuda.get_current_stream().ptr if on_gpu[first] else 0
+        self.stream = self.device.stream
 
     def numbers(self, name: str, layout: str) -> Array:
         """The array called `name`, as of `get`, whose element type, float32 or bfloat16, is the call's."""
@@ -173,6 +202,11 @@ class _Call:
         return array
 
     def _check(self, name: str, array: Array, dtype: Any) -> None:
+        if self.device.kind == "cuda" and array.device.id != self.device.ordinal:
+            raise ValueError(
+                f"{name} is on GPU {array.device.id}, but {self.device.name} is GPU {self.device.ordinal}: "
+                "copy one of them"
+            )
         wide = self.device.kind == "reference" and np.dtype(dtype) == np.float32
         if array.dtype != dtype and not (wide and array.dtype == np.float64):
             raise ValueError(f"{name} must be {_name(dtype)}, not {array.dtype}")
@@ -197,7 +231,7 @@ class _Call:
     ) -> Array:
         """`out`, checked, or a new array; `in_place` names the inputs that it may be."""
         if out is None:
-            return self.device.xp.empty(shape, self.device.float_type if dtype == np.float32 else dtype)
+            return self._new(shape, self.device.float_type if dtype == np.float32 else dtype)
         inputs = dict(self.arrays)
         out = _adopt(name, out)
         self.arrays[name] = out
@@ -215,15 +249,19 @@ class _Call:
         return out
 
     def workspace(self, size: int) -> Array | None:
-        return self.device.xp.empty(size, np.uint8) if size else None
+        if not size:
+            return None
+        if self.device.capturing():
+            raise RuntimeError(
+                f"this operation needs a workspace of {size} bytes, which a captured graph would not keep: "
+                "capture another impl, or call it outside the capture"
+            )
+        return self._new(size, np.uint8)
 
-
-def _integer(name: str, value: int, low: int = 0, high: int = 2**31 - 1) -> int:
-    if not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be an integer from {low} to {high}, not {value}")
-    return int(value)
+    def _new(self, shape: tuple[int, ...] | int, dtype: Any) -> Array:
+        """An array that belongs to the caller's stream: CuPy reuses its memory behind that stream's work."""
+        with self.device.selected():
+            return self.device.xp.empty(shape, dtype)
 
 
 def _pair(name: str, value: Pair, low: int = 1) -> tuple[int, int]:
@@ -234,16 +272,20 @@ def _pair(name: str, value: Pair, low: int = 1) -> tuple[int, int]:
     return _integer(name, pair[0], low), _integer(name, pair[1], low)
 
 
+def _padding(value: Padding, low: int = 0) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((above, below), (left, right)) of a number for all of them, or of two for the axes, each of which may
+    be a pair itself."""
+    axes = value if isinstance(value, tuple | list) else (value, value)
+    if len(axes) != 2:
+        raise ValueError(f"padding must be an integer or two integers or pairs of integers, not {value!r}")
+    vertical, horizontal = (_pair("padding", axis, low) for axis in axes)
+    return vertical, horizontal
+
+
 def _image_shape(name: str, value: Sequence[int], layout: str = "N,H,W,C") -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or len(value) != 4:
         raise ValueError(f"{name} must be 4 integers [{layout}], not {value!r}")
     return tuple(_integer(name, extent, 1) for extent in value)
-
-
-def _real(name: str, value: float) -> float:
-    if not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    return float(value)
 
 
 def _text(name: str, value: str) -> str:
@@ -258,12 +300,13 @@ def _row(impl: str | None) -> str | None:
 
 def _windows(
     call: _Call, kind: Callable[..., Any], x_shape: Sequence[int], krs: Sequence[int],
-    stride: Pair, padding: Pair, groups: int, rounding: str,
+    stride: Pair, padding: Padding, groups: int, rounding: str, outputs: Pair | None, dilation: Pair = 1,
 ) -> Any:  # fmt: skip
     """The problem of a convolution or a locally connected layer; `kind` is ConvProblem or LocalProblem."""
     return kind(
-        *x_shape, *krs, stride=_pair("stride", stride), padding=_pair("padding", padding, 0),
+        *x_shape, *krs, stride=_pair("stride", stride), padding=_padding(padding),
         groups=_integer("groups", groups, 1), rounding=_text("rounding", rounding), precision=call.precision,
+        outputs=None if outputs is None else _pair("outputs", outputs), dilation=_pair("dilation", dilation),
     )  # fmt: skip
 
 
@@ -310,39 +353,48 @@ def _wgrad(family: str, call: _Call, problem: Any, out: Any, impl: str | None) -
 
 
 def conv_fprop(
-    x: Array, w: Array, bias: Array | None = None, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", relu: bool = False, precision: str | None = None, out: Array | None = None,
-    impl: str | None = None, device: str | Device | None = None,
+    x: Array, w: Array, bias: Array | None = None, *, stride: Pair = 1, padding: Padding = 0,
+    dilation: Pair = 1, groups: int = 1, rounding: str = "floor", outputs: Pair | None = None,
+    relu: bool = False, precision: str | None = None, out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,K]`` = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`.
 
-    `stride` and `padding` are in pixels, one number or (vertical, horizontal). P is
-    ``floor((H + 2 padding - R) / stride) + 1``; with ``rounding="ceil"`` the quotient is rounded up and the
-    last window reads zeros beyond the padding.
+    `stride`, `padding` and `dilation`, the distance between two taps, are in pixels, one number or (vertical,
+    horizontal); the padding of an axis may be a pair, too: ``((top, bottom), (left, right))``. P is
+    ``floor((H + top + bottom - (R - 1) dilation - 1) / stride) + 1``. With ``rounding="ceil"`` the quotient
+    is rounded up and the last window reads zeros beyond the padding. `outputs` (P, Q) takes the place of
+    `rounding` and of the padding at the bottom and right: what the windows read there is zero.
     """
     call = _Call(device, x=x, w=w, bias=bias)
     x, w = call.factor("x", "N,H,W,C", precision), call.get("w", "K,R,S,C/groups", call.element)
-    problem = _windows(call, ConvProblem, x.shape, w.shape[:3], stride, padding, groups, rounding)
+    problem = _windows(
+        call, ConvProblem, x.shape, w.shape[:3], stride, padding, groups, rounding, outputs, dilation
+    )
     return _fprop("conv", call, problem, (problem.k,), relu, out, impl)
 
 
 def conv_dgrad(
-    dy: Array, w: Array, x_shape: Sequence[int], *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", precision: str | None = None, out: Array | None = None, impl: str | None = None,
+    dy: Array, w: Array, x_shape: Sequence[int], *, stride: Pair = 1, padding: Padding = 0,
+    dilation: Pair = 1, groups: int = 1, rounding: str = "floor", outputs: Pair | None = None,
+    precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``; `x_shape` is
-    [N,H,W,C]."""
+    [N,H,W,C]. The transposed convolution of dy is the same, `x_shape` being that of its result."""
     call = _Call(device, dy=dy, w=w)
     dy, w = call.factor("dy", "N,P,Q,K", precision), call.get("w", "K,R,S,C/groups", call.element)
     shape = _image_shape("x_shape", x_shape)
-    problem = _windows(call, ConvProblem, shape, w.shape[:3], stride, padding, groups, rounding)
+    problem = _windows(
+        call, ConvProblem, shape, w.shape[:3], stride, padding, groups, rounding, outputs, dilation
+    )
     return _dgrad("conv", call, problem, out, impl)
 
 
 def conv_wgrad(
-    x: Array, dy: Array, filter_size: Pair, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", precision: str | None = None, out: Array | None = None, impl: str | None = None,
+    x: Array, dy: Array, filter_size: Pair, *, stride: Pair = 1, padding: Padding = 0,
+    dilation: Pair = 1, groups: int = 1, rounding: str = "floor", outputs: Pair | None = None,
+    precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dw[K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``.
@@ -352,7 +404,9 @@ def conv_wgrad(
     call = _Call(device, x=x, dy=dy)
     x, dy = call.factor("x", "N,H,W,C", precision), call.get("dy", "N,P,Q,K", call.element)
     r, s = _pair("filter_size", filter_size)
-    problem = _windows(call, ConvProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
+    problem = _windows(
+        call, ConvProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding, outputs, dilation
+    )
     return _wgrad("conv", call, problem, out, impl)
 
 
@@ -360,39 +414,41 @@ def conv_wgrad(
 
 
 def local_fprop(
-    x: Array, w: Array, bias: Array | None = None, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", relu: bool = False, precision: str | None = None, out: Array | None = None,
-    impl: str | None = None, device: str | Device | None = None,
+    x: Array, w: Array, bias: Array | None = None, *, stride: Pair = 1, padding: Padding = 0,
+    groups: int = 1, rounding: str = "floor", outputs: Pair | None = None, relu: bool = False,
+    precision: str | None = None, out: Array | None = None, impl: str | None = None,
+    device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,K]``: a convolution of x[N,H,W,C] with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] of its
     own for every output position, then max(0, .) if `relu`.
 
-    The rest is as in conv_fprop. The bias's gradient is ``bias_grad(dy.reshape(N, -1))``.
+    The rest is as in conv_fprop, but there is no dilation. The bias's gradient is
+    ``bias_grad(dy.reshape(N, -1))``.
     """
     call = _Call(device, x=x, w=w, bias=bias)
     x, w = call.factor("x", "N,H,W,C", precision), call.get("w", "P,Q,K,R,S,C/groups", call.element)
-    problem = _windows(call, LocalProblem, x.shape, w.shape[2:5], stride, padding, groups, rounding)
+    problem = _windows(call, LocalProblem, x.shape, w.shape[2:5], stride, padding, groups, rounding, outputs)
     return _fprop("local", call, problem, problem.bias_shape, relu, out, impl)
 
 
 def local_dgrad(
-    dy: Array, w: Array, x_shape: Sequence[int], *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", precision: str | None = None, out: Array | None = None, impl: str | None = None,
-    device: str | Device | None = None,
+    dy: Array, w: Array, x_shape: Sequence[int], *, stride: Pair = 1, padding: Padding = 0,
+    groups: int = 1, rounding: str = "floor", outputs: Pair | None = None, precision: str | None = None,
+    out: Array | None = None, impl: str | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``; `x_shape` is
     [N,H,W,C]."""
     call = _Call(device, dy=dy, w=w)
     dy, w = call.factor("dy", "N,P,Q,K", precision), call.get("w", "P,Q,K,R,S,C/groups", call.element)
     shape = _image_shape("x_shape", x_shape)
-    problem = _windows(call, LocalProblem, shape, w.shape[2:5], stride, padding, groups, rounding)
+    problem = _windows(call, LocalProblem, shape, w.shape[2:5], stride, padding, groups, rounding, outputs)
     return _dgrad("local", call, problem, out, impl)
 
 
 def local_wgrad(
-    x: Array, dy: Array, filter_size: Pair, *, stride: Pair = 1, padding: Pair = 0, groups: int = 1,
-    rounding: str = "floor", precision: str | None = None, out: Array | None = None, impl: str | None = None,
-    device: str | Device | None = None,
+    x: Array, dy: Array, filter_size: Pair, *, stride: Pair = 1, padding: Padding = 0,
+    groups: int = 1, rounding: str = "floor", outputs: Pair | None = None, precision: str | None = None,
+    out: Array | None = None, impl: str | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dw[P,Q,K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``.
 
@@ -401,7 +457,9 @@ def local_wgrad(
     call = _Call(device, x=x, dy=dy)
     x, dy = call.factor("x", "N,H,W,C", precision), call.get("dy", "N,P,Q,K", call.element)
     r, s = _pair("filter_size", filter_size)
-    problem = _windows(call, LocalProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding)
+    problem = _windows(
+        call, LocalProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding, outputs
+    )
     return _wgrad("local", call, problem, out, impl)
 
 
@@ -606,7 +664,7 @@ def lrn_backward(
 
 def lrn_maxpool_forward(
     x: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0, groups: int = 1,
-    average: bool = False, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
+    average: bool = False, window: Pair = 3, stride: Pair = 2, padding: Padding = 0, rounding: str = "floor",
     outputs: Pair | None = None, out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,C]`` = maxpool_forward(lrn_forward(x)) for x[N,H,W,C], across channels, without what lies
@@ -622,7 +680,7 @@ def lrn_maxpool_forward(
 
 def lrn_maxpool_backward(
     x: Array, y: Array, dy: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0,
-    groups: int = 1, average: bool = False, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
+    groups: int = 1, average: bool = False, window: Pair = 3, stride: Pair = 2, padding: Padding = 0,
     rounding: str = "floor", outputs: Pair | None = None, relu: bool = False, out: Array | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
@@ -692,8 +750,9 @@ def contrast_norm_backward(
 
 
 def _pool_problem(
-    shape: Sequence[int], window: Pair, stride: Pair, padding: Pair, rounding: str, outputs: Pair | None
-) -> PoolProblem:
+    shape: Sequence[int], window: Pair, stride: Pair, padding: Padding, rounding: str, outputs: Pair | None,
+    count_padding: bool = False,
+) -> PoolProblem:  # fmt: skip
     n, h, w, c = shape
     return PoolProblem(
         n,
@@ -702,20 +761,22 @@ def _pool_problem(
         c,
         window=_pair("window", window),
         stride=_pair("stride", stride),
-        padding=_pair("padding", padding, 1 - 2**31),
+        padding=_padding(padding, 1 - 2**31),
         rounding=_text("rounding", rounding),
         outputs=None if outputs is None else _pair("outputs", outputs),
+        count_padding=bool(count_padding),
     )
 
 
 def maxpool_forward(
-    x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
+    x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Padding = 0, rounding: str = "floor",
     outputs: Pair | None = None, out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,C]``, the largest value of each window of x[N,H,W,C], clipped to the image; NaN wins.
 
     For all pools, window p begins at pixel ``p * stride - padding``; a negative padding begins inside the
-    image. `outputs` (P, Q) says how many windows there are, in place of `rounding`; each must hold a pixel.
+    image. `padding` may be ``((top, bottom), (left, right))``. `outputs` (P, Q) says how many windows there
+    are, in place of `rounding`; each must hold a pixel.
     """
     call = _Call(device, x=x)
     x = call.numbers("x", "N,H,W,C")
@@ -726,7 +787,7 @@ def maxpool_forward(
 
 
 def maxpool_backward(
-    x: Array, y: Array, dy: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
+    x: Array, y: Array, dy: Array, *, window: Pair = 3, stride: Pair = 2, padding: Padding = 0,
     rounding: str = "floor", outputs: Pair | None = None, out: Array | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
@@ -741,27 +802,34 @@ def maxpool_backward(
 
 
 def avgpool_forward(
-    x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0, rounding: str = "floor",
-    outputs: Pair | None = None, out: Array | None = None, device: str | Device | None = None,
+    x: Array, *, window: Pair = 3, stride: Pair = 2, padding: Padding = 0, rounding: str = "floor",
+    outputs: Pair | None = None, count_padding: bool = False, out: Array | None = None,
+    device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``y[N,P,Q,C]``, the mean of each window of x[N,H,W,C], over the part inside the image."""
+    """``y[N,P,Q,C]``, the mean of each window of x[N,H,W,C], over the part inside the image; with
+    `count_padding` over that inside the padded image, whose padding counts as zeros.
+
+    What lies beyond the padding, in the last windows of ``rounding="ceil"``, never counts. PyTorch's and
+    ONNX's ``count_include_pad`` is the same.
+    """
     call = _Call(device, x=x)
     x = call.numbers("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
+    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs, count_padding)
     y = call.output(out, problem.y_shape, dtype=call.element)
     call.module.avgpool_forward(problem, x, y, call.stream)
     return y
 
 
 def avgpool_backward(
-    dy: Array, x_shape: Sequence[int], *, window: Pair = 3, stride: Pair = 2, padding: Pair = 0,
-    rounding: str = "floor", outputs: Pair | None = None, out: Array | None = None,
-    device: str | Device | None = None,
+    dy: Array, x_shape: Sequence[int], *, window: Pair = 3, stride: Pair = 2, padding: Padding = 0,
+    rounding: str = "floor", outputs: Pair | None = None, count_padding: bool = False,
+    out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``dx[N,H,W,C]``: each window's dy, divided by its clipped size, goes to all its elements."""
+    """``dx[N,H,W,C]``: each window's dy, divided by what its mean is, goes to all its elements."""
     call = _Call(device, dy=dy)
     dy = call.numbers("dy", "N,P,Q,C")
-    problem = _pool_problem(_image_shape("x_shape", x_shape), window, stride, padding, rounding, outputs)
+    shape = _image_shape("x_shape", x_shape)
+    problem = _pool_problem(shape, window, stride, padding, rounding, outputs, count_padding)
     call.shaped("dy", problem.y_shape, call.element)
     dx = call.output(out, problem.x_shape, dtype=call.element)
     call.module.avgpool_backward(problem, dy, dx, call.stream)
@@ -913,9 +981,7 @@ def watch_losses(loss: Array, *, device: str | Device | None = None) -> Array:
 def top_k_error(rank: Array, k: int = 1) -> float:
     """The share of rows whose label is not among the first `k` classes, from softmax_cross_entropy_forward's
     rank."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
-    return float((rank >= k).mean())
+    return float((rank >= _integer("k", k, 1)).mean())
 
 
 # ---- update ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from cconvnet.checks import real
 from cconvnet.nets.specs import LrStep, nearest
 
 
@@ -26,8 +27,7 @@ class StepSchedule:
     steps: tuple[LrStep, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr >= 0):
-            raise ValueError(f"lr must be finite and not negative, not {self.lr}")
+        real("lr", self.lr, low=0)
 
     def at(self, epoch: float, layer: str | None = None, of: str = "weight") -> float:
         """The rate in an epoch, counted from 0 (parts are allowed): of a layer's weights or biases.

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cconvnet.checks import LARGEST, is_number, whole
 from cconvnet.data import Source
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import LrStep, NetSpec
@@ -40,7 +42,7 @@ class Options:
     out: Path | None = None
     resume: Path | None = None
     checkpoint_every: int | None = None
-    keep: int = 2
+    keep: int | None = None
     log_every: int = 20
     tensorboard: bool = False
     detect_anomaly: bool = False
@@ -67,9 +69,9 @@ def parse_lr_plateau(text: str | None) -> int | None:
     """The number of epochs of a text such as "5"; "none" is 0. Raises ValueError where it is neither."""
     if text is None or text == "none":
         return None if text is None else 0
-    if not text.isdecimal() or int(text) < 1:
+    if not is_number(text):
         raise ValueError(f"--lr-plateau must be a number of epochs from 1 on, or none, not {text!r}")
-    return int(text)
+    return whole("--lr-plateau", int(text), 1)
 
 
 def parse_lr_scale(scale: str | None, freeze: str | None) -> dict[str, float] | None:
@@ -86,7 +88,7 @@ def parse_lr_scale(scale: str | None, freeze: str | None) -> dict[str, float] | 
             factor = float(number)
         except ValueError:
             factor = math.nan
-        if not layer.strip() or not (math.isfinite(factor) and factor >= 0):
+        if not layer.strip() or not 0 <= factor <= LARGEST:
             raise ValueError(
                 f"--lr-scale must be like conv1=0.1,fc8=2, with factors from 0 on, not {scale!r}"
             )
@@ -110,6 +112,7 @@ class Settings:
         color_noise: the standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: how many epochs it lasts; None: all.
         color_noise_shrinks: whether the noisy input is divided by 1 + color_noise.
+        preprocessing: the rules by which picture files are read.
         pictures: the fingerprints of the data that the run began with; see cconvnet.data.fingerprint.
     """
 
@@ -135,6 +138,7 @@ class Settings:
     color_noise_epochs: float | None
     color_noise_shrinks: bool
     precision: str
+    preprocessing: Preprocessing = CURRENT
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -146,11 +150,11 @@ class Settings:
             data=options.data,
             size=options.size,
             **identity(source),
-            batch=options.batch or recipe.batch,
-            epochs=options.epochs or recipe.epochs,
-            towers=options.towers or 1,
+            batch=recipe.batch if options.batch is None else options.batch,
+            epochs=recipe.epochs if options.epochs is None else options.epochs,
+            towers=1 if options.towers is None else options.towers,
             seed=options.seed if options.seed is not None else 0,
-            lr=options.lr or recipe.lr,
+            lr=recipe.lr if options.lr is None else options.lr,
             momentum=recipe.momentum,
             lr_steps=recipe.steps if options.lr_steps is None else options.lr_steps,
             lr_plateau=recipe.plateau if options.lr_plateau is None else options.lr_plateau,
@@ -160,14 +164,19 @@ class Settings:
             color_noise=recipe.color_noise if options.color_noise is None else options.color_noise,
             color_noise_epochs=recipe.color_noise_epochs,
             color_noise_shrinks=recipe.color_noise_shrinks,
-            precision=options.precision or "fp32",
+            precision="fp32" if options.precision is None else options.precision,
+            preprocessing=source.preprocessing,
             pictures=source.fingerprints,
         )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         return _restored(
-            cls, "settings", values, lr_steps=lambda steps: tuple(LrStep(**step) for step in steps)
+            cls,
+            "settings",
+            {"preprocessing": None, **values},
+            lr_steps=lambda steps: tuple(LrStep(**step) for step in steps),
+            preprocessing=Preprocessing.recorded,
         )
 
 
@@ -220,5 +229,5 @@ def _restored(
     """An object of a dataclass from a checkpoint's JSON values, some of them converted."""
     try:
         return kind(**{**values, **{name: make(values[name]) for name, make in convert.items()}})
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise RunError(f"the run's {what} are not those of this version: {error}") from None

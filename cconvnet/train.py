@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +13,30 @@ import numpy as np
 
 from cconvnet import data, machine, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
-from cconvnet.checkpoint import Checkpoint, check_tensors
+from cconvnet.checkpoint import KEEP, Checkpoint, check_tensors
+from cconvnet.checks import MOST, MOST_PIXELS, MOST_SEED, MOST_TOWERS, real, whole
 from cconvnet.data import origins
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.origins.origin import composed
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.data.workers import surplus
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
+from cconvnet.outputs import check_folder
 from cconvnet.reporter import Reporter
-from cconvnet.runs import Run, RunError, find_checkpoint, folder_of, new_folder, tensorboard, unfinished
+from cconvnet.runs import (
+    Run,
+    RunError,
+    check_new,
+    find_checkpoint,
+    folder_of,
+    new_folder,
+    tensorboard,
+    unfinished,
+)
 from cconvnet.settings import Options, Settings, identity
 from cconvnet.trainer import Interrupts, Outcome, Terminated, Trainer, rates_of
 
@@ -97,17 +109,27 @@ def begin_with(
 
 def check_options(options: Options) -> None:
     """Refuses values that no run can have."""
-    for name in ("size", "batch", "towers", "epochs", "steps", "checkpoint_every", "keep", "log_every"):
+    for name, low, high in (
+        ("size", 1, MOST_PIXELS),
+        ("batch", 1, MOST),
+        ("towers", 1, MOST_TOWERS),
+        ("epochs", 1, MOST),
+        ("steps", 1, MOST),
+        ("checkpoint_every", 1, MOST),
+        ("keep", 1, MOST),
+        ("log_every", 1, MOST),
+        ("lr_plateau", 0, MOST),
+        ("seed", 0, MOST_SEED),
+    ):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    if options.seed is not None and not 0 <= options.seed < 2**63:
-        raise ValueError(f"--seed must be from 0 to 2^63 - 1, not {options.seed}")
-    if options.lr is not None and not (math.isfinite(options.lr) and options.lr > 0):
-        raise ValueError(f"--lr must be a number above 0, not {options.lr}")
-    noise = options.color_noise
-    if noise is not None and not (math.isfinite(noise) and noise >= 0):
-        raise ValueError(f"--color-noise must be a number from 0 on, not {noise}")
+        if value is not None:
+            whole(f"--{name.replace('_', '-')}", value, low, high)
+    if options.lr is not None:
+        real("--lr", options.lr, above=0)
+    if options.color_noise is not None:
+        real("--color-noise", options.color_noise, low=0)
+    for layer, factor in (options.lr_scale or {}).items():
+        real(f"--lr-scale of {layer}", factor, low=0)
     if options.resume not in (None, AUTO) and isinstance(options.net, NetFiles):
         raise ValueError("--resume goes on with the run's own network; leave out --layer-def")
     check_precision(options.precision)
@@ -122,15 +144,19 @@ def _started(
     weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
 ) -> Trainer:
     """A new run, its network with the state that `weights` gives, or with random weights."""
-    net = options.net or "lenet"
-    size = options.size or netfiles.stored_size(net)
+    if options.out is not None:
+        check_new(options.out)
+    else:
+        check_folder(Path("runs"))
+    net = "lenet" if options.net is None else options.net
+    size = netfiles.stored_size(net) if options.size is None else options.size
     where = _from_anywhere(options.data)
-    source = _open_data(where, size, options, reporter)
+    source = _open_data(where, size, CURRENT, options, reporter)
     spec, notes = netfiles.build(net, source.image_shape, len(source.classes))
     for note in notes:
         reporter.say(f"{net}: {note}")
     spec = place(spec, options.place or {})
-    batch = options.batch or spec.recipe.batch
+    batch = spec.recipe.batch if options.batch is None else options.batch
     if batch > len(source.train):
         if options.batch is not None:
             raise ValueError(
@@ -138,7 +164,7 @@ def _started(
             )
         reporter.say(f"batch: {len(source.train):,}, all training images, instead of {spec.name}'s {batch:,}")
         batch = len(source.train)
-    towers = options.towers or len(devices)
+    towers = len(devices) if options.towers is None else options.towers
     options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers)
     settings = Settings.chosen(options, spec, source)
     network = _network(spec, settings, devices, options)
@@ -146,7 +172,9 @@ def _started(
     if weights is not None:
         network.load_state(weights(network))
     path = options.out or new_folder(spec.name, source.name)
-    run = Run.create(path, _config(settings, spec, network) | _surroundings(network))
+    keep = {"keep": KEEP if options.keep is None else options.keep}
+    run = Run.create(path, _config(settings, spec, network) | keep | _surroundings(network))
+    run.checkpoints.keep = keep["keep"]
     return Trainer(run, settings, network, source, reporter)
 
 
@@ -208,7 +236,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
             )
     before, settings = settings, dataclasses.replace(settings, **changes)
 
-    source = _open_data(settings.data, settings.size, options, reporter)
+    source = _open_data(settings.data, settings.size, settings.preprocessing, options, reporter)
     for name, here in identity(source).items():
         there = getattr(settings, name)
         if here != (there if name != "classes" else [*map(composed, there)]):
@@ -230,7 +258,9 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     network = _network(spec, settings, devices, options)
     trainer = Trainer(run, settings, network, source, reporter)
     step = 0 if checkpoint is None else int(checkpoint.progress["step"])
-    run.write_config(_config(settings, spec, network) | _still(run.config, network, step))
+    keep = {"keep": run.config.get("keep", KEEP) if options.keep is None else options.keep}
+    run.checkpoints.keep = keep["keep"]
+    run.write_config(_config(settings, spec, network) | keep | _still(run.config, network, step))
     if checkpoint is not None and file is not None:
         trainer.take_over(checkpoint, file, named=file == options.resume)
     trainer.say_changes(before)
@@ -253,18 +283,25 @@ def _refuse_other_net(
     raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
 
 
-def _open_data(where: str | None, size: int | None, options: Options, reporter: Reporter) -> data.Source:
+def _open_data(
+    where: str | None, size: int | None, rules: Preprocessing, options: Options, reporter: Reporter
+) -> data.Source:
     """The source, with progress while its pictures are decoded, and what there is to say about it."""
     source = data.open_source(
         origins.stored(where),
         size,
         workers=options.workers,
+        preprocessing=rules,
         progress=reporter.counted("reading pictures"),
         scan=reporter.counted("looking through data"),
     )
     reporter.end()
     for line in [*(source.account.lines() if source.account is not None else []), *source.notes]:
         reporter.say(f"data: {line}")
+    if source.extents is not None and (
+        note := surplus(options.workers, max(len(source.train), len(source.test)))
+    ):
+        reporter.say(note)
     return source
 
 

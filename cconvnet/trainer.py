@@ -217,11 +217,12 @@ class Trainer:
 
     def begin(self, options: Options) -> None:
         """Makes the mean image and the first checkpoint, or puts the log back to where the run is resumed."""
-        self.run.checkpoints.keep = options.keep
-        with self._disk():
-            self.run.rewind_log(self.progress.step, self.progress.epoch)
         statistics = self.statistics
         new = statistics.mean is None
+        later = self.run.checkpoints.later(self.progress.step)
+        aside = self.run.checkpoints.new_aside() if new or later or self._turned else None
+        with self._disk():
+            dropped = self.run.rewind_log(self.progress.step, self.progress.epoch, aside)
         if new or (self.settings.color_noise and statistics.colors is None):
             found = gather(
                 self.source,
@@ -239,6 +240,12 @@ class Trainer:
         self._account()
         if new or self._turned:
             self._save()  # or a kill before the next checkpoint would undo what was asked for
+        if later:
+            assert aside is not None
+            self.finish_saving()
+            with self._disk():
+                self.run.set_aside(later, aside, self.run.config_before)
+        self._say_what_was_left(later, dropped, aside)
         self._saved_step = self.progress.step
         if options.tensorboard:
             step, lines = self.progress.step, read_log(self.run.path)
@@ -246,6 +253,27 @@ class Trainer:
             self.run.listeners.append(events)
             folder = shlex.quote(str(events.path.parent))
             self.reporter.say(f"to watch it: tensorboard --logdir {folder}")
+
+    def _say_what_was_left(self, later: list[Path], dropped: int, aside: Path | None) -> None:
+        """Says where checkpoints and lines of the log are that came after the step gone back to."""
+        step = self.progress.step
+        lines = f"{dropped:,} line{'s' * (dropped > 1)} of the log"
+        if later:
+            names = [file.stem for file in later]
+            which = ", ".join(names) if len(names) <= 5 else f"{names[0]} to {names[-1]}"
+            what = f"{len(later):,} later checkpoint{'s' * (len(later) > 1)} ({which})"
+            lines = f" and {lines}" if dropped else ""
+            self.reporter.say(f"set aside in {aside}: {what}{lines}; they stay until you remove them")
+        elif dropped and aside is not None:
+            self.reporter.say(f"set aside in {aside}: {lines}")
+        elif dropped:
+            self.reporter.say(f"{lines} after step {step:,} dropped; those steps are done again")
+        keep, there = self.run.checkpoints.keep, len(self.run.checkpoints.files())
+        if there > keep + 1:
+            self.reporter.say(
+                f"--keep {keep}: of the {there:,} checkpoints there, older ones are removed as new ones are "
+                "written"
+            )
 
     def _account(self) -> None:
         """Keep in the run what is known of its data, and name the pictures newly found unreadable."""
@@ -275,7 +303,8 @@ class Trainer:
         with self._train_loader(options) as batches, self._test_loader(options) as tests:
             per_epoch = self._steps_per_epoch
             all_steps = settings.epochs * per_epoch
-            last_step = self._last_step = min(all_steps, options.steps or all_steps)
+            last_step = all_steps if options.steps is None else min(all_steps, options.steps)
+            self._last_step = last_step
             if progress.step >= last_step:
                 self.reporter.say(f"nothing left to train: {progress.step:,} of {last_step:,} steps are done")
             self.reporter.begin(self._where(), last_step, progress.step)

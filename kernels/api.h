@@ -64,7 +64,7 @@ struct Update {
 
 // ---- convolution ----------------------------------------------------------------------------------------
 // conv_fprop  y[N,P,Q,K] = x * w, finished.
-// conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x.
+// conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x: the transposed convolution of dy.
 // conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w. With `update`, which may be null, that
 //             update by dw is done as well, and what dw holds afterwards is not specified.
 // *_impls lists the selection table's rows that support the problem, first choice first.
@@ -184,8 +184,10 @@ void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, cons
 // maxpool_forward   y = the largest value of the clipped window; NaN if the window holds one.
 // maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the
 //                   whole gradient, as in cuda-convnet.
-// avgpool_forward   y = the mean over the clipped window.
-// avgpool_backward  dx = the sum over the windows that hold x of dy / (size of the clipped window).
+// avgpool_forward   y = the mean over the clipped window; with count_padding, its sum by the size of the
+// window
+//                   clipped to the padded image, as in PyTorch and ONNX (count_include_pad).
+// avgpool_backward  dx = the sum over the windows that hold x of dy / (what the mean divides by).
 template <class T>
 void maxpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream);
 template <class T>
@@ -241,8 +243,8 @@ void watch_losses(int count, const float* loss, int32_t* halt, Stream stream);
 void sgd_update(const Update& update, const float* g, Stream stream);
 
 // Each row of w[rows,columns] whose Euclidean norm is above `limit` is multiplied by limit / norm; others,
-// and rows with a NaN, keep their bits. w is read and written. The norm is a float's: from 1.8e19 on it is
-// infinite. Source: cuda-convnet's wball.
+// and rows with a NaN, keep their bits. w is read and written. Squares that a float cannot hold do not
+// matter: such a row is scaled by a power of two first. Source: cuda-convnet's wball.
 void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 
 // ---- input ----------------------------------------------------------------------------------------------

@@ -2,17 +2,49 @@
 // (n, h, w) has reached, row n of B one input channel of the filters. A is contiguous along k, whose
 // innermost part is the output channel; B is contiguous along n.
 //
-// Of tap (r, s), pixel (h, w) reads dy at p = (h + pad_h - r) / stride_h, if that is whole. So with a stride,
-// the pixels fall into stride_h * stride_w residue classes that each use their own taps, every stride-th, and
-// no others. Each class is a matrix product of its own, with no multiplication by zero in it:
-//   h = first + stride*i,  r = tap + stride*j,  p = base + i - j,
-//   where tap = (first + pad) % stride and base = (first + pad) / stride.
-// A class without taps gives zeros. One block computes a tile of one class's pixels times input channels of
-// one group; threads of a block share it as gemm_tile.cuh says.
+// Of tap (r, s), pixel (h, w) reads dy at p = (h + pad_h - r*dilation_h) / stride_h, if that is whole. So
+// with a stride, the pixels fall into stride_h * stride_w residue classes that each use their own taps and no
+// others. Each class is a matrix product of its own, with no multiplication by zero in it:
+//   h = first + stride*i,  r = tap + step*j,  p = base + i - back*j,
+// where with d = gcd(stride, dilation) step is stride / d, back is dilation / d, tap the least r for which
+// (first + pad - r*dilation) / stride is whole, and base that quotient. There is one if d divides first +
+// pad; a class without taps gives zeros. Without dilation step is stride, and back 1. One block computes a
+// tile of one class's pixels times input channels of one group; threads of a block share it as gemm_tile.cuh
+// says.
+#include <numeric>
+
 #include "implicit_gemm.cuh"
 
 namespace cconvnet {
 namespace {
+
+// The taps of a class along one axis.
+struct TapSteps {
+  int common;  // gcd(stride, dilation)
+  int step, back;
+  int inverse;  // of `back`, modulo `step`
+
+  static TapSteps make(int stride, int dilation) {
+    const int common = std::gcd(stride, dilation);
+    const int step = stride / common, back = dilation / common;
+    // Euclid's algorithm. Modulo step, number is always back * factor, and rest is back * other.
+    int64_t number = back % step, rest = step, factor = 1, other = 0;
+    while (number > 1) {
+      const int64_t quotient = rest / number;
+      std::swap(number, rest -= quotient * number);
+      std::swap(factor, other -= quotient * factor);
+    }
+    return {common, step, back, static_cast<int>((factor % step + step) % step)};
+  }
+
+  // The first tap of a class, `offset` being its first + pad, and kNone if there is none.
+  static constexpr int kNone = -1;
+  __device__ __forceinline__ int first_tap(int offset) const {
+    if (common == 1 && back == 1) return offset % step;  // undilated; 64 bits take a GPU long
+    if (offset % common != 0) return kNone;
+    return static_cast<int>(int64_t{offset / common % step} * inverse % step);
+  }
+};
 
 struct DgradParameters {
   ConvProblem problem;
@@ -20,10 +52,11 @@ struct DgradParameters {
   GemmSize size;  // of the largest class
   GemmGrid grid;
   uint32_t classes_w;
+  TapSteps taps_h, taps_w;
   Divider by_k;
   bool whole_steps;  // each of a step's k belongs to one tap
   int most_taps_w;
-  Divider by_most_taps_w, by_fewest_taps_w;  // a class has S/stride_w taps along w, rounded up or down
+  Divider by_most_taps_w, by_fewest_taps_w;  // a class has S/step taps along w, rounded up or down, or none
 };
 
 template <class T>
@@ -38,10 +71,12 @@ struct Residue {
   int tap, taps;
   int base;
 
-  static __device__ __forceinline__ Residue make(int first, int size, int stride, int pad, int filter) {
-    const int tap = (first + pad) % stride;
-    return {first, (size - first + stride - 1) / stride, tap,
-            tap < filter ? (filter - tap + stride - 1) / stride : 0, (first + pad) / stride};
+  static __device__ __forceinline__ Residue make(int first, int size, int stride, int pad, int filter,
+                                                 int dilation, const TapSteps& steps) {
+    const int pixels = (size - first + stride - 1) / stride, tap = steps.first_tap(first + pad);
+    if (tap == TapSteps::kNone || tap >= filter) return {first, pixels, 0, 0, 0};
+    return {first, pixels, tap, (filter - tap + steps.step - 1) / steps.step,
+            (first + pad - tap * dilation) / stride};
   }
 };
 
@@ -56,7 +91,8 @@ int classes_w(const ConvProblem& o) {
 GemmSize dgrad_size(const ConvProblem& o) {
   const auto share = [](int size, int stride) { return static_cast<int>(ceil_div(size, stride)); };
   return {o.n * share(o.h, o.stride_h) * share(o.w, o.stride_w), o.c_per_group(),
-          share(o.r, o.stride_h) * share(o.s, o.stride_w) * o.k_per_group(),
+          share(o.r, TapSteps::make(o.stride_h, o.dilation_h).step) *
+              share(o.s, TapSteps::make(o.stride_w, o.dilation_w).step) * o.k_per_group(),
           o.groups * classes_h(o) * classes_w(o)};
 }
 
@@ -79,8 +115,10 @@ struct DgradClass {
   static __device__ __forceinline__ DgradClass make(const DgradParameters& o, uint32_t batch) {
     const ConvProblem& c = o.problem;
     const uint32_t residue = batch / c.groups, group = batch % c.groups;
-    const Residue h = Residue::make(residue / o.classes_w, c.h, c.stride_h, c.pad_h, c.r);
-    const Residue w = Residue::make(residue % o.classes_w, c.w, c.stride_w, c.pad_w, c.s);
+    const Residue h =
+        Residue::make(residue / o.classes_w, c.h, c.stride_h, c.pad_h, c.r, c.dilation_h, o.taps_h);
+    const Residue w =
+        Residue::make(residue % o.classes_w, c.w, c.stride_w, c.pad_w, c.s, c.dilation_w, o.taps_w);
     return {h,
             w,
             group * o.c_per_group,
@@ -112,7 +150,7 @@ struct Reached {
     uint32_t offset;
   };
   struct Depth {
-    uint32_t i, j;  // how many pixels up and left of that
+    uint32_t p, q;  // how many pixels up and left of that
     uint32_t offset;
   };
 
@@ -121,7 +159,7 @@ struct Reached {
   const T* data;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
-    // A row beyond the last has no output pixel: p - i stays far above any height.
+    // A row beyond the last has no output pixel: the difference of both p stays far above any height.
     if (m >= static_cast<uint32_t>(view.gemm_m)) return {1u << 31, 0, 0};
     const ConvProblem& c = o.problem;
     int i, j;
@@ -131,16 +169,17 @@ struct Reached {
   }
 
   __device__ __forceinline__ Depth depth(uint32_t k) const {
-    // Likewise beyond the last k: q - j stays above any width.
+    // Likewise beyond the last k: the difference of both q stays above any width.
     if (k >= static_cast<uint32_t>(view.gemm_k)) return {0, 1u << 31, 0};
     int j, channel;
     const uint32_t i = view.tap(o, k, j, channel);
-    return {i, static_cast<uint32_t>(j), (i * o.problem.q + j) * o.problem.k - channel};
+    const uint32_t p = i * o.taps_h.back, q = j * o.taps_w.back;
+    return {p, q, (p * o.problem.q + q) * o.problem.k - channel};
   }
 
   __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
-    const bool inside = row.p - depth.i < static_cast<uint32_t>(o.problem.p) &&
-                        row.q - depth.j < static_cast<uint32_t>(o.problem.q);
+    const bool inside = row.p - depth.p < static_cast<uint32_t>(o.problem.p) &&
+                        row.q - depth.q < static_cast<uint32_t>(o.problem.q);
     return {row.offset - depth.offset, inside};
   }
 };
@@ -165,7 +204,7 @@ struct Weights {
     const ConvProblem& c = o.problem;
     int j, channel;
     const uint32_t i = view.tap(o, k, j, channel);
-    const uint32_t r = view.h.tap + i * c.stride_h, s = view.w.tap + j * c.stride_w;
+    const uint32_t r = view.h.tap + i * o.taps_h.step, s = view.w.tap + j * o.taps_w.step;
     return (((view.first_output + channel) * c.r + r) * c.s + s) * o.size.n;
   }
 
@@ -214,18 +253,22 @@ void launch(const ConvProblem& problem, const DgradArguments& arguments, Stream 
   const GemmSize size = dgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
   T* const dx = static_cast<T*>(arguments.dx);
-  const int most_taps_w = static_cast<int>(ceil_div(problem.s, problem.stride_w));
+  const TapSteps taps_h = TapSteps::make(problem.stride_h, problem.dilation_h);
+  const TapSteps taps_w = TapSteps::make(problem.stride_w, problem.dilation_w);
+  const int most_taps_w = static_cast<int>(ceil_div(problem.s, taps_w.step));
   const DgradParameters parameters = {problem,
                                       problem.c_per_group(),
                                       problem.k_per_group(),
                                       size,
                                       grid,
                                       static_cast<uint32_t>(classes_w(problem)),
+                                      taps_h,
+                                      taps_w,
                                       Divider(problem.k_per_group()),
                                       problem.k_per_group() % kSplitUnit == 0,
                                       most_taps_w,
                                       Divider(most_taps_w),
-                                      Divider(std::max(1, problem.s / problem.stride_w))};
+                                      Divider(std::max(1, problem.s / taps_w.step))};
   const DgradPointers<T> pointers = {static_cast<const T*>(arguments.dy),
                                      static_cast<const T*>(arguments.w),
                                      {{dx, whole_groups<Tile>(size.n, dx, arguments.workspace)},

@@ -33,7 +33,7 @@ struct Windows {
     uint32_t offset;
   };
   struct Depth {
-    uint32_t r, s;
+    uint32_t h, w;  // how many pixels down and right of that
     uint32_t offset;
   };
 
@@ -43,7 +43,7 @@ struct Windows {
 
   __device__ __forceinline__ Row row(uint32_t m) const {
     const ConvProblem& c = o.problem;
-    // A row beyond the last has no pixel inside the image: h + r stays far above any height.
+    // A row beyond the last has no pixel inside the image: the sum of both h stays far above any height.
     if (m >= static_cast<uint32_t>(o.size.m)) return {1u << 31, 0, 0};
     int p, q;
     const uint32_t n = o.by_p.divide(o.by_q.divide(m, q), p);
@@ -53,16 +53,17 @@ struct Windows {
   }
 
   __device__ __forceinline__ Depth depth(uint32_t k) const {
-    // Likewise beyond the last k: w + s stays above any width.
+    // Likewise beyond the last k: the sum of both w stays above any width.
     if (k >= static_cast<uint32_t>(o.size.k)) return {0, 1u << 31, 0};
     int c, s;
     const uint32_t r = o.by_s.divide(o.by_c.divide(k, c), s);
-    return {r, static_cast<uint32_t>(s), (r * o.problem.w + s) * o.problem.c + c};
+    const uint32_t h = r * o.problem.dilation_h, w = s * o.problem.dilation_w;
+    return {h, w, (h * o.problem.w + w) * o.problem.c + c};
   }
 
   __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
-    const bool inside = row.h + depth.r < static_cast<uint32_t>(o.problem.h) &&
-                        row.w + depth.s < static_cast<uint32_t>(o.problem.w);
+    const bool inside = row.h + depth.h < static_cast<uint32_t>(o.problem.h) &&
+                        row.w + depth.w < static_cast<uint32_t>(o.problem.w);
     return {row.offset + depth.offset, inside};
   }
 };

@@ -55,7 +55,7 @@ template <class T>
 struct Windows {
   static constexpr bool ALONG_K = false;
   struct Row {
-    uint32_t r, s;
+    uint32_t h, w;  // how many pixels down and right of the window's first
     uint32_t offset;
   };
   struct Depth {
@@ -68,15 +68,16 @@ struct Windows {
   uint32_t first_channel;
 
   __device__ __forceinline__ Row row(uint32_t n) const {
-    // A row beyond the last has no pixel inside the image: h + r stays far above any height.
+    // A row beyond the last has no pixel inside the image: the sum of both h stays far above any height.
     if (n >= static_cast<uint32_t>(o.size.n)) return {1u << 31, 0, 0};
     int c, s;
     const uint32_t r = o.by_s.divide(o.by_c.divide(n, c), s);
-    return {r, static_cast<uint32_t>(s), (r * o.problem.w + s) * o.problem.c + c + first_channel};
+    const uint32_t h = r * o.problem.dilation_h, w = s * o.problem.dilation_w;
+    return {h, w, (h * o.problem.w + w) * o.problem.c + c + first_channel};
   }
 
   __device__ __forceinline__ Depth depth(uint32_t k) const {
-    // Likewise beyond the last k: w + s stays above any width.
+    // Likewise beyond the last k: the sum of both w stays above any width.
     if (k >= static_cast<uint32_t>(o.size.k)) return {0, 1u << 31, 0};
     const ConvProblem& c = o.problem;
     int p, q;
@@ -89,8 +90,8 @@ struct Windows {
   __device__ __forceinline__ Depth later(const Depth&, uint32_t, uint32_t k) const { return depth(k); }
 
   __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
-    const bool inside = row.r + depth.h < static_cast<uint32_t>(o.problem.h) &&
-                        row.s + depth.w < static_cast<uint32_t>(o.problem.w);
+    const bool inside = row.h + depth.h < static_cast<uint32_t>(o.problem.h) &&
+                        row.w + depth.w < static_cast<uint32_t>(o.problem.w);
     return {row.offset + depth.offset, inside};
   }
 };

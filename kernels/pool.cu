@@ -19,6 +19,7 @@ struct PoolArguments {
   int vectors;                         // of the tensor that the threads run over
   Divider c_div, column_div, row_div;  // by the vectors of a pixel, by its columns and by its rows
   Divider stride_h_div, stride_w_div;
+  Range counted_h, counted_w;  // of the image or of the padded image: what averages divide by
 };
 
 struct Place {
@@ -61,8 +62,10 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const 
       address += problem.c;
     }
   }
-  if (POOLING == Pooling::average) {
-    const float count = static_cast<float>((rows.end - rows.begin) * (columns.end - columns.begin));
+  if constexpr (POOLING == Pooling::average) {
+    const float count =
+        counted_size(at.row, problem.stride_h, problem.pad_h, problem.window_h, a.counted_h) *
+        counted_size(at.column, problem.stride_w, problem.pad_w, problem.window_w, a.counted_w);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) result.lane[i] /= count;
   }
@@ -86,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
   if (POOLING == Pooling::max) own = load<WIDTH>(x + vector * WIDTH);
   Vector<WIDTH> result = zeros<WIDTH>();
   for (int p = rows.begin; p < rows.end; ++p) {
-    const Range h = window(p, problem.stride_h, problem.pad_h, problem.window_h, problem.h);
+    const float height = counted_size(p, problem.stride_h, problem.pad_h, problem.window_h, a.counted_h);
     for (int q = columns.begin; q < columns.end; ++q) {
       const int offset = ((at.n * problem.p + p) * problem.q + q) * problem.c + at.c;
       const Vector<WIDTH> gradient = load<WIDTH>(dy + offset);
@@ -97,8 +100,8 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
           if (own.lane[i] == largest.lane[i]) result.lane[i] += gradient.lane[i];
         }
       } else {
-        const Range w = window(q, problem.stride_w, problem.pad_w, problem.window_w, problem.w);
-        const float count = static_cast<float>((h.end - h.begin) * (w.end - w.begin));
+        const float count =
+            height * counted_size(q, problem.stride_w, problem.pad_w, problem.window_w, a.counted_w);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) result.lane[i] += gradient.lane[i] / count;
       }
@@ -112,13 +115,16 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
 // `rows` x `columns` pixels per image in the tensor that the threads run over.
 PoolArguments arguments(const PoolProblem& problem, int rows, int columns, int width) {
   const int c_vectors = problem.c / width;
+  const bool padded = problem.count_padding;
   return {problem,
           problem.n * rows * columns * c_vectors,
           Divider(c_vectors),
           Divider(columns),
           Divider(rows),
           Divider(problem.stride_h),
-          Divider(problem.stride_w)};
+          Divider(problem.stride_w),
+          {padded ? -problem.pad_h : 0, problem.h + (padded ? problem.pad_bottom : 0)},
+          {padded ? -problem.pad_w : 0, problem.w + (padded ? problem.pad_right : 0)}};
 }
 
 dim3 blocks(const PoolArguments& a) {

@@ -15,6 +15,13 @@ __device__ __forceinline__ Range window(int index, int stride, int pad, int size
   return {max(begin, 0), min(begin + size, image)};
 }
 
+// What an average divides by along an axis: how many coordinates of window `index` lie in `counted`.
+__device__ __forceinline__ float counted_size(int index, int stride, int pad, int size,
+                                              const Range& counted) {
+  const int begin = index * stride - pad;
+  return static_cast<float>(min(begin + size, counted.end) - max(begin, counted.begin));
+}
+
 // The windows that hold coordinate `i`: those with index*stride <= i + pad < index*stride + size. With a
 // negative padding the first coordinates are in none.
 __device__ __forceinline__ Range windows_holding(int i, int stride, const Divider& stride_div, int pad,

@@ -49,59 +49,103 @@ inline int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
 
-// The number of windows along one axis; `window_name` appears in the message when none fits.
-inline int windows(const char* window_name, int size, int window, int padding, int stride,
-                   Rounding rounding) {
-  const int64_t room = int64_t{size} + 2 * int64_t{padding} - window;
-  require(room >= 0, std::string(window_name) + " is " + std::to_string(window) +
-                         ", larger than the padded image, " +
-                         std::to_string(int64_t{size} + 2 * int64_t{padding}));
+// What is added to an axis of an image at its two ends: above and below, or left and right.
+struct Padding {
+  int before, after;
+  Padding(int both) : before(both), after(both) {}
+  Padding(int before, int after) : before(before), after(after) {}
+};
+
+// How many pixels a window of `taps` spans whose taps are `dilation` apart.
+inline int64_t extent(int taps, int dilation) {
+  return (int64_t{taps} - 1) * dilation + 1;
+}
+
+// The number of windows that span `window` pixels along one axis, or 0 if none fits.
+inline int64_t windows(int size, int64_t window, Padding padding, int stride, Rounding rounding) {
+  const int64_t room = int64_t{size} + padding.before + padding.after - window;
+  if (room < 0) return 0;
   const int64_t up = rounding == Rounding::ceil ? stride - 1 : 0;
-  return static_cast<int>((room + up) / stride) + 1;
+  return (room + up) / stride + 1;
+}
+
+// The same where one must fit; `is` begins the message when none does.
+inline int64_t some_windows(const std::string& is, int size, int64_t window, Padding padding, int stride,
+                            Rounding rounding) {
+  const int64_t count = windows(size, window, padding, stride, rounding);
+  require(count > 0, is + " " + std::to_string(window) + ", larger than the padded image, " +
+                         std::to_string(int64_t{size} + padding.before + padding.after));
+  return count;
+}
+
+// The number of a convolution's windows along one axis, "h" or "w", with a filter of `taps`, which are called
+// `name`: `given` unless that is 0. Windows may lie outside the image.
+inline int conv_windows(const std::string& name, const std::string& axis, int size, int taps, Padding padding,
+                        int stride, int dilation, Rounding rounding, int given) {
+  at_least(("pad_" + axis).c_str(), padding.before, 0);
+  at_least(axis == "h" ? "pad_bottom" : "pad_right", padding.after, 0);
+  const int64_t window = extent(taps, dilation);
+  const std::string span = dilation == 1 ? name + " is"
+                                         : name + " is " + std::to_string(taps) + " and dilation_" + axis +
+                                               " " + std::to_string(dilation) + ", together";
+  const int64_t count = given > 0 ? given : some_windows(span, size, window, padding, stride, rounding);
+  // Kernels form coordinates such as p*stride - pad + r*dilation and h + pad in int.
+  require(count * stride + window + padding.before <= INT32_MAX / 2 &&
+              int64_t{size} + padding.before <= INT32_MAX,
+          "outputs, stride, padding, dilation or filter is too large");
+  return static_cast<int>(count);
 }
 
 // The number of a pool's windows along one axis, "h" or "w": `given` unless that is 0. Each holds a pixel.
-inline int pool_windows(const std::string& axis, int size, int window, int padding, int stride,
+inline int pool_windows(const std::string& axis, int size, int window, Padding padding, int stride,
                         Rounding rounding, int given) {
   const std::string pad = "pad_" + axis, window_name = "window_" + axis;
-  require(padding < window, pad + " must be smaller than " + window_name);
-  require(padding > -size, pad + " must be above " + std::to_string(-size) +
-                               ", where the first window would begin behind the image, not " +
-                               std::to_string(padding));
+  require(padding.before < window, pad + " must be smaller than " + window_name);
+  require(padding.after < window,
+          (axis == "h" ? "pad_bottom" : "pad_right") + (" must be smaller than " + window_name));
+  require(padding.before > -size, pad + " must be above " + std::to_string(-size) +
+                                      ", where the first window would begin behind the image, not " +
+                                      std::to_string(padding.before));
   // Windows that begin at the last pixel or before; the others are empty, as in Caffe and PyTorch.
-  const int64_t most = (int64_t{size} - 1 + padding) / stride + 1;
+  const int64_t most = (int64_t{size} - 1 + padding.before) / stride + 1;
   require(given <= most, "outputs must be at most " + std::to_string(most) + " along " + axis + ", not " +
                              std::to_string(given) + ": each window must hold a pixel");
-  const int count = given > 0
-                        ? given
-                        : static_cast<int>(std::min<int64_t>(
-                              most, windows(window_name.c_str(), size, window, padding, stride, rounding)));
+  const int64_t count =
+      given > 0 ? given
+                : std::min(most, some_windows(window_name + " is", size, window, padding, stride, rounding));
   // Kernels form coordinates such as p*stride - pad + window and h + pad + stride in int.
-  require(int64_t{count} * stride + window - std::min(padding, 0) <= INT32_MAX / 2 &&
-              int64_t{size} + padding + stride <= INT32_MAX,
+  require(count * stride + window - std::min(padding.before, 0) <= INT32_MAX / 2 &&
+              int64_t{size} + std::max(padding.before, padding.after) + stride <= INT32_MAX,
           "stride, window or padding is too large along " + axis);
-  return count;
+  return static_cast<int>(count);
 }
 
 }  // namespace detail
 
+using detail::Padding;
+
 // A convolution, in fact a cross-correlation as everywhere in this field:
-//   y[n,p,q,k] = sum over r, s, c of x[n, p*stride_h - pad_h + r, q*stride_w - pad_w + s, g*C/groups + c]
-//                                    * w[k,r,s,c],  g = k / (K/groups),
-// where x is zero outside the image. p and q are given, not derived: with ceil rounding the last window
-// reads zeros beyond the right and bottom padding.
+//   y[n,p,q,k] = sum over r, s, c of x[n, p*stride_h - pad_h + r*dilation_h,
+//                                         q*stride_w - pad_w + s*dilation_w, g*C/groups + c] * w[k,r,s,c],
+//   g = k / (K/groups),
+// where x is zero outside the image. p and q are given, not derived: the last windows may read zeros beyond
+// the bottom and right edge, and the padding there is what they read, be it more than at the top and left or
+// less.
 struct ConvProblem {
   int n, h, w, c;
   int k, r, s;
   int p, q;
   int stride_h, stride_w;
-  int pad_h, pad_w;
+  int pad_h, pad_w;  // above and to the left
   int groups;
   Precision precision;
+  int dilation_h = 1, dilation_w = 1;
 
+  // p and q are how many windows there are, or 0: as many as the padded image and `rounding` give.
   static ConvProblem make(int n, int h, int w, int c, int k, int r, int s, int stride_h, int stride_w,
-                          int pad_h, int pad_w, int groups, Rounding rounding,
-                          Precision precision = Precision::fp32) {
+                          Padding pad_h, Padding pad_w, int groups, Rounding rounding,
+                          Precision precision = Precision::fp32, int dilation_h = 1, int dilation_w = 1,
+                          int p = 0, int q = 0) {
     detail::at_least("n", n, 1);
     detail::at_least("h", h, 1);
     detail::at_least("w", w, 1);
@@ -111,23 +155,35 @@ struct ConvProblem {
     detail::at_least("s", s, 1);
     detail::at_least("stride_h", stride_h, 1);
     detail::at_least("stride_w", stride_w, 1);
-    detail::at_least("pad_h", pad_h, 0);
-    detail::at_least("pad_w", pad_w, 0);
+    detail::at_least("dilation_h", dilation_h, 1);
+    detail::at_least("dilation_w", dilation_w, 1);
     detail::at_least("groups", groups, 1);
     detail::require(c % groups == 0,
                     "groups (" + std::to_string(groups) + ") must divide c (" + std::to_string(c) + ")");
     detail::require(k % groups == 0,
                     "groups (" + std::to_string(groups) + ") must divide k (" + std::to_string(k) + ")");
-    const int p = detail::windows("r", h, r, pad_h, stride_h, rounding);
-    const int q = detail::windows("s", w, s, pad_w, stride_w, rounding);
+    p = detail::conv_windows("r", "h", h, r, pad_h, stride_h, dilation_h, rounding, p);
+    q = detail::conv_windows("s", "w", w, s, pad_w, stride_w, dilation_w, rounding, q);
     detail::fits("x", {n, h, w, c});
     detail::fits("w", {k, r, s, c / groups});
     detail::fits("y", {n, p, q, k});
-    // Kernels form coordinates such as p*stride - pad + r in int.
-    detail::require(int64_t{p} * stride_h + r + pad_h <= INT32_MAX / 2 &&
-                        int64_t{q} * stride_w + s + pad_w <= INT32_MAX / 2,
-                    "stride, padding or filter is too large");
-    return {n, h, w, c, k, r, s, p, q, stride_h, stride_w, pad_h, pad_w, groups, precision};
+    return {n,
+            h,
+            w,
+            c,
+            k,
+            r,
+            s,
+            p,
+            q,
+            stride_h,
+            stride_w,
+            pad_h.before,
+            pad_w.before,
+            groups,
+            precision,
+            dilation_h,
+            dilation_w};
   }
 
   int c_per_group() const { return c / groups; }
@@ -142,14 +198,18 @@ struct ConvProblem {
   bool operator==(const ConvProblem& o) const {
     return n == o.n && h == o.h && w == o.w && c == o.c && k == o.k && r == o.r && s == o.s && p == o.p &&
            q == o.q && stride_h == o.stride_h && stride_w == o.stride_w && pad_h == o.pad_h &&
-           pad_w == o.pad_w && groups == o.groups && precision == o.precision;
+           pad_w == o.pad_w && groups == o.groups && precision == o.precision && dilation_h == o.dilation_h &&
+           dilation_w == o.dilation_w;
   }
 };
 
 // A locally connected layer: a convolution whose every output position has filters and biases of its own,
-// w[P,Q,K,R,S,C/groups] and bias[P,Q,K]. Positions and windows are the convolution's.
+// w[P,Q,K,R,S,C/groups] and bias[P,Q,K]. Positions and windows are the convolution's; dilation is not
+// offered.
 struct LocalProblem : ConvProblem {
   static LocalProblem make(const ConvProblem& windows) {
+    detail::require(windows.dilation_h == 1 && windows.dilation_w == 1,
+                    "dilation must be 1 for a locally connected layer");
     detail::fits("w", {windows.p, windows.q, windows.w_count()});
     return {windows};
   }
@@ -221,17 +281,23 @@ struct NeuronProblem {
 
 // Max and average pooling. Window (p, q) begins at pixel (p*stride_h - pad_h, q*stride_w - pad_w), so with a
 // negative padding the first begins inside the image. Windows are clipped to the image and each holds a pixel
-// of it; an average divides by the clipped window's size. Pixels that no window holds have no gradient.
+// of it. An average divides by the clipped window's size or, with count_padding, by that of the window
+// clipped to the padded image, as if the padding were pixels of 0. Pixels that no window holds have no
+// gradient.
 struct PoolProblem {
   int n, h, w, c;
   int p, q;
   int window_h, window_w;
   int stride_h, stride_w;
-  int pad_h, pad_w;
+  int pad_h, pad_w;  // above and to the left
+  // Below and to the right, which count_padding alone asks for.
+  int pad_bottom, pad_right;
+  bool count_padding;
 
   // p and q are how many windows there are, or 0: as many as the padded image and `rounding` give.
   static PoolProblem make(int n, int h, int w, int c, int window_h, int window_w, int stride_h, int stride_w,
-                          int pad_h, int pad_w, Rounding rounding, int p = 0, int q = 0) {
+                          Padding pad_h, Padding pad_w, Rounding rounding, int p = 0, int q = 0,
+                          bool count_padding = false) {
     detail::at_least("n", n, 1);
     detail::at_least("h", h, 1);
     detail::at_least("w", w, 1);
@@ -242,9 +308,25 @@ struct PoolProblem {
     detail::at_least("stride_w", stride_w, 1);
     p = detail::pool_windows("h", h, window_h, pad_h, stride_h, rounding, p);
     q = detail::pool_windows("w", w, window_w, pad_w, stride_w, rounding, q);
+    detail::require(!count_padding || std::min({pad_h.before, pad_h.after, pad_w.before, pad_w.after}) >= 0,
+                    "padding must not be negative with count_padding");
     detail::fits("x", {n, h, w, c});
     detail::fits("y", {n, p, q, c});
-    return {n, h, w, c, p, q, window_h, window_w, stride_h, stride_w, pad_h, pad_w};
+    return {n,
+            h,
+            w,
+            c,
+            p,
+            q,
+            window_h,
+            window_w,
+            stride_h,
+            stride_w,
+            pad_h.before,
+            pad_w.before,
+            pad_h.after,
+            pad_w.after,
+            count_padding};
   }
 
   int x_count() const { return n * h * w * c; }

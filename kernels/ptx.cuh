@@ -221,14 +221,15 @@ __device__ __forceinline__ void multiply_add_tf32(float (&c)[4], const Word (&a)
 // ---- conversions: "Data Movement and Conversion Instructions: cvt"
 // -------------------------------------------
 
-// A float, given by its bits, as a tf32: to nearest, ties away from zero; every NaN becomes 0x7fffffff.
+// A float, given by its bits, as a tf32: to nearest, ties away from zero. No GPU up to sm_120 has this as one
+// instruction. What ptxas 13.0 makes of it cuts a NaN, so one with none but low bits becomes infinite.
 __device__ __forceinline__ Word to_tf32(Word bits) {
 #ifdef __CUDACC__
   Word result = 0;
   CCONVNET_PTX("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(__uint_as_float(bits)));
   return result;
 #else
-  if (std::isnan(__uint_as_float(bits))) return 0x7fffffff;
+  if (std::isnan(__uint_as_float(bits))) return bits & ~Word{0x1fff};
   return (bits + 0x1000) & ~Word{0x1fff};
 #endif
 }

@@ -32,6 +32,9 @@ class Repr {
   static std::string text(const std::pair<int, int>& value) {
     return "(" + text(value.first) + ", " + text(value.second) + ")";
   }
+  static std::string text(const std::pair<std::pair<int, int>, std::pair<int, int>>& value) {
+    return "(" + text(value.first) + ", " + text(value.second) + ")";
+  }
 
   // Few digits where they give the same float; nine always do.
   static std::string text(float value) {
@@ -49,14 +52,27 @@ class Repr {
 namespace detail {
 
 inline std::string repr_of_windows(const char* type, const ConvProblem& o) {
-  // Which rounding gave p and q.
-  const bool floor = o.p == windows("r", o.h, o.r, o.pad_h, o.stride_h, Rounding::floor) &&
-                     o.q == windows("s", o.w, o.s, o.pad_w, o.stride_w, Rounding::floor);
-  return Repr(type)("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
-             "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
-             "groups", o.groups)("rounding", floor ? "floor" : "ceil")("precision",
-                                                                       precision_name(o.precision))
-      .done();
+  const auto derived = [&](Rounding rounding) {
+    return o.p == windows(o.h, extent(o.r, o.dilation_h), o.pad_h, o.stride_h, rounding) &&
+           o.q == windows(o.w, extent(o.s, o.dilation_w), o.pad_w, o.stride_w, rounding);
+  };
+  Repr text(type);
+  text("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
+      "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
+      "groups", o.groups);
+  // What gave p and q, if it was a rounding.
+  if (derived(Rounding::floor)) {
+    text("rounding", "floor");
+  } else if (derived(Rounding::ceil)) {
+    text("rounding", "ceil");
+  } else {
+    text("outputs", std::make_pair(o.p, o.q));
+  }
+  text("precision", precision_name(o.precision));
+  if (o.dilation_h != 1 || o.dilation_w != 1) {
+    text("dilation", std::make_pair(o.dilation_h, o.dilation_w));
+  }
+  return text.done();
 }
 
 }  // namespace detail

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,11 @@ def gencode(archs: str) -> str:
     return " ".join(flags)
 
 
+def option(name: str, path: object) -> str:
+    """A compiler's option with a path, for make to hand on to the shell, whatever the path holds."""
+    return name + shlex.quote(str(path)).replace("#", r"\#")
+
+
 def pybind11_include() -> Path:
     header = packaged_file("pybind11", "pybind11.h")
     if header is None:
@@ -68,13 +74,16 @@ def pybind11_include() -> Path:
 
 def main() -> None:
     onednn_header = packaged_file("onednn-devel-cpu-gomp", "dnnl.hpp")
+    onednn = onednn_header.parent.parent if onednn_header else None
     archs = os.environ.get("CCONVNET_ARCHS") or present_archs() or RELEASE_ARCHS
     nvcc = find_nvcc()
+    python_includes = (sysconfig.get_path("include"), pybind11_include())
     settings = {
         "EXT": sysconfig.get_config_var("EXT_SUFFIX"),
-        "PYTHON_INCLUDES": f"-isystem {sysconfig.get_path('include')} -isystem {pybind11_include()}",
-        "ONEDNN": onednn_header.parent.parent if onednn_header else "",
-        "NVCC": nvcc or "",
+        "PYTHON_INCLUDES": " ".join(option("-isystem ", path) for path in python_includes),
+        "ONEDNN_INCLUDES": option("-isystem ", onednn / "include") if onednn else "",
+        "ONEDNN_LIBRARIES": option("-L", onednn / "lib") + " -ldnnl" if onednn else "",
+        "NVCC": option("", nvcc) if nvcc else "",
         "ARCHS": archs,
         "GENCODE": gencode(archs),
     }

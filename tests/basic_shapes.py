@@ -31,7 +31,7 @@ from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, LRN_P
 
 # By an operation's name or its first word. Of each, one that fills blocks and one that leaves threads over.
 _PROBLEMS: dict[str, list[Any]] = {
-    "conv": [CONV["plain"], CONV["tail"]],
+    "conv": [CONV["plain"], CONV["tail"], CONV["unequal_and_dilated"]],
     "local": [LOCAL["plain"], LOCAL["tail"]],
     "fc": [FC["plain"], FC["tail"]],
     "bias": [BiasProblem(64, 32), BiasProblem(7, 13)],
@@ -53,7 +53,7 @@ _PROBLEMS: dict[str, list[Any]] = {
     "lrn": [LRN["paper"], LRN["tail"], LRN["same_map"], LRN["same_map_3_vectors"]],
     "contrast": [CONTRAST_NORM["plain"], CONTRAST_NORM["even_window"]],
     "maxpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"]],
-    "avgpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"]],
+    "avgpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"], POOL["count_padding_below"]],
     "dropout": [DropoutProblem(4096, 0.5, 2.0, 1, 2), DropoutProblem(130, 0.5, 2.0, 1, 2, 13, 31, 5)],
     "softmax": [SoftmaxProblem(3, 10), SoftmaxProblem(5, 257)],
     "sgd": [SgdProblem(1024, 0.01, 0.9, 0.0005), SgdProblem(131, 0.01, 0.9, 0.0005)],

@@ -42,7 +42,11 @@ def sanitized(modules: Path) -> dict[str, str]:
     """An environment for Python to run a folder of modules that were built with SANITIZE=SANITIZERS."""
     libraries = [
         subprocess.run(
-            [*COMPILER.split(), f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True
+            [*COMPILER.split(), f"-print-file-name=lib{name}.so"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=200,
         ).stdout.strip()
         for name in ("asan", "ubsan", "stdc++")
     ]

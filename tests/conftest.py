@@ -12,17 +12,23 @@ import contextlib
 import functools
 import io
 import os
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 
+from cconvnet import ops
 from cconvnet.backends import (
     PRECISIONS,
+    CudaDevice,
     Device,
     DeviceUnavailable,
+    _Pinned,
     get_device,
     import_cupy,
     present_devices,
@@ -33,6 +39,39 @@ hypothesis.settings.register_profile(
     "same", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("same")
+
+# Tests started with `nohup`, or in the background of a script, ignore signals, and so would every process
+# they start. A signal with a handler, unlike one that is ignored, has its default action in a new process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _signal in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, lambda number, frame: None)
+
+
+def _nan_filled(make: Any) -> Any:
+    @functools.wraps(make)
+    def made(self: Any, shape: Sequence[int] | int, dtype: Any = np.float32) -> Any:
+        array = make(self, shape, dtype)
+        if type(array) in (np.ndarray, _Pinned):
+            array.reshape(-1).view(np.uint8)[...] = 0xFF
+        elif hasattr(array, "__cuda_array_interface__"):  # an array of CuPy itself: fakes fill their own
+            # In the stream whose memory it is: the device's, or the caller's of an operation.
+            owners = (self.ordered(), self) if isinstance(self, Device) else (self.device.selected(),)
+            with contextlib.ExitStack() as stack:
+                for owner in owners:
+                    stack.enter_context(owner)
+                array.reshape(-1).view(np.uint8)[...] = 0xFF
+        return array
+
+    return made
+
+
+# Fresh memory holds NaN, whether it is read as float64, float32 or bfloat16, and -1 if read as an integer:
+# a test that reads memory which nothing wrote fails at every run, not by chance.
+for _kind in (Device, CudaDevice, ops._Call):
+    for _name in ("empty", "staging", "_new"):
+        if _name in vars(_kind):
+            setattr(_kind, _name, _nan_filled(getattr(_kind, _name)))
 
 # On one GPU two logical devices try what two GPUs would do.
 with contextlib.suppress(DeviceUnavailable):
@@ -117,13 +156,13 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(folder)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     except OSError as error:
         pytest.skip(f"no small file system can be made here: {error}")
     if done.returncode:
         pytest.skip(f"no small file system can be made here: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", str(folder)], check=True, timeout=200)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from cconvnet._problem import ConvProblem, FcProblem, PoolProblem
 from cconvnet.backends import PRECISIONS, Device
 from cconvnet.bench.peers import cudnn as peer
 from cconvnet.bench.rows import Row
-from cconvnet.bench.sides import Refused
+from cconvnet.bench.sides import FINITE, FULL, VERIFICATIONS, Refused, Replay
 from cconvnet.bench.workers import PeerMissing
 from cconvnet.bfloat16 import BITS, pack, unpack
 from cconvnet.testing import reference
@@ -58,7 +58,19 @@ class FakeClock:
     def seconds(self, call: Any, count: int) -> list[float]:
         for _ in range(count):
             call()
-        return [FakeGraph.ran[-1].seconds] * count
+        # A launch takes its time where there is no graph.
+        return [FakeGraph.ran[-1].seconds + (0 if isinstance(call.__self__, Replay) else LAUNCH)] * count
+
+    def captured(self, call: Any) -> tuple[Any, str]:
+        if FakeGraph.uncapturable:
+            return call, "not captured: some engines cannot be"
+        return call, "graph"
+
+    def launch_seconds(self, call: Any, count: int) -> list[float]:
+        return [LAUNCH] * count
+
+
+LAUNCH = 0.125
 
 
 # ---- a frontend that computes with NumPy ---------------------------------------------------------------
@@ -138,6 +150,8 @@ class FakeGraph:
     engines: ClassVar[list[Engine]] = ENGINES
     ran: ClassVar[list[Engine]] = []
     workspaces: ClassVar[list[int]] = []
+    built_plans: ClassVar[list[str]] = []
+    uncapturable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -187,11 +201,9 @@ class FakeGraph:
         compute_data_type: Any = None,
         name: str = "",
     ) -> Tensor:
-        assert dilation == [1, 1]
-
         def compute(x: Any, w: Any, y: Any) -> None:
             y[...] = 0
-            for xs, ys, group, r, s in taps(x, w, y, padding, stride):
+            for xs, ys, group, r, s in taps(x, w, y, padding, stride, dilation):
                 ys += np.einsum("nchw,kc->nkhw", xs, w[group, :, r, s])
 
         return self._op(compute, image, weight)
@@ -208,7 +220,7 @@ class FakeGraph:
     ) -> Tensor:
         def compute(dy: Any, w: Any, dx: Any) -> None:
             dx[...] = 0
-            for xs, ys, group, r, s in taps(dx, w, dy, padding, stride):
+            for xs, ys, group, r, s in taps(dx, w, dy, padding, stride, dilation):
                 xs += np.einsum("nkhw,kc->nchw", ys, w[group, :, r, s])
 
         return self._op(compute, loss, filter)
@@ -225,7 +237,7 @@ class FakeGraph:
     ) -> Tensor:
         def compute(x: Any, dy: Any, dw: Any) -> None:
             dw[...] = 0
-            for xs, ys, group, r, s in taps(x, dw, dy, padding, stride):
+            for xs, ys, group, r, s in taps(x, dw, dy, padding, stride, dilation):
                 dw[group, :, r, s] += np.einsum("nchw,nkhw->kc", xs, ys)
 
         return self._op(compute, image, loss)
@@ -270,6 +282,7 @@ class FakeGraph:
         if index in self.barred or not self.engines[index].builds:
             raise NotSupported("Deselecting execution plan\nand more")
         self.built.add(index)
+        self.built_plans.append(self.engines[index].name)
 
     def get_workspace_size_plan_at_index(self, index: int) -> int:
         assert index in self.built
@@ -294,7 +307,7 @@ class FakeGraph:
 
 
 def taps(
-    x: Any, w: Any, y: Any, padding: list[int], stride: list[int]
+    x: Any, w: Any, y: Any, padding: list[int], stride: list[int], dilation: list[int]
 ) -> Iterator[tuple[Any, Any, slice, int, int]]:
     """For each group and element of the filters: the part of x under it, the part of y it adds to."""
     groups = x.shape[1] // w.shape[1]
@@ -303,9 +316,10 @@ def taps(
         for r in range(w.shape[2]):
             for s in range(w.shape[3]):
                 ranges = []
-                for size, outputs, at, pad, step in zip(
-                    x.shape[2:], y.shape[2:], (r, s), padding, stride, strict=True
+                for size, outputs, tap, apart, pad, step in zip(
+                    x.shape[2:], y.shape[2:], (r, s), dilation, padding, stride, strict=True
                 ):
+                    at = tap * apart
                     inside = [o for o in range(outputs) if 0 <= o * step + at - pad < size]
                     begin, end = (inside[0], inside[-1] + 1) if inside else (0, 0)
                     first = begin * step + at - pad
@@ -333,11 +347,12 @@ def frontend(monkeypatch: pytest.MonkeyPatch) -> Any:
     module.streams = []
     module.set_stream = lambda handle, stream: module.streams.append((handle, stream))
     monkeypatch.setitem(sys.modules, "cudnn", module)
-    monkeypatch.setattr(peer, "get_device", lambda name: Gpu())
+    monkeypatch.setattr(peer, "gpu", lambda name: Gpu())
     monkeypatch.setattr(peer, "Clock", FakeClock)
     monkeypatch.setattr(FakeGraph, "engines", ENGINES)
     monkeypatch.setattr(FakeGraph, "ran", [])
     monkeypatch.setattr(FakeGraph, "workspaces", [])
+    monkeypatch.setattr(FakeGraph, "built_plans", [])
     return module
 
 
@@ -351,6 +366,8 @@ PROBLEMS = {
     "ceil": ConvProblem(1, 9, 10, 3, 4, 4, 4, stride=(3, 3), rounding="ceil"),
     "ceil_padded": ConvProblem(2, 7, 8, 4, 4, 3, 4, stride=(3, 3), padding=(1, 1), groups=2, rounding="ceil"),
     "floor_leaves_pixels": ConvProblem(2, 8, 8, 2, 3, 3, 3, stride=(4, 4)),
+    "dilated": ConvProblem(2, 9, 8, 4, 4, 3, 2, stride=(1, 2), padding=(1, 1), groups=2, dilation=(2, 3)),
+    "padded_below": ConvProblem(1, 6, 7, 3, 4, 3, 3, stride=(2, 1), padding=((0, 1), (1, 3))),
     "fc": FcProblem(3, 7, 5),
 }
 
@@ -411,7 +428,10 @@ def test_plans_may_run_in_any_order_after_a_larger_workspace_was_needed(frontend
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_columns_hold_what_their_notes_allow(frontend: Any, precision: str) -> None:
     side = peer.CuDNN("cuda:0", precision)
-    columns = {plan.name: plan.columns for plan in side.plans(row("conv_fprop", PROBLEMS["conv"], precision))}
+    columns = {
+        plan.name: tuple(column for column in side.columns if plan.stands_in(column))
+        for plan in side.plans(row("conv_fprop", PROBLEMS["conv"], precision))
+    }
     # Tensor cores are TF32's and bfloat16's.
     tensor_cores = precision != "fp32"
     assert columns == {
@@ -424,8 +444,9 @@ def test_columns_hold_what_their_notes_allow(frontend: Any, precision: str) -> N
     assert set().union(*columns.values()) == set(side.columns)
 
 
-def test_a_row_is_prepared_and_says_what_was_left_out(frontend: Any) -> None:
-    side = peer.CuDNN("cuda:0", "fp32")
+@pytest.mark.parametrize("verify", VERIFICATIONS)
+def test_a_row_is_prepared_and_says_what_was_left_out(frontend: Any, verify: str) -> None:
+    side = peer.CuDNN("cuda:0", "fp32", verify)
     answer = side.prepare("cifar-quick", 2, "conv3", "conv_wgrad")
     kept = {column: plan["kernel"] for column, plan in answer["plans"].items()}
     assert kept == {"best": "eng5", "strict": "eng0", "deterministic": "eng4"}
@@ -433,6 +454,54 @@ def test_a_row_is_prepared_and_says_what_was_left_out(frontend: Any) -> None:
     assert side.time("strict", 2) == [3.0, 3.0]
     assert frontend.streams == [(HANDLE, STREAM)]
     assert side.about()["frontend"] == "1.32.0" and side.about()["cudnn"] == 91400
+
+
+def test_a_graph_is_timed_and_its_launch_told_apart(frontend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = peer.CuDNN("cuda:0", "fp32")
+    assert side.verify == FINITE
+    strict = side.prepare("cifar-quick", 2, "conv3", "conv_fprop")["plans"]["strict"]
+    assert strict == {
+        "kernel": "eng0", "seconds": 3.0, "how": "graph", "launch_seconds": LAUNCH,
+        "called_seconds": 3.0 + LAUNCH,
+    }  # fmt: skip
+    monkeypatch.setattr(FakeGraph, "uncapturable", True)
+    strict = side.prepare("cifar-quick", 2, "conv3", "conv_fprop")["plans"]["strict"]
+    assert strict["how"] == "not captured: some engines cannot be"
+    assert strict["seconds"] == strict["called_seconds"] == side.time("strict", 1)[0] == 3.0 + LAUNCH
+
+
+def test_only_plans_that_may_stand_in_a_column_are_built_again(frontend: Any) -> None:
+    """Building can take a second: each plan once, then for a column the fastest until one will do."""
+    peer.CuDNN("cuda:0", "fp32").prepare("cifar-quick", 2, "conv3", "conv_fprop")
+    first = ["eng0", "eng1", "eng2", "eng4", "eng5"]
+    assert FakeGraph.built_plans == [*first, "eng0", "eng4"]
+
+
+def test_another_precision_is_used_from_a_row_on(frontend: Any) -> None:
+    side = peer.CuDNN("cuda:0", "fp32")
+    for precision, kept in (("fp32", "eng0"), ("bf16", "eng5"), ("tf32", "eng5"), ("fp32", "eng0")):
+        answer = side.prepare("cifar-quick", 2, "conv3", "conv_fprop", precision=precision)
+        assert answer["plans"]["strict"]["kernel"] == kept and side.precision == precision
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_is_not_written_is_seen_where_it_is(
+    frontend: Any, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    right = FakeGraph.execute_plan_at_index
+
+    def execute(self: FakeGraph, tensor_dict: Any, workspace: int, index: int, handle: Any = None) -> None:
+        tensor = self.output
+        before = tensor.at(tensor_dict[tensor.uid])[0, 0, 0, 0].copy()
+        right(self, tensor_dict, workspace, index, handle)
+        if self.engines[index].name == "eng5":
+            tensor.at(tensor_dict[tensor.uid])[0, 0, 0, 0] = before
+
+    monkeypatch.setattr(FakeGraph, "execute_plan_at_index", execute)
+    monkeypatch.setattr(Gpu, "host", None)  # nothing comes back to be looked at
+    answer = peer.CuDNN("cuda:0", precision).prepare("cifar-quick", 2, "conv3", "conv_fprop")
+    assert answer["wrong"] == {"eng5": "1 of 8,192 elements of y are NaN, infinite or not written"}
+    assert answer["plans"]["best"]["kernel"] == "eng1"
 
 
 def test_a_wrong_plan_is_never_kept(frontend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +513,7 @@ def test_a_wrong_plan_is_never_kept(frontend: Any, monkeypatch: pytest.MonkeyPat
             self.output.at(tensor_dict[self.output.uid])[0, 0, 0, 0] += 1
 
     monkeypatch.setattr(FakeGraph, "execute_plan_at_index", execute)
-    answer = peer.CuDNN("cuda:0", "fp32").prepare("cifar-quick", 2, "conv3", "conv_fprop")
+    answer = peer.CuDNN("cuda:0", "fp32", FULL).prepare("cifar-quick", 2, "conv3", "conv_fprop")
     assert answer["plans"]["best"]["kernel"] == "eng1"
     assert list(answer["wrong"]) == ["eng5"]
 

@@ -14,18 +14,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_gpu import LAUNCH, FakeGpu
 
-from cconvnet import cli
+from cconvnet import cli, nets
+from cconvnet._problem import ConvProblem
 from cconvnet.backends import PRECISIONS, get_device
 from cconvnet.bench import kernels as bench
+from cconvnet.bench import verify
 from cconvnet.bench.kernel_table import Table
 from cconvnet.bench.kernels import Peer, kernels, peers_for
 from cconvnet.bench.ours import Ours
-from cconvnet.bench.rows import NETWORKS, Row, find, rows, select
+from cconvnet.bench.rows import NETWORKS, Row, _trained_over_blocks, find, over_blocks, rows, select
 from cconvnet.bench.sides import Plan, Refused, Side
+from cconvnet.bench.tiles import TILE, Tiles, count_bad, tile
 from cconvnet.bench.workers import PeerMissing
+from cconvnet.bfloat16 import BITS, pack
+from cconvnet.network import Network
 from cconvnet.plots import PlotError
-from cconvnet.testing import reference
+from cconvnet.testing import compare, reference
 from cconvnet.testing.check import OPERATIONS
 
 Array = np.ndarray[Any, Any]
@@ -219,6 +225,159 @@ def test_an_impl_is_forced() -> None:
     assert Ours("cpu:0", "fp32", impl=last).prepare(**row.key)["plans"]["plan"]["kernel"] == last
     answer = Ours("cpu:0", "fp32", impl="abacus").prepare(**row.key)
     assert "abacus does not serve it; there are " in answer["refused"]
+
+
+# ---- on a GPU that is none -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    found = FakeGpu()
+    monkeypatch.setattr("cconvnet.bench.ours.get_device", lambda name: found)
+    return found
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_graphs_are_timed_and_launches_told_apart(gpu: FakeGpu, precision: str) -> None:
+    side = Ours("cuda:0", precision)
+    assert "4 times the L2 cache" in side.about()["caches"]
+    for operation in ("fc_fprop", "fc_wgrad"):
+        answer = side.prepare("cifar-quick", 1, "fc10", operation)
+        assert answer["wrong"] == {}
+        (plan,) = answer["plans"].values()
+        assert plan["how"] == "graph" and plan["launch_seconds"] >= LAUNCH
+        assert plan["called_seconds"] >= LAUNCH > min(side.time("plan", 3))
+        assert side.work()["flops"] == 2 * 64 * 10
+    assert gpu.captures == 2
+
+
+def test_what_cannot_be_captured_says_so(gpu: FakeGpu) -> None:
+    gpu.refused.add("fc_fprop")
+    side = Ours("cuda:0", "fp32")
+    (plan,) = side.prepare("cifar-quick", 1, "fc10", "fc_fprop")["plans"].values()
+    assert plan["how"] == "not captured: fc_fprop cannot be captured"
+    assert min(side.time("plan", 2)) >= LAUNCH
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        row
+        for row in rows("cifar-quick", 1)
+        if row.layer in ("fc10", "pool3", "loss") or row.name == "fc64 relu_bias_backward"
+    ],
+    ids=lambda row: row.name,
+)
+def test_numbers_are_made_on_the_gpu(
+    gpu: FakeGpu, row: Row, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn once, whatever the row, and looked at where they are."""
+    monkeypatch.setattr(verify, "timed_inputs", verify.timed_inputs if row.layer == "loss" else None)
+    monkeypatch.setattr(verify, "check", None)
+    monkeypatch.setattr(FakeGpu, "host", None)
+    side = Ours("cuda:0", "fp32")
+    assert side.prepare(**row.key, precision=precision)["wrong"] == {}
+    plan: Any = side._kept["plan"]
+    numbers = [
+        values for name, array in plan.plan._arrays.items()
+        if array.dtype == row_dtype(row, name, precision) and np.std(values := compare.values(array)) > 0
+    ]  # fmt: skip
+    assert numbers and all(np.isfinite(values).all() for values in numbers)
+
+
+def row_dtype(row: Row, name: str, precision: str) -> Any:
+    return find(row.network, row.batch, row.layer, row.operation, precision).dtype(name)
+
+
+def test_what_is_not_written_is_wrong_on_a_gpu(gpu: FakeGpu) -> None:
+    module = gpu.module
+
+    class Forgets:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(module, name)
+
+        def fc_dgrad(self, problem: Any, dy: Any, w: Any, dx: Any, *rest: Any) -> None:
+            module.fc_dgrad(problem, dy, w, dx, *rest)
+            dx[0, 3:5] = np.nan
+
+    gpu.module = Forgets()
+    answer = Ours("cuda:0", "fp32").prepare("cifar-quick", 1, "fc10", "fc_dgrad")
+    assert answer["wrong"] == {"fc_dgrad_simt": "x"} or list(answer["wrong"].values()) == [
+        "2 of 64 elements of dx are NaN, infinite or not written"
+    ]
+    assert answer["plans"] == {}
+
+
+def test_a_tile_is_repeated_to_the_last_element() -> None:
+    device = get_device("cpu:0")
+    tiles = Tiles(device)
+    array = tiles.array((3, TILE // 2), np.float32).reshape(-1)
+    assert (array[:TILE] == tile()).all() and (array[TILE:] == tile()[: array.size - TILE]).all()
+    bits = tiles.array((100,), BITS)
+    assert (bits == pack(tile()[:100])).all()
+    for array, bad in ((np.array([1, np.inf, np.nan], np.float32), 2), (pack([1, np.inf, np.nan]), 2)):
+        assert count_bad(np, array) == bad
+    assert count_bad(np, np.array([-1], np.int32)) == 0
+
+
+# ---- the first convolution -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("network", ["alexnet", "resnet50", "googlenet"])
+def test_the_first_convolution_stands_there_as_training_computes_it(network: str, precision: str) -> None:
+    given = find(network, 2, "conv1", "conv_fprop", precision)
+    blocks = find(network, 2, "conv1_blocks", "conv_fprop", precision)
+    assert blocks.problem.precision == precision and blocks.problem.stride_h == 1
+    assert (blocks.problem.p, blocks.problem.q) == (given.problem.p, given.problem.q)
+    assert blocks.problem.flops * blocks.asked == pytest.approx(given.problem.flops)
+    table = rows(network, 2, precision, blocks=True)
+    wanted = ["conv1 conv_fprop", "conv1_blocks conv_fprop", "conv1 conv_wgrad", "conv1_blocks conv_wgrad"]
+    assert [row.name for row in table[:4]] == wanted
+    assert [row.name for row in table if "_blocks" not in row.name] == [r.name for r in rows(network, 2)]
+    # One of the two forms is the one that training computes.
+    assert [row.trained for row in table[:2]] in ([True, False], [False, True])
+    assert all(row.trained for row in (*table[4:], *rows(network, 2)))
+
+
+@pytest.mark.parametrize(("size", "over"), [(67, True), (74, False)])
+def test_training_computes_that_very_convolution(size: int, over: bool) -> None:
+    spec = nets.alexnet.build((size, size, 3), 10, width=1 / 24)
+    network = Network(spec, batch=2, devices=["emulator:0"])
+    (own,) = (layer.branches[0].problem for layer in network.layers if "conv1" in layer.names)
+    image, conv = spec.input, spec.layers[0].for_input(0)
+    sizes = (2, image.height, image.width, 3, own.k, *conv.window)
+    given = ConvProblem(*sizes, conv.stride, conv.padding, 1, conv.rounding)
+    assert repr(own) == repr(over_blocks(given) if over else given)
+    assert _trained_over_blocks(given) == over
+
+
+@pytest.mark.parametrize("network", ["vgg16", "cifar-quick"])
+def test_a_convolution_without_stride_stands_there_once(network: str) -> None:
+    assert [r.name for r in rows(network, 1, blocks=True)] == [r.name for r in rows(network, 1)]
+
+
+def test_a_layer_counts_once_among_the_means() -> None:
+    def line(layer: str, ratio: float) -> dict[str, Any]:
+        return {"layer": layer, "products": True, "peers": {"cudnn best": {"ratio": ratio}}}
+
+    untrained = line("conv1", 8.0) | {"trained": False}
+    found = bench.summarize([untrained, line("conv1_blocks", 2.0), line("conv2", 2.0)])
+    assert found["products"] == {"cudnn best": {"ratio": pytest.approx(2.0), "rows": 2}}
+
+
+def test_the_table_shows_launches_on_a_gpu() -> None:
+    row = {
+        "layer": "fc", "operation": "fc_fprop", "products": True, "kernel": "k", "seconds": 1e-5,
+        "seconds_min": 1e-5, "flops_per_second": 1e12, "bytes_per_second": 1e9, "share": 0.5,
+        "how": "not captured: no", "launch_seconds": 4e-5,
+        "peers": {"cudnn": {"ratio": 1.5, "how": "not captured: neither"}},
+    }  # fmt: skip
+    result = {"machine": {"device": "cuda:0"}, "peers": {"cudnn": {"columns": ["plan"]}}, "summary": {}}
+    lines = list(Table(result, ["fc"]).row(row))
+    assert lines[0].split()[-3:] == ["40.0", "1.50", "k"]
+    assert lines[1:] == ["    not captured: no", "    cudnn: not captured: neither"]
 
 
 # Only operations that PyTorch computes otherwise than the rows of cifar-quick show.
@@ -416,6 +575,7 @@ def test_peers_of_a_device() -> None:
         ({"net": "lenet-5"}, "--net must be one of alexnet, "),
         ({"batch": 0}, "--batch must be at least 1, not 0"),
         ({"seconds": 0.0}, "--seconds must be above 0, not 0.0"),
+        ({"verify": "half"}, "--verify must be full or finite, not 'half'"),
         ({"precision": "fp8"}, "--precision must be one of fp32, tf32, bf16, not 'fp8'"),
         ({"precision": "tf32"}, "precision tf32 is not for cpu:0"),
         ({"only": "conv77"}, "--only must name layers or passes"),

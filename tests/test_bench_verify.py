@@ -32,6 +32,7 @@ Array = np.ndarray[Any, Any]
 _CONV = {
     "padded": ConvProblem(5, 7, 9, 6, 8, 3, 3, padding=(1, 1), groups=2),
     "strided": ConvProblem(3, 11, 10, 3, 4, 5, 4, stride=(3, 2), padding=(2, 1), rounding="ceil"),
+    "dilated": ConvProblem(4, 11, 9, 4, 6, 3, 3, padding=((1, 2), (0, 3)), groups=2, dilation=(2, 1)),
 }
 _POOL = PoolProblem(9, 24, 25, 16, (3, 3), (2, 2), (1, 0), "ceil")
 # More elements than are compared in full.

@@ -316,10 +316,14 @@ def test_check_fused_sees_a_bit() -> None:
 
 def test_the_line_repeats_the_check() -> None:
     line = repro("sgd_update", SgdProblem(40, 0.1, 0.9, 0.01), "cpu:0", seed=3, floor=-1e9, data="real")
-    result = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True, timeout=200
+    )
     assert result.returncode == 1 and "error of v" in result.stderr
     line = repro("sgd_update", SgdProblem(40, 0.5, 0.5, 0.25), "cpu:0", seed=3)
-    result = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True, timeout=200
+    )
     assert result.returncode == 0, result.stderr
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from cconvnet import checkpoint
 from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder, NotFinite
+from cconvnet.outputs import side_file
 
 
 def make(step: int = 7, fill: float = 1.5) -> Checkpoint:
@@ -255,23 +256,40 @@ def test_as_many_as_asked_for_are_kept(keep: int, kept: list[int], tmp_path: Pat
     assert steps(folder) == kept
 
 
-def test_an_abandoned_course_is_removed(tmp_path: Path) -> None:
-    """After going back to step 2 and on to 3, the checkpoint of step 9 is of another course."""
-    folder = Folder(tmp_path)
+def test_later_checkpoints_are_never_removed(tmp_path: Path) -> None:
+    """They are of another course of the run, which training sets aside."""
+    folder = Folder(tmp_path, keep=1)
     for step in (2, 9):
         folder.save(make(step))
+    assert folder.later(2) == [folder.file(9)]
     folder.save(make(3))
-    assert steps(folder) == [2, 3]
+    folder.save(make(4))
+    assert steps(folder) == [4, 9]
+
+
+def test_a_users_own_files_are_no_checkpoints(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, keep=1)
+    names = ("step-2.safetensors", "step-².safetensors", "step-000000002.safetensors", "step-00000001.bak")
+    for name in names:
+        (tmp_path / name).write_bytes(b"mine")
+    (tmp_path / ".cat.jpg.partial").write_bytes(b"mine")
+    folder.save(make(7))
+    folder.save(make(123_456_789))
+    folder.clean()
+    assert folder.files() == [folder.file(123_456_789)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*names, ".cat.jpg.partial", "step-123456789.safetensors"]
+    )
 
 
 def test_side_files_are_never_taken_for_checkpoints(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.save(make(5))
-    checkpoint.side_file(folder.file(6)).write_bytes(b"half")
+    side_file(folder.file(6)).write_bytes(b"half")
     (tmp_path / "step-mine.safetensors").write_bytes(b"a user's own")
     assert steps(folder) == [5]
     folder.clean()
-    assert not checkpoint.side_file(folder.file(6)).exists()
+    assert not side_file(folder.file(6)).exists()
     folder.save(make(6))
     folder.save(make(7))
     assert (tmp_path / "step-mine.safetensors").exists()
@@ -362,7 +380,7 @@ def kill_while_saving(folder: Folder, times: int) -> None:
         assert process.stdout.readline() == b"ready\n"
         time.sleep(chance.uniform(0.0, 0.1))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(timeout=200)
         process.stdout.close()
         # Not one file that bears a checkpoint's name may be unsound.
         for file in folder.files():

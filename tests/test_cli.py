@@ -115,6 +115,7 @@ def test_output_that_nobody_takes(output: str, said: str) -> None:
             stderr=subprocess.PIPE,
             text=True,
             check=False,
+            timeout=200,
         )
         assert done.returncode == 1
         assert done.stderr == (said and f"error: standard output: {said}\n")
@@ -127,7 +128,9 @@ def test_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
     out = tmp_path / "run"
     for command in (["runs", tmp_path], ["train", "--device", "cpu:0", "--steps", "3", "--out", out]):
         line = shlex.join([sys.executable, "-m", "cconvnet", *map(str, command)])
-        done = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sh", "-c", f"{line} {closed}"], capture_output=True, text=True, check=False, timeout=200
+        )
         assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -162,7 +165,9 @@ def test_without_a_command_there_is_help() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = "import sys; import cconvnet.cli; print(*sorted(m for m in sys.modules if '.' not in m))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200
+    )
     assert not {"numpy", "PIL", "matplotlib", "cupy", "safetensors"} & set(done.stdout.split())
 
 
@@ -209,6 +214,7 @@ def test_train_names_its_folder_itself(tmp_path: Path) -> None:
         cwd=tmp_path,
         check=True,
         env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        timeout=200,
     )
     (path,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"lenet-digits-\d{8}-\d{6}", path.name)
@@ -246,7 +252,7 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
         if not part:
             break
         shown += part
-    assert process.wait() == 0
+    assert process.wait(timeout=200) == 0
     assert "epoch 1/" in shown.decode()
     assert "images/s" in shown.decode()
     assert "\x1b[?25l" not in shown.decode()  # the cursor was never hidden
@@ -308,6 +314,44 @@ def test_predict_shows_a_table(trained: Path, digit: Path) -> None:
     done = json.loads(run("predict", "--run", trained, digit, "--json", "-").stdout)
     assert done[0]["classes"][0]["class"] == "0"
     assert len(done[0]["classes"]) == 5
+
+
+def test_pictures_that_cannot_be_read_do_not_stop_the_others(
+    trained: Path, digit: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "cut.png").write_bytes(digit.read_bytes()[:90])
+    bad = [tmp_path / "empty.jpg", tmp_path / "gone.png", tmp_path, tmp_path / "cut.png"]
+    given = [bad[0], *[digit] * 40, bad[1], bad[2], *[digit] * 40, bad[3], digit]  # more than a batch
+    done = run("predict", "--run", trained, *given, "--device", "cpu:0", "--top", 2, "--json", "-")
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith(f"error: {path} ") for line, path in zip(lines, bad, strict=True))
+    found = json.loads(done.stdout)
+    assert [one["picture"] for one in found] == list(map(str, given))
+    for one, path in zip(found, given, strict=True):
+        if path in bad:
+            assert set(one) == {"picture", "error"} and str(path) in one["error"]
+        else:
+            assert one["classes"][0]["class"] == "0" and one["classes"] == found[1]["classes"]
+    done = run("predict", "--run", trained, bad[0], digit, "--device", "cpu:0", COLUMNS="300")
+    assert done.returncode == 1 and str(digit) in done.stdout and "empty.jpg" not in done.stdout
+    done = run("predict", "--run", trained, *bad[:2], "--device", "cpu:0", "--json", "-")
+    assert done.returncode == 2
+    assert [set(one) for one in json.loads(done.stdout)] == [{"picture", "error"}] * 2
+
+
+def test_drawn_predictions_leave_out_what_cannot_be_read(trained: Path, digit: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    gone, out = tmp_path / "gone.png", tmp_path / "some.png"
+    options = ("--among", 20, "--out", out, "--device", "cpu:0", "--picture", gone)
+    shown = ("plot", "predictions", trained, *options)
+    done = run(*shown, "--picture", digit)
+    assert (done.returncode, done.stdout) == (1, f"{out}\n") and out.is_file()
+    assert f"error: {gone} cannot be read" in done.stderr
+    out.unlink()
+    assert f"{gone} cannot be read" in refuse(*shown) and not out.exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
@@ -438,6 +482,7 @@ def test_several_runs_are_drawn_into_the_working_folder(trained: Path, tmp_path:
         text=True,
         check=True,
         cwd=tmp_path,
+        timeout=200,
     )
     assert done.stdout == "curves.png\n"
     assert (tmp_path / "curves.png").exists() and not (other / "curve.png").exists()
@@ -576,8 +621,8 @@ def test_batch_larger_than_the_data() -> None:
         (("--batch", 0), "--batch must be at least 1, not 0"),
         (("--epochs", 0), "--epochs must be at least 1, not 0"),
         (("--epochs", 1.5), "--epochs"),
-        (("--seed", -1), "--seed must be from 0"),
-        (("--lr", "nan"), "--lr must be a number above 0, not nan"),
+        (("--seed", -1), "--seed must be at least 0, not -1"),
+        (("--lr", "nan"), "--lr must be above 0, not nan"),
         (("--size", -3), "--size must be at least 1, not -3"),
         (("--log-every", 0), "--log-every must be at least 1, not 0"),
     ],
@@ -589,10 +634,10 @@ def test_numbers_out_of_range(arguments: tuple[object, ...], words: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--lr-plateau", 0), "--lr-plateau must be a number of epochs from 1 on, or none, not '0'"),
+        (("--lr-plateau", 0), "--lr-plateau must be at least 1, not 0"),
         (("--lr-scale", "conv1"), "--lr-scale must be like conv1=0.1,fc8=2, with factors from 0 on, not"),
         (("--freeze", "conv9"), "a layer must be one of conv1, conv2, fc1, fc2, not 'conv9'; did you mean"),
-        (("--color-noise", -1), "--color-noise must be a number from 0 on, not -1.0"),
+        (("--color-noise", -1), "--color-noise must be at least 0, not -1.0"),
     ],
 )
 def test_recipes_that_cannot_be(arguments: tuple[object, ...], words: str, tmp_path: Path) -> None:
@@ -687,11 +732,11 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
         return
     # Modes do not bind root; a read-only file system does.
     mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    done = subprocess.run(mount, capture_output=True, text=True, check=False, timeout=200)
     if done.returncode:
         pytest.skip(f"no read-only folder can be made here: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", str(folder)], check=True, timeout=200)
 
 
 def test_read_only_folder(read_only: Path) -> None:
@@ -798,7 +843,7 @@ def test_a_reader_that_has_gone() -> None:
     process.stdout.close()
     time.sleep(0.1)
     assert process.stderr.read() == b""
-    process.wait()
+    process.wait(timeout=200)
     process.stderr.close()
 
 

@@ -15,7 +15,7 @@ PASSES = ["conv_fprop", "conv_dgrad", "conv_wgrad"]
 
 # Where strides leave pixels out and taps see nothing but padding, gradients are rightly 0.
 SPARSE = {"stride_beyond_filter", "1x1_strided", "1x1_padded", "padded_beyond_filter",
-          "padded_and_strided"}  # fmt: skip
+          "padded_and_strided", "dilated_groups"}  # fmt: skip
 
 
 def share_of_nonzeros(name: str) -> float:

@@ -31,11 +31,13 @@ import pytest
 from PIL import Image
 
 from cconvnet import data
+from cconvnet.bench.data import Repeated
 from cconvnet.data import digits, images, statistics
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import BrokenImage, DataError, decode_image
+from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.data.statistics import Statistics, fingerprint, gather, statistics_file
-from cconvnet.data.workers import spawn
+from cconvnet.data.workers import spawn, surplus, worker_limit
 
 CLASSES = ["ant", "bee", "cat"]
 needs_simplejpeg = pytest.mark.skipif(images.simplejpeg is None, reason="simplejpeg is not installed")
@@ -319,14 +321,10 @@ def test_cmyk_of_adobe_and_of_others(decoder: str) -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_names_and_orientation_do_not_count(tmp_path: Path, decoder: str) -> None:
+def test_names_do_not_count(tmp_path: Path, decoder: str) -> None:
     picture = Image.fromarray(noise(8, 12))
     (tmp_path / "a.JPEG").write_bytes(encode(picture))  # a PNG, as one of ImageNet's files
     assert np.array_equal(images.read_image(tmp_path / "a.JPEG", None, None, decoder), noise(8, 12))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    turned = encode(picture, "JPEG", exif=exif)
-    assert decode_image(turned, None, decoder).shape == (8, 12, 3)
 
 
 @pytest.mark.parametrize("height, width, size", [(20, 60, 10), (60, 20, 10), (40, 40, 30), (8, 13, 24)])
@@ -375,11 +373,12 @@ def test_decoders_agree(height: int, width: int, size: int | None) -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_reduced_decoding_changes_little(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_runs_without_a_record_decode_at_reduced_scale(decoder: str) -> None:
     content = encode(Image.fromarray(noise(601, 803)), "JPEG", quality=90)
-    reduced = decode_image(content, 70, decoder)
-    monkeypatch.setattr(images, "_reduction", lambda width, height, size: 1)
-    assert np.abs(reduced.astype(int) - decode_image(content, 70, decoder)).mean() < 1.5
+    full = images.resize_image(decode_image(content, None, decoder), 70)
+    assert np.array_equal(decode_image(content, 70, decoder), full)
+    reduced = decode_image(content, 70, decoder, preprocessing=UNRECORDED).astype(int)
+    assert 0 < np.abs(reduced - full).mean() < 1.5
 
 
 def test_decoding_is_never_reduced_below_the_size() -> None:
@@ -973,7 +972,7 @@ def test_statistics_where_nothing_can_be_written(tmp_path: Path, monkeypatch: py
     def refuse(path: Path, pieces: object) -> None:
         raise error
 
-    monkeypatch.setattr(statistics, "write_atomically", refuse)
+    monkeypatch.setattr(statistics, "write_output", refuse)
     said: list[str] = []
     found = gather(data.open_source(tmp_path), say=said.append)
     assert found.mean is not None
@@ -1151,6 +1150,31 @@ def test_workers_that_hang_do_not_keep_their_parent(streamed: data.Split) -> Non
     assert all(map(is_gone, workers))
 
 
+@pytest.mark.parametrize(
+    "pictures, cores, limit",
+    [(1, 4, 1), (20, 4, 1), (32, 4, 1), (33, 4, 2), (10**6, 1, 16), (10**6, 2, 16), (10**6, 8, 64)],
+)
+def test_workers_that_pictures_and_cores_keep_busy(
+    pictures: int, cores: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cconvnet.data.workers.usable_cores", lambda: cores)
+    assert worker_limit(pictures) == limit
+    for asked in (None, 0, 1, limit):
+        assert surplus(asked, pictures) == ""
+    assert surplus(limit + 1, pictures).startswith(f"workers: {limit} instead of {limit + 1}: ")
+
+
+@linux
+def test_no_more_workers_than_there_is_work(tmp_path: Path) -> None:
+    make_pictures(tmp_path, {"a": 20, "b": 25})
+    split = data.open_source(tmp_path, cache_bytes=0).train
+    for asked, count in ((1, 1), (2, 2), (60, 2)):
+        with data.Loader(split, 8, workers=asked) as loader:
+            assert len(pids(loader)) == count
+    with data.Loader(Repeated(split, 3), 8, workers=60) as loader:
+        assert len(loader._reader._reader.pool.pids) == 5  # type: ignore[attr-defined]
+
+
 @linux
 def test_more_workers_than_the_system_allows(streamed: data.Split, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
@@ -1217,7 +1241,7 @@ def test_workers_end_with_their_parent(streamed: data.Split, tmp_path: Path, sig
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-        process.wait()
+        process.wait(timeout=200)
     assert process.returncode == -sign
     wait_until_gone(workers)
     assert held()[2] == shared

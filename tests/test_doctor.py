@@ -192,6 +192,10 @@ def test_nothing_can_train() -> None:
     assert not can_train(examine(facts))
 
 
+def _granted(threads: str) -> dict[str, Any]:
+    return {"modules": {**HEALTHY.modules, "cpu": f"oneDNN 3.2.0 with AVX2, {threads}"}}
+
+
 @pytest.mark.parametrize(
     ("changes", "what", "mend"),
     [
@@ -200,6 +204,8 @@ def test_nothing_can_train() -> None:
         ({"variables": {"OMP_NUM_THREADS": "many"}}, "threads", "unset OMP_NUM_THREADS"),
         ({"variables": {"OMP_WAIT_POLICY": "ACTIVE"}}, "threads", "unset OMP_WAIT_POLICY"),
         ({"quota": 2.5}, "threads", "export OMP_NUM_THREADS=2"),
+        (_granted("1 thread, of 2 asked for (OMP_THREAD_LIMIT=1)"), "threads", "unset OMP_THREAD_LIMIT"),
+        (_granted("4 threads, of 9 asked for (the system starts no more)"), "threads", "export OMP_NUM"),
         ({"variables": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}, "cpu", "unset ONEDNN_MAX_CPU_ISA"),
         ({"free_memory": 5 * 10**8}, "memory", "--batch"),
         ({"free_disk": 10**9}, "disk", "--out FOLDER"),
@@ -284,6 +290,7 @@ def test_the_command_as_json(tmp_path: Path) -> None:
         text=True,
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "99999"},
+        timeout=200,
     )
     found = json.loads(done.stdout)
     assert found["can_train"] is True

@@ -169,7 +169,7 @@ def test_a_killed_download_goes_on(server: Server, tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.wait(timeout=200)
     have = part.stat().st_size
     assert 0 < have <= 500_000 and not file.exists()
     server.stall = None

@@ -13,6 +13,7 @@ from PIL import Image
 from cconvnet import checkpoint, data, nets
 from cconvnet.checkpoint import Checkpoint
 from cconvnet.data import decode_image
+from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.evaluate import (
     MEAN,
     Ensemble,
@@ -210,7 +211,7 @@ def evaluate_noise(
     paths: list[Path], monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> tuple[list[Tally], Tally]:
     noise = source()
-    monkeypatch.setattr(data, "open_source", lambda where, size, cache_bytes: noise)
+    monkeypatch.setattr(data, "open_source", lambda where, size, **how: noise)
     found, results, together = evaluate_runs(paths, "noise", devices=["cpu:0"], **options)
     assert found is noise
     return [result.tally for result in results], together
@@ -244,7 +245,7 @@ def test_a_network_averaged_with_itself_is_itself(saved: list[Path], monkeypatch
 def test_broken_test_images_count_for_no_member(saved: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     noise = source()
     noise.test.skipped[3] = "broken"
-    monkeypatch.setattr(data, "open_source", lambda where, size, cache_bytes: noise)
+    monkeypatch.setattr(data, "open_source", lambda where, size, **how: noise)
     _, results, together = evaluate_runs(saved[:2], "noise", devices=["cpu:0"])
     assert [result.tally.count for result in results] == [44, 44]
     assert together.count == 44
@@ -301,7 +302,10 @@ def test_photographs_are_looked_at_upright(orientation: int, tmp_path: Path) -> 
     Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
     seen = read_picture(tmp_path / "photo.png", (40, 40, 3))
     assert np.array_equal(seen, UPRIGHT[orientation](stored[:, 10:50]))
-    assert np.array_equal(decode_image((tmp_path / "photo.png").read_bytes(), 40), stored[:, 10:50])
+    content = (tmp_path / "photo.png").read_bytes()
+    assert np.array_equal(decode_image(content, 40), seen)
+    as_stored = decode_image(content, 40, preprocessing=UNRECORDED)
+    assert np.array_equal(as_stored, stored[:, 10:50])
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

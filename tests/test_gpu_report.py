@@ -153,7 +153,7 @@ def test_an_interrupted_report_leaves_what_it_had(tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
+    output, _ = process.communicate(timeout=200)
     assert process.returncode == 1
     found = summary(folder)
     assert found["kernels"]["state"] == "interrupted" and found["step"]["state"] == "waiting"

@@ -7,6 +7,7 @@ import pytest
 
 from cconvnet._problem import NormLimitProblem
 from cconvnet.backends import Device
+from cconvnet.testing import reference
 from cconvnet.testing.check import check, make_inputs, run
 
 # With the norms that exact inputs have: powers of two around the root of the columns.
@@ -82,3 +83,28 @@ def test_an_infinite_row_shows(device: Device) -> None:
 def test_a_limit_is_positive(limit: float) -> None:
     with pytest.raises(ValueError, match="limit must be positive"):
         NormLimitProblem(2, 3, limit)
+
+
+# Rows of 1, 3, 5 and more columns that are long, short or in between, beside one that is as usual.
+EXTREMES = [3e30, 1.1e19, 2e-22, 3e-30, 5e-41, 1.0]
+
+
+@pytest.mark.parametrize("limit", [1.0, 1e25, 1e-20, 1e-31, 3e-38])
+@pytest.mark.parametrize("columns", [1, 2, 5, 300, 4100])
+def test_squares_beyond_floats_do_not_matter(device: Device, columns: int, limit: float) -> None:
+    problem = NormLimitProblem(len(EXTREMES), columns, limit)
+    draws = np.random.default_rng(columns).uniform(0.1, 1, (len(EXTREMES), columns))
+    w = (draws * np.array(EXTREMES)[:, None]).astype(np.float32)
+    limited = run("limit_norm", problem, device, {"w": w})["w"]
+    wanted = reference.limit_norm(problem, w.astype(np.float64))
+    # Beside floats' rounding, that of the subnormal ones.
+    np.testing.assert_allclose(limited, wanted, rtol=1e-6, atol=3e-45)
+    changed = (limited != w).any(axis=1)
+    np.testing.assert_array_equal(changed, (wanted != w).any(axis=1))
+
+
+@pytest.mark.parametrize("value", [np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal])
+def test_the_largest_and_the_smallest_float(device: Device, value: float) -> None:
+    w = np.full((2, 9), value, np.float32)
+    limited = run("limit_norm", NormLimitProblem(2, 9, 6.0), device, {"w": w})["w"]
+    np.testing.assert_allclose(limited, 2.0 if value > 1 else w, rtol=1e-6)

@@ -206,7 +206,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.write_text(FAULTY, encoding="utf-8")
     command = [str(nvcc), "-std=c++17", "-O3", f"-arch={machine_code.ARCH}", "-lineinfo", "-cubin"]
     command += [f"-I{ROOT / 'kernels'}", str(source), "-o", str(cubin)]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
     return cubin
 
 

@@ -91,6 +91,7 @@ class Tree:
             env=environment,
             capture_output=True,
             text=True,
+            timeout=3600,
         )
         assert made.returncode == 0, f"a mutant must compile:\n{made.stdout}{made.stderr}"
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from cconvnet import bfloat16, ops
+from cconvnet._problem import LocalProblem
 from cconvnet.backends import Device, DeviceUnavailable, get_device, present_devices
 from cconvnet.testing.operations import COUNTS, OPERATIONS, element_of, make_inputs, workspace_size
 from cconvnet.testing.problems import random_case
@@ -276,6 +277,83 @@ def test_lrn_average_divides_alpha_by_the_window(device: Device) -> None:
             for alpha, average in ((0.5, True), (0.5 / window, False))
         )
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("padding", "outputs"),
+    [
+        (((1, 2), (0, 3)), None),
+        (((2, 0), 1), None),
+        ((1, (0, 2)), (3, 4)),
+        (((0, 3), (2, 1)), (5, 2)),
+        (1, 6),
+    ],
+)
+def test_convolutions_are_padded_as_they_are_told(
+    device: Device, padding: ops.Padding, outputs: ops.Pair | None
+) -> None:
+    """Each is the unpadded one of the image in its zeros; `outputs` says where those end."""
+    x, w = floats(2, 7, 8, 4), floats(6, 3, 2, 4)
+    where: Arguments = {"stride": (2, 1), "padding": padding, "outputs": outputs, "device": device}
+    axes = padding if isinstance(padding, tuple) else (padding, padding)
+    (top, bottom), (left, right) = (axis if isinstance(axis, tuple) else (axis, axis) for axis in axes)
+    if outputs is not None:
+        p, q = outputs if isinstance(outputs, tuple) else (outputs, outputs)
+        bottom, right = 2 * (p - 1) + 3 - 7 - top, q - 1 + 2 - 8 - left
+    framed = np.pad(x, [(0, 0), (top, max(bottom, 0)), (left, max(right, 0)), (0, 0)])
+    framed = np.ascontiguousarray(framed[:, : 7 + top + bottom, : 8 + left + right])
+    plain: Arguments = {"stride": (2, 1), "device": device}
+    given, given_framed, w = (device.array(a) for a in (x, framed, w))
+    y = ops.conv_fprop(given, w, **where)
+    np.testing.assert_array_equal(device.host(y), device.host(ops.conv_fprop(given_framed, w, **plain)))
+    dy = device.array(floats(*y.shape))
+    dw, same = ops.conv_wgrad(given, dy, (3, 2), **where), ops.conv_wgrad(given_framed, dy, (3, 2), **plain)
+    np.testing.assert_array_equal(device.host(dw), device.host(same))
+    dx = device.host(ops.conv_dgrad(dy, w, x.shape, **where))
+    whole = np.zeros((2, 7 + top + abs(bottom), 8 + left + abs(right), 4), np.float32)
+    _, h, width, _ = framed.shape
+    whole[:, :h, :width] = device.host(ops.conv_dgrad(dy, w, framed.shape, **plain))
+    np.testing.assert_array_equal(dx, whole[:, top : top + 7, left : left + 8])
+
+
+@pytest.mark.parametrize("stride", [1, (2, 3), (4, 1)])
+def test_dilation_spreads_the_filter(device: Device, stride: ops.Pair) -> None:
+    """A dilated convolution is the plain one by the filter with zeros between its taps."""
+    x, w = floats(2, 10, 11, 3), floats(4, 3, 2, 3)
+    spread = np.zeros((4, 7, 5, 3), np.float32)
+    spread[:, ::3, ::4] = w
+    plain: Arguments = {"stride": stride, "padding": (2, 1), "device": device}
+    dilated: Arguments = {**plain, "dilation": (3, 4)}
+    x, w, spread = (device.array(a) for a in (x, w, spread))
+    y = ops.conv_fprop(x, w, **dilated)
+    np.testing.assert_array_equal(device.host(y), device.host(ops.conv_fprop(x, spread, **plain)))
+    dy = device.array(floats(*y.shape))
+    dx, same = (ops.conv_dgrad(dy, f, x.shape, **a) for f, a in ((w, dilated), (spread, plain)))
+    np.testing.assert_array_equal(device.host(dx), device.host(same))
+    dw = device.host(ops.conv_wgrad(x, dy, (3, 2), **dilated))
+    np.testing.assert_array_equal(dw, device.host(ops.conv_wgrad(x, dy, (7, 5), **plain))[:, ::3, ::4])
+
+
+def test_counted_padding_is_pixels_of_zero(device: Device) -> None:
+    """But what the last windows of ceil rounding read beyond the padding is none."""
+    x = floats(2, 7, 8, 4)
+    framed = np.pad(x, [(0, 0), (1, 2), (0, 1), (0, 0)])
+    plain: Arguments = {"window": 4, "stride": (3, 2), "rounding": "ceil", "device": device}
+    counted: Arguments = {**plain, "padding": ((1, 2), (0, 1)), "count_padding": True}
+    y = ops.avgpool_forward(device.array(x), **counted)
+    same = device.host(ops.avgpool_forward(device.array(framed), **plain))
+    np.testing.assert_array_equal(device.host(y), same)
+    dy = device.array(floats(*y.shape))
+    dx = device.host(ops.avgpool_backward(dy, framed.shape, **plain))[:, 1:8, :8]
+    np.testing.assert_array_equal(device.host(ops.avgpool_backward(dy, x.shape, **counted)), dx)
+    refused = {**counted, "padding": ((-1, 0), 0)}
+    with pytest.raises(ValueError, match="padding must not be negative with count_padding"):
+        ops.avgpool_forward(device.array(x), **refused)
+
+
+def test_local_layers_have_no_dilation() -> None:
+    with pytest.raises(ValueError, match="dilation must be 1 for a locally connected layer"):
+        LocalProblem(1, 9, 9, 1, 1, 3, 3, dilation=(1, 2))
 
 
 def test_pools_begin_where_they_are_told(device: Device) -> None:
@@ -569,6 +647,7 @@ def overlapping(function: str, name: str) -> Callable[[Arguments], Arguments]:
 
 NOT_POSITIVE = [0, -1]
 PASSES = [f"{family}_{p}" for family in ("conv", "local") for p in ("fprop", "dgrad", "wgrad")]
+CONV_PASSES = [name for name in PASSES if name.startswith("conv")]
 FC_PASSES = ["fc_fprop", "fc_dgrad", "fc_wgrad"]
 LRN = ["lrn_forward", "lrn_backward"]
 LRN_POOL = ["lrn_maxpool_forward", "lrn_maxpool_backward"]
@@ -578,7 +657,13 @@ NAN = float("nan")
 
 BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (PASSES, "stride", [0, -2, (1, 0), 1.5, (1, 2, 3), "2", None, 2**31]),
-    (PASSES, "padding", [-1, (0, -1), 0.5, (1,), "same", 2**31]),
+    (
+        PASSES,
+        "padding",
+        [-1, (0, -1), 0.5, (1,), "same", 2**31, ((0, -1), 1), (0, (1, 2, 3)), ((1, 2), None)],
+    ),
+    (PASSES, "outputs", [0, -1, (1, 0), 2.5, (1,), "2", 2**30]),
+    (CONV_PASSES, "dilation", [0, -1, (2, 0), 1.5, (1, 2, 3), "2", None, 2**30]),
     (PASSES, "groups", [0, -2, 3, 1.0, "2", 2**40]),
     (PASSES + POOL, "rounding", ["round", "", None, 1]),
     (PASSES + FC_PASSES, "impl", ["no_such_row", "", 3]),
@@ -601,7 +686,9 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (LRN, "region", ["everywhere", None]),
     (POOL + LRN_POOL, "window", [0, -3, 99, 2.5]),
     (POOL + LRN_POOL, "stride", [0, -1, (2, 0)]),
-    (POOL + LRN_POOL, "padding", [1.5, (0, -1.5), "1", -(2**31)]),
+    (POOL + LRN_POOL, "padding", [1.5, (0, -1.5), "1", -(2**31), (0, (1, 2, 0))]),
+    (POOL + LRN_POOL, "pad_right", [(0, (0, 3))]),
+    (POOL + LRN_POOL, "pad_bottom", [((0, 4), 0)]),
     (POOL + LRN_POOL, "pad_w", [(0, 3), (0, 7), (0, -6), (0, 1 - 2**31)]),
     (POOL + LRN_POOL, "outputs", [0, -1, (1, 0), (4, 1), (1, 4), 2.5, (1,), "2"]),
     (["dropout"], "keep", [0.0, -0.5, 1.5, NAN, "0.5", None]),
@@ -670,7 +757,7 @@ def bad_parameters() -> list[Bad]:
     cases = []
     for functions, name, values in BAD_PARAMETERS:
         # A padding as large as its window is refused where heights and widths have names.
-        argument = "padding" if name == "pad_w" else name
+        argument = "padding" if name.startswith("pad_") else name
         for function in functions:
             for value in values:
                 cases.append(Bad(function, repr(value), name, given(argument, value)))

@@ -55,7 +55,9 @@ def overheads() -> ModuleType:
 def imported(code: str) -> set[str]:
     """The packages that a fresh process has imported after some code."""
     shown = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", shown], capture_output=True, text=True, check=True, timeout=200
+    )
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -145,7 +147,7 @@ def _tensorboard() -> bool:
 @pytest.mark.long
 def test_resident_memory_is_flat(overheads: ModuleType) -> None:
     command = [sys.executable, overheads.__file__, "--parts", "memory", "--steps", "2000"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stdout
 
 

@@ -125,6 +125,7 @@ def test_no_byte_outside_is_touched(tmp_path: Path) -> None:
             *settings,
         ],
         check=True,
+        timeout=200,
     )
     command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "-p", "no:xdist"]
     run = subprocess.run(
@@ -133,5 +134,6 @@ def test_no_byte_outside_is_touched(tmp_path: Path) -> None:
         env=sanitized(tmp_path),
         capture_output=True,
         text=True,
+        timeout=200,
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cconvnet import checkpoint, data, nets, plots, runs
+from cconvnet import checkpoint, data, nets, outputs, plots, runs
 from cconvnet.checkpoint import Checkpoint
 from cconvnet.data import DataError
 from cconvnet.evaluate import Trained, load_trained, predict
@@ -273,7 +273,7 @@ def test_a_log_is_read_on(tmp_path: Path) -> None:
     assert history.steps["step"].tolist() == list(range(1, 10))
     # A resume puts the log back, by a new file.
     kept = (run / "log.jsonl").read_bytes().splitlines(keepends=True)[:4]
-    checkpoint.write_atomically(run / "log.jsonl", kept)
+    outputs.write_output(run / "log.jsonl", kept)
     append(run, step_lines(30)[4:])
     assert history.read()
     assert history.steps["step"].tolist() == list(range(1, 31))

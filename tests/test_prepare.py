@@ -366,11 +366,11 @@ def test_broken_pictures_are_not_what_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--size", "0"], "--size must be from 1 to 8,192, not 0"),
-        (["--size", "9000"], "--size must be from 1 to 8,192, not 9000"),
-        (["--quality", "101"], "--quality must be from 1 to 100, not 101"),
+        (["--size", "0"], "--size must be at least 1, not 0"),
+        (["--size", "9000"], "--size must be at most 8192, not 9000"),
+        (["--quality", "101"], "--quality must be at most 100, not 101"),
         (["--quality", "90", "--raw"], "--quality is of JPEGs"),
-        (["--shard-mb", "0"], "--shard-mb must be more than 0, not 0"),
+        (["--shard-mb", "0"], "--shard-mb must be above 0, not 0"),
         (["--workers", "-1"], "--workers must be at least 0, not -1"),
     ],
 )
@@ -576,7 +576,7 @@ def test_a_second_one_that_waits_finds_it_made(
 
     monkeypatch.setattr(preparing.time, "sleep", sleeping)
     preparation(folder, root, SHARD_BYTES, size=20).run(First(), 0)
-    thread.join()
+    thread.join(timeout=200)
     assert found == [{"train": 34, "test": 9}]
     assert digests(root) == expected and not (root / JOURNAL).exists()
 
@@ -606,7 +606,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     children = _children(process.pid)
     assert children
     process.kill()
-    process.wait()
+    process.wait(timeout=200)
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -659,7 +659,8 @@ def test_sizes_in_words() -> None:
 def test_what_dataset_json_says(folder: Path, tmp_path: Path) -> None:
     prepare(folder, tmp_path / "shards", size=20, quality=70)
     document = json.loads((tmp_path / "shards" / "dataset.json").read_text())
-    assert document["format"] == "cconvnet shards" and document["version"] == 1
+    assert document["format"] == "cconvnet shards" and document["version"] == 2
+    assert document["preprocessing"] == {"orientation": "exif", "jpeg": "full", "resize": "antialiased"}
     expected = {
         "origin": "pictures", "size": 20, "whole": False, "encoding": "jpeg", "quality": 70, "channels": 3,
         "classes": ["ant", "bee", "cat"], "pictures": {"train": 34, "test": 9},

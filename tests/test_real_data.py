@@ -31,7 +31,7 @@ def train(*arguments: object) -> dict[str, Any]:
     """Runs `cconvnet train` and gives its summary back."""
     out = Path(str(arguments[arguments.index("--out") + 1]))
     command = [sys.executable, "-m", "cconvnet", "train", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=200)
     return json.loads((out / "summary.json").read_text())  # type: ignore[no-any-return]
 
 
@@ -73,7 +73,7 @@ def test_the_original_alexnet_moves_from_two_devices_to_one(tmp_path: Path) -> N
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    process.wait(timeout=200)
     assert checkpoints[-1].stem < "step-00000015"
     rest = train("--resume", broken, "--device", "cpu:0", "--out", broken)
     assert (whole["device"], rest["device"]) == ("cpu:0,cpu:1", "cpu:0")

@@ -69,7 +69,8 @@ def conv_by_definition(o: ConvProblem | LocalProblem, x: Array, w: Array) -> Arr
     for n, p, q, k in np.ndindex(*o.y_shape):
         first = k // k_per_group * c_per_group
         for r, s, c in np.ndindex(o.r, o.s, c_per_group):
-            i, j = p * o.stride_h - o.pad_h + r, q * o.stride_w - o.pad_w + s
+            i = p * o.stride_h - o.pad_h + r * o.dilation_h
+            j = q * o.stride_w - o.pad_w + s * o.dilation_w
             if 0 <= i < o.h and 0 <= j < o.w:
                 y[n, p, q, k] += x[n, i, j, first + c] * w[p, q, k, r, s, c]
     return y
@@ -90,6 +91,18 @@ def test_conv_fprop_by_hand() -> None:
     # One more window with ceil rounding: it reads one pixel and a zero beyond the edge.
     o = ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), rounding="ceil")
     assert reference.conv_fprop(o, [1, 2, 5], [10, 1]).ravel().tolist() == [12, 50]
+    # And so do a padding at the right alone and a number of outputs.
+    for same in (
+        ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), padding=(0, (0, 1))),
+        ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), outputs=(1, 2)),
+    ):
+        assert same == o
+    o = ConvProblem(1, 1, 3, 1, 1, 1, 2, padding=(0, (1, 0)))
+    assert reference.conv_fprop(o, [1, 2, 5], [10, 1]).ravel().tolist() == [1, 12, 25]
+    o = ConvProblem(1, 1, 4, 1, 1, 1, 2, padding=(0, (1, 0)), dilation=(1, 3))
+    assert reference.conv_fprop(o, [1, 2, 5, 4], [10, 1]).ravel().tolist() == [5, 14]
+    assert reference.conv_dgrad(o, [1, 2], [10, 1]).ravel().tolist() == [20, 0, 1, 2]
+    assert reference.conv_wgrad(o, [1, 2, 5, 4], [1, 2]).ravel().tolist() == [2, 13]
 
 
 @pytest.mark.parametrize("name", CONV)
@@ -103,7 +116,9 @@ def test_conv_gradients_are_adjoint(name: str) -> None:
     assert abs(np.sum(reference.conv_wgrad(o, x, dy) * w) - forward) <= 1e-13 * scale
 
 
-@pytest.mark.parametrize("name", ["one_channel", "groups_strided", "ceil_groups_padded"])
+@pytest.mark.parametrize(
+    "name", ["one_channel", "groups_strided", "ceil_groups_padded", "unequal_and_dilated"]
+)
 def test_conv_gradients_by_differences(name: str) -> None:
     o = CONV[name]
     x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
@@ -346,6 +361,15 @@ def windows(o: PoolProblem) -> dict[tuple[int, int], tuple[slice, slice]]:
     }
 
 
+def counted(o: PoolProblem, p: int, q: int) -> int:
+    """How many pixels the mean of a window divides by, padding included where it counts."""
+    padding = ((o.pad_h, o.pad_bottom), (o.pad_w, o.pad_right)) if o.count_padding else ((0, 0), (0, 0))
+    ones = np.pad(np.ones((o.h, o.w)), padding, constant_values=1)
+    top = p * o.stride_h - o.pad_h + padding[0][0]
+    left = q * o.stride_w - o.pad_w + padding[1][0]
+    return int(ones[max(top, 0) : top + o.window_h, max(left, 0) : left + o.window_w].sum())
+
+
 @pytest.mark.parametrize("name", POOL)
 def test_pool_is_its_definition(name: str) -> None:
     o = POOL[name]
@@ -357,10 +381,11 @@ def test_pool_is_its_definition(name: str) -> None:
     for (p, q), (rows, columns) in windows(o).items():
         pixels = x[:, rows, columns]
         largest[:, p, q] = pixels.max(axis=(1, 2))
-        mean[:, p, q] = pixels.mean(axis=(1, 2))
+        count = counted(o, p, q)
+        mean[:, p, q] = pixels.sum(axis=(1, 2)) / count
         top = pixels == largest[:, p, q][:, None, None]
         by_max[:, rows, columns] += top * dy[:, p, q][:, None, None]
-        by_mean[:, rows, columns] += dy[:, p, q][:, None, None] / (pixels.shape[1] * pixels.shape[2])
+        by_mean[:, rows, columns] += dy[:, p, q][:, None, None] / count
     np.testing.assert_array_equal(reference.maxpool_forward(o, x), largest)
     np.testing.assert_allclose(reference.maxpool_backward(o, x, largest, dy), by_max, atol=1e-14)
     np.testing.assert_allclose(reference.avgpool_forward(o, x), mean, atol=1e-14)
@@ -373,6 +398,12 @@ def test_pool_by_hand() -> None:
     assert reference.maxpool_backward(o, [1, 5, 5, 3], [5, 5], [10, 1]).ravel().tolist() == [0, 10, 11, 0]
     assert reference.avgpool_forward(o, [1, 5, 6, 3]).ravel().tolist() == [4, 4.5]
     assert reference.avgpool_backward(o, [3, 8]).ravel().tolist() == [1, 1, 5, 4]
+    # The padding counts, but not what the last window reads beyond it.
+    o = PoolProblem(1, 1, 4, 1, (1, 3), (1, 2), (0, (1, 0)), "ceil", count_padding=True)
+    assert o.q == 2 and reference.avgpool_forward(o, [3, 6, 9, 15]).ravel().tolist() == [3, 10]
+    o = PoolProblem(1, 1, 4, 1, (1, 3), (1, 3), (0, (1, 0)), "ceil", count_padding=True)
+    assert reference.avgpool_forward(o, [3, 6, 9, 15]).ravel().tolist() == [3, 12]
+    assert reference.avgpool_backward(o, [3, 8]).ravel().tolist() == [1, 1, 4, 4]
     assert np.isnan(reference.maxpool_forward(o, [1, np.nan, 5, 3])).ravel().tolist() == [True, False]
 
 

@@ -229,7 +229,7 @@ def run_on_a_terminal(columns: int, *arguments: object, stop_after: bytes | None
             process.send_signal(signal.SIGINT)
             stop_after = None
     os.close(ours)
-    return process.wait(), shown.decode()
+    return process.wait(timeout=200), shown.decode()
 
 
 @pytest.mark.parametrize("columns", [80, 40])
@@ -282,7 +282,7 @@ def test_training_goes_on_when_nobody_takes_what_it_says(tmp_path: Path, output:
         os.close(ours)
     command = [sys.executable, "-m", "cconvnet", "train", "--device", "cpu:0", "--epochs", "1"]
     done = subprocess.run(
-        [*command, "--out", tmp_path / "run"], stdout=theirs, stderr=subprocess.PIPE, check=False
+        [*command, "--out", tmp_path / "run"], stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=200
     )
     os.close(theirs)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -312,10 +312,12 @@ def test_a_resumed_stretch_counts_only_its_own_steps(now: list[float]) -> None:
 
 def test_quiet_says_nothing_but_errors(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cconvnet", "train", "--quiet", "--device", "cpu:0", "--steps", "3"]
-    done = subprocess.run([*command, "--out", tmp_path / "run"], capture_output=True, check=True)
+    done = subprocess.run([*command, "--out", tmp_path / "run"], capture_output=True, check=True, timeout=200)
     assert (done.stdout, done.stderr) == (b"", b"")
     assert (tmp_path / "run" / "summary.json").exists()
-    again = subprocess.run([*command, "--out", tmp_path / "run"], capture_output=True, check=False)
+    again = subprocess.run(
+        [*command, "--out", tmp_path / "run"], capture_output=True, check=False, timeout=200
+    )
     assert (again.returncode, again.stdout) == (2, b"")
     assert again.stderr.startswith(b"error: ")
 

@@ -118,7 +118,7 @@ def test_a_killed_run(tmp_path: Path, resumed: bool) -> None:
             Run.open(out)
     finally:
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(timeout=200)
     assert look(out).state == "killed"
     assert (look(out).steps or 0) > 20
 
@@ -128,7 +128,7 @@ def test_a_terminated_run_is_stopped(tmp_path: Path) -> None:
     process = start(out)
     wait_for(lambda: (out / "log.jsonl").exists() and len(runs.read_log(out)) > 1)
     process.terminate()
-    assert process.wait() == 0
+    assert process.wait(timeout=200) == 0
     assert look(out).state == "stopped"
 
 

@@ -150,6 +150,7 @@ def ruff(source: str, name: str = "cconvnet/planted.py") -> set[str]:
         text=True,
         cwd=ROOT,
         check=False,
+        timeout=200,
     )
     return {found["code"] for found in json.loads(done.stdout)}
 

@@ -410,11 +410,11 @@ def test_an_unfinished_folder(raw: Path) -> None:
         read_dataset(raw / "nowhere")
 
 
-@pytest.mark.parametrize("value", [{"version": 2}, {"format": "of somebody else"}, {"version": "1"}])
+@pytest.mark.parametrize("value", [{"version": 3}, {"format": "of somebody else"}, {"version": "1"}])
 def test_another_format_is_refused(raw: Path, value: dict[str, Any]) -> None:
     document = json.loads((raw / "dataset.json").read_text())
     shards.write_document(raw / "dataset.json", {**document, **value, "more": 1})
-    assert "this cconvnet reads 'cconvnet shards', version 1" in refused(raw)
+    assert "this cconvnet reads 'cconvnet shards', versions 1 and 2" in refused(raw)
 
 
 def rewrite(root: Path, name: str, content: bytes, **changes: Any) -> None:

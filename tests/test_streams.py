@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import random
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from queued_streams import Machine, Mark, Queue
 
 from cconvnet import backends, nets
 from cconvnet.backends import CudaDevice, Device, Feed, ReferenceDevice, Transfer
@@ -26,55 +25,6 @@ from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.saving import Snapshot
-
-Work = Callable[[], None]
-
-
-class Mark:
-    reached = False
-
-
-class Queue:
-    """Work in the order in which it was given; an entry may be a mark to wait for."""
-
-    def __init__(self) -> None:
-        self.entries: deque[Work | Mark] = deque()
-
-    @property
-    def ready(self) -> bool:
-        return bool(self.entries) and not (isinstance(self.entries[0], Mark) and not self.entries[0].reached)
-
-    def advance(self) -> None:
-        entry = self.entries.popleft()
-        if not isinstance(entry, Mark):
-            entry()
-
-    def mark(self) -> Mark:
-        mark = Mark()
-        self.entries.append(lambda: setattr(mark, "reached", True))
-        return mark
-
-
-class Machine:
-    """Several devices, and chance."""
-
-    def __init__(self, seed: int) -> None:
-        self.queues: list[Queue] = []
-        self.random = random.Random(seed)
-        # Some devices are slower than others, for a while.
-        self.favours: list[float] = []
-
-    def queue(self) -> Queue:
-        self.queues.append(Queue())
-        return self.queues[-1]
-
-    def drain(self) -> None:
-        weights = [self.random.random() ** 6 for _ in self.queues]
-        while any(queue.entries for queue in self.queues):
-            ready = [i for i, queue in enumerate(self.queues) if queue.ready]
-            assert ready, "every queue waits for another"
-            (chosen,) = self.random.choices(ready, [weights[i] + 1e-9 for i in ready])
-            self.queues[chosen].advance()
 
 
 class QueuedModule:
@@ -375,9 +325,11 @@ def fake_cupy(calls: Calls, peers: bool) -> Any:
         deviceCanAccessPeer=lambda source, target: peers,
         deviceEnablePeerAccess=lambda target: calls.append(("peer", target)),
     )
+    default = SimpleNamespace(ptr=0, wait_event=lambda event: calls.append(("wait", 0, event.stream.ptr)))
     cuda = SimpleNamespace(
         Event=Event,
         Stream=Stream,
+        get_current_stream=lambda: default,
         Device=lambda ordinal: contextlib.nullcontext(),
         runtime=runtime,
         alloc_pinned_memory=pinned,
@@ -420,7 +372,12 @@ class FedArray(np.ndarray):  # type: ignore[type-arg]
 def gpu_array(values: Any) -> Any:
     """What a CuPy array is to a copy."""
     array = np.array(values, np.float32)
-    return SimpleNamespace(array=array, nbytes=array.nbytes, data=SimpleNamespace(ptr=array.ctypes.data))
+    return SimpleNamespace(
+        array=array,
+        nbytes=array.nbytes,
+        data=SimpleNamespace(ptr=array.ctypes.data),
+        device=SimpleNamespace(id=0),
+    )
 
 
 @pytest.mark.parametrize("peers", [True, False])
@@ -497,7 +454,16 @@ def test_a_gpus_arrays_are_copied_out_behind_its_work() -> None:
     calls.clear()
     wait = gpu.copy_out(zip(sources, targets, strict=True))
     work = gpu._stream.ptr
-    assert calls == [("asnumpy", work), ("asnumpy", work), ("record", work)]
+    copied = [("asnumpy", work), ("asnumpy", work)]
+    # Behind what the caller's stream did, which goes on behind them.
+    assert calls == [
+        ("record", 0),
+        ("wait", work, 0),
+        *copied,
+        ("record", work),
+        ("wait", 0, work),
+        ("record", work),
+    ]
     wait()
     assert calls[-1] == ("synchronize",)
     assert [target.tolist() for target in targets] == [[1, 2, 3], [[4], [5]]]

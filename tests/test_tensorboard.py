@@ -184,7 +184,9 @@ try:
 except OSError as error:
     print(error.errno, error.filename)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200
+    )
     (file,) = (tmp_path / FOLDER).iterdir()
     assert done.stdout.strip() in (f"{errno.EFBIG} {file}", f"{errno.ENOSPC} {file}")
 
@@ -199,6 +201,7 @@ def test_without_tensorboard_it_is_said_before_training(tmp_path: Path) -> None:
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": path},
+        timeout=200,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
@@ -209,7 +212,9 @@ def test_without_tensorboard_it_is_said_before_training(tmp_path: Path) -> None:
 
 def test_a_run_without_it_does_not_look_for_it() -> None:
     code = "import sys, cconvnet.train; print('tensorboard' in sys.modules, 'google' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200
+    )
     assert done.stdout == "False False\n"
 
 

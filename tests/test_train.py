@@ -45,6 +45,7 @@ from cconvnet.layers import ConvLayer
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.network import Network
+from cconvnet.outputs import side_file
 from cconvnet.reporter import Reporter
 from cconvnet.runs import Run, RunError
 from cconvnet.saving import Saver, Snapshot
@@ -587,7 +588,7 @@ def test_killed_before_the_configuration(tmp_path: Path) -> None:
     with Run.create(tmp_path / "killed", {"settings": {}}):
         pass
     for file in (tmp_path / "killed").rglob("*.json"):
-        file.rename(checkpoint.side_file(file))
+        file.rename(side_file(file))
     (tmp_path / "killed" / "checkpoints").rmdir()
     assert run_training(out=tmp_path / "killed", steps=1).summary["steps"] == 1
 
@@ -1212,7 +1213,7 @@ def victim(
     if request.param == "shards":
         where = folder / "shards"
         command = ["data", "prepare", str(folder / "pictures"), str(where), "--size", "32"]
-        subprocess.run([sys.executable, "-m", "cconvnet", *command, "--raw"], check=True)
+        subprocess.run([sys.executable, "-m", "cconvnet", *command, "--raw"], check=True, timeout=200)
     flags = ["--net", "cifar-13pct", "--data", str(where), "--size", "32", "--workers", "2"]
     flags += ["--batch", "16", "--epochs", "4", "--color-noise", "0.1", "--seed", "3", "--device", "cpu:0"]
     flags += ["--log-every", "2", "--lr", "0.001"]
@@ -1387,8 +1388,8 @@ def test_a_log_that_cannot_be_written(
 ) -> None:
     out, rewind = tmp_path / "run", Run.rewind_log
 
-    def full(run: Run, step: int, epoch: int) -> None:
-        rewind(run, step, epoch)
+    def full(run: Run, *arguments: Any) -> None:
+        rewind(run, *arguments)
         run._log.close()
         run._log = Path("/dev/full").open("a")  # noqa: SIM115
 
@@ -1482,8 +1483,8 @@ def test_a_folder_that_becomes_read_only(
     folder = out / "checkpoints"
 
     def protect() -> None:
-        subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True, timeout=200)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True, timeout=200)
 
     at_step(35, protect, monkeypatch)
     try:
@@ -1491,11 +1492,11 @@ def test_a_folder_that_becomes_read_only(
         assert f"The last good checkpoint stands: {folder / 'step-00000030.safetensors'}" in text
         assert [checkpoint.load(file).step for file in Folder(folder).files()] == [20, 30]
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", str(folder)], check=True, timeout=200)
     monkeypatch.undo()
     resume(out)
     assert_same_run(unbroken, out)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=200)
     process = start(*FLAGS, "--out", str(small_disk / "other"))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -1547,7 +1548,7 @@ def test_a_truly_full_disk(small_disk: Path, unbroken: Path) -> None:
     kept = Folder(out / "checkpoints").files()
     assert [checkpoint.load(file).step for file in kept] == [0, 10]
     assert not list(out.rglob(".*"))
-    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True, timeout=200)
     resume(out)
     assert_same_run(unbroken, out)
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from cconvnet._problem import ConvProblem, FcProblem
 from cconvnet.backends import Device
+from cconvnet.bench.tiles import Tiles
 from cconvnet.bench.timing import Clock
 from cconvnet.bench.work import Work
-from cconvnet.bfloat16 import BITS, pack
+from cconvnet.bfloat16 import BITS
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def _library_element(device: Device, precision: str) -> Any:
 def _library_rate(device: Device, clock: Clock, element: Any) -> float:
     """FLOP/s of the array library's product of two large matrices: NumPy's BLAS, or cuBLAS through CuPy."""
     side = {"cuda": 8192, "cpu": 2048}.get(device.kind, 64)
-    random = np.random.default_rng(0)
-    x, w = (device.array(random.standard_normal((side, side), np.float32).astype(element)) for _ in range(2))
+    tiles = Tiles(device)
+    x, w = (tiles.array((side, side), element) for _ in range(2))
     y = device.empty((side, side), element)
 
     def product() -> None:
@@ -103,15 +104,10 @@ def _large(device: Device, precision: str) -> list[Any]:
 def _own_rate(device: Device, clock: Clock, problem: Any) -> float:
     """FLOP/s of the forward pass of one of our products."""
     family = "fc" if isinstance(problem, FcProblem) else "conv"
-    random = np.random.default_rng(0)
-    bf16 = problem.precision == "bf16"
-
-    def drawn(shape: tuple[int, ...]) -> Any:
-        values = random.standard_normal(shape, np.float32)
-        return device.array(pack(values) if bf16 else values)
-
-    x, w = drawn(problem.x_shape), drawn(problem.w_shape)
-    y = device.empty(problem.y_shape, BITS if bf16 else np.float32)
+    element = BITS if problem.precision == "bf16" else np.float32
+    tiles = Tiles(device)
+    x, w = (tiles.array(tuple(shape), element) for shape in (problem.x_shape, problem.w_shape))
+    y = device.empty(problem.y_shape, element)
     needed = int(getattr(device.module, f"{family}_fprop_workspace")(problem))
     workspace = device.empty(needed, np.uint8) if needed else None
     fprop = getattr(device.module, f"{family}_fprop")

@@ -14,6 +14,7 @@ from cconvnet.bench.networks import build_network
 from cconvnet.bench.timing import summary, wall_seconds
 from cconvnet.bench.training import Training
 from cconvnet.checkpoint import Checkpoint, Folder
+from cconvnet.checks import whole
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import spec_to_dict
 from cconvnet.saving import Saver
@@ -46,8 +47,8 @@ def checkpoint(
         ValueError, DeviceUnavailable: naming the argument.
         OSError: the folder cannot be written.
     """
-    if min(steps, saves) < 1:
-        raise ValueError(f"--steps and --saves must be at least 1, not {steps} and {saves}")
+    whole("--steps", steps, 1)
+    whole("--saves", saves, 1)
     network = build_network(net, devices, batch, precision)
     training = Training(network)
     training.step()  # takes what memory it needs

@@ -26,9 +26,10 @@ from cconvnet._problem import InputProblem
 from cconvnet.backends import check_precision, devices_of, get_device
 from cconvnet.bench.training import MEAN, TIMED_LR, Training
 from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
+from cconvnet.checks import MOST_PIXELS, real, whole
 from cconvnet.data.images import Pixels
-from cconvnet.data.splits import MOST_WORKERS, Indices, Reader, Split, StoredSplit
-from cconvnet.data.workers import CHUNK, Broken, usable_cores
+from cconvnet.data.splits import Indices, Reader, Split, StoredSplit
+from cconvnet.data.workers import CHUNK, MOST_WORKERS, Broken, surplus, usable_cores, worker_limit
 from cconvnet.formats import netfiles
 from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network
@@ -58,7 +59,7 @@ class Repeated(Split):
 
     def __init__(self, split: Split, times: int) -> None:
         super().__init__(split.name, np.tile(split.labels, times), split.image_shape)
-        self._split = split
+        self._split, self._times = split, times
 
     def file(self, index: int) -> str:
         return self._split.file(index % len(self._split))
@@ -69,8 +70,9 @@ class Repeated(Split):
     def fill(self, indices: Indices, images: Pixels) -> Broken:
         return self._split.fill(indices % len(self._split), images)
 
-    def open_reader(self, workers: int | None) -> Reader:
-        return _RepeatedReader(self._split.open_reader(workers), len(self._split))
+    def open_reader(self, workers: int | None, times: int = 1) -> Reader:
+        reader = self._split.open_reader(workers, times * self._times)
+        return _RepeatedReader(reader, len(self._split))
 
 
 class _RepeatedReader:
@@ -334,19 +336,22 @@ def bench_data(
     """
     check_precision(precision)
     for name, value, least in (("--batch", batch, 1), ("--workers", workers, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"--seconds must be above 0, not {seconds:g}")
+        if value is not None:
+            whole(name, value, least)
+    real("--seconds", seconds, above=0)
     (used,) = devices_of([device] if device is not None else None)
     precision = precision or "fp32"
     used.require(precision)
-    size = size or netfiles.stored_size(net)
+    size = netfiles.stored_size(net) if size is None else whole("--size", size, 1, MOST_PIXELS)
     source = open_streamed(where, size)
     spec = spec_of(net, source)
-    batch = batch or spec.recipe.batch
+    batch = spec.recipe.batch if batch is None else batch
     workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
     split = source.train
+    read = len(split) * times_over(len(split), batch)
+    if note := surplus(workers, read):
+        say(note)
+        workers = worker_limit(read)
     stored = stored_bytes(split)
     result: dict[str, Any] = {
         "what": "data",

@@ -7,6 +7,7 @@ from typing import Any
 
 from cconvnet.bench.ceilings import Ceilings
 from cconvnet.bench.kernels import column_name
+from cconvnet.bench.timing import GRAPH
 
 
 def pass_name(operation: str) -> str:
@@ -27,6 +28,7 @@ class Table:
 
     def __init__(self, result: dict[str, Any], layers: list[str]) -> None:
         self._result = result
+        self._on_gpu = result["machine"]["device"].startswith("cuda")
         self._peers = [
             column_name(name, column)
             for name, peer in result["peers"].items()
@@ -40,6 +42,7 @@ class Table:
             ("TFLOP/s", 8),
             ("GB/s", 8),
             ("of limit", 9),
+            *([("launch us", 9)] if self._on_gpu else []),
             *((f"x {name}", max(len(name) + 2, 6)) for name in self._peers),
             ("kernel", 0),
         ]
@@ -84,12 +87,17 @@ class Table:
             f"{row['flops_per_second'] / 1e12:,.3f}" if row["products"] else "",
             f"{row['bytes_per_second'] / 1e9:,.1f}",
             f"{row['share']:.1%}",
+            *([f"{1e6 * row['launch_seconds']:,.1f}"] if self._on_gpu else []),
         ]
         for peer in self._peers:
             found = row["peers"].get(peer, {})
             cells.append(f"{found['ratio']:.2f}" if "ratio" in found else "-")
         yield self._line([*cells, row["kernel"]])
+        if row.get("how", GRAPH) != GRAPH:
+            yield f"    {row['how']}"
         for peer, found in row["peers"].items():
+            if found.get("how", GRAPH) != GRAPH:
+                yield f"    {peer}: {found['how']}"
             if "failed" in found:
                 yield f"    {peer} failed: {found['failed']}"
             for kernel, why in found.get("wrong", {}).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 from cconvnet.backends import check_precision, get_device
 from cconvnet.bench.ceilings import Ceilings
 from cconvnet.bench.rows import NETWORKS, Row, rows, select
+from cconvnet.bench.sides import VERIFICATIONS, verify_for
 from cconvnet.bench.timing import calls_for, geometric_mean, summary
 from cconvnet.bench.work import Work
 from cconvnet.bench.workers import RAISED_MALLOC, PeerMissing, Worker, WorkerError
+from cconvnet.checks import real, whole
 from cconvnet.machine import describe
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
@@ -104,6 +105,7 @@ def kernels(
     impl: str | None = None,
     seconds: float = 1.0,
     peers: Sequence[Peer] | None = None,
+    verify: str | None = None,
     begun: Callable[[dict[str, Any], list[Row]], None] = lambda result, rows: None,
     measured: Callable[[dict[str, Any], dict[str, Any]], None] = lambda result, row: None,
 ) -> dict[str, Any]:
@@ -116,14 +118,21 @@ def kernels(
         impl: a row of our selection tables to force; rows that it does not serve are left out.
         seconds: about how long each side computes for each row.
         peers: None are all of `peers_for`.
+        verify: what is checked of results, one of cconvnet.bench.sides.VERIFICATIONS. None: all, on the host;
+            on a GPU, whose kernels the tests check to the bit, only that all elements were written and are
+            finite.
         begun: called with the result before its first row, and the rows to come.
         measured: called with the result so far and each new row.
 
     Returns
         ``rows``, each with ``seconds``, ``seconds_min``, ``kernel``, ``flops_per_second``,
         ``bytes_per_second``, ``share`` (the time of its floor under the ceilings over its own) and ``peers``,
-        by column: ``seconds``, ``kernel`` and ``ratio`` (their time over ours). A row whose result is not
-        right has ``wrong`` instead. ``summary``: geometric means of the ratios.
+        by column: ``seconds``, ``kernel`` and ``ratio`` (their time over ours). On a GPU the times are those
+        of captured graphs, and ours and peers' also have ``how`` ("graph", or why the call could not be
+        captured and was timed itself), ``launch_seconds`` (the host's, of one call) and ``called_seconds``
+        (the device's, of a call without graph). A row whose result is not right has ``wrong`` instead.
+        A row that training does not compute, since it computes its layer in another form, has ``trained``
+        false. ``summary``: geometric means of the ratios, without such rows.
 
     Raises
         ValueError: naming the argument.
@@ -133,16 +142,18 @@ def kernels(
     if net not in NETWORKS:
         raise ValueError(f"--net must be one of {', '.join(NETWORKS)}, not {net!r}")
     check_precision(precision)
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"--seconds must be above 0, not {seconds}")
-    if batch is not None and batch < 1:
-        raise ValueError(f"--batch must be at least 1, not {batch}")
+    real("--seconds", seconds, above=0)
+    if batch is not None:
+        whole("--batch", batch, 1)
+    if verify not in (None, *VERIFICATIONS):
+        raise ValueError(f"--verify must be {' or '.join(VERIFICATIONS)}, not {verify!r}")
     on, precision = get_device(device), precision or "fp32"
     on.require(precision)
-    batch = batch or default_batch(net, on.kind)
-    table = select(rows(net, batch, precision), only)
+    batch = default_batch(net, on.kind) if batch is None else batch
+    table = select(rows(net, batch, precision, blocks=on.prefers_blocks), only)
     peers = peers_for(on.kind) if peers is None else peers
     arguments = {"device": on.name, "precision": precision}
+    arguments |= {"verify": verify} if verify else {}
 
     result: dict[str, Any] = {
         "what": "kernels",
@@ -152,6 +163,7 @@ def kernels(
         "precision": precision,
         "seconds_per_row": seconds,
         "rounds": ROUNDS,
+        "verify": verify or verify_for(on.kind),
         "peers": {},
         "rows": [],
         "summary": {},
@@ -176,7 +188,7 @@ def kernels(
         for row in table:
             asked = {peer.name: sides[peer.name] for peer in peers if peer.name in sides and peer.takes(row)}
             result["rows"].append(_measure(row, ours, asked, seconds, limits))
-            result["summary"] = _summary(result["rows"])
+            result["summary"] = summarize(result["rows"])
             measured(result, result["rows"][-1])
     finally:
         for side in sides.values():
@@ -189,6 +201,7 @@ def _measure(
 ) -> dict[str, Any]:
     """One row of the result."""
     line: dict[str, Any] = {"layer": row.layer, "operation": row.operation, "products": row.is_gemm}
+    line |= {} if row.trained else {"trained": False}
     try:
         own = ours.ask("prepare", **row.key)
         if "refused" in own:
@@ -197,7 +210,7 @@ def _measure(
             return line | {"kernel": kernel, "wrong": why}
         (plan,) = own["plans"].values()
         work = Work(**ours.ask("work"))
-        line |= {"kernel": plan["kernel"], "flops": work.flops, "bytes": work.bytes}
+        line |= {"kernel": plan["kernel"], "flops": work.flops, "bytes": work.bytes} | launched(plan)
         line["floor_seconds"] = limits.floor(work)
         line["peers"] = {}
         # Who is asked in turn, and for how many calls.
@@ -229,6 +242,11 @@ def _measure(
     return line
 
 
+def launched(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """How a plan's work is started, and what that costs, where these are two things."""
+    return {key: plan[key] for key in ("how", "launch_seconds", "called_seconds") if key in plan}
+
+
 def column_name(peer: str, column: str) -> str:
     """What a peer's column is called: "pytorch", "cudnn strict"."""
     return peer if column == "plan" else f"{peer} {column}"
@@ -257,18 +275,18 @@ def _prepare(
             "kernel": plan["kernel"],
             "wrong": answer["wrong"],
             "unusable": answer["failed"],
-        }
+        } | launched(plan)
         turns[name, column] = (peer, _calls(seconds, plan))
     return turns
 
 
-def _summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarize(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The geometric means of the ratios by column, of sums of products and of all else."""
     found: dict[str, Any] = {}
     for key, products in (("products", True), ("others", False)):
         ratios: dict[str, list[float]] = {}
         for line in lines:
-            if line["products"] == products:
+            if line["products"] == products and line.get("trained", True):
                 for name, peer in line.get("peers", {}).items():
                     if "ratio" in peer:
                         ratios.setdefault(name, []).append(peer["ratio"])

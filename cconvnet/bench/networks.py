@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cconvnet.backends import check_precision, devices_of
+from cconvnet.checks import whole
 from cconvnet.formats.netfiles import NetFiles, build_sized
 from cconvnet.nets.specs import NetSpec, place
 from cconvnet.network import Network
@@ -22,10 +23,10 @@ def build_spec(
     Raises ValueError naming the argument.
     """
     check_precision(precision)
-    if batch is not None and batch < 1:
-        raise ValueError(f"--batch must be at least 1, not {batch}")
+    if batch is not None:
+        whole("--batch", batch, 1)
     spec = net if isinstance(net, NetSpec) else build_sized(net, size)[0]
-    return place(spec, places or {}), batch or spec.recipe.batch
+    return place(spec, places or {}), spec.recipe.batch if batch is None else batch
 
 
 def build_network(

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet import machine
 from cconvnet.backends import Device, get_device
 from cconvnet.bench import ceilings
 from cconvnet.bench.rows import Row
-from cconvnet.bench.sides import Plan, Refused, Side
-from cconvnet.bench.timing import Clock
+from cconvnet.bench.sides import Plan, Refused, Replay, Side
+from cconvnet.bench.tiles import Tiled, Tiles, count_bad
+from cconvnet.bench.timing import GRAPH, Clock
 from cconvnet.bench.work import Work, work
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.testing.check import OPERATIONS, impls
@@ -24,8 +26,8 @@ _NAN = int(pack(math.nan))
 
 
 class _Plan(Plan):
-    def __init__(self, device: Device, row: Row, impl: str | None) -> None:
-        self._device, self._row = device, row
+    def __init__(self, device: Device, row: Row, impl: str | None, tiles: Tiles) -> None:
+        self._device, self._row, self._tiles = device, row, tiles
         self._spec = OPERATIONS[row.operation]
         self._arrays: dict[str, Any] = {}
         self._arguments: list[Any] = []
@@ -45,10 +47,14 @@ class _Plan(Plan):
             for name, value in inputs.items()
             if isinstance(value, np.ndarray)
         }
+        tiled = {name: value for name, value in inputs.items() if isinstance(value, Tiled)}
         problems = spec.problems(row.problem)
         forward = f"{row.operation.removesuffix('_backward')}_forward" if _needs_forward(row) else ""
         if not self._arrays:
             self._arrays = {name: device.array(value) for name, value in kept.items()}
+            self._arrays |= {
+                name: device.empty(value.shape, row.dtype(name)) for name, value in tiled.items()
+            }
             if forward:
                 self._arrays["y"] = device.empty(problems[-1].y_shape, row.dtype("y"))
             for name, shape in row.outputs.items():
@@ -58,6 +64,8 @@ class _Plan(Plan):
             self._arguments = self._call_arguments(inputs)
         for name, value in kept.items():
             device.fill(self._arrays[name], value)
+        for name in tiled:
+            self._tiles.fill(self._arrays[name])
         with device:
             for name in row.outputs.keys() - inputs.keys():
                 array = self._arrays[name]
@@ -91,9 +99,15 @@ class _Plan(Plan):
             for name, shape in self._row.outputs.items()
         }
 
+    def bad(self) -> dict[str, tuple[int, int]]:
+        with self._device as device:
+            arrays = {name: self._arrays[name] for name in self._row.outputs}
+            return {name: (count_bad(device.xp, array), array.size) for name, array in arrays.items()}
+
     @property
     def work(self) -> Work:
-        return work(self._row.operation, self._arguments, self._keywords)
+        least = work(self._row.operation, self._arguments, self._keywords)
+        return Work(round(least.flops * self._row.asked), least.bytes)
 
 
 def _needs_forward(row: Row) -> bool:
@@ -108,16 +122,35 @@ class Ours(Side):
 
     strict = True
 
-    def __init__(self, device: str, precision: str, impl: str | None = None) -> None:
-        super().__init__(device, precision)
+    def __init__(
+        self, device: str, precision: str, impl: str | None = None, verify: str | None = None
+    ) -> None:
+        super().__init__(device, precision, verify)
         self._device, self._impl = get_device(device), impl
         self._clock = Clock(self._device)
+        self._tiles = Tiles(self._device)
 
     def plans(self, row: Row) -> Sequence[Plan]:
-        return [_Plan(self._device, row, self._impl)]
+        return [_Plan(self._device, row, self._impl, self._tiles)]
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
         return self._clock.seconds(plan.call, count)
+
+    def captured(self, plan: Plan) -> tuple[Plan, str]:
+        replay, how = self._clock.captured(plan.call)
+        return (Replay(plan, replay) if how == GRAPH else plan), how
+
+    def launch_seconds(self, plan: Plan, count: int) -> list[float]:
+        return self._clock.launch_seconds(plan.call, count)
+
+    def serves(self, precision: str) -> bool:
+        return self._device.serves(precision)
+
+    def machine(self) -> dict[str, Any]:
+        return {"machine": machine.describe(self._device)}
+
+    def synchronize(self) -> None:
+        self._device.synchronize()
 
     def about(self) -> dict[str, Any]:
         return {"caches": self._clock.caches}
@@ -125,6 +158,8 @@ class Ours(Side):
     def work(self) -> dict[str, int]:
         """How much the prepared row must do at least; see cconvnet.bench.work."""
         (plan,) = self._kept.values()
+        if isinstance(plan, Replay):
+            plan = plan.plan
         assert isinstance(plan, _Plan)
         return {"flops": plan.work.flops, "bytes": plan.work.bytes}
 

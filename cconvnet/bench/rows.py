@@ -5,10 +5,22 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
-from cconvnet._problem import BiasProblem, DropoutProblem, LrnProblem, SgdProblem, SoftmaxProblem
+from cconvnet._problem import (
+    BiasProblem,
+    ConvProblem,
+    DropoutProblem,
+    FilterBlocksProblem,
+    LrnProblem,
+    SgdProblem,
+    SoftmaxProblem,
+)
+from cconvnet.checks import whole
+from cconvnet.layers import ConvLayer
+from cconvnet.nets.specs import ConvSpec
 from cconvnet.testing.operations import OPERATIONS
 from cconvnet.testing.problems import NETWORKS, Layer, layers, with_precision
 
@@ -22,6 +34,8 @@ _OPERATIONS = {
     "avgpool": ("avgpool_forward", "avgpool_backward"),
 }
 
+# Ends the name of a layer that is computed over blocks of pixels.
+BLOCKS = "_blocks"
 # As AlexNet was trained; how fast an update is does not depend on them.
 _RATES = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0005}
 
@@ -36,6 +50,8 @@ class Row:
         operation: a function of kernels/api.h.
         problem: what it is called with, a tuple if that is several.
         precision: one of cconvnet.backends.PRECISIONS.
+        asked: the share of the problem's products that the layer asks for; the others are with zeros.
+        trained: whether it is the form in which training computes the layer.
     """
 
     network: str
@@ -44,6 +60,8 @@ class Row:
     operation: str
     problem: Any
     precision: str = "fp32"
+    asked: float = 1.0
+    trained: bool = True
 
     @property
     def element(self) -> str:
@@ -82,7 +100,7 @@ class Row:
         }
 
 
-def rows(network: str, batch: int, precision: str = "fp32") -> list[Row]:
+def rows(network: str, batch: int, precision: str = "fp32", blocks: bool = False) -> list[Row]:
     """Every layer and pass of one of cconvnet.testing.problems.NETWORKS, in the network's order.
 
     A layer that reads the images has no dgrad. Behind each convolution and hidden fully connected layer
@@ -91,15 +109,63 @@ def rows(network: str, batch: int, precision: str = "fp32") -> list[Row]:
     pooling behind it stand there one by one and as one. The last rows are the loss, and the update of the
     weights of all these layers at once.
 
+    Args
+        blocks: whether a first convolution that can be computed over blocks of pixels stands there in that
+            form too, as a layer ``conv1_blocks``; see `over_blocks`. Its ``trained`` tells which of the two
+            training on a GPU computes.
+
     Raises
         ValueError: naming the argument.
     """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, not {batch}")
-    return [
-        Row(network, batch, layer, operation, _in_precision(problem, precision), precision)
-        for layer, operation, problem in _operations(list(layers(network).values()), batch)
-    ]
+    whole("batch", batch, 1)
+    found = []
+    first, *_ = network_layers = list(layers(network).values())
+    for layer, operation, problem in _operations(network_layers, batch):
+        problem = _in_precision(problem, precision)
+        given = Row(network, batch, layer, operation, problem, precision)
+        made = over_blocks(problem) if layer == first.name and operation in GEMMS else None
+        if not blocks or made is None:
+            found.append(given)
+            continue
+        used = _trained_over_blocks(problem)
+        found.append(replace(given, trained=not used))
+        asked = problem.flops / made.flops
+        found.append(replace(given, layer=layer + BLOCKS, problem=made, asked=asked, trained=used))
+    return found
+
+
+def over_blocks(problem: Any) -> ConvProblem | None:
+    """A convolution of images of few channels as one of stride 1, over blocks of pixels as channels.
+
+    None where there is no such form. Where windows hang over the image, there are blocks of zeros for them.
+    """
+    if not isinstance(problem, ConvProblem):
+        return None
+    o, block = problem, problem.stride_h
+    odd = block != o.stride_w or o.pad_h != o.pad_w or o.groups != 1
+    if odd or block == 1 or min(o.r, o.s) < block or o.c > 4:
+        return None
+    filters = FilterBlocksProblem(o.k, o.r, o.s, o.c, block)
+    _, r, s, channels = filters.blocks_shape
+    return ConvProblem(o.n, o.p - 1 + r, o.q - 1 + s, channels, o.k, r, s, precision=o.precision)
+
+
+def _trained_over_blocks(o: ConvProblem) -> bool:
+    """Whether training on a GPU computes a first convolution over blocks."""
+    padded = o.h + 2 * o.pad_h, o.w + 2 * o.pad_w
+    over = (o.p - 1) * o.stride_h + o.r > padded[0] or (o.q - 1) * o.stride_w + o.s > padded[1]
+    spec = ConvSpec(
+        name="first",
+        filters=o.k,
+        window=(o.r, o.s),
+        stride=(o.stride_h, o.stride_w),
+        padding=(o.pad_h, o.pad_w),
+        groups=o.groups,
+        rounding="ceil" if over else "floor",
+    )
+    image = SimpleNamespace(height=o.h, width=o.w, channels=o.c, center_mean=False)
+    net: Any = SimpleNamespace(input=image, stored_shape=(o.h, o.w, o.c))
+    return ConvLayer.blocks(spec, net, o.n, o.precision) is not None
 
 
 def _in_precision(problem: Any, precision: str) -> Any:
@@ -136,7 +202,7 @@ def _operations(network: list[Layer], batch: int) -> Iterator[tuple[str, str, An
 
 def find(network: str, batch: int, layer: str, operation: str, precision: str = "fp32") -> Row:
     """The row of a key."""
-    for row in rows(network, batch, precision):
+    for row in rows(network, batch, precision, blocks=True):
         if (row.layer, row.operation) == (layer, operation):
             return row
     raise ValueError(f"{network} has no {operation} of a layer {layer!r}")
@@ -170,4 +236,4 @@ def select(table: list[Row], only: str | None) -> list[Row]:
     return [row for row in table if any(matches(row, pattern) for pattern in patterns)]
 
 
-__all__ = ["GEMMS", "NETWORKS", "Row", "find", "rows", "select"]
+__all__ = ["BLOCKS", "GEMMS", "NETWORKS", "Row", "find", "over_blocks", "rows", "select"]

@@ -19,6 +19,7 @@ from cconvnet.backends import Device, check_precision, get_device
 from cconvnet.bench.timing import calls_for, summary, wall_seconds
 from cconvnet.bench.training import Training
 from cconvnet.bench.workers import Worker, WorkerError, peak_bytes
+from cconvnet.checks import MOST_PIXELS, real, whole
 from cconvnet.nets.specs import spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 
@@ -188,12 +189,13 @@ def scaling(
         ValueError: naming the argument.
     """
     check_precision(precision)
-    if seconds <= 0:
-        raise ValueError(f"--seconds must be above 0, not {seconds}")
-    if batch_max is not None and batch_max < 1:
-        raise ValueError(f"--batch-max must be at least 1, not {batch_max}")
-    if sizes is not None and (not sizes or min(sizes) < 1):
-        raise ValueError(f"--sizes must be numbers of pixels from 1 on, not {list(sizes)}")
+    real("--seconds", seconds, above=0)
+    if batch_max is not None:
+        whole("--batch-max", batch_max, 1)
+    if sizes is not None and not sizes:
+        raise ValueError("--sizes must be numbers of pixels, not none")
+    for one in sizes or ():
+        whole("--sizes", one, 1, MOST_PIXELS)
     used = get_device(device)
     spec = nets.build(net)
     own = spec.stored[0]
@@ -210,7 +212,7 @@ def scaling(
         "left_out": [],
         "fits": {},
     }
-    whole = Budget(seconds, clock)
+    in_all = Budget(seconds, clock)
     target, arguments = "cconvnet.bench.scaling:Points", {"device": used.name, "precision": precision}
     with contextlib.ExitStack() as stack:
         shared = stack.enter_context(worker(target, arguments)) if used.kind == "cuda" else None
@@ -243,7 +245,7 @@ def scaling(
             result["left_out"].append({"series": series, series: value, "why": why})
             measured(result, f"{series} {value} is left out: {why}")
 
-        budget = Budget(BATCH_SHARE * whole.left, clock)
+        budget = Budget(BATCH_SHARE * in_all.left, clock)
         batches: list[dict[str, Any]] = []
         for batch in _batches(batch_max):
             growths = [batch / row["batch"] for row in batches[-1:]] or [1.0]
@@ -256,7 +258,7 @@ def scaling(
         if not batches:
             raise WorkerError(f"{net} could not be measured: {result['left_out'][-1]['why']}")
 
-        budget = Budget(whole.left, clock)
+        budget = Budget(in_all.left, clock)
         batch = size_batch(batches, budget.left, spec.recipe.batch)
         done: list[dict[str, Any]] = []
         for size in sorted(set(sizes or [max(1, round(own * factor)) for factor in FACTORS])):

@@ -7,7 +7,8 @@ whose result is right is kept and measured. What a side must bring along is what
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +16,23 @@ import numpy as np
 from cconvnet.bench import verify
 from cconvnet.bench.rows import Row, find
 from cconvnet.bench.workers import WorkerError
+from cconvnet.testing import compare
 
 Array = np.ndarray[Any, Any]
+
+
+# What is checked of a plan: all of its results, on the host; or that every element was written and is finite,
+# where the device can tell. The tests hold the same kernels to the bit; on a GPU a check on the host takes
+# minutes for a network.
+FULL, FINITE = "full", "finite"
+VERIFICATIONS = (FULL, FINITE)
+# Calls whose launches are timed.
+LAUNCHES = 9
+
+
+def verify_for(kind: str) -> str:
+    """What is checked on a kind of device unless something else is asked for."""
+    return FINITE if kind == "cuda" else FULL
 
 
 class Refused(WorkerError):
@@ -40,9 +56,9 @@ class Plan(abc.ABC):
 
         `inputs` are those of `Row.operation` in cconvnet.testing.check.OPERATIONS, by name: host arrays in
         our layouts (x[N,H,W,C], w[K,R,S,C/groups], y[N,P,Q,K]) and numbers; floats, of values that the
-        row's arrays hold. Backward passes of max pooling get no ``y`` but make it with their own forward
-        pass. Plans that share buffers may keep what is there when the
-        same object comes again; the outputs are filled all the same.
+        row's arrays hold. An array may be a Tiled, which the plan makes on the device. Backward passes of
+        max pooling get no ``y`` but make it with their own forward pass. Plans that share buffers may keep
+        what is there when the same object comes again; the outputs are filled all the same.
         """
 
     @abc.abstractmethod
@@ -56,11 +72,43 @@ class Plan(abc.ABC):
         A peer may leave out outputs that it does not compute.
         """
 
+    def bad(self) -> dict[str, tuple[int, int]]:
+        """For each output how many elements are not finite, which those not written are not, and of how many.
+
+        A plan on a GPU counts there.
+        """
+        found = {}
+        for name, kept in self.results().items():
+            result = compare.values(kept)
+            found[name] = int(result.size - np.count_nonzero(np.isfinite(result))), int(result.size)
+        return found
+
+    def stands_in(self, column: str) -> bool:
+        """Whether it may stand in one of the side's columns."""
+        return column in self.columns
+
+
+class Replay(Plan):
+    """A plan whose work is started as one captured graph, without its launches."""
+
+    def __init__(self, plan: Plan, replay: Callable[[], Any]) -> None:
+        self.plan, self.name, self._replay = plan, plan.name, replay
+
+    def load(self, inputs: dict[str, Any]) -> None:
+        self.plan.load(inputs)
+
+    def call(self) -> None:
+        self._replay()
+
+    def results(self) -> dict[str, Array]:
+        return self.plan.results()
+
 
 class Side(abc.ABC):
     """Args:
     device: the name of ours, "cuda:0"; a peer computes on the same physical one.
     precision: one of cconvnet.backends.PRECISIONS.
+    verify: what is checked of a plan: FULL, FINITE, or None for what `verify_for` says.
 
     Attributes:
         columns: what is reported of this side, the first first.
@@ -70,9 +118,14 @@ class Side(abc.ABC):
     columns: ClassVar[tuple[str, ...]] = ("plan",)
     strict: ClassVar[bool] = False
 
-    def __init__(self, device: str, precision: str) -> None:
+    def __init__(self, device: str, precision: str, verify: str | None = None) -> None:
         self.device, self.precision = device, precision
+        self.verify = verify or verify_for(device.partition(":")[0])
         self._kept: dict[str, Plan] = {}
+
+    def use(self, precision: str) -> None:
+        """From the next row on it computes in another precision."""
+        self.precision = precision
 
     # ---- what a side brings along ----
 
@@ -87,9 +140,36 @@ class Side(abc.ABC):
     def seconds(self, plan: Plan, count: int) -> list[float]:
         """The time of each of `count` calls of the plan, one after the other."""
 
+    def captured(self, plan: Plan) -> tuple[Plan, str]:
+        """On a GPU a Replay of the plan and "graph", or the plan itself and why; elsewhere no reason.
+
+        The plan has been called before with the inputs that are loaded.
+        """
+        return plan, ""
+
+    def launch_seconds(self, plan: Plan, count: int) -> list[float]:
+        """On a GPU the host's time for each of `count` calls that only enqueue their work."""
+        raise NotImplementedError
+
     def about(self) -> dict[str, Any]:
         """As JSON values: what a result file says of this side, such as versions and settings."""
         return {}
+
+    def serves(self, precision: str) -> bool:
+        """Whether it can compute in a precision here."""
+        return True
+
+    def machine(self) -> dict[str, Any]:
+        """``machine``: what results say of where they were measured; empty if another side says that."""
+        return {}
+
+    @property
+    def shows_blocks(self) -> bool:
+        """Whether a first convolution is also computed over blocks of pixels; see rows.rows."""
+        return self.device.partition(":")[0] in ("cuda", "emulator")
+
+    def synchronize(self) -> None:  # noqa: B027 - only GPUs are waited for
+        """Waits for the device; raises if it cannot be used any more."""
 
     # ---- what it is asked ----
 
@@ -97,41 +177,71 @@ class Side(abc.ABC):
         """``columns``, and what `about` says."""
         return {"columns": list(self.columns), **self.about()}
 
-    def prepare(self, network: str, batch: int, layer: str, operation: str, seed: int = 0) -> dict[str, Any]:
+    def prepare(
+        self,
+        network: str,
+        batch: int,
+        layer: str,
+        operation: str,
+        seed: int = 0,
+        precision: str | None = None,
+    ) -> dict[str, Any]:
         """Makes the plans of a row, checks them, and keeps the fastest right one of each column.
 
+        Args
+            precision: of this row and those behind it; None: as before.
+
         Returns
-            ``plans``: for each column ``{"kernel": the plan's name, "seconds": a first time}``; ``wrong`` and
-            ``failed``: for plans that were not kept for that, their names and what is the matter. Or
-            ``refused``: why there is no plan.
+            ``plans``: for each column ``{"kernel": the plan's name, "seconds": a first time}``, on a GPU also
+            ``how`` its work is started when it is timed ("graph", or why there is none), ``launch_seconds``
+            (the host's, of one call) and ``called_seconds`` (the device's, of a call without graph);
+            ``wrong`` and ``failed``: for plans that were not kept for that, their names and what is the
+            matter. Or ``refused``: why there is no plan.
         """
         self.release()
+        if precision is not None and precision != self.precision:
+            self.use(precision)
         row = find(network, batch, layer, operation, self.precision)
         try:
             plans = list(self.plans(row))
         except Refused as refused:
             return {"plans": {}, "wrong": {}, "failed": {}, "refused": str(refused)}
-        timed, checked = verify.timed_inputs(row, seed), verify.checked_inputs(row, seed)
+        if self.verify == FINITE:
+            timed = checked = verify.tiled_inputs(row)
+        else:
+            timed, checked = verify.timed_inputs(row, seed), verify.checked_inputs(row, seed)
         failed: dict[str, str] = {}
         if len(plans) > 1:
             plans = self._fastest_first(plans, timed, failed)
         verdicts: dict[Plan, str] = {}
         for column in self.columns:
             for plan in plans:
-                if column in plan.columns:
+                if plan.stands_in(column):
                     if plan not in verdicts:
                         verdicts[plan] = self._wrong(row, plan, checked)
                     if not verdicts[plan]:
                         self._kept[column] = plan
                         break
-        first = {}
-        for plan in dict.fromkeys(self._kept.values()):
-            plan.load(timed)
-            self.seconds(plan, 1)
-            first[plan] = min(self.seconds(plan, 2))
-        kept = {column: {"kernel": plan.name, "seconds": first[plan]} for column, plan in self._kept.items()}
         wrong = {plan.name: text for plan, text in verdicts.items() if text}
-        return {"plans": kept, "wrong": wrong, "failed": failed}
+        return {"plans": self._first_times(timed), "wrong": wrong, "failed": failed}
+
+    def _first_times(self, inputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Makes the kept plans ready to be timed, and times them for the first time."""
+        found: dict[Plan, tuple[Plan, dict[str, Any]]] = {}
+        for plan in dict.fromkeys(self._kept.values()):
+            plan.load(inputs)
+            self.seconds(plan, 1)
+            timed, how = self.captured(plan)
+            about: dict[str, Any] = {"kernel": plan.name}
+            if how:
+                about["how"] = how
+                about["launch_seconds"] = statistics.median(self.launch_seconds(plan, LAUNCHES))
+                about["called_seconds"] = statistics.median(self.seconds(plan, LAUNCHES))
+            about["seconds"] = min(self.seconds(timed, 2))
+            found[plan] = timed, about
+        plans = {column: found[plan][1] for column, plan in self._kept.items()}
+        self._kept = {column: found[plan][0] for column, plan in self._kept.items()}
+        return plans
 
     def _fastest_first(
         self, plans: Sequence[Plan], inputs: dict[str, Any], failed: dict[str, str]
@@ -152,6 +262,10 @@ class Side(abc.ABC):
         plan.load(inputs)
         plan.call()
         try:
+            if self.verify == FINITE:
+                for name, (bad, size) in plan.bad().items():
+                    verify.check_finite(name, bad, size)
+                return ""
             verify.check(row, inputs, plan.results(), strict=self.strict)
         except AssertionError as error:
             return str(error)

@@ -14,14 +14,17 @@ Call = Callable[[], Any]
 
 # What the caches hold when a timed call begins.
 CPU_CACHES = "as the call before left them"
-GPU_CACHES = "cold: twice the L2 cache is written before each call"
+FLUSHED = 4  # of the L2 cache, so many times is written
+GPU_CACHES = f"cold: {FLUSHED} times the L2 cache is written before each call"
+# Work on a GPU that is timed as one captured graph.
+GRAPH = "graph"
 
 
 class Clock:
     """Times calls that give their work to one device.
 
-    On a GPU each call stands between two events on the device's stream, behind a write of twice the L2
-    cache, which empties it and keeps the stream busy while the call is being launched. Elsewhere a call
+    On a GPU each call stands between two events on the device's stream, behind a write of several times the
+    L2 cache, which empties it and keeps the stream busy while the call is being launched. Elsewhere a call
     returns when its work is done, so the time of the call is the time of the work.
 
     Attributes
@@ -36,7 +39,34 @@ class Clock:
             self.caches = GPU_CACHES
             with device:
                 size = device.xp.cuda.Device().attributes["L2CacheSize"]
-            self._flush = device.empty(max(2 * size // 4, 1))
+            self._flush = device.empty(max(FLUSHED * size // 4, 1))
+
+    def captured(self, call: Call) -> tuple[Call, str]:
+        """The work of a call without its launch: a replay of its graph and GRAPH.
+
+        Off the GPU, and where the work cannot be captured, the call itself and why, which is empty off the
+        GPU. The call must have been made once before.
+        """
+        if self._flush is None:
+            return call, ""
+        self._device.synchronize()
+        try:
+            replay = self._device.captured(call)
+            replay()
+            self._device.synchronize()
+        except Exception as error:  # whatever the array library makes of what its driver refuses
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            return call, f"not captured: {why}"
+        return replay, GRAPH
+
+    def launch_seconds(self, call: Call, count: int) -> list[float]:
+        """The host's time for each of `count` calls that only enqueue their work, on an idle device."""
+        times = []
+        for _ in range(count):
+            self._device.synchronize()
+            times += wall_seconds(call, 1)
+        self._device.synchronize()
+        return times
 
     def seconds(self, call: Call, count: int) -> list[float]:
         """The time of each of `count` calls, one after the other."""

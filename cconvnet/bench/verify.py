@@ -22,6 +22,7 @@ import numpy as np
 
 from cconvnet._problem import ConvProblem
 from cconvnet.bench.rows import Row
+from cconvnet.bench.tiles import Tiled
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.testing import compare, reference
 from cconvnet.testing.operations import COUNTS, OPERATIONS, Draw, round_to
@@ -85,6 +86,23 @@ def timed_inputs(row: Row, seed: int = 0) -> dict[str, Any]:
     return _inputs(row, _Draw("real", seed))
 
 
+class _Shapes(_Draw):
+    """Draws nothing: zeros that take no memory, in whose place tiles come."""
+
+    def __call__(self, shape: int | tuple[int, ...]) -> Array:
+        return np.broadcast_to(np.float32(0), shape)
+
+
+def tiled_inputs(row: Row) -> dict[str, Any]:
+    """As `timed_inputs`, with a :class:`cconvnet.bench.tiles.Tiled` for each array of floats."""
+    if row.operation.startswith("softmax"):
+        return timed_inputs(row)  # small, and with labels
+    return {
+        name: Tiled(value.shape) if isinstance(value, np.ndarray) and value.dtype == np.float32 else value
+        for name, value in _floats(row, _Shapes("real", 0)).items()
+    }
+
+
 def _inputs(row: Row, draw: _Draw) -> dict[str, Any]:
     inputs = _floats(row, draw)
     for name, value in inputs.items():
@@ -133,6 +151,8 @@ def _distinct(o: Any, draw: _Draw, bits: int) -> Array:
 
     Integers of so many bits, the last of them the place in the image, from -1/2 to 1/2.
     """
+    if isinstance(draw, _Shapes):
+        return draw(o.x_shape)
     high, wide = o.window_h, o.window_w
     places = (np.arange(o.h)[:, None] % high * wide + np.arange(o.w) % wide).astype(np.float32)
     steps = max((1 << bits) // (high * wide), 1)
@@ -175,8 +195,7 @@ def check(
         if strict and name not in COUNTS:
             assert kept.dtype == row.dtype(name), f"{name} is {kept.dtype}, not {row.dtype(name)}"
         result = compare.values(kept)
-        bad = result.size - np.count_nonzero(np.isfinite(result))
-        assert bad == 0, f"{bad:,} of {result.size:,} elements of {name} are NaN, infinite or not written"
+        check_finite(name, result.size - int(np.count_nonzero(np.isfinite(result))), result.size)
     random = np.random.default_rng(seed)
     if row.is_gemm:
         values = {name: compare.values(result) for name, result in results.items()}
@@ -187,6 +206,11 @@ def check(
         _check_relu_bias(inputs, results, 0.0 if strict else _PEER_FLOOR[row.element])
     else:
         _check_parts(row, inputs, results, random, strict)
+
+
+def check_finite(name: str, bad: int, size: int) -> None:
+    """Raises AssertionError if `bad` of an output's elements are not finite."""
+    assert bad == 0, f"{bad:,} of {size:,} elements of {name} are NaN, infinite or not written"
 
 
 # ---- sums of products ----------------------------------------------------------------------------------
@@ -251,7 +275,7 @@ def _pieces(count: int, size: int) -> Iterator[slice]:
 
 def _taps(o: Any, images: Array) -> reference.Taps:
     """The windows of images[n,H,W,X], whatever their channels."""
-    names = ("h", "w", "p", "q", "stride_h", "stride_w", "pad_h", "pad_w")
+    names = ("h", "w", "p", "q", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
     sizes = {name: getattr(o, name) for name in names}
     return reference.Taps(SimpleNamespace(n=len(images), c=images.shape[3], **sizes), images, o.r, o.s)
 

@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cconvnet.children import python_call
+
 # Raised so high, glibc's thresholds keep a process from giving its large buffers back to the system at every
 # step, and from having them faulted in anew. PyTorch is nearly twice as fast with them on a CPU.
 RAISED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
@@ -63,7 +65,7 @@ class Worker:
     ) -> None:
         self.target = target
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cconvnet.bench.workers", target],
+            python_call("cconvnet.bench.workers:serve", [target]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -137,7 +139,8 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _serve(target: str) -> None:
+def serve(target: str) -> None:
+    """A child's life: make an object of `target`, "module:Class", and answer what is asked of it."""
     # Whatever a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -162,10 +165,3 @@ def _serve(target: str) -> None:
             answer = {"error": text, "missing": isinstance(error, PeerMissing)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-if __name__ == "__main__":
-    # Under its own name, so that its exceptions are those that peers raise.
-    from cconvnet.bench import workers
-
-    workers._serve(sys.argv[1])

@@ -21,6 +21,7 @@ import typer
 
 import cconvnet
 from cconvnet import nets
+from cconvnet.checks import MOST_TOWERS
 from cconvnet.cli import bench, data, plot, runs
 from cconvnet.cli.options import (
     Batch,
@@ -39,13 +40,18 @@ from cconvnet.cli.options import (
     Size,
     Views,
     Workers,
+    checked_picture,
     device_names,
     example,
     parsed_places,
     print_table,
+    real,
+    whole,
     write_json,
 )
+from cconvnet.cli.options import seed as check_seed
 from cconvnet.cli.train import train
+from cconvnet.outputs import check_folder
 
 app = typer.Typer(
     add_completion=False,
@@ -163,43 +169,49 @@ def evaluate(
 def predict(
     run: RunPath,
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE...")],
-    top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N")] = 5,
+    top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N", callback=whole())] = 5,
     views: Views = "center",
     device: DeviceNames = None,
     precision: RunPrecision = None,
     best: Best = False,
     to_json: Json = None,
 ) -> None:
-    """Say what a trained network sees in pictures."""
-    from cconvnet import evaluate as evaluation
+    """Say what a trained network sees in pictures.
 
-    if top < 1:
-        raise ValueError(f"--top must be at least 1, not {top}")
+    Pictures that cannot be read are named and left out; the exit code is then 1, or 2 if none can be read.
+    """
+    from cconvnet import evaluate as evaluation
+    from cconvnet.data import DataError
+
     trained = evaluation.load_trained(
         run, devices=device_names(device), batch=min(len(pictures), 64), best=best, precision=precision
     )
     for line in trained.skipped:
         print(f"skipped: {line}", file=sys.stderr)
-    probabilities = evaluation.predict(trained, pictures, views)
-    orders = [(-row).argsort(kind="stable")[:top] for row in probabilities]
-    if to_json:
-        write_json(
-            to_json,
-            [
-                {
-                    "picture": str(path),
-                    "classes": [{"class": trained.classes[i], "probability": float(row[i])} for i in order],
-                }
-                for path, row, order in zip(pictures, probabilities, orders, strict=True)
-            ],
-        )
-    if to_json != "-":
-        rows = [
-            [str(path) if place == 0 else "", trained.classes[i], f"{100 * row[i]:.2f}%"]
-            for path, row, order in zip(pictures, probabilities, orders, strict=True)
+    if note := evaluation.not_turned(pictures, trained.preprocessing):
+        print(f"note: {note}", file=sys.stderr)
+    found: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
+    unread = 0
+    for path, result in zip(pictures, evaluation.predict_each(trained, pictures, views), strict=True):
+        if isinstance(result, DataError):
+            unread += 1
+            print(f"error: {result}", file=sys.stderr)
+            found.append({"picture": str(path), "error": str(result)})
+            continue
+        order = (-result).argsort(kind="stable")[:top]
+        classes = [{"class": trained.classes[i], "probability": float(result[i])} for i in order]
+        found.append({"picture": str(path), "classes": classes})
+        rows += [
+            [str(path) if place == 0 else "", trained.classes[i], f"{100 * result[i]:.2f}%"]
             for place, i in enumerate(order)
         ]
+    if to_json:
+        write_json(to_json, found)
+    if to_json != "-" and rows:
         print_table("", ["picture", "class", "probability"], rows, {"probability"})
+    if unread:
+        raise typer.Exit(2 if unread == len(pictures) else 1)
 
 
 # ---- other programs' files ------------------------------------------------------------------------------
@@ -337,11 +349,17 @@ def gradcheck(
     device: DeviceNames = None,
     width: Annotated[
         float | None,
-        typer.Option(help="Multiply the numbers of filters and hidden units, for speed.", metavar="FACTOR"),
+        typer.Option(
+            help="Multiply the numbers of filters and hidden units, for speed.",
+            metavar="FACTOR",
+            callback=real(above=0, high=1000),
+        ),
     ] = None,
     size: Size = None,
-    batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N")] = 2,
-    seed: Annotated[int, typer.Option(help="Decides weights and images.", metavar="N")] = 0,
+    batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N", callback=whole())] = 2,
+    seed: Annotated[
+        int, typer.Option(help="Decides weights and images.", metavar="N", callback=check_seed)
+    ] = 0,
     to_json: Json = None,
 ) -> None:
     """Hold a network's gradients against finite differences and a float64 computation.
@@ -393,7 +411,12 @@ def export(
     kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
     size: Size = None,
     towers: Annotated[
-        int, typer.Option(help="How many devices split layers are shared out over.", metavar="N")
+        int,
+        typer.Option(
+            help="How many devices split layers are shared out over.",
+            metavar="N",
+            callback=whole(1, MOST_TOWERS),
+        ),
     ] = 2,
 ) -> None:
     """Write a network in another program's files: layers.cfg and layer-params.cfg."""
@@ -403,6 +426,7 @@ def export(
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
+    check_folder(out)
     wanted = chosen(net, layer_def, layer_params, crop)
     if (wanted is None) == (run is None):
         raise ValueError("one network is needed: --net, --layer-def or --run")
@@ -415,7 +439,7 @@ def export(
             print(note)
     files = out / "layers.cfg", out / "layer-params.cfg"
     for file in files:
-        if file.exists():
+        if file.exists() or file.is_symlink():
             raise ValueError(f"{file} is already there; choose another --out")
     cuda_convnet_writer.write(spec, *files, towers=towers)
     for file in files:
@@ -435,18 +459,28 @@ def augment(
     ] = "alexnet",
     data: Data = None,
     size: Size = None,
-    images: Annotated[int, typer.Option(help="Training images: rows of the sheet.", metavar="N")] = 6,
-    epochs: Annotated[int, typer.Option(help="Epochs: columns after the first.", metavar="N")] = 8,
-    seed: Annotated[int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N")] = 0,
+    images: Annotated[
+        int, typer.Option(help="Training images: rows of the sheet.", metavar="N", callback=whole())
+    ] = 6,
+    epochs: Annotated[
+        int, typer.Option(help="Epochs: columns after the first.", metavar="N", callback=whole())
+    ] = 8,
+    seed: Annotated[
+        int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N", callback=check_seed)
+    ] = 0,
     workers: Workers = None,
 ) -> None:
     """Draw training images as a network sees them: crops, mirror images, colour noise."""
     from cconvnet import augment as sheets
     from cconvnet import data as sources
+    from cconvnet.data.workers import surplus
 
-    if size is not None and size < 1:
-        raise ValueError(f"--size must be at least 1, not {size}")
-    source = sources.open_source(data, size or nets.stored_size(net), workers=workers)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end with .png, not {out.name!r}")
+    checked_picture(out)
+    source = sources.open_source(data, nets.stored_size(net) if size is None else size, workers=workers)
+    if source.extents is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
+        print(note)
     spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
     print(out)

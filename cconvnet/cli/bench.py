@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cconvnet.checks import is_number
 from cconvnet.cli.options import (
     Batch,
     Crop,
@@ -22,13 +23,16 @@ from cconvnet.cli.options import (
     Precision,
     Size,
     Workers,
-    check_can_write,
+    checked_picture,
     device_names,
     example,
     parsed_places,
     print_table,
+    whole,
     write_json,
 )
+from cconvnet.cli.options import seconds as check_seconds
+from cconvnet.outputs import check_folder, is_plain
 
 OneDevice = Annotated[
     str | None,
@@ -59,7 +63,9 @@ def bench_kernels(
     device: OneDevice = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Images; 128 on a GPU, on a CPU what suits the network.", metavar="N"),
+        typer.Option(
+            help="Images; 128 on a GPU, on a CPU what suits the network.", metavar="N", callback=whole()
+        ),
     ] = None,
     precision: Precision = None,
     only: Annotated[
@@ -74,7 +80,8 @@ def bench_kernels(
         typer.Option(help="Measure this kernel instead of the one that would be selected.", metavar="NAME"),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(help="How long each side computes for each row.", metavar="S")
+        float,
+        typer.Option(help="How long each side computes for each row.", metavar="S", callback=check_seconds),
     ] = 1.0,
     peers: Annotated[
         str | None,
@@ -85,6 +92,14 @@ def bench_kernels(
         ),
     ] = None,
     no_peer: Annotated[bool, typer.Option("--no-peer", help="Compare with nobody.")] = False,
+    verify: Annotated[
+        str | None,
+        typer.Option(
+            help="full: check results on the host; finite: only that all elements were written and are "
+            "finite. On a GPU finite if not given, else full.",
+            metavar="HOW",
+        ),
+    ] = None,
     to_json: Json = None,
     plot: Plot = None,
 ) -> None:
@@ -101,7 +116,7 @@ def bench_kernels(
     if no_peer and peers is not None:
         raise ValueError("--no-peer and --peers exclude each other")
     chosen_peers = peers_for(get_device(device).kind, [] if no_peer else device_names(peers))
-    _check_files(to_json, plot)
+    _check_pictures(plot)
     table: Table
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
 
@@ -127,13 +142,14 @@ def bench_kernels(
             impl=impl,
             seconds=seconds,
             peers=chosen_peers,
+            verify=verify,
             begun=begun,
             measured=measured,
         )
         report.end()
         for line in table.foot():
             report.say(line)
-    if to_json == "-":
+    if to_json:
         write_json(to_json, result)
     if plot:
         from cconvnet.bench.pictures import kernel_bars
@@ -156,8 +172,10 @@ def bench_step(
     precision: Precision = None,
     batch: Batch = None,
     size: Size = None,
-    steps: Annotated[int, typer.Option(help="Timed steps.", metavar="N")] = 20,
-    warmup: Annotated[int, typer.Option(help="Untimed steps before them.", metavar="N")] = 3,
+    steps: Annotated[int, typer.Option(help="Timed steps.", metavar="N", callback=whole())] = 20,
+    warmup: Annotated[
+        int, typer.Option(help="Untimed steps before them.", metavar="N", callback=whole(0))
+    ] = 3,
     peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Also time PyTorch's step.")] = True,
     forms: Annotated[
         str | None,
@@ -178,7 +196,7 @@ def bench_step(
     from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    _check_files(to_json, plot)
+    _check_pictures(plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps", warmup + steps)
         result = bench.step(
@@ -229,13 +247,21 @@ def bench_roofline(
     batch: Batch = None,
     size: Size = None,
     steps: Annotated[
-        int, typer.Option(help="Steps with the operations timed, and as many without.", metavar="N")
+        int,
+        typer.Option(
+            help="Steps with the operations timed, and as many without.", metavar="N", callback=whole()
+        ),
     ] = 10,
-    warmup: Annotated[int, typer.Option(help="Untimed steps before them.", metavar="N")] = 2,
+    warmup: Annotated[
+        int, typer.Option(help="Untimed steps before them.", metavar="N", callback=whole(0))
+    ] = 2,
     to_json: Json = None,
     plot: Plot = None,
     stack: Annotated[
-        Path | None, typer.Option("--stack", help="Draw where the step's time goes.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--stack", help="Draw where the step's time goes.", metavar="FILE", callback=checked_picture
+        ),
     ] = None,
 ) -> None:
     """Time every operation within real training steps, beside what this device's own limits allow."""
@@ -244,7 +270,7 @@ def bench_roofline(
     from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    _check_files(to_json, plot, stack)
+    _check_pictures(plot, stack)
     total = warmup + 2 * steps
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps", total)
@@ -261,9 +287,9 @@ def bench_roofline(
             found=lambda result: _keep(to_json, result),
         )
         report.end()
-    if to_json == "-":
+    if to_json:
         write_json(to_json, result)
-    else:
+    if to_json != "-":
         print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {_where(result)}")
         header, rows = roofline.table(result)
         print_table("", header, rows, set(header) - {"layer", "device", "pass", "operation", "kernel"})
@@ -289,7 +315,9 @@ def bench_scaling(
     precision: Precision = None,
     batch_max: Annotated[
         int | None,
-        typer.Option(help="The largest batch; the largest that fits if not given.", metavar="N"),
+        typer.Option(
+            help="The largest batch; the largest that fits if not given.", metavar="N", callback=whole()
+        ),
     ] = None,
     sizes: Annotated[
         str | None,
@@ -301,7 +329,11 @@ def bench_scaling(
     ] = None,
     seconds: Annotated[
         float,
-        typer.Option(help="For the whole; what would take longer than is left is left out.", metavar="S"),
+        typer.Option(
+            help="For the whole; what would take longer than is left is left out.",
+            metavar="S",
+            callback=check_seconds,
+        ),
     ] = 60.0,
     to_json: Json = None,
     plot: Plot = None,
@@ -310,7 +342,7 @@ def bench_scaling(
     from cconvnet.bench import scaling
     from cconvnet.reporter import reporter
 
-    _check_files(to_json, plot)
+    _check_pictures(plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
 
         def measured(result: dict[str, Any], what: str) -> None:
@@ -326,9 +358,9 @@ def bench_scaling(
             seconds=seconds,
             measured=measured,
         )
-    if to_json == "-":
+    if to_json:
         write_json(to_json, result)
-    else:
+    if to_json != "-":
         print(f"{result['net']}, {result['precision']}, {_where(result)}")
         for series in ("batch", "size"):
             header, rows = scaling.table(result, series)
@@ -354,8 +386,10 @@ def bench_checkpoint(
         Path,
         typer.Option(help="A folder on the disk to be written to; nothing stays there.", metavar="FOLDER"),
     ] = Path(),
-    steps: Annotated[int, typer.Option(help="Timed steps without a checkpoint.", metavar="N")] = 5,
-    saves: Annotated[int, typer.Option(help="Checkpoints.", metavar="N")] = 5,
+    steps: Annotated[
+        int, typer.Option(help="Timed steps without a checkpoint.", metavar="N", callback=whole())
+    ] = 5,
+    saves: Annotated[int, typer.Option(help="Checkpoints.", metavar="N", callback=whole())] = 5,
     to_json: Json = None,
 ) -> None:
     """Time checkpoints of a network that trains: how long it stands still, and how long one is written."""
@@ -363,7 +397,9 @@ def bench_checkpoint(
     from cconvnet.formats.netfiles import chosen
     from cconvnet.reporter import reporter
 
-    _check_files(to_json)
+    if not out.is_dir():
+        raise ValueError(f"--out {out} is no folder")
+    check_folder(out)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         report.begin("steps and checkpoints", steps + saves)
         result = bench.checkpoint(
@@ -399,7 +435,10 @@ def bench_data(
     size: Size = None,
     workers: Workers = None,
     seconds: Annotated[
-        float, typer.Option(help="How long each stage is measured, in several turns.", metavar="S")
+        float,
+        typer.Option(
+            help="How long each stage is measured, in several turns.", metavar="S", callback=check_seconds
+        ),
     ] = 10.0,
     peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Also time PyTorch's DataLoader.")] = True,
     to_json: Json = None,
@@ -411,7 +450,7 @@ def bench_data(
     from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    _check_files(to_json, plot)
+    _check_pictures(plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         result = bench.bench_data(
             wanted,
@@ -440,19 +479,17 @@ def bench_data(
         print(*bench.verdict(result), sep="\n")
 
 
-def _check_files(to_json: str | None, *pictures: Path | None) -> None:
-    """Raises ValueError or PlotError now rather than after the measurement."""
+def _check_pictures(*pictures: Path | None) -> None:
+    """Raises PlotError now rather than after the measurement."""
     from cconvnet import plots
 
-    check_can_write(to_json)
     for picture in filter(None, pictures):
-        check_can_write(picture)
         plots.check(picture)
 
 
 def _keep(to_json: str | None, result: dict[str, Any]) -> None:
     """Writes what there is so far, so that an interrupted measurement leaves it."""
-    if to_json and to_json != "-":
+    if to_json and to_json != "-" and is_plain(to_json):
         write_json(to_json, result)
 
 
@@ -462,7 +499,9 @@ def _where(result: dict[str, Any]) -> str:
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{option} must be whole numbers with commas between them, not {text!r}") from None
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(map(is_number, parts)):
+        raise ValueError(f"{option} must be whole numbers with commas between them, not {text!r}")
+    return [int(part) for part in parts]

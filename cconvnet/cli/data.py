@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cconvnet.cli.options import Json, check_can_write, example, print_table, write_json
+from cconvnet.cli.options import Json, checked_picture, example, pixels, print_table, real, whole, write_json
+from cconvnet.cli.options import seed as check_seed
+from cconvnet.cli.options import workers as check_workers
 
 if TYPE_CHECKING:
     from cconvnet.data.origins import Origin
     from cconvnet.reporter import Reporter
 
 SHOWN_LEFT_OUT = 5  # names of pictures
+MOST_SHARD_MB = 2**20  # a tebibyte
 
 app = typer.Typer(help="Get, prepare, look at and check data.")
 
@@ -88,6 +91,7 @@ def prepare(
             help="Bring pictures to this shorter side and keep their centre square. 256 if not given; "
             "pictures that are all of one smaller size, and arrays, then stay.",
             metavar="PIXELS",
+            callback=pixels,
         ),
     ] = None,
     raw: Annotated[
@@ -99,17 +103,25 @@ def prepare(
         typer.Option(
             help="Of JPEGs, 1 to 100. Without it 90, and JPEGs that have the right size stay as they are.",
             metavar="N",
+            callback=whole(1, 100),
         ),
     ] = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="Keep whole pictures instead of their centre squares.")
     ] = False,
     shard_mb: Annotated[
-        float, typer.Option(help="About how long a shard may become, in MiB.", metavar="MIB")
+        float,
+        typer.Option(
+            help="About how long a shard may become, in MiB.",
+            metavar="MIB",
+            callback=real(above=0, high=MOST_SHARD_MB),
+        ),
     ] = 256,
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes at work; one per core if not given, 0: none.", metavar="N"),
+        typer.Option(
+            help="Processes at work; one per core if not given, 0: none.", metavar="N", callback=check_workers
+        ),
     ] = None,
 ) -> None:
     """Make shards of pictures: brought to a size, in a few large checked files that train fast.
@@ -121,8 +133,6 @@ def prepare(
     from cconvnet.data.shards.recipes import choose
     from cconvnet.reporter import reporter
 
-    if workers is not None and workers < 0:
-        raise ValueError(f"--workers must be at least 0, not {workers}")
     began = time.monotonic()
     with reporter() as report:
         origin = _find(src, report)
@@ -171,19 +181,19 @@ def inspect(
         Path | None,
         typer.Option(help="Draw random pictures of each class into this file, .png or .jpg.", metavar="FILE"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Chooses the pictures of the sheet.", metavar="N")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Chooses the pictures of the sheet.", metavar="N", callback=check_seed)
+    ] = 0,
     to_json: Json = None,
 ) -> None:
     """Say what data holds: classes, counts, sizes; and show some of it."""
     from cconvnet.data import inspection
+    from cconvnet.outputs import save_picture
     from cconvnet.reporter import reporter
 
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--sheet must end with .png or .jpg, not {sheet.name!r}")
-    check_can_write(sheet)
-    check_can_write(to_json)
-    if seed < 0:
-        raise ValueError(f"--seed must be at least 0, not {seed}")
+    checked_picture(sheet)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
         origin = _find(data, report)
         found = inspection.inspect(origin, report.counted("looking at files"))
@@ -196,7 +206,7 @@ def inspect(
     if to_json is not None:
         write_json(to_json, found.as_json())
     if sheet is not None:
-        inspection.sheet(origin, seed).save(sheet)
+        save_picture(inspection.sheet(origin, seed), sheet)
         print(sheet, file=sys.stderr if to_json == "-" else sys.stdout)
 
 
@@ -205,7 +215,10 @@ def verify(
     dst: Annotated[Path, typer.Argument(help="A folder of shards.", metavar="DST")],
     decode: Annotated[bool, typer.Option("--decode", help="Decode every picture too.")] = False,
     workers: Annotated[
-        int | None, typer.Option(help="How many check at once; one per core if not given.", metavar="N")
+        int | None,
+        typer.Option(
+            help="How many check at once; one per core if not given.", metavar="N", callback=check_workers
+        ),
     ] = None,
 ) -> None:
     """Check every byte of shards: files' SHA-256, pictures' CRC-32; exit 1 if anything is damaged."""
@@ -214,8 +227,6 @@ def verify(
     from cconvnet.data.shards import verify as checks
     from cconvnet.reporter import reporter
 
-    if workers is not None and workers < 0:
-        raise ValueError(f"--workers must be at least 0, not {workers}")
     dataset = shards.read_dataset(dst)
     pictures = sum(dataset.pictures.values())
     size = sum(file.bytes for file in dataset.files.values())

@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cconvnet import nets
+from cconvnet import checks, nets, outputs
+from cconvnet.checks import LARGEST, MOST, MOST_PIXELS, MOST_SEED
+from cconvnet.outputs import check_output
+
+LONGEST = 366 * 24 * 3600.0  # seconds that a measurement may be told to take
+_DEVICE = re.compile(r"[0-9]{1,9}|[a-z]+(?::[0-9]{1,9})?")
 
 
 def example(*lines: str) -> str:
     return "\n\n".join(["[bold]Example[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
+
+
+# ---- checks of values, before a command begins ----------------------------------------------------------
+
+
+def whole(low: int = 1, high: int = MOST) -> Callable[..., int | None]:
+    """A callback that checks a whole number; the error names the option."""
+
+    def check(parameter: typer.CallbackParam, value: int | None) -> int | None:
+        return None if value is None else checks.whole(parameter.opts[0], value, low, high)
+
+    return check
+
+
+def real(
+    *, low: float = -LARGEST, above: float | None = None, high: float = LARGEST
+) -> Callable[..., float | None]:
+    """A callback that checks a finite number; the error names the option."""
+
+    def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
+        if value is None:
+            return None
+        return checks.real(parameter.opts[0], value, low=low, above=above, high=high)
+
+    return check
+
+
+workers = whole(0, 4096)  # as many as the largest machines have cores
+seed = whole(0, MOST_SEED)
+pixels = whole(1, MOST_PIXELS)
+seconds = real(above=0, high=LONGEST)
 
 
 # ---- options that several commands have ----------------------------------------------------------------
@@ -41,6 +79,7 @@ Crop = Annotated[
         help="With --layer-def: the side in pixels of the squares cut out of the images; whole images if not "
         "given.",
         metavar="PIXELS",
+        callback=pixels,
     ),
 ]
 Data = Annotated[
@@ -74,11 +113,14 @@ RunPrecision = Annotated[
     str | None, typer.Option("--precision", help=f"{_PRECISION}; the run's if not given.", metavar="NAME")
 ]
 Batch = Annotated[
-    int | None, typer.Option(help="Images per step; the network's own if not given.", metavar="N")
+    int | None,
+    typer.Option(help="Images per step; the network's own if not given.", metavar="N", callback=whole()),
 ]
 Size = Annotated[
     int | None,
-    typer.Option(help="The side in pixels that stored images are brought to.", metavar="PIXELS"),
+    typer.Option(
+        help="The side in pixels that stored images are brought to.", metavar="PIXELS", callback=pixels
+    ),
 ]
 RunPath = Annotated[
     Path, typer.Option("--run", help="The folder of a run, or one of its checkpoints.", metavar="RUN")
@@ -93,17 +135,40 @@ Views = Annotated[
 ]
 Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoint instead of its newest.")]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes that decode images; chosen if not given.", metavar="N")
+    int | None,
+    typer.Option(help="Processes that decode images; chosen if not given.", metavar="N", callback=workers),
 ]
+
+
+def _checked_json(where: str | None) -> str | None:
+    """The file of --json, if it can be written."""
+    if where is not None and where != "-":
+        check_output(where, "json")
+    return where
+
+
+def checked_picture(path: Path | None) -> Path | None:
+    """A picture's file, if it can be written."""
+    if path is not None:
+        check_output(path, path.suffix.removeprefix(".").lower())
+    return path
+
+
 Json = Annotated[
     str | None,
     typer.Option(
-        "--json", help="Write the results as JSON to this file (-: standard output).", metavar="FILE"
+        "--json",
+        help="Write the results as JSON to this file (-: standard output).",
+        metavar="FILE",
+        callback=_checked_json,
     ),
 ]
 
 Plot = Annotated[
-    Path | None, typer.Option("--plot", help="Draw the results: .png, .svg, .pdf.", metavar="FILE")
+    Path | None,
+    typer.Option(
+        "--plot", help="Draw the results: .png, .svg, .pdf.", metavar="FILE", callback=checked_picture
+    ),
 ]
 
 
@@ -119,25 +184,18 @@ def parsed_places(text: str | None) -> dict[str, int | str] | None:
         layer, equals, device = (piece.strip() for piece in part.partition("="))
         if not (layer and equals and device):
             raise ValueError(f"--place must be like conv3=1,fc6=cpu:1, not {text!r}")
-        places[layer] = int(device) if device.isdigit() else device
+        if not _DEVICE.fullmatch(device):
+            raise ValueError(f"--place must be like conv3=1,fc6=cpu:1, not {text!r}")
+        places[layer] = int(device) if checks.is_number(device) else device
     return places
 
 
-def check_can_write(where: str | Path | None) -> None:
-    """Fails now rather than after a long measurement if a file cannot be written there."""
-    if where is not None and str(where) != "-" and not Path(where).parent.is_dir():
-        raise ValueError(f"{where} cannot be written: there is no folder {Path(where).parent}")
-
-
 def write_json(where: str, value: Any) -> None:
-    text = json.dumps(value, indent=2) + "\n"
+    """Writes JSON to a file, or to standard output where `where` is ``-``."""
     if where == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
     else:
-        # Whoever reads it while it is being written again, or after an interruption, finds all of one state.
-        side = Path(f"{where}.partial")
-        side.write_text(text, encoding="utf-8")
-        side.replace(where)
+        outputs.write_json(Path(where), value)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:

@@ -20,12 +20,13 @@ from cconvnet.cli.options import (
     Precision,
     RunPrecision,
     Size,
-    check_can_write,
     device_names,
     example,
     parsed_places,
+    whole,
     write_json,
 )
+from cconvnet.outputs import check_output
 
 
 class _CurveUnlessNamed(TyperGroup):
@@ -69,7 +70,9 @@ def curve(
     smooth: Annotated[
         int | None,
         typer.Option(
-            help="Average training over N log lines, 1: not at all; chosen if not given.", metavar="N"
+            help="Average training over N log lines, 1: not at all; chosen if not given.",
+            metavar="N",
+            callback=whole(),
         ),
     ] = None,
     log: Annotated[
@@ -95,6 +98,7 @@ def curve(
     folders = [runs.folder_of(path) for path in run]
     how = plots.Curves(x=x, smooth=smooth, log=log)
     target = out or (folders[0] / "curve.png" if len(folders) == 1 else Path("curves.png"))
+    plots.check(target)
     if not follow:
         plots.curve(folders, target, how)
     else:
@@ -126,6 +130,7 @@ def filters(
     from cconvnet import plots, runs
 
     target = out or runs.folder_of(run) / "filters.png"
+    plots.check(target)
     plots.filters(run, target, layer, scale, best)
     print(target)
 
@@ -139,13 +144,18 @@ def filters(
 def predictions(
     run: Run,
     data: Data = None,
-    images: Annotated[int, typer.Option(help="How many test images, right and wrong ones.", metavar="N")] = 8,
+    images: Annotated[
+        int, typer.Option(help="How many test images, right and wrong ones.", metavar="N", callback=whole())
+    ] = 8,
     picture: Annotated[
         list[Path] | None,
         typer.Option(help="A JPEG or PNG file instead; may be given several times.", metavar="FILE"),
     ] = None,
     among: Annotated[
-        int, typer.Option(help="How many training images the nearest are looked for in.", metavar="N")
+        int,
+        typer.Option(
+            help="How many training images the nearest are looked for in.", metavar="N", callback=whole()
+        ),
     ] = 2000,
     device: DeviceNames = None,
     precision: RunPrecision = None,
@@ -153,18 +163,22 @@ def predictions(
     out: Out = None,
 ) -> None:
     """Draw what a run says of pictures: the five most probable classes, and the training images nearest to
-    them in the last hidden layer."""
+    them in the last hidden layer.
+
+    Pictures that cannot be read are named and left out; the exit code is then 1.
+    """
     from cconvnet import plots, runs
-    from cconvnet.evaluate import load_trained
+    from cconvnet.data import DataError
+    from cconvnet.evaluate import load_trained, not_turned
     from cconvnet.plots import seen
     from cconvnet.reporter import reporter
 
-    for name, value in (("--images", images), ("--among", among)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
     target = out or runs.folder_of(run) / "predictions.png"
     plots.check(target)
+    unread: list[DataError] = []
     trained = load_trained(run, devices=device_names(device), batch=64, best=best, precision=precision)
+    if note := not_turned(picture or [], trained.preprocessing):
+        print(f"note: {note}", file=sys.stderr)
     with reporter(sys.stderr) as report:
         look = seen.look(
             trained,
@@ -172,12 +186,17 @@ def predictions(
             images=images,
             pictures=picture or (),
             among=among,
+            unread=unread.append,
             stepped=report.counted("looking at images"),
         )
         report.end()
     title, about = seen.headline(trained)
     plots.predictions(look, target, title, about if picture else f"{about}; the right class in orange")
     print(target)
+    for error in unread:
+        print(f"error: {error}", file=sys.stderr)
+    if unread:
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -204,12 +223,14 @@ def activations(
 ) -> None:
     """Draw the feature maps of a run's convolutions for one picture, brightest first."""
     from cconvnet import plots, runs
-    from cconvnet.evaluate import load_trained
+    from cconvnet.evaluate import load_trained, not_turned
     from cconvnet.plots import seen
 
     target = out or runs.folder_of(run) / "activations.png"
     plots.check(target)
     trained = load_trained(run, devices=device_names(device), batch=1, best=best, precision=precision)
+    if note := not_turned([picture] if picture else [], trained.preprocessing):
+        print(f"note: {note}", file=sys.stderr)
     name, image = seen.one_image(trained, picture, data)
     maps = seen.feature_maps(trained, image, layer)
     title, about = seen.headline(trained)
@@ -237,7 +258,7 @@ def timeline(
     precision: Precision = None,
     batch: Batch = None,
     size: Size = None,
-    steps: Annotated[int, typer.Option(help="How many steps are traced.", metavar="N")] = 5,
+    steps: Annotated[int, typer.Option(help="How many steps are traced.", metavar="N", callback=whole())] = 5,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -263,10 +284,8 @@ def timeline(
 
     if (run is None) == (net is None):
         raise ValueError("one of the two is needed: a run's folder, or --net")
-    if steps < 1:
-        raise ValueError(f"--steps must be at least 1, not {steps}")
-    for file in (trace, to_json):
-        check_can_write(file)
+    if trace is not None:
+        check_output(trace, "json")
     names = device_names(device)
     if run is None:
         assert net is not None
@@ -283,7 +302,7 @@ def timeline(
         settings = config["settings"]
         spec, batch = build_spec(
             nets.spec_from_dict(config["spec"]),
-            batch or settings["batch"],
+            settings["batch"] if batch is None else batch,
             precision,
             None,
             parsed_places(place),
@@ -294,7 +313,7 @@ def timeline(
             batch=batch,
             devices=devices,
             towers=max(settings["towers"], len(devices)),
-            precision=precision or settings["precision"],
+            precision=settings["precision"] if precision is None else precision,
         )
     warmup = 2
     with reporter(sys.stderr) as report:

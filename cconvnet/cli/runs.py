@@ -16,11 +16,11 @@ from cconvnet.cli.options import (
     DeviceNames,
     Json,
     RunPrecision,
-    check_can_write,
     device_names,
     print_table,
     write_json,
 )
+from cconvnet.outputs import check_output
 
 if TYPE_CHECKING:
     from cconvnet.runs.overview import Overview
@@ -43,7 +43,6 @@ def runs(
 
     if sort not in overview.SORTS:
         raise ValueError(nearest("--sort", sort, overview.SORTS))
-    check_can_write(to_json)
     found = overview.overviews(folder, sort)
     if to_json:
         write_json(to_json, [run.to_dict() for run in found])
@@ -69,7 +68,6 @@ def compare(
     from cconvnet import runs as folders
     from cconvnet.runs import comparison
 
-    check_can_write(to_json)
     found = comparison.compare([folders.folder_of(path) for path in paths])
     if to_json:
         write_json(to_json, found)
@@ -102,7 +100,7 @@ def report(
     from cconvnet.reporter import reporter
 
     target = out or folders.folder_of(run) / "report.html"
-    check_can_write(target)
+    check_output(target, "html")
     with reporter(sys.stderr) as progress:
         pages.write(
             run,

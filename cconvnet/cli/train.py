@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cconvnet.checks import MOST_TOWERS
 from cconvnet.cli.options import (
     Batch,
     Crop,
@@ -22,7 +23,10 @@ from cconvnet.cli.options import (
     Workers,
     device_names,
     parsed_places,
+    real,
+    whole,
 )
+from cconvnet.cli.options import seed as check_seed
 
 
 def train(
@@ -36,23 +40,32 @@ def train(
     towers: Annotated[
         int | None,
         typer.Option(
-            help="Into how many parts split layers are cut; one for each device if not given.", metavar="N"
+            help="Into how many parts split layers are cut; one for each device if not given.",
+            metavar="N",
+            callback=whole(1, MOST_TOWERS),
         ),
     ] = None,
     precision: Precision = None,
     batch: Batch = None,
     epochs: Annotated[
-        int | None, typer.Option(help="How often to go through the training images.", metavar="N")
+        int | None,
+        typer.Option(help="How often to go through the training images.", metavar="N", callback=whole()),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Stop when the run has done this many steps in all.", metavar="N")
+        int | None,
+        typer.Option(
+            help="Stop when the run has done this many steps in all.", metavar="N", callback=whole()
+        ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Decides weights, order, crops, dropout; 0 if not given.", metavar="N"),
+        typer.Option(
+            help="Decides weights, order, crops, dropout; 0 if not given.", metavar="N", callback=check_seed
+        ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option("--lr", help="The learning rate to begin with.", metavar="RATE")
+        float | None,
+        typer.Option("--lr", help="The learning rate to begin with.", metavar="RATE", callback=real(above=0)),
     ] = None,
     lr_steps: Annotated[
         str | None,
@@ -87,6 +100,7 @@ def train(
         typer.Option(
             help="The strength of the colour noise in training, 0: none; the network's own if not given.",
             metavar="SIGMA",
+            callback=real(low=0),
         ),
     ] = None,
     size: Size = None,
@@ -107,10 +121,21 @@ def train(
             help="Steps between checkpoints; ten minutes if not given. Epochs end with one, but not where "
             "that would stop training for a tenth of the time or write for half of it.",
             metavar="N",
+            callback=whole(),
         ),
     ] = None,
-    keep: Annotated[int, typer.Option(help="How many checkpoints stay, beside the best.", metavar="N")] = 2,
-    log_every: Annotated[int, typer.Option(help="Steps per line of the log.", metavar="N")] = 20,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            help="How many checkpoints stay, beside the best; 2 if not given, or as many as a resumed "
+            "run kept.",
+            metavar="N",
+            callback=whole(),
+        ),
+    ] = None,
+    log_every: Annotated[
+        int, typer.Option(help="Steps per line of the log.", metavar="N", callback=whole())
+    ] = 20,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the run's log for TensorBoard too.")
     ] = False,

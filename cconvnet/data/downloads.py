@@ -27,8 +27,10 @@ from cconvnet.data import origins
 from cconvnet.data.images import DataError
 from cconvnet.data.origins import Origin
 from cconvnet.data.splits import Progress
+from cconvnet.outputs import check_folder
 
 MIRROR = "CCONVNET_DATA_MIRROR"
+_OF_A_DOWNLOAD = {"files", "unpacked"}  # what there is in the folder of one that is not complete
 TRIES = 5  # that bring nothing new, one after another
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 2**18
@@ -145,6 +147,9 @@ def get(
             return origin
     collection, mirror = COLLECTIONS[name], os.environ.get(MIRROR, "").rstrip("/")
     work = out.with_name(f"{out.name}.partial")
+    if work.exists() and not (work.is_dir() and {file.name for file in work.iterdir()} <= _OF_A_DOWNLOAD):
+        raise DataError(f"{work} is in the way: it holds what no download left there; move it away")
+    check_folder(work)
     ready = work / "files"
     ready.mkdir(parents=True, exist_ok=True)
     _check_room(work, collection)

@@ -1,5 +1,8 @@
 """One image file to a uint8 array: decoding, the many kinds of pixels made RGB, resizing.
 
+Pictures are turned upright as their EXIF data says before they are cut and resized, so a file gives the same
+pixels as one that was stored upright. :mod:`cconvnet.data.preprocessing` names these rules.
+
 Resizing is ours (bindings/pixels.cpp): about five times as fast as Pillow's, and the same whatever version of
 Pillow is installed. Since 13.0 Pillow takes the columns of some pictures before their rows, which rounds
 differently.
@@ -19,10 +22,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageChops, UnidentifiedImageError, features
 
 from cconvnet import _pixels
+from cconvnet.data.containers import UPRIGHT, of_pixels, orientation, turned
 from cconvnet.data.extents import Stored
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
 
 try:
     import simplejpeg
@@ -91,8 +96,9 @@ def read_image(
     stored: str | Path | Stored,
     size: int | None,
     shape: tuple[int, int, int] | None = None,
-    decoder: str = "pillow",
+    decoder: str | None = None,
     out: Pixels | None = None,
+    preprocessing: Preprocessing = CURRENT,
 ) -> Pixels:
     """Reads and decodes a picture; the other arguments are decode_image's.
 
@@ -100,7 +106,7 @@ def read_image(
     for another shape than `shape`; OSError when the file cannot be read at all.
     """
     stretch = stored if isinstance(stored, Stored) else Stored(str(stored))
-    pixels, square = _decode(read_stored(stretch), size, decoder)
+    pixels, square = _decode(read_stored(stretch), size, decoder, preprocessing)
     if shape is not None and size is None and pixels.shape != shape:
         raise DataError(
             f"{stretch.place} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other images "
@@ -109,28 +115,54 @@ def read_image(
     return _brought(pixels, square, size, out)
 
 
-def decode_image(data: bytes, size: int | None, decoder: str = "pillow", out: Pixels | None = None) -> Pixels:
+def decode_image(
+    data: bytes,
+    size: int | None,
+    decoder: str | None = None,
+    out: Pixels | None = None,
+    preprocessing: Preprocessing = CURRENT,
+) -> Pixels:
     """Decodes a JPEG or PNG, whatever its name said, to uint8[H,W,3].
 
     With `size` the shorter side becomes `size` (bilinear, antialiased: the filter widens with the
     reduction) and the centre size x size square is kept. Grey, palette, CMYK and 16-bit images become RGB
-    of 8 bits; transparency is dropped. EXIF orientation is ignored, which is how ImageNet is used
-    everywhere; upright() heeds it. With `out`, which must have the result's shape, it is written there.
-    Errors: BrokenImage.
+    of 8 bits; transparency is dropped. Before all that, the picture is turned upright as its EXIF data
+    says, unless `preprocessing` says otherwise. `decoder` is one of DECODERS; None is default_decoder().
+    With `out`, which must have the result's shape, it is written there. Errors: BrokenImage.
     """
-    return _brought(*_decode(data, size, decoder), size, out)
+    return _brought(*_decode(data, size, decoder, preprocessing), size, out)
 
 
-def upright(pixels: Pixels, path: Path) -> Pixels:
-    """Pixels uint8[H,W,3] of the file at `path`, turned and mirrored as its EXIF data says."""
-    try:
-        with Image.open(path) as picture:
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        turned = Image.fromarray(pixels)
-        turned.getexif()[ExifTags.Base.Orientation] = orientation
-        return np.asarray(ImageOps.exif_transpose(turned))
-    except Exception:  # damaged EXIF data says nothing, and raises nearly anything
+def fit_image(data: bytes, sides: tuple[int, int], preprocessing: Preprocessing = CURRENT) -> Pixels:
+    """Decodes a picture to uint8[*sides,3], `sides` being height and width.
+
+    It is decode_image's result where both sides are equal. A picture that has these sides stays as it is;
+    of another one the largest centre part of their proportions is resized. Errors: BrokenImage.
+    """
+    if sides[0] == sides[1]:
+        return decode_image(data, sides[0], preprocessing=preprocessing)
+    pixels = decode_image(data, None, preprocessing=preprocessing)
+    height, width = pixels.shape[:2]
+    if (height, width) == sides:
         return pixels
+    scale = min(height / sides[0], width / sides[1])
+    rows, columns = min(scale * sides[0], height), min(scale * sides[1], width)
+    left, top = (width - columns) / 2, (height - rows) / 2
+    out = np.empty((*sides, 3), np.uint8)
+    _pixels.resize_into(np.ascontiguousarray(pixels), (left, top, left + columns, top + rows), out)
+    return out
+
+
+def image_sides(data: bytes, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:
+    """Width and height that a picture is decoded to, from its header. Errors: BrokenImage."""
+    try:
+        width, height = _open(data).size
+    except UnidentifiedImageError as error:
+        raise BrokenImage("its header cannot be read: it is neither a JPEG nor a PNG") from error
+    except Exception as error:  # Pillow raises nearly anything for damaged headers
+        raise BrokenImage(f"its header cannot be read: {error}") from error
+    exchanged = preprocessing.orientation == "exif" and orientation(data) >= 5
+    return (height, width) if exchanged else (width, height)
 
 
 def resize_image(pixels: Pixels, size: int) -> Pixels:
@@ -157,15 +189,20 @@ def resize_shorter(pixels: Pixels, size: int) -> Pixels:
     return out[:, :, :channels]
 
 
-def _decode(data: bytes, size: int | None, decoder: str) -> tuple[Pixels, Box]:
+def _decode(
+    data: bytes, size: int | None, decoder: str | None, preprocessing: Preprocessing
+) -> tuple[Pixels, Box]:
     """The pixels uint8[H,W,3], perhaps reduced, and the square of them that decode_image keeps."""
     if data.startswith(b"\xff\xd8") and (scans := _scans(data)) > MAX_SCANS:
         raise BrokenImage(f"it has {scans:,} scans, more than {MAX_SCANS}")
+    turn = orientation(data) if preprocessing.orientation == "exif" else UPRIGHT
+    # What is to be turned is decoded in full: a reduced picture does not end where the full one does.
+    least = size if preprocessing.jpeg == "reduced" and turn == UPRIGHT else None
     try:
         decoded = None
-        if decoder == "simplejpeg" and data.startswith(b"\xff\xd8\xff"):
-            decoded = _decode_simplejpeg(data, size)
-        return decoded or _decode_pillow(data, size)
+        if (decoder or default_decoder()) == "simplejpeg" and data.startswith(b"\xff\xd8\xff"):
+            decoded = _decode_simplejpeg(data, least)
+        pixels, square = decoded or _decode_pillow(data, least)
     except (BrokenImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -174,6 +211,14 @@ def _decode(data: bytes, size: int | None, decoder: str) -> tuple[Pixels, Box]:
         raise BrokenImage("it is neither a JPEG nor a PNG") from error
     except Exception as error:  # decoders raise nearly anything on damaged data: SyntaxError, KeyError
         raise BrokenImage(str(error) or type(error).__name__) from error
+    if turn == UPRIGHT:
+        return pixels, square
+    pixels = turned(pixels, turn)
+    return pixels, _centre_square(pixels.shape[1], pixels.shape[0])
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(of_pixels(data)), formats=("JPEG", "PNG"))
 
 
 def _brought(pixels: Pixels, square: Box, size: int | None, out: Pixels | None = None) -> Pixels:
@@ -215,7 +260,7 @@ def _scans(data: bytes) -> int:
 
 
 def _reduction(width: int, height: int, size: int | None) -> int:
-    """The largest of 8, 4, 2, 1 by which a JPEG may be reduced while decoding, which saves most work."""
+    """The largest of 8, 4, 2, 1 by which a JPEG may be reduced so that it is no smaller than `size`."""
     shorter = min(width, height)
     return next((f for f in (8, 4, 2) if size is not None and shorter >= f * size), 1)
 
@@ -247,7 +292,7 @@ def _decode_simplejpeg(data: bytes, size: int | None) -> tuple[Pixels, Box] | No
 
 
 def _decode_pillow(data: bytes, size: int | None) -> tuple[Pixels, Box]:
-    image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    image = _open(data)
     width, height = image.size
     _check_pixels(width, height)
     factor = _reduction(width, height, size) if image.format != "PNG" else 1

@@ -6,6 +6,7 @@ a DataError that names the file and says what would be right.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from cconvnet.data.images import (
     read_image,
 )
 from cconvnet.data.origins import Origin, Pictures
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.shards import RawSplit
 from cconvnet.data.splits import MemorySplit, PictureSplit, Progress, Split, StoredSplit
 from cconvnet.data.workers import Decoding
@@ -54,8 +56,9 @@ class Source:
     Of pictures that are decoded, `folder` is where they lie, `extents` where each of `train` lies, and
     `decoder` what decodes them. `mean` float32[H,W,C] and `colors` float32[C,C] are the mean image and
     color_components() where the data's files hold them of images of this size; training takes them instead of
-    computing them from `train`. `left_out` is what no split has, such as a picture without a label. `account`
-    counts and names all that was found, and what of it is not used; `origin` is all that was found.
+    computing them from `train`. `preprocessing` has the rules by which pictures are read. `left_out` is what
+    no split has, such as a picture without a label. `account` counts and names all that was found, and what
+    of it is not used; `origin` is all that was found.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Source:
     colors: npt.NDArray[np.float32] | None = field(default=None, compare=False)
     titles: list[str] | None = None
     extents: Extents | None = field(default=None, compare=False)
+    preprocessing: Preprocessing = CURRENT
     left_out: list[Skipped] = field(default_factory=list)
     account: Account | None = field(default=None, compare=False)
     origin: Origin | None = field(default=None, compare=False, repr=False)
@@ -103,6 +107,7 @@ def open_source(
     cache_bytes: int = 2**30,
     workers: int | None = None,
     decoder: str | None = None,
+    preprocessing: Preprocessing = CURRENT,
     progress: Progress | None = None,
     scan: Progress | None = None,
 ) -> Source:
@@ -114,6 +119,8 @@ def open_source(
         and otherwise whenever they are read. The images and batches are the same either way.
     workers: decoding processes; None chooses, 0 is none.
     decoder: one of DECODERS for JPEGs; None takes simplejpeg if it is installed, else pillow.
+    preprocessing: the rules by which picture files are read, such as those that a run recorded. Shards are as
+        they were made: theirs is the orientation of the result's rules, and a note says so where it differs.
     progress: called with the number of images decoded and their number in all.
     scan: called with the number of archives or folders looked through and their number in all.
 
@@ -128,17 +135,19 @@ def open_source(
     origin = origins.find(data, scan)
     size = origin.size if size is None else size
     if origin.train.extents is None:
-        return _of_arrays(origin, size)
-    return _of_pictures(origin, size, cache_bytes, workers, decoder or default_decoder(), progress)
+        return _of_arrays(origin, size, preprocessing)
+    chosen = decoder or default_decoder()
+    return _of_pictures(origin, size, cache_bytes, workers, chosen, preprocessing, progress)
 
 
-def _of_arrays(origin: Origin, size: int | None) -> Source:
+def _of_arrays(origin: Origin, size: int | None, preprocessing: Preprocessing) -> Source:
     def split(name: str, pictures: Pictures) -> Split:
         assert pictures.pixels is not None
         return MemorySplit(name, pictures.pixels, pictures.labels, size, pictures.names)
 
     train = split("train", origin.train)
-    return _source(origin, train, split("test", origin.test) if origin.test is not None else train)
+    test = split("test", origin.test) if origin.test is not None else train
+    return _source(origin, train, test, preprocessing)
 
 
 def _of_pictures(
@@ -147,15 +156,20 @@ def _of_pictures(
     cache_bytes: int,
     workers: int | None,
     decoder: str,
+    preprocessing: Preprocessing,
     progress: Progress | None,
 ) -> Source:
     parts = origin.splits
     program, notes = "", []
+    asked = preprocessing
+    if origin.preprocessing is not None:
+        preprocessing = dataclasses.replace(asked, orientation=origin.preprocessing.orientation)
+    notes += _orientation_notes(origin, asked, preprocessing)
     if origin.train.raw is None:
         program = describe_decoder(decoder)
         notes.append(f"pictures decoded by {program}")
-        shape = (size, size, 3) if size is not None else _first_shape(origin.train, decoder)
-        decoding = Decoding(size, shape, decoder)
+        shape = (size, size, 3) if size is not None else _first_shape(origin.train, decoder, preprocessing)
+        decoding = Decoding(size, shape, decoder, preprocessing)
 
     def stored(name: str, pictures: Pictures) -> StoredSplit:
         assert pictures.extents is not None
@@ -178,11 +192,30 @@ def _of_pictures(
     if program and not in_memory:
         notes.append("pictures are decoded whenever they are read")
     train = splits["train"]
-    return _source(origin, train, splits.get("test", train), notes, program)
+    return _source(origin, train, splits.get("test", train), preprocessing, notes, program)
+
+
+def _orientation_notes(origin: Origin, asked: Preprocessing, found: Preprocessing) -> list[str]:
+    """What there is to say where pictures are not turned upright, or otherwise than was asked for."""
+    if found.orientation == "stored" and origin.preprocessing is not None:
+        return [
+            "these shards were made before pictures were turned upright as their EXIF data says; shards that "
+            "are made anew are upright"
+        ]
+    if found.orientation == "stored":
+        return ["pictures are not turned upright as their EXIF data says: the run was begun without that"]
+    if asked.orientation == "stored":
+        return ["these shards hold pictures upright; the run was begun with pictures as they are stored"]
+    return []
 
 
 def _source(
-    origin: Origin, train: Split, test: Split, notes: list[str] | None = None, decoder: str = ""
+    origin: Origin,
+    train: Split,
+    test: Split,
+    preprocessing: Preprocessing,
+    notes: list[str] | None = None,
+    decoder: str = "",
 ) -> Source:
     notes = [*origin.notes, *(notes or [])]
     # Of images of another size the mean is another one.
@@ -204,19 +237,22 @@ def _source(
         colors=origin.colors if fitting else None,
         titles=origin.titles,
         extents=origin.train.extents,
+        preprocessing=preprocessing,
         left_out=left_out,
         account=Account.of(origin),
         origin=origin,
     )
 
 
-def _first_shape(pictures: Pictures, decoder: str) -> tuple[int, int, int]:
+def _first_shape(pictures: Pictures, decoder: str, preprocessing: Preprocessing) -> tuple[int, int, int]:
     """The shape of the first picture that is not broken."""
     assert pictures.extents is not None
     for index, name in enumerate(pictures.names):
         (stored,) = pictures.extents.stored(np.array([index]))
         try:
-            height, width, channels = read_image(stored, None, None, decoder).shape
+            height, width, channels = read_image(
+                stored, None, None, decoder, preprocessing=preprocessing
+            ).shape
             return height, width, channels
         except BrokenImage:
             continue

@@ -17,14 +17,19 @@ import numpy.typing as npt
 
 from cconvnet.data.extents import Extents
 from cconvnet.data.images import DataError, Pixels, resize_image
-from cconvnet.data.workers import CHUNK, Broken, DecodePool, Decoding, usable_cores
+from cconvnet.data.workers import (
+    CHUNK,
+    MOST_WORKERS,
+    Broken,
+    DecodePool,
+    Decoding,
+    usable_cores,
+    worker_limit,
+)
 
 Labels = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]  # images done, images in all
-
-# Beyond this, more processes than cores would only be in each other's way; a default, not a limit.
-MOST_WORKERS = 16
 
 
 def broken_allowed(count: int) -> int:
@@ -108,8 +113,11 @@ class Split(ABC):
         """Reads images `indices` into images[n,H,W,C], as Reader.start but at once."""
 
     @abstractmethod
-    def open_reader(self, workers: int | None) -> Reader:
-        """A reader with that many worker processes; None chooses, 0 is a thread of this process."""
+    def open_reader(self, workers: int | None, times: int = 1) -> Reader:
+        """A reader with that many worker processes; None chooses, 0 is a thread of this process.
+
+        There are never more workers than the images, read `times` over, keep busy (worker_limit()).
+        """
 
 
 class MemorySplit(Split):
@@ -143,7 +151,7 @@ class MemorySplit(Split):
             return []
         return [(j, self.skipped[i]) for j, i in enumerate(indices.tolist()) if i in self.skipped]
 
-    def open_reader(self, workers: int | None) -> Reader:
+    def open_reader(self, workers: int | None, times: int = 1) -> Reader:
         return _MemoryReader(self)
 
 
@@ -208,10 +216,11 @@ class PictureSplit(StoredSplit):
     def fill(self, indices: Indices, images: Pixels) -> Broken:
         return self._decoding.fill(self.extents.stored(indices), images)
 
-    def open_reader(self, workers: int | None) -> _PictureReader:
+    def open_reader(self, workers: int | None, times: int = 1) -> _PictureReader:
         if workers is None:
             # A worker takes about 0.3 s to start, which few images do not repay.
             workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0
+        workers = min(workers, worker_limit(len(self) * times))
         return _PictureReader(self.extents, DecodePool(self._decoding, workers))
 
 

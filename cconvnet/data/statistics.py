@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.checkpoint import write_atomically
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.loader import mean_image
+from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.data.sources import Source
 from cconvnet.data.splits import Progress
+from cconvnet.outputs import write_output
 
 Floats = npt.NDArray[np.float32]
 
@@ -71,7 +72,7 @@ def gather(
         kept.colors = color_components(source.train, progress and progress("colours"))
     if file is not None and missing:
         try:
-            write_atomically(file, [_packed(kept, key)])
+            write_output(file, [_packed(kept, key)])
             say(f"data: statistics of the pictures are kept in {file}")
         except OSError as error:
             say(f"data: statistics of the pictures are kept in the run alone: {file}: {error.strerror}")
@@ -90,7 +91,8 @@ def fingerprint(source: Source, progress: Progress | None = None) -> str:
     pictures lie in them, and with their decoder. `progress` is called with the files looked at and in all."""
     extents = source.extents
     assert extents is not None
-    digest = hashlib.sha256(f"2 {source.decoder} {source.image_shape} {len(extents)}\n".encode())
+    rules = "" if source.preprocessing == UNRECORDED else f"{source.preprocessing.record()} "
+    digest = hashlib.sha256(f"2 {source.decoder} {rules}{source.image_shape} {len(extents)}\n".encode())
     digest.update(extents.fingerprint(str(source.folder), progress))
     return digest.hexdigest()
 

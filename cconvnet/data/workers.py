@@ -24,17 +24,24 @@ import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from cconvnet.children import python_call
 from cconvnet.data.extents import Stored
 from cconvnet.data.images import BrokenImage, DataError, Pixels, read_image
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
 
 # Files a worker is given at once: enough to make the exchange cheap beside the decoding (about 0.1 ms beside
 # 2 ms for 32x32 pixels), few enough that a batch is spread over the workers.
 CHUNK = 32
+
+# Beyond this, more processes than cores would only be in each other's way; a default, not a limit.
+MOST_WORKERS = 16
+# Reading from a slow disk is waiting, so more workers than cores may help, but not any number: each takes
+# about 60 MB of memory beside its pictures.
+WORKERS_PER_CORE = 8
 
 # A batch system tells all processes of a job to stop. The parent may want to finish what it began; a worker
 # ends when the parent does.
@@ -55,6 +62,7 @@ class Decoding:
     size: int | None
     shape: tuple[int, int, int]
     decoder: str
+    preprocessing: Preprocessing = CURRENT
 
     def fill(self, pictures: Sequence[Stored], images: Pixels) -> Broken:
         """Decodes `pictures` into images[n,H,W,C]; what a broken one's place then holds is of no use.
@@ -64,7 +72,7 @@ class Decoding:
         broken = []
         for place, stored in enumerate(pictures):
             try:
-                read_image(stored, self.size, self.shape, self.decoder, images[place])
+                read_image(stored, self.size, self.shape, self.decoder, images[place], self.preprocessing)
             except BrokenImage as error:
                 broken.append((place, str(error)))
             except OSError as error:
@@ -77,6 +85,22 @@ class Decoding:
 def usable_cores() -> int:
     """The cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_limit(pictures: int) -> int:
+    """The largest number of workers that so many pictures can keep busy on this machine, at least 1."""
+    return max(1, min(-(-pictures // CHUNK), max(MOST_WORKERS, WORKERS_PER_CORE * usable_cores())))
+
+
+def surplus(workers: int | None, pictures: int) -> str:
+    """A sentence on how many of the asked-for workers are used; empty where all are."""
+    limit = worker_limit(pictures)
+    if workers is None or workers <= limit:
+        return ""
+    if limit * CHUNK >= pictures:
+        return f"workers: {limit} instead of {workers}: {pictures:,} pictures keep no more busy"
+    cores = usable_cores()
+    return f"workers: {limit} instead of {workers}: {cores} core{'s' * (cores > 1)} serve no more"
 
 
 def ending(process: subprocess.Popen[bytes], advice: str = "") -> str:
@@ -212,18 +236,11 @@ def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) 
 
     It inherits the file descriptors `inherited`. Both ends of the pipes to it are bytes.
     """
-    module, _, function = target.partition(":")
-    # Found from any folder, where sys.path has relative entries.
-    path = [*sys.path, str(Path(__file__).resolve().parents[2])]
-    program = (
-        "import importlib, json, sys; path, module, function, start = json.loads(sys.argv[1]); "
-        "sys.path[:] = path; getattr(importlib.import_module(module), function)(start)"
-    )
     # A child inherits what is blocked, so that it is deaf to these from its first instant on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENTS)
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", program, json.dumps([path, module, function, dict(start)])],
+            python_call(target, [dict(start)], sys.path),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=inherited,
@@ -258,7 +275,8 @@ def answers_to_parent() -> BinaryIO:
 def main(start: dict[str, Any]) -> None:
     """A worker's life: read a list of files, decode them into the shared memory, answer."""
     answers = answers_to_parent()
-    decoding = Decoding(start["size"], tuple(start["shape"]), start["decoder"])
+    preprocessing = Preprocessing(**start["preprocessing"])
+    decoding = Decoding(start["size"], tuple(start["shape"]), start["decoder"], preprocessing)
     memory = mmap.mmap(start["memory"], 0)
     images = np.frombuffer(memory, np.uint8).reshape(CHUNK, *decoding.shape)
     for request in sys.stdin.buffer:

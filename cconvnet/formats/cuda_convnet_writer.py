@@ -30,6 +30,7 @@ from cconvnet.nets.specs import (
     lrn_alpha,
 )
 from cconvnet.nets.transform import towers as as_towers
+from cconvnet.outputs import write_output
 
 
 def write(spec: NetSpec, layer_def: Path, layer_params: Path, *, towers: int = 2) -> None:
@@ -44,7 +45,7 @@ def write(spec: NetSpec, layer_def: Path, layer_params: Path, *, towers: int = 2
     writer = _Writer(normal)
     for path, text in ((layer_def, writer.layer_file()), (layer_params, writer.params_file())):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
+        write_output(Path(path), [text.encode()])
 
 
 def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:

@@ -29,6 +29,8 @@ def chosen(
 
     Raises ValueError where they do not go together.
     """
+    if net == "":
+        raise ValueError("--net must name a network")
     if layer_def is None:
         for name, value in (("--layer-params", layer_params), ("--crop", crop)):
             if value is not None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from cconvnet.checks import finite_fields, real, whole
+
 T = TypeVar("T")
 Pair = tuple[int, int]
 
@@ -60,6 +62,7 @@ class Init:
 
     def __post_init__(self) -> None:
         _one_of("init", self.kind, ("gaussian", "he"))
+        finite_fields(self)
         _require(self.sigma >= 0, f"sigma must not be negative, not {self.sigma}")
 
 
@@ -77,6 +80,7 @@ class Neuron:
 
     def __post_init__(self) -> None:
         _one_of("neuron", self.kind, NEURONS)
+        finite_fields(self)
 
 
 RELU = Neuron("relu")
@@ -107,6 +111,7 @@ class LayerSpec:
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and self.name != DATA, f"a layer cannot be named {self.name!r}")
+        finite_fields(self, f"layer {self.name}: ")
         self._set("inputs", (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs))
 
     def _set(self, name: str, value: Any) -> None:
@@ -380,6 +385,7 @@ class InputSpec:
     center_mean: bool = False
 
     def __post_init__(self) -> None:
+        finite_fields(self)
         for name in ("height", "width", "channels"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -436,6 +442,10 @@ class TrainRecipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
+        for name in ("batch", "epochs"):
+            whole(name, getattr(self, name), 1)
+        real("lr", self.lr, low=0)
+        finite_fields(self)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import string
 from collections.abc import Iterator
 from typing import Any
 
+from cconvnet.checks import real
 from cconvnet.nets.shapes import Shape, fan_in, plain_init, shapes
 from cconvnet.nets.specs import (
     ContrastNormSpec,
@@ -178,8 +179,7 @@ def scaled(
     Layers keep their windows, so that small images may leave nothing to compute: the network says so when it
     is made. Raises ValueError naming the argument.
     """
-    if not (math.isfinite(width) and width > 0):
-        raise ValueError(f"width must be above 0, not {width}")
+    real("width", width, above=0)
     height, side = image or spec.stored
     crop = [spec.input.height * height // spec.stored[0], spec.input.width * side // spec.stored[1]]
     if min(crop) < 1:

@@ -137,7 +137,9 @@ def differences(histories: Sequence[History]) -> list[str]:
     settings = [
         {**history.config["settings"], "device": history.config.get("device")} for history in histories
     ]
-    keys = [key for key in dict.fromkeys([*_TOLD, *settings[0]]) if key != "classes"]
+    # Too long for a name, and nothing to see in a curve.
+    untold = ("classes", "preprocessing")
+    keys = [key for key in dict.fromkeys([*_TOLD, *settings[0]]) if key not in untold]
     differing = [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
     # What follows from the network or the data needs no words where these have theirs.
     if "data" in differing:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cconvnet.checkpoint import write_atomically
+from cconvnet.outputs import check_output, write_output
 
 # Colours that people who see colours differently can tell apart: Okabe and Ito, "Color Universal Design",
 # 2008. Their yellow and black are left out, one too pale for a line and one the text's.
@@ -119,12 +119,17 @@ def save(page: Any, path: Path) -> None:
     texts = (str(one.message) for one in said)
     for text in dict.fromkeys(boxes if "missing from font" in text else text for text in texts):
         warnings.warn(text, stacklevel=2)
-    write_atomically(path, [buffer.getbuffer()])
+    write_output(path, [buffer.getbuffer()])
 
 
 def check(path: Path) -> None:
-    """Raises PlotError now if `save` would later."""
-    _check_kind(figure(1, 1), path)
+    """Refuse now what `save` could not write later.
+
+    Raises
+        PlotError: the ending names no kind of picture, or its folder is not there.
+        OutputError: a file cannot be written there.
+    """
+    check_output(path, _check_kind(figure(1, 1), path))
 
 
 def _check_kind(page: Any, path: Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cconvnet import data
 from cconvnet.data import origins
-from cconvnet.evaluate import Trained, check_source, read_picture, views_of
+from cconvnet.evaluate import Trained, check_source, read_each, read_picture, views_of
 from cconvnet.nets.specs import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec, nearest
 from cconvnet.network import Network
 from cconvnet.plots.figures import PlotError
@@ -90,7 +90,12 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
         DataError: it cannot be read. ValueError: it does not fit the network.
     """
     settings = trained.checkpoint.settings
-    source = data.open_source(where or origins.stored(settings["data"]), settings["size"], cache_bytes=0)
+    source = data.open_source(
+        origins.stored(settings["data"]) if where is None else where,
+        settings["size"],
+        cache_bytes=0,
+        preprocessing=trained.preprocessing,
+    )
     check_source(trained, source)
     return source
 
@@ -147,6 +152,7 @@ def look(
     images: int = 8,
     pictures: Sequence[Path] = (),
     among: int = 2000,
+    unread: Callable[[data.DataError], None] | None = None,
     stepped: Stepped = lambda done, total: None,
 ) -> Look:
     """What a network says of pictures, or of a mix of test images, and which training images are like them.
@@ -154,6 +160,8 @@ def look(
     Args
         images: how many test images, half of them wrong if there are so many; not used with `pictures`.
         among: how many training images, spread evenly, the nearest are looked for in.
+        unread: called with what is wrong with each of `pictures` that cannot be read; the others are shown.
+            Without it, or where none can be read, the first such error is raised.
         stepped: called with the number of images looked at and of all.
 
     Raises
@@ -165,8 +173,8 @@ def look(
     total = len(others) + (len(pictures) or len(shown))
 
     if pictures:
-        stored = np.stack([read_picture(path, trained.image_shape) for path in pictures])
-        names, labels = [path.name for path in pictures], [None] * len(pictures)
+        names, stored = _readable(trained, pictures, unread)
+        labels = [None] * len(names)
         probabilities, hidden = answers(network, stored, lambda done, _: stepped(done, total))
     else:
         stored, right = source.test.read(shown)
@@ -198,6 +206,25 @@ def look(
             )
         )
     return Look(seen, class_names(trained, source), hidden_layer(network.spec)[0], len(near))
+
+
+def _readable(
+    trained: Trained, pictures: Sequence[Path], unread: Callable[[data.DataError], None] | None
+) -> tuple[list[str], Array]:
+    """The names of the pictures that can be read, and the stored images uint8[n,H,W,C]."""
+    results = read_each(pictures, trained)
+    errors = [result for result in results if isinstance(result, data.DataError)]
+    if errors and (unread is None or len(errors) == len(pictures)):
+        raise errors[0]
+    for error in errors:
+        assert unread is not None
+        unread(error)
+    read = [
+        (path.name, result)
+        for path, result in zip(pictures, results, strict=True)
+        if not isinstance(result, data.DataError)
+    ]
+    return [name for name, _ in read], np.stack([image for _, image in read])
 
 
 def _spread(count: int, most: int) -> Array:
@@ -248,7 +275,7 @@ def one_image(trained: Trained, picture: Path | None, where: str | None) -> tupl
         DataError: the picture or the data cannot be read.
     """
     if picture is not None:
-        return picture.name, read_picture(picture, trained.image_shape)
+        return picture.name, read_picture(picture, trained.image_shape, trained.preprocessing)
     return first_image(trained, open_test(trained, where))
 
 

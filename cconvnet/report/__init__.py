@@ -70,7 +70,7 @@ def write(
         RunError: the folder holds no run.
         OSError: the file cannot be written.
     """
-    from cconvnet.checkpoint import write_atomically
+    from cconvnet.outputs import write_output
 
     history = History(runs.folder_of(run))
 
@@ -78,7 +78,7 @@ def write(
         return load_trained(run, devices=devices, batch=_BATCH, best=best, precision=precision)
 
     text = _page(history, run, _Opened(load, data), best, stepped)
-    write_atomically(out, [text.encode()])
+    write_output(out, [text.encode()])
 
 
 def _page(history: History, run: Path, opened: _Opened, best: bool, stepped: Stepped) -> str:

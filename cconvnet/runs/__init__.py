@@ -3,7 +3,7 @@
 config.json       settings, network and device, and what software and machine it was begun with
 data.json         the data: what was found, used, left out and why; the pictures found unreadable
 log.jsonl         a line per logged step and one per epoch
-checkpoints/      the last two checkpoints and the best one
+checkpoints/      the last two checkpoints and the best one; in set-aside-N/ what training went back before
 summary.json      the results, written when training stops
 state.json        whether it trains, or how that ended
 lock              empty; whoever trains in the folder holds it
@@ -23,13 +23,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from cconvnet import checkpoint
+from cconvnet import checkpoint, outputs
 from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
 from cconvnet.locks import locked
 
 # NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), that of a
 # folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).
 _LOCK = "lock"
+# What a killed process may leave.
+_HALF_WRITTEN = [
+    outputs.side_file(Path(name)).name
+    for name in ("config.json", "summary.json", "state.json", "log.jsonl", "curve.png")
+]
 
 # What a configuration says of the machine that the run was begun on, beside "versions".
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")
@@ -56,6 +61,22 @@ def new_folder(net: str, data: str) -> Path:
             path = base.with_name(f"{base.name}-{count}")
 
 
+def check_new(path: Path) -> None:
+    """Refuse a folder that no new run can be begun in.
+
+    Raises
+        RunError: the folder exists and holds something.
+        OSError: it cannot be made or written into.
+    """
+    if path.is_dir() and any(file.name not in (_LOCK, *_HALF_WRITTEN) for file in path.iterdir()):
+        if (path / "config.json").exists():
+            raise RunError(
+                f"{path} holds a run already; continue it with --resume {path}, or choose another --out"
+            )
+        raise RunError(f"{path} is not empty; choose another --out")
+    outputs.check_folder(path)
+
+
 def data_name(data: str | None) -> str:
     """What to call a run's data in a title."""
     return "digits" if data is None else Path(data).name or data
@@ -75,6 +96,7 @@ class Run:
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
+        self.config_before = config  # as it was when the run was opened
         self.checkpoints = Folder(path / "checkpoints")
         self._lock = _lock(path)
         self._log: Any = None
@@ -89,12 +111,7 @@ class Run:
             RunError: the folder exists and holds something.
             OSError: it cannot be written.
         """
-        if path.is_dir() and any(file.suffix != ".partial" and file.name != _LOCK for file in path.iterdir()):
-            if (path / "config.json").exists():
-                raise RunError(
-                    f"{path} holds a run already; continue it with --resume {path}, or choose another --out"
-                )
-            raise RunError(f"{path} is not empty; choose another --out")
+        check_new(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, config)
         try:
@@ -116,8 +133,8 @@ class Run:
     def __enter__(self) -> Run:
         self.checkpoints.path.mkdir(exist_ok=True)
         self.checkpoints.clean()
-        for side in self.path.glob(".*.partial"):
-            side.unlink()
+        for name in _HALF_WRITTEN:
+            (self.path / name).unlink(missing_ok=True)
         try:
             self._write_state("training")
         except BaseException:
@@ -140,7 +157,7 @@ class Run:
 
     def _write_state(self, state: str, reason: str | None = None) -> None:
         """Whoever finds "training" in a folder that is not locked knows that training was killed."""
-        checkpoint.write_json(
+        outputs.write_json(
             self.path / "state.json", {"state": state, "reason": reason, "time": round(time.time(), 3)}
         )
 
@@ -155,29 +172,50 @@ class Run:
         os.close(self._lock)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        checkpoint.write_json(self.path / "config.json", config)
+        outputs.write_json(self.path / "config.json", config)
         self.config = config
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        checkpoint.write_json(self.path / "summary.json", summary)
+        outputs.write_json(self.path / "summary.json", summary)
         self._complete = bool(summary["complete"])
 
-    def rewind_log(self, step: int, epoch: int) -> None:
-        """Drops the lines after `step`, those of epochs after `epoch`, and a line that a kill cut short."""
+    def rewind_log(self, step: int, epoch: int, aside: Path | None = None) -> int:
+        """Drops the lines after `step`, those of epochs after `epoch`, and those that are unreadable.
+
+        Args
+            aside: a folder that what is dropped is kept in; it is made if need be.
+
+        Returns
+            how many lines were dropped, beside a last one that a kill cut short.
+        """
         path = self.path / "log.jsonl"
 
-        def kept() -> Iterator[bytes]:  # of a million lines one at a time
+        def lines(kept: bool) -> Iterator[bytes]:  # of a million lines one at a time
             with contextlib.suppress(FileNotFoundError), path.open("rb") as log:
                 for text in log:
-                    try:
-                        line = json.loads(text)
-                    except ValueError:
-                        return
-                    if line["step"] <= step and ("test_loss" not in line or line["epoch"] <= epoch):
+                    if _is_within(text, step, epoch) == kept and (kept or not _is_cut_short(text)):
                         yield text.rstrip(b"\n") + b"\n"
 
-        checkpoint.write_atomically(path, kept())
+        dropped = sum(1 for _ in lines(False))
+        if dropped and aside is not None:
+            aside.mkdir(exist_ok=True)
+            outputs.write_output(aside / path.name, lines(False))
+        outputs.write_output(path, lines(True))
         self._log = path.open("a", encoding="utf-8")
+        return dropped
+
+    def set_aside(self, files: list[Path], aside: Path, config: dict[str, Any]) -> None:
+        """Moves checkpoints into a folder, with the summary and the configuration of the time before.
+
+        Raises OSError: the folder or a file in it cannot be written.
+        """
+        aside.mkdir(exist_ok=True)
+        outputs.write_json(aside / "config.json", config)
+        summary = self.path / "summary.json"
+        if summary.is_file():
+            outputs.write_output(aside / summary.name, [summary.read_bytes()])
+        for file in reversed(files):
+            file.rename(aside / file.name)
 
     def log(self, line: dict[str, Any]) -> None:
         """Appends a line to the log.
@@ -191,6 +229,26 @@ class Run:
             raise OSError(error.errno, error.strerror, self._log.name) from error
         for listener in self.listeners:
             listener.log(line)
+
+
+def _is_within(text: bytes, step: int, epoch: int) -> bool:
+    """Whether a line of a log is readable and of no later step or epoch."""
+    try:
+        line = json.loads(text)
+        return bool(line["step"] <= step and ("test_loss" not in line or line["epoch"] <= epoch))
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _is_cut_short(text: bytes) -> bool:
+    """Whether a line is what a kill left of one."""
+    if text.endswith(b"\n"):
+        return False
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _lock(path: Path) -> int:
@@ -304,8 +362,10 @@ def unfinished(folder: Path) -> Path:
 
 
 def folder_of(path: Path) -> Path:
-    """The run's folder, given it, one of its checkpoints, or the folder of them."""
+    """The run's folder, given it, one of its checkpoints, set aside or not, or a folder of them."""
     if path.is_file() or path.suffix == checkpoint.SUFFIX:
+        path = path.parent
+    if checkpoint.is_aside(path):
         path = path.parent
     return path.parent if path.name == "checkpoints" else path
 

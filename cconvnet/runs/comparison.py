@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet import nets, runs
+from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.nets.specs import compare as compare_specs
 from cconvnet.runs import RunError
 from cconvnet.runs.overview import Overview, look
@@ -55,7 +56,13 @@ def _epochs(path: Path) -> dict[int, dict[str, Any]]:
 
 def _settings(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     asked = [
-        {**config["settings"], "device": config["device"], **runs.surroundings(config)} for config in configs
+        {
+            "preprocessing": UNRECORDED.record(),
+            **config["settings"],
+            "device": config["device"],
+            **runs.surroundings(config),
+        }
+        for config in configs
     ]
     names = dict.fromkeys(name for values in asked for name in values)
     rows = {name: [values.get(name) for values in asked] for name in names}

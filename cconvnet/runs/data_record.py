@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cconvnet import checkpoint
+from cconvnet import outputs
 from cconvnet.data import Skipped, Source
 
 FILE = "data.json"
@@ -47,7 +47,7 @@ class DataRecord:
                 "notes": self._source.notes,
                 "unreadable": [vars(one) for one in self._known.values()],
             }
-            checkpoint.write_json(self.path, values)
+            outputs.write_json(self.path, values)
             self._written = True
         return new
 

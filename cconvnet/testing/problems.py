@@ -253,10 +253,15 @@ def with_precision(problem: Any, precision: str) -> Any:
     o = problem
     if isinstance(o, FcProblem):
         return FcProblem(o.n, o.c, o.k, precision=precision)
-    shape = (o.n, o.h, o.w, o.c, o.k, o.r, o.s, (o.stride_h, o.stride_w), (o.pad_h, o.pad_w), o.groups)
-    # A problem knows how many windows it has, not which rounding gave them.
-    floor, ceil = (type(o)(*shape, rounding=rounding, precision=precision) for rounding in ("floor", "ceil"))
-    return floor if floor.y_shape == o.y_shape else ceil
+    return type(o)(
+        *(o.n, o.h, o.w, o.c, o.k, o.r, o.s),
+        stride=(o.stride_h, o.stride_w),
+        padding=(o.pad_h, o.pad_w),
+        groups=o.groups,
+        precision=precision,
+        outputs=(o.p, o.q),
+        dilation=(o.dilation_h, o.dilation_w),
+    )
 
 
 # ---- shapes that kernels get wrong -----------------------------------------------------------------
@@ -290,7 +295,28 @@ CONV = {
     "ceil_groups_padded": ConvProblem(
         2, 7, 8, 8, 8, 3, 4, stride=(3, 3), padding=(1, 1), groups=2, rounding="ceil"
     ),
+    "dilated": ConvProblem(2, 11, 10, 8, 12, 3, 3, padding=(2, 2), dilation=(2, 2)),
+    "dilated_tail": ConvProblem(3, 9, 12, 7, 13, 3, 2, padding=(3, 1), dilation=(3, 4)),
+    # The stride's and the dilation's common divisors: 2 and 1, 3 and 2.
+    "dilated_strided": ConvProblem(
+        2, 13, 12, 4, 8, 3, 4, stride=(4, 3), padding=(3, 2), dilation=(2, 2), rounding="ceil"
+    ),
+    "dilated_groups": ConvProblem(
+        2, 18, 12, 6, 8, 4, 3, stride=(3, 1), padding=(3, 0), groups=2, dilation=(6, 4)
+    ),
+    "dilated_beyond_image": ConvProblem(1, 4, 3, 8, 8, 3, 3, padding=(5, 4), dilation=(5, 3)),
+    # As TensorFlow pads "SAME": what is odd goes below and to the right.
+    "padded_below": ConvProblem(2, 8, 7, 8, 12, 3, 4, stride=(2, 1), padding=((0, 1), (1, 2))),
+    "padded_above": ConvProblem(2, 7, 6, 5, 9, 3, 3, padding=((2, 0), (1, 0)), groups=1),
+    "padded_far_below": ConvProblem(1, 4, 5, 4, 8, 2, 3, stride=(1, 2), padding=((0, 4), (1, 5))),
+    "fewer_outputs": ConvProblem(2, 9, 10, 4, 8, 3, 3, padding=(1, 1), outputs=(4, 6)),
+    "more_outputs": ConvProblem(2, 6, 5, 6, 8, 3, 2, stride=(2, 2), groups=2, outputs=(4, 3)),
+    "unequal_and_dilated": ConvProblem(
+        2, 9, 10, 6, 10, 3, 3, stride=(2, 1), padding=((1, 3), (0, 2)), groups=2, dilation=(1, 2)
+    ),
     "rgb": ConvProblem(2, 16, 16, 3, 32, 5, 5, padding=(2, 2)),
+    "rgb_padded_below": ConvProblem(2, 15, 14, 3, 32, 5, 5, stride=(2, 2), padding=((1, 2), (0, 3))),
+    "rgb_dilated": ConvProblem(2, 14, 13, 3, 32, 3, 3, padding=((2, 3), (2, 1)), dilation=(2, 2)),
     "wide_k": ConvProblem(1, 3, 4, 8, 150, 3, 3, padding=(1, 1)),
     "wide_c": ConvProblem(1, 3, 4, 150, 8, 3, 3, padding=(1, 1)),
 }
@@ -313,6 +339,8 @@ LOCAL = {
     "groups": LocalProblem(3, 4, 4, 16, 24, 3, 3, padding=(1, 1), groups=2),
     "groups_tail": LocalProblem(2, 4, 3, 9, 15, 3, 3, padding=(1, 1), groups=3),
     "depthwise": LocalProblem(2, 4, 3, 5, 5, 3, 3, padding=(1, 1), groups=5),
+    "padded_below": LocalProblem(2, 6, 5, 4, 8, 3, 2, stride=(2, 1), padding=((0, 2), (1, 0))),
+    "more_outputs": LocalProblem(2, 4, 5, 6, 8, 3, 3, padding=(1, 0), groups=2, outputs=(5, 4)),
     "ceil_hangs_over": LocalProblem(2, 7, 8, 8, 8, 3, 4, stride=(3, 3), groups=2, rounding="ceil"),
     # So much to sum that it is split: 9 taps of 64 channels forward, of 64 filters backward.
     "long_sum": LocalProblem(4, 3, 3, 64, 64, 3, 3, padding=(1, 1)),
@@ -349,6 +377,19 @@ POOL = {
     "fewer_windows": PoolProblem(2, 9, 11, 12, window=(3, 3), stride=(2, 2), outputs=(3, 2)),
     "more_windows": PoolProblem(2, 6, 7, 3, window=(3, 3), stride=(2, 2), padding=(1, 0), outputs=(4, 4)),
     "some_of_the_windows": PoolProblem(1, 11, 8, 6, window=(4, 2), padding=(-3, 1), outputs=(2, 3)),
+    "padded_below": PoolProblem(2, 8, 7, 5, window=(3, 2), stride=(2, 1), padding=((0, 1), (0, 1))),
+    "padded_above": PoolProblem(1, 7, 8, 8, window=(3, 3), stride=(2, 2), padding=((2, 0), (1, 0))),
+    "count_padding": PoolProblem(2, 7, 8, 5, padding=(1, 1), count_padding=True),
+    # The last windows hang over the padding, which they do not count.
+    "count_padding_ceil": PoolProblem(
+        2, 7, 8, 12, (4, 3), (3, 3), padding=(2, 1), rounding="ceil", count_padding=True
+    ),
+    "count_padding_below": PoolProblem(
+        1, 6, 7, 8, (4, 5), (3, 2), padding=((0, 2), (1, 3)), count_padding=True
+    ),
+    "count_padding_of_some": PoolProblem(
+        2, 9, 8, 4, padding=((2, 1), (0, 2)), outputs=(4, 4), count_padding=True
+    ),
     "1x1": PoolProblem(2, 3, 4, 5, window=(1, 1), stride=(1, 1)),
     "one_of_each": PoolProblem(1, 1, 1, 1, window=(1, 1), stride=(1, 1)),
 }
@@ -437,21 +478,31 @@ def _rounding(random: np.random.Generator) -> str:
 def random_conv(
     random: np.random.Generator, kind: type[Any] = ConvProblem, images: int = 5, channels: int = 48
 ) -> Any:
-    """A ConvProblem or LocalProblem of at most so many `images` and input `channels`."""
+    """A ConvProblem, perhaps dilated, or LocalProblem of at most so many `images` and input `channels`."""
     groups = int(random.choice([1, 1, 1, 2, 3, 4]))
     window, padding = _pair(random, 1, 5), _pair(random, 0, 3)
-    return kind(
-        n=_size(random, images),
-        **_image(random, window, padding),
-        c=groups * _size(random, channels // groups),
-        k=groups * _size(random, 2 * channels // groups),
-        r=window[0],
-        s=window[1],
-        stride=_pair(random, 1, 4),
-        padding=padding,
-        groups=groups,
-        rounding=_rounding(random),
-    )
+    dilation = (1, 1) if kind is LocalProblem or random.random() < 0.6 else _pair(random, 1, 4)
+    extent = (window[0] - 1) * dilation[0] + 1, (window[1] - 1) * dilation[1] + 1
+    arguments: dict[str, Any] = {
+        "n": _size(random, images),
+        **_image(random, extent, padding),
+        "c": groups * _size(random, channels // groups),
+        "k": groups * _size(random, 2 * channels // groups),
+        "r": window[0],
+        "s": window[1],
+        "stride": _pair(random, 1, 4),
+        "padding": padding,
+        "groups": groups,
+        "rounding": _rounding(random),
+        "dilation": dilation,
+    }
+    unequal = random.random()
+    if unequal < 0.2:
+        arguments["padding"] = tuple((pad, pad + int(random.integers(0, 3))) for pad in padding)
+    elif unequal < 0.4:
+        o = kind(**arguments)
+        arguments["outputs"] = tuple(int(random.integers(1, most + 2)) for most in (o.p, o.q))
+    return kind(**arguments)
 
 
 def random_pool(random: np.random.Generator, window: tuple[int, int] | None = None) -> PoolProblem:
@@ -466,6 +517,14 @@ def random_pool(random: np.random.Generator, window: tuple[int, int] | None = No
         "stride": _pair(random, 1, 4),
         "padding": padding,
     }
+    if min(padding) >= 0 and random.random() < 0.4:
+        fewest = (
+            max(0, window[0] - padding[0] - arguments["h"]),
+            max(0, window[1] - padding[1] - arguments["w"]),
+        )
+        ends = (int(random.integers(low, size)) for low, size in zip(fewest, window, strict=True))
+        arguments["padding"] = tuple(zip(padding, ends, strict=True))
+        arguments["count_padding"] = bool(random.random() < 0.7)
     if random.random() < 0.75:
         return PoolProblem(**arguments, rounding=_rounding(random))
     p, q = (

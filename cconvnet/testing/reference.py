@@ -62,12 +62,16 @@ class Taps:
 
     def __init__(self, problem: Any, x: Array, r: int, s: int, fill: float = 0.0) -> None:
         self.problem, self.r, self.s = problem, r, s
+        # Between two taps; those of a pool are side by side.
+        self.dilation = getattr(problem, "dilation_h", 1), getattr(problem, "dilation_w", 1)
         # A negative padding is no border: the first window begins inside the image.
         self.border = max(problem.pad_h, 0), max(problem.pad_w, 0)
         self.begin = self.border[0] - problem.pad_h, self.border[1] - problem.pad_w
-        # The last window may hang over the right and bottom padding too.
-        height = max(self.border[0] + problem.h, self.begin[0] + (problem.p - 1) * problem.stride_h + r)
-        width = max(self.border[1] + problem.w, self.begin[1] + (problem.q - 1) * problem.stride_w + s)
+        # The last window may end anywhere, as the padding at the right and bottom and the rounding want it.
+        extent = (r - 1) * self.dilation[0] + 1, (s - 1) * self.dilation[1] + 1
+        last = (problem.p - 1) * problem.stride_h, (problem.q - 1) * problem.stride_w
+        height = max(self.border[0] + problem.h, self.begin[0] + last[0] + extent[0])
+        width = max(self.border[1] + problem.w, self.begin[1] + last[1] + extent[1])
         self.padded = np.full((problem.n, height, width, problem.c), fill, dtype=x.dtype)
         self.image[...] = x
 
@@ -81,7 +85,8 @@ class Taps:
         o = self.problem
         for r in range(self.r):
             for s in range(self.s):
-                top, left = self.begin[0] + r, self.begin[1] + s
+                top = self.begin[0] + r * self.dilation[0]
+                left = self.begin[1] + s * self.dilation[1]
                 rows = slice(top, top + (o.p - 1) * o.stride_h + 1, o.stride_h)
                 columns = slice(left, left + (o.q - 1) * o.stride_w + 1, o.stride_w)
                 yield r, s, self.padded[:, rows, columns, :]
@@ -433,19 +438,20 @@ def maxpool_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
 
 
 def _window_sizes(problem: Any) -> Array:
-    """[1,P,Q,1]: how many pixels of the image each window holds."""
-    sizes = []
-    for size, windows, window, stride, pad in (
-        (problem.h, problem.p, problem.window_h, problem.stride_h, problem.pad_h),
-        (problem.w, problem.q, problem.window_w, problem.stride_w, problem.pad_w),
+    """[1,P,Q,1]: how many pixels of the image, or of the padded image, each window holds."""
+    o, sizes = problem, []
+    for size, windows, window, stride, pad, pad_after in (
+        (o.h, o.p, o.window_h, o.stride_h, o.pad_h, o.pad_bottom),
+        (o.w, o.q, o.window_w, o.stride_w, o.pad_w, o.pad_right),
     ):
+        low, high = (-pad, size + pad_after) if o.count_padding else (0, size)
         begin = np.arange(windows) * stride - pad
-        sizes.append(np.minimum(begin + window, size) - np.maximum(begin, 0))
+        sizes.append(np.minimum(begin + window, high) - np.maximum(begin, low))
     return _float(np.outer(*sizes)[None, :, :, None])
 
 
 def avgpool_forward(problem: Any, x: Array) -> Array:
-    """y[N,P,Q,C] = the mean over each clipped window."""
+    """y[N,P,Q,C] = the mean over each clipped window; with count_padding, that of the padded image."""
     x = _float(x, problem.x_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for _, _, pixels in Taps(problem, x, problem.window_h, problem.window_w):
@@ -454,7 +460,7 @@ def avgpool_forward(problem: Any, x: Array) -> Array:
 
 
 def avgpool_backward(problem: Any, dy: Array) -> Array:
-    """dx[N,H,W,C] = the sum over the windows that hold x of dy / (size of the clipped window)."""
+    """dx[N,H,W,C] = the sum over the windows that hold x of dy / (what the mean divides by)."""
     share = _float(dy, problem.y_shape) / _window_sizes(problem)
     gradients = Taps(problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w)
     for _, _, gradient in gradients:

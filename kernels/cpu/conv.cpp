@@ -5,6 +5,7 @@
 // as a convolution of its own, were slower even without their reorders. Weights go through the layout that
 // the kernel asks for: their reorder takes under 1 ms. The algorithm is never Winograd's, whose rounding is
 // not that of a sum of products.
+#include "cropped_image.h"
 #include "onednn.h"
 #include "tables.h"
 
@@ -23,112 +24,203 @@ memory::desc weights(const ConvProblem& o, memory::data_type type, bool plain) {
   return {{o.groups, o.k_per_group(), o.c_per_group(), o.r, o.s}, type, plain ? Tag::gohwi : Tag::any};
 }
 
-// One pass of one problem: a primitive with its memory objects.
+// How the images of a batch are cut into slices, by the problem alone.
+struct Slices {
+  int images;  // of a slice; the last one may have fewer
+  int count;
+
+  Slices(const ConvProblem& o, Pass pass) {
+    // A slice is worth some microseconds of work, or starting it would be the work.
+    constexpr int64_t kWorth = 4'000'000;
+    const int64_t of_image = std::max<int64_t>(1, o.flops() / o.n);
+    const int64_t least = std::min<int64_t>(o.n, detail::ceil_div(kWorth, of_image));
+    int64_t wanted;
+    if (pass == kWgrad) {
+      // Every slice has its own sum of the weights' size, which costs memory and the time to add it.
+      constexpr int64_t kMostFloats = 32 << 20;
+      const int64_t sums = std::min<int64_t>(kMostSums, std::max<int64_t>(4, kMostFloats / o.w_count()));
+      wanted = detail::ceil_div(int64_t{o.n}, sums);
+    } else {
+      wanted = std::min(4, o.n / 32);
+    }
+    images = static_cast<int>(std::max<int64_t>({1, least, wanted}));
+    count = static_cast<int>(detail::ceil_div(o.n, images));
+  }
+
+  static constexpr int kMostSums = 16;
+
+  int first(int slice) const { return slice * images; }
+};
+
+// One pass over some images, its weights in the layout that the kernel asks for or in a given one.
+onednn::SlicePrimitive primitive_of(const ConvProblem& o, int images, Pass pass, bool bias,
+                                    const memory::desc& w) {
+  const Team alone(1);
+  const memory::data_type type = onednn::type_of(o);
+  const memory::desc x({images, o.c, o.h, o.w}, type, memory::format_tag::nhwc);
+  const memory::desc y({images, o.k, o.p, o.q}, type, memory::format_tag::nhwc);
+  const memory::desc b =
+      bias ? memory::desc({o.k}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
+  const memory::dims stride = {o.stride_h, o.stride_w}, before = {o.pad_h, o.pad_w};
+  // oneDNN counts the pixels between two taps.
+  const memory::dims dilation = {o.dilation_h - 1, o.dilation_w - 1};
+  // What the last window reads beyond the image, negative where pixels are left over.
+  const memory::dims after = {(o.p - 1) * o.stride_h + detail::extent(o.r, o.dilation_h) - o.h - o.pad_h,
+                              (o.q - 1) * o.stride_w + detail::extent(o.s, o.dilation_w) - o.w - o.pad_w};
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const auto direct = dnnl::algorithm::convolution_direct;
+  const dnnl::engine& engine = onednn::engine();
+  const dnnl::convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, direct,
+                                                          x, pass == kFprop ? w : weights(o, type, false), b,
+                                                          y, stride, dilation, before, after, attributes);
+  if (pass == kFprop) {
+    return {dnnl::convolution_forward(forward),
+            {{DNNL_ARG_SRC, x},
+             {DNNL_ARG_WEIGHTS, forward.weights_desc()},
+             {DNNL_ARG_BIAS, b},
+             {DNNL_ARG_DST, y}},
+            forward.scratchpad_desc()};
+  }
+  if (pass == kDgrad) {
+    const dnnl::convolution_backward_data::primitive_desc backward(engine, direct, x, w, y, stride, dilation,
+                                                                   before, after, forward, attributes);
+    return {dnnl::convolution_backward_data(backward),
+            {{DNNL_ARG_DIFF_SRC, x}, {DNNL_ARG_WEIGHTS, backward.weights_desc()}, {DNNL_ARG_DIFF_DST, y}},
+            backward.scratchpad_desc()};
+  }
+  const dnnl::convolution_backward_weights::primitive_desc backward(engine, direct, x, w, y, stride, dilation,
+                                                                    before, after, forward, attributes);
+  return {dnnl::convolution_backward_weights(backward),
+          {{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_WEIGHTS, backward.diff_weights_desc()}, {DNNL_ARG_DIFF_DST, y}},
+          backward.scratchpad_desc()};
+}
+
+// to[i] = the sum over the parts of parts[part * count + i], in order.
+CCONVNET_CLONES void add_parts(const float* parts, int parts_count, int64_t count, int64_t begin, int64_t end,
+                               float* to) {
+  constexpr int64_t kBlock = 2048;  // that stays in the nearest cache
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t last = std::min(first + kBlock, end);
+    std::copy(parts + first, parts + last, to + first);
+    for (int part = 1; part < parts_count; ++part) {
+      const float* from = parts + part * count;
+#pragma omp simd
+      for (int64_t i = first; i < last; ++i) to[i] += from[i];
+    }
+  }
+}
+
+// One pass of one problem.
 class Convolution {
  public:
-  Convolution(const ConvProblem& o, Pass pass, bool bias) : pass_(pass) {
-    const memory::data_type type = onednn::type_of(o), w_type = onednn::weights_type_of(o, pass);
-    const memory::desc x({o.n, o.c, o.h, o.w}, type, memory::format_tag::nhwc);
-    const memory::desc y({o.n, o.k, o.p, o.q}, type, memory::format_tag::nhwc);
-    const memory::desc w = weights(o, w_type, false), forward_w = weights(o, type, false);
-    plain_w_ = onednn::no_memory_yet(weights(o, w_type, true));
-    const memory::desc b =
-        bias ? memory::desc({o.k}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
-    const memory::dims stride = {o.stride_h, o.stride_w}, before = {o.pad_h, o.pad_w};
-    // What the last window reads beyond the image: more than the padding with ceil rounding, negative where
-    // floor rounding leaves pixels over.
-    const memory::dims after = {(o.p - 1) * o.stride_h + o.r - o.h - o.pad_h,
-                                (o.q - 1) * o.stride_w + o.s - o.w - o.pad_w};
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    const auto direct = dnnl::algorithm::convolution_direct;
-    const dnnl::engine& engine = onednn::engine();
-    const dnnl::convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, direct,
-                                                            x, forward_w, b, y, stride, before, after,
-                                                            attributes);
-    if (pass == kFprop) {
-      prepare(dnnl::convolution_forward(forward), forward.weights_desc(), forward.scratchpad_desc());
-    } else if (pass == kDgrad) {
-      const dnnl::convolution_backward_data::primitive_desc backward(engine, direct, x, w, y, stride, before,
-                                                                     after, forward, attributes);
-      prepare(dnnl::convolution_backward_data(backward), backward.weights_desc(), backward.scratchpad_desc());
-    } else {
-      const dnnl::convolution_backward_weights::primitive_desc backward(engine, direct, x, w, y, stride,
-                                                                        before, after, forward, attributes);
-      prepare(dnnl::convolution_backward_weights(backward), backward.diff_weights_desc(),
-              backward.scratchpad_desc());
-    }
-    x_ = onednn::no_memory_yet(x);
-    y_ = onednn::no_memory_yet(y);
-    if (bias) bias_ = onednn::no_memory_yet(b);
+  Convolution(const ConvProblem& o, Pass pass, bool bias)
+      : pass_(pass),
+        slices_(o, pass),
+        full_(primitive_of(o, slices_.images, pass, bias, any_weights(o, pass))) {
+    const memory::desc w = full_.arguments.at(weights_key());
+    if (const int rest = o.n % slices_.images) rest_ = primitive_of(o, rest, pass, bias, w);
+    const memory::desc plain = weights(o, onednn::weights_type_of(o, pass), true);
+    blocked_bytes_ = onednn::whole_lines(w.get_size());
+    scratchpad_bytes_ = full_.scratchpad.get_size();
+    if (rest_.primitive) scratchpad_bytes_ = std::max(scratchpad_bytes_, rest_.scratchpad.get_size());
+    x_bytes_ = full_.arguments.at(pass == kDgrad ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC).get_size();
+    y_bytes_ = full_.arguments.at(pass == kFprop ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST).get_size();
+    same_layout_ = w == plain;
+    if (same_layout_) return;
+    // A reorder adds nothing up: it may have threads of its own.
+    const Team all(granted_threads());
+    plain_w_ = onednn::no_memory_yet(plain);
+    blocked_w_ = onednn::no_memory_yet(w);
+    reorder_ = pass == kWgrad ? dnnl::reorder(blocked_w_, plain_w_) : dnnl::reorder(plain_w_, blocked_w_);
   }
 
   void run(const void* x, const void* w, const float* bias, const void* y) {
-    onednn::point(x_, x);
-    onednn::point(y_, y);
-    onednn::point(plain_w_, w);
-    if (bias) onednn::point(bias_, bias);
-    char* scratch = static_cast<char*>(onednn::scratch(blocked_bytes_ + scratchpad_.get_desc().get_size()));
-    onednn::point(w_, same_layout_ ? w : scratch);
-    onednn::point(scratchpad_, scratch + blocked_bytes_);
+    const size_t sums = pass_ == kWgrad && slices_.count > 1 ? slices_.count : 0;
+    const size_t scratchpads = onednn::whole_lines(scratchpad_bytes_) * slice_threads(slices_.count);
+    char* const blocked = static_cast<char*>(onednn::scratch(blocked_bytes_ * (1 + sums) + scratchpads));
+    char* const parts = blocked + blocked_bytes_;
+    const void* const kernel_w = same_layout_ ? w : blocked;
+    if (pass_ != kWgrad && !same_layout_) reorder(w, blocked);
+    onednn::run_slices(
+        slices_.count, scratchpad_bytes_, parts + sums * blocked_bytes_, [&](int slice, char* scratchpad) {
+          const bool last = slice == slices_.count - 1 && rest_.primitive;
+          const void* const own_x = static_cast<const char*>(x) + slice * x_bytes_;
+          const void* const own_y = static_cast<const char*>(y) + slice * y_bytes_;
+          const void* const own_w = sums ? parts + slice * blocked_bytes_ : kernel_w;
+          const onednn::SlicePrimitive& primitive = last ? rest_ : full_;
+          if (pass_ == kFprop) {
+            primitive.run({{DNNL_ARG_SRC, own_x},
+                           {DNNL_ARG_WEIGHTS, own_w},
+                           {DNNL_ARG_BIAS, bias},
+                           {DNNL_ARG_DST, own_y}},
+                          scratchpad);
+          } else if (pass_ == kDgrad) {
+            primitive.run({{DNNL_ARG_DIFF_SRC, own_x}, {DNNL_ARG_WEIGHTS, own_w}, {DNNL_ARG_DIFF_DST, own_y}},
+                          scratchpad);
+          } else {
+            primitive.run({{DNNL_ARG_SRC, own_x}, {DNNL_ARG_DIFF_WEIGHTS, own_w}, {DNNL_ARG_DIFF_DST, own_y}},
+                          scratchpad);
+          }
+        });
+    if (sums) {
+      float* const sum = static_cast<float*>(const_cast<void*>(kernel_w));
+      const int64_t stride = blocked_bytes_ / sizeof(float);
+      const int64_t count = full_.arguments.at(weights_key()).get_size() / sizeof(float);
+      parallel_ranges(count, sums, [&](int, int64_t begin, int64_t end) {
+        add_parts(reinterpret_cast<const float*>(parts), slices_.count, stride, begin, end, sum);
+      });
+    }
+    if (pass_ == kWgrad && !same_layout_) reorder(blocked, w);
+  }
 
+ private:
+  static memory::desc any_weights(const ConvProblem& o, Pass pass) {
+    return weights(o, onednn::weights_type_of(o, pass), false);
+  }
+  int weights_key() const { return pass_ == kWgrad ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS; }
+
+  void reorder(const void* from, const void* to) {
+    const Team all(granted_threads());
     dnnl::stream stream(onednn::engine());
-    if (pass_ == kFprop) {
-      if (!same_layout_) reorder_.execute(stream, plain_w_, w_);
-      std::unordered_map<int, memory> arguments = {
-          {DNNL_ARG_SRC, x_}, {DNNL_ARG_WEIGHTS, w_}, {DNNL_ARG_DST, y_}, {DNNL_ARG_SCRATCHPAD, scratchpad_}};
-      if (bias) arguments.emplace(DNNL_ARG_BIAS, bias_);
-      primitive_.execute(stream, arguments);
-    } else if (pass_ == kDgrad) {
-      if (!same_layout_) reorder_.execute(stream, plain_w_, w_);
-      primitive_.execute(stream, {{DNNL_ARG_DIFF_SRC, x_},
-                                  {DNNL_ARG_WEIGHTS, w_},
-                                  {DNNL_ARG_DIFF_DST, y_},
-                                  {DNNL_ARG_SCRATCHPAD, scratchpad_}});
+    onednn::point(pass_ == kWgrad ? blocked_w_ : plain_w_, from);
+    onednn::point(pass_ == kWgrad ? plain_w_ : blocked_w_, to);
+    if (pass_ == kWgrad) {
+      reorder_.execute(stream, blocked_w_, plain_w_);
     } else {
-      primitive_.execute(stream, {{DNNL_ARG_SRC, x_},
-                                  {DNNL_ARG_DIFF_WEIGHTS, w_},
-                                  {DNNL_ARG_DIFF_DST, y_},
-                                  {DNNL_ARG_SCRATCHPAD, scratchpad_}});
-      if (!same_layout_) reorder_.execute(stream, w_, plain_w_);
+      reorder_.execute(stream, plain_w_, blocked_w_);
     }
     stream.wait();
   }
 
- private:
-  void prepare(dnnl::primitive primitive, const memory::desc& w, const memory::desc& scratchpad) {
-    primitive_ = std::move(primitive);
-    w_ = onednn::no_memory_yet(w);
-    scratchpad_ = onednn::no_memory_yet(scratchpad);
-    same_layout_ = w == plain_w_.get_desc();
-    if (same_layout_) return;
-    reorder_ = pass_ == kWgrad ? dnnl::reorder(w_, plain_w_) : dnnl::reorder(plain_w_, w_);
-    constexpr size_t kLine = 64;
-    blocked_bytes_ = (w.get_size() + kLine - 1) / kLine * kLine;
-  }
-
   Pass pass_;
-  dnnl::primitive primitive_;
-  memory x_, plain_w_, w_, bias_, y_, scratchpad_;
-  bool same_layout_ = false;
-  dnnl::reorder reorder_;     // between the caller's weights and the kernel's
-  size_t blocked_bytes_ = 0;  // of the kernel's weights, in the scratch buffer
+  Slices slices_;
+  onednn::SlicePrimitive full_, rest_;  // of a whole slice's images, and of what is left over
+  size_t x_bytes_, y_bytes_;            // of a slice
+  size_t blocked_bytes_, scratchpad_bytes_;
+  bool same_layout_;       // of the kernel's weights and the caller's
+  dnnl::reorder reorder_;  // between them
+  memory plain_w_, blocked_w_;
 };
 
 // ---- selection tables -----------------------------------------------------------------------------------
 // oneDNN serves every problem, so it is the last row of each.
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  onednn::run<Convolution>("conv", o, kFprop, a.x, a.w, a.finish.bias, a.y);
+  CroppedImage x(o);
+  onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(a.x), a.w, a.finish.bias, a.y);
   finish_after_bias(a.finish, o.precision, o.y_count(), a.y, stream);
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
-  onednn::run<Convolution>("conv", o, kDgrad, a.dx, a.w, nullptr, a.dy);
+  CroppedImage dx(o);
+  onednn::run<Convolution>("conv", dx.problem(), kDgrad, dx.place_in(a.dx), a.w, nullptr, a.dy);
+  dx.spread(a.dx);
 }
 
 void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream stream) {
-  onednn::run<Convolution>("conv", o, kWgrad, a.x, a.dw, nullptr, a.dy);
+  CroppedImage x(o);
+  onednn::run<Convolution>("conv", x.problem(), kWgrad, x.of(a.x), a.dw, nullptr, a.dy);
   if (a.update) sgd_update(*a.update, a.dw, stream);
 }
 

@@ -145,9 +145,9 @@ CCONVNET_CLONES void accumulate_images(const ConvProblem& o, const float* x, con
 
 bool supports(const ConvProblem& o) {
   const int64_t taps = int64_t{o.r} * o.s * o.c, rows = int64_t{o.r} * ((o.q - 1) * o.stride_w + o.s) * o.c;
-  // Small enough for every core's own cache.
-  return o.precision != Precision::bf16 && o.groups == 1 && o.k % kLanes == 0 && taps * o.k <= (1 << 18) &&
-         rows <= (1 << 17);
+  // Taps side by side; small enough for every core's own cache.
+  return o.precision != Precision::bf16 && o.groups == 1 && o.dilation_h == 1 && o.dilation_w == 1 &&
+         o.k % kLanes == 0 && taps * o.k <= (1 << 18) && rows <= (1 << 17);
 }
 
 bool prefers(const ConvProblem& o) {

@@ -1,9 +1,9 @@
-// Fully connected layers by oneDNN, on the caller's plain weights: a blocked copy of AlexNet's fc6 (151 MB)
-// would have to be made anew after every update.
+// Fully connected layers by oneDNN's matrix product, on the caller's plain weights: a blocked copy of
+// AlexNet's fc6 (151 MB) would have to be made anew after every update.
 //
-// Each pass takes the primitive that is faster on such weights: the matrix product forward, the inner product
-// backward. On 2 cores of a Zen 5 with AVX-512 (AlexNet's fc6, batch 128, 2026-11-21) it was 24 ms and 56 ms
-// forward, 41 and 22 for dgrad, 30 and 20 for wgrad.
+// Threads share slices of the result's columns (of dw's rows), each of them a product of one thread.
+#include <algorithm>
+
 #include "onednn.h"
 #include "tables.h"
 
@@ -16,71 +16,102 @@ using onednn::kFprop;
 using onednn::kWgrad;
 using onednn::Pass;
 
-memory::desc matrix(int rows, int columns, memory::data_type type, bool transposed = false) {
-  using Tag = memory::format_tag;
-  return {{rows, columns}, type, transposed ? Tag::ba : Tag::ab};
+// A matrix whose rows are `stride` elements apart.
+memory::desc matrix(int rows, int columns, memory::data_type type, int stride) {
+  return {{rows, columns}, type, memory::dims{stride, 1}};
 }
 
-// One pass of one problem: a primitive with its memory objects.
+memory::desc transposed(int rows, int columns, memory::data_type type, int stride) {
+  return {{rows, columns}, type, memory::dims{1, stride}};
+}
+
+// A slice's width, by the problem alone. Wider ones are faster, and more of them keep more cores at work: on
+// 2 cores of a Zen 5 with AVX-512 (AlexNet's fc6, batch 128, 2026-11-28) slices of 512 cost 4 to 11% of a
+// pass, and slices of 256 about 15%.
+int slice_width(int width) {
+  constexpr int kSlices = 8, kVector = 64;
+  const int even = detail::ceil_div(detail::ceil_div(width, kSlices), kVector) * kVector;
+  return std::min(width, std::clamp(even, 128, 512));
+}
+
+// One pass of one problem: y[N,K] = x w^T, dx[N,C] = dy w or dw[K,C] = dy^T x. The slices are of K, in dgrad
+// of C.
 class FullyConnected {
  public:
-  FullyConnected(const ConvProblem& o, Pass pass, bool bias) : pass_(pass) {
-    const memory::data_type type = onednn::type_of(o), w_type = onednn::weights_type_of(o, pass);
-    const memory::desc x = matrix(o.n, o.c, type), y = matrix(o.n, o.k, type);
-    const memory::desc b = matrix(1, o.k, memory::data_type::f32);
-    memory::desc w = matrix(o.k, o.c, w_type);
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    const dnnl::engine& engine = onednn::engine();
-    if (pass == kFprop) {
-      w = matrix(o.c, o.k, type, true);
-      const dnnl::matmul::primitive_desc desc =
-          bias ? dnnl::matmul::primitive_desc(engine, x, w, b, y, attributes)
-               : dnnl::matmul::primitive_desc(engine, x, w, y, attributes);
-      primitive_ = dnnl::matmul(desc);
-      scratchpad_ = onednn::no_memory_yet(desc.scratchpad_desc());
-    } else {
-      const dnnl::inner_product_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, x,
-                                                                matrix(o.k, o.c, type), y, attributes);
-      if (pass == kDgrad) {
-        const dnnl::inner_product_backward_data::primitive_desc desc(engine, x, w, y, forward, attributes);
-        primitive_ = dnnl::inner_product_backward_data(desc);
-        scratchpad_ = onednn::no_memory_yet(desc.scratchpad_desc());
-      } else {
-        const dnnl::inner_product_backward_weights::primitive_desc desc(engine, x, w, y, forward, attributes);
-        primitive_ = dnnl::inner_product_backward_weights(desc);
-        scratchpad_ = onednn::no_memory_yet(desc.scratchpad_desc());
-      }
-    }
-    x_ = onednn::no_memory_yet(x);
-    w_ = onednn::no_memory_yet(w);
-    y_ = onednn::no_memory_yet(y);
-    if (bias) bias_ = onednn::no_memory_yet(b);
+  FullyConnected(const ConvProblem& o, Pass pass, bool bias)
+      : pass_(pass),
+        cut_(pass == kDgrad ? o.c : o.k),
+        width_(slice_width(cut_)),
+        type_bytes_(o.precision == Precision::bf16 ? sizeof(bfloat16) : sizeof(float)),
+        row_(o.c),
+        full_(primitive_of(o, width_, pass, bias)) {
+    if (const int rest = cut_ % width_) rest_ = primitive_of(o, rest, pass, bias);
+    scratchpad_bytes_ = full_.scratchpad.get_size();
+    if (rest_.primitive) scratchpad_bytes_ = std::max(scratchpad_bytes_, rest_.scratchpad.get_size());
   }
 
   void run(const void* x, const void* w, const float* bias, const void* y) {
-    onednn::point(x_, x);
-    onednn::point(w_, w);
-    onednn::point(y_, y);
-    onednn::point(scratchpad_, onednn::scratch(scratchpad_.get_desc().get_size()));
-    const bool dgrad = pass_ == kDgrad, wgrad = pass_ == kWgrad;
-    std::unordered_map<int, memory> arguments = {{dgrad ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, x_},
-                                                 {wgrad ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, w_},
-                                                 {pass_ == kFprop ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, y_},
-                                                 {DNNL_ARG_SCRATCHPAD, scratchpad_}};
-    if (bias) {
-      onednn::point(bias_, bias);
-      arguments.emplace(DNNL_ARG_BIAS, bias_);
-    }
-    dnnl::stream stream(onednn::engine());
-    primitive_.execute(stream, arguments);
-    stream.wait();
+    const int slices = detail::ceil_div(cut_, width_);
+    char* const scratchpads =
+        static_cast<char*>(onednn::scratch(onednn::whole_lines(scratchpad_bytes_) * slice_threads(slices)));
+    const auto at = [](const void* array, size_t bytes) { return static_cast<const char*>(array) + bytes; };
+    onednn::run_slices(slices, scratchpad_bytes_, scratchpads, [&](int slice, char* scratchpad) {
+      const onednn::SlicePrimitive& primitive = slice == slices - 1 && rest_.primitive ? rest_ : full_;
+      const size_t first = size_t(slice) * width_;
+      if (pass_ == kFprop) {
+        primitive.run({{DNNL_ARG_SRC, x},
+                       {DNNL_ARG_WEIGHTS, at(w, first * row_ * type_bytes_)},
+                       {DNNL_ARG_BIAS, bias ? bias + first : nullptr},
+                       {DNNL_ARG_DST, at(y, first * type_bytes_)}},
+                      scratchpad);
+      } else if (pass_ == kDgrad) {
+        primitive.run({{DNNL_ARG_SRC, y},
+                       {DNNL_ARG_WEIGHTS, at(w, first * type_bytes_)},
+                       {DNNL_ARG_DST, at(x, first * type_bytes_)}},
+                      scratchpad);
+      } else {
+        primitive.run({{DNNL_ARG_SRC, at(y, first * type_bytes_)},
+                       {DNNL_ARG_WEIGHTS, x},
+                       {DNNL_ARG_DST, at(w, first * row_ * sizeof(float))}},
+                      scratchpad);
+      }
+    });
   }
 
  private:
+  static onednn::SlicePrimitive primitive_of(const ConvProblem& o, int width, Pass pass, bool bias) {
+    const Team alone(1);
+    const memory::data_type type = onednn::type_of(o), f32 = memory::data_type::f32;
+    memory::desc a, b, result, sum;
+    if (pass == kFprop) {
+      a = matrix(o.n, o.c, type, o.c);
+      b = transposed(o.c, width, type, o.c);
+      result = matrix(o.n, width, type, o.k);
+    } else if (pass == kDgrad) {
+      a = matrix(o.n, o.k, type, o.k);
+      b = matrix(o.k, width, type, o.c);
+      result = matrix(o.n, width, type, o.c);
+    } else {
+      a = transposed(width, o.n, type, o.k);
+      b = matrix(o.n, o.c, type, o.c);
+      result = matrix(width, o.c, f32, o.c);
+    }
+    if (bias) sum = matrix(1, width, f32, width);
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const dnnl::matmul::primitive_desc desc =
+        bias ? dnnl::matmul::primitive_desc(onednn::engine(), a, b, sum, result, attributes)
+             : dnnl::matmul::primitive_desc(onednn::engine(), a, b, result, attributes);
+    return {dnnl::matmul(desc),
+            {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_BIAS, sum}, {DNNL_ARG_DST, result}},
+            desc.scratchpad_desc()};
+  }
+
   Pass pass_;
-  dnnl::primitive primitive_;
-  memory x_, w_, bias_, y_, scratchpad_;
+  int cut_, width_;  // of the result: its width, and a slice's
+  size_t type_bytes_, row_;
+  onednn::SlicePrimitive full_, rest_;
+  size_t scratchpad_bytes_;
 };
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {

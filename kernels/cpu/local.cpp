@@ -88,6 +88,7 @@ void for_all(int64_t count, int64_t work, const Function& function) {
   // An element's worth of the other operations takes about as long as 16 multiply-adds do here.
   parallel_ranges(count, std::max<int64_t>(1, std::min(work / 16, kGrain)),
                   [&](int, int64_t begin, int64_t end) {
+                    const Team alone(1);  // of sgemm, whose sums depend on its threads
                     for (int64_t i = begin; i < end; ++i) function(static_cast<int>(i));
                   });
 }

@@ -1,20 +1,24 @@
 // What the convolutions and the fully connected layers share of oneDNN: the engine, one scratch buffer, a
 // cache of primitives, and the translation of its errors.
 //
-// A primitive is compiled for one problem, which takes milliseconds, so it is kept with the memory objects of
-// its arguments; a call only fills in addresses. One call runs at a time: each uses all cores anyway, and all
-// of them share the scratch buffer, which is the largest that any of them needed and not their sum.
+// A primitive is compiled for one slice of a problem, which takes milliseconds, so it is kept. It runs in one
+// thread, and the threads share the slices: so the order of its sums does not depend on their number, and it
+// never waits for threads that OpenMP does not grant. One call runs at a time: each uses all cores anyway,
+// and all of them share the scratch buffer, which is the largest that any of them needed and not their sum.
 #pragma once
 
-#include <omp.h>
+#include <pthread.h>
 
 #include <array>
+#include <atomic>
 #include <dnnl.hpp>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #ifdef __linux__
@@ -23,8 +27,10 @@
 #include <sys/mman.h>
 #endif
 
+#include "parallel.h"
 #include "problem.h"
 #include "repr.h"
+#include "threads.h"
 
 namespace cconvnet::onednn {
 
@@ -35,6 +41,9 @@ inline const dnnl::engine& engine() {
 
 inline std::mutex& mutex() {
   static std::mutex mutex;
+  // A fork while another thread computes would leave it locked in the child.
+  [[maybe_unused]] static const int registered = pthread_atfork(
+      [] { onednn::mutex().lock(); }, [] { onednn::mutex().unlock(); }, [] { onednn::mutex().unlock(); });
   return mutex;
 }
 
@@ -92,16 +101,14 @@ struct SignalStack {};
 
 enum Pass { kFprop, kDgrad, kWgrad };
 
-// The sizes of a problem, what is asked of it, and the number of threads the primitive is made for.
-using Key = std::array<int, 18>;
+// The sizes of a problem, what is asked of it, and the number of threads that reorders are made for.
+using Key = std::array<int, 20>;
 
 inline Key key_of(const ConvProblem& o, Pass pass, bool bias) {
-  return {o.n,        o.h,        o.w,
-          o.c,        o.k,        o.r,
-          o.s,        o.p,        o.q,
-          o.stride_h, o.stride_w, o.pad_h,
-          o.pad_w,    o.groups,   o.precision == Precision::bf16,
-          pass,       bias,       omp_get_max_threads()};
+  return {o.n,          o.h,          o.w,     o.c,      o.k,
+          o.r,          o.s,          o.p,     o.q,      o.stride_h,
+          o.stride_w,   o.pad_h,      o.pad_w, o.groups, o.precision == Precision::bf16,
+          o.dilation_h, o.dilation_w, pass,    bias,     granted_threads()};
 }
 
 // Primitives by key, made at first use. Guarded by mutex(). A program has some tens of problems; one that
@@ -130,7 +137,6 @@ template <class Primitive>
 void run(const char* family, const ConvProblem& problem, Pass pass, const void* x, const void* w,
          const float* bias, const void* y) {
   static Cache<Primitive> cache;
-  [[maybe_unused]] thread_local const SignalStack signal_stack;
   const std::lock_guard<std::mutex> lock(mutex());
   try {
     const bool with_bias = bias != nullptr;
@@ -162,6 +168,52 @@ inline dnnl::memory no_memory_yet(const dnnl::memory::desc& desc) {
 
 inline void point(dnnl::memory& memory, const void* data) {
   memory.set_data_handle(const_cast<void*>(data));
+}
+
+inline size_t whole_lines(size_t bytes) {
+  constexpr size_t kLine = 64;
+  return (bytes + kLine - 1) / kLine * kLine;
+}
+
+inline dnnl::memory memory_at(const dnnl::memory::desc& desc, const void* data) {
+  return dnnl::memory(desc, engine(), const_cast<void*>(data));
+}
+
+// A primitive of one thread, and where its arguments go.
+struct SlicePrimitive {
+  dnnl::primitive primitive;
+  std::unordered_map<int, dnnl::memory::desc> arguments;
+  dnnl::memory::desc scratchpad;
+
+  // `data` by the same keys as `arguments`. Several threads may run it at a time, with scratchpads of their
+  // own.
+  void run(std::initializer_list<std::pair<int, const void*>> data, void* own_scratchpad) const {
+    [[maybe_unused]] thread_local const SignalStack signal_stack;
+    dnnl::stream stream(engine());
+    std::unordered_map<int, dnnl::memory> memories = {
+        {DNNL_ARG_SCRATCHPAD, memory_at(scratchpad, own_scratchpad)}};
+    for (const auto& [key, address] : data) {
+      if (address) memories.emplace(key, memory_at(arguments.at(key), address));
+    }
+    primitive.execute(stream, memories);
+    stream.wait();
+  }
+};
+
+// Scratchpads for the threads of parallel_slices, and their errors, which must not leave it.
+template <class Work>
+void run_slices(int slices, size_t scratchpad_bytes, char* scratchpads, const Work& work) {
+  std::atomic<bool> failed{false};
+  std::exception_ptr failure;
+  parallel_slices(slices, [&](int slice, int thread) {
+    if (failed) return;
+    try {
+      work(slice, scratchpads + thread * whole_lines(scratchpad_bytes));
+    } catch (...) {
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
+  });
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace cconvnet::onednn

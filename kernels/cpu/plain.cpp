@@ -96,10 +96,8 @@ const char* build_kind() {
 
 std::string build_info() {
   const dnnl_version_t* version = dnnl_version();
-  const int threads = omp_get_max_threads();
   return "oneDNN " + std::to_string(version->major) + "." + std::to_string(version->minor) + "." +
-         std::to_string(version->patch) + " with " + instruction_set() + ", " + std::to_string(threads) +
-         (threads == 1 ? " thread" : " threads");
+         std::to_string(version->patch) + " with " + instruction_set() + ", " + granted_threads_text();
 }
 
 }  // namespace cconvnet

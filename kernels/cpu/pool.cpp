@@ -18,9 +18,29 @@ CCONVNET_CLONES void maxpool_forward_row(const PoolProblem& o, const T* x, int p
   maxpool_row(o, [&](int i) { return x + i * stride; }, p, column, y);
 }
 
+// What averages divide by: the sizes of the windows along one axis, clipped to the image or the padded image.
+std::vector<int64_t> counted_sizes(int windows, int window, int stride, int pad, int pad_after, int size,
+                                   bool count_padding) {
+  const Range counted = count_padding ? Range{-pad, size + pad_after} : Range{0, size};
+  std::vector<int64_t> sizes;
+  for (int p = 0; p < windows; ++p) {
+    const int first = p * stride - pad;
+    sizes.push_back(std::min(first + window, counted.end) - std::max(first, counted.begin));
+  }
+  return sizes;
+}
+
+struct Counted {
+  std::vector<int64_t> heights, widths;
+  explicit Counted(const PoolProblem& o)
+      : heights(counted_sizes(o.p, o.window_h, o.stride_h, o.pad_h, o.pad_bottom, o.h, o.count_padding)),
+        widths(counted_sizes(o.q, o.window_w, o.stride_w, o.pad_w, o.pad_right, o.w, o.count_padding)) {}
+};
+
 // `sum` has room for the channels of a pixel.
 template <class T>
-CCONVNET_CLONES void avgpool_forward_row(const PoolProblem& o, const T* x, int p, float* sum, T* y) {
+CCONVNET_CLONES void avgpool_forward_row(const PoolProblem& o, const Counted& counted, const T* x, int p,
+                                         float* sum, T* y) {
   const Range rows = pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h);
   for (int q = 0; q < o.q; ++q, y += o.c) {
     const Range columns = pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w);
@@ -32,7 +52,7 @@ CCONVNET_CLONES void avgpool_forward_row(const PoolProblem& o, const T* x, int p
         for (int c = 0; c < o.c; ++c) sum[c] += to_float(values[c]);
       }
     }
-    const float count = static_cast<float>(int64_t{rows.size()} * columns.size());
+    const float count = static_cast<float>(counted.heights[p] * counted.widths[q]);
 #pragma omp simd
     for (int c = 0; c < o.c; ++c) y[c] = from_float<T>(sum[c] / count);
   }
@@ -59,17 +79,16 @@ CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& o, const Range* col
 }
 
 template <class T>
-CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& o, const T* dy, int i, float* sum, T* dx) {
+CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& o, const Counted& counted, const T* dy, int i,
+                                          float* sum, T* dx) {
   const Range rows = outputs_of(i, o.window_h, o.stride_h, o.pad_h, o.p);
   for (int j = 0; j < o.w; ++j, dx += o.c) {
     const Range columns = outputs_of(j, o.window_w, o.stride_w, o.pad_w, o.q);
     std::memset(sum, 0, o.c * sizeof(float));
     for (int p = rows.begin; p < rows.end; ++p) {
-      const int height = pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h).size();
       for (int q = columns.begin; q < columns.end; ++q) {
-        const int width = pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w).size();
         const T* gradient = dy + (int64_t{p} * o.q + q) * o.c;
-        const float count = static_cast<float>(int64_t{height} * width);
+        const float count = static_cast<float>(counted.heights[p] * counted.widths[q]);
 #pragma omp simd
         for (int c = 0; c < o.c; ++c) sum[c] += to_float(gradient[c]) / count;
       }
@@ -127,16 +146,18 @@ void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const 
 template <class T>
 void avgpool_forward(const PoolProblem& problem, const T* x, T* y, Stream) {
   const Strides stride(problem);
+  const Counted counted(problem);
   for_rows(problem, problem.p, pool_forward_cost(problem), problem.c, [&](float* sum, int64_t n, int p) {
-    avgpool_forward_row(problem, x + n * stride.x, p, sum, y + n * stride.y + p * stride.y_row);
+    avgpool_forward_row(problem, counted, x + n * stride.x, p, sum, y + n * stride.y + p * stride.y_row);
   });
 }
 
 template <class T>
 void avgpool_backward(const PoolProblem& problem, const T* dy, T* dx, Stream) {
   const Strides stride(problem);
+  const Counted counted(problem);
   for_rows(problem, problem.h, pool_backward_cost(problem), problem.c, [&](float* sum, int64_t n, int i) {
-    avgpool_backward_row(problem, dy + n * stride.y, i, sum, dx + n * stride.x + i * stride.x_row);
+    avgpool_backward_row(problem, counted, dy + n * stride.y, i, sum, dx + n * stride.x + i * stride.x_row);
   });
 }
 

@@ -215,7 +215,7 @@ __global__ void round_to_tf32(const uint32_t* x, int* y) {
 
 void rounding() {
   const std::vector<uint32_t> x = {0x3f800fff, 0x3f801000, 0xbf801000, 0x3f802fff, 0x7f7fffff,
-                                   0x7f800000, 0xff800001, 0x00000fff, 0x80001000};
+                                   0x7f800000, 0xff800001, 0x00000fff, 0x80001000, 0x7fffffff};
   std::vector<int> y(x.size());
   CCONVNET_LAUNCH(round_to_tf32, 1, static_cast<unsigned>(x.size()), nullptr, x.data(), y.data());
   print("rounding", y);

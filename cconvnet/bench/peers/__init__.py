@@ -12,7 +12,7 @@ def covering_image(problem: ConvProblem) -> tuple[int, int, int, int]:
     of cuDNN's plans, all of PyTorch's convolutions), so the image itself gets those rows and columns.
     """
     needed = (
-        (problem.p - 1) * problem.stride_h + problem.r - 2 * problem.pad_h,
-        (problem.q - 1) * problem.stride_w + problem.s - 2 * problem.pad_w,
+        (problem.p - 1) * problem.stride_h + (problem.r - 1) * problem.dilation_h + 1 - 2 * problem.pad_h,
+        (problem.q - 1) * problem.stride_w + (problem.s - 1) * problem.dilation_w + 1 - 2 * problem.pad_w,
     )
     return problem.n, max(problem.h, needed[0]), max(problem.w, needed[1]), problem.c

@@ -18,11 +18,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cconvnet._problem import ConvProblem, FcProblem
-from cconvnet.backends import Device, DeviceUnavailable, get_device
+from cconvnet.backends import Device
 from cconvnet.bench.peers import covering_image
+from cconvnet.bench.peers.gpu import gpu
 from cconvnet.bench.rows import GEMMS, Row
-from cconvnet.bench.sides import Array, Plan, Refused, Side
-from cconvnet.bench.timing import Clock
+from cconvnet.bench.sides import Array, Plan, Refused, Replay, Side
+from cconvnet.bench.tiles import Tiled, Tiles, count_bad
+from cconvnet.bench.timing import GRAPH, Clock
 from cconvnet.bench.workers import PeerMissing
 from cconvnet.bfloat16 import BITS, pack
 
@@ -107,7 +109,7 @@ def forms(row: Row) -> list[Form]:
         pair = {
             "padding": [problem.pad_h, problem.pad_w],
             "stride": [problem.stride_h, problem.stride_w],
-            "dilation": [1, 1],
+            "dilation": [problem.dilation_h, problem.dilation_w],
         }
     else:
         n, c, k = problem.n, problem.c, problem.k
@@ -142,8 +144,8 @@ class _Buffers:
         workspace: the address of the memory that plans may use as they like.
     """
 
-    def __init__(self, device: Device, row: Row, form: Form) -> None:
-        self._device, self._problem = device, row.problem
+    def __init__(self, device: Device, row: Row, form: Form, tiles: Tiles) -> None:
+        self._device, self._problem, self._tiles = device, row.problem, tiles
         self._loaded: Any = None
         shapes = {"x": row.problem.x_shape, "w": row.problem.w_shape, "y": row.problem.y_shape}
         shapes |= {f"d{name}": shape for name, shape in shapes.items()}
@@ -170,13 +172,21 @@ class _Buffers:
     def load(self, inputs: dict[str, Any]) -> None:
         if inputs is not self._loaded:
             for name in self._arrays.keys() - {self.output}:
-                value = pack(inputs[name]) if self._bf16 else inputs[name]
-                self._inside(name)[...] = self._device.array(value)
+                value, inside = inputs[name], self._inside(name)
+                if isinstance(value, Tiled):
+                    inside[...] = self._tiles.array(inside.shape, inside.dtype)
+                else:
+                    inside[...] = self._device.array(pack(value) if self._bf16 else value)
             self._loaded = inputs
         self._arrays[self.output].fill(int(pack(math.nan)) if self._bf16 else math.nan)
 
     def result(self) -> Array:
         return self._device.host(self._inside(self.output).copy())
+
+    def bad(self) -> tuple[int, int]:
+        """How many elements of the result are not finite, and of how many."""
+        inside = self._inside(self.output)
+        return count_bad(self._device.xp, inside), inside.size
 
     def address(self, name: str) -> int:
         return int(self._arrays[name].data.ptr)
@@ -193,11 +203,21 @@ class CuDNNPlan(Plan):
     """One engine of cuDNN's with one set of its knobs."""
 
     def __init__(
-        self, graph: Any, index: int, handle: Any, operands: dict[int, int], size: int, buffers: _Buffers
+        self,
+        graph: Any,
+        index: int,
+        handle: Any,
+        operands: dict[int, int],
+        size: int,
+        buffers: _Buffers,
+        notes: _Notes,
     ) -> None:
         self.name = str(graph.get_plan_name_at_index(index))
         self._graph, self._index, self._handle = graph, index, handle
-        self._operands, self._size, self._buffers = operands, size, buffers
+        self._operands, self._size, self._buffers, self._notes = operands, size, buffers, notes
+
+    def stands_in(self, column: str) -> bool:
+        return self._notes.allow(column, self.name)
 
     def load(self, inputs: dict[str, Any]) -> None:
         self._buffers.reserve(self._size)
@@ -209,6 +229,9 @@ class CuDNNPlan(Plan):
 
     def results(self) -> dict[str, Array]:
         return {self._buffers.output: self._buffers.result()}
+
+    def bad(self) -> dict[str, tuple[int, int]]:
+        return {self._buffers.output: self._buffers.bad()}
 
 
 class CuDNN(Side):
@@ -223,14 +246,14 @@ class CuDNN(Side):
 
     columns: ClassVar[tuple[str, ...]] = ("best", "strict", "deterministic")
 
-    def __init__(self, device: str, precision: str) -> None:
-        super().__init__(device, precision)
-        try:
-            self._device = get_device(device)
-        except DeviceUnavailable as error:
-            raise PeerMissing(f"cuDNN: {error}") from None
-        if self._device.kind != "cuda":
+    def __init__(self, device: str, precision: str, verify: str | None = None) -> None:
+        super().__init__(device, precision, verify)
+        if device.partition(":")[0] != "cuda":
             raise PeerMissing(f"cuDNN computes on GPUs, not on {device}")
+        try:
+            self._device = gpu(device)
+        except PeerMissing as error:
+            raise PeerMissing(f"cuDNN: {error}") from None
         try:
             import cudnn
         except (ImportError, OSError) as error:
@@ -238,7 +261,7 @@ class CuDNN(Side):
         self._cudnn: Any = cudnn
         # For good: a side has its process to itself, and a handle belongs to the GPU that it was made on.
         self._device.__enter__()
-        self._clock = Clock(self._device)
+        self._clock, self._tiles = Clock(self._device), Tiles(self._device)
         try:
             self._handle = cudnn.create_handle()
         except (RuntimeError, cudnn.cudnnGraphNotSupportedError) as error:
@@ -258,16 +281,26 @@ class CuDNN(Side):
     def seconds(self, plan: Plan, count: int) -> list[float]:
         return self._clock.seconds(plan.call, count)
 
-    def prepare(self, network: str, batch: int, layer: str, operation: str, seed: int = 0) -> dict[str, Any]:
+    def captured(self, plan: Plan) -> tuple[Plan, str]:
+        replay, how = self._clock.captured(plan.call)
+        return (Replay(plan, replay) if how == GRAPH else plan), how
+
+    def launch_seconds(self, plan: Plan, count: int) -> list[float]:
+        return self._clock.launch_seconds(plan.call, count)
+
+    def synchronize(self) -> None:
+        self._device.synchronize()
+
+    def prepare(self, *arguments: Any, **more: Any) -> dict[str, Any]:
         self._failed = {}
-        answer = super().prepare(network, batch, layer, operation, seed)
+        answer = super().prepare(*arguments, **more)
         return {**answer, "failed": {**answer["failed"], **self._failed}}
 
     def plans(self, row: Row) -> list[CuDNNPlan]:
         deadline = time.monotonic() + self._plan_seconds
         buffers, found = None, []
         for form in forms(row):
-            buffers = buffers or _Buffers(self._device, row, form)
+            buffers = buffers or _Buffers(self._device, row, form, self._tiles)
             try:
                 found += self._plans(form, buffers, deadline)
             except Exception as error:  # also what the frontend itself lacks; another form may do
@@ -278,8 +311,8 @@ class CuDNN(Side):
         return found
 
     def _plans(self, form: Form, buffers: _Buffers, deadline: float) -> list[CuDNNPlan]:
-        graph, tensors = self._planned(form)
-        strict, deterministic = self._filtered(form)
+        graph, tensors = self.planned(form)
+        notes = _Notes(self, form)
         operands = {tensor.get_uid(): buffers.address(name) for name, tensor in tensors.items()}
         found: dict[str, CuDNNPlan] = {}
         late = 0
@@ -294,19 +327,13 @@ class CuDNN(Side):
                 self._failed[name] = why
                 continue
             size = graph.get_workspace_size_plan_at_index(index)
-            plan = CuDNNPlan(graph, index, self._handle, operands, size, buffers)
-            plan.columns = (
-                "best",
-                *["strict"] * (name in strict),
-                *["deterministic"] * (name in deterministic),
-            )
-            found[name] = plan
+            found[name] = CuDNNPlan(graph, index, self._handle, operands, size, buffers, notes)
         if late:
             why = f"not built within {self._plan_seconds:g} s ({PLAN_SECONDS})"
             self._failed[f"{late} more plans of {form.method}"] = why
         return list(found.values())
 
-    def _planned(self, form: Form) -> tuple[Any, dict[str, Any]]:
+    def planned(self, form: Form) -> tuple[Any, dict[str, Any]]:
         """A graph of one operation, with its plans still to be built, and its tensors by our names."""
         cudnn = self._cudnn
         sums = cudnn.data_type.FLOAT
@@ -332,24 +359,42 @@ class CuDNN(Side):
         graph.create_execution_plans([modes.A, modes.B, modes.FALLBACK])
         return graph, tensors
 
-    def _filtered(self, form: Form) -> tuple[set[str], set[str]]:
-        """The names of the plans that are strict, and of those of them that are deterministic too.
-
-        The notes of a plan cannot be read, only plans with notes be barred. That is done in a graph of its
-        own, since a barred plan may refuse to run; what is barred is not built, which costs little.
-        """
-        graph, _ = self._planned(form)
-        notes = self._cudnn.numerical_note
-        names = {
-            index: graph.get_plan_name_at_index(index) for index in range(graph.get_execution_plan_count())
-        }
-        kept: list[set[str]] = []
+    def barred(self, column: str) -> list[Any]:
+        """The notes that no plan of a column may have."""
+        if column == "best":
+            return []
         loose = [note for note in _LOOSE if self.precision == "fp32" or note != _TENSOR_CORE]
-        for barred in (loose, ["NONDETERMINISTIC"]):
-            graph.deselect_numeric_notes([getattr(notes, note) for note in barred])
-            names = {index: name for index, name in names.items() if _unbuildable(graph, index) is None}
-            kept.append(set(names.values()))
-        return kept[0], kept[1]
+        names = [*loose, *["NONDETERMINISTIC"] * (column == "deterministic")]
+        return [getattr(self._cudnn.numerical_note, name) for name in names]
+
+
+class _Notes:
+    """Which plans of a form may stand in which column, found out for those that are asked about.
+
+    The notes of a plan cannot be read, only plans with notes be barred. Each column has a graph of its own
+    for that, since a barred plan may refuse to run. What is barred is not built, which costs little.
+    """
+
+    def __init__(self, side: CuDNN, form: Form) -> None:
+        self._side, self._form = side, form
+        self._graphs: dict[str, Any] = {}
+        self._known: dict[tuple[str, str], bool] = {}
+
+    def allow(self, column: str, name: str) -> bool:
+        if not (barred := self._side.barred(column)):
+            return True
+        if column not in self._graphs:
+            self._graphs[column], _ = self._side.planned(self._form)
+            self._graphs[column].deselect_numeric_notes(barred)
+        if (column, name) not in self._known:
+            graph = self._graphs[column]
+            same = (
+                index
+                for index in range(graph.get_execution_plan_count())
+                if graph.get_plan_name_at_index(index) == name
+            )
+            self._known[column, name] = any(_unbuildable(graph, index) is None for index in same)
+        return self._known[column, name]
 
 
 def _unbuildable(graph: Any, index: int) -> str | None:

@@ -19,11 +19,12 @@ from cconvnet.bench.peers.pytorch import set_up
 
 import torch
 
-from cconvnet.backends import get_device
 from cconvnet.bench.peers import covering_image
+from cconvnet.bench.peers.gpu import gpu
 from cconvnet.bench.rows import Row
-from cconvnet.bench.sides import Plan, Refused, Side
-from cconvnet.bench.timing import wall_seconds
+from cconvnet.bench.sides import Plan, Refused, Replay, Side
+from cconvnet.bench.tiles import Tiled, tile
+from cconvnet.bench.timing import FLUSHED, GRAPH, wall_seconds
 from cconvnet.bfloat16 import BITS, pack
 
 Array = np.ndarray[Any, Any]
@@ -50,15 +51,20 @@ class _Plan(Plan):
         self._outputs, self._compute = {}, None
         o, operation = self._row.problem, self._row.operation
         if name := _SIZES_OF.get(operation):
-            inputs = inputs | {name: np.zeros(getattr(o, f"{name}_shape"), np.float32)}
+            shape = getattr(o, f"{name}_shape")
+            tiled = any(isinstance(value, Tiled) for value in inputs.values())
+            inputs = inputs | {name: Tiled(shape) if tiled else np.zeros(shape, np.float32)}
         tensors = {name: self._tensor(name, value) for name, value in inputs.items()}
         self._compute = self._make(o, tensors)
 
     def _tensor(self, name: str, value: Any) -> Any:
-        if not isinstance(value, np.ndarray):
+        if isinstance(value, Tiled):
+            tensor = self._side.tiled(value)
+        elif isinstance(value, np.ndarray):
+            # A copy, since some operations write into their inputs.
+            tensor = torch.from_numpy(value).to(self._side.torch_device, copy=True)
+        else:
             return value
-        # A copy, since some operations write into their inputs.
-        tensor = torch.from_numpy(value).to(self._side.torch_device, copy=True)
         if tensor.dtype == torch.float32 and self._row.dtype(name) == BITS:
             tensor = tensor.to(torch.bfloat16)
         if tensor.ndim != 4:
@@ -77,6 +83,12 @@ class _Plan(Plan):
     def results(self) -> dict[str, Array]:
         return {name: self._array(value) for name, value in self._outputs.items()}
 
+    def bad(self) -> dict[str, tuple[int, int]]:
+        return {
+            name: (value.numel() - int(torch.isfinite(value).sum()), value.numel())
+            for name, value in self._outputs.items()
+        }
+
     @staticmethod
     def _array(tensor: Any) -> Array:
         if tensor.ndim == 4:
@@ -94,15 +106,32 @@ class PyTorch(Side):
         PeerMissing: it is not installed, or has no support for the GPU.
     """
 
-    def __init__(self, device: str, precision: str) -> None:
-        super().__init__(device, precision)
-        ours = get_device(device)
-        on_gpu = ours.kind == "cuda"
-        self.torch_device = set_up(ours.ordinal if on_gpu else None, precision)
+    def __init__(self, device: str, precision: str, verify: str | None = None) -> None:
+        super().__init__(device, precision, verify)
+        on_gpu = device.partition(":")[0] == "cuda"
+        self._ordinal = gpu(device).ordinal if on_gpu else None
+        self.torch_device = set_up(self._ordinal, precision)
         if on_gpu:
             size = torch.cuda.get_device_properties(self.torch_device).L2_cache_size
-            self._flush = torch.empty(max(2 * size // 4, 1), device=self.torch_device)
+            self._flush = torch.empty(max(FLUSHED * size // 4, 1), device=self.torch_device)
+            # All work is on one stream, since what is captured may depend on no other: a backward pass runs
+            # on the stream of its forward pass. The side has its process to itself.
+            self._stream = torch.cuda.Stream(self.torch_device)
+            torch.cuda.set_stream(self._stream)
+            torch.backends.cudnn.benchmark = True
         torch.set_grad_enabled(False)
+        self._base: Any = None
+
+    def use(self, precision: str) -> None:
+        super().use(precision)
+        set_up(self._ordinal, precision)
+
+    def tiled(self, wanted: Tiled) -> Any:
+        """A new tensor of floats."""
+        if self._base is None:
+            self._base = torch.from_numpy(tile()).to(self.torch_device)
+        times = -(-wanted.size // len(self._base))
+        return self._base.repeat(times)[: wanted.size].clone().view(wanted.shape)
 
     def about(self) -> dict[str, Any]:
         if self.torch_device.type == "cpu":
@@ -148,6 +177,35 @@ class PyTorch(Side):
         cuda.synchronize()
         return [begin_event.elapsed_time(end_event) / 1e3 for begin_event, end_event in events]
 
+    def captured(self, plan: Plan) -> tuple[Plan, str]:
+        if self.torch_device.type == "cpu":
+            return plan, ""
+        torch.cuda.synchronize()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream):
+                plan.call()
+            graph.replay()
+            torch.cuda.synchronize()
+        except Exception as error:  # whatever it makes of what the driver refuses
+            return plan, f"not captured: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        return Replay(plan, graph.replay), GRAPH
+
+    def serves(self, precision: str) -> bool:
+        return precision != "tf32" or self._ordinal is not None
+
+    def synchronize(self) -> None:
+        if self._ordinal is not None:
+            torch.cuda.synchronize()
+
+    def launch_seconds(self, plan: Plan, count: int) -> list[float]:
+        times = []
+        for _ in range(count):
+            torch.cuda.synchronize()
+            times += wall_seconds(plan.call, 1)
+        torch.cuda.synchronize()
+        return times
+
     # Where PyTorch can write into memory that is there already, it does: new memory costs it a page fault for
     # each page.
 
@@ -166,16 +224,15 @@ class PyTorch(Side):
 
     @staticmethod
     def _window(o: Any) -> list[list[int]]:
-        return [[o.stride_h, o.stride_w], [o.pad_h, o.pad_w]]
+        return [[o.stride_h, o.stride_w], [o.pad_h, o.pad_w], [o.dilation_h, o.dilation_w]]
 
     def _conv_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        stride, padding = self._window(o)
+        window = self._window(o)
         x, w = self._padded(o, t["x"]), t["w"]
-        return lambda: {"y": torch.conv2d(x, w, None, stride, padding, 1, o.groups)}
+        return lambda: {"y": torch.conv2d(x, w, None, *window, o.groups)}
 
     def _backward(self, o: Any, t: Tensors, mask: list[bool]) -> Callable[[], Any]:
-        stride, padding = self._window(o)
-        arguments = [t["dy"], self._padded(o, t["x"]), t["w"], None, stride, padding, [1, 1], False, [0, 0]]
+        arguments = [t["dy"], self._padded(o, t["x"]), t["w"], None, *self._window(o), False, [0, 0]]
         backward = torch.ops.aten.convolution_backward
         return lambda: backward(*arguments, o.groups, mask)
 
@@ -257,6 +314,8 @@ class PyTorch(Side):
         )
 
     def _check_windows(self, o: Any) -> None:
+        if (o.pad_h, o.pad_w) != (o.pad_bottom, o.pad_right):
+            raise Refused("PyTorch's pooling pads both sides alike")
         if min(o.pad_h, o.pad_w) < 0 or 2 * o.pad_h > o.window_h or 2 * o.pad_w > o.window_w:
             raise Refused("PyTorch's pooling pads by 0 up to half a window")
         x = torch.empty((1, 1, o.h, o.w))
@@ -282,12 +341,12 @@ class PyTorch(Side):
 
     def _avgpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
         forward = torch.ops.aten.avg_pool2d
-        arguments = [t["x"], *self._pooling(o), self._ceil(o), False]
+        arguments = [t["x"], *self._pooling(o), self._ceil(o), o.count_padding]
         y = self._unwritten(forward(*arguments))
         return lambda: {"y": forward.out(*arguments, out=y)}
 
     def _avgpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        arguments = [*self._pooling(o), self._ceil(o), False, None]
+        arguments = [*self._pooling(o), self._ceil(o), o.count_padding, None]
         backward = torch.ops.aten.avg_pool2d_backward.grad_input
         dx = self._unwritten(t["x"].clone())
         return lambda: {"dx": backward(t["dy"], t["x"], *arguments, grad_input=dx)}

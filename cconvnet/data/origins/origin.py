@@ -15,6 +15,7 @@ import numpy.typing as npt
 from cconvnet.data.account import Unused
 from cconvnet.data.extents import Extents, Raw
 from cconvnet.data.images import DataError, Pixels
+from cconvnet.data.preprocessing import Preprocessing
 
 Labels = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
@@ -127,6 +128,7 @@ class Origin:
         that they are stored in; mean_file says where they are from.
     folder: where encoded pictures lie; what is computed of them may be kept there.
     size: the side that pictures are brought to where none is asked for; None: none but their own.
+    preprocessing: the rules by which pictures were read that are stored prepared; None: they are not.
     beside: files and folders in the data's folder that belong to no split.
     source_account: Account.as_json() of the data that shards were made of.
     form: how shards keep the pictures; "" for pictures as they came.
@@ -145,6 +147,7 @@ class Origin:
     mean_file: str = ""
     folder: Path | None = None
     size: int | None = None
+    preprocessing: Preprocessing | None = None
     beside: Unused = field(default_factory=Unused)
     source_account: dict[str, Any] = field(default_factory=dict)
     form: str = ""

@@ -33,13 +33,14 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.checkpoint import write_atomically
 from cconvnet.data.account import unused_of
 from cconvnet.data.extents import Extents, Raw, Stored
 from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, BrokenImage, DataError, Pixels, resize_image
 from cconvnet.data.origins.origin import Origin, Pictures, beside
+from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
-from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores
+from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores, worker_limit
+from cconvnet.outputs import write_output
 
 DOCUMENT = "dataset.json"
 SPLITS = ("train", "test")
@@ -60,7 +61,9 @@ ROW = np.dtype(
 )
 Rows = npt.NDArray[np.void]
 
-_FORMAT, _VERSION = "cconvnet shards", 1
+# Version 2 records the preprocessing; in version 1 there was none but that of UNRECORDED.
+_FORMAT, _VERSION = "cconvnet shards", 2
+_READABLE = (1, 2)
 _FILE = re.compile(r"(?:train|test)(?:-\d{5}\.bin|\.npy|\.names)|mean\.npy|colors\.npy|skipped\.jsonl")
 _SHARD = re.compile(r"(?:train|test)-\d{5}\.bin")
 _NO_DIGEST = "0" * 64
@@ -72,6 +75,11 @@ _AGAIN = "`cconvnet data prepare` with the same source and options makes what is
 
 def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.bin"
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is that of a file of prepared data."""
+    return _FILE.fullmatch(name) is not None
 
 
 def is_shard(name: str) -> bool:
@@ -101,7 +109,7 @@ def write_document(path: Path, values: dict[str, Any]) -> None:
     text = json.dumps({**values, "sha256": _NO_DIGEST}, indent=1) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     before, _, after = text.rpartition(_NO_DIGEST)
-    write_atomically(path, [(before + digest + after).encode()])
+    write_output(path, [(before + digest + after).encode()])
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -166,6 +174,7 @@ class Dataset:
     encoding: "jpeg" or "raw"; `quality` is of JPEGs; with `unchanged`, JPEGs that had the size stayed as they
         were.
     encoder, decoder: the programs, with their versions, that did it.
+    preprocessing: the rules by which the source's files were read.
     pictures, skipped: for each split how many there are and how many broken ones were left out.
     per_shard: how many of the source's pictures went to a shard.
     source: the fingerprint of the data the pictures come from.
@@ -193,12 +202,14 @@ class Dataset:
     per_shard: int
     source: str
     files: dict[str, File]
+    preprocessing: Preprocessing = UNRECORDED
     account: dict[str, Any] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
 
     def write(self) -> None:
         """Errors: OSError."""
         values = {name: value for name, value in vars(self).items() if name != "root"}
+        values["preprocessing"] = self.preprocessing.record()
         files = {name: vars(file) for name, file in sorted(self.files.items())}
         write_document(
             self.root / DOCUMENT, {"format": _FORMAT, "version": _VERSION, **values, "files": files}
@@ -293,7 +304,8 @@ def read_dataset(root: Path) -> Dataset:
     try:
         del values["format"], values["version"], values["sha256"]
         files = {name: File(**file) for name, file in values.pop("files").items()}
-        dataset = Dataset(root=root, files=files, **values)
+        preprocessing = Preprocessing.recorded(values.pop("preprocessing", None))
+        dataset = Dataset(root=root, files=files, preprocessing=preprocessing, **values)
         wanted = {MEAN, COLORS, SKIPPED}
         for split in dataset.pictures:
             wanted |= {index_name(split), names_name(split), *dataset.shards(split)}
@@ -329,10 +341,10 @@ def _check_version(path: Path) -> None:
         found = values["format"], values["version"]
     except (ValueError, KeyError, TypeError):
         return  # the SHA-256 tells more
-    if found != (_FORMAT, _VERSION):
+    if found[0] != _FORMAT or found[1] not in _READABLE:
         raise DataError(
             f"{path} is of format {found[0]!r}, version {found[1]!r}; this cconvnet reads {_FORMAT!r}, "
-            f"version {_VERSION}"
+            f"versions {' and '.join(map(str, _READABLE))}"
         )
 
 
@@ -371,6 +383,7 @@ def open_origin(root: Path) -> Origin:
         colors=_statistics(dataset, COLORS, 2),
         folder=root,
         size=dataset.size,
+        preprocessing=dataset.preprocessing if dataset.decoder else None,
         beside=beside(root, {DOCUMENT, JOURNAL, *dataset.files}),
         source_account=dataset.account,
         form=f"shards, {dataset.describe()}",
@@ -475,9 +488,10 @@ class RawSplit(StoredSplit):
                 images[place] = resize_image(pixels, self.image_shape[0])
         return broken
 
-    def open_reader(self, workers: int | None) -> _RawReader:
+    def open_reader(self, workers: int | None, times: int = 1) -> _RawReader:
         """`workers` threads, at least one, read: neither copying nor checksums hold Python's lock."""
-        return _RawReader(self, max(1, min(usable_cores(), _MOST_THREADS) if workers is None else workers))
+        threads = min(usable_cores(), _MOST_THREADS) if workers is None else max(1, workers)
+        return _RawReader(self, min(threads, worker_limit(len(self) * times)))
 
 
 class _RawReader:
@@ -512,7 +526,7 @@ def open_split(dataset: Dataset, split: str, decoder: str) -> StoredSplit:
         return RawSplit(*where, pictures.raw, pictures.labels, size)
     first = dataset.rows(split)[0]
     sides = (int(first["height"]), int(first["width"])) if size is None else (size, size)
-    return PictureSplit(*where, pictures.labels, Decoding(size, (*sides, 3), decoder))
+    return PictureSplit(*where, pictures.labels, Decoding(size, (*sides, 3), decoder, dataset.preprocessing))
 
 
 # ---- writing -------------------------------------------------------------------------------------------
@@ -545,13 +559,13 @@ def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
             rows.append((len(picture.data), picture.height, picture.width, zlib.crc32(picture.data)))
             yield picture.data
 
-    write_atomically(path, pieces())
+    write_output(path, pieces())
     return Shard(File(sum(row[0] for row in rows), digest.hexdigest()), rows)
 
 
 def write_file(path: Path, data: bytes) -> File:
     """Writes a small file atomically. Errors: OSError."""
-    write_atomically(path, [data])
+    write_output(path, [data])
     return File(len(data), hashlib.sha256(data).hexdigest())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 import threading
@@ -116,7 +117,7 @@ class Worker:
 
     def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe, lock: int) -> None:
         self._splits = splits
-        start = {"folder": str(folder), "recipe": vars(recipe)}
+        start = {"folder": str(folder), "recipe": dataclasses.asdict(recipe)}
         self._folder, self.process = folder, spawn("cconvnet.data.shards.makers:main", start, [lock])
 
     def make(self, part: Part, tell: Tell) -> None:
@@ -168,7 +169,7 @@ def _places(pictures: Pictures, part: Part) -> tuple[list[Stored], list[list[int
 def main(start: dict[str, Any]) -> None:
     """A worker's life: read a request, make the shard, telling how it goes, answer."""
     answers = answers_to_parent()
-    recipe, folder = Recipe(**start["recipe"]), Path(start["folder"])
+    recipe, folder = Recipe.from_dict(start["recipe"]), Path(start["folder"])
 
     def answer(**values: Any) -> None:
         answers.write(json.dumps(values).encode() + b"\n")

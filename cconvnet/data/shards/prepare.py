@@ -11,6 +11,7 @@ without the others.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.checks import NumberError
 from cconvnet.data import shards
 from cconvnet.data.account import Account
 from cconvnet.data.color_noise import color_components
@@ -34,12 +36,14 @@ from cconvnet.data.images import DataError, describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
 from cconvnet.data.origins.origin import Origin, Pictures
+from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
 from cconvnet.data.shards import Dataset, File, Rows, Shard, read_document, write_document
 from cconvnet.data.shards.makers import Here, Maker, Part, Tell, Worker, record_file, write_record
 from cconvnet.data.shards.recipes import Recipe, Survey
-from cconvnet.data.splits import MOST_WORKERS, Progress, broken_allowed
-from cconvnet.data.workers import usable_cores
+from cconvnet.data.splits import Progress, broken_allowed
+from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
 from cconvnet.locks import locked
+from cconvnet.outputs import check_folder
 from cconvnet.reporter import Reporter
 
 SHARD_BYTES = 256 * 2**20
@@ -87,7 +91,7 @@ class Preparation:
         progress: Progress | None = None,
     ) -> None:
         if shard_bytes < 1:
-            raise ValueError(f"--shard-mb must be more than 0, not {shard_bytes / 2**20:g}")
+            raise NumberError(f"--shard-mb must be above 0, not {shard_bytes / 2**20:g}")
         if origin.folder is not None and root.resolve().is_relative_to(origin.folder.resolve()):
             raise DataError(f"{root} lies within {origin.folder}, which it is made of; give another folder")
         if root.exists() and not root.is_dir():
@@ -96,7 +100,9 @@ class Preparation:
             names = {entry.name for entry in root.iterdir()}
             if not shards.are_here(names):
                 raise DataError(f"{root} is not empty and holds no shards; give a new folder")
-        self.origin, self.root, self.recipe, self.survey = origin, root, recipe, survey
+        check_folder(root)
+        self.origin, self.root, self.survey = origin, root, survey
+        self.recipe = dataclasses.replace(recipe, preprocessing=_begun_with(root) or recipe.preprocessing)
         self.per_shard = max(1, min(MOST_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
         self.splits = origin.splits
         self.total = sum(map(len, self.splits.values()))
@@ -118,12 +124,15 @@ class Preparation:
         ways = {name: shards.way(name, recipe.quality, recipe.unchanged) for name in shards.ENCODINGS}
         room = {name: f"about {sized(self.total * each)}" for name, each in survey.bytes.items()}
         (other,) = ways.keys() - {recipe.encoding}
+        older = recipe.preprocessing == UNRECORDED and origin.train.extents is not None
+        rules = f"as this folder was begun: {recipe.preprocessing.describe()}"
         return [
             f"{origin.name}: {len(origin.classes):,} classes, {counts} pictures of {sides} pixels{of}",
             *origin.notes,
             *Account.of(origin).lines()[1:],
             f"to {self.root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} "
             f"it would be {room[other]}",
+            *([rules] if older else []),
         ]
 
     def complete(self) -> Dataset | None:
@@ -185,6 +194,7 @@ class Preparation:
             "unchanged": is_jpeg and recipe.unchanged,
             "encoder": describe_decoder(recipe.codec) if is_jpeg else "",
             "decoder": describe_decoder(recipe.codec) if self.origin.train.extents is not None else "",
+            "preprocessing": recipe.preprocessing.record(),
             "per_shard": self.per_shard,
             "source": self.source,
         }
@@ -204,7 +214,9 @@ class Preparation:
         """Removes what a kill left. Most of it would be written over, but it takes room until then."""
         for folder in (self.root, self.root / shards.JOURNAL):
             for litter in folder.glob(".*.partial"):
-                litter.unlink()
+                name = litter.name.removeprefix(".").removesuffix(".partial")
+                if folder != self.root or name == shards.DOCUMENT or shards.is_file(name):
+                    litter.unlink()
 
     def _compare(self) -> Dataset | None:
         """The dataset that is there, if it is finished. Errors: DataError if it was begun otherwise."""
@@ -212,7 +224,7 @@ class Preparation:
         with contextlib.suppress(DataError):  # missing, or damaged: then it is made again
             dataset = shards.read_dataset(self.root)
         if dataset is not None:
-            there = vars(dataset)
+            there = {**vars(dataset), "preprocessing": dataset.preprocessing.record()}
         else:
             try:
                 there = read_document(path)
@@ -226,6 +238,7 @@ class Preparation:
             raise DataError(
                 f"{self.root} was begun with other data, or a file of {self.origin.name} has changed; {again}"
             )
+        there.setdefault("preprocessing", UNRECORDED.record())
         for name, value in here.items():
             if there[name] != value:
                 what = {"per_shard": "--shard-mb that gave pictures per shard of"}.get(name, name)
@@ -298,11 +311,12 @@ class Preparation:
     # -- making
 
     def _make(self, todo: list[Part], before: int, report: Reporter, workers: int | None, lock: int) -> None:
-        if workers is None:
-            workers = min(usable_cores(), MOST_WORKERS)
-        if self.origin.train.extents is None:
-            workers = 0
-        workers = min(workers, len(todo))
+        asked = min(usable_cores(), MOST_WORKERS) if workers is None else workers
+        limit = min(len(todo), worker_limit(self.total)) if self.origin.train.extents is not None else 0
+        if workers is not None and 0 < limit < workers:
+            shards_left = f"workers: {limit} instead of {workers}: {len(todo):,} shards are to be made"
+            report.say(shards_left if limit == len(todo) else surplus(workers, self.total))
+        workers = min(asked, limit)
         parts: queue.SimpleQueue[Part] = queue.SimpleQueue()
         for part in todo:
             parts.put(part)
@@ -390,7 +404,7 @@ class Preparation:
             origin=self.origin.kind,
             classes=self.origin.classes,
             titles=self.origin.titles,
-            **self._plan(),
+            **{**self._plan(), "preprocessing": recipe.preprocessing},
             channels=3 if recipe.encoding == "jpeg" else _channels(train),
             notes=self.origin.notes,
             pictures=kept,
@@ -490,6 +504,19 @@ class _Ended:
 
 
 _Event = _Told | _Ended
+
+
+def _begun_with(root: Path) -> Preprocessing | None:
+    """The rules of the shards that are in a folder or were begun there; None: there are none.
+
+    Shards that were begun by an older version are gone on with by its rules.
+    """
+    with contextlib.suppress(DataError):
+        return shards.read_dataset(root).preprocessing
+    try:
+        return Preprocessing.recorded(read_document(root / shards.JOURNAL / _PLAN).get("preprocessing"))
+    except (OSError, DataError, ValueError):
+        return None
 
 
 def _channels(pictures: Pictures) -> int:

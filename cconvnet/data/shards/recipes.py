@@ -6,11 +6,14 @@ import dataclasses
 import io
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from cconvnet.checks import whole as check_whole
 from cconvnet.data import shards
+from cconvnet.data.containers import UPRIGHT, orientation
 from cconvnet.data.images import (
     MAX_PIXELS,
     BrokenImage,
@@ -18,11 +21,13 @@ from cconvnet.data.images import (
     Pixels,
     decode_image,
     default_decoder,
+    image_sides,
     read_stored,
     resize_image,
     resize_shorter,
 )
 from cconvnet.data.origins.origin import Origin, Pictures
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.shards import Picture
 
 try:
@@ -46,6 +51,7 @@ class Recipe:
     encoding: of shards.ENCODINGS.
     quality: of JPEGs. With `unchanged`, JPEGs that have the right size already stay as they are.
     codec: what decodes and encodes, "simplejpeg" or "pillow".
+    preprocessing: the rules by which files are read.
     """
 
     size: int | None
@@ -54,6 +60,12 @@ class Recipe:
     quality: int
     unchanged: bool
     codec: str
+    preprocessing: Preprocessing = CURRENT
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The recipe of which dataclasses.asdict() gave `values`."""
+        return cls(**{**values, "preprocessing": Preprocessing(**values["preprocessing"])})
 
     def apply(self, content: Content) -> Picture:
         """Errors: BrokenImage."""
@@ -63,7 +75,7 @@ class Recipe:
         """The pixels that are to be stored. Errors: BrokenImage."""
         side = None if self.whole else self.size
         if isinstance(content, bytes):
-            pixels = decode_image(content, side, self.codec)
+            pixels = decode_image(content, side, self.codec, preprocessing=self.preprocessing)
         else:
             pixels = content if side is None else resize_image(content, side)
         return resize_shorter(pixels, self.size) if self.whole and self.size is not None else pixels
@@ -73,14 +85,17 @@ class Recipe:
         height, width = pixels.shape[:2]
         if self.encoding == "raw":
             return Picture(pixels.tobytes(), height, width)
-        if self.unchanged and isinstance(content, bytes) and _is_jpeg(content) == (width, height):
+        if self.unchanged and isinstance(content, bytes) and self._stays(content, width, height):
             return Picture(content, height, width)
         return Picture(_encode(pixels, self.quality, self.codec), height, width)
 
-
-def _is_jpeg(data: bytes) -> tuple[int, int] | None:
-    """The width and height of a JPEG."""
-    return Image.open(io.BytesIO(data)).size if data.startswith(b"\xff\xd8\xff") else None
+    def _stays(self, content: bytes, width: int, height: int) -> bool:
+        """Whether a file is a JPEG whose pixels are stored as they shall be."""
+        if not content.startswith(b"\xff\xd8\xff"):
+            return False
+        # Readers of the shards need not heed EXIF data, so what it turns is encoded anew.
+        turned = self.preprocessing.orientation == "exif" and orientation(content) != UPRIGHT
+        return not turned and image_sides(content, self.preprocessing) == (width, height)
 
 
 def _encode(pixels: Pixels, quality: int, codec: str) -> bytes:
@@ -133,14 +148,17 @@ def choose(
     Errors: DataError; ValueError for the other arguments.
     """
     most = math.isqrt(MAX_PIXELS)
-    if size is not None and not 1 <= size <= most:
-        raise ValueError(f"--size must be from 1 to {most:,}, not {size}")
+    if size is not None:
+        check_whole("--size", size, 1, most)
     if quality is not None and raw:
         raise ValueError("--quality is of JPEGs, so it does not go with --raw")
-    if quality is not None and not 1 <= quality <= 100:
-        raise ValueError(f"--quality must be from 1 to 100, not {quality}")
+    if quality is not None:
+        check_whole("--quality", quality, 1, 100)
     contents = _sample(origin.train)
-    found = [sides(content) for content in contents]
+    preprocessing = CURRENT
+    if origin.preprocessing is not None:  # shards, whose pictures are what they are
+        preprocessing = dataclasses.replace(CURRENT, orientation=origin.preprocessing.orientation)
+    found = [sides(content, preprocessing) for content in contents]
     arrays = not isinstance(contents[0], bytes)
     if size is None and (not arrays or len(set(found)) > 1):
         size = min(SIZE, *found[0]) if len(set(found)) == 1 else SIZE
@@ -151,6 +169,7 @@ def choose(
         quality=QUALITY if quality is None else quality,
         unchanged=quality is None,
         codec=default_decoder() if codec is None else codec,
+        preprocessing=preprocessing,
     )
     lengths: dict[str, list[int]] = {encoding: [] for encoding in shards.ENCODINGS}
     for content in contents:
@@ -201,11 +220,8 @@ def read(pictures: Pictures, number: int) -> Content:
     return pixels
 
 
-def sides(content: Content) -> tuple[int, int]:
+def sides(content: Content, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:
     """Width and height, of a file from its header. Errors: BrokenImage."""
     if not isinstance(content, bytes):
         return content.shape[1], content.shape[0]
-    try:
-        return Image.open(io.BytesIO(content), formats=("JPEG", "PNG")).size
-    except Exception as error:  # Pillow raises nearly anything for damaged headers
-        raise BrokenImage(f"its header cannot be read: {error}") from error
+    return image_sides(content, preprocessing)

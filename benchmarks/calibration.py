@@ -1,0 +1,128 @@
+"""Measure what a GPU's kernels are made of: the constants of a model of their speed.
+
+    python benchmarks/calibration.py --device cuda:0 --json benchmarks/results/calibration-h200.json
+
+Builds calibration.cu and runs its loops: multiply-adds, instruction issue, tensor cores, shared memory, L2
+and memory bandwidth, barriers, launches and graph nodes. Rates are per cycle and multiprocessor (SM),
+latencies in cycles; each comes with the clock that the GPU had meanwhile. The result names machine, versions
+and commit. It is rewritten after each measurement.
+
+With ``--device emulator:0`` every loop runs once and nothing is timed: values are null.
+Exit codes: 0 if everything was measured, 1 if not, 2 if nothing could be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import programs
+
+SOURCE = Path(__file__).resolve().parent / "calibration.cu"
+SECONDS = 60.0
+
+
+def measured(
+    program: Path, device: str, seconds: float, limit: float, taken: Callable[[dict[str, Any]], None]
+) -> str:
+    """Gives every measurement of a program to `taken` as it comes; returns why it failed, if it did."""
+    words = [str(program), "--device", str(programs.ordinal_of(device)), "--seconds", f"{seconds:g}"]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        over = threading.Event()
+        timer = threading.Timer(limit, lambda: (over.set(), process.kill()))
+        timer.start()
+        try:
+            assert process.stdout
+            for line in process.stdout:
+                if line.endswith("\n"):
+                    taken(json.loads(line))
+        finally:
+            timer.cancel()
+            process.kill()  # it has ended, unless this is an exception's way out
+        code = process.wait()
+        errors.seek(0)
+        if over.is_set():
+            return f"still running after {limit:.0f} s"
+        return errors.read().strip() or f"exit code {code}" if code else ""
+
+
+def show(value: dict[str, Any]) -> None:
+    number = "not timed" if value["value"] is None else f"{value['value']:,.4g}"
+    clock = f" at {value['clock_ghz']:.2f} GHz" if "clock_ghz" in value else ""
+    print(f"{value['name']:45} {number:>10} {value['unit']}{clock}", flush=True)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a result says of the machine; less where CuPy cannot reach the GPU."""
+    from cconvnet.backends import DeviceUnavailable, get_device
+    from cconvnet.machine import describe
+
+    try:
+        return describe(get_device(device))
+    except DeviceUnavailable as error:
+        return {"device": device, "module": str(error), **programs.chip()}
+
+
+def run(device: str, archs: str | None, seconds: float, out: Path | None) -> int:
+    begin = time.monotonic()
+    kind = programs.kind_of(device)
+    program = programs.build(SOURCE, kind, archs)
+    left = seconds - (time.monotonic() - begin)
+    result: dict[str, Any] = {"what": "calibration", "machine": machine(device), "measurements": []}
+
+    def write() -> None:
+        result["seconds"] = round(time.monotonic() - begin, 2)
+        if out:
+            out.write_text(json.dumps(result, indent=1) + "\n")
+
+    def take(value: dict[str, Any]) -> None:
+        show(value)
+        result["measurements"].append(value)
+        write()  # what is measured stays, however this ends
+
+    # Runs are planned to take two thirds of what is left.
+    why = measured(program, device, max(left - 5, 1.0) * 2 / 3, max(left, 10.0), take)
+    if why:
+        result["failure"] = why
+        print(f"FAILED: {why}", file=sys.stderr)
+    write()
+    print(f"{len(result['measurements'])} measurements on {device} in {result['seconds']:.1f} s")
+    return 1 if why else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda:0", metavar="KIND:N", help="cuda:N or emulator:N (cuda:0)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="S", help="to take, with building (60)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a file")
+    parser.add_argument("--arch", metavar="LIST", help='GPUs to build for, as in "90a" (those present)')
+    options = parser.parse_args(arguments)
+    try:
+        programs.kind_of(options.device)
+        if not 1 <= options.seconds < 1e6:
+            raise ValueError(f"--seconds must be from 1 to 1000000, not {options.seconds}")
+        return run(options.device, options.arch, options.seconds, options.json)
+    except (programs.CannotBuild, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

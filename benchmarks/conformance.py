@@ -1,0 +1,232 @@
+"""Compare a GPU's instructions with the emulator's, bit by bit: the first thing to do on a new GPU.
+
+    python benchmarks/conformance.py --device cuda:0 --json conformance.jsonl
+
+Builds conformance.cu for the GPU and for the emulator, runs both and compares every word. It covers each
+wrapper of kernels/ptx.cuh and the device functions that kernels use. A line is a check: how many words it
+has, how many differ, and the first that does. Checks in brackets are measured, not required: approximations,
+and the rounding of sums in tensor cores. Their largest difference is given in units in the last place (ulp).
+
+With ``--device emulator:0`` the emulator is compared with itself under another order of threads.
+Exit codes: 0 if every required word is equal, 1 if any is not, 2 if nothing could be compared.
+
+The file of ``--json`` has a line for each check, then one for the run, written as they become known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import programs
+
+SOURCE = Path(__file__).resolve().parent / "conformance.cu"
+# A check takes milliseconds; what takes this long hangs.
+SECONDS = 30.0
+# Of a check whose words are kept.
+MOST_WORDS = 10_000
+
+Words = np.ndarray[Any, np.dtype[np.uint32]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Attributes
+    exact: whether every word is required.
+    floats: whether words are floats.
+    words: what the check printed; None if it failed, as `failure` says.
+    """
+
+    exact: bool
+    floats: bool
+    words: Words | None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Attributes
+    values: words compared.
+    mismatches: words that differ.
+    first: index, found and expected word of the first that differs, in hexadecimal.
+    largest_ulp: the largest difference of two floats; None where words are no floats, or one is no number.
+    mean_ulp: the mean difference.
+    words: found and expected words, in hexadecimal, of a short check that is measured and differs: from those
+        of tensor cores follows how they round.
+    failure: why nothing was compared; empty if it was.
+    """
+
+    check: str
+    exact: bool
+    values: int
+    mismatches: int
+    first: dict[str, Any] | None = None
+    largest_ulp: int | None = None
+    mean_ulp: float | None = None
+    words: dict[str, str] | None = None
+    failure: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return not self.failure and not (self.exact and self.mismatches)
+
+    def __str__(self) -> str:
+        name = self.check if self.exact else f"[{self.check}]"
+        if self.failure:
+            return f"{name}: FAILED: {self.failure}"
+        if not self.mismatches:
+            return f"{name}: {self.values:,} words equal"
+        text = f"{name}: {self.mismatches:,} of {self.values:,} words differ"
+        if self.largest_ulp is not None:
+            text += f", by at most {self.largest_ulp:,} ulp"
+        if self.first:
+            text += f"; word {self.first['index']} is {self.first['found']}, not {self.first['expected']}"
+        return text
+
+
+# ---- comparing ------------------------------------------------------------------------------------------
+
+
+def _steps(words: Words) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Floats as whole numbers that are one apart where floats are neighbours; both zeros are 0."""
+    magnitude = (words & np.uint32(0x7FFFFFFF)).astype(np.int64)
+    return np.where(words >> np.uint32(31), -magnitude, magnitude)
+
+
+def compare(check: str, found: Answer, expected: Answer) -> Comparison:
+    """The words of a check on a device beside those that are expected."""
+    if found.words is None or expected.words is None:
+        failure = found.failure or f"the emulator: {expected.failure}"
+        return Comparison(check, expected.exact, 0, 0, failure=failure)
+    if found.words.shape != expected.words.shape:
+        failure = f"{found.words.size} words, not {expected.words.size}"
+        return Comparison(check, expected.exact, 0, 0, failure=failure)
+    differ = found.words != expected.words
+    first, largest, mean = None, None, None
+    if differ.any():
+        index = int(np.flatnonzero(differ)[0])
+        first = {"index": index}
+        first |= {"found": f"0x{found.words[index]:08x}", "expected": f"0x{expected.words[index]:08x}"}
+    if expected.floats:
+        numbers = ((found.words & 0x7F800000) != 0x7F800000) & ((expected.words & 0x7F800000) != 0x7F800000)
+        if (numbers | ~differ).all():
+            distance = np.where(differ, np.abs(_steps(found.words) - _steps(expected.words)), 0)
+            largest, mean = int(distance.max(initial=0)), float(distance.mean())
+    words = None
+    if first and not expected.exact and found.words.size <= MOST_WORDS:
+        words = {"found": _hex(found.words), "expected": _hex(expected.words)}
+    return Comparison(check, expected.exact, found.words.size, int(differ.sum()), first, largest, mean, words)
+
+
+def _hex(words: Words) -> str:
+    return words.astype(">u4").tobytes().hex()
+
+
+# ---- running --------------------------------------------------------------------------------------------
+
+
+def listed(program: Path) -> list[str]:
+    """The names of a program's checks."""
+    done = subprocess.run([program, "--list"], capture_output=True, text=True, check=True, timeout=SECONDS)
+    return done.stdout.splitlines()
+
+
+def answers(program: Path, checks: Sequence[str], options: Sequence[str]) -> Iterator[tuple[str, Answer]]:
+    """Every check's answer, in order. One that ends the program fails, and the others run in a new one."""
+    left, failures = list(checks), [""]
+    while left:
+        try:
+            done = subprocess.run(
+                [program, *options, *left], capture_output=True, text=True, check=False, timeout=SECONDS
+            )
+            output, why = done.stdout, done.stderr.strip() or f"exit code {done.returncode}"
+            failed = done.returncode != 0
+        except subprocess.TimeoutExpired as error:
+            printed = error.stdout or b""
+            output = printed.decode() if isinstance(printed, bytes) else printed
+            why, failed = f"still running after {SECONDS:.0f} s", True
+        lines = output.split("\n")[:-1]  # the last is whole only if a line break follows it
+        for line in lines:
+            value = json.loads(line)
+            words = np.frombuffer(bytes.fromhex(value["words"]), ">u4").astype(np.uint32)
+            yield value["check"], Answer(value["exact"], value["float"], words)
+            left.remove(value["check"])
+        if not left:
+            return
+        failures.append(why if failed else "it printed nothing")
+        # What ends three programs alike before their first answer, such as a missing driver, ends all.
+        hopeless = not lines and len(set(failures[-3:])) == 1
+        for check in left if hopeless else left[:1]:
+            yield check, Answer(exact=True, floats=False, words=None, failure=failures[-1])
+        left = [] if hopeless else left[1:]
+
+
+def _build(device: str, archs: str | None) -> dict[str, Path]:
+    kinds = dict.fromkeys([programs.kind_of(device), "emulator"])
+    with ThreadPoolExecutor() as threads:
+        made = threads.map(lambda kind: programs.build(SOURCE, kind, archs), kinds)
+        return dict(zip(kinds, made, strict=True))
+
+
+def run(device: str, archs: str | None, out: TextIO | None) -> int:
+    begin = time.monotonic()
+    kind = programs.kind_of(device)
+    built = _build(device, archs)
+    build_seconds = time.monotonic() - begin
+    checks = listed(built["emulator"])
+    expected = dict(answers(built["emulator"], checks, []))
+    options = ["--device", str(programs.ordinal_of(device))] if kind == "cuda" else ["--schedule", "random"]
+    failed = []
+
+    def write(value: dict[str, Any]) -> None:
+        if out:
+            print(json.dumps(value), file=out, flush=True)
+
+    for check, answer in answers(built[kind], checks, options):
+        comparison = compare(check, answer, expected[check])
+        print(comparison, flush=True)
+        write(asdict(comparison))
+        if not comparison.holds:
+            failed.append(check)
+    seconds = time.monotonic() - begin
+    summary: dict[str, Any] = {"what": "conformance", "device": device, "checks": len(checks)}
+    summary |= {"failed": failed, "build_seconds": round(build_seconds, 2), "seconds": round(seconds, 2)}
+    write({**summary, **(programs.chip() if kind == "cuda" else {})})
+    verdict = f"{len(failed)} FAILED: {'; '.join(failed)[:200]}" if failed else "all required words are equal"
+    print(f"{len(checks)} checks on {device} in {seconds:.1f} s ({build_seconds:.1f} s to build): {verdict}")
+    return 1 if failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda:0", metavar="KIND:N", help="cuda:N or emulator:N (cuda:0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a line of JSON for each check")
+    parser.add_argument("--arch", metavar="LIST", help='GPUs to build for, as in "90a" (those present)')
+    options = parser.parse_args(arguments)
+    try:
+        programs.kind_of(options.device)
+        if options.json is None:
+            return run(options.device, options.arch, None)
+        with options.json.open("w") as out:
+            return run(options.device, options.arch, out)
+    except (programs.CannotBuild, ValueError, OSError, subprocess.SubprocessError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Build the programs of this folder: one source, for a GPU or for the emulator."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from kernels.settings import find_nvcc, gencode, present_archs  # noqa: E402
+
+FOLDER = ROOT / "build" / "programs"
+KINDS = ("cuda", "emulator")
+NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-cudart=static", "-Werror=all-warnings"]
+CXX_FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DCCONVNET_EMULATOR"]
+
+
+class CannotBuild(Exception):
+    """A compiler is missing or failed; the text says which and why."""
+
+
+def kind_of(device: str) -> str:
+    """The kind of a device that programs are built for.
+
+    Raises ValueError for a device of another kind.
+    """
+    kind, _, index = device.partition(":")
+    if kind not in KINDS or not (index or "0").isdigit():
+        raise ValueError(f"device must be cuda:N or emulator:N, not {device!r}")
+    return kind
+
+
+def ordinal_of(device: str) -> int:
+    """The GPU that a name such as cuda:1 stands for, where CCONVNET_CUDA_DEVICES maps it as well."""
+    index = int(device.partition(":")[2] or "0")
+    ordinals = os.environ.get("CCONVNET_CUDA_DEVICES", "").split(",")
+    return int(ordinals[index]) if index < len(ordinals) and ordinals[index].isdigit() else index
+
+
+def command(source: Path, kind: str, program: Path, archs: str | None = None) -> list[str]:
+    """What compiles and links a program; `archs` such as "80 90a" are the GPUs, if not those present."""
+    common = [f"-I{ROOT / 'kernels'}", "-o", str(program), str(source)]
+    if kind == "emulator":
+        compiler = shlex.split(os.environ.get("CXX", "g++"))
+        return [*compiler, *CXX_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")), "-x", "c++", *common]
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise CannotBuild("nvcc was not found: install the CUDA toolkit or set CUDA_HOME")
+    archs = archs or os.environ.get("CCONVNET_ARCHS") or present_archs()
+    if not archs:
+        raise CannotBuild(
+            "no GPU was found to build for: nvidia-smi lists none; CCONVNET_ARCHS=90a names one"
+        )
+    return [str(nvcc), *NVCC_FLAGS, *shlex.split(gencode(archs)), *common]
+
+
+def build(source: Path, kind: str, archs: str | None = None, folder: Path = FOLDER) -> Path:
+    """The program made of a source.
+
+    Raises CannotBuild with what the compiler printed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / f"{source.stem}-{kind}"
+    words = command(source, kind, program, archs)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CannotBuild(f"{words[0]} cannot be run: {error}") from error
+    # C75xx: ptxas made the code slower than written, which it does not call a warning.
+    if done.returncode != 0 or re.search(r"\(C75\d+\)", done.stdout + done.stderr):
+        raise CannotBuild(f"{shlex.join(words)}\n{done.stdout}{done.stderr}".rstrip())
+    return program
+
+
+def chip() -> dict[str, str]:
+    """The first GPU's name and its driver, as nvidia-smi has them; nothing where it has none."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(("chip", "driver"), done.stdout.splitlines()[0].split(", "), strict=False))

@@ -1,0 +1,203 @@
+"""One side of a comparison of kernels on its own, a JSON line for each row as it comes.
+
+    python -m cconvnet.bench.lines cudnn --device cuda:0 --tables alexnet:128 --json FILE
+
+One process computes all networks and precisions. What the file has already is not measured again, so a side
+goes on where it was ended, or behind a row that lost the device. Peers need none of this package's kernels,
+so they can be measured while those are compiled. `cconvnet.bench.merging` makes results of the lines.
+
+A line is a row, with ``side``, ``net``, ``batch``, ``precision``, ``layer``, ``operation`` and ``plans``, by
+column: those of `Side.prepare` with the times. Or it has ``event``: ``begin`` (what the side says of itself),
+``ceilings``, ``cut`` (its time was over), ``lost`` (the device is) or ``end``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cconvnet.bench.rows import Row, rows, select
+from cconvnet.bench.sides import VERIFICATIONS, Side
+from cconvnet.bench.timing import summary
+from cconvnet.bench.workers import PeerMissing
+
+SIDES = {
+    "ours": "cconvnet.bench.ours:Ours",
+    "cudnn": "cconvnet.bench.peers.cudnn:CuDNN",
+    "pytorch": "cconvnet.bench.peers.pytorch_kernels:PyTorch",
+}
+OURS = "ours"
+CALLS = 15
+LOST = 3  # the exit status where the device cannot be used any more
+
+Table = tuple[str, int]  # a network and the number of images
+
+
+def wanted(tables: Sequence[Table], precisions: Sequence[str], blocks: bool, only: str | None) -> list[Row]:
+    """The rows in the order in which they are measured: those that matter most first.
+
+    Sums of products come before all else of a network. What is no such sum is the same in tf32 as in fp32 and
+    is measured once.
+    """
+    found = []
+    for network, batch in tables:
+        for products in (True, False):
+            for precision in precisions:
+                if not products and precision == "tf32":
+                    continue
+                table = rows(network, batch, precision, blocks)
+                found += [row for row in _selected(table, only) if row.is_gemm == products]
+    return found
+
+
+def _selected(table: list[Row], only: str | None) -> list[Row]:
+    return select(table, only) if only else table
+
+
+def key(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one row from all others."""
+    return tuple(line.get(name) for name in ("net", "batch", "precision", "layer", "operation"))
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file that were written whole; none if there is no file."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def measure(
+    side: Side,
+    name: str,
+    table: Sequence[Row],
+    tell: Callable[[dict[str, Any]], None],
+    *,
+    over: Callable[[], bool] = lambda: False,
+    done: frozenset[tuple[Any, ...]] | set[tuple[Any, ...]] = frozenset(),
+    calls: int = CALLS,
+    alive: Callable[[], None] = lambda: None,
+) -> bool:
+    """Measures rows one after the other and tells each line; False where the device was lost.
+
+    Args
+        over: whether the time is over, asked before each row.
+        done: the keys of rows to be left out.
+        alive: raises if the device cannot be used any more; called after a failure.
+    """
+    for row in table:
+        about = {"net": row.network, "batch": row.batch, "precision": row.precision}
+        line: dict[str, Any] = {"side": name, **about, "layer": row.layer, "operation": row.operation}
+        if key(line) in done:
+            continue
+        if over():
+            tell({"event": "cut", **line})
+            break
+        line |= {"products": row.is_gemm} | ({} if row.trained else {"trained": False})
+        try:
+            line |= _row(side, name, row, calls)
+        except Exception as error:  # the next rows are none the worse for it, if the device lives
+            line["failed"] = f"{type(error).__name__}: {str(error)[:300]}"
+        tell(line)
+        if "failed" in line:
+            try:
+                alive()
+            except Exception as error:
+                tell({"event": "lost", **about, "side": name, "why": str(error)[:300]})
+                return False
+        gc.collect()
+    return True
+
+
+def _row(side: Side, name: str, row: Row, calls: int) -> dict[str, Any]:
+    answer = side.prepare(**row.key, precision=row.precision)
+    found = {key: answer[key] for key in ("refused", "wrong", "failed") if answer.get(key)}
+    # Plans that failed are many; others took their place.
+    if "failed" in found:
+        found["unusable"] = dict(list(found.pop("failed").items())[:5])
+    if name == OURS and answer["plans"]:
+        found |= side.work()  # type: ignore[attr-defined]
+    plans = {column: plan | summary(side.time(column, calls)) for column, plan in answer["plans"].items()}
+    side.release()
+    return found | {"plans": plans}
+
+
+def _tables(text: str) -> list[Table]:
+    return [(name, int(batch)) for name, _, batch in (part.partition(":") for part in text.split(","))]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("side", choices=SIDES)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--tables", type=_tables, required=True, help="networks and batches: alexnet:128,...")
+    parser.add_argument("--precisions", default="bf16,fp32,tf32")
+    parser.add_argument("--only", help="rows, as of cconvnet bench kernels")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for all rows; then it ends")
+    parser.add_argument("--calls", type=int, default=CALLS, help="timed calls of each plan")
+    parser.add_argument("--verify", choices=VERIFICATIONS)
+    parser.add_argument("--stop", type=Path, help="it also ends once this file exists")
+    parser.add_argument("--json", type=Path, required=True, help="lines are added to it")
+    options = parser.parse_args(arguments)
+    begin = time.monotonic()
+    name, path = options.side, options.json
+    lines = list(read(path))
+    done = {key(line) for line in lines if line.get("side") == name and "event" not in line}
+    with path.open("a", encoding="utf-8") as file:
+
+        def tell(line: dict[str, Any]) -> None:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        def over() -> bool:
+            if options.stop is not None and options.stop.exists():
+                return True
+            return time.monotonic() - begin >= float(options.seconds)
+
+        module, _, kind = SIDES[name].partition(":")
+        try:
+            side = getattr(importlib.import_module(module), kind)(
+                options.device, "fp32", **({"verify": options.verify} if options.verify else {})
+            )
+        except PeerMissing as missing:
+            tell({"event": "begin", "side": name, "missing": str(missing)})
+            return 0
+        precisions = [p for p in options.precisions.split(",") if side.serves(p)]
+        tell(
+            {
+                "event": "begin",
+                "side": name,
+                "about": side.describe(),
+                "precisions": precisions,
+                **side.machine(),
+            }
+        )
+        known = {line["precision"] for line in lines if line.get("event") == "ceilings"}
+        for precision in precisions if name == OURS else []:
+            if precision not in known and not over():
+                side.use(precision)
+                tell({"event": "ceilings", "precision": precision, **side.ceilings()})
+        table = wanted(options.tables, precisions, side.shows_blocks, options.only)
+        lives = measure(
+            side, name, table, tell, over=over, done=done, calls=options.calls, alive=side.synchronize
+        )
+        tell({"event": "end", "side": name, "seconds": time.monotonic() - begin})
+    return 0 if lives else LOST
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""A GPU as peers need it: memory, a stream and graphs, without this package's own kernels.
+
+Peers can be measured while those are still being compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from cconvnet.backends import CudaDevice
+from cconvnet.bench.workers import PeerMissing
+from cconvnet.errors import DeviceUnavailable
+
+
+class PeerGpu(CudaDevice):
+    """A CUDA device whose ``module`` is None."""
+
+    def _loaded(self) -> tuple[Any, str]:
+        return None, "without kernels of its own"
+
+
+@functools.cache
+def gpu(name: str) -> PeerGpu:
+    """The GPU that is called so, "cuda:0".
+
+    Raises PeerMissing if it cannot be used, or is none.
+    """
+    kind, _, index = name.partition(":")
+    if kind != "cuda":
+        raise PeerMissing(f"{name} is no GPU")
+    try:
+        return PeerGpu(int(index or "0"))
+    except DeviceUnavailable as error:
+        raise PeerMissing(str(error)) from None

@@ -1,0 +1,149 @@
+"""Our training step as it can be driven: from pageable memory, pinned, pipelined as by the trainer, replayed.
+
+    python -m cconvnet.bench.step_forms --net alexnet --batch 128 --device cuda:0 --json FILE
+
+One process takes all precisions and writes a JSON line for each, after each form anew: the last counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cconvnet import machine, nets
+from cconvnet.backends import PRECISIONS, Device, get_device
+from cconvnet.bench.timing import summary, wall_seconds
+from cconvnet.bench.training import Training
+from cconvnet.nets.specs import NetSpec
+from cconvnet.network import Network
+
+WARMUP = 4  # the second step is captured
+
+
+def tiny() -> NetSpec:
+    """An AlexNet for where a real one would take minutes."""
+    return nets.alexnet.build((67, 67, 3), 10, width=1 / 24)
+
+
+def step_forms(
+    spec: NetSpec,
+    device: Device,
+    batch: int,
+    precision: str,
+    steps: int,
+    found: Callable[[dict[str, Any]], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Times a network's training step in each form.
+
+    Returns ``forms``, each with ``seconds`` and ``images_per_second``: ``pageable`` and ``pinned`` (a step
+    from load to loss, its images in ordinary and in staged memory), ``pipelined`` (the next batch is given
+    while a step computes, losses are read a step late, as by the trainer), ``replay`` (the captured work
+    alone, without images, back to back on the device); and ``losses`` of the first steps, ``made_seconds``,
+    ``memory_bytes``. `found` is given the line so far after each form.
+    """
+    begin = time.perf_counter()
+    network = Network(spec, batch=batch, devices=[device], precision=precision)
+    staged = Training(network)
+    losses = [staged.step() for _ in range(WARMUP)]
+    line: dict[str, Any] = {
+        "what": "step forms",
+        "net": spec.name,
+        "batch": batch,
+        "precision": precision,
+        "device": device.name,
+        "made_seconds": time.perf_counter() - begin,
+        "memory_bytes": network.describe()["memory_bytes"],
+        "losses": losses,
+        "forms": {},
+    }
+
+    def add(form: str, times: dict[str, Any]) -> None:
+        line["forms"][form] = times | {"images_per_second": batch / times["seconds"]}
+        found(line)
+
+    for form, training in (("pinned", staged), ("pageable", Training(network, pageable=True))):
+        training.step()
+        add(form, summary(wall_seconds(training.step, steps)))
+    _pipelined(staged, 3)
+    add("pipelined", {"seconds": _pipelined(staged, steps) / steps, "calls": steps})
+    if (seconds := _replayed(network, steps)) is not None:
+        add("replay", {"seconds": seconds / steps, "calls": steps})
+    line["loss"] = network.result().loss
+    found(line)
+    return line
+
+
+def _pipelined(training: Training, steps: int) -> float:
+    """The seconds of so many steps as the trainer does them."""
+    network, later = training.network, None
+    begin = time.perf_counter()
+    for number in range(steps):
+        network.load(training.images, training.labels, training.top, training.left, training.mirror)
+        network.train_step(number, training.lr, network.spec.recipe.momentum)
+        now = network.result_later()
+        if later is not None:
+            later()
+        later = now
+    if later is not None:
+        later()
+    for device in network.devices:
+        device.synchronize()
+    return time.perf_counter() - begin
+
+
+def _replayed(network: Network, steps: int) -> float | None:
+    """The device's seconds for so many repetitions of the captured step; None if nothing was captured."""
+    works = [work for work in network._captured.values() if work is not None]
+    if not works:
+        return None
+    (device,) = network.devices
+    begin = device.moment()
+    for _ in range(steps):
+        works[0]()
+    return device.seconds_between(begin, device.moment())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--net", default="alexnet", help="a network's name, or tiny")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--precisions", default="bf16,tf32,fp32")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=60.0, help="no precision is begun after them")
+    parser.add_argument("--json", type=Path, required=True, help="lines are added to it")
+    options = parser.parse_args(arguments)
+    begin = time.monotonic()
+    device = get_device(options.device)
+    spec = tiny() if options.net == "tiny" else nets.build(options.net)
+    about, status = machine.describe(device), 0
+    with options.json.open("a", encoding="utf-8") as file:
+
+        def tell(line: dict[str, Any]) -> None:
+            file.write(json.dumps({"machine": about, **line}) + "\n")
+            file.flush()
+
+        for precision in options.precisions.split(","):
+            if precision not in PRECISIONS or not device.serves(precision):
+                continue
+            what = {"what": "step forms", "precision": precision}
+            if time.monotonic() - begin >= options.seconds:
+                tell(what | {"failed": "no time was left"})
+                continue
+            try:
+                step_forms(spec, device, options.batch, precision, options.steps, tell)
+            except Exception as error:  # another precision may do
+                tell(what | {"failed": f"{type(error).__name__}: {str(error)[:400]}"})
+                status = 1
+            gc.collect()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

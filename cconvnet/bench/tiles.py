@@ -1,0 +1,74 @@
+"""Large random arrays for timing: a short draw that is repeated on the device.
+
+Drawing hundreds of megabytes on the host takes seconds for each row of a table, and copying them as long. How
+fast a kernel is does not depend on whether its numbers repeat after millions of others.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cconvnet.backends import Device
+from cconvnet.bfloat16 import BITS, pack
+
+Array = np.ndarray[Any, Any]
+
+# Odd, so that rows and channels do not repeat in step with the tile.
+TILE = (1 << 22) - 3
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """Stands for an array of normally distributed numbers that a side makes where it computes."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@functools.cache
+def tile() -> Array:
+    """float32[TILE], normally distributed."""
+    return np.random.default_rng(0).standard_normal(TILE, np.float32)
+
+
+class Tiles:
+    """Fills arrays of one device, of floats or of bfloat16's bits, with the tile."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._made: dict[Any, Any] = {}
+
+    def _of(self, dtype: Any) -> Any:
+        if dtype not in self._made:
+            values = pack(tile()) if dtype == BITS else tile().astype(dtype)
+            self._made[dtype] = self._device.array(values)
+        return self._made[dtype]
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new array on the device; `dtype` is a float's, or that of bfloat16's bits."""
+        array = self._device.empty(shape, dtype)
+        self.fill(array)
+        return array
+
+    def fill(self, array: Any) -> None:
+        """Fills a C-contiguous array."""
+        values, flat = self._of(np.dtype(array.dtype)), array.reshape(-1)
+        with self._device:
+            for begin in range(0, flat.size, values.size):
+                part = flat[begin : begin + values.size]
+                part[...] = values[: part.size]
+
+
+def count_bad(xp: Any, array: Any) -> int:
+    """How many elements are NaN or infinite, counted where they are; none of whole numbers but bfloat16's."""
+    if array.dtype == BITS:
+        return int(xp.count_nonzero((array & 0x7F80) == 0x7F80))
+    return int(xp.count_nonzero(~xp.isfinite(array))) if array.dtype.kind == "f" else 0

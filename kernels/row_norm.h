@@ -1,0 +1,28 @@
+// When a row's plain sum of squares gives its norm, and by what to scale the row where it does not.
+#pragma once
+
+#include <cfloat>
+#include <cmath>
+
+#include "host_device.h"
+
+namespace cconvnet {
+
+// Whether limiting by the root of `squares`, a float's sum, is right: the sum did not overflow, squares that
+// underflowed do not matter to it, and limit / norm is a normal number.
+CCONVNET_HOST_DEVICE bool norm_is_plain(float squares, float limit) {
+  constexpr float kLeast = 1e-27f, kLeastNorm = 3e-14f;
+  if (!(squares <= FLT_MAX)) return false;
+  if (squares < kLeast) return limit > kLeastNorm;
+  return limit >= FLT_MIN * sqrtf(squares);
+}
+
+// A power of two that takes `largest`, the magnitude of a row's largest element, into [0.5, 1), or near it
+// from the smallest floats.
+CCONVNET_HOST_DEVICE float to_unit(float largest) {
+  int exponent;
+  frexpf(largest, &exponent);
+  return ldexpf(1.0f, exponent < -126 ? 126 : -exponent);
+}
+
+}  // namespace cconvnet

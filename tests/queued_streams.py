@@ -1,0 +1,64 @@
+"""Queues of work like a GPU's streams, whose order only marks decide; all else is chance."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+
+Work = Callable[[], None]
+
+
+class Mark:
+    reached = False
+
+
+class Queue:
+    """Work in the order in which it was given; an entry may be a mark to wait for."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Work | Mark] = deque()
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.entries) and not (isinstance(self.entries[0], Mark) and not self.entries[0].reached)
+
+    def advance(self) -> None:
+        entry = self.entries.popleft()
+        if not isinstance(entry, Mark):
+            entry()
+
+    def mark(self) -> Mark:
+        mark = Mark()
+        self.entries.append(lambda: setattr(mark, "reached", True))
+        return mark
+
+
+class Machine:
+    """Several queues, and chance."""
+
+    def __init__(self, seed: int) -> None:
+        self.queues: list[Queue] = []
+        self.random = random.Random(seed)
+
+    def queue(self) -> Queue:
+        self.queues.append(Queue())
+        return self.queues[-1]
+
+    def drain(self) -> None:
+        self.run(lambda: not any(queue.entries for queue in self.queues))
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Advances queues at random until what was asked for has come."""
+        # Some queues are slower than others, for a while.
+        weights = [self.random.random() ** 6 for _ in self.queues]
+        while not until():
+            ready = [i for i, queue in enumerate(self.queues) if queue.ready]
+            assert ready, "every queue waits for another"
+            (chosen,) = self.random.choices(ready, [weights[i] + 1e-9 for i in ready])
+            self.queues[chosen].advance()
+
+    def advance(self, count: int) -> None:
+        """Lets time pass: up to so many entries of the queues that are not waiting."""
+        left = iter(range(count))
+        self.run(lambda: next(left, None) is None or not any(queue.ready for queue in self.queues))
