@@ -12,6 +12,7 @@ import numpy as np
 
 from cconvnet import data, nets, runs
 from cconvnet.checkpoint import Checkpoint, Tensors, check_tensors
+from cconvnet.data import origins
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.origins.origin import composed
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
@@ -343,7 +344,7 @@ def evaluate_runs(
             # The training pictures, of which there are most, are not looked at: none is decoded before it
             # is read.
             sources[rules] = data.open_source(
-                settings["data"] if where is None else where,
+                origins.stored(settings["data"]) if where is None else where,
                 settings["size"],
                 cache_bytes=0,
                 preprocessing=rules,

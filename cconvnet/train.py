@@ -15,6 +15,7 @@ from cconvnet import data, machine, nets, runs
 from cconvnet.backends import Device, check_precision, devices_of
 from cconvnet.checkpoint import KEEP, Checkpoint, check_tensors
 from cconvnet.checks import MOST, MOST_PIXELS, MOST_SEED, MOST_TOWERS, real, whole
+from cconvnet.data import origins
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.origins.origin import composed
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
@@ -179,7 +180,9 @@ def _started(
 
 def _from_anywhere(where: str | None) -> str | None:
     """The name of the data by which the run can be resumed from any folder."""
-    return where if where is None or where == "digits" else str(Path(where).absolute())
+    if where is None or (where == origins.EMBEDDED and not Path(where).is_dir()):
+        return where
+    return str(Path(where).absolute())
 
 
 def _resumed(options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
@@ -287,7 +290,7 @@ def _open_data(
 ) -> data.Source:
     """The source, with progress while its pictures are decoded, and what there is to say about it."""
     source = data.open_source(
-        where,
+        origins.stored(where),
         size,
         workers=options.workers,
         preprocessing=rules,

@@ -259,6 +259,7 @@ def test_the_commands_say_what_is_not_used(tmp_path: Path) -> None:
     for done in (inspected, prepared):
         assert done.returncode == 0 and "x.gif" in done.stdout, done.stdout + done.stderr
     assert "001.jpeg" in inspected.stdout
+    assert "train/ant/001.jpeg: the file is empty" in prepared.stdout
     values = json.loads((tmp_path / "found.json").read_text())
     assert values["account"]["splits"]["test"] == {"found": 8, "used": 8, "not_used": []}
     again = cconvnet("data", "inspect", "shards", cwd=tmp_path)

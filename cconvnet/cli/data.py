@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cconvnet.data.origins import Origin
     from cconvnet.reporter import Reporter
 
+SHOWN_LEFT_OUT = 5  # names of pictures
 MOST_SHARD_MB = 2**20  # a tebibyte
 
 app = typer.Typer(help="Get, prepare, look at and check data.")
@@ -155,9 +156,11 @@ def prepare(
         skipped = sum(dataset.skipped.values())
         if skipped:
             report.say(f"{skipped:,} pictures were left out; {dst / 'skipped.jsonl'} says which and why")
+            for one in dataset.left_out()[:SHOWN_LEFT_OUT]:
+                report.say(f"  {one['split']}: {one['name']}: {one['reason']}")
 
 
-def _find(data: str, report: Reporter) -> Origin:
+def _find(data: str | None, report: Reporter) -> Origin:
     """What `data` holds; of a million pictures, looking takes its time."""
     from cconvnet.data import origins
 
@@ -171,8 +174,9 @@ def _find(data: str, report: Reporter) -> Origin:
 )
 def inspect(
     data: Annotated[
-        str, typer.Argument(help="A folder of data of any kind, or 'digits'.", metavar="DATA")
-    ] = "digits",
+        str | None,
+        typer.Argument(help="A folder of data of any kind; if not given, the digits.", metavar="DATA"),
+    ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(help="Draw random pictures of each class into this file, .png or .jpg.", metavar="FILE"),

@@ -113,7 +113,7 @@ def open_source(
     progress: Progress | None = None,
     scan: Progress | None = None,
 ) -> Source:
-    """Opens `data`: None or "digits" is the embedded default, anything else a folder.
+    """Opens `data`: a folder; None, or "digits" where there is no such folder, is the embedded default.
 
     size: the stored images' side; the shorter side is resized to it and the centre square kept. None keeps
         the files' own size, which must then be the same for all.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cconvnet import data
+from cconvnet.data import origins
 from cconvnet.evaluate import Trained, check_source, read_each, read_picture, views_of
 from cconvnet.nets.specs import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec, nearest
 from cconvnet.network import Network
@@ -90,7 +91,7 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
     """
     settings = trained.checkpoint.settings
     source = data.open_source(
-        settings["data"] if where is None else where,
+        origins.stored(settings["data"]) if where is None else where,
         settings["size"],
         cache_bytes=0,
         preprocessing=trained.preprocessing,

@@ -8,15 +8,20 @@ from pathlib import Path
 
 from cconvnet.data import shards
 from cconvnet.data.images import DataError
-from cconvnet.data.origins import batches, cifar10, digits, folder, imagenet, labels, mnist, webdataset
+from cconvnet.data.origins import batches, cifar10, digits, folder, imagenet, labels, mnist, near, webdataset
 from cconvnet.data.origins.origin import LAYOUTS, Labels, LeftOut, Origin, Pictures, composed, entries
 from cconvnet.data.splits import Progress, broken_allowed
 
-__all__ = ["LAYOUTS", "Labels", "LeftOut", "Origin", "Pictures", "find"]
+__all__ = ["LAYOUTS", "Labels", "LeftOut", "Origin", "Pictures", "find", "stored"]
+
+
+EMBEDDED = "digits"
 
 
 def find(data: str | os.PathLike[str] | None, progress: Progress | None = None) -> Origin:
-    """What `data` holds: None or "digits" is the embedded default, anything else a folder.
+    """What `data` holds: None is the embedded default, anything else a folder.
+
+    "digits" is the embedded default too, unless there is a folder of that name.
 
     progress: called with the number of archives or folders looked through, and in all.
 
@@ -42,14 +47,26 @@ def _check_left_out(origin: Origin, name: str, pictures: Pictures) -> None:
 
 
 def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Origin:
-    if data is None or data == "digits":
+    if data is None or (data == EMBEDDED and not Path(EMBEDDED).is_dir()):
         return digits.find()
-    root = Path(data)
+    if data != EMBEDDED:
+        return _in_folder(Path(data), progress)
+    # A folder of the user's comes before the word.
+    whence = "the embedded digits are used where no data is named"
+    try:
+        origin = _in_folder(Path(data), progress)
+    except DataError as error:
+        raise DataError(f"{error}\n(this is the folder ./{EMBEDDED}; {whence})") from error
+    return dataclasses.replace(origin, notes=[f"the folder ./{EMBEDDED} is used; {whence}", *origin.notes])
+
+
+def _in_folder(root: Path, progress: Progress | None) -> Origin:
     if not root.exists():
-        raise DataError(f"there is no {root}; data is 'digits' (embedded) or a folder")
+        raise near.nothing(root)
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder; unpack an archive first. {LAYOUTS}")
+        raise near.no_folder(root)
     names = {entry.name for entry in entries(root)}
+    near.check(root, names)
     if mnist.is_here(root, names):
         return mnist.find(root)
     if cifar10.is_here(root, names):
@@ -63,4 +80,10 @@ def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Ori
         return imagenet.find(root, progress)
     if webdataset.is_here(root, names) and not folder.is_here(root):
         return webdataset.find(root, progress)
+    near.check_pictures(root)
     return folder.find(root, progress)
+
+
+def stored(data: str | None) -> str | None:
+    """The data that a run's settings name: there "digits" is always the embedded default."""
+    return None if data == EMBEDDED else data

@@ -115,14 +115,15 @@ def find(root: Path, progress: Progress | None = None) -> Origin:
     )
 
 
-def _class_folders(folder: Path) -> list[os.DirEntry[str]]:
+def class_folders(folder: Path) -> list[os.DirEntry[str]]:
+    """The folders in a folder, but hidden ones, sorted by name. Errors: DataError."""
     return [entry for entry in entries(folder) if not entry.name.startswith(".") and kind_of(entry) == FOLDER]
 
 
 def _classes(folder: Path) -> dict[str, os.DirEntry[str]]:
     """The class folders by their names in composed form, sorted by these. Errors: DataError."""
     found: dict[str, os.DirEntry[str]] = {}
-    for entry in _class_folders(folder):
+    for entry in class_folders(folder):
         name = composed(entry.name)
         if name in found:
             forms = " and ".join(f"{one!a} ({_form(one)})" for one in sorted((found[name].name, entry.name)))
@@ -141,7 +142,7 @@ def _form(name: str) -> str:
 def _has_pictures(folder: Path) -> bool:
     """Whether it has a class folder with a picture."""
     return folder.is_dir() and any(
-        is_picture(file.name) for entry in _class_folders(folder) for file in entries(Path(entry.path))
+        is_picture(file.name) for entry in class_folders(folder) for file in entries(Path(entry.path))
     )
 
 
@@ -149,7 +150,7 @@ def has_pictures_below(folder: Path) -> bool:
     """Whether it has a class folder with a picture, or with one in a subfolder."""
     if _has_pictures(folder):
         return True
-    below = (where for entry in _class_folders(folder) for where, _ in _walk(entry.path, Unused(), ""))
+    below = (where for entry in class_folders(folder) for where, _ in _walk(entry.path, Unused(), ""))
     return any(is_picture(file.name) for where in below for file in entries(Path(where)))
 
 
@@ -229,7 +230,7 @@ def _list_pictures(folder: str, root: Path) -> _Class:
 
 def _outside(folder: Path, root: Path) -> Unused:
     """What lies in a split's folder and is no class folder."""
-    found = beside(folder, {entry.name for entry in _class_folders(folder)})
+    found = beside(folder, {entry.name for entry in class_folders(folder)})
     return found if folder == root else found.below(folder.name)
 
 

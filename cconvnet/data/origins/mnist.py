@@ -18,8 +18,12 @@ IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
 def is_here(root: Path, names: set[str]) -> bool:
-    return any(_idx_file(root, f"{prefix}-{IMAGES}") is not None for prefix in PREFIXES) or any(
-        "-idx3-ubyte" in name for name in names
+    """Whether a folder with entries of these names has one of the four files."""
+    return any(
+        _idx_file(root, f"{prefix}-{what}") is not None
+        for prefix in PREFIXES
+        for what in (IMAGES, LABELS)
+        if any(prefix in name for name in names)
     )
 
 
@@ -70,7 +74,8 @@ def _part(root: Path, prefix: str) -> Pictures:
 def _idx_file(root: Path, name: str) -> Path | None:
     """The file of this name, perhaps packed. Some programs unpack it to a name with a dot, ".idx3-ubyte"."""
     names = [f"{form}{packed}" for form in (name, name.replace("-idx", ".idx")) for packed in ("", ".gz")]
-    return next((root / one for one in names if (root / one).is_file()), None)
+    # Others unpack it into a folder of the same name.
+    return next((file for one in names for file in (root / one, root / one / one) if file.is_file()), None)
 
 
 def _read_idx(file: Path, dimensions: int) -> Pixels:

@@ -237,6 +237,10 @@ class Dataset:
             raise DataError(f"{path} is damaged: its SHA-256 differs; remove it, and {_AGAIN}")
         return data
 
+    def left_out(self) -> list[dict[str, str]]:
+        """The pictures that were left out: "split", "name" and "reason" of each. Errors: DataError."""
+        return [json.loads(line) for line in self.content(SKIPPED).splitlines()]
+
     def array(self, name: str) -> npt.NDArray[Any]:
         """The array in a checked file. Errors: DataError."""
         try:

@@ -248,10 +248,7 @@ class Preparation:
     def _remember(self, dataset: Dataset) -> None:
         """Writes the journal again, as far as the finished dataset tells what it was."""
         try:
-            reasons = {
-                (line["split"], line["name"]): line["reason"]
-                for line in map(json.loads, dataset.content(shards.SKIPPED).splitlines())
-            }
+            reasons = {(line["split"], line["name"]): line["reason"] for line in dataset.left_out()}
             indices = {split: (dataset.rows(split), set(dataset.names(split))) for split in self.splits}
         except DataError:
             return  # all is made again
