@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -451,14 +452,42 @@ def test_peers_are_measured_while_the_modules_are_compiled(on_gpu: Any, tmp_path
     assert "MODULES=_problem _pixels CCONVNET_CUDA=on" in first and "cuda:0" in query
     peers = " ".join(run.started[0].arguments)
     assert peers.index("cconvnet.bench.lines pytorch") < peers.index("cconvnet.bench.lines cudnn")
-    assert "alexnet:128," in peers and "--precisions bf16,fp32,tf32" in peers
-    assert run.started[0].environment["CCONVNET_CUDNN_PLAN_SECONDS"] == "2"
+    # The network that this library is about has its turns before all others.
+    assert re.findall(r"lines (\w+) .*?--tables ([a-z]+).*?--precisions bf16,fp32,tf32 ", peers) == [
+        ("pytorch", "alexnet"), ("cudnn", "alexnet"), ("cudnn", "resnet"), ("pytorch", "resnet"),
+    ]  # fmt: skip
+    assert run.started[0].environment["CCONVNET_CUDNN_PLAN_SECONDS"] == "1"
+    assert "benchmarks/conformance.py" in " ".join(run.started[-1].arguments) or len(run.started) == 1
     process = on_gpu.peers[0]
     # When ours are measured they have ended.
     ours = ran("kernels", on_gpu, FakeRun(tmp_path, left=110.0))
     assert process.ended and on_gpu.peers == []
     assert "lines ours " in ours.words[0] and "lines cudnn" in ours.words[1]
     assert not (tmp_path / "stop").exists() and ours.most[0] < 70
+
+
+def test_peers_go_on_with_the_first_network_for_a_while(on_gpu: Any, tmp_path: Path) -> None:
+    class Works(FakeProcess):
+        def poll(self) -> int | None:
+            return None
+
+    def write(*lines: dict[str, Any]) -> None:
+        (tmp_path / "kernels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    begin = {"event": "begin", "side": "cudnn", "about": {}}
+    on_gpu.peers, run, now = [Works()], FakeRun(tmp_path), time.monotonic()
+    type(run).left = property(lambda self: 100.0 - 50 * (time.monotonic() - now))  # type: ignore[assignment]
+    try:
+        write(begin, {"event": "end", "side": "pytorch"})
+        parts._end_peers(on_gpu, run, 25)
+        assert run.left < 75 and on_gpu.peers == [] and (tmp_path / "stop").exists()
+        for line in ({"event": "end", "side": "cudnn"}, {"event": "begin", "side": "cudnn", "missing": "x"}):
+            write(begin, line)
+            on_gpu.peers, now = [FakeProcess(), Works()], time.monotonic()
+            parts._end_peers(on_gpu, run, 25)
+            assert run.left > 40  # what it takes to end them
+    finally:
+        del type(run).left
 
 
 def test_ours_are_started_again_behind_a_lost_device(on_gpu: Any, tmp_path: Path) -> None:

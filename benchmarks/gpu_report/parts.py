@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu_report.running import LOG, ROOT, Absent, Command, Failed, Part, Run, Running, python
+from gpu_report.running import LOG, ROOT, Absent, Command, Failed, Part, Run, Running, python, read_values
 
 SMOKE, TESTS, KERNELS, STEP, MACHINE = (
     "smoke.log", "tests.log", "kernels.jsonl", "step.jsonl", "machine.jsonl",
@@ -21,9 +22,9 @@ SMOKE, TESTS, KERNELS, STEP, MACHINE = (
 PRECISIONS = "bf16,fp32,tf32"
 # Networks whose kernels are measured, the first first; later ones with the time that is left.
 BATCHES = {"alexnet": 128, "resnet50": 64, "vgg16": 32}
-PLAN_SECONDS = {"CCONVNET_CUDNN_PLAN_SECONDS": "2"}
+PLAN_SECONDS = {"CCONVNET_CUDNN_PLAN_SECONDS": "1"}
 PYTORCH_SECONDS = 60  # of the time before cuDNN's frontend is asked
-AFTER_BUILD = 25  # seconds that peers may go on once the modules are there
+AFTER_BUILD = 25  # seconds that peers may go on with the first network once the modules are there
 # PyTorch's forms that are ready at once, and those that may be faster: compiling takes a while, and nothing
 # is timed before all of a command's forms have taken the same first steps.
 COMPILED = "channels_last+compiled+graph+lrn_by_hand"
@@ -87,10 +88,10 @@ class Settings:
             raise Absent(self.unbuilt)
 
     @property
-    def tables(self) -> str:
+    def tables(self) -> list[str]:
         """Networks and batches of the kernels; elsewhere than on a GPU a small one."""
         batches = BATCHES if self.on_gpu else {"cifar-quick": 1}
-        return ",".join(f"{name}:{self.batch or own}" for name, own in batches.items())
+        return [f"{name}:{self.batch or own}" for name, own in batches.items()]
 
     @property
     def net(self) -> list[str]:
@@ -125,7 +126,7 @@ def parts(settings: Settings) -> list[Part]:
         part("conformance", 40, _conformance, 15),
         part("smoke", 75, _smoke, 30),
         part("tests", 135, _tests("tests"), 30),
-        part("kernels", 110, _kernels, 60),
+        part("kernels", 150, _kernels, 60),
         part("step", 180, _step, 90),
         part("calibration", 65, _calibration, 20),
         part("more-tests", 50, _tests("more-tests")),
@@ -258,16 +259,29 @@ def _build(s: Settings, run: Run) -> None:
 
 
 def _peers(s: Settings, run: Run, seconds: float) -> Command:
-    """PyTorch and then cuDNN, one process after the other, for what they have not yet been measured for."""
-    limit = min(PYTORCH_SECONDS, seconds / 2)
-    shares = [("pytorch", limit), ("cudnn", seconds)]
-    both = [_lines(s, run, side, share, "--stop", str(s.scratch / "stop")) for side, share in shares]
+    """PyTorch and then cuDNN, one process after the other, for what they have not yet been measured for.
+
+    The first network comes first; others have the time that it leaves.
+    """
+    first, *others = s.tables
+    turns = [("pytorch", first, min(PYTORCH_SECONDS, seconds / 2)), ("cudnn", first, seconds)]
+    if others:
+        turns += [(side, ",".join(others), seconds) for side in ("cudnn", "pytorch")]
+    stop = ("--stop", str(s.scratch / "stop"))
+    both = [_lines(s, run, side, share, *stop, tables=tables) for side, tables, share in turns]
     text = "; ".join(shlex.join(command.arguments) for command in both)
     return Command(["/bin/sh", "-c", text], {**both[0].environment, **PLAN_SECONDS})
 
 
-def _lines(s: Settings, run: Run, side: str, seconds: float, *more: str) -> Command:
-    sizes = ["--tables", s.tables, "--precisions", PRECISIONS, "--seconds", f"{max(seconds, 1):.0f}"]
+def _lines(s: Settings, run: Run, side: str, seconds: float, *more: str, tables: str = "") -> Command:
+    sizes = [
+        "--tables",
+        tables or ",".join(s.tables),
+        "--precisions",
+        PRECISIONS,
+        "--seconds",
+        f"{max(seconds, 1):.0f}",
+    ]
     if not s.on_gpu:
         sizes += ["--calls", "1", "--verify", "finite", "--only", "conv3,fc10,pool3,loss,update"]
     out = ["--json", str(run.folder / KERNELS)]
@@ -275,16 +289,28 @@ def _lines(s: Settings, run: Run, side: str, seconds: float, *more: str) -> Comm
 
 
 def _end_peers(s: Settings, run: Run, seconds: float) -> None:
-    """Peers that still run may do so for a while; then the GPU is the next part's alone."""
+    """Ends peers that still run; the first network they may measure for a while longer."""
     begin = run.left
-    while any(process.poll() is None for process in s.peers) and begin - run.left < seconds and run.left > 5:
-        subprocess.run(["sleep", "0.2"], check=False)
+
+    def wait(most: float, until: Callable[[], bool]) -> None:
+        while any(process.poll() is None for process in s.peers) and not until():
+            if begin - run.left >= most or run.left < 5:
+                return
+            time.sleep(0.2)
+
+    lines = run.folder / KERNELS
+    wait(seconds, lambda: measured(lines, "cudnn"))
     (s.scratch / "stop").touch()
-    while any(process.poll() is None for process in s.peers) and begin - run.left < seconds + 5:
-        subprocess.run(["sleep", "0.2"], check=False)
+    wait(seconds + 5, lambda: False)
     for process in s.peers:
         process.end()
     s.peers.clear()
+
+
+def measured(lines: Path, side: str) -> bool:
+    """Whether a side has come to the end of its first table, or is missing."""
+    values = (value for value in read_values(lines) if isinstance(value, dict) and value.get("side") == side)
+    return any(value.get("event") == "end" or "missing" in value for value in values)
 
 
 # ---- right? ---------------------------------------------------------------------------------------------
@@ -381,7 +407,7 @@ def _kernels(s: Settings, run: Run) -> None:
     _end_peers(s, run, 0)
     (s.scratch / "stop").unlink(missing_ok=True)
     # Peers have begun with what matters most; what they have not done comes behind ours.
-    most = run.left * (0.55 if s.on_gpu else 0.9)
+    most = run.left * (0.45 if s.on_gpu else 0.9)
     for _ in range(1 + RESTARTS):
         begin = run.left
         if run.do(_lines(s, run, "ours", most - 3), most) != 3:
