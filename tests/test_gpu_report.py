@@ -500,8 +500,11 @@ def test_what_is_not_built_is_not_run(on_gpu: Any, tmp_path: Path, status: int |
     with pytest.raises(running.Failed, match="could not be built"):
         ran("build", on_gpu, FakeRun(tmp_path, status))
     for name in ("smoke", "tests", "kernels", "step", "training", "sanitize", "roofline"):
+        run = FakeRun(tmp_path)
         with pytest.raises(running.Absent, match="could not be built"):
-            ran(name, on_gpu, FakeRun(tmp_path))
+            ran(name, on_gpu, run)
+        # Peers are measured all the same.
+        assert ["lines cudnn" in words for words in run.words] == [True] * (name == "kernels")
 
 
 def test_a_build_that_fails_is_tried_with_fewer_compilers(on_gpu: Any, tmp_path: Path) -> None:
@@ -618,6 +621,10 @@ def test_the_summary_says_what_counts(tmp_path: Path) -> None:
         "FAILED 7 lrn_forward P {}\n    AssertionError: y is off\n"
         "LOST 7 an illegal address\nok 8 fc P {} 1 ms\n"
     )
+    (tmp_path / "report.log").write_text(
+        "========= Invalid __global__ write of size 4 bytes\n=========     at fc_fprop+0x10\n"
+        "========= ERROR SUMMARY: 1 error\n========= RACECHECK SUMMARY: 0 hazards displayed\n"
+    )
     (tmp_path / "tests.log").write_text(
         "tests/test_fc.py::test_a[cuda:0-fp32]\n[gw0] [ 50%] PASSED tests/test_fc.py::test_a[cuda:0-fp32]\n"
         "[gw1] [100%] FAILED tests/test_fc.py::test_b[cuda:0-bf16-1 x 2]\n"
@@ -650,6 +657,8 @@ def test_the_summary_says_what_counts(tmp_path: Path) -> None:
     failure = "  FAILED tests/test_fc.py::test_b[cuda:0-bf16-1 x 2] - AssertionError: 3 of 4\n"
     assert text.count("FAILED tests/test_fc.py") == 1 and failure in text
     assert "conformance: 1 checks, 1 failed\n  FAILED mma" in text
+    assert "compute-sanitizer: ERROR SUMMARY: 1 error\ncompute-sanitizer: RACECHECK SUMMARY: 0 haz" in text
+    assert "  Invalid __global__ write of size 4 bytes\n" in text
     assert "calibration: 1 measurements\n  copy 4300 GB/s" in text
     ours = "our step, alexnet bf16: pinned 2.000 ms (64,000/s), replay 1.000 ms (128,000/s)"
     assert text.count("our step") == 1 and ours in text

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.dont_write_bytecode = True  # nothing is left in the project but what is built
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpu_report import __doc__ as ABOUT  # noqa: E402

@@ -403,9 +403,11 @@ def _training(s: Settings, run: Run) -> None:
 
 
 def _kernels(s: Settings, run: Run) -> None:
-    s.need_modules()
     _end_peers(s, run, 0)
     (s.scratch / "stop").unlink(missing_ok=True)
+    if s.unbuilt and s.on_gpu:
+        run.do(_peers(s, run, run.left - 3))  # they need no kernels of ours
+    s.need_modules()
     # Peers have begun with what matters most; what they have not done comes behind ours.
     most = run.left * (0.45 if s.on_gpu else 0.9)
     for _ in range(1 + RESTARTS):

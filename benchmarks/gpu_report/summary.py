@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_report.parts import KERNELS, MACHINE, SMOKE, STEP, TESTS
-from gpu_report.running import ROOT, read_json, read_values, write_json
+from gpu_report.running import LOG, ROOT, read_json, read_values, write_json
 
 LONGEST = 9500  # characters of results.txt
 FAILURES = 12  # that are shown of each kind
@@ -30,6 +30,7 @@ def write(folder: Path) -> str:
         list(_smoke(_text(folder / SMOKE))),
         list(_tests(_text(folder / TESTS))),
         list(_conformance(machine)),
+        list(_sanitizer(_text(folder / LOG))),
         list(_step(results)),
         [trouble] if trouble else [],
         list(_means(kernels)),
@@ -127,6 +128,16 @@ def _conformance(machine: list[dict[str, Any]]) -> Iterator[str]:
             yield f"calibration: {count} measurements {why}".rstrip()
             if shown:
                 yield "  " + "; ".join(shown)
+
+
+def _sanitizer(text: str) -> Iterator[str]:
+    """What compute-sanitizer found, and the first places."""
+    for end in re.findall(r"^=+ ((?:ERROR|RACECHECK) SUMMARY: .*)$", text, re.M):
+        yield f"compute-sanitizer: {end}"
+    found = re.findall(
+        r"^=+ ((?:Invalid|Error|Uninitialized|Barrier|Program hit|Race reported).*)$", text, re.M
+    )
+    yield from (f"  {line[:160]}" for line in dict.fromkeys(found[: 4 * FAILURES]))
 
 
 def _step(results: list[dict[str, Any]]) -> Iterator[str]:
