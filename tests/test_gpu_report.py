@@ -42,6 +42,7 @@ running, parts, summary = (
     importlib.import_module(f"gpu_report.{name}") for name in ("running", "parts", "summary")
 )
 main_module = importlib.import_module("gpu_report.__main__")
+results_module = load("benchmarks/results.py")
 basic_shapes = load("tests/basic_shapes.py")
 Command, Part, Report, Settings = running.Command, running.Part, running.Report, parts.Settings
 
@@ -752,6 +753,12 @@ def test_kernels_and_step_dry(tmp_path: Path) -> None:
     assert set(kernels["fp32"]["peers"]) == {"cudnn", "pytorch"}
     assert {result["what"] for result in results} == {"kernels", "step forms", "step"}
     assert "conv3        conv_wgrad" in done.stdout and "our step, alexnet bf16: pinned" in done.stdout
+    # The README's tables can be made of it as it is.
+    found = results_module.load(tmp_path)
+    assert [result.value["what"] for result in found] == ["kernels"] * 3 + ["step"]
+    for words, cell in (("kernels cifar-quick", "| conv3 | conv_wgrad |"), ("step lenet", "| cconvnet |")):
+        text = results_module.body(results_module.parse(f"{words} emulator"), found)
+        assert cell in text and f"commit {kernels['fp32']['machine']['commit']}" in text
 
 
 @pytest.mark.long
