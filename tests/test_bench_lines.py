@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,9 +93,11 @@ def test_it_goes_on_where_it_was_ended(gpu: FakeGpu, tmp_path: Path) -> None:
     assert not [line for line in second if line.get("event") == "ceilings"]
 
 
-def test_a_file_stops_it(gpu: FakeGpu, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["--stop", "--until", "--seconds"])
+def test_a_file_or_the_time_stops_it(gpu: FakeGpu, tmp_path: Path, how: str) -> None:
     (tmp_path / "stop").touch()
-    _, found = run(tmp_path / "k.jsonl", "--only", "fc10", "--stop", str(tmp_path / "stop"))
+    value = {"--stop": str(tmp_path / "stop"), "--until": str(time.monotonic()), "--seconds": "0"}[how]
+    _, found = run(tmp_path / "k.jsonl", "--only", "fc10", how, value)
     assert [line["event"] for line in found] == ["begin", "cut", "end"]
 
 

@@ -267,7 +267,7 @@ def _peers(s: Settings, run: Run, seconds: float) -> Command:
     turns = [("pytorch", first, min(PYTORCH_SECONDS, seconds / 2)), ("cudnn", first, seconds)]
     if others:
         turns += [(side, ",".join(others), seconds) for side in ("cudnn", "pytorch")]
-    stop = ("--stop", str(s.scratch / "stop"))
+    stop = ("--stop", str(s.scratch / "stop"), "--until", f"{time.monotonic() + seconds:.1f}")
     both = [_lines(s, run, side, share, *stop, tables=tables) for side, tables, share in turns]
     text = "; ".join(shlex.join(command.arguments) for command in both)
     return Command(["/bin/sh", "-c", text], {**both[0].environment, **PLAN_SECONDS})
