@@ -20,6 +20,7 @@ from cconvnet.bench.kernel_table import Table
 from cconvnet.bench.ours import Ours
 from cconvnet.bench.rows import Row, rows
 from cconvnet.bench.sides import Plan, Side
+from cconvnet.bench.workers import PeerMissing
 
 TABLES = [("cifar-quick", 1)]
 
@@ -158,10 +159,14 @@ def test_a_row_that_fails_stops_none_and_a_lost_device_all(
     assert (status, [line["operation"] for line in found if "plans" in line]) == (0, ["fc_wgrad"])
 
 
-def test_a_peer_that_is_missing_says_so(tmp_path: Path) -> None:
+def test_a_peer_that_is_missing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gpu(name: str) -> None:
+        raise PeerMissing("there is no GPU")
+
+    monkeypatch.setattr("cconvnet.bench.peers.cudnn.gpu", gpu)
     status, found = run(tmp_path / "k.jsonl", side="cudnn")
     assert status == 0 and [line["event"] for line in found] == ["begin"]
-    assert found[0]["missing"].startswith("cuDNN: ")
+    assert found[0]["missing"] == "cuDNN: there is no GPU"
 
 
 # ---- results -----------------------------------------------------------------------------------------------

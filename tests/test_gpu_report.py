@@ -605,6 +605,7 @@ def test_the_precisions_of_a_device(device: Device, tmp_path: Path) -> None:
 def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("CUDA_HOME", "/nowhere")
+    monkeypatch.setattr(parts, "NVIDIA", tmp_path)
     with pytest.raises(running.Absent, match="watches GPUs, not cpu:0"):
         ran("sanitize", Settings("cpu:0", tmp_path), FakeRun(tmp_path))
     with pytest.raises(running.Absent, match="compute-sanitizer was not found"):

@@ -38,6 +38,7 @@ MORE_THREADS = {"OMP_NUM_THREADS": "8", "OPENBLAS_NUM_THREADS": "8"}
 PROCESSES = 8  # of the smoke test, at most
 RESTARTS = 3  # of each of them, behind cases that lost the device
 SANITIZED = 9  # of so many cases a sanitizer watches one
+NVIDIA = Path("/opt/nvidia")  # where its tools are installed apart from the toolkit
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 NO_TESTS = 5  # pytest's exit status where none was chosen
 # The tests in the order of what they say of a machine.
@@ -522,7 +523,7 @@ def _sanitize_all(s: Settings, run: Run) -> None:
 
 def under_compute_sanitizer(tool: str, command: Command) -> Command:
     """The command under one of compute-sanitizer's tools; raises Absent where that is not installed."""
-    homes = [os.environ.get("CUDA_HOME", "/usr/local/cuda"), *map(str, Path("/opt/nvidia").glob("*"))]
+    homes = [os.environ.get("CUDA_HOME", "/usr/local/cuda"), *map(str, NVIDIA.glob("*"))]
     places = os.pathsep.join(path for home in homes for path in (f"{home}/bin", home))
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=places)
     if program is None:
