@@ -257,7 +257,7 @@ def test_graphs_are_timed_and_launches_told_apart(gpu: FakeGpu, precision: str) 
         assert answer["wrong"] == {}
         (plan,) = answer["plans"].values()
         assert plan["how"] == "graph" and plan["launch_seconds"] >= LAUNCH
-        assert plan["called_seconds"] >= LAUNCH > min(side.time("plan", 3))
+        assert plan["called_seconds"] >= LAUNCH > min(side.time("plan", 9))
         assert side.work()["flops"] == 2 * 64 * 10
     assert gpu.captures == 2
 
