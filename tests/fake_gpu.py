@@ -14,7 +14,7 @@ import numpy as np
 
 from cconvnet.backends import Device, Feed
 
-LAUNCH = 2e-3  # seconds that a call takes the host, beside its work
+LAUNCH = 4e-3  # seconds that a call takes the host, beside its work
 
 
 class Event:
@@ -40,7 +40,7 @@ class Pinned(np.ndarray[Any, Any]):
 
 class FakeGpu(Device):
     """Attributes
-    captures: how many pieces of work have been captured.
+    captures, replays: how many pieces of work have been captured, and how often they were done again.
     refused: the operations that cannot be captured.
     fed: the kind of memory of each batch of images that came.
     """
@@ -48,7 +48,7 @@ class FakeGpu(Device):
     def __init__(self, index: int = 0) -> None:
         super().__init__("emulator", index)
         self.kind, self.name, self.stream = "cuda", f"cuda:{index}", 7
-        self.ordinal, self.captures, self.refused = 0, 0, set[str]()
+        self.ordinal, self.captures, self.replays, self.refused = 0, 0, 0, set[str]()
         self.fed: list[type] = []
         self._capturing = False
         self._names: list[str] = []
@@ -98,6 +98,7 @@ class FakeGpu(Device):
             self._capturing = False
 
         def replay() -> None:
+            self.replays += 1
             self._capturing = True  # no launches
             try:
                 work()

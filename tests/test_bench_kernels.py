@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -188,6 +191,14 @@ def test_the_fastest_right_plan_of_each_column_is_kept() -> None:
     assert side.prepare("cifar-quick", 2, "fc10", "fc_wgrad")["refused"] == "it has no such thing"
 
 
+def test_time_for_trying_plans_is_bounded() -> None:
+    side = FakePeer("cpu:0", "fp32")
+    side.trial_seconds = -1.0
+    answer = side.prepare("cifar-quick", 2, "fc10", "fc_fprop")
+    assert {plan["kernel"] for plan in answer["plans"].values()} == {"3s"}  # the first that runs
+    assert answer["failed"] == {"3 more plans": "not tried within -1 s"}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("row", rows("cifar-quick", 2), ids=lambda row: row.name)
 def test_ours_are_right(row: Row, precision: str) -> None:
@@ -246,7 +257,7 @@ def test_graphs_are_timed_and_launches_told_apart(gpu: FakeGpu, precision: str) 
         assert answer["wrong"] == {}
         (plan,) = answer["plans"].values()
         assert plan["how"] == "graph" and plan["launch_seconds"] >= LAUNCH
-        assert plan["called_seconds"] >= LAUNCH > min(side.time("plan", 3))
+        assert plan["called_seconds"] >= LAUNCH > min(side.time("plan", 9))
         assert side.work()["flops"] == 2 * 64 * 10
     assert gpu.captures == 2
 
@@ -410,6 +421,71 @@ def test_pytorch_is_right(row: Row, precision: str) -> None:
     answer = side.prepare(**row.key)
     assert (answer["wrong"], answer["failed"]) == ({}, {})
     assert len(side.time("plan", 2)) == 2
+
+
+@pytest.fixture
+def torch_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """PyTorch on a GPU that is none: its CPU, and as much of torch.cuda as the side uses; its notes."""
+    torch = pytest.importorskip("torch")
+    from cconvnet.bench.peers import pytorch_kernels
+
+    notes: list[str] = []
+
+    class Graph:
+        def replay(self) -> None:
+            notes.append("replay")
+
+    @contextlib.contextmanager
+    def graph(captured: Graph, stream: Any) -> Iterator[None]:
+        assert stream == "stream" and isinstance(captured, Graph)
+        notes.append("capture")
+        yield
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = time.perf_counter()
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1e3 * (end.at - self.at)
+
+    properties = SimpleNamespace(L2_cache_size=1 << 10)
+    fakes = {"CUDAGraph": Graph, "graph": graph, "Event": Event, "Stream": lambda device: "stream"}
+    fakes |= {"set_stream": notes.append, "synchronize": lambda: None}
+    fakes |= {"get_device_properties": lambda device: properties}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(pytorch_kernels, "gpu", lambda name: SimpleNamespace(ordinal=0))
+    monkeypatch.setattr(pytorch_kernels, "set_up", lambda ordinal, precision: torch.device("cpu"))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    return notes
+
+
+def test_pytorch_times_graphs_on_a_gpu(torch_gpu: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from cconvnet.bench.peers import pytorch_kernels
+
+    side = pytorch_kernels.PyTorch("cuda:0", "fp32")
+    assert side.verify == "finite" and torch_gpu == ["stream"]
+    for layer, operation in (("conv3", "conv_wgrad"), ("fc10", "fc_dgrad"), ("pool3", "avgpool_backward")):
+        del torch_gpu[:]
+        answer = side.prepare("cifar-quick", 1, layer, operation)
+        assert answer["wrong"] == answer["failed"] == {}
+        (plan,) = answer["plans"].values()
+        assert plan["how"] == "graph" and plan["launch_seconds"] > 0 and plan["called_seconds"] > 0
+        assert torch_gpu == ["capture", *["replay"] * 3]  # once to try it, twice for a first time
+        side.time("plan", 4)
+        assert torch_gpu.count("replay") == 7
+
+    @contextlib.contextmanager
+    def refused(graph: Any, stream: Any) -> Iterator[None]:
+        yield
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr("torch.cuda.graph", refused)
+    (plan,) = side.prepare("cifar-quick", 1, "fc10", "fc_fprop")["plans"].values()
+    assert plan["how"] == "not captured: operation not permitted when stream is capturing"
 
 
 # ---- the measurement -------------------------------------------------------------------------------------

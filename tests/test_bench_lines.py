@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from cconvnet.bench.kernel_table import Table
 from cconvnet.bench.ours import Ours
 from cconvnet.bench.rows import Row, rows
 from cconvnet.bench.sides import Plan, Side
+from cconvnet.bench.workers import PeerMissing
 
 TABLES = [("cifar-quick", 1)]
 
@@ -92,9 +94,11 @@ def test_it_goes_on_where_it_was_ended(gpu: FakeGpu, tmp_path: Path) -> None:
     assert not [line for line in second if line.get("event") == "ceilings"]
 
 
-def test_a_file_stops_it(gpu: FakeGpu, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["--stop", "--until", "--seconds"])
+def test_a_file_or_the_time_stops_it(gpu: FakeGpu, tmp_path: Path, how: str) -> None:
     (tmp_path / "stop").touch()
-    _, found = run(tmp_path / "k.jsonl", "--only", "fc10", "--stop", str(tmp_path / "stop"))
+    value = {"--stop": str(tmp_path / "stop"), "--until": str(time.monotonic()), "--seconds": "0"}[how]
+    _, found = run(tmp_path / "k.jsonl", "--only", "fc10", how, value)
     assert [line["event"] for line in found] == ["begin", "cut", "end"]
 
 
@@ -155,10 +159,14 @@ def test_a_row_that_fails_stops_none_and_a_lost_device_all(
     assert (status, [line["operation"] for line in found if "plans" in line]) == (0, ["fc_wgrad"])
 
 
-def test_a_peer_that_is_missing_says_so(tmp_path: Path) -> None:
+def test_a_peer_that_is_missing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gpu(name: str) -> None:
+        raise PeerMissing("there is no GPU")
+
+    monkeypatch.setattr("cconvnet.bench.peers.cudnn.gpu", gpu)
     status, found = run(tmp_path / "k.jsonl", side="cudnn")
     assert status == 0 and [line["event"] for line in found] == ["begin"]
-    assert found[0]["missing"].startswith("cuDNN: ")
+    assert found[0]["missing"] == "cuDNN: there is no GPU"
 
 
 # ---- results -----------------------------------------------------------------------------------------------
@@ -248,10 +256,10 @@ def test_a_step_in_every_form(gpu: FakeGpu, tmp_path: Path) -> None:
         assert list(line["forms"]) == ["pinned", "pageable", "pipelined", "replay"]
         for form in line["forms"].values():
             assert form["images_per_second"] == pytest.approx(2 / form["seconds"])
-        # The captured work has no launches.
-        assert line["forms"]["replay"]["seconds"] < line["forms"]["pinned"]["seconds"]
+        assert line["forms"]["pinned"]["seconds_min"] >= LAUNCH  # of the images' transform
         assert len(set(line["losses"])) == 4 and line["machine"]["chip"] == "none"
-    assert gpu.captures == 2  # a network captures its step once
+    assert gpu.captures == 2  # a network captures its step once, and replays it from then on
+    assert gpu.replays == 2 * (step_forms.WARMUP - 1 + 2 * (1 + 2) + (3 + 2) + 2)
     pageable = 2 * (1 + 2)
     assert gpu.fed.count(np.ndarray) == pageable and gpu.fed.count(Pinned) == len(gpu.fed) - pageable > 0
 

@@ -17,6 +17,7 @@ import argparse
 import gc
 import importlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -148,6 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precisions", default="bf16,fp32,tf32")
     parser.add_argument("--only", help="rows, as of cconvnet bench kernels")
     parser.add_argument("--seconds", type=float, default=60.0, help="for all rows; then it ends")
+    parser.add_argument(
+        "--until", type=float, default=math.inf, help="likewise, of the system's monotonic clock"
+    )
     parser.add_argument("--calls", type=int, default=CALLS, help="timed calls of each plan")
     parser.add_argument("--verify", choices=VERIFICATIONS)
     parser.add_argument("--stop", type=Path, help="it also ends once this file exists")
@@ -166,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def over() -> bool:
             if options.stop is not None and options.stop.exists():
                 return True
-            return time.monotonic() - begin >= float(options.seconds)
+            now = time.monotonic()
+            return bool(now - begin >= options.seconds or now >= options.until)
 
         module, _, kind = SIDES[name].partition(":")
         try:

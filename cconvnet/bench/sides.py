@@ -7,7 +7,9 @@ whose result is right is kept and measured. What a side must bring along is what
 from __future__ import annotations
 
 import abc
+import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -113,10 +115,12 @@ class Side(abc.ABC):
     Attributes:
         columns: what is reported of this side, the first first.
         strict: whether it promises what our kernels promise; see verify.check.
+        trial_seconds: how long the plans of a row are tried, beyond the first that runs.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("plan",)
     strict: ClassVar[bool] = False
+    trial_seconds: float = math.inf
 
     def __init__(self, device: str, precision: str, verify: str | None = None) -> None:
         self.device, self.precision = device, precision
@@ -248,7 +252,11 @@ class Side(abc.ABC):
     ) -> list[Plan]:
         """The plans by time; those that fail are left out and named in `failed`."""
         times: dict[Plan, float] = {}
-        for plan in plans:
+        deadline = time.monotonic() + self.trial_seconds
+        for place, plan in enumerate(plans):
+            if times and time.monotonic() > deadline:
+                failed[f"{len(plans) - place} more plans"] = f"not tried within {self.trial_seconds:g} s"
+                break
             try:
                 plan.load(inputs)
                 self.seconds(plan, 1)

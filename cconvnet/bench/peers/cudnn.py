@@ -30,8 +30,8 @@ from cconvnet.bfloat16 import BITS, pack
 
 INSTALL = "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13"
 
-# Seconds that building the plans of one row may take; without it all of them are built. A plan that is
-# compiled at run time can take a second, and a row can have dozens.
+# Seconds that building the plans of one row may take, and then trying them; without it all of them are built
+# and tried. A plan that is compiled at run time can take a second, and a row can have dozens.
 PLAN_SECONDS = "CCONVNET_CUDNN_PLAN_SECONDS"
 
 # What a plan may not do that is to multiply and add what it is given. NVIDIA's name for a plan that rounds
@@ -267,7 +267,7 @@ class CuDNN(Side):
         except (RuntimeError, cudnn.cudnnGraphNotSupportedError) as error:
             raise PeerMissing(f"cuDNN itself cannot be used ({error}): {INSTALL}") from None
         cudnn.set_stream(handle=self._handle, stream=self._device.stream)
-        self._plan_seconds = float(os.environ.get(PLAN_SECONDS, "inf"))
+        self._plan_seconds = self.trial_seconds = float(os.environ.get(PLAN_SECONDS, "inf"))
         self._failed: dict[str, str] = {}  # what of the row's plans there is not, and why
 
     def about(self) -> dict[str, Any]:

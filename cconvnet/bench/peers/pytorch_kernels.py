@@ -134,7 +134,7 @@ class PyTorch(Side):
         return self._base.repeat(times)[: wanted.size].clone().view(wanted.shape)
 
     def about(self) -> dict[str, Any]:
-        if self.torch_device.type == "cpu":
+        if self._ordinal is None:
             return {"version": torch.__version__, "threads": torch.get_num_threads()}
         return {"version": torch.__version__, "cuda": torch.version.cuda}
 
@@ -165,7 +165,7 @@ class PyTorch(Side):
         return [_Plan(self, row, maker, layout, layout) for layout in ("nchw", "channels_last")]
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
-        if self.torch_device.type == "cpu":
+        if self._ordinal is None:
             return wall_seconds(plan.call, count)
         cuda = torch.cuda
         events = [(cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)) for _ in range(count)]
@@ -178,7 +178,7 @@ class PyTorch(Side):
         return [begin_event.elapsed_time(end_event) / 1e3 for begin_event, end_event in events]
 
     def captured(self, plan: Plan) -> tuple[Plan, str]:
-        if self.torch_device.type == "cpu":
+        if self._ordinal is None:
             return plan, ""
         torch.cuda.synchronize()
         try:
