@@ -125,7 +125,9 @@ std::string repr(const SgdProblem& o) {
 }
 
 std::string repr(const NormLimitProblem& o) {
-  return Repr("NormLimitProblem")("rows", o.rows)("columns", o.columns)("limit", o.limit).done();
+  return Repr("NormLimitProblem")("rows", o.rows)("columns", o.columns)("limit", o.limit)("low", o.low)(
+             "centered", o.centered)
+      .done();
 }
 
 std::string repr(const InputProblem& o) {
@@ -336,11 +338,15 @@ PYBIND11_MODULE(_problem, m) {
       .def_readonly("momentum", &SgdProblem::momentum)
       .def_readonly("weight_decay", &SgdProblem::weight_decay);
 
-  problem<NormLimitProblem>(m, "NormLimitProblem", "w[rows,columns], each row of which has at most `limit`.")
-      .def(py::init(&NormLimitProblem::make), "rows"_a, "columns"_a, "limit"_a)
+  problem<NormLimitProblem>(m, "NormLimitProblem",
+                            "w[rows,columns], each row of which has a norm from `low` to `limit`.")
+      .def(py::init(&NormLimitProblem::make), "rows"_a, "columns"_a, "limit"_a, "low"_a = 0.0f,
+           "centered"_a = false)
       .def_readonly("rows", &NormLimitProblem::rows)
       .def_readonly("columns", &NormLimitProblem::columns)
-      .def_readonly("limit", &NormLimitProblem::limit);
+      .def_readonly("limit", &NormLimitProblem::limit)
+      .def_readonly("low", &NormLimitProblem::low)
+      .def_readonly("centered", &NormLimitProblem::centered);
 
   problem<InputProblem>(m, "InputProblem",
                         "images[n,h,w,c] cropped to y[n,p,q,c], or with block > 1 padded and cut into "

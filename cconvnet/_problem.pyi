@@ -186,10 +186,14 @@ class SgdProblem:
     weight_decay: float
 
 class NormLimitProblem:
-    def __init__(self, rows: int, columns: int, limit: float) -> None: ...
+    def __init__(
+        self, rows: int, columns: int, limit: float, low: float = ..., centered: bool = ...
+    ) -> None: ...
     rows: int
     columns: int
     limit: float
+    low: float
+    centered: bool
 
 class InputProblem:
     def __init__(

@@ -342,9 +342,10 @@ class _WeightedLayer(Layer):
                 spec.momentum,
                 spec.norm_limit,
                 spec.lr_curve,
+                spec.contrast_limits,
             )
-        if spec.norm_limit > 0 and math.prod(shape[1:]) != math.prod(whole[1:]):
-            raise ValueError("norm_limit cannot be kept where an input is split over several devices")
+        if spec.limits and math.prod(shape[1:]) != math.prod(whole[1:]):
+            raise ValueError(f"{spec.limits[0]} cannot be kept where an input is split over several devices")
         return place.parameters[name].add_piece(
             place.device, place.allocate, view, index, shape, place.element
         )

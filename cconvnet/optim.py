@@ -49,12 +49,18 @@ class Piece:
                 device.module.to_bf16(self.value, self.working, device.stream)
 
     def limit_norm(self) -> None:
-        """Keeps the parameter's norm limit after an update."""
-        if self.parameter.norm_limit > 0:
-            rows = len(self.value)
-            limit = NormLimitProblem(rows, self.value.size // rows, self.parameter.norm_limit)
-            with self.device as device:
+        """Keeps the parameter's contrast limits, then its norm limit, after an update."""
+        p, rows = self.parameter, len(self.value)
+        limits = []
+        if p.contrast_limits is not None:
+            low, high = p.contrast_limits
+            limits.append(NormLimitProblem(rows, self.value.size // rows, high, low, centered=True))
+        if p.norm_limit > 0:
+            limits.append(NormLimitProblem(rows, self.value.size // rows, p.norm_limit))
+        with self.device as device:
+            for limit in limits:
                 device.module.limit_norm(limit, self.value, device.stream)
+        if limits:
             self.round()
 
 
@@ -72,6 +78,7 @@ class Parameter:
         momentum: None: the trainer's.
         norm_limit: the largest Euclidean norm of an output's weights, value[k]; 0: none.
         lr_curve: how its rate falls over the run; None: it stays.
+        contrast_limits: the least and the largest norm of an output's weights minus their mean; None: none.
     """
 
     name: str
@@ -85,6 +92,7 @@ class Parameter:
     momentum: float | None = None
     norm_limit: float = 0.0
     lr_curve: RateCurve | None = None
+    contrast_limits: tuple[float, float] | None = None
     pieces: list[Piece] = field(default_factory=list)
 
     @property
@@ -157,8 +165,8 @@ def update(
 ) -> None:
     """v = momentum*v - lr*lr_scale*(g + weight_decay*w); w = w + v, for every parameter not frozen.
 
-    `lr` is one rate or each parameter's by its name. A norm limit is applied afterwards. `do` calls the work;
-    see cconvnet.network.do.
+    `lr` is one rate or each parameter's by its name. Limits are applied afterwards. `do` calls the work; see
+    cconvnet.network.do.
     """
     for p in parameters:
         rate, kept = _rates(p, lr, momentum)

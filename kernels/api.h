@@ -244,9 +244,13 @@ void watch_losses(int count, const float* loss, int32_t* halt, Stream stream);
 // ---- update ---------------------------------------------------------------------------------------------
 void sgd_update(const Update& update, const float* g, Stream stream);
 
-// Each row of w[rows,columns] whose Euclidean norm is above `limit` is multiplied by limit / norm; others,
-// and rows with a NaN, keep their bits. w is read and written. Squares that a float cannot hold do not
-// matter: such a row is scaled by a power of two first. Source: cuda-convnet's wball.
+// Each row of w[rows,columns] whose Euclidean norm is above `limit` is multiplied by limit / norm, and each
+// whose norm is below `low` but not 0 by low / norm; others, and rows with a NaN, keep their bits. w is read
+// and written. Squares that a float cannot hold do not matter: such a row is scaled by a power of two first.
+// With `centered` the norm is that of the row minus its mean, and still the whole row is multiplied. Then
+// rows of equal values, whose norm is 0, and rows with an infinite element keep their bits as well.
+// Source: cuda-convnet's wball; centered cuda-convnet2's wcNormMin and wcNormMax (times the columns), which
+// divides by 0 where a row's values are equal.
 void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 
 // ---- input ----------------------------------------------------------------------------------------------

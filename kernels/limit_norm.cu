@@ -1,6 +1,8 @@
-// Rows whose Euclidean norm exceeds a limit are scaled down to it. A block serves a row: it sums the squares,
-// and where the row is too long reads it a second time, from the caches, and writes it. Where the sum
-// overflows, or loses what underflows, it sums the squares of the row scaled by a power of two.
+// Rows whose Euclidean norm exceeds a limit are scaled down to it, and those below a lower one up to that. A
+// block serves a row: it sums the squares, and where the norm is to change reads the row a second time, from
+// the caches, and writes it. Where the sum overflows, or loses what underflows, it sums the squares of the
+// row scaled by a power of two. A centred norm needs the mean first, which is that of the differences to the
+// row's first element: of equal values it is 0 and leaves nothing behind.
 #include "larger.h"
 #include "row_norm.h"
 #include "row_reduce.cuh"
@@ -9,41 +11,76 @@ namespace cconvnet {
 namespace {
 
 struct LimitNormShared {
-  float sums[kWarps], largest[kWarps], scaled_sums[kWarps];
+  float means[kWarps], sums[kWarps], largest[kWarps], scaled_means[kWarps], scaled_sums[kWarps];
 };
 
 struct Larger {
   __device__ float operator()(float a, float b) const { return larger(a, b); }
 };
 
-// The thread's part of the sum of squares of row * scale.
 template <int WIDTH>
-__device__ __forceinline__ float sum_squares(const float* row, int64_t first, int columns, float scale) {
+__device__ __forceinline__ float sum_lanes(const Vector<WIDTH>& values) {
+  float sum = values.lane[0];
+#pragma unroll
+  for (int j = 1; j < WIDTH; ++j) sum += values.lane[j];
+  return sum;
+}
+
+// The thread's part of the sum of row * scale - origin.
+template <int WIDTH>
+__device__ __forceinline__ float sum_differences(const float* row, int64_t first, int columns, float scale,
+                                                 float origin) {
+  Vector<WIDTH> sums = zeros<WIDTH>();
+  for (int64_t i = first; i < columns; i += kThreads * WIDTH) {
+    const Vector<WIDTH> value = load<WIDTH>(row + i);
+#pragma unroll
+    for (int j = 0; j < WIDTH; ++j) sums.lane[j] += scale * value.lane[j] - origin;
+  }
+  return sum_lanes(sums);
+}
+
+// The thread's part of the sum of squares of row * scale, CENTERED of row * scale - origin - mean.
+template <int WIDTH, bool CENTERED>
+__device__ __forceinline__ float sum_squares(const float* row, int64_t first, int columns, float scale,
+                                             float origin, float mean) {
   Vector<WIDTH> squares = zeros<WIDTH>();
   for (int64_t i = first; i < columns; i += kThreads * WIDTH) {
     const Vector<WIDTH> value = load<WIDTH>(row + i);
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
-      const float scaled = scale * value.lane[j];
+      float scaled = scale * value.lane[j];
+      if (CENTERED) scaled = scaled - origin - mean;
       squares.lane[j] = fmaf(scaled, scaled, squares.lane[j]);
     }
   }
-  float sum = squares.lane[0];
-#pragma unroll
-  for (int j = 1; j < WIDTH; ++j) sum += squares.lane[j];
-  return sum;
+  return sum_lanes(squares);
 }
 
-template <int WIDTH>
-__global__ void __launch_bounds__(kThreads) limit_rows(int columns, float limit, float* w) {
+// The square of the norm of row * scale, for every thread of the block.
+template <int WIDTH, bool CENTERED>
+__device__ __forceinline__ float squared_norm(const float* row, int64_t first, int columns, float scale,
+                                              float origin, float* means, float* sums) {
+  float mean = 0.0f;
+  if (CENTERED) {
+    const float sum = sum_differences<WIDTH>(row, first, columns, scale, origin);
+    mean = reduce_row<kThreads>(sum, means, Sum()) / static_cast<float>(columns);
+  }
+  return reduce_row<kThreads>(sum_squares<WIDTH, CENTERED>(row, first, columns, scale, origin, mean), sums,
+                              Sum());
+}
+
+template <int WIDTH, bool CENTERED>
+__global__ void __launch_bounds__(kThreads) limit_rows(int columns, float limit, float low, float* w) {
   float* row = w + int64_t{blockIdx.x} * columns;
   const int64_t first = int64_t{threadIdx.x} * WIDTH;
   constexpr int kStep = kThreads * WIDTH;
 
   LimitNormShared& shared = shared_memory<LimitNormShared>();
+  const float origin = CENTERED ? row[0] : 0.0f;
   float scale = 1.0f;
-  float squares = reduce_row<kThreads>(sum_squares<WIDTH>(row, first, columns, scale), shared.sums, Sum());
-  if (!norm_is_plain(squares, limit)) {
+  float squares =
+      squared_norm<WIDTH, CENTERED>(row, first, columns, scale, origin, shared.means, shared.sums);
+  if (!norm_is_plain(squares, limit, low)) {
     float largest = 0.0f;
     for (int64_t i = first; i < columns; i += kStep) {
       const Vector<WIDTH> value = load<WIDTH>(row + i);
@@ -54,15 +91,15 @@ __global__ void __launch_bounds__(kThreads) limit_rows(int columns, float limit,
     // An infinite element, or a NaN, keeps its sum.
     if (largest > 0.0f && largest <= FLT_MAX) {
       scale = to_unit(largest);
-      squares =
-          reduce_row<kThreads>(sum_squares<WIDTH>(row, first, columns, scale), shared.scaled_sums, Sum());
+      squares = squared_norm<WIDTH, CENTERED>(row, first, columns, scale, scale * origin, shared.scaled_means,
+                                              shared.scaled_sums);
     }
   }
   const float norm = sqrtf(squares);
 
-  // Not where the norm is NaN.
-  if (norm > limit * scale) {
-    const float factor = limit / norm;
+  const float target = target_norm(norm, scale, limit, low);
+  if (target > 0.0f) {
+    const float factor = target / norm;
     for (int64_t i = first; i < columns; i += kStep) {
       Vector<WIDTH> value = load<WIDTH>(row + i);
 #pragma unroll
@@ -74,15 +111,25 @@ __global__ void __launch_bounds__(kThreads) limit_rows(int columns, float limit,
   }
 }
 
+template <bool CENTERED>
+void launch(const NormLimitProblem& problem, float* w, Stream stream) {
+  const dim3 grid(static_cast<unsigned>(problem.rows));
+  if (problem.columns % kVectorWidth<float> == 0 && aligned(w)) {
+    CCONVNET_LAUNCH((limit_rows<kVectorWidth<float>, CENTERED>), grid, kThreads, stream, problem.columns,
+                    problem.limit, problem.low, w);
+  } else {
+    CCONVNET_LAUNCH((limit_rows<1, CENTERED>), grid, kThreads, stream, problem.columns, problem.limit,
+                    problem.low, w);
+  }
+}
+
 }  // namespace
 
 void limit_norm(const NormLimitProblem& problem, float* w, Stream stream) {
-  const dim3 grid(static_cast<unsigned>(problem.rows));
-  if (problem.columns % kVectorWidth<float> == 0 && aligned(w)) {
-    CCONVNET_LAUNCH((limit_rows<kVectorWidth<float>>), grid, kThreads, stream, problem.columns, problem.limit,
-                    w);
+  if (problem.centered) {
+    launch<true>(problem, w, stream);
   } else {
-    CCONVNET_LAUNCH((limit_rows<1>), grid, kThreads, stream, problem.columns, problem.limit, w);
+    launch<false>(problem, w, stream);
   }
 }
 

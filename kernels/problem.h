@@ -450,17 +450,22 @@ struct SgdProblem {
   }
 };
 
-// A limit to the Euclidean norm of each row of w[rows, columns], such as the weights of one filter or unit.
+// Limits to the Euclidean norm of each row of w[rows, columns], such as the weights of one filter or unit: at
+// most `limit` and, where it is not 0, at least `low`. With `centered` the norm is that of the row minus its
+// mean.
 struct NormLimitProblem {
   int rows, columns;
-  float limit;
+  float limit, low;
+  bool centered;
 
-  static NormLimitProblem make(int rows, int columns, float limit) {
+  static NormLimitProblem make(int rows, int columns, float limit, float low = 0.0f, bool centered = false) {
     detail::at_least("rows", rows, 1);
     detail::at_least("columns", columns, 1);
     detail::fits("w", {rows, columns});
     detail::require(limit > 0, "limit must be positive");
-    return {rows, columns, limit};
+    detail::require(low >= 0, "low must not be negative");
+    detail::require(low <= limit, "low must not be above limit");
+    return {rows, columns, limit, low, centered};
   }
 
   int count() const { return rows * columns; }

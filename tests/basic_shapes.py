@@ -57,7 +57,11 @@ _PROBLEMS: dict[str, list[Any]] = {
     "dropout": [DropoutProblem(4096, 0.5, 2.0, 1, 2), DropoutProblem(130, 0.5, 2.0, 1, 2, 13, 31, 5)],
     "softmax": [SoftmaxProblem(3, 10), SoftmaxProblem(5, 257)],
     "sgd": [SgdProblem(1024, 0.01, 0.9, 0.0005), SgdProblem(131, 0.01, 0.9, 0.0005)],
-    "limit": [NormLimitProblem(30, 64, 4.0), NormLimitProblem(3, 75, 8.0)],
+    "limit": [
+        NormLimitProblem(30, 64, 4.0),
+        NormLimitProblem(3, 75, 8.0),
+        NormLimitProblem(6, 64, 4.0, 2.0, True),
+    ],
     "input": [
         InputProblem(2, 12, 12, 4, 8, 8),
         InputProblem(3, 5, 7, 3, 5, 6),

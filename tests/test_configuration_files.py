@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Listener
+from safetensors.numpy import load_file
 
 from cconvnet.backends import get_device
 from cconvnet.formats.cuda_convnet import read
 from cconvnet.formats.cuda_convnet_writer import write
+from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import (
     BlurSpec,
     ConcatSpec,
@@ -90,6 +92,8 @@ CONSTRUCTS: dict[str, tuple[str, str, str]] = {
         "sparse",
         params_of(f"[sparse]\n{RATES}"),
     ),
+    "wcNorm": ("", "conv1", params_of(conv=RATES + "wcNormMin=0.001\nwcNormMax=0.01\nwball=0.05\n")),
+    "a section of no layer": ("", "conv1", params_of(f"[conv7]\n{RATES}x=3\n")),
     "gpu=0,1": ("gpu=0,1\n[p]\ntype=pass\ninputs=conv1\ngpu=0,1\n", "p", params_of()),
     "a section that comes twice": ("[conv1]\npadding=2\nstride=2\n", "conv1", params_of()),
     "schedW by name": (
@@ -230,6 +234,32 @@ def test_dropout_as_a_layers_parameter(files: Any) -> None:
         assert layer(spec, "fc").inputs == ("conv1_dropout",)
 
 
+def test_dropout_stands_before_a_function_that_does_not_commute_with_it(files: Any) -> None:
+    """A mask and a ReLU may change places; a mask and a tanh may not, for tests multiply by keep."""
+    layers = text_of("", "conv1").replace("neuron=relu", "neuron=tanh[1,2]\ndropout=0.5")
+    spec, _ = files(layers, params_of())
+    assert [layer.name for layer in spec.layers[:3]] == ["conv1", "conv1_dropout", "conv1_neuron"]
+    assert layer(spec, "conv1").neuron is None and layer(spec, "fc").inputs == ("conv1_neuron",)
+
+
+def test_limits_of_a_filters_contrast(files: Any) -> None:
+    """The file's are divided by the number of a filter's weights, 27 here; so is wball."""
+    spec, _ = construct(files, "wcNorm")
+    assert layer(spec, "conv1").contrast_limits == (0.027, 0.27) and layer(spec, "conv1").norm_limit == 1.35
+    spec, _ = files(text_of("", "conv1"), params_of(conv=RATES + "wcNormMax=0.5\n"))
+    assert layer(spec, "conv1").contrast_limits == (0.0, 13.5)
+
+
+def test_a_section_of_no_layer_is_named(files: Any) -> None:
+    """The old programs do not look at it. Where a layer lacks its own it is taken for a typing error."""
+    notes = construct(files, "a section of no layer")[1]
+    assert notes == ["params.cfg:11: [conv7] is no layer's and is not used"]
+    with pytest.raises(
+        ValueError, match=r"params.cfg:6: layer fx: a layer must be one of .*; did you mean 'fc'"
+    ):
+        files(text_of("", "conv1"), params_of().replace("[fc]", "[fx]"))
+
+
 def test_random_sparse_connections(files: Any) -> None:
     """Each group reads channels dealt out at random, all of them equally often."""
     spec, _ = construct(files, "randSparse of many")
@@ -354,8 +384,6 @@ def test_a_run_falls_along_its_curves_and_resumes_on_them(tmp_path: Path) -> Non
     (tmp_path / "layers.cfg").write_text(text_of("", "conv1").replace("channels=3", "channels=1"))
     conv = "epsW=dexp[base=0.01;tgtFactor=100;numSteps=2]\nepsB=0.002\nmomW=0.9\nmomB=0.9\n"
     (tmp_path / "params.cfg").write_text(params_of(conv=conv, fc=RATES + "schedW=exp[4,0.1]\n"))
-    from cconvnet.formats.netfiles import NetFiles
-
     net = NetFiles(tmp_path / "layers.cfg", tmp_path / "params.cfg", None)
     common = {"net": net, "devices": ["cpu:0"], "epochs": 2, "log_every": 1, "seed": 4}
     train(Options(**common, out=tmp_path / "whole"), Listener())
@@ -368,7 +396,5 @@ def test_a_run_falls_along_its_curves_and_resumes_on_them(tmp_path: Path) -> Non
     train(Options(**common, steps=total // 2 + 1, out=tmp_path / "half"), Listener())
     train(Options(resume=tmp_path / "half", devices=["cpu:0"], steps=total), Listener())
     ends = [max((tmp_path / name / "checkpoints").glob("step-*.safetensors")) for name in ("whole", "half")]
-    from safetensors.numpy import load_file
-
     one, other = (load_file(end) for end in ends)
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)

@@ -563,7 +563,7 @@ ERRORS: list[tuple[str, str, str, str, str]] = [
     ("p", "momB=0.9", "momB=0.9\nschedW=exp[base=1,tgtFactor=9]", "p6 conv1", r"schedW=.*: base is for "),
     ("p", "momB=0.9", "momB=0.9\ndropout=1", "p6 conv1", r"dropout must be at least 0 and below 1, not"),
     ("p", "momB=0.9", "momB=0.9\nwc=a", "p6 conv1", r"wc must be a number, not 'a'"),
-    ("p", "momB=0.9", "momB=0.9\nwcNormMax=0.2", "p6 conv1", r"wcNormMax=0.2 is not supported"),
+    ("p", "momB=0.9", "momB=0.9\nwcNormMin=0.2", "p6 conv1", r"wcNormMin must be at most wcNormMax, 0, n"),
     ("p", "momB=0.9", "momB=0.9\nquantF=half", "p6 conv1", r"quantF=half is not supported; only "),
 ]  # fmt: skip
 

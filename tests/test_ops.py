@@ -88,7 +88,7 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     },
     "watch_losses": lambda: {"loss": floats(8)},
     "sgd_update": lambda: {"g": floats(*X), "v": floats(*X), "w": floats(*X), "lr": 0.5},
-    "limit_norm": lambda: {"w": floats(*W), "limit": 10.5},
+    "limit_norm": lambda: {"w": floats(*W), "limit": 10.5, "low": 10.25, "centered": True},
     "input_transform": lambda: {
         "images": np.arange(2 * 5 * 6 * 3, dtype=np.uint8).reshape(2, 5, 6, 3), "size": (4, 3),
         "top": integers([0, 1]), "left": integers([2, 3]), "mirror": integers([0, 1], np.uint8),
@@ -707,6 +707,7 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (["sgd_update"], "lr", ["0.1", None]),
     (["sgd_update"], "momentum", ["0.9"]),
     (["limit_norm"], "limit", [0.0, -1.0, NAN, "1", None]),
+    (["limit_norm"], "low", [-1.0, 1e9, NAN, "1", None]),
     (["limit_norm"], "w", [np.ones(3, np.float32), np.ones((2, 0), np.float32)]),
     (["input_transform"], "size", [0, (0, 3), (6, 3), (4, 7), (4,), 2.0]),
 ]

@@ -555,6 +555,23 @@ def test_limit_norm_by_hand() -> None:
     np.testing.assert_allclose(reference.limit_norm(NormLimitProblem(5, 2, 5.0), w), expected, rtol=1e-15)
 
 
+def test_limit_norm_with_a_low_by_hand() -> None:
+    w = [[3, 4], [0.3, 0.4], [6, -8], [0, 0], [np.nan, 9]]
+    expected = [[3, 4], [1.2, 1.6], [3, -4], [0, 0], [np.nan, 9]]
+    np.testing.assert_allclose(
+        reference.limit_norm(NormLimitProblem(5, 2, 5.0, 2.0), w), expected, rtol=1e-15
+    )
+
+
+def test_limit_norm_centered_by_hand() -> None:
+    # Of means 2, 2, 10 and 0.1 and of norms 2, 4, 1 and 0.
+    w = [[3, 1, 3, 1], [4, 0, 4, 0], [10.5, 9.5, 10.5, 9.5], [0.1, 0.1, 0.1, 0.1], [np.inf, 1, 2, 3]]
+    expected = [w[0], [3, 0, 3, 0], [15.75, 14.25, 15.75, 14.25], w[3], w[4]]
+    o = NormLimitProblem(5, 4, 3.0, 1.5, True)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(reference.limit_norm(o, w), expected, rtol=1e-15)
+
+
 def test_input_transform_by_hand() -> None:
     o = InputProblem(2, 2, 3, 1, 1, 2)
     images = np.arange(12, dtype=np.uint8)

@@ -86,7 +86,7 @@ _PROBLEMS: dict[str, list[Any]] = {
     "dropout": [DropoutProblem(300_001, 0.5, 2.0, 1, 2)],
     "softmax": [SoftmaxProblem(301, 257)],
     "sgd": [SgdProblem(300_001, 0.01, 0.9, 0.0005)],
-    "limit": [NormLimitProblem(301, 1025, 30.0)],
+    "limit": [NormLimitProblem(301, 1025, 30.0), NormLimitProblem(301, 1025, 33.0, 31.0, True)],
     "input": [InputProblem(7, 70, 70, 3, 64, 64)],
 }
 

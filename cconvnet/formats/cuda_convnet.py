@@ -112,6 +112,7 @@ _RATES = (
 PARAM_KEYS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(LAYER_KEYS, ("dropout", *_QUANT)),
     **dict.fromkeys(("data", "softmax"), _QUANT),
+    "pool": ("doMax", "dropout", *_QUANT),
     "conv": (*_RATES, "wcNormMin", "wcNormMax", "wcnorm"),
     "local": _RATES,
     "fc": _RATES,
@@ -125,9 +126,15 @@ _NO_EFFECT = ("partialSum", "sumWidth", "filterChannels", "superMom", "topk")
 _FALSE, _ZERO, _EMPTY = ("0", "no", "false", "off"), ("0",), ("",)
 # Keys of what is not there: only these values, with which they change nothing.
 _ONLY: dict[str, tuple[str, ...]] = {
-    **{"blocked": _FALSE, "weightSource": _EMPTY, "superEps": _ZERO, "wcNormMin": _ZERO, "wcNormMax": _ZERO},
-    **{"wcnorm": _ZERO, "updatePeriod": ("0", "1")},
+    **{
+        "blocked": _FALSE,
+        "weightSource": _EMPTY,
+        "superEps": _ZERO,
+        "wcnorm": _ZERO,
+        "updatePeriod": ("0", "1"),
+    },
     **dict.fromkeys(_QUANT, ("default",)),
+    "doMax": _FALSE,  # of pool=rand
 }
 # Keys that name functions of the user's own Python.
 _CODE = ("initWFunc", "initBFunc", "initCFunc")
@@ -137,6 +144,7 @@ _OTHER_TYPES = (
     *("splitfc", "treefc", "cmpool", "sum", "cost.bce", "cost.crossent", "cost.crossent2", "cost.dce"),
     *("cost.gsum2", "cost.msm", "cost.rflickr", "cost.sum2", "cost.tica"),
 )
+_NEEDS_PARAMS = ("conv", "local", "fc", "cost.logreg")
 _OTHER_NEURONS = ("abstanh", "drelu", "nrelu")
 _OTHER_POOLS = ("maxabs", "rand")
 
@@ -217,6 +225,7 @@ class _Reader:
         self._shape: dict[str, Shape] = {}  # by section, of what they read
         self._no_effect: dict[str, list[str]] = {}  # key: layers
         self._replicas: dict[str, list[str]] = {}  # gpu: layers
+        self._of_no_layer: list[Section] = []
 
     # -- before any layer is built --
 
@@ -224,10 +233,15 @@ class _Reader:
         """Checks types, keys, and that the sections are all there is and are joined to one network."""
         for section in self.sections.values():
             self._look_at(section)
+        needed = [name for name, kind in self._type.items() if kind in _NEEDS_PARAMS]
         for section in self.params.values():
-            if section.name not in self.sections:
+            if section.name in self.sections:
+                self._check_keys(section, PARAM_KEYS[self._type[section.name]])
+            elif all(name in self.params for name in needed):
+                # As in the old programs, which look up the layers' sections and no others.
+                self._of_no_layer.append(section)
+            else:
                 raise section.error(nearest("a layer", section.name, self.sections))
-            self._check_keys(section, PARAM_KEYS[self._type[section.name]])
         sources: dict[int, Section] = {}
         for section in self._of_type("data"):
             index = section.value("dataIdx", int)
@@ -362,18 +376,24 @@ class _Reader:
                 self._cost(section, classes)
                 continue
             neuron = self._neuron(section) if kind != "neuron" else None
+            dropped = self._dropped(section)
             if kind == "pass":
                 # Copies between devices are the network's own affair.
                 self._device(section)
                 (source,) = self._inputs[section.name]
                 output, shape = self._output[source], self._shape[source]
             else:
-                spec = _BUILDERS[kind](self, section, neuron)
+                # A layer takes its function along, unless something else stands between them.
+                inside = kind in ("conv", "local", "fc") and not (
+                    dropped and neuron and neuron.kind != "relu"
+                )
+                spec = _BUILDERS[kind](self, section, neuron if inside else None)
                 output, shape = spec.name, self._add(section, spec)
-            if neuron is not None and kind not in ("conv", "local", "fc"):
-                output = self._behind(output, NeuronSpec(name=f"{section.name}_neuron", neuron=neuron))
-            if dropped := self._dropped(section):
+                neuron = None if inside else neuron
+            if dropped:
                 output = self._behind(output, DropoutSpec(name=f"{section.name}_dropout", keep=1 - dropped))
+            if neuron is not None:
+                output = self._behind(output, NeuronSpec(name=f"{section.name}_neuron", neuron=neuron))
             self._output[section.name], self._shape[section.name] = output, shape
 
     def _behind(self, output: str, spec: LayerSpec) -> str:
@@ -383,7 +403,7 @@ class _Reader:
         return name
 
     def _dropped(self, section: Section) -> float:
-        """The part that ``dropout=`` drops of a layer's output in training, in either file."""
+        """The part that ``dropout=`` drops of a layer's output in training, before its neuron."""
         params = self.params.get(section.name)
         where = params if params is not None and "dropout" in params else section
         if where is params and "dropout" in section:
@@ -487,6 +507,7 @@ class _Reader:
         momentum = params.values_of("momW", float, n, low=0)
         decay = params.values_of("wc", float, n, 0.0, low=0)
         ball = params.values_of("wball", float, n, 0.0, low=0)
+        contrast = self._contrast_limits(params, counts)
         rows = [
             {
                 **each[i],
@@ -496,6 +517,7 @@ class _Reader:
                 "weight_decay": decay[i],
                 "momentum": None if momentum[i] == self.momentum else momentum[i],
                 "norm_limit": norm_limit_of(ball[i], counts[i]),
+                "contrast_limits": contrast[i],
             }
             for i in range(n)
         ]
@@ -517,6 +539,18 @@ class _Reader:
         if curve is not None and any(own for _, own in rates):
             raise params.error(f"{key} has a curve already, so {sched} must be default", sched)
         return [(rate, own or curve) for rate, own in rates]
+
+    def _contrast_limits(self, params: Section, counts: Sequence[int]) -> list[tuple[float, float] | None]:
+        """The limits of each input's filters; the file's are of the norm divided by the number of weights."""
+        least, most = (
+            params.values_of(key, float, len(counts), 0.0, low=0) for key in ("wcNormMin", "wcNormMax")
+        )
+        limits: list[tuple[float, float] | None] = []
+        for low, high, count in zip(least, most, counts, strict=True):
+            if low > high:
+                raise params.error(f"wcNormMin must be at most wcNormMax, {high:g}, not {low:g}", "wcNormMin")
+            limits.append((norm_limit_of(low, count), norm_limit_of(high, count)) if high else None)
+        return limits
 
     def _fc(self, section: Section, neuron: Neuron | None) -> LayerSpec:
         inputs = self._shapes(section)
@@ -768,6 +802,10 @@ class _Reader:
             for key, names in self._no_effect.items()
         ]
         notes += [note for file in (self.sections, self.params) for s in file.values() for note in s.repeats]
+        notes += [
+            f"{section.file}:{section.line}: [{section.name}] is no layer's and is not used"
+            for section in self._of_no_layer
+        ]
         notes += [
             f"gpu={gpu}: a replica on each would compute a part of the batch; the first device computes all "
             f"of it: {', '.join(names)}"

@@ -149,6 +149,12 @@ def _normal_weights(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
         count = fan_in(layer, index, found[name])
         row["init"] = plain_init(own.init, count)
         row["norm_limit"] = norm_limit_of(_eps(own.norm_limit / count), count)
+        if own.contrast_limits is not None:
+            low, high = own.contrast_limits
+            row["contrast_limits"] = (
+                norm_limit_of(_eps(low / count), count),
+                norm_limit_of(_eps(high / count), count),
+            )
         if not isinstance(layer, FcSpec):
             window, stride, padding = (_side(layer, key, row[key]) for key in ("window", "stride", "padding"))
             if padding < 0:
@@ -369,6 +375,10 @@ class _Writer:
             wc=[own.weight_decay for own in each],
             wball=[_eps(own.norm_limit / count) for own, count in zip(each, counts, strict=True)],
         )
+        if any(own.contrast_limits for own in each):
+            limits = [own.contrast_limits or (0.0, 0.0) for own in each]
+            for key, side in (("wcNormMin", 0), ("wcNormMax", 1)):
+                params[key] = [_eps(pair[side] / count) for pair, count in zip(limits, counts, strict=True)]
         if len(set(curves)) == 1 and curves[0] is not None:
             params["schedW"] = curve_text(curves[0])
         if layer.bias_lr_curve is not None:

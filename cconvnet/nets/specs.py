@@ -11,7 +11,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from cconvnet.checks import finite_fields, real, whole
 
@@ -163,11 +163,14 @@ class _WeightedSpec(LayerSpec):
         lr_curve, bias_lr_curve: how the rate falls over the run, beside the recipe's steps; None: it stays.
         norm_limit: after each update the weights of an output are scaled down to this Euclidean norm if
             theirs is larger; 0: no limit.
+        contrast_limits: (least, largest) Euclidean norm of an output's weights minus their mean. After each
+            update, before norm_limit, weights outside are multiplied by what brings the norm to the nearer
+            one, unless it is 0. Only of a convolution; None: no limits.
     """
 
     # What per_input may set.
     _EACH_INPUT: ClassVar[tuple[str, ...]] = (
-        *("init", "lr_scale", "lr_curve", "weight_decay", "momentum", "norm_limit"),
+        *("init", "lr_scale", "lr_curve", "weight_decay", "momentum", "norm_limit", "contrast_limits"),
     )
 
     neuron: Neuron | None = None
@@ -182,6 +185,7 @@ class _WeightedSpec(LayerSpec):
     momentum: float | None = None
     bias_momentum: float | None = None
     norm_limit: float = 0.0
+    contrast_limits: tuple[float, float] | None = None
     per_input: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -195,6 +199,28 @@ class _WeightedSpec(LayerSpec):
             for name in values:
                 _one_of(f"{where}: a key", name, self._EACH_INPUT)
         self._set("per_input", tuple(dict(values) for values in self.per_input))
+        self._set("contrast_limits", self._contrast(self.contrast_limits))
+        for values in self.per_input:
+            if "contrast_limits" in values:
+                cast(dict[str, Any], values)["contrast_limits"] = self._contrast(values["contrast_limits"])
+
+    def _contrast(self, limits: Iterable[float] | None) -> tuple[float, float] | None:
+        """Contrast limits as a pair; ValueError if they are none, or the layer can have none."""
+        if limits is None:
+            return None
+        where = f"layer {self.name}: contrast_limits"
+        _require(self.type == "conv", f"{where} are for convolutions, not for a {self.type} layer")
+        pair = tuple(limits) if isinstance(limits, Iterable) else ()
+        _require(len(pair) == 2, f"{where} must be a pair of numbers (least, largest), not {limits!r}")
+        low, high = (real(where, value) for value in pair)
+        _require(0 <= low <= high > 0, f"{where} must be 0 <= least <= largest > 0, not {limits!r}")
+        return low, high
+
+    @property
+    def limits(self) -> list[str]:
+        """The names of the limits that hold after an update."""
+        given = {"contrast_limits": self.contrast_limits is not None, "norm_limit": self.norm_limit > 0}
+        return [name for name, kept in given.items() if kept]
 
     def for_input(self: W, index: int) -> W:
         """This spec with the values that hold for one of its inputs."""

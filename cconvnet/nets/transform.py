@@ -145,9 +145,9 @@ def _reading_all(layer: _Weighted, found: dict[str, Shape], parts: dict[str, tup
         entry = dict(layer.per_input[index]) if layer.per_input else {}
         names = parts.get(name, (name,))
         if len(names) > 1:
-            if own.norm_limit:
+            if own.limits:
                 raise ValueError(
-                    f"layer {layer.name}: norm_limit holds for all weights of an output, which would be "
+                    f"layer {layer.name}: {own.limits[0]} holds for all weights of an output, which would be "
                     f"shared out over {len(names)} towers"
                 )
             entry["init"] = plain_init(own.init, fan_in(layer, index, found[name]))

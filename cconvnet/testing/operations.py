@@ -198,12 +198,16 @@ def _watch_losses(o: NeuronProblem, draw: Draw, bad: float | None = None) -> dic
 
 def _limit_norm(o: NormLimitProblem, draw: Draw) -> dict[str, Any]:
     if not draw.exact:
-        return {"w": draw((o.rows, o.columns))}
+        return {"w": draw((o.rows, o.columns)) + np.float32(0.5 * o.centered)}
     # 4^m values of 2^e have the norm 2^(m+e): exact, and so is the quotient of two such norms.
     ones = 4 ** int(np.log2(o.columns) / 2)
-    signs = (np.arange(o.columns) < ones) * (2 * draw.integers(0, 2, (o.rows, o.columns), np.float32) - 1)
-    w = draw.random.permuted(signs, axis=1) * 2.0 ** draw.integers(-3, 3, (o.rows, 1), np.float32)
-    return {"w": _rounded(w)}
+    signs = 2 * draw.integers(0, 2, (o.rows, o.columns), np.float32) - 1
+    if o.centered:  # as many of either sign, so that their mean is 0, unless there is one alone
+        signs[:] = np.where(np.arange(o.columns) % 2, 1, -1) * (ones > 1)
+    w = draw.random.permuted(signs * (np.arange(o.columns) < ones), axis=1)
+    if o.centered:
+        w = w + draw.integers(1, 4, (o.rows, 1), np.float32)
+    return {"w": _rounded(w * 2.0 ** draw.integers(-3, 3, (o.rows, 1), np.float32))}
 
 
 def _input_transform(

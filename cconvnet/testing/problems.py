@@ -646,10 +646,11 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             rates = (float(v) for v in 2.0 ** -random.integers(0, 4, 3))
             problem = SgdProblem(_size(random, 5000), *rates)
         case "limit":
-            # About half of the rows of either kind of data are too long.
+            # About half of the rows of either kind of data are too long, fewer too short.
             rows, columns = _size(random, 60), _size(random, 2000)
             limit = 2.0 ** math.floor(math.log2(columns) / 2) * 2.0 ** random.integers(-1, 2)
-            problem = NormLimitProblem(rows, columns, float(limit))
+            low = float(_one_of(random, [0.0, 0.5, 1.0])) * float(limit)
+            problem = NormLimitProblem(rows, columns, float(limit), low, bool(random.random() < 0.5))
         case "input":
             h, w = _size(random, 12), _size(random, 12)
             crop = int(random.integers(1, h + 1)), int(random.integers(1, w + 1))

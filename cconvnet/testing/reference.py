@@ -613,11 +613,19 @@ def sgd_update(
 
 
 def limit_norm(problem: Any, w: Array) -> Array:
-    """w[rows,columns], each row whose norm is above the problem's limit scaled down to it."""
-    w = _float(w, (problem.rows, problem.columns))
-    norm = np.sqrt((w * w).sum(axis=1, keepdims=True))
-    # A norm at or below the limit, 0 among them, scales by 1.
-    return np.where(norm > problem.limit, w * (problem.limit / np.maximum(norm, problem.limit)), w)
+    """w[rows,columns], each row whose norm is above the problem's limit scaled down to it, and below its
+    `low`, but not 0, up to that; with `centered` the norm is that of the row minus its mean."""
+    o, w = problem, _float(w, (problem.rows, problem.columns))
+    part = w
+    if o.centered:
+        # Of equal values this leaves zeros; their mean, rounded, would leave something.
+        part = w - w[:, :1]
+        part = part - part.mean(axis=1, keepdims=True)
+    norm = np.sqrt((part * part).sum(axis=1, keepdims=True))
+    # A norm between the two, 0 among them, scales by 1.
+    limited = np.where(norm > o.limit, w * (o.limit / np.maximum(norm, o.limit)), w)
+    short = (norm > 0) & (norm < o.low)
+    return np.where(short, w * (o.low / np.where(short, norm, 1)), limited)
 
 
 # ---- input ---------------------------------------------------------------------------------------

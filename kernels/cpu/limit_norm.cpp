@@ -1,4 +1,5 @@
-// Rows whose Euclidean norm exceeds a limit are scaled down to it. A row is one thread's work.
+// Rows whose Euclidean norm exceeds a limit are scaled down to it, and those below a lower one up to that. A
+// row is one thread's work.
 #include <cmath>
 
 #include "api.h"
@@ -9,30 +10,45 @@
 namespace cconvnet {
 namespace {
 
-inline __attribute__((always_inline)) float sum_squares(const float* row, int columns, float scale) {
+#define CCONVNET_INLINE inline __attribute__((always_inline))
+
+// The square of the norm of row * scale. The mean is that of the differences to the first element: of equal
+// values it is 0 and leaves nothing behind.
+template <bool CENTERED>
+CCONVNET_INLINE float squared_norm(const float* row, int columns, float scale) {
+  const float origin = CENTERED ? scale * row[0] : 0.0f;
+  float mean = 0.0f;
+  if (CENTERED) {
+#pragma omp simd reduction(+ : mean)
+    for (int i = 0; i < columns; ++i) mean += scale * row[i] - origin;
+    mean /= static_cast<float>(columns);
+  }
   float squares = 0.0f;
 #pragma omp simd reduction(+ : squares)
   for (int i = 0; i < columns; ++i) {
-    const float scaled = scale * row[i];
+    float scaled = scale * row[i];
+    if (CENTERED) scaled = scaled - origin - mean;
     squares += scaled * scaled;
   }
   return squares;
 }
 
-CCONVNET_CLONES void limit_row(float limit, int columns, float* row) {
-  float scale = 1.0f, squares = sum_squares(row, columns, scale);
-  if (!norm_is_plain(squares, limit)) {
+template <bool CENTERED>
+CCONVNET_INLINE void limit_row(float limit, float low, int columns, float* row) {
+  float scale = 1.0f, squares = squared_norm<CENTERED>(row, columns, scale);
+  if (!norm_is_plain(squares, limit, low)) {
     float largest = 0.0f;
     for (int i = 0; i < columns; ++i) largest = larger(std::abs(row[i]), largest);
     // An infinite element, or a NaN, keeps its sum.
     if (largest > 0.0f && std::isfinite(largest)) {
       scale = to_unit(largest);
-      squares = sum_squares(row, columns, scale);
+      squares = squared_norm<CENTERED>(row, columns, scale);
     }
   }
   const float norm = std::sqrt(squares);
-  if (!(norm > limit * scale)) return;  // nor where the norm is NaN
-  const float factor = limit / norm;
+  const float target = target_norm(norm, scale, limit, low);
+  if (target == 0.0f) return;
+  const float factor = target / norm;
 #pragma omp simd
   for (int i = 0; i < columns; ++i) {
     const float scaled = scale * row[i];
@@ -40,12 +56,21 @@ CCONVNET_CLONES void limit_row(float limit, int columns, float* row) {
   }
 }
 
+CCONVNET_CLONES void limit_plain_row(float limit, float low, int columns, float* row) {
+  limit_row<false>(limit, low, columns, row);
+}
+
+CCONVNET_CLONES void limit_centered_row(float limit, float low, int columns, float* row) {
+  limit_row<true>(limit, low, columns, row);
+}
+
 }  // namespace
 
 void limit_norm(const NormLimitProblem& problem, float* w, Stream) {
+  const auto limit_one = problem.centered ? limit_centered_row : limit_plain_row;
   parallel_ranges(problem.rows, problem.columns, [&](int, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      limit_row(problem.limit, problem.columns, w + row * problem.columns);
+      limit_one(problem.limit, problem.low, problem.columns, w + row * problem.columns);
     }
   });
 }

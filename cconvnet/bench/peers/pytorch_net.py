@@ -111,8 +111,8 @@ class _Weighted(nn.Module):
         self.bias: nn.Parameter | None = None
         for index in range(len(spec.inputs)):
             own = spec.for_input(index)
-            if own.norm_limit > 0:
-                raise PeerMissing(f"PyTorch has no update that keeps a norm_limit ({spec.name})")
+            if own.limits:
+                raise PeerMissing(f"PyTorch has no update that keeps {own.limits[0]} ({spec.name})")
             name = f"{spec.name}.weight" + (f".{index}" if len(spec.inputs) > 1 else "")
             rates = own.lr_scale, own.weight_decay, own.momentum
             self.learned[name] = self._weight(index, state[name], rates)
