@@ -65,7 +65,7 @@ class FakeGpu(Device):
                 getDeviceProperties=lambda ordinal: {"name": b"none", "major": 9, "minor": 0},
             ),
         )
-        pool = SimpleNamespace(total_bytes=lambda: 0, free_all_blocks=lambda: None)
+        pool = SimpleNamespace(total_bytes=lambda: 0, free_bytes=lambda: 0, free_all_blocks=lambda: None)
         self.xp = SimpleNamespace(
             **{name: getattr(np, name) for name in ("copyto", "count_nonzero", "isfinite", "matmul")},
             empty=self._empty, zeros=np.zeros, array=np.array, cuda=cuda,

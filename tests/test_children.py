@@ -162,5 +162,7 @@ def test_a_child_begins_in_a_folder_that_is_gone(tmp_path: Path, monkeypatch: py
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    done = subprocess.run(python_call("builtins:print", ["here"], sys.path), capture_output=True, check=False)
+    done = subprocess.run(
+        python_call("builtins:print", ["here"], sys.path), capture_output=True, check=False, timeout=60
+    )
     assert done.stdout == b"here\n", done.stderr

@@ -12,7 +12,7 @@ import pytest
 from commands import Listener
 from safetensors.numpy import load_file
 
-from cconvnet.backends import get_device
+from cconvnet.backends import Device
 from cconvnet.formats.cuda_convnet import read
 from cconvnet.formats.cuda_convnet_writer import write
 from cconvnet.formats.netfiles import NetFiles
@@ -150,17 +150,16 @@ def construct(files: Any, name: str) -> tuple[NetSpec, list[str]]:
 
 
 @pytest.mark.parametrize("name", CONSTRUCTS)
-@pytest.mark.parametrize("device", ["cpu:0", "emulator:0"], indirect=False)
-def test_each_construct_is_described_and_trains(files: Any, name: str, device: str) -> None:
+def test_each_construct_is_described_and_trains(files: Any, name: str, device: Device) -> None:
     spec, _ = construct(files, name)
     assert spec_from_dict(spec_to_dict(spec)) == spec
-    network = Network(spec, batch=8, devices=get_device(device), seed=2)
+    network = Network(spec, batch=8, devices=device, seed=2)
     rows = network.describe()["layers"]
     assert [row["name"] for row in rows] == [layer.name for layer in spec.layers]
-    rates = Rates(StepSchedule(0.01), network.parameters, {}, epochs=1)
+    rates = Rates(StepSchedule(0.002), network.parameters, {}, epochs=1)
     draws = np.random.default_rng(1)
     labels = np.arange(8) % 10
-    images = draws.integers(0, 40, (8, 8, 8, 3), np.uint8) + 20 * labels[:, None, None, None].astype(np.uint8)
+    images = draws.integers(0, 3, (8, 8, 8, 3), np.uint8) + labels[:, None, None, None].astype(np.uint8)
     losses = []
     for step in range(20):
         network.load(images, labels)
@@ -369,7 +368,7 @@ def test_noise_is_a_function_of_seed_and_step(files: Any) -> None:
     [
         ({"kind": "cos", "factor": 2}, "a rate's curve must be one of dexp, exp, jdexp, linear, not 'cos'"),
         ({"kind": "exp", "factor": 0}, "factor must be above 0, not 0"),
-        ({"kind": "exp", "factor": float("nan")}, "factor must be a finite number"),
+        ({"kind": "exp", "factor": float("nan")}, "factor must be above 0, not nan"),
         ({"kind": "dexp", "factor": 2, "steps": 0}, "steps must be at least 1, not 0"),
         ({"kind": "exp", "factor": 2, "noise": -1}, "noise must be at least 0, not -1"),
     ],
@@ -391,7 +390,8 @@ def test_a_run_falls_along_its_curves_and_resumes_on_them(tmp_path: Path) -> Non
     seen = [
         line["lr_other"].get("conv1.weight", line["lr"]) for line in lines if "step" in line and "lr" in line
     ]
-    assert set(seen) == {0.01, pytest.approx(0.0001)} and seen == sorted(seen, reverse=True)
+    assert sorted(set(seen), reverse=True) == pytest.approx([0.01, 0.0001])
+    assert seen == sorted(seen, reverse=True)
     total = json.loads((tmp_path / "whole" / "summary.json").read_text())["steps"]
     train(Options(**common, steps=total // 2 + 1, out=tmp_path / "half"), Listener())
     train(Options(resume=tmp_path / "half", devices=["cpu:0"], steps=total), Listener())

@@ -284,7 +284,8 @@ def layer_types() -> list[type]:
 
 
 @pytest.mark.parametrize(
-    "kind", [*layer_types(), specs.Init, specs.Neuron, specs.InputSpec, specs.TrainRecipe]
+    "kind",
+    [*layer_types(), specs.Init, specs.Neuron, specs.RateCurve, specs.InputSpec, specs.TrainRecipe],
 )
 def test_every_float_of_a_network(kind: type) -> None:
     """A value that is not finite is refused where the spec is made, by name."""
@@ -294,8 +295,15 @@ def test_every_float_of_a_network(kind: type) -> None:
     required = {
         field.name: needed[field.name]
         for field in fields
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and field.name in needed
     }
+    required |= {
+        specs.BlurSpec: {"stdev": 1.5},
+        specs.SelectSpec: {"channels": (0, 1)},
+        specs.RateCurve: {"kind": "exp", "factor": 2.0},
+    }.get(kind, {})
     kind(**required)
     for field in fields:
         if "float" in str(field.type):

@@ -237,10 +237,10 @@ def locked(tmp_path: Path) -> Iterator[Path]:
         folder.chmod(0o755)
         return
     mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
+    if subprocess.run(mount, capture_output=True, check=False, timeout=60).returncode:
         pytest.skip("no read-only folder can be made here")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", str(folder)], check=True, timeout=60)
 
 
 def test_a_folder_that_cannot_be_written(locked: Path) -> None:

@@ -40,6 +40,7 @@ CHOSEN_MODULES = {
     "backends.py": "the kinds of devices are listed in KINDS",
     "doctor.py": "likewise",
     "bench/workers.py": "the sides of a measurement, named by this package",
+    "bench/lines.py": "likewise, listed in SIDES",
 }
 
 

@@ -321,8 +321,13 @@ def test_the_classes_are_those_of_the_last_layers_with_weights() -> None:
 
 
 def test_scaled_refuses_what_makes_no_sense() -> None:
-    for width in (0, -1, math.inf, math.nan):
-        with pytest.raises(ValueError, match="width must be above 0"):
+    for width, text in (
+        (0, "above 0"),
+        (-1, "above 0"),
+        (math.nan, "above 0"),
+        (math.inf, "a finite number"),
+    ):
+        with pytest.raises(ValueError, match=f"width must be {text}, not {width}"):
             scaled(nets.build("lenet"), width)
     with pytest.raises(ValueError, match="image must leave something to crop, not 1x1"):
         scaled(nets.build("alexnet"), 1, (1, 1))
