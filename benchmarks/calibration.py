@@ -66,7 +66,7 @@ def show(value: dict[str, Any]) -> None:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What a result says of the machine; less where CuPy cannot reach the GPU."""
+    """The machine as results record it; less where CuPy cannot reach the GPU."""
     from cconvnet.backends import DeviceUnavailable, get_device
     from cconvnet.machine import describe
 

@@ -43,7 +43,7 @@ def ordinal_of(device: str) -> int:
 
 
 def command(source: Path, kind: str, program: Path, archs: str | None = None) -> list[str]:
-    """What compiles and links a program; `archs` such as "80 90a" are the GPUs, if not those present."""
+    """The command that builds a program for `archs` such as "80 90a", or for the GPUs that are present."""
     common = [f"-I{ROOT / 'kernels'}", "-o", str(program), str(source)]
     if kind == "emulator":
         compiler = shlex.split(os.environ.get("CXX", "g++"))

@@ -130,7 +130,7 @@ class Device:
         return contextlib.nullcontext()
 
     def capturing(self) -> bool:
-        """Whether work that the caller gives is captured instead of done."""
+        """True if work that the caller gives is captured instead of done."""
         return False
 
     def ordered(self) -> contextlib.AbstractContextManager[Any]:
@@ -379,7 +379,7 @@ class CudaDevice(Device):
             self._follow(current, self._stream)
 
     def capturing(self) -> bool:
-        """Whether CuPy's current stream of this GPU is being captured."""
+        """True while CuPy's current stream of this GPU is being captured."""
         with self.selected():
             current = self.xp.cuda.get_current_stream()
             return bool(current.ptr and current.is_capturing())  # the default stream cannot be

@@ -280,7 +280,7 @@ def _step_of(path: Path) -> int:
 
 
 def is_aside(folder: Path) -> bool:
-    """Whether a folder holds checkpoints that were set aside when their run went back before them."""
+    """True if a folder holds checkpoints that were set aside when their run went back before them."""
     return _ASIDE.fullmatch(folder.name) is not None and folder.parent.name == "checkpoints"
 
 

@@ -69,7 +69,7 @@ def real(
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a whole number of up to 18 ASCII digits; "²" is a digit too, but no number."""
+    """True if a text is a whole number of up to 18 ASCII digits; "²" is a digit too, but no number."""
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 

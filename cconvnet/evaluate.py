@@ -464,7 +464,7 @@ def read_picture(path: Path, shape: tuple[int, int, int], preprocessing: Preproc
 
 
 def not_turned(pictures: Sequence[Path], preprocessing: Preprocessing) -> str:
-    """What there is to say of pictures whose EXIF orientation these rules pass over; empty where nothing."""
+    """The note on pictures whose EXIF orientation these rules pass over; empty where there are none."""
     from cconvnet.data.containers import UPRIGHT, orientation
 
     if preprocessing.orientation == "exif":

@@ -55,7 +55,7 @@ class Plan(Network):
         """There is nothing to write into."""
 
     def needs(self) -> Needs:
-        """What the network itself will need."""
+        """The memory that the network itself will need."""
         forward = {
             name: count - self.gradients[name] - self.workspaces[name] for name, count in self.memory.items()
         }

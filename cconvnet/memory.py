@@ -43,7 +43,7 @@ class Free:
 
     @property
     def fast(self) -> int:
-        """What is free of the memory itself."""
+        """The free part of the memory itself."""
         return max(self.free - self.swap, 0)
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ def _address_space(root: Path) -> Iterator[Free]:
 
 
 def _groups(root: Path, swap: int) -> Iterator[Free]:
-    """What each control group of this process, and each that one lies in, leaves."""
+    """The memory that each control group of this process, and each around it, leaves."""
     mounts = _mounts(root)
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")

@@ -132,7 +132,7 @@ def check_folder(path: Path) -> None:
 
 
 def is_plain(path: str | Path) -> bool:
-    """Whether `path` is a file, or will be one: it can be written over again and again."""
+    """True if `path` is a file, or will be one: it can be written over again and again."""
     try:
         target = _followed(Path(path))
         old = None if isinstance(target, int) else _look(target)
@@ -142,7 +142,7 @@ def is_plain(path: str | Path) -> bool:
 
 
 def _followed(path: Path) -> Path | int:
-    """Where links lead: a path that is no link, or the number of a descriptor of this process.
+    """The end of links: a path that is no link, or the number of a descriptor of this process.
 
     Raises OSError: links lead in a circle, or cannot be read.
     """

@@ -83,7 +83,7 @@ class FakeGpu(Device):
         return _Feed(self, target)
 
     def called(self, operation: str) -> None:
-        """What every call of the module does before its work."""
+        """The hook that every call of the module runs before its work."""
         if self._capturing and operation in self.refused:
             raise RuntimeError(f"{operation} cannot be captured")
         if not self._capturing:

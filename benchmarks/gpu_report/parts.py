@@ -57,7 +57,7 @@ TEST_FILES = {
 
 @dataclass
 class Settings:
-    """What the parts are told.
+    """Settings of all parts.
 
     Attributes
         scratch: a folder for what is not kept.
@@ -103,12 +103,12 @@ class Settings:
 
     @property
     def select(self) -> str:
-        """Which tests are run: all of a GPU's; of another device's a few, to try the report."""
+        """The tests to run: all of a GPU's; of another device's a few, to try the report."""
         return os.environ.get("SELECT") or (self.kind if self.on_gpu else f"{self.kind} and plain and fp32")
 
 
 def cores() -> int:
-    """How many processes may run at once here."""
+    """The number of processes that may run at once here."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -203,7 +203,7 @@ def find_wheels() -> list[Path]:
 
 
 def compile_jobs(kind: str, number: int | None = None, meminfo: Path = Path("/proc/meminfo")) -> int:
-    """How many compilers run at once: as many as there are cores.
+    """The number of compilers that run at once: as many as there are cores.
 
     A machine with a GPU is not short of memory, but some virtual ones grow theirs as it is used and tell of
     little at first. Elsewhere each compiler is given 1.5 GB of what there is in all.
@@ -309,7 +309,7 @@ def _end_peers(s: Settings, run: Run, seconds: float) -> None:
 
 
 def measured(lines: Path, side: str) -> bool:
-    """Whether a side has come to the end of its first table, or is missing."""
+    """True once a side has come to the end of its first table, or is missing."""
     values = (value for value in read_values(lines) if isinstance(value, dict) and value.get("side") == side)
     return any(value.get("event") == "end" or "missing" in value for value in values)
 

@@ -68,7 +68,7 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What became of a part.
+    """The outcome of a part.
 
     Attributes
         state: ``waiting``, ``running``, ``ok``, ``failed``, ``over time``, ``interrupted``, ``skipped``, ``no
@@ -139,7 +139,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 class Run:
-    """What a part does its work with.
+    """The tools with which a part does its work.
 
     Attributes
         folder: the report's.
@@ -338,7 +338,7 @@ class Report:
 
 
 class Limits:
-    """How long parts may take.
+    """Time limits of parts.
 
     A part has its own time, more of it where few parts were chosen, but never what is kept for later parts or
     for the summary.
@@ -361,7 +361,7 @@ class Limits:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None if it is missing or was cut off."""
+    """The value in a JSON file; None if it is missing or was cut off."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -369,7 +369,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_values(path: Path) -> list[Any]:
-    """What a JSON file holds, as the only value, or the values of its lines that are whole."""
+    """The value in a JSON file, or the values of its lines that are whole."""
     if (value := read_json(path)) is not None:
         return [value]
     found = []

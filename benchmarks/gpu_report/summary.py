@@ -1,4 +1,4 @@
-"""What a report's folder comes to, whatever of it there is: failures, kernels and step beside their peers."""
+"""The summary of a report's folder, however much of it there is: failures, kernels and step beside peers."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _conformance(machine: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _sanitizer(text: str) -> Iterator[str]:
-    """What compute-sanitizer found, and the first places."""
+    """The findings of compute-sanitizer, and the first places."""
     for end in re.findall(r"^=+ ((?:ERROR|RACECHECK) SUMMARY: .*)$", text, re.M):
         yield f"compute-sanitizer: {end}"
     found = re.findall(
@@ -169,7 +169,7 @@ def _step(results: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _means(kernels: list[dict[str, Any]]) -> Iterator[str]:
-    """How ours stand beside the fastest peer of each row, for each table."""
+    """Ours beside the fastest peer of each row, for each table."""
     for result in kernels:
         ratios: dict[str, list[float]] = {"products": [], "all else": []}
         for row in result["rows"]:

@@ -243,7 +243,7 @@ def _measure(
 
 
 def launched(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """How a plan's work is started, and what that costs, where these are two things."""
+    """The start of a plan's work and its cost, where these are two things."""
     return {key: plan[key] for key in ("how", "launch_seconds", "called_seconds") if key in plan}
 
 

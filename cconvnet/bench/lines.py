@@ -63,7 +63,7 @@ def _selected(table: list[Row], only: str | None) -> list[Row]:
 
 
 def key(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells one row from all others."""
+    """The key that tells one row from all others."""
     return tuple(line.get(name) for name in ("net", "batch", "precision", "layer", "operation"))
 
 

@@ -112,7 +112,7 @@ def _other_form(layer: str) -> str:
 
 
 def fair(column: str, precision: str) -> bool:
-    """Whether a peer's column keeps to ours' precision: cuDNN's best plan of floats may round to TF32."""
+    """True if a peer's column keeps to our precision: cuDNN's best plan of floats may round to TF32."""
     return precision != "fp32" or column != "cudnn best"
 
 

@@ -151,7 +151,7 @@ def over_blocks(problem: Any) -> ConvProblem | None:
 
 
 def _trained_over_blocks(o: ConvProblem) -> bool:
-    """Whether training on a GPU computes a first convolution over blocks."""
+    """True if training on a GPU computes a first convolution over blocks."""
     padded = o.h + 2 * o.pad_h, o.w + 2 * o.pad_w
     over = (o.p - 1) * o.stride_h + o.r > padded[0] or (o.q - 1) * o.stride_w + o.s > padded[1]
     spec = ConvSpec(

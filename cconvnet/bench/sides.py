@@ -33,7 +33,7 @@ LAUNCHES = 9
 
 
 def verify_for(kind: str) -> str:
-    """What is checked on a kind of device unless something else is asked for."""
+    """The check on a kind of device unless another is asked for."""
     return FINITE if kind == "cuda" else FULL
 
 
@@ -86,7 +86,7 @@ class Plan(abc.ABC):
         return found
 
     def stands_in(self, column: str) -> bool:
-        """Whether it may stand in one of the side's columns."""
+        """True if it may stand in one of the side's columns."""
         return column in self.columns
 
 
@@ -160,7 +160,7 @@ class Side(abc.ABC):
         return {}
 
     def serves(self, precision: str) -> bool:
-        """Whether it can compute in a precision here."""
+        """True if it can compute in a precision here."""
         return True
 
     def machine(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Side(abc.ABC):
 
     @property
     def shows_blocks(self) -> bool:
-        """Whether a first convolution is also computed over blocks of pixels; see rows.rows."""
+        """True if a first convolution is also computed over blocks of pixels; see rows.rows."""
         return self.device.partition(":")[0] in ("cuda", "emulator")
 
     def synchronize(self) -> None:  # noqa: B027 - only GPUs are waited for

@@ -68,7 +68,7 @@ class Tiles:
 
 
 def count_bad(xp: Any, array: Any) -> int:
-    """How many elements are NaN or infinite, counted where they are; none of whole numbers but bfloat16's."""
+    """The number of NaN or infinite elements, counted on the device; 0 for integers but bfloat16's."""
     if array.dtype == BITS:
         return int(xp.count_nonzero((array & 0x7F80) == 0x7F80))
     return int(xp.count_nonzero(~xp.isfinite(array))) if array.dtype.kind == "f" else 0

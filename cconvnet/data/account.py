@@ -104,7 +104,7 @@ class SplitAccount:
 
 @dataclass(frozen=True)
 class Account:
-    """What a data folder contains, the same for every kind of data.
+    """The contents of a data folder, the same for every kind of data.
 
     Attributes
         kind, name: those of the Origin.

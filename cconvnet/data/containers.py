@@ -83,7 +83,7 @@ def of_pixels(data: bytes) -> bytes:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Where each whole segment before a JPEG's first scan begins, its marker, and where it ends."""
+    """The begin, the marker and the end of each whole segment before a JPEG's first scan."""
     at = 2
     while 0 <= at <= len(data) - 4:
         marker = data[at + 1]
@@ -102,7 +102,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _is_needless(data: bytes, start: int, marker: int) -> bool:
-    """Whether a decoder of pixels passes a segment over.
+    """True if a decoder of pixels passes a segment over.
 
     Of the application's segments it reads JFIF's and Adobe's, which say how colours are stored, if they are
     whole. Source: libjpeg's jdmarker.c, which needs 14 and 12 bytes.
@@ -127,7 +127,7 @@ def _jpeg_exif(data: bytes) -> bytes:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Where each whole chunk of a PNG begins, its type, and where it ends; up to IEND."""
+    """The begin, the type and the end of each whole chunk of a PNG, up to IEND."""
     at = len(PNG_SIGNATURE)
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")

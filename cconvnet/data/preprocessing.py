@@ -14,7 +14,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture file becomes pixels, apart from the size.
+    """The rules by which a picture file becomes pixels, apart from the size.
 
     Attributes:
         orientation: "exif": pictures are turned and mirrored as their EXIF data says; "stored": they stay as

@@ -201,7 +201,7 @@ def _of_pictures(
 
 
 def _orientation_notes(origin: Origin, asked: Preprocessing, found: Preprocessing) -> list[str]:
-    """What there is to say where pictures are not turned upright, or otherwise than was asked for."""
+    """The note where pictures are not turned upright, or otherwise than was asked for."""
     if found.orientation == "stored" and origin.preprocessing is not None:
         return [
             "these shards were made before pictures were turned upright as their EXIF data says; shards that "

@@ -172,7 +172,7 @@ def _normal_weights(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
 
 
 def _is_nailbed(layer: LayerSpec) -> bool:
-    """Whether a pooling layer takes every so-manieth pixel and nothing else."""
+    """True if a pooling layer takes every n-th pixel and nothing else."""
     return isinstance(layer, PoolSpec) and layer.window == (1, 1) and layer.stride[0] > 1
 
 

@@ -232,7 +232,7 @@ class Run:
 
 
 def _is_within(text: bytes, step: int, epoch: int) -> bool:
-    """Whether a line of a log is readable and of no later step or epoch."""
+    """True if a line of a log is readable and of no later step or epoch."""
     try:
         line = json.loads(text)
         return bool(line["step"] <= step and ("test_loss" not in line or line["epoch"] <= epoch))
@@ -241,7 +241,7 @@ def _is_within(text: bytes, step: int, epoch: int) -> bool:
 
 
 def _is_cut_short(text: bytes) -> bool:
-    """Whether a line is what a kill left of one."""
+    """True if a line is the rest of one that a kill cut short."""
     if text.endswith(b"\n"):
         return False
     try:

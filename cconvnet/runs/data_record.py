@@ -53,7 +53,7 @@ class DataRecord:
 
 
 def read_data(run: Path) -> dict[str, Any]:
-    """What data.json of a run says; nothing where it is missing or damaged."""
+    """The values of a run's data.json; none where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
         values = json.loads((run / FILE).read_text(encoding="utf-8"))
         if isinstance(values, dict):

@@ -184,7 +184,7 @@ class _Buffers:
         return self._device.host(self._inside(self.output).copy())
 
     def bad(self) -> tuple[int, int]:
-        """How many elements of the result are not finite, and of how many."""
+        """The number of elements of the result that are not finite, and of all."""
         inside = self._inside(self.output)
         return count_bad(self._device.xp, inside), inside.size
 
@@ -369,7 +369,7 @@ class CuDNN(Side):
 
 
 class _Notes:
-    """Which plans of a form may stand in which column, found out for those that are asked about.
+    """The columns that plans of a form may stand in, found out for those that are asked about.
 
     The notes of a plan cannot be read, only plans with notes be barred. Each column has a graph of its own
     for that, since a barred plan may refuse to run. What is barred is not built, which costs little.

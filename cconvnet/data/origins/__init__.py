@@ -19,7 +19,7 @@ EMBEDDED = "digits"
 
 
 def find(data: str | os.PathLike[str] | None, progress: Progress | None = None) -> Origin:
-    """What `data` holds: None is the embedded default, anything else a folder.
+    """Open `data`: None is the embedded default, anything else a folder.
 
     "digits" is the embedded default too, unless there is a folder of that name.
 

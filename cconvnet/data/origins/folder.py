@@ -147,7 +147,7 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def has_pictures_below(folder: Path) -> bool:
-    """Whether it has a class folder with a picture, or with one in a subfolder."""
+    """True if it has a class folder with a picture, or with one in a subfolder."""
     if _has_pictures(folder):
         return True
     below = (where for entry in class_folders(folder) for where, _ in _walk(entry.path, Unused(), ""))
@@ -229,7 +229,7 @@ def _list_pictures(folder: str, root: Path) -> _Class:
 
 
 def _outside(folder: Path, root: Path) -> Unused:
-    """What lies in a split's folder and is no class folder."""
+    """The entries of a split's folder that are no class folders."""
     found = beside(folder, {entry.name for entry in class_folders(folder)})
     return found if folder == root else found.below(folder.name)
 

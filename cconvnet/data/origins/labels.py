@@ -69,7 +69,7 @@ def _refuse(origin: Origin, train: Ints, present: Ints, missing: Ints) -> None:
 
 
 def _odd(pictures: Pictures, train: Ints, present: Ints) -> str:
-    """What to add where the label after the last gap is rare: it may be wrong."""
+    """The words to add where the label after the last gap is rare: it may be wrong."""
     last = int(present[-1])
     alone = len(present) > 1 and present[-2] != last - 1
     if not alone or train[last] * 20 > np.median(train[present]):

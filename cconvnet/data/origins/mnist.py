@@ -18,7 +18,7 @@ IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
 def is_here(root: Path, names: set[str]) -> bool:
-    """Whether a folder with entries of these names has one of the four files."""
+    """True if a folder with entries of these names has one of the four files."""
     return any(
         _idx_file(root, f"{prefix}-{what}") is not None
         for prefix in PREFIXES

@@ -285,7 +285,7 @@ def _deeper(root: Path) -> str:
 
 
 def _words_below(root: Path) -> str:
-    """Whether there are training and test folders of other names, in words."""
+    """The training and test folders of other names, in words."""
     found = {_word(entry.name) for entry in folder.class_folders(root)}
     return "training and test folders" if {"train", "test"} <= found else ""
 

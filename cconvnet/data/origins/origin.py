@@ -203,7 +203,7 @@ def kind_of(entry: os.DirEntry[str]) -> str:
 
 
 def beside(root: Path, used: set[str]) -> Unused:
-    """What a folder contains apart from the entries of these names. Errors: DataError."""
+    """The contents of a folder apart from the entries of these names. Errors: DataError."""
     unused = Unused()
     for entry in entries(root):
         if entry.name in used or entry.name.startswith(OWN_FILES):

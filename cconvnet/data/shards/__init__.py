@@ -78,7 +78,7 @@ def shard_name(split: str, number: int) -> str:
 
 
 def is_file(name: str) -> bool:
-    """Whether a name is that of a file of prepared data."""
+    """True if a name is that of a file of prepared data."""
     return _FILE.fullmatch(name) is not None
 
 

@@ -90,7 +90,7 @@ class Recipe:
         return Picture(_encode(pixels, self.quality, self.codec), height, width)
 
     def _stays(self, content: bytes, width: int, height: int) -> bool:
-        """Whether a file is a JPEG whose pixels are stored as they shall be."""
+        """True if a file is a JPEG whose pixels are stored as they shall be."""
         if not content.startswith(b"\xff\xd8\xff"):
             return False
         # Readers of the shards need not heed EXIF data, so what it turns is encoded anew.
