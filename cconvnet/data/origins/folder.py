@@ -240,9 +240,10 @@ def _below(folder: Path, listing: _Listing) -> list[str]:
     if not count:
         return []
     first = next(found.subfolder for found in listing.values() if found.below)
+    lie, belong = ("picture lies", "it belongs") if count == 1 else ("pictures lie", "they belong")
     return [
-        f"{folder}: {count:,} pictures lie in subfolders of the class folders, such as {first}; they "
-        "belong to these classes"
+        f"{folder}: {count:,} {lie} in subfolders of the class folders, such as {first}; {belong} to these "
+        "classes"
     ]
 
 
