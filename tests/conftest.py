@@ -177,3 +177,18 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = Options(devices=["cpu:0"], epochs=4, lr=0.05, lr_steps=(LrStep(2, 0.1),), log_every=5, out=path)
     train(options, Silent(io.StringIO()))
     return path
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Write the two texts of a configuration and read them as a network of 8x8 images, with notes."""
+    from cconvnet.formats.cuda_convnet import read
+
+    monkeypatch.chdir(tmp_path)
+
+    def read_texts(layers: str, params: str, **options: Any) -> Any:
+        Path("layers.cfg").write_text(layers)
+        Path("params.cfg").write_text(params)
+        return read(Path("layers.cfg"), Path("params.cfg"), **{"image_shape": (8, 8, 3), **options})
+
+    return read_texts

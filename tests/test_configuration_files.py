@@ -126,19 +126,6 @@ CONSTRUCTS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Write two texts and read them as a network of 8x8 images."""
-    monkeypatch.chdir(tmp_path)
-
-    def read_texts(layers: str, params: str, **options: Any) -> tuple[NetSpec, list[str]]:
-        Path("layers.cfg").write_text(layers)
-        Path("params.cfg").write_text(params)
-        return read(Path("layers.cfg"), Path("params.cfg"), **{"image_shape": (8, 8, 3), **options})
-
-    return read_texts
-
-
 def layer(spec: NetSpec, name: str) -> Any:
     return next(layer for layer in spec.layers if layer.name == name)
 

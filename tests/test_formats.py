@@ -95,19 +95,6 @@ PARAMS = f"[conv1]\n{RATES}\n[fc]\n{RATES}\n[cost]\ncoeff=1\n"
 JOINED = LAYERS.replace("inputs=conv1\n", "inputs=x\n")
 
 
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes two texts and reads them back as a network of 8x8 images."""
-    monkeypatch.chdir(tmp_path)
-
-    def read_texts(layers: str, params: str, **options: Any) -> tuple[NetSpec, list[str]]:
-        Path("layers.cfg").write_text(layers)
-        Path("params.cfg").write_text(params)
-        return read(Path("layers.cfg"), Path("params.cfg"), **{"image_shape": (8, 8, 3), **options})
-
-    return read_texts
-
-
 def layer(spec: NetSpec, name: str) -> Any:
     return next(layer for layer in spec.layers if layer.name == name)
 
