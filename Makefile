@@ -152,7 +152,7 @@ endif
 
 # Lines come back from the shell as words, so a character that no path has stands for their spaces meanwhile.
 mark := $(shell printf '\001')
-$(foreach line,$(shell $(call quoted,$(PYTHON)) kernels/settings.py | tr ' ' '\001'),$(eval $(subst $(mark), ,$(line))))
+$(foreach line,$(shell $(call quoted,$(PYTHON)) tools/compile_settings.py | tr ' ' '\001'),$(eval $(subst $(mark), ,$(line))))
 ifeq ($(EXT),)
 $(error $(PYTHON) cannot tell how to build: run `make venv`)
 endif
@@ -167,7 +167,7 @@ SANITIZED := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=undef
 PIXELS_FLAGS := $(if $(SANITIZE),-O1 $(SANITIZED),-O3)
 EMULATOR_FLAGS := -DCCONVNET_EMULATOR $(if $(SANITIZE),-O1 $(SANITIZED),-O2)
 
-CUDA_SOURCES := $(wildcard kernels/*.cu)
+CUDA_SOURCES := $(wildcard kernels/*.cu kernels/gemm/*.cu)
 CPU_SOURCES := $(wildcard kernels/cpu/*.cpp)
 CUDA_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/cuda/%.o)
 EMULATOR_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/emulator/%.o)
@@ -214,7 +214,7 @@ $(BUILD)/pixels/%.o: bindings/%.cpp $(BUILD)/pixels/flags
 	@echo "  c++   $<"; $(CXX_ALL) $(PIXELS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/emulator/%.o: kernels/%.cu $(BUILD)/emulator/flags
-	@echo "  c++   $< (emulator)"; $(CXX_ALL) $(EMULATOR_FLAGS) -x c++ -c $< -o $@
+	@mkdir -p $(@D); echo "  c++   $< (emulator)"; $(CXX_ALL) $(EMULATOR_FLAGS) -x c++ -c $< -o $@
 
 # Square roots and comparisons only become vector code where nobody asks for errno or for floating-point traps.
 $(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
@@ -224,7 +224,7 @@ $(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
 # nvcc's resource report is kept beside the object. Registers spilled to memory fail the build, and so does advice
 # of ptxas that it made the code slower than written (C75xx: serialized wgmma, ignored setmaxnreg).
 $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
-	@echo "  nvcc  $<"
+	@mkdir -p $(@D); echo "  nvcc  $<"
 	@$(NVCC) -std=c++17 -O3 -lineinfo $(GENCODE) -Ikernels -MMD -MP -MF $(@:.o=.d) -Xcompiler -fPIC,-fvisibility=hidden \
 	    -DCCONVNET_ARCHS='"$(ARCHS)"' -Xptxas -v -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || \
 	    { grep -v '^ptxas info' $(@:.o=.ptxas) >&2; exit 1; }
@@ -254,13 +254,13 @@ $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
 $(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
-# cconvnet/backends.py loads the oneDNN of the Python environment before the module.
+# cconvnet/devices/__init__.py loads the oneDNN of the Python environment before the module.
 $(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared -fopenmp $^ $(ONEDNN_LIBRARIES) -o $@
 
 $(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(CUDA_OBJECTS)
 	@mkdir -p $(OUT); $(NVCC) -shared -cudart static $^ -o $@
 
--include $(wildcard $(BUILD)/*/*.d)
+-include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)
 
 endif

@@ -16,9 +16,9 @@
 #include <string>
 #include <vector>
 
-#include "launch.cuh"
-#include "ptx.cuh"
-#include "vector.cuh"
+#include "core/launch.cuh"
+#include "core/ptx.cuh"
+#include "core/vector.cuh"
 
 using namespace cconvnet;
 

@@ -67,8 +67,8 @@ def show(value: dict[str, Any]) -> None:
 
 def machine(device: str) -> dict[str, Any]:
     """The machine as results record it; less where CuPy cannot reach the GPU."""
-    from cconvnet.backends import DeviceUnavailable, get_device
-    from cconvnet.machine import describe
+    from cconvnet.devices import DeviceUnavailable, get_device
+    from cconvnet.system.machine import describe
 
     try:
         return describe(get_device(device))

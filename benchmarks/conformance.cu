@@ -20,11 +20,11 @@
 #include <string>
 #include <vector>
 
-#include "larger.h"
-#include "launch.cuh"
-#include "philox.h"
-#include "ptx.cuh"
-#include "vector.cuh"
+#include "core/larger.h"
+#include "core/launch.cuh"
+#include "core/philox.h"
+#include "core/ptx.cuh"
+#include "core/vector.cuh"
 
 using namespace cconvnet;
 

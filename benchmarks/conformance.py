@@ -3,9 +3,10 @@
     python benchmarks/conformance.py --device cuda:0 --json conformance.jsonl
 
 Builds conformance.cu for the GPU and for the emulator, runs both and compares every word. It covers each
-wrapper of kernels/ptx.cuh and the device functions that kernels use. A line is a check: how many words it
-has, how many differ, and the first that does. Checks in brackets are measured, not required: approximations,
-and the rounding of sums in tensor cores. Their largest difference is given in units in the last place (ulp).
+wrapper of kernels/core/ptx.cuh and the device functions that kernels use. A line is a check: how many words
+it has, how many differ, and the first that does. Checks in brackets are measured, not required:
+approximations, and the rounding of sums in tensor cores. Their largest difference is given in units in the
+last place (ulp).
 
 With ``--device emulator:0`` the emulator is compared with itself under another order of threads.
 Exit codes: 0 if every required word is equal, 1 if any is not, 2 if nothing could be compared.

@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from kernels.settings import find_nvcc, packaged_file  # noqa: E402
+from tools.compile_settings import find_nvcc, packaged_file  # noqa: E402
 
 MODULE = ROOT / "cconvnet" / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
 ARCH = "sm_90a"
@@ -257,7 +257,7 @@ _QUESTIONS = {
     "-sass": r"^\s+Function : (?P<name>\S+)$",
 }
 _THREADS = re.compile(r"EIATTR_(?:MAX_THREADS|REQNTID)\s+Format:\s+\S+\s+Value:\s+(\w+) (\w+) (\w+)")
-# launch_shared_memory<T>() in kernels/launch.cuh leaves the size of a T.
+# launch_shared_memory<T>() in kernels/core/launch.cuh leaves the size of a T.
 _LAUNCH_SHARED = re.compile(r"launch_shared_memory_(\d+);")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
 _TARGET = re.compile(r"0x([0-9a-f]+)\s*$")

@@ -111,10 +111,10 @@ class _Terminal(io.TextIOWrapper):
 
 def _trainer(options: argparse.Namespace, folder: str, steps: int, tensorboard: bool) -> Any:
     """A training that is ready to begin, with a bar, and its options."""
-    from cconvnet.backends import devices_of
-    from cconvnet.reporter import Bar
-    from cconvnet.settings import Options
-    from cconvnet.train import _started
+    from cconvnet.console import Bar
+    from cconvnet.devices import devices_of
+    from cconvnet.training.session import _started
+    from cconvnet.training.settings import Options
 
     wanted = Options(
         net=options.net,
@@ -271,8 +271,8 @@ def line_through(samples: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Each part's values; "value" is what its target is for."""
-    from cconvnet import machine
-    from cconvnet.backends import get_device
+    from cconvnet.devices import get_device
+    from cconvnet.system import machine
 
     result: dict[str, Any] = {
         "what": "overheads",
@@ -296,7 +296,7 @@ def _measured(part: str, options: argparse.Namespace) -> dict[str, Any]:
     if part == "import":
         found = {
             "package_seconds": median(lambda: import_seconds("cconvnet")),
-            "train_seconds": median(lambda: import_seconds("cconvnet.train")),
+            "train_seconds": median(lambda: import_seconds("cconvnet.training.session")),
             "cli_seconds": median(lambda: import_seconds("cconvnet.cli")),
         }
         return {"value": found["package_seconds"], **found}

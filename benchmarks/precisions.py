@@ -25,12 +25,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cconvnet import machine, runs  # noqa: E402
-from cconvnet.backends import PRECISIONS, devices_of  # noqa: E402
+from cconvnet import runs  # noqa: E402
+from cconvnet.console import Reporter, percent, reporter  # noqa: E402
+from cconvnet.devices import PRECISIONS, devices_of  # noqa: E402
 from cconvnet.plots import check, figure, save  # noqa: E402
-from cconvnet.reporter import Reporter, percent, reporter  # noqa: E402
-from cconvnet.settings import Options  # noqa: E402
-from cconvnet.train import train  # noqa: E402
+from cconvnet.system import machine  # noqa: E402
+from cconvnet.training.session import train  # noqa: E402
+from cconvnet.training.settings import Options  # noqa: E402
 
 KEPT = ("train_loss", "train_error_top1", "test_loss", "test_error_top1")
 
@@ -40,7 +41,8 @@ def compare(
 ) -> dict[str, Any]:
     """Trains once for each precision and seed, precisions in turn; returns what it writes to `to_json`.
 
-    Raises as :func:`cconvnet.train.train`; ValueError for a precision that the device does not serve.
+    Raises as :func:`cconvnet.training.session.train`; ValueError for a precision that the device does not
+    serve.
     """
     (device,) = devices_of(options.devices)
     for precision in precisions:

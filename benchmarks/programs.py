@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from kernels.settings import find_nvcc, gencode, present_archs  # noqa: E402
+from tools.compile_settings import find_nvcc, gencode, present_archs  # noqa: E402
 
 FOLDER = ROOT / "build" / "programs"
 KINDS = ("cuda", "emulator")

@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
 
-# Functions of cconvnet.bench.pictures, and what their pictures' names begin with.
+# Functions of cconvnet.bench.charts, and what their pictures' names begin with.
 PICTURES = {
     "kernels": [("kernel_bars", "kernels", "Times of each kernel beside its peers'")],
     "step": [("step_bars", "step", "Images per second and memory of training steps")],
@@ -398,7 +398,7 @@ _SUMMARIES: dict[str, Callable[[Sequence[Result]], str]] = {
 
 def draw(text: str, results: Sequence[Result], root: Path) -> list[Path]:
     """Draws the pictures of a README's regions; their paths."""
-    from cconvnet.bench import pictures
+    from cconvnet.bench import charts
 
     drawn = []
     for region, _, _ in regions(text):
@@ -408,7 +408,7 @@ def draw(text: str, results: Sequence[Result], root: Path) -> list[Path]:
         for function, begin, _ in PICTURES[region.what]:
             path = root / region.picture(begin)
             path.parent.mkdir(exist_ok=True)
-            getattr(pictures, function)(result.value, path)
+            getattr(charts, function)(result.value, path)
             drawn.append(path)
     return drawn
 

@@ -5,7 +5,7 @@
 // into and out of Pillow's images fall away. The values are bitwise Pillow's: a triangle filter that widens
 // with the reduction (its BILINEAR), weights rounded to 22 bits behind the point, first along the rows and
 // then, from bytes again, along the columns. Source: Pillow's documentation, "Concepts: Filters", and its
-// results, which tests/test_pixels.py compares.
+// results, which tests/data/test_pixels.py compares.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

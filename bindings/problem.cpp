@@ -9,7 +9,7 @@
 #include <variant>
 
 #include "problem.h"
-#include "repr.h"
+#include "core/repr.h"
 
 namespace py = pybind11;
 using namespace py::literals;

@@ -1,7 +1,7 @@
 """bfloat16 on the host: the upper half of a float32, kept as uint16 arrays of its bits.
 
 Neither NumPy nor CuPy has the type, so every array of bfloat16 in this package is one of ``uint16``. The
-rounding is that of kernels/bfloat16.h, to the bit.
+rounding is that of kernels/core/bfloat16.h, to the bit.
 
 >>> unpack(pack([1.0, 3.14159, 1e39]))
 array([1.      , 3.140625,      inf], dtype=float32)

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cconvnet
-from cconvnet import backends, memory
+from cconvnet import devices
+from cconvnet.system import memory
 
 State = Literal["ok", "note", "problem"]
 
@@ -384,7 +385,7 @@ def _built() -> tuple[dict[str, str | None], dict[str, str]]:
             continue
         try:
             if kind == "cpu":
-                backends._load_onednn()
+                devices._load_onednn()
             module = importlib.import_module(f"cconvnet._{kind}")
             modules[kind] = module.build_info() if hasattr(module, "build_info") else "built"
         except ImportError as error:
@@ -443,19 +444,19 @@ def _nvcc() -> str | None:
 
 def _present_devices() -> dict[str, tuple[str, bool]]:
     found = {}
-    for name in dict.fromkeys(("cuda:0", "cpu:0", "emulator:0", *backends.present_devices())):
+    for name in dict.fromkeys(("cuda:0", "cpu:0", "emulator:0", *devices.present_devices())):
         try:
-            device = backends.get_device(name)
-            serves = ", ".join(filter(device.serves, backends.PRECISIONS))
+            device = devices.get_device(name)
+            serves = ", ".join(filter(device.serves, devices.PRECISIONS))
             found[name] = (f"{device.reason}; computes in {serves}", True)
-        except backends.DeviceUnavailable as error:
+        except devices.DeviceUnavailable as error:
             found[name] = (str(error), False)
     return found
 
 
 def _default() -> str | None:
-    with contextlib.suppress(backends.DeviceUnavailable):
-        return backends.get_device().name
+    with contextlib.suppress(devices.DeviceUnavailable):
+        return devices.get_device().name
     return None
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from cconvnet import data, nets, runs
-from cconvnet.checkpoint import Checkpoint, Tensors, check_tensors
-from cconvnet.data import origins
+from cconvnet.data import datasets
+from cconvnet.data.datasets.dataset import composed
 from cconvnet.data.fingerprint import differences
-from cconvnet.data.origins.origin import composed
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.nets.specs import NetSpec, nearest
 from cconvnet.network import Network, StepResult
+from cconvnet.runs.checkpoint import Checkpoint, Tensors, check_tensors
 
 # What a checkpoint holds beside the network's tensors: the mean image, and the colour noise's components.
 MEAN = "data.mean"
@@ -344,7 +344,7 @@ def evaluate_runs(
             # The training pictures, of which there are most, are not looked at: none is decoded before it
             # is read.
             sources[rules] = data.open_source(
-                origins.stored(settings["data"]) if where is None else where,
+                datasets.stored(settings["data"]) if where is None else where,
                 settings["size"],
                 cache_bytes=0,
                 preprocessing=rules,
@@ -447,7 +447,7 @@ def read_picture(path: Path, shape: tuple[int, int, int], preprocessing: Preproc
     """
     from PIL import Image
 
-    from cconvnet.data.extents import Stored
+    from cconvnet.data.byte_ranges import Stored
     from cconvnet.data.images import fit_image, read_stored
 
     try:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from cconvnet._problem import NormLimitProblem, SgdProblem
-from cconvnet.backends import Device
 from cconvnet.checks import real
+from cconvnet.devices import Device
 from cconvnet.nets.specs import RateCurve
 
 Array = np.ndarray[Any, Any]

@@ -25,7 +25,7 @@
 #include <string>
 #include <vector>
 
-#include "bfloat16.h"
+#include "core/bfloat16.h"
 #include "problem.h"
 
 namespace cconvnet {

@@ -11,7 +11,7 @@
 // the problem and the type alone, never on the GPU or on where the arrays lie, and so does the order of every
 // addition.
 #include "neuron.h"
-#include "vector.cuh"
+#include "core/vector.cuh"
 
 namespace cconvnet {
 namespace {

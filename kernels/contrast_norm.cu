@@ -8,7 +8,7 @@
 // memory, where the L1 cache serves what neighbours share. Nothing is added atomically: where windows
 // overlap, a pixel gathers from those that hold it. What lies between the launches is float's, whatever x is,
 // so that each output is rounded once.
-#include "vector.cuh"
+#include "core/vector.cuh"
 
 namespace cconvnet {
 namespace {

@@ -13,7 +13,7 @@
 // says.
 #include <numeric>
 
-#include "implicit_gemm.cuh"
+#include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {
 namespace {

@@ -2,7 +2,7 @@
 // (n, p, q), read from x in place, and row n of B is the filter of output channel n of the group. Both are
 // contiguous along k, whose innermost part is the input channel. One block computes a tile of output pixels
 // times output channels of one group; threads of a block share it as gemm_tile.cuh says.
-#include "implicit_gemm.cuh"
+#include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {
 namespace {

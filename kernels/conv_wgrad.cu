@@ -3,7 +3,7 @@
 // q). Both operands are contiguous across k, along their channels. One block computes a tile of output
 // channels times filter weights of one group; threads of a block share it as gemm_tile.cuh says. Filters are
 // few and pixels many, so most problems are split along k.
-#include "implicit_gemm.cuh"
+#include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {
 namespace {

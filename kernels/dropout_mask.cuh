@@ -2,8 +2,8 @@
 // just computed. philox.h says the rule.
 #pragma once
 
-#include "philox.h"
-#include "vector.cuh"
+#include "core/philox.h"
+#include "core/vector.cuh"
 
 namespace cconvnet {
 

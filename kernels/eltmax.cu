@@ -1,6 +1,6 @@
 // The larger of two tensors, element by element, and its gradient: elementwise kernels (vector.cuh).
-#include "larger.h"
-#include "vector.cuh"
+#include "core/larger.h"
+#include "core/vector.cuh"
 
 namespace cconvnet {
 namespace {

@@ -1,7 +1,7 @@
 // Fully connected layers: 1x1 convolutions of 1x1 images, by the kernels of the convolution. Their tables are
 // the convolution's under names of their own. There are few rows in a batch and many weights in a row, so
 // splits along k matter most here.
-#include "implicit_gemm.cuh"
+#include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {
 namespace {

@@ -6,7 +6,7 @@
 // A thread writes WIDTH neighbouring elements of one cell, so writes are whole vectors; it reads its bytes
 // one by one, which the L1 cache serves, since mirrored pixels and crops lie at any address. A cell is what
 // lies in one piece in y: with blocks, one of them; without, a whole row of the image.
-#include "vector.cuh"
+#include "core/vector.cuh"
 
 namespace cconvnet {
 namespace {

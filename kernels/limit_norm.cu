@@ -3,9 +3,9 @@
 // the caches, and writes it. Where the sum overflows, or loses what underflows, it sums the squares of the
 // row scaled by a power of two. A centred norm needs the mean first, which is that of the differences to the
 // row's first element: of equal values it is 0 and leaves nothing behind.
-#include "larger.h"
+#include "core/larger.h"
 #include "row_norm.h"
-#include "row_reduce.cuh"
+#include "core/row_reduce.cuh"
 
 namespace cconvnet {
 namespace {

@@ -13,7 +13,7 @@
 //
 // Since position or pixel is the same for a whole block, whether an element lies in the image depends on its
 // row or on its depth alone, and its offset is the sum of one part for each.
-#include "implicit_gemm.cuh"
+#include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {
 namespace {

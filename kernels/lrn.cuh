@@ -5,7 +5,7 @@
 #pragma once
 
 #include "lrn_extremes.h"
-#include "vector.cuh"
+#include "core/vector.cuh"
 
 namespace cconvnet {
 

@@ -10,8 +10,8 @@
 #include <cfloat>
 #include <cmath>
 
-#include "bfloat16.h"
-#include "host_device.h"
+#include "core/bfloat16.h"
+#include "core/host_device.h"
 #include "problem.h"
 
 namespace cconvnet {

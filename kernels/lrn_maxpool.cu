@@ -17,7 +17,7 @@
 // separate operations are called.
 #include <cmath>
 
-#include "larger.h"
+#include "core/larger.h"
 #include "lrn.cuh"
 #include "pool_windows.cuh"
 

@@ -2,7 +2,7 @@
 // formulas of neuron.h.
 #include "neuron.h"
 
-#include "vector.cuh"
+#include "core/vector.cuh"
 
 namespace cconvnet {
 namespace {

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "host_device.h"
+#include "core/host_device.h"
 #include "problem.h"
 
 namespace cconvnet {

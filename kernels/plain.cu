@@ -1,6 +1,6 @@
 // What needs no section of its own: addition and the conversion between the two kinds of numbers (elementwise
 // kernels, vector.cuh), copies between devices, and what the build says of itself.
-#include "vector.cuh"
+#include "core/vector.cuh"
 
 #define CCONVNET_TEXT(...) #__VA_ARGS__
 #define CCONVNET_EXPANDED_TEXT(...) CCONVNET_TEXT(__VA_ARGS__)

@@ -6,7 +6,7 @@
 // serve what is read again.
 #include <cmath>
 
-#include "larger.h"
+#include "core/larger.h"
 #include "pool_windows.cuh"
 
 namespace cconvnet {

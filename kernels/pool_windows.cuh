@@ -1,7 +1,7 @@
 // Where a pool's windows lie along one axis, for every kernel that pools.
 #pragma once
 
-#include "vector.cuh"
+#include "core/vector.cuh"
 
 namespace cconvnet {
 

@@ -4,7 +4,7 @@
 #include <cfloat>
 #include <cmath>
 
-#include "host_device.h"
+#include "core/host_device.h"
 
 namespace cconvnet {
 

@@ -2,7 +2,7 @@
 // it has its gradient.
 #pragma once
 
-#include "vector.cuh"
+#include "core/vector.cuh"
 
 namespace cconvnet {
 

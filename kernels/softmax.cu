@@ -5,7 +5,7 @@
 // probabilities and, where it is wanted, the gradient. The second and third reading come from the L1 cache.
 #include <cmath>
 
-#include "row_reduce.cuh"
+#include "core/row_reduce.cuh"
 
 namespace cconvnet {
 namespace {

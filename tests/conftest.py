@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from cconvnet import ops
-from cconvnet.backends import (
+from cconvnet.devices import (
     PRECISIONS,
     CudaDevice,
     Device,
@@ -168,10 +168,10 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of four short epochs, whose rate falls after the second; not to be changed."""
+    from cconvnet.console import Silent
     from cconvnet.nets.specs import LrStep
-    from cconvnet.reporter import Silent
-    from cconvnet.settings import Options
-    from cconvnet.train import train
+    from cconvnet.training.session import train
+    from cconvnet.training.settings import Options
 
     path = tmp_path_factory.mktemp("small") / "run"
     options = Options(devices=["cpu:0"], epochs=4, lr=0.05, lr_steps=(LrStep(2, 0.1),), log_every=5, out=path)

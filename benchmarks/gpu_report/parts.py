@@ -251,7 +251,7 @@ def _build(s: Settings, run: Run) -> None:
             status = run.do(_make(s, jobs // 4, ["_problem", "_pixels", *kernels]))
             run.states.discard("failed")
     if status == 0:
-        query = "import sys; from cconvnet.backends import PRECISIONS, get_device as d; d = d(sys.argv[1]); "
+        query = "import sys; from cconvnet.devices import PRECISIONS, get_device as d; d = d(sys.argv[1]); "
         query += "print(d.reason, *filter(d.serves, PRECISIONS)); print(d.host(d.array([1.0, 2.0])).sum())"
         status = run.do(python("-c", query, s.device), 60)
     if status != 0:
@@ -385,11 +385,11 @@ def _tests(which: str) -> object:
 
 def pytest(s: Settings, names: Sequence[str]) -> Command:
     """The tests of files, those of the device alone, without the project's own options."""
-    files = [f"tests/test_{name}.py" for name in names]
+    found = {path.stem.removeprefix("test_"): path for path in (ROOT / "tests").rglob("test_*.py")}
     options = ["-p", "no:cacheprovider", "-n", str(min(10, cores())), "--device", s.device, "-k", s.select]
     options += ["-v", "-rfE", "--tb=short", "--maxfail=80", "--override-ini", "addopts=", "-m", "not long"]
     elsewhere = {"HYPOTHESIS_STORAGE_DIRECTORY": str(s.scratch / "hypothesis")}
-    kept = [file for file in files if (ROOT / file).exists()]
+    kept = [str(found[name].relative_to(ROOT)) for name in names if name in found]
     return python("-m", "pytest", *options, *kept, log=TESTS, **FEW_THREADS, **elsewhere)
 
 
@@ -450,7 +450,7 @@ def _step(s: Settings, run: Run) -> None:
 
 def served(s: Settings) -> list[str]:
     """The precisions of the device, as the modules that were just built say in a process of their own."""
-    code = "import sys; from cconvnet.backends import PRECISIONS, get_device; "
+    code = "import sys; from cconvnet.devices import PRECISIONS, get_device; "
     code += "print(*filter(get_device(sys.argv[1]).serves, PRECISIONS))"
     asked = python("-c", code, s.device)
     answer = subprocess.run(
@@ -509,7 +509,7 @@ def _sanitize(s: Settings, run: Run) -> None:
 def _sanitize_all(s: Settings, run: Run) -> None:
     """Every tool over every case; in the emulator the compiler's."""
     s.need_modules()
-    shapes = python("tests/basic_shapes.py", s.device, CCONVNET_TEST_GUARD="0")
+    shapes = python("tests/helpers/basic_shapes.py", s.device, CCONVNET_TEST_GUARD="0")
     if s.kind == "emulator":
         built = run.do(_make(s, compile_jobs(s.kind), (), "SANITIZE=address,undefined", "OUT=build/sanitize"))
         if built == 0:

@@ -20,9 +20,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from basic_shapes import basic_cases  # noqa: E402
+from helpers.basic_shapes import basic_cases  # noqa: E402
 
-from cconvnet.backends import get_device  # noqa: E402
+from cconvnet.devices import get_device  # noqa: E402
 from cconvnet.testing.check import check, check_fused  # noqa: E402
 
 LOST = 3

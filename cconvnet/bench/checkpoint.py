@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cconvnet import machine
-from cconvnet.bench.networks import build_network
 from cconvnet.bench.timing import summary, wall_seconds
-from cconvnet.bench.training import Training
-from cconvnet.checkpoint import Checkpoint, Folder
 from cconvnet.checks import whole
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets.specs import spec_to_dict
-from cconvnet.saving import Saver
+from cconvnet.network.build import build_network
+from cconvnet.network.synthetic import Training
+from cconvnet.runs.checkpoint import Checkpoint, Folder
+from cconvnet.system import machine
+from cconvnet.training.saver import Saver
 
 
 def checkpoint(

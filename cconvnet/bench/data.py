@@ -21,18 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import data, machine
+from cconvnet import data
 from cconvnet._problem import InputProblem
-from cconvnet.backends import check_precision, devices_of, get_device
-from cconvnet.bench.training import MEAN, TIMED_LR, Training
-from cconvnet.bench.workers import PeerMissing, Worker, WorkerError
+from cconvnet.bench.processes import PeerMissing, Worker, WorkerError
 from cconvnet.checks import MOST_PIXELS, real, whole
 from cconvnet.data.images import Pixels
 from cconvnet.data.splits import Indices, Reader, Split, StoredSplit
 from cconvnet.data.workers import CHUNK, MOST_WORKERS, Broken, surplus, usable_cores, worker_limit
+from cconvnet.devices import check_precision, devices_of, get_device
 from cconvnet.formats import netfiles
 from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network
+from cconvnet.network.synthetic import MEAN, TIMED_LR, Training
+from cconvnet.system import machine
 
 OURS = "cconvnet.bench.data:OurData"
 PYTORCH = "cconvnet.bench.peers.pytorch_data:PyTorchData"

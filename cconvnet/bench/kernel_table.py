@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cconvnet.bench.ceilings import Ceilings
 from cconvnet.bench.kernels import column_name
+from cconvnet.bench.peaks import Ceilings
 from cconvnet.bench.timing import GRAPH
 
 

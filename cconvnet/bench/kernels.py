@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cconvnet.backends import check_precision, get_device
-from cconvnet.bench.ceilings import Ceilings
-from cconvnet.bench.rows import NETWORKS, Row, rows, select
-from cconvnet.bench.sides import VERIFICATIONS, verify_for
+from cconvnet.bench.cases import NETWORKS, Row, rows, select
+from cconvnet.bench.cost import Work
+from cconvnet.bench.peaks import Ceilings
+from cconvnet.bench.peers.side import VERIFICATIONS, verify_for
+from cconvnet.bench.processes import RAISED_MALLOC, PeerMissing, Worker, WorkerError
 from cconvnet.bench.timing import calls_for, geometric_mean, summary
-from cconvnet.bench.work import Work
-from cconvnet.bench.workers import RAISED_MALLOC, PeerMissing, Worker, WorkerError
 from cconvnet.checks import real, whole
-from cconvnet.machine import describe
+from cconvnet.devices import check_precision, get_device
+from cconvnet.system.machine import describe
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
 CPU_BATCHES = {"alexnet": 128, "vgg16": 8, "googlenet": 32, "resnet50": 16, "cifar-quick": 128}
@@ -29,7 +29,7 @@ class Peer:
 
     Attributes
         name: as it is chosen and shown.
-        target: of its worker, "module:Class", a cconvnet.bench.sides.Side.
+        target: of its worker, "module:Class", a cconvnet.bench.peers.side.Side.
         products: whether it is asked about sums of products (convolution, fully connected).
         others: whether it is asked about everything else.
         environment: of its process, and part of the result.
@@ -114,13 +114,13 @@ def kernels(
     Args
         net: one of cconvnet.testing.problems.NETWORKS.
         batch: images; None is `default_batch`.
-        only: which rows, see cconvnet.bench.rows.select.
+        only: which rows, see cconvnet.bench.cases.select.
         impl: a row of our selection tables to force; rows that it does not serve are left out.
         seconds: about how long each side computes for each row.
         peers: None are all of `peers_for`.
-        verify: what is checked of results, one of cconvnet.bench.sides.VERIFICATIONS. None: all, on the host;
-            on a GPU, whose kernels the tests check to the bit, only that all elements were written and are
-            finite.
+        verify: what is checked of results, one of cconvnet.bench.peers.side.VERIFICATIONS. None: all, on
+            the host; on a GPU, whose kernels the tests check to the bit, only that all elements were
+            written and are finite.
         begun: called with the result before its first row, and the rows to come.
         measured: called with the result so far and each new row.
 
@@ -170,7 +170,7 @@ def kernels(
     }
     sides: dict[str, _Asked] = {}
     try:
-        ours = _Asked("cconvnet.bench.ours:Ours", arguments | {"impl": impl}, {})
+        ours = _Asked("cconvnet.bench.peers.cconvnet:Ours", arguments | {"impl": impl}, {})
         sides[""] = ours
         result["caches"] = ours.ask("describe")["caches"]
         result["ceilings"] = ours.ask("ceilings")

@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cconvnet.bench.rows import Row, rows, select
-from cconvnet.bench.sides import VERIFICATIONS, Side
+from cconvnet.bench.cases import Row, rows, select
+from cconvnet.bench.peers.side import VERIFICATIONS, Side
+from cconvnet.bench.processes import PeerMissing
 from cconvnet.bench.timing import summary
-from cconvnet.bench.workers import PeerMissing
 
 SIDES = {
-    "ours": "cconvnet.bench.ours:Ours",
+    "ours": "cconvnet.bench.peers.cconvnet:Ours",
     "cudnn": "cconvnet.bench.peers.cudnn:CuDNN",
     "pytorch": "cconvnet.bench.peers.pytorch_kernels:PyTorch",
 }

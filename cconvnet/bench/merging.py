@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cconvnet.bench.ceilings import Ceilings
+from cconvnet.bench.cases import BLOCKS
+from cconvnet.bench.cost import Work
 from cconvnet.bench.kernels import column_name, launched, summarize
 from cconvnet.bench.lines import OURS, key
-from cconvnet.bench.rows import BLOCKS
-from cconvnet.bench.work import Work
+from cconvnet.bench.peaks import Ceilings
 
 _TIMES = ("seconds", "seconds_min", "seconds_max", "calls")
 

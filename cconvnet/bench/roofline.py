@@ -11,17 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cconvnet import machine
-from cconvnet.backends import Device, devices_of
-from cconvnet.bench.ceilings import Ceilings, measure
-from cconvnet.bench.networks import build_spec
+from cconvnet.bench.cost import Work, work
+from cconvnet.bench.peaks import Ceilings, measure
 from cconvnet.bench.timing import summary
-from cconvnet.bench.training import Training, check_counts
-from cconvnet.bench.work import Work, work
+from cconvnet.devices import Device, devices_of
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.layers import Layer, SoftmaxCostLayer
 from cconvnet.nets.specs import DATA
 from cconvnet.network import Network
+from cconvnet.network.build import build_spec
+from cconvnet.network.synthetic import Training, check_counts
+from cconvnet.system import machine
 
 CACHES = "as in a step: as the call before left them"
 FURTHEST = 5

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import machine, memory, nets
-from cconvnet.backends import Device, check_precision, get_device
+from cconvnet import nets
+from cconvnet.bench.processes import Worker, WorkerError, peak_bytes
 from cconvnet.bench.timing import calls_for, summary, wall_seconds
-from cconvnet.bench.training import Training
-from cconvnet.bench.workers import Worker, WorkerError, peak_bytes
 from cconvnet.checks import MOST_PIXELS, real, whole
+from cconvnet.devices import Device, check_precision, get_device
 from cconvnet.nets.specs import spec_from_dict, spec_to_dict
 from cconvnet.network import Network
+from cconvnet.network.synthetic import Training
+from cconvnet.system import machine, memory
 
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the side of a network's own images
 LARGEST_BATCH = 1 << 16

@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import machine
-from cconvnet.backends import PRECISIONS, devices_of
-from cconvnet.bench import workers
-from cconvnet.bench.networks import build_spec
+from cconvnet.bench import processes
+from cconvnet.bench.processes import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.bench.timing import summary, wall_seconds
-from cconvnet.bench.training import TIMED_LR, Training, check_counts
-from cconvnet.bench.workers import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
+from cconvnet.devices import PRECISIONS, devices_of
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.layers import Dropout
 from cconvnet.nets.specs import LrnSpec, NetSpec, nearest, spec_from_dict, spec_to_dict
 from cconvnet.network import Network
+from cconvnet.network.build import build_spec
+from cconvnet.network.synthetic import TIMED_LR, Training, check_counts
+from cconvnet.system import machine
 from cconvnet.testing import reference
 
 Array = np.ndarray[Any, Any]
@@ -149,7 +149,7 @@ class OurStep:
     def prepare(self, lr: float) -> None:
         """From here on steps are those that are timed, and the peak of memory is theirs."""
         self.training.lr = lr
-        workers.forget_peak()
+        processes.forget_peak()
 
     def step(self) -> float:
         """The seconds of one step: images to the device, forward, backward, update, loss read."""
@@ -157,7 +157,7 @@ class OurStep:
 
     def memory(self) -> dict[str, int]:
         """``peak_rss_bytes`` of the process; on a GPU also ``peak_device_bytes``, held by its allocator."""
-        found = {"peak_rss_bytes": workers.peak_bytes()}
+        found = {"peak_rss_bytes": processes.peak_bytes()}
         gpus = {device.ordinal: device for device in self.network.devices if device.kind == "cuda"}
         held = 0
         for device in gpus.values():

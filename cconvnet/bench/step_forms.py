@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cconvnet import machine, nets
-from cconvnet.backends import PRECISIONS, Device, get_device
+from cconvnet import nets
 from cconvnet.bench.timing import summary, wall_seconds
-from cconvnet.bench.training import Training
+from cconvnet.devices import PRECISIONS, Device, get_device
 from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network
+from cconvnet.network.synthetic import Training
+from cconvnet.system import machine
 
 WARMUP = 4  # the second step is captured
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.backends import Device
 from cconvnet.bfloat16 import BITS, pack
+from cconvnet.devices import Device
 
 Array = np.ndarray[Any, Any]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cconvnet.backends import Device
+from cconvnet.devices import Device
 
 Call = Callable[[], Any]
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet._problem import ConvProblem
-from cconvnet.bench.rows import Row
+from cconvnet.bench.cases import Row
 from cconvnet.bench.tiles import Tiled
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.testing import compare, reference

@@ -51,7 +51,7 @@ from cconvnet.cli.options import (
 )
 from cconvnet.cli.options import seed as check_seed
 from cconvnet.cli.train import train
-from cconvnet.outputs import check_folder
+from cconvnet.system.outputs import check_folder
 
 app = typer.Typer(
     add_completion=False,
@@ -100,8 +100,8 @@ def evaluate(
     to_json: Json = None,
 ) -> None:
     """Print a trained network's error on test images, or that of several whose probabilities are averaged."""
+    from cconvnet.console import percent, reporter
     from cconvnet.evaluate import Tally, evaluate_runs
-    from cconvnet.reporter import percent, reporter
     from cconvnet.runs.data_record import unreadable_lines
 
     def errors(tally: Tally) -> str:
@@ -248,28 +248,30 @@ def import_(
 
     Weights and momentum come over; the network must have layers of the same names and shapes.
     """
-    from cconvnet.checkpoint import CheckpointError
-    from cconvnet.formats import checkpoints
+    from cconvnet.console import reporter
+    from cconvnet.formats import cuda_convnet_checkpoint
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.reporter import reporter
-    from cconvnet.settings import Options
-    from cconvnet.train import begin_with
+    from cconvnet.runs.checkpoint import CheckpointError
+    from cconvnet.training.session import begin_with
+    from cconvnet.training.settings import Options
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
     wanted = chosen(net, layer_def, layer_params, crop)
     if wanted is None:
         raise ValueError("the network is needed: --net, or --layer-def and --layer-params")
-    layers = checkpoints.read_checkpoint(checkpoint)
+    layers = cuda_convnet_checkpoint.read_checkpoint(checkpoint)
     options = Options(net=wanted, data=data, batch=batch, out=out)
     with reporter() as report:
-        shared = checkpoints.shared_weights(layers)
+        shared = cuda_convnet_checkpoint.shared_weights(layers)
         if shared:
             report.say(
                 f"shared weights ({', '.join(shared)}) become each layer's own: training moves them apart"
             )
         try:
-            path = begin_with(options, lambda network: checkpoints.network_weights(network, layers), report)
+            path = begin_with(
+                options, lambda network: cuda_convnet_checkpoint.network_weights(network, layers), report
+            )
         except CheckpointError as error:
             raise CheckpointError(f"{checkpoint} does not fit {wanted}: {error}") from error
     print(f"files: {path}")
@@ -301,11 +303,11 @@ def describe(
     to_json: Json = None,
 ) -> None:
     """Show a network's layers, shapes, parameters, devices, and the copies between them."""
-    from cconvnet.bench.networks import build_spec
-    from cconvnet.footprint import Plan
     from cconvnet.formats.netfiles import build_sized, chosen
     from cconvnet.nets.specs import compare as differences
     from cconvnet.network import table
+    from cconvnet.network.build import build_spec
+    from cconvnet.network.footprint import Plan
 
     if compare is not None:
         one, other = compare
@@ -376,8 +378,8 @@ def gradcheck(
     --size is the images' and only --width the network's. Each device is checked on its own; the exit code is
     1 if anything is wrong.
     """
-    from cconvnet import gradcheck as checking
     from cconvnet.formats.netfiles import NetFiles, build_sized, chosen
+    from cconvnet.network import gradcheck as checking
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     spec, _ = build_sized(wanted, size if isinstance(wanted, NetFiles) else None)
@@ -479,9 +481,9 @@ def augment(
     workers: Workers = None,
 ) -> None:
     """Draw training images as a network sees them: crops, mirror images, colour noise."""
-    from cconvnet import augment as sheets
     from cconvnet import data as sources
     from cconvnet.data.workers import surplus
+    from cconvnet.plots import augmentation as sheets
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
@@ -593,7 +595,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, typer.Abort):
         return 130
     if isinstance(error, OSError) and error.filename is None and error.errno in _OF_OUTPUT:
-        from cconvnet.reporter import silence
+        from cconvnet.console import silence
 
         silence(sys.stdout)
         # A reader who has gone wants to hear nothing.
@@ -603,7 +605,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, MemoryError):
         return _fail(f"not enough memory ({error}); a smaller --batch needs less", 1)
 
-    from cconvnet.backends import CudaError, DeviceUnavailable
+    from cconvnet.devices import CudaError, DeviceUnavailable
 
     if isinstance(error, DeviceUnavailable):
         return _fail(str(error), 2)
@@ -614,10 +616,10 @@ def _explain(error: Exception) -> int:
         hint = "\n(CCONVNET_DEBUG=1 shows where)" if type(error) is ValueError else ""
         return _fail(f"{error}{hint}", 2)
 
-    from cconvnet.bench.workers import WorkerError as SideError
+    from cconvnet.bench.processes import WorkerError as SideError
     from cconvnet.data import WorkerError
     from cconvnet.data.downloads import DownloadError
-    from cconvnet.trainer import TrainingStopped
+    from cconvnet.training.trainer import TrainingStopped
 
     if isinstance(error, TrainingStopped | WorkerError | SideError | DownloadError):
         return _fail(str(error), 1)

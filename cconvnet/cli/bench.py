@@ -32,7 +32,7 @@ from cconvnet.cli.options import (
     write_json,
 )
 from cconvnet.cli.options import seconds as check_seconds
-from cconvnet.outputs import check_folder, is_plain
+from cconvnet.system.outputs import check_folder, is_plain
 
 OneDevice = Annotated[
     str | None,
@@ -107,11 +107,11 @@ def bench_kernels(
 
     A wrong result of ours is said instead of its time, and the exit code is 1.
     """
-    from cconvnet.backends import get_device
+    from cconvnet.bench.cases import Row
     from cconvnet.bench.kernel_table import Table
     from cconvnet.bench.kernels import failed, kernels, peers_for
-    from cconvnet.bench.rows import Row
-    from cconvnet.reporter import reporter
+    from cconvnet.console import reporter
+    from cconvnet.devices import get_device
 
     if no_peer and peers is not None:
         raise ValueError("--no-peer and --peers exclude each other")
@@ -152,7 +152,7 @@ def bench_kernels(
     if to_json:
         write_json(to_json, result)
     if plot:
-        from cconvnet.bench.pictures import kernel_bars
+        from cconvnet.bench.charts import kernel_bars
 
         kernel_bars(result, plot)
     if failed(result):
@@ -190,10 +190,10 @@ def bench_step(
     plot: Plot = None,
 ) -> None:
     """Time whole training steps on random images, against PyTorch's: load, forward, backward, update."""
-    from cconvnet.bench import pictures
+    from cconvnet.bench import charts
     from cconvnet.bench import step as bench
+    from cconvnet.console import reporter
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     _check_pictures(plot)
@@ -227,7 +227,7 @@ def bench_step(
     if to_json:
         write_json(to_json, result)
     if plot:
-        pictures.step_bars(result, plot)
+        charts.step_bars(result, plot)
 
 
 @app.command(
@@ -266,8 +266,8 @@ def bench_roofline(
 ) -> None:
     """Time every operation within real training steps, beside what this device's own limits allow."""
     from cconvnet.bench import roofline
+    from cconvnet.console import reporter
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     _check_pictures(plot, stack)
@@ -295,12 +295,12 @@ def bench_roofline(
     if to_json:
         write_json(to_json, result)
     if plot or stack:
-        from cconvnet.bench import pictures
+        from cconvnet.bench import charts
 
         if plot:
-            pictures.roofline(result, plot)
+            charts.roofline(result, plot)
         if stack:
-            pictures.step_stack(result, stack)
+            charts.step_stack(result, stack)
 
 
 @app.command(
@@ -340,7 +340,7 @@ def bench_scaling(
 ) -> None:
     """Time training steps at growing batches and image sizes, and fit how time and memory grow."""
     from cconvnet.bench import scaling
-    from cconvnet.reporter import reporter
+    from cconvnet.console import reporter
 
     _check_pictures(plot)
     with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
@@ -368,9 +368,9 @@ def bench_scaling(
     if to_json:
         write_json(to_json, result)
     if plot:
-        from cconvnet.bench import pictures
+        from cconvnet.bench import charts
 
-        pictures.scaling(result, plot)
+        charts.scaling(result, plot)
 
 
 @app.command("checkpoint", epilog=example("cconvnet bench checkpoint --net alexnet --json checkpoint.json"))
@@ -394,8 +394,8 @@ def bench_checkpoint(
 ) -> None:
     """Time checkpoints of a network that trains: how long it stands still, and how long one is written."""
     from cconvnet.bench import checkpoint as bench
+    from cconvnet.console import reporter
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.reporter import reporter
 
     if not out.is_dir():
         raise ValueError(f"--out {out} is no folder")
@@ -446,8 +446,8 @@ def bench_data(
 ) -> None:
     """Time how images are decoded, loaded and brought to the device, and say what limits training."""
     from cconvnet.bench import data as bench
+    from cconvnet.console import reporter
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.reporter import reporter
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     _check_pictures(plot)
@@ -474,9 +474,9 @@ def bench_data(
     if to_json:
         write_json(to_json, result)
     if plot:
-        from cconvnet.bench import pictures
+        from cconvnet.bench import charts
 
-        pictures.data_bars(result, plot)
+        charts.data_bars(result, plot)
 
 
 def _check_pictures(*pictures: Path | None) -> None:

@@ -16,8 +16,8 @@ from cconvnet.cli.options import seed as check_seed
 from cconvnet.cli.options import workers as check_workers
 
 if TYPE_CHECKING:
-    from cconvnet.data.origins import Origin
-    from cconvnet.reporter import Reporter
+    from cconvnet.console import Reporter
+    from cconvnet.data.datasets import Origin
 
 SHOWN_LEFT_OUT = 5  # names of pictures
 MOST_SHARD_MB = 2**20  # a tebibyte
@@ -47,8 +47,8 @@ def get(
     It can be stopped at any time; the same command goes on. CCONVNET_DATA_MIRROR may be the address of a
     folder that holds the files, to fetch them from there.
     """
+    from cconvnet.console import reporter
     from cconvnet.data import downloads
-    from cconvnet.reporter import reporter
 
     out = out or Path("data", name)
     with reporter() as report:
@@ -128,10 +128,10 @@ def prepare(
 
     It can be stopped at any time; the same command goes on.
     """
+    from cconvnet.console import reporter
     from cconvnet.data.inspection import sized
+    from cconvnet.data.shards.encoding import choose
     from cconvnet.data.shards.prepare import Preparation
-    from cconvnet.data.shards.recipes import choose
-    from cconvnet.reporter import reporter
 
     began = time.monotonic()
     with reporter() as report:
@@ -162,9 +162,9 @@ def prepare(
 
 def _find(data: str | None, report: Reporter) -> Origin:
     """What `data` holds; of a million pictures, looking takes its time."""
-    from cconvnet.data import origins
+    from cconvnet.data import datasets
 
-    origin = origins.find(data, report.counted("looking through data"))
+    origin = datasets.find(data, report.counted("looking through data"))
     report.end()
     return origin
 
@@ -187,9 +187,9 @@ def inspect(
     to_json: Json = None,
 ) -> None:
     """Say what data holds: classes, counts, sizes; and show some of it."""
+    from cconvnet.console import reporter
     from cconvnet.data import inspection
-    from cconvnet.outputs import save_picture
-    from cconvnet.reporter import reporter
+    from cconvnet.system.outputs import save_picture
 
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--sheet must end with .png or .jpg, not {sheet.name!r}")
@@ -222,10 +222,10 @@ def verify(
     ] = None,
 ) -> None:
     """Check every byte of shards: files' SHA-256, pictures' CRC-32; exit 1 if anything is damaged."""
+    from cconvnet.console import reporter
     from cconvnet.data import shards
     from cconvnet.data.inspection import sized
     from cconvnet.data.shards import verify as checks
-    from cconvnet.reporter import reporter
 
     dataset = shards.read_dataset(dst)
     pictures = sum(dataset.pictures.values())

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cconvnet import checks, nets, outputs
+from cconvnet import checks, nets
 from cconvnet.checks import LARGEST, MOST, MOST_PIXELS, MOST_SEED
-from cconvnet.outputs import check_output
+from cconvnet.system import outputs
+from cconvnet.system.outputs import check_output
 
 LONGEST = 366 * 24 * 3600.0  # seconds that a measurement may be told to take
 _DEVICE = re.compile(r"[0-9]{1,9}|[a-z]+(?::[0-9]{1,9})?")

@@ -26,7 +26,7 @@ from cconvnet.cli.options import (
     whole,
     write_json,
 )
-from cconvnet.outputs import check_output
+from cconvnet.system.outputs import check_output
 
 
 class _CurveUnlessNamed(TyperGroup):
@@ -168,10 +168,10 @@ def predictions(
     Pictures that cannot be read are named and left out; the exit code is then 1.
     """
     from cconvnet import plots, runs
+    from cconvnet.console import reporter
     from cconvnet.data import DataError
     from cconvnet.evaluate import load_trained, not_turned
-    from cconvnet.plots import seen
-    from cconvnet.reporter import reporter
+    from cconvnet.plots import analysis
 
     target = out or runs.folder_of(run) / "predictions.png"
     plots.check(target)
@@ -180,9 +180,9 @@ def predictions(
     if note := not_turned(picture or [], trained.preprocessing):
         print(f"note: {note}", file=sys.stderr)
     with reporter(sys.stderr) as report:
-        look = seen.look(
+        look = analysis.look(
             trained,
-            seen.open_test(trained, data),
+            analysis.open_test(trained, data),
             images=images,
             pictures=picture or (),
             among=among,
@@ -190,7 +190,7 @@ def predictions(
             stepped=report.counted("looking at images"),
         )
         report.end()
-    title, about = seen.headline(trained)
+    title, about = analysis.headline(trained)
     plots.predictions(look, target, title, about if picture else f"{about}; the right class in orange")
     print(target)
     for error in unread:
@@ -224,17 +224,17 @@ def activations(
     """Draw the feature maps of a run's convolutions for one picture, brightest first."""
     from cconvnet import plots, runs
     from cconvnet.evaluate import load_trained, not_turned
-    from cconvnet.plots import seen
+    from cconvnet.plots import analysis
 
     target = out or runs.folder_of(run) / "activations.png"
     plots.check(target)
     trained = load_trained(run, devices=device_names(device), batch=1, best=best, precision=precision)
     if note := not_turned([picture] if picture else [], trained.preprocessing):
         print(f"note: {note}", file=sys.stderr)
-    name, image = seen.one_image(trained, picture, data)
-    maps = seen.feature_maps(trained, image, layer)
-    title, about = seen.headline(trained)
-    plots.activations(seen.center(trained, image), maps, target, title, f"{about}: {name}")
+    name, image = analysis.one_image(trained, picture, data)
+    maps = analysis.feature_maps(trained, image, layer)
+    title, about = analysis.headline(trained)
+    plots.activations(analysis.center(trained, image), maps, target, title, f"{about}: {name}")
     print(target)
 
 
@@ -276,11 +276,11 @@ def timeline(
 
     Steps are done on random images; the run is not changed. The picture shows the median one of several.
     """
-    from cconvnet import plots, runs, tracing
-    from cconvnet.backends import devices_of
-    from cconvnet.bench.networks import build_network, build_spec
-    from cconvnet.network import Network
-    from cconvnet.reporter import reporter
+    from cconvnet import plots, runs
+    from cconvnet.console import reporter
+    from cconvnet.devices import devices_of
+    from cconvnet.network import Network, tracing
+    from cconvnet.network.build import build_network, build_spec
 
     if (run is None) == (net is None):
         raise ValueError("one of the two is needed: a run's folder, or --net")

@@ -20,7 +20,7 @@ from cconvnet.cli.options import (
     print_table,
     write_json,
 )
-from cconvnet.outputs import check_output
+from cconvnet.system.outputs import check_output
 
 if TYPE_CHECKING:
     from cconvnet.runs.overview import Overview
@@ -97,7 +97,7 @@ def report(
     """Write a run's results, curves, filters, predictions and settings on one HTML page, a single file."""
     from cconvnet import report as pages
     from cconvnet import runs as folders
-    from cconvnet.reporter import reporter
+    from cconvnet.console import reporter
 
     target = out or folders.folder_of(run) / "report.html"
     check_output(target, "html")

@@ -156,11 +156,11 @@ def train(
     goes on.
     """
     from cconvnet import plots
+    from cconvnet.console import percent, reporter
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.reporter import percent, reporter
-    from cconvnet.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
-    from cconvnet.train import train as run_training
-    from cconvnet.trainer import Interrupts, Terminated, resume_command
+    from cconvnet.training.session import train as run_training
+    from cconvnet.training.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
+    from cconvnet.training.trainer import Interrupts, Terminated, resume_command
 
     options = Options(
         net=chosen(net, layer_def, layer_params, crop),

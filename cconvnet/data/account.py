@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cconvnet.data.origins.origin import Origin
+    from cconvnet.data.datasets.dataset import Origin
 
 # A folder may hold a million hidden files. All are counted, and so many of each reason are named in a file.
 MOST_NAMES = 1000

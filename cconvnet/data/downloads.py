@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import IO
 
 import cconvnet
-from cconvnet.data import origins
+from cconvnet.data import datasets
+from cconvnet.data.datasets import Origin
 from cconvnet.data.images import DataError
-from cconvnet.data.origins import Origin
 from cconvnet.data.splits import Progress
-from cconvnet.outputs import check_folder
+from cconvnet.system.outputs import check_folder
 
 MIRROR = "CCONVNET_DATA_MIRROR"
 _OF_A_DOWNLOAD = {"files", "unpacked"}  # what there is in the folder of one that is not complete
@@ -162,12 +162,12 @@ def get(
         ready = _unpacked(ready / collection.files[0].name, work / "unpacked", collection.inside)
     ready.replace(out)
     shutil.rmtree(work)
-    return origins.find(out)
+    return datasets.find(out)
 
 
 def _already(name: str, out: Path) -> Origin:
     with contextlib.suppress(DataError):
-        origin = origins.find(out)
+        origin = datasets.find(out)
         if origin.kind == COLLECTIONS[name].kind:
             return origin
     raise DataError(f"--out must be a new folder; {out} holds something else than {name}")

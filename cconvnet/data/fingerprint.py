@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cconvnet.data.extents import Stored
-from cconvnet.data.origins.origin import Origin, Pictures, composed
+from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.datasets.dataset import Origin, Pictures, composed
 
 DIGITS = 16
 # Reading 256 files takes 0.3 s from a disk in the network that answers after 10 ms.

@@ -25,8 +25,8 @@ import PIL
 from PIL import Image, ImageChops, UnidentifiedImageError, features
 
 from cconvnet import _pixels
+from cconvnet.data.byte_ranges import Stored
 from cconvnet.data.containers import UPRIGHT, of_pixels, orientation, turned
-from cconvnet.data.extents import Stored
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 
 try:

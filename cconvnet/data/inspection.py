@@ -11,10 +11,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from cconvnet.data.account import Account
+from cconvnet.data.datasets.dataset import Origin, Pictures, some
 from cconvnet.data.images import BrokenImage, DataError, Pixels, decode_image
-from cconvnet.data.origins.origin import Origin, Pictures, some
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
-from cconvnet.data.shards import recipes
+from cconvnet.data.shards import encoding
 from cconvnet.data.splits import Progress
 
 _LOOKED_AT = 256  # pictures whose headers are read
@@ -154,7 +154,7 @@ def inspect(origin: Origin, progress: Progress | None = None) -> Inspection:
         each = -(-len(pictures) // (_LOOKED_AT // len(counts)))
         for number in range(0, len(pictures), each):
             try:
-                sides.append(recipes.sides(recipes.read(pictures, number), origin.preprocessing or CURRENT))
+                sides.append(encoding.sides(encoding.read(pictures, number), origin.preprocessing or CURRENT))
             except BrokenImage as error:
                 unreadable.append(f"{pictures.names[number]} ({error})")
     if not sides:
@@ -202,7 +202,7 @@ def sheet(origin: Origin, seed: int = 0) -> Image.Image:
     for place, (label, number) in enumerate(cells):
         left, top = _GAP + place % columns * step[0], _GAP + place // columns * step[1]
         try:
-            cell = _fitted(_decoded(recipes.read(origin.train, number), origin.preprocessing or CURRENT))
+            cell = _fitted(_decoded(encoding.read(origin.train, number), origin.preprocessing or CURRENT))
             picture.paste(cell, (left + (_SIDE - cell.width) // 2, top + (_SIDE - cell.height) // 2))
         except BrokenImage:
             draw.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), fill=_PALE)
@@ -214,7 +214,7 @@ def sheet(origin: Origin, seed: int = 0) -> Image.Image:
     return picture
 
 
-def _decoded(content: recipes.Content, rules: Preprocessing) -> Pixels:
+def _decoded(content: encoding.Content, rules: Preprocessing) -> Pixels:
     return decode_image(content, None, preprocessing=rules) if isinstance(content, bytes) else content
 
 

@@ -1,7 +1,7 @@
 """A data folder as splits of images of one size, which training reads: what was found, decoded.
 
-What kind of data a path holds is found by :mod:`cconvnet.data.origins`. Whatever is missing or wrong there is
-a DataError that names the file and says what would be right.
+What kind of data a path holds is found by :mod:`cconvnet.data.datasets`. Whatever is missing or wrong there
+is a DataError that names the file and says what would be right.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet import memory
 from cconvnet.checks import whole
-from cconvnet.data import origins
+from cconvnet.data import datasets
 from cconvnet.data.account import Account
-from cconvnet.data.extents import Extents
+from cconvnet.data.byte_ranges import Extents
+from cconvnet.data.datasets import Origin, Pictures
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import (
     DECODERS,
@@ -30,11 +30,11 @@ from cconvnet.data.images import (
     describe_decoder,
     read_image,
 )
-from cconvnet.data.origins import Origin, Pictures
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.shards import RawSplit
 from cconvnet.data.splits import MemorySplit, PictureSplit, Progress, Split, StoredSplit
 from cconvnet.data.workers import Decoding
+from cconvnet.system import memory
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def open_source(
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
     if workers is not None:
         whole("workers", workers, 0)
-    origin = origins.find(data, scan)
+    origin = datasets.find(data, scan)
     size = origin.size if size is None else size
     if origin.train.extents is None:
         return _of_arrays(origin, size, preprocessing)

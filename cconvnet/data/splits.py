@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.extents import Extents
+from cconvnet.data.byte_ranges import Extents
 from cconvnet.data.images import DataError, Pixels, resize_image
 from cconvnet.data.workers import (
     CHUNK,

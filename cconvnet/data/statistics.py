@@ -21,7 +21,7 @@ from cconvnet.data.loader import mean_image
 from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.data.sources import Source
 from cconvnet.data.splits import Progress
-from cconvnet.outputs import write_output
+from cconvnet.system.outputs import write_output
 
 Floats = npt.NDArray[np.float32]
 

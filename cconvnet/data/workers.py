@@ -28,10 +28,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cconvnet.children import python_call
-from cconvnet.data.extents import Stored
+from cconvnet.data.byte_ranges import Stored
 from cconvnet.data.images import BrokenImage, DataError, Pixels, read_image
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.system.children import python_call
 
 # Files a worker is given at once: enough to make the exchange cheap beside the decoding (about 0.1 ms beside
 # 2 ms for 32x32 pixels), few enough that a batch is spread over the workers.

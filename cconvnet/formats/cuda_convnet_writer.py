@@ -34,7 +34,7 @@ from cconvnet.nets.specs import (
     lrn_alpha,
 )
 from cconvnet.nets.transform import towers as as_towers
-from cconvnet.outputs import write_output
+from cconvnet.system.outputs import write_output
 
 
 def write(spec: NetSpec, layer_def: Path, layer_params: Path, *, towers: int = 2) -> None:

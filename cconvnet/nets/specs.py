@@ -92,7 +92,7 @@ CURVES = ("linear", "exp", "dexp", "jdexp")
 class RateCurve:
     """A rate that falls over the whole run, from its first value to that value divided by `factor`.
 
-    The kinds and their formulas are in :func:`cconvnet.schedule.curve_factor`.
+    The kinds and their formulas are in :func:`cconvnet.training.schedule.curve_factor`.
 
     Attributes
         kind: ``linear``; ``exp``, by equal ratios; ``dexp``, likewise in `steps` steps; ``jdexp``, the same

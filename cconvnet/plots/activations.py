@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cconvnet.plots.analysis import Maps
 from cconvnet.plots.figures import FAINT, drawn
 from cconvnet.plots.mosaic import Array, mosaic, side_by_side
 from cconvnet.plots.predictions import draw_image
-from cconvnet.plots.seen import Maps
 
 _SHAPE = 8.0
 

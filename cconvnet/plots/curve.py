@@ -14,8 +14,8 @@ import numpy as np
 
 from cconvnet.nets.specs import nearest
 from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, check, drawn
-from cconvnet.plots.history import TOP5_FROM, X_AXES, Array, History
 from cconvnet.runs import data_name, in_use
+from cconvnet.runs.history import TOP5_FROM, X_AXES, Array, History
 
 PANELS = ("loss", "error")
 

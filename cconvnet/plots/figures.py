@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cconvnet.outputs import check_output, write_output
+from cconvnet.system.outputs import check_output, write_output
 
 # Colours that people who see colours differently can tell apart: Okabe and Ito, "Color Universal Design",
 # 2008. Their yellow and black are left out, one too pale for a line and one the text's.

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cconvnet import nets, runs
-from cconvnet.checkpoint import Checkpoint
 from cconvnet.nets.specs import ConvSpec, LayerSpec, LocalSpec, NetSpec, nearest
 from cconvnet.plots.figures import FAINT, PlotError, drawn
 from cconvnet.plots.mosaic import Array, mosaic, scaled_each, scaled_together, side_by_side
+from cconvnet.runs.checkpoint import Checkpoint
 
 SCALES = ("own", "shared")
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cconvnet.plots.analysis import NEIGHBOURS, TOP, Look, Seen
 from cconvnet.plots.figures import COLORS, FAINT, INK, RULE, drawn
 from cconvnet.plots.mosaic import Array
-from cconvnet.plots.seen import NEIGHBOURS, TOP, Look, Seen
 
 RIGHT, WRONG = COLORS[1], COLORS[5]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cconvnet.network.tracing import PASSES, Record, Span
 from cconvnet.plots.figures import COLORS, FAINT, INK, drawn
-from cconvnet.tracing import PASSES, Record, Span
 
 _PASS_COLORS = {
     "load": COLORS[5],

@@ -19,17 +19,17 @@ import numpy as np
 
 import cconvnet
 from cconvnet import plots, runs
-from cconvnet.backends import CudaError, DeviceUnavailable
-from cconvnet.checkpoint import Folder
 from cconvnet.data import Source, WorkerError
+from cconvnet.devices import CudaError, DeviceUnavailable
 from cconvnet.evaluate import Trained, load_trained
-from cconvnet.plots import seen
+from cconvnet.plots import analysis
 from cconvnet.plots.activations import sheet
 from cconvnet.plots.filters import filter_sheet
-from cconvnet.plots.history import TOP5_FROM, History
 from cconvnet.report.page import Array, Markup, data_url, document, join, photo, png, table, tag
 from cconvnet.runs import data_name, overview
+from cconvnet.runs.checkpoint import Folder
 from cconvnet.runs.data_record import read_data
+from cconvnet.runs.history import TOP5_FROM, History
 from cconvnet.runs.overview import Overview
 
 # How many training images the nearest are looked for in: a page should not take minutes.
@@ -70,7 +70,7 @@ def write(
         RunError: the folder holds no run.
         OSError: the file cannot be written.
     """
-    from cconvnet.outputs import write_output
+    from cconvnet.system.outputs import write_output
 
     history = History(runs.folder_of(run))
 
@@ -129,7 +129,7 @@ class _Opened:
 
     def source(self) -> Source:
         if self._source is None:
-            self._source = _kept(lambda: seen.open_test(self.trained(), self._where))
+            self._source = _kept(lambda: analysis.open_test(self.trained(), self._where))
         if isinstance(self._source, Exception):
             raise self._source
         return self._source
@@ -279,12 +279,12 @@ def _filters(run: Path, best: bool) -> Markup:
 
 def _looks(opened: _Opened, stepped: Stepped) -> list[_Section]:
     """The network's answers, and the images near to each other, from one look."""
-    look = _kept(lambda: seen.look(opened.trained(), opened.source(), among=_AMONG, stepped=stepped))
+    look = _kept(lambda: analysis.look(opened.trained(), opened.source(), among=_AMONG, stepped=stepped))
 
-    def found() -> seen.Look:
+    def found() -> analysis.Look:
         if isinstance(look, Exception):
             raise look
-        assert isinstance(look, seen.Look)
+        assert isinstance(look, analysis.Look)
         return look
 
     return [
@@ -300,8 +300,8 @@ def _image(array: Array, alt: str, class_: str | None = None) -> Markup:
     return tag("img", src=photo(array, _SIDE), alt=alt, width=str(width), height=str(height), class_=classes)
 
 
-def _answers(look: seen.Look) -> Markup:
-    def card(one: seen.Seen) -> Markup:
+def _answers(look: analysis.Look) -> Markup:
+    def card(one: analysis.Seen) -> Markup:
         name = one.name if one.label is None else look.class_names[one.label]
         bars = [
             tag(
@@ -333,8 +333,8 @@ def _answers(look: seen.Look) -> Markup:
     )
 
 
-def _neighbours(look: seen.Look) -> Markup:
-    def row(one: seen.Seen) -> Markup:
+def _neighbours(look: analysis.Look) -> Markup:
+    def row(one: analysis.Seen) -> Markup:
         name = one.name if one.label is None else look.class_names[one.label]
         first = tag(
             "figure", _image(one.image, f"{one.name}, {name}"), tag("figcaption", name), class_="first"
@@ -371,9 +371,9 @@ def _neighbours(look: seen.Look) -> Markup:
 
 def _activations(opened: _Opened) -> Markup:
     trained = opened.trained()
-    name, image = seen.first_image(trained, opened.source())
+    name, image = analysis.first_image(trained, opened.source())
     figures = []
-    for maps in seen.feature_maps(trained, image):
+    for maps in analysis.feature_maps(trained, image):
         array, text = sheet(maps, shape=2.0)
         figures.append(
             tag(
@@ -385,7 +385,7 @@ def _activations(opened: _Opened) -> Markup:
     return join(
         [
             tag("p", f"What each convolution makes of {name}.", class_="faint"),
-            tag("figure", _image(seen.center(trained, image), name, "query")),
+            tag("figure", _image(analysis.center(trained, image), name, "query")),
             tag("div", *figures, class_="maps"),
         ]
     )

@@ -23,9 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from cconvnet import checkpoint, outputs
-from cconvnet.checkpoint import Checkpoint, CheckpointError, Folder
-from cconvnet.locks import locked
+from cconvnet.runs import checkpoint
+from cconvnet.runs.checkpoint import Checkpoint, CheckpointError, Folder
+from cconvnet.system import outputs
+from cconvnet.system.locks import locked
 
 # NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), that of a
 # folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).

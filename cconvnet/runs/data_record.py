@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cconvnet import outputs
 from cconvnet.data import Skipped, Source
+from cconvnet.system import outputs
 
 FILE = "data.json"
 SHOWN = 5

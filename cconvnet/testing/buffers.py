@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.backends import Device
+from cconvnet.devices import Device
 
 # The address sanitizer watches an allocation's own ends; CCONVNET_TEST_GUARD=0 leaves them bare to it.
 GUARD = int(os.environ.get("CCONVNET_TEST_GUARD", "1024"))

@@ -47,7 +47,7 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
-from cconvnet.backends import Device, get_device
+from cconvnet.devices import Device, get_device
 from cconvnet.testing import compare, reference
 from cconvnet.testing.buffers import Buffer
 from cconvnet.testing.operations import (

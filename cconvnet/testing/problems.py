@@ -29,7 +29,7 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
-from cconvnet.backends import PRECISIONS
+from cconvnet.devices import PRECISIONS
 
 # ---- the layers of real networks -------------------------------------------------------------------
 
@@ -703,6 +703,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
     places = [name for name in spec.in_place if spec.dtype(name, element) == spec.dtype(output, element)]
     if places and random.random() < 0.3:
         arguments["in_place"] = str(random.choice(places))
-    # Zeros may be many: few elements kept, windows in the padding. tests/test_random.py looks at them all.
+    # Zeros may be many: few elements kept, windows in the padding. tests/kernels/test_random.py looks at
+    # them all.
     arguments["nonzero"] = 0.0
     return operation, problem, arguments

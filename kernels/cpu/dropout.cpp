@@ -1,7 +1,7 @@
 // Dropout by a mask that Philox draws again at every call (philox.h).
 #include "api.h"
 #include "parallel.h"
-#include "philox.h"
+#include "core/philox.h"
 
 namespace cconvnet {
 namespace {

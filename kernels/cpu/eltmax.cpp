@@ -1,6 +1,6 @@
 // The larger of two tensors, element by element, and its gradient.
 #include "api.h"
-#include "larger.h"
+#include "core/larger.h"
 #include "parallel.h"
 
 namespace cconvnet {

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "bfloat16.h"
+#include "core/bfloat16.h"
 
 namespace cconvnet {
 

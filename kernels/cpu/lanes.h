@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "bfloat16.h"
+#include "core/bfloat16.h"
 
 namespace cconvnet {
 

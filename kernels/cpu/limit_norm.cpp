@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "api.h"
-#include "larger.h"
+#include "core/larger.h"
 #include "parallel.h"
 #include "row_norm.h"
 

@@ -29,7 +29,7 @@
 
 #include "parallel.h"
 #include "problem.h"
-#include "repr.h"
+#include "core/repr.h"
 #include "threads.h"
 
 namespace cconvnet::onednn {

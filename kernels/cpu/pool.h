@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "lanes.h"
-#include "larger.h"
+#include "core/larger.h"
 #include "parallel.h"
 #include "problem.h"
 

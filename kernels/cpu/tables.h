@@ -2,7 +2,7 @@
 // alignment.
 #pragma once
 
-#include "passes.h"
+#include "core/passes.h"
 
 namespace cconvnet {
 

@@ -1,5 +1,5 @@
 // One of two files of a program, each with a `Shared` of its own, as the files of the emulator's module have.
-#include "launch.cuh"
+#include "core/launch.cuh"
 
 namespace {
 

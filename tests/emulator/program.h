@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "launch.cuh"
+#include "core/launch.cuh"
 
 namespace program {
 

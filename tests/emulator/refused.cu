@@ -1,5 +1,5 @@
 // What must not compile, and with what message; each case is chosen by a macro.
-#include "launch.cuh"
+#include "core/launch.cuh"
 
 #ifdef FLOAT_ATOMIC
 __global__ void kernel(float* sum) {

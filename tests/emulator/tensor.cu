@@ -1,6 +1,6 @@
 // The instructions of ptx.cuh: asynchronous copies, matrix fragments, products of a warp, rounding to tf32.
 #include "program.h"
-#include "ptx.cuh"
+#include "core/ptx.cuh"
 
 namespace {
 

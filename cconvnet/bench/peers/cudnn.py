@@ -1,6 +1,6 @@
 """cuDNN's convolutions and matrix products, through its Python frontend: every plan that it offers for a row.
 
-Not yet run on a GPU: tests/test_bench_cudnn.py holds the calls against the frontend's signatures.
+Not yet run on a GPU: tests/bench/test_bench_cudnn.py holds the calls against the frontend's signatures.
 
 Source: cuDNN frontend, "Graph API": a graph of one operation is planned by three heuristics, whose plans are
 built and timed one by one. https://docs.nvidia.com/deeplearning/cudnn/frontend/latest/
@@ -18,15 +18,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cconvnet._problem import ConvProblem, FcProblem
-from cconvnet.backends import Device
+from cconvnet.bench.cases import GEMMS, Row
 from cconvnet.bench.peers import covering_image
 from cconvnet.bench.peers.gpu import gpu
-from cconvnet.bench.rows import GEMMS, Row
-from cconvnet.bench.sides import Array, Plan, Refused, Replay, Side
+from cconvnet.bench.peers.side import Array, Plan, Refused, Replay, Side
+from cconvnet.bench.processes import PeerMissing
 from cconvnet.bench.tiles import Tiled, Tiles, count_bad
 from cconvnet.bench.timing import GRAPH, Clock
-from cconvnet.bench.workers import PeerMissing
 from cconvnet.bfloat16 import BITS, pack
+from cconvnet.devices import Device
 
 INSTALL = "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from cconvnet.backends import CudaDevice
-from cconvnet.bench.workers import PeerMissing
+from cconvnet.bench.processes import PeerMissing
+from cconvnet.devices import CudaDevice
 from cconvnet.errors import DeviceUnavailable
 
 

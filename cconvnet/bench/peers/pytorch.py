@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cconvnet.bench.workers import PeerMissing
+from cconvnet.bench.processes import PeerMissing
 
 try:
     import torch

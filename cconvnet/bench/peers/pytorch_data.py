@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cconvnet.bench.data import open_streamed, timed, times_over
-from cconvnet.data.extents import Stored
+from cconvnet.data.byte_ranges import Stored
 from cconvnet.data.splits import StoredSplit
 
 # Of ImageNet, as PyTorch's examples have them.

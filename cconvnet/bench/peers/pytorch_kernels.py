@@ -19,10 +19,10 @@ from cconvnet.bench.peers.pytorch import set_up
 
 import torch
 
+from cconvnet.bench.cases import Row
 from cconvnet.bench.peers import covering_image
 from cconvnet.bench.peers.gpu import gpu
-from cconvnet.bench.rows import Row
-from cconvnet.bench.sides import Plan, Refused, Replay, Side
+from cconvnet.bench.peers.side import Plan, Refused, Replay, Side
 from cconvnet.bench.tiles import Tiled, tile
 from cconvnet.bench.timing import FLUSHED, GRAPH, wall_seconds
 from cconvnet.bfloat16 import BITS, pack

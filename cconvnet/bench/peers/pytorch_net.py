@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cconvnet.bench.workers import PeerMissing
+from cconvnet.bench.processes import PeerMissing
 from cconvnet.nets.shapes import Shape, pool_outputs, shapes, windows
 from cconvnet.nets.specs import (
     DATA,

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cconvnet.bench import workers
+from cconvnet.bench import processes
 from cconvnet.bench.peers.pytorch_net import Net
 from cconvnet.bench.step import END, MASKS, START, form_precision
-from cconvnet.bench.training import MEAN
 from cconvnet.nets.specs import spec_from_dict
+from cconvnet.network.synthetic import MEAN
 
 
 class PyTorchStep:
@@ -165,7 +165,7 @@ class PyTorchStep:
             self._capture()
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
-        workers.forget_peak()
+        processes.forget_peak()
 
     def _capture(self) -> None:
         """The step as one CUDA graph, which reads images and labels that stay where they are."""
@@ -200,7 +200,7 @@ class PyTorchStep:
         return time.perf_counter() - begin
 
     def memory(self) -> dict[str, int]:
-        found = {"peak_rss_bytes": workers.peak_bytes()}
+        found = {"peak_rss_bytes": processes.peak_bytes()}
         if self.on_gpu:
             # What it holds, as with ours; and what of it was in use at most.
             found["peak_device_bytes"] = torch.cuda.max_memory_reserved(self.device)

@@ -34,13 +34,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data.account import unused_of
-from cconvnet.data.extents import Extents, Raw, Stored
+from cconvnet.data.byte_ranges import Extents, Raw, Stored
+from cconvnet.data.datasets.dataset import Origin, Pictures, beside
 from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, BrokenImage, DataError, Pixels, resize_image
-from cconvnet.data.origins.origin import Origin, Pictures, beside
 from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
 from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores, worker_limit
-from cconvnet.outputs import write_output
+from cconvnet.system.outputs import write_output
 
 DOCUMENT = "dataset.json"
 SPLITS = ("train", "test")

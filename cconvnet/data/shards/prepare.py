@@ -28,23 +28,23 @@ from typing import Any
 import numpy as np
 
 from cconvnet.checks import NumberError
+from cconvnet.console import Reporter
 from cconvnet.data import shards
 from cconvnet.data.account import Account
 from cconvnet.data.color_noise import color_components
+from cconvnet.data.datasets.dataset import Origin, Pictures
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import DataError, describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
-from cconvnet.data.origins.origin import Origin, Pictures
 from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
 from cconvnet.data.shards import Dataset, File, Rows, Shard, read_document, write_document
-from cconvnet.data.shards.makers import Here, Maker, Part, Tell, Worker, record_file, write_record
-from cconvnet.data.shards.recipes import Recipe, Survey
+from cconvnet.data.shards.encoding import Recipe, Survey
+from cconvnet.data.shards.writer_pool import Here, Maker, Part, Tell, Worker, record_file, write_record
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
-from cconvnet.locks import locked
-from cconvnet.outputs import check_folder
-from cconvnet.reporter import Reporter
+from cconvnet.system.locks import locked
+from cconvnet.system.outputs import check_folder
 
 SHARD_BYTES = 256 * 2**20
 # So that few small pictures are still many shards: work for all workers, and little lost when interrupted.

@@ -1,0 +1,239 @@
+"""The layers and passes of a network, each one operation on one problem."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+from cconvnet._problem import (
+    BiasProblem,
+    ConvProblem,
+    DropoutProblem,
+    FilterBlocksProblem,
+    LrnProblem,
+    SgdProblem,
+    SoftmaxProblem,
+)
+from cconvnet.checks import whole
+from cconvnet.layers import ConvLayer
+from cconvnet.nets.specs import ConvSpec
+from cconvnet.testing.operations import OPERATIONS
+from cconvnet.testing.problems import NETWORKS, Layer, layers, with_precision
+
+GEMMS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "fc_fprop", "fc_dgrad", "fc_wgrad")
+
+_OPERATIONS = {
+    "conv": ("conv_fprop", "conv_dgrad", "conv_wgrad"),
+    "fc": ("fc_fprop", "fc_dgrad", "fc_wgrad"),
+    "lrn": ("lrn_forward", "lrn_backward"),
+    "maxpool": ("maxpool_forward", "maxpool_backward"),
+    "avgpool": ("avgpool_forward", "avgpool_backward"),
+}
+
+# Ends the name of a layer that is computed over blocks of pixels.
+BLOCKS = "_blocks"
+# As AlexNet was trained; how fast an update is does not depend on them.
+_RATES = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0005}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation of a network: what one line of a table is about.
+
+    Attributes
+        network, batch: whose.
+        layer: the layer's name in its network.
+        operation: a function of kernels/api.h.
+        problem: what it is called with, a tuple if that is several.
+        precision: one of cconvnet.devices.PRECISIONS.
+        asked: the share of the problem's products that the layer asks for; the others are with zeros.
+        trained: whether it is the form in which training computes the layer.
+    """
+
+    network: str
+    batch: int
+    layer: str
+    operation: str
+    problem: Any
+    precision: str = "fp32"
+    asked: float = 1.0
+    trained: bool = True
+
+    @property
+    def element(self) -> str:
+        """What its arrays are made of, but for those that always are floats."""
+        return "bf16" if self.precision == "bf16" else "fp32"
+
+    def dtype(self, name: str) -> Any:
+        """The type of one of its arrays of numbers."""
+        return OPERATIONS[self.operation].dtype(name, self.element)
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each output. An update also writes the weights that products of bf16 read."""
+        shapes = OPERATIONS[self.operation].outputs(self.problem)
+        if self.operation == "sgd_update" and self.element == "bf16":
+            shapes["w_bf16"] = shapes["w"]
+        return shapes
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer} {self.operation}"
+
+    @property
+    def is_gemm(self) -> bool:
+        """Whether it is a sum of products, which arithmetic may limit, or moves elements only."""
+        return self.operation in GEMMS
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """JSON values from which `find`, told the precision, makes the row again in another process."""
+        return {
+            "network": self.network,
+            "batch": self.batch,
+            "layer": self.layer,
+            "operation": self.operation,
+        }
+
+
+def rows(network: str, batch: int, precision: str = "fp32", blocks: bool = False) -> list[Row]:
+    """Every layer and pass of one of cconvnet.testing.problems.NETWORKS, in the network's order.
+
+    A layer that reads the images has no dgrad. Behind each convolution and hidden fully connected layer
+    stands the backward pass of its ReLU and its bias (forward both are part of fprop), behind the hidden
+    fully connected layers of a network that has two of them dropout. Normalisation across channels and the
+    pooling behind it stand there one by one and as one. The last rows are the loss, and the update of the
+    weights of all these layers at once.
+
+    Args
+        blocks: whether a first convolution that can be computed over blocks of pixels stands there in that
+            form too, as a layer ``conv1_blocks``; see `over_blocks`. Its ``trained`` tells which of the two
+            training on a GPU computes.
+
+    Raises
+        ValueError: naming the argument.
+    """
+    whole("batch", batch, 1)
+    found = []
+    first, *_ = network_layers = list(layers(network).values())
+    for layer, operation, problem in _operations(network_layers, batch):
+        problem = _in_precision(problem, precision)
+        given = Row(network, batch, layer, operation, problem, precision)
+        made = over_blocks(problem) if layer == first.name and operation in GEMMS else None
+        if not blocks or made is None:
+            found.append(given)
+            continue
+        used = _trained_over_blocks(problem)
+        found.append(replace(given, trained=not used))
+        asked = problem.flops / made.flops
+        found.append(replace(given, layer=layer + BLOCKS, problem=made, asked=asked, trained=used))
+    return found
+
+
+def over_blocks(problem: Any) -> ConvProblem | None:
+    """A convolution of images of few channels as one of stride 1, over blocks of pixels as channels.
+
+    None where there is no such form. Where windows hang over the image, there are blocks of zeros for them.
+    """
+    if not isinstance(problem, ConvProblem):
+        return None
+    o, block = problem, problem.stride_h
+    odd = block != o.stride_w or o.pad_h != o.pad_w or o.groups != 1
+    if odd or block == 1 or min(o.r, o.s) < block or o.c > 4:
+        return None
+    filters = FilterBlocksProblem(o.k, o.r, o.s, o.c, block)
+    _, r, s, channels = filters.blocks_shape
+    return ConvProblem(o.n, o.p - 1 + r, o.q - 1 + s, channels, o.k, r, s, precision=o.precision)
+
+
+def _trained_over_blocks(o: ConvProblem) -> bool:
+    """True if training on a GPU computes a first convolution over blocks."""
+    padded = o.h + 2 * o.pad_h, o.w + 2 * o.pad_w
+    over = (o.p - 1) * o.stride_h + o.r > padded[0] or (o.q - 1) * o.stride_w + o.s > padded[1]
+    spec = ConvSpec(
+        name="first",
+        filters=o.k,
+        window=(o.r, o.s),
+        stride=(o.stride_h, o.stride_w),
+        padding=(o.pad_h, o.pad_w),
+        groups=o.groups,
+        rounding="ceil" if over else "floor",
+    )
+    image = SimpleNamespace(height=o.h, width=o.w, channels=o.c, center_mean=False)
+    net: Any = SimpleNamespace(input=image, stored_shape=(o.h, o.w, o.c))
+    return ConvLayer.blocks(spec, net, o.n, o.precision) is not None
+
+
+def _in_precision(problem: Any, precision: str) -> Any:
+    return with_precision(problem, precision) if hasattr(problem, "precision") else problem
+
+
+def _operations(network: list[Layer], batch: int) -> Iterator[tuple[str, str, Any]]:
+    dense = [layer for layer in network if layer.kind == "fc"]
+    weights = 0
+    normalised: tuple[str, Any] | None = None
+    for layer in network:
+        problem = layer.problem(batch)
+        for operation in _OPERATIONS[layer.kind]:
+            if not (operation == "conv_dgrad" and layer is network[0]):
+                yield layer.name, operation, problem
+        if layer.kind in ("conv", "fc"):
+            weights += math.prod(problem.w_shape)
+        if layer.kind == "conv" or layer in dense[:-1]:
+            count, channels = math.prod(problem.y_shape), problem.y_shape[-1]
+            yield layer.name, "relu_bias_backward", BiasProblem(count // channels, channels)
+            if layer in dense and len(dense) > 2:
+                yield layer.name, "dropout", DropoutProblem(count, 0.5, 2.0, seed=1)
+        if isinstance(problem, LrnProblem) and problem.region == "across_channels":
+            normalised = layer.name, problem
+        elif layer.kind == "maxpool" and normalised and normalised[1].x_shape == problem.x_shape:
+            name, both = f"{normalised[0]}+{layer.name}", (normalised[1], problem)
+            yield name, "lrn_maxpool_forward", both
+            yield name, "lrn_maxpool_backward", both
+        elif layer.kind != "lrn":
+            normalised = None
+    yield "loss", "softmax_cross_entropy", SoftmaxProblem(batch, dense[-1].shape["k"])
+    yield "update", "sgd_update", SgdProblem(weights, **_RATES)
+
+
+def find(network: str, batch: int, layer: str, operation: str, precision: str = "fp32") -> Row:
+    """The row of a key."""
+    for row in rows(network, batch, precision, blocks=True):
+        if (row.layer, row.operation) == (layer, operation):
+            return row
+    raise ValueError(f"{network} has no {operation} of a layer {layer!r}")
+
+
+def select(table: list[Row], only: str | None) -> list[Row]:
+    """The rows that `only` names: patterns (fnmatch) of a layer, an operation or its pass, with commas.
+
+    >>> select(rows("alexnet", 1), "conv2,lrn*")      # all of conv2, lrn1, lrn2 and lrn2_map
+    >>> select(rows("alexnet", 1), "wgrad")           # conv_wgrad and fc_wgrad of every layer
+
+    Raises
+        ValueError: a pattern names nothing.
+    """
+    if only is None:
+        return table
+    patterns = [pattern.strip() for pattern in only.split(",")]
+
+    def names(row: Row) -> tuple[str, ...]:
+        return row.layer, row.operation, row.operation.rpartition("_")[2], row.name
+
+    def matches(row: Row, pattern: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names(row))
+
+    for pattern in patterns:
+        if not any(matches(row, pattern) for row in table):
+            found = ", ".join(dict.fromkeys(row.layer for row in table))
+            raise ValueError(
+                f"--only must name layers or passes, such as conv2,wgrad; {pattern!r} names none of {found}"
+            )
+    return [row for row in table if any(matches(row, pattern) for pattern in patterns)]
+
+
+__all__ = ["BLOCKS", "GEMMS", "NETWORKS", "Row", "find", "over_blocks", "rows", "select"]

@@ -1,0 +1,168 @@
+"""Our side of a comparison of kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cconvnet.bench import peaks
+from cconvnet.bench.cases import Row
+from cconvnet.bench.cost import Work, work
+from cconvnet.bench.peers.side import Plan, Refused, Replay, Side
+from cconvnet.bench.tiles import Tiled, Tiles, count_bad
+from cconvnet.bench.timing import GRAPH, Clock
+from cconvnet.bfloat16 import BITS, pack
+from cconvnet.devices import Device, get_device
+from cconvnet.system import machine
+from cconvnet.testing.check import OPERATIONS, impls
+from cconvnet.testing.operations import COUNTS, workspace_size
+
+Array = np.ndarray[Any, Any]
+
+_NAN = int(pack(math.nan))
+
+
+class _Plan(Plan):
+    def __init__(self, device: Device, row: Row, impl: str | None, tiles: Tiles) -> None:
+        self._device, self._row, self._tiles = device, row, tiles
+        self._spec = OPERATIONS[row.operation]
+        self._arrays: dict[str, Any] = {}
+        self._arguments: list[Any] = []
+        self._keywords: dict[str, Any] = {}
+        self._forced = [impl] if self._spec.has_impls else []
+        self.name = row.operation
+        if self._spec.has_impls:
+            served = impls(row.operation, row.problem, device)
+            if impl is not None and impl not in served:
+                raise Refused(f"{impl} does not serve it; there are {', '.join(map(str, served))}")
+            self.name = impl or str(served[0])
+
+    def load(self, inputs: dict[str, Any]) -> None:
+        device, row, spec = self._device, self._row, self._spec
+        kept = {
+            name: pack(value) if value.dtype == np.float32 and row.dtype(name) == BITS else value
+            for name, value in inputs.items()
+            if isinstance(value, np.ndarray)
+        }
+        tiled = {name: value for name, value in inputs.items() if isinstance(value, Tiled)}
+        problems = spec.problems(row.problem)
+        forward = f"{row.operation.removesuffix('_backward')}_forward" if _needs_forward(row) else ""
+        if not self._arrays:
+            self._arrays = {name: device.array(value) for name, value in kept.items()}
+            self._arrays |= {
+                name: device.empty(value.shape, row.dtype(name)) for name, value in tiled.items()
+            }
+            if forward:
+                self._arrays["y"] = device.empty(problems[-1].y_shape, row.dtype("y"))
+            for name, shape in row.outputs.items():
+                if name not in inputs:
+                    dtype = np.int32 if name in COUNTS else row.dtype(name)
+                    self._arrays[name] = device.empty(shape, dtype)
+            self._arguments = self._call_arguments(inputs)
+        for name, value in kept.items():
+            device.fill(self._arrays[name], value)
+        for name in tiled:
+            self._tiles.fill(self._arrays[name])
+        with device:
+            for name in row.outputs.keys() - inputs.keys():
+                array = self._arrays[name]
+                array.fill({np.dtype(np.int32): -1, np.dtype(BITS): _NAN}.get(array.dtype, math.nan))
+            if forward:
+                arguments = (self._arrays["x"], self._arrays["y"], device.stream)
+                getattr(device.module, forward)(*problems, *arguments)
+
+    def _call_arguments(self, inputs: dict[str, Any]) -> list[Any]:
+        device, row, spec = self._device, self._row, self._spec
+        names = list(inputs)
+        if _needs_forward(row):
+            names.insert(1, "y")
+        arguments = list(spec.problems(row.problem))
+        arguments += [self._arrays.get(name, inputs.get(name)) for name in names]
+        outputs = [name for name in row.outputs if name not in (*inputs, *spec.keywords)]
+        arguments += [self._arrays[name] for name in outputs]
+        if spec.has_workspace:
+            size = workspace_size(device.module, row.operation, row.problem, *self._forced)
+            arguments.append(device.empty(size, np.uint8) if size else None)
+        self._keywords = {name: self._arrays[name] for name in spec.keywords if name in self._arrays}
+        return [*arguments, device.stream, *self._forced]
+
+    def call(self) -> None:
+        with self._device:
+            getattr(self._device.module, self._row.operation)(*self._arguments, **self._keywords)
+
+    def results(self) -> dict[str, Array]:
+        return {
+            name: self._device.host(self._arrays[name]).reshape(shape)
+            for name, shape in self._row.outputs.items()
+        }
+
+    def bad(self) -> dict[str, tuple[int, int]]:
+        with self._device as device:
+            arrays = {name: self._arrays[name] for name in self._row.outputs}
+            return {name: (count_bad(device.xp, array), array.size) for name, array in arrays.items()}
+
+    @property
+    def work(self) -> Work:
+        least = work(self._row.operation, self._arguments, self._keywords)
+        return Work(round(least.flops * self._row.asked), least.bytes)
+
+
+def _needs_forward(row: Row) -> bool:
+    """Whether it reads the y of its own forward pass."""
+    return row.operation in ("maxpool_backward", "lrn_maxpool_backward")
+
+
+class Ours(Side):
+    """Args:
+    impl: a row of the selection tables to force where there is a table; None is what they select.
+    """
+
+    strict = True
+
+    def __init__(
+        self, device: str, precision: str, impl: str | None = None, verify: str | None = None
+    ) -> None:
+        super().__init__(device, precision, verify)
+        self._device, self._impl = get_device(device), impl
+        self._clock = Clock(self._device)
+        self._tiles = Tiles(self._device)
+
+    def plans(self, row: Row) -> Sequence[Plan]:
+        return [_Plan(self._device, row, self._impl, self._tiles)]
+
+    def seconds(self, plan: Plan, count: int) -> list[float]:
+        return self._clock.seconds(plan.call, count)
+
+    def captured(self, plan: Plan) -> tuple[Plan, str]:
+        replay, how = self._clock.captured(plan.call)
+        return (Replay(plan, replay) if how == GRAPH else plan), how
+
+    def launch_seconds(self, plan: Plan, count: int) -> list[float]:
+        return self._clock.launch_seconds(plan.call, count)
+
+    def serves(self, precision: str) -> bool:
+        return self._device.serves(precision)
+
+    def machine(self) -> dict[str, Any]:
+        return {"machine": machine.describe(self._device)}
+
+    def synchronize(self) -> None:
+        self._device.synchronize()
+
+    def about(self) -> dict[str, Any]:
+        return {"caches": self._clock.caches}
+
+    def work(self) -> dict[str, int]:
+        """How much the prepared row must do at least; see cconvnet.bench.cost."""
+        (plan,) = self._kept.values()
+        if isinstance(plan, Replay):
+            plan = plan.plan
+        assert isinstance(plan, _Plan)
+        return {"flops": plan.work.flops, "bytes": plan.work.bytes}
+
+    def ceilings(self) -> dict[str, float]:
+        """What this device can do at most."""
+        return peaks.measure(self._device, self.precision).to_dict()

@@ -1,0 +1,167 @@
+"""Processes that are measured side by side.
+
+Each side of a comparison lives in a process of its own, so that its environment, its threads and its peak
+memory are its own and what breaks it leaves the other side running. The sides do nothing until they are
+asked, and are asked in turn, so that a drift of the machine's speed meets all of them.
+
+    >>> with Worker("cconvnet.bench.step:OurStep", {"net": "lenet"}) as ours:
+    ...     ours.ask("run", steps=3)
+
+makes an ``OurStep(net="lenet")`` in another process and returns what its ``run(steps=3)`` does. Arguments and
+results are JSON values; large arrays go through files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cconvnet.system.children import python_call
+
+# Raised so high, glibc's thresholds keep a process from giving its large buffers back to the system at every
+# step, and from having them faulted in anew. PyTorch is nearly twice as fast with them on a CPU.
+RAISED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
+
+
+class WorkerError(RuntimeError):
+    """What was asked of a worker failed there; the text says why."""
+
+
+class PeerMissing(WorkerError):
+    """What is to be compared with cannot be used here; the text says what mends it."""
+
+
+class Disagreement(WorkerError):
+    """The sides do not compute the same, so that their speeds say nothing; the text says where."""
+
+
+class Worker:
+    """An object in another process.
+
+    Args:
+        target: "module:Class".
+        arguments: of the class's constructor.
+        environment: added to the process's own.
+
+    Raises:
+        PeerMissing: the constructor said so.
+        WorkerError: it failed in another way.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        arguments: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.target = target
+        self._process = subprocess.Popen(
+            python_call("cconvnet.bench.processes:serve", [target]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | dict(environment or {}),
+        )
+        try:
+            self._call("", dict(arguments or {}))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def ask(self, method: str, **arguments: Any) -> Any:
+        """What the object's method returns.
+
+        Raises PeerMissing or WorkerError; after a WorkerError the object can still be asked, unless its
+        process has ended.
+        """
+        return self._call(method, arguments)
+
+    def _call(self, method: str, arguments: dict[str, Any]) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps([method, arguments]) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._ended()
+        answer = json.loads(line)
+        if "error" in answer:
+            raise (PeerMissing if answer["missing"] else WorkerError)(answer["error"])
+        return answer["result"]
+
+    def _ended(self) -> WorkerError:
+        code = self._process.wait()
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        return WorkerError(f"the process of {self.target} {how}; what it said stands above")
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held, since :func:`forget_peak` where that is possible."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """From here on the peak is that of what follows, where the system can do that (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def serve(target: str) -> None:
+    """A child's life: make an object of `target`, "module:Class", and answer what is asked of it."""
+    # Whatever a library prints must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    # Ctrl-C is for the parent, which closes the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    served: Any = None
+    for line in sys.stdin:
+        method, arguments = json.loads(line)
+        try:
+            if method:
+                result = getattr(served, method)(**arguments)
+            else:
+                module, _, name = target.partition(":")
+                served, result = getattr(importlib.import_module(module), name)(**arguments), None
+            answer = {"result": result}
+        except Exception as error:
+            if os.environ.get("CCONVNET_DEBUG") == "1":
+                import traceback
+
+                traceback.print_exc()
+            text = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+            answer = {"error": text, "missing": isinstance(error, PeerMissing)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()

@@ -1,0 +1,272 @@
+"""Pictures in folders, one for each class."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cconvnet.data.account import Unused
+from cconvnet.data.byte_ranges import Extents
+from cconvnet.data.datasets.dataset import (
+    FILE,
+    FOLDER,
+    HIDDEN,
+    LAYOUTS,
+    NO_TARGET,
+    PICTURES,
+    READ_ALREADY,
+    LeftOut,
+    Origin,
+    Pictures,
+    beside,
+    composed,
+    entries,
+    is_picture,
+    kind_of,
+    printable,
+    some,
+    why_unused,
+)
+from cconvnet.data.images import DataError
+from cconvnet.data.splits import Progress
+
+TESTS = ("test", "val", "valid", "validation")
+
+
+class _Class(NamedTuple):
+    """The picture files of a class, sorted by name; and what is left out or ignored.
+
+    below: how many of the files lie in subfolders, of which `subfolder` is one.
+    """
+
+    files: list[str]
+    left_out: list[LeftOut]
+    ignored: Unused
+    below: int
+    subfolder: str
+
+
+_Listing = dict[str, _Class]  # by the classes' names, sorted
+
+
+def is_here(root: Path) -> bool:
+    """Whether there are folders of classes."""
+    return _has_pictures(root / "train") or _has_pictures(root)
+
+
+def find(root: Path, progress: Progress | None = None) -> Origin:
+    """train/CLASS/* and test/CLASS/*, or one of TESTS, or only CLASS/*.
+
+    Pictures in subfolders of CLASS belong to it.
+
+    progress: called with the number of classes' folders looked through, and in all.
+
+    Errors: DataError.
+    """
+    notes: list[str] = []
+    folders = {"train": root / "train" if (root / "train").is_dir() else root}
+    tests = [root / name for name in TESTS if (root / name).is_dir()]
+    if tests and folders["train"] != root:
+        # ImageNet's own test pictures have no labels: they lie in test without folders of classes.
+        test = folders["test"] = next(filter(has_pictures_below, tests), tests[0])
+        for other in tests:
+            if other != test:
+                why = (
+                    f"{test} is there"
+                    if has_pictures_below(other)
+                    else "it has no class folders with pictures"
+                )
+                notes.append(f"{other} is not used: {why}")
+    else:
+        notes.append(f"{root} has no test pictures: the training pictures serve for testing too")
+    found = {name: _classes(folder) for name, folder in folders.items()}
+    done, in_all = 0, sum(map(len, found.values()))
+    listings: dict[str, _Listing] = {}
+    for split, classes in found.items():
+        listing = listings[split] = {}
+        for name, entry in classes.items():
+            listing[name] = _list_pictures(entry.path, root)
+            done += 1
+            if progress is not None:
+                progress(done, in_all)
+        _check(folders[split], listing)
+        notes += _below(folders[split], listing)
+    names = list(listings["train"])
+    if "test" in listings and list(listings["test"]) != names:
+        raise DataError(_class_difference(folders, listings))
+    splits = {split: _pictures(listing) for split, listing in listings.items()}
+    for split, pictures in splits.items():
+        pictures.ignored.update(_outside(folders[split], root))
+    apart = folders["train"] != root
+    return Origin(
+        "pictures",
+        f"pictures {root.name}",
+        [printable(name) for name in names],
+        splits["train"],
+        splits.get("test"),
+        notes,
+        folder=root,
+        beside=beside(root, {folder.name for folder in folders.values()}) if apart else Unused(),
+    )
+
+
+def class_folders(folder: Path) -> list[os.DirEntry[str]]:
+    """The folders in a folder, but hidden ones, sorted by name. Errors: DataError."""
+    return [entry for entry in entries(folder) if not entry.name.startswith(".") and kind_of(entry) == FOLDER]
+
+
+def _classes(folder: Path) -> dict[str, os.DirEntry[str]]:
+    """The class folders by their names in composed form, sorted by these. Errors: DataError."""
+    found: dict[str, os.DirEntry[str]] = {}
+    for entry in class_folders(folder):
+        name = composed(entry.name)
+        if name in found:
+            forms = " and ".join(f"{one!a} ({_form(one)})" for one in sorted((found[name].name, entry.name)))
+            raise DataError(
+                f"{folder} has two class folders called {printable(name)}, {forms}: they differ only in "
+                "Unicode's form; put the pictures into one of them"
+            )
+        found[name] = entry
+    return dict(sorted(found.items()))
+
+
+def _form(name: str) -> str:
+    return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)), "neither form")
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Whether it has a class folder with a picture."""
+    return folder.is_dir() and any(
+        is_picture(file.name) for entry in class_folders(folder) for file in entries(Path(entry.path))
+    )
+
+
+def has_pictures_below(folder: Path) -> bool:
+    """True if it has a class folder with a picture, or with one in a subfolder."""
+    if _has_pictures(folder):
+        return True
+    below = (where for entry in class_folders(folder) for where, _ in _walk(entry.path, Unused(), ""))
+    return any(is_picture(file.name) for where in below for file in entries(Path(where)))
+
+
+def _pictures(listing: _Listing) -> Pictures:
+    files = [file for found in listing.values() for file in found.files]
+    counts = [len(found.files) for found in listing.values()]
+    labels = np.repeat(np.arange(len(listing), dtype=np.int32), counts)
+    left_out = [left for found in listing.values() for left in found.left_out]
+    ignored = Unused()
+    for found in listing.values():
+        ignored.update(found.ignored)
+    names = [printable(file) for file in files]
+    return Pictures(names, labels, Extents.whole(files), left_out=left_out, ignored=ignored)
+
+
+_Entries = list[tuple[os.DirEntry[str], bool]]  # each with whether it is a file
+
+
+def _walk(folder: str, ignored: Unused, root: str) -> Iterator[tuple[str, _Entries]]:
+    """A folder and those below it, each with its entries that are no folders.
+
+    A folder that links lead to twice is read once, so links can neither repeat pictures nor go in circles.
+    Folders come before links to folders, so that which of two ways is taken does not depend on names.
+    """
+    folders, links = [folder], list[str]()
+    # A link to a folder around this one would make other classes' pictures this one's.
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
+    while folders or links:
+        where = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(where)
+        if real in seen:
+            ignored.add(printable(where.removeprefix(root)), READ_ALREADY)
+            continue
+        seen.add(real)
+        files: _Entries = []
+        below: list[str] = []
+        for entry in entries(Path(where)):
+            kind = kind_of(entry)
+            if kind != FOLDER:
+                files.append((entry, kind == FILE))
+            elif entry.name.startswith("."):
+                ignored.add(printable(entry.path.removeprefix(root)), HIDDEN)
+            elif entry.is_symlink():
+                links.append(entry.path)
+            else:
+                below.append(entry.path)
+        folders += reversed(below)
+        yield where, files
+
+
+def _list_pictures(folder: str, root: Path) -> _Class:
+    start = f"{root}{os.sep}"
+    files: list[str] = []
+    left_out: list[LeftOut] = []
+    ignored = Unused()
+    below, subfolder = 0, ""
+    for where, found in _walk(folder, ignored, start):
+        before = len(files)
+        for entry, there in found:
+            if is_picture(entry.name):
+                if there:
+                    files.append(entry.path)
+                else:
+                    left_out.append(LeftOut(printable(entry.path), NO_TARGET))
+            else:
+                hidden = entry.name.startswith(".")
+                reason = why_unused(entry.name) if there or hidden else NO_TARGET
+                ignored.add(printable(entry.path.removeprefix(start)), reason)
+        if where != folder and len(files) > before:
+            below += len(files) - before
+            subfolder = subfolder or printable(where.removeprefix(start))
+    files.sort()
+    if not all(map(str.isascii, files)):
+        files.sort(key=composed)  # the same order, whichever form the names have
+    return _Class(files, sorted(left_out), ignored, below, subfolder)
+
+
+def _outside(folder: Path, root: Path) -> Unused:
+    """The entries of a split's folder that are no class folders."""
+    found = beside(folder, {entry.name for entry in class_folders(folder)})
+    return found if folder == root else found.below(folder.name)
+
+
+def _below(folder: Path, listing: _Listing) -> list[str]:
+    """A note where pictures lie in subfolders of their classes: these may have been meant for classes."""
+    count = sum(found.below for found in listing.values())
+    if not count:
+        return []
+    first = next(found.subfolder for found in listing.values() if found.below)
+    lie, belong = ("picture lies", "it belongs") if count == 1 else ("pictures lie", "they belong")
+    return [
+        f"{folder}: {count:,} {lie} in subfolders of the class folders, such as {first}; {belong} to these "
+        "classes"
+    ]
+
+
+def _check(folder: Path, listing: _Listing) -> None:
+    if not any(found.files for found in listing.values()):
+        raise DataError(f"{folder} has no class folders with pictures; {LAYOUTS}")
+    empty = [name for name, found in listing.items() if not found.files]
+    if empty:
+        others = Unused()
+        for name in empty:
+            others.update(listing[name].ignored)
+            others.update(Unused((left.name, left.reason) for left in listing[name].left_out))
+        there = f" (there are {others})" if len(others) else ""
+        raise DataError(
+            f"{folder} has no pictures ({', '.join(PICTURES)}) of {some([*map(printable, empty)])}{there}; "
+            "fill or remove the folder"
+        )
+
+
+def _class_difference(folders: dict[str, Path], listings: dict[str, _Listing]) -> str:
+    lines = ["training and test pictures must have the same class folders:"]
+    for name, other in (("train", "test"), ("test", "train")):
+        alone = [label for label in listings[name] if label not in listings[other]]
+        if alone:
+            lines.append(f"only {folders[name]} has {some([*map(printable, alone)])}")
+    return " ".join(lines)

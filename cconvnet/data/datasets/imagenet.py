@@ -1,0 +1,246 @@
+"""ImageNet of ILSVRC-2012 in the tars that it comes in, which are read where they lie.
+
+ILSVRC2012_img_train.tar holds a tar for each class, named by its WordNet id. ILSVRC2012_img_val.tar holds
+50,000 files; the devkit numbers the classes in an order of its own and says for each of these files, in the
+order of their names, which it is. Labels are the places of the WordNet ids in sorted order, as everywhere.
+
+Source: the devkit's readme.txt. Caffe's data/ilsvrc12 has the same labels as two texts: synset_words.txt, a
+WordNet id and words per line, and val.txt, a file and the number of one of those lines, from 0, per line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from cconvnet.data.account import Unused
+from cconvnet.data.datasets import tars
+from cconvnet.data.datasets.dataset import (
+    HIDDEN,
+    LeftOut,
+    Origin,
+    Pictures,
+    beside,
+    is_picture,
+    lines,
+    some,
+    why_unused,
+)
+from cconvnet.data.images import DataError
+from cconvnet.data.splits import Progress
+from cconvnet.formats import matlab
+
+TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+WORDS, LABELS = "synset_words.txt", "val.txt"
+META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
+# The devkit unpacked; packed, the true one has 2.5 MB.
+MOST_DEVKIT = 64 * 2**20
+
+_CLASS_TAR = re.compile(r"(n\d{8})\.tar")
+_WORDNET_ID = re.compile(r"n\d{8}")
+
+
+class _Class(NamedTuple):
+    files: list[str]
+    places: tars.Places
+    left_out: list[LeftOut]
+    ignored: Unused
+
+
+class _Key(NamedTuple):
+    """What the devkit or the texts say: the words of WordNet ids, and the id of each validation picture, by
+    its name or, where no names are said, in the order of the names."""
+
+    words: dict[str, str]
+    labels: dict[str, str] | list[str]
+    file: Path
+
+
+def is_here(root: Path, names: set[str]) -> bool:
+    return TRAIN in names or VAL in names
+
+
+def find(root: Path, progress: Progress | None = None) -> Origin:
+    """The pictures in the tars; `progress` is called with the number of classes found and in all.
+
+    Errors: DataError.
+    """
+    for name, what in ((TRAIN, "the training pictures"), (VAL, "the validation pictures")):
+        if not (root / name).is_file():
+            raise DataError(f"{root} lacks {name}, {what} of ILSVRC-2012; {_WHERE}")
+    key = _key(root)
+    classes, train = _train(root / TRAIN, progress)
+    val = _val(root / VAL, key, classes)
+    others = beside(root, {TRAIN, VAL, key.file.name, WORDS if key.file.name == LABELS else DEVKIT})
+    titles = [key.words.get(wordnet_id, wordnet_id) for wordnet_id in classes]
+    name = f"imagenet {root.name}"
+    return Origin("imagenet tars", name, classes, train, val, [], titles, folder=root, beside=others)
+
+
+_WHERE = "get it from https://image-net.org/challenges/LSVRC/2012/, whole and not unpacked"
+
+
+def _train(file: Path, progress: Progress | None) -> tuple[list[str], Pictures]:
+    with tars.TarFile(file) as tar:
+        inside: dict[str, tars.Member] = {}
+        found, left_out = tars.usable(tar.members(), file.name)
+        ignored = Unused()
+        for name, member in found.items():
+            named = _CLASS_TAR.fullmatch(PurePosixPath(name).name)
+            if named is None:
+                ignored.add(f"{file.name}/{name}", HIDDEN if _is_hidden(name) else "not a class's tar")
+            elif named[1] in inside:
+                raise DataError(f"{file} has two tars of the class {named[1]}; the second is {name}")
+            else:
+                inside[named[1]] = member
+        if not inside:
+            raise DataError(f"{file} holds no tars of classes, such as n01440764.tar")
+        names = sorted(inside)
+
+        def scan(name: str) -> _Class:
+            return _scan(tar, inside[name], name)
+
+        classes = tars.in_threads(scan, names, progress)
+    empty = [name for name, pictures in zip(names, classes, strict=True) if not pictures.files]
+    if empty:
+        raise DataError(f"{file}: there are no pictures of {some(empty)}")
+    for pictures in classes:
+        ignored.update(pictures.ignored)
+    places = np.concatenate([pictures.places for pictures in classes])
+    train = Pictures(
+        [f"{name}/{file}" for name, found in zip(names, classes, strict=True) for file in found.files],
+        np.repeat(np.arange(len(names), dtype=np.int32), [len(found.files) for found in classes]),
+        tars.extents([(file, places)]),
+        left_out=[*left_out, *(left for found in classes for left in found.left_out)],
+        ignored=ignored,
+    )
+    return names, train
+
+
+def _is_hidden(name: str) -> bool:
+    return PurePosixPath(name).name.startswith(".")
+
+
+def _scan(tar: tars.TarFile, within: tars.Member | None, where: str) -> _Class:
+    """The pictures in a tar, sorted by name, as they would be in a folder."""
+    found, left_out = tars.usable(tar.members(within), where)
+    files = sorted(name for name in found if is_picture(name))
+    pictures = set(files)
+    ignored = Unused((f"{where}/{name}", why_unused(name)) for name in found if name not in pictures)
+    return _Class(files, tars.places([found[name] for name in files]), left_out, ignored)
+
+
+def _val(file: Path, key: _Key, classes: list[str]) -> Pictures:
+    with tars.TarFile(file) as tar:
+        found = _scan(tar, None, file.name)
+    if not found.files:
+        raise DataError(f"{file} holds no pictures")
+    if isinstance(key.labels, list):
+        # A picture that is left out would shift the labels of all after it.
+        if found.left_out:
+            raise DataError(f"{file}: {found.left_out[0].name}: {found.left_out[0].reason}")
+        if len(key.labels) != len(found.files):
+            raise DataError(
+                f"{file} holds {len(found.files):,} pictures, but {key.file} has {len(key.labels):,} labels"
+            )
+        ids = key.labels
+    else:
+        bases = [PurePosixPath(name).name for name in found.files]
+        without = [base for base in bases if base not in key.labels]
+        if without:
+            raise DataError(f"{key.file} has no label for {some(without)} in {file}")
+        ids = [key.labels[base] for base in bases]
+    numbers = {wordnet_id: number for number, wordnet_id in enumerate(classes)}
+    unknown = sorted({wordnet_id for wordnet_id in ids if wordnet_id not in numbers})
+    if unknown:
+        raise DataError(f"{key.file} has pictures of {some(unknown)}, of which {TRAIN} has none")
+    labels = np.array([numbers[wordnet_id] for wordnet_id in ids], np.int32)
+    extents = tars.extents([(file, found.places)])
+    names = [f"val/{name}" for name in found.files]
+    return Pictures(names, labels, extents, left_out=found.left_out, ignored=found.ignored)
+
+
+# ---- labels of the validation pictures --------------------------------------------------------------------
+
+
+def _key(root: Path) -> _Key:
+    if (root / WORDS).is_file() and (root / LABELS).is_file():
+        return _texts(root / WORDS, root / LABELS)
+    if (root / DEVKIT).is_file():
+        return _devkit(root / DEVKIT)
+    raise DataError(
+        f"{root} lacks {DEVKIT}, which names the classes and labels {VAL}; {_WHERE}. Caffe's {WORDS} and "
+        f"{LABELS} will do too"
+    )
+
+
+def _texts(words_file: Path, labels_file: Path) -> _Key:
+    words: dict[str, str] = {}
+    for number, line in enumerate(lines(words_file)):
+        wordnet_id, _, title = line.partition(" ")
+        if not _WORDNET_ID.fullmatch(wordnet_id) or wordnet_id in words:
+            raise DataError(
+                f"{words_file}, line {number + 1}: {line[:60]!r} does not begin with a new WordNet id"
+            )
+        words[wordnet_id] = title.strip()
+    ids = list(words)
+    labels: dict[str, str] = {}
+    for number, line in enumerate(lines(labels_file)):
+        name, _, label = line.rpartition(" ")
+        if not (label.isascii() and label.isdigit()) or len(label) > 6 or int(label) >= len(ids) or not name:
+            raise DataError(
+                f"{labels_file}, line {number + 1}: {line[:60]!r} is not a file and a number from 0 to "
+                f"{len(ids) - 1:,}"
+            )
+        labels[PurePosixPath(name.strip()).name] = ids[int(label)]
+    return _Key(words, labels, labels_file)
+
+
+def _devkit(file: Path) -> _Key:
+    try:
+        with gzip.open(file) as stream:
+            content = stream.read(MOST_DEVKIT + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} cannot be unpacked: {error}; download it again") from error
+    if len(content) > MOST_DEVKIT:
+        raise DataError(f"{file} is no devkit: unpacked it has more than {MOST_DEVKIT:,} bytes")
+
+    def read(offset: int, length: int) -> bytes:
+        return content[offset : offset + length]
+
+    found, _ = tars.usable(tars.members(read, 0, len(content), str(file)), file.name)
+
+    def part(end: str) -> bytes:
+        member = next((member for name, member in found.items() if name.endswith(end)), None)
+        if member is None:
+            raise DataError(f"{file} holds no {end}")
+        return read(member.offset, member.size)
+
+    synsets = _synsets(part(META), f"{META} in {file}")
+    ids = []
+    for number, line in enumerate(part(TRUTH).split()):
+        if not line.isdigit() or len(line) > 6 or int(line) not in synsets:
+            raise DataError(f"{TRUTH} in {file}, line {number + 1}: {line[:20]!r} is no class's number")
+        ids.append(synsets[int(line)][0])
+    return _Key(dict(synsets.values()), ids, file)
+
+
+def _synsets(content: bytes, called: str) -> dict[int, tuple[str, str]]:
+    """The WordNet id and the words of each ILSVRC2012_ID, from the devkit's table, a MATLAB file."""
+    try:
+        rows = matlab.table(content, "synsets", ("ILSVRC2012_ID", "WNID", "words"))
+    except ValueError as error:
+        raise DataError(f"{called} is not the table of classes that it should be: {error}") from error
+    synsets: dict[int, tuple[str, str]] = {}
+    for number, wordnet_id, words in rows:
+        new = isinstance(number, float) and number.is_integer() and number not in synsets
+        if not (new and isinstance(wordnet_id, str) and _WORDNET_ID.fullmatch(wordnet_id)):
+            raise DataError(f"{called}: {number!r}, {str(wordnet_id)[:20]!r} is no new number and WordNet id")
+        assert isinstance(number, float)
+        synsets[int(number)] = (wordnet_id, words if isinstance(words, str) else wordnet_id)
+    return synsets

@@ -1,0 +1,96 @@
+"""Look at the labels of data of any kind: gaps, classes without pictures, labels that cannot be meant."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cconvnet.data.datasets.dataset import Ints, Origin, Pictures, some
+from cconvnet.data.images import DataError
+
+# More classes without a picture than with one, and more than this, are a label that is wrong.
+MOST_PHANTOMS = 15
+
+
+def check(origin: Origin) -> list[str]:
+    """Notes on labels that a user should know of.
+
+    Errors: DataError for labels that can only be wrong: one far beyond the others, or test pictures beyond
+    the training pictures' labels, where labels are numbers that nothing names.
+    """
+    classes = origin.classes
+    numbered = classes == [str(label) for label in range(len(classes))]
+    train = np.bincount(origin.train.labels, minlength=len(classes))
+    present, missing = np.flatnonzero(train), np.flatnonzero(train == 0)
+    test = None if origin.test is None else np.bincount(origin.test.labels, minlength=len(classes))
+    if numbered:
+        _refuse(origin, train, present, missing)
+    notes = []
+    if len(missing):
+        what = f"label {_ranges(missing)}" if numbered else _named(origin, missing)
+        seen = f"; labels are {_ranges(present)}" if numbered else ""
+        notes.append(f"no training pictures of {what}{seen}{_odd(origin.train, train, present)}")
+    if test is not None:
+        alone = np.flatnonzero((test > 0) & (train == 0))
+        if len(alone):
+            what = f"label {_ranges(alone)}" if numbered else _named(origin, alone)
+            notes.append(
+                f"{test[alone].sum():,} test pictures are of {what}, of which there are no training pictures"
+            )
+        untested = np.flatnonzero((test == 0) & (train > 0))
+        if len(untested):
+            what = f"label {_ranges(untested)}" if numbered else _named(origin, untested)
+            notes.append(f"no test pictures of {what}")
+    if len(present) == 1:
+        notes.append(f"all training pictures are of one class, {classes[present[0]]}")
+    twice = sorted({name for name in classes if classes.count(name) > 1}) if _repeated(classes) else []
+    if twice:
+        notes.append(f"several classes have the same name: {some(twice)}")
+    return notes
+
+
+def _refuse(origin: Origin, train: Ints, present: Ints, missing: Ints) -> None:
+    """Refuse labels beyond all others, where no names of classes tell that they are meant."""
+    last = int(present[-1])
+    if origin.test is not None:
+        beyond = np.flatnonzero(origin.test.labels > last)
+        if len(beyond):
+            first = int(beyond[0])
+            raise DataError(
+                f"{origin.name}: {origin.test.names[first]} has label {origin.test.labels[first]}, but the "
+                f"training pictures' labels are {_ranges(present)}"
+            )
+    if len(missing) > max(len(present), MOST_PHANTOMS):
+        first = int(np.argmax(origin.train.labels == last))
+        raise DataError(
+            f"{origin.name}: {origin.train.names[first]} has label {last}, but there are no training "
+            f"pictures of label {_ranges(missing)}; labels are {_ranges(present)}, counted from 0"
+            + (f"; {train[last]:,} have label {last}" if train[last] > 1 else "")
+        )
+
+
+def _odd(pictures: Pictures, train: Ints, present: Ints) -> str:
+    """The words to add where the label after the last gap is rare: it may be wrong."""
+    last = int(present[-1])
+    alone = len(present) > 1 and present[-2] != last - 1
+    if not alone or train[last] * 20 > np.median(train[present]):
+        return ""
+    first = int(np.argmax(pictures.labels == last))
+    return f"; few have label {last} ({train[last]:,}), the first is {pictures.names[first]}"
+
+
+def _named(origin: Origin, labels: Ints) -> str:
+    return some([origin.classes[label] for label in labels])
+
+
+def _ranges(labels: Ints) -> str:
+    """Sorted numbers for people: "0, 3 to 5 and 9"; of many ranges the first."""
+    cuts = np.flatnonzero(np.diff(labels) != 1) + 1
+    parts = [
+        f"{part[0]}" if len(part) == 1 else f"{part[0]}{' to ' if len(part) > 2 else ', '}{part[-1]}"
+        for part in np.split(labels, cuts)
+    ]
+    return some(parts)
+
+
+def _repeated(classes: list[str]) -> bool:
+    return len(set(classes)) < len(classes)

@@ -1,0 +1,105 @@
+"""MNIST's files, packed or not: IDX, a short header and bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from cconvnet.data.datasets.dataset import LAYOUTS, Origin, Pictures, beside, every_fifth, of_arrays
+from cconvnet.data.images import DataError, Pixels
+
+PREFIXES = ("train", "t10k")
+IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
+
+
+def is_here(root: Path, names: set[str]) -> bool:
+    """True if a folder with entries of these names has one of the four files."""
+    return any(
+        _idx_file(root, f"{prefix}-{what}") is not None
+        for prefix in PREFIXES
+        for what in (IMAGES, LABELS)
+        if any(prefix in name for name in names)
+    )
+
+
+def find(root: Path) -> Origin:
+    """Training and test images, or what is there of them. Errors: DataError."""
+    origin = _find(root)
+    files = (_idx_file(root, f"{prefix}-{what}") for prefix in PREFIXES for what in (IMAGES, LABELS))
+    return dataclasses.replace(origin, beside=beside(root, {file.name for file in files if file is not None}))
+
+
+def _find(root: Path) -> Origin:
+    parts = {
+        name: _part(root, prefix)
+        for name, prefix in zip(("train", "test"), PREFIXES, strict=True)
+        if _idx_file(root, f"{prefix}-{IMAGES}") is not None
+    }
+    if not parts:
+        raise DataError(f"{root} has neither MNIST's training nor its test images; {LAYOUTS}")
+    count = 1 + max(int(part.labels.max()) for part in parts.values())
+    classes = [str(label) for label in range(count)]
+    if len(parts) == 2:
+        train, test = parts.values()
+        assert train.pixels is not None and test.pixels is not None
+        if train.pixels.shape[1:] != test.pixels.shape[1:]:
+            raise DataError(f"{root}: training and test images have different sizes")
+        return Origin("mnist", f"mnist {root.name}", classes, train, test)
+    (only, part), other = next(iter(parts.items())), {"train": "t10k", "test": "train"}
+    note = (
+        f"{root} has no {other[only]}-images-idx3-ubyte: of each class every fifth of the "
+        f"{len(part):,} {'training' if only == 'train' else 'test (t10k)'} images is used for testing, "
+        "the others for training"
+    )
+    name = f"mnist {root.name} (only {'train' if only == 'train' else 't10k'})"
+    return Origin("mnist", name, classes, *every_fifth(part), [note])
+
+
+def _part(root: Path, prefix: str) -> Pictures:
+    images_file = _idx_file(root, f"{prefix}-{IMAGES}")
+    labels_file = _idx_file(root, f"{prefix}-{LABELS}")
+    if images_file is None or labels_file is None:
+        raise DataError(f"{root} has {prefix}-{IMAGES} but no {prefix}-{LABELS}")
+    images, labels = _read_idx(images_file, 3), _read_idx(labels_file, 1)
+    if len(images) != len(labels):
+        raise DataError(f"{images_file} has {len(images):,} images but {labels_file} {len(labels):,} labels")
+    return of_arrays(prefix, images[..., np.newaxis], labels.astype(np.int32))
+
+
+def _idx_file(root: Path, name: str) -> Path | None:
+    """The file of this name, perhaps packed. Some programs unpack it to a name with a dot, ".idx3-ubyte"."""
+    names = [f"{form}{packed}" for form in (name, name.replace("-idx", ".idx")) for packed in ("", ".gz")]
+    # Others unpack it into a folder of the same name.
+    return next((file for one in names for file in (root / one, root / one / one) if file.is_file()), None)
+
+
+def _read_idx(file: Path, dimensions: int) -> Pixels:
+    """An IDX file of bytes: 0, 0, 8 (bytes), dimensions, the sizes as big-endian 32 bits, the values.
+
+    Source: the description on MNIST's page, http://yann.lecun.com/exdb/mnist/.
+    """
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            header = stream.read(4 + 4 * dimensions)
+            magic = bytes((0, 0, 8, dimensions))
+            if header[:4] != magic:
+                raise DataError(f"{file} begins with {header[:4].hex()}, not with {magic.hex()}")
+            shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
+            if len(shape) != dimensions or 0 in shape or math.prod(shape) > 2**40:
+                raise DataError(f"{file} says it has the sizes {shape}, which cannot be")
+            values = stream.read(math.prod(shape))
+            # One byte further tells a file that is too long.
+            if len(values) < math.prod(shape) or stream.read(1):
+                more = "more" if len(values) == math.prod(shape) else f"only {len(values):,}"
+                raise DataError(
+                    f"{file} has {more} bytes of values; its header says "
+                    f"{'x'.join(map(str, shape))} = {math.prod(shape):,}"
+                )
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    return np.frombuffer(values, np.uint8).reshape(shape)

@@ -1,0 +1,384 @@
+"""Explain why no layout fits: what was seen in a folder, and what would have to be changed.
+
+Folders come as other programs leave them: one level too deep, with other names for the two parts, packed, or
+without folders of classes. Each such near miss is recognised by itself here and answered with its remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from cconvnet.data import shards
+from cconvnet.data.datasets import cifar10, cuda_convnet, folder, imagenet, mnist, webdataset
+from cconvnet.data.datasets.dataset import LAYOUTS, OTHER_PICTURES, entries, is_picture, printable, some
+from cconvnet.data.images import DataError
+
+TRAIN_WORDS = ("train", "training", "trainset", "train_set", "training_set", "training-set", "train-set")
+TEST_WORDS = (
+    *("test", "testing", "testset", "test_set", "test-set", "val", "valid", "validation", "validate"),
+    *("eval", "evaluation", "dev", "holdout"),
+)
+TARS = "tars"
+# How deep and how widely is looked for a folder that would fit.
+DEPTH, MOST_FOLDERS = 3, 200
+
+_ARCHIVE = re.compile(r"(?i).*\.(tar|tgz|tbz2?|txz|zip|7z|rar)(\.(gz|xz|bz2|zst))?")
+_CIFAR_ARCHIVE = re.compile(r"(?i)cifar-?(10|100)[-_.a-z]*\.(tar\.gz|tgz|tar)")
+_IDX = re.compile(
+    r"(?i)(?:.*[^a-z])?(train|test|t10k)[-_. ]?(images|labels)[-_. ]?idx([13])[-_. ]?ubyte(\.gz)?"
+)
+_CLASS_TAR = re.compile(r"n\d{8}\.tar")
+SOLUTION = "LOC_val_solution.csv"  # of the challenge's page on Kaggle
+_IMAGENET_VAL = re.compile(r"(?i)ilsvrc2012_val_\d+\.(jpe?g|png)")
+
+_FILES = (
+    *(f"{prefix}-{what}" for prefix in mnist.PREFIXES for what in (mnist.IMAGES, mnist.LABELS)),
+    *(f"data_batch_{number}.bin" for number in range(1, 6)),
+    *("test_batch.bin", "batches.meta.txt", "batches.meta", "test_batch", "data_batch_1", "data_batch_2"),
+    *(imagenet.TRAIN, imagenet.VAL, imagenet.DEVKIT),
+)
+
+
+# ---- paths that are no folder -----------------------------------------------------------------------------
+
+
+def nothing(path: Path) -> DataError:
+    """The error for a path that does not exist, with the most similar one that does."""
+    if path.is_symlink():
+        return DataError(f"{path} is a link to nothing or to itself: {os.readlink(path)}")  # noqa: PTH115
+    there = path
+    while not there.is_dir() and there != there.parent:
+        missing, there = there, there.parent
+    similar = ""
+    try:
+        names = [entry.name for entry in entries(there)]
+    except DataError:
+        names = []
+    lower = {name.lower(): name for name in reversed(names)}
+    close = difflib.get_close_matches(missing.name.lower(), lower, 1, 0.7)
+    if close:
+        similar = f"; there is {there / lower[close[0]]}"
+    elif there != path.parent:
+        similar = f"; {there} has no {missing.name}"
+    return DataError(f"there is no {path}; data is 'digits' (embedded) or a folder{similar}")
+
+
+def no_folder(path: Path) -> DataError:
+    """The error for a file in place of a folder."""
+    name = path.name
+    if _ARCHIVE.fullmatch(name):
+        command = "unzip" if name.lower().endswith(".zip") else "tar -xf"
+        return DataError(
+            f"{path} is not a folder; unpack it first, with: {command} {shlex.quote(str(path))}, and give "
+            "the folder that comes of it. Of tars that need no unpacking (ILSVRC-2012's, WebDataset's) give "
+            "the folder"
+        )
+    if is_picture(name):
+        return DataError(
+            f"{path} is one picture, not a folder; pictures lie in a folder for each class, CLASS/*.jpg"
+        )
+    if kind := what(path.parent):
+        return DataError(f"{path} is not a folder; it lies beside {kind}: give {path.parent}")
+    return DataError(f"{path} is not a folder; unpack an archive first. {LAYOUTS}")
+
+
+# ---- folders ----------------------------------------------------------------------------------------------
+
+
+def what(root: Path) -> str:
+    """The kind of data that a folder seems to contain, in words; "" for none that is known."""
+    try:
+        names = {entry.name for entry in entries(root)}
+        if mnist.is_here(root, names):
+            return "MNIST's files"
+        if cifar10.is_here(root, names):
+            return "CIFAR-10's binary files"
+        if cuda_convnet.is_here(root, names):
+            return "batches for Python"
+        if shards.are_here(names):
+            return "shards"
+        if imagenet.is_here(root, names):
+            return "ILSVRC-2012's tars"
+        if (root / "train").is_dir() and folder.has_pictures_below(root / "train"):
+            return "train/CLASS/*"
+        if webdataset.is_here(root, names):
+            return TARS
+    except DataError:
+        pass
+    return ""
+
+
+def check(root: Path, names: set[str]) -> None:
+    """Refuse files that are nearly those of a layout. Errors: DataError."""
+    if what(root) not in ("", TARS):
+        return
+    for miss in (_cifar_100, _packed, _renamed, _class_tars):
+        said = miss(root, names)
+        if said:
+            raise DataError(f"{root} {said}")
+
+
+def check_pictures(root: Path) -> None:
+    """Refuse folders of pictures that would be read in another way than was meant. Errors: DataError."""
+    has_train = (root / "train").is_dir()
+    train = root / "train" if has_train else root
+    if not folder.has_pictures_below(train):
+        if not entries(train):
+            raise DataError(f"{train} has no class folders with pictures; {LAYOUTS}\nIt is empty.")
+        raise DataError(f"{train} has no class folders with pictures{_seen(root, train)}")
+    misses = [] if has_train else [_other_words, _words_alone, _split_within]
+    if not has_train and not folder.is_here(root):
+        misses.append(_deeper)
+    for where, miss in (*((root, miss) for miss in misses), (train, _one_level_more)):
+        if text := miss(where):
+            raise DataError(f"{where} {text}")
+    tests = [root / name for name in folder.TESTS if (root / name).is_dir()]
+    if has_train and tests and not any(map(folder.has_pictures_below, tests)):
+        flat = [text for text in map(_flat, tests) if text]
+        # ILSVRC-2012 has pictures for testing both in val and, without labels, in test.
+        if flat:
+            raise DataError(next((text for text in flat if SOLUTION in text), flat[0]))
+        seen = some([printable(entry.name) for entry in entries(tests[0])]) or "nothing"
+        raise DataError(
+            f"{tests[0]} has no class folders with pictures, but {seen}. Put the test pictures into "
+            f"{tests[0]}/CLASS/, or move {tests[0]} away: then the training pictures serve for testing too"
+        )
+
+
+def _seen(root: Path, train: Path) -> str:
+    """Why there are no class folders, and what to do; or what there is and what layouts there are."""
+    found = entries(train)
+    pictures = [entry.name for entry in found if is_picture(entry.name)]
+    if pictures:
+        return (
+            f": {len(pictures):,} pictures lie in it directly, such as {printable(pictures[0])}. Put the "
+            f"pictures of each class into a folder that is called as the class: {train}/CLASS/*.jpg"
+            + _reserved(root, train)
+        )
+    if train == root:
+        for there in (_other_words(root), _deeper(root), _tests_only(root)):
+            if there:
+                return f": it {there}"
+    others = Counter(
+        suffix
+        for entry in _files_below(train)
+        if (suffix := os.path.splitext(entry)[1].lower())  # noqa: PTH122
+    )
+    unread = sorted(suffix for suffix in others if suffix in OTHER_PICTURES)
+    if unread:
+        count = sum(others[suffix] for suffix in unread)
+        kinds = ", ".join(unread)
+        return f": its {count:,} pictures are {kinds}, which are not read; make JPEGs or PNGs of them"
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
+    seen = some([printable(entry.name) for entry in found])
+    there = f": it contains {seen}" + (f" (files below: {kinds})" if kinds else "")
+    return f"{there}; {LAYOUTS}"
+
+
+def _reserved(root: Path, train: Path) -> str:
+    others = [] if train == root else [entry.name for entry in folder.class_folders(root)]
+    if "train" not in others or not set(others) - {*TRAIN_WORDS, *TEST_WORDS}:
+        return ""
+    return f". If train itself is a class, move all classes into {train}: there any name is a class"
+
+
+def _files_below(root: Path, most: int = 10_000) -> Iterator[str]:
+    count = 0
+    for _, _, files in os.walk(root):
+        for name in files:
+            if not name.startswith("."):
+                yield name
+                count += 1
+        if count > most:
+            return
+
+
+def _word(name: str) -> str:
+    lower = name.lower()
+    return "train" if lower in TRAIN_WORDS else "test" if lower in TEST_WORDS else ""
+
+
+def _other_words(root: Path) -> str:
+    """training and testing, Train and Val, as folders of classes."""
+    found = [entry.name for entry in folder.class_folders(root)]
+    trains = [name for name in found if _word(name) == "train" and folder.has_pictures_below(root / name)]
+    tests = [name for name in found if _word(name) == "test" and folder.has_pictures_below(root / name)]
+    if not trains:
+        return ""
+    advice = [f"{name} to train" for name in trains[:1]]
+    advice += [f"{name} to test" for name in tests[:1] if name not in folder.TESTS]
+    return f"has {some([*trains, *tests])} instead of train and test: rename {' and '.join(advice)}"
+
+
+def _words_alone(root: Path) -> str:
+    """Folders for training and testing whose pictures lie in no class folders."""
+    found = [entry.name for entry in folder.class_folders(root)]
+    if not all(map(_word, found)):
+        return ""
+    if text := _tests_only(root):
+        return text
+    return (
+        f"has {some(found)}, whose pictures lie in no class folders: put them into train/CLASS/*.jpg and "
+        "test/CLASS/*.jpg"
+    )
+
+
+def _tests_only(root: Path) -> str:
+    found = [
+        entry.name
+        for entry in folder.class_folders(root)
+        if _word(entry.name) == "test" and folder.has_pictures_below(root / entry.name)
+    ]
+    return f"has {some(found)} but no train; give {root / found[0]} itself to train on it" if found else ""
+
+
+def _split_within(root: Path) -> str:
+    """CLASS/train and CLASS/test instead of train/CLASS."""
+    for entry in folder.class_folders(root):
+        words = {_word(below.name): below.name for below in folder.class_folders(Path(entry.path))}
+        both = {"train", "test"} <= words.keys()
+        if both and not folder.has_pictures_below(Path(entry.path, words["train"])):
+            name = printable(entry.name)
+            return (
+                f"has {name}/{words['train']} and {name}/{words['test']}: the split comes first. "
+                f"Move the pictures to train/{name} and test/{name}"
+            )
+    return ""
+
+
+def _deeper(root: Path) -> str:
+    """A folder below that would fit."""
+    level, looked = [root], 0
+    for _ in range(DEPTH):
+        level = [
+            Path(entry.path)
+            for where in level
+            for entry in folder.class_folders(where)
+            if not entry.is_symlink()
+        ]
+        fitting = []
+        for where in level[: MOST_FOLDERS - looked]:
+            kind = what(where) or _words_below(where)
+            if kind:
+                fitting.append((where, kind))
+        looked += len(level)
+        if fitting:
+            where, kind = fitting[0]
+            more = f", or {some([str(other) for other, _ in fitting[1:]])}" if len(fitting) > 1 else ""
+            return f"has no data itself, but {where} has ({kind}): give {where}{more}"
+        if looked >= MOST_FOLDERS:
+            break
+    return ""
+
+
+def _words_below(root: Path) -> str:
+    """The training and test folders of other names, in words."""
+    found = {_word(entry.name) for entry in folder.class_folders(root)}
+    return "training and test folders" if {"train", "test"} <= found else ""
+
+
+def _one_level_more(train: Path) -> str:
+    """One class folder whose own folders are the classes."""
+    found = folder.class_folders(train)
+    if len(found) != 1:
+        return ""
+    only = Path(found[0].path)
+    if any(is_picture(entry.name) for entry in entries(only)):
+        return ""
+    below = [
+        entry.name
+        for entry in folder.class_folders(only)
+        if any(is_picture(file.name) for file in entries(Path(entry.path)))
+    ]
+    if len(below) < 2:
+        return ""
+    move = f"give {only}" if train.name != "train" else f"move them from {only} to {train}"
+    return (
+        f"has one class folder alone, {printable(only.name)}, whose pictures lie in its folders "
+        f"{some([*map(printable, below)])}: if these are the classes, {move}"
+    )
+
+
+def _flat(test: Path) -> str:
+    """Test pictures in no class folders, as ILSVRC-2012 has its val."""
+    pictures = [entry.name for entry in entries(test) if is_picture(entry.name)]
+    if not pictures:
+        return ""
+    first = printable(pictures[0])
+    text = f"{test} has {len(pictures):,} pictures, but in no class folders, such as {first}. "
+    away = f"or move {test} away: then the training pictures serve for testing too"
+    if not any(map(_IMAGENET_VAL.fullmatch, pictures)):
+        return text + f"Sort them into {test}/CLASS/, {away}"
+    into, solution = (shlex.quote(str(path)) for path in (test, (test.parent / SOLUTION).absolute()))
+    return text + (
+        f"Sort them into {test}/n01440764/ and so on. {SOLUTION} names the class of each:\n"
+        f"  cd {into} && tail -n +2 {solution} | while IFS=', ' read -r id class rest\n"
+        '  do mkdir -p "$class" && mv "$id.JPEG" "$class/"; done\n'
+        f"{imagenet.DEVKIT} has the classes too, in {imagenet.TRUTH}. Or give the folder of the tars as they "
+        f"came, which need no sorting, {away}"
+    )
+
+
+# ---- files ------------------------------------------------------------------------------------------------
+
+
+def _cifar_100(root: Path, names: set[str]) -> str:
+    binary = {"train.bin", "test.bin"} <= names
+    pickled = {"train", "test", "meta"} <= names and (root / "train").is_file()
+    if not binary and not pickled:
+        return ""
+    return (
+        "has CIFAR-100's files, which are not read. Write its pictures into train/CLASS/*.png and "
+        "test/CLASS/*.png, or into data_batch_1, test_batch and batches.meta as CIFAR-10 has them (labels "
+        "instead of fine_labels, label_names instead of fine_label_names)"
+    )
+
+
+def _packed(root: Path, names: set[str]) -> str:
+    """Archives of sets that are read unpacked."""
+    found = sorted(name for name in names if _CIFAR_ARCHIVE.fullmatch(name))
+    zips = sorted(name for name in names if name.lower().endswith((".zip", ".7z", ".rar")))
+    if (not found and not zips) or folder.is_here(root):
+        return ""
+    if there := _deeper(root):
+        return there
+    name = (found or zips)[0]
+    file, into = shlex.quote(str(root / name)), shlex.quote(str(root))
+    command = f"tar -xf {file} -C {into}" if found else f"unzip {file} -d {into}"
+    return f"has {name}, which is not unpacked. Use: {command}; then give the folder that comes of it"
+
+
+def _renamed(root: Path, names: set[str]) -> str:
+    """Files with names that nearly are those of MNIST, CIFAR-10 or ILSVRC-2012."""
+    moves = {}
+    for name in sorted(names):
+        if found := _IDX.fullmatch(name):
+            part = "train" if found[1].lower() == "train" else "t10k"
+            moves[name] = f"{part}-{found[2].lower()}-idx{found[3]}-ubyte{(found[4] or '').lower()}"
+        else:
+            plain = re.sub("[^a-z0-9]", "", name.lower())
+            for file in _FILES:
+                if plain == re.sub("[^a-z0-9]", "", file.lower()):
+                    moves.setdefault(name, file)
+    moves = {name: file for name, file in moves.items() if name != file and file not in names}
+    if not moves:
+        return ""
+    told = some([f"{name} to {file}" for name, file in moves.items()], 4)
+    return f"has files that are called nearly as those of a known set: rename {told}"
+
+
+def _class_tars(root: Path, names: set[str]) -> str:
+    found = sorted(name for name in names if _CLASS_TAR.fullmatch(name))
+    if not found or folder.is_here(root):
+        return ""
+    return (
+        f"has the tars of {len(found):,} classes that {imagenet.TRAIN} holds, such as {found[0]}. Give the "
+        f"folder of {imagenet.TRAIN} itself, or unpack each into train/CLASS: "
+        f"mkdir -p train/{found[0][:-4]} && tar -xf {found[0]} -C train/{found[0][:-4]}"
+    )

@@ -1,0 +1,260 @@
+"""The members of tars as stretches of the tars' files: headers alone are read, and nothing is ever unpacked.
+
+Archives come from strangers. A member's name is never used as a path, a link is never followed, and no
+stretch reaches beyond the archive it is in; a tar that says otherwise, or that is cut off or damaged, is a
+DataError. Python's tarfile would keep an object of 1 KiB for each of ImageNet's 1.3 million members, knows no
+end other than a file's for a tar within a tar, and takes a tar that was cut off for a shorter one.
+
+Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Interchange Format"; the GNU tar manual,
+"Basic Tar Format".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cconvnet.data.byte_ranges import Extents
+from cconvnet.data.datasets.dataset import LeftOut, printable
+from cconvnet.data.images import DataError
+from cconvnet.data.splits import Progress
+
+Read = Callable[[int, int], bytes]  # offset, length
+Places = npt.NDArray[np.int64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+BLOCK = 512
+# Of an extended header or a long name. True ones have less than 1 KiB.
+MOST_EXTENDED = 2**20
+# Headers lie about 100 KiB apart, so reading them is waiting: several wait at a time.
+THREADS = 8
+
+FILE, FOLDER, LINK, DEVICE, SPARSE, OTHER = "file", "folder", "link", "device", "sparse file", "member"
+_KINDS = {b"\0": FILE, b"0": FILE, b"7": FILE, b"1": LINK, b"2": LINK, b"3": DEVICE, b"4": DEVICE}
+_KINDS |= {b"5": FOLDER, b"6": DEVICE, b"S": SPARSE}
+_WITHOUT_CONTENTS = (LINK, DEVICE, FOLDER)
+
+
+class Member(NamedTuple):
+    """`size` bytes from `offset` on of the file that the tar is in, or is. `kind` is FILE, FOLDER, ..."""
+
+    name: str
+    kind: str
+    offset: int
+    size: int
+
+
+class TarFile:
+    """A tar on disk, or one that is a stretch of such a file. Used as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            self.size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        if hasattr(os, "posix_fadvise"):  # reading ahead would read the whole of it, for its headers
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def __enter__(self) -> TarFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._descriptor)
+
+    def read(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror}") from error
+
+    def members(self, within: Member | None = None) -> Iterator[Member]:
+        """Its members, or those of the tar that is its member `within`."""
+        if within is None:
+            return members(self.read, 0, self.size, str(self.path))
+        end = within.offset + within.size
+        return members(self.read, within.offset, end, f"{within.name} in {self.path}")
+
+
+def members(read: Read, start: int, end: int, called: str) -> Iterator[Member]:
+    """The members of the tar that lies from `start` to `end`, `called` that in messages.
+
+    Errors: DataError where it is damaged, is cut off, or is none.
+    """
+    at = start
+    name, size, sparse = None, None, False  # what extended headers said of the member to come
+    while True:
+        header = read(at, BLOCK) if at + BLOCK <= end else b""
+        if len(header) < BLOCK:
+            raise DataError(
+                f"{called} is cut off: it ends after {max(end - start, 0):,} bytes without the mark that "
+                "ends a tar; download or copy it again"
+            )
+        if not any(header):
+            return
+        _check(header, called, at - start)
+        kind = header[156:157]
+        length = _number(header[124:136])
+        if kind not in b"LKxXg" and size is not None:
+            length = size
+        if length < 0:
+            raise DataError(f"{called} is damaged: the member at byte {at - start:,} has no proper size")
+        contents = at + BLOCK
+        if kind in b"LKxXg":
+            said = _extended(read, contents, length, end, called)
+            if kind == b"L":
+                name = _text(said.split(b"\0", 1)[0])
+            elif kind in b"xX":
+                name, size, sparse = _pax(said, name, f"{called} at byte {at - start:,}")
+            elif kind == b"g" and _pax(said, None, called) != (None, None, False):
+                raise DataError(f"{called} is damaged: it has one name or size for all of its members")
+            at = contents + -(-length // BLOCK) * BLOCK
+            continue
+        what = SPARSE if sparse else _KINDS.get(kind, OTHER)
+        title = _name(header) if name is None else name
+        if what == FILE and kind == b"\0" and title.endswith("/"):  # before 1988 folders were told so
+            what = FOLDER
+        if kind == b"S":
+            more = header[482]
+            while more and contents + BLOCK <= end:
+                more = (read(contents, BLOCK) + bytes(BLOCK))[504]
+                contents += BLOCK
+        if what in _WITHOUT_CONTENTS:
+            length = 0
+        if contents + length > end:
+            raise DataError(
+                f"{called} is cut off or damaged: its member {title} should have {length:,} bytes, of which "
+                f"{contents + length - end:,} are missing; download or copy it again"
+            )
+        yield Member(title, what, contents, length)
+        name, size, sparse = None, None, False
+        at = contents + -(-length // BLOCK) * BLOCK
+
+
+def _check(header: bytes, called: str, at: int) -> None:
+    """Every header holds the sum of its bytes, with its own field as spaces."""
+    if _number(header[148:156]) == sum(header) - sum(header[148:156]) + 8 * 32:
+        return
+    for magic, name, program in (
+        (b"\x1f\x8b", "gzip", "gunzip"),
+        (b"\xfd7zXZ", "xz", "unxz"),
+        (b"BZh", "bzip2", "bunzip2"),
+        (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    ):
+        if at == 0 and header.startswith(magic):
+            raise DataError(
+                f"{called} is compressed with {name}, so its members cannot be read where they lie; "
+                f"uncompress it with {program}"
+            )
+    raise DataError(
+        f"{called} is not a tar"
+        if at == 0
+        else f"{called} is damaged: at byte {at:,} there is no header of a member"
+    )
+
+
+def _number(field: bytes) -> int:
+    """A number in octal digits, or, marked by its first bit, in binary; -1 for anything else."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip(b" ")
+    if not digits:
+        return 0
+    return int(digits, 8) if not digits.strip(b"01234567") else -1
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].split(b"\0", 1)[0]
+    if header[257:263] == b"ustar\0":  # GNU's own format has something else where POSIX has the prefix
+        prefix = header[345:500].split(b"\0", 1)[0]
+        name = prefix + b"/" + name if prefix else name
+    return _text(name)
+
+
+def _text(name: bytes) -> str:
+    return printable(name.decode(errors="surrogateescape"))
+
+
+def _extended(read: Read, offset: int, length: int, end: int, called: str) -> bytes:
+    if length > MOST_EXTENDED or offset + length > end:
+        raise DataError(
+            f"{called} is damaged: an extended header should have {length:,} bytes, which cannot be"
+        )
+    return read(offset, length)
+
+
+def _pax(said: bytes, name: str | None, called: str) -> tuple[str | None, int | None, bool]:
+    """Name, size and whether the member is sparse, from records of "LENGTH KEY=VALUE\\n"."""
+    size, sparse = None, False
+    while said.strip(b"\0"):
+        digits, _, _ = said[:12].partition(b" ")
+        length = int(digits) if digits.isdigit() else 0
+        key, equals, value = said[len(digits) + 1 : length].partition(b"=")
+        if length > len(said) or not equals or not value.endswith(b"\n"):
+            raise DataError(f"{called} is damaged: an extended header holds something else than records")
+        value = value[:-1]
+        if key == b"path":
+            name = _text(value)
+        elif key == b"size":
+            if not value.isdigit() or len(value) > 20:
+                raise DataError(f"{called} is damaged: an extended header says the size is {_text(value)}")
+            size = int(value)
+        sparse = sparse or key.startswith(b"GNU.sparse.")
+        said = said[length:]
+    return name, size, sparse
+
+
+def usable(found: Iterator[Member], where: str) -> tuple[dict[str, Member], list[LeftOut]]:
+    """The files of one tar by name, and what is left out of them, whose names begin with `where`."""
+    files: dict[str, Member] = {}
+    left_out: list[LeftOut] = []
+    for member in found:
+        if member.kind == FOLDER:
+            continue
+        name = member.name.removeprefix("./")
+        reason = ""
+        if member.kind != FILE:
+            reason = f"a {member.kind}, which is not read from a tar"
+        elif name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+            reason = "its name leads out of the archive"
+        elif name in files:
+            reason = "the tar has an earlier member of this name"
+        if reason:
+            left_out.append(LeftOut(f"{where}/{name}", reason))
+        else:
+            files[name] = member
+    return files, left_out
+
+
+def places(found: Sequence[Member]) -> Places:
+    """Offsets and sizes, int64[n,2]."""
+    return np.array([(member.offset, member.size) for member in found], np.int64).reshape(-1, 2)
+
+
+def extents(parts: Sequence[tuple[Path, Places]]) -> Extents:
+    """The places in each of some files as one."""
+    files = [str(path) for path, _ in parts]
+    file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for _, part in parts])
+    offset, length = np.concatenate([part for _, part in parts]).T.copy()
+    return Extents(files, file, offset, length)
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None
+) -> list[Result]:
+    """`work` of every item, in their order; the first error ends it."""
+    results = []
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="cconvnet-scan") as threads:
+        for result in threads.map(work, items):
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(items))
+    return results

@@ -1,0 +1,227 @@
+"""What becomes of a picture when it is prepared: its size, its encoding; and how much room that takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cconvnet.checks import whole as check_whole
+from cconvnet.data import shards
+from cconvnet.data.containers import UPRIGHT, orientation
+from cconvnet.data.datasets.dataset import Origin, Pictures
+from cconvnet.data.images import (
+    MAX_PIXELS,
+    BrokenImage,
+    DataError,
+    Pixels,
+    decode_image,
+    default_decoder,
+    image_sides,
+    read_stored,
+    resize_image,
+    resize_shorter,
+)
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.data.shards import Picture
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+SIZE = 256  # what ImageNet's pictures are brought to
+QUALITY = 90
+_SAMPLE = 64
+
+Content = bytes | Pixels  # a picture as its source has it: a file's bytes, or pixels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What becomes of a picture.
+
+    size: the side of the centre square that is kept, or with `whole` the shorter side of all of it; None:
+        pictures keep their own size.
+    encoding: of shards.ENCODINGS.
+    quality: of JPEGs. With `unchanged`, JPEGs that have the right size already stay as they are.
+    codec: what decodes and encodes, "simplejpeg" or "pillow".
+    preprocessing: the rules by which files are read.
+    """
+
+    size: int | None
+    whole: bool
+    encoding: str
+    quality: int
+    unchanged: bool
+    codec: str
+    preprocessing: Preprocessing = CURRENT
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The recipe of which dataclasses.asdict() gave `values`."""
+        return cls(**{**values, "preprocessing": Preprocessing(**values["preprocessing"])})
+
+    def apply(self, content: Content) -> Picture:
+        """Errors: BrokenImage."""
+        return self.stored(content, self.pixels(content))
+
+    def pixels(self, content: Content) -> Pixels:
+        """The pixels that are to be stored. Errors: BrokenImage."""
+        side = None if self.whole else self.size
+        if isinstance(content, bytes):
+            pixels = decode_image(content, side, self.codec, preprocessing=self.preprocessing)
+        else:
+            pixels = content if side is None else resize_image(content, side)
+        return resize_shorter(pixels, self.size) if self.whole and self.size is not None else pixels
+
+    def stored(self, content: Content, pixels: Pixels) -> Picture:
+        """Errors: BrokenImage."""
+        height, width = pixels.shape[:2]
+        if self.encoding == "raw":
+            return Picture(pixels.tobytes(), height, width)
+        if self.unchanged and isinstance(content, bytes) and self._stays(content, width, height):
+            return Picture(content, height, width)
+        return Picture(_encode(pixels, self.quality, self.codec), height, width)
+
+    def _stays(self, content: bytes, width: int, height: int) -> bool:
+        """True if a file is a JPEG whose pixels are stored as they shall be."""
+        if not content.startswith(b"\xff\xd8\xff"):
+            return False
+        # Readers of the shards need not heed EXIF data, so what it turns is encoded anew.
+        turned = self.preprocessing.orientation == "exif" and orientation(content) != UPRIGHT
+        return not turned and image_sides(content, self.preprocessing) == (width, height)
+
+
+def _encode(pixels: Pixels, quality: int, codec: str) -> bytes:
+    """A JPEG with the colours at half the resolution (4:2:0), or a grey one. Errors: BrokenImage."""
+    grey = pixels.shape[2] == 1
+    try:
+        if codec == "simplejpeg":
+            colors = ("GRAY", "Gray") if grey else ("RGB", "420")
+            return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, *colors))
+        buffer = io.BytesIO()
+        image = Image.fromarray(pixels[:, :, 0] if grey else pixels)
+        image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+        return buffer.getvalue()
+    except (ValueError, OSError) as error:  # such as more than 65,500 pixels of width
+        raise BrokenImage(f"it cannot be stored as a JPEG: {error}") from error
+
+
+# ---- choosing one ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a few pictures spread over the training pictures told.
+
+    count: how many were looked at. smallest, largest: (width, height). bytes: how many a picture takes, by
+    encoding, on average.
+    """
+
+    count: int
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    bytes: dict[str, float]
+
+
+def choose(
+    origin: Origin,
+    *,
+    size: int | None = None,
+    whole: bool = False,
+    raw: bool = False,
+    quality: int | None = None,
+    codec: str | None = None,
+) -> tuple[Recipe, Survey]:
+    """Looks at a few pictures and chooses what is not given.
+
+    size: None: arrays keep their own; pictures are brought to 256, or stay if all that are looked at are of
+        one smaller size.
+    raw: False: arrays are nevertheless stored so, but where a quality is given.
+
+    Errors: DataError; ValueError for the other arguments.
+    """
+    most = math.isqrt(MAX_PIXELS)
+    if size is not None:
+        check_whole("--size", size, 1, most)
+    if quality is not None and raw:
+        raise ValueError("--quality is of JPEGs, so it does not go with --raw")
+    if quality is not None:
+        check_whole("--quality", quality, 1, 100)
+    contents = _sample(origin.train)
+    preprocessing = CURRENT
+    if origin.preprocessing is not None:  # shards, whose pictures are what they are
+        preprocessing = dataclasses.replace(CURRENT, orientation=origin.preprocessing.orientation)
+    found = [sides(content, preprocessing) for content in contents]
+    arrays = not isinstance(contents[0], bytes)
+    if size is None and (not arrays or len(set(found)) > 1):
+        size = min(SIZE, *found[0]) if len(set(found)) == 1 else SIZE
+    recipe = Recipe(
+        size=size,
+        whole=whole and size is not None,
+        encoding="raw" if raw or (arrays and quality is None) else "jpeg",
+        quality=QUALITY if quality is None else quality,
+        unchanged=quality is None,
+        codec=default_decoder() if codec is None else codec,
+        preprocessing=preprocessing,
+    )
+    lengths: dict[str, list[int]] = {encoding: [] for encoding in shards.ENCODINGS}
+    for content in contents:
+        try:
+            pixels = recipe.pixels(content)
+            for encoding, known in lengths.items():
+                known.append(len(dataclasses.replace(recipe, encoding=encoding).stored(content, pixels).data))
+        except BrokenImage:
+            continue
+    if not lengths["raw"]:
+        raise _nothing(origin.train)
+    found.sort(key=math.prod)
+    means = {encoding: sum(known) / len(known) for encoding, known in lengths.items()}
+    return recipe, Survey(len(found), found[0], found[-1], means)
+
+
+def _nothing(pictures: Pictures) -> DataError:
+    return DataError(f"not one of the pictures looked at can be decoded; the first is {pictures.names[0]}")
+
+
+def _sample(pictures: Pictures) -> list[Content]:
+    """Some, spread over them, whose header is sound."""
+    found: list[Content] = []
+    for number in range(0, len(pictures), -(-len(pictures) // _SAMPLE)):
+        try:
+            content = read(pictures, number)
+            sides(content)
+            found.append(content)
+        except BrokenImage:
+            continue
+    if not found:
+        raise _nothing(pictures)
+    return found
+
+
+def read(pictures: Pictures, number: int) -> Content:
+    """A picture as its source has it. Errors: BrokenImage; OSError."""
+    if pictures.extents is None:
+        assert pictures.pixels is not None
+        one: Pixels = pictures.pixels[number]
+        return one
+    (stored,) = pictures.extents.stored(np.array([number]))
+    raw = pictures.raw
+    if raw is None:
+        return read_stored(stored)
+    pixels = np.empty((raw.height[number], raw.width[number], raw.channels), np.uint8)
+    shards.read_raw(stored, pixels)
+    return pixels
+
+
+def sides(content: Content, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:
+    """Width and height, of a file from its header. Errors: BrokenImage."""
+    if not isinstance(content, bytes):
+        return content.shape[1], content.shape[0]
+    return image_sides(content, preprocessing)

@@ -1,0 +1,209 @@
+"""What makes one shard after another: child processes, or this one where the pictures are in its memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cconvnet.data import shards
+from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.datasets.dataset import Pictures
+from cconvnet.data.images import BrokenImage, DataError, read_stored
+from cconvnet.data.shards import Picture, Shard, encoding, write_document
+from cconvnet.data.shards.encoding import Content, Recipe
+from cconvnet.data.workers import WorkerError, answers_to_parent, ending, spawn
+
+_SECONDS_BETWEEN_TELLING = 0.2
+
+# Pictures done of this shard, and those newly found broken: number and reason.
+Broken = list[tuple[int, str]]
+Tell = Callable[[int, Broken], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shard: its name, its split and the numbers of the pictures that belong to it."""
+
+    name: str
+    split: str
+    first: int
+    count: int
+
+
+class Maker(Protocol):
+    """Makes one shard at a time; close() ends it, whatever it is doing."""
+
+    def make(self, part: Part, tell: Tell) -> None:
+        """Errors: DataError for what is read; OSError for what is written; WorkerError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def record_file(folder: Path, name: str) -> Path:
+    """Where it is kept what is in a shard that is done."""
+    return folder / shards.JOURNAL / f"{name}.json"
+
+
+def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe: Recipe, tell: Tell) -> None:
+    """Writes a shard and its record. `read` reads the picture of a number.
+
+    Errors: DataError for what is read; OSError for what is written.
+    """
+    skipped: Broken = []
+
+    def pictures() -> Iterator[Picture]:
+        told, told_broken = time.monotonic(), 0
+        for done, number in enumerate(range(part.first, part.first + part.count), 1):
+            try:
+                yield recipe.apply(read(number))
+            except BrokenImage as error:
+                skipped.append((number, str(error)))
+            if time.monotonic() - told > _SECONDS_BETWEEN_TELLING:
+                tell(done, skipped[told_broken:])
+                told, told_broken = time.monotonic(), len(skipped)
+        tell(part.count, skipped[told_broken:])
+
+    shard = shards.write_shard(folder / part.name, pictures())
+    write_record(folder, part, shard, skipped)
+
+
+def write_record(folder: Path, part: Part, shard: Shard, skipped: Broken) -> None:
+    """Keeps what is in a shard, which is done then. Errors: OSError."""
+    values = {"file": vars(shard.file), "count": part.count, "pictures": shard.pictures, "skipped": skipped}
+    write_document(record_file(folder, part.name), values)
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from error
+
+
+class Here:
+    """This process, for pictures that are arrays in its memory or where no workers are wanted."""
+
+    def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe) -> None:
+        self._folder, self._splits, self._recipe = folder, splits, recipe
+        self._closed = threading.Event()
+
+    def make(self, part: Part, tell: Tell) -> None:
+        def read(number: int) -> Content:
+            if self._closed.is_set():
+                raise WorkerError("the work was stopped")
+            with _reading():
+                return encoding.read(self._splits[part.split], number)
+
+        make_shard(self._folder, part, read, self._recipe, tell)
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+class Worker:
+    """A child process, which inherits the folder's lock: it is held as long as anybody may write there."""
+
+    def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe, lock: int) -> None:
+        self._splits = splits
+        start = {"folder": str(folder), "recipe": dataclasses.asdict(recipe)}
+        self._folder, self.process = folder, spawn("cconvnet.data.shards.writer_pool:main", start, [lock])
+
+    def make(self, part: Part, tell: Tell) -> None:
+        process = self.process
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it is dead, as its answers will tell
+            process.stdin.write(json.dumps([vars(part), *_places(self._splits[part.split], part)]).encode())
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        for line in process.stdout:
+            answer = json.loads(line) if line.endswith(b"\n") else {}
+            if "done" in answer:
+                tell(answer["done"], [(number, reason) for number, reason in answer["broken"]])
+            elif "finished" in answer:
+                return
+            elif "data_error" in answer:
+                raise DataError(answer["data_error"])
+            elif "errno" in answer:
+                raise OSError(answer["errno"], answer["text"], str(self._folder))
+            elif "error" in answer:
+                raise WorkerError(f"worker (process {process.pid}) failed: {answer['error']}")
+        how = ending(process, " fewer --workers need less")
+        raise WorkerError(
+            f"worker (process {process.pid}) {how} while it made {part.name}; what was finished is kept, and "
+            "the same command goes on"
+        )
+
+    def close(self) -> None:
+        """A shard it has not finished is made again."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def _places(pictures: Pictures, part: Part) -> tuple[list[Stored], list[list[int]] | None]:
+    """Where a part's pictures lie and, if they are raw, their heights, widths and channels."""
+    assert pictures.extents is not None
+    numbers = np.arange(part.first, part.first + part.count)
+    stored, raw = pictures.extents.stored(numbers), pictures.raw
+    if raw is None:
+        return stored, None
+    channels = np.full(part.count, raw.channels)
+    return stored, np.stack([raw.height[numbers], raw.width[numbers], channels], axis=1).tolist()
+
+
+def main(start: dict[str, Any]) -> None:
+    """A worker's life: read a request, make the shard, telling how it goes, answer."""
+    answers = answers_to_parent()
+    recipe, folder = Recipe.from_dict(start["recipe"]), Path(start["folder"])
+
+    def answer(**values: Any) -> None:
+        answers.write(json.dumps(values).encode() + b"\n")
+        answers.flush()
+
+    for request in sys.stdin.buffer:
+        fields, stored, shapes = json.loads(request)
+        part = Part(**fields)
+        reader = _Reader(part.first, stored, shapes)
+        try:
+            # Telling fails when the parent is gone, so a worker outlives it for a moment, with the lock.
+            make_shard(folder, part, reader, recipe, lambda done, broken: answer(done=done, broken=broken))
+            answer(finished=True)
+        except BrokenPipeError:
+            return
+        except DataError as error:
+            answer(data_error=str(error))
+        except OSError as error:
+            answer(errno=error.errno, text=error.strerror)
+        except Exception as error:
+            answer(error=f"{type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    first: int
+    stored: Sequence[Sequence[Any]]
+    shapes: Sequence[Sequence[int]] | None
+
+    def __call__(self, number: int) -> Content:
+        stored = Stored(*self.stored[number - self.first])
+        with _reading():
+            if self.shapes is None:
+                return read_stored(stored)
+            pixels = np.empty(self.shapes[number - self.first], np.uint8)
+            shards.read_raw(stored, pixels)
+            return pixels

@@ -1,0 +1,243 @@
+"""Are a network's gradients right? Two comparisons, layer by layer.
+
+First the whole network runs in float64 on the NumPy reference, and its gradients are held against finite
+differences of its loss. Then each device's activations and gradients are held against the reference's. So a
+wrong formula fails the first comparison, a wrong kernel the second.
+
+The point where this is done is chosen such that the comparisons mean something. Images are noise: flat areas
+would put many values exactly on the kinks of ReLU and max pooling, where no derivative exists. Weights are
+drawn as He et al. do, biases at random, and the last layer is scaled until its outputs are about 1: no
+gradient vanishes and the softmax is not saturated. Where a finite difference still straddles a kink, a
+smaller one tells; a value that lies on different sides of a kink in float32 and float64 changes one path out
+of thousands. Dropout takes the same masks everywhere.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cconvnet import nets
+from cconvnet.checks import MOST_SEED, whole
+from cconvnet.devices import Device, get_device
+from cconvnet.layers import initial_weights
+from cconvnet.nets.specs import Init, NetSpec
+from cconvnet.nets.transform import scaled
+from cconvnet.network import Network
+from cconvnet.optim import Parameter
+
+Array = np.ndarray[Any, Any]
+
+FINITE_DIFFERENCES = "finite differences"
+# Relative errors that are still right. Rounding alone gives at most 4e-7 and 2e-7 for the networks known by
+# name; the rest is for kinks and for deeper networks. A wrong index or factor gives 1e-2 and more.
+DIFFERENCE_BOUND = 1e-5
+DEVICE_BOUND = 1e-4
+_TRAIN_STEP = 1  # decides the dropout masks
+# How far a parameter is moved, relative to its size. A wrong gradient is wrong at every distance, a kink
+# only at those that reach it.
+_STEPS = (1e-4, 1e-5, 1e-6)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: `name` is a layer (its activation) or a parameter (its gradient)."""
+
+    name: str
+    against: str
+    error: float
+    bound: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.bound  # a NaN is not
+
+
+@dataclass(frozen=True)
+class Report:
+    net: str
+    batch: int
+    seed: int
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.ok)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {**asdict(self), "ok": self.ok}
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: a line for each layer and parameter, a column for each comparison."""
+        columns = list(dict.fromkeys(check.against for check in self.checks))
+        found = {(check.name, check.against): check for check in self.checks}
+        rows = []
+        for name in dict.fromkeys(check.name for check in self.checks):
+            row = [name]
+            for column in columns:
+                check = found.get((name, column))
+                text = "" if check is None else f"{check.error:.1e}{'' if check.ok else ' WRONG'}"
+                row.append(text)
+            rows.append(row)
+        return ["layer or gradient", *columns], rows
+
+
+def small_spec(net: str | NetSpec, width: float | None = None, size: int | None = None) -> NetSpec:
+    """A network, or the one of a name, at a size that NumPy runs in seconds; every layer is there.
+
+    Without `width` and `size`, a network of images above 76 pixels has an eighth of its filters, images of 76
+    pixels, which leave AlexNet's last convolution a few to do, and ten classes at most.
+    """
+    spec = nets.build(net) if isinstance(net, str) else net
+    if width is None and size is None and max(spec.stored) > 76:
+        return scaled(spec, 1 / 8, (76, 76), min(spec.classes, 10))
+    return scaled(spec, 1.0 if width is None else width, None if size is None else (size, size))
+
+
+def gradcheck(
+    spec: NetSpec,
+    devices: Sequence[str | Device] | str | Device | None = None,
+    batch: int = 2,
+    seed: int = 0,
+    samples: int = 2,
+) -> Report:
+    """Checks a network's gradients on each of the devices.
+
+    Args:
+        spec: any network; :func:`small_spec` gives those known by name at a size that takes seconds.
+        devices: one or several; those of one kind hold one network together. None: the default device.
+        samples: how many of each parameter's elements are moved by finite differences, twice: those of
+            largest gradient and as many others. All elements together are moved in one more direction.
+    """
+    whole("--batch", batch, 1)
+    whole("--seed", seed, 0, MOST_SEED)
+    listed = [devices] if devices is None or isinstance(devices, str | Device) else list(devices)
+    # Known before the slow part.
+    targets: dict[str, list[Device]] = {}
+    for device in map(get_device, listed):
+        targets.setdefault(device.kind, []).append(device)
+    point = _Point(spec, batch, seed)
+    reference = point.network([get_device("reference:0")])
+    point.scale_last_layer(reference)
+
+    outputs, gradients = point.run(reference)
+    checks = [
+        Check(
+            name,
+            FINITE_DIFFERENCES,
+            _difference_error(reference, name, gradient, seed, samples),
+            DIFFERENCE_BOUND,
+        )
+        for name, gradient in gradients.items()
+    ]
+    for together in targets.values():
+        network = point.network(together)
+        place = ",".join(device.name for device in together)
+        for found, right in zip(point.run(network), (outputs, gradients), strict=True):
+            checks += [
+                Check(name, place, _relative(found[name], value), DEVICE_BOUND)
+                for name, value in right.items()
+            ]
+    return Report(spec.name, batch, seed, tuple(checks))
+
+
+class _Point:
+    """Images, labels and weights, the same for every device."""
+
+    def __init__(self, spec: NetSpec, batch: int, seed: int) -> None:
+        self.spec, self.batch, self.seed = spec, batch, seed
+        draws = np.random.Generator(np.random.Philox(seed))
+        self.images = draws.integers(0, 256, (batch, *spec.stored_shape), np.uint8)
+        self.labels = draws.integers(0, spec.classes, batch).astype(np.int32)
+        self.mirror = draws.integers(0, 2, batch).astype(np.uint8)
+        self.mean = np.full(spec.stored_shape, 127.5, np.float32)
+        self.values: dict[str, Array] = {}
+
+    def network(self, devices: list[Device]) -> Network:
+        network = Network(self.spec, batch=self.batch, devices=devices, seed=self.seed)
+        network.set_mean(self.mean)
+        network.load(self.images, self.labels, mirror=self.mirror)
+        for name, parameter in network.parameters.items():
+            if name not in self.values:
+                self.values[name] = self._first_value(parameter)
+            parameter.fill("value", self.values[name])
+        return network
+
+    def _first_value(self, parameter: Parameter) -> Array:
+        if parameter.of == "weight":
+            return initial_weights(Init("he"), parameter.shape, parameter.fan_in, parameter.name, self.seed)
+        key = [self.seed, zlib.crc32(parameter.name.encode())]
+        draws = np.random.Generator(np.random.Philox(key=key))
+        return draws.normal(0, 0.1, parameter.shape).astype(np.float32)
+
+    def scale_last_layer(self, network: Network) -> None:
+        """Shrinks the weights of the layer before the cost, if any, until it puts out values near 1."""
+        (last,) = network.spec.layers[-1].inputs
+        network.forward(train=True, step=_TRAIN_STEP)
+        size = float(np.abs(network.outputs(last)).max())
+        for name, parameter in network.parameters.items():
+            if parameter.layer == last:
+                self.values[name] /= np.float32(max(size, 1.0))
+                parameter.fill("value", self.values[name])
+
+    def run(self, network: Network) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The activations by layer and the gradients by parameter."""
+        network.forward(train=True, step=_TRAIN_STEP)
+        network.backward()
+        outputs = {layer.name: network.outputs(layer.name) for layer in network.spec.layers}
+        gradients = {name: parameter.host("gradient") for name, parameter in network.parameters.items()}
+        return outputs, gradients
+
+
+def _relative(found: Array, right: Array) -> float:
+    """|found - right| / |right|; two that are all zeros agree."""
+    size = float(np.linalg.norm(right))
+    error = float(np.linalg.norm(found.astype(np.float64) - right))
+    return error / size if size > 0 else error
+
+
+def _difference_error(network: Network, name: str, gradient: Array, seed: int, samples: int) -> float:
+    """The largest error of the directional derivatives of one parameter, relative to the gradient's size."""
+    parameter = network.parameters[name]
+    value = parameter.host("value")
+    scale = float(np.sqrt(np.mean(value**2))) or 1.0
+    typical = float(np.linalg.norm(gradient)) / np.sqrt(gradient.size)
+    errors = []
+    for direction in _directions(gradient, seed, samples):
+        length = float(np.linalg.norm(direction))
+        expected = float(np.sum(gradient * direction))
+        size = max(abs(expected), typical * length) or 1.0
+        for step in _STEPS:
+            step *= scale / length
+            losses = []
+            for moved in (value + step * direction, value - step * direction):
+                parameter.fill("value", moved)
+                network.forward(train=True, step=_TRAIN_STEP)
+                losses.append(network.result().loss)
+            slope = (losses[0] - losses[1]) / (2 * step) * network.loss_coeff
+            error = abs(slope - expected) / size
+            if error <= DIFFERENCE_BOUND:
+                break
+        errors.append(error)
+    parameter.fill("value", value)
+    return float(np.max(errors))  # NaN if any is
+
+
+def _directions(gradient: Array, seed: int, samples: int) -> Iterator[Array]:
+    """Random signs for all elements at once, then single elements."""
+    draws = np.random.Generator(np.random.Philox(seed))
+    yield draws.choice([-1.0, 1.0], gradient.shape)
+    largest = np.argsort(-np.abs(gradient), axis=None, kind="stable")[:samples]
+    for index in [*largest, *draws.integers(0, gradient.size, samples)]:
+        single = np.zeros(gradient.size)
+        single[index] = 1.0
+        yield single.reshape(gradient.shape)

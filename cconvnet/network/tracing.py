@@ -1,0 +1,211 @@
+"""Where the time of a training step goes: a span for each layer's pass, each update and each copy.
+
+A traced step does the same as any other, but one call after the other: it is not captured, and on a GPU two
+events stand around each call. Off the GPU a call returns when its work is done: spans follow each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cconvnet.devices import Device
+from cconvnet.layers import CopyLayer, Layer
+from cconvnet.network import Network, do
+from cconvnet.network.synthetic import Training
+from cconvnet.optim import Parameter
+
+PASSES = ("load", "forward", "check", "backward", "update", "copy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """One stretch of work.
+
+    Attributes
+        layer: its name; of layers that are computed together, all of theirs, with +.
+        what: one of PASSES. Where a network lives on one device, "backward" has the update in it.
+        lane: the device, or "cpu:0 to cpu:1" for a copy.
+        begin, end: in seconds since the step began.
+    """
+
+    layer: str
+    what: str
+    lane: str
+    begin: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The median one of several traced steps.
+
+    Attributes
+        lanes: the devices, then the ways that copies go.
+        spans: in the order in which they began.
+        seconds: from the batch in host memory to the loss, by the host's clock.
+        untraced_seconds: the median of steps that were not traced, done in turn with those.
+    """
+
+    net: str
+    batch: int
+    precision: str
+    devices: list[str]
+    lanes: list[str]
+    spans: list[Span]
+    seconds: float
+    untraced_seconds: float
+    steps: int
+
+    @property
+    def unaccounted(self) -> float:
+        """The seconds in which no span is under way."""
+        busy, until = 0.0, 0.0
+        for span in self.spans:
+            busy += max(0.0, span.end - max(span.begin, until))
+            until = max(until, span.end)
+        return self.seconds - busy
+
+    def totals(self) -> list[dict[str, Any]]:
+        """For each layer in order of its first span: its name, and its seconds by what it did, summed over
+        lanes."""
+        found: dict[str, dict[str, Any]] = {}
+        for span in self.spans:
+            row = found.setdefault(span.layer, {"layer": span.layer, **dict.fromkeys(PASSES, 0.0)})
+            row[span.what] += span.seconds
+        return list(found.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**dataclasses.asdict(self), "unaccounted": self.unaccounted, "layers": self.totals()}
+
+    def chrome_trace(self) -> dict[str, Any]:
+        """The trace events that Perfetto and Chrome's tracing page open.
+
+        Source: "Trace Event Format", the complete events ("X") and the metadata ("M").
+        """
+        threads = {lane: index for index, lane in enumerate(self.lanes)}
+        events: list[dict[str, Any]] = [
+            {"name": "process_name", "ph": "M", "pid": 0, "args": {"name": f"{self.net}, a training step"}}
+        ]
+        for lane, thread in threads.items():
+            here = {"ph": "M", "pid": 0, "tid": thread}
+            events.append({**here, "name": "thread_name", "args": {"name": lane}})
+            events.append({**here, "name": "thread_sort_index", "args": {"sort_index": thread}})
+        events += [
+            {
+                "name": f"{span.layer} {span.what}",
+                "cat": span.what,
+                "ph": "X",
+                "ts": 1e6 * span.begin,
+                "dur": 1e6 * span.seconds,
+                "pid": 0,
+                "tid": threads[span.lane],
+                "args": {"layer": span.layer, "pass": span.what},
+            }
+            for span in self.spans
+        ]
+        return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+class Tracer:
+    """Stands in for ``Network.do`` while a step is done; between steps the network is as it was."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._names = {name: "+".join(layer.names) for layer in network.layers for name in layer.names}
+        # Layer, pass, lane, the device whose moments these are, begin, end.
+        self._seen: list[tuple[str, str, str, Device, Any, Any]] = []
+
+    def trace(self, step: Callable[[], Any]) -> tuple[list[Span], float]:
+        """Does a step; returns its spans in the order in which they began, and its seconds."""
+        devices = self._network.devices
+        for device in devices:
+            device.synchronize()
+        self._seen.clear()
+        self._network.do = self
+        try:
+            begin = time.perf_counter()
+            first = {device.name: device.moment() for device in devices}
+            step()
+            for device in devices:
+                device.synchronize()
+            seconds = time.perf_counter() - begin
+        finally:
+            self._network.do = do
+        spans = [
+            Span(
+                layer,
+                what,
+                lane,
+                device.seconds_between(first[device.name], begin),
+                device.seconds_between(first[device.name], end),
+            )
+            for layer, what, lane, device, begin, end in self._seen
+        ]
+        return sorted(spans, key=lambda span: span.begin), seconds
+
+    def __call__(
+        self, what: Layer | Parameter, device: Device, doing: str, work: Callable[..., None], *given: Any
+    ) -> None:
+        if isinstance(what, CopyLayer):
+            work(*given)
+            back, source = doing == "backward", what.inputs[0]
+            name = self._names[source.name]
+            ends = (what.device.name, source.device.name) if back else (source.device.name, what.device.name)
+            for whose, begin, end in what.last(back):
+                self._seen.append((name, "copy", " to ".join(ends), whose or device, begin, end))
+            return
+        begin = device.moment()
+        work(*given)
+        name = what.layer if isinstance(what, Parameter) else what.name
+        self._seen.append((self._names.get(name, name), doing, device.name, device, begin, device.moment()))
+
+
+def record(
+    network: Network, steps: int, warmup: int = 2, stepped: Callable[[int], None] = lambda done: None
+) -> Record:
+    """Traces training steps of a network on random images.
+
+    Args
+        steps: how many are traced, and as many more not, in turn.
+        warmup: steps before those. On a GPU the second one is captured.
+        stepped: is told how many of all are done.
+    """
+    training, tracer = Training(network), Tracer(network)
+    traced: list[tuple[list[Span], float]] = []
+    untraced: list[float] = []
+    for done in range(warmup):
+        training.step()
+        stepped(done + 1)
+    for done in range(steps):
+        begin = time.perf_counter()
+        training.step()
+        untraced.append(time.perf_counter() - begin)
+        traced.append(tracer.trace(training.step))
+        stepped(warmup + 2 * (done + 1))
+    spans, seconds = sorted(traced, key=lambda one: one[1])[len(traced) // 2]
+    return Record(
+        net=network.spec.name,
+        batch=network.batch,
+        precision=network.precision,
+        devices=[device.name for device in network.devices],
+        lanes=_lanes(network, spans),
+        spans=spans,
+        seconds=seconds,
+        untraced_seconds=statistics.median(untraced),
+        steps=steps,
+    )
+
+
+def _lanes(network: Network, spans: Sequence[Span]) -> list[str]:
+    """The devices, then the ways of copies, each once."""
+    names = [device.name for device in network.devices]
+    return list(dict.fromkeys([*names, *sorted(span.lane for span in spans)]))

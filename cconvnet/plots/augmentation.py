@@ -1,0 +1,132 @@
+"""A contact sheet of augmented training images: what a network sees of a few pictures, epoch after epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cconvnet import data, ops
+from cconvnet.checks import MOST_SEED, whole
+from cconvnet.data.color_noise import color_shifts
+from cconvnet.data.statistics import gather
+from cconvnet.nets.specs import NetSpec
+from cconvnet.system.outputs import save_picture
+
+_GAP = 4
+_BACKGROUND = 128  # grey: photographs often end in white
+_SMALLEST_CELL = 96  # pixels; smaller pictures are enlarged
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def augmented(images: Pixels, spec: NetSpec, epochs: int, seed: int = 0, colors: Any = None) -> list[Pixels]:
+    """What training would show the network of stored images uint8[n,H,W,C], an array for each epoch.
+
+    It is made by the loader's draws and the input kernel. The mean image, which is subtracted in training,
+    would have to be added back for viewing, so it is left out; values are rounded and cut off at 0 and 255.
+
+    Args
+        colors: color_components() of the training images; None: no colour noise.
+    """
+    recipe, size = spec.recipe, (spec.input.height, spec.input.width)
+    split = data.MemorySplit("train", images, np.zeros(len(images), np.int32))
+    seen = []
+    with data.Loader(
+        split,
+        len(images),
+        seed,
+        crop=size,
+        random_crop=recipe.crop,
+        mirror=recipe.mirror,
+        shuffle=False,
+    ) as loader:
+        for epoch in range(epochs):
+            (batch,) = loader.epoch(epoch)
+            shift = None
+            if colors is not None:
+                shift = color_shifts(colors, recipe.color_noise, len(batch), seed, epoch, 0)
+            shown = ops.input_transform(
+                batch.images, size, top=batch.top, left=batch.left, mirror=batch.mirror, shift=shift
+            )
+            seen.append(np.clip(np.rint(shown), 0, 255).astype(np.uint8))
+    return seen
+
+
+def contact_sheet(rows: list[list[Pixels]]) -> Pixels:
+    """One picture uint8[H,W,C] of pictures in rows; those smaller than the first of all are centred."""
+    height, width, channels = rows[0][0].shape
+    factor = max(1, _SMALLEST_CELL // min(height, width))
+    cell = (factor * height + _GAP, factor * width + _GAP)
+    shape = (len(rows) * cell[0] + _GAP, max(map(len, rows)) * cell[1] + _GAP, channels)
+    sheet = np.full(shape, _BACKGROUND, np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+            top = i * cell[0] + _GAP + (factor * height - len(large)) // 2
+            left = j * cell[1] + _GAP + (factor * width - large.shape[1]) // 2
+            sheet[top : top + len(large), left : left + large.shape[1]] = large
+    return sheet
+
+
+def _good(split: data.Split, number: int) -> Pixels:
+    """Image `number` of a split, or the next one that is not broken."""
+    while True:  # ends: a split is never broken as a whole
+        images, _ = split.read([number])
+        if len(images):
+            image: Pixels = images[0]
+            return image
+        number = (number + 1) % len(split)
+
+
+def write_sheet(
+    out: Path,
+    source: data.Source,
+    spec: NetSpec,
+    *,
+    images: int = 6,
+    epochs: int = 8,
+    seed: int = 0,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Writes a sheet: a row for each of some training images, the stored image first, then one per epoch.
+
+    The images are spread evenly over the split; in a broken one's place is the next good one.
+
+    Raises
+        ValueError: naming the argument; DataError: the images cannot be read.
+        OSError: `out` cannot be written.
+    """
+    from PIL import Image
+
+    for name, value in (("images", images), ("epochs", epochs)):
+        whole(f"--{name}", value, 1)
+    whole("--seed", seed, 0, MOST_SEED)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end with .png, not {out.name!r}")
+    count = len(source.train)
+    if images > count:
+        raise ValueError(
+            f"--images must be at most {count:,}, the training images of {source.name}, not {images}"
+        )
+    recipe = spec.recipe
+    colors = None
+    if recipe.color_noise:
+        colors = gather(source, mean=False, colors=True, workers=workers, say=say).colors
+    stored = np.stack(
+        [_good(source.train, number) for number in (np.arange(images) * count // images).tolist()]
+    )
+    seen = augmented(stored, spec, epochs, seed, colors)
+    rows = [[image, *(shown[index] for shown in seen)] for index, image in enumerate(stored)]
+    sheet = contact_sheet(rows)
+    save_picture(Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet), out)
+    size = f"{spec.input.height}x{spec.input.width} of {spec.stored[0]}x{spec.stored[1]}"
+    noise = f"colour noise {recipe.color_noise:g}" if recipe.color_noise else "no colour noise"
+    say(
+        f"{len(rows)} images, {epochs} epochs: {'random' if recipe.crop else 'centre'} crops of {size}, "
+        f"{'mirror images' if recipe.mirror else 'no mirror images'}, {noise}"
+    )

@@ -1,0 +1,1 @@
+"""The machine below the library: processes, memory, locks, files."""

@@ -1,0 +1,1 @@
+"""Training of a network: options, the loop, its log, its stops and its checkpoints."""

@@ -1,0 +1,128 @@
+"""Checkpoints beside training: a snapshot between two steps, and a thread that writes it meanwhile.
+
+What stops training is the snapshot alone. It is copied into memory that was taken at the start, since the
+first touch of fresh memory costs more than the copy. The thread then checks that every value is finite, takes
+the SHA-256, writes, syncs and renames the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cconvnet.network import Network
+from cconvnet.optim import Parameter
+from cconvnet.runs.checkpoint import Checkpoint, Folder
+
+Array = np.ndarray[Any, Any]
+
+
+class Snapshot(Mapping[str, Array]):
+    """A network's state (``Network.state()``) as it was when ``take()`` was last called.
+
+    It holds as many bytes as the state. A parameter in several pieces is put together when it is asked for.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._copies: dict[str, tuple[Parameter, list[Array]]] = {}
+        pairs: dict[str, list[tuple[Any, Array]]] = {device.name: [] for device in network.devices}
+        for name, (parameter, what) in network.stateful().items():
+            copies = []
+            for piece in parameter.pieces:
+                array = getattr(piece, what)
+                copies.append(piece.device.host_memory(array.shape, array.dtype))
+                pairs[piece.device.name].append((array, copies[-1]))
+            self._copies[name] = parameter, copies
+        self._pairs = [(device, pairs[device.name]) for device in network.devices if pairs[device.name]]
+
+    def take(self) -> Callable[[], None]:
+        """Begins to copy the state that all work given so far leaves; later work may change it.
+
+        Nothing may be read before what it returns has been called, in whatever thread, and returned.
+        """
+        waits = [device.copy_out(pairs) for device, pairs in self._pairs]
+
+        def wait_for_all() -> None:
+            for wait_for_device in waits:
+                wait_for_device()
+
+        return wait_for_all
+
+    def __getitem__(self, name: str) -> Array:
+        parameter, copies = self._copies[name]
+        return parameter.whole(copies)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._copies)
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was written; `seconds` is how long checking, hashing and writing it took."""
+
+    step: int
+    path: Path
+    bytes: int
+    seconds: float
+
+
+class Saver:
+    """Writes snapshots of a network into a folder, one at a time; a context that ends when all is written."""
+
+    def __init__(self, network: Network, folder: Folder) -> None:
+        self._folder = folder
+        self._snapshot = Snapshot(network)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cconvnet-checkpoint")
+        self._pending: Future[Saved] | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._thread.shutdown()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._pending is not None and not self._pending.done()
+
+    def begin(self, checkpoint: Checkpoint, best_step: int | None) -> None:
+        """Takes a snapshot and begins to write it. The checkpoint before must have been collected.
+
+        Args
+            checkpoint: its tensors are those written beside the network's. Nothing in it may change.
+            best_step: that of the checkpoint which is kept for being the best.
+        """
+        assert self._pending is None
+        self._pending = self._thread.submit(self._write, checkpoint, best_step, self._snapshot.take())
+
+    def _write(self, beside: Checkpoint, best_step: int | None, wait_for_copies: Callable[[], None]) -> Saved:
+        wait_for_copies()
+        begun = time.perf_counter()
+        tensors = ChainMap(dict(beside.tensors), self._snapshot)  # type: ignore[arg-type]
+        path = self._folder.save(dataclasses.replace(beside, tensors=tensors), best_step)
+        return Saved(beside.step, path, path.stat().st_size, time.perf_counter() - begun)
+
+    def settle(self) -> None:
+        """Waits until nothing is being written, whether it succeeds or not."""
+        if self._pending is not None:
+            wait([self._pending])
+
+    def collect(self) -> Saved | None:
+        """What the last begin() came to, once; waits for it.
+
+        Raises
+            NotFinite, OSError: as checkpoint.save().
+        """
+        pending, self._pending = self._pending, None
+        return None if pending is None else pending.result()

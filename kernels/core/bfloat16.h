@@ -1,0 +1,79 @@
+// bfloat16: the upper half of a float. A format to keep numbers in, never to compute in: kernels turn what
+// they read into floats and round what they write.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/host_device.h"
+
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#endif
+
+namespace cconvnet {
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+CCONVNET_HOST_DEVICE float to_float(float value) {
+  return value;
+}
+
+CCONVNET_HOST_DEVICE float to_float(bfloat16 value) {
+  const uint32_t bits = uint32_t{value.bits} << 16;
+#ifdef __CUDA_ARCH__
+  return __uint_as_float(bits);
+#else
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+#endif
+}
+
+// To the nearest, ties to even, as PTX's cvt.rn.bf16.f32: infinite from 3.4e38 on, every NaN becomes 0x7fff.
+CCONVNET_HOST_DEVICE bfloat16 to_bfloat16(float value) {
+#ifdef __CUDA_ARCH__
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};  // one instruction from sm_80 on
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return {static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fff : rounded)};
+#endif
+}
+
+// from_float<T>(value) is `value` as it is kept in an array of T.
+template <class T>
+CCONVNET_HOST_DEVICE T from_float(float value);
+template <>
+CCONVNET_HOST_DEVICE float from_float<float>(float value) {
+  return value;
+}
+template <>
+CCONVNET_HOST_DEVICE bfloat16 from_float<bfloat16>(float value) {
+  return to_bfloat16(value);
+}
+
+// Two numbers as they are read back from an array of bfloat16s. For a GPU they are rounded by one
+// instruction; one number alone would take a slow one.
+CCONVNET_HOST_DEVICE void round_to_bfloat16(float& first, float& second) {
+#ifdef __CUDA_ARCH__
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  first = __low2float(pair);
+  second = __high2float(pair);
+#else
+  first = to_float(to_bfloat16(first));
+  second = to_float(to_bfloat16(second));
+#endif
+}
+
+// What reading `value` back from an array of T gives. A fused kernel rounds so where the unfused ones would
+// write and read, and gives the same bits.
+template <class T>
+CCONVNET_HOST_DEVICE float rounded_to(float value) {
+  return to_float(from_float<T>(value));
+}
+
+}  // namespace cconvnet

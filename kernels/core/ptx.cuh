@@ -1,0 +1,242 @@
+// The instructions that CUDA C++ has no words for, and the only place for inline PTX: asynchronous copies and
+// what feeds and drives the tensor cores. They exist from compute capability 8.0 on; on older GPUs they trap,
+// and serves() keeps kernels that use them away.
+//
+// Beside each stands what it does, lane by lane, for the emulator. Numbers of sections are those of the PTX
+// ISA 8.5. `lane` is the thread's place in its warp; group = lane / 4 and place = lane % 4, as there.
+#pragma once
+
+#include "core/bfloat16.h"
+#include "core/launch.cuh"
+
+namespace cconvnet {
+namespace ptx {
+
+// Two bfloat16s (the first in the low half), or a tf32, which is a float whose low 13 bits are zero.
+using Word = uint32_t;
+
+#ifdef __CUDACC__
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define CCONVNET_PTX(...) __trap()
+#else
+#define CCONVNET_PTX(...) asm volatile(__VA_ARGS__)
+#endif
+#define CCONVNET_PTX_CALLER
+#define CCONVNET_PTX_CALLER_ALONE
+
+__device__ __forceinline__ uint32_t shared_address(const void* address) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(address));
+}
+
+#else
+
+// Each notes the line it is called from, as in emulator/synchronization.h.
+#define CCONVNET_PTX_CALLER_ALONE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define CCONVNET_PTX_CALLER , CCONVNET_PTX_CALLER_ALONE
+
+constexpr unsigned kAllLanes = ~0u;
+
+#endif
+
+// ---- asynchronous copies: "Data Movement and Conversion Instructions: Non-bulk copy" ----------------------
+
+// Starts a copy of 16 bytes from global to shared memory, past the first-level cache; both are on 16-byte
+// boundaries. Unless `inside`, zeros are copied and `global` may be anything.
+__device__ __forceinline__ void start_copy(void* shared, const void* global,
+                                           bool inside CCONVNET_PTX_CALLER) {
+#ifdef __CUDACC__
+  CCONVNET_PTX("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+               "l"(__cvta_generic_to_global(global)), "r"(inside ? 16 : 0));
+#else
+  emulator::machine.start_copy({"cp.async", file, line}, shared, inside ? global : nullptr);
+#endif
+}
+
+// The copies that the thread has started since the last such call become a group, perhaps an empty one.
+__device__ __forceinline__ void close_copy_group() {
+#ifdef __CUDACC__
+  CCONVNET_PTX("cp.async.commit_group;");
+#else
+  emulator::machine.close_copy_group();
+#endif
+}
+
+// Waits until at most the last PENDING groups of the thread are on their way. Other threads see what was
+// copied behind a barrier.
+template <int PENDING>
+__device__ __forceinline__ void wait_for_copies() {
+#ifdef __CUDACC__
+  CCONVNET_PTX("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+#else
+  emulator::machine.wait_for_copies(PENDING);
+#endif
+}
+
+// ---- fragments: "Warp-level matrix load instruction: ldmatrix"
+// ----------------------------------------------
+
+// ldmatrix, four 8 x 8 matrices of 16-bit elements. Lane l gives the address, in shared memory, of row l % 8
+// of matrix l / 8: 16 bytes on a 16-byte boundary. part[i] of a lane becomes what it holds of matrix i:
+//   load_matrices             row `group`, columns 2 * place and 2 * place + 1
+//   load_matrices_transposed  rows 2 * place and 2 * place + 1, column `group`
+// With 32-bit elements a row has four, and the first gives row `group`, column `place`.
+struct Matrices {
+  Word part[4];
+};
+
+#ifndef __CUDACC__
+
+struct MatricesOperand {
+  const void* row;
+  Matrices result;
+};
+
+inline Matrices load_matrices(const emulator::Site& site, const void* row, bool transposed) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+    emulator::machine.fail<emulator::KernelError>(site, "a row is not on a boundary of 16 bytes");
+  }
+  MatricesOperand operand{row, {}};
+  const auto resolve = [transposed](MatricesOperand* const* lanes, unsigned) {
+    const auto element = [lanes](int matrix, int row, int column) {
+      return Word{static_cast<const uint16_t*>(lanes[matrix * 8 + row]->row)[column]};
+    };
+    for (int lane = 0; lane < 32; ++lane) {
+      const int group = lane / 4, place = lane % 4;
+      for (int matrix = 0; matrix < 4; ++matrix) {
+        const Word low = transposed ? element(matrix, 2 * place, group) : element(matrix, group, 2 * place);
+        const Word high =
+            transposed ? element(matrix, 2 * place + 1, group) : element(matrix, group, 2 * place + 1);
+        lanes[lane]->result.part[matrix] = low | high << 16;
+      }
+    }
+  };
+  emulator::machine.warp_operation(site, kAllLanes, operand, resolve);
+  return operand.result;
+}
+
+#endif
+
+__device__ __forceinline__ Matrices load_matrices(const void* row CCONVNET_PTX_CALLER) {
+#ifdef __CUDACC__
+  Matrices m = {};
+  CCONVNET_PTX("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(m.part[0]),
+               "=r"(m.part[1]), "=r"(m.part[2]), "=r"(m.part[3]) : "r"(shared_address(row)));
+  return m;
+#else
+  return load_matrices({"ldmatrix", file, line}, row, false);
+#endif
+}
+
+__device__ __forceinline__ Matrices load_matrices_transposed(const void* row CCONVNET_PTX_CALLER) {
+#ifdef __CUDACC__
+  Matrices m = {};
+  CCONVNET_PTX("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(m.part[0]),
+               "=r"(m.part[1]), "=r"(m.part[2]), "=r"(m.part[3]) : "r"(shared_address(row)));
+  return m;
+#else
+  return load_matrices({"ldmatrix.trans", file, line}, row, true);
+#endif
+}
+
+// ---- products of a warp: "Matrix multiply-accumulate operation using mma instruction"
+// -----------------------
+
+// C[16, 8] += A[16, K] * B[K, 8]. How the lanes hold the matrices:
+//   C  c[0], c[1]: row `group`, columns 2 * place and 2 * place + 1; c[2], c[3]: the same of row group + 8
+//   A  a[0]: row `group`; a[1]: row group + 8; a[2], a[3]: the same rows, the second half of K
+//   B  b[0]: column `group`; b[1]: the same, the second half of K
+// where a word holds, of its half of K,
+//   bf16 ("Matrix Fragments for mma.m16n8k16 with floating point type")  2 * place and 2 * place + 1
+//   tf32 ("Matrix Fragments for mma.m16n8k8")  place
+// In which order the chip adds the products it does not say; the emulator adds them one after the other.
+
+#ifndef __CUDACC__
+
+struct ProductOperand {
+  float* c;
+  const Word *a, *b;
+};
+
+// PER_WORD elements in a word; value(word, i) is the i-th.
+template <int PER_WORD, class Value>
+void multiply_add(const emulator::Site& site, float (&c)[4], const Word (&a)[4], const Word (&b)[2],
+                  Value value) {
+  ProductOperand operand{c, a, b};
+  const auto resolve = [value](ProductOperand* const* lanes, unsigned) {
+    constexpr int HALF = 4 * PER_WORD, K = 2 * HALF;
+    float left[16][K], right[8][K];
+    for (int lane = 0; lane < 32; ++lane) {
+      const int group = lane / 4, place = lane % 4;
+      for (int half = 0; half < 2; ++half) {
+        for (int i = 0; i < PER_WORD; ++i) {
+          const int k = half * HALF + place * PER_WORD + i;
+          left[group][k] = value(lanes[lane]->a[2 * half], i);
+          left[group + 8][k] = value(lanes[lane]->a[2 * half + 1], i);
+          right[group][k] = value(lanes[lane]->b[half], i);
+        }
+      }
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        float sum = lanes[lane]->c[i];
+        for (int k = 0; k < K; ++k) sum += left[row][k] * right[column][k];
+        lanes[lane]->c[i] = sum;
+      }
+    }
+  };
+  emulator::machine.warp_operation(site, kAllLanes, operand, resolve);
+}
+
+#endif
+
+__device__ __forceinline__ void multiply_add_bf16(float (&c)[4], const Word (&a)[4],
+                                                  const Word (&b)[2] CCONVNET_PTX_CALLER) {
+#ifdef __CUDACC__
+  CCONVNET_PTX(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};" : "+f"(c[0]),
+      "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  multiply_add<2>({"mma.m16n8k16.bf16", file, line}, c, a, b,
+                  [](Word word, int i) { return to_float(bfloat16{static_cast<uint16_t>(word >> 16 * i)}); });
+#endif
+}
+
+// The tensor cores do not look at the low 13 bits of a tf32.
+__device__ __forceinline__ void multiply_add_tf32(float (&c)[4], const Word (&a)[4],
+                                                  const Word (&b)[2] CCONVNET_PTX_CALLER) {
+#ifdef __CUDACC__
+  CCONVNET_PTX(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};" : "+f"(c[0]),
+      "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  multiply_add<1>({"mma.m16n8k8.tf32", file, line}, c, a, b,
+                  [](Word word, int) { return __uint_as_float(word & ~Word{0x1fff}); });
+#endif
+}
+
+// ---- conversions: "Data Movement and Conversion Instructions: cvt"
+// -------------------------------------------
+
+// A float, given by its bits, as a tf32: to nearest, ties away from zero. No GPU up to sm_120 has this as one
+// instruction. What ptxas 13.0 makes of it cuts a NaN, so one with none but low bits becomes infinite.
+__device__ __forceinline__ Word to_tf32(Word bits) {
+#ifdef __CUDACC__
+  Word result = 0;
+  CCONVNET_PTX("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(__uint_as_float(bits)));
+  return result;
+#else
+  if (std::isnan(__uint_as_float(bits))) return bits & ~Word{0x1fff};
+  return (bits + 0x1000) & ~Word{0x1fff};
+#endif
+}
+
+#undef CCONVNET_PTX
+#undef CCONVNET_PTX_CALLER
+#undef CCONVNET_PTX_CALLER_ALONE
+
+}  // namespace ptx
+}  // namespace cconvnet

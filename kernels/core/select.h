@@ -1,0 +1,107 @@
+// Which kernel serves which problem: one ordered table of rows per operation.
+//
+// A row says what it can do (`supports`) apart from what it is good at (`prefers`). The first row that
+// supports and prefers the problem, and whose alignment the arguments have, is launched; a row asked for by
+// name need not prefer the problem, so that tests reach every row with small shapes. The last row of a table
+// supports and prefers everything. CCONVNET_LOG_KERNELS=1 prints each choice to stderr, once per problem.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "api.h"
+#include "core/repr.h"
+
+namespace cconvnet {
+
+// Arguments has `bool aligned() const`, whether its inputs lie on 16-byte boundaries, and `void* workspace`.
+template <class Problem, class Arguments>
+struct Row {
+  std::string name;
+  bool needs_alignment;
+  bool (*supports)(const Problem&);
+  bool (*prefers)(const Problem&);
+  size_t (*workspace)(const Problem&);  // bytes
+  void (*launch)(const Problem&, const Arguments&, Stream);
+};
+
+template <class Problem, class Arguments>
+class SelectionTable {
+ public:
+  using Row = cconvnet::Row<Problem, Arguments>;
+
+  SelectionTable(std::string operation, std::vector<Row> rows)
+      : operation_(std::move(operation)), rows_(std::move(rows)) {}
+
+  const std::vector<Row>& rows() const { return rows_; }
+
+  // The rows that support the problem: first those that prefer it, in the table's order.
+  std::vector<std::string> impls(const Problem& problem) const {
+    std::vector<std::string> names;
+    for (bool preferred : {true, false}) {
+      for (const Row& row : rows_) {
+        if (row.supports(problem) && row.prefers(problem) == preferred) names.push_back(row.name);
+      }
+    }
+    return names;
+  }
+
+  // What the operation may need. The arguments' alignment, and so the row, is not known yet.
+  size_t workspace(const Problem& problem, const char* impl) const {
+    if (impl) return named(problem, impl).workspace(problem);
+    return std::max(preferred(problem, true).workspace(problem),
+                    preferred(problem, false).workspace(problem));
+  }
+
+  void run(const Problem& problem, const Arguments& arguments, Stream stream, const char* impl) const {
+    const Row& row = impl ? named(problem, impl) : preferred(problem, arguments.aligned());
+    detail::require(!row.needs_alignment || arguments.aligned(),
+                    "impl '" + row.name + "' needs inputs on 16-byte boundaries");
+    detail::require(arguments.workspace || row.workspace(problem) == 0,
+                    "workspace must not be null: " + row.name + " needs " +
+                        std::to_string(row.workspace(problem)) + " bytes");
+    log(problem, row);
+    row.launch(problem, arguments, stream);
+  }
+
+ private:
+  const Row& preferred(const Problem& problem, bool aligned) const {
+    for (const Row& row : rows_) {
+      if ((aligned || !row.needs_alignment) && row.supports(problem) && row.prefers(problem)) return row;
+    }
+    throw std::logic_error(operation_ + ": no row takes " + repr(problem));
+  }
+
+  const Row& named(const Problem& problem, const std::string& impl) const {
+    std::string names;
+    for (const Row& row : rows_) {
+      if (row.name == impl) {
+        detail::require(row.supports(problem), "impl '" + impl + "' does not support " + repr(problem));
+        return row;
+      }
+      names += (names.empty() ? "" : ", ") + row.name;
+    }
+    throw std::invalid_argument("impl must be one of " + names + ", not '" + impl + "'");
+  }
+
+  static void log(const Problem& problem, const Row& row) {
+    static const char* const wish = std::getenv("CCONVNET_LOG_KERNELS");
+    if (!wish || std::string(wish) != "1") return;
+    static std::mutex mutex;
+    static std::set<std::string> seen;
+    const std::string line = row.name + " serves " + repr(problem);
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (seen.insert(line).second) std::fprintf(stderr, "cconvnet: %s\n", line.c_str());
+  }
+
+  std::string operation_;
+  std::vector<Row> rows_;
+};
+
+}  // namespace cconvnet

@@ -1,0 +1,172 @@
+// Reading and writing several neighbouring elements at once, for the kernels that memory bounds.
+//
+// A kernel over `Vector<WIDTH>`s is compiled for the width that makes one 16-byte access, kVectorWidth<T>,
+// and for WIDTH 1, which takes any address; its launcher picks one with `aligned`. A Vector holds floats: of
+// a float array it is the memory itself, of a bfloat16 array load and store convert.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "core/alignment.h"
+#include "core/bfloat16.h"
+#include "core/launch.cuh"
+
+namespace cconvnet {
+
+constexpr int kThreads = 256;  // of a block, where a kernel has no reason for another number
+template <class T>
+constexpr int kVectorWidth = kVectorBytes / sizeof(T);  // elements in the widest load that every GPU has
+constexpr unsigned kFullWarp = ~0u;                     // the mask of all 32 lanes
+
+template <int WIDTH>
+struct alignas(WIDTH * sizeof(float) < kVectorBytes ? WIDTH * sizeof(float) : kVectorBytes) Vector {
+  float lane[WIDTH];
+};
+
+// The same of bfloat16s, as they lie in memory.
+template <int WIDTH>
+struct alignas(WIDTH * sizeof(bfloat16)) PackedVector {
+  bfloat16 lane[WIDTH];
+};
+
+template <int WIDTH>
+__device__ __forceinline__ Vector<WIDTH> load(const float* address) {
+  return *reinterpret_cast<const Vector<WIDTH>*>(address);
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void store(float* address, const Vector<WIDTH>& value) {
+  *reinterpret_cast<Vector<WIDTH>*>(address) = value;
+}
+
+template <int WIDTH>
+__device__ __forceinline__ Vector<WIDTH> load(const bfloat16* address) {
+  const auto packed = *reinterpret_cast<const PackedVector<WIDTH>*>(address);
+  Vector<WIDTH> result;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) result.lane[i] = to_float(packed.lane[i]);
+  return result;
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void store(bfloat16* address, const Vector<WIDTH>& value) {
+  PackedVector<WIDTH> packed;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) packed.lane[i] = to_bfloat16(value.lane[i]);
+  *reinterpret_cast<PackedVector<WIDTH>*>(address) = packed;
+}
+
+// A vector at any address, or where ALIGNED at once: for kernels whose sums run in an order that depends on
+// WIDTH, and must not depend on where the arrays lie.
+template <int WIDTH, bool ALIGNED, class T>
+__device__ __forceinline__ Vector<WIDTH> load_from(const T* address) {
+  if constexpr (ALIGNED) {
+    return load<WIDTH>(address);
+  } else {
+    Vector<WIDTH> result;
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) result.lane[i] = to_float(address[i]);
+    return result;
+  }
+}
+
+template <bool ALIGNED, class T, int WIDTH>
+__device__ __forceinline__ void store_to(T* address, const Vector<WIDTH>& value) {
+  if constexpr (ALIGNED) {
+    store(address, value);
+  } else {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) address[i] = from_float<T>(value.lane[i]);
+  }
+}
+
+template <int WIDTH>
+__device__ __forceinline__ Vector<WIDTH> zeros() {
+  Vector<WIDTH> result;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) result.lane[i] = 0.0f;
+  return result;
+}
+
+// What reading the vector back from an array of T gives.
+template <class T, int WIDTH>
+__device__ __forceinline__ Vector<WIDTH> rounded_to(Vector<WIDTH> value) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+#pragma unroll
+    for (int i = 0; i + 1 < WIDTH; i += 2) round_to_bfloat16(value.lane[i], value.lane[i + 1]);
+    if (WIDTH % 2 == 1) value.lane[WIDTH - 1] = rounded_to<T>(value.lane[WIDTH - 1]);
+  }
+  return value;
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void add_to(Vector<WIDTH>& sum, const Vector<WIDTH>& term) {
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) sum.lane[i] += term.lane[i];
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// ---- elementwise kernels --------------------------------------------------------------------------------
+// One vector per thread: enough loads in flight, since every multiprocessor is full of threads, and no loop.
+// An operation is a struct that holds its pointers and has
+//   template <int WIDTH> __device__ void apply(int64_t i) const;
+// which serves elements i .. i+WIDTH-1. All its loads come before its stores, so it may work in place.
+
+template <int WIDTH, class Operation>
+__global__ void __launch_bounds__(kThreads) elementwise(int count, Operation operation) {
+  int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * WIDTH;
+  if (i + WIDTH <= count) {
+    operation.template apply<WIDTH>(i);
+  } else {
+    for (; i < count; ++i) operation.template apply<1>(i);
+  }
+}
+
+// `vectors` says whether vectors are possible: the operation's pointers, to elements of T, are aligned.
+template <class T, class Operation>
+void launch_elementwise(int count, bool vectors, Stream stream, const Operation& operation) {
+  const int width = vectors ? kVectorWidth<T> : 1;
+  const dim3 grid(static_cast<unsigned>(ceil_div(count, kThreads * width)));
+  if (vectors) {
+    CCONVNET_LAUNCH((elementwise<kVectorWidth<T>, Operation>), grid, kThreads, stream, count, operation);
+  } else {
+    CCONVNET_LAUNCH((elementwise<1, Operation>), grid, kThreads, stream, count, operation);
+  }
+}
+
+// ---- division -------------------------------------------------------------------------------------------
+
+// n / divisor for 0 <= n < 2^31 by one wide multiplication, where a division takes about 20 instructions.
+// The multiplier is m = ceil(2^shift / divisor) with divisor * 2^31 <= 2^shift < divisor * 2^32, so that it
+// fits in 32 bits. m * n / 2^shift exceeds n / divisor by less than n / 2^shift < 1 / divisor, too little to
+// reach the next whole number. Source: Granlund and Montgomery, "Division by invariant integers using
+// multiplication", PLDI 1994.
+class Divider {
+ public:
+  explicit Divider(int divisor) : divisor_(divisor) {
+    while ((int64_t{1} << shift_) < int64_t{divisor} << 31) ++shift_;
+    multiplier_ = static_cast<uint32_t>(((uint64_t{1} << shift_) + divisor - 1) / divisor);
+  }
+
+  __device__ __forceinline__ int quotient(int n) const {
+    return static_cast<int>((uint64_t{multiplier_} * static_cast<uint32_t>(n)) >> shift_);
+  }
+
+  // Splits n into quotient and remainder.
+  __device__ __forceinline__ int divide(int n, int& remainder) const {
+    const int q = quotient(n);
+    remainder = n - q * divisor_;
+    return q;
+  }
+
+ private:
+  int divisor_;
+  int shift_ = 31;
+  uint32_t multiplier_;
+};
+
+}  // namespace cconvnet

@@ -1,0 +1,192 @@
+// What the passes of a convolution share when each is computed as one matrix product per channel group, whose
+// operands are read in place ("implicit GEMM"): the product's sizes, its split along k, its grid of blocks,
+// the rule by which a tile is chosen, and the selection tables, which the FC layers use too.
+//
+//         m              n               k                  the sums run in the order
+// fprop   N*P*Q          K/groups        R*S*C/groups       r, s, c
+// dgrad   N*H*W          C/groups        R*S*K/groups       r, s, k (per residue class, see conv_dgrad.cu)
+// wgrad   K/groups       R*S*C/groups    N*P*Q              n, p, q
+//
+// Few large tiles may leave most of a GPU idle, in wgrad above all. Then k is cut into splits, each computed
+// by blocks of its own into its own copy of the output in the workspace, and split_reduce adds the copies in
+// order. How many splits there are depends on the problem alone, not on the GPU and not on the tile: so every
+// row of a table that multiplies with the same arithmetic adds the same numbers in the same order, and gives
+// bitwise the same result.
+#pragma once
+
+#include "gemm/epilogue.cuh"
+#include "gemm/gemm_tile.cuh"
+#include "core/passes.h"
+#include "gemm/tensor_tile.cuh"
+
+namespace cconvnet {
+
+struct GemmSize {
+  int m, n, k;
+  int batches;  // independent products in one launch
+};
+
+// The largest GPUs have 132 to 170 multiprocessors, each with room for two blocks of 128 x 128 outputs.
+constexpr int kWantedBlocks = 132;
+constexpr int kWantedOutputs = 2 * kWantedBlocks * 128 * 128;
+// Splits are whole steps of every tile, and long enough to be worth the extra pass over the output.
+constexpr int kSplitUnit = 32;
+constexpr int kShortestSplit = 256;
+
+inline int split_count(const GemmSize& size) {
+  const int64_t outputs = ceil_div(size.m, 64) * ceil_div(size.n, 64) * 64 * 64 * size.batches;
+  const int64_t wanted = kWantedOutputs / outputs;
+  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, size.k / kShortestSplit)));
+}
+
+// `count` is the number of elements of the output.
+inline size_t split_workspace(const GemmSize& size, int count) {
+  const size_t splits = split_count(size);
+  return splits == 1 ? 0 : splits * count * sizeof(float);
+}
+
+// Hands the output, for each of its `count` elements i, the sum over the splits, in order, of
+// partials[split][i]; its channel is i % channels.
+template <class Output>
+void split_reduce(int count, int splits, const float* partials, int channels, const Output& output,
+                  Stream stream);
+
+// ---- the grid -------------------------------------------------------------------------------------------
+
+// One-dimensional, since y and z may have only 65535 blocks. Neighbouring blocks share rows of A.
+struct GemmGrid {
+  uint32_t tiles_m, tiles_n, splits, batches;
+
+  template <class Tile>
+  static GemmGrid make(const GemmSize& size) {
+    return {static_cast<uint32_t>(ceil_div(size.m, Tile::BLOCK_M)),
+            static_cast<uint32_t>(ceil_div(size.n, Tile::BLOCK_N)), static_cast<uint32_t>(split_count(size)),
+            static_cast<uint32_t>(size.batches)};
+  }
+
+  int64_t count() const { return int64_t{tiles_m} * tiles_n * splits * batches; }
+
+  dim3 blocks() const {
+    detail::require(count() <= INT32_MAX, "the problem has too many tiles for one launch");
+    return dim3(static_cast<unsigned>(count()));
+  }
+};
+
+// Which part of the work is this block's. It is the same for all threads and seldom needed, so it lies in
+// shared memory: in registers it would push the sums out.
+struct GemmBlock {
+  uint32_t m, n;  // where its tile begins
+  uint32_t split, batch;
+
+  // Sets up the block's one GemmBlock.
+  template <class Tile>
+  static __device__ __forceinline__ const GemmBlock& shared(const GemmGrid& grid) {
+    auto& block = shared_memory<GemmBlock>();
+    if (threadIdx.x == 0) block = make<Tile>(grid);
+    __syncthreads();
+    return block;
+  }
+
+  template <class Tile>
+  static __device__ __forceinline__ GemmBlock make(const GemmGrid& grid) {
+    GemmBlock block;
+    uint32_t rest = blockIdx.x;
+    block.n = rest % grid.tiles_n * Tile::BLOCK_N;
+    rest /= grid.tiles_n;
+    block.m = rest % grid.tiles_m * Tile::BLOCK_M;
+    rest /= grid.tiles_m;
+    block.split = rest % grid.splits;
+    block.batch = rest / grid.splits;
+    return block;
+  }
+
+  // Its steps along k. The last splits may have none; they write zeros.
+  template <class Tile>
+  __device__ __forceinline__ Steps steps(int gemm_k, uint32_t splits) const {
+    static_assert(kSplitUnit % Tile::BLOCK_K == 0, "a split must be a whole number of steps");
+    const uint32_t end = gemm_k;
+    const uint32_t units = (end + splits * kSplitUnit - 1) / (splits * kSplitUnit);
+    const uint32_t length = units * kSplitUnit;
+    const uint32_t first = min(split * length, end);
+    const uint32_t share = min(length, end - first);
+    return {first, static_cast<int>((share + Tile::BLOCK_K - 1) / Tile::BLOCK_K)};
+  }
+};
+
+// The block's tile of the product of one batch.
+template <class Tile, class A, class B>
+__device__ __forceinline__ auto multiply(const A& a, const B& b, const GemmBlock& block, int gemm_k,
+                                         const GemmGrid& grid) {
+  const Steps steps = block.steps<Tile>(gemm_k, grid.splits);
+  if constexpr (Tile::TENSOR) {
+    return multiply_tensor_tile<Tile>(a, b, block.m, block.n, steps);
+  } else {
+    return multiply_tile<Tile>(a, b, block.m, block.n, steps);
+  }
+}
+
+// ---- the output -----------------------------------------------------------------------------------------
+
+// Where a product goes: to the output or, with splits, each split's sums to a copy of its own, from which
+// reduce() makes the output. `count` is the number of elements of the output.
+template <class Output>
+struct Destination {
+  Output output;
+  int count;
+  float* partials;  // null without splits
+
+  Destination(const Output& output, int count, const GemmGrid& grid, void* workspace)
+      : output(output), count(count), partials(grid.splits > 1 ? static_cast<float*>(workspace) : nullptr) {}
+
+  template <class Product, class Layout>
+  __device__ __forceinline__ void store(const Product& product, const GemmBlock& block, const Layout& layout,
+                                        uint32_t first_channel, int gemm_m, int gemm_n) const {
+    const PlainOutput<float> copy = {partials + static_cast<size_t>(block.split) * count, output.vectors};
+    if constexpr (std::is_same_v<Output, PlainOutput<float>>) {
+      // One piece of code for both takes fewer registers.
+      const Output target = {partials ? copy.y : output.y, output.vectors};
+      store_tile(product, target, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
+    } else if (partials) {
+      store_tile(product, copy, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
+    } else {
+      store_tile(product, output, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
+    }
+  }
+
+  // To be called behind the launch. The output's channels repeat.
+  void reduce(const GemmGrid& grid, int channels, Stream stream) const {
+    if (partials) split_reduce(count, static_cast<int>(grid.splits), partials, channels, output, stream);
+  }
+};
+
+// Whether the outputs of a tile may be written in groups: rows of `gemm_n` columns hold whole ones, and each
+// of the pointers, which may be null, is on a boundary.
+template <class Tile, class... Pointers>
+bool whole_groups(int gemm_n, Pointers... pointers) {
+  return gemm_n % Tile::GROUP == 0 && aligned(pointers...);
+}
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+// Whether a tile side of `block` wastes little on `length` rows. 32 is the smallest and takes the rest; 64
+// must be more than half full; a larger one may pad the length by at most a sixth more than 32 would.
+inline bool side_fits(int block, int length) {
+  if (block <= 32) return true;
+  if (block <= 64) return length > 32;
+  return ceil_div(length, block) * block * 6 <= ceil_div(length, 32) * 32 * 7;
+}
+
+// Larger tiles read less memory per multiply-add, but a small problem needs many blocks before large ones.
+// The smallest tile takes whatever is left.
+template <class Tile>
+bool suits(const GemmSize& size) {
+  if (Tile::SMALLEST) return true;
+  return side_fits(Tile::BLOCK_M, size.m) && side_fits(Tile::BLOCK_N, size.n) &&
+         GemmGrid::make<Tile>(size).count() >= kWantedBlocks;
+}
+
+const FpropTable& conv_fprop_table();
+const DgradTable& conv_dgrad_table();
+const WgradTable& conv_wgrad_table();
+
+}  // namespace cconvnet

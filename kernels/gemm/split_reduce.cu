@@ -1,0 +1,44 @@
+// The second half of a matrix product that was split along k: adds the splits' partial outputs and finishes
+// the sums as the first half would have (epilogue.cuh). One thread per 4 (or 1) elements of the output; it
+// adds their copies in the order of the splits, so the sum is the same at every run. Memory bounds it: each
+// partial is read once.
+#include "gemm/implicit_gemm.cuh"
+
+namespace cconvnet {
+namespace {
+
+template <class Output>
+struct SplitReduce {
+  int count, splits;
+  const float* partials;
+  Divider by_channels;
+  Output output;
+
+  template <int WIDTH>
+  __device__ __forceinline__ void apply(int64_t i) const {
+    Vector<WIDTH> sum = load<WIDTH>(partials + i);
+    for (int split = 1; split < splits; ++split) {
+      add_to(sum, load<WIDTH>(partials + int64_t{split} * count + i));
+    }
+    int channel;
+    by_channels.divide(static_cast<int>(i), channel);
+    output.writer().write(static_cast<uint32_t>(i), channel, sum);
+  }
+};
+
+}  // namespace
+
+template <class Output>
+void split_reduce(int count, int splits, const float* partials, int channels, const Output& output,
+                  Stream stream) {
+  launch_elementwise<float>(count, output.vectors, stream,
+                            SplitReduce<Output>{count, splits, partials, Divider(channels), output});
+}
+
+template void split_reduce(int, int, const float*, int, const PlainOutput<float>&, Stream);
+template void split_reduce(int, int, const float*, int, const PlainOutput<bfloat16>&, Stream);
+template void split_reduce(int, int, const float*, int, const FinishedOutput<float>&, Stream);
+template void split_reduce(int, int, const float*, int, const FinishedOutput<bfloat16>&, Stream);
+template void split_reduce(int, int, const float*, int, const GradientOutput&, Stream);
+
+}  // namespace cconvnet

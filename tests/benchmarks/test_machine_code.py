@@ -1,0 +1,348 @@
+"""What nvcc made of the kernels keeps what is promised of it; no GPU is needed to see that."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _load() -> ModuleType:
+    path = ROOT / "benchmarks" / "machine_code.py"
+    spec = importlib.util.spec_from_file_location("cconvnet_machine_code", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["cconvnet_machine_code"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+machine_code = _load()
+
+
+def read(path: Path) -> list[Any]:
+    try:
+        kernels: list[Any] = machine_code.read(path)
+    except machine_code.ToolMissing as error:
+        pytest.skip(str(error))
+    return kernels
+
+
+# ---- the library's kernels ------------------------------------------------------------------------------
+
+
+def test_the_kernels_keep_their_promises() -> None:
+    if not machine_code.MODULE.exists():
+        pytest.skip("no CUDA module was built here")
+    kernels = read(machine_code.MODULE)
+    if not kernels:
+        pytest.skip(f"the CUDA module was not built for {machine_code.ARCH}")
+    assert machine_code.broken(kernels) == []
+    # A pattern that finds no kernel any more holds nothing.
+    idle = [p.words for p in machine_code.PROMISES if not any(map(p.binds, kernels))]
+    assert idle == []
+
+
+# ---- kernels that break them ----------------------------------------------------------------------------
+
+FAULTY = r"""
+#include "core/launch.cuh"
+
+template <class T, int...> struct Tile {};
+template <class T, int...> struct TensorTile {};
+struct Values {};
+
+// A step for each turn of the loop, so that little of it is products.
+__device__ void multiply_floats(int steps, const float4* x, float* y) {
+  __shared__ float4 step[256];
+  float sum = 0;
+#pragma unroll 1
+  for (int i = 0; i < steps; ++i) {
+    step[threadIdx.x] = x[i * 256 + threadIdx.x];
+    __syncthreads();
+    const float4 a = step[threadIdx.x ^ 1], b = step[threadIdx.x ^ 2];
+    sum += a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
+  }
+  y[threadIdx.x] = sum;
+}
+
+template <class Tile>
+__global__ void __launch_bounds__(256) small_gemm(int steps, const float4* x, float* y) {
+  multiply_floats(steps, x, y);
+}
+
+template <class Tile>
+__global__ void __launch_bounds__(256) conv_fprop_gemm(int steps, const float4* x, float* y) {
+  multiply_floats(steps, x, y);
+}
+
+template <class Tile>
+__global__ void __launch_bounds__(256) conv_dgrad_gemm(int steps, const float4* x, float* y) {
+  multiply_floats(steps, x, y);
+}
+
+template <int WIDTH, class Operation>
+__global__ void __launch_bounds__(256) elementwise(const float* x, float* y) {
+  for (int i = 0; i < WIDTH; ++i) y[threadIdx.x * WIDTH + i] = x[threadIdx.x * WIDTH + i];
+}
+
+// 1,024 threads have 64 registers each.
+__global__ void __launch_bounds__(1024) spills(int steps, float* x) {
+  float held[100];
+  for (int i = 0; i < 100; ++i) held[i] = x[i * 1024 + threadIdx.x];
+  for (int step = 0; step < steps; ++step) {
+    for (int i = 0; i < 100; ++i) held[i] = held[i] * held[99 - i] + 1;
+  }
+  for (int i = 0; i < 100; ++i) x[i * 1024 + threadIdx.x] = held[i];
+}
+
+__global__ void __launch_bounds__(256) indexes(int steps, const int* places, float* x) {
+  float held[64] = {};
+  for (int step = 0; step < steps; ++step) held[places[step]] += 1;
+  for (int i = 0; i < 64; ++i) x[i * 256 + threadIdx.x] = held[i];
+}
+
+__global__ void unbounded(float* x) { x[threadIdx.x] = 1; }
+
+// Narrow loads, divisions, two barriers, and so much shared memory that few warps have room.
+template <class Tile>
+__global__ void __launch_bounds__(32) slow_gemm(int steps, const int* divisors, const float* x, float* y) {
+  __shared__ float step[12000];
+  float sum = 0;
+#pragma unroll 1
+  for (int i = 0; i < steps; ++i) {
+    step[threadIdx.x] = x[(i + threadIdx.x) / divisors[i]];
+    __syncthreads();
+    sum += step[threadIdx.x ^ 1] * step[threadIdx.x ^ 2];
+    __syncthreads();
+  }
+  y[threadIdx.x] = sum;
+}
+
+__device__ void multiply(float* d, const unsigned* a, const unsigned* b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Products by tensor cores, of operands that no ldmatrix reads.
+template <class Tile>
+__global__ void __launch_bounds__(32) products_gemm(int steps, const uint4* x, float* y) {
+  __shared__ uint4 step[32];
+  float d[4] = {};
+#pragma unroll 1
+  for (int i = 0; i < steps; ++i) {
+    step[threadIdx.x] = x[i * 32 + threadIdx.x];
+    __syncthreads();
+    const uint4 a = step[threadIdx.x ^ 1], b = step[threadIdx.x ^ 2];
+    multiply(d, &a.x, &b.x);
+  }
+  for (int i = 0; i < 4; ++i) y[threadIdx.x * 4 + i] = d[i];
+}
+
+struct Table { float at[30000]; };
+
+__global__ void __launch_bounds__(64) from_launch(const int* places, float* x) {
+  Table& table = cconvnet::launch_shared_memory<Table>();
+  for (int i = threadIdx.x; i < 30000; i += 64) table.at[i] = x[i];
+  __syncthreads();
+  x[threadIdx.x] = table.at[places[threadIdx.x]];
+}
+
+template __global__ void small_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>(int, const float4*, float*);
+template __global__ void conv_fprop_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>(int, const float4*, float*);
+template __global__ void conv_dgrad_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>(int, const float4*, float*);
+template __global__ void small_gemm<TensorTile<float, 64, 64>>(int, const float4*, float*);
+template __global__ void products_gemm<TensorTile<float, 64, 64>>(int, const uint4*, float*);
+template __global__ void products_gemm<TensorTile<cconvnet::bfloat16, 64, 64>>(int, const uint4*, float*);
+template __global__ void products_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>(int, const uint4*, float*);
+template __global__ void elementwise<1, Values>(const float*, float*);
+template __global__ void elementwise<4, Values>(const float*, float*);
+template __global__ void slow_gemm<Tile<float, 32, 32, 8, 4, 4, 4>>(int, const int*, const float*, float*);
+"""
+STRICT = "products_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>"
+# What each of those breaks.
+BROKEN = {
+    "small_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>": set(),
+    "conv_fprop_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>": {"a hot loop of 80% FFMA"},
+    "conv_dgrad_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>": {"a hot loop of 74% FFMA"},
+    "elementwise<1, Values>": set(),
+    "elementwise<4, Values>": {"loads and stores of 16 bytes"},
+    "spills": {"no spilled registers and no local memory"},
+    "unbounded": {"launch bounds"},
+    "slow_gemm<Tile<float, 32, 32, 8, 4, 4, 4>>": {
+        "no load narrower than 16 bytes in the hot loop",
+        "one barrier in each step",
+        "no integer division in the hot loop",
+        "at least 12 warps on a multiprocessor",
+    },
+    "indexes": {"no spilled registers and no local memory"},
+    "from_launch": set(),
+    "small_gemm<TensorTile<float, 64, 64>>": {"products by tensor cores"},
+    "products_gemm<TensorTile<float, 64, 64>>": set(),
+    "products_gemm<TensorTile<bfloat16, 64, 64>>": {"fragments by ldmatrix"},
+    STRICT: {"strict fp32: no tensor-core instruction"},
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    nvcc = machine_code.find_nvcc()
+    if nvcc is None:
+        pytest.skip("nvcc is missing")
+    folder = tmp_path_factory.mktemp("machine_code")
+    source, cubin = folder / "faulty.cu", folder / "faulty.cubin"
+    source.write_text(FAULTY, encoding="utf-8")
+    command = [str(nvcc), "-std=c++17", "-O3", f"-arch={machine_code.ARCH}", "-lineinfo", "-cubin"]
+    command += [f"-I{ROOT / 'kernels'}", str(source), "-o", str(cubin)]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    return cubin
+
+
+def test_a_broken_promise_is_seen(faulty: Path) -> None:
+    found = {
+        kernel.name: {p.words for p in machine_code.PROMISES if p.binds(kernel) and not p.kept(kernel)}
+        for kernel in read(faulty)
+    }
+    assert found == BROKEN
+    # There is none that nothing can break.
+    assert set.union(*found.values()) == {promise.words for promise in machine_code.PROMISES}
+
+
+def test_the_command_names_what_is_broken(
+    faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "kernels.json"
+    assert machine_code.main([str(faulty), "--json", str(file)]) == 1
+    out = capsys.readouterr().out
+    assert f"{STRICT} breaks its promise: strict fp32: no tensor-core instruction" in out
+    value = json.loads(file.read_text(encoding="utf-8"))
+    assert len(value["broken"]) == sum(map(len, BROKEN.values()))
+    kernels = {kernel["name"]: kernel for kernel in value["kernels"]}
+    assert kernels.keys() == BROKEN.keys()
+    assert kernels["from_launch"]["shared"] == 4 * 30000
+    assert kernels["from_launch"]["occupancy"]["limit"] == "shared memory"
+    strict = kernels[STRICT]
+    assert (strict["threads"], strict["shared"], strict["hot_loop"]["HMMA"]) == (32, 512, 1)
+    assert strict["occupancy"] == {"blocks": 32, "warps": 32, "share": 0.5, "limit": "blocks"}
+
+
+def test_an_exception_must_be_needed(faulty: Path) -> None:
+    kernels = read(faulty)
+    promise = next(p for p in machine_code.PROMISES if p.words == "launch bounds")
+    excepting = replace(promise, exceptions={"^unbounded$": "a reason"})
+    assert machine_code.broken(kernels, [excepting]) == []
+    (line,) = machine_code.broken(
+        kernels, [replace(excepting, exceptions={"^(unbounded|spills)$": "a reason"})]
+    )
+    assert "spills is excepted but keeps" in line
+
+
+def test_what_cannot_be_read(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(faulty)
+    for arguments, why in [
+        ([str(faulty), "--arch", "sm_80"], "there is no kernel for sm_80"),
+        ([str(faulty), "--arch", "sm_21"], "arch must be one of"),
+        ([__file__], "test_machine_code.py cannot be read"),
+    ]:
+        with pytest.raises(SystemExit):
+            machine_code.main(arguments)
+        assert why in capsys.readouterr().err
+
+
+# ---- parts of the reader --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "shared", "threads", "blocks", "limit"),
+    [
+        # As cuda_occupancy.h of CUDA 13.0 has them.
+        ("sm_75", 32, 0, 256, 4, "warps"),
+        ("sm_80", 16, 16912, 256, 8, "warps"),
+        ("sm_80", 128, 40000, 96, 4, "shared memory"),
+        ("sm_86", 20, 0, 64, 16, "blocks"),
+        ("sm_89", 64, 5000, 192, 5, "registers"),
+        ("sm_90a", 32, 16912, 64, 12, "shared memory"),
+        ("sm_90a", 128, 16912, 256, 2, "registers"),
+        ("sm_90a", 168, 40000, 512, 0, "registers"),
+        ("sm_90a", 33, 0, 96, 16, "registers"),
+        ("sm_120", 33, 90000, 64, 1, "shared memory"),
+    ],
+)
+def test_occupancy(arch: str, registers: int, shared: int, threads: int, blocks: int, limit: str) -> None:
+    held = machine_code.occupancy(arch, registers, shared, threads)
+    assert (held.blocks, held.limit) == (blocks, limit)
+    assert held.warps == blocks * threads // 32
+
+
+@pytest.mark.parametrize(
+    ("demangled", "short"),
+    [
+        ("void cconvnet::(anonymous namespace)::column_sums<4>(int, float const*, float*)", "column_sums<4>"),
+        ("cconvnet::(anonymous namespace)::dropout(cconvnet::Arguments, float*)", "dropout"),
+        (
+            "void cconvnet::elementwise<8, cconvnet::(anonymous namespace)::Back<(cconvnet::Neuron)3> >(int)",
+            "elementwise<8, Back<Neuron:3>>",
+        ),
+        ("void gemm<cconvnet::Tile<32, 8>, cconvnet::bfloat16>(int)", "gemm<Tile<32, 8>, bfloat16>"),
+    ],
+)
+def test_short_names(demangled: str, short: str) -> None:
+    assert machine_code.short_name(demangled) == short
+
+
+def _kernel(*code: tuple[str, int | None]) -> Any:
+    """Of instructions and, for branches, the places they go to."""
+    instructions = [
+        machine_code.Instruction(16 * place, opcode, None if target is None else 16 * target)
+        for place, (opcode, target) in enumerate(code)
+    ]
+    return machine_code.Kernel("", "", "sm_90a", 32, 0, 0, 0, 32, instructions)
+
+
+def test_the_hot_loop_is_the_innermost_with_the_most_products() -> None:
+    outer = [("LDS", None), ("FFMA", None), ("BRA", 1)]
+    # A loop around two, one with two products and one with one; the end of a kernel branches to itself.
+    both = _kernel(
+        ("MOV", None),
+        *outer,
+        ("LDS.128", None),
+        ("FFMA", None),
+        ("FFMA", None),
+        ("BRA", 4),
+        ("BRA", 0),
+        ("BRA", 9),
+    )
+    assert both.hot_loop == {"LDS.16": 1, "FFMA": 2, "BRA": 1}
+    assert both.share(["FFMA"]) == 0.5
+    # Branches forward, and loops that read nothing from shared memory.
+    assert not _kernel(("BRA", 2), ("FFMA", None), ("LDS", None)).hot_loop
+    assert not _kernel(("FFMA", None), ("BRA", 0), ("LDS", None)).hot_loop
+
+
+@pytest.mark.parametrize(
+    ("opcode", "kind"),
+    [
+        ("LDG.E.128.CONSTANT", "LDG.16"),
+        ("LDG.E.U16", "LDG.2"),
+        ("STG.E", "STG.4"),
+        ("LDGSTS.E.BYPASS.128", "LDGSTS.16"),
+        ("LDSM.16.MT88.4", "LDSM"),
+        ("HMMA.16816.F32.BF16", "HMMA"),
+        ("I2F.U32.RP", "DIVISION"),
+        ("I2F.S32", "I2F"),
+    ],
+)
+def test_kinds_of_instructions(opcode: str, kind: str) -> None:
+    assert machine_code.Instruction(0, opcode).kind == kind

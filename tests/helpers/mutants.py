@@ -1,0 +1,181 @@
+"""Faults put into the kernels, one at a time, to see that the tests notice: what test_mutation.py runs.
+
+A mutant is one of kernels/*.cu and *.cuh with, in device code,
+- one barrier (`__syncthreads`, `__syncwarp`), wait for asynchronous copies or end of a group of them gone, or
+- one bounds guard open: a comparison by <, <=, > or >=, or with kOutside, that decides in an `if`, a
+  `?:` or a value with a name whether something is read or written. Where several are joined by && or ||, each
+  is opened alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+EQUIVALENT = Path(__file__).with_suffix(".json")
+
+_BARRIER = re.compile(r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_copy_group)\(\);")
+# A barrier that also joins what the threads found.
+_VOTE = re.compile(r"__syncthreads_or\((\w+)\)")
+_DEVICE = re.compile(r"\b__(?:device|global)__\b")
+# Written with spaces, as template arguments are not.
+_ORDER = re.compile(r" [<>]=? |kOutside")
+_LEAVES = re.compile(r"\s*(?:return|continue|break)\b")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """The characters begin .. end of `file` replaced by `replacement`."""
+
+    file: str
+    begin: int
+    end: int
+    replacement: str
+
+    @property
+    def source(self) -> str:
+        return (KERNELS / self.file).read_text()
+
+    def mutated(self) -> str:
+        source = self.source
+        return source[: self.begin] + self.replacement + source[self.end :]
+
+    @property
+    def line(self) -> str:
+        """The whole line that is changed."""
+        source = self.source
+        begin = source.rfind("\n", 0, self.begin) + 1
+        return source[begin : source.find("\n", self.begin)].strip()
+
+    @property
+    def key(self) -> dict[str, str]:
+        """What names this mutant where lines move: the file, the line, and what is gone from it."""
+        return {"file": self.file, "line": self.line, "gone": self.source[self.begin : self.end]}
+
+    def __str__(self) -> str:
+        number = self.source.count("\n", 0, self.begin) + 1
+        return f"{self.file}:{number}: {self.key['gone']}"
+
+
+def _closing(source: str, opening: int) -> int:
+    """The index of the bracket that closes the one at `opening`."""
+    depth = 0
+    for i in range(opening, len(source)):
+        if source[i] in "([{":
+            depth += 1
+        elif source[i] in ")]}":
+            depth -= 1
+            if depth == 0:
+                return i
+    raise ValueError(f"no closing bracket for {source[opening : opening + 40]!r}")
+
+
+def _without_comments(source: str) -> str:
+    """The source with comments blanked out, every character where it was."""
+    return re.sub(r"//[^\n]*", lambda m: " " * len(m[0]), source)
+
+
+def _device_code(source: str) -> Iterator[tuple[int, int]]:
+    """Where the bodies of device functions begin and end."""
+    end = 0
+    for match in _DEVICE.finditer(source):
+        if match.start() < end:
+            continue
+        # Past the parameters (and __launch_bounds__) to the first brace outside parentheses.
+        i = match.end()
+        while source[i] not in "{;":
+            i = _closing(source, i) + 1 if source[i] == "(" else i + 1
+        if source[i] == "{":
+            end = _closing(source, i)
+            yield i, end
+
+
+def _conjuncts(source: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a condition between && and ||, at the top level."""
+    depth, start, i = 0, begin, begin
+    while i < end:
+        if source[i] in "([{":
+            depth += 1
+        elif source[i] in ")]}":
+            depth -= 1
+        elif depth == 0 and source[i : i + 2] in ("&&", "||"):
+            yield start, i
+            start = i = i + 2
+            continue
+        i += 1
+    yield start, end
+
+
+def _guards(source: str, begin: int, end: int, opened: str) -> Iterator[tuple[int, int, str]]:
+    """Each comparison of the condition that looks like a bound, with what opens it."""
+    for first, last in _conjuncts(source, begin, end):
+        text = source[first:last]
+        if _ORDER.search(text):
+            stripped = text.strip()
+            first += len(text) - len(text.lstrip())
+            yield first, first + len(stripped), opened
+
+
+def _conditions(source: str, begin: int, end: int) -> Iterator[tuple[int, int, str]]:
+    """Guards in an if, a named value or a ?: between begin and end."""
+    for match in re.finditer(r"\bif \(", source[begin:end]):
+        opening = begin + match.end() - 1
+        closing = _closing(source, opening)
+        opened = "false" if _LEAVES.match(source, closing + 1) else "true"
+        yield from _guards(source, opening + 1, closing, opened)
+    for match in re.finditer(r"\b\w+ = ([^;?{}]*);", source[begin:end]):
+        yield from _guards(source, begin + match.start(1), begin + match.end(1), "true")
+    if re.search(r"\bbool \w+\([^()]*\) const $", source[:begin]):
+        for match in re.finditer(r"\breturn ([^;?]*);", source[begin:end]):
+            yield from _guards(source, begin + match.start(1), begin + match.end(1), "true")
+    for match in re.finditer(r"(?:\breturn|[^=!<>]=) ([^;?{}]*) \? ([^;?]*);", source[begin:end]):
+        # The branch that is taken beyond the bounds says which way the guard is opened.
+        opened = "false" if re.match(r"zeros|kOutside|0", match[2]) else "true"
+        yield from _guards(source, begin + match.start(1), begin + match.end(1), opened)
+
+
+def files() -> list[Path]:
+    """The CUDA sources and headers, those that only hold helpers too."""
+    return sorted(
+        path
+        for folder in (KERNELS, KERNELS / "core", KERNELS / "gemm")
+        for path in folder.iterdir()
+        if path.suffix in (".cu", ".cuh")
+    )
+
+
+def mutants() -> list[Mutant]:
+    """All of them, in the order of the files."""
+    found: dict[tuple[str, int, int], Mutant] = {}
+    for path in files():
+        source = _without_comments(path.read_text())
+        for begin, end in _device_code(source):
+            changes = [
+                (begin + m.start(), begin + m.end(), ";") for m in _BARRIER.finditer(source[begin:end])
+            ]
+            changes += [(begin + m.start(), begin + m.end(), m[1]) for m in _VOTE.finditer(source[begin:end])]
+            changes += _conditions(source, begin, end)
+            for first, last, replacement in changes:
+                name = str(path.relative_to(KERNELS))
+                found.setdefault((name, first, last), Mutant(name, first, last, replacement))
+    return sorted(found.values(), key=lambda m: (m.file, m.begin))
+
+
+def equivalents() -> list[dict[str, str]]:
+    """The mutants that compute the same, each with its reason; keys as in Mutant.key."""
+    listed: list[dict[str, str]] = json.loads(EQUIVALENT.read_text())
+    return listed
+
+
+def dependents(file: str) -> list[str]:
+    """The .cu files that a kernel file is part of."""
+    if file.endswith(".cu"):
+        return [file]
+    includers = [
+        str(path.relative_to(KERNELS)) for path in files() if f'#include "{file}"' in path.read_text()
+    ]
+    return sorted({name for includer in includers for name in dependents(includer)})

@@ -1,0 +1,81 @@
+"""A bias added to the rows of a matrix, and its gradient: the matrix summed over its rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cconvnet._problem import BiasProblem
+from cconvnet.devices import Device
+from cconvnet.testing import compare
+from cconvnet.testing.check import check, check_fused, run
+
+PROBLEMS = [
+    BiasProblem(1, 1),
+    BiasProblem(1, 70),
+    BiasProblem(300, 1),
+    BiasProblem(7, 13),
+    BiasProblem(64, 32),
+    BiasProblem(257, 33),
+    BiasProblem(3025, 96),
+    BiasProblem(128, 1000),
+    BiasProblem(20_000, 10),
+]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_exact(device: Device, element: str, problem: BiasProblem) -> None:
+    check("bias_grad", problem, device, element=element)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS[3:], ids=repr)
+def test_real(device: Device, element: str, problem: BiasProblem) -> None:
+    check("bias_grad", problem, device, element=element, data="real")
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_gradient_behind_a_relu(device: Device, element: str, problem: BiasProblem) -> None:
+    """The gradient of a bias and the ReLU behind it, perhaps with a dropout's scale."""
+    # One unit's gradients may all be dropped.
+    nonzero = 0.25 if problem.rows * problem.k > 100 else 0
+    check("relu_bias_backward", problem, device, element=element, nonzero=nonzero)
+    check("relu_bias_backward", problem, device, element=element, nonzero=nonzero, in_place="dy", scale=1.0)
+    check_fused("relu_bias_backward", problem, device, element=element, scale=1 / 0.7)
+    for offset in (2, 4):
+        check_fused("relu_bias_backward", problem, device, element=element, scale=1.0, offset=offset)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS[3:6], ids=repr)
+def test_real_gradient_behind_a_relu(device: Device, element: str, problem: BiasProblem) -> None:
+    check("relu_bias_backward", problem, device, element=element, data="real")
+
+
+@pytest.mark.parametrize("problem", [BiasProblem(7, 13), BiasProblem(64, 32)], ids=repr)
+def test_any_alignment(device: Device, element: str, problem: BiasProblem) -> None:
+    check("bias_grad", problem, device, element=element, offset=4)
+    check("bias_add", problem, device, element=element, offset=4)
+    check("bias_add", problem, device, element=element, offset=12, in_place="x")
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("data", ["exact", "real"])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
+def test_add(device: Device, element: str, problem: BiasProblem, data: str, relu: bool) -> None:
+    # Behind a ReLU a column with a low bias is mostly 0.
+    check(
+        "bias_add",
+        problem,
+        device,
+        element=element,
+        data=data,
+        relu=relu,
+        nonzero=0.1 if problem.rows > 7 else 0,
+    )
+    check("bias_add", problem, device, element=element, data=data, relu=relu, in_place="x", nonzero=0)
+
+
+def test_relu_hands_nan_on(device: Device, element: str) -> None:
+    problem = BiasProblem(2, 2)
+    inputs = {"x": np.array([1, np.nan, -3, -2], np.float32), "bias": np.array([1, 2], np.float32)}
+    y = compare.values(run("bias_add", problem, device, {**inputs, "relu": True}, element=element)["y"])
+    np.testing.assert_array_equal(y, [[2, np.nan], [0, 0]])

@@ -1,0 +1,360 @@
+"""The report of a run: what it says, that it is safe to open, and what it does where something is missing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cconvnet import report, runs
+from cconvnet.console import Silent
+from cconvnet.evaluate import load_trained
+from cconvnet.plots import analysis
+from cconvnet.report.page import Markup, document, tag
+from cconvnet.runs import RunError, overview
+from cconvnet.training.session import train
+from cconvnet.training.settings import Options
+
+SECTIONS = [
+    "curves",
+    "filters",
+    "predictions",
+    "neighbours",
+    "activations",
+    "timeline",
+    "log",
+    "settings",
+    "checkpoints",
+    "skipped",
+    "environment",
+]
+HOSTILE = ["<script>alert(1)<", '"><img src=x onerror=alert(2)>', "a&amp;b' $x_{}"]
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.source = file.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.section = ""
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(self.source)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((name, dict(attributes)))
+        if name == "section":
+            self.section = dict(attributes)["id"] or ""
+        if name not in ("meta", "img"):
+            self._open.append(name)
+
+    def handle_endtag(self, name: str) -> None:
+        assert self._open.pop() == name
+        if name == "section":
+            self.section = ""
+
+    def handle_data(self, text: str) -> None:
+        self.texts.setdefault(self.section, []).append(text)
+
+    def text(self, section: str) -> str:
+        return " ".join(self.texts[section])
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for found, attributes in self.tags if found == name]
+
+
+def written(run: Path, out: Path, **options: Any) -> Page:
+    report.write(run, out, devices=["cpu:0"], **options)
+    return Page(out)
+
+
+@pytest.fixture(scope="module")
+def page(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    pytest.importorskip("matplotlib")
+    return written(small_run, tmp_path_factory.mktemp("report") / "report.html")
+
+
+def rows(page: Page, section: str) -> list[list[str]]:
+    """The cells of the rows of a section's table, its head left out."""
+    (part,) = re.findall(rf'<section id="{section}">.*?</section>', page.source, re.S)
+    body = re.findall(r"<tbody>(.*?)</tbody>", part, re.S)[0]
+    return [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
+
+
+# ---- what it says ----------------------------------------------------------------------------------------
+
+
+def test_all_parts_are_there_and_whole(page: Page) -> None:
+    assert [one["id"] for one in page.all("section")] == SECTIONS
+    assert [one["href"] for one in page.all("a")] == [f"#{name}" for name in SECTIONS]
+    assert "Not shown" not in page.source
+    assert len(page.source) < 2e6
+
+
+def test_the_head_says_how_the_run_went(page: Page, small_run: Path) -> None:
+    head = page.text("")
+    about = overview.look(small_run)
+    assert about.best_error is not None
+    summary = json.loads((small_run / "summary.json").read_text())
+    for text in (
+        "lenet on digits",
+        "complete",
+        f"{100 * about.best_error:.2f}%",
+        f"after epoch {about.best_epoch}",
+        f"{summary['parameters']:,}",
+        "88 steps of 64",
+        "cpu:0",
+    ):
+        assert text in head
+
+
+def test_the_log_and_the_settings_are_there(page: Page, small_run: Path) -> None:
+    lines = [line for line in runs.read_log(small_run) if "test_loss" in line]
+    best = min(range(4), key=lambda n: lines[n]["test_error_top1"])
+    assert [row[0] for row in rows(page, "log")] == ["1", "2", "3", "4"]
+    for number, (row, line) in enumerate(zip(rows(page, "log"), lines, strict=True)):
+        assert row[3] == f"{line['test_loss']:.4f}"
+        assert row[5] == f"{100 * line['test_error_top1']:.2f}%"
+        assert row[7] == ("best" if number == best else "")
+    assert "Learning rate 0.05, 0.005 from epoch 2." in page.text("log")
+    settings = runs.read_config(small_run)["settings"]
+    shown = dict(rows(page, "settings"))
+    assert set(shown) == {key.replace("_", " ") for key in settings}
+    assert (shown["lr"], shown["lr steps"], shown["crop"]) == ("0.05", "times 0.1 from epoch 2", "no")
+    files = sorted(file.name for file in (small_run / "checkpoints").iterdir())
+    assert [row[0] for row in rows(page, "checkpoints")] == files
+    assert rows(page, "checkpoints")[-1][4].startswith("sound")
+
+
+def test_predictions_are_the_networks(page: Page, small_run: Path) -> None:
+    trained = load_trained(small_run, devices=["cpu:0"])
+    look = analysis.look(trained, analysis.open_test(trained, None), among=1000)
+    expected = [
+        (look.class_names[number], f"{100 * p:.0f}%", f"{100 * p:.1f}%")
+        for one in look.seen
+        for number, p in zip(one.classes, one.probabilities, strict=True)
+    ]
+    bars = re.findall(r'<rect width="(.*?)".*?<span>(.*?)</span><span>(.*?)</span>', page.source)
+    assert [(name, percent, width) for width, name, percent in bars] == expected
+    assert page.source.count('<li class="right">') == sum(one.label in one.classes for one in look.seen)
+    assert "fc1" in page.text("neighbours") and "1,000" in page.text("neighbours")
+
+
+def test_every_picture_can_be_decoded(page: Page) -> None:
+    images = page.all("img")
+    # Two curves, a sheet of filters, eight answers, eight rows of seven, a query and its two layers.
+    assert len(images) == 2 + 1 + 8 + 8 * 7 + 3
+    for image in images:
+        assert image["alt"]
+        kind, content = re.fullmatch(r"data:image/(.*?);base64,(.*)", image["src"] or "").groups()  # type: ignore[union-attr]
+        data = base64.b64decode(content)
+        if kind == "svg+xml":
+            assert data.startswith(b"<?xml") and b"<script" not in data
+        else:
+            Image.open(io.BytesIO(data)).load()
+
+
+# ---- safe to open ----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_loaded_or_run(page: Page) -> None:
+    allowed = {
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "div",
+        "header",
+        "h1",
+        "h2",
+        "p",
+        "span",
+        "dl",
+    }
+    allowed |= {"dt", "dd", "small", "nav", "a", "main", "section", "figure", "figcaption", "img", "ol", "li"}
+    allowed |= {"svg", "rect", "table", "thead", "tbody", "tr", "th", "td", "code", "footer"}
+    assert {name for name, _ in page.tags} <= allowed
+    for name, attributes in page.tags:
+        for key, value in attributes.items():
+            assert not key.startswith("on") and key not in ("style", "srcset")
+            if key == "src":
+                assert (value or "").startswith("data:image/"), name
+            if key == "href":
+                assert (value or "").startswith("#"), name
+    (policy,) = [one["content"] for one in page.all("meta") if "http-equiv" in one]
+    (style,) = re.findall(r"<style>(.*?)</style>", page.source, re.S)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert (policy or "").startswith("default-src 'none'")
+    assert f"style-src 'sha256-{digest}'" in (policy or "")
+    assert "unsafe" not in (policy or "") and "url(" not in style and "@import" not in style
+
+
+@pytest.fixture(scope="session")
+def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose classes, data, folder, command and versions would be markup."""
+    root = tmp_path_factory.mktemp("hostile")
+    data, run = root / "<title><script>x", root / "<b onclick=y>run"
+    for part, count in (("train", 8), ("test", 4)):
+        for label, name in enumerate(HOSTILE):
+            (data / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("L", (8, 8), 80 * label + number).save(data / part / name / f"<i>{number}.png")
+    options = Options(devices=["cpu:0"], data=str(data), batch=8, epochs=1, log_every=1, out=run)
+    train(options, Silent(io.StringIO()))
+    config = json.loads((run / "config.json").read_text())
+    config["command"] = "<script>alert(3)</script>"
+    config["versions"]["<script>"] = "</td><script>"
+    config["device"] = "<svg onload=z>"
+    (run / "config.json").write_text(json.dumps(config))
+    return run
+
+
+def test_text_is_never_markup(hostile_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = written(hostile_run, tmp_path / "report.html")
+    test_nothing_is_loaded_or_run(page)
+    assert "Not shown" not in page.source
+    for name in HOSTILE:
+        for section in ("predictions", "neighbours", "settings"):
+            assert name in page.text(section)
+    assert hostile_run.name in page.text("")
+    assert "<script>alert(3)</script>" in page.text("environment")
+    assert "<svg onload=z>" in page.text("")
+
+
+def test_elements_escape_what_is_no_markup() -> None:
+    inner = tag("b", "<i>", title='"')
+    assert inner == '<b title="&quot;">&lt;i&gt;</b>'
+    assert tag("p", inner, None, "&", hidden=None) == f"<p>{inner}&amp;</p>"
+    assert isinstance(inner, Markup)
+    assert "<title>&lt;/title&gt;</title>" in document("</title>", "p {}")
+
+
+# ---- what may be missing ---------------------------------------------------------------------------------
+
+
+def copied(run: Path, to: Path) -> Path:
+    shutil.copytree(run, to)
+    return to
+
+
+def test_without_matplotlib_all_but_the_curves_are_there(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    page = written(small_run, tmp_path / "report.html")
+    assert "Not shown: pictures need matplotlib" in page.text("curves")
+    assert page.source.count("Not shown") == 1
+    assert len(page.all("img")) == 1 + 8 + 8 * 7 + 3
+
+
+def test_without_the_data_the_rest_is_there(small_run: Path, tmp_path: Path) -> None:
+    page = written(small_run, tmp_path / "report.html", data=str(tmp_path / "gone"))
+    for section in ("predictions", "neighbours", "activations"):
+        assert "Not shown: there is no" in page.text(section)
+    assert page.source.count("Not shown") == 3
+    assert [one["id"] for one in page.all("section")] == SECTIONS
+
+
+def test_a_precision_the_device_has_not_leaves_the_rest(small_run: Path, tmp_path: Path) -> None:
+    page = written(small_run, tmp_path / "report.html", precision="tf32")
+    for section in ("predictions", "neighbours", "activations"):
+        assert "Not shown: " in page.text(section) and "tf32" in page.text(section)
+    assert page.source.count("Not shown") == 3
+    assert "Not shown" not in written(small_run, tmp_path / "report.html", precision="bf16").source
+
+
+def test_a_run_that_has_just_begun(small_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(small_run / "config.json", run)
+    page = written(run, tmp_path / "report.html")
+    for section in ("curves", "filters", "predictions", "neighbours", "activations"):
+        assert "Not shown: " in page.text(section)
+    assert "has no lines to draw" in page.text("curves")
+    assert "no sound checkpoint" in page.text("filters")
+    assert "No epoch has ended yet" in page.text("log")
+    assert "There is none yet" in page.text("checkpoints")
+    assert "killed" in page.text("")
+
+
+def test_damaged_checkpoints_are_told(small_run: Path, tmp_path: Path) -> None:
+    run = copied(small_run, tmp_path / "run")
+    newest = max((run / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-9])
+    page = written(run, tmp_path / "report.html")
+    assert f"{newest} is damaged" in page.text("skipped")
+    sound = [row[0] for row in rows(page, "checkpoints") if row[4]]
+    assert sound == [max(file.name for file in (run / "checkpoints").iterdir() if file != newest)]
+
+
+def test_broken_images_are_told(hostile_run: Path, tmp_path: Path) -> None:
+    run = copied(hostile_run, tmp_path / "run")
+    data = copied(hostile_run.parent / "<title><script>x", tmp_path / "data")
+    broken = data / "train" / HOSTILE[1] / "<i>3.png"
+    broken.write_bytes(b"no picture")
+    page = written(run, tmp_path / "report.html", data=str(data))
+    assert "1 broken image found" in page.text("skipped")
+    assert str(broken) in page.text("skipped")
+
+
+def test_a_timeline_is_shown_if_there_is_one(small_run: Path, tmp_path: Path) -> None:
+    run = copied(small_run, tmp_path / "run")
+    page = written(run, tmp_path / "report.html")
+    assert f"cconvnet plot timeline {run}" in page.text("timeline")
+    Image.new("RGB", (9, 4)).save(run / "timeline.png")
+    page = written(run, tmp_path / "report.html")
+    assert "Not measured" not in page.text("timeline")
+    assert base64.b64encode((run / "timeline.png").read_bytes()).decode() in page.source
+
+
+def test_many_epochs_are_shown_in_part(small_run: Path, tmp_path: Path) -> None:
+    run = copied(small_run, tmp_path / "run")
+    (line,) = [one for one in runs.read_log(run) if one.get("epoch") == 4 and "test_loss" in one]
+    with (run / "log.jsonl").open("a") as log:
+        for epoch in range(5, 301):
+            error = 0.001 if epoch == 140 else line["test_error_top1"]
+            log.write(
+                json.dumps({**line, "step": 22 * epoch, "epoch": epoch, "test_error_top1": error}) + "\n"
+            )
+    page = written(run, tmp_path / "report.html")
+    shown = [int(row[0]) for row in rows(page, "log")]
+    assert shown[0] == 1 and shown[-1] == 300 and 140 in shown
+    assert f"{len(shown)} of 300 epochs" in page.text("log") and len(shown) <= 41
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run"):
+        report.write(tmp_path, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (3.71, "3.7 s"),
+        (74.2, "1 min 14 s"),
+        (3600, "1 h 0 min"),
+        (18185, "5 h 3 min"),
+        (527000, "6 d 2 h"),
+    ],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert report.duration(seconds) == text

@@ -1,0 +1,166 @@
+"""Nothing that is read is run: the package holds no call that would, and both guards notice one that does.
+
+Ruff's rules (pyproject.toml) know the usual ways; the walk below also knows those that depend on a call's
+arguments. Data that tries to be run is in test_pickles.py and test_checkpoint.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "cconvnet"
+
+# What runs the text or bytes it is given.
+RUNNERS = {"eval", "exec", "compile", "__import__", "breakpoint"}
+# What reads files by running what they say, or libraries made of it.
+MODULES = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "runpy",
+    "code",
+}
+# What gives a text to a shell.
+SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
+# Modules whose name is made at run time, and why that is no name from a file.
+CHOSEN_MODULES = {
+    "devices/__init__.py": "the kinds of devices are listed in KINDS",
+    "doctor.py": "likewise",
+    "bench/processes.py": "the sides of a measurement, named by this package",
+    "bench/lines.py": "likewise, listed in SIDES",
+}
+
+
+def violations(source: str, name: str = "planted.py") -> Iterator[str]:
+    """What in a file of the package could run data, each as "LINE: WHAT"."""
+    tree = ast.parse(source)
+    names: dict[str, str] = {}  # what an imported name stands for
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            level = getattr(node, "level", 0)
+            for alias in node.names:
+                whole = alias.name if module is None else f"{module}.{alias.name}"
+                if alias.asname or module:
+                    names[alias.asname or alias.name] = whole
+                top = whole.split(".")[0]
+                if level == 0 and (
+                    top in MODULES or (top == "torch" and not name.startswith("bench/peers/"))
+                ):
+                    yield f"{node.lineno}: imports {whole}"
+
+    def called(function: ast.expr) -> str:
+        parts: list[str] = []
+        while isinstance(function, ast.Attribute):
+            parts.insert(0, function.attr)
+            function = function.value
+        if not isinstance(function, ast.Name):
+            return ".".join(["?", *parts])
+        return ".".join([names.get(function.id, function.id), *parts])
+
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        what = called(node.func).removeprefix("builtins.")
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        constants = {key: value.value for key, value in given.items() if isinstance(value, ast.Constant)}
+        if what in RUNNERS or what in SHELLS:
+            yield f"{node.lineno}: calls {what}"
+        if what in ("np.load", "numpy.load") and constants.get("allow_pickle") is not False:
+            yield f"{node.lineno}: {what} without allow_pickle=False"
+        if what.startswith("subprocess.") and "shell" in given and constants.get("shell") is not False:
+            yield f"{node.lineno}: {what} with shell"
+        if what in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "torch.load"):
+            yield f"{node.lineno}: calls {what}"
+        if what == "importlib.import_module" and name not in CHOSEN_MODULES:
+            first = node.args[0] if node.args else None
+            if not isinstance(first, ast.Constant) or str(first.value).split(".")[0] in MODULES:
+                yield f"{node.lineno}: imports a module whose name is made at run time"
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", files(), ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_nothing_in_the_package_could_run_data(file: Path) -> None:
+    name = file.relative_to(PACKAGE).as_posix()
+    assert list(violations(file.read_text(encoding="utf-8"), name)) == []
+
+
+def test_every_exception_is_needed() -> None:
+    for name in CHOSEN_MODULES:
+        source = (PACKAGE / name).read_text(encoding="utf-8")
+        assert any("made at run time" in line for line in violations(source)), name
+
+
+# By a violation the words of the walk above, and the code of ruff's rule if it has one.
+PLANTED = {
+    "eval(text)": ("calls eval", "S307"),
+    "exec(text)": ("calls exec", "S102"),
+    "compile(text, 'x', 'exec')": ("calls compile", None),
+    "import builtins\nbuiltins.exec(text)": ("calls exec", "S102"),
+    "__import__(text)": ("calls __import__", None),
+    "import pickle\npickle.load(file)": ("imports pickle", "TID251"),
+    "from pickle import loads\nloads(text)": ("imports pickle.loads", "S301"),
+    "import marshal\nmarshal.loads(text)": ("imports marshal", "S302"),
+    "import shelve\nshelve.open(file)": ("imports shelve", "TID251"),
+    "import joblib": ("imports joblib", "TID251"),
+    "import dill as d": ("imports dill", "TID251"),
+    "import importlib\nimportlib.import_module('pickle')": ("a module whose name is made", None),
+    "from importlib import import_module\nimport_module(text)": ("a module whose name is made", None),
+    "import numpy as np\nnp.load(file)": ("numpy.load without allow_pickle=False", None),
+    "import numpy as np\nnp.load(file, allow_pickle=True)": ("numpy.load without", None),
+    "from numpy import load\nload(file, allow_pickle=text)": ("numpy.load without", None),
+    "import yaml\nyaml.load(file, yaml.Loader)": ("calls yaml.load", "S506"),
+    "import torch\ntorch.load(file)": ("imports torch", "TID251"),
+    "import os\nos.system(text)": ("calls os.system", "S605"),
+    "import subprocess\nsubprocess.run(text, shell=True)": ("subprocess.run with shell", "S602"),
+}
+
+
+@pytest.mark.parametrize("source", PLANTED)
+def test_a_planted_violation_is_found(source: str) -> None:
+    words, rule = PLANTED[source]
+    found = list(violations(source))
+    assert any(words in line for line in found), found
+    if rule is not None:
+        assert rule in ruff(source)
+
+
+def ruff(source: str, name: str = "cconvnet/planted.py") -> set[str]:
+    """The rules that a file of this text would break."""
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "json"]
+    done = subprocess.run(
+        [*command, "--stdin-filename", name, "-"],
+        input=source + "\n",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=200,
+    )
+    return {found["code"] for found in json.loads(done.stdout)}
+
+
+def test_what_is_allowed_is_found_to_be() -> None:
+    source = (
+        "import numpy as np\nimport subprocess\nnp.load(file, allow_pickle=False)\nsubprocess.run([text])\n"
+    )
+    assert list(violations(source)) == []
+    assert not {rule for rule in ruff(source) if rule.startswith(("S", "TID"))}
+    assert list(violations("import torch", "bench/peers/other.py")) == []
+    assert "TID251" not in ruff("import torch", "cconvnet/bench/peers/other.py")
