@@ -15,7 +15,8 @@ from cconvnet.data import datasets
 from cconvnet.data.datasets.dataset import composed
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
-from cconvnet.nets.specs import NetSpec, nearest
+from cconvnet.errors import nearest
+from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network, StepResult
 from cconvnet.runs.checkpoint import Checkpoint, Tensors, check_tensors
 

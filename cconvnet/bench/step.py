@@ -20,9 +20,10 @@ from cconvnet.bench import processes
 from cconvnet.bench.processes import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.bench.timing import summary, wall_seconds
 from cconvnet.devices import PRECISIONS, devices_of
+from cconvnet.errors import nearest
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.layers import Dropout
-from cconvnet.nets.specs import LrnSpec, NetSpec, nearest, spec_from_dict, spec_to_dict
+from cconvnet.nets.specs import LrnSpec, NetSpec, spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 from cconvnet.network.build import build_spec
 from cconvnet.network.synthetic import TIMED_LR, Training, check_counts

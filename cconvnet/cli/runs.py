@@ -38,7 +38,7 @@ def runs(
     The last one written comes first. A run is training, complete, stopped (it was asked to), failed, killed
     (it had no time to say why), or damaged.
     """
-    from cconvnet.nets.specs import nearest
+    from cconvnet.errors import nearest
     from cconvnet.runs import overview
 
     if sort not in overview.SORTS:

@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.errors import nearest
 from cconvnet.formats.ini import ConfigError, Section, read_sections
 from cconvnet.formats.rates import Rate, read_curve, read_rates
 from cconvnet.nets.shapes import Shape, output_shape, pool_outputs
@@ -64,7 +65,6 @@ from cconvnet.nets.specs import (
     TrainRecipe,
     gaussian,
     lrn_alpha,
-    nearest,
 )
 
 __all__ = ["ConfigError", "read"]

@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.errors import nearest
 from cconvnet.formats import pickles
-from cconvnet.nets.specs import nearest
 from cconvnet.network import Network
 from cconvnet.runs.checkpoint import CheckpointError, Tensors
 

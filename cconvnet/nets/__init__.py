@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cconvnet.errors import nearest
 from cconvnet.nets import alexnet, alexnet_2012, cifar_11pct, cifar_13pct, cifar_18pct, cifar_quick, lenet
-from cconvnet.nets.specs import NetSpec, nearest, spec_from_dict, spec_to_dict
+from cconvnet.nets.specs import NetSpec, spec_from_dict, spec_to_dict
 
 __all__ = ["NAMES", "build", "spec_from_dict", "spec_to_dict", "stored_size"]
 

@@ -14,20 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, cast
 
 from cconvnet.checks import finite_fields, real, whole
+from cconvnet.errors import nearest
 
 T = TypeVar("T")
 Pair = tuple[int, int]
 
 NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu")
 DATA = "data"  # the name by which layers read the images
-
-
-def nearest(argument: str, given: object, allowed: Iterable[str]) -> str:
-    """The text of an error about an unknown name: argument, given, the nearest allowed name, all allowed."""
-    names = sorted(allowed)
-    close = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{argument} must be one of {', '.join(names)}, not {given!r}{hint}"
 
 
 def _require(ok: bool, message: str) -> None:

@@ -39,6 +39,7 @@ from cconvnet._problem import InputProblem
 from cconvnet.bfloat16 import unpack
 from cconvnet.checks import whole
 from cconvnet.devices import Device, get_device
+from cconvnet.errors import nearest
 from cconvnet.layers import (
     ConvLayer,
     CopyLayer,
@@ -52,7 +53,7 @@ from cconvnet.layers import (
     join,
     layer_type,
 )
-from cconvnet.nets.specs import DATA, ConvSpec, LayerSpec, NetSpec, nearest
+from cconvnet.nets.specs import DATA, ConvSpec, LayerSpec, NetSpec
 from cconvnet.network.anomaly import Anomaly, found_in
 from cconvnet.optim import Parameter, Updates
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.nets.specs import nearest
+from cconvnet.errors import nearest
 from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, check, drawn
 from cconvnet.runs import data_name, in_use
 from cconvnet.runs.history import TOP5_FROM, X_AXES, Array, History

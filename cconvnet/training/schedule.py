@@ -15,7 +15,8 @@ from typing import Protocol
 import numpy as np
 
 from cconvnet.checks import real
-from cconvnet.nets.specs import LrStep, RateCurve, nearest
+from cconvnet.errors import nearest
+from cconvnet.nets.specs import LrStep, RateCurve
 
 
 @dataclass(frozen=True)
