@@ -154,7 +154,7 @@ def test_who_looks_is_waited_for(digits: Path, monkeypatch: pytest.MonkeyPatch) 
 
     descriptor = os.open(digits / "lock", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    monkeypatch.setattr(runs.time, "sleep", lambda seconds: os.close(descriptor))
+    monkeypatch.setattr("cconvnet.runs.folder.time.sleep", lambda seconds: os.close(descriptor))
     Run.open(digits).close()
 
 

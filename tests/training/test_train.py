@@ -1568,7 +1568,7 @@ def test_a_run_is_not_written_over(unbroken: Path) -> None:
 
 def test_runs_that_begin_in_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cconvnet.runs.time", SimpleNamespace(strftime=lambda form: "now", time=time.time))
+    monkeypatch.setattr("cconvnet.runs.folder.time", SimpleNamespace(strftime=lambda form: "now", time=time.time))
     assert [str(runs.new_folder("lenet", "digits")) for _ in range(3)] == [
         "runs/lenet-digits-now",
         "runs/lenet-digits-now-2",

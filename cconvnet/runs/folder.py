@@ -1,0 +1,252 @@
+"""A run's folder, open for training: its lock, its state, its log and its configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from cconvnet.runs.checkpoint import Folder
+from cconvnet.runs.reading import RunError, read_config
+from cconvnet.system import outputs
+from cconvnet.system.locks import locked
+
+# NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), that of a
+# folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).
+_LOCK = "lock"
+# What a killed process may leave.
+_HALF_WRITTEN = [
+    outputs.side_file(Path(name)).name
+    for name in ("config.json", "summary.json", "state.json", "log.jsonl", "curve.png")
+]
+
+
+def new_folder(net: str, data: str) -> Path:
+    """Makes a folder under ``runs/`` in the working folder, named by network, data, date and time.
+
+    Runs that begin in the same second get one each. Raises OSError: it cannot be made.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", f"{net}-{data}").strip("-")
+    base = Path("runs") / f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, count = base, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            count += 1
+            path = base.with_name(f"{base.name}-{count}")
+
+
+def check_new(path: Path) -> None:
+    """Refuse a folder that no new run can be begun in.
+
+    Raises
+        RunError: the folder exists and holds something.
+        OSError: it cannot be made or written into.
+    """
+    if path.is_dir() and any(file.name not in (_LOCK, *_HALF_WRITTEN) for file in path.iterdir()):
+        if (path / "config.json").exists():
+            raise RunError(
+                f"{path} holds a run already; continue it with --resume {path}, or choose another --out"
+            )
+        raise RunError(f"{path} is not empty; choose another --out")
+    outputs.check_folder(path)
+
+
+class Listener(Protocol):
+    """Writes down what a run logs in a way of its own."""
+
+    def log(self, line: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Run:
+    """One run's folder, open for training: it is locked, so that two processes cannot write into one run."""
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        self.config_before = config  # as it was when the run was opened
+        self.checkpoints = Folder(path / "checkpoints")
+        self._lock = _lock(path)
+        self._log: Any = None
+        self.listeners: list[Listener] = []
+        self._complete = False
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> Run:
+        """Makes the folder and writes its configuration.
+
+        Raises
+            RunError: the folder exists and holds something.
+            OSError: it cannot be written.
+        """
+        check_new(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path, config)
+        try:
+            run.write_config(config)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Opens a run to continue it.
+
+        Raises
+            RunError: the folder holds no run, or another process is training in it.
+        """
+        return cls(path, read_config(path))
+
+    def __enter__(self) -> Run:
+        self.checkpoints.path.mkdir(exist_ok=True)
+        self.checkpoints.clean()
+        for name in _HALF_WRITTEN:
+            (self.path / name).unlink(missing_ok=True)
+        try:
+            self._write_state("training")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):  # a full disk has been said by then
+            if error is None or isinstance(error, KeyboardInterrupt):
+                self._write_state("complete" if self._complete else "stopped")
+            else:
+                self._write_state("failed", str(error) or type(error).__name__)
+        self.close()
+
+    def _write_state(self, state: str, reason: str | None = None) -> None:
+        """Whoever finds "training" in a folder that is not locked knows that training was killed."""
+        outputs.write_json(
+            self.path / "state.json", {"state": state, "reason": reason, "time": round(time.time(), 3)}
+        )
+
+    def close(self) -> None:
+        """Lets another process have the run."""
+        if self._log is not None:
+            # On a full disk closing fails too; what matters has been said by then.
+            with contextlib.suppress(OSError):
+                self._log.close()
+        for listener in self.listeners:
+            listener.close()
+        os.close(self._lock)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        outputs.write_json(self.path / "config.json", config)
+        self.config = config
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        outputs.write_json(self.path / "summary.json", summary)
+        self._complete = bool(summary["complete"])
+
+    def rewind_log(self, step: int, epoch: int, aside: Path | None = None) -> int:
+        """Drops the lines after `step`, those of epochs after `epoch`, and those that are unreadable.
+
+        Args
+            aside: a folder that what is dropped is kept in; it is made if need be.
+
+        Returns
+            how many lines were dropped, beside a last one that a kill cut short.
+        """
+        path = self.path / "log.jsonl"
+
+        def lines(kept: bool) -> Iterator[bytes]:  # of a million lines one at a time
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as log:
+                for text in log:
+                    if _is_within(text, step, epoch) == kept and (kept or not _is_cut_short(text)):
+                        yield text.rstrip(b"\n") + b"\n"
+
+        dropped = sum(1 for _ in lines(False))
+        if dropped and aside is not None:
+            aside.mkdir(exist_ok=True)
+            outputs.write_output(aside / path.name, lines(False))
+        outputs.write_output(path, lines(True))
+        self._log = path.open("a", encoding="utf-8")
+        return dropped
+
+    def set_aside(self, files: list[Path], aside: Path, config: dict[str, Any]) -> None:
+        """Moves checkpoints into a folder, with the summary and the configuration of the time before.
+
+        Raises OSError: the folder or a file in it cannot be written.
+        """
+        aside.mkdir(exist_ok=True)
+        outputs.write_json(aside / "config.json", config)
+        summary = self.path / "summary.json"
+        if summary.is_file():
+            outputs.write_output(aside / summary.name, [summary.read_bytes()])
+        for file in reversed(files):
+            file.rename(aside / file.name)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Appends a line to the log.
+
+        Raises OSError, which names the log: it cannot be written.
+        """
+        try:
+            self._log.write(json.dumps(line) + "\n")
+            self._log.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._log.name) from error
+        for listener in self.listeners:
+            listener.log(line)
+
+
+def _is_within(text: bytes, step: int, epoch: int) -> bool:
+    """True if a line of a log is readable and of no later step or epoch."""
+    try:
+        line = json.loads(text)
+        return bool(line["step"] <= step and ("test_loss" not in line or line["epoch"] <= epoch))
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _is_cut_short(text: bytes) -> bool:
+    """True if a line is the rest of one that a kill cut short."""
+    if text.endswith(b"\n"):
+        return False
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return False
+
+
+def _lock(path: Path) -> int:
+    """An open descriptor that no other process holds; the system frees it whatever happens."""
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    for _ in range(10):
+        if locked(descriptor):
+            return descriptor
+        time.sleep(0.02)  # Perhaps somebody only looks whether it is locked.
+    os.close(descriptor)
+    raise RunError(f"another process is training in {path}")
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process is training in a run's folder. Raises OSError: its lock cannot be opened."""
+    try:
+        descriptor = os.open(path / _LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not locked(descriptor, alone=False)
+    finally:
+        os.close(descriptor)
