@@ -18,11 +18,7 @@ from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.errors import nearest
 from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network, StepResult
-from cconvnet.runs.checkpoint import Checkpoint, Tensors, check_tensors
-
-# What a checkpoint holds beside the network's tensors: the mean image, and the colour noise's components.
-MEAN = "data.mean"
-COLORS = "data.colors"
+from cconvnet.runs.checkpoint import COLORS, MEAN, Checkpoint, Tensors, check_tensors
 
 VIEWS = ("center", "ten")
 

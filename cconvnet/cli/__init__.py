@@ -619,7 +619,7 @@ def _explain(error: Exception) -> int:
     from cconvnet.bench.processes import WorkerError as SideError
     from cconvnet.data import WorkerError
     from cconvnet.data.downloads import DownloadError
-    from cconvnet.training.trainer import TrainingStopped
+    from cconvnet.training.stopping import TrainingStopped
 
     if isinstance(error, TrainingStopped | WorkerError | SideError | DownloadError):
         return _fail(str(error), 1)

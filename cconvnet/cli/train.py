@@ -160,7 +160,7 @@ def train(
     from cconvnet.formats.netfiles import chosen
     from cconvnet.training.session import train as run_training
     from cconvnet.training.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
-    from cconvnet.training.trainer import Interrupts, Terminated, resume_command
+    from cconvnet.training.stopping import Interrupts, Terminated, resume_command
 
     options = Options(
         net=chosen(net, layer_def, layer_params, crop),

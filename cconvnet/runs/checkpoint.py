@@ -32,6 +32,10 @@ from cconvnet.system.outputs import replacing, write
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
+# What a checkpoint holds beside the network's tensors: the mean image, and the colour noise's components.
+MEAN = "data.mean"
+COLORS = "data.colors"
+
 SUFFIX = ".safetensors"
 KEEP = 2  # checkpoints that stay beside the best, if nothing else is asked for
 _FORMAT = "cconvnet checkpoint 1"

@@ -39,7 +39,8 @@ from cconvnet.runs.checkpoint import KEEP, Checkpoint, check_tensors
 from cconvnet.system import machine
 from cconvnet.system.outputs import check_folder
 from cconvnet.training.settings import Options, Settings, identity
-from cconvnet.training.trainer import Interrupts, Outcome, Terminated, Trainer, rates_of
+from cconvnet.training.stopping import Interrupts, Terminated
+from cconvnet.training.trainer import Outcome, Trainer, rates_of
 
 # What --resume takes for "whatever there is to go on with".
 AUTO = Path("auto")

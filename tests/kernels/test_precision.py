@@ -17,7 +17,7 @@ from cconvnet.devices import PRECISIONS, Device, get_device
 from cconvnet.evaluate import evaluate_runs
 from cconvnet.nets.specs import NetSpec
 from cconvnet.network import Network
-from cconvnet.training.trainer import TrainingStopped
+from cconvnet.training.stopping import TrainingStopped
 
 # How far gradients may be off, as a share of their norm: of the last layer, by rounding alone; of any layer,
 # since where the two largest values of a pool differ by less than the rounding, the gradient goes elsewhere,

@@ -25,7 +25,7 @@ from cconvnet.runs.checkpoint import CheckpointError
 from cconvnet.runs.overview import look, overviews
 from cconvnet.training.session import train
 from cconvnet.training.settings import Options
-from cconvnet.training.trainer import TrainingStopped
+from cconvnet.training.stopping import TrainingStopped
 
 
 def trained(out: Path, **options: Any) -> Path:

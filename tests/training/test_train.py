@@ -38,7 +38,7 @@ from cconvnet.console import Reporter
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.workers import DecodePool
 from cconvnet.devices import Device
-from cconvnet.evaluate import COLORS, MEAN, Tally, evaluate_run, load_trained, predict
+from cconvnet.evaluate import Tally, evaluate_run, load_trained, predict
 from cconvnet.formats import cuda_convnet_writer
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.layers import ConvLayer
@@ -46,14 +46,15 @@ from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.nets.specs import LrStep, NetSpec
 from cconvnet.network import Network
 from cconvnet.runs import Run, RunError, checkpoint
-from cconvnet.runs.checkpoint import CheckpointError, Folder
+from cconvnet.runs.checkpoint import COLORS, MEAN, CheckpointError, Folder
 from cconvnet.system import machine
 from cconvnet.system.outputs import side_file
 from cconvnet.training.saver import Saver, Snapshot
 from cconvnet.training.schedule import Rates, StepSchedule, on_plateau
 from cconvnet.training.session import train
 from cconvnet.training.settings import Options, Settings, parse_lr_plateau, parse_lr_scale, parse_lr_steps
-from cconvnet.training.trainer import Outcome, Trainer, TrainingStopped
+from cconvnet.training.stopping import TrainingStopped
+from cconvnet.training.trainer import Outcome, Trainer
 
 # Small batches make many steps: 45 an epoch, and little work in each.
 SETTINGS: dict[str, Any] = {
@@ -1568,7 +1569,9 @@ def test_a_run_is_not_written_over(unbroken: Path) -> None:
 
 def test_runs_that_begin_in_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cconvnet.runs.folder.time", SimpleNamespace(strftime=lambda form: "now", time=time.time))
+    monkeypatch.setattr(
+        "cconvnet.runs.folder.time", SimpleNamespace(strftime=lambda form: "now", time=time.time)
+    )
     assert [str(runs.new_folder("lenet", "digits")) for _ in range(3)] == [
         "runs/lenet-digits-now",
         "runs/lenet-digits-now-2",
