@@ -51,5 +51,5 @@ def test_commands_run_what_they_say(target: str, arguments: str) -> None:
 
 
 def test_the_words_of_a_command_are_looked_up() -> None:
-    tests = defined_in(ROOT / "tests" / "training" / "test_train.py")
+    tests = defined_in(ROOT / "tests" / "training" / "test_training_signals.py")
     assert tests["test_two_hundred_kills_lose_nothing"] and not tests["test_kills_lose_nothing"]
