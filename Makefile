@@ -1,15 +1,15 @@
-# cconvnet: the only place that says how anything is compiled. `make help` lists the targets.
+# cconvnet: all compile rules and common commands. `make help` lists the targets.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-# What `make train` trains, on what, where; anything else goes through ARGS="--epochs 3 --seed 7".
+# Network, data and device of `make train`; further options: ARGS="--epochs 3 --seed 7".
 NET ?= lenet
 DATA ?=
 DEVICE ?=
 ARGS ?=
 
-# A text as one word of the shell, whatever is in it.
+# Any text, quoted as one word of the shell.
 quoted = '$(subst ','\'',$(1))'
 
 # Which modules are built: CCONVNET_CUDA=auto (when nvcc is found), on (fail without it) or off;
@@ -34,9 +34,9 @@ REPORT ?= report
 PARTS ?=
 SKIP ?=
 MINUTES ?= 9.5
-# SECONDS on the command line comes before MINUTES; one in the environment is a shell's own.
+# SECONDS on the command line overrides MINUTES; in the environment it is the shell's own variable.
 REPORT_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS))
-# Whose code `make machine-code` reads.
+# The architecture whose code `make machine-code` reads.
 ARCH ?= sm_90a
 
 .PHONY: help jobs venv train test check-long lint format clean modules gpu-report sanitize machine-code results
@@ -60,7 +60,7 @@ $(BASE_PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.pat
 missing=$$($(COMPILER_MISSING)); test -z "$$missing" || { echo "$$missing"; exit 1; }
 endef
 
-# Prints what of a compiler is missing; `pip install` asks it through `make modules`.
+# Prints the missing parts of a compiler; `pip install` uses it through `make modules`.
 define COMPILER_MISSING
 if ! command -v $(firstword $(CXX)) >/dev/null; then echo "A C++17 compiler is missing ($(CXX)): apt-get install g++"; \
 elif test "$(CCONVNET_CPU)" != off && ! echo "#include <omp.h>" | $(CXX) $(CXXFLAGS) -fopenmp -fsyntax-only -x c++ -; then \
@@ -83,7 +83,7 @@ $(VENV)/.installed: pyproject.toml setup.py
 	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg]'
 	@touch $@
 
-# What only tests and linters need.
+# Packages for tests and linters.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev]'
 	@touch $@
@@ -107,12 +107,12 @@ format: $(VENV)/.installed-dev  ## format every source file in place
 
 # ---- measurements -----------------------------------------------------------------------------------------
 
-# What measurements on a GPU are compared with.
+# Packages that measurements on a GPU compare with.
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev,cuda,bench]'
 	@touch $@
 
-# Any other PYTHON is used as it is, with the packages it has; modules are built in place for it.
+# Any other PYTHON is used unchanged, with its packages; modules are built in place for it.
 REPORT_DEVICE := $(or $(DEVICE),cuda:0)
 ifeq ($(PYTHON),$(VENV)/bin/python)
 REPORT_NEEDS := $(VENV)/.installed-$(if $(filter cuda%,$(REPORT_DEVICE)),bench,dev)

@@ -1,9 +1,9 @@
-"""Every test that asks for `device` runs on the CPU, on the emulator and, where there is one, on a GPU.
+"""Fixtures of all tests: `device` runs a test on the CPU, on the emulator and, where there is one, on a GPU.
 
-With `precision` it runs in every precision that the device's products can be of, with `element` on arrays of
-floats and of bfloat16s.
+With `precision` it also runs in every precision of the device's products, with `element` on arrays of floats
+and of bfloat16s.
 
-`--device cuda:0` (may be given several times) or CCONVNET_TEST_DEVICES=cuda:0,emulator:0 names others.
+`--device cuda:0` (may be repeated) or CCONVNET_TEST_DEVICES=cuda:0,emulator:0 chooses other devices.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cconvnet.devices import (
     present_devices,
 )
 
-# The same examples in every run; how long one takes is the machine's affair.
+# The same examples in every run, however long the machine takes for one.
 hypothesis.settings.register_profile(
     "same", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -66,14 +66,14 @@ def _nan_filled(make: Any) -> Any:
     return made
 
 
-# Fresh memory holds NaN, whether it is read as float64, float32 or bfloat16, and -1 if read as an integer:
-# a test that reads memory which nothing wrote fails at every run, not by chance.
+# Fresh memory contains NaN as float64, float32 and bfloat16, and -1 as an integer. A test that reads unwritten
+# memory therefore fails at every run, not by chance.
 for _kind in (Device, CudaDevice, ops._Call):
     for _name in ("empty", "staging", "_new"):
         if _name in vars(_kind):
             setattr(_kind, _name, _nan_filled(getattr(_kind, _name)))
 
-# On one GPU two logical devices try what two GPUs would do.
+# On one GPU two logical devices stand in for two GPUs.
 with contextlib.suppress(DeviceUnavailable):
     if import_cupy().cuda.runtime.getDeviceCount() == 1:
         os.environ.setdefault("CCONVNET_CUDA_DEVICES", "0,0")
@@ -131,7 +131,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _serves(name: str, precision: str) -> bool:
-    """A device that is not there fails its tests once, not in every precision."""
+    """Return whether a device has a precision; a missing device fails its tests in fp32 alone."""
     try:
         return get_device(name).serves(precision)
     except DeviceUnavailable:
@@ -151,7 +151,7 @@ def all_devices(request: pytest.FixtureRequest) -> list[Device]:
 
 @pytest.fixture
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A file system as small as the test's indirect parameter says, "256k"; skips where none can be made."""
+    """Mount a small file system of the size in the indirect parameter ("256k"), or skip the test."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(folder)]
@@ -167,7 +167,7 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run of four short epochs, whose rate falls after the second; not to be changed."""
+    """Return a complete run of four short epochs, whose rate falls after the second. Do not change it."""
     from cconvnet.console import Silent
     from cconvnet.nets.specs import LrStep
     from cconvnet.training.session import train

@@ -1,11 +1,10 @@
 """A few small problems that run every operation and every row of its selection table once or twice.
 
-What a sanitizer watches, where each launch costs many times its usual time (`make sanitize`):
+Sanitizers run these, since each launch then costs many times its usual time (`make sanitize`):
 
     CCONVNET_TEST_GUARD=0 compute-sanitizer --tool memcheck python tests/helpers/basic_shapes.py cuda:0
 
-CCONVNET_TEST_GUARD=0 leaves the ends of each allocation bare: bands around an array would hide a step beyond
-it.
+CCONVNET_TEST_GUARD=0 leaves out the guard bands, which would hide an access beyond an array.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What many tests do: give a command as a user would, keep what a long one says, watch a module's memory."""
+"""Helpers of many tests: run a command as a user would, record messages, run a sanitized module."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cconvnet.console import Reporter
 
 COMPILER = os.environ.get("CXX", "g++")
 SANITIZERS = "address,undefined"
-REPORTED = 99  # what a process ends with in which they found something
+REPORTED = 99  # exit code of a process in which a sanitizer found a fault
 
 
 class Listener(Reporter):
-    """Keeps what is said."""
+    """Record every message in `lines`."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
@@ -26,7 +26,7 @@ class Listener(Reporter):
 
 
 def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``cconvnet`` with these arguments, in a process of its own."""
+    """Run ``cconvnet`` with these arguments in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "cconvnet", *map(str, arguments)],
         capture_output=True,
@@ -39,7 +39,7 @@ def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subp
 
 
 def sanitized(modules: Path) -> dict[str, str]:
-    """An environment for Python to run a folder of modules that were built with SANITIZE=SANITIZERS."""
+    """Return an environment in which Python runs a folder of modules built with SANITIZE=SANITIZERS."""
     libraries = [
         subprocess.run(
             [*COMPILER.split(), f"-print-file-name=lib{name}.so"],

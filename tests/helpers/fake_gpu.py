@@ -1,4 +1,4 @@
-"""A CUDA device that is none: the emulator's kernels behind as much of CuPy as measurements use.
+"""A fake CUDA device: the emulator's kernels behind as much of CuPy as measurements use.
 
 What CUDA refuses it refuses too: within a capture nothing is allocated and nobody waits.
 """
@@ -14,11 +14,11 @@ import numpy as np
 
 from cconvnet.devices import Device, Feed
 
-LAUNCH = 4e-3  # seconds that a call takes the host, beside its work
+LAUNCH = 4e-3  # seconds of the host that a call takes in addition to its work
 
 
 class Event:
-    """An event of a stream that does what it is told at once."""
+    """An event of a stream that runs all work at once."""
 
     def __init__(self, **options: Any) -> None:
         self.at: float | None = None
@@ -83,7 +83,7 @@ class FakeGpu(Device):
         return _Feed(self, target)
 
     def called(self, operation: str) -> None:
-        """The hook that every call of the module runs before its work."""
+        """Run before the work of every call of the module."""
         if self._capturing and operation in self.refused:
             raise RuntimeError(f"{operation} cannot be captured")
         if not self._capturing:

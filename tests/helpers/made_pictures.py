@@ -1,4 +1,4 @@
-"""Small folders of pictures that tests make shards of."""
+"""Small folders of images from which tests make shards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNTS = {"train": {"ant": 9, "bee": 14, "cat": 11}, "test": {"ant": 3, "bee": 2
 
 
 def photo(height: int, width: int, seed: int) -> Image.Image:
-    """Smooth noise, as a photograph has: a JPEG keeps it nearly."""
+    """Return smooth noise like a photograph's, which a JPEG nearly preserves."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -60,7 +60,7 @@ def prepare(
 
 
 def digests(root: Path) -> dict[str, str]:
-    """What a folder of shards holds, but for the journal."""
+    """Return the digest of each file in a folder of shards, except the journal."""
     return {
         entry.name: hashlib.sha256(entry.read_bytes()).hexdigest()
         for entry in root.iterdir()

@@ -38,7 +38,7 @@ class Memory:
 
 
 class QueuedArray(np.ndarray[Any, Any]):
-    """An array on a GPU. Its values are there when its stream has come so far: read them with asnumpy."""
+    """An array on a GPU, written when its stream gets there; read it with asnumpy."""
 
     __module__ = "cupy"
     memory: Memory | None = None
@@ -57,13 +57,13 @@ class QueuedArray(np.ndarray[Any, Any]):
         return SimpleNamespace(ptr=self.ctypes.data)
 
     def set(self, host: Any, stream: Any) -> None:
-        """Copies pinned memory, which is read when the copy runs."""
+        """Copy from pinned memory, which is read when the copy runs."""
         target = seen(self)
         stream.give(lambda: np.copyto(target, host))
 
 
 def seen(value: Any) -> Any:
-    """What a kernel has of an argument: an array's address, which does not keep its memory from reuse."""
+    """A kernel's view of an argument: an array's address, which does not keep its memory from reuse."""
     if not isinstance(value, QueuedArray):
         return value
     assert value.memory
@@ -220,7 +220,7 @@ class QueuedCupy:
         return self.entered[self.gpu][-1]
 
     def passed(self) -> None:
-        """Something was given: some time passes."""
+        """Let some time pass, since work was enqueued."""
         if self.at_once:
             self.machine.drain()
         else:
@@ -245,7 +245,7 @@ class QueuedCupy:
         return array
 
     def launch(self, kernel: Callable[..., Any], target: QueuedArray, *sources: Any) -> QueuedArray:
-        """A kernel of the user's own on the current stream: target = kernel(*sources)."""
+        """Enqueue a user's kernel on the current stream: target = kernel(*sources)."""
         written, read = seen(target), [seen(source) for source in sources]
         self.current.give(lambda: np.copyto(written, kernel(*read)))
         return target

@@ -1,4 +1,4 @@
-"""Queues of work like a GPU's streams, whose order only marks decide; all else is chance."""
+"""Queues of work like a GPU's streams, ordered by marks alone; a random choice decides the rest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Queue:
 
 
 class Machine:
-    """Several queues, and chance."""
+    """Several queues that advance in random order."""
 
     def __init__(self, seed: int) -> None:
         self.queues: list[Queue] = []
@@ -49,7 +49,7 @@ class Machine:
         self.run(lambda: not any(queue.entries for queue in self.queues))
 
     def run(self, until: Callable[[], bool]) -> None:
-        """Advances queues at random until what was asked for has come."""
+        """Advance random queues until the mark is reached."""
         # Some queues are slower than others, for a while.
         weights = [self.random.random() ** 6 for _ in self.queues]
         while not until():
@@ -59,6 +59,6 @@ class Machine:
             self.queues[chosen].advance()
 
     def advance(self, count: int) -> None:
-        """Lets time pass: up to so many entries of the queues that are not waiting."""
+        """Let time pass: run up to so many entries of the queues that are not waiting."""
         left = iter(range(count))
         self.run(lambda: next(left, None) is None or not any(queue.ready for queue in self.queues))

@@ -1,8 +1,8 @@
-"""Digests of the CPU's results, printed as JSON: what test_threads.py compares between processes.
+"""Digests of the CPU's results, printed as JSON, which test_threads.py compares between processes.
 
     OMP_NUM_THREADS=3 python -m tests.helpers.thread_results [WORD ...]
 
-The words are the operations' first ones, or "train"; all without any.
+A word is the first of an operation's name, or "train". Without words all are computed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _digest(arrays: Iterable[Any]) -> str:
 
 
 def operations(words: Sequence[str] = ()) -> dict[str, str]:
-    """A digest of each operation's outputs, of floats and of bfloat16s where the device serves them."""
+    """Return a digest of each operation's outputs, in float32 and in each bfloat16 that the device supports."""
     device = get_device(DEVICE)
     results = {}
     for operation, spec in OPERATIONS.items():
@@ -137,7 +137,7 @@ def _net() -> NetSpec:
 
 
 def training(precision: str) -> str:
-    """A digest of a network's weights after three steps."""
+    """Return a digest of a network's weights after three steps."""
     spec, random = _net(), np.random.default_rng(0)
     network = Network(spec, batch=spec.recipe.batch, devices=[DEVICE], seed=0, precision=precision)
     for step in range(3):

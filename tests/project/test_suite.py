@@ -1,4 +1,4 @@
-"""The tests themselves: none hangs, none depends on how they were started, none reads what nothing wrote."""
+"""Tests of the tests: none hangs, depends on how pytest was started, or reads unwritten memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _ignore() -> None:
 
 
 def _pytest(folder: Path, *arguments: str, ignoring: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run pytest over a folder's tests, with the conftest.py and the settings of these."""
+    """Run pytest over a folder's tests with this suite's conftest.py and settings."""
     for file in (TESTS / "conftest.py", TESTS.parent / "pyproject.toml"):
         shutil.copy(file, folder)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, str(folder)]
@@ -45,7 +45,7 @@ def _pytest(folder: Path, *arguments: str, ignoring: bool = False) -> subprocess
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_children_have_default_signals_however_the_tests_are_started(tmp_path: Path, workers: str) -> None:
-    """As by `nohup make test &` in a script, which ignores SIGINT, SIGQUIT and SIGHUP."""
+    """`nohup make test &` in a script ignores SIGINT, SIGQUIT and SIGHUP."""
     (tmp_path / "test_children.py").write_text(
         f"""
 import signal, subprocess, sys
@@ -67,7 +67,7 @@ def test_itself():
 
 
 def test_a_hanging_test_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    """Also in compiled code that keeps the interpreter, where no handler of a signal could run."""
+    """Compiled code that keeps the interpreter is included: no signal handler can run there."""
     (tmp_path / "test_hang.py").write_text(
         """
 import ctypes
@@ -90,7 +90,7 @@ WAITED_FOR = re.compile("process|thread|child|resumed")
 
 
 def waits_without_end(source: str) -> Iterator[int]:
-    """The lines that wait for a process or a thread, however long it takes."""
+    """Yield the lines that wait for a process or a thread without a time limit."""
     for node in ast.walk(ast.parse(source)):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
