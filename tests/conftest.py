@@ -66,8 +66,8 @@ def _nan_filled(make: Any) -> Any:
     return made
 
 
-# Fresh memory contains NaN as float64, float32 and bfloat16, and -1 as an integer. A test that reads unwritten
-# memory therefore fails at every run, not by chance.
+# Fresh memory contains NaN as float64, float32 and bfloat16, and -1 as an integer. A test that reads
+# unwritten memory therefore fails at every run, not by chance.
 for _kind in (Device, CudaDevice, ops._Call):
     for _name in ("empty", "staging", "_new"):
         if _name in vars(_kind):

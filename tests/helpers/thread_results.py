@@ -99,7 +99,7 @@ def _digest(arrays: Iterable[Any]) -> str:
 
 
 def operations(words: Sequence[str] = ()) -> dict[str, str]:
-    """Return a digest of each operation's outputs, in float32 and in each bfloat16 that the device supports."""
+    """Return a digest of each operation's outputs, in float32 and, where supported, bfloat16."""
     device = get_device(DEVICE)
     results = {}
     for operation, spec in OPERATIONS.items():
