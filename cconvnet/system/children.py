@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cconvnet
+
 # What is installed in this package's folder comes last: it is needed only where the package is not installed.
 _PROGRAM = """
 import importlib, json, os, sys
@@ -48,6 +50,6 @@ def python_call(target: str, arguments: Sequence[Any] = (), path: Sequence[str] 
         flags.append("-E")
     if sys.flags.no_user_site:
         flags.append("-s")
-    home = str(Path(__file__).resolve().parents[1])
+    home = str(Path(cconvnet.__file__).resolve().parents[1])
     given = json.dumps([list(path), home, module, function, list(arguments)])
     return [sys.executable, *flags, "-c", _PROGRAM, given]
