@@ -1,105 +1,157 @@
-"""HTML in which no text can be taken for markup: whatever is not made by `tag` is escaped."""
+"""The page: its head, its sections in order, and what stands in place of one that cannot be made."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import io
-from collections.abc import Iterable
-from typing import Any
+import time
+from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
+import cconvnet
+from cconvnet import runs
+from cconvnet.evaluate import Trained, load_trained
+from cconvnet.plots import analysis
+from cconvnet.report import pictures, tables
+from cconvnet.report.markup import Markup, document, tag
+from cconvnet.report.opened import FAILURES, Opened, attempt
+from cconvnet.report.words import day, duration, percent
+from cconvnet.runs import data_name, overview
+from cconvnet.runs.history import TOP5_FROM, History
+from cconvnet.runs.overview import Overview
 
-Array = np.ndarray[Any, Any]
+# How many training images the nearest are looked for in: a page should not take minutes.
+_AMONG = 1000
+_BATCH = 64
 
-_VOID = {"img", "meta"}
-
-
-class Markup(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
+Stepped = Callable[[int, int], None]
 
 
-def tag(name: str, /, *content: str | None, **attributes: str | None) -> Markup:
-    """An element; text in it and in its attributes is escaped. None is left out.
+def write(
+    run: Path,
+    out: Path,
+    *,
+    data: str | None = None,
+    devices: list[str] | None = None,
+    precision: str | None = None,
+    best: bool = False,
+    stepped: Stepped = lambda done, total: None,
+) -> None:
+    """Writes the report of a run.
 
-    An attribute's underscores are hyphens, one at the end is dropped: ``class_``.
+    Args
+        data: where the run's data lies, if it is elsewhere by now.
+        precision: what the network is looked at in, if not in what it was trained in.
+        best: look at the best checkpoint instead of the newest.
+        stepped: called with the number of images looked at and of all.
+
+    Raises
+        RunError: the folder holds no run.
+        OSError: the file cannot be written.
     """
-    values = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
-        for key, value in attributes.items()
-        if value is not None
+    from cconvnet.system.outputs import write_output
+
+    history = History(runs.folder_of(run))
+
+    def load() -> Trained:
+        return load_trained(run, devices=devices, batch=_BATCH, best=best, precision=precision)
+
+    text = _page(history, run, Opened(load, data), best, stepped)
+    write_output(out, [text.encode()])
+
+
+def _page(history: History, run: Path, opened: Opened, best: bool, stepped: Stepped) -> str:
+    about = overview.look(history.path)
+    sections = [
+        _section("curves", "Curves", lambda: pictures.curves(history)),
+        _section("filters", "Filters", lambda: pictures.filters(run, best)),
+        *_looks(opened, stepped),
+        _section("activations", "Feature maps", lambda: pictures.activations(opened)),
+        _section("timeline", "A step's time", lambda: pictures.timeline(history.path)),
+        _section("log", "Log", lambda: tables.log(history)),
+        _section("settings", "Settings", lambda: tables.settings(history.config)),
+        _section("checkpoints", "Checkpoints", lambda: tables.checkpoints(history.path, opened)),
+        _section("skipped", "Skipped", lambda: tables.skipped(history.path, opened)),
+        _section("environment", "Environment", lambda: tables.environment(history.config)),
+    ]
+    links = [tag("a", title, href=f"#{name}") for name, title, _ in sections]
+    title = f"{history.config['settings']['net']} on {data_name(history.config['settings']['data'])}"
+    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+    return document(
+        f"{title}: {history.path.resolve().name}",
+        style,
+        tag(
+            "div",
+            _header(title, history, about),
+            tag("nav", *links, aria_label="Parts of this page"),
+            tag("main", *(part for _, _, part in sections)),
+            tag("footer", tag("p", f"Written by cconvnet {cconvnet.__version__}, {day(time.time())}.")),
+            class_="page",
+        ),
     )
-    if name in _VOID:
-        return Markup(f"<{name}{values}>")
-    return Markup(f"<{name}{values}>{join(content)}</{name}>")
 
 
-def join(parts: Iterable[str | None]) -> Markup:
-    """Parts one after another, what is no markup escaped."""
-    return Markup(
-        "".join(part if isinstance(part, Markup) else html.escape(part) for part in parts if part is not None)
+_Section = tuple[str, str, Markup]
+
+
+def _section(name: str, title: str, make: Callable[[], Markup]) -> _Section:
+    """A part of the page, or why it is not there."""
+    try:
+        content = make()
+    except FAILURES as error:
+        content = tag("p", f"Not shown: {error}", class_="note")
+    return name, title, tag("section", tag("h2", title), content, id=name)
+
+
+def _looks(opened: Opened, stepped: Stepped) -> list[_Section]:
+    """The network's answers, and the images near to each other, from one look."""
+    look = attempt(lambda: analysis.look(opened.trained(), opened.source(), among=_AMONG, stepped=stepped))
+
+    def found() -> analysis.Look:
+        if isinstance(look, Exception):
+            raise look
+        assert isinstance(look, analysis.Look)
+        return look
+
+    return [
+        _section("predictions", "Predictions", lambda: pictures.answers(found())),
+        _section("neighbours", "Nearest images", lambda: pictures.neighbours(found())),
+    ]
+
+
+def _header(title: str, history: History, about: Overview) -> Markup:
+    settings = history.config["settings"]
+    badge = tag("span", about.state, class_=f"badge {about.state}")
+    written = "" if about.when is None else f", last written {day(about.when)}"
+    reason = None if about.reason is None else tag("p", about.reason, class_="note")
+    best = history.best()
+    # A log with a line every twenty steps does not know of the last few.
+    steps = max(about.steps or 0, int(overview.read_json(history.path / "summary.json").get("steps", 0)))
+    top5 = None
+    if best is not None and len(settings["classes"]) >= TOP5_FROM:
+        top5 = float(history.epochs["test_error_top5"][best])
+    after = None if about.best_epoch is None else f"after epoch {about.best_epoch}"
+    tiles = [
+        ("Best test error", percent(about.best_error), after),
+        ("Last test error", percent(about.last_error), f"epoch {about.epochs} of {about.of_epochs}"),
+        ("Top-5 error", percent(top5), "at the best epoch"),
+        ("Training time", duration(about.seconds), f"{steps:,} steps of {settings['batch']:,}"),
+        ("Speed", f"{about.images_per_second:,.0f}" if about.images_per_second else "-", "images per second"),
+        ("Device", about.device or "-", about.precision),
+        ("Parameters", f"{about.parameters:,}" if about.parameters else "-", None),
+    ]
+    return tag(
+        "header",
+        tag("h1", title),
+        tag(
+            "p", badge, tag("span", f"{history.path.resolve().name}{written}", class_="faint"), class_="line"
+        ),
+        reason,
+        tag(
+            "dl",
+            *(
+                tag("div", tag("dt", name), tag("dd", value, tag("small", note) if note else None))
+                for name, value, note in tiles
+                if value != "-"
+            ),
+            class_="tiles",
+        ),
     )
-
-
-def table(
-    columns: Iterable[str], rows: Iterable[Iterable[str]], label: str, kind: str | None = None
-) -> Markup:
-    """A table in a box of its own, which scrolls where the page is narrower; `kind` is its class."""
-    head = tag("tr", *(tag("th", column, scope="col") for column in columns))
-    body = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
-    whole = tag("table", tag("thead", head), tag("tbody", *body), class_=kind)
-    return tag("div", whole, class_="scroll", role="region", aria_label=label, tabindex="0")
-
-
-def data_url(kind: str, content: bytes) -> str:
-    """The content of a file as an address that holds it."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def png(array: Array) -> str:
-    """The address of an image uint8[H,W] or [H,W,C], or float of values from 0 to 1, without loss."""
-    return data_url("image/png", _encoded(array, "PNG", optimize=True))
-
-
-def photo(array: Array, side: int) -> str:
-    """The address of an image uint8[H,W,C]: without loss if it is small, else a JPEG of at most `side`."""
-    if max(array.shape[:2]) <= 64:
-        return png(array)
-    return data_url("image/jpeg", _encoded(array, "JPEG", side, quality=85))
-
-
-def _encoded(array: Array, kind: str, side: int | None = None, **options: Any) -> bytes:
-    from PIL import Image
-
-    if array.dtype != np.uint8:
-        array = np.rint(255 * np.clip(array, 0, 1)).astype(np.uint8)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    image = Image.fromarray(array)
-    if side is not None:
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def document(title: str, style: str, *body: str) -> str:
-    """A whole page that loads nothing and runs nothing, and whose reader is forbidden to."""
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("title", title),
-        tag("style", Markup(style)),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', *body), lang='en')}\n"

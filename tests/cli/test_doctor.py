@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from cconvnet import doctor
-from cconvnet.doctor import Facts, Finding, Gpu, can_train, examine
+from cconvnet.doctor import PACKAGES, Facts, Finding, Gpu, can_train, examine, survey
 
 CUDA = "CUDA 13.0, nvcc 13.0.88, architectures 80 90a 120 ptx, host compiler 12.2.0"
 H100 = Gpu("NVIDIA H100", (9, 0), 80 * 10**9)
@@ -34,7 +33,7 @@ HEALTHY = Facts(
     },
     default="cpu:0",
     nvcc="release 13.0 at /usr/local/cuda/bin/nvcc",
-    packages=dict.fromkeys(doctor._PACKAGES, "1.0"),
+    packages=dict.fromkeys(PACKAGES, "1.0"),
     cores=8,
     memory=10**11,
     free_memory=10**11,
@@ -227,7 +226,7 @@ def test_threads_that_fit_are_not_mentioned(variables: dict[str, str]) -> None:
 
 def test_every_problem_has_what_mends_it() -> None:
     worst = dataclasses.replace(
-        Facts(packages=dict.fromkeys(doctor._PACKAGES), modules=dict.fromkeys(HEALTHY.modules)),
+        Facts(packages=dict.fromkeys(PACKAGES), modules=dict.fromkeys(HEALTHY.modules)),
         gpus=(H100,),
         driver="1",
         devices={"cuda:0": ("no", False), "cpu:0": ("no", False)},
@@ -250,31 +249,31 @@ def program(folder: Path, name: str, text: str) -> None:
 
 def test_gpus_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor._driver_gpus() == ((), None)
+    assert survey._driver_gpus() == ((), None)
     program(
         tmp_path, "nvidia-smi", "echo 'NVIDIA H100, 9.0, 81559, 580.65.06\nTesla T4, 7.5, 15360, 580.65.06'"
     )
-    gpus, driver = doctor._driver_gpus()
+    gpus, driver = survey._driver_gpus()
     assert driver == "580.65.06"
     assert gpus == (
         Gpu("NVIDIA H100", (9, 0), 81559 * 2**20),
         Gpu("Tesla T4", (7, 5), 15360 * 2**20),
     )
     program(tmp_path, "nvidia-smi", "echo 'NVIDIA-SMI has failed'; exit 9")
-    assert doctor._driver_gpus() == ((), None)
+    assert survey._driver_gpus() == ((), None)
     program(tmp_path, "nvidia-smi", "echo 'No devices were found'")
-    assert doctor._driver_gpus() == ((), None)
+    assert survey._driver_gpus() == ((), None)
 
 
 def test_nvcc_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     program(tmp_path / "bin", "nvcc", "echo 'Cuda compilation tools, release 12.4, V12.4.131'")
-    assert doctor._nvcc() == f"Cuda compilation tools, release 12.4, V12.4.131 at {tmp_path}/bin/nvcc"
+    assert survey._nvcc() == f"Cuda compilation tools, release 12.4, V12.4.131 at {tmp_path}/bin/nvcc"
 
 
 def test_this_machine_is_seen() -> None:
-    facts = doctor.survey()
+    facts = survey.survey()
     assert facts.cores >= 1
     assert facts.memory > facts.free_memory > 0
     assert facts.free_disk > 0

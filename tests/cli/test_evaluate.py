@@ -14,7 +14,6 @@ from cconvnet import data, nets
 from cconvnet.data import decode_image
 from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.evaluate import (
-    MEAN,
     Ensemble,
     Tally,
     View,
@@ -41,7 +40,7 @@ from cconvnet.nets.specs import (
 )
 from cconvnet.network import Network
 from cconvnet.runs import checkpoint
-from cconvnet.runs.checkpoint import Checkpoint
+from cconvnet.runs.checkpoint import MEAN, Checkpoint
 
 CLASSES = [f"class {number}" for number in range(7)]
 STORED, SEEN = (13, 11), (8, 8)

@@ -20,7 +20,7 @@ from cconvnet import report, runs
 from cconvnet.console import Silent
 from cconvnet.evaluate import load_trained
 from cconvnet.plots import analysis
-from cconvnet.report.page import Markup, document, tag
+from cconvnet.report.markup import Markup, document, tag
 from cconvnet.runs import RunError, overview
 from cconvnet.training.session import train
 from cconvnet.training.settings import Options

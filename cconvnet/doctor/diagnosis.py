@@ -1,30 +1,15 @@
-"""What of this package works on this machine, why the rest does not, and the command that mends it.
-
-survey() looks at the machine and judges nothing; examine() says what that means. So any situation can be
-judged without a machine that is in it.
-"""
+"""Diagnosis of a machine: each fact as a line that says what is right or wrong, and what mends it."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
-import importlib
-import importlib.metadata
-import importlib.util
-import os
-import platform
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cconvnet
-from cconvnet import devices
-from cconvnet.system import memory
+from cconvnet.doctor.survey import PACKAGES, Facts, Gpu, survey
 
 State = Literal["ok", "note", "problem"]
 
@@ -35,21 +20,7 @@ _PORTABLE = (7, 5)
 _DRIVERS = {11: 450, 12: 525, 13: 580}
 _DRIVERS_PAGE = "https://www.nvidia.com/drivers"
 _LITTLE_DISK, _LITTLE_MEMORY, _FEW_FILES = 2e9, 1e9, 256
-
-# By name: the distributions it may be, what it gives, and what to install.
-_PACKAGES: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "numpy": (("numpy",), "", "numpy"),
-    "pillow": (("pillow",), "", "pillow"),
-    "safetensors": (("safetensors",), "", "safetensors"),
-    "oneDNN": (("onednn-cpu-gomp",), "fast training on the CPU", "onednn-cpu-gomp"),
-    "simplejpeg": (("simplejpeg",), "faster JPEG decoding", "'cconvnet[fast-jpeg]'"),
-    "matplotlib": (("matplotlib",), "pictures of runs", "'cconvnet[plot]'"),
-    "tensorboard": (("tensorboard",), "train --tensorboard", "'cconvnet[tensorboard]'"),
-    "cupy": (("cupy-cuda13x", "cupy-cuda12x", "cupy"), "training on GPUs", "'cconvnet[cuda]'"),
-}
 _NEEDED = ("numpy", "pillow", "safetensors")
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
-_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "ONEDNN_MAX_CPU_ISA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,62 +33,6 @@ class Finding:
     mend: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Gpu:
-    """A GPU that the driver knows. capability: as (9, 0)."""
-
-    name: str
-    capability: tuple[int, int]
-    memory_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What was seen of a machine.
-
-    Attributes
-        modules: by name without the underscore, what it says of its build; None: it is not there.
-        broken: by kind, why a module that is there cannot be loaded.
-        devices: by name, what a device says of itself, and whether it works.
-        default: the device that is taken where none is named.
-        gpus: those that the driver knows. gpus_seen: how many NVIDIA GPUs the system has, driver or not.
-        driver: its release; driver_cuda: the newest CUDA it can run. None: there is no driver.
-        nvcc: its release and where it lies.
-        packages: versions by the names of _PACKAGES.
-        cores: for this process. quota: how many of them a control group lets it use at a time.
-        memory, free_memory, free_disk: bytes. memory_limit: what sets the limit, if not the machine.
-        runs: where runs go; runs_writable: whether they can.
-        variables: the environment's that change how fast it is.
-    """
-
-    python: tuple[int, ...] = (3, 11)
-    executable: str = ""
-    system: str = ""
-    modules: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    devices: Mapping[str, tuple[str, bool]] = dataclasses.field(default_factory=dict)
-    default: str | None = None
-    gpus: tuple[Gpu, ...] = ()
-    gpus_seen: int = 0
-    driver: str | None = None
-    driver_cuda: tuple[int, int] | None = None
-    nvcc: str | None = None
-    packages: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    processor: str = ""
-    instructions: tuple[str, ...] = ()
-    cores: int = 1
-    quota: float | None = None
-    memory: int = 0
-    free_memory: int = 0
-    memory_limit: str = ""
-    runs: str = "runs"
-    runs_writable: bool = True
-    free_disk: int = 0
-    open_files: int = 0
-    malloc: str = ""
-    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
 def examine(facts: Facts | None = None) -> list[Finding]:
     """What is to be said of this machine, or of one with given facts, in the order of reading."""
     facts = facts or survey()
@@ -128,9 +43,6 @@ def examine(facts: Facts | None = None) -> list[Finding]:
 def can_train(findings: list[Finding]) -> bool:
     """Whether any device can train."""
     return any(f.what.startswith("device ") and f.state == "ok" for f in findings)
-
-
-# ---- what it means ---------------------------------------------------------------------------------------
 
 
 def _system(facts: Facts) -> Iterator[Finding]:
@@ -330,7 +242,7 @@ def _install_cupy(facts: Facts) -> str:
 
 def _packages(facts: Facts) -> Iterator[Finding]:
     for what, version in facts.packages.items():
-        _, use, install = _PACKAGES[what]
+        _, use, install = PACKAGES[what]
         if version is not None:
             yield Finding(what, "ok", version)
         elif what in _NEEDED:
@@ -339,182 +251,3 @@ def _packages(facts: Facts) -> Iterator[Finding]:
             yield Finding(what, "problem", f"missing; it gives {use}", _install_cupy(facts))
         else:
             yield Finding(what, "note", f"missing; it gives {use}", f"pip install {install}")
-
-
-# ---- looking ---------------------------------------------------------------------------------------------
-
-
-def survey() -> Facts:
-    """Looks at this machine."""
-    # Before the modules are loaded, which sets what is not set.
-    variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    modules, broken = _built()
-    gpus, driver = _driver_gpus()
-    runs = Path("runs").absolute()
-    return Facts(
-        python=sys.version_info[:3],
-        executable=sys.executable,
-        system=platform.platform(),
-        modules=modules,
-        broken=broken,
-        devices=_present_devices(),
-        default=_default(),
-        gpus=gpus,
-        gpus_seen=_pci_gpus(),
-        driver=driver,
-        driver_cuda=_driver_cuda(),
-        nvcc=_nvcc(),
-        packages={what: _version(names) for what, (names, _, _) in _PACKAGES.items()},
-        **_processor_facts(),
-        **_memory_facts(),
-        runs=str(runs),
-        runs_writable=os.access(runs if runs.exists() else runs.parent, os.W_OK),
-        free_disk=shutil.disk_usage(runs if runs.exists() else runs.parent).free,
-        open_files=_open_files(),
-        malloc=_malloc(),
-        variables=variables,
-    )
-
-
-def _built() -> tuple[dict[str, str | None], dict[str, str]]:
-    modules: dict[str, str | None] = {}
-    broken = {}
-    for kind in ("problem", "pixels", "cpu", "emulator", "cuda"):
-        modules[kind] = None
-        if importlib.util.find_spec(f"cconvnet._{kind}") is None:
-            continue
-        try:
-            if kind == "cpu":
-                devices._load_onednn()
-            module = importlib.import_module(f"cconvnet._{kind}")
-            modules[kind] = module.build_info() if hasattr(module, "build_info") else "built"
-        except ImportError as error:
-            broken[kind] = str(error)
-    return modules, broken
-
-
-def _driver_gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """The GPUs that the driver knows, and its release."""
-    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
-    gpus, driver = [], None
-    for line in _output("nvidia-smi", query, "--format=csv,noheader,nounits").splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        with contextlib.suppress(ValueError):
-            name, capability, memory, driver = fields
-            major, _, minor = capability.partition(".")
-            gpus.append(Gpu(name, (int(major), int(minor)), int(memory) * 2**20))
-    return tuple(gpus), driver if gpus else None
-
-
-def _driver_cuda() -> tuple[int, int] | None:
-    """The newest CUDA that the driver can run."""
-    with contextlib.suppress(OSError, AttributeError):
-        version = ctypes.c_int()
-        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) == 0:
-            return version.value // 1000, version.value % 1000 // 10
-    return None
-
-
-def _pci_gpus() -> int:
-    """How many NVIDIA display controllers the system has."""
-    count = 0
-    for device in Path("/sys/bus/pci/devices").glob("*"):
-        with contextlib.suppress(OSError):
-            vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
-            count += vendor.strip() == "0x10de" and kind.startswith("0x03")
-    return count
-
-
-def _nvcc() -> str | None:
-    home = os.environ.get("CUDA_HOME")
-    folders = [f"{home}/bin"] if home else []
-    nvcc = next(
-        (
-            found
-            for path in (*folders, None, "/usr/local/cuda/bin")
-            if (found := shutil.which("nvcc", path=path))
-        ),
-        None,
-    )
-    if nvcc is None:
-        return None
-    release = next((line for line in _output(nvcc, "--version").splitlines() if "release" in line), "")
-    return f"{release.strip()} at {nvcc}"
-
-
-def _present_devices() -> dict[str, tuple[str, bool]]:
-    found = {}
-    for name in dict.fromkeys(("cuda:0", "cpu:0", "emulator:0", *devices.present_devices())):
-        try:
-            device = devices.get_device(name)
-            serves = ", ".join(filter(device.serves, devices.PRECISIONS))
-            found[name] = (f"{device.reason}; computes in {serves}", True)
-        except devices.DeviceUnavailable as error:
-            found[name] = (str(error), False)
-    return found
-
-
-def _default() -> str | None:
-    with contextlib.suppress(devices.DeviceUnavailable):
-        return devices.get_device().name
-    return None
-
-
-def _version(names: tuple[str, ...]) -> str | None:
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return None
-
-
-def _processor_facts() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    values: dict[str, str] = {}
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-        for line in file:
-            key, _, value = line.partition(":")
-            values.setdefault(key.strip(), value.strip())
-    flags = (values.get("flags") or values.get("Features") or "").split()
-    quota = None
-    with contextlib.suppress(OSError, ValueError):
-        most, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        quota = None if most == "max" else int(most) / int(period)
-    return {
-        "processor": values.get("model name") or platform.processor() or platform.machine(),
-        "instructions": tuple(name for name in _INSTRUCTIONS if name in flags),
-        "cores": cores or 1,
-        "quota": quota,
-    }
-
-
-def _memory_facts() -> dict[str, Any]:
-    """What there is, and what is free: of the machine, or less where a control group allows less."""
-    found = memory.host()
-    if found is None:
-        return {}
-    return {"memory": found.in_all, "free_memory": found.fast, "memory_limit": found.limit}
-
-
-def _open_files() -> int:
-    try:
-        import resource
-    except ImportError:
-        return sys.maxsize
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def _malloc() -> str:
-    """Whose malloc is used, and what it is told."""
-    preloaded = re.search(r"(jemalloc|tcmalloc|mimalloc)", os.environ.get("LD_PRELOAD", ""))
-    name = preloaded[1] if preloaded else " ".join(platform.libc_ver()).strip() or "the system"
-    told = [f"{key}={value}" for key, value in os.environ.items() if key.startswith("MALLOC_")]
-    return f"malloc of {name}{' with ' if told else ''}{', '.join(told)}"
-
-
-def _output(*command: str) -> str:
-    """What a command prints, or nothing where it fails."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-        return done.stdout if done.returncode == 0 else ""
-    return ""

@@ -1,0 +1,116 @@
+"""The command ``cconvnet``: its commands and how it starts and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+import cconvnet
+from cconvnet.cli import bench, data, plot
+from cconvnet.cli.doctor import doctor
+from cconvnet.cli.errors import explain
+from cconvnet.cli.evaluate import evaluate, predict
+from cconvnet.cli.exchange import export, import_
+from cconvnet.cli.networks import augment, describe, gradcheck
+from cconvnet.cli.options import example
+from cconvnet.cli.runs import compare, report, runs
+from cconvnet.cli.train import train
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train AlexNet and smaller networks with hand-written kernels: on one GPU, on two, or on none.",
+)
+app.command(
+    epilog=example(
+        "cconvnet train", "cconvnet train --net alexnet --data imagenet --device cuda:0 --out runs/first"
+    )
+)(train)
+app.command(epilog=example("cconvnet runs", "cconvnet runs --sort error"))(runs)
+app.command(epilog=example("cconvnet compare runs/first runs/second"))(compare)
+app.command(epilog=example("cconvnet report runs/first", "cconvnet report runs/first --open"))(report)
+app.command(
+    epilog=example(
+        "cconvnet evaluate --run runs/first --views ten",
+        "cconvnet evaluate --run runs/first --run runs/second --data FOLDER",
+    )
+)(evaluate)
+app.command(epilog=example("cconvnet predict --run runs/first cat.jpg dog.png"))(predict)
+app.command(
+    "import",
+    epilog=example("cconvnet import ConvNet__2012-05-01/120.5 --net cifar-18pct --data cifar10-batches"),
+)(import_)
+app.command(
+    epilog=example(
+        "cconvnet describe --net alexnet --device cpu:0,cpu:1 --json -",
+        "cconvnet describe --compare alexnet alexnet-2012",
+    )
+)(describe)
+app.command(epilog=example("cconvnet gradcheck --net lenet --device emulator:0"))(gradcheck)
+app.command(
+    epilog=example(
+        "cconvnet export --net cifar-18pct --out configs/mine",
+        "cconvnet export --run runs/first --format cuda-convnet --out FOLDER",
+    )
+)(export)
+app.command(
+    epilog=example("cconvnet augment --net alexnet --data FOLDER --out sheet.png"),
+)(augment)
+app.command(epilog=example("cconvnet doctor", "cconvnet doctor --json machine.json"))(doctor)
+app.add_typer(data.app, name="data")
+app.add_typer(plot.app, name="plot")
+app.add_typer(bench.app, name="bench")
+
+
+@app.callback(invoke_without_command=True, epilog=example("cconvnet train", "cconvnet doctor"))
+def top_level(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"cconvnet {cconvnet.__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    _open_streams()
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that a terminal has no letters for, or that is no text, is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = app(standalone_mode=False, prog_name="cconvnet")
+        sys.stdout.flush()
+    except Exception as error:
+        if os.environ.get("CCONVNET_DEBUG") == "1":
+            raise
+        code = explain(error)
+    except KeyboardInterrupt:
+        code = 130
+    if code == 130:
+        # A shell ends a script, and its loops, only where the command was ended by the signal itself
+        # (https://www.cons.org/cracauer/sigint.html). It too calls that 130.
+        with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the reader
+            sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Where the caller has closed them; nothing that is opened later may be taken for one of them."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w", encoding="utf-8"))

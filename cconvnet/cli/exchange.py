@@ -1,0 +1,119 @@
+"""The commands ``cconvnet import`` and ``cconvnet export``: networks in other programs' files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cconvnet import nets
+from cconvnet.checks import MOST_TOWERS
+from cconvnet.cli.options import Batch, Crop, LayerDef, LayerParams, OptionalNet, Size, whole
+from cconvnet.system.outputs import check_folder
+
+
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The checkpoint, or the folder it lies in.", metavar="CHECKPOINT")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="The data it was trained on; a mean image is taken from batches.meta if there is one there.",
+            metavar="FOLDER",
+        ),
+    ],
+    net: Annotated[
+        str | None, typer.Option(help=f"Its network: {', '.join(nets.NAMES)}.", metavar="NAME")
+    ] = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
+    kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
+    batch: Batch = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/NET-DATA-TIME if not given.", metavar="FOLDER")
+    ] = None,
+) -> None:
+    """Make a run of another program's checkpoint, for evaluate, predict and train --resume.
+
+    Weights and momentum come over; the network must have layers of the same names and shapes.
+    """
+    from cconvnet.console import reporter
+    from cconvnet.formats import cuda_convnet_checkpoint
+    from cconvnet.formats.netfiles import chosen
+    from cconvnet.runs.checkpoint import CheckpointError
+    from cconvnet.training.session import begin_with
+    from cconvnet.training.settings import Options
+
+    if kind != "cuda-convnet":
+        raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
+    wanted = chosen(net, layer_def, layer_params, crop)
+    if wanted is None:
+        raise ValueError("the network is needed: --net, or --layer-def and --layer-params")
+    layers = cuda_convnet_checkpoint.read_checkpoint(checkpoint)
+    options = Options(net=wanted, data=data, batch=batch, out=out)
+    with reporter() as report:
+        shared = cuda_convnet_checkpoint.shared_weights(layers)
+        if shared:
+            report.say(
+                f"shared weights ({', '.join(shared)}) become each layer's own: training moves them apart"
+            )
+        try:
+            path = begin_with(
+                options, lambda network: cuda_convnet_checkpoint.network_weights(network, layers), report
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint} does not fit {wanted}: {error}") from error
+    print(f"files: {path}")
+
+
+def export(
+    out: Annotated[
+        Path,
+        typer.Option(help="The folder the files are written to; nothing is overwritten.", metavar="FOLDER"),
+    ],
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Instead of --net: the network of this run.", metavar="RUN")
+    ] = None,
+    kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
+    size: Size = None,
+    towers: Annotated[
+        int,
+        typer.Option(
+            help="How many devices split layers are shared out over.",
+            metavar="N",
+            callback=whole(1, MOST_TOWERS),
+        ),
+    ] = 2,
+) -> None:
+    """Write a network in another program's files: layers.cfg and layer-params.cfg."""
+    from cconvnet import runs
+    from cconvnet.formats import cuda_convnet_writer
+    from cconvnet.formats.netfiles import build_sized, chosen
+
+    if kind != "cuda-convnet":
+        raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
+    check_folder(out)
+    wanted = chosen(net, layer_def, layer_params, crop)
+    if (wanted is None) == (run is None):
+        raise ValueError("one network is needed: --net, --layer-def or --run")
+    if run is not None:
+        spec = nets.spec_from_dict(runs.read_config(runs.folder_of(run))["spec"])
+    else:
+        assert wanted is not None
+        spec, notes = build_sized(wanted, size)
+        for note in notes:
+            print(note)
+    files = out / "layers.cfg", out / "layer-params.cfg"
+    for file in files:
+        if file.exists() or file.is_symlink():
+            raise ValueError(f"{file} is already there; choose another --out")
+    cuda_convnet_writer.write(spec, *files, towers=towers)
+    for file in files:
+        print(file)

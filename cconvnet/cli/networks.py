@@ -1,0 +1,180 @@
+"""The commands that look at networks: ``cconvnet describe``, ``gradcheck`` and ``augment``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cconvnet import nets
+from cconvnet.cli.options import (
+    Batch,
+    Crop,
+    Data,
+    DeviceNames,
+    Json,
+    LayerDef,
+    LayerParams,
+    OptionalNet,
+    Places,
+    Precision,
+    Size,
+    Workers,
+    checked_picture,
+    device_names,
+    parsed_places,
+    print_table,
+    real,
+    whole,
+    write_json,
+)
+from cconvnet.cli.options import seed as check_seed
+
+
+def describe(
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
+    device: DeviceNames = None,
+    place: Places = None,
+    precision: Precision = None,
+    batch: Batch = None,
+    size: Size = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Show what differs between two networks instead.", metavar="A B"),
+    ] = None,
+    to_json: Json = None,
+) -> None:
+    """Show a network's layers, shapes, parameters, devices, and the copies between them."""
+    from cconvnet.formats.netfiles import build_sized, chosen
+    from cconvnet.nets.specs import compare as differences
+    from cconvnet.network import table
+    from cconvnet.network.build import build_spec
+    from cconvnet.network.footprint import Plan
+
+    if compare is not None:
+        one, other = compare
+        changes = differences(nets.build(one), nets.build(other))
+        if to_json:
+            keys = ("layer", "value", one, other)
+            write_json(to_json, [dict(zip(keys, row, strict=True)) for row in changes])
+        if to_json != "-":
+            print_table("", ["layer", "value", one, other], changes, set())
+        return
+    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    notes = build_sized(wanted, size)[1]
+    spec, count = build_spec(wanted, batch, precision, size, parsed_places(place))
+    network = Plan(
+        spec,
+        batch=count,
+        devices=device_names(device),
+        precision="fp32" if precision is None else precision,
+        needs=None,
+    )
+    description = network.describe()
+    if to_json:
+        write_json(to_json, description)
+    if to_json == "-":
+        return
+    columns, rows = table(description)
+    print_table("", columns, rows, {"output", "parameters"})
+    print(
+        f"{description['net']}: {description['parameters']:,} parameters, batch {description['batch']}, "
+        f"{description['precision']}, {description['device']}, {description['memory_bytes'] / 1e6:,.1f} MB"
+    )
+    for note in notes:
+        print(note)
+    for copy in description["copies"]:
+        print(
+            f"copy into {copy['layer']}: {copy['source']} from {copy['from']} to {copy['to']}, "
+            f"{copy['bytes']:,} bytes, gradient {copy['gradient_bytes']:,} bytes"
+        )
+    if description["copies"]:
+        print(f"copied in a training step: {description['copied_bytes_per_step'] / 1e6:,.2f} MB")
+
+
+def gradcheck(
+    net: OptionalNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
+    device: DeviceNames = None,
+    width: Annotated[
+        float | None,
+        typer.Option(
+            help="Multiply the numbers of filters and hidden units, for speed.",
+            metavar="FACTOR",
+            callback=real(above=0, high=1000),
+        ),
+    ] = None,
+    size: Size = None,
+    batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N", callback=whole())] = 2,
+    seed: Annotated[
+        int, typer.Option(help="Decides weights and images.", metavar="N", callback=check_seed)
+    ] = 0,
+    to_json: Json = None,
+) -> None:
+    """Hold a network's gradients against finite differences and a float64 computation.
+
+    A network of large images is made smaller, unless --width or --size says how large. With --layer-def,
+    --size is the images' and only --width the network's. Each device is checked on its own; the exit code is
+    1 if anything is wrong.
+    """
+    from cconvnet.formats.netfiles import NetFiles, build_sized, chosen
+    from cconvnet.network import gradcheck as checking
+
+    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    spec, _ = build_sized(wanted, size if isinstance(wanted, NetFiles) else None)
+    small = checking.small_spec(spec, width, None if isinstance(wanted, NetFiles) else size)
+    report = checking.gradcheck(small, device_names(device), batch, seed)
+    if to_json != "-":
+        columns, rows = report.table()
+        print_table(f"relative errors of {report.net}, batch {batch}", columns, rows, set(columns[1:]))
+    if to_json:
+        write_json(to_json, report.to_dict())
+    if not report.ok:
+        worst = report.failures[0]
+        print(
+            f"error: {worst.name} is off by {worst.error:.1e} against {worst.against}; "
+            f"{worst.bound:.0e} is allowed",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+
+
+def augment(
+    out: Annotated[Path, typer.Option(help="The picture's file, .png.", metavar="FILE")],
+    net: Annotated[
+        str, typer.Option(help=f"The network: {', '.join(nets.NAMES)}.", metavar="NAME")
+    ] = "alexnet",
+    data: Data = None,
+    size: Size = None,
+    images: Annotated[
+        int, typer.Option(help="Training images: rows of the sheet.", metavar="N", callback=whole())
+    ] = 6,
+    epochs: Annotated[
+        int, typer.Option(help="Epochs: columns after the first.", metavar="N", callback=whole())
+    ] = 8,
+    seed: Annotated[
+        int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N", callback=check_seed)
+    ] = 0,
+    workers: Workers = None,
+) -> None:
+    """Draw training images as a network sees them: crops, mirror images, colour noise."""
+    from cconvnet import data as sources
+    from cconvnet.data.workers import surplus
+    from cconvnet.plots import augmentation as sheets
+
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end with .png, not {out.name!r}")
+    checked_picture(out)
+    source = sources.open_source(data, nets.stored_size(net) if size is None else size, workers=workers)
+    if source.extents is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
+        print(note)
+    spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
+    sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
+    print(out)

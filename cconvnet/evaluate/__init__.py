@@ -1,0 +1,48 @@
+"""Evaluation of trained networks: errors on test images, and predictions for single pictures.
+
+Modules in reading order: tally (loss and errors over batches), trained (a network from a run), views (parts
+of an image whose probabilities are averaged), ensemble (test images, one network or several), predictions
+(single pictures).
+"""
+
+from __future__ import annotations
+
+from cconvnet.evaluate.ensemble import Ensemble, Result, Stepped, evaluate_run, evaluate_runs
+from cconvnet.evaluate.predictions import not_turned, predict, predict_each, read_each, read_picture
+from cconvnet.evaluate.tally import Tally, evaluate
+from cconvnet.evaluate.trained import (
+    Trained,
+    check_source,
+    load_trained,
+    network_tensors,
+    recorded_preprocessing,
+    restore,
+)
+from cconvnet.evaluate.views import VIEWS, View, check_views, judge, mean_probabilities, views_of
+
+__all__ = [
+    "VIEWS",
+    "Ensemble",
+    "Result",
+    "Stepped",
+    "Tally",
+    "Trained",
+    "View",
+    "check_source",
+    "check_views",
+    "evaluate",
+    "evaluate_run",
+    "evaluate_runs",
+    "judge",
+    "load_trained",
+    "mean_probabilities",
+    "network_tensors",
+    "not_turned",
+    "predict",
+    "predict_each",
+    "read_each",
+    "read_picture",
+    "recorded_preprocessing",
+    "restore",
+    "views_of",
+]

@@ -1,0 +1,101 @@
+"""Predictions for single pictures: files are read as the run read its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cconvnet import data
+from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.evaluate.trained import Trained
+from cconvnet.evaluate.views import Array, mean_probabilities, views_of
+
+
+def predict(trained: Trained, pictures: Sequence[Path], views: str = "center") -> Array:
+    """The probability of each class for each picture, averaged over views: float64[len(pictures), classes].
+
+    A picture is treated as the training images were, by the rules that the run recorded.
+
+    Raises
+        DataError: a picture cannot be read; the text names it.
+    """
+    found = []
+    for result in predict_each(trained, pictures, views):
+        if isinstance(result, data.DataError):
+            raise result
+        found.append(result)
+    return np.stack(found)
+
+
+def predict_each(
+    trained: Trained, pictures: Sequence[Path], views: str = "center"
+) -> Iterator[Array | data.DataError]:
+    """As predict(), but for each picture in turn: float64[classes], or why it cannot be read.
+
+    As many pictures as a batch has are in memory at a time.
+    """
+    network = trained.network
+    chosen = views_of(network.spec, views)
+    for start in range(0, len(pictures), network.batch):
+        results = read_each(pictures[start : start + network.batch], trained)
+        images = [result for result in results if not isinstance(result, data.DataError)]
+        found = iter(mean_probabilities(network, np.stack(images), chosen) if images else ())
+        for result in results:
+            yield result if isinstance(result, data.DataError) else next(found)
+
+
+def read_each(pictures: Sequence[Path], trained: Trained) -> list[Array | data.DataError]:
+    """Each picture as uint8[H,W,C] of the network's stored images, or why it cannot be read."""
+    results: list[Array | data.DataError] = []
+    for path in pictures:
+        try:
+            results.append(read_picture(path, trained.image_shape, trained.preprocessing))
+        except data.DataError as error:
+            results.append(error)
+    return results
+
+
+def read_picture(path: Path, shape: tuple[int, int, int], preprocessing: Preprocessing = CURRENT) -> Array:
+    """A picture file as uint8[H,W,C] of the given shape.
+
+    Raises
+        DataError: it cannot be read; the text names it.
+    """
+    from PIL import Image
+
+    from cconvnet.data.byte_ranges import Stored
+    from cconvnet.data.images import fit_image, read_stored
+
+    try:
+        pixels = fit_image(read_stored(Stored(str(path))), shape[:2], preprocessing)
+    except data.BrokenImage as error:
+        raise data.DataError(f"{path} is not a readable JPEG or PNG: {error}") from error
+    except OSError as error:
+        raise data.DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise data.DataError(f"there is not enough memory to decode {path}") from error
+    if shape[2] == 1:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return pixels
+
+
+def not_turned(pictures: Sequence[Path], preprocessing: Preprocessing) -> str:
+    """The note on pictures whose EXIF orientation these rules pass over; empty where there are none."""
+    from cconvnet.data.containers import UPRIGHT, orientation
+
+    if preprocessing.orientation == "exif":
+        return ""
+    turned = []
+    for path in pictures:
+        with contextlib.suppress(OSError):
+            if orientation(path.read_bytes()) != UPRIGHT:
+                turned.append(path)
+    if not turned:
+        return ""
+    return (
+        f"the EXIF orientation of {len(turned):,} of the pictures is ignored, as it was in this network's "
+        f"training; the first is {turned[0]}"
+    )

@@ -1,0 +1,179 @@
+"""Sections of pictures: curves, filters, predictions, neighbours, feature maps, a step's time."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from pathlib import Path
+
+from cconvnet import plots, runs
+from cconvnet.plots import analysis
+from cconvnet.plots.activations import sheet
+from cconvnet.plots.filters import filter_sheet
+from cconvnet.report.markup import Array, Markup, data_url, join, photo, png, tag
+from cconvnet.report.opened import Opened
+from cconvnet.report.words import percent
+from cconvnet.runs.history import History
+
+# The longest side in pixels of a photograph.
+_SIDE = 240
+
+
+def curves(history: History) -> Markup:
+    def drawn(panel: str) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "panel.svg"
+            plots.draw([history], file, plots.Curves(panels=(panel,)))
+            return data_url("image/svg+xml", file.read_bytes())
+
+    best = history.best()
+    words = f"{len(history.epochs):,} epochs"
+    if best is not None:
+        epochs, errors = history.epochs["epoch"], history.epochs["test_error_top1"]
+        words += (
+            f"; test error from {percent(float(errors[0]))} to {percent(float(errors[-1]))}, "
+            f"lowest {percent(float(errors[best]))} after epoch {epochs[best]:g}"
+        )
+    figures = [
+        tag(
+            "figure",
+            tag("img", src=drawn(panel), alt=f"Training and test {panel} over {words}"),
+            class_="chart",
+        )
+        for panel in ("loss", "error")
+    ]
+    changed = " Dotted lines: the learning rate changed." if history.rate_changes() else ""
+    return join(
+        [
+            tag("p", f"{words}.{changed}", class_="faint"),
+            tag("div", *figures, class_="charts"),
+        ]
+    )
+
+
+def filters(run: Path, best: bool) -> Markup:
+    _, checkpoint, _ = runs.find_checkpoint(run, best)
+    found = filter_sheet(checkpoint)
+    figures = [
+        tag(
+            "figure",
+            tag("img", src=png(tower), alt=f"Filters of {found.layer} {name}".strip(), class_="small"),
+            name and tag("figcaption", name),
+            class_="filters",
+        )
+        for name, tower in zip(found.names, found.towers, strict=True)
+    ]
+    where = f"{found.layer} after step {found.step:,}: {found.text}."
+    return join([tag("p", where, class_="faint"), *figures])
+
+
+def _image(array: Array, alt: str, class_: str | None = None) -> Markup:
+    small = "small" if max(array.shape[:2]) <= 64 else None
+    classes = " ".join(filter(None, (small, class_))) or None
+    height, width = array.shape[:2]
+    return tag("img", src=photo(array, _SIDE), alt=alt, width=str(width), height=str(height), class_=classes)
+
+
+def answers(look: analysis.Look) -> Markup:
+    def card(one: analysis.Seen) -> Markup:
+        name = one.name if one.label is None else look.class_names[one.label]
+        bars = [
+            tag(
+                "li",
+                tag("svg", tag("rect", width=f"{100 * p:.1f}%", height="100%"), aria_hidden="true"),
+                tag("span", look.class_names[number]),
+                tag("span", f"{100 * p:.0f}%"),
+                class_="right" if number == one.label else None,
+            )
+            for number, p in zip(one.classes, one.probabilities, strict=True)
+        ]
+        return tag(
+            "figure",
+            _image(one.image, f"{one.name}, {name}"),
+            tag("figcaption", name),
+            tag("ol", *bars, class_="bars"),
+        )
+
+    return join(
+        [
+            tag(
+                "p",
+                "Test images, some right and some wrong, each with its true class; below the five classes "
+                "that the network finds most probable, the true one in orange.",
+                class_="faint",
+            ),
+            tag("div", *(card(one) for one in look.seen), class_="answers"),
+        ]
+    )
+
+
+def neighbours(look: analysis.Look) -> Markup:
+    def row(one: analysis.Seen) -> Markup:
+        name = one.name if one.label is None else look.class_names[one.label]
+        first = tag(
+            "figure", _image(one.image, f"{one.name}, {name}"), tag("figcaption", name), class_="first"
+        )
+        others = [
+            tag(
+                "figure",
+                _image(image, f"training image {number}, distance {distance:.3g}"),
+                tag("figcaption", look.class_names[label]),
+            )
+            for image, (number, distance, label) in zip(one.near_images, one.neighbours, strict=True)
+        ]
+        return tag("div", first, *others, class_="near")
+
+    return join(
+        [
+            tag(
+                "p",
+                f"Left a test image, beside it the training images, of {look.among:,}, whose values in "
+                f"{look.hidden} are nearest to its own.",
+                class_="faint",
+            ),
+            tag(
+                "div",
+                *(row(one) for one in look.seen),
+                class_="scroll",
+                role="region",
+                aria_label="Nearest images",
+                tabindex="0",
+            ),
+        ]
+    )
+
+
+def activations(opened: Opened) -> Markup:
+    trained = opened.trained()
+    name, image = analysis.first_image(trained, opened.source())
+    figures = []
+    for maps in analysis.feature_maps(trained, image):
+        array, text = sheet(maps, shape=2.0)
+        figures.append(
+            tag(
+                "figure",
+                tag("img", src=png(array), alt=f"Feature maps of {maps.layer}", class_="small"),
+                tag("figcaption", f"{maps.layer}: {text}"),
+            )
+        )
+    return join(
+        [
+            tag("p", f"What each convolution makes of {name}.", class_="faint"),
+            tag("figure", _image(analysis.center(trained, image), name, "query")),
+            tag("div", *figures, class_="maps"),
+        ]
+    )
+
+
+def timeline(run: Path) -> Markup:
+    """The picture that ``cconvnet plot timeline`` left in the run, or how to make it."""
+    kinds = {".svg": "image/svg+xml", ".png": "image/png"}
+    files = [file for kind in kinds if (file := run / f"timeline{kind}").is_file()]
+    if not files:
+        # It takes a device for a while, which may be busy training just now.
+        command = tag("code", f"cconvnet plot timeline {shlex.quote(str(run))}")
+        return tag("p", "Not measured yet: ", command, ", then this page again.", class_="note")
+    source = data_url(kinds[files[0].suffix], files[0].read_bytes())
+    image = tag("img", src=source, alt="The time of each layer and pass of a step")
+    box = tag("div", image, class_="scroll", role="region", aria_label="A step's time", tabindex="0")
+    return tag("figure", box, class_="chart wide")

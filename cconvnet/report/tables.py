@@ -1,0 +1,153 @@
+"""Sections of text and tables: log, settings, checkpoints, what was skipped, environment."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cconvnet import runs
+from cconvnet.report.markup import Markup, join, table, tag
+from cconvnet.report.opened import FAILURES, Opened
+from cconvnet.report.words import day, percent
+from cconvnet.runs import overview
+from cconvnet.runs.checkpoint import Folder
+from cconvnet.runs.data_record import read_data
+from cconvnet.runs.history import History
+
+# Of longer lists the page shows a part, and says so.
+_MOST_EPOCHS = 40
+_MOST_NAMES = 12
+_MOST_SKIPPED = 20
+
+
+def log(history: History) -> Markup:
+    epochs, rates = history.epochs, history.rate_changes()
+    parts: list[Markup] = []
+    if rates:
+        first = f"{history.steps['lr'][0]:g}"
+        changes = [
+            f"{rate:g} from epoch {history.rate_place(index, 'epoch'):.4g}" for index, rate in rates[:12]
+        ]
+        more = f", and {len(rates) - 12} more changes" if len(rates) > 12 else ""
+        parts.append(tag("p", f"Learning rate {first}, {', '.join(changes)}{more}."))
+    if not len(epochs):
+        return join([*parts, tag("p", "No epoch has ended yet.", class_="note")])
+    names = {
+        "epoch": "{:g}",
+        "step": "{:,.0f}",
+        "train_loss": "{:.4f}",
+        "test_loss": "{:.4f}",
+        "train_error_top1": None,
+        "test_error_top1": None,
+        "test_error_top5": None,
+    }
+    columns = {name: epochs[name] for name in names}
+    # The first, the last, the best, and the others evenly.
+    chosen = {*np.linspace(0, len(epochs) - 1, min(len(epochs), _MOST_EPOCHS)).astype(int).tolist()}
+    best = history.best()
+    if best is not None:
+        chosen.add(best)
+    rows = [
+        [
+            *(
+                percent(float(columns[name][i])) if form is None else form.format(columns[name][i])
+                for name, form in names.items()
+            ),
+            "best" if i == best else "",
+        ]
+        for i in sorted(chosen)
+    ]
+    if len(chosen) < len(epochs):
+        parts.append(tag("p", f"{len(chosen)} of {len(epochs):,} epochs.", class_="faint"))
+    heads = ["epoch", "step", "training loss", "test loss", "training error", "test error", "top-5 error", ""]
+    return join([*parts, table(heads, rows, "Epochs", "numbers")])
+
+
+def settings(config: dict[str, Any]) -> Markup:
+    rows = [[key.replace("_", " "), _value(key, value)] for key, value in config["settings"].items()]
+    return table(["setting", "value"], rows, "Settings")
+
+
+def _value(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key == "lr_steps":
+        return ", ".join(_lr_step(step) for step in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items()) or "none"
+    if key == "image_shape":
+        return "x".join(map(str, value))
+    if isinstance(value, list):
+        more = f", and {len(value) - _MOST_NAMES:,} more" if len(value) > _MOST_NAMES else ""
+        return f"{len(value):,}: {', '.join(map(str, value[:_MOST_NAMES]))}{more}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _lr_step(step: dict[str, Any]) -> str:
+    of = f" for {', '.join(step['layers'])}" if step.get("layers") else ""
+    return f"times {step['factor']:g} from epoch {step['epoch']:g}{of}"
+
+
+def checkpoints(run: Path, opened: Opened) -> Markup:
+    files = Folder(run / "checkpoints").files()
+    if not files:
+        return tag("p", "There is none yet.", class_="note")
+    try:
+        shown = opened.trained().path.resolve()
+    except FAILURES:
+        shown = None
+    rows = [
+        [
+            file.name,
+            f"{int(file.stem.removeprefix('step-')):,}",
+            f"{file.stat().st_size / 1e6:,.1f} MB",
+            day(file.stat().st_mtime),
+            "sound, and what this page looked at" if file.resolve() == shown else "",
+        ]
+        for file in files
+    ]
+    return table(["file", "step", "size", "written", ""], rows, "Checkpoints", "lines")
+
+
+def skipped(run: Path, opened: Opened) -> Markup:
+    parts = [tag("p", line) for line in opened.passed_over()]
+    summary = overview.read_json(run / "summary.json")
+    if count := summary.get("skipped_images"):
+        parts.append(tag("p", f"Training and tests left out {_images(count)}."))
+    named = read_data(run).get("unreadable", [])
+    if named:
+        rows = [[str(one.get(key, "")) for key in ("split", "file", "reason")] for one in named]
+        parts.append(table(["split", "file", "reason"], rows[:_MOST_SKIPPED], "Found while training"))
+    source = opened.seen_of_source()
+    broken = source.report() if source is not None else []
+    if broken:
+        rows = [list(dataclasses.astuple(one)) for one in broken[:_MOST_SKIPPED]]
+        more = f", of which {_MOST_SKIPPED}" if len(broken) > _MOST_SKIPPED else ""
+        parts.append(tag("p", f"{_images(len(broken))} found while this page was made{more}:"))
+        parts.append(table(["split", "file", "reason"], rows, "Broken images"))
+    return join(parts or [tag("p", "Nothing: no broken image and no damaged checkpoint was met.")])
+
+
+def _images(count: int) -> str:
+    return f"{count:,} broken image{'s' * (count != 1)}"
+
+
+def environment(config: dict[str, Any]) -> Markup:
+    rows = [
+        [name.removeprefix("version of "), text]
+        for name, text in runs.surroundings(config).items()
+        if name != "host"  # pages are passed on to strangers
+    ]
+    command = config.get("command")
+    when = f" on {config['date']}" if "date" in config else ""
+    return join(
+        [
+            command and tag("p", f"Begun{when} by ", tag("code", str(command))),
+            table(["what", "version"], rows, "Versions"),
+        ]
+    )
