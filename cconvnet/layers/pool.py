@@ -1,0 +1,45 @@
+"""Max and average pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cconvnet._problem import (
+    PoolProblem,
+)
+from cconvnet.layers.base import Layer, Place, Tensor, only
+from cconvnet.nets import (
+    PoolSpec,
+)
+from cconvnet.optim import Updates
+
+
+class PoolLayer(Layer):
+    type = "pool"
+
+    def __init__(self, spec: PoolSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+        x = only(inputs)
+        self.problem = PoolProblem(
+            *x.image,
+            spec.window,
+            spec.stride,
+            spec.padding,
+            spec.rounding,
+            spec.outputs,
+        )
+        self.is_max = spec.pool == "max"
+        super().__init__(spec.name, place, [x], self.problem.y_shape)
+
+    def forward(self, train: bool) -> None:
+        module = self.device.module
+        pool = module.maxpool_forward if self.is_max else module.avgpool_forward
+        pool(self.problem, self.inputs[0].array, self.output.array, self.device.stream)
+
+    def backward(self, updates: Updates | None = None) -> None:
+        module, stream = self.device.module, self.device.stream
+        dy, dx = self.output.gradient, self.input_gradients[0]
+        if self.is_max:
+            x, y = self.inputs[0].array, self.output.array
+            module.maxpool_backward(self.problem, x, y, dy, dx, stream)
+        else:
+            module.avgpool_backward(self.problem, dy, dx, stream)
