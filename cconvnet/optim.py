@@ -13,7 +13,7 @@ import numpy as np
 from cconvnet._problem import NormLimitProblem, SgdProblem
 from cconvnet.checks import real
 from cconvnet.devices import Device
-from cconvnet.nets.specs import RateCurve
+from cconvnet.nets import RateCurve
 
 Array = np.ndarray[Any, Any]
 

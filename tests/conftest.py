@@ -169,7 +169,7 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a complete run of four short epochs, whose rate falls after the second. Do not change it."""
     from cconvnet.console import Silent
-    from cconvnet.nets.specs import LrStep
+    from cconvnet.nets import LrStep
     from cconvnet.training.session import train
     from cconvnet.training.settings import Options
 

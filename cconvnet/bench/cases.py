@@ -20,7 +20,7 @@ from cconvnet._problem import (
 )
 from cconvnet.checks import whole
 from cconvnet.layers import ConvLayer
-from cconvnet.nets.specs import ConvSpec
+from cconvnet.nets import ConvSpec
 from cconvnet.testing.operations import OPERATIONS
 from cconvnet.testing.problems import NETWORKS, Layer, layers, with_precision
 

@@ -30,7 +30,7 @@ from cconvnet.data.splits import Indices, Reader, Split, StoredSplit
 from cconvnet.data.workers import CHUNK, MOST_WORKERS, Broken, surplus, usable_cores, worker_limit
 from cconvnet.devices import check_precision, devices_of, get_device
 from cconvnet.formats import netfiles
-from cconvnet.nets.specs import NetSpec
+from cconvnet.nets import NetSpec
 from cconvnet.network import Network
 from cconvnet.network.synthetic import MEAN, TIMED_LR, Training
 from cconvnet.system import machine

@@ -17,7 +17,7 @@ from cconvnet.bench.timing import summary
 from cconvnet.devices import Device, devices_of
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.layers import Layer, SoftmaxCostLayer
-from cconvnet.nets.specs import DATA
+from cconvnet.nets import DATA
 from cconvnet.network import Network
 from cconvnet.network.build import build_spec
 from cconvnet.network.synthetic import Training, check_counts
@@ -259,7 +259,7 @@ def roofline(
 
     Args
         size: height and width of the images; None is the network's own.
-        places: layers and the devices they live on; see cconvnet.nets.specs.place.
+        places: layers and the devices they live on; see cconvnet.nets.place.
         steps, warmup: steps of either kind, and untimed ones before them.
         ceilings: the device's; None: they are measured now. Those of the first device hold for all.
         clock: see Recorder.

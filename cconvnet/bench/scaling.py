@@ -18,7 +18,7 @@ from cconvnet.bench.processes import Worker, WorkerError, peak_bytes
 from cconvnet.bench.timing import calls_for, summary, wall_seconds
 from cconvnet.checks import MOST_PIXELS, real, whole
 from cconvnet.devices import Device, check_precision, get_device
-from cconvnet.nets.specs import spec_from_dict, spec_to_dict
+from cconvnet.nets import spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
 from cconvnet.system import machine, memory

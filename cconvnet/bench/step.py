@@ -23,7 +23,7 @@ from cconvnet.devices import PRECISIONS, devices_of
 from cconvnet.errors import nearest
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.layers import Dropout
-from cconvnet.nets.specs import LrnSpec, NetSpec, spec_from_dict, spec_to_dict
+from cconvnet.nets import LrnSpec, NetSpec, spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 from cconvnet.network.build import build_spec
 from cconvnet.network.synthetic import TIMED_LR, Training, check_counts
@@ -255,7 +255,7 @@ def step(
 
     Args
         size: height and width of the images; None is the network's own.
-        places: layers and the devices they live on; see cconvnet.nets.specs.place.
+        places: layers and the devices they live on; see cconvnet.nets.place.
         steps, warmup: timed steps, and untimed ones before them.
         peer: the other side, "module:Class"; None: none.
         forms: those of the peer; None: those that may be the fastest here.

@@ -51,7 +51,7 @@ def describe(
 ) -> None:
     """Show a network's layers, shapes, parameters, devices, and the copies between them."""
     from cconvnet.formats.netfiles import build_sized, chosen
-    from cconvnet.nets.specs import compare as differences
+    from cconvnet.nets import compare as differences
     from cconvnet.network import table
     from cconvnet.network.build import build_spec
     from cconvnet.network.footprint import Plan

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.errors import nearest
-from cconvnet.nets.specs import NetSpec
+from cconvnet.nets import NetSpec
 from cconvnet.network import Network, StepResult
 
 VIEWS = ("center", "ten")

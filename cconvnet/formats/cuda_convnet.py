@@ -8,7 +8,7 @@ cuda-convnet2.
 Where these files and a NetSpec speak differently:
 
 - `filters` counts the filters of one group; a spec counts all.
-- A response norm's `scale` is divided by the window's size (:func:`cconvnet.nets.specs.lrn_alpha`).
+- A response norm's `scale` is divided by the window's size (:func:`cconvnet.nets.lrn_alpha`).
 - `start` is where the first pooling window begins: a padding with the other sign.
 - Output sizes are rounded up. Where the number of windows is not the one a spec's own rule gives, it is set.
 - Rates stand with each layer. The recipe's rate and momentum are the first that is not zero of the first
@@ -41,8 +41,7 @@ import numpy as np
 from cconvnet.errors import nearest
 from cconvnet.formats.ini import ConfigError, Section, read_sections
 from cconvnet.formats.rates import Rate, read_curve, read_rates
-from cconvnet.nets.shapes import Shape, output_shape, pool_outputs
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     DATA,
     BlurSpec,
     ConcatSpec,
@@ -66,6 +65,7 @@ from cconvnet.nets.specs import (
     gaussian,
     lrn_alpha,
 )
+from cconvnet.nets.shapes import Shape, output_shape, pool_outputs
 
 __all__ = ["ConfigError", "read"]
 

@@ -11,8 +11,7 @@ from typing import Any
 from cconvnet.formats.cuda_convnet import BLURS, NEURONS, free_name, merged, norm_limit_of, rate_factor
 from cconvnet.formats.ini import ConfigError
 from cconvnet.formats.rates import curve_text
-from cconvnet.nets.shapes import Shape, fan_in, plain_init, pool_outputs, shapes
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     DATA,
     BlurSpec,
     ConcatSpec,
@@ -33,6 +32,7 @@ from cconvnet.nets.specs import (
     SumSpec,
     lrn_alpha,
 )
+from cconvnet.nets.shapes import Shape, fan_in, plain_init, pool_outputs, shapes
 from cconvnet.nets.transform import towers as as_towers
 from cconvnet.system.outputs import write_output
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cconvnet import nets
 from cconvnet.formats import cuda_convnet
-from cconvnet.nets.specs import NetSpec
+from cconvnet.nets import NetSpec
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from cconvnet.formats.ini import Section
-from cconvnet.nets.specs import CURVES, RateCurve
+from cconvnet.nets import CURVES, RateCurve
 
 Rate = tuple[float, RateCurve | None]
 

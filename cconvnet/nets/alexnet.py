@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
 from cconvnet.nets.specs import (
     RELU,
     ConvSpec,
     DropoutSpec,
     FcSpec,
-    InputSpec,
     LrnSpec,
-    LrStep,
-    NetSpec,
     PoolSpec,
     SoftmaxCostSpec,
-    TrainRecipe,
     chain,
     gaussian,
 )

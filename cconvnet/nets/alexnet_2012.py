@@ -19,19 +19,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
 from cconvnet.nets.specs import (
     RELU,
     ConvSpec,
     DropoutSpec,
     FcSpec,
-    InputSpec,
     LrnSpec,
-    LrStep,
-    NetSpec,
     NeuronSpec,
     PoolSpec,
     SoftmaxCostSpec,
-    TrainRecipe,
     chain,
     gaussian,
     lrn_alpha,

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
 from cconvnet.nets.specs import (
     RELU,
     ConvSpec,
     FcSpec,
-    InputSpec,
     LocalSpec,
     LrnSpec,
-    LrStep,
-    NetSpec,
     PoolSpec,
     SoftmaxCostSpec,
-    TrainRecipe,
     chain,
     gaussian,
     lrn_alpha,

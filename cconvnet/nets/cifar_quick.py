@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cconvnet.nets.specs import (
-    RELU,
-    ConvSpec,
-    FcSpec,
-    InputSpec,
-    LrStep,
-    NetSpec,
-    PoolSpec,
-    SoftmaxCostSpec,
-    TrainRecipe,
-    chain,
-    gaussian,
-)
+from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
+from cconvnet.nets.specs import RELU, ConvSpec, FcSpec, PoolSpec, SoftmaxCostSpec, chain, gaussian
 
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:

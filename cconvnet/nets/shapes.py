@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from cconvnet.nets.recipe import NetSpec
 from cconvnet.nets.specs import (
     DATA,
     ConcatSpec,
@@ -17,7 +18,6 @@ from cconvnet.nets.specs import (
     Init,
     LayerSpec,
     LocalSpec,
-    NetSpec,
     Pair,
     PoolSpec,
     SelectSpec,

@@ -1,4 +1,4 @@
-"""A network as plain data: frozen dataclasses, one per layer type, that go to JSON and back.
+"""Layers as plain data: frozen dataclasses, one per layer type.
 
 Nothing here computes. A spec says what a layer is; :mod:`cconvnet.layers` makes it run, with shapes worked
 out by the problem structs, and :mod:`cconvnet.nets.shapes` gives them without running it.
@@ -7,36 +7,32 @@ out by the problem structs, and :mod:`cconvnet.nets.shapes` gives them without r
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, cast
 
 from cconvnet.checks import finite_fields, real, whole
 from cconvnet.errors import nearest
 
-T = TypeVar("T")
 Pair = tuple[int, int]
-
 NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu")
 DATA = "data"  # the name by which layers read the images
 
 
-def _require(ok: bool, message: str) -> None:
+def require(ok: bool, message: str) -> None:
     if not ok:
         raise ValueError(message)
 
 
-def _one_of(argument: str, given: str, allowed: tuple[str, ...]) -> None:
+def one_of(argument: str, given: str, allowed: tuple[str, ...]) -> None:
     if given not in allowed:  # the nearest name is looked for only then
         raise ValueError(nearest(argument, given, allowed))
 
 
-def _pair(argument: str, value: int | Iterable[int]) -> Pair:
+def as_pair(argument: str, value: int | Iterable[int]) -> Pair:
     """(vertical, horizontal); one integer stands for both."""
     values = (value, value) if isinstance(value, int) else tuple(value)
-    _require(
+    require(
         len(values) == 2 and all(isinstance(v, int) for v in values),
         f"{argument} must be an integer or a pair of them, not {value!r}",
     )
@@ -54,9 +50,9 @@ class Init:
     sigma: float = 0.0
 
     def __post_init__(self) -> None:
-        _one_of("init", self.kind, ("gaussian", "he"))
+        one_of("init", self.kind, ("gaussian", "he"))
         finite_fields(self)
-        _require(self.sigma >= 0, f"sigma must not be negative, not {self.sigma}")
+        require(self.sigma >= 0, f"sigma must not be negative, not {self.sigma}")
 
 
 def gaussian(sigma: float) -> Init:
@@ -72,12 +68,11 @@ class Neuron:
     b: float = 0.0
 
     def __post_init__(self) -> None:
-        _one_of("neuron", self.kind, NEURONS)
+        one_of("neuron", self.kind, NEURONS)
         finite_fields(self)
 
 
 RELU = Neuron("relu")
-
 CURVES = ("linear", "exp", "dexp", "jdexp")
 
 
@@ -99,13 +94,10 @@ class RateCurve:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        _one_of("a rate's curve", self.kind, CURVES)
+        one_of("a rate's curve", self.kind, CURVES)
         real("factor", self.factor, above=0)
         real("noise", self.noise, low=0)
         whole("steps", self.steps, 1)
-
-
-# ---- layers ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +121,7 @@ class LayerSpec:
     split: bool = False
 
     def __post_init__(self) -> None:
-        _require(bool(self.name) and self.name != DATA, f"a layer cannot be named {self.name!r}")
+        require(bool(self.name) and self.name != DATA, f"a layer cannot be named {self.name!r}")
         finite_fields(self, f"layer {self.name}: ")
         self._set("inputs", (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs))
 
@@ -138,7 +130,7 @@ class LayerSpec:
 
     def _pairs(self, *names: str) -> None:
         for name in names:
-            self._set(name, _pair(f"layer {self.name}: {name}", getattr(self, name)))
+            self._set(name, as_pair(f"layer {self.name}: {name}", getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,13 +176,13 @@ class _WeightedSpec(LayerSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"layer {self.name}: per_input"
-        _require(
+        require(
             not self.per_input or len(self.per_input) == len(self.inputs),
             f"{where} must have one entry per input, {len(self.inputs)}, not {len(self.per_input)}",
         )
         for values in self.per_input:
             for name in values:
-                _one_of(f"{where}: a key", name, self._EACH_INPUT)
+                one_of(f"{where}: a key", name, self._EACH_INPUT)
         self._set("per_input", tuple(dict(values) for values in self.per_input))
         self._set("contrast_limits", self._contrast(self.contrast_limits))
         for values in self.per_input:
@@ -202,11 +194,11 @@ class _WeightedSpec(LayerSpec):
         if limits is None:
             return None
         where = f"layer {self.name}: contrast_limits"
-        _require(self.type == "conv", f"{where} are for convolutions, not for a {self.type} layer")
+        require(self.type == "conv", f"{where} are for convolutions, not for a {self.type} layer")
         pair = tuple(limits) if isinstance(limits, Iterable) else ()
-        _require(len(pair) == 2, f"{where} must be a pair of numbers (least, largest), not {limits!r}")
+        require(len(pair) == 2, f"{where} must be a pair of numbers (least, largest), not {limits!r}")
         low, high = (real(where, value) for value in pair)
-        _require(0 <= low <= high > 0, f"{where} must be 0 <= least <= largest > 0, not {limits!r}")
+        require(0 <= low <= high > 0, f"{where} must be 0 <= least <= largest > 0, not {limits!r}")
         return low, high
 
     @property
@@ -303,7 +295,7 @@ class PoolSpec(LayerSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of(f"layer {self.name}: pool", self.pool, ("max", "avg"))
+        one_of(f"layer {self.name}: pool", self.pool, ("max", "avg"))
         self._pairs("window", "stride", "padding")
         if self.outputs is not None:
             self._pairs("outputs")
@@ -400,7 +392,7 @@ class SelectSpec(LayerSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set("channels", tuple(self.channels))
-        _require(bool(self.channels), f"layer {self.name}: channels must not be empty")
+        require(bool(self.channels), f"layer {self.name}: channels must not be empty")
         for channel in self.channels:
             whole(f"layer {self.name}: channels", channel, 0)
 
@@ -421,7 +413,7 @@ class BlurSpec(LayerSpec):
         super().__post_init__()
         real(f"layer {self.name}: stdev", self.stdev, above=0)
         whole(f"layer {self.name}: size", self.size, 1)
-        _require(self.size % 2 == 1, f"layer {self.name}: size must be odd, not {self.size}")
+        require(self.size % 2 == 1, f"layer {self.name}: size must be odd, not {self.size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -465,304 +457,3 @@ def chain(*layers: LayerSpec) -> tuple[LayerSpec, ...]:
         layer if layer.inputs else dataclasses.replace(layer, inputs=(before,))
         for before, layer in zip(names, layers, strict=False)
     )
-
-
-# ---- the network -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """The images as the first layer sees them: scale * (pixel - mean), float[height, width, channels].
-
-    With `center_mean` the mean is always the centre's, wherever the crop lies, as in the original AlexNet.
-    """
-
-    height: int
-    width: int
-    channels: int
-    scale: float = 1.0
-    center_mean: bool = False
-
-    def __post_init__(self) -> None:
-        finite_fields(self)
-        for name in ("height", "width", "channels"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class LrStep:
-    """From `epoch` on, rates are multiplied by `factor`; 0 freezes.
-
-    Attributes
-        layers: of which layers; empty: of all.
-        of: "weight", "bias" or "both".
-    """
-
-    epoch: float
-    factor: float
-    layers: tuple[str, ...] = ()
-    of: str = "both"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))  # JSON gives lists
-        _one_of("of", self.of, ("weight", "bias", "both"))
-        for name in ("epoch", "factor"):
-            value = getattr(self, name)
-            _require(
-                math.isfinite(value) and value >= 0, f"{name} must be finite and not negative, not {value}"
-            )
-
-
-@dataclass(frozen=True)
-class TrainRecipe:
-    """Default training settings.
-
-    Attributes
-        steps: when rates change.
-        plateau: divide all rates by 10 when the test error has not fallen for this many epochs; 0: never.
-        crop, mirror: random crops of the input's size, and mirror images.
-        color_noise: the standard deviation of the colour noise's factors; 0: none.
-        color_noise_epochs: how many epochs it lasts; None: all.
-        color_noise_shrinks: whether the noisy input is then divided by 1 + color_noise, as the original
-            program did.
-    """
-
-    batch: int
-    epochs: int
-    lr: float
-    momentum: float = 0.9
-    steps: tuple[LrStep, ...] = ()
-    plateau: int = 0
-    crop: bool = False
-    mirror: bool = False
-    color_noise: float = 0.0
-    color_noise_epochs: float | None = None
-    color_noise_shrinks: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(self.steps))
-        for name in ("batch", "epochs"):
-            whole(name, getattr(self, name), 1)
-        real("lr", self.lr, low=0)
-        finite_fields(self)
-
-
-@dataclass(frozen=True)
-class NetSpec:
-    """A whole network.
-
-    Attributes
-        name: what it is called.
-        layers: in an order in which every layer follows its inputs; the last is a softmax_cost.
-        input: the images as the first layer sees them.
-        stored: (height, width) of the uint8 images the input is cropped from; equal to the input's where
-            nothing is cropped.
-        classes: the number of labels.
-        recipe: the settings it is trained with if none are given.
-    """
-
-    name: str
-    layers: tuple[LayerSpec, ...]
-    input: InputSpec
-    stored: Pair
-    classes: int
-    recipe: TrainRecipe
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
-        object.__setattr__(self, "stored", _pair("stored", self.stored))
-        _require(self.classes >= 1, f"classes must be at least 1, not {self.classes}")
-        _require(
-            self.stored[0] >= self.input.height and self.stored[1] >= self.input.width,
-            f"stored ({self.stored[0]}x{self.stored[1]}) must not be smaller than the input "
-            f"({self.input.height}x{self.input.width})",
-        )
-
-    @property
-    def stored_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the uint8 images that ``Network.load`` takes."""
-        return (*self.stored, self.input.channels)
-
-
-def place(spec: NetSpec, devices: Mapping[str, int | str]) -> NetSpec:
-    """The network with these layers on these devices (an index into the network's list, or a name).
-
-    Layers after a placed one follow it unless they are placed themselves. A placed layer is whole, so what
-    reads it must not be split. Raises ValueError if there is no such layer.
-    """
-    names = [layer.name for layer in spec.layers]
-    for name in devices:
-        if name not in names:
-            raise ValueError(nearest("a layer to place", name, names))
-    layers = (
-        dataclasses.replace(layer, device=devices[layer.name], split=False)
-        if layer.name in devices
-        else layer
-        for layer in spec.layers
-    )
-    return dataclasses.replace(spec, layers=tuple(layers))
-
-
-def compare(one: NetSpec, other: NetSpec) -> list[list[str]]:
-    """What differs between two networks, in rows of layer, value, the first's, the second's.
-
-    Layers are matched by name and in order; "-" stands for a layer that one of them lacks. A layer that moved
-    because others came or went before it is told by its inputs.
-    """
-    rows: list[list[str]] = []
-
-    def add(where: str, first: Any, second: Any) -> None:
-        mine, theirs = spec_values(first), spec_values(second)
-        for key in dict.fromkeys((*mine, *theirs)):
-            a, b = (values.get(key, "-") for values in (mine, theirs))
-            if a != b:
-                rows.append([where, key, str(a), str(b)])
-
-    names = [layer.name for layer in one.layers]
-    others = [layer.name for layer in other.layers]
-    mine, theirs = dict(zip(names, one.layers, strict=True)), dict(zip(others, other.layers, strict=True))
-    for name in _merged(names, others):
-        if name not in mine or name not in theirs:
-            layer = mine.get(name, theirs.get(name))
-            text = f"{getattr(layer, 'type', '')} after {', '.join(layer.inputs) if layer else ''}"
-            rows.append([name, "layer", *((text, "-") if name in mine else ("-", text))])
-        elif mine[name] != theirs[name]:
-            add(name, mine[name], theirs[name])
-    if one.input != other.input:
-        add("input", one.input, other.input)
-    for key in ("stored", "classes"):
-        if getattr(one, key) != getattr(other, key):
-            rows.append(["input", key, str(getattr(one, key)), str(getattr(other, key))])
-    if one.recipe != other.recipe:
-        add("recipe", one.recipe, other.recipe)
-    return rows
-
-
-def _merged(one: list[str], other: list[str]) -> list[str]:
-    """The names of both, each once, in an order that agrees with both as far as they agree."""
-    steps = difflib.SequenceMatcher(a=one, b=other, autojunk=False).get_opcodes()
-    return list(dict.fromkeys(name for _, a, b, c, d in steps for name in (*one[a:b], *other[c:d])))
-
-
-def spec_values(part: Any) -> dict[str, Any]:
-    """The values of a layer, an input or a recipe, for people: nested ones as short texts."""
-
-    def text(value: Any) -> Any:
-        match value:
-            case Init(kind="gaussian"):
-                return f"gaussian({value.sigma:g})"
-            case Init():
-                return value.kind
-            case Neuron(kind="relu" | "logistic" | "abs" | "square" | "sqrt" | "softrelu"):
-                return value.kind
-            case Neuron():
-                return f"{value.kind}[{value.a:g},{value.b:g}]"
-            case RateCurve():
-                steps = f" in {value.steps} steps" if value.kind in ("dexp", "jdexp") else ""
-                noise = f", noise {value.noise:g}" if value.noise else ""
-                return f"{value.kind} to 1/{value.factor:g}{steps}{noise}"
-            case LrStep():
-                whose = f" {','.join(value.layers)}" if value.layers else ""
-                of = "" if value.of == "both" else f" {value.of}s"
-                return f"epoch {value.epoch:g}: x{value.factor:g}{whose}{of}"
-            case tuple():
-                return ", ".join(str(text(item)) for item in value)
-            case float():
-                return f"{value:g}"
-        return value
-
-    values = {f.name: text(getattr(part, f.name)) for f in dataclasses.fields(part) if f.name != "name"}
-    return {"type": part.type, **values} if isinstance(part, LayerSpec) else values
-
-
-# ---- JSON ------------------------------------------------------------------------------------------------
-
-
-def spec_to_dict(spec: NetSpec) -> dict[str, Any]:
-    """The network as JSON values; :func:`spec_from_dict` makes an equal network of them."""
-    values = dataclasses.asdict(spec)
-    for layer, layer_values in zip(spec.layers, values["layers"], strict=True):
-        layer_values["type"] = layer.type
-    # asdict keeps tuples; JSON gives lists back, and both forms are to be the same.
-    return _lists(values)  # type: ignore[no-any-return]
-
-
-def _lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _lists(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_lists(item) for item in value]
-    return value
-
-
-def spec_from_dict(values: dict[str, Any]) -> NetSpec:
-    """The network described by :func:`spec_to_dict`'s values.
-
-    Raises ValueError naming an unknown or missing key.
-    """
-    return _build(
-        NetSpec,
-        "network",
-        values,
-        layers=lambda layers: tuple(_layer_from_dict(layer) for layer in layers),
-        input=lambda image: _build(InputSpec, "input", image),
-        stored=_tuple,
-        recipe=lambda recipe: _build(
-            TrainRecipe,
-            "recipe",
-            recipe,
-            steps=lambda steps: tuple(_build(LrStep, "recipe: steps", step) for step in steps),
-        ),
-    )
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _layer_from_dict(values: dict[str, Any]) -> LayerSpec:
-    values = dict(values)
-    where = f"layer {values.get('name', '?')}"
-    kind = values.pop("type", None)
-    if kind not in LAYER_TYPES:
-        raise ValueError(nearest(f"{where}: type", kind, LAYER_TYPES))
-    return _build(
-        LAYER_TYPES[kind],
-        where,
-        values,
-        neuron=lambda neuron: neuron and _build(Neuron, f"{where}: neuron", neuron),
-        init=lambda init: _build(Init, f"{where}: init", init),
-        lr_curve=lambda curve: curve and _build(RateCurve, f"{where}: lr_curve", curve),
-        bias_lr_curve=lambda curve: curve and _build(RateCurve, f"{where}: bias_lr_curve", curve),
-        per_input=lambda inputs: tuple(_input_from_dict(where, values) for values in inputs),
-    )
-
-
-def _input_from_dict(where: str, values: dict[str, Any]) -> dict[str, Any]:
-    """One entry of per_input."""
-    kinds = {"init": Init, "lr_curve": RateCurve}
-    return {
-        name: _build(kinds[name], f"{where}: {name}", value) if name in kinds and value else _tuple(value)
-        for name, value in values.items()
-    }
-
-
-def _build(kind: type[T], where: str, values: dict[str, Any], **convert: Callable[[Any], Any]) -> T:
-    """An object of a dataclass from a dictionary, each value through its converter."""
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    names = [f.name for f in fields]
-    required = [
-        f.name
-        for f in fields
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    for name in values:
-        if name not in names:
-            raise ValueError(nearest(f"{where}: a key", name, names))
-    for name in required:
-        if name not in values:
-            raise ValueError(f"{where}: the key {name!r} is missing")
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{where}: {name} must be finite, not {value}")
-    return kind(**{name: convert.get(name, _tuple)(value) for name, value in values.items()})

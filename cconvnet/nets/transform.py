@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cconvnet.checks import real, whole
+from cconvnet.nets.recipe import NetSpec
 from cconvnet.nets.shapes import Shape, fan_in, plain_init, shapes
 from cconvnet.nets.specs import (
     BlurSpec,
@@ -20,7 +21,6 @@ from cconvnet.nets.specs import (
     LocalSpec,
     LrnSpec,
     MaxSpec,
-    NetSpec,
     NeuronSpec,
     Pair,
     PoolSpec,

@@ -53,7 +53,7 @@ from cconvnet.layers import (
     join,
     layer_type,
 )
-from cconvnet.nets.specs import DATA, ConvSpec, LayerSpec, NetSpec
+from cconvnet.nets import DATA, ConvSpec, LayerSpec, NetSpec
 from cconvnet.network.anomaly import Anomaly, found_in
 from cconvnet.optim import Parameter, Updates
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from cconvnet.checks import whole
 from cconvnet.devices import check_precision, devices_of
 from cconvnet.formats.netfiles import NetFiles, build_sized
-from cconvnet.nets.specs import NetSpec, place
+from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
 
 

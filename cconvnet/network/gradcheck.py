@@ -25,7 +25,7 @@ from cconvnet import nets
 from cconvnet.checks import MOST_SEED, whole
 from cconvnet.devices import Device, get_device
 from cconvnet.layers import initial_weights
-from cconvnet.nets.specs import Init, NetSpec
+from cconvnet.nets import Init, NetSpec
 from cconvnet.nets.transform import scaled
 from cconvnet.network import Network
 from cconvnet.optim import Parameter

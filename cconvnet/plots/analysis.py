@@ -13,7 +13,7 @@ from cconvnet import data
 from cconvnet.data import datasets
 from cconvnet.errors import nearest
 from cconvnet.evaluate import Trained, check_source, read_each, read_picture, views_of
-from cconvnet.nets.specs import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec
+from cconvnet.nets import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec
 from cconvnet.network import Network
 from cconvnet.plots.figures import PlotError
 from cconvnet.plots.mosaic import Array

@@ -13,7 +13,7 @@ from cconvnet import data, ops
 from cconvnet.checks import MOST_SEED, whole
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import gather
-from cconvnet.nets.specs import NetSpec
+from cconvnet.nets import NetSpec
 from cconvnet.system.outputs import save_picture
 
 _GAP = 4

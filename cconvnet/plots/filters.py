@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cconvnet import nets, runs
 from cconvnet.errors import nearest
-from cconvnet.nets.specs import ConvSpec, LayerSpec, LocalSpec, NetSpec
+from cconvnet.nets import ConvSpec, LayerSpec, LocalSpec, NetSpec
 from cconvnet.plots.figures import FAINT, PlotError, drawn
 from cconvnet.plots.mosaic import Array, mosaic, scaled_each, scaled_together, side_by_side
 from cconvnet.runs.checkpoint import Checkpoint

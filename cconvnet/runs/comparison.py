@@ -8,7 +8,7 @@ from typing import Any
 
 from cconvnet import nets, runs
 from cconvnet.data.preprocessing import UNRECORDED
-from cconvnet.nets.specs import compare as compare_specs
+from cconvnet.nets import compare as compare_specs
 from cconvnet.runs import RunError
 from cconvnet.runs.overview import Overview, look
 

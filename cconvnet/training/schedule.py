@@ -16,7 +16,7 @@ import numpy as np
 
 from cconvnet.checks import real
 from cconvnet.errors import nearest
-from cconvnet.nets.specs import LrStep, RateCurve
+from cconvnet.nets import LrStep, RateCurve
 
 
 @dataclass(frozen=True)

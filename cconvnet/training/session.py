@@ -23,7 +23,7 @@ from cconvnet.devices import Device, check_precision, devices_of
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
-from cconvnet.nets.specs import NetSpec, place
+from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.runs import (
     Run,

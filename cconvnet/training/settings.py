@@ -13,7 +13,7 @@ from cconvnet.data import Source
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
 from cconvnet.formats.netfiles import NetFiles
-from cconvnet.nets.specs import LrStep, NetSpec
+from cconvnet.nets import LrStep, NetSpec
 from cconvnet.runs import RunError
 
 T = TypeVar("T")

@@ -24,8 +24,7 @@ from cconvnet.bench.scaling import (
     table,
     verdict,
 )
-from cconvnet.nets import build
-from cconvnet.nets.specs import spec_to_dict
+from cconvnet.nets import build, spec_to_dict
 
 GB = 10**9
 

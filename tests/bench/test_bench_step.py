@@ -22,7 +22,7 @@ from cconvnet import nets
 from cconvnet.bench import step as bench
 from cconvnet.bench.processes import Disagreement, Worker
 from cconvnet.devices import PRECISIONS
-from cconvnet.nets.specs import NetSpec, spec_to_dict
+from cconvnet.nets import NetSpec, spec_to_dict
 from cconvnet.nets.transform import scaled
 
 FAKE = '''
@@ -276,7 +276,7 @@ def test_pytorch_agrees_in_bf16_whatever_it_is_computed_in() -> None:
 
 def odd() -> NetSpec:
     """What our networks leave out: other windows, sums, neurons, a bias for each position, dropped pixels."""
-    from cconvnet.nets.specs import (
+    from cconvnet.nets import (
         ConvSpec,
         DropoutSpec,
         FcSpec,

@@ -11,7 +11,7 @@ import pytest
 from cconvnet import nets
 from cconvnet.bench import checkpoint, roofline, scaling, step
 from cconvnet.devices import Device, Feed, get_device
-from cconvnet.nets.specs import spec_to_dict
+from cconvnet.nets import spec_to_dict
 from cconvnet.network.build import build_network
 from cconvnet.network.synthetic import Training
 

@@ -26,7 +26,7 @@ from cconvnet.evaluate import (
     read_picture,
     views_of,
 )
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     RELU,
     ConvSpec,
     FcSpec,

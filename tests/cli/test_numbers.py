@@ -16,7 +16,6 @@ import typer
 
 from cconvnet import checks, cli, nets, ops
 from cconvnet.checks import LARGEST, NumberError, real, whole
-from cconvnet.nets import specs
 from cconvnet.nets.transform import scaled
 from cconvnet.network import Network
 from cconvnet.training.schedule import StepSchedule
@@ -280,12 +279,12 @@ def test_factors_of_options() -> None:
 
 
 def layer_types() -> list[type]:
-    return sorted(set(specs.LAYER_TYPES.values()), key=lambda kind: kind.__name__)
+    return sorted(set(nets.LAYER_TYPES.values()), key=lambda kind: kind.__name__)
 
 
 @pytest.mark.parametrize(
     "kind",
-    [*layer_types(), specs.Init, specs.Neuron, specs.RateCurve, specs.InputSpec, specs.TrainRecipe],
+    [*layer_types(), nets.Init, nets.Neuron, nets.RateCurve, nets.InputSpec, nets.TrainRecipe],
 )
 def test_every_float_of_a_network(kind: type) -> None:
     """A value that is not finite is refused where the spec is made, by name."""
@@ -300,9 +299,9 @@ def test_every_float_of_a_network(kind: type) -> None:
         and field.name in needed
     }
     required |= {
-        specs.BlurSpec: {"stdev": 1.5},
-        specs.SelectSpec: {"channels": (0, 1)},
-        specs.RateCurve: {"kind": "exp", "factor": 2.0},
+        nets.BlurSpec: {"stdev": 1.5},
+        nets.SelectSpec: {"channels": (0, 1)},
+        nets.RateCurve: {"kind": "exp", "factor": 2.0},
     }.get(kind, {})
     kind(**required)
     for field in fields:

@@ -19,15 +19,7 @@ from cconvnet import data, nets
 from cconvnet.console import Reporter
 from cconvnet.data.color_noise import color_components, color_shifts
 from cconvnet.data.statistics import gather
-from cconvnet.nets.specs import (
-    FcSpec,
-    InputSpec,
-    NetSpec,
-    SoftmaxCostSpec,
-    TrainRecipe,
-    chain,
-    gaussian,
-)
+from cconvnet.nets import FcSpec, InputSpec, NetSpec, SoftmaxCostSpec, TrainRecipe, chain, gaussian
 from cconvnet.network import Network
 from cconvnet.plots import augmentation
 from cconvnet.runs import Run

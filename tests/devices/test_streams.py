@@ -21,8 +21,7 @@ from helpers.queued_streams import Machine, Mark, Queue
 from cconvnet import devices, nets
 from cconvnet.devices import CudaDevice, Device, Feed, ReferenceDevice, Transfer
 from cconvnet.layers import CopyLayer, SoftmaxCostLayer
-from cconvnet.nets import alexnet, alexnet_2012
-from cconvnet.nets.specs import NetSpec, place
+from cconvnet.nets import NetSpec, alexnet, alexnet_2012, place
 from cconvnet.network import Network
 from cconvnet.training.saver import Snapshot
 

@@ -16,7 +16,7 @@ from cconvnet.devices import Device
 from cconvnet.formats.cuda_convnet import read
 from cconvnet.formats.cuda_convnet_writer import write
 from cconvnet.formats.netfiles import NetFiles
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     BlurSpec,
     ConcatSpec,
     DropoutSpec,

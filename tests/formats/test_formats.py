@@ -17,8 +17,7 @@ from cconvnet import nets
 from cconvnet.formats.cuda_convnet import ConfigError, read
 from cconvnet.formats.cuda_convnet_writer import normal_form, write
 from cconvnet.formats.ini import read_sections
-from cconvnet.nets.shapes import parameters, shapes
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     RELU,
     ContrastNormSpec,
     ConvSpec,
@@ -43,6 +42,7 @@ from cconvnet.nets.specs import (
     spec_from_dict,
     spec_to_dict,
 )
+from cconvnet.nets.shapes import parameters, shapes
 from cconvnet.network import Network
 from cconvnet.network.gradcheck import gradcheck, small_spec
 

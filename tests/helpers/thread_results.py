@@ -32,7 +32,7 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.devices import get_device
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     RELU,
     ConvSpec,
     DropoutSpec,

@@ -13,8 +13,7 @@ from network.test_network import assert_equal, batch_of, conv, net_of, train
 from cconvnet import nets
 from cconvnet.devices import Device, get_device
 from cconvnet.layers import InputLayer
-from cconvnet.nets import alexnet, alexnet_2012
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     RELU,
     ConvSpec,
     DropoutSpec,
@@ -23,6 +22,8 @@ from cconvnet.nets.specs import (
     NetSpec,
     Neuron,
     PoolSpec,
+    alexnet,
+    alexnet_2012,
 )
 from cconvnet.network import Network
 

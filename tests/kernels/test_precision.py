@@ -15,7 +15,7 @@ from cconvnet import nets, runs
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.devices import PRECISIONS, Device, get_device
 from cconvnet.evaluate import evaluate_runs
-from cconvnet.nets.specs import NetSpec
+from cconvnet.nets import NetSpec
 from cconvnet.network import Network
 from cconvnet.training.stopping import TrainingStopped
 

@@ -9,7 +9,7 @@ import pytest
 
 from cconvnet import bfloat16
 from cconvnet.devices import Device
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     RELU,
     BlurSpec,
     ConcatSpec,

@@ -10,8 +10,7 @@ import pytest
 from cconvnet import nets
 from cconvnet.devices import Device, get_device
 from cconvnet.layers import Layer
-from cconvnet.nets import alexnet_2012
-from cconvnet.nets.specs import DATA, NetSpec
+from cconvnet.nets import DATA, NetSpec, alexnet_2012
 from cconvnet.network import Network
 from cconvnet.network.anomaly import Anomaly, found_in
 

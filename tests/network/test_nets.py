@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from cconvnet import nets
-from cconvnet.nets.shapes import parameters, shapes
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     ConvSpec,
     DropoutSpec,
     FcSpec,
@@ -24,6 +23,7 @@ from cconvnet.nets.specs import (
     PoolSpec,
     SoftmaxCostSpec,
 )
+from cconvnet.nets.shapes import parameters, shapes
 
 
 def fact(layer: Any, shape: tuple[int, int, int]) -> str:

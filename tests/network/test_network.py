@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from cconvnet import nets
 from cconvnet.devices import Device, DeviceUnavailable, get_device
-from cconvnet.nets import alexnet, alexnet_2012
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     NEURONS,
     RELU,
     ConvSpec,
@@ -32,6 +31,8 @@ from cconvnet.nets.specs import (
     SoftmaxCostSpec,
     SumSpec,
     TrainRecipe,
+    alexnet,
+    alexnet_2012,
     chain,
     compare,
     gaussian,

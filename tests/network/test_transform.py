@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from cconvnet import nets
-from cconvnet.nets import alexnet
-from cconvnet.nets.shapes import output_shape, parameters, shapes
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     RELU,
     ContrastNormSpec,
     ConvSpec,
@@ -31,9 +29,11 @@ from cconvnet.nets.specs import (
     SoftmaxCostSpec,
     SumSpec,
     TrainRecipe,
+    alexnet,
     chain,
     gaussian,
 )
+from cconvnet.nets.shapes import output_shape, parameters, shapes
 from cconvnet.nets.transform import scaled, towers
 from cconvnet.network import Network
 from cconvnet.network.gradcheck import small_spec

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cconvnet.devices import Device
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     ConvSpec,
     FcSpec,
     InputSpec,

@@ -19,8 +19,7 @@ from PIL import Image
 from cconvnet import data, nets, plots, runs
 from cconvnet.data import DataError
 from cconvnet.evaluate import Trained, load_trained, predict
-from cconvnet.nets import alexnet
-from cconvnet.nets.specs import NetSpec
+from cconvnet.nets import NetSpec, alexnet
 from cconvnet.network import Network
 from cconvnet.plots import PlotError, analysis, figures
 from cconvnet.plots.curve import Curves, differences, smoothed

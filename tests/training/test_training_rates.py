@@ -12,7 +12,7 @@ from helpers.training import assert_same_run, fake_tests, resume, run_training, 
 
 from cconvnet import runs
 from cconvnet.evaluate import Tally
-from cconvnet.nets.specs import LrStep
+from cconvnet.nets import LrStep
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import MEAN, Folder
 from cconvnet.training.schedule import Rates, StepSchedule, on_plateau

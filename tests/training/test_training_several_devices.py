@@ -12,8 +12,7 @@ from helpers.training import colored_pictures
 
 from cconvnet import nets
 from cconvnet.console import Reporter
-from cconvnet.nets import alexnet_2012
-from cconvnet.nets.specs import NetSpec
+from cconvnet.nets import NetSpec, alexnet_2012
 from cconvnet.network import Network
 from cconvnet.runs import RunError, checkpoint
 from cconvnet.runs.checkpoint import Folder

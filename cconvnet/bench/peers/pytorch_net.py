@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cconvnet.bench.processes import PeerMissing
-from cconvnet.nets.shapes import Shape, pool_outputs, shapes, windows
-from cconvnet.nets.specs import (
+from cconvnet.nets import (
     DATA,
     ConvSpec,
     DropoutSpec,
@@ -31,6 +30,7 @@ from cconvnet.nets.specs import (
     SoftmaxCostSpec,
     SumSpec,
 )
+from cconvnet.nets.shapes import Shape, pool_outputs, shapes, windows
 
 Array = np.ndarray[Any, Any]
 

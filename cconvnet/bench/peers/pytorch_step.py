@@ -20,7 +20,7 @@ from torch import Tensor
 from cconvnet.bench import processes
 from cconvnet.bench.peers.pytorch_net import Net
 from cconvnet.bench.step import END, MASKS, START, form_precision
-from cconvnet.nets.specs import spec_from_dict
+from cconvnet.nets import spec_from_dict
 from cconvnet.network.synthetic import MEAN
 
 

@@ -1,0 +1,53 @@
+"""The networks that are known by name; each is described in one short file beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cconvnet.errors import nearest
+from cconvnet.nets import alexnet, alexnet_2012, cifar_11pct, cifar_13pct, cifar_18pct, cifar_quick, lenet
+from cconvnet.nets.recipe import NetSpec
+
+_BUILDERS: dict[str, Callable[..., NetSpec]] = {
+    "lenet": lenet.build,
+    "cifar-quick": cifar_quick.build,
+    "cifar-18pct": cifar_18pct.build,
+    "cifar-13pct": cifar_13pct.build,
+    "cifar-11pct": cifar_11pct.build,
+    "alexnet": alexnet.build,
+    "alexnet-2012": alexnet_2012.build,
+}
+# The side that images of a folder are brought to; None: a network that takes them as they are.
+_STORED_SIZES = {
+    "lenet": None,
+    **dict.fromkeys(("cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"), 32),
+    **dict.fromkeys(("alexnet", "alexnet-2012"), 256),
+}
+
+NAMES: tuple[str, ...] = tuple(_BUILDERS)
+
+
+def _known(name: str) -> str:
+    if name not in _BUILDERS:
+        raise ValueError(nearest("net", name, NAMES))
+    return name
+
+
+def build(name: str, image_shape: tuple[int, int, int] | None = None, classes: int | None = None) -> NetSpec:
+    """The network called `name`.
+
+    Args:
+        image_shape: (H, W, C) of the stored images, before any crop; None: those the network was made for.
+        classes: how many labels there are; None: as many as the network was made for.
+
+    Raises:
+        ValueError: no network has this name (the text names the nearest), or a size is not positive.
+    """
+    builder = _BUILDERS[_known(name)]
+    given = {"image_shape": image_shape, "classes": classes}
+    return builder(**{key: value for key, value in given.items() if value is not None})
+
+
+def stored_size(name: str) -> int | None:
+    """The side in pixels that images of any size are brought to for this network; None: left as they are."""
+    return _STORED_SIZES[_known(name)]
