@@ -270,7 +270,7 @@ template <class T>
 void filters_to_blocks(const FilterBlocksProblem& problem, const float* w, T* blocks, Stream stream);
 void filters_from_blocks(const FilterBlocksProblem& problem, const float* dblocks, float* dw, Stream stream);
 
-// ---- plain --------------------------------------------------------------------------------------------
+// ---- elementwise arithmetic ------------------------------------------------------------------------------
 // y = alpha * a + beta * b, in place allowed.
 template <class T>
 void add(int count, float alpha, const T* a, float beta, const T* b, T* y, Stream stream);

@@ -23,7 +23,7 @@ inline __attribute__((always_inline)) T unrounded(float value) {
   }
 }
 
-// plain.cpp
+// elementwise.cpp
 void convert(const bfloat16* from, int64_t count, float* to);
 void convert(const float* from, int64_t count, bfloat16* to);
 

@@ -1,31 +1,13 @@
-// What needs no section of its own: addition, copies between devices, and what the build says of itself.
+// Copies between devices, and the description of the build: its kind, its libraries, the instruction set and
+// threads it runs with, and the precisions it serves.
 #include <cstring>
 
 #include "api.h"
-#include "floats.h"
 #include "onednn.h"
-#include "parallel.h"
+#include "threads.h"
 
 namespace cconvnet {
 namespace {
-
-template <class T>
-CCONVNET_CLONES void add_range(float alpha, const T* a, float beta, const T* b, T* y, int64_t begin,
-                               int64_t end) {
-#pragma omp simd
-  for (int64_t i = begin; i < end; ++i) y[i] = from_float<T>(alpha * to_float(a[i]) + beta * to_float(b[i]));
-}
-
-template <class From, class To>
-CCONVNET_CLONES void convert_range(const From* x, To* y, int64_t begin, int64_t end) {
-#pragma omp simd
-  for (int64_t i = begin; i < end; ++i) y[i] = from_float<To>(to_float(x[i]));
-}
-
-template <class From, class To>
-void convert_on_all_threads(int count, const From* x, To* y) {
-  parallel_ranges(count, 1, [&](int, int64_t begin, int64_t end) { convert_range(x, y, begin, end); });
-}
 
 const char* instruction_set() {
   switch (dnnl::get_effective_cpu_isa()) {
@@ -52,31 +34,6 @@ const char* instruction_set() {
 }
 
 }  // namespace
-
-template <class T>
-void add(int count, float alpha, const T* a, float beta, const T* b, T* y, Stream) {
-  parallel_ranges(count, 1,
-                  [&](int, int64_t begin, int64_t end) { add_range(alpha, a, beta, b, y, begin, end); });
-}
-
-template void add(int, float, const float*, float, const float*, float*, Stream);
-template void add(int, float, const bfloat16*, float, const bfloat16*, bfloat16*, Stream);
-
-void convert(const bfloat16* from, int64_t count, float* to) {
-  convert_range(from, to, 0, count);
-}
-
-void convert(const float* from, int64_t count, bfloat16* to) {
-  convert_range(from, to, 0, count);
-}
-
-void to_bf16(int count, const float* x, bfloat16* y, Stream) {
-  convert_on_all_threads(count, x, y);
-}
-
-void from_bf16(int count, const bfloat16* x, float* y, Stream) {
-  convert_on_all_threads(count, x, y);
-}
 
 // All logical devices of this build share one memory.
 void copy(void* target, int, const void* source, int, size_t bytes, Stream) {
