@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from cconvnet.console import Reporter
 
 COMPILER = os.environ.get("CXX", "g++")
@@ -36,6 +38,29 @@ def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subp
         cwd=cwd,
         env={**os.environ, **environment},
     )
+
+
+def succeed(*arguments: object) -> str:
+    done = run(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def refuse(*arguments: object, code: int = 2) -> str:
+    """Runs a command that must fail with a line or two on standard error; returns them."""
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def pictures(root: Path, *folders: str, count: int = 2) -> Path:
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (8, 8), (90 * index, 0, 0)).save(root / folder / f"{index}.png")
+    return root
 
 
 def sanitized(modules: Path) -> dict[str, str]:

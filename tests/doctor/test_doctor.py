@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import succeed
 
+from cconvnet import cli, devices
 from cconvnet.doctor import PACKAGES, Facts, Finding, Gpu, can_train, examine, survey
+from cconvnet.errors import DeviceUnavailable
 
 CUDA = "CUDA 13.0, nvcc 13.0.88, architectures 80 90a 120 ptx, host compiler 12.2.0"
 H100 = Gpu("NVIDIA H100", (9, 0), 80 * 10**9)
@@ -296,3 +300,29 @@ def test_the_command_as_json(tmp_path: Path) -> None:
     threads = next(finding for finding in found["findings"] if finding["what"] == "threads")
     assert threads["state"] == "note"
     assert threads["mend"].startswith("export OMP_NUM_THREADS=")
+
+
+def test_doctor_knows_that_the_cpu_trains() -> None:
+    text = succeed("doctor")
+    assert re.search(r"^ok +device cpu:0 +\S", text, re.M)
+    assert re.search(r"^ok +python +3\.\d+", text, re.M)
+    for line in text.splitlines():
+        if line.startswith("problem"):
+            assert "to mend it: " in line
+
+
+def test_doctor_fails_where_nothing_can_train(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unavailable(name: str | None = None) -> None:
+        raise DeviceUnavailable("gone; switch it on")
+
+    monkeypatch.setattr(devices, "get_device", unavailable)
+    monkeypatch.setattr(devices, "present_devices", list)
+    monkeypatch.setattr(sys, "argv", ["cconvnet", "doctor"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 1
+    output = capsys.readouterr().out
+    assert "no device can train" in output
+    assert re.search(r"^problem +device cpu:0 +gone; switch it on; to mend it: .*make", output, re.M)
