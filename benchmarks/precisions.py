@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from cconvnet import runs  # noqa: E402
 from cconvnet.console import Reporter, percent, reporter  # noqa: E402
-from cconvnet.devices import PRECISIONS, devices_of  # noqa: E402
+from cconvnet.devices import PRECISIONS, devices_of, require_precision  # noqa: E402
 from cconvnet.plots import check, figure, save  # noqa: E402
 from cconvnet.system import machine  # noqa: E402
 from cconvnet.training.session import train  # noqa: E402
@@ -46,7 +46,7 @@ def compare(
     """
     (device,) = devices_of(options.devices)
     for precision in precisions:
-        device.require(precision)
+        require_precision(device, precision)
     assert options.data is not None
     about = machine.describe(device)
     # Where the data lie is nobody's business.

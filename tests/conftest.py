@@ -22,17 +22,17 @@ import hypothesis
 import numpy as np
 import pytest
 
-from cconvnet import ops
 from cconvnet.devices import (
     PRECISIONS,
     CudaDevice,
     Device,
     DeviceUnavailable,
-    _Pinned,
     get_device,
     import_cupy,
     present_devices,
 )
+from cconvnet.devices.cuda import _Pinned
+from cconvnet.ops.call import _Call
 
 # The same examples in every run, however long the machine takes for one.
 hypothesis.settings.register_profile(
@@ -68,7 +68,7 @@ def _nan_filled(make: Any) -> Any:
 
 # Fresh memory contains NaN as float64, float32 and bfloat16, and -1 as an integer. A test that reads
 # unwritten memory therefore fails at every run, not by chance.
-for _kind in (Device, CudaDevice, ops._Call):
+for _kind in (Device, CudaDevice, _Call):
     for _name in ("empty", "staging", "_new"):
         if _name in vars(_kind):
             setattr(_kind, _name, _nan_filled(getattr(_kind, _name)))

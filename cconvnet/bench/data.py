@@ -28,7 +28,7 @@ from cconvnet.checks import MOST_PIXELS, real, whole
 from cconvnet.data.images import Pixels
 from cconvnet.data.splits import Indices, Reader, Split, StoredSplit
 from cconvnet.data.workers import CHUNK, MOST_WORKERS, Broken, surplus, usable_cores, worker_limit
-from cconvnet.devices import check_precision, devices_of, get_device
+from cconvnet.devices import check_precision, devices_of, get_device, require_precision
 from cconvnet.formats import netfiles
 from cconvnet.nets import NetSpec
 from cconvnet.network import Network
@@ -342,7 +342,7 @@ def bench_data(
     real("--seconds", seconds, above=0)
     (used,) = devices_of([device] if device is not None else None)
     precision = precision or "fp32"
-    used.require(precision)
+    require_precision(used, precision)
     size = netfiles.stored_size(net) if size is None else whole("--size", size, 1, MOST_PIXELS)
     source = open_streamed(where, size)
     spec = spec_of(net, source)

@@ -13,7 +13,7 @@ from cconvnet.bench.peers.side import VERIFICATIONS, verify_for
 from cconvnet.bench.processes import RAISED_MALLOC, PeerMissing, Worker, WorkerError
 from cconvnet.bench.timing import calls_for, geometric_mean, summary
 from cconvnet.checks import real, whole
-from cconvnet.devices import check_precision, get_device
+from cconvnet.devices import check_precision, get_device, require_precision
 from cconvnet.system.machine import describe
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
@@ -148,7 +148,7 @@ def kernels(
     if verify not in (None, *VERIFICATIONS):
         raise ValueError(f"--verify must be {' or '.join(VERIFICATIONS)}, not {verify!r}")
     on, precision = get_device(device), precision or "fp32"
-    on.require(precision)
+    require_precision(on, precision)
     batch = default_batch(net, on.kind) if batch is None else batch
     table = select(rows(net, batch, precision, blocks=on.prefers_blocks), only)
     peers = peers_for(on.kind) if peers is None else peers

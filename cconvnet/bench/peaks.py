@@ -14,7 +14,7 @@ from cconvnet.bench.cost import Work
 from cconvnet.bench.tiles import Tiles
 from cconvnet.bench.timing import Clock
 from cconvnet.bfloat16 import BITS
-from cconvnet.devices import Device
+from cconvnet.devices import Device, require_precision
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def measure(device: Device, precision: str = "fp32") -> Ceilings:
 
     Raises ValueError for a precision that does not exist or is not for this device.
     """
-    device.require(precision)
+    require_precision(device, precision)
     clock = Clock(device)
     size = {"cuda": 1 << 30, "cpu": 1 << 28}.get(device.kind, 1 << 20)
     source, target = device.zeros(size // 4), device.zeros(size // 4)

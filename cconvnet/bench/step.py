@@ -19,7 +19,7 @@ import numpy as np
 from cconvnet.bench import processes
 from cconvnet.bench.processes import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.bench.timing import summary, wall_seconds
-from cconvnet.devices import PRECISIONS, devices_of
+from cconvnet.devices import PRECISIONS, devices_of, require_precision
 from cconvnet.errors import nearest
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.layers import Dropout
@@ -282,7 +282,7 @@ def step(
     precision = precision or "fp32"
     used = devices_of(devices)
     on_gpu = used[0].kind == "cuda"
-    used[0].require(precision)
+    require_precision(used[0], precision)
     forms = forms or default_forms(spec, on_gpu, precision)
     check_forms(forms, on_gpu, precision)
     common: dict[str, Any] = {"spec": spec_to_dict(spec), "batch": batch, "precision": precision}

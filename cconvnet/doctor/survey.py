@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet import devices
+from cconvnet.devices.modules import _load_onednn as load_onednn
 from cconvnet.system import memory
 
 # By name: the distributions it may be, what it gives, and what to install.
@@ -133,7 +134,7 @@ def _built() -> tuple[dict[str, str | None], dict[str, str]]:
             continue
         try:
             if kind == "cpu":
-                devices._load_onednn()
+                load_onednn()
             module = importlib.import_module(f"cconvnet._{kind}")
             modules[kind] = module.build_info() if hasattr(module, "build_info") else "built"
         except ImportError as error:

@@ -38,7 +38,7 @@ from cconvnet import optim
 from cconvnet._problem import InputProblem
 from cconvnet.bfloat16 import unpack
 from cconvnet.checks import whole
-from cconvnet.devices import Device, get_device
+from cconvnet.devices import Device, get_device, require_precision
 from cconvnet.errors import nearest
 from cconvnet.layers import (
     ConvLayer,
@@ -181,7 +181,7 @@ class Network:
         self.precision = precision
         self.devices = distinct_devices(devices)
         for device in self.devices:
-            device.require(precision)
+            require_precision(device, precision)
         self.towers = len(self.devices) if towers is None else towers
         if self.towers < len(self.devices):
             raise ValueError(

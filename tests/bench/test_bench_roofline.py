@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cconvnet import devices, nets
+from cconvnet import nets
 from cconvnet._problem import ConvProblem
 from cconvnet.bench import charts
 from cconvnet.bench.cost import Work
 from cconvnet.bench.peaks import Ceilings
 from cconvnet.bench.roofline import Call, Recorder, label_of, roofline, rows, table, totals, verdict
-from cconvnet.devices import Device, get_device
+from cconvnet.devices import Device, get_device, registry
 from cconvnet.nets import alexnet
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
@@ -195,7 +195,7 @@ def slow_device(monkeypatch: pytest.MonkeyPatch, time: Time, operation: str) -> 
     def make(kind: str, index: int) -> Device:
         return device
 
-    monkeypatch.setattr(devices, "_make", make)
+    monkeypatch.setattr(registry, "_make", make)
 
 
 @pytest.mark.parametrize("operation", ["maxpool_backward", "fc_dgrad", "sgd_update", "watch_losses"])

@@ -195,7 +195,7 @@ def test_numbers_within_texts(
 
 def float_parameters() -> Iterator[tuple[str, str]]:
     for name, function in inspect.getmembers(ops, inspect.isfunction):
-        if function.__module__ == ops.__name__ and not name.startswith("_"):
+        if name in ops.__all__:
             for parameter, hint in typing.get_type_hints(function).items():
                 if parameter != "return" and float in {hint, *typing.get_args(hint)}:
                     yield name, parameter

@@ -19,7 +19,7 @@ import pytest
 from helpers.queued_streams import Machine, Mark, Queue
 
 from cconvnet import devices, nets
-from cconvnet.devices import CudaDevice, Device, Feed, ReferenceDevice, Transfer
+from cconvnet.devices import CudaDevice, Device, Feed, ReferenceDevice, Transfer, registry
 from cconvnet.layers import CopyLayer, SoftmaxCostLayer
 from cconvnet.nets import NetSpec, alexnet, alexnet_2012, place
 from cconvnet.network import Network
@@ -479,8 +479,8 @@ def test_staging_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_array_finds_its_logical_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_cuda_ordinals", lambda: [1, 0, 0])
-    monkeypatch.setattr(devices, "_make", lambda kind, index: f"{kind}:{index}")
+    monkeypatch.setattr(registry, "_cuda_ordinals", lambda: [1, 0, 0])
+    monkeypatch.setattr(registry, "_make", lambda kind, index: f"{kind}:{index}")
     monkeypatch.setenv("CCONVNET_CUDA_DEVICES", "1,0,0")
     assert [devices.cuda_device_on(ordinal) for ordinal in (0, 1)] == ["cuda:1", "cuda:0"]
     with pytest.raises(devices.DeviceUnavailable, match="CCONVNET_CUDA_DEVICES=1,0,0 leaves GPU 2 out"):

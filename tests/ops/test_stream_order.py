@@ -16,8 +16,10 @@ from helpers.queued_cupy import CudaRefused, Graph, QueuedCupy, QueuedModule
 from helpers.queued_streams import Machine
 
 from cconvnet import devices, ops
-from cconvnet.devices import CudaDevice, get_device
+from cconvnet.devices import CudaDevice, cuda, get_device, registry
+from cconvnet.devices import device as device_module
 from cconvnet.devices.numpy_module import NumpyModule
+from cconvnet.ops import call as call_module
 
 SHAPE = (8, 16)
 STREAMS = ("default", "own", "the device's")
@@ -32,15 +34,16 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     def install(seed: int = 0, gpus: int = 1, at_once: bool = False) -> QueuedCupy:
         cupy = QueuedCupy(Machine(seed), gpus, at_once)
         module = QueuedModule(NumpyModule(), cupy)
-        monkeypatch.setattr(devices, "_module", lambda kind: (module, "queues"))
-        for importer in (devices, ops):
+        for user in (device_module, registry):
+            monkeypatch.setattr(user, "_module", lambda kind: (module, "queues"))
+        for importer in (cuda, call_module):
             monkeypatch.setattr(importer, "import_cupy", lambda: cupy)
         monkeypatch.setenv("CCONVNET_CUDA_DEVICES", "0,0" if gpus == 1 else "0,1")
-        devices._make.cache_clear()
+        registry._make.cache_clear()
         return cupy
 
     yield install
-    devices._make.cache_clear()
+    registry._make.cache_clear()
 
 
 def mix(x: Any, y: Any) -> Any:
@@ -140,11 +143,11 @@ def test_a_missing_order_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch,
     match gone:
         case "operations":
             monkeypatch.setattr(
-                ops._OrderedModule, "__getattr__", lambda o, name: getattr(o._device.module, name)
+                call_module._OrderedModule, "__getattr__", lambda o, name: getattr(o._device.module, name)
             )
         case "device":
             monkeypatch.setattr(CudaDevice, "ordered", CudaDevice.selected)
-            monkeypatch.setattr(ops._OrderedModule, "__getattr__", ordered_functions)
+            monkeypatch.setattr(call_module._OrderedModule, "__getattr__", ordered_functions)
         case _:
             monkeypatch.setattr(CudaDevice, "_follow", some)
     with np.errstate(all="ignore"):
@@ -263,7 +266,7 @@ def test_a_foreign_array_is_awaited_on_its_own_gpu(make: Make) -> None:
 
     class Producer:
         def __dlpack_device__(self) -> tuple[int, int]:
-            return ops._DLPACK_CUDA, 1
+            return call_module._DLPACK_CUDA, 1
 
         def __dlpack__(self) -> None: ...
 

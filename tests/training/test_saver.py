@@ -61,7 +61,7 @@ def test_snapshots_of_one_network_take_no_more_memory() -> None:
 
 
 def test_large_arrays_are_copied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cconvnet.devices._BYTES_PER_COPY", 4 * 1000)
+    monkeypatch.setattr("cconvnet.devices.device._BYTES_PER_COPY", 4 * 1000)
     device = get_device("cpu:0")
     sources = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in [(77, 130), (3,)]]
     targets = [device.host_memory(source.shape, source.dtype) for source in sources]

@@ -6,6 +6,7 @@ import collections
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def two_towers() -> Network:
 def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that goes on by a second whenever somebody looks."""
     now = iter(range(10**9))
-    monkeypatch.setattr(devices.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(now)))
 
 
 def order(spans: list[Span], what: str) -> list[str]:

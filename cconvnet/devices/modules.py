@@ -1,0 +1,57 @@
+"""The compiled module, or NumPy's, that serves a kind of device."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import importlib.metadata
+import os
+from typing import Any
+
+from cconvnet.errors import DeviceUnavailable
+
+
+@functools.cache
+def _load_onednn() -> None:
+    """Loads libdnnl of this Python environment, so that ``_cpu`` finds it wherever it was installed.
+
+    Threads that wait for each other sleep unless the user says otherwise: OpenMP's default is to spin, and
+    where another process wants a core too, spinning made training several times slower.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("onednn-cpu-gomp") or []:
+            if file.name == "libdnnl.so.3":
+                ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)
+
+
+@functools.cache
+def _module(kind: str) -> tuple[Any, str]:
+    """The module that serves a kind of device, and one line that says what it is."""
+    if kind in ("reference", "cpu-numpy"):
+        from cconvnet.devices.numpy_module import NumpyModule
+
+        return NumpyModule(), "NumPy reference"
+    if kind == "cpu":
+        _load_onednn()
+    try:
+        module = importlib.import_module(f"cconvnet._{kind}")
+    except ModuleNotFoundError as error:
+        if error.name != f"cconvnet._{kind}":
+            raise
+        if kind == "cpu":
+            module, what = _module("cpu-numpy")
+            return module, f"{what}: slow, this package was built without oneDNN"
+        raise DeviceUnavailable(
+            f"this package was built without its {kind} module; "
+            + (
+                "install the CUDA toolkit and build again with CCONVNET_CUDA=on"
+                if kind == "cuda"
+                else "build it again"
+            )
+        ) from None
+    except ImportError as error:
+        raise DeviceUnavailable(f"the {kind} module cannot be loaded: {error}") from error
+    return module, module.build_info()

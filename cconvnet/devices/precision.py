@@ -1,0 +1,35 @@
+"""Precisions of products, and the devices that compute in them."""
+
+from __future__ import annotations
+
+from cconvnet.devices.device import Device
+from cconvnet.devices.registry import get_device, present_devices
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+# What a device must have for a precision.
+_NEEDED = {
+    "fp32": "oneDNN or a GPU",
+    "tf32": "a GPU of compute capability 8.0 or newer",
+    "bf16": "a GPU of compute capability 8.0 or newer, or a CPU with instructions for bfloat16 (AVX512_BF16, "
+    "AMX or AVX-NE-CONVERT) and a package built with oneDNN",
+}
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuses what is no precision; whether a device can do it is the network's to say."""
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+
+
+def require_precision(device: Device, precision: str) -> None:
+    """Raises ValueError, naming the devices that can, if a device cannot compute in a precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if device.serves(precision):
+        return
+    able = [name for name in present_devices() if get_device(name).serves(precision)]
+    here = f"of the devices here {', '.join(able)} can" if able else "no device here can"
+    raise ValueError(
+        f"precision {precision} is not for {device.name}: {_NEEDED[precision]} is needed; {here}"
+    )

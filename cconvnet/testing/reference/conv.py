@@ -1,0 +1,54 @@
+"""Convolution in NumPy."""
+
+# Ufuncs return Any to mypy.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cconvnet.testing.reference.base import Array, Taps, _add_product, _float, _groups
+from cconvnet.testing.reference.products import _bias_relu, _finish
+
+
+def conv_fprop(
+    problem: Any,
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    relu: bool = False,
+    dropout: Any = None,
+    step: Array | None = None,
+) -> Array:
+    """y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`, then dropout,
+    unless that problem is None."""
+    x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
+    y = np.zeros(problem.y_shape, dtype=x.dtype)
+    for r, s, pixels in Taps(problem, x, problem.r, problem.s):
+        for c, k in _groups(problem):
+            _add_product(y[..., k], pixels[..., c], w[k, r, s].T)
+    return _finish(_bias_relu(y, bias, relu), dropout, step)
+
+
+def conv_dgrad(problem: Any, dy: Array, w: Array) -> Array:
+    """dx[N,H,W,C] of dy[N,P,Q,K] and w[K,R,S,C/groups]."""
+    dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
+    taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
+    for r, s, pixels in taps:
+        for c, k in _groups(problem):
+            _add_product(pixels[..., c], dy[..., k], w[k, r, s])
+    return taps.image.copy()
+
+
+def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:
+    """dw[K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
+    dw = np.zeros(problem.w_shape, dtype=x.dtype)
+    for r, s, pixels in Taps(problem, x, problem.r, problem.s):
+        for c, k in _groups(problem):
+            rows = problem.n * problem.p * problem.q
+            gradients, seen = dy[..., k].reshape(rows, -1), pixels[..., c].reshape(rows, -1)
+            _add_product(dw[k, r, s], gradients.T, seen)
+    return dw

@@ -1,0 +1,59 @@
+"""Local response normalisation in NumPy."""
+
+# Ufuncs return Any to mypy.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cconvnet.testing.reference.base import Array, _float
+
+
+def _window_sum(values: Array, axis: int, first: int, last: int) -> Array:
+    """out[i] = the sum of values[i+first] .. values[i+last] along `axis`, clipped at its ends."""
+    extent = values.shape[axis]
+    values = np.moveaxis(values, axis, 0)
+    total = np.zeros_like(values)
+    for offset in range(max(first, 1 - extent), min(last, extent - 1) + 1):
+        begin, end = max(0, -offset), min(extent, extent - offset)
+        total[begin:end] += values[begin + offset : end + offset]
+    return np.moveaxis(total, 0, axis)
+
+
+def _reach(problem: Any, transposed: bool) -> tuple[int, int]:
+    """A window's first and last place; `transposed`: of the elements whose windows hold one."""
+    first = -(problem.size // 2)
+    last = first + problem.size - 1
+    return (-last, -first) if transposed else (first, last)
+
+
+def _map_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+    """The sum over each element's window in the same map."""
+    reach = _reach(problem, transposed)
+    return _window_sum(_window_sum(values, 1, *reach), 2, *reach)
+
+
+def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+    """The sum over each element's window; `transposed`: over the elements whose window holds it."""
+    if problem.region == "same_map":
+        return _map_sum(problem, values, transposed)
+    n, h, w, c = values.shape
+    grouped = values.reshape(n, h, w, problem.groups, c // problem.groups)
+    return _window_sum(grouped, 4, *_reach(problem, transposed)).reshape(values.shape)
+
+
+def lrn_forward(problem: Any, x: Array) -> Array:
+    """y[N,H,W,C] = x * d^-beta with d = k + alpha * (the window's sum of x^2)."""
+    x = _float(x, problem.x_shape)
+    return np.asarray(x * (problem.k + problem.alpha * _lrn_sum(problem, x * x)) ** -problem.beta)
+
+
+def lrn_backward(problem: Any, x: Array, dy: Array) -> Array:
+    """dx[N,H,W,C] of x and dy."""
+    x, dy = _float(x, problem.x_shape), _float(dy, problem.x_shape)
+    d = problem.k + problem.alpha * _lrn_sum(problem, x * x)
+    ratio = _lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
+    return np.asarray(dy * d**-problem.beta - 2 * problem.alpha * problem.beta * x * ratio)

@@ -1,0 +1,62 @@
+"""Max and average pooling in NumPy."""
+
+# Ufuncs return Any to mypy.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cconvnet.testing.reference.base import Array, Taps, _float
+
+
+def maxpool_forward(problem: Any, x: Array) -> Array:
+    """y[N,P,Q,C] = the largest value of each clipped window; NaN if the window holds one."""
+    x = _float(x, problem.x_shape)
+    y = np.full(problem.y_shape, -np.inf, dtype=x.dtype)
+    for _, _, pixels in Taps(problem, x, problem.window_h, problem.window_w, fill=-np.inf):
+        np.maximum(y, pixels, out=y)
+    return y
+
+
+def maxpool_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
+    """dx[N,H,W,C] = the sum of dy over the windows whose y equals x."""
+    x, y, dy = (_float(x, problem.x_shape), _float(y, problem.y_shape), _float(dy, problem.y_shape))
+    images = Taps(problem, x, problem.window_h, problem.window_w)
+    gradients = Taps(problem, np.zeros_like(x), problem.window_h, problem.window_w)
+    for (_, _, pixels), (_, _, gradient) in zip(images, gradients, strict=True):
+        gradient += np.where(pixels == y, dy, 0)
+    return gradients.image.copy()
+
+
+def _window_sizes(problem: Any) -> Array:
+    """[1,P,Q,1]: how many pixels of the image, or of the padded image, each window holds."""
+    o, sizes = problem, []
+    for size, windows, window, stride, pad, pad_after in (
+        (o.h, o.p, o.window_h, o.stride_h, o.pad_h, o.pad_bottom),
+        (o.w, o.q, o.window_w, o.stride_w, o.pad_w, o.pad_right),
+    ):
+        low, high = (-pad, size + pad_after) if o.count_padding else (0, size)
+        begin = np.arange(windows) * stride - pad
+        sizes.append(np.minimum(begin + window, high) - np.maximum(begin, low))
+    return _float(np.outer(*sizes)[None, :, :, None])
+
+
+def avgpool_forward(problem: Any, x: Array) -> Array:
+    """y[N,P,Q,C] = the mean over each clipped window; with count_padding, that of the padded image."""
+    x = _float(x, problem.x_shape)
+    y = np.zeros(problem.y_shape, dtype=x.dtype)
+    for _, _, pixels in Taps(problem, x, problem.window_h, problem.window_w):
+        y += pixels
+    return y / _window_sizes(problem)
+
+
+def avgpool_backward(problem: Any, dy: Array) -> Array:
+    """dx[N,H,W,C] = the sum over the windows that hold x of dy / (what the mean divides by)."""
+    share = _float(dy, problem.y_shape) / _window_sizes(problem)
+    gradients = Taps(problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w)
+    for _, _, gradient in gradients:
+        gradient += share
+    return gradients.image.copy()

@@ -1,0 +1,32 @@
+"""The update of stochastic gradient descent in NumPy."""
+
+# Ufuncs return Any to mypy.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cconvnet.testing.reference.base import Array, _float
+
+
+def sgd_update(
+    problem: Any,
+    g: Array,
+    v: Array,
+    w: Array,
+    rates: Array | None = None,
+    halt: Array | None = None,
+) -> tuple[Array, Array]:
+    """(v, w) after v = momentum*v - lr*(g + weight_decay*w); w = w + v.
+
+    `rates` are lr and momentum in the place of the problem's; with `halt` other than 0 nothing changes.
+    """
+    g, v, w = _float(g), _float(v), _float(w)
+    if halt is not None and np.asarray(halt).item() != 0:
+        return v, w
+    lr, momentum = (problem.lr, problem.momentum) if rates is None else (float(rate) for rate in rates)
+    v = momentum * v - lr * (g.reshape(v.shape) + problem.weight_decay * w)
+    return v, w + v

@@ -1,0 +1,71 @@
+"""Softmax and cross-entropy in NumPy."""
+
+# Ufuncs return Any to mypy.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cconvnet.testing.reference.base import Array, _float
+
+
+def softmax_forward(problem: Any, logits: Array) -> Array:
+    """probabilities[N,K] of logits[N,K]."""
+    logits = _float(logits, (problem.n, problem.k))
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def _onehot(problem: Any, labels: Array) -> tuple[Array, Array]:
+    """onehot bool[N,K] and valid bool[N]: whether the label is a class."""
+    labels = np.asarray(labels).reshape(problem.n)
+    onehot = labels[:, None] == np.arange(problem.k)
+    return onehot, onehot.any(axis=1)
+
+
+def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """(probabilities[N,K], loss[N], rank int32[N]) of logits[N,K] and labels[N].
+
+    loss = -log(probability of the label); rank = how many classes stand before the label when
+    sorted by falling logit, ties by rising class.
+    """
+    logits = _float(logits, (problem.n, problem.k))
+    onehot, valid = _onehot(problem, labels)
+    label = np.where(valid, onehot.argmax(axis=1), 0)[:, None]
+
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    own = np.take_along_axis(shifted, label, axis=1)
+    loss = np.log(np.exp(shifted).sum(axis=1)) - own[:, 0]
+    before = (shifted > own) | ((shifted == own) & (np.arange(problem.k) < label))
+    rank = before.sum(axis=1)
+
+    countable = valid & ~np.isnan(logits).any(axis=1)
+    return (
+        softmax_forward(problem, logits),
+        np.where(valid, loss, np.nan),
+        np.where(countable, rank, problem.k).astype(np.int32),
+    )
+
+
+def softmax_cross_entropy_backward(problem: Any, probabilities: Array, labels: Array, scale: float) -> Array:
+    """dlogits[N,K] = scale * (probabilities - onehot(label)); NaN where the label is no class."""
+    onehot, valid = _onehot(problem, labels)
+    dlogits = scale * (_float(probabilities, (problem.n, problem.k)) - _float(onehot))
+    return np.where(valid[:, None], dlogits, np.nan)
+
+
+def softmax_cross_entropy(
+    problem: Any, logits: Array, labels: Array, scale: float
+) -> tuple[Array, Array, Array, Array]:
+    """(probabilities[N,K], loss[N], rank int32[N], dlogits[N,K]): forward and backward."""
+    probabilities, loss, rank = softmax_cross_entropy_forward(problem, logits, labels)
+    dlogits = softmax_cross_entropy_backward(problem, probabilities, labels, scale)
+    return probabilities, loss, rank, dlogits
+
+
+def watch_losses(loss: Array) -> Array:
+    """int32[1]: 1 if any of the losses is infinite or NaN, else 0."""
+    return np.array([not np.isfinite(loss).all()], np.int32)
