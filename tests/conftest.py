@@ -31,8 +31,8 @@ from cconvnet.devices import (
     import_cupy,
     present_devices,
 )
-from cconvnet.devices.cuda import _Pinned
-from cconvnet.ops.call import _Call
+from cconvnet.devices.cuda import Pinned
+from cconvnet.ops.call import Call
 
 # The same examples in every run, however long the machine takes for one.
 hypothesis.settings.register_profile(
@@ -52,7 +52,7 @@ def _nan_filled(make: Any) -> Any:
     @functools.wraps(make)
     def made(self: Any, shape: Sequence[int] | int, dtype: Any = np.float32) -> Any:
         array = make(self, shape, dtype)
-        if type(array) in (np.ndarray, _Pinned):
+        if type(array) in (np.ndarray, Pinned):
             array.reshape(-1).view(np.uint8)[...] = 0xFF
         elif hasattr(array, "__cuda_array_interface__"):  # an array of CuPy itself: fakes fill their own
             # In the stream whose memory it is: the device's, or the caller's of an operation.
@@ -68,7 +68,7 @@ def _nan_filled(make: Any) -> Any:
 
 # Fresh memory contains NaN as float64, float32 and bfloat16, and -1 as an integer. A test that reads
 # unwritten memory therefore fails at every run, not by chance.
-for _kind in (Device, CudaDevice, _Call):
+for _kind in (Device, CudaDevice, Call):
     for _name in ("empty", "staging", "_new"):
         if _name in vars(_kind):
             setattr(_kind, _name, _nan_filled(getattr(_kind, _name)))

@@ -15,7 +15,7 @@ from cconvnet.devices.device import Device, Feed, Transfer
 from cconvnet.errors import DeviceUnavailable
 
 
-class _Pinned(np.ndarray[Any, Any]):
+class Pinned(np.ndarray[Any, Any]):
     """Host memory that a GPU reads by itself. A copy of it may be called so too, which is then copied while
     the host waits: slower, but right."""
 
@@ -35,7 +35,7 @@ class CudaDevice(Device):
     def __init__(self, index: int) -> None:
         cupy = import_cupy()
         super().__init__("cuda", index)
-        ordinals = _cuda_ordinals()
+        ordinals = cuda_ordinals()
         if index >= len(ordinals):
             raise DeviceUnavailable(
                 f"there is no cuda:{index}: this machine offers "
@@ -158,7 +158,7 @@ class CudaDevice(Device):
     def staged(self, host: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
         """A host array in memory that the GPU reads by itself; from other memory the host would wait for the
         stream."""
-        if isinstance(host, _Pinned) and host.flags.c_contiguous and host.dtype == dtype:
+        if isinstance(host, Pinned) and host.flags.c_contiguous and host.dtype == dtype:
             return host
         pinned = self._pinned(shape, dtype)
         pinned[...] = host
@@ -170,7 +170,7 @@ class CudaDevice(Device):
         self._staged.append((mark, staged))
 
     def staging(self, shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
-        return self._pinned(tuple(shape), dtype).view(_Pinned)
+        return self._pinned(tuple(shape), dtype).view(Pinned)
 
     def feed(self, target: Any) -> Feed:
         return CudaFeed(self, target)
@@ -357,7 +357,7 @@ def import_cupy() -> Any:
     return cupy
 
 
-def _cuda_ordinals() -> list[int]:
+def cuda_ordinals() -> list[int]:
     """The physical ordinal of each logical CUDA device."""
     count = import_cupy().cuda.runtime.getDeviceCount()
     text = os.environ.get("CCONVNET_CUDA_DEVICES")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.devices.modules import _module
+from cconvnet.devices.modules import load_module
 
 # Two threads fill the memory's bandwidth of a desktop's processor, a few that of a server's; pieces small
 # enough that all of them end together.
@@ -43,8 +43,8 @@ class Device:
         self.module, self.reason = self._loaded()
 
     def _loaded(self) -> tuple[Any, str]:
-        """The module and what it is; see _module()."""
-        return _module(self.kind)
+        """The module and what it is; see load_module()."""
+        return load_module(self.kind)
 
     def __repr__(self) -> str:
         return f"Device({self.name!r})"

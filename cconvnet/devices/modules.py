@@ -14,7 +14,7 @@ from cconvnet.errors import DeviceUnavailable
 
 
 @functools.cache
-def _load_onednn() -> None:
+def load_onednn() -> None:
     """Loads libdnnl of this Python environment, so that ``_cpu`` finds it wherever it was installed.
 
     Threads that wait for each other sleep unless the user says otherwise: OpenMP's default is to spin, and
@@ -28,21 +28,21 @@ def _load_onednn() -> None:
 
 
 @functools.cache
-def _module(kind: str) -> tuple[Any, str]:
+def load_module(kind: str) -> tuple[Any, str]:
     """The module that serves a kind of device, and one line that says what it is."""
     if kind in ("reference", "cpu-numpy"):
         from cconvnet.devices.numpy_module import NumpyModule
 
         return NumpyModule(), "NumPy reference"
     if kind == "cpu":
-        _load_onednn()
+        load_onednn()
     try:
         module = importlib.import_module(f"cconvnet._{kind}")
     except ModuleNotFoundError as error:
         if error.name != f"cconvnet._{kind}":
             raise
         if kind == "cpu":
-            module, what = _module("cpu-numpy")
+            module, what = load_module("cpu-numpy")
             return module, f"{what}: slow, this package was built without oneDNN"
         raise DeviceUnavailable(
             f"this package was built without its {kind} module; "

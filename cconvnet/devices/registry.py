@@ -7,9 +7,9 @@ import functools
 import os
 
 from cconvnet.checks import is_number
-from cconvnet.devices.cuda import CudaDevice, _cuda_ordinals
+from cconvnet.devices.cuda import CudaDevice, cuda_ordinals
 from cconvnet.devices.device import Device, ReferenceDevice
-from cconvnet.devices.modules import _module
+from cconvnet.devices.modules import load_module
 from cconvnet.errors import DeviceUnavailable
 
 KINDS = ("cuda", "cpu", "emulator", "reference")
@@ -61,7 +61,7 @@ def cuda_device_on(ordinal: int) -> Device:
 
     Raises DeviceUnavailable where CCONVNET_CUDA_DEVICES leaves that GPU out.
     """
-    ordinals = _cuda_ordinals()
+    ordinals = cuda_ordinals()
     if ordinal not in ordinals:
         raise DeviceUnavailable(
             f"CCONVNET_CUDA_DEVICES={os.environ['CCONVNET_CUDA_DEVICES']} leaves GPU {ordinal} out"
@@ -73,9 +73,9 @@ def present_devices() -> list[str]:
     """The names of the physical devices that can be used now."""
     names = ["cpu:0"]
     with contextlib.suppress(DeviceUnavailable):
-        _module("emulator")
+        load_module("emulator")
         names.append("emulator:0")
     with contextlib.suppress(DeviceUnavailable):
-        _module("cuda")
-        names = [f"cuda:{index}" for index in range(len(_cuda_ordinals()))] + names
+        load_module("cuda")
+        names = [f"cuda:{index}" for index in range(len(cuda_ordinals()))] + names
     return names

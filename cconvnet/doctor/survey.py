@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet import devices
-from cconvnet.devices.modules import _load_onednn as load_onednn
+from cconvnet.devices.modules import load_onednn
 from cconvnet.system import memory
 
 # By name: the distributions it may be, what it gives, and what to install.

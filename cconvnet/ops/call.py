@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet import bfloat16
-from cconvnet.checks import whole as _integer
+from cconvnet.checks import whole
 from cconvnet.devices import Device, cuda_device_on, get_device, import_cupy, require_precision
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -27,7 +27,7 @@ def _is_cupy(array: Any) -> bool:
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
-def _adopt(name: str, value: Any) -> Array:
+def adopt(name: str, value: Any) -> Array:
     """`value` as a NumPy or CuPy array over the same memory."""
     if isinstance(value, np.ndarray) or _is_cupy(value):
         return value
@@ -60,7 +60,7 @@ def _spread(array: Array) -> tuple[int, int]:
     return np.lib.array_utils.byte_bounds(array)
 
 
-class _OrderedModule:
+class OrderedModule:
     """The functions of a device's module, each in order with the caller's stream."""
 
     def __init__(self, device: Device) -> None:
@@ -79,12 +79,12 @@ class _OrderedModule:
         return ordered
 
 
-class _Call:
+class Call:
     """One call of an operation: its device, and its arrays checked one by one."""
 
     def __init__(self, device: str | Device | None, **arrays: Any) -> None:
         self.arrays = {
-            name: _adopt(name, value)
+            name: adopt(name, value)
             for name, value in arrays.items()
             if value is not None or name not in _OPTIONAL
         }
@@ -103,7 +103,7 @@ class _Call:
                 f"device is {self.device.name}, but {first} is on "
                 + ("a GPU" if on_gpu[first] else "the host; cupy.asarray copies it there")
             )
-        self.module: Any = _OrderedModule(self.device) if on_gpu[first] else self.device.module
+        self.module: Any = OrderedModule(self.device) if on_gpu[first] else self.device.module
         self.element: Any = np.float32  # of the arrays that may be of bfloat16s
         self.precision = "fp32"
         self.stream = self.device.stream
@@ -120,7 +120,7 @@ class _Call:
         """The array called `name`, as of `numbers`, which is multiplied in a precision."""
         array = self.numbers(name, layout)
         allowed = ("bf16",) if self.element == bfloat16.BITS else ("fp32", "tf32")
-        self.precision = allowed[0] if precision is None else _text("precision", precision)
+        self.precision = allowed[0] if precision is None else text("precision", precision)
         if self.precision not in allowed:
             raise ValueError(
                 f"precision must be {' or '.join(allowed)} for arrays of {_name(self.element)}, "
@@ -131,7 +131,7 @@ class _Call:
 
     def element_of(self, name: str, out: Any) -> Any:
         """The element type of an output that may be of either."""
-        if out is None or _adopt(name, out).dtype != bfloat16.BITS:
+        if out is None or adopt(name, out).dtype != bfloat16.BITS:
             return np.float32
         require_precision(self.device, "bf16")
         return bfloat16.BITS
@@ -187,7 +187,7 @@ class _Call:
         if out is None:
             return self._new(shape, self.device.float_type if dtype == np.float32 else dtype)
         inputs = dict(self.arrays)
-        out = _adopt(name, out)
+        out = adopt(name, out)
         self.arrays[name] = out
         if _is_cupy(out) != (self.device.kind == "cuda"):
             raise ValueError(f"{name} must be on {self.device.name}")
@@ -218,35 +218,35 @@ class _Call:
             return self.device.xp.empty(shape, dtype)
 
 
-def _pair(name: str, value: Pair, low: int = 1) -> tuple[int, int]:
+def pair_of(name: str, value: Pair, low: int = 1) -> tuple[int, int]:
     """A vertical and a horizontal number, or one number for both."""
     pair = value if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{name} must be an integer or a pair of integers, not {value!r}")
-    return _integer(name, pair[0], low), _integer(name, pair[1], low)
+    return whole(name, pair[0], low), whole(name, pair[1], low)
 
 
-def _padding(value: Padding, low: int = 0) -> tuple[tuple[int, int], tuple[int, int]]:
+def padding_pairs(value: Padding, low: int = 0) -> tuple[tuple[int, int], tuple[int, int]]:
     """((above, below), (left, right)) of a number for all of them, or of two for the axes, each of which may
     be a pair itself."""
     axes = value if isinstance(value, tuple | list) else (value, value)
     if len(axes) != 2:
         raise ValueError(f"padding must be an integer or two integers or pairs of integers, not {value!r}")
-    vertical, horizontal = (_pair("padding", axis, low) for axis in axes)
+    vertical, horizontal = (pair_of("padding", axis, low) for axis in axes)
     return vertical, horizontal
 
 
-def _image_shape(name: str, value: Sequence[int], layout: str = "N,H,W,C") -> tuple[int, ...]:
+def four_extents(name: str, value: Sequence[int], layout: str = "N,H,W,C") -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or len(value) != 4:
         raise ValueError(f"{name} must be 4 integers [{layout}], not {value!r}")
-    return tuple(_integer(name, extent, 1) for extent in value)
+    return tuple(whole(name, extent, 1) for extent in value)
 
 
-def _text(name: str, value: str) -> str:
+def text(name: str, value: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {value!r}")
     return value
 
 
-def _row(impl: str | None) -> str | None:
-    return impl if impl is None else _text("impl", impl)
+def impl_name(impl: str | None) -> str | None:
+    return impl if impl is None else text("impl", impl)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cconvnet._problem import (
-    ContrastNormProblem,
-)
-from cconvnet.checks import real as _real
-from cconvnet.checks import whole as _integer
+from cconvnet._problem import ContrastNormProblem
+from cconvnet.checks import real, whole
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, _Call
+from cconvnet.ops.call import Array, Call
 
 
-def _contrast_problem(
+def contrast_problem(
     shape: Sequence[int], size: int, alpha: float, beta: float, k: float
 ) -> ContrastNormProblem:
     n, h, w, c = shape
     return ContrastNormProblem(
-        n, h, w, c, _integer("size", size, 1), _real("alpha", alpha), _real("beta", beta), _real("k", k)
+        n, h, w, c, whole("size", size, 1), real("alpha", alpha), real("beta", beta), real("k", k)
     )
 
 
@@ -31,9 +28,9 @@ def contrast_norm_forward(
     Sum and mean go over size x size pixels of one channel, clipped to the image. cuda-convnet's `scale` is
     alpha * size^2.
     """
-    call = _Call(device, x=x)
+    call = Call(device, x=x)
     x = call.numbers("x", "N,H,W,C")
-    problem = _contrast_problem(x.shape, size, alpha, beta, k)
+    problem = contrast_problem(x.shape, size, alpha, beta, k)
     y = call.output(out, x.shape, dtype=call.element)
     space = call.workspace(call.module.contrast_norm_forward_workspace(problem))
     call.module.contrast_norm_forward(problem, x, y, space, call.stream)
@@ -46,10 +43,10 @@ def contrast_norm_backward(
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy times ``contrast_norm_forward(x)``, the
     mean's part included."""
-    call = _Call(device, x=x, dy=dy)
+    call = Call(device, x=x, dy=dy)
     x = call.numbers("x", "N,H,W,C")
     dy = call.shaped("dy", x.shape, call.element)
-    problem = _contrast_problem(x.shape, size, alpha, beta, k)
+    problem = contrast_problem(x.shape, size, alpha, beta, k)
     dx = call.output(out, x.shape, dtype=call.element)
     space = call.workspace(call.module.contrast_norm_backward_workspace(problem))
     call.module.contrast_norm_backward(problem, x, dy, dx, space, call.stream)

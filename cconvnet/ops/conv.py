@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cconvnet._problem import (
-    ConvProblem,
-)
+from cconvnet._problem import ConvProblem
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, Padding, Pair, _Call, _image_shape, _pair
-from cconvnet.ops.products import _dgrad, _fprop, _wgrad, _windows
+from cconvnet.ops.call import Array, Call, Padding, Pair, four_extents, pair_of
+from cconvnet.ops.products import dgrad, fprop, wgrad, windowed
 
 
 def conv_fprop(
@@ -26,12 +24,12 @@ def conv_fprop(
     is rounded up and the last window reads zeros beyond the padding. `outputs` (P, Q) takes the place of
     `rounding` and of the padding at the bottom and right: what the windows read there is zero.
     """
-    call = _Call(device, x=x, w=w, bias=bias)
+    call = Call(device, x=x, w=w, bias=bias)
     x, w = call.factor("x", "N,H,W,C", precision), call.get("w", "K,R,S,C/groups", call.element)
-    problem = _windows(
+    problem = windowed(
         call, ConvProblem, x.shape, w.shape[:3], stride, padding, groups, rounding, outputs, dilation
     )
-    return _fprop("conv", call, problem, (problem.k,), relu, out, impl)
+    return fprop("conv", call, problem, (problem.k,), relu, out, impl)
 
 
 def conv_dgrad(
@@ -42,13 +40,13 @@ def conv_dgrad(
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``; `x_shape` is
     [N,H,W,C]. The transposed convolution of dy is the same, `x_shape` being that of its result."""
-    call = _Call(device, dy=dy, w=w)
+    call = Call(device, dy=dy, w=w)
     dy, w = call.factor("dy", "N,P,Q,K", precision), call.get("w", "K,R,S,C/groups", call.element)
-    shape = _image_shape("x_shape", x_shape)
-    problem = _windows(
+    shape = four_extents("x_shape", x_shape)
+    problem = windowed(
         call, ConvProblem, shape, w.shape[:3], stride, padding, groups, rounding, outputs, dilation
     )
-    return _dgrad("conv", call, problem, out, impl)
+    return dgrad("conv", call, problem, out, impl)
 
 
 def conv_wgrad(
@@ -61,10 +59,10 @@ def conv_wgrad(
 
     `filter_size` is (R, S), or one number for both.
     """
-    call = _Call(device, x=x, dy=dy)
+    call = Call(device, x=x, dy=dy)
     x, dy = call.factor("x", "N,H,W,C", precision), call.get("dy", "N,P,Q,K", call.element)
-    r, s = _pair("filter_size", filter_size)
-    problem = _windows(
+    r, s = pair_of("filter_size", filter_size)
+    problem = windowed(
         call, ConvProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding, outputs, dilation
     )
-    return _wgrad("conv", call, problem, out, impl)
+    return wgrad("conv", call, problem, out, impl)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from cconvnet._problem import (
-    DropoutProblem,
-)
-from cconvnet.checks import real as _real
-from cconvnet.checks import whole as _integer
+from cconvnet._problem import DropoutProblem
+from cconvnet.checks import real, whole
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, _Call
+from cconvnet.ops.call import Array, Call
 
 
 def dropout(
@@ -24,17 +21,17 @@ def dropout(
     A part of a tensor draws what it would in the whole: with ``x = whole[:, first : first + columns]`` of a
     whole with rows of `row_stride` elements, the result is that slice of ``dropout(whole)``.
     """
-    call = _Call(device, x=x)
+    call = Call(device, x=x)
     x = call.numbers("x", "any")
     problem = DropoutProblem(
         x.size,
-        _real("keep", keep),
-        _real("scale", scale),
-        _integer("seed", seed, high=2**64 - 1),
-        _integer("subsequence", subsequence, high=2**64 - 1),
-        _integer("columns", columns),
-        _integer("row_stride", row_stride),
-        _integer("first", first),
+        real("keep", keep),
+        real("scale", scale),
+        whole("seed", seed, high=2**64 - 1),
+        whole("subsequence", subsequence, high=2**64 - 1),
+        whole("columns", columns),
+        whole("row_stride", row_stride),
+        whole("first", first),
     )
     y = call.output(out, x.shape, dtype=call.element, in_place=("x",))
     call.module.dropout(problem, x, y, call.stream)

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cconvnet._problem import (
-    FilterBlocksProblem,
-    InputProblem,
-)
-from cconvnet.checks import real as _real
-from cconvnet.checks import whole as _integer
+from cconvnet._problem import FilterBlocksProblem, InputProblem
+from cconvnet.checks import real, whole
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, Pair, _Call, _image_shape, _pair
+from cconvnet.ops.call import Array, Call, Pair, four_extents, pair_of
 
 
 def input_transform(
@@ -31,20 +27,20 @@ def input_transform(
     With `block` above 1 the crop, in a border of `pad` zeros and as many more at the bottom and right as make
     its sides multiples of `block`, is cut into squares: y is [N, P', Q', block*block*C], one pixel for each.
     """
-    call = _Call(device, images=images, top=top, left=left, mirror=mirror, mean=mean, shift=shift)
+    call = Call(device, images=images, top=top, left=left, mirror=mirror, mean=mean, shift=shift)
     images = call.get("images", "N,H,W,C", np.uint8)
     n, h, w, c = images.shape
-    p, q = _pair("size", size)
+    p, q = pair_of("size", size)
     if p > h or q > w:
         raise ValueError(f"size must be at most that of the images, ({h}, {w}), not ({p}, {q})")
-    cut = {"block": _integer("block", block, 1), "pad": _integer("pad", pad)}
+    cut = {"block": whole("block", block, 1), "pad": whole("pad", pad)}
     problem = InputProblem(n, h, w, c, p, q, bool(center_mean), **cut)
     top, left = call.shaped("top", (n,), np.int32), call.shaped("left", (n,), np.int32)
     mirror = call.shaped("mirror", (n,), np.uint8)
     mean, shift = call.optional("mean", (h, w, c)), call.optional("shift", (n, c))
     y = call.output(out, problem.y_shape, dtype=call.element_of("out", out))
     call.module.input_transform(
-        problem, images, top, left, mirror, mean, shift, _real("scale", scale), y, call.stream
+        problem, images, top, left, mirror, mean, shift, real("scale", scale), y, call.stream
     )
     return y
 
@@ -57,10 +53,10 @@ def filters_to_blocks(
     A convolution of stride `block` is one of stride 1 over images that input_transform cut into blocks, with
     these filters. An `out` of bfloat16 receives them rounded.
     """
-    call = _Call(device, w=w)
+    call = Call(device, w=w)
     w = call.get("w", "K,R,S,C")
     k, r, s, c = w.shape
-    problem = FilterBlocksProblem(k, r, s, c, _integer("block", block, 1))
+    problem = FilterBlocksProblem(k, r, s, c, whole("block", block, 1))
     blocks = call.output(out, problem.blocks_shape, dtype=call.element_of("out", out))
     call.module.filters_to_blocks(problem, w, blocks, call.stream)
     return blocks
@@ -72,10 +68,10 @@ def filters_from_blocks(
 ) -> Array:  # fmt: skip
     """``dw[K,R,S,C]``, the gradient by w of the sum of float32 dblocks times ``filters_to_blocks(w)``;
     `w_shape` is [K,R,S,C]."""
-    call = _Call(device, dblocks=dblocks)
+    call = Call(device, dblocks=dblocks)
     call.get("dblocks", "K,R,S,C")
-    k, r, s, c = _image_shape("w_shape", w_shape, "K,R,S,C")
-    problem = FilterBlocksProblem(k, r, s, c, _integer("block", block, 1))
+    k, r, s, c = four_extents("w_shape", w_shape, "K,R,S,C")
+    problem = FilterBlocksProblem(k, r, s, c, whole("block", block, 1))
     dblocks = call.shaped("dblocks", problem.blocks_shape)
     dw = call.output(out, problem.w_shape)
     call.module.filters_from_blocks(problem, dblocks, dw, call.stream)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cconvnet._problem import (
-    LocalProblem,
-)
+from cconvnet._problem import LocalProblem
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, Padding, Pair, _Call, _image_shape, _pair
-from cconvnet.ops.products import _dgrad, _fprop, _wgrad, _windows
+from cconvnet.ops.call import Array, Call, Padding, Pair, four_extents, pair_of
+from cconvnet.ops.products import dgrad, fprop, wgrad, windowed
 
 
 def local_fprop(
@@ -24,10 +22,10 @@ def local_fprop(
     The rest is as in conv_fprop, but there is no dilation. The bias's gradient is
     ``bias_grad(dy.reshape(N, -1))``.
     """
-    call = _Call(device, x=x, w=w, bias=bias)
+    call = Call(device, x=x, w=w, bias=bias)
     x, w = call.factor("x", "N,H,W,C", precision), call.get("w", "P,Q,K,R,S,C/groups", call.element)
-    problem = _windows(call, LocalProblem, x.shape, w.shape[2:5], stride, padding, groups, rounding, outputs)
-    return _fprop("local", call, problem, problem.bias_shape, relu, out, impl)
+    problem = windowed(call, LocalProblem, x.shape, w.shape[2:5], stride, padding, groups, rounding, outputs)
+    return fprop("local", call, problem, problem.bias_shape, relu, out, impl)
 
 
 def local_dgrad(
@@ -37,11 +35,11 @@ def local_dgrad(
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``; `x_shape` is
     [N,H,W,C]."""
-    call = _Call(device, dy=dy, w=w)
+    call = Call(device, dy=dy, w=w)
     dy, w = call.factor("dy", "N,P,Q,K", precision), call.get("w", "P,Q,K,R,S,C/groups", call.element)
-    shape = _image_shape("x_shape", x_shape)
-    problem = _windows(call, LocalProblem, shape, w.shape[2:5], stride, padding, groups, rounding, outputs)
-    return _dgrad("local", call, problem, out, impl)
+    shape = four_extents("x_shape", x_shape)
+    problem = windowed(call, LocalProblem, shape, w.shape[2:5], stride, padding, groups, rounding, outputs)
+    return dgrad("local", call, problem, out, impl)
 
 
 def local_wgrad(
@@ -53,10 +51,10 @@ def local_wgrad(
 
     `filter_size` is (R, S), or one number for both.
     """
-    call = _Call(device, x=x, dy=dy)
+    call = Call(device, x=x, dy=dy)
     x, dy = call.factor("x", "N,H,W,C", precision), call.get("dy", "N,P,Q,K", call.element)
-    r, s = _pair("filter_size", filter_size)
-    problem = _windows(
+    r, s = pair_of("filter_size", filter_size)
+    problem = windowed(
         call, LocalProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding, outputs
     )
-    return _wgrad("local", call, problem, out, impl)
+    return wgrad("local", call, problem, out, impl)

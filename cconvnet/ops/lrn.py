@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cconvnet._problem import (
-    LrnProblem,
-)
-from cconvnet.checks import real as _real
-from cconvnet.checks import whole as _integer
+from cconvnet._problem import LrnProblem
+from cconvnet.checks import real, whole
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, _Call, _text
+from cconvnet.ops.call import Array, Call, text
 
 
-def _lrn_problem(
+def lrn_problem(
     shape: Sequence[int],
     size: int,
     alpha: float,
@@ -23,12 +20,12 @@ def _lrn_problem(
     region: str,
     average: bool,
 ) -> LrnProblem:
-    size, alpha, region = _integer("size", size, 1), _real("alpha", alpha), _text("region", region)
+    size, alpha, region = whole("size", size, 1), real("alpha", alpha), text("region", region)
     if average:
         alpha /= size * size if region == "same_map" else size
     n, h, w, c = shape
     return LrnProblem(
-        n, h, w, c, size, alpha, _real("beta", beta), _real("k", k), _integer("groups", groups, 1), region
+        n, h, w, c, size, alpha, real("beta", beta), real("k", k), whole("groups", groups, 1), region
     )
 
 
@@ -44,9 +41,9 @@ def lrn_forward(
     which divides by the window's full size (`size`, or size^2 in the same map); otherwise it is the 2012
     paper's.
     """
-    call = _Call(device, x=x)
+    call = Call(device, x=x)
     x = call.numbers("x", "N,H,W,C")
-    problem = _lrn_problem(x.shape, size, alpha, beta, k, groups, region, average)
+    problem = lrn_problem(x.shape, size, alpha, beta, k, groups, region, average)
     y = call.output(out, x.shape, dtype=call.element)
     call.module.lrn_forward(problem, x, y, call.stream)
     return y
@@ -58,10 +55,10 @@ def lrn_backward(
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``, the gradient by x of the sum of dy times ``lrn_forward(x)``."""
-    call = _Call(device, x=x, dy=dy)
+    call = Call(device, x=x, dy=dy)
     x = call.numbers("x", "N,H,W,C")
     dy = call.shaped("dy", x.shape, call.element)
-    problem = _lrn_problem(x.shape, size, alpha, beta, k, groups, region, average)
+    problem = lrn_problem(x.shape, size, alpha, beta, k, groups, region, average)
     dx = call.output(out, x.shape, dtype=call.element)
     space = call.workspace(call.module.lrn_backward_workspace(problem))
     call.module.lrn_backward(problem, x, dy, dx, space, call.stream)

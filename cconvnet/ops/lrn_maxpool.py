@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, Padding, Pair, _Call
-from cconvnet.ops.lrn import _lrn_problem
-from cconvnet.ops.pool import _pool_problem
+from cconvnet.ops.call import Array, Call, Padding, Pair
+from cconvnet.ops.lrn import lrn_problem
+from cconvnet.ops.pool import pool_problem
 
 
 def lrn_maxpool_forward(
@@ -15,10 +15,10 @@ def lrn_maxpool_forward(
 ) -> Array:  # fmt: skip
     """``y[N,P,Q,C]`` = maxpool_forward(lrn_forward(x)) for x[N,H,W,C], across channels, without what lies
     between."""
-    call = _Call(device, x=x)
+    call = Call(device, x=x)
     x = call.numbers("x", "N,H,W,C")
-    lrn = _lrn_problem(x.shape, size, alpha, beta, k, groups, "across_channels", average)
-    pool = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
+    lrn = lrn_problem(x.shape, size, alpha, beta, k, groups, "across_channels", average)
+    pool = pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y = call.output(out, pool.y_shape, dtype=call.element)
     call.module.lrn_maxpool_forward(lrn, pool, x, y, call.stream)
     return y
@@ -35,10 +35,10 @@ def lrn_maxpool_backward(
 
     Maxima are known by their bits, so y must be of the same device.
     """
-    call = _Call(device, x=x, y=y, dy=dy)
+    call = Call(device, x=x, y=y, dy=dy)
     x = call.numbers("x", "N,H,W,C")
-    lrn = _lrn_problem(x.shape, size, alpha, beta, k, groups, "across_channels", average)
-    pool = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
+    lrn = lrn_problem(x.shape, size, alpha, beta, k, groups, "across_channels", average)
+    pool = pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y, dy = (call.shaped(name, pool.y_shape, call.element) for name in ("y", "dy"))
     dx = call.output(out, x.shape, dtype=call.element)
     space = call.workspace(call.module.lrn_maxpool_backward_workspace(lrn, pool))

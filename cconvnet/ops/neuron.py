@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from cconvnet._problem import (
-    NeuronProblem,
-)
-from cconvnet.checks import real as _real
+from cconvnet._problem import NeuronProblem
+from cconvnet.checks import real
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, _Call, _text
+from cconvnet.ops.call import Array, Call, text
 
 
 def relu_forward(x: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
     """``max(0, x)`` of an array of any shape; in place allowed (``out=x``)."""
-    call = _Call(device, x=x)
+    call = Call(device, x=x)
     x = call.numbers("x", "any")
     y = call.output(out, x.shape, dtype=call.element, in_place=("x",))
     call.module.relu_forward(x, y, call.stream)
@@ -23,7 +21,7 @@ def relu_backward(
     y: Array, dy: Array, *, out: Array | None = None, device: str | Device | None = None
 ) -> Array:
     """``dx`` = dy where the output y is positive, else 0; in place allowed (``out=dy``)."""
-    call = _Call(device, y=y, dy=dy)
+    call = Call(device, y=y, dy=dy)
     y = call.numbers("y", "any")
     dy = call.shaped("dy", y.shape, call.element)
     dx = call.output(out, y.shape, dtype=call.element, in_place=("dy",))
@@ -37,9 +35,9 @@ def neuron_forward(
 ) -> Array:  # fmt: skip
     """f(x) for cuda-convnet's neurons: linear a*x+b, relu, tanh a*tanh(b*x), logistic, softrelu log(1+e^x),
     abs, square, sqrt, brelu min(a, max(0, x)). Any shape; in place allowed (``out=x``)."""
-    call = _Call(device, x=x)
+    call = Call(device, x=x)
     x = call.numbers("x", "any")
-    problem = NeuronProblem(x.size, _text("neuron", neuron), _real("a", a), _real("b", b))
+    problem = NeuronProblem(x.size, text("neuron", neuron), real("a", a), real("b", b))
     y = call.output(out, x.shape, dtype=call.element, in_place=("x",))
     call.module.neuron_forward(problem, x, y, call.stream)
     return y
@@ -50,10 +48,10 @@ def neuron_backward(
     out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx`` = dy * f'(x), with y = f(x); in place allowed (``out=dy``)."""
-    call = _Call(device, x=x, y=y, dy=dy)
+    call = Call(device, x=x, y=y, dy=dy)
     x = call.numbers("x", "any")
     y, dy = call.shaped("y", x.shape, call.element), call.shaped("dy", x.shape, call.element)
-    problem = NeuronProblem(x.size, _text("neuron", neuron), _real("a", a), _real("b", b))
+    problem = NeuronProblem(x.size, text("neuron", neuron), real("a", a), real("b", b))
     dx = call.output(out, x.shape, dtype=call.element, in_place=("dy",))
     call.module.neuron_backward(problem, x, y, dy, dx, call.stream)
     return dx

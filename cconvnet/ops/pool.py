@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cconvnet._problem import (
-    PoolProblem,
-)
+from cconvnet._problem import PoolProblem
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, Padding, Pair, _Call, _image_shape, _padding, _pair, _text
+from cconvnet.ops.call import Array, Call, Padding, Pair, four_extents, padding_pairs, pair_of, text
 
 
-def _pool_problem(
+def pool_problem(
     shape: Sequence[int], window: Pair, stride: Pair, padding: Padding, rounding: str, outputs: Pair | None,
     count_padding: bool = False,
 ) -> PoolProblem:  # fmt: skip
@@ -21,11 +19,11 @@ def _pool_problem(
         h,
         w,
         c,
-        window=_pair("window", window),
-        stride=_pair("stride", stride),
-        padding=_padding(padding, 1 - 2**31),
-        rounding=_text("rounding", rounding),
-        outputs=None if outputs is None else _pair("outputs", outputs),
+        window=pair_of("window", window),
+        stride=pair_of("stride", stride),
+        padding=padding_pairs(padding, 1 - 2**31),
+        rounding=text("rounding", rounding),
+        outputs=None if outputs is None else pair_of("outputs", outputs),
         count_padding=bool(count_padding),
     )
 
@@ -40,9 +38,9 @@ def maxpool_forward(
     image. `padding` may be ``((top, bottom), (left, right))``. `outputs` (P, Q) says how many windows there
     are, in place of `rounding`; each must hold a pixel.
     """
-    call = _Call(device, x=x)
+    call = Call(device, x=x)
     x = call.numbers("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
+    problem = pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y = call.output(out, problem.y_shape, dtype=call.element)
     call.module.maxpool_forward(problem, x, y, call.stream)
     return y
@@ -54,9 +52,9 @@ def maxpool_backward(
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``: each window's dy goes to every element that equals its maximum, as in cuda-convnet."""
-    call = _Call(device, x=x, y=y, dy=dy)
+    call = Call(device, x=x, y=y, dy=dy)
     x = call.numbers("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs)
+    problem = pool_problem(x.shape, window, stride, padding, rounding, outputs)
     y, dy = call.shaped("y", problem.y_shape, call.element), call.shaped("dy", problem.y_shape, call.element)
     dx = call.output(out, x.shape, dtype=call.element)
     call.module.maxpool_backward(problem, x, y, dy, dx, call.stream)
@@ -74,9 +72,9 @@ def avgpool_forward(
     What lies beyond the padding, in the last windows of ``rounding="ceil"``, never counts. PyTorch's and
     ONNX's ``count_include_pad`` is the same.
     """
-    call = _Call(device, x=x)
+    call = Call(device, x=x)
     x = call.numbers("x", "N,H,W,C")
-    problem = _pool_problem(x.shape, window, stride, padding, rounding, outputs, count_padding)
+    problem = pool_problem(x.shape, window, stride, padding, rounding, outputs, count_padding)
     y = call.output(out, problem.y_shape, dtype=call.element)
     call.module.avgpool_forward(problem, x, y, call.stream)
     return y
@@ -88,10 +86,10 @@ def avgpool_backward(
     out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """``dx[N,H,W,C]``: each window's dy, divided by what its mean is, goes to all its elements."""
-    call = _Call(device, dy=dy)
+    call = Call(device, dy=dy)
     dy = call.numbers("dy", "N,P,Q,C")
-    shape = _image_shape("x_shape", x_shape)
-    problem = _pool_problem(shape, window, stride, padding, rounding, outputs, count_padding)
+    shape = four_extents("x_shape", x_shape)
+    problem = pool_problem(shape, window, stride, padding, rounding, outputs, count_padding)
     call.shaped("dy", problem.y_shape, call.element)
     dx = call.output(out, problem.x_shape, dtype=call.element)
     call.module.avgpool_backward(problem, dy, dx, call.stream)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from cconvnet import bfloat16
-from cconvnet._problem import (
-    SgdProblem,
-)
-from cconvnet.checks import real as _real
+from cconvnet._problem import SgdProblem
+from cconvnet.checks import real
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, _Call
+from cconvnet.ops.call import Array, Call
 
 
 def sgd_update(
@@ -17,10 +15,10 @@ def sgd_update(
 ) -> None:  # fmt: skip
     """v = momentum*v - lr*(g + weight_decay*w), then w = w + v: both are written. Any shape, the same for
     all; all float32. `w_bf16`, if given, receives the new w as bfloat16s."""
-    call = _Call(device, g=g, v=v, w=w, w_bf16=w_bf16)
+    call = Call(device, g=g, v=v, w=w, w_bf16=w_bf16)
     g = call.get("g", "any")
     problem = SgdProblem(
-        g.size, _real("lr", lr), _real("momentum", momentum), _real("weight_decay", weight_decay)
+        g.size, real("lr", lr), real("momentum", momentum), real("weight_decay", weight_decay)
     )
     # Checked as outputs: writable, and none of the three over another.
     arrays = {name: call.arrays.pop(name) for name in ("v", "w", "w_bf16") if name in call.arrays}

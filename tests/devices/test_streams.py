@@ -479,7 +479,7 @@ def test_staging_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_array_finds_its_logical_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_cuda_ordinals", lambda: [1, 0, 0])
+    monkeypatch.setattr(registry, "cuda_ordinals", lambda: [1, 0, 0])
     monkeypatch.setattr(registry, "_make", lambda kind, index: f"{kind}:{index}")
     monkeypatch.setenv("CCONVNET_CUDA_DEVICES", "1,0,0")
     assert [devices.cuda_device_on(ordinal) for ordinal in (0, 1)] == ["cuda:1", "cuda:0"]

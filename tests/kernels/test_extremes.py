@@ -11,7 +11,7 @@ from cconvnet._problem import ContrastNormProblem, LrnProblem, PoolProblem
 from cconvnet.devices import Device
 from cconvnet.testing import reference
 from cconvnet.testing.check import run
-from cconvnet.testing.reference.lrn import _lrn_sum
+from cconvnet.testing.reference.lrn import lrn_sum
 
 # Each kernel of LRN: across channels in vectors and not, and in the same map; AlexNet's beta and another.
 PROBLEMS = [
@@ -36,8 +36,8 @@ def drawn(problem: LrnProblem, largest: float) -> dict[str, Any]:
 def terms(problem: LrnProblem, x: np.ndarray[Any, Any], dy: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The sum of the magnitudes that a gradient is a sum of: what its rounding errors are measured by."""
     x, dy = np.abs(x), np.abs(dy)
-    d = problem.k + problem.alpha * _lrn_sum(problem, x * x)
-    ratio = _lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
+    d = problem.k + problem.alpha * lrn_sum(problem, x * x)
+    ratio = lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
     return np.asarray(dy * d**-problem.beta + 2 * problem.alpha * problem.beta * x * ratio)
 
 

@@ -35,7 +35,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         cupy = QueuedCupy(Machine(seed), gpus, at_once)
         module = QueuedModule(NumpyModule(), cupy)
         for user in (device_module, registry):
-            monkeypatch.setattr(user, "_module", lambda kind: (module, "queues"))
+            monkeypatch.setattr(user, "load_module", lambda kind: (module, "queues"))
         for importer in (cuda, call_module):
             monkeypatch.setattr(importer, "import_cupy", lambda: cupy)
         monkeypatch.setenv("CCONVNET_CUDA_DEVICES", "0,0" if gpus == 1 else "0,1")
@@ -143,11 +143,11 @@ def test_a_missing_order_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch,
     match gone:
         case "operations":
             monkeypatch.setattr(
-                call_module._OrderedModule, "__getattr__", lambda o, name: getattr(o._device.module, name)
+                call_module.OrderedModule, "__getattr__", lambda o, name: getattr(o._device.module, name)
             )
         case "device":
             monkeypatch.setattr(CudaDevice, "ordered", CudaDevice.selected)
-            monkeypatch.setattr(call_module._OrderedModule, "__getattr__", ordered_functions)
+            monkeypatch.setattr(call_module.OrderedModule, "__getattr__", ordered_functions)
         case _:
             monkeypatch.setattr(CudaDevice, "_follow", some)
     with np.errstate(all="ignore"):

@@ -27,12 +27,12 @@ def precision(dtype: Any) -> Iterator[None]:
         _dtype.reset(token)
 
 
-def _float(values: Array, shape: tuple[int, ...] | None = None) -> Array:
+def to_float(values: Array, shape: tuple[int, ...] | None = None) -> Array:
     array = np.asarray(values, dtype=_dtype.get())
     return array if shape is None else array.reshape(shape)
 
 
-def _add_product(total: Array, a: Array, b: Array) -> None:
+def add_product(total: Array, a: Array, b: Array) -> None:
     """total += a @ b, term by term in float32, where it is to show the error of the plainest sum."""
     if total.dtype == np.float64:
         total += a @ b
@@ -76,7 +76,7 @@ class Taps:
                 yield r, s, self.padded[:, rows, columns, :]
 
 
-def _groups(problem: Any) -> Iterator[tuple[slice, slice]]:
+def channel_groups(problem: Any) -> Iterator[tuple[slice, slice]]:
     """The channels of x and of y that belong to each group."""
     c, k = problem.c // problem.groups, problem.k // problem.groups
     for g in range(problem.groups):

@@ -9,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 from cconvnet.testing.reference.neuron import relu_backward
-from cconvnet.testing.reference.products import _bias_relu
+from cconvnet.testing.reference.products import add_bias_relu
 
 
 def bias_add(problem: Any, x: Array, bias: Array, relu: bool = False) -> Array:
     """y[rows,K] = x[rows,K] + bias[K], then max(0, .) if `relu`."""
-    return _bias_relu(_float(x, (problem.rows, problem.k)), bias, relu)
+    return add_bias_relu(to_float(x, (problem.rows, problem.k)), bias, relu)
 
 
 def bias_grad(problem: Any, dy: Array) -> Array:
     """db[K] = the sum of dy[rows,K] over its rows."""
     # Row by row; NumPy's sum would add a single column pairwise.
-    return np.add.accumulate(_float(dy, (problem.rows, problem.k)), axis=0)[-1]
+    return np.add.accumulate(to_float(dy, (problem.rows, problem.k)), axis=0)[-1]
 
 
 def relu_bias_backward(problem: Any, y: Array, dy: Array, scale: float) -> tuple[Array, Array]:
     """(dx[rows,K], db[K]): dx = scale * dy where y > 0, else 0, and its sum over the rows."""
-    dx = relu_backward(y, scale * _float(dy)).reshape(problem.rows, problem.k)
+    dx = relu_backward(y, scale * to_float(dy)).reshape(problem.rows, problem.k)
     return dx, bias_grad(problem, dx)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, Taps, _add_product, _float, _groups
-from cconvnet.testing.reference.products import _bias_relu, _finish
+from cconvnet.testing.reference.base import Array, Taps, add_product, channel_groups, to_float
+from cconvnet.testing.reference.products import add_bias_relu, apply_dropout
 
 
 def conv_fprop(
@@ -24,31 +24,31 @@ def conv_fprop(
 ) -> Array:
     """y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`, then dropout,
     unless that problem is None."""
-    x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
+    x, w = to_float(x, problem.x_shape), to_float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):
-        for c, k in _groups(problem):
-            _add_product(y[..., k], pixels[..., c], w[k, r, s].T)
-    return _finish(_bias_relu(y, bias, relu), dropout, step)
+        for c, k in channel_groups(problem):
+            add_product(y[..., k], pixels[..., c], w[k, r, s].T)
+    return apply_dropout(add_bias_relu(y, bias, relu), dropout, step)
 
 
 def conv_dgrad(problem: Any, dy: Array, w: Array) -> Array:
     """dx[N,H,W,C] of dy[N,P,Q,K] and w[K,R,S,C/groups]."""
-    dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
+    dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
-        for c, k in _groups(problem):
-            _add_product(pixels[..., c], dy[..., k], w[k, r, s])
+        for c, k in channel_groups(problem):
+            add_product(pixels[..., c], dy[..., k], w[k, r, s])
     return taps.image.copy()
 
 
 def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:
     """dw[K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
-    x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
+    x, dy = to_float(x, problem.x_shape), to_float(dy, problem.y_shape)
     dw = np.zeros(problem.w_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):
-        for c, k in _groups(problem):
+        for c, k in channel_groups(problem):
             rows = problem.n * problem.p * problem.q
             gradients, seen = dy[..., k].reshape(rows, -1), pixels[..., c].reshape(rows, -1)
-            _add_product(dw[k, r, s], gradients.T, seen)
+            add_product(dw[k, r, s], gradients.T, seen)
     return dw

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 
 
 def philox4x32_10(counter: Array, key: Array) -> Array:
@@ -51,5 +51,5 @@ def dropout_mask(problem: Any, step: Array | None = None) -> Array:
 
 def dropout(problem: Any, x: Array, step: Array | None = None) -> Array:
     """y = x * scale where the element is kept, else 0, of x's shape."""
-    x = _float(x)
+    x = to_float(x)
     return np.where(dropout_mask(problem, step).reshape(x.shape), x * problem.scale, 0)

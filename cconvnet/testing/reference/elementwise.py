@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 from cconvnet import bfloat16
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 
 
 def add(a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0) -> Array:
     """y = alpha * a + beta * b."""
-    return alpha * _float(a) + beta * _float(b)
+    return alpha * to_float(a) + beta * to_float(b)
 
 
 def to_bf16(x: Array) -> Array:
     """x, each element rounded to a bfloat16."""
-    return _float(bfloat16.unpack(bfloat16.pack(x)))
+    return to_float(bfloat16.unpack(bfloat16.pack(x)))
 
 
 def from_bf16(x: Array) -> Array:
     """x: a bfloat16 is a float."""
-    return _float(x)
+    return to_float(x)

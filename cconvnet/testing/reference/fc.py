@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, _add_product, _float
-from cconvnet.testing.reference.products import _bias_relu, _finish
+from cconvnet.testing.reference.base import Array, add_product, to_float
+from cconvnet.testing.reference.products import add_bias_relu, apply_dropout
 
 
 def fc_fprop(
@@ -23,23 +23,23 @@ def fc_fprop(
     step: Array | None = None,
 ) -> Array:
     """y[N,K] = x[N,C] w[K,C]^T + bias[K], finished as in conv_fprop."""
-    x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
+    x, w = to_float(x, problem.x_shape), to_float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
-    _add_product(y, x, w.T)
-    return _finish(_bias_relu(y, bias, relu), dropout, step)
+    add_product(y, x, w.T)
+    return apply_dropout(add_bias_relu(y, bias, relu), dropout, step)
 
 
 def fc_dgrad(problem: Any, dy: Array, w: Array) -> Array:
     """dx[N,C] = dy[N,K] w[K,C]."""
-    dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
+    dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     dx = np.zeros(problem.x_shape, dtype=dy.dtype)
-    _add_product(dx, dy, w)
+    add_product(dx, dy, w)
     return dx
 
 
 def fc_wgrad(problem: Any, x: Array, dy: Array) -> Array:
     """dw[K,C] = dy[N,K]^T x[N,C]."""
-    x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
+    x, dy = to_float(x, problem.x_shape), to_float(dy, problem.y_shape)
     dw = np.zeros(problem.w_shape, dtype=x.dtype)
-    _add_product(dw, dy.T, x)
+    add_product(dw, dy.T, x)
     return dw

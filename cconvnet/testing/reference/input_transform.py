@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 
 
 def input_transform(
@@ -28,11 +28,11 @@ def input_transform(
     With the problem's center_mean the mean is cut out at the centre and not mirrored, whatever the crop.
     """
     o = problem
-    pixels = _float(images, (o.n, o.h, o.w, o.c))
+    pixels = to_float(images, (o.n, o.h, o.w, o.c))
     if mean is not None and not o.center_mean:
-        pixels = pixels - _float(mean, (o.h, o.w, o.c))
+        pixels = pixels - to_float(mean, (o.h, o.w, o.c))
     if shift is not None:
-        pixels = pixels + _float(shift, (o.n, 1, 1, o.c))
+        pixels = pixels + to_float(shift, (o.n, 1, 1, o.c))
     top = np.clip(np.asarray(top).reshape(o.n), 0, o.h - o.p)
     left = np.clip(np.asarray(left).reshape(o.n), 0, o.w - o.q)
     y = np.empty((o.n, o.p, o.q, o.c), dtype=pixels.dtype)
@@ -41,7 +41,7 @@ def input_transform(
         y[n] = crop[:, ::-1] if mirrored else crop
     if mean is not None and o.center_mean:
         i, j = (o.h - o.p) // 2, (o.w - o.q) // 2
-        y -= _float(mean, (o.h, o.w, o.c))[i : i + o.p, j : j + o.q]
+        y -= to_float(mean, (o.h, o.w, o.c))[i : i + o.p, j : j + o.q]
     if o.block > 1:
         y = np.pad(y, ((0, 0), (o.pad, o.pad), (o.pad, o.pad), (0, 0)))
     return _blocks(scale * y, o.block)
@@ -57,13 +57,13 @@ def _blocks(images: Array, block: int) -> Array:
 
 def filters_to_blocks(problem: Any, w: Array) -> Array:
     """blocks[K, blocks_r, blocks_s, block*block*C] of w[K,R,S,C]."""
-    return _blocks(_float(w, problem.w_shape), problem.block)
+    return _blocks(to_float(w, problem.w_shape), problem.block)
 
 
 def filters_from_blocks(problem: Any, dblocks: Array) -> Array:
     """dw[K,R,S,C] of dblocks[K, blocks_r, blocks_s, block*block*C]."""
     o = problem
     k, blocks_r, blocks_s, _ = o.blocks_shape
-    squares = _float(dblocks, (k, blocks_r, blocks_s, o.block, o.block, o.c)).swapaxes(2, 3)
+    squares = to_float(dblocks, (k, blocks_r, blocks_s, o.block, o.block, o.c)).swapaxes(2, 3)
     whole = squares.reshape(k, blocks_r * o.block, blocks_s * o.block, o.c)
     return whole[:, : o.r, : o.s].copy()

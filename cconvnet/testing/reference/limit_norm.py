@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 
 
 def limit_norm(problem: Any, w: Array) -> Array:
     """w[rows,columns], each row whose norm is above the problem's limit scaled down to it, and below its
     `low`, but not 0, up to that; with `centered` the norm is that of the row minus its mean."""
-    o, w = problem, _float(w, (problem.rows, problem.columns))
+    o, w = problem, to_float(w, (problem.rows, problem.columns))
     part = w
     if o.centered:
         # Of equal values this leaves zeros; their mean, rounded, would leave something.

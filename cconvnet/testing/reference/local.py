@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, Taps, _add_product, _float, _groups
-from cconvnet.testing.reference.products import _bias_relu, _finish
+from cconvnet.testing.reference.base import Array, Taps, add_product, channel_groups, to_float
+from cconvnet.testing.reference.products import add_bias_relu, apply_dropout
 
 
 def _by_position(values: Array) -> Array:
@@ -28,31 +28,31 @@ def local_fprop(
     step: Array | None = None,
 ) -> Array:
     """y[N,P,Q,K] of x[N,H,W,C], w[P,Q,K,R,S,C/groups] and bias[P,Q,K], finished as in conv_fprop."""
-    x, w = _float(x, problem.x_shape), _float(w, problem.w_shape)
+    x, w = to_float(x, problem.x_shape), to_float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):
-        for c, k in _groups(problem):
+        for c, k in channel_groups(problem):
             filters = w[:, :, k, r, s].swapaxes(2, 3)
-            _add_product(_by_position(y)[..., k], _by_position(pixels)[..., c], filters)
-    return _finish(_bias_relu(y, bias, relu, bias_axes=3), dropout, step)
+            add_product(_by_position(y)[..., k], _by_position(pixels)[..., c], filters)
+    return apply_dropout(add_bias_relu(y, bias, relu, bias_axes=3), dropout, step)
 
 
 def local_dgrad(problem: Any, dy: Array, w: Array) -> Array:
     """dx[N,H,W,C] of dy[N,P,Q,K] and w[P,Q,K,R,S,C/groups]."""
-    dy, w = _float(dy, problem.y_shape), _float(w, problem.w_shape)
+    dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
-        for c, k in _groups(problem):
-            _add_product(_by_position(pixels)[..., c], _by_position(dy)[..., k], w[:, :, k, r, s])
+        for c, k in channel_groups(problem):
+            add_product(_by_position(pixels)[..., c], _by_position(dy)[..., k], w[:, :, k, r, s])
     return taps.image.copy()
 
 
 def local_wgrad(problem: Any, x: Array, dy: Array) -> Array:
     """dw[P,Q,K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
-    x, dy = _float(x, problem.x_shape), _float(dy, problem.y_shape)
+    x, dy = to_float(x, problem.x_shape), to_float(dy, problem.y_shape)
     dw = np.zeros(problem.w_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):
-        for c, k in _groups(problem):
+        for c, k in channel_groups(problem):
             gradients = _by_position(dy)[..., k].swapaxes(2, 3)
-            _add_product(dw[:, :, k, r, s], gradients, _by_position(pixels)[..., c])
+            add_product(dw[:, :, k, r, s], gradients, _by_position(pixels)[..., c])
     return dw

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 
 
 def _window_sum(values: Array, axis: int, first: int, last: int) -> Array:
@@ -30,16 +30,16 @@ def _reach(problem: Any, transposed: bool) -> tuple[int, int]:
     return (-last, -first) if transposed else (first, last)
 
 
-def _map_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+def map_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
     """The sum over each element's window in the same map."""
     reach = _reach(problem, transposed)
     return _window_sum(_window_sum(values, 1, *reach), 2, *reach)
 
 
-def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
+def lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
     """The sum over each element's window; `transposed`: over the elements whose window holds it."""
     if problem.region == "same_map":
-        return _map_sum(problem, values, transposed)
+        return map_sum(problem, values, transposed)
     n, h, w, c = values.shape
     grouped = values.reshape(n, h, w, problem.groups, c // problem.groups)
     return _window_sum(grouped, 4, *_reach(problem, transposed)).reshape(values.shape)
@@ -47,13 +47,13 @@ def _lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
 
 def lrn_forward(problem: Any, x: Array) -> Array:
     """y[N,H,W,C] = x * d^-beta with d = k + alpha * (the window's sum of x^2)."""
-    x = _float(x, problem.x_shape)
-    return np.asarray(x * (problem.k + problem.alpha * _lrn_sum(problem, x * x)) ** -problem.beta)
+    x = to_float(x, problem.x_shape)
+    return np.asarray(x * (problem.k + problem.alpha * lrn_sum(problem, x * x)) ** -problem.beta)
 
 
 def lrn_backward(problem: Any, x: Array, dy: Array) -> Array:
     """dx[N,H,W,C] of x and dy."""
-    x, dy = _float(x, problem.x_shape), _float(dy, problem.x_shape)
-    d = problem.k + problem.alpha * _lrn_sum(problem, x * x)
-    ratio = _lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
+    x, dy = to_float(x, problem.x_shape), to_float(dy, problem.x_shape)
+    d = problem.k + problem.alpha * lrn_sum(problem, x * x)
+    ratio = lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)
     return np.asarray(dy * d**-problem.beta - 2 * problem.alpha * problem.beta * x * ratio)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 from cconvnet.testing.reference.lrn import lrn_backward, lrn_forward
 from cconvnet.testing.reference.neuron import relu_backward
 from cconvnet.testing.reference.pool import maxpool_backward, maxpool_forward
@@ -25,4 +25,4 @@ def lrn_maxpool_backward(lrn: Any, pool: Any, x: Array, y: Array, dy: Array, rel
     # A maximum is known by its value, rounded as y is.
     normalised = lrn_forward(lrn, x).astype(np.asarray(y).dtype)
     dx = lrn_backward(lrn, x, maxpool_backward(pool, normalised, y, dy))
-    return relu_backward(_float(x, lrn.x_shape), dx) if relu else dx
+    return relu_backward(to_float(x, lrn.x_shape), dx) if relu else dx

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, Taps, _float
+from cconvnet.testing.reference.base import Array, Taps, to_float
 
 
 def maxpool_forward(problem: Any, x: Array) -> Array:
     """y[N,P,Q,C] = the largest value of each clipped window; NaN if the window holds one."""
-    x = _float(x, problem.x_shape)
+    x = to_float(x, problem.x_shape)
     y = np.full(problem.y_shape, -np.inf, dtype=x.dtype)
     for _, _, pixels in Taps(problem, x, problem.window_h, problem.window_w, fill=-np.inf):
         np.maximum(y, pixels, out=y)
@@ -23,7 +23,7 @@ def maxpool_forward(problem: Any, x: Array) -> Array:
 
 def maxpool_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
     """dx[N,H,W,C] = the sum of dy over the windows whose y equals x."""
-    x, y, dy = (_float(x, problem.x_shape), _float(y, problem.y_shape), _float(dy, problem.y_shape))
+    x, y, dy = (to_float(x, problem.x_shape), to_float(y, problem.y_shape), to_float(dy, problem.y_shape))
     images = Taps(problem, x, problem.window_h, problem.window_w)
     gradients = Taps(problem, np.zeros_like(x), problem.window_h, problem.window_w)
     for (_, _, pixels), (_, _, gradient) in zip(images, gradients, strict=True):
@@ -41,12 +41,12 @@ def _window_sizes(problem: Any) -> Array:
         low, high = (-pad, size + pad_after) if o.count_padding else (0, size)
         begin = np.arange(windows) * stride - pad
         sizes.append(np.minimum(begin + window, high) - np.maximum(begin, low))
-    return _float(np.outer(*sizes)[None, :, :, None])
+    return to_float(np.outer(*sizes)[None, :, :, None])
 
 
 def avgpool_forward(problem: Any, x: Array) -> Array:
     """y[N,P,Q,C] = the mean over each clipped window; with count_padding, that of the padded image."""
-    x = _float(x, problem.x_shape)
+    x = to_float(x, problem.x_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for _, _, pixels in Taps(problem, x, problem.window_h, problem.window_w):
         y += pixels
@@ -55,7 +55,7 @@ def avgpool_forward(problem: Any, x: Array) -> Array:
 
 def avgpool_backward(problem: Any, dy: Array) -> Array:
     """dx[N,H,W,C] = the sum over the windows that hold x of dy / (what the mean divides by)."""
-    share = _float(dy, problem.y_shape) / _window_sizes(problem)
+    share = to_float(dy, problem.y_shape) / _window_sizes(problem)
     gradients = Taps(problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w)
     for _, _, gradient in gradients:
         gradient += share

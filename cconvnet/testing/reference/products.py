@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 from cconvnet.testing.reference.dropout import dropout
 from cconvnet.testing.reference.neuron import relu_forward
 
 
-def _bias_relu(y: Array, bias: Array | None, relu: bool, bias_axes: int = 1) -> Array:
+def add_bias_relu(y: Array, bias: Array | None, relu: bool, bias_axes: int = 1) -> Array:
     """`bias_axes`: how many of y's last axes the bias has."""
     if bias is not None:
-        y = y + _float(bias, y.shape[-bias_axes:])
+        y = y + to_float(bias, y.shape[-bias_axes:])
     return relu_forward(y) if relu else y
 
 
-def _finish(y: Array, dropped: Any, step: Array | None) -> Array:
+def apply_dropout(y: Array, dropped: Any, step: Array | None) -> Array:
     """`dropped`: the DropoutProblem, or None."""
     return y if dropped is None else dropout(dropped, y, step)

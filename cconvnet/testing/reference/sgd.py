@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 
 
 def sgd_update(
@@ -24,7 +24,7 @@ def sgd_update(
 
     `rates` are lr and momentum in the place of the problem's; with `halt` other than 0 nothing changes.
     """
-    g, v, w = _float(g), _float(v), _float(w)
+    g, v, w = to_float(g), to_float(v), to_float(w)
     if halt is not None and np.asarray(halt).item() != 0:
         return v, w
     lr, momentum = (problem.lr, problem.momentum) if rates is None else (float(rate) for rate in rates)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.testing.reference.base import Array, _float
+from cconvnet.testing.reference.base import Array, to_float
 
 
 def softmax_forward(problem: Any, logits: Array) -> Array:
     """probabilities[N,K] of logits[N,K]."""
-    logits = _float(logits, (problem.n, problem.k))
+    logits = to_float(logits, (problem.n, problem.k))
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(e / e.sum(axis=1, keepdims=True))
 
@@ -32,7 +32,7 @@ def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) ->
     loss = -log(probability of the label); rank = how many classes stand before the label when
     sorted by falling logit, ties by rising class.
     """
-    logits = _float(logits, (problem.n, problem.k))
+    logits = to_float(logits, (problem.n, problem.k))
     onehot, valid = _onehot(problem, labels)
     label = np.where(valid, onehot.argmax(axis=1), 0)[:, None]
 
@@ -53,7 +53,7 @@ def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) ->
 def softmax_cross_entropy_backward(problem: Any, probabilities: Array, labels: Array, scale: float) -> Array:
     """dlogits[N,K] = scale * (probabilities - onehot(label)); NaN where the label is no class."""
     onehot, valid = _onehot(problem, labels)
-    dlogits = scale * (_float(probabilities, (problem.n, problem.k)) - _float(onehot))
+    dlogits = scale * (to_float(probabilities, (problem.n, problem.k)) - to_float(onehot))
     return np.where(valid[:, None], dlogits, np.nan)
 
 
