@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from network.test_network import assert_equal, batch_of, conv, net_of, train
+from helpers.small_networks import ALEXNET, CHAINS, assert_equal, batch_of, conv, net_of, step_by_step, train
 
 from cconvnet import nets
 from cconvnet.devices import Device, get_device
@@ -16,18 +16,13 @@ from cconvnet.layers import InputLayer
 from cconvnet.nets import (
     RELU,
     ConvSpec,
-    DropoutSpec,
     FcSpec,
     LrnSpec,
     NetSpec,
-    Neuron,
     PoolSpec,
-    alexnet,
     alexnet_2012,
 )
 from cconvnet.network import Network
-
-ALEXNET = alexnet.build((67, 67, 3), 10, width=1 / 24)
 
 
 @pytest.fixture
@@ -37,28 +32,6 @@ def plain_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---- fused layers ----------------------------------------------------------------------------------------
-
-# Fused and unfused ones, next to each other: a normalisation within maps, a second reader, a function that is
-# no ReLU, a dropout behind a convolution and one that is not inverted.
-CHAINS = net_of(
-    conv("a", neuron=RELU),
-    LrnSpec(name="norm", size=3, alpha=0.3),
-    PoolSpec(name="pool", window=(3, 3), stride=(2, 2)),
-    conv("b", neuron=RELU),
-    DropoutSpec(name="drop-b", keep=0.7),
-    LrnSpec(name="map", size=3, alpha=0.3, region="same_map"),
-    PoolSpec(name="pool-map", window=(2, 2), stride=(1, 1)),
-    LrnSpec(name="mean", size=3, alpha=0.3),
-    PoolSpec(name="pool-mean", pool="avg", window=(2, 2), stride=(1, 1)),
-    FcSpec(name="tanh", outputs=8, neuron=Neuron("tanh", 1.5, 0.5)),
-    DropoutSpec(name="drop-tanh", keep=0.7),
-    FcSpec(name="plain", outputs=8),
-    DropoutSpec(name="drop-plain", keep=0.5, inverted=False),
-    FcSpec(name="relu", outputs=8, neuron=RELU, bias=None),
-    DropoutSpec(name="drop-relu", keep=0.7),
-    image=(13, 12, 2),
-    stored=(15, 15),
-)
 
 
 def test_what_is_fused() -> None:
@@ -171,15 +144,6 @@ def test_images_with_another_reader_are_not_cut() -> None:
 
 
 # ---- the training step -----------------------------------------------------------------------------------
-
-
-def step_by_step(network: Network, steps: int) -> list[float]:
-    losses = []
-    for step in range(steps):
-        network.load(**batch_of(network.spec, network.batch, step))
-        network.train_step(step, 0.02, 0.9)
-        losses.append(network.result().loss)
-    return losses
 
 
 @pytest.mark.parametrize("name", ["alexnet", "cifar-11pct", "chains"])

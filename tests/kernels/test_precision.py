@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.commands import Listener
+from helpers.small_networks import ALEXNET, CHAINS, assert_equal, batch_of, step_by_step
 from helpers.training import assert_same_run, resume, run_training
-from kernels.test_fusion import ALEXNET, CHAINS, step_by_step
-from network.test_network import assert_equal, batch_of
 
 from cconvnet import nets, runs
 from cconvnet.bfloat16 import BITS, pack

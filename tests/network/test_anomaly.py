@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.small_networks import BRANCHES, batch_of
 
 from cconvnet import nets
 from cconvnet.devices import Device, get_device
@@ -138,3 +139,19 @@ def test_what_lies_within_fused_layers_is_found_after_a_bad_loss(device: Device)
     bad = network.find_bad()
     assert bad is not None
     assert (bad.layer, bad.direction, bad.tensor, bad.index) == ("conv2", "forward", "conv2.bias", (3,))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_first_bad_layer_is_named(device: Device, value: float) -> None:
+    network = Network(BRANCHES, batch=4, devices=device)
+    network.load(**batch_of(BRANCHES, 3))
+    network.forward(train=True, step=1)
+    network.backward()
+    assert network.find_bad(backward=True) is None
+    state = network.state()
+    state["hidden.bias"][0] = value
+    state["right.weight"][0] = value
+    network.load_state(state)
+    network.forward(train=True, step=1)
+    bad = network.find_bad()
+    assert bad is not None and bad.layer == "right"

@@ -1,0 +1,87 @@
+"""Specs: to and from JSON, wrong values refused by name, differences between two networks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from helpers.small_networks import BRANCHES
+
+from cconvnet import nets
+from cconvnet.nets import (
+    NetSpec,
+    compare,
+    lrn_alpha,
+    spec_from_dict,
+    spec_to_dict,
+)
+
+
+@pytest.mark.parametrize("spec", [*map(nets.build, nets.NAMES), BRANCHES], ids=lambda spec: spec.name)
+def test_a_spec_survives_json(spec: NetSpec) -> None:
+    text = json.dumps(spec_to_dict(spec), allow_nan=False)
+    assert spec_from_dict(json.loads(text)) == spec
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("layers", 0, "filtres"), 3, "layer conv1.*did you mean 'filters'"),
+        (("layers", 0, "type"), "convolution", "layer conv1: type must be one of.*not 'convolution'"),
+        (("layers", 1, "pool"), "maximum", "layer pool1: pool must be one of avg, max.*did you mean 'max'"),
+        (("layers", 4, "neuron", "kind"), "rellu", "neuron must be one of.*did you mean 'relu'"),
+        (("layers", 0, "window"), [3, 3, 3], "layer conv1: window must be an integer or a pair"),
+        (("layers", 0, "weight_decay"), float("nan"), "layer conv1: weight_decay must be finite"),
+        (("clases",), 3, "did you mean 'classes'"),
+        (("stored",), [4, 4], "stored .4x4. must not be smaller than the input .8x8."),
+    ],
+)
+def test_a_wrong_description_is_refused_by_name(path: tuple[Any, ...], value: Any, message: str) -> None:
+    values: Any = spec_to_dict(nets.build("lenet"))
+    *parents, last = path
+    target = values
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    with pytest.raises(ValueError, match=message):
+        spec_from_dict(values)
+
+
+def test_a_missing_key_is_named() -> None:
+    values = spec_to_dict(nets.build("lenet"))
+    del values["layers"][0]["filters"]
+    with pytest.raises(ValueError, match="layer conv1: the key 'filters' is missing"):
+        spec_from_dict(values)
+
+
+@pytest.mark.parametrize("function", [nets.build, nets.stored_size])
+def test_an_unknown_network_is_answered_with_the_nearest(function: Any) -> None:
+    with pytest.raises(ValueError, match="not 'alexnett'; did you mean 'alexnet'"):
+        function("alexnett")
+
+
+def test_cuda_convnets_scale_is_divided_by_the_number_of_values_summed() -> None:
+    assert lrn_alpha(1e-4, 5) == pytest.approx(2e-5)
+    assert lrn_alpha(5e-5, 3, "same_map") == pytest.approx(5e-5 / 9)
+
+
+def test_the_originals_differences_are_told() -> None:
+    rows = compare(nets.build("alexnet"), nets.build("alexnet-2012"))
+    told = {(layer, value): (one, other) for layer, value, one, other in rows}
+    assert len(rows) == len(told)
+    assert told["conv1", "neuron"] == ("relu", "None")
+    assert told["lrn1", "alpha"] == told["lrn2", "alpha"] == ("0.0001", "2e-05")
+    assert told["rnorm2", "layer"] == ("-", "lrn after lrn2")
+    assert told["relu1", "layer"] == ("-", "neuron after pool1")
+    assert told["conv3", "init"] == ("gaussian(0.01)", "gaussian(0.03)")
+    assert "x0 conv1" in told["recipe", "steps"][1]
+    assert {layer for layer, _ in told} == {
+        *("conv1", "lrn1", "relu1", "conv2", "lrn2", "rnorm2", "pool2", "conv3", "conv4", "conv5"),
+        *("relu5", "fc6", "input", "recipe"),
+    }
+    assert told["input", "center_mean"] == ("False", "True")
+    assert compare(BRANCHES, BRANCHES) == []
+    # Turned around, the same is told of the other side, in an order that fits both.
+    back = compare(nets.build("alexnet-2012"), nets.build("alexnet"))
+    assert {(layer, value): (b, a) for layer, value, a, b in back} == told
