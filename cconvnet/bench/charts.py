@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cconvnet.bench.kernel_table import pass_name
+from cconvnet.bench.kernels import pass_name
 from cconvnet.bench.step import peak
 from cconvnet.plots import PlotError, figure, save
 

@@ -8,13 +8,9 @@ reads the same pictures in a process of its own, and takes its turns as well.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import statistics
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,20 +18,17 @@ from typing import Any
 import numpy as np
 
 from cconvnet import data
-from cconvnet._problem import InputProblem
+from cconvnet.bench.peers.cconvnet_data import spec_of
+from cconvnet.bench.peers.feeding import open_streamed, times_over
 from cconvnet.bench.processes import PeerMissing, Worker, WorkerError
 from cconvnet.checks import MOST_PIXELS, real, whole
-from cconvnet.data.images import Pixels
-from cconvnet.data.splits import Indices, Reader, Split, StoredSplit
-from cconvnet.data.workers import CHUNK, MOST_WORKERS, Broken, surplus, usable_cores, worker_limit
-from cconvnet.devices import check_precision, devices_of, get_device, require_precision
+from cconvnet.data.splits import Split, StoredSplit
+from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
+from cconvnet.devices import check_precision, devices_of, require_precision
 from cconvnet.formats import netfiles
-from cconvnet.nets import NetSpec
-from cconvnet.network import Network
-from cconvnet.network.synthetic import MEAN, TIMED_LR, Training
 from cconvnet.system import machine
 
-OURS = "cconvnet.bench.data:OurData"
+OURS = "cconvnet.bench.peers.cconvnet_data:OurData"
 PYTORCH = "cconvnet.bench.peers.pytorch_data:PyTorchData"
 
 # In the order in which an image goes through them.
@@ -48,219 +41,9 @@ STAGES = {
     "step": "training steps on a batch that is there",
     "train": "loader and steps together",
 }
-# An epoch is at least so many batches: its beginning and end are not what is measured.
-_BATCHES = 200
 _ROUNDS = 5
 # Stages this close are taken for equally fast.
 _CLOSE = 0.9
-
-
-class Repeated(Split):
-    """A split several times over, as if it had so many more images."""
-
-    def __init__(self, split: Split, times: int) -> None:
-        super().__init__(split.name, np.tile(split.labels, times), split.image_shape)
-        self._split, self._times = split, times
-
-    def file(self, index: int) -> str:
-        return self._split.file(index % len(self._split))
-
-    def skip(self, index: int, reason: str) -> None:
-        self._split.skip(index % len(self._split), reason)
-
-    def fill(self, indices: Indices, images: Pixels) -> Broken:
-        return self._split.fill(indices % len(self._split), images)
-
-    def open_reader(self, workers: int | None, times: int = 1) -> Reader:
-        reader = self._split.open_reader(workers, times * self._times)
-        return _RepeatedReader(reader, len(self._split))
-
-
-class _RepeatedReader:
-    def __init__(self, reader: Reader, count: int) -> None:
-        self._reader, self._count = reader, count
-        self.in_flight = reader.in_flight
-
-    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
-        return self._reader.start(indices % self._count, images)
-
-    def close(self) -> None:
-        self._reader.close()
-
-
-def times_over(images: int, batch: int) -> int:
-    """How often images have to be taken for an epoch of many batches."""
-    return max(1, math.ceil(_BATCHES * batch / images))
-
-
-def timed(advance: Callable[[], int], seconds: float, ahead: int = 0) -> tuple[int, float]:
-    """Calls `advance`, which returns how many images it brought, for `seconds`; returns images and seconds.
-
-    First it is called until what a stage had ready, `ahead` calls, is used up; or for three times as long,
-    after which what was ready no longer counts.
-    """
-    begin = time.perf_counter()
-    for _ in range(1 + ahead):
-        advance()
-        if time.perf_counter() - begin > 3 * seconds:
-            break
-    images, begin = 0, time.perf_counter()
-    while True:
-        images += advance()
-        if (passed := time.perf_counter() - begin) >= seconds:
-            return images, passed
-
-
-class OurData:
-    """Our side.
-
-    Args:
-        data, size: as open_source's; pictures are read anew each time, whether they would fit in memory or
-            not. net: a name or the files of a network.
-        workers: decoding processes, None: as training chooses.
-    """
-
-    def __init__(
-        self,
-        data: str | None,
-        size: int | None,
-        net: str | list[str | int | None],
-        batch: int,
-        device: str,
-        precision: str,
-        workers: int,
-    ) -> None:
-        network_files = net if isinstance(net, str) else netfiles.NetFiles(*net)  # type: ignore[arg-type]
-        source = open_streamed(data, size)
-        spec = spec_of(network_files, source)
-        self.batch, self.workers = batch, workers
-        self.split = Repeated(source.train, times_over(len(source.train), batch))
-        self.network = Network(spec, batch=batch, devices=[device], precision=precision)
-        self.training = Training(self.network)
-        self.crop = (spec.input.height, spec.input.width)
-        self._order = itertools.cycle(np.random.default_rng(0).permutation(len(self.split)).tolist())
-
-    def measure(self, stage: str, seconds: float) -> tuple[int, float]:
-        """Images and seconds of one turn of a stage; it leaves nothing behind that goes on working."""
-        stages: dict[str, Callable[[float], tuple[int, float]]] = {
-            "decode 1": self._decode_alone,
-            "decode": self._decode,
-            "load": lambda seconds: self._loaded(lambda batch: None, seconds),
-            "crops": self._crops,
-            "feed": lambda seconds: self._loaded(self._fed, seconds),
-            "step": self._step,
-            "train": self._train,
-        }
-        return stages[stage](seconds)
-
-    def _next(self) -> Indices:
-        return np.fromiter(itertools.islice(self._order, CHUNK), np.int64, CHUNK)
-
-    def _decode_alone(self, seconds: float) -> tuple[int, float]:
-        images = np.empty((CHUNK, *self.split.image_shape), np.uint8)
-
-        def advance() -> int:
-            self.split.fill(self._next(), images)
-            return CHUNK
-
-        return timed(advance, seconds)
-
-    def _decode(self, seconds: float) -> tuple[int, float]:
-        reader = self.split.open_reader(self.workers)
-        slots = 1 + -(-reader.in_flight // CHUNK)
-        images = np.empty((slots, CHUNK, *self.split.image_shape), np.uint8)
-        under_way: deque[list[Future[Broken]]] = deque()
-        place = itertools.cycle(range(slots))
-
-        def advance() -> int:
-            while len(under_way) < slots:
-                under_way.append(reader.start(self._next(), images[next(place)]))
-            for future in under_way.popleft():
-                future.result()
-            return CHUNK
-
-        try:
-            return timed(advance, seconds, slots)
-        finally:
-            reader.close()
-
-    def _loaded(self, use: Callable[[data.Batch], None], seconds: float) -> tuple[int, float]:
-        """What becomes of batches, once `use` is done with each."""
-        with data.Loader(
-            self.split,
-            self.batch,
-            seed=1,
-            crop=self.crop,
-            random_crop=True,
-            mirror=True,
-            workers=self.workers,
-            allocate=self.network.devices[0].staging,
-        ) as loader:
-            batches: Iterator[data.Batch] = itertools.chain.from_iterable(
-                map(loader.epoch, itertools.count())
-            )
-
-            def advance() -> int:
-                batch = next(batches)
-                use(batch)
-                return len(batch)
-
-            return timed(advance, seconds, loader.ahead)
-
-    def _crops(self, seconds: float) -> tuple[int, float]:
-        device = get_device("cpu:0")
-        transform = device.module.input_transform
-        problem = InputProblem(self.batch, *self.split.image_shape, *self.crop)
-        mean = device.array(np.full(self.split.image_shape, MEAN, np.float32))
-        crops = device.empty(problem.y_shape)
-
-        def use(batch: data.Batch) -> None:
-            where = batch.top, batch.left, batch.mirror
-            transform(problem, batch.images, *where, mean, None, 1.0, crops, device.stream)
-
-        return self._loaded(use, seconds)
-
-    def _load(self, batch: data.Batch) -> None:
-        self.network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror)
-
-    def _fed(self, batch: data.Batch) -> None:
-        self._load(batch)
-        self.network.forward_inputs()
-        for device in self.network.devices:
-            device.synchronize()
-
-    def _step(self, seconds: float) -> tuple[int, float]:
-        training = self.training
-        self.network.load(training.images, training.labels, training.top, training.left, training.mirror)
-
-        def advance() -> int:
-            training.train()
-            return self.batch
-
-        return timed(advance, seconds)
-
-    def _train(self, seconds: float) -> tuple[int, float]:
-        """As Trainer steps: the result of a step is looked at when the next has been begun."""
-        results: deque[Callable[[], Any]] = deque()
-        steps = itertools.count()
-
-        def use(batch: data.Batch) -> None:
-            self._load(batch)
-            self.network.train_step(next(steps), TIMED_LR, self.network.spec.recipe.momentum)
-            results.append(self.network.result_later())
-            if len(results) > 1:
-                results.popleft()()
-
-        return self._loaded(use, seconds)
-
-
-def open_streamed(where: str | None, size: int | None) -> data.Source:
-    """A source whose pictures are read anew each time, as those of a set too large for memory are."""
-    return data.open_source(where, size, cache_bytes=0)
-
-
-def spec_of(net: str | netfiles.NetFiles, source: data.Source) -> NetSpec:
-    return netfiles.build(net, source.image_shape, len(source.classes))[0]
 
 
 # ---- the measurement -------------------------------------------------------------------------------------

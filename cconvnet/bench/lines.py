@@ -30,7 +30,7 @@ from cconvnet.bench.processes import PeerMissing
 from cconvnet.bench.timing import summary
 
 SIDES = {
-    "ours": "cconvnet.bench.peers.cconvnet:Ours",
+    "ours": "cconvnet.bench.peers.cconvnet_kernels:Ours",
     "cudnn": "cconvnet.bench.peers.cudnn:CuDNN",
     "pytorch": "cconvnet.bench.peers.pytorch_kernels:PyTorch",
 }

@@ -4,7 +4,7 @@ Each side of a comparison lives in a process of its own, so that its environment
 memory are its own and what breaks it leaves the other side running. The sides do nothing until they are
 asked, and are asked in turn, so that a drift of the machine's speed meets all of them.
 
-    >>> with Worker("cconvnet.bench.step:OurStep", {"net": "lenet"}) as ours:
+    >>> with Worker("cconvnet.bench.peers.cconvnet_step:OurStep", {"net": "lenet"}) as ours:
     ...     ours.ask("run", steps=3)
 
 makes an ``OurStep(net="lenet")`` in another process and returns what its ``run(steps=3)`` does. Arguments and

@@ -16,28 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.bench import processes
+from cconvnet.bench.peers.cconvnet_step import END
+from cconvnet.bench.peers.forms import check_forms, default_forms, form_precision
 from cconvnet.bench.processes import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
-from cconvnet.bench.timing import summary, wall_seconds
+from cconvnet.bench.timing import summary
 from cconvnet.devices import PRECISIONS, devices_of, require_precision
-from cconvnet.errors import nearest
 from cconvnet.formats.netfiles import NetFiles
-from cconvnet.layers import Dropout
-from cconvnet.nets import LrnSpec, NetSpec, spec_from_dict, spec_to_dict
-from cconvnet.network import Network
+from cconvnet.nets import NetSpec, spec_to_dict
 from cconvnet.network.build import build_spec
-from cconvnet.network.synthetic import TIMED_LR, Training, check_counts
+from cconvnet.network.synthetic import TIMED_LR, check_counts
 from cconvnet.system import machine
-from cconvnet.testing import reference
 
 Array = np.ndarray[Any, Any]
 
-OURS = "cconvnet.bench.step:OurStep"
+OURS = "cconvnet.bench.peers.cconvnet_step:OurStep"
 PYTORCH = "cconvnet.bench.peers.pytorch_step:PyTorchStep"
 
-# What our side leaves for the others: the first weights, images and labels; the dropout masks of the first
-# steps; the velocities after them. Each other side leaves its velocities under its form's name before END.
-START, MASKS, END = "start.npz", "masks.npz", "end.npz"
 
 CHECKED_STEPS = 3
 
@@ -67,105 +61,6 @@ TOLERANCES = {
     "bf16": Tolerance(2e-3, 9.5e-1),
 }
 
-# What a form of PyTorch's step is made of, with + between the words.
-WORDS = {
-    "nchw": "images, activations and filters lie in memory as [N,C,H,W]",
-    "channels_last": "they lie as [N,H,W,C]",
-    "lrn_by_hand": "LRN is not the library's but written in its elementwise operations",
-    "compiled": "torch.compile",
-    "graph": "the whole step is captured in a CUDA graph",
-    "bf16_model": "in bf16, not autocast but weights in bfloat16, rounded from the floats that SGD moves",
-    **{name: f"computed in {name}, whatever ours is computed in" for name in PRECISIONS},
-}
-
-
-class OurStep:
-    """Our side, and what every other side must offer.
-
-    Args:
-        spec: of the network, as spec_to_dict gives it.
-        batch: images per step.
-        devices: their names.
-        folder: where START, MASKS and END go.
-    """
-
-    def __init__(
-        self, spec: dict[str, Any], batch: int, devices: list[str], precision: str, folder: str
-    ) -> None:
-        net = spec_from_dict(spec)
-        self.network = Network(net, batch=batch, devices=devices, seed=0, precision=precision)
-        self.training = Training(self.network)
-        self.folder = Path(folder)
-
-    def about(self) -> dict[str, Any]:
-        """``what`` computes, and whatever else is to be said."""
-        described = self.network.describe()
-        return {
-            "what": self.network.devices[0].reason,
-            "device": described["device"],
-            "parameters": described["parameters"],
-            "memory_bytes": described["memory_bytes"],
-        }
-
-    def first_steps(self, count: int, lr: float) -> list[float]:
-        """The losses of so many steps; leaves in the folder what others need to do the same."""
-        self.training.lr = lr
-        start: dict[str, Any] = {"images": self._cropped(), "labels": self.training.labels}
-        np.savez(self.folder / START, **start, **self._state(velocities=False))
-        losses: list[float] = []
-        masks: dict[str, Any] = {}
-        for step in range(count):
-            losses.append(self.training.step())
-            masks.update({f"{name}.{step}": mask for name, mask in self._masks().items()})
-        np.savez(self.folder / MASKS, **masks)
-        np.savez(self.folder / END, **self._state(velocities=True))
-        return losses
-
-    def _state(self, velocities: bool) -> dict[str, Any]:
-        state = self.network.state()
-        return {name: value for name, value in state.items() if name.endswith(".velocity") == velocities}
-
-    def _cropped(self) -> Array:
-        """The images as the network sees them, uint8[N,H,W,C], their mean not yet subtracted."""
-        net, given = self.network.spec, self.training
-        crops = np.empty((len(given.images), net.input.height, net.input.width, net.input.channels), np.uint8)
-        offsets = zip(crops, given.images, given.top, given.left, given.mirror, strict=True)
-        for crop, image, top, left, mirror in offsets:
-            cut = image[top : top + net.input.height, left : left + net.input.width]
-            crop[...] = cut[:, ::-1] if mirror else cut
-        return crops
-
-    def _masks(self) -> dict[str, Array]:
-        """What each dropout layer multiplied its input by in the last forward pass."""
-        parts: dict[str, list[Array]] = {}
-        for layer in self.network.layers:
-            # By itself, or as the last part of a product.
-            dropout: Dropout | None = getattr(layer, "dropout", None)
-            if dropout is not None:
-                step = layer.device.host(dropout.step)
-                mask = reference.dropout(dropout.last, np.ones(layer.output.shape), step)
-                parts.setdefault(layer.names[-1], []).append(mask)
-        return {name: np.concatenate(masks, axis=-1, dtype=np.float32) for name, masks in parts.items()}
-
-    def prepare(self, lr: float) -> None:
-        """From here on steps are those that are timed, and the peak of memory is theirs."""
-        self.training.lr = lr
-        processes.forget_peak()
-
-    def step(self) -> float:
-        """The seconds of one step: images to the device, forward, backward, update, loss read."""
-        return wall_seconds(self.training.step, 1)[0]
-
-    def memory(self) -> dict[str, int]:
-        """``peak_rss_bytes`` of the process; on a GPU also ``peak_device_bytes``, held by its allocator."""
-        found = {"peak_rss_bytes": processes.peak_bytes()}
-        gpus = {device.ordinal: device for device in self.network.devices if device.kind == "cuda"}
-        held = 0
-        for device in gpus.values():
-            with device:
-                held += int(device.xp.get_default_memory_pool().total_bytes())
-        return found | ({"peak_device_bytes": held} if gpus else {})
-
 
 # ---- the measurement -------------------------------------------------------------------------------------
 
@@ -191,45 +86,6 @@ class _Side:
         row |= {"what": self.about["what"], "first_losses": self.losses}
         row |= summary(self.seconds) | self.memory
         return row | {"images_per_second": batch / row["seconds"]}
-
-
-def default_forms(spec: NetSpec, on_gpu: bool, precision: str = "fp32") -> list[str]:
-    """The forms of PyTorch's step that are tried if none are asked for; see PyTorchStep.
-
-    In precisions other than fp32 also those of fp32, since that is what one gets who does not ask.
-    """
-    forms = ["channels_last", "channels_last+graph", "channels_last+compiled+graph"]
-    if not on_gpu:
-        forms = ["nchw", "channels_last"]
-    normalises = any(isinstance(layer, LrnSpec) for layer in spec.layers)
-    if normalises:
-        forms += [f"{form}+lrn_by_hand" for form in forms]
-    others = [] if precision == "fp32" else [f"{form}+fp32" for form in forms]
-    if precision == "bf16":
-        forms.append(f"{forms[-1]}+bf16_model")
-    return forms + others
-
-
-def form_precision(form: str, precision: str) -> str:
-    """What a form computes in where ours computes in `precision`."""
-    return next((word for word in form.split("+") if word in PRECISIONS), precision)
-
-
-def check_forms(forms: Sequence[str], on_gpu: bool, precision: str = "fp32") -> None:
-    """Raises ValueError naming a form that makes no sense where ours computes in `precision`."""
-    for form in forms:
-        words = form.split("+")
-        for word in words:
-            if word not in WORDS:
-                raise ValueError(nearest("--forms: a word", word, WORDS))
-        if ("nchw" in words) == ("channels_last" in words):
-            raise ValueError(f"--forms must each have one of nchw and channels_last, not {form!r}")
-        if "graph" in words and not on_gpu:
-            raise ValueError(f"--forms may have graph on a GPU only, not {form!r}")
-        if sum(word in PRECISIONS for word in words) > 1:
-            raise ValueError(f"--forms may each have one of {', '.join(PRECISIONS)}, not {form!r}")
-        if "bf16_model" in words and form_precision(form, precision) != "bf16":
-            raise ValueError(f"--forms may have bf16_model in bf16 only, not {form!r}")
 
 
 def step(

@@ -108,8 +108,7 @@ def bench_kernels(
     A wrong result of ours is said instead of its time, and the exit code is 1.
     """
     from cconvnet.bench.cases import Row
-    from cconvnet.bench.kernel_table import Table
-    from cconvnet.bench.kernels import failed, kernels, peers_for
+    from cconvnet.bench.kernels import Table, failed, kernels, peers_for
     from cconvnet.console import reporter
     from cconvnet.devices import get_device
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 from cconvnet import data
 from cconvnet.bench import data as bench
+from cconvnet.bench.peers import feeding
+from cconvnet.bench.peers.cconvnet_data import Repeated
 from cconvnet.bench.processes import PeerMissing
 from cconvnet.data.byte_ranges import Stored
 
@@ -113,7 +115,7 @@ def test_what_was_ready_is_not_counted() -> None:
         calls.append(len(calls))
         return 10
 
-    images, seconds = bench.timed(advance, 0.02, ahead=4)
+    images, seconds = feeding.timed(advance, 0.02, ahead=4)
     assert images == 10 * (len(calls) - 5) and images > 0 and seconds >= 0.02
 
 
@@ -149,7 +151,7 @@ def test_the_limiting_stage(changed: dict[str, float], about: dict[str, Any], st
 def test_a_split_several_times_over() -> None:
     pixels = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
     inner = data.MemorySplit("train", pixels, np.arange(5, dtype=np.int32) % 2)
-    split = bench.Repeated(inner, 3)
+    split = Repeated(inner, 3)
     assert len(split) == 15 and split.labels.tolist() == [0, 1, 0, 1, 0] * 3
     with data.Loader(split, 4, 1) as loader:
         batches = list(itertools.islice(loader.epoch(0), 3))

@@ -24,9 +24,8 @@ from cconvnet._problem import ConvProblem
 from cconvnet.bench import kernels as bench
 from cconvnet.bench import verify
 from cconvnet.bench.cases import NETWORKS, Row, _trained_over_blocks, find, over_blocks, rows, select
-from cconvnet.bench.kernel_table import Table
-from cconvnet.bench.kernels import Peer, kernels, peers_for
-from cconvnet.bench.peers.cconvnet import Ours
+from cconvnet.bench.kernels import Peer, Table, kernels, peers_for
+from cconvnet.bench.peers.cconvnet_kernels import Ours
 from cconvnet.bench.peers.side import Plan, Refused, Side
 from cconvnet.bench.processes import PeerMissing
 from cconvnet.bench.tiles import TILE, Tiles, count_bad, tile
@@ -244,7 +243,7 @@ def test_an_impl_is_forced() -> None:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     found = FakeGpu()
-    monkeypatch.setattr("cconvnet.bench.peers.cconvnet.get_device", lambda name: found)
+    monkeypatch.setattr("cconvnet.bench.peers.cconvnet_kernels.get_device", lambda name: found)
     return found
 
 

@@ -16,8 +16,8 @@ from helpers.fake_gpu import LAUNCH, FakeGpu, Pinned
 
 from cconvnet.bench import lines, merging, step_forms
 from cconvnet.bench.cases import Row, rows
-from cconvnet.bench.kernel_table import Table
-from cconvnet.bench.peers.cconvnet import Ours
+from cconvnet.bench.kernels import Table
+from cconvnet.bench.peers.cconvnet_kernels import Ours
 from cconvnet.bench.peers.side import Plan, Side
 from cconvnet.bench.processes import PeerMissing
 from cconvnet.devices import get_device
@@ -28,7 +28,7 @@ TABLES = [("cifar-quick", 1)]
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     found = FakeGpu()
-    for module in ("peers.cconvnet", "step_forms"):
+    for module in ("peers.cconvnet_kernels", "step_forms"):
         monkeypatch.setattr(f"cconvnet.bench.{module}.get_device", lambda name: found)
     monkeypatch.setattr("cconvnet.system.machine._gpu", lambda device: {"chip": "none"})
     monkeypatch.setattr("cconvnet.system.machine._gpu_clocks", lambda device: {})

@@ -20,6 +20,8 @@ import pytest
 
 from cconvnet import nets
 from cconvnet.bench import step as bench
+from cconvnet.bench.peers import forms
+from cconvnet.bench.peers.cconvnet_step import END
 from cconvnet.bench.processes import Disagreement, Worker
 from cconvnet.devices import PRECISIONS
 from cconvnet.nets import NetSpec, spec_to_dict
@@ -28,9 +30,9 @@ from cconvnet.nets.transform import scaled
 FAKE = '''
 import json, shutil
 import numpy as np
-from cconvnet.bench import step
+from cconvnet.bench.peers.cconvnet_step import END, OurStep
 
-class Fake(step.OurStep):
+class Fake(OurStep):
     """The same network, unless its form names a mistake."""
 
     def __init__(self, spec, batch, ordinal, precision, folder, form):
@@ -50,7 +52,7 @@ class Fake(step.OurStep):
     def first_steps(self, count, lr):
         self.folder.mkdir(exist_ok=True)
         losses = super().first_steps(count, lr)
-        shutil.copy(self.folder / step.END, f"{self.up}/{self.form}-{step.END}")
+        shutil.copy(self.folder / END, f"{self.up}/{self.form}-{END}")
         return [float("nan")] * count if self.form == "nan" else losses
 
     def step(self):
@@ -182,17 +184,17 @@ def test_ours_alone() -> None:
 
 
 def test_forms_that_are_tried() -> None:
-    assert bench.default_forms(nets.build("lenet"), on_gpu=False) == ["nchw", "channels_last"]
+    assert forms.default_forms(nets.build("lenet"), on_gpu=False) == ["nchw", "channels_last"]
     alexnet = nets.build("alexnet")
     by_hand = ["nchw+lrn_by_hand", "channels_last+lrn_by_hand"]
-    assert bench.default_forms(alexnet, on_gpu=False) == ["nchw", "channels_last", *by_hand]
-    assert "channels_last+compiled+graph+lrn_by_hand" in bench.default_forms(alexnet, on_gpu=True)
-    forms = bench.default_forms(alexnet, on_gpu=False, precision="bf16")
+    assert forms.default_forms(alexnet, on_gpu=False) == ["nchw", "channels_last", *by_hand]
+    assert "channels_last+compiled+graph+lrn_by_hand" in forms.default_forms(alexnet, on_gpu=True)
+    tried = forms.default_forms(alexnet, on_gpu=False, precision="bf16")
     own = ["nchw", "channels_last", *by_hand, "channels_last+lrn_by_hand+bf16_model"]
-    assert forms == [*own, *(f"{form}+fp32" for form in own[:-1])]
+    assert tried == [*own, *(f"{form}+fp32" for form in own[:-1])]
     for net, on_gpu, precision in itertools.product(("lenet", "alexnet"), (False, True), PRECISIONS):
-        found = bench.default_forms(nets.build(net), on_gpu, precision)
-        bench.check_forms(found, on_gpu, precision)
+        found = forms.default_forms(nets.build(net), on_gpu, precision)
+        forms.check_forms(found, on_gpu, precision)
         assert len(found) == len(set(found))
 
 
@@ -330,8 +332,8 @@ def test_a_planted_mistake_is_found_in_pytorch_too(tmp_path: Path) -> None:
                     "PyTorch",
                     mine,
                     their,
-                    tmp_path / bench.END,
-                    tmp_path / f"nchw-{bench.END}",
+                    tmp_path / END,
+                    tmp_path / f"nchw-{END}",
                 )
 
 

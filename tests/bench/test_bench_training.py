@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cconvnet import nets
-from cconvnet.bench import checkpoint, roofline, scaling, step
+from cconvnet.bench import checkpoint, roofline, scaling
+from cconvnet.bench.peers.cconvnet_step import OurStep
 from cconvnet.devices import Device, Feed, get_device
 from cconvnet.nets import spec_to_dict
 from cconvnet.network.build import build_network
@@ -53,7 +54,7 @@ def test_images_are_staged_unless_asked_otherwise(watched: Any) -> None:
 
 def test_every_measurement_of_steps_feeds_staged_images(watched: Any, tmp_path: Path) -> None:
     spec = nets.build("lenet")
-    ours = step.OurStep(spec_to_dict(spec), 2, ["cpu:0"], "fp32", str(tmp_path))
+    ours = OurStep(spec_to_dict(spec), 2, ["cpu:0"], "fp32", str(tmp_path))
     ours.step()
     limits = roofline.Ceilings(1e9, 1e9)
     roofline.roofline("lenet", devices=["cpu:0"], batch=2, steps=1, warmup=0, ceilings=limits)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from cconvnet.bench import step
+from cconvnet.bench.peers import forms as forms_module
 from cconvnet.devices import PRECISIONS, Device
 from cconvnet.testing.check import OPERATIONS, own_impls
 from cconvnet.testing.problems import with_precision
@@ -571,7 +571,7 @@ def test_the_step_beside_its_peers(on_gpu: Any, tmp_path: Path) -> None:
     forms = [words.partition("--forms ")[2].partition(" ")[0] for words in run.words[1:]]
     assert any("channels_last+graph" in form for form in forms) and any("compiled" in form for form in forms)
     for form in ",".join(forms).split(","):
-        step.check_forms([form], True, "bf16")
+        forms_module.check_forms([form], True, "bf16")
 
 
 def test_scripts_that_are_missing_fail_their_part(

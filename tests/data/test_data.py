@@ -31,7 +31,7 @@ import pytest
 from PIL import Image
 
 from cconvnet import data
-from cconvnet.bench.data import Repeated
+from cconvnet.bench.peers.cconvnet_data import Repeated
 from cconvnet.data import digits, images, statistics
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.images import BrokenImage, DataError, decode_image

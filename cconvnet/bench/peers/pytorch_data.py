@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cconvnet.bench.data import open_streamed, timed, times_over
+from cconvnet.bench.peers.feeding import open_streamed, timed, times_over
 from cconvnet.data.byte_ranges import Stored
 from cconvnet.data.splits import StoredSplit
 
@@ -61,7 +61,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 class PyTorchData:
-    """The other side of cconvnet.bench.data.OurData.
+    """The other side of cconvnet.bench.peers.cconvnet_data.OurData.
 
     Args:
         data, size: as open_source's. crop: side of the crops.

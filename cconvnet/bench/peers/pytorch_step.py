@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cconvnet.bench import processes
+from cconvnet.bench.peers.cconvnet_step import END, MASKS, START
+from cconvnet.bench.peers.forms import form_precision
 from cconvnet.bench.peers.pytorch_net import Net
-from cconvnet.bench.step import END, MASKS, START, form_precision
 from cconvnet.nets import spec_from_dict
 from cconvnet.network.synthetic import MEAN
 
 
 class PyTorchStep:
-    """The other side of cconvnet.bench.step.OurStep: the same methods, the same network, weights and images.
+    """The other side of OurStep: the same methods, the same network, weights and images.
 
     Args:
         spec: of the network, as spec_to_dict gives it.
@@ -34,7 +35,7 @@ class PyTorchStep:
         precision: "fp32", "tf32" (matrix products and convolutions may use it), or "bf16" (autocast), unless
             the form names another.
         folder: where OurStep left the weights and the images; what this side leaves there is named after it.
-        form: its words and what they mean stand at cconvnet.bench.step.WORDS.
+        form: its words and what they mean stand at cconvnet.bench.peers.forms.WORDS.
 
     Raises
         PeerMissing: PyTorch is not there, has no such device, or lacks a layer of the network.

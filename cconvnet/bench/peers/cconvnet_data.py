@@ -1,0 +1,203 @@
+"""Our side of a feeding comparison: the stages in which images are decoded, loaded and trained on."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from cconvnet import data
+from cconvnet._problem import InputProblem
+from cconvnet.bench.peers.feeding import open_streamed, timed, times_over
+from cconvnet.data.images import Pixels
+from cconvnet.data.splits import Indices, Reader, Split
+from cconvnet.data.workers import CHUNK, Broken
+from cconvnet.devices import get_device
+from cconvnet.formats import netfiles
+from cconvnet.nets import NetSpec
+from cconvnet.network import Network
+from cconvnet.network.synthetic import MEAN, TIMED_LR, Training
+
+
+class Repeated(Split):
+    """A split several times over, as if it had so many more images."""
+
+    def __init__(self, split: Split, times: int) -> None:
+        super().__init__(split.name, np.tile(split.labels, times), split.image_shape)
+        self._split, self._times = split, times
+
+    def file(self, index: int) -> str:
+        return self._split.file(index % len(self._split))
+
+    def skip(self, index: int, reason: str) -> None:
+        self._split.skip(index % len(self._split), reason)
+
+    def fill(self, indices: Indices, images: Pixels) -> Broken:
+        return self._split.fill(indices % len(self._split), images)
+
+    def open_reader(self, workers: int | None, times: int = 1) -> Reader:
+        reader = self._split.open_reader(workers, times * self._times)
+        return _RepeatedReader(reader, len(self._split))
+
+
+class _RepeatedReader:
+    def __init__(self, reader: Reader, count: int) -> None:
+        self._reader, self._count = reader, count
+        self.in_flight = reader.in_flight
+
+    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
+        return self._reader.start(indices % self._count, images)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class OurData:
+    """Our side.
+
+    Args:
+        data, size: as open_source's; pictures are read anew each time, whether they would fit in memory or
+            not. net: a name or the files of a network.
+        workers: decoding processes, None: as training chooses.
+    """
+
+    def __init__(
+        self,
+        data: str | None,
+        size: int | None,
+        net: str | list[str | int | None],
+        batch: int,
+        device: str,
+        precision: str,
+        workers: int,
+    ) -> None:
+        network_files = net if isinstance(net, str) else netfiles.NetFiles(*net)  # type: ignore[arg-type]
+        source = open_streamed(data, size)
+        spec = spec_of(network_files, source)
+        self.batch, self.workers = batch, workers
+        self.split = Repeated(source.train, times_over(len(source.train), batch))
+        self.network = Network(spec, batch=batch, devices=[device], precision=precision)
+        self.training = Training(self.network)
+        self.crop = (spec.input.height, spec.input.width)
+        self._order = itertools.cycle(np.random.default_rng(0).permutation(len(self.split)).tolist())
+
+    def measure(self, stage: str, seconds: float) -> tuple[int, float]:
+        """Images and seconds of one turn of a stage; it leaves nothing behind that goes on working."""
+        stages: dict[str, Callable[[float], tuple[int, float]]] = {
+            "decode 1": self._decode_alone,
+            "decode": self._decode,
+            "load": lambda seconds: self._loaded(lambda batch: None, seconds),
+            "crops": self._crops,
+            "feed": lambda seconds: self._loaded(self._fed, seconds),
+            "step": self._step,
+            "train": self._train,
+        }
+        return stages[stage](seconds)
+
+    def _next(self) -> Indices:
+        return np.fromiter(itertools.islice(self._order, CHUNK), np.int64, CHUNK)
+
+    def _decode_alone(self, seconds: float) -> tuple[int, float]:
+        images = np.empty((CHUNK, *self.split.image_shape), np.uint8)
+
+        def advance() -> int:
+            self.split.fill(self._next(), images)
+            return CHUNK
+
+        return timed(advance, seconds)
+
+    def _decode(self, seconds: float) -> tuple[int, float]:
+        reader = self.split.open_reader(self.workers)
+        slots = 1 + -(-reader.in_flight // CHUNK)
+        images = np.empty((slots, CHUNK, *self.split.image_shape), np.uint8)
+        under_way: deque[list[Future[Broken]]] = deque()
+        place = itertools.cycle(range(slots))
+
+        def advance() -> int:
+            while len(under_way) < slots:
+                under_way.append(reader.start(self._next(), images[next(place)]))
+            for future in under_way.popleft():
+                future.result()
+            return CHUNK
+
+        try:
+            return timed(advance, seconds, slots)
+        finally:
+            reader.close()
+
+    def _loaded(self, use: Callable[[data.Batch], None], seconds: float) -> tuple[int, float]:
+        """What becomes of batches, once `use` is done with each."""
+        with data.Loader(
+            self.split,
+            self.batch,
+            seed=1,
+            crop=self.crop,
+            random_crop=True,
+            mirror=True,
+            workers=self.workers,
+            allocate=self.network.devices[0].staging,
+        ) as loader:
+            batches: Iterator[data.Batch] = itertools.chain.from_iterable(
+                map(loader.epoch, itertools.count())
+            )
+
+            def advance() -> int:
+                batch = next(batches)
+                use(batch)
+                return len(batch)
+
+            return timed(advance, seconds, loader.ahead)
+
+    def _crops(self, seconds: float) -> tuple[int, float]:
+        device = get_device("cpu:0")
+        transform = device.module.input_transform
+        problem = InputProblem(self.batch, *self.split.image_shape, *self.crop)
+        mean = device.array(np.full(self.split.image_shape, MEAN, np.float32))
+        crops = device.empty(problem.y_shape)
+
+        def use(batch: data.Batch) -> None:
+            where = batch.top, batch.left, batch.mirror
+            transform(problem, batch.images, *where, mean, None, 1.0, crops, device.stream)
+
+        return self._loaded(use, seconds)
+
+    def _load(self, batch: data.Batch) -> None:
+        self.network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror)
+
+    def _fed(self, batch: data.Batch) -> None:
+        self._load(batch)
+        self.network.forward_inputs()
+        for device in self.network.devices:
+            device.synchronize()
+
+    def _step(self, seconds: float) -> tuple[int, float]:
+        training = self.training
+        self.network.load(training.images, training.labels, training.top, training.left, training.mirror)
+
+        def advance() -> int:
+            training.train()
+            return self.batch
+
+        return timed(advance, seconds)
+
+    def _train(self, seconds: float) -> tuple[int, float]:
+        """As Trainer steps: the result of a step is looked at when the next has been begun."""
+        results: deque[Callable[[], Any]] = deque()
+        steps = itertools.count()
+
+        def use(batch: data.Batch) -> None:
+            self._load(batch)
+            self.network.train_step(next(steps), TIMED_LR, self.network.spec.recipe.momentum)
+            results.append(self.network.result_later())
+            if len(results) > 1:
+                results.popleft()()
+
+        return self._loaded(use, seconds)
+
+
+def spec_of(net: str | netfiles.NetFiles, source: data.Source) -> NetSpec:
+    return netfiles.build(net, source.image_shape, len(source.classes))[0]

@@ -1,0 +1,110 @@
+"""Our side of a comparison of training steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cconvnet.bench import processes
+from cconvnet.bench.timing import wall_seconds
+from cconvnet.layers import Dropout
+from cconvnet.nets import spec_from_dict
+from cconvnet.network import Network
+from cconvnet.network.synthetic import Training
+from cconvnet.testing import reference
+
+Array = np.ndarray[Any, Any]
+
+# What our side leaves for the others: the first weights, images and labels; the dropout masks of the first
+# steps; the velocities after them. Each other side leaves its velocities under its form's name before END.
+START, MASKS, END = "start.npz", "masks.npz", "end.npz"
+
+
+class OurStep:
+    """Our side, and what every other side must offer.
+
+    Args:
+        spec: of the network, as spec_to_dict gives it.
+        batch: images per step.
+        devices: their names.
+        folder: where START, MASKS and END go.
+    """
+
+    def __init__(
+        self, spec: dict[str, Any], batch: int, devices: list[str], precision: str, folder: str
+    ) -> None:
+        net = spec_from_dict(spec)
+        self.network = Network(net, batch=batch, devices=devices, seed=0, precision=precision)
+        self.training = Training(self.network)
+        self.folder = Path(folder)
+
+    def about(self) -> dict[str, Any]:
+        """``what`` computes, and whatever else is to be said."""
+        described = self.network.describe()
+        return {
+            "what": self.network.devices[0].reason,
+            "device": described["device"],
+            "parameters": described["parameters"],
+            "memory_bytes": described["memory_bytes"],
+        }
+
+    def first_steps(self, count: int, lr: float) -> list[float]:
+        """The losses of so many steps; leaves in the folder what others need to do the same."""
+        self.training.lr = lr
+        start: dict[str, Any] = {"images": self._cropped(), "labels": self.training.labels}
+        np.savez(self.folder / START, **start, **self._state(velocities=False))
+        losses: list[float] = []
+        masks: dict[str, Any] = {}
+        for step in range(count):
+            losses.append(self.training.step())
+            masks.update({f"{name}.{step}": mask for name, mask in self._masks().items()})
+        np.savez(self.folder / MASKS, **masks)
+        np.savez(self.folder / END, **self._state(velocities=True))
+        return losses
+
+    def _state(self, velocities: bool) -> dict[str, Any]:
+        state = self.network.state()
+        return {name: value for name, value in state.items() if name.endswith(".velocity") == velocities}
+
+    def _cropped(self) -> Array:
+        """The images as the network sees them, uint8[N,H,W,C], their mean not yet subtracted."""
+        net, given = self.network.spec, self.training
+        crops = np.empty((len(given.images), net.input.height, net.input.width, net.input.channels), np.uint8)
+        offsets = zip(crops, given.images, given.top, given.left, given.mirror, strict=True)
+        for crop, image, top, left, mirror in offsets:
+            cut = image[top : top + net.input.height, left : left + net.input.width]
+            crop[...] = cut[:, ::-1] if mirror else cut
+        return crops
+
+    def _masks(self) -> dict[str, Array]:
+        """What each dropout layer multiplied its input by in the last forward pass."""
+        parts: dict[str, list[Array]] = {}
+        for layer in self.network.layers:
+            # By itself, or as the last part of a product.
+            dropout: Dropout | None = getattr(layer, "dropout", None)
+            if dropout is not None:
+                step = layer.device.host(dropout.step)
+                mask = reference.dropout(dropout.last, np.ones(layer.output.shape), step)
+                parts.setdefault(layer.names[-1], []).append(mask)
+        return {name: np.concatenate(masks, axis=-1, dtype=np.float32) for name, masks in parts.items()}
+
+    def prepare(self, lr: float) -> None:
+        """From here on steps are those that are timed, and the peak of memory is theirs."""
+        self.training.lr = lr
+        processes.forget_peak()
+
+    def step(self) -> float:
+        """The seconds of one step: images to the device, forward, backward, update, loss read."""
+        return wall_seconds(self.training.step, 1)[0]
+
+    def memory(self) -> dict[str, int]:
+        """``peak_rss_bytes`` of the process; on a GPU also ``peak_device_bytes``, held by its allocator."""
+        found = {"peak_rss_bytes": processes.peak_bytes()}
+        gpus = {device.ordinal: device for device in self.network.devices if device.kind == "cuda"}
+        held = 0
+        for device in gpus.values():
+            with device:
+                held += int(device.xp.get_default_memory_pool().total_bytes())
+        return found | ({"peak_device_bytes": held} if gpus else {})

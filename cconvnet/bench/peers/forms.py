@@ -1,0 +1,60 @@
+"""The forms in which a PyTorch user could write a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cconvnet.devices import PRECISIONS
+from cconvnet.errors import nearest
+from cconvnet.nets import NetSpec
+from cconvnet.nets.specs import LrnSpec
+
+# What a form of PyTorch's step is made of, with + between the words.
+WORDS = {
+    "nchw": "images, activations and filters lie in memory as [N,C,H,W]",
+    "channels_last": "they lie as [N,H,W,C]",
+    "lrn_by_hand": "LRN is not the library's but written in its elementwise operations",
+    "compiled": "torch.compile",
+    "graph": "the whole step is captured in a CUDA graph",
+    "bf16_model": "in bf16, not autocast but weights in bfloat16, rounded from the floats that SGD moves",
+    **{name: f"computed in {name}, whatever ours is computed in" for name in PRECISIONS},
+}
+
+
+def default_forms(spec: NetSpec, on_gpu: bool, precision: str = "fp32") -> list[str]:
+    """The forms of PyTorch's step that are tried if none are asked for; see PyTorchStep.
+
+    In precisions other than fp32 also those of fp32, since that is what one gets who does not ask.
+    """
+    forms = ["channels_last", "channels_last+graph", "channels_last+compiled+graph"]
+    if not on_gpu:
+        forms = ["nchw", "channels_last"]
+    normalises = any(isinstance(layer, LrnSpec) for layer in spec.layers)
+    if normalises:
+        forms += [f"{form}+lrn_by_hand" for form in forms]
+    others = [] if precision == "fp32" else [f"{form}+fp32" for form in forms]
+    if precision == "bf16":
+        forms.append(f"{forms[-1]}+bf16_model")
+    return forms + others
+
+
+def form_precision(form: str, precision: str) -> str:
+    """What a form computes in where ours computes in `precision`."""
+    return next((word for word in form.split("+") if word in PRECISIONS), precision)
+
+
+def check_forms(forms: Sequence[str], on_gpu: bool, precision: str = "fp32") -> None:
+    """Raises ValueError naming a form that makes no sense where ours computes in `precision`."""
+    for form in forms:
+        words = form.split("+")
+        for word in words:
+            if word not in WORDS:
+                raise ValueError(nearest("--forms: a word", word, WORDS))
+        if ("nchw" in words) == ("channels_last" in words):
+            raise ValueError(f"--forms must each have one of nchw and channels_last, not {form!r}")
+        if "graph" in words and not on_gpu:
+            raise ValueError(f"--forms may have graph on a GPU only, not {form!r}")
+        if sum(word in PRECISIONS for word in words) > 1:
+            raise ValueError(f"--forms may each have one of {', '.join(PRECISIONS)}, not {form!r}")
+        if "bf16_model" in words and form_precision(form, precision) != "bf16":
+            raise ValueError(f"--forms may have bf16_model in bf16 only, not {form!r}")
