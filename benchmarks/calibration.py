@@ -68,7 +68,7 @@ def show(value: dict[str, Any]) -> None:
 def machine(device: str) -> dict[str, Any]:
     """The machine as results record it; less where CuPy cannot reach the GPU."""
     from cconvnet.devices import DeviceUnavailable, get_device
-    from cconvnet.system.machine import describe
+    from cconvnet.devices.machine import describe
 
     try:
         return describe(get_device(device))

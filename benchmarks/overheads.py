@@ -271,8 +271,7 @@ def line_through(samples: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Each part's values; "value" is what its target is for."""
-    from cconvnet.devices import get_device
-    from cconvnet.system import machine
+    from cconvnet.devices import get_device, machine
 
     result: dict[str, Any] = {
         "what": "overheads",

@@ -27,9 +27,13 @@ sys.path.insert(0, str(ROOT))
 
 from cconvnet import runs  # noqa: E402
 from cconvnet.console import Reporter, percent, reporter  # noqa: E402
-from cconvnet.devices import PRECISIONS, devices_of, require_precision  # noqa: E402
+from cconvnet.devices import (  # noqa: E402
+    PRECISIONS,
+    devices_of,
+    machine,
+    require_precision,
+)
 from cconvnet.plots import check, figure, save  # noqa: E402
-from cconvnet.system import machine  # noqa: E402
 from cconvnet.training.session import train  # noqa: E402
 from cconvnet.training.settings import Options  # noqa: E402
 

@@ -24,9 +24,8 @@ from cconvnet.bench.processes import PeerMissing, Worker, WorkerError
 from cconvnet.checks import MOST_PIXELS, real, whole
 from cconvnet.data.splits import Split, StoredSplit
 from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
-from cconvnet.devices import check_precision, devices_of, require_precision
+from cconvnet.devices import check_precision, devices_of, machine, require_precision
 from cconvnet.formats import netfiles
-from cconvnet.system import machine
 
 OURS = "cconvnet.bench.peers.cconvnet_data:OurData"
 PYTORCH = "cconvnet.bench.peers.pytorch_data:PyTorchData"

@@ -14,7 +14,7 @@ from cconvnet.bench.processes import RAISED_MALLOC, PeerMissing, Worker, WorkerE
 from cconvnet.bench.timing import GRAPH, calls_for, geometric_mean, summary
 from cconvnet.checks import real, whole
 from cconvnet.devices import check_precision, get_device, require_precision
-from cconvnet.system.machine import describe
+from cconvnet.devices.machine import describe
 
 # Of images, where memory and patience are a CPU's; a GPU takes 128.
 CPU_BATCHES = {"alexnet": 128, "vgg16": 8, "googlenet": 32, "resnet50": 16, "cifar-quick": 128}

@@ -14,14 +14,13 @@ from typing import Any
 from cconvnet.bench.cost import Work, work
 from cconvnet.bench.peaks import Ceilings, measure
 from cconvnet.bench.timing import summary
-from cconvnet.devices import Device, devices_of
+from cconvnet.devices import Device, devices_of, machine
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.layers import Layer, SoftmaxCostLayer
 from cconvnet.nets import DATA
 from cconvnet.network import Network
 from cconvnet.network.build import build_spec
 from cconvnet.network.synthetic import Training, check_counts
-from cconvnet.system import machine
 
 CACHES = "as in a step: as the call before left them"
 FURTHEST = 5

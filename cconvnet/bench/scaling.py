@@ -17,11 +17,10 @@ from cconvnet import nets
 from cconvnet.bench.processes import Worker, WorkerError, peak_bytes
 from cconvnet.bench.timing import calls_for, summary, wall_seconds
 from cconvnet.checks import MOST_PIXELS, real, whole
-from cconvnet.devices import Device, check_precision, get_device
+from cconvnet.devices import Device, check_precision, get_device, machine, memory
 from cconvnet.nets import spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
-from cconvnet.system import machine, memory
 
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the side of a network's own images
 LARGEST_BATCH = 1 << 16
@@ -75,7 +74,7 @@ class Points:
 
 def available_bytes(device: Device) -> int | None:
     """The memory that is free for a network on this device; None where the system does not tell."""
-    found = memory.of_device(device)
+    found = memory.available(device)
     return None if found is None else found.fast
 
 

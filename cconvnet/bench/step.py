@@ -20,12 +20,11 @@ from cconvnet.bench.peers.cconvnet_step import END
 from cconvnet.bench.peers.forms import check_forms, default_forms, form_precision
 from cconvnet.bench.processes import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.bench.timing import summary
-from cconvnet.devices import PRECISIONS, devices_of, require_precision
+from cconvnet.devices import PRECISIONS, devices_of, machine, require_precision
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets import NetSpec, spec_to_dict
 from cconvnet.network.build import build_spec
 from cconvnet.network.synthetic import TIMED_LR, check_counts
-from cconvnet.system import machine
 
 Array = np.ndarray[Any, Any]
 

@@ -18,11 +18,10 @@ from typing import Any
 
 from cconvnet import nets
 from cconvnet.bench.timing import summary, wall_seconds
-from cconvnet.devices import PRECISIONS, Device, get_device
+from cconvnet.devices import PRECISIONS, Device, get_device, machine
 from cconvnet.nets import NetSpec
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
-from cconvnet.system import machine
 
 WARMUP = 4  # the second step is captured
 

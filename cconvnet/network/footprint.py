@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.devices import Device
+from cconvnet.devices import memory as device_memory
 from cconvnet.network import Network
 from cconvnet.system import memory
 from cconvnet.system.memory import NotEnoughMemory
@@ -86,11 +87,11 @@ def check(plan: Plan, kind: str) -> None:
     if kind == "run":
         needed[None] += needs.state
     for where, count in needed.items():
-        found = memory.of_device(devices[where]) if where in devices else memory.host()
+        found = device_memory.available(devices[where]) if where in devices else memory.host()
         if found is None or count <= found.free:
             continue
         memory.give_back()  # of networks that were there before
-        found = memory.of_device(devices[where]) if where in devices else memory.host()
+        found = device_memory.available(devices[where]) if where in devices else memory.host()
         if found is not None and count > found.free:
             what = f"the network {plan.spec.name} at batch {plan.batch:,}"
             if where not in devices:

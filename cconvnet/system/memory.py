@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cconvnet.devices import Device
-
 _NO_LIMIT = 2**60  # version 1 says the largest multiple of a page instead
 
 
@@ -172,19 +170,6 @@ def _table(path: Path) -> dict[str, int]:
         with contextlib.suppress(ValueError, IndexError):
             found[name] = int(rest[0])
     return found
-
-
-# ---- devices ---------------------------------------------------------------------------------------------
-
-
-def of_device(device: Device) -> Free | None:
-    """The memory that is free for arrays of a device: the GPU's, or the host's for every other."""
-    if device.kind != "cuda":
-        return host()
-    with device:
-        free, in_all = device.xp.cuda.runtime.memGetInfo()
-        kept = device.xp.get_default_memory_pool().free_bytes()
-    return Free(int(free) + int(kept), int(in_all), device.name)
 
 
 def give_back() -> None:

@@ -19,7 +19,7 @@ from cconvnet.data.datasets.dataset import composed
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.workers import surplus
-from cconvnet.devices import Device, check_precision, devices_of
+from cconvnet.devices import Device, check_precision, devices_of, machine
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles
 from cconvnet.formats.netfiles import NetFiles
@@ -36,7 +36,6 @@ from cconvnet.runs import (
     unfinished,
 )
 from cconvnet.runs.checkpoint import KEEP, Checkpoint, check_tensors
-from cconvnet.system import machine
 from cconvnet.system.outputs import check_folder
 from cconvnet.training.settings import Options, Settings, identity
 from cconvnet.training.stopping import Interrupts, Terminated

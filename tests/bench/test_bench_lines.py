@@ -30,8 +30,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     found = FakeGpu()
     for module in ("peers.cconvnet_kernels", "step_forms"):
         monkeypatch.setattr(f"cconvnet.bench.{module}.get_device", lambda name: found)
-    monkeypatch.setattr("cconvnet.system.machine._gpu", lambda device: {"chip": "none"})
-    monkeypatch.setattr("cconvnet.system.machine._gpu_clocks", lambda device: {})
+    monkeypatch.setattr("cconvnet.devices.machine._gpu", lambda device: {"chip": "none"})
+    monkeypatch.setattr("cconvnet.devices.machine._gpu_clocks", lambda device: {})
     monkeypatch.setattr(Ours, "ceilings", lambda self: {"bytes_per_second": 1e9, "flops_per_second": 1e9})
     return found
 

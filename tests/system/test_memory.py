@@ -16,6 +16,7 @@ from helpers.commands import run
 
 from cconvnet import nets
 from cconvnet.devices import Device
+from cconvnet.devices import memory as device_memory
 from cconvnet.network import Network, footprint
 from cconvnet.network.footprint import Plan
 from cconvnet.system import memory
@@ -218,7 +219,7 @@ def test_a_gpus_memory_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
     plan.devices = [Gpu()]  # type: ignore[list-item]
     free = {"gpu": 0, "host": 0}
-    monkeypatch.setattr(memory, "of_device", lambda device: Free(free["gpu"], 10**9, "cuda:3"))
+    monkeypatch.setattr(device_memory, "available", lambda device: Free(free["gpu"], 10**9, "cuda:3"))
     monkeypatch.setattr(memory, "host", lambda: Free(free["host"], 10**9))
     with pytest.raises(NotEnoughMemory, match="of cuda:3"):
         footprint.check(plan, "training")
@@ -231,7 +232,7 @@ def test_a_gpus_memory_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_device_tells_what_is_free(device: Device) -> None:
-    found = memory.of_device(device)
+    found = device_memory.available(device)
     assert found is not None and 0 < found.fast <= found.free and found.fast <= found.in_all
 
 

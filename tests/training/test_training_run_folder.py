@@ -14,10 +14,9 @@ from helpers.commands import Listener
 from helpers.training import resume, run_training
 
 from cconvnet import runs
-from cconvnet.devices import Device
+from cconvnet.devices import Device, machine
 from cconvnet.runs import Run, RunError
 from cconvnet.runs.checkpoint import CheckpointError, Folder
-from cconvnet.system import machine
 
 
 def test_a_run_is_not_written_over(unbroken: Path) -> None:

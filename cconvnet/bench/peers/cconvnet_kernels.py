@@ -15,8 +15,7 @@ from cconvnet.bench.peers.side import Plan, Refused, Replay, Side
 from cconvnet.bench.tiles import Tiled, Tiles, count_bad
 from cconvnet.bench.timing import GRAPH, Clock
 from cconvnet.bfloat16 import BITS, pack
-from cconvnet.devices import Device, get_device
-from cconvnet.system import machine
+from cconvnet.devices import Device, get_device, machine
 from cconvnet.testing.check import OPERATIONS, impls
 from cconvnet.testing.operations import COUNTS, workspace_size
 

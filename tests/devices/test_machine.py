@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from cconvnet.devices import get_device
-from cconvnet.system import machine
+from cconvnet.devices import get_device, machine
 
 
 def test_what_every_result_says() -> None:

@@ -1,0 +1,16 @@
+"""Memory that is free on a device."""
+
+from __future__ import annotations
+
+from cconvnet.devices import Device
+from cconvnet.system import memory
+
+
+def available(device: Device) -> memory.Free | None:
+    """The memory that is free for arrays of a device: the GPU's, or the host's for every other."""
+    if device.kind != "cuda":
+        return memory.host()
+    with device:
+        free, in_all = device.xp.cuda.runtime.memGetInfo()
+        kept = device.xp.get_default_memory_pool().free_bytes()
+    return memory.Free(int(free) + int(kept), int(in_all), device.name)
