@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cconvnet.system.children import python_call
+from cconvnet.system.interpreter import python_command
 
 # Raised so high, glibc's thresholds keep a process from giving its large buffers back to the system at every
 # step, and from having them faulted in anew. PyTorch is nearly twice as fast with them on a CPU.
@@ -65,7 +65,7 @@ class Worker:
     ) -> None:
         self.target = target
         self._process = subprocess.Popen(
-            python_call("cconvnet.bench.processes:serve", [target]),
+            python_command("cconvnet.bench.processes:serve", [target]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -31,7 +31,7 @@ import numpy as np
 from cconvnet.data.byte_ranges import Stored
 from cconvnet.data.images import BrokenImage, DataError, Pixels, read_image
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
-from cconvnet.system.children import python_call
+from cconvnet.system.interpreter import python_command
 
 # Files a worker is given at once: enough to make the exchange cheap beside the decoding (about 0.1 ms beside
 # 2 ms for 32x32 pixels), few enough that a batch is spread over the workers.
@@ -240,7 +240,7 @@ def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENTS)
     try:
         return subprocess.Popen(
-            python_call(target, [dict(start)], sys.path),
+            python_command(target, [dict(start)], sys.path),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=inherited,

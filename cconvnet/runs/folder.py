@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from cconvnet.runs.checkpoint import Folder
 from cconvnet.runs.reading import RunError, read_config
 from cconvnet.system import outputs
-from cconvnet.system.locks import locked
+from cconvnet.system.locks import try_lock
 
 # NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), that of a
 # folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).
@@ -233,7 +233,7 @@ def _lock(path: Path) -> int:
     """An open descriptor that no other process holds; the system frees it whatever happens."""
     descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(10):
-        if locked(descriptor):
+        if try_lock(descriptor):
             return descriptor
         time.sleep(0.02)  # Perhaps somebody only looks whether it is locked.
     os.close(descriptor)
@@ -247,6 +247,6 @@ def in_use(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not locked(descriptor, alone=False)
+        return not try_lock(descriptor, exclusive=False)
     finally:
         os.close(descriptor)

@@ -43,7 +43,7 @@ from cconvnet.data.shards.encoding import Recipe, Survey
 from cconvnet.data.shards.writer_pool import Here, Maker, Part, Tell, Worker, record_file, write_record
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
-from cconvnet.system.locks import locked
+from cconvnet.system.locks import try_lock
 from cconvnet.system.outputs import check_folder
 
 SHARD_BYTES = 256 * 2**20
@@ -546,7 +546,7 @@ def _lock(journal: Path) -> int | None:
         descriptor = os.open(journal / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:
         return None
-    if locked(descriptor) and os.fstat(descriptor).st_nlink:
+    if try_lock(descriptor) and os.fstat(descriptor).st_nlink:
         return descriptor
     os.close(descriptor)
     return None

@@ -15,7 +15,7 @@ from helpers.made_pictures import make_folder
 import cconvnet
 from cconvnet.bench.processes import Worker
 from cconvnet.data.workers import spawn
-from cconvnet.system.children import python_call
+from cconvnet.system.interpreter import python_command
 
 # Of the standard library, of the dependencies, of optional ones that may be missing, and what Python itself
 # imports when it starts.
@@ -128,7 +128,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_decoding_process_takes_over_the_safe_part_of_the_path(planted: Path) -> None:
-    with spawn("test_children:say_path", {"word": "hello"}) as child:
+    with spawn("test_interpreter:say_path", {"word": "hello"}) as child:
         answer = child.communicate(timeout=60)[0]
     assert child.returncode == 0 and not planted.exists()
     path, random, numpy, word = json.loads(answer)
@@ -141,7 +141,7 @@ def test_a_decoding_process_takes_over_the_safe_part_of_the_path(planted: Path) 
 def test_a_side_of_a_measurement_keeps_its_own_path(planted: Path) -> None:
     folder = Path(__file__).parent
     tests = {"PYTHONPATH": f"{folder}:{folder.parent}"}
-    with Worker("test_children:Paths", environment=tests) as side:
+    with Worker("test_interpreter:Paths", environment=tests) as side:
         path = side.ask("path")
     assert not planted.exists()
     assert (
@@ -152,8 +152,9 @@ def test_a_side_of_a_measurement_keeps_its_own_path(planted: Path) -> None:
 @pytest.mark.parametrize("flags", [[], ["-s"], ["-E"], ["-I"]])
 def test_a_child_heeds_the_environment_as_its_parent_does(flags: list[str], tmp_path: Path) -> None:
     code = (
-        f"import sys; sys.path.append({PACKAGE_ROOT!r}); from cconvnet.system.children import python_call; "
-        "print(python_call('sys:exit')[1:-3])"
+        f"import sys; sys.path.append({PACKAGE_ROOT!r}); "
+        "from cconvnet.system.interpreter import python_command; "
+        "print(python_command('sys:exit')[1:-3])"
     )
     done = start(tmp_path, [*flags, "-c", code])
     wanted = {"": ["-P"], "-s": ["-P", "-s"], "-E": ["-P", "-E"], "-I": ["-P", "-E", "-s"]}
@@ -166,6 +167,6 @@ def test_a_child_begins_in_a_folder_that_is_gone(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(gone)
     gone.rmdir()
     done = subprocess.run(
-        python_call("builtins:print", ["here"], sys.path), capture_output=True, check=False, timeout=60
+        python_command("builtins:print", ["here"], sys.path), capture_output=True, check=False, timeout=60
     )
     assert done.stdout == b"here\n", done.stderr

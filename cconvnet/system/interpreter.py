@@ -31,7 +31,7 @@ getattr(importlib.import_module(module), function)(*arguments)
 """
 
 
-def python_call(target: str, arguments: Sequence[Any] = (), path: Sequence[str] = ()) -> list[str]:
+def python_command(target: str, arguments: Sequence[Any] = (), path: Sequence[str] = ()) -> list[str]:
     """The command that calls `target`, "module:function", in a new interpreter.
 
     Args:
