@@ -113,8 +113,8 @@ def _trainer(options: argparse.Namespace, folder: str, steps: int, tensorboard: 
     """A training that is ready to begin, with a bar, and its options."""
     from cconvnet.console import Bar
     from cconvnet.devices import devices_of
+    from cconvnet.training.options import Options
     from cconvnet.training.session import _started
-    from cconvnet.training.settings import Options
 
     wanted = Options(
         net=options.net,

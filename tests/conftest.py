@@ -170,8 +170,8 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a complete run of four short epochs, whose rate falls after the second. Do not change it."""
     from cconvnet.console import Silent
     from cconvnet.nets import LrStep
+    from cconvnet.training.options import Options
     from cconvnet.training.session import train
-    from cconvnet.training.settings import Options
 
     path = tmp_path_factory.mktemp("small") / "run"
     options = Options(devices=["cpu:0"], epochs=4, lr=0.05, lr_steps=(LrStep(2, 0.1),), log_every=5, out=path)

@@ -44,8 +44,8 @@ def import_(
     from cconvnet.formats import cuda_convnet_checkpoint
     from cconvnet.formats.netfiles import chosen
     from cconvnet.runs.checkpoint import CheckpointError
+    from cconvnet.training.options import Options
     from cconvnet.training.session import begin_with
-    from cconvnet.training.settings import Options
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
@@ -53,7 +53,15 @@ def import_(
     if wanted is None:
         raise ValueError("the network is needed: --net, or --layer-def and --layer-params")
     layers = cuda_convnet_checkpoint.read_checkpoint(checkpoint)
-    options = Options(net=wanted, data=data, batch=batch, out=out)
+    options = Options(
+        net=net,
+        layer_def=layer_def,
+        layer_params=layer_params,
+        crop=crop,
+        data=data,
+        batch=batch,
+        out=out,
+    )
     with reporter() as report:
         shared = cuda_convnet_checkpoint.shared_weights(layers)
         if shared:

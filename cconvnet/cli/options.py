@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from cconvnet import checks, nets
 from cconvnet.checks import LARGEST, MOST, MOST_PIXELS, MOST_SEED
 from cconvnet.system import outputs
 from cconvnet.system.outputs import check_output
+from cconvnet.training.options import (
+    DESCRIPTIONS,
+    MOST_WORKERS,
+    Options,
+    Range,
+    Real,
+    Whole,
+    parse_device_names,
+    parse_places,
+)
 
 LONGEST = 366 * 24 * 3600.0  # seconds that a measurement may be told to take
-_DEVICE = re.compile(r"[0-9]{1,9}|[a-z]+(?::[0-9]{1,9})?")
 
 
 def example(*lines: str) -> str:
@@ -27,102 +35,102 @@ def example(*lines: str) -> str:
 # ---- checks of values, before a command begins ----------------------------------------------------------
 
 
-def whole(low: int = 1, high: int = MOST) -> Callable[..., int | None]:
-    """A callback that checks a whole number; the error names the option."""
+def _within(allowed: Range) -> Callable[..., Any]:
+    """Make a callback that checks a number; the error names the option."""
 
-    def check(parameter: typer.CallbackParam, value: int | None) -> int | None:
-        return None if value is None else checks.whole(parameter.opts[0], value, low, high)
+    def check(parameter: typer.CallbackParam, value: Any) -> Any:
+        return None if value is None else allowed.check(parameter.opts[0], value)
 
     return check
+
+
+def whole(low: int = 1, high: int = MOST) -> Callable[..., int | None]:
+    """Make a callback that checks a whole number; the error names the option."""
+    return _within(Whole(low, high))
 
 
 def real(
     *, low: float = -LARGEST, above: float | None = None, high: float = LARGEST
 ) -> Callable[..., float | None]:
-    """A callback that checks a finite number; the error names the option."""
-
-    def check(parameter: typer.CallbackParam, value: float | None) -> float | None:
-        if value is None:
-            return None
-        return checks.real(parameter.opts[0], value, low=low, above=above, high=high)
-
-    return check
+    """Make a callback that checks a finite number; the error names the option."""
+    return _within(Real(low, above, high))
 
 
-workers = whole(0, 4096)  # as many as the largest machines have cores
+workers = whole(0, MOST_WORKERS)
 seed = whole(0, MOST_SEED)
 pixels = whole(1, MOST_PIXELS)
 seconds = real(above=0, high=LONGEST)
 
 
-# ---- options that several commands have ----------------------------------------------------------------
+# ---- the options of a training ---------------------------------------------------------------------------
 
-OptionalNet = Annotated[
-    str | None,
-    typer.Option(help=f"The network: {', '.join(nets.NAMES)}; lenet if not given.", metavar="NAME"),
-]
-LayerDef = Annotated[
-    Path | None,
-    typer.Option(
-        "--layer-def",
-        help="Instead of --net: a network in cuda-convnet's files, its layers.",
-        metavar="FILE",
-    ),
-]
-LayerParams = Annotated[
-    Path | None,
-    typer.Option("--layer-params", help="The parameters that go with --layer-def.", metavar="FILE"),
-]
-Crop = Annotated[
-    int | None,
-    typer.Option(
-        "--crop",
-        help="With --layer-def: the side in pixels of the squares cut out of the images; whole images if not "
-        "given.",
-        metavar="PIXELS",
-        callback=pixels,
-    ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="A folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of shards, of ILSVRC-2012's or "
-        "WebDataset tars, of MNIST's or CIFAR-10's files, or 'digits', the embedded default.",
-        metavar="FOLDER",
-    ),
-]
-DeviceNames = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        help="cuda:0, cpu:0, emulator:0, or several with commas. Without it a GPU if there is one.",
-        metavar="NAMES",
-    ),
-]
-Places = Annotated[
-    str | None,
-    typer.Option(
-        "--place",
-        help="Where layers live, such as conv3=1,fc6=cpu:1: a number counts the devices of --device. Others "
-        "live where their input does.",
-        metavar="LAYER=DEVICE",
-    ),
-]
-_PRECISION = "What products are computed in: fp32, tf32 (GPUs) or bf16"
-Precision = Annotated[str | None, typer.Option(help=f"{_PRECISION}; fp32 if not given.", metavar="NAME")]
+
+def _of_training(name: str, help: str | None = None) -> Any:
+    """Make typer's description of a field of :class:`cconvnet.training.options.Options`."""
+    option = DESCRIPTIONS[name]
+    # Where a text is parsed, the range is that of what it means.
+    allowed = None if option.parse is not None else option.range
+    return typer.Option(
+        option.flag,
+        help=help or option.help,
+        metavar=option.metavar,
+        callback=None if allowed is None else _within(allowed),
+    )
+
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn a function of `options: Options` into a command that has a flag for each field of Options.
+
+    The other parameters of the function become flags too, after those of Options.
+    """
+    hints = get_type_hints(Options)
+    own = get_type_hints(command, include_extras=True)
+    parameters = []
+    for name, option in DESCRIPTIONS.items():
+        kind = str | None if option.parse else hints[name]
+        default = getattr(Options, name)  # a dataclass keeps the defaults of its fields so
+        parameters.append((name, default, Annotated[kind, _of_training(name)]))
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name != "options":
+            parameters.append((name, parameter.default, own[name]))
+
+    def run(**given: Any) -> None:
+        values = {name: given.pop(name) for name in DESCRIPTIONS}
+        for name, option in DESCRIPTIONS.items():
+            if option.parse is not None and values[name] is not None:
+                values[name] = option.parse(values[name])
+        command(Options(**values), **given)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {name: annotation for name, _, annotation in parameters}
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, default, annotation in parameters
+        ]
+    )
+    return run
+
+
+# ---- options that several commands have ------------------------------------------------------------------
+
+OptionalNet = Annotated[str | None, _of_training("net")]
+LayerDef = Annotated[Path | None, _of_training("layer_def")]
+LayerParams = Annotated[Path | None, _of_training("layer_params")]
+Crop = Annotated[int | None, _of_training("crop")]
+Data = Annotated[str | None, _of_training("data")]
+DeviceNames = Annotated[str | None, _of_training("devices")]
+Places = Annotated[str | None, _of_training("place")]
+Precision = Annotated[str | None, _of_training("precision")]
 RunPrecision = Annotated[
-    str | None, typer.Option("--precision", help=f"{_PRECISION}; the run's if not given.", metavar="NAME")
-]
-Batch = Annotated[
-    int | None,
-    typer.Option(help="Images per step; the network's own if not given.", metavar="N", callback=whole()),
-]
-Size = Annotated[
-    int | None,
-    typer.Option(
-        help="The side in pixels that stored images are brought to.", metavar="PIXELS", callback=pixels
+    str | None,
+    _of_training(
+        "precision", help="Precision of products: fp32, tf32 (GPUs) or bf16; the run's if not given."
     ),
 ]
+Batch = Annotated[int | None, _of_training("batch")]
+Size = Annotated[int | None, _of_training("size")]
+Workers = Annotated[int | None, _of_training("workers")]
 RunPath = Annotated[
     Path, typer.Option("--run", help="The folder of a run, or one of its checkpoints.", metavar="RUN")
 ]
@@ -135,10 +143,6 @@ Views = Annotated[
     ),
 ]
 Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoint instead of its newest.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(help="Processes that decode images; chosen if not given.", metavar="N", callback=workers),
-]
 
 
 def _checked_json(where: str | None) -> str | None:
@@ -174,21 +178,13 @@ Plot = Annotated[
 
 
 def device_names(devices: str | None) -> list[str] | None:
-    return None if devices is None else [name.strip() for name in devices.split(",")]
+    """Split the text of --device."""
+    return None if devices is None else parse_device_names(devices)
 
 
 def parsed_places(text: str | None) -> dict[str, int | str] | None:
-    if text is None:
-        return None
-    places: dict[str, int | str] = {}
-    for part in text.split(","):
-        layer, equals, device = (piece.strip() for piece in part.partition("="))
-        if not (layer and equals and device):
-            raise ValueError(f"--place must be like conv3=1,fc6=cpu:1, not {text!r}")
-        if not _DEVICE.fullmatch(device):
-            raise ValueError(f"--place must be like conv3=1,fc6=cpu:1, not {text!r}")
-        places[layer] = int(device) if checks.is_number(device) else device
-    return places
+    """Read the text of --place."""
+    return None if text is None else parse_places(text)
 
 
 def write_json(where: str, value: Any) -> None:

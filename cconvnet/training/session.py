@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from cconvnet import data, nets, runs
-from cconvnet.checks import MOST, MOST_PIXELS, MOST_SEED, MOST_TOWERS, real, whole
 from cconvnet.console import Reporter
 from cconvnet.data import datasets
 from cconvnet.data.datasets.dataset import composed
@@ -22,7 +21,6 @@ from cconvnet.data.workers import surplus
 from cconvnet.devices import Device, check_precision, devices_of, machine
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats import netfiles
-from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.runs import (
@@ -37,7 +35,8 @@ from cconvnet.runs import (
 )
 from cconvnet.runs.checkpoint import KEEP, Checkpoint, check_tensors
 from cconvnet.system.outputs import check_folder
-from cconvnet.training.settings import Options, Settings, identity
+from cconvnet.training.options import Options
+from cconvnet.training.settings import Settings, identity
 from cconvnet.training.stopping import Interrupts, Terminated
 from cconvnet.training.trainer import Outcome, Trainer, rates_of
 
@@ -85,8 +84,7 @@ def _with_resume(options: Options, reporter: Reporter) -> Options:
         return dataclasses.replace(options, resume=None)
     path = options.out or unfinished(Path("runs"))
     # A command that is given again and again may well name the network's files each time.
-    net = None if isinstance(options.net, NetFiles) else options.net
-    return dataclasses.replace(options, resume=path, net=net)
+    return dataclasses.replace(options, resume=path, layer_def=None, layer_params=None, crop=None)
 
 
 def begin_with(
@@ -110,32 +108,17 @@ def begin_with(
 
 def check_options(options: Options) -> None:
     """Refuses values that no run can have."""
-    for name, low, high in (
-        ("size", 1, MOST_PIXELS),
-        ("batch", 1, MOST),
-        ("towers", 1, MOST_TOWERS),
-        ("epochs", 1, MOST),
-        ("steps", 1, MOST),
-        ("checkpoint_every", 1, MOST),
-        ("keep", 1, MOST),
-        ("log_every", 1, MOST),
-        ("lr_plateau", 0, MOST),
-        ("seed", 0, MOST_SEED),
-    ):
-        value = getattr(options, name)
-        if value is not None:
-            whole(f"--{name.replace('_', '-')}", value, low, high)
-    if options.lr is not None:
-        real("--lr", options.lr, above=0)
-    if options.color_noise is not None:
-        real("--color-noise", options.color_noise, low=0)
-    for layer, factor in (options.lr_scale or {}).items():
-        real(f"--lr-scale of {layer}", factor, low=0)
-    if options.resume not in (None, AUTO) and isinstance(options.net, NetFiles):
+    options.check()
+    _chosen_net(options)
+    if options.resume not in (None, AUTO) and options.layer_def is not None:
         raise ValueError("--resume goes on with the run's own network; leave out --layer-def")
     check_precision(options.precision)
     if options.tensorboard:
         tensorboard.require()
+
+
+def _chosen_net(options: Options) -> str | netfiles.NetFiles | None:
+    return netfiles.chosen(options.net, options.layer_def, options.layer_params, options.crop)
 
 
 def _started(
@@ -149,7 +132,7 @@ def _started(
         check_new(options.out)
     else:
         check_folder(Path("runs"))
-    net = "lenet" if options.net is None else options.net
+    net = _chosen_net(options) or "lenet"
     size = netfiles.stored_size(net) if options.size is None else options.size
     where = _from_anywhere(options.data)
     source = _open_data(where, size, CURRENT, options, reporter)
@@ -217,21 +200,16 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     spec = place(nets.spec_from_dict(spec_values), options.place or {})
 
     # These say where and for how long; rates and noise changed by hand are how the 2012 network was trained.
-    changes = {
-        name: getattr(options, name)
-        for name in ("data", "epochs", "lr", "lr_steps", "lr_plateau", "color_noise", "precision")
-        if getattr(options, name) is not None
-    }
+    changes = options.given("take")
     if options.data is not None:
         changes["data"] = _from_anywhere(options.data)
     if settings.towers < len(devices):
         # Fewer devices than towers hold several each, so that not a bit changes.
         changes["towers"] = len(devices)
-    if options.lr_scale is not None:
-        changes["lr_scale"] = {**settings.lr_scale, **options.lr_scale}
-    for name in ("size", "batch", "towers", "seed"):
-        given, there = getattr(options, name), getattr(settings, name)
-        if given is not None and given != there:
+    if (factors := options.lr_factors()) is not None:
+        changes["lr_scale"] = {**settings.lr_scale, **factors}
+    for name, given in options.given("refuse").items():
+        if given != (there := getattr(settings, name)):
             raise RunError(
                 f"--{name} {given} differs from the run's, {there}; leave it out, or start a new run"
             )
@@ -254,7 +232,7 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
         reporter.say(f"data: {line}")
     if not settings.pictures:  # a run of an older version: known from here on
         settings = dataclasses.replace(settings, pictures=source.fingerprints)
-    if isinstance(options.net, str) and options.net != settings.net:
+    if options.net is not None and options.net != settings.net:
         _refuse_other_net(options.net, settings, source, file or path, checkpoint)
     network = _network(spec, settings, devices, options)
     trainer = Trainer(run, settings, network, source, reporter)

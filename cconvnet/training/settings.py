@@ -3,103 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
-from cconvnet.checks import LARGEST, is_number, whole
 from cconvnet.data import Source
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
-from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets import LrStep, NetSpec
-from cconvnet.runs import RunError
+from cconvnet.runs.reading import RunError
+from cconvnet.training.options import Options
 
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user may ask of a training; None leaves it to the network's recipe, or to the resumed run."""
-
-    net: str | NetFiles | None = None
-    data: str | None = None
-    size: int | None = None
-    devices: list[str] | None = None
-    towers: int | None = None
-    place: dict[str, int | str] | None = None
-    precision: str | None = None
-    batch: int | None = None
-    epochs: int | None = None
-    steps: int | None = None
-    seed: int | None = None
-    lr: float | None = None
-    lr_steps: tuple[LrStep, ...] | None = None
-    lr_plateau: int | None = None
-    lr_scale: dict[str, float] | None = None
-    color_noise: float | None = None
-    out: Path | None = None
-    resume: Path | None = None
-    checkpoint_every: int | None = None
-    keep: int | None = None
-    log_every: int = 20
-    tensorboard: bool = False
-    detect_anomaly: bool = False
-    workers: int | None = None
-
-
-def parse_lr_steps(text: str | None) -> tuple[LrStep, ...] | None:
-    """The steps of a rate that is divided by 10 at the epochs of a text such as "60,75"; "none" is no step.
-
-    Raises ValueError where the text is not that.
-    """
-    if text is None or text == "none":
-        return None if text is None else ()
-    try:
-        epochs = [float(part) for part in text.split(",")]
-    except ValueError:
-        epochs = [math.nan]
-    if not all(epoch > 0 and math.isfinite(epoch) for epoch in epochs) or epochs != sorted(set(epochs)):
-        raise ValueError(f"--lr-steps must be rising epochs such as 60,75, or none, not {text!r}")
-    return tuple(LrStep(epoch, 0.1) for epoch in epochs)
-
-
-def parse_lr_plateau(text: str | None) -> int | None:
-    """The number of epochs of a text such as "5"; "none" is 0. Raises ValueError where it is neither."""
-    if text is None or text == "none":
-        return None if text is None else 0
-    if not is_number(text) or int(text) < 1:
-        raise ValueError(f"--lr-plateau must be a number of epochs from 1 on, or none, not {text!r}")
-    return whole("--lr-plateau", int(text), 1)
-
-
-def parse_lr_scale(scale: str | None, freeze: str | None) -> dict[str, float] | None:
-    """The factors of texts such as "conv1=0.1,fc8=2" and, as 0, of layers to freeze, "conv1,conv2".
-
-    Raises ValueError where a text is not that, or both name one layer.
-    """
-    if scale is None and freeze is None:
-        return None
-    factors = {}
-    for part in scale.split(",") if scale is not None else []:
-        layer, _, number = part.partition("=")
-        try:
-            factor = float(number)
-        except ValueError:
-            factor = math.nan
-        if not layer.strip() or not 0 <= factor <= LARGEST:
-            raise ValueError(
-                f"--lr-scale must be like conv1=0.1,fc8=2, with factors from 0 on, not {scale!r}"
-            )
-        factors[layer.strip()] = factor
-    for part in freeze.split(",") if freeze is not None else []:
-        if not part.strip():
-            raise ValueError(f"--freeze must be layers such as conv1,conv2, not {freeze!r}")
-        if part.strip() in factors:
-            raise ValueError(f"--lr-scale and --freeze both name the layer {part.strip()}")
-        factors[part.strip()] = 0.0
-    return factors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,25 +60,15 @@ class Settings:
         """What the options say, and where they say nothing the network's recipe."""
         recipe = spec.recipe
         return cls(
-            net=spec.name,
-            data=options.data,
-            size=options.size,
+            **options.settings(recipe),
             **identity(source),
-            batch=recipe.batch if options.batch is None else options.batch,
-            epochs=recipe.epochs if options.epochs is None else options.epochs,
-            towers=1 if options.towers is None else options.towers,
-            seed=options.seed if options.seed is not None else 0,
-            lr=recipe.lr if options.lr is None else options.lr,
+            net=spec.name,
+            lr_scale=options.lr_factors() or {},
             momentum=recipe.momentum,
-            lr_steps=recipe.steps if options.lr_steps is None else options.lr_steps,
-            lr_plateau=recipe.plateau if options.lr_plateau is None else options.lr_plateau,
-            lr_scale=options.lr_scale or {},
             crop=recipe.crop,
             mirror=recipe.mirror,
-            color_noise=recipe.color_noise if options.color_noise is None else options.color_noise,
             color_noise_epochs=recipe.color_noise_epochs,
             color_noise_shrinks=recipe.color_noise_shrinks,
-            precision="fp32" if options.precision is None else options.precision,
             preprocessing=source.preprocessing,
             pictures=source.fingerprints,
         )

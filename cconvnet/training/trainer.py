@@ -29,9 +29,10 @@ from cconvnet.network.anomaly import Anomaly
 from cconvnet.runs import Run, read_log, tensorboard
 from cconvnet.runs.checkpoint import COLORS, MEAN, Checkpoint, NotFinite
 from cconvnet.runs.data_record import DataRecord, unreadable_lines
+from cconvnet.training.options import Options
 from cconvnet.training.saver import Saver
 from cconvnet.training.schedule import Rates, StepSchedule, on_plateau
-from cconvnet.training.settings import Options, Progress, Settings
+from cconvnet.training.settings import Progress, Settings
 from cconvnet.training.stopping import Interrupts, TrainingStopped, resume_command
 from cconvnet.training.time_left import Pace
 

@@ -19,8 +19,8 @@ import pytest
 
 from cconvnet.console import Bar
 from cconvnet.devices import devices_of
+from cconvnet.training.options import Options
 from cconvnet.training.session import _started
-from cconvnet.training.settings import Options
 from cconvnet.training.trainer import Trainer
 
 HEAVY = {
@@ -83,7 +83,7 @@ def test_training_imports_no_pictures(tmp_path: Path) -> None:
 import io
 from pathlib import Path
 from cconvnet.console import Silent
-from cconvnet.training.settings import Options
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
 train(Options(devices=["cpu:0"], steps=2, out=Path({str(tmp_path / "run")!r})), Silent(io.StringIO()))
 """

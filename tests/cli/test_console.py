@@ -21,8 +21,8 @@ from cconvnet import console
 from cconvnet.console import Bar, Reporter, Silent, clock, fitted
 from cconvnet.devices import devices_of
 from cconvnet.runs.overview import look
+from cconvnet.training.options import Options
 from cconvnet.training.session import _started
-from cconvnet.training.settings import Options
 from cconvnet.training.time_left import Pace
 
 VALUES = "loss 1.2345  error 12.34%  20,123 images/s"

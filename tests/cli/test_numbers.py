@@ -18,9 +18,9 @@ from cconvnet import checks, cli, nets, ops
 from cconvnet.checks import LARGEST, NumberError, real, whole
 from cconvnet.nets.transform import scaled
 from cconvnet.network import Network
+from cconvnet.training.options import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
 from cconvnet.training.schedule import StepSchedule
 from cconvnet.training.session import check_options
-from cconvnet.training.settings import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
 
 # ---- the checker ----------------------------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ def test_factors_of_options() -> None:
         with pytest.raises(ValueError, match="must be"):
             parse("nan")
     with pytest.raises(ValueError, match="--lr-scale"):
-        parse_lr_scale("conv1=inf", None)
+        parse_lr_scale("conv1=inf")
 
 
 def layer_types() -> list[type]:

@@ -17,8 +17,8 @@ from cconvnet.data.account import MOST_NAMES, Account, Unused
 from cconvnet.data.datasets.dataset import NO_TARGET, READ_ALREADY
 from cconvnet.evaluate import evaluate_runs
 from cconvnet.runs.data_record import read_data
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 
 COUNTS = {"train": {"ant": 12, "bee": 12}, "test": {"ant": 4, "bee": 4}}
 

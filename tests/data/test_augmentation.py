@@ -23,7 +23,8 @@ from cconvnet.nets import FcSpec, InputSpec, NetSpec, SoftmaxCostSpec, TrainReci
 from cconvnet.network import Network
 from cconvnet.plots import augmentation
 from cconvnet.runs import Run
-from cconvnet.training.settings import Options, Settings
+from cconvnet.training.options import Options
+from cconvnet.training.settings import Settings
 from cconvnet.training.trainer import Trainer
 
 COUNT, STORED, SEEN = 60, (11, 9), (8, 7)

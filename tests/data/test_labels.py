@@ -21,8 +21,8 @@ from cconvnet.data.datasets.dataset import Pictures
 from cconvnet.data.fingerprint import differences, fingerprints
 from cconvnet.evaluate import evaluate_runs
 from cconvnet.runs import RunError
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 
 
 def make_mnist(root: Path, train: list[int], test: list[int] | None = None) -> Path:

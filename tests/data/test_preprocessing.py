@@ -34,8 +34,8 @@ from cconvnet.plots import analysis, augmentation
 from cconvnet.plots.curve import differences
 from cconvnet.runs import checkpoint, comparison
 from cconvnet.runs.history import History
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -28,8 +28,8 @@ from cconvnet.data.images import BrokenImage, DataError, decode_image, resize_im
 from cconvnet.data.shards import File, Names, Picture, RawSplit, read_dataset
 from cconvnet.data.shards.verify import verify, verify_decoding
 from cconvnet.data.statistics import gather
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 from cconvnet.devices import Device
 from cconvnet.formats.cuda_convnet import read
 from cconvnet.formats.cuda_convnet_writer import write
-from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets import (
     BlurSpec,
     ConcatSpec,
@@ -30,9 +29,9 @@ from cconvnet.nets import (
 )
 from cconvnet.network import Network
 from cconvnet.runs import read_log
+from cconvnet.training.options import Options
 from cconvnet.training.schedule import Rates, StepSchedule, curve_factor
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 
 HEAD = "[data]\ntype=data\ndataIdx=0\n[labels]\ntype=data\ndataIdx=1\n"
 CONV = "type=conv\ninputs=data\nchannels=3\nfilters=8\nfilterSize=3\npadding=1\ninitW=0.1\nneuron=relu\n"
@@ -370,8 +369,8 @@ def test_a_run_falls_along_its_curves_and_resumes_on_them(tmp_path: Path) -> Non
     (tmp_path / "layers.cfg").write_text(text_of("", "conv1").replace("channels=3", "channels=1"))
     conv = "epsW=dexp[base=0.01;tgtFactor=100;numSteps=2]\nepsB=0.002\nmomW=0.9\nmomB=0.9\n"
     (tmp_path / "params.cfg").write_text(params_of(conv=conv, fc=RATES + "schedW=exp[4,0.1]\n"))
-    net = NetFiles(tmp_path / "layers.cfg", tmp_path / "params.cfg", None)
-    common = {"net": net, "devices": ["cpu:0"], "epochs": 2, "log_every": 1, "seed": 4}
+    files = {"layer_def": tmp_path / "layers.cfg", "layer_params": tmp_path / "params.cfg"}
+    common = {**files, "devices": ["cpu:0"], "epochs": 2, "log_every": 1, "seed": 4}
     train(Options(**common, out=tmp_path / "whole"), Listener())
     lines = [line for line in read_log(tmp_path / "whole") if "lr_other" in line or "lr" in line]
     seen = [

@@ -18,8 +18,8 @@ from PIL import Image
 from cconvnet import runs
 from cconvnet.console import Reporter
 from cconvnet.evaluate import Tally
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 from cconvnet.training.trainer import Outcome
 
 # Small batches make many steps: 45 an epoch, and little work in each.

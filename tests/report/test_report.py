@@ -22,8 +22,8 @@ from cconvnet.evaluate import load_trained
 from cconvnet.plots import analysis
 from cconvnet.report.markup import Markup, document, tag
 from cconvnet.runs import RunError, overview
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 
 SECTIONS = [
     "curves",

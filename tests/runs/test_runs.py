@@ -23,8 +23,8 @@ from cconvnet.console import Silent
 from cconvnet.runs import Run, RunError, comparison, overview
 from cconvnet.runs.checkpoint import CheckpointError
 from cconvnet.runs.overview import look, overviews
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 from cconvnet.training.stopping import TrainingStopped
 
 

@@ -19,8 +19,8 @@ from cconvnet import evaluate, runs
 from cconvnet.console import Silent
 from cconvnet.runs import tensorboard
 from cconvnet.runs.tensorboard import FOLDER, EventFile, scalars, tiled
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 

@@ -12,8 +12,8 @@ from helpers.commands import Listener
 
 from cconvnet import runs
 from cconvnet.runs.checkpoint import Folder
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 
 OPTIONS = {"devices": ["cpu:0"], "log_every": 2}
 

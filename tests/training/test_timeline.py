@@ -22,8 +22,8 @@ from cconvnet.network import Network, do, tracing
 from cconvnet.network.synthetic import Training
 from cconvnet.network.tracing import Record, Span, Tracer, record
 from cconvnet.plots import timeline as draw
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 
 pytest.importorskip("matplotlib")
 module: Any = sys.modules["cconvnet.plots.timeline"]  # its name is the function's too

@@ -15,8 +15,8 @@ from cconvnet.evaluate import Tally
 from cconvnet.nets import LrStep
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import MEAN, Folder
+from cconvnet.training.options import Options, parse_freeze, parse_lr_plateau, parse_lr_scale, parse_lr_steps
 from cconvnet.training.schedule import Rates, StepSchedule, on_plateau
-from cconvnet.training.settings import parse_lr_plateau, parse_lr_scale, parse_lr_steps
 
 
 def rates_in_log(run: Path) -> list[float]:
@@ -36,15 +36,16 @@ def test_plateaus_and_factors_are_read_as_they_are_written() -> None:
     for wrong in ("0", "-1", "2.5", "", "soon"):
         with pytest.raises(ValueError, match="--lr-plateau must be a number of epochs from 1 on"):
             parse_lr_plateau(wrong)
-    assert parse_lr_scale(None, None) is None
-    assert parse_lr_scale("conv1=0.1, fc1=2", "conv2") == {"conv1": 0.1, "fc1": 2.0, "conv2": 0.0}
+    assert Options().lr_factors() is None
+    both = Options(lr_scale=parse_lr_scale("conv1=0.1, fc1=2"), freeze=parse_freeze("conv2"))
+    assert both.lr_factors() == {"conv1": 0.1, "fc1": 2.0, "conv2": 0.0}
     for wrong in ("conv1", "conv1=", "=2", "conv1=-1", "conv1=nan", "", "conv1=1,"):
         with pytest.raises(ValueError, match="--lr-scale must be like"):
-            parse_lr_scale(wrong, None)
+            parse_lr_scale(wrong)
     with pytest.raises(ValueError, match="--freeze must be layers"):
-        parse_lr_scale(None, "conv1,")
+        parse_freeze("conv1,")
     with pytest.raises(ValueError, match="--lr-scale and --freeze both name the layer conv1"):
-        parse_lr_scale("conv1=1", "conv1")
+        Options(lr_scale=parse_lr_scale("conv1=1"), freeze=parse_freeze("conv1")).check()
 
 
 def test_rates_are_products_of_all_that_changes_them() -> None:

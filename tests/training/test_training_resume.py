@@ -25,13 +25,13 @@ from helpers.training import (
 from cconvnet import data, nets, runs
 from cconvnet.data.color_noise import color_components
 from cconvnet.formats import cuda_convnet_writer
-from cconvnet.formats.netfiles import NetFiles
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.network import Network
 from cconvnet.runs import Run, RunError, checkpoint
 from cconvnet.runs.checkpoint import COLORS, CheckpointError, Folder
 from cconvnet.system.outputs import side_file
-from cconvnet.training.settings import Options, Settings
+from cconvnet.training.options import Options
+from cconvnet.training.settings import Settings
 from cconvnet.training.stopping import TrainingStopped
 from cconvnet.training.trainer import Trainer
 
@@ -223,7 +223,8 @@ def test_auto_takes_a_network_from_files_each_time(tmp_path: Path) -> None:
     spec = nets.build("cifar-18pct", image_shape=(32, 32, 3), classes=3)
     cuda_convnet_writer.write(spec, *files, towers=1)
     pictures = str(colored_pictures(tmp_path / "pictures", 48, 32))
-    settings = {"net": NetFiles(*files), "data": pictures, "size": 32, "lr": 0.001, "batch": 8}
+    settings = {"layer_def": files[0], "layer_params": files[1], "data": pictures}
+    settings |= {"size": 32, "lr": 0.001, "batch": 8}
     for steps in (2, 4):
         run_training(out=out, resume=Path("auto"), steps=steps, **settings)
     assert runs.find_checkpoint(out)[1].step == 4

@@ -16,8 +16,8 @@ from cconvnet.nets import NetSpec, alexnet_2012
 from cconvnet.network import Network
 from cconvnet.runs import RunError, checkpoint
 from cconvnet.runs.checkpoint import Folder
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
-from cconvnet.training.settings import Options
 from cconvnet.training.trainer import Outcome
 
 

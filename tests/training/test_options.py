@@ -1,0 +1,80 @@
+"""Options of a training: each is written once, and its flag, its check and its setting follow from that."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
+
+import pytest
+
+from cconvnet.cli.train import train as command
+from cconvnet.nets import LrStep
+from cconvnet.nets.recipe import TrainRecipe
+from cconvnet.training.options import DESCRIPTIONS, Options
+from cconvnet.training.settings import Settings
+
+KEPT = [name for name, option in DESCRIPTIONS.items() if option.on_resume is not None]
+
+
+def test_each_option_has_a_flag_of_its_type() -> None:
+    parameters = inspect.signature(command).parameters
+    assert [*DESCRIPTIONS, "quiet"] == list(parameters)
+    hints = get_type_hints(Options)
+    for name, option in DESCRIPTIONS.items():
+        kind, flag = get_args(parameters[name].annotation)
+        assert kind == (str | None if option.parse else hints[name]), name
+        assert (flag.default, flag.help, flag.metavar) == (option.flag, option.help, option.metavar)
+        assert parameters[name].default == getattr(Options(), name)
+
+
+def test_the_command_turns_texts_into_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Options] = []
+
+    def stopped(options: Options, *rest: object) -> None:
+        seen.append(options)
+        raise ValueError("stopped")
+
+    monkeypatch.setattr("cconvnet.training.session.train", stopped)
+    texts = {name: getattr(Options(), name) for name in DESCRIPTIONS}
+    texts |= {"devices": "cpu:0, cpu:1", "place": "conv2=1", "lr_steps": "2,3", "lr_plateau": "none"}
+    texts |= {"lr_scale": "conv1=0.5", "freeze": "fc1,fc2", "resume": Path("auto"), "seed": 7}
+    with pytest.raises(ValueError, match="stopped"):
+        command(**texts, quiet=True)
+    assert seen == [
+        Options(
+            devices=["cpu:0", "cpu:1"],
+            place={"conv2": 1},
+            lr_steps=(LrStep(2.0, 0.1), LrStep(3.0, 0.1)),
+            lr_plateau=0,
+            lr_scale={"conv1": 0.5},
+            freeze=("fc1", "fc2"),
+            resume=Path("auto"),
+            seed=7,
+        )
+    ]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_options_that_a_run_keeps_are_settings(name: str) -> None:
+    kind, setting = get_type_hints(Options)[name], get_type_hints(Settings)[name]
+    assert setting == kind or setting in get_args(kind) or get_origin(setting) is tuple
+
+
+def test_a_recipe_gives_what_is_not_asked_for() -> None:
+    recipe = TrainRecipe(batch=7, epochs=3, lr=0.2, plateau=4, color_noise=0.1)
+    values = Options(lr=0.5).settings(recipe)
+    assert list(values) == KEPT
+    assert (values["lr"], values["batch"], values["epochs"], values["lr_plateau"]) == (0.5, 7, 3, 4)
+    assert (values["seed"], values["towers"], values["precision"], values["size"]) == (0, 1, "fp32", None)
+    for name, value in values.items():
+        if DESCRIPTIONS[name].recipe is not None and name != "lr":
+            assert value == getattr(recipe, str(DESCRIPTIONS[name].recipe)), name
+
+
+def test_options_that_were_given_are_told_from_those_that_were_not() -> None:
+    options = Options(epochs=2, seed=0, color_noise=0.0, steps=9)
+    assert options.given("take") == {"epochs": 2, "color_noise": 0.0}
+    assert options.given("refuse") == {"seed": 0}
+    assert dataclasses.replace(options, seed=None).given("refuse") == {}
