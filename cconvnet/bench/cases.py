@@ -21,8 +21,9 @@ from cconvnet._problem import (
 from cconvnet.checks import whole
 from cconvnet.layers import ConvLayer
 from cconvnet.nets import ConvSpec
+from cconvnet.testing.networks import NETWORKS, Layer, layers
 from cconvnet.testing.operations import OPERATIONS
-from cconvnet.testing.problems import NETWORKS, Layer, layers, with_precision
+from cconvnet.testing.problems import with_precision
 
 GEMMS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "fc_fprop", "fc_dgrad", "fc_wgrad")
 
@@ -101,7 +102,7 @@ class Row:
 
 
 def rows(network: str, batch: int, precision: str = "fp32", blocks: bool = False) -> list[Row]:
-    """Every layer and pass of one of cconvnet.testing.problems.NETWORKS, in the network's order.
+    """Every layer and pass of one of cconvnet.testing.networks.NETWORKS, in the network's order.
 
     A layer that reads the images has no dgrad. Behind each convolution and hidden fully connected layer
     stands the backward pass of its ReLU and its bias (forward both are part of fprop), behind the hidden

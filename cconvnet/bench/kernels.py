@@ -112,7 +112,7 @@ def kernels(
     """Measures every layer and pass of a network, ours and its peers' in turn, once both are right.
 
     Args
-        net: one of cconvnet.testing.problems.NETWORKS.
+        net: one of cconvnet.testing.networks.NETWORKS.
         batch: images; None is `default_batch`.
         only: which rows, see cconvnet.bench.cases.select.
         impl: a row of our selection tables to force; rows that it does not serve are left out.

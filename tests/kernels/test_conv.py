@@ -9,7 +9,8 @@ from cconvnet._problem import ConvProblem
 from cconvnet.devices import Device
 from cconvnet.testing import compare, reference
 from cconvnet.testing.check import check, check_fused, impls, make_inputs, own_impls, repro, run
-from cconvnet.testing.problems import CONV, NETWORKS, Layer, layers, with_precision
+from cconvnet.testing.networks import NETWORKS, Layer, layers
+from cconvnet.testing.problems import CONV, with_precision
 
 PASSES = ["conv_fprop", "conv_dgrad", "conv_wgrad"]
 

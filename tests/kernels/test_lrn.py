@@ -7,7 +7,8 @@ import pytest
 from cconvnet._problem import LrnProblem
 from cconvnet.devices import Device
 from cconvnet.testing.check import check
-from cconvnet.testing.problems import LRN, NETWORKS, layers
+from cconvnet.testing.networks import NETWORKS, layers
+from cconvnet.testing.problems import LRN
 
 OPERATIONS = ["lrn_forward", "lrn_backward"]
 

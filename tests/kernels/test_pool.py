@@ -9,7 +9,8 @@ from cconvnet._problem import PoolProblem
 from cconvnet.devices import Device
 from cconvnet.testing import compare
 from cconvnet.testing.check import check, repro, run
-from cconvnet.testing.problems import NETWORKS, POOL, layers
+from cconvnet.testing.networks import NETWORKS, layers
+from cconvnet.testing.problems import POOL
 
 MAX = ["maxpool_forward", "maxpool_backward"]
 AVERAGE = ["avgpool_forward", "avgpool_backward"]

@@ -8,7 +8,7 @@ import pytest
 from cconvnet.devices import Device
 from cconvnet.testing import reference
 from cconvnet.testing.check import OPERATIONS, check, impls, make_inputs
-from cconvnet.testing.problems import random_case
+from cconvnet.testing.random_problems import random_case
 
 
 def check_random(seed: int, devices: list[Device]) -> None:

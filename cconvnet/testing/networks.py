@@ -1,0 +1,232 @@
+"""Layers of real networks, as problems for tests and benchmarks.
+
+>>> layers("alexnet")["conv2"].problem(n=128)
+ConvProblem(n=128, h=27, w=27, c=96, k=256, r=5, s=5, stride=(1, 1), padding=(2, 2), groups=2, ...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cconvnet._problem import (
+    ConvProblem,
+    FcProblem,
+    LrnProblem,
+    PoolProblem,
+)
+
+_TYPES: dict[str, Any] = {
+    "conv": ConvProblem,
+    "fc": FcProblem,
+    "maxpool": PoolProblem,
+    "avgpool": PoolProblem,
+    "lrn": LrnProblem,
+}
+
+
+def multiply_adds(problem: Any) -> int:
+    """How much work an operation is: multiply-adds, or elements of all windows."""
+    match problem:
+        case ConvProblem() | FcProblem():
+            return int(problem.flops) // 2
+        case PoolProblem():
+            return int(np.prod(problem.y_shape)) * problem.window_h * problem.window_w
+        case LrnProblem():
+            return int(np.prod(problem.x_shape)) * problem.size
+    raise TypeError(f"no layer has a {type(problem).__name__}")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a network: all of its problem but the number of images.
+
+    Attributes
+        name: the layer's name in its network.
+        kind: conv, fc, maxpool, avgpool or lrn.
+        shape: the problem's other arguments.
+    """
+
+    name: str
+    kind: str
+    shape: dict[str, Any]
+
+    def named(self, name: str) -> Layer:
+        return replace(self, name=name)
+
+    def problem(self, n: int = 1) -> Any:
+        return _TYPES[self.kind](n=n, **self.shape)
+
+    def small(self, work: int, n: int = 1) -> Any:
+        """The like problem of at most `work` multiply-adds (or as near as its filter allows).
+
+        First the image shrinks, down to a few windows, then the channels are halved, as far as the
+        groups allow. Filter, stride, padding and groups stay.
+        """
+        shape = dict(self.shape)
+
+        def too_large() -> bool:
+            return multiply_adds(_TYPES[self.kind](n=n, **shape)) > work
+
+        if "h" in shape:
+            least_h, least_w = self._least_image()
+            while too_large() and (shape["h"] > least_h or shape["w"] > least_w):
+                shape["h"] = max(least_h, shape["h"] * 3 // 4)
+                shape["w"] = max(least_w, shape["w"] * 3 // 4)
+        groups = shape.get("groups", 1)
+        channels = [name for name in ("c", "k") if isinstance(shape.get(name), int)]
+        while too_large():
+            name = max(channels, key=lambda name: shape[name])
+            if shape[name] % (2 * groups) != 0:
+                break
+            shape[name] //= 2
+        return _TYPES[self.kind](n=n, **shape)
+
+    def _least_image(self) -> tuple[int, int]:
+        """The smallest image that still has a window beside another one."""
+        stride = self.shape.get("stride", (1, 1))
+        window = self.shape.get("window", (self.shape.get("r", 1), self.shape.get("s", 1)))
+        return min(self.shape["h"], window[0] + stride[0]), min(self.shape["w"], window[1] + stride[1])
+
+
+def _conv(
+    name: str,
+    hw: int,
+    c: int,
+    k: int,
+    rs: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    **rest: Any,
+) -> Layer:
+    pairs = {"stride": (stride, stride), "padding": (padding, padding)}
+    return Layer(name, "conv", {"h": hw, "w": hw, "c": c, "k": k, "r": rs, "s": rs, **pairs, **rest})
+
+
+def _pool(name: str, hw: int, c: int, size: int, stride: int, *, kind: str = "maxpool", **rest: Any) -> Layer:
+    pairs = {"window": (size, size), "stride": (stride, stride)}
+    return Layer(name, kind, {"h": hw, "w": hw, "c": c, **pairs, **rest})
+
+
+def _fc(name: str, c: int, k: int) -> Layer:
+    return Layer(name, "fc", {"c": c, "k": k})
+
+
+def _lrn(name: str, hw: int, c: int, **rest: Any) -> Layer:
+    return Layer(name, "lrn", {"h": hw, "w": hw, "c": c, **rest})
+
+
+def _alexnet() -> Iterator[Layer]:
+    """As it was in 2012: images of 224 pixels, sizes rounded up, two towers as groups."""
+    up: dict[str, Any] = {"rounding": "ceil"}
+    yield _conv("conv1", 224, 3, 96, 11, stride=4, **up)
+    yield _lrn("lrn1", 55, 96, groups=2, alpha=2e-5, k=2.0)
+    yield _pool("pool1", 55, 96, 3, 2, **up)
+    yield _conv("conv2", 27, 96, 256, 5, padding=2, groups=2, **up)
+    yield _lrn("lrn2", 27, 256, groups=2, alpha=2e-5, k=2.0)
+    yield _lrn("lrn2_map", 27, 256, alpha=4e-5, region="same_map")
+    yield _pool("pool2", 27, 256, 3, 2, **up)
+    yield _conv("conv3", 13, 256, 384, 3, padding=1, **up)
+    yield _conv("conv4", 13, 384, 384, 3, padding=1, groups=2, **up)
+    yield _conv("conv5", 13, 384, 256, 3, padding=1, groups=2, **up)
+    yield _pool("pool5", 13, 256, 3, 2, **up)
+    yield _fc("fc6", 9216, 4096)
+    yield _fc("fc7", 4096, 4096)
+    yield _fc("fc8", 4096, 1000)
+
+
+def _vgg16() -> Iterator[Layer]:
+    hw, c = 224, 3
+    for stage, (k, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], start=1):
+        for i in range(1, count + 1):
+            yield _conv(f"conv{stage}_{i}", hw, c, k, 3, padding=1)
+            c = k
+        yield _pool(f"pool{stage}", hw, c, 2, 2)
+        hw //= 2
+    yield _fc("fc6", 25088, 4096)
+    yield _fc("fc7", 4096, 4096)
+    yield _fc("fc8", 4096, 1000)
+
+
+def _googlenet() -> Iterator[Layer]:
+    yield _conv("conv1", 224, 3, 64, 7, stride=2, padding=3)
+    yield _pool("pool1", 112, 64, 3, 2, rounding="ceil")
+    yield _lrn("lrn1", 56, 64, alpha=2e-5)
+    yield _conv("conv2_reduce", 56, 64, 64, 1)
+    yield _conv("conv2", 56, 64, 192, 3, padding=1)
+    yield _lrn("lrn2", 56, 192, alpha=2e-5)
+    yield _pool("pool2", 56, 192, 3, 2, rounding="ceil")
+    # Input channels, then the filters of: 1x1; 3x3 and its reduction; 5x5 and its; behind the pool.
+    for name, hw, c, ones, reduce3, threes, reduce5, fives, pooled in (
+        ("3a", 28, 192, 64, 96, 128, 16, 32, 32),
+        ("3b", 28, 256, 128, 128, 192, 32, 96, 64),
+        ("4a", 14, 480, 192, 96, 208, 16, 48, 64),
+        ("4b", 14, 512, 160, 112, 224, 24, 64, 64),
+        ("4c", 14, 512, 128, 128, 256, 24, 64, 64),
+        ("4d", 14, 512, 112, 144, 288, 32, 64, 64),
+        ("4e", 14, 528, 256, 160, 320, 32, 128, 128),
+        ("5a", 7, 832, 256, 160, 320, 32, 128, 128),
+        ("5b", 7, 832, 384, 192, 384, 48, 128, 128),
+    ):
+        yield _conv(f"{name}_1x1", hw, c, ones, 1)
+        yield _conv(f"{name}_3x3_reduce", hw, c, reduce3, 1)
+        yield _conv(f"{name}_3x3", hw, reduce3, threes, 3, padding=1)
+        yield _conv(f"{name}_5x5_reduce", hw, c, reduce5, 1)
+        yield _conv(f"{name}_5x5", hw, reduce5, fives, 5, padding=2)
+        yield _pool(f"{name}_pool", hw, c, 3, 1, padding=(1, 1))
+        yield _conv(f"{name}_pool_proj", hw, c, pooled, 1)
+    yield _pool("pool3", 28, 480, 3, 2, rounding="ceil")
+    yield _pool("pool4", 14, 832, 3, 2, rounding="ceil")
+    yield _pool("pool5", 7, 1024, 7, 1, kind="avgpool")
+    yield _fc("fc", 1024, 1000)
+
+
+def _resnet50() -> Iterator[Layer]:
+    """With the stride in the 3x3 convolution, as it is trained today; equal blocks appear once."""
+    yield _conv("conv1", 224, 3, 64, 7, stride=2, padding=3)
+    yield _pool("pool1", 112, 64, 3, 2, padding=(1, 1))
+    hw, c = 56, 64
+    for stage, width in enumerate([64, 128, 256, 512], start=2):
+        stride = 1 if stage == 2 else 2
+        yield _conv(f"conv{stage}_1_reduce", hw, c, width, 1)
+        yield _conv(f"conv{stage}_1_3x3", hw, width, width, 3, stride=stride, padding=1)
+        yield _conv(f"conv{stage}_1_project", hw, c, 4 * width, 1, stride=stride)
+        hw, c = hw // stride, 4 * width
+        yield _conv(f"conv{stage}_expand", hw, width, c, 1)
+        yield _conv(f"conv{stage}_reduce", hw, c, width, 1)
+        yield _conv(f"conv{stage}_3x3", hw, width, width, 3, padding=1)
+    yield _pool("pool5", 7, 2048, 7, 1, kind="avgpool")
+    yield _fc("fc", 2048, 1000)
+
+
+def _cifar_quick() -> Iterator[Layer]:
+    yield _conv("conv1", 32, 3, 32, 5, padding=2)
+    yield _pool("pool1", 32, 32, 3, 2, rounding="ceil")
+    yield _conv("conv2", 16, 32, 32, 5, padding=2)
+    yield _pool("pool2", 16, 32, 3, 2, kind="avgpool", rounding="ceil")
+    yield _conv("conv3", 8, 32, 64, 5, padding=2)
+    yield _pool("pool3", 8, 64, 3, 2, kind="avgpool", rounding="ceil")
+    yield _fc("fc64", 1024, 64)
+    yield _fc("fc10", 64, 10)
+
+
+_NETWORKS: dict[str, Callable[[], Iterator[Layer]]] = {
+    "alexnet": _alexnet,
+    "vgg16": _vgg16,
+    "googlenet": _googlenet,
+    "resnet50": _resnet50,
+    "cifar-quick": _cifar_quick,
+}
+
+NETWORKS = tuple(_NETWORKS)
+
+
+def layers(network: str) -> dict[str, Layer]:
+    """The layers of a network by name, in order: those of NETWORKS."""
+    if network not in _NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
+    return {layer.name: layer for layer in _NETWORKS[network]()}
