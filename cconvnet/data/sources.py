@@ -31,7 +31,7 @@ from cconvnet.data.images import (
     read_image,
 )
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
-from cconvnet.data.shards import RawSplit
+from cconvnet.data.shards.reader import RawSplit
 from cconvnet.data.splits import MemorySplit, PictureSplit, Progress, Split, StoredSplit
 from cconvnet.data.workers import Decoding
 from cconvnet.system import memory

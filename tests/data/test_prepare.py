@@ -26,13 +26,14 @@ from helpers.commands import Listener, run
 from helpers.made_pictures import COUNTS, digests, make_folder, preparation, prepare
 
 from cconvnet import data
-from cconvnet.data import WorkerError, datasets, shards
+from cconvnet.data import WorkerError, datasets
 from cconvnet.data.datasets.dataset import LeftOut
 from cconvnet.data.images import MAX_PIXELS, BrokenImage, DataError, resize_shorter
 from cconvnet.data.inspection import sized
-from cconvnet.data.shards import JOURNAL, read_dataset, writer_pool
 from cconvnet.data.shards import prepare as preparing
+from cconvnet.data.shards import writer_pool
 from cconvnet.data.shards.encoding import choose
+from cconvnet.data.shards.format import DOCUMENT, JOURNAL, read_dataset
 from cconvnet.data.shards.prepare import Preparation
 from cconvnet.data.shards.verify import verify
 
@@ -259,7 +260,7 @@ def test_too_many_broken_pictures_stop(workers: int, tmp_path: Path) -> None:
     first, *rest = str(refusal.value).splitlines()
     assert "more than 3 of the 34 train pictures are broken" in first and str(root / "skipped.jsonl") in first
     assert len(rest) in (4, 5) and rest[0].startswith(f"  {folder / 'train' / 'bee' / '00'}")
-    assert not (root / shards.DOCUMENT).exists()
+    assert not (root / DOCUMENT).exists()
     listed = [json.loads(line)["name"] for line in (root / "skipped.jsonl").read_text().splitlines()]
     assert len(listed) == len(rest) and all(name.startswith("train/bee/00") for name in listed)
     with pytest.raises(DataError, match="more than 3 of the 34"):
@@ -638,7 +639,7 @@ def test_the_disk_is_believed_only_after_reading_back(
     monkeypatch.setattr(Preparation, "_make", spoiling)
     with pytest.raises(DataError, match=r"cannot be read back: its bytes in .*train-00001.bin have changed"):
         work.run(Listener(), 0)
-    assert not (tmp_path / "shards" / shards.DOCUMENT).exists()
+    assert not (tmp_path / "shards" / DOCUMENT).exists()
 
 
 def test_a_stop_in_this_process_ends_its_thread(folder: Path, tmp_path: Path) -> None:

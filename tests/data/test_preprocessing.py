@@ -21,11 +21,12 @@ from helpers.made_pictures import digests, encoded, photo
 from PIL import Image, ImageOps, PngImagePlugin
 
 from cconvnet import data, nets
-from cconvnet.data import datasets, decode_image, inspection, resize_image, shards
+from cconvnet.data import datasets, decode_image, inspection, resize_image
 from cconvnet.data.containers import of_pixels, orientation, turned
 from cconvnet.data.images import DECODERS, DataError, fit_image, image_sides, simplejpeg
 from cconvnet.data.preprocessing import CURRENT, UNRECORDED, Preprocessing
 from cconvnet.data.shards.encoding import choose
+from cconvnet.data.shards.format import DOCUMENT, Dataset, read_dataset, write_document
 from cconvnet.data.shards.prepare import Preparation
 from cconvnet.data.statistics import fingerprint
 from cconvnet.evaluate import evaluate_runs, load_trained, not_turned, predict
@@ -306,7 +307,7 @@ def test_a_sheet_of_broken_pictures_shows_the_next_good_ones(
     assert np.array_equal(rows, source.train.read([1])[0])
 
 
-def prepare(folder: Path, to: Path, **asked: Any) -> shards.Dataset:
+def prepare(folder: Path, to: Path, **asked: Any) -> Dataset:
     origin = datasets.find(folder)
     return Preparation(origin, to, *choose(origin, size=SIDE, **asked)).run(Listener(), 1)
 
@@ -448,9 +449,9 @@ def version_1(folder: Path, tmp_path: Path) -> Iterator[Path]:
     old = dataclasses.replace(recipe, preprocessing=UNRECORDED)
     root = tmp_path / "version 1"
     Preparation(origin, root, old, survey).run(Listener(), 1)
-    document = json.loads((root / shards.DOCUMENT).read_text())
+    document = json.loads((root / DOCUMENT).read_text())
     del document["preprocessing"], document["sha256"]
-    shards.write_document(root / shards.DOCUMENT, {**document, "version": 1})
+    write_document(root / DOCUMENT, {**document, "version": 1})
     yield root
 
 
@@ -481,7 +482,7 @@ def test_older_shards_mean_what_they_meant(
     again = tmp_path / "again"
     origin = datasets.find(version_1)
     Preparation(origin, again, *choose(origin)).run(Listener(), 0)
-    assert shards.read_dataset(again).preprocessing.orientation == "stored"
+    assert read_dataset(again).preprocessing.orientation == "stored"
 
 
 def test_older_shards_are_made_again_by_their_rules(folder: Path, version_1: Path) -> None:
@@ -495,18 +496,18 @@ def test_older_shards_are_made_again_by_their_rules(folder: Path, version_1: Pat
     assert work.complete() is None
     work.run(Listener(), 1)
     after = digests(version_1)
-    assert after.pop(shards.DOCUMENT) != before.pop(shards.DOCUMENT)  # it has the record now
+    assert after.pop(DOCUMENT) != before.pop(DOCUMENT)  # it has the record now
     assert after == before
-    assert shards.read_dataset(version_1).preprocessing == UNRECORDED
+    assert read_dataset(version_1).preprocessing == UNRECORDED
 
 
 def test_a_record_that_shards_cannot_have(version_1: Path) -> None:
-    document = json.loads((version_1 / shards.DOCUMENT).read_text())
+    document = json.loads((version_1 / DOCUMENT).read_text())
     del document["sha256"]
     document["preprocessing"] = {"orientation": "sideways"}
-    shards.write_document(version_1 / shards.DOCUMENT, {**document, "version": 2})
+    write_document(version_1 / DOCUMENT, {**document, "version": 2})
     with pytest.raises(DataError, match=r"orientation of pictures must be one of exif, stored"):
-        shards.read_dataset(version_1)
+        read_dataset(version_1)
 
 
 def test_kept_statistics_are_of_one_way_to_read(folder: Path) -> None:

@@ -23,10 +23,13 @@ from helpers.made_pictures import COUNTS, encoded, make_folder, photo, prepare
 from PIL import Image
 
 from cconvnet import data, runs
-from cconvnet.data import datasets, inspection, shards, statistics
+from cconvnet.data import datasets, inspection, statistics
+from cconvnet.data.byte_ranges import Stored
 from cconvnet.data.images import BrokenImage, DataError, decode_image, resize_image
-from cconvnet.data.shards import File, Names, Picture, RawSplit, read_dataset
+from cconvnet.data.shards.format import JOURNAL, File, Names, read_dataset, shard_name, write_document
+from cconvnet.data.shards.reader import RawSplit, read_raw
 from cconvnet.data.shards.verify import verify, verify_decoding
+from cconvnet.data.shards.writer import Picture, packed_array, write_file, write_shard
 from cconvnet.data.statistics import gather
 from cconvnet.training.options import Options
 from cconvnet.training.session import train
@@ -313,7 +316,7 @@ def test_a_changed_byte_is_a_broken_picture(kind: str, workers: int, request: py
     root: Path = request.getfixturevalue(kind)
     row = read_dataset(root).rows("train")[11]
     before, labels = data.open_source(root).train.read(np.arange(34))
-    flip(root / shards.shard_name("train", int(row["file"])), int(row["offset"]) + 100)
+    flip(root / shard_name("train", int(row["file"])), int(row["offset"]) + 100)
     split = data.open_source(root, cache_bytes=0).train
     with data.Loader(split, 34, shuffle=False, drop_last=False, workers=workers) as loader:
         (batch,) = loader.epoch(0)
@@ -329,7 +332,7 @@ def test_a_shard_cut_while_it_is_read(kind: str, request: pytest.FixtureRequest)
     root: Path = request.getfixturevalue(kind)
     split = data.open_source(root, cache_bytes=0).train
     rows = read_dataset(root).rows("train")
-    name = shards.shard_name("train", int(rows["file"][-1]))
+    name = shard_name("train", int(rows["file"][-1]))
     os.truncate(root / name, (root / name).stat().st_size - 1)
     pictures, labels = split.read(np.arange(34))
     assert len(pictures) == 33 and labels.tolist() == rows["label"][:-1].tolist()
@@ -402,7 +405,7 @@ def test_a_cut_dataset_json(raw: Path) -> None:
 def test_an_unfinished_folder(raw: Path) -> None:
     (raw / "dataset.json").unlink()
     assert "is unfinished: it has no dataset.json" in refused(raw)
-    (raw / shards.JOURNAL).mkdir()
+    (raw / JOURNAL).mkdir()
     for file in raw.glob("*-0*.bin"):
         file.unlink()
     assert "is unfinished" in refused(raw)
@@ -413,7 +416,7 @@ def test_an_unfinished_folder(raw: Path) -> None:
 @pytest.mark.parametrize("value", [{"version": 3}, {"format": "of somebody else"}, {"version": "1"}])
 def test_another_format_is_refused(raw: Path, value: dict[str, Any]) -> None:
     document = json.loads((raw / "dataset.json").read_text())
-    shards.write_document(raw / "dataset.json", {**document, **value, "more": 1})
+    write_document(raw / "dataset.json", {**document, **value, "more": 1})
     assert "this cconvnet reads 'cconvnet shards', versions 1 and 2" in refused(raw)
 
 
@@ -421,7 +424,7 @@ def rewrite(root: Path, name: str, content: bytes, **changes: Any) -> None:
     """As somebody would who knows the format: with the right checksums."""
     dataset = read_dataset(root)
     (root / name).write_bytes(content)
-    files = {**dataset.files, name: shards.write_file(root / name, content)}
+    files = {**dataset.files, name: write_file(root / name, content)}
     dataclasses.replace(dataset, files=files, **changes).write()
 
 
@@ -438,7 +441,7 @@ def test_an_index_that_lies(kind: str, field: str, value: int, request: pytest.F
     root: Path = request.getfixturevalue(kind)
     rows = read_dataset(root).rows("train")
     rows[field][5] = value
-    rewrite(root, "train.npy", shards.packed_array(rows))
+    rewrite(root, "train.npy", packed_array(rows))
     assert "train.npy: row 5 cannot be" in refused(root)
 
 
@@ -451,7 +454,7 @@ def test_nothing_is_unpickled(raw: Path) -> None:
         assert f"{name} is no array" in refused(raw)
         rewrite(raw, name, content)
     for array in (np.zeros(34), np.zeros((34, 7), np.int64)):
-        rewrite(raw, "train.npy", shards.packed_array(array))
+        rewrite(raw, "train.npy", packed_array(array))
         assert "train.npy has the shape" in refused(raw)
 
 
@@ -534,7 +537,7 @@ def test_every_truncation_is_found(raw: Path) -> None:
 
 def test_what_is_damaged_is_named(raw: Path) -> None:
     row = read_dataset(raw).rows("train")[20]
-    name = shards.shard_name("train", int(row["file"]))
+    name = shard_name("train", int(row["file"]))
     flip(raw / name, int(row["offset"]))
     (raw / "test-00000.bin").unlink()
     found = verify(raw)
@@ -562,7 +565,7 @@ def test_a_picture_that_cannot_be_decoded(tmp_path: Path) -> None:
     content[start : start + length] = b"\xff\xd8\xff" + bytes(length - 3)
 
     rows["crc32"][4] = zlib.crc32(content[start : start + length])
-    rewrite(tmp_path / "shards", "test.npy", shards.packed_array(rows))
+    rewrite(tmp_path / "shards", "test.npy", packed_array(rows))
     rewrite(tmp_path / "shards", "test-00000.bin", bytes(content))
     assert verify(tmp_path / "shards") == []
     (line,) = verify_decoding(tmp_path / "shards", workers=0)
@@ -634,11 +637,11 @@ def test_inspect_as_a_command(folder: Path, tmp_path: Path) -> None:
 
 def test_reading_straight_into_an_array_checks_its_bytes(tmp_path: Path) -> None:
     pixels = np.asarray(photo(5, 6, 1))
-    shard = shards.write_shard(tmp_path / "a.bin", [Picture(b"xyz", 1, 1), Picture(pixels.tobytes(), 5, 6)])
+    shard = write_shard(tmp_path / "a.bin", [Picture(b"xyz", 1, 1), Picture(pixels.tobytes(), 5, 6)])
     (length, height, width, crc) = shard.pictures[1]
     assert (length, height, width) == (90, 5, 6) and shard.file.bytes == 93
     out = np.zeros((5, 6, 3), np.uint8)
-    shards.read_raw(shards.Stored(str(tmp_path / "a.bin"), 3, 90, crc), out)
+    read_raw(Stored(str(tmp_path / "a.bin"), 3, 90, crc), out)
     assert np.array_equal(out, pixels)
     with pytest.raises(BrokenImage, match="checksum differs"):
-        shards.read_raw(shards.Stored(str(tmp_path / "a.bin"), 2, 90, crc), out)
+        read_raw(Stored(str(tmp_path / "a.bin"), 2, 90, crc), out)

@@ -11,8 +11,8 @@ from helpers.commands import Listener
 from PIL import Image
 
 from cconvnet.data import datasets
-from cconvnet.data.shards import JOURNAL, Dataset
 from cconvnet.data.shards.encoding import choose
+from cconvnet.data.shards.format import JOURNAL, Dataset
 from cconvnet.data.shards.prepare import SHARD_BYTES, Preparation
 
 COUNTS = {"train": {"ant": 9, "bee": 14, "cat": 11}, "test": {"ant": 3, "bee": 2, "cat": 4}}

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from cconvnet.checks import whole as check_whole
-from cconvnet.data import shards
 from cconvnet.data.containers import UPRIGHT, orientation
 from cconvnet.data.datasets.dataset import Origin, Pictures
 from cconvnet.data.images import (
@@ -28,7 +27,9 @@ from cconvnet.data.images import (
     resize_shorter,
 )
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
-from cconvnet.data.shards import Picture
+from cconvnet.data.shards.format import ENCODINGS
+from cconvnet.data.shards.reader import read_raw
+from cconvnet.data.shards.writer import Picture
 
 try:
     import simplejpeg
@@ -48,7 +49,7 @@ class Recipe:
 
     size: the side of the centre square that is kept, or with `whole` the shorter side of all of it; None:
         pictures keep their own size.
-    encoding: of shards.ENCODINGS.
+    encoding: of ENCODINGS.
     quality: of JPEGs. With `unchanged`, JPEGs that have the right size already stay as they are.
     codec: what decodes and encodes, "simplejpeg" or "pillow".
     preprocessing: the rules by which files are read.
@@ -171,7 +172,7 @@ def choose(
         codec=default_decoder() if codec is None else codec,
         preprocessing=preprocessing,
     )
-    lengths: dict[str, list[int]] = {encoding: [] for encoding in shards.ENCODINGS}
+    lengths: dict[str, list[int]] = {encoding: [] for encoding in ENCODINGS}
     for content in contents:
         try:
             pixels = recipe.pixels(content)
@@ -216,7 +217,7 @@ def read(pictures: Pictures, number: int) -> Content:
     if raw is None:
         return read_stored(stored)
     pixels = np.empty((raw.height[number], raw.width[number], raw.channels), np.uint8)
-    shards.read_raw(stored, pixels)
+    read_raw(stored, pixels)
     return pixels
 
 

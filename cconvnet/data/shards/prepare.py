@@ -29,7 +29,6 @@ import numpy as np
 
 from cconvnet.checks import NumberError
 from cconvnet.console import Reporter
-from cconvnet.data import shards
 from cconvnet.data.account import Account
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.datasets.dataset import Origin, Pictures
@@ -38,8 +37,31 @@ from cconvnet.data.images import DataError, describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
 from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
-from cconvnet.data.shards import Dataset, File, Rows, Shard, read_document, write_document
 from cconvnet.data.shards.encoding import Recipe, Survey
+from cconvnet.data.shards.format import (
+    COLORS,
+    DOCUMENT,
+    ENCODINGS,
+    JOURNAL,
+    MEAN,
+    ROW,
+    SKIPPED,
+    Dataset,
+    File,
+    Names,
+    Rows,
+    are_here,
+    index_name,
+    is_file,
+    names_name,
+    read_dataset,
+    read_document,
+    shard_name,
+    way,
+    write_document,
+)
+from cconvnet.data.shards.reader import open_split
+from cconvnet.data.shards.writer import Shard, packed_array, write_file
 from cconvnet.data.shards.writer_pool import Here, Maker, Part, Tell, Worker, record_file, write_record
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
@@ -98,7 +120,7 @@ class Preparation:
             raise DataError(f"{root} is no folder")
         if root.is_dir() and any(root.iterdir()):
             names = {entry.name for entry in root.iterdir()}
-            if not shards.are_here(names):
+            if not are_here(names):
                 raise DataError(f"{root} is not empty and holds no shards; give a new folder")
         check_folder(root)
         self.origin, self.root, self.survey = origin, root, survey
@@ -121,7 +143,7 @@ class Preparation:
         kept = "of their own size" if recipe.size is None else f"{what} {recipe.size} pixels"
         if recipe.size is not None and recipe.size > min(survey.smallest):
             kept += " (smaller ones are enlarged)"
-        ways = {name: shards.way(name, recipe.quality, recipe.unchanged) for name in shards.ENCODINGS}
+        ways = {name: way(name, recipe.quality, recipe.unchanged) for name in ENCODINGS}
         room = {name: f"about {sized(self.total * each)}" for name, each in survey.bytes.items()}
         (other,) = ways.keys() - {recipe.encoding}
         older = recipe.preprocessing == UNRECORDED and origin.train.extents is not None
@@ -202,27 +224,27 @@ class Preparation:
     def _begin(self) -> None:
         self._clean()
         dataset = self._compare()
-        journal = self.root / shards.JOURNAL
+        journal = self.root / JOURNAL
         if dataset is not None:
             self._remember(dataset)
         if not (journal / _PLAN).is_file():
             write_document(journal / _PLAN, self._plan())
         with contextlib.suppress(FileNotFoundError):  # from here on the folder is unfinished
-            (self.root / shards.DOCUMENT).unlink()
+            (self.root / DOCUMENT).unlink()
 
     def _clean(self) -> None:
         """Removes what a kill left. Most of it would be written over, but it takes room until then."""
-        for folder in (self.root, self.root / shards.JOURNAL):
+        for folder in (self.root, self.root / JOURNAL):
             for litter in folder.glob(".*.partial"):
                 name = litter.name.removeprefix(".").removesuffix(".partial")
-                if folder != self.root or name == shards.DOCUMENT or shards.is_file(name):
+                if folder != self.root or name == DOCUMENT or is_file(name):
                     litter.unlink()
 
     def _compare(self) -> Dataset | None:
         """The dataset that is there, if it is finished. Errors: DataError if it was begun otherwise."""
-        path, dataset = self.root / shards.JOURNAL / _PLAN, None
+        path, dataset = self.root / JOURNAL / _PLAN, None
         with contextlib.suppress(DataError):  # missing, or damaged: then it is made again
-            dataset = shards.read_dataset(self.root)
+            dataset = read_dataset(self.root)
         if dataset is not None:
             there = {**vars(dataset), "preprocessing": dataset.preprocessing.record()}
         else:
@@ -269,7 +291,7 @@ class Preparation:
         for split, pictures in self.splits.items():
             for number, first in enumerate(range(0, len(pictures), self.per_shard)):
                 count = min(self.per_shard, len(pictures) - first)
-                yield Part(shards.shard_name(split, number), split, first, count)
+                yield Part(shard_name(split, number), split, first, count)
 
     def _is_done(self, part: Part) -> bool:
         record = self._recorded(part)
@@ -293,10 +315,10 @@ class Preparation:
             return
         lines = [f"  {pictures.names[number]}: {broken[number]}" for number in sorted(broken)]
         lines += [f"  {name}: {reason}" for name, reason in pictures.left_out]
-        shards.write_file(self.root / shards.SKIPPED, self._skipped())
+        write_file(self.root / SKIPPED, self._skipped())
         raise DataError(
             f"more than {allowed} of the {len(pictures):,} {split} pictures are broken; remove or replace "
-            f"them, remove {self.root} and begin again (all that were found: {self.root / shards.SKIPPED}):\n"
+            f"them, remove {self.root} and begin again (all that were found: {self.root / SKIPPED}):\n"
             + "\n".join(lines[:10])
         )
 
@@ -384,7 +406,7 @@ class Preparation:
         files: dict[str, File] = {}
 
         def write(name: str, data: bytes) -> None:
-            files[name] = shards.write_file(self.root / name, data)
+            files[name] = write_file(self.root / name, data)
 
         kept: dict[str, int] = {}
         for split, pictures in self.splits.items():
@@ -392,9 +414,9 @@ class Preparation:
             kept[split] = len(rows)
             broken = self._broken[split]
             names = (self._short(name) for i, name in enumerate(pictures.names) if i not in broken)
-            write(shards.index_name(split), shards.packed_array(rows))
-            write(shards.names_name(split), shards.Names.packed(names))
-        write(shards.SKIPPED, self._skipped())
+            write(index_name(split), packed_array(rows))
+            write(names_name(split), Names.packed(names))
+        write(SKIPPED, self._skipped())
         recipe = self.recipe
         train = self.origin.train
         known = fingerprints(self.origin)
@@ -417,7 +439,7 @@ class Preparation:
             fingerprints={name: known[name] for name in kept},
         )
         for name, array in self._statistics(dataset, report, workers).items():
-            write(name, shards.packed_array(array))
+            write(name, packed_array(array))
         dataset.write()
         self._end_journal()
         return dataset
@@ -433,7 +455,7 @@ class Preparation:
 
     def _end_journal(self) -> None:
         # Another that begins just now may put its lock into it; what then stays does no harm.
-        shutil.rmtree(self.root / shards.JOURNAL, ignore_errors=True)
+        shutil.rmtree(self.root / JOURNAL, ignore_errors=True)
 
     def _rows(self, split: str, files: dict[str, File]) -> Rows:
         """The index of a split, from its shards' records; what they say of the shards goes to `files`."""
@@ -448,7 +470,7 @@ class Preparation:
             broken = {number for number, _ in record["skipped"]}
             of_shard = [i for i in range(part.first, part.first + part.count) if i not in broken]
             lengths, heights, widths, sums = np.array(record["pictures"], np.int64).reshape(-1, 4).T
-            rows = np.zeros(len(of_shard), shards.ROW)
+            rows = np.zeros(len(of_shard), ROW)
             rows["file"] = number
             rows["offset"] = np.cumsum(lengths) - lengths
             rows["length"], rows["height"], rows["width"] = lengths, heights, widths
@@ -471,7 +493,7 @@ class Preparation:
         self, dataset: Dataset, report: Reporter, workers: int | None
     ) -> dict[str, np.ndarray[Any, Any]]:
         """Of the pictures as they are stored; a mean that comes with the data is taken as it is."""
-        split = shards.open_split(dataset, "train", self.recipe.codec)
+        split = open_split(dataset, "train", self.recipe.codec)
         given = self.origin.mean is not None and self.origin.mean.shape == split.image_shape
 
         def progress(what: str) -> Progress:
@@ -488,7 +510,7 @@ class Preparation:
                 f"{self.root}: {split.file(number)} cannot be read back: {reason}; is the disk sound?"
             )
         assert mean is not None
-        return {shards.MEAN: mean, shards.COLORS: colors}
+        return {MEAN: mean, COLORS: colors}
 
 
 @dataclass(frozen=True)
@@ -512,9 +534,9 @@ def _begun_with(root: Path) -> Preprocessing | None:
     Shards that were begun by an older version are gone on with by its rules.
     """
     with contextlib.suppress(DataError):
-        return shards.read_dataset(root).preprocessing
+        return read_dataset(root).preprocessing
     try:
-        return Preprocessing.recorded(read_document(root / shards.JOURNAL / _PLAN).get("preprocessing"))
+        return Preprocessing.recorded(read_document(root / JOURNAL / _PLAN).get("preprocessing"))
     except (OSError, DataError, ValueError):
         return None
 
@@ -529,7 +551,7 @@ def _channels(pictures: Pictures) -> int:
 def _locked(root: Path) -> Iterator[int]:
     """Holds the folder's lock, which a killed one's last workers may hold for a moment. Errors: DataError."""
     deadline = time.monotonic() + _SECONDS_FOR_OTHERS_TO_END
-    while (descriptor := _lock(root / shards.JOURNAL)) is None:
+    while (descriptor := _lock(root / JOURNAL)) is None:
         if time.monotonic() > deadline:
             raise DataError(f"{root} is being written by another `cconvnet data prepare`")
         time.sleep(0.05)

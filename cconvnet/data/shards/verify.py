@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cconvnet.data import shards
 from cconvnet.data.images import DataError, default_decoder
-from cconvnet.data.shards import Dataset, Names, Rows
+from cconvnet.data.shards.format import Dataset, Names, Rows, is_shard, read_dataset, shard_name
+from cconvnet.data.shards.reader import open_split
 from cconvnet.data.splits import Progress
 from cconvnet.data.workers import usable_cores
 
@@ -31,11 +31,11 @@ def verify(root: Path, workers: int | None = None, progress: Progress | None = N
         DataError: dataset.json is missing or damaged, so nothing can be checked.
         OSError: a file cannot be read.
     """
-    dataset = shards.read_dataset(root)
+    dataset = read_dataset(root)
     found: list[str] = []
     indices: dict[str, tuple[Rows, Names] | None] = {}
     for name in dataset.files:
-        if not shards.is_shard(name):
+        if not is_shard(name):
             try:
                 dataset.content(name)
             except DataError as error:
@@ -56,7 +56,7 @@ def verify(root: Path, workers: int | None = None, progress: Progress | None = N
         split, number = part
         damages = _check_shard(dataset, split, number, indices[split])
         with lock:
-            done += dataset.files[shards.shard_name(split, number)].bytes
+            done += dataset.files[shard_name(split, number)].bytes
             if progress is not None:
                 progress(done, count)
         return damages
@@ -69,7 +69,7 @@ def verify(root: Path, workers: int | None = None, progress: Progress | None = N
 
 
 def _check_shard(dataset: Dataset, split: str, number: int, index: tuple[Rows, Names] | None) -> list[str]:
-    name = shards.shard_name(split, number)
+    name = shard_name(split, number)
     path, file = dataset.root / name, dataset.files[name]
     if not path.is_file():
         return [f"{path} is missing"]
@@ -106,11 +106,11 @@ def verify_decoding(root: Path, workers: int | None = None, progress: Progress |
         DataError: something else is damaged, a shard is missing.
         WorkerError: a process died.
     """
-    dataset = shards.read_dataset(root)
+    dataset = read_dataset(root)
     found: list[str] = []
     before, count = 0, sum(dataset.pictures.values())
     for name in dataset.pictures:
-        split = shards.open_split(dataset, name, default_decoder())
+        split = open_split(dataset, name, default_decoder())
         images = np.empty((_BATCH, *split.image_shape), np.uint8)
         reader = split.open_reader(workers)
         try:

@@ -15,12 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cconvnet.data import shards
 from cconvnet.data.byte_ranges import Stored
 from cconvnet.data.datasets.dataset import Pictures
 from cconvnet.data.images import BrokenImage, DataError, read_stored
-from cconvnet.data.shards import Picture, Shard, encoding, write_document
+from cconvnet.data.shards import encoding
 from cconvnet.data.shards.encoding import Content, Recipe
+from cconvnet.data.shards.format import JOURNAL, write_document
+from cconvnet.data.shards.reader import read_raw
+from cconvnet.data.shards.writer import Picture, Shard, write_shard
 from cconvnet.data.workers import WorkerError, answers_to_parent, ending, spawn
 
 _SECONDS_BETWEEN_TELLING = 0.2
@@ -52,7 +54,7 @@ class Maker(Protocol):
 
 def record_file(folder: Path, name: str) -> Path:
     """Where it is kept what is in a shard that is done."""
-    return folder / shards.JOURNAL / f"{name}.json"
+    return folder / JOURNAL / f"{name}.json"
 
 
 def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe: Recipe, tell: Tell) -> None:
@@ -74,7 +76,7 @@ def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe:
                 told, told_broken = time.monotonic(), len(skipped)
         tell(part.count, skipped[told_broken:])
 
-    shard = shards.write_shard(folder / part.name, pictures())
+    shard = write_shard(folder / part.name, pictures())
     write_record(folder, part, shard, skipped)
 
 
@@ -205,5 +207,5 @@ class _Reader:
             if self.shapes is None:
                 return read_stored(stored)
             pixels = np.empty(self.shapes[number - self.first], np.uint8)
-            shards.read_raw(stored, pixels)
+            read_raw(stored, pixels)
             return pixels

@@ -1,0 +1,343 @@
+"""Shards: pictures prepared once, brought to a size and laid one after another in a few large files.
+
+A folder of them holds
+
+dataset.json            what this is: format and version, classes, encoding, counts, and every other file's
+                        length and SHA-256. It is written last: a folder without it is unfinished.
+train-00000.bin, ...    the pictures' bytes, one after another: JPEGs, or raw uint8[H,W,C]
+train.npy               a ROW for each picture: where it lies, its size, its label, its CRC-32
+train.names             what each picture was called, each name ended by a zero byte
+mean.npy, colors.npy    statistics of the training pictures
+skipped.jsonl           the broken pictures that were left out, and why
+
+and the same of "test" where there are test pictures. The order is that of the data they were made of, so an
+epoch has the same order too. Nothing that is read is run, and nothing is believed: dataset.json carries its
+own SHA-256, the index and the names are checked against theirs when the folder is opened, the pictures
+against their CRC-32 whenever they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from cconvnet.data.account import unused_of
+from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, DataError
+from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
+from cconvnet.system.outputs import write_output
+
+DOCUMENT = "dataset.json"
+SPLITS = ("train", "test")
+MEAN, COLORS, SKIPPED = "mean.npy", "colors.npy", "skipped.jsonl"
+JOURNAL = ".prepare"  # what `data prepare` remembers of its work, in the same folder until all is done
+ENCODINGS = ("jpeg", "raw")
+
+ROW = np.dtype(
+    [
+        ("file", "<i4"),  # the shard's number
+        ("offset", "<i8"),
+        ("length", "<i4"),
+        ("height", "<i4"),
+        ("width", "<i4"),
+        ("label", "<i4"),
+        ("crc32", "<u4"),
+    ]
+)
+Rows = npt.NDArray[np.void]
+
+# Version 2 records the preprocessing; in version 1 there was none but that of UNRECORDED.
+_FORMAT, _VERSION = "cconvnet shards", 2
+_READABLE = (1, 2)
+_FILE = re.compile(r"(?:train|test)(?:-\d{5}\.bin|\.npy|\.names)|mean\.npy|colors\.npy|skipped\.jsonl")
+_SHARD = re.compile(r"(?:train|test)-\d{5}\.bin")
+_NO_DIGEST = "0" * 64
+AGAIN = "`cconvnet data prepare` with the same source and options makes what is missing again"
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.bin"
+
+
+def is_file(name: str) -> bool:
+    """True if a name is that of a file of prepared data."""
+    return _FILE.fullmatch(name) is not None
+
+
+def is_shard(name: str) -> bool:
+    return _SHARD.fullmatch(name) is not None
+
+
+def index_name(split: str) -> str:
+    return f"{split}.npy"
+
+
+def names_name(split: str) -> str:
+    return f"{split}.names"
+
+
+def way(encoding: str, quality: int | None, unchanged: bool) -> str:
+    """How pictures are encoded, in words."""
+    if encoding == "raw":
+        return "raw pixels"
+    return f"JPEGs (resized ones of quality {quality})" if unchanged else f"JPEGs of quality {quality}"
+
+
+# ---- JSON that knows its own SHA-256 -------------------------------------------------------------------
+
+
+def write_document(path: Path, values: dict[str, Any]) -> None:
+    """Writes `values` as JSON, atomically; its last entry is the SHA-256 of all its other bytes."""
+    text = json.dumps({**values, "sha256": _NO_DIGEST}, indent=1) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    before, _, after = text.rpartition(_NO_DIGEST)
+    write_output(path, [(before + digest + after).encode()])
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """What write_document wrote. Errors: DataError if a byte has changed; OSError if it cannot be read."""
+    data = path.read_bytes()
+    ending = len(data) - 64 - len('"\n}\n')
+    digest = data[ending : ending + 64]
+    whole = hashlib.sha256(data[: max(ending, 0)] + _NO_DIGEST.encode() + data[max(ending, 0) + 64 :])
+    if digest != whole.hexdigest().encode():
+        raise DataError(f"{path} is damaged or was changed: its SHA-256 differs")
+    values = json.loads(data)
+    assert isinstance(values, dict)
+    return values
+
+
+# ---- names ----------------------------------------------------------------------------------------------
+
+
+class Names(Sequence[str]):
+    """Many names in one piece of memory, since a million strings are large; each is ended by a zero byte."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 0)
+
+    @staticmethod
+    def packed(names: Iterable[str]) -> bytes:
+        return b"".join(name.replace("\0", "?").encode(errors="surrogateescape") + b"\0" for name in names)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        start = int(self._ends[at - 1]) + 1 if at else 0
+        return self._data[start : self._ends[at]].decode(errors="surrogateescape")
+
+
+# ---- what dataset.json says ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class File:
+    """A file's length and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """dataset.json of the folder `root`.
+
+    name and origin: the data the pictures come from, and its kind.
+    size: the side the pictures were brought to, their shorter one if `whole`; None: they kept their own.
+    encoding: "jpeg" or "raw"; `quality` is of JPEGs; with `unchanged`, JPEGs that had the size stayed as they
+        were.
+    encoder, decoder: the programs, with their versions, that did it.
+    preprocessing: the rules by which the source's files were read.
+    pictures, skipped: for each split how many there are and how many broken ones were left out.
+    per_shard: how many of the source's pictures went to a shard.
+    source: the fingerprint of the data the pictures come from.
+    files: by name.
+    account: the account of the data the pictures come from, Account.as_json(); empty in older shards.
+    fingerprints: of the same data, for each split; see cconvnet.data.fingerprint. Empty in older shards.
+    """
+
+    root: Path
+    name: str
+    origin: str
+    classes: list[str]
+    titles: list[str] | None
+    size: int | None
+    whole: bool
+    encoding: str
+    quality: int | None
+    unchanged: bool
+    channels: int
+    encoder: str
+    decoder: str
+    notes: list[str]
+    pictures: dict[str, int]
+    skipped: dict[str, int]
+    per_shard: int
+    source: str
+    files: dict[str, File]
+    preprocessing: Preprocessing = UNRECORDED
+    account: dict[str, Any] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """Errors: OSError."""
+        values = {name: value for name, value in vars(self).items() if name != "root"}
+        values["preprocessing"] = self.preprocessing.record()
+        files = {name: vars(file) for name, file in sorted(self.files.items())}
+        write_document(
+            self.root / DOCUMENT, {"format": _FORMAT, "version": _VERSION, **values, "files": files}
+        )
+
+    def shards(self, split: str) -> list[str]:
+        """The names of a split's shards, in order."""
+        return sorted(name for name in self.files if name.startswith(f"{split}-"))
+
+    def describe(self) -> str:
+        """How the pictures are stored."""
+        kind = way(self.encoding, self.quality, self.unchanged)
+        part = "whole pictures, the shorter side" if self.whole else "centre squares of"
+        kept = "of their own size" if self.size is None else f"{part} {self.size} pixels"
+        return f"{kept}, {kind}"
+
+    def content(self, name: str) -> bytes:
+        """A file that is small enough for memory, checked. Errors: DataError."""
+        path = self.root / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}; {AGAIN}") from error
+        if hashlib.sha256(data).hexdigest() != self.files[name].sha256:
+            raise DataError(f"{path} is damaged: its SHA-256 differs; remove it, and {AGAIN}")
+        return data
+
+    def left_out(self) -> list[dict[str, str]]:
+        """The pictures that were left out: "split", "name" and "reason" of each. Errors: DataError."""
+        return [json.loads(line) for line in self.content(SKIPPED).splitlines()]
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """The array in a checked file. Errors: DataError."""
+        try:
+            return np.asarray(np.load(io.BytesIO(self.content(name)), allow_pickle=False))
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"{self.root / name} is no array: {error}") from error
+
+    def names(self, split: str) -> Names:
+        """What the pictures of a split are called. Errors: DataError."""
+        names = Names(self.content(names_name(split)))
+        if len(names) != self.pictures[split]:
+            raise DataError(
+                f"{self.root / names_name(split)} has {len(names):,} names; {DOCUMENT} says there are "
+                f"{self.pictures[split]:,} pictures"
+            )
+        return names
+
+    def rows(self, split: str) -> Rows:
+        """The index of a split, every place in it within its shard. Errors: DataError."""
+        file = self.root / index_name(split)
+        rows = self.array(index_name(split))
+        if rows.dtype != ROW or rows.shape != (self.pictures[split],):
+            raise DataError(
+                f"{file} has the shape {rows.shape} and the fields {rows.dtype.names}, not "
+                f"({self.pictures[split]},) and {ROW.names}"
+            )
+        lengths = np.array([self.files[name].bytes for name in self.shards(split)], np.int64)
+        height, width, length = (rows[name].astype(np.int64) for name in ("height", "width", "length"))
+        good = (rows["file"] >= 0) & (rows["file"] < len(lengths))
+        good &= (rows["label"] >= 0) & (rows["label"] < len(self.classes))
+        good &= (height > 0) & (width > 0) & (height * width <= MAX_PIXELS)
+        good &= np.maximum(height, width) <= MAX_SIDE
+        good &= (length == height * width * self.channels) if self.encoding == "raw" else length > 0
+        if good.all():
+            good &= (rows["offset"] >= 0) & (rows["offset"] + length <= lengths[rows["file"]])
+        if not good.all():
+            at = int(np.argmin(good))
+            raise DataError(f"{file}: row {at} cannot be: {rows[at].tolist()}")
+        return rows
+
+
+def read_dataset(root: Path) -> Dataset:
+    """Reads dataset.json; the other files are looked at when they are used. Errors: DataError."""
+    path = root / DOCUMENT
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}")
+    if not path.is_file():
+        raise DataError(
+            f"{root} is unfinished: it has no {DOCUMENT}; the `cconvnet data prepare` command that began it "
+            "goes on with it"
+        )
+    try:
+        _check_version(path)
+        values = read_document(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except DataError as error:
+        raise DataError(f"{error}; remove it, and {AGAIN}") from error
+    try:
+        del values["format"], values["version"], values["sha256"]
+        files = {name: File(**file) for name, file in values.pop("files").items()}
+        preprocessing = Preprocessing.recorded(values.pop("preprocessing", None))
+        dataset = Dataset(root=root, files=files, preprocessing=preprocessing, **values)
+        wanted = {MEAN, COLORS, SKIPPED}
+        for split in dataset.pictures:
+            wanted |= {index_name(split), names_name(split), *dataset.shards(split)}
+            wanted |= {shard_name(split, i) for i in range(len(dataset.shards(split)))}
+        sound = (
+            isinstance(dataset.classes, list)
+            and all(isinstance(name, str) for name in (dataset.name, *dataset.classes, *dataset.notes))
+            and all(isinstance(text, str) for text in dataset.fingerprints.values())
+            and isinstance(dataset.size, int | None)
+            and all(
+                isinstance(count, int) for count in (*dataset.pictures.values(), *dataset.skipped.values())
+            )
+            and all(isinstance(file.bytes, int) for file in files.values())
+            and dataset.encoding in ENCODINGS
+            and dataset.channels in (1, 3)
+            and set(dataset.pictures) <= set(SPLITS)
+            and "train" in dataset.pictures
+            and all(_FILE.fullmatch(name) for name in files)
+            and wanted == set(files)
+        )
+        list(unused_of(dataset.account))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise DataError(f"{path} is none of cconvnet's: {error}") from error
+    if not sound:
+        raise DataError(f"{path} is none of cconvnet's: its entries do not fit together")
+    return dataset
+
+
+def _check_version(path: Path) -> None:
+    """So that a newer format is called that, whatever else has changed in it."""
+    try:
+        values = json.loads(path.read_bytes())
+        found = values["format"], values["version"]
+    except (ValueError, KeyError, TypeError):
+        return  # the SHA-256 tells more
+    if found[0] != _FORMAT or found[1] not in _READABLE:
+        raise DataError(
+            f"{path} is of format {found[0]!r}, version {found[1]!r}; this cconvnet reads {_FORMAT!r}, "
+            f"versions {' and '.join(map(str, _READABLE))}"
+        )
+
+
+def are_here(names: set[str]) -> bool:
+    """Whether a folder with these entries is one of shards, finished or not."""
+    return JOURNAL in names or any(map(is_shard, names)) or {DOCUMENT, index_name("train")} <= names

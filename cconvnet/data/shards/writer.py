@@ -1,0 +1,61 @@
+"""The files of shards written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cconvnet.data.shards.format import File
+from cconvnet.system.outputs import write_output
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is stored: its bytes and its size in pixels."""
+
+    data: bytes
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What was written: the file's length and SHA-256, and for each picture length, height, width, CRC-32."""
+
+    file: File
+    pictures: list[tuple[int, int, int, int]]
+
+
+def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
+    """Writes pictures, as they come, to a shard that is whole or not there. Errors: OSError."""
+    digest, rows = hashlib.sha256(), []
+
+    def pieces() -> Iterable[bytes]:
+        for picture in pictures:
+            digest.update(picture.data)
+            rows.append((len(picture.data), picture.height, picture.width, zlib.crc32(picture.data)))
+            yield picture.data
+
+    write_output(path, pieces())
+    return Shard(File(sum(row[0] for row in rows), digest.hexdigest()), rows)
+
+
+def write_file(path: Path, data: bytes) -> File:
+    """Writes a small file atomically. Errors: OSError."""
+    write_output(path, [data])
+    return File(len(data), hashlib.sha256(data).hexdigest())
+
+
+def packed_array(array: npt.NDArray[Any]) -> bytes:
+    """The bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
