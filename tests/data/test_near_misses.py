@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from data.test_labels import make_mnist
-from data.test_origins import samples, shard
 from helpers.commands import run as cconvnet
 from helpers.made_pictures import encoded, make_folder, photo
+from helpers.tar_files import samples, shard
 
 from cconvnet.data import DataError, datasets
 

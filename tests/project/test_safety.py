@@ -1,7 +1,7 @@
 """Nothing that is read is run: the package holds no call that would, and both guards notice one that does.
 
 Ruff's rules (pyproject.toml) know the usual ways; the walk below also knows those that depend on a call's
-arguments. Data that tries to be run is in test_pickles.py and test_checkpoint.py.
+arguments. Data that tries to be run is in test_hostile_pickles.py and test_checkpoint.py.
 """
 
 from __future__ import annotations
