@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gpu_report import __doc__ as ABOUT  # noqa: E402
 from gpu_report import parts as parts_module  # noqa: E402
 from gpu_report import summary  # noqa: E402
-from gpu_report.parts import Settings  # noqa: E402
 from gpu_report.running import Report  # noqa: E402
+from gpu_report.settings import Settings  # noqa: E402
 
 SECONDS = 570.0
 # What an earlier report may have left: it must not be taken for this one's.

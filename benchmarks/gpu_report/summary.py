@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_report.parts import KERNELS, MACHINE, SMOKE, STEP, TESTS
 from gpu_report.running import LOG, ROOT, read_json, read_values, write_json
+from gpu_report.settings import KERNELS, MACHINE, SMOKE, STEP, TESTS
 
 LONGEST = 9500  # characters of results.txt
 FAILURES = 12  # that are shown of each kind

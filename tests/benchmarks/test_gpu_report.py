@@ -38,13 +38,14 @@ def load(name: str) -> ModuleType:
 
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-running, parts, summary = (
-    importlib.import_module(f"gpu_report.{name}") for name in ("running", "parts", "summary")
+running, settings, building, measuring, checking, parts, summary = (
+    importlib.import_module(f"gpu_report.{name}")
+    for name in ("running", "settings", "building", "measuring", "checking", "parts", "summary")
 )
 main_module = importlib.import_module("gpu_report.__main__")
 results_module = load("benchmarks/results.py")
 basic_shapes = load("tests/helpers/basic_shapes.py")
-Command, Part, Report, Settings = running.Command, running.Part, running.Report, parts.Settings
+Command, Part, Report, Settings = running.Command, running.Part, running.Report, settings.Settings
 
 
 def python(code: str, log: str = "report.log") -> Any:
@@ -410,8 +411,9 @@ def ran(name: str, settings: Any, run: FakeRun) -> FakeRun:
 
 @pytest.fixture
 def on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(parts, "cores", lambda: 16)
-    monkeypatch.setattr(parts, "served", lambda settings: ["fp32", "bf16"])
+    monkeypatch.setattr(building, "cores", lambda: 16)
+    monkeypatch.setattr(checking, "cores", lambda: 16)
+    monkeypatch.setattr(measuring, "served", lambda settings: ["fp32", "bf16"])
     tool = tmp_path / "compute-sanitizer"
     tool.touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -480,12 +482,12 @@ def test_peers_go_on_with_the_first_network_for_a_while(on_gpu: Any, tmp_path: P
     type(run).left = property(lambda self: 100.0 - 50 * (time.monotonic() - now))  # type: ignore[assignment]
     try:
         write(begin, {"event": "end", "side": "pytorch"})
-        parts._end_peers(on_gpu, run, 25)
+        measuring.end_peers(on_gpu, run, 25)
         assert run.left < 75 and on_gpu.peers == [] and (tmp_path / "stop").exists()
         for line in ({"event": "end", "side": "cudnn"}, {"event": "begin", "side": "cudnn", "missing": "x"}):
             write(begin, line)
             on_gpu.peers, now = [FakeProcess(), Works()], time.monotonic()
-            parts._end_peers(on_gpu, run, 25)
+            measuring.end_peers(on_gpu, run, 25)
             assert run.left > 40  # what it takes to end them
     finally:
         del type(run).left
@@ -517,12 +519,12 @@ def test_compilers_come_from_cores(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:        4000000 kB\nMemFree: 1 kB\nMemAvailable:    3100000 kB\n")
     # A virtual machine with a GPU may tell of little memory at first.
-    assert parts.compile_jobs("cuda", 16, meminfo) == 16
-    assert parts.compile_jobs("emulator", 16, meminfo) == 2
-    assert parts.compile_jobs("emulator", 1, meminfo) == 1
+    assert building.compile_jobs("cuda", 16, meminfo) == 16
+    assert building.compile_jobs("emulator", 16, meminfo) == 2
+    assert building.compile_jobs("emulator", 1, meminfo) == 1
     meminfo.write_text("MemTotal: 900000 kB\n")
-    assert parts.compile_jobs("cpu", 16, meminfo) == 1
-    assert parts.compile_jobs("cpu", 16, tmp_path / "none") == 16
+    assert building.compile_jobs("cpu", 16, meminfo) == 1
+    assert building.compile_jobs("cpu", 16, tmp_path / "none") == 16
 
 
 def test_wheels_are_installed_for_the_report_alone(
@@ -559,7 +561,7 @@ def test_tests_are_those_of_the_device_the_most_important_first(on_gpu: Any, tmp
     assert all("-k cuda " in words and "--device cuda:0" in words for words in run.words)
     assert "test_fusion.py" in run.words[0] and "test_conv.py" in run.words[1]
     assert run.most[0] < run.left and "-n 10 " in run.words[0]
-    for names in parts.TEST_FILES.values():
+    for names in checking.TEST_FILES.values():
         for name in " ".join(name for name, _ in names).split():
             assert list((ROOT / "tests").rglob(f"test_{name}.py"))
 
@@ -577,7 +579,7 @@ def test_the_step_beside_its_peers(on_gpu: Any, tmp_path: Path) -> None:
 def test_scripts_that_are_missing_fail_their_part(
     on_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "ROOT", tmp_path)
+    monkeypatch.setattr(measuring, "ROOT", tmp_path)
     for name in ("conformance", "calibration"):
         with pytest.raises(running.Failed, match=rf"benchmarks/{name}\.py is missing"):
             ran(name, on_gpu, FakeRun(tmp_path))
@@ -597,15 +599,15 @@ def test_feeding_wants_pictures(tmp_path: Path) -> None:
 
 def test_the_precisions_of_a_device(device: Device, tmp_path: Path) -> None:
     served = [name for name in PRECISIONS if device.serves(name)]
-    assert parts.served(Settings(device.name, tmp_path)) == served
+    assert measuring.served(Settings(device.name, tmp_path)) == served
     with pytest.raises(running.Failed, match=r"^cconvnet\.errors\.DeviceUnavailable: "):
-        parts.served(Settings("cuda:77", tmp_path))
+        measuring.served(Settings("cuda:77", tmp_path))
 
 
 def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("CUDA_HOME", "/nowhere")
-    monkeypatch.setattr(parts, "NVIDIA", tmp_path)
+    monkeypatch.setattr(checking, "NVIDIA", tmp_path)
     with pytest.raises(running.Absent, match="watches GPUs, not cpu:0"):
         ran("sanitize", Settings("cpu:0", tmp_path), FakeRun(tmp_path))
     with pytest.raises(running.Absent, match="compute-sanitizer was not found"):

@@ -1,0 +1,129 @@
+"""Parts that come first: the machine, and the modules compiled while peers are measured."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpu_report.measuring import peers, script
+from gpu_report.running import ROOT, Command, Failed, Run, python
+from gpu_report.settings import Settings, cores
+
+_CLOCKS = "name,compute_cap,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
+_ASKED = [
+    ["date", "-u"],
+    ["uname", "-a"],
+    ["grep", "-E", "MemTotal|MemAvailable", "/proc/meminfo"],
+    ["nvidia-smi"],
+    ["nvidia-smi", f"--query-gpu={_CLOCKS}", "--format=csv"],
+    ["nvcc", "--version"],
+    ["c++", "--version"],
+]
+
+
+def machine(s: Settings, run: Run) -> None:
+    run.say(f"{cores()} cores, Python {sys.version.split()[0]}: {sys.executable}")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        run.say(f"{header} is missing: the modules cannot be compiled for this Python")
+    for command in _ASKED:
+        if shutil.which(command[0]):
+            run.do(Command(command), 15)
+    names = "numpy|cupy|torch|triton|pybind11|pytest|hypothesis|typer|rich|safetensors|pillow|nvidia-|cuda-"
+    run.do(
+        python(
+            "-c",
+            "import importlib.metadata as m, re, sys\n"
+            "print(*sorted({f'{d.name} {d.version}' for d in m.distributions()"
+            " if re.match(sys.argv[1], d.name or '', re.I)}), sep=', ')",
+            names,
+        ),
+        20,
+    )
+    run.states.clear()  # whichever of these is not here
+    wheels = find_wheels()
+    if not wheels:
+        run.say("no wheels: where its frontend is not installed, cuDNN is measured through PyTorch alone")
+        return
+    site = s.scratch / "site"
+    options = [
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+        "--no-cache-dir",
+        "--upgrade",
+        "--target",
+        str(site),
+    ]
+    pip = Command([sys.executable, "-m", "pip", "install", "-q", *options, *map(str, wheels)])
+    if run.do(pip, 40) == 0:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(site)]))
+        sys.path.append(str(site))
+
+
+def find_wheels() -> list[Path]:
+    """The wheels in $WHEELS, else in the project's ``.whl``: packages that this machine lacks."""
+    folder = Path(os.environ.get("WHEELS") or ROOT / ".whl")
+    return sorted(folder.glob("*.whl"))
+
+
+def compile_jobs(kind: str, number: int | None = None, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """The number of compilers that run at once: as many as there are cores.
+
+    A machine with a GPU is not short of memory, but some virtual ones grow theirs as it is used and tell of
+    little at first. Elsewhere each compiler is given 1.5 GB of what there is in all.
+    """
+    number = number or cores()
+    if kind == "cuda":
+        return number
+    try:
+        kibibytes = re.findall(r"^Mem(?:Total|Available): +([0-9]+)", meminfo.read_text(), re.M)
+    except OSError:
+        return number
+    return max(1, min([number, max((int(text) // 1_500_000 for text in kibibytes), default=number)]))
+
+
+def make(s: Settings, jobs: int, modules: Sequence[str] = (), *more: str) -> Command:
+    settings = [
+        f"-j{jobs}",
+        f"PYTHON={sys.executable}",
+        *([f"MODULES={' '.join(modules)}"] if modules else []),
+    ]
+    if s.on_gpu:
+        settings.append("CCONVNET_CUDA=on")
+    # Not the flags of the make that may have started this.
+    alone = {"MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": ""}
+    return Command(["make", "--no-print-directory", "modules", *settings, *more], alone)
+
+
+def build(s: Settings, run: Run) -> None:
+    jobs = compile_jobs(s.kind)
+    # What rows of tables are made of comes first, since peers need that and no more.
+    status = run.do(make(s, jobs, ["_problem", "_pixels"]))
+    if status == 0 and s.on_gpu:
+        s.peers.append(run.start(peers(s, run, 170)))
+        # It compiles a program of its own for most of its time.
+        if (ROOT / "benchmarks" / "conformance.py").exists():
+            s.conformance = run.start(script("conformance.py", s, s.scratch / "conformance.jsonl"))
+    kernels = [f"_{s.kind}"] if s.kind in ("cuda", "emulator") else []
+    if status == 0:
+        build = make(s, jobs, ["_problem", "_pixels", *kernels] if kernels else ())
+        status = run.do(build)
+        if status not in (0, None) and run.left > 60 and jobs > 4:
+            run.say(
+                "once more, with fewer compilers at a time: they may have wanted more memory than there is"
+            )
+            status = run.do(make(s, jobs // 4, ["_problem", "_pixels", *kernels]))
+            run.states.discard("failed")
+    if status == 0:
+        query = "import sys; from cconvnet.devices import PRECISIONS, get_device as d; d = d(sys.argv[1]); "
+        query += "print(d.reason, *filter(d.serves, PRECISIONS)); print(d.host(d.array([1.0, 2.0])).sum())"
+        status = run.do(python("-c", query, s.device), 60)
+    if status != 0:
+        s.unbuilt = "the modules could not be built"
+        raise Failed(s.unbuilt if status is not None else f"{s.unbuilt} in time")

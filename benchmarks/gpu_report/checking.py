@@ -1,0 +1,160 @@
+"""Parts that check: conformance, the smoke test, tests, a training, and sanitizers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpu_report.building import compile_jobs, make
+from gpu_report.measuring import end_peers, script
+from gpu_report.running import LOG, ROOT, Absent, Command, Run, python
+from gpu_report.settings import FEW_THREADS, MACHINE, RESTARTS, SMOKE, TESTS, Settings, cores
+
+AFTER_BUILD = 25  # seconds that peers may go on with the first network once the modules are there
+PROCESSES = 8  # of the smoke test, at most
+SANITIZED = 9  # of so many cases a sanitizer watches one
+NVIDIA = Path("/opt/nvidia")  # where its tools are installed apart from the toolkit
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+NO_TESTS = 5  # pytest's exit status where none was chosen
+# The tests in the order of what they say of a machine.
+TEST_FILES = {
+    "tests": [
+        (
+            "fusion steps graph known_networks towers placement network_memory network_state gradcheck "
+            "precision saver anomaly",
+            60,
+        ),
+        ("conv fc", 75),
+    ],
+    "more-tests": [("lrn lrn_maxpool pool softmax sgd bias dropout input_transform elementwise runtime", 50)],
+    "last-tests": [
+        ("ops", 30),
+        ("local neuron contrast_norm eltmax limit_norm bench_kernels bench_roofline bench_lines", 60),
+    ],
+}
+
+
+def conformance(s: Settings, run: Run) -> None:
+    end_peers(s, run, AFTER_BUILD)
+    out = s.scratch / "conformance.jsonl"
+    try:
+        run.wait(s.conformance or run.start(script("conformance.py", s, out)))
+    finally:
+        run.keep(out, MACHINE, what="conformance")
+
+
+def smoke(s: Settings, run: Run) -> None:
+    s.need_modules()
+    end_peers(s, run, 0)
+    count = min(PROCESSES, cores())
+    of = count if s.on_gpu else 10 * count  # elsewhere every tenth case, to try the report
+
+    def command(share: int, first: int = 0) -> Command:
+        where = ["--share", str(share), "--of", str(of), "--first", str(first)]
+        lost = ["--lost", str(s.scratch / f"lost.{share}")]
+        script = str(ROOT / "benchmarks" / "gpu_report" / "smoke.py")
+        return python(script, s.device, *where, *lost, log=SMOKE, **FEW_THREADS)
+
+    restarts = [0] * count
+
+    def again(share: int, status: int) -> Command | None:
+        lost = s.scratch / f"lost.{share}"
+        if status != 3 or not lost.exists() or restarts[share] == RESTARTS:
+            return None
+        restarts[share] += 1
+        first = int(lost.read_text()) + 1
+        lost.unlink()
+        run.states.add("failed")
+        return command(share, first)
+
+    run.at_once([command(share) for share in range(count)], again=again)
+
+
+def tests(which: str) -> object:
+    def tests(s: Settings, run: Run) -> None:
+        s.need_modules()
+        series = TEST_FILES[which]
+        for place, (names, most) in enumerate(series):
+            # What is behind it has its share of what is left.
+            share = most / sum(seconds for _, seconds in series[place:])
+            # On another device than a GPU a few tests are chosen, in some files none.
+            run.do(pytest(s, names.split()), share * run.left, fine=() if s.on_gpu else (NO_TESTS,))
+
+    return tests
+
+
+def pytest(s: Settings, names: Sequence[str]) -> Command:
+    """The tests of files, those of the device alone, without the project's own options."""
+    found = {path.stem.removeprefix("test_"): path for path in (ROOT / "tests").rglob("test_*.py")}
+    options = ["-p", "no:cacheprovider", "-n", str(min(10, cores())), "--device", s.device, "-k", s.select]
+    options += ["-v", "-rfE", "--tb=short", "--maxfail=80", "--override-ini", "addopts=", "-m", "not long"]
+    elsewhere = {"HYPOTHESIS_STORAGE_DIRECTORY": str(s.scratch / "hypothesis")}
+    kept = [str(found[name].relative_to(ROOT)) for name in names if name in found]
+    return python("-m", "pytest", *options, *kept, log=TESTS, **FEW_THREADS, **elsewhere)
+
+
+def training(s: Settings, run: Run) -> None:
+    s.need_modules()
+    length = ["--epochs", "3"] if s.on_gpu else ["--steps", "5"]
+    out = ["--out", str(s.scratch / "run")]
+    run.do(python("-m", "cconvnet", "train", "--net", "lenet", "--device", s.device, *length, *out))
+
+
+def sanitize(s: Settings, run: Run) -> None:
+    """Two tools over some of the cases."""
+    s.need_modules()
+    if not s.on_gpu:
+        raise Absent(f"compute-sanitizer watches GPUs, not {s.device}; see make sanitize")
+    script = str(ROOT / "benchmarks" / "gpu_report" / "smoke.py")
+    cases = python(script, s.device, "--of", str(SANITIZED), CCONVNET_TEST_GUARD="0")
+    for place, tool in enumerate(TOOLS[:2]):
+        run.do(under_compute_sanitizer(tool, cases), run.left / (2 - place))
+
+
+def sanitize_all(s: Settings, run: Run) -> None:
+    """Every tool over every case; in the emulator the compiler's."""
+    s.need_modules()
+    shapes = python("tests/helpers/basic_shapes.py", s.device, CCONVNET_TEST_GUARD="0")
+    if s.kind == "emulator":
+        built = run.do(make(s, compile_jobs(s.kind), (), "SANITIZE=address,undefined", "OUT=build/sanitize"))
+        if built == 0:
+            run.do(_with_host_sanitizers(shapes))
+        return
+    if not s.on_gpu:
+        raise Absent(f"compute-sanitizer watches GPUs, not {s.device}")
+    for tool in TOOLS:
+        run.do(under_compute_sanitizer(tool, shapes))
+
+
+def under_compute_sanitizer(tool: str, command: Command) -> Command:
+    """The command under one of compute-sanitizer's tools; raises Absent where that is not installed."""
+    homes = [os.environ.get("CUDA_HOME", "/usr/local/cuda"), *map(str, NVIDIA.glob("*"))]
+    places = os.pathsep.join(path for home in homes for path in (f"{home}/bin", home))
+    program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=places)
+    if program is None:
+        raise Absent("compute-sanitizer was not found; it comes with the CUDA toolkit (CUDA_HOME names that)")
+    options = ["--tool", tool, "--error-exitcode", "1", "--print-limit", "20"]
+    if tool == "memcheck":
+        # CuPy asks things of the driver that may be refused; only what kernels do is looked at.
+        options += ["--report-api-errors", "no"]
+    return Command([program, *options, *command.arguments], command.environment, LOG)
+
+
+def _with_host_sanitizers(command: Command) -> Command:
+    """On the emulator built with the host compiler's sanitizers, into a Python built without."""
+    compiler = os.environ.get("CXX", "g++").split()
+    libraries = [
+        subprocess.run(
+            [*compiler, f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("asan", "ubsan", "stdc++")
+    ]
+    environment = {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "CCONVNET_MODULE_PATH": "build/sanitize",
+    }
+    return Command(command.arguments, {**command.environment, **environment})

@@ -1,0 +1,77 @@
+"""Settings that all parts of a report share: devices, sizes and the names of its files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu_report.running import Absent, Running
+
+SMOKE, TESTS, KERNELS, STEP, MACHINE = (
+    "smoke.log", "tests.log", "kernels.jsonl", "step.jsonl", "machine.jsonl",
+)  # fmt: skip
+# Networks whose kernels are measured, the first first; later ones with the time that is left.
+BATCHES = {"alexnet": 128, "resnet50": 64, "vgg16": 32}
+# Many processes at once, each with small products on the host.
+FEW_THREADS = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+RESTARTS = 3  # of each of them, behind cases that lost the device
+
+
+@dataclass
+class Settings:
+    """Settings of all parts.
+
+    Attributes
+        scratch: a folder for what is not kept.
+        batch: images in each measurement, instead of each network's own.
+        data: pictures or shards that feeding is measured on.
+        unbuilt: why the modules cannot be used, once that is known.
+        peers, conformance: what runs beside the build, which it does not need.
+    """
+
+    device: str
+    scratch: Path
+    batch: int | None = None
+    data: str | None = None
+    unbuilt: str = ""
+    peers: list[Running] = field(default_factory=list)
+    conformance: Running | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.device.partition(":")[0]
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.kind == "cuda"
+
+    def need_modules(self) -> None:
+        """Raises Absent where the build failed."""
+        if self.unbuilt:
+            raise Absent(self.unbuilt)
+
+    @property
+    def tables(self) -> list[str]:
+        """Networks and batches of the kernels; elsewhere than on a GPU a small one."""
+        batches = BATCHES if self.on_gpu else {"cifar-quick": 1}
+        return [f"{name}:{self.batch or own}" for name, own in batches.items()]
+
+    @property
+    def net(self) -> list[str]:
+        """The options of the network whose step is measured."""
+        if self.on_gpu:
+            return ["--net", "alexnet", "--batch", str(self.batch or BATCHES["alexnet"])]
+        return ["--net", "lenet", "--batch", str(self.batch or 8)]
+
+    @property
+    def select(self) -> str:
+        """The tests to run: all of a GPU's; of another device's a few, to try the report."""
+        return os.environ.get("SELECT") or (self.kind if self.on_gpu else f"{self.kind} and plain and fp32")
+
+
+def cores() -> int:
+    """The number of processes that may run at once here."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
