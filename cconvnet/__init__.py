@@ -6,6 +6,6 @@ import os
 
 __version__ = "0.1.0"
 
-# An instrumented or altered build of a module is tried by naming its folder here.
+# The folder named here contains other builds of the modules, such as instrumented ones; they come first.
 if "CCONVNET_MODULE_PATH" in os.environ:
     __path__.insert(0, os.environ["CCONVNET_MODULE_PATH"])

@@ -1,4 +1,4 @@
-"""``python -m cconvnet`` is the command ``cconvnet``."""
+"""The command ``cconvnet`` as ``python -m cconvnet``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import sys
 
 if not sys.flags.safe_path and sys.path and sys.path[0] == os.getcwd():  # noqa: PTH109 - see below
-    # `-m` searches the working directory first, where a user's own json.py or numpy.py may lie, or the
-    # pathlib.py of a much older Python. It is still needed, but last, where it is this package's checkout.
+    # `-m` searches the working directory first. It may contain a user's own json.py or numpy.py, or the
+    # pathlib.py of a much older Python, so it is removed. Where it is this package's checkout it is needed,
+    # but comes last.
     here = sys.path.pop(0)
     if here == os.path.dirname(os.path.dirname(__file__)):  # noqa: PTH120
         sys.path.append(here)

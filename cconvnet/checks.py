@@ -1,6 +1,6 @@
-"""The checks of numbers that a user gives, on a command line or as an argument.
+"""Checks of numbers that a user gives, on a command line or as an argument.
 
-Each names the option or argument, what it may be and what it is: "--batch must be at least 1, not 0".
+Each error names the option or argument, its range and the value: "--batch must be at least 1, not 0".
 """
 
 from __future__ import annotations
@@ -10,23 +10,36 @@ import math
 import numbers
 from typing import Any
 
-MOST = 2**31 - 1  # kernels count in int32
-LARGEST = (2 - 2.0**-23) * 2.0**127  # of a float32
-MOST_PIXELS = 8192  # along a side of a square: data.images.MAX_PIXELS in all
-MOST_SEED = 2**63 - 1
-MOST_TOWERS = 26  # one for each letter
+MAX_INT32 = 2**31 - 1  # kernels count in int32
+MAX_FLOAT32 = (2 - 2.0**-23) * 2.0**127
+MAX_SIDE = 8192  # pixels; the square of it is data.images.MAX_PIXELS
+MAX_SEED = 2**63 - 1
+MAX_TOWERS = 26  # one for each letter
+MAX_DIGITS = 18  # of a whole number within a text, which then fits in an int64
+
+# The names of these until every module has the new ones.
+MOST, LARGEST, MOST_PIXELS, MOST_SEED, MOST_TOWERS = MAX_INT32, MAX_FLOAT32, MAX_SIDE, MAX_SEED, MAX_TOWERS
 
 
 class NumberError(ValueError):
-    """A number is not what it must be; the text names it."""
+    """A number is out of range or not finite; the text names it."""
 
 
-def whole(name: str, value: Any, low: int = 0, high: int = MOST) -> int:
+def whole(name: str, value: Any, low: int = 0, high: int = MAX_INT32) -> int:
     """Check a whole number.
 
-    Raises
-        TypeError: it is none.
-        NumberError: it is below `low` or above `high`.
+    Args:
+        name: The option or argument.
+        value: The number.
+        low: The smallest allowed value.
+        high: The largest allowed value.
+
+    Returns:
+        The number as an int.
+
+    Raises:
+        TypeError: It is no whole number.
+        NumberError: It is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, not {value!r}")
@@ -39,17 +52,23 @@ def whole(name: str, value: Any, low: int = 0, high: int = MOST) -> int:
 
 
 def real(
-    name: str, value: Any, *, low: float = -LARGEST, above: float | None = None, high: float = LARGEST
+    name: str, value: Any, *, low: float = -MAX_FLOAT32, above: float | None = None, high: float = MAX_FLOAT32
 ) -> float:
-    """Check a number that is finite as a float32.
+    """Check a number that must be finite as a float32.
 
-    Args
-        low: the smallest it may be. above: what it must be larger than, instead.
-        high: the largest it may be.
+    Args:
+        name: The option or argument.
+        value: The number.
+        low: The smallest allowed value.
+        above: A value that it must exceed, instead of `low`.
+        high: The largest allowed value.
 
-    Raises
-        TypeError: it is no number.
-        NumberError: it is not finite or out of range.
+    Returns:
+        The number as a float.
+
+    Raises:
+        TypeError: It is no number.
+        NumberError: It is not finite or out of range.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, not {value!r}")
@@ -59,7 +78,7 @@ def real(
         number = math.inf if repr(value)[0] != "-" else -math.inf
     if above is not None and not number > above:
         raise NumberError(f"{name} must be above {above:g}, not {value}")
-    if math.isnan(number) or (abs(number) > LARGEST and high >= LARGEST):
+    if math.isnan(number) or (abs(number) > MAX_FLOAT32 and high >= MAX_FLOAT32):
         raise NumberError(f"{name} must be a finite number, not {value}")
     if number < low:
         raise NumberError(f"{name} must be at least {low:g}, not {value}")
@@ -69,17 +88,24 @@ def real(
 
 
 def is_number(text: str) -> bool:
-    """True if a text is a whole number of up to 18 ASCII digits; "²" is a digit too, but no number."""
-    return text.isascii() and text.isdigit() and len(text) <= 18
+    """Return whether a text is a whole number of at most MAX_DIGITS ASCII digits.
 
-
-def finite_fields(one: Any, where: str = "") -> None:
-    """Check that the floats among a dataclass's values are finite.
-
-    Raises
-        NumberError: naming the first that is not finite as a float32, after `where`.
+    `str.isdigit` alone accepts characters such as "²", which int() refuses.
     """
-    for field in dataclasses.fields(one):
-        value = getattr(one, field.name)
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+
+
+def finite_fields(instance: Any, prefix: str = "") -> None:
+    """Check that all floats among a dataclass's values are finite as float32.
+
+    Args:
+        instance: The dataclass instance.
+        prefix: Begins the text of the error, before the field's name.
+
+    Raises:
+        NumberError: A value is not finite; the text names the first such field.
+    """
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
         if not isinstance(value, numbers.Integral) and isinstance(value, numbers.Real):
-            real(f"{where}{field.name}", value)
+            real(f"{prefix}{field.name}", value)

@@ -1,10 +1,10 @@
-"""What a long command says while it works: a line that is drawn anew on a terminal, plain lines elsewhere.
+"""Progress of long commands: a bar that is redrawn on a terminal, plain lines elsewhere.
 
-Values and the time left are given as functions, which are only called when something is shown: ten times a
+Values and the time left may be given as functions. They are called only when something is shown: ten times a
 second on a terminal, every ten seconds elsewhere. So a step of a few milliseconds can be reported each time.
 
-Work is worth more than words about it: where nobody listens any more (a closed terminal, a reader that ended,
-a full disk under a file) the work goes on in silence.
+Work matters more than reporting it. If output fails (a closed terminal, a reader that ended, a full disk),
+the work continues silently.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from collections.abc import Callable
 from typing import TextIO
 
 _SECONDS_BETWEEN_LINES = 10.0
-_SECONDS_BETWEEN_DRAWINGS = 0.1
-_BAR = 24  # columns, where there is room
-_LEAST_BAR = 10
+_SECONDS_BETWEEN_REDRAWS = 0.1
+_MAX_BAR_COLUMNS = 24
+_MIN_BAR_COLUMNS = 10
+_DEFAULT_COLUMNS = 80
 
-_ERASE = "\r\x1b[J"  # all from the beginning of the line on
+_ERASE = "\r\x1b[J"  # moves to the beginning of the line and erases everything after it
 
 Text = str | Callable[[], str]
 Seconds = Callable[[], float | None]
 
 
 def clock(seconds: float) -> str:
-    """A stretch of time as people read it: 0:42, 12:05, 3:12:05, 2d 03:12."""
+    """Format a duration: 0:42, 12:05, 3:12:05, 2d 03:12."""
     minutes, second = divmod(max(0, round(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -37,22 +38,25 @@ def clock(seconds: float) -> str:
 
 
 def silence(stream: TextIO) -> None:
-    """What is still to be written to a stream, at the program's end too, goes nowhere."""
+    """Discard everything written to a stream from now on, including what Python flushes at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 class Reporter:
-    """Says things in plain lines; ``Bar`` draws a line under them, ``Silent`` keeps still."""
+    """Reporter of messages and progress in plain lines.
+
+    ``Bar`` draws a progress bar below the messages, ``Silent`` prints nothing.
+    """
 
     _seconds_between = _SECONDS_BETWEEN_LINES
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._spoke = time.monotonic()
+        self._shown_at = time.monotonic()
         self._total = 0
-        self._began = (0, 0.0)  # at how many steps, and when
+        self._began = (0, 0.0)  # steps done and the time, when the task began
 
     def __enter__(self) -> Reporter:
         return self
@@ -61,29 +65,37 @@ class Reporter:
         self.end()
 
     def say(self, text: str) -> None:
-        """A line that is always shown."""
+        """Print a line, whenever the last one was."""
         self._write(f"{text}\n")
-        self._spoke = time.monotonic()
+        self._shown_at = time.monotonic()
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
-        """A stretch of `total` steps begins, `done` of them are already behind."""
+        """Begin a task.
+
+        Args:
+            what: The task's name.
+            total: Its number of steps.
+            done: Steps that were done earlier, as by a run that is resumed.
+        """
         self._total, self._began = total, (done, time.monotonic())
 
     def step(self, done: int, what: str, values: Text = "", left: Seconds | None = None) -> None:
-        """`done` steps are behind.
+        """Report progress.
 
-        Args
-            values: what to show beside the count, the most important first, two spaces in between.
-            left: how many seconds the rest will take, None: not yet known; not given: as long for each step
-                as since begin().
+        Args:
+            done: Steps done so far.
+            what: The task's name.
+            values: Text beside the count: the most important value first, two spaces between values.
+            left: Returns the seconds that remain, or None while they are unknown. Without it they follow from
+                the mean time of a step since begin().
         """
         now = time.monotonic()
-        if now - self._spoke >= self._seconds_between:
+        if now - self._shown_at >= self._seconds_between:
             self._show(done, what, values if isinstance(values, str) else values(), self._left(done, left))
-            self._spoke = now
+            self._shown_at = now
 
     def counted(self, what: str) -> Callable[[int, int], None]:
-        """What to call with how much of `what` is done and how much there is in all; it begins with that."""
+        """Return a function that reports steps done and steps in all; its first call begins the task."""
         begun = False
 
         def count(done: int, total: int) -> None:
@@ -96,7 +108,7 @@ class Reporter:
         return count
 
     def end(self) -> None:
-        """The stretch is over."""
+        """End the task."""
 
     def _left(self, done: int, left: Seconds | None) -> str:
         if left is not None:
@@ -121,23 +133,23 @@ class Reporter:
 
 
 class Silent(Reporter):
-    """Says nothing."""
+    """Reporter that prints nothing."""
 
     def say(self, text: str) -> None:
-        pass
+        """Print nothing."""
 
     def step(self, done: int, what: str, values: Text = "", left: Seconds | None = None) -> None:
-        pass
+        """Print nothing."""
 
 
 class Bar(Reporter):
-    """A line on a terminal with a bar, the values and the time left; what is said stands above it.
+    """Reporter for a terminal: messages above a line with a bar, the values and the time left.
 
-    The cursor rests where the line begins. So a terminal that is made narrower and folds the line keeps it
-    there, and the next drawing erases all of it; and nothing needs to be put back when the program is killed.
+    The cursor rests at the beginning of the line. It stays there if a terminal becomes narrower and wraps the
+    line, so the next redraw erases all of it. Nothing needs to be restored when the program is killed.
     """
 
-    _seconds_between = _SECONDS_BETWEEN_DRAWINGS
+    _seconds_between = _SECONDS_BETWEEN_REDRAWS
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -150,16 +162,19 @@ class Bar(Reporter):
         self._drawn: tuple[int, str, str, str] | None = None
 
     def say(self, text: str) -> None:
+        """Print a line above the bar."""
         self._write(f"{_ERASE}{text}\n")
         if self._drawn is not None:
             self._show(*self._drawn)
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Begin a task and draw its bar; see Reporter.begin()."""
         super().begin(what, total, done)
         self._show(done, what, "", "")
-        self._spoke = 0.0
+        self._shown_at = 0.0
 
     def end(self) -> None:
+        """End the task and erase its bar."""
         if self._drawn is not None:
             self._drawn = None
             self._write(_ERASE)
@@ -170,19 +185,31 @@ class Bar(Reporter):
 
     def _line(self, done: int, what: str, values: str, left: str) -> str:
         # A full last column would move the cursor on some terminals.
-        parts, bar = fitted(_columns(self._stream) - 1, done, self._total, what, values, left)
+        parts, bar = fit_line(_columns(self._stream) - 1, done, self._total, what, values, left)
         full = bar * min(done, self._total) // self._total if self._total else bar
-        signs = (self._signs[0] * full, self._signs[1] * (bar - full))
-        drawn = f"\x1b[36m{signs[0]}\x1b[0m\x1b[2m{signs[1]}\x1b[0m" if self._color else "".join(signs)
+        filled, empty = self._signs[0] * full, self._signs[1] * (bar - full)
+        drawn = f"\x1b[36m{filled}\x1b[0m\x1b[2m{empty}\x1b[0m" if self._color else filled + empty
         return "  ".join(drawn if part is None else part for part in parts)
 
 
-def fitted(
+def fit_line(
     columns: int, done: int, total: int, what: str, values: str, left: str
 ) -> tuple[list[str | None], int]:
-    """What of a line has room in so many columns, in order, None being the bar; and the bar's length.
+    """Choose the parts of a progress line that fit into the terminal.
 
-    The count goes first, then the values from the last on, but for the first of them, then the bar.
+    If there is too little room, parts are dropped in this order: the count, values from the last on until two
+    remain, the bar, those two.
+
+    Args:
+        columns: The room.
+        done: Steps done so far.
+        total: Steps in all.
+        what: The task's name.
+        values: Values, two spaces between them.
+        left: The time left, or nothing.
+
+    Returns:
+        The parts in order, None standing for the bar, and the bar's length in columns.
     """
     count = f"{done:,}/{total:,}"
     shown = [part for part in values.split("  ") if part]
@@ -197,7 +224,7 @@ def fitted(
         line = parts()
         return columns - sum(len(part or "") for part in line) - 2 * (len(line) - 1)
 
-    while free() < _LEAST_BAR * bar:
+    while free() < _MIN_BAR_COLUMNS * bar:
         if counted:
             counted = False
         elif len(shown) > 1 and (len(shown) > 2 or not bar):
@@ -208,23 +235,31 @@ def fitted(
             shown.clear()
         else:
             return [f"{what}  {left}"[: max(columns, 0)]], 0
-    return parts(), min(_BAR, free()) if bar else 0
+    return parts(), min(_MAX_BAR_COLUMNS, free()) if bar else 0
 
 
 def _columns(stream: TextIO) -> int:
-    """How wide a terminal is now."""
+    """Return the terminal's present width."""
     try:
         columns = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
         columns = 0
-    if columns == 0:  # a terminal that does not know
+    if columns == 0:  # the terminal does not report it
         given = os.environ.get("COLUMNS", "")
         columns = int(given) if given.isdecimal() else 0
-    return columns or 80
+    return columns or _DEFAULT_COLUMNS
 
 
 def reporter(stream: TextIO | None = None, quiet: bool = False) -> Reporter:
-    """A bar where the stream (standard output) is a terminal that can move its cursor, else plain lines."""
+    """Return the reporter that suits a stream.
+
+    Args:
+        stream: Where to print; standard output if not given.
+        quiet: Print nothing.
+
+    Returns:
+        A Bar if the stream is a terminal that can move its cursor, otherwise a Reporter of plain lines.
+    """
     stream = stream or sys.stdout
     if quiet:
         return Silent(stream)
@@ -233,4 +268,5 @@ def reporter(stream: TextIO | None = None, quiet: bool = False) -> Reporter:
 
 
 def percent(share: float) -> str:
+    """Format a share from 0 to 1 as a percentage with two decimals."""
     return f"{100 * share:.2f}%"

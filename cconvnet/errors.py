@@ -7,15 +7,21 @@ from collections.abc import Iterable
 
 
 class CudaError(RuntimeError):
-    """A call of the CUDA runtime or a kernel launch failed; the text holds expression, file and line."""
+    """A CUDA runtime call or a kernel launch failed; the text contains the expression, file and line."""
 
 
 class DeviceUnavailable(RuntimeError):
-    """A device that was asked for cannot be used; the text holds the cause and what mends it."""
+    """A requested device cannot be used; the text contains the cause and how to fix it."""
 
 
 def nearest(argument: str, given: object, allowed: Iterable[str]) -> str:
-    """The text of an error about an unknown name: argument, given, the nearest allowed name, all allowed."""
+    """Return the text of an error about an unknown name, with the nearest allowed one as a hint.
+
+    Args:
+        argument: The argument or option, which begins the text.
+        given: The value that is not allowed.
+        allowed: All names that are.
+    """
     names = sorted(allowed)
     close = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
     hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -21,7 +21,7 @@ from cconvnet import data
 from cconvnet.bench.peers.cconvnet_data import spec_of
 from cconvnet.bench.peers.feeding import open_streamed, times_over
 from cconvnet.bench.processes import PeerMissing, Worker, WorkerError
-from cconvnet.checks import MOST_PIXELS, real, whole
+from cconvnet.checks import MAX_SIDE, real, whole
 from cconvnet.data.splits import Split, StoredSplit
 from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
 from cconvnet.devices import check_precision, devices_of, machine, require_precision
@@ -125,7 +125,7 @@ def bench_data(
     (used,) = devices_of([device] if device is not None else None)
     precision = precision or "fp32"
     require_precision(used, precision)
-    size = netfiles.stored_size(net) if size is None else whole("--size", size, 1, MOST_PIXELS)
+    size = netfiles.stored_size(net) if size is None else whole("--size", size, 1, MAX_SIDE)
     source = open_streamed(where, size)
     spec = spec_of(net, source)
     batch = spec.recipe.batch if batch is None else batch

@@ -16,7 +16,7 @@ import numpy as np
 from cconvnet import nets
 from cconvnet.bench.processes import Worker, WorkerError, peak_bytes
 from cconvnet.bench.timing import calls_for, summary, wall_seconds
-from cconvnet.checks import MOST_PIXELS, real, whole
+from cconvnet.checks import MAX_SIDE, real, whole
 from cconvnet.devices import Device, check_precision, get_device, machine, memory
 from cconvnet.nets import spec_from_dict, spec_to_dict
 from cconvnet.network import Network
@@ -189,7 +189,7 @@ def scaling(
     if sizes is not None and not sizes:
         raise ValueError("--sizes must be numbers of pixels, not none")
     for one in sizes or ():
-        whole("--sizes", one, 1, MOST_PIXELS)
+        whole("--sizes", one, 1, MAX_SIDE)
     used = get_device(device)
     spec = nets.build(net)
     own = spec.stored[0]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cconvnet import nets
-from cconvnet.checks import MOST_TOWERS
+from cconvnet.checks import MAX_TOWERS
 from cconvnet.cli.options import Batch, Crop, LayerDef, LayerParams, OptionalNet, Size, whole
 from cconvnet.system.outputs import check_folder
 
@@ -96,7 +96,7 @@ def export(
         typer.Option(
             help="How many devices split layers are shared out over.",
             metavar="N",
-            callback=whole(1, MOST_TOWERS),
+            callback=whole(1, MAX_TOWERS),
         ),
     ] = 2,
 ) -> None:

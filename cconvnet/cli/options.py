@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from cconvnet.checks import LARGEST, MOST, MOST_PIXELS, MOST_SEED
+from cconvnet.checks import MAX_FLOAT32, MAX_INT32, MAX_SEED, MAX_SIDE
 from cconvnet.system import outputs
 from cconvnet.system.outputs import check_output
 from cconvnet.training.options import (
@@ -44,21 +44,21 @@ def _within(allowed: Range) -> Callable[..., Any]:
     return check
 
 
-def whole(low: int = 1, high: int = MOST) -> Callable[..., int | None]:
+def whole(low: int = 1, high: int = MAX_INT32) -> Callable[..., int | None]:
     """Make a callback that checks a whole number; the error names the option."""
     return _within(Whole(low, high))
 
 
 def real(
-    *, low: float = -LARGEST, above: float | None = None, high: float = LARGEST
+    *, low: float = -MAX_FLOAT32, above: float | None = None, high: float = MAX_FLOAT32
 ) -> Callable[..., float | None]:
     """Make a callback that checks a finite number; the error names the option."""
     return _within(Real(low, above, high))
 
 
 workers = whole(0, MOST_WORKERS)
-seed = whole(0, MOST_SEED)
-pixels = whole(1, MOST_PIXELS)
+seed = whole(0, MAX_SEED)
+pixels = whole(1, MAX_SIDE)
 seconds = real(above=0, high=LONGEST)
 
 

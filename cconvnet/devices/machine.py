@@ -1,4 +1,4 @@
-"""What a run or a measurement says of the machine and the software it was made with."""
+"""Facts about machine and software that a run or a measurement records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import cconvnet
 from cconvnet.devices import Device
 
-# Whose results or speed are ours too, or are compared with ours.
+# Distributions that results or speed depend on, or are compared with.
 _DISTRIBUTIONS = (
     "numpy",
     "pillow",
@@ -33,9 +33,15 @@ _CLOCKS = "clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.limit"
 
 
 def describe(device: Device, clocks: bool = True) -> dict[str, Any]:
-    """As JSON values: ``date``, ``commit``, ``command``, ``device``, ``chip``, ``clocks``, ``versions``, ...
+    """Return facts about a device, its machine and the software, as JSON values.
 
-    What cannot be found out here is left out. A GPU's clocks are asked of nvidia-smi, which may take seconds.
+    Args:
+        device: The device of the run or measurement.
+        clocks: Also ask nvidia-smi for a GPU's clocks, which may take seconds.
+
+    Returns:
+        ``date``, ``commit``, ``command``, ``device``, ``chip``, ``clocks``, ``versions`` and others. Facts
+        that this machine does not report are left out.
     """
     found: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -53,7 +59,7 @@ def describe(device: Device, clocks: bool = True) -> dict[str, Any]:
 
 
 def _command(arguments: list[str]) -> str:
-    """What was typed, without the files that the result goes to."""
+    """Return the command as typed, without options that name result files."""
     kept: list[str] = []
     words = iter(arguments[1:])
     for word in words:
@@ -66,7 +72,7 @@ def _command(arguments: list[str]) -> str:
 
 
 def _output(*command: str, folder: Path | None = None) -> str | None:
-    """What a program prints; None if it is missing or fails."""
+    """Return a program's output, or None if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     except OSError:
@@ -75,12 +81,12 @@ def _output(*command: str, folder: Path | None = None) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout this package runs from, with a + if files in it have changed since.
+    """Return the commit of the checkout that contains this package, with a + if its files have changed.
 
-    Elsewhere, such as in a copy of one on another machine, CCONVNET_COMMIT may name it.
+    For a package that is in no checkout, such as a copy on another machine, CCONVNET_COMMIT may name it.
     """
     folder = Path(cconvnet.__file__).parent
-    # An installed package may lie inside another project's checkout.
+    # An installed package may be inside another project's checkout.
     if _output("git", "ls-files", "--error-unmatch", "__init__.py", folder=folder) is None:
         return os.environ.get("CCONVNET_COMMIT")
     commit = _output("git", "rev-parse", "--short", "HEAD", folder=folder)

@@ -1,4 +1,4 @@
-"""Memory that is free on a device."""
+"""Free memory of a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cconvnet.system import memory
 
 
 def available(device: Device) -> memory.Free | None:
-    """The memory that is free for arrays of a device: the GPU's, or the host's for every other."""
+    """Return the memory that is free for arrays of a device: a GPU's own, otherwise the host's."""
     if device.kind != "cuda":
         return memory.host()
     with device:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet import nets
-from cconvnet.checks import MOST_SEED, whole
+from cconvnet.checks import MAX_SEED, whole
 from cconvnet.devices import Device, get_device
 from cconvnet.layers import initial_weights
 from cconvnet.nets import Init, NetSpec
@@ -119,7 +119,7 @@ def gradcheck(
             largest gradient and as many others. All elements together are moved in one more direction.
     """
     whole("--batch", batch, 1)
-    whole("--seed", seed, 0, MOST_SEED)
+    whole("--seed", seed, 0, MAX_SEED)
     listed = [devices] if devices is None or isinstance(devices, str | Device) else list(devices)
     # Known before the slow part.
     targets: dict[str, list[Device]] = {}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet import data, ops
-from cconvnet.checks import MOST_SEED, whole
+from cconvnet.checks import MAX_SEED, whole
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import gather
 from cconvnet.nets import NetSpec
@@ -105,7 +105,7 @@ def write_sheet(
 
     for name, value in (("images", images), ("epochs", epochs)):
         whole(f"--{name}", value, 1)
-    whole("--seed", seed, 0, MOST_SEED)
+    whole("--seed", seed, 0, MAX_SEED)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     count = len(source.train)

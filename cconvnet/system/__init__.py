@@ -1,1 +1,5 @@
-"""The machine below the library: processes, memory, locks, files."""
+"""Services of the operating system: child processes, memory, file locks, output files.
+
+Modules: interpreter (command lines of child interpreters), memory (free memory and its limits), locks (of
+files), outputs (checks of output files and atomic writes).
+"""

@@ -1,7 +1,7 @@
-"""The command line of a child interpreter that calls a function.
+"""Command lines of child interpreters that call a function.
 
 A child never imports from the working directory. A user's data folder may contain a ``json.py`` or a
-``numpy.py``, and ``python -c`` and ``python -m`` would run those instead of the real ones.
+``numpy.py``, which ``python -c`` and ``python -m`` would run instead of the real ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import cconvnet
 
-# What is installed in this package's folder comes last: it is needed only where the package is not installed.
+# The folder that contains this package comes last: only a package that is not installed needs it.
 _PROGRAM = """
 import importlib, json, os, sys
 path, home, module, function, arguments = json.loads(sys.argv[1])
@@ -32,17 +32,17 @@ getattr(importlib.import_module(module), function)(*arguments)
 
 
 def python_command(target: str, arguments: Sequence[Any] = (), path: Sequence[str] = ()) -> list[str]:
-    """The command that calls `target`, "module:function", in a new interpreter.
+    """Return the command that calls a function in a new interpreter.
 
     Args:
-        target: the function; its module is found whatever the working directory.
-        arguments: the function's arguments, JSON values.
-        path: a ``sys.path`` for the child to take over; its relative entries, and the working directory
-            unless the child's own path has it, are left out. Without it the child keeps its own path.
+        target: The function as "module:function"; the working directory has no influence on which.
+        arguments: The function's arguments, as JSON values.
+        path: A ``sys.path`` that the child uses instead of its own. Relative entries are left out. So is the
+            working directory, unless the child's own path contains it.
 
     Returns:
-        The interpreter and its arguments. It does not search the working directory (``-P``) and heeds the
-        environment and the user's site-packages as this interpreter does.
+        The interpreter and its arguments. It does not search the working directory (``-P``). It respects the
+        environment and the user's site-packages exactly if this interpreter does.
     """
     module, _, function = target.partition(":")
     flags = ["-P"]

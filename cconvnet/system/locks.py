@@ -1,4 +1,4 @@
-"""File locks that end with the process that holds them, however it ends."""
+"""File locks, which the system releases when their process ends for any reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import fcntl
 def try_lock(descriptor: int, exclusive: bool = True) -> bool:
     """Lock an open file without waiting.
 
-    A file system without locks counts as locked: there the user must take care.
+    On a file system without locks this succeeds; users must then avoid conflicts themselves.
 
     Args:
         descriptor: An open file.

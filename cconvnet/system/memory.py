@@ -1,8 +1,8 @@
-"""Memory that this process may still take: of the machine, of its control groups, of a GPU.
+"""Free memory of the host: what the machine and the limits of this process leave.
 
-Linux ends a process that goes beyond the limit of its control group without a word, so what is needed is
-compared with what is free before it is taken. What the kernel can give back counts as free: pages of files,
-and room for swapping. So nothing is refused here that could run.
+Linux kills a process that exceeds the limit of its control group, without a message. So the memory that is
+needed is compared with what is free before it is allocated. Memory that the kernel can reclaim, such as pages
+of files, counts as free, and so does swap. Nothing that could run is refused.
 
 Sources: Linux, Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst; proc(5).
 """
@@ -17,21 +17,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_NO_LIMIT = 2**60  # version 1 says the largest multiple of a page instead
+_NO_LIMIT = 2**60  # version 1 reports "no limit" as the largest multiple of a page
 
 
 class NotEnoughMemory(MemoryError):
-    """More memory is needed than is free; the text says how much."""
+    """More memory is needed than is free; the text contains both numbers."""
 
 
 @dataclass(frozen=True)
 class Free:
-    """Memory in bytes.
+    """Free memory in bytes.
 
-    Attributes
-        free: what can still be taken, with room for swapping. in_all: free or not.
-        limit: what makes it so little, if not the machine itself.
-        swap: the part of `free` that lies on a disk, which is slow.
+    Attributes:
+        free: Bytes that can still be allocated, swap included.
+        in_all: Bytes in all, free or not.
+        limit: The limit that applies, as words for a message; empty if it is the machine's memory.
+        swap: The part of `free` that is on a disk, and therefore slow.
     """
 
     free: int
@@ -41,7 +42,7 @@ class Free:
 
     @property
     def fast(self) -> int:
-        """The free part of the memory itself."""
+        """Free bytes without swap."""
         return max(self.free - self.swap, 0)
 
     def __str__(self) -> str:
@@ -50,14 +51,19 @@ class Free:
 
 
 def megabytes(count: int) -> str:
+    """Format a number of bytes as megabytes."""
     return f"{count / 1e6:,.0f} MB"
 
 
 def host(root: Path = Path("/")) -> Free | None:
-    """The memory of the host that this process may still take; None where the system does not tell.
+    """Return the host memory that this process can still allocate.
 
-    Args
-        root: what stands for ``/``: under it are ``proc`` and what its ``mountinfo`` names.
+    Args:
+        root: Stands for ``/``; contains ``proc`` and the folders that its ``mountinfo`` names.
+
+    Returns:
+        The smallest of what the machine, each control group and ``ulimit -v`` leave. None if the system does
+        not report its memory.
     """
     values = _table(root / "proc/meminfo")
     if "MemAvailable" not in values:
@@ -81,7 +87,7 @@ def _address_space(root: Path) -> Iterator[Free]:
 
 
 def _groups(root: Path, swap: int) -> Iterator[Free]:
-    """The memory that each control group of this process, and each around it, leaves."""
+    """Yield what each control group of this process, and each that contains one, leaves."""
     mounts = _mounts(root)
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
@@ -90,7 +96,7 @@ def _groups(root: Path, swap: int) -> Iterator[Free]:
         if version == 1 and "memory" not in controllers.split(","):
             continue
         for top, mounted in mounts.get(version, []):
-            # Inside a container the mounted folder may be that of its own group, `path` as seen from outside.
+            # In a container the mounted folder may be its own group's, while `path` is as seen from outside.
             inner = Path(path).relative_to(top) if Path(path).is_relative_to(top) else Path()
             folder = root / mounted.relative_to("/") / inner
             if not folder.is_dir():
@@ -99,7 +105,7 @@ def _groups(root: Path, swap: int) -> Iterator[Free]:
 
 
 def _mounts(root: Path) -> dict[int, list[tuple[str, Path]]]:
-    """By version, of each hierarchy that counts memory: the group that is mounted, and where."""
+    """Return, by version, the mounted group and its folder for each hierarchy that limits memory."""
     found: dict[int, list[tuple[str, Path]]] = {}
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
@@ -115,6 +121,7 @@ def _mounts(root: Path) -> dict[int, list[tuple[str, Path]]]:
 
 
 def _up(folder: Path, top: Path, version: int, swap: int) -> Iterator[Free]:
+    """Yield what the group of a folder and those above it leave, up to `top`."""
     own = folder
     while True:
         inherits = folder == own or (_number(folder / "memory.use_hierarchy") != 0)
@@ -137,7 +144,7 @@ def _left_v1(folder: Path, swap: int) -> Free | None:
 
 def _left_v2(folder: Path, swap: int) -> Free | None:
     limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
-    if limit is None or used is None:  # "max", or the root, which has no such file
+    if limit is None or used is None:  # "max", or the root group, which has no such file
         return None
     stat = _table(folder / "memory.stat")
     cache = sum(stat.get(name, 0) for name in ("inactive_file", "active_file", "slab_reclaimable"))
@@ -163,7 +170,7 @@ def _number(path: Path) -> int | None:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """Return the numbers of a file by name, from lines such as "MemTotal: 8000 kB"."""
     found = {}
     for line in _lines(path):
         name, *rest = line.replace(":", " ").split() or [""]
@@ -173,7 +180,7 @@ def _table(path: Path) -> dict[str, int]:
 
 
 def give_back() -> None:
-    """Gives back to the system what this process holds and does not use."""
+    """Return unused memory of this process to the system."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

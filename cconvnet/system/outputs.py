@@ -1,8 +1,8 @@
-"""Files that commands write: checked before the work, and either old or new at every instant.
+"""Output files of commands: checked before the work, written so that they are old or new at any moment.
 
-A plain file is written beside its final name, synced to the disk and renamed. A link stays, and what it leads
-to is replaced. Permissions and owner of a file stay. What is no plain file, such as a device, a named pipe or
-``/dev/stdout``, is written to and never replaced.
+A regular file is written under a temporary name in the same folder, synced to the disk and renamed. Links
+stay, and their targets are replaced. Permissions and owner of a file stay. Anything but a regular file, such
+as a device, a named pipe or ``/dev/stdout``, is written to and never replaced.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-_MOST_LINKS = 40  # as Linux follows (path_resolution(7))
-_LONGEST_NAME = 255  # bytes
-_FOLDERS_OF_DESCRIPTORS = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/task/\d+)?/fd")
+_MAX_LINKS = 40  # as many as Linux follows (path_resolution(7))
+_MAX_NAME_BYTES = 255
+_DESCRIPTOR_FOLDER = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/task/\d+)?/fd")
 
-# How files begin that a command may write over without a word: a list or an object of JSON, pictures, a page.
+# The first bytes of files that a command may overwrite: a list or an object of JSON, pictures, a page.
 _BEGINNINGS = {
     "json": re.compile(rb"\s*[\[{]"),
     "png": re.compile(rb"\x89PNG"),
@@ -36,26 +36,27 @@ _BEGINNINGS = {
     "svg": re.compile(rb"\s*<(?:\?xml|!DOCTYPE svg|svg)", re.IGNORECASE),
     "html": re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE),
 }
-# What a run or prepared data cannot do without.
-_OF_A_RUN = ("config.json", "summary.json", "state.json")
-_OF_SHARDS = ("dataset.json",)
+# Files that runs and prepared data need.
+_RUN_FILES = ("config.json", "summary.json", "state.json")
+_SHARD_FILES = ("dataset.json",)
 
 
 class OutputError(ValueError):
-    """A file cannot be written where it was asked for; the text names it and the reason."""
+    """A requested file cannot be written; the text names it and the reason."""
 
 
 # ---- before the work -----------------------------------------------------------------------------------
 
 
 def check_output(path: str | Path, kind: str | None = None) -> None:
-    """Refuse a file that could not be written later, or that would replace something of another kind.
+    """Refuse a file that could not be written later, or that would replace one of another kind.
 
-    Args
-        kind: what will be written, such as json or png. A file that begins as no such file is not replaced.
+    Args:
+        path: The file.
+        kind: The kind of content, such as json or png. An existing file of another kind is not replaced.
 
-    Raises
-        OutputError: naming `path` and the reason.
+    Raises:
+        OutputError: The file is refused; the text contains `path` and the reason.
     """
 
     def refuse(why: str) -> NoReturn:
@@ -67,7 +68,7 @@ def check_output(path: str | Path, kind: str | None = None) -> None:
         target = _followed(Path(path))
         if isinstance(target, int):
             if fcntl.fcntl(target, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-                refuse(f"descriptor {target} is open for reading alone")
+                refuse(f"descriptor {target} is open for reading only")
             return
         old = _look(target)
     except OSError as error:
@@ -76,19 +77,19 @@ def check_output(path: str | Path, kind: str | None = None) -> None:
         if stat.S_ISDIR(old.st_mode):
             refuse("it is a folder")
         if not (stat.S_ISCHR(old.st_mode) or stat.S_ISFIFO(old.st_mode)):
-            refuse("it is neither a file nor a named pipe nor a character device")
+            refuse("it is not a file, a named pipe or a character device")
         if not os.access(target, os.W_OK):
             refuse("permission denied")
         return
     folder = target.parent
     if not folder.is_dir():
         shown = Path(path).parent if folder == Path(path).parent.absolute() else folder
-        refuse(f"{shown} is no folder" if folder.exists() else f"there is no folder {shown}")
+        refuse(f"{shown} is not a folder" if folder.exists() else f"there is no folder {shown}")
     if old is not None and not os.access(target, os.W_OK):
         refuse("permission denied")
     if old is None or os.access(folder, os.W_OK | os.X_OK):
         try:
-            # The only sure way to know; Linux gives the file no name, so that nothing of it can stay.
+            # Only writing shows whether it works. Linux gives this file no name, so it cannot be left behind.
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
@@ -98,10 +99,10 @@ def check_output(path: str | Path, kind: str | None = None) -> None:
 
 
 def _check_kind(path: str | Path, target: Path, kind: str | None) -> None:
-    """Raises OutputError for a file that is another than what its writer may replace."""
+    """Raise OutputError if a file is not of the kind that its writer may replace."""
     if kind == "json":
-        run = target.name in _OF_A_RUN and (target.parent / "checkpoints").is_dir()
-        if run or target.name in _OF_SHARDS:
+        run = target.name in _RUN_FILES and (target.parent / "checkpoints").is_dir()
+        if run or target.name in _SHARD_FILES:
             raise OutputError(
                 f"{path} belongs to the {'run' if run else 'data'} in its folder; choose another name"
             )
@@ -109,20 +110,20 @@ def _check_kind(path: str | Path, target: Path, kind: str | None) -> None:
     with contextlib.suppress(OSError), target.open("rb") as file:
         if beginning is not None and not beginning.match(file.read(256)):
             raise OutputError(
-                f"{path} is there already and is no {kind} file; choose another name, or remove it"
+                f"{path} already exists and is not a {kind} file; choose another name, or remove it"
             )
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder that could not be made or written into.
+    """Refuse a folder that could not be created or written to.
 
-    Raises
-        OSError: naming `path`.
+    Raises:
+        OSError: The folder is refused; the error names `path`.
     """
     there = path.absolute()
     while not there.exists() and there != there.parent:
         if there.is_symlink():
-            raise OSError(errno.ENOENT, "it is a link that leads nowhere", str(path))
+            raise OSError(errno.ENOENT, "it is a link to a file that does not exist", str(path))
         there = there.parent
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -132,7 +133,7 @@ def check_folder(path: Path) -> None:
 
 
 def is_plain(path: str | Path) -> bool:
-    """True if `path` is a file, or will be one: it can be written over again and again."""
+    """Return whether `path` is a regular file, or will be one, and so can be rewritten many times."""
     try:
         target = _followed(Path(path))
         old = None if isinstance(target, int) else _look(target)
@@ -142,15 +143,19 @@ def is_plain(path: str | Path) -> bool:
 
 
 def _followed(path: Path) -> Path | int:
-    """The end of links: a path that is no link, or the number of a descriptor of this process.
+    """Follow links to their end.
 
-    Raises OSError: links lead in a circle, or cannot be read.
+    Returns:
+        A path that is no link, or the number of a descriptor of this process.
+
+    Raises:
+        OSError: The links form a circle, or cannot be read.
     """
-    for _ in range(_MOST_LINKS):
+    for _ in range(_MAX_LINKS):
         folder = os.path.realpath(path.parent)
-        if _FOLDERS_OF_DESCRIPTORS.fullmatch(folder) and path.name.isdecimal() and path.name.isascii():
+        if _DESCRIPTOR_FOLDER.fullmatch(folder) and path.name.isdecimal() and path.name.isascii():
             if os.path.realpath("/proc/self/fd") == re.sub(r"/task/\d+", "", folder):
-                # Opened by its name, a file that output goes to would be written from its beginning.
+                # Opening it by name would overwrite the file behind it from its beginning.
                 return int(path.name)
             return path
         path = Path(folder, path.name)
@@ -166,33 +171,40 @@ def _look(path: Path) -> os.stat_result | None:
     return None
 
 
-# ---- files that are either old or new ------------------------------------------------------------------
+# ---- atomic writes ------------------------------------------------------------------
 
 
 def side_file(path: Path) -> Path:
-    """The name under which `path` is written before it is renamed."""
-    room = _LONGEST_NAME - len("..partial")
+    """Return the temporary name under which `path` is written before it is renamed."""
+    room = _MAX_NAME_BYTES - len("..partial")
     name = os.fsdecode(os.fsencode(path.name)[:room])
     return path.with_name(f".{name}.partial")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[int]:
-    """A descriptor for what `path` is to hold: a kill at any instant leaves the old file or the new one.
+    """Replace a file atomically: if the process is killed at any moment, the old file or the new one is
+    there.
 
-    What is no plain file is written to as it comes.
+    Anything but a regular file is written to directly.
 
-    Raises
-        OSError: the file could not be written; the old one is unchanged and no side file is left. It names
-            `path`.
+    Args:
+        path: The file.
+
+    Yields:
+        A descriptor for the new content.
+
+    Raises:
+        OSError: The file could not be written. The old one is unchanged, and no temporary file is left. The
+            error names `path`.
     """
     try:
         target = _followed(path)
         old = None if isinstance(target, int) else _look(target)
         if isinstance(target, int) or (old is not None and not stat.S_ISREG(old.st_mode)):
-            writing = _as_it_comes(target)
-        elif (side := _opened_beside(target, old)) is not None:
-            writing = _beside(target, old, side)
+            writing = _directly(target)
+        elif (side := _open_side_file(target, old)) is not None:
+            writing = _by_renaming(target, old, side)
         else:
             writing = _in_place(target)
         with writing as descriptor:
@@ -201,8 +213,12 @@ def replacing(path: Path) -> Iterator[int]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _opened_beside(target: Path, old: os.stat_result | None) -> int | None:
-    """A descriptor of the side file; None: no new file there could have the name and owner of the old one."""
+def _open_side_file(target: Path, old: os.stat_result | None) -> int | None:
+    """Open the temporary file, with the owner and permissions of the old one.
+
+    Returns:
+        Its descriptor, or None if no new file in this folder can replace the old one or have its owner.
+    """
     if old is not None and not os.access(target.parent, os.W_OK | os.X_OK):
         return None
     side = side_file(target)
@@ -223,7 +239,7 @@ def _opened_beside(target: Path, old: os.stat_result | None) -> int | None:
 
 
 @contextlib.contextmanager
-def _beside(target: Path, old: os.stat_result | None, descriptor: int) -> Iterator[int]:
+def _by_renaming(target: Path, old: os.stat_result | None, descriptor: int) -> Iterator[int]:
     side = side_file(target)
     try:
         try:
@@ -240,7 +256,7 @@ def _beside(target: Path, old: os.stat_result | None, descriptor: int) -> Iterat
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            # A file that is a mount point, as containers have them, cannot be replaced.
+            # A file that is itself a mount point, as in containers, cannot be replaced.
             shutil.copyfile(side, target)
             side.unlink()
         _sync_folder(target.parent)
@@ -255,7 +271,8 @@ def _sync_folder(path: Path) -> None:
     try:
         os.fsync(folder)
     except OSError as error:
-        # So says a file system that cannot sync folders, such as VirtualBox's (Linux, fs/vboxsf/dir.c).
+        # EINVAL comes from file systems that cannot sync folders, such as VirtualBox's (Linux,
+        # fs/vboxsf/dir.c).
         if error.errno != errno.EINVAL:
             raise
     finally:
@@ -264,7 +281,7 @@ def _sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def _in_place(target: Path) -> Iterator[int]:
-    """The old file is written over once all of the new one is there."""
+    """Overwrite the old file once the new content is complete."""
     with tempfile.TemporaryFile() as new:
         yield new.fileno()
         new.seek(0)
@@ -276,8 +293,8 @@ def _in_place(target: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _as_it_comes(target: Path | int) -> Iterator[int]:
-    for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+def _directly(target: Path | int) -> Iterator[int]:
+    for stream in (sys.stdout, sys.stderr):  # so that what was printed before comes first
         if stream is not None:
             stream.flush()
     opened = os.dup(target) if isinstance(target, int) else os.open(target, os.O_WRONLY | os.O_NOCTTY)
@@ -288,26 +305,30 @@ def _as_it_comes(target: Path | int) -> Iterator[int]:
 
 
 def write(descriptor: int, piece: bytes | memoryview) -> None:
-    """Writes all of a piece, however little the system takes at a time. Raises OSError."""
+    """Write all of a piece, however little the system accepts at a time.
+
+    Raises:
+        OSError: It could not be written.
+    """
     rest = memoryview(piece)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def write_output(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Writes `path` as ``replacing`` does. Raises OSError likewise."""
+    """Write pieces to a file with ``replacing``, which raises its errors."""
     with replacing(path) as descriptor:
         for piece in pieces:
             write(descriptor, piece)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, as ``replacing`` does. Raises OSError likewise."""
+    """Write a value as indented JSON with ``replacing``, which raises its errors."""
     write_output(path, [(json.dumps(value, indent=2) + "\n").encode()])
 
 
 def save_picture(picture: Any, path: Path) -> None:
-    """Writes a picture of Pillow, PNG or JPEG, as ``replacing`` does. Raises OSError likewise."""
+    """Write a Pillow picture as PNG or JPEG with ``replacing``, which raises its errors."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG" if path.suffix.lower() == ".png" else "JPEG")
     write_output(path, [buffer.getbuffer()])

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cconvnet import console
-from cconvnet.console import Bar, Reporter, Silent, clock, fitted
+from cconvnet.console import Bar, Reporter, Silent, clock, fit_line
 from cconvnet.devices import devices_of
 from cconvnet.runs.overview import look
 from cconvnet.training.options import Options
@@ -93,7 +93,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 @pytest.mark.parametrize("columns", range(1, 140))
 def test_a_line_fits(columns: int) -> None:
-    parts, bar = fitted(columns, 1234, 56780, "epoch 3/20", VALUES, "12:34 left")
+    parts, bar = fit_line(columns, 1234, 56780, "epoch 3/20", VALUES, "12:34 left")
     line = "  ".join("-" * bar if part is None else part for part in parts)
     assert len(line) <= columns
     assert (None in parts) == (bar > 0)
@@ -101,7 +101,7 @@ def test_a_line_fits(columns: int) -> None:
 
 def test_what_matters_most_stays_longest() -> None:
     def shown(columns: int) -> list[str | None]:
-        return fitted(columns, 12, 440, "epoch 3/20", VALUES, "1:34 left")[0]
+        return fit_line(columns, 12, 440, "epoch 3/20", VALUES, "1:34 left")[0]
 
     everything = ["epoch 3/20", None, "12/440", "loss 1.2345", "error 12.34%", "20,123 images/s", "1:34 left"]
     assert shown(120) == everything
@@ -112,7 +112,7 @@ def test_what_matters_most_stays_longest() -> None:
 
 
 def test_a_count_is_not_said_twice() -> None:
-    parts, _ = fitted(120, 1200, 5000, "reading pictures", "1,200/5,000", "0:10 left")
+    parts, _ = fit_line(120, 1200, 5000, "reading pictures", "1,200/5,000", "0:10 left")
     assert parts == ["reading pictures", None, "1,200/5,000", "0:10 left"]
 
 
@@ -364,7 +364,7 @@ def test_what_a_step_costs_to_report_is_counted() -> None:
     """The clock is asked and nothing is made of it."""
     plain = Reporter(io.StringIO())
     plain.begin("a", 10)
-    plain._spoke = time.monotonic() + 1e6
+    plain._shown_at = time.monotonic() + 1e6
 
     def fail() -> str:
         raise AssertionError

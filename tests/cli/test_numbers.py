@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from cconvnet import checks, cli, nets, ops
-from cconvnet.checks import LARGEST, NumberError, real, whole
+from cconvnet.checks import MAX_FLOAT32, NumberError, real, whole
 from cconvnet.nets.transform import scaled
 from cconvnet.network import Network
 from cconvnet.training.options import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
@@ -65,7 +65,7 @@ def test_what_is_no_whole_number(value: object) -> None:
 def test_real_numbers(value: float, bounds: dict[str, float], words: str) -> None:
     with pytest.raises(NumberError, match=words):
         real("x", value, **bounds)
-    assert real("x", LARGEST) == LARGEST and real("x", 1) == 1.0
+    assert real("x", MAX_FLOAT32) == MAX_FLOAT32 and real("x", 1) == 1.0
 
 
 @pytest.mark.parametrize(

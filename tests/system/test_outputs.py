@@ -117,7 +117,7 @@ def test_standard_output_by_its_names(name: str, tmp_path: Path) -> None:
 def test_a_descriptor_that_is_open_for_reading(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.touch()
-    with file.open("rb") as opened, pytest.raises(OutputError, match="open for reading alone"):
+    with file.open("rb") as opened, pytest.raises(OutputError, match="open for reading only"):
         check_output(f"/dev/fd/{opened.fileno()}")
 
 
@@ -144,9 +144,9 @@ def make_picture(path: Path) -> None:
     ("make", "words"),
     [
         (make_folder, "it is a folder"),
-        (make_socket, "neither a file nor"),
+        (make_socket, "is not a file, a named pipe or"),
         (make_circle, "Too many levels of symbolic links"),
-        (make_picture, "is there already and is no json file"),
+        (make_picture, "already exists and is not a json file"),
     ],
 )
 def test_what_is_refused_before_the_work(
@@ -166,7 +166,7 @@ def test_what_is_refused_before_the_work(
     [
         ("", "is empty"),
         ("no/such/a.json", "there is no folder no/such"),
-        ("file/a.json", "file is no folder|Not a directory"),
+        ("file/a.json", "file is not a folder|Not a directory"),
         ("x" * 256, "File name too long"),
         ("dangling", "there is no folder"),
     ],
@@ -211,7 +211,7 @@ def test_only_files_of_the_same_kind_are_replaced(
     if is_one:
         check_output(file, kind)
     else:
-        with pytest.raises(OutputError, match="is there already"):
+        with pytest.raises(OutputError, match="already exists"):
             check_output(file, kind)
     assert file.read_bytes() == content
 
@@ -254,7 +254,11 @@ def test_a_folder_that_cannot_be_written(locked: Path) -> None:
 def test_folders_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("gone")
-    for name, words in (("file/run", "Not a directory"), ("link", "leads nowhere"), ("link/run", "nowhere")):
+    for name, words in (
+        ("file/run", "Not a directory"),
+        ("link", "link to a file that does not exist"),
+        ("link/run", "does not exist"),
+    ):
         with pytest.raises(OSError, match=words):
             outputs.check_folder(tmp_path / name)
     outputs.check_folder(tmp_path / "new" / "run")
@@ -346,7 +350,7 @@ def test_every_command_checks_its_json_first(command: tuple[str, ...], refuse, t
     before = picture.read_bytes()
     assert f"error: {folder} cannot be written: it is a folder" in refuse(*command, "--json", folder)
     assert "there is no folder" in refuse(*command, "--json", tmp_path / "no" / "a.json")
-    assert "is there already" in refuse(*command, "--json", picture)
+    assert "already exists" in refuse(*command, "--json", picture)
     assert "is empty" in refuse(*command, "--json", "")
     assert names(tmp_path) == ["cat.jpg", "folder"] and picture.read_bytes() == before
 
@@ -379,7 +383,7 @@ def test_every_command_checks_its_pictures_first(  # type: ignore[no-untyped-def
     notes.write_text("mine")
     assert re.search("it is a folder", refuse(*command, folder))
     assert re.search("there is no folder", refuse(*command, tmp_path / "no" / f"a{suffix}"))
-    assert re.search("is there already", refuse(*command, notes))
+    assert re.search("already exists", refuse(*command, notes))
     assert names(tmp_path) == sorted([folder.name, notes.name]) and notes.read_text() == "mine"
 
 
