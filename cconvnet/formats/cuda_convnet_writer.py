@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cconvnet.formats.cuda_convnet import BLURS, NEURONS, free_name, merged, norm_limit_of, rate_factor
+from cconvnet.formats.cuda_convnet_draft import NEURONS, free_name
+from cconvnet.formats.cuda_convnet_layers import BLURS
+from cconvnet.formats.cuda_convnet_weights import merged, norm_limit_of, rate_factor
 from cconvnet.formats.ini import ConfigError
 from cconvnet.formats.rates import curve_text
 from cconvnet.nets import (
