@@ -14,6 +14,14 @@ class DeviceUnavailable(RuntimeError):
     """A requested device cannot be used; the text contains the cause and how to fix it."""
 
 
+class DataError(ValueError):
+    """Data that cannot be used. The text names the file or folder and the remedy."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another network. The text names the file and the fault."""
+
+
 def nearest(argument: str, given: object, allowed: Iterable[str]) -> str:
     """Return the text of an error about an unknown name, with the nearest allowed one as a hint.
 

@@ -41,9 +41,9 @@ def import_(
     Weights and momentum come over; the network must have layers of the same names and shapes.
     """
     from cconvnet.console import reporter
+    from cconvnet.errors import CheckpointError
     from cconvnet.formats import cuda_convnet_checkpoint
     from cconvnet.formats.netfiles import chosen
-    from cconvnet.runs.checkpoint import CheckpointError
     from cconvnet.training.options import Options
     from cconvnet.training.session import begin_with
 

@@ -8,11 +8,12 @@ with Loader(source.train, batch=128, seed=1, crop=(224, 224), random_crop=True, 
 
 from __future__ import annotations
 
-from cconvnet.data.images import BrokenImage, DataError, decode_image, resize_image
+from cconvnet.data.images import BrokenImage, decode_image, resize_image
 from cconvnet.data.loader import Batch, Loader, mean_image
 from cconvnet.data.sources import Skipped, Source, open_source
 from cconvnet.data.splits import MemorySplit, PictureSplit, Split, broken_allowed
 from cconvnet.data.workers import WorkerError
+from cconvnet.errors import DataError
 
 __all__ = [
     "Batch",

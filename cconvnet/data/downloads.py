@@ -25,8 +25,8 @@ from typing import IO
 import cconvnet
 from cconvnet.data import datasets
 from cconvnet.data.datasets import Origin
-from cconvnet.data.images import DataError
 from cconvnet.data.splits import Progress
+from cconvnet.errors import DataError
 from cconvnet.system.outputs import check_folder
 
 MIRROR = "CCONVNET_DATA_MIRROR"

@@ -28,6 +28,7 @@ from cconvnet import _pixels
 from cconvnet.data.byte_ranges import Stored
 from cconvnet.data.containers import UPRIGHT, of_pixels, orientation, turned
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.errors import DataError
 
 try:
     import simplejpeg
@@ -45,10 +46,6 @@ MAX_FILE_BYTES = 256 * 2**20
 # them of a large picture, which would take hours.
 MAX_SCANS = 100
 DECODERS = ("simplejpeg", "pillow")
-
-
-class DataError(ValueError):
-    """Data cannot be used; the text names the file or folder and says what would be right."""
 
 
 class BrokenImage(Exception):

@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cconvnet.data.account import Account
 from cconvnet.data.datasets.dataset import Origin, Pictures, some
-from cconvnet.data.images import BrokenImage, DataError, Pixels, decode_image
+from cconvnet.data.images import BrokenImage, Pixels, decode_image
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.shards import encoding
 from cconvnet.data.splits import Progress
+from cconvnet.errors import DataError
 
 _LOOKED_AT = 256  # pictures whose headers are read
 

@@ -22,18 +22,12 @@ from cconvnet.data.account import Account
 from cconvnet.data.byte_ranges import Extents
 from cconvnet.data.datasets import Origin, Pictures
 from cconvnet.data.fingerprint import fingerprints
-from cconvnet.data.images import (
-    DECODERS,
-    BrokenImage,
-    DataError,
-    default_decoder,
-    describe_decoder,
-    read_image,
-)
+from cconvnet.data.images import DECODERS, BrokenImage, default_decoder, describe_decoder, read_image
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.shards.reader import RawSplit
 from cconvnet.data.splits import MemorySplit, PictureSplit, Progress, Split, StoredSplit
 from cconvnet.data.workers import Decoding
+from cconvnet.errors import DataError
 from cconvnet.system import memory
 
 

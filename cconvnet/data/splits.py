@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data.byte_ranges import Extents
-from cconvnet.data.images import DataError, Pixels, resize_image
+from cconvnet.data.images import Pixels, resize_image
 from cconvnet.data.workers import (
     CHUNK,
     MOST_WORKERS,
@@ -26,6 +26,7 @@ from cconvnet.data.workers import (
     usable_cores,
     worker_limit,
 )
+from cconvnet.errors import DataError
 
 Labels = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.int64]

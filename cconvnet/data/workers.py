@@ -29,8 +29,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cconvnet.data.byte_ranges import Stored
-from cconvnet.data.images import BrokenImage, DataError, Pixels, read_image
+from cconvnet.data.images import BrokenImage, Pixels, read_image
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.errors import DataError
 from cconvnet.system.interpreter import python_command
 
 # Files a worker is given at once: enough to make the exchange cheap beside the decoding (about 0.1 ms beside

@@ -32,12 +32,12 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.errors import nearest
+from cconvnet.errors import CheckpointError, nearest
 from cconvnet.formats import pickles
 from cconvnet.network import Network
-from cconvnet.runs.checkpoint import CheckpointError, Tensors
 
 Layer = dict[str, Any]
+Tensors = dict[str, np.ndarray[Any, Any]]
 Shape = tuple[int, ...]
 Image = tuple[int, int, int]  # (H, W, C)
 

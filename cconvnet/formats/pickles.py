@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.data.images import DataError
+from cconvnet.errors import DataError
 
 _NEWEST_PROTOCOL = 5
 

@@ -13,7 +13,8 @@ curve.png         the training curve, where matplotlib is installed
 
 from __future__ import annotations
 
-from cconvnet.runs.checkpoint import Checkpoint, CheckpointError, Folder
+from cconvnet.errors import CheckpointError
+from cconvnet.runs.checkpoint import Checkpoint, Folder
 from cconvnet.runs.folder import Listener, Run, check_new, in_use, new_folder
 from cconvnet.runs.reading import (
     MACHINE,

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.errors import CheckpointError
 from cconvnet.system.outputs import replacing, write
 
 Tensors = dict[str, np.ndarray[Any, Any]]
@@ -44,10 +45,6 @@ _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _NAME = re.compile(rf"step-([0-9]{{8}}|[1-9][0-9]{{8,}}){re.escape(SUFFIX)}")
 _ASIDE = re.compile(r"set-aside-([0-9]+)")
 _PIECE = 1 << 22  # bytes that are checked, hashed and written at a time, while a core's cache holds them
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or of another network; the text names the file and what is wrong."""
 
 
 class NotFinite(ValueError):

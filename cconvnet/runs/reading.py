@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cconvnet.errors import CheckpointError
 from cconvnet.runs import checkpoint
-from cconvnet.runs.checkpoint import Checkpoint, CheckpointError, Folder
+from cconvnet.runs.checkpoint import Checkpoint, Folder
 
 # What a configuration says of the machine that the run was begun on, beside "versions".
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")

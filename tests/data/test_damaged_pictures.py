@@ -16,8 +16,9 @@ from PIL import Image
 from cconvnet import data
 from cconvnet.data import images, splits
 from cconvnet.data.byte_ranges import Stored
-from cconvnet.data.images import BrokenImage, DataError, decode_image
+from cconvnet.data.images import BrokenImage, decode_image
 from cconvnet.data.workers import DecodePool, Decoding
+from cconvnet.errors import DataError
 
 SIZE = 48
 # A whole set of them may take this much more of a worker's memory than one picture of the largest allowed.

@@ -22,8 +22,8 @@ from helpers.flat_pictures import CLASSES, make_pictures, told
 
 from cconvnet import data
 from cconvnet.bench.peers.cconvnet_data import Repeated
-from cconvnet.data.images import DataError
 from cconvnet.data.workers import spawn, surplus, worker_limit
+from cconvnet.errors import DataError
 
 
 @pytest.fixture

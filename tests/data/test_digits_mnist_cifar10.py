@@ -12,7 +12,7 @@ import pytest
 
 from cconvnet import data
 from cconvnet.data import digits, images
-from cconvnet.data.images import DataError
+from cconvnet.errors import DataError
 
 # ---- digits ---------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import pytest
 from helpers.pickled import Call, check_split, make_batches, python2
 
 from cconvnet import data
-from cconvnet.data.images import DataError
+from cconvnet.errors import DataError
 
 
 def test_cuda_convnets_batches(tmp_path: Path) -> None:

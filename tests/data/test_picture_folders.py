@@ -12,7 +12,7 @@ from helpers.batches import evaluation, training
 from helpers.flat_pictures import CLASSES, JPEG, PNG, make_broken_set, make_pictures, told
 
 from cconvnet import data
-from cconvnet.data.images import DataError
+from cconvnet.errors import DataError
 
 
 @pytest.mark.parametrize("test_name", ["test", "val"])

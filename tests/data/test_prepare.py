@@ -28,7 +28,7 @@ from helpers.made_pictures import COUNTS, digests, make_folder, preparation, pre
 from cconvnet import data
 from cconvnet.data import WorkerError, datasets
 from cconvnet.data.datasets.dataset import LeftOut
-from cconvnet.data.images import MAX_PIXELS, BrokenImage, DataError, resize_shorter
+from cconvnet.data.images import MAX_PIXELS, BrokenImage, resize_shorter
 from cconvnet.data.inspection import sized
 from cconvnet.data.shards import prepare as preparing
 from cconvnet.data.shards import writer_pool
@@ -36,6 +36,7 @@ from cconvnet.data.shards.encoding import choose
 from cconvnet.data.shards.format import DOCUMENT, JOURNAL, read_dataset
 from cconvnet.data.shards.prepare import Preparation
 from cconvnet.data.shards.verify import verify
+from cconvnet.errors import DataError
 
 SHARD_BYTES = 4000
 LINUX = sys.platform == "linux"

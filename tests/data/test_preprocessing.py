@@ -23,12 +23,13 @@ from PIL import Image, ImageOps, PngImagePlugin
 from cconvnet import data, nets
 from cconvnet.data import datasets, decode_image, inspection, resize_image
 from cconvnet.data.containers import of_pixels, orientation, turned
-from cconvnet.data.images import DECODERS, DataError, fit_image, image_sides, simplejpeg
+from cconvnet.data.images import DECODERS, fit_image, image_sides, simplejpeg
 from cconvnet.data.preprocessing import CURRENT, UNRECORDED, Preprocessing
 from cconvnet.data.shards.encoding import choose
 from cconvnet.data.shards.format import DOCUMENT, Dataset, read_dataset, write_document
 from cconvnet.data.shards.prepare import Preparation
 from cconvnet.data.statistics import fingerprint
+from cconvnet.errors import DataError
 from cconvnet.evaluate import evaluate_runs, load_trained, not_turned, predict
 from cconvnet.network import Network
 from cconvnet.plots import analysis, augmentation

@@ -11,7 +11,7 @@ import pytest
 from helpers.batches import batches_equal
 
 from cconvnet import data
-from cconvnet.data.images import DataError
+from cconvnet.errors import DataError
 
 
 @pytest.fixture(scope="module")

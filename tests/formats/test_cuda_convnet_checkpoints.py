@@ -18,9 +18,9 @@ from helpers.pickled import Call, Old, make_batches, python2, same, write
 from PIL import Image
 
 from cconvnet import nets, runs
+from cconvnet.errors import CheckpointError
 from cconvnet.formats import cuda_convnet_checkpoint, cuda_convnet_writer
 from cconvnet.formats.pickles import ForbiddenPickle
-from cconvnet.runs.checkpoint import CheckpointError
 
 
 def conv_layer(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from helpers.pickled import VALUES, Call, Old, python2, write
 
-from cconvnet.data.images import DataError
+from cconvnet.errors import DataError
 from cconvnet.formats import pickles
 from cconvnet.formats.pickles import ForbiddenPickle, PickleError, Record
 

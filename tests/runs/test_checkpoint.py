@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cconvnet.errors import CheckpointError
 from cconvnet.runs import checkpoint
-from cconvnet.runs.checkpoint import Checkpoint, CheckpointError, Folder, NotFinite
+from cconvnet.runs.checkpoint import Checkpoint, Folder, NotFinite
 from cconvnet.system.outputs import side_file
 
 

@@ -20,8 +20,8 @@ from helpers import commands
 
 from cconvnet import runs
 from cconvnet.console import Silent
+from cconvnet.errors import CheckpointError
 from cconvnet.runs import Run, RunError, comparison, overview
-from cconvnet.runs.checkpoint import CheckpointError
 from cconvnet.runs.overview import look, overviews
 from cconvnet.training.options import Options
 from cconvnet.training.session import train

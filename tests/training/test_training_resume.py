@@ -24,11 +24,12 @@ from helpers.training import (
 
 from cconvnet import data, nets, runs
 from cconvnet.data.color_noise import color_components
+from cconvnet.errors import CheckpointError
 from cconvnet.formats import cuda_convnet_writer
 from cconvnet.nets import alexnet, alexnet_2012
 from cconvnet.network import Network
 from cconvnet.runs import Run, RunError, checkpoint
-from cconvnet.runs.checkpoint import COLORS, CheckpointError, Folder
+from cconvnet.runs.checkpoint import COLORS, Folder
 from cconvnet.system.outputs import side_file
 from cconvnet.training.options import Options
 from cconvnet.training.settings import Settings

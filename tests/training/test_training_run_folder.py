@@ -15,8 +15,9 @@ from helpers.training import resume, run_training
 
 from cconvnet import runs
 from cconvnet.devices import Device, machine
+from cconvnet.errors import CheckpointError
 from cconvnet.runs import Run, RunError
-from cconvnet.runs.checkpoint import CheckpointError, Folder
+from cconvnet.runs.checkpoint import Folder
 
 
 def test_a_run_is_not_written_over(unbroken: Path) -> None:

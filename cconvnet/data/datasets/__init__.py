@@ -19,8 +19,8 @@ from cconvnet.data.datasets import (
     webdataset,
 )
 from cconvnet.data.datasets.dataset import LAYOUTS, Labels, LeftOut, Origin, Pictures, composed, entries
-from cconvnet.data.images import DataError
 from cconvnet.data.splits import Progress, broken_allowed
+from cconvnet.errors import DataError
 
 __all__ = ["LAYOUTS", "Labels", "LeftOut", "Origin", "Pictures", "find", "stored"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cconvnet.data.datasets.dataset import Origin, Pictures, beside, joined, lines, of_arrays
-from cconvnet.data.images import DataError
+from cconvnet.errors import DataError
 
 
 def is_here(root: Path, names: set[str]) -> bool:

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data.datasets.dataset import Labels, Origin, beside, entries, every_fifth, joined, of_arrays
-from cconvnet.data.images import DataError, Pixels
+from cconvnet.data.images import Pixels
+from cconvnet.errors import DataError
 from cconvnet.formats import pickles
 
 Mean = npt.NDArray[np.float32]

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from cconvnet.data.account import Unused
 from cconvnet.data.byte_ranges import Extents, Raw
-from cconvnet.data.images import DataError, Pixels
+from cconvnet.data.images import Pixels
 from cconvnet.data.preprocessing import Preprocessing
+from cconvnet.errors import DataError
 
 Labels = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]

@@ -32,8 +32,8 @@ from cconvnet.data.datasets.dataset import (
     some,
     why_unused,
 )
-from cconvnet.data.images import DataError
 from cconvnet.data.splits import Progress
+from cconvnet.errors import DataError
 
 TESTS = ("test", "val", "valid", "validation")
 

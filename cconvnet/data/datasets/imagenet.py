@@ -31,8 +31,8 @@ from cconvnet.data.datasets.dataset import (
     some,
     why_unused,
 )
-from cconvnet.data.images import DataError
 from cconvnet.data.splits import Progress
+from cconvnet.errors import DataError
 from cconvnet.formats import matlab
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cconvnet.data.datasets.dataset import Ints, Origin, Pictures, some
-from cconvnet.data.images import DataError
+from cconvnet.errors import DataError
 
 # More classes without a picture than with one, and more than this, are a label that is wrong.
 MOST_PHANTOMS = 15

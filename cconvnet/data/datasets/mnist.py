@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from cconvnet.data.datasets.dataset import LAYOUTS, Origin, Pictures, beside, every_fifth, of_arrays
-from cconvnet.data.images import DataError, Pixels
+from cconvnet.data.images import Pixels
+from cconvnet.errors import DataError
 
 PREFIXES = ("train", "t10k")
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"

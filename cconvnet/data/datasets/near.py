@@ -17,7 +17,7 @@ from pathlib import Path
 from cconvnet.data import shards
 from cconvnet.data.datasets import cifar10, cuda_convnet, folder, imagenet, mnist, webdataset
 from cconvnet.data.datasets.dataset import LAYOUTS, OTHER_PICTURES, entries, is_picture, printable, some
-from cconvnet.data.images import DataError
+from cconvnet.errors import DataError
 
 TRAIN_WORDS = ("train", "training", "trainset", "train_set", "training_set", "training-set", "train-set")
 TEST_WORDS = (

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from cconvnet.data.byte_ranges import Extents
 from cconvnet.data.datasets.dataset import LeftOut, printable
-from cconvnet.data.images import DataError
 from cconvnet.data.splits import Progress
+from cconvnet.errors import DataError
 
 Read = Callable[[int, int], bytes]  # offset, length
 Places = npt.NDArray[np.int64]

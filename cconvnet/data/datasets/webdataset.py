@@ -34,8 +34,8 @@ from cconvnet.data.datasets.dataset import (
     some,
     why_unused,
 )
-from cconvnet.data.images import DataError
 from cconvnet.data.splits import Progress
+from cconvnet.errors import DataError
 
 COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".xz": "unxz", ".bz2": "bunzip2", ".zst": "unzstd --rm"}
 CLASS_NAMES = ("classes.txt", "classnames.txt", "labels.txt")

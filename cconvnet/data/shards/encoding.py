@@ -17,7 +17,6 @@ from cconvnet.data.datasets.dataset import Origin, Pictures
 from cconvnet.data.images import (
     MAX_PIXELS,
     BrokenImage,
-    DataError,
     Pixels,
     decode_image,
     default_decoder,
@@ -30,6 +29,7 @@ from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.shards.format import ENCODINGS
 from cconvnet.data.shards.reader import read_raw
 from cconvnet.data.shards.writer import Picture
+from cconvnet.errors import DataError
 
 try:
     import simplejpeg

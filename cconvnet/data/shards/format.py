@@ -31,8 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data.account import unused_of
-from cconvnet.data.images import MAX_PIXELS, MAX_SIDE, DataError
+from cconvnet.data.images import MAX_PIXELS, MAX_SIDE
 from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
+from cconvnet.errors import DataError
 from cconvnet.system.outputs import write_output
 
 DOCUMENT = "dataset.json"

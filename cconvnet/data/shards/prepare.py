@@ -33,7 +33,7 @@ from cconvnet.data.account import Account
 from cconvnet.data.color_noise import color_components
 from cconvnet.data.datasets.dataset import Origin, Pictures
 from cconvnet.data.fingerprint import fingerprints
-from cconvnet.data.images import DataError, describe_decoder
+from cconvnet.data.images import describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
 from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
@@ -65,6 +65,7 @@ from cconvnet.data.shards.writer import Shard, packed_array, write_file
 from cconvnet.data.shards.writer_pool import Here, Maker, Part, Tell, Worker, record_file, write_record
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
+from cconvnet.errors import DataError
 from cconvnet.system.locks import try_lock
 from cconvnet.system.outputs import check_folder
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cconvnet.data.images import DataError, default_decoder
+from cconvnet.data.images import default_decoder
 from cconvnet.data.shards.format import Dataset, Names, Rows, is_shard, read_dataset, shard_name
 from cconvnet.data.shards.reader import open_split
 from cconvnet.data.splits import Progress
 from cconvnet.data.workers import usable_cores
+from cconvnet.errors import DataError
 
 _MOST_THREADS = 8  # a disk serves no more; hashing goes at 1 to 2 GB/s in each
 _BATCH = 256  # pictures that are decoded between two reports of progress

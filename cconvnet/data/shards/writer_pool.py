@@ -17,13 +17,14 @@ import numpy as np
 
 from cconvnet.data.byte_ranges import Stored
 from cconvnet.data.datasets.dataset import Pictures
-from cconvnet.data.images import BrokenImage, DataError, read_stored
+from cconvnet.data.images import BrokenImage, read_stored
 from cconvnet.data.shards import encoding
 from cconvnet.data.shards.encoding import Content, Recipe
 from cconvnet.data.shards.format import JOURNAL, write_document
 from cconvnet.data.shards.reader import read_raw
 from cconvnet.data.shards.writer import Picture, Shard, write_shard
 from cconvnet.data.workers import WorkerError, answers_to_parent, ending, spawn
+from cconvnet.errors import DataError
 
 _SECONDS_BETWEEN_TELLING = 0.2
 
