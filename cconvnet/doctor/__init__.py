@@ -1,7 +1,7 @@
-"""What of this package works on this machine, why the rest does not, and the command that mends it.
+"""Diagnosis of the installation: what works, what does not, why, and how to fix it.
 
-survey() looks at the machine and judges nothing; examine() says what that means. So any situation can be
-judged without a machine that is in it.
+Modules in reading order: survey (facts about the machine, without judgement), diagnosis (findings from given
+facts). So any situation can be diagnosed without a machine that is in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Diagnosis of a machine: each fact as a line that says what is right or wrong, and what mends it."""
+"""Diagnosis of an installation: a finding for each fact, with the command that fixes a problem."""
 
 from __future__ import annotations
 
@@ -14,34 +14,49 @@ from cconvnet.doctor.survey import PACKAGES, Facts, Gpu, survey
 State = Literal["ok", "note", "problem"]
 
 _OLDEST_PYTHON = (3, 11)
-# The portable code that a build may carry is for GPUs from this compute capability on.
+# Oldest compute capability that a build's portable code runs on.
 _PORTABLE = (7, 5)
-# The first driver of each version of CUDA. Source: CUDA Toolkit release notes, "CUDA Driver".
+# First driver of each version of CUDA. Source: CUDA Toolkit release notes, "CUDA Driver".
 _DRIVERS = {11: 450, 12: 525, 13: 580}
 _DRIVERS_PAGE = "https://www.nvidia.com/drivers"
-_LITTLE_DISK, _LITTLE_MEMORY, _FEW_FILES = 2e9, 1e9, 256
+_ENOUGH_DISK, _ENOUGH_MEMORY = 2e9, 1e9  # bytes
+_ENOUGH_OPEN_FILES = 256
 _NEEDED = ("numpy", "pillow", "safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what mends it where something is wrong."""
+    """One line of the diagnosis.
+
+    Attributes:
+        what: The thing that was examined.
+        state: Whether it is fine, worth a note, or a problem.
+        text: The finding.
+        fix: The command or step that fixes a problem, or nothing.
+    """
 
     what: str
     state: State
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine(facts: Facts | None = None) -> list[Finding]:
-    """What is to be said of this machine, or of one with given facts, in the order of reading."""
+    """Diagnose an installation.
+
+    Args:
+        facts: The facts; without them this machine is surveyed.
+
+    Returns:
+        The findings in reading order.
+    """
     facts = facts or survey()
     judges = (_system, _processor, _memory, _disk, _gpus, _toolkit, _modules, _devices, _packages)
     return [finding for judge in judges for finding in judge(facts)]
 
 
 def can_train(findings: list[Finding]) -> bool:
-    """Whether any device can train."""
+    """Return whether any device can train."""
     return any(f.what.startswith("device ") and f.state == "ok" for f in findings)
 
 
@@ -56,8 +71,9 @@ def _system(facts: Facts) -> Iterator[Finding]:
             "python", "problem", f"{python}; {oldest} or newer is needed", f"install Python {oldest}"
         )
     yield Finding("platform", "ok", facts.system)
-    if facts.open_files < _FEW_FILES:
-        yield Finding("open files", "note", f"{facts.open_files} at a time are few", "ulimit -n 1024")
+    if facts.open_files < _ENOUGH_OPEN_FILES:
+        text = f"only {facts.open_files} files may be open at a time"
+        yield Finding("open files", "note", text, "ulimit -n 1024")
 
 
 def _processor(facts: Facts) -> Iterator[Finding]:
@@ -67,43 +83,43 @@ def _processor(facts: Facts) -> Iterator[Finding]:
     threads = facts.variables.get("OMP_NUM_THREADS")
     fitting = max(1, int(usable))
     if facts.quota is not None and facts.quota < facts.cores and threads is None:
-        text = f"a quota of {facts.quota:g} of the {facts.cores} cores, so more threads wait for each other"
+        text = f"a quota of {facts.quota:g} of the {facts.cores} cores; more threads wait for each other"
         yield Finding("threads", "note", text, f"export OMP_NUM_THREADS={fitting}")
     elif threads is not None and not threads.split(",")[0].isdecimal():
-        text = f"OMP_NUM_THREADS={threads} is no number"
+        text = f"OMP_NUM_THREADS={threads} is not a number"
         yield Finding("threads", "note", text, "unset OMP_NUM_THREADS")
     elif threads is not None and int(threads.split(",")[0]) != fitting:
         text = f"OMP_NUM_THREADS={threads}, but {fitting} cores can be used"
         yield Finding("threads", "note", text, f"export OMP_NUM_THREADS={fitting}")
     if granted := re.search(r"\d+ threads?, of \d+ asked for \((\w+)?.*\)", facts.modules.get("cpu") or ""):
         cause = granted[1] or ""
-        mend = f"unset {cause}" if cause.startswith("OMP_") else f"export OMP_NUM_THREADS={fitting}"
-        yield Finding("threads", "note", granted[0], mend)
+        fix = f"unset {cause}" if cause.startswith("OMP_") else f"export OMP_NUM_THREADS={fitting}"
+        yield Finding("threads", "note", granted[0], fix)
     if facts.variables.get("OMP_WAIT_POLICY", "").lower() == "active":
-        text = "OMP_WAIT_POLICY=active: threads that wait take the cores from others"
+        text = "OMP_WAIT_POLICY=active: waiting threads keep cores busy that others need"
         yield Finding("threads", "note", text, "unset OMP_WAIT_POLICY")
     if (instructions := facts.variables.get("ONEDNN_MAX_CPU_ISA")) is not None:
-        text = f"oneDNN may use no more than ONEDNN_MAX_CPU_ISA={instructions}"
+        text = f"ONEDNN_MAX_CPU_ISA={instructions} limits the instructions that oneDNN uses"
         yield Finding("cpu", "note", text, "unset ONEDNN_MAX_CPU_ISA")
 
 
 def _memory(facts: Facts) -> Iterator[Finding]:
     of = facts.memory_limit or f"{facts.memory / 1e9:.1f} GB"
     text = f"{facts.free_memory / 1e9:.1f} GB free of {of}, {facts.malloc}"
-    if facts.free_memory < _LITTLE_MEMORY:
-        mend = "end other programs, or train with a smaller --batch"
-        yield Finding("memory", "note", f"{text}; AlexNet at batch 128 takes 1.6 GB", mend)
+    if facts.free_memory < _ENOUGH_MEMORY:
+        fix = "close other programs, or train with a smaller --batch"
+        yield Finding("memory", "note", f"{text}; AlexNet at batch 128 needs 1.6 GB", fix)
     else:
         yield Finding("memory", "ok", text)
 
 
 def _disk(facts: Facts) -> Iterator[Finding]:
     text = f"{facts.free_disk / 1e9:.1f} GB free for {facts.runs}"
-    mend = "cconvnet train --out FOLDER, a folder elsewhere"
+    fix = "cconvnet train --out FOLDER with a folder on another disk"
     if not facts.runs_writable:
-        yield Finding("disk", "problem", f"{facts.runs} cannot be written", mend)
-    elif facts.free_disk < _LITTLE_DISK:
-        yield Finding("disk", "note", f"{text}; three checkpoints of AlexNet take 1.5 GB", mend)
+        yield Finding("disk", "problem", f"{facts.runs} cannot be written", fix)
+    elif facts.free_disk < _ENOUGH_DISK:
+        yield Finding("disk", "note", f"{text}; three checkpoints of AlexNet need 1.5 GB", fix)
     else:
         yield Finding("disk", "ok", text)
 
@@ -111,9 +127,9 @@ def _disk(facts: Facts) -> Iterator[Finding]:
 def _gpus(facts: Facts) -> Iterator[Finding]:
     if not facts.gpus:
         if facts.gpus_seen:
-            text = f"{facts.gpus_seen} NVIDIA GPU(s) are in this machine, but no driver answers"
-            mend = f"install NVIDIA's driver ({_DRIVERS_PAGE}); in a container: docker run --gpus all"
-            yield Finding("driver", "problem", text, mend)
+            text = f"{facts.gpus_seen} NVIDIA GPU(s) in this machine, but no driver responds"
+            fix = f"install NVIDIA's driver ({_DRIVERS_PAGE}); in a container: docker run --gpus all"
+            yield Finding("driver", "problem", text, fix)
         return
     assert facts.driver is not None
     text = facts.driver
@@ -124,8 +140,8 @@ def _gpus(facts: Facts) -> Iterator[Finding]:
         text += f", is too old: this package was built with CUDA {built[0]}.{built[1]}"
         least = f" {_DRIVERS[built[0]]} or newer" if built[0] in _DRIVERS else ""
         older = _rebuild(f"CUDA_HOME=/usr/local/cuda-{facts.driver_cuda[0]} CCONVNET_CUDA=on")
-        mend = f"install driver{least} ({_DRIVERS_PAGE}), or build with an older toolkit: {older}"
-        yield Finding("driver", "problem", text, mend)
+        fix = f"install driver{least} ({_DRIVERS_PAGE}), or build with an older toolkit: {older}"
+        yield Finding("driver", "problem", text, fix)
     else:
         yield Finding("driver", "ok", text)
     archs = _archs_of(facts.modules.get("cuda"))
@@ -138,24 +154,26 @@ def _gpu(what: str, gpu: Gpu, archs: list[str] | None) -> Finding:
     about = f"{gpu.name}, compute capability {major}.{minor}, {gpu.memory_bytes / 1e9:.1f} GB"
     if gpu.capability < _PORTABLE:
         least = ".".join(map(str, _PORTABLE))
-        mend = "train on the CPU: --device cpu:0"
-        return Finding(what, "problem", f"{about}; {least} or newer is needed", mend)
+        fix = "train on the CPU: --device cpu:0"
+        return Finding(what, "problem", f"{about}; {least} or newer is needed", fix)
     if archs is None or any(_runs_on(arch, gpu.capability) for arch in archs):
         return Finding(what, "ok", about)
-    # From Hopper on, the chip's own instructions exist only under its architecture-specific name.
+    # From Hopper on, some instructions exist only under the chip's architecture-specific name.
     wanted = f"{major}{minor}{'a' if gpu.capability == (9, 0) else ''}"
-    mend = _rebuild(f"CCONVNET_ARCHS={wanted} CCONVNET_CUDA=on")
+    fix = _rebuild(f"CCONVNET_ARCHS={wanted} CCONVNET_CUDA=on")
     if "ptx" in archs:
-        text = (
-            f"{about}; this package was built for {' '.join(archs)}: portable code without tensor cores runs"
-        )
-        return Finding(what, "note", text, mend)
-    return Finding(what, "problem", f"{about}; this package was built only for {' '.join(archs)}", mend)
+        text = f"{about}; this package was built for {' '.join(archs)}"
+        text += ", so portable code without tensor cores runs"
+        return Finding(what, "note", text, fix)
+    return Finding(what, "problem", f"{about}; this package was built only for {' '.join(archs)}", fix)
 
 
 def _runs_on(arch: str, capability: tuple[int, int]) -> bool:
-    """Whether machine code for an architecture such as 80 or 90a runs on a GPU: of one major version on later
-    minor ones, with an "a" on its own alone. Source: CUDA programming guide, "Binary Compatibility"."""
+    """Return whether machine code for an architecture such as 80 or 90a runs on a GPU.
+
+    Code runs on later minor versions of the same major version. An "a" restricts it to its own version.
+    Source: CUDA programming guide, "Binary Compatibility".
+    """
     found = re.fullmatch(r"(\d+)(\d)(a?)", arch)
     if found is None:
         return False
@@ -177,10 +195,10 @@ def _toolkit(facts: Facts) -> Iterator[Finding]:
     if facts.nvcc is not None:
         yield Finding("nvcc", "ok", facts.nvcc)
     elif facts.gpus and facts.modules.get("cuda") is None:
-        text = "not found; the CUDA module for the GPU is built with it"
+        text = "not found; it builds the CUDA module for the GPU"
         yield Finding("nvcc", "problem", text, _INSTALL_TOOLKIT)
     else:
-        yield Finding("nvcc", "note", "not found; only building for GPUs needs it", _INSTALL_TOOLKIT)
+        yield Finding("nvcc", "note", "not found; needed only to build for GPUs", _INSTALL_TOOLKIT)
 
 
 _INSTALL_TOOLKIT = "install the CUDA toolkit (https://developer.nvidia.com/cuda-downloads)"
@@ -189,25 +207,25 @@ _INSTALL_TOOLKIT = "install the CUDA toolkit (https://developer.nvidia.com/cuda-
 def _modules(facts: Facts) -> Iterator[Finding]:
     for kind, build in facts.modules.items():
         what = f"module _{kind}"
-        mend = _rebuild("CCONVNET_CUDA=on" if kind == "cuda" else "")
+        fix = _rebuild("CCONVNET_CUDA=on" if kind == "cuda" else "")
         if kind in facts.broken:
             reason = facts.broken[kind]
             if kind == "cpu" and "dnnl" in reason:
-                mend = "pip install onednn-cpu-gomp"
-            yield Finding(what, "problem", f"cannot be loaded: {reason}", mend)
+                fix = "pip install onednn-cpu-gomp"
+            yield Finding(what, "problem", f"cannot be loaded: {reason}", fix)
         elif build is not None:
             yield Finding(what, "ok", build)
         elif kind == "cuda" and not facts.gpus:
-            # Without a GPU nobody misses it.
-            yield Finding(what, "note", "not built", mend)
+            # Without a GPU it is not needed.
+            yield Finding(what, "note", "not built", fix)
         elif kind == "cuda" and facts.nvcc is None:
-            yield Finding(what, "problem", "not built", f"{_INSTALL_TOOLKIT}, then: {mend}")
+            yield Finding(what, "problem", "not built", f"{_INSTALL_TOOLKIT}, then: {fix}")
         else:
-            yield Finding(what, "problem", "not built", mend)
+            yield Finding(what, "problem", "not built", fix)
 
 
 def _rebuild(setting: str = "") -> str:
-    """The command that compiles the modules again, in a checkout or where the package was installed."""
+    """Return the command that rebuilds the modules of a checkout or an installed package."""
     checkout = Path(cconvnet.__path__[0]).parent
     command = f"make -C {checkout} venv"
     if not (checkout / "Makefile").exists():
@@ -230,11 +248,11 @@ def _devices(facts: Facts) -> Iterator[Finding]:
         else:
             yield Finding(what, "problem", text, _rebuild())
     if facts.default is not None:
-        yield Finding("default", "ok", f"{facts.default} is used where no --device is given")
+        yield Finding("default", "ok", f"{facts.default} is used if no --device is given")
 
 
 def _install_cupy(facts: Facts) -> str:
-    """CuPy for the newest CUDA that the driver can run."""
+    """Return the command that installs CuPy for the newest CUDA that the driver supports."""
     if facts.driver_cuda is not None and facts.driver_cuda[0] == 12:
         return "pip install cupy-cuda12x"
     return "pip install 'cconvnet[cuda]'"
@@ -248,6 +266,6 @@ def _packages(facts: Facts) -> Iterator[Finding]:
         elif what in _NEEDED:
             yield Finding(what, "problem", "missing", f"pip install {install}")
         elif what == "cupy" and facts.gpus:
-            yield Finding(what, "problem", f"missing; it gives {use}", _install_cupy(facts))
+            yield Finding(what, "problem", f"missing; needed for {use}", _install_cupy(facts))
         else:
-            yield Finding(what, "note", f"missing; it gives {use}", f"pip install {install}")
+            yield Finding(what, "note", f"missing; needed for {use}", f"pip install {install}")

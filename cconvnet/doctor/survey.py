@@ -1,4 +1,4 @@
-"""Survey of a machine: the facts that a diagnosis is made from, without any judgement."""
+"""Survey of a machine: the facts behind a diagnosis, without any judgement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cconvnet import devices
 from cconvnet.devices.modules import load_onednn
 from cconvnet.system import memory
 
-# By name: the distributions it may be, what it gives, and what to install.
+# By name: the distributions that provide it, its use, and the argument of `pip install`.
 PACKAGES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "numpy": (("numpy",), "", "numpy"),
     "pillow": (("pillow",), "", "pillow"),
@@ -39,7 +39,13 @@ _VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "ONEDNN_MAX_CPU_ISA")
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """A GPU that the driver knows. capability: as (9, 0)."""
+    """GPU that the driver reports.
+
+    Attributes:
+        name: Its name.
+        capability: Its compute capability, such as (9, 0).
+        memory_bytes: Its memory.
+    """
 
     name: str
     capability: tuple[int, int]
@@ -48,21 +54,36 @@ class Gpu:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What was seen of a machine.
+    """Facts about a machine.
 
-    Attributes
-        modules: by name without the underscore, what it says of its build; None: it is not there.
-        broken: by kind, why a module that is there cannot be loaded.
-        devices: by name, what a device says of itself, and whether it works.
-        default: the device that is taken where none is named.
-        gpus: those that the driver knows. gpus_seen: how many NVIDIA GPUs the system has, driver or not.
-        driver: its release; driver_cuda: the newest CUDA it can run. None: there is no driver.
-        nvcc: its release and where it lies.
-        packages: versions by the names of _PACKAGES.
-        cores: for this process. quota: how many of them a control group lets it use at a time.
-        memory, free_memory, free_disk: bytes. memory_limit: what sets the limit, if not the machine.
-        runs: where runs go; runs_writable: whether they can.
-        variables: the environment's that change how fast it is.
+    Attributes:
+        python: The interpreter's version.
+        executable: The interpreter's file.
+        system: The operating system.
+        modules: Build information of each compiled module by its name without the underscore; None for a
+            module that does not exist.
+        broken: The reason why a module that exists cannot be loaded, by its name.
+        devices: The description of each device by its name, and whether it works.
+        default: The device that is used if none is named.
+        gpus: The GPUs that the driver reports.
+        gpus_seen: The number of NVIDIA GPUs in the machine, with or without a driver.
+        driver: The driver's release; None without a driver.
+        driver_cuda: The newest CUDA that the driver supports; None without a driver.
+        nvcc: The compiler's release and file.
+        packages: Versions by the names in PACKAGES.
+        processor: The processor's name.
+        instructions: Its instruction sets that matter for speed.
+        cores: The number of cores of this process.
+        quota: The number of cores that a control group lets it use at a time; None without a limit.
+        memory: Bytes of memory.
+        free_memory: Bytes of memory that are free.
+        memory_limit: The limit that applies, if it is not the machine's memory.
+        runs: The folder of runs.
+        runs_writable: Whether it can be written to.
+        free_disk: Bytes that are free on its disk.
+        open_files: The number of files that this process may open.
+        malloc: The allocator and its settings.
+        variables: Environment variables that affect speed.
     """
 
     python: tuple[int, ...] = (3, 11)
@@ -94,8 +115,8 @@ class Facts:
 
 
 def survey() -> Facts:
-    """Looks at this machine."""
-    # Before the modules are loaded, which sets what is not set.
+    """Collect the facts about this machine."""
+    # First, because loading the modules sets variables that are not set.
     variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     modules, broken = _built()
     gpus, driver = _driver_gpus()
@@ -126,6 +147,7 @@ def survey() -> Facts:
 
 
 def _built() -> tuple[dict[str, str | None], dict[str, str]]:
+    """Return the build information of each module, and the reasons why some cannot be loaded."""
     modules: dict[str, str | None] = {}
     broken = {}
     for kind in ("problem", "pixels", "cpu", "emulator", "cuda"):
@@ -143,7 +165,7 @@ def _built() -> tuple[dict[str, str | None], dict[str, str]]:
 
 
 def _driver_gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """The GPUs that the driver knows, and its release."""
+    """Return the GPUs that the driver reports, and its release."""
     query = "--query-gpu=name,compute_cap,memory.total,driver_version"
     gpus, driver = [], None
     for line in _output("nvidia-smi", query, "--format=csv,noheader,nounits").splitlines():
@@ -156,7 +178,7 @@ def _driver_gpus() -> tuple[tuple[Gpu, ...], str | None]:
 
 
 def _driver_cuda() -> tuple[int, int] | None:
-    """The newest CUDA that the driver can run."""
+    """Return the newest CUDA that the driver supports."""
     with contextlib.suppress(OSError, AttributeError):
         version = ctypes.c_int()
         if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) == 0:
@@ -165,7 +187,7 @@ def _driver_cuda() -> tuple[int, int] | None:
 
 
 def _pci_gpus() -> int:
-    """How many NVIDIA display controllers the system has."""
+    """Count the NVIDIA display controllers on the PCI bus."""
     count = 0
     for device in Path("/sys/bus/pci/devices").glob("*"):
         with contextlib.suppress(OSError):
@@ -237,7 +259,7 @@ def _processor_facts() -> dict[str, Any]:
 
 
 def _memory_facts() -> dict[str, Any]:
-    """What there is, and what is free: of the machine, or less where a control group allows less."""
+    """Return all memory and free memory, of the machine or within a control group's limit."""
     found = memory.host()
     if found is None:
         return {}
@@ -254,15 +276,15 @@ def _open_files() -> int:
 
 
 def _malloc() -> str:
-    """Whose malloc is used, and what it is told."""
+    """Return the allocator in use and its settings."""
     preloaded = re.search(r"(jemalloc|tcmalloc|mimalloc)", os.environ.get("LD_PRELOAD", ""))
     name = preloaded[1] if preloaded else " ".join(platform.libc_ver()).strip() or "the system"
-    told = [f"{key}={value}" for key, value in os.environ.items() if key.startswith("MALLOC_")]
-    return f"malloc of {name}{' with ' if told else ''}{', '.join(told)}"
+    settings = [f"{key}={value}" for key, value in os.environ.items() if key.startswith("MALLOC_")]
+    return f"malloc of {name}{' with ' if settings else ''}{', '.join(settings)}"
 
 
 def _output(*command: str) -> str:
-    """What a command prints, or nothing where it fails."""
+    """Return a command's output, or an empty text if it fails."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         return done.stdout if done.returncode == 0 else ""

@@ -1,8 +1,8 @@
 """Evaluation of trained networks: errors on test images, and predictions for single pictures.
 
-Modules in reading order: tally (loss and errors over batches), trained (a network from a run), views (parts
-of an image whose probabilities are averaged), ensemble (test images, one network or several), predictions
-(single pictures).
+Modules in reading order: tally (loss and errors over batches), trained (networks from checkpoints), views
+(parts of an image whose probabilities are averaged), ensemble (one network or several on test images),
+predictions (picture files).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The error of trained networks on test images: of one, or of several and their average."""
+"""Errors of trained networks on test images: of each, and of the average of their probabilities."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ Stepped = Callable[[int, int], None]  # batches done, batches in all
 
 
 class Ensemble:
-    """The sum of its members' probabilities for each test image."""
+    """Sum of its members' probabilities for each test image.
+
+    Attributes:
+        sum: float64[images, classes].
+        members: int32[images], the number of members that saw each image; unreadable images have none.
+    """
 
     def __init__(self, images: int, classes: int) -> None:
         self.sum = np.zeros((images, classes))
-        self.members = np.zeros(images, np.int32)  # how many have looked at each image; broken ones: none
+        self.members = np.zeros(images, np.int32)
 
     def add(self, indices: Array, probabilities: Array) -> None:
+        """Add a member's probabilities[n, classes] of the images with these indices."""
         self.sum[indices] += probabilities
         self.members[indices] += 1
 
     def tally(self, labels: Array) -> Tally:
-        """Loss and errors of the averaged probabilities."""
+        """Return loss and errors of the averaged probabilities."""
         seen = np.flatnonzero(self.members)
         tally = Tally()
         for start in range(0, len(seen), 1024):
@@ -48,15 +54,17 @@ def evaluate_run(
     views: str = "center",
     ensemble: Ensemble | None = None,
 ) -> Tally:
-    """The error of a trained network on a source's test images.
+    """Compute the loss and the errors of a trained network on a source's test images.
 
-    Args
-        stepped: called after each batch with the number of batches done and of all.
-        views: see views_of(); outputs are averaged over them before they are judged.
-        ensemble: is given the probabilities.
+    Args:
+        trained: The network.
+        source: The data.
+        stepped: Called after each batch with the number of batches done and in all.
+        views: A name from VIEWS; probabilities are averaged over the views before they are judged.
+        ensemble: Receives the probabilities.
 
-    Raises
-        ValueError: the source's classes or image size are not those the network was trained on.
+    Raises:
+        ValueError: The source has other classes or another image size than the training had.
     """
     check_source(trained, source)
     network = trained.network
@@ -71,7 +79,7 @@ def evaluate_run(
     ) as loader:
         for done, batch in enumerate(loader.epoch(0), start=1):
             if len(chosen) == 1 and ensemble is None:
-                # As training tests: the loss is taken from the logits, which no probability of 0 disturbs.
+                # Like the tests of a training: a loss from the logits is finite where a probability is 0.
                 network.load(batch.images, batch.labels, batch.top, batch.left)
                 network.forward(train=False)
                 tally.add(network.result())
@@ -86,7 +94,16 @@ def evaluate_run(
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one trained network was found to do on the test images, in how many views of each."""
+    """Result of one trained network on the test images.
+
+    Attributes:
+        path: Its checkpoint.
+        net: The network's name.
+        device: The devices' names.
+        precision: The precision of products.
+        views: The number of views of each image.
+        tally: Loss and errors.
+    """
 
     path: Path
     net: str
@@ -108,23 +125,31 @@ def evaluate_runs(
     say: Callable[[str], None] = lambda text: None,
     stepped: Stepped = lambda done, total: None,
 ) -> tuple[data.Source, list[Result], Tally]:
-    """Tests one network, or several and the average of their probabilities.
+    """Test one network, or several and the average of their probabilities.
 
-    The networks are in memory one after another; the probabilities of all test images stay. Every checkpoint
-    is read before the first is tested, so that what cannot be used is found out early.
+    One network at a time is in memory. Every checkpoint is read before the first is tested, so that one that
+    cannot be used is found early.
 
-    Args
-        paths: runs or checkpoints; best: of runs, take the best checkpoint instead of the newest.
-        where: the data's folder; None: that of the first run.
-        precision: None: that in which each was trained.
-        say: is told of damaged checkpoints that were passed over, and of the data.
+    Args:
+        paths: Runs or checkpoints.
+        where: The data's folder; that of the first run if not given.
+        devices: The devices; the default one if not given.
+        batch: Images per batch; each run's own if not given.
+        best: Of runs, take the best checkpoint instead of the newest.
+        views: A name from VIEWS.
+        precision: The precision of products; that of each training if not given.
+        say: Receives lines about damaged checkpoints that were skipped, and about the data.
+        stepped: Called after each batch with the number of batches done and in all.
 
-    Returns
-        The data, each network's result, and the ensemble's errors; of one network its own.
+    Returns:
+        The data, the result of each network, and the loss and errors of the average. For a single network
+        these are its own.
 
-    Raises
-        RunError, CheckpointError: a run has no sound checkpoint.
-        ValueError, DeviceUnavailable: networks or data do not fit together, or the device cannot be used.
+    Raises:
+        RunError: A folder contains no run.
+        CheckpointError: A run has no undamaged checkpoint.
+        ValueError: Networks or data do not fit together.
+        DeviceUnavailable: A device cannot be used.
     """
     check_views(views)
     files: list[Path] = []
@@ -148,10 +173,9 @@ def evaluate_runs(
     sources: dict[Preprocessing, data.Source] = {}
 
     def source_of(rules: Preprocessing) -> data.Source:
-        """The data, read as the pictures were that a network was trained on."""
+        """Open the data by the rules of a network's training."""
         if rules not in sources:
-            # The training pictures, of which there are most, are not looked at: none is decoded before it
-            # is read.
+            # Without a cache no image is decoded before it is read: training images never are.
             sources[rules] = data.open_source(
                 datasets.stored(settings["data"]) if where is None else where,
                 settings["size"],
@@ -171,7 +195,7 @@ def evaluate_runs(
             say(f"data: {line}")
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
 
-    def test(file: Path) -> Result:  # a function, whose network is gone before the next is made
+    def test(file: Path) -> Result:  # its network is freed before the next one is made
         trained = load_trained(file, devices=devices, batch=batch, precision=precision)
         tally = evaluate_run(trained, source_of(trained.preprocessing), stepped, views, ensemble)
         network = trained.network

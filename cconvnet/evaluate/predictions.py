@@ -1,4 +1,4 @@
-"""Predictions for single pictures: files are read as the run read its own."""
+"""Predictions for picture files, which are read as the run read its images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ from cconvnet.evaluate.views import Array, mean_probabilities, views_of
 
 
 def predict(trained: Trained, pictures: Sequence[Path], views: str = "center") -> Array:
-    """The probability of each class for each picture, averaged over views: float64[len(pictures), classes].
+    """Return the probability of each class for each picture, averaged over views.
 
-    A picture is treated as the training images were, by the rules that the run recorded.
+    Pictures are preprocessed by the rules that the run recorded.
 
-    Raises
-        DataError: a picture cannot be read; the text names it.
+    Args:
+        trained: The network.
+        pictures: JPEG or PNG files.
+        views: A name from VIEWS.
+
+    Returns:
+        float64[pictures, classes].
+
+    Raises:
+        DataError: A picture cannot be read; the text names it.
     """
     found = []
     for result in predict_each(trained, pictures, views):
@@ -33,9 +41,9 @@ def predict(trained: Trained, pictures: Sequence[Path], views: str = "center") -
 def predict_each(
     trained: Trained, pictures: Sequence[Path], views: str = "center"
 ) -> Iterator[Array | data.DataError]:
-    """As predict(), but for each picture in turn: float64[classes], or why it cannot be read.
+    """Yield the probabilities of each picture in turn, or the error if it cannot be read; see predict().
 
-    As many pictures as a batch has are in memory at a time.
+    At most one batch of pictures is in memory at a time.
     """
     network = trained.network
     chosen = views_of(network.spec, views)
@@ -48,7 +56,7 @@ def predict_each(
 
 
 def read_each(pictures: Sequence[Path], trained: Trained) -> list[Array | data.DataError]:
-    """Each picture as uint8[H,W,C] of the network's stored images, or why it cannot be read."""
+    """Read each picture as a stored image uint8[H,W,C]; an unreadable one yields its error instead."""
     results: list[Array | data.DataError] = []
     for path in pictures:
         try:
@@ -59,10 +67,15 @@ def read_each(pictures: Sequence[Path], trained: Trained) -> list[Array | data.D
 
 
 def read_picture(path: Path, shape: tuple[int, int, int], preprocessing: Preprocessing = CURRENT) -> Array:
-    """A picture file as uint8[H,W,C] of the given shape.
+    """Read a picture file as uint8[H,W,C] of a given shape.
 
-    Raises
-        DataError: it cannot be read; the text names it.
+    Args:
+        path: A JPEG or PNG file.
+        shape: (height, width, channels); one channel gives grey.
+        preprocessing: The rules by which the picture is decoded and resized.
+
+    Raises:
+        DataError: The picture cannot be read; the text names it.
     """
     from PIL import Image
 
@@ -83,7 +96,7 @@ def read_picture(path: Path, shape: tuple[int, int, int], preprocessing: Preproc
 
 
 def not_turned(pictures: Sequence[Path], preprocessing: Preprocessing) -> str:
-    """The note on pictures whose EXIF orientation these rules pass over; empty where there are none."""
+    """Return a note on pictures whose EXIF orientation is ignored by these rules, or an empty text."""
     from cconvnet.data.containers import UPRIGHT, orientation
 
     if preprocessing.orientation == "exif":

@@ -13,7 +13,14 @@ from cconvnet.network import Network, StepResult
 
 @dataclasses.dataclass
 class Tally:
-    """Sums over images, from which mean loss and errors follow; they survive a stop and a resume exactly."""
+    """Sums over images that give mean loss and errors; stopping and resuming a run keeps them exactly.
+
+    Attributes:
+        loss: Sum of the images' losses.
+        wrong_top1: Images whose right class is not the most probable one.
+        wrong_top5: Images whose right class is not among the five most probable.
+        count: Number of images.
+    """
 
     loss: float = 0.0
     wrong_top1: int = 0
@@ -21,33 +28,45 @@ class Tally:
     count: int = 0
 
     def add(self, result: StepResult) -> None:
+        """Add the images of a batch."""
         self.loss += result.loss * result.count
         self.wrong_top1 += int(np.count_nonzero(result.rank >= 1))
         self.wrong_top5 += int(np.count_nonzero(result.rank >= 5))
         self.count += result.count
 
     def clear(self) -> None:
+        """Begin again with no image."""
         self.loss, self.wrong_top1, self.wrong_top5, self.count = 0.0, 0, 0, 0
 
     @property
     def mean_loss(self) -> float:
+        """Mean loss of an image, 0 if there is none."""
         return self.loss / max(1, self.count)
 
     @property
     def error_top1(self) -> float:
-        """The share of images, from 0 to 1, whose right class is not the most probable one."""
+        """Share of images, from 0 to 1, whose right class is not the most probable one."""
         return self.wrong_top1 / max(1, self.count)
 
     @property
     def error_top5(self) -> float:
-        """The share of images, from 0 to 1, whose right class is not among the five most probable."""
+        """Share of images, from 0 to 1, whose right class is not among the five most probable."""
         return self.wrong_top5 / max(1, self.count)
 
 
 def evaluate(
     network: Network, batches: Iterable[Any], stopped: Callable[[], bool] = lambda: False
 ) -> Tally | None:
-    """Loss and errors of a network over batches of images; None when `stopped` said so in between."""
+    """Compute the loss and the errors of a network over batches of images.
+
+    Args:
+        network: The network.
+        batches: Batches of stored images.
+        stopped: Called before each batch; True ends the evaluation.
+
+    Returns:
+        The sums over all images, or None if `stopped` ended it.
+    """
     tally = Tally()
     for batch in batches:
         if stopped():

@@ -1,4 +1,4 @@
-"""A network as a run left it: weights, mean image and the rules for reading pictures."""
+"""Trained networks: weights, mean image and preprocessing rules from a run's checkpoint."""
 
 from __future__ import annotations
 
@@ -14,23 +14,36 @@ from cconvnet.runs.checkpoint import COLORS, MEAN, Checkpoint, Tensors, check_te
 
 @dataclasses.dataclass
 class Trained:
-    """A network as a run left it, ready to look at pictures."""
+    """Network with the weights of a checkpoint, ready for images.
+
+    Attributes:
+        network: The network.
+        classes: The names of its classes.
+        image_shape: (height, width, channels) of stored images, before the crop.
+        path: The checkpoint's file.
+        checkpoint: Its content.
+        skipped: One line for each damaged checkpoint that was skipped.
+    """
 
     network: Network
     classes: list[str]
-    image_shape: tuple[int, int, int]  # as stored, before the crop
+    image_shape: tuple[int, int, int]
     path: Path
     checkpoint: Checkpoint
-    skipped: list[str]  # a line for each damaged checkpoint that was passed over
+    skipped: list[str]
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The rules by which the run's pictures were read. Errors: ValueError of a newer version's."""
+        """Rules by which the run read its images; see recorded_preprocessing()."""
         return recorded_preprocessing(self.checkpoint)
 
 
 def recorded_preprocessing(checkpoint: Checkpoint) -> Preprocessing:
-    """The rules by which the pictures of a checkpoint's run were read. Errors: ValueError."""
+    """Return the rules by which a checkpoint's run read its images.
+
+    Raises:
+        ValueError: The rules are of a newer version.
+    """
     return Preprocessing.recorded(checkpoint.settings.get("preprocessing"))
 
 
@@ -42,12 +55,20 @@ def load_trained(
     best: bool = False,
     precision: str | None = None,
 ) -> Trained:
-    """The network of a run (its newest sound checkpoint, or its best) or of one checkpoint, in the precision
-    it was trained in or another.
+    """Load a network from a run or a checkpoint.
 
-    Raises
-        RunError, CheckpointError: there is none, or it is damaged.
-        ValueError, DeviceUnavailable: the device cannot be used.
+    Args:
+        path: A run's folder, or one of its checkpoints.
+        devices: The devices; the default one if not given.
+        batch: Images per batch; the run's if not given.
+        best: Of a run, take the best checkpoint instead of the newest undamaged one.
+        precision: Precision of products; the run's if not given.
+
+    Raises:
+        RunError: The folder contains no run.
+        CheckpointError: There is no checkpoint, or the given one is damaged.
+        ValueError: The device or the precision has no such name.
+        DeviceUnavailable: The device cannot be used.
     """
     file, checkpoint, skipped = runs.find_checkpoint(path, best)
     settings = checkpoint.settings
@@ -65,12 +86,12 @@ def load_trained(
 
 
 def network_tensors(checkpoint: Checkpoint) -> Tensors:
-    """The tensors of a checkpoint that are the network's."""
+    """Return the tensors of a checkpoint that belong to the network."""
     return {name: tensor for name, tensor in checkpoint.tensors.items() if name not in (MEAN, COLORS)}
 
 
 def restore(network: Network, checkpoint: Checkpoint, path: Path) -> None:
-    """Gives a network a checkpoint's weights and mean image."""
+    """Set a network's weights and mean image to those of a checkpoint."""
     tensors = network_tensors(checkpoint)
     check_tensors(path, tensors, network.state_shapes())
     network.load_state(tensors)
@@ -78,6 +99,11 @@ def restore(network: Network, checkpoint: Checkpoint, path: Path) -> None:
 
 
 def check_source(trained: Trained, source: data.Source) -> None:
+    """Refuse data that a network was not trained for.
+
+    Raises:
+        ValueError: Classes or image size differ from those of the training.
+    """
     if list(map(composed, source.classes)) != list(map(composed, trained.classes)):
         ours, theirs = len(trained.classes), len(source.classes)
         what = f"{theirs} classes, the network {ours}"

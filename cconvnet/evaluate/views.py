@@ -1,4 +1,4 @@
-"""Views of stored images, and the probabilities that a network averages over them."""
+"""Views: parts of a stored image whose probabilities are averaged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ Array = np.ndarray[Any, Any]
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One way to cut the network's input out of a stored image: where it begins, and whether mirrored."""
+    """Position of the network's input within a stored image.
+
+    Attributes:
+        top: The first row.
+        left: The first column.
+        mirror: Whether it is mirrored.
+    """
 
     top: int
     left: int
@@ -26,19 +32,26 @@ class View:
 
 
 def check_views(views: str) -> None:
-    """Refuses what views_of() does not know."""
+    """Refuse a name that is not in VIEWS.
+
+    Raises:
+        ValueError: There are no such views.
+    """
     if views not in VIEWS:
         raise ValueError(nearest("--views", views, VIEWS))
 
 
 def views_of(spec: NetSpec, views: str) -> list[View]:
-    """The views of a stored image by which a network is tested.
+    """Return the views of a stored image with which a network is tested.
 
-    "center" is the centre alone; "ten" is the four corners and the centre, and the mirror image of each
-    (Krizhevsky et al. 2012, section 4.1). Views that are equal count once: where nothing is cropped, the ten
-    are the image and its mirror image.
+    Views that are equal count once: without a crop, the ten are the image and its mirror image.
 
-    Raises
+    Args:
+        spec: The network.
+        views: "center" for the centre alone. "ten" for the four corners, the centre, and the mirror image of
+            each (Krizhevsky et al. 2012, section 4.1).
+
+    Raises:
         ValueError: `views` is neither.
     """
     check_views(views)
@@ -51,7 +64,16 @@ def views_of(spec: NetSpec, views: str) -> list[View]:
 
 
 def mean_probabilities(network: Network, images: Array, views: list[View]) -> Array:
-    """The probabilities float64[n, classes] of stored images uint8[n,H,W,C], averaged over views."""
+    """Return the class probabilities of stored images, averaged over views.
+
+    Args:
+        network: The network.
+        images: uint8[n,H,W,C], at most a batch.
+        views: The views.
+
+    Returns:
+        float64[n, classes].
+    """
     count = len(images)
     total = np.zeros((count, network.spec.classes))
     for view in views:
@@ -68,9 +90,14 @@ def mean_probabilities(network: Network, images: Array, views: list[View]) -> Ar
 
 
 def judge(probabilities: Array, labels: Array) -> StepResult:
-    """Losses and ranks of averaged probabilities[n, classes]; of equal classes the lower one stands first.
+    """Return the losses and ranks that averaged probabilities give.
 
-    A probability below float32's smallest counts as that, so that no loss is infinite.
+    Equal probabilities rank by class number. A probability below float32's smallest normal number counts as
+    that number, so that no loss is infinite.
+
+    Args:
+        probabilities: float64[n, classes].
+        labels: int32[n], the right classes.
     """
     label = np.take_along_axis(probabilities, labels[:, None], axis=1)
     before = (probabilities == label) & (np.arange(probabilities.shape[1]) < labels[:, None])

@@ -183,10 +183,10 @@ def side_file(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[int]:
-    """Replace a file atomically: if the process is killed at any moment, the old file or the new one is
-    there.
+    """Replace a file atomically.
 
-    Anything but a regular file is written to directly.
+    If the process is killed at any moment, the old file or the new one is there, whole. Anything but a
+    regular file is written to directly.
 
     Args:
         path: The file.

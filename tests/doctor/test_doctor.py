@@ -105,8 +105,8 @@ def test_a_gpu_and_no_nvcc() -> None:
     )
     found = problems(facts)
     assert set(found) == {"nvcc", "module _cuda", "device cuda:0"}
-    assert "install the CUDA toolkit" in found["module _cuda"].mend
-    assert "CCONVNET_CUDA=on" in found["module _cuda"].mend
+    assert "install the CUDA toolkit" in found["module _cuda"].fix
+    assert "CCONVNET_CUDA=on" in found["module _cuda"].fix
     assert can_train(examine(facts))
     # Once it is built nobody needs nvcc.
     assert not problems(dataclasses.replace(WITH_GPU, nvcc=None))
@@ -135,9 +135,9 @@ def test_a_build_without_the_gpus_architecture(
     )
     found = of(examine(facts), "gpu 0")
     assert found.state == state
-    assert ("CCONVNET_ARCHS" in found.mend) == (archs is not None)
+    assert ("CCONVNET_ARCHS" in found.fix) == (archs is not None)
     if archs is not None:
-        assert f"CCONVNET_ARCHS={archs} CCONVNET_CUDA=on" in found.mend
+        assert f"CCONVNET_ARCHS={archs} CCONVNET_CUDA=on" in found.fix
 
 
 def test_a_gpu_that_is_too_old() -> None:
@@ -149,9 +149,9 @@ def test_cupy_is_missing_with_a_gpu() -> None:
     facts = dataclasses.replace(without(WITH_GPU, cupy=None), devices={"cuda:0": ("needs CuPy", False)})
     found = problems(facts)
     assert set(found) == {"cupy", "device cuda:0"}
-    assert {finding.mend for finding in found.values()} == {"pip install 'cconvnet[cuda]'"}
+    assert {finding.fix for finding in found.values()} == {"pip install 'cconvnet[cuda]'"}
     older = dataclasses.replace(facts, driver_cuda=(12, 4))
-    assert problems(older)["cupy"].mend == "pip install cupy-cuda12x"
+    assert problems(older)["cupy"].fix == "pip install cupy-cuda12x"
 
 
 def test_one_dnn_is_missing() -> None:
@@ -160,14 +160,14 @@ def test_one_dnn_is_missing() -> None:
     )
     found = problems(built_without)
     assert set(found) == {"module _cpu"}
-    assert "make" in found["module _cpu"].mend
+    assert "make" in found["module _cpu"].fix
     assert can_train(examine(built_without))
     gone = dataclasses.replace(
         without(HEALTHY, cpu=None, oneDNN=None),
         broken={"cpu": "libdnnl.so.3: cannot open shared object file"},
         devices={"cpu:0": ("the cpu module cannot be loaded", False)},
     )
-    assert problems(gone)["module _cpu"].mend == "pip install onednn-cpu-gomp"
+    assert problems(gone)["module _cpu"].fix == "pip install onednn-cpu-gomp"
     assert not can_train(examine(gone))
 
 
@@ -180,8 +180,8 @@ def test_a_driver_that_is_too_old(driver: tuple[int, int], state: str) -> None:
     assert found.state == state
     if state == "problem":
         assert "too old: this package was built with CUDA 13.0" in found.text
-        assert "580 or newer" in found.mend
-        assert "CUDA_HOME=/usr/local/cuda-12" in found.mend
+        assert "580 or newer" in found.fix
+        assert "CUDA_HOME=/usr/local/cuda-12" in found.fix
 
 
 def test_a_gpu_without_a_driver() -> None:
@@ -200,7 +200,7 @@ def _granted(threads: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "what", "mend"),
+    ("changes", "what", "fix"),
     [
         ({"variables": {"OMP_NUM_THREADS": "1"}}, "threads", "export OMP_NUM_THREADS=8"),
         ({"variables": {"OMP_NUM_THREADS": "16"}}, "threads", "export OMP_NUM_THREADS=8"),
@@ -217,10 +217,10 @@ def _granted(threads: str) -> dict[str, Any]:
         ({"runs_writable": False}, "disk", "--out FOLDER"),
     ],
 )
-def test_what_makes_it_slow_or_fail(changes: dict[str, Any], what: str, mend: str) -> None:
-    (found,) = [f for f in examine(dataclasses.replace(HEALTHY, **changes)) if f.state != "ok" and f.mend]
+def test_what_makes_it_slow_or_fail(changes: dict[str, Any], what: str, fix: str) -> None:
+    (found,) = [f for f in examine(dataclasses.replace(HEALTHY, **changes)) if f.state != "ok" and f.fix]
     assert found.what == what
-    assert mend in found.mend
+    assert fix in found.fix
 
 
 @pytest.mark.parametrize("variables", [{}, {"OMP_NUM_THREADS": "8"}, {"OMP_NUM_THREADS": "8,1"}])
@@ -239,7 +239,7 @@ def test_every_problem_has_what_mends_it() -> None:
     )
     found = problems(worst)
     assert len(found) >= 10
-    assert all(finding.mend for finding in found.values())
+    assert all(finding.fix for finding in found.values())
 
 
 # ---- looking ---------------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_doctor_knows_that_the_cpu_trains() -> None:
     assert re.search(r"^ok +python +3\.\d+", text, re.M)
     for line in text.splitlines():
         if line.startswith("problem"):
-            assert "to mend it: " in line
+            assert "to fix it: " in line
 
 
 def test_doctor_fails_where_nothing_can_train(
@@ -325,4 +325,4 @@ def test_doctor_fails_where_nothing_can_train(
     assert exit_.value.code == 1
     output = capsys.readouterr().out
     assert "no device can train" in output
-    assert re.search(r"^problem +device cpu:0 +gone; switch it on; to mend it: .*make", output, re.M)
+    assert re.search(r"^problem +device cpu:0 +gone; switch it on; to fix it: .*make", output, re.M)
