@@ -171,6 +171,8 @@ CUDA_SOURCES := $(wildcard kernels/*.cu kernels/gemm/*.cu)
 CPU_SOURCES := $(wildcard kernels/cpu/*.cpp)
 CUDA_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/cuda/%.o)
 EMULATOR_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/emulator/%.o)
+BINDINGS_SOURCES := $(filter-out %/module.cpp %/problem.cpp %/pixels.cpp,$(wildcard bindings/*.cpp))
+BINDINGS_OBJECTS := $(BINDINGS_SOURCES:bindings/%.cpp=$(BUILD)/bindings/%.o)
 CPU_OBJECTS := $(CPU_SOURCES:kernels/cpu/%.cpp=$(BUILD)/cpu/%.o)
 
 ifneq ($(SANITIZE),)
@@ -201,14 +203,11 @@ modules: $(MODULES:%=$(OUT)/%$(EXT))  ## compile the modules alone, for PYTHON i
 define flags_stamp
 $(shell mkdir -p $(BUILD)/$(1))$(if $(subst /$(strip $(2))/,,/$(file <$(BUILD)/$(1)/flags)/),$(file >$(BUILD)/$(1)/flags,$(strip $(2))))
 endef
-$(call flags_stamp,problem,$(CXX_ALL))
+$(call flags_stamp,bindings,$(CXX_ALL))
 $(call flags_stamp,pixels,$(CXX_ALL) $(PIXELS_FLAGS))
 $(call flags_stamp,emulator,$(CXX_ALL) $(EMULATOR_FLAGS))
 $(call flags_stamp,cpu,$(CXX_ALL))
 $(call flags_stamp,cuda,$(NVCC) $(GENCODE) $(CXXFLAGS))
-
-$(BUILD)/problem/%.o: bindings/%.cpp $(BUILD)/problem/flags
-	@echo "  c++   $<"; $(CXX_ALL) -O2 $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/pixels/%.o: bindings/%.cpp $(BUILD)/pixels/flags
 	@echo "  c++   $<"; $(CXX_ALL) $(PIXELS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
@@ -234,6 +233,10 @@ $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
 	@! grep -E '\(C75[0-9]+\)' $(@:.o=.ptxas) >&2 || \
 	    { rm -f $@; echo "$<: ptxas made a kernel slower than written; see $(@:.o=.ptxas)" >&2; exit 1; }
 
+# The operations' descriptions are the same for every build of the operations; the module itself is not.
+$(BUILD)/bindings/%.o: bindings/%.cpp $(BUILD)/bindings/flags
+	@echo "  c++   $<"; $(CXX_ALL) -O2 $(PYTHON_INCLUDES) -c $< -o $@
+
 $(BUILD)/emulator/module.o: bindings/module.cpp $(BUILD)/emulator/flags
 	@echo "  c++   $< (emulator)"
 	@$(CXX_ALL) $(EMULATOR_FLAGS) -DCCONVNET_MODULE=_emulator $(PYTHON_INCLUDES) -c $< -o $@
@@ -245,20 +248,20 @@ $(BUILD)/cuda/module.o: bindings/module.cpp $(BUILD)/cuda/flags
 	@echo "  c++   $< (cuda)"
 	@$(CXX_ALL) -O2 -DCCONVNET_MODULE=_cuda -DCCONVNET_DEVICE_ARRAYS $(PYTHON_INCLUDES) -c $< -o $@
 
-$(OUT)/_problem$(EXT): $(BUILD)/problem/problem.o
+$(OUT)/_problem$(EXT): $(BUILD)/bindings/problem.o
 	@mkdir -p $(OUT); $(CXX) -shared $^ -o $@
 
 $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
 	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
-$(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS)
+$(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(BINDINGS_OBJECTS) $(EMULATOR_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
 # cconvnet/devices/__init__.py loads the oneDNN of the Python environment before the module.
-$(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS)
+$(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(BINDINGS_OBJECTS) $(CPU_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared -fopenmp $^ $(ONEDNN_LIBRARIES) -o $@
 
-$(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(CUDA_OBJECTS)
+$(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(BINDINGS_OBJECTS) $(CUDA_OBJECTS)
 	@mkdir -p $(OUT); $(NVCC) -shared -cudart static $^ -o $@
 
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

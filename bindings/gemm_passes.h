@@ -1,0 +1,62 @@
+// The three passes of a convolution, of a locally connected and of a fully connected layer for Python. They
+// have the same form, except that the problems differ.
+#pragma once
+
+#include "operation.h"
+
+namespace cconvnet::bindings {
+
+template <class Problem>
+using Impls = std::vector<std::string> (*)(const Problem&);
+template <class Problem>
+using Workspace = size_t (*)(const Problem&, const char* impl);
+
+// The pass `function` with what finishes y as arguments of their own.
+template <class Problem, auto function>
+void finished(const Problem& problem, const void* x, const void* w, const float* bias, bool relu, void* y,
+              void* workspace, Stream stream, const char* impl, const DropoutProblem* dropout,
+              const int64_t* step) {
+  cconvnet::detail::require(!dropout || dropout->count == problem.y_count(),
+                            "dropout must be of y's number of elements");
+  Finish finish;
+  finish.bias = bias;
+  finish.relu = relu;
+  finish.dropout = dropout;
+  finish.step = dropout ? step : nullptr;
+  function(problem, x, w, finish, y, workspace, stream, impl);
+}
+
+template <class Problem, auto function>
+Operation fprop(const char* name, Workspace<Problem> size, Impls<Problem> impls) {
+  return operation(name, finished<Problem, function>, "problem", array<Problem>("x", &Problem::x_count),
+                   array<Problem>("w", &Problem::w_count),
+                   optional(array<Problem>("bias", &Problem::bias_count)), "relu",
+                   array<Problem>("y", &Problem::y_count), workspace(size), stream(), impl(), "dropout",
+                   optional(array("step", 1)))
+      .chosen_from(impls);
+}
+
+template <class Problem, auto function>
+Operation dgrad(const char* name, Workspace<Problem> size, Impls<Problem> impls) {
+  return operation(name, function, "problem", array<Problem>("dy", &Problem::y_count),
+                   array<Problem>("w", &Problem::w_count), array<Problem>("dx", &Problem::x_count),
+                   workspace(size), stream(), impl())
+      .chosen_from(impls);
+}
+
+// wgrad with the update behind `impl`, where Python has it.
+template <class Problem, auto function>
+void updated(const Problem& problem, const void* x, const void* dy, float* dw, void* workspace, Stream stream,
+             const char* impl, const Update* update) {
+  function(problem, x, dy, dw, update, workspace, stream, impl);
+}
+
+template <class Problem, auto function>
+Operation wgrad(const char* name, Workspace<Problem> size, Impls<Problem> impls) {
+  return operation(name, updated<Problem, function>, "problem", array<Problem>("x", &Problem::x_count),
+                   array<Problem>("dy", &Problem::y_count), array<Problem>("dw", &Problem::w_count),
+                   workspace(size), stream(), impl(), update(array<Problem>("dw", &Problem::w_count)))
+      .chosen_from(impls);
+}
+
+}  // namespace cconvnet::bindings
