@@ -21,8 +21,8 @@ from cconvnet._problem import (
 from cconvnet.checks import whole
 from cconvnet.layers import ConvLayer
 from cconvnet.nets import ConvSpec
+from cconvnet.operations import OPERATIONS
 from cconvnet.testing.networks import NETWORKS, Layer, layers
-from cconvnet.testing.operations import OPERATIONS
 from cconvnet.testing.problems import with_precision
 
 GEMMS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "fc_fprop", "fc_dgrad", "fc_wgrad")
@@ -76,7 +76,7 @@ class Row:
     @property
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """The shape of each output. An update also writes the weights that products of bf16 read."""
-        shapes = OPERATIONS[self.operation].outputs(self.problem)
+        shapes = OPERATIONS[self.operation].output_shapes(self.problem)
         if self.operation == "sgd_update" and self.element == "bf16":
             shapes["w_bf16"] = shapes["w"]
         return shapes

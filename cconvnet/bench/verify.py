@@ -24,8 +24,9 @@ from cconvnet._problem import ConvProblem
 from cconvnet.bench.cases import Row
 from cconvnet.bench.tiles import Tiled
 from cconvnet.bfloat16 import BITS, pack
+from cconvnet.operations import COUNTS, OPERATIONS
 from cconvnet.testing import compare, reference
-from cconvnet.testing.operations import COUNTS, OPERATIONS, Draw, round_to
+from cconvnet.testing.inputs import Draw, draw_inputs, round_to
 
 Array = np.ndarray[Any, Any]
 
@@ -127,7 +128,7 @@ def _floats(row: Row, draw: _Draw) -> dict[str, Any]:
     options: dict[str, Any] = {"bias": False} if row.operation.endswith("fprop") else {}
     if row.operation == "relu_bias_backward":
         options["scale"] = 1.0
-    return OPERATIONS[row.operation].inputs(o, draw, **options)
+    return draw_inputs(row.operation, o, draw, **options)
 
 
 def _share(row: Row) -> float | None:
@@ -408,7 +409,7 @@ def _reference(row: Row, problems: list[Any], given: dict[str, Any]) -> dict[str
         given = {"x": given["x"], "y": forward(*problems, given["x"]), **given}
     results = getattr(reference, row.operation)(*problems, *given.values())
     results = results if isinstance(results, tuple) else (results,)
-    return dict(zip(OPERATIONS[row.operation].outputs(row.problem), results, strict=True))
+    return dict(zip(OPERATIONS[row.operation].output_shapes(row.problem), results, strict=True))
 
 
 def _check_relu_bias(inputs: dict[str, Any], results: dict[str, Array], floor: float) -> None:

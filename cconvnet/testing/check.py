@@ -48,22 +48,14 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.devices import Device, get_device
+from cconvnet.operations import COUNTS, OPERATIONS, Operation, element_of, workspace_size
+from cconvnet.operations.operation import Shape
 from cconvnet.testing import compare, reference
 from cconvnet.testing.buffers import Buffer
-from cconvnet.testing.operations import (
-    COUNTS,
-    OPERATIONS,
-    Array,
-    Operation,
-    Shapes,
-    element_of,
-    make_inputs,
-    workspace_size,
-)
+from cconvnet.testing.inputs import Array, make_inputs
 from cconvnet.testing.problems import with_precision
 
 __all__ = [
-    "OPERATIONS",
     "BiasProblem",
     "ContrastNormProblem",
     "ConvProblem",
@@ -90,9 +82,9 @@ __all__ = [
 Outputs = dict[str, Array]
 
 
-def _outputs(operation: str, problem: Any, inputs: dict[str, Any]) -> Shapes:
+def _outputs(operation: str, problem: Any, inputs: dict[str, Any]) -> dict[str, Shape]:
     """The shape of each output of this call; what a wgrad that updates leaves in dw is nobody's."""
-    shapes = OPERATIONS[operation].outputs(problem)
+    shapes = OPERATIONS[operation].output_shapes(problem)
     if "update" in inputs:
         shapes = {"v": shapes["dw"], "w": shapes["dw"]}
     if "w_bf16" in inputs:
@@ -212,7 +204,7 @@ def run(
         elif name in buffers:
             outputs[name] = buffers[name]
         else:
-            dtype = np.int32 if name in COUNTS else spec.dtype(name, element)
+            dtype = spec.dtype(name, element)
             outputs[name] = buffer_of(shape, dtype)
     # Written, but not looked at.
     unread = {"dw": buffer_of(shapes["w"], np.float32)} if "update" in inputs else {}

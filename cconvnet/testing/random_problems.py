@@ -171,7 +171,7 @@ _OF_ITS_OWN = ("relu_bias_backward", "lrn_maxpool_forward", "lrn_maxpool_backwar
 def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     """The operation, problem and further arguments of one random check (cconvnet.testing.check).
 
-    A function of the seed alone; `operations` is check.OPERATIONS.
+    A function of the seed alone; `operations` is cconvnet.operations.OPERATIONS.
     """
     random = np.random.default_rng(seed)
     operation = str(random.choice(sorted(operations)))
@@ -242,7 +242,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         case _:
             raise ValueError(f"no random problems are known for {operation}")
     sums = operation.startswith(("conv", "local", "fc", "bias"))
-    if sums and min(math.prod(shape) for shape in operations[operation].outputs(problem).values()) < 64:
+    if sums and min(math.prod(shape) for shape in operations[operation].output_shapes(problem).values()) < 64:
         # The errors of a few long sums are no measure: either side may be lucky.
         arguments["data"] = "exact"
     if hasattr(problem, "precision"):
@@ -273,7 +273,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
     if random.random() < 0.25:
         arguments["offset"] = 4
     spec, element = operations[operation], arguments.get("element", "fp32")
-    output = next(iter(spec.outputs(problem)))
+    output = next(iter(spec.output_shapes(problem)))
     # An array that is read as floats and one of bfloat16s are never the same.
     places = [name for name in spec.in_place if spec.dtype(name, element) == spec.dtype(output, element)]
     if places and random.random() < 0.3:

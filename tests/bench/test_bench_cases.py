@@ -11,7 +11,7 @@ from cconvnet._problem import ConvProblem
 from cconvnet.bench.cases import NETWORKS, _trained_over_blocks, find, over_blocks, rows, select
 from cconvnet.devices import PRECISIONS
 from cconvnet.network import Network
-from cconvnet.testing.check import OPERATIONS
+from cconvnet.operations import OPERATIONS
 
 
 def test_rows_of_alexnet() -> None:

@@ -23,8 +23,8 @@ from cconvnet.bench import verify
 from cconvnet.bench.cases import Row
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.devices import PRECISIONS
+from cconvnet.operations import OPERATIONS
 from cconvnet.testing import compare, reference
-from cconvnet.testing.check import OPERATIONS
 from cconvnet.testing.problems import with_precision
 
 Array = np.ndarray[Any, Any]

@@ -6,7 +6,8 @@ import pytest
 from helpers import basic_shapes
 
 from cconvnet.devices import PRECISIONS, Device
-from cconvnet.testing.check import OPERATIONS, own_impls
+from cconvnet.operations import OPERATIONS
+from cconvnet.testing.check import own_impls
 from cconvnet.testing.problems import with_precision
 
 

@@ -25,7 +25,8 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.devices import PRECISIONS, Device, get_device
-from cconvnet.testing.check import OPERATIONS, check, own_impls
+from cconvnet.operations import OPERATIONS
+from cconvnet.testing.check import check, own_impls
 from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, LRN_POOL, POOL, with_precision
 
 # By an operation's name or its first word. Of each, one that fills blocks and one that leaves threads over.

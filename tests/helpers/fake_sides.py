@@ -14,8 +14,8 @@ from cconvnet.bench.cases import Row
 from cconvnet.bench.kernels import Peer
 from cconvnet.bench.peers.side import Plan, Refused, Side
 from cconvnet.bench.processes import PeerMissing
+from cconvnet.operations import OPERATIONS
 from cconvnet.testing import reference
-from cconvnet.testing.check import OPERATIONS
 
 Array = np.ndarray[Any, Any]
 
@@ -38,7 +38,7 @@ class FakePlan(Plan):
         result = np.asarray(getattr(reference, self.row.operation)(*arguments), np.float32)
         if "wrong" in self.name:
             result.flat[-1] += 1
-        self.done = {next(iter(spec.outputs(self.row.problem))): result}
+        self.done = {next(iter(spec.output_shapes(self.row.problem))): result}
 
     def results(self) -> dict[str, Array]:
         return self.done

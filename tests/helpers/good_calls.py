@@ -9,7 +9,7 @@ import numpy as np
 
 from cconvnet import bfloat16, ops
 from cconvnet.devices import Device
-from cconvnet.testing.operations import OPERATIONS
+from cconvnet.operations import OPERATIONS
 
 Array = np.ndarray[Any, Any]
 

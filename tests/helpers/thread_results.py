@@ -47,7 +47,8 @@ from cconvnet.nets import (
     chain,
 )
 from cconvnet.network import Network
-from cconvnet.testing.check import OPERATIONS, make_inputs, run
+from cconvnet.operations import OPERATIONS
+from cconvnet.testing.check import make_inputs, run
 from cconvnet.testing.problems import with_precision
 
 DEVICE = "cpu:0"

@@ -7,8 +7,9 @@ import pytest
 
 from cconvnet._problem import NeuronProblem
 from cconvnet.devices import Device
+from cconvnet.operations import OPERATIONS
 from cconvnet.testing import compare
-from cconvnet.testing.check import OPERATIONS, check, run
+from cconvnet.testing.check import check, run
 
 ELTMAX = ["eltmax_forward", "eltmax_backward"]
 

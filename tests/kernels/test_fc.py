@@ -8,8 +8,8 @@ import pytest
 from cconvnet._problem import FcProblem, NeuronProblem
 from cconvnet.devices import Device
 from cconvnet.testing.check import check, check_fused, impls, make_inputs, own_impls, repro, run
+from cconvnet.testing.inputs import round_to
 from cconvnet.testing.networks import NETWORKS, layers
-from cconvnet.testing.operations import round_to
 from cconvnet.testing.problems import FC, with_precision
 
 PASSES = ["fc_fprop", "fc_dgrad", "fc_wgrad"]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from cconvnet.devices import Device
+from cconvnet.operations import OPERATIONS
 from cconvnet.testing import reference
-from cconvnet.testing.check import OPERATIONS, check, impls, make_inputs
+from cconvnet.testing.check import check, impls, make_inputs
 from cconvnet.testing.random_problems import random_case
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cconvnet.devices import Device
-from cconvnet.testing.check import OPERATIONS
+from cconvnet.operations import OPERATIONS
 
 
 def test_a_transfer_copies_again_and_again(device: Device) -> None:

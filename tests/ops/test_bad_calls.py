@@ -30,7 +30,7 @@ from helpers.good_calls import (
 
 from cconvnet import bfloat16, ops
 from cconvnet.devices import DeviceUnavailable
-from cconvnet.testing.operations import OPERATIONS
+from cconvnet.operations import OPERATIONS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from helpers.good_calls import (
 
 from cconvnet import bfloat16
 from cconvnet.devices import Device
-from cconvnet.testing.operations import COUNTS, OPERATIONS, element_of, make_inputs, workspace_size
+from cconvnet.operations import OPERATIONS, element_of, workspace_size
+from cconvnet.testing.inputs import make_inputs
 from cconvnet.testing.random_problems import random_case
 
 BROKEN: dict[str, Callable[[Device, Any], Any]] = {
@@ -39,14 +40,14 @@ def test_a_module_never_leaves_its_buffers(device: Device, operation: str, what:
             continue
         inputs = make_inputs(operation, problem)
         sizes = [value.size for value in inputs.values() if isinstance(value, np.ndarray)]
-        sizes += [int(np.prod(shape)) for n, shape in spec.outputs(problem).items() if n != "halt"]
+        sizes += [int(np.prod(shape)) for n, shape in spec.output_shapes(problem).items() if n != "halt"]
         if min(sizes) > 1:
             break
     arrays = {n: device.array(v) if isinstance(v, np.ndarray) else v for n, v in inputs.items()}
     if operation == "from_bf16":
         arrays["x"] = device.array(bfloat16.pack(inputs["x"]))
-    for name, shape in spec.outputs(problem).items():
-        dtype = np.int32 if name in COUNTS else spec.dtype(name, "fp32")
+    for name, shape in spec.output_shapes(problem).items():
+        dtype = spec.dtype(name, "fp32")
         arrays.setdefault(name, device.zeros(shape, dtype))
     tail: list[Any] = []
     if spec.has_workspace:
@@ -86,7 +87,9 @@ def test_a_module_refuses_a_workspace_that_is_too_small(device: Device, operatio
             device.zeros(value.shape, spec.dtype(name, element)) if isinstance(value, np.ndarray) else value
             for name, value in make_inputs(operation, problem).items()
         ]
-        arrays += [device.zeros(shape, spec.dtype(n, element)) for n, shape in spec.outputs(problem).items()]
+        arrays += [
+            device.zeros(shape, spec.dtype(n, element)) for n, shape in spec.output_shapes(problem).items()
+        ]
         for space in (None, device.zeros(needed - 1, np.uint8)):
             with device, pytest.raises(ValueError, match="workspace must"):
                 getattr(device.module, operation)(*spec.problems(problem), *arrays, space)

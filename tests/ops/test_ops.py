@@ -27,7 +27,7 @@ from helpers.good_calls import (
 from cconvnet import bfloat16, ops
 from cconvnet._problem import LocalProblem
 from cconvnet.devices import Device, get_device, present_devices
-from cconvnet.testing.operations import OPERATIONS
+from cconvnet.operations import OPERATIONS
 
 
 def test_the_table_is_complete() -> None:

@@ -23,11 +23,12 @@ from cconvnet._problem import (
     SgdProblem,
 )
 from cconvnet.devices import get_device
+from cconvnet.operations import OPERATIONS
 from cconvnet.testing import buffers, compare, reference
 from cconvnet.testing.buffers import Buffer
-from cconvnet.testing.check import OPERATIONS, check, check_fused, make_inputs, repro, run
+from cconvnet.testing.check import check, check_fused, make_inputs, repro, run
+from cconvnet.testing.inputs import round_to
 from cconvnet.testing.networks import NETWORKS, layers, multiply_adds
-from cconvnet.testing.operations import round_to
 from cconvnet.testing.problems import CONV, LOCAL, with_precision
 from cconvnet.testing.random_problems import random_case
 

@@ -16,8 +16,8 @@ from cconvnet.bench.tiles import Tiled, Tiles, count_bad
 from cconvnet.bench.timing import GRAPH, Clock
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.devices import Device, get_device, machine
-from cconvnet.testing.check import OPERATIONS, impls
-from cconvnet.testing.operations import COUNTS, workspace_size
+from cconvnet.operations import OPERATIONS, workspace_size
+from cconvnet.testing.check import impls
 
 Array = np.ndarray[Any, Any]
 
@@ -58,7 +58,7 @@ class _Plan(Plan):
                 self._arrays["y"] = device.empty(problems[-1].y_shape, row.dtype("y"))
             for name, shape in row.outputs.items():
                 if name not in inputs:
-                    dtype = np.int32 if name in COUNTS else row.dtype(name)
+                    dtype = row.dtype(name)
                     self._arrays[name] = device.empty(shape, dtype)
             self._arguments = self._call_arguments(inputs)
         for name, value in kept.items():

@@ -56,7 +56,7 @@ class Plan(abc.ABC):
     def load(self, inputs: dict[str, Any]) -> None:
         """Brings inputs to where `call` reads them, and fills the outputs with NaN.
 
-        `inputs` are those of `Row.operation` in cconvnet.testing.check.OPERATIONS, by name: host arrays in
+        `inputs` are those of `Row.operation` in cconvnet.operations, by name: host arrays in
         our layouts (x[N,H,W,C], w[K,R,S,C/groups], y[N,P,Q,K]) and numbers; floats, of values that the
         row's arrays hold. An array may be a Tiled, which the plan makes on the device. Backward passes of
         max pooling get no ``y`` but make it with their own forward pass. Plans that share buffers may keep

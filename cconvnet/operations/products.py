@@ -1,0 +1,76 @@
+"""Passes that convolutions, locally connected and fully connected layers share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cconvnet import bfloat16
+from cconvnet.operations.operation import Array, Operation, Value
+
+# A gradient of weights may be used at once: `update` is the SgdProblem of an update of `w` by it.
+_UPDATE = (
+    Value("update"),
+    Array("v", "", "w_shape", np.float32),
+    Array("w", "", "w_shape", np.float32),
+    Array("w_bf16", "", "w_shape", bfloat16.BITS, optional=True),
+    Array("rates", "2", lambda problem: (2,), np.float32, optional=True),
+    Array("halt", "1", lambda problem: (1,), np.int32, optional=True),
+)
+# A product may be dropped out at once: `dropout` is the DropoutProblem.
+_DROPOUT = (Value("dropout"), Array("step", "1", lambda problem: (1,), np.int64, optional=True))
+
+
+def _flops(problem: object) -> float:
+    return problem.flops  # type: ignore[attr-defined,no-any-return]
+
+
+def passes(
+    family: str, problem_type: type, *, x: str, w: str, y: str, bias: str, bias_shape: str = "k"
+) -> tuple[Operation, Operation, Operation]:
+    """Describe the forward pass and both gradients of a family of products.
+
+    Args:
+        family: The first word of the operations' names.
+        problem_type: The problem of all three passes.
+        x: The axes of the images.
+        w: The axes of the filters.
+        y: The axes of the product.
+        bias: The axes of the bias.
+        bias_shape: The bias's shape in terms of the problem.
+    """
+    images, filters, product = Array("x", x, "x_shape"), Array("w", w, "w_shape"), Array("y", y, "y_shape")
+    gradient = Array("dy", y, "y_shape")
+
+    fprop = Operation(
+        f"{family}_fprop",
+        (problem_type,),
+        (images, filters, Array("bias", bias, bias_shape, np.float32, optional=True), Value("relu")),
+        (product,),
+        _DROPOUT,
+        out="y",
+        workspace=f"{family}_fprop_workspace",
+        has_impls=True,
+        flops=_flops,
+    )
+    dgrad = Operation(
+        f"{family}_dgrad",
+        (problem_type,),
+        (gradient, filters),
+        (Array("dx", x, "x_shape"),),
+        out="dx",
+        workspace=f"{family}_dgrad_workspace",
+        has_impls=True,
+        flops=_flops,
+    )
+    wgrad = Operation(
+        f"{family}_wgrad",
+        (problem_type,),
+        (images, gradient),
+        (Array("dw", w, "w_shape", np.float32),),
+        _UPDATE,
+        out="dw",
+        workspace=f"{family}_wgrad_workspace",
+        has_impls=True,
+        flops=_flops,
+    )
+    return fprop, dgrad, wgrad

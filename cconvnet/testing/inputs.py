@@ -1,0 +1,320 @@
+"""Inputs of every operation, drawn at random for tests and benchmarks.
+
+``make_inputs`` draws what an operation reads by its description: arrays of random numbers. Operations that
+need more, such as labels, or the output of their forward pass, have a function of their own here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cconvnet import bfloat16
+from cconvnet._problem import DropoutProblem, SgdProblem
+from cconvnet.operations import ELEMENT, OPERATIONS, element_of
+from cconvnet.testing import reference
+
+Array = np.ndarray[Any, Any]
+
+
+class Draw:
+    """Random inputs of one kind: ``"exact"``, ``"integers"``, ``"real"`` or ``"unrounded"``."""
+
+    def __init__(self, data: str, seed: int) -> None:
+        if data not in ("exact", "integers", "real", "unrounded"):
+            raise ValueError(f"data must be exact, integers, real or unrounded, not {data!r}")
+        self.exact = data in ("exact", "integers")
+        self.random = np.random.default_rng(seed)
+
+    def __call__(self, shape: int | tuple[int, ...]) -> Array:
+        """float32: integers from -4 to 4, or normally distributed numbers."""
+        if self.exact:
+            return self.random.integers(-4, 5, shape).astype(np.float32)
+        return self.random.standard_normal(shape, dtype=np.float32)
+
+    def integers(self, low: int, high: int, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """Integers from low to high - 1."""
+        return self.random.integers(low, high, shape).astype(dtype)
+
+
+def _rounded(values: Array) -> Array:
+    return values.astype(np.float32)
+
+
+def round_to(values: Array, precision: str) -> Array:
+    """float32: the values as products of a precision multiply them."""
+    match precision:
+        case "bf16":
+            return bfloat16.unpack(bfloat16.pack(values))
+        case "tf32":
+            # 10 bits of fraction, to the nearest, ties away from 0.
+            bits = values.astype(np.float32).view(np.uint32)
+            return np.asarray((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return values
+
+
+# ---- operations that need more than random numbers -------------------------------------------------
+
+
+class Case:
+    """One problem of an operation, and the arrays that are drawn for it.
+
+    Attributes:
+        problem: The problem, a tuple if the operation has several.
+        draw: The source of random numbers.
+    """
+
+    def __init__(self, operation: str, problem: Any, draw: Draw) -> None:
+        self.problem, self.draw = problem, draw
+        self._arrays = OPERATIONS[operation].arrays
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the described shape of an array."""
+        return self._arrays[name].shape_for(self.problem)
+
+    def __call__(self, name: str) -> Array:
+        """Draw the floats of an array."""
+        return self.draw(self.shape(name))
+
+    def integers(self, name: str, low: int, high: int) -> Array:
+        """Draw the integers of an array, from low to high - 1, of its described type."""
+        return self.draw.integers(low, high, self.shape(name), self._arrays[name].type)
+
+
+# Elements that a product drops: all of y; y as columns of a wider one; and the same where the first column is
+# no multiple of the four elements that one Philox call serves.
+_DROPPED = {"whole": None, "part": 0, "odd_part": 3}
+
+
+def _fprop(case: Case, bias: bool = True, relu: bool = False, dropout: str | None = None) -> dict[str, Any]:
+    inputs: dict[str, Any] = {
+        "x": case("x"),
+        "w": case("w"),
+        "bias": case("bias") if bias else None,
+        "relu": relu,
+    }
+    if dropout is not None:
+        part: dict[str, int] = {}
+        if (odd := _DROPPED[dropout]) is not None:
+            k = case.problem.k
+            part = {"columns": k, "row_stride": 2 * k + 4, "first": k + odd}
+        count = math.prod(case.shape("y"))
+        inputs["dropout"] = DropoutProblem(count, 0.5, 2.0, seed=7, subsequence=2**32 - 2, **part)
+        inputs["step"] = np.array([5], np.int64)
+    return inputs
+
+
+def _wgrad(case: Case, update: str | None = None) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"x": case("x"), "dy": case("dy")}
+    if update is not None:
+        # Powers of two, as in random_case.
+        inputs["update"] = SgdProblem(math.prod(case.shape("w")), 0.25, 0.5, 0.125)
+        inputs |= {"v": case("v"), "w": case("w"), **_update_options(case, update)}
+    return inputs
+
+
+def _update_options(case: Case, update: str) -> dict[str, Any]:
+    """Return the arrays that an update takes besides v and w.
+
+    Args:
+        case: The case of an operation that updates w.
+        update: "plain" for none; "full" for w_bf16, rates and a halt that is 0; "halted" for the same with a
+            halt that forbids to write.
+    """
+    if update == "plain":
+        return {}
+    return {
+        "w_bf16": np.full(case.shape("w_bf16"), 0x4321, bfloat16.BITS),
+        "rates": np.array([0.5, 0.25], np.float32),
+        "halt": np.array([update == "halted"], np.int32),
+    }
+
+
+def _sgd_update(case: Case, update: str = "plain") -> dict[str, Any]:
+    return {name: case(name) for name in "gvw"} | _update_options(case, update)
+
+
+def _relu_bias_backward(case: Case, scale: float = 2.0) -> dict[str, Any]:
+    return {"y": case("y"), "dy": case("dy"), "scale": scale}
+
+
+def _lrn_maxpool_backward(case: Case, relu: bool = False) -> dict[str, Any]:
+    x = case("x")
+    lrn, pool = case.problem
+    y = _rounded(reference.lrn_maxpool_forward(lrn, pool, x))
+    return {"x": x, "y": y, "dy": case("dy"), "relu": relu}
+
+
+def _softmax_cross_entropy(case: Case, scale: float = 0.25) -> dict[str, Any]:
+    labels = _labels(case)
+    return {"logits": _logits(case), "labels": labels, "scale": scale}
+
+
+def _bias_add(case: Case, relu: bool = False) -> dict[str, Any]:
+    return {"x": case("x"), "bias": case("bias"), "relu": relu}
+
+
+def _neuron_x(case: Case) -> Array:
+    if case.problem.neuron != "sqrt":
+        return case("x")
+    # The squares of positive integers have exact roots.
+    return case("x") ** 2 if case.draw.exact else np.abs(case("x"))
+
+
+def _neuron_forward(case: Case) -> dict[str, Any]:
+    return {"x": _neuron_x(case)}
+
+
+def _neuron_backward(case: Case) -> dict[str, Any]:
+    x = _neuron_x(case)
+    if case.problem.neuron == "sqrt":
+        x = np.maximum(x, np.float32(1) if case.draw.exact else np.float32(1e-6))
+    return {"x": x, "y": _rounded(reference.neuron_forward(case.problem, x)), "dy": case("dy")}
+
+
+def _maxpool_backward(case: Case) -> dict[str, Any]:
+    x = case("x")
+    return {"x": x, "y": _rounded(reference.maxpool_forward(case.problem, x)), "dy": case("dy")}
+
+
+def _eltmax_backward(case: Case) -> dict[str, Any]:
+    x, other = case("x"), case("x")
+    return {"x": x, "y": _rounded(reference.eltmax_forward(x, other)), "dy": case("dy")}
+
+
+def _dropout(case: Case, step: int | None = None) -> dict[str, Any]:
+    steps = {} if step is None else {"step": np.array([step], np.int64)}
+    return {"x": case("x"), **steps}
+
+
+def _logits(case: Case) -> Array:
+    return 3 * case.draw((case.problem.n, case.problem.k))
+
+
+def _labels(case: Case) -> Array:
+    return case.integers("labels", 0, case.problem.k)
+
+
+def _softmax_forward(case: Case) -> dict[str, Any]:
+    return {"logits": _logits(case)}
+
+
+def _cross_entropy_forward(case: Case) -> dict[str, Any]:
+    return {"logits": _logits(case), "labels": _labels(case)}
+
+
+def _cross_entropy_backward(case: Case, scale: float = 0.25) -> dict[str, Any]:
+    return {
+        "probabilities": _rounded(reference.softmax_forward(case.problem, _logits(case))),
+        "labels": _labels(case),
+        "scale": scale,
+    }
+
+
+def _watch_losses(case: Case, bad: float | None = None) -> dict[str, Any]:
+    """Draw losses; `bad`, if given, replaces one of them."""
+    loss = np.abs(case("loss"))
+    if bad is not None:
+        loss[case.draw.integers(0, loss.size, 1, np.intp)] = bad
+    return {"loss": loss}
+
+
+def _limit_norm(case: Case) -> dict[str, Any]:
+    problem, draw = case.problem, case.draw
+    rows, columns = shape = case.shape("w")
+    if not draw.exact:
+        return {"w": case("w") + np.float32(0.5 * problem.centered)}
+    # 4^m values of 2^e have the norm 2^(m+e): exact, and so is the quotient of two such norms.
+    ones = 4 ** int(np.log2(columns) / 2)
+    signs = 2 * draw.integers(0, 2, shape, np.float32) - 1
+    if problem.centered:  # as many of either sign, so that their mean is 0, unless there is one alone
+        signs[:] = np.where(np.arange(columns) % 2, 1, -1) * (ones > 1)
+    w = draw.random.permuted(signs * (np.arange(columns) < ones), axis=1)
+    if problem.centered:
+        w = w + draw.integers(1, 4, (rows, 1), np.float32)
+    return {"w": _rounded(w * 2.0 ** draw.integers(-3, 3, (rows, 1), np.float32))}
+
+
+def _input_transform(case: Case, mean: bool = True, shift: bool = True, scale: float = 0.5) -> dict[str, Any]:
+    problem = case.problem
+    # Some crops begin outside the image: they are clamped.
+    return {
+        "images": case.integers("images", 0, 256),
+        "top": case.integers("top", -1, problem.h - problem.p + 2),
+        "left": case.integers("left", -1, problem.w - problem.q + 2),
+        "mirror": case.integers("mirror", 0, 2),
+        "mean": case.integers("mean", 0, 256) if mean else None,
+        "shift": 8 * case("shift") if shift else None,
+        "scale": scale,
+    }
+
+
+def _add(case: Case, alpha: float = 1.0, beta: float = 1.0) -> dict[str, Any]:
+    scales = {} if alpha == beta == 1 else {"alpha": alpha, "beta": beta}
+    return {"a": case("a"), "b": case("b"), **scales}
+
+
+_OWN: dict[str, Callable[..., dict[str, Any]]] = {
+    **dict.fromkeys(("conv_fprop", "local_fprop", "fc_fprop"), _fprop),
+    **dict.fromkeys(("conv_wgrad", "local_wgrad", "fc_wgrad"), _wgrad),
+    "bias_add": _bias_add,
+    "relu_bias_backward": _relu_bias_backward,
+    "neuron_forward": _neuron_forward,
+    "neuron_backward": _neuron_backward,
+    "lrn_maxpool_backward": _lrn_maxpool_backward,
+    "maxpool_backward": _maxpool_backward,
+    "eltmax_backward": _eltmax_backward,
+    "dropout": _dropout,
+    "softmax_forward": _softmax_forward,
+    "softmax_cross_entropy_forward": _cross_entropy_forward,
+    "softmax_cross_entropy_backward": _cross_entropy_backward,
+    "softmax_cross_entropy": _softmax_cross_entropy,
+    "watch_losses": _watch_losses,
+    "sgd_update": _sgd_update,
+    "limit_norm": _limit_norm,
+    "input_transform": _input_transform,
+    "add": _add,
+}
+
+
+# ---- all operations --------------------------------------------------------------------------------
+
+
+def draw_inputs(operation: str, problem: Any, draw: Draw, **options: Any) -> dict[str, Any]:
+    """Draw the inputs of an operation by name, in the order of a call.
+
+    Args:
+        operation: The name of the operation.
+        problem: Its problem, a tuple if it has several, or a NeuronProblem of the size if it has none.
+        draw: The source of random numbers.
+        **options: Arguments of the operation's own function above, such as ``relu=True``.
+    """
+    case = Case(operation, problem, draw)
+    if own := _OWN.get(operation):
+        return own(case, **options)
+    if options:
+        raise TypeError(f"{operation} has no {', '.join(options)}")
+    return {given.name: case(given.name) for given in OPERATIONS[operation].inputs}
+
+
+def make_inputs(
+    operation: str, problem: Any, data: str = "exact", seed: int = 0, element: str = "fp32", **options: Any
+) -> dict[str, Any]:
+    """Return the inputs of an operation by name, a function of the arguments alone.
+
+    All numbers are float32, whatever `element`, but values that the call's arrays represent exactly.
+    """
+    described = OPERATIONS[operation]
+    inputs = draw_inputs(operation, problem, Draw(data, seed), **options)
+    element = element_of(problem, element)
+    tf32 = getattr(problem, "precision", None) == "tf32" and data != "unrounded"
+    for name, value in inputs.items():
+        if isinstance(value, np.ndarray) and value.dtype == np.float32:
+            if described.dtype(name, element) == bfloat16.BITS:
+                inputs[name] = round_to(value, "bf16")
+            elif tf32 and described.arrays[name].type == ELEMENT:
+                inputs[name] = round_to(value, "tf32")
+    return inputs
