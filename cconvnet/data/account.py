@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from cconvnet.data.datasets.dataset import Origin
+from typing import Any
 
 # A folder may hold a million hidden files. All are counted, and so many of each reason are named in a file.
 MOST_NAMES = 1000
@@ -120,18 +117,6 @@ class Account:
     splits: Mapping[str, SplitAccount]
     beside: Unused
     source: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, origin: Origin) -> Account:
-        root = "" if origin.folder is None else f"{origin.folder}/"
-        splits = {}
-        for name, pictures in origin.splits.items():
-            unused = Unused((left.name.removeprefix(root), left.reason) for left in pictures.left_out)
-            unused.update(pictures.ignored)
-            splits[name] = SplitAccount(len(pictures), unused)
-        return cls(
-            origin.kind, origin.name, len(origin.classes), splits, origin.beside, origin.source_account
-        )
 
     def without(self, unreadable: Mapping[str, Iterable[str]]) -> Account:
         """The same account, where pictures of these names in a split are not used, being unreadable."""

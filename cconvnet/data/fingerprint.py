@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from cconvnet.data.byte_ranges import Stored
-from cconvnet.data.datasets.dataset import Origin, Pictures, composed
+from cconvnet.data.dataset import Origin, Pictures
+from cconvnet.data.names import composed
 
 DIGITS = 16
 # Reading 256 files takes 0.3 s from a disk in the network that answers after 10 ms.

@@ -37,6 +37,7 @@ except ImportError:  # an extra: less work per file, so small JPEGs decode about
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Pixels = npt.NDArray[np.uint8]
+Content = bytes | Pixels  # a picture as its source has it: a file's bytes, or pixels
 
 MAX_PIXELS = 64 * 2**20  # 192 MiB as RGB; ImageNet's largest photographs have about 20 million
 # A PNG may be one row of millions. Resizing counts in float32, which has halves of pixels up to here.
@@ -87,6 +88,29 @@ def read_stored(stored: Stored) -> bytes:
     if stored.crc32 >= 0 and zlib.crc32(data) != stored.crc32:
         raise BrokenImage(f"its bytes in {stored.path} have changed: the checksum differs")
     return data
+
+
+def read_raw(stored: Stored, pixels: Pixels) -> None:
+    """Reads raw pixels straight into uint8[H,W,C], contiguous.
+
+    Not through mapped memory: a file that is cut while it is mapped kills the process that reads it.
+
+    Errors: BrokenImage if the bytes are not the stored ones; OSError if they cannot be read.
+    """
+    room = pixels.reshape(-1).data
+    # For pictures of 32x32 pixels a file object would take longer than its bytes.
+    descriptor = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.lseek(descriptor, stored.offset, os.SEEK_SET)
+        while room:
+            count = os.readv(descriptor, [room])
+            if not count:
+                raise BrokenImage(f"{stored.path} ends within it")
+            room = room[count:]
+    finally:
+        os.close(descriptor)
+    if zlib.crc32(pixels.data) != stored.crc32:
+        raise BrokenImage(f"its bytes in {stored.path} have changed: the checksum differs")
 
 
 def read_image(
@@ -160,6 +184,13 @@ def image_sides(data: bytes, preprocessing: Preprocessing = CURRENT) -> tuple[in
         raise BrokenImage(f"its header cannot be read: {error}") from error
     exchanged = preprocessing.orientation == "exif" and orientation(data) >= 5
     return (height, width) if exchanged else (width, height)
+
+
+def content_sides(content: Content, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:
+    """Width and height, of a file from its header. Errors: BrokenImage."""
+    if not isinstance(content, bytes):
+        return content.shape[1], content.shape[0]
+    return image_sides(content, preprocessing)
 
 
 def resize_image(pixels: Pixels, size: int) -> Pixels:

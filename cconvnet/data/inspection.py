@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from cconvnet.data.account import Account
-from cconvnet.data.datasets.dataset import Origin, Pictures, some
-from cconvnet.data.images import BrokenImage, Pixels, decode_image
+from cconvnet.data.dataset import Origin, Pictures
+from cconvnet.data.images import BrokenImage, Content, Pixels, content_sides, decode_image
+from cconvnet.data.names import some
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
-from cconvnet.data.shards import encoding
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
 
@@ -57,7 +56,7 @@ class Inspection:
             "kind": origin.kind,
             "name": origin.name,
             "notes": origin.notes,
-            "account": Account.of(origin).as_json(),
+            "account": origin.account().as_json(),
             "splits": {name: int(counts.sum()) for name, counts in self.counts.items()},
             "bytes": self.bytes,
             "sizes": {
@@ -111,7 +110,7 @@ def lines(found: Inspection) -> list[str]:
         f"{origin.name}: {origin.kind}, {len(origin.classes):,} classes, {sized(found.bytes)} of pictures",
         *origin.notes,
         *text,
-        *Account.of(origin).lines()[1:],
+        *origin.account().lines()[1:],
     ]
 
 
@@ -155,7 +154,7 @@ def inspect(origin: Origin, progress: Progress | None = None) -> Inspection:
         each = -(-len(pictures) // (_LOOKED_AT // len(counts)))
         for number in range(0, len(pictures), each):
             try:
-                sides.append(encoding.sides(encoding.read(pictures, number), origin.preprocessing or CURRENT))
+                sides.append(content_sides(pictures.content(number), origin.preprocessing or CURRENT))
             except BrokenImage as error:
                 unreadable.append(f"{pictures.names[number]} ({error})")
     if not sides:
@@ -203,7 +202,7 @@ def sheet(origin: Origin, seed: int = 0) -> Image.Image:
     for place, (label, number) in enumerate(cells):
         left, top = _GAP + place % columns * step[0], _GAP + place // columns * step[1]
         try:
-            cell = _fitted(_decoded(encoding.read(origin.train, number), origin.preprocessing or CURRENT))
+            cell = _fitted(_decoded(origin.train.content(number), origin.preprocessing or CURRENT))
             picture.paste(cell, (left + (_SIDE - cell.width) // 2, top + (_SIDE - cell.height) // 2))
         except BrokenImage:
             draw.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), fill=_PALE)
@@ -215,7 +214,7 @@ def sheet(origin: Origin, seed: int = 0) -> Image.Image:
     return picture
 
 
-def _decoded(content: encoding.Content, rules: Preprocessing) -> Pixels:
+def _decoded(content: Content, rules: Preprocessing) -> Pixels:
     return decode_image(content, None, preprocessing=rules) if isinstance(content, bytes) else content
 
 

@@ -238,7 +238,7 @@ def _source(
         extents=origin.train.extents,
         preprocessing=preprocessing,
         left_out=left_out,
-        account=Account.of(origin),
+        account=origin.account(),
         origin=origin,
     )
 

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from cconvnet import data, nets, runs
-from cconvnet.data.datasets.dataset import composed
+from cconvnet.data.names import composed
 from cconvnet.data.preprocessing import Preprocessing
 from cconvnet.network import Network
 from cconvnet.runs.checkpoint import COLORS, MEAN, Checkpoint, Tensors, check_tensors

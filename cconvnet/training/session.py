@@ -14,8 +14,8 @@ import numpy as np
 from cconvnet import data, nets, runs
 from cconvnet.console import Reporter
 from cconvnet.data import datasets
-from cconvnet.data.datasets.dataset import composed
 from cconvnet.data.fingerprint import differences
+from cconvnet.data.names import composed
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.workers import surplus
 from cconvnet.devices import Device, check_precision, devices_of, machine

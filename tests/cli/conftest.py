@@ -20,7 +20,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def digit(tmp_path: Path) -> Path:
     """A picture of an 0."""
-    from cconvnet.data import digits
+    from cconvnet.data.datasets import digits
 
     file = tmp_path / "zero.png"
     Image.fromarray(digits.load()[0][0, :, :, 0]).save(file)

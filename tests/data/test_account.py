@@ -14,7 +14,7 @@ from helpers.made_pictures import make_folder, prepare
 from cconvnet import data
 from cconvnet.data import datasets
 from cconvnet.data.account import MOST_NAMES, Account, Unused
-from cconvnet.data.datasets.dataset import NO_TARGET, READ_ALREADY
+from cconvnet.data.listing import NO_TARGET, READ_ALREADY
 from cconvnet.evaluate import evaluate_runs
 from cconvnet.runs.data_record import read_data
 from cconvnet.training.options import Options
@@ -24,7 +24,7 @@ COUNTS = {"train": {"ant": 12, "bee": 12}, "test": {"ant": 4, "bee": 4}}
 
 
 def account(root: Path) -> Account:
-    return Account.of(datasets.find(root))
+    return datasets.find(root).account()
 
 
 def make_cluttered(root: Path) -> Path:
@@ -57,7 +57,7 @@ def make_cluttered(root: Path) -> Path:
 
 def test_everything_is_used_or_named_with_the_reason(tmp_path: Path) -> None:
     origin = datasets.find(make_cluttered(tmp_path / "set"))
-    found = Account.of(origin)
+    found = origin.account()
     assert {name: (split.found, split.used) for name, split in found.splits.items()} == {
         "train": (34, 26),
         "test": (11, 9),

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from cconvnet import data
-from cconvnet.data import digits, images
+from cconvnet.data import images
+from cconvnet.data.datasets import digits
 from cconvnet.errors import DataError
 
 # ---- digits ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from PIL import Image
 from cconvnet import data
 from cconvnet.data import DataError, datasets
 from cconvnet.data.byte_ranges import Extents
-from cconvnet.data.datasets.dataset import Pictures
+from cconvnet.data.dataset import Pictures
 from cconvnet.data.fingerprint import differences, fingerprints
 from cconvnet.evaluate import evaluate_runs
 from cconvnet.runs import RunError

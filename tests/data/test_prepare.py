@@ -27,7 +27,7 @@ from helpers.made_pictures import COUNTS, digests, make_folder, preparation, pre
 
 from cconvnet import data
 from cconvnet.data import WorkerError, datasets
-from cconvnet.data.datasets.dataset import LeftOut
+from cconvnet.data.dataset import LeftOut
 from cconvnet.data.images import MAX_PIXELS, BrokenImage, resize_shorter
 from cconvnet.data.inspection import sized
 from cconvnet.data.shards import prepare as preparing

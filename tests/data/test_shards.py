@@ -25,9 +25,9 @@ from PIL import Image
 from cconvnet import data, runs
 from cconvnet.data import datasets, inspection, statistics
 from cconvnet.data.byte_ranges import Stored
-from cconvnet.data.images import BrokenImage, decode_image, resize_image
+from cconvnet.data.images import BrokenImage, decode_image, read_raw, resize_image
 from cconvnet.data.shards.format import JOURNAL, File, Names, read_dataset, shard_name, write_document
-from cconvnet.data.shards.reader import RawSplit, read_raw
+from cconvnet.data.shards.reader import RawSplit
 from cconvnet.data.shards.verify import verify, verify_decoding
 from cconvnet.data.shards.writer import Picture, packed_array, write_file, write_shard
 from cconvnet.data.statistics import gather

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from cconvnet.data import shards
+from cconvnet.data.dataset import Labels, LeftOut, Origin, Pictures
 from cconvnet.data.datasets import (
     cifar10,
     cuda_convnet,
@@ -15,10 +16,12 @@ from cconvnet.data.datasets import (
     imagenet,
     labels,
     mnist,
-    near,
+    near_misses,
     webdataset,
 )
-from cconvnet.data.datasets.dataset import LAYOUTS, Labels, LeftOut, Origin, Pictures, composed, entries
+from cconvnet.data.datasets.layouts import LAYOUTS
+from cconvnet.data.listing import entries
+from cconvnet.data.names import composed
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.errors import DataError
 
@@ -72,11 +75,11 @@ def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Ori
 
 def _in_folder(root: Path, progress: Progress | None) -> Origin:
     if not root.exists():
-        raise near.nothing(root)
+        raise near_misses.nothing(root)
     if not root.is_dir():
-        raise near.no_folder(root)
+        raise near_misses.no_folder(root)
     names = {entry.name for entry in entries(root)}
-    near.check(root, names)
+    near_misses.check(root, names)
     if mnist.is_here(root, names):
         return mnist.find(root)
     if cifar10.is_here(root, names):
@@ -90,7 +93,7 @@ def _in_folder(root: Path, progress: Progress | None) -> Origin:
         return imagenet.find(root, progress)
     if webdataset.is_here(root, names) and not folder.is_here(root):
         return webdataset.find(root, progress)
-    near.check_pictures(root)
+    near_misses.check_pictures(root)
     return folder.find(root, progress)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cconvnet.data.datasets.dataset import Origin, Pictures, beside, joined, lines, of_arrays
+from cconvnet.data.dataset import Origin, Pictures, joined, of_arrays
+from cconvnet.data.listing import beside, lines
 from cconvnet.errors import DataError
 
 

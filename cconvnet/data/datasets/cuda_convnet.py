@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.datasets.dataset import Labels, Origin, beside, entries, every_fifth, joined, of_arrays
+from cconvnet.data.dataset import Labels, Origin, every_fifth, joined, of_arrays
 from cconvnet.data.images import Pixels
+from cconvnet.data.listing import beside, entries
 from cconvnet.errors import DataError
 from cconvnet.formats import pickles
 

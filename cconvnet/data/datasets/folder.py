@@ -12,26 +12,22 @@ import numpy as np
 
 from cconvnet.data.account import Unused
 from cconvnet.data.byte_ranges import Extents
-from cconvnet.data.datasets.dataset import (
+from cconvnet.data.dataset import LeftOut, Origin, Pictures
+from cconvnet.data.datasets.layouts import LAYOUTS
+from cconvnet.data.listing import (
     FILE,
     FOLDER,
     HIDDEN,
-    LAYOUTS,
     NO_TARGET,
     PICTURES,
     READ_ALREADY,
-    LeftOut,
-    Origin,
-    Pictures,
     beside,
-    composed,
     entries,
     is_picture,
     kind_of,
-    printable,
-    some,
     why_unused,
 )
+from cconvnet.data.names import composed, printable, some
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
 

@@ -19,18 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cconvnet.data.account import Unused
+from cconvnet.data.dataset import LeftOut, Origin, Pictures
 from cconvnet.data.datasets import tars
-from cconvnet.data.datasets.dataset import (
-    HIDDEN,
-    LeftOut,
-    Origin,
-    Pictures,
-    beside,
-    is_picture,
-    lines,
-    some,
-    why_unused,
-)
+from cconvnet.data.listing import HIDDEN, beside, is_picture, lines, why_unused
+from cconvnet.data.names import some
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
 from cconvnet.formats import matlab

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cconvnet.data.datasets.dataset import Ints, Origin, Pictures, some
+from cconvnet.data.dataset import Ints, Origin, Pictures
+from cconvnet.data.names import some
 from cconvnet.errors import DataError
 
 # More classes without a picture than with one, and more than this, are a label that is wrong.

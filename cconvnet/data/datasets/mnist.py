@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cconvnet.data.datasets.dataset import LAYOUTS, Origin, Pictures, beside, every_fifth, of_arrays
+from cconvnet.data.dataset import Origin, Pictures, every_fifth, of_arrays
+from cconvnet.data.datasets.layouts import LAYOUTS
 from cconvnet.data.images import Pixels
+from cconvnet.data.listing import beside
 from cconvnet.errors import DataError
 
 PREFIXES = ("train", "t10k")

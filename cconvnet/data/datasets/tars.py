@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data.byte_ranges import Extents
-from cconvnet.data.datasets.dataset import LeftOut, printable
+from cconvnet.data.dataset import LeftOut
+from cconvnet.data.names import printable
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
 

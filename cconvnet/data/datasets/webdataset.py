@@ -18,22 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cconvnet.data.account import Unused
+from cconvnet.data.dataset import LeftOut, Origin, Pictures
 from cconvnet.data.datasets import tars
-from cconvnet.data.datasets.dataset import (
-    FILE,
-    OUTSIDE,
-    PICTURES,
-    LeftOut,
-    Origin,
-    Pictures,
-    beside,
-    composed,
-    entries,
-    kind_of,
-    lines,
-    some,
-    why_unused,
-)
+from cconvnet.data.listing import FILE, OUTSIDE, PICTURES, beside, entries, kind_of, lines, why_unused
+from cconvnet.data.names import composed, some
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
 

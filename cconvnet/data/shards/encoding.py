@@ -13,21 +13,21 @@ from PIL import Image
 
 from cconvnet.checks import whole as check_whole
 from cconvnet.data.containers import UPRIGHT, orientation
-from cconvnet.data.datasets.dataset import Origin, Pictures
+from cconvnet.data.dataset import Origin, Pictures
 from cconvnet.data.images import (
     MAX_PIXELS,
     BrokenImage,
+    Content,
     Pixels,
+    content_sides,
     decode_image,
     default_decoder,
     image_sides,
-    read_stored,
     resize_image,
     resize_shorter,
 )
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.shards.format import ENCODINGS
-from cconvnet.data.shards.reader import read_raw
 from cconvnet.data.shards.writer import Picture
 from cconvnet.errors import DataError
 
@@ -39,8 +39,6 @@ except ImportError:
 SIZE = 256  # what ImageNet's pictures are brought to
 QUALITY = 90
 _SAMPLE = 64
-
-Content = bytes | Pixels  # a picture as its source has it: a file's bytes, or pixels
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def choose(
     preprocessing = CURRENT
     if origin.preprocessing is not None:  # shards, whose pictures are what they are
         preprocessing = dataclasses.replace(CURRENT, orientation=origin.preprocessing.orientation)
-    found = [sides(content, preprocessing) for content in contents]
+    found = [content_sides(content, preprocessing) for content in contents]
     arrays = not isinstance(contents[0], bytes)
     if size is None and (not arrays or len(set(found)) > 1):
         size = min(SIZE, *found[0]) if len(set(found)) == 1 else SIZE
@@ -196,33 +194,11 @@ def _sample(pictures: Pictures) -> list[Content]:
     found: list[Content] = []
     for number in range(0, len(pictures), -(-len(pictures) // _SAMPLE)):
         try:
-            content = read(pictures, number)
-            sides(content)
+            content = pictures.content(number)
+            content_sides(content)
             found.append(content)
         except BrokenImage:
             continue
     if not found:
         raise _nothing(pictures)
     return found
-
-
-def read(pictures: Pictures, number: int) -> Content:
-    """A picture as its source has it. Errors: BrokenImage; OSError."""
-    if pictures.extents is None:
-        assert pictures.pixels is not None
-        one: Pixels = pictures.pixels[number]
-        return one
-    (stored,) = pictures.extents.stored(np.array([number]))
-    raw = pictures.raw
-    if raw is None:
-        return read_stored(stored)
-    pixels = np.empty((raw.height[number], raw.width[number], raw.channels), np.uint8)
-    read_raw(stored, pixels)
-    return pixels
-
-
-def sides(content: Content, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:
-    """Width and height, of a file from its header. Errors: BrokenImage."""
-    if not isinstance(content, bytes):
-        return content.shape[1], content.shape[0]
-    return image_sides(content, preprocessing)

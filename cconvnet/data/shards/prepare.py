@@ -29,9 +29,8 @@ import numpy as np
 
 from cconvnet.checks import NumberError
 from cconvnet.console import Reporter
-from cconvnet.data.account import Account
 from cconvnet.data.color_noise import color_components
-from cconvnet.data.datasets.dataset import Origin, Pictures
+from cconvnet.data.dataset import Origin, Pictures
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import describe_decoder
 from cconvnet.data.inspection import sized
@@ -152,7 +151,7 @@ class Preparation:
         return [
             f"{origin.name}: {len(origin.classes):,} classes, {counts} pictures of {sides} pixels{of}",
             *origin.notes,
-            *Account.of(origin).lines()[1:],
+            *origin.account().lines()[1:],
             f"to {self.root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} "
             f"it would be {room[other]}",
             *([rules] if older else []),
@@ -452,7 +451,7 @@ class Preparation:
             split: [pictures.names[number].removeprefix(root) for number in sorted(self._broken[split])]
             for split, pictures in self.splits.items()
         }
-        return Account.of(self.origin).without(unreadable).as_json()
+        return self.origin.account().without(unreadable).as_json()
 
     def _end_journal(self) -> None:
         # Another that begins just now may put its lock into it; what then stays does no harm.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.byte_ranges import Extents, Raw, Stored
-from cconvnet.data.datasets.dataset import Origin, Pictures, beside
-from cconvnet.data.images import BrokenImage, Pixels, resize_image
+from cconvnet.data.byte_ranges import Extents, Raw
+from cconvnet.data.dataset import Origin, Pictures
+from cconvnet.data.images import BrokenImage, Pixels, read_raw, resize_image
+from cconvnet.data.listing import beside
 from cconvnet.data.shards.format import AGAIN, COLORS, DOCUMENT, JOURNAL, MEAN, SKIPPED, Dataset, read_dataset
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
 from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores, worker_limit
@@ -87,29 +86,6 @@ def _statistics(dataset: Dataset, name: str, dimensions: int) -> npt.NDArray[np.
     ):
         raise DataError(f"{dataset.root / name} has {array.dtype} of {array.shape}, or is not finite")
     return array
-
-
-def read_raw(stored: Stored, pixels: Pixels) -> None:
-    """Reads raw pixels straight into uint8[H,W,C], contiguous.
-
-    Not through mapped memory: a file that is cut while it is mapped kills the process that reads it.
-
-    Errors: BrokenImage if the bytes are not the stored ones; OSError if they cannot be read.
-    """
-    room = pixels.reshape(-1).data
-    # For pictures of 32x32 pixels a file object would take longer than its bytes.
-    descriptor = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.lseek(descriptor, stored.offset, os.SEEK_SET)
-        while room:
-            count = os.readv(descriptor, [room])
-            if not count:
-                raise BrokenImage(f"{stored.path} ends within it")
-            room = room[count:]
-    finally:
-        os.close(descriptor)
-    if zlib.crc32(pixels.data) != stored.crc32:
-        raise BrokenImage(f"its bytes in {stored.path} have changed: the checksum differs")
 
 
 class RawSplit(StoredSplit):

@@ -16,12 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from cconvnet.data.byte_ranges import Stored
-from cconvnet.data.datasets.dataset import Pictures
-from cconvnet.data.images import BrokenImage, read_stored
-from cconvnet.data.shards import encoding
-from cconvnet.data.shards.encoding import Content, Recipe
+from cconvnet.data.dataset import Pictures
+from cconvnet.data.images import BrokenImage, Content, read_raw, read_stored
+from cconvnet.data.shards.encoding import Recipe
 from cconvnet.data.shards.format import JOURNAL, write_document
-from cconvnet.data.shards.reader import read_raw
 from cconvnet.data.shards.writer import Picture, Shard, write_shard
 from cconvnet.data.workers import WorkerError, answers_to_parent, ending, spawn
 from cconvnet.errors import DataError
@@ -107,7 +105,7 @@ class Here:
             if self._closed.is_set():
                 raise WorkerError("the work was stopped")
             with _reading():
-                return encoding.read(self._splits[part.split], number)
+                return self._splits[part.split].content(number)
 
         make_shard(self._folder, part, read, self._recipe, tell)
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from cconvnet.data import shards
 from cconvnet.data.datasets import cifar10, cuda_convnet, folder, imagenet, mnist, webdataset
-from cconvnet.data.datasets.dataset import LAYOUTS, OTHER_PICTURES, entries, is_picture, printable, some
+from cconvnet.data.datasets.layouts import LAYOUTS
+from cconvnet.data.listing import OTHER_PICTURES, entries, is_picture
+from cconvnet.data.names import printable, some
 from cconvnet.errors import DataError
 
 TRAIN_WORDS = ("train", "training", "trainset", "train_set", "training_set", "training-set", "train-set")
