@@ -140,23 +140,24 @@ def inside_watching(options: argparse.Namespace) -> dict[str, Any]:
 def _watched(options: argparse.Namespace, tensorboard: bool) -> dict[str, Any]:
     """Steps in turns of one line of the log each, watched and not."""
     from cconvnet.plots import curve
+    from cconvnet.training import start
 
     with tempfile.TemporaryDirectory() as folder:
         trainer, wanted = _trainer(options, folder, _WARM_STEPS + options.steps, tensorboard)
         turns = _Turns(wanted.log_every)
         with trainer.run:
-            trainer.begin(wanted)
-            step, begin = trainer._step, trainer.reporter.begin
+            start.begin(trainer, wanted)
+            step, begin = trainer.steps.begin, trainer.reporter.begin
 
             def counted(*given: Any) -> None:
                 turns.next(trainer.progress.step)
                 step(*given)
 
-            trainer._step = counted
+            trainer.steps.begin = counted
             for owner, name in (
                 (trainer.reporter, "step"),
                 (trainer.reporter, "say"),
-                (trainer._pace, "stepped"),
+                (trainer.pace, "stepped"),
                 (trainer.run, "log"),
             ):
                 setattr(owner, name, turns.watched(getattr(owner, name)))
@@ -230,12 +231,14 @@ class _Turns:
 
 
 def inside_memory(options: argparse.Namespace) -> dict[str, Any]:
+    from cconvnet.training import start
+
     with tempfile.TemporaryDirectory() as folder:
         trainer, wanted = _trainer(options, folder, options.steps, tensorboard=False)
         samples: list[tuple[int, int]] = []
         with trainer.run:
-            trainer.begin(wanted)
-            step = trainer._step
+            start.begin(trainer, wanted)
+            step = trainer.steps.begin
 
             def sampled(*given: Any) -> None:
                 done = trainer.progress.step
@@ -243,7 +246,7 @@ def inside_memory(options: argparse.Namespace) -> dict[str, Any]:
                     samples.append((done, resident_bytes()))
                 step(*given)
 
-            trainer._step = sampled
+            trainer.steps.begin = sampled
             trainer.train(wanted)
     return line_through(samples)
 

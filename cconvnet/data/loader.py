@@ -43,6 +43,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def inputs(self) -> tuple[Pixels, Labels, Offsets, Offsets, npt.NDArray[np.uint8]]:
+        """The arguments of :meth:`cconvnet.network.Network.load`, in their order."""
+        return self.images, self.labels, self.top, self.left, self.mirror
+
 
 class Loader:
     """Reads a split batch by batch, ahead of its consumer and in the background.

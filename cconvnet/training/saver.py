@@ -19,9 +19,18 @@ import numpy as np
 
 from cconvnet.network import Network
 from cconvnet.optim import Parameter
-from cconvnet.runs.checkpoint import Checkpoint, Folder
+from cconvnet.runs.checkpoint import Checkpoint, Folder, NotFinite
+from cconvnet.training.log import Log
+from cconvnet.training.settings import Progress
+from cconvnet.training.stopping import Failures, TrainingStopped
 
 Array = np.ndarray[Any, Any]
+
+_SECONDS_BETWEEN_CHECKPOINTS = 600.0
+# An epoch's end is worth a checkpoint if since the last one this many times as long has gone by as training
+# was paused for that, and twice as long as was written, so that the disk is free half of the time.
+_TRAINING_PER_STALL = 10.0
+_TIME_PER_WRITING = 2.0
 
 
 class Snapshot(Mapping[str, Array]):
@@ -126,3 +135,102 @@ class Saver:
         """
         pending, self._pending = self._pending, None
         return None if pending is None else pending.result()
+
+
+class Checkpointer:
+    """The checkpoints of a training: when one is due, and the log of what it took.
+
+    Args:
+        content: Returns what is saved beside the network's state, as it is now.
+
+    Attributes:
+        saved_step: The step of the newest checkpoint.
+    """
+
+    def __init__(
+        self,
+        saver: Saver,
+        progress: Progress,
+        log: Log,
+        failures: Failures,
+        content: Callable[[], Checkpoint],
+    ) -> None:
+        self._saver, self._progress, self._content = saver, progress, content
+        self._log, self._failures = log, failures
+        self.saved_step = -1
+        self._saved_at = time.monotonic()
+        # Seconds for which the last checkpoint paused training and was written. They are 0 at first, so that
+        # the first epoch's end of a resumed run is saved.
+        self._stalled, self._writing_took = 0.0, 0.0
+
+    def due(self, every: int | None) -> bool:
+        """Return True if a checkpoint should be saved now.
+
+        Args:
+            every: The number of steps between checkpoints; None: ten minutes, if none is being written.
+        """
+        if every is not None:
+            return self._progress.step % every == 0
+        return not self._saver.busy and time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS
+
+    def worth_it(self) -> bool:
+        """Return True if the end of an epoch that is neither the best nor due is worth a checkpoint.
+
+        That is so if none is being written and a kill would cost much more time than saving takes. So a run
+        of short epochs and a large network does not spend its time on its disk.
+        """
+        if self._saver.busy:
+            return False
+        self.wait()
+        enough = max(_TRAINING_PER_STALL * self._stalled, _TIME_PER_WRITING * self._writing_took)
+        return time.monotonic() - self._saved_at >= enough
+
+    def save(self) -> None:
+        """Begin to save a checkpoint. There is one writer: a checkpoint that is being written is waited for.
+
+        Raises:
+            TrainingStopped: The checkpoint before could not be written.
+        """
+        begun = time.monotonic()
+        self.wait()
+        best = self._progress.best
+        self._saver.begin(self._content(), best["step"] if best else None)
+        self.saved_step, self._saved_at = self._progress.step, time.monotonic()
+        self._stalled = self._saved_at - begun
+
+    def collect(self) -> None:
+        """Log the last checkpoint if it was written meanwhile.
+
+        Raises:
+            TrainingStopped: It could not be written.
+        """
+        if not self._saver.busy:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one, and log it.
+
+        Raises:
+            TrainingStopped: It could not be written.
+        """
+        try:
+            with self._failures.of_disk():
+                saved = self._saver.collect()
+        except NotFinite as error:
+            step = self.saved_step
+            raise TrainingStopped(
+                f"{error} after step {step} (epoch {self._log.epoch_at(step):g}). "
+                + self._failures.advise_lower_rate()
+            ) from error
+        if saved is None:
+            return
+        self._writing_took = saved.seconds
+        self._log.write_checkpoint(
+            saved.step,
+            {
+                "checkpoint": saved.path.name,
+                "stall_seconds": round(self._stalled, 6),
+                "write_seconds": round(saved.seconds, 6),
+                "bytes": saved.bytes,
+            },
+        )

@@ -35,6 +35,7 @@ from cconvnet.runs import (
 )
 from cconvnet.runs.checkpoint import KEEP, Checkpoint, check_tensors
 from cconvnet.system.outputs import check_folder
+from cconvnet.training import start
 from cconvnet.training.options import Options
 from cconvnet.training.settings import Settings, identity
 from cconvnet.training.stopping import Interrupts, Terminated
@@ -68,7 +69,7 @@ def train(options: Options, reporter: Reporter, stop: Interrupts | None = None) 
         trainer.stop = stop
         with trainer.run, trainer.saver:
             try:
-                trainer.begin(options)
+                start.begin(trainer, options)
                 stop.patient = True  # until here there was nothing to save
             except Terminated:
                 raise Terminated(trainer.run.path) from None
@@ -101,8 +102,8 @@ def begin_with(
     check_options(options)
     trainer = _started(options, devices_of(options.devices), reporter, weights)
     with trainer.run, trainer.saver:
-        trainer.begin(options)
-        trainer.finish_saving()
+        start.begin(trainer, options)
+        trainer.checkpoints.wait()
     return trainer.run.path
 
 
@@ -241,8 +242,9 @@ def _continued(run: Run, options: Options, devices: list[Device], reporter: Repo
     run.checkpoints.keep = keep["keep"]
     run.write_config(_config(settings, spec, network) | keep | _still(run.config, network, step))
     if checkpoint is not None and file is not None:
-        trainer.take_over(checkpoint, file, named=file == options.resume)
-    trainer.say_changes(before)
+        start.go_back(trainer, checkpoint, file, named=file == options.resume)
+    for line in start.changes(trainer, before):
+        reporter.say(line)
     if (was := runs.arithmetic(run.config, step)) != (now := runs.arithmetic(run.config)):
         reporter.say(f"arithmetic: {now} from here on, it was {was}: rounding differs")
     where = f"step {trainer.progress.step:,}" if file else "the beginning: it has no checkpoint yet"

@@ -12,6 +12,7 @@ from cconvnet.evaluate import Tally
 from cconvnet.nets import LrStep, NetSpec
 from cconvnet.runs.reading import RunError
 from cconvnet.training.options import Options
+from cconvnet.training.schedule import on_plateau
 
 T = TypeVar("T")
 
@@ -119,6 +120,49 @@ class Progress:
     last_train: dict[str, Any] | None = None
     last_test: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
+
+    @property
+    def is_best(self) -> bool:
+        """True if no test before had as low an error as that of the epoch that has just ended."""
+        return self.best is not None and self.best["step"] == self.step
+
+    def train_errors(self) -> dict[str, float]:
+        """Return loss and error of the epoch's steps so far."""
+        return {
+            "train_loss": self.epoch_tally.mean_loss,
+            "train_error_top1": self.epoch_tally.error_top1,
+        }
+
+    def count(self, images: int, seconds: float) -> None:
+        """Count images that were trained on and the time that this took."""
+        self.images += images
+        self.seconds += seconds
+
+    def end_epoch(self, patience: int) -> bool:
+        """Count an epoch whose test is in `last_test`.
+
+        Args:
+            patience: After how many epochs without a lower test error the rates fall; 0: never.
+
+        Returns:
+            True if the rates fall.
+        """
+        assert self.last_test is not None
+        self.last_train = self.train_errors()
+        self.epoch_tally.clear()
+        self.epoch += 1
+        self.step_in_epoch = 0
+        error = self.last_test["test_error_top1"]
+        if self.best is None or error < self.best["test_error_top1"]:
+            self.best = {"step": self.step, "epoch": self.epoch, "test_error_top1": error}
+        falls = on_plateau(self.epoch, self.best["epoch"], self.lr_divisions, patience)
+        if falls:
+            self.lr_divisions.append(self.epoch)
+        return falls
+
+    def go_back(self, values: dict[str, Any]) -> None:
+        """Take over the JSON values of a checkpoint."""
+        vars(self).update(vars(Progress.from_dict(values)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Progress:

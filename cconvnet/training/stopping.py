@@ -1,17 +1,26 @@
-"""How a training is asked to stop, or has to, and how it is continued."""
+"""The ends of a training before its time: signals that ask for it, and failures that force it.
+
+Either way a message says which checkpoint there is and which command resumes from it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from cconvnet.network import Network
+from cconvnet.network.anomaly import Anomaly
+from cconvnet.runs.folder import Run
+
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on; the text says at which step, why, and what stands."""
+    """Training cannot go on; the text contains the step, the reason and what to resume from."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -69,5 +78,58 @@ class Interrupts:
 
 
 def resume_command(path: Path) -> str:
-    """The shell command that continues a run."""
+    """Return the shell command that resumes a run."""
     return f"cconvnet train --resume {shlex.quote(str(path))}"
+
+
+class Failures:
+    """The texts of failures that stop a training, each with the checkpoint to resume from.
+
+    Args:
+        settle: Waits until no checkpoint is being written.
+    """
+
+    def __init__(self, run: Run, network: Network, lr: float, settle: Callable[[], None]) -> None:
+        self._run, self._network, self._lr, self._settle = run, network, lr, settle
+
+    def advice(self, how: str = "", flags: str = "") -> str:
+        """Return the newest checkpoint and the command that resumes from it.
+
+        Args:
+            how: Under which condition to resume, such as "with a lower rate".
+            flags: More of the command.
+        """
+        self._settle()
+        if not self._run.checkpoints.path.exists():
+            return f"The run's folder {self._run.path} is gone"
+        files = self._run.checkpoints.files()
+        if not files:
+            return "There is no checkpoint yet"
+        command = resume_command(self._run.path) + flags
+        return f"The last good checkpoint stands: {files[-1]}; to go on from it{how and ' '}{how}: {command}"
+
+    def advise_lower_rate(self) -> str:
+        """Return the advice after values that are not finite."""
+        return self.advice("with a lower rate", f" --lr {self._lr / 10:g}")
+
+    def of_values(self, epoch: int, bad: Anomaly | None) -> str:
+        """Return where values are not finite, and the advice."""
+        earlier = ""
+        if bad is not None and bad.direction == "forward" and bad.tensor in self._network.parameters:
+            earlier = "An earlier step made it: with --detect-anomaly it would be found there. "
+        return f"(epoch {epoch + 1}); first not finite: {bad or 'none'}. {earlier}{self.advise_lower_rate()}"
+
+    @contextlib.contextmanager
+    def of_disk(self) -> Iterator[None]:
+        """Stop the training if the disk cannot be written within this context.
+
+        Raises:
+            TrainingStopped: In place of an OSError.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise TrainingStopped(
+                f"cannot write {error.filename or self._run.path}: {error.strerror}. "
+                + self.advice("when the disk can be written")
+            ) from error

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+import time
 
 # Steps of so long ago count a third of the present ones.
 _MEMORY_SECONDS = 60.0
 # A test goes forward only. Backward is twice the work of forward.
 _TEST_PER_STEP = 1 / 3
+
+
+class Stopwatch:
+    """The time since it was made, or since its last lap."""
+
+    def __init__(self) -> None:
+        self._mark = time.perf_counter()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap, and begin another."""
+        now = time.perf_counter()
+        seconds, self._mark = now - self._mark, now
+        return seconds
 
 
 class Pace:

@@ -21,6 +21,7 @@ from cconvnet.console import Bar
 from cconvnet.devices import devices_of
 from cconvnet.training.options import Options
 from cconvnet.training.session import _started
+from cconvnet.training.start import begin
 from cconvnet.training.trainer import Trainer
 
 HEAVY = {
@@ -108,7 +109,7 @@ def test_memory_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, l
     training, options = trainer(tmp_path / "run", 5 * stretch + 10, tensorboard=_tensorboard())
     # What would be written to a terminal is gone; here it would be kept.
     monkeypatch.setattr(training.reporter, "_write", lambda text: None)
-    step, kept = training._step, []
+    step, kept = training.steps.begin, []
     held: list[tuple[int, int]] = []
 
     def counted(*given: Any) -> None:
@@ -116,16 +117,16 @@ def test_memory_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, l
         if leak == "step" or (leak == "epoch" and done % 22 == 0):
             kept.append([bytearray(100) for _ in range(1 if leak == "step" else 22)])
         if done and done % stretch == 0:
-            training.finish_saving()
+            training.checkpoints.wait()
             gc.collect()
             held.append((tracemalloc.get_traced_memory()[0], len(gc.get_objects())))
         step(*given)
 
-    monkeypatch.setattr(training, "_step", counted)
+    monkeypatch.setattr(training.steps, "begin", counted)
     tracemalloc.start()
     try:
         with training.run:
-            training.begin(options)
+            begin(training, options)
             training.train(options)
     finally:
         tracemalloc.stop()

@@ -353,10 +353,10 @@ def test_the_time_left_of_a_run_counts_what_is_left(tmp_path: Path) -> None:
     trainer = _started(options, devices_of(["cpu:0"]), Silent(io.StringIO()))
     with trainer.run:
         seen = []
-        trainer._pace.left = lambda steps, ends: seen.append((steps, ends))  # type: ignore[method-assign]
+        trainer.pace.left = lambda steps, ends: seen.append((steps, ends))  # type: ignore[method-assign]
         for last, step, epoch in [(66, 0, 0), (66, 22, 0), (66, 22, 1), (66, 66, 3), (30, 25, 1), (10, 0, 0)]:
-            trainer._last_step, trainer.progress.step, trainer.progress.epoch = last, step, epoch
-            trainer._seconds_left()
+            trainer.display.last_step, trainer.progress.step, trainer.progress.epoch = last, step, epoch
+            trainer.display.seconds_left()
     assert seen == [(66, 3), (44, 3), (44, 2), (0, 0), (5, 1), (10, 1)]
 
 

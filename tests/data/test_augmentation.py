@@ -25,6 +25,7 @@ from cconvnet.plots import augmentation
 from cconvnet.runs import Run
 from cconvnet.training.options import Options
 from cconvnet.training.settings import Settings
+from cconvnet.training.start import begin
 from cconvnet.training.trainer import Trainer
 
 COUNT, STORED, SEEN = 60, (11, 9), (8, 7)
@@ -134,7 +135,7 @@ def test_crops_mirror_images_and_colours_are_the_papers(
     noise, seen = source(), Seen(monkeypatch)
     part = trainer(tmp_path / "run", noise, recipe)
     with part.run:
-        part.begin(Options())
+        begin(part, Options())
         part.train(Options())
     images, _ = noise.train.read(np.arange(COUNT))
     mean = images.astype(np.float64).mean(axis=0)  # of the stored images: subtracted before the crop
@@ -182,7 +183,7 @@ def test_without_augmentation_the_network_sees_the_centre(
     noise, seen = source(), Seen(monkeypatch)
     part = trainer(tmp_path / "run", noise, TrainRecipe(batch=20, epochs=1, lr=1e-6), scale=0.5)
     with part.run:
-        part.begin(Options())
+        begin(part, Options())
         part.train(Options())
     mean = data.mean_image(noise.train)
     ways, shifts = explain(seen.images, seen.inputs, mean, scale=0.5)
@@ -201,7 +202,7 @@ def test_colour_noise_ends_and_may_shrink_what_it_is_added_to(
     noise, seen = source(), Seen(monkeypatch)
     part = trainer(tmp_path / "run", noise, recipe)
     with part.run:
-        part.begin(Options())
+        begin(part, Options())
         part.train(Options())
     mean = data.mean_image(noise.train)
     _, shifts = explain(seen.images[:5], seen.inputs[:5], mean, scale=1 / 1.25 if shrinks else 1.0)

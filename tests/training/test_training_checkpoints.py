@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,9 +76,8 @@ def test_ends_of_epochs_are_saved_where_that_is_worth_it(
     monkeypatch.setattr(Snapshot, "take", slow_take)
     monkeypatch.setattr(Saver, "begin", begin_and_wait)
     monkeypatch.setattr("cconvnet.training.trainer.evaluate", test)
-    clock = SimpleNamespace(monotonic=lambda: trained, perf_counter=time.perf_counter)
-    monkeypatch.setattr("cconvnet.training.trainer.time", clock)
-    monkeypatch.setattr("cconvnet.training.saver.time", SimpleNamespace(perf_counter=lambda: written))
+    clocks = SimpleNamespace(monotonic=lambda: trained, perf_counter=lambda: written)
+    monkeypatch.setattr("cconvnet.training.saver.time", clocks)
     outcome = run_training(out=tmp_path / "run", epochs=6)
     assert steps == expected
     assert outcome.summary["best"]["epoch"] == 2
@@ -137,7 +135,7 @@ def test_an_epoch_that_was_not_saved_is_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is killed in its fourth epoch, two epochs after the last checkpoint."""
-    monkeypatch.setattr("cconvnet.training.trainer._TRAINING_PER_STALL", 1e9)
+    monkeypatch.setattr("cconvnet.training.saver._TRAINING_PER_STALL", 1e9)
     fake_tests(monkeypatch, [50, 60, 60, 60])
     run_training(out=tmp_path / "whole", epochs=4)
     fake_tests(monkeypatch, [50, 60, 60, 60])

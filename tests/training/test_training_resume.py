@@ -31,8 +31,10 @@ from cconvnet.network import Network
 from cconvnet.runs import Run, RunError, checkpoint
 from cconvnet.runs.checkpoint import COLORS, Folder
 from cconvnet.system.outputs import side_file
+from cconvnet.training.log import Log
 from cconvnet.training.options import Options
 from cconvnet.training.settings import Settings
+from cconvnet.training.start import begin, go_back
 from cconvnet.training.stopping import TrainingStopped
 from cconvnet.training.trainer import Trainer
 
@@ -71,11 +73,11 @@ def test_resume_from_an_earlier_checkpoint(unbroken: Path, tmp_path: Path) -> No
 def killed_before_its_first_checkpoint(path: Path, patch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Resumes a run and kills it after some steps."""
 
-    def killed(trainer: Trainer) -> bool:
+    def killed(log: Log, *arguments: Any) -> None:
         raise KeyboardInterrupt
 
     with patch.context() as until, pytest.raises(KeyboardInterrupt):
-        until.setattr(Trainer, "_log_window", killed)
+        until.setattr(Log, "write_window", killed)
         resume(path, **changes)
 
 
@@ -142,7 +144,7 @@ def test_stopped_in_a_test_and_killed_after_it(
 
 def test_a_test_after_the_checkpoint_is_saved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the end of the epoch would not be worth it."""
-    monkeypatch.setattr("cconvnet.training.trainer._TRAINING_PER_STALL", 1e9)
+    monkeypatch.setattr("cconvnet.training.saver._TRAINING_PER_STALL", 1e9)
     out = tmp_path / "run"
     fake_tests(monkeypatch, [50])
     run_training(out=out, epochs=1)
@@ -320,11 +322,11 @@ def narrow(name: str, path: Path, devices: list[str]) -> Trainer:
 
 def narrow_steps(part: Trainer, last: int, options: Options) -> None:
     """Only the steps: testing would take longer than they do."""
-    part.begin(options)
-    with part._train_loader(options) as loader:
-        part._train_epoch(loader, last, options)
-    part._save()
-    part.finish_saving()
+    begin(part, options)
+    with part.train_loader(options) as batches, part.test_loader(options) as tests:
+        part.train_epoch(batches, tests, last, options)
+    part.checkpoints.save()
+    part.checkpoints.wait()
 
 
 def test_colour_noise_may_be_turned_on_and_off_by_hand(tmp_path: Path) -> None:
@@ -352,7 +354,7 @@ def test_dropout_crops_and_colour_noise_go_on_too(name: str, tmp_path: Path) -> 
             part = narrow(name, path / f"run-{stop}", ["cpu:0"])
             with part.run, part.saver:
                 if content is not None:
-                    part.take_over(content, Path())
+                    go_back(part, content, Path())
                 narrow_steps(part, stop, Options())
             _, content, _ = runs.find_checkpoint(path / f"run-{stop}")
         assert content is not None

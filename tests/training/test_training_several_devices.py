@@ -26,7 +26,7 @@ def small_alexnet(monkeypatch: pytest.MonkeyPatch) -> None:
     def build(image_shape: tuple[int, int, int], classes: int) -> NetSpec:
         return alexnet_2012.build(image_shape, classes, width=1 / 16)
 
-    monkeypatch.setitem(nets._BUILDERS, "alexnet-2012", build)
+    monkeypatch.setitem(nets.catalog._BUILDERS, "alexnet-2012", build)
 
 
 @pytest.fixture

@@ -165,12 +165,11 @@ def test_signals_write_over_nothing(tmp_path: Path) -> None:
 _SLOW_BEGINNING = """
 import sys, time
 from cconvnet import cli
-from cconvnet.training import trainer
-gather = trainer.gather
+from cconvnet.training import start
 def slow(*arguments, **more):
     print("gathering", flush=True)
     time.sleep(60)
-trainer.gather = slow
+start.gather = slow
 sys.argv[0] = "cconvnet"
 cli.main()
 """

@@ -1,0 +1,110 @@
+"""Training steps whose results are read one step late, so that a GPU has work while its loss is looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cconvnet.data import Batch
+from cconvnet.data.color_noise import color_shifts
+from cconvnet.data.statistics import Statistics
+from cconvnet.network import Network, StepResult
+from cconvnet.training.settings import Progress, Settings
+from cconvnet.training.stopping import Failures, TrainingStopped
+
+# Colour shifts of a batch and the factor of its input.
+_Noise = tuple[np.ndarray[Any, Any] | None, float]
+
+
+@dataclasses.dataclass
+class _Begun:
+    """A step that the devices were given, with all that it takes to do it again."""
+
+    step: int
+    epoch: int
+    batch: Batch
+    noise: _Noise
+    result: Callable[[], StepResult]
+
+
+class Steps:
+    """The training steps of a run: they move its weights, and its progress counts them.
+
+    Args:
+        statistics: The components of the colour noise; they may be found later.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        settings: Settings,
+        progress: Progress,
+        statistics: Statistics,
+        steps_per_epoch: int,
+        failures: Failures,
+    ) -> None:
+        self._network, self._settings, self._progress = network, settings, progress
+        self._statistics, self._steps_per_epoch, self._failures = statistics, steps_per_epoch, failures
+        self._begun: _Begun | None = None
+
+    def begin(self, batch: Batch, rates: Mapping[str, float], detect_anomaly: bool) -> None:
+        """Begin a step, and read the result of the one before.
+
+        Args:
+            rates: The rate of each parameter.
+            detect_anomaly: Look for values that are not finite after every layer.
+
+        Raises:
+            TrainingStopped: A value is not finite.
+        """
+        progress, network, momentum = self._progress, self._network, self._settings.momentum
+        noise = self._noise(len(batch))
+        network.load(*batch.inputs, *noise)
+        if detect_anomaly:
+            bad = network.checked_step(progress.step, rates, momentum)
+            if bad is not None:
+                found = self._failures.of_values(progress.epoch, bad)
+                raise TrainingStopped(f"stopped at step {progress.step} {found}")
+        else:
+            network.train_step(progress.step, rates, momentum)
+        begun = _Begun(progress.step, progress.epoch, batch, noise, network.result_later())
+        progress.step += 1
+        progress.step_in_epoch += 1
+        self.read_result()
+        self._begun = begun
+
+    def read_result(self) -> None:
+        """Wait for the result of the last step, unless it was read, and count it.
+
+        Raises:
+            TrainingStopped: The loss is not finite.
+        """
+        progress, network, begun = self._progress, self._network, self._begun
+        if begun is None:
+            return
+        self._begun = None
+        result = begun.result()
+        if not math.isfinite(result.loss):
+            # The step moved no weight, so it can be done again.
+            network.load(*begun.batch.inputs, *begun.noise)
+            network.forward(train=True, step=begun.step)
+            found = self._failures.of_values(begun.epoch, network.find_bad())
+            raise TrainingStopped(f"the loss is {result.loss} at step {begun.step} {found}")
+        progress.window.add(result)
+        progress.epoch_tally.add(result)
+
+    def _noise(self, count: int) -> _Noise:
+        """Return the colour shifts of the next batch and its input's factor; None and 1 without noise."""
+        progress, settings = self._progress, self._settings
+        sigma, ends = settings.color_noise, settings.color_noise_epochs
+        if not sigma or (ends is not None and progress.step / self._steps_per_epoch >= ends):
+            return None, 1.0
+        colors = self._statistics.colors
+        assert colors is not None
+        first = progress.step_in_epoch * settings.batch
+        shifts = color_shifts(colors, sigma, count, settings.seed, progress.epoch, first)
+        return shifts, 1.0 / (1.0 + sigma) if settings.color_noise_shrinks else 1.0
