@@ -8,7 +8,7 @@ from cconvnet.checks import whole
 from cconvnet.devices import check_precision, devices_of
 from cconvnet.formats.netfiles import NetFiles, build_sized
 from cconvnet.nets import NetSpec, place
-from cconvnet.network import Network
+from cconvnet.network.network import Network
 
 
 def build_spec(

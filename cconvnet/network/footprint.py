@@ -11,7 +11,7 @@ import numpy as np
 
 from cconvnet.devices import Device
 from cconvnet.devices import memory as device_memory
-from cconvnet.network import Network
+from cconvnet.network.network import Network
 from cconvnet.system import memory
 from cconvnet.system.memory import NotEnoughMemory
 

@@ -27,7 +27,7 @@ from cconvnet.devices import Device, get_device
 from cconvnet.layers import initial_weights
 from cconvnet.nets import Init, NetSpec
 from cconvnet.nets.transform import scaled
-from cconvnet.network import Network
+from cconvnet.network.network import Network
 from cconvnet.optim import Parameter
 
 Array = np.ndarray[Any, Any]

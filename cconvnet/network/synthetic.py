@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cconvnet.checks import whole
-from cconvnet.network import Network
+from cconvnet.network.network import Network
 
 MEAN = 127.5  # of the images' pixels, which is subtracted from them
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from cconvnet.devices import Device
 from cconvnet.layers import CopyLayer, Layer
-from cconvnet.network import Network, do
+from cconvnet.network.network import Network
+from cconvnet.network.step import do
 from cconvnet.network.synthetic import Training
 from cconvnet.optim import Parameter
 
