@@ -1,10 +1,15 @@
-"""Parameters, and stochastic gradient descent with momentum, as in Krizhevsky et al. 2012, section 5."""
+"""Parameters, and stochastic gradient descent with momentum, as in Krizhevsky et al. 2012, section 5.
+
+A parameter is updated in one of two ways, to the same bits. Either all gradients are computed first and
+:func:`moves` lists the pieces that :func:`update` then changes. Or each layer updates its pieces as soon as
+it has their gradients, by :class:`FusedUpdates`.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +18,6 @@ import numpy as np
 from cconvnet._problem import NormLimitProblem, SgdProblem
 from cconvnet.checks import real
 from cconvnet.devices import Device
-from cconvnet.nets import RateCurve
 
 Array = np.ndarray[Any, Any]
 
@@ -22,10 +26,15 @@ Array = np.ndarray[Any, Any]
 class Piece:
     """A part of a parameter on one device.
 
-    Attributes
-        value, gradient, velocity: float arrays of one shape on `device`.
-        working: what products read: `value` itself, or it rounded to bfloat16.
-        index: where the piece lies in the whole, viewed in the shape `view`.
+    Attributes:
+        parameter: the whole.
+        device: where its arrays are.
+        value: float array on `device`.
+        gradient: likewise, of the same shape.
+        velocity: likewise, the last change of the value.
+        working: what products read: `value` itself, or `value` rounded to bfloat16.
+        view: the shape of the whole in which `index` selects this piece.
+        index: this piece of the whole.
     """
 
     parameter: Parameter
@@ -39,24 +48,25 @@ class Piece:
 
     @property
     def rounded(self) -> Any:
-        """The working copy, None where it is the value itself."""
+        """The working copy; None where it is the value itself."""
         return None if self.working is self.value else self.working
 
     def round(self) -> None:
-        """Makes the working copy anew after the value has changed."""
+        """Round the value into the working copy again, after it has changed."""
         if self.rounded is not None:
             with self.device as device:
                 device.module.to_bf16(self.value, self.working, device.stream)
 
     def limit_norm(self) -> None:
-        """Keeps the parameter's contrast limits, then its norm limit, after an update."""
-        p, rows = self.parameter, len(self.value)
+        """Apply the parameter's contrast limits, then its norm limit, after an update."""
+        parameter, outputs = self.parameter, len(self.value)
+        weights = self.value.size // outputs
         limits = []
-        if p.contrast_limits is not None:
-            low, high = p.contrast_limits
-            limits.append(NormLimitProblem(rows, self.value.size // rows, high, low, centered=True))
-        if p.norm_limit > 0:
-            limits.append(NormLimitProblem(rows, self.value.size // rows, p.norm_limit))
+        if parameter.contrast_limits is not None:
+            low, high = parameter.contrast_limits
+            limits.append(NormLimitProblem(outputs, weights, high, low, centered=True))
+        if parameter.norm_limit > 0:
+            limits.append(NormLimitProblem(outputs, weights, parameter.norm_limit))
         with self.device as device:
             for limit in limits:
                 device.module.limit_norm(limit, self.value, device.stream)
@@ -68,17 +78,20 @@ class Piece:
 class Parameter:
     """One learned tensor, whole on one device or in pieces on several.
 
-    Attributes
+    Attributes:
         name: "conv1.weight", "conv1.bias"; with several inputs "conv3.weight.0".
-        layer, of: the layer's name, and "weight" or "bias".
+        layer: the layer's name.
+        of: "weight" or "bias".
         shape: of the whole.
-        first: makes the whole's first value. fan_in: how many weights an output has.
-        lr_scale: multiplies the trainer's rate; 0 freezes the parameter.
+        first: returns the whole's first value.
+        fan_in: how many weights an output has.
+        lr_scale: multiplies the learning rate; 0 freezes the parameter.
         weight_decay: the gradient of 1/2 weight_decay * |w|^2 is added to the loss's.
-        momentum: None: the trainer's.
+        momentum: None: that of the update.
         norm_limit: the largest Euclidean norm of an output's weights, value[k]; 0: none.
-        lr_curve: how its rate falls over the run; None: it stays.
+        lr_curve: the fall of its rate over the run, a RateCurve of cconvnet.nets; None: it stays.
         contrast_limits: the least and the largest norm of an output's weights minus their mean; None: none.
+        pieces: its parts, in the order of the devices.
     """
 
     name: str
@@ -91,12 +104,13 @@ class Parameter:
     weight_decay: float
     momentum: float | None = None
     norm_limit: float = 0.0
-    lr_curve: RateCurve | None = None
+    lr_curve: Any = None
     contrast_limits: tuple[float, float] | None = None
     pieces: list[Piece] = field(default_factory=list)
 
     @property
     def count(self) -> int:
+        """The number of elements of the whole."""
         return math.prod(self.shape)
 
     def add_piece(
@@ -108,26 +122,34 @@ class Parameter:
         shape: Sequence[int],
         element: Any = np.float32,
     ) -> Piece:
-        """Takes memory for the part `index` of the whole, as arrays of the given shape; products read it as
-        `element`."""
+        """Take memory for a part of the whole.
+
+        Args:
+            device: where the arrays are to be.
+            allocate: takes the memory: (device, shape, dtype) -> array.
+            view: the shape of the whole in which `index` selects the part.
+            index: the part.
+            shape: of the piece's arrays.
+            element: the type that products read.
+        """
         value, gradient, velocity = (allocate(device, tuple(shape)) for _ in range(3))
         working = value if element == np.float32 else allocate(device, tuple(shape), element)
         self.pieces.append(Piece(self, device, value, gradient, velocity, working, tuple(view), index))
         return self.pieces[-1]
 
     def reset(self) -> None:
-        """Gives the parameter its first value, without gradient and velocity."""
+        """Set the parameter to its first value, gradient and velocity to 0."""
         self.fill("value", self.first())
-        for what in ("gradient", "velocity"):
+        for tensor in ("gradient", "velocity"):
             for piece in self.pieces:
-                piece.device.fill(getattr(piece, what), np.zeros(piece.value.shape, np.float32))
+                piece.device.fill(getattr(piece, tensor), np.zeros(piece.value.shape, np.float32))
 
-    def host(self, what: str = "value") -> Array:
-        """A host copy of the whole "value", "gradient" or "velocity"."""
-        return self.whole([piece.device.host(getattr(piece, what)) for piece in self.pieces])
+    def host(self, tensor: str = "value") -> Array:
+        """Return a host copy of the whole "value", "gradient" or "velocity"."""
+        return self.whole([piece.device.host(getattr(piece, tensor)) for piece in self.pieces])
 
     def whole(self, parts: Sequence[Array]) -> Array:
-        """The whole of host copies of its pieces; of one piece a view."""
+        """Return the whole of host copies of its pieces; of one piece a view."""
         if len(parts) == 1:
             return parts[0].reshape(self.shape)
         whole = np.empty(self.shape, parts[0].dtype)
@@ -136,13 +158,13 @@ class Parameter:
             target[...] = part.reshape(target.shape)
         return whole
 
-    def fill(self, what: str, whole: Array) -> None:
-        """Writes the whole "value" or "velocity" to the devices."""
+    def fill(self, tensor: str, whole: Array) -> None:
+        """Write the whole "value" or "velocity" to the devices."""
         for piece in self.pieces:
-            array = getattr(piece, what)
+            array = getattr(piece, tensor)
             part = whole.reshape(piece.view)[piece.index]
             piece.device.fill(array, np.ascontiguousarray(part).reshape(array.shape))
-            if what == "value":
+            if tensor == "value":
                 piece.round()
 
 
@@ -152,31 +174,32 @@ def _problem(count: int, lr: float, momentum: float, weight_decay: float) -> Sgd
     return SgdProblem(count, lr, momentum, weight_decay)
 
 
-def _rates(p: Parameter, lr: float | Mapping[str, float], momentum: float) -> tuple[float, float]:
-    rate = p.lr_scale * real("lr", lr[p.name] if isinstance(lr, Mapping) else lr)
-    return rate, real("momentum", momentum if p.momentum is None else p.momentum)
+def _rates(parameter: Parameter, lr: float | Mapping[str, float], momentum: float) -> tuple[float, float]:
+    """The learning rate and the momentum of one parameter."""
+    rate = parameter.lr_scale * real("lr", lr[parameter.name] if isinstance(lr, Mapping) else lr)
+    return rate, real("momentum", momentum if parameter.momentum is None else parameter.momentum)
 
 
-def update(
-    parameters: Iterable[Parameter],
-    lr: float | Mapping[str, float],
-    momentum: float,
-    do: Callable[..., None],
-) -> None:
-    """v = momentum*v - lr*lr_scale*(g + weight_decay*w); w = w + v, for every parameter not frozen.
+def moves(
+    parameters: Iterable[Parameter], lr: float | Mapping[str, float], momentum: float
+) -> Iterator[tuple[Piece, float, float]]:
+    """List the pieces of all parameters that are not frozen, each with its learning rate and momentum.
 
-    `lr` is one rate or each parameter's by its name. Limits are applied afterwards. `do` calls the work; see
-    cconvnet.network.do.
+    Args:
+        parameters: the parameters.
+        lr: one rate, or each parameter's by its name; multiplied by the parameter's lr_scale.
+        momentum: of parameters that have none of their own.
     """
-    for p in parameters:
-        rate, kept = _rates(p, lr, momentum)
+    for parameter in parameters:
+        rate, kept = _rates(parameter, lr, momentum)
         if rate == 0:
             continue
-        for piece in p.pieces:
-            do(p, piece.device, "update", _update, piece, rate, kept)
+        for piece in parameter.pieces:
+            yield piece, rate, kept
 
 
-def _update(piece: Piece, rate: float, momentum: float) -> None:
+def update(piece: Piece, rate: float, momentum: float) -> None:
+    """Compute v = momentum * v - rate * (g + weight_decay * w) and w = w + v, then apply the limits."""
     with piece.device as device:
         device.module.sgd_update(
             _problem(piece.value.size, rate, momentum, piece.parameter.weight_decay),
@@ -189,14 +212,15 @@ def _update(piece: Piece, rate: float, momentum: float) -> None:
     piece.limit_norm()
 
 
-class Updates:
-    """Updates that layers do themselves as soon as they have a gradient, on one device.
+class FusedUpdates:
+    """Updates on one device that layers do themselves as soon as they have a gradient.
 
-    Rates lie on the device, so that a captured step goes on with those of its day; where `halt` is not 0
-    nothing moves.
+    Rates live on the device so a captured graph reads the current ones. A non-zero `halt` leaves all
+    parameters unchanged.
 
-    Attributes
-        frozen: the parameters that do not move at the present rates.
+    Attributes:
+        halt: int32[1] on the device.
+        frozen: the names of the parameters whose rate is 0.
     """
 
     def __init__(self, parameters: Iterable[Parameter], device: Device, allocate: Callable[..., Any]) -> None:
@@ -205,29 +229,34 @@ class Updates:
         self._device = device
         self._parameters = list(parameters)
         self._rates = allocate(device, (len(self._parameters), 2))
-        self._row = {p.name: self._rates[row] for row, p in enumerate(self._parameters)}
-        self._given: Array | None = None
+        self._rates_of = {
+            parameter.name: self._rates[index] for index, parameter in enumerate(self._parameters)
+        }
+        self._last: Array | None = None
 
-    def set(self, lr: float | Mapping[str, float], momentum: float) -> None:
-        """The rates from now on, as for :func:`update`."""
-        rates = np.array([_rates(p, lr, momentum) for p in self._parameters], np.float32)
-        if self._given is None or not np.array_equal(rates, self._given):
+    def set_rates(self, lr: float | Mapping[str, float], momentum: float) -> None:
+        """Set the rates from now on, as for :func:`moves`."""
+        rates = np.array([_rates(parameter, lr, momentum) for parameter in self._parameters], np.float32)
+        if self._last is None or not np.array_equal(rates, self._last):
             self._device.fill(self._rates, rates)
-            self._given = rates
+            self._last = rates
             self.frozen = frozenset(
-                p.name for p, row in zip(self._parameters, rates, strict=True) if row[0] == 0
+                parameter.name
+                for parameter, (rate, _) in zip(self._parameters, rates, strict=True)
+                if rate == 0
             )
 
     def of(self, piece: Piece) -> tuple[Any, ...] | None:
-        """A piece's update as a filter gradient takes it along; None if it is frozen."""
-        p = piece.parameter
-        if p.name in self.frozen:
+        """The arguments by which a filter gradient also updates a piece; None if it is frozen."""
+        parameter = piece.parameter
+        if parameter.name in self.frozen:
             return None
-        problem = _problem(piece.value.size, 0.0, 0.0, p.weight_decay)
-        return (problem, piece.velocity, piece.value, piece.rounded, self._row[p.name], self.halt)
+        problem = _problem(piece.value.size, 0.0, 0.0, parameter.weight_decay)
+        rates = self._rates_of[parameter.name]
+        return (problem, piece.velocity, piece.value, piece.rounded, rates, self.halt)
 
     def apply(self, piece: Piece) -> None:
-        """Updates a piece by its gradient."""
+        """Update a piece by its gradient."""
         if (update := self.of(piece)) is None:
             return
         problem, velocity, value, rounded, rates, halt = update

@@ -166,7 +166,7 @@ def _trained_over_blocks(o: ConvProblem) -> bool:
     )
     image = SimpleNamespace(height=o.h, width=o.w, channels=o.c, center_mean=False)
     net: Any = SimpleNamespace(input=image, stored_shape=(o.h, o.w, o.c))
-    return ConvLayer.blocks(spec, net, o.n, o.precision) is not None
+    return ConvLayer.image_blocks(spec, net, o.n, o.precision) is not None
 
 
 def _in_precision(problem: Any, precision: str) -> Any:

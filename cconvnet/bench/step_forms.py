@@ -99,7 +99,7 @@ def _pipelined(training: Training, steps: int) -> float:
 
 def _replayed(network: Network, steps: int) -> float | None:
     """The device's seconds for so many repetitions of the captured step; None if nothing was captured."""
-    works = [work for work in network._captured.values() if work is not None]
+    works = [work for work in network.runner.captured.values() if work is not None]
     if not works:
         return None
     (device,) = network.devices

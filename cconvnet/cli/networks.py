@@ -73,7 +73,6 @@ def describe(
         batch=count,
         devices=device_names(device),
         precision="fp32" if precision is None else precision,
-        needs=None,
     )
     description = network.describe()
     if to_json:

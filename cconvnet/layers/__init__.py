@@ -1,42 +1,46 @@
 """Layers: each joins a spec to the functions of one device's module.
 
-A layer is made once for a fixed batch. Its constructor makes the problem (which does all shape arithmetic)
-and takes its memory; forward() and backward() then only call functions of the module with arrays that never
-change. A layer knows nothing of training: it reads its inputs' arrays, writes its output's array, and in
-the backward pass turns the output's gradient into its parameters' and inputs' gradients.
+A layer is made once for a fixed batch. Its constructor makes the problem, which does all shape arithmetic,
+and allocates its memory. forward() and backward() then only call functions of the module with arrays that
+never change.
+
+A layer knows nothing of training. It reads its inputs' arrays and writes its output's array. In the backward
+pass it computes its parameters' and inputs' gradients from the output's.
 
 Modules, in reading order:
-    base: Tensor, the base class Layer, and what a layer is given when it is made.
+    base: activations, the base class Layer, and the site where a layer is built.
     weighted: the passes of all layers with weights.
     conv, local, fc: layers with weights.
-    neuron, pool, lrn, lrn_maxpool, contrast_norm, dropout, elementwise, eltmax, rearrange: layers without.
+    neuron, pool, lrn, lrn_maxpool, contrast_norm, dropout: layers without weights.
+    elementwise, eltmax, rearrange: sums, maxima and other arrangements of inputs.
     softmax: the cost.
     input_transform, copy: layers that the network adds by itself.
-    registry: the class for each kind of spec, and the pairs of layers that are fused.
+    registry: the class for each type of spec, and the pairs of layers that are fused.
 """
 
-from cconvnet.layers.base import Layer, Place, Tensor
+from cconvnet.layers.base import CostLayer, Layer, Site, Tensor
 from cconvnet.layers.conv import ConvLayer
 from cconvnet.layers.copy import CopyLayer
 from cconvnet.layers.dropout import Dropout
-from cconvnet.layers.input_transform import InputLayer
-from cconvnet.layers.lrn_maxpool import LrnPoolLayer
-from cconvnet.layers.registry import can_join, join, layer_type
+from cconvnet.layers.input_transform import ImageBatch, InputLayer
+from cconvnet.layers.registry import can_fuse, fuse_layers, layer_type, make_layer
 from cconvnet.layers.softmax import SoftmaxCostLayer
 from cconvnet.layers.weighted import initial_weights
 
 __all__ = [
     "ConvLayer",
     "CopyLayer",
+    "CostLayer",
     "Dropout",
+    "ImageBatch",
     "InputLayer",
     "Layer",
-    "LrnPoolLayer",
-    "Place",
+    "Site",
     "SoftmaxCostLayer",
     "Tensor",
-    "can_join",
+    "can_fuse",
+    "fuse_layers",
     "initial_weights",
-    "join",
     "layer_type",
+    "make_layer",
 ]

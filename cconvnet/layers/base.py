@@ -1,4 +1,4 @@
-"""One operation on one device: the base class of all layers, and the activations between them."""
+"""The base class of all layers, the activations between them, and what a layer is given when it is made."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from cconvnet._problem import (
-    InputProblem,
-)
+from cconvnet._problem import InputProblem
 from cconvnet.devices import Device
-from cconvnet.optim import Parameter, Piece, Updates
+from cconvnet.nets import NetSpec
+from cconvnet.optim import FusedUpdates, Parameter, Piece
 
 # Takes memory on a device for as long as the network lives: (device, shape, dtype) -> array.
 Allocate = Callable[..., Any]
@@ -23,14 +22,22 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Tensor:
-    """An activation [N, ..., channels] on one device, and its gradient if anything before it learns.
+    """An activation [N, ..., channels] on one device, with its gradient if anything before it learns.
 
-    Of a layer that is split over devices it is one part, the channels from `first` on of `of_channels`.
+    The activation of a layer that is split over devices has one tensor per part. A part holds the channels
+    from `first` on of `of_channels`.
 
-    Attributes
-        gradient: where its gradient is gathered; None where none is needed.
-        more_gradients: what else its readers' backward passes write, to be added to it in this order.
-        blocks: of images that lie in blocks of pixels (see InputProblem), how; else None.
+    Attributes:
+        name: the layer that computes it.
+        shape: of the array.
+        device: where the array is.
+        array: the values.
+        needs_gradient: whether anything before it learns.
+        first: the first of its channels among those of all parts.
+        of_channels: how many channels all parts have together.
+        gradient: where its gradient is summed; None where none is needed.
+        more_gradients: what its other readers' backward passes write, added to `gradient` in this order.
+        blocks: the layout of images in blocks of pixels (see InputProblem); None for all other tensors.
     """
 
     name: str
@@ -46,30 +53,39 @@ class Tensor:
 
     @property
     def count(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def channels(self) -> int:
+        """The number of channels of this part."""
         return self.shape[-1]
 
     @property
     def image(self) -> tuple[int, int, int, int]:
-        """The shape as (N, H, W, C); what an FC layer puts out is an image of one pixel, and blocks are the
-        image they were cut from."""
-        if (o := self.blocks) is not None:
-            return o.n, o.p, o.q, o.c
+        """The shape as (N, H, W, C).
+
+        The output of an FC layer is an image of one pixel; blocks are the image they were cut from.
+        """
+        if (problem := self.blocks) is not None:
+            return problem.n, problem.p, problem.q, problem.c
         n, *rest = self.shape
         h, w, c = rest if len(rest) == 3 else (1, 1, math.prod(rest))
         return n, h, w, c
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a layer is made: all that is not in its spec.
+class Site:
+    """The site where a layer is built: everything that is not in its spec.
 
-    Attributes
-        part, parts: of a layer that is split over devices, which part this is, and of how many.
+    Attributes:
+        device: where the layer runs.
+        part: the index of this part, of a layer that is split over devices; else 0.
+        parts: how many parts the layer has.
+        allocate: takes memory on a device.
         parameters: those of the network so far, by name.
+        seed: of the first weights and of dropout.
+        precision: "fp32", "tf32" or "bf16".
         step: int64[1] on the device, the number of the training step that runs.
     """
 
@@ -87,37 +103,59 @@ class Place:
         """The type of activations, their gradients and working weights."""
         return np.uint16 if self.precision == "bf16" else np.float32
 
-    def share(self, what: str, count: int) -> slice:
-        """The range of `count` things, channels or groups, that belongs to this part."""
+    def share(self, name: str, count: int) -> slice:
+        """Return the range of `count` things that belongs to this part.
+
+        Args:
+            name: the things, "filters" or "groups", for the error.
+            count: how many all parts have together.
+
+        Raises:
+            ValueError: `count` is no multiple of the number of parts.
+        """
         if count % self.parts:
-            raise ValueError(f"{what} ({count}) cannot be split over {self.parts} devices")
+            raise ValueError(f"{name} ({count}) cannot be split over {self.parts} devices")
         own = count // self.parts
         return slice(self.part * own, (self.part + 1) * own)
 
 
 def length(share: slice) -> int:
+    """The number of elements of a range."""
     return int(share.stop - share.start)
 
 
 class Layer:
     """One operation on one device.
 
-    Attributes
-        name, type, device, inputs, output.
-        names: of the spec's layers that it computes, in order; its output is that of the last.
-        input_gradients: for each input the array the backward pass writes, None where no gradient is needed.
+    A subclass is constructed with (spec, the tensors of each input, site). It answers what the network asks
+    of it by the attributes and methods below, so that the network needs to know no concrete layer.
+
+    Attributes:
+        type: the type's name, as in specs.
+        name: the name of the spec's layer, of the last one if it computes several.
+        names: the spec's layers that it computes, in order; its output is that of the last.
+        device: where it runs.
+        inputs: the tensors it reads.
+        output: the tensor it writes.
+        input_gradients: for each input the array that the backward pass writes; None where none is needed.
         workspace: memory shared by all layers of a device, at least workspace_bytes().
         scratch: likewise, of activations' elements, at least scratch_count() of them.
+        backward_in_place: whether an input's gradient may overwrite the output's.
+        several_inputs: whether its spec may have more than one input.
+        is_copy: whether it only copies an activation from one device to another.
+        can_mask_gradient: whether its backward pass can apply the ReLU of the layer before it.
     """
 
     type: ClassVar[str]
-    # Whether an input's gradient may lie where the output's lies.
     backward_in_place: ClassVar[bool] = False
+    several_inputs: ClassVar[bool] = False
+    is_copy: ClassVar[bool] = False
+    can_mask_gradient: ClassVar[bool] = False
 
     def __init__(
         self,
         name: str,
-        place: Place,
+        site: Site,
         inputs: Sequence[Tensor],
         shape: tuple[int, ...],
         learns: bool = False,
@@ -125,12 +163,12 @@ class Layer:
     ) -> None:
         self.name = name
         self.names = [name]
-        self.device = place.device
+        self.device = site.device
         self.inputs = list(inputs)
         needs_gradient = learns or any(tensor.needs_gradient for tensor in inputs)
-        first, of_channels = shape[-1] * place.part, shape[-1] * place.parts
-        array = place.allocate(place.device, shape, element or place.element)
-        self.output = Tensor(name, shape, place.device, array, needs_gradient, first, of_channels)
+        first, of_channels = shape[-1] * site.part, shape[-1] * site.parts
+        array = site.allocate(site.device, shape, element or site.element)
+        self.output = Tensor(name, shape, site.device, array, needs_gradient, first, of_channels)
         self.input_gradients: list[Any] = [None] * len(inputs)
         self.workspace: Any = None
         self.scratch: Any = None
@@ -138,35 +176,124 @@ class Layer:
     def __repr__(self) -> str:
         return f"<{self.type} {self.name} on {self.device.name} -> {self.output.shape}>"
 
+    # -- asked of the class, before a layer is made --
+
     @staticmethod
     def mixes(spec: Any, index: int) -> bool:
-        """Whether an output channel depends on all channels of that input, so that a part reads all parts."""
+        """Whether each output channel depends on all channels of that input.
+
+        A part of such a layer reads all parts of the input.
+        """
         return False
+
+    @staticmethod
+    def fuses(first: Any, second: Any) -> bool:
+        """Whether a layer of this class can do the work of both specs, `second` reading `first`."""
+        return False
+
+    @classmethod
+    def fuse(cls, first: Any, second: Any, inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
+        """Make the layer that does the work of both specs; see :meth:`fuses`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def image_blocks(spec: Any, net: NetSpec, batch: int, precision: str) -> InputProblem | None:
+        """The layout of images in blocks with which this layer, their only reader, is faster.
+
+        None where it does not pay or cannot be.
+        """
+        return None
+
+    # -- asked of a layer --
+
+    @property
+    def cost(self) -> CostLayer | None:
+        """The layer itself if it computes the network's loss, else None."""
+        return None
 
     @property
     def pieces(self) -> list[Piece]:
-        """What it has of parameters."""
+        """Its parts of parameters."""
         return []
 
+    @property
+    def ends_in_relu(self) -> bool:
+        """Whether its output is that of a ReLU whose gradient the layer after it may apply."""
+        return False
+
     def workspace_bytes(self) -> int:
+        """The bytes of workspace that its passes need."""
         return 0
 
     def scratch_count(self) -> int:
+        """The elements of scratch that its passes need."""
         return 0
 
     def activation(self, name: str) -> Any:
-        """What one of `names` puts out, on the device; of those inside it is computed anew."""
+        """The output of one of `names`, on the device; one inside a fused layer is computed again."""
         return self.output.array
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """The shape of what one of `names` puts out."""
+        """The shape of the output of one of `names`."""
         return self.output.shape
 
-    def forward(self, train: bool) -> None:
+    def last_copies(self, back: bool) -> list[tuple[Device | None, Any, Any]]:
+        """What the last pass forward, or back, copied between devices; empty unless `is_copy`.
+
+        Each entry is a device and two of its moments; see Transfer.
+        """
+        return []
+
+    # -- told to a layer --
+
+    def mask_input_gradient(self) -> None:
+        """Apply, from now on, the ReLU of the layer before it in the backward pass."""
         raise NotImplementedError
 
-    def backward(self, updates: Updates | None = None) -> None:
-        """With `updates`, parameters move as soon as their gradients are there, which are then not kept."""
+    def expect_masked_gradient(self) -> None:
+        """Rely, from now on, on the reader's backward pass having applied this layer's ReLU."""
+        raise NotImplementedError
+
+    def forward(self, train: bool) -> None:
+        """Compute the output from the inputs."""
+        raise NotImplementedError
+
+    def backward(self, updates: FusedUpdates | None = None) -> None:
+        """Compute the gradients of inputs and parameters from the output's.
+
+        Args:
+            updates: where parameters move as soon as their gradients are known, the updates that move them.
+                These gradients are not kept.
+        """
+        raise NotImplementedError
+
+
+class CostLayer(Layer):
+    """A layer that computes the network's loss.
+
+    Attributes:
+        coeff: multiplies the gradient.
+        losses: float32[N], one per image.
+        ranks: int32[N], the number of classes that are more probable than the label.
+        count: how many rows hold images; the loss is their mean.
+    """
+
+    coeff: float
+    losses: Any
+    ranks: Any
+    count: int
+
+    @property
+    def cost(self) -> CostLayer:
+        """The layer itself."""
+        return self
+
+    def load(self, labels: Array) -> None:
+        """Take the labels of a batch, from here on of as many images.
+
+        Args:
+            labels: int32[n], at most as many as the batch has rows.
+        """
         raise NotImplementedError
 
 
@@ -174,3 +301,10 @@ def only(inputs: Sequence[Sequence[Tensor]]) -> Tensor:
     """The one input of a layer that has one."""
     ((tensor,),) = inputs
     return tensor
+
+
+def several(inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The inputs of a layer that needs two or more."""
+    if len(inputs) < 2:
+        raise ValueError(f"inputs must be at least two, not {len(inputs)}")
+    return [only([tensors]) for tensors in inputs]

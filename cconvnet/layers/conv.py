@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from cconvnet._problem import (
-    ConvProblem,
-    InputProblem,
-)
+from collections.abc import Sequence
+from typing import Self
+
+from cconvnet._problem import ConvProblem, InputProblem
+from cconvnet.layers.base import Site, Tensor
 from cconvnet.layers.weighted import FilterLayer
-from cconvnet.nets import (
-    ConvSpec,
-    NetSpec,
-)
+from cconvnet.nets import ConvSpec, DropoutSpec, NetSpec
 
 
 class ConvLayer(FilterLayer):
+    """A convolution, with the bias, the activation function and the dropout after it."""
+
     type = "conv"
     problem_type = ConvProblem
 
     @staticmethod
-    def blocks(spec: ConvSpec, net: NetSpec, batch: int, precision: str) -> InputProblem | None:
-        """How images would lie in blocks, so that this convolution of them has stride 1; None: it does not
-        pay or cannot be."""
+    def fuses(first: ConvSpec, second: DropoutSpec) -> bool:
+        """Whether nothing but a ReLU is between the product and the dropout."""
+        return first.neuron is None or first.neuron.kind == "relu"
+
+    @classmethod
+    def fuse(
+        cls, first: ConvSpec, second: DropoutSpec, inputs: Sequence[Sequence[Tensor]], site: Site
+    ) -> Self:
+        """Make the convolution with its dropout."""
+        return cls(first, inputs, site, second)
+
+    @staticmethod
+    def image_blocks(spec: ConvSpec, net: NetSpec, batch: int, precision: str) -> InputProblem | None:
+        """The layout of images in blocks over which this convolution has stride 1.
+
+        None where it does not pay or cannot be.
+        """
         own, image = spec.for_input(0), net.input
         (r, s), (block, across), (pad, sideways) = own.window, own.stride, own.padding
         if (
@@ -37,7 +51,7 @@ class ConvLayer(FilterLayer):
         problem = InputProblem(
             batch, *net.stored_shape, image.height, image.width, image.center_mean, block, pad
         )
-        # Windows beyond the blocks, as ceil rounding makes, would read what is not there.
+        # Windows beyond the blocks, as ceil rounding makes, would read past them.
         _, h, w, _ = problem.y_shape
         over_blocks = (h - -(-r // block) + 1, w - -(-s // block) + 1)
         return problem if over_blocks == (plain.p, plain.q) else None

@@ -1,36 +1,55 @@
-"""The images of a batch on their way into the network."""
+"""The images of a batch on their way into the network: crops, mirror images, mean and colour noise."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cconvnet._problem import (
-    InputProblem,
-)
-from cconvnet.layers.base import Layer, Place
-from cconvnet.nets import (
-    DATA,
-    NetSpec,
-)
+from cconvnet._problem import InputProblem
+from cconvnet.layers.base import Array, Layer, Site
+from cconvnet.nets import DATA, NetSpec
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """The images of a batch in host memory.
+
+    Attributes:
+        images: uint8[n, H, W, C], of the stored size.
+        top: int32[n], the first row of each image's crop.
+        left: int32[n], the first column of each image's crop.
+        mirror: uint8[n], 1 for an image that is mirrored.
+        shift: float32[n, C], added to every pixel after the mean is subtracted; None: nothing.
+        scale: multiplies the pixels then, beside the network's own scale.
+    """
+
+    images: Array
+    top: Array
+    left: Array
+    mirror: Array
+    shift: Array | None
+    scale: float
 
 
 class InputLayer(Layer):
-    """The images of a batch on one device: uint8 in, an activation [N, height, width, C] out, or its
-    blocks."""
+    """The images of a batch on one device.
+
+    Its input is uint8 images; its output an activation [N, height, width, C] or its blocks.
+    """
 
     type = "data"
 
-    def __init__(self, net: NetSpec, batch: int, place: Place, blocks: InputProblem | None = None) -> None:
+    def __init__(self, net: NetSpec, batch: int, site: Site, blocks: InputProblem | None = None) -> None:
         image = net.input
         self.problem = blocks or InputProblem(
             batch, *net.stored_shape, image.height, image.width, image.center_mean
         )
-        super().__init__(DATA, place, (), self.problem.y_shape)
+        super().__init__(DATA, site, (), self.problem.y_shape)
         self.output.blocks = blocks
         self.scale = self._net_scale = image.scale
-        device, allocate = place.device, place.allocate
+        device, allocate = site.device, site.allocate
         self.images = allocate(device, (batch, *net.stored_shape), np.uint8)
         self._feed = device.feed(self.images)
         self.top = allocate(device, (batch,), np.int32)
@@ -41,33 +60,37 @@ class InputLayer(Layer):
         self.mean: Any = None
         self.shift: Any = None
 
-    def load(self, images: Any, top: Any, left: Any, mirror: Any, shift: Any, scale: float) -> None:
-        """Host arrays of one batch; rows beyond theirs are filled with zeros."""
-        self.scale = self._net_scale * scale
-        self._feed.start(images)
-        targets = [(self.top, top), (self.left, left), (self.mirror, mirror)]
-        if shift is not None:
-            targets.append((self._shift, shift))
-        self.shift = None if shift is None else self._shift
+    def load(self, batch: ImageBatch) -> None:
+        """Start to copy a batch to the device; rows beyond its images are filled with zeros."""
+        self.scale = self._net_scale * batch.scale
+        self._feed.start(batch.images)
+        targets = [(self.top, batch.top), (self.left, batch.left), (self.mirror, batch.mirror)]
+        if batch.shift is not None:
+            targets.append((self._shift, batch.shift))
+        self.shift = None if batch.shift is None else self._shift
         with self.device:
             for target, host in targets:
                 self.device.fill(target[: len(host)], host)
                 if len(host) < len(target):
                     target[len(host) :] = 0
 
-    def set_mean(self, mean: Any) -> None:
+    def set_mean(self, mean: Array | None) -> None:
+        """Set what is subtracted from every image; None: nothing."""
         self.mean = None if mean is None else self._mean
         if mean is not None:
             self.device.fill(self._mean, mean)
 
     def forward(self, train: bool) -> None:
+        """Crop and mirror the images, and subtract the mean."""
         self._transform(self.problem, self.output.array)
 
     def activation(self, name: str) -> Any:
-        o = self.problem
-        if o.block == 1:
+        """The images as an activation; if the output is in blocks, computed again without them."""
+        problem = self.problem
+        if problem.block == 1:
             return self.output.array
-        plain = InputProblem(o.n, o.h, o.w, o.c, o.p, o.q, o.center_mean)
+        stored, seen = (problem.n, problem.h, problem.w, problem.c), (problem.p, problem.q)
+        plain = InputProblem(*stored, *seen, problem.center_mean)
         y = self.device.empty(plain.y_shape, self.output.array.dtype)
         self._transform(plain, y)
         return y

@@ -3,46 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
-from cconvnet._problem import (
-    PoolProblem,
-)
-from cconvnet.layers.base import Layer, Place, Tensor, only
+from cconvnet._problem import PoolProblem
+from cconvnet.layers.base import Layer, Site, Tensor, only
 from cconvnet.layers.lrn import lrn_problem
-from cconvnet.nets import (
-    LrnSpec,
-    PoolSpec,
-)
-from cconvnet.optim import Updates
+from cconvnet.nets import LrnSpec, PoolSpec
+from cconvnet.optim import FusedUpdates
 
 
-class LrnPoolLayer(Layer):
-    """Normalisation across channels and the max pooling after it; what lies between is never stored.
+class LrnMaxpoolLayer(Layer):
+    """Normalisation across channels and the max pooling after it; the normalised values are never stored.
 
-    Attributes
-        relu: whether it also takes the gradient through the ReLU of the layer before it.
+    Attributes:
+        relu: whether the backward pass also applies the ReLU of the layer before it.
     """
 
     type = "lrn_pool"
+    can_mask_gradient = True
 
-    def __init__(
-        self, lrn: LrnSpec, pool: PoolSpec, inputs: Sequence[Sequence[Tensor]], place: Place
-    ) -> None:
+    def __init__(self, lrn: LrnSpec, pool: PoolSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
-        self.lrn = lrn_problem(lrn, x, place)
+        self.lrn = lrn_problem(lrn, x, site)
         self.pool = PoolProblem(*x.image, pool.window, pool.stride, pool.padding, pool.rounding, pool.outputs)
-        super().__init__(pool.name, place, [x], self.pool.y_shape)
+        super().__init__(pool.name, site, [x], self.pool.y_shape)
         self.names.insert(0, lrn.name)
         self.relu = False
 
+    @staticmethod
+    def fuses(first: LrnSpec, second: PoolSpec) -> bool:
+        """Whether the normalisation is across channels and the pooling takes maxima."""
+        return first.region == "across_channels" and second.pool == "max"
+
+    @classmethod
+    def fuse(cls, first: LrnSpec, second: PoolSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
+        """Make the layer of both."""
+        return cls(first, second, inputs, site)
+
     def shape_of(self, name: str) -> tuple[int, ...]:
+        """The pooled shape, or that of the normalised values."""
         return self.output.shape if name == self.name else self.inputs[0].shape
 
     def workspace_bytes(self) -> int:
+        """The bytes of workspace of the backward pass."""
         return int(self.device.module.lrn_maxpool_backward_workspace(self.lrn, self.pool))
 
     def activation(self, name: str) -> Any:
+        """The pooled values, or the normalised ones, computed again."""
         if name == self.name:
             return self.output.array
         x = self.inputs[0]
@@ -50,11 +57,17 @@ class LrnPoolLayer(Layer):
         self.device.module.lrn_forward(self.lrn, x.array, y, self.device.stream)
         return y
 
+    def mask_input_gradient(self) -> None:
+        """Apply, from now on, the ReLU of the layer before it in the backward pass."""
+        self.relu = True
+
     def forward(self, train: bool) -> None:
+        """Normalise and pool."""
         x, y = self.inputs[0].array, self.output.array
         self.device.module.lrn_maxpool_forward(self.lrn, self.pool, x, y, self.device.stream)
 
-    def backward(self, updates: Updates | None = None) -> None:
+    def backward(self, updates: FusedUpdates | None = None) -> None:
+        """Compute the input's gradient; the normalised values are computed again."""
         x, y = self.inputs[0].array, self.output.array
         self.device.module.lrn_maxpool_backward(
             self.lrn,

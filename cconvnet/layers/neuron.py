@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cconvnet._problem import (
-    NeuronProblem,
-)
-from cconvnet.layers.base import Layer, Place, Tensor, only
-from cconvnet.nets import (
-    NeuronSpec,
-)
-from cconvnet.optim import Updates
+from cconvnet._problem import NeuronProblem
+from cconvnet.layers.base import Layer, Site, Tensor, only
+from cconvnet.nets import NeuronSpec
+from cconvnet.optim import FusedUpdates
 
 
 class NeuronLayer(Layer):
+    """An activation function of each element."""
+
     type = "neuron"
     backward_in_place = True
 
-    def __init__(self, spec: NeuronSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+    def __init__(self, spec: NeuronSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
-        super().__init__(spec.name, place, [x], x.shape)
+        super().__init__(spec.name, site, [x], x.shape)
         self.problem = NeuronProblem(x.count, spec.neuron.kind, spec.neuron.a, spec.neuron.b)
 
     def forward(self, train: bool) -> None:
-        self.device.module.neuron_forward(
-            self.problem, self.inputs[0].array, self.output.array, self.device.stream
-        )
+        """Compute y = f(x)."""
+        x, y = self.inputs[0].array, self.output.array
+        self.device.module.neuron_forward(self.problem, x, y, self.device.stream)
 
-    def backward(self, updates: Updates | None = None) -> None:
-        x, y, dy = self.inputs[0].array, self.output.array, self.output.gradient
-        self.device.module.neuron_backward(
-            self.problem, x, y, dy, self.input_gradients[0], self.device.stream
-        )
+    def backward(self, updates: FusedUpdates | None = None) -> None:
+        """Compute dx = dy f'(x)."""
+        x, y, dy, dx = self.inputs[0].array, self.output.array, self.output.gradient, self.input_gradients[0]
+        self.device.module.neuron_backward(self.problem, x, y, dy, dx, self.device.stream)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cconvnet._problem import (
-    PoolProblem,
-)
-from cconvnet.layers.base import Layer, Place, Tensor, only
-from cconvnet.nets import (
-    PoolSpec,
-)
-from cconvnet.optim import Updates
+from cconvnet._problem import PoolProblem
+from cconvnet.layers.base import Layer, Site, Tensor, only
+from cconvnet.nets import PoolSpec
+from cconvnet.optim import FusedUpdates
 
 
 class PoolLayer(Layer):
+    """The maximum or the mean of each window."""
+
     type = "pool"
 
-    def __init__(self, spec: PoolSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+    def __init__(self, spec: PoolSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
         self.problem = PoolProblem(
             *x.image,
@@ -28,14 +26,16 @@ class PoolLayer(Layer):
             spec.outputs,
         )
         self.is_max = spec.pool == "max"
-        super().__init__(spec.name, place, [x], self.problem.y_shape)
+        super().__init__(spec.name, site, [x], self.problem.y_shape)
 
     def forward(self, train: bool) -> None:
+        """Pool each window."""
         module = self.device.module
         pool = module.maxpool_forward if self.is_max else module.avgpool_forward
         pool(self.problem, self.inputs[0].array, self.output.array, self.device.stream)
 
-    def backward(self, updates: Updates | None = None) -> None:
+    def backward(self, updates: FusedUpdates | None = None) -> None:
+        """Give each window's gradient to its maxima, or to all its elements alike."""
         module, stream = self.device.module, self.device.stream
         dy, dx = self.output.gradient, self.input_gradients[0]
         if self.is_max:

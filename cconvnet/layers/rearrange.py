@@ -7,28 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet._problem import (
-    ConvProblem,
-)
+from cconvnet._problem import ConvProblem
 from cconvnet.bfloat16 import pack
-from cconvnet.layers.base import Array, Layer, Place, Tensor, only
-from cconvnet.nets import (
-    BlurSpec,
-    ConcatSpec,
-    SelectSpec,
-)
-from cconvnet.optim import Updates
+from cconvnet.layers.base import Array, Layer, Site, Tensor, only, several
+from cconvnet.nets import BlurSpec, ConcatSpec, SelectSpec
+from cconvnet.optim import FusedUpdates
 
 
 class ConcatLayer(Layer):
-    """The channels of several inputs of one height and width, one input's behind the other's."""
+    """The channels of several inputs of one height and width, in the order of the inputs."""
 
     type = "concat"
+    several_inputs = True
 
-    def __init__(self, spec: ConcatSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
-        if len(inputs) < 2:
-            raise ValueError(f"inputs must be at least two, not {len(inputs)}")
-        tensors = [only([tensors]) for tensors in inputs]
+    def __init__(self, spec: ConcatSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
+        tensors = several(inputs)
         if len({x.image[:3] for x in tensors}) != 1:
             raise ValueError(
                 "inputs must have one height and width, not "
@@ -38,7 +31,7 @@ class ConcatLayer(Layer):
         channels = sum(c for *_, c in images)
         flat = all(len(x.shape) == 2 for x in tensors)
         shape = (images[0][0], channels) if flat else (*images[0][:3], channels)
-        super().__init__(spec.name, place, tensors, shape)
+        super().__init__(spec.name, site, tensors, shape)
 
     def _parts(self, whole: Any) -> list[Any]:
         """The channels of each input."""
@@ -46,11 +39,13 @@ class ConcatLayer(Layer):
         return [whole[..., end - x.image[3] : end] for x, end in zip(self.inputs, ends.tolist(), strict=True)]
 
     def forward(self, train: bool) -> None:
+        """Copy each input to its channels of the output."""
         with self.device:
             for x, part in zip(self.inputs, self._parts(self.output.array), strict=True):
                 part[...] = x.array.reshape(part.shape)
 
-    def backward(self, updates: Updates | None = None) -> None:
+    def backward(self, updates: FusedUpdates | None = None) -> None:
+        """Copy each input's channels of the gradient."""
         with self.device:
             for dx, part in zip(self.input_gradients, self._parts(self.output.gradient), strict=True):
                 if dx is not None:
@@ -60,17 +55,18 @@ class ConcatLayer(Layer):
 class _FixedFilterLayer(Layer):
     """A convolution whose filters never change and are no parameters."""
 
-    def __init__(self, name: str, x: Tensor, place: Place, filters: Array, groups: int) -> None:
+    def __init__(self, name: str, x: Tensor, site: Site, filters: Array, groups: int) -> None:
         k, r, s, _ = filters.shape
         padding = (r // 2, s // 2)
-        self.problem = ConvProblem(*x.image, k, r, s, (1, 1), padding, groups, precision=place.precision)
+        self.problem = ConvProblem(*x.image, k, r, s, (1, 1), padding, groups, precision=site.precision)
         shape = (x.shape[0], k) if len(x.shape) == 2 else self.problem.y_shape
-        super().__init__(name, place, [x], shape)
-        values = pack(filters) if place.element == np.uint16 else filters
-        self._filters = place.allocate(place.device, filters.shape, place.element)
-        place.device.fill(self._filters, values)
+        super().__init__(name, site, [x], shape)
+        values = pack(filters) if site.element == np.uint16 else filters
+        self._filters = site.allocate(site.device, filters.shape, site.element)
+        site.device.fill(self._filters, values)
 
     def workspace_bytes(self) -> int:
+        """The bytes of workspace of the more demanding pass."""
         module = self.device.module
         needs = [module.conv_fprop_workspace(self.problem)]
         if self.inputs[0].needs_gradient:
@@ -78,6 +74,7 @@ class _FixedFilterLayer(Layer):
         return int(max(needs))
 
     def forward(self, train: bool) -> None:
+        """Convolve the input with the filters."""
         x, y = self.inputs[0].array, self.output.array
         self.device.module.conv_fprop(
             self.problem,
@@ -90,7 +87,8 @@ class _FixedFilterLayer(Layer):
             self.device.stream,
         )
 
-    def backward(self, updates: Updates | None = None) -> None:
+    def backward(self, updates: FusedUpdates | None = None) -> None:
+        """Compute the input's gradient."""
         dy, dx = self.output.gradient, self.input_gradients[0]
         if dx is not None:
             self.device.module.conv_dgrad(
@@ -104,14 +102,14 @@ class _FixedFilterLayer(Layer):
 
 
 class SelectLayer(_FixedFilterLayer):
-    """Some of the input's channels: filters of one pixel that are 1 for a channel and 0 for the others.
+    """Some of the input's channels, by filters of one pixel: 1 for the channel, 0 for all others.
 
-    Products with 1 and sums with 0 change no value, so each channel is bit-identical to the one it is.
+    Products with 1 and sums with 0 change no value, so each channel is bit-identical to the input's.
     """
 
     type = "select"
 
-    def __init__(self, spec: SelectSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+    def __init__(self, spec: SelectSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
         if max(spec.channels) >= x.channels:
             raise ValueError(
@@ -119,7 +117,7 @@ class SelectLayer(_FixedFilterLayer):
             )
         filters = np.zeros((len(spec.channels), 1, 1, x.channels), np.float32)
         filters[range(len(spec.channels)), 0, 0, spec.channels] = 1
-        super().__init__(spec.name, x, place, filters, groups=1)
+        super().__init__(spec.name, x, site, filters, groups=1)
 
 
 class BlurLayer(_FixedFilterLayer):
@@ -127,11 +125,11 @@ class BlurLayer(_FixedFilterLayer):
 
     type = "blur"
 
-    def __init__(self, spec: BlurSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+    def __init__(self, spec: BlurSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
         if spec.size > min(x.image[1:3]):
             raise ValueError(f"size must be at most the image's side, {min(x.image[1:3])}, not {spec.size}")
         line = np.exp(-((np.arange(spec.size) - spec.size // 2) ** 2) / (2 * spec.stdev**2))
         window = np.outer(line, line) / line.sum() ** 2
         filters = np.broadcast_to(window[None, :, :, None], (x.channels, spec.size, spec.size, 1))
-        super().__init__(spec.name, x, place, filters.astype(np.float32), groups=x.channels)
+        super().__init__(spec.name, x, site, filters.astype(np.float32), groups=x.channels)

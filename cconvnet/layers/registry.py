@@ -1,25 +1,23 @@
-"""The layer class of each kind of spec, and the pairs of layers that are fused."""
+"""The layer class for each type of spec, and the pairs of layers that one kernel computes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from cconvnet.layers.base import Layer, Place, Tensor
+from cconvnet.layers.base import Layer, Site, Tensor
 from cconvnet.layers.contrast_norm import ContrastNormLayer
 from cconvnet.layers.conv import ConvLayer
 from cconvnet.layers.dropout import DropoutLayer
-from cconvnet.layers.elementwise import ElementwiseLayer, SumLayer
+from cconvnet.layers.elementwise import SumLayer
 from cconvnet.layers.eltmax import MaxLayer
 from cconvnet.layers.fc import FcLayer
 from cconvnet.layers.local import LocalLayer
 from cconvnet.layers.lrn import LrnLayer
-from cconvnet.layers.lrn_maxpool import LrnPoolLayer
+from cconvnet.layers.lrn_maxpool import LrnMaxpoolLayer
 from cconvnet.layers.neuron import NeuronLayer
 from cconvnet.layers.pool import PoolLayer
 from cconvnet.layers.rearrange import BlurLayer, ConcatLayer, SelectLayer
 from cconvnet.layers.softmax import SoftmaxCostLayer
-from cconvnet.layers.weighted import WeightedLayer
 from cconvnet.nets import (
     BlurSpec,
     ConcatSpec,
@@ -38,7 +36,7 @@ from cconvnet.nets import (
     SumSpec,
 )
 
-_LAYERS: dict[type[LayerSpec], Any] = {
+_LAYERS: dict[type[LayerSpec], type[Layer]] = {
     ConvSpec: ConvLayer,
     LocalSpec: LocalLayer,
     FcSpec: FcLayer,
@@ -54,32 +52,44 @@ _LAYERS: dict[type[LayerSpec], Any] = {
     BlurSpec: BlurLayer,
     SoftmaxCostSpec: SoftmaxCostLayer,
 }
-_SEVERAL_INPUTS = (WeightedLayer, ElementwiseLayer, ConcatLayer)
+# The class that may compute two layers, by the types of both.
+_FUSED: dict[tuple[type[LayerSpec], type[LayerSpec]], type[Layer]] = {
+    (LrnSpec, PoolSpec): LrnMaxpoolLayer,
+    (ConvSpec, DropoutSpec): ConvLayer,
+    (FcSpec, DropoutSpec): FcLayer,
+}
 
 
-def layer_type(spec: LayerSpec) -> Any:
-    """The class of the layer a spec describes, to be called with (spec, the tensors of each input, place).
+def layer_type(spec: LayerSpec) -> type[Layer]:
+    """The class of the layer that a spec describes.
 
-    Raises ValueError if it has too many inputs.
+    Raises:
+        ValueError: the spec has several inputs and the class takes one.
     """
     kind = _LAYERS[type(spec)]
-    if len(spec.inputs) != 1 and not issubclass(kind, _SEVERAL_INPUTS):
+    if len(spec.inputs) != 1 and not kind.several_inputs:
         raise ValueError(f"inputs must be one layer, not {len(spec.inputs)}")
     return kind
 
 
-def can_join(first: LayerSpec, second: LayerSpec) -> bool:
-    """Whether one layer can do the work of two, the second of which is the only one to read the first."""
-    if isinstance(first, LrnSpec) and isinstance(second, PoolSpec):
-        return first.region == "across_channels" and second.pool == "max"
-    if isinstance(first, ConvSpec | FcSpec) and isinstance(second, DropoutSpec):
-        return first.neuron is None or first.neuron.kind == "relu"
-    return False
+def can_fuse(first: LayerSpec, second: LayerSpec) -> bool:
+    """Whether one layer can do the work of two, where only the second reads the first."""
+    kind = _FUSED.get((type(first), type(second)))
+    return kind is not None and kind.fuses(first, second)
 
 
-def join(first: LayerSpec, second: LayerSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> Layer:
-    """The layer that does the work of both."""
-    if isinstance(first, LrnSpec) and isinstance(second, PoolSpec):
-        return LrnPoolLayer(first, second, inputs, place)
-    assert isinstance(second, DropoutSpec)
-    return (ConvLayer if isinstance(first, ConvSpec) else FcLayer)(first, inputs, place, second)
+def fuse_layers(first: LayerSpec, second: LayerSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Layer:
+    """Make the layer that does the work of both; see :func:`can_fuse`."""
+    return _FUSED[type(first), type(second)].fuse(first, second, inputs, site)
+
+
+def make_layer(spec: LayerSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Layer:
+    """Make the layer that a spec describes.
+
+    Args:
+        spec: the layer.
+        inputs: the tensors of each of its inputs: one, or the parts of an activation that is split.
+        site: where the layer is built.
+    """
+    kind: Callable[..., Layer] = layer_type(spec)
+    return kind(spec, inputs, site)

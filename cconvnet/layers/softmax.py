@@ -7,42 +7,46 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet._problem import (
-    SoftmaxProblem,
-)
-from cconvnet.layers.base import Layer, Place, Tensor, only
-from cconvnet.nets import (
-    SoftmaxCostSpec,
-)
-from cconvnet.optim import Updates
+from cconvnet._problem import SoftmaxProblem
+from cconvnet.layers.base import Array, CostLayer, Site, Tensor, only
+from cconvnet.nets import SoftmaxCostSpec
+from cconvnet.optim import FusedUpdates
 
 
-class SoftmaxCostLayer(Layer):
-    """Its output is the probabilities; `losses` and `ranks` have a value for each image.
+class SoftmaxCostLayer(CostLayer):
+    """The probabilities of the classes, and the loss and rank of each image's label.
 
-    Training, the forward pass finds the logits' gradient along the way. Nothing else lies in that memory by
-    then: gradients are of no use before the cost's.
+    In training the forward pass also computes the gradient of the logits. Its memory is free by then, since
+    no gradient is computed before the cost's.
     """
 
     type = "softmax_cost"
 
-    def __init__(self, spec: SoftmaxCostSpec, inputs: Sequence[Sequence[Tensor]], place: Place) -> None:
+    def __init__(self, spec: SoftmaxCostSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
         n, k = x.shape[0], x.count // x.shape[0]
         self.problem = SoftmaxProblem(n, k)
-        super().__init__(spec.name, place, [x], (n, k), element=np.float32)
+        super().__init__(spec.name, site, [x], (n, k), element=np.float32)
         self.coeff = spec.coeff
-        self.labels = place.allocate(place.device, (n,), np.int32)
-        self.losses = place.allocate(place.device, (n,))
-        self.ranks = place.allocate(place.device, (n,), np.int32)
-        self.count = n  # how many rows hold images; the loss is their mean
-        self._trained = False
+        self.labels = site.allocate(site.device, (n,), np.int32)
+        self.losses = site.allocate(site.device, (n,))
+        self.ranks = site.allocate(site.device, (n,), np.int32)
+        self.count = n
+        self._gradient_is_computed = False
+
+    def load(self, labels: Array) -> None:
+        """Take the labels of a batch, from here on of as many images."""
+        self.count = len(labels)
+        with self.device:
+            self.labels[self.count :] = 0
+        self.device.fill(self.labels[: self.count], labels)
 
     def forward(self, train: bool) -> None:
+        """Compute probabilities, losses and ranks, and in training the gradient."""
         module, stream = self.device.module, self.device.stream
         x, dx = self.inputs[0].array, self.input_gradients[0]
-        self._trained = train and dx is not None
-        if not self._trained:
+        self._gradient_is_computed = train and dx is not None
+        if not self._gradient_is_computed:
             module.softmax_cross_entropy_forward(
                 self.problem, x, self.labels, self.output.array, self.losses, self.ranks, stream
             )
@@ -60,9 +64,10 @@ class SoftmaxCostLayer(Layer):
         )
         self._clear_missing(dx)
 
-    def backward(self, updates: Updates | None = None) -> None:
+    def backward(self, updates: FusedUpdates | None = None) -> None:
+        """Compute the gradient unless the forward pass has."""
         dx = self.input_gradients[0]
-        if dx is None or self._trained:
+        if dx is None or self._gradient_is_computed:
             return
         self.device.module.softmax_cross_entropy_backward(
             self.problem, self.output.array, self.labels, self.coeff / self.count, dx, self.device.stream
@@ -70,6 +75,6 @@ class SoftmaxCostLayer(Layer):
         self._clear_missing(dx)
 
     def _clear_missing(self, dx: Any) -> None:
-        """Rows without an image have no gradient."""
+        """Set the gradient of rows without an image to 0."""
         if self.count < len(dx):
             dx[self.count :] = 0

@@ -1,4 +1,8 @@
-"""Layers with weights: the passes that convolution, local and FC layers share."""
+"""The passes that convolution, local and FC layers share.
+
+Each input has its own branch, a product of the input with weights. The products are summed in the order of
+the inputs. One product takes bias, ReLU and dropout along. Otherwise they are applied to the sum afterwards.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +22,21 @@ from cconvnet._problem import (
     FilterBlocksProblem,
     NeuronProblem,
 )
-from cconvnet.layers.base import Array, Layer, Place, Tensor, length
+from cconvnet.layers.base import Array, Layer, Site, Tensor, length
 from cconvnet.layers.dropout import Dropout
-from cconvnet.nets import (
-    DropoutSpec,
-    Init,
-    LocalSpec,
-)
-from cconvnet.optim import Parameter, Piece, Updates
+from cconvnet.nets import DropoutSpec, Init
+from cconvnet.optim import FusedUpdates, Parameter, Piece
 
 
 def initial_weights(init: Init, shape: tuple[int, ...], fan_in: int, name: str, seed: int) -> Array:
-    """The first value of a weight tensor, float32: its draws depend on its name and the seed alone.
+    """Draw the first value of a weight tensor, float32.
 
-    `fan_in` is how many weights an output has.
+    Args:
+        init: the distribution.
+        shape: of the tensor.
+        fan_in: how many weights an output has.
+        name: of the tensor; the draws depend on it and the seed alone.
+        seed: of the network.
     """
     sigma = math.sqrt(2 / fan_in) if init.kind == "he" else init.sigma
     draws = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
@@ -42,7 +47,13 @@ def initial_weights(init: Init, shape: tuple[int, ...], fan_in: int, name: str, 
 
 @dataclass
 class Blocks:
-    """Filters over images that lie in blocks: made of the weights before use, their gradient taken apart."""
+    """Filters over images in blocks.
+
+    Attributes:
+        problem: the rearrangement of the weights.
+        filters: the rearranged weights, computed before each use.
+        gradient: the gradient of `filters`, which is rearranged back into the weights' gradient.
+    """
 
     problem: FilterBlocksProblem
     filters: Any
@@ -51,7 +62,14 @@ class Blocks:
 
 @dataclass
 class Branch:
-    """What one input contributes: its problem and its weights."""
+    """The product of one input with its weights.
+
+    Attributes:
+        x: the input.
+        problem: of the product.
+        weight: the piece of the weights.
+        blocks: the rearranged weights if the input is in blocks, else None.
+    """
 
     x: Tensor
     problem: Any
@@ -62,25 +80,36 @@ class Branch:
 class WeightedLayer(Layer):
     """Convolution, local and FC layers: the same three passes of three families of functions.
 
-    Each input has its own weights; so has each part of an input that is split over devices, where they are
-    pieces of the same parameter. The products are summed in the order of the inputs.
+    Each input has weights of its own. So has each part of an input that is split over devices; its weights
+    are pieces of the input's parameter.
 
-    Attributes
-        gradient_masked: whether who writes the output's gradient takes it through the ReLU already.
+    Attributes:
+        fuses_own_biases: whether one product can take along a bias of each output position.
+        branches: the product of each input with its weights, in order.
+        bias: the piece of the bias, None without one.
+        relu: whether the activation function is a ReLU.
+        neuron: the problem of any other activation function, else None.
+        product: the sum of the products before such a function; otherwise the output.
+        fused: whether the one product takes bias, ReLU and dropout along.
+        dropout: the dropout after the activation function, None without one.
+        gradient_masked: whether the reader's backward pass applies this layer's ReLU.
     """
+
+    several_inputs = True
+    fuses_own_biases: ClassVar[bool] = False
 
     def __init__(
         self,
         spec: Any,
         inputs: Sequence[Sequence[Tensor]],
-        place: Place,
+        site: Site,
         dropout: DropoutSpec | None = None,
     ) -> None:
         branches: list[Branch] = []
         for index, tensors in enumerate(inputs):
             own = spec.for_input(index)
             suffix = f".{index}" if len(inputs) > 1 else ""
-            branches += [self._branch(own, x, f"{spec.name}.weight{suffix}", place) for x in tensors]
+            branches += [self._branch(own, x, f"{spec.name}.weight{suffix}", site) for x in tensors]
         self.branches = branches
         shapes = {branch.problem.y_shape: branch.x.name for branch in branches}
         if len(shapes) != 1:
@@ -89,47 +118,54 @@ class WeightedLayer(Layer):
                 + ", ".join(f"{list(shape[1:])} from {name}" for shape, name in shapes.items())
             )
         y_shape = branches[0].problem.y_shape
-        super().__init__(spec.name, place, [branch.x for branch in branches], y_shape, learns=True)
+        super().__init__(spec.name, site, [branch.x for branch in branches], y_shape, learns=True)
 
-        shared = getattr(spec, "shared_bias", not isinstance(spec, LocalSpec))
-        self.bias = (
-            None if spec.bias is None else self._bias(spec, y_shape[-1:] if shared else y_shape[1:], place)
-        )
-        columns = y_shape[-1] if shared else math.prod(y_shape[1:])
+        shape_of_bias = y_shape[-1:] if spec.shared_bias else y_shape[1:]
+        self.bias = None if spec.bias is None else self._bias(spec, shape_of_bias, site)
+        columns = math.prod(shape_of_bias)
         self.bias_problem = BiasProblem(self.output.count // columns, columns)
         self.relu = spec.neuron is not None and spec.neuron.kind == "relu"
         self.gradient_masked = False
-        # One product may take its bias, its ReLU and its dropout along; any other function is applied
-        # afterwards.
-        self.fused = len(branches) == 1 and (shared or isinstance(spec, LocalSpec))
+        self.fused = len(branches) == 1 and (spec.shared_bias or self.fuses_own_biases)
         self.neuron: NeuronProblem | None = None
         self.product = self.output.array
         if spec.neuron is not None and not self.relu:
             self.neuron = NeuronProblem(self.output.count, spec.neuron.kind, spec.neuron.a, spec.neuron.b)
-            self.product = place.allocate(place.device, y_shape, place.element)
+            # Its backward pass needs the product, so that it cannot work in place.
+            self.product = site.allocate(site.device, y_shape, site.element)
         self.dropout: Dropout | None = None
         if dropout is not None:
             self.output.name = dropout.name
             self.names.append(dropout.name)
-            self.dropout = Dropout(dropout, self.output, place)
-        module = place.device.module
+            self.dropout = Dropout(dropout, self.output, site)
+        module = site.device.module
         self._fprop = getattr(module, f"{self.type}_fprop")
         self._dgrad = getattr(module, f"{self.type}_dgrad")
         self._wgrad = getattr(module, f"{self.type}_wgrad")
 
     @property
     def pieces(self) -> list[Piece]:
+        """The weights of each branch, then the bias."""
         own = [] if self.bias is None else [self.bias]
         return [branch.weight for branch in self.branches] + own
 
-    def _branch(self, spec: Any, x: Tensor, name: str, place: Place) -> Branch:
+    @property
+    def ends_in_relu(self) -> bool:
+        """Whether nothing follows its ReLU."""
+        return self.relu and self.dropout is None
+
+    def expect_masked_gradient(self) -> None:
+        """Rely, from now on, on the reader's backward pass having applied this layer's ReLU."""
+        self.gradient_masked = True
+
+    def _branch(self, spec: Any, x: Tensor, name: str, site: Site) -> Branch:
         raise NotImplementedError
 
     def _weight(
         self,
         spec: Any,
         name: str,
-        place: Place,
+        site: Site,
         *,
         whole: tuple[int, ...],
         view: tuple[int, ...],
@@ -137,47 +173,57 @@ class WeightedLayer(Layer):
         shape: tuple[int, ...],
         fan_in: int,
     ) -> Piece:
-        """A piece of a weight tensor: that part `index` of the `whole`, viewed in the shape `view`."""
-        if name not in place.parameters:
-            place.parameters[name] = Parameter(
-                name,
-                spec.name,
-                "weight",
-                whole,
-                functools.partial(initial_weights, spec.init, whole, fan_in, name, place.seed),
-                fan_in,
-                spec.lr_scale,
-                spec.weight_decay,
-                spec.momentum,
-                spec.norm_limit,
-                spec.lr_curve,
-                spec.contrast_limits,
+        """Make a piece of a weight tensor.
+
+        Args:
+            spec: the layer, with the values that hold for this input.
+            name: of the tensor.
+            site: where the layer is built.
+            whole: the shape of the whole tensor.
+            view: the shape in which `index` selects the piece.
+            index: the piece.
+            shape: of the piece's arrays.
+            fan_in: how many weights an output has.
+        """
+        if name not in site.parameters:
+            site.parameters[name] = Parameter(
+                name=name,
+                layer=spec.name,
+                of="weight",
+                shape=whole,
+                first=functools.partial(initial_weights, spec.init, whole, fan_in, name, site.seed),
+                fan_in=fan_in,
+                lr_scale=spec.lr_scale,
+                weight_decay=spec.weight_decay,
+                momentum=spec.momentum,
+                norm_limit=spec.norm_limit,
+                lr_curve=spec.lr_curve,
+                contrast_limits=spec.contrast_limits,
             )
         if spec.limits and math.prod(shape[1:]) != math.prod(whole[1:]):
             raise ValueError(f"{spec.limits[0]} cannot be kept where an input is split over several devices")
-        return place.parameters[name].add_piece(
-            place.device, place.allocate, view, index, shape, place.element
-        )
+        return site.parameters[name].add_piece(site.device, site.allocate, view, index, shape, site.element)
 
-    def _bias(self, spec: Any, shape: tuple[int, ...], place: Place) -> Piece:
-        name, own, whole = f"{spec.name}.bias", shape[-1], (*shape[:-1], shape[-1] * place.parts)
-        if name not in place.parameters:
-            place.parameters[name] = Parameter(
-                name,
-                spec.name,
-                "bias",
-                whole,
-                functools.partial(np.full, whole, spec.bias, np.float32),
-                1,
-                spec.bias_lr_scale,
-                spec.bias_weight_decay,
-                spec.bias_momentum,
+    def _bias(self, spec: Any, shape: tuple[int, ...], site: Site) -> Piece:
+        name, own, whole = f"{spec.name}.bias", shape[-1], (*shape[:-1], shape[-1] * site.parts)
+        if name not in site.parameters:
+            site.parameters[name] = Parameter(
+                name=name,
+                layer=spec.name,
+                of="bias",
+                shape=whole,
+                first=functools.partial(np.full, whole, spec.bias, np.float32),
+                fan_in=1,
+                lr_scale=spec.bias_lr_scale,
+                weight_decay=spec.bias_weight_decay,
+                momentum=spec.bias_momentum,
                 lr_curve=spec.bias_lr_curve,
             )
-        index = (*(slice(None) for _ in shape[:-1]), slice(place.part * own, (place.part + 1) * own))
-        return place.parameters[name].add_piece(place.device, place.allocate, whole, index, shape)
+        index = (*(slice(None) for _ in shape[:-1]), slice(site.part * own, (site.part + 1) * own))
+        return site.parameters[name].add_piece(site.device, site.allocate, whole, index, shape)
 
     def workspace_bytes(self) -> int:
+        """The bytes of workspace of the most demanding pass."""
         module = self.device.module
         needs = [int(module.bias_grad_workspace(self.bias_problem))]
         for branch in self.branches:
@@ -188,19 +234,20 @@ class WeightedLayer(Layer):
         return max(needs)
 
     def scratch_count(self) -> int:
+        """One product, where several are summed."""
         return self.output.count if len(self.branches) > 1 else 0
 
     def forward(self, train: bool) -> None:
+        """Compute the output: products, bias, activation function, dropout."""
         self._compute(self.output.array, None if self.dropout is None else self.dropout.problem(train))
 
     def _compute(self, y: Any, dropout: DropoutProblem | None) -> None:
         module, stream = self.device.module, self.device.stream
-        # The product of a function that is neither part of it nor can work in place lies apart.
         product = y if self.neuron is None else self.product
         bias = None if self.bias is None else self.bias.value
         step = None if self.dropout is None else self.dropout.step
         for number, branch in enumerate(self.branches):
-            # The first product is written where the sum is to be, the others are added to it.
+            # The sum starts as the first product; the others are added to it.
             target = product if number == 0 else self.scratch[: self.output.count].reshape(product.shape)
             filters = branch.weight.working
             if (blocks := branch.blocks) is not None:
@@ -224,16 +271,18 @@ class WeightedLayer(Layer):
             module.neuron_forward(self.neuron, product, y, stream)
 
     def activation(self, name: str) -> Any:
+        """The output, or, computed again, that before the dropout."""
         if name == self.names[-1]:
             return self.output.array
         y = self.device.empty(self.output.shape, self.output.array.dtype)
         self._compute(y, None)
         return y
 
-    def backward(self, updates: Updates | None = None) -> None:
+    def backward(self, updates: FusedUpdates | None = None) -> None:
+        """Compute the gradients of inputs, weights and bias; with `updates`, move weights and bias."""
         self._backward_to_product()
-        # Before weights move.
         module, stream, dy = self.device.module, self.device.stream, self.output.gradient
+        # The inputs' gradients come first: they read the weights that the updates change.
         for branch, dx in zip(self.branches, self.input_gradients, strict=True):
             if dx is not None:
                 self._dgrad(branch.problem, dy, branch.weight.working, dx, self.workspace, stream)
@@ -257,13 +306,13 @@ class WeightedLayer(Layer):
             updates.apply(self.bias)
 
     def _backward_to_product(self) -> None:
-        """Turns the output's gradient, in place, into the product's, and finds the bias's."""
+        """Turn the output's gradient, in place, into the product's, and compute the bias's."""
         module, stream = self.device.module, self.device.stream
         y, dy = self.output.array, self.output.gradient
         if self.neuron is not None:
             module.neuron_backward(self.neuron, self.product, y, dy, dy, stream)
         elif self.relu and not self.gradient_masked:
-            # Where the ReLU or the dropout gave 0 the output is 0.
+            # Where the ReLU or the dropout gave 0, the output is 0.
             scale = 1.0 if self.dropout is None else self.dropout.last.scale
             if self.bias is not None:
                 module.relu_bias_backward(
@@ -280,19 +329,24 @@ class WeightedLayer(Layer):
 
 
 class FilterLayer(WeightedLayer):
-    """Convolution and local layers."""
+    """Convolution and local layers.
+
+    Attributes:
+        problem_type: the class of the branches' problems.
+    """
 
     problem_type: ClassVar[Any]
 
     @staticmethod
     def mixes(spec: Any, index: int) -> bool:
+        """Whether the filters of that input read all of its channels."""
         return bool(spec.for_input(index).groups == 1)
 
-    def _branch(self, spec: Any, x: Tensor, name: str, place: Place) -> Branch:
-        filters = place.share("filters", spec.filters)
+    def _branch(self, spec: Any, x: Tensor, name: str, site: Site) -> Branch:
+        filters = site.share("filters", spec.filters)
         groups, channels = 1, slice(None) if x.blocks else slice(x.first, x.first + x.channels)
         if spec.groups > 1:
-            groups, channels = length(place.share("groups", spec.groups)), slice(None)
+            groups, channels = length(site.share("groups", spec.groups)), slice(None)
             if x.of_channels % spec.groups:
                 raise ValueError(f"groups ({spec.groups}) must divide c ({x.of_channels})")
         blocks = x.blocks
@@ -304,7 +358,7 @@ class FilterLayer(WeightedLayer):
             spec.padding,
             groups,
             spec.rounding,
-            place.precision,
+            site.precision,
         )
         # w[K,R,S,C/groups], or w[P,Q,K,R,S,C/groups] of a local layer.
         *positions, _, r, s, _ = problem.w_shape
@@ -314,7 +368,7 @@ class FilterLayer(WeightedLayer):
         weight = self._weight(
             spec,
             name,
-            place,
+            site,
             whole=whole,
             view=whole,
             index=index,
@@ -325,14 +379,14 @@ class FilterLayer(WeightedLayer):
             return Branch(x, problem, weight)
         of_filters = FilterBlocksProblem(length(filters), r, s, blocks.c, blocks.block)
         _, r, s, _ = of_filters.blocks_shape
-        over_blocks = ConvProblem(*blocks.y_shape, length(filters), r, s, precision=place.precision)
+        over_blocks = ConvProblem(*blocks.y_shape, length(filters), r, s, precision=site.precision)
         return Branch(
             x,
             over_blocks,
             weight,
             Blocks(
                 of_filters,
-                place.allocate(place.device, of_filters.blocks_shape, place.element),
-                place.allocate(place.device, of_filters.blocks_shape),
+                site.allocate(site.device, of_filters.blocks_shape, site.element),
+                site.allocate(site.device, of_filters.blocks_shape),
             ),
         )

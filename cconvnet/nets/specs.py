@@ -134,7 +134,7 @@ class LayerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _WeightedSpec(LayerSpec):
+class WeightedSpec(LayerSpec):
     """What layers with weights share: weights, a bias, and how both are initialised and updated.
 
     A layer with several inputs has weights for each and sums the results. Then `per_input` may say, input by
@@ -214,15 +214,15 @@ class _WeightedSpec(LayerSpec):
         return dataclasses.replace(self, per_input=(), **self.per_input[index])
 
 
-W = TypeVar("W", bound=_WeightedSpec)
+W = TypeVar("W", bound=WeightedSpec)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FilterSpec(_WeightedSpec):
+class FilterSpec(WeightedSpec):
     """`filters` filters of `window` pixels; each of `groups` reads its own share of the channels."""
 
     _EACH_INPUT: ClassVar[tuple[str, ...]] = (
-        *_WeightedSpec._EACH_INPUT,
+        *WeightedSpec._EACH_INPUT,
         "window",
         "stride",
         "padding",
@@ -243,7 +243,7 @@ class _FilterSpec(_WeightedSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvSpec(_FilterSpec):
+class ConvSpec(FilterSpec):
     """A convolution. Without `shared_bias` each output position has biases of its own."""
 
     type: ClassVar[str] = "conv"
@@ -252,17 +252,19 @@ class ConvSpec(_FilterSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSpec(_FilterSpec):
+class LocalSpec(FilterSpec):
     """Like a convolution, but each output position has filters and biases of its own."""
 
     type: ClassVar[str] = "local"
+    shared_bias: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class FcSpec(_WeightedSpec):
+class FcSpec(WeightedSpec):
     """`outputs` sums over the whole input, flattened in the order (H, W, C)."""
 
     type: ClassVar[str] = "fc"
+    shared_bias: ClassVar[bool] = True
 
     outputs: int
 

@@ -1,12 +1,66 @@
-"""A description of a network, for people."""
+"""Descriptions of a network: as JSON values, and as a table."""
 
 from __future__ import annotations
 
+import collections
 from typing import Any
+
+from cconvnet.network.graph import Graph
+
+
+def describe(graph: Graph) -> dict[str, Any]:
+    """Return a network as JSON values; see Network.describe."""
+    counts: collections.Counter[str] = collections.Counter()
+    for parameter in graph.parameters.values():
+        counts[parameter.layer] += parameter.count
+    copied_back = [copy for copy in graph.copies if copy in graph.backward]
+    copies = [
+        {
+            "layer": copy.reader,
+            "source": copy.inputs[0].name,
+            "from": copy.inputs[0].device.name,
+            "to": copy.device.name,
+            "bytes": copy.bytes,
+            "gradient_bytes": copy.bytes if copy in copied_back else 0,
+        }
+        for copy in graph.copies
+    ]
+    return {
+        "net": graph.spec.name,
+        "batch": graph.batch,
+        "device": ",".join(device.name for device in graph.devices),
+        "towers": graph.towers,
+        "precision": graph.precision,
+        "parameters": sum(counts.values()),
+        "layers": [
+            {
+                "name": spec.name,
+                "type": spec.type,
+                "device": ",".join(dict.fromkeys(layer.device.name for layer in graph.parts[spec.name])),
+                "inputs": list(spec.inputs),
+                "output_shape": _output_shape(graph, spec.name),
+                "parameters": counts[spec.name],
+            }
+            for spec in graph.spec.layers
+        ],
+        "copies": copies,
+        "copied_bytes_per_step": sum(copy.bytes for copy in (*graph.copies, *copied_back)),
+        "memory_bytes": sum(graph.memory.bytes.values()),
+    }
+
+
+def _output_shape(graph: Graph, name: str) -> list[int]:
+    """The shape of a layer's output, of all parts together."""
+    shapes = [layer.shape_of(name) for layer in graph.parts[name]]
+    return [*shapes[0][:-1], sum(shape[-1] for shape in shapes)]
 
 
 def table(description: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a table of what :meth:`Network.describe` gave, for people."""
+    """Return the header and the rows of a table of a description.
+
+    Args:
+        description: as :meth:`Network.describe` returns it.
+    """
     header = ["layer", "type", "device", "inputs", "output", "parameters"]
     rows = [
         [

@@ -1,4 +1,4 @@
-"""The memory that a network needs, known before any of it is taken."""
+"""The memory that a network needs, known before any of it is allocated."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cconvnet.devices import Device
 from cconvnet.devices import memory as device_memory
-from cconvnet.network.network import Network
+from cconvnet.nets import NetSpec
+from cconvnet.network.describe import describe
+from cconvnet.network.graph import Graph
+from cconvnet.network.memory import ShapesOnly
 from cconvnet.system import memory
 from cconvnet.system.memory import NotEnoughMemory
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes on each device, by its name.
+    """The memory that a network needs, in bytes.
 
-    Attributes
-        training: of all arrays of the network.
-        forward: of those that a forward pass writes; the others have addresses, but no memory on a host.
-        state: of weights and momentum, which a checkpoint's snapshot takes once more of the host.
+    Attributes:
+        training: of all arrays, on each device by its name.
+        forward: of those that a forward pass writes, likewise. The others have addresses, but the host gives
+            them no memory before they are written.
+        state: of weights and momentum, which the snapshot of a checkpoint needs once more on the host.
     """
 
     training: dict[str, int]
@@ -31,58 +33,78 @@ class Needs:
     state: int
 
 
-class Plan(Network):
-    """A network whose arrays have shapes, but no memory: one element stands for all."""
+class Plan:
+    """A network whose arrays have shapes, but no memory.
 
-    def _allocate(self, device: Device, shape: Sequence[int], dtype: Any = np.float32) -> Any:
-        one = np.zeros(1, device._dtype(dtype))
-        array = np.lib.stride_tricks.as_strided(one, tuple(shape), (0,) * len(shape))
-        self.memory[device.name] = self.memory.get(device.name, 0) + int(array.nbytes)
-        return array
+    The arguments are those of :class:`cconvnet.network.Network`.
 
-    def _place_gradients(self) -> None:
-        self.before_gradients = dict(self.memory)
-        super()._place_gradients()
+    Attributes:
+        spec: the network.
+        batch: how many images a batch has at most.
+        devices: the network's devices.
+    """
 
-    def _share_memory(self) -> None:
-        self.gradients = self.memory.copy()
-        for name, count in self.before_gradients.items():
-            self.gradients[name] -= count
-        before = dict(self.memory)
-        super()._share_memory()
-        self.workspaces = {name: count - before[name] for name, count in self.memory.items()}
+    def __init__(
+        self,
+        spec: NetSpec,
+        *,
+        batch: int,
+        devices: str | Device | Sequence[str | Device] | None = None,
+        towers: int | None = None,
+        seed: int = 0,
+        precision: str = "fp32",
+        fuse: bool = True,
+    ) -> None:
+        self._graph = Graph(
+            spec,
+            batch=batch,
+            devices=devices,
+            towers=towers,
+            seed=seed,
+            precision=precision,
+            fuse=fuse,
+            memory=ShapesOnly(),
+        )
+        self.spec = spec
+        self.batch = batch
+        self.devices = self._graph.devices
 
-    def _reset(self) -> None:
-        """There is nothing to write into."""
+    def describe(self) -> dict[str, Any]:
+        """Return what Network.describe would."""
+        return describe(self._graph)
 
     def needs(self) -> Needs:
-        """The memory that the network itself will need."""
+        """Return the memory that the network itself will need."""
+        graph = self._graph
+        training = dict(graph.memory.bytes)
         forward = {
-            name: count - self.gradients[name] - self.workspaces[name] for name, count in self.memory.items()
+            name: count - graph.gradient_bytes[name] - graph.workspace_bytes[name]
+            for name, count in training.items()
         }
-        pieces = [piece for parameter in self.parameters.values() for piece in parameter.pieces]
+        pieces = [piece for parameter in graph.parameters.values() for piece in parameter.pieces]
         state = sum(int(piece.value.nbytes + piece.velocity.nbytes) for piece in pieces)
-        return Needs(dict(self.memory), forward, state)
+        return Needs(training, forward, state)
 
 
 def check(plan: Plan, kind: str) -> None:
-    """Compare what a network needs with what is free.
+    """Compare the memory that a network needs with the memory that is free.
 
-    Args
+    Args:
+        plan: the network.
         kind: "forward" for passes without gradients, "training", or "run": training with a snapshot of
             weights and momentum in the host's memory for checkpoints.
 
-    Raises
-        NotEnoughMemory: saying how much is needed and how much is free.
+    Raises:
+        NotEnoughMemory: with the memory that is needed and the memory that is free.
     """
     needs = plan.needs()
-    of = needs.forward if kind == "forward" else needs.training
-    # Devices that share one memory are taken together.
+    by_device = needs.forward if kind == "forward" else needs.training
+    # Devices that share one memory are taken together: GPUs by their number, all others as None, the host.
     needed: collections.Counter[int | None] = collections.Counter()
     devices: dict[int | None, Device] = {}
     for device in plan.devices:
         where = device.ordinal if device.kind == "cuda" else None
-        needed[where] += of[device.name]
+        needed[where] += by_device[device.name]
         devices.setdefault(where, device)
     if kind == "run":
         needed[None] += needs.state
@@ -90,7 +112,7 @@ def check(plan: Plan, kind: str) -> None:
         found = device_memory.available(devices[where]) if where in devices else memory.host()
         if found is None or count <= found.free:
             continue
-        memory.give_back()  # of networks that were there before
+        memory.give_back()  # cached memory of networks that no longer exist
         found = device_memory.available(devices[where]) if where in devices else memory.host()
         if found is not None and count > found.free:
             what = f"the network {plan.spec.name} at batch {plan.batch:,}"

@@ -1,14 +1,345 @@
-"""The devices of a network."""
+"""The graph of a network: its layers on their devices, the copies between them, and the order of both passes.
+
+Everything is decided when a graph is built: the order of the layers, which of them are fused, which edges
+cross devices and are copied, and where every array is.
+"""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 
-from cconvnet.devices import Device, get_device
+import numpy as np
+
+from cconvnet._problem import InputProblem
+from cconvnet.checks import whole
+from cconvnet.devices import Device, get_device, require_precision
+from cconvnet.errors import nearest
+from cconvnet.layers import (
+    CopyLayer,
+    CostLayer,
+    InputLayer,
+    Layer,
+    Site,
+    Tensor,
+    can_fuse,
+    fuse_layers,
+    layer_type,
+    make_layer,
+)
+from cconvnet.nets import DATA, LayerSpec, NetSpec
+from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces
+from cconvnet.optim import FusedUpdates, Parameter
+
+
+class Graph:
+    """The layers of a spec on their devices, with all arrays allocated.
+
+    Args:
+        spec: the network.
+        batch: how many images a batch has at most.
+        devices: one or several devices or their names; None: the default device.
+        towers: how many parts split layers have; None: one for each device.
+        seed: of the first weights and of dropout.
+        precision: of products and activations.
+        fuse: whether layers are fused.
+        memory: allocates the arrays.
+
+    Attributes:
+        layers: the spec's layers in order, of a split layer its parts. Fused layers are one.
+        parts: the parts of each layer, by the spec's name.
+        inputs: the images on each device that reads them, by the device's name.
+        copies: the copies between devices.
+        cost: the layer that computes the loss.
+        parameters: by name, "conv1.weight", "conv1.bias".
+        forward: all layers behind the inputs and all copies, in the order of the forward pass.
+        backward: the layers and copies of the backward pass, in its order.
+        step: int64[1] on each device, by its name: the number of the step that runs, which dropout reads.
+        updates: what updates the parameters during the backward pass; None on several devices.
+        gradient_bytes: allocated for gradients on each device, by its name.
+        workspace_bytes: allocated for workspaces on each device, by its name.
+    """
+
+    def __init__(
+        self,
+        spec: NetSpec,
+        *,
+        batch: int,
+        devices: str | Device | Sequence[str | Device] | None,
+        towers: int | None,
+        seed: int,
+        precision: str,
+        fuse: bool,
+        memory: Memory,
+    ) -> None:
+        whole("batch", batch, 1)
+        whole("seed", seed, 0, 2**64 - 1)
+        self.spec = spec
+        self.batch = batch
+        self.seed = seed
+        self.precision = precision
+        self.devices = distinct_devices(devices)
+        for device in self.devices:
+            require_precision(device, precision)
+        self.towers = len(self.devices) if towers is None else towers
+        if self.towers < len(self.devices):
+            raise ValueError(
+                f"towers must be at least as many as the {len(self.devices)} devices, not {towers}"
+            )
+        self.memory = memory
+        self.step = {device.name: memory.allocate(device, (1,), np.int64) for device in self.devices}
+
+        self.layers: list[Layer] = []
+        self.parts: dict[str, list[Layer]] = {}
+        self.inputs: dict[str, InputLayer] = {}
+        self.parameters: dict[str, Parameter] = {}
+        self._order: list[Layer] = []  # layers and, before their first reader, inputs and copies
+        self._copies: dict[tuple[int, str], CopyLayer] = {}  # by the tensor's id and the device it goes to
+        self._readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
+        self._add_layers(fuse)
+        self.cost = self._only_cost()
+        self._check_use()
+
+        self.copies = list(self._copies.values())
+        self._copies_of: dict[int, list[CopyLayer]] = collections.defaultdict(list)  # by the tensor's id
+        for copy in self.copies:
+            self._copies_of[id(copy.inputs[0])].append(copy)
+        copied = {id(copy.output): copy for copy in self.copies}
+        self._copies_read = {
+            id(layer): [copied[id(tensor)] for tensor in layer.inputs if id(tensor) in copied]
+            for layer in self._order
+        }
+        self.forward = self._forward_order()
+        # Backward is of use only where something before a layer, or the layer itself, learns.
+        self.backward = [layer for layer in reversed(self._order) if layer.output.needs_gradient]
+        self._allocate_shared(fuse)
+
+    def copies_of(self, tensor: Tensor) -> Sequence[CopyLayer]:
+        """The copies of a tensor to other devices."""
+        return self._copies_of.get(id(tensor), ())
+
+    def copies_read_by(self, layer: Layer) -> Sequence[CopyLayer]:
+        """The copies among the inputs of a layer."""
+        return self._copies_read[id(layer)]
+
+    # -- layers --
+
+    def _add_layers(self, fuse: bool) -> None:
+        partners = self._partners() if fuse else {}
+        fused = {partner.name for partner in partners.values()}
+        for spec in self.spec.layers:
+            if spec.name in self.parts:
+                if spec.name not in fused:
+                    raise ValueError(f"layer {spec.name}: two layers have this name")
+                continue
+            try:
+                self._add(spec, partners.get(spec.name))
+            except ValueError as error:
+                raise ValueError(f"layer {spec.name}: {error}") from error
+
+    def _partners(self) -> dict[str, LayerSpec]:
+        """By the name of a layer the one after it that it can be fused with."""
+        partners = {}
+        specs = {layer.name: layer for layer in self.spec.layers}
+        for second in self.spec.layers:
+            first = specs.get(second.inputs[0]) if len(second.inputs) == 1 else None
+            if first is None or self._readers[first.name] != 1 or first.split != second.split:
+                continue
+            if second.device not in (None, first.device) and len(self.devices) > 1:
+                continue
+            if can_fuse(first, second):
+                partners[first.name] = second
+        return partners
+
+    def _add(self, spec: LayerSpec, partner: LayerSpec | None) -> None:
+        """Add a layer, fused with its partner if it has one."""
+        if not spec.inputs:
+            raise ValueError("inputs must not be empty")
+        kind = layer_type(spec)
+        devices = self._devices_of(spec)
+        parts: list[Layer] = []
+        for part, device in enumerate(devices):
+            inputs = [
+                self._read(name, device, spec.name, part, len(devices), kind.mixes(spec, index))
+                for index, name in enumerate(spec.inputs)
+            ]
+            site = self._site(device, part, len(devices))
+            if partner is None:
+                parts.append(make_layer(spec, inputs, site))
+            else:
+                parts.append(fuse_layers(spec, partner, inputs, site))
+            self._order.append(parts[-1])
+        self.layers += parts
+        for name in parts[0].names:
+            self.parts[name] = parts
+
+    def _site(self, device: Device, part: int = 0, parts: int = 1) -> Site:
+        return Site(
+            device=device,
+            part=part,
+            parts=parts,
+            allocate=self.memory.allocate,
+            parameters=self.parameters,
+            seed=self.seed,
+            precision=self.precision,
+            step=self.step[device.name],
+        )
+
+    def _devices_of(self, layer: LayerSpec) -> list[Device]:
+        """The device of each part of a layer: one device, or all if it is split."""
+        if layer.split:
+            if layer.device is not None:
+                raise ValueError(
+                    f"a layer that is split lives on all devices; leave out device {layer.device!r}"
+                )
+            return [self.devices[part % len(self.devices)] for part in range(self.towers)]
+        if len(self.devices) == 1:
+            return self.devices
+        wanted = layer.device
+        if isinstance(wanted, str):
+            device = get_device(wanted)
+            if device.name not in {d.name for d in self.devices}:
+                names = ", ".join(d.name for d in self.devices)
+                raise ValueError(f"device must be one of the network's, {names}, not {wanted}")
+            return [device]
+        if wanted is None:
+            first = layer.inputs[0]
+            return [self.parts[first][0].device] if first in self.parts else self.devices[:1]
+        if not 0 <= wanted < len(self.devices):
+            raise ValueError(
+                f"device must be below the number of devices given, {len(self.devices)}, not {wanted}"
+            )
+        return [self.devices[wanted]]
+
+    # -- inputs of a layer --
+
+    def _read(
+        self, name: str, device: Device, reader: str, part: int, parts: int, mixes: bool
+    ) -> list[Tensor]:
+        """The tensors that a part of a layer reads of the activation called `name`, on its own device."""
+        if name == DATA:
+            if parts > 1 and not mixes:
+                raise ValueError("it is split over devices, but every device has the whole images")
+            return [self._images(device).output]
+        if name not in self.parts:
+            raise ValueError(nearest("an input (a layer before it)", name, [DATA, *self.parts]))
+        sources = [layer.output for layer in self.parts[name]]
+        if not mixes and len(sources) != parts:
+            is_split, other = ("it is", "is not") if parts > 1 else ("it is not", "is")
+            raise ValueError(f"{is_split} split over devices, but its input {name} {other}")
+        return [
+            self._on(source, device, reader) for source in (sources if mixes else sources[part : part + 1])
+        ]
+
+    def _images(self, device: Device) -> InputLayer:
+        """The images on a device; each device that reads them gets its own from the host."""
+        if device.name not in self.inputs:
+            self.inputs[device.name] = InputLayer(self.spec, self.batch, self._site(device), self._blocks())
+            self._order.append(self.inputs[device.name])
+        return self.inputs[device.name]
+
+    def _blocks(self) -> InputProblem | None:
+        """The layout of images in blocks that the only layer that reads them prefers, if it does."""
+        readers = [layer for layer in self.spec.layers if DATA in layer.inputs]
+        if len(readers) != 1 or len(readers[0].inputs) != 1:
+            return None
+        if not all(device.prefers_blocks for device in self.devices):
+            return None
+        (reader,) = readers
+        return layer_type(reader).image_blocks(reader, self.spec, self.batch, self.precision)
+
+    def _on(self, source: Tensor, device: Device, reader: str) -> Tensor:
+        """An activation on a device: itself, or a copy of it."""
+        if source.device.name == device.name:
+            return source
+        key = (id(source), device.name)
+        if key not in self._copies:
+            self._copies[key] = CopyLayer(source, reader, self._site(device))
+            self._order.append(self._copies[key])
+        return self._copies[key].output
+
+    # -- checks --
+
+    def _only_cost(self) -> CostLayer:
+        costs = [layer.cost for layer in self.layers if layer.cost is not None]
+        if len(costs) != 1:
+            raise ValueError(
+                f"a network needs exactly one softmax_cost layer, {self.spec.name} has {len(costs)}"
+            )
+        return costs[0]
+
+    def _check_use(self) -> None:
+        """Check that every layer and device is used, and that the cost has one value per class."""
+        for name in self.parts:
+            if name == self.cost.name:
+                if self._readers[name]:
+                    raise ValueError(f"layer {name}: the probabilities of a cost cannot be an input")
+            elif not self._readers[name]:
+                raise ValueError(f"layer {name}: no layer reads it")
+        if self.cost.output.shape[1] != self.spec.classes:
+            raise ValueError(
+                f"layer {self.cost.name}: its input must have one value for each of the {self.spec.classes} "
+                f"classes, not {self.cost.output.shape[1]}"
+            )
+        used = {layer.device.name for layer in self.layers}
+        for device in self.devices:
+            if device.name not in used:
+                raise ValueError(
+                    f"no layer of {self.spec.name} lives on {device.name}; place one there or leave it out"
+                )
+
+    # -- order and memory --
+
+    def _forward_order(self) -> list[Layer]:
+        """All layers behind the inputs; each copy starts as soon as its source is computed."""
+        inputs = self.inputs.values()
+        order = [layer for layer in self._order if not layer.is_copy and layer not in inputs]
+        for copy in self.copies:
+            producer = next(layer for layer in order if layer.output is copy.inputs[0])
+            order.insert(order.index(producer) + 1, copy)
+        return order
+
+    def _allocate_shared(self, fuse: bool) -> None:
+        """Allocate what layers share, gradients and workspaces, and what updates parameters."""
+        element = self._site(self.devices[0]).element
+        readers = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
+        if fuse:
+            self._mask_gradients(readers)
+        before = dict(self.memory.bytes)
+        allocate_gradients(self.backward, readers, self._copies_of, self.memory, element)
+        self.gradient_bytes = _grown(before, self.memory)
+        before = dict(self.memory.bytes)
+        allocate_workspaces(self._order, self.memory, element)
+        self.workspace_bytes = _grown(before, self.memory)
+        self.updates: FusedUpdates | None = None
+        if len(self.devices) == 1:
+            (device,) = self.devices
+            self.updates = FusedUpdates(self.parameters.values(), device, self.memory.allocate)
+
+    def _mask_gradients(self, readers: collections.Counter[int]) -> None:
+        """Let layers apply the ReLU of the layer before them in their backward pass."""
+        producers = {id(layer.output): layer for layer in self.layers}
+        for layer in self.layers:
+            if not layer.can_mask_gradient or readers[id(layer.inputs[0])] != 1:
+                continue
+            producer = producers.get(id(layer.inputs[0]))
+            if producer is not None and producer.ends_in_relu:
+                layer.mask_input_gradient()
+                producer.expect_masked_gradient()
+
+
+def _grown(before: dict[str, int], memory: Memory) -> dict[str, int]:
+    """The bytes on each device that were allocated since."""
+    return {name: count - before[name] for name, count in memory.bytes.items()}
 
 
 def distinct_devices(devices: str | Device | Sequence[str | Device] | None) -> list[Device]:
-    """Devices of one kind by their names, the default of none; a ValueError names one that is given twice."""
+    """Return devices of one kind by their names; of none the default.
+
+    Raises:
+        ValueError: no device is given, one is given twice, or they are of several kinds.
+        DeviceUnavailable: a device cannot be used.
+    """
     given = [devices] if devices is None or isinstance(devices, str | Device) else list(devices)
     if not given:
         raise ValueError("devices must not be empty")

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cconvnet.devices import Device
-from cconvnet.layers import CopyLayer, Layer
+from cconvnet.layers import Layer
 from cconvnet.network.network import Network
-from cconvnet.network.step import do
 from cconvnet.network.synthetic import Training
 from cconvnet.optim import Parameter
 
@@ -117,7 +116,7 @@ class Record:
 
 
 class Tracer:
-    """Stands in for ``Network.do`` while a step is done; between steps the network is as it was."""
+    """Observes steps of a network; between steps the network is as it was."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -126,48 +125,58 @@ class Tracer:
         self._seen: list[tuple[str, str, str, Device, Any, Any]] = []
 
     def trace(self, step: Callable[[], Any]) -> tuple[list[Span], float]:
-        """Does a step; returns its spans in the order in which they began, and its seconds."""
+        """Do a step.
+
+        Returns:
+            Its spans in the order in which they began, and its seconds.
+        """
         devices = self._network.devices
         for device in devices:
             device.synchronize()
         self._seen.clear()
-        self._network.do = self
-        try:
+        with self._network.observed(self):
             begin = time.perf_counter()
             first = {device.name: device.moment() for device in devices}
             step()
             for device in devices:
                 device.synchronize()
             seconds = time.perf_counter() - begin
-        finally:
-            self._network.do = do
         spans = [
             Span(
                 layer,
-                what,
+                phase,
                 lane,
                 device.seconds_between(first[device.name], begin),
                 device.seconds_between(first[device.name], end),
             )
-            for layer, what, lane, device, begin, end in self._seen
+            for layer, phase, lane, device, begin, end in self._seen
         ]
         return sorted(spans, key=lambda span: span.begin), seconds
 
     def __call__(
-        self, what: Layer | Parameter, device: Device, doing: str, work: Callable[..., None], *given: Any
+        self, owner: Layer | Parameter, device: Device, phase: str, work: Callable[..., None], *args: Any
     ) -> None:
-        if isinstance(what, CopyLayer):
-            work(*given)
-            back, source = doing == "backward", what.inputs[0]
-            name = self._names[source.name]
-            ends = (what.device.name, source.device.name) if back else (source.device.name, what.device.name)
-            for whose, begin, end in what.last(back):
-                self._seen.append((name, "copy", " to ".join(ends), whose or device, begin, end))
-            return
+        """Do a piece of a step's work between two moments of its device; see Observer."""
+        if isinstance(owner, Parameter):
+            self._timed(owner.layer, device, phase, work, *args)
+        elif owner.is_copy:
+            work(*args)
+            self._add_copies(owner, device, back=phase == "backward")
+        else:
+            self._timed(owner.name, device, phase, work, *args)
+
+    def _timed(self, name: str, device: Device, phase: str, work: Callable[..., None], *args: Any) -> None:
         begin = device.moment()
-        work(*given)
-        name = what.layer if isinstance(what, Parameter) else what.name
-        self._seen.append((self._names.get(name, name), doing, device.name, device, begin, device.moment()))
+        work(*args)
+        self._seen.append((self._names.get(name, name), phase, device.name, device, begin, device.moment()))
+
+    def _add_copies(self, copy: Layer, device: Device, back: bool) -> None:
+        """The parts of a copy have been timed by the copy itself."""
+        source = copy.inputs[0]
+        ends = [source.device.name, copy.device.name]
+        lane = " to ".join(reversed(ends) if back else ends)
+        for measured_on, begin, end in copy.last_copies(back):
+            self._seen.append((self._names[source.name], "copy", lane, measured_on or device, begin, end))
 
 
 def record(

@@ -21,6 +21,8 @@ from cconvnet.data.color_noise import color_components, color_shifts
 from cconvnet.data.statistics import gather
 from cconvnet.nets import FcSpec, InputSpec, NetSpec, SoftmaxCostSpec, TrainRecipe, chain, gaussian
 from cconvnet.network import Network
+from cconvnet.network.outputs import output
+from cconvnet.network.step import Runner
 from cconvnet.plots import augmentation
 from cconvnet.runs import Run
 from cconvnet.training.options import Options
@@ -64,16 +66,16 @@ class Seen:
         self.images: list[npt.NDArray[np.uint8]] = []
         self.inputs: list[npt.NDArray[np.float32]] = []
         self.tests: list[npt.NDArray[np.float32]] = []
-        load, forward = Network.load, Network._run_forward
+        load, forward = Network.load, Runner.forward
         loaded: list[npt.NDArray[np.uint8]] = []
 
         def loading(network: Network, images: Any, *rest: Any) -> None:
             loaded[:] = [images.copy()]
             load(network, images, *rest)
 
-        def running(network: Network, train: bool) -> None:
-            forward(network, train)
-            rows = network.outputs("data")[: len(loaded[0])]
+        def running(runner: Runner, train: bool) -> None:
+            forward(runner, train)
+            rows = output(runner.graph, "data")[: len(loaded[0])]
             if train:
                 self.images.append(loaded[0])
                 self.inputs.append(rows)
@@ -81,7 +83,7 @@ class Seen:
                 self.tests.append(rows)
 
         monkeypatch.setattr(Network, "load", loading)
-        monkeypatch.setattr(Network, "_run_forward", running)
+        monkeypatch.setattr(Runner, "forward", running)
 
 
 def all_crops(

@@ -219,7 +219,7 @@ def test_the_next_images_come_while_a_step_computes() -> None:
     device = QueuedDevice(machine, 0)
     spec = nets.build("lenet")
     network = Network(spec, batch=2, devices=device)
-    fed = network._inputs[device.name].images
+    fed = network.graph.inputs[device.name].images
     machine.drain()  # of the first weights
     for number in (1, 2):
         network.load(np.full((2, *spec.stored_shape), number, np.uint8), np.zeros(2, np.int32))

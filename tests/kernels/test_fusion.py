@@ -12,7 +12,6 @@ from helpers.small_networks import ALEXNET, CHAINS, assert_equal, batch_of, conv
 
 from cconvnet import nets
 from cconvnet.devices import Device, get_device
-from cconvnet.layers import InputLayer
 from cconvnet.nets import (
     RELU,
     ConvSpec,
@@ -114,7 +113,7 @@ def test_a_convolution_over_blocks_is_the_convolution(
     for blocks in (True, False):
         monkeypatch.setattr(Device, "prefers_blocks", property(lambda self, blocks=blocks: blocks))
         network = Network(spec, batch=3, devices=device, precision=element)
-        (images,) = (layer for layer in network._order if isinstance(layer, InputLayer))
+        (images,) = network.graph.inputs.values()
         assert (images.problem.block > 1) == (in_blocks and blocks)
         state = network.state()
         draws = np.random.default_rng(1)
@@ -140,7 +139,8 @@ def test_images_with_another_reader_are_not_cut() -> None:
     )
     network = Network(spec, batch=2, devices="emulator:0")
     assert network.outputs("data").shape == (2, 8, 8, 3)
-    assert isinstance(network._order[0], InputLayer) and network._order[0].problem.block == 1
+    (images,) = network.graph.inputs.values()
+    assert images.problem.block == 1
 
 
 # ---- the training step -----------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_a_plan_is_what_the_network_takes(places: str, products: str) -> None:
     for one in (spec, nets.build("cifar-11pct")):
         if "," in places and one is not spec:
             continue  # it lives on one device
-        plan = Plan(one, **options, needs=None)  # type: ignore[arg-type]
+        plan = Plan(one, **options)  # type: ignore[arg-type]
         network = Network(one, **options)  # type: ignore[arg-type]
         needs = plan.needs()
         assert needs.training == network.memory
@@ -173,7 +173,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 
 def test_what_does_not_fit_is_refused_before_the_first_array(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = nets.build("lenet")
-    needs = Plan(spec, batch=64, devices="cpu:0", needs=None).needs()
+    needs = Plan(spec, batch=64, devices="cpu:0").needs()
     taken = []
     empty = Device.empty
     monkeypatch.setattr(Device, "empty", lambda *given: taken.append(given) or empty(*given))
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused_before_the_first_array(monkeypatch: pytest
 
 def test_devices_of_one_memory_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = nets.build("alexnet", image_shape=(80, 80, 3), classes=10)
-    plan = Plan(spec, batch=2, devices=["cpu:0", "cpu:1"], needs=None)
+    plan = Plan(spec, batch=2, devices=["cpu:0", "cpu:1"])
     needed = plan.needs().training
     limited(monkeypatch, sum(needed.values()) - 1)
     with pytest.raises(NotEnoughMemory):
@@ -211,7 +211,7 @@ def test_devices_of_one_memory_are_taken_together(monkeypatch: pytest.MonkeyPatc
 
 def test_a_gpus_memory_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network is compared with the GPU's, the snapshot with the host's."""
-    plan = Plan(nets.build("lenet"), batch=8, devices="cpu:0", needs=None)
+    plan = Plan(nets.build("lenet"), batch=8, devices="cpu:0")
     needs = plan.needs()
 
     class Gpu:

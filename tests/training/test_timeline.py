@@ -18,7 +18,7 @@ from PIL import Image
 from cconvnet import devices, nets
 from cconvnet.console import Silent
 from cconvnet.nets import alexnet
-from cconvnet.network import Network, do, tracing
+from cconvnet.network import Network, tracing
 from cconvnet.network.synthetic import Training
 from cconvnet.network.tracing import Record, Span, Tracer, record
 from cconvnet.plots import timeline as draw
@@ -138,7 +138,7 @@ def test_tracing_changes_no_bit(network: Any) -> None:
     for _ in range(3):
         one.step()
         Tracer(traced).trace(other.step)
-    assert traced.do is do
+    assert traced.runner.observer is None
     for name, tensor in plain.state().items():
         np.testing.assert_array_equal(tensor, traced.state()[name], err_msg=name)
 
@@ -151,7 +151,7 @@ def test_a_step_that_fails_leaves_the_network_as_it_was() -> None:
 
     with pytest.raises(RuntimeError, match="no"):
         Tracer(network).trace(fail)
-    assert network.do is do
+    assert network.runner.observer is None
 
 
 def test_a_traced_step_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:

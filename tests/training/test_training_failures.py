@@ -23,6 +23,7 @@ from cconvnet import data
 from cconvnet.data.workers import DecodePool
 from cconvnet.layers import ConvLayer
 from cconvnet.network import Network
+from cconvnet.network.step import Runner
 from cconvnet.runs import Run, checkpoint
 from cconvnet.runs.checkpoint import Folder
 from cconvnet.training.saver import Saver, Snapshot
@@ -57,14 +58,14 @@ def test_detecting_anomalies_trains_the_same_and_finds_them_sooner(
             if updates is not None:
                 updates.apply(weight)
 
-    begin = Network._begin
+    begin = Runner.begin
 
-    def noting(network: Network, train: bool, number: int) -> None:
+    def noting(runner: Runner, train: bool, number: int) -> None:
         nonlocal step
         step = number if train else -1
-        begin(network, train, number)
+        begin(runner, train, number)
 
-    monkeypatch.setattr(Network, "_begin", noting)
+    monkeypatch.setattr(Runner, "begin", noting)
     monkeypatch.setattr(ConvLayer, "backward", planted)
     with pytest.raises(TrainingStopped) as caught:
         run_training(out=tmp_path / "late")

@@ -12,6 +12,7 @@ from helpers.training import STEPS, assert_same_run, log_without_times, resume, 
 from cconvnet import data, runs
 from cconvnet.evaluate import evaluate_run, load_trained, predict
 from cconvnet.network import Network
+from cconvnet.network.step import Runner
 from cconvnet.runs.checkpoint import MEAN
 
 
@@ -102,14 +103,14 @@ def test_predictions_are_probabilities_of_the_right_class(unbroken: Path, tmp_pa
 
 def test_copies_of_training_steps_alone_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network that says to copy 1,000 bytes in a training step's forward pass and in any test."""
-    forward, copied = Network._run_forward, 0
+    forward, copied = Runner.forward, 0
 
-    def counting(network: Network, train: bool) -> None:
+    def counting(runner: Runner, train: bool) -> None:
         nonlocal copied
         copied += 1000 if train else 7
-        forward(network, train)
+        forward(runner, train)
 
-    monkeypatch.setattr(Network, "_run_forward", counting)
+    monkeypatch.setattr(Runner, "forward", counting)
     monkeypatch.setattr(Network, "copied_bytes", property(lambda network: copied))
     monkeypatch.setattr(Network, "copy_seconds", property(lambda network: copied / 1e6))
 
@@ -127,14 +128,14 @@ def test_copies_of_training_steps_alone_are_logged(tmp_path: Path, monkeypatch: 
     check(tmp_path / "parts")
 
     # Killed in step 25, after a checkpoint in the middle of a window.
-    def dying(network: Network, train: bool) -> None:
-        if network._last == (True, 25):
+    def dying(runner: Runner, train: bool) -> None:
+        if (runner.training, runner.step) == (True, 25):
             raise KeyboardInterrupt
-        counting(network, train)
+        counting(runner, train)
 
-    monkeypatch.setattr(Network, "_run_forward", dying)
+    monkeypatch.setattr(Runner, "forward", dying)
     with pytest.raises(KeyboardInterrupt):
         run_training(out=tmp_path / "killed", log_every=10, checkpoint_every=8)
-    monkeypatch.setattr(Network, "_run_forward", counting)
+    monkeypatch.setattr(Runner, "forward", counting)
     resume(tmp_path / "killed", log_every=10)
     check(tmp_path / "killed")
