@@ -1,9 +1,10 @@
-"""The command line: ``cconvnet``.
+"""Command line interface: the command ``cconvnet``.
 
-Everything heavy is imported inside the commands, so that ``--help`` answers at once.
+Modules in reading order: commands (all commands, start and exit), errors (exit codes and messages), options
+(shared by several commands), then a module for each group of commands: train, evaluate, runs, data, networks,
+exchange, plot, bench, doctor.
 
-Modules in reading order: commands (all commands, start and end), errors, options, train, evaluate, runs,
-data, networks, exchange, plot, bench, doctor.
+Commands import what they need inside their functions, so that ``--help`` appears at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The commands ``cconvnet bench ...``."""
+"""The commands ``cconvnet bench ...``, which measure speed."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +27,7 @@ from cconvnet.cli.options import (
     example,
     parsed_places,
     print_table,
+    reporter_for,
     whole,
     write_json,
 )
@@ -36,14 +36,15 @@ from cconvnet.system.outputs import check_folder, is_plain
 
 OneDevice = Annotated[
     str | None,
-    typer.Option(help="cuda:0, cpu:0 or emulator:0. Without it a GPU if there is one.", metavar="NAME"),
+    typer.Option(help="cuda:0, cpu:0 or emulator:0. If not given: a GPU if there is one.", metavar="NAME"),
 ]
 
-app = typer.Typer(help="Measure how fast this machine computes.", no_args_is_help=False)
+app = typer.Typer(help="Measure speed: kernels, training steps, data and checkpoints.", no_args_is_help=False)
 
 
 @app.callback(invoke_without_command=True)
 def bench_level(context: typer.Context) -> None:
+    """Print the help if there is no command."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -58,58 +59,69 @@ def bench_level(context: typer.Context) -> None:
 def bench_kernels(
     net: Annotated[
         str,
-        typer.Option(help="alexnet, vgg16, googlenet, resnet50 or cifar-quick: its layers.", metavar="NAME"),
+        typer.Option(
+            help="Network whose layers are timed: alexnet, vgg16, googlenet, resnet50 or cifar-quick.",
+            metavar="NAME",
+        ),
     ] = "alexnet",
     device: OneDevice = None,
     batch: Annotated[
         int | None,
         typer.Option(
-            help="Images; 128 on a GPU, on a CPU what suits the network.", metavar="N", callback=whole()
+            help="Images in the batch. If not given: 128 on a GPU, a number that suits the network on a CPU.",
+            metavar="N",
+            callback=whole(),
         ),
     ] = None,
     precision: Precision = None,
     only: Annotated[
         str | None,
         typer.Option(
-            help="Layers or passes, with commas and wildcards: conv2,wgrad,lrn*. All if not given.",
+            help="Layers or passes, separated by commas, with wildcards: conv2,wgrad,lrn*. All if not given.",
             metavar="PATTERNS",
         ),
     ] = None,
     impl: Annotated[
         str | None,
-        typer.Option(help="Measure this kernel instead of the one that would be selected.", metavar="NAME"),
+        typer.Option(
+            help="Measure this kernel instead of the one that the selection table chooses.", metavar="NAME"
+        ),
     ] = None,
     seconds: Annotated[
         float,
-        typer.Option(help="How long each side computes for each row.", metavar="S", callback=check_seconds),
+        typer.Option(
+            help="Seconds of computation for each side of each row.", metavar="S", callback=check_seconds
+        ),
     ] = 1.0,
     peers: Annotated[
         str | None,
         typer.Option(
-            help="Whom to compare with, with commas: cudnn and pytorch on a GPU, else pytorch. All if not "
-            "given.",
+            help="Libraries to compare with, separated by commas: cudnn and pytorch on a GPU, otherwise "
+            "pytorch. "
+            "All if not given.",
             metavar="NAMES",
         ),
     ] = None,
-    no_peer: Annotated[bool, typer.Option("--no-peer", help="Compare with nobody.")] = False,
+    no_peer: Annotated[bool, typer.Option("--no-peer", help="Compare with no other library.")] = False,
     verify: Annotated[
         str | None,
         typer.Option(
-            help="full: check results on the host; finite: only that all elements were written and are "
-            "finite. On a GPU finite if not given, else full.",
+            help="Check of results. full: compare with the host. finite: all elements are written and "
+            "finite. "
+            "If not given: finite on a GPU, otherwise full.",
             metavar="HOW",
         ),
     ] = None,
     to_json: Json = None,
     plot: Plot = None,
 ) -> None:
-    """Time every layer and pass of a network beside cuDNN's and PyTorch's kernels, once all are right.
+    """Time every layer and pass of a network against cuDNN's and PyTorch's kernels.
 
-    A wrong result of ours is said instead of its time, and the exit code is 1.
+    Results are checked first. If one of this library is wrong, its error is shown instead of its time, and
+    the exit code is 1.
     """
     from cconvnet.bench.cases import Row
     from cconvnet.bench.kernels import Table, failed, kernels, peers_for
-    from cconvnet.console import reporter
     from cconvnet.devices import get_device
 
     if no_peer and peers is not None:
@@ -117,7 +129,7 @@ def bench_kernels(
     chosen_peers = peers_for(get_device(device).kind, [] if no_peer else device_names(peers))
     _check_pictures(plot)
     table: Table
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+    with reporter_for(to_json) as report:
 
         def begun(result: dict[str, Any], rows: list[Row]) -> None:
             nonlocal table
@@ -171,32 +183,32 @@ def bench_step(
     precision: Precision = None,
     batch: Batch = None,
     size: Size = None,
-    steps: Annotated[int, typer.Option(help="Timed steps.", metavar="N", callback=whole())] = 20,
+    steps: Annotated[int, typer.Option(help="Number of timed steps.", metavar="N", callback=whole())] = 20,
     warmup: Annotated[
-        int, typer.Option(help="Untimed steps before them.", metavar="N", callback=whole(0))
+        int, typer.Option(help="Number of untimed steps before them.", metavar="N", callback=whole(0))
     ] = 3,
     peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Also time PyTorch's step.")] = True,
     forms: Annotated[
         str | None,
         typer.Option(
-            help="PyTorch's forms, such as nchw,channels_last+compiled: nchw or channels_last, and with a + "
-            "lrn_by_hand, compiled, graph, bf16_model, or fp32, tf32, bf16 for another precision than ours. "
-            "Without it those that may be the fastest, in ours and in fp32.",
+            help="Forms of PyTorch's step, such as nchw,channels_last+compiled. Each is nchw or "
+            "channels_last, followed by any of +lrn_by_hand, +compiled, +graph, +bf16_model, and +fp32, "
+            "+tf32 or +bf16 for another precision than --precision. If not given: those that may be the "
+            "fastest, in --precision and in fp32.",
             metavar="FORMS",
         ),
     ] = None,
     to_json: Json = None,
     plot: Plot = None,
 ) -> None:
-    """Time whole training steps on random images, against PyTorch's: load, forward, backward, update."""
+    """Time training steps on random images against PyTorch's: load, forward, backward, update."""
     from cconvnet.bench import charts
     from cconvnet.bench import step as bench
-    from cconvnet.console import reporter
     from cconvnet.formats.netfiles import chosen
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     _check_pictures(plot)
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+    with reporter_for(to_json) as report:
         report.begin("steps", warmup + steps)
         result = bench.step(
             wanted,
@@ -248,30 +260,34 @@ def bench_roofline(
     steps: Annotated[
         int,
         typer.Option(
-            help="Steps with the operations timed, and as many without.", metavar="N", callback=whole()
+            help="Number of steps with timed operations, and of steps without.",
+            metavar="N",
+            callback=whole(),
         ),
     ] = 10,
     warmup: Annotated[
-        int, typer.Option(help="Untimed steps before them.", metavar="N", callback=whole(0))
+        int, typer.Option(help="Number of untimed steps before them.", metavar="N", callback=whole(0))
     ] = 2,
     to_json: Json = None,
     plot: Plot = None,
     stack: Annotated[
         Path | None,
         typer.Option(
-            "--stack", help="Draw where the step's time goes.", metavar="FILE", callback=checked_picture
+            "--stack",
+            help="Draw the shares of the step's time to this file.",
+            metavar="FILE",
+            callback=checked_picture,
         ),
     ] = None,
 ) -> None:
-    """Time every operation within real training steps, beside what this device's own limits allow."""
+    """Time every operation within training steps against the limits measured on this device."""
     from cconvnet.bench import roofline
-    from cconvnet.console import reporter
     from cconvnet.formats.netfiles import chosen
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     _check_pictures(plot, stack)
     total = warmup + 2 * steps
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+    with reporter_for(to_json) as report:
         report.begin("steps", total)
         result = roofline.roofline(
             wanted,
@@ -315,21 +331,22 @@ def bench_scaling(
     batch_max: Annotated[
         int | None,
         typer.Option(
-            help="The largest batch; the largest that fits if not given.", metavar="N", callback=whole()
+            help="Largest batch; the largest that fits if not given.", metavar="N", callback=whole()
         ),
     ] = None,
     sizes: Annotated[
         str | None,
         typer.Option(
-            help="Sides of the stored images in pixels, such as 64,96,128; half to twice the network's own "
-            "if not given.",
+            help="Sides of stored images in pixels, such as 64,96,128; from half to twice the network's own "
+            "if "
+            "not given.",
             metavar="PIXELS,...",
         ),
     ] = None,
     seconds: Annotated[
         float,
         typer.Option(
-            help="For the whole; what would take longer than is left is left out.",
+            help="Seconds for the whole measurement; points that would take too long are skipped.",
             metavar="S",
             callback=check_seconds,
         ),
@@ -337,12 +354,11 @@ def bench_scaling(
     to_json: Json = None,
     plot: Plot = None,
 ) -> None:
-    """Time training steps at growing batches and image sizes, and fit how time and memory grow."""
+    """Time training steps at growing batches and image sizes, and fit the growth of time and memory."""
     from cconvnet.bench import scaling
-    from cconvnet.console import reporter
 
     _check_pictures(plot)
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+    with reporter_for(to_json) as report:
 
         def measured(result: dict[str, Any], what: str) -> None:
             report.say(what)
@@ -383,23 +399,24 @@ def bench_checkpoint(
     batch: Batch = None,
     out: Annotated[
         Path,
-        typer.Option(help="A folder on the disk to be written to; nothing stays there.", metavar="FOLDER"),
+        typer.Option(
+            help="Folder on the disk to measure; all files are removed at the end.", metavar="FOLDER"
+        ),
     ] = Path(),
     steps: Annotated[
-        int, typer.Option(help="Timed steps without a checkpoint.", metavar="N", callback=whole())
+        int, typer.Option(help="Number of timed steps without a checkpoint.", metavar="N", callback=whole())
     ] = 5,
-    saves: Annotated[int, typer.Option(help="Checkpoints.", metavar="N", callback=whole())] = 5,
+    saves: Annotated[int, typer.Option(help="Number of checkpoints.", metavar="N", callback=whole())] = 5,
     to_json: Json = None,
 ) -> None:
-    """Time checkpoints of a network that trains: how long it stands still, and how long one is written."""
+    """Time checkpoints during training: the pause of the training and the duration of the write."""
     from cconvnet.bench import checkpoint as bench
-    from cconvnet.console import reporter
     from cconvnet.formats.netfiles import chosen
 
     if not out.is_dir():
-        raise ValueError(f"--out {out} is no folder")
+        raise ValueError(f"--out {out} is not a folder")
     check_folder(out)
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+    with reporter_for(to_json) as report:
         report.begin("steps and checkpoints", steps + saves)
         result = bench.checkpoint(
             chosen(net, layer_def, layer_params, crop) or "lenet",
@@ -435,22 +452,19 @@ def bench_data(
     workers: Workers = None,
     seconds: Annotated[
         float,
-        typer.Option(
-            help="How long each stage is measured, in several turns.", metavar="S", callback=check_seconds
-        ),
+        typer.Option(help="Seconds for each stage, in several turns.", metavar="S", callback=check_seconds),
     ] = 10.0,
     peer: Annotated[bool, typer.Option("--peer/--no-peer", help="Also time PyTorch's DataLoader.")] = True,
     to_json: Json = None,
     plot: Plot = None,
 ) -> None:
-    """Time how images are decoded, loaded and brought to the device, and say what limits training."""
+    """Time decoding, loading and copying of images to the device, and find what limits training."""
     from cconvnet.bench import data as bench
-    from cconvnet.console import reporter
     from cconvnet.formats.netfiles import chosen
 
     wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
     _check_pictures(plot)
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+    with reporter_for(to_json) as report:
         result = bench.bench_data(
             wanted,
             data,
@@ -479,7 +493,7 @@ def bench_data(
 
 
 def _check_pictures(*pictures: Path | None) -> None:
-    """Raises PlotError now rather than after the measurement."""
+    """Raise PlotError for files that cannot be drawn, before the measurement instead of after it."""
     from cconvnet import plots
 
     for picture in filter(None, pictures):
@@ -487,7 +501,7 @@ def _check_pictures(*pictures: Path | None) -> None:
 
 
 def _keep(to_json: str | None, result: dict[str, Any]) -> None:
-    """Writes what there is so far, so that an interrupted measurement leaves it."""
+    """Write the results so far, so that an interrupted measurement keeps them."""
     if to_json and to_json != "-" and is_plain(to_json):
         write_json(to_json, result)
 
@@ -502,5 +516,5 @@ def _numbers(option: str, text: str | None) -> list[int] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(map(is_number, parts)):
-        raise ValueError(f"{option} must be whole numbers with commas between them, not {text!r}")
+        raise ValueError(f"{option} must be whole numbers separated by commas, not {text!r}")
     return [int(part) for part in parts]

@@ -1,4 +1,4 @@
-"""The command ``cconvnet``: its commands and how it starts and ends."""
+"""All commands of ``cconvnet``, and the function that runs them."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def top_level(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
+    """Print the version, or the help if there is no command."""
     if version:
         print(f"cconvnet {cconvnet.__version__}")
     elif context.invoked_subcommand is None:
@@ -83,11 +84,14 @@ def top_level(
 
 
 def main() -> None:
-    """Runs the command line and exits."""
+    """Run the command line and exit.
+
+    The exit code is 0, 2 if the user made a mistake, 1 for any other failure, 130 after Ctrl-C.
+    """
     _open_streams()
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that a terminal has no letters for, or that is no text, is no reason to fail.
+        # Names that a terminal cannot show, or that are not valid text, must not make a command fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False, prog_name="cconvnet")
@@ -99,8 +103,8 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     if code == 130:
-        # A shell ends a script, and its loops, only where the command was ended by the signal itself
-        # (https://www.cons.org/cracauer/sigint.html). It too calls that 130.
+        # A shell ends a script and its loops only if the signal itself ended the command
+        # (https://www.cons.org/cracauer/sigint.html). The shell reports that as 130, too.
         with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the reader
             sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -109,7 +113,7 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Where the caller has closed them; nothing that is opened later may be taken for one of them."""
+    """Open the standard streams that the caller closed, so that no later file gets their descriptors."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)

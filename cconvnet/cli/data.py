@@ -1,4 +1,4 @@
-"""The commands ``cconvnet data ...``: getting, preparing and looking at data."""
+"""The commands ``cconvnet data ...``, which download, prepare, inspect and verify data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cconvnet.cli.options import Json, checked_picture, example, pixels, print_table, real, whole, write_json
+from cconvnet.cli.options import (
+    Json,
+    checked_picture,
+    example,
+    pixels,
+    print_table,
+    real,
+    reporter_for,
+    whole,
+    write_json,
+)
 from cconvnet.cli.options import seed as check_seed
 from cconvnet.cli.options import workers as check_workers
 
@@ -19,14 +29,16 @@ if TYPE_CHECKING:
     from cconvnet.console import Reporter
     from cconvnet.data.datasets import Origin
 
-SHOWN_LEFT_OUT = 5  # names of pictures
-MOST_SHARD_MB = 2**20  # a tebibyte
+MAX_SHOWN_SKIPPED = 5  # pictures
+MAX_SHOWN_DAMAGES = 100  # lines
+MAX_SHARD_MIB = 2**20  # a tebibyte
 
-app = typer.Typer(help="Get, prepare, look at and check data.")
+app = typer.Typer(help="Download, prepare, inspect and verify data.")
 
 
 @app.callback(invoke_without_command=True)
 def data_level(context: typer.Context) -> None:
+    """Print the help if there is no command."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -35,17 +47,19 @@ def data_level(context: typer.Context) -> None:
 def get(
     name: Annotated[
         str,
-        typer.Argument(help="cifar10 (170 MB), mnist (12 MB) or imagenette (342 MB).", metavar="NAME"),
+        typer.Argument(
+            help="Data set: cifar10 (170 MB), mnist (12 MB) or imagenette (342 MB).", metavar="NAME"
+        ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The folder for it; data/NAME if not given.", metavar="FOLDER"),
+        typer.Option("--out", help="Folder for the data; data/NAME if not given.", metavar="FOLDER"),
     ] = None,
 ) -> None:
-    """Download a public data set, checked and ready to train on.
+    """Download a public data set and check it, ready for training.
 
-    It can be stopped at any time; the same command goes on. CCONVNET_DATA_MIRROR may be the address of a
-    folder that holds the files, to fetch them from there.
+    A download can be stopped at any time; the same command resumes it. If CCONVNET_DATA_MIRROR is the address
+    of a folder that contains the files, they are fetched from there.
     """
     from cconvnet.console import reporter
     from cconvnet.data import downloads
@@ -80,28 +94,31 @@ def prepare(
     src: Annotated[
         str,
         typer.Argument(
-            help="A folder of pictures or archives, of MNIST's or CIFAR-10's files, of shards.",
+            help="Folder of pictures, of archives, of shards, or of MNIST's or CIFAR-10's files.",
             metavar="SRC",
         ),
     ],
-    dst: Annotated[Path, typer.Argument(help="The folder for the shards.", metavar="DST")],
+    dst: Annotated[Path, typer.Argument(help="Folder for the shards.", metavar="DST")],
     size: Annotated[
         int | None,
         typer.Option(
-            help="Bring pictures to this shorter side and keep their centre square. 256 if not given; "
-            "pictures that are all of one smaller size, and arrays, then stay.",
+            help="Resize pictures to this shorter side and keep their centre square. If not given: 256, but "
+            "arrays, and pictures that all have one smaller size, keep theirs.",
             metavar="PIXELS",
             callback=pixels,
         ),
     ] = None,
     raw: Annotated[
         bool,
-        typer.Option("--raw", help="Store pixels, which need no decoding; arrays are stored so anyway."),
+        typer.Option(
+            "--raw", help="Store pixels, which need no decoding; arrays are always stored like this."
+        ),
     ] = False,
     quality: Annotated[
         int | None,
         typer.Option(
-            help="Of JPEGs, 1 to 100. Without it 90, and JPEGs that have the right size stay as they are.",
+            help="Quality of JPEGs, 1 to 100. If not given: 90, and JPEGs of the right size are kept "
+            "unchanged.",
             metavar="N",
             callback=whole(1, 100),
         ),
@@ -112,21 +129,23 @@ def prepare(
     shard_mb: Annotated[
         float,
         typer.Option(
-            help="About how long a shard may become, in MiB.",
+            help="Approximate size of a shard in MiB.",
             metavar="MIB",
-            callback=real(above=0, high=MOST_SHARD_MB),
+            callback=real(above=0, high=MAX_SHARD_MIB),
         ),
     ] = 256,
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes at work; one per core if not given, 0: none.", metavar="N", callback=check_workers
+            help="Number of worker processes, 0 for none; one per core if not given.",
+            metavar="N",
+            callback=check_workers,
         ),
     ] = None,
 ) -> None:
-    """Make shards of pictures: brought to a size, in a few large checked files that train fast.
+    """Convert pictures to shards: resized, in a few large files with checksums, for fast training.
 
-    It can be stopped at any time; the same command goes on.
+    The conversion can be stopped at any time; the same command resumes it.
     """
     from cconvnet.console import reporter
     from cconvnet.data.inspection import sized
@@ -155,13 +174,15 @@ def prepare(
         )
         skipped = sum(dataset.skipped.values())
         if skipped:
-            report.say(f"{skipped:,} pictures were left out; {dst / 'skipped.jsonl'} says which and why")
-            for one in dataset.left_out()[:SHOWN_LEFT_OUT]:
+            report.say(
+                f"{skipped:,} pictures were skipped; {dst / 'skipped.jsonl'} lists them with the reasons"
+            )
+            for one in dataset.left_out()[:MAX_SHOWN_SKIPPED]:
                 report.say(f"  {one['split']}: {one['name']}: {one['reason']}")
 
 
 def _find(data: str | None, report: Reporter) -> Origin:
-    """What `data` holds; of a million pictures, looking takes its time."""
+    """Find the data in a folder and report progress, because a million pictures take time."""
     from cconvnet.data import datasets
 
     origin = datasets.find(data, report.counted("looking through data"))
@@ -175,26 +196,25 @@ def _find(data: str | None, report: Reporter) -> Origin:
 def inspect(
     data: Annotated[
         str | None,
-        typer.Argument(help="A folder of data of any kind; if not given, the digits.", metavar="DATA"),
+        typer.Argument(help="Folder of data of any kind; the embedded digits if not given.", metavar="DATA"),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Draw random pictures of each class into this file, .png or .jpg.", metavar="FILE"),
+        typer.Option(help="Draw random pictures of each class to this file, .png or .jpg.", metavar="FILE"),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Chooses the pictures of the sheet.", metavar="N", callback=check_seed)
+        int, typer.Option(help="Random seed for the pictures of the sheet.", metavar="N", callback=check_seed)
     ] = 0,
     to_json: Json = None,
 ) -> None:
-    """Say what data holds: classes, counts, sizes; and show some of it."""
-    from cconvnet.console import reporter
+    """Show the content of data: classes, counts, sizes, and sample pictures."""
     from cconvnet.data import inspection
     from cconvnet.system.outputs import save_picture
 
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--sheet must end with .png or .jpg, not {sheet.name!r}")
     checked_picture(sheet)
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+    with reporter_for(to_json) as report:
         origin = _find(data, report)
         found = inspection.inspect(origin, report.counted("looking at files"))
     if to_json != "-":
@@ -212,16 +232,16 @@ def inspect(
 
 @app.command(epilog=example("cconvnet data verify photos-256", "cconvnet data verify photos-256 --decode"))
 def verify(
-    dst: Annotated[Path, typer.Argument(help="A folder of shards.", metavar="DST")],
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every picture too.")] = False,
+    dst: Annotated[Path, typer.Argument(help="Folder of shards.", metavar="DST")],
+    decode: Annotated[bool, typer.Option("--decode", help="Also decode every picture.")] = False,
     workers: Annotated[
         int | None,
         typer.Option(
-            help="How many check at once; one per core if not given.", metavar="N", callback=check_workers
+            help="Number of parallel checks; one per core if not given.", metavar="N", callback=check_workers
         ),
     ] = None,
 ) -> None:
-    """Check every byte of shards: files' SHA-256, pictures' CRC-32; exit 1 if anything is damaged."""
+    """Check every byte of shards by SHA-256 of files and CRC-32 of pictures; exit 1 if any is damaged."""
     from cconvnet.console import reporter
     from cconvnet.data import shards
     from cconvnet.data.inspection import sized
@@ -242,13 +262,13 @@ def verify(
                 dst, workers, lambda done, all: report.step(done, "decoding", f"{done:,} of {all:,}")
             )
             report.end()
-        for line in found[:100]:
+        for line in found[:MAX_SHOWN_DAMAGES]:
             report.say(line)
-        if len(found) > 100:
-            report.say(f"and {len(found) - 100:,} more")
+        if len(found) > MAX_SHOWN_DAMAGES:
+            report.say(f"and {len(found) - MAX_SHOWN_DAMAGES:,} more")
         if found:
-            again = "the `cconvnet data prepare` command that made it makes them again"
-            report.say(f"{dst} is damaged; remove the files named, and {again}")
+            again = "run the `cconvnet data prepare` command that made it"
+            report.say(f"{dst} is damaged; remove the files named, then {again} again")
             raise typer.Exit(1)
         report.say(
             f"{dst} is sound: {len(dataset.files) + 1:,} files, {pictures:,} pictures, {sized(size)} in all"

@@ -1,4 +1,8 @@
-"""The exit codes of errors, and the lines that explain them."""
+"""Exit codes and messages of errors.
+
+A user's mistake is explained in a line on standard error, without a traceback, and the exit code is 2. It is
+1 if a correct command failed. ``CCONVNET_DEBUG=1`` shows the traceback.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,11 @@ from typing import Any
 
 import typer
 
-# The base of all that typer finds wrong with a command line, wherever this version of typer keeps it.
+# The base class of typer's errors about a command line, wherever this version of typer defines it.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
-
-# How writing to standard output fails: nobody reads it, its disk is full, its terminal is gone.
-_OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+# Errors of writing to standard output: nobody reads it, its disk is full, its terminal is gone.
+_OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 
 def _fail(text: str, code: int) -> int:
@@ -22,18 +25,25 @@ def _fail(text: str, code: int) -> int:
 
 
 def explain(error: Exception) -> int:
-    """Says what was wrong in a line or two and returns the exit code; an unforeseen error is raised again."""
+    """Print what was wrong in a line or two.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Exception: The error itself, if it is none that a command is expected to raise.
+    """
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "cconvnet"
-        return _fail(f"{error.format_message()}\n`{command} --help` tells more", 2)
+        return _fail(f"{error.format_message()}\nsee `{command} --help`", 2)
     if isinstance(error, typer.Abort):
         return 130
-    if isinstance(error, OSError) and error.filename is None and error.errno in _OF_OUTPUT:
+    if isinstance(error, OSError) and error.filename is None and error.errno in _OUTPUT_ERRORS:
         from cconvnet.console import silence
 
         silence(sys.stdout)
-        # A reader who has gone wants to hear nothing.
+        # After the reader has gone, nobody needs a message.
         return 1 if error.errno == errno.EPIPE else _fail(f"standard output: {error.strerror}", 1)
     if isinstance(error, OSError) and error.filename is not None:
         return _fail(f"{error.filename}: {error.strerror}", 1)
@@ -47,7 +57,7 @@ def explain(error: Exception) -> int:
     if isinstance(error, CudaError):
         return _fail(str(error), 1)
     if isinstance(error, ValueError):
-        # A plain ValueError names an argument; if it does not, somebody will want to know where it is from.
+        # A plain ValueError should name an argument. In case it does not, the traceback shows its origin.
         hint = "\n(CCONVNET_DEBUG=1 shows where)" if type(error) is ValueError else ""
         return _fail(f"{error}{hint}", 2)
 

@@ -19,6 +19,7 @@ from cconvnet.cli.options import (
     Views,
     device_names,
     print_table,
+    reporter_for,
     whole,
     write_json,
 )
@@ -29,7 +30,9 @@ def evaluate(
         list[Path],
         typer.Option(
             "--run",
-            help="The folder of a run, or one of its checkpoints; given several times: their average too.",
+            help="Folder of a run, or one of its checkpoints. If given several times, their probabilities "
+            "are "
+            "averaged, too.",
             metavar="RUN",
         ),
     ],
@@ -41,8 +44,8 @@ def evaluate(
     best: Best = False,
     to_json: Json = None,
 ) -> None:
-    """Print a trained network's error on test images, or that of several whose probabilities are averaged."""
-    from cconvnet.console import percent, reporter
+    """Compute the test error of a trained network, or of the averaged probabilities of several."""
+    from cconvnet.console import percent
     from cconvnet.evaluate import Tally, evaluate_runs
     from cconvnet.runs.data_record import unreadable_lines
 
@@ -59,7 +62,7 @@ def evaluate(
             "test_loss": tally.mean_loss,
         }
 
-    with reporter(sys.stderr if to_json == "-" else sys.stdout) as report:
+    with reporter_for(to_json) as report:
 
         def stepped(done: int, total: int) -> None:
             if done == 1:
@@ -110,16 +113,16 @@ def evaluate(
 def predict(
     run: RunPath,
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE...")],
-    top: Annotated[int, typer.Option(help="How many classes to show.", metavar="N", callback=whole())] = 5,
+    top: Annotated[int, typer.Option(help="Number of classes to show.", metavar="N", callback=whole())] = 5,
     views: Views = "center",
     device: DeviceNames = None,
     precision: RunPrecision = None,
     best: Best = False,
     to_json: Json = None,
 ) -> None:
-    """Say what a trained network sees in pictures.
+    """Classify pictures with a trained network.
 
-    Pictures that cannot be read are named and left out; the exit code is then 1, or 2 if none can be read.
+    Unreadable pictures are listed and skipped. The exit code is then 1, or 2 if no picture is readable.
     """
     from cconvnet import evaluate as evaluation
     from cconvnet.data import DataError
@@ -144,8 +147,8 @@ def predict(
         classes = [{"class": trained.classes[i], "probability": float(result[i])} for i in order]
         found.append({"picture": str(path), "classes": classes})
         rows += [
-            [str(path) if place == 0 else "", trained.classes[i], f"{100 * result[i]:.2f}%"]
-            for place, i in enumerate(order)
+            [str(path) if position == 0 else "", trained.classes[i], f"{100 * result[i]:.2f}%"]
+            for position, i in enumerate(order)
         ]
     if to_json != "-" and rows:
         print_table("", ["picture", "class", "probability"], rows, {"probability"})

@@ -1,4 +1,4 @@
-"""The commands ``cconvnet import`` and ``cconvnet export``: networks in other programs' files."""
+"""The commands ``cconvnet import`` and ``cconvnet export`` for files of other programs."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ import typer
 
 from cconvnet import nets
 from cconvnet.checks import MAX_TOWERS
-from cconvnet.cli.options import Batch, Crop, LayerDef, LayerParams, OptionalNet, Size, whole
+from cconvnet.cli.options import Batch, Crop, LayerDef, LayerParams, NewRun, OptionalNet, Size, whole
 from cconvnet.system.outputs import check_folder
 
 
 def import_(
     checkpoint: Annotated[
-        Path, typer.Argument(help="The checkpoint, or the folder it lies in.", metavar="CHECKPOINT")
+        Path, typer.Argument(help="The checkpoint, or the folder that contains it.", metavar="CHECKPOINT")
     ],
     data: Annotated[
         str,
         typer.Option(
-            help="The data it was trained on; a mean image is taken from batches.meta if there is one there.",
+            help="Folder of the data it was trained on. If its batches.meta contains a mean image, that is "
+            "used.",
             metavar="FOLDER",
         ),
     ],
     net: Annotated[
-        str | None, typer.Option(help=f"Its network: {', '.join(nets.NAMES)}.", metavar="NAME")
+        str | None, typer.Option(help=f"Network of the checkpoint: {', '.join(nets.NAMES)}.", metavar="NAME")
     ] = None,
     layer_def: LayerDef = None,
     layer_params: LayerParams = None,
     crop: Crop = None,
-    kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
+    kind: Annotated[
+        str, typer.Option("--format", help="Format of the files: cuda-convnet.", metavar="NAME")
+    ] = "cuda-convnet",
     batch: Batch = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; runs/NET-DATA-TIME if not given.", metavar="FOLDER")
-    ] = None,
+    out: NewRun = None,
 ) -> None:
-    """Make a run of another program's checkpoint, for evaluate, predict and train --resume.
+    """Convert another program's checkpoint to a run, for evaluate, predict and train --resume.
 
-    Weights and momentum come over; the network must have layers of the same names and shapes.
+    Weights and momentum are kept. The network must have layers with the same names and shapes.
     """
     from cconvnet.console import reporter
     from cconvnet.errors import CheckpointError
@@ -51,7 +52,7 @@ def import_(
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
     wanted = chosen(net, layer_def, layer_params, crop)
     if wanted is None:
-        raise ValueError("the network is needed: --net, or --layer-def and --layer-params")
+        raise ValueError("a network is needed: --net, or --layer-def and --layer-params")
     layers = cuda_convnet_checkpoint.read_checkpoint(checkpoint)
     options = Options(
         net=net,
@@ -66,7 +67,7 @@ def import_(
         shared = cuda_convnet_checkpoint.shared_weights(layers)
         if shared:
             report.say(
-                f"shared weights ({', '.join(shared)}) become each layer's own: training moves them apart"
+                f"shared weights ({', '.join(shared)}) are copied to each layer: training makes them differ"
             )
         try:
             path = begin_with(
@@ -80,27 +81,29 @@ def import_(
 def export(
     out: Annotated[
         Path,
-        typer.Option(help="The folder the files are written to; nothing is overwritten.", metavar="FOLDER"),
+        typer.Option(help="Folder for the files; nothing is overwritten.", metavar="FOLDER"),
     ],
     net: OptionalNet = None,
     layer_def: LayerDef = None,
     layer_params: LayerParams = None,
     crop: Crop = None,
     run: Annotated[
-        Path | None, typer.Option(help="Instead of --net: the network of this run.", metavar="RUN")
+        Path | None, typer.Option(help="Run whose network is exported, instead of --net.", metavar="RUN")
     ] = None,
-    kind: Annotated[str, typer.Option("--format", help="cuda-convnet.", metavar="NAME")] = "cuda-convnet",
+    kind: Annotated[
+        str, typer.Option("--format", help="Format of the files: cuda-convnet.", metavar="NAME")
+    ] = "cuda-convnet",
     size: Size = None,
     towers: Annotated[
         int,
         typer.Option(
-            help="How many devices split layers are shared out over.",
+            help="Number of devices that split layers are distributed over.",
             metavar="N",
             callback=whole(1, MAX_TOWERS),
         ),
     ] = 2,
 ) -> None:
-    """Write a network in another program's files: layers.cfg and layer-params.cfg."""
+    """Write a network to files of another program: layers.cfg and layer-params.cfg."""
     from cconvnet import runs
     from cconvnet.formats import cuda_convnet_writer
     from cconvnet.formats.netfiles import build_sized, chosen
@@ -110,7 +113,7 @@ def export(
     check_folder(out)
     wanted = chosen(net, layer_def, layer_params, crop)
     if (wanted is None) == (run is None):
-        raise ValueError("one network is needed: --net, --layer-def or --run")
+        raise ValueError("exactly one network is needed: --net, --layer-def or --run")
     if run is not None:
         spec = nets.spec_from_dict(runs.read_config(runs.folder_of(run))["spec"])
     else:
@@ -121,7 +124,7 @@ def export(
     files = out / "layers.cfg", out / "layer-params.cfg"
     for file in files:
         if file.exists() or file.is_symlink():
-            raise ValueError(f"{file} is already there; choose another --out")
+            raise ValueError(f"{file} already exists; choose another --out")
     cuda_convnet_writer.write(spec, *files, towers=towers)
     for file in files:
         print(file)

@@ -1,4 +1,4 @@
-"""The commands that look at networks: ``cconvnet describe``, ``gradcheck`` and ``augment``."""
+"""The commands ``cconvnet describe``, ``gradcheck`` and ``augment``, which examine networks."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def describe(
     size: Size = None,
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Show what differs between two networks instead.", metavar="A B"),
+        typer.Option(help="Show the differences between two networks instead.", metavar="A B"),
     ] = None,
     to_json: Json = None,
 ) -> None:
-    """Show a network's layers, shapes, parameters, devices, and the copies between them."""
+    """Show a network's layers, shapes, parameters and devices, and the copies between devices."""
     from cconvnet.formats.netfiles import build_sized, chosen
     from cconvnet.nets import compare as differences
     from cconvnet.network import table
@@ -105,7 +105,7 @@ def gradcheck(
     width: Annotated[
         float | None,
         typer.Option(
-            help="Multiply the numbers of filters and hidden units, for speed.",
+            help="Multiply the numbers of filters and hidden units by this factor, for speed.",
             metavar="FACTOR",
             callback=real(above=0, high=1000),
         ),
@@ -113,15 +113,15 @@ def gradcheck(
     size: Size = None,
     batch: Annotated[int, typer.Option(help="Images in the batch.", metavar="N", callback=whole())] = 2,
     seed: Annotated[
-        int, typer.Option(help="Decides weights and images.", metavar="N", callback=check_seed)
+        int, typer.Option(help="Random seed for weights and images.", metavar="N", callback=check_seed)
     ] = 0,
     to_json: Json = None,
 ) -> None:
-    """Hold a network's gradients against finite differences and a float64 computation.
+    """Check gradients against finite differences and a float64 reference.
 
-    A network of large images is made smaller, unless --width or --size says how large. With --layer-def,
-    --size is the images' and only --width the network's. Each device is checked on its own; the exit code is
-    1 if anything is wrong.
+    A network for large images is made smaller unless --width or --size sets its size. With --layer-def,
+    --size sets only the size of the images. Each device is checked on its own. The exit code is 1 if a
+    gradient is wrong.
     """
     from cconvnet.formats.netfiles import NetFiles, build_sized, chosen
     from cconvnet.network import gradcheck as checking
@@ -146,24 +146,27 @@ def gradcheck(
 
 
 def augment(
-    out: Annotated[Path, typer.Option(help="The picture's file, .png.", metavar="FILE")],
-    net: Annotated[
-        str, typer.Option(help=f"The network: {', '.join(nets.NAMES)}.", metavar="NAME")
-    ] = "alexnet",
+    out: Annotated[Path, typer.Option(help="File of the picture, .png.", metavar="FILE")],
+    net: Annotated[str, typer.Option(help=f"Network: {', '.join(nets.NAMES)}.", metavar="NAME")] = "alexnet",
     data: Data = None,
     size: Size = None,
     images: Annotated[
-        int, typer.Option(help="Training images: rows of the sheet.", metavar="N", callback=whole())
+        int,
+        typer.Option(help="Number of training images, the rows of the sheet.", metavar="N", callback=whole()),
     ] = 6,
     epochs: Annotated[
-        int, typer.Option(help="Epochs: columns after the first.", metavar="N", callback=whole())
+        int,
+        typer.Option(help="Number of epochs, the columns after the first.", metavar="N", callback=whole()),
     ] = 8,
     seed: Annotated[
-        int, typer.Option(help="Decides crops, mirror images and noise.", metavar="N", callback=check_seed)
+        int,
+        typer.Option(
+            help="Random seed for crops, mirror images and colour noise.", metavar="N", callback=check_seed
+        ),
     ] = 0,
     workers: Workers = None,
 ) -> None:
-    """Draw training images as a network sees them: crops, mirror images, colour noise."""
+    """Draw training images with augmentation: crops, mirror images and colour noise."""
     from cconvnet import data as sources
     from cconvnet.data.workers import surplus
     from cconvnet.plots import augmentation as sheets

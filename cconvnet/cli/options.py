@@ -1,4 +1,4 @@
-"""The options that several commands have, and how commands print and write."""
+"""Options that several commands share, and functions by which commands print and write results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -25,10 +25,14 @@ from cconvnet.training.options import (
     parse_places,
 )
 
-LONGEST = 366 * 24 * 3600.0  # seconds that a measurement may be told to take
+if TYPE_CHECKING:
+    from cconvnet.console import Reporter
+
+MAX_SECONDS = 366 * 24 * 3600.0  # of a measurement: a year
 
 
 def example(*lines: str) -> str:
+    """Return the epilog of a command's help, with these commands as examples."""
     return "\n\n".join(["[bold]Example[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
 
 
@@ -59,7 +63,7 @@ def real(
 workers = whole(0, MOST_WORKERS)
 seed = whole(0, MAX_SEED)
 pixels = whole(1, MAX_SIDE)
-seconds = real(above=0, high=LONGEST)
+seconds = real(above=0, high=MAX_SECONDS)
 
 
 # ---- the options of a training ---------------------------------------------------------------------------
@@ -131,29 +135,31 @@ RunPrecision = Annotated[
 Batch = Annotated[int | None, _of_training("batch")]
 Size = Annotated[int | None, _of_training("size")]
 Workers = Annotated[int | None, _of_training("workers")]
+NewRun = Annotated[Path | None, _of_training("out")]
 RunPath = Annotated[
-    Path, typer.Option("--run", help="The folder of a run, or one of its checkpoints.", metavar="RUN")
+    Path, typer.Option("--run", help="Folder of a run, or one of its checkpoints.", metavar="RUN")
 ]
 Views = Annotated[
     str,
     typer.Option(
-        help="center, or ten: the corners and the centre, each with its mirror image, whose probabilities "
-        "are averaged.",
+        help="Parts of an image whose probabilities are averaged. center: the centre alone. ten: the "
+        "corners, "
+        "the centre, and their mirror images.",
         metavar="NAME",
     ),
 ]
-Best = Annotated[bool, typer.Option("--best", help="Take the run's best checkpoint instead of its newest.")]
+Best = Annotated[bool, typer.Option("--best", help="Use the run's best checkpoint instead of its newest.")]
 
 
 def _checked_json(where: str | None) -> str | None:
-    """The file of --json, if it can be written."""
+    """Refuse a --json file that cannot be written."""
     if where is not None and where != "-":
         check_output(where, "json")
     return where
 
 
 def checked_picture(path: Path | None) -> Path | None:
-    """A picture's file, if it can be written."""
+    """Refuse a picture's file that cannot be written."""
     if path is not None:
         check_output(path, path.suffix.removeprefix(".").lower())
     return path
@@ -163,7 +169,7 @@ Json = Annotated[
     str | None,
     typer.Option(
         "--json",
-        help="Write the results as JSON to this file (-: standard output).",
+        help="Write the results to this file as JSON (-: standard output).",
         metavar="FILE",
         callback=_checked_json,
     ),
@@ -172,7 +178,10 @@ Json = Annotated[
 Plot = Annotated[
     Path | None,
     typer.Option(
-        "--plot", help="Draw the results: .png, .svg, .pdf.", metavar="FILE", callback=checked_picture
+        "--plot",
+        help="Draw the results to this file, .png, .svg or .pdf.",
+        metavar="FILE",
+        callback=checked_picture,
     ),
 ]
 
@@ -188,19 +197,34 @@ def parsed_places(text: str | None) -> dict[str, int | str] | None:
 
 
 def write_json(where: str, value: Any) -> None:
-    """Writes JSON to a file, or to standard output where `where` is ``-``."""
+    """Write a value as JSON to a file, or to standard output if `where` is ``-``."""
     if where == "-":
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
     else:
         outputs.write_json(Path(where), value)
 
 
+def reporter_for(to_json: str | None) -> Reporter:
+    """Return a reporter on standard output, or on standard error if `to_json` sends JSON to the former."""
+    from cconvnet.console import reporter
+
+    return reporter(sys.stderr if to_json == "-" else sys.stdout)
+
+
 def print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:
+    """Print a table.
+
+    Args:
+        title: The title, or nothing.
+        columns: The names of the columns.
+        rows: The texts of the cells.
+        right: The names of columns that are aligned to the right.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    # Where nobody watches, no column is cut to a terminal's width.
+    # Without a terminal no column is cut to its width.
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title=title or None, title_justify="left")
     for column in columns:

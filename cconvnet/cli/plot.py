@@ -1,4 +1,4 @@
-"""The commands ``cconvnet plot ...``: pictures of runs."""
+"""The commands ``cconvnet plot ...``, which draw pictures of runs."""
 
 from __future__ import annotations
 
@@ -30,25 +30,29 @@ from cconvnet.system.outputs import check_output
 
 
 class _CurveUnlessNamed(TyperGroup):
-    """``cconvnet plot RUN`` is ``cconvnet plot curve RUN``."""
+    """Group in which ``cconvnet plot RUN`` means ``cconvnet plot curve RUN``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Insert "curve" unless the first argument is a command or asks for help."""
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
             args = ["curve", *args]
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_CurveUnlessNamed, help="Draw runs: curves, filters, predictions, a step's time.")
+app = typer.Typer(
+    cls=_CurveUnlessNamed, help="Draw runs: curves, filters, predictions, feature maps, the time of a step."
+)
 
 Out = Annotated[
     Path | None,
-    typer.Option(help="The picture's file, .png, .svg or .pdf; in the run if not given.", metavar="FILE"),
+    typer.Option(help="File of the picture, .png, .svg or .pdf; in the run if not given.", metavar="FILE"),
 ]
-Run = Annotated[Path, typer.Argument(help="The folder of a run, or one of its checkpoints.", metavar="RUN")]
+Run = Annotated[Path, typer.Argument(help="Folder of a run, or one of its checkpoints.", metavar="RUN")]
 
 
 @app.callback(invoke_without_command=True)
 def plot_level(context: typer.Context) -> None:
+    """Print the help if there is no command."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -62,15 +66,16 @@ def plot_level(context: typer.Context) -> None:
 )
 def curve(
     run: Annotated[
-        list[Path], typer.Argument(help="The folders of runs, drawn over each other.", metavar="RUN...")
+        list[Path], typer.Argument(help="Folders of runs, drawn over each other.", metavar="RUN...")
     ],
     x: Annotated[
-        str, typer.Option("--x", help="Across: epoch, step, or seconds of training.", metavar="NAME")
+        str, typer.Option("--x", help="Horizontal axis: epoch, step, or seconds of training.", metavar="NAME")
     ] = "epoch",
     smooth: Annotated[
         int | None,
         typer.Option(
-            help="Average training over N log lines, 1: not at all; chosen if not given.",
+            help="Average training values over N log lines; 1 for no averaging. Chosen automatically if not "
+            "given.",
             metavar="N",
             callback=whole(),
         ),
@@ -79,19 +84,19 @@ def curve(
         bool | None,
         typer.Option(
             "--log/--linear",
-            help="A logarithmic axis for the loss; where it falls far if not given.",
+            help="Axis of the loss; logarithmic if the loss falls far, if not given.",
             show_default=False,
         ),
     ] = None,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Draw it again as the logs grow, until the runs are complete."),
+        typer.Option("--follow", help="Redraw as the logs grow, until the runs are complete."),
     ] = False,
     out: Out = None,
 ) -> None:
-    """Draw training curves: loss and errors, with the steps of the learning rate and the best epoch.
+    """Draw training curves: loss and errors, with changes of the learning rate and the best epoch.
 
-    Without --out the picture of several runs goes into the working folder.
+    Without --out, a picture of several runs is written to the working directory.
     """
     from cconvnet import plots, runs
 
@@ -117,16 +122,18 @@ def curve(
 def filters(
     run: Run,
     layer: Annotated[
-        str | None, typer.Option(help="A convolution; the first if not given.", metavar="NAME")
+        str | None, typer.Option(help="Convolution to draw; the first if not given.", metavar="NAME")
     ] = None,
     scale: Annotated[
         str,
-        typer.Option(help="own: each filter over its own range; shared: all over the same.", metavar="NAME"),
+        typer.Option(
+            help="Range of brightness. own: of each filter. shared: of all filters.", metavar="NAME"
+        ),
     ] = "own",
     best: Best = False,
     out: Out = None,
 ) -> None:
-    """Draw the filters of a run's first layer: in colour, split by tower; of a deeper one their channels."""
+    """Draw the filters of a layer: in colour and by tower for the first, by channel for a deeper one."""
     from cconvnet import plots, runs
 
     target = out or runs.folder_of(run) / "filters.png"
@@ -145,16 +152,16 @@ def predictions(
     run: Run,
     data: Data = None,
     images: Annotated[
-        int, typer.Option(help="How many test images, right and wrong ones.", metavar="N", callback=whole())
+        int, typer.Option(help="Number of test images, right and wrong ones.", metavar="N", callback=whole())
     ] = 8,
     picture: Annotated[
         list[Path] | None,
-        typer.Option(help="A JPEG or PNG file instead; may be given several times.", metavar="FILE"),
+        typer.Option(help="JPEG or PNG file to show instead; may be given several times.", metavar="FILE"),
     ] = None,
     among: Annotated[
         int,
         typer.Option(
-            help="How many training images the nearest are looked for in.", metavar="N", callback=whole()
+            help="Number of training images to search for the nearest.", metavar="N", callback=whole()
         ),
     ] = 2000,
     device: DeviceNames = None,
@@ -162,10 +169,10 @@ def predictions(
     best: Best = False,
     out: Out = None,
 ) -> None:
-    """Draw what a run says of pictures: the five most probable classes, and the training images nearest to
-    them in the last hidden layer.
+    """Draw pictures with their five most probable classes and the nearest training images.
 
-    Pictures that cannot be read are named and left out; the exit code is then 1.
+    Nearness is measured in the last hidden layer. Unreadable pictures are listed and skipped; the exit code
+    is then 1.
     """
     from cconvnet import plots, runs
     from cconvnet.console import reporter
@@ -209,11 +216,14 @@ def activations(
     run: Run,
     picture: Annotated[
         Path | None,
-        typer.Option(help="A JPEG or PNG file; the first test image if not given.", metavar="FILE"),
+        typer.Option(help="JPEG or PNG file; the first test image if not given.", metavar="FILE"),
     ] = None,
     layer: Annotated[
         str | None,
-        typer.Option(help="One layer, all of its maps; if not given, every convolution.", metavar="NAME"),
+        typer.Option(
+            help="Layer of which all maps are drawn; some maps of every convolution if not given.",
+            metavar="NAME",
+        ),
     ] = None,
     data: Data = None,
     device: DeviceNames = None,
@@ -247,34 +257,36 @@ def activations(
 def timeline(
     run: Annotated[
         Path | None,
-        typer.Argument(help="A run, whose network, batch and precision are taken.", metavar="[RUN]"),
+        typer.Argument(help="Run whose network, batch and precision are used.", metavar="[RUN]"),
     ] = None,
     net: Annotated[
         str | None,
-        typer.Option(help=f"Instead of a run: a network, {', '.join(nets.NAMES)}.", metavar="NAME"),
+        typer.Option(help=f"Network to trace instead of a run's: {', '.join(nets.NAMES)}.", metavar="NAME"),
     ] = None,
     device: DeviceNames = None,
     place: Places = None,
     precision: Precision = None,
     batch: Batch = None,
     size: Size = None,
-    steps: Annotated[int, typer.Option(help="How many steps are traced.", metavar="N", callback=whole())] = 5,
+    steps: Annotated[int, typer.Option(help="Number of traced steps.", metavar="N", callback=whole())] = 5,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The picture's file; timeline.png in the run or the working folder if not given.",
+            help="File of the picture; timeline.png in the run or the working directory if not given.",
             metavar="FILE",
         ),
     ] = None,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Write the step as trace events, which ui.perfetto.dev opens.", metavar="FILE"),
+        typer.Option(
+            help="Write the step to this file as trace events, which ui.perfetto.dev opens.", metavar="FILE"
+        ),
     ] = None,
     to_json: Json = None,
 ) -> None:
-    """Draw where a training step's time goes: each layer's passes, updates and copies between devices.
+    """Draw the time of a training step: each layer's passes, updates, and copies between devices.
 
-    Steps are done on random images; the run is not changed. The picture shows the median one of several.
+    Steps use random images, and the run is not changed. The picture shows the median of several steps.
     """
     from cconvnet import plots, runs
     from cconvnet.console import reporter
@@ -296,7 +308,7 @@ def timeline(
         folder = runs.folder_of(run)
         config = runs.read_config(folder)
         if size is not None:
-            raise ValueError("--size goes with --net; a run has its own")
+            raise ValueError("--size goes with --net; a run has its own size")
         target = out or folder / "timeline.png"
         plots.check(target)
         settings = config["settings"]

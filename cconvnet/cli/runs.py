@@ -1,4 +1,4 @@
-"""The commands that look at whole runs: ``cconvnet runs``, ``compare`` and ``report``."""
+"""The commands ``cconvnet runs``, ``compare`` and ``report``, which show whole runs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ if TYPE_CHECKING:
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Where the runs lie.", metavar="FOLDER")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="Folder that contains the runs.", metavar="FOLDER")] = Path(
+        "runs"
+    ),
     sort: Annotated[
-        str, typer.Option(help="when, name, net, error, speed or state.", metavar="NAME")
+        str, typer.Option(help="Order: when, name, net, error, speed or state.", metavar="NAME")
     ] = "when",
     to_json: Json = None,
 ) -> None:
-    """List runs: how far they are, how good, how fast, and what became of them.
+    """List runs with their progress, best error, speed and state.
 
-    The last one written comes first. A run is training, complete, stopped (it was asked to), failed, killed
-    (it had no time to say why), or damaged.
+    The one written last comes first. A run is training, complete, stopped (by the user), failed, killed (it
+    could not record why), or damaged.
     """
     from cconvnet.errors import nearest
     from cconvnet.runs import overview
@@ -56,15 +58,15 @@ def runs(
     print_table("", list(columns), rows, {"epochs", "best error", "at epoch", "images/s"})
     for run in found:
         if run.reason is not None:
-            what, _, _ = run.reason.partition(". ")  # what to do about it follows
+            what, _, _ = run.reason.partition(". ")  # the rest is advice
             print(f"{run.path.name} {run.state}: {what}")
 
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(help="The folders of two runs or more.", metavar="RUN...")],
+    paths: Annotated[list[Path], typer.Argument(help="Folders of two runs or more.", metavar="RUN...")],
     to_json: Json = None,
 ) -> None:
-    """Show what differs between runs: results, settings, networks, and which is better from when on."""
+    """Compare runs: results, settings, networks, and which run is better from which epoch on."""
     from cconvnet import runs as folders
     from cconvnet.runs import comparison
 
@@ -78,23 +80,21 @@ def compare(
 
 
 def report(
-    run: Annotated[
-        Path, typer.Argument(help="The folder of a run, or one of its checkpoints.", metavar="RUN")
-    ],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or one of its checkpoints.", metavar="RUN")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The page's file; report.html in the run if not given.", metavar="FILE"),
+        typer.Option(help="File of the page; report.html in the run if not given.", metavar="FILE"),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Where the run's data lies, if it is elsewhere by now.", metavar="FOLDER"),
+        typer.Option(help="Folder of the run's data, if it has moved.", metavar="FOLDER"),
     ] = None,
     device: DeviceNames = None,
     precision: RunPrecision = None,
     best: Best = False,
-    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Write a run's results, curves, filters, predictions and settings on one HTML page, a single file."""
+    """Write a run's results, curves, filters, predictions and settings to a single HTML file."""
     from cconvnet import report as pages
     from cconvnet import runs as folders
     from cconvnet.console import reporter
@@ -120,7 +120,7 @@ def report(
 
 
 def _width() -> int:
-    """How much room a table has; where nobody watches, enough."""
+    """Return the terminal's width, or enough for every column if the output is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
 
 
@@ -136,7 +136,7 @@ def _text(value: object, form: str = "{}") -> str:
     return "" if value is None else form.format(value)
 
 
-# Each column's text, and from how wide a terminal on it is shown.
+# The text of each column, and the terminal's width from which on it is shown.
 _COLUMNS: dict[str, tuple[Callable[[Overview], str], int]] = {
     "run": (lambda run: run.path.name, 0),
     "net": (lambda run: _text(run.net), 60),

@@ -18,9 +18,9 @@ def train(
 ) -> None:
     """Train a network, or resume its training.
 
-    Ctrl-C, SIGTERM or a terminal that closes ends the present step, saves, and says how to go on. The resumed
-    run ends with bitwise the weights of one that was never stopped. Checkpoints are written while training
-    goes on.
+    After Ctrl-C, SIGTERM, or when its terminal closes, training finishes the current step, saves a checkpoint
+    and prints the command that resumes. A resumed run ends with weights that are bit-identical to those of an
+    uninterrupted one. Checkpoints are saved in the background.
     """
     from cconvnet import plots
     from cconvnet.console import percent, reporter
@@ -38,7 +38,7 @@ def train(
                 except (plots.PlotError, OSError) as error:
                     report.say(f"no curve.png: {error}")
     except Terminated as stopped:
-        where = f"; to go on: {resume_command(stopped.path)}" if stopped.path else ""
+        where = f"; to resume: {resume_command(stopped.path)}" if stopped.path else ""
         report.say(f"stopped before the first step{where}")
         return
     summary, say = outcome.summary, report.say
@@ -50,6 +50,6 @@ def train(
         )
     say(f"files: {outcome.path}")
     if not summary["complete"]:
-        say(f"stopped after step {summary['steps']:,}; to go on: {resume_command(outcome.path)}")
+        say(f"stopped after step {summary['steps']:,}; to resume: {resume_command(outcome.path)}")
     if outcome.signal == signal.SIGINT:
         raise typer.Exit(130)

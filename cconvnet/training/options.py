@@ -209,33 +209,33 @@ def _option(help: str, metavar: str | None = None, *, default: Any = None, **mor
 class Options:
     """What a user may ask of a training; None leaves it to the network's recipe, or to the resumed run."""
 
-    net: str | None = _option(f"The network: {', '.join(nets.NAMES)}; lenet if not given.", "NAME")
+    net: str | None = _option(f"Network: {', '.join(nets.NAMES)}; lenet if not given.", "NAME")
     layer_def: Path | None = _option(
-        "Instead of --net: a network in cuda-convnet's files, its layers.",
+        "Layers of a network in cuda-convnet's format, instead of --net.",
         "FILE",
     )
-    layer_params: Path | None = _option("The parameters that go with --layer-def.", "FILE")
+    layer_params: Path | None = _option("Parameters that go with --layer-def.", "FILE")
     crop: int | None = _option(
-        "With --layer-def: the side in pixels of the squares cut out of the images; whole images if not "
+        "With --layer-def: side in pixels of the squares that are cut out of images; whole images if not "
         "given.",
         "PIXELS",
         range=Whole(1, MOST_PIXELS),
     )
     data: str | None = _option(
-        "A folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of shards, of ILSVRC-2012's or "
+        "Folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of shards, of ILSVRC-2012's or "
         "WebDataset tars, of MNIST's or CIFAR-10's files, or 'digits', the embedded default.",
         "FOLDER",
         on_resume="take",
     )
     devices: list[str] | None = _option(
-        "cuda:0, cpu:0, emulator:0, or several with commas. Without it a GPU if there is one.",
+        "cuda:0, cpu:0, emulator:0, or several separated by commas. If not given: a GPU if there is one.",
         "NAMES",
         flag="--device",
         parse=parse_device_names,
     )
     place: dict[str, int | str] | None = _option(
-        "Devices of layers, such as conv3=1,fc6=cpu:1: a number counts the devices of --device. Other layers "
-        "are on the device of their input.",
+        "Devices of layers, such as conv3=1,fc6=cpu:1. A number is a position in --device, from 0. Other "
+        "layers are on the device of their input.",
         "LAYER=DEVICE",
         parse=parse_places,
     )
@@ -260,7 +260,7 @@ class Options:
         on_resume="refuse",
     )
     epochs: int | None = _option(
-        "Number of times to go through the training images.",
+        "Number of passes over the training images.",
         "N",
         range=Whole(),
         recipe="epochs",
@@ -275,7 +275,7 @@ class Options:
         on_resume="refuse",
     )
     lr: float | None = _option(
-        "The learning rate to begin with.", "RATE", range=Real(above=0), recipe="lr", on_resume="take"
+        "Initial learning rate.", "RATE", range=Real(above=0), recipe="lr", on_resume="take"
     )
     lr_steps: tuple[LrStep, ...] | None = _option(
         "Epochs at which the rate is divided by 10, such as 60,75, or none; the network's own if not given.",
@@ -285,7 +285,7 @@ class Options:
         on_resume="take",
     )
     lr_plateau: int | None = _option(
-        "Divide the rate by 10 also when the test error has not fallen for N epochs; none: never; the "
+        "Also divide the rate by 10 when the test error has not fallen for N epochs, or none for never; the "
         "network's own if not given.",
         "N",
         parse=parse_lr_plateau,
@@ -304,7 +304,7 @@ class Options:
         "Layers that do not learn, such as conv1,conv2: factor 0.", "LAYERS", parse=parse_freeze
     )
     color_noise: float | None = _option(
-        "The strength of the colour noise in training, 0: none; the network's own if not given.",
+        "Strength of the colour noise in training, 0 for none; the network's own if not given.",
         "SIGMA",
         range=Real(low=0),
         recipe="color_noise",
@@ -316,31 +316,33 @@ class Options:
         range=Whole(1, MOST_PIXELS),
         on_resume="refuse",
     )
-    out: Path | None = _option("The run's folder; runs/NET-DATA-TIME if not given.", "FOLDER")
+    out: Path | None = _option("Folder of the run; runs/NET-DATA-TIME if not given.", "FOLDER")
     resume: Path | None = _option(
         "Resume this run, or this checkpoint of it; auto: the run that --out names, or the newest run that "
         "is not complete.",
         "RUN",
     )
     checkpoint_every: int | None = _option(
-        "Steps between checkpoints; ten minutes if not given. Epochs end with one, but not where that would "
+        "Steps between checkpoints; ten minutes if not given. Epochs also end with one, unless that would "
         "pause training for a tenth of the time or write for half of it.",
         "N",
         range=Whole(),
     )
     keep: int | None = _option(
-        "Number of checkpoints that stay, beside the best; 2 if not given, or as many as a resumed run kept.",
+        "Number of checkpoints to keep, beside the best; 2 if not given, or as many as a resumed run kept.",
         "N",
         range=Whole(),
     )
     log_every: int = _option("Steps per line of the log.", "N", default=20, range=Whole())
-    tensorboard: bool = _option("Write the run's log for TensorBoard too.", default=False)
+    tensorboard: bool = _option("Also write the run's log for TensorBoard.", default=False)
     detect_anomaly: bool = _option(
         "Check every layer's values and gradients and stop at the first that is not finite; slow.",
         default=False,
     )
     workers: int | None = _option(
-        "Processes that decode images; chosen if not given.", "N", range=Whole(0, MOST_WORKERS)
+        "Number of processes that decode images; chosen automatically if not given.",
+        "N",
+        range=Whole(0, MOST_WORKERS),
     )
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ def test_unknown_command() -> None:
 def test_unknown_option() -> None:
     text = refuse("train", "--bacth", 3)
     assert "--bacth" in text
-    assert "`cconvnet train --help` tells more" in text
+    assert "see `cconvnet train --help`" in text
 
 
 def test_unknown_network() -> None:

@@ -137,7 +137,7 @@ def test_export_writes_files_that_train_reads(tmp_path: Path) -> None:
     assert text == f"{out}/layers.cfg\n{out}/layer-params.cfg\n"
     again = ("--layer-def", out / "layers.cfg", "--layer-params", out / "layer-params.cfg", "--size", 32)
     assert "89,578 parameters" in succeed("describe", *again, "--device", "cpu:0")
-    assert f"{out}/layers.cfg is already there" in refuse("export", "--net", "cifar-18pct", "--out", out)
+    assert f"{out}/layers.cfg already exists" in refuse("export", "--net", "cifar-18pct", "--out", out)
     succeed("export", *again, "--out", tmp_path / "copy")
     for name in ("layers.cfg", "layer-params.cfg"):
         texts = [(folder / name).read_text().split("\n\n", 1)[1] for folder in (out, tmp_path / "copy")]

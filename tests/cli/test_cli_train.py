@@ -38,7 +38,7 @@ def test_train_names_its_folder_itself(tmp_path: Path) -> None:
     )
     (path,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"lenet-digits-\d{8}-\d{6}", path.name)
-    assert f"to go on: cconvnet train --resume runs/{path.name}" in done.stdout
+    assert f"to resume: cconvnet train --resume runs/{path.name}" in done.stdout
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_ctrl_c_leaves_the_terminal_clean(tmp_path: Path, columns: int) -> None:
     screen.write(shown)
     text = "".join(screen.lines)
     assert "━" not in text
-    assert f"to go on: cconvnet train --resume {out}" in text
+    assert f"to resume: cconvnet train --resume {out}" in text
     assert "\x1b[?25l" not in shown  # the cursor was never hidden
     drawn = [line for line in re.split(r"[\r\n]", shown) if "epoch 1/500" in line and "left" in line]
     assert drawn

@@ -255,7 +255,7 @@ def test_import(tmp_path: Path) -> None:
     file = write(tmp_path, checkpoint(layers), "12.3")
     out = tmp_path / "run"
     said = command("import", file, "--net", "cifar-quick", "--data", batches, "--out", out, "--batch", 10)
-    assert "shared weights (conv3) become each layer's own" in said and f"files: {out}" in said
+    assert "shared weights (conv3) are copied to each layer" in said and f"files: {out}" in said
 
     stored = runs.find_checkpoint(out)[1]
     assert stored.step == 0
@@ -299,7 +299,7 @@ def test_import_with_the_network_in_files(tmp_path: Path) -> None:
     assert stored.spec["name"] == "configuration"
     assert stored.tensors["conv1.bias"].tolist() == layers[1]["biases"].ravel().tolist()
     error = command("import", tmp_path / "1.1", "--data", batches, "--out", tmp_path / "none", code=2)
-    assert "the network is needed: --net, or --layer-def and --layer-params" in error
+    assert "a network is needed: --net, or --layer-def and --layer-params" in error
     layers[1]["name"] = "first"
     wrong = write(tmp_path, checkpoint(layers), "1.2")
     assert f"does not fit {files[0]}: " in command("import", wrong, *options, code=2)

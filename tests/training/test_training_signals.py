@@ -60,7 +60,7 @@ def test_signals_save_and_say_how_to_go_on(number: int, code: int, tmp_path: Pat
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (code, "")
-    assert output.endswith(f"to go on: cconvnet train --resume '{out}'\n")
+    assert output.endswith(f"to resume: cconvnet train --resume '{out}'\n")
     step = json.loads((out / "summary.json").read_text())["steps"]
     assert step > 0
     resumed = start("--resume", str(out), "--steps", str(step + 10), "--device", "cpu:0", "--log-every", "4")
@@ -82,7 +82,7 @@ def test_asking_again_and_again_changes_nothing(tmp_path: Path) -> None:
         time.sleep(0.003)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "") and asked > 3
-    assert "to go on: cconvnet train --resume" in output
+    assert "to resume: cconvnet train --resume" in output
     step = json.loads((out / "summary.json").read_text())["steps"]
     assert runs.find_checkpoint(out)[1].step == step
 
@@ -191,7 +191,7 @@ def test_signals_before_the_first_step(number: int, code: int, unbroken: Path, t
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (code, "")
     if number == signal.SIGTERM:
-        assert output == f"stopped before the first step; to go on: cconvnet train --resume {out}\n"
+        assert output == f"stopped before the first step; to resume: cconvnet train --resume {out}\n"
     resume(out)
     assert_same_run(unbroken, out)
 
