@@ -42,7 +42,7 @@ _RATES = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0005}
 
 
 @dataclass(frozen=True)
-class Row:
+class Case:
     """One operation of a network: what one line of a table is about.
 
     Attributes
@@ -92,7 +92,7 @@ class Row:
 
     @property
     def key(self) -> dict[str, Any]:
-        """JSON values from which `find`, told the precision, makes the row again in another process."""
+        """JSON values from which `find`, told the precision, makes the case again in another process."""
         return {
             "network": self.network,
             "batch": self.batch,
@@ -101,7 +101,7 @@ class Row:
         }
 
 
-def rows(network: str, batch: int, precision: str = "fp32", blocks: bool = False) -> list[Row]:
+def cases(network: str, batch: int, precision: str = "fp32", blocks: bool = False) -> list[Case]:
     """Every layer and pass of one of cconvnet.testing.networks.NETWORKS, in the network's order.
 
     A layer that reads the images has no dgrad. Behind each convolution and hidden fully connected layer
@@ -123,7 +123,7 @@ def rows(network: str, batch: int, precision: str = "fp32", blocks: bool = False
     first, *_ = network_layers = list(layers(network).values())
     for layer, operation, problem in _operations(network_layers, batch):
         problem = _in_precision(problem, precision)
-        given = Row(network, batch, layer, operation, problem, precision)
+        given = Case(network, batch, layer, operation, problem, precision)
         made = over_blocks(problem) if layer == first.name and operation in GEMMS else None
         if not blocks or made is None:
             found.append(given)
@@ -201,19 +201,19 @@ def _operations(network: list[Layer], batch: int) -> Iterator[tuple[str, str, An
     yield "update", "sgd_update", SgdProblem(weights, **_RATES)
 
 
-def find(network: str, batch: int, layer: str, operation: str, precision: str = "fp32") -> Row:
-    """The row of a key."""
-    for row in rows(network, batch, precision, blocks=True):
-        if (row.layer, row.operation) == (layer, operation):
-            return row
+def find(network: str, batch: int, layer: str, operation: str, precision: str = "fp32") -> Case:
+    """The case of a key."""
+    for case in cases(network, batch, precision, blocks=True):
+        if (case.layer, case.operation) == (layer, operation):
+            return case
     raise ValueError(f"{network} has no {operation} of a layer {layer!r}")
 
 
-def select(table: list[Row], only: str | None) -> list[Row]:
+def select(table: list[Case], only: str | None) -> list[Case]:
     """The rows that `only` names: patterns (fnmatch) of a layer, an operation or its pass, with commas.
 
-    >>> select(rows("alexnet", 1), "conv2,lrn*")      # all of conv2, lrn1, lrn2 and lrn2_map
-    >>> select(rows("alexnet", 1), "wgrad")           # conv_wgrad and fc_wgrad of every layer
+    >>> select(cases("alexnet", 1), "conv2,lrn*")      # all of conv2, lrn1, lrn2 and lrn2_map
+    >>> select(cases("alexnet", 1), "wgrad")           # conv_wgrad and fc_wgrad of every layer
 
     Raises
         ValueError: a pattern names nothing.
@@ -222,19 +222,19 @@ def select(table: list[Row], only: str | None) -> list[Row]:
         return table
     patterns = [pattern.strip() for pattern in only.split(",")]
 
-    def names(row: Row) -> tuple[str, ...]:
-        return row.layer, row.operation, row.operation.rpartition("_")[2], row.name
+    def names(case: Case) -> tuple[str, ...]:
+        return case.layer, case.operation, case.operation.rpartition("_")[2], case.name
 
-    def matches(row: Row, pattern: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for name in names(row))
+    def matches(case: Case, pattern: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names(case))
 
     for pattern in patterns:
-        if not any(matches(row, pattern) for row in table):
-            found = ", ".join(dict.fromkeys(row.layer for row in table))
+        if not any(matches(case, pattern) for case in table):
+            found = ", ".join(dict.fromkeys(case.layer for case in table))
             raise ValueError(
                 f"--only must name layers or passes, such as conv2,wgrad; {pattern!r} names none of {found}"
             )
-    return [row for row in table if any(matches(row, pattern) for pattern in patterns)]
+    return [case for case in table if any(matches(case, pattern) for pattern in patterns)]
 
 
-__all__ = ["BLOCKS", "GEMMS", "NETWORKS", "Row", "find", "over_blocks", "rows", "select"]
+__all__ = ["BLOCKS", "GEMMS", "NETWORKS", "Case", "cases", "find", "over_blocks", "select"]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cconvnet.bench.cases import NETWORKS, Row, rows, select
+from cconvnet.bench.cases import NETWORKS, Case, cases, select
 from cconvnet.bench.cost import Work
-from cconvnet.bench.peaks import Ceilings
+from cconvnet.bench.peaks import Peaks
 from cconvnet.bench.peers.side import VERIFICATIONS, verify_for
 from cconvnet.bench.processes import RAISED_MALLOC, PeerMissing, Worker, WorkerError
 from cconvnet.bench.timing import GRAPH, calls_for, geometric_mean, summary
@@ -41,8 +41,8 @@ class Peer:
     others: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def takes(self, row: Row) -> bool:
-        return self.products if row.is_gemm else self.others
+    def takes(self, case: Case) -> bool:
+        return self.products if case.is_gemm else self.others
 
 
 _PYTORCH = "cconvnet.bench.peers.pytorch_kernels:PyTorch"
@@ -106,7 +106,7 @@ def kernels(
     seconds: float = 1.0,
     peers: Sequence[Peer] | None = None,
     verify: str | None = None,
-    begun: Callable[[dict[str, Any], list[Row]], None] = lambda result, rows: None,
+    begun: Callable[[dict[str, Any], list[Case]], None] = lambda result, cases: None,
     measured: Callable[[dict[str, Any], dict[str, Any]], None] = lambda result, row: None,
 ) -> dict[str, Any]:
     """Measures every layer and pass of a network, ours and its peers' in turn, once both are right.
@@ -150,7 +150,7 @@ def kernels(
     on, precision = get_device(device), precision or "fp32"
     require_precision(on, precision)
     batch = default_batch(net, on.kind) if batch is None else batch
-    table = select(rows(net, batch, precision, blocks=on.prefers_blocks), only)
+    wanted = select(cases(net, batch, precision, blocks=on.prefers_blocks), only)
     peers = peers_for(on.kind) if peers is None else peers
     arguments = {"device": on.name, "precision": precision}
     arguments |= {"verify": verify} if verify else {}
@@ -183,11 +183,11 @@ def kernels(
                 result["peers"][peer.name] = {"missing": str(missing)}
             except WorkerError as error:
                 result["peers"][peer.name] = {"failed": str(error)}
-        begun(result, table)
-        limits = Ceilings(**result["ceilings"])
-        for row in table:
-            asked = {peer.name: sides[peer.name] for peer in peers if peer.name in sides and peer.takes(row)}
-            result["rows"].append(_measure(row, ours, asked, seconds, limits))
+        begun(result, wanted)
+        limits = Peaks(**result["ceilings"])
+        for case in wanted:
+            asked = {peer.name: sides[peer.name] for peer in peers if peer.name in sides and peer.takes(case)}
+            result["rows"].append(_measure(case, ours, asked, seconds, limits))
             result["summary"] = summarize(result["rows"])
             measured(result, result["rows"][-1])
     finally:
@@ -197,13 +197,13 @@ def kernels(
 
 
 def _measure(
-    row: Row, ours: _Asked, peers: dict[str, _Asked], seconds: float, limits: Ceilings
+    case: Case, ours: _Asked, peers: dict[str, _Asked], seconds: float, limits: Peaks
 ) -> dict[str, Any]:
     """One row of the result."""
-    line: dict[str, Any] = {"layer": row.layer, "operation": row.operation, "products": row.is_gemm}
-    line |= {} if row.trained else {"trained": False}
+    line: dict[str, Any] = {"layer": case.layer, "operation": case.operation, "products": case.is_gemm}
+    line |= {} if case.trained else {"trained": False}
     try:
-        own = ours.ask("prepare", **row.key)
+        own = ours.ask("prepare", **case.key)
         if "refused" in own:
             return line | {"refused": own["refused"]}
         for kernel, why in own["wrong"].items():
@@ -216,7 +216,7 @@ def _measure(
         # Who is asked in turn, and for how many calls.
         turns: dict[tuple[str, str], tuple[_Asked, int]] = {("", "plan"): (ours, _calls(seconds, plan))}
         for name, peer in peers.items():
-            turns |= _prepare(row, name, peer, seconds, line["peers"])
+            turns |= _prepare(case, name, peer, seconds, line["peers"])
         times: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}
         for _ in range(ROUNDS):
             for turn, (side, calls) in list(turns.items()):
@@ -258,11 +258,11 @@ def _calls(seconds: float, plan: dict[str, Any]) -> int:
 
 
 def _prepare(
-    row: Row, name: str, peer: _Asked, seconds: float, found: dict[str, Any]
+    case: Case, name: str, peer: _Asked, seconds: float, found: dict[str, Any]
 ) -> dict[tuple[str, str], tuple[_Asked, int]]:
     """Asks a peer for its plans of a row, notes them in `found`, and returns its turns."""
     try:
-        answer = peer.ask("prepare", **row.key)
+        answer = peer.ask("prepare", **case.key)
     except WorkerError as error:
         found[name] = {"failed": str(error)}
         return {}
@@ -354,7 +354,7 @@ class Table:
             f"{found['net']}, batch {found['batch']}, {found['precision']}, {machine['device']}: "
             f"{machine.get('chip', '')} ({machine['module']})"
         )
-        yield f"limits, measured: {Ceilings(**found['ceilings'])}; caches: {found['caches']}"
+        yield f"limits, measured: {Peaks(**found['ceilings'])}; caches: {found['caches']}"
         for name, peer in found["peers"].items():
             if text := peer.get("missing") or peer.get("failed"):
                 yield f"{name} is not compared: {text}"

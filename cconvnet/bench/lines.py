@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cconvnet.bench.cases import Row, rows, select
+from cconvnet.bench.cases import Case, cases, select
 from cconvnet.bench.peers.side import VERIFICATIONS, Side
 from cconvnet.bench.processes import PeerMissing
 from cconvnet.bench.timing import summary
@@ -41,7 +41,7 @@ LOST = 3  # the exit status where the device cannot be used any more
 Table = tuple[str, int]  # a network and the number of images
 
 
-def wanted(tables: Sequence[Table], precisions: Sequence[str], blocks: bool, only: str | None) -> list[Row]:
+def wanted(tables: Sequence[Table], precisions: Sequence[str], blocks: bool, only: str | None) -> list[Case]:
     """The rows in the order in which they are measured: those that matter most first.
 
     Sums of products come before all else of a network. What is no such sum is the same in tf32 as in fp32 and
@@ -53,12 +53,12 @@ def wanted(tables: Sequence[Table], precisions: Sequence[str], blocks: bool, onl
             for precision in precisions:
                 if not products and precision == "tf32":
                     continue
-                table = rows(network, batch, precision, blocks)
-                found += [row for row in _selected(table, only) if row.is_gemm == products]
+                table = cases(network, batch, precision, blocks)
+                found += [case for case in _selected(table, only) if case.is_gemm == products]
     return found
 
 
-def _selected(table: list[Row], only: str | None) -> list[Row]:
+def _selected(table: list[Case], only: str | None) -> list[Case]:
     return select(table, only) if only else table
 
 
@@ -85,7 +85,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 def measure(
     side: Side,
     name: str,
-    table: Sequence[Row],
+    table: Sequence[Case],
     tell: Callable[[dict[str, Any]], None],
     *,
     over: Callable[[], bool] = lambda: False,
@@ -100,17 +100,17 @@ def measure(
         done: the keys of rows to be left out.
         alive: raises if the device cannot be used any more; called after a failure.
     """
-    for row in table:
-        about = {"net": row.network, "batch": row.batch, "precision": row.precision}
-        line: dict[str, Any] = {"side": name, **about, "layer": row.layer, "operation": row.operation}
+    for case in table:
+        about = {"net": case.network, "batch": case.batch, "precision": case.precision}
+        line: dict[str, Any] = {"side": name, **about, "layer": case.layer, "operation": case.operation}
         if key(line) in done:
             continue
         if over():
             tell({"event": "cut", **line})
             break
-        line |= {"products": row.is_gemm} | ({} if row.trained else {"trained": False})
+        line |= {"products": case.is_gemm} | ({} if case.trained else {"trained": False})
         try:
-            line |= _row(side, name, row, calls)
+            line |= _measured(side, name, case, calls)
         except Exception as error:  # the next rows are none the worse for it, if the device lives
             line["failed"] = f"{type(error).__name__}: {str(error)[:300]}"
         tell(line)
@@ -124,8 +124,8 @@ def measure(
     return True
 
 
-def _row(side: Side, name: str, row: Row, calls: int) -> dict[str, Any]:
-    answer = side.prepare(**row.key, precision=row.precision)
+def _measured(side: Side, name: str, case: Case, calls: int) -> dict[str, Any]:
+    answer = side.prepare(**case.key, precision=case.precision)
     found = {key: answer[key] for key in ("refused", "wrong", "failed") if answer.get(key)}
     # Plans that failed are many; others took their place.
     if "failed" in found:

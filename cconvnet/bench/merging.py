@@ -9,7 +9,7 @@ from cconvnet.bench.cases import BLOCKS
 from cconvnet.bench.cost import Work
 from cconvnet.bench.kernels import column_name, launched, summarize
 from cconvnet.bench.lines import OURS, key
-from cconvnet.bench.peaks import Ceilings
+from cconvnet.bench.peaks import Peaks
 
 _TIMES = ("seconds", "seconds_min", "seconds_max", "calls")
 
@@ -23,14 +23,14 @@ def results(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ours: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     theirs: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     begun: dict[str, Mapping[str, Any]] = {}
-    limits: dict[str, Ceilings] = {}
+    limits: dict[str, Peaks] = {}
     for line in lines:
         event, side = line.get("event"), line.get("side")
         if event == "begin":
             begun[str(side)] = line
         elif event == "ceilings":
             rates = line["bytes_per_second"], line["flops_per_second"]
-            limits[line["precision"]] = Ceilings(*rates)
+            limits[line["precision"]] = Peaks(*rates)
         elif event is None and side == OURS:
             ours[key(dict(line))] = line
         elif event is None and side is not None:
@@ -47,7 +47,7 @@ def results(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _begun(
-    line: Mapping[str, Any], begun: Mapping[str, Mapping[str, Any]], limits: Mapping[str, Ceilings]
+    line: Mapping[str, Any], begun: Mapping[str, Mapping[str, Any]], limits: Mapping[str, Peaks]
 ) -> dict[str, Any]:
     about = begun.get(OURS, {})
     peers = {
@@ -73,7 +73,7 @@ def _row(
     own: tuple[Any, ...],
     line: Mapping[str, Any],
     theirs: Mapping[tuple[Any, ...], Mapping[str, Mapping[str, Any]]],
-    limits: Mapping[str, Ceilings],
+    limits: Mapping[str, Peaks],
 ) -> dict[str, Any]:
     row = {name: line[name] for name in ("layer", "operation", "products")}
     row |= {name: line[name] for name in ("trained", "refused") if name in line}

@@ -18,7 +18,7 @@ from cconvnet.devices import Device, require_precision
 
 
 @dataclass(frozen=True)
-class Ceilings:
+class Peaks:
     """Attributes
     bytes_per_second: of a large copy, bytes read plus bytes written.
     flops_per_second: of large sums of products.
@@ -38,7 +38,7 @@ class Ceilings:
         return asdict(self)
 
 
-def measure(device: Device, precision: str = "fp32") -> Ceilings:
+def measure(device: Device, precision: str = "fp32") -> Peaks:
     """The ceilings of a device for one precision: the fastest of several tries, since they are limits.
 
     The copy is many times as large as any cache. Arithmetic is that of a large convolution or matrix product
@@ -58,7 +58,7 @@ def measure(device: Device, precision: str = "fp32") -> Ceilings:
     rates = [_own_rate(device, clock, problem) for problem in _large(device, precision)]
     if (element := _library_element(device, precision)) is not None:
         rates.append(_library_rate(device, clock, element))
-    return Ceilings(bandwidth, max(rates))
+    return Peaks(bandwidth, max(rates))
 
 
 def _fastest(clock: Clock, call: Any, tries: int = 6) -> float:

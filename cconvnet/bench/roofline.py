@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cconvnet.bench.cost import Work, work
-from cconvnet.bench.peaks import Ceilings, measure
+from cconvnet.bench.peaks import Peaks, measure
 from cconvnet.bench.timing import summary
 from cconvnet.devices import Device, devices_of, machine
 from cconvnet.formats.netfiles import NetFiles
@@ -245,7 +245,7 @@ def roofline(
     places: Mapping[str, int | str] | None = None,
     steps: int = 10,
     warmup: int = 2,
-    ceilings: Ceilings | None = None,
+    peaks: Peaks | None = None,
     clock: Callable[[], float] = time.perf_counter,
     stepped: Callable[[int], None] = lambda done: None,
     found: Callable[[dict[str, Any]], None] = lambda result: None,
@@ -260,7 +260,7 @@ def roofline(
         size: height and width of the images; None is the network's own.
         places: layers and the devices they live on; see cconvnet.nets.place.
         steps, warmup: steps of either kind, and untimed ones before them.
-        ceilings: the device's; None: they are measured now. Those of the first device hold for all.
+        peaks: the device's; None: they are measured now. Those of the first device hold for all.
         clock: see Recorder.
         stepped: called after each step with the number done, of `warmup` + 2 `steps`.
         found: given the result so far after each pair of timed steps.
@@ -292,7 +292,7 @@ def roofline(
         precision=precision,
     )
     recorder.watch(network)
-    limits = ceilings or measure(used[0], precision)
+    limits = peaks or measure(used[0], precision)
     result: dict[str, Any] = {
         "what": "roofline",
         "machine": machine.describe(used[0]),
@@ -337,7 +337,7 @@ def roofline(
     return result
 
 
-def rows(steps: list[list[Call]], ceilings: Ceilings, types: Mapping[str, str]) -> list[dict[str, Any]]:
+def rows(steps: list[list[Call]], peaks: Peaks, types: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row for each layer, device, pass and operation of these steps, all of which made the same calls."""
     groups: dict[tuple[str, ...], list[Call]] = {}
     for call in steps[0]:
@@ -354,7 +354,7 @@ def rows(steps: list[list[Call]], ceilings: Ceilings, types: Mapping[str, str]) 
     for key, calls in groups.items():
         first, total = calls[0], sum((call.work for call in calls), Work(0, 0))
         # Calls that must follow each other: their floors add up.
-        floor = sum(ceilings.floor(call.work) for call in calls)
+        floor = sum(peaks.floor(call.work) for call in calls)
         timed = summary(times[key])
         seconds = max(timed["seconds"], 1e-12)
         found.append(
@@ -439,7 +439,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
         for own in result["furthest"]
     )
     return [
-        f"limits, measured: {Ceilings(**result['ceilings'])}; caches: {result['caches']}",
+        f"limits, measured: {Peaks(**result['ceilings'])}; caches: {result['caches']}",
         f"step: {1e3 * whole['seconds']:,.2f} ms, its floor {1e3 * whole['floor_seconds']:,.2f} ms, "
         f"{whole['share']:.1%} of it reached; operations {1e3 * whole['recorded_seconds']:,.2f} ms, "
         f"the rest (loading, the host) {1e3 * whole['rest_seconds']:,.2f} ms",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet._problem import ConvProblem
-from cconvnet.bench.cases import Row
+from cconvnet.bench.cases import Case
 from cconvnet.bench.tiles import Tiled
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.operations import COUNTS, OPERATIONS
@@ -76,15 +76,15 @@ class _Draw(Draw):
         return np.where(kept, signs, 0).astype(np.float32)
 
 
-def checked_inputs(row: Row, seed: int = 0) -> dict[str, Any]:
+def checked_inputs(case: Case, seed: int = 0) -> dict[str, Any]:
     """The inputs for `check`, by name as in cconvnet.testing.check: a function of the arguments alone."""
-    rounds = row.operation.startswith(("lrn", "avgpool", "softmax", "sgd"))
-    return _inputs(row, _Draw("real" if rounds else "exact", seed, _share(row)))
+    rounds = case.operation.startswith(("lrn", "avgpool", "softmax", "sgd"))
+    return _inputs(case, _Draw("real" if rounds else "exact", seed, _share(case)))
 
 
-def timed_inputs(row: Row, seed: int = 0) -> dict[str, Any]:
+def timed_inputs(case: Case, seed: int = 0) -> dict[str, Any]:
     """Normally distributed inputs: a chip draws less power, and may run faster, on short numbers."""
-    return _inputs(row, _Draw("real", seed))
+    return _inputs(case, _Draw("real", seed))
 
 
 class _Shapes(_Draw):
@@ -94,50 +94,50 @@ class _Shapes(_Draw):
         return np.broadcast_to(np.float32(0), shape)
 
 
-def tiled_inputs(row: Row) -> dict[str, Any]:
+def tiled_inputs(case: Case) -> dict[str, Any]:
     """As `timed_inputs`, with a :class:`cconvnet.bench.tiles.Tiled` for each array of floats."""
-    if row.operation.startswith("softmax"):
-        return timed_inputs(row)  # small, and with labels
+    if case.operation.startswith("softmax"):
+        return timed_inputs(case)  # small, and with labels
     return {
         name: Tiled(value.shape) if isinstance(value, np.ndarray) and value.dtype == np.float32 else value
-        for name, value in _floats(row, _Shapes("real", 0)).items()
+        for name, value in _floats(case, _Shapes("real", 0)).items()
     }
 
 
-def _inputs(row: Row, draw: _Draw) -> dict[str, Any]:
-    inputs = _floats(row, draw)
+def _inputs(case: Case, draw: _Draw) -> dict[str, Any]:
+    inputs = _floats(case, draw)
     for name, value in inputs.items():
-        if isinstance(value, np.ndarray) and value.dtype == np.float32 and row.dtype(name) == BITS:
+        if isinstance(value, np.ndarray) and value.dtype == np.float32 and case.dtype(name) == BITS:
             inputs[name] = round_to(value, "bf16")
     return inputs
 
 
-def _floats(row: Row, draw: _Draw) -> dict[str, Any]:
-    o = row.problem
-    if "maxpool" in row.operation:
+def _floats(case: Case, draw: _Draw) -> dict[str, Any]:
+    o = case.problem
+    if "maxpool" in case.operation:
         # What is normalised must stay apart also then.
         normalised = isinstance(o, tuple)
         pool = o[1] if normalised else o
         inputs: dict[str, Any] = {
-            "x": _distinct(pool, draw, 8 if normalised or row.element == "bf16" else 20)
+            "x": _distinct(pool, draw, 8 if normalised or case.element == "bf16" else 20)
         }
-        if row.operation.endswith("backward"):
+        if case.operation.endswith("backward"):
             inputs["dy"] = draw(pool.y_shape)
             inputs |= {"relu": False} if normalised else {}
         return inputs
-    options: dict[str, Any] = {"bias": False} if row.operation.endswith("fprop") else {}
-    if row.operation == "relu_bias_backward":
+    options: dict[str, Any] = {"bias": False} if case.operation.endswith("fprop") else {}
+    if case.operation == "relu_bias_backward":
         options["scale"] = 1.0
-    return draw_inputs(row.operation, o, draw, **options)
+    return draw_inputs(case.operation, o, draw, **options)
 
 
-def _share(row: Row) -> float | None:
+def _share(case: Case) -> float | None:
     """How many of a product's factors may be other than 0 for its sums to be exact; None: all."""
-    if not (row.is_gemm and row.element == "bf16"):
+    if not (case.is_gemm and case.element == "bf16"):
         return None
-    ((name, _),) = row.outputs.items()
+    ((name, _),) = case.outputs.items()
     # The deviation of a sum of products of factors that are 1 or -1 with this probability.
-    return min(2 / 3, _DEVIATION / math.sqrt(_terms(_as_convolution(row.problem), name)))
+    return min(2 / 3, _DEVIATION / math.sqrt(_terms(_as_convolution(case.problem), name)))
 
 
 def _terms(o: Any, name: str) -> float:
@@ -169,14 +169,14 @@ def _distinct(o: Any, draw: _Draw, bits: int) -> Array:
 
 
 def check(
-    row: Row,
+    case: Case,
     inputs: dict[str, Any],
     results: dict[str, Array],
     *,
     strict: bool = True,
     seed: int = 0,
 ) -> None:
-    """Whether the results of a row are right.
+    """Whether the results of a case are right.
 
     Args
         inputs: those of `checked_inputs`.
@@ -188,25 +188,25 @@ def check(
     Raises
         AssertionError: it is wrong; the text says what and where.
     """
-    shapes = row.outputs
+    shapes = case.outputs
     assert results, "there is no result"
     for name, kept in results.items():
-        assert name in shapes, f"{row.operation} has no output {name}"
+        assert name in shapes, f"{case.operation} has no output {name}"
         assert kept.shape == shapes[name], f"{name} has shape {kept.shape}, not {shapes[name]}"
         if strict and name not in COUNTS:
-            assert kept.dtype == row.dtype(name), f"{name} is {kept.dtype}, not {row.dtype(name)}"
+            assert kept.dtype == case.dtype(name), f"{name} is {kept.dtype}, not {case.dtype(name)}"
         result = compare.values(kept)
         check_finite(name, result.size - int(np.count_nonzero(np.isfinite(result))), result.size)
     random = np.random.default_rng(seed)
-    if row.is_gemm:
+    if case.is_gemm:
         values = {name: compare.values(result) for name, result in results.items()}
-        _check_products(row, inputs, values, random, 0.0 if strict else ROUNDING[row.precision])
-    elif row.operation == "dropout" and not strict:
-        _check_other_dropout(row.problem, inputs["x"], compare.values(results["y"]))
-    elif row.operation == "relu_bias_backward":
-        _check_relu_bias(inputs, results, 0.0 if strict else _PEER_FLOOR[row.element])
+        _check_products(case, inputs, values, random, 0.0 if strict else ROUNDING[case.precision])
+    elif case.operation == "dropout" and not strict:
+        _check_other_dropout(case.problem, inputs["x"], compare.values(results["y"]))
+    elif case.operation == "relu_bias_backward":
+        _check_relu_bias(inputs, results, 0.0 if strict else _PEER_FLOOR[case.element])
     else:
-        _check_parts(row, inputs, results, random, strict)
+        _check_parts(case, inputs, results, random, strict)
 
 
 def check_finite(name: str, bad: int, size: int) -> None:
@@ -223,10 +223,14 @@ def _as_convolution(problem: Any) -> Any:
 
 
 def _check_products(
-    row: Row, inputs: dict[str, Any], results: dict[str, Array], random: np.random.Generator, rounding: float
+    case: Case,
+    inputs: dict[str, Any],
+    results: dict[str, Array],
+    random: np.random.Generator,
+    rounding: float,
 ) -> None:
     (name, result) = next(iter(results.items()))
-    o = _as_convolution(row.problem)
+    o = _as_convolution(case.problem)
     k, c = o.k // o.groups, o.c // o.groups
     given = {key: value for key, value in inputs.items() if isinstance(value, np.ndarray)}
     w = given.get("w", result if name == "dw" else None)
@@ -241,7 +245,7 @@ def _check_products(
         expected = np.zeros((o.groups, o.r, o.s, c))
         for x, dy in _images(o, given["x"].reshape(o.x_shape), given["dy"].reshape(o.y_shape)):
             expected += _wgrad(o, x, _contracted(dy, vector))
-        _compare(name, actual, expected, "grsc", row, vector, rounding)
+        _compare(name, actual, expected, "grsc", case, vector, rounding)
         return
     filters = np.einsum("gkrsc,c->gkrs" if name == "dx" else "gkrsc,k->gcrs", w, vector, optimize=True)
     compute, source = (_dgrad, given.get("dy")) if name == "dx" else (_fprop, given.get("x"))
@@ -251,7 +255,7 @@ def _check_products(
     first = 0
     for part, out in _images(o, source.reshape(shapes[0]), result.reshape(shapes[1])):
         _compare(
-            name, _contracted(out, vector), compute(o, part, filters), letters, row, vector, rounding, first
+            name, _contracted(out, vector), compute(o, part, filters), letters, case, vector, rounding, first
         )
         first += len(part)
 
@@ -315,15 +319,15 @@ def _compare(
     actual: Array,
     expected: Array,
     letters: str,
-    row: Row,
+    case: Case,
     vector: Array,
     rounding: float,
     first: int = 0,
 ) -> None:
     """`first`: the number of the first image."""
-    terms = _terms(_as_convolution(row.problem), name)
+    terms = _terms(_as_convolution(case.problem), name)
     # The variance of each factor, and so the deviation of each product.
-    variance = _share(row) or _VARIANCE
+    variance = _share(case) or _VARIANCE
     size = variance * math.sqrt(terms) * float(np.linalg.norm(vector))
     # Each product is an integer, and the vector's numbers are 1 at least.
     bound = max(0.5, 4 * rounding * size)
@@ -343,21 +347,21 @@ def _compare(
 
 
 def _check_parts(
-    row: Row, inputs: dict[str, Any], results: dict[str, Array], random: np.random.Generator, strict: bool
+    case: Case, inputs: dict[str, Any], results: dict[str, Array], random: np.random.Generator, strict: bool
 ) -> None:
     """Compares with the reference in some parts: images, rows of a matrix, or stretches of a vector."""
-    spec = OPERATIONS[row.operation]
-    first = row.problem[0] if isinstance(row.problem, tuple) else row.problem
+    spec = OPERATIONS[case.operation]
+    first = case.problem[0] if isinstance(case.problem, tuple) else case.problem
     count = getattr(first, "n", 0) or first.count
-    length = 1 if hasattr(first, "count") else sum(map(math.prod, row.outputs.values())) // count
+    length = 1 if hasattr(first, "count") else sum(map(math.prod, case.outputs.values())) // count
     for part in _chosen(count, length, random):
-        problems = [_part_of(problem, part) for problem in spec.problems(row.problem)]
+        problems = [_part_of(problem, part) for problem in spec.problems(case.problem)]
         given = {
             name: value[part] if isinstance(value, np.ndarray) else value for name, value in inputs.items()
         }
-        expected = _reference(row, problems, given)
+        expected = _reference(case, problems, given)
         with reference.precision(np.float32):
-            baseline = _reference(row, problems, given)
+            baseline = _reference(case, problems, given)
         for name, result in results.items():
             if name == "w_bf16":
                 compare.assert_same_bits(name, result[part], pack(results["w"][part]))
@@ -373,7 +377,7 @@ def _check_parts(
                     wanted,
                     plain.astype(np.float32),
                     elementwise=strict and spec.elementwise,
-                    floor=_floor(row) if strict else _PEER_FLOOR[row.element],
+                    floor=_floor(case) if strict else _PEER_FLOOR[case.element],
                     dtype=result.dtype,
                 )
 
@@ -399,17 +403,17 @@ def _part_of(problem: Any, part: slice) -> SimpleNamespace:
     return SimpleNamespace(**sizes | {"columns": count, "row_stride": part.stop, "first": part.start})
 
 
-def _floor(row: Row) -> float:
-    return _FLOOR + _FUSED_FLOOR.get(row.operation, {}).get(row.element, 0.0)
+def _floor(case: Case) -> float:
+    return _FLOOR + _FUSED_FLOOR.get(case.operation, {}).get(case.element, 0.0)
 
 
-def _reference(row: Row, problems: list[Any], given: dict[str, Any]) -> dict[str, Array]:
-    if row.operation.endswith("maxpool_backward"):
-        forward = getattr(reference, row.operation.replace("backward", "forward"))
+def _reference(case: Case, problems: list[Any], given: dict[str, Any]) -> dict[str, Array]:
+    if case.operation.endswith("maxpool_backward"):
+        forward = getattr(reference, case.operation.replace("backward", "forward"))
         given = {"x": given["x"], "y": forward(*problems, given["x"]), **given}
-    results = getattr(reference, row.operation)(*problems, *given.values())
+    results = getattr(reference, case.operation)(*problems, *given.values())
     results = results if isinstance(results, tuple) else (results,)
-    return dict(zip(OPERATIONS[row.operation].output_shapes(row.problem), results, strict=True))
+    return dict(zip(OPERATIONS[case.operation].output_shapes(case.problem), results, strict=True))
 
 
 def _check_relu_bias(inputs: dict[str, Any], results: dict[str, Array], floor: float) -> None:

@@ -120,7 +120,7 @@ def bench_kernels(
     Results are checked first. If one of this library is wrong, its error is shown instead of its time, and
     the exit code is 1.
     """
-    from cconvnet.bench.cases import Row
+    from cconvnet.bench.cases import Case
     from cconvnet.bench.kernels import Table, failed, kernels, peers_for
     from cconvnet.devices import get_device
 
@@ -131,12 +131,12 @@ def bench_kernels(
     table: Table
     with reporter_for(to_json) as report:
 
-        def begun(result: dict[str, Any], rows: list[Row]) -> None:
+        def begun(result: dict[str, Any], cases: list[Case]) -> None:
             nonlocal table
-            table = Table(result, [row.layer for row in rows])
+            table = Table(result, [case.layer for case in cases])
             for line in table.head():
                 report.say(line)
-            report.begin("kernels", len(rows))
+            report.begin("kernels", len(cases))
 
         def measured(result: dict[str, Any], row: dict[str, Any]) -> None:
             for line in table.row(row):

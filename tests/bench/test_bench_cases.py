@@ -8,14 +8,14 @@ import pytest
 
 from cconvnet import nets
 from cconvnet._problem import ConvProblem
-from cconvnet.bench.cases import NETWORKS, _trained_over_blocks, find, over_blocks, rows, select
+from cconvnet.bench.cases import NETWORKS, _trained_over_blocks, cases, find, over_blocks, select
 from cconvnet.devices import PRECISIONS
 from cconvnet.network import Network
 from cconvnet.operations import OPERATIONS
 
 
 def test_rows_of_alexnet() -> None:
-    names = [row.name for row in rows("alexnet", 2)]
+    names = [case.name for case in cases("alexnet", 2)]
     assert names[:4] == [
         "conv1 conv_fprop",
         "conv1 conv_wgrad",
@@ -40,20 +40,20 @@ def test_rows_of_alexnet() -> None:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_rows_of_every_network_can_be_found_again(network: str) -> None:
-    table = rows(network, 3)
-    assert {row.operation for row in table} <= set(OPERATIONS)
-    assert "conv_dgrad" not in [row.operation for row in table if row.layer == "conv1"]
-    for row in table[:: max(len(table) // 20, 1)]:
-        again = find(**json.loads(json.dumps(row.key)))
-        assert (again.name, repr(again.problem)) == (row.name, repr(row.problem))
+    table = cases(network, 3)
+    assert {case.operation for case in table} <= set(OPERATIONS)
+    assert "conv_dgrad" not in [case.operation for case in table if case.layer == "conv1"]
+    for case in table[:: max(len(table) // 20, 1)]:
+        again = find(**json.loads(json.dumps(case.key)))
+        assert (again.name, repr(again.problem)) == (case.name, repr(case.problem))
 
 
 def test_selecting_rows() -> None:
-    table = rows("alexnet", 1)
-    assert {row.layer for row in select(table, "conv2")} == {"conv2"}
-    assert {row.operation for row in select(table, "wgrad")} == {"conv_wgrad", "fc_wgrad"}
-    assert {row.operation for row in select(table, "conv_wgrad")} == {"conv_wgrad"}
-    assert {row.layer for row in select(table, "lrn*, pool5")} == {
+    table = cases("alexnet", 1)
+    assert {case.layer for case in select(table, "conv2")} == {"conv2"}
+    assert {case.operation for case in select(table, "wgrad")} == {"conv_wgrad", "fc_wgrad"}
+    assert {case.operation for case in select(table, "conv_wgrad")} == {"conv_wgrad"}
+    assert {case.layer for case in select(table, "lrn*, pool5")} == {
         "lrn1",
         "lrn2",
         "lrn2_map",
@@ -61,7 +61,7 @@ def test_selecting_rows() -> None:
         "lrn1+pool1",
         "lrn2+pool2",
     }
-    assert [row.name for row in select(table, "conv3 conv_dgrad")] == ["conv3 conv_dgrad"]
+    assert [case.name for case in select(table, "conv3 conv_dgrad")] == ["conv3 conv_dgrad"]
     assert select(table, None) == table
     with pytest.raises(ValueError, match="'conv9' names none of conv1, "):
         select(table, "conv2,conv9")
@@ -75,13 +75,13 @@ def test_the_first_convolution_stands_there_as_training_computes_it(network: str
     assert blocks.problem.precision == precision and blocks.problem.stride_h == 1
     assert (blocks.problem.p, blocks.problem.q) == (given.problem.p, given.problem.q)
     assert blocks.problem.flops * blocks.asked == pytest.approx(given.problem.flops)
-    table = rows(network, 2, precision, blocks=True)
+    table = cases(network, 2, precision, blocks=True)
     wanted = ["conv1 conv_fprop", "conv1_blocks conv_fprop", "conv1 conv_wgrad", "conv1_blocks conv_wgrad"]
-    assert [row.name for row in table[:4]] == wanted
-    assert [row.name for row in table if "_blocks" not in row.name] == [r.name for r in rows(network, 2)]
+    assert [case.name for case in table[:4]] == wanted
+    assert [case.name for case in table if "_blocks" not in case.name] == [r.name for r in cases(network, 2)]
     # One of the two forms is the one that training computes.
-    assert [row.trained for row in table[:2]] in ([True, False], [False, True])
-    assert all(row.trained for row in (*table[4:], *rows(network, 2)))
+    assert [case.trained for case in table[:2]] in ([True, False], [False, True])
+    assert all(case.trained for case in (*table[4:], *cases(network, 2)))
 
 
 @pytest.mark.parametrize(("size", "over"), [(67, True), (74, False)])
@@ -98,4 +98,4 @@ def test_training_computes_that_very_convolution(size: int, over: bool) -> None:
 
 @pytest.mark.parametrize("network", ["vgg16", "cifar-quick"])
 def test_a_convolution_without_stride_stands_there_once(network: str) -> None:
-    assert [r.name for r in rows(network, 1, blocks=True)] == [r.name for r in rows(network, 1)]
+    assert [r.name for r in cases(network, 1, blocks=True)] == [r.name for r in cases(network, 1)]

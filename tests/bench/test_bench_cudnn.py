@@ -14,7 +14,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 from cconvnet._problem import ConvProblem, FcProblem, PoolProblem
-from cconvnet.bench.cases import Row
+from cconvnet.bench.cases import Case
 from cconvnet.bench.peers import cudnn as peer
 from cconvnet.bench.peers.side import FINITE, FULL, VERIFICATIONS, Refused, Replay
 from cconvnet.bench.processes import PeerMissing
@@ -356,8 +356,8 @@ def frontend(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def row(operation: str, problem: Any, precision: str = "fp32") -> Row:
-    return Row("some", problem.n, "layer", operation, problem, precision)
+def case(operation: str, problem: Any, precision: str = "fp32") -> Case:
+    return Case("some", problem.n, "layer", operation, problem, precision)
 
 
 PROBLEMS = {
@@ -381,7 +381,7 @@ def test_every_plan_computes_the_row(frontend: Any, name: str, direction: str, p
     options = {"bias": False} if direction == "fprop" else {}
     inputs = make_inputs(operation, problem, **options)
     wanted = getattr(reference, operation)(problem, *inputs.values())
-    plans = peer.CuDNN("cuda:0", precision).plans(row(operation, problem, precision))
+    plans = peer.CuDNN("cuda:0", precision).plans(case(operation, problem, precision))
     # A fully connected layer has those of two graphs.
     assert [plan.name for plan in plans] == ["eng0", "eng1", "eng2", "eng4", "eng5"] * (1 + (name == "fc"))
     for plan in plans:
@@ -402,7 +402,7 @@ def test_every_plan_computes_the_row(frontend: Any, name: str, direction: str, p
 def test_inputs_are_copied_once_for_all_plans(frontend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = []
     monkeypatch.setattr(Gpu, "array", lambda self, host: copies.append(host) or np.array(host))
-    plans = peer.CuDNN("cuda:0", "fp32").plans(row("fc_fprop", PROBLEMS["fc"]))
+    plans = peer.CuDNN("cuda:0", "fp32").plans(case("fc_fprop", PROBLEMS["fc"]))
     first, second = (make_inputs("fc_fprop", PROBLEMS["fc"], seed=seed, bias=False) for seed in (0, 1))
     for plan in plans:
         plan.load(first)
@@ -414,7 +414,7 @@ def test_inputs_are_copied_once_for_all_plans(frontend: Any, monkeypatch: pytest
 
 
 def test_plans_may_run_in_any_order_after_a_larger_workspace_was_needed(frontend: Any) -> None:
-    row_ = row("conv_fprop", PROBLEMS["conv"])
+    row_ = case("conv_fprop", PROBLEMS["conv"])
     plans = {plan.name: plan for plan in peer.CuDNN("cuda:0", "fp32").plans(row_)}
     inputs = make_inputs("conv_fprop", PROBLEMS["conv"], bias=False)
     small, large = plans["eng1"], plans["eng4"]
@@ -430,7 +430,7 @@ def test_columns_hold_what_their_notes_allow(frontend: Any, precision: str) -> N
     side = peer.CuDNN("cuda:0", precision)
     columns = {
         plan.name: tuple(column for column in side.columns if plan.stands_in(column))
-        for plan in side.plans(row("conv_fprop", PROBLEMS["conv"], precision))
+        for plan in side.plans(case("conv_fprop", PROBLEMS["conv"], precision))
     }
     # Tensor cores are TF32's and bfloat16's.
     tensor_cores = precision != "fp32"
@@ -525,7 +525,7 @@ def test_time_for_building_is_bounded_where_that_is_asked(
     monkeypatch.setattr(peer.time, "monotonic", iter(range(0, 1000)).__next__)
     monkeypatch.setenv(peer.PLAN_SECONDS, "3")
     side = peer.CuDNN("cuda:0", "fp32")
-    plans = side.plans(row("conv_fprop", PROBLEMS["conv"]))
+    plans = side.plans(case("conv_fprop", PROBLEMS["conv"]))
     assert [plan.name for plan in plans] == ["eng0", "eng1", "eng2"]
     assert side.about()["plan_seconds"] == 3.0
     assert side._failed == {"3 more plans of conv_fprop": f"not built within 3 s ({peer.PLAN_SECONDS})"}
@@ -534,10 +534,10 @@ def test_time_for_building_is_bounded_where_that_is_asked(
 def test_what_cudnn_has_no_plan_for_is_refused(frontend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     side = peer.CuDNN("cuda:0", "fp32")
     with pytest.raises(Refused, match="convolutions and matrix products only"):
-        side.plans(row("maxpool_forward", PoolProblem(1, 4, 4, 4)))
+        side.plans(case("maxpool_forward", PoolProblem(1, 4, 4, 4)))
     monkeypatch.setattr(FakeGraph, "engines", [])
     with pytest.raises(Refused, match="conv_fprop: No valid engine configs"):
-        side.plans(row("conv_fprop", PROBLEMS["conv"]))
+        side.plans(case("conv_fprop", PROBLEMS["conv"]))
 
 
 def test_what_is_missing_is_named_with_its_command(frontend: Any, monkeypatch: pytest.MonkeyPatch) -> None:

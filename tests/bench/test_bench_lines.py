@@ -15,7 +15,7 @@ import pytest
 from helpers.fake_gpu import LAUNCH, FakeGpu, Pinned
 
 from cconvnet.bench import lines, merging, step_forms
-from cconvnet.bench.cases import Row, rows
+from cconvnet.bench.cases import Case, cases
 from cconvnet.bench.kernels import Table
 from cconvnet.bench.peers.cconvnet_kernels import Ours
 from cconvnet.bench.peers.side import Plan, Side
@@ -47,7 +47,7 @@ def test_a_side_lives_for_all_rows_and_precisions(
     gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    monkeypatch.setattr(lines, "rows", lambda *arguments: _few(*arguments))
+    monkeypatch.setattr(lines, "cases", lambda *arguments: _few(*arguments))
     monkeypatch.setattr(Ours, "__init__", _counted(Ours.__init__, made))
     status, found = run(tmp_path / "k.jsonl")
     assert (status, len(made)) == (0, 1)
@@ -65,8 +65,8 @@ def test_a_side_lives_for_all_rows_and_precisions(
             assert (line["flops"] > 0) == line["products"] and line["bytes"] > 0
 
 
-def _few(network: str, batch: int, precision: str, blocks: bool) -> list[Row]:
-    return [row for row in rows(network, batch, precision, blocks) if row.layer in ("fc10", "loss")]
+def _few(network: str, batch: int, precision: str, blocks: bool) -> list[Case]:
+    return [case for case in cases(network, batch, precision, blocks) if case.layer in ("fc10", "loss")]
 
 
 def _counted(make: Any, made: list[Any]) -> Any:
@@ -107,8 +107,8 @@ class Breaks(Side):
 
     loses = False
 
-    def plans(self, row: Row) -> Sequence[Plan]:
-        if row.operation == "fc_dgrad":
+    def plans(self, case: Case) -> Sequence[Plan]:
+        if case.operation == "fc_dgrad":
             raise RuntimeError("an illegal memory access")
         return [_Nothing()]
 

@@ -56,8 +56,8 @@ def test_every_measurement_of_steps_feeds_staged_images(watched: Any, tmp_path: 
     spec = nets.build("lenet")
     ours = OurStep(spec_to_dict(spec), 2, ["cpu:0"], "fp32", str(tmp_path))
     ours.step()
-    limits = roofline.Ceilings(1e9, 1e9)
-    roofline.roofline("lenet", devices=["cpu:0"], batch=2, steps=1, warmup=0, ceilings=limits)
+    limits = roofline.Peaks(1e9, 1e9)
+    roofline.roofline("lenet", devices=["cpu:0"], batch=2, steps=1, warmup=0, peaks=limits)
     scaling.Points("cpu:0", "fp32").measure(spec_to_dict(spec), 2, 1e-3)
     checkpoint.checkpoint("lenet", devices=["cpu:0"], batch=2, folder=tmp_path, steps=1, saves=1)
     assert len(watched.fed) > 6 and set(watched.fed) == {Pinned}

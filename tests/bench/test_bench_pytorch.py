@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cconvnet.bench.cases import Row, find, rows
+from cconvnet.bench.cases import Case, cases, find
 
 # Only operations that PyTorch computes otherwise than the rows of cifar-quick show.
 _HARD = [
@@ -30,16 +30,16 @@ _HARD = [
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "row",
-    [*rows("cifar-quick", 2), *(find(network, 1, *rest) for network, *rest in _HARD)],
-    ids=lambda row: f"{row.network} {row.name}",
+    "case",
+    [*cases("cifar-quick", 2), *(find(network, 1, *rest) for network, *rest in _HARD)],
+    ids=lambda case: f"{case.network} {case.name}",
 )
-def test_pytorch_is_right(row: Row, precision: str) -> None:
+def test_pytorch_is_right(case: Case, precision: str) -> None:
     pytest.importorskip("torch")
     from cconvnet.bench.peers.pytorch_kernels import PyTorch
 
     side = PyTorch("cpu:0", precision)
-    answer = side.prepare(**row.key)
+    answer = side.prepare(**case.key)
     assert (answer["wrong"], answer["failed"]) == ({}, {})
     assert len(side.time("plan", 2)) == 2
 

@@ -15,14 +15,14 @@ from cconvnet import nets
 from cconvnet._problem import ConvProblem
 from cconvnet.bench import charts
 from cconvnet.bench.cost import Work
-from cconvnet.bench.peaks import Ceilings
+from cconvnet.bench.peaks import Peaks
 from cconvnet.bench.roofline import Call, Recorder, label_of, roofline, rows, table, totals, verdict
 from cconvnet.devices import Device, get_device, registry
 from cconvnet.nets import alexnet
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
 
-CEILINGS = Ceilings(bytes_per_second=1e10, flops_per_second=1e11)
+PEAKS = Peaks(bytes_per_second=1e10, flops_per_second=1e11)
 FLOAT = 4
 TOWERS = alexnet.build(image_shape=(64, 64, 3), classes=10, width=1 / 16)
 
@@ -38,7 +38,7 @@ class Time:
 
 
 def measured(net: str = "lenet", device: str = "cpu:0", batch: int = 3, **more: Any) -> dict[str, Any]:
-    return roofline(net, devices=device.split(","), batch=batch, steps=2, warmup=0, ceilings=CEILINGS, **more)
+    return roofline(net, devices=device.split(","), batch=batch, steps=2, warmup=0, peaks=PEAKS, **more)
 
 
 def one(result: dict[str, Any], layer: str, operation: str) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def test_rows_take_the_median_of_the_steps() -> None:
         return Call(layer, "cpu:0", "update", "sgd_update", "sgd_update", Work(0, 10**9), seconds)
 
     steps = [[call("a", t), call("b", 1.0), call("a", t)] for t in (5.0, 1.0, 2.0)]
-    first, second = rows(steps, CEILINGS, {"a": "fc", "b": "fc"})
+    first, second = rows(steps, PEAKS, {"a": "fc", "b": "fc"})
     assert (first["layer"], first["seconds"], first["calls"], first["bytes"]) == ("a", 4.0, 2, 2 * 10**9)
     assert first["floor_seconds"] == pytest.approx(0.2)
     assert second["seconds"] == 1.0
@@ -357,7 +357,7 @@ def test_each_pair_of_steps_leaves_a_whole_result() -> None:
 )
 def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        roofline("lenet", devices=["cpu:0"], ceilings=CEILINGS, **arguments)
+        roofline("lenet", devices=["cpu:0"], peaks=PEAKS, **arguments)
 
 
 def test_the_table_tells_all_rows(lenet: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from helpers.fake_gpu import LAUNCH, FakeGpu
 from helpers.fake_sides import FakePeer
 
 from cconvnet.bench import verify
-from cconvnet.bench.cases import Row, find, rows
+from cconvnet.bench.cases import Case, cases, find
 from cconvnet.bench.peers.cconvnet_kernels import Ours
 from cconvnet.bench.tiles import TILE, Tiles, count_bad, tile
 from cconvnet.bfloat16 import BITS, pack
@@ -42,41 +42,41 @@ def test_time_for_trying_plans_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("row", rows("cifar-quick", 2), ids=lambda row: row.name)
-def test_ours_are_right(row: Row, precision: str) -> None:
+@pytest.mark.parametrize("case", cases("cifar-quick", 2), ids=lambda case: case.name)
+def test_ours_are_right(case: Case, precision: str) -> None:
     side = Ours("cpu:0", precision)
-    answer = side.prepare(**row.key)
+    answer = side.prepare(**case.key)
     assert (answer["wrong"], answer["failed"]) == ({}, {})
     assert len(side.time("plan", 2)) == 2
     work = side.work()
-    assert (work["flops"] > 0) == row.is_gemm
+    assert (work["flops"] > 0) == case.is_gemm
     assert work["bytes"] > 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_ours_of_the_other_operations_are_right(precision: str) -> None:
     side = Ours("cpu:0", precision)
-    table = [row for row in rows("alexnet", 1) if row.operation.startswith(("lrn", "dropout"))]
+    table = [case for case in cases("alexnet", 1) if case.operation.startswith(("lrn", "dropout"))]
     assert len(table) == 12
-    for row in table:
-        assert side.prepare(**row.key)["wrong"] == {}
+    for case in table:
+        assert side.prepare(**case.key)["wrong"] == {}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_ours_on_the_emulator(precision: str) -> None:
     side = Ours("emulator:0", precision)
     for layer, operation in (("fc10", "fc_wgrad"), ("pool3", "avgpool_backward"), ("loss", None)):
-        for row in rows("cifar-quick", 1):
-            if row.layer == layer and operation in (None, row.operation):
-                assert side.prepare(**row.key)["wrong"] == {}
+        for case in cases("cifar-quick", 1):
+            if case.layer == layer and operation in (None, case.operation):
+                assert side.prepare(**case.key)["wrong"] == {}
 
 
 def test_an_impl_is_forced() -> None:
     device = get_device("cpu:0")
-    row = find("cifar-quick", 2, "conv2", "conv_fprop")
-    last = device.module.conv_fprop_impls(row.problem)[-1]
-    assert Ours("cpu:0", "fp32", impl=last).prepare(**row.key)["plans"]["plan"]["kernel"] == last
-    answer = Ours("cpu:0", "fp32", impl="abacus").prepare(**row.key)
+    case = find("cifar-quick", 2, "conv2", "conv_fprop")
+    last = device.module.conv_fprop_impls(case.problem)[-1]
+    assert Ours("cpu:0", "fp32", impl=last).prepare(**case.key)["plans"]["plan"]["kernel"] == last
+    answer = Ours("cpu:0", "fp32", impl="abacus").prepare(**case.key)
     assert "abacus does not serve it; there are " in answer["refused"]
 
 
@@ -114,33 +114,33 @@ def test_what_cannot_be_captured_says_so(gpu: FakeGpu) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "row",
+    "case",
     [
-        row
-        for row in rows("cifar-quick", 1)
-        if row.layer in ("fc10", "pool3", "loss") or row.name == "fc64 relu_bias_backward"
+        case
+        for case in cases("cifar-quick", 1)
+        if case.layer in ("fc10", "pool3", "loss") or case.name == "fc64 relu_bias_backward"
     ],
-    ids=lambda row: row.name,
+    ids=lambda case: case.name,
 )
 def test_numbers_are_made_on_the_gpu(
-    gpu: FakeGpu, row: Row, precision: str, monkeypatch: pytest.MonkeyPatch
+    gpu: FakeGpu, case: Case, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Drawn once, whatever the row, and looked at where they are."""
-    monkeypatch.setattr(verify, "timed_inputs", verify.timed_inputs if row.layer == "loss" else None)
+    """Drawn once, whatever the case, and looked at where they are."""
+    monkeypatch.setattr(verify, "timed_inputs", verify.timed_inputs if case.layer == "loss" else None)
     monkeypatch.setattr(verify, "check", None)
     monkeypatch.setattr(FakeGpu, "host", None)
     side = Ours("cuda:0", "fp32")
-    assert side.prepare(**row.key, precision=precision)["wrong"] == {}
+    assert side.prepare(**case.key, precision=precision)["wrong"] == {}
     plan: Any = side._kept["plan"]
     numbers = [
         values for name, array in plan.plan._arrays.items()
-        if array.dtype == row_dtype(row, name, precision) and np.std(values := compare.values(array)) > 0
+        if array.dtype == row_dtype(case, name, precision) and np.std(values := compare.values(array)) > 0
     ]  # fmt: skip
     assert numbers and all(np.isfinite(values).all() for values in numbers)
 
 
-def row_dtype(row: Row, name: str, precision: str) -> Any:
-    return find(row.network, row.batch, row.layer, row.operation, precision).dtype(name)
+def row_dtype(case: Case, name: str, precision: str) -> Any:
+    return find(case.network, case.batch, case.layer, case.operation, precision).dtype(name)
 
 
 def test_what_is_not_written_is_wrong_on_a_gpu(gpu: FakeGpu) -> None:

@@ -20,7 +20,7 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.bench import verify
-from cconvnet.bench.cases import Row
+from cconvnet.bench.cases import Case
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.devices import PRECISIONS
 from cconvnet.operations import OPERATIONS
@@ -54,73 +54,75 @@ _PROBLEMS = {
 CASES = list(_PROBLEMS)
 
 
-def made(case: str, precision: str = "fp32") -> tuple[Row, dict[str, Any], dict[str, Array]]:
-    """A row, its inputs and its right results, rounded once."""
-    problem = _PROBLEMS[case]
+def made(label: str, precision: str = "fp32") -> tuple[Case, dict[str, Any], dict[str, Array]]:
+    """A case, its inputs and its right results, rounded once."""
+    problem = _PROBLEMS[label]
     if hasattr(problem, "precision"):
         problem = with_precision(problem, precision)
-    row = Row("", 1, "layer", case.partition("-")[0], problem, precision)
-    inputs = verify.checked_inputs(row)
-    return row, inputs, computed(row, inputs)
+    case = Case("", 1, "layer", label.partition("-")[0], problem, precision)
+    inputs = verify.checked_inputs(case)
+    return case, inputs, computed(case, inputs)
 
 
-def computed(row: Row, inputs: dict[str, Any]) -> dict[str, Array]:
+def computed(case: Case, inputs: dict[str, Any]) -> dict[str, Array]:
     given = dict(inputs)
-    problems = OPERATIONS[row.operation].problems(row.problem)
-    if row.operation.endswith("maxpool_backward"):
-        forward = getattr(reference, row.operation.replace("backward", "forward"))
+    problems = OPERATIONS[case.operation].problems(case.problem)
+    if case.operation.endswith("maxpool_backward"):
+        forward = getattr(reference, case.operation.replace("backward", "forward"))
         given = {"x": given["x"], "y": forward(*problems, given["x"]), **given}
-    results = getattr(reference, row.operation)(*problems, *given.values())
+    results = getattr(reference, case.operation)(*problems, *given.values())
     results = results if isinstance(results, tuple) else (results,)
-    if "w_bf16" in row.outputs:
+    if "w_bf16" in case.outputs:
         results = (*results, results[1].astype(np.float32))
 
     def kept(name: str, result: Array) -> Array:
         if name == "rank":
             return result.astype(np.int32)
-        return pack(result) if row.dtype(name) == BITS else result.astype(np.float32)
+        return pack(result) if case.dtype(name) == BITS else result.astype(np.float32)
 
     return {
         name: kept(name, result.reshape(shape))
-        for (name, shape), result in zip(row.outputs.items(), results, strict=True)
+        for (name, shape), result in zip(case.outputs.items(), results, strict=True)
     }
 
 
-def wrong(case: str, damage: Callable[[Array], None], **arguments: Any) -> None:
+def wrong(label: str, damage: Callable[[Array], None], **arguments: Any) -> None:
     """Every output on its own, damaged, must be found."""
-    row, inputs, results = made(case)
+    case, inputs, results = made(label)
     for name in results:
         damaged = {key: value.copy() for key, value in results.items()}
         damage(damaged[name])
         with pytest.raises(AssertionError, match=name):
-            verify.check(row, inputs, damaged, **arguments)
+            verify.check(case, inputs, damaged, **arguments)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("case", CASES)
-def test_right_results_pass(case: str, strict: bool, precision: str) -> None:
-    row, inputs, results = made(case, precision)
-    verify.check(row, inputs, results, strict=strict)
+@pytest.mark.parametrize("label", CASES)
+def test_right_results_pass(label: str, strict: bool, precision: str) -> None:
+    case, inputs, results = made(label, precision)
+    verify.check(case, inputs, results, strict=strict)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith(("conv", "fc"))])
-def test_a_single_wrong_element_of_bfloat16_is_found(case: str) -> None:
+@pytest.mark.parametrize("label", [label for label in CASES if label.startswith(("conv", "fc"))])
+def test_a_single_wrong_element_of_bfloat16_is_found(label: str) -> None:
     for place in np.random.default_rng(0).random(5):
-        row, inputs, results = made(case, "bf16")
+        case, inputs, results = made(label, "bf16")
         ((name, result),) = results.items()
         index = int(place * result.size)
         value = compare.values(result).flat[index]
         assert abs(value) < 256  # which bfloat16 holds, and its neighbours
         result.flat[index] = pack(value - 1) if result.dtype == BITS else value - 1
         with pytest.raises(AssertionError, match=f"{name} is wrong"):
-            verify.check(row, inputs, results)
+            verify.check(case, inputs, results)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith(("conv", "fc", "maxpool"))])
-def test_bfloat16_off_by_two_units_is_found(case: str) -> None:
+@pytest.mark.parametrize(
+    "label", [label for label in CASES if not label.startswith(("conv", "fc", "maxpool"))]
+)
+def test_bfloat16_off_by_two_units_is_found(label: str) -> None:
     """A unit of the largest element is a 128th of it at most."""
-    row, inputs, results = made(case, "bf16")
+    case, inputs, results = made(label, "bf16")
     for name, result in results.items():
         if result.dtype == BITS:
             damaged = {key: value.copy() for key, value in results.items()}
@@ -128,102 +130,104 @@ def test_bfloat16_off_by_two_units_is_found(case: str) -> None:
             index = int(np.abs(values.ravel()[:1000]).argmax())
             damaged[name].flat[index] = pack(values.flat[index] * (1 + 2.0**-6))
             with pytest.raises(AssertionError, match=name):
-                verify.check(row, inputs, damaged)
+                verify.check(case, inputs, damaged)
 
 
 def test_sums_over_many_channels_stay_exact_in_bfloat16() -> None:
     for problem in (FcProblem(16, 25088, 64, "bf16"), ConvProblem(2, 7, 7, 512, 64, 3, 3, precision="bf16")):
         operation = "fc_fprop" if isinstance(problem, FcProblem) else "conv_fprop"
-        row = Row("", 1, "layer", operation, problem, "bf16")
-        inputs = verify.checked_inputs(row)
+        case = Case("", 1, "layer", operation, problem, "bf16")
+        inputs = verify.checked_inputs(case)
         (y,) = (getattr(reference, operation)(problem, *inputs.values()),)
         assert 16 < y.std() < 48 and np.abs(y).max() < 256
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_last_element_off_by_one(case: str) -> None:
+@pytest.mark.parametrize("label", CASES)
+def test_the_last_element_off_by_one(label: str) -> None:
     def damage(result: Array) -> None:
         result.flat[-1] += 1
 
-    wrong(case, damage)
+    wrong(label, damage)
 
 
 # Of some operations neighbours can be as good as equal.
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if not c.startswith(("softmax_cross_entropy", "lrn_maxpool_backward"))]
+    "label", [c for c in CASES if not c.startswith(("softmax_cross_entropy", "lrn_maxpool_backward"))]
 )
-def test_two_elements_that_changed_places(case: str) -> None:
+def test_two_elements_that_changed_places(label: str) -> None:
     def damage(result: Array) -> None:
         other = np.flatnonzero(result.flat != result.flat[-1])[-1]
         result.flat[[other, -1]] = result.flat[[-1, other]]
 
-    wrong(case, damage)
+    wrong(label, damage)
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("case", [case for case in CASES if case != "sgd_update"])
-def test_a_last_row_that_was_not_written(case: str, strict: bool) -> None:
-    row, inputs, results = made(case)
+@pytest.mark.parametrize("label", [label for label in CASES if label != "sgd_update"])
+def test_a_last_row_that_was_not_written(label: str, strict: bool) -> None:
+    case, inputs, results = made(label)
     for name in results.keys() - {"rank"}:  # integers
         damaged = results | {name: results[name].copy()}
         damaged[name][-1] = np.nan
         with pytest.raises(AssertionError, match=name):
-            verify.check(row, inputs, damaged, strict=strict)
+            verify.check(case, inputs, damaged, strict=strict)
 
 
 def test_an_update_that_was_not_made() -> None:
-    row, inputs, results = made("sgd_update")
+    case, inputs, results = made("sgd_update")
     for name in ("v", "w"):
         damaged = results | {name: results[name].copy()}
         damaged[name][-1] = inputs[name][-1]
         with pytest.raises(AssertionError, match=name):
-            verify.check(row, inputs, damaged)
+            verify.check(case, inputs, damaged)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith(("conv", "fc"))])
+@pytest.mark.parametrize("label", [label for label in CASES if label.startswith(("conv", "fc"))])
 @pytest.mark.parametrize("strict", [True, False])
-def test_one_missing_product_in_one_element(case: str, strict: bool) -> None:
+def test_one_missing_product_in_one_element(label: str, strict: bool) -> None:
     """The smallest there is: 1, of two ones."""
     for place in np.random.default_rng(0).random(5):
 
         def damage(result: Array, place: float = place) -> None:
             result.flat[int(place * result.size)] -= 1
 
-        wrong(case, damage, strict=strict)
+        wrong(label, damage, strict=strict)
 
 
-@pytest.mark.parametrize("case", ["conv_fprop-padded", "conv_dgrad-strided", "conv_wgrad-padded", "fc_wgrad"])
-def test_a_missing_tap(case: str) -> None:
+@pytest.mark.parametrize(
+    "label", ["conv_fprop-padded", "conv_dgrad-strided", "conv_wgrad-padded", "fc_wgrad"]
+)
+def test_a_missing_tap(label: str) -> None:
     """What a kernel computes that forgets the filter's last tap, or the batch's last image."""
-    row, inputs, _ = made(case)
+    case, inputs, _ = made(label)
     damaged = dict(inputs)
     name = "w" if "w" in inputs else "x"
     damaged[name] = inputs[name].copy()
     damaged[name][(slice(None), -1, -1) if inputs[name].ndim == 4 else -1] = 0
     with pytest.raises(AssertionError, match="is wrong"):
-        verify.check(row, inputs, computed(row, damaged))
+        verify.check(case, inputs, computed(case, damaged))
 
 
 def test_where_the_error_is() -> None:
-    row, inputs, results = made("conv_fprop-padded")
+    case, inputs, results = made("conv_fprop-padded")
     results["y"][3, 2, 5, 6] += 1
     with pytest.raises(AssertionError, match=r"at n=3, p=2, q=5, g=1; 1 of \d+ such sums are off"):
-        verify.check(row, inputs, results)
+        verify.check(case, inputs, results)
 
 
 def test_where_the_error_is_in_a_later_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "_HELD", 1)
-    for case, place in (
+    for label, place in (
         ("conv_fprop-padded", "n=4, p=0, q=0, g=0"),
         ("conv_dgrad-padded", "n=4, h=0, w=0, g=0"),
         ("conv_wgrad-padded", "g=1, r=0, s=0, c=0"),
     ):
-        row, inputs, results = made(case)
-        verify.check(row, inputs, results)
+        case, inputs, results = made(label)
+        verify.check(case, inputs, results)
         (result,) = results.values()
         result[4, 0, 0, 0] += 1
         with pytest.raises(AssertionError, match=place):
-            verify.check(row, inputs, results)
+            verify.check(case, inputs, results)
 
 
 def _tf32(values: Array) -> Array:
@@ -232,47 +236,47 @@ def _tf32(values: Array) -> Array:
     return ((bits + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith(("conv", "fc"))])
-def test_tf32_loses_nothing_of_the_inputs(case: str) -> None:
-    row, inputs, results = made(case)
+@pytest.mark.parametrize("label", [label for label in CASES if label.startswith(("conv", "fc"))])
+def test_tf32_loses_nothing_of_the_inputs(label: str) -> None:
+    case, inputs, results = made(label)
     for name, value in inputs.items():
         if isinstance(value, np.ndarray):
             np.testing.assert_array_equal(_tf32(value), value, err_msg=name)
-    verify.check(row, inputs, results)
+    verify.check(case, inputs, results)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith(("conv", "fc"))])
-def test_an_algorithm_that_transforms_is_right_within_its_rounding(case: str) -> None:
-    row, inputs, results = made(case)
+@pytest.mark.parametrize("label", [label for label in CASES if label.startswith(("conv", "fc"))])
+def test_an_algorithm_that_transforms_is_right_within_its_rounding(label: str) -> None:
+    case, inputs, results = made(label)
     noise = np.random.default_rng(1)
     for name, value in results.items():
         size = np.sqrt(np.mean(value.astype(np.float64) ** 2))
         results[name] = (value + 2.0**-14 * size * noise.standard_normal(value.shape)).astype(np.float32)
-    verify.check(row, inputs, results, strict=False)
+    verify.check(case, inputs, results, strict=False)
 
 
 def test_a_peer_draws_its_own_mask() -> None:
-    row, inputs, _ = made("dropout")
+    case, inputs, _ = made("dropout")
     x = inputs["x"]
     own = np.where(np.random.default_rng(5).random(x.size) < 0.5, 2 * x, 0).astype(np.float32)
-    verify.check(row, inputs, {"y": own}, strict=False)
+    verify.check(case, inputs, {"y": own}, strict=False)
     with pytest.raises(AssertionError):
-        verify.check(row, inputs, {"y": own}, strict=True)
+        verify.check(case, inputs, {"y": own}, strict=True)
     with pytest.raises(AssertionError, match="kept"):
-        verify.check(row, inputs, {"y": 2 * x}, strict=False)
+        verify.check(case, inputs, {"y": 2 * x}, strict=False)
     own[7:9] = 0.5
     with pytest.raises(AssertionError, match="scale"):
-        verify.check(row, inputs, {"y": own}, strict=False)
+        verify.check(case, inputs, {"y": own}, strict=False)
 
 
 def test_forms_are_compared_too() -> None:
-    row, inputs, results = made("fc_fprop")
+    case, inputs, results = made("fc_fprop")
     with pytest.raises(AssertionError, match="shape"):
-        verify.check(row, inputs, {"y": results["y"].T})
+        verify.check(case, inputs, {"y": results["y"].T})
     with pytest.raises(AssertionError, match="no output z"):
-        verify.check(row, inputs, {"z": results["y"]})
+        verify.check(case, inputs, {"z": results["y"]})
     with pytest.raises(AssertionError, match="no result"):
-        verify.check(row, inputs, {})
+        verify.check(case, inputs, {})
 
 
 def test_no_window_of_max_pooling_holds_a_value_twice() -> None:

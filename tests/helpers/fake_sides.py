@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import cconvnet
-from cconvnet.bench.cases import Row
+from cconvnet.bench.cases import Case
 from cconvnet.bench.kernels import Peer
 from cconvnet.bench.peers.side import Plan, Refused, Side
 from cconvnet.bench.processes import PeerMissing
@@ -23,8 +23,8 @@ Array = np.ndarray[Any, Any]
 class FakePlan(Plan):
     """Computes with the reference, and is wrong or slow if its name says so."""
 
-    def __init__(self, row: Row, name: str, columns: tuple[str, ...] = ("plan",)) -> None:
-        self.row, self.name, self.columns = row, name, columns
+    def __init__(self, case: Case, name: str, columns: tuple[str, ...] = ("plan",)) -> None:
+        self.case, self.name, self.columns = case, name, columns
 
     def load(self, inputs: dict[str, Any]) -> None:
         if "fails" in self.name:
@@ -33,12 +33,12 @@ class FakePlan(Plan):
         self.done: dict[str, Array] = {}
 
     def call(self) -> None:
-        spec = OPERATIONS[self.row.operation]
-        arguments = ([self.row.problem] if spec.has_problem else []) + list(self.inputs.values())
-        result = np.asarray(getattr(reference, self.row.operation)(*arguments), np.float32)
+        spec = OPERATIONS[self.case.operation]
+        arguments = ([self.case.problem] if spec.has_problem else []) + list(self.inputs.values())
+        result = np.asarray(getattr(reference, self.case.operation)(*arguments), np.float32)
         if "wrong" in self.name:
             result.flat[-1] += 1
-        self.done = {next(iter(spec.output_shapes(self.row.problem))): result}
+        self.done = {next(iter(spec.output_shapes(self.case.problem))): result}
 
     def results(self) -> dict[str, Array]:
         return self.done
@@ -49,14 +49,14 @@ class FakePeer(Side):
 
     columns = ("best", "strict")
 
-    def plans(self, row: Row) -> Sequence[Plan]:
-        if row.operation == "fc_wgrad":
+    def plans(self, case: Case) -> Sequence[Plan]:
+        if case.operation == "fc_wgrad":
             raise Refused("it has no such thing")
         return [
-            FakePlan(row, "3s", self.columns),
-            FakePlan(row, "1s wrong", self.columns),
-            FakePlan(row, "2s", ("best",)),
-            FakePlan(row, "1s fails", self.columns),
+            FakePlan(case, "3s", self.columns),
+            FakePlan(case, "1s wrong", self.columns),
+            FakePlan(case, "2s", ("best",)),
+            FakePlan(case, "1s fails", self.columns),
         ]
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
@@ -71,19 +71,19 @@ class MissingPeer(Side):
     def __init__(self, device: str, precision: str) -> None:
         raise PeerMissing("it is missing: pip install it")
 
-    def plans(self, row: Row) -> Sequence[Plan]:
+    def plans(self, case: Case) -> Sequence[Plan]:
         raise NotImplementedError
 
     seconds = plans  # type: ignore[assignment]
 
 
 class FailingPeer(FakePeer):
-    """Its process ends in the middle of a row, once."""
+    """Its process ends in the middle of a case, once."""
 
     columns = ("plan",)
 
-    def plans(self, row: Row) -> Sequence[Plan]:
-        return [FakePlan(row, "2s")]
+    def plans(self, case: Case) -> Sequence[Plan]:
+        return [FakePlan(case, "2s")]
 
     def time(self, column: str, calls: int) -> list[float]:
         sys.exit(3)

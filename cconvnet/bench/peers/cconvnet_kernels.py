@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.bench import peaks
-from cconvnet.bench.cases import Row
+from cconvnet.bench.cases import Case
 from cconvnet.bench.cost import Work, work
 from cconvnet.bench.peers.side import Plan, Refused, Replay, Side
 from cconvnet.bench.tiles import Tiled, Tiles, count_bad
@@ -25,40 +25,40 @@ _NAN = int(pack(math.nan))
 
 
 class _Plan(Plan):
-    def __init__(self, device: Device, row: Row, impl: str | None, tiles: Tiles) -> None:
-        self._device, self._row, self._tiles = device, row, tiles
-        self._spec = OPERATIONS[row.operation]
+    def __init__(self, device: Device, case: Case, impl: str | None, tiles: Tiles) -> None:
+        self._device, self._case, self._tiles = device, case, tiles
+        self._spec = OPERATIONS[case.operation]
         self._arrays: dict[str, Any] = {}
         self._arguments: list[Any] = []
         self._keywords: dict[str, Any] = {}
         self._forced = [impl] if self._spec.has_impls else []
-        self.name = row.operation
+        self.name = case.operation
         if self._spec.has_impls:
-            served = impls(row.operation, row.problem, device)
+            served = impls(case.operation, case.problem, device)
             if impl is not None and impl not in served:
                 raise Refused(f"{impl} does not serve it; there are {', '.join(map(str, served))}")
             self.name = impl or str(served[0])
 
     def load(self, inputs: dict[str, Any]) -> None:
-        device, row, spec = self._device, self._row, self._spec
+        device, case, spec = self._device, self._case, self._spec
         kept = {
-            name: pack(value) if value.dtype == np.float32 and row.dtype(name) == BITS else value
+            name: pack(value) if value.dtype == np.float32 and case.dtype(name) == BITS else value
             for name, value in inputs.items()
             if isinstance(value, np.ndarray)
         }
         tiled = {name: value for name, value in inputs.items() if isinstance(value, Tiled)}
-        problems = spec.problems(row.problem)
-        forward = f"{row.operation.removesuffix('_backward')}_forward" if _needs_forward(row) else ""
+        problems = spec.problems(case.problem)
+        forward = f"{case.operation.removesuffix('_backward')}_forward" if _needs_forward(case) else ""
         if not self._arrays:
             self._arrays = {name: device.array(value) for name, value in kept.items()}
             self._arrays |= {
-                name: device.empty(value.shape, row.dtype(name)) for name, value in tiled.items()
+                name: device.empty(value.shape, case.dtype(name)) for name, value in tiled.items()
             }
             if forward:
-                self._arrays["y"] = device.empty(problems[-1].y_shape, row.dtype("y"))
-            for name, shape in row.outputs.items():
+                self._arrays["y"] = device.empty(problems[-1].y_shape, case.dtype("y"))
+            for name, shape in case.outputs.items():
                 if name not in inputs:
-                    dtype = row.dtype(name)
+                    dtype = case.dtype(name)
                     self._arrays[name] = device.empty(shape, dtype)
             self._arguments = self._call_arguments(inputs)
         for name, value in kept.items():
@@ -66,7 +66,7 @@ class _Plan(Plan):
         for name in tiled:
             self._tiles.fill(self._arrays[name])
         with device:
-            for name in row.outputs.keys() - inputs.keys():
+            for name in case.outputs.keys() - inputs.keys():
                 array = self._arrays[name]
                 array.fill({np.dtype(np.int32): -1, np.dtype(BITS): _NAN}.get(array.dtype, math.nan))
             if forward:
@@ -74,44 +74,44 @@ class _Plan(Plan):
                 getattr(device.module, forward)(*problems, *arguments)
 
     def _call_arguments(self, inputs: dict[str, Any]) -> list[Any]:
-        device, row, spec = self._device, self._row, self._spec
+        device, case, spec = self._device, self._case, self._spec
         names = list(inputs)
-        if _needs_forward(row):
+        if _needs_forward(case):
             names.insert(1, "y")
-        arguments = list(spec.problems(row.problem))
+        arguments = list(spec.problems(case.problem))
         arguments += [self._arrays.get(name, inputs.get(name)) for name in names]
-        outputs = [name for name in row.outputs if name not in (*inputs, *spec.keywords)]
+        outputs = [name for name in case.outputs if name not in (*inputs, *spec.keywords)]
         arguments += [self._arrays[name] for name in outputs]
         if spec.has_workspace:
-            size = workspace_size(device.module, row.operation, row.problem, *self._forced)
+            size = workspace_size(device.module, case.operation, case.problem, *self._forced)
             arguments.append(device.empty(size, np.uint8) if size else None)
         self._keywords = {name: self._arrays[name] for name in spec.keywords if name in self._arrays}
         return [*arguments, device.stream, *self._forced]
 
     def call(self) -> None:
         with self._device:
-            getattr(self._device.module, self._row.operation)(*self._arguments, **self._keywords)
+            getattr(self._device.module, self._case.operation)(*self._arguments, **self._keywords)
 
     def results(self) -> dict[str, Array]:
         return {
             name: self._device.host(self._arrays[name]).reshape(shape)
-            for name, shape in self._row.outputs.items()
+            for name, shape in self._case.outputs.items()
         }
 
     def bad(self) -> dict[str, tuple[int, int]]:
         with self._device as device:
-            arrays = {name: self._arrays[name] for name in self._row.outputs}
+            arrays = {name: self._arrays[name] for name in self._case.outputs}
             return {name: (count_bad(device.xp, array), array.size) for name, array in arrays.items()}
 
     @property
     def work(self) -> Work:
-        least = work(self._row.operation, self._arguments, self._keywords)
-        return Work(round(least.flops * self._row.asked), least.bytes)
+        least = work(self._case.operation, self._arguments, self._keywords)
+        return Work(round(least.flops * self._case.asked), least.bytes)
 
 
-def _needs_forward(row: Row) -> bool:
+def _needs_forward(case: Case) -> bool:
     """Whether it reads the y of its own forward pass."""
-    return row.operation in ("maxpool_backward", "lrn_maxpool_backward")
+    return case.operation in ("maxpool_backward", "lrn_maxpool_backward")
 
 
 class Ours(Side):
@@ -129,8 +129,8 @@ class Ours(Side):
         self._clock = Clock(self._device)
         self._tiles = Tiles(self._device)
 
-    def plans(self, row: Row) -> Sequence[Plan]:
-        return [_Plan(self._device, row, self._impl, self._tiles)]
+    def plans(self, case: Case) -> Sequence[Plan]:
+        return [_Plan(self._device, case, self._impl, self._tiles)]
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
         return self._clock.seconds(plan.call, count)
@@ -155,7 +155,7 @@ class Ours(Side):
         return {"caches": self._clock.caches}
 
     def work(self) -> dict[str, int]:
-        """How much the prepared row must do at least; see cconvnet.bench.cost."""
+        """How much the prepared case must do at least; see cconvnet.bench.cost."""
         (plan,) = self._kept.values()
         if isinstance(plan, Replay):
             plan = plan.plan

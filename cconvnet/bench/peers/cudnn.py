@@ -1,4 +1,4 @@
-"""cuDNN's convolutions and matrix products, through its Python frontend: every plan that it offers for a row.
+"""cuDNN's convolutions and matrix products through its Python frontend: every plan for a case.
 
 Not yet run on a GPU: tests/bench/test_bench_cudnn.py holds the calls against the frontend's signatures.
 
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cconvnet._problem import ConvProblem, FcProblem
-from cconvnet.bench.cases import GEMMS, Row
+from cconvnet.bench.cases import GEMMS, Case
 from cconvnet.bench.peers import covering_image
 from cconvnet.bench.peers.gpu import gpu
 from cconvnet.bench.peers.side import Array, Plan, Refused, Replay, Side
@@ -30,8 +30,8 @@ from cconvnet.devices import Device
 
 INSTALL = "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13"
 
-# Seconds that building the plans of one row may take, and then trying them; without it all of them are built
-# and tried. A plan that is compiled at run time can take a second, and a row can have dozens.
+# Seconds that building the plans of one case may take, and then trying them; without it all of them are built
+# and tried. A plan that is compiled at run time can take a second, and a case can have dozens.
 PLAN_SECONDS = "CCONVNET_CUDNN_PLAN_SECONDS"
 
 # What a plan may not do that is to multiply and add what it is given. NVIDIA's name for a plan that rounds
@@ -65,7 +65,7 @@ Layout = tuple[list[int], list[int]]  # dimensions, and how many elements lie be
 
 @dataclass(frozen=True)
 class Form:
-    """One operation of cuDNN's that computes a row.
+    """One operation of cuDNN's that computes a case.
 
     Attributes
         method: of cudnn.pygraph.
@@ -95,13 +95,13 @@ def _matrix(rows: int, columns: int, transposed: bool = False) -> Layout:
     return [1, rows, columns], [rows * columns, columns, 1]
 
 
-def forms(row: Row) -> list[Form]:
-    """Every operation of cuDNN's that computes the row; a fully connected layer is a convolution as well.
+def forms(case: Case) -> list[Form]:
+    """Every operation of cuDNN's that computes the case; a fully connected layer is a convolution as well.
 
     Raises Refused for what cuDNN's graphs are not asked for.
     """
-    direction, problem = row.operation.rpartition("_")[2], row.problem
-    if row.operation not in GEMMS:
+    direction, problem = case.operation.rpartition("_")[2], case.problem
+    if case.operation not in GEMMS:
         raise Refused("cuDNN is asked for convolutions and matrix products only")
     method, arguments, output = _CONVOLUTIONS[direction]
     if isinstance(problem, ConvProblem):
@@ -137,23 +137,23 @@ def _product(problem: FcProblem, direction: str) -> Form:
 
 
 class _Buffers:
-    """The arrays of one row on the device, which all its plans share.
+    """The arrays of one case on the device, which all its plans share.
 
     Attributes
         output: the name of the one that is computed.
         workspace: the address of the memory that plans may use as they like.
     """
 
-    def __init__(self, device: Device, row: Row, form: Form, tiles: Tiles) -> None:
-        self._device, self._problem, self._tiles = device, row.problem, tiles
+    def __init__(self, device: Device, case: Case, form: Form, tiles: Tiles) -> None:
+        self._device, self._problem, self._tiles = device, case.problem, tiles
         self._loaded: Any = None
-        shapes = {"x": row.problem.x_shape, "w": row.problem.w_shape, "y": row.problem.y_shape}
+        shapes = {"x": case.problem.x_shape, "w": case.problem.w_shape, "y": case.problem.y_shape}
         shapes |= {f"d{name}": shape for name, shape in shapes.items()}
         self._shapes: dict[str, tuple[int, ...]] = shapes
         names = [*form.arguments.values(), form.output]
         self.output = form.output
         # Of filters' gradients too, which we write as floats: cuDNN's plans read and write one type.
-        self._bf16 = row.element == "bf16"
+        self._bf16 = case.element == "bf16"
         # Zeros, for the rows and columns that are only padding.
         element = BITS if self._bf16 else np.float32
         self._arrays = {name: device.zeros(self._padded(name), element) for name in names}
@@ -268,7 +268,7 @@ class CuDNN(Side):
             raise PeerMissing(f"cuDNN itself cannot be used ({error}): {INSTALL}") from None
         cudnn.set_stream(handle=self._handle, stream=self._device.stream)
         self._plan_seconds = self.trial_seconds = float(os.environ.get(PLAN_SECONDS, "inf"))
-        self._failed: dict[str, str] = {}  # what of the row's plans there is not, and why
+        self._failed: dict[str, str] = {}  # what of the case's plans there is not, and why
 
     def about(self) -> dict[str, Any]:
         return {
@@ -296,11 +296,11 @@ class CuDNN(Side):
         answer = super().prepare(*arguments, **more)
         return {**answer, "failed": {**answer["failed"], **self._failed}}
 
-    def plans(self, row: Row) -> list[CuDNNPlan]:
+    def plans(self, case: Case) -> list[CuDNNPlan]:
         deadline = time.monotonic() + self._plan_seconds
         buffers, found = None, []
-        for form in forms(row):
-            buffers = buffers or _Buffers(self._device, row, form, self._tiles)
+        for form in forms(case):
+            buffers = buffers or _Buffers(self._device, case, form, self._tiles)
             try:
                 found += self._plans(form, buffers, deadline)
             except Exception as error:  # also what the frontend itself lacks; another form may do

@@ -19,7 +19,7 @@ from cconvnet.bench.peers.pytorch import set_up
 
 import torch
 
-from cconvnet.bench.cases import Row
+from cconvnet.bench.cases import Case
 from cconvnet.bench.peers import covering_image
 from cconvnet.bench.peers.gpu import gpu
 from cconvnet.bench.peers.side import Plan, Refused, Replay, Side
@@ -40,8 +40,8 @@ _SIZES_OF = {"conv_dgrad": "x", "conv_wgrad": "w", "avgpool_backward": "x"}
 class _Plan(Plan):
     """One maker in one layout: "nchw", "channels_last", or "" where arrays have no channels."""
 
-    def __init__(self, side: PyTorch, row: Row, make: Maker, name: str, layout: str = "") -> None:
-        self._side, self._row, self._make, self._layout = side, row, make, layout
+    def __init__(self, side: PyTorch, case: Case, make: Maker, name: str, layout: str = "") -> None:
+        self._side, self._case, self._make, self._layout = side, case, make, layout
         self.name = name
         self._compute: Callable[[], Tensors] | None = None
         self._outputs: Tensors = {}
@@ -49,7 +49,7 @@ class _Plan(Plan):
     def load(self, inputs: dict[str, Any]) -> None:
         # What was loaded before is let go of first.
         self._outputs, self._compute = {}, None
-        o, operation = self._row.problem, self._row.operation
+        o, operation = self._case.problem, self._case.operation
         if name := _SIZES_OF.get(operation):
             shape = getattr(o, f"{name}_shape")
             tiled = any(isinstance(value, Tiled) for value in inputs.values())
@@ -65,7 +65,7 @@ class _Plan(Plan):
             tensor = torch.from_numpy(value).to(self._side.torch_device, copy=True)
         else:
             return value
-        if tensor.dtype == torch.float32 and self._row.dtype(name) == BITS:
+        if tensor.dtype == torch.float32 and self._case.dtype(name) == BITS:
             tensor = tensor.to(torch.bfloat16)
         if tensor.ndim != 4:
             return tensor
@@ -138,31 +138,31 @@ class PyTorch(Side):
             return {"version": torch.__version__, "threads": torch.get_num_threads()}
         return {"version": torch.__version__, "cuda": torch.version.cuda}
 
-    def plans(self, row: Row) -> Sequence[Plan]:
-        maker = getattr(self, f"_{row.operation}", None)
+    def plans(self, case: Case) -> Sequence[Plan]:
+        maker = getattr(self, f"_{case.operation}", None)
         if maker is None:
-            raise Refused(f"{row.operation} has no counterpart in PyTorch")
-        o = row.problem
-        if row.operation == "dropout":
+            raise Refused(f"{case.operation} has no counterpart in PyTorch")
+        o = case.problem
+        if case.operation == "dropout":
             if not math.isclose(o.scale * o.keep, 1):
                 raise Refused("PyTorch's dropout scales by 1 / keep")
             return [
-                _Plan(self, row, self._dropout, "dropout"),
-                _Plan(self, row, self._native_dropout, "native_dropout"),
+                _Plan(self, case, self._dropout, "dropout"),
+                _Plan(self, case, self._native_dropout, "native_dropout"),
             ]
         problems = o if isinstance(o, tuple) else (o,)
         if not hasattr(problems[0], "h"):
-            return [_Plan(self, row, maker, row.operation)]
-        if "pool" in row.operation:
+            return [_Plan(self, case, maker, case.operation)]
+        if "pool" in case.operation:
             self._check_windows(problems[-1])
-        if row.operation.startswith("lrn"):
+        if case.operation.startswith("lrn"):
             lrn = problems[0]
             if lrn.region == "same_map" and lrn.size % 2 == 0:
                 raise Refused("PyTorch's pooling has no windows of even size around each pixel")
             if lrn.region != "same_map" and lrn.groups > 1:
                 # Groups become images, without a copy in this layout alone.
-                return [_Plan(self, row, maker, "nchw", "nchw")]
-        return [_Plan(self, row, maker, layout, layout) for layout in ("nchw", "channels_last")]
+                return [_Plan(self, case, maker, "nchw", "nchw")]
+        return [_Plan(self, case, maker, layout, layout) for layout in ("nchw", "channels_last")]
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
         if self._ordinal is None:

@@ -1,6 +1,6 @@
 """One side of a comparison of kernels: an object in a process of its own (cconvnet.bench.processes).
 
-A side offers one plan or several for each row, in one column or several; for each column the fastest plan
+A side offers one plan or several for each case, in one column or several; for each column the fastest plan
 whose result is right is kept and measured. What a side must bring along is what `Side` leaves open.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cconvnet.bench import verify
-from cconvnet.bench.cases import Row, find
+from cconvnet.bench.cases import Case, find
 from cconvnet.bench.processes import WorkerError
 from cconvnet.testing import compare
 
@@ -38,11 +38,11 @@ def verify_for(kind: str) -> str:
 
 
 class Refused(WorkerError):
-    """This side does not compute the row; the text says why."""
+    """This side does not compute the case; the text says why."""
 
 
 class Plan(abc.ABC):
-    """One way to compute one row, with the buffers it needs.
+    """One way to compute one case, with the buffers it needs.
 
     Attributes
         name: of the kernel or the algorithm, as the table shows it.
@@ -56,9 +56,9 @@ class Plan(abc.ABC):
     def load(self, inputs: dict[str, Any]) -> None:
         """Brings inputs to where `call` reads them, and fills the outputs with NaN.
 
-        `inputs` are those of `Row.operation` in cconvnet.operations, by name: host arrays in
+        `inputs` are those of `Case.operation` in cconvnet.operations, by name: host arrays in
         our layouts (x[N,H,W,C], w[K,R,S,C/groups], y[N,P,Q,K]) and numbers; floats, of values that the
-        row's arrays hold. An array may be a Tiled, which the plan makes on the device. Backward passes of
+        case's arrays hold. An array may be a Tiled, which the plan makes on the device. Backward passes of
         max pooling get no ``y`` but make it with their own forward pass. Plans that share buffers may keep
         what is there when the same object comes again; the outputs are filled all the same.
         """
@@ -115,7 +115,7 @@ class Side(abc.ABC):
     Attributes:
         columns: what is reported of this side, the first first.
         strict: whether it promises what our kernels promise; see verify.check.
-        trial_seconds: how long the plans of a row are tried, beyond the first that runs.
+        trial_seconds: how long the plans of a case are tried, beyond the first that runs.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("plan",)
@@ -128,14 +128,14 @@ class Side(abc.ABC):
         self._kept: dict[str, Plan] = {}
 
     def use(self, precision: str) -> None:
-        """From the next row on it computes in another precision."""
+        """From the next case on it computes in another precision."""
         self.precision = precision
 
     # ---- what a side brings along ----
 
     @abc.abstractmethod
-    def plans(self, row: Row) -> Sequence[Plan]:
-        """Every way this side has to compute the row.
+    def plans(self, case: Case) -> Sequence[Plan]:
+        """Every way this side has to compute the case.
 
         Raises Refused if there is none.
         """
@@ -169,7 +169,7 @@ class Side(abc.ABC):
 
     @property
     def shows_blocks(self) -> bool:
-        """True if a first convolution is also computed over blocks of pixels; see rows.rows."""
+        """True if a first convolution is also computed over blocks of pixels; see cases.cases."""
         return self.device.partition(":")[0] in ("cuda", "emulator")
 
     def synchronize(self) -> None:  # noqa: B027 - only GPUs are waited for
@@ -190,10 +190,10 @@ class Side(abc.ABC):
         seed: int = 0,
         precision: str | None = None,
     ) -> dict[str, Any]:
-        """Makes the plans of a row, checks them, and keeps the fastest right one of each column.
+        """Makes the plans of a case, checks them, and keeps the fastest right one of each column.
 
         Args
-            precision: of this row and those behind it; None: as before.
+            precision: of this case and those behind it; None: as before.
 
         Returns
             ``plans``: for each column ``{"kernel": the plan's name, "seconds": a first time}``, on a GPU also
@@ -205,15 +205,15 @@ class Side(abc.ABC):
         self.release()
         if precision is not None and precision != self.precision:
             self.use(precision)
-        row = find(network, batch, layer, operation, self.precision)
+        case = find(network, batch, layer, operation, self.precision)
         try:
-            plans = list(self.plans(row))
+            plans = list(self.plans(case))
         except Refused as refused:
             return {"plans": {}, "wrong": {}, "failed": {}, "refused": str(refused)}
         if self.verify == FINITE:
-            timed = checked = verify.tiled_inputs(row)
+            timed = checked = verify.tiled_inputs(case)
         else:
-            timed, checked = verify.timed_inputs(row, seed), verify.checked_inputs(row, seed)
+            timed, checked = verify.timed_inputs(case, seed), verify.checked_inputs(case, seed)
         failed: dict[str, str] = {}
         if len(plans) > 1:
             plans = self._fastest_first(plans, timed, failed)
@@ -222,7 +222,7 @@ class Side(abc.ABC):
             for plan in plans:
                 if plan.stands_in(column):
                     if plan not in verdicts:
-                        verdicts[plan] = self._wrong(row, plan, checked)
+                        verdicts[plan] = self._wrong(case, plan, checked)
                     if not verdicts[plan]:
                         self._kept[column] = plan
                         break
@@ -265,7 +265,7 @@ class Side(abc.ABC):
                 failed[plan.name] = f"{type(error).__name__}: {error}"
         return sorted(times, key=lambda plan: times[plan])
 
-    def _wrong(self, row: Row, plan: Plan, inputs: dict[str, Any]) -> str:
+    def _wrong(self, case: Case, plan: Plan, inputs: dict[str, Any]) -> str:
         """What is wrong with a plan's result; empty if it is right."""
         plan.load(inputs)
         plan.call()
@@ -274,7 +274,7 @@ class Side(abc.ABC):
                 for name, (bad, size) in plan.bad().items():
                     verify.check_finite(name, bad, size)
                 return ""
-            verify.check(row, inputs, plan.results(), strict=self.strict)
+            verify.check(case, inputs, plan.results(), strict=self.strict)
         except AssertionError as error:
             return str(error)
         return ""
@@ -284,5 +284,5 @@ class Side(abc.ABC):
         return self.seconds(self._kept[column], calls)
 
     def release(self) -> None:
-        """Lets go of the row's buffers."""
+        """Lets go of the case's buffers."""
         self._kept.clear()
