@@ -30,8 +30,8 @@ Rules that hold for every function
 
 from __future__ import annotations
 
+from cconvnet.ops.arguments import Array, Padding, Pair
 from cconvnet.ops.bias import bias_add, bias_grad, relu_bias_backward
-from cconvnet.ops.call import Array, Padding, Pair
 from cconvnet.ops.contrast_norm import contrast_norm_backward, contrast_norm_forward
 from cconvnet.ops.conv import conv_dgrad, conv_fprop, conv_wgrad
 from cconvnet.ops.dropout import dropout

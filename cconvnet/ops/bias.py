@@ -5,54 +5,43 @@ from __future__ import annotations
 from cconvnet._problem import BiasProblem
 from cconvnet.checks import real
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, Call, adopt
+from cconvnet.operations.bias import BIAS_ADD, BIAS_GRAD, RELU_BIAS_BACKWARD
+from cconvnet.ops.arguments import Array
+from cconvnet.ops.call import Call
 
 
-def bias_problem(name: str, rows: Array) -> BiasProblem:
-    if rows.ndim < 2:
-        raise ValueError(f"{name} must have at least 2 axes [..., K], not shape {rows.shape}")
-    return BiasProblem(rows.size // rows.shape[-1], rows.shape[-1])
+def _rows(call: Call, name: str) -> BiasProblem:
+    """Return the problem of an array [..., K], all of whose axes but the last are rows."""
+    size, shape = call.size(name), call.shape(name)
+    if len(shape) < 2:
+        raise ValueError(f"{name} must have at least 2 axes [..., K], not shape {shape}")
+    return BiasProblem(size // shape[-1], shape[-1])
 
 
 def bias_add(
     x: Array, bias: Array, *, relu: bool = False, out: Array | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``y`` = x[..., K] + bias[K], then max(0, .) if `relu`; in place allowed (``out=x``)."""
-    call = Call(device, x=x, bias=adopt("bias", bias))
-    x = call.numbers("x", "any")
-    problem = bias_problem("x", x)
-    bias = call.shaped("bias", (problem.k,))
-    y = call.output(out, x.shape, dtype=call.element, in_place=("x",))
-    call.module.bias_add(problem, x, bias, bool(relu), y, call.stream)
-    return y
+    """Return ``y`` = x[..., K] + bias[K], then max(0, .) if `relu`; in place allowed (``out=x``)."""
+    call = Call(BIAS_ADD, device, x=x, bias=bias)
+    return call.run(_rows(call, "x"), out=out, relu=bool(relu))
 
 
 def bias_grad(dy: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
-    """``db[K]``, the sum of dy[..., K] over all axes but the last."""
-    call = Call(device, dy=dy)
-    dy = call.numbers("dy", "any")
-    problem = bias_problem("dy", dy)
-    db = call.output(out, (problem.k,))
-    space = call.workspace(call.module.bias_grad_workspace(problem))
-    call.module.bias_grad(problem, dy, db, space, call.stream)
-    return db
+    """Return ``db[K]``, the sum of dy[..., K] over all axes but the last."""
+    call = Call(BIAS_GRAD, device, dy=dy)
+    return call.run(_rows(call, "dy"), out=out)
 
 
 def relu_bias_backward(
     y: Array, dy: Array, *, scale: float = 1.0, out: Array | None = None, device: str | Device | None = None
 ) -> tuple[Array, Array]:
-    """``dx`` = scale * dy where y[..., K] is positive, else 0, and ``db[K]``, its sum over all axes but the
-    last, in one pass; in place allowed (``out=dy``).
+    """Return the gradients of a ReLU and of the bias before it in one pass; in place allowed (``out=dy``).
 
-    `scale` is that of a dropout between: y, its output, is positive just where the ReLU's was and was kept.
+    They are ``dx`` = scale * dy where y[..., K] is positive, else 0, and ``db[K]``, its sum over all axes but
+    the last. `scale` is that of a dropout behind the ReLU: its output y is positive where the ReLU's output
+    was positive and kept.
     """
-    call = Call(device, y=y, dy=dy)
-    y = call.numbers("y", "any")
-    problem = bias_problem("y", y)
-    dy = call.shaped("dy", y.shape, call.element)
-    dx = call.output(out, y.shape, dtype=call.element, in_place=("dy",))
-    db = call.output(None, (problem.k,))
-    space = call.workspace(call.module.bias_grad_workspace(problem))
-    call.module.relu_bias_backward(problem, y, dy, real("scale", scale), dx, db, space, call.stream)
+    call = Call(RELU_BIAS_BACKWARD, device, y=y, dy=dy)
+    dx, db = call.run(_rows(call, "y"), out=out, scale=real("scale", scale))
     return dx, db

@@ -1,34 +1,25 @@
-"""One call of an operation: its arguments checked, its device found, its work ordered."""
+"""Call, one call of an operation: arrays checked against the description, device found, work ordered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cconvnet import bfloat16
-from cconvnet.checks import whole
 from cconvnet.devices import Device, cuda_device_on, get_device, import_cupy, require_precision
-
-Array = Any  # numpy.ndarray or cupy.ndarray
-
-Pair = int | tuple[int, int]
-
-Padding = int | tuple[int | tuple[int, int], int | tuple[int, int]]
+from cconvnet.operations import ANY, ELEMENT, Operation
+from cconvnet.ops.arguments import Array, text
 
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
-
-# The arrays that may be None.
-_OPTIONAL = ("bias", "mean", "shift", "w_bf16")
 
 
 def _is_cupy(array: Any) -> bool:
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
-def adopt(name: str, value: Any) -> Array:
-    """`value` as a NumPy or CuPy array over the same memory."""
+def _adopt(name: str, value: Any) -> Array:
+    """Return a value as a NumPy or CuPy array over the same memory."""
     if isinstance(value, np.ndarray) or _is_cupy(value):
         return value
     if not hasattr(value, "__dlpack__"):
@@ -43,7 +34,7 @@ def adopt(name: str, value: Any) -> Array:
         return np.from_dlpack(value)
     if kind == _DLPACK_CUDA:
         cupy = import_cupy()
-        # The producer's stream is made to wait for: by CuPy's current stream of the GPU that is selected.
+        # CuPy's current stream of the selected GPU waits for the producer's stream.
         with cupy.cuda.Device(index):
             return cupy.from_dlpack(value)
     raise ValueError(f"{name} lies on a device of DLPack type {int(kind)}; host and CUDA are served")
@@ -54,14 +45,14 @@ def _name(dtype: Any) -> str:
 
 
 def _spread(array: Array) -> tuple[int, int]:
-    """The addresses between which an array's elements lie."""
+    """Return the addresses between which an array's elements lie."""
     if _is_cupy(array):
         return array.data.ptr, array.data.ptr + array.nbytes
     return np.lib.array_utils.byte_bounds(array)
 
 
 class OrderedModule:
-    """The functions of a device's module, each in order with the caller's stream."""
+    """Functions of a device's module, each in order with the caller's stream."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -80,13 +71,33 @@ class OrderedModule:
 
 
 class Call:
-    """One call of an operation: its device, and its arrays checked one by one."""
+    """One call of an operation.
 
-    def __init__(self, device: str | Device | None, **arrays: Any) -> None:
+    A function of this package makes a Call of its arrays, asks it for the shapes that the problem consists
+    of, and runs it with the problem. All arrays are then checked against the operation's description.
+
+    Attributes:
+        operation: The description.
+        arrays: The arrays by name, without those that are None.
+        device: The device of the arrays.
+        module: The device's functions, in order with the caller's stream.
+        element: The type of the arrays that may be of bfloat16s: float32, or bfloat16's bits.
+        precision: The precision of a product.
+    """
+
+    def __init__(self, operation: Operation, device: str | Device | None, **arrays: Any) -> None:
+        """Adopt the arrays and find their device.
+
+        Raises:
+            TypeError: An array is none.
+            ValueError: An array is on another device than the first, or not on `device`.
+            DeviceUnavailable: The device cannot be used.
+        """
+        self.operation = operation
         self.arrays = {
-            name: adopt(name, value)
+            name: _adopt(name, value)
             for name, value in arrays.items()
-            if value is not None or name not in _OPTIONAL
+            if value is not None or not operation.arrays[name].optional
         }
         on_gpu = {name: _is_cupy(array) for name, array in self.arrays.items()}
         first = next(iter(on_gpu))
@@ -104,21 +115,51 @@ class Call:
                 + ("a GPU" if on_gpu[first] else "the host; cupy.asarray copies it there")
             )
         self.module: Any = OrderedModule(self.device) if on_gpu[first] else self.device.module
-        self.element: Any = np.float32  # of the arrays that may be of bfloat16s
+        self.element: Any = self._first_element()
         self.precision = "fp32"
-        self.stream = self.device.stream
 
-    def numbers(self, name: str, layout: str) -> Array:
-        """The array called `name`, as of `get`, whose element type, float32 or bfloat16, is the call's."""
-        array = self.arrays[name]
-        if array.dtype == bfloat16.BITS:
-            require_precision(self.device, "bf16")
-            self.element = bfloat16.BITS
-        return self.get(name, layout, self.element)
+    def _first_element(self) -> Any:
+        """Return the element type of the call, that of the first array that has one."""
+        for name, array in self.arrays.items():
+            if self.operation.arrays[name].type == ELEMENT:
+                return self._supported(array.dtype)
+        return np.float32
 
-    def factor(self, name: str, layout: str, precision: str | None) -> Array:
-        """The array called `name`, as of `numbers`, which is multiplied in a precision."""
-        array = self.numbers(name, layout)
+    def _supported(self, dtype: Any) -> Any:
+        """Return float32, or bfloat16's bits if that is the type and the device computes with them."""
+        if dtype != bfloat16.BITS:
+            return np.float32
+        require_precision(self.device, "bf16")
+        return bfloat16.BITS
+
+    def _dtype(self, name: str) -> Any:
+        described = self.operation.arrays[name].type
+        return self.element if described == ELEMENT else described
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Check an array but for its extents, and return its shape.
+
+        Raises:
+            ValueError: The array's type, layout, size or number of axes is wrong, or it is on another GPU.
+        """
+        array, axes = self.arrays[name], self.operation.arrays[name].axes
+        self._check(name, array, self._dtype(name))
+        if axes != ANY and array.ndim != (rank := axes.count(",") + 1):
+            raise ValueError(f"{name} must have {rank} axes [{axes}], not shape {array.shape}")
+        return tuple(array.shape)
+
+    def size(self, name: str) -> int:
+        """Check an array but for its extents, and return how many elements it has."""
+        self.shape(name)
+        return int(self.arrays[name].size)
+
+    def precision_of(self, precision: str | None) -> str:
+        """Check the precision of a product, and return it or that of the arrays.
+
+        Raises:
+            TypeError: The precision is no string.
+            ValueError: The arrays or the device do not go with the precision.
+        """
         allowed = ("bf16",) if self.element == bfloat16.BITS else ("fp32", "tf32")
         self.precision = allowed[0] if precision is None else text("precision", precision)
         if self.precision not in allowed:
@@ -127,33 +168,84 @@ class Call:
                 f"not {precision!r}"
             )
         require_precision(self.device, self.precision)
-        return array
+        return self.precision
 
-    def element_of(self, name: str, out: Any) -> Any:
-        """The element type of an output that may be of either."""
-        if out is None or adopt(name, out).dtype != bfloat16.BITS:
-            return np.float32
-        require_precision(self.device, "bf16")
-        return bfloat16.BITS
+    def run(self, problem: Any = None, *, out: Any = None, impl: str | None = None, **values: Any) -> Any:
+        """Check all arrays, run the operation, and return its outputs.
 
-    def get(self, name: str, layout: str, dtype: Any = np.float32) -> Array:
-        """The array called `name`, of the rank that `layout` ("N,H,W,C"; "any") says."""
-        array = self.arrays[name]
-        self._check(name, array, dtype)
-        if layout != "any" and array.ndim != (rank := layout.count(",") + 1):
-            raise ValueError(f"{name} must have {rank} axes [{layout}], not shape {array.shape}")
-        return array
+        Args:
+            problem: The problem of the call, a tuple if the operation has several, None if it has none.
+            out: The array to write the operation's `out` to; None makes a new one.
+            impl: The row of the selection table to run; None is the first that serves.
+            **values: The operation's numbers and flags by name.
 
-    def optional(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Array | None:
-        return self.shaped(name, shape, dtype) if name in self.arrays else None
+        Returns:
+            The output, or a tuple of several, or None where arrays of the caller are updated.
 
-    def shaped(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-        """The array called `name`, of exactly this shape."""
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: An argument has the wrong value. The text names it.
+            RuntimeError: A stream is captured, and the operation needs a workspace.
+        """
+        operation = self.operation
+        updated = {name: self.arrays.pop(name) for name in self._written()}
+        free = next((a.shape for n, a in self.arrays.items() if operation.arrays[n].axes == ANY), None)
+        if free is None:
+            free = next((array.shape for array in updated.values()), None)
+
+        def shape(name: str) -> tuple[int, ...]:
+            described = operation.arrays[name]
+            return free if described.axes == ANY and free is not None else described.shape_for(problem)
+
+        for name in list(self.arrays):
+            self._check_shape(name, shape(name), self._dtype(name))
+        outputs = []
+        for output in operation.outputs:
+            if output.name in updated:
+                self.output(updated[output.name], shape(output.name), name=output.name)
+                continue
+            given = out if output.name == operation.out else None
+            dtype = self._output_dtype(output.name, given)
+            places = tuple(name for name in operation.in_place if self._dtype(name) == dtype)
+            outputs.append(self.output(given, shape(output.name), in_place=places, dtype=dtype))
+        options = {}
+        for name in operation.keywords:
+            if name in updated:
+                options[name] = self.output(updated[name], shape(name), name=name, dtype=self._dtype(name))
+            elif name in values:
+                options[name] = values[name]
+        arguments = list(operation.problems(problem))
+        for given in operation.inputs:
+            name = given.name
+            arguments.append(values[name] if name in values else self.arrays.get(name))
+        arguments += outputs
+        if operation.workspace is not None:
+            chosen = [None if impl is None else text("impl", impl)] if operation.has_impls else []
+            size = getattr(self.module, operation.workspace)(*operation.problems(problem), *chosen)
+            arguments.append(self._workspace(size))
+        arguments.append(self.device.stream)
+        if operation.has_impls:
+            arguments.append(impl)
+        getattr(self.module, operation.name)(*arguments, **options)
+        return tuple(outputs) if len(outputs) > 1 else outputs[0] if outputs else None
+
+    def _written(self) -> list[str]:
+        """Return the names of the caller's arrays that are written: updated ones, and options."""
+        operation = self.operation
+        return [name for name in self.arrays if name in operation.updated or name in operation.keywords]
+
+    def _output_dtype(self, name: str, given: Any) -> Any:
+        """Return the type of an output. Where no input has an element type, that of `given` counts."""
+        typed = any(self.operation.arrays[other].type == ELEMENT for other in self.arrays)
+        if self.operation.arrays[name].type == ELEMENT and not typed and given is not None:
+            return self._supported(_adopt("out", given).dtype)
+        return self._dtype(name)
+
+    def _check_shape(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
         array = self.arrays[name]
         self._check(name, array, dtype)
         if array.shape != tuple(shape):
             raise ValueError(f"{name} must have shape {tuple(shape)}, not {array.shape}")
-        return array
 
     def _check(self, name: str, array: Array, dtype: Any) -> None:
         if self.device.kind == "cuda" and array.device.id != self.device.ordinal:
@@ -183,15 +275,23 @@ class Call:
         name: str = "out",
         dtype: Any = np.float32,
     ) -> Array:
-        """`out`, checked, or a new array; `in_place` names the inputs that it may be."""
+        """Check an array to write to, or make a new one.
+
+        Args:
+            out: The caller's array, or None.
+            shape: The shape it must have.
+            in_place: The inputs that it may be.
+            name: Its name in errors.
+            dtype: The type it must have.
+        """
         if out is None:
             return self._new(shape, self.device.float_type if dtype == np.float32 else dtype)
         inputs = dict(self.arrays)
-        out = adopt(name, out)
+        out = _adopt(name, out)
         self.arrays[name] = out
         if _is_cupy(out) != (self.device.kind == "cuda"):
             raise ValueError(f"{name} must be on {self.device.name}")
-        self.shaped(name, shape, dtype)
+        self._check_shape(name, shape, dtype)
         if not _is_cupy(out) and not out.flags.writeable:
             raise ValueError(f"{name} must be writable")
         low, high = _spread(out)
@@ -202,7 +302,7 @@ class Call:
                 raise ValueError(f"{name} shares memory with {other}, which this operation still reads")
         return out
 
-    def workspace(self, size: int) -> Array | None:
+    def _workspace(self, size: int) -> Array | None:
         if not size:
             return None
         if self.device.capturing():
@@ -213,40 +313,9 @@ class Call:
         return self._new(size, np.uint8)
 
     def _new(self, shape: tuple[int, ...] | int, dtype: Any) -> Array:
-        """An array that belongs to the caller's stream: CuPy reuses its memory behind that stream's work."""
+        """Allocate an array that belongs to the caller's stream.
+
+        CuPy reuses its memory behind that stream's work.
+        """
         with self.device.selected():
             return self.device.xp.empty(shape, dtype)
-
-
-def pair_of(name: str, value: Pair, low: int = 1) -> tuple[int, int]:
-    """A vertical and a horizontal number, or one number for both."""
-    pair = value if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f"{name} must be an integer or a pair of integers, not {value!r}")
-    return whole(name, pair[0], low), whole(name, pair[1], low)
-
-
-def padding_pairs(value: Padding, low: int = 0) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((above, below), (left, right)) of a number for all of them, or of two for the axes, each of which may
-    be a pair itself."""
-    axes = value if isinstance(value, tuple | list) else (value, value)
-    if len(axes) != 2:
-        raise ValueError(f"padding must be an integer or two integers or pairs of integers, not {value!r}")
-    vertical, horizontal = (pair_of("padding", axis, low) for axis in axes)
-    return vertical, horizontal
-
-
-def four_extents(name: str, value: Sequence[int], layout: str = "N,H,W,C") -> tuple[int, ...]:
-    if not isinstance(value, tuple | list) or len(value) != 4:
-        raise ValueError(f"{name} must be 4 integers [{layout}], not {value!r}")
-    return tuple(whole(name, extent, 1) for extent in value)
-
-
-def text(name: str, value: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r}")
-    return value
-
-
-def impl_name(impl: str | None) -> str | None:
-    return impl if impl is None else text("impl", impl)

@@ -1,4 +1,4 @@
-"""Convolution."""
+"""Convolution, and its gradients by images and filters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from cconvnet._problem import ConvProblem
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, Call, Padding, Pair, four_extents, pair_of
-from cconvnet.ops.products import dgrad, fprop, wgrad, windowed
+from cconvnet.operations.conv import CONV_DGRAD, CONV_FPROP, CONV_WGRAD
+from cconvnet.ops.arguments import Array, Padding, Pair, four_extents, pair_of
+from cconvnet.ops.call import Call
+from cconvnet.ops.windows import window_problem
 
 
 def conv_fprop(
@@ -16,20 +18,34 @@ def conv_fprop(
     relu: bool = False, precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``y[N,P,Q,K]`` = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`.
+    """Return ``y[N,P,Q,K]`` = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`.
 
-    `stride`, `padding` and `dilation`, the distance between two taps, are in pixels, one number or (vertical,
-    horizontal); the padding of an axis may be a pair, too: ``((top, bottom), (left, right))``. P is
-    ``floor((H + top + bottom - (R - 1) dilation - 1) / stride) + 1``. With ``rounding="ceil"`` the quotient
-    is rounded up and the last window reads zeros beyond the padding. `outputs` (P, Q) takes the place of
-    `rounding` and of the padding at the bottom and right: what the windows read there is zero.
+    Args:
+        x: The images.
+        w: The filters.
+        bias: A float32 for every filter, or None.
+        stride: The distance of two windows in pixels: one number or (vertical, horizontal).
+        padding: The pixels of zeros around the image, one number or (vertical, horizontal). Either may be a
+            pair: ``((top, bottom), (left, right))``.
+        dilation: The distance of two taps of a filter, as `stride`.
+        groups: The equal parts of the channels that are convolved apart.
+        rounding: P is ``(H + top + bottom - (R - 1) dilation - 1) / stride + 1``, its quotient rounded down
+            ("floor") or up ("ceil"). Rounded up, the last window reads zeros beyond the padding.
+        outputs: (P, Q) in place of `rounding` and of the padding at the bottom and right. Windows read zeros
+            there.
+        relu: True for max(0, .) of the result.
+        precision: "fp32" or "tf32" for arrays of float32.
+        out: The array to write to.
+        impl: The row of the selection table.
+        device: The device of host arrays.
     """
-    call = Call(device, x=x, w=w, bias=bias)
-    x, w = call.factor("x", "N,H,W,C", precision), call.get("w", "K,R,S,C/groups", call.element)
-    problem = windowed(
-        call, ConvProblem, x.shape, w.shape[:3], stride, padding, groups, rounding, outputs, dilation
-    )
-    return fprop("conv", call, problem, (problem.k,), relu, out, impl)
+    call = Call(CONV_FPROP, device, x=x, w=w, bias=bias)
+    x_shape, precision = call.shape("x"), call.precision_of(precision)
+    problem = window_problem(
+        ConvProblem, x_shape, call.shape("w")[:3], precision,
+        stride, padding, groups, rounding, outputs, dilation,
+    )  # fmt: skip
+    return call.run(problem, out=out, impl=impl, relu=bool(relu))
 
 
 def conv_dgrad(
@@ -38,15 +54,19 @@ def conv_dgrad(
     precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``; `x_shape` is
-    [N,H,W,C]. The transposed convolution of dy is the same, `x_shape` being that of its result."""
-    call = Call(device, dy=dy, w=w)
-    dy, w = call.factor("dy", "N,P,Q,K", precision), call.get("w", "K,R,S,C/groups", call.element)
-    shape = four_extents("x_shape", x_shape)
-    problem = windowed(
-        call, ConvProblem, shape, w.shape[:3], stride, padding, groups, rounding, outputs, dilation
-    )
-    return dgrad("conv", call, problem, out, impl)
+    """Return ``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``.
+
+    `x_shape` is [N,H,W,C]. This is also the transposed convolution of dy, with `x_shape` the shape of its
+    result.
+    """
+    call = Call(CONV_DGRAD, device, dy=dy, w=w)
+    call.shape("dy")
+    precision, krs = call.precision_of(precision), call.shape("w")[:3]
+    problem = window_problem(
+        ConvProblem, four_extents("x_shape", x_shape), krs, precision,
+        stride, padding, groups, rounding, outputs, dilation,
+    )  # fmt: skip
+    return call.run(problem, out=out, impl=impl)
 
 
 def conv_wgrad(
@@ -55,14 +75,14 @@ def conv_wgrad(
     precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``dw[K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``.
+    """Return ``dw[K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``conv_fprop(x, w)``.
 
     `filter_size` is (R, S), or one number for both.
     """
-    call = Call(device, x=x, dy=dy)
-    x, dy = call.factor("x", "N,H,W,C", precision), call.get("dy", "N,P,Q,K", call.element)
-    r, s = pair_of("filter_size", filter_size)
-    problem = windowed(
-        call, ConvProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding, outputs, dilation
+    call = Call(CONV_WGRAD, device, x=x, dy=dy)
+    x_shape, precision = call.shape("x"), call.precision_of(precision)
+    krs = call.shape("dy")[3], *pair_of("filter_size", filter_size)
+    problem = window_problem(
+        ConvProblem, x_shape, krs, precision, stride, padding, groups, rounding, outputs, dilation
     )
-    return wgrad("conv", call, problem, out, impl)
+    return call.run(problem, out=out, impl=impl)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from cconvnet._problem import LocalProblem
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, Call, Padding, Pair, four_extents, pair_of
-from cconvnet.ops.products import dgrad, fprop, wgrad, windowed
+from cconvnet.operations.local import LOCAL_DGRAD, LOCAL_FPROP, LOCAL_WGRAD
+from cconvnet.ops.arguments import Array, Padding, Pair, four_extents, pair_of
+from cconvnet.ops.call import Call
+from cconvnet.ops.windows import window_problem
 
 
 def local_fprop(
@@ -16,16 +18,18 @@ def local_fprop(
     precision: str | None = None, out: Array | None = None, impl: str | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``y[N,P,Q,K]``: a convolution of x[N,H,W,C] with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] of its
-    own for every output position, then max(0, .) if `relu`.
+    """Return ``y[N,P,Q,K]``, a convolution whose filters differ from position to position.
 
-    The rest is as in conv_fprop, but there is no dilation. The bias's gradient is
+    The images are x[N,H,W,C], the filters w[P,Q,K,R,S,C/groups], the biases bias[P,Q,K]; max(0, .) follows if
+    `relu`. All other arguments are those of conv_fprop, but there is no dilation. The gradient of the bias is
     ``bias_grad(dy.reshape(N, -1))``.
     """
-    call = Call(device, x=x, w=w, bias=bias)
-    x, w = call.factor("x", "N,H,W,C", precision), call.get("w", "P,Q,K,R,S,C/groups", call.element)
-    problem = windowed(call, LocalProblem, x.shape, w.shape[2:5], stride, padding, groups, rounding, outputs)
-    return fprop("local", call, problem, problem.bias_shape, relu, out, impl)
+    call = Call(LOCAL_FPROP, device, x=x, w=w, bias=bias)
+    x_shape, precision = call.shape("x"), call.precision_of(precision)
+    problem = window_problem(
+        LocalProblem, x_shape, call.shape("w")[2:5], precision, stride, padding, groups, rounding, outputs
+    )
+    return call.run(problem, out=out, impl=impl, relu=bool(relu))
 
 
 def local_dgrad(
@@ -33,13 +37,18 @@ def local_dgrad(
     groups: int = 1, rounding: str = "floor", outputs: Pair | None = None, precision: str | None = None,
     out: Array | None = None, impl: str | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``; `x_shape` is
-    [N,H,W,C]."""
-    call = Call(device, dy=dy, w=w)
-    dy, w = call.factor("dy", "N,P,Q,K", precision), call.get("w", "P,Q,K,R,S,C/groups", call.element)
-    shape = four_extents("x_shape", x_shape)
-    problem = windowed(call, LocalProblem, shape, w.shape[2:5], stride, padding, groups, rounding, outputs)
-    return dgrad("local", call, problem, out, impl)
+    """Return ``dx[N,H,W,C]``, the gradient by x of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``.
+
+    `x_shape` is [N,H,W,C].
+    """
+    call = Call(LOCAL_DGRAD, device, dy=dy, w=w)
+    call.shape("dy")
+    precision, krs = call.precision_of(precision), call.shape("w")[2:5]
+    problem = window_problem(
+        LocalProblem, four_extents("x_shape", x_shape), krs, precision,
+        stride, padding, groups, rounding, outputs,
+    )  # fmt: skip
+    return call.run(problem, out=out, impl=impl)
 
 
 def local_wgrad(
@@ -47,14 +56,14 @@ def local_wgrad(
     groups: int = 1, rounding: str = "floor", outputs: Pair | None = None, precision: str | None = None,
     out: Array | None = None, impl: str | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``dw[P,Q,K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``local_fprop(x, w)``.
+    """Return ``dw[P,Q,K,R,S,C/groups]``, the gradient by w of the sum of dy[N,P,Q,K] times ``local_fprop``.
 
     `filter_size` is (R, S), or one number for both.
     """
-    call = Call(device, x=x, dy=dy)
-    x, dy = call.factor("x", "N,H,W,C", precision), call.get("dy", "N,P,Q,K", call.element)
-    r, s = pair_of("filter_size", filter_size)
-    problem = windowed(
-        call, LocalProblem, x.shape, (dy.shape[3], r, s), stride, padding, groups, rounding, outputs
+    call = Call(LOCAL_WGRAD, device, x=x, dy=dy)
+    x_shape, precision = call.shape("x"), call.precision_of(precision)
+    krs = call.shape("dy")[3], *pair_of("filter_size", filter_size)
+    problem = window_problem(
+        LocalProblem, x_shape, krs, precision, stride, padding, groups, rounding, outputs
     )
-    return wgrad("local", call, problem, out, impl)
+    return call.run(problem, out=out, impl=impl)

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from cconvnet._problem import SoftmaxProblem
 from cconvnet.checks import real, whole
 from cconvnet.devices import Device
-from cconvnet.ops.call import Array, Call
+from cconvnet.operations.softmax import (
+    SOFTMAX_CROSS_ENTROPY,
+    SOFTMAX_CROSS_ENTROPY_BACKWARD,
+    SOFTMAX_CROSS_ENTROPY_FORWARD,
+    SOFTMAX_FORWARD,
+    WATCH_LOSSES,
+)
+from cconvnet.ops.arguments import Array
+from cconvnet.ops.call import Call
+
+
+def _problem(call: Call, name: str) -> SoftmaxProblem:
+    n, k = call.shape(name)
+    return SoftmaxProblem(n, k)
 
 
 def softmax_forward(logits: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:
-    """Probabilities[N,K], float32, of logits[N,K]; in place allowed (``out=logits``) where those are, too."""
-    call = Call(device, logits=logits)
-    logits = call.numbers("logits", "N,K")
-    problem = SoftmaxProblem(*logits.shape)
-    in_place = ("logits",) if call.element == np.float32 else ()
-    probabilities = call.output(out, logits.shape, in_place=in_place)
-    call.module.softmax_forward(problem, logits, probabilities, call.stream)
-    return probabilities
+    """Return probabilities[N,K], float32, of logits[N,K].
+
+    In place allowed (``out=logits``) if those are float32, too.
+    """
+    call = Call(SOFTMAX_FORWARD, device, logits=logits)
+    return call.run(_problem(call, "logits"), out=out)
 
 
 def softmax_cross_entropy_forward(
     logits: Array, labels: Array, *, device: str | Device | None = None
 ) -> tuple[Array, Array, Array]:
-    """Probabilities[N,K], loss[N] = -log(probability of the label) and rank[N] (int32) of logits[N,K]; the
-    first two are float32.
+    """Return probabilities[N,K], losses and ranks of logits[N,K] for int32 labels[N].
 
-    `labels` are int32[N]. A row's rank is the number of classes before its label by falling logit (ties: by
-    rising class); the row is wrong at top-t when rank >= t. A label outside [0, K) gives NaN and rank K.
+    A row's loss[N] is -log(probability of the label); it and the probabilities are float32. A row's rank[N],
+    int32, is the number of classes before its label by falling logit, of equal ones by rising class: the row
+    is wrong at top-t if rank >= t. A label outside [0, K) gives NaN and rank K.
     """
-    call = Call(device, logits=logits, labels=labels)
-    logits = call.numbers("logits", "N,K")
-    problem = SoftmaxProblem(*logits.shape)
-    labels = call.shaped("labels", (problem.n,), np.int32)
-    probabilities = call.output(None, logits.shape)
-    loss = call.output(None, (problem.n,))
-    rank = call.output(None, (problem.n,), dtype=np.int32)
-    call.module.softmax_cross_entropy_forward(problem, logits, labels, probabilities, loss, rank, call.stream)
+    call = Call(SOFTMAX_CROSS_ENTROPY_FORWARD, device, logits=logits, labels=labels)
+    probabilities, loss, rank = call.run(_problem(call, "logits"))
     return probabilities, loss, rank
 
 
@@ -45,50 +48,36 @@ def softmax_cross_entropy_backward(
     probabilities: Array, labels: Array, scale: float = 1.0, *, out: Array | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """``dlogits[N,K]`` = scale * (probabilities - onehot(labels)), of float32 probabilities; in place allowed
-    (``out=probabilities``). Another `out` may be of bfloat16."""
-    call = Call(device, probabilities=probabilities, labels=labels)
-    probabilities = call.get("probabilities", "N,K")
-    problem = SoftmaxProblem(*probabilities.shape)
-    labels = call.shaped("labels", (problem.n,), np.int32)
-    dtype = call.element_of("out", out)
-    dlogits = call.output(out, probabilities.shape, in_place=("probabilities",), dtype=dtype)
-    call.module.softmax_cross_entropy_backward(
-        problem, probabilities, labels, real("scale", scale), dlogits, call.stream
-    )
-    return dlogits
+    """Return ``dlogits[N,K]`` = scale * (probabilities - onehot(labels)), of float32 probabilities.
+
+    In place allowed (``out=probabilities``). Another `out` may be of bfloat16.
+    """
+    call = Call(SOFTMAX_CROSS_ENTROPY_BACKWARD, device, probabilities=probabilities, labels=labels)
+    return call.run(_problem(call, "probabilities"), out=out, scale=real("scale", scale))
 
 
 def softmax_cross_entropy(
     logits: Array, labels: Array, scale: float = 1.0, *, out: Array | None = None,
     device: str | Device | None = None,
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
-    """Probabilities, loss and rank of softmax_cross_entropy_forward, and ``dlogits`` (`out`) of the backward
-    pass, of the logits' type, in one."""
-    call = Call(device, logits=logits, labels=labels)
-    logits = call.numbers("logits", "N,K")
-    problem = SoftmaxProblem(*logits.shape)
-    labels = call.shaped("labels", (problem.n,), np.int32)
-    probabilities = call.output(None, logits.shape)
-    loss = call.output(None, (problem.n,))
-    rank = call.output(None, (problem.n,), dtype=np.int32)
-    dlogits = call.output(out, logits.shape, dtype=call.element)
-    call.module.softmax_cross_entropy(
-        problem, logits, labels, real("scale", scale), probabilities, loss, rank, dlogits, call.stream
-    )
+    """Return the results of softmax_cross_entropy_forward, and ``dlogits`` of the backward pass, in one pass.
+
+    `dlogits` is `out` if that is given, and has the type of the logits.
+    """
+    call = Call(SOFTMAX_CROSS_ENTROPY, device, logits=logits, labels=labels)
+    results = call.run(_problem(call, "logits"), out=out, scale=real("scale", scale))
+    probabilities, loss, rank, dlogits = results
     return probabilities, loss, rank, dlogits
 
 
 def watch_losses(loss: Array, *, device: str | Device | None = None) -> Array:
-    """``halt`` (int32[1]): 1 if any of the losses is infinite or NaN, else 0."""
-    call = Call(device, loss=loss)
-    loss = call.get("loss", "any")
-    halt = call.output(None, (1,), dtype=np.int32)
-    call.module.watch_losses(loss, halt, call.stream)
-    return halt
+    """Return ``halt`` (int32[1]): 1 if any of the losses is infinite or NaN, else 0."""
+    return Call(WATCH_LOSSES, device, loss=loss).run()
 
 
 def top_k_error(rank: Array, k: int = 1) -> float:
-    """The share of rows whose label is not among the first `k` classes, from softmax_cross_entropy_forward's
-    rank."""
+    """Return the share of rows whose label is not among the first `k` classes.
+
+    `rank` is that of softmax_cross_entropy_forward.
+    """
     return float((rank >= whole("k", k, 1)).mean())

@@ -134,9 +134,9 @@ def test_a_missing_order_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch,
             follow(self, later, earlier)
 
     def ordered_functions(self: Any, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             with ordered(self._device):
-                return getattr(self._device.module, name)(*arguments)
+                return getattr(self._device.module, name)(*arguments, **options)
 
         return call
 

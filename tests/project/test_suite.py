@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from cconvnet.devices import Device
+from cconvnet.operations import OPERATIONS
 from cconvnet.ops.call import Call
 
 TESTS = Path(__file__).parents[1]
@@ -126,5 +127,5 @@ def test_fresh_memory_of_a_device_holds_no_number(device: Device, dtype: type[np
         assert device.host(array).tobytes() == b"\xff" * (6 * np.dtype(dtype).itemsize)
     assert np.isnan(device.host(device.empty(4))).all()
     # The outputs of an operation, too.
-    call = Call(device, x=device.zeros(4))
+    call = Call(OPERATIONS["relu_forward"], device, x=device.zeros(4))
     assert np.isnan(device.host(call.output(None, (2, 3)))).all()
