@@ -53,11 +53,15 @@ class Array:
         """Return the shape for a problem, or for a tuple of problems."""
         if not isinstance(self.shape, str):
             return self.shape(problem)
-        shape: list[int] = []
-        for attribute in self.shape.split(","):
+        shape: Shape = ()
+        for attribute in self._attributes:
             extent = getattr(problem, attribute)
             shape += extent if isinstance(extent, tuple) else (extent,)
-        return tuple(shape)
+        return shape
+
+    @functools.cached_property
+    def _attributes(self) -> tuple[str, ...]:
+        return tuple(str(self.shape).split(","))
 
     def dtype(self, element: str) -> Any:
         """Return the NumPy type for an element type, "fp32" or "bf16"."""
@@ -137,6 +141,11 @@ class Operation:
         """The names of the arrays that are read and written."""
         inputs = {given.name for given in self.inputs}
         return tuple(output.name for output in self.outputs if output.name in inputs)
+
+    @functools.cached_property
+    def written(self) -> frozenset[str]:
+        """The names of the arrays of a caller that are written: updated ones, and options."""
+        return frozenset((*self.updated, *self.keywords))
 
     @functools.cached_property
     def _positions(self) -> tuple[str, ...]:

@@ -115,15 +115,13 @@ class Call:
                 + ("a GPU" if on_gpu[first] else "the host; cupy.asarray copies it there")
             )
         self.module: Any = OrderedModule(self.device) if on_gpu[first] else self.device.module
-        self.element: Any = self._first_element()
         self.precision = "fp32"
-
-    def _first_element(self) -> Any:
-        """Return the element type of the call, that of the first array that has one."""
-        for name, array in self.arrays.items():
-            if self.operation.arrays[name].type == ELEMENT:
-                return self._supported(array.dtype)
-        return np.float32
+        # The element type of the call is that of the first array that may be of either.
+        either = (array for name, array in self.arrays.items() if operation.arrays[name].type is ELEMENT)
+        typed = next(either, None)
+        self._typed = typed is not None
+        self.element: Any = self._supported(typed.dtype) if typed is not None else np.float32
+        self._checked: set[str] = set()
 
     def _supported(self, dtype: Any) -> Any:
         """Return float32, or bfloat16's bits if that is the type and the device computes with them."""
@@ -134,7 +132,7 @@ class Call:
 
     def _dtype(self, name: str) -> Any:
         described = self.operation.arrays[name].type
-        return self.element if described == ELEMENT else described
+        return self.element if described is ELEMENT else described
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Check an array but for its extents, and return its shape.
@@ -188,16 +186,19 @@ class Call:
             RuntimeError: A stream is captured, and the operation needs a workspace.
         """
         operation = self.operation
-        updated = {name: self.arrays.pop(name) for name in self._written()}
-        free = next((a.shape for n, a in self.arrays.items() if operation.arrays[n].axes == ANY), None)
-        if free is None:
-            free = next((array.shape for array in updated.values()), None)
+        described = operation.arrays
+        # Arrays of any shape have that of the first.
+        free = next((array.shape for name, array in self.arrays.items() if described[name].axes == ANY), None)
+        updated = {name: self.arrays.pop(name) for name in list(self.arrays) if name in operation.written}
 
         def shape(name: str) -> tuple[int, ...]:
-            described = operation.arrays[name]
-            return free if described.axes == ANY and free is not None else described.shape_for(problem)
+            return (
+                free
+                if described[name].axes == ANY and free is not None
+                else described[name].shape_for(problem)
+            )
 
-        for name in list(self.arrays):
+        for name in self.arrays:
             self._check_shape(name, shape(name), self._dtype(name))
         outputs = []
         for output in operation.outputs:
@@ -229,15 +230,9 @@ class Call:
         getattr(self.module, operation.name)(*arguments, **options)
         return tuple(outputs) if len(outputs) > 1 else outputs[0] if outputs else None
 
-    def _written(self) -> list[str]:
-        """Return the names of the caller's arrays that are written: updated ones, and options."""
-        operation = self.operation
-        return [name for name in self.arrays if name in operation.updated or name in operation.keywords]
-
     def _output_dtype(self, name: str, given: Any) -> Any:
         """Return the type of an output. Where no input has an element type, that of `given` counts."""
-        typed = any(self.operation.arrays[other].type == ELEMENT for other in self.arrays)
-        if self.operation.arrays[name].type == ELEMENT and not typed and given is not None:
+        if given is not None and not self._typed and self.operation.arrays[name].type is ELEMENT:
             return self._supported(_adopt("out", given).dtype)
         return self._dtype(name)
 
@@ -248,13 +243,16 @@ class Call:
             raise ValueError(f"{name} must have shape {tuple(shape)}, not {array.shape}")
 
     def _check(self, name: str, array: Array, dtype: Any) -> None:
+        if name in self._checked:
+            return
+        self._checked.add(name)
         if self.device.kind == "cuda" and array.device.id != self.device.ordinal:
             raise ValueError(
                 f"{name} is on GPU {array.device.id}, but {self.device.name} is GPU {self.device.ordinal}: "
                 "copy one of them"
             )
-        wide = self.device.kind == "reference" and np.dtype(dtype) == np.float32
-        if array.dtype != dtype and not (wide and array.dtype == np.float64):
+        wide = self.device.kind == "reference" and dtype == np.float32 and array.dtype == np.float64
+        if array.dtype != dtype and not wide:
             raise ValueError(f"{name} must be {_name(dtype)}, not {array.dtype}")
         if not array.flags.c_contiguous:
             raise ValueError(
