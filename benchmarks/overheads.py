@@ -113,8 +113,8 @@ def _trainer(options: argparse.Namespace, folder: str, steps: int, tensorboard: 
     """A training that is ready to begin, with a bar, and its options."""
     from cconvnet.console import Bar
     from cconvnet.devices import devices_of
+    from cconvnet.training.new_run import new_run
     from cconvnet.training.options import Options
-    from cconvnet.training.session import _started
 
     wanted = Options(
         net=options.net,
@@ -127,7 +127,7 @@ def _trainer(options: argparse.Namespace, folder: str, steps: int, tensorboard: 
         tensorboard=tensorboard,
     )
     terminal = _Terminal(io.BufferedWriter(io.FileIO(os.devnull, "w")), encoding="utf-8")
-    return _started(wanted, devices_of(wanted.devices), Bar(terminal)), wanted
+    return new_run(wanted, devices_of(wanted.devices), Bar(terminal)), wanted
 
 
 def inside_watching(options: argparse.Namespace) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from cconvnet.data.preprocessing import Preprocessing
 from cconvnet.evaluate.tally import Tally
 from cconvnet.evaluate.trained import Trained, check_source, load_trained, recorded_preprocessing
 from cconvnet.evaluate.views import Array, check_views, judge, mean_probabilities, views_of
+from cconvnet.runs.data_record import account_lines
 
 Stepped = Callable[[int, int], None]  # batches done, batches in all
 
@@ -188,7 +189,7 @@ def evaluate_runs(
         return sources[rules]
 
     source = source_of(read_by[0])
-    for line in source.account.lines() if source.account is not None else []:
+    for line in account_lines(source):
         say(f"data: {line}")
     for file, began in zip(files, known, strict=True):
         for line in differences(began, source.fingerprints, f"{file} was trained with"):

@@ -71,7 +71,7 @@ def evaluate(
     for batch in batches:
         if stopped():
             return None
-        network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror)
+        network.load(*batch.inputs)
         network.forward(train=False)
         tally.add(network.result())
     return tally

@@ -61,6 +61,11 @@ def read_data(run: Path) -> dict[str, Any]:
     return {}
 
 
+def account_lines(source: Source) -> list[str]:
+    """Return lines for people on the images that were found, used and left out."""
+    return source.account.lines() if source.account is not None else []
+
+
 def unreadable_lines(found: list[Skipped], record: Path | None = None) -> list[str]:
     """The first of the unreadable pictures for people, each with its reason, and where all are named."""
     if not found:

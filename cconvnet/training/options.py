@@ -25,6 +25,7 @@ from cconvnet import checks, nets
 from cconvnet.checks import LARGEST, MOST, MOST_PIXELS, MOST_SEED, MOST_TOWERS
 from cconvnet.nets import LrStep
 
+AUTO = Path("auto")  # the value of --resume for "whatever there is to resume"
 MOST_WORKERS = 4096  # as many as the largest machines have cores
 _DEVICE = re.compile(r"[0-9]{1,9}|[a-z]+(?::[0-9]{1,9})?")
 
@@ -356,6 +357,11 @@ class Options:
             if value is not None and option.range is not None:
                 option.range.check(option.flag, value)
         self.lr_factors()
+
+    @property
+    def resumes_any(self) -> bool:
+        """True if the run to resume is to be found, as ``--resume auto`` asks."""
+        return self.resume == AUTO
 
     def lr_factors(self) -> dict[str, float] | None:
         """Return the factors of layers' rates, those of frozen layers being 0; None if none is given.

@@ -19,8 +19,8 @@ import pytest
 
 from cconvnet.console import Bar
 from cconvnet.devices import devices_of
+from cconvnet.training.new_run import new_run
 from cconvnet.training.options import Options
-from cconvnet.training.session import _started
 from cconvnet.training.start import begin
 from cconvnet.training.trainer import Trainer
 
@@ -96,7 +96,7 @@ train(Options(devices=["cpu:0"], steps=2, out=Path({str(tmp_path / "run")!r})), 
 
 def trainer(out: Path, steps: int, **options: Any) -> tuple[Trainer, Options]:
     wanted = Options(devices=["cpu:0"], epochs=10_000, steps=steps, out=out, log_every=5, **options)
-    return _started(wanted, devices_of(["cpu:0"]), Bar(io.StringIO())), wanted
+    return new_run(wanted, devices_of(["cpu:0"]), Bar(io.StringIO())), wanted
 
 
 @pytest.mark.parametrize("leak", [None, "step", "epoch"])

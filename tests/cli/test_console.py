@@ -21,8 +21,8 @@ from cconvnet import console
 from cconvnet.console import Bar, Reporter, Silent, clock, fit_line
 from cconvnet.devices import devices_of
 from cconvnet.runs.overview import look
+from cconvnet.training.new_run import new_run
 from cconvnet.training.options import Options
-from cconvnet.training.session import _started
 from cconvnet.training.time_left import Pace
 
 VALUES = "loss 1.2345  error 12.34%  20,123 images/s"
@@ -350,7 +350,7 @@ def test_the_time_left_follows_a_machine_that_slows_down() -> None:
 def test_the_time_left_of_a_run_counts_what_is_left(tmp_path: Path) -> None:
     """The ends of epochs that are still to come, of a run that stops within one, too."""
     options = Options(devices=["cpu:0"], epochs=3, out=tmp_path / "run")
-    trainer = _started(options, devices_of(["cpu:0"]), Silent(io.StringIO()))
+    trainer = new_run(options, devices_of(["cpu:0"]), Silent(io.StringIO()))
     with trainer.run:
         seen = []
         trainer.pace.left = lambda steps, ends: seen.append((steps, ends))  # type: ignore[method-assign]

@@ -166,7 +166,7 @@ class OurData:
         return self._loaded(use, seconds)
 
     def _load(self, batch: data.Batch) -> None:
-        self.network.load(batch.images, batch.labels, batch.top, batch.left, batch.mirror)
+        self.network.load(*batch.inputs)
 
     def _fed(self, batch: data.Batch) -> None:
         self._load(batch)

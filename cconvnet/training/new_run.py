@@ -1,0 +1,93 @@
+"""A new run: its data, network, settings and folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cconvnet import data
+from cconvnet.console import Reporter
+from cconvnet.data.preprocessing import CURRENT
+from cconvnet.devices import Device
+from cconvnet.formats import netfiles
+from cconvnet.nets import NetSpec, place
+from cconvnet.network import Network
+from cconvnet.runs.checkpoint import KEEP
+from cconvnet.runs.folder import Run, check_new, new_folder
+from cconvnet.system.outputs import check_folder
+from cconvnet.training.options import Options
+from cconvnet.training.preparation import (
+    absolute_data,
+    chosen_net,
+    configuration,
+    make_network,
+    open_data,
+    surroundings,
+)
+from cconvnet.training.settings import Settings
+from cconvnet.training.trainer import Trainer, rates_of
+
+
+def new_run(
+    options: Options,
+    devices: list[Device],
+    reporter: Reporter,
+    weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
+) -> Trainer:
+    """Make a new run, ready to begin.
+
+    Args:
+        options: What the user asks for.
+        devices: Where the network is.
+        reporter: Prints what was found and chosen.
+        weights: Returns the state that the network begins with; None: random weights.
+
+    Raises:
+        ValueError: An option, the data or the folder cannot be used. Then there is no run.
+    """
+    if options.out is not None:
+        check_new(options.out)
+    else:
+        check_folder(Path("runs"))
+    net = chosen_net(options) or "lenet"
+    size = netfiles.stored_size(net) if options.size is None else options.size
+    where = absolute_data(options.data)
+    source = open_data(where, size, CURRENT, options, reporter)
+    spec, notes = netfiles.build(net, source.image_shape, len(source.classes))
+    for note in notes:
+        reporter.say(f"{net}: {note}")
+    spec = place(spec, options.place or {})
+    batch = _batch(options, spec, source, reporter)
+    towers = len(devices) if options.towers is None else options.towers
+    options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers)
+    settings = Settings.chosen(options, spec, source)
+    network = make_network(spec, settings, devices, options)
+    rates_of(settings, network)  # refuses rates of layers that the network lacks
+    if weights is not None:
+        network.load_state(weights(network))
+    path = options.out or new_folder(spec.name, source.name)
+    keep = KEEP if options.keep is None else options.keep
+    run = Run.create(path, configuration(settings, spec, network, keep) | surroundings(network))
+    run.checkpoints.keep = keep
+    return Trainer(run, settings, network, source, reporter)
+
+
+def _batch(options: Options, spec: NetSpec, source: data.Source, reporter: Reporter) -> int:
+    """Return the images of a step; a recipe's batch is lowered to the number of training images."""
+    images = len(source.train)
+    if options.batch is None:
+        if spec.recipe.batch <= images:
+            return spec.recipe.batch
+        reporter.say(
+            f"batch: {images:,}, all training images, instead of {spec.name}'s {spec.recipe.batch:,}"
+        )
+        return images
+    if options.batch > images:
+        raise ValueError(
+            f"--batch {options.batch:,} is larger than the {images:,} training images of {source.name}"
+        )
+    return options.batch

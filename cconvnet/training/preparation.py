@@ -1,0 +1,137 @@
+"""Parts of a training that new and resumed runs prepare alike: data, network and configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from pathlib import Path
+from typing import Any
+
+from cconvnet import data, nets
+from cconvnet.console import Reporter
+from cconvnet.data import datasets
+from cconvnet.data.preprocessing import Preprocessing
+from cconvnet.data.workers import surplus
+from cconvnet.devices import Device, check_precision, machine
+from cconvnet.formats import netfiles
+from cconvnet.nets import NetSpec
+from cconvnet.network import Network
+from cconvnet.runs import tensorboard
+from cconvnet.runs.data_record import account_lines
+from cconvnet.runs.reading import MACHINE
+from cconvnet.training.options import Options
+from cconvnet.training.settings import Settings
+
+
+def check_options(options: Options) -> None:
+    """Check the options before anything is read or made.
+
+    Raises:
+        ValueError: No run can have one of them; the text names it.
+    """
+    options.check()
+    chosen_net(options)
+    if options.resume is not None and not options.resumes_any and options.layer_def is not None:
+        raise ValueError("--resume goes on with the run's own network; leave out --layer-def")
+    check_precision(options.precision)
+    if options.tensorboard:
+        tensorboard.require()
+
+
+def chosen_net(options: Options) -> str | netfiles.NetFiles | None:
+    """Return the network that the options name, or its files.
+
+    Raises:
+        ValueError: The options do not go together.
+    """
+    return netfiles.chosen(options.net, options.layer_def, options.layer_params, options.crop)
+
+
+def absolute_data(where: str | None) -> str | None:
+    """Return the name of the data by which the run can be resumed from any working folder."""
+    if where is None or (where == datasets.EMBEDDED and not Path(where).is_dir()):
+        return where
+    return str(Path(where).absolute())
+
+
+def open_data(
+    where: str | None, size: int | None, rules: Preprocessing, options: Options, reporter: Reporter
+) -> data.Source:
+    """Open the data, and report what was found in it.
+
+    Raises:
+        ValueError: It cannot be used.
+    """
+    source = data.open_source(
+        datasets.stored(where),
+        size,
+        workers=options.workers,
+        preprocessing=rules,
+        progress=reporter.counted("reading pictures"),
+        scan=reporter.counted("looking through data"),
+    )
+    reporter.end()
+    for line in [*account_lines(source), *source.notes]:
+        reporter.say(f"data: {line}")
+    if source.extents is not None and (
+        note := surplus(options.workers, max(len(source.train), len(source.test)))
+    ):
+        reporter.say(note)
+    return source
+
+
+def make_network(spec: NetSpec, settings: Settings, devices: list[Device], options: Options) -> Network:
+    """Make the network of a run, with random weights."""
+    return Network(
+        spec,
+        batch=settings.batch,
+        devices=[device.name for device in devices],
+        towers=settings.towers,
+        seed=settings.seed,
+        precision=settings.precision,
+        needs="run",
+        fuse=not options.detect_anomaly,  # values within fused layers could not be checked
+    )
+
+
+def configuration(settings: Settings, spec: NetSpec, network: Network, keep: int) -> dict[str, Any]:
+    """Return the content of ``config.json``, but for the surroundings.
+
+    Args:
+        settings: The run's settings.
+        spec: The network's description.
+        network: The network.
+        keep: The number of checkpoints that stay beside the best.
+    """
+    description = network.describe()
+    return {
+        "settings": dataclasses.asdict(settings),
+        "device": description["device"],
+        "parameters": description["parameters"],
+        "spec": nets.spec_to_dict(spec),
+        "keep": keep,
+    }
+
+
+def surroundings(network: Network) -> dict[str, Any]:
+    """Return date, command, software and machine, as ``config.json`` contains them."""
+    found = machine.describe(network.devices[0], clocks=False)
+    found |= {"host": platform.node(), "system": platform.platform()}
+    return {key: found[key] for key in ("date", "command", "versions", *MACHINE) if key in found}
+
+
+def resumed_surroundings(config: dict[str, Any], network: Network, step: int) -> dict[str, Any]:
+    """Return the surroundings in which a run was begun, with a list of others in which it was resumed.
+
+    Args:
+        config: The run's configuration up to now.
+        network: The network.
+        step: The step from which the run is resumed. What came after it is forgotten.
+    """
+    now = surroundings(network)
+    kept = {key: value for key, value in config.items() if key in now}
+    resumed = [one for one in config.get("resumed", []) if one["step"] < step]
+    before = resumed[-1] if resumed else kept
+    if any(before.get(key) != now.get(key) for key in ("versions", *MACHINE)):
+        resumed.append({"step": step, **now})
+    return {**kept, "resumed": resumed}

@@ -1,0 +1,161 @@
+"""A resumed run: its checkpoint, its changed settings, and checks of its data and network."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from cconvnet import data, nets
+from cconvnet.console import Reporter
+from cconvnet.data import datasets
+from cconvnet.data.fingerprint import differences
+from cconvnet.data.names import composed
+from cconvnet.devices import Device
+from cconvnet.evaluate import network_tensors
+from cconvnet.nets import place
+from cconvnet.network import Network
+from cconvnet.runs.checkpoint import KEEP, Checkpoint, check_tensors
+from cconvnet.runs.folder import Run
+from cconvnet.runs.reading import RunError, arithmetic, find_checkpoint, folder_of
+from cconvnet.training import start
+from cconvnet.training.options import Options
+from cconvnet.training.preparation import (
+    absolute_data,
+    configuration,
+    make_network,
+    open_data,
+    resumed_surroundings,
+)
+from cconvnet.training.settings import Settings, identity
+from cconvnet.training.trainer import Trainer
+
+
+def resumed_run(options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
+    """Open a run at its newest sound checkpoint, or at the one that ``options.resume`` names.
+
+    Raises:
+        RunError: The run cannot be resumed with these options.
+        CheckpointError: There is no sound checkpoint.
+    """
+    assert options.resume is not None
+    path = folder_of(options.resume)
+    if options.out is not None and options.out.resolve() != path.resolve():
+        raise RunError(f"--resume {path} writes into {path}; leave out --out {options.out}")
+    run = Run.open(path)
+    try:
+        return _resume(run, options.resume, options, devices, reporter)
+    except BaseException:
+        run.close()
+        raise
+
+
+def _resume(run: Run, wanted: Path, options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
+    """Prepare a run that is locked for this process."""
+    file, checkpoint = None, None
+    if run.path == wanted and not run.checkpoints.files():
+        # Killed before its first checkpoint: the run begins again with the same settings.
+        stored, spec_values = run.config["settings"], run.config["spec"]
+    else:
+        file, checkpoint, skipped = find_checkpoint(wanted)
+        for line in skipped:
+            reporter.say(f"skipped: {line}")
+        stored, spec_values = checkpoint.settings, checkpoint.spec
+    before = Settings.from_dict(stored)
+    spec = place(nets.spec_from_dict(spec_values), options.place or {})
+    settings = _changed(before, options, len(devices))
+    source = open_data(settings.data, settings.size, settings.preprocessing, options, reporter)
+    _check_data(source, settings, before, run.path, reporter)
+    if not settings.pictures:  # a run of an older version: known from here on
+        settings = dataclasses.replace(settings, pictures=source.fingerprints)
+    if options.net is not None and options.net != settings.net:
+        _refuse_other_net(options.net, settings, source, file or run.path, checkpoint)
+
+    network = make_network(spec, settings, devices, options)
+    trainer = Trainer(run, settings, network, source, reporter)
+    step = 0 if checkpoint is None else checkpoint.step
+    keep = run.config.get("keep", KEEP) if options.keep is None else options.keep
+    run.checkpoints.keep = keep
+    config = configuration(settings, spec, network, keep)
+    run.write_config(config | resumed_surroundings(run.config, network, step))
+    if checkpoint is not None and file is not None:
+        start.go_back(trainer, checkpoint, file, named=file == wanted)
+    for line in start.changes(trainer, before):
+        reporter.say(line)
+    if (was := arithmetic(run.config, step)) != (now := arithmetic(run.config)):
+        reporter.say(f"arithmetic: {now} from here on, it was {was}: rounding differs")
+    where = f"step {trainer.progress.step:,}" if file else "the beginning: it has no checkpoint yet"
+    reporter.say(f"resuming {run.path} from {where}")
+    return trainer
+
+
+def _changed(settings: Settings, options: Options, devices: int) -> Settings:
+    """Return the run's settings with what the options change.
+
+    A resumed run takes where its data is, for how long it trains, and other rates and noise: changes by hand
+    are how the 2012 network was trained.
+
+    Raises:
+        RunError: An option differs from a setting that cannot change.
+    """
+    changes = options.given("take")
+    if options.data is not None:
+        changes["data"] = absolute_data(options.data)
+    if settings.towers < devices:
+        # Fewer devices than towers hold several each, so that not a bit changes.
+        changes["towers"] = devices
+    if (factors := options.lr_factors()) is not None:
+        changes["lr_scale"] = {**settings.lr_scale, **factors}
+    for name, given in options.given("refuse").items():
+        if given != (there := getattr(settings, name)):
+            raise RunError(
+                f"--{name} {given} differs from the run's, {there}; leave it out, or start a new run"
+            )
+    return dataclasses.replace(settings, **changes)
+
+
+def _check_data(
+    source: data.Source, settings: Settings, before: Settings, path: Path, reporter: Reporter
+) -> None:
+    """Refuse data with other classes or sizes, and report other differences.
+
+    Raises:
+        RunError: The data is not what the run was trained on.
+    """
+    for name, here in identity(source).items():
+        there = getattr(settings, name)
+        if here != (there if name != "classes" else [*map(composed, there)]):
+            raise RunError(
+                f"data {source.name} is not what {path} was trained on: {name.replace('_', ' ')} "
+                f"{_short(here)} here, {_short(there)} there"
+            )
+    other = differences(settings.pictures, source.fingerprints, "this run began with")
+    if settings.data != before.data:
+        same = ": the same pictures" if settings.pictures and not other else ""
+        here, there = (where or datasets.EMBEDDED for where in (settings.data, before.data))
+        reporter.say(f"data: {here} from here on, it was {there}{same}")
+    for line in other:
+        reporter.say(f"data: {line}")
+
+
+def _refuse_other_net(
+    name: str, settings: Settings, source: data.Source, path: Path, checkpoint: Checkpoint | None
+) -> None:
+    """Refuse a network other than the run's, and name the first tensor that differs.
+
+    Raises:
+        CheckpointError, RunError: Always.
+    """
+    size = nets.stored_size(name)
+    shape = (size, size, source.image_shape[2]) if size is not None else source.image_shape
+    other = nets.build(name, image_shape=shape, classes=len(source.classes))
+    if checkpoint is not None:
+        tensors = network_tensors(checkpoint)
+        network = Network(other, batch=1, devices="cpu:0", seed=0, needs=None)
+        check_tensors(path, tensors, network.state_shapes())
+    raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}"
+    return text if len(text) < 80 else text[:77] + "..."
