@@ -32,6 +32,7 @@ MAX_SECONDS = 366 * 24 * 3600.0  # of a measurement: a year
 
 
 def example(*lines: str) -> str:
+    """Return the examples at the end of a command's help."""
     """Return the epilog of a command's help, with these commands as examples."""
     return "\n\n".join(["[bold]Example[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
 
@@ -72,7 +73,7 @@ seconds = real(above=0, high=MAX_SECONDS)
 def _of_training(name: str, help: str | None = None) -> Any:
     """Make typer's description of a field of :class:`cconvnet.training.options.Options`."""
     option = DESCRIPTIONS[name]
-    # Where a text is parsed, the range is that of what it means.
+    # The range of an option that is parsed is that of its value, not of its text.
     allowed = None if option.parse is not None else option.range
     return typer.Option(
         option.flag,
@@ -212,6 +213,14 @@ def reporter_for(to_json: str | None) -> Reporter:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:
+    """Print a table.
+
+    Args:
+        title: Stands above it; empty: none.
+        columns: The names of the columns.
+        rows: The cells of each row.
+        right: The columns that are aligned to the right.
+    """
     """Print a table.
 
     Args:

@@ -1,14 +1,18 @@
-"""A run: the folder that holds all of one training.
+"""A run: the folder that contains all of one training.
 
-config.json       settings, network and device, and what software and machine it was begun with
-data.json         the data: what was found, used, left out and why; the pictures found unreadable
-log.jsonl         a line per logged step and one per epoch
-checkpoints/      the last two checkpoints and the best one; in set-aside-N/ what training went back before
+config.json       settings, network and device, and the software and machine of its beginning
+data.json         the data: images found, used, and left out with reasons; unreadable images
+log.jsonl         a line per window of steps, one per epoch and one per checkpoint
+checkpoints/      the last two checkpoints and the best one; set-aside-N/ has those after a step resumed from
 summary.json      the results, written when training stops
-state.json        whether it trains, or how that ended
-lock              empty; whoever trains in the folder holds it
+state.json        "training", or how it ended
+lock              empty; the process that trains in the folder holds it
 tensorboard/      the log for TensorBoard, with --tensorboard
-curve.png         the training curve, where matplotlib is installed
+curve.png         the training curve, if matplotlib is installed
+
+Modules in reading order: checkpoint (one file, and those of a folder), reading (configuration, log and
+checkpoints of a run), folder (a run in training), data_record (``data.json``), history (the log as columns),
+overview (a run in a line), comparison (differences between runs), tensorboard (event files).
 """
 
 from __future__ import annotations

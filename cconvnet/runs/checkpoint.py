@@ -1,15 +1,14 @@
-"""Checkpoints: one file holds all that training needs to go on as if it had never stopped.
+"""Checkpoints: one file contains all that a training needs to resume as if it had never stopped.
 
-A checkpoint is a safetensors file (any safetensors reader opens it): the network's state as tensors, and in
-the file's metadata a JSON text and the SHA-256 of the whole file, taken with the digest's own 64 digits as
-zeros. So a flipped bit or a missing byte anywhere in the file, metadata included, is found before anything is
+A checkpoint is a safetensors file, which any safetensors reader opens. It contains the network's state as
+tensors. Its metadata contain a JSON text and the SHA-256 of the whole file, taken with the digest's own 64
+digits as zeros. So a flipped bit or a missing byte anywhere, metadata included, is found before anything is
 used. There is no pickle, and nothing that is read is run.
 
-The file is written as it is put together, a few megabytes at a time: eight bytes that hold the length of the
-header, the header in JSON, the tensors' bytes (https://github.com/huggingface/safetensors, "Format"), and at
-last the digest.
+The file is written a few megabytes at a time, in the format of https://github.com/huggingface/safetensors:
+eight bytes with the length of the header, the header in JSON, and the tensors' bytes. The digest comes last.
 
-A file is written beside its final name, synced to the disk and renamed: a kill or a full disk at any instant
+A file is written under another name, synced to the disk and renamed. So a kill or a full disk at any moment
 leaves the old file or the new one, never a mixture.
 """
 
@@ -33,22 +32,26 @@ from cconvnet.system.outputs import replacing, write
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
-# What a checkpoint holds beside the network's tensors: the mean image, and the colour noise's components.
+# The tensors beside the network's own: the mean image, and the components of the colour noise.
 MEAN = "data.mean"
 COLORS = "data.colors"
 
 SUFFIX = ".safetensors"
-KEEP = 2  # checkpoints that stay beside the best, if nothing else is asked for
+KEEP = 2  # checkpoints that stay beside the best by default
 _FORMAT = "cconvnet checkpoint 1"
 _NO_DIGEST = b"0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _NAME = re.compile(rf"step-([0-9]{{8}}|[1-9][0-9]{{8,}}){re.escape(SUFFIX)}")
 _ASIDE = re.compile(r"set-aside-([0-9]+)")
-_PIECE = 1 << 22  # bytes that are checked, hashed and written at a time, while a core's cache holds them
+_BYTES_PER_PIECE = 1 << 22  # checked, hashed and written at a time, so that they stay in a core's cache
 
 
 class NotFinite(ValueError):
-    """A tensor that was to be saved holds a NaN or an infinity; `tensor` is its name."""
+    """A tensor that was to be saved contains a NaN or an infinity.
+
+    Attributes:
+        tensor: Its name.
+    """
 
     def __init__(self, tensor: str) -> None:
         super().__init__(f"{tensor} holds values that are not finite")
@@ -59,11 +62,11 @@ class NotFinite(ValueError):
 class Checkpoint:
     """The state of a run between two steps.
 
-    Attributes
-        tensors: the network's state (``Network.state()``) and what else training carries as arrays.
-        spec: the network's description as JSON values.
-        settings: the run's settings as JSON values.
-        progress: counters of the run as JSON values; ``step`` is the number of steps done.
+    Attributes:
+        tensors: The network's state (``Network.state()``), and the run's MEAN and COLORS.
+        spec: The network's description as JSON values.
+        settings: The run's settings as JSON values.
+        progress: Counters of the run as JSON values; ``step`` is the number of steps done.
     """
 
     tensors: Mapping[str, np.ndarray[Any, Any]]
@@ -73,6 +76,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
+        """The number of steps done."""
         return int(self.progress["step"])
 
 
@@ -80,15 +84,19 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint.
+    """Write a checkpoint.
 
-    Each tensor is asked for twice, to describe it and to write it, and let go in between: a mapping may put
-    them together as they are asked for.
+    Each tensor is read twice, once for the header and once for its bytes, and released in between. So a
+    mapping may assemble its tensors on demand.
 
-    Raises
-        NotFinite: a tensor holds a NaN or an infinity.
-        OSError: it could not be written; the message says how much room was needed and what there was.
-            Either way the old file is unchanged and no side file is left.
+    Args:
+        path: The file; an older one of this name is replaced.
+        checkpoint: Its content.
+
+    Raises:
+        NotFinite: A tensor contains a NaN or an infinity.
+        OSError: The file could not be written; the message contains the room that was needed and that was
+            free. After either error the old file is unchanged and no other file is left.
     """
     names, header = _header(checkpoint)
     found = _DIGEST.search(header)
@@ -98,9 +106,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         with replacing(path) as descriptor:
             write(descriptor, header)
             for name in names:
-                # An array in another order would come back transposed.
+                # The bytes of an array in another order would be read back transposed.
                 flat = np.ascontiguousarray(checkpoint.tensors[name]).reshape(-1)
-                count = _PIECE // flat.itemsize
+                count = _BYTES_PER_PIECE // flat.itemsize
                 for start in range(0, flat.size, count):
                     part = flat[start : start + count]
                     if not np.isfinite(part).all():
@@ -120,9 +128,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _header(checkpoint: Checkpoint) -> tuple[list[str], bytes]:
-    """The tensors' names in the order in which they are written, and all that stands before them.
+    """Return the tensors' names in the order of the file, and the bytes before the tensors.
 
-    Those of wide elements come first, so that each begins at a multiple of its elements' size.
+    Tensors of wide elements come first, so that each begins at a multiple of its elements' size.
     """
     document = {
         "format": _FORMAT,
@@ -146,10 +154,10 @@ def _header(checkpoint: Checkpoint) -> tuple[list[str], bytes]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint and checks every byte of it.
+    """Read a checkpoint and check every byte of it.
 
-    Raises
-        CheckpointError: the file is missing, damaged, or is not a checkpoint of this program.
+    Raises:
+        CheckpointError: The file is missing, damaged, or not a checkpoint of this program.
     """
     try:
         data = path.read_bytes()
@@ -171,7 +179,7 @@ def load(path: Path) -> Checkpoint:
 
     from safetensors.numpy import load as from_bytes
 
-    # From here on the bytes are the ones that save() wrote, unless another program made the file.
+    # From here on the bytes are those that save() wrote, unless another program made the file.
     try:
         document = json.loads(json.loads(header[8:])["__metadata__"]["checkpoint"])
         kind = document["format"]
@@ -185,18 +193,20 @@ def load(path: Path) -> Checkpoint:
 
 
 def _header_end(data: bytes) -> int:
-    """Where the tensors' bytes begin: eight bytes hold the length of the JSON header that follows them."""
+    """Return the offset of the tensors' bytes; the first eight bytes contain the length of the header."""
     return 8 + int.from_bytes(data[:8], "little")
 
 
 def check_tensors(path: Path, tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses tensors that are not those of a network.
+    """Refuse tensors that are not those of a network.
 
-    Args
-        expected: the name and shape of each tensor of the network, in its order.
+    Args:
+        path: The checkpoint's file, for the error.
+        tensors: The tensors of the checkpoint.
+        expected: The name and shape of each tensor of the network, in its order.
 
-    Raises
-        CheckpointError: naming the file and the first tensor that differs.
+    Raises:
+        CheckpointError: The text names the file and the first tensor that differs.
     """
 
     def refuse(what: str) -> None:
@@ -220,31 +230,48 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 class Folder:
-    """The checkpoints of one run: the last `keep`, and the one with the lowest test error."""
+    """The checkpoints of one run: the last `keep`, and the one with the lowest test error.
+
+    Attributes:
+        path: The folder.
+        keep: The number of checkpoints that stay beside the best.
+    """
 
     def __init__(self, path: Path, keep: int = KEEP) -> None:
         self.path = path
         self.keep = keep
 
     def file(self, step: int) -> Path:
+        """Return the file of the checkpoint after `step` steps."""
         return self.path / f"step-{step:08d}{SUFFIX}"
 
     def files(self) -> list[Path]:
-        """The checkpoints' files, oldest first; side files and a user's own copies are not among them."""
+        """Return the checkpoints' files, oldest first, without unfinished files and a user's own copies."""
         files = [file for file in self.path.glob(f"step-*{SUFFIX}") if _step_of(file) >= 0]
         return sorted(files, key=_step_of)
 
     def later(self, step: int) -> list[Path]:
-        """The files of checkpoints after `step`, oldest first."""
+        """Return the files of checkpoints after `step`, oldest first."""
         return [file for file in self.files() if _step_of(file) > step]
 
     def clean(self) -> None:
-        """Removes what a killed process left half written."""
+        """Remove files that a killed process left unfinished."""
         for side in self.path.glob(f".step-*{SUFFIX}.partial"):
             side.unlink()
 
     def save(self, checkpoint: Checkpoint, best_step: int | None = None) -> Path:
-        """Writes a checkpoint, then removes earlier ones that are no longer needed."""
+        """Write a checkpoint, then remove earlier ones that are no longer needed.
+
+        Args:
+            checkpoint: Its content.
+            best_step: The step of the checkpoint with the lowest test error, which stays.
+
+        Returns:
+            The file.
+
+        Raises:
+            NotFinite, OSError: As :func:`save`.
+        """
         path = self.file(checkpoint.step)
         save(path, checkpoint)
         files = self.files()
@@ -258,12 +285,19 @@ class Folder:
         return path
 
     def new_aside(self) -> Path:
-        """The folder for what is set aside next; it is not made yet."""
+        """Return the name of the next folder for checkpoints that are set aside; it is not made yet."""
         numbers = [int(found[1]) for path in self.path.glob("*") if (found := _ASIDE.fullmatch(path.name))]
         return self.path / f"set-aside-{max(numbers, default=0) + 1}"
 
     def newest(self, below: Path | None = None) -> tuple[Path | None, Checkpoint | None, list[str]]:
-        """The newest sound checkpoint (older than the file `below`), and why newer ones were skipped."""
+        """Find the newest sound checkpoint.
+
+        Args:
+            below: Only checkpoints of earlier steps than this file count.
+
+        Returns:
+            Its file and its content, None if there is none, and the reasons why newer ones were skipped.
+        """
         skipped: list[str] = []
         for path in reversed(self.files()):
             if below is not None and _step_of(path) >= _step_of(below):
@@ -281,12 +315,16 @@ def _step_of(path: Path) -> int:
 
 
 def is_aside(folder: Path) -> bool:
-    """True if a folder holds checkpoints that were set aside when their run went back before them."""
+    """Return True if a folder contains checkpoints that were set aside when their run was resumed earlier."""
     return _ASIDE.fullmatch(folder.name) is not None and folder.parent.name == "checkpoints"
 
 
 def load_offering_previous(path: Path) -> Checkpoint:
-    """Reads the checkpoint a user named; if it is damaged, the error names the newest sound one before it."""
+    """Read a checkpoint that a user named; if it is damaged, the error names the newest sound one before it.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or not a checkpoint of this program.
+    """
     try:
         return load(path)
     except CheckpointError as error:

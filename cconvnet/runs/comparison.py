@@ -1,4 +1,4 @@
-"""What differs between runs: what they were asked, what they are, and what came of it."""
+"""Differences between runs: in their settings, in their networks and in their results."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cconvnet import nets, runs
+from cconvnet import nets
 from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.nets import compare as compare_specs
-from cconvnet.runs import RunError
 from cconvnet.runs.overview import Overview, look
+from cconvnet.runs.reading import RunError, read_config, read_log, surroundings
 
 _ERROR = "test_error_top1"
 
 
 def compare(paths: Sequence[Path]) -> dict[str, Any]:
-    """Two or more runs beside each other, as JSON values.
+    """Compare two or more runs, as JSON values.
 
-    Returns
-        runs: their folders.
-        settings: by name, what they were asked where that differs, a value for each run.
-        networks: for each run after the first, how its network differs from the first's: rows of layer,
-            value, the first's, its own.
-        results: by name, a value for each run, None where its files do not tell.
-        better: which run has the lower test error for good, and the epoch from which on it does; None where
-            none has. Only epochs count that all runs have tested.
+    Returns:
+        "runs", their folders; "settings", by name, the values for each run where they differ; "networks", for
+        each run after the first, rows of layer, attribute, the first run's value and its own; "results", by
+        name, a value for each run, None where its files lack it; "better", the run whose test error stays the
+        lowest and the epoch from which on it is, None if there is none. Only epochs count that all runs have
+        tested.
 
-    Raises
-        RunError: one of them cannot be read.
+    Raises:
+        RunError: One of them cannot be read.
     """
     if len(paths) < 2:
         raise RunError("two runs or more are compared")
-    configs = [runs.read_config(path) for path in paths]
+    configs = [read_config(path) for path in paths]
     overviews = [look(path) for path in paths]
     for run in overviews:
         if run.state == "damaged":
@@ -49,23 +47,23 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _epochs(path: Path) -> dict[int, dict[str, Any]]:
-    """The lines of a run's log that have tests, by the epoch."""
-    lines = runs.read_log(path, most=1)  # besides those of epochs
+    """Return the lines of a run's log that contain tests, by epoch."""
+    lines = read_log(path, most=1)  # of other lines as few as possible
     return {int(line["epoch"]): line for line in lines if "test_loss" in line}
 
 
 def _settings(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    asked = [
+    settings = [
         {
             "preprocessing": UNRECORDED.record(),
             **config["settings"],
             "device": config["device"],
-            **runs.surroundings(config),
+            **surroundings(config),
         }
         for config in configs
     ]
-    names = dict.fromkeys(name for values in asked for name in values)
-    rows = {name: [values.get(name) for values in asked] for name in names}
+    names = dict.fromkeys(name for values in settings for name in values)
+    rows = {name: [values.get(name) for values in settings] for name in names}
     return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
 
 
@@ -105,7 +103,7 @@ def _better(paths: Sequence[Path], logs: Sequence[dict[int, dict[str, Any]]]) ->
     return {"run": str(paths[best]), "epoch": since, "of_epochs": common[-1]}
 
 
-# ---- for people ------------------------------------------------------------------------------------------
+# ---- tables ----------------------------------------------------------------------------------------------
 
 _RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "state": ("state", str),
@@ -125,7 +123,7 @@ _RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def tables(found: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, columns and rows of the tables of a comparison."""
+    """Return the title, columns and rows of each table of a comparison."""
     names = _names(found["runs"])
     shown = [("", ["", *names], [_row(name, values) for name, values in found["results"].items()])]
     if found["settings"]:
@@ -138,7 +136,7 @@ def tables(found: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Which run is better for good, in a sentence."""
+    """Return a sentence on the run whose test error stays the lowest."""
     better = found["better"]
     if better is None:
         return "no run is better than the others after the last epoch that all have tested"
@@ -149,7 +147,7 @@ def verdict(found: dict[str, Any]) -> str:
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """Folders' names; with where they lie if two have the same."""
+    """Return the folders' names, or their paths if two have the same name."""
     names = [Path(path).name for path in paths]
     return names if len(set(names)) == len(names) else list(paths)
 

@@ -1,4 +1,4 @@
-"""Keep in a run what its data is: data.json, with the account of the pictures and those found unreadable."""
+"""The record of a run's data, ``data.json``: the account of its images and the unreadable ones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ SHOWN = 5
 
 
 class DataRecord:
-    """The file data.json of a run.
+    """The file ``data.json`` of a run.
 
-    Of a resumed run, the unreadable pictures that were found before are kept.
+    In a resumed run the unreadable images that were found before are kept.
+
+    Attributes:
+        path: The file.
     """
 
     def __init__(self, run: Path, source: Source) -> None:
@@ -31,9 +34,13 @@ class DataRecord:
         self._written = False
 
     def update(self) -> list[Skipped]:
-        """Write the file if there is anything new, and return the pictures newly found unreadable.
+        """Write the file if there is anything new.
 
-        Errors: OSError.
+        Returns:
+            The images newly found unreadable.
+
+        Raises:
+            OSError: The file cannot be written.
         """
         found = {(one.split, one.file): one for one in self._source.unreadable()}
         new = [one for key, one in found.items() if key not in self._known]
@@ -53,7 +60,7 @@ class DataRecord:
 
 
 def read_data(run: Path) -> dict[str, Any]:
-    """The values of a run's data.json; none where it is missing or damaged."""
+    """Read a run's ``data.json``; the values are empty if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
         values = json.loads((run / FILE).read_text(encoding="utf-8"))
         if isinstance(values, dict):
@@ -67,7 +74,12 @@ def account_lines(source: Source) -> list[str]:
 
 
 def unreadable_lines(found: list[Skipped], record: Path | None = None) -> list[str]:
-    """The first of the unreadable pictures for people, each with its reason, and where all are named."""
+    """Return lines for people on the first unreadable images, each with its reason.
+
+    Args:
+        found: All unreadable images.
+        record: The file that lists them all.
+    """
     if not found:
         return []
     where = f"; all are named in {record}" if record is not None else ""

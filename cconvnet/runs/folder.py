@@ -1,4 +1,4 @@
-"""A run's folder, open for training: its lock, its state, its log and its configuration."""
+"""The folder of a run in training: its lock, state, log and configuration."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ from cconvnet.runs.reading import RunError, read_config
 from cconvnet.system import outputs
 from cconvnet.system.locks import try_lock
 
-# NFS keeps the lock of a file that is open for writing for all machines (flock(2), "NFS details"), that of a
-# folder only for the machine that locked it (Linux, fs/nfs/dir.c: folders have no flock of their own).
+# A file, because over NFS all machines see the lock of a file that is open for writing (flock(2), "NFS
+# details"). Only the machine that took it sees the lock of a folder (Linux, fs/nfs/dir.c: folders have no
+# flock of their own).
 _LOCK = "lock"
-# What a killed process may leave.
-_HALF_WRITTEN = [
+# Files that a killed process may leave.
+_UNFINISHED = [
     outputs.side_file(Path(name)).name
     for name in ("config.json", "summary.json", "state.json", "log.jsonl", "curve.png")
 ]
 
 
 def new_folder(net: str, data: str) -> Path:
-    """Makes a folder under ``runs/`` in the working folder, named by network, data, date and time.
+    """Make a folder under ``runs/`` in the working folder, named after network, data, date and time.
 
-    Runs that begin in the same second get one each. Raises OSError: it cannot be made.
+    Runs that begin in the same second get different folders.
+
+    Raises:
+        OSError: The folder cannot be made.
     """
     plain = re.sub(r"[^A-Za-z0-9._]+", "-", f"{net}-{data}").strip("-")
     base = Path("runs") / f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -45,13 +49,13 @@ def new_folder(net: str, data: str) -> Path:
 
 
 def check_new(path: Path) -> None:
-    """Refuse a folder that no new run can be begun in.
+    """Refuse a folder in which no new run can begin.
 
-    Raises
-        RunError: the folder exists and holds something.
-        OSError: it cannot be made or written into.
+    Raises:
+        RunError: The folder exists and is not empty.
+        OSError: It cannot be made or written into.
     """
-    if path.is_dir() and any(file.name not in (_LOCK, *_HALF_WRITTEN) for file in path.iterdir()):
+    if path.is_dir() and any(file.name not in (_LOCK, *_UNFINISHED) for file in path.iterdir()):
         if (path / "config.json").exists():
             raise RunError(
                 f"{path} holds a run already; continue it with --resume {path}, or choose another --out"
@@ -61,20 +65,32 @@ def check_new(path: Path) -> None:
 
 
 class Listener(Protocol):
-    """Writes down what a run logs in a way of its own."""
+    """Another writer of a run's log, such as TensorBoard's event file."""
 
-    def log(self, line: dict[str, Any]) -> None: ...
+    def log(self, line: dict[str, Any]) -> None:
+        """Write a line of the log."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the writing."""
 
 
 class Run:
-    """One run's folder, open for training: it is locked, so that two processes cannot write into one run."""
+    """The folder of a run, locked for one process, so that two cannot write into it.
+
+    Within its context ``state.json`` is "training"; at the end it becomes "complete", "stopped" or "failed".
+
+    Attributes:
+        path: The folder.
+        config: The content of ``config.json``.
+        config_before: Its content when the run was opened.
+        checkpoints: The run's checkpoints.
+        listeners: Other writers of the log.
+    """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-        self.config_before = config  # as it was when the run was opened
+        self.config_before = config
         self.checkpoints = Folder(path / "checkpoints")
         self._lock = _lock(path)
         self._log: Any = None
@@ -83,11 +99,11 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> Run:
-        """Makes the folder and writes its configuration.
+        """Make the folder of a new run and write its configuration.
 
-        Raises
-            RunError: the folder exists and holds something.
-            OSError: it cannot be written.
+        Raises:
+            RunError: The folder exists and is not empty.
+            OSError: It cannot be written.
         """
         check_new(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -101,17 +117,17 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """Opens a run to continue it.
+        """Open a run to resume it.
 
-        Raises
-            RunError: the folder holds no run, or another process is training in it.
+        Raises:
+            RunError: The folder contains no run, or another process is training in it.
         """
         return cls(path, read_config(path))
 
     def __enter__(self) -> Run:
         self.checkpoints.path.mkdir(exist_ok=True)
         self.checkpoints.clean()
-        for name in _HALF_WRITTEN:
+        for name in _UNFINISHED:
             (self.path / name).unlink(missing_ok=True)
         try:
             self._write_state("training")
@@ -126,7 +142,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(OSError):  # a full disk has been said by then
+        with contextlib.suppress(OSError):  # a full disk has been reported by then
             if error is None or isinstance(error, KeyboardInterrupt):
                 self._write_state("complete" if self._complete else "stopped")
             else:
@@ -134,15 +150,15 @@ class Run:
         self.close()
 
     def _write_state(self, state: str, reason: str | None = None) -> None:
-        """Whoever finds "training" in a folder that is not locked knows that training was killed."""
+        """Write ``state.json``; "training" in a folder that is not locked means that training was killed."""
         outputs.write_json(
             self.path / "state.json", {"state": state, "reason": reason, "time": round(time.time(), 3)}
         )
 
     def close(self) -> None:
-        """Lets another process have the run."""
+        """Close the log and release the lock."""
         if self._log is not None:
-            # On a full disk closing fails too; what matters has been said by then.
+            # On a full disk closing fails too; that has been reported by then.
             with contextlib.suppress(OSError):
                 self._log.close()
         for listener in self.listeners:
@@ -150,25 +166,32 @@ class Run:
         os.close(self._lock)
 
     def write_config(self, config: dict[str, Any]) -> None:
+        """Write ``config.json``."""
         outputs.write_json(self.path / "config.json", config)
         self.config = config
 
     def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json``."""
         outputs.write_json(self.path / "summary.json", summary)
         self._complete = bool(summary["complete"])
 
     def rewind_log(self, step: int, epoch: int, aside: Path | None = None) -> int:
-        """Drops the lines after `step`, those of epochs after `epoch`, and those that are unreadable.
+        """Drop the lines of steps after `step`, of epochs after `epoch`, and unreadable ones; open the log.
 
-        Args
-            aside: a folder that what is dropped is kept in; it is made if need be.
+        Args:
+            step: The step from which the run is resumed.
+            epoch: The number of epochs done by then.
+            aside: A folder that keeps the dropped lines; it is made if need be.
 
-        Returns
-            how many lines were dropped, beside a last one that a kill cut short.
+        Returns:
+            The number of lines that were dropped, without a last one that a kill cut short.
+
+        Raises:
+            OSError: The log cannot be written.
         """
         path = self.path / "log.jsonl"
 
-        def lines(kept: bool) -> Iterator[bytes]:  # of a million lines one at a time
+        def lines(kept: bool) -> Iterator[bytes]:  # one at a time, as there may be a million
             with contextlib.suppress(FileNotFoundError), path.open("rb") as log:
                 for text in log:
                     if _is_within(text, step, epoch) == kept and (kept or not _is_cut_short(text)):
@@ -183,9 +206,15 @@ class Run:
         return dropped
 
     def set_aside(self, files: list[Path], aside: Path, config: dict[str, Any]) -> None:
-        """Moves checkpoints into a folder, with the summary and the configuration of the time before.
+        """Move checkpoints into a folder, with the summary and the configuration that belong to them.
 
-        Raises OSError: the folder or a file in it cannot be written.
+        Args:
+            files: The checkpoints.
+            aside: The folder; it is made if need be.
+            config: The configuration under which they were saved.
+
+        Raises:
+            OSError: The folder or a file in it cannot be written.
         """
         aside.mkdir(exist_ok=True)
         outputs.write_json(aside / "config.json", config)
@@ -196,9 +225,10 @@ class Run:
             file.rename(aside / file.name)
 
     def log(self, line: dict[str, Any]) -> None:
-        """Appends a line to the log.
+        """Append a line to the log.
 
-        Raises OSError, which names the log: it cannot be written.
+        Raises:
+            OSError: The log cannot be written; the error names it.
         """
         try:
             self._log.write(json.dumps(line) + "\n")
@@ -210,7 +240,7 @@ class Run:
 
 
 def _is_within(text: bytes, step: int, epoch: int) -> bool:
-    """True if a line of a log is readable and of no later step or epoch."""
+    """Return True if a line of a log is readable and of no later step or epoch."""
     try:
         line = json.loads(text)
         return bool(line["step"] <= step and ("test_loss" not in line or line["epoch"] <= epoch))
@@ -219,7 +249,7 @@ def _is_within(text: bytes, step: int, epoch: int) -> bool:
 
 
 def _is_cut_short(text: bytes) -> bool:
-    """True if a line is the rest of one that a kill cut short."""
+    """Return True if a line was cut short by a kill."""
     if text.endswith(b"\n"):
         return False
     try:
@@ -230,18 +260,29 @@ def _is_cut_short(text: bytes) -> bool:
 
 
 def _lock(path: Path) -> int:
-    """An open descriptor that no other process holds; the system frees it whatever happens."""
+    """Take the lock of a run; the system releases it when the process ends, however that happens.
+
+    Returns:
+        The descriptor that holds the lock.
+
+    Raises:
+        RunError: Another process holds it.
+    """
     descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(10):
         if try_lock(descriptor):
             return descriptor
-        time.sleep(0.02)  # Perhaps somebody only looks whether it is locked.
+        time.sleep(0.02)  # perhaps in_use() of another process holds it for a moment
     os.close(descriptor)
     raise RunError(f"another process is training in {path}")
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process is training in a run's folder. Raises OSError: its lock cannot be opened."""
+    """Return True if a process is training in a run's folder.
+
+    Raises:
+        OSError: Its lock cannot be opened.
+    """
     try:
         descriptor = os.open(path / _LOCK, os.O_RDONLY)
     except FileNotFoundError:

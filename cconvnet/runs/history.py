@@ -1,4 +1,4 @@
-"""What a run's log says, as columns of numbers, and read on as the log grows."""
+"""A run's log as columns of numbers, which can be read further as the log grows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.runs import read_config
+from cconvnet.runs.reading import read_config
 
 Array = np.ndarray[Any, Any]
 
-# Among fewer classes the right one is almost always among the first five.
+# The top-5 error is shown from this number of classes on. Among fewer, the right class is almost always among
+# the first five.
 TOP5_FROM = 11
 
 X_AXES = ("epoch", "step", "seconds")
@@ -32,13 +33,13 @@ _EPOCH = (
     "test_error_top5",
 )
 
-# Of more bytes at once, about 70,000 lines, only so many of the steps' lines are read that it takes a second.
+# Of more bytes at once, about 70,000 lines, only a part of the steps' lines is read. That takes a second.
 _READ_WHOLE = 2**24
 
 
 @dataclass
 class _Columns:
-    """Lines of one kind: a growing array for each of their values, NaN where a line lacks it."""
+    """Lines of one kind: a growing array for each of their values, with NaN where a line lacks it."""
 
     names: tuple[str, ...]
     values: dict[str, array[float]] = field(init=False)
@@ -61,14 +62,15 @@ class _Columns:
 class History:
     """The log of one run.
 
-    Attributes
-        path, config: the run's folder and its ``config.json``.
-        steps: the lines of training steps: step, epoch, loss, train_error_top1, lr, images_per_second.
-        epochs: the lines of whole epochs: step, epoch, train_ and test_loss, train_ and test_error_top1,
+    Attributes:
+        path: The run's folder.
+        config: The content of its ``config.json``.
+        steps: The lines of training steps: step, epoch, loss, train_error_top1, lr, images_per_second.
+        epochs: The lines of whole epochs: step, epoch, train_ and test_loss, train_ and test_error_top1,
             test_error_top5.
 
-    Raises
-        RunError: the folder holds no run.
+    Raises:
+        RunError: The folder contains no run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,10 +87,13 @@ class History:
         return len(self.steps) + len(self.epochs)
 
     def read(self) -> bool:
-        """Reads what was written since the last call; says whether there was anything.
+        """Read what was written since the last call.
 
-        A log that was put back to an earlier step, as a resume does, is read anew. Of a very long one every
-        epoch's line is read, and of the steps' lines each second, third, ..., evenly.
+        A log that a resumed run cut back to an earlier step is read anew. Of a very long log all lines of
+        epochs are read, and of the lines of steps each second, third, ....
+
+        Returns:
+            True if there was anything to read.
         """
         try:
             log = (self.path / "log.jsonl").open("rb")
@@ -121,9 +126,9 @@ class History:
         return self._offset > before
 
     def places(self, lines: _Columns, x: str) -> Array:
-        """Where lines lie on an axis: by epochs, by steps, or by the seconds of training they came after.
+        """Return the positions of lines on an axis of epochs, of steps, or of seconds of training.
 
-        The log holds rates, not times, so seconds are the images of each line over its rate, summed.
+        The log contains speeds, not times, so seconds are summed from the images and the speed of each line.
         """
         if x != "seconds":
             return lines[x]
@@ -136,15 +141,15 @@ class History:
         return places
 
     def rate_changes(self) -> list[tuple[int, float]]:
-        """Where the learning rate changed: (index of the first step line with the new rate, that rate)."""
+        """Return the changes of the learning rate: the index of the first step line with it, and the rate."""
         rates = self.steps["lr"]
         return [(int(i), float(rates[i])) for i in np.flatnonzero(np.diff(rates)) + 1]
 
     def rate_place(self, index: int, x: str) -> float:
-        """Where on an axis the rate of step line `index` came into force.
+        """Return the position on an axis from which on the rate of step line `index` applied.
 
-        A line tells the rate of its last step. Rates mostly change between two epochs, so where one ends
-        within the line's steps, or right before them, it changed there.
+        A line contains the rate of its last step. Rates mostly change between two epochs. So if an epoch ends
+        within the line's steps, or right before them, the rate is taken to have changed there.
         """
         epochs, places = self.steps["epoch"], self.places(self.steps, x)
         before, now = epochs[index - 1], epochs[index]
@@ -154,11 +159,11 @@ class History:
         return float(np.interp(boundary, [before, now], [places[index - 1], places[index]]))
 
     def best(self) -> int | None:
-        """The first epoch line with the lowest test error."""
+        """Return the index of the first epoch line with the lowest test error."""
         errors = self.epochs["test_error_top1"]
         return int(np.nanargmin(errors)) if np.isfinite(errors).any() else None
 
     def lowest_error(self) -> float | None:
-        """The lowest test error, from 0 to 1."""
+        """Return the lowest test error, from 0 to 1."""
         best = self.best()
         return None if best is None else float(self.epochs["test_error_top1"][best])

@@ -1,4 +1,4 @@
-"""What there is to say of a run in a line: how far it is, how good, how fast, and what became of it."""
+"""One-line summary of a run: progress, best error, speed and state."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cconvnet import runs
-from cconvnet.runs import RunError
+from cconvnet.runs.folder import in_use
+from cconvnet.runs.reading import RunError, data_name, read_config, read_log
 
-# What a run can be, the first being what most wants to be seen.
+# The states of a run, in the order in which a user most wants to see them.
 STATES = ("training", "failed", "damaged", "killed", "stopped", "complete")
 SORTS = ("when", "name", "net", "error", "speed", "state")
-# A folder that holds one of these was a run, whatever else is missing.
+# A folder that contains one of these was a run, whatever else is missing.
 _TRACES = ("config.json", "log.jsonl", "checkpoints")
-# Of a longer log a part tells enough: a folder may hold hundreds of runs.
+# Bytes of a log. Of a longer one a part is enough, as a folder may contain hundreds of runs.
 _MOST_OF_LOG = 2**17
-# What a file that no longer holds what was written into it leads to.
+# The exceptions that the reading of a damaged file may raise.
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Overview:
-    """A run; what its files do not tell is None.
+    """The summary of a run; values that its files lack are None.
 
-    Attributes
-        state: one of STATES; "killed" is a run that nobody trains and that had no time to say how it ended.
-        reason: why it failed, or what is damaged.
-        epochs, of_epochs: done, and to do in all.
-        best_error, best_epoch, last_error: the test's top-1 error, as a share.
-        images_per_second: the median of the log's lines.
-        seconds: of training, tests and saving not counted.
-        when: when its log was last written, in seconds since 1970.
+    Attributes:
+        state: One of STATES. "killed" is a run that no process trains and that could not record its end.
+        reason: Why it failed, or what is damaged.
+        epochs: The number of epochs done.
+        of_epochs: The number of epochs in all.
+        best_error: The lowest top-1 error of a test, from 0 to 1.
+        best_epoch: The epoch of that test.
+        last_error: The top-1 error of the last test.
+        images_per_second: The median of the log's lines.
+        seconds: Of training, without tests and saving.
+        when: When its log was last written, in seconds since 1970.
     """
 
     path: Path
@@ -55,12 +58,12 @@ class Overview:
     when: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the summary as JSON values."""
         return {**dataclasses.asdict(self), "path": str(self.path), "name": self.path.name}
 
 
 def look(path: Path) -> Overview:
-    """The run in a folder. A folder that holds no run, or a damaged one, is "damaged"."""
+    """Return the summary of the run in a folder. No run, or a damaged one, is "damaged"."""
     try:
         return _sound(path)
     except _DAMAGE as error:
@@ -69,9 +72,9 @@ def look(path: Path) -> Overview:
 
 
 def _sound(path: Path) -> Overview:
-    config = runs.read_config(path)
+    config = read_config(path)
     settings = config["settings"]
-    lines = runs.read_log(path, _MOST_OF_LOG)
+    lines = read_log(path, _MOST_OF_LOG)
     steps = [line for line in lines if "loss" in line]
     epochs = [line for line in lines if "test_loss" in line]
     best = min(epochs, key=lambda line: float(line["test_error_top1"]), default=None)
@@ -82,7 +85,7 @@ def _sound(path: Path) -> Overview:
         state,
         reason,
         net=settings["net"],
-        data=runs.data_name(settings["data"]),
+        data=data_name(settings["data"]),
         device=config["device"],
         precision=settings["precision"],
         parameters=config["parameters"],
@@ -99,7 +102,11 @@ def _sound(path: Path) -> Overview:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file of a run; empty where there is none."""
+    """Read a JSON file of a run; the values are empty if there is none.
+
+    Raises:
+        RunError: The file is damaged.
+    """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -112,7 +119,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _state(path: Path) -> tuple[str, str | None]:
-    if runs.in_use(path):
+    if in_use(path):
         return "training", None
     found = read_json(path / "state.json")
     match found.get("state"):
@@ -128,7 +135,7 @@ def _state(path: Path) -> tuple[str, str | None]:
 
 
 def _seconds(path: Path, steps: list[dict[str, Any]], batch: int) -> float | None:
-    """From the summary if it is of the run's end, else from what the log's lines say of their steps."""
+    """Return the seconds of training: from the summary if it is newer than the log, else from the log."""
     summary = read_json(path / "summary.json")
     if summary and (not steps or summary["steps"] >= steps[-1]["step"]):
         return float(summary["seconds"])
@@ -150,14 +157,15 @@ def _written(path: Path) -> float | None:
 
 
 def overviews(folder: Path, sort: str = "when") -> list[Overview]:
-    """The runs in a folder, or the run that it is itself.
+    """Return the summaries of the runs in a folder, or of the run that it is itself.
 
-    Args
-        sort: one of SORTS: "when": the one written last first; "error": the best first; "speed": the fastest
-            first; "state": those that train first; "name", "net": as the alphabet goes.
+    Args:
+        folder: The folder.
+        sort: One of SORTS. "when" puts the one written last first, "error" the best, "speed" the fastest, and
+            "state" those that train; "name" and "net" sort alphabetically.
 
-    Raises
-        RunError: there is no such folder.
+    Raises:
+        RunError: There is no such folder.
     """
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}; runs lie in runs/, unless --out said otherwise")

@@ -1,4 +1,4 @@
-"""Read the files of a run: its configuration, its log, its checkpoints."""
+"""Read the files of a run: its configuration, its log and its checkpoints."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from cconvnet.errors import CheckpointError
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import Checkpoint, Folder
 
-# What a configuration says of the machine that the run was begun on, beside "versions".
+# The keys of a configuration that describe the machine, beside "versions".
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")
 
 
 class RunError(ValueError):
-    """A run's folder cannot be used; the text names it and says what to do."""
+    """A run's folder cannot be used; the text names it and contains what to do."""
 
 
 def data_name(data: str | None) -> str:
-    """What to call a run's data in a title."""
+    """Return the name of a run's data for a title."""
+    # The name of the embedded data, datasets.EMBEDDED, whose import would take longer than a list of runs.
     return "digits" if data is None else Path(data).name or data
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration of the run in a folder.
+    """Read the configuration of the run in a folder.
 
-    Raises
-        RunError: the folder holds no readable configuration.
+    Raises:
+        RunError: The folder contains no readable configuration.
     """
     file = path / "config.json"
     try:
@@ -45,8 +46,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def surroundings(config: dict[str, Any]) -> dict[str, str]:
-    """The machine and the versions of programs that a run was begun with, by name; where it went on with
-    others, from which step on."""
+    """Return the machine and the versions of programs of a run, by name.
+
+    Where a resumed run went on with others, the text contains them too, and from which step on.
+    """
     found: dict[str, str] = {}
     before: dict[str, str] = {}
     for session in (config, *config.get("resumed", [])):
@@ -63,12 +66,13 @@ def surroundings(config: dict[str, Any]) -> dict[str, str]:
 
 
 def arithmetic(config: dict[str, Any], step: int | None = None) -> str:
-    """The kind of device and the software that decide the bits of a run's last session.
+    """Return the kind of device and the software that decide the bits of a run's last session.
 
-    The number of CPU threads is no part of it: results do not depend on it.
+    The number of CPU threads is left out, because results do not depend on it.
 
-    Args
-        step: of the last session that began before this step.
+    Args:
+        config: The run's configuration.
+        step: Only sessions that began before this step count; None: all.
     """
     sessions = [one for one in config.get("resumed", []) if step is None or one["step"] < step]
     module = str((sessions[-1] if sessions else config).get("module", "another device"))
@@ -76,11 +80,12 @@ def arithmetic(config: dict[str, Any], step: int | None = None) -> str:
 
 
 def read_log(path: Path, most: int | None = None) -> list[dict[str, Any]]:
-    """The lines of a run's log; a last line that a kill cut short is left out.
+    """Read the lines of a run's log; a last line that a kill cut short is left out.
 
-    Args
-        most: of a log of more bytes, about so many: every epoch's line, the last line, and of the others each
-            second, third, ..., evenly.
+    Args:
+        path: The run's folder.
+        most: The number of bytes from which on only a part is read: the lines of epochs, the last line, and
+            of the others each second, third, ..., so that about `most` bytes remain. None: all is read.
     """
     lines: list[dict[str, Any]] = []
     left_out = b""
@@ -101,10 +106,10 @@ def read_log(path: Path, most: int | None = None) -> list[dict[str, Any]]:
 
 
 def unfinished(folder: Path) -> Path:
-    """The run in `folder` that was trained last, of those that have not done all their epochs.
+    """Return the run in `folder` that was trained last, of those that have not done all their epochs.
 
-    Raises
-        RunError: there is none.
+    Raises:
+        RunError: There is none.
     """
     found = []
     for config in folder.glob("*/config.json"):
@@ -114,7 +119,7 @@ def unfinished(folder: Path) -> Path:
             summary = path / "summary.json"
             if summary.exists():
                 done = json.loads(summary.read_text(encoding="utf-8"))
-                # One that was told to go on for longer is finished no more.
+                # A complete run that was then resumed with more epochs is no longer complete.
                 if done["complete"] and done["epochs"] >= epochs:
                     continue
             log = path / "log.jsonl"
@@ -127,7 +132,7 @@ def unfinished(folder: Path) -> Path:
 
 
 def folder_of(path: Path) -> Path:
-    """The run's folder, given it, one of its checkpoints, set aside or not, or a folder of them."""
+    """Return the folder of a run, given it, one of its checkpoints or a folder of them, set aside or not."""
     if path.is_file() or path.suffix == checkpoint.SUFFIX:
         path = path.parent
     if checkpoint.is_aside(path):
@@ -136,13 +141,18 @@ def folder_of(path: Path) -> Path:
 
 
 def find_checkpoint(path: Path, best: bool = False) -> tuple[Path, Checkpoint, list[str]]:
-    """The checkpoint a user means by a run's folder (its newest sound one, or its best) or by a file.
+    """Read the checkpoint that a user means.
 
-    Returns
+    Args:
+        path: A run's folder, for its newest sound checkpoint, or the file of a checkpoint.
+        best: Of a run, take the checkpoint with the lowest test error instead.
+
+    Returns:
         Its file, its content, and a line for each newer one that is damaged and was skipped.
 
-    Raises
-        CheckpointError: there is none, or it is damaged.
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+        RunError: There is no such run.
     """
     if path.is_file() or path.suffix == checkpoint.SUFFIX:
         return path, checkpoint.load_offering_previous(path), []

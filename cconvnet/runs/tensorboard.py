@@ -1,7 +1,7 @@
-"""A run's log as TensorBoard reads it: event files in RUN/tensorboard.
+"""Event files for TensorBoard, with a run's log, in RUN/tensorboard.
 
-They are written by TensorBoard's own package (the extra ``tensorboard``), record by record, each in one call
-and when it is logged: without a thread, so that a full disk is told where it is met.
+TensorBoard's own package (the extra ``tensorboard``) makes the records. Each is written in one call when its
+line is logged. There is no thread, so that a full disk raises an error where it is met.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 FOLDER = "tensorboard"
 
-# By a key of the log: the chart's name. TensorBoard puts those with one beginning side by side.
+# The chart of each key of the log. TensorBoard puts charts with a common beginning side by side.
 _OF_STEPS = {
     "loss": "loss/steps",
     "train_error_top1": "error_top1/steps",
@@ -35,17 +35,21 @@ _OF_EPOCHS = {
     "test_error_top1": "error_top1/test",
     "test_error_top5": "error_top5/test",
 }
-_FILTER_PIXELS = 4  # how large a pixel of a filter is drawn
-# A picture is only drawn when this many times as long has gone by as the last one took.
+_FILTER_PIXELS = 4  # the side of a filter's pixel in the picture
+# A picture is only drawn if this many times the time that the last one took has gone by.
 _TIME_PER_PICTURE = 1000.0
 
 
 class TensorBoardMissing(ValueError):
-    """Event files cannot be written; the text says what to install."""
+    """Event files cannot be written; the text contains the command that installs what is missing."""
 
 
 def require() -> Any:
-    """TensorBoard's messages and its writer of records. Raises TensorBoardMissing."""
+    """Import TensorBoard's messages and its writer of records.
+
+    Raises:
+        TensorBoardMissing: It is not installed.
+    """
     try:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -57,27 +61,31 @@ def require() -> Any:
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
-    """What is drawn of a line of the log, by the chart's name."""
+    """Return the values of a line of the log, by the chart's name."""
     charts = _OF_EPOCHS if "test_loss" in line else _OF_STEPS if "loss" in line else {}
     found = {chart: line[key] for key, chart in charts.items() if key in line}
     return found | {f"lr/{name}": rate for name, rate in line.get("lr_other", {}).items()}
 
 
 class EventFile:
-    """Writes what a run logs into a new event file.
+    """A new event file that takes what a run logs.
 
-    Where there are event files already, what they hold from `step` on is withdrawn and written again from
-    `lines`; where there are none, all of `lines` is written.
+    If there are event files already, their values from `step` on are withdrawn and written again from
+    `lines`. If there are none, all of `lines` is written.
 
-    Args
-        lines: the run's log up to now.
-        step: how many steps the run has done.
-        filters: gives a layer's name and its filters [K, R, S, 1 or 3], which are drawn when an epoch ends,
+    Args:
+        run: The run's folder.
+        lines: The run's log up to now.
+        step: The number of steps that the run has done.
+        filters: Returns a layer's name and its filters [K, R, S, 1 or 3]. They are drawn when an epoch ends,
             unless epochs are so short that this would take a noticeable part of them.
 
-    Raises
-        TensorBoardMissing: it is not installed.
-        OSError: it cannot be written.
+    Attributes:
+        path: The file.
+
+    Raises:
+        TensorBoardMissing: TensorBoard is not installed.
+        OSError: The file cannot be written.
     """
 
     def __init__(
@@ -100,19 +108,23 @@ class EventFile:
         self._next_picture = 0.0
         self._write(0, file_version="brain.Event:2")
         if before:
-            # A session starts: what was there from this step on goes.
+            # The start of a session withdraws the values from this step on.
             self._write(step, session_log=self._session(status=self._session.START))
         for line in lines:
             if not before or line["step"] >= step:
                 self.log(line)
 
     def log(self, line: dict[str, Any]) -> None:
-        """Writes a line of the log. Raises OSError: the disk is full."""
+        """Write a line of the log.
+
+        Raises:
+            OSError: The disk is full.
+        """
         values = [self._value(tag=chart, simple_value=value) for chart, value in scalars(line).items()]
         if values:
             self._write(line["step"], summary=self._summary(value=values))
         began = time.perf_counter()
-        # The filters of the past are not at hand.
+        # Earlier filters are gone, so none are drawn for lines that are written again.
         if "test_loss" in line and line["step"] >= self._step and began >= self._next_picture:
             self._draw_filters(line["step"])
             now = time.perf_counter()
@@ -128,6 +140,7 @@ class EventFile:
         self._write(step, summary=self._summary(value=[self._value(tag=f"filters/{layer}", image=image)]))
 
     def close(self) -> None:
+        """Close the file."""
         self._records.close()
 
     def _write(self, step: int, **content: Any) -> None:
@@ -135,7 +148,7 @@ class EventFile:
 
 
 class _Unbuffered:
-    """A file that takes a record at once or says that it cannot."""
+    """A file that writes each record at once, or raises an error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -154,14 +167,14 @@ class _Unbuffered:
 
 
 def tiled(weights: Array) -> Array:
-    """Filters [K, R, S, 1 or 3], each scaled to its own range, as one picture uint8[H, W, 1 or 3]."""
+    """Draw filters [K, R, S, 1 or 3], each scaled to its own range, in one picture uint8[H, W, 1 or 3]."""
     count, height, width, channels = weights.shape
     low = weights.min(axis=(1, 2, 3), keepdims=True)
     high = weights.max(axis=(1, 2, 3), keepdims=True)
     shades = np.round(255 * (weights - low) / np.maximum(high - low, 1e-30)).astype(np.uint8)
     columns = math.ceil(math.sqrt(1.5 * count))
     rows = -(-count // columns)
-    # A line of one pixel of a filter between them.
+    # Filters are separated by the width of one of their pixels.
     sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
     for index, filter_ in enumerate(shades):
         y, x = index // columns * (height + 1), index % columns * (width + 1)

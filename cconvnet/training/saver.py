@@ -1,8 +1,8 @@
-"""Checkpoints beside training: a snapshot between two steps, and a thread that writes it meanwhile.
+"""Checkpoints in the background: a snapshot between two steps, and a thread that writes it.
 
-What stops training is the snapshot alone. It is copied into memory that was taken at the start, since the
-first touch of fresh memory costs more than the copy. The thread then checks that every value is finite, takes
-the SHA-256, writes, syncs and renames the file.
+Only the snapshot pauses training. It is copied into memory that was taken at the start, since the first touch
+of fresh memory costs more than the copy. The thread then checks that every value is finite, takes the
+SHA-256, writes, syncs and renames the file.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from cconvnet.training.stopping import Failures, TrainingStopped
 Array = np.ndarray[Any, Any]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
-# An epoch's end is worth a checkpoint if since the last one this many times as long has gone by as training
-# was paused for that, and twice as long as was written, so that the disk is free half of the time.
+# An epoch's end is worth a checkpoint if the time since the last one is this many times as long as that one
+# paused training, and twice as long as it was written. So the disk is free half of the time.
 _TRAINING_PER_STALL = 10.0
 _TIME_PER_WRITING = 2.0
 
 
 class Snapshot(Mapping[str, Array]):
-    """A network's state (``Network.state()``) as it was when ``take()`` was last called.
+    """A network's state (``Network.state()``) at the last call of ``take()``.
 
-    It holds as many bytes as the state. A parameter in several pieces is put together when it is asked for.
+    It takes as many bytes as the state. A parameter in several pieces is assembled when it is read.
     """
 
     def __init__(self, network: Network) -> None:
@@ -52,9 +52,10 @@ class Snapshot(Mapping[str, Array]):
         self._pairs = [(device, pairs[device.name]) for device in network.devices if pairs[device.name]]
 
     def take(self) -> Callable[[], None]:
-        """Begins to copy the state that all work given so far leaves; later work may change it.
+        """Begin to copy the state after all work that the devices have been given; later work may change it.
 
-        Nothing may be read before what it returns has been called, in whatever thread, and returned.
+        Returns:
+            A function that waits for the copies, in any thread. Nothing may be read before it has returned.
         """
         waits = [device.copy_out(pairs) for device, pairs in self._pairs]
 
@@ -77,7 +78,14 @@ class Snapshot(Mapping[str, Array]):
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A checkpoint that was written; `seconds` is how long checking, hashing and writing it took."""
+    """A checkpoint that was written.
+
+    Attributes:
+        step: The number of steps done.
+        path: The file.
+        bytes: Its size.
+        seconds: The time that checking, hashing and writing took.
+    """
 
     step: int
     path: Path
@@ -86,7 +94,7 @@ class Saved:
 
 
 class Saver:
-    """Writes snapshots of a network into a folder, one at a time; a context that ends when all is written."""
+    """The writer of snapshots of a network, one at a time; its context ends when all is written."""
 
     def __init__(self, network: Network, folder: Folder) -> None:
         self._folder = folder
@@ -102,15 +110,15 @@ class Saver:
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written."""
+        """True while a checkpoint is being written."""
         return self._pending is not None and not self._pending.done()
 
     def begin(self, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Takes a snapshot and begins to write it. The checkpoint before must have been collected.
+        """Take a snapshot and begin to write it. The checkpoint before must have been collected.
 
-        Args
-            checkpoint: its tensors are those written beside the network's. Nothing in it may change.
-            best_step: that of the checkpoint which is kept for being the best.
+        Args:
+            checkpoint: Its tensors are written beside the network's own. Nothing in it may change.
+            best_step: The step of the checkpoint with the lowest test error, which stays.
         """
         assert self._pending is None
         self._pending = self._thread.submit(self._write, checkpoint, best_step, self._snapshot.take())
@@ -123,15 +131,15 @@ class Saver:
         return Saved(beside.step, path, path.stat().st_size, time.perf_counter() - begun)
 
     def settle(self) -> None:
-        """Waits until nothing is being written, whether it succeeds or not."""
+        """Wait until nothing is being written, whether that succeeds or not."""
         if self._pending is not None:
             wait([self._pending])
 
     def collect(self) -> Saved | None:
-        """What the last begin() came to, once; waits for it.
+        """Wait for the last begin() and return its result, once; None if there is none.
 
-        Raises
-            NotFinite, OSError: as checkpoint.save().
+        Raises:
+            NotFinite, OSError: As :func:`cconvnet.runs.checkpoint.save`.
         """
         pending, self._pending = self._pending, None
         return None if pending is None else pending.result()
@@ -141,6 +149,10 @@ class Checkpointer:
     """The checkpoints of a training: when one is due, and the log of what it took.
 
     Args:
+        saver: Writes the checkpoints.
+        progress: The progress of the training.
+        log: Has a line for each checkpoint.
+        failures: Makes the texts of errors.
         content: Returns what is saved beside the network's state, as it is now.
 
     Attributes:

@@ -1,7 +1,7 @@
-"""Learning rates: which rate each parameter of a network has at a moment of the training.
+"""Learning rates: the rate of each parameter of a network at each moment of the training.
 
-A rate is a product: the first rate, the factors of the steps behind, a tenth for each time the test error
-stayed on a plateau, and what a user asked for a layer by name.
+A rate is a product of the first rate, of the factors of the steps that were passed, of a tenth for each
+plateau of the test error, and of the factor that a user gives a layer by name.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from cconvnet.nets import LrStep, RateCurve
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """A rate that is multiplied at given epochs; the factors of all epochs reached multiply.
+    """A rate that is multiplied at given epochs, by the factors of all epochs that were reached.
 
-    Attributes
-        lr: the first rate. steps: when it changes, and whose.
+    Attributes:
+        lr: The first rate.
+        steps: Epochs, factors and layers of the changes.
     """
 
     lr: float
@@ -34,9 +35,12 @@ class StepSchedule:
         real("lr", self.lr, low=0)
 
     def at(self, epoch: float, layer: str | None = None, of: str = "weight") -> float:
-        """The rate in an epoch, counted from 0 (parts are allowed): of a layer's weights or biases.
+        """Return the rate of a layer's weights or biases in an epoch.
 
-        Without a layer it is the rate of the layers that no step names.
+        Args:
+            epoch: Counted from 0, parts included.
+            layer: The layer; None: the layers that no step names.
+            of: "weight" or "bias".
         """
         factors = [
             step.factor
@@ -47,15 +51,16 @@ class StepSchedule:
 
 
 def curve_factor(curve: RateCurve, progress: float) -> float:
-    """The factor of a rate's curve, from 1 at the run's begin to 1 / curve.factor at its end.
+    """Return the factor of a rate's curve, from 1 at the run's beginning to 1 / curve.factor at its end.
 
     With f the factor, n the steps and p the progress: ``linear`` 1 - p + p/f; ``exp`` f^-p; ``dexp``
     f^(-i/(n-1)) in the i-th of n equal parts, 1/f if n is 1; ``jdexp`` the same, but between progress 0.2 and
     0.9 the second half of a part has the geometric mean of its own factor and the part's before.
     Source: the original program's lr.cu.
 
-    Args
-        progress: the part of the run that is done, from 0 to 1.
+    Args:
+        curve: The curve.
+        progress: The part of the run that is done, from 0 to 1.
     """
     last = 1 / curve.factor
     if curve.kind == "linear":
@@ -74,30 +79,33 @@ def curve_factor(curve: RateCurve, progress: float) -> float:
 
 
 class Parameter(Protocol):
-    """What has to be known of a parameter: see cconvnet.optim.Parameter."""
+    """The attributes of a parameter that decide its rate; see :class:`cconvnet.optim.Parameter`."""
 
     @property
-    def layer(self) -> str: ...
+    def layer(self) -> str:
+        """The name of its layer."""
 
     @property
-    def of(self) -> str: ...
+    def of(self) -> str:
+        """Its part of the layer, "weight" or "bias"."""
 
     @property
-    def lr_curve(self) -> RateCurve | None: ...
+    def lr_curve(self) -> RateCurve | None:
+        """The curve that its rate follows."""
 
 
 class Rates:
-    """The rate of each parameter of a network, before the factor that its layer's spec gives it.
+    """The rate of each parameter of a network, before the factor of its layer's spec.
 
-    Args
-        schedule: the rates by epoch.
-        parameters: by name; each has a `layer`, and what it is `of` there, "weight" or "bias".
-        lr_scale: what the rates of a layer are multiplied by from beginning to end; 0 freezes it.
-        epochs: how long the run is, over which rates with a curve fall.
-        seed: of the noise of rates that have some.
+    Args:
+        schedule: The rates by epoch.
+        parameters: The parameters by name.
+        lr_scale: The factor of a layer's rates from the beginning to the end; 0 freezes the layer.
+        epochs: The length of the run, over which rates with a curve fall.
+        seed: Of the noise of rates that have some.
 
-    Raises
-        ValueError: a step or `lr_scale` names a layer that has no parameters; the text has the nearest.
+    Raises:
+        ValueError: A step or `lr_scale` names a layer without parameters; the text contains the nearest name.
     """
 
     def __init__(
@@ -119,11 +127,22 @@ class Rates:
                 raise ValueError(nearest(what, name, layers))
 
     def general(self, epoch: float, divisions: int = 0) -> float:
-        """The rate of weights with no curve that neither a step nor `lr_scale` names, after plateaus."""
+        """Return the rate of weights without a curve that neither a step nor `lr_scale` names.
+
+        Args:
+            epoch: Counted from 0, parts included.
+            divisions: The number of plateaus so far.
+        """
         return self._schedule.at(epoch) * 0.1**divisions
 
     def at(self, epoch: float, divisions: int = 0, step: int = 0) -> dict[str, float]:
-        """The rate of every parameter by its name, after `divisions` plateaus, in a training step."""
+        """Return the rate of every parameter by its name.
+
+        Args:
+            epoch: Counted from 0, parts included.
+            divisions: The number of plateaus so far.
+            step: The training step, which decides the noise.
+        """
         return {
             name: self._schedule.at(epoch, part.layer, part.of)
             * 0.1**divisions
@@ -144,13 +163,14 @@ class Rates:
 
 
 def on_plateau(epoch: int, best_epoch: int, divisions: list[int], patience: int) -> bool:
-    """Whether the rates fall after this epoch: the test error has not fallen for `patience` epochs.
+    """Return True if the rates fall after this epoch, as the test error has not fallen for `patience` epochs.
 
     They are counted from the epoch with the lowest error, or from the last time the rates fell.
 
-    Args
-        epoch: how many epochs are done; best_epoch: after which the error was lowest.
-        divisions: the epochs after which the rates fell before.
-        patience: 0 is never.
+    Args:
+        epoch: The number of epochs done.
+        best_epoch: The epoch after which the error was lowest.
+        divisions: The epochs after which the rates fell before.
+        patience: 0 means never.
     """
     return patience > 0 and epoch - max([best_epoch, *divisions]) >= patience

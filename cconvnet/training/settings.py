@@ -1,4 +1,4 @@
-"""What a user asks of a training, what a run then computes by, and how far it is."""
+"""The settings and the progress of a run, as its checkpoints contain them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,33 @@ T = TypeVar("T")
 class Settings:
     """All that decides what a run computes; kept in ``config.json`` and in every checkpoint.
 
-    Attributes
-        towers: how many parts split layers have; see cconvnet.network.Network.
-        lr_steps, lr_plateau, lr_scale: see cconvnet.training.schedule.
-        color_noise: the standard deviation of the colour noise's factors; 0: none.
-        color_noise_epochs: how many epochs it lasts; None: all.
-        color_noise_shrinks: whether the noisy input is divided by 1 + color_noise.
-        preprocessing: the rules by which picture files are read.
-        pictures: the fingerprints of the data that the run began with; see cconvnet.data.fingerprint.
+    Options of :class:`cconvnet.training.options.Options` have the same names here.
+
+    Attributes:
+        net: The network's name.
+        data: The data's folder; None: the embedded digits.
+        size: The side in pixels that images are resized to; None: they are left as they are.
+        classes: The names of the classes.
+        image_shape: Height, width and channels of the stored images.
+        train_images: The number of training images.
+        test_images: The number of test images.
+        batch: Images per step.
+        epochs: The length of the run.
+        towers: The number of parts of split layers; see :class:`cconvnet.network.Network`.
+        seed: Of weights, order, crops and dropout.
+        lr: The first rate.
+        momentum: Of the updates.
+        lr_steps: The changes of the rate; see :mod:`cconvnet.training.schedule`.
+        lr_plateau: The epochs without a lower test error after which the rate falls; 0: never.
+        lr_scale: The factor of each layer's rates.
+        crop: True if crops are at random places.
+        mirror: True if images are mirrored at random.
+        color_noise: The standard deviation of the colour noise's factors; 0: none.
+        color_noise_epochs: The number of epochs with noise; None: all.
+        color_noise_shrinks: True if the noisy input is divided by 1 + color_noise.
+        precision: Of products.
+        preprocessing: The rules by which image files are read.
+        pictures: The fingerprints of the data that the run began with; see :mod:`cconvnet.data.fingerprint`.
     """
 
     net: str
@@ -58,7 +77,7 @@ class Settings:
 
     @classmethod
     def chosen(cls, options: Options, spec: NetSpec, source: Source) -> Settings:
-        """What the options say, and where they say nothing the network's recipe."""
+        """Return the settings of a new run: its options, and the network's recipe where none is given."""
         recipe = spec.recipe
         return cls(
             **options.settings(recipe),
@@ -76,6 +95,11 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """Return settings from their JSON values.
+
+        Raises:
+            RunError: They are not those of this version.
+        """
         return _restored(
             cls,
             "settings",
@@ -86,7 +110,7 @@ class Settings:
 
 
 def identity(source: Source) -> dict[str, Any]:
-    """What must be the same about the data when a run is resumed."""
+    """Return the properties of the data that must be the same when a run is resumed."""
     return {
         "classes": list(source.classes),
         "image_shape": list(source.image_shape),
@@ -97,12 +121,24 @@ def identity(source: Source) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run is, and the sums it has not yet written to its log.
+    """The progress of a run, and the sums that are not in its log yet.
 
-    Attributes
-        copied_bytes, copy_seconds: what the training steps copied between devices; tests do not count.
-        window, window_bytes, window_seconds: what belongs into the next line of the log.
-        lr_divisions: the epochs after which a plateau of the test error divided the rates.
+    Attributes:
+        step: The number of steps done.
+        epoch: The number of epochs done.
+        step_in_epoch: The number of steps done in the present epoch.
+        seconds: Of training, without tests and saving.
+        images: The number of images trained on.
+        copied_bytes: Bytes that training steps copied between devices; those of tests do not count.
+        copy_seconds: The time of these copies.
+        window: The sums for the next line of the log.
+        window_bytes: The part of `copied_bytes` for that line.
+        window_seconds: The part of `copy_seconds` for that line.
+        epoch_tally: The sums of the present epoch.
+        lr_divisions: The epochs after which a plateau of the test error divided the rates.
+        last_train: Loss and error of the last epoch's steps.
+        last_test: Loss and errors of the last test, and its step.
+        best: Step, epoch and error of the test with the lowest error.
     """
 
     step: int = 0
@@ -166,6 +202,11 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Progress:
+        """Return progress from its JSON values.
+
+        Raises:
+            RunError: They are not those of this version.
+        """
         return _restored(
             cls, "progress", values, window=lambda sums: Tally(**sums), epoch_tally=lambda sums: Tally(**sums)
         )
@@ -174,7 +215,7 @@ class Progress:
 def _restored(
     kind: Callable[..., T], what: str, values: dict[str, Any], **convert: Callable[[Any], Any]
 ) -> T:
-    """An object of a dataclass from a checkpoint's JSON values, some of them converted."""
+    """Make an object of a dataclass from a checkpoint's JSON values, some of them converted."""
     try:
         return kind(**{**values, **{name: make(values[name]) for name, make in convert.items()}})
     except (TypeError, KeyError, ValueError) as error:

@@ -35,7 +35,12 @@ class Steps:
     """The training steps of a run: they move its weights, and its progress counts them.
 
     Args:
-        statistics: The components of the colour noise; they may be found later.
+        network: The network.
+        settings: The run's settings.
+        progress: The run's progress.
+        statistics: The components of the colour noise; they may be computed later.
+        steps_per_epoch: The length of an epoch.
+        failures: Makes the texts of errors.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Steps:
         """Begin a step, and read the result of the one before.
 
         Args:
+            batch: The images.
             rates: The rate of each parameter.
             detect_anomaly: Look for values that are not finite after every layer.
 

@@ -24,7 +24,11 @@ class TrainingStopped(RuntimeError):
 
 
 class Terminated(KeyboardInterrupt):
-    """We were told to end when there was no step to finish; `path` is the run's folder, if it has one yet."""
+    """A signal came when there was no step to finish.
+
+    Attributes:
+        path: The run's folder, if it has one yet.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         super().__init__()
@@ -32,22 +36,22 @@ class Terminated(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Makes Ctrl-C or SIGTERM a request to stop after the present step; a second Ctrl-C stops at once.
+    """A context in which signals ask training to stop after the present step.
 
-    So does SIGHUP, which comes when a terminal or a connection closes, unless nohup had us ignore it.
+    A second Ctrl-C stops at once. The signals are Ctrl-C (SIGINT), SIGTERM, and SIGHUP, which comes when a terminal or a connection closes.
+    SIGHUP is left alone under nohup.
 
-    Attributes
-        signal: the last request, if there was one.
-        patient: whether there is a step to finish; without, a signal ends at once what is being done.
+    Args:
+        ends_process: Nothing but the end of the process follows. After SIGTERM or SIGHUP both are then ignored
+            beyond the context, since Python would otherwise restore their default and a second one would
+            kill the process. Often both come, from a shell and from the system.
+
+    Attributes:
+        signal: The last request, if there was one.
+        patient: True if there is a step to finish. Otherwise a signal ends at once what is being done.
     """
 
     def __init__(self, ends_process: bool = False) -> None:
-        """
-        Args
-            ends_process: nothing but the end of the process follows. If we were told to end, that is ignored
-                from then on: whoever asks twice must find that it ended well, and Python's end would undo a
-                handler. Often both signals come, from a shell and from the system.
-        """
         self.signal: int | None = None
         self.patient = False
         self._ends_process = ends_process
@@ -70,7 +74,7 @@ class Interrupts:
         if number == signal.SIGINT and (not self.patient or again == number):
             raise KeyboardInterrupt
         if not self.patient:
-            self.patient = True  # another must not disturb what is being closed
+            self.patient = True  # another signal must not disturb what is being closed
             raise Terminated
 
     def __bool__(self) -> bool:
@@ -86,6 +90,9 @@ class Failures:
     """The texts of failures that stop a training, each with the checkpoint to resume from.
 
     Args:
+        run: The run, with its checkpoints.
+        network: The network, with its parameters.
+        lr: The run's first rate.
         settle: Waits until no checkpoint is being written.
     """
 

@@ -1,13 +1,13 @@
-"""How long what is left of a training will take."""
+"""Times of a training: stopwatch, pace, and the time that is left."""
 
 from __future__ import annotations
 
 import math
 import time
 
-# Steps of so long ago count a third of the present ones.
+# Steps of so many seconds ago count a third of the present ones.
 _MEMORY_SECONDS = 60.0
-# A test goes forward only. Backward is twice the work of forward.
+# A test is a forward pass only. The backward pass is twice as much work.
 _TEST_PER_STEP = 1 / 3
 
 
@@ -25,39 +25,39 @@ class Stopwatch:
 
 
 class Pace:
-    """How long steps and tests take, from those that were done since the program began.
+    """The time of steps and tests, from those that were done since the program began.
 
-    Args
-        batches_per_test: how many batches a test has.
+    Args:
+        batches_per_test: The number of batches of a test.
     """
 
     def __init__(self, batches_per_test: float) -> None:
         self._batches_per_test = batches_per_test
         self._steps = 0
-        # The sums of seconds and of steps, the older the less they count.
+        # Sums of seconds and of steps; the older a step is, the less it counts.
         self._seconds = self._count = 0.0
         self._end_seconds: float | None = None
 
     def stepped(self, seconds: float) -> None:
-        """A step took so long."""
+        """Count a step."""
         if self._steps == 1:
-            self._seconds = self._count = 0.0  # the first step also makes ready what all later ones use
+            self._seconds = self._count = 0.0  # the first step also prepares what all later ones use
         fade = math.exp(-seconds / _MEMORY_SECONDS)
         self._seconds = fade * self._seconds + seconds
         self._count = fade * self._count + 1.0
         self._steps += 1
 
     def ended(self, seconds: float) -> None:
-        """What is done at an epoch's end, testing and saving, took so long."""
+        """Count the testing and saving at an epoch's end."""
         self._end_seconds = seconds
 
     @property
     def step_seconds(self) -> float | None:
-        """How long a step takes at present; None before the first."""
+        """The time of a step at present; None before the first."""
         return self._seconds / self._count if self._count else None
 
     def left(self, steps: int, ends: int) -> float | None:
-        """How many seconds so many steps and ends of epochs will take; None before the first step."""
+        """Return the seconds that steps and ends of epochs will take; None before the first step."""
         if (step := self.step_seconds) is None:
             return None
         end = self._end_seconds
