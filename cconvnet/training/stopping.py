@@ -38,13 +38,13 @@ class Terminated(KeyboardInterrupt):
 class Interrupts:
     """A context in which signals ask training to stop after the present step.
 
-    A second Ctrl-C stops at once. The signals are Ctrl-C (SIGINT), SIGTERM, and SIGHUP, which comes when a terminal or a connection closes.
-    SIGHUP is left alone under nohup.
+    A second Ctrl-C stops at once. The signals are Ctrl-C (SIGINT), SIGTERM, and SIGHUP, which comes when a
+    terminal or a connection closes. SIGHUP is left alone under nohup.
 
     Args:
-        ends_process: Nothing but the end of the process follows. After SIGTERM or SIGHUP both are then ignored
-            beyond the context, since Python would otherwise restore their default and a second one would
-            kill the process. Often both come, from a shell and from the system.
+        ends_process: Nothing but the end of the process follows. After SIGTERM or SIGHUP both are ignored
+            to the end: Python's end would restore the default, and a second signal would kill the process.
+            Often both come, from a shell and from the system.
 
     Attributes:
         signal: The last request, if there was one.
