@@ -187,7 +187,7 @@ def stored_bytes(split: Split) -> float | None:
     chosen = np.unique(np.linspace(0, len(split) - 1, min(len(split), 1000)).astype(np.int64))
     return statistics.fmean(
         Path(stored.path).stat().st_size - stored.offset if stored.length < 0 else stored.length
-        for stored in split.extents.stored(chosen)
+        for stored in split.ranges.select(chosen)
     )
 
 

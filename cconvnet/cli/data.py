@@ -27,7 +27,7 @@ from cconvnet.cli.options import workers as check_workers
 
 if TYPE_CHECKING:
     from cconvnet.console import Reporter
-    from cconvnet.data.datasets import Origin
+    from cconvnet.data.datasets import Dataset
 
 MAX_SHOWN_SKIPPED = 5  # pictures
 MAX_SHOWN_DAMAGES = 100  # lines
@@ -75,12 +75,12 @@ def get(
                 begun = file
             report.step(done // 10**6, file, f"{done / total:.0%} of {total / 1e6:,.1f} MB")
 
-        origin = downloads.get(name, out, say=report.say, progress=lambda file: partial(progress, file))
+        dataset = downloads.get(name, out, say=report.say, progress=lambda file: partial(progress, file))
         report.end()
-        counts = f"{len(origin.train):,} training"
-        if origin.test is not None:
-            counts += f" and {len(origin.test):,} test"
-        report.say(f"{out}: {counts} pictures of {len(origin.classes):,} classes")
+        counts = f"{len(dataset.train):,} training"
+        if dataset.test is not None:
+            counts += f" and {len(dataset.test):,} test"
+        report.say(f"{out}: {counts} pictures of {len(dataset.classes):,} classes")
         report.say(f"train on it with: cconvnet train --data {shlex.quote(str(out))}")
 
 
@@ -154,40 +154,40 @@ def prepare(
 
     began = time.monotonic()
     with reporter() as report:
-        origin = _find(src, report)
-        recipe, survey = choose(origin, size=size, whole=whole, raw=raw, quality=quality)
+        dataset = _find(src, report)
+        recipe, survey = choose(dataset, size=size, whole=whole, raw=raw, quality=quality)
         looking = report.counted("looking at files")
-        work = Preparation(origin, dst, recipe, survey, round(shard_mb * 2**20), looking)
+        work = Preparation(dataset, dst, recipe, survey, round(shard_mb * 2**20), looking)
         report.end()
         for line in work.describe():
             report.say(line)
         if work.complete() is not None:
             report.say(f"{dst} is already complete")
             return
-        dataset = work.run(report, workers)
-        count = sum(len(dataset.shards(split)) for split in dataset.pictures)
-        counts = " and ".join(f"{count:,} {split}" for split, count in dataset.pictures.items())
-        length = sized(sum(file.bytes for file in dataset.files.values()))
+        shard_set = work.run(report, workers)
+        count = sum(len(shard_set.shards(split)) for split in shard_set.pictures)
+        counts = " and ".join(f"{count:,} {split}" for split, count in shard_set.pictures.items())
+        length = sized(sum(file.bytes for file in shard_set.files.values()))
         report.say(
             f"{dst}: {counts} pictures in {count:,} shard{'s' * (count > 1)}, {length} in all, "
             f"{time.monotonic() - began:.0f} s"
         )
-        skipped = sum(dataset.skipped.values())
+        skipped = sum(shard_set.skipped.values())
         if skipped:
             report.say(
                 f"{skipped:,} pictures were skipped; {dst / 'skipped.jsonl'} lists them with the reasons"
             )
-            for one in dataset.left_out()[:MAX_SHOWN_SKIPPED]:
+            for one in shard_set.left_out()[:MAX_SHOWN_SKIPPED]:
                 report.say(f"  {one['split']}: {one['name']}: {one['reason']}")
 
 
-def _find(data: str | None, report: Reporter) -> Origin:
+def _find(data: str | None, report: Reporter) -> Dataset:
     """Find the data in a folder and report progress, because a million pictures take time."""
     from cconvnet.data import datasets
 
-    origin = datasets.find(data, report.counted("looking through data"))
+    dataset = datasets.open_dataset(data, report.counted("looking through data"))
     report.end()
-    return origin
+    return dataset
 
 
 @app.command(
@@ -215,18 +215,18 @@ def inspect(
         raise ValueError(f"--sheet must end with .png or .jpg, not {sheet.name!r}")
     checked_picture(sheet)
     with reporter_for(to_json) as report:
-        origin = _find(data, report)
-        found = inspection.inspect(origin, report.counted("looking at files"))
+        dataset = _find(data, report)
+        found = inspection.inspect(dataset, report.counted("looking at files"))
     if to_json != "-":
         for line in inspection.lines(found):
             print(line)
         splits = list(found.counts)
-        columns = ["class", *(["title"] if origin.titles else []), *splits]
+        columns = ["class", *(["title"] if dataset.titles else []), *splits]
         print_table("", columns, inspection.table(found), set(splits))
     if to_json is not None:
         write_json(to_json, found.as_json())
     if sheet is not None:
-        save_picture(inspection.sheet(origin, seed), sheet)
+        save_picture(inspection.sheet(dataset, seed), sheet)
         print(sheet, file=sys.stderr if to_json == "-" else sys.stdout)
 
 
@@ -247,9 +247,9 @@ def verify(
     from cconvnet.data.inspection import sized
     from cconvnet.data.shards import verify as checks
 
-    dataset = shards.read_dataset(dst)
-    pictures = sum(dataset.pictures.values())
-    size = sum(file.bytes for file in dataset.files.values())
+    shard_set = shards.read_shard_set(dst)
+    pictures = sum(shard_set.pictures.values())
+    size = sum(file.bytes for file in shard_set.files.values())
     with reporter() as report:
         report.begin("checking", size)
         found = checks.verify(
@@ -271,5 +271,5 @@ def verify(
             report.say(f"{dst} is damaged; remove the files named, then {again} again")
             raise typer.Exit(1)
         report.say(
-            f"{dst} is sound: {len(dataset.files) + 1:,} files, {pictures:,} pictures, {sized(size)} in all"
+            f"{dst} is sound: {len(shard_set.files) + 1:,} files, {pictures:,} pictures, {sized(size)} in all"
         )

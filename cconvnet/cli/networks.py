@@ -175,7 +175,7 @@ def augment(
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     checked_picture(out)
     source = sources.open_source(data, nets.stored_size(net) if size is None else size, workers=workers)
-    if source.extents is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
+    if source.ranges is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
         print(note)
     spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)

@@ -104,7 +104,7 @@ class Account:
     """The contents of a data folder, the same for every kind of data.
 
     Attributes
-        kind, name: those of the Origin.
+        kind, name: those of the Dataset.
         classes: the number of classes.
         splits: "train" and, where there are test pictures, "test".
         beside: files and folders that belong to no split.

@@ -20,7 +20,7 @@ _THREADS = 8
 _FILES_AT_ONCE = 1024
 
 
-class Stored(NamedTuple):
+class ByteRange(NamedTuple):
     """`length` bytes from `offset` on of the file at `path`; -1: to its end. Where `crc32` is given, not -1,
     they must have that CRC-32."""
 
@@ -36,7 +36,7 @@ class Stored(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Extents:
+class ByteRanges:
     """Many of them as arrays, since a million objects are large: picture i is ``length[i]`` bytes from
     ``offset[i]`` on of ``files[file[i]]``.
 
@@ -50,7 +50,7 @@ class Extents:
     crc32: npt.NDArray[np.uint32] | None = None
 
     @classmethod
-    def whole(cls, files: Sequence[str]) -> Extents:
+    def whole(cls, files: Sequence[str]) -> ByteRanges:
         """Each file one picture."""
         count = len(files)
         return cls(files, np.arange(count, dtype=np.int32), np.zeros(count, np.int64), np.full(count, -1))
@@ -58,7 +58,7 @@ class Extents:
     def __len__(self) -> int:
         return len(self.file)
 
-    def stored(self, indices: npt.NDArray[np.int64]) -> list[Stored]:
+    def select(self, indices: npt.NDArray[np.int64]) -> list[ByteRange]:
         """Where the pictures of these numbers lie."""
         sums = [-1] * len(indices) if self.crc32 is None else self.crc32[indices].tolist()
         rows = zip(
@@ -68,7 +68,7 @@ class Extents:
             sums,
             strict=True,
         )
-        return [Stored(self.files[file], *rest) for file, *rest in rows]
+        return [ByteRange(self.files[file], *rest) for file, *rest in rows]
 
     def fingerprint(self, root: str, progress: _Progress | None = None) -> bytes:
         """A digest that changes with the pictures' places and with any file's name, length or time.
@@ -118,7 +118,7 @@ def _of_files(
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawShapes:
     """That pictures' bytes are no file format but uint8[height[i], width[i], channels] themselves.
 
     height and width int32[n]; channels is 1 or 3.

@@ -1,4 +1,4 @@
-"""What was found: an Origin, and what the kinds of data have in common."""
+"""What was found: a dataset and what the kinds of data have in common."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cconvnet.data.account import Account, SplitAccount, Unused
-from cconvnet.data.byte_ranges import Extents, Raw
+from cconvnet.data.byte_ranges import ByteRanges, RawShapes
 from cconvnet.data.images import Content, Pixels, read_raw, read_stored
 from cconvnet.data.preprocessing import Preprocessing
 from cconvnet.errors import DataError
@@ -29,22 +29,22 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Pictures:
-    """One split of an origin, n pictures in a fixed order.
+    """One split of a dataset, n pictures in a fixed order.
 
     names: what each is called in a message and a report; unique.
     labels: int32[n], from 0 to classes - 1.
-    extents: where encoded pictures lie, or None where they are arrays already:
+    ranges: where encoded pictures lie, or None where they are arrays already:
     pixels: uint8[n,H,W,C], C of 1 or 3.
-    raw: that the extents' bytes are pixels themselves, or None.
+    raw: that the ranges' bytes are pixels themselves, or None.
     left_out: what is not among the n, such as a picture without a label. Too many of them are an error.
     ignored: other files that lie among them, such as hidden ones. Names are taken from the data's folder on.
     """
 
     names: Sequence[str]
     labels: Labels
-    extents: Extents | None = None
+    ranges: ByteRanges | None = None
     pixels: Pixels | None = None
-    raw: Raw | None = None
+    raw: RawShapes | None = None
     left_out: Sequence[LeftOut] = ()
     ignored: Unused = field(default_factory=Unused)
 
@@ -53,11 +53,11 @@ class Pictures:
 
     def content(self, number: int) -> Content:
         """A picture as its source has it. Errors: BrokenImage; OSError."""
-        if self.extents is None:
+        if self.ranges is None:
             assert self.pixels is not None
             one: Pixels = self.pixels[number]
             return one
-        (stored,) = self.extents.stored(np.array([number]))
+        (stored,) = self.ranges.select(np.array([number]))
         raw = self.raw
         if raw is None:
             return read_stored(stored)
@@ -67,7 +67,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Dataset:
     """What a folder or file of data holds, before anything is decoded.
 
     kind: "pictures", "imagenet tars", "webdataset", "shards", "mnist", "cifar10", "batches", "digits".

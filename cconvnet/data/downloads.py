@@ -24,7 +24,7 @@ from typing import IO
 
 import cconvnet
 from cconvnet.data import datasets
-from cconvnet.data.datasets import Origin
+from cconvnet.data.datasets import Dataset
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
 from cconvnet.system.outputs import check_folder
@@ -55,8 +55,13 @@ class Remote:
 
 @dataclass(frozen=True)
 class Collection:
-    """The files of a data set, and the kind of origin that it is. Where they are one archive, `inside` is the
-    folder in it that is wanted."""
+    """A public dataset: its files and its kind.
+
+    Attributes:
+        kind: the kind of the dataset that the files hold.
+        files: where they are fetched from.
+        inside: the folder to take out of a single archive.
+    """
 
     kind: str
     files: tuple[Remote, ...]
@@ -125,7 +130,7 @@ def get(
     *,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str], Progress] | None = None,
-) -> Origin:
+) -> Dataset:
     """Fetches one of COLLECTIONS into the folder `out` and gives back what it holds.
 
     Where `out` holds it already, nothing is fetched. CCONVNET_DATA_MIRROR, the address of a folder, is where
@@ -142,9 +147,9 @@ def get(
         if not out.is_dir():
             raise DataError(f"--out must be a folder; {out} is a file")
         if any(out.iterdir()):
-            origin = _already(name, out)
+            dataset = _already(name, out)
             say(f"{out} is there already; remove it to get {name} anew")
-            return origin
+            return dataset
     collection, mirror = COLLECTIONS[name], os.environ.get(MIRROR, "").rstrip("/")
     work = out.with_name(f"{out.name}.partial")
     if work.exists() and not (work.is_dir() and {file.name for file in work.iterdir()} <= _OF_A_DOWNLOAD):
@@ -162,14 +167,14 @@ def get(
         ready = _unpacked(ready / collection.files[0].name, work / "unpacked", collection.inside)
     ready.replace(out)
     shutil.rmtree(work)
-    return datasets.find(out)
+    return datasets.open_dataset(out)
 
 
-def _already(name: str, out: Path) -> Origin:
+def _already(name: str, out: Path) -> Dataset:
     with contextlib.suppress(DataError):
-        origin = datasets.find(out)
-        if origin.kind == COLLECTIONS[name].kind:
-            return origin
+        dataset = datasets.open_dataset(out)
+        if dataset.kind == COLLECTIONS[name].kind:
+            return dataset
     raise DataError(f"--out must be a new folder; {out} holds something else than {name}")
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cconvnet.data.byte_ranges import Stored
-from cconvnet.data.dataset import Origin, Pictures
+from cconvnet.data.byte_ranges import ByteRange
+from cconvnet.data.dataset import Dataset, Pictures
 from cconvnet.data.names import composed
 
 DIGITS = 16
@@ -28,14 +28,14 @@ FORM = "form"
 _THREADS = 8
 
 
-def fingerprints(origin: Origin) -> dict[str, str]:
+def fingerprints(dataset: Dataset) -> dict[str, str]:
     """The fingerprint of each split, and under "form" the form that shards keep the pictures in.
 
     Shards have the fingerprints of the pictures that they were made of.
     """
-    found = {FORM: origin.form} if origin.form else {}
-    for name, pictures in origin.splits.items():
-        found[name] = origin.fingerprints.get(name) or _of_pictures(origin, pictures)
+    found = {FORM: dataset.form} if dataset.form else {}
+    for name, pictures in dataset.splits.items():
+        found[name] = dataset.fingerprints.get(name) or _of_pictures(dataset, pictures)
     return found
 
 
@@ -56,28 +56,28 @@ def differences(before: Mapping[str, str], now: Mapping[str, str], than: str) ->
     return []
 
 
-def _of_pictures(origin: Origin, pictures: Pictures) -> str:
+def _of_pictures(dataset: Dataset, pictures: Pictures) -> str:
     digest = hashlib.sha256(f"1 {len(pictures)}\0".encode())
-    root = "" if origin.folder is None else f"{origin.folder}{os.sep}"
+    root = "" if dataset.folder is None else f"{dataset.folder}{os.sep}"
     names = "\0".join(["", *pictures.names]).replace(f"\0{root}", "\0")
-    for text in (names, "\0".join(["", *origin.classes])):
+    for text in (names, "\0".join(["", *dataset.classes])):
         digest.update(composed(text).encode(errors="surrogatepass"))
     digest.update(pictures.labels.astype("<i4").tobytes())
-    extents = pictures.extents
+    ranges = pictures.ranges
     if pictures.pixels is not None:
         digest.update(repr(pictures.pixels.shape).encode() + pictures.pixels.tobytes())
-    elif extents is not None and extents.crc32 is not None:
-        digest.update(extents.crc32.astype("<u4").tobytes())
-    elif extents is not None:
+    elif ranges is not None and ranges.crc32 is not None:
+        digest.update(ranges.crc32.astype("<u4").tobytes())
+    elif ranges is not None:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="cconvnet-scan") as threads:
             for look, most in ((_length, MOST_LENGTHS), (_beginning, MOST_READ)):
-                chosen = np.unique(np.linspace(0, len(extents) - 1, min(most, len(extents))).astype(np.int64))
-                for seen in threads.map(look, extents.stored(chosen)):
+                chosen = np.unique(np.linspace(0, len(ranges) - 1, min(most, len(ranges))).astype(np.int64))
+                for seen in threads.map(look, ranges.select(chosen)):
                     digest.update(seen)
     return digest.hexdigest()[:DIGITS]
 
 
-def _length(stored: Stored) -> bytes:
+def _length(stored: ByteRange) -> bytes:
     """A picture's length; nothing for what cannot be looked at, which whoever reads it will say."""
     if stored.length >= 0:
         return b"%d " % stored.length
@@ -87,7 +87,7 @@ def _length(stored: Stored) -> bytes:
         return b"- "
 
 
-def _beginning(stored: Stored) -> bytes:
+def _beginning(stored: ByteRange) -> bytes:
     length = BYTES_READ if stored.length < 0 else min(stored.length, BYTES_READ)
     try:
         with Path(stored.path).open("rb", buffering=0) as file:

@@ -25,7 +25,7 @@ import PIL
 from PIL import Image, ImageChops, UnidentifiedImageError, features
 
 from cconvnet import _pixels
-from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.containers import UPRIGHT, of_pixels, orientation, turned
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.errors import DataError
@@ -71,7 +71,7 @@ def describe_decoder(decoder: str) -> str:
     return f"Pillow {PIL.__version__} with {jpeg}"
 
 
-def read_stored(stored: Stored) -> bytes:
+def read_stored(stored: ByteRange) -> bytes:
     """The bytes of a picture. Errors: BrokenImage for what they are; OSError if they cannot be read."""
     with Path(stored.path).open("rb") as file:
         length = stored.length
@@ -90,7 +90,7 @@ def read_stored(stored: Stored) -> bytes:
     return data
 
 
-def read_raw(stored: Stored, pixels: Pixels) -> None:
+def read_raw(stored: ByteRange, pixels: Pixels) -> None:
     """Reads raw pixels straight into uint8[H,W,C], contiguous.
 
     Not through mapped memory: a file that is cut while it is mapped kills the process that reads it.
@@ -114,7 +114,7 @@ def read_raw(stored: Stored, pixels: Pixels) -> None:
 
 
 def read_image(
-    stored: str | Path | Stored,
+    stored: str | Path | ByteRange,
     size: int | None,
     shape: tuple[int, int, int] | None = None,
     decoder: str | None = None,
@@ -126,7 +126,7 @@ def read_image(
     With `shape` the image must come out as exactly that. Errors: BrokenImage for its contents; DataError
     for another shape than `shape`; OSError when the file cannot be read at all.
     """
-    stretch = stored if isinstance(stored, Stored) else Stored(str(stored))
+    stretch = stored if isinstance(stored, ByteRange) else ByteRange(str(stored))
     pixels, square = _decode(read_stored(stretch), size, decoder, preprocessing)
     if shape is not None and size is None and pixels.shape != shape:
         raise DataError(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from cconvnet.data.dataset import Origin, Pictures
+from cconvnet.data.dataset import Dataset, Pictures
 from cconvnet.data.images import BrokenImage, Content, Pixels, content_sides, decode_image
 from cconvnet.data.names import some
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
@@ -24,7 +24,7 @@ _LOOKED_AT = 256  # pictures whose headers are read
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an origin holds.
+    """What a dataset holds.
 
     counts: for each split how many pictures of each class there are.
     sides: (width, height) of so many pictures, spread over the data.
@@ -32,7 +32,7 @@ class Inspection:
     bytes: how long all pictures together are.
     """
 
-    origin: Origin
+    dataset: Dataset
     counts: dict[str, npt.NDArray[np.int64]]
     sides: list[tuple[int, int]]
     unreadable: list[str]
@@ -51,12 +51,12 @@ class Inspection:
         return sorted(self.sides, key=math.prod)[len(self.sides) // 2]
 
     def as_json(self) -> dict[str, Any]:
-        origin = self.origin
+        dataset = self.dataset
         return {
-            "kind": origin.kind,
-            "name": origin.name,
-            "notes": origin.notes,
-            "account": origin.account().as_json(),
+            "kind": dataset.kind,
+            "name": dataset.name,
+            "notes": dataset.notes,
+            "account": dataset.account().as_json(),
             "splits": {name: int(counts.sum()) for name, counts in self.counts.items()},
             "bytes": self.bytes,
             "sizes": {
@@ -70,10 +70,10 @@ class Inspection:
             "classes": [
                 {
                     "name": name,
-                    **({"title": origin.titles[label]} if origin.titles else {}),
+                    **({"title": dataset.titles[label]} if dataset.titles else {}),
                     **{split: int(counts[label]) for split, counts in self.counts.items()},
                 }
-                for label, name in enumerate(origin.classes)
+                for label, name in enumerate(dataset.classes)
             ],
         }
 
@@ -83,15 +83,15 @@ _ROWS = 20  # classes in the table
 
 def lines(found: Inspection) -> list[str]:
     """All but the table, in a few lines."""
-    origin = found.origin
+    dataset = found.dataset
     text = []
     for split, counts in found.counts.items():
         least, most = int(np.argmin(counts)), int(np.argmax(counts))
         spread = (
             f"{counts[least]:,} of each class"
             if counts[least] == counts[most]
-            else f"from {counts[least]:,} ({origin.classes[least]}) to {counts[most]:,} "
-            f"({origin.classes[most]}) of a class"
+            else f"from {counts[least]:,} ({dataset.classes[least]}) to {counts[most]:,} "
+            f"({dataset.classes[most]}) of a class"
         )
         text.append(f"{split}: {counts.sum():,} pictures, {spread}")
     shown = [f"{width}x{height}" for width, height in (found.smallest, found.median, found.largest)]
@@ -107,24 +107,24 @@ def lines(found: Inspection) -> list[str]:
             f"{len(found.unreadable):,} of those looked at are unreadable: {some(found.unreadable, 3)}"
         )
     return [
-        f"{origin.name}: {origin.kind}, {len(origin.classes):,} classes, {sized(found.bytes)} of pictures",
-        *origin.notes,
+        f"{dataset.name}: {dataset.kind}, {len(dataset.classes):,} classes, {sized(found.bytes)} of pictures",
+        *dataset.notes,
         *text,
-        *origin.account().lines()[1:],
+        *dataset.account().lines()[1:],
     ]
 
 
 def table(found: Inspection) -> list[list[str]]:
     """A row for each of the first classes: name, title if there are any, counts."""
-    origin = found.origin
+    dataset = found.dataset
     rows = []
-    for label, name in enumerate(origin.classes[:_ROWS]):
-        titles = [origin.titles[label]] if origin.titles else []
+    for label, name in enumerate(dataset.classes[:_ROWS]):
+        titles = [dataset.titles[label]] if dataset.titles else []
         rows.append([name, *titles, *(f"{counts[label]:,}" for counts in found.counts.values())])
-    more = len(origin.classes) - _ROWS
+    more = len(dataset.classes) - _ROWS
     if more > 0:
         rest = [f"{counts[_ROWS:].sum():,}" for counts in found.counts.values()]
-        rows.append([f"and {more:,} more", *([""] if origin.titles else []), *rest])
+        rows.append([f"and {more:,} more", *([""] if dataset.titles else []), *rest])
     return rows
 
 
@@ -137,7 +137,7 @@ def sized(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def inspect(origin: Origin, progress: Progress | None = None) -> Inspection:
+def inspect(dataset: Dataset, progress: Progress | None = None) -> Inspection:
     """Counts pictures and reads the headers of a few.
 
     progress: called with the number of files looked at and in all, for each split from the beginning.
@@ -145,31 +145,31 @@ def inspect(origin: Origin, progress: Progress | None = None) -> Inspection:
     Errors: DataError; OSError.
     """
     counts = {
-        name: np.bincount(pictures.labels, minlength=len(origin.classes))
-        for name, pictures in origin.splits.items()
+        name: np.bincount(pictures.labels, minlength=len(dataset.classes))
+        for name, pictures in dataset.splits.items()
     }
     sides: list[tuple[int, int]] = []
     unreadable: list[str] = []
-    for pictures in origin.splits.values():
+    for pictures in dataset.splits.values():
         each = -(-len(pictures) // (_LOOKED_AT // len(counts)))
         for number in range(0, len(pictures), each):
             try:
-                sides.append(content_sides(pictures.content(number), origin.preprocessing or CURRENT))
+                sides.append(content_sides(pictures.content(number), dataset.preprocessing or CURRENT))
             except BrokenImage as error:
                 unreadable.append(f"{pictures.names[number]} ({error})")
     if not sides:
         raise DataError(
-            f"not one of the pictures looked at can be read; the first is {origin.train.names[0]}"
+            f"not one of the pictures looked at can be read; the first is {dataset.train.names[0]}"
         )
-    length = sum(_bytes(pictures, progress) for pictures in origin.splits.values())
-    return Inspection(origin, counts, sides, unreadable, length)
+    length = sum(_bytes(pictures, progress) for pictures in dataset.splits.values())
+    return Inspection(dataset, counts, sides, unreadable, length)
 
 
 def _bytes(pictures: Pictures, progress: Progress | None) -> int:
     if pictures.pixels is not None:
         return pictures.pixels.nbytes
-    assert pictures.extents is not None
-    return pictures.extents.bytes(progress)
+    assert pictures.ranges is not None
+    return pictures.ranges.bytes(progress)
 
 
 # ---- a sheet of pictures ---------------------------------------------------------------------------------
@@ -179,18 +179,18 @@ _SIDE, _GAP, _TEXT = 112, 8, 18
 _BACKGROUND, _INK, _PALE = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 
 
-def sheet(origin: Origin, seed: int = 0) -> Image.Image:
+def sheet(dataset: Dataset, seed: int = 0) -> Image.Image:
     """Random training pictures with their classes' names under them, ten of each class or as many as fit.
 
     Of more than 100 classes 100, spread over them.
     """
     chance = np.random.default_rng(seed)
-    count = len(origin.classes)
+    count = len(dataset.classes)
     each = min(max(1, _MOST_CELLS // count), _MOST_OF_CLASS)
     chosen = np.unique(np.arange(min(count, _MOST_CELLS)) * count // min(count, _MOST_CELLS))
     cells = []
     for label in chosen.tolist():
-        numbers = np.flatnonzero(origin.train.labels == label)
+        numbers = np.flatnonzero(dataset.train.labels == label)
         some = chance.permutation(len(numbers))[:each]
         cells += [(label, int(number)) for number in numbers[some]]
     columns = min(_COLUMNS, len(cells))
@@ -202,12 +202,12 @@ def sheet(origin: Origin, seed: int = 0) -> Image.Image:
     for place, (label, number) in enumerate(cells):
         left, top = _GAP + place % columns * step[0], _GAP + place // columns * step[1]
         try:
-            cell = _fitted(_decoded(origin.train.content(number), origin.preprocessing or CURRENT))
+            cell = _fitted(_decoded(dataset.train.content(number), dataset.preprocessing or CURRENT))
             picture.paste(cell, (left + (_SIDE - cell.width) // 2, top + (_SIDE - cell.height) // 2))
         except BrokenImage:
             draw.rectangle((left, top, left + _SIDE - 1, top + _SIDE - 1), fill=_PALE)
             draw.text((left + _SIDE // 2, top + _SIDE // 2), "broken", fill=_INK, font=font, anchor="mm")
-        name = origin.titles[label].split(",")[0] if origin.titles else origin.classes[label]
+        name = dataset.titles[label].split(",")[0] if dataset.titles else dataset.classes[label]
         while len(name) > 1 and draw.textlength(name, font) > _SIDE:
             name = name.removesuffix("…")[:-1] + "…"
         draw.text((left + _SIDE // 2, top + _SIDE + 1), name, fill=_INK, font=font, anchor="ma")

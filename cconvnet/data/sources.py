@@ -19,8 +19,8 @@ import numpy.typing as npt
 from cconvnet.checks import whole
 from cconvnet.data import datasets
 from cconvnet.data.account import Account
-from cconvnet.data.byte_ranges import Extents
-from cconvnet.data.datasets import Origin, Pictures
+from cconvnet.data.byte_ranges import ByteRanges
+from cconvnet.data.datasets import Dataset, Pictures
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import DECODERS, BrokenImage, default_decoder, describe_decoder, read_image
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
@@ -49,12 +49,12 @@ class Source:
     ignored. Where there are no separate test images, `test` is `train`. `titles` are the classes' names in
     words, where the data has them.
 
-    Of pictures that are decoded, `folder` is where they lie, `extents` where each of `train` lies, and
+    Of pictures that are decoded, `folder` is where they lie, `ranges` where each of `train` lies, and
     `decoder` what decodes them. `mean` float32[H,W,C] and `colors` float32[C,C] are the mean image and
     color_components() where the data's files hold them of images of this size; training takes them instead of
     computing them from `train`. `preprocessing` has the rules by which pictures are read. `left_out` is what
     no split has, such as a picture without a label. `account` counts and names all that was found, and what
-    of it is not used; `origin` is all that was found.
+    of it is not used; `dataset` is all that was found.
     """
 
     name: str
@@ -67,16 +67,16 @@ class Source:
     mean: npt.NDArray[np.float32] | None = field(default=None, compare=False)
     colors: npt.NDArray[np.float32] | None = field(default=None, compare=False)
     titles: list[str] | None = None
-    extents: Extents | None = field(default=None, compare=False)
+    ranges: ByteRanges | None = field(default=None, compare=False)
     preprocessing: Preprocessing = CURRENT
     left_out: list[Skipped] = field(default_factory=list)
     account: Account | None = field(default=None, compare=False)
-    origin: Origin | None = field(default=None, compare=False, repr=False)
+    dataset: Dataset | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """By which the pictures of each split are known again; see cconvnet.data.fingerprint."""
-        return {} if self.origin is None else fingerprints(self.origin)
+        return {} if self.dataset is None else fingerprints(self.dataset)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -128,26 +128,26 @@ def open_source(
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
     if workers is not None:
         whole("workers", workers, 0)
-    origin = datasets.find(data, scan)
-    size = origin.size if size is None else size
-    if origin.train.extents is None:
-        return _of_arrays(origin, size, preprocessing)
+    dataset = datasets.open_dataset(data, scan)
+    size = dataset.size if size is None else size
+    if dataset.train.ranges is None:
+        return _of_arrays(dataset, size, preprocessing)
     chosen = decoder or default_decoder()
-    return _of_pictures(origin, size, cache_bytes, workers, chosen, preprocessing, progress)
+    return _of_pictures(dataset, size, cache_bytes, workers, chosen, preprocessing, progress)
 
 
-def _of_arrays(origin: Origin, size: int | None, preprocessing: Preprocessing) -> Source:
+def _of_arrays(dataset: Dataset, size: int | None, preprocessing: Preprocessing) -> Source:
     def split(name: str, pictures: Pictures) -> Split:
         assert pictures.pixels is not None
         return MemorySplit(name, pictures.pixels, pictures.labels, size, pictures.names)
 
-    train = split("train", origin.train)
-    test = split("test", origin.test) if origin.test is not None else train
-    return _source(origin, train, test, preprocessing)
+    train = split("train", dataset.train)
+    test = split("test", dataset.test) if dataset.test is not None else train
+    return _source(dataset, train, test, preprocessing)
 
 
 def _of_pictures(
-    origin: Origin,
+    dataset: Dataset,
     size: int | None,
     cache_bytes: int,
     workers: int | None,
@@ -155,21 +155,21 @@ def _of_pictures(
     preprocessing: Preprocessing,
     progress: Progress | None,
 ) -> Source:
-    parts = origin.splits
+    parts = dataset.splits
     program, notes = "", []
     asked = preprocessing
-    if origin.preprocessing is not None:
-        preprocessing = dataclasses.replace(asked, orientation=origin.preprocessing.orientation)
-    notes += _orientation_notes(origin, asked, preprocessing)
-    if origin.train.raw is None:
+    if dataset.preprocessing is not None:
+        preprocessing = dataclasses.replace(asked, orientation=dataset.preprocessing.orientation)
+    notes += _orientation_notes(dataset, asked, preprocessing)
+    if dataset.train.raw is None:
         program = describe_decoder(decoder)
         notes.append(f"pictures decoded by {program}")
-        shape = (size, size, 3) if size is not None else _first_shape(origin.train, decoder, preprocessing)
+        shape = (size, size, 3) if size is not None else _first_shape(dataset.train, decoder, preprocessing)
         decoding = Decoding(size, shape, decoder, preprocessing)
 
     def stored(name: str, pictures: Pictures) -> StoredSplit:
-        assert pictures.extents is not None
-        where = name, pictures.names, pictures.extents
+        assert pictures.ranges is not None
+        where = name, pictures.names, pictures.ranges
         if pictures.raw is not None:
             return RawSplit(*where, pictures.raw, pictures.labels, size)
         return PictureSplit(*where, pictures.labels, decoding)
@@ -191,12 +191,12 @@ def _of_pictures(
     if program and not in_memory:
         notes.append("pictures are decoded whenever they are read")
     train = splits["train"]
-    return _source(origin, train, splits.get("test", train), preprocessing, notes, program)
+    return _source(dataset, train, splits.get("test", train), preprocessing, notes, program)
 
 
-def _orientation_notes(origin: Origin, asked: Preprocessing, found: Preprocessing) -> list[str]:
+def _orientation_notes(dataset: Dataset, asked: Preprocessing, found: Preprocessing) -> list[str]:
     """The note where pictures are not turned upright, or otherwise than was asked for."""
-    if found.orientation == "stored" and origin.preprocessing is not None:
+    if found.orientation == "stored" and dataset.preprocessing is not None:
         return [
             "these shards were made before pictures were turned upright as their EXIF data says; shards that "
             "are made anew are upright"
@@ -209,45 +209,45 @@ def _orientation_notes(origin: Origin, asked: Preprocessing, found: Preprocessin
 
 
 def _source(
-    origin: Origin,
+    dataset: Dataset,
     train: Split,
     test: Split,
     preprocessing: Preprocessing,
     notes: list[str] | None = None,
     decoder: str = "",
 ) -> Source:
-    notes = [*origin.notes, *(notes or [])]
+    notes = [*dataset.notes, *(notes or [])]
     # Of images of another size the mean is another one.
-    fitting = origin.mean is not None and origin.mean.shape == train.image_shape
-    if fitting and origin.mean_file:
-        notes.append(f"the mean image is {origin.mean_file}")
+    fitting = dataset.mean is not None and dataset.mean.shape == train.image_shape
+    if fitting and dataset.mean_file:
+        notes.append(f"the mean image is {dataset.mean_file}")
     left_out = [
-        Skipped(name, *left) for name, pictures in origin.splits.items() for left in pictures.left_out
+        Skipped(name, *left) for name, pictures in dataset.splits.items() for left in pictures.left_out
     ]
     return Source(
-        origin.name,
-        origin.classes,
+        dataset.name,
+        dataset.classes,
         train,
         test,
         notes,
-        origin.folder,
+        dataset.folder,
         decoder,
-        mean=origin.mean if fitting else None,
-        colors=origin.colors if fitting else None,
-        titles=origin.titles,
-        extents=origin.train.extents,
+        mean=dataset.mean if fitting else None,
+        colors=dataset.colors if fitting else None,
+        titles=dataset.titles,
+        ranges=dataset.train.ranges,
         preprocessing=preprocessing,
         left_out=left_out,
-        account=origin.account(),
-        origin=origin,
+        account=dataset.account(),
+        dataset=dataset,
     )
 
 
 def _first_shape(pictures: Pictures, decoder: str, preprocessing: Preprocessing) -> tuple[int, int, int]:
     """The shape of the first picture that is not broken."""
-    assert pictures.extents is not None
+    assert pictures.ranges is not None
     for index, name in enumerate(pictures.names):
-        (stored,) = pictures.extents.stored(np.array([index]))
+        (stored,) = pictures.ranges.select(np.array([index]))
         try:
             height, width, channels = read_image(
                 stored, None, None, decoder, preprocessing=preprocessing

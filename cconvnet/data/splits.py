@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.byte_ranges import Extents
+from cconvnet.data.byte_ranges import ByteRanges
 from cconvnet.data.images import Pixels, resize_image
 from cconvnet.data.workers import (
     CHUNK,
@@ -177,13 +177,13 @@ class StoredSplit(Split):
         self,
         name: str,
         names: Sequence[str],
-        extents: Extents,
+        ranges: ByteRanges,
         labels: Labels,
         image_shape: tuple[int, int, int],
     ) -> None:
         super().__init__(name, labels, image_shape)
         self.names = names
-        self.extents = extents
+        self.ranges = ranges
 
     def file(self, index: int) -> str:
         return self.names[index]
@@ -209,30 +209,30 @@ class PictureSplit(StoredSplit):
     """A split whose images are decoded whenever they are read."""
 
     def __init__(
-        self, name: str, names: Sequence[str], extents: Extents, labels: Labels, decoding: Decoding
+        self, name: str, names: Sequence[str], ranges: ByteRanges, labels: Labels, decoding: Decoding
     ) -> None:
-        super().__init__(name, names, extents, labels, decoding.shape)
+        super().__init__(name, names, ranges, labels, decoding.shape)
         self._decoding = decoding
 
     def fill(self, indices: Indices, images: Pixels) -> Broken:
-        return self._decoding.fill(self.extents.stored(indices), images)
+        return self._decoding.fill(self.ranges.select(indices), images)
 
     def open_reader(self, workers: int | None, times: int = 1) -> _PictureReader:
         if workers is None:
             # A worker takes about 0.3 s to start, which few images do not repay.
             workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0
         workers = min(workers, worker_limit(len(self) * times))
-        return _PictureReader(self.extents, DecodePool(self._decoding, workers))
+        return _PictureReader(self.ranges, DecodePool(self._decoding, workers))
 
 
 class _PictureReader:
-    def __init__(self, extents: Extents, pool: DecodePool) -> None:
-        self._extents = extents
+    def __init__(self, ranges: ByteRanges, pool: DecodePool) -> None:
+        self._ranges = ranges
         self.pool = pool
         self.in_flight = 2 * CHUNK * max(1, len(pool.pids))  # every worker has its next chunk waiting
 
     def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
-        return self.pool.submit(self._extents.stored(indices), images)
+        return self.pool.submit(self._ranges.select(indices), images)
 
     def close(self) -> None:
         self.pool.close()

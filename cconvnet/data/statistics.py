@@ -89,11 +89,11 @@ def statistics_file(source: Source) -> Path | None:
 def fingerprint(source: Source, progress: Progress | None = None) -> str:
     """A text that changes with every file of training pictures, its name, length and time, with where the
     pictures lie in them, and with their decoder. `progress` is called with the files looked at and in all."""
-    extents = source.extents
-    assert extents is not None
+    ranges = source.ranges
+    assert ranges is not None
     rules = "" if source.preprocessing == UNRECORDED else f"{source.preprocessing.record()} "
-    digest = hashlib.sha256(f"2 {source.decoder} {rules}{source.image_shape} {len(extents)}\n".encode())
-    digest.update(extents.fingerprint(str(source.folder), progress))
+    digest = hashlib.sha256(f"2 {source.decoder} {rules}{source.image_shape} {len(ranges)}\n".encode())
+    digest.update(ranges.fingerprint(str(source.folder), progress))
     return digest.hexdigest()
 
 

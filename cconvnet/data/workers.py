@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.images import BrokenImage, Pixels, read_image
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.errors import DataError
@@ -65,7 +65,7 @@ class Decoding:
     decoder: str
     preprocessing: Preprocessing = CURRENT
 
-    def fill(self, pictures: Sequence[Stored], images: Pixels) -> Broken:
+    def fill(self, pictures: Sequence[ByteRange], images: Pixels) -> Broken:
         """Decodes `pictures` into images[n,H,W,C]; what a broken one's place then holds is of no use.
 
         Errors: DataError that names the file.
@@ -152,7 +152,7 @@ class DecodePool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def submit(self, pictures: Sequence[Stored], images: Pixels) -> list[Future[Broken]]:
+    def submit(self, pictures: Sequence[ByteRange], images: Pixels) -> list[Future[Broken]]:
         """Begins to decode `pictures` into images[n,H,W,C]; there is a future for every CHUNK.
 
         A future gives what Decoding.fill gives, counted from the beginning of `pictures`, and raises
@@ -165,7 +165,7 @@ class DecodePool:
 
 
 def _fill(
-    idle: queue.SimpleQueue[_Worker | Decoding], start: int, pictures: Sequence[Stored], images: Pixels
+    idle: queue.SimpleQueue[_Worker | Decoding], start: int, pictures: Sequence[ByteRange], images: Pixels
 ) -> Broken:
     worker = idle.get()
     try:
@@ -199,7 +199,7 @@ class _Worker:
         finally:
             os.close(descriptor)
 
-    def fill(self, pictures: Sequence[Stored], images: Pixels) -> Broken:
+    def fill(self, pictures: Sequence[ByteRange], images: Pixels) -> Broken:
         """Decoding.fill in the worker."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
@@ -283,7 +283,7 @@ def main(start: dict[str, Any]) -> None:
     for request in sys.stdin.buffer:
         answer: dict[str, object]
         try:
-            pictures = [Stored(*fields) for fields in json.loads(request)]
+            pictures = [ByteRange(*fields) for fields in json.loads(request)]
             answer = {"broken": decoding.fill(pictures, images)}
         except DataError as error:
             answer = {"data_error": str(error)}

@@ -178,7 +178,7 @@ def evaluate_runs(
         if rules not in sources:
             # Without a cache no image is decoded before it is read: training images never are.
             sources[rules] = data.open_source(
-                datasets.stored(settings["data"]) if where is None else where,
+                datasets.from_settings(settings["data"]) if where is None else where,
                 settings["size"],
                 cache_bytes=0,
                 preprocessing=rules,

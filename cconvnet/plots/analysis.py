@@ -92,7 +92,7 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
     """
     settings = trained.checkpoint.settings
     source = data.open_source(
-        datasets.stored(settings["data"]) if where is None else where,
+        datasets.from_settings(settings["data"]) if where is None else where,
         settings["size"],
         cache_bytes=0,
         preprocessing=trained.preprocessing,

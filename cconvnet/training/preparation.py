@@ -63,7 +63,7 @@ def open_data(
         ValueError: It cannot be used.
     """
     source = data.open_source(
-        datasets.stored(where),
+        datasets.from_settings(where),
         size,
         workers=options.workers,
         preprocessing=rules,
@@ -73,7 +73,7 @@ def open_data(
     reporter.end()
     for line in [*account_lines(source), *source.notes]:
         reporter.say(f"data: {line}")
-    if source.extents is not None and (
+    if source.ranges is not None and (
         note := surplus(options.workers, max(len(source.train), len(source.test)))
     ):
         reporter.say(note)

@@ -17,7 +17,7 @@ from cconvnet.bench import data as bench
 from cconvnet.bench.peers import feeding
 from cconvnet.bench.peers.cconvnet_data import Repeated
 from cconvnet.bench.processes import PeerMissing
-from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.byte_ranges import ByteRange
 
 FAKE = '''
 from cconvnet.bench.processes import PeerMissing
@@ -184,7 +184,7 @@ def test_pytorchs_transforms(tmp_path: Path) -> None:
     values = np.zeros((60, 90, 3), np.uint8)
     values[..., 0] = np.arange(90)  # says where a crop begins, and whether it is mirrored
     Image.fromarray(values).save(tmp_path / "a.png")
-    pictures = pytorch_data.Pictures([Stored(str(tmp_path / "a.png"))], [7], size=60, crop=50)
+    pictures = pytorch_data.Pictures([ByteRange(str(tmp_path / "a.png"))], [7], size=60, crop=50)
     seen = set()
     for _ in range(60):
         tensor, label = pictures[0]

@@ -24,7 +24,7 @@ COUNTS = {"train": {"ant": 12, "bee": 12}, "test": {"ant": 4, "bee": 4}}
 
 
 def account(root: Path) -> Account:
-    return datasets.find(root).account()
+    return datasets.open_dataset(root).account()
 
 
 def make_cluttered(root: Path) -> Path:
@@ -56,8 +56,8 @@ def make_cluttered(root: Path) -> Path:
 
 
 def test_everything_is_used_or_named_with_the_reason(tmp_path: Path) -> None:
-    origin = datasets.find(make_cluttered(tmp_path / "set"))
-    found = origin.account()
+    dataset = datasets.open_dataset(make_cluttered(tmp_path / "set"))
+    found = dataset.account()
     assert {name: (split.found, split.used) for name, split in found.splits.items()} == {
         "train": (34, 26),
         "test": (11, 9),
@@ -75,7 +75,7 @@ def test_everything_is_used_or_named_with_the_reason(tmp_path: Path) -> None:
     }
     assert found.beside.names == {"not a picture": ["README"], "another folder": ["extra"]}
     assert json.loads(json.dumps(found.as_json()))["splits"]["train"]["found"] == 34
-    assert any("2 pictures lie in subfolders" in note and "ant/young" in note for note in origin.notes)
+    assert any("2 pictures lie in subfolders" in note and "ant/young" in note for note in dataset.notes)
 
 
 def test_pictures_in_subfolders_belong_to_the_class_and_no_label_shifts(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_links_neither_stop_nor_repeat_anything(tmp_path: Path, make: object) ->
     assert callable(make)
     make(tmp_path / "train")
     found = account(tmp_path)
-    names = datasets.find(tmp_path).train.names
+    names = datasets.open_dataset(tmp_path).train.names
     assert found.splits["train"].used == 24
     assert len(set(names)) == len(names)
     reason = NO_TARGET if make is links_to_themselves else READ_ALREADY

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cconvnet import data
 from cconvnet.data import images, splits
-from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.images import BrokenImage, decode_image
 from cconvnet.data.workers import DecodePool, Decoding
 from cconvnet.errors import DataError
@@ -116,9 +116,9 @@ def test_they_take_no_time_and_memory(tmp_path: Path, seeds: range) -> None:
         out = np.zeros((len(files), SIZE, SIZE, 3), np.uint8)
         small = tmp_path / "small.png"
         Image.new("RGB", (9, 9)).save(small)
-        pool.submit([Stored(str(small))], out[:1])[0].result(timeout=60)
+        pool.submit([ByteRange(str(small))], out[:1])[0].result(timeout=60)
         before = most_memory(pool.pids[0])
-        for future in pool.submit([Stored(str(file)) for file in files], out):
+        for future in pool.submit([ByteRange(str(file)) for file in files], out):
             future.result(timeout=120)  # a hang, not slowness
         assert most_memory(pool.pids[0]) - before < LARGEST + ROOM
 

@@ -352,9 +352,9 @@ def collection(request: pytest.FixtureRequest, server: Server, monkeypatch: pyte
 def test_get(collection: str, server: Server, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
     said: list[str] = []
-    origin = downloads.get(collection, out, say=said.append)
-    test = origin.test
-    assert test is not None and (len(origin.train), len(test)) == COUNTS[collection]
+    dataset = downloads.get(collection, out, say=said.append)
+    test = dataset.test
+    assert test is not None and (len(dataset.train), len(test)) == COUNTS[collection]
     assert names_in(tmp_path / "new") == ["folder"]
     assert len(data.open_source(out).train) == COUNTS[collection][0]
     asked = len(server.asked)

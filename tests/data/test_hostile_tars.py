@@ -29,7 +29,7 @@ from helpers.tar_files import (
 
 from cconvnet import data
 from cconvnet.data import DataError, datasets
-from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.datasets import imagenet, tars
 from cconvnet.data.images import BrokenImage, read_stored
 
@@ -78,9 +78,9 @@ def test_a_hostile_member_is_left_out(tmp_path: Path, kind: str, name: str) -> N
         make_imagenet(root, train=train, form=tarfile.PAX_FORMAT)
         count = 60
     same = unchanged(tmp_path)
-    origin = datasets.find(root)
-    check_within(origin)
-    (left,) = origin.train.left_out
+    dataset = datasets.open_dataset(root)
+    check_within(dataset)
+    (left,) = dataset.train.left_out
     assert reason in left.reason and left.name.isprintable() and info.name in left.name
     source = data.open_source(root, cache_bytes=0)
     images, labels = source.train.read(np.arange(len(source.train)))
@@ -92,7 +92,7 @@ def test_a_hostile_member_is_left_out(tmp_path: Path, kind: str, name: str) -> N
 
 def test_a_name_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     shard(tmp_path / "train.tar", [*samples([0, 1] * 5), ("\x1b[2Jx.png", b""), ("\x1b[2Jx.cls", b"x")])
-    (left,) = datasets.find(tmp_path).train.left_out
+    (left,) = datasets.open_dataset(tmp_path).train.left_out
     assert left.name == "train.tar/%1B[2Jx"
 
 
@@ -138,7 +138,7 @@ def test_a_damaged_tar_is_named(tmp_path: Path, name: str) -> None:
     file = tmp_path / "train.tar"
     file.write_bytes(DAMAGED[name])
     with pytest.raises(DataError, match=r"train\.tar") as caught:
-        datasets.find(tmp_path)
+        datasets.open_dataset(tmp_path)
     if "gzip" in name:
         assert "compressed with gzip" in str(caught.value) and "gunzip" in str(caught.value)
     if "beyond" in name:
@@ -168,7 +168,7 @@ def test_sizes_of_what_has_no_contents(tmp_path: Path) -> None:
     """A link's size says nothing of the tar; nor does one that an extended header overrules."""
     link = with_header(member("x.png", tarfile.SYMTYPE).tobuf(), 0, size=b"77777777777\0")
     (tmp_path / "train.tar").write_bytes(link + GOOD)
-    (left,) = datasets.find(tmp_path).train.left_out
+    (left,) = datasets.open_dataset(tmp_path).train.left_out
     assert left.name == "train.tar/x.png"
     size = len(samples([0])[0][1])
     record = b"%d size=%d\n" % (len(str(size)) + 9, size)
@@ -193,14 +193,14 @@ def test_tars_of_old(tmp_path: Path) -> None:
         GOOD + b"what comes after the end does not count",
     ):
         (tmp_path / "train.tar").write_bytes(content)
-        origin = datasets.find(tmp_path)
-        check_within(origin)
-        assert origin.train.labels.tolist() == [0, 1] * 10
+        dataset = datasets.open_dataset(tmp_path)
+        check_within(dataset)
+        assert dataset.train.labels.tolist() == [0, 1] * 10
         assert told(data.open_source(tmp_path).train.read([0, 5])[0]) == [(0, 0), (1, 5)]
     name = "/".join(["long" * 20] * 5)
     for form in FORMATS[1:]:
         shard(tmp_path / "train.tar", [(f"{name}.png", picture(0, 0)), (f"{name}.cls", b"0")], form)
-        assert datasets.find(tmp_path).train.names == [f"train.tar/{name}"]
+        assert datasets.open_dataset(tmp_path).train.names == [f"train.tar/{name}"]
 
 
 def test_walking_finds_what_tarfile_finds(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_walking_finds_what_tarfile_finds(tmp_path: Path) -> None:
 
 
 def check_flips(root: Path, file: Path, content: bytes, headers: list[int], seed: int, count: int) -> None:
-    """Each of `count` tars with changed bytes in headers is an Origin within its files, or an error.
+    """Each of `count` tars with changed bytes in headers is a dataset within its files, or an error.
 
     Half of the headers get the sum that belongs to them, or the sum would tell all of them.
     """
@@ -238,13 +238,13 @@ def check_flips(root: Path, file: Path, content: bytes, headers: list[int], seed
             del bad[rng.integers(len(bad)) :]
         file.write_bytes(bad)
         try:
-            origin = datasets.find(root)
+            dataset = datasets.open_dataset(root)
         except DataError as error:
             assert file.name in str(error) or "pictures" in str(error)
             continue
         found += 1
-        check_within(origin)
-        for stored in origin.train.extents.stored(np.arange(len(origin.train))):  # type: ignore[union-attr]
+        check_within(dataset)
+        for stored in dataset.train.ranges.select(np.arange(len(dataset.train))):  # type: ignore[union-attr]
             try:
                 read_stored(stored)
             except BrokenImage as error:
@@ -282,4 +282,4 @@ def test_real_photographs_within_their_tar() -> None:
         for name, place in found.items():
             unpacked = theirs.extractfile(name if name in theirs.getnames() else f"./{name}")
             assert unpacked is not None
-            assert read_stored(Stored(str(file), place.offset, place.size)) == unpacked.read()
+            assert read_stored(ByteRange(str(file), place.offset, place.size)) == unpacked.read()

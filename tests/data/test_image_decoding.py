@@ -75,7 +75,7 @@ def test_names_do_not_count(tmp_path: Path, decoder: str) -> None:
 def test_resize_is_of_the_whole_and_then_the_centre(height: int, width: int, size: int) -> None:
     picture = Image.fromarray(noise(height, width))
     scale = size / min(height, width)
-    # Rows first: which of them Pillow takes first depends on its version.
+    # Records first: which of them Pillow takes first depends on its version.
     whole = picture.resize((round(width * scale), height), Image.Resampling.BILINEAR)
     whole = whole.resize((whole.width, round(height * scale)), Image.Resampling.BILINEAR)
     left, top = (whole.width - size) // 2, (whole.height - size) // 2

@@ -43,16 +43,16 @@ def test_imagenet_is_what_it_would_be_unpacked(tmp_path: Path, form: int) -> Non
         (folder / "val" / CLASSES[label]).mkdir(parents=True, exist_ok=True)
         (folder / "val" / CLASSES[label] / str(file)).write_bytes(content)
     same = unchanged(root)
-    origin = datasets.find(root)
-    check_within(origin)
-    assert (origin.kind, origin.classes) == ("imagenet tars", CLASSES)
-    assert origin.titles == ["ant, emmet", "cock", "zebra"]
-    assert origin.train.names[:2] == ["n01000002/n01000002_0.JPEG", "n01000002/n01000002_1.JPEG"]
+    dataset = datasets.open_dataset(root)
+    check_within(dataset)
+    assert (dataset.kind, dataset.classes) == ("imagenet tars", CLASSES)
+    assert dataset.titles == ["ant, emmet", "cock", "zebra"]
+    assert dataset.train.names[:2] == ["n01000002/n01000002_0.JPEG", "n01000002/n01000002_1.JPEG"]
     for cache_bytes in (0, 2**20):
         ours, theirs = (data.open_source(path, cache_bytes=cache_bytes) for path in (root, folder))
         assert told(ours.test.read(np.arange(4))[0]) == [(2, 0), (1, 1), (0, 2), (2, 3)]
         assert ours.test.labels.tolist() == [2, 1, 0, 2]
-        assert ours.titles == origin.titles and theirs.titles is None
+        assert ours.titles == dataset.titles and theirs.titles is None
         for arrays in zip(ours.train.read(np.arange(12)), theirs.train.read(np.arange(12)), strict=True):
             assert np.array_equal(*arrays)
         batches = [
@@ -84,9 +84,9 @@ def test_imagenets_labels_from_texts(tmp_path: Path) -> None:
     lines = ["ILSVRC2012_val_00000002.JPEG 1", "ILSVRC2012_val_00000001.JPEG 2"]
     lines += ["val/ILSVRC2012_val_00000003.JPEG 0", "ILSVRC2012_val_00000004.JPEG 2"]
     (root / "val.txt").write_text("\n".join(lines) + "\n")
-    origin = datasets.find(root)
-    assert origin.titles == ["ant, emmet", "cock", "zebra"]
-    assert origin.test is not None and origin.test.labels.tolist() == [2, 1, 0, 2]
+    dataset = datasets.open_dataset(root)
+    assert dataset.titles == ["ant, emmet", "cock", "zebra"]
+    assert dataset.test is not None and dataset.test.labels.tolist() == [2, 1, 0, 2]
     for text, what in (
         ("\n".join(lines[:3]), r"val\.txt has no label for ILSVRC2012_val_00000004\.JPEG"),
         (lines[0] + "\nx", "val.txt, line 2: 'x' is not a file and a number from 0 to 2"),
@@ -96,11 +96,11 @@ def test_imagenets_labels_from_texts(tmp_path: Path) -> None:
     ):
         (root / "val.txt").write_text(text)
         with pytest.raises(DataError, match=what):
-            datasets.find(root)
+            datasets.open_dataset(root)
     for text in ("cat a cat", "n01000002 a\nn01000002 b"):
         (root / "synset_words.txt").write_text(text)
         with pytest.raises(DataError, match=r"synset_words\.txt, line \d: .*WordNet id"):
-            datasets.find(root)
+            datasets.open_dataset(root)
 
 
 @pytest.mark.parametrize("name", [imagenet.TRAIN, imagenet.VAL, imagenet.DEVKIT])
@@ -108,7 +108,7 @@ def test_a_missing_archive_is_named(tmp_path: Path, name: str) -> None:
     root = make_imagenet(tmp_path)
     (root / name).unlink()
     with pytest.raises(DataError, match=rf"lacks {name}.*image-net\.org"):
-        datasets.find(root)
+        datasets.open_dataset(root)
 
 
 @pytest.mark.parametrize("name", [imagenet.TRAIN, imagenet.VAL, imagenet.DEVKIT])
@@ -123,9 +123,9 @@ def test_an_archive_that_is_cut_off_is_named(tmp_path: Path, name: str) -> None:
         with pytest.raises(
             DataError, match=rf"{name}( is cut off| cannot be unpacked|.* is cut off or damaged)"
         ):
-            datasets.find(root)
+            datasets.open_dataset(root)
     file.write_bytes(content)
-    assert len(datasets.find(root).train) == 12
+    assert len(datasets.open_dataset(root).train) == 12
 
 
 def test_archives_that_do_not_fit_together(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_archives_that_do_not_fit_together(tmp_path: Path) -> None:
     ):
         root = make_imagenet(tmp_path / str(number), **changed)  # type: ignore[arg-type]
         with pytest.raises(DataError, match=what):
-            datasets.find(root)
+            datasets.open_dataset(root)
 
 
 def test_a_devkit_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_devkit_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(imagenet, "MOST_DEVKIT", 10_000)
     (root / imagenet.DEVKIT).write_bytes(gzip.compress(bytes(10_001)))
     with pytest.raises(DataError, match="no devkit: unpacked it has more than 10,000 bytes"):
-        datasets.find(root)
+        datasets.open_dataset(root)
 
 
 def test_tables_are_what_scipy_reads() -> None:
@@ -205,7 +205,7 @@ def test_flipped_bytes_in_the_table_of_classes(tmp_path: Path, seed: int, count:
         content = packed([*kit[:2], (name, bytes(table)), kit[3]])
         (root / imagenet.DEVKIT).write_bytes(gzip.compress(content, 1))
         try:
-            check_within(datasets.find(root))
+            check_within(datasets.open_dataset(root))
         except DataError as error:
             assert imagenet.DEVKIT in str(error)
             refused += 1
@@ -217,9 +217,9 @@ def test_what_else_lies_there_is_told(tmp_path: Path) -> None:
     root = make_imagenet(tmp_path, train=train, val=[*val_members(), ("list.txt", b"")])
     (root / "ILSVRC2012_img_train_t3.tar").write_bytes(b"dogs")
     seen: list[tuple[int, int]] = []
-    origin = datasets.find(root, lambda *state: seen.append(state))
-    assert origin.beside.names == {"not a picture": ["ILSVRC2012_img_train_t3.tar"]}
-    assert origin.train.ignored.names == {"not a picture": [f"{name}/notes.txt" for name in CLASSES]}
-    assert origin.test is not None
-    assert origin.test.ignored.names == {"not a picture": ["ILSVRC2012_img_val.tar/list.txt"]}
+    dataset = datasets.open_dataset(root, lambda *state: seen.append(state))
+    assert dataset.beside.names == {"not a picture": ["ILSVRC2012_img_train_t3.tar"]}
+    assert dataset.train.ignored.names == {"not a picture": [f"{name}/notes.txt" for name in CLASSES]}
+    assert dataset.test is not None
+    assert dataset.test.ignored.names == {"not a picture": ["ILSVRC2012_img_val.tar/list.txt"]}
     assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cconvnet import data
 from cconvnet.data import DataError, datasets
-from cconvnet.data.byte_ranges import Extents
+from cconvnet.data.byte_ranges import ByteRanges
 from cconvnet.data.dataset import Pictures
 from cconvnet.data.fingerprint import differences, fingerprints
 from cconvnet.evaluate import evaluate_runs
@@ -85,7 +85,7 @@ def make_bin(root: Path, train: list[int], test: list[int], names: str) -> Path:
 def test_gaps_in_numbers_are_told(
     tmp_path: Path, train: list[int], test: list[int], notes: list[str]
 ) -> None:
-    found = datasets.find(make_mnist(tmp_path / "set", train, test)).notes
+    found = datasets.open_dataset(make_mnist(tmp_path / "set", train, test)).notes
     assert len(found) == len(notes)
     for note, part in zip(found, notes, strict=True):
         assert part in note
@@ -102,7 +102,7 @@ def test_gaps_in_numbers_are_told(
 )
 def test_labels_that_can_only_be_wrong(tmp_path: Path, train: list[int], test: list[int], what: str) -> None:
     with pytest.raises(DataError, match=what):
-        datasets.find(make_mnist(tmp_path / "set", train, test))
+        datasets.open_dataset(make_mnist(tmp_path / "set", train, test))
 
 
 @pytest.mark.parametrize("make", [make_batches, make_bin, "shards"])
@@ -113,7 +113,7 @@ def test_named_classes_without_pictures_are_told(tmp_path: Path, make: object) -
     else:
         root = tmp_path / "shards"
         prepare(make_batches(tmp_path / "set", train, test, "abcd"), root)
-    notes = datasets.find(root).notes
+    notes = datasets.open_dataset(root).notes
     for note in (
         "no training pictures of c",
         "1 test pictures are of c, of which there are no training pictures",
@@ -124,7 +124,7 @@ def test_named_classes_without_pictures_are_told(tmp_path: Path, make: object) -
 
 def test_classes_of_one_name_are_told(tmp_path: Path) -> None:
     root = make_batches(tmp_path / "set", [0, 1, 2] * 5, [0, 1, 2], "aba")
-    assert "several classes have the same name: a" in datasets.find(root).notes
+    assert "several classes have the same name: a" in datasets.open_dataset(root).notes
 
 
 # ---- Unicode's forms --------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_two_folders_of_one_name_in_two_forms(tmp_path: Path) -> None:
     make_forms(tmp_path, "NFC", "NFC")
     (tmp_path / "train" / unicodedata.normalize("NFD", NAMES[0])).mkdir()
     with pytest.raises(DataError, match=r"'cafe\\u0301' \(NFD\) and 'caf\\xe9' \(NFC\)"):
-        datasets.find(tmp_path)
+        datasets.open_dataset(tmp_path)
 
 
 # ---- the same pictures? -----------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ COUNTS = {"train": {"ant": 8, "bee": 8}, "test": {"ant": 4, "bee": 4}}
 
 
 def known(root: Path) -> dict[str, str]:
-    return fingerprints(datasets.find(root))
+    return fingerprints(datasets.open_dataset(root))
 
 
 def test_the_same_pictures_are_known_elsewhere_and_others_are_not(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_the_same_pictures_are_known_elsewhere_and_others_are_not(tmp_path: Path
 
 
 def test_labels_alone_make_other_pictures(tmp_path: Path) -> None:
-    one = datasets.find(make_mnist(tmp_path / "set", [0, 1, 2] * 4, [0, 1, 2]))
+    one = datasets.open_dataset(make_mnist(tmp_path / "set", [0, 1, 2] * 4, [0, 1, 2]))
     labels = one.train.labels.copy()
     labels[[0, 1]] = labels[[1, 0]]
     other = dataclasses.replace(one, train=dataclasses.replace(one.train, labels=labels))
@@ -214,9 +214,9 @@ def test_of_very_many_pictures_some_are_read(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fingerprint, "_beginning", lambda stored: read.append(stored.path) or b"")
     monkeypatch.setattr(fingerprint, "_length", lambda stored: read.append(stored.path) or b"")
     names = [f"{tmp_path}/a/{number}.jpg" for number in range(count)]
-    pictures = Pictures(names, np.zeros(count, np.int32), Extents.whole(names))
-    origin = datasets.Origin("pictures", "many", ["a"], pictures, None, folder=tmp_path)
-    assert set(fingerprints(origin)) == {"train"}
+    pictures = Pictures(names, np.zeros(count, np.int32), ByteRanges.whole(names))
+    dataset = datasets.Dataset("pictures", "many", ["a"], pictures, None, folder=tmp_path)
+    assert set(fingerprints(dataset)) == {"train"}
     assert len(read) == fingerprint.MOST_READ + fingerprint.MOST_LENGTHS
     assert names[0] in read and names[-1] in read
 

@@ -156,7 +156,7 @@ def test_a_near_miss_is_named(tmp_path: Path, name: str) -> None:
     make, what = MISSES[name]
     make(tmp_path / "set")
     with pytest.raises(DataError, match=f"(?s){what}") as caught:
-        datasets.find(tmp_path / "set")
+        datasets.open_dataset(tmp_path / "set")
     specific = name not in ("empty", "something else", "imagenet's tar renamed")
     assert ("a data folder is one of" in str(caught.value)) != specific
 
@@ -176,18 +176,18 @@ def test_files_of_mnist_as_programs_unpack_them_are_read(tmp_path: Path, change:
             (root / f"{name}.gz").write_bytes(gzip.compress(content))
         else:
             (root / name).write_bytes(content)
-    origin = datasets.find(root)
-    assert origin.kind == "mnist" and not len(origin.beside)
-    assert origin.train.labels.tolist() == LABELS and origin.test is not None
+    dataset = datasets.open_dataset(root)
+    assert dataset.kind == "mnist" and not len(dataset.beside)
+    assert dataset.train.labels.tolist() == LABELS and dataset.test is not None
 
 
 def test_what_is_no_miss_stays(tmp_path: Path) -> None:
     """Archives beside what was unpacked, classes with pictures in folders, classes with words for names."""
     put(tmp_path, *classes("."), "photos.zip", "a/more/3.jpg", "val/1.jpg")
-    origin = datasets.find(tmp_path)
-    assert origin.classes == ["a", "b", "val"] and len(origin.train) == 8
+    dataset = datasets.open_dataset(tmp_path)
+    assert dataset.classes == ["a", "b", "val"] and len(dataset.train) == 8
     one = put(tmp_path / "one", *classes("train", names="a"))
-    assert "all training pictures are of one class, a" in datasets.find(one).notes
+    assert "all training pictures are of one class, a" in datasets.open_dataset(one).notes
 
 
 def test_the_commands_for_ilsvrc_sort_its_pictures(tmp_path: Path) -> None:
@@ -199,12 +199,12 @@ def test_the_commands_for_ilsvrc_sort_its_pictures(tmp_path: Path) -> None:
         "ILSVRC2012_val_00000001,n02 1 2 3 4 n02 5 6 7 8 \n"
     )
     with pytest.raises(DataError) as caught:
-        datasets.find(root)
+        datasets.open_dataset(root)
     first, second = (line for line in str(caught.value).splitlines() if line.startswith("  "))
     subprocess.run(["bash", "-c", f"{first}\n{second}"], check=True, timeout=30)
-    origin = datasets.find(root)
-    assert origin.test is not None and origin.test.labels.tolist() == [0, 1]
-    assert [Path(name).name[15:23] for name in origin.test.names] == ["00000002", "00000001"]
+    dataset = datasets.open_dataset(root)
+    assert dataset.test is not None and dataset.test.labels.tolist() == [0, 1]
+    assert [Path(name).name[15:23] for name in dataset.test.names] == ["00000002", "00000001"]
 
 
 # ---- paths ------------------------------------------------------------------------------------------------
@@ -229,19 +229,21 @@ def test_paths_that_are_no_folder(tmp_path: Path) -> None:
         "notes.txt": "is not a folder; .*a data folder is one of",
     }.items():
         with pytest.raises(DataError, match=f"(?s){what}"):
-            datasets.find(tmp_path / path)
+            datasets.open_dataset(tmp_path / path)
 
 
 def test_a_folder_comes_before_the_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert datasets.find("digits").kind == "digits"
+    assert datasets.open_dataset("digits").kind == "digits"
     make_folder(Path("digits"), {"train": {"ant": 4, "bee": 4}}, (8, 8))
-    origin = datasets.find("digits")
-    assert origin.classes == ["ant", "bee"] and any("the folder ./digits is used" in n for n in origin.notes)
-    assert datasets.find(None).kind == "digits"
+    dataset = datasets.open_dataset("digits")
+    assert dataset.classes == ["ant", "bee"] and any(
+        "the folder ./digits is used" in n for n in dataset.notes
+    )
+    assert datasets.open_dataset(None).kind == "digits"
     Path("digits/train").rename("elsewhere")
     with pytest.raises(DataError, match=r"(?s)It is empty.*this is the folder \./digits; the embedded"):
-        datasets.find("digits")
+        datasets.open_dataset("digits")
 
 
 def test_a_run_keeps_which_digits_were_meant(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from cconvnet.data.inspection import sized
 from cconvnet.data.shards import prepare as preparing
 from cconvnet.data.shards import writer_pool
 from cconvnet.data.shards.encoding import choose
-from cconvnet.data.shards.format import DOCUMENT, JOURNAL, read_dataset
+from cconvnet.data.shards.format import DOCUMENT, JOURNAL, read_shard_set
 from cconvnet.data.shards.prepare import Preparation
 from cconvnet.data.shards.verify import verify
 from cconvnet.errors import DataError
@@ -269,10 +269,10 @@ def test_too_many_broken_pictures_stop(workers: int, tmp_path: Path) -> None:
 
 
 def test_what_has_no_label_is_listed_too(folder: Path, tmp_path: Path) -> None:
-    origin = datasets.find(folder)
-    train = dataclasses.replace(origin.train, left_out=[LeftOut("train/x.jpg", "it has no label")])
-    origin = dataclasses.replace(origin, train=train)
-    dataset = Preparation(origin, tmp_path / "shards", *choose(origin, size=12)).run(Listener(), 0)
+    dataset = datasets.open_dataset(folder)
+    train = dataclasses.replace(dataset.train, left_out=[LeftOut("train/x.jpg", "it has no label")])
+    dataset = dataclasses.replace(dataset, train=train)
+    dataset = Preparation(dataset, tmp_path / "shards", *choose(dataset, size=12)).run(Listener(), 0)
     assert dataset.skipped == {"train": 1, "test": 0}
     (line,) = (tmp_path / "shards" / "skipped.jsonl").read_text().splitlines()
     assert json.loads(line) == {"split": "train", "name": "train/x.jpg", "reason": "it has no label"}
@@ -335,14 +335,14 @@ def test_a_source_file_that_goes_away_is_named(tmp_path: Path) -> None:
 
 
 def test_sizes_that_are_chosen(folder: Path, tmp_path: Path) -> None:
-    assert choose(datasets.find(folder))[0].size == 256
-    small = datasets.find(make_folder(tmp_path / "small", sides=(24, 30)))
+    assert choose(datasets.open_dataset(folder))[0].size == 256
+    small = datasets.open_dataset(make_folder(tmp_path / "small", sides=(24, 30)))
     assert choose(small)[0].size == 24
-    large = datasets.find(make_folder(tmp_path / "large", {"train": {"a": 3}}, sides=(300, 400)))
+    large = datasets.open_dataset(make_folder(tmp_path / "large", {"train": {"a": 3}}, sides=(300, 400)))
     assert choose(large)[0].size == 256
-    digits = choose(datasets.find("digits"))[0]
+    digits = choose(datasets.open_dataset("digits"))[0]
     assert (digits.size, digits.encoding) == (None, "raw")
-    assert choose(datasets.find("digits"), quality=80)[0].encoding == "jpeg"
+    assert choose(datasets.open_dataset("digits"), quality=80)[0].encoding == "jpeg"
     assert choose(small)[0].encoding == "jpeg" and choose(small, raw=True)[0].encoding == "raw"
     assert choose(small)[0].unchanged and not choose(small, quality=90)[0].unchanged
 
@@ -361,11 +361,11 @@ def test_the_size_said_beforehand_is_about_what_it_becomes(raw: bool, folder: Pa
 def test_broken_pictures_are_not_what_is_measured(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "data")
     spoil(folder, "train/ant/000", "train/ant/001")
-    assert choose(datasets.find(folder))[1].count == 32
+    assert choose(datasets.open_dataset(folder))[1].count == 32
     for file in folder.rglob("*.*g"):
         file.write_bytes(b"no picture")
     with pytest.raises(DataError, match="not one of the pictures looked at can be decoded; the first is"):
-        choose(datasets.find(folder))
+        choose(datasets.open_dataset(folder))
 
 
 @pytest.mark.parametrize(
@@ -671,7 +671,7 @@ def test_what_dataset_json_says(folder: Path, tmp_path: Path) -> None:
         "classes": ["ant", "bee", "cat"], "pictures": {"train": 34, "test": 9},
     }  # fmt: skip
     assert {name: document[name] for name in expected} == expected
-    dataset = read_dataset(tmp_path / "shards")
+    dataset = read_shard_set(tmp_path / "shards")
     for name, file in dataset.files.items():
         assert (tmp_path / "shards" / name).stat().st_size == file.bytes
     assert set(dataset.files) == digests(tmp_path / "shards").keys() - {"dataset.json"}

@@ -26,7 +26,7 @@ from cconvnet.data.containers import of_pixels, orientation, turned
 from cconvnet.data.images import DECODERS, fit_image, image_sides, simplejpeg
 from cconvnet.data.preprocessing import CURRENT, UNRECORDED, Preprocessing
 from cconvnet.data.shards.encoding import choose
-from cconvnet.data.shards.format import DOCUMENT, Dataset, read_dataset, write_document
+from cconvnet.data.shards.format import DOCUMENT, ShardSet, read_shard_set, write_document
 from cconvnet.data.shards.prepare import Preparation
 from cconvnet.data.statistics import fingerprint
 from cconvnet.errors import DataError
@@ -287,8 +287,8 @@ def test_commands_say_once_that_fewer_workers_do(folder: Path, tmp_path: Path) -
     told = [line for line in listener.lines if line.startswith("workers: ")]
     assert told == ["workers: 1 instead of 60: 12 pictures keep no more busy"]
     listener = Listener()
-    origin = datasets.find(folder)
-    Preparation(origin, tmp_path / "shards", *choose(origin, size=SIDE)).run(listener, 60)
+    dataset = datasets.open_dataset(folder)
+    Preparation(dataset, tmp_path / "shards", *choose(dataset, size=SIDE)).run(listener, 60)
     told = [line for line in listener.lines if line.startswith("workers: ")]
     assert told == ["workers: 1 instead of 60: 24 pictures keep no more busy"]
 
@@ -308,14 +308,14 @@ def test_a_sheet_of_broken_pictures_shows_the_next_good_ones(
     assert np.array_equal(rows, source.train.read([1])[0])
 
 
-def prepare(folder: Path, to: Path, **asked: Any) -> Dataset:
-    origin = datasets.find(folder)
-    return Preparation(origin, to, *choose(origin, size=SIDE, **asked)).run(Listener(), 1)
+def prepare(folder: Path, to: Path, **asked: Any) -> ShardSet:
+    dataset = datasets.open_dataset(folder)
+    return Preparation(dataset, to, *choose(dataset, size=SIDE, **asked)).run(Listener(), 1)
 
 
 def test_whole_pictures_in_shards_are_upright_too(folder: Path, tmp_path: Path) -> None:
     prepare(folder, tmp_path / "whole", raw=True, whole=True)
-    opened = datasets.find(tmp_path / "whole")
+    opened = datasets.open_dataset(tmp_path / "whole")
     assert opened.train.raw is not None
     sides = {
         Path(name).name: (int(height), int(width))
@@ -445,11 +445,11 @@ def test_a_record_of_unknown_rules_is_refused(record: dict[str, Any], run: Path,
 @pytest.fixture
 def version_1(folder: Path, tmp_path: Path) -> Iterator[Path]:
     """Shards as a version without records made them."""
-    origin = datasets.find(folder)
-    recipe, survey = choose(origin, size=SIDE)
+    dataset = datasets.open_dataset(folder)
+    recipe, survey = choose(dataset, size=SIDE)
     old = dataclasses.replace(recipe, preprocessing=UNRECORDED)
     root = tmp_path / "version 1"
-    Preparation(origin, root, old, survey).run(Listener(), 1)
+    Preparation(dataset, root, old, survey).run(Listener(), 1)
     document = json.loads((root / DOCUMENT).read_text())
     del document["preprocessing"], document["sha256"]
     write_document(root / DOCUMENT, {**document, "version": 1})
@@ -472,7 +472,7 @@ def test_older_shards_mean_what_they_meant(
         assert np.abs(stored[name] - expected).mean() <= (0 if name == "exact.jpg" else 8), name
     shown: list[Pixels] = []
     monkeypatch.setattr(inspection, "_fitted", lambda pixels: shown.append(pixels) or Image.fromarray(pixels))
-    inspection.sheet(datasets.find(version_1))
+    inspection.sheet(datasets.open_dataset(version_1))
     exact = reference(UNRECORDED)["exact.jpg"]
     assert exact in {pixels.tobytes() for pixels in shown}
     # A network that is trained on them reads other pictures likewise.
@@ -481,25 +481,25 @@ def test_older_shards_mean_what_they_meant(
     assert load_trained(path, devices=["cpu:0"]).preprocessing.orientation == "stored"
     # Shards of shards too.
     again = tmp_path / "again"
-    origin = datasets.find(version_1)
-    Preparation(origin, again, *choose(origin)).run(Listener(), 0)
-    assert read_dataset(again).preprocessing.orientation == "stored"
+    dataset = datasets.open_dataset(version_1)
+    Preparation(dataset, again, *choose(dataset)).run(Listener(), 0)
+    assert read_shard_set(again).preprocessing.orientation == "stored"
 
 
 def test_older_shards_are_made_again_by_their_rules(folder: Path, version_1: Path) -> None:
     before = digests(version_1)
-    origin = datasets.find(folder)
-    work = Preparation(origin, version_1, *choose(origin, size=SIDE))
+    dataset = datasets.open_dataset(folder)
+    work = Preparation(dataset, version_1, *choose(dataset, size=SIDE))
     assert work.complete() is not None
     (version_1 / "train-00000.bin").unlink()
-    work = Preparation(origin, version_1, *choose(origin, size=SIDE))
+    work = Preparation(dataset, version_1, *choose(dataset, size=SIDE))
     assert any("not turned by EXIF" in line for line in work.describe())
     assert work.complete() is None
     work.run(Listener(), 1)
     after = digests(version_1)
     assert after.pop(DOCUMENT) != before.pop(DOCUMENT)  # it has the record now
     assert after == before
-    assert read_dataset(version_1).preprocessing == UNRECORDED
+    assert read_shard_set(version_1).preprocessing == UNRECORDED
 
 
 def test_a_record_that_shards_cannot_have(version_1: Path) -> None:
@@ -508,7 +508,7 @@ def test_a_record_that_shards_cannot_have(version_1: Path) -> None:
     document["preprocessing"] = {"orientation": "sideways"}
     write_document(version_1 / DOCUMENT, {**document, "version": 2})
     with pytest.raises(DataError, match=r"orientation of pictures must be one of exif, stored"):
-        read_dataset(version_1)
+        read_shard_set(version_1)
 
 
 def test_kept_statistics_are_of_one_way_to_read(folder: Path) -> None:

@@ -24,9 +24,9 @@ from PIL import Image
 
 from cconvnet import data, runs
 from cconvnet.data import datasets, inspection, statistics
-from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.images import BrokenImage, decode_image, read_raw, resize_image
-from cconvnet.data.shards.format import JOURNAL, File, Names, read_dataset, shard_name, write_document
+from cconvnet.data.shards.format import JOURNAL, File, Names, read_shard_set, shard_name, write_document
 from cconvnet.data.shards.reader import RawSplit
 from cconvnet.data.shards.verify import verify, verify_decoding
 from cconvnet.data.shards.writer import Picture, packed_array, write_file, write_shard
@@ -87,7 +87,7 @@ def test_raw_shards_are_the_folder_decoded(folder: Path, raw_shards: Path, cache
     assert ours.classes == theirs.classes == list(COUNTS["train"])
     assert ours.image_shape == (16, 16, 3) and ours.name == "shards of pictures pictures"
     assert ours.train.file(0) == "train/ant/000.jpeg" and ours.test.file(8) == "test/cat/003.jpeg"
-    assert len(read_dataset(raw_shards).shards("train")) == 6  # more than one was tried
+    assert len(read_shard_set(raw_shards).shards("train")) == 6  # more than one was tried
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -188,7 +188,7 @@ def test_grey_arrays_as_jpegs_become_rgb(tmp_path: Path) -> None:
 def test_whole_pictures(folder: Path, tmp_path: Path, raw: bool) -> None:
     """The index has their sizes; training has their centre squares."""
     dataset = prepare(folder, tmp_path / "shards", size=16, whole=True, raw=raw)
-    sides = dataset.rows("train")[["height", "width"]].tolist()
+    sides = dataset.records("train")[["height", "width"]].tolist()
     files = [file for name in COUNTS["train"] for file in sorted((folder / "train" / name).iterdir())]
     for file, (height, width) in zip(files, sides, strict=True):
         image = Image.open(file)
@@ -315,7 +315,7 @@ def flip(file: Path, at: int, bit: int = 0) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_changed_byte_is_a_broken_picture(kind: str, workers: int, request: pytest.FixtureRequest) -> None:
     root: Path = request.getfixturevalue(kind)
-    row = read_dataset(root).rows("train")[11]
+    row = read_shard_set(root).records("train")[11]
     before, labels = data.open_source(root).train.read(np.arange(34))
     flip(root / shard_name("train", int(row["file"])), int(row["offset"]) + 100)
     split = data.open_source(root, cache_bytes=0).train
@@ -332,7 +332,7 @@ def test_a_shard_cut_while_it_is_read(kind: str, request: pytest.FixtureRequest)
     """Its last picture is broken, and nothing else happens: no signal kills the process."""
     root: Path = request.getfixturevalue(kind)
     split = data.open_source(root, cache_bytes=0).train
-    rows = read_dataset(root).rows("train")
+    rows = read_shard_set(root).records("train")
     name = shard_name("train", int(rows["file"][-1]))
     os.truncate(root / name, (root / name).stat().st_size - 1)
     pictures, labels = split.read(np.arange(34))
@@ -354,7 +354,7 @@ def test_a_shard_that_goes_away_is_named(kind: str, workers: int, request: pytes
 
 def test_too_much_damage_stops(raw: Path) -> None:
     split = data.open_source(raw, cache_bytes=0).train
-    for name in read_dataset(raw).shards("train"):
+    for name in read_shard_set(raw).shards("train"):
         (raw / name).write_bytes(bytes((raw / name).stat().st_size))
     with pytest.raises(DataError, match="more than 3 of the 34 train images are broken"):
         split.read(np.arange(34))
@@ -411,7 +411,7 @@ def test_an_unfinished_folder(raw: Path) -> None:
         file.unlink()
     assert "is unfinished" in refused(raw)
     with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
-        read_dataset(raw / "nowhere")
+        read_shard_set(raw / "nowhere")
 
 
 @pytest.mark.parametrize("value", [{"version": 3}, {"format": "of somebody else"}, {"version": "1"}])
@@ -423,7 +423,7 @@ def test_another_format_is_refused(raw: Path, value: dict[str, Any]) -> None:
 
 def rewrite(root: Path, name: str, content: bytes, **changes: Any) -> None:
     """As somebody would who knows the format: with the right checksums."""
-    dataset = read_dataset(root)
+    dataset = read_shard_set(root)
     (root / name).write_bytes(content)
     files = {**dataset.files, name: write_file(root / name, content)}
     dataclasses.replace(dataset, files=files, **changes).write()
@@ -440,7 +440,7 @@ def rewrite(root: Path, name: str, content: bytes, **changes: Any) -> None:
 @pytest.mark.parametrize("kind", ["raw", "jpeg"])
 def test_an_index_that_lies(kind: str, field: str, value: int, request: pytest.FixtureRequest) -> None:
     root: Path = request.getfixturevalue(kind)
-    rows = read_dataset(root).rows("train")
+    rows = read_shard_set(root).records("train")
     rows[field][5] = value
     rewrite(root, "train.npy", packed_array(rows))
     assert "train.npy: row 5 cannot be" in refused(root)
@@ -460,7 +460,7 @@ def test_nothing_is_unpickled(raw: Path) -> None:
 
 
 def test_a_dataset_json_that_does_not_fit(raw: Path) -> None:
-    dataset = read_dataset(raw)
+    dataset = read_shard_set(raw)
     names = b"".join(f"{number}\0".encode() for number in range(33))
     rewrite(raw, "train.names", names)
     assert "train.names has 33 names; dataset.json says there are 34" in refused(raw)
@@ -537,7 +537,7 @@ def test_every_truncation_is_found(raw: Path) -> None:
 
 
 def test_what_is_damaged_is_named(raw: Path) -> None:
-    row = read_dataset(raw).rows("train")[20]
+    row = read_shard_set(raw).records("train")[20]
     name = shard_name("train", int(row["file"]))
     flip(raw / name, int(row["offset"]))
     (raw / "test-00000.bin").unlink()
@@ -560,7 +560,7 @@ def test_a_picture_that_cannot_be_decoded(tmp_path: Path) -> None:
     """Its bytes are those that were stored, so only decoding tells."""
     folder = make_folder(tmp_path / "data", sides=(16, 16))
     dataset = prepare(folder, tmp_path / "shards")
-    rows = dataset.rows("test")
+    rows = dataset.records("test")
     content = bytearray((tmp_path / "shards" / "test-00000.bin").read_bytes())
     start, length = int(rows["offset"][4]), int(rows["length"][4])
     content[start : start + length] = b"\xff\xd8\xff" + bytes(length - 3)
@@ -590,7 +590,7 @@ def test_verify_as_a_command(raw: Path) -> None:
 
 
 def test_inspection(folder: Path, raw_shards: Path) -> None:
-    found = inspection.inspect(datasets.find(folder))
+    found = inspection.inspect(datasets.open_dataset(folder))
     assert {split: counts.tolist() for split, counts in found.counts.items()} == {
         "train": [9, 14, 11],
         "test": [3, 2, 4],
@@ -600,7 +600,7 @@ def test_inspection(folder: Path, raw_shards: Path) -> None:
     assert "train: 34 pictures, from 9 (ant) to 14 (bee) of a class" in lines
     assert inspection.table(found) == [["ant", "9", "3"], ["bee", "14", "2"], ["cat", "11", "4"]]
     assert found.as_json()["classes"][1] == {"name": "bee", "train": 14, "test": 2}
-    of_shards = inspection.inspect(datasets.find(raw_shards))
+    of_shards = inspection.inspect(datasets.open_dataset(raw_shards))
     assert of_shards.smallest == of_shards.largest == (16, 16) and of_shards.bytes == 43 * 768
 
 
@@ -612,12 +612,12 @@ def test_a_sheet_shows_each_class_with_its_name(tmp_path: Path) -> None:
         for number in range(4):
             (tmp_path / name / f"{number}.png").write_bytes(encoded(Image.new("RGB", (30, 20), color), "PNG"))
     (tmp_path / "red" / "0.png").write_bytes(b"not a picture")
-    drawn = np.asarray(inspection.sheet(datasets.find(tmp_path)))
+    drawn = np.asarray(inspection.sheet(datasets.open_dataset(tmp_path)))
     counts = {name: int((drawn == color).all(axis=2).sum()) for name, color in colors.items()}
     assert counts == {"red": 3 * 90 * 60, "green": 4 * 90 * 60, "blue": 4 * 90 * 60}
     dark = (drawn < 120).all(axis=2).sum()
     assert dark > 12 * 20  # names, and "broken" in a place of its own
-    other = np.asarray(inspection.sheet(datasets.find(tmp_path), seed=1))
+    other = np.asarray(inspection.sheet(datasets.open_dataset(tmp_path), seed=1))
     assert other.shape == drawn.shape
 
 
@@ -642,7 +642,7 @@ def test_reading_straight_into_an_array_checks_its_bytes(tmp_path: Path) -> None
     (length, height, width, crc) = shard.pictures[1]
     assert (length, height, width) == (90, 5, 6) and shard.file.bytes == 93
     out = np.zeros((5, 6, 3), np.uint8)
-    read_raw(Stored(str(tmp_path / "a.bin"), 3, 90, crc), out)
+    read_raw(ByteRange(str(tmp_path / "a.bin"), 3, 90, crc), out)
     assert np.array_equal(out, pixels)
     with pytest.raises(BrokenImage, match="checksum differs"):
-        read_raw(Stored(str(tmp_path / "a.bin"), 2, 90, crc), out)
+        read_raw(ByteRange(str(tmp_path / "a.bin"), 2, 90, crc), out)

@@ -33,10 +33,10 @@ def test_webdataset(tmp_path: Path, train: list[str], test: str | None, form: in
     if test is not None:
         shard(tmp_path / test, samples([1, 2], 50), form)
     (tmp_path / "notes.txt").write_text("ignored")
-    origin = datasets.find(tmp_path)
-    check_within(origin)
-    assert origin.kind == "webdataset" and origin.classes == ["0", "1", "2"]
-    assert origin.train.names[0] == f"{train[0]}/s000" and origin.folder == tmp_path
+    dataset = datasets.open_dataset(tmp_path)
+    check_within(dataset)
+    assert dataset.kind == "webdataset" and dataset.classes == ["0", "1", "2"]
+    assert dataset.train.names[0] == f"{train[0]}/s000" and dataset.folder == tmp_path
     source = data.open_source(tmp_path)
     images, labels = source.train.read(np.arange(6))
     assert told(images) == [(2, 0), (0, 1), (1, 2), (2, 3), (0, 4), (1, 5)]
@@ -67,14 +67,14 @@ def test_webdatasets_labels(tmp_path: Path) -> None:
     ]
     shard(tmp_path / "train.tar", members)
     (tmp_path / "classes.txt").write_text("ant\ncock\nzebra\n\n")
-    origin = datasets.find(tmp_path)
-    assert origin.classes == ["ant", "cock", "zebra"] and origin.train.left_out == []
-    assert origin.train.labels.tolist() == [1, 0, 2, 1]
+    dataset = datasets.open_dataset(tmp_path)
+    assert dataset.classes == ["ant", "cock", "zebra"] and dataset.train.left_out == []
+    assert dataset.train.labels.tolist() == [1, 0, 2, 1]
     assert told(data.open_source(tmp_path).train.read(np.arange(4))[0]) == [(1, 0), (0, 1), (2, 2), (1, 3)]
     for text in ("", "ant\n\ncock\n", "ant\nant\n"):
         (tmp_path / "classes.txt").write_text(text)
         with pytest.raises(DataError, match=r"classes\.txt must name a class in each line"):
-            datasets.find(tmp_path)
+            datasets.open_dataset(tmp_path)
 
 
 UNLABELLED: dict[str, Members] = {
@@ -124,14 +124,14 @@ def test_labels_with_a_gap(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"labels up to 5, but no training pictures of 0, 3, 4; .*classes\.txt"
     ):
-        datasets.find(tmp_path)
+        datasets.open_dataset(tmp_path)
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\nf\n")
-    assert len(datasets.find(tmp_path).classes) == 6
+    assert len(datasets.open_dataset(tmp_path).classes) == 6
 
 
 def test_a_label_without_a_picture(tmp_path: Path) -> None:
     shard(tmp_path / "train.tar", [*samples([0, 1] * 5), ("x.cls", b"1"), ("y.txt", b"")])
-    (left,) = datasets.find(tmp_path).train.left_out
+    (left,) = datasets.open_dataset(tmp_path).train.left_out
     assert left.name == "train.tar/x" and left.reason.startswith("no picture (.jpg")
 
 
@@ -142,12 +142,12 @@ def test_too_many_without_a_label(tmp_path: Path) -> None:
         bad: Members = [(f"x{number}.png", picture(0, 0)) for number in range(count)]
         shard(tmp_path / "train.tar", [*good, *bad])
         if count == 3:
-            assert len(datasets.find(tmp_path).train.left_out) == 3
+            assert len(datasets.open_dataset(tmp_path).train.left_out) == 3
         else:
             with pytest.raises(
                 DataError, match=r"6 of the 46 training .* more than 4; the first are:\n.*/x0"
             ):
-                datasets.find(tmp_path)
+                datasets.open_dataset(tmp_path)
     shard(tmp_path / "train.tar", [*good, *bad[:3], ("y0.png", b"1"), ("y0.cls", b"1")])
     assert len(data.open_source(tmp_path).report()) == 4
     shard(
@@ -172,13 +172,13 @@ def test_tars_that_will_not_do(tmp_path: Path, files: list[str], what: str) -> N
     for name in files:
         shard(tmp_path / name, [] if name == "test-0.tar" else samples([0, 1]))
     with pytest.raises(DataError, match=what):
-        datasets.find(tmp_path)
+        datasets.open_dataset(tmp_path)
 
 
 def test_tars_of_neither_part_are_told(tmp_path: Path) -> None:
     for name in ("train-0.tar", "test-0.tar", "val-0.tar", "extra.tar"):
         shard(tmp_path / name, samples([0, 1]))
-    notes = "\n".join(datasets.find(tmp_path).notes)
+    notes = "\n".join(datasets.open_dataset(tmp_path).notes)
     assert "extra.tar not used" in notes and "tars of val are not used" in notes
 
 
@@ -187,7 +187,7 @@ def test_archives_beside_what_they_were_unpacked_to(tmp_path: Path, name: str) -
     (tmp_path / "train" / "ant").mkdir(parents=True)
     (tmp_path / "train" / "ant" / "0.png").write_bytes(picture(0, 0))
     shard(tmp_path / name, samples([0]))
-    assert datasets.find(tmp_path).kind == "pictures"
+    assert datasets.open_dataset(tmp_path).kind == "pictures"
 
 
 def test_statistics_are_kept_beside_tars(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cconvnet.data import datasets
 from cconvnet.data.shards.encoding import choose
-from cconvnet.data.shards.format import JOURNAL, Dataset
+from cconvnet.data.shards.format import JOURNAL, ShardSet
 from cconvnet.data.shards.prepare import SHARD_BYTES, Preparation
 
 COUNTS = {"train": {"ant": 9, "bee": 14, "cat": 11}, "test": {"ant": 3, "bee": 2, "cat": 4}}
@@ -49,13 +49,13 @@ def make_folder(
 
 
 def preparation(src: Path | str, dst: Path, shard_bytes: int = SHARD_BYTES, **asked: object) -> Preparation:
-    origin = datasets.find(src)
-    return Preparation(origin, dst, *choose(origin, **asked), shard_bytes)  # type: ignore[arg-type]
+    dataset = datasets.open_dataset(src)
+    return Preparation(dataset, dst, *choose(dataset, **asked), shard_bytes)  # type: ignore[arg-type]
 
 
 def prepare(
     src: Path | str, dst: Path, shard_bytes: int = SHARD_BYTES, workers: int = 0, **asked: object
-) -> Dataset:
+) -> ShardSet:
     return preparation(src, dst, shard_bytes, **asked).run(Listener(), workers)
 
 

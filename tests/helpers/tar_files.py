@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from cconvnet.data.datasets import Origin, imagenet
+from cconvnet.data.datasets import Dataset, imagenet
 
 IDS = ["n02000001", "n01000002", "n03000003"]  # in the devkit's order, which is not theirs
 WORDS = ["cock", "ant, emmet", "zebra"]
@@ -67,20 +67,20 @@ def unchanged(root: Path) -> Callable[[], bool]:
     return lambda: state() == before
 
 
-def check_within(origin: Origin) -> None:
+def check_within(dataset: Dataset) -> None:
     """Every stretch lies within its file, every label is a class's, every name is another and printable."""
-    for pictures in (origin.train, origin.test):
+    for pictures in (dataset.train, dataset.test):
         if pictures is None:
             continue
-        extents = pictures.extents
-        assert extents is not None
-        sizes = np.array([Path(file).stat().st_size for file in extents.files])
-        assert (extents.offset >= 0).all() and (extents.length >= 0).all()
-        assert (extents.offset + extents.length <= sizes[extents.file]).all()
-        assert len(pictures.names) == len(extents) == len(set(pictures.names))
+        ranges = pictures.ranges
+        assert ranges is not None
+        sizes = np.array([Path(file).stat().st_size for file in ranges.files])
+        assert (ranges.offset >= 0).all() and (ranges.length >= 0).all()
+        assert (ranges.offset + ranges.length <= sizes[ranges.file]).all()
+        assert len(pictures.names) == len(ranges) == len(set(pictures.names))
         assert all(name.isprintable() for name in pictures.names)
         assert pictures.labels.dtype == np.int32
-        assert (pictures.labels >= 0).all() and (pictures.labels < len(origin.classes)).all()
+        assert (pictures.labels >= 0).all() and (pictures.labels < len(dataset.classes)).all()
 
 
 def devkit(ids: list[str] = IDS, words: list[str] = WORDS, truth: str = "3\n1\n2\n3\n") -> Members:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cconvnet.bench.peers.feeding import open_streamed, timed, times_over
-from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.splits import StoredSplit
 
 # Of ImageNet, as PyTorch's examples have them.
@@ -34,7 +34,7 @@ _PREFETCH = 2
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    def __init__(self, pictures: list[Stored], labels: list[int], size: int, crop: int) -> None:
+    def __init__(self, pictures: list[ByteRange], labels: list[int], size: int, crop: int) -> None:
         self.pictures, self.labels, self.size, self.crop = pictures, labels, size, crop
         self.mean = torch.tensor(_MEAN).view(3, 1, 1)
         self.std = torch.tensor(_STD).view(3, 1, 1)
@@ -72,7 +72,7 @@ class PyTorchData:
         split = open_streamed(data, size).train
         assert isinstance(split, StoredSplit)
         times = times_over(len(split), batch)
-        stored = split.extents.stored(np.arange(len(split)))
+        stored = split.ranges.select(np.arange(len(split)))
         self.pictures = Pictures(stored * times, split.labels.tolist() * times, size, crop)
         self.batch = batch
 

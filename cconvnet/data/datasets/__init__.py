@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from cconvnet.data import shards
-from cconvnet.data.dataset import Labels, LeftOut, Origin, Pictures
+from cconvnet.data.dataset import Dataset, Labels, LeftOut, Pictures
 from cconvnet.data.datasets import (
     cifar10,
     cuda_convnet,
@@ -25,13 +25,13 @@ from cconvnet.data.names import composed
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.errors import DataError
 
-__all__ = ["LAYOUTS", "Labels", "LeftOut", "Origin", "Pictures", "find", "stored"]
+__all__ = ["LAYOUTS", "Dataset", "Labels", "LeftOut", "Pictures", "from_settings", "open_dataset"]
 
 
 EMBEDDED = "digits"
 
 
-def find(data: str | os.PathLike[str] | None, progress: Progress | None = None) -> Origin:
+def open_dataset(data: str | os.PathLike[str] | None, progress: Progress | None = None) -> Dataset:
     """Open `data`: None is the embedded default, anything else a folder.
 
     "digits" is the embedded default too, unless there is a folder of that name.
@@ -40,63 +40,63 @@ def find(data: str | os.PathLike[str] | None, progress: Progress | None = None) 
 
     Errors: DataError, which names the file and says what would be right.
     """
-    origin = _find(data, progress)
-    for name, pictures in (("training", origin.train), ("test", origin.test)):
+    dataset = _find(data, progress)
+    for name, pictures in (("training", dataset.train), ("test", dataset.test)):
         if pictures is not None:
-            _check_left_out(origin, name, pictures)
-    classes = [composed(name) for name in origin.classes]
-    origin = dataclasses.replace(origin, classes=classes)
-    return dataclasses.replace(origin, notes=[*origin.notes, *labels.check(origin)])
+            _check_left_out(dataset, name, pictures)
+    classes = [composed(name) for name in dataset.classes]
+    dataset = dataclasses.replace(dataset, classes=classes)
+    return dataclasses.replace(dataset, notes=[*dataset.notes, *labels.check(dataset)])
 
 
-def _check_left_out(origin: Origin, name: str, pictures: Pictures) -> None:
+def _check_left_out(dataset: Dataset, name: str, pictures: Pictures) -> None:
     count = len(pictures) + len(pictures.left_out)
     if pictures.left_out and len(pictures.left_out) > broken_allowed(count):
         first = [f"  {left.name}: {left.reason}" for left in pictures.left_out[:10]]
         raise DataError(
-            f"{origin.folder}: {len(pictures.left_out):,} of the {count:,} {name} pictures cannot be used, "
+            f"{dataset.folder}: {len(pictures.left_out):,} of the {count:,} {name} pictures cannot be used, "
             f"more than {broken_allowed(count):,}; the first are:\n" + "\n".join(first)
         )
 
 
-def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Origin:
+def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Dataset:
     if data is None or (data == EMBEDDED and not Path(EMBEDDED).is_dir()):
-        return digits.find()
+        return digits.open_dataset()
     if data != EMBEDDED:
         return _in_folder(Path(data), progress)
     # A folder of the user's comes before the word.
     whence = "the embedded digits are used where no data is named"
     try:
-        origin = _in_folder(Path(data), progress)
+        dataset = _in_folder(Path(data), progress)
     except DataError as error:
         raise DataError(f"{error}\n(this is the folder ./{EMBEDDED}; {whence})") from error
-    return dataclasses.replace(origin, notes=[f"the folder ./{EMBEDDED} is used; {whence}", *origin.notes])
+    return dataclasses.replace(dataset, notes=[f"the folder ./{EMBEDDED} is used; {whence}", *dataset.notes])
 
 
-def _in_folder(root: Path, progress: Progress | None) -> Origin:
+def _in_folder(root: Path, progress: Progress | None) -> Dataset:
     if not root.exists():
         raise near_misses.nothing(root)
     if not root.is_dir():
         raise near_misses.no_folder(root)
     names = {entry.name for entry in entries(root)}
     near_misses.check(root, names)
-    if mnist.is_here(root, names):
-        return mnist.find(root)
-    if cifar10.is_here(root, names):
-        return cifar10.find(root)
-    if cuda_convnet.is_here(root, names):
-        return cuda_convnet.find(root)
-    if shards.are_here(names):
-        return shards.open_origin(root)
+    if mnist.matches(root, names):
+        return mnist.open_dataset(root)
+    if cifar10.matches(root, names):
+        return cifar10.open_dataset(root)
+    if cuda_convnet.matches(root, names):
+        return cuda_convnet.open_dataset(root)
+    if shards.matches(names):
+        return shards.open_dataset(root)
     # Tars may have stayed beside the folders that they were unpacked to.
-    if imagenet.is_here(root, names) and not folder.is_here(root):
-        return imagenet.find(root, progress)
-    if webdataset.is_here(root, names) and not folder.is_here(root):
-        return webdataset.find(root, progress)
+    if imagenet.matches(root, names) and not folder.matches(root):
+        return imagenet.open_dataset(root, progress)
+    if webdataset.matches(root, names) and not folder.matches(root):
+        return webdataset.open_dataset(root, progress)
     near_misses.check_pictures(root)
-    return folder.find(root, progress)
+    return folder.open_dataset(root, progress)
 
 
-def stored(data: str | None) -> str | None:
+def from_settings(data: str | None) -> str | None:
     """The data that a run's settings name: there "digits" is always the embedded default."""
     return None if data == EMBEDDED else data

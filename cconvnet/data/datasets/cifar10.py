@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cconvnet.data.dataset import Origin, Pictures, joined, of_arrays
+from cconvnet.data.dataset import Dataset, Pictures, joined, of_arrays
 from cconvnet.data.listing import beside, lines
 from cconvnet.errors import DataError
 
 
-def is_here(root: Path, names: set[str]) -> bool:
+def matches(root: Path, names: set[str]) -> bool:
     return any(name.startswith(("data_batch_", "test_batch")) and name.endswith(".bin") for name in names)
 
 
-def find(root: Path) -> Origin:
+def open_dataset(root: Path) -> Dataset:
     """Errors: DataError."""
     files = [root / f"data_batch_{number}.bin" for number in range(1, 6)]
     test, meta = root / "test_batch.bin", root / "batches.meta.txt"
@@ -28,7 +28,7 @@ def find(root: Path) -> Origin:
     train = joined([_read(file, len(classes)) for file in files])
     others = beside(root, {file.name for file in (*files, test, meta)})
     name = f"cifar10 {root.name}"
-    return Origin("cifar10", name, classes, train, _read(test, len(classes)), beside=others)
+    return Dataset("cifar10", name, classes, train, _read(test, len(classes)), beside=others)
 
 
 def _read(file: Path, classes: int) -> Pictures:

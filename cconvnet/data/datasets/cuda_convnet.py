@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.dataset import Labels, Origin, every_fifth, joined, of_arrays
+from cconvnet.data.dataset import Dataset, Labels, every_fifth, joined, of_arrays
 from cconvnet.data.images import Pixels
 from cconvnet.data.listing import beside, entries
 from cconvnet.errors import DataError
@@ -41,12 +41,12 @@ class _Meta:
     mean: npt.NDArray[Any] | None
 
 
-def is_here(root: Path, names: set[str]) -> bool:
+def matches(root: Path, names: set[str]) -> bool:
     """Whether a folder with files of these names holds batches."""
     return any(name == META or _NUMBERED.fullmatch(name) for name in names)
 
 
-def find(root: Path) -> Origin:
+def open_dataset(root: Path) -> Dataset:
     """All batches of a folder.
 
     Without a test_batch the one of the highest number is for testing, as cuda-convnet's own CIFAR-10 has it.
@@ -84,7 +84,7 @@ def find(root: Path) -> Origin:
         notes.append(f"{root} has only one batch: of each class every fifth image is used for testing")
         train, test = every_fifth(train)
     mean = None if meta.mean is None else _mean_image(root / META, meta.mean, parts[0][0].shape[1:])
-    return Origin(
+    return Dataset(
         "batches",
         f"batches {root.name}",
         meta.classes,

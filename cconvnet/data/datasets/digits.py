@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.dataset import Origin, every_fifth, of_arrays
+from cconvnet.data.dataset import Dataset, every_fifth, of_arrays
 
 FILE = Path(__file__).with_name("digits.npz")
 
 
-def find() -> Origin:
+def open_dataset() -> Dataset:
     train, test = every_fifth(of_arrays("digits", *load()))
-    return Origin("digits", "digits", [str(digit) for digit in range(10)], train, test)
+    return Dataset("digits", "digits", [str(digit) for digit in range(10)], train, test)
 
 
 def load() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cconvnet.data.account import Unused
-from cconvnet.data.byte_ranges import Extents
-from cconvnet.data.dataset import LeftOut, Origin, Pictures
+from cconvnet.data.byte_ranges import ByteRanges
+from cconvnet.data.dataset import Dataset, LeftOut, Pictures
 from cconvnet.data.datasets.layouts import LAYOUTS
 from cconvnet.data.listing import (
     FILE,
@@ -50,12 +50,12 @@ class _Class(NamedTuple):
 _Listing = dict[str, _Class]  # by the classes' names, sorted
 
 
-def is_here(root: Path) -> bool:
+def matches(root: Path) -> bool:
     """Whether there are folders of classes."""
     return _has_pictures(root / "train") or _has_pictures(root)
 
 
-def find(root: Path, progress: Progress | None = None) -> Origin:
+def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
     """train/CLASS/* and test/CLASS/*, or one of TESTS, or only CLASS/*.
 
     Pictures in subfolders of CLASS belong to it.
@@ -99,7 +99,7 @@ def find(root: Path, progress: Progress | None = None) -> Origin:
     for split, pictures in splits.items():
         pictures.ignored.update(_outside(folders[split], root))
     apart = folders["train"] != root
-    return Origin(
+    return Dataset(
         "pictures",
         f"pictures {root.name}",
         [printable(name) for name in names],
@@ -159,7 +159,7 @@ def _pictures(listing: _Listing) -> Pictures:
     for found in listing.values():
         ignored.update(found.ignored)
     names = [printable(file) for file in files]
-    return Pictures(names, labels, Extents.whole(files), left_out=left_out, ignored=ignored)
+    return Pictures(names, labels, ByteRanges.whole(files), left_out=left_out, ignored=ignored)
 
 
 _Entries = list[tuple[os.DirEntry[str], bool]]  # each with whether it is a file

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cconvnet.data.account import Unused
-from cconvnet.data.dataset import LeftOut, Origin, Pictures
+from cconvnet.data.dataset import Dataset, LeftOut, Pictures
 from cconvnet.data.datasets import tars
 from cconvnet.data.listing import HIDDEN, beside, is_picture, lines, why_unused
 from cconvnet.data.names import some
@@ -53,11 +53,11 @@ class _Key(NamedTuple):
     file: Path
 
 
-def is_here(root: Path, names: set[str]) -> bool:
+def matches(root: Path, names: set[str]) -> bool:
     return TRAIN in names or VAL in names
 
 
-def find(root: Path, progress: Progress | None = None) -> Origin:
+def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
     """The pictures in the tars; `progress` is called with the number of classes found and in all.
 
     Errors: DataError.
@@ -71,7 +71,7 @@ def find(root: Path, progress: Progress | None = None) -> Origin:
     others = beside(root, {TRAIN, VAL, key.file.name, WORDS if key.file.name == LABELS else DEVKIT})
     titles = [key.words.get(wordnet_id, wordnet_id) for wordnet_id in classes]
     name = f"imagenet {root.name}"
-    return Origin("imagenet tars", name, classes, train, val, [], titles, folder=root, beside=others)
+    return Dataset("imagenet tars", name, classes, train, val, [], titles, folder=root, beside=others)
 
 
 _WHERE = "get it from https://image-net.org/challenges/LSVRC/2012/, whole and not unpacked"
@@ -107,7 +107,7 @@ def _train(file: Path, progress: Progress | None) -> tuple[list[str], Pictures]:
     train = Pictures(
         [f"{name}/{file}" for name, found in zip(names, classes, strict=True) for file in found.files],
         np.repeat(np.arange(len(names), dtype=np.int32), [len(found.files) for found in classes]),
-        tars.extents([(file, places)]),
+        tars.ranges([(file, places)]),
         left_out=[*left_out, *(left for found in classes for left in found.left_out)],
         ignored=ignored,
     )
@@ -152,9 +152,9 @@ def _val(file: Path, key: _Key, classes: list[str]) -> Pictures:
     if unknown:
         raise DataError(f"{key.file} has pictures of {some(unknown)}, of which {TRAIN} has none")
     labels = np.array([numbers[wordnet_id] for wordnet_id in ids], np.int32)
-    extents = tars.extents([(file, found.places)])
+    ranges = tars.ranges([(file, found.places)])
     names = [f"val/{name}" for name in found.files]
-    return Pictures(names, labels, extents, left_out=found.left_out, ignored=found.ignored)
+    return Pictures(names, labels, ranges, left_out=found.left_out, ignored=found.ignored)
 
 
 # ---- labels of the validation pictures --------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cconvnet.data.dataset import Ints, Origin, Pictures
+from cconvnet.data.dataset import Dataset, Ints, Pictures
 from cconvnet.data.names import some
 from cconvnet.errors import DataError
 
@@ -12,34 +12,34 @@ from cconvnet.errors import DataError
 MOST_PHANTOMS = 15
 
 
-def check(origin: Origin) -> list[str]:
+def check(dataset: Dataset) -> list[str]:
     """Notes on labels that a user should know of.
 
     Errors: DataError for labels that can only be wrong: one far beyond the others, or test pictures beyond
     the training pictures' labels, where labels are numbers that nothing names.
     """
-    classes = origin.classes
+    classes = dataset.classes
     numbered = classes == [str(label) for label in range(len(classes))]
-    train = np.bincount(origin.train.labels, minlength=len(classes))
+    train = np.bincount(dataset.train.labels, minlength=len(classes))
     present, missing = np.flatnonzero(train), np.flatnonzero(train == 0)
-    test = None if origin.test is None else np.bincount(origin.test.labels, minlength=len(classes))
+    test = None if dataset.test is None else np.bincount(dataset.test.labels, minlength=len(classes))
     if numbered:
-        _refuse(origin, train, present, missing)
+        _refuse(dataset, train, present, missing)
     notes = []
     if len(missing):
-        what = f"label {_ranges(missing)}" if numbered else _named(origin, missing)
+        what = f"label {_ranges(missing)}" if numbered else _named(dataset, missing)
         seen = f"; labels are {_ranges(present)}" if numbered else ""
-        notes.append(f"no training pictures of {what}{seen}{_odd(origin.train, train, present)}")
+        notes.append(f"no training pictures of {what}{seen}{_odd(dataset.train, train, present)}")
     if test is not None:
         alone = np.flatnonzero((test > 0) & (train == 0))
         if len(alone):
-            what = f"label {_ranges(alone)}" if numbered else _named(origin, alone)
+            what = f"label {_ranges(alone)}" if numbered else _named(dataset, alone)
             notes.append(
                 f"{test[alone].sum():,} test pictures are of {what}, of which there are no training pictures"
             )
         untested = np.flatnonzero((test == 0) & (train > 0))
         if len(untested):
-            what = f"label {_ranges(untested)}" if numbered else _named(origin, untested)
+            what = f"label {_ranges(untested)}" if numbered else _named(dataset, untested)
             notes.append(f"no test pictures of {what}")
     if len(present) == 1:
         notes.append(f"all training pictures are of one class, {classes[present[0]]}")
@@ -49,21 +49,21 @@ def check(origin: Origin) -> list[str]:
     return notes
 
 
-def _refuse(origin: Origin, train: Ints, present: Ints, missing: Ints) -> None:
+def _refuse(dataset: Dataset, train: Ints, present: Ints, missing: Ints) -> None:
     """Refuse labels beyond all others, where no names of classes tell that they are meant."""
     last = int(present[-1])
-    if origin.test is not None:
-        beyond = np.flatnonzero(origin.test.labels > last)
+    if dataset.test is not None:
+        beyond = np.flatnonzero(dataset.test.labels > last)
         if len(beyond):
             first = int(beyond[0])
             raise DataError(
-                f"{origin.name}: {origin.test.names[first]} has label {origin.test.labels[first]}, but the "
-                f"training pictures' labels are {_ranges(present)}"
+                f"{dataset.name}: {dataset.test.names[first]} has label {dataset.test.labels[first]}, but "
+                f"the training pictures' labels are {_ranges(present)}"
             )
     if len(missing) > max(len(present), MOST_PHANTOMS):
-        first = int(np.argmax(origin.train.labels == last))
+        first = int(np.argmax(dataset.train.labels == last))
         raise DataError(
-            f"{origin.name}: {origin.train.names[first]} has label {last}, but there are no training "
+            f"{dataset.name}: {dataset.train.names[first]} has label {last}, but there are no training "
             f"pictures of label {_ranges(missing)}; labels are {_ranges(present)}, counted from 0"
             + (f"; {train[last]:,} have label {last}" if train[last] > 1 else "")
         )
@@ -79,8 +79,8 @@ def _odd(pictures: Pictures, train: Ints, present: Ints) -> str:
     return f"; few have label {last} ({train[last]:,}), the first is {pictures.names[first]}"
 
 
-def _named(origin: Origin, labels: Ints) -> str:
-    return some([origin.classes[label] for label in labels])
+def _named(dataset: Dataset, labels: Ints) -> str:
+    return some([dataset.classes[label] for label in labels])
 
 
 def _ranges(labels: Ints) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cconvnet.data.dataset import Origin, Pictures, every_fifth, of_arrays
+from cconvnet.data.dataset import Dataset, Pictures, every_fifth, of_arrays
 from cconvnet.data.datasets.layouts import LAYOUTS
 from cconvnet.data.images import Pixels
 from cconvnet.data.listing import beside
@@ -20,7 +20,7 @@ PREFIXES = ("train", "t10k")
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
-def is_here(root: Path, names: set[str]) -> bool:
+def matches(root: Path, names: set[str]) -> bool:
     """True if a folder with entries of these names has one of the four files."""
     return any(
         _idx_file(root, f"{prefix}-{what}") is not None
@@ -30,14 +30,16 @@ def is_here(root: Path, names: set[str]) -> bool:
     )
 
 
-def find(root: Path) -> Origin:
+def open_dataset(root: Path) -> Dataset:
     """Training and test images, or what is there of them. Errors: DataError."""
-    origin = _find(root)
+    dataset = _find(root)
     files = (_idx_file(root, f"{prefix}-{what}") for prefix in PREFIXES for what in (IMAGES, LABELS))
-    return dataclasses.replace(origin, beside=beside(root, {file.name for file in files if file is not None}))
+    return dataclasses.replace(
+        dataset, beside=beside(root, {file.name for file in files if file is not None})
+    )
 
 
-def _find(root: Path) -> Origin:
+def _find(root: Path) -> Dataset:
     parts = {
         name: _part(root, prefix)
         for name, prefix in zip(("train", "test"), PREFIXES, strict=True)
@@ -52,7 +54,7 @@ def _find(root: Path) -> Origin:
         assert train.pixels is not None and test.pixels is not None
         if train.pixels.shape[1:] != test.pixels.shape[1:]:
             raise DataError(f"{root}: training and test images have different sizes")
-        return Origin("mnist", f"mnist {root.name}", classes, train, test)
+        return Dataset("mnist", f"mnist {root.name}", classes, train, test)
     (only, part), other = next(iter(parts.items())), {"train": "t10k", "test": "train"}
     note = (
         f"{root} has no {other[only]}-images-idx3-ubyte: of each class every fifth of the "
@@ -60,7 +62,7 @@ def _find(root: Path) -> Origin:
         "the others for training"
     )
     name = f"mnist {root.name} (only {'train' if only == 'train' else 't10k'})"
-    return Origin("mnist", name, classes, *every_fifth(part), [note])
+    return Dataset("mnist", name, classes, *every_fifth(part), [note])
 
 
 def _part(root: Path, prefix: str) -> Pictures:

@@ -97,19 +97,19 @@ def what(root: Path) -> str:
     """The kind of data that a folder seems to contain, in words; "" for none that is known."""
     try:
         names = {entry.name for entry in entries(root)}
-        if mnist.is_here(root, names):
+        if mnist.matches(root, names):
             return "MNIST's files"
-        if cifar10.is_here(root, names):
+        if cifar10.matches(root, names):
             return "CIFAR-10's binary files"
-        if cuda_convnet.is_here(root, names):
+        if cuda_convnet.matches(root, names):
             return "batches for Python"
-        if shards.are_here(names):
+        if shards.matches(names):
             return "shards"
-        if imagenet.is_here(root, names):
+        if imagenet.matches(root, names):
             return "ILSVRC-2012's tars"
         if (root / "train").is_dir() and folder.has_pictures_below(root / "train"):
             return "train/CLASS/*"
-        if webdataset.is_here(root, names):
+        if webdataset.matches(root, names):
             return TARS
     except DataError:
         pass
@@ -135,7 +135,7 @@ def check_pictures(root: Path) -> None:
             raise DataError(f"{train} has no class folders with pictures; {LAYOUTS}\nIt is empty.")
         raise DataError(f"{train} has no class folders with pictures{_seen(root, train)}")
     misses = [] if has_train else [_other_words, _words_alone, _split_within]
-    if not has_train and not folder.is_here(root):
+    if not has_train and not folder.matches(root):
         misses.append(_deeper)
     for where, miss in (*((root, miss) for miss in misses), (train, _one_level_more)):
         if text := miss(where):
@@ -346,7 +346,7 @@ def _packed(root: Path, names: set[str]) -> str:
     """Archives of sets that are read unpacked."""
     found = sorted(name for name in names if _CIFAR_ARCHIVE.fullmatch(name))
     zips = sorted(name for name in names if name.lower().endswith((".zip", ".7z", ".rar")))
-    if (not found and not zips) or folder.is_here(root):
+    if (not found and not zips) or folder.matches(root):
         return ""
     if there := _deeper(root):
         return there
@@ -377,7 +377,7 @@ def _renamed(root: Path, names: set[str]) -> str:
 
 def _class_tars(root: Path, names: set[str]) -> str:
     found = sorted(name for name in names if _CLASS_TAR.fullmatch(name))
-    if not found or folder.is_here(root):
+    if not found or folder.matches(root):
         return ""
     return (
         f"has the tars of {len(found):,} classes that {imagenet.TRAIN} holds, such as {found[0]}. Give the "

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.byte_ranges import Extents
+from cconvnet.data.byte_ranges import ByteRanges
 from cconvnet.data.dataset import LeftOut
 from cconvnet.data.names import printable
 from cconvnet.data.splits import Progress
@@ -240,12 +240,12 @@ def places(found: Sequence[Member]) -> Places:
     return np.array([(member.offset, member.size) for member in found], np.int64).reshape(-1, 2)
 
 
-def extents(parts: Sequence[tuple[Path, Places]]) -> Extents:
+def ranges(parts: Sequence[tuple[Path, Places]]) -> ByteRanges:
     """The places in each of some files as one."""
     files = [str(path) for path, _ in parts]
     file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for _, part in parts])
     offset, length = np.concatenate([part for _, part in parts]).T.copy()
-    return Extents(files, file, offset, length)
+    return ByteRanges(files, file, offset, length)
 
 
 def in_threads(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cconvnet.data.account import Unused
-from cconvnet.data.dataset import LeftOut, Origin, Pictures
+from cconvnet.data.dataset import Dataset, LeftOut, Pictures
 from cconvnet.data.datasets import tars
 from cconvnet.data.listing import FILE, OUTSIDE, PICTURES, beside, entries, kind_of, lines, why_unused
 from cconvnet.data.names import composed, some
@@ -45,12 +45,12 @@ class _Tar(NamedTuple):
     ignored: Unused
 
 
-def is_here(root: Path, names: set[str]) -> bool:
+def matches(root: Path, names: set[str]) -> bool:
     """Whether there are tars in the folder, or in its folder train."""
     return any(_suffix(name) for name in (*names, *_names(root / "train")))
 
 
-def find(root: Path, progress: Progress | None = None) -> Origin:
+def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
     """The pictures in the tars; `progress` is called with the number of tars read and in all.
 
     Errors: DataError.
@@ -80,7 +80,7 @@ def find(root: Path, progress: Progress | None = None) -> Origin:
     others = beside(root, {file.relative_to(root).parts[0] for file in every} | _file_names(classes_file))
     for folder in sorted(folders):
         others.update(beside(folder, {file.name for file in every}).below(folder.name))
-    return Origin(
+    return Dataset(
         "webdataset",
         name,
         classes,
@@ -266,7 +266,7 @@ def _pictures(found: dict[Path, _Tar]) -> Pictures:
     return Pictures(
         [name for part in parts for name in part.names],
         np.array([label for part in parts for label in part.labels], np.int32),
-        tars.extents([(file, part.places) for file, part in found.items()]),
+        tars.ranges([(file, part.places) for file, part in found.items()]),
         left_out=[left for part in parts for left in part.left_out],
         ignored=ignored,
     )

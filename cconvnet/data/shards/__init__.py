@@ -11,7 +11,7 @@ verify        the check of all files
 
 from __future__ import annotations
 
-from cconvnet.data.shards.format import JOURNAL, Dataset, are_here, read_dataset
-from cconvnet.data.shards.reader import RawSplit, open_origin
+from cconvnet.data.shards.format import JOURNAL, ShardSet, matches, read_shard_set
+from cconvnet.data.shards.reader import RawSplit, open_dataset
 
-__all__ = ["JOURNAL", "Dataset", "RawSplit", "are_here", "open_origin", "read_dataset"]
+__all__ = ["JOURNAL", "RawSplit", "ShardSet", "matches", "open_dataset", "read_shard_set"]

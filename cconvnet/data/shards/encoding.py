@@ -13,7 +13,7 @@ from PIL import Image
 
 from cconvnet.checks import whole as check_whole
 from cconvnet.data.containers import UPRIGHT, orientation
-from cconvnet.data.dataset import Origin, Pictures
+from cconvnet.data.dataset import Dataset, Pictures
 from cconvnet.data.images import (
     MAX_PIXELS,
     BrokenImage,
@@ -130,7 +130,7 @@ class Survey:
 
 
 def choose(
-    origin: Origin,
+    dataset: Dataset,
     *,
     size: int | None = None,
     whole: bool = False,
@@ -153,10 +153,10 @@ def choose(
         raise ValueError("--quality is of JPEGs, so it does not go with --raw")
     if quality is not None:
         check_whole("--quality", quality, 1, 100)
-    contents = _sample(origin.train)
+    contents = _sample(dataset.train)
     preprocessing = CURRENT
-    if origin.preprocessing is not None:  # shards, whose pictures are what they are
-        preprocessing = dataclasses.replace(CURRENT, orientation=origin.preprocessing.orientation)
+    if dataset.preprocessing is not None:  # shards, whose pictures are what they are
+        preprocessing = dataclasses.replace(CURRENT, orientation=dataset.preprocessing.orientation)
     found = [content_sides(content, preprocessing) for content in contents]
     arrays = not isinstance(contents[0], bytes)
     if size is None and (not arrays or len(set(found)) > 1):
@@ -179,7 +179,7 @@ def choose(
         except BrokenImage:
             continue
     if not lengths["raw"]:
-        raise _nothing(origin.train)
+        raise _nothing(dataset.train)
     found.sort(key=math.prod)
     means = {encoding: sum(known) / len(known) for encoding, known in lengths.items()}
     return recipe, Survey(len(found), found[0], found[-1], means)

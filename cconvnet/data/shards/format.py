@@ -5,7 +5,7 @@ A folder of them holds
 dataset.json            what this is: format and version, classes, encoding, counts, and every other file's
                         length and SHA-256. It is written last: a folder without it is unfinished.
 train-00000.bin, ...    the pictures' bytes, one after another: JPEGs, or raw uint8[H,W,C]
-train.npy               a ROW for each picture: where it lies, its size, its label, its CRC-32
+train.npy               a RECORD for each picture: where it lies, its size, its label, its CRC-32
 train.names             what each picture was called, each name ended by a zero byte
 mean.npy, colors.npy    statistics of the training pictures
 skipped.jsonl           the broken pictures that were left out, and why
@@ -42,7 +42,7 @@ MEAN, COLORS, SKIPPED = "mean.npy", "colors.npy", "skipped.jsonl"
 JOURNAL = ".prepare"  # what `data prepare` remembers of its work, in the same folder until all is done
 ENCODINGS = ("jpeg", "raw")
 
-ROW = np.dtype(
+RECORD = np.dtype(
     [
         ("file", "<i4"),  # the shard's number
         ("offset", "<i8"),
@@ -53,7 +53,7 @@ ROW = np.dtype(
         ("crc32", "<u4"),
     ]
 )
-Rows = npt.NDArray[np.void]
+Records = npt.NDArray[np.void]
 
 # Version 2 records the preprocessing; in version 1 there was none but that of UNRECORDED.
 _FORMAT, _VERSION = "cconvnet shards", 2
@@ -157,7 +157,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class ShardSet:
     """dataset.json of the folder `root`.
 
     name and origin: the data the pictures come from, and its kind.
@@ -251,31 +251,31 @@ class Dataset:
             )
         return names
 
-    def rows(self, split: str) -> Rows:
+    def records(self, split: str) -> Records:
         """The index of a split, every place in it within its shard. Errors: DataError."""
         file = self.root / index_name(split)
-        rows = self.array(index_name(split))
-        if rows.dtype != ROW or rows.shape != (self.pictures[split],):
+        records = self.array(index_name(split))
+        if records.dtype != RECORD or records.shape != (self.pictures[split],):
             raise DataError(
-                f"{file} has the shape {rows.shape} and the fields {rows.dtype.names}, not "
-                f"({self.pictures[split]},) and {ROW.names}"
+                f"{file} has the shape {records.shape} and the fields {records.dtype.names}, not "
+                f"({self.pictures[split]},) and {RECORD.names}"
             )
         lengths = np.array([self.files[name].bytes for name in self.shards(split)], np.int64)
-        height, width, length = (rows[name].astype(np.int64) for name in ("height", "width", "length"))
-        good = (rows["file"] >= 0) & (rows["file"] < len(lengths))
-        good &= (rows["label"] >= 0) & (rows["label"] < len(self.classes))
+        height, width, length = (records[name].astype(np.int64) for name in ("height", "width", "length"))
+        good = (records["file"] >= 0) & (records["file"] < len(lengths))
+        good &= (records["label"] >= 0) & (records["label"] < len(self.classes))
         good &= (height > 0) & (width > 0) & (height * width <= MAX_PIXELS)
         good &= np.maximum(height, width) <= MAX_SIDE
         good &= (length == height * width * self.channels) if self.encoding == "raw" else length > 0
         if good.all():
-            good &= (rows["offset"] >= 0) & (rows["offset"] + length <= lengths[rows["file"]])
+            good &= (records["offset"] >= 0) & (records["offset"] + length <= lengths[records["file"]])
         if not good.all():
             at = int(np.argmin(good))
-            raise DataError(f"{file}: row {at} cannot be: {rows[at].tolist()}")
-        return rows
+            raise DataError(f"{file}: row {at} cannot be: {records[at].tolist()}")
+        return records
 
 
-def read_dataset(root: Path) -> Dataset:
+def read_shard_set(root: Path) -> ShardSet:
     """Reads dataset.json; the other files are looked at when they are used. Errors: DataError."""
     path = root / DOCUMENT
     if not root.is_dir():
@@ -296,33 +296,34 @@ def read_dataset(root: Path) -> Dataset:
         del values["format"], values["version"], values["sha256"]
         files = {name: File(**file) for name, file in values.pop("files").items()}
         preprocessing = Preprocessing.recorded(values.pop("preprocessing", None))
-        dataset = Dataset(root=root, files=files, preprocessing=preprocessing, **values)
+        shard_set = ShardSet(root=root, files=files, preprocessing=preprocessing, **values)
         wanted = {MEAN, COLORS, SKIPPED}
-        for split in dataset.pictures:
-            wanted |= {index_name(split), names_name(split), *dataset.shards(split)}
-            wanted |= {shard_name(split, i) for i in range(len(dataset.shards(split)))}
+        for split in shard_set.pictures:
+            wanted |= {index_name(split), names_name(split), *shard_set.shards(split)}
+            wanted |= {shard_name(split, i) for i in range(len(shard_set.shards(split)))}
         sound = (
-            isinstance(dataset.classes, list)
-            and all(isinstance(name, str) for name in (dataset.name, *dataset.classes, *dataset.notes))
-            and all(isinstance(text, str) for text in dataset.fingerprints.values())
-            and isinstance(dataset.size, int | None)
+            isinstance(shard_set.classes, list)
+            and all(isinstance(name, str) for name in (shard_set.name, *shard_set.classes, *shard_set.notes))
+            and all(isinstance(text, str) for text in shard_set.fingerprints.values())
+            and isinstance(shard_set.size, int | None)
             and all(
-                isinstance(count, int) for count in (*dataset.pictures.values(), *dataset.skipped.values())
+                isinstance(count, int)
+                for count in (*shard_set.pictures.values(), *shard_set.skipped.values())
             )
             and all(isinstance(file.bytes, int) for file in files.values())
-            and dataset.encoding in ENCODINGS
-            and dataset.channels in (1, 3)
-            and set(dataset.pictures) <= set(SPLITS)
-            and "train" in dataset.pictures
+            and shard_set.encoding in ENCODINGS
+            and shard_set.channels in (1, 3)
+            and set(shard_set.pictures) <= set(SPLITS)
+            and "train" in shard_set.pictures
             and all(_FILE.fullmatch(name) for name in files)
             and wanted == set(files)
         )
-        list(unused_of(dataset.account))
+        list(unused_of(shard_set.account))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise DataError(f"{path} is none of cconvnet's: {error}") from error
     if not sound:
         raise DataError(f"{path} is none of cconvnet's: its entries do not fit together")
-    return dataset
+    return shard_set
 
 
 def _check_version(path: Path) -> None:
@@ -339,6 +340,6 @@ def _check_version(path: Path) -> None:
         )
 
 
-def are_here(names: set[str]) -> bool:
+def matches(names: set[str]) -> bool:
     """Whether a folder with these entries is one of shards, finished or not."""
     return JOURNAL in names or any(map(is_shard, names)) or {DOCUMENT, index_name("train")} <= names

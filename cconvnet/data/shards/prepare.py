@@ -30,7 +30,7 @@ import numpy as np
 from cconvnet.checks import NumberError
 from cconvnet.console import Reporter
 from cconvnet.data.color_noise import color_components
-from cconvnet.data.dataset import Origin, Pictures
+from cconvnet.data.dataset import Dataset, Pictures
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import describe_decoder
 from cconvnet.data.inspection import sized
@@ -43,18 +43,18 @@ from cconvnet.data.shards.format import (
     ENCODINGS,
     JOURNAL,
     MEAN,
-    ROW,
+    RECORD,
     SKIPPED,
-    Dataset,
     File,
     Names,
-    Rows,
-    are_here,
+    Records,
+    ShardSet,
     index_name,
     is_file,
+    matches,
     names_name,
-    read_dataset,
     read_document,
+    read_shard_set,
     shard_name,
     way,
     write_document,
@@ -75,17 +75,17 @@ _PLAN, _LOCK = "plan.json", "lock"
 _SECONDS_FOR_OTHERS_TO_END = 10.0
 
 
-def fingerprint(origin: Origin, progress: Progress | None = None) -> str:
+def fingerprint(dataset: Dataset, progress: Progress | None = None) -> str:
     """A text that changes with the data: its names, labels and files. `progress` is called with the number of
     a split's files looked at and in all."""
-    digest = hashlib.sha256(json.dumps([origin.kind, origin.name, origin.classes]).encode())
-    root = f"{origin.folder}{os.sep}"
-    for pictures in origin.splits.values():
+    digest = hashlib.sha256(json.dumps([dataset.kind, dataset.name, dataset.classes]).encode())
+    root = f"{dataset.folder}{os.sep}"
+    for pictures in dataset.splits.values():
         digest.update(pictures.labels.tobytes())
         for name in pictures.names:
             digest.update(name.removeprefix(root).encode(errors="surrogateescape") + b"\0")
-        if pictures.extents is not None:
-            digest.update(pictures.extents.fingerprint(root, progress))
+        if pictures.ranges is not None:
+            digest.update(pictures.ranges.fingerprint(root, progress))
         if pictures.pixels is not None:
             digest.update(repr(pictures.pixels.shape).encode() + pictures.pixels.tobytes())
     return digest.hexdigest()
@@ -95,7 +95,7 @@ def fingerprint(origin: Origin, progress: Progress | None = None) -> str:
 
 
 class Preparation:
-    """The work of making shards of `origin` in the folder `root`, of which some may be done.
+    """The work of making shards of `dataset` in the folder `root`, of which some may be done.
 
     shard_bytes: about how long a shard may become.
     progress: called with the number of files looked at and in all.
@@ -105,7 +105,7 @@ class Preparation:
 
     def __init__(
         self,
-        origin: Origin,
+        dataset: Dataset,
         root: Path,
         recipe: Recipe,
         survey: Survey,
@@ -114,26 +114,26 @@ class Preparation:
     ) -> None:
         if shard_bytes < 1:
             raise NumberError(f"--shard-mb must be above 0, not {shard_bytes / 2**20:g}")
-        if origin.folder is not None and root.resolve().is_relative_to(origin.folder.resolve()):
-            raise DataError(f"{root} lies within {origin.folder}, which it is made of; give another folder")
+        if dataset.folder is not None and root.resolve().is_relative_to(dataset.folder.resolve()):
+            raise DataError(f"{root} lies within {dataset.folder}, which it is made of; give another folder")
         if root.exists() and not root.is_dir():
             raise DataError(f"{root} is no folder")
         if root.is_dir() and any(root.iterdir()):
             names = {entry.name for entry in root.iterdir()}
-            if not are_here(names):
+            if not matches(names):
                 raise DataError(f"{root} is not empty and holds no shards; give a new folder")
         check_folder(root)
-        self.origin, self.root, self.survey = origin, root, survey
+        self.dataset, self.root, self.survey = dataset, root, survey
         self.recipe = dataclasses.replace(recipe, preprocessing=_begun_with(root) or recipe.preprocessing)
         self.per_shard = max(1, min(MOST_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
-        self.splits = origin.splits
+        self.splits = dataset.splits
         self.total = sum(map(len, self.splits.values()))
-        self.source = fingerprint(origin, progress)
+        self.source = fingerprint(dataset, progress)
         self._broken: dict[str, dict[int, str]] = {split: {} for split in self.splits}
 
     def describe(self) -> list[str]:
         """What was found and what will become of it, in a few lines."""
-        origin, survey, recipe = self.origin, self.survey, self.recipe
+        dataset, survey, recipe = self.dataset, self.survey, self.recipe
         counts = " and ".join(f"{len(pictures):,} {split}" for split, pictures in self.splits.items())
         sides = f"{survey.smallest[0]}x{survey.smallest[1]}"
         if survey.smallest != survey.largest:
@@ -146,27 +146,27 @@ class Preparation:
         ways = {name: way(name, recipe.quality, recipe.unchanged) for name in ENCODINGS}
         room = {name: f"about {sized(self.total * each)}" for name, each in survey.bytes.items()}
         (other,) = ways.keys() - {recipe.encoding}
-        older = recipe.preprocessing == UNRECORDED and origin.train.extents is not None
+        older = recipe.preprocessing == UNRECORDED and dataset.train.ranges is not None
         rules = f"as this folder was begun: {recipe.preprocessing.describe()}"
         return [
-            f"{origin.name}: {len(origin.classes):,} classes, {counts} pictures of {sides} pixels{of}",
-            *origin.notes,
-            *origin.account().lines()[1:],
+            f"{dataset.name}: {len(dataset.classes):,} classes, {counts} pictures of {sides} pixels{of}",
+            *dataset.notes,
+            *dataset.account().lines()[1:],
             f"to {self.root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} "
             f"it would be {room[other]}",
             *([rules] if older else []),
         ]
 
-    def complete(self) -> Dataset | None:
-        """The dataset, if it is there already and is what this would make. Errors: DataError."""
-        dataset = self._compare()
-        if dataset is None:
+    def complete(self) -> ShardSet | None:
+        """The set of shards, if it is there already and is what this would make. Errors: DataError."""
+        shard_set = self._compare()
+        if shard_set is None:
             return None
-        files = ((self.root / name, file) for name, file in dataset.files.items())
+        files = ((self.root / name, file) for name, file in shard_set.files.items())
         whole = all(path.is_file() and path.stat().st_size == file.bytes for path, file in files)
-        return dataset if whole else None
+        return shard_set if whole else None
 
-    def run(self, report: Reporter, workers: int | None = None) -> Dataset:
+    def run(self, report: Reporter, workers: int | None = None) -> ShardSet:
         """Makes what is not there yet.
 
         Errors: DataError, for instance when too many pictures are broken; WorkerError; OSError.
@@ -201,7 +201,7 @@ class Preparation:
 
     def _short(self, name: str) -> str:
         """A picture's name from the source's folder on."""
-        return name.removeprefix(f"{self.origin.folder}{os.sep}")
+        return name.removeprefix(f"{self.dataset.folder}{os.sep}")
 
     # -- what is there
 
@@ -215,7 +215,7 @@ class Preparation:
             "quality": recipe.quality if is_jpeg else None,
             "unchanged": is_jpeg and recipe.unchanged,
             "encoder": describe_decoder(recipe.codec) if is_jpeg else "",
-            "decoder": describe_decoder(recipe.codec) if self.origin.train.extents is not None else "",
+            "decoder": describe_decoder(recipe.codec) if self.dataset.train.ranges is not None else "",
             "preprocessing": recipe.preprocessing.record(),
             "per_shard": self.per_shard,
             "source": self.source,
@@ -223,10 +223,10 @@ class Preparation:
 
     def _begin(self) -> None:
         self._clean()
-        dataset = self._compare()
+        shard_set = self._compare()
         journal = self.root / JOURNAL
-        if dataset is not None:
-            self._remember(dataset)
+        if shard_set is not None:
+            self._remember(shard_set)
         if not (journal / _PLAN).is_file():
             write_document(journal / _PLAN, self._plan())
         with contextlib.suppress(FileNotFoundError):  # from here on the folder is unfinished
@@ -240,13 +240,13 @@ class Preparation:
                 if folder != self.root or name == DOCUMENT or is_file(name):
                     litter.unlink()
 
-    def _compare(self) -> Dataset | None:
-        """The dataset that is there, if it is finished. Errors: DataError if it was begun otherwise."""
-        path, dataset = self.root / JOURNAL / _PLAN, None
+    def _compare(self) -> ShardSet | None:
+        """The set of shards that is there, if it is finished. Errors: DataError if it was begun otherwise."""
+        path, shard_set = self.root / JOURNAL / _PLAN, None
         with contextlib.suppress(DataError):  # missing, or damaged: then it is made again
-            dataset = read_dataset(self.root)
-        if dataset is not None:
-            there = {**vars(dataset), "preprocessing": dataset.preprocessing.record()}
+            shard_set = read_shard_set(self.root)
+        if shard_set is not None:
+            there = {**vars(shard_set), "preprocessing": shard_set.preprocessing.record()}
         else:
             try:
                 there = read_document(path)
@@ -258,24 +258,27 @@ class Preparation:
         again = f"remove {self.root} to begin again, or give another folder"
         if there["source"] != here["source"]:
             raise DataError(
-                f"{self.root} was begun with other data, or a file of {self.origin.name} has changed; {again}"
+                f"{self.root} was begun with other data, or a file of {self.dataset.name} has changed; "
+                f"{again}"
             )
         there.setdefault("preprocessing", UNRECORDED.record())
         for name, value in here.items():
             if there[name] != value:
                 what = {"per_shard": "--shard-mb that gave pictures per shard of"}.get(name, name)
                 raise DataError(f"{self.root} was begun with {what} {there[name]}, not {value}; {again}")
-        return dataset
+        return shard_set
 
-    def _remember(self, dataset: Dataset) -> None:
-        """Writes the journal again, as far as the finished dataset tells what it was."""
+    def _remember(self, shard_set: ShardSet) -> None:
+        """Writes the journal again, as far as the finished shard_set tells what it was."""
         try:
-            reasons = {(line["split"], line["name"]): line["reason"] for line in dataset.left_out()}
-            indices = {split: (dataset.rows(split), set(dataset.names(split))) for split in self.splits}
+            reasons = {(line["split"], line["name"]): line["reason"] for line in shard_set.left_out()}
+            indices = {
+                split: (shard_set.records(split), set(shard_set.names(split))) for split in self.splits
+            }
         except DataError:
             return  # all is made again
         for part in self._parts():
-            rows, kept = indices[part.split]
+            records, kept = indices[part.split]
             names = self.splits[part.split].names
             numbers = range(part.first, part.first + part.count)
             skipped = [
@@ -283,8 +286,10 @@ class Preparation:
                 for number, name in ((number, self._short(names[number])) for number in numbers)
                 if name not in kept
             ]
-            of_shard = rows[rows["file"] == part.first // self.per_shard]
-            shard = Shard(dataset.files[part.name], of_shard[["length", "height", "width", "crc32"]].tolist())
+            of_shard = records[records["file"] == part.first // self.per_shard]
+            shard = Shard(
+                shard_set.files[part.name], of_shard[["length", "height", "width", "crc32"]].tolist()
+            )
             write_record(self.root, part, shard, skipped)
 
     def _parts(self) -> Iterator[Part]:
@@ -334,7 +339,7 @@ class Preparation:
 
     def _make(self, todo: list[Part], before: int, report: Reporter, workers: int | None, lock: int) -> None:
         asked = min(usable_cores(), MOST_WORKERS) if workers is None else workers
-        limit = min(len(todo), worker_limit(self.total)) if self.origin.train.extents is not None else 0
+        limit = min(len(todo), worker_limit(self.total)) if self.dataset.train.ranges is not None else 0
         if workers is not None and 0 < limit < workers:
             shards_left = f"workers: {limit} instead of {workers}: {len(todo):,} shards are to be made"
             report.say(shards_left if limit == len(todo) else surplus(workers, self.total))
@@ -401,7 +406,7 @@ class Preparation:
 
     # -- the end
 
-    def _finish(self, report: Reporter, workers: int | None) -> Dataset:
+    def _finish(self, report: Reporter, workers: int | None) -> ShardSet:
         """The index, the statistics and at last dataset.json."""
         files: dict[str, File] = {}
 
@@ -410,25 +415,25 @@ class Preparation:
 
         kept: dict[str, int] = {}
         for split, pictures in self.splits.items():
-            rows = self._rows(split, files)
-            kept[split] = len(rows)
+            records = self._rows(split, files)
+            kept[split] = len(records)
             broken = self._broken[split]
             names = (self._short(name) for i, name in enumerate(pictures.names) if i not in broken)
-            write(index_name(split), packed_array(rows))
+            write(index_name(split), packed_array(records))
             write(names_name(split), Names.packed(names))
         write(SKIPPED, self._skipped())
         recipe = self.recipe
-        train = self.origin.train
-        known = fingerprints(self.origin)
-        dataset = Dataset(
+        train = self.dataset.train
+        known = fingerprints(self.dataset)
+        shard_set = ShardSet(
             root=self.root,
-            name=self.origin.name,
-            origin=self.origin.kind,
-            classes=self.origin.classes,
-            titles=self.origin.titles,
+            name=self.dataset.name,
+            origin=self.dataset.kind,
+            classes=self.dataset.classes,
+            titles=self.dataset.titles,
             **{**self._plan(), "preprocessing": recipe.preprocessing},
             channels=3 if recipe.encoding == "jpeg" else _channels(train),
-            notes=self.origin.notes,
+            notes=self.dataset.notes,
             pictures=kept,
             skipped={
                 split: len(self._broken[split]) + len(pictures.left_out)
@@ -438,26 +443,26 @@ class Preparation:
             account=self._account(),
             fingerprints={name: known[name] for name in kept},
         )
-        for name, array in self._statistics(dataset, report, workers).items():
+        for name, array in self._statistics(shard_set, report, workers).items():
             write(name, packed_array(array))
-        dataset.write()
+        shard_set.write()
         self._end_journal()
-        return dataset
+        return shard_set
 
     def _account(self) -> dict[str, Any]:
         """The account of the source, with the pictures that were found to be unreadable."""
-        root = "" if self.origin.folder is None else f"{self.origin.folder}{os.sep}"
+        root = "" if self.dataset.folder is None else f"{self.dataset.folder}{os.sep}"
         unreadable = {
             split: [pictures.names[number].removeprefix(root) for number in sorted(self._broken[split])]
             for split, pictures in self.splits.items()
         }
-        return self.origin.account().without(unreadable).as_json()
+        return self.dataset.account().without(unreadable).as_json()
 
     def _end_journal(self) -> None:
         # Another that begins just now may put its lock into it; what then stays does no harm.
         shutil.rmtree(self.root / JOURNAL, ignore_errors=True)
 
-    def _rows(self, split: str, files: dict[str, File]) -> Rows:
+    def _rows(self, split: str, files: dict[str, File]) -> Records:
         """The index of a split, from its shards' records; what they say of the shards goes to `files`."""
         labels, found = self.splits[split].labels, []
         for number, part in enumerate(part for part in self._parts() if part.split == split):
@@ -470,12 +475,12 @@ class Preparation:
             broken = {number for number, _ in record["skipped"]}
             of_shard = [i for i in range(part.first, part.first + part.count) if i not in broken]
             lengths, heights, widths, sums = np.array(record["pictures"], np.int64).reshape(-1, 4).T
-            rows = np.zeros(len(of_shard), ROW)
-            rows["file"] = number
-            rows["offset"] = np.cumsum(lengths) - lengths
-            rows["length"], rows["height"], rows["width"] = lengths, heights, widths
-            rows["label"], rows["crc32"] = labels[of_shard], sums
-            found.append(rows)
+            records = np.zeros(len(of_shard), RECORD)
+            records["file"] = number
+            records["offset"] = np.cumsum(lengths) - lengths
+            records["length"], records["height"], records["width"] = lengths, heights, widths
+            records["label"], records["crc32"] = labels[of_shard], sums
+            found.append(records)
         return np.concatenate(found)
 
     def _skipped(self) -> bytes:
@@ -490,18 +495,18 @@ class Preparation:
         return "".join(f"{line}\n" for line in lines).encode()
 
     def _statistics(
-        self, dataset: Dataset, report: Reporter, workers: int | None
+        self, shard_set: ShardSet, report: Reporter, workers: int | None
     ) -> dict[str, np.ndarray[Any, Any]]:
         """Of the pictures as they are stored; a mean that comes with the data is taken as it is."""
-        split = open_split(dataset, "train", self.recipe.codec)
-        given = self.origin.mean is not None and self.origin.mean.shape == split.image_shape
+        split = open_split(shard_set, "train", self.recipe.codec)
+        given = self.dataset.mean is not None and self.dataset.mean.shape == split.image_shape
 
         def progress(what: str) -> Progress:
             report.begin(what, len(split))
             return lambda done, total: report.step(done, what, f"{done:,}/{total:,}")
 
-        mean = self.origin.mean if given else mean_image(split, progress("mean image"), workers)
-        colors = self.origin.colors if given else None
+        mean = self.dataset.mean if given else mean_image(split, progress("mean image"), workers)
+        colors = self.dataset.colors if given else None
         if colors is None:
             colors = color_components(split, progress("colours"))
         report.end()
@@ -534,7 +539,7 @@ def _begun_with(root: Path) -> Preprocessing | None:
     Shards that were begun by an older version are gone on with by its rules.
     """
     with contextlib.suppress(DataError):
-        return read_dataset(root).preprocessing
+        return read_shard_set(root).preprocessing
     try:
         return Preprocessing.recorded(read_document(root / JOURNAL / _PLAN).get("preprocessing"))
     except (OSError, DataError, ValueError):

@@ -9,11 +9,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cconvnet.data.byte_ranges import Extents, Raw
-from cconvnet.data.dataset import Origin, Pictures
+from cconvnet.data.byte_ranges import ByteRanges, RawShapes
+from cconvnet.data.dataset import Dataset, Pictures
 from cconvnet.data.images import BrokenImage, Pixels, read_raw, resize_image
 from cconvnet.data.listing import beside
-from cconvnet.data.shards.format import AGAIN, COLORS, DOCUMENT, JOURNAL, MEAN, SKIPPED, Dataset, read_dataset
+from cconvnet.data.shards.format import (
+    AGAIN,
+    COLORS,
+    DOCUMENT,
+    JOURNAL,
+    MEAN,
+    SKIPPED,
+    ShardSet,
+    read_shard_set,
+)
 from cconvnet.data.splits import Indices, Labels, PictureSplit, StoredSplit
 from cconvnet.data.workers import CHUNK, Broken, Decoding, usable_cores, worker_limit
 from cconvnet.errors import DataError
@@ -23,68 +32,68 @@ from cconvnet.errors import DataError
 _MOST_THREADS = 4
 
 
-def open_origin(root: Path) -> Origin:
+def open_dataset(root: Path) -> Dataset:
     """The shards in a folder as data to train on. Errors: DataError."""
-    dataset = read_dataset(root)
-    for name, file in dataset.files.items():
+    shard_set = read_shard_set(root)
+    for name, file in shard_set.files.items():
         path = root / name
         if not path.is_file():
             raise DataError(f"{path} is missing; {AGAIN}")
         length = path.stat().st_size
         if length != file.bytes:
             raise DataError(f"{path} has {length:,} bytes instead of {file.bytes:,}; remove it, and {AGAIN}")
-    skipped = sum(dataset.skipped.values())
-    programs = " and ".join(sorted({dataset.decoder, dataset.encoder} - {""}))
-    notes = [f"shards: {dataset.describe()}{programs and ', made with '}{programs}", *dataset.notes]
+    skipped = sum(shard_set.skipped.values())
+    programs = " and ".join(sorted({shard_set.decoder, shard_set.encoder} - {""}))
+    notes = [f"shards: {shard_set.describe()}{programs and ', made with '}{programs}", *shard_set.notes]
     if skipped:
         notes.append(f"{skipped:,} pictures were left out when the shards were made: {root / SKIPPED}")
-    return Origin(
+    return Dataset(
         kind="shards",
-        name=f"shards of {dataset.name}",
-        classes=dataset.classes,
-        train=_pictures(dataset, "train"),
-        test=_pictures(dataset, "test") if "test" in dataset.pictures else None,
+        name=f"shards of {shard_set.name}",
+        classes=shard_set.classes,
+        train=_pictures(shard_set, "train"),
+        test=_pictures(shard_set, "test") if "test" in shard_set.pictures else None,
         notes=notes,
-        titles=dataset.titles,
-        mean=_statistics(dataset, MEAN, 3),
-        colors=_statistics(dataset, COLORS, 2),
+        titles=shard_set.titles,
+        mean=_statistics(shard_set, MEAN, 3),
+        colors=_statistics(shard_set, COLORS, 2),
         folder=root,
-        size=dataset.size,
-        preprocessing=dataset.preprocessing if dataset.decoder else None,
-        beside=beside(root, {DOCUMENT, JOURNAL, *dataset.files}),
-        source_account=dataset.account,
-        form=f"shards, {dataset.describe()}",
-        fingerprints=dataset.fingerprints,
+        size=shard_set.size,
+        preprocessing=shard_set.preprocessing if shard_set.decoder else None,
+        beside=beside(root, {DOCUMENT, JOURNAL, *shard_set.files}),
+        source_account=shard_set.account,
+        form=f"shards, {shard_set.describe()}",
+        fingerprints=shard_set.fingerprints,
     )
 
 
-def _pictures(dataset: Dataset, split: str) -> Pictures:
-    rows = dataset.rows(split)
-    extents = Extents(
-        [str(dataset.root / name) for name in dataset.shards(split)],
-        np.ascontiguousarray(rows["file"]),
-        np.ascontiguousarray(rows["offset"]),
-        rows["length"].astype(np.int64),
-        np.ascontiguousarray(rows["crc32"]),
+def _pictures(shard_set: ShardSet, split: str) -> Pictures:
+    records = shard_set.records(split)
+    ranges = ByteRanges(
+        [str(shard_set.root / name) for name in shard_set.shards(split)],
+        np.ascontiguousarray(records["file"]),
+        np.ascontiguousarray(records["offset"]),
+        records["length"].astype(np.int64),
+        np.ascontiguousarray(records["crc32"]),
     )
-    height, width = (np.ascontiguousarray(rows[name]) for name in ("height", "width"))
+    height, width = (np.ascontiguousarray(records[name]) for name in ("height", "width"))
     return Pictures(
-        dataset.names(split),
-        np.ascontiguousarray(rows["label"]),
-        extents,
-        raw=Raw(height, width, dataset.channels) if dataset.encoding == "raw" else None,
+        shard_set.names(split),
+        np.ascontiguousarray(records["label"]),
+        ranges,
+        raw=RawShapes(height, width, shard_set.channels) if shard_set.encoding == "raw" else None,
     )
 
 
-def _statistics(dataset: Dataset, name: str, dimensions: int) -> npt.NDArray[np.float32]:
-    array = dataset.array(name)
+def _statistics(shard_set: ShardSet, name: str, dimensions: int) -> npt.NDArray[np.float32]:
+    array = shard_set.array(name)
     if (
         array.dtype != np.float32
         or array.ndim != dimensions
-        or array.shape[-1] != dataset.channels
+        or array.shape[-1] != shard_set.channels
         or not np.isfinite(array).all()
     ):
-        raise DataError(f"{dataset.root / name} has {array.dtype} of {array.shape}, or is not finite")
+        raise DataError(f"{shard_set.root / name} has {array.dtype} of {array.shape}, or is not finite")
     return array
 
 
@@ -98,8 +107,8 @@ class RawSplit(StoredSplit):
         self,
         name: str,
         names: Sequence[str],
-        extents: Extents,
-        raw: Raw,
+        ranges: ByteRanges,
+        raw: RawShapes,
         labels: Labels,
         size: int | None = None,
     ) -> None:
@@ -109,14 +118,14 @@ class RawSplit(StoredSplit):
                 f"the {name} pictures have different sizes; give a size, and all are resized to it"
             )
         super().__init__(
-            name, names, extents, labels, (*(side if size is None else (size, size)), raw.channels)
+            name, names, ranges, labels, (*(side if size is None else (size, size)), raw.channels)
         )
         self._raw = raw
 
     def fill(self, indices: Indices, images: Pixels) -> Broken:
         broken = []
         for place, (index, stored) in enumerate(
-            zip(indices.tolist(), self.extents.stored(indices), strict=True)
+            zip(indices.tolist(), self.ranges.select(indices), strict=True)
         ):
             shape = int(self._raw.height[index]), int(self._raw.width[index]), self._raw.channels
             fits = shape == self.image_shape
@@ -158,16 +167,18 @@ class _RawReader:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
-def open_split(dataset: Dataset, split: str, decoder: str) -> StoredSplit:
-    """A split's pictures at the size they were brought to, whatever else of the dataset is there.
+def open_split(shard_set: ShardSet, split: str, decoder: str) -> StoredSplit:
+    """A split's pictures at the size they were brought to, whatever else of the set of shards is there.
 
     Errors: DataError.
     """
-    pictures, size = _pictures(dataset, split), dataset.size
-    assert pictures.extents is not None
-    where = split, pictures.names, pictures.extents
+    pictures, size = _pictures(shard_set, split), shard_set.size
+    assert pictures.ranges is not None
+    where = split, pictures.names, pictures.ranges
     if pictures.raw is not None:
         return RawSplit(*where, pictures.raw, pictures.labels, size)
-    first = dataset.rows(split)[0]
+    first = shard_set.records(split)[0]
     sides = (int(first["height"]), int(first["width"])) if size is None else (size, size)
-    return PictureSplit(*where, pictures.labels, Decoding(size, (*sides, 3), decoder, dataset.preprocessing))
+    return PictureSplit(
+        *where, pictures.labels, Decoding(size, (*sides, 3), decoder, shard_set.preprocessing)
+    )

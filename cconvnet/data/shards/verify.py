@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cconvnet.data.images import default_decoder
-from cconvnet.data.shards.format import Dataset, Names, Rows, is_shard, read_dataset, shard_name
+from cconvnet.data.shards.format import Names, Records, ShardSet, is_shard, read_shard_set, shard_name
 from cconvnet.data.shards.reader import open_split
 from cconvnet.data.splits import Progress
 from cconvnet.data.workers import usable_cores
@@ -32,32 +32,34 @@ def verify(root: Path, workers: int | None = None, progress: Progress | None = N
         DataError: dataset.json is missing or damaged, so nothing can be checked.
         OSError: a file cannot be read.
     """
-    dataset = read_dataset(root)
+    shard_set = read_shard_set(root)
     found: list[str] = []
-    indices: dict[str, tuple[Rows, Names] | None] = {}
-    for name in dataset.files:
+    indices: dict[str, tuple[Records, Names] | None] = {}
+    for name in shard_set.files:
         if not is_shard(name):
             try:
-                dataset.content(name)
+                shard_set.content(name)
             except DataError as error:
                 found.append(str(error))
-    for split in dataset.pictures:
+    for split in shard_set.pictures:
         try:
-            indices[split] = dataset.rows(split), dataset.names(split)
+            indices[split] = shard_set.records(split), shard_set.names(split)
         except DataError as error:
             indices[split] = None  # the shards' own SHA-256 are still there
             if str(error) not in found:
                 found.append(str(error))
-    parts = [(split, number) for split in dataset.pictures for number in range(len(dataset.shards(split)))]
-    count = sum(file.bytes for file in dataset.files.values())
+    parts = [
+        (split, number) for split in shard_set.pictures for number in range(len(shard_set.shards(split)))
+    ]
+    count = sum(file.bytes for file in shard_set.files.values())
     done, lock = 0, threading.Lock()
 
     def check(part: tuple[str, int]) -> list[str]:
         nonlocal done
         split, number = part
-        damages = _check_shard(dataset, split, number, indices[split])
+        damages = _check_shard(shard_set, split, number, indices[split])
         with lock:
-            done += dataset.files[shard_name(split, number)].bytes
+            done += shard_set.files[shard_name(split, number)].bytes
             if progress is not None:
                 progress(done, count)
         return damages
@@ -69,9 +71,11 @@ def verify(root: Path, workers: int | None = None, progress: Progress | None = N
     return found
 
 
-def _check_shard(dataset: Dataset, split: str, number: int, index: tuple[Rows, Names] | None) -> list[str]:
+def _check_shard(
+    shard_set: ShardSet, split: str, number: int, index: tuple[Records, Names] | None
+) -> list[str]:
     name = shard_name(split, number)
-    path, file = dataset.root / name, dataset.files[name]
+    path, file = shard_set.root / name, shard_set.files[name]
     if not path.is_file():
         return [f"{path} is missing"]
     damages = []
@@ -81,13 +85,13 @@ def _check_shard(dataset: Dataset, split: str, number: int, index: tuple[Rows, N
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         if index is not None:
-            rows, names = index
+            records, names = index
             # They lie one after another, as they were written.
-            for at in np.flatnonzero(rows["file"] == number).tolist():
-                data = stream.read(int(rows["length"][at]))
+            for at in np.flatnonzero(records["file"] == number).tolist():
+                data = stream.read(int(records["length"][at]))
                 digest.update(data)
-                if zlib.crc32(data) != rows["crc32"][at]:
-                    label = dataset.classes[rows["label"][at]]
+                if zlib.crc32(data) != records["crc32"][at]:
+                    label = shard_set.classes[records["label"][at]]
                     damages.append(f"{path}: picture {names[at]} of class {label} is damaged")
         while data := stream.read(2**20):
             digest.update(data)
@@ -107,11 +111,11 @@ def verify_decoding(root: Path, workers: int | None = None, progress: Progress |
         DataError: something else is damaged, a shard is missing.
         WorkerError: a process died.
     """
-    dataset = read_dataset(root)
+    shard_set = read_shard_set(root)
     found: list[str] = []
-    before, count = 0, sum(dataset.pictures.values())
-    for name in dataset.pictures:
-        split = open_split(dataset, name, default_decoder())
+    before, count = 0, sum(shard_set.pictures.values())
+    for name in shard_set.pictures:
+        split = open_split(shard_set, name, default_decoder())
         images = np.empty((_BATCH, *split.image_shape), np.uint8)
         reader = split.open_reader(workers)
         try:

@@ -36,16 +36,16 @@ class Shard:
 
 def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
     """Writes pictures, as they come, to a shard that is whole or not there. Errors: OSError."""
-    digest, rows = hashlib.sha256(), []
+    digest, records = hashlib.sha256(), []
 
     def pieces() -> Iterable[bytes]:
         for picture in pictures:
             digest.update(picture.data)
-            rows.append((len(picture.data), picture.height, picture.width, zlib.crc32(picture.data)))
+            records.append((len(picture.data), picture.height, picture.width, zlib.crc32(picture.data)))
             yield picture.data
 
     write_output(path, pieces())
-    return Shard(File(sum(row[0] for row in rows), digest.hexdigest()), rows)
+    return Shard(File(sum(row[0] for row in records), digest.hexdigest()), records)
 
 
 def write_file(path: Path, data: bytes) -> File:

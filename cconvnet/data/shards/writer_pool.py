@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cconvnet.data.byte_ranges import Stored
+from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.dataset import Pictures
 from cconvnet.data.images import BrokenImage, Content, read_raw, read_stored
 from cconvnet.data.shards.encoding import Recipe
@@ -156,11 +156,11 @@ class Worker:
         self.process.stdout.close()
 
 
-def _places(pictures: Pictures, part: Part) -> tuple[list[Stored], list[list[int]] | None]:
+def _places(pictures: Pictures, part: Part) -> tuple[list[ByteRange], list[list[int]] | None]:
     """Where a part's pictures lie and, if they are raw, their heights, widths and channels."""
-    assert pictures.extents is not None
+    assert pictures.ranges is not None
     numbers = np.arange(part.first, part.first + part.count)
-    stored, raw = pictures.extents.stored(numbers), pictures.raw
+    stored, raw = pictures.ranges.select(numbers), pictures.raw
     if raw is None:
         return stored, None
     channels = np.full(part.count, raw.channels)
@@ -201,7 +201,7 @@ class _Reader:
     shapes: Sequence[Sequence[int]] | None
 
     def __call__(self, number: int) -> Content:
-        stored = Stored(*self.stored[number - self.first])
+        stored = ByteRange(*self.stored[number - self.first])
         with _reading():
             if self.shapes is None:
                 return read_stored(stored)
