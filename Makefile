@@ -97,11 +97,13 @@ test: venv $(VENV)/.installed-dev  ## run the tests
 check-long: venv $(VENV)/.installed-dev  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
 	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' --override-ini faulthandler_timeout=10800 $(ARGS)
 
-lint: $(VENV)/.installed-dev  ## ruff, mypy and clang-format, changing nothing
+lint: venv $(VENV)/.installed-dev  ## ruff, mypy and clang-format, changing nothing
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	@$(VENV)/bin/python tools/problem_stubs.py --check
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
-format: $(VENV)/.installed-dev  ## format every source file in place
+format: venv $(VENV)/.installed-dev  ## format every source file in place
+	@$(VENV)/bin/python tools/problem_stubs.py
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format -i
 
@@ -164,6 +166,8 @@ MODULES := _problem _pixels _emulator
 WARNINGS := -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi
 CXX_ALL := $(CXX) -std=c++17 -g1 -fPIC -fvisibility=hidden $(WARNINGS) -Ikernels -MMD -MP $(CXXFLAGS)
 SANITIZED := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+# Nothing here takes time when it runs.
+BINDINGS_FLAGS := -O1
 PIXELS_FLAGS := $(if $(SANITIZE),-O1 $(SANITIZED),-O3)
 EMULATOR_FLAGS := -DCCONVNET_EMULATOR $(if $(SANITIZE),-O1 $(SANITIZED),-O2)
 
@@ -203,7 +207,7 @@ modules: $(MODULES:%=$(OUT)/%$(EXT))  ## compile the modules alone, for PYTHON i
 define flags_stamp
 $(shell mkdir -p $(BUILD)/$(1))$(if $(subst /$(strip $(2))/,,/$(file <$(BUILD)/$(1)/flags)/),$(file >$(BUILD)/$(1)/flags,$(strip $(2))))
 endef
-$(call flags_stamp,bindings,$(CXX_ALL))
+$(call flags_stamp,bindings,$(CXX_ALL) $(BINDINGS_FLAGS))
 $(call flags_stamp,pixels,$(CXX_ALL) $(PIXELS_FLAGS))
 $(call flags_stamp,emulator,$(CXX_ALL) $(EMULATOR_FLAGS))
 $(call flags_stamp,cpu,$(CXX_ALL))
@@ -235,7 +239,7 @@ $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
 
 # The operations' descriptions are the same for every build of the operations; the module itself is not.
 $(BUILD)/bindings/%.o: bindings/%.cpp $(BUILD)/bindings/flags
-	@echo "  c++   $<"; $(CXX_ALL) -O2 $(PYTHON_INCLUDES) -c $< -o $@
+	@echo "  c++   $<"; $(CXX_ALL) $(BINDINGS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/emulator/module.o: bindings/module.cpp $(BUILD)/emulator/flags
 	@echo "  c++   $< (emulator)"

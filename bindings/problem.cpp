@@ -4,9 +4,13 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <functional>
 #include <optional>
+#include <string>
+#include <tuple>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "problem.h"
 #include "core/repr.h"
@@ -66,317 +70,286 @@ const char* to_name(const Names<Enum>& names, Enum wanted) {
   return "?";
 }
 
-// repr(problem); those of ConvProblem and LocalProblem are the kernels' own.
-std::string repr(const FcProblem& o) {
-  return Repr("FcProblem")("n", o.n)("c", o.c)("k", o.k)("precision", precision_name(o.precision)).done();
+// A problem's text is the line of Python that makes it: the type's name and the arguments that fields give back.
+// ConvProblem and LocalProblem have the kernels' text.
+template <class Problem>
+const char* kName;
+template <class Problem>
+std::vector<std::function<void(Repr&, const Problem&)>> kArguments;
+
+template <class Problem>
+std::string repr(const Problem& problem) {
+  Repr text(kName<Problem>);
+  for (const auto& write : kArguments<Problem>) write(text, problem);
+  return text.done();
 }
 
-std::string repr(const BiasProblem& o) {
-  return Repr("BiasProblem")("rows", o.rows)("k", o.k).done();
-}
-
-std::string repr(const NeuronProblem& o) {
-  return Repr("NeuronProblem")("count", o.count)("neuron", to_name(kNeurons, o.neuron))("a", o.a)("b", o.b)
-      .done();
-}
-
-std::string repr(const PoolProblem& o) {
+std::string repr(const PoolProblem& problem) {
   const auto pair = [](int first, int second) { return std::make_pair(first, second); };
   Repr text("PoolProblem");
-  text("n", o.n)("h", o.h)("w", o.w)("c", o.c)("window", pair(o.window_h, o.window_w))(
-      "stride", pair(o.stride_h, o.stride_w));
-  if (o.pad_h != o.pad_bottom || o.pad_w != o.pad_right) {
-    text("padding", std::make_pair(pair(o.pad_h, o.pad_bottom), pair(o.pad_w, o.pad_right)));
+  text("n", problem.n)("h", problem.h)("w", problem.w)("c", problem.c)(
+      "window", pair(problem.window_h, problem.window_w))("stride", pair(problem.stride_h, problem.stride_w));
+  if (problem.pad_h != problem.pad_bottom || problem.pad_w != problem.pad_right) {
+    text("padding",
+         std::make_pair(pair(problem.pad_h, problem.pad_bottom), pair(problem.pad_w, problem.pad_right)));
   } else {
-    text("padding", pair(o.pad_h, o.pad_w));
+    text("padding", pair(problem.pad_h, problem.pad_w));
   }
-  text("outputs", pair(o.p, o.q));
-  if (o.count_padding) text("count_padding", true);
+  text("outputs", pair(problem.p, problem.q));
+  if (problem.count_padding) text("count_padding", true);
   return text.done();
 }
 
-std::string repr(const LrnProblem& o) {
-  return Repr("LrnProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)("alpha", o.alpha)(
-             "beta", o.beta)("k", o.k)("groups", o.groups)("region", to_name(kRegions, o.region))
-      .done();
-}
-
-std::string repr(const ContrastNormProblem& o) {
-  return Repr("ContrastNormProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)(
-             "alpha", o.alpha)("beta", o.beta)("k", o.k)
-      .done();
-}
-
-std::string repr(const DropoutProblem& o) {
+std::string repr(const DropoutProblem& problem) {
   Repr text("DropoutProblem");
-  text("count", o.count)("keep", o.keep)("scale", o.scale)("seed", o.seed)("subsequence", o.subsequence);
-  if (!o.whole()) text("columns", o.columns)("row_stride", o.row_stride)("first", o.first);
+  text("count", problem.count)("keep", problem.keep)("scale", problem.scale)("seed", problem.seed)(
+      "subsequence", problem.subsequence);
+  if (!problem.whole())
+    text("columns", problem.columns)("row_stride", problem.row_stride)("first", problem.first);
   return text.done();
 }
 
-std::string repr(const SoftmaxProblem& o) {
-  return Repr("SoftmaxProblem")("n", o.n)("k", o.k).done();
-}
-
-std::string repr(const SgdProblem& o) {
-  return Repr("SgdProblem")("count", o.count)("lr", o.lr)("momentum", o.momentum)("weight_decay",
-                                                                                  o.weight_decay)
-      .done();
-}
-
-std::string repr(const NormLimitProblem& o) {
-  return Repr("NormLimitProblem")("rows", o.rows)("columns", o.columns)("limit", o.limit)("low", o.low)(
-             "centered", o.centered)
-      .done();
-}
-
-std::string repr(const InputProblem& o) {
-  return Repr("InputProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("p", o.p)("q", o.q)(
-             "center_mean", o.center_mean)("block", o.block)("pad", o.pad)
-      .done();
-}
-
-std::string repr(const FilterBlocksProblem& o) {
-  return Repr("FilterBlocksProblem")("k", o.k)("r", o.r)("s", o.s)("c", o.c)("block", o.block).done();
-}
-
-// The text says all of a problem, so equality and hash may rest on it.
+// A problem's Python type. The text says all of a problem, so equality and hash may rest on it.
 template <class Problem>
-py::class_<Problem> problem(py::module_& m, const char* name, const char* doc) {
-  return py::class_<Problem>(m, name, doc)
-      .def("__repr__", [](const Problem& o) { return repr(o); })
-      .def(
-          "__eq__", [](const Problem& a, const Problem& b) { return repr(a) == repr(b); }, py::is_operator())
-      .def("__hash__", [](const Problem& o) { return py::hash(py::str(repr(o))); });
+struct ProblemType : py::class_<Problem> {
+  ProblemType(py::module_& m, const char* name, const char* doc) : py::class_<Problem>(m, name, doc) {
+    kName<Problem> = name;
+    this->def("__repr__", [](const Problem& problem) { return repr(problem); })
+        .def(
+            "__eq__", [](const Problem& one, const Problem& other) { return repr(one) == repr(other); },
+            py::is_operator())
+        .def("__hash__", [](const Problem& problem) { return py::hash(py::str(repr(problem))); });
+  }
+
+  // `make` returns the problem of these arguments.
+  template <class Make, class... Arguments>
+  ProblemType& made_by(Make make, const Arguments&... arguments) {
+    this->def(py::init(make), arguments...);
+    return *this;
+  }
+
+  // Fields that hold the arguments of the same names, in the order of the text.
+  template <class Field, class... Others>
+  ProblemType& arguments(const char* name, Field field, Others... others) {
+    kArguments<Problem>.push_back(
+        [=](Repr& text, const Problem& problem) { text(name, std::invoke(field, problem)); });
+    fields(name, field);
+    if constexpr (sizeof...(Others) > 0) arguments(others...);
+    return *this;
+  }
+
+  // Members of the problem, or functions of it, each after its name.
+  template <class Field, class... Others>
+  ProblemType& fields(const char* name, Field field, Others... others) {
+    this->def_property_readonly(name,
+                                [field](const Problem& problem) { return std::invoke(field, problem); });
+    if constexpr (sizeof...(Others) > 0) fields(others...);
+    return *this;
+  }
+};
+
+// The shape[n,h,w,c] of a problem's images.
+template <class Problem>
+auto image_shape(const Problem& problem) {
+  return std::make_tuple(problem.n, problem.h, problem.w, problem.c);
 }
 
-// What a convolution and a locally connected layer have in common: all but their filters.
+// The type of a convolution or of a locally connected layer, which differ only in their filters.
 template <class Problem, class Make>
-py::class_<Problem> windows_problem(py::module_& m, const char* name, const char* doc, const Make& make) {
-  return problem<Problem>(m, name, doc)
-      .def(py::init([make](int n, int h, int w, int c, int k, int r, int s, Pair stride, PaddingPair padding,
-                           int groups, const std::string& rounding, const std::string& precision,
-                           std::optional<Pair> outputs, Pair dilation) {
-             const auto [p, q] = counts_of(outputs);
-             return make(ConvProblem::make(
-                 n, h, w, c, k, r, s, stride[0], stride[1], padding_of(padding[0]), padding_of(padding[1]),
-                 groups, from_name(kRoundings, "rounding", rounding),
-                 from_name(kPrecisions, "precision", precision), dilation[0], dilation[1], p, q));
-           }),
-           "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
-           "groups"_a = 1, "rounding"_a = "floor", "precision"_a = "fp32", "outputs"_a = py::none(),
-           "dilation"_a = Pair{1, 1})
-      .def_readonly("n", &Problem::n)
-      .def_readonly("h", &Problem::h)
-      .def_readonly("w", &Problem::w)
-      .def_readonly("c", &Problem::c)
-      .def_readonly("k", &Problem::k)
-      .def_readonly("r", &Problem::r)
-      .def_readonly("s", &Problem::s)
-      .def_readonly("p", &Problem::p)
-      .def_readonly("q", &Problem::q)
-      .def_readonly("stride_h", &Problem::stride_h)
-      .def_readonly("stride_w", &Problem::stride_w)
-      .def_readonly("pad_h", &Problem::pad_h)
-      .def_readonly("pad_w", &Problem::pad_w)
-      .def_readonly("groups", &Problem::groups)
-      .def_readonly("dilation_h", &Problem::dilation_h)
-      .def_readonly("dilation_w", &Problem::dilation_w)
-      .def_property_readonly("precision", [](const Problem& o) { return precision_name(o.precision); })
-      .def_property_readonly("x_shape", [](const Problem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
-      .def_property_readonly("y_shape", [](const Problem& o) { return py::make_tuple(o.n, o.p, o.q, o.k); })
-      .def_property_readonly("flops", [](const Problem& o) { return o.flops(); });
+ProblemType<Problem> windows_problem(py::module_& m, const char* name, const char* doc, const Make& make) {
+  return ProblemType<Problem>(m, name, doc)
+      .made_by(
+          [make](int n, int h, int w, int c, int k, int r, int s, Pair stride, PaddingPair padding,
+                 int groups, const std::string& rounding, const std::string& precision,
+                 std::optional<Pair> outputs, Pair dilation) {
+            const auto [p, q] = counts_of(outputs);
+            return make(ConvProblem::make(
+                n, h, w, c, k, r, s, stride[0], stride[1], padding_of(padding[0]), padding_of(padding[1]),
+                groups, from_name(kRoundings, "rounding", rounding),
+                from_name(kPrecisions, "precision", precision), dilation[0], dilation[1], p, q));
+          },
+          "n"_a, "h"_a, "w"_a, "c"_a, "k"_a, "r"_a, "s"_a, "stride"_a = Pair{1, 1}, "padding"_a = Pair{0, 0},
+          "groups"_a = 1, "rounding"_a = "floor", "precision"_a = "fp32", "outputs"_a = py::none(),
+          "dilation"_a = Pair{1, 1})
+      .fields("n", &Problem::n, "h", &Problem::h, "w", &Problem::w, "c", &Problem::c, "k", &Problem::k, "r",
+              &Problem::r, "s", &Problem::s, "p", &Problem::p, "q", &Problem::q, "stride_h",
+              &Problem::stride_h, "stride_w", &Problem::stride_w, "pad_h", &Problem::pad_h, "pad_w",
+              &Problem::pad_w, "groups", &Problem::groups, "dilation_h", &Problem::dilation_h, "dilation_w",
+              &Problem::dilation_w)
+      .fields("precision", [](const Problem& problem) { return precision_name(problem.precision); })
+      .fields("x_shape", image_shape<Problem>)
+      .fields(
+          "y_shape",
+          [](const Problem& problem) { return std::make_tuple(problem.n, problem.p, problem.q, problem.k); })
+      .fields("flops", [](const Problem& problem) { return problem.flops(); });
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_problem, m) {
-  m.doc() = "The shapes of every operation; kernels/problem.h is the one place that computes them.";
+  m.doc() = "Problems: the shapes and parameters of every operation, as kernels/problem.h computes them.";
 
   windows_problem<ConvProblem>(
       m, "ConvProblem",
-      "x[n,h,w,c], w[k,r,s,c/groups], y[n,p,q,k]; stride, padding and dilation are (vertical, horizontal), "
-      "padding perhaps with a pair (before, after) for an axis. outputs (p, q) takes the place of rounding "
-      "and "
-      "of the padding behind the image.",
+      "A convolution of x[n,h,w,c] with filters w[k,r,s,c/groups], which gives y[n,p,q,k].\n\n"
+      "Stride, padding and dilation are (vertical, horizontal); padding may hold a pair (before, after) for "
+      "an "
+      "axis. `outputs` (p, q) takes the place of rounding and of the padding behind the image.",
       [](const ConvProblem& windows) { return windows; })
-      .def_property_readonly(
-          "w_shape", [](const ConvProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c_per_group()); });
+      .fields("w_shape", [](const ConvProblem& problem) {
+        return std::make_tuple(problem.k, problem.r, problem.s, problem.c_per_group());
+      });
 
   windows_problem<LocalProblem>(
       m, "LocalProblem",
-      "A ConvProblem with filters w[p,q,k,r,s,c/groups] and bias[p,q,k] for every position.",
+      "A convolution with filters w[p,q,k,r,s,c/groups] and biases bias[p,q,k] for every position.",
       &LocalProblem::make)
-      .def_property_readonly(
-          "w_shape",
-          [](const LocalProblem& o) { return py::make_tuple(o.p, o.q, o.k, o.r, o.s, o.c_per_group()); })
-      .def_property_readonly("bias_shape",
-                             [](const LocalProblem& o) { return py::make_tuple(o.p, o.q, o.k); });
+      .fields("w_shape",
+              [](const LocalProblem& problem) {
+                return std::make_tuple(problem.p, problem.q, problem.k, problem.r, problem.s,
+                                       problem.c_per_group());
+              })
+      .fields("bias_shape",
+              [](const LocalProblem& problem) { return std::make_tuple(problem.p, problem.q, problem.k); });
 
-  problem<FcProblem>(m, "FcProblem", "x[n,c], w[k,c], y[n,k].")
-      .def(py::init([](int n, int c, int k, const std::string& precision) {
-             return FcProblem::make(n, c, k, from_name(kPrecisions, "precision", precision));
-           }),
-           "n"_a, "c"_a, "k"_a, "precision"_a = "fp32")
-      .def_property_readonly("precision", [](const FcProblem& o) { return precision_name(o.precision); })
-      .def_readonly("n", &FcProblem::n)
-      .def_readonly("c", &FcProblem::c)
-      .def_readonly("k", &FcProblem::k)
-      .def_property_readonly("x_shape", [](const FcProblem& o) { return py::make_tuple(o.n, o.c); })
-      .def_property_readonly("w_shape", [](const FcProblem& o) { return py::make_tuple(o.k, o.c); })
-      .def_property_readonly("y_shape", [](const FcProblem& o) { return py::make_tuple(o.n, o.k); })
-      .def_property_readonly("flops", &FcProblem::flops);
+  ProblemType<FcProblem>(m, "FcProblem",
+                         "A fully connected layer, y[n,k] = x[n,c] times the transpose of w[k,c].")
+      .made_by(
+          [](int n, int c, int k, const std::string& precision) {
+            return FcProblem::make(n, c, k, from_name(kPrecisions, "precision", precision));
+          },
+          "n"_a, "c"_a, "k"_a, "precision"_a = "fp32")
+      .arguments("n", &FcProblem::n, "c", &FcProblem::c, "k", &FcProblem::k, "precision",
+                 [](const FcProblem& problem) { return precision_name(problem.precision); })
+      .fields("x_shape", [](const FcProblem& problem) { return std::make_tuple(problem.n, problem.c); })
+      .fields("w_shape", [](const FcProblem& problem) { return std::make_tuple(problem.k, problem.c); })
+      .fields("y_shape", [](const FcProblem& problem) { return std::make_tuple(problem.n, problem.k); })
+      .fields("flops", &FcProblem::flops);
 
-  problem<BiasProblem>(m, "BiasProblem", "x, y and dy[rows,k], bias and db[k].")
-      .def(py::init(&BiasProblem::make), "rows"_a, "k"_a)
-      .def_readonly("rows", &BiasProblem::rows)
-      .def_readonly("k", &BiasProblem::k);
+  ProblemType<BiasProblem>(m, "BiasProblem", "A bias[k] of each row of x, y and dy[rows,k].")
+      .made_by(&BiasProblem::make, "rows"_a, "k"_a)
+      .arguments("rows", &BiasProblem::rows, "k", &BiasProblem::k);
 
-  problem<NeuronProblem>(m, "NeuronProblem", "An elementwise function with its parameters a and b.")
-      .def(py::init([](int count, const std::string& neuron, float a, float b) {
-             return NeuronProblem::make(count, from_name(kNeurons, "neuron", neuron), a, b);
-           }),
-           "count"_a, "neuron"_a = "relu", "a"_a = 1.0f, "b"_a = 0.0f)
-      .def_readonly("count", &NeuronProblem::count)
-      .def_property_readonly("neuron", [](const NeuronProblem& o) { return to_name(kNeurons, o.neuron); })
-      .def_readonly("a", &NeuronProblem::a)
-      .def_readonly("b", &NeuronProblem::b);
+  ProblemType<NeuronProblem>(m, "NeuronProblem",
+                             "An elementwise function of `count` numbers, with its parameters a and b.")
+      .made_by(
+          [](int count, const std::string& neuron, float a, float b) {
+            return NeuronProblem::make(count, from_name(kNeurons, "neuron", neuron), a, b);
+          },
+          "count"_a, "neuron"_a = "relu", "a"_a = 1.0f, "b"_a = 0.0f)
+      .arguments(
+          "count", &NeuronProblem::count, "neuron",
+          [](const NeuronProblem& problem) { return to_name(kNeurons, problem.neuron); }, "a",
+          &NeuronProblem::a, "b", &NeuronProblem::b);
 
-  problem<PoolProblem>(
-      m, "PoolProblem",
-      "x[n,h,w,c], y[n,p,q,c]; pairs are (vertical, horizontal), padding perhaps with a pair "
-      "(before, after) for an axis. outputs (p, q) takes the place of rounding.")
-      .def(py::init([](int n, int h, int w, int c, Pair window, Pair stride, PaddingPair padding,
-                       const std::string& rounding, std::optional<Pair> outputs, bool count_padding) {
-             const auto [p, q] = counts_of(outputs);
-             return PoolProblem::make(n, h, w, c, window[0], window[1], stride[0], stride[1],
-                                      padding_of(padding[0]), padding_of(padding[1]),
-                                      from_name(kRoundings, "rounding", rounding), p, q, count_padding);
-           }),
-           "n"_a, "h"_a, "w"_a, "c"_a, "window"_a = Pair{3, 3}, "stride"_a = Pair{2, 2},
-           "padding"_a = Pair{0, 0}, "rounding"_a = "floor", "outputs"_a = py::none(),
-           "count_padding"_a = false)
-      .def_readonly("n", &PoolProblem::n)
-      .def_readonly("h", &PoolProblem::h)
-      .def_readonly("w", &PoolProblem::w)
-      .def_readonly("c", &PoolProblem::c)
-      .def_readonly("p", &PoolProblem::p)
-      .def_readonly("q", &PoolProblem::q)
-      .def_readonly("window_h", &PoolProblem::window_h)
-      .def_readonly("window_w", &PoolProblem::window_w)
-      .def_readonly("stride_h", &PoolProblem::stride_h)
-      .def_readonly("stride_w", &PoolProblem::stride_w)
-      .def_readonly("pad_h", &PoolProblem::pad_h)
-      .def_readonly("pad_w", &PoolProblem::pad_w)
-      .def_readonly("pad_bottom", &PoolProblem::pad_bottom)
-      .def_readonly("pad_right", &PoolProblem::pad_right)
-      .def_readonly("count_padding", &PoolProblem::count_padding)
-      .def_property_readonly("x_shape",
-                             [](const PoolProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); })
-      .def_property_readonly("y_shape",
-                             [](const PoolProblem& o) { return py::make_tuple(o.n, o.p, o.q, o.c); });
-
-  problem<LrnProblem>(m, "LrnProblem", "x[n,h,w,c]; alpha multiplies the plain sum of squares.")
-      .def(py::init([](int n, int h, int w, int c, int size, float alpha, float beta, float k, int groups,
-                       const std::string& region) {
-             return LrnProblem::make(n, h, w, c, groups, size, alpha, beta, k,
-                                     from_name(kRegions, "region", region));
-           }),
-           "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f, "beta"_a = 0.75f, "k"_a = 1.0f,
-           "groups"_a = 1, "region"_a = "across_channels")
-      .def_readonly("n", &LrnProblem::n)
-      .def_readonly("h", &LrnProblem::h)
-      .def_readonly("w", &LrnProblem::w)
-      .def_readonly("c", &LrnProblem::c)
-      .def_readonly("size", &LrnProblem::size)
-      .def_readonly("alpha", &LrnProblem::alpha)
-      .def_readonly("beta", &LrnProblem::beta)
-      .def_readonly("k", &LrnProblem::k)
-      .def_readonly("groups", &LrnProblem::groups)
-      .def_property_readonly("region", [](const LrnProblem& o) { return to_name(kRegions, o.region); })
-      .def_property_readonly("x_shape",
-                             [](const LrnProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
-
-  problem<ContrastNormProblem>(m, "ContrastNormProblem",
-                               "x[n,h,w,c]; alpha multiplies the plain sum of squares.")
-      .def(py::init(&ContrastNormProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f,
-           "beta"_a = 0.75f, "k"_a = 1.0f)
-      .def_readonly("n", &ContrastNormProblem::n)
-      .def_readonly("h", &ContrastNormProblem::h)
-      .def_readonly("w", &ContrastNormProblem::w)
-      .def_readonly("c", &ContrastNormProblem::c)
-      .def_readonly("size", &ContrastNormProblem::size)
-      .def_readonly("alpha", &ContrastNormProblem::alpha)
-      .def_readonly("beta", &ContrastNormProblem::beta)
-      .def_readonly("k", &ContrastNormProblem::k)
-      .def_property_readonly("count", &ContrastNormProblem::count)
-      .def_property_readonly("x_shape",
-                             [](const ContrastNormProblem& o) { return py::make_tuple(o.n, o.h, o.w, o.c); });
-
-  problem<DropoutProblem>(m, "DropoutProblem", "`count` elements, each kept with probability `keep`.")
-      .def(py::init(&DropoutProblem::make), "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,
-           "subsequence"_a = 0, "columns"_a = 0, "row_stride"_a = 0, "first"_a = 0)
-      .def_readonly("count", &DropoutProblem::count)
-      .def_readonly("keep", &DropoutProblem::keep)
-      .def_readonly("scale", &DropoutProblem::scale)
-      .def_readonly("seed", &DropoutProblem::seed)
-      .def_readonly("subsequence", &DropoutProblem::subsequence)
-      .def_readonly("columns", &DropoutProblem::columns)
-      .def_readonly("row_stride", &DropoutProblem::row_stride)
-      .def_readonly("first", &DropoutProblem::first)
-      .def_property_readonly("threshold", &DropoutProblem::threshold);
-
-  problem<SoftmaxProblem>(m, "SoftmaxProblem", "logits[n,k].")
-      .def(py::init(&SoftmaxProblem::make), "n"_a, "k"_a)
-      .def_readonly("n", &SoftmaxProblem::n)
-      .def_readonly("k", &SoftmaxProblem::k);
-
-  problem<SgdProblem>(m, "SgdProblem", "One parameter tensor's step.")
-      .def(py::init(&SgdProblem::make), "count"_a, "lr"_a, "momentum"_a = 0.0f, "weight_decay"_a = 0.0f)
-      .def_readonly("count", &SgdProblem::count)
-      .def_readonly("lr", &SgdProblem::lr)
-      .def_readonly("momentum", &SgdProblem::momentum)
-      .def_readonly("weight_decay", &SgdProblem::weight_decay);
-
-  problem<NormLimitProblem>(m, "NormLimitProblem",
-                            "w[rows,columns], each row of which has a norm from `low` to `limit`.")
-      .def(py::init(&NormLimitProblem::make), "rows"_a, "columns"_a, "limit"_a, "low"_a = 0.0f,
-           "centered"_a = false)
-      .def_readonly("rows", &NormLimitProblem::rows)
-      .def_readonly("columns", &NormLimitProblem::columns)
-      .def_readonly("limit", &NormLimitProblem::limit)
-      .def_readonly("low", &NormLimitProblem::low)
-      .def_readonly("centered", &NormLimitProblem::centered);
-
-  problem<InputProblem>(m, "InputProblem",
-                        "images[n,h,w,c] cropped to y[n,p,q,c], or with block > 1 padded and cut into "
-                        "y[n,blocks_h,blocks_w,block*block*c].")
-      .def(py::init(&InputProblem::make), "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a, "center_mean"_a = false,
-           "block"_a = 1, "pad"_a = 0)
-      .def_readonly("n", &InputProblem::n)
-      .def_readonly("h", &InputProblem::h)
-      .def_readonly("w", &InputProblem::w)
-      .def_readonly("c", &InputProblem::c)
-      .def_readonly("p", &InputProblem::p)
-      .def_readonly("q", &InputProblem::q)
-      .def_readonly("center_mean", &InputProblem::center_mean)
-      .def_readonly("block", &InputProblem::block)
-      .def_readonly("pad", &InputProblem::pad)
-      .def_property_readonly("y_shape", [](const InputProblem& o) {
-        return py::make_tuple(o.n, o.blocks_h(), o.blocks_w(), o.block * o.block * o.c);
+  ProblemType<PoolProblem>(m, "PoolProblem",
+                           "Pooling of x[n,h,w,c] to y[n,p,q,c].\n\n"
+                           "Pairs are (vertical, horizontal); padding may hold a pair (before, after) for an "
+                           "axis. `outputs` (p, q) "
+                           "takes the place of rounding.")
+      .made_by(
+          [](int n, int h, int w, int c, Pair window, Pair stride, PaddingPair padding,
+             const std::string& rounding, std::optional<Pair> outputs, bool count_padding) {
+            const auto [p, q] = counts_of(outputs);
+            return PoolProblem::make(n, h, w, c, window[0], window[1], stride[0], stride[1],
+                                     padding_of(padding[0]), padding_of(padding[1]),
+                                     from_name(kRoundings, "rounding", rounding), p, q, count_padding);
+          },
+          "n"_a, "h"_a, "w"_a, "c"_a, "window"_a = Pair{3, 3}, "stride"_a = Pair{2, 2},
+          "padding"_a = Pair{0, 0}, "rounding"_a = "floor", "outputs"_a = py::none(),
+          "count_padding"_a = false)
+      .fields("n", &PoolProblem::n, "h", &PoolProblem::h, "w", &PoolProblem::w, "c", &PoolProblem::c, "p",
+              &PoolProblem::p, "q", &PoolProblem::q, "window_h", &PoolProblem::window_h, "window_w",
+              &PoolProblem::window_w, "stride_h", &PoolProblem::stride_h, "stride_w", &PoolProblem::stride_w,
+              "pad_h", &PoolProblem::pad_h, "pad_w", &PoolProblem::pad_w, "pad_bottom",
+              &PoolProblem::pad_bottom, "pad_right", &PoolProblem::pad_right, "count_padding",
+              &PoolProblem::count_padding)
+      .fields("x_shape", image_shape<PoolProblem>)
+      .fields("y_shape", [](const PoolProblem& problem) {
+        return std::make_tuple(problem.n, problem.p, problem.q, problem.c);
       });
 
-  problem<FilterBlocksProblem>(m, "FilterBlocksProblem",
-                               "w[k,r,s,c] of stride `block` as blocks[k,blocks_r,blocks_s,block*block*c].")
-      .def(py::init(&FilterBlocksProblem::make), "k"_a, "r"_a, "s"_a, "c"_a, "block"_a)
-      .def_readonly("k", &FilterBlocksProblem::k)
-      .def_readonly("r", &FilterBlocksProblem::r)
-      .def_readonly("s", &FilterBlocksProblem::s)
-      .def_readonly("c", &FilterBlocksProblem::c)
-      .def_readonly("block", &FilterBlocksProblem::block)
-      .def_property_readonly("w_shape",
-                             [](const FilterBlocksProblem& o) { return py::make_tuple(o.k, o.r, o.s, o.c); })
-      .def_property_readonly("blocks_shape", [](const FilterBlocksProblem& o) {
-        return py::make_tuple(o.k, o.blocks_r(), o.blocks_s(), o.block * o.block * o.c);
+  ProblemType<LrnProblem>(m, "LrnProblem",
+                          "Response normalisation of x[n,h,w,c]; alpha multiplies the plain sum of squares.")
+      .made_by(
+          [](int n, int h, int w, int c, int size, float alpha, float beta, float k, int groups,
+             const std::string& region) {
+            return LrnProblem::make(n, h, w, c, groups, size, alpha, beta, k,
+                                    from_name(kRegions, "region", region));
+          },
+          "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f, "beta"_a = 0.75f, "k"_a = 1.0f,
+          "groups"_a = 1, "region"_a = "across_channels")
+      .arguments("n", &LrnProblem::n, "h", &LrnProblem::h, "w", &LrnProblem::w, "c", &LrnProblem::c, "size",
+                 &LrnProblem::size, "alpha", &LrnProblem::alpha, "beta", &LrnProblem::beta, "k",
+                 &LrnProblem::k, "groups", &LrnProblem::groups, "region",
+                 [](const LrnProblem& problem) { return to_name(kRegions, problem.region); })
+      .fields("x_shape", image_shape<LrnProblem>);
+
+  ProblemType<ContrastNormProblem>(
+      m, "ContrastNormProblem",
+      "Contrast normalisation of x[n,h,w,c]; alpha multiplies the plain sum of squares.")
+      .made_by(&ContrastNormProblem::make, "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f,
+               "beta"_a = 0.75f, "k"_a = 1.0f)
+      .arguments("n", &ContrastNormProblem::n, "h", &ContrastNormProblem::h, "w", &ContrastNormProblem::w,
+                 "c", &ContrastNormProblem::c, "size", &ContrastNormProblem::size, "alpha",
+                 &ContrastNormProblem::alpha, "beta", &ContrastNormProblem::beta, "k",
+                 &ContrastNormProblem::k)
+      .fields("count", &ContrastNormProblem::count)
+      .fields("x_shape", image_shape<ContrastNormProblem>);
+
+  ProblemType<DropoutProblem>(m, "DropoutProblem",
+                              "Dropout of `count` elements, each kept with probability `keep`.")
+      .made_by(&DropoutProblem::make, "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,
+               "subsequence"_a = 0, "columns"_a = 0, "row_stride"_a = 0, "first"_a = 0)
+      .fields("count", &DropoutProblem::count, "keep", &DropoutProblem::keep, "scale", &DropoutProblem::scale,
+              "seed", &DropoutProblem::seed, "subsequence", &DropoutProblem::subsequence, "columns",
+              &DropoutProblem::columns, "row_stride", &DropoutProblem::row_stride, "first",
+              &DropoutProblem::first)
+      .fields("threshold", &DropoutProblem::threshold);
+
+  ProblemType<SoftmaxProblem>(m, "SoftmaxProblem", "Softmax of each row of logits[n,k].")
+      .made_by(&SoftmaxProblem::make, "n"_a, "k"_a)
+      .arguments("n", &SoftmaxProblem::n, "k", &SoftmaxProblem::k);
+
+  ProblemType<SgdProblem>(m, "SgdProblem", "One update of a tensor of `count` parameters.")
+      .made_by(&SgdProblem::make, "count"_a, "lr"_a, "momentum"_a = 0.0f, "weight_decay"_a = 0.0f)
+      .arguments("count", &SgdProblem::count, "lr", &SgdProblem::lr, "momentum", &SgdProblem::momentum,
+                 "weight_decay", &SgdProblem::weight_decay);
+
+  ProblemType<NormLimitProblem>(m, "NormLimitProblem",
+                                "Limits, from `low` to `limit`, to the norm of each row of w[rows,columns].")
+      .made_by(&NormLimitProblem::make, "rows"_a, "columns"_a, "limit"_a, "low"_a = 0.0f,
+               "centered"_a = false)
+      .arguments("rows", &NormLimitProblem::rows, "columns", &NormLimitProblem::columns, "limit",
+                 &NormLimitProblem::limit, "low", &NormLimitProblem::low, "centered",
+                 &NormLimitProblem::centered);
+
+  ProblemType<InputProblem>(
+      m, "InputProblem",
+      "Crops y[n,p,q,c] of images[n,h,w,c].\n\n"
+      "With block > 1 they are padded and cut into y[n,blocks_h,blocks_w,block*block*c].")
+      .made_by(&InputProblem::make, "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a, "center_mean"_a = false,
+               "block"_a = 1, "pad"_a = 0)
+      .arguments("n", &InputProblem::n, "h", &InputProblem::h, "w", &InputProblem::w, "c", &InputProblem::c,
+                 "p", &InputProblem::p, "q", &InputProblem::q, "center_mean", &InputProblem::center_mean,
+                 "block", &InputProblem::block, "pad", &InputProblem::pad)
+      .fields("y_shape", [](const InputProblem& problem) {
+        return std::make_tuple(problem.n, problem.blocks_h(), problem.blocks_w(),
+                               problem.block * problem.block * problem.c);
+      });
+
+  ProblemType<FilterBlocksProblem>(
+      m, "FilterBlocksProblem",
+      "Filters w[k,r,s,c] of stride `block` as blocks[k,blocks_r,blocks_s,block*block*c].")
+      .made_by(&FilterBlocksProblem::make, "k"_a, "r"_a, "s"_a, "c"_a, "block"_a)
+      .arguments("k", &FilterBlocksProblem::k, "r", &FilterBlocksProblem::r, "s", &FilterBlocksProblem::s,
+                 "c", &FilterBlocksProblem::c, "block", &FilterBlocksProblem::block)
+      .fields("w_shape",
+              [](const FilterBlocksProblem& problem) {
+                return std::make_tuple(problem.k, problem.r, problem.s, problem.c);
+              })
+      .fields("blocks_shape", [](const FilterBlocksProblem& problem) {
+        return std::make_tuple(problem.k, problem.blocks_r(), problem.blocks_s(),
+                               problem.block * problem.block * problem.c);
       });
 }

@@ -1,7 +1,11 @@
-_Pair = tuple[int, int]
-_Padding = tuple[int | _Pair, int | _Pair]
+"""Problems: the shapes and parameters of every operation, as kernels/problem.h computes them."""
 
-class _WindowsProblem:
+class ConvProblem:
+    """A convolution of x[n,h,w,c] with filters w[k,r,s,c/groups], which gives y[n,p,q,k].
+
+    Stride, padding and dilation are (vertical, horizontal); padding may hold a pair (before, after) for
+    an axis. `outputs` (p, q) takes the place of rounding and of the padding behind the image.
+    """
     def __init__(
         self,
         n: int,
@@ -11,13 +15,13 @@ class _WindowsProblem:
         k: int,
         r: int,
         s: int,
-        stride: _Pair = ...,
-        padding: _Padding = ...,
+        stride: tuple[int, int] = ...,
+        padding: tuple[int | tuple[int, int], int | tuple[int, int]] = ...,
         groups: int = ...,
         rounding: str = ...,
         precision: str = ...,
-        outputs: _Pair | None = ...,
-        dilation: _Pair = ...,
+        outputs: tuple[int, int] | None = ...,
+        dilation: tuple[int, int] = ...,
     ) -> None: ...
     n: int
     h: int
@@ -39,15 +43,52 @@ class _WindowsProblem:
     x_shape: tuple[int, int, int, int]
     y_shape: tuple[int, int, int, int]
     flops: float
-
-class ConvProblem(_WindowsProblem):
     w_shape: tuple[int, int, int, int]
 
-class LocalProblem(_WindowsProblem):
+class LocalProblem:
+    """A convolution with filters w[p,q,k,r,s,c/groups] and biases bias[p,q,k] for every position."""
+    def __init__(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        c: int,
+        k: int,
+        r: int,
+        s: int,
+        stride: tuple[int, int] = ...,
+        padding: tuple[int | tuple[int, int], int | tuple[int, int]] = ...,
+        groups: int = ...,
+        rounding: str = ...,
+        precision: str = ...,
+        outputs: tuple[int, int] | None = ...,
+        dilation: tuple[int, int] = ...,
+    ) -> None: ...
+    n: int
+    h: int
+    w: int
+    c: int
+    k: int
+    r: int
+    s: int
+    p: int
+    q: int
+    stride_h: int
+    stride_w: int
+    pad_h: int
+    pad_w: int
+    groups: int
+    dilation_h: int
+    dilation_w: int
+    precision: str
+    x_shape: tuple[int, int, int, int]
+    y_shape: tuple[int, int, int, int]
+    flops: float
     w_shape: tuple[int, int, int, int, int, int]
     bias_shape: tuple[int, int, int]
 
 class FcProblem:
+    """A fully connected layer, y[n,k] = x[n,c] times the transpose of w[k,c]."""
     def __init__(self, n: int, c: int, k: int, precision: str = ...) -> None: ...
     n: int
     c: int
@@ -59,11 +100,13 @@ class FcProblem:
     flops: float
 
 class BiasProblem:
+    """A bias[k] of each row of x, y and dy[rows,k]."""
     def __init__(self, rows: int, k: int) -> None: ...
     rows: int
     k: int
 
 class NeuronProblem:
+    """An elementwise function of `count` numbers, with its parameters a and b."""
     def __init__(self, count: int, neuron: str = ..., a: float = ..., b: float = ...) -> None: ...
     count: int
     neuron: str
@@ -71,17 +114,22 @@ class NeuronProblem:
     b: float
 
 class PoolProblem:
+    """Pooling of x[n,h,w,c] to y[n,p,q,c].
+
+    Pairs are (vertical, horizontal); padding may hold a pair (before, after) for an axis. `outputs` (p,
+    q) takes the place of rounding.
+    """
     def __init__(
         self,
         n: int,
         h: int,
         w: int,
         c: int,
-        window: _Pair = ...,
-        stride: _Pair = ...,
-        padding: _Padding = ...,
+        window: tuple[int, int] = ...,
+        stride: tuple[int, int] = ...,
+        padding: tuple[int | tuple[int, int], int | tuple[int, int]] = ...,
         rounding: str = ...,
-        outputs: _Pair | None = ...,
+        outputs: tuple[int, int] | None = ...,
         count_padding: bool = ...,
     ) -> None: ...
     n: int
@@ -103,6 +151,7 @@ class PoolProblem:
     y_shape: tuple[int, int, int, int]
 
 class LrnProblem:
+    """Response normalisation of x[n,h,w,c]; alpha multiplies the plain sum of squares."""
     def __init__(
         self,
         n: int,
@@ -129,6 +178,7 @@ class LrnProblem:
     x_shape: tuple[int, int, int, int]
 
 class ContrastNormProblem:
+    """Contrast normalisation of x[n,h,w,c]; alpha multiplies the plain sum of squares."""
     def __init__(
         self,
         n: int,
@@ -152,6 +202,7 @@ class ContrastNormProblem:
     x_shape: tuple[int, int, int, int]
 
 class DropoutProblem:
+    """Dropout of `count` elements, each kept with probability `keep`."""
     def __init__(
         self,
         count: int,
@@ -174,11 +225,13 @@ class DropoutProblem:
     threshold: int
 
 class SoftmaxProblem:
+    """Softmax of each row of logits[n,k]."""
     def __init__(self, n: int, k: int) -> None: ...
     n: int
     k: int
 
 class SgdProblem:
+    """One update of a tensor of `count` parameters."""
     def __init__(self, count: int, lr: float, momentum: float = ..., weight_decay: float = ...) -> None: ...
     count: int
     lr: float
@@ -186,6 +239,7 @@ class SgdProblem:
     weight_decay: float
 
 class NormLimitProblem:
+    """Limits, from `low` to `limit`, to the norm of each row of w[rows,columns]."""
     def __init__(
         self, rows: int, columns: int, limit: float, low: float = ..., centered: bool = ...
     ) -> None: ...
@@ -196,6 +250,10 @@ class NormLimitProblem:
     centered: bool
 
 class InputProblem:
+    """Crops y[n,p,q,c] of images[n,h,w,c].
+
+    With block > 1 they are padded and cut into y[n,blocks_h,blocks_w,block*block*c].
+    """
     def __init__(
         self,
         n: int,
@@ -220,6 +278,7 @@ class InputProblem:
     y_shape: tuple[int, int, int, int]
 
 class FilterBlocksProblem:
+    """Filters w[k,r,s,c] of stride `block` as blocks[k,blocks_r,blocks_s,block*block*c]."""
     def __init__(self, k: int, r: int, s: int, c: int, block: int) -> None: ...
     k: int
     r: int

@@ -1,6 +1,7 @@
-"""What the Makefile's compile rules need to know of this machine, printed as make variables.
+"""Print this machine's compilers, libraries and GPU architectures as variables of make.
 
-Looks only at files and package metadata: nothing that the package needs at run time is imported.
+The Makefile's compile rules read them. Only files and the metadata of packages are looked at: nothing that
+cconvnet needs at run time is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ RELEASE_ARCHS = "80 90a 120 ptx"
 
 
 def packaged_file(distribution: str, name: str) -> Path | None:
-    """The installed file called `name` of a PyPI distribution."""
+    """Return the installed file called `name` of a PyPI distribution, or None."""
     try:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:
@@ -27,7 +28,7 @@ def packaged_file(distribution: str, name: str) -> Path | None:
 
 
 def find_nvcc() -> Path | None:
-    """CUDA_HOME first, then PATH, then the pip package's, then the usual folder."""
+    """Return the nvcc in CUDA_HOME, else on PATH, else of the pip package, else in the usual folder."""
     home = os.environ.get("CUDA_HOME")
     candidates = [
         Path(home, "bin", "nvcc") if home else None,
@@ -39,7 +40,7 @@ def find_nvcc() -> Path | None:
 
 
 def present_archs() -> str:
-    """The architectures of the GPUs in this machine, or the empty string."""
+    """Return the architectures of the GPUs in this machine, or the empty string."""
     if not shutil.which("nvidia-smi"):
         return ""
     query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
@@ -52,7 +53,7 @@ def present_archs() -> str:
 
 
 def gencode(archs: str) -> str:
-    """nvcc's flags for a list such as "80 90a ptx"; `ptx` also carries portable code for sm_75 on."""
+    """Return nvcc's flags for a list such as "80 90a ptx"; `ptx` adds portable code for sm_75 and later."""
     flags = []
     for arch in archs.replace(",", " ").replace("sm_", "").split():
         code = "arch=compute_75,code=compute_75" if arch == "ptx" else f"arch=compute_{arch},code=sm_{arch}"
@@ -61,11 +62,12 @@ def gencode(archs: str) -> str:
 
 
 def option(name: str, path: object) -> str:
-    """A compiler's option with a path, for make to hand on to the shell, whatever the path holds."""
+    """Return a compiler's option with a path, quoted for make and the shell."""
     return name + shlex.quote(str(path)).replace("#", r"\#")
 
 
 def pybind11_include() -> Path:
+    """Return the folder of pybind11's headers, or exit if it is not installed."""
     header = packaged_file("pybind11", "pybind11.h")
     if header is None:
         sys.exit("pybind11 is missing: pip install pybind11")
@@ -73,6 +75,7 @@ def pybind11_include() -> Path:
 
 
 def main() -> None:
+    """Print one assignment for each variable."""
     onednn_header = packaged_file("onednn-devel-cpu-gomp", "dnnl.hpp")
     onednn = onednn_header.parent.parent if onednn_header else None
     archs = os.environ.get("CCONVNET_ARCHS") or present_archs() or RELEASE_ARCHS

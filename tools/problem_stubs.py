@@ -1,0 +1,87 @@
+"""Write cconvnet/_problem.pyi, the types of the compiled module's problems, or check it.
+
+A field has the type that pybind11 notes in its docstring. An argument has the type of the field of the same
+name, or the one in ARGUMENTS: pybind11's own types of arguments are wider and differ between its versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from cconvnet import _problem
+
+STUBS = Path(__file__).resolve().parents[1] / "cconvnet" / "_problem.pyi"
+PAIR = "tuple[int, int]"
+# The arguments that no field gives back as they were.
+ARGUMENTS = {
+    "window": PAIR,
+    "stride": PAIR,
+    "dilation": PAIR,
+    "padding": f"tuple[int | {PAIR}, int | {PAIR}]",
+    "rounding": "str",
+    "outputs": f"{PAIR} | None",
+}
+
+
+def fields_of(problem: type) -> dict[str, str]:
+    """Return the type of each field, in the order of their definition."""
+    fields = {name: value for name, value in vars(problem).items() if isinstance(value, property)}
+    signatures = {name: value.fget.__doc__ or "" for name, value in fields.items()}
+    return {name: text.rpartition("-> ")[2].strip().lower() for name, text in signatures.items()}
+
+
+def arguments_of(problem: type) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each argument and whether it has a default."""
+    signature = re.search(r"\(self: [^,]+, (.*)\) -> None", vars(problem)["__init__"].__doc__ or "")
+    if signature is None:
+        sys.exit(f"the docstring of {problem.__name__} has no signature")
+    # Types and defaults hold commas too, but no name follows those.
+    for name, rest in re.findall(r"(?:^|, )(\w+): (.*?)(?=, \w+: |$)", signature[1]):
+        yield name, " = " in rest
+
+
+def stubs_of(problem: type) -> str:
+    """Return the definition of one problem."""
+    fields = fields_of(problem)
+    arguments = "".join(
+        f", {name}: {fields.get(name) or ARGUMENTS[name]}" + " = ..." * has_default
+        for name, has_default in arguments_of(problem)
+    )
+    first, *others = (problem.__doc__ or "").split("\n\n")
+    doc = "\n\n".join([first, *(textwrap.fill(text, 100, break_on_hyphens=False) for text in others)])
+    lines = [f'"""{doc}' + "\n" * bool(others) + '"""', f"def __init__(self{arguments}) -> None: ..."]
+    lines += [f"{name}: {kind}" for name, kind in fields.items()]
+    return f"class {problem.__name__}:\n" + textwrap.indent("\n".join(lines), "    ")
+
+
+def stubs() -> str:
+    """Return the text of the file, formatted."""
+    problems = [value for value in vars(_problem).values() if isinstance(value, type)]
+    text = "\n\n".join([f'"""{_problem.__doc__}"""', *map(stubs_of, problems)])
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(STUBS), "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+def main() -> None:
+    """Write the file, or with --check print its differences and fail."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail if the file differs")
+    check = parser.parse_args().check
+    expected = stubs()
+    if not check:
+        STUBS.write_text(expected, encoding="utf-8")
+    elif expected != (found := STUBS.read_text(encoding="utf-8")):
+        lines = (found.splitlines(keepends=True), expected.splitlines(keepends=True))
+        sys.stdout.writelines(difflib.unified_diff(*lines, "cconvnet/_problem.pyi", "as compiled"))
+        sys.exit("cconvnet/_problem.pyi differs from bindings/problem.cpp: run `make format`")
+
+
+if __name__ == "__main__":
+    main()
