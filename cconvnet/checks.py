@@ -17,9 +17,6 @@ MAX_SEED = 2**63 - 1
 MAX_TOWERS = 26  # one for each letter
 MAX_DIGITS = 18  # of a whole number within a text, which then fits in an int64
 
-# The names of these until every module has the new ones.
-MOST, LARGEST, MOST_PIXELS, MOST_SEED, MOST_TOWERS = MAX_INT32, MAX_FLOAT32, MAX_SIDE, MAX_SEED, MAX_TOWERS
-
 
 class NumberError(ValueError):
     """A number is out of range or not finite; the text names it."""

@@ -16,7 +16,7 @@ from cconvnet.system import outputs
 from cconvnet.system.outputs import check_output
 from cconvnet.training.options import (
     DESCRIPTIONS,
-    MOST_WORKERS,
+    MAX_WORKERS,
     Options,
     Range,
     Real,
@@ -32,7 +32,6 @@ MAX_SECONDS = 366 * 24 * 3600.0  # of a measurement: a year
 
 
 def example(*lines: str) -> str:
-    """Return the examples at the end of a command's help."""
     """Return the epilog of a command's help, with these commands as examples."""
     return "\n\n".join(["[bold]Example[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
 
@@ -61,7 +60,7 @@ def real(
     return _within(Real(low, above, high))
 
 
-workers = whole(0, MOST_WORKERS)
+workers = whole(0, MAX_WORKERS)
 seed = whole(0, MAX_SEED)
 pixels = whole(1, MAX_SIDE)
 seconds = real(above=0, high=MAX_SECONDS)
@@ -144,8 +143,7 @@ Views = Annotated[
     str,
     typer.Option(
         help="Parts of an image whose probabilities are averaged. center: the centre alone. ten: the "
-        "corners, "
-        "the centre, and their mirror images.",
+        "corners, the centre, and their mirror images.",
         metavar="NAME",
     ),
 ]

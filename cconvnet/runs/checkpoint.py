@@ -54,7 +54,7 @@ class NotFinite(ValueError):
     """
 
     def __init__(self, tensor: str) -> None:
-        super().__init__(f"{tensor} holds values that are not finite")
+        super().__init__(f"{tensor} contains values that are not finite")
         self.tensor = tensor
 
 

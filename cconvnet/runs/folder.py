@@ -58,7 +58,7 @@ def check_new(path: Path) -> None:
     if path.is_dir() and any(file.name not in (_LOCK, *_UNFINISHED) for file in path.iterdir()):
         if (path / "config.json").exists():
             raise RunError(
-                f"{path} holds a run already; continue it with --resume {path}, or choose another --out"
+                f"{path} contains a run already; resume it with --resume {path}, or choose another --out"
             )
         raise RunError(f"{path} is not empty; choose another --out")
     outputs.check_folder(path)

@@ -168,7 +168,7 @@ def overviews(folder: Path, sort: str = "when") -> list[Overview]:
         RunError: There is no such folder.
     """
     if not folder.is_dir():
-        raise RunError(f"there is no folder {folder}; runs lie in runs/, unless --out said otherwise")
+        raise RunError(f"there is no folder {folder}; runs are in runs/, unless --out named another folder")
     paths = [folder] if _is_run(folder) else [path for path in folder.iterdir() if _is_run(path)]
     found = sorted((look(path) for path in paths), key=lambda run: (-(run.when or 0.0), run.path.name))
     keys: dict[str, Any] = {

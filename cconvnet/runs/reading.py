@@ -126,7 +126,7 @@ def unfinished(folder: Path) -> Path:
             found.append(((log if log.exists() else config).stat().st_mtime, path))
     if not found:
         raise RunError(
-            f"{folder}/ holds no run to go on with; --resume RUN names one, --out FOLDER begins one"
+            f"{folder}/ contains no run to resume; --resume RUN names one, --out FOLDER begins one"
         )
     return max(found)[1]
 
@@ -162,7 +162,7 @@ def find_checkpoint(path: Path, best: bool = False) -> tuple[Path, Checkpoint, l
     file, content, skipped = folder.newest()
     if file is None or content is None:
         what = f"; {skipped[0]}" if skipped else ""
-        raise CheckpointError(f"{path} holds no sound checkpoint{what}")
+        raise CheckpointError(f"{path} contains no sound checkpoint{what}")
     if best and content.progress.get("best") is not None:
         file = folder.file(content.progress["best"]["step"])
         content = checkpoint.load(file)

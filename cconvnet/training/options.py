@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cconvnet import checks, nets
-from cconvnet.checks import LARGEST, MOST, MOST_PIXELS, MOST_SEED, MOST_TOWERS
+from cconvnet.checks import MAX_FLOAT32, MAX_INT32, MAX_SEED, MAX_SIDE, MAX_TOWERS
 from cconvnet.nets import LrStep
 
 AUTO = Path("auto")  # the value of --resume for "whatever there is to resume"
-MOST_WORKERS = 4096  # as many as the largest machines have cores
+MAX_WORKERS = 4096  # as many as the largest machines have cores
 _DEVICE = re.compile(r"[0-9]{1,9}|[a-z]+(?::[0-9]{1,9})?")
 
 # What a run that is resumed does with a value that differs from its own.
@@ -99,7 +99,7 @@ def parse_lr_scale(text: str) -> dict[str, float]:
             factor = float(number)
         except ValueError:
             factor = math.nan
-        if not layer.strip() or not 0 <= factor <= LARGEST:
+        if not layer.strip() or not 0 <= factor <= MAX_FLOAT32:
             raise ValueError(f"--lr-scale must be like conv1=0.1,fc8=2, with factors from 0 on, not {text!r}")
         factors[layer.strip()] = factor
     return factors
@@ -125,7 +125,7 @@ class Whole:
     """The range of a whole number."""
 
     low: int = 1
-    high: int = MOST
+    high: int = MAX_INT32
 
     def check(self, flag: str, value: Any) -> int:
         """Return the number if it is in the range; the error names the flag.
@@ -140,9 +140,9 @@ class Whole:
 class Real:
     """The range of a finite number: `low` is allowed, `above` is not."""
 
-    low: float = -LARGEST
+    low: float = -MAX_FLOAT32
     above: float | None = None
-    high: float = LARGEST
+    high: float = MAX_FLOAT32
 
     def check(self, flag: str, value: Any) -> float:
         """Return the number if it is in the range; the error names the flag.
@@ -220,7 +220,7 @@ class Options:
         "With --layer-def: side in pixels of the squares that are cut out of images; whole images if not "
         "given.",
         "PIXELS",
-        range=Whole(1, MOST_PIXELS),
+        range=Whole(1, MAX_SIDE),
     )
     data: str | None = _option(
         "Folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of shards, of ILSVRC-2012's or "
@@ -243,7 +243,7 @@ class Options:
     towers: int | None = _option(
         "Number of parts that split layers are cut into; one for each device if not given.",
         "N",
-        range=Whole(1, MOST_TOWERS),
+        range=Whole(1, MAX_TOWERS),
         otherwise=1,
         on_resume="refuse",
     )
@@ -271,7 +271,7 @@ class Options:
     seed: int | None = _option(
         "Random seed for weights, order, crops and dropout; 0 if not given.",
         "N",
-        range=Whole(0, MOST_SEED),
+        range=Whole(0, MAX_SEED),
         otherwise=0,
         on_resume="refuse",
     )
@@ -314,7 +314,7 @@ class Options:
     size: int | None = _option(
         "Side in pixels that images are resized to before crops.",
         "PIXELS",
-        range=Whole(1, MOST_PIXELS),
+        range=Whole(1, MAX_SIDE),
         on_resume="refuse",
     )
     out: Path | None = _option("Folder of the run; runs/NET-DATA-TIME if not given.", "FOLDER")
@@ -343,7 +343,7 @@ class Options:
     workers: int | None = _option(
         "Number of processes that decode images; chosen automatically if not given.",
         "N",
-        range=Whole(0, MOST_WORKERS),
+        range=Whole(0, MAX_WORKERS),
     )
 
     def check(self) -> None:

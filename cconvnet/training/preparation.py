@@ -32,7 +32,7 @@ def check_options(options: Options) -> None:
     options.check()
     chosen_net(options)
     if options.resume is not None and not options.resumes_any and options.layer_def is not None:
-        raise ValueError("--resume goes on with the run's own network; leave out --layer-def")
+        raise ValueError("--resume keeps the run's own network; leave out --layer-def")
     check_precision(options.precision)
     if options.tensorboard:
         tensorboard.require()

@@ -66,7 +66,7 @@ def _resolve_auto(options: Options, reporter: Reporter) -> Options:
     if not options.resumes_any:
         return options
     if options.out is not None and not (options.out / "config.json").exists():
-        reporter.say(f"{options.out} holds no run yet: beginning it")
+        reporter.say(f"{options.out} contains no run yet: a new one begins")
         return dataclasses.replace(options, resume=None)
     path = options.out or unfinished(Path("runs"))
     # A command that is given again and again may well name the network's files each time.

@@ -113,7 +113,7 @@ class Failures:
         if not files:
             return "There is no checkpoint yet"
         command = resume_command(self._run.path) + flags
-        return f"The last good checkpoint stands: {files[-1]}; to go on from it{how and ' '}{how}: {command}"
+        return f"The last good checkpoint is {files[-1]}; to resume from it{how and ' '}{how}: {command}"
 
     def advise_lower_rate(self) -> str:
         """Return the advice after values that are not finite."""

@@ -88,7 +88,7 @@ def test_a_network_in_files_trains_and_goes_on_without_them(files: list[object],
     assert "resuming" in succeed("train", "--resume", path, "--device", "cpu:0", "--steps", 5)
     assert "top-1 error" in succeed("evaluate", "--run", path, "--device", "cpu:0")
     text = refuse("train", "--resume", path, *files)
-    assert text.startswith("error: --resume goes on with the run's own network; leave out --layer-def")
+    assert text.startswith("error: --resume keeps the run's own network; leave out --layer-def")
     # What was trained can be written again.
     succeed("export", "--run", path, "--out", tmp_path / "again")
     assert "filters=8\n" in (tmp_path / "again" / "layers.cfg").read_text()

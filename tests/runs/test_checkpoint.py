@@ -101,7 +101,7 @@ def test_what_is_not_finite_is_not_saved(value: float, tmp_path: Path) -> None:
     folder.save(make(5))
     bad = make(6)
     bad.tensors["conv1.weight.velocity"][1, 2, 2, 0] = value
-    with pytest.raises(NotFinite, match=r"conv1\.weight\.velocity holds values that are not finite"):
+    with pytest.raises(NotFinite, match=r"conv1\.weight\.velocity contains values that are not finite"):
         folder.save(bad)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000005.safetensors"]
 

@@ -36,7 +36,7 @@ def test_nan_is_not_trained_on(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "the loss is nan at step" in text or "the loss is inf at step" in text
     assert "not finite: conv" in text
-    assert "The last good checkpoint stands" in text
+    assert "The last good checkpoint is " in text
     for file in Folder(tmp_path / "run" / "checkpoints").files():
         assert all(np.isfinite(tensor).all() for tensor in checkpoint.load(file).tensors.values())
 
@@ -77,7 +77,7 @@ def test_detecting_anomalies_trains_the_same_and_finds_them_sooner(
     text = str(caught.value)
     assert "stopped at step 30 (epoch 1); first not finite: conv2, backward pass, the gradient of " in text
     assert "conv2.weight: 1 of 25,000 values, the first nan at [2, 1, 0, 3]" in text
-    assert "The last good checkpoint stands" in text
+    assert "The last good checkpoint is " in text
     monkeypatch.setattr(ConvLayer, "backward", backward)
     resume(tmp_path / "late")
     assert_same_run(unbroken, tmp_path / "late")
@@ -109,7 +109,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: 
         return tensor
 
     monkeypatch.setattr(Snapshot, "__getitem__", poisoned)
-    with pytest.raises(TrainingStopped, match=r"fc1\.weight holds values that are not finite after step 45"):
+    with pytest.raises(
+        TrainingStopped, match=r"fc1\.weight contains values that are not finite after step 45"
+    ):
         run_training(out=tmp_path / "run")
     assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir()] == [
         "step-00000000.safetensors"
@@ -132,7 +134,7 @@ def test_full_disk_stops_and_says_what_stands(tmp_path: Path, monkeypatch: pytes
     text = str(caught.value)
     assert "cannot write" in text
     assert "step-00000030.safetensors: No space left on device" in text
-    assert f"The last good checkpoint stands: {Folder(out / 'checkpoints').file(20)}" in text
+    assert f"The last good checkpoint is {Folder(out / 'checkpoints').file(20)}" in text
     assert f"cconvnet train --resume {out}" in text
     assert not list(out.rglob(".*"))
 
@@ -181,7 +183,7 @@ def test_a_log_that_cannot_be_written(
     with monkeypatch.context() as patch:
         patch.setattr(Run, "rewind_log", full)
         text = stopped_by_the_disk(out, "cannot write /dev/full: No space left on device")
-    assert "The last good checkpoint stands" in text
+    assert "The last good checkpoint is " in text
     resume(out)
     assert_same_run(unbroken, out)
 
@@ -274,7 +276,7 @@ def test_a_folder_that_becomes_read_only(
     at_step(35, protect, monkeypatch)
     try:
         text = stopped_by_the_disk(out, r"step-00000040\.safetensors: Read-only file system")
-        assert f"The last good checkpoint stands: {folder / 'step-00000030.safetensors'}" in text
+        assert f"The last good checkpoint is {folder / 'step-00000030.safetensors'}" in text
         assert [checkpoint.load(file).step for file in Folder(folder).files()] == [20, 30]
     finally:
         subprocess.run(["umount", str(folder)], check=True, timeout=200)
@@ -315,7 +317,7 @@ def test_a_worker_that_dies_costs_nothing(tmp_path: Path, monkeypatch: pytest.Mo
             run_training(out=tmp_path / "run", **settings)
     assert re.search(r"decoding worker \d .*was killed by SIGKILL", str(caught.value))
     standing = Folder(tmp_path / "run" / "checkpoints").files()[-1]
-    assert f"The last good checkpoint stands: {standing}; to go on from it: cconvnet" in str(caught.value)
+    assert f"The last good checkpoint is {standing}; to resume from it: cconvnet" in str(caught.value)
     resume(tmp_path / "run", workers=2)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 

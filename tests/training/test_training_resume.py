@@ -178,7 +178,7 @@ def test_data_that_can_no_longer_be_read(
     monkeypatch.setattr(data.Loader, "_finish", failing)
     with pytest.raises(TrainingStopped, match=r"7\.jpg cannot be read: Input") as caught:
         run_training(out=out, checkpoint_every=5)
-    assert str(caught.value).endswith(f"to go on from it: cconvnet train --resume {out}")
+    assert str(caught.value).endswith(f"to resume from it: cconvnet train --resume {out}")
     monkeypatch.undo()
     resume(out)
     assert_same_run(out, unbroken)
@@ -209,7 +209,7 @@ def test_auto_begins_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
     out, listener = tmp_path / "run", Listener()
     again = {"out": out, "resume": Path("auto"), "checkpoint_every": 10}
     run_training(listener, steps=33, **again)
-    assert f"{out} holds no run yet: beginning it" in listener.lines
+    assert f"{out} contains no run yet: a new one begins" in listener.lines
     newest = Folder(out / "checkpoints").files()[-1]
     newest.write_bytes(newest.read_bytes()[:-9])
     run_training(listener, **again)
@@ -237,7 +237,7 @@ def test_auto_takes_the_newest_run_that_is_not_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match=r"runs/ holds no run to go on with; --resume RUN names one"):
+    with pytest.raises(RunError, match=r"runs/ contains no run to resume; --resume RUN names one"):
         resume(Path("auto"))
     for name, settings in (("old", {"steps": 3}), ("new", {"steps": 5}), ("done", {"epochs": 1})):
         run_training(out=Path("runs") / name, **settings)
@@ -254,7 +254,7 @@ def test_auto_takes_the_newest_run_that_is_not_complete(
     resume(Path("auto"), listener, steps=4)
     assert f"resuming {Path('runs/old')} from step 3" in listener.lines
     resume(Path("auto"))
-    with pytest.raises(RunError, match="holds no run to go on with"):
+    with pytest.raises(RunError, match="contains no run to resume"):
         resume(Path("auto"))
 
 

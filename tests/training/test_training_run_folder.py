@@ -21,7 +21,7 @@ from cconvnet.runs.checkpoint import Folder
 
 
 def test_a_run_is_not_written_over(unbroken: Path) -> None:
-    with pytest.raises(RunError, match=f"holds a run already; continue it with --resume {unbroken}"):
+    with pytest.raises(RunError, match=f"contains a run already; resume it with --resume {unbroken}"):
         run_training(out=unbroken)
 
 
