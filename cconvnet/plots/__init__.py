@@ -1,6 +1,10 @@
-"""Pictures of runs, each kind in a file of its own: curve, filters, predictions, activations, ...
+"""Pictures of runs: curves, filters, predictions, feature maps, the time of a step.
 
-They need matplotlib (the extra ``plot``), which nothing else does.
+Only this package needs matplotlib (the extra ``plot``).
+
+Modules in reading order: figures (the style and the writing of all pictures), mosaic (many small images in
+one), analysis (predictions, nearest images and feature maps as arrays), then a module for each kind of
+picture: curve, filters, predictions, activations, timeline, augmentation.
 """
 
 from __future__ import annotations

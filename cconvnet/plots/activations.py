@@ -1,4 +1,4 @@
-"""Feature maps of a network's convolutions for one picture."""
+"""Pictures of the feature maps that a network's layers compute for one image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from cconvnet.plots.figures import FAINT, drawn
 from cconvnet.plots.mosaic import Array, mosaic, side_by_side
 from cconvnet.plots.predictions import draw_image
 
-_SHAPE = 8.0
+_SHAPE = 8.0  # width of a sheet of maps, divided by its height
 
 
 def sheet(maps: Maps, shape: float = _SHAPE) -> tuple[Array, str]:
-    """A layer's maps in one picture float[H,W,3] of values from 0 to 1, and what is shown on what scale."""
+    """Arrange a layer's maps in one picture.
+
+    Args:
+        maps: The maps.
+        shape: The width of the picture, divided by its height.
+
+    Returns:
+        The picture float[H,W,3] of values from 0 to 1, and a text with the number of maps and their scale.
+    """
     tiles = maps.maps.transpose(2, 0, 1)
     low, high = min(float(tiles.min()), 0.0), float(tiles.max())
     columns = side_by_side(len(tiles), tiles.shape[2], tiles.shape[1], shape)
@@ -23,12 +31,17 @@ def sheet(maps: Maps, shape: float = _SHAPE) -> tuple[Array, str]:
 
 
 def activations(image: Array, maps: list[Maps], out: Path, title: str, about: str = "") -> None:
-    """Draws a picture and, under each other, the maps of layers.
+    """Draw an image, and the maps of layers one below the other.
 
-    Args
-        image: uint8[H,W,C], what the network sees.
+    Args:
+        image: uint8[H,W,C], the network's input.
+        maps: The maps of each layer.
+        out: The file.
+        title: The title.
+        about: The line below the title.
 
-    Raises PlotError if matplotlib is missing or the file cannot be written.
+    Raises:
+        PlotError: matplotlib is missing, or the file cannot be written.
     """
     sheets = [sheet(one) for one in maps]
     width, picture = 11.0, 1.7

@@ -1,4 +1,4 @@
-"""What a trained network makes of pictures, as arrays: answers, nearest pictures, feature maps."""
+"""Analysis of a trained network as arrays: predictions, nearest training images, feature maps."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ from cconvnet.plots.figures import PlotError
 from cconvnet.plots.mosaic import Array
 from cconvnet.runs import data_name, folder_of
 
-TOP = 5
-NEIGHBOURS = 6
-# Of each convolution so many maps, those of the largest mean.
-_MOST_MAPS = 32
-# Among so many test images, some that are taken for what they are and some that are not are looked for.
-_LOOKED_AT = 256
+TOP = 5  # classes of an image
+NEIGHBOURS = 6  # training images beside an image
+_MAX_MAPS = 32  # of a convolution: those of the largest mean
+_TEST_IMAGES = 256  # searched for right and wrong ones
 
 Stepped = Callable[[int, int], None]  # images done, images in all
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture and what a network says of it.
+    """Image with a network's prediction and the nearest training images.
 
-    Attributes
-        image: uint8[H,W,C], the part that the network sees.
-        name: its file, or its number among the test images.
-        label: the right class, None where nobody knows.
-        classes, probabilities: the most probable classes, most probable first.
-        neighbours: the training images that are nearest to it: their numbers, distances and labels.
+    Attributes:
+        image: uint8[H,W,C], the part that is the network's input.
+        name: The name of its file, or its number among the test images.
+        label: The right class, None if it is unknown.
+        classes: The most probable classes, most probable first.
+        probabilities: Their probabilities.
+        neighbours: Number, distance and label of each of the nearest training images.
         near_images: uint8[n,H,W,C], those images.
     """
 
@@ -53,7 +52,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Look:
-    """Pictures as one network sees them, near to others of `among` images in the layer `hidden`."""
+    """Images with the predictions of one network.
+
+    Attributes:
+        seen: The images.
+        class_names: The names of the classes.
+        hidden: The layer whose values give the distances.
+        among: The number of training images that were searched for the nearest.
+    """
 
     seen: list[Seen]
     class_names: list[str]
@@ -63,9 +69,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Maps:
-    """Feature maps of a layer for one picture: float[H,W,shown], largest mean first, of `count` in all.
+    """Feature maps of a layer for one image.
 
-    `order` is the number of each channel.
+    Attributes:
+        layer: The layer.
+        maps: float[H,W,shown], those of the largest mean first.
+        order: The channel of each.
+        count: The number of maps of the layer.
     """
 
     layer: str
@@ -75,7 +85,7 @@ class Maps:
 
 
 def headline(trained: Trained) -> tuple[str, str]:
-    """A title and a line under it: whose picture it is."""
+    """Return a title and a line below it that name the run, its network, data and step."""
     settings = trained.checkpoint.settings
     folder = folder_of(trained.path).resolve().name
     return folder, f"{settings['net']} on {data_name(settings['data'])}, step {trained.checkpoint.step:,}"
@@ -85,10 +95,11 @@ def headline(trained: Trained) -> tuple[str, str]:
 
 
 def open_test(trained: Trained, where: str | None) -> data.Source:
-    """The data of a run, or other data of the same classes; pictures are decoded when they are looked at.
+    """Open the data of a run, or other data with the same classes; images are decoded when they are used.
 
-    Raises
-        DataError: it cannot be read. ValueError: it does not fit the network.
+    Raises:
+        DataError: The data cannot be read.
+        ValueError: The data does not fit the network.
     """
     settings = trained.checkpoint.settings
     source = data.open_source(
@@ -102,16 +113,18 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
 
 
 def class_names(trained: Trained, source: data.Source) -> list[str]:
-    """What to call classes: in words where the data has them, of several words for one thing the first."""
+    """Return the names of the classes: the first word of their titles if the data has some."""
     if source.titles is None:
         return trained.classes
     return [title.partition(",")[0] for title in source.titles]
 
 
 def hidden_layer(spec: NetSpec) -> tuple[str, tuple[str, ...]]:
-    """The last hidden layer: what to call it, and the activations that the last layer with weights reads.
+    """Find the last hidden layer.
 
-    Dropout only scales what it passes on when nothing is trained, so it names the layer before it.
+    Returns:
+        Its name, and the inputs of the last layer with weights. A dropout layer is named by the layer before
+        it, because it only scales its values outside training.
     """
     layers = {layer.name: layer for layer in spec.layers}
     last = next(layer for layer in reversed(spec.layers) if isinstance(layer, FcSpec | ConvSpec | LocalSpec))
@@ -124,8 +137,17 @@ def hidden_layer(spec: NetSpec) -> tuple[str, tuple[str, ...]]:
 def answers(
     network: Network, images: Array, stepped: Stepped = lambda done, total: None
 ) -> tuple[Array, Array]:
-    """Of stored images uint8[n,H,W,C]: the probabilities float[n,classes] of their centres, as
-    `cconvnet.evaluate.predict` gives them, and the last hidden layer float[n,units]."""
+    """Compute predictions and the last hidden layer for the centres of stored images.
+
+    Args:
+        network: The network.
+        images: uint8[n,H,W,C].
+        stepped: Called with the number of images processed and in all.
+
+    Returns:
+        The probabilities float64[n,classes], like those of `cconvnet.evaluate.predict`, and the values of the
+        last hidden layer float[n,units].
+    """
     _, inputs = hidden_layer(network.spec)
     outputs, hidden = [], []
     for start in range(0, len(images), network.batch):
@@ -141,7 +163,7 @@ def answers(
 
 def _forward(network: Network, images: Array) -> None:
     (view,) = views_of(network.spec, "center")
-    top, left = (np.full(len(images), place, np.int32) for place in (view.top, view.left))
+    top, left = (np.full(len(images), start, np.int32) for start in (view.top, view.left))
     network.load(images, np.zeros(len(images), np.int32), top, left)
     network.forward(train=False)
 
@@ -156,20 +178,23 @@ def look(
     unread: Callable[[data.DataError], None] | None = None,
     stepped: Stepped = lambda done, total: None,
 ) -> Look:
-    """What a network says of pictures, or of a mix of test images, and which training images are like them.
+    """Predict the classes of pictures or test images, and find the nearest training images.
 
-    Args
-        images: how many test images, half of them wrong if there are so many; not used with `pictures`.
-        among: how many training images, spread evenly, the nearest are looked for in.
-        unread: called with what is wrong with each of `pictures` that cannot be read; the others are shown.
-            Without it, or where none can be read, the first such error is raised.
-        stepped: called with the number of images looked at and of all.
+    Args:
+        trained: The network.
+        source: The data.
+        images: The number of test images, half of them wrong if there are enough; not used with `pictures`.
+        pictures: JPEG or PNG files to use instead of test images.
+        among: The number of training images, spread evenly, that are searched for the nearest.
+        unread: Called with the error of each of `pictures` that is unreadable; the others are used. Without
+            it, or if none is readable, the first such error is raised.
+        stepped: Called with the number of images processed and in all.
 
-    Raises
-        DataError: a picture or the data cannot be read.
+    Raises:
+        DataError: A picture or the data cannot be read.
     """
     network = trained.network
-    shown = _spread(len(source.test), _LOOKED_AT)
+    shown = _spread(len(source.test), _TEST_IMAGES)
     others = _spread(len(source.train), among)
     total = len(others) + (len(pictures) or len(shown))
 
@@ -212,7 +237,7 @@ def look(
 def _readable(
     trained: Trained, pictures: Sequence[Path], unread: Callable[[data.DataError], None] | None
 ) -> tuple[list[str], Array]:
-    """The names of the pictures that can be read, and the stored images uint8[n,H,W,C]."""
+    """Return the names of the readable pictures, and their stored images uint8[n,H,W,C]."""
     results = read_each(pictures, trained)
     errors = [result for result in results if isinstance(result, data.DataError)]
     if errors and (unread is None or len(errors) == len(pictures)):
@@ -229,15 +254,20 @@ def _readable(
 
 
 def _spread(count: int, most: int) -> Array:
-    """At most so many of the numbers below `count`, evenly spread and always the same."""
+    """Return at most `most` of the numbers below `count`, evenly spread and always the same."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def mix(found: Array, labels: Array, count: int) -> Array:
-    """Which `count` images to show: half of them wrong where there are so many, of as many classes as can be.
+    """Choose images to show, of as many classes as possible.
 
-    Returns
-        Their places, rising.
+    Args:
+        found: The predicted classes.
+        labels: The right classes.
+        count: The number of images; half of them are wrong if there are enough.
+
+    Returns:
+        The indices of the images in ascending order.
     """
     wrong = found != labels
     want = min(int(wrong.sum()), count // 2)
@@ -247,20 +277,25 @@ def mix(found: Array, labels: Array, count: int) -> Array:
     return np.sort(np.array(chosen, np.int64))
 
 
-def _by_class(places: Array, labels: Array, taken: list[int]) -> list[int]:
-    """Places in an order that takes one of each class, then a second one of each, and so on; some are taken
-    already."""
-    turns = collections.Counter(int(labels[place]) for place in taken)
+def _by_class(indices: Array, labels: Array, taken: list[int]) -> list[int]:
+    """Order images so that one of each class comes first, then a second one of each, and so on.
+
+    Args:
+        indices: The images.
+        labels: The classes of all images.
+        taken: Images that were chosen before and count for their classes.
+    """
+    turns = collections.Counter(int(labels[index]) for index in taken)
     keys = []
-    for place in places.tolist():
-        label = int(labels[place])
+    for index in indices.tolist():
+        label = int(labels[index])
         turns[label] += 1
-        keys.append((turns[label], place))
-    return [place for _, place in sorted(keys)]
+        keys.append((turns[label], index))
+    return [index for _, index in sorted(keys)]
 
 
 def center(trained: Trained, image: Array) -> Array:
-    """The part of a stored image that the network sees."""
+    """Return the part of a stored image that is the network's input."""
     spec = trained.network.spec
     (view,) = views_of(spec, "center")
     return image[view.top : view.top + spec.input.height, view.left : view.left + spec.input.width]
@@ -270,10 +305,10 @@ def center(trained: Trained, image: Array) -> Array:
 
 
 def one_image(trained: Trained, picture: Path | None, where: str | None) -> tuple[str, Array]:
-    """A name and a stored image uint8[H,W,C]: the picture's, or `first_image`.
+    """Return the name and the stored image uint8[H,W,C] of a picture, or of `first_image` without one.
 
-    Raises
-        DataError: the picture or the data cannot be read.
+    Raises:
+        DataError: The picture or the data cannot be read.
     """
     if picture is not None:
         return picture.name, read_picture(picture, trained.image_shape, trained.preprocessing)
@@ -281,27 +316,32 @@ def one_image(trained: Trained, picture: Path | None, where: str | None) -> tupl
 
 
 def first_image(trained: Trained, source: data.Source) -> tuple[str, Array]:
-    """A name and a stored image uint8[H,W,C]: the first test image that is not broken."""
+    """Return the name and the stored image uint8[H,W,C] of the first readable test image."""
     test = source.test
     for index in range(len(test)):
         images, labels = test.read([index])
         if len(images):
             return f"{Path(test.file(index)).name}, {class_names(trained, source)[labels[0]]}", images[0]
-    raise AssertionError("a split is never broken as a whole")
+    raise AssertionError("every split has a readable image")
 
 
 def feature_maps(trained: Trained, image: Array, layer: str | None = None) -> list[Maps]:
-    """The feature maps of each convolution for one stored image, some of them, or all those of one layer.
+    """Compute the feature maps of a stored image.
 
-    Raises
-        PlotError: the network has no such layer, or what it puts out is no image.
+    Args:
+        trained: The network.
+        image: uint8[H,W,C].
+        layer: The layer of which all maps are returned. Without it, some maps of each convolution are.
+
+    Raises:
+        PlotError: The network has no such layer, or the layer's output is no image.
     """
     network = trained.network
     _forward(network, image[None])
     found = []
     for name in _with_maps(trained, layer):
         maps = network.outputs(name)[0]
-        order = (-maps.mean(axis=(0, 1))).argsort(kind="stable")[: _MOST_MAPS if layer is None else None]
+        order = (-maps.mean(axis=(0, 1))).argsort(kind="stable")[: _MAX_MAPS if layer is None else None]
         found.append(Maps(name, maps[..., order], order.tolist(), maps.shape[-1]))
     return found
 

@@ -1,4 +1,4 @@
-"""A contact sheet of augmented training images: what a network sees of a few pictures, epoch after epoch."""
+"""Contact sheets of augmented training images: the network's input for a few images, epoch after epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cconvnet.data.statistics import gather
 from cconvnet.nets import NetSpec
 from cconvnet.system.outputs import save_picture
 
-_GAP = 4
+_GAP = 4  # pixels
 _BACKGROUND = 128  # grey: photographs often end in white
 _SMALLEST_CELL = 96  # pixels; smaller pictures are enlarged
 
@@ -24,13 +24,20 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def augmented(images: Pixels, spec: NetSpec, epochs: int, seed: int = 0, colors: Any = None) -> list[Pixels]:
-    """What training would show the network of stored images uint8[n,H,W,C], an array for each epoch.
+    """Augment stored images as training would.
 
-    It is made by the loader's draws and the input kernel. The mean image, which is subtracted in training,
-    would have to be added back for viewing, so it is left out; values are rounded and cut off at 0 and 255.
+    The loader chooses crops and mirror images, and the input kernel applies them. The mean image is not
+    subtracted: it would have to be added back for viewing. Values are rounded and clipped to 0..255.
 
-    Args
-        colors: color_components() of the training images; None: no colour noise.
+    Args:
+        images: uint8[n,H,W,C].
+        spec: The network, whose recipe says what is augmented.
+        epochs: The number of epochs.
+        seed: The random seed.
+        colors: color_components() of the training images; without them there is no colour noise.
+
+    Returns:
+        An array uint8[n,h,w,C] for each epoch.
     """
     recipe, size = spec.recipe, (spec.input.height, spec.input.width)
     split = data.MemorySplit("train", images, np.zeros(len(images), np.int32))
@@ -57,7 +64,7 @@ def augmented(images: Pixels, spec: NetSpec, epochs: int, seed: int = 0, colors:
 
 
 def contact_sheet(rows: list[list[Pixels]]) -> Pixels:
-    """One picture uint8[H,W,C] of pictures in rows; those smaller than the first of all are centred."""
+    """Arrange pictures in rows of one picture uint8[H,W,C]; those smaller than the first are centred."""
     height, width, channels = rows[0][0].shape
     factor = max(1, _SMALLEST_CELL // min(height, width))
     cell = (factor * height + _GAP, factor * width + _GAP)
@@ -73,8 +80,8 @@ def contact_sheet(rows: list[list[Pixels]]) -> Pixels:
 
 
 def _good(split: data.Split, number: int) -> Pixels:
-    """Image `number` of a split, or the next one that is not broken."""
-    while True:  # ends: a split is never broken as a whole
+    """Return an image of a split, or the next one that is readable."""
+    while True:  # ends, because every split has a readable image
         images, _ = split.read([number])
         if len(images):
             image: Pixels = images[0]
@@ -93,12 +100,24 @@ def write_sheet(
     workers: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Writes a sheet: a row for each of some training images, the stored image first, then one per epoch.
+    """Write a sheet with a row for each image: the stored image, then the network's input in each epoch.
 
-    The images are spread evenly over the split; in a broken one's place is the next good one.
+    The images are spread evenly over the training images. An unreadable one is replaced by the next readable
+    one.
 
-    Raises
-        ValueError: naming the argument; DataError: the images cannot be read.
+    Args:
+        out: The file, .png.
+        source: The data.
+        spec: The network.
+        images: The number of images.
+        epochs: The number of epochs.
+        seed: The random seed.
+        workers: The number of processes that decode images.
+        say: Receives lines about the sheet.
+
+    Raises:
+        ValueError: An argument is not allowed; the text names it.
+        DataError: The images cannot be read.
         OSError: `out` cannot be written.
     """
     from PIL import Image

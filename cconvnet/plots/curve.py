@@ -1,4 +1,4 @@
-"""Training curves of runs: loss and error over epochs, steps or seconds."""
+"""Training curves of runs: loss and errors over epochs, steps or seconds."""
 
 from __future__ import annotations
 
@@ -19,24 +19,22 @@ from cconvnet.runs.history import TOP5_FROM, X_AXES, Array, History
 
 PANELS = ("loss", "error")
 
-# A line of more points than this shows nothing more; its blocks' means and ranges are drawn instead.
-_MOST_POINTS = 1500
-# Of several runs the names of rates would lie over each other, and so they would if there were many.
-_MOST_RATES_NAMED = 8
-_MOST_RATES = 40
-# A loss that falls by more than this is told apart only on a logarithmic axis.
-_LOG_FROM = 30.0
-_SECONDS_BETWEEN_DRAWINGS = 4.0
+_MAX_POINTS = 1500  # of a line: more are not visible, so means and ranges of blocks are drawn instead
+_MAX_NAMED_RATES = 8  # more names would overlap
+_MAX_RATES = 40
+_LOG_FROM = 30.0  # a loss that falls by a larger factor is legible only on a logarithmic axis
+_SECONDS_BETWEEN_REDRAWS = 4.0
 
 
 @dataclass(frozen=True)
 class Curves:
-    """How runs are to be drawn.
+    """Settings of a drawing of training curves.
 
-    Attributes
-        x: "epoch", "step" or "seconds" of training.
-        smooth: over how many log lines training is averaged; None chooses, 1: not at all.
-        log: whether the loss has a logarithmic axis; None: where it falls far enough to be worth it.
+    Attributes:
+        x: The horizontal axis: "epoch", "step" or "seconds" of training.
+        smooth: The number of log lines over which training values are averaged; 1 for no averaging. None
+            chooses it automatically.
+        log: Whether the axis of the loss is logarithmic. None makes it so if the loss falls far enough.
         panels: "loss", "error", or both.
     """
 
@@ -53,11 +51,16 @@ class Curves:
 
 
 def curve(runs: Path | Sequence[Path], out: Path, how: Curves | None = None) -> None:
-    """Draws the loss and the errors of one run, or of several over each other.
+    """Draw the loss and the errors of one run, or of several over each other.
 
-    Raises
+    Args:
+        runs: The folder of a run, or of several.
+        out: The file.
+        how: The settings of the drawing.
+
+    Raises:
         PlotError: matplotlib is missing, or no log has a line yet.
-        RunError: a folder holds no run.
+        RunError: A folder contains no run.
     """
     paths = [runs] if isinstance(runs, Path) else list(runs)
     draw([History(path) for path in dict.fromkeys(paths)], out, how or Curves())
@@ -70,27 +73,36 @@ def follow(
     say: Callable[[str], None] = print,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Draws runs, and again as their logs grow, until all are complete or Ctrl-C.
+    """Draw runs again whenever their logs grow, until all are complete.
 
-    Raises as `curve`, but for logs without lines, whose lines are waited for; PlotError: a run was removed.
+    Args:
+        runs: The folders of the runs. Logs may still be empty.
+        out: The file.
+        how: The settings of the drawing.
+        say: Receives a line after the first drawing.
+        wait: Waits for a number of seconds.
+
+    Raises:
+        PlotError: matplotlib is missing, or a run was removed.
+        RunError: A folder contains no run.
     """
     histories = [History(path) for path in dict.fromkeys(runs)]
     drawn_once = False
     while True:
-        # Asked before the log is read: what was written between the two is drawn.
+        # This is checked before the log is read, so that lines written in between are drawn.
         complete = all(_complete(history.path) for history in histories)
         for history in histories:
             if not history.path.is_dir():
-                raise PlotError(f"{history.path} is there no more")
+                raise PlotError(f"{history.path} was removed")
         grown = [history.read() for history in histories]
         if any(map(len, histories)) and (any(grown) or not drawn_once):
             draw(histories, out, how or Curves())
             if not drawn_once:
-                say(f"{out}, drawn again as the log grows; Ctrl-C ends it")
+                say(f"{out}, redrawn as the log grows; Ctrl-C ends it")
             drawn_once = True
         if complete:
             break
-        wait(_SECONDS_BETWEEN_DRAWINGS)
+        wait(_SECONDS_BETWEEN_REDRAWS)
 
 
 def _complete(run: Path) -> bool:
@@ -98,14 +110,14 @@ def _complete(run: Path) -> bool:
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    # What a resumed run wrote when it last ended is no news of the present.
+    # A resumed run still has the summary of its previous end, so it must not be in use either.
     return isinstance(summary, dict) and summary.get("complete") is True and not in_use(run)
 
 
 # ---- words -----------------------------------------------------------------------------------------------
 
-# What a reader looks for first, in this order; then the other settings.
-_TOLD = ("net", "data", "lr", "precision", "batch", "seed", "size", "epochs", "towers")
+# The settings that readers look for first, in this order.
+_FIRST_SETTINGS = ("net", "data", "lr", "precision", "batch", "seed", "size", "epochs", "towers")
 
 
 def _words(values: dict[str, Any]) -> str:
@@ -133,23 +145,23 @@ def _word(key: str, value: Any) -> str:
 
 
 def differences(histories: Sequence[History]) -> list[str]:
-    """A short name for each run: what differs between their settings, else the names of their folders."""
+    """Return a short name for each run: its differing settings, or its folder's name if none differs."""
     settings = [
         {**history.config["settings"], "device": history.config.get("device")} for history in histories
     ]
-    # Too long for a name, and nothing to see in a curve.
-    untold = ("classes", "preprocessing")
-    keys = [key for key in dict.fromkeys([*_TOLD, *settings[0]]) if key not in untold]
+    # Too long for a name, and not visible in a curve.
+    hidden = ("classes", "preprocessing")
+    keys = [key for key in dict.fromkeys([*_FIRST_SETTINGS, *settings[0]]) if key not in hidden]
     differing = [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
-    # What follows from the network or the data needs no words where these have theirs.
+    # Settings that follow from the data are not named if the data is.
     if "data" in differing:
         differing = [key for key in differing if key not in ("image_shape", "train_images", "test_images")]
-    told = differing[:4]
-    names = [_words({key: one.get(key) for key in told}) for one in settings]
+    named = differing[:4]
+    names = [_words({key: one.get(key) for key in named}) for one in settings]
     folders = [history.path.resolve().name for history in histories]
     if len(set(folders)) < len(folders):
         folders = [str(history.path) for history in histories]
-    if not told:
+    if not named:
         return folders
     if len(set(names)) < len(names):
         return [f"{folder}: {name}" for folder, name in zip(folders, names, strict=True)]
@@ -157,7 +169,7 @@ def differences(histories: Sequence[History]) -> list[str]:
 
 
 def about(history: History) -> str:
-    """A line about what a run is."""
+    """Return a line about a run: network, data, batch, learning rate, precision and device."""
     settings = history.config["settings"]
     return ", ".join(
         [
@@ -174,7 +186,7 @@ def about(history: History) -> str:
 
 
 def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
-    """Draws what was read of runs; see `curve`."""
+    """Draw runs whose logs were read; see `curve`."""
     check(out)
     if not any(map(len, histories)):
         logs = ", ".join(str(history.path / "log.jsonl") for history in histories)
@@ -195,7 +207,7 @@ def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
         for panel, axes in zip(how.panels, page.subplots(1, len(how.panels), squeeze=False)[0], strict=True):
             for number, (history, name) in enumerate(zip(histories, names, strict=True)):
                 _draw_run(axes, history, panel, how, COLORS[number % len(COLORS)] if several else None, name)
-            _finish(axes, histories, panel, how)
+            _style_axes(axes, histories, panel, how)
         if several:
             _name_runs(page, names, histories)
         else:
@@ -207,13 +219,13 @@ def draw(histories: Sequence[History], out: Path, how: Curves) -> None:
 
 
 def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str | None, name: str) -> None:
-    """One run's lines in a panel: of one colour, or of several, which then tell training from test."""
+    """Draw a run's lines in a panel, in one colour, or in one for training and one for test."""
     training, test = (color, color) if color else COLORS[:2]
     key, step_key = ("loss", "loss") if panel == "loss" else ("error_top1", "train_error_top1")
     steps, epochs = history.steps, history.epochs
-    # Of several runs only the tests are named; what is dashed is said once.
+    # Of several runs only the tests are named; a note explains the dashes once.
     label, test_label = (None, name) if name else ("training", "test")
-    # Where epochs have few steps their own lines say more.
+    # Epochs of few steps are better shown by their own lines.
     lines, own_key = (epochs, f"train_{key}") if len(epochs) >= len(steps) else (steps, step_key)
     if len(lines):
         x, y = history.places(lines, how.x), lines[own_key]
@@ -224,7 +236,7 @@ def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str |
         kept = thinned(x, smoothed(y, window))
         axes.plot(*kept, color=training, alpha=alpha, linestyle=dashes, linewidth=1.2, label=label, zorder=3)
     if len(epochs):
-        # Dots tell epochs apart until they touch each other.
+        # Dots mark epochs as long as they do not touch each other.
         dots = {"marker": "o", "markersize": 4} if len(epochs) <= 60 else {}
         x = history.places(epochs, how.x)
         axes.plot(x, epochs[f"test_{key}"], color=test, label=test_label, zorder=4, **dots)
@@ -234,22 +246,22 @@ def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str |
 
 
 def _draw_raw(axes: Any, x: Array, y: Array, color: str) -> None:
-    """Training as it was logged, behind its average: the line, or of many points the range of each block."""
-    if len(x) <= _MOST_POINTS:
+    """Draw logged training values behind their average: a line, or the ranges of blocks of many points."""
+    if len(x) <= _MAX_POINTS:
         axes.plot(x, y, color=color, alpha=0.25, linewidth=0.7)
         return
-    places, parts = _blocks(x), _blocks(y)
+    positions, parts = _blocks(x), _blocks(y)
     low, high = (np.array([f(part) for part in parts]) for f in (np.nanmin, np.nanmax))
-    axes.fill_between([part.mean() for part in places], low, high, color=color, alpha=0.18, linewidth=0)
+    axes.fill_between([part.mean() for part in positions], low, high, color=color, alpha=0.18, linewidth=0)
 
 
 def _blocks(values: Array) -> list[Array]:
-    return np.array_split(values, min(len(values), _MOST_POINTS))
+    return np.array_split(values, min(len(values), _MAX_POINTS))
 
 
 def thinned(x: Array, y: Array) -> tuple[Array, Array]:
-    """At most a page's worth of points, each the mean of those it stands for."""
-    if len(x) <= _MOST_POINTS:
+    """Reduce a line to _MAX_POINTS points, each the mean of a block."""
+    if len(x) <= _MAX_POINTS:
         return x, y
     return (
         np.array([part.mean() for part in _blocks(x)]),
@@ -258,15 +270,15 @@ def thinned(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def smoothed(values: Array, window: int) -> Array:
-    """The mean of the `window` values around each, fewer at the ends; what is not finite is left out."""
+    """Return the mean of the `window` values around each, fewer at the ends, without infinities and NaN."""
     if window <= 1:
         return values
     good = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(good, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(good)])
-    places = np.arange(len(values))
-    first = np.maximum(places - (window - 1) // 2, 0)
-    last = np.minimum(places + window // 2 + 1, len(values))
+    index = np.arange(len(values))
+    first = np.maximum(index - (window - 1) // 2, 0)
+    last = np.minimum(index + window // 2 + 1, len(values))
     count = counts[last] - counts[first]
     means = np.full(len(values), math.nan)
     np.divide(sums[last] - sums[first], count, out=means, where=good)
@@ -274,7 +286,7 @@ def smoothed(values: Array, window: int) -> Array:
 
 
 def _name_runs(page: Any, names: Sequence[str], histories: Sequence[History]) -> None:
-    """The legend of several runs: a colour and the lowest error of each, and what kinds of lines mean."""
+    """Draw the legend of several runs: colour and lowest error of each, and the kinds of lines."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -296,7 +308,7 @@ def _name_runs(page: Any, names: Sequence[str], histories: Sequence[History]) ->
 
 
 def _mark_best(axes: Any, history: History, how: Curves, color: str, named: bool) -> None:
-    """A ring around the test with the lowest error; `named`: and the error, where there is room for it."""
+    """Draw a ring around the test with the lowest error, and beside it the error if `named`."""
     best, error = history.best(), history.lowest_error()
     if best is None or error is None:
         return
@@ -321,7 +333,7 @@ def _mark_best(axes: Any, history: History, how: Curves, color: str, named: bool
     )
 
 
-def _finish(axes: Any, histories: Sequence[History], panel: str, how: Curves) -> None:
+def _style_axes(axes: Any, histories: Sequence[History], panel: str, how: Curves) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
     axes.set_xlabel({"epoch": "epoch", "step": "step", "seconds": "seconds of training"}[how.x])
@@ -349,7 +361,7 @@ def _finish(axes: Any, histories: Sequence[History], panel: str, how: Curves) ->
 
 
 def _log_helps(histories: Sequence[History]) -> bool:
-    """Whether losses lie so far apart that only a logarithmic axis shows them all."""
+    """Return whether the losses differ so much that only a logarithmic axis shows them all."""
     columns = [
         values
         for history in histories
@@ -361,20 +373,20 @@ def _log_helps(histories: Sequence[History]) -> bool:
 
 
 def _mark_rates(axes: Any, history: History, how: Curves, color: str | None) -> None:
-    """A line where the learning rate changed; of a run that is drawn alone it says to what."""
-    changes = history.rate_changes()[:_MOST_RATES]
-    named = color is None and 0 < len(changes) <= _MOST_RATES_NAMED
+    """Draw a vertical line where the learning rate changed; for a single run, with the new rate."""
+    changes = history.rate_changes()[:_MAX_RATES]
+    named = color is None and 0 < len(changes) <= _MAX_NAMED_RATES
     if named:
         axes.set_title(axes.get_title(loc="left"), pad=22)
-    places = [history.rate_place(index, how.x) for index, _ in changes]
+    positions = [history.rate_place(index, how.x) for index, _ in changes]
     room = 0.08 * axes.get_xlim()[1]
-    for (_, rate), place, after in zip(changes, places, [*places, math.inf][1:], strict=True):
+    for (_, rate), position, after in zip(changes, positions, [*positions, math.inf][1:], strict=True):
         dots = {"linewidth": 0.9, "linestyle": (0, (2, 3)), "zorder": 1}
-        axes.axvline(place, color=color or FAINT, gid="rate", **dots)
-        if named and after - place > room:  # of rates that follow each other closely, the last
+        axes.axvline(position, color=color or FAINT, gid="rate", **dots)
+        if named and after - position > room:  # of rates in quick succession only the last is named
             axes.annotate(
                 f"lr {rate:g}",
-                (place, 1),
+                (position, 1),
                 (0, 3),
                 xycoords=("data", "axes fraction"),
                 textcoords="offset points",

@@ -1,6 +1,6 @@
-"""What all pictures share: their looks, pages that need no display, and how they are written.
+"""Figures without a display: the style of all pictures, and how they are written.
 
-They need matplotlib (the extra ``plot``), which nothing else does.
+Figures need matplotlib (the extra ``plot``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from cconvnet.system.outputs import check_output, write_output
 
-# Colours that people who see colours differently can tell apart: Okabe and Ito, "Color Universal Design",
-# 2008. Their yellow and black are left out, one too pale for a line and one the text's.
+# Colours that colour-blind people can distinguish: Okabe and Ito, "Color Universal Design", 2008. Without
+# their yellow, which is too pale for a line, and their black, which is the text's.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, FAINT, RULE = "#1f2933", "#5f6c7b", "#d5dbe1"
 
@@ -47,17 +47,25 @@ STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
-    # The same figure gives the same bytes.
+    # Makes the same figure give the same bytes.
     "svg.hashsalt": "cconvnet",
 }
 
 
 class PlotError(ValueError):
-    """A picture cannot be drawn; the text says why."""
+    """A picture cannot be drawn; the text contains the reason."""
 
 
 def figure(width: float, height: float) -> Any:
-    """A figure of so many inches that needs no display and no global state."""
+    """Make a figure that needs no display and no global state.
+
+    Args:
+        width: Inches.
+        height: Inches.
+
+    Raises:
+        PlotError: matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -67,9 +75,17 @@ def figure(width: float, height: float) -> Any:
 
 @contextmanager
 def drawn(path: Path, width: float, height: float, title: str = "", about: str = "") -> Iterator[Any]:
-    """A figure in the house style, with a title and a line about what it shows; written when the block ends.
+    """Make a figure in the common style, and write it when the block ends.
 
-    Raises PlotError if matplotlib is missing or the file cannot be of that kind or at that place.
+    Args:
+        path: The file.
+        width: Inches.
+        height: Inches.
+        title: The title.
+        about: The line below the title.
+
+    Raises:
+        PlotError: matplotlib is missing, or the file has no known ending or no folder.
     """
     check(path)
     from matplotlib import rc_context
@@ -84,7 +100,7 @@ def drawn(path: Path, width: float, height: float, title: str = "", about: str =
 
 
 def _head(page: Any, title: str, about: str) -> None:
-    """The title over its line, both at the left edge; the rest of the page is the layout's."""
+    """Draw the title and the line below it at the left edge; the layout gets the rest of the page."""
     width, height = page.get_size_inches()
     below = 0.0
     for text, room, style in (
@@ -92,42 +108,43 @@ def _head(page: Any, title: str, about: str) -> None:
         (about, 0.24, {"fontsize": 9.5, "color": FAINT}),
     ):
         if text:
-            # Names of runs and data may hold dollar signs, which are no formulas.
-            place = (_MARGIN / width, 1 - (below + room) / height)
-            page.text(*place, text, va="bottom", parse_math=False, **style)
+            # Names of runs and data may contain dollar signs, which are no formulas.
+            position = (_MARGIN / width, 1 - (below + room) / height)
+            page.text(*position, text, va="bottom", parse_math=False, **style)
             below += room
     page.get_layout_engine().set(rect=(0, 0, 1, 1 - (below + 0.06) / height))
 
 
 def save(page: Any, path: Path) -> None:
-    """Writes a figure to a file, which is the old one or the new one at every instant.
+    """Write a figure to a file atomically.
 
-    Raises PlotError if its ending names no kind of picture, or its folder is not there.
+    Raises:
+        PlotError: The file has no known ending or no folder.
     """
     kind = _check_kind(page, path)
     buffer = io.BytesIO()
     # Without a date the same figure gives the same bytes.
     plain = {"metadata": {"Date": None}} if kind == "svg" else {}
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         page.savefig(buffer, format=kind, dpi=150, **plain)
-    # A warning for each letter is said in one.
+    # One warning replaces those for each letter.
     boxes = (
-        f"{path}: letters that the font lacks are drawn as boxes; name one that has them as font.family in a "
-        "matplotlibrc file"
+        f"{path}: the font lacks some letters, which are drawn as boxes; set font.family in a matplotlibrc "
+        "file to a font that has them"
     )
-    texts = (str(one.message) for one in said)
+    texts = (str(one.message) for one in caught)
     for text in dict.fromkeys(boxes if "missing from font" in text else text for text in texts):
         warnings.warn(text, stacklevel=2)
     write_output(path, [buffer.getbuffer()])
 
 
 def check(path: Path) -> None:
-    """Refuse now what `save` could not write later.
+    """Refuse a file that `save` could not write later.
 
-    Raises
-        PlotError: the ending names no kind of picture, or its folder is not there.
-        OutputError: a file cannot be written there.
+    Raises:
+        PlotError: The file has no known ending or no folder.
+        OutputError: The file cannot be written.
     """
     check_output(path, _check_kind(figure(1, 1), path))
 

@@ -1,7 +1,7 @@
-"""The filters of a convolution, those of the first layer in colour and split by tower.
+"""Pictures of the filters of a convolution: those of the first layer in colour, by tower.
 
-Source of the arrangement: figure 3 of Krizhevsky et al. 2012, the 48 filters of one GPU above the 48 of the
-other.
+The arrangement follows figure 3 of Krizhevsky et al. 2012, where the 48 filters of one GPU are above the 48
+of the other.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from cconvnet.runs.checkpoint import Checkpoint
 
 SCALES = ("own", "shared")
 
-# Of a deep layer so many filters and so many channels of each are shown.
-_MOST_FILTERS, _MOST_CHANNELS = 24, 32
-# How wide a sheet is to its height: of one tower, and of two that lie above each other.
-_SHAPE = 2.6
+_MAX_FILTERS, _MAX_CHANNELS = 24, 32  # shown of a deeper layer
+_SHAPE = 2.6  # width of a sheet, divided by its height
 
 
 @dataclass(frozen=True)
 class FilterSheet:
-    """The filters of a layer, ready to be shown.
+    """Pictures of the filters of a layer.
 
-    Attributes
-        net, layer, step: whose they are, and after how many training steps.
-        towers: a picture for each tower, float[H,W] or [H,W,3] of values from 0 to 1.
-        names: what to call each tower's; one empty name if there is one.
-        text: what is shown and on what scale.
+    Attributes:
+        net: The network.
+        layer: The layer.
+        step: The number of training steps.
+        towers: A picture for each tower, float[H,W] or [H,W,3] of values from 0 to 1.
+        names: A name for each tower; a single tower has an empty name.
+        text: The number of filters and their scale.
     """
 
     net: str
@@ -47,11 +47,19 @@ class FilterSheet:
 def filters(
     run: Path, out: Path, layer: str | None = None, scale: str = "own", best: bool = False
 ) -> FilterSheet:
-    """Draws the filters of a layer of a run's newest (or best) checkpoint.
+    """Draw the filters of a layer of a run.
 
-    Raises
+    Args:
+        run: The folder of the run, or one of its checkpoints.
+        out: The file.
+        layer: The layer; the first convolution if not given.
+        scale: A name from SCALES: the range of brightness is each filter's own, or shared by all.
+        best: Use the best checkpoint instead of the newest.
+
+    Raises:
         PlotError: matplotlib is missing, or the network has no such layer with filters.
-        CheckpointError, RunError: there is no sound checkpoint.
+        CheckpointError: There is no undamaged checkpoint.
+        RunError: The folder contains no run.
     """
     _, checkpoint, _ = runs.find_checkpoint(run, best)
     sheet = filter_sheet(checkpoint, layer, scale)
@@ -72,10 +80,16 @@ def filters(
 def filter_sheet(
     checkpoint: Checkpoint, layer: str | None = None, scale: str = "own", shape: float = _SHAPE
 ) -> FilterSheet:
-    """What `filters` draws, a tower about `shape` times as wide as high; it needs no matplotlib.
+    """Make the pictures that `filters` draws, without matplotlib.
 
-    Raises
-        PlotError: the network has no such layer with filters.
+    Args:
+        checkpoint: The checkpoint.
+        layer: The layer; the first convolution if not given.
+        scale: A name from SCALES.
+        shape: The approximate width of a tower's picture, divided by its height.
+
+    Raises:
+        PlotError: The network has no such layer with filters.
     """
     if scale not in SCALES:
         raise PlotError(nearest("--scale", scale, SCALES))
@@ -93,7 +107,7 @@ def filter_sheet(
         names = [f"tower {tower + 1}: filters {a} to {b}" for tower, (a, b) in enumerate(numbers)]
     else:
         # A row is a filter, its channels beside each other.
-        shown = weights[:_MOST_FILTERS, :, :, :_MOST_CHANNELS]
+        shown = weights[:_MAX_FILTERS, :, :, :_MAX_CHANNELS]
         rows, _, _, columns = shown.shape
         tiles = shown.transpose(0, 3, 1, 2).reshape(rows * columns, *shown.shape[1:3])
         text = f"a row is a filter ({rows} of {len(weights):,})"
@@ -119,15 +133,18 @@ def _layer(spec: NetSpec, name: str | None) -> LayerSpec:
 
 
 def _weights(tensors: Mapping[str, Array], layer: LayerSpec) -> Array:
-    """Filters as [K,R,S,C]; of a layer with several inputs those over the first, of a local one those of the
-    position in the middle."""
+    """Return filters as [K,R,S,C].
+
+    Of a layer with several inputs these are the filters over the first. Of a local layer they are those of
+    the position in the middle.
+    """
     name = f"{layer.name}.weight"
     weights = tensors[name if name in tensors else f"{name}.0"]
     return weights if weights.ndim == 4 else weights[weights.shape[0] // 2, weights.shape[1] // 2]
 
 
 def _towers(spec: NetSpec, layer: LayerSpec, devices: int) -> int:
-    """How many parts of a layer's filters are told apart by what reads them, or live on devices of their own.
+    """Count the towers of a layer: parts that belong to groups of the next layer, or to devices.
 
     On one device the towers of the 2012 network are the groups of its second convolution.
     """

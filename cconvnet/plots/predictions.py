@@ -1,8 +1,8 @@
-"""Pictures with what a network says of them, and the training images most like them.
+"""Pictures of a network's predictions, with the nearest training images.
 
-Source of the arrangement: figure 4 of Krizhevsky et al. 2012. Left the right class under each picture and a
-bar for each of the five most probable, the right one's in another colour; right the training images whose
-last hidden layer is nearest to that of the picture in the first column.
+The arrangement follows figure 4 of Krizhevsky et al. 2012. On the left is the right class below each image,
+and a bar for each of the five most probable classes, the right one in another colour. On the right are the
+training images whose last hidden layer is nearest to that of the image in the first column.
 """
 
 from __future__ import annotations
@@ -16,20 +16,26 @@ from cconvnet.plots.mosaic import Array
 
 RIGHT, WRONG = COLORS[1], COLORS[5]
 
-# Beside the pictures' two rows more rows of neighbours would be too small to see.
-_MOST_ROWS = 6
-_LONGEST = 26
+_MAX_NEIGHBOUR_ROWS = 6  # beside two rows of images: more would be too small to see
+_MAX_NAME = 26  # characters
 
 
 def predictions(look: Look, out: Path, title: str, about: str = "") -> None:
-    """Draws pictures and what a network makes of them.
+    """Draw images with a network's predictions and the nearest training images.
 
-    Raises PlotError if matplotlib is missing or the file cannot be written.
+    Args:
+        look: The images.
+        out: The file.
+        title: The title.
+        about: The line below the title.
+
+    Raises:
+        PlotError: matplotlib is missing, or the file cannot be written.
     """
     count = len(look.seen)
     columns = min(count, 4)
     rows = -(-count // columns)
-    near_rows = min(count, _MOST_ROWS if rows < 3 else 3 * rows)
+    near_rows = min(count, _MAX_NEIGHBOUR_ROWS if rows < 3 else 3 * rows)
     height = max(rows * 2.95, near_rows * 0.98 + 0.5)
     width = columns * 1.75 + 0.3 + (1 + NEIGHBOURS) * height / (near_rows + 0.5)
     with drawn(out, width, height + 0.7, title, about) as page:
@@ -46,16 +52,17 @@ def predictions(look: Look, out: Path, title: str, about: str = "") -> None:
 
 
 def shown(image: Array) -> Array:
-    """An image uint8[H,W,C] as imshow wants it."""
+    """Return an image uint8[H,W,C] in the shape that imshow expects."""
     return image[..., 0] if image.shape[2] == 1 else image
 
 
-def short(name: str, most: int = _LONGEST) -> str:
-    """A class's name that takes no more room than there is."""
+def short(name: str, most: int = _MAX_NAME) -> str:
+    """Shorten a class's name to at most `most` characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def draw_image(axes: Any, image: Array) -> None:
+    """Draw an image uint8[H,W,C] without axes."""
     small = max(image.shape[:2]) < 100
     axes.imshow(
         shown(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "antialiased"
@@ -70,14 +77,14 @@ def _draw_answer(top: Any, under: Any, seen: Seen, classes: list[str]) -> None:
         title, loc="center", y=0, pad=-13, fontsize=9, color=INK, fontweight="bold", parse_math=False
     )
     colors = [RIGHT if number == seen.label else WRONG for number in seen.classes]
-    places = range(len(seen.classes))
-    under.barh(places, seen.probabilities, 0.86, color=colors, alpha=0.55)
-    for place, number in zip(places, seen.classes, strict=True):
-        under.text(0.02, place, short(classes[number]), va="center", fontsize=8, color=INK, parse_math=False)
+    rows = range(len(seen.classes))
+    under.barh(rows, seen.probabilities, 0.86, color=colors, alpha=0.55)
+    for row, number in zip(rows, seen.classes, strict=True):
+        under.text(0.02, row, short(classes[number]), va="center", fontsize=8, color=INK, parse_math=False)
     under.set_axis_on()
     under.grid(False)
     under.set_xlim(0, 1)
-    # Networks of fewer classes have bars of the same height.
+    # Networks with fewer classes get bars of the same height.
     under.set_ylim(TOP - 0.5, -0.5)
     under.set_xticks([])
     under.set_yticks([])

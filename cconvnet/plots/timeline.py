@@ -1,4 +1,4 @@
-"""A training step's time: when each layer, update and copy runs on each device, and what costs most."""
+"""Pictures of the time of a training step: spans of layers, updates and copies, and the costliest layers."""
 
 from __future__ import annotations
 
@@ -16,39 +16,42 @@ _PASS_COLORS = {
     "update": COLORS[2],
     "copy": COLORS[4],
 }
-_MOST_LAYERS = 16
+_MAX_LAYERS = 16
 _LANE_INCHES = 0.75
 _BAR_INCHES = 0.24
 _WIDTH = 11.0
-# What the two panels have of the width between the names at their left and the right edge.
-_PANEL_INCHES = 9.3
+_PANEL_INCHES = 9.3  # width of the panels, between the names on their left and the right edge
 _LABEL_POINTS = 7.5
-# Of a character of that size, on the average, and of a line of them.
-_CHARACTER_INCHES = 0.062
-_LINE_INCHES = 0.13
-_LEAST_EDGED_INCHES = 0.03
+_CHARACTER_INCHES = 0.062  # mean width of a character of that size
+_LINE_INCHES = 0.13  # height of a line of that size
+_MIN_EDGED_INCHES = 0.03  # narrower bars have no white edge
 
 
 def timeline(record: Record, out: Path) -> str:
-    """Draws a traced step: a lane for each device and each way of copies, and the layers by their cost.
+    """Draw a traced step: a lane for each device and each direction of copies, and the layers by cost.
 
-    Returns
-        The line about the step that stands in the picture.
+    Args:
+        record: The step.
+        out: The file.
 
-    Raises PlotError if matplotlib is missing or the file cannot be written.
+    Returns:
+        The line about the step that is in the picture.
+
+    Raises:
+        PlotError: matplotlib is missing, or the file cannot be written.
     """
     rows = costliest(record)
     lanes, bars = _LANE_INCHES * len(record.lanes) + 0.75, _BAR_INCHES * len(rows) + 0.6
-    said = about(record)
-    with drawn(out, _WIDTH, lanes + bars + 0.7, f"{record.net}: a training step", said) as page:
+    line = about(record)
+    with drawn(out, _WIDTH, lanes + bars + 0.7, f"{record.net}: a training step", line) as page:
         above, below = page.subplots(2, 1, height_ratios=(lanes, bars))
         _draw_lanes(above, record)
         _draw_costs(below, rows, record.seconds)
-    return said
+    return line
 
 
 def about(record: Record) -> str:
-    """Batch, devices, times, and what is not accounted for."""
+    """Return a line with batch, precision, devices, times, and the share of the time outside all layers."""
     share = record.unaccounted / record.seconds
     captured = "" if record.devices[0].split(":")[0] != "cuda" else " and captured as one launch"
     return (
@@ -59,7 +62,7 @@ def about(record: Record) -> str:
 
 
 def in_time(seconds: float) -> str:
-    """A time with three figures, in the unit that suits it."""
+    """Format a time with three digits in a suitable unit."""
     units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
     unit, size = next((pair for pair in units if seconds >= pair[1]), units[-1])
     value = seconds / size
@@ -67,13 +70,13 @@ def in_time(seconds: float) -> str:
 
 
 def costliest(record: Record) -> list[dict[str, Any]]:
-    """The layers that take the most, the first one most, then the sums of the others and of no layer.
+    """Return the costliest layers first, then the sum of the others, then the time outside all layers.
 
-    Each as Record.totals() has it; with more lanes than one the sum may be more than the step takes.
+    Each is a row of Record.totals(). If there are several lanes, the sum can exceed the duration of the step.
     """
     rows = sorted(record.totals(), key=total, reverse=True)
-    rest = rows[_MOST_LAYERS:]
-    found = rows[:_MOST_LAYERS]
+    rest = rows[_MAX_LAYERS:]
+    found = rows[:_MAX_LAYERS]
     if rest:
         sums = {what: sum(row[what] for row in rest) for what in PASSES}
         found.append({"layer": f"{len(rest)} others", **sums})
@@ -81,7 +84,7 @@ def costliest(record: Record) -> list[dict[str, Any]]:
 
 
 def total(row: dict[str, Any]) -> float:
-    """The seconds of a row of costliest()."""
+    """Return the seconds of a row of costliest()."""
     return float(sum(value for name, value in row.items() if name != "layer"))
 
 
@@ -90,8 +93,8 @@ def _draw_lanes(axes: Any, record: Record) -> None:
     for span in record.spans:
         lane, color = record.lanes.index(span.lane), _PASS_COLORS[span.what]
         inches = span.seconds / record.seconds * _PANEL_INCHES
-        # White lines tell neighbours apart, and would hide what is no wider than they are.
-        edge = "white" if inches > _LEAST_EDGED_INCHES else color
+        # White edges separate neighbours, but would hide bars that are no wider than they are.
+        edge = "white" if inches > _MIN_EDGED_INCHES else color
         bar = {"height": 0.8, "color": color, "edgecolor": edge, "linewidth": 0.5}
         axes.barh(lane, span.seconds / size, left=span.begin / size, **bar)
         _label(axes, lane, span, inches, size)
@@ -119,8 +122,10 @@ def _draw_lanes(axes: Any, record: Record) -> None:
 
 
 def _label(axes: Any, lane: int, span: Span, inches: float, size: float) -> None:
-    """The layer's name on a span that has room for it, upright where it is narrow; of layers that are
-    computed together the first one's where there is no room for all."""
+    """Write the layer's name on a span that has room for it, vertically if the span is narrow.
+
+    Of layers that are computed together, only the first is named if there is no room for all.
+    """
     first = span.layer.split("+")[0]
     rooms = [(0, inches - 0.05)] + [(90, 0.75 * _LANE_INCHES)] * (inches > _LINE_INCHES)
     fitting = (

@@ -1,7 +1,10 @@
-"""A run on one page: results, curves, filters, predictions, feature maps, settings, log, environment.
+"""Report of a run on one HTML page: results, curves, filters, predictions, feature maps, settings, log.
 
-The page is a single HTML file that loads and runs nothing, and forbids its reader to do either. What
-cannot be made, because matplotlib or the data is not there or the run has not come so far, says so in place.
+The page is a single file. It loads and runs nothing, and its content security policy forbids both. A section
+that cannot be made contains the reason instead, such as missing data or matplotlib.
+
+Modules in reading order: page (the head and the order of sections), pictures and tables (the sections),
+opened (the network and data they share), words (numbers and times), markup (HTML without injection).
 """
 
 from __future__ import annotations

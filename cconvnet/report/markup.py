@@ -1,4 +1,4 @@
-"""HTML in which no text can be taken for markup: whatever is not made by `tag` is escaped."""
+"""HTML markup without injection: all text that `tag` did not make is escaped."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ _VOID = {"img", "meta"}
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *content: str | None, **attributes: str | None) -> Markup:
-    """An element; text in it and in its attributes is escaped. None is left out.
+    """Return an element; its text and the values of its attributes are escaped.
 
-    An attribute's underscores are hyphens, one at the end is dropped: ``class_``.
+    Args:
+        name: The element's name.
+        content: Its children in order; None is skipped.
+        attributes: Its attributes; None is skipped. Underscores become hyphens, and one at the end is
+            dropped, as in ``class_``.
     """
     values = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
@@ -38,7 +42,7 @@ def tag(name: str, /, *content: str | None, **attributes: str | None) -> Markup:
 
 
 def join(parts: Iterable[str | None]) -> Markup:
-    """Parts one after another, what is no markup escaped."""
+    """Concatenate parts, and escape those that are not markup."""
     return Markup(
         "".join(part if isinstance(part, Markup) else html.escape(part) for part in parts if part is not None)
     )
@@ -47,7 +51,14 @@ def join(parts: Iterable[str | None]) -> Markup:
 def table(
     columns: Iterable[str], rows: Iterable[Iterable[str]], label: str, kind: str | None = None
 ) -> Markup:
-    """A table in a box of its own, which scrolls where the page is narrower; `kind` is its class."""
+    """Return a table in a box that scrolls if the page is narrower.
+
+    Args:
+        columns: The names of the columns.
+        rows: The texts of the cells.
+        label: A name for screen readers.
+        kind: The table's class.
+    """
     head = tag("tr", *(tag("th", column, scope="col") for column in columns))
     body = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
     whole = tag("table", tag("thead", head), tag("tbody", *body), class_=kind)
@@ -55,17 +66,17 @@ def table(
 
 
 def data_url(kind: str, content: bytes) -> str:
-    """The content of a file as an address that holds it."""
+    """Return the content of a file as a data URL."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def png(array: Array) -> str:
-    """The address of an image uint8[H,W] or [H,W,C], or float of values from 0 to 1, without loss."""
+    """Return a lossless data URL of an image uint8[H,W] or [H,W,C], or float with values from 0 to 1."""
     return data_url("image/png", _encoded(array, "PNG", optimize=True))
 
 
 def photo(array: Array, side: int) -> str:
-    """The address of an image uint8[H,W,C]: without loss if it is small, else a JPEG of at most `side`."""
+    """Return a data URL of an image uint8[H,W,C]: lossless if it is small, else a JPEG of at most `side`."""
     if max(array.shape[:2]) <= 64:
         return png(array)
     return data_url("image/jpeg", _encoded(array, "JPEG", side, quality=85))
@@ -87,7 +98,7 @@ def _encoded(array: Array, kind: str, side: int | None = None, **options: Any) -
 
 
 def document(title: str, style: str, *body: str) -> str:
-    """A whole page that loads nothing and runs nothing, and whose reader is forbidden to."""
+    """Return a complete page whose content security policy forbids loading and running anything."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"

@@ -1,4 +1,4 @@
-"""The page: its head, its sections in order, and what stands in place of one that cannot be made."""
+"""Page of a report: the head, the sections in order, and the reason in place of one that failed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from cconvnet.runs import data_name, overview
 from cconvnet.runs.history import TOP5_FROM, History
 from cconvnet.runs.overview import Overview
 
-# How many training images the nearest are looked for in: a page should not take minutes.
-_AMONG = 1000
+_TRAINING_IMAGES = 1000  # searched for the nearest: more would take minutes
 _BATCH = 64
 
 Stepped = Callable[[int, int], None]
@@ -35,17 +34,20 @@ def write(
     best: bool = False,
     stepped: Stepped = lambda done, total: None,
 ) -> None:
-    """Writes the report of a run.
+    """Write the report of a run.
 
-    Args
-        data: where the run's data lies, if it is elsewhere by now.
-        precision: what the network is looked at in, if not in what it was trained in.
-        best: look at the best checkpoint instead of the newest.
-        stepped: called with the number of images looked at and of all.
+    Args:
+        run: The folder of the run, or one of its checkpoints.
+        out: The file of the page.
+        data: The folder of the run's data, if it has moved.
+        devices: The devices for predictions and feature maps; the default one if not given.
+        precision: The precision of products; that of the training if not given.
+        best: Use the best checkpoint instead of the newest.
+        stepped: Called with the number of images processed and in all.
 
-    Raises
-        RunError: the folder holds no run.
-        OSError: the file cannot be written.
+    Raises:
+        RunError: The folder contains no run.
+        OSError: The file cannot be written.
     """
     from cconvnet.system.outputs import write_output
 
@@ -93,7 +95,7 @@ _Section = tuple[str, str, Markup]
 
 
 def _section(name: str, title: str, make: Callable[[], Markup]) -> _Section:
-    """A part of the page, or why it is not there."""
+    """Make a section of the page; if that fails, its content is the reason."""
     try:
         content = make()
     except FAILURES as error:
@@ -102,8 +104,10 @@ def _section(name: str, title: str, make: Callable[[], Markup]) -> _Section:
 
 
 def _looks(opened: Opened, stepped: Stepped) -> list[_Section]:
-    """The network's answers, and the images near to each other, from one look."""
-    look = attempt(lambda: analysis.look(opened.trained(), opened.source(), among=_AMONG, stepped=stepped))
+    """Make the sections of predictions and nearest images, which share one pass of the network."""
+    look = attempt(
+        lambda: analysis.look(opened.trained(), opened.source(), among=_TRAINING_IMAGES, stepped=stepped)
+    )
 
     def found() -> analysis.Look:
         if isinstance(look, Exception):
@@ -123,7 +127,7 @@ def _header(title: str, history: History, about: Overview) -> Markup:
     written = "" if about.when is None else f", last written {day(about.when)}"
     reason = None if about.reason is None else tag("p", about.reason, class_="note")
     best = history.best()
-    # A log with a line every twenty steps does not know of the last few.
+    # A log with a line every twenty steps does not contain the last few.
     steps = max(about.steps or 0, int(overview.read_json(history.path / "summary.json").get("steps", 0)))
     top5 = None
     if best is not None and len(settings["classes"]) >= TOP5_FROM:

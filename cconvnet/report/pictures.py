@@ -1,4 +1,4 @@
-"""Sections of pictures: curves, filters, predictions, neighbours, feature maps, a step's time."""
+"""Sections with pictures: curves, filters, predictions, neighbours, feature maps, the time of a step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from cconvnet.report.opened import Opened
 from cconvnet.report.words import percent
 from cconvnet.runs.history import History
 
-# The longest side in pixels of a photograph.
-_SIDE = 240
+_MAX_PHOTO_SIDE = 240  # pixels
 
 
 def curves(history: History) -> Markup:
+    """Show loss and error over the epochs."""
+
     def drawn(panel: str) -> str:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "panel.svg"
@@ -52,6 +53,7 @@ def curves(history: History) -> Markup:
 
 
 def filters(run: Path, best: bool) -> Markup:
+    """Show the filters of the first convolution, by tower."""
     _, checkpoint, _ = runs.find_checkpoint(run, best)
     found = filter_sheet(checkpoint)
     figures = [
@@ -71,10 +73,19 @@ def _image(array: Array, alt: str, class_: str | None = None) -> Markup:
     small = "small" if max(array.shape[:2]) <= 64 else None
     classes = " ".join(filter(None, (small, class_))) or None
     height, width = array.shape[:2]
-    return tag("img", src=photo(array, _SIDE), alt=alt, width=str(width), height=str(height), class_=classes)
+    return tag(
+        "img",
+        src=photo(array, _MAX_PHOTO_SIDE),
+        alt=alt,
+        width=str(width),
+        height=str(height),
+        class_=classes,
+    )
 
 
 def answers(look: analysis.Look) -> Markup:
+    """Show test images with their five most probable classes."""
+
     def card(one: analysis.Seen) -> Markup:
         name = one.name if one.label is None else look.class_names[one.label]
         bars = [
@@ -98,8 +109,9 @@ def answers(look: analysis.Look) -> Markup:
         [
             tag(
                 "p",
-                "Test images, some right and some wrong, each with its true class; below the five classes "
-                "that the network finds most probable, the true one in orange.",
+                "Test images, some classified right and some wrong, with their true classes. Below each are "
+                "its "
+                "five most probable classes, the true one in orange.",
                 class_="faint",
             ),
             tag("div", *(card(one) for one in look.seen), class_="answers"),
@@ -108,6 +120,8 @@ def answers(look: analysis.Look) -> Markup:
 
 
 def neighbours(look: analysis.Look) -> Markup:
+    """Show test images with the nearest training images."""
+
     def row(one: analysis.Seen) -> Markup:
         name = one.name if one.label is None else look.class_names[one.label]
         first = tag(
@@ -127,7 +141,7 @@ def neighbours(look: analysis.Look) -> Markup:
         [
             tag(
                 "p",
-                f"Left a test image, beside it the training images, of {look.among:,}, whose values in "
+                f"A test image on the left, then the training images, out of {look.among:,}, whose values in "
                 f"{look.hidden} are nearest to its own.",
                 class_="faint",
             ),
@@ -144,6 +158,7 @@ def neighbours(look: analysis.Look) -> Markup:
 
 
 def activations(opened: Opened) -> Markup:
+    """Show the feature maps of each convolution for one test image."""
     trained = opened.trained()
     name, image = analysis.first_image(trained, opened.source())
     figures = []
@@ -158,7 +173,7 @@ def activations(opened: Opened) -> Markup:
         )
     return join(
         [
-            tag("p", f"What each convolution makes of {name}.", class_="faint"),
+            tag("p", f"Feature maps of each convolution for {name}.", class_="faint"),
             tag("figure", _image(analysis.center(trained, image), name, "query")),
             tag("div", *figures, class_="maps"),
         ]
@@ -166,13 +181,13 @@ def activations(opened: Opened) -> Markup:
 
 
 def timeline(run: Path) -> Markup:
-    """The picture that ``cconvnet plot timeline`` left in the run, or how to make it."""
+    """Show the picture that ``cconvnet plot timeline`` wrote to the run, or that command if there is none."""
     kinds = {".svg": "image/svg+xml", ".png": "image/png"}
     files = [file for kind in kinds if (file := run / f"timeline{kind}").is_file()]
     if not files:
-        # It takes a device for a while, which may be busy training just now.
+        # Measuring it here would occupy a device that may be training.
         command = tag("code", f"cconvnet plot timeline {shlex.quote(str(run))}")
-        return tag("p", "Not measured yet: ", command, ", then this page again.", class_="note")
+        return tag("p", "Not measured yet: ", command, ", then write this page again.", class_="note")
     source = data_url(kinds[files[0].suffix], files[0].read_bytes())
     image = tag("img", src=source, alt="The time of each layer and pass of a step")
     box = tag("div", image, class_="scroll", role="region", aria_label="A step's time", tabindex="0")

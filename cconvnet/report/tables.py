@@ -1,4 +1,4 @@
-"""Sections of text and tables: log, settings, checkpoints, what was skipped, environment."""
+"""Sections with text and tables: log, settings, checkpoints, skipped images, environment."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from cconvnet.runs.checkpoint import Folder
 from cconvnet.runs.data_record import read_data
 from cconvnet.runs.history import History
 
-# Of longer lists the page shows a part, and says so.
-_MOST_EPOCHS = 40
-_MOST_NAMES = 12
-_MOST_SKIPPED = 20
+# The page contains a part of longer lists, and how long they are.
+_MAX_EPOCHS = 40
+_MAX_RATES = 12
+_MAX_NAMES = 12
+_MAX_SKIPPED = 20
 
 
 def log(history: History) -> Markup:
+    """Show loss and errors of epochs, and the changes of the learning rate."""
     epochs, rates = history.epochs, history.rate_changes()
     parts: list[Markup] = []
     if rates:
         first = f"{history.steps['lr'][0]:g}"
         changes = [
-            f"{rate:g} from epoch {history.rate_place(index, 'epoch'):.4g}" for index, rate in rates[:12]
+            f"{rate:g} from epoch {history.rate_place(index, 'epoch'):.4g}"
+            for index, rate in rates[:_MAX_RATES]
         ]
-        more = f", and {len(rates) - 12} more changes" if len(rates) > 12 else ""
+        more = f", and {len(rates) - _MAX_RATES} more changes" if len(rates) > _MAX_RATES else ""
         parts.append(tag("p", f"Learning rate {first}, {', '.join(changes)}{more}."))
     if not len(epochs):
         return join([*parts, tag("p", "No epoch has ended yet.", class_="note")])
@@ -45,8 +48,8 @@ def log(history: History) -> Markup:
         "test_error_top5": None,
     }
     columns = {name: epochs[name] for name in names}
-    # The first, the last, the best, and the others evenly.
-    chosen = {*np.linspace(0, len(epochs) - 1, min(len(epochs), _MOST_EPOCHS)).astype(int).tolist()}
+    # The first, the last, the best, and others at equal distances.
+    chosen = {*np.linspace(0, len(epochs) - 1, min(len(epochs), _MAX_EPOCHS)).astype(int).tolist()}
     best = history.best()
     if best is not None:
         chosen.add(best)
@@ -67,6 +70,7 @@ def log(history: History) -> Markup:
 
 
 def settings(config: dict[str, Any]) -> Markup:
+    """Show the settings of the run."""
     rows = [[key.replace("_", " "), _value(key, value)] for key, value in config["settings"].items()]
     return table(["setting", "value"], rows, "Settings")
 
@@ -83,8 +87,8 @@ def _value(key: str, value: Any) -> str:
     if key == "image_shape":
         return "x".join(map(str, value))
     if isinstance(value, list):
-        more = f", and {len(value) - _MOST_NAMES:,} more" if len(value) > _MOST_NAMES else ""
-        return f"{len(value):,}: {', '.join(map(str, value[:_MOST_NAMES]))}{more}"
+        more = f", and {len(value) - _MAX_NAMES:,} more" if len(value) > _MAX_NAMES else ""
+        return f"{len(value):,}: {', '.join(map(str, value[:_MAX_NAMES]))}{more}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -94,9 +98,10 @@ def _lr_step(step: dict[str, Any]) -> str:
 
 
 def checkpoints(run: Path, opened: Opened) -> Markup:
+    """Show the checkpoints, and which of them this page used."""
     files = Folder(run / "checkpoints").files()
     if not files:
-        return tag("p", "There is none yet.", class_="note")
+        return tag("p", "There is no checkpoint yet.", class_="note")
     try:
         shown = opened.trained().path.resolve()
     except FAILURES:
@@ -107,7 +112,7 @@ def checkpoints(run: Path, opened: Opened) -> Markup:
             f"{int(file.stem.removeprefix('step-')):,}",
             f"{file.stat().st_size / 1e6:,.1f} MB",
             day(file.stat().st_mtime),
-            "sound, and what this page looked at" if file.resolve() == shown else "",
+            "sound; used for this page" if file.resolve() == shown else "",
         ]
         for file in files
     ]
@@ -115,33 +120,35 @@ def checkpoints(run: Path, opened: Opened) -> Markup:
 
 
 def skipped(run: Path, opened: Opened) -> Markup:
-    parts = [tag("p", line) for line in opened.passed_over()]
+    """Show damaged checkpoints and unreadable images that were skipped."""
+    parts = [tag("p", line) for line in opened.skipped_checkpoints()]
     summary = overview.read_json(run / "summary.json")
     if count := summary.get("skipped_images"):
-        parts.append(tag("p", f"Training and tests left out {_images(count)}."))
+        parts.append(tag("p", f"Training and tests skipped {_images(count)}."))
     named = read_data(run).get("unreadable", [])
     if named:
         rows = [[str(one.get(key, "")) for key in ("split", "file", "reason")] for one in named]
-        parts.append(table(["split", "file", "reason"], rows[:_MOST_SKIPPED], "Found while training"))
-    source = opened.seen_of_source()
+        parts.append(table(["split", "file", "reason"], rows[:_MAX_SKIPPED], "Found while training"))
+    source = opened.source_if_open()
     broken = source.report() if source is not None else []
     if broken:
-        rows = [list(dataclasses.astuple(one)) for one in broken[:_MOST_SKIPPED]]
-        more = f", of which {_MOST_SKIPPED}" if len(broken) > _MOST_SKIPPED else ""
+        rows = [list(dataclasses.astuple(one)) for one in broken[:_MAX_SKIPPED]]
+        more = f"; {_MAX_SKIPPED} of them" if len(broken) > _MAX_SKIPPED else ""
         parts.append(tag("p", f"{_images(len(broken))} found while this page was made{more}:"))
-        parts.append(table(["split", "file", "reason"], rows, "Broken images"))
-    return join(parts or [tag("p", "Nothing: no broken image and no damaged checkpoint was met.")])
+        parts.append(table(["split", "file", "reason"], rows, "Unreadable images"))
+    return join(parts or [tag("p", "No unreadable image and no damaged checkpoint was found.")])
 
 
 def _images(count: int) -> str:
-    return f"{count:,} broken image{'s' * (count != 1)}"
+    return f"{count:,} unreadable image{'s' * (count != 1)}"
 
 
 def environment(config: dict[str, Any]) -> Markup:
+    """Show versions, device and the command that began the run."""
     rows = [
         [name.removeprefix("version of "), text]
         for name, text in runs.surroundings(config).items()
-        if name != "host"  # pages are passed on to strangers
+        if name != "host"  # pages are sent to strangers
     ]
     command = config.get("command")
     when = f" on {config['date']}" if "date" in config else ""

@@ -1,4 +1,4 @@
-"""Numbers and times as a reader is shown them."""
+"""Numbers and times as text for readers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import time
 
 
 def percent(share: float | None) -> str:
+    """Format a share from 0 to 1 as a percentage, "-" if there is none."""
     return "-" if share is None or math.isnan(share) else f"{100 * share:.2f}%"
 
 
 def duration(seconds: float | None) -> str:
-    """For people: "3.7 s", "1 min 14 s", "5 h 3 min", "6 d 2 h"."""
+    """Format a duration: "3.7 s", "1 min 14 s", "5 h 3 min", "6 d 2 h"; "-" if there is none."""
     if seconds is None:
         return "-"
     if seconds < 60:
@@ -24,4 +25,5 @@ def duration(seconds: float | None) -> str:
 
 
 def day(when: float) -> str:
+    """Format a time in seconds since 1970 as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))

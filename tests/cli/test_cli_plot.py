@@ -71,7 +71,7 @@ def test_following_ends_by_ctrl_c_without_complaint(trained: Path, tmp_path: Pat
         said = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=100)
-    assert said == f"{run_ / 'curve.png'}, drawn again as the log grows; Ctrl-C ends it\n"
+    assert said == f"{run_ / 'curve.png'}, redrawn as the log grows; Ctrl-C ends it\n"
     assert (process.returncode, rest, errors) == (0, "", "")
     assert (run_ / "curve.png").exists()
 

@@ -326,7 +326,7 @@ def test_letters_that_the_font_lacks_are_told_once(tmp_path: Path, name: str, to
 
 def test_following_ends_when_the_run_is_removed(tmp_path: Path, drawn: list[Any]) -> None:
     run = made(tmp_path / "run", step_lines(5))
-    with pytest.raises(PlotError, match="run is there no more"):
+    with pytest.raises(PlotError, match="run was removed"):
         plots.follow(
             [run], tmp_path / "curve.png", say=lambda text: None, wait=lambda seconds: shutil.rmtree(run)
         )

@@ -290,7 +290,7 @@ def test_a_run_that_has_just_begun(small_run: Path, tmp_path: Path) -> None:
     assert "has no lines to draw" in page.text("curves")
     assert "no sound checkpoint" in page.text("filters")
     assert "No epoch has ended yet" in page.text("log")
-    assert "There is none yet" in page.text("checkpoints")
+    assert "There is no checkpoint yet" in page.text("checkpoints")
     assert "killed" in page.text("")
 
 
@@ -310,7 +310,7 @@ def test_broken_images_are_told(hostile_run: Path, tmp_path: Path) -> None:
     broken = data / "train" / HOSTILE[1] / "<i>3.png"
     broken.write_bytes(b"no picture")
     page = written(run, tmp_path / "report.html", data=str(data))
-    assert "1 broken image found" in page.text("skipped")
+    assert "1 unreadable image found" in page.text("skipped")
     assert str(broken) in page.text("skipped")
 
 

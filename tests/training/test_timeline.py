@@ -196,7 +196,7 @@ def test_the_costliest_come_first_and_nothing_is_left_out() -> None:
     spans = [Span(f"l{i}", "forward", "cpu:0", i, i + 0.01 * (i % 7 + 1)) for i in range(30)]
     made = Record("n", 1, "fp32", ["cpu:0"], ["cpu:0"], spans, 30.0, 30.0, 1)
     rows = module.costliest(made)
-    assert len(rows) == module._MOST_LAYERS + 2
+    assert len(rows) == module._MAX_LAYERS + 2
     assert rows[-2]["layer"] == "14 others"
     assert sum(map(module.total, rows)) == pytest.approx(30.0)
     costs = [module.total(row) for row in rows[:-2]]
