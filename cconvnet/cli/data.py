@@ -156,7 +156,7 @@ def prepare(
     with reporter() as report:
         dataset = _find(src, report)
         recipe, survey = choose(dataset, size=size, whole=whole, raw=raw, quality=quality)
-        looking = report.counted("looking at files")
+        looking = report.counted("reading files")
         work = Preparation(dataset, dst, recipe, survey, round(shard_mb * 2**20), looking)
         report.end()
         for line in work.describe():
@@ -185,7 +185,7 @@ def _find(data: str | None, report: Reporter) -> Dataset:
     """Find the data in a folder and report progress, because a million pictures take time."""
     from cconvnet.data import datasets
 
-    dataset = datasets.open_dataset(data, report.counted("looking through data"))
+    dataset = datasets.open_dataset(data, report.counted("scanning data"))
     report.end()
     return dataset
 
@@ -216,7 +216,7 @@ def inspect(
     checked_picture(sheet)
     with reporter_for(to_json) as report:
         dataset = _find(data, report)
-        found = inspection.inspect(dataset, report.counted("looking at files"))
+        found = inspection.inspect(dataset, report.counted("reading files"))
     if to_json != "-":
         for line in inspection.lines(found):
             print(line)

@@ -194,7 +194,7 @@ def predictions(
             pictures=picture or (),
             among=among,
             unread=unread.append,
-            stepped=report.counted("looking at images"),
+            stepped=report.counted("processing images"),
         )
         report.end()
     title, about = analysis.headline(trained)

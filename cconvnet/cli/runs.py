@@ -109,7 +109,7 @@ def report(
             devices=device_names(device),
             precision=precision,
             best=best,
-            stepped=progress.counted("looking at images"),
+            stepped=progress.counted("processing images"),
         )
         progress.end()
     print(target)

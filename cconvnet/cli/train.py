@@ -36,7 +36,7 @@ def train(
                 try:
                     plots.curve(outcome.path, outcome.path / "curve.png")
                 except (plots.PlotError, OSError) as error:
-                    report.say(f"no curve.png: {error}")
+                    report.say(f"curve.png was not drawn: {error}")
     except Terminated as stopped:
         where = f"; to resume: {resume_command(stopped.path)}" if stopped.path else ""
         report.say(f"stopped before the first step{where}")

@@ -59,7 +59,7 @@ def gather(
     if all(getattr(given, name) is not None for name in wanted):
         return given
     file = statistics_file(source)
-    key = fingerprint(source, progress and progress("looking at files")) if file is not None else ""
+    key = fingerprint(source, progress and progress("reading files")) if file is not None else ""
     kept = _read(file, key, source.image_shape) if file is not None else Statistics()
     kept.mean = kept.mean if given.mean is None else given.mean
     kept.colors = kept.colors if given.colors is None else given.colors

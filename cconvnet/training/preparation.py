@@ -68,7 +68,7 @@ def open_data(
         workers=options.workers,
         preprocessing=rules,
         progress=reporter.counted("reading pictures"),
-        scan=reporter.counted("looking through data"),
+        scan=reporter.counted("scanning data"),
     )
     reporter.end()
     for line in [*account_lines(source), *source.notes]:
