@@ -157,7 +157,7 @@ def _watched(options: argparse.Namespace, tensorboard: bool) -> dict[str, Any]:
             for owner, name in (
                 (trainer.reporter, "step"),
                 (trainer.reporter, "say"),
-                (trainer.pace, "stepped"),
+                (trainer.pace, "count_step"),
                 (trainer.run, "log"),
             ):
                 setattr(owner, name, turns.watched(getattr(owner, name)))

@@ -228,7 +228,7 @@ def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str |
     # Epochs of few steps are better shown by their own lines.
     lines, own_key = (epochs, f"train_{key}") if len(epochs) >= len(steps) else (steps, step_key)
     if len(lines):
-        x, y = history.places(lines, how.x), lines[own_key]
+        x, y = history.positions(lines, how.x), lines[own_key]
         window = how.smooth or max(1, len(y) // 60)
         alpha, dashes = (0.5, "--") if color else (1.0, "-")
         if window > 1 and not color:
@@ -238,7 +238,7 @@ def _draw_run(axes: Any, history: History, panel: str, how: Curves, color: str |
     if len(epochs):
         # Dots mark epochs as long as they do not touch each other.
         dots = {"marker": "o", "markersize": 4} if len(epochs) <= 60 else {}
-        x = history.places(epochs, how.x)
+        x = history.positions(epochs, how.x)
         axes.plot(x, epochs[f"test_{key}"], color=test, label=test_label, zorder=4, **dots)
         if panel == "error" and len(history.config["settings"]["classes"]) >= TOP5_FROM:
             top5 = None if name else "test, top 5"
@@ -312,7 +312,7 @@ def _mark_best(axes: Any, history: History, how: Curves, color: str, named: bool
     best, error = history.best(), history.lowest_error()
     if best is None or error is None:
         return
-    x = float(history.places(history.epochs, how.x)[best])
+    x = float(history.positions(history.epochs, how.x)[best])
     ring = {"markerfacecolor": "none", "markeredgecolor": color, "markeredgewidth": 1.5}
     axes.plot([x], [error], "o", markersize=10, zorder=5, gid="best", clip_on=False, **ring)
     if not named:
@@ -378,7 +378,7 @@ def _mark_rates(axes: Any, history: History, how: Curves, color: str | None) -> 
     named = color is None and 0 < len(changes) <= _MAX_NAMED_RATES
     if named:
         axes.set_title(axes.get_title(loc="left"), pad=22)
-    positions = [history.rate_place(index, how.x) for index, _ in changes]
+    positions = [history.rate_position(index, how.x) for index, _ in changes]
     room = 0.08 * axes.get_xlim()[1]
     for (_, rate), position, after in zip(changes, positions, [*positions, math.inf][1:], strict=True):
         dots = {"linewidth": 0.9, "linestyle": (0, (2, 3)), "zorder": 1}

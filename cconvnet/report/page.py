@@ -61,7 +61,7 @@ def write(
 
 
 def _page(history: History, run: Path, opened: Opened, best: bool, stepped: Stepped) -> str:
-    about = overview.look(history.path)
+    about = overview.read_overview(history.path)
     sections = [
         _section("curves", "Curves", lambda: pictures.curves(history)),
         _section("filters", "Filters", lambda: pictures.filters(run, best)),

@@ -31,7 +31,7 @@ def log(history: History) -> Markup:
     if rates:
         first = f"{history.steps['lr'][0]:g}"
         changes = [
-            f"{rate:g} from epoch {history.rate_place(index, 'epoch'):.4g}"
+            f"{rate:g} from epoch {history.rate_position(index, 'epoch'):.4g}"
             for index, rate in rates[:_MAX_RATES]
         ]
         more = f", and {len(rates) - _MAX_RATES} more changes" if len(rates) > _MAX_RATES else ""

@@ -9,7 +9,7 @@ from typing import Any
 from cconvnet import nets
 from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.nets import compare as compare_specs
-from cconvnet.runs.overview import Overview, look
+from cconvnet.runs.overview import Overview, read_overview
 from cconvnet.runs.reading import RunError, read_config, read_log, surroundings
 
 _ERROR = "test_error_top1"
@@ -31,7 +31,7 @@ def compare(paths: Sequence[Path]) -> dict[str, Any]:
     if len(paths) < 2:
         raise RunError("two runs or more are compared")
     configs = [read_config(path) for path in paths]
-    overviews = [look(path) for path in paths]
+    overviews = [read_overview(path) for path in paths]
     for run in overviews:
         if run.state == "damaged":
             raise RunError(f"{run.path}: {run.reason}")

@@ -125,7 +125,7 @@ class History:
                     self.steps.add(line)
         return self._offset > before
 
-    def places(self, lines: _Columns, x: str) -> Array:
+    def positions(self, lines: _Columns, x: str) -> Array:
         """Return the positions of lines on an axis of epochs, of steps, or of seconds of training.
 
         The log contains speeds, not times, so seconds are summed from the images and the speed of each line.
@@ -137,26 +137,26 @@ class History:
         seconds = np.cumsum(np.divide(images, rate, out=np.zeros(len(step)), where=rate > 0))
         if not len(step):
             return np.full(len(lines), math.nan)
-        places: Array = np.interp(lines["step"], [0, *step], [0, *seconds])
-        return places
+        positions: Array = np.interp(lines["step"], [0, *step], [0, *seconds])
+        return positions
 
     def rate_changes(self) -> list[tuple[int, float]]:
         """Return the changes of the learning rate: the index of the first step line with it, and the rate."""
         rates = self.steps["lr"]
         return [(int(i), float(rates[i])) for i in np.flatnonzero(np.diff(rates)) + 1]
 
-    def rate_place(self, index: int, x: str) -> float:
+    def rate_position(self, index: int, x: str) -> float:
         """Return the position on an axis from which on the rate of step line `index` applied.
 
         A line contains the rate of its last step. Rates mostly change between two epochs. So if an epoch ends
         within the line's steps, or right before them, the rate is taken to have changed there.
         """
-        epochs, places = self.steps["epoch"], self.places(self.steps, x)
+        epochs, positions = self.steps["epoch"], self.positions(self.steps, x)
         before, now = epochs[index - 1], epochs[index]
         boundary = math.ceil(now) - 1
         if not before - 1e-4 <= boundary < now:  # the log rounds epochs to four digits
-            return float(places[index])
-        return float(np.interp(boundary, [before, now], [places[index - 1], places[index]]))
+            return float(positions[index])
+        return float(np.interp(boundary, [before, now], [positions[index - 1], positions[index]]))
 
     def best(self) -> int | None:
         """Return the index of the first epoch line with the lowest test error."""

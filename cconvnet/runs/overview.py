@@ -62,7 +62,7 @@ class Overview:
         return {**dataclasses.asdict(self), "path": str(self.path), "name": self.path.name}
 
 
-def look(path: Path) -> Overview:
+def read_overview(path: Path) -> Overview:
     """Return the summary of the run in a folder. No run, or a damaged one, is "damaged"."""
     try:
         return _sound(path)
@@ -170,7 +170,9 @@ def overviews(folder: Path, sort: str = "when") -> list[Overview]:
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}; runs are in runs/, unless --out named another folder")
     paths = [folder] if _is_run(folder) else [path for path in folder.iterdir() if _is_run(path)]
-    found = sorted((look(path) for path in paths), key=lambda run: (-(run.when or 0.0), run.path.name))
+    found = sorted(
+        (read_overview(path) for path in paths), key=lambda run: (-(run.when or 0.0), run.path.name)
+    )
     keys: dict[str, Any] = {
         "when": lambda run: 0,
         "name": lambda run: run.path.name,

@@ -38,7 +38,7 @@ class Pace:
         self._seconds = self._count = 0.0
         self._end_seconds: float | None = None
 
-    def stepped(self, seconds: float) -> None:
+    def count_step(self, seconds: float) -> None:
         """Count a step."""
         if self._steps == 1:
             self._seconds = self._count = 0.0  # the first step also prepares what all later ones use
@@ -47,7 +47,7 @@ class Pace:
         self._count = fade * self._count + 1.0
         self._steps += 1
 
-    def ended(self, seconds: float) -> None:
+    def count_epoch_end(self, seconds: float) -> None:
         """Count the testing and saving at an epoch's end."""
         self._end_seconds = seconds
 

@@ -140,7 +140,7 @@ class Trainer:
                 self.steps.read_result()
             seconds = watch.lap()
             progress.count(len(batch), seconds)
-            self.pace.stepped(seconds)
+            self.pace.count_step(seconds)
             self.display.show_step()
             if is_logged:
                 self.log.write_window(lr, rates)
@@ -165,7 +165,7 @@ class Trainer:
         self.log.write_epoch()
         if progress.is_best or self.checkpoints.due(options.checkpoint_every) or self.checkpoints.worth_it():
             self.checkpoints.save()
-        self.pace.ended(watch.lap())
+        self.pace.count_epoch_end(watch.lap())
         self.display.end_epoch()
         self.record_data()
         if lr_falls and progress.epoch < self.settings.epochs:

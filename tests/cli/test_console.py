@@ -20,7 +20,7 @@ import pytest
 from cconvnet import console
 from cconvnet.console import Bar, Reporter, Silent, clock, fit_line
 from cconvnet.devices import devices_of
-from cconvnet.runs.overview import look
+from cconvnet.runs.overview import read_overview
 from cconvnet.training.new_run import new_run
 from cconvnet.training.options import Options
 from cconvnet.training.time_left import Pace
@@ -267,7 +267,7 @@ def test_training_goes_on_when_its_terminal_is_gone(tmp_path: Path) -> None:
         shown += os.read(ours, 65536)
     os.close(ours)
     assert process.wait(timeout=200) == 0
-    assert look(tmp_path / "run").state == "complete"
+    assert read_overview(tmp_path / "run").state == "complete"
 
 
 # ---- no terminal -----------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def test_training_goes_on_when_nobody_takes_what_it_says(tmp_path: Path, output:
     )
     os.close(theirs)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert look(tmp_path / "run").state == "complete"
+    assert read_overview(tmp_path / "run").state == "complete"
 
 
 def test_plain_lines_come_every_ten_seconds(now: list[float]) -> None:
@@ -328,22 +328,22 @@ def test_quiet_says_nothing_but_errors(tmp_path: Path) -> None:
 def test_the_time_left_counts_steps_and_tests() -> None:
     pace = Pace(batches_per_test=30)
     assert pace.left(100, 1) is None
-    pace.stepped(5.0)  # the first makes ready
+    pace.count_step(5.0)  # the first makes ready
     assert pace.left(100, 0) == pytest.approx(500)
     for _ in range(10):
-        pace.stepped(0.1)
+        pace.count_step(0.1)
     assert pace.step_seconds == pytest.approx(0.1)
     assert pace.left(100, 2) == pytest.approx(10 + 2 * 30 * 0.1 / 3)
-    pace.ended(7.0)
+    pace.count_epoch_end(7.0)
     assert pace.left(100, 2) == pytest.approx(10 + 2 * 7)
 
 
 def test_the_time_left_follows_a_machine_that_slows_down() -> None:
     pace = Pace(0)
     for _ in range(1000):
-        pace.stepped(0.1)
+        pace.count_step(0.1)
     for _ in range(900):
-        pace.stepped(0.2)
+        pace.count_step(0.2)
     assert pace.step_seconds == pytest.approx(0.2, rel=0.1)
 
 

@@ -171,7 +171,7 @@ def test_a_change_within_a_line_is_marked_at_the_epochs_end_it_holds(tmp_path: P
     ((index, rate),) = history.rate_changes()
     assert (index, rate) == (1, 0.01)
     # Epochs end after steps 20 and 30, both among 17 to 32; rates fall after the last of them at the latest.
-    assert history.rate_place(1, "epoch") == 3.0
+    assert history.rate_position(1, "epoch") == 3.0
 
 
 def test_runs_are_named_by_what_differs(tmp_path: Path, drawn: list[Any]) -> None:

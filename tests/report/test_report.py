@@ -107,7 +107,7 @@ def test_all_parts_are_there_and_whole(page: Page) -> None:
 
 def test_the_head_says_how_the_run_went(page: Page, small_run: Path) -> None:
     head = page.text("")
-    about = overview.look(small_run)
+    about = overview.read_overview(small_run)
     assert about.best_error is not None
     summary = json.loads((small_run / "summary.json").read_text())
     for text in (

@@ -22,7 +22,7 @@ from cconvnet import runs
 from cconvnet.console import Silent
 from cconvnet.errors import CheckpointError
 from cconvnet.runs import Run, RunError, comparison, overview
-from cconvnet.runs.overview import look, overviews
+from cconvnet.runs.overview import overviews, read_overview
 from cconvnet.training.options import Options
 from cconvnet.training.session import train
 from cconvnet.training.stopping import TrainingStopped
@@ -60,7 +60,7 @@ def made(path: Path, digits: Path, errors: list[float], **settings: Any) -> Path
 
 
 def test_a_complete_run(digits: Path) -> None:
-    run = look(digits)
+    run = read_overview(digits)
     summary = json.loads((digits / "summary.json").read_text())
     assert (run.state, run.reason) == ("complete", None)
     assert (run.net, run.data, run.device, run.precision) == ("lenet", "digits", "cpu:0", "fp32")
@@ -75,16 +75,16 @@ def test_a_complete_run(digits: Path) -> None:
 
 def test_a_stopped_run_that_goes_on(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", steps=10)
-    assert look(run).state == "stopped"
-    assert (look(run).epochs, look(run).best_error) == (0, None)
+    assert read_overview(run).state == "stopped"
+    assert (read_overview(run).epochs, read_overview(run).best_error) == (0, None)
     trained(run)
-    assert look(run).state == "complete"
+    assert read_overview(run).state == "complete"
 
 
 def test_a_failed_run_says_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped):
         trained(tmp_path / "run", lr=1e12)
-    run = look(tmp_path / "run")
+    run = read_overview(tmp_path / "run")
     assert run.state == "failed"
     assert run.reason is not None
     assert run.reason.startswith("the loss is ")
@@ -109,18 +109,18 @@ def test_a_killed_run(tmp_path: Path, resumed: bool) -> None:
     out = tmp_path / "run"
     if resumed:
         trained(out, steps=3)
-        assert look(out).state == "stopped"
+        assert read_overview(out).state == "stopped"
     process = start(out)
     try:
-        wait_for(lambda: out.exists() and look(out).state == "training")
-        wait_for(lambda: (look(out).steps or 0) > 20)
+        wait_for(lambda: out.exists() and read_overview(out).state == "training")
+        wait_for(lambda: (read_overview(out).steps or 0) > 20)
         with pytest.raises(RunError, match="another process is training"):
             Run.open(out)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=200)
-    assert look(out).state == "killed"
-    assert (look(out).steps or 0) > 20
+    assert read_overview(out).state == "killed"
+    assert (read_overview(out).steps or 0) > 20
 
 
 def test_a_terminated_run_is_stopped(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_terminated_run_is_stopped(tmp_path: Path) -> None:
     wait_for(lambda: (out / "log.jsonl").exists() and len(runs.read_log(out)) > 1)
     process.terminate()
     assert process.wait(timeout=200) == 0
-    assert look(out).state == "stopped"
+    assert read_overview(out).state == "stopped"
 
 
 def test_looking_does_not_keep_a_run_from_being_trained(digits: Path) -> None:
@@ -160,15 +160,15 @@ def test_who_looks_is_waited_for(digits: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_of_before_states_were_written(digits: Path, tmp_path: Path) -> None:
     run = made(tmp_path / "run", digits, [0.5])
-    assert look(run).state == "killed"
+    assert read_overview(run).state == "killed"
     (run / "summary.json").write_text(json.dumps({"complete": True, "steps": 10, "seconds": 7.0}))
-    assert (look(run).state, look(run).seconds) == ("complete", 7.0)
+    assert (read_overview(run).state, read_overview(run).seconds) == ("complete", 7.0)
     (run / "summary.json").write_text(json.dumps({"complete": False, "steps": 5, "seconds": 7.0}))
-    assert look(run).state == "stopped"
+    assert read_overview(run).state == "stopped"
 
 
 def test_seconds_without_a_summary_come_from_the_log(digits: Path, tmp_path: Path) -> None:
-    run = look(made(tmp_path / "run", digits, [0.5, 0.4], batch=100))
+    run = read_overview(made(tmp_path / "run", digits, [0.5, 0.4], batch=100))
     assert run.seconds == pytest.approx(10 * 100 / 1000 + 10 * 100 / 2000)
     assert run.images_per_second == 1500
 
@@ -212,7 +212,7 @@ def test_a_log_cut_short_is_no_damage(digits: Path, tmp_path: Path) -> None:
     run = made(tmp_path / "run", digits, [0.5, 0.4])
     text = (run / "log.jsonl").read_text()
     (run / "log.jsonl").write_text(text[:-10])
-    assert (look(run).state, look(run).epochs) == ("killed", 1)
+    assert (read_overview(run).state, read_overview(run).epochs) == ("killed", 1)
 
 
 def test_a_part_of_a_long_log_tells_the_same(
@@ -223,13 +223,13 @@ def test_a_part_of_a_long_log_tells_the_same(
     log_file.write_text(
         re.sub(r'"images_per_second": [\d.]+', '"images_per_second": 1000.0', log_file.read_text())
     )
-    whole = look(run)
+    whole = read_overview(run)
     with log_file.open("a") as log:
         log.write('{"step": 2000, "epoch": 102, "checkpoint": "step-00002000.safetensors"}\n{"step": 2')
     third = log_file.stat().st_size // 3
     monkeypatch.setattr(overview, "_MOST_OF_LOG", third)
     assert len(runs.read_log(run, third)) < 160 < len(runs.read_log(run))
-    part = look(run)
+    part = read_overview(run)
     assert (part.epochs, part.best_error, part.best_epoch, part.last_error) == (102, 0.2, 2, 0.4)
     assert (whole.steps, part.steps) == (1020, 2000)
     assert part.seconds == pytest.approx(whole.seconds, rel=0.1)
