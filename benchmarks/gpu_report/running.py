@@ -38,7 +38,7 @@ class Failed(Exception):
 class Command:
     """A process.
 
-    Attributes
+    Attributes:
         environment: added to this process's own.
         log: the file in the report's folder that its output is added to.
     """
@@ -52,7 +52,7 @@ class Command:
 class Part:
     """A part of a report.
 
-    Attributes
+    Attributes:
         most: its seconds in a report of the usual length.
         work: does it; raises Absent or Failed.
         kept: seconds that earlier parts leave to it.
@@ -70,7 +70,7 @@ class Part:
 class Outcome:
     """The outcome of a part.
 
-    Attributes
+    Attributes:
         state: ``waiting``, ``running``, ``ok``, ``failed``, ``over time``, ``interrupted``, ``skipped``, ``no
             time``, or ``absent``: it cannot run here.
     """
@@ -141,7 +141,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 class Run:
     """The tools with which a part does its work.
 
-    Attributes
+    Attributes:
         folder: the report's.
     """
 

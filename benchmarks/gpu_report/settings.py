@@ -22,7 +22,7 @@ RESTARTS = 3  # of each of them, behind cases that lost the device
 class Settings:
     """Settings of all parts.
 
-    Attributes
+    Attributes:
         scratch: a folder for what is not kept.
         batch: images in each measurement, instead of each network's own.
         data: pictures or shards that feeding is measured on.

@@ -1,18 +1,29 @@
-"""What ``cconvnet bench`` measures: kernels, whole steps, their limits, and how they scale.
+"""Measurements of ``cconvnet bench``: kernels, whole steps, their limits, and their scaling.
 
-kernels, step, roofline, scaling, data   one module for each command
-rows        the layers and passes of a network, as operations on problems
-sides, ours what each side of a comparison of kernels offers, and our side
-lines, merging   a side of its own, row by row, and the results that are made of its lines
-step_forms  our step as it can be driven: pinned, pipelined, replayed
+A module for each command:
+
+kernels     every layer and pass of a network, beside cuDNN's and PyTorch's kernels
+step        whole training steps, beside PyTorch's
+roofline    each operation within a step, and its distance from the device's limits
+scaling     growth of time and memory with the batch and the images
+checkpoint  saving checkpoints while a network trains
+data        decoding, loading and copying images to the device
+
+Modules that they share:
+
+cases       the layers and passes of a network, as operations on problems
+cost        the operations and bytes that each call needs at least
+peaks       the peak rates of a device, from which floors follow
+timing      the time of calls on a device
 tiles       large random arrays, made on the device
-verify      whether a result of any size is right, at little cost
-networks, training   networks without data, and steps of them on random images
-work        how many operations and bytes each call must do and move: its floor
-ceilings    what a device can do at most
-timing      how long a call takes on a device
-workers     processes that are measured side by side
-machine     what a result says of the machine it was measured on
-kernel_table, pictures   what people see
-peers/      PyTorch and cuDNN, where they are installed
+verify      verification of results of any size, at little cost
+processes   processes that are measured side by side
+peers/      sides of comparisons: ours, PyTorch's and cuDNN's
+charts      images of results
+
+Modules with a command line of their own:
+
+lines       one side of a comparison of kernels, a JSON line for each case
+merging     results of kernels, merged from such lines
+step_forms  our step in each form: pinned, pipelined, replayed
 """

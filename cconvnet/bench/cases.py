@@ -1,4 +1,4 @@
-"""The layers and passes of a network, each one operation on one problem."""
+"""Cases to measure: every layer and pass of a network as an operation on a problem."""
 
 from __future__ import annotations
 
@@ -43,16 +43,17 @@ _RATES = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0005}
 
 @dataclass(frozen=True)
 class Case:
-    """One operation of a network: what one line of a table is about.
+    """One operation of a network, which is measured and fills one row of a table.
 
-    Attributes
-        network, batch: whose.
-        layer: the layer's name in its network.
-        operation: a function of kernels/api.h.
-        problem: what it is called with, a tuple if that is several.
-        precision: one of cconvnet.devices.PRECISIONS.
-        asked: the share of the problem's products that the layer asks for; the others are with zeros.
-        trained: whether it is the form in which training computes the layer.
+    Attributes:
+        network: The network's name.
+        batch: Images in a batch.
+        layer: The layer's name in its network.
+        operation: A function of kernels/api.h.
+        problem: The operation's problem, or a tuple of several.
+        precision: One of cconvnet.devices.PRECISIONS.
+        asked: The share of the problem's products that the layer needs. All others multiply zeros.
+        trained: True for the form in which training computes the layer.
     """
 
     network: str
@@ -66,16 +67,19 @@ class Case:
 
     @property
     def element(self) -> str:
-        """What its arrays are made of, but for those that always are floats."""
+        """Return the type of its arrays, except for those that are always floats."""
         return "bf16" if self.precision == "bf16" else "fp32"
 
     def dtype(self, name: str) -> Any:
-        """The type of one of its arrays of numbers."""
+        """Return the type of one of its numeric arrays."""
         return OPERATIONS[self.operation].dtype(name, self.element)
 
     @property
     def outputs(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each output. An update also writes the weights that products of bf16 read."""
+        """Return the shape of each output.
+
+        An update in bf16 also writes the bfloat16 weights that products read.
+        """
         shapes = OPERATIONS[self.operation].output_shapes(self.problem)
         if self.operation == "sgd_update" and self.element == "bf16":
             shapes["w_bf16"] = shapes["w"]
@@ -83,16 +87,20 @@ class Case:
 
     @property
     def name(self) -> str:
+        """Return the layer and the operation."""
         return f"{self.layer} {self.operation}"
 
     @property
     def is_gemm(self) -> bool:
-        """Whether it is a sum of products, which arithmetic may limit, or moves elements only."""
+        """Return whether it is a sum of products, which arithmetic may limit.
+
+        All other operations only move elements.
+        """
         return self.operation in GEMMS
 
     @property
     def key(self) -> dict[str, Any]:
-        """JSON values from which `find`, told the precision, makes the case again in another process."""
+        """Return JSON values from which `find` makes the case again, given the precision."""
         return {
             "network": self.network,
             "batch": self.batch,
@@ -102,21 +110,23 @@ class Case:
 
 
 def cases(network: str, batch: int, precision: str = "fp32", blocks: bool = False) -> list[Case]:
-    """Every layer and pass of one of cconvnet.testing.networks.NETWORKS, in the network's order.
+    """Return every layer and pass of a network in the network's order.
 
-    A layer that reads the images has no dgrad. Behind each convolution and hidden fully connected layer
-    stands the backward pass of its ReLU and its bias (forward both are part of fprop), behind the hidden
-    fully connected layers of a network that has two of them dropout. Normalisation across channels and the
-    pooling behind it stand there one by one and as one. The last rows are the loss, and the update of the
-    weights of all these layers at once.
+    A layer that reads the images has no dgrad. Each convolution and hidden fully connected layer is followed
+    by the backward pass of its ReLU and its bias, whose forward passes belong to fprop. In a network with two
+    hidden fully connected layers, dropout follows them. Normalisation across channels and the pooling behind
+    it occur one by one and as one operation. The last cases are the loss, and the update of all weights at
+    once.
 
-    Args
-        blocks: whether a first convolution that can be computed over blocks of pixels stands there in that
-            form too, as a layer ``conv1_blocks``; see `over_blocks`. Its ``trained`` tells which of the two
-            training on a GPU computes.
+    Args:
+        network: One of cconvnet.testing.problems.NETWORKS.
+        batch: Images in a batch.
+        precision: One of cconvnet.devices.PRECISIONS.
+        blocks: Whether to add the first convolution over blocks of pixels, as a layer ``conv1_blocks``, where
+            `over_blocks` has such a form. Its ``trained`` tells which of the two training on a GPU computes.
 
-    Raises
-        ValueError: naming the argument.
+    Raises:
+        ValueError: The text names the argument.
     """
     whole("batch", batch, 1)
     found = []
@@ -136,9 +146,9 @@ def cases(network: str, batch: int, precision: str = "fp32", blocks: bool = Fals
 
 
 def over_blocks(problem: Any) -> ConvProblem | None:
-    """A convolution of images of few channels as one of stride 1, over blocks of pixels as channels.
+    """Return a convolution of images of few channels as one of stride 1, with blocks of pixels as channels.
 
-    None where there is no such form. Where windows hang over the image, there are blocks of zeros for them.
+    Returns None if there is no such form. Windows that extend beyond the image read blocks of zeros.
     """
     if not isinstance(problem, ConvProblem):
         return None
@@ -152,7 +162,7 @@ def over_blocks(problem: Any) -> ConvProblem | None:
 
 
 def _trained_over_blocks(o: ConvProblem) -> bool:
-    """True if training on a GPU computes a first convolution over blocks."""
+    """Return whether training on a GPU computes a first convolution over blocks."""
     padded = o.h + 2 * o.pad_h, o.w + 2 * o.pad_w
     over = (o.p - 1) * o.stride_h + o.r > padded[0] or (o.q - 1) * o.stride_w + o.s > padded[1]
     spec = ConvSpec(
@@ -202,7 +212,7 @@ def _operations(network: list[Layer], batch: int) -> Iterator[tuple[str, str, An
 
 
 def find(network: str, batch: int, layer: str, operation: str, precision: str = "fp32") -> Case:
-    """The case of a key."""
+    """Return the case of a key."""
     for case in cases(network, batch, precision, blocks=True):
         if (case.layer, case.operation) == (layer, operation):
             return case
@@ -210,13 +220,15 @@ def find(network: str, batch: int, layer: str, operation: str, precision: str = 
 
 
 def select(table: list[Case], only: str | None) -> list[Case]:
-    """The rows that `only` names: patterns (fnmatch) of a layer, an operation or its pass, with commas.
+    """Return the cases that `only` names.
+
+    `only` lists patterns (fnmatch) of a layer, an operation or its pass, separated by commas.
 
     >>> select(cases("alexnet", 1), "conv2,lrn*")      # all of conv2, lrn1, lrn2 and lrn2_map
     >>> select(cases("alexnet", 1), "wgrad")           # conv_wgrad and fc_wgrad of every layer
 
-    Raises
-        ValueError: a pattern names nothing.
+    Raises:
+        ValueError: A pattern names nothing.
     """
     if only is None:
         return table

@@ -1,6 +1,6 @@
-"""Charts of what ``cconvnet bench`` found, drawn from its result files.
+"""Charts of the results of ``cconvnet bench``, drawn from its result files.
 
-They need matplotlib (the extra ``plot``), which nothing else does.
+They need matplotlib (the extra ``plot``), which no other part of bench needs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def _measured(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows with times; a PlotError if there are none."""
+    """Return the rows with times; raise PlotError if there are none."""
     rows = [row for row in result["rows"] if "seconds" in row]
     if not rows:
         raise PlotError("no row was measured, so there is nothing to draw")
@@ -44,14 +44,16 @@ def _of(result: dict[str, Any]) -> str:
 
 
 def kernel_bars(result: dict[str, Any], path: Path) -> None:
-    """Bars of a peer's time over ours for each layer and pass; without peers, of the share of the limit.
+    """Draw a peer's time over ours for each layer and pass, as bars.
 
-    The first column of each peer is a bar, its other columns are marks.
+    Without peers the bars are shares of the limit. The first column of each peer is a bar, its other columns
+    are marks.
 
-    Args
-        result: of cconvnet.bench.kernels.
+    Args:
+        result: A result of cconvnet.bench.kernels.
+        path: The image file to write.
 
-    Raises
+    Raises:
         PlotError: matplotlib is missing, the file's ending is unknown, or there is nothing to draw.
     """
     rows = _measured(result)
@@ -116,9 +118,9 @@ def _panel(
 
 
 def step_bars(result: Mapping[str, Any], path: Path) -> None:
-    """Draws images per second of each side, with the spread of its steps, and its peak memory beside them.
+    """Draw the images per second of each side with the spread of its steps, and its peak memory.
 
-    Raises PlotError as :func:`cconvnet.plots.figure` and :func:`cconvnet.plots.save`.
+    Raises PlotError as :func:`cconvnet.plots.figure` and :func:`cconvnet.plots.save` do.
     """
     rows = result["rows"]
     names = [" ".join(filter(None, [row["side"], row["form"].replace("+", ", ")])) for row in rows]
@@ -152,12 +154,13 @@ def step_bars(result: Mapping[str, Any], path: Path) -> None:
 
 
 def data_bars(result: dict[str, Any], path: Path) -> None:
-    """Draws how many images a second each stage on the way into a network brings.
+    """Draw the images per second of each stage on the way into a network.
 
-    Args
-        result: of cconvnet.bench.data.
+    Args:
+        result: A result of cconvnet.bench.data.
+        path: The image file to write.
 
-    Raises
+    Raises:
         PlotError: matplotlib is missing, or the file's ending is unknown.
     """
     rows = result["rows"]
@@ -206,15 +209,17 @@ _LABELS = 12
 
 
 def roofline(result: dict[str, Any], path: Path) -> None:
-    """Draws each operation of a step under the device's two ceilings.
+    """Draw each operation of a step under the device's two peaks.
 
-    On the left the products, by their operations per byte, against the matrix rate and the copy rate; on the
-    right all that only moves memory, by its size, against the copy rate. The area of a dot is its time.
+    The left panel contains the products: their rate over their operations per byte, under the matrix rate and
+    the copy rate. The right panel contains all operations that only move memory: their rate over their size,
+    under the copy rate. The area of a dot is its time.
 
-    Args
-        result: of cconvnet.bench.roofline.
+    Args:
+        result: A result of cconvnet.bench.roofline.
+        path: The image file to write.
 
-    Raises
+    Raises:
         PlotError: matplotlib is missing, the file's ending is unknown, or there is nothing to draw.
     """
     rows = _measured(result)
@@ -284,7 +289,7 @@ def _dots(axes: Any, rows: list[dict[str, Any]], xs: list[float], ys: list[float
 
 
 def _label(axes: Any, rows: list[dict[str, Any]], limit: float) -> None:
-    """Names the longest operations beside their dots, where no name, dot or line stands already."""
+    """Write the names of the longest operations beside their dots, where they overlap nothing."""
     if not rows:
         return
     from matplotlib.text import Text
@@ -337,7 +342,7 @@ _AROUND = [
 
 
 def _short(row: dict[str, Any]) -> str:
-    """The layer, and what is done if the layer is there for something else."""
+    """Return the layer, with the operation if it is not the layer's main one."""
     name: str = row["operation"]
     layer: str = row["layer"]
     weighted = row["type"] in ("conv", "fc", "local")
@@ -350,12 +355,13 @@ def _short(row: dict[str, Any]) -> str:
 
 
 def step_stack(result: dict[str, Any], path: Path) -> None:
-    """Draws the time of each layer in a step as a stack of its passes, with its floor, and the whole step.
+    """Draw the time of each layer in a step as a stack of its passes, with its floor, and the whole step.
 
-    Args
-        result: of cconvnet.bench.roofline.
+    Args:
+        result: A result of cconvnet.bench.roofline.
+        path: The image file to write.
 
-    Raises
+    Raises:
         PlotError: matplotlib is missing, the file's ending is unknown, or there is nothing to draw.
     """
     rows = _measured(result)
@@ -426,12 +432,13 @@ def step_stack(result: dict[str, Any], path: Path) -> None:
 
 
 def scaling(result: dict[str, Any], path: Path) -> None:
-    """Draws the time and the memory of a step against the batch, and against the side of the images.
+    """Draw the time and the memory of a step over the batch, and over the side of the images.
 
-    Args
-        result: of cconvnet.bench.scaling.
+    Args:
+        result: A result of cconvnet.bench.scaling.
+        path: The image file to write.
 
-    Raises
+    Raises:
         PlotError: matplotlib is missing, the file's ending is unknown, or there is nothing to draw.
     """
     measured = _measured(result)
@@ -474,7 +481,7 @@ def _growth(
     color: str,
     what: str,
 ) -> None:
-    """The points of a series, and the fits over all of them: a power, and a fixed part and one that grows."""
+    """Draw the points of a series and both fits over all of them: a power and a straight line."""
     values = [row[series] for row in rows]
     fitted = (result["fits"].get(series) or {}).get(key)
     # A process is never small: a power says nothing of it.
@@ -495,7 +502,7 @@ def _growth(
 
 
 def _plain_ticks(axis: Any) -> None:
-    """Numbers as people write them, at 1, 2 and 5 of each decade."""
+    """Write plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import LogLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

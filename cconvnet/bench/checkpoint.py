@@ -1,4 +1,4 @@
-"""What a checkpoint costs: how long training stands still, how long one is written, and steps beside it."""
+"""Cost of checkpoints: how long training pauses, how long a file takes, and the steps meanwhile."""
 
 from __future__ import annotations
 
@@ -31,21 +31,28 @@ def checkpoint(
     saves: int = 5,
     stepped: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Trains on random images, `steps` steps without a checkpoint, then through `saves` of them.
+    """Train on random images for `steps` steps without a checkpoint, then while `saves` of them are saved.
 
-    Args
-        folder: a folder on the disk to be written to; what is written there is removed.
-        stepped: called with how many of the ``steps + saves`` parts are done.
+    Args:
+        net: The name, files or description of a network.
+        devices: Names of the devices; None: the default device.
+        batch: Images in a batch; None: the network's own.
+        precision: One of cconvnet.devices.PRECISIONS; None: the default.
+        folder: A folder on the disk to write to. All that is written there is removed.
+        steps: Timed steps without a checkpoint.
+        saves: Checkpoints.
+        stepped: Called with the number of finished parts, of ``steps + saves``.
 
-    Returns
-        ``stall_seconds`` of each checkpoint, for which training stood still; ``write_seconds`` of each, in
-        which it was checked, hashed, written and synced meanwhile; ``bytes`` of one; ``megabytes_per_second``
-        of the median one; ``step`` and ``step_while_saving``, the time of steps without and with a checkpoint
-        being written; and what was measured.
+    Returns:
+        ``stall_seconds`` of each checkpoint, for which training paused; ``write_seconds`` of each, in which
+        the background checked, hashed, wrote and synced it; ``bytes`` of one; ``megabytes_per_second`` of the
+        median one; ``step`` and ``step_while_saving``, the time of steps without and with a checkpoint being
+        saved; and the settings.
 
-    Raises
-        ValueError, DeviceUnavailable: naming the argument.
-        OSError: the folder cannot be written.
+    Raises:
+        ValueError: The text names the argument.
+        DeviceUnavailable: The device cannot be used.
+        OSError: The folder cannot be written.
     """
     whole("--steps", steps, 1)
     whole("--saves", saves, 1)
@@ -94,7 +101,7 @@ def checkpoint(
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-    """The result for people."""
+    """Return the result as lines of text."""
 
     def milliseconds(values: list[float]) -> str:
         return f"{1e3 * statistics.median(values):,.1f} ms, at most {1e3 * max(values):,.1f} ms"

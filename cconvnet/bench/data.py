@@ -1,8 +1,8 @@
-"""How fast training is fed: decoding, loading, bringing to the device, and which of them limits training.
+"""Speed of feeding training: decoding, loading and copying to the device, and which of them limits training.
 
 Each stage is measured by itself, for a moment at a time and in turn, so that a drift of the machine's speed
-meets all of them; then training itself, which has to share the cores with its loader. PyTorch's DataLoader
-reads the same pictures in a process of its own, and takes its turns as well.
+affects all of them. The last stage is training itself, which shares the cores with its loader. PyTorch's
+DataLoader reads the same images in a process of its own and takes its turns as well.
 """
 
 from __future__ import annotations
@@ -95,27 +95,33 @@ def bench_data(
     say: Callable[[str], None] = lambda text: None,
     measured: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Measures how fast a network's training images of `where` are fed to it.
+    """Measure how fast a network's training images of `where` are fed to it.
 
-    Args
-        device, batch, precision: of the training; None: as training chooses.
-        size: the side that stored images are brought to; None: the network's, else their own.
-        workers: decoding processes; None: one for each core, as training has.
-        seconds: how long each stage is measured, in several turns.
-        peer: the other side, "module:Class"; None: none.
-        say: told what happens. measured: called with the turns done and their number.
+    Args:
+        net: The name or the files of a network.
+        where: The data, as for training; None: the default data.
+        device: The device of the training; None: the default device.
+        batch: Images in a batch; None: the network's own.
+        precision: One of cconvnet.devices.PRECISIONS; None: fp32.
+        size: The height and width to which stored images are brought. None: the network's, else their own.
+        workers: Decoding processes; None: one for each core, as in training.
+        seconds: Seconds for which each stage is measured, in several turns.
+        peer: The other side, "module:Class"; None: none.
+        say: Called with messages.
+        measured: Called with the number of finished turns and of all turns.
 
-    Returns
+    Returns:
         ``rows``, one for each stage and side, with ``images_per_second``, the median of the turns, and its
-        extremes; of ours also ``read_bytes_per_second``, ``pixel_bytes_per_second`` and ``share``: of the
-        time that training takes. ``limit``: the ``stage`` that limits training, and what to say of it.
-        ``ratios``: how many times the peer's rate ours is, ``crops`` (both deliver normalised crops of
-        floats; the ratio to quote) and ``load`` (ours delivers what its device makes crops of). And what was
-        measured.
+        extremes. Our rows also contain ``read_bytes_per_second``, ``pixel_bytes_per_second`` and ``share``:
+        the stage's share of the time of training. ``limit`` contains the ``stage`` that limits training and a
+        ``text`` about it. ``ratios`` contains our rate over the peer's: for ``crops``, where both deliver
+        normalised crops of floats, the ratio to quote; and for ``load``, where ours delivers images from
+        which its device makes the crops. The result also contains the settings.
 
-    Raises
-        ValueError: naming the argument; DataError: the data cannot be used.
-        WorkerError: our side failed.
+    Raises:
+        ValueError: The text names the argument.
+        DataError: The data cannot be used.
+        WorkerError: Our side failed.
     """
     check_precision(precision)
     for name, value, least in (("--batch", batch, 1), ("--workers", workers, 0)):
@@ -181,7 +187,7 @@ def bench_data(
 
 
 def stored_bytes(split: Split) -> float | None:
-    """The mean length of a stored picture; None of images in memory."""
+    """Return the mean length of a stored image; None for images in memory."""
     if not isinstance(split, StoredSplit):
         return None
     chosen = np.unique(np.linspace(0, len(split) - 1, min(len(split), 1000)).astype(np.int64))
@@ -201,7 +207,7 @@ def _peer(
     say: Callable[[str], None],
     split: Split,
 ) -> _Row | None:
-    """The peer with as many workers as serve it best, up to as many as ours; None if it cannot be used."""
+    """Return the peer with the number of workers that is fastest, up to ours; None if it cannot be used."""
     about: dict[str, Any] = {}
     notes["pytorch"] = about
     try:
@@ -224,7 +230,7 @@ def _peer(
 
 
 def _conclude(result: dict[str, Any], rows: list[_Row]) -> None:
-    """Brings the result to what the sides have told."""
+    """Fill the result with the measurements of the sides."""
     rates = {row.stage: row.rate for row in rows if row.side == "cconvnet"}
     pixels = math.prod(result["image"])
     for row in rows:
@@ -242,11 +248,11 @@ def _conclude(result: dict[str, Any], rows: list[_Row]) -> None:
 
 
 def limit(rates: Mapping[str, float], about: Mapping[str, Any]) -> dict[str, str]:
-    """The stage that limits training, and what is to be said of it.
+    """Return the stage that limits training, and a text about it.
 
-    Args
-        rates: images per second of each of STAGES.
-        about: ``workers``, ``cores``, ``device``, ``decoder`` ("" of images that need none).
+    Args:
+        rates: Images per second of each of STAGES.
+        about: ``workers``, ``cores``, ``device``, ``decoder`` (empty for images that need none).
     """
     step, feed, load, decode = (rates[name] for name in ("step", "feed", "load", "decode"))
     workers = f"{about['workers']} workers" if about["workers"] != 1 else "1 worker"
@@ -296,7 +302,7 @@ def limit(rates: Mapping[str, float], about: Mapping[str, Any]) -> dict[str, str
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """What was measured, and where."""
+    """Return a line with the data, the network and the device that were measured."""
     height, width, channels = result["image"]
     stored = result["picture_bytes"]
     pictures = f"{result['pictures']:,} images"
@@ -311,7 +317,7 @@ def headline(result: Mapping[str, Any]) -> str:
 
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a table of what :func:`bench_data` returned."""
+    """Return the header and the rows of a table of the result of :func:`bench_data`."""
     header = ["stage", "images/s", "slowest", "fastest", "read MB/s", "pixels MB/s", "of training", "what"]
     rows = []
     for row in result["rows"]:
@@ -328,7 +334,7 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
-    """What the table comes to."""
+    """Return the conclusions of the table."""
     lines: list[str] = [result["limit"]["text"]]
     if ratios := result["ratios"]:
         theirs = next(row for row in result["rows"] if row["side"] != "cconvnet")

@@ -1,4 +1,4 @@
-"""How fast every kernel of a network is, side by side with others' kernels for the same work."""
+"""Speed of every kernel of a network, side by side with other libraries' kernels for the same work."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Peer:
-    """What ours is compared with.
+    """A library that ours is compared with.
 
-    Attributes
-        name: as it is chosen and shown.
-        target: of its worker, "module:Class", a cconvnet.bench.peers.side.Side.
-        products: whether it is asked about sums of products (convolution, fully connected).
-        others: whether it is asked about everything else.
-        environment: of its process, and part of the result.
+    Attributes:
+        name: The name by which it is chosen and shown.
+        target: The class of its worker, "module:Class", a cconvnet.bench.peers.side.Side.
+        products: Whether it is asked for sums of products (convolution, fully connected).
+        others: Whether it is asked for all other operations.
+        environment: Variables of its process, which the result records.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def takes(self, case: Case) -> bool:
+        """Return whether it is asked for a case."""
         return self.products if case.is_gemm else self.others
 
 
@@ -56,10 +57,10 @@ _PEERS = {
 
 
 def peers_for(kind: str, names: Sequence[str] | None = None) -> list[Peer]:
-    """The peers of a kind of device: all, or those of the names.
+    """Return the peers of a kind of device: all, or those with the names.
 
-    Raises
-        ValueError: there is no such peer for this kind of device.
+    Raises:
+        ValueError: There is no such peer for this kind of device.
     """
     peers = _PEERS.get(kind, _PEERS["cpu"])
     known = [peer.name for peer in peers]
@@ -70,11 +71,12 @@ def peers_for(kind: str, names: Sequence[str] | None = None) -> list[Peer]:
 
 
 def default_batch(network: str, kind: str) -> int:
+    """Return the images in a batch for which a network is measured on a kind of device."""
     return GPU_BATCH if kind == "cuda" else CPU_BATCHES.get(network, 1) if kind == "cpu" else 1
 
 
 class _Asked:
-    """A side in its worker, which is started again after it failed."""
+    """A side in its worker, which is restarted after a failure."""
 
     def __init__(self, target: str, arguments: dict[str, Any], environment: Mapping[str, str]) -> None:
         self._given = target, arguments, environment
@@ -109,35 +111,38 @@ def kernels(
     begun: Callable[[dict[str, Any], list[Case]], None] = lambda result, cases: None,
     measured: Callable[[dict[str, Any], dict[str, Any]], None] = lambda result, row: None,
 ) -> dict[str, Any]:
-    """Measures every layer and pass of a network, ours and its peers' in turn, once both are right.
+    """Measure every layer and pass of a network, ours and its peers' in turn, once both are right.
 
-    Args
-        net: one of cconvnet.testing.networks.NETWORKS.
-        batch: images; None is `default_batch`.
-        only: which rows, see cconvnet.bench.cases.select.
-        impl: a row of our selection tables to force; rows that it does not serve are left out.
-        seconds: about how long each side computes for each row.
-        peers: None are all of `peers_for`.
-        verify: what is checked of results, one of cconvnet.bench.peers.side.VERIFICATIONS. None: all, on
-            the host; on a GPU, whose kernels the tests check to the bit, only that all elements were
-            written and are finite.
-        begun: called with the result before its first row, and the rows to come.
-        measured: called with the result so far and each new row.
+    Args:
+        net: One of cconvnet.testing.problems.NETWORKS.
+        device: The name of the device; None: the default device.
+        batch: Images in a batch; None: `default_batch`.
+        precision: One of cconvnet.devices.PRECISIONS; None: fp32.
+        only: The cases to measure; see cconvnet.bench.cases.select.
+        impl: A row of our selection tables to force. Cases that it does not serve are left out.
+        seconds: Roughly the seconds that each side computes for each case.
+        peers: The peers; None: all of `peers_for`.
+        verify: The check of results, one of cconvnet.bench.peers.side.VERIFICATIONS. None: all results, on
+            the host. On a GPU, whose kernels the tests check bit by bit, None only checks that all elements
+            were written and are finite.
+        begun: Called with the result and the cases to come before the first of them.
+        measured: Called with the result so far and each new row.
 
-    Returns
+    Returns:
         ``rows``, each with ``seconds``, ``seconds_min``, ``kernel``, ``flops_per_second``,
-        ``bytes_per_second``, ``share`` (the time of its floor under the ceilings over its own) and ``peers``,
-        by column: ``seconds``, ``kernel`` and ``ratio`` (their time over ours). On a GPU the times are those
-        of captured graphs, and ours and peers' also have ``how`` ("graph", or why the call could not be
-        captured and was timed itself), ``launch_seconds`` (the host's, of one call) and ``called_seconds``
-        (the device's, of a call without graph). A row whose result is not right has ``wrong`` instead.
-        A row that training does not compute, since it computes its layer in another form, has ``trained``
-        false. ``summary``: geometric means of the ratios, without such rows.
+        ``bytes_per_second``, ``share`` (the least time under the peaks over the measured time) and ``peers``.
+        For each column of a peer, ``peers`` contains ``seconds``, ``kernel`` and ``ratio`` (its time over
+        ours). On a GPU the times are those of captured graphs. There our rows and those of peers also contain
+        ``how`` ("graph", or why the call could not be captured and was timed itself), ``launch_seconds`` (the
+        host's time for one call) and ``called_seconds`` (the device's time for a call without graph). A row
+        whose result is wrong contains ``wrong`` instead. ``trained`` is false in rows that training does not
+        compute, because it computes the layer in another form. ``summary`` contains the geometric means of
+        the ratios, without such rows.
 
-    Raises
-        ValueError: naming the argument.
-        DeviceUnavailable: the device cannot be used.
-        WorkerError: our side cannot be started.
+    Raises:
+        ValueError: The text names the argument.
+        DeviceUnavailable: The device cannot be used.
+        WorkerError: Our side cannot be started.
     """
     if net not in NETWORKS:
         raise ValueError(f"--net must be one of {', '.join(NETWORKS)}, not {net!r}")
@@ -199,7 +204,7 @@ def kernels(
 def _measure(
     case: Case, ours: _Asked, peers: dict[str, _Asked], seconds: float, limits: Peaks
 ) -> dict[str, Any]:
-    """One row of the result."""
+    """Measure one row of the result."""
     line: dict[str, Any] = {"layer": case.layer, "operation": case.operation, "products": case.is_gemm}
     line |= {} if case.trained else {"trained": False}
     try:
@@ -243,24 +248,24 @@ def _measure(
 
 
 def launched(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The start of a plan's work and its cost, where these are two things."""
+    """Return how a plan's work is started and what that costs, if the plan says so."""
     return {key: plan[key] for key in ("how", "launch_seconds", "called_seconds") if key in plan}
 
 
 def column_name(peer: str, column: str) -> str:
-    """What a peer's column is called: "pytorch", "cudnn strict"."""
+    """Return the name of a peer's column: "pytorch", "cudnn strict"."""
     return peer if column == "plan" else f"{peer} {column}"
 
 
 def _calls(seconds: float, plan: dict[str, Any]) -> int:
-    """In each round."""
+    """Return the number of calls in each round."""
     return max(1, round(calls_for(seconds, plan["seconds"], least=3) / ROUNDS))
 
 
 def _prepare(
     case: Case, name: str, peer: _Asked, seconds: float, found: dict[str, Any]
 ) -> dict[tuple[str, str], tuple[_Asked, int]]:
-    """Asks a peer for its plans of a row, notes them in `found`, and returns its turns."""
+    """Ask a peer for its plans of a case, note them in `found`, and return its turns."""
     try:
         answer = peer.ask("prepare", **case.key)
     except WorkerError as error:
@@ -281,7 +286,7 @@ def _prepare(
 
 
 def summarize(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The geometric means of the ratios by column, of sums of products and of all else."""
+    """Return the geometric means of the ratios by column, of sums of products and of all others."""
     found: dict[str, Any] = {}
     for key, products in (("products", True), ("others", False)):
         ratios: dict[str, list[float]] = {}
@@ -297,7 +302,7 @@ def summarize(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def failed(result: dict[str, Any]) -> bool:
-    """Whether a result of ours is wrong."""
+    """Return whether one of our results is wrong."""
     return any("wrong" in line for line in result["rows"])
 
 
@@ -305,7 +310,7 @@ def failed(result: dict[str, Any]) -> bool:
 
 
 def pass_name(operation: str) -> str:
-    """As a reader calls it: "fprop", "backward", "relu, bias backward", "update"."""
+    """Return a readable name of a pass: "fprop", "backward", "relu, bias backward", "update"."""
     if operation == "softmax_cross_entropy":
         return "both passes"
     kind, _, name = operation.rpartition("_")
@@ -313,11 +318,13 @@ def pass_name(operation: str) -> str:
 
 
 class Table:
-    """Lines of equal columns; the kernel's name, which may be long, stands last.
+    """Printed table of kernels, a line for each row as it is measured.
+
+    All columns have fixed widths except the last, the kernel's name, which may be long.
 
     Args:
-        result: of kernels(), before its first row.
-        layers: the names of the layers it will have.
+        result: The result of kernels(), before its first row.
+        layers: The names of the layers it will contain.
     """
 
     def __init__(self, result: dict[str, Any], layers: list[str]) -> None:
@@ -349,6 +356,7 @@ class Table:
         ).rstrip()
 
     def head(self) -> Iterator[str]:
+        """Yield the lines above the table: settings, peaks, peers and the names of the columns."""
         found, machine = self._result, self._result["machine"]
         yield (
             f"{found['net']}, batch {found['batch']}, {found['precision']}, {machine['device']}: "
@@ -367,6 +375,7 @@ class Table:
         yield self._line([name for name, _ in self._columns])
 
     def row(self, row: dict[str, Any]) -> Iterator[str]:
+        """Yield the line of a row, and further lines for whatever went wrong."""
         name = [row["layer"], pass_name(row["operation"])]
         for key in ("wrong", "refused"):
             if key in row:
@@ -398,6 +407,7 @@ class Table:
                 yield f"    {peer}: {kernel} is left out: {why}"
 
     def foot(self) -> Iterator[str]:
+        """Yield the lines below the table: the geometric means."""
         yield ""
         for key, what in (
             ("products", "convolutions and fully connected layers"),

@@ -1,14 +1,16 @@
-"""One side of a comparison of kernels on its own, a JSON line for each row as it comes.
+"""One side of a comparison of kernels on its own, with a JSON line for each case as it is measured.
 
     python -m cconvnet.bench.lines cudnn --device cuda:0 --tables alexnet:128 --json FILE
 
-One process computes all networks and precisions. What the file has already is not measured again, so a side
-goes on where it was ended, or behind a row that lost the device. Peers need none of this package's kernels,
-so they can be measured while those are compiled. `cconvnet.bench.merging` makes results of the lines.
+One process computes all networks and precisions. It does not measure again what the file already contains.
+So a side resumes where it was stopped, or after a case that lost the device. Peers need none of this
+package's kernels, so they can be measured while those are compiled. `cconvnet.bench.merging` makes results
+of the lines.
 
-A line is a row, with ``side``, ``net``, ``batch``, ``precision``, ``layer``, ``operation`` and ``plans``, by
-column: those of `Side.prepare` with the times. Or it has ``event``: ``begin`` (what the side says of itself),
-``ceilings``, ``cut`` (its time was over), ``lost`` (the device is) or ``end``.
+The line of a case contains ``side``, ``net``, ``batch``, ``precision``, ``layer``, ``operation`` and
+``plans``: for each column the plan of `Side.prepare` with its times. Other lines contain an ``event``:
+``begin`` (the side's description), ``ceilings``, ``cut`` (its time was over), ``lost`` (the device is lost)
+or ``end``.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ Table = tuple[str, int]  # a network and the number of images
 
 
 def wanted(tables: Sequence[Table], precisions: Sequence[str], blocks: bool, only: str | None) -> list[Case]:
-    """The rows in the order in which they are measured: those that matter most first.
+    """Return the cases in the order in which they are measured: the most important first.
 
-    Sums of products come before all else of a network. What is no such sum is the same in tf32 as in fp32 and
-    is measured once.
+    Sums of products precede all other operations of a network. The others are the same in tf32 as in fp32 and
+    are measured once.
     """
     found = []
     for network, batch in tables:
@@ -63,12 +65,12 @@ def _selected(table: list[Case], only: str | None) -> list[Case]:
 
 
 def key(line: dict[str, Any]) -> tuple[Any, ...]:
-    """The key that tells one row from all others."""
+    """Return the key that identifies a case's line."""
     return tuple(line.get(name) for name in ("net", "batch", "precision", "layer", "operation"))
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that were written whole; none if there is no file."""
+    """Yield the complete lines of a file; none if there is no file."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -93,12 +95,20 @@ def measure(
     calls: int = CALLS,
     alive: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Measures rows one after the other and tells each line; False where the device was lost.
+    """Measure cases one after the other and report each line.
 
-    Args
-        over: whether the time is over, asked before each row.
-        done: the keys of rows to be left out.
-        alive: raises if the device cannot be used any more; called after a failure.
+    Args:
+        side: The side that computes.
+        name: The side's name in the lines.
+        table: The cases.
+        tell: Called with each line.
+        over: Returns whether the time is over; called before each case.
+        done: Keys of the cases to leave out.
+        calls: Timed calls of each plan.
+        alive: Raises if the device cannot be used any more; called after a failure.
+
+    Returns:
+        False if the device was lost.
     """
     for case in table:
         about = {"net": case.network, "batch": case.batch, "precision": case.precision}
@@ -142,6 +152,7 @@ def _tables(text: str) -> list[Table]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("--device", required=True)

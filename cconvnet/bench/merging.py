@@ -1,4 +1,4 @@
-"""Results of kernels, as `cconvnet bench kernels` writes them, of the lines that sides wrote one by one."""
+"""Merge the lines that sides wrote one by one into results as of `cconvnet bench kernels`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TIMES = ("seconds", "seconds_min", "seconds_max", "calls")
 
 
 def results(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One result for each network and precision of which ours has a row, in the order of the lines.
+    """Return a result for each network and precision that ours has measured, in the order of the lines.
 
-    A peer's time for a first convolution is that of the faster of the two forms it was asked for, the given
-    one and the one over blocks of pixels.
+    A peer's time for a first convolution is that of the faster of its two forms: the given one and the one
+    over blocks of pixels.
     """
     ours: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     theirs: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
@@ -112,12 +112,15 @@ def _other_form(layer: str) -> str:
 
 
 def fair(column: str, precision: str) -> bool:
-    """True if a peer's column keeps to our precision: cuDNN's best plan of floats may round to TF32."""
+    """Return whether a peer's column keeps to our precision.
+
+    The fastest plan of cuDNN for floats may round to TF32.
+    """
     return precision != "fp32" or column != "cudnn best"
 
 
 def best_peer(row: Mapping[str, Any], precision: str) -> tuple[str, Mapping[str, Any]] | None:
-    """The fastest peer of a row that computes in the same precision."""
+    """Return the fastest peer of a row that computes in the same precision."""
     timed = {
         name: peer for name, peer in row.get("peers", {}).items() if "ratio" in peer and fair(name, precision)
     }

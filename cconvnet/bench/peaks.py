@@ -1,4 +1,4 @@
-"""What a device can do at most, measured: how fast it copies memory and how fast it multiplies matrices."""
+"""Peak rates of a device, as measured: copying memory and multiplying matrices."""
 
 from __future__ import annotations
 
@@ -19,33 +19,36 @@ from cconvnet.devices import Device, require_precision
 
 @dataclass(frozen=True)
 class Peaks:
-    """Attributes
-    bytes_per_second: of a large copy, bytes read plus bytes written.
-    flops_per_second: of large sums of products.
+    """Peak rates of a device.
+
+    Attributes:
+        bytes_per_second: Bytes read plus bytes written by a large copy.
+        flops_per_second: Operations of large sums of products.
     """
 
     bytes_per_second: float
     flops_per_second: float
 
     def floor(self, work: Work) -> float:
-        """The seconds that `work` takes at least: the longer of arithmetic and traffic."""
+        """Return the least seconds that `work` can take: the longer of arithmetic and traffic."""
         return max(work.flops / self.flops_per_second, work.bytes / self.bytes_per_second)
 
     def __str__(self) -> str:
         return f"{self.flops_per_second / 1e12:,.3f} TFLOP/s, {self.bytes_per_second / 1e9:,.1f} GB/s copied"
 
     def to_dict(self) -> dict[str, float]:
+        """Return the rates as JSON values."""
         return asdict(self)
 
 
 def measure(device: Device, precision: str = "fp32") -> Peaks:
-    """The ceilings of a device for one precision: the fastest of several tries, since they are limits.
+    """Measure the peaks of a device for one precision: the fastest of several tries, since they are limits.
 
-    The copy is many times as large as any cache. Arithmetic is that of a large convolution or matrix product
-    of ours or, in fp32 and bf16, of a matrix product by the array library where it has one, whichever is
-    fastest: the one need not suit its library.
+    The copy is many times as large as any cache. Arithmetic is the fastest of a large convolution or matrix
+    product of ours and, in fp32 and bf16, a matrix product by the array library. A library need not be the
+    fastest on every device.
 
-    Raises ValueError for a precision that does not exist or is not for this device.
+    Raises ValueError for a precision that does not exist or that the device does not support.
     """
     require_precision(device, precision)
     clock = Clock(device)
@@ -66,7 +69,7 @@ def _fastest(clock: Clock, call: Any, tries: int = 6) -> float:
 
 
 def _library_element(device: Device, precision: str) -> Any:
-    """The type in which the array library multiplies as fast as the precision can be; None: it has none.
+    """Return the type in which the array library multiplies at full speed; None if it has none.
 
     CuPy has no bfloat16, but the tensor cores that have it multiply it as fast as float16. Source: NVIDIA's
     data sheets of the A100, H100 and H200.
@@ -77,7 +80,7 @@ def _library_element(device: Device, precision: str) -> Any:
 
 
 def _library_rate(device: Device, clock: Clock, element: Any) -> float:
-    """FLOP/s of the array library's product of two large matrices: NumPy's BLAS, or cuBLAS through CuPy."""
+    """Return FLOP/s of a product of two large matrices by NumPy's BLAS, or by cuBLAS through CuPy."""
     side = {"cuda": 8192, "cpu": 2048}.get(device.kind, 64)
     tiles = Tiles(device)
     x, w = (tiles.array((side, side), element) for _ in range(2))
@@ -91,7 +94,7 @@ def _library_rate(device: Device, clock: Clock, element: Any) -> float:
 
 
 def _large(device: Device, precision: str) -> list[Any]:
-    """Products of shapes that suit every kernel."""
+    """Return products of shapes that suit every kernel."""
     images = {"cuda": 256, "cpu": 32}.get(device.kind, 1)
     channels, size = (8, 6) if device.kind == "emulator" else (256, 28)
     side = {"cuda": 8192, "cpu": 2048}.get(device.kind, 64)
@@ -102,7 +105,7 @@ def _large(device: Device, precision: str) -> list[Any]:
 
 
 def _own_rate(device: Device, clock: Clock, problem: Any) -> float:
-    """FLOP/s of the forward pass of one of our products."""
+    """Return FLOP/s of the forward pass of one of our products."""
     family = "fc" if isinstance(problem, FcProblem) else "conv"
     element = BITS if problem.precision == "bf16" else np.float32
     tiles = Tiles(device)
@@ -119,7 +122,7 @@ def _own_rate(device: Device, clock: Clock, problem: Any) -> float:
 
 
 def _copy(device: Device, target: Any, source: Any) -> Any:
-    """A call that copies with all that the device has."""
+    """Return a call that copies memory with the whole device."""
     if device.kind == "cuda":
 
         def on_device() -> None:

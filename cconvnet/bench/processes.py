@@ -1,14 +1,14 @@
 """Processes that are measured side by side.
 
-Each side of a comparison lives in a process of its own, so that its environment, its threads and its peak
-memory are its own and what breaks it leaves the other side running. The sides do nothing until they are
-asked, and are asked in turn, so that a drift of the machine's speed meets all of them.
+Each side of a comparison has a process of its own. So its environment, its threads and its peak memory are
+its own, and an error in it leaves the other side running. The sides are idle until they are asked, and take
+turns, so that a drift of the machine's speed affects all of them.
 
     >>> with Worker("cconvnet.bench.peers.cconvnet_step:OurStep", {"net": "lenet"}) as ours:
     ...     ours.ask("run", steps=3)
 
-makes an ``OurStep(net="lenet")`` in another process and returns what its ``run(steps=3)`` does. Arguments and
-results are JSON values; large arrays go through files.
+This makes an ``OurStep(net="lenet")`` in another process and returns the result of its ``run(steps=3)``.
+Arguments and results are JSON values; large arrays go through files.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ RAISED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_
 
 
 class WorkerError(RuntimeError):
-    """What was asked of a worker failed there; the text says why."""
+    """A request to a worker failed there; the text says why."""
 
 
 class PeerMissing(WorkerError):
-    """What is to be compared with cannot be used here; the text says what mends it."""
+    """A peer cannot be used here; the text says how to fix that."""
 
 
 class Disagreement(WorkerError):
-    """The sides do not compute the same, so that their speeds say nothing; the text says where."""
+    """The sides compute different results, so their speeds cannot be compared; the text says where."""
 
 
 class Worker:
     """An object in another process.
 
     Args:
-        target: "module:Class".
-        arguments: of the class's constructor.
-        environment: added to the process's own.
+        target: The object's class, "module:Class".
+        arguments: Arguments of the class's constructor.
+        environment: Variables added to the process's own.
 
     Raises:
-        PeerMissing: the constructor said so.
-        WorkerError: it failed in another way.
+        PeerMissing: The constructor raised it.
+        WorkerError: The constructor failed in another way.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Worker:
         self.close()
 
     def ask(self, method: str, **arguments: Any) -> Any:
-        """What the object's method returns.
+        """Call a method of the object and return its result.
 
-        Raises PeerMissing or WorkerError; after a WorkerError the object can still be asked, unless its
+        Raises PeerMissing or WorkerError. After a WorkerError the object can still be asked, unless its
         process has ended.
         """
         return self._call(method, arguments)
@@ -112,7 +112,7 @@ class Worker:
         return WorkerError(f"the process of {self.target} {how}; what it said stands above")
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
@@ -125,7 +125,7 @@ class Worker:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held, since :func:`forget_peak` where that is possible."""
+    """Return this process's peak memory since :func:`forget_peak`, where that is supported."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -134,13 +134,13 @@ def peak_bytes() -> int:
 
 
 def forget_peak() -> None:
-    """From here on the peak is that of what follows, where the system can do that (Linux)."""
+    """Restart the measurement of peak memory, where the system can do that (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def serve(target: str) -> None:
-    """A child's life: make an object of `target`, "module:Class", and answer what is asked of it."""
+    """Run a child: make an object of `target`, "module:Class", and answer requests to it."""
     # Whatever a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and how far each part of it is from what the device allows."""
+"""Time of each operation in a training step, and its distance from the device's limits."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ _QUERIES = ("_workspace", "_impls", "build_kind", "build_info")
 class Call:
     """One call of an operation within a step.
 
-    Attributes
-        layer, device: the layer it belongs to, or layers, with + between them, that are computed together;
-            and where it ran.
+    Attributes:
+        layer: The layer it belongs to, or layers that are computed together, joined by "+".
+        device: The device on which it ran.
         part: "fprop", "dgrad", "wgrad" of a product, "wgrad+update" if it also updates the weights; else
             "forward", "backward" or "update".
-        operation, kernel: the function of kernels/api.h, and the row of its table if it has several.
-        seconds: how long it took; None until the device has told.
+        operation: The function of kernels/api.h.
+        kernel: The row of its selection table, if it has several.
+        seconds: The time it took; None until the device has reported it.
     """
 
     layer: str
@@ -52,6 +53,7 @@ class Call:
 
     @property
     def key(self) -> tuple[str, ...]:
+        """Return the layer, device, pass, operation and kernel."""
         return self.layer, self.device, self.part, self.operation, self.kernel
 
 
@@ -60,19 +62,19 @@ _UPDATES = ("sgd_update", "limit_norm", "to_bf16", "watch_losses")
 
 
 class Recorder:
-    """Stands where the modules of devices stand and notes every operation of a network's steps.
+    """Stand-in for the modules of devices, which records every operation of a network's steps.
 
-    Copies between devices are not noted: they run beside other work. A step that is noted is not replayed as
-    a whole but called operation by operation.
+    Copies between devices are not recorded: they run beside other work. A recorded step is not replayed as a
+    whole but called operation by operation.
 
     Args:
-        clock: tells the time in seconds off the GPU, where a call returns when its work is done. On a GPU
-            every call stands between two events on the device's stream.
+        clock: Returns seconds off the GPU, where a call returns when its work is done. On a GPU every call is
+            enclosed by two events on the device's stream.
 
-    Attributes
-        recording: whether calls are noted; else they only pass through.
-        phase: of the step, "forward" or "backward".
-        calls: those noted, in order.
+    Attributes:
+        recording: Whether calls are recorded; otherwise they only pass through.
+        phase: The phase of the step, "forward" or "backward".
+        calls: The recorded calls, in order.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -88,7 +90,7 @@ class Recorder:
         self._events: list[tuple[Call, Any, Any, Any]] = []
 
     def device(self, original: Device) -> Device:
-        """A device like the original one whose operations are noted."""
+        """Return a device like the original one whose operations are recorded."""
         device = copy.copy(original)
         device.module = _Module(original.module, self, device)
 
@@ -109,7 +111,7 @@ class Recorder:
         return device
 
     def watch(self, network: Network) -> None:
-        """Finds out from now on which of the network's layers a call belongs to.
+        """Find out from now on to which of the network's layers a call belongs.
 
         Raises ValueError if its devices are not all this recorder's.
         """
@@ -143,6 +145,7 @@ class Recorder:
             self._layer = outer
 
     def call(self, device: Device, module: Any, operation: str, arguments: tuple[Any, ...], rest: Any) -> Any:
+        """Call an operation and record it."""
         function = getattr(module, operation)
         if not self.recording:
             return function(*arguments, **rest)
@@ -184,7 +187,7 @@ class Recorder:
         return name if name in ("fprop", "dgrad", "wgrad") else self.phase
 
     def take(self) -> list[Call]:
-        """The calls noted since the last time, once the devices are done with them."""
+        """Return the calls recorded since the last time, once the devices have finished them."""
         for call, device, begin, end in self._events:
             end.synchronize()
             call.seconds = device.xp.cuda.get_elapsed_time(begin, end) / 1e3
@@ -194,7 +197,7 @@ class Recorder:
 
 
 class _Module:
-    """A device's module of which the recorder hears every call of an operation."""
+    """A device's module that passes every call of an operation to the recorder."""
 
     def __init__(self, module: Any, recorder: Recorder, device: Device) -> None:
         self._module, self._recorder, self._device = module, recorder, device
@@ -212,7 +215,7 @@ class _Module:
 
 
 class _HeadStart:
-    """Work that keeps a GPU busy while the host gives it the calls of a step.
+    """Work that keeps a GPU busy while the host launches the calls of a step.
 
     Without it a call that is shorter than its launch would be timed together with the wait for it.
     """
@@ -231,7 +234,7 @@ class _HeadStart:
 
 
 def label_of(layer: Layer) -> str:
-    """The name of a layer in rows: those of all the layers it computes."""
+    """Return the name of a layer in rows: the names of all the layers it computes."""
     return "+".join(layer.names)
 
 
@@ -250,32 +253,37 @@ def roofline(
     stepped: Callable[[int], None] = lambda done: None,
     found: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Times every operation within real training steps, and compares each with its floor.
+    """Time every operation within real training steps, and compare each with its floor.
 
     The floor is the longer of the operation's arithmetic at the device's matrix rate and its traffic at the
-    device's copy rate. Steps with the recorder take turns with steps without, whose time is the step's: on
-    one GPU they are replayed as one launch.
+    device's copy rate. Recorded steps take turns with steps without the recorder, whose time is the step's.
+    On one GPU the latter are replayed as one launch.
 
-    Args
-        size: height and width of the images; None is the network's own.
-        places: layers and the devices they live on; see cconvnet.nets.place.
-        steps, warmup: steps of either kind, and untimed ones before them.
-        peaks: the device's; None: they are measured now. Those of the first device hold for all.
-        clock: see Recorder.
-        stepped: called after each step with the number done, of `warmup` + 2 `steps`.
-        found: given the result so far after each pair of timed steps.
+    Args:
+        net: The name, files or description of a network.
+        devices: Names of the devices; None: the default device.
+        batch: Images in a batch; None: the network's own.
+        precision: One of cconvnet.devices.PRECISIONS; None: fp32.
+        size: Height and width of the images; None: the network's own.
+        places: Layers and the devices on which they are placed; see cconvnet.nets.place.
+        steps: Steps of either kind.
+        warmup: Untimed steps before them.
+        peaks: The device's peaks; None: they are measured now. Those of the first device are used for all.
+        clock: See Recorder.
+        stepped: Called after each step with the number of finished steps, of `warmup` + 2 `steps`.
+        found: Called with the result so far after each pair of timed steps.
 
-    Returns
-        ``ceilings``; ``rows`` in the order of a step, one for each layer, device, pass and operation, with
-        ``calls`` in a step, ``flops``, ``bytes``, ``floor_seconds``, the median ``seconds`` of these calls
-        together, ``share`` (floor over time), ``lost_seconds`` (time less floor), ``flops_per_second``,
-        ``bytes_per_second``; ``step`` with the whole step's ``seconds`` and ``floor_seconds``, the rows'
-        ``recorded_seconds``, and the ``rest_seconds`` that no operation accounts for (loading, the host's own
-        work; on several devices it may be below 0, as they work at once); ``furthest``: the layers with the
-        largest ``lost_seconds``, most first.
+    Returns:
+        ``ceilings``, the peaks. ``rows`` in the order of a step, one for each layer, device, pass and
+        operation, with ``calls`` in a step, ``flops``, ``bytes``, ``floor_seconds``, the median ``seconds``
+        of these calls together, ``share`` (floor over time), ``lost_seconds`` (time less floor),
+        ``flops_per_second`` and ``bytes_per_second``. ``step`` with the whole step's ``seconds`` and
+        ``floor_seconds``, the rows' ``recorded_seconds``, and the ``rest_seconds`` that no operation accounts
+        for: loading and the host's own work. On several devices, which work at once, the rest may be below 0.
+        ``furthest``: the layers with the largest ``lost_seconds``, the largest first.
 
-    Raises
-        ValueError: naming the argument.
+    Raises:
+        ValueError: The text names the argument.
     """
     check_counts(steps, warmup)
     used = devices_of(devices)
@@ -338,7 +346,10 @@ def roofline(
 
 
 def rows(steps: list[list[Call]], peaks: Peaks, types: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row for each layer, device, pass and operation of these steps, all of which made the same calls."""
+    """Return one row for each layer, device, pass and operation of these steps.
+
+    All steps made the same calls.
+    """
     groups: dict[tuple[str, ...], list[Call]] = {}
     for call in steps[0]:
         groups.setdefault(call.key, []).append(call)
@@ -380,7 +391,7 @@ def rows(steps: list[list[Call]], peaks: Peaks, types: Mapping[str, str]) -> lis
 
 
 def totals(rows: list[dict[str, Any]], whole: list[float]) -> dict[str, Any]:
-    """The ``step`` and the ``furthest`` layers of a result with these rows and times of whole steps."""
+    """Return ``step`` and ``furthest`` of a result with these rows and times of whole steps."""
     seconds = max(statistics.median(whole), 1e-12)
     recorded = sum(row["seconds"] for row in rows)
     floor = sum(row["floor_seconds"] for row in rows)
@@ -408,7 +419,7 @@ def totals(rows: list[dict[str, Any]], whole: list[float]) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a table of what :func:`roofline` returned."""
+    """Return the header and the rows of a table of the result of :func:`roofline`."""
     several = len({row["device"] for row in result["rows"]}) > 1
     header = ["layer", *(["device"] if several else []), "pass", "operation", "kernel"]
     header += ["GFLOP", "MB", "floor us", "time us", "share", "lost us"]
@@ -432,7 +443,7 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
-    """What the table comes to: the ceilings, the whole step, and who loses the most."""
+    """Return the conclusions of the table: the peaks, the whole step, and the layers that lose the most."""
     whole = result["step"]
     furthest = ", ".join(
         f"{own['layer']} ({1e3 * own['lost_seconds']:,.2f} ms lost, {own['share']:.0%} of its floor reached)"

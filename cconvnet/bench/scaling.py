@@ -1,4 +1,4 @@
-"""How the time and the memory of a training step grow with the batch and with the images."""
+"""Growth of the time and the memory of a training step with the batch and with the images."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ BATCH_SHARE = 0.6  # of the time; the rest is for the images' sizes
 
 
 class Points:
-    """Measures networks, one after the other; each is freed before the next is made."""
+    """Measure networks, one after the other; each is freed before the next is made."""
 
     def __init__(self, device: str, precision: str) -> None:
         self._device = get_device(device)
         self._precision = precision
 
     def measure(self, spec: dict[str, Any], batch: int, seconds: float) -> dict[str, Any]:
-        """Steps of one network for about so many seconds.
+        """Time steps of one network for roughly `seconds`.
 
-        Returns the steps' ``seconds`` and so on, ``memory_bytes`` (the network's own, as it plans it),
+        Returns the statistics of the steps' ``seconds``, ``memory_bytes`` (of the network, as planned),
         ``available_bytes`` (before it was made), and on a CPU ``peak_rss_bytes`` of this process so far.
         """
         self._free()
@@ -55,7 +55,7 @@ class Points:
         return found | {"available_bytes": available}
 
     def _free(self) -> None:
-        """Gives back what the network before held, also if it failed."""
+        """Free the memory of the network before, also after a failure."""
         gc.collect()
         if self._device.kind == "cuda":
             with self._device:
@@ -73,7 +73,7 @@ class Points:
 
 
 def available_bytes(device: Device) -> int | None:
-    """The memory that is free for a network on this device; None where the system does not tell."""
+    """Return the memory that is free for a network on this device; None if the system does not report it."""
     found = memory.available(device)
     return None if found is None else found.fast
 
@@ -83,11 +83,11 @@ def available_bytes(device: Device) -> int | None:
 
 @dataclass
 class Budget:
-    """The time a series of points may take, and what the points so far tell about the next one.
+    """Time that a series of points may take, and the forecast of the next point from those so far.
 
     Args:
-        seconds: of the series.
-        clock: seconds that only grow.
+        seconds: Seconds for the series.
+        clock: Returns seconds that only grow.
     """
 
     seconds: float
@@ -99,15 +99,16 @@ class Budget:
 
     @property
     def left(self) -> float:
+        """Return the seconds that are left."""
         return self.seconds - (self.clock() - self._begin)
 
     def refuses(self, points: Sequence[Mapping[str, Any]], growth: float, again: float) -> str | None:
-        """Why the next point is left out; None if it is not.
+        """Return the reason to leave the next point out; None if there is none.
 
-        Args
-            points: those before it, in their order: rows of a result.
-            growth: of the work from the last of them to the next.
-            again: likewise from the last but one to the last.
+        Args:
+            points: The points before it, in their order: rows of a result.
+            growth: Growth of the work from the last of them to the next.
+            again: Growth of the work from the last but one to the last.
         """
         if self.left <= 0:
             return "no time is left"
@@ -129,13 +130,13 @@ class Budget:
 
 
 def _least(row: Mapping[str, Any]) -> tuple[float, float]:
-    """The seconds that a point takes at least: to make the network, and for as few steps as there may be."""
+    """Return the least seconds of a point: for making the network and for each of the fewest steps."""
     fixed = row["whole_seconds"] - (WARMUP + row["calls"]) * row["seconds"]
     return max(fixed, 0.0), (WARMUP + LEAST_STEPS) * row["seconds"]
 
 
 def _memory_after(points: Sequence[Mapping[str, Any]], growth: float, again: float) -> float:
-    """The memory of the next point: a fixed part and one that grows with the work."""
+    """Return the memory of the next point: a fixed part and one that grows with the work."""
     last = memory_of(points[-1])
     if len(points) == 1 or again <= 1:
         return last * growth
@@ -145,7 +146,7 @@ def _memory_after(points: Sequence[Mapping[str, Any]], growth: float, again: flo
 
 
 def memory_of(row: Mapping[str, Any]) -> float:
-    """What a point took of the memory it lives in: the whole process's, or on a GPU the network's."""
+    """Return a point's memory: of the whole process, or on a GPU of the network."""
     return float(row.get("peak_rss_bytes", row["memory_bytes"]))
 
 
@@ -161,26 +162,29 @@ def scaling(
     worker: Callable[..., Any] = Worker,
     measured: Callable[[dict[str, Any], str], None] = lambda result, what: None,
 ) -> dict[str, Any]:
-    """Times training steps at growing batches, then at growing image sizes, and fits how they grow.
+    """Time training steps at growing batches, then at growing image sizes, and fit their growth.
 
-    On a CPU every point has a process of its own, whose peak memory is its own; on a GPU they share one.
+    On a CPU every point has a process of its own, whose peak memory is its own. On a GPU they share one.
 
-    Args
-        batch_max: the largest batch; None: the largest that fits into memory and time.
-        sizes: sides of the stored images; None: half to twice the network's own.
-        seconds: of the whole. What would take longer than is left is left out.
-        clock: seconds that only grow.
-        worker: makes the process that measures, as Worker.
-        measured: given the result so far after each point, and what was measured or left out.
+    Args:
+        net: The name of a network.
+        device: The name of the device; None: the default device.
+        precision: One of cconvnet.devices.PRECISIONS; None: fp32.
+        batch_max: The largest batch; None: the largest that fits into memory and time.
+        sizes: Heights of the stored images; None: half to twice the network's own.
+        seconds: Seconds for all points. Points that would take longer than is left are left out.
+        clock: Returns seconds that only grow.
+        worker: Makes the process that measures, as Worker does.
+        measured: Called after each point with the result so far and the point that was measured or left out.
 
-    Returns
+    Returns:
         ``rows``, with ``series`` ("batch" or "size"), ``batch``, ``size``, ``seconds``, ``seconds_min``,
-        ``images_per_second``, ``memory_bytes`` (the network's own), on a CPU ``peak_rss_bytes`` (of the whole
-        process), ``local_exponents`` against the row before; ``left_out``: what was not measured and
-        ``why``; ``fits`` for each series, see fit().
+        ``images_per_second``, ``memory_bytes`` (of the network), on a CPU ``peak_rss_bytes`` (of the whole
+        process), and ``local_exponents`` against the row before. ``left_out`` contains the points that were
+        not measured and ``why``. ``fits`` contains the fits of each series; see fit().
 
-    Raises
-        ValueError: naming the argument.
+    Raises:
+        ValueError: The text names the argument.
     """
     check_precision(precision)
     real("--seconds", seconds, above=0)
@@ -212,7 +216,7 @@ def scaling(
         shared = stack.enter_context(worker(target, arguments)) if used.kind == "cuda" else None
 
         def point(series: str, batch: int, size: int, budget: Budget) -> str | None:
-            """Adds a row, or says why there is none."""
+            """Add a row, or return the reason why there is none."""
             begin = clock()
             # So that a few more points are left time for.
             wanted: dict[str, Any] = {"batch": batch, "seconds": budget.left / 30}
@@ -269,14 +273,14 @@ def scaling(
 
 
 def _batches(most: int | None) -> list[int]:
-    """1, 2, 4, ... up to and with `most`."""
+    """Return 1, 2, 4, ... up to and including `most`."""
     last = most or LARGEST_BATCH
     powers = list(itertools.takewhile(lambda batch: batch <= last, (1 << index for index in range(31))))
     return powers if powers[-1] == last else [*powers, last]
 
 
 def size_batch(batches: Sequence[Mapping[str, Any]], seconds: float, own: int) -> int:
-    """The batch at which images grow: the largest that leaves time for all sizes, at most the network's."""
+    """Return the batch at which images grow: the largest up to `own` that leaves time for all sizes."""
 
     def need(row: Mapping[str, Any]) -> float:
         fixed, moving = _least(row)
@@ -290,24 +294,24 @@ def size_batch(batches: Sequence[Mapping[str, Any]], seconds: float, own: int) -
 
 
 def power(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
-    """The exponent and the factor of y = factor * x^exponent: least squares of log y against log x."""
+    """Fit y = factor * x^exponent: least squares of log y over log x. Return the exponent and the factor."""
     exponent, logarithm = np.polyfit(np.log(xs), np.log(ys), 1)
     return float(exponent), math.exp(logarithm)
 
 
 def straight(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
-    """The fixed part and the part for each x of y = fixed + each * x: least squares of relative errors."""
+    """Fit y = fixed + each * x: least squares of relative errors. Return both parts."""
     each, fixed = np.polyfit(xs, ys, 1, w=1 / np.asarray(ys, float))
     return float(fixed), float(each)
 
 
 def fit(rows: Sequence[Mapping[str, Any]], series: str) -> dict[str, Any] | None:
-    """How the time and the memory of these points grow; None of fewer than two.
+    """Fit the growth of the time and the memory of these points; None for fewer than two.
 
-    Returns ``over``, the batches or sizes that it is of; for ``seconds``, ``memory_bytes`` and
-    ``peak_rss_bytes`` each the ``exponent`` and ``factor`` of factor * x^exponent over all points, with x the
-    batch or the side of the images, and the ``fixed`` part and the part for each image (``per_image``) or
-    pixel of an image (``per_pixel``).
+    Returns ``over``, the batches or sizes of the points. ``seconds``, ``memory_bytes`` and ``peak_rss_bytes``
+    each contain the ``exponent`` and ``factor`` of factor * x^exponent over all points, with x the batch or
+    the height of the images. They also contain the ``fixed`` part and the part for each image (``per_image``)
+    or pixel of an image (``per_pixel``).
     """
     if len(rows) < 2:
         return None
@@ -334,7 +338,7 @@ def _local(before: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, float
 
 
 def table(result: Mapping[str, Any], series: str) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a table of one series of what :func:`scaling` returned."""
+    """Return the header and the rows of a table of one series of the result of :func:`scaling`."""
     rss = result["memory_key"] == "peak_rss_bytes"
     header = [series, "step ms", "images/s", "memory MB", *(["process MB"] if rss else [])]
     header += ["time ^", "memory ^", *(["process ^"] if rss else [])]
@@ -358,7 +362,7 @@ def table(result: Mapping[str, Any], series: str) -> tuple[list[str], list[list[
 
 
 def verdict(result: Mapping[str, Any], series: str) -> list[str]:
-    """What a table comes to: the fits, what one expects, and what was left out."""
+    """Return the conclusions of a table: fits, expected growth, and the points that were left out."""
     lines = []
     if fitted := result["fits"].get(series):
         over = f"{fitted['over'][0]} to {fitted['over'][-1]}"

@@ -1,8 +1,8 @@
-"""How long a whole training step takes: images in, weights updated; ours against PyTorch's.
+"""Time of a whole training step, from images to updated weights, beside PyTorch's.
 
-Each side lives in a process of its own. Before anything is timed, both take the same first steps: from the
-same weights, on the same images, with the same dropout masks; their losses and what they would do next to
-each parameter must agree. Then the sides step in turn.
+Each side has a process of its own. Before anything is timed, both take the same first steps: from the same
+weights, on the same images, with the same dropout masks. Their losses, and the velocities of all parameters
+after these steps, must agree. Then the sides step in turn.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ CHECKED_STEPS = 3
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far the sides may be apart.
+    """Allowed difference between the sides.
 
-    Attributes
-        loss: of the mean loss of the first step, as a part of it if it is above 1; each further step may
-            be as much farther apart.
-        velocity: of a parameter's velocity after the last of these steps, as a share of its norm.
+    Attributes:
+        loss: Allowed difference of the mean loss of the first step, relative to it if it is above 1. Each
+            further step may differ by as much more.
+        velocity: Allowed difference of a parameter's velocity after the last of these steps, relative to its
+            norm.
     """
 
     loss: float
@@ -66,7 +67,7 @@ TOLERANCES = {
 
 @dataclass
 class _Side:
-    """One worker and what it has told so far."""
+    """One worker and what it has reported so far."""
 
     name: str
     form: str
@@ -103,34 +104,39 @@ def step(
     stepped: Callable[[int], None] = lambda done: None,
     found: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Times full steps on random images: load, forward, backward, update, loss read.
+    """Time full steps on random images: load, forward, backward, update, loss read.
 
-    The uint8 images lie in host memory, so that the copy to the device is part of the step; ours are stored
-    images, which we crop and mirror on the device, the peer's are cropped already.
+    The uint8 images are in host memory, so that the copy to the device is part of the step. Ours are stored
+    images, which are cropped and mirrored on the device. The peer's are already cropped.
 
-    Args
-        size: height and width of the images; None is the network's own.
-        places: layers and the devices they live on; see cconvnet.nets.place.
-        steps, warmup: timed steps, and untimed ones before them.
-        peer: the other side, "module:Class"; None: none.
-        forms: those of the peer; None: those that may be the fastest here.
-        say: told what happens.
-        stepped: called after each step with the number done.
-        found: given the result so far after each round of timed steps.
+    Args:
+        net: The name, files or description of a network.
+        devices: Names of the devices; None: the default device.
+        batch: Images in a batch; None: the network's own.
+        precision: One of cconvnet.devices.PRECISIONS; None: fp32.
+        size: Height and width of the images; None: the network's own.
+        places: Layers and the devices on which they are placed; see cconvnet.nets.place.
+        steps: Timed steps.
+        warmup: Untimed steps before them.
+        peer: The other side, "module:Class"; None: none.
+        forms: The peer's forms; None: those that may be the fastest here.
+        say: Called with messages.
+        stepped: Called after each step with the number of finished steps.
+        found: Called with the result so far after each round of timed steps.
 
-    Returns
+    Returns:
         ``rows``, one for each side, ours first, with ``seconds`` and ``seconds_min`` of a step,
-        ``images_per_second`` (of the median step), ``peak_rss_bytes``, and of other sides ``times_as_fast``
-        and ``times_the_memory``: what ours is of them. ``fastest``: the form of the peer that is fastest in
-        our precision with its library's own layers (``library``) and of all (``any``), and in each other
-        precision that was tried (``library fp32``, ``any fp32``). Of our step also ``step_seconds``,
-        ``step_seconds_min``, ``images_per_second``, ``peak_rss_bytes``, and each step's time in
-        ``steps_seconds``; and what was measured.
+        ``images_per_second`` (of the median step) and ``peak_rss_bytes``. Rows of other sides also contain
+        ``times_as_fast`` and ``times_the_memory``: our speed and memory relative to theirs. ``fastest``
+        contains the peer's fastest form in our precision with its library's own layers (``library``) and of
+        all (``any``), and in each other precision that was tried (``library fp32``, ``any fp32``). For our
+        step the result also contains ``step_seconds``, ``step_seconds_min``, ``images_per_second``,
+        ``peak_rss_bytes`` and each step's time in ``steps_seconds``; and the settings.
 
-    Raises
-        ValueError: naming the argument.
-        Disagreement: the sides do not compute the same.
-        WorkerError: our side failed.
+    Raises:
+        ValueError: The text names the argument.
+        Disagreement: The sides compute different results.
+        WorkerError: Our side failed.
     """
     check_counts(steps, warmup)
     spec, batch = build_spec(net, batch, precision, size, places)
@@ -198,7 +204,7 @@ def _checked(
     ours: _Side,
     lr: float,
 ) -> _Side:
-    """Another side that has been found to compute what ours does.
+    """Start another side and check that it computes the same as ours.
 
     Raises Disagreement, PeerMissing or WorkerError.
     """
@@ -224,12 +230,12 @@ def compare(
     end: Path,
     their_end: Path,
 ) -> dict[str, float]:
-    """Compares the losses of the first steps and the velocities after them.
+    """Compare the losses of the first steps and the velocities after them.
 
-    Returns how far apart they are: the difference of each loss, as a part of it if it is above 1, and of each
-    velocity, as a part of its norm.
+    Returns the differences: of each loss, relative to it if it is above 1, and of each velocity, relative to
+    its norm.
 
-    Raises Disagreement naming the first step or the parameter that is too far apart.
+    Raises Disagreement, which names the first step or the parameter that differs too much.
     """
     apart = {}
     for number, (mine, their) in enumerate(zip(ours, theirs, strict=True), 1):
@@ -254,7 +260,7 @@ def compare(
 
 
 def _rounds(sides: list[_Side], count: int, result: dict[str, Any]) -> Iterator[int]:
-    """One step of each side in turn, `count` times; a peer that fails on the way is left out from then on."""
+    """Run one step of each side in turn, `count` times. A peer that fails takes no further turns."""
 
     def asked(side: _Side, method: str, **arguments: Any) -> Any:
         try:
@@ -278,7 +284,7 @@ def _rounds(sides: list[_Side], count: int, result: dict[str, Any]) -> Iterator[
 
 
 def _gather(result: dict[str, Any], sides: list[_Side], batch: int) -> None:
-    """Brings the result to what the sides have told."""
+    """Fill the result with the measurements of the sides."""
     rows = result["rows"] = [side.row(batch) for side in sides]
     ours, *others = rows
     result |= {
@@ -305,7 +311,7 @@ def _gather(result: dict[str, Any], sides: list[_Side], batch: int) -> None:
 
 
 def peak(row: Mapping[str, Any]) -> int:
-    """The memory that counts: the device's on a GPU, else the process's."""
+    """Return the peak memory that matters: the device's on a GPU, else the process's."""
     return int(row.get("peak_device_bytes", row["peak_rss_bytes"]))
 
 
@@ -313,7 +319,7 @@ def peak(row: Mapping[str, Any]) -> int:
 
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a table of what :func:`step` returned."""
+    """Return the header and the rows of a table of the result of :func:`step`."""
     header = ["side", "form", "step", "fastest", "slowest", "images/s", "peak memory", "ours: times as fast"]
     header.append("times the memory")
     rows = []
@@ -326,7 +332,7 @@ def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
-    """What the table comes to, in a line for each fastest form, and what the peer was given."""
+    """Return the conclusions of the table: a line for each fastest form, and the peer's environment."""
     whose = {"library": "with its own layers", "any": "of all"}
     lines = [
         f"PyTorch's fastest form {whose[kind.split()[0]]} in {best['precision']} is {best['form']}: ours, in "

@@ -1,8 +1,9 @@
-"""Our training step as it can be driven: from pageable memory, pinned, pipelined as by the trainer, replayed.
+"""Our training step in each form: from pageable memory, pinned, pipelined as by the trainer, replayed.
 
     python -m cconvnet.bench.step_forms --net alexnet --batch 128 --device cuda:0 --json FILE
 
-One process takes all precisions and writes a JSON line for each, after each form anew: the last counts.
+One process measures all precisions. It writes a JSON line for each, and again after each form: the last one
+counts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ WARMUP = 4  # the second step is captured
 
 
 def tiny() -> NetSpec:
-    """An AlexNet for where a real one would take minutes."""
+    """Return an AlexNet for devices on which a real one would take minutes."""
     return nets.alexnet.build((67, 67, 3), 10, width=1 / 24)
 
 
@@ -39,13 +40,14 @@ def step_forms(
     steps: int,
     found: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Times a network's training step in each form.
+    """Time a network's training step in each form.
 
-    Returns ``forms``, each with ``seconds`` and ``images_per_second``: ``pageable`` and ``pinned`` (a step
-    from load to loss, its images in ordinary and in staged memory), ``pipelined`` (the next batch is given
-    while a step computes, losses are read a step late, as by the trainer), ``replay`` (the captured work
-    alone, without images, back to back on the device); and ``losses`` of the first steps, ``made_seconds``,
-    ``memory_bytes``. `found` is given the line so far after each form.
+    Returns ``forms``, each with ``seconds`` and ``images_per_second``. ``pageable`` and ``pinned`` are steps
+    from load to loss, with images in ordinary and in pinned memory. In ``pipelined`` steps the next batch is
+    loaded while a step computes and losses are read a step late, as by the trainer. ``replay`` is the
+    captured work alone, without images, back to back on the device. The result also contains ``losses`` of
+    the first steps, ``made_seconds`` and ``memory_bytes``. `found` is called with the line so far after each
+    form.
     """
     begin = time.perf_counter()
     network = Network(spec, batch=batch, devices=[device], precision=precision)
@@ -80,7 +82,7 @@ def step_forms(
 
 
 def _pipelined(training: Training, steps: int) -> float:
-    """The seconds of so many steps as the trainer does them."""
+    """Return the seconds of `count` steps in the trainer's order."""
     network, later = training.network, None
     begin = time.perf_counter()
     for number in range(steps):
@@ -98,7 +100,7 @@ def _pipelined(training: Training, steps: int) -> float:
 
 
 def _replayed(network: Network, steps: int) -> float | None:
-    """The device's seconds for so many repetitions of the captured step; None if nothing was captured."""
+    """Return the device's seconds for repetitions of the captured step; None if nothing was captured."""
     works = [work for work in network.runner.captured.values() if work is not None]
     if not works:
         return None
@@ -110,6 +112,7 @@ def _replayed(network: Network, steps: int) -> float | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--net", default="alexnet", help="a network's name, or tiny")
     parser.add_argument("--batch", type=int, default=128)

@@ -1,7 +1,7 @@
-"""Large random arrays for timing: a short draw that is repeated on the device.
+"""Large random arrays for timing: a short draw, repeated on the device.
 
-Drawing hundreds of megabytes on the host takes seconds for each row of a table, and copying them as long. How
-fast a kernel is does not depend on whether its numbers repeat after millions of others.
+Drawing hundreds of megabytes on the host takes seconds for each case, and copying them as long. A kernel's
+speed does not depend on whether its numbers repeat after millions of others.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ TILE = (1 << 22) - 3
 
 @dataclass(frozen=True)
 class Tiled:
-    """Stands for an array of normally distributed numbers that a side makes where it computes."""
+    """Stand-in for an array of normally distributed numbers, which a side makes where it computes."""
 
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
+        """Return the number of elements."""
         return math.prod(self.shape)
 
 
 @functools.cache
 def tile() -> Array:
-    """float32[TILE], normally distributed."""
+    """Return float32[TILE], normally distributed."""
     return np.random.default_rng(0).standard_normal(TILE, np.float32)
 
 
 class Tiles:
-    """Fills arrays of one device, of floats or of bfloat16's bits, with the tile."""
+    """Fill arrays of one device with the tile, as floats or as bfloat16's bits."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -53,13 +54,13 @@ class Tiles:
         return self._made[dtype]
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """A new array on the device; `dtype` is a float's, or that of bfloat16's bits."""
+        """Return a new array on the device. `dtype` is a float type or that of bfloat16's bits."""
         array = self._device.empty(shape, dtype)
         self.fill(array)
         return array
 
     def fill(self, array: Any) -> None:
-        """Fills a C-contiguous array."""
+        """Fill a C-contiguous array."""
         values, flat = self._of(np.dtype(array.dtype)), array.reshape(-1)
         with self._device:
             for begin in range(0, flat.size, values.size):
@@ -68,7 +69,7 @@ class Tiles:
 
 
 def count_bad(xp: Any, array: Any) -> int:
-    """The number of NaN or infinite elements, counted on the device; 0 for integers but bfloat16's."""
+    """Count the NaN or infinite elements on the device. Integers have none, except bfloat16's bits."""
     if array.dtype == BITS:
         return int(xp.count_nonzero((array & 0x7F80) == 0x7F80))
     return int(xp.count_nonzero(~xp.isfinite(array))) if array.dtype.kind == "f" else 0

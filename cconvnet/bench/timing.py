@@ -1,4 +1,4 @@
-"""How long a call takes on a device."""
+"""Timing of calls on a device."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ GRAPH = "graph"
 
 
 class Clock:
-    """Times calls that give their work to one device.
+    """Time calls whose work one device does.
 
-    On a GPU each call stands between two events on the device's stream, behind a write of several times the
-    L2 cache, which empties it and keeps the stream busy while the call is being launched. Elsewhere a call
-    returns when its work is done, so the time of the call is the time of the work.
+    On a GPU each call is enclosed by two events on the device's stream. A write of several times the L2 cache
+    precedes it, which evicts the cache and keeps the stream busy while the host launches the call. Elsewhere
+    a call returns when its work is done, so the time of the call is the time of the work.
 
-    Attributes
-        caches: what the caches hold when a call begins.
+    Attributes:
+        caches: The state of the caches when a call begins.
     """
 
     def __init__(self, device: Device) -> None:
@@ -42,10 +42,10 @@ class Clock:
             self._flush = device.empty(max(FLUSHED * size // 4, 1))
 
     def captured(self, call: Call) -> tuple[Call, str]:
-        """The work of a call without its launch: a replay of its graph and GRAPH.
+        """Return the work of a call without its launch: a replay of its graph, and GRAPH.
 
-        Off the GPU, and where the work cannot be captured, the call itself and why, which is empty off the
-        GPU. The call must have been made once before.
+        Off the GPU, and where the work cannot be captured, returns the call itself and the reason. Off the
+        GPU the reason is empty. The call must have been made once before.
         """
         if self._flush is None:
             return call, ""
@@ -60,7 +60,7 @@ class Clock:
         return replay, GRAPH
 
     def launch_seconds(self, call: Call, count: int) -> list[float]:
-        """The host's time for each of `count` calls that only enqueue their work, on an idle device."""
+        """Return the host's time for each of `count` calls that only enqueue work on an idle device."""
         times = []
         for _ in range(count):
             self._device.synchronize()
@@ -69,7 +69,7 @@ class Clock:
         return times
 
     def seconds(self, call: Call, count: int) -> list[float]:
-        """The time of each of `count` calls, one after the other."""
+        """Return the time of each of `count` calls, one after the other."""
         device = self._device
         if self._flush is None:
             return wall_seconds(call, count)
@@ -87,7 +87,7 @@ class Clock:
 
 
 def wall_seconds(call: Call, count: int) -> list[float]:
-    """The time of each of `count` calls that return when their work is done."""
+    """Return the time of each of `count` calls that return when their work is done."""
     times = []
     for _ in range(count):
         begin = time.perf_counter()
@@ -97,12 +97,12 @@ def wall_seconds(call: Call, count: int) -> list[float]:
 
 
 def calls_for(seconds: float, one: float, least: int = 1, most: int = 1000) -> int:
-    """How many calls of `one` second each fill `seconds`."""
+    """Return the number of calls of `one` second each that fill `seconds`."""
     return max(least, min(most, round(seconds / max(one, 1e-9))))
 
 
 def summary(times: Sequence[float]) -> dict[str, Any]:
-    """Median, extremes and number of timed calls, in seconds."""
+    """Return median, extremes and number of timed calls, in seconds."""
     ordered = sorted(times)
     return {
         "seconds": statistics.median(ordered),
@@ -113,6 +113,6 @@ def summary(times: Sequence[float]) -> dict[str, Any]:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """Of positive numbers; NaN of none."""
+    """Return the geometric mean of positive numbers; NaN if there are none."""
     logarithms = [math.log(value) for value in values]
     return math.exp(statistics.fmean(logarithms)) if logarithms else math.nan

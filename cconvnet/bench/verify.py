@@ -1,14 +1,13 @@
-"""Whether a result is right, for operations of any size, at little more cost than reading it.
+"""Verification of results of any size, at little more cost than reading them.
 
-Sums of products are checked whole by R. Freivalds' method ("Probabilistic machines can use less running
+Sums of products are checked completely by R. Freivalds' method ("Probabilistic machines can use less running
 time", IFIP Congress 1977): instead of A B = C it compares A (B v) with C v for a random vector v. Here v
 contracts the output channels, so that the reference has one channel for each group, and every element of the
-result is part of the comparison. The inputs are integers that float32, TF32 and bfloat16 hold, and so are the
-sums in the type of the result: right is right to the last bit, and a single missing product shows.
+result is part of the comparison. The inputs are integers that float32, TF32 and bfloat16 represent exactly,
+and so are the sums in the type of the result. A right result is exact, and a single missing product shows.
 
-Where images or rows do not depend on each other, some of them are compared with the reference in full: the
-first, the last, and others drawn from a seed. All elements are looked at for NaN, which is what the outputs
-held before.
+If images or rows are independent, some of them are compared with the reference in full: the first, the last,
+and others drawn from a seed. All elements are checked for NaN, which the outputs contained before.
 """
 
 from __future__ import annotations
@@ -57,9 +56,9 @@ _HELD = 1 << 22
 
 
 class _Draw(Draw):
-    """As `Draw`, of as many elements as a real layer has.
+    """Draw of inputs, as `Draw`, with as many elements as a real layer has.
 
-    `share`: how many of them are not 0, if all others are 1 and -1.
+    `share` is the share of elements other than 0, if all of those are 1 and -1.
     """
 
     def __init__(self, data: str, seed: int, share: float | None = None) -> None:
@@ -77,25 +76,31 @@ class _Draw(Draw):
 
 
 def checked_inputs(case: Case, seed: int = 0) -> dict[str, Any]:
-    """The inputs for `check`, by name as in cconvnet.testing.check: a function of the arguments alone."""
+    """Return the inputs for `check`, by name as in cconvnet.operations.
+
+    They depend on the arguments alone.
+    """
     rounds = case.operation.startswith(("lrn", "avgpool", "softmax", "sgd"))
     return _inputs(case, _Draw("real" if rounds else "exact", seed, _share(case)))
 
 
 def timed_inputs(case: Case, seed: int = 0) -> dict[str, Any]:
-    """Normally distributed inputs: a chip draws less power, and may run faster, on short numbers."""
+    """Return normally distributed inputs.
+
+    On short numbers a chip draws less power and may run faster.
+    """
     return _inputs(case, _Draw("real", seed))
 
 
 class _Shapes(_Draw):
-    """Draws nothing: zeros that take no memory, in whose place tiles come."""
+    """Draw of nothing: zeros that take no memory, which tiles replace."""
 
     def __call__(self, shape: int | tuple[int, ...]) -> Array:
         return np.broadcast_to(np.float32(0), shape)
 
 
 def tiled_inputs(case: Case) -> dict[str, Any]:
-    """As `timed_inputs`, with a :class:`cconvnet.bench.tiles.Tiled` for each array of floats."""
+    """Return inputs like `timed_inputs`, with a :class:`cconvnet.bench.tiles.Tiled` for each float array."""
     if case.operation.startswith("softmax"):
         return timed_inputs(case)  # small, and with labels
     return {
@@ -132,7 +137,7 @@ def _floats(case: Case, draw: _Draw) -> dict[str, Any]:
 
 
 def _share(case: Case) -> float | None:
-    """How many of a product's factors may be other than 0 for its sums to be exact; None: all."""
+    """Return the largest share of nonzero factors with which a product's sums are exact; None: all."""
     if not (case.is_gemm and case.element == "bf16"):
         return None
     ((name, _),) = case.outputs.items()
@@ -141,16 +146,17 @@ def _share(case: Case) -> float | None:
 
 
 def _terms(o: Any, name: str) -> float:
-    """How many products each element of an output is the sum of."""
+    """Return the number of products that each element of an output sums."""
     return float(
         o.flops / 2 / math.prod(o.w_shape if name == "dw" else o.x_shape if name == "dx" else o.y_shape)
     )
 
 
 def _distinct(o: Any, draw: _Draw, bits: int) -> Array:
-    """x[N,H,W,C] with no value twice in a window: which of two equal ones gets the gradient, all may choose.
+    """Return x[N,H,W,C] without equal values in a window, since implementations break ties differently.
 
-    Integers of so many bits, the last of them the place in the image, from -1/2 to 1/2.
+    The values are integers of `bits` bits, scaled from -1/2 to 1/2. Their last bits are the place in the
+    image.
     """
     if isinstance(draw, _Shapes):
         return draw(o.x_shape)
@@ -176,17 +182,18 @@ def check(
     strict: bool = True,
     seed: int = 0,
 ) -> None:
-    """Whether the results of a case are right.
+    """Check the results of a case.
 
-    Args
-        inputs: those of `checked_inputs`.
-        results: some or all of the outputs, by name as in cconvnet.testing.check.
-        strict: whether the result must be as exact as our kernels promise, masks of dropout included, or is a
-            peer's, which may use another formula and other random numbers.
-        seed: of the random vector and the choice of images.
+    Args:
+        case: The case.
+        inputs: The inputs, of `checked_inputs`.
+        results: Some or all of the outputs, by name as in cconvnet.operations.
+        strict: Whether the result must be as exact as our kernels promise, masks of dropout included. A
+            peer may use another formula and other random numbers.
+        seed: Seed of the random vector and the choice of images.
 
-    Raises
-        AssertionError: it is wrong; the text says what and where.
+    Raises:
+        AssertionError: The result is wrong; the text says what and where.
     """
     shapes = case.outputs
     assert results, "there is no result"
@@ -210,7 +217,7 @@ def check(
 
 
 def check_finite(name: str, bad: int, size: int) -> None:
-    """Raises AssertionError if `bad` of an output's elements are not finite."""
+    """Raise AssertionError if `bad` of an output's elements are not finite."""
     assert bad == 0, f"{bad:,} of {size:,} elements of {name} are NaN, infinite or not written"
 
 
@@ -218,7 +225,7 @@ def check_finite(name: str, bad: int, size: int) -> None:
 
 
 def _as_convolution(problem: Any) -> Any:
-    """A fully connected layer is a convolution of images of one pixel."""
+    """Return a fully connected layer as a convolution of images of one pixel."""
     return problem if hasattr(problem, "r") else ConvProblem(problem.n, 1, 1, problem.c, problem.k, 1, 1)
 
 
@@ -261,12 +268,12 @@ def _check_products(
 
 
 def _contracted(images: Array, vector: Array) -> Array:
-    """images[n,.,.,G,X] summed over X with the vector's weights, as one product of a matrix and a vector."""
+    """Sum images[n,.,.,G,X] over X with the vector's weights, as one product of a matrix and a vector."""
     return np.asarray((images.reshape(-1, len(vector)) @ vector).reshape(images.shape[:-1]))
 
 
 def _images(o: Any, *arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """A few images of each [N,.,.,G*C] at a time, float64[n,.,.,G,C], so many as memory may hold."""
+    """Yield a few images of each [N,.,.,G*C] at a time as float64[n,.,.,G,C], within the memory limit."""
     for part in _pieces(o.n, _HELD // max(o.h * o.w * o.c, o.p * o.q * o.k)):
         pieces = (array[part] for array in arrays)
         yield tuple(piece.reshape(*piece.shape[:3], o.groups, -1).astype(np.float64) for piece in pieces)
@@ -279,19 +286,19 @@ def _pieces(count: int, size: int) -> Iterator[slice]:
 
 
 def _taps(o: Any, images: Array) -> reference.Taps:
-    """The windows of images[n,H,W,X], whatever their channels."""
+    """Return the windows of images[n,H,W,X], whatever their channels."""
     names = ("h", "w", "p", "q", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
     sizes = {name: getattr(o, name) for name in names}
     return reference.Taps(SimpleNamespace(n=len(images), c=images.shape[3], **sizes), images, o.r, o.s)
 
 
 def _by_group(o: Any, pixels: Array) -> Array:
-    """[n,P,Q,G*X] as [n,P,Q,G,X]."""
+    """View [n,P,Q,G*X] as [n,P,Q,G,X]."""
     return pixels.reshape(*pixels.shape[:3], o.groups, -1)
 
 
 def _fprop(o: Any, x: Array, filters: Array) -> Array:
-    """y[n,P,Q,G] of x[n,H,W,G,C] and one filter for each group, filters[G,C,R,S]."""
+    """Compute y[n,P,Q,G] of x[n,H,W,G,C] and one filter for each group, filters[G,C,R,S]."""
     y = np.zeros((len(x), o.p, o.q, o.groups))
     for r, s, pixels in _taps(o, x.reshape(*x.shape[:3], -1)):
         y += np.einsum("npqgc,gc->npqg", _by_group(o, pixels), np.ascontiguousarray(filters[..., r, s]))
@@ -299,7 +306,7 @@ def _fprop(o: Any, x: Array, filters: Array) -> Array:
 
 
 def _dgrad(o: Any, dy: Array, filters: Array) -> Array:
-    """dx[n,H,W,G] of dy[n,P,Q,G,K] and filters over one channel for each group, filters[G,K,R,S]."""
+    """Compute dx[n,H,W,G] of dy[n,P,Q,G,K] and filters over one channel for each group, filters[G,K,R,S]."""
     taps = _taps(o, np.zeros((len(dy), o.h, o.w, o.groups)))
     for r, s, pixels in taps:
         pixels += np.einsum("npqgk,gk->npqg", dy, np.ascontiguousarray(filters[..., r, s]))
@@ -307,7 +314,7 @@ def _dgrad(o: Any, dy: Array, filters: Array) -> Array:
 
 
 def _wgrad(o: Any, x: Array, dy: Array) -> Array:
-    """dw[G,R,S,C] of x[n,H,W,G,C] and one gradient for each group, dy[n,P,Q,G]."""
+    """Compute dw[G,R,S,C] of x[n,H,W,G,C] and one gradient for each group, dy[n,P,Q,G]."""
     dw = np.zeros((o.groups, o.r, o.s, x.shape[-1]))
     for r, s, pixels in _taps(o, x.reshape(*x.shape[:3], -1)):
         dw[:, r, s] = np.einsum("npqgc,npqg->gc", _by_group(o, pixels), dy)
@@ -324,7 +331,7 @@ def _compare(
     rounding: float,
     first: int = 0,
 ) -> None:
-    """`first`: the number of the first image."""
+    """Compare contracted sums; `first` is the number of the first image."""
     terms = _terms(_as_convolution(case.problem), name)
     # The variance of each factor, and so the deviation of each product.
     variance = _share(case) or _VARIANCE
@@ -349,7 +356,7 @@ def _compare(
 def _check_parts(
     case: Case, inputs: dict[str, Any], results: dict[str, Array], random: np.random.Generator, strict: bool
 ) -> None:
-    """Compares with the reference in some parts: images, rows of a matrix, or stretches of a vector."""
+    """Compare some parts with the reference: images, rows of a matrix, or stretches of a vector."""
     spec = OPERATIONS[case.operation]
     first = case.problem[0] if isinstance(case.problem, tuple) else case.problem
     count = getattr(first, "n", 0) or first.count
@@ -383,7 +390,7 @@ def _check_parts(
 
 
 def _chosen(count: int, length: int, random: np.random.Generator) -> list[slice]:
-    """Parts of `count` things of `length` elements: all, or the first, the last and some between."""
+    """Choose parts of `count` items of `length` elements: all, or the first, the last and two random ones."""
     if count * length <= _COMPARED:
         return [slice(0, count)]
     size = max(_COMPARED // 4 // length, 1)
@@ -392,7 +399,7 @@ def _chosen(count: int, length: int, random: np.random.Generator) -> list[slice]
 
 
 def _part_of(problem: Any, part: slice) -> SimpleNamespace:
-    """The problem of some of its images, rows or elements, as far as the reference reads it."""
+    """Return the problem of some of its images, rows or elements, as far as the reference reads it."""
     count = part.stop - part.start
     names = [name for name in dir(problem) if not name.startswith("_")]
     sizes = {name: getattr(problem, name) for name in names} | {"n": count, "count": count}
@@ -417,7 +424,10 @@ def _reference(case: Case, problems: list[Any], given: dict[str, Any]) -> dict[s
 
 
 def _check_relu_bias(inputs: dict[str, Any], results: dict[str, Array], floor: float) -> None:
-    """All of it: of integers, whose sums are exact. Only a peer may round the bias's gradient."""
+    """Check all elements: they are integers, whose sums are exact.
+
+    Only a peer may round the bias's gradient.
+    """
     dx = np.where(inputs["y"] > 0, inputs["dy"], np.float32(0))
     wrong = np.count_nonzero(compare.values(results["dx"]) != dx)
     assert wrong == 0, f"{wrong:,} of {dx.size:,} elements of dx are wrong"
@@ -426,7 +436,7 @@ def _check_relu_bias(inputs: dict[str, Any], results: dict[str, Array], floor: f
 
 
 def _check_other_dropout(problem: Any, x: Array, y: Array) -> None:
-    """Whether y is x with some of its elements dropped, however they were drawn."""
+    """Check that y is x with some of its elements dropped, however they were drawn."""
     kept = y != 0
     assert (y[kept] == x[kept] * np.float32(problem.scale)).all(), "y has elements that are not scale * x"
     there = np.count_nonzero(x)

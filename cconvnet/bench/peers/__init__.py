@@ -1,4 +1,11 @@
-"""What cconvnet is measured against. Nothing outside this folder imports PyTorch or cuDNN."""
+"""Sides that cconvnet bench compares: ours, PyTorch's and cuDNN's. No other module imports PyTorch or cuDNN.
+
+side              the interface of a side of a comparison of kernels, and the choice of its fastest right plan
+cconvnet_kernels  our kernels; beside them cudnn and pytorch_kernels
+cconvnet_step     our training step; beside it pytorch_step, in the forms of `forms`, on a pytorch_net
+cconvnet_data     our loader; beside it pytorch_data, both on the images of `feeding`
+gpu, pytorch      the device, as cuDNN's and PyTorch's sides need it
+"""
 
 from __future__ import annotations
 
@@ -6,10 +13,10 @@ from cconvnet._problem import ConvProblem
 
 
 def covering_image(problem: ConvProblem) -> tuple[int, int, int, int]:
-    """The shape [N,H,W,C] of x and dx with enough rows and columns of zeros for every window.
+    """Return the shape [N,H,W,C] of x and dx with enough rows and columns of zeros for every window.
 
-    Where sizes are rounded up the last window can hang over the image's end. Others pad both ends alike (most
-    of cuDNN's plans, all of PyTorch's convolutions), so the image itself gets those rows and columns.
+    Where sizes are rounded up, the last window can extend beyond the image's end. Others pad both ends alike
+    (most of cuDNN's plans, all of PyTorch's convolutions), so the image itself gets those rows and columns.
     """
     needed = (
         (problem.p - 1) * problem.stride_h + (problem.r - 1) * problem.dilation_h + 1 - 2 * problem.pad_h,

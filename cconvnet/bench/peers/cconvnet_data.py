@@ -1,4 +1,4 @@
-"""Our side of a feeding comparison: the stages in which images are decoded, loaded and trained on."""
+"""Our side of a comparison of loaders: the stages in which images are decoded, loaded and trained on."""
 
 from __future__ import annotations
 
@@ -24,22 +24,26 @@ from cconvnet.network.synthetic import MEAN, TIMED_LR, Training
 
 
 class Repeated(Split):
-    """A split several times over, as if it had so many more images."""
+    """A split repeated several times, as if it had so many more images."""
 
     def __init__(self, split: Split, times: int) -> None:
         super().__init__(split.name, np.tile(split.labels, times), split.image_shape)
         self._split, self._times = split, times
 
     def file(self, index: int) -> str:
+        """Return the file of an image."""
         return self._split.file(index % len(self._split))
 
     def skip(self, index: int, reason: str) -> None:
+        """Count an image as unreadable."""
         self._split.skip(index % len(self._split), reason)
 
     def fill(self, indices: Indices, images: Pixels) -> Broken:
+        """Read images into an array."""
         return self._split.fill(indices % len(self._split), images)
 
     def open_reader(self, workers: int | None, times: int = 1) -> Reader:
+        """Open a reader of the split, whose indices are taken modulo its length."""
         reader = self._split.open_reader(workers, times * self._times)
         return _RepeatedReader(reader, len(self._split))
 
@@ -57,12 +61,16 @@ class _RepeatedReader:
 
 
 class OurData:
-    """Our side.
+    """Our side of a comparison of loaders.
 
     Args:
-        data, size: as open_source's; pictures are read anew each time, whether they would fit in memory or
-            not. net: a name or the files of a network.
-        workers: decoding processes, None: as training chooses.
+        data: The data, as for open_source. Images are read anew each time, even if they would fit in memory.
+        size: The size of stored images, as for open_source.
+        net: The name of a network, or the arguments of its NetFiles.
+        batch: Images in a batch.
+        device: The name of the device.
+        precision: One of cconvnet.devices.PRECISIONS.
+        workers: Decoding processes.
     """
 
     def __init__(
@@ -86,7 +94,7 @@ class OurData:
         self._order = itertools.cycle(np.random.default_rng(0).permutation(len(self.split)).tolist())
 
     def measure(self, stage: str, seconds: float) -> tuple[int, float]:
-        """Images and seconds of one turn of a stage; it leaves nothing behind that goes on working."""
+        """Measure one turn of a stage; return images and seconds. Nothing continues to run afterwards."""
         stages: dict[str, Callable[[float], tuple[int, float]]] = {
             "decode 1": self._decode_alone,
             "decode": self._decode,
@@ -130,7 +138,7 @@ class OurData:
             reader.close()
 
     def _loaded(self, use: Callable[[data.Batch], None], seconds: float) -> tuple[int, float]:
-        """What becomes of batches, once `use` is done with each."""
+        """Load batches and call `use` with each."""
         with data.Loader(
             self.split,
             self.batch,
@@ -185,7 +193,7 @@ class OurData:
         return timed(advance, seconds)
 
     def _train(self, seconds: float) -> tuple[int, float]:
-        """As Trainer steps: the result of a step is looked at when the next has been begun."""
+        """Train in the trainer's order: the result of a step is read when the next has been launched."""
         results: deque[Callable[[], Any]] = deque()
         steps = itertools.count()
 
@@ -200,4 +208,5 @@ class OurData:
 
 
 def spec_of(net: str | netfiles.NetFiles, source: data.Source) -> NetSpec:
+    """Build the network for a source's images and classes."""
     return netfiles.build(net, source.image_shape, len(source.classes))[0]

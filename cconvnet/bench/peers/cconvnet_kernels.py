@@ -110,13 +110,18 @@ class _Plan(Plan):
 
 
 def _needs_forward(case: Case) -> bool:
-    """Whether it reads the y of its own forward pass."""
+    """Return whether it reads the y of its own forward pass."""
     return case.operation in ("maxpool_backward", "lrn_maxpool_backward")
 
 
 class Ours(Side):
-    """Args:
-    impl: a row of the selection tables to force where there is a table; None is what they select.
+    """Our kernels, on any of our devices.
+
+    Args:
+        device: The name of the device.
+        precision: One of cconvnet.devices.PRECISIONS.
+        impl: A row of the selection tables to force where there is a table; None: the selected one.
+        verify: The check of results; see Side.
     """
 
     strict = True
@@ -130,32 +135,40 @@ class Ours(Side):
         self._tiles = Tiles(self._device)
 
     def plans(self, case: Case) -> Sequence[Plan]:
+        """Return the one plan of a case."""
         return [_Plan(self._device, case, self._impl, self._tiles)]
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
+        """Return the device's time of each call."""
         return self._clock.seconds(plan.call, count)
 
     def captured(self, plan: Plan) -> tuple[Plan, str]:
+        """Capture a plan's work in a graph, where the device can."""
         replay, how = self._clock.captured(plan.call)
         return (Replay(plan, replay) if how == GRAPH else plan), how
 
     def launch_seconds(self, plan: Plan, count: int) -> list[float]:
+        """Return the host's time of each call."""
         return self._clock.launch_seconds(plan.call, count)
 
     def serves(self, precision: str) -> bool:
+        """Return whether the device computes in a precision."""
         return self._device.serves(precision)
 
     def machine(self) -> dict[str, Any]:
+        """Describe the machine for results."""
         return {"machine": machine.describe(self._device)}
 
     def synchronize(self) -> None:
+        """Wait for the device."""
         self._device.synchronize()
 
     def about(self) -> dict[str, Any]:
+        """Describe the caches' state when a call begins."""
         return {"caches": self._clock.caches}
 
     def work(self) -> dict[str, int]:
-        """How much the prepared case must do at least; see cconvnet.bench.cost."""
+        """Return the least work of the prepared case; see cconvnet.bench.cost."""
         (plan,) = self._kept.values()
         if isinstance(plan, Replay):
             plan = plan.plan
@@ -163,5 +176,5 @@ class Ours(Side):
         return {"flops": plan.work.flops, "bytes": plan.work.bytes}
 
     def ceilings(self) -> dict[str, float]:
-        """What this device can do at most."""
+        """Measure the device's peaks."""
         return peaks.measure(self._device, self.precision).to_dict()

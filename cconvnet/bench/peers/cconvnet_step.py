@@ -23,13 +23,14 @@ START, MASKS, END = "start.npz", "masks.npz", "end.npz"
 
 
 class OurStep:
-    """Our side, and what every other side must offer.
+    """Our training step, and the interface of every other side.
 
     Args:
-        spec: of the network, as spec_to_dict gives it.
-        batch: images per step.
-        devices: their names.
-        folder: where START, MASKS and END go.
+        spec: The network, as spec_to_dict returns it.
+        batch: Images in a batch.
+        devices: Names of the devices.
+        precision: One of cconvnet.devices.PRECISIONS.
+        folder: The folder for START, MASKS and END.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class OurStep:
         self.folder = Path(folder)
 
     def about(self) -> dict[str, Any]:
-        """``what`` computes, and whatever else is to be said."""
+        """Return ``what`` computes, and other properties of this side."""
         described = self.network.describe()
         return {
             "what": self.network.devices[0].reason,
@@ -51,7 +52,7 @@ class OurStep:
         }
 
     def first_steps(self, count: int, lr: float) -> list[float]:
-        """The losses of so many steps; leaves in the folder what others need to do the same."""
+        """Return the losses of `count` steps. Files in the folder let other sides take the same steps."""
         self.training.lr = lr
         start: dict[str, Any] = {"images": self._cropped(), "labels": self.training.labels}
         np.savez(self.folder / START, **start, **self._state(velocities=False))
@@ -69,7 +70,7 @@ class OurStep:
         return {name: value for name, value in state.items() if name.endswith(".velocity") == velocities}
 
     def _cropped(self) -> Array:
-        """The images as the network sees them, uint8[N,H,W,C], their mean not yet subtracted."""
+        """Return the images as the network reads them, uint8[N,H,W,C], before their mean is subtracted."""
         net, given = self.network.spec, self.training
         crops = np.empty((len(given.images), net.input.height, net.input.width, net.input.channels), np.uint8)
         offsets = zip(crops, given.images, given.top, given.left, given.mirror, strict=True)
@@ -79,7 +80,7 @@ class OurStep:
         return crops
 
     def _masks(self) -> dict[str, Array]:
-        """What each dropout layer multiplied its input by in the last forward pass."""
+        """Return the factors by which each dropout layer multiplied its input in the last forward pass."""
         parts: dict[str, list[Array]] = {}
         for layer in self.network.layers:
             # By itself, or as the last part of a product.
@@ -91,16 +92,16 @@ class OurStep:
         return {name: np.concatenate(masks, axis=-1, dtype=np.float32) for name, masks in parts.items()}
 
     def prepare(self, lr: float) -> None:
-        """From here on steps are those that are timed, and the peak of memory is theirs."""
+        """Prepare the steps that are timed; the peak of memory is theirs."""
         self.training.lr = lr
         processes.forget_peak()
 
     def step(self) -> float:
-        """The seconds of one step: images to the device, forward, backward, update, loss read."""
+        """Return the seconds of one step: images to the device, forward, backward, update, loss read."""
         return wall_seconds(self.training.step, 1)[0]
 
     def memory(self) -> dict[str, int]:
-        """``peak_rss_bytes`` of the process; on a GPU also ``peak_device_bytes``, held by its allocator."""
+        """Return ``peak_rss_bytes`` of the process, and on a GPU ``peak_device_bytes`` of its allocator."""
         found = {"peak_rss_bytes": processes.peak_bytes()}
         gpus = {device.ordinal: device for device in self.network.devices if device.kind == "cuda"}
         held = 0

@@ -1,6 +1,6 @@
 """cuDNN's convolutions and matrix products through its Python frontend: every plan for a case.
 
-Not yet run on a GPU: tests/bench/test_bench_cudnn.py holds the calls against the frontend's signatures.
+Not yet run on a GPU: tests/bench/test_bench_cudnn.py checks the calls against the frontend's signatures.
 
 Source: cuDNN frontend, "Graph API": a graph of one operation is planned by three heuristics, whose plans are
 built and timed one by one. https://docs.nvidia.com/deeplearning/cudnn/frontend/latest/
@@ -65,14 +65,14 @@ Layout = tuple[list[int], list[int]]  # dimensions, and how many elements lie be
 
 @dataclass(frozen=True)
 class Form:
-    """One operation of cuDNN's that computes a case.
+    """One of cuDNN's operations that computes a case.
 
-    Attributes
-        method: of cudnn.pygraph.
-        arguments: our names of the arrays it takes as its own arguments.
-        output: our name of the array it makes.
-        layouts: of each array, by our names.
-        settings: its other arguments.
+    Attributes:
+        method: The method of cudnn.pygraph.
+        arguments: Our names of the arrays it takes, by the names of its arguments.
+        output: Our name of the array it makes.
+        layouts: The layout of each array, by our names.
+        settings: Its other arguments.
     """
 
     method: str
@@ -83,22 +83,25 @@ class Form:
 
 
 def _nhwc(shape: Sequence[int]) -> Layout:
-    """cuDNN counts N, C, H, W (or K, C, R, S) in whatever order they lie in memory: ours is N, H, W, C."""
+    """Return the layout of one of our arrays, [N,H,W,C] in memory.
+
+    CuDNN lists N, C, H, W (or K, C, R, S) whatever their order in memory.
+    """
     n, h, w, c = shape
     return [n, c, h, w], [h * w * c, 1, w * c, c]
 
 
 def _matrix(rows: int, columns: int, transposed: bool = False) -> Layout:
-    """A batch of one matrix that lies in memory row by row, or of its transpose."""
+    """Return the layout of a batch of one matrix in row-major order, or of its transpose."""
     if transposed:
         return [1, columns, rows], [rows * columns, 1, columns]
     return [1, rows, columns], [rows * columns, columns, 1]
 
 
 def forms(case: Case) -> list[Form]:
-    """Every operation of cuDNN's that computes the case; a fully connected layer is a convolution as well.
+    """Return every cuDNN operation that computes the case. A fully connected layer is a convolution as well.
 
-    Raises Refused for what cuDNN's graphs are not asked for.
+    Raises Refused for cases for which cuDNN's graphs are not asked.
     """
     direction, problem = case.operation.rpartition("_")[2], case.problem
     if case.operation not in GEMMS:
@@ -137,11 +140,11 @@ def _product(problem: FcProblem, direction: str) -> Form:
 
 
 class _Buffers:
-    """The arrays of one case on the device, which all its plans share.
+    """Arrays of one case on the device, which all its plans share.
 
-    Attributes
-        output: the name of the one that is computed.
-        workspace: the address of the memory that plans may use as they like.
+    Attributes:
+        output: The name of the array that is computed.
+        workspace: The address of the memory that plans may use freely.
     """
 
     def __init__(self, device: Device, case: Case, form: Form, tiles: Tiles) -> None:
@@ -166,7 +169,7 @@ class _Buffers:
         return self._shapes[name]
 
     def _inside(self, name: str) -> Any:
-        """The part of an array that is not padding."""
+        """Return the part of an array that is not padding."""
         return self._arrays[name][tuple(slice(size) for size in self._shapes[name])]
 
     def load(self, inputs: dict[str, Any]) -> None:
@@ -184,7 +187,7 @@ class _Buffers:
         return self._device.host(self._inside(self.output).copy())
 
     def bad(self) -> tuple[int, int]:
-        """The number of elements of the result that are not finite, and of all."""
+        """Return the number of elements of the result that are not finite, and of all."""
         inside = self._inside(self.output)
         return count_bad(self._device.xp, inside), inside.size
 
@@ -192,7 +195,7 @@ class _Buffers:
         return int(self._arrays[name].data.ptr)
 
     def reserve(self, size: int) -> None:
-        """Makes the workspace, which all plans share, at least `size` bytes long; it may move."""
+        """Grow the workspace, which all plans share, to at least `size` bytes; it may move."""
         if self._workspace is None or self._workspace.nbytes < size:
             self._workspace = None  # its memory first, then more
             self._workspace = self._device.empty(max(size, 1), np.uint8)
@@ -200,7 +203,7 @@ class _Buffers:
 
 
 class CuDNNPlan(Plan):
-    """One engine of cuDNN's with one set of its knobs."""
+    """One of cuDNN's engines with one set of its knobs."""
 
     def __init__(
         self,
@@ -217,31 +220,37 @@ class CuDNNPlan(Plan):
         self._operands, self._size, self._buffers, self._notes = operands, size, buffers, notes
 
     def stands_in(self, column: str) -> bool:
+        """Return whether the plan has none of the notes that the column bars."""
         return self._notes.allow(column, self.name)
 
     def load(self, inputs: dict[str, Any]) -> None:
+        """Load the inputs into the shared buffers."""
         self._buffers.reserve(self._size)
         self._buffers.load(inputs)
 
     def call(self) -> None:
+        """Execute the plan."""
         workspace = self._buffers.workspace
         self._graph.execute_plan_at_index(self._operands, workspace, self._index, self._handle)
 
     def results(self) -> dict[str, Array]:
+        """Return the output."""
         return {self._buffers.output: self._buffers.result()}
 
     def bad(self) -> dict[str, tuple[int, int]]:
+        """Count the output's elements that are not finite, on the GPU."""
         return {self._buffers.output: self._buffers.bad()}
 
 
 class CuDNN(Side):
-    """Three columns: ``best``, the fastest plan whose data are of the wanted type and whose sums are floats,
-    which with float data may round what it multiplies to TF32; ``strict``, the fastest that rounds nothing
-    beyond its precision and transforms nothing; and ``deterministic``, the fastest of those that always gives
-    the same bits.
+    """Fastest plans of cuDNN in three columns.
 
-    Raises
-        PeerMissing: there is no GPU, CuPy, frontend or cuDNN here.
+    ``best`` is the fastest plan with data of the requested type and sums in float. With float data it may
+    round the factors to TF32. ``strict`` is the fastest that rounds nothing beyond its precision and
+    transforms nothing. ``deterministic`` is the fastest of those whose results are always bit-identical.
+
+    Raises:
+        PeerMissing: There is no GPU, CuPy, frontend or cuDNN here.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("best", "strict", "deterministic")
@@ -271,6 +280,7 @@ class CuDNN(Side):
         self._failed: dict[str, str] = {}  # what of the case's plans there is not, and why
 
     def about(self) -> dict[str, Any]:
+        """Describe the versions and the heuristics."""
         return {
             "frontend": self._cudnn.__version__,
             "cudnn": self._cudnn.backend_version(),
@@ -279,24 +289,30 @@ class CuDNN(Side):
         }
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
+        """Return the device's time of each call."""
         return self._clock.seconds(plan.call, count)
 
     def captured(self, plan: Plan) -> tuple[Plan, str]:
+        """Capture a plan's work in a graph, if cuDNN allows it."""
         replay, how = self._clock.captured(plan.call)
         return (Replay(plan, replay) if how == GRAPH else plan), how
 
     def launch_seconds(self, plan: Plan, count: int) -> list[float]:
+        """Return the host's time of each call."""
         return self._clock.launch_seconds(plan.call, count)
 
     def synchronize(self) -> None:
+        """Wait for the device."""
         self._device.synchronize()
 
     def prepare(self, *arguments: Any, **more: Any) -> dict[str, Any]:
+        """Prepare a case; ``failed`` also contains the plans that could not be built."""
         self._failed = {}
         answer = super().prepare(*arguments, **more)
         return {**answer, "failed": {**answer["failed"], **self._failed}}
 
     def plans(self, case: Case) -> list[CuDNNPlan]:
+        """Return the plans of all forms that can be built in time."""
         deadline = time.monotonic() + self._plan_seconds
         buffers, found = None, []
         for form in forms(case):
@@ -334,7 +350,7 @@ class CuDNN(Side):
         return list(found.values())
 
     def planned(self, form: Form) -> tuple[Any, dict[str, Any]]:
-        """A graph of one operation, with its plans still to be built, and its tensors by our names."""
+        """Return a graph of one operation with its plans still to be built, and its tensors by our names."""
         cudnn = self._cudnn
         sums = cudnn.data_type.FLOAT
         kind = cudnn.data_type.BFLOAT16 if self.precision == "bf16" else sums
@@ -360,7 +376,7 @@ class CuDNN(Side):
         return graph, tensors
 
     def barred(self, column: str) -> list[Any]:
-        """The notes that no plan of a column may have."""
+        """Return the notes that no plan of a column may have."""
         if column == "best":
             return []
         loose = [note for note in _LOOSE if self.precision == "fp32" or note != _TENSOR_CORE]
@@ -369,10 +385,10 @@ class CuDNN(Side):
 
 
 class _Notes:
-    """The columns that plans of a form may stand in, found out for those that are asked about.
+    """Columns for which plans of a form may be chosen, found when they are needed.
 
-    The notes of a plan cannot be read, only plans with notes be barred. Each column has a graph of its own
-    for that, since a barred plan may refuse to run. What is barred is not built, which costs little.
+    A plan's notes cannot be read; only plans with notes can be barred. Each column has a graph of its own for
+    that, since a barred plan may refuse to run. Barred plans are not built, so this costs little.
     """
 
     def __init__(self, side: CuDNN, form: Form) -> None:
@@ -398,7 +414,7 @@ class _Notes:
 
 
 def _unbuildable(graph: Any, index: int) -> str | None:
-    """Builds a plan; why that fails, if it does."""
+    """Build a plan; return why that fails, if it does."""
     try:
         graph.build_plan_at_index(index)
     except Exception as error:  # whatever the library raises, the other plans may do

@@ -1,4 +1,4 @@
-"""Images that both sides of a feeding comparison read, and the turns in which they are timed."""
+"""Images that both sides of a comparison of loaders read, and the timing of their turns."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _BATCHES = 200
 
 
 def times_over(images: int, batch: int) -> int:
-    """How often images have to be taken for an epoch of many batches."""
+    """Return how often the images have to be repeated for an epoch of many batches."""
     return max(1, math.ceil(_BATCHES * batch / images))
 
 
 def timed(advance: Callable[[], int], seconds: float, ahead: int = 0) -> tuple[int, float]:
-    """Calls `advance`, which returns how many images it brought, for `seconds`; returns images and seconds.
+    """Call `advance`, which returns how many images it brought, for `seconds`; return images and seconds.
 
-    First it is called until what a stage had ready, `ahead` calls, is used up; or for three times as long,
-    after which what was ready no longer counts.
+    First it is called until the results that a stage had ready, `ahead` calls, are used up. After three times
+    `seconds` this stops, since results that were ready no longer count.
     """
     begin = time.perf_counter()
     for _ in range(1 + ahead):
@@ -36,5 +36,5 @@ def timed(advance: Callable[[], int], seconds: float, ahead: int = 0) -> tuple[i
 
 
 def open_streamed(where: str | None, size: int | None) -> data.Source:
-    """A source whose pictures are read anew each time, as those of a set too large for memory are."""
+    """Open a source whose images are read anew each time, like those of a set too large for memory."""
     return data.open_source(where, size, cache_bytes=0)

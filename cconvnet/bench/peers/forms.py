@@ -1,4 +1,4 @@
-"""The forms in which a PyTorch user could write a training step."""
+"""Forms in which a PyTorch user could write a training step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ WORDS = {
 
 
 def default_forms(spec: NetSpec, on_gpu: bool, precision: str = "fp32") -> list[str]:
-    """The forms of PyTorch's step that are tried if none are asked for; see PyTorchStep.
+    """Return the forms of PyTorch's step that are tried if none are requested; see PyTorchStep.
 
-    In precisions other than fp32 also those of fp32, since that is what one gets who does not ask.
+    In precisions other than fp32 they include those of fp32, PyTorch's default.
     """
     forms = ["channels_last", "channels_last+graph", "channels_last+compiled+graph"]
     if not on_gpu:
@@ -39,12 +39,12 @@ def default_forms(spec: NetSpec, on_gpu: bool, precision: str = "fp32") -> list[
 
 
 def form_precision(form: str, precision: str) -> str:
-    """What a form computes in where ours computes in `precision`."""
+    """Return the precision in which a form computes where ours computes in `precision`."""
     return next((word for word in form.split("+") if word in PRECISIONS), precision)
 
 
 def check_forms(forms: Sequence[str], on_gpu: bool, precision: str = "fp32") -> None:
-    """Raises ValueError naming a form that makes no sense where ours computes in `precision`."""
+    """Raise ValueError for a form that is impossible where ours computes in `precision`."""
     for form in forms:
         words = form.split("+")
         for word in words:

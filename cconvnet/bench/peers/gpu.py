@@ -1,6 +1,6 @@
 """A GPU as peers need it: memory, a stream and graphs, without this package's own kernels.
 
-Peers can be measured while those are still being compiled.
+So peers can be measured while those are being compiled.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class PeerGpu(CudaDevice):
 
 @functools.cache
 def gpu(name: str) -> PeerGpu:
-    """The GPU that is called so, "cuda:0".
+    """Return the GPU of a device name such as "cuda:0".
 
-    Raises PeerMissing if it cannot be used, or is none.
+    Raises PeerMissing if it cannot be used, or is no GPU.
     """
     kind, _, index = name.partition(":")
     if kind != "cuda":

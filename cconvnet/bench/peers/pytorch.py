@@ -1,4 +1,4 @@
-"""PyTorch itself, set up as a peer wants it; where it is missing, importing this says what mends that."""
+"""PyTorch itself, set up for a peer. Where it is missing, importing this module tells how to install it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ except ImportError as error:
 
 
 def set_up(ordinal: int | None, precision: str) -> torch.device:
-    """The device to compute on, with the settings of a precision.
+    """Return the device to compute on, with the settings of a precision.
 
-    `ordinal`: of the GPU, as the driver counts; None is the CPU.
+    `ordinal` is the GPU's number in the driver; None is the CPU.
 
     Raises PeerMissing if this PyTorch cannot use a GPU.
     """

@@ -1,4 +1,4 @@
-"""PyTorch's DataLoader over the same pictures, with transforms as torchvision's over Pillow.
+"""PyTorch's DataLoader over the same images, with the transforms of torchvision over Pillow.
 
 They are those of AlexNet's training: open, to RGB, shorter side to `size`, random crop, mirror, float tensor
 of [0, 1] in CHW order, normalise. Source: the documentation of torchvision.transforms, whose Resize,
@@ -34,6 +34,8 @@ _PREFETCH = 2
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
+    """Dataset of stored images, decoded and transformed one by one."""
+
     def __init__(self, pictures: list[ByteRange], labels: list[int], size: int, crop: int) -> None:
         self.pictures, self.labels, self.size, self.crop = pictures, labels, size, crop
         self.mean = torch.tensor(_MEAN).view(3, 1, 1)
@@ -61,10 +63,13 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 class PyTorchData:
-    """The other side of cconvnet.bench.peers.cconvnet_data.OurData.
+    """PyTorch's side of a comparison of loaders; see cconvnet.bench.peers.cconvnet_data.OurData.
 
     Args:
-        data, size: as open_source's. crop: side of the crops.
+        data: The data, as for open_source.
+        size: The size of stored images, as for open_source.
+        crop: Height and width of the crops.
+        batch: Images in a batch.
     """
 
     def __init__(self, data: str | None, size: int, crop: int, batch: int) -> None:
@@ -77,12 +82,14 @@ class PyTorchData:
         self.batch = batch
 
     def about(self) -> dict[str, Any]:
+        """Describe the versions, and whether memory is pinned."""
         return {
             "what": f"PyTorch {torch.__version__} DataLoader, Pillow {PIL.__version__}",
             "pinned": torch.cuda.is_available(),
         }
 
     def measure(self, workers: int, seconds: float) -> tuple[int, float]:
+        """Load for `seconds` with `workers` processes; return images and seconds."""
         loader = DataLoader(
             self.pictures,
             batch_size=self.batch,

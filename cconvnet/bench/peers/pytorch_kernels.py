@@ -1,7 +1,9 @@
-"""PyTorch's operations, one by one, in the memory layouts it offers; what we compute as one, as its parts.
+"""PyTorch's operations, one by one, in the memory layouts it offers.
 
-In bf16 every tensor is bfloat16's where ours is. So are the gradients of filters and biases, which we write
-as floats: PyTorch's functions give what they are given, as under autocast.
+For an operation that we compute as one, PyTorch computes its parts in turn.
+
+In bf16 every tensor is bfloat16 where ours is. So are the gradients of filters and biases, which we write as
+floats: PyTorch's functions return the type they are given, as under autocast.
 """
 
 from __future__ import annotations
@@ -100,10 +102,10 @@ class _Plan(Plan):
 
 
 class PyTorch(Side):
-    """PyTorch on the CPU or on the GPU of ours.
+    """PyTorch on the CPU or on our GPU.
 
     Raises:
-        PeerMissing: it is not installed, or has no support for the GPU.
+        PeerMissing: It is not installed, or does not support the GPU.
     """
 
     def __init__(self, device: str, precision: str, verify: str | None = None) -> None:
@@ -123,22 +125,25 @@ class PyTorch(Side):
         self._base: Any = None
 
     def use(self, precision: str) -> None:
+        """Compute in another precision from the next case on."""
         super().use(precision)
         set_up(self._ordinal, precision)
 
     def tiled(self, wanted: Tiled) -> Any:
-        """A new tensor of floats."""
+        """Return a new tensor of floats."""
         if self._base is None:
             self._base = torch.from_numpy(tile()).to(self.torch_device)
         times = -(-wanted.size // len(self._base))
         return self._base.repeat(times)[: wanted.size].clone().view(wanted.shape)
 
     def about(self) -> dict[str, Any]:
+        """Describe the versions and threads."""
         if self._ordinal is None:
             return {"version": torch.__version__, "threads": torch.get_num_threads()}
         return {"version": torch.__version__, "cuda": torch.version.cuda}
 
     def plans(self, case: Case) -> Sequence[Plan]:
+        """Return the plans of a case, one for each layout."""
         maker = getattr(self, f"_{case.operation}", None)
         if maker is None:
             raise Refused(f"{case.operation} has no counterpart in PyTorch")
@@ -165,6 +170,7 @@ class PyTorch(Side):
         return [_Plan(self, case, maker, layout, layout) for layout in ("nchw", "channels_last")]
 
     def seconds(self, plan: Plan, count: int) -> list[float]:
+        """Return the time of each call."""
         if self._ordinal is None:
             return wall_seconds(plan.call, count)
         cuda = torch.cuda
@@ -178,6 +184,7 @@ class PyTorch(Side):
         return [begin_event.elapsed_time(end_event) / 1e3 for begin_event, end_event in events]
 
     def captured(self, plan: Plan) -> tuple[Plan, str]:
+        """Capture a plan's work in a CUDA graph, if PyTorch allows it."""
         if self._ordinal is None:
             return plan, ""
         torch.cuda.synchronize()
@@ -192,13 +199,16 @@ class PyTorch(Side):
         return Replay(plan, graph.replay), GRAPH
 
     def serves(self, precision: str) -> bool:
+        """Return whether PyTorch computes in a precision on this device."""
         return precision != "tf32" or self._ordinal is not None
 
     def synchronize(self) -> None:
+        """Wait for the GPU."""
         if self._ordinal is not None:
             torch.cuda.synchronize()
 
     def launch_seconds(self, plan: Plan, count: int) -> list[float]:
+        """Return the host's time of each call."""
         times = []
         for _ in range(count):
             torch.cuda.synchronize()
@@ -216,7 +226,10 @@ class PyTorch(Side):
     # ---- sums of products ----
 
     def _padded(self, o: Any, x: Any) -> Any:
-        """x with as many zeros below and to the right as windows hang over, if sizes were rounded up."""
+        """Pad x with zeros below and to the right for windows that extend beyond it.
+
+        Windows do so where sizes were rounded up.
+        """
         _, h, w, _ = covering_image(o)
         if (h, w) == (o.h, o.w):
             return x
@@ -260,7 +273,7 @@ class PyTorch(Side):
     # ---- normalisation ----
 
     def _normalised(self, o: Any, x: Any) -> Any:
-        """In bf16 as under autocast: on a CPU not every function that it needs has bfloat16."""
+        """Normalise in bf16 as under autocast: on a CPU not every function that it needs has bfloat16."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
             return self._own_norm(o, x).to(x.dtype)
 

@@ -1,6 +1,7 @@
 """Any of our networks as a PyTorch module, with our weights.
 
-Activations are [N,C,H,W], filters [K,C/groups,R,S]; what an FC layer reads is flattened in the order (C,H,W).
+Activations are [N,C,H,W] and filters [K,C/groups,R,S]. The input of an FC layer is flattened in the order
+(C,H,W).
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Learned:
-    """One of our parameters as PyTorch holds it.
+    """One of our parameters in PyTorch's layout.
 
-    Attributes
-        view, axes: ours is viewed in the shape `view` and then transposed.
-        lr_scale, weight_decay, momentum: as in cconvnet.optim.Parameter.
+    Attributes:
+        view: The shape in which ours is viewed.
+        axes: The transpose of that view.
+        lr_scale: As in cconvnet.optim.Parameter.
+        weight_decay: As in cconvnet.optim.Parameter.
+        momentum: As in cconvnet.optim.Parameter.
     """
 
     tensor: nn.Parameter
@@ -53,7 +57,7 @@ class Learned:
     momentum: float | None
 
     def to_ours(self, values: Tensor) -> Array:
-        """Values in the shape of this parameter, in our shape and order."""
+        """Return values of this parameter in our shape and order."""
         transposed = values.detach().float().cpu().numpy().reshape([self.view[axis] for axis in self.axes])
         return np.ascontiguousarray(transposed.transpose(np.argsort(self.axes)).reshape(self.ours))
 
@@ -73,6 +77,7 @@ def _learned(
 
 
 def neuron(function: Neuron, x: Tensor) -> Tensor:
+    """Apply an activation function."""
     a, b = function.a, function.b
     match function.kind:
         case "linear":
@@ -97,10 +102,10 @@ def neuron(function: Neuron, x: Tensor) -> Tensor:
 
 
 class _Weighted(nn.Module):
-    """The sum over the inputs of one product each, a bias, and a neuron.
+    """Sum of one product for each input, with a bias and an activation function.
 
-    Attributes
-        learned: its parameters by our names.
+    Attributes:
+        learned: Its parameters by our names.
     """
 
     def __init__(self, spec: Any, state: Mapping[str, Array]) -> None:
@@ -154,7 +159,7 @@ class _Conv(_Weighted):
 
     @staticmethod
     def _padding(spec: ConvSpec, x: Shape) -> tuple[int, int, int, int] | None:
-        """Zeros to be put around the image for outputs that PyTorch's own geometry does not give."""
+        """Return the zeros around the image for outputs that PyTorch's own geometry does not give."""
         around: list[int] = []
         for size, window, stride, padding in zip(x, spec.window, spec.stride, spec.padding, strict=False):
             last = (windows(size, window, stride, padding, spec.rounding) - 1) * stride + window
@@ -196,7 +201,7 @@ class _Neuron(nn.Module):
 
 
 class _Pool(nn.Module):
-    """PyTorch's own geometry where it gives our windows, else an image padded or cropped for them."""
+    """Pooling with PyTorch's own geometry if it gives our windows, else of a padded or cropped image."""
 
     def __init__(self, spec: PoolSpec, x: Shape) -> None:
         super().__init__()
@@ -244,9 +249,9 @@ class _Pool(nn.Module):
 
 
 class _Lrn(nn.Module):
-    """`by_hand`: not F.local_response_norm but what a PyTorch user could write in its place.
+    """Local response normalisation by F.local_response_norm or, `by_hand`, as a PyTorch user could write it.
 
-    The library's takes a mean over a three-dimensional window and a power; by hand the shifted squares are
+    The library takes a mean over a three-dimensional window and a power. By hand the shifted squares are
     added, and a power of 3/4 is two square roots.
     """
 
@@ -293,7 +298,7 @@ class _Lrn(nn.Module):
 
 
 class _Dropout(nn.Module):
-    """PyTorch's own, or with a `mask` what the mask says: factors of the output's shape."""
+    """PyTorch's own dropout, or with a `mask` a product with its factors, of the output's shape."""
 
     def __init__(self, spec: DropoutSpec) -> None:
         super().__init__()
@@ -321,7 +326,7 @@ class _Sum(nn.Module):
 
 
 class _Max(nn.Module):
-    """Of tied inputs ours give each the gradient, PyTorch's share it."""
+    """Maximum of several inputs. Ours gives each of equal inputs the gradient, PyTorch's shares it."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         y, *others = inputs
@@ -334,18 +339,19 @@ class _Max(nn.Module):
 
 
 class Net(nn.Module):
-    """images float[N,C,H,W] to the cost's input, float[N,classes].
+    """Map images float[N,C,H,W] to the cost's input, float[N,classes].
 
     Args:
-        state: our parameters, as Network.state gives them.
-        lrn_by_hand: see _Lrn.
+        spec: The network.
+        state: Our parameters, as Network.state returns them.
+        lrn_by_hand: See _Lrn.
 
     Attributes:
-        learned: every parameter by our name.
-        dropouts: the dropout layers by name.
-        coeff: what the loss's gradient is to be multiplied by.
+        learned: Every parameter by our name.
+        dropouts: The dropout layers by name.
+        coeff: The factor of the loss's gradient.
 
-    Raises PeerMissing naming a layer that PyTorch does not have.
+    Raises PeerMissing, which names a layer that PyTorch does not have.
     """
 
     def __init__(self, spec: NetSpec, state: Mapping[str, Array], lrn_by_hand: bool = False) -> None:
@@ -392,6 +398,7 @@ class Net(nn.Module):
         raise PeerMissing(f"PyTorch has no layer like {layer.name}, a {layer.type}")
 
     def forward(self, images: Tensor) -> Tensor:
+        """Compute the cost's input."""
         outputs = {DATA: images}
         for layer, module in zip(self.spec.layers[:-1], self.modules_in_order, strict=True):
             outputs[layer.name] = module(*(outputs[name] for name in layer.inputs))
@@ -402,7 +409,7 @@ class Net(nn.Module):
         return outputs[self.logits].flatten(1)
 
     def param_groups(self, lr: float, momentum: float) -> list[dict[str, Any]]:
-        """For torch.optim.SGD: parameters that learn alike in one group."""
+        """Return the groups of torch.optim.SGD, each with the parameters that learn alike."""
         groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
         for own in self.learned.values():
             kept = momentum if own.momentum is None else own.momentum

@@ -26,20 +26,20 @@ from cconvnet.network.synthetic import MEAN
 
 
 class PyTorchStep:
-    """The other side of OurStep: the same methods, the same network, weights and images.
+    """PyTorch's side of a comparison of steps, with OurStep's methods, network, weights and images.
 
     Args:
-        spec: of the network, as spec_to_dict gives it.
-        batch: images per step.
-        ordinal: of the GPU, as the driver counts; None is the CPU.
+        spec: The network, as spec_to_dict returns it.
+        batch: Images in a batch.
+        ordinal: The GPU's number in the driver; None is the CPU.
         precision: "fp32", "tf32" (matrix products and convolutions may use it), or "bf16" (autocast), unless
             the form names another.
-        folder: where OurStep left the weights and the images; what this side leaves there is named after it.
-        form: its words and what they mean stand at cconvnet.bench.peers.forms.WORDS.
+        folder: The folder with OurStep's weights and images. This side's file there is named after the form.
+        form: Words that cconvnet.bench.peers.forms.WORDS explains.
 
-    Raises
+    Raises:
         PeerMissing: PyTorch is not there, has no such device, or lacks a layer of the network.
-        ValueError: `batch` is not that of the images.
+        ValueError: `batch` differs from that of the images.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class PyTorchStep:
         self.captured: Any = None
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Of uint8 images on the device, before the factor of the gradient."""
+        """Return the loss of uint8 images on the device, before the factor of the gradient."""
         x = images.to(torch.float32).sub_(self.mean)
         if self.scale != 1:
             x = x.mul_(self.scale)
@@ -119,20 +119,21 @@ class PyTorchStep:
         return loss.detach()
 
     def _set_rate(self, lr: float) -> None:
-        """A new optimizer, with velocities of zero."""
+        """Make a new optimizer, with velocities of zero."""
         groups = self.model.param_groups(lr, self.momentum)
         for group in groups:
             group["params"] = [self.moved[id(p)] for p in group["params"]]
         self.optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
 
     def about(self) -> dict[str, Any]:
+        """Return ``what`` computes."""
         where = f"{torch.get_num_threads()} threads"
         if self.on_gpu:
             where = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
         return {"what": f"PyTorch {torch.__version__}, {where}"}
 
     def first_steps(self, count: int, lr: float) -> list[float]:
-        """The losses of so many steps with our dropout masks; leaves the velocities after them."""
+        """Return the losses of `count` steps with our dropout masks; save the velocities in the folder."""
         self._set_rate(lr)
         losses = []
         images, labels = self.images.to(self.device), self.labels.to(self.device)
@@ -150,7 +151,7 @@ class PyTorchStep:
         return losses
 
     def _velocities(self) -> dict[str, Any]:
-        """By our names, in our shapes and with our sign: ours is the step itself."""
+        """Return the velocities by our names, in our shapes and with our sign: ours is the step itself."""
         rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
         found = {}
         for name, own in self.model.learned.items():
@@ -160,7 +161,7 @@ class PyTorchStep:
         return found
 
     def prepare(self, lr: float) -> None:
-        """From here on steps are those that are timed."""
+        """Prepare the steps that are timed."""
         self._set_rate(lr)
         if "graph" in self.form.split("+"):
             self._capture()
@@ -169,7 +170,7 @@ class PyTorchStep:
         processes.forget_peak()
 
     def _capture(self) -> None:
-        """The step as one CUDA graph, which reads images and labels that stay where they are."""
+        """Capture the step in one CUDA graph, which reads images and labels from fixed memory."""
         images, labels = self.images.to(self.device), self.labels.to(self.device)
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
@@ -185,7 +186,7 @@ class PyTorchStep:
         self.captured = graph, images, labels, loss
 
     def step(self) -> float:
-        """The seconds of one step: images to the device, forward, backward, update, loss read."""
+        """Return the seconds of one step: images to the device, forward, backward, update, loss read."""
         begin = time.perf_counter()
         if self.captured is not None:
             graph, images, labels, loss = self.captured
@@ -201,6 +202,7 @@ class PyTorchStep:
         return time.perf_counter() - begin
 
     def memory(self) -> dict[str, int]:
+        """Return the peak memory of the process and of the GPU."""
         found = {"peak_rss_bytes": processes.peak_bytes()}
         if self.on_gpu:
             # What it holds, as with ours; and what of it was in use at most.

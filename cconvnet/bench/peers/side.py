@@ -1,7 +1,7 @@
-"""One side of a comparison of kernels: an object in a process of its own (cconvnet.bench.processes).
+"""Interface of a side of a comparison of kernels: an object in a process of its own.
 
-A side offers one plan or several for each case, in one column or several; for each column the fastest plan
-whose result is right is kept and measured. What a side must bring along is what `Side` leaves open.
+A side offers one or several plans for each case, in one column or several. For each column the fastest plan
+whose result is right is kept and measured. A side must implement the abstract methods of `Side`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LAUNCHES = 9
 
 
 def verify_for(kind: str) -> str:
-    """The check on a kind of device unless another is asked for."""
+    """Return the check on a kind of device unless another is requested."""
     return FINITE if kind == "cuda" else FULL
 
 
@@ -44,9 +44,9 @@ class Refused(WorkerError):
 class Plan(abc.ABC):
     """One way to compute one case, with the buffers it needs.
 
-    Attributes
-        name: of the kernel or the algorithm, as the table shows it.
-        columns: those of the side's columns it may stand in.
+    Attributes:
+        name: The name of the kernel or the algorithm, as the table shows it.
+        columns: The side's columns for which it may be chosen.
     """
 
     name: str
@@ -54,30 +54,30 @@ class Plan(abc.ABC):
 
     @abc.abstractmethod
     def load(self, inputs: dict[str, Any]) -> None:
-        """Brings inputs to where `call` reads them, and fills the outputs with NaN.
+        """Load inputs to where `call` reads them, and fill the outputs with NaN.
 
-        `inputs` are those of `Case.operation` in cconvnet.operations, by name: host arrays in
-        our layouts (x[N,H,W,C], w[K,R,S,C/groups], y[N,P,Q,K]) and numbers; floats, of values that the
-        case's arrays hold. An array may be a Tiled, which the plan makes on the device. Backward passes of
-        max pooling get no ``y`` but make it with their own forward pass. Plans that share buffers may keep
-        what is there when the same object comes again; the outputs are filled all the same.
+        `inputs` are those of `Case.operation` in cconvnet.operations, by name: numbers, and host arrays in
+        our layouts (x[N,H,W,C], w[K,R,S,C/groups], y[N,P,Q,K]). They contain floats that the case's arrays
+        represent exactly. An array may be a Tiled, which the plan makes on the device. Backward passes of max
+        pooling get no ``y`` but make it with their own forward pass. Plans that share buffers may keep their
+        contents if the same object comes again; the outputs are filled all the same.
         """
 
     @abc.abstractmethod
     def call(self) -> None:
-        """Computes once. Nothing else happens here: this is what is timed."""
+        """Compute once. This is what is timed, so it does nothing else."""
 
     @abc.abstractmethod
     def results(self) -> dict[str, Array]:
-        """The outputs by name, once all work is done: host arrays in our layouts, bfloat16 as its bits.
+        """Return the outputs by name once all work is done: host arrays in our layouts.
 
-        A peer may leave out outputs that it does not compute.
+        Arrays of bfloat16 contain its bits. A peer may leave out outputs that it does not compute.
         """
 
     def bad(self) -> dict[str, tuple[int, int]]:
-        """For each output how many elements are not finite, which those not written are not, and of how many.
+        """Count for each output the elements that are not finite, and all.
 
-        A plan on a GPU counts there.
+        Elements that were not written are not finite. A plan on a GPU counts there.
         """
         found = {}
         for name, kept in self.results().items():
@@ -86,36 +86,41 @@ class Plan(abc.ABC):
         return found
 
     def stands_in(self, column: str) -> bool:
-        """True if it may stand in one of the side's columns."""
+        """Return whether it may be chosen for a column."""
         return column in self.columns
 
 
 class Replay(Plan):
-    """A plan whose work is started as one captured graph, without its launches."""
+    """A plan whose work is launched as one captured graph."""
 
     def __init__(self, plan: Plan, replay: Callable[[], Any]) -> None:
         self.plan, self.name, self._replay = plan, plan.name, replay
 
     def load(self, inputs: dict[str, Any]) -> None:
+        """Load the plan's inputs."""
         self.plan.load(inputs)
 
     def call(self) -> None:
+        """Replay the graph."""
         self._replay()
 
     def results(self) -> dict[str, Array]:
+        """Return the plan's outputs."""
         return self.plan.results()
 
 
 class Side(abc.ABC):
-    """Args:
-    device: the name of ours, "cuda:0"; a peer computes on the same physical one.
-    precision: one of cconvnet.devices.PRECISIONS.
-    verify: what is checked of a plan: FULL, FINITE, or None for what `verify_for` says.
+    """One side of a comparison of kernels.
+
+    Args:
+        device: The name of our device, "cuda:0". A peer computes on the same physical one.
+        precision: One of cconvnet.devices.PRECISIONS.
+        verify: The check of a plan: FULL, FINITE, or None for that of `verify_for`.
 
     Attributes:
-        columns: what is reported of this side, the first first.
-        strict: whether it promises what our kernels promise; see verify.check.
-        trial_seconds: how long the plans of a case are tried, beyond the first that runs.
+        columns: The columns of this side in results, the first one first.
+        strict: Whether it promises the same exactness as our kernels; see verify.check.
+        trial_seconds: Seconds for which the plans of a case are tried, beyond the first that runs.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("plan",)
@@ -128,57 +133,57 @@ class Side(abc.ABC):
         self._kept: dict[str, Plan] = {}
 
     def use(self, precision: str) -> None:
-        """From the next case on it computes in another precision."""
+        """Compute in another precision from the next case on."""
         self.precision = precision
 
     # ---- what a side brings along ----
 
     @abc.abstractmethod
     def plans(self, case: Case) -> Sequence[Plan]:
-        """Every way this side has to compute the case.
+        """Return every way this side has to compute the case.
 
         Raises Refused if there is none.
         """
 
     @abc.abstractmethod
     def seconds(self, plan: Plan, count: int) -> list[float]:
-        """The time of each of `count` calls of the plan, one after the other."""
+        """Return the time of each of `count` calls of the plan, one after the other."""
 
     def captured(self, plan: Plan) -> tuple[Plan, str]:
-        """On a GPU a Replay of the plan and "graph", or the plan itself and why; elsewhere no reason.
+        """Return on a GPU a Replay of the plan and "graph", or the plan itself and the reason.
 
-        The plan has been called before with the inputs that are loaded.
+        Elsewhere the reason is empty. The plan has been called before with the inputs that are loaded.
         """
         return plan, ""
 
     def launch_seconds(self, plan: Plan, count: int) -> list[float]:
-        """On a GPU the host's time for each of `count` calls that only enqueue their work."""
+        """Return on a GPU the host's time for each of `count` calls that only enqueue their work."""
         raise NotImplementedError
 
     def about(self) -> dict[str, Any]:
-        """As JSON values: what a result file says of this side, such as versions and settings."""
+        """Describe this side for result files, such as its versions and settings, as JSON values."""
         return {}
 
     def serves(self, precision: str) -> bool:
-        """True if it can compute in a precision here."""
+        """Return whether it can compute in a precision here."""
         return True
 
     def machine(self) -> dict[str, Any]:
-        """``machine``: what results say of where they were measured; empty if another side says that."""
+        """Return ``machine``, a description for results; empty if another side reports it."""
         return {}
 
     @property
     def shows_blocks(self) -> bool:
-        """True if a first convolution is also computed over blocks of pixels; see cases.cases."""
+        """Return whether a first convolution is also computed over blocks of pixels; see cases.cases."""
         return self.device.partition(":")[0] in ("cuda", "emulator")
 
     def synchronize(self) -> None:  # noqa: B027 - only GPUs are waited for
-        """Waits for the device; raises if it cannot be used any more."""
+        """Wait for the device; raise if it cannot be used any more."""
 
     # ---- what it is asked ----
 
     def describe(self) -> dict[str, Any]:
-        """``columns``, and what `about` says."""
+        """Return ``columns``, and the result of `about`."""
         return {"columns": list(self.columns), **self.about()}
 
     def prepare(
@@ -190,17 +195,22 @@ class Side(abc.ABC):
         seed: int = 0,
         precision: str | None = None,
     ) -> dict[str, Any]:
-        """Makes the plans of a case, checks them, and keeps the fastest right one of each column.
+        """Make the plans of a case, check them, and keep the fastest right one of each column.
 
-        Args
-            precision: of this case and those behind it; None: as before.
+        Args:
+            network: The case's network.
+            batch: The case's batch.
+            layer: The case's layer.
+            operation: The case's operation.
+            seed: Seed of the inputs.
+            precision: Precision of this case and those after it; None: as before.
 
-        Returns
-            ``plans``: for each column ``{"kernel": the plan's name, "seconds": a first time}``, on a GPU also
-            ``how`` its work is started when it is timed ("graph", or why there is none), ``launch_seconds``
-            (the host's, of one call) and ``called_seconds`` (the device's, of a call without graph);
-            ``wrong`` and ``failed``: for plans that were not kept for that, their names and what is the
-            matter. Or ``refused``: why there is no plan.
+        Returns:
+            ``plans``: for each column ``{"kernel": the plan's name, "seconds": a first time}``. On a GPU also
+            ``how`` its work is launched when it is timed ("graph", or why there is none), ``launch_seconds``
+            (the host's time for one call) and ``called_seconds`` (the device's time for a call without
+            graph). ``wrong`` and ``failed`` contain the names of plans that were rejected for that, and the
+            reasons. Or ``refused``: why there is no plan.
         """
         self.release()
         if precision is not None and precision != self.precision:
@@ -230,7 +240,7 @@ class Side(abc.ABC):
         return {"plans": self._first_times(timed), "wrong": wrong, "failed": failed}
 
     def _first_times(self, inputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Makes the kept plans ready to be timed, and times them for the first time."""
+        """Prepare the kept plans for timing, and time them for the first time."""
         found: dict[Plan, tuple[Plan, dict[str, Any]]] = {}
         for plan in dict.fromkeys(self._kept.values()):
             plan.load(inputs)
@@ -250,7 +260,7 @@ class Side(abc.ABC):
     def _fastest_first(
         self, plans: Sequence[Plan], inputs: dict[str, Any], failed: dict[str, str]
     ) -> list[Plan]:
-        """The plans by time; those that fail are left out and named in `failed`."""
+        """Return the plans by time. Those that fail are left out and named in `failed`."""
         times: dict[Plan, float] = {}
         deadline = time.monotonic() + self.trial_seconds
         for place, plan in enumerate(plans):
@@ -266,7 +276,7 @@ class Side(abc.ABC):
         return sorted(times, key=lambda plan: times[plan])
 
     def _wrong(self, case: Case, plan: Plan, inputs: dict[str, Any]) -> str:
-        """What is wrong with a plan's result; empty if it is right."""
+        """Return the error in a plan's result; empty if it is right."""
         plan.load(inputs)
         plan.call()
         try:
@@ -280,9 +290,9 @@ class Side(abc.ABC):
         return ""
 
     def time(self, column: str, calls: int) -> list[float]:
-        """The time of each of so many calls of the plan that `prepare` kept for the column."""
+        """Return the time of each of `calls` calls of the plan that `prepare` kept for the column."""
         return self.seconds(self._kept[column], calls)
 
     def release(self) -> None:
-        """Lets go of the case's buffers."""
+        """Free the case's buffers."""
         self._kept.clear()
