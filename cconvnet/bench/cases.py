@@ -35,9 +35,9 @@ _OPERATIONS = {
     "avgpool": ("avgpool_forward", "avgpool_backward"),
 }
 
-# Ends the name of a layer that is computed over blocks of pixels.
+# Suffix of the name of a layer that is computed over blocks of pixels.
 BLOCKS = "_blocks"
-# As AlexNet was trained; how fast an update is does not depend on them.
+# AlexNet's rates; the speed of an update does not depend on them.
 _RATES = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0005}
 
 

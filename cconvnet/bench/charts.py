@@ -14,7 +14,7 @@ from cconvnet.bench.kernels import pass_name
 from cconvnet.bench.step import peak
 from cconvnet.plots import PlotError, figure, save
 
-# As many rows are still read with ease beside each other.
+# More rows in a panel are hard to read.
 _ROWS_PER_PANEL = 50
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
@@ -97,7 +97,7 @@ def _panel(
         lengths = [values[place][column] for place in places]
         color = colors[index % len(colors)]
         if column in bars:
-            # From 1 on, to the right where ours is faster.
+            # Bars begin at 1 and extend to the right where ours is faster.
             axes.barh(places, [value - 1 for value in lengths], 0.8, 1, color=color, alpha=0.75, label=column)
             for place, value in zip(places, lengths, strict=True):
                 side = 4 if value >= 1 else -4
@@ -204,7 +204,7 @@ _PASS_COLORS = {
     "backward": "tab:red",
     "update": "tab:purple",
 }
-# So many of each panel are named; the others are small.
+# Operations of each panel that are named; the others are small.
 _LABELS = 12
 
 
@@ -263,7 +263,7 @@ def roofline(result: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(page)
-    canvas.draw()  # where labels have room is known once everything else has its place
+    canvas.draw()  # the room for labels is known once everything else is placed
     _label(left, products, rate / 1e9)
     _label(right, others, bandwidth / 1e9)
     save(page, path)
@@ -295,7 +295,7 @@ def _label(axes: Any, rows: list[dict[str, Any]], limit: float) -> None:
     from matplotlib.text import Text
 
     places = axes.collections[0].get_offsets()
-    # The passes of a layer stand close together, and their colours tell them apart.
+    # The passes of a layer are close together; their colours distinguish them.
     longest: dict[str, int] = {}
     for index in sorted(range(len(rows)), key=lambda index: -float(rows[index]["seconds"])):
         longest.setdefault(_short(rows[index]), index)
@@ -333,7 +333,7 @@ def _box(*corners: float) -> Any:
     return Bbox.from_extents(*corners)
 
 
-# Where a label may stand beside its dot, in points, the nearest places first.
+# Offsets of a label from its dot in points, the nearest first.
 _AROUND = [
     (dx * distance, dy * distance, "left" if dx > 0 else "right" if dx < 0 else "center", "center")
     for distance in (14, 24, 36, 50, 66)
@@ -461,7 +461,7 @@ def scaling(result: dict[str, Any], path: Path) -> None:
             axes.set_xticks(values, [str(value) for value in values], fontsize=8)
             axes.minorticks_off()
             low, high = axes.get_ylim()
-            # At least a decade, so that what hardly grows looks like it.
+            # At least a decade, so that values that hardly grow look like it.
             middle = math.sqrt(low * high)
             axes.set_ylim(min(low, middle / 4), max(high, middle * 4))
             _plain_ticks(axes.yaxis)
@@ -484,7 +484,7 @@ def _growth(
     """Draw the points of a series and both fits over all of them: a power and a straight line."""
     values = [row[series] for row in rows]
     fitted = (result["fits"].get(series) or {}).get(key)
-    # A process is never small: a power says nothing of it.
+    # The memory of a process has a large fixed part, which no power fits.
     if fitted and key != "peak_rss_bytes":
         what += f", ~ {'batch' if series == 'batch' else 'side'}^{fitted['exponent']:.2f}"
         power = [unit * fitted["factor"] * value ** fitted["exponent"] for value in values]

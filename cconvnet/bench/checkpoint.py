@@ -58,7 +58,7 @@ def checkpoint(
     whole("--saves", saves, 1)
     network = build_network(net, devices, batch, precision)
     training = Training(network)
-    training.step()  # takes what memory it needs
+    training.step()  # allocates its memory
     alone = []
     for done in range(1, steps + 1):
         alone += wall_seconds(training.step, 1)
@@ -76,7 +76,7 @@ def checkpoint(
             stalls.append(time.perf_counter() - begun)
             while saver.busy:
                 seconds = wall_seconds(training.step, 1)
-                if saver.busy:  # else only a part of the step was beside it
+                if saver.busy:  # otherwise the save ended during the step
                     beside += seconds
             saved = saver.collect()
             assert saved is not None

@@ -30,7 +30,7 @@ from cconvnet.formats import netfiles
 OURS = "cconvnet.bench.peers.cconvnet_data:OurData"
 PYTORCH = "cconvnet.bench.peers.pytorch_data:PyTorchData"
 
-# In the order in which an image goes through them.
+# Stages in the order in which an image passes through them.
 STAGES = {
     "decode 1": "one core reads and decodes",
     "decode": "all workers read and decode",
@@ -41,7 +41,7 @@ STAGES = {
     "train": "loader and steps together",
 }
 _ROUNDS = 5
-# Stages this close are taken for equally fast.
+# Stages whose rates differ by less count as equally fast.
 _CLOSE = 0.9
 
 

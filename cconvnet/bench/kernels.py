@@ -16,10 +16,10 @@ from cconvnet.checks import real, whole
 from cconvnet.devices import check_precision, get_device, require_precision
 from cconvnet.devices.machine import describe
 
-# Of images, where memory and patience are a CPU's; a GPU takes 128.
+# Images in a batch on a CPU, within its memory and within minutes; a GPU computes 128.
 CPU_BATCHES = {"alexnet": 128, "vgg16": 8, "googlenet": 32, "resnet50": 16, "cifar-quick": 128}
 GPU_BATCH = 128
-# Sides take turns this many times.
+# Turns of each side.
 ROUNDS = 5
 
 
@@ -87,7 +87,7 @@ class _Asked:
         try:
             return self._worker.ask(method, **arguments)
         except WorkerError:
-            # What it holds in memory, and whether it still lives, is not known.
+            # The state of its memory is unknown, and it may have ended.
             self.close()
             raise
 
@@ -218,7 +218,7 @@ def _measure(
         line |= {"kernel": plan["kernel"], "flops": work.flops, "bytes": work.bytes} | launched(plan)
         line["floor_seconds"] = limits.floor(work)
         line["peers"] = {}
-        # Who is asked in turn, and for how many calls.
+        # The columns that take turns, with their sides and numbers of calls.
         turns: dict[tuple[str, str], tuple[_Asked, int]] = {("", "plan"): (ours, _calls(seconds, plan))}
         for name, peer in peers.items():
             turns |= _prepare(case, name, peer, seconds, line["peers"])

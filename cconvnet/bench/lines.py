@@ -38,7 +38,7 @@ SIDES = {
 }
 OURS = "ours"
 CALLS = 15
-LOST = 3  # the exit status where the device cannot be used any more
+LOST = 3  # the exit status after which the device cannot be used any more
 
 Table = tuple[str, int]  # a network and the number of images
 
@@ -121,7 +121,7 @@ def measure(
         line |= {"products": case.is_gemm} | ({} if case.trained else {"trained": False})
         try:
             line |= _measured(side, name, case, calls)
-        except Exception as error:  # the next rows are none the worse for it, if the device lives
+        except Exception as error:  # later cases are unaffected unless the device is lost
             line["failed"] = f"{type(error).__name__}: {str(error)[:300]}"
         tell(line)
         if "failed" in line:
@@ -137,7 +137,7 @@ def measure(
 def _measured(side: Side, name: str, case: Case, calls: int) -> dict[str, Any]:
     answer = side.prepare(**case.key, precision=case.precision)
     found = {key: answer[key] for key in ("refused", "wrong", "failed") if answer.get(key)}
-    # Plans that failed are many; others took their place.
+    # Many plans may have failed, although others took their place.
     if "failed" in found:
         found["unusable"] = dict(list(found.pop("failed").items())[:5])
     if name == OURS and answer["plans"]:

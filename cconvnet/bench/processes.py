@@ -27,8 +27,9 @@ from typing import Any
 
 from cconvnet.system.interpreter import python_command
 
-# Raised so high, glibc's thresholds keep a process from giving its large buffers back to the system at every
-# step, and from having them faulted in anew. PyTorch is nearly twice as fast with them on a CPU.
+# With these thresholds of glibc a process keeps its large buffers. By default it returns them to the system
+# at every step, and each page of new ones costs a page fault. They make PyTorch nearly twice as fast on a
+# CPU.
 RAISED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 
 
@@ -141,10 +142,10 @@ def forget_peak() -> None:
 
 def serve(target: str) -> None:
     """Run a child: make an object of `target`, "module:Class", and answer requests to it."""
-    # Whatever a library prints must not get between the answers.
+    # Output of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    # Ctrl-C is for the parent, which closes the workers.
+    # The parent handles Ctrl-C and closes the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     served: Any = None
     for line in sys.stdin:

@@ -25,7 +25,7 @@ from cconvnet.network.synthetic import Training, check_counts
 CACHES = "as in a step: as the call before left them"
 FURTHEST = 5
 
-# A function of the module that computes nothing.
+# Functions of the module that compute nothing.
 _QUERIES = ("_workspace", "_impls", "build_kind", "build_info")
 
 
@@ -57,7 +57,7 @@ class Call:
         return self.layer, self.device, self.part, self.operation, self.kernel
 
 
-# What belongs to the update wherever it is called: what follows a gradient, and what may forbid it.
+# Operations that belong to the update wherever they are called: those that follow a gradient or forbid it.
 _UPDATES = ("sgd_update", "limit_norm", "to_bf16", "watch_losses")
 
 
@@ -83,9 +83,9 @@ class Recorder:
         self.phase = "forward"
         self.calls: list[Call] = []
         self._layer: str | None = None
-        # Whose array it is, for what the network does outside its layers.
+        # The layer of each array, for operations that the network runs outside its layers.
         self._owners: dict[int, str] = {}
-        # What share of a problem's operations is asked for, where images in blocks add products with zeros.
+        # The share of a problem's operations that is needed: blocks of pixels add products with zeros.
         self._asked: dict[int, float] = {}
         self._events: list[tuple[Call, Any, Any, Any]] = []
 
@@ -149,7 +149,7 @@ class Recorder:
         function = getattr(module, operation)
         if not self.recording:
             return function(*arguments, **rest)
-        # Some are parts of arrays.
+        # Some pointers are inside arrays.
         wholes = (whole for array in arguments for whole in (array, getattr(array, "base", None)))
         owners = (self._owners[id(whole)] for whole in wholes if id(whole) in self._owners)
         impls = getattr(module, f"{operation}_impls", None)
@@ -210,7 +210,7 @@ class _Module:
         def call(*arguments: Any, **rest: Any) -> Any:
             return self._recorder.call(self._device, self._module, name, arguments, rest)
 
-        self.__dict__[name] = call  # found there from now on
+        self.__dict__[name] = call  # later look-ups find it there
         return call
 
 
@@ -364,7 +364,7 @@ def rows(steps: list[list[Call]], peaks: Peaks, types: Mapping[str, str]) -> lis
     found = []
     for key, calls in groups.items():
         first, total = calls[0], sum((call.work for call in calls), Work(0, 0))
-        # Calls that must follow each other: their floors add up.
+        # These calls run one after the other, so their floors add up.
         floor = sum(peaks.floor(call.work) for call in calls)
         timed = summary(times[key])
         seconds = max(timed["seconds"], 1e-12)

@@ -22,13 +22,13 @@ from cconvnet.nets import spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
 
-FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the side of a network's own images
+FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the height of a network's own images
 LARGEST_BATCH = 1 << 16
-# On a GPU the second step is captured, which takes longer.
+# On a GPU the second step is slower, since it is captured.
 WARMUP, LEAST_STEPS, MOST_STEPS = 2, 2, 20
-# Of what is free, so much is planned with: there is always somebody else.
+# Usable share of the free memory: other processes need some of it.
 USED_SHARE = 0.85
-BATCH_SHARE = 0.6  # of the time; the rest is for the images' sizes
+BATCH_SHARE = 0.6  # of the time; the rest is for the sizes of images
 
 
 # ---- one network after the other, in another process -----------------------------------------------------
@@ -141,7 +141,7 @@ def _memory_after(points: Sequence[Mapping[str, Any]], growth: float, again: flo
     if len(points) == 1 or again <= 1:
         return last * growth
     before = memory_of(points[-2])
-    moving = (last - before) / (1 - 1 / again)  # of the last point, what grows
+    moving = (last - before) / (1 - 1 / again)  # the growing part of the last point
     return last + max(moving, 0.0) * (growth - 1)
 
 
@@ -218,7 +218,7 @@ def scaling(
         def point(series: str, batch: int, size: int, budget: Budget) -> str | None:
             """Add a row, or return the reason why there is none."""
             begin = clock()
-            # So that a few more points are left time for.
+            # This leaves time for later points.
             wanted: dict[str, Any] = {"batch": batch, "seconds": budget.left / 30}
             try:
                 shape = (size, size, spec.input.channels)
@@ -260,11 +260,11 @@ def scaling(
         batch = size_batch(batches, budget.left, spec.recipe.batch)
         done: list[dict[str, Any]] = []
         for size in sorted(set(sizes or [max(1, round(own * factor)) for factor in FACTORS])):
-            # The own size at this batch has been measured: it tells what the first one takes.
+            # The network's own size was measured at this batch, which predicts the first point.
             before = done or [row for row in batches if row["batch"] == batch]
             growth = (size / before[-1]["size"]) ** 2
             again = (done[-1]["size"] / done[-2]["size"]) ** 2 if len(done) > 1 else 1.0
-            # A smaller image is surely smaller than what has been measured.
+            # A smaller image needs no more than the measured one.
             why = budget.refuses(before, max(growth, 1.0), again) or point("size", batch, size, budget)
             if why is not None:
                 leave_out("size", size, why)

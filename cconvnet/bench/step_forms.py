@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             try:
                 step_forms(spec, device, options.batch, precision, options.steps, tell)
-            except Exception as error:  # another precision may do
+            except Exception as error:  # another precision may work
                 tell(what | {"failed": f"{type(error).__name__}: {str(error)[:400]}"})
                 status = 1
             gc.collect()

@@ -18,7 +18,7 @@ from cconvnet.devices import Device
 
 Array = np.ndarray[Any, Any]
 
-# Odd, so that rows and channels do not repeat in step with the tile.
+# Odd, so that rows and channels are not aligned with the tile.
 TILE = (1 << 22) - 3
 
 

@@ -12,9 +12,9 @@ from cconvnet.devices import Device
 
 Call = Callable[[], Any]
 
-# What the caches hold when a timed call begins.
+# State of the caches when a timed call begins.
 CPU_CACHES = "as the call before left them"
-FLUSHED = 4  # of the L2 cache, so many times is written
+FLUSHED = 4  # times the size of the L2 cache is written
 GPU_CACHES = f"cold: {FLUSHED} times the L2 cache is written before each call"
 # Work on a GPU that is timed as one captured graph.
 GRAPH = "graph"
@@ -54,7 +54,7 @@ class Clock:
             replay = self._device.captured(call)
             replay()
             self._device.synchronize()
-        except Exception as error:  # whatever the array library makes of what its driver refuses
+        except Exception as error:  # the array library's error for what its driver refuses
             why = (str(error).splitlines() or [type(error).__name__])[0]
             return call, f"not captured: {why}"
         return replay, GRAPH

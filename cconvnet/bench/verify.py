@@ -29,25 +29,25 @@ from cconvnet.testing.inputs import Draw, draw_inputs, round_to
 
 Array = np.ndarray[Any, Any]
 
-# The size of an error beside the size of the sum: of algorithms that transform their inputs first, such as
-# Winograd's and FFT, and round what they have transformed. What multiplies and adds has none here. It is
-# sixteen times the unit roundoff (2^-24) in fp32, for the long transforms of FFT, and four times in tf32
-# (2^-11) and bf16 (2^-8), for Winograd's small ones.
+# Relative error of algorithms that transform their inputs first and round the transforms, such as Winograd's
+# and FFT. Algorithms that only multiply and add have none here. It is sixteen times the unit roundoff (2^-24)
+# in fp32, for the long transforms of FFT. It is four times in tf32 (2^-11) and bf16 (2^-8), for Winograd's
+# small ones.
 ROUNDING = {"fp32": 2.0**-20, "tf32": 2.0**-9, "bf16": 2.0**-6}
-# In ulps of float32: what functions such as pow and exp, or another order of the same formula, may cost.
+# Allowed error in ulps of float32 of functions such as pow and exp, and of another order of operations.
 _FLOOR = 2.0
-# And what they may cost a peer; in bfloat16 it may also round what lies between the operations it is made of,
-# so that four units of bfloat16's last place, 2^16 times as large, are allowed.
+# The same for a peer. In bfloat16 it may also round the results between its operations, so that four units of
+# bfloat16's last place, 2^16 times as large, are allowed.
 _PEER_FLOOR = {"fp32": 256.0, "bf16": 2.0**18}
-# What lies within our own fused operations is rounded as if it were written, which counts where it then goes
-# into a sum: by half a unit of bfloat16's last place.
+# Our fused operations round intermediate results as if they were written. Where those are summed, the error
+# is half a unit of bfloat16's last place.
 _FUSED_FLOOR = {"lrn_maxpool_backward": {"bf16": 2.0**15}}
-# Of integers from -4 to 4.
+# Variance of integers from -4 to 4.
 _VARIANCE = 20 / 3
-# bfloat16 holds the integers up to 256. Where it is what sums are rounded to, the inputs are 1, -1 and 0, and
-# so many of them 0 that this is the largest standard deviation of a sum: 256 is eight times as much.
+# bfloat16 represents the integers up to 256. Where sums are rounded to it, the inputs are 1, -1 and 0. So
+# many of them are 0 that this is the largest standard deviation of a sum: 256 is eight times as large.
 _DEVIATION = 32.0
-# How many elements are compared with the reference in full, and are held in float64 at a time.
+# Elements that are compared with the reference in full, and those in float64 at a time.
 _COMPARED = 1 << 18
 _HELD = 1 << 22
 
@@ -102,7 +102,7 @@ class _Shapes(_Draw):
 def tiled_inputs(case: Case) -> dict[str, Any]:
     """Return inputs like `timed_inputs`, with a :class:`cconvnet.bench.tiles.Tiled` for each float array."""
     if case.operation.startswith("softmax"):
-        return timed_inputs(case)  # small, and with labels
+        return timed_inputs(case)  # it is small and needs labels
     return {
         name: Tiled(value.shape) if isinstance(value, np.ndarray) and value.dtype == np.float32 else value
         for name, value in _floats(case, _Shapes("real", 0)).items()
@@ -120,7 +120,7 @@ def _inputs(case: Case, draw: _Draw) -> dict[str, Any]:
 def _floats(case: Case, draw: _Draw) -> dict[str, Any]:
     o = case.problem
     if "maxpool" in case.operation:
-        # What is normalised must stay apart also then.
+        # Values must differ after normalisation, too.
         normalised = isinstance(o, tuple)
         pool = o[1] if normalised else o
         inputs: dict[str, Any] = {
@@ -141,7 +141,7 @@ def _share(case: Case) -> float | None:
     if not (case.is_gemm and case.element == "bf16"):
         return None
     ((name, _),) = case.outputs.items()
-    # The deviation of a sum of products of factors that are 1 or -1 with this probability.
+    # With this probability of 1 or -1 the sums have the deviation above.
     return min(2 / 3, _DEVIATION / math.sqrt(_terms(_as_convolution(case.problem), name)))
 
 
@@ -244,7 +244,7 @@ def _check_products(
     assert w is not None
     w = w.reshape(o.groups, k, o.r, o.s, c)
     contracted = c if name == "dx" else k
-    # Nowhere near zero, and no two alike: a single wrong element shows, and so do two that changed places.
+    # No weight is near zero and no two are equal: a single wrong element shows, and so does a swap of two.
     vector = random.choice([-1.0, 1.0], contracted) * random.uniform(1.0, 2.0, contracted)
 
     if name == "dw":
@@ -333,10 +333,10 @@ def _compare(
 ) -> None:
     """Compare contracted sums; `first` is the number of the first image."""
     terms = _terms(_as_convolution(case.problem), name)
-    # The variance of each factor, and so the deviation of each product.
+    # The variance of each factor is the deviation of each product.
     variance = _share(case) or _VARIANCE
     size = variance * math.sqrt(terms) * float(np.linalg.norm(vector))
-    # Each product is an integer, and the vector's numbers are 1 at least.
+    # Each product is an integer, and the vector's numbers are at least 1.
     bound = max(0.5, 4 * rounding * size)
     error = np.abs(actual - expected)
     worst = np.unravel_index(np.argmax(error), error.shape)
@@ -406,7 +406,7 @@ def _part_of(problem: Any, part: slice) -> SimpleNamespace:
     for name in ("x_shape", "y_shape"):
         if name in sizes:
             sizes[name] = (count, *sizes[name][1:])
-    # A stretch of the whole mask of dropout, which lies in one row here.
+    # A stretch of the whole dropout mask, which is one row here.
     return SimpleNamespace(**sizes | {"columns": count, "row_stride": part.stop, "first": part.start})
 
 

@@ -17,8 +17,8 @@ from cconvnet.testing import reference
 
 Array = np.ndarray[Any, Any]
 
-# What our side leaves for the others: the first weights, images and labels; the dropout masks of the first
-# steps; the velocities after them. Each other side leaves its velocities under its form's name before END.
+# Our side's files for the others: the first weights, images and labels; the dropout masks of the first steps;
+# the velocities after them. Every other side saves its velocities in a file named after its form and END.
 START, MASKS, END = "start.npz", "masks.npz", "end.npz"
 
 
@@ -83,7 +83,7 @@ class OurStep:
         """Return the factors by which each dropout layer multiplied its input in the last forward pass."""
         parts: dict[str, list[Array]] = {}
         for layer in self.network.layers:
-            # By itself, or as the last part of a product.
+            # A layer of its own, or the last part of a product.
             dropout: Dropout | None = getattr(layer, "dropout", None)
             if dropout is not None:
                 step = layer.device.host(dropout.step)

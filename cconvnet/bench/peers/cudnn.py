@@ -30,12 +30,13 @@ from cconvnet.devices import Device
 
 INSTALL = "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13"
 
-# Seconds that building the plans of one case may take, and then trying them; without it all of them are built
-# and tried. A plan that is compiled at run time can take a second, and a case can have dozens.
+# Environment variable: seconds for building the plans of one case, and then for trying them. Without it all
+# of them are built and tried. A plan that is compiled at run time can take a second, and a case can have
+# dozens.
 PLAN_SECONDS = "CCONVNET_CUDNN_PLAN_SECONDS"
 
-# What a plan may not do that is to multiply and add what it is given. NVIDIA's name for a plan that rounds
-# inputs to TF32 is TENSOR_CORE, since no tensor core multiplies fp32: in fp32 it is loose, else it is wanted.
+# Notes of plans that do not simply multiply and add their inputs. NVIDIA's note for a plan that rounds inputs
+# to TF32 is TENSOR_CORE, since no tensor core multiplies fp32. In fp32 it is loose; otherwise it is allowed.
 _TENSOR_CORE = "TENSOR_CORE"
 _LOOSE = (
     _TENSOR_CORE,
@@ -60,7 +61,7 @@ _PRODUCTS = {
     "wgrad": ({"A": "dy", "B": "x"}, "dw"),
 }
 
-Layout = tuple[list[int], list[int]]  # dimensions, and how many elements lie between two of each
+Layout = tuple[list[int], list[int]]  # dimensions and strides in elements
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,9 @@ class _Buffers:
         self._shapes: dict[str, tuple[int, ...]] = shapes
         names = [*form.arguments.values(), form.output]
         self.output = form.output
-        # Of filters' gradients too, which we write as floats: cuDNN's plans read and write one type.
+        # Also for gradients of filters, which we write as floats: cuDNN's plans read and write one type.
         self._bf16 = case.element == "bf16"
-        # Zeros, for the rows and columns that are only padding.
+        # Rows and columns that are only padding contain zeros.
         element = BITS if self._bf16 else np.float32
         self._arrays = {name: device.zeros(self._padded(name), element) for name in names}
         self._workspace: Any = None
@@ -197,7 +198,7 @@ class _Buffers:
     def reserve(self, size: int) -> None:
         """Grow the workspace, which all plans share, to at least `size` bytes; it may move."""
         if self._workspace is None or self._workspace.nbytes < size:
-            self._workspace = None  # its memory first, then more
+            self._workspace = None  # free its memory before allocating more
             self._workspace = self._device.empty(max(size, 1), np.uint8)
             self.workspace = int(self._workspace.data.ptr)
 
@@ -268,7 +269,7 @@ class CuDNN(Side):
         except (ImportError, OSError) as error:
             raise PeerMissing(f"cuDNN's Python frontend cannot be used ({error}): {INSTALL}") from None
         self._cudnn: Any = cudnn
-        # For good: a side has its process to itself, and a handle belongs to the GPU that it was made on.
+        # Never left: the side is alone in its process, and a handle belongs to the GPU on which it was made.
         self._device.__enter__()
         self._clock, self._tiles = Clock(self._device), Tiles(self._device)
         try:
@@ -277,7 +278,7 @@ class CuDNN(Side):
             raise PeerMissing(f"cuDNN itself cannot be used ({error}): {INSTALL}") from None
         cudnn.set_stream(handle=self._handle, stream=self._device.stream)
         self._plan_seconds = self.trial_seconds = float(os.environ.get(PLAN_SECONDS, "inf"))
-        self._failed: dict[str, str] = {}  # what of the case's plans there is not, and why
+        self._failed: dict[str, str] = {}  # plans of the case that are missing, and why
 
     def about(self) -> dict[str, Any]:
         """Describe the versions and the heuristics."""
@@ -319,7 +320,7 @@ class CuDNN(Side):
             buffers = buffers or _Buffers(self._device, case, form, self._tiles)
             try:
                 found += self._plans(form, buffers, deadline)
-            except Exception as error:  # also what the frontend itself lacks; another form may do
+            except Exception as error:  # also features that the frontend lacks; another form may work
                 self._failed[form.method] = _first_line(error)
         if not found:
             reasons = "; ".join(f"{name}: {why}" for name, why in self._failed.items())
@@ -335,7 +336,7 @@ class CuDNN(Side):
         for index in range(graph.get_execution_plan_count()):
             name = graph.get_plan_name_at_index(index)
             if name in found or name in self._failed:
-                continue  # two heuristics had the same idea
+                continue  # two heuristics returned the same plan
             if time.monotonic() > deadline:
                 late += 1
                 continue
@@ -417,7 +418,7 @@ def _unbuildable(graph: Any, index: int) -> str | None:
     """Build a plan; return why that fails, if it does."""
     try:
         graph.build_plan_at_index(index)
-    except Exception as error:  # whatever the library raises, the other plans may do
+    except Exception as error:  # any error of the library; the other plans may work
         return _first_line(error)
     return None
 

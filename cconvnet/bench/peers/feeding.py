@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from cconvnet import data
 
-# An epoch is at least so many batches: its beginning and end are not what is measured.
+# Batches in an epoch, at least: its beginning and end are not to be measured.
 _BATCHES = 200
 
 

@@ -9,15 +9,15 @@ from cconvnet.errors import nearest
 from cconvnet.nets import NetSpec
 from cconvnet.nets.specs import LrnSpec
 
-# What a form of PyTorch's step is made of, with + between the words.
+# Words of the forms of PyTorch's step, which are joined by +.
 WORDS = {
-    "nchw": "images, activations and filters lie in memory as [N,C,H,W]",
-    "channels_last": "they lie as [N,H,W,C]",
-    "lrn_by_hand": "LRN is not the library's but written in its elementwise operations",
+    "nchw": "images, activations and filters in memory as [N,C,H,W]",
+    "channels_last": "images, activations and filters in memory as [N,H,W,C]",
+    "lrn_by_hand": "LRN written in elementwise operations, not the library's own",
     "compiled": "torch.compile",
     "graph": "the whole step is captured in a CUDA graph",
     "bf16_model": "in bf16, not autocast but weights in bfloat16, rounded from the floats that SGD moves",
-    **{name: f"computed in {name}, whatever ours is computed in" for name in PRECISIONS},
+    **{name: f"computed in {name}, whatever the precision of ours" for name in PRECISIONS},
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-# First: where PyTorch is missing, this says so.
+# This import comes first: it reports a missing PyTorch.
 from cconvnet.bench.peers.pytorch import set_up
 
 # isort: split
@@ -28,7 +28,7 @@ from cconvnet.bench.peers.feeding import open_streamed, timed, times_over
 from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.splits import StoredSplit
 
-# Of ImageNet, as PyTorch's examples have them.
+# ImageNet's statistics from PyTorch's examples.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PREFETCH = 2
 

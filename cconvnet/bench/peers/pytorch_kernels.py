@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-# First: where PyTorch is missing, this says so.
+# This import comes first: it reports a missing PyTorch.
 from cconvnet.bench.peers.pytorch import set_up
 
 # isort: split
@@ -31,11 +31,11 @@ from cconvnet.bfloat16 import BITS, pack
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Any]
-# Takes the inputs as tensors, makes what is not to be timed, and returns what is: a call that returns the
-# outputs by name.
+# A function that prepares the inputs, which is not timed, and returns the call that is timed. That call
+# returns the outputs by name.
 Maker = Callable[[Any, Tensors], Callable[[], Tensors]]
 
-# What backward functions want to see the sizes and the layout of.
+# Arrays whose sizes and layout backward functions read.
 _SIZES_OF = {"conv_dgrad": "x", "conv_wgrad": "w", "avgpool_backward": "x"}
 
 
@@ -49,7 +49,7 @@ class _Plan(Plan):
         self._outputs: Tensors = {}
 
     def load(self, inputs: dict[str, Any]) -> None:
-        # What was loaded before is let go of first.
+        # Free earlier inputs first.
         self._outputs, self._compute = {}, None
         o, operation = self._case.problem, self._case.operation
         if name := _SIZES_OF.get(operation):
@@ -78,7 +78,7 @@ class _Plan(Plan):
 
     def call(self) -> None:
         assert self._compute is not None
-        # Its memory can be had again for the next results.
+        # Free the memory for the next results.
         self._outputs = {}
         self._outputs = self._compute()
 
@@ -116,8 +116,8 @@ class PyTorch(Side):
         if on_gpu:
             size = torch.cuda.get_device_properties(self.torch_device).L2_cache_size
             self._flush = torch.empty(max(FLUSHED * size // 4, 1), device=self.torch_device)
-            # All work is on one stream, since what is captured may depend on no other: a backward pass runs
-            # on the stream of its forward pass. The side has its process to itself.
+            # All work is on one stream, since captured work must not depend on another: a backward pass runs
+            # on the stream of its forward pass. The side is alone in its process.
             self._stream = torch.cuda.Stream(self.torch_device)
             torch.cuda.set_stream(self._stream)
             torch.backends.cudnn.benchmark = True
@@ -194,7 +194,7 @@ class PyTorch(Side):
                 plan.call()
             graph.replay()
             torch.cuda.synchronize()
-        except Exception as error:  # whatever it makes of what the driver refuses
+        except Exception as error:  # any error of what the driver refuses
             return plan, f"not captured: {(str(error).splitlines() or [type(error).__name__])[0]}"
         return Replay(plan, graph.replay), GRAPH
 
@@ -216,8 +216,7 @@ class PyTorch(Side):
         torch.cuda.synchronize()
         return times
 
-    # Where PyTorch can write into memory that is there already, it does: new memory costs it a page fault for
-    # each page.
+    # PyTorch writes into existing memory where it can: each page of new memory costs a page fault.
 
     @staticmethod
     def _unwritten(tensor: Any) -> Any:
@@ -337,7 +336,7 @@ class PyTorch(Side):
             raise Refused(f"PyTorch's pooling has {made[0]} x {made[1]} windows, not {o.p} x {o.q}")
 
     def _maxpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        # With the indices, which its backward pass needs.
+        # Its backward pass needs the indices.
         forward = torch.ops.aten.max_pool2d_with_indices
         arguments = [t["x"], *self._pooling(o), [1, 1], self._ceil(o)]
         y, indices = forward(*arguments)

@@ -125,7 +125,7 @@ class _Weighted(nn.Module):
         if spec.bias is not None:
             name = f"{spec.name}.bias"
             value = state[name]
-            # [K], or [P,Q,K] where each position has its own.
+            # [K], or [P,Q,K] where each position has a bias of its own.
             axes = (2, 0, 1) if value.ndim == 3 else (0,)
             shape = tuple(value.shape[axis] for axis in axes)
             rates = spec.bias_lr_scale, spec.bias_weight_decay, spec.bias_momentum
@@ -139,7 +139,7 @@ class _Weighted(nn.Module):
         raise NotImplementedError
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        # A bias for each position is no part of PyTorch's products.
+        # PyTorch's products have no bias for each position.
         unshared = self.bias if self.bias is not None and self.bias.ndim > 1 else None
         y = self._product(0, inputs[0], self.bias if unshared is None else None)
         for index, x in enumerate(inputs[1:], 1):
@@ -148,7 +148,7 @@ class _Weighted(nn.Module):
             y = y + unshared
         if self.spec.neuron is None:
             return y
-        # Nobody else reads what is overwritten here.
+        # No other operation reads the overwritten tensor.
         return F.relu(y, inplace=True) if self.spec.neuron.kind == "relu" else neuron(self.spec.neuron, y)
 
 
@@ -402,7 +402,7 @@ class Net(nn.Module):
         outputs = {DATA: images}
         for layer, module in zip(self.spec.layers[:-1], self.modules_in_order, strict=True):
             outputs[layer.name] = module(*(outputs[name] for name in layer.inputs))
-            # What is read no more need not be kept for the backward pass either.
+            # Free outputs that no later layer reads.
             for name in layer.inputs:
                 if self.last_reader[name] == layer.name:
                     outputs.pop(name, None)

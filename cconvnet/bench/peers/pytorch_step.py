@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# First: where PyTorch is missing, this says so.
+# This import comes first: it reports a missing PyTorch.
 from cconvnet.bench.peers.pytorch import set_up
 
 # isort: split
@@ -58,7 +58,7 @@ class PyTorchStep:
         self.folder, self.form = folder, form
         self.bf16_model = "bf16_model" in words
         self.autocast = precision == "bf16" and not self.bf16_model
-        # Shapes do not change, so every algorithm may be tried once.
+        # Shapes are constant, so trying every algorithm once is worth it.
         torch.backends.cudnn.benchmark = True
 
         net = spec_from_dict(spec)
@@ -70,18 +70,18 @@ class PyTorchStep:
         self.layout = torch.channels_last if "channels_last" in words else torch.contiguous_format
         # nn.Module.to counts memory formats among its keyword arguments only.
         self.model = model.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
-        # What SGD moves, by the parameter: itself, or the floats that it is rounded from.
+        # The tensor that SGD updates for each parameter: itself, or the floats from which it is rounded.
         self.moved = {id(p): p for p in self.model.parameters()}
         if self.bf16_model:
             self.moved = {id(p): torch.nn.Parameter(p.detach().clone()) for p in self.model.parameters()}
             self.model.to(torch.bfloat16)
         self.scale, self.coeff = net.input.scale, model.coeff
-        # As a data loader hands them over: cropped, in the model's layout, for a GPU in pinned memory.
+        # As from a data loader: cropped, in the model's layout, and in pinned memory for a GPU.
         self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
         self.labels = torch.from_numpy(labels).long()
         if self.on_gpu:
             self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
-        # The mean is one number for each channel here; as an image of its own it costs the same.
+        # The mean has one number for each channel; a mean image costs the same.
         self.mean = torch.full((1, images.shape[3], 1, 1), MEAN, device=self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD([torch.empty(0)])
         self.momentum = net.recipe.momentum
@@ -97,7 +97,7 @@ class PyTorchStep:
             x = x.mul_(self.scale)
         if self.bf16_model:
             x = x.to(torch.bfloat16)
-        # Each weight is used once, and what a cache keeps must not outlive a capture.
+        # Each weight is used once, and cached casts must not outlive a capture.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
             logits = self.model(x)
         return F.cross_entropy(logits.float(), labels)
@@ -178,7 +178,7 @@ class PyTorchStep:
             for _ in range(3):
                 self._train(images, labels)
         torch.cuda.current_stream(self.device).wait_stream(side)
-        # Gradients are then made inside the capture, in the graph's own memory.
+        # The capture then allocates gradients in the graph's own memory.
         self.model.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -205,7 +205,7 @@ class PyTorchStep:
         """Return the peak memory of the process and of the GPU."""
         found = {"peak_rss_bytes": processes.peak_bytes()}
         if self.on_gpu:
-            # What it holds, as with ours; and what of it was in use at most.
+            # Reserved memory, as on our side, and its peak use.
             found["peak_device_bytes"] = torch.cuda.max_memory_reserved(self.device)
             found["peak_allocated_device_bytes"] = torch.cuda.max_memory_allocated(self.device)
         return found

@@ -23,9 +23,9 @@ from cconvnet.testing import compare
 Array = np.ndarray[Any, Any]
 
 
-# What is checked of a plan: all of its results, on the host; or that every element was written and is finite,
-# where the device can tell. The tests hold the same kernels to the bit; on a GPU a check on the host takes
-# minutes for a network.
+# Checks of a plan. FULL checks all of its results on the host. FINITE checks on the device that every element
+# was written and is finite. The tests check the same kernels bit by bit, and on a GPU a check on the host
+# takes minutes for a network.
 FULL, FINITE = "full", "finite"
 VERIFICATIONS = (FULL, FINITE)
 # Calls whose launches are timed.
@@ -271,7 +271,7 @@ class Side(abc.ABC):
                 plan.load(inputs)
                 self.seconds(plan, 1)
                 times[plan] = min(self.seconds(plan, 3))
-            except Exception as error:  # whatever a library raises, the other plans may do
+            except Exception as error:  # any error of a library; the other plans may work
                 failed[plan.name] = f"{type(error).__name__}: {error}"
         return sorted(times, key=lambda plan: times[plan])
 
