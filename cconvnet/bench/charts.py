@@ -246,7 +246,7 @@ def roofline(result: dict[str, Any], path: Path) -> None:
     right.set_xlabel("MB that must be moved by each call")
     right.set_ylabel("GB/s")
     right.set_title(
-        f"all other operations; limit {_rate(bandwidth, 'B/s')} copied, more only out of caches", fontsize=10
+        f"all other operations; limit {_rate(bandwidth, 'B/s')} copied, more only from caches", fontsize=10
     )
     for axes in (left, right):
         axes.set_xscale("log")
@@ -432,7 +432,7 @@ def step_stack(result: dict[str, Any], path: Path) -> None:
 
 
 def scaling(result: dict[str, Any], path: Path) -> None:
-    """Draw the time and the memory of a step over the batch, and over the side of the images.
+    """Draw the time and the memory of a step over the batch, and over the height of the images.
 
     Args:
         result: A result of cconvnet.bench.scaling.
@@ -455,7 +455,7 @@ def scaling(result: dict[str, Any], path: Path) -> None:
         fixed = f"{rows[0]['size']} pixels" if name == "batch" else f"batch {rows[0]['batch']}"
         values = [row[name] for row in rows]
         for axes in (time, memory):
-            axes.set_xlabel(f"batch, at {fixed}" if name == "batch" else f"side of the images, at {fixed}")
+            axes.set_xlabel(f"batch, at {fixed}" if name == "batch" else f"height of the images, at {fixed}")
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.set_xticks(values, [str(value) for value in values], fontsize=8)

@@ -107,14 +107,14 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         return f"{1e3 * statistics.median(values):,.1f} ms, at most {1e3 * max(values):,.1f} ms"
 
     alone, beside = result["step"], result["step_while_saving"]
-    slower = "no step lay wholly within a writing"
+    slower = "no whole step ran during a save"
     if beside is not None:
         share = beside["seconds"] / alone["seconds"]
         slower = f"{1e3 * beside['seconds']:,.1f} ms while one is written ({share:.2f} times)"
     return [
         f"a checkpoint: {result['bytes'] / 1e6:,.1f} MB, {result['parameters']:,} parameters and momentum",
-        f"training stands still: {milliseconds(result['stall_seconds'])} of {len(result['stall_seconds'])}",
-        f"written beside it: {milliseconds(result['write_seconds'])}, "
+        f"training pauses: {milliseconds(result['stall_seconds'])} of {len(result['stall_seconds'])}",
+        f"written in the background: {milliseconds(result['write_seconds'])}, "
         f"{result['megabytes_per_second']:,.0f} MB/s",
         f"a step: {1e3 * alone['seconds']:,.1f} ms, {slower}",
     ]

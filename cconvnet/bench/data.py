@@ -49,7 +49,7 @@ _CLOSE = 0.9
 
 
 @dataclass
-class _Row:
+class _StageTurns:
     """A stage of a side, and the images and seconds of each of its turns."""
 
     side: str
@@ -173,7 +173,7 @@ def bench_data(
     }
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(Worker(OURS, arguments))
-        rows = [_Row("cconvnet", stage, worker, {"stage": stage}) for stage in STAGES]
+        rows = [_StageTurns("cconvnet", stage, worker, {"stage": stage}) for stage in STAGES]
         if peer is not None:
             other = {"data": where, "size": split.image_shape[0], "crop": spec.input.height, "batch": batch}
             found = _peer(stack, peer, other, max(workers, 1), seconds, result["peers"], say, split)
@@ -206,7 +206,7 @@ def _peer(
     notes: dict[str, Any],
     say: Callable[[str], None],
     split: Split,
-) -> _Row | None:
+) -> _StageTurns | None:
     """Return the peer with the number of workers that is fastest, up to ours; None if it cannot be used."""
     about: dict[str, Any] = {}
     notes["pytorch"] = about
@@ -226,10 +226,10 @@ def _peer(
         return None
     about["tried_workers"] = rates
     best = max(rates, key=lambda count: rates[count])
-    return _Row("PyTorch", "crops", worker, {"workers": best}, {"workers": best})
+    return _StageTurns("PyTorch", "crops", worker, {"workers": best}, {"workers": best})
 
 
-def _conclude(result: dict[str, Any], rows: list[_Row]) -> None:
+def _conclude(result: dict[str, Any], rows: list[_StageTurns]) -> None:
     """Fill the result with the measurements of the sides."""
     rates = {row.stage: row.rate for row in rows if row.side == "cconvnet"}
     pixels = math.prod(result["image"])
@@ -264,14 +264,14 @@ def limit(rates: Mapping[str, float], about: Mapping[str, Any]) -> dict[str, str
         )
         if rates["train"] >= _CLOSE * step:
             return {"stage": "step", "text": f"{text}. Faster loading would not help"}
-        shared = "loading and computing do not go on fully side by side"
+        shared = "loading and computing do not fully overlap"
         if about["device"].startswith("cpu"):
             shared = "the cores that decode are those that compute"
         return {"stage": "step", "text": f"{text}: {shared}"}
     if load >= feed / _CLOSE:
         return {
             "stage": "feed",
-            "text": f"bringing images to the device limits: {feed:,.0f} images/s, of {load:,.0f} that are "
+            "text": f"copying images to the device limits: {feed:,.0f} images/s, of {load:,.0f} that are "
             f"loaded; {times}",
         }
     if decode >= load / _CLOSE:

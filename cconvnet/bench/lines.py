@@ -158,15 +158,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", required=True)
     parser.add_argument("--tables", type=_tables, required=True, help="networks and batches: alexnet:128,...")
     parser.add_argument("--precisions", default="bf16,fp32,tf32")
-    parser.add_argument("--only", help="rows, as of cconvnet bench kernels")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for all rows; then it ends")
+    parser.add_argument("--only", help="cases, as for cconvnet bench kernels")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds for all cases")
     parser.add_argument(
-        "--until", type=float, default=math.inf, help="likewise, of the system's monotonic clock"
+        "--until", type=float, default=math.inf, help="when to end, by the system's monotonic clock"
     )
     parser.add_argument("--calls", type=int, default=CALLS, help="timed calls of each plan")
     parser.add_argument("--verify", choices=VERIFICATIONS)
-    parser.add_argument("--stop", type=Path, help="it also ends once this file exists")
-    parser.add_argument("--json", type=Path, required=True, help="lines are added to it")
+    parser.add_argument("--stop", type=Path, help="end once this file exists")
+    parser.add_argument("--json", type=Path, required=True, help="append lines to this file")
     options = parser.parse_args(arguments)
     begin = time.monotonic()
     name, path = options.side, options.json

@@ -110,7 +110,7 @@ class Worker:
     def _ended(self) -> WorkerError:
         code = self._process.wait()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        return WorkerError(f"the process of {self.target} {how}; what it said stands above")
+        return WorkerError(f"the process of {self.target} {how}; its output is above")
 
     def close(self) -> None:
         """End the process."""

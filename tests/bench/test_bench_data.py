@@ -131,7 +131,7 @@ ABOUT = {"workers": 2, "cores": 2, "device": "cuda:0", "decoder": "simplejpeg 1"
         ({}, {"cores": 16}, "decode", r"more --workers \(there are 16 cores\)"),
         ({}, {"decoder": ""}, "decode", "reading limits: 1,000 images/s"),
         ({"decode": 3000.0}, {}, "load", "making batches limits: 1,000 images/s, of 3,000"),
-        ({"feed": 500.0}, {}, "feed", "bringing images to the device limits: 500 images/s, of 1,000"),
+        ({"feed": 500.0}, {}, "feed", "copying images to the device limits: 500 images/s, of 1,000"),
         ({"step": 900.0, "train": 890.0}, {}, "step", "computing limits: .* 900 .* Faster loading would not"),
         (
             {"step": 900.0, "train": 500.0},

@@ -108,6 +108,6 @@ def test_the_measurement_says_what_a_checkpoint_costs(tmp_path: Path) -> None:
     assert all(seconds > 0 for seconds in result["stall_seconds"] + result["write_seconds"])
     assert result["step"]["calls"] == 2
     assert json.loads(json.dumps(result)) == result
-    assert "training stands still" in " ".join(bench.lines(result))
+    assert "training pauses" in " ".join(bench.lines(result))
     with pytest.raises(ValueError, match="--saves must be at least 1, not 0"):
         bench.checkpoint("lenet", folder=tmp_path, saves=0)
