@@ -4,8 +4,8 @@
 
 Builds calibration.cu and runs its loops: multiply-adds, instruction issue, tensor cores, shared memory, L2
 and memory bandwidth, barriers, launches and graph nodes. Rates are per cycle and multiprocessor (SM),
-latencies in cycles; each comes with the clock that the GPU had meanwhile. The result names machine, versions
-and commit. It is rewritten after each measurement.
+latencies in cycles; each comes with the GPU's clock during the measurement. The result names machine,
+versions and commit. The file is rewritten after each measurement.
 
 With ``--device emulator:0`` every loop runs once and nothing is timed: values are null.
 Exit codes: 0 if everything was measured, 1 if not, 2 if nothing could be.
@@ -35,7 +35,7 @@ SECONDS = 60.0
 def measured(
     program: Path, device: str, seconds: float, limit: float, taken: Callable[[dict[str, Any]], None]
 ) -> str:
-    """Gives every measurement of a program to `taken` as it comes; returns why it failed, if it did."""
+    """Pass every measurement of a program to `taken` as it is made; return why it failed, if it did."""
     words = [str(program), "--device", str(programs.ordinal_of(device)), "--seconds", f"{seconds:g}"]
     with (
         tempfile.TemporaryFile("w+") as errors,
@@ -60,13 +60,14 @@ def measured(
 
 
 def show(value: dict[str, Any]) -> None:
+    """Print a measurement."""
     number = "not timed" if value["value"] is None else f"{value['value']:,.4g}"
     clock = f" at {value['clock_ghz']:.2f} GHz" if "clock_ghz" in value else ""
     print(f"{value['name']:45} {number:>10} {value['unit']}{clock}", flush=True)
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The machine as results record it; less where CuPy cannot reach the GPU."""
+    """Describe the machine as in results; with fewer facts if CuPy cannot use the GPU."""
     from cconvnet.devices import DeviceUnavailable, get_device
     from cconvnet.devices.machine import describe
 
@@ -77,6 +78,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def run(device: str, archs: str | None, seconds: float, out: Path | None) -> int:
+    """Build the program, measure, and write the result after each measurement; return the exit status."""
     begin = time.monotonic()
     kind = programs.kind_of(device)
     program = programs.build(SOURCE, kind, archs)
@@ -104,6 +106,7 @@ def run(device: str, archs: str | None, seconds: float, out: Path | None) -> int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

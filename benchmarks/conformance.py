@@ -3,10 +3,10 @@
     python benchmarks/conformance.py --device cuda:0 --json conformance.jsonl
 
 Builds conformance.cu for the GPU and for the emulator, runs both and compares every word. It covers each
-wrapper of kernels/core/ptx.cuh and the device functions that kernels use. A line is a check: how many words
-it has, how many differ, and the first that does. Checks in brackets are measured, not required:
-approximations, and the rounding of sums in tensor cores. Their largest difference is given in units in the
-last place (ulp).
+wrapper of kernels/core/ptx.cuh and the device functions that kernels use. A printed line is a check: its
+number of words, the number that differ, and the first of those. Checks in brackets are measured, not
+required: approximations, and the rounding of sums in tensor cores. Their largest difference is given in units
+in the last place (ulp).
 
 With ``--device emulator:0`` the emulator is compared with itself under another order of threads.
 Exit codes: 0 if every required word is equal, 1 if any is not, 2 if nothing could be compared.
@@ -44,10 +44,13 @@ Words = np.ndarray[Any, np.dtype[np.uint32]]
 
 @dataclass(frozen=True)
 class Answer:
-    """Attributes
-    exact: whether every word is required.
-    floats: whether words are floats.
-    words: what the check printed; None if it failed, as `failure` says.
+    """Words that a program printed for a check.
+
+    Attributes:
+        exact: Whether every word is required.
+        floats: Whether words are floats.
+        words: The words; None if the check failed, as `failure` says.
+        failure: The reason of a failure.
     """
 
     exact: bool
@@ -58,15 +61,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attributes
-    values: words compared.
-    mismatches: words that differ.
-    first: index, found and expected word of the first that differs, in hexadecimal.
-    largest_ulp: the largest difference of two floats; None where words are no floats, or one is no number.
-    mean_ulp: the mean difference.
-    words: found and expected words, in hexadecimal, of a short check that is measured and differs: from those
-        of tensor cores follows how they round.
-    failure: why nothing was compared; empty if it was.
+    """Words of a check on a device, compared with those of the emulator.
+
+    Attributes:
+        check: The name of the check.
+        exact: Whether every word is required.
+        values: The number of compared words.
+        mismatches: The number of words that differ.
+        first: Index, found and expected word of the first that differs, in hexadecimal.
+        largest_ulp: The largest difference of two floats; None where words are no floats, or one is no
+            number.
+        mean_ulp: The mean difference.
+        words: Found and expected words, in hexadecimal, of a short check that is measured and differs: those
+            of tensor cores show how they round.
+        failure: Why nothing was compared; empty if it was.
     """
 
     check: str
@@ -81,6 +89,7 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
+        """Return whether every required word is equal."""
         return not self.failure and not (self.exact and self.mismatches)
 
     def __str__(self) -> str:
@@ -101,13 +110,13 @@ class Comparison:
 
 
 def _steps(words: Words) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Floats as whole numbers that are one apart where floats are neighbours; both zeros are 0."""
+    """Map floats to integers that are one apart where floats are neighbours; both zeros are 0."""
     magnitude = (words & np.uint32(0x7FFFFFFF)).astype(np.int64)
     return np.where(words >> np.uint32(31), -magnitude, magnitude)
 
 
 def compare(check: str, found: Answer, expected: Answer) -> Comparison:
-    """The words of a check on a device beside those that are expected."""
+    """Compare the words of a check on a device with the expected ones."""
     if found.words is None or expected.words is None:
         failure = found.failure or f"the emulator: {expected.failure}"
         return Comparison(check, expected.exact, 0, 0, failure=failure)
@@ -139,13 +148,16 @@ def _hex(words: Words) -> str:
 
 
 def listed(program: Path) -> list[str]:
-    """The names of a program's checks."""
+    """Return the names of a program's checks."""
     done = subprocess.run([program, "--list"], capture_output=True, text=True, check=True, timeout=SECONDS)
     return done.stdout.splitlines()
 
 
 def answers(program: Path, checks: Sequence[str], options: Sequence[str]) -> Iterator[tuple[str, Answer]]:
-    """Every check's answer, in order. One that ends the program fails, and the others run in a new one."""
+    """Yield every check's answer, in order.
+
+    A check that ends the program fails; the others run in a new one.
+    """
     left, failures = list(checks), [""]
     while left:
         try:
@@ -182,6 +194,7 @@ def _build(device: str, archs: str | None) -> dict[str, Path]:
 
 
 def run(device: str, archs: str | None, out: TextIO | None) -> int:
+    """Build the programs, run all checks and print the comparisons; return the exit status."""
     begin = time.monotonic()
     kind = programs.kind_of(device)
     built = _build(device, archs)
@@ -211,6 +224,7 @@ def run(device: str, archs: str | None, out: TextIO | None) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""What nvcc made of each kernel, on a machine without a GPU: `make machine-code`.
+"""Report nvcc's machine code of each kernel, on a machine without a GPU: `make machine-code`.
 
     python benchmarks/machine_code.py --arch sm_90a --json kernels.json build/*/cuda/conv_fprop.o
 
-Reads the CUDA module, or the objects and cubins named, with cuobjdump. A line of the table is a kernel: its
-registers, its shared memory, how many blocks of it a multiprocessor holds and which resource is used up
-first; then its instructions, in all and in its hot loop. Loads and stores are named with their bytes: LDG.16
-is a load of 16 bytes from global memory by each thread. Ends with what breaks PROMISES, and 1 if anything
-does.
+Reads the CUDA module, or the given objects and cubins, with cuobjdump. A line of the table describes a
+kernel: its registers, its shared memory, how many blocks of it a multiprocessor holds and which resource is
+used up first; then its instructions, in all and in its hot loop. Loads and stores are named with their bytes:
+LDG.16 is a load of 16 bytes from global memory by each thread. The last lines name the kernels that break
+PROMISES. If there are any, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ARCH = "sm_90a"
 
 
 class ToolMissing(Exception):
-    """cuobjdump or c++filt is not installed; the text says how it is."""
+    """A required program is missing, cuobjdump or c++filt; the text says how to install it."""
 
 
 # ---- kernels --------------------------------------------------------------------------------------------
@@ -46,9 +46,12 @@ class ToolMissing(Exception):
 
 @dataclass(frozen=True)
 class Instruction:
-    """Attributes
-    opcode: with its modifiers, LDG.E.128.CONSTANT.
-    target: where a branch goes to.
+    """One machine instruction.
+
+    Attributes:
+        address: Its address in the kernel.
+        opcode: The opcode with its modifiers, LDG.E.128.CONSTANT.
+        target: The target of a branch.
     """
 
     address: int
@@ -57,10 +60,11 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        """What it is counted as: a load or store with its bytes, anything else without its modifiers.
+        """Return the kind under which it is counted.
 
-        A DIVISION is the I2F that rounds up, with which a division of integers begins. Where the divisor is
-        the same for a whole loop it may stand before the loop.
+        A load or store has its bytes, all other instructions have no modifiers. A DIVISION is the I2F that
+        rounds up, with which a division of integers begins. If the divisor is the same for a whole loop it
+        may precede the loop.
         """
         name, *modifiers = self.opcode.split(".")
         if name not in _MEMORY:
@@ -78,12 +82,18 @@ TENSOR = ("HMMA", "IMMA", "HGMMA")
 
 @dataclass(frozen=True)
 class Kernel:
-    """Attributes
-    file: the source it is from; empty for a cubin, which does not say.
-    name: without namespaces and arguments.
-    stack, local: bytes of a thread in local memory: arrays that are not in registers, spilled registers.
-    shared: bytes of a block, declared or given at its launch, without what the system reserves.
-    threads: the most that a block may have, by its launch bounds; None if it has none.
+    """A kernel's resources and instructions.
+
+    Attributes:
+        file: Its source file; empty for a cubin, which does not name it.
+        name: Its name without namespaces and arguments.
+        arch: The architecture of its code.
+        registers: Registers of a thread.
+        stack: Bytes of a thread in local memory for arrays that are not in registers.
+        local: Bytes of a thread in local memory for spilled registers.
+        shared: Bytes of a block, declared or given at its launch, without those the system reserves.
+        threads: The largest block, by its launch bounds; None if it has none.
+        code: Its instructions.
     """
 
     file: str
@@ -98,19 +108,21 @@ class Kernel:
 
     @cached_property
     def counts(self) -> Counter[str]:
+        """Count its instructions by kind."""
         return _counts(self.code)
 
     @cached_property
     def hot_loop(self) -> Counter[str]:
-        """Of the innermost loops over operands in shared memory the one with the most products, if any."""
+        """Count the instructions of the innermost loop over shared-memory operands with the most products."""
         return max(map(_counts, _innermost(self.code)), key=_products, default=Counter())
 
     @property
     def occupancy(self) -> Occupancy | None:
+        """Return its occupancy; None without launch bounds."""
         return occupancy(self.arch, self.registers, self.shared, self.threads) if self.threads else None
 
     def share(self, kinds: Iterable[str]) -> float:
-        """Of these kinds of instructions in the hot loop."""
+        """Return the share of these kinds of instructions in the hot loop."""
         return sum(self.hot_loop[kind] for kind in kinds) / (self.hot_loop.total() or 1)
 
 
@@ -123,13 +135,13 @@ def _products(counts: Counter[str]) -> int:
 
 
 def _is_hot(code: Iterable[Instruction]) -> bool:
-    """Whether code multiplies what it reads from shared memory, as HGMMA does by itself."""
+    """Return whether code multiplies operands from shared memory, which HGMMA reads itself."""
     counts = _counts(code)
     return _products(counts) > 0 and any(kind.startswith(("LDS", "HGMMA")) for kind in counts)
 
 
 def _innermost(code: Sequence[Instruction]) -> list[Sequence[Instruction]]:
-    """The hot loops that hold no other one. A loop is what lies between a branch back and its target."""
+    """Return the hot loops that contain no other one; a loop extends from a branch's target to it."""
     index = {instruction.address: place for place, instruction in enumerate(code)}
     spans = {
         (index[branch.target], place + 1)
@@ -148,7 +160,7 @@ def _innermost(code: Sequence[Instruction]) -> list[Sequence[Instruction]]:
 
 
 def find_tool(name: str) -> str:
-    """A program of the toolkit: beside nvcc, on the PATH, or of its package on PyPI.
+    """Find a program of the toolkit: beside nvcc, on the PATH, or in its package on PyPI.
 
     Raises ToolMissing if there is none.
     """
@@ -168,7 +180,7 @@ def _demangle(names: Iterable[str]) -> list[str]:
 
 
 def short_name(demangled: str) -> str:
-    """`pool_forward<Pooling:1, 4>` of a whole signature, the 1 being the second of an enum's values."""
+    """Return `pool_forward<Pooling:1, 4>` of a whole signature, the 1 being the second of an enum's values."""
     name = re.sub(r"\(anonymous namespace\)::|\b\w+::|^void ", "", demangled)
     name = re.sub(r"\((\w+)\)(\d+)", r"\1:\2", name)
     return name.split("(")[0].replace("> >", ">>")
@@ -189,7 +201,7 @@ _TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 
 
 def _ask(question: str, path: Path, arch: str) -> dict[tuple[str, str], str]:
-    """What cuobjdump says of each function, by source and mangled name."""
+    """Return cuobjdump's answer about each function, by source and mangled name."""
     command = [find_tool("cuobjdump"), "-arch", arch, question, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -217,9 +229,9 @@ def _code(text: str) -> list[Instruction]:
 
 
 def read(path: Path, arch: str = ARCH) -> list[Kernel]:
-    """The kernels for `arch` in a module, an object or a cubin, sorted by source and name; perhaps none.
+    """Read the kernels for `arch` in a module, an object or a cubin, sorted by source and name; perhaps none.
 
-    Raises ToolMissing; ValueError for a file without any code for GPUs.
+    Raises ToolMissing, and ValueError for a file without any code for GPUs.
     """
     capability(arch)
     with ThreadPoolExecutor() as pool:
@@ -255,11 +267,13 @@ def read(path: Path, arch: str = ARCH) -> list[Kernel]:
 
 @dataclass(frozen=True)
 class Promise:
-    """Attributes
-    words: what is promised.
-    kernels: a regular expression; kernels whose names it finds promise it.
-    kept: whether one does.
-    exceptions: regular expressions for kernels that do not keep it, each with the reason.
+    """A promise about the machine code of some kernels.
+
+    Attributes:
+        words: The promise in words.
+        kernels: A regular expression that matches the names of kernels that promise it.
+        kept: Returns whether a kernel keeps it.
+        exceptions: Regular expressions of kernels that do not keep it, each with the reason.
     """
 
     words: str
@@ -268,6 +282,7 @@ class Promise:
     exceptions: Mapping[str, str] = field(default_factory=dict)
 
     def binds(self, kernel: Kernel) -> bool:
+        """Return whether a kernel promises it."""
         return re.search(self.kernels, kernel.name) is not None
 
 
@@ -276,7 +291,7 @@ def _has(counts: Counter[str], *begins: str) -> bool:
 
 
 def _loads(counts: Counter[str]) -> set[str]:
-    """Of global memory."""
+    """Return the kinds of loads from global memory."""
     return {kind for kind in counts if kind.startswith(("LDG.", "LDGSTS."))}
 
 
@@ -344,7 +359,7 @@ PROMISES = (
 
 
 def broken(kernels: Iterable[Kernel], promises: Iterable[Promise] = PROMISES) -> list[str]:
-    """A line for each kernel that breaks a promise, and for each exception that is none."""
+    """Return a line for each kernel that breaks a promise, and for each exception that is none."""
     lines = []
     for kernel in kernels:
         for promise in filter(lambda promise: promise.binds(kernel), promises):
@@ -412,7 +427,10 @@ def _cells(kernel: Kernel) -> list[str]:
 
 
 def table(kernels: Sequence[Kernel]) -> str:
-    """A line for each kernel, below its source; columns from "hot loop" on count what is in that loop."""
+    """Return a line for each kernel, below its source.
+
+    Columns from "hot loop" on count instructions of that loop.
+    """
     lines = [list(_COLUMNS), *map(_cells, kernels)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
@@ -426,6 +444,7 @@ def table(kernels: Sequence[Kernel]) -> str:
 
 
 def as_json(kernel: Kernel) -> dict[str, Any]:
+    """Return a kernel's properties as JSON values."""
     plain = {key: value for key, value in asdict(replace(kernel, code=())).items() if key != "code"}
     held = kernel.occupancy
     return {
@@ -437,6 +456,7 @@ def as_json(kernel: Kernel) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, default=[MODULE], help="default: the CUDA module")
     parser.add_argument("--arch", default=ARCH, help=f"whose code is read ({ARCH})")

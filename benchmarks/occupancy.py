@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What one multiprocessor of a compute capability holds. All have 65,536 registers in four partitions.
+    """Resources of one multiprocessor of a compute capability. All have 65,536 registers in four partitions.
 
     Sources: "Technical Specifications per Compute Capability" in NVIDIA's CUDA C++ Programming Guide; the
     granularity of allocation from the toolkit's cuda_occupancy.h.
@@ -33,7 +33,7 @@ MULTIPROCESSORS = {
 
 
 def capability(arch: str) -> str:
-    """`90` of `sm_90a`.
+    """Return `90` of `sm_90a`.
 
     Raises ValueError for an architecture that is not in MULTIPROCESSORS.
     """
@@ -46,11 +46,13 @@ def capability(arch: str) -> str:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Attributes
-    blocks: that a multiprocessor holds at once; 0 if not even one fits.
-    warps: those blocks' warps.
-    share: of the warps it could hold.
-    limit: what is used up first: warps, blocks, registers or shared memory.
+    """Use of a multiprocessor by the blocks of one kernel.
+
+    Attributes:
+        blocks: Blocks that a multiprocessor holds at once; 0 if not even one fits.
+        warps: The warps of those blocks.
+        share: Their share of the warps it could hold.
+        limit: The resource that is used up first: warps, blocks, registers or shared memory.
     """
 
     blocks: int
@@ -60,7 +62,7 @@ class Occupancy:
 
 
 def occupancy(arch: str, registers: int, shared: int, threads: int) -> Occupancy:
-    """Of a block of `threads`, each with `registers`, and `shared` bytes."""
+    """Return the occupancy of a block of `threads`, each with `registers`, and `shared` bytes."""
     chip = MULTIPROCESSORS[capability(arch)]
     warps = -(-threads // 32)
     # A warp takes registers by 256, all from the partition it runs on.

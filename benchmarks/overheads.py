@@ -1,20 +1,20 @@
-"""What cconvnet costs beside training: importing it, starting, watching, and memory that grows.
+"""Measure the cost of cconvnet beside training: importing, starting, watching, and memory that grows.
 
     python benchmarks/overheads.py
     python benchmarks/overheads.py --parts watching --net cifar-quick --steps 1000 --json overheads.json
 
-Each part runs in processes of its own, and its result stands beside its target:
+Each part runs in processes of its own. Its result is printed with its target:
 
-    import    seconds of `import cconvnet` in fresh processes, and of what training imports
+    import    seconds of `import cconvnet` in fresh processes, and of the imports of training
     start     seconds from `cconvnet train` to the end of its first step, in fresh processes
-    watching  the share of a step that the bar and the log take, measured twice: as the time within them, and
-              as what steps with them take more than steps without, in turn; the share with TensorBoard's
+    watching  share of a step that the progress bar and the log take, measured twice: as the time within them,
+              and as the difference of steps with and without them, in turn; the share with TensorBoard's
               files, where it is installed; and the seconds of the curve at the end
-    memory    how a run's resident memory changes over 2,000 steps: the slope of the straight line that fits
-              it best, and the last value less the first
+    memory    growth of a run's resident memory over 2,000 steps: the slope of the straight line that fits
+              it best, and the difference of the last and the first value
 
-Where other programs want the same cores, the second figure of "watching" says nothing: its spread is beside
-it. The exit code is 1 if a target is missed.
+Where other programs use the same cores, the second figure of "watching" is unreliable: its spread is printed,
+too. The exit code is 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ _STEPS_PER_SAMPLE = 10
 
 
 def import_seconds(module: str) -> float:
+    """Return the seconds of an import in a fresh process."""
     code = f"import time; begin = time.perf_counter(); import {module}; print(time.perf_counter() - begin)"
     return float(_python("-c", code))
 
 
 def start_seconds(options: argparse.Namespace) -> float:
-    """From the beginning of the process to the end of the first step."""
+    """Return the seconds from the start of the process to the end of the first step."""
     begin = time.monotonic()
     return float(_python(__file__, "--inside", "start", *_arguments(options))) - begin
 
@@ -74,7 +75,7 @@ def _arguments(options: argparse.Namespace) -> list[str]:
 
 
 def inside_start(options: argparse.Namespace) -> float:
-    """The moment at which the first step of `cconvnet train` ends."""
+    """Return the time at which the first step of `cconvnet train` ends."""
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = ["cconvnet", "train", "--quiet", "--net", options.net, "--device", options.device]
         sys.argv += ["--out", f"{folder}/run", *(["--data", options.data] if options.data else [])]
@@ -103,14 +104,14 @@ class _Ended(BaseException):
 
 
 class _Terminal(io.TextIOWrapper):
-    """A terminal that nobody looks at."""
+    """A terminal without a reader."""
 
     def isatty(self) -> bool:
         return True
 
 
 def _trainer(options: argparse.Namespace, folder: str, steps: int, tensorboard: bool) -> Any:
-    """A training that is ready to begin, with a bar, and its options."""
+    """Return a training that is ready to begin, with a progress bar, and its options."""
     from cconvnet.console import Bar
     from cconvnet.devices import devices_of
     from cconvnet.training.new_run import new_run
@@ -131,6 +132,7 @@ def _trainer(options: argparse.Namespace, folder: str, steps: int, tensorboard: 
 
 
 def inside_watching(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure watching, with TensorBoard's files if it is installed."""
     found = _watched(options, tensorboard=False)
     if _has_tensorboard():
         found["share_with_tensorboard"] = _watched(options, tensorboard=True)["share"]
@@ -138,7 +140,7 @@ def inside_watching(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _watched(options: argparse.Namespace, tensorboard: bool) -> dict[str, Any]:
-    """Steps in turns of one line of the log each, watched and not."""
+    """Run steps in turns, watched and not; each turn has one line of the log."""
     from cconvnet.plots import curve
     from cconvnet.training import start
 
@@ -179,7 +181,7 @@ def _has_tensorboard() -> bool:
 
 
 class _Turns:
-    """Which steps are watched, what they took, and what watching took of that."""
+    """Turns of watched and unwatched steps, their times, and the time that watching took."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -193,7 +195,7 @@ class _Turns:
         return self._turn % 2 == 1
 
     def next(self, step: int) -> None:
-        """A step begins; the one before is over, and all that was said of it."""
+        """Begin a step, which ends the one before and its reports."""
         now = time.perf_counter()
         if self._mark is not None and step > _WARM_STEPS:
             self._blocks[self._on][-1] += now - self._mark
@@ -231,6 +233,7 @@ class _Turns:
 
 
 def inside_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Sample the resident memory of a run, and fit a line."""
     from cconvnet.training import start
 
     with tempfile.TemporaryDirectory() as folder:
@@ -252,12 +255,13 @@ def inside_memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def resident_bytes() -> int:
+    """Return the resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def line_through(samples: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """The straight line that fits memory best, in MB for 1,000 steps, and its first and last value."""
+    """Return the straight line that fits memory best, in MB for 1,000 steps, and its first and last value."""
     steps, held = zip(*samples, strict=True)
     slope = statistics.linear_regression(steps, held).slope if len(samples) > 1 else 0.0
     return {
@@ -273,7 +277,7 @@ def line_through(samples: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """Each part's values; "value" is what its target is for."""
+    """Return each part's values; "value" is compared with its target."""
     from cconvnet.devices import get_device, machine
 
     result: dict[str, Any] = {
@@ -309,7 +313,7 @@ def _measured(part: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any]) -> list[str]:
-    """A line for each part."""
+    """Return a line for each part."""
     lines = []
     for part, found in result["parts"].items():
         verdict = "met" if found["value"] <= TARGETS[part] else "MISSED"
@@ -326,6 +330,7 @@ def _short(value: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--parts", default=",".join(TARGETS), help=f"with commas ({','.join(TARGETS)})")
     parser.add_argument("--net", default="lenet", help="as for cconvnet train (lenet)")

@@ -1,13 +1,13 @@
-"""Whether training in one precision gets as far as in another: the same runs in each, one for each seed.
+"""Compare training in several precisions: the same runs in each, one for each seed.
 
     python benchmarks/precisions.py --data cifar10/ --net cifar-quick --seeds 3 --epochs 12
     python benchmarks/precisions.py --draw benchmarks/results/precisions-cifar-quick-cpu.json
 
-Each run is one of `cconvnet train`, in a folder that is deleted afterwards. What is kept is a JSON file with
-the losses and errors of every epoch, rewritten after each run, and a picture of them: for each precision the
+Each run is one of `cconvnet train`, in a folder that is deleted afterwards. The result is a JSON file with
+the losses and errors of every epoch, rewritten after each run, and a chart of them: for each precision the
 mean over the seeds and, as a band, the least and the largest value. Seeds decide the first weights, the order
-of the images, their crops and the dropout, so that a difference between precisions that is smaller than a
-band says nothing.
+of the images, their crops and the dropout. So a difference between precisions that is smaller than a band is
+not significant.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ KEPT = ("train_loss", "train_error_top1", "test_loss", "test_error_top1")
 def compare(
     options: Options, precisions: Sequence[str], seeds: Sequence[int], to_json: Path, report: Reporter
 ) -> dict[str, Any]:
-    """Trains once for each precision and seed, precisions in turn; returns what it writes to `to_json`.
+    """Train once for each precision and seed, precisions in turn; return what is written to `to_json`.
 
     Raises as :func:`cconvnet.training.session.train`; ValueError for a precision that the device does not
-    serve.
+    support.
     """
     (device,) = devices_of(options.devices)
     for precision in precisions:
@@ -78,7 +78,7 @@ def compare(
 
 
 def one_run(options: Options, precision: str, seed: int, out: Path, report: Reporter) -> dict[str, Any]:
-    """What is kept of a training: its epochs, and its images per second."""
+    """Return the result of a training: its epochs, and its images per second."""
     done = train(replace(options, precision=precision, seed=seed, out=out), report)
     if done.signal is not None:
         raise KeyboardInterrupt
@@ -95,7 +95,7 @@ def one_run(options: Options, precision: str, seed: int, out: Path, report: Repo
 
 
 def spread(result: dict[str, Any], precision: str, key: str) -> tuple[list[float], list[list[float]]]:
-    """The epochs and, for each, the values of all seeds."""
+    """Return the epochs and, for each, the values of all seeds."""
     found: dict[float, list[float]] = {}
     for run in result["runs"]:
         if run["precision"] == precision:
@@ -105,9 +105,9 @@ def spread(result: dict[str, Any], precision: str, key: str) -> tuple[list[float
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Loss and error over the epochs, of training and of test images.
+    """Draw loss and error over the epochs, of training and of test images.
 
-    Raises PlotError if matplotlib is missing or the file's ending names no kind of picture.
+    Raises PlotError if matplotlib is missing or the file's ending names no kind of image.
     """
     page = figure(9, 3.8)
     page.suptitle(f"{result['net']} on {result['data']}: {', '.join(result['precisions'])}")
@@ -127,7 +127,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def verdict(result: dict[str, Any]) -> list[str]:
-    """The last test error of each precision over the seeds, and how fast its runs were."""
+    """Return the last test error of each precision over the seeds, and the speed of its runs."""
     lines = []
     for precision in result["precisions"]:
         own = [run for run in result["runs"] if run["precision"] == precision]
@@ -141,6 +141,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", help="as for cconvnet train")
     parser.add_argument("--net", default="cifar-quick", help="as for cconvnet train (cifar-quick)")

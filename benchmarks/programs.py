@@ -25,7 +25,7 @@ class CannotBuild(Exception):
 
 
 def kind_of(device: str) -> str:
-    """The kind of a device that programs are built for.
+    """Return the kind of a device for which programs are built.
 
     Raises ValueError for a device of another kind.
     """
@@ -36,14 +36,14 @@ def kind_of(device: str) -> str:
 
 
 def ordinal_of(device: str) -> int:
-    """The GPU that a name such as cuda:1 stands for, where CCONVNET_CUDA_DEVICES maps it as well."""
+    """Return the number of the GPU with a name such as cuda:1, as CCONVNET_CUDA_DEVICES maps it."""
     index = int(device.partition(":")[2] or "0")
     ordinals = os.environ.get("CCONVNET_CUDA_DEVICES", "").split(",")
     return int(ordinals[index]) if index < len(ordinals) and ordinals[index].isdigit() else index
 
 
 def command(source: Path, kind: str, program: Path, archs: str | None = None) -> list[str]:
-    """The command that builds a program for `archs` such as "80 90a", or for the GPUs that are present."""
+    """Return the command that builds a program for `archs` such as "80 90a", or for the present GPUs."""
     common = [f"-I{ROOT / 'kernels'}", "-o", str(program), str(source)]
     if kind == "emulator":
         compiler = shlex.split(os.environ.get("CXX", "g++"))
@@ -60,9 +60,9 @@ def command(source: Path, kind: str, program: Path, archs: str | None = None) ->
 
 
 def build(source: Path, kind: str, archs: str | None = None, folder: Path = FOLDER) -> Path:
-    """The program made of a source.
+    """Build the program of a source and return its path.
 
-    Raises CannotBuild with what the compiler printed.
+    Raises CannotBuild with the compiler's output.
     """
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / f"{source.stem}-{kind}"
@@ -78,7 +78,7 @@ def build(source: Path, kind: str, archs: str | None = None, folder: Path = FOLD
 
 
 def chip() -> dict[str, str]:
-    """The first GPU's name and its driver, as nvidia-smi has them; nothing where it has none."""
+    """Return the first GPU's name and its driver from nvidia-smi; nothing if there is none."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)

@@ -1,14 +1,14 @@
-"""Writes the README's tables and pictures from the files in benchmarks/results: `make results`.
+"""Write the README's tables and charts from the files in benchmarks/results: `make results`.
 
-A table stands in the README between two marks,
+A table is between two marks in the README,
 
     <!-- results: kernels alexnet cpu -->
     <!-- end -->
 
-which say what was measured (kernels, step, roofline, scaling), of which network (left out: a line for each
-network) and on what kind of device (cpu, cuda); `batch=64` and `precision=bf16` may follow. What stands
-between them is made from the newest result that fits, with the machine, the versions, the date and the commit
-below it. The pictures go to docs/.
+which name the measurement (kernels, step, roofline, scaling), the network (without it: a line for each
+network) and the kind of device (cpu, cuda). `batch=64` and `precision=bf16` may follow. The text between them
+is made from the newest matching result, followed by its machine, versions, date and commit. The charts go to
+docs/.
 """
 
 from __future__ import annotations
@@ -44,24 +44,26 @@ WORST = 10
 
 @dataclass(frozen=True)
 class Result:
-    """One result and the file it stands in."""
+    """One result and its file."""
 
     file: str
     value: dict[str, Any]
 
     @property
     def machine(self) -> dict[str, Any]:
+        """Return the description of the machine."""
         found: dict[str, Any] = self.value["machine"]
         return found
 
     @property
     def kind(self) -> str:
+        """Return the kind of device."""
         return str(self.machine["device"]).split(":")[0]
 
 
 @dataclass(frozen=True)
 class Region:
-    """What a mark in the README asks for; None fits all."""
+    """Request of a mark in the README; None matches all."""
 
     what: str
     net: str | None
@@ -70,6 +72,7 @@ class Region:
     precision: str = "fp32"
 
     def fits(self, result: Result) -> bool:
+        """Return whether a result matches."""
         value = result.value
         return (
             (value["what"], result.kind, value["precision"]) == (self.what, self.kind, self.precision)
@@ -78,14 +81,14 @@ class Region:
         )
 
     def picture(self, begin: str) -> str:
-        """The path of a picture from the repository's root."""
+        """Return the path of a chart from the repository's root."""
         words = [begin, self.net, self.kind, self.batch and f"batch{self.batch}"]
         words.append(None if self.precision == "fp32" else self.precision)
         return f"docs/{'-'.join(str(word) for word in words if word)}.png"
 
 
 def load(folder: Path) -> list[Result]:
-    """All results of the bench commands in a folder, the oldest first; other files are left alone.
+    """Load all results of the bench commands in a folder, the oldest first; other files are ignored.
 
     Raises ValueError for a result that lacks a required key; the text names both.
     """
@@ -113,9 +116,9 @@ _MARK = re.compile(r"<!-- (?:results: (?P<words>[^\n]*?)|(?P<end>end)) -->")
 
 
 def parse(words: str) -> Region:
-    """The region that a mark names.
+    """Return the region that a mark names.
 
-    Raises ValueError naming the mark.
+    Raises ValueError, which names the mark.
     """
     plain = [word for word in words.split() if "=" not in word]
     options = dict(word.split("=", 1) for word in words.split() if "=" in word)
@@ -130,7 +133,7 @@ def parse(words: str) -> Region:
 
 
 def regions(text: str) -> list[tuple[Region, int, int]]:
-    """The marked regions of a text, and where what stands between their marks begins and ends.
+    """Return the marked regions of a text, and the begin and the end of the text between their marks.
 
     Raises ValueError for a mark without its end.
     """
@@ -149,17 +152,19 @@ def regions(text: str) -> list[tuple[Region, int, int]]:
 
 
 def fill(text: str, results: Sequence[Result]) -> str:
-    """The text with every region made anew from the results."""
+    """Return the text with every region made anew from the results."""
     for region, begin, end in reversed(regions(text)):
         text = f"{text[:begin]}\n\n{body(region, results)}\n\n{text[end:]}"
     return text
 
 
 def newest(region: Region, results: Sequence[Result]) -> Result | None:
+    """Return the newest matching result."""
     return next((result for result in reversed(results) if region.fits(result)), None)
 
 
 def body(region: Region, results: Sequence[Result]) -> str:
+    """Return the text of a region."""
     if region.net is None:
         nets = dict.fromkeys(result.value["net"] for result in results if region.fits(result))
         of_nets = [newest(Region(region.what, net, *_rest(region)), results) for net in nets]
@@ -180,7 +185,7 @@ def _rest(region: Region) -> tuple[str, int | None, str]:
 
 
 def provenance(results: Sequence[Result]) -> str:
-    """Where, with what and when: what stands below a table."""
+    """Return machine, versions, date and commands, which are below a table."""
     groups: dict[str, list[str]] = {}
     for result in results:
         machine, value = result.machine, result.value
@@ -208,14 +213,14 @@ def _peers(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Markdown, all columns but the first `left` aligned to the right."""
+    """Return a Markdown table. All columns but the first `left` are aligned to the right."""
     rule = ["---" if index < left else "--:" for index in range(len(columns))]
     lines = [columns, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _time(seconds: float | None) -> str:
-    """With three digits."""
+    """Format seconds with three digits."""
     if seconds is None:
         return ""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
@@ -243,7 +248,7 @@ def _bytes(size: float | None) -> str:
 
 
 def _columns_of(lines: Iterable[dict[str, Any]]) -> list[str]:
-    """The peers' columns that any row has a time of, in their order."""
+    """Return the columns of peers with a time in any row, in their order."""
     names = (name for line in lines for name, peer in line.get("peers", {}).items() if "ratio" in peer)
     return list(dict.fromkeys(names))
 
@@ -253,6 +258,7 @@ def _row_name(line: dict[str, Any]) -> str:
 
 
 def kernels_table(value: dict[str, Any]) -> str:
+    """Return the table of kernels."""
     peers = _columns_of(value["rows"])
     columns = ["layer", "operation", "kernel", "median", "fastest", "GFLOP/s", "GB/s", "share of the limit"]
     lines = []
@@ -284,7 +290,7 @@ def kernels_table(value: dict[str, Any]) -> str:
 
 
 def kernels_summary(results: Sequence[Result]) -> str:
-    """A line for each network and peer's column."""
+    """Return a line for each network and peer's column."""
     lines = []
     for result in results:
         value = result.value
@@ -306,6 +312,7 @@ def kernels_summary(results: Sequence[Result]) -> str:
 
 
 def step_table(value: dict[str, Any]) -> str:
+    """Return the table of steps."""
     columns = ["side", "images/s", "median step", "fastest", "slowest", "peak memory"]
     lines = [
         [
@@ -330,7 +337,7 @@ def step_table(value: dict[str, Any]) -> str:
 
 
 def roofline_table(value: dict[str, Any]) -> str:
-    """The kernels that lose the most time to their floors, and all together."""
+    """Return the kernels that lose the most time to their floors, and the sum of all."""
 
     def cells(layer: str, operation: str, seconds: float, floor: float) -> list[str]:
         share = floor / seconds if seconds else 0.0
@@ -349,6 +356,7 @@ def roofline_table(value: dict[str, Any]) -> str:
 
 
 def scaling_table(value: dict[str, Any]) -> str:
+    """Return the table of growing batches and images, and the fits."""
     from cconvnet.bench.scaling import verdict
 
     memory = value["memory_key"]
@@ -369,6 +377,7 @@ def scaling_table(value: dict[str, Any]) -> str:
 
 
 def data_table(value: dict[str, Any]) -> str:
+    """Return the table of feeding, and its conclusions."""
     from cconvnet.bench import data
 
     columns, lines = data.table(value)
@@ -376,7 +385,7 @@ def data_table(value: dict[str, Any]) -> str:
 
 
 def _stacked(make: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Result]], str]:
-    """The tables of several networks, one after the other."""
+    """Concatenate the tables of several networks."""
     return lambda results: "\n\n".join(f"{r.value['net']}:\n\n{make(r.value)}" for r in results)
 
 
@@ -397,7 +406,7 @@ _SUMMARIES: dict[str, Callable[[Sequence[Result]], str]] = {
 
 
 def draw(text: str, results: Sequence[Result], root: Path) -> list[Path]:
-    """Draws the pictures of a README's regions; their paths."""
+    """Draw the charts of a README's regions; return their paths."""
     from cconvnet.bench import charts
 
     drawn = []
@@ -414,6 +423,7 @@ def draw(text: str, results: Sequence[Result], root: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=FOLDER, help="the folder of the results")

@@ -1,21 +1,31 @@
-"""All that is worth knowing of a GPU machine in at most ten minutes: `make gpu-report REPORT=folder`.
+"""Report of a GPU machine in at most ten minutes: `make gpu-report REPORT=folder`.
 
     python benchmarks/gpu_report folder --device cuda:0 --skip calibration,scaling
-    python benchmarks/gpu_report folder --summary          # of what a run that was killed has left
+    python benchmarks/gpu_report folder --summary          # of a run that was killed
 
-Compiles the modules while PyTorch and cuDNN are measured, checks every wrapper of machine instructions, runs
-every row of every table once, the tests with the most important first, the kernels and the step beside their
-peers, and as much else as there is time for. It needs no network and installs nothing but the wheels in
-``.whl`` or $WHEELS, for itself. What it leaves in the folder, eight files at most:
+Compiles the modules while PyTorch and cuDNN are measured. Checks every wrapper of machine instructions, and
+runs every row of every selection table once. Runs the tests with the most important first, then the kernels
+and the step beside their peers, and as much else as there is time for. It needs no network. It installs only
+the wheels in ``.whl`` or $WHEELS, for itself. It leaves at most eight files in the folder:
 
-results.txt      the numbers and failures that count, for people; also printed last
+results.txt      the most important numbers and failures, for people; also printed last
 summary.json     each part's state, seconds and commands; the results of the commands
-report.log       the machine, and what the commands printed, in order
+report.log       the machine, and the commands' output, in order
 smoke.log, tests.log       a line for each case
-kernels.jsonl    a line for each row and side, as it is measured; cconvnet.bench.lines
+kernels.jsonl    a line for each case and side, as it is measured; cconvnet.bench.lines
 step.jsonl       our step in its forms; results of cconvnet bench step, roofline, checkpoint, scaling, data
 machine.jsonl    conformance and calibration
 
-A part has a time of its own, of which what it leaves goes to later parts; what those must have is kept for
-them. What runs over is asked to end, then killed, with all it started. Every file is written as results come.
+A part has a time limit; the time it does not use goes to later parts, and some time is kept for the most
+important ones. A process that exceeds its time is asked to end, then killed, with all processes it started.
+Every file is written as results come.
+
+parts       the list of parts, with their times
+settings    settings that all parts share
+building    the machine and its modules
+checking    conformance, smoke test, tests and sanitizers
+measuring   kernels, step and resources
+running     processes within their time, and the report's folder
+smoke       the smoke test's processes
+summary     results.txt and the results in summary.json
 """

@@ -28,7 +28,7 @@ WRITTEN = (
 
 
 def chosen(parser: argparse.ArgumentParser, known: dict[str, bool], only: str, skip: str) -> list[str]:
-    """The names of the parts to be run; `known` says of each whether it is run unasked."""
+    """Return the names of the parts to run; `known` contains for each whether it runs by default."""
 
     def split(text: str) -> list[str]:
         names = text.replace(",", " ").split()
@@ -42,6 +42,7 @@ def chosen(parser: argparse.ArgumentParser, known: dict[str, bool], only: str, s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="gpu_report", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )

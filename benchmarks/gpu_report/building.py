@@ -27,6 +27,7 @@ _ASKED = [
 
 
 def machine(s: Settings, run: Run) -> None:
+    """Record the machine, and install wheels that it lacks."""
     run.say(f"{cores()} cores, Python {sys.version.split()[0]}: {sys.executable}")
     header = Path(sysconfig.get_path("include"), "Python.h")
     if not header.exists():
@@ -67,16 +68,16 @@ def machine(s: Settings, run: Run) -> None:
 
 
 def find_wheels() -> list[Path]:
-    """The wheels in $WHEELS, else in the project's ``.whl``: packages that this machine lacks."""
+    """Return the wheels in $WHEELS, else in the project's ``.whl``: packages that this machine lacks."""
     folder = Path(os.environ.get("WHEELS") or ROOT / ".whl")
     return sorted(folder.glob("*.whl"))
 
 
 def compile_jobs(kind: str, number: int | None = None, meminfo: Path = Path("/proc/meminfo")) -> int:
-    """The number of compilers that run at once: as many as there are cores.
+    """Return the number of compilers that run at once: as many as there are cores.
 
-    A machine with a GPU is not short of memory, but some virtual ones grow theirs as it is used and tell of
-    little at first. Elsewhere each compiler is given 1.5 GB of what there is in all.
+    A machine with a GPU has enough memory, but some virtual ones grow theirs as it is used and report little
+    at first. Elsewhere each compiler is given 1.5 GB of the memory.
     """
     number = number or cores()
     if kind == "cuda":
@@ -89,6 +90,7 @@ def compile_jobs(kind: str, number: int | None = None, meminfo: Path = Path("/pr
 
 
 def make(s: Settings, jobs: int, modules: Sequence[str] = (), *more: str) -> Command:
+    """Return the command that compiles modules."""
     settings = [
         f"-j{jobs}",
         f"PYTHON={sys.executable}",
@@ -102,6 +104,7 @@ def make(s: Settings, jobs: int, modules: Sequence[str] = (), *more: str) -> Com
 
 
 def build(s: Settings, run: Run) -> None:
+    """Compile the modules; on a GPU, peers and conformance run meanwhile."""
     jobs = compile_jobs(s.kind)
     # What rows of tables are made of comes first, since peers need that and no more.
     status = run.do(make(s, jobs, ["_problem", "_pixels"]))

@@ -38,6 +38,7 @@ TEST_FILES = {
 
 
 def conformance(s: Settings, run: Run) -> None:
+    """Compare the GPU's instructions with the emulator's."""
     end_peers(s, run, AFTER_BUILD)
     out = s.scratch / "conformance.jsonl"
     try:
@@ -47,6 +48,7 @@ def conformance(s: Settings, run: Run) -> None:
 
 
 def smoke(s: Settings, run: Run) -> None:
+    """Run every operation, table row and type once, in several processes."""
     s.need_modules()
     end_peers(s, run, 0)
     count = min(PROCESSES, cores())
@@ -74,6 +76,8 @@ def smoke(s: Settings, run: Run) -> None:
 
 
 def tests(which: str) -> object:
+    """Return the part that runs the tests of some files."""
+
     def tests(s: Settings, run: Run) -> None:
         s.need_modules()
         series = TEST_FILES[which]
@@ -87,7 +91,7 @@ def tests(which: str) -> object:
 
 
 def pytest(s: Settings, names: Sequence[str]) -> Command:
-    """The tests of files, those of the device alone, without the project's own options."""
+    """Return the command that runs the device's tests in some files, without the project's own options."""
     found = {path.stem.removeprefix("test_"): path for path in (ROOT / "tests").rglob("test_*.py")}
     options = ["-p", "no:cacheprovider", "-n", str(min(10, cores())), "--device", s.device, "-k", s.select]
     options += ["-v", "-rfE", "--tb=short", "--maxfail=80", "--override-ini", "addopts=", "-m", "not long"]
@@ -97,6 +101,7 @@ def pytest(s: Settings, names: Sequence[str]) -> Command:
 
 
 def training(s: Settings, run: Run) -> None:
+    """Train a small network."""
     s.need_modules()
     length = ["--epochs", "3"] if s.on_gpu else ["--steps", "5"]
     out = ["--out", str(s.scratch / "run")]
@@ -104,7 +109,7 @@ def training(s: Settings, run: Run) -> None:
 
 
 def sanitize(s: Settings, run: Run) -> None:
-    """Two tools over some of the cases."""
+    """Run two tools over some of the cases."""
     s.need_modules()
     if not s.on_gpu:
         raise Absent(f"compute-sanitizer watches GPUs, not {s.device}; see make sanitize")
@@ -115,7 +120,7 @@ def sanitize(s: Settings, run: Run) -> None:
 
 
 def sanitize_all(s: Settings, run: Run) -> None:
-    """Every tool over every case; in the emulator the compiler's."""
+    """Run every tool over every case; in the emulator the compiler's."""
     s.need_modules()
     shapes = python("tests/helpers/basic_shapes.py", s.device, CCONVNET_TEST_GUARD="0")
     if s.kind == "emulator":
@@ -130,7 +135,7 @@ def sanitize_all(s: Settings, run: Run) -> None:
 
 
 def under_compute_sanitizer(tool: str, command: Command) -> Command:
-    """The command under one of compute-sanitizer's tools; raises Absent where that is not installed."""
+    """Return the command under one of compute-sanitizer's tools; raise Absent if that is not installed."""
     homes = [os.environ.get("CUDA_HOME", "/usr/local/cuda"), *map(str, NVIDIA.glob("*"))]
     places = os.pathsep.join(path for home in homes for path in (f"{home}/bin", home))
     program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=places)
@@ -144,7 +149,10 @@ def under_compute_sanitizer(tool: str, command: Command) -> Command:
 
 
 def _with_host_sanitizers(command: Command) -> Command:
-    """On the emulator built with the host compiler's sanitizers, into a Python built without."""
+    """Return the command on the emulator built with the host compiler's sanitizers.
+
+    They are preloaded into a Python built without them.
+    """
     compiler = os.environ.get("CXX", "g++").split()
     libraries = [
         subprocess.run(

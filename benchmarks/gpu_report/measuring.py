@@ -26,6 +26,7 @@ MORE_THREADS = {"OMP_NUM_THREADS": "8", "OPENBLAS_NUM_THREADS": "8"}
 
 
 def script(name: str, s: Settings, out: Path, *more: str) -> Command:
+    """Return the command that runs a script of this project's benchmarks."""
     path = ROOT / "benchmarks" / name
     if not path.exists():
         raise Failed(f"{path.relative_to(ROOT)} is missing")
@@ -33,9 +34,10 @@ def script(name: str, s: Settings, out: Path, *more: str) -> Command:
 
 
 def peers(s: Settings, run: Run, seconds: float) -> Command:
-    """PyTorch and then cuDNN, one process after the other, for what they have not yet been measured for.
+    """Return the command that measures PyTorch and cuDNN, one process after the other.
 
-    The first network comes first; others have the time that it leaves.
+    They measure what the lines do not contain yet. The first network comes first; others have the time that
+    it leaves.
     """
     first, *others = s.tables
     turns = [("pytorch", first, min(PYTORCH_SECONDS, seconds / 2)), ("cudnn", first, seconds)]
@@ -48,6 +50,7 @@ def peers(s: Settings, run: Run, seconds: float) -> Command:
 
 
 def lines(s: Settings, run: Run, side: str, seconds: float, *more: str, tables: str = "") -> Command:
+    """Return the command that measures one side's kernels."""
     sizes = [
         "--tables",
         tables or ",".join(s.tables),
@@ -63,7 +66,7 @@ def lines(s: Settings, run: Run, side: str, seconds: float, *more: str, tables: 
 
 
 def end_peers(s: Settings, run: Run, seconds: float) -> None:
-    """Ends peers that still run; the first network they may measure for a while longer."""
+    """End peers that still run. They may measure the first network for a while longer."""
     begin = run.left
 
     def wait(most: float, until: Callable[[], bool]) -> None:
@@ -82,12 +85,13 @@ def end_peers(s: Settings, run: Run, seconds: float) -> None:
 
 
 def measured(lines: Path, side: str) -> bool:
-    """True once a side has come to the end of its first table, or is missing."""
+    """Return whether a side has finished its first table, or is missing."""
     values = (value for value in read_values(lines) if isinstance(value, dict) and value.get("side") == side)
     return any(value.get("event") == "end" or "missing" in value for value in values)
 
 
 def calibration(s: Settings, run: Run) -> None:
+    """Measure the GPU's resources."""
     end_peers(s, run, 0)
     out = s.scratch / "calibration.json"
     seconds = max(5, min(60, int(run.left) - 4)) if s.on_gpu else 5
@@ -98,6 +102,7 @@ def calibration(s: Settings, run: Run) -> None:
 
 
 def kernels(s: Settings, run: Run) -> None:
+    """Measure our kernels, then the peers' remaining ones."""
     end_peers(s, run, 0)
     (s.scratch / "stop").unlink(missing_ok=True)
     if s.unbuilt and s.on_gpu:
@@ -117,7 +122,7 @@ def kernels(s: Settings, run: Run) -> None:
 
 
 def _bench(s: Settings, run: Run, most: float, *arguments: str, **environment: str) -> None:
-    """A command of cconvnet bench, its result among the lines."""
+    """Run a command of cconvnet bench, and keep its result among the lines."""
     out = s.scratch / "bench.json"
     command = ["-m", "cconvnet", "bench", *arguments, "--device", s.device, "--json", str(out)]
     try:
@@ -127,6 +132,7 @@ def _bench(s: Settings, run: Run, most: float, *arguments: str, **environment: s
 
 
 def step(s: Settings, run: Run) -> None:
+    """Measure our step in its forms, and beside PyTorch's."""
     s.need_modules()
     steps, net = ("50", s.net) if s.on_gpu else ("1", ["--net", "tiny", "--batch", "2"])
     most = min(50.0, 0.35 * run.left)
@@ -143,7 +149,7 @@ def step(s: Settings, run: Run) -> None:
 
 
 def served(s: Settings) -> list[str]:
-    """The precisions of the device, as the modules that were just built say in a process of their own."""
+    """Return the precisions of the device, as reported by the new modules in another process."""
     code = "import sys; from cconvnet.devices import PRECISIONS, get_device; "
     code += "print(*filter(get_device(sys.argv[1]).serves, PRECISIONS))"
     asked = python("-c", code, s.device)
@@ -156,6 +162,7 @@ def served(s: Settings) -> list[str]:
 
 
 def roofline(s: Settings, run: Run) -> None:
+    """Measure each operation of a step, in each precision."""
     s.need_modules()
     precisions = [name for name in ("bf16", "tf32", "fp32") if name in served(s)] if s.on_gpu else ["fp32"]
     steps = [] if s.on_gpu else ["--steps", "1", "--warmup", "1"]
@@ -165,12 +172,14 @@ def roofline(s: Settings, run: Run) -> None:
 
 
 def checkpoint(s: Settings, run: Run) -> None:
+    """Measure checkpoints."""
     s.need_modules()
     few = [] if s.on_gpu else ["--steps", "1", "--saves", "1"]
     _bench(s, run, run.left, "checkpoint", *s.net, *few, "--out", str(s.scratch))
 
 
 def scaling(s: Settings, run: Run) -> None:
+    """Measure steps at growing batches and image sizes."""
     s.need_modules()
     net, seconds = ("alexnet", 0.8 * run.left) if s.on_gpu else ("lenet", 3.0)
     few = [] if s.on_gpu else ["--batch-max", "2", "--sizes", "12"]
@@ -179,6 +188,7 @@ def scaling(s: Settings, run: Run) -> None:
 
 
 def data(s: Settings, run: Run) -> None:
+    """Measure feeding, if there are images."""
     if s.data is None:
         raise Absent("no --data FOLDER was given to feed from")
     s.need_modules()

@@ -1,4 +1,4 @@
-"""The parts of a report: what each of them runs, for how long, and what of it is kept."""
+"""The parts of a report, in order, with their times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpu_report.settings import Settings
 
 
 def parts(settings: Settings) -> list[Part]:
-    """The parts of a report, in order."""
+    """Return the parts of a report, in order."""
     s = settings
 
     def part(name: str, most: float, work: object, kept: float = 0.0, listed: bool = True) -> Part:

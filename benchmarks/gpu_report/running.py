@@ -1,4 +1,4 @@
-"""Parts of a report one after the other, each within its time, whatever becomes of the others."""
+"""Run parts of a report one after the other, each within its time, whatever happens to the others."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """A process.
+    """A command that runs as a process.
 
     Attributes:
-        environment: added to this process's own.
-        log: the file in the report's folder that its output is added to.
+        arguments: The program and its arguments.
+        environment: Variables added to this process's own.
+        log: The file in the report's folder to which its output is appended.
     """
 
     arguments: Sequence[str]
@@ -53,10 +54,11 @@ class Part:
     """A part of a report.
 
     Attributes:
-        most: its seconds in a report of the usual length.
-        work: does it; raises Absent or Failed.
-        kept: seconds that earlier parts leave to it.
-        listed: whether it is among those of a report for which no parts are named.
+        name: The name by which it is chosen.
+        most: Its seconds in a report of the usual length.
+        work: Does it; raises Absent or Failed.
+        kept: Seconds that earlier parts leave to it.
+        listed: Whether it runs in a report for which no parts are named.
     """
 
     name: str
@@ -71,8 +73,13 @@ class Outcome:
     """The outcome of a part.
 
     Attributes:
+        name: The part's name.
         state: ``waiting``, ``running``, ``ok``, ``failed``, ``over time``, ``interrupted``, ``skipped``, ``no
             time``, or ``absent``: it cannot run here.
+        seconds: The time it took.
+        limit_seconds: The time it was allowed.
+        why: The reason of its state.
+        commands: Its commands with their exit statuses and seconds.
     """
 
     name: str
@@ -84,7 +91,7 @@ class Outcome:
 
 
 class Running:
-    """A process that was started, with a group of its own."""
+    """A started process, with a process group of its own."""
 
     def __init__(self, command: Command, folder: Path, clock: Callable[[], float], grace: float) -> None:
         self._clock, self._grace, self._ended = clock, grace, False
@@ -105,11 +112,14 @@ class Running:
             )
 
     def poll(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Return its exit status; None while it runs."""
         return self._process.poll()
 
     def end(self) -> None:
-        """Ends it, if it runs, and all that it started: with time to write what it has, then at once."""
+        """End it, if it runs, and all processes that it started.
+
+        First it is asked, which gives it time to write its results; then it is killed.
+        """
         process = self._process
         if self._ended:
             return
@@ -127,7 +137,7 @@ class Running:
         self.record["seconds"] = self._clock() - self._started
 
     def tail(self, count: int = 30) -> list[str]:
-        """The last lines that it, or what ran beside it, printed."""
+        """Return the last lines that it, or a process beside it, printed."""
         with self._path.open("rb") as log:
             log.seek(max(self._begin, self._path.stat().st_size - (1 << 16)))
             return log.read().decode(errors="replace").splitlines()[-count:]
@@ -142,7 +152,7 @@ class Run:
     """The tools with which a part does its work.
 
     Attributes:
-        folder: the report's.
+        folder: The report's folder.
     """
 
     def __init__(self, report: Report, outcome: Outcome, deadline: float) -> None:
@@ -152,11 +162,11 @@ class Run:
 
     @property
     def left(self) -> float:
-        """Seconds of the part."""
+        """Return the part's remaining seconds."""
         return self._deadline - self._report.clock()
 
     def do(self, command: Command, most: float | None = None, fine: Sequence[int] = ()) -> int | None:
-        """The exit status of a process; None if its time, at most `most` seconds, was over.
+        """Run a process and return its exit status; None if its time, at most `most` seconds, was over.
 
         A status of `fine` is no failure.
         """
@@ -170,10 +180,10 @@ class Run:
         again: Callable[[int, int], Command | None] = lambda index, status: None,
         fine: Sequence[int] = (),
     ) -> list[int | None]:
-        """The exit statuses of processes that run side by side.
+        """Run processes side by side and return their exit statuses.
 
-        `again` is told when one has ended, by its place and its status, and may name what runs in its place;
-        the last one's status counts.
+        `again` is called when one has ended, with its place and its status, and may return a replacement. The
+        last one's status counts.
         """
         end = self._deadline if most is None else min(self._deadline, self._report.clock() + most)
         started = [self.start(command) for command in commands]
@@ -197,7 +207,7 @@ class Run:
         return [process.record["exit"] for process in last]
 
     def wait(self, process: Running, most: float | None = None) -> int | None:
-        """As `do`, of a process that has been started."""
+        """Wait for a started process as `do` does."""
         end = self._deadline if most is None else min(self._deadline, self._report.clock() + most)
         while process.poll() is None and self._report.clock() < end:
             time.sleep(0.05)
@@ -207,7 +217,7 @@ class Run:
         return status
 
     def start(self, command: Command) -> Running:
-        """Starts a process beside all others; whoever starts it ends it, at the latest the report."""
+        """Start a process beside all others. Whoever starts it ends it, at the latest the report."""
         process = Running(command, self.folder, self._report.clock, self._report.grace)
         self._report.started.append(process)
         self._outcome.commands.append(process.record)
@@ -222,13 +232,13 @@ class Run:
             print(*(f"  | {line}" for line in process.tail()), sep="\n", flush=True)
 
     def say(self, text: str) -> None:
-        """Prints a line, and adds it to the log."""
+        """Print a line, and append it to the log."""
         print(f"  {text}", flush=True)
         with (self.folder / LOG).open("a", encoding="utf-8") as log:
             print(text, file=log)
 
     def keep(self, path: Path, name: str, **more: Any) -> bool:
-        """Adds a result of a command, a JSON file or one of JSON lines, to a file of lines, then removes it.
+        """Append a command's result, a JSON file or one of JSON lines, to a file of lines, then remove it.
 
         Returns whether there was any.
         """
@@ -241,12 +251,15 @@ class Run:
 
 
 class Report:
-    """Runs parts one after the other and writes what they leave into a folder.
+    """Run parts one after the other and write their results into a folder.
 
     Args:
-        seconds: what all parts together may take.
-        clock: seconds that only grow.
-        summarize: writes the summary of the folder; called after each part and at the end.
+        folder: The report's folder.
+        parts: All parts.
+        seconds: Seconds for all parts together.
+        clock: Returns seconds that only grow.
+        summarize: Writes the summary of the folder; called after each part and at the end.
+        grace: Seconds for a process to end when it is asked.
     """
 
     def __init__(
@@ -265,9 +278,9 @@ class Report:
         self._begin = clock()
 
     def run(self, names: Sequence[str]) -> bool:
-        """Runs the parts called `names`, whatever becomes of others; whether all of them are ok.
+        """Run the parts called `names`, whatever happens to others; return whether all of them are ok.
 
-        After KeyboardInterrupt everything that there is stands in the folder.
+        After KeyboardInterrupt the folder contains all results so far.
         """
         chosen = [part for part in self._parts if part.name in names]
         for outcome in self.outcomes:
@@ -315,7 +328,7 @@ class Report:
             self._write()
 
     def _write(self) -> None:
-        """The state of all parts, and the summary, which must not keep the next part from running."""
+        """Write the state of all parts, and the summary, whose failure must not stop the next part."""
         path = self.folder / "summary.json"
         kept = read_json(path) or {}
         parts = [asdict(outcome) for outcome in self.outcomes]
@@ -326,7 +339,7 @@ class Report:
             print(f"the summary could not be written: {type(error).__name__}: {error}", flush=True)
 
     def table(self) -> str:
-        """The parts' states for people."""
+        """Return the parts' states as a table for people."""
         lines = []
         for outcome in self.outcomes:
             bad = sum(command["exit"] != 0 for command in outcome.commands)
@@ -340,8 +353,8 @@ class Report:
 class Limits:
     """Time limits of parts.
 
-    A part has its own time, more of it where few parts were chosen, but never what is kept for later parts or
-    for the summary.
+    A part has its own time, and more of it if few parts were chosen. It never has the time that is kept for
+    later parts or for the summary.
     """
 
     def __init__(self, seconds: float, parts: Sequence[Part]) -> None:
@@ -351,7 +364,7 @@ class Limits:
         self._kept = min(1.0, 0.6 * (seconds - LAST) / kept) if kept else 1.0
 
     def of(self, part: Part, left: float) -> float:
-        """Seconds for a part, of those that are left of all."""
+        """Return the seconds for a part, of those that are left."""
         later = self._parts[self._parts.index(part) + 1 :]
         kept = self._kept * sum(other.kept for other in later)
         return min(self._scale * part.most, left - LAST - kept)
@@ -361,7 +374,7 @@ class Limits:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; None if it is missing or was cut off."""
+    """Return the value in a JSON file; None if it is missing or was cut off."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -369,7 +382,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_values(path: Path) -> list[Any]:
-    """The value in a JSON file, or the values of its lines that are whole."""
+    """Return the value in a JSON file, or the values of its complete lines."""
     if (value := read_json(path)) is not None:
         return [value]
     found = []
@@ -381,14 +394,14 @@ def read_values(path: Path) -> list[Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
+    """Write a JSON file atomically."""
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
 
 
 def shorten(path: Path, kept: tuple[int, int] = KEPT_BYTES) -> None:
-    """Leaves out the middle of a long file."""
+    """Remove the middle of a long file."""
     if path.stat().st_size <= sum(kept):
         return
     content = path.read_bytes()
@@ -397,7 +410,7 @@ def shorten(path: Path, kept: tuple[int, int] = KEPT_BYTES) -> None:
 
 
 def python(*arguments: str, log: str = LOG, **environment: str) -> Command:
-    """This Python on the project as it is; what is in the working directory is not imported."""
+    """Return a command with this Python and the project, which imports nothing from the working directory."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     alone = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     isolated = [] if arguments[0].endswith(".py") else ["-P"]

@@ -23,11 +23,13 @@ class Settings:
     """Settings of all parts.
 
     Attributes:
-        scratch: a folder for what is not kept.
-        batch: images in each measurement, instead of each network's own.
-        data: pictures or shards that feeding is measured on.
-        unbuilt: why the modules cannot be used, once that is known.
-        peers, conformance: what runs beside the build, which it does not need.
+        device: The name of the device.
+        scratch: A folder for temporary files.
+        batch: Images in each measurement, instead of each network's own.
+        data: Images or shards on which feeding is measured.
+        unbuilt: Why the modules cannot be used, once that is known.
+        peers: Processes that measure peers beside the build.
+        conformance: The process that checks conformance beside the build.
     """
 
     device: str
@@ -40,38 +42,40 @@ class Settings:
 
     @property
     def kind(self) -> str:
+        """Return the kind of the device."""
         return self.device.partition(":")[0]
 
     @property
     def on_gpu(self) -> bool:
+        """Return whether the device is a GPU."""
         return self.kind == "cuda"
 
     def need_modules(self) -> None:
-        """Raises Absent where the build failed."""
+        """Raise Absent if the build failed."""
         if self.unbuilt:
             raise Absent(self.unbuilt)
 
     @property
     def tables(self) -> list[str]:
-        """Networks and batches of the kernels; elsewhere than on a GPU a small one."""
+        """Return networks and batches of the kernels; a small one if the device is no GPU."""
         batches = BATCHES if self.on_gpu else {"cifar-quick": 1}
         return [f"{name}:{self.batch or own}" for name, own in batches.items()]
 
     @property
     def net(self) -> list[str]:
-        """The options of the network whose step is measured."""
+        """Return the options of the network whose step is measured."""
         if self.on_gpu:
             return ["--net", "alexnet", "--batch", str(self.batch or BATCHES["alexnet"])]
         return ["--net", "lenet", "--batch", str(self.batch or 8)]
 
     @property
     def select(self) -> str:
-        """The tests to run: all of a GPU's; of another device's a few, to try the report."""
+        """Return which tests to run: all of a GPU's, or a few of another device's to try the report."""
         return os.environ.get("SELECT") or (self.kind if self.on_gpu else f"{self.kind} and plain and fp32")
 
 
 def cores() -> int:
-    """The number of processes that may run at once here."""
+    """Return the number of processes that may run at once here."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

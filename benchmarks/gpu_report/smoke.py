@@ -1,9 +1,9 @@
-"""Every operation, table row and element type once on a device: a line for each, and on after a failure.
+"""Run every operation, table row and element type once on a device: a line for each, whatever fails.
 
     python benchmarks/gpu_report/smoke.py cuda:0 --share 0 --of 8 [--first 120] [--lost FILE]
 
-One of several processes does every eighth case. Where a case loses the device (an error of CUDA's that
-stays), the process ends with status 3 and leaves the case's number in FILE, to be started again behind it.
+One of several processes runs every eighth case. A case may lose the device (an error of CUDA's that
+persists). Then the process ends with status 3 and writes the case's number to FILE, to be restarted after it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FUSED = ("relu_bias_backward", "lrn_maxpool_forward", "lrn_maxpool_backward", "s
 
 
 def run(operation: str, problem: Any, device: Any, arguments: dict[str, Any]) -> None:
-    """One case; raises if its result is wrong."""
+    """Run one case; raise if its result is wrong."""
     # The bytes of images are drawn as such; everything else that rounds is compared as real data is.
     data = "exact" if operation == "input_transform" else "real"
     check(operation, problem, device, data=data, nonzero=0, **arguments)
@@ -40,6 +40,7 @@ def run(operation: str, problem: Any, device: Any, arguments: dict[str, Any]) ->
 
 
 def main(given: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("device")
     parser.add_argument("--share", type=int, default=0)

@@ -1,4 +1,4 @@
-"""The summary of a report's folder, however much of it there is: failures, kernels and step beside peers."""
+"""Summarize a report's folder, however incomplete: failures, and kernels and step beside peers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILURES = 12  # that are shown of each kind
 
 
 def write(folder: Path) -> str:
-    """Writes results.txt, and the results of the commands into summary.json; returns the text."""
+    """Write results.txt, and the results of the commands into summary.json; return the text."""
     kernels, trouble = kernel_results(folder)
     others = [value for value in read_values(folder / STEP) if isinstance(value, dict)]
     machine = [value for value in read_values(folder / MACHINE) if isinstance(value, dict)]
@@ -45,7 +45,7 @@ def write(folder: Path) -> str:
 
 
 def kernel_results(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Results as of `cconvnet bench kernels`, and why there are none although there are lines."""
+    """Return results as of `cconvnet bench kernels`, and why there are none although there are lines."""
     lines = [value for value in read_values(folder / KERNELS) if isinstance(value, dict)]
     if not lines:
         return [], ""
@@ -61,7 +61,7 @@ def kernel_results(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def last_of_each(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of lines that were written anew as more was known, the last."""
+    """Return the last of lines that were rewritten as more was measured."""
     found: dict[Any, dict[str, Any]] = {}
     for number, line in enumerate(lines):
         forms = line.get("what") == "step forms"
@@ -131,7 +131,7 @@ def _conformance(machine: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _sanitizer(text: str) -> Iterator[str]:
-    """The findings of compute-sanitizer, and the first places."""
+    """Yield the findings of compute-sanitizer, and the first places."""
     for end in re.findall(r"^=+ ((?:ERROR|RACECHECK) SUMMARY: .*)$", text, re.M):
         yield f"compute-sanitizer: {end}"
     found = re.findall(
@@ -169,7 +169,7 @@ def _step(results: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _means(kernels: list[dict[str, Any]]) -> Iterator[str]:
-    """Ours beside the fastest peer of each row, for each table."""
+    """Yield our speed beside the fastest peer of each row, for each table."""
     for result in kernels:
         ratios: dict[str, list[float]] = {"products": [], "all else": []}
         for row in result["rows"]:
