@@ -13,7 +13,6 @@ Exit codes: 0 if everything was measured, 1 if not, 2 if nothing could be.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def measured(
                     taken(json.loads(line))
         finally:
             timer.cancel()
-            process.kill()  # it has ended, unless this is an exception's way out
+            process.kill()  # it still runs only after an exception
         code = process.wait()
         errors.seek(0)
         if over.is_set():
@@ -93,9 +92,9 @@ def run(device: str, archs: str | None, seconds: float, out: Path | None) -> int
     def take(value: dict[str, Any]) -> None:
         show(value)
         result["measurements"].append(value)
-        write()  # what is measured stays, however this ends
+        write()  # results so far survive any end
 
-    # Runs are planned to take two thirds of what is left.
+    # Two thirds of the time are planned for the runs.
     why = measured(program, device, max(left - 5, 1.0) * 2 / 3, max(left, 10.0), take)
     if why:
         result["failure"] = why
@@ -107,24 +106,18 @@ def run(device: str, archs: str | None, seconds: float, out: Path | None) -> int
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda:0", metavar="KIND:N", help="cuda:N or emulator:N (cuda:0)")
+    parser = programs.parser(__doc__, "write the result to a file")
     parser.add_argument(
-        "--seconds", type=float, default=SECONDS, metavar="S", help="to take, with building (60)"
+        "--seconds", type=float, default=SECONDS, metavar="S", help="for all, with building (60)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to a file")
-    parser.add_argument("--arch", metavar="LIST", help='GPUs to build for, as in "90a" (those present)')
     options = parser.parse_args(arguments)
-    try:
-        programs.kind_of(options.device)
+
+    def work() -> int:
         if not 1 <= options.seconds < 1e6:
             raise ValueError(f"--seconds must be from 1 to 1000000, not {options.seconds}")
         return run(options.device, options.arch, options.seconds, options.json)
-    except (programs.CannotBuild, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+
+    return programs.exit_status(options.device, work)
 
 
 if __name__ == "__main__":

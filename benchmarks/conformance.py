@@ -16,7 +16,6 @@ The file of ``--json`` has a line for each check, then one for the run, written 
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -34,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import programs
 
 SOURCE = Path(__file__).resolve().parent / "conformance.cu"
-# A check takes milliseconds; what takes this long hangs.
+# A check takes milliseconds; one that takes this long hangs.
 SECONDS = 30.0
-# Of a check whose words are kept.
+# Words of the longest check whose words are kept.
 MOST_WORDS = 10_000
 
 Words = np.ndarray[Any, np.dtype[np.uint32]]
@@ -170,7 +169,7 @@ def answers(program: Path, checks: Sequence[str], options: Sequence[str]) -> Ite
             printed = error.stdout or b""
             output = printed.decode() if isinstance(printed, bytes) else printed
             why, failed = f"still running after {SECONDS:.0f} s", True
-        lines = output.split("\n")[:-1]  # the last is whole only if a line break follows it
+        lines = output.split("\n")[:-1]  # the last line is complete only if a line break follows it
         for line in lines:
             value = json.loads(line)
             words = np.frombuffer(bytes.fromhex(value["words"]), ">u4").astype(np.uint32)
@@ -179,7 +178,7 @@ def answers(program: Path, checks: Sequence[str], options: Sequence[str]) -> Ite
         if not left:
             return
         failures.append(why if failed else "it printed nothing")
-        # What ends three programs alike before their first answer, such as a missing driver, ends all.
+        # If three programs end alike before their first answer, for example without a driver, all would.
         hopeless = not lines and len(set(failures[-3:])) == 1
         for check in left if hopeless else left[:1]:
             yield check, Answer(exact=True, floats=False, words=None, failure=failures[-1])
@@ -225,22 +224,15 @@ def run(device: str, archs: str | None, out: TextIO | None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda:0", metavar="KIND:N", help="cuda:N or emulator:N (cuda:0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write a line of JSON for each check")
-    parser.add_argument("--arch", metavar="LIST", help='GPUs to build for, as in "90a" (those present)')
-    options = parser.parse_args(arguments)
-    try:
-        programs.kind_of(options.device)
+    options = programs.parser(__doc__, "write a line of JSON for each check").parse_args(arguments)
+
+    def work() -> int:
         if options.json is None:
             return run(options.device, options.arch, None)
         with options.json.open("w") as out:
             return run(options.device, options.arch, out)
-    except (programs.CannotBuild, ValueError, OSError, subprocess.SubprocessError) as error:
-        print(error, file=sys.stderr)
-        return 2
+
+    return programs.exit_status(options.device, work)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Instruction:
         return f"{name}.{next((_BYTES[word] for word in modifiers if word in _BYTES), 4)}"
 
 
-# Of all memories but constant: local (spills), shared, global, and from global to shared.
+# Accesses of all memories but constant: local (spills), shared, global, and from global to shared.
 _MEMORY = {"LDL", "STL", "LDS", "STS", "LDG", "STG", "LD", "ST", "LDGSTS"}
 _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 # Instructions whose results are products.
@@ -141,7 +141,7 @@ def _is_hot(code: Iterable[Instruction]) -> bool:
 
 
 def _innermost(code: Sequence[Instruction]) -> list[Sequence[Instruction]]:
-    """Return the hot loops that contain no other one; a loop extends from a branch's target to it."""
+    """Return the hot loops that contain no other one."""
     index = {instruction.address: place for place, instruction in enumerate(code)}
     spans = {
         (index[branch.target], place + 1)
@@ -180,21 +180,21 @@ def _demangle(names: Iterable[str]) -> list[str]:
 
 
 def short_name(demangled: str) -> str:
-    """Return `pool_forward<Pooling:1, 4>` of a whole signature, the 1 being the second of an enum's values."""
+    """Return `pool_forward<Pooling:1, 4>` of a whole signature; 1 is the second of an enum's values."""
     name = re.sub(r"\(anonymous namespace\)::|\b\w+::|^void ", "", demangled)
     name = re.sub(r"\((\w+)\)(\d+)", r"\1:\2", name)
     return name.split("(")[0].replace("> >", ">>")
 
 
-# What cuobjdump is asked for, and the lines at which parts on one function begin in its answer. An ELF file
-# has attributes and, because of -lineinfo, PTX.
+# Options of cuobjdump, and the lines that begin the part about a function in its answer. An ELF file has
+# attributes and, because of -lineinfo, PTX.
 _QUESTIONS = {
     "-res-usage": r"^ Function (?P<name>\S+):$",
     "-elf": r"^(?:\.nv\.info\.|(?:\.\w+ )*\.entry )(?P<name>[^\s(]+)\(?$",
     "-sass": r"^\s+Function : (?P<name>\S+)$",
 }
 _THREADS = re.compile(r"EIATTR_(?:MAX_THREADS|REQNTID)\s+Format:\s+\S+\s+Value:\s+(\w+) (\w+) (\w+)")
-# launch_shared_memory<T>() in kernels/core/launch.cuh leaves the size of a T.
+# launch_shared_memory<T>() in kernels/core/launch.cuh records the size of a T in this name.
 _LAUNCH_SHARED = re.compile(r"launch_shared_memory_(\d+);")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
 _TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
@@ -243,7 +243,7 @@ def read(path: Path, arch: str = ARCH) -> list[Kernel]:
             word: int(number) for word, number in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usages[key])
         }
         threads = _THREADS.search(attributes[key])
-        # From Hopper on, what the system reserves is counted.
+        # From Hopper on, the count includes the memory that the system reserves.
         reserved = 1024 if int(capability(arch)) >= 90 else 0
         at_launch = max(map(int, _LAUNCH_SHARED.findall(attributes[key])), default=0)
         kernels.append(
@@ -295,8 +295,8 @@ def _loads(counts: Counter[str]) -> set[str]:
     return {kind for kind in counts if kind.startswith(("LDG.", "LDGSTS."))}
 
 
-# The shares of the hot loops are what nvcc 13.0 reaches for sm_90a, less one or two hundredths for another
-# version's order of things: a fall below them is a kernel that lost speed.
+# The shares of the hot loops are those of nvcc 13.0 for sm_90a, less one or two hundredths, since another
+# version may order instructions differently. A kernel below its share lost speed.
 _TILE = r"_gemm<(Tensor)?Tile<"
 _WIDE = (
     r"^(elementwise|limit_rows)<[48]\b",

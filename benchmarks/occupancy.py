@@ -16,7 +16,7 @@ class Multiprocessor:
     warps: int
     blocks: int
     shared: int
-    # Taken from each block's share by the system.
+    # Bytes that the system takes from each block's share.
     reserved: int = 1024
 
 
@@ -65,7 +65,7 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> Occupancy
     """Return the occupancy of a block of `threads`, each with `registers`, and `shared` bytes."""
     chip = MULTIPROCESSORS[capability(arch)]
     warps = -(-threads // 32)
-    # A warp takes registers by 256, all from the partition it runs on.
+    # A warp takes registers in units of 256, all from the partition on which it runs.
     warp_registers = -(-registers * 32 // 256) * 256
     warps_of_partition = 65536 // 4 // warp_registers
     block_shared = -(-(shared + chip.reserved) // 128) * 128
@@ -75,7 +75,7 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> Occupancy
         "registers": 4 * warps_of_partition // warps,
         "shared memory": chip.shared // block_shared if block_shared else chip.blocks,
     }
-    # Warps come first: where they are all in use, no other limit matters.
+    # Warps come first: if all are in use, no other limit matters.
     limit = min(limits, key=lambda name: limits[name])
     held = limits[limit] * warps
     return Occupancy(limits[limit], held, held / chip.warps, limit)

@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 TARGETS = {"import": 0.5, "start": 3.0, "watching": 0.01, "memory": 1.0}
 UNITS = {"import": "s", "start": "s", "watching": "of a step", "memory": "MB in 1,000 steps"}
-# Steps after which caches and pools have what they need.
+# Steps after which caches and pools do not grow any more.
 _WARM_STEPS = 200
 _STEPS_PER_SAMPLE = 10
 
@@ -58,7 +58,7 @@ def start_seconds(options: argparse.Namespace) -> float:
 
 
 def _python(*arguments: str) -> str:
-    # An empty entry would be the working directory.
+    # An empty entry would name the working directory.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(
@@ -217,7 +217,7 @@ class _Turns:
         return call
 
     def result(self) -> dict[str, Any]:
-        # The first blocks are warming up, the last is not whole.
+        # The first blocks are warm-up, and the last one is incomplete.
         watched, plain = ([s for s in self._blocks[on] if s > 0][:-1] for on in (True, False))
         share = self._within / (sum(watched) or 1.0)
         ratios = [one / other for one, other in zip(watched, plain, strict=False)]
@@ -296,7 +296,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
 
 def _measured(part: str, options: argparse.Namespace) -> dict[str, Any]:
     def median(call: Callable[[], float]) -> float:
-        call()  # what is read is in the system's cache then
+        call()  # afterwards all files are in the system's cache
         return statistics.median(call() for _ in range(options.processes))
 
     if part == "import":

@@ -53,7 +53,7 @@ def compare(
         require_precision(device, precision)
     assert options.data is not None
     about = machine.describe(device)
-    # Where the data lie is nobody's business.
+    # Results do not contain the path of the data.
     given = {name: getattr(options, name) for name in ("epochs", "batch", "lr")}
     chosen = "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
     named = f"--data {Path(options.data).name} --net {options.net} --precisions {','.join(precisions)}"

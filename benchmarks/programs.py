@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +73,7 @@ def build(source: Path, kind: str, archs: str | None = None, folder: Path = FOLD
         done = subprocess.run(words, capture_output=True, text=True, check=False)
     except OSError as error:
         raise CannotBuild(f"{words[0]} cannot be run: {error}") from error
-    # C75xx: ptxas made the code slower than written, which it does not call a warning.
+    # C75xx: ptxas made the code slower than written, which is no warning of its own.
     if done.returncode != 0 or re.search(r"\(C75\d+\)", done.stdout + done.stderr):
         raise CannotBuild(f"{shlex.join(words)}\n{done.stdout}{done.stderr}".rstrip())
     return program
@@ -85,3 +87,22 @@ def chip() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(zip(("chip", "driver"), done.stdout.splitlines()[0].split(", "), strict=False))
+
+
+def parser(about: str | None, json_help: str) -> argparse.ArgumentParser:
+    """Return a command line with the options that all programs share."""
+    found = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--device", default="cuda:0", metavar="KIND:N", help="cuda:N or emulator:N (cuda:0)")
+    found.add_argument("--json", type=Path, metavar="FILE", help=json_help)
+    found.add_argument("--arch", metavar="LIST", help='GPUs to build for, as in "90a" (those present)')
+    return found
+
+
+def exit_status(device: str, work: Callable[[], int]) -> int:
+    """Return the exit status of `work` on a device; if it cannot be done, print why and return 2."""
+    try:
+        kind_of(device)
+        return work()
+    except (CannotBuild, ValueError, OSError, subprocess.SubprocessError) as error:
+        print(error, file=sys.stderr)
+        return 2

@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
 
-# Functions of cconvnet.bench.charts, and what their pictures' names begin with.
+# Functions of cconvnet.bench.charts, with prefixes of their charts' names and their titles.
 PICTURES = {
     "kernels": [("kernel_bars", "kernels", "Times of each kernel beside its peers'")],
     "step": [("step_bars", "step", "Images per second and memory of training steps")],
@@ -36,7 +36,7 @@ PICTURES = {
     "scaling": [("scaling", "scaling", "Time and memory against batch and image size")],
     "data": [("data_bars", "data", "Images per second of each stage on the way into training")],
 }
-# Of whole results and of what they say of their machine.
+# Required keys of results, and of their descriptions of the machine.
 REQUIRED = ("what", "net", "precision", "rows", "machine")
 REQUIRED_OF_MACHINE = ("date", "commit", "command", "device", "chip", "versions")
 WORST = 10
@@ -95,7 +95,7 @@ def load(folder: Path) -> list[Result]:
     results = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        # A GPU machine's report has several results in a file.
+        # A report of a GPU machine has several results in a file.
         for value in content.get("results", [content]):
             if value.get("what") not in PICTURES:
                 continue
@@ -106,7 +106,7 @@ def load(folder: Path) -> list[Result]:
             if missing:
                 raise ValueError(f"{path}: a result lacks {', '.join(missing)}")
             results.append(Result(path.name, value))
-    # Sorting keeps the order of names among those of one day.
+    # Sorting is stable, so results of one day stay in the order of their names.
     return sorted(results, key=lambda result: str(result.machine["date"]))
 
 
@@ -141,7 +141,7 @@ def regions(text: str) -> list[tuple[Region, int, int]]:
     begun: re.Match[str] | None = None
     for mark in [*_MARK.finditer(text), None]:
         if begun is None:
-            # An end alone is of another tool.
+            # An end without a begin belongs to another tool.
             begun = mark if mark and not mark["end"] else None
         elif mark is None or not mark["end"]:
             raise ValueError(f"{begun.group()} has no <!-- end -->")
@@ -321,7 +321,7 @@ def step_table(value: dict[str, Any]) -> str:
             _time(line["seconds"]),
             _time(line["seconds_min"]),
             _time(line["seconds_max"]),
-            # On a GPU its own memory is what is scarce.
+            # On a GPU its own memory is scarce.
             _bytes(line.get("peak_device_bytes", line.get("peak_rss_bytes"))),
             _times(line.get("times_as_fast")),
             _times(line.get("times_the_memory")),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.dont_write_bytecode = True  # nothing is left in the project but what is built
+sys.dont_write_bytecode = True  # the report adds nothing to the project but the build
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpu_report import __doc__ as ABOUT  # noqa: E402
@@ -20,7 +20,7 @@ from gpu_report.running import Report  # noqa: E402
 from gpu_report.settings import Settings  # noqa: E402
 
 SECONDS = 570.0
-# What an earlier report may have left: it must not be taken for this one's.
+# Files that an earlier report may have left, which must not be mistaken for this one's.
 WRITTEN = (
     "results.txt", "summary.json", "report.log", "smoke.log", "tests.log", "kernels.jsonl", "step.jsonl",
     "machine.jsonl",
@@ -46,15 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="gpu_report", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where the report goes")
+    parser.add_argument("folder", type=Path, help="the folder of the report")
     parser.add_argument("--device", default="cuda:0", help="cuda:0, or cpu:0 or emulator:0 to try it")
     parser.add_argument("--parts", default="", help="only these, with spaces or commas")
     parser.add_argument("--skip", default="", help="all but these")
     parser.add_argument("--seconds", type=float, help=f"for all parts together ({SECONDS:.0f})")
-    parser.add_argument("--minutes", type=float, help="likewise")
-    parser.add_argument("--data", help="a folder of pictures or shards to measure feeding with")
+    parser.add_argument("--minutes", type=float, help="the same in minutes")
+    parser.add_argument("--data", help="a folder of images or shards to measure feeding with")
     parser.add_argument("--batch", type=int, help="images in each measurement, instead of each network's own")
-    parser.add_argument("--summary", action="store_true", help="only sum up what the folder has")
+    parser.add_argument("--summary", action="store_true", help="only write the summary of the folder")
     options = parser.parse_args(arguments)
     if options.summary:
         if not options.folder.is_dir():

@@ -26,7 +26,7 @@ _ASKED = [
 ]
 
 
-def machine(s: Settings, run: Run) -> None:
+def machine(settings: Settings, run: Run) -> None:
     """Record the machine, and install wheels that it lacks."""
     run.say(f"{cores()} cores, Python {sys.version.split()[0]}: {sys.executable}")
     header = Path(sysconfig.get_path("include"), "Python.h")
@@ -46,12 +46,12 @@ def machine(s: Settings, run: Run) -> None:
         ),
         20,
     )
-    run.states.clear()  # whichever of these is not here
+    run.states.clear()  # a missing program is no failure
     wheels = find_wheels()
     if not wheels:
         run.say("no wheels: where its frontend is not installed, cuDNN is measured through PyTorch alone")
         return
-    site = s.scratch / "site"
+    site = settings.scratch / "site"
     options = [
         "--no-index",
         "--no-deps",
@@ -89,44 +89,46 @@ def compile_jobs(kind: str, number: int | None = None, meminfo: Path = Path("/pr
     return max(1, min([number, max((int(text) // 1_500_000 for text in kibibytes), default=number)]))
 
 
-def make(s: Settings, jobs: int, modules: Sequence[str] = (), *more: str) -> Command:
+def make(settings: Settings, jobs: int, modules: Sequence[str] = (), *more: str) -> Command:
     """Return the command that compiles modules."""
-    settings = [
+    variables = [
         f"-j{jobs}",
         f"PYTHON={sys.executable}",
         *([f"MODULES={' '.join(modules)}"] if modules else []),
     ]
-    if s.on_gpu:
-        settings.append("CCONVNET_CUDA=on")
-    # Not the flags of the make that may have started this.
+    if settings.on_gpu:
+        variables.append("CCONVNET_CUDA=on")
+    # The flags of a make that started this must not apply.
     alone = {"MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": ""}
-    return Command(["make", "--no-print-directory", "modules", *settings, *more], alone)
+    return Command(["make", "--no-print-directory", "modules", *variables, *more], alone)
 
 
-def build(s: Settings, run: Run) -> None:
+def build(settings: Settings, run: Run) -> None:
     """Compile the modules; on a GPU, peers and conformance run meanwhile."""
-    jobs = compile_jobs(s.kind)
-    # What rows of tables are made of comes first, since peers need that and no more.
-    status = run.do(make(s, jobs, ["_problem", "_pixels"]))
-    if status == 0 and s.on_gpu:
-        s.peers.append(run.start(peers(s, run, 170)))
-        # It compiles a program of its own for most of its time.
+    jobs = compile_jobs(settings.kind)
+    # Peers need only the modules of problems, so those come first.
+    status = run.do(make(settings, jobs, ["_problem", "_pixels"]))
+    if status == 0 and settings.on_gpu:
+        settings.peers.append(run.start(peers(settings, run, 170)))
+        # It mostly compiles a program of its own.
         if (ROOT / "benchmarks" / "conformance.py").exists():
-            s.conformance = run.start(script("conformance.py", s, s.scratch / "conformance.jsonl"))
-    kernels = [f"_{s.kind}"] if s.kind in ("cuda", "emulator") else []
+            settings.conformance = run.start(
+                script("conformance.py", settings, settings.scratch / "conformance.jsonl")
+            )
+    kernels = [f"_{settings.kind}"] if settings.kind in ("cuda", "emulator") else []
     if status == 0:
-        build = make(s, jobs, ["_problem", "_pixels", *kernels] if kernels else ())
+        build = make(settings, jobs, ["_problem", "_pixels", *kernels] if kernels else ())
         status = run.do(build)
         if status not in (0, None) and run.left > 60 and jobs > 4:
             run.say(
                 "once more, with fewer compilers at a time: they may have wanted more memory than there is"
             )
-            status = run.do(make(s, jobs // 4, ["_problem", "_pixels", *kernels]))
+            status = run.do(make(settings, jobs // 4, ["_problem", "_pixels", *kernels]))
             run.states.discard("failed")
     if status == 0:
         query = "import sys; from cconvnet.devices import PRECISIONS, get_device as d; d = d(sys.argv[1]); "
         query += "print(d.reason, *filter(d.serves, PRECISIONS)); print(d.host(d.array([1.0, 2.0])).sum())"
-        status = run.do(python("-c", query, s.device), 60)
+        status = run.do(python("-c", query, settings.device), 60)
     if status != 0:
-        s.unbuilt = "the modules could not be built"
-        raise Failed(s.unbuilt if status is not None else f"{s.unbuilt} in time")
+        settings.unbuilt = "the modules could not be built"
+        raise Failed(settings.unbuilt if status is not None else f"{settings.unbuilt} in time")

@@ -13,13 +13,13 @@ from gpu_report.measuring import end_peers, script
 from gpu_report.running import LOG, ROOT, Absent, Command, Run, python
 from gpu_report.settings import FEW_THREADS, MACHINE, RESTARTS, SMOKE, TESTS, Settings, cores
 
-AFTER_BUILD = 25  # seconds that peers may go on with the first network once the modules are there
+AFTER_BUILD = 25  # seconds for peers to continue with the first network after the build
 PROCESSES = 8  # of the smoke test, at most
-SANITIZED = 9  # of so many cases a sanitizer watches one
-NVIDIA = Path("/opt/nvidia")  # where its tools are installed apart from the toolkit
+SANITIZED = 9  # a sanitizer watches one of so many cases
+NVIDIA = Path("/opt/nvidia")  # the folder of tools installed apart from the toolkit
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-NO_TESTS = 5  # pytest's exit status where none was chosen
-# The tests in the order of what they say of a machine.
+NO_TESTS = 5  # pytest's exit status if no test was selected
+# Test files with their seconds, the most telling of a machine first.
 TEST_FILES = {
     "tests": [
         (
@@ -37,33 +37,33 @@ TEST_FILES = {
 }
 
 
-def conformance(s: Settings, run: Run) -> None:
+def conformance(settings: Settings, run: Run) -> None:
     """Compare the GPU's instructions with the emulator's."""
-    end_peers(s, run, AFTER_BUILD)
-    out = s.scratch / "conformance.jsonl"
+    end_peers(settings, run, AFTER_BUILD)
+    out = settings.scratch / "conformance.jsonl"
     try:
-        run.wait(s.conformance or run.start(script("conformance.py", s, out)))
+        run.wait(settings.conformance or run.start(script("conformance.py", settings, out)))
     finally:
         run.keep(out, MACHINE, what="conformance")
 
 
-def smoke(s: Settings, run: Run) -> None:
+def smoke(settings: Settings, run: Run) -> None:
     """Run every operation, table row and type once, in several processes."""
-    s.need_modules()
-    end_peers(s, run, 0)
+    settings.need_modules()
+    end_peers(settings, run, 0)
     count = min(PROCESSES, cores())
-    of = count if s.on_gpu else 10 * count  # elsewhere every tenth case, to try the report
+    of = count if settings.on_gpu else 10 * count  # elsewhere every tenth case is enough to try the report
 
     def command(share: int, first: int = 0) -> Command:
         where = ["--share", str(share), "--of", str(of), "--first", str(first)]
-        lost = ["--lost", str(s.scratch / f"lost.{share}")]
+        lost = ["--lost", str(settings.scratch / f"lost.{share}")]
         script = str(ROOT / "benchmarks" / "gpu_report" / "smoke.py")
-        return python(script, s.device, *where, *lost, log=SMOKE, **FEW_THREADS)
+        return python(script, settings.device, *where, *lost, log=SMOKE, **FEW_THREADS)
 
     restarts = [0] * count
 
     def again(share: int, status: int) -> Command | None:
-        lost = s.scratch / f"lost.{share}"
+        lost = settings.scratch / f"lost.{share}"
         if status != 3 or not lost.exists() or restarts[share] == RESTARTS:
             return None
         restarts[share] += 1
@@ -78,58 +78,73 @@ def smoke(s: Settings, run: Run) -> None:
 def tests(which: str) -> object:
     """Return the part that runs the tests of some files."""
 
-    def tests(s: Settings, run: Run) -> None:
-        s.need_modules()
+    def tests(settings: Settings, run: Run) -> None:
+        settings.need_modules()
         series = TEST_FILES[which]
         for place, (names, most) in enumerate(series):
-            # What is behind it has its share of what is left.
+            # Later files have their share of the remaining time.
             share = most / sum(seconds for _, seconds in series[place:])
-            # On another device than a GPU a few tests are chosen, in some files none.
-            run.do(pytest(s, names.split()), share * run.left, fine=() if s.on_gpu else (NO_TESTS,))
+            # On other devices than a GPU few tests are selected, in some files none.
+            run.do(
+                pytest(settings, names.split()), share * run.left, fine=() if settings.on_gpu else (NO_TESTS,)
+            )
 
     return tests
 
 
-def pytest(s: Settings, names: Sequence[str]) -> Command:
+def pytest(settings: Settings, names: Sequence[str]) -> Command:
     """Return the command that runs the device's tests in some files, without the project's own options."""
     found = {path.stem.removeprefix("test_"): path for path in (ROOT / "tests").rglob("test_*.py")}
-    options = ["-p", "no:cacheprovider", "-n", str(min(10, cores())), "--device", s.device, "-k", s.select]
+    options = [
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        str(min(10, cores())),
+        "--device",
+        settings.device,
+        "-k",
+        settings.select,
+    ]
     options += ["-v", "-rfE", "--tb=short", "--maxfail=80", "--override-ini", "addopts=", "-m", "not long"]
-    elsewhere = {"HYPOTHESIS_STORAGE_DIRECTORY": str(s.scratch / "hypothesis")}
+    elsewhere = {"HYPOTHESIS_STORAGE_DIRECTORY": str(settings.scratch / "hypothesis")}
     kept = [str(found[name].relative_to(ROOT)) for name in names if name in found]
     return python("-m", "pytest", *options, *kept, log=TESTS, **FEW_THREADS, **elsewhere)
 
 
-def training(s: Settings, run: Run) -> None:
+def training(settings: Settings, run: Run) -> None:
     """Train a small network."""
-    s.need_modules()
-    length = ["--epochs", "3"] if s.on_gpu else ["--steps", "5"]
-    out = ["--out", str(s.scratch / "run")]
-    run.do(python("-m", "cconvnet", "train", "--net", "lenet", "--device", s.device, *length, *out))
+    settings.need_modules()
+    length = ["--epochs", "3"] if settings.on_gpu else ["--steps", "5"]
+    out = ["--out", str(settings.scratch / "run")]
+    run.do(python("-m", "cconvnet", "train", "--net", "lenet", "--device", settings.device, *length, *out))
 
 
-def sanitize(s: Settings, run: Run) -> None:
+def sanitize(settings: Settings, run: Run) -> None:
     """Run two tools over some of the cases."""
-    s.need_modules()
-    if not s.on_gpu:
-        raise Absent(f"compute-sanitizer watches GPUs, not {s.device}; see make sanitize")
+    settings.need_modules()
+    if not settings.on_gpu:
+        raise Absent(f"compute-sanitizer watches GPUs, not {settings.device}; see make sanitize")
     script = str(ROOT / "benchmarks" / "gpu_report" / "smoke.py")
-    cases = python(script, s.device, "--of", str(SANITIZED), CCONVNET_TEST_GUARD="0")
+    cases = python(script, settings.device, "--of", str(SANITIZED), CCONVNET_TEST_GUARD="0")
     for place, tool in enumerate(TOOLS[:2]):
         run.do(under_compute_sanitizer(tool, cases), run.left / (2 - place))
 
 
-def sanitize_all(s: Settings, run: Run) -> None:
+def sanitize_all(settings: Settings, run: Run) -> None:
     """Run every tool over every case; in the emulator the compiler's."""
-    s.need_modules()
-    shapes = python("tests/helpers/basic_shapes.py", s.device, CCONVNET_TEST_GUARD="0")
-    if s.kind == "emulator":
-        built = run.do(make(s, compile_jobs(s.kind), (), "SANITIZE=address,undefined", "OUT=build/sanitize"))
+    settings.need_modules()
+    shapes = python("tests/helpers/basic_shapes.py", settings.device, CCONVNET_TEST_GUARD="0")
+    if settings.kind == "emulator":
+        built = run.do(
+            make(
+                settings, compile_jobs(settings.kind), (), "SANITIZE=address,undefined", "OUT=build/sanitize"
+            )
+        )
         if built == 0:
             run.do(_with_host_sanitizers(shapes))
         return
-    if not s.on_gpu:
-        raise Absent(f"compute-sanitizer watches GPUs, not {s.device}")
+    if not settings.on_gpu:
+        raise Absent(f"compute-sanitizer watches GPUs, not {settings.device}")
     for tool in TOOLS:
         run.do(under_compute_sanitizer(tool, shapes))
 
@@ -143,7 +158,7 @@ def under_compute_sanitizer(tool: str, command: Command) -> Command:
         raise Absent("compute-sanitizer was not found; it comes with the CUDA toolkit (CUDA_HOME names that)")
     options = ["--tool", tool, "--error-exitcode", "1", "--print-limit", "20"]
     if tool == "memcheck":
-        # CuPy asks things of the driver that may be refused; only what kernels do is looked at.
+        # The driver may refuse some of CuPy's requests; only accesses by kernels are checked.
         options += ["--report-api-errors", "no"]
     return Command([program, *options, *command.arguments], command.environment, LOG)
 

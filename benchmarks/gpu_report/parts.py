@@ -9,10 +9,9 @@ from gpu_report.settings import Settings
 
 def parts(settings: Settings) -> list[Part]:
     """Return the parts of a report, in order."""
-    s = settings
 
     def part(name: str, most: float, work: object, kept: float = 0.0, listed: bool = True) -> Part:
-        return Part(name, most, lambda run: work(s, run), kept, listed)  # type: ignore[operator]
+        return Part(name, most, lambda run: work(settings, run), kept, listed)  # type: ignore[operator]
 
     return [
         part("machine", 60, building.machine, 5),

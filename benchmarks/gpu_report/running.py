@@ -16,13 +16,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = "report.log"
-# How long what was asked to end may take to write what it has.
+# Seconds for a process that was asked to end to write its results.
 GRACE = 6.0
-# For the summary, behind all parts.
+# Seconds for the summary, after all parts.
 LAST = 10.0
-# A part that has less is not begun.
+# Least seconds of a part that is begun.
 LEAST = 3.0
-# Of a log, what is kept of its begin and of its end.
+# Bytes of a long log that are kept at its begin and at its end.
 KEPT_BYTES = 4 << 20, 8 << 20
 
 

@@ -11,11 +11,11 @@ from gpu_report.running import Absent, Running
 SMOKE, TESTS, KERNELS, STEP, MACHINE = (
     "smoke.log", "tests.log", "kernels.jsonl", "step.jsonl", "machine.jsonl",
 )  # fmt: skip
-# Networks whose kernels are measured, the first first; later ones with the time that is left.
+# Networks whose kernels are measured, in this order; later ones with the remaining time.
 BATCHES = {"alexnet": 128, "resnet50": 64, "vgg16": 32}
-# Many processes at once, each with small products on the host.
+# Environment of many processes at once, each with small products on the host.
 FEW_THREADS = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
-RESTARTS = 3  # of each of them, behind cases that lost the device
+RESTARTS = 3  # of each process, after cases that lost the device
 
 
 @dataclass

@@ -26,13 +26,13 @@ from cconvnet.devices import get_device  # noqa: E402
 from cconvnet.testing.check import check, check_fused  # noqa: E402
 
 LOST = 3
-# What is made of several operations is held to these, too.
+# Fused operations are also compared with their parts.
 FUSED = ("relu_bias_backward", "lrn_maxpool_forward", "lrn_maxpool_backward", "softmax_cross_entropy")
 
 
 def run(operation: str, problem: Any, device: Any, arguments: dict[str, Any]) -> None:
     """Run one case; raise if its result is wrong."""
-    # The bytes of images are drawn as such; everything else that rounds is compared as real data is.
+    # Images are drawn as bytes; all other operations that round are compared on real data.
     data = "exact" if operation == "input_transform" else "real"
     check(operation, problem, device, data=data, nonzero=0, **arguments)
     if operation in FUSED or "update" in arguments or "dropout" in arguments:
@@ -51,7 +51,7 @@ def main(given: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     device = get_device(options.device)
     if device.kind == "cuda" and os.environ.get("CCONVNET_TEST_GUARD") == "0":
-        # An allocation of its own for each array, of its very size, for a sanitizer to watch.
+        # Each array has an allocation of its exact size, for a sanitizer to watch.
         device.xp.cuda.set_allocator(None)
     passed = failed = 0
     for number, (operation, problem, arguments) in enumerate(basic_cases(device)):
@@ -66,7 +66,7 @@ def main(given: Sequence[str] | None = None) -> int:
         except Exception as error:
             failed += 1
             text = " | ".join(str(error).splitlines()[:3])
-            # In one write: other processes add lines to the same file.
+            # One write, since other processes append lines to the same file.
             sys.stdout.write(f"FAILED {case}\n    {type(error).__name__}: {text[:700]}\n")
             sys.stdout.flush()
             try:
@@ -76,7 +76,7 @@ def main(given: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
                 if options.lost:
                     options.lost.write_text(str(number))
-                os._exit(LOST)  # what is still to be freed cannot be
+                os._exit(LOST)  # memory of a lost device cannot be freed
         else:
             passed += 1
             sys.stdout.write(f"ok {case} {1e3 * (time.perf_counter() - begin):.0f} ms\n")

@@ -13,8 +13,8 @@ from typing import Any
 from gpu_report.running import LOG, ROOT, read_json, read_values, write_json
 from gpu_report.settings import KERNELS, MACHINE, SMOKE, STEP, TESTS
 
-LONGEST = 9500  # characters of results.txt
-FAILURES = 12  # that are shown of each kind
+LONGEST = 9500  # characters in results.txt
+FAILURES = 12  # shown of each kind
 
 
 def write(folder: Path) -> str:
@@ -38,7 +38,7 @@ def write(folder: Path) -> str:
     ]
     text = "\n".join("\n".join(section) for section in sections if section) + "\n"
     if len(text) > LONGEST:
-        # The last lines go first: the tables of the networks and precisions that matter least.
+        # The last lines are cut: the tables of the least important networks and precisions.
         text = text[: LONGEST - 60].rpartition("\n")[0] + "\n... more in kernels.jsonl and summary.json\n"
     (folder / "results.txt").write_text(text, encoding="utf-8")
     return text
@@ -56,7 +56,7 @@ def kernel_results(folder: Path) -> tuple[list[dict[str, Any]], str]:
         from cconvnet.bench import merging
 
         return merging.results(lines), ""
-    except Exception as error:  # nothing is built, or a line is not what it was
+    except Exception as error:  # nothing is built, or a line has another format
         return [], f"the lines of kernels.jsonl cannot be merged: {type(error).__name__}: {error}"
 
 
