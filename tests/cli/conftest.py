@@ -1,4 +1,4 @@
-"""A run and a picture that several tests of commands use."""
+"""Fixtures of several tests of commands: a trained run and a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command as a user types it: its help, its output, and how it ends."""
+"""The command as a user types it: help, output, closed streams and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_names_that_a_terminal_has_no_letters_for(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_gone() -> None:
-    """`cconvnet describe | head -1` ends quietly."""
+    """`cconvnet describe | head -1` ends without a message."""
     process = subprocess.Popen(
         [sys.executable, "-m", "cconvnet", "describe", "--device", "cpu:0"],
         stdout=subprocess.PIPE,
@@ -106,7 +106,7 @@ def test_a_reader_that_has_gone() -> None:
 
 
 def test_ctrl_c_ends_a_script_too() -> None:
-    """A shell goes on with a script whose command merely says that it was interrupted."""
+    """A shell continues a script unless the signal itself ended the command."""
     program = """
 import sys
 from cconvnet import cli, doctor

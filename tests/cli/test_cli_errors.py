@@ -1,4 +1,4 @@
-"""Errors of the command line: what is wrong in a line, without a traceback, and the exit code."""
+"""Errors of the command line: one clear line without a traceback, and the exit code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_wrong_device_name() -> None:
 
 
 def test_absent_gpu() -> None:
-    """Number 99 is not there even where GPUs are."""
+    """Number 99 does not exist even on a machine with GPUs."""
     text = refuse("train", "--device", "cuda:99")
     assert re.search("CuPy|no usable NVIDIA GPU|there is no cuda:99|without its cuda module", text)
 

@@ -51,7 +51,7 @@ def test_evaluate_averages_runs(trained: Path, tmp_path: Path) -> None:
 
 
 def test_views(trained: Path, digit: Path) -> None:
-    """Nothing is cropped from the digits, so the ten views are two."""
+    """Digits are not cropped, so the ten views are two."""
     shown = succeed("evaluate", "--run", trained, "--views", "ten", "--device", "cpu:0")
     assert "355 test images, 2 views, " in shown
     assert "1 view, " in succeed("evaluate", "--run", trained, "--device", "cpu:0")

@@ -1,4 +1,4 @@
-"""The commands that look at networks, by name or in files of cuda-convnet."""
+"""The commands that examine networks, by name or in cuda-convnet's files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_gradcheck() -> None:
 
 
 def test_gradcheck_fails_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong gradient is made, and the command must see it."""
+    """The command finds a gradient that is made wrong."""
     from cconvnet.network import Network
 
     backward = Network.backward
@@ -60,7 +60,7 @@ def test_augment_draws_a_sheet(tmp_path: Path) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[object]:
-    """The options that name a small network for digits, in two files."""
+    """Options that name a small network for digits in two files."""
     (tmp_path / "layers.cfg").write_text(
         "[data]\ntype=data\ndataIdx=0\n[labels]\ntype=data\ndataIdx=1\n"
         "[conv1]\ntype=conv\ninputs=data\nchannels=1\nfilters=8\nfilterSize=3\ninitW=0.1\nneuron=relu\n"

@@ -1,4 +1,4 @@
-"""Progress: what a terminal shows of it at any width, and what is said where there is none."""
+"""Progress on terminals of any width, and as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VALUES = "loss 1.2345  error 12.34%  20,123 images/s"
 
 
 class Screen(io.StringIO):
-    """A terminal: it knows carriage return, line feed, colours and "erase from here on", and folds lines."""
+    """Terminal that wraps lines and knows carriage return, line feed, colours and "erase to the end"."""
 
     encoding = "utf-8"
 
@@ -60,7 +60,7 @@ class Screen(io.StringIO):
         return len(text)
 
     def narrow(self, columns: int) -> None:
-        """Folds what stands on the last row, as terminals do; the cursor keeps its place in the text."""
+        """Wrap the last row as terminals do; the cursor keeps its position in the text."""
         assert self.row == len(self.rows) - 1
         line = self.rows[self.row]
         self.columns = columns
@@ -74,7 +74,7 @@ class Screen(io.StringIO):
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, which only the test moves."""
+    """The time, which only the test advances."""
     seconds = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: seconds[0])
     return seconds
@@ -204,7 +204,7 @@ def test_who_reports(
 
 
 def run_on_a_terminal(columns: int, *arguments: object, stop_after: bytes | None = None) -> tuple[int, str]:
-    """What ``cconvnet`` writes to a terminal of so many columns; Ctrl-C comes after `stop_after`."""
+    """Run ``cconvnet`` on a terminal and return its output; send Ctrl-C after `stop_after`."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
@@ -251,7 +251,7 @@ def test_ctrl_c_leaves_the_terminal_clean(tmp_path: Path, columns: int) -> None:
 
 
 def test_training_goes_on_when_its_terminal_is_gone(tmp_path: Path) -> None:
-    """As with nohup, whose programs the end of the terminal leaves alone."""
+    """As with nohup, whose programs survive the end of the terminal."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "cconvnet", "train", "--device", "cpu:0", "--epochs", "20"]
     process = subprocess.Popen(
@@ -348,7 +348,7 @@ def test_the_time_left_follows_a_machine_that_slows_down() -> None:
 
 
 def test_the_time_left_of_a_run_counts_what_is_left(tmp_path: Path) -> None:
-    """The ends of epochs that are still to come, of a run that stops within one, too."""
+    """Count the ends of epochs that remain, also for a run that stops within an epoch."""
     options = Options(devices=["cpu:0"], epochs=3, out=tmp_path / "run")
     trainer = new_run(options, devices_of(["cpu:0"]), Silent(io.StringIO()))
     with trainer.run:
@@ -361,7 +361,7 @@ def test_the_time_left_of_a_run_counts_what_is_left(tmp_path: Path) -> None:
 
 
 def test_what_a_step_costs_to_report_is_counted() -> None:
-    """The clock is asked and nothing is made of it."""
+    """Between two lines a step costs only a look at the clock."""
     plain = Reporter(io.StringIO())
     plain.begin("a", 10)
     plain._shown_at = time.monotonic() + 1e6

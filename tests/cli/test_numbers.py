@@ -1,4 +1,4 @@
-"""Numbers that make no sense are refused by name, on every command's line and in every function."""
+"""Every number out of range is refused by name, in every command and every function."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ FLOATS = list(float_parameters())
 
 
 def arguments_for(function: Callable[..., Any]) -> dict[str, Any]:
-    """Arrays and numbers that a function of ops takes, of its required arguments and `size`."""
+    """Return the required arguments of a function of ops, and `size` if it has one."""
     image = np.ones((1, 4, 4, 4), np.float32)
     known: dict[str, Any] = {
         "probabilities": np.full((2, 3), 1 / 3, np.float32),
@@ -287,7 +287,7 @@ def layer_types() -> list[type]:
     [*layer_types(), nets.Init, nets.Neuron, nets.RateCurve, nets.InputSpec, nets.TrainRecipe],
 )
 def test_every_float_of_a_network(kind: type) -> None:
-    """A value that is not finite is refused where the spec is made, by name."""
+    """The constructor of a spec refuses a value that is not finite, by name."""
     needed: dict[str, Any] = {"name": "layer", "filters": 4, "window": 3, "outputs": 4, "size": 5}
     needed |= {"height": 8, "width": 8, "channels": 3, "batch": 2, "epochs": 1, "lr": 0.1}
     fields = dataclasses.fields(kind)

@@ -1,4 +1,4 @@
-"""What a result says of the machine it was measured on."""
+"""Facts about the machine that results record."""
 
 from __future__ import annotations
 

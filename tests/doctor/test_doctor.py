@@ -1,4 +1,4 @@
-"""What is said of machines in any state, and what is seen of this one."""
+"""Diagnoses of machines in any state, and the survey of this one."""
 
 from __future__ import annotations
 

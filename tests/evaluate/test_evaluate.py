@@ -1,4 +1,4 @@
-"""Testing trained networks: in one view and in ten, one network and the average of several."""
+"""Evaluation of trained networks: one view and ten, one network and the average of several."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def source(count: int = 45, classes: list[str] = CLASSES) -> data.Source:
 
 
 def save(path: Path, seed: int, filters: int = 6, **changes: Any) -> Path:
-    """A checkpoint of a network with first weights of this seed."""
+    """Save a checkpoint of a network with initial weights of this seed."""
     network = Network(spec(filters), batch=4, devices="cpu:0", seed=seed)
     mean = np.random.default_rng(seed).uniform(0, 255, (*STORED, 3)).astype(np.float32)
     settings = {
@@ -101,7 +101,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def by_hand(path: Path, images: npt.NDArray[np.uint8], views: list[tuple[int, int, bool]]) -> Floats:
-    """The averaged probabilities of a network that is shown pictures cut and mirrored in NumPy."""
+    """Return the averaged probabilities for pictures that NumPy cut and mirrored."""
     content = checkpoint.load(path)
     filters = content.tensors["conv1.weight"].shape[0]
     network = Network(spec(filters, stored=SEEN), batch=len(images), devices="cpu:0", seed=0)
@@ -127,7 +127,7 @@ TEN = [(top, left, mirror) for mirror in (False, True) for top, left in CORNERS]
 
 
 def test_views_are_the_papers() -> None:
-    """224x224 of 256x256: the corners, the centre, and their mirror images."""
+    """They are 224x224 of 256x256: corners, centre, and their mirror images."""
     alexnet = nets.build("alexnet")
     places = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
     assert views_of(alexnet, "ten") == [View(*place, m) for m in (False, True) for place in places]
@@ -221,7 +221,7 @@ def evaluate_noise(
 def test_an_ensemble_is_the_average_of_its_members(
     views: str, saved: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of networks of two kinds."""
+    """Networks of two kinds."""
     members, together = evaluate_noise(saved, monkeypatch, views=views, batch=8)
     images, labels = source().test.read(np.arange(45))
     shown = TEN if views == "ten" else [(2, 1, False)]

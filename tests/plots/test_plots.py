@@ -1,4 +1,4 @@
-"""Pictures of runs, looked at by what is in them: lines, marks, words, pixels."""
+"""Pictures of runs, tested by their content: lines, marks, words, pixels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that were saved, in order; nothing is written."""
+    """Saved figures in order; no file is written."""
     pytest.importorskip("matplotlib")
     pages: list[Any] = []
     monkeypatch.setattr(figures, "save", lambda page, path: (page.canvas.draw(), pages.append(page)))
@@ -44,7 +44,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def step_lines(count: int, per_epoch: int = 10, lr: Callable[[int], float] = lambda step: 0.1) -> Rows:
-    """A line for each step; `lr` is that of steps counted from 0."""
+    """Return a line of the log for each step; `lr` gives the rate of a step, counted from 0."""
     return [
         {
             "step": step,
@@ -74,7 +74,7 @@ def epoch_lines(errors: list[float], per_epoch: int = 10) -> Rows:
 
 
 def made(path: Path, lines: Rows, **settings: Any) -> Path:
-    """A run that never was."""
+    """Write a made-up run."""
     values = {"net": "lenet", "data": None, "lr": 0.1, "precision": "fp32", "batch": 20, "seed": 0}
     path.mkdir()
     config = {"settings": {**values, "classes": list("abc"), **settings}, "device": "cpu:0"}
@@ -100,7 +100,7 @@ def line(axes: Any, label: str) -> Any:
 
 
 def marks(axes: Any, kind: str) -> list[float]:
-    """Where what was marked as `kind` lies."""
+    """Return the positions of marks of a kind."""
     return [float(np.asarray(one.get_xdata())[0]) for one in axes.lines if one.get_gid() == kind]
 
 
@@ -125,7 +125,7 @@ def test_a_curve_shows_the_log(tmp_path: Path, drawn: list[Any]) -> None:
 
 
 def test_epochs_of_few_steps_tell_of_training_themselves(tmp_path: Path, drawn: list[Any]) -> None:
-    """With a line of the log every 20 steps, 12 epochs of 3 steps have one, which would draw nothing."""
+    """With a log line every 20 steps, 12 epochs of 3 steps have one, which would draw nothing."""
     run = made(tmp_path / "run", step_lines(20, per_epoch=3)[-1:] + epoch_lines([0.5] * 12, per_epoch=3))
     plots.curve(run, tmp_path / "curve.png")
     loss, error = drawn[0].axes
@@ -374,7 +374,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def tile(sheet: np.ndarray[Any, Any], size: int, row: int, column: int) -> np.ndarray[Any, Any]:
-    """One pixel of each of a tile's, however large it is drawn."""
+    """Return a tile at its original size, however much it was enlarged."""
     times = -(-40 // size)
     first = [GAP + place * (size * times + GAP) for place in (row, column)]
     whole = sheet[first[0] : first[0] + size * times, first[1] : first[1] + size * times]
@@ -408,7 +408,7 @@ def test_rows_are_full_where_they_can_be(count: int, columns: int) -> None:
 
 
 def two_towers(path: Path, towers: int = 1, **changes: Any) -> tuple[Path, np.ndarray[Any, Any]]:
-    """A checkpoint of a small AlexNet, and its first filters."""
+    """Save a checkpoint of a small AlexNet; return it and its first filters."""
     spec = alexnet.build(image_shape=(64, 64, 3), classes=5, width=1 / 12)
     return saved(path, spec, towers)
 

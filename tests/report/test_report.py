@@ -1,4 +1,4 @@
-"""The report of a run: what it says, that it is safe to open, and what it does where something is missing."""
+"""The report of a run: its content, its safety, and its notes where something is missing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HOSTILE = ["<script>alert(1)<", '"><img src=x onerror=alert(2)>', "a&amp;b' $x_{
 
 
 class Page(HTMLParser):
-    """What a browser would find in a page."""
+    """Content of a page as a browser finds it."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def page(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 
 def rows(page: Page, section: str) -> list[list[str]]:
-    """The cells of the rows of a section's table, its head left out."""
+    """Return the cells of a section's table by row, without its head."""
     (part,) = re.findall(rf'<section id="{section}">.*?</section>', page.source, re.S)
     body = re.findall(r"<tbody>(.*?)</tbody>", part, re.S)[0]
     return [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
@@ -207,7 +207,7 @@ def test_nothing_is_loaded_or_run(page: Page) -> None:
 
 @pytest.fixture(scope="session")
 def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose classes, data, folder, command and versions would be markup."""
+    """Run whose classes, data, folder, command and versions look like markup."""
     root = tmp_path_factory.mktemp("hostile")
     data, run = root / "<title><script>x", root / "<b onclick=y>run"
     for part, count in (("train", 8), ("test", 4)):

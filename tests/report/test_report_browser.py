@@ -102,7 +102,7 @@ def page(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def requested(browser: Any) -> list[str]:
-    """The addresses that pages asked for since the last call; the browser's own pages are not ours."""
+    """Return the addresses that pages requested since the last call, without the browser's own."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [
         message["params"]["request"]["url"]
@@ -123,7 +123,7 @@ def opened(browser: Any, file: Path, width: int, height: int, scheme: str = "lig
 
 
 def screenshot(browser: Any, file: Path) -> None:
-    """The whole page, however long."""
+    """Take a picture of the whole page, however long."""
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
     file.write_bytes(base64.b64decode(shot["data"]))
 

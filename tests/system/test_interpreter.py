@@ -1,4 +1,4 @@
-"""No command runs Python files that lie in the working directory."""
+"""No command runs Python files from the working directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGE_ROOT = str(Path(cconvnet.__file__).parents[1])
 
 
 def plant(folder: Path, names: list[str]) -> Path:
-    """Modules that leave a line in the file that is returned when they are imported, and end the process."""
+    """Write modules that end the process if they are imported; each leaves a line in the returned file."""
     ran = folder / "ran.txt"
     body = f"open({str(ran)!r}, 'a').write(__name__ + '\\n')\nraise SystemExit(f'planted {{__name__}} ran')\n"
     for name in names:
@@ -90,7 +90,7 @@ def test_python_m_takes_the_working_directory_out(tmp_path: Path) -> None:
 
 
 def test_a_checkout_that_is_not_installed_runs_from_its_own_folder(tmp_path: Path) -> None:
-    """There the working directory is needed, and comes last."""
+    """There the working directory is needed, and is searched last."""
     (tmp_path / "cconvnet").symlink_to(Path(cconvnet.__file__).parent)
     (tmp_path / "random.py").write_text("raise SystemExit('planted')")
     done = start(tmp_path, ["-m", "cconvnet"], "--version")
@@ -101,7 +101,7 @@ def test_a_checkout_that_is_not_installed_runs_from_its_own_folder(tmp_path: Pat
 
 
 class Paths:
-    """A side of a comparison that says what it searches."""
+    """Side of a comparison that reports its search path."""
 
     def path(self) -> list[str]:
         return sys.path
@@ -115,7 +115,7 @@ def say_path(start: dict[str, str]) -> None:
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, which is at the front of this process's own path, as in a script's folder."""
+    """The working directory, at the front of this process's path, as if a script in it were running."""
     folder = tmp_path / "here"
     folder.mkdir()
     ran = plant(folder, PLANTED)

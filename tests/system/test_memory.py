@@ -1,4 +1,4 @@
-"""Memory needed is compared with what is free: control groups of both versions, limits, plans of networks."""
+"""Free memory: control groups of both versions, other limits, and the needs of networks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ V2 = "41 31 0:38 {top} /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n"
 
 
 class Tree:
-    """A fake of /proc and /sys."""
+    """Fake of /proc and /sys."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -96,7 +96,7 @@ def test_version_1(tree: Tree) -> None:
 
 
 def test_version_1_within_a_container(tree: Tree) -> None:
-    """The folder that is mounted is that of the container's own group, by its name outside."""
+    """The mounted folder is the container's own group, under its name outside."""
     tree.groups("4:memory,hugetlb:/docker/a/inner\n", V1.format(top="/docker/a"))
     tree.v1("", 800 * MB, 100 * MB)
     tree.v1("/inner", 9223372036854771712, 100 * MB)
@@ -256,7 +256,7 @@ print(after - before, sum(network.memory.values()))
 
 
 def test_what_is_planned_is_what_is_taken() -> None:
-    """In the resident memory of a process; oneDNN's own scratch comes on top."""
+    """Compare with the resident memory of a process, which also contains oneDNN's scratch memory."""
     done = subprocess.run(
         [sys.executable, "-c", _STEPS], capture_output=True, text=True, check=True, timeout=120
     )
@@ -270,7 +270,7 @@ def test_what_is_planned_is_what_is_taken() -> None:
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A control group of 400 MB."""
+    """Control group of 400 MB."""
     for top, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         folder = Path(top, f"cconvnet-test-{os.getpid()}")
         try:

@@ -1,4 +1,4 @@
-"""Files that commands write: what is there is written to or refused, never replaced by another thing."""
+"""Output files: regular files are replaced atomically, others written to or refused."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_device_is_written_to(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_standard_output_by_its_names(name: str, tmp_path: Path) -> None:
-    """A file that it goes to is neither replaced nor written from its beginning again."""
+    """The file behind it is neither replaced nor overwritten from its beginning."""
     program = (
         "import sys; from pathlib import Path; from cconvnet.system.outputs import *\n"
         "name = sys.argv[1]; print('before'); check_output(name, 'json')\n"
@@ -228,7 +228,7 @@ def test_what_belongs_to_a_run_or_to_data(tmp_path: Path) -> None:
 
 @pytest.fixture
 def locked(tmp_path: Path) -> Iterator[Path]:
-    """A folder that nothing can be made in, with an old file that can be written if it is named."""
+    """Folder in which no file can be created, with an old file that can be written to."""
     folder = tmp_path / "locked"
     folder.mkdir()
     if not ROOT:
@@ -266,7 +266,7 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_file_in_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is written over, once all that is to be written is known."""
+    """It is overwritten once the new content is complete."""
     file = tmp_path / "a.json"
     file.write_text("[1, 2, 3]")
     access = os.access
@@ -282,7 +282,7 @@ def test_a_file_in_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: 
 
 
 def test_a_file_that_is_a_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As containers have them: its name cannot be taken by another file."""
+    """As in containers: no other file can take its name."""
     file = tmp_path / "a.json"
     file.write_text("{}")
 
@@ -327,7 +327,7 @@ _JSON = [
 
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
-    """Gives a command in this process, which must end with 2; what it says."""
+    """Return a function that runs a command, which must exit with 2, and returns its message."""
     from cconvnet import cli
 
     def given(*arguments: object) -> str:
