@@ -71,12 +71,12 @@ def log_without_times(run: Path) -> list[dict[str, Any]]:
 
 
 def steps_in_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of windows of steps, not those of epochs and checkpoints."""
+    """Return the lines of windows of steps, without those of epochs and checkpoints."""
     return [line for line in runs.read_log(run) if "loss" in line]
 
 
 def assert_same_run(run: Path, other: Path) -> None:
-    """Two runs ended with bitwise the same weights, and with the same log but for its times."""
+    """Check that two runs have bit-identical weights, and the same log but for its times."""
     _, one, _ = runs.find_checkpoint(run)
     _, two, _ = runs.find_checkpoint(other)
     assert one.step == two.step
@@ -96,7 +96,7 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 
 def colored_pictures(root: Path, count: int, side: int) -> Path:
-    """Coloured pictures of three classes: crops, mirror images and colour noise all change them."""
+    """Make coloured images of three classes, which crops, mirroring and colour noise all change."""
     draws = np.random.default_rng(0)
     for number in range(count):
         folder = root / f"class{number % 3}"
@@ -107,7 +107,7 @@ def colored_pictures(root: Path, count: int, side: int) -> Path:
 
 
 def fake_tests(monkeypatch: pytest.MonkeyPatch, wrong: list[int]) -> None:
-    """Tests find these numbers of wrong images, of 100."""
+    """Let tests find these numbers of wrong images, of 100."""
     numbers = iter(wrong)
     monkeypatch.setattr(
         "cconvnet.training.trainer.evaluate",
@@ -120,7 +120,7 @@ def tensors_of(run: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def start(*arguments: str, program: str | None = None) -> subprocess.Popen[str]:
-    """The command, or a program that becomes it."""
+    """Start the command, or a program that runs it."""
     begin = ["-m", "cconvnet"] if program is None else ["-c", program]
     return subprocess.Popen(
         [sys.executable, *begin, "train", *arguments],

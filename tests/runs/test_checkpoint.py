@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is what is read, and what is damaged is never used."""
+"""Checkpoints are read as they were written, and damaged ones are never used."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_tensor_in_another_order_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_file_is_what_safetensors_would_write(tmp_path: Path) -> None:
-    """The library reads it, and of the same tensors and metadata makes the same bytes."""
+    """The safetensors library reads a checkpoint, and makes the same bytes of its tensors and metadata."""
     import safetensors.numpy
 
     content = make()
@@ -79,7 +79,7 @@ def test_the_file_is_what_safetensors_would_write(tmp_path: Path) -> None:
 
 
 def test_tensors_are_written_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a large tensor is not in memory twice, and a mapping may make each as it is asked for."""
+    """So a large tensor is not in memory twice, and a mapping may make each tensor on demand."""
     sizes: list[int] = []
     write = os.write
 
@@ -119,14 +119,14 @@ def test_mode_follows_umask(tmp_path: Path) -> None:
 
 
 def refused(file: Path, damaged: bytes) -> None:
-    """What is damaged is never used, and the error names the file."""
+    """A damaged file is never used, and the error names it."""
     file.write_bytes(damaged)
     with pytest.raises(CheckpointError, match=file.name):
         checkpoint.load(file)
 
 
 def check_damage(path: Path, flips: int, truncations: int) -> None:
-    """Damages a folder's newest checkpoint, at random: each time the one before is offered."""
+    """Damage a folder's newest checkpoint at random; each time the error offers the one before."""
     folder = Folder(path)
     for step in (10, 20):
         content = make(step)
@@ -258,7 +258,7 @@ def test_as_many_as_asked_for_are_kept(keep: int, kept: list[int], tmp_path: Pat
 
 
 def test_later_checkpoints_are_never_removed(tmp_path: Path) -> None:
-    """They are of another course of the run, which training sets aside."""
+    """They belong to another course of the run, which training sets aside."""
     folder = Folder(tmp_path, keep=1)
     for step in (2, 9):
         folder.save(make(step))

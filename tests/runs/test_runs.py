@@ -1,4 +1,4 @@
-"""Lists of runs and comparisons: what a run's files tell, whatever happened to it."""
+"""Lists and comparisons of runs, from the files of complete, stopped, killed and damaged ones."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def trained(out: Path, **options: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run of two epochs; not to be changed."""
+    """A complete run of two epochs, which no test may change."""
     return trained(tmp_path_factory.mktemp("runs") / "digits")
 
 
 def made(path: Path, digits: Path, errors: list[float], **settings: Any) -> Path:
-    """A run that never was: its settings those of `digits` but for some, its tests with these errors."""
+    """Make the files of a run without training: settings of `digits` but for some, and these test errors."""
     path.mkdir(parents=True)
     config = runs.read_config(digits)
     config["settings"] |= {"epochs": len(errors), **settings}
@@ -105,7 +105,7 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_killed_run(tmp_path: Path, resumed: bool) -> None:
-    """One that was stopped before and has a summary, too."""
+    """Also a run that was stopped before and has a summary."""
     out = tmp_path / "run"
     if resumed:
         trained(out, steps=3)
@@ -141,7 +141,7 @@ def test_looking_does_not_keep_a_run_from_being_trained(digits: Path) -> None:
 
 
 def test_the_lock_is_of_a_kind_that_other_machines_see(digits: Path) -> None:
-    """Over a network only locks of files that are open for writing are, by flock(2)."""
+    """Over a network only locks of files that are open for writing are seen (flock(2))."""
     import fcntl
 
     with Run.open(digits) as run:
@@ -393,7 +393,7 @@ def test_the_tables_of_a_comparison(digits: Path, tmp_path: Path) -> None:
     "end", ["", "\n", '\n{"step": 12, "epo', '\n{"step": 12, "epo\n{"step": 13, "epoch": 2}\n']
 )
 def test_a_log_goes_back_to_a_step(tmp_path: Path, end: str) -> None:
-    """Whatever a kill left of its last line; the lines that stay are what they were."""
+    """The log's last line is cut short in any way; the other lines stay as they were."""
     run = Run.create(tmp_path / "run", {"settings": {}})
     run.close()
     lines = [

@@ -1,4 +1,4 @@
-"""What TensorBoard reads of a run is what its log says, after stops and resumes too."""
+"""TensorBoard reads the values of a run's log, also after stops and resumes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_ac
 
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Filters are drawn however short epochs are."""
+    """Draw filters however short epochs are."""
     monkeypatch.setattr(tensorboard, "_TIME_PER_PICTURE", 0)
 
 
 def trained(run: Path, **options: Any) -> Path:
-    """A run that begins, or goes on where it is there."""
+    """Begin a run, or resume it if there is one."""
     where = {"resume" if run.exists() else "out": run}
     wanted = {"devices": ["cpu:0"], "epochs": 4, "log_every": 5, "tensorboard": True, **where, **options}
     train(Options(**wanted), Silent(io.StringIO()))
@@ -40,7 +40,7 @@ def trained(run: Path, **options: Any) -> Path:
 
 
 def read(run: Path) -> Any:
-    """TensorBoard's own reader, with nothing left out."""
+    """Read an event file with TensorBoard's own reader, without sampling."""
     events = accumulator.EventAccumulator(
         str(run / FOLDER), size_guidance={accumulator.SCALARS: 0, accumulator.IMAGES: 0}
     )
@@ -56,7 +56,7 @@ def shown(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def logged(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """What the log says, in the precision that TensorBoard has."""
+    """Return the log's values in TensorBoard's precision."""
     charts: dict[str, list[tuple[int, float]]] = {}
     for line in runs.read_log(run):
         for chart, value in scalars(line).items():
@@ -115,7 +115,7 @@ def test_epochs_that_are_short_are_not_all_drawn(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("stop", [7, 22, 31])
 def test_a_resumed_run_shows_one_course(tmp_path: Path, stop: int) -> None:
-    """The second session begins again at the first's checkpoint; what was shown after it goes."""
+    """The second session begins at the first one's checkpoint, and later values are withdrawn."""
     out = tmp_path / "run"
     trained(out, steps=stop)
     kept = (out / "checkpoints" / f"step-{stop:08d}.safetensors").read_bytes()

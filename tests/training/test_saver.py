@@ -1,4 +1,4 @@
-"""Snapshots of a network and the thread that writes them; what it costs is measured, never tested."""
+"""Snapshots of a network, and the thread that writes them. Their cost is measured elsewhere, never tested."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_large_arrays_are_copied_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_is_written_is_the_snapshot(tmp_path: Path) -> None:
-    """Though training has gone on by the time it is written."""
+    """Training goes on before the snapshot is written."""
     network = Network(LENET, batch=4, devices="cpu:0")
     with Saver(network, Folder(tmp_path)) as saver:
         assert saver.collect() is None

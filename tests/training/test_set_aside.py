@@ -1,4 +1,4 @@
-"""Going back to an earlier step of a run: nothing of what came after it vanishes unsaid."""
+"""Resuming a run from an earlier step: what came after it is set aside and reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: when they are written, and that training goes on meanwhile."""
+"""Checkpoints of a training: the steps after which they are saved, while training goes on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cconvnet.training.saver import Saver, Snapshot
 
 
 def saved_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list of the steps at which checkpoints will be written."""
+    """Return a list that gets the steps after which checkpoints are written."""
     steps, save = [], Folder.save
 
     def noting(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
@@ -48,7 +48,7 @@ def test_ends_of_epochs_are_saved_where_that_is_worth_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By clocks of its own, so that a busy machine changes nothing: training's, and the writer's."""
+    """Training and the writer have fake clocks here, so that a busy machine changes nothing."""
     steps, trained, written = saved_steps(monkeypatch), 0.0, 0.0
     save, take, begin = Folder.save, Snapshot.take, Saver.begin
     numbers = iter([50, 40, 45, 45, 40, 41])
@@ -96,8 +96,7 @@ def test_ends_of_epochs_are_saved_where_that_is_worth_it(
 def test_training_goes_on_while_a_checkpoint_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ends of the second and third epoch find the writer busy and are left out; the fourth is the best
-    one and waits."""
+    """Epochs 2 and 3 end while the writer is busy and are not saved; epoch 4, the best, waits for it."""
     steps: list[int] = []
     numbers, go_on, writing = iter([40, 50, 50, 30]), threading.Event(), threading.Lock()
     save, begin, collect = Folder.save, Saver.begin, Saver.collect

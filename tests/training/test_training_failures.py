@@ -44,7 +44,7 @@ def test_nan_is_not_trained_on(tmp_path: Path) -> None:
 def test_detecting_anomalies_trains_the_same_and_finds_them_sooner(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gradient that is not a number comes up in step 30; without a look it is found in the next loss."""
+    """A gradient of step 30 is not a number; without the option the next step's loss shows it."""
     run_training(out=tmp_path / "same", detect_anomaly=True)
     assert_same_run(unbroken, tmp_path / "same")
     backward = ConvLayer.backward
@@ -144,7 +144,7 @@ def test_full_disk_stops_and_says_what_stands(tmp_path: Path, monkeypatch: pytes
 def test_a_failing_disk_costs_nothing_that_was_saved(
     call: str, number: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From some call on the disk fails, whatever file that is about."""
+    """From some call on the disk fails, for any file."""
     out, do, calls = tmp_path / "run", getattr(os, call), itertools.count(1)
 
     def fail(*arguments: Any) -> Any:
@@ -205,7 +205,7 @@ def test_a_summary_that_cannot_be_written(unbroken: Path, tmp_path: Path) -> Non
 
 @pytest.fixture
 def written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training waits for each checkpoint, so that a test knows what is there."""
+    """Training waits for each checkpoint, so that a test knows which files there are."""
     begin = Saver.begin
 
     def begin_and_wait(saver: Saver, *arguments: Any) -> None:
@@ -216,7 +216,7 @@ def written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def at_step(number: int, do: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Something happens before a step."""
+    """Call a function before a step."""
     train_step = Network.train_step
 
     def stepping(network: Network, step: int, *arguments: Any) -> None:
@@ -232,7 +232,7 @@ def at_step(number: int, do: Callable[[], Any], monkeypatch: pytest.MonkeyPatch)
 def test_a_disk_that_fails_stops_training_at_the_next_step(
     failing: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or at the end, where there is none."""
+    """Or at the end, if there is no next step."""
     save, train_step, done = Folder.save, Network.train_step, []
 
     def fail(folder: Folder, content: checkpoint.Checkpoint, best_step: int | None = None) -> Path:
@@ -291,7 +291,7 @@ def test_a_folder_that_becomes_read_only(
 
 
 def test_a_worker_that_dies_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its death is said, with what stands; the resumed run ends like one in which nobody died."""
+    """The error names the worker and the last checkpoint; the resumed run ends like one without a death."""
     settings = {"data": str(colored_pictures(tmp_path / "data", 96, 36)), "size": 32, "net": "cifar-13pct"}
     settings |= {"batch": 8, "epochs": 2, "workers": 2, "checkpoint_every": 3, "lr": 0.001}
     # Small data is decoded once and kept; now it is decoded whenever it is read, as large data is.

@@ -100,7 +100,7 @@ def test_plateaus(errors: list[int], patience: int, expected: list[int]) -> None
 def test_a_plateau_divides_the_rates_and_a_resumed_run_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a step beside it; the test errors are those of a list."""
+    """The schedule has a step too; the test errors come from a list."""
     settings = {"epochs": 6, "lr_plateau": 2, "lr_steps": (LrStep(4.5, 0.5),), "log_every": 15}
     listener = Listener()
     fake_tests(monkeypatch, [50, 40, 40, 40, 40, 40])

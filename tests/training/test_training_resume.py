@@ -41,7 +41,7 @@ from cconvnet.training.trainer import Trainer
 
 @pytest.mark.parametrize("stop", [1, 44, 45, 46, 89])
 def test_stop_and_resume(stop: int, unbroken: Path, tmp_path: Path) -> None:
-    """Also at an epoch's last step, where training, test and checkpoint follow each other."""
+    """Also at an epoch's last step, which a test and a checkpoint follow."""
     out = tmp_path / "run"
     assert run_training(out=out, steps=stop).summary["steps"] == stop
     assert not json.loads((out / "summary.json").read_text())["complete"]
@@ -71,7 +71,7 @@ def test_resume_from_an_earlier_checkpoint(unbroken: Path, tmp_path: Path) -> No
 
 
 def killed_before_its_first_checkpoint(path: Path, patch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """Resumes a run and kills it after some steps."""
+    """Resume a run and kill it after some steps."""
 
     def killed(log: Log, *arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -118,7 +118,7 @@ def test_more_epochs_go_on(tmp_path: Path) -> None:
 def test_stopped_in_a_test_and_killed_after_it(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The epoch's line is in the log, but not in the checkpoint, and must not come twice."""
+    """The epoch's line is in the log but not in the checkpoint, and must not be written twice."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
 
@@ -143,7 +143,7 @@ def test_stopped_in_a_test_and_killed_after_it(
 
 
 def test_a_test_after_the_checkpoint_is_saved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the end of the epoch would not be worth it."""
+    """Also if the end of the epoch alone would not be worth a checkpoint."""
     monkeypatch.setattr("cconvnet.training.saver._TRAINING_PER_STALL", 1e9)
     out = tmp_path / "run"
     fake_tests(monkeypatch, [50])
@@ -164,7 +164,7 @@ def test_a_test_after_the_checkpoint_is_saved_too(tmp_path: Path, monkeypatch: p
 def test_data_that_can_no_longer_be_read(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fails at night: it is said what stands, and the run goes on once the disk is mended."""
+    """A disk fails: the error names the last checkpoint, and the run resumes once the disk works again."""
     out, finish = tmp_path / "run", data.Loader._finish
     read = 0
 
@@ -205,7 +205,7 @@ def test_killed_before_the_configuration(tmp_path: Path) -> None:
 
 
 def test_auto_begins_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
-    """One command, as a batch system gives it again and again."""
+    """One command, repeated as by a batch system."""
     out, listener = tmp_path / "run", Listener()
     again = {"out": out, "resume": Path("auto"), "checkpoint_every": 10}
     run_training(listener, steps=33, **again)
@@ -221,7 +221,7 @@ def test_auto_begins_and_then_goes_on(unbroken: Path, tmp_path: Path) -> None:
 
 
 def test_auto_takes_a_network_from_files_each_time(tmp_path: Path) -> None:
-    """The run's own network counts from the second time on."""
+    """From the second time on the run's own network is used."""
     files, out = (tmp_path / "layers.cfg", tmp_path / "layer-params.cfg"), tmp_path / "run"
     spec = nets.build("cifar-18pct", image_shape=(32, 32, 3), classes=3)
     cuda_convnet_writer.write(spec, *files, towers=1)
@@ -310,7 +310,7 @@ def test_a_torn_line_of_the_log_is_dropped(unbroken: Path, tmp_path: Path) -> No
 
 
 def narrow(name: str, path: Path, devices: list[str]) -> Trainer:
-    """A run of a network with all that is random, an AlexNet a sixteenth as wide, on the digits."""
+    """Make a run of an AlexNet a sixteenth as wide, on the digits: a network with all kinds of randomness."""
     source = data.open_source(size=72)
     builder = {"alexnet": alexnet.build, "alexnet-2012": alexnet_2012.build}[name]
     spec = builder((72, 72, 1), 10, width=1 / 16)
@@ -321,7 +321,7 @@ def narrow(name: str, path: Path, devices: list[str]) -> Trainer:
 
 
 def narrow_steps(part: Trainer, last: int, options: Options) -> None:
-    """Only the steps: testing would take longer than they do."""
+    """Train without tests, which would take longer than the steps."""
     begin(part, options)
     with part.train_loader(options) as batches, part.test_loader(options) as tests:
         part.train_epoch(batches, tests, last, options)
@@ -367,7 +367,7 @@ def test_dropout_crops_and_colour_noise_go_on_too(name: str, tmp_path: Path) -> 
 
 
 def test_towers_log_what_they_copy(tmp_path: Path) -> None:
-    """The 2012 network on two devices, against what it says it copies in a step."""
+    """The 2012 network on two devices copies as much in a step as its description lists."""
     part = narrow("alexnet-2012", tmp_path / "run", ["cpu:0", "cpu:1"])
     with part.run, part.saver:
         narrow_steps(part, 6, Options(log_every=2))

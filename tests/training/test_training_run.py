@@ -1,4 +1,4 @@
-"""A training from its start to its end: what it learns, logs and leaves behind."""
+"""A whole training: its errors, its log and its files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_run_with_the_same_seed_is_the_same(unbroken: Path, tmp_path: Path
 
 
 def test_the_test_error_is_that_of_the_weights(unbroken: Path) -> None:
-    """The trainer's error, computed again from the checkpoint with nothing but NumPy and the source."""
+    """The trainer's error is computed again from the checkpoint, with only NumPy and the source."""
     trained = load_trained(unbroken, devices=["cpu:0"], batch=50)
     source = data.open_source()
     tally = evaluate_run(trained, source)
@@ -102,7 +102,7 @@ def test_predictions_are_probabilities_of_the_right_class(unbroken: Path, tmp_pa
 
 
 def test_copies_of_training_steps_alone_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a network that says to copy 1,000 bytes in a training step's forward pass and in any test."""
+    """The network reports 1,000 copied bytes for a training step's forward pass and 7 for one of a test."""
     forward, copied = Runner.forward, 0
 
     def counting(runner: Runner, train: bool) -> None:

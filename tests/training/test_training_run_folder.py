@@ -1,4 +1,4 @@
-"""The folder of a run: what is refused, what is kept, and what it says of the training."""
+"""The folder of a run: refused folders and settings, and the record of machine and software."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_resumed_run_keeps_its_settings(change: dict[str, Any], words: str, tm
 
 
 def test_a_run_says_with_what_it_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what it was begun, and from which step on with what else; what a resume undoes is forgotten."""
+    """The record has the first software, and others with their steps; a resume drops what it undoes."""
     out, describe = tmp_path / "run", machine.describe
 
     def go_on(numpy: str, **options: Any) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Training on several devices: the same bits as on one, and copies that are counted."""
+"""Training on several devices: the same bits as on one, and counted copies."""
 
 from __future__ import annotations
 

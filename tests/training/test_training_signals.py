@@ -71,7 +71,7 @@ def test_signals_save_and_say_how_to_go_on(number: int, code: int, tmp_path: Pat
 
 
 def test_asking_again_and_again_changes_nothing(tmp_path: Path) -> None:
-    """SIGTERM every few milliseconds, through saving and up to the end of the process."""
+    """SIGTERM comes every few milliseconds, until the process has ended."""
     out = tmp_path / "run"
     process = start(*FLAGS, "--epochs", "1000", "--out", str(out), "--checkpoint-every", "1")
     wait_for(lambda: len(runs.read_log(out)) > 9, process)
@@ -103,7 +103,7 @@ def test_nohup_is_heard(tmp_path: Path) -> None:
 
 
 def test_a_closed_terminal_stops_and_saves(tmp_path: Path) -> None:
-    """As when a connection breaks: the process loses its terminal, and writing to it fails from then on."""
+    """As when a connection breaks, the process loses its terminal, and writing to it fails."""
     out = tmp_path / "run"
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -153,7 +153,7 @@ def test_training_without_standard_output(tmp_path: Path) -> None:
 
 
 def test_signals_write_over_nothing(tmp_path: Path) -> None:
-    """oneDNN's products keep the stack pointer in the heap, where no handler of ours may begin its stack."""
+    """Signal handlers keep their own stack, as oneDNN's products keep the stack pointer in the heap."""
     process = start(*FLAGS, "--steps", "300", "--out", str(tmp_path / "run"), program=_SIGNALS)
     _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
@@ -228,14 +228,14 @@ def _changed(file: Path, before: int) -> bool:
 
 @dataclasses.dataclass
 class Kills:
-    """How many processes were killed, and how many of them while they wrote a file."""
+    """Numbers of processes that were killed, and of those among them that were writing a file."""
 
     all: int = 0
     writing: int = 0
 
 
 def kill_until_done(flags: list[str], out: Path, times: int, seed: int) -> Kills:
-    """Trains with one command given again and again, to processes of which `times` are killed at random."""
+    """Repeat one command until the training is done, and kill `times` of its processes at random."""
     chance, kills = random.Random(seed), Kills()
     while True:
         again = ["--out", str(out), "--resume", "auto", "--checkpoint-every", "1"]
@@ -257,7 +257,7 @@ def kill_until_done(flags: list[str], out: Path, times: int, seed: int) -> Kills
 
 @dataclasses.dataclass
 class Victim:
-    """A training to be killed: its flags, and the same run that was left alone."""
+    """A training to be killed: its flags, and the folder of the same training without kills."""
 
     flags: list[str]
     whole: Path
@@ -267,8 +267,10 @@ class Victim:
 def victim(
     request: pytest.FixtureRequest, unbroken: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Victim:
-    """Digits from memory; pictures that two processes decode, cropped and mirrored, with colour noise; and
-    the same from shards of raw pixels."""
+    """Digits in memory, images, or shards of raw pixels.
+
+    Two processes decode the images and shards, which are cropped, mirrored and get colour noise.
+    """
     if request.param == "digits":
         return Victim(FLAGS, unbroken)
     folder = tmp_path_factory.mktemp("victim")
@@ -294,7 +296,7 @@ def test_kills_lose_nothing(victim: Victim, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_two_hundred_kills_lose_nothing(victim: Victim, tmp_path: Path) -> None:
-    """So many of each kind of training, 201 in all, in rounds each to the end."""
+    """67 kills of each kind of training, 201 in all, in rounds that each train to the end."""
     kills = Kills()
     for seed, times in enumerate([14, 14, 13, 13, 13]):
         found = kill_until_done(victim.flags, tmp_path / f"run-{seed}", times=times, seed=seed)

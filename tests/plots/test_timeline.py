@@ -1,4 +1,4 @@
-"""A traced step: every layer and pass once, in order, adding up; the same weights; its picture and files."""
+"""A traced step: each layer and pass once, in order and complete; the same weights; its picture and files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def two_towers() -> Network:
 
 @pytest.fixture
 def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by a second whenever somebody looks."""
+    """A clock that advances by a second at each reading."""
     now = iter(range(10**9))
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(now)))
 
@@ -98,7 +98,7 @@ def test_the_copies_of_two_devices() -> None:
 
 
 def test_spans_follow_each_other_and_add_up(ticks: None) -> None:
-    """With a clock that only moves when it is asked, what is in no layer is what lies between two spans."""
+    """With a clock that only moves when it is read, the time in no layer is that between two spans."""
     network = two_towers()
     found = record(network, steps=1, warmup=0)
     for one, other in zip(found.spans, found.spans[1:], strict=False):
