@@ -15,7 +15,7 @@ SHOWN_NAMES, SHOWN_REASONS = 3, 10
 class Unused:
     """Files that are not used, grouped by reason.
 
-    Attributes
+    Attributes:
         counts: the number of files for each reason.
         names: the first MOST_NAMES of them, for each reason.
     """
@@ -86,7 +86,7 @@ class Unused:
 class SplitAccount:
     """The pictures of one split.
 
-    Attributes
+    Attributes:
         used: the pictures that have a number in the split, unreadable ones included.
         unused: what lies among them and has none.
     """
@@ -103,7 +103,7 @@ class SplitAccount:
 class Account:
     """The contents of a data folder, the same for every kind of data.
 
-    Attributes
+    Attributes:
         kind, name: those of the Dataset.
         classes: the number of classes.
         splits: "train" and, where there are test pictures, "test".

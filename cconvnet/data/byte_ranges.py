@@ -22,7 +22,8 @@ _FILES_AT_ONCE = 1024
 
 class ByteRange(NamedTuple):
     """`length` bytes from `offset` on of the file at `path`; -1: to its end. Where `crc32` is given, not -1,
-    they must have that CRC-32."""
+    they must have that CRC-32.
+    """
 
     path: str
     offset: int = 0
@@ -73,10 +74,12 @@ class ByteRanges:
     def fingerprint(self, root: str, progress: _Progress | None = None) -> bytes:
         """A digest that changes with the pictures' places and with any file's name, length or time.
 
-        root: names are taken from it on, so a folder that was moved stays the same.
-        progress: called with the number of files looked at and in all.
+        Args:
+            root: Names are taken from it on, so a folder that was moved stays the same.
+            progress: Called with the number of files looked at and in all.
 
-        Errors: OSError.
+        Raises:
+            OSError: A file cannot be read or written.
         """
 
         def states(names: Sequence[str]) -> bytes:
@@ -94,7 +97,11 @@ class ByteRanges:
         return digest.digest()
 
     def bytes(self, progress: _Progress | None = None) -> int:
-        """How long all pictures together are; `progress` as in fingerprint(). Errors: OSError."""
+        """How long all pictures together are; `progress` as in fingerprint().
+
+        Raises:
+            OSError: A file cannot be read or written.
+        """
 
         def lengths(names: Sequence[str]) -> int:
             return sum(os.stat(name).st_size for name in names)  # noqa: PTH116

@@ -21,7 +21,10 @@ _CHUNK = 256
 def color_components(split: Split, progress: Progress | None = None) -> npt.NDArray[np.float32]:
     """float32[C,C]: row i is lambda_i * p_i of the pixels of `split`, or of 10,000 images spread over it.
 
-    All sums are of integers, so they are exact and no order of adding changes them. Errors: DataError.
+    All sums are of integers, so they are exact and no order of adding changes them.
+
+    Raises:
+        DataError: The data cannot be used.
     """
     chosen = np.arange(0, len(split), -(-len(split) // _MOST_IMAGES))
     channels = split.image_shape[2]

@@ -102,7 +102,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _is_needless(data: bytes, start: int, marker: int) -> bool:
-    """True if a decoder of pixels passes a segment over.
+    """Return True if a decoder of pixels passes a segment over.
 
     Of the application's segments it reads JFIF's and Adobe's, which say how colours are stored, if they are
     whole. Source: libjpeg's jdmarker.c, which needs 14 and 12 bytes.

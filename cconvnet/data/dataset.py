@@ -31,13 +31,15 @@ class LeftOut(NamedTuple):
 class Pictures:
     """One split of a dataset, n pictures in a fixed order.
 
-    names: what each is called in a message and a report; unique.
-    labels: int32[n], from 0 to classes - 1.
-    ranges: where encoded pictures lie, or None where they are arrays already:
-    pixels: uint8[n,H,W,C], C of 1 or 3.
-    raw: that the ranges' bytes are pixels themselves, or None.
-    left_out: what is not among the n, such as a picture without a label. Too many of them are an error.
-    ignored: other files that lie among them, such as hidden ones. Names are taken from the data's folder on.
+    Attributes:
+        names: What each is called in a message and a report; unique.
+        labels: int32[n], from 0 to classes - 1.
+        ranges: Where encoded pictures lie, or None where they are arrays already:
+        pixels: uint8[n,H,W,C], C of 1 or 3.
+        raw: That the ranges' bytes are pixels themselves, or None.
+        left_out: What is not among the n, such as a picture without a label. Too many of them are an error.
+        ignored: Other files that lie among them, such as hidden ones. Names are taken from the data's folder
+            on.
     """
 
     names: Sequence[str]
@@ -52,7 +54,12 @@ class Pictures:
         return len(self.labels)
 
     def content(self, number: int) -> Content:
-        """A picture as its source has it. Errors: BrokenImage; OSError."""
+        """A picture as its source has it.
+
+        Raises:
+            BrokenImage: The image cannot be decoded.
+            OSError: A file cannot be read or written.
+        """
         if self.ranges is None:
             assert self.pixels is not None
             one: Pixels = self.pixels[number]
@@ -70,20 +77,23 @@ class Pictures:
 class Dataset:
     """What a folder or file of data holds, before anything is decoded.
 
-    kind: "pictures", "imagenet tars", "webdataset", "shards", "mnist", "cifar10", "batches", "digits".
-    name: what results call it.
-    classes: the labels' names (of ImageNet the WordNet ids); titles: the same in words, where there are any.
-    train, test: test is None where the data has no test pictures: those for training serve then.
-    notes: what a reader of a result should know.
-    mean: float32[H,W,C] and colors: float32[C,C], where the data's files hold them, of pictures of the size
-        that they are stored in; mean_file says where they are from.
-    folder: where encoded pictures lie; what is computed of them may be kept there.
-    size: the side that pictures are brought to where none is asked for; None: none but their own.
-    preprocessing: the rules by which pictures were read that are stored prepared; None: they are not.
-    beside: files and folders in the data's folder that belong to no split.
-    source_account: Account.as_json() of the data that shards were made of.
-    form: how shards keep the pictures; "" for pictures as they came.
-    fingerprints: those of the data that shards were made of, for each split; see cconvnet.data.fingerprint.
+    Attributes:
+        kind: "pictures", "imagenet tars", "webdataset", "shards", "mnist", "cifar10", "batches", "digits".
+        name: What results call it.
+        classes: The labels' names (of ImageNet the WordNet ids); titles: the same in words, where there are
+            any.
+        train, test: Test is None where the data has no test pictures: those for training serve then.
+        notes: What a reader of a result should know.
+        mean: float32[H,W,C] and colors: float32[C,C], where the data's files hold them, of pictures of the
+            size that they are stored in; mean_file says where they are from.
+        folder: Where encoded pictures lie; what is computed of them may be kept there.
+        size: The side that pictures are brought to where none is asked for; None: none but their own.
+        preprocessing: The rules by which pictures were read that are stored prepared; None: they are not.
+        beside: Files and folders in the data's folder that belong to no split.
+        source_account: Account.as_json() of the data that shards were made of.
+        form: How shards keep the pictures; "" for pictures as they came.
+        fingerprints: Those of the data that shards were made of, for each split; see
+            cconvnet.data.fingerprint.
     """
 
     kind: str

@@ -131,14 +131,16 @@ def get(
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Dataset:
-    """Fetches one of COLLECTIONS into the folder `out` and gives back what it holds.
+    """Fetch one of COLLECTIONS into the folder `out` and gives back what it holds.
 
     Where `out` holds it already, nothing is fetched. CCONVNET_DATA_MIRROR, the address of a folder, is where
     files are fetched from instead; there http is good enough too, since sums are checked.
 
-    progress: called with a file's name; gives what to call with bytes fetched and in all.
+    Args:
+        progress: Called with a file's name; gives what to call with bytes fetched and in all.
 
-    Errors: DataError for the arguments, DownloadError, OSError.
+    Raises:
+        DataError: For the arguments, DownloadError, OSError.
     """
     if name not in COLLECTIONS:
         raise DataError(f"NAME must be one of {', '.join(COLLECTIONS)}, not {name!r}")
@@ -232,11 +234,13 @@ def download(
     insecure: bool = False,
     wait: float = 1.0,
 ) -> None:
-    """Fetches a file, unless it is there. FILE.part is what there is of it; a later call goes on from that.
+    """Fetch a file, unless it is there. FILE.part is what there is of it; a later call goes on from that.
 
-    wait: seconds before the second try, twice as many before each further one.
+    Args:
+        wait: Seconds before the second try, twice as many before each further one.
 
-    Errors: DownloadError after TRIES tries that brought nothing new, or at once for what no other try mends.
+    Raises:
+        DownloadError: After TRIES tries that brought nothing new, or at once for what no other try mends.
     """
     if not remote.url.startswith("https:") and not insecure:
         raise DownloadError(f"{remote.url} is not https")

@@ -72,7 +72,12 @@ def describe_decoder(decoder: str) -> str:
 
 
 def read_stored(stored: ByteRange) -> bytes:
-    """The bytes of a picture. Errors: BrokenImage for what they are; OSError if they cannot be read."""
+    """The bytes of a picture.
+
+    Raises:
+        BrokenImage: For what they are.
+        OSError: If they cannot be read.
+    """
     with Path(stored.path).open("rb") as file:
         length = stored.length
         if length < 0:
@@ -91,11 +96,13 @@ def read_stored(stored: ByteRange) -> bytes:
 
 
 def read_raw(stored: ByteRange, pixels: Pixels) -> None:
-    """Reads raw pixels straight into uint8[H,W,C], contiguous.
+    """Read raw pixels straight into uint8[H,W,C], contiguous.
 
     Not through mapped memory: a file that is cut while it is mapped kills the process that reads it.
 
-    Errors: BrokenImage if the bytes are not the stored ones; OSError if they cannot be read.
+    Raises:
+        BrokenImage: If the bytes are not the stored ones.
+        OSError: If they cannot be read.
     """
     room = pixels.reshape(-1).data
     # For pictures of 32x32 pixels a file object would take longer than its bytes.
@@ -121,10 +128,14 @@ def read_image(
     out: Pixels | None = None,
     preprocessing: Preprocessing = CURRENT,
 ) -> Pixels:
-    """Reads and decodes a picture; the other arguments are decode_image's.
+    """Read and decodes a picture; the other arguments are decode_image's.
 
-    With `shape` the image must come out as exactly that. Errors: BrokenImage for its contents; DataError
-    for another shape than `shape`; OSError when the file cannot be read at all.
+    With `shape` the image must come out as exactly that.
+
+    Raises:
+        BrokenImage: For its contents.
+        DataError: For another shape than `shape`.
+        OSError: When the file cannot be read at all.
     """
     stretch = stored if isinstance(stored, ByteRange) else ByteRange(str(stored))
     pixels, square = _decode(read_stored(stretch), size, decoder, preprocessing)
@@ -143,22 +154,28 @@ def decode_image(
     out: Pixels | None = None,
     preprocessing: Preprocessing = CURRENT,
 ) -> Pixels:
-    """Decodes a JPEG or PNG, whatever its name said, to uint8[H,W,3].
+    """Decode a JPEG or PNG, whatever its name said, to uint8[H,W,3].
 
     With `size` the shorter side becomes `size` (bilinear, antialiased: the filter widens with the
     reduction) and the centre size x size square is kept. Grey, palette, CMYK and 16-bit images become RGB
     of 8 bits; transparency is dropped. Before all that, the picture is turned upright as its EXIF data
     says, unless `preprocessing` says otherwise. `decoder` is one of DECODERS; None is default_decoder().
-    With `out`, which must have the result's shape, it is written there. Errors: BrokenImage.
+    With `out`, which must have the result's shape, it is written there.
+
+    Raises:
+        BrokenImage: The image cannot be decoded.
     """
     return _brought(*_decode(data, size, decoder, preprocessing), size, out)
 
 
 def fit_image(data: bytes, sides: tuple[int, int], preprocessing: Preprocessing = CURRENT) -> Pixels:
-    """Decodes a picture to uint8[*sides,3], `sides` being height and width.
+    """Decode a picture to uint8[*sides,3], `sides` being height and width.
 
     It is decode_image's result where both sides are equal. A picture that has these sides stays as it is;
-    of another one the largest centre part of their proportions is resized. Errors: BrokenImage.
+    of another one the largest centre part of their proportions is resized.
+
+    Raises:
+        BrokenImage: The image cannot be decoded.
     """
     if sides[0] == sides[1]:
         return decode_image(data, sides[0], preprocessing=preprocessing)
@@ -175,7 +192,11 @@ def fit_image(data: bytes, sides: tuple[int, int], preprocessing: Preprocessing 
 
 
 def image_sides(data: bytes, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:
-    """Width and height that a picture is decoded to, from its header. Errors: BrokenImage."""
+    """Width and height that a picture is decoded to, from its header.
+
+    Raises:
+        BrokenImage: The image cannot be decoded.
+    """
     try:
         width, height = _open(data).size
     except UnidentifiedImageError as error:
@@ -187,7 +208,11 @@ def image_sides(data: bytes, preprocessing: Preprocessing = CURRENT) -> tuple[in
 
 
 def content_sides(content: Content, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:
-    """Width and height, of a file from its header. Errors: BrokenImage."""
+    """Width and height, of a file from its header.
+
+    Raises:
+        BrokenImage: The image cannot be decoded.
+    """
     if not isinstance(content, bytes):
         return content.shape[1], content.shape[0]
     return image_sides(content, preprocessing)
@@ -201,7 +226,11 @@ def resize_image(pixels: Pixels, size: int) -> Pixels:
 
 
 def resize_shorter(pixels: Pixels, size: int) -> Pixels:
-    """uint8[H,W,C] with the shorter side brought to `size`, all of the picture kept. Errors: BrokenImage."""
+    """uint8[H,W,C] with the shorter side brought to `size`, all of the picture kept.
+
+    Raises:
+        BrokenImage: The image cannot be decoded.
+    """
     height, width, channels = pixels.shape
     shorter = min(height, width)
     if shorter == size:

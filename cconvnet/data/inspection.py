@@ -26,10 +26,11 @@ _LOOKED_AT = 256  # pictures whose headers are read
 class Inspection:
     """What a dataset holds.
 
-    counts: for each split how many pictures of each class there are.
-    sides: (width, height) of so many pictures, spread over the data.
-    unreadable: the names of those looked at whose header is not sound, each with the reason.
-    bytes: how long all pictures together are.
+    Attributes:
+        counts: For each split how many pictures of each class there are.
+        sides: (width, height) of so many pictures, spread over the data.
+        unreadable: The names of those looked at whose header is not sound, each with the reason.
+        bytes: How long all pictures together are.
     """
 
     dataset: Dataset
@@ -138,11 +139,14 @@ def sized(count: float) -> str:
 
 
 def inspect(dataset: Dataset, progress: Progress | None = None) -> Inspection:
-    """Counts pictures and reads the headers of a few.
+    """Count pictures and reads the headers of a few.
 
-    progress: called with the number of files looked at and in all, for each split from the beginning.
+    Args:
+        progress: Called with the number of files looked at and in all, for each split from the beginning.
 
-    Errors: DataError; OSError.
+    Raises:
+        DataError: The data cannot be used.
+        OSError: A file cannot be read or written.
     """
     counts = {
         name: np.bincount(pictures.labels, minlength=len(dataset.classes))

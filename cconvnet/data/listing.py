@@ -27,8 +27,9 @@ READ_ALREADY = "a link back, or to a folder that is read already"
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file of this name ought to be a picture. Hidden ones are none: macOS puts a ._NAME.jpg beside
-    each NAME.jpg on other systems' disks and into tars."""
+    """Return whether a file of this name ought to be a picture. Hidden ones are none: macOS puts a ._NAME.jpg beside
+    each NAME.jpg on other systems' disks and into tars.
+    """
     return name.lower().endswith(PICTURES) and not name.rpartition("/")[2].startswith(".")
 
 
@@ -57,7 +58,11 @@ def kind_of(entry: os.DirEntry[str]) -> str:
 
 
 def beside(root: Path, used: set[str]) -> Unused:
-    """The contents of a folder apart from the entries of these names. Errors: DataError."""
+    """The contents of a folder apart from the entries of these names.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     unused = Unused()
     for entry in entries(root):
         if entry.name in used or entry.name.startswith(OWN_FILES):
@@ -70,7 +75,11 @@ def beside(root: Path, used: set[str]) -> Unused:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted by name. Errors: DataError."""
+    """What a folder holds, sorted by name.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
@@ -79,7 +88,11 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def lines(file: Path) -> list[str]:
-    """A text's lines without space around them, up to the last that is not empty. Errors: DataError."""
+    """A text's lines without space around them, up to the last that is not empty.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     try:
         found = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as error:

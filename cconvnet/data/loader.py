@@ -50,17 +50,18 @@ class Batch:
 
 
 class Loader:
-    """Reads a split batch by batch, ahead of its consumer and in the background.
+    """Read a split batch by batch, ahead of its consumer and in the background.
 
-    crop: (height, width) of the part to use, at a random place with `random_crop`, else in the centre; None
-        is the whole image. `mirror` mirrors an image with probability 1/2. The loader only draws the numbers;
-        the input kernel cuts and mirrors.
-    drop_last: every batch is full: the images left at the end of an epoch are left out, and a broken
-        image's place is taken by the next good one of the split. Without it (for evaluation) the last batch
-        may be short and broken images are left out, so that every good image comes exactly once.
-    workers: processes that decode where the images are not in memory; None chooses (at most one per core),
-        0 decodes in a thread.
-    allocate: where batches' images lie; of a device that trains on them, ``Device.staging``.
+    Args:
+        crop: (height, width) of the part to use, at a random place with `random_crop`, else in the centre;
+            None is the whole image. `mirror` mirrors an image with probability 1/2. The loader only draws the
+            numbers; the input kernel cuts and mirrors.
+        drop_last: Every batch is full: the images left at the end of an epoch are left out, and a broken
+            image's place is taken by the next good one of the split. Without it (for evaluation) the last
+            batch may be short and broken images are left out, so that every good image comes exactly once.
+        workers: Processes that decode where the images are not in memory; None chooses (at most one per
+            core), 0 decodes in a thread.
+        allocate: Where batches' images lie; of a device that trains on them, ``Device.staging``.
 
     Attribute `ahead`: how many batches are under way at most.
     Errors: ValueError; while reading DataError or WorkerError.
@@ -112,12 +113,16 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Ends the workers. Batches that were handed out stay good."""
+        """End the workers. Batches that were handed out stay good."""
         self._closed = True
         self._reader.close()
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on, the same at every call. Errors: ValueError."""
+        """The batches of one epoch from `start_step` on, the same at every call.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
         whole("epoch", epoch, 0, 2**64 - 1)
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step must be from 0 to {self.steps_per_epoch}, not {start_step}")

@@ -107,20 +107,24 @@ def open_source(
     progress: Progress | None = None,
     scan: Progress | None = None,
 ) -> Source:
-    """Opens `data`: a folder; None, or "digits" where there is no such folder, is the embedded default.
+    """Open `data`: a folder; None, or "digits" where there is no such folder, is the embedded default.
 
-    size: the stored images' side; the shorter side is resized to it and the centre square kept. None keeps
-        the files' own size, which must then be the same for all.
-    cache_bytes: pictures are decoded once, here, if all of them together take no more than this in memory,
-        and otherwise whenever they are read. The images and batches are the same either way.
-    workers: decoding processes; None chooses, 0 is none.
-    decoder: one of DECODERS for JPEGs; None takes simplejpeg if it is installed, else pillow.
-    preprocessing: the rules by which picture files are read, such as those that a run recorded. Shards are as
-        they were made: theirs is the orientation of the result's rules, and a note says so where it differs.
-    progress: called with the number of images decoded and their number in all.
-    scan: called with the number of archives or folders looked through and their number in all.
+    Args:
+        size: The stored images' side; the shorter side is resized to it and the centre square kept. None
+            keeps the files' own size, which must then be the same for all.
+        cache_bytes: Pictures are decoded once, here, if all of them together take no more than this in
+            memory, and otherwise whenever they are read. The images and batches are the same either way.
+        workers: Decoding processes; None chooses, 0 is none.
+        decoder: One of DECODERS for JPEGs; None takes simplejpeg if it is installed, else pillow.
+        preprocessing: The rules by which picture files are read, such as those that a run recorded. Shards
+            are as they were made: theirs is the orientation of the result's rules, and a note says so where
+            it differs.
+        progress: Called with the number of images decoded and their number in all.
+        scan: Called with the number of archives or folders looked through and their number in all.
 
-    Errors: DataError; ValueError for the other arguments.
+    Raises:
+        DataError: The data cannot be used.
+        ValueError: For the other arguments.
     """
     if size is not None:
         whole("size", size, 1)

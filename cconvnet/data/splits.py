@@ -42,12 +42,12 @@ def broken_allowed(count: int) -> int:
 
 
 class Reader(Protocol):
-    """Reads images in the background; it is kept busy when `in_flight` images are under way."""
+    """Read images in the background; it is kept busy when `in_flight` images are under way."""
 
     in_flight: int
 
     def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
-        """Begins to read images `indices` into images[n,H,W,C].
+        """Begin to read images `indices` into images[n,H,W,C].
 
         Each future gives the places in `images` that stay unwritten because the image is broken, and why;
         it raises DataError or WorkerError.
@@ -89,7 +89,11 @@ class Split(ABC):
         return images[good], self.labels[chosen[good]]
 
     def skip(self, index: int, reason: str) -> None:
-        """Counts image `index` as broken. Errors: DataError when that is one too many."""
+        """Count image `index` as broken.
+
+        Raises:
+            DataError: When that is one too many.
+        """
         self.skipped[index] = reason
         allowed = broken_allowed(len(self))
         if len(self.skipped) + self.left_out > allowed:
@@ -111,7 +115,7 @@ class Split(ABC):
 
     @abstractmethod
     def fill(self, indices: Indices, images: Pixels) -> Broken:
-        """Reads images `indices` into images[n,H,W,C], as Reader.start but at once."""
+        """Read images `indices` into images[n,H,W,C], as Reader.start but at once."""
 
     @abstractmethod
     def open_reader(self, workers: int | None, times: int = 1) -> Reader:
@@ -189,7 +193,11 @@ class StoredSplit(Split):
         return self.names[index]
 
     def into_memory(self, workers: int | None = None, progress: Progress | None = None) -> MemorySplit:
-        """All images read, in parallel. Errors: DataError when too many are broken."""
+        """All images read, in parallel.
+
+        Raises:
+            DataError: When too many are broken.
+        """
         images = np.zeros((len(self), *self.image_shape), np.uint8)
         split = MemorySplit(self.name, images, self.labels, files=self.names)
         split.left_out = self.left_out

@@ -47,11 +47,11 @@ def gather(
 
     What came with the data (``Source.mean``, ``Source.colors``) is taken as it is.
 
-    Args
+    Args:
         say: is told where they come from, where they are kept or why not.
         progress: called with what is computed now; gives what to call with images done and in all.
 
-    Raises
+    Raises:
         DataError: too many images are broken.
     """
     wanted = [name for name, asked in (("mean", mean), ("colors", colors)) if asked]
@@ -88,7 +88,8 @@ def statistics_file(source: Source) -> Path | None:
 
 def fingerprint(source: Source, progress: Progress | None = None) -> str:
     """A text that changes with every file of training pictures, its name, length and time, with where the
-    pictures lie in them, and with their decoder. `progress` is called with the files looked at and in all."""
+    pictures lie in them, and with their decoder. `progress` is called with the files looked at and in all.
+    """
     ranges = source.ranges
     assert ranges is not None
     rules = "" if source.preprocessing == UNRECORDED else f"{source.preprocessing.record()} "

@@ -66,9 +66,10 @@ class Decoding:
     preprocessing: Preprocessing = CURRENT
 
     def fill(self, pictures: Sequence[ByteRange], images: Pixels) -> Broken:
-        """Decodes `pictures` into images[n,H,W,C]; what a broken one's place then holds is of no use.
+        """Decode `pictures` into images[n,H,W,C]; what a broken one's place then holds is of no use.
 
-        Errors: DataError that names the file.
+        Raises:
+            DataError: That names the file.
         """
         broken = []
         for place, stored in enumerate(pictures):
@@ -118,7 +119,8 @@ class DecodePool:
 
     Used as a context manager, or closed with close(). `pids` are the workers' process ids.
 
-    Errors: WorkerError: the system does not let so many processes begin.
+    Raises:
+        WorkerError: The system does not let so many processes begin.
     """
 
     def __init__(self, decoding: Decoding, workers: int) -> None:
@@ -153,7 +155,7 @@ class DecodePool:
         self.close()
 
     def submit(self, pictures: Sequence[ByteRange], images: Pixels) -> list[Future[Broken]]:
-        """Begins to decode `pictures` into images[n,H,W,C]; there is a future for every CHUNK.
+        """Begin to decode `pictures` into images[n,H,W,C]; there is a future for every CHUNK.
 
         A future gives what Decoding.fill gives, counted from the beginning of `pictures`, and raises
         DataError or WorkerError.

@@ -49,7 +49,7 @@ _KINDS = {2: "fc", 4: "conv", 6: "local"}  # by a weight's number of dimensions 
 def read_checkpoint(path: Path) -> list[Layer]:
     """The layers of a checkpoint, each a dictionary with name, type and what its type has.
 
-    Raises
+    Raises:
         CheckpointError: the file, or the folder, is no checkpoint of cuda-convnet.
         PickleError: it is damaged, or asks for what is not done (ForbiddenPickle).
         OSError: it cannot be read.
@@ -83,7 +83,7 @@ def _newest(folder: Path) -> Path:
 def network_weights(network: Network, layers: Sequence[Layer]) -> Tensors:
     """The state of a network on one device with the weights and velocities of a checkpoint's layers.
 
-    Raises
+    Raises:
         CheckpointError: naming the first layer or tensor that does not fit.
     """
     theirs = {layer["name"]: layer for layer in layers}
@@ -106,16 +106,16 @@ def weights_for(
 ) -> Tensors:
     """A checkpoint's weights in the layouts of a network's parameters; layers go by their names.
 
-    Args
+    Args:
         shapes: the parameters' names and shapes, "conv1.weight", "conv1.bias"; of a layer with several inputs
             "fc.weight.0", "fc.weight.1".
         layers: as read_checkpoint() gives them.
         images: (H, W, C) of each input of each fc layer.
 
-    Returns
+    Returns:
         Each parameter by its name, and its velocity as NAME.velocity: float32 of the wanted shapes.
 
-    Raises
+    Raises:
         CheckpointError: naming the first layer or tensor that does not fit.
     """
     theirs = {layer["name"]: layer for layer in layers}
@@ -194,7 +194,7 @@ def _checked(layer: Layer, what: str, matrix: Any, wanted: Shape, shape: Shape) 
 
 
 def _check_complete(shapes: Mapping[str, Shape], layers: Sequence[Layer]) -> None:
-    """Refuses a checkpoint with more weights than the network takes."""
+    """Refuse a checkpoint with more weights than the network takes."""
     for layer in layers:
         for what, key in (("weight", "weights"), ("bias", "biases")):
             count = len(layer[key]) if isinstance(layer.get(key), list | tuple) else int(key in layer)

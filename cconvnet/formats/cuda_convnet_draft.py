@@ -24,9 +24,10 @@ _OTHER_NEURONS = ("abstanh", "drelu", "nrelu")
 class Draft:
     """The layers that were read so far.
 
-    outputs, shapes: by section, the name of the layer that its readers read, and the shape of that.
-    lr, momentum: the network's, of which each layer has a factor.
-    replicas: lists of devices, each with the layers that have it.
+    Args:
+        outputs, shapes: By section, the name of the layer that its readers read, and the shape of that.
+        lr, momentum: The network's, of which each layer has a factor.
+        replicas: Lists of devices, each with the layers that have it.
     """
 
     def __init__(self, files: Sections) -> None:
@@ -39,7 +40,7 @@ class Draft:
         self.replicas: dict[str, list[str]] = {}
 
     def add_behind(self, output: str, spec: LayerSpec) -> str:
-        """Adds a layer that a section only implies, which reads `output`; returns its name."""
+        """Add a layer that a section only implies, which reads `output`; returns its name."""
         name = self._free_name(spec.name)
         self.layers.append(dataclasses.replace(spec, name=name, inputs=(output,)))
         return name
@@ -94,7 +95,7 @@ class Draft:
         return None if kind == "ident" else Neuron(kind, *values)
 
     def check_channels(self, section: Section, index: int, channels: int) -> None:
-        """Checks a layer's `channels` against the shape of its input, known from the layers before."""
+        """Check a layer's `channels` against the shape of its input, known from the layers before."""
         name = self.files.inputs[section.name][index]
         h, w, c = self.shapes[name]
         if channels != c:

@@ -87,12 +87,13 @@ _NEEDS_PARAMS = ("conv", "local", "fc", "cost.logreg")
 class Sections:
     """The sections of both files, checked.
 
-    sections, params: those of the layer file and of the parameter file.
-    kinds, inputs: the type of each section's layer and the names of the layers that it reads.
-    images, labels, cost: the sections of the data and of the cost.
-    order: the sections, each after those that it reads.
-    no_effect: keys that change no result, each with the layers that have it.
-    of_no_layer: sections of the parameter file that no layer has.
+    Args:
+        sections, params: Those of the layer file and of the parameter file.
+        kinds, inputs: The type of each section's layer and the names of the layers that it reads.
+        images, labels, cost: The sections of the data and of the cost.
+        order: The sections, each after those that it reads.
+        no_effect: Keys that change no result, each with the layers that have it.
+        of_no_layer: Sections of the parameter file that no layer has.
     """
 
     def __init__(self, layer_def: Path, layer_params: Path) -> None:
@@ -106,7 +107,7 @@ class Sections:
         self._check(layer_def)
 
     def _check(self, file: Path) -> None:
-        """Checks types, keys, and that the sections are all there is and are joined to one network."""
+        """Check types, keys, and that the sections are all there is and are joined to one network."""
         for section in self.sections.values():
             self._read_type(section)
         needed = [name for name, kind in self.kinds.items() if kind in _NEEDS_PARAMS]
@@ -244,7 +245,7 @@ def _is_sparse(section: Section) -> bool:
 
 
 def _is_one_of(text: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a value is one of those allowed; 0.00 is 0."""
+    """Return whether a value is one of those allowed; 0.00 is 0."""
     try:
         return f"{float(text):g}" in allowed
     except ValueError:

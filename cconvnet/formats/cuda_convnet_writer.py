@@ -1,4 +1,4 @@
-"""Writes a network as cuda-convnet's configuration files; :mod:`cconvnet.formats.cuda_convnet` reads them."""
+"""Write a network as cuda-convnet's configuration files; :mod:`cconvnet.formats.cuda_convnet` reads them."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ from cconvnet.system.outputs import write_output
 
 
 def write(spec: NetSpec, layer_def: Path, layer_params: Path, *, towers: int = 2) -> None:
-    """Writes a network as two files, from which :func:`read` makes its :func:`normal_form`.
+    """Write a network as two files, from which :func:`read` makes its :func:`normal_form`.
 
     Layers that are split become `towers` layers each. The names of the network and how to train it are said
     in comments only.
 
-    Raises ConfigError naming the layer and what the files cannot say.
+    Raises:
+        ConfigError: Naming the layer and what the files cannot say.
     """
     normal = normal_form(spec, towers)
     writer = _Writer(normal)
@@ -61,7 +62,8 @@ def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
     standard deviation, and rates are counted from the first layer's. Crops have the centre of the mean image
     subtracted.
 
-    Raises ConfigError naming the layer and what the files cannot say.
+    Raises:
+        ConfigError: Naming the layer and what the files cannot say.
     """
     try:
         spec = as_towers(spec, towers)
@@ -174,7 +176,7 @@ def _normal_weights(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
 
 
 def _is_nailbed(layer: LayerSpec) -> bool:
-    """True if a pooling layer takes every n-th pixel and nothing else."""
+    """Return True if a pooling layer takes every n-th pixel and nothing else."""
     return isinstance(layer, PoolSpec) and layer.window == (1, 1) and layer.stride[0] > 1
 
 

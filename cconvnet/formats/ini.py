@@ -101,7 +101,8 @@ class Section:
 def read_sections(path: Path) -> dict[str, Section]:
     """The sections of a file, by name, in its order.
 
-    Raises ConfigError where the file is not made of sections and values, OSError where it cannot be read.
+    Raises:
+        ConfigError: Where the file is not made of sections and values, OSError where it cannot be read.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()

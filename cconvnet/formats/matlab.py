@@ -41,7 +41,8 @@ _TEXTS = {1: "utf-8", 2: "utf-8", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le", 
 def table(content: bytes, name: str, fields: Sequence[str]) -> list[tuple[Value, ...]]:
     """The rows of the structure array `name`: each of `fields` as a text, a number, or None for others.
 
-    Errors: ValueError says what is wrong with the file.
+    Raises:
+        ValueError: Says what is wrong with the file.
     """
     if len(content) < _HEADER or content[126:128] != b"IM":
         raise ValueError("it is no MATLAB file of version 5 with the lowest byte first")

@@ -27,7 +27,8 @@ def chosen(
 ) -> str | NetFiles | None:
     """What the options of a command line ask for; None: nothing.
 
-    Raises ValueError where they do not go together.
+    Raises:
+        ValueError: Where they do not go together.
     """
     if net == "":
         raise ValueError("--net must name a network")
@@ -55,7 +56,8 @@ def build(
 
     Without `image_shape` it is for the images it was made for. Files do not say which these are.
 
-    Raises ValueError as :func:`cconvnet.nets.build` and :func:`cconvnet.formats.cuda_convnet.read`.
+    Raises:
+        ValueError: As :func:`cconvnet.nets.build` and :func:`cconvnet.formats.cuda_convnet.read`.
     """
     if isinstance(net, str):
         return nets.build(net, image_shape, classes), []

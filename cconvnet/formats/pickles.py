@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Python 2's strings become str, one character per byte (latin-1); ordered dictionaries become dict.
 
-    Raises
+    Raises:
         ForbiddenPickle: it names a class or function that is not allowed, or asks for another thing that no
             data needs. Nothing of it has been run.
         PickleError: it is damaged.
@@ -224,7 +224,7 @@ class _Machine:
         self.push(self.memo[place])
 
     def copies(self, size: int) -> None:
-        """Counts what is about to be copied: short instructions must not fill the memory."""
+        """Count what is about to be copied: short instructions must not fill the memory."""
         self.left_to_copy -= size
         if self.left_to_copy < 0:
             raise ForbiddenPickle(f"its values would be more than {_COPIES} times as large as the file")
@@ -252,7 +252,7 @@ class _Machine:
         self.push(target)
 
     def last(self, count: int) -> list[Any]:
-        """Takes the uppermost `count` values off the stack."""
+        """Take the uppermost `count` values off the stack."""
         if len(self.stack) < count:
             raise IndexError
         items = self.stack[-count:]
@@ -320,7 +320,7 @@ class _Machine:
         self.instance(items[0], items[1:])
 
     def build(self) -> None:
-        """Gives the state that follows to the value below it."""
+        """Give the state that follows to the value below it."""
         target, state = self.last(2)
         if type(target) is Record:
             # Objects with slots come with a pair: attributes, slots.
@@ -342,7 +342,7 @@ class _Machine:
     # -- NumPy --
 
     def fill(self, array: Any, state: Any) -> None:
-        """Gives an array its shape, type and values: (version, shape, dtype, Fortran order, bytes)."""
+        """Give an array its shape, type and values: (version, shape, dtype, Fortran order, bytes)."""
         if type(state) is not tuple or len(state) != 5:
             raise PickleError("an array's state is not that of NumPy")
         _, shape, dtype, fortran, values = state

@@ -27,7 +27,11 @@ _ALL_NAMES = ("base", "tgtFactor", "noiseStdev", "numSteps")
 
 
 def read_rates(section: Section, key: str, count: int) -> list[Rate]:
-    """The rates under `key`, one for each of `count` inputs. Raises ConfigError."""
+    """The rates under `key`, one for each of `count` inputs.
+
+    Raises:
+        ConfigError: The file and line of the first fault.
+    """
     text = section.text(key)
     if "[" not in text:
         return [(rate, None) for rate in section.values_of(key, float, count, low=0)]
@@ -49,7 +53,11 @@ def read_rates(section: Section, key: str, count: int) -> list[Rate]:
 
 
 def read_curve(section: Section, key: str) -> RateCurve | None:
-    """The curve under `key`; None where there is none or it is ``default``. Raises ConfigError."""
+    """The curve under `key`; None where there is none or it is ``default``.
+
+    Raises:
+        ConfigError: The file and line of the first fault.
+    """
     text = section.text(key, "default")
     if text.lower() == "default":
         return None

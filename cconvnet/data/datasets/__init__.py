@@ -36,9 +36,11 @@ def open_dataset(data: str | os.PathLike[str] | None, progress: Progress | None 
 
     "digits" is the embedded default too, unless there is a folder of that name.
 
-    progress: called with the number of archives or folders looked through, and in all.
+    Args:
+        progress: Called with the number of archives or folders looked through, and in all.
 
-    Errors: DataError, which names the file and says what would be right.
+    Raises:
+        DataError: Which names the file and says what would be right.
     """
     dataset = _find(data, progress)
     for name, pictures in (("training", dataset.train), ("test", dataset.test)):

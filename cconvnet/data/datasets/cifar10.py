@@ -16,7 +16,9 @@ def matches(root: Path, names: set[str]) -> bool:
 
 
 def open_dataset(root: Path) -> Dataset:
-    """Errors: DataError."""
+    """Raises:
+    DataError: The data cannot be used.
+    """
     files = [root / f"data_batch_{number}.bin" for number in range(1, 6)]
     test, meta = root / "test_batch.bin", root / "batches.meta.txt"
     missing = [file.name for file in (*files, test, meta) if not file.is_file()]

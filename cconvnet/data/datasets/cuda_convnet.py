@@ -42,7 +42,7 @@ class _Meta:
 
 
 def matches(root: Path, names: set[str]) -> bool:
-    """Whether a folder with files of these names holds batches."""
+    """Return whether a folder with files of these names holds batches."""
     return any(name == META or _NUMBERED.fullmatch(name) for name in names)
 
 
@@ -51,7 +51,7 @@ def open_dataset(root: Path) -> Dataset:
 
     Without a test_batch the one of the highest number is for testing, as cuda-convnet's own CIFAR-10 has it.
 
-    Raises
+    Raises:
         DataError: a file is missing or holds something else; the text names it. ForbiddenPickle is one.
     """
     named = map(_NUMBERED.fullmatch, (entry.name for entry in entries(root)))

@@ -32,7 +32,7 @@ def load() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
 
 
 def make(file: Path = FILE) -> None:
-    """Writes the embedded file from scikit-learn's copy of the data."""
+    """Write the embedded file from scikit-learn's copy of the data."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

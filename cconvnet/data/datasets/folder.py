@@ -37,7 +37,8 @@ TESTS = ("test", "val", "valid", "validation")
 class _Class(NamedTuple):
     """The picture files of a class, sorted by name; and what is left out or ignored.
 
-    below: how many of the files lie in subfolders, of which `subfolder` is one.
+    Attributes:
+        below: How many of the files lie in subfolders, of which `subfolder` is one.
     """
 
     files: list[str]
@@ -51,7 +52,7 @@ _Listing = dict[str, _Class]  # by the classes' names, sorted
 
 
 def matches(root: Path) -> bool:
-    """Whether there are folders of classes."""
+    """Return whether there are folders of classes."""
     return _has_pictures(root / "train") or _has_pictures(root)
 
 
@@ -60,9 +61,11 @@ def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
 
     Pictures in subfolders of CLASS belong to it.
 
-    progress: called with the number of classes' folders looked through, and in all.
+    Args:
+        progress: Called with the number of classes' folders looked through, and in all.
 
-    Errors: DataError.
+    Raises:
+        DataError: The data cannot be used.
     """
     notes: list[str] = []
     folders = {"train": root / "train" if (root / "train").is_dir() else root}
@@ -112,12 +115,20 @@ def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
 
 
 def class_folders(folder: Path) -> list[os.DirEntry[str]]:
-    """The folders in a folder, but hidden ones, sorted by name. Errors: DataError."""
+    """The folders in a folder, but hidden ones, sorted by name.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     return [entry for entry in entries(folder) if not entry.name.startswith(".") and kind_of(entry) == FOLDER]
 
 
 def _classes(folder: Path) -> dict[str, os.DirEntry[str]]:
-    """The class folders by their names in composed form, sorted by these. Errors: DataError."""
+    """The class folders by their names in composed form, sorted by these.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     found: dict[str, os.DirEntry[str]] = {}
     for entry in class_folders(folder):
         name = composed(entry.name)
@@ -136,14 +147,14 @@ def _form(name: str) -> str:
 
 
 def _has_pictures(folder: Path) -> bool:
-    """Whether it has a class folder with a picture."""
+    """Return whether it has a class folder with a picture."""
     return folder.is_dir() and any(
         is_picture(file.name) for entry in class_folders(folder) for file in entries(Path(entry.path))
     )
 
 
 def has_pictures_below(folder: Path) -> bool:
-    """True if it has a class folder with a picture, or with one in a subfolder."""
+    """Return True if it has a class folder with a picture, or with one in a subfolder."""
     if _has_pictures(folder):
         return True
     below = (where for entry in class_folders(folder) for where, _ in _walk(entry.path, Unused(), ""))

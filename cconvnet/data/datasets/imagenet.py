@@ -46,7 +46,8 @@ class _Class(NamedTuple):
 
 class _Key(NamedTuple):
     """What the devkit or the texts say: the words of WordNet ids, and the id of each validation picture, by
-    its name or, where no names are said, in the order of the names."""
+    its name or, where no names are said, in the order of the names.
+    """
 
     words: dict[str, str]
     labels: dict[str, str] | list[str]
@@ -60,7 +61,8 @@ def matches(root: Path, names: set[str]) -> bool:
 def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
     """The pictures in the tars; `progress` is called with the number of classes found and in all.
 
-    Errors: DataError.
+    Raises:
+        DataError: The data cannot be used.
     """
     for name, what in ((TRAIN, "the training pictures"), (VAL, "the validation pictures")):
         if not (root / name).is_file():

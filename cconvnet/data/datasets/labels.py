@@ -15,8 +15,9 @@ MOST_PHANTOMS = 15
 def check(dataset: Dataset) -> list[str]:
     """Notes on labels that a user should know of.
 
-    Errors: DataError for labels that can only be wrong: one far beyond the others, or test pictures beyond
-    the training pictures' labels, where labels are numbers that nothing names.
+    Raises:
+        DataError: For labels that can only be wrong: one far beyond the others, or test pictures beyond the
+            training pictures' labels, where labels are numbers that nothing names.
     """
     classes = dataset.classes
     numbered = classes == [str(label) for label in range(len(classes))]

@@ -21,7 +21,7 @@ IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
 def matches(root: Path, names: set[str]) -> bool:
-    """True if a folder with entries of these names has one of the four files."""
+    """Return True if a folder with entries of these names has one of the four files."""
     return any(
         _idx_file(root, f"{prefix}-{what}") is not None
         for prefix in PREFIXES
@@ -31,7 +31,11 @@ def matches(root: Path, names: set[str]) -> bool:
 
 
 def open_dataset(root: Path) -> Dataset:
-    """Training and test images, or what is there of them. Errors: DataError."""
+    """Training and test images, or what is there of them.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     dataset = _find(root)
     files = (_idx_file(root, f"{prefix}-{what}") for prefix in PREFIXES for what in (IMAGES, LABELS))
     return dataclasses.replace(

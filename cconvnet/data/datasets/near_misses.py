@@ -117,7 +117,11 @@ def what(root: Path) -> str:
 
 
 def check(root: Path, names: set[str]) -> None:
-    """Refuse files that are nearly those of a layout. Errors: DataError."""
+    """Refuse files that are nearly those of a layout.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     if what(root) not in ("", TARS):
         return
     for miss in (_cifar_100, _packed, _renamed, _class_tars):
@@ -127,7 +131,11 @@ def check(root: Path, names: set[str]) -> None:
 
 
 def check_pictures(root: Path) -> None:
-    """Refuse folders of pictures that would be read in another way than was meant. Errors: DataError."""
+    """Refuse folders of pictures that would be read in another way than was meant.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     has_train = (root / "train").is_dir()
     train = root / "train" if has_train else root
     if not folder.has_pictures_below(train):
@@ -207,7 +215,7 @@ def _word(name: str) -> str:
 
 
 def _other_words(root: Path) -> str:
-    """training and testing, Train and Val, as folders of classes."""
+    """Training and testing, Train and Val, as folders of classes."""
     found = [entry.name for entry in folder.class_folders(root)]
     trains = [name for name in found if _word(name) == "train" and folder.has_pictures_below(root / name)]
     tests = [name for name in found if _word(name) == "test" and folder.has_pictures_below(root / name)]

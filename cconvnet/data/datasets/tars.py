@@ -88,7 +88,8 @@ class TarFile:
 def members(read: Read, start: int, end: int, called: str) -> Iterator[Member]:
     """The members of the tar that lies from `start` to `end`, `called` that in messages.
 
-    Errors: DataError where it is damaged, is cut off, or is none.
+    Raises:
+        DataError: Where it is damaged, is cut off, or is none.
     """
     at = start
     name, size, sparse = None, None, False  # what extended headers said of the member to come

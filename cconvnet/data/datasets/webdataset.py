@@ -46,14 +46,15 @@ class _Tar(NamedTuple):
 
 
 def matches(root: Path, names: set[str]) -> bool:
-    """Whether there are tars in the folder, or in its folder train."""
+    """Return whether there are tars in the folder, or in its folder train."""
     return any(_suffix(name) for name in (*names, *_names(root / "train")))
 
 
 def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
     """The pictures in the tars; `progress` is called with the number of tars read and in all.
 
-    Errors: DataError.
+    Raises:
+        DataError: The data cannot be used.
     """
     notes: list[str] = []
     files = _split(root, notes)

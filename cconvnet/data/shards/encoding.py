@@ -45,12 +45,13 @@ _SAMPLE = 64
 class Recipe:
     """What becomes of a picture.
 
-    size: the side of the centre square that is kept, or with `whole` the shorter side of all of it; None:
-        pictures keep their own size.
-    encoding: of ENCODINGS.
-    quality: of JPEGs. With `unchanged`, JPEGs that have the right size already stay as they are.
-    codec: what decodes and encodes, "simplejpeg" or "pillow".
-    preprocessing: the rules by which files are read.
+    Attributes:
+        size: The side of the centre square that is kept, or with `whole` the shorter side of all of it; None:
+            pictures keep their own size.
+        encoding: Of ENCODINGS.
+        quality: Of JPEGs. With `unchanged`, JPEGs that have the right size already stay as they are.
+        codec: What decodes and encodes, "simplejpeg" or "pillow".
+        preprocessing: The rules by which files are read.
     """
 
     size: int | None
@@ -67,11 +68,17 @@ class Recipe:
         return cls(**{**values, "preprocessing": Preprocessing(**values["preprocessing"])})
 
     def apply(self, content: Content) -> Picture:
-        """Errors: BrokenImage."""
+        """Raises:
+        BrokenImage: The image cannot be decoded.
+        """
         return self.stored(content, self.pixels(content))
 
     def pixels(self, content: Content) -> Pixels:
-        """The pixels that are to be stored. Errors: BrokenImage."""
+        """The pixels that are to be stored.
+
+        Raises:
+            BrokenImage: The image cannot be decoded.
+        """
         side = None if self.whole else self.size
         if isinstance(content, bytes):
             pixels = decode_image(content, side, self.codec, preprocessing=self.preprocessing)
@@ -80,7 +87,9 @@ class Recipe:
         return resize_shorter(pixels, self.size) if self.whole and self.size is not None else pixels
 
     def stored(self, content: Content, pixels: Pixels) -> Picture:
-        """Errors: BrokenImage."""
+        """Raises:
+        BrokenImage: The image cannot be decoded.
+        """
         height, width = pixels.shape[:2]
         if self.encoding == "raw":
             return Picture(pixels.tobytes(), height, width)
@@ -89,7 +98,7 @@ class Recipe:
         return Picture(_encode(pixels, self.quality, self.codec), height, width)
 
     def _stays(self, content: bytes, width: int, height: int) -> bool:
-        """True if a file is a JPEG whose pixels are stored as they shall be."""
+        """Return True if a file is a JPEG whose pixels are stored as they shall be."""
         if not content.startswith(b"\xff\xd8\xff"):
             return False
         # Readers of the shards need not heed EXIF data, so what it turns is encoded anew.
@@ -98,7 +107,11 @@ class Recipe:
 
 
 def _encode(pixels: Pixels, quality: int, codec: str) -> bytes:
-    """A JPEG with the colours at half the resolution (4:2:0), or a grey one. Errors: BrokenImage."""
+    """A JPEG with the colours at half the resolution (4:2:0), or a grey one.
+
+    Raises:
+        BrokenImage: The image cannot be decoded.
+    """
     grey = pixels.shape[2] == 1
     try:
         if codec == "simplejpeg":
@@ -138,13 +151,16 @@ def choose(
     quality: int | None = None,
     codec: str | None = None,
 ) -> tuple[Recipe, Survey]:
-    """Looks at a few pictures and chooses what is not given.
+    """Look at at a few pictures and chooses what is not given.
 
-    size: None: arrays keep their own; pictures are brought to 256, or stay if all that are looked at are of
-        one smaller size.
-    raw: False: arrays are nevertheless stored so, but where a quality is given.
+    Args:
+        size: None: arrays keep their own; pictures are brought to 256, or stay if all that are looked at are
+            of one smaller size.
+        raw: False: arrays are nevertheless stored so, but where a quality is given.
 
-    Errors: DataError; ValueError for the other arguments.
+    Raises:
+        DataError: The data cannot be used.
+        ValueError: For the other arguments.
     """
     most = math.isqrt(MAX_PIXELS)
     if size is not None:

@@ -69,7 +69,7 @@ def shard_name(split: str, number: int) -> str:
 
 
 def is_file(name: str) -> bool:
-    """True if a name is that of a file of prepared data."""
+    """Return True if a name is that of a file of prepared data."""
     return _FILE.fullmatch(name) is not None
 
 
@@ -96,7 +96,7 @@ def way(encoding: str, quality: int | None, unchanged: bool) -> str:
 
 
 def write_document(path: Path, values: dict[str, Any]) -> None:
-    """Writes `values` as JSON, atomically; its last entry is the SHA-256 of all its other bytes."""
+    """Write `values` as JSON, atomically; its last entry is the SHA-256 of all its other bytes."""
     text = json.dumps({**values, "sha256": _NO_DIGEST}, indent=1) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     before, _, after = text.rpartition(_NO_DIGEST)
@@ -104,7 +104,12 @@ def write_document(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """What write_document wrote. Errors: DataError if a byte has changed; OSError if it cannot be read."""
+    """What write_document wrote.
+
+    Raises:
+        DataError: If a byte has changed.
+        OSError: If it cannot be read.
+    """
     data = path.read_bytes()
     ending = len(data) - 64 - len('"\n}\n')
     digest = data[ending : ending + 64]
@@ -160,18 +165,19 @@ class File:
 class ShardSet:
     """dataset.json of the folder `root`.
 
-    name and origin: the data the pictures come from, and its kind.
-    size: the side the pictures were brought to, their shorter one if `whole`; None: they kept their own.
-    encoding: "jpeg" or "raw"; `quality` is of JPEGs; with `unchanged`, JPEGs that had the size stayed as they
-        were.
-    encoder, decoder: the programs, with their versions, that did it.
-    preprocessing: the rules by which the source's files were read.
-    pictures, skipped: for each split how many there are and how many broken ones were left out.
-    per_shard: how many of the source's pictures went to a shard.
-    source: the fingerprint of the data the pictures come from.
-    files: by name.
-    account: the account of the data the pictures come from, Account.as_json(); empty in older shards.
-    fingerprints: of the same data, for each split; see cconvnet.data.fingerprint. Empty in older shards.
+    Attributes:
+        name and origin: The data the pictures come from, and its kind.
+        size: The side the pictures were brought to, their shorter one if `whole`; None: they kept their own.
+        encoding: "jpeg" or "raw"; `quality` is of JPEGs; with `unchanged`, JPEGs that had the size stayed as
+            they were.
+        encoder, decoder: The programs, with their versions, that did it.
+        preprocessing: The rules by which the source's files were read.
+        pictures, skipped: For each split how many there are and how many broken ones were left out.
+        per_shard: How many of the source's pictures went to a shard.
+        source: The fingerprint of the data the pictures come from.
+        files: By name.
+        account: The account of the data the pictures come from, Account.as_json(); empty in older shards.
+        fingerprints: Of the same data, for each split; see cconvnet.data.fingerprint. Empty in older shards.
     """
 
     root: Path
@@ -198,7 +204,9 @@ class ShardSet:
     fingerprints: dict[str, str] = field(default_factory=dict)
 
     def write(self) -> None:
-        """Errors: OSError."""
+        """Raises:
+        OSError: A file cannot be read or written.
+        """
         values = {name: value for name, value in vars(self).items() if name != "root"}
         values["preprocessing"] = self.preprocessing.record()
         files = {name: vars(file) for name, file in sorted(self.files.items())}
@@ -218,7 +226,11 @@ class ShardSet:
         return f"{kept}, {kind}"
 
     def content(self, name: str) -> bytes:
-        """A file that is small enough for memory, checked. Errors: DataError."""
+        """A file that is small enough for memory, checked.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
         path = self.root / name
         try:
             data = path.read_bytes()
@@ -229,11 +241,19 @@ class ShardSet:
         return data
 
     def left_out(self) -> list[dict[str, str]]:
-        """The pictures that were left out: "split", "name" and "reason" of each. Errors: DataError."""
+        """The pictures that were left out: "split", "name" and "reason" of each.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
         return [json.loads(line) for line in self.content(SKIPPED).splitlines()]
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """The array in a checked file. Errors: DataError."""
+        """The array in a checked file.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
         try:
             return np.asarray(np.load(io.BytesIO(self.content(name)), allow_pickle=False))
         except DataError:
@@ -242,7 +262,11 @@ class ShardSet:
             raise DataError(f"{self.root / name} is no array: {error}") from error
 
     def names(self, split: str) -> Names:
-        """What the pictures of a split are called. Errors: DataError."""
+        """What the pictures of a split are called.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
         names = Names(self.content(names_name(split)))
         if len(names) != self.pictures[split]:
             raise DataError(
@@ -252,7 +276,11 @@ class ShardSet:
         return names
 
     def records(self, split: str) -> Records:
-        """The index of a split, every place in it within its shard. Errors: DataError."""
+        """The index of a split, every place in it within its shard.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
         file = self.root / index_name(split)
         records = self.array(index_name(split))
         if records.dtype != RECORD or records.shape != (self.pictures[split],):
@@ -276,7 +304,11 @@ class ShardSet:
 
 
 def read_shard_set(root: Path) -> ShardSet:
-    """Reads dataset.json; the other files are looked at when they are used. Errors: DataError."""
+    """Read dataset.json; the other files are looked at when they are used.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     path = root / DOCUMENT
     if not root.is_dir():
         raise DataError(f"there is no folder {root}")
@@ -341,5 +373,5 @@ def _check_version(path: Path) -> None:
 
 
 def matches(names: set[str]) -> bool:
-    """Whether a folder with these entries is one of shards, finished or not."""
+    """Return whether a folder with these entries is one of shards, finished or not."""
     return JOURNAL in names or any(map(is_shard, names)) or {DOCUMENT, index_name("train")} <= names

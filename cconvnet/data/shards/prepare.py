@@ -77,7 +77,8 @@ _SECONDS_FOR_OTHERS_TO_END = 10.0
 
 def fingerprint(dataset: Dataset, progress: Progress | None = None) -> str:
     """A text that changes with the data: its names, labels and files. `progress` is called with the number of
-    a split's files looked at and in all."""
+    a split's files looked at and in all.
+    """
     digest = hashlib.sha256(json.dumps([dataset.kind, dataset.name, dataset.classes]).encode())
     root = f"{dataset.folder}{os.sep}"
     for pictures in dataset.splits.values():
@@ -97,10 +98,13 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None) -> str:
 class Preparation:
     """The work of making shards of `dataset` in the folder `root`, of which some may be done.
 
-    shard_bytes: about how long a shard may become.
-    progress: called with the number of files looked at and in all.
+    Args:
+        shard_bytes: About how long a shard may become.
+        progress: Called with the number of files looked at and in all.
 
-    Errors: DataError if the folder holds something else; OSError.
+    Raises:
+        DataError: If the folder holds something else.
+        OSError: A file cannot be read or written.
     """
 
     def __init__(
@@ -158,7 +162,11 @@ class Preparation:
         ]
 
     def complete(self) -> ShardSet | None:
-        """The set of shards, if it is there already and is what this would make. Errors: DataError."""
+        """The set of shards, if it is there already and is what this would make.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
         shard_set = self._compare()
         if shard_set is None:
             return None
@@ -167,9 +175,12 @@ class Preparation:
         return shard_set if whole else None
 
     def run(self, report: Reporter, workers: int | None = None) -> ShardSet:
-        """Makes what is not there yet.
+        """Make what is not there yet.
 
-        Errors: DataError, for instance when too many pictures are broken; WorkerError; OSError.
+        Raises:
+            DataError: For instance when too many pictures are broken.
+            WorkerError: A worker process died or failed.
+            OSError: A file cannot be read or written.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with _locked(self.root) as lock:
@@ -241,7 +252,11 @@ class Preparation:
                     litter.unlink()
 
     def _compare(self) -> ShardSet | None:
-        """The set of shards that is there, if it is finished. Errors: DataError if it was begun otherwise."""
+        """The set of shards that is there, if it is finished.
+
+        Raises:
+            DataError: If it was begun otherwise.
+        """
         path, shard_set = self.root / JOURNAL / _PLAN, None
         with contextlib.suppress(DataError):  # missing, or damaged: then it is made again
             shard_set = read_shard_set(self.root)
@@ -269,7 +284,7 @@ class Preparation:
         return shard_set
 
     def _remember(self, shard_set: ShardSet) -> None:
-        """Writes the journal again, as far as the finished shard_set tells what it was."""
+        """Write the journal again, as far as the finished shard_set tells what it was."""
         try:
             reasons = {(line["split"], line["name"]): line["reason"] for line in shard_set.left_out()}
             indices = {
@@ -554,7 +569,11 @@ def _channels(pictures: Pictures) -> int:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[int]:
-    """Holds the folder's lock, which a killed one's last workers may hold for a moment. Errors: DataError."""
+    """Hold the folder's lock, which a killed one's last workers may hold for a moment.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     deadline = time.monotonic() + _SECONDS_FOR_OTHERS_TO_END
     while (descriptor := _lock(root / JOURNAL)) is None:
         if time.monotonic() > deadline:

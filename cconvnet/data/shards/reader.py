@@ -33,7 +33,11 @@ _MOST_THREADS = 4
 
 
 def open_dataset(root: Path) -> Dataset:
-    """The shards in a folder as data to train on. Errors: DataError."""
+    """The shards in a folder as data to train on.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
     shard_set = read_shard_set(root)
     for name, file in shard_set.files.items():
         path = root / name
@@ -100,7 +104,8 @@ def _statistics(shard_set: ShardSet, name: str, dimensions: int) -> npt.NDArray[
 class RawSplit(StoredSplit):
     """A split whose images lie in shards as raw pixels: reading is copying.
 
-    size: what they are brought to, by resize_image's rule; None: they are all of one size and keep it.
+    Args:
+        size: What they are brought to, by resize_image's rule; None: they are all of one size and keep it.
     """
 
     def __init__(
@@ -170,7 +175,8 @@ class _RawReader:
 def open_split(shard_set: ShardSet, split: str, decoder: str) -> StoredSplit:
     """A split's pictures at the size they were brought to, whatever else of the set of shards is there.
 
-    Errors: DataError.
+    Raises:
+        DataError: The data cannot be used.
     """
     pictures, size = _pictures(shard_set, split), shard_set.size
     assert pictures.ranges is not None

@@ -1,4 +1,4 @@
-"""Checks shards to the last byte: files' SHA-256, pictures' CRC-32 and, where asked, their decoding."""
+"""Check shards to the last byte: files' SHA-256, pictures' CRC-32 and, where asked, their decoding."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _BATCH = 256  # pictures that are decoded between two reports of progress
 def verify(root: Path, workers: int | None = None, progress: Progress | None = None) -> list[str]:
     """What is damaged, a line for each: the file and what is wrong with it, or which picture in it.
 
-    Args
+    Args:
         workers: threads; None chooses.
         progress: called with the bytes that were checked, and all.
 
-    Raises
+    Raises:
         DataError: dataset.json is missing or damaged, so nothing can be checked.
         OSError: a file cannot be read.
     """
@@ -103,11 +103,11 @@ def _check_shard(
 def verify_decoding(root: Path, workers: int | None = None, progress: Progress | None = None) -> list[str]:
     """Which pictures cannot be decoded, or are not the stored bytes, a line for each.
 
-    Args
+    Args:
         workers: processes that decode; None chooses, 0 is none.
         progress: called with the pictures that were decoded, and all.
 
-    Raises
+    Raises:
         DataError: something else is damaged, a shard is missing.
         WorkerError: a process died.
     """

@@ -35,7 +35,11 @@ class Shard:
 
 
 def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
-    """Writes pictures, as they come, to a shard that is whole or not there. Errors: OSError."""
+    """Write pictures, as they come, to a shard that is whole or not there.
+
+    Raises:
+        OSError: A file cannot be read or written.
+    """
     digest, records = hashlib.sha256(), []
 
     def pieces() -> Iterable[bytes]:
@@ -49,7 +53,11 @@ def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
 
 
 def write_file(path: Path, data: bytes) -> File:
-    """Writes a small file atomically. Errors: OSError."""
+    """Write a small file atomically.
+
+    Raises:
+        OSError: A file cannot be read or written.
+    """
     write_output(path, [data])
     return File(len(data), hashlib.sha256(data).hexdigest())
 

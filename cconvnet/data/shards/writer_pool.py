@@ -42,10 +42,14 @@ class Part:
 
 
 class Maker(Protocol):
-    """Makes one shard at a time; close() ends it, whatever it is doing."""
+    """Make one shard at a time; close() ends it, whatever it is doing."""
 
     def make(self, part: Part, tell: Tell) -> None:
-        """Errors: DataError for what is read; OSError for what is written; WorkerError."""
+        """Raises:
+        DataError: For what is read.
+        OSError: For what is written.
+        WorkerError: A worker process died or failed.
+        """
         ...
 
     def close(self) -> None: ...
@@ -57,9 +61,11 @@ def record_file(folder: Path, name: str) -> Path:
 
 
 def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe: Recipe, tell: Tell) -> None:
-    """Writes a shard and its record. `read` reads the picture of a number.
+    """Write a shard and its record. `read` reads the picture of a number.
 
-    Errors: DataError for what is read; OSError for what is written.
+    Raises:
+        DataError: For what is read.
+        OSError: For what is written.
     """
     skipped: Broken = []
 
@@ -80,7 +86,11 @@ def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe:
 
 
 def write_record(folder: Path, part: Part, shard: Shard, skipped: Broken) -> None:
-    """Keeps what is in a shard, which is done then. Errors: OSError."""
+    """Keep what is in a shard, which is done then.
+
+    Raises:
+        OSError: A file cannot be read or written.
+    """
     values = {"file": vars(shard.file), "count": part.count, "pictures": shard.pictures, "skipped": skipped}
     write_document(record_file(folder, part.name), values)
 
