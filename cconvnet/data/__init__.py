@@ -1,9 +1,26 @@
-"""Images and labels: sources of data, and the loader that turns them into batches.
+"""Images and labels: datasets on disk, sources of training images, and the loader of batches.
 
-source = open_source("path/to/folder", size=256)
-with Loader(source.train, batch=128, seed=1, crop=(224, 224), random_crop=True, mirror=True) as loader:
-    for batch in loader.epoch(0):
-        ...
+Example:
+    source = open_source("path/to/folder", size=256)
+    with Loader(source.train, batch=128, seed=1, crop=(224, 224), random_crop=True, mirror=True) as loader:
+        for batch in loader.epoch(0):
+            ...
+
+The modules, in the order in which an image passes from its file to a batch:
+
+- ``names``, ``listing``: names of files and the contents of folders.
+- ``byte_ranges``: where the bytes of pictures are: whole files, or members of tars and shards.
+- ``account``: the counts of pictures used and of files not used.
+- ``dataset``: a dataset before anything is decoded.
+- ``datasets``: the readers of all kinds of datasets.
+- ``shards``: pictures prepared once for fast reading.
+- ``downloads``: public datasets.
+- ``labels`` of ``datasets``, ``fingerprint``, ``inspection``: checks, recognition and overview of a dataset.
+- ``preprocessing``, ``containers``, ``images``: the rules of decoding, and decoding itself.
+- ``workers``: processes that decode.
+- ``splits``, ``sources``: the training and test images of a source.
+- ``statistics``, ``color_noise``: the mean image and the colours of all training images.
+- ``loader``: batches in an order that depends on the seed alone.
 """
 
 from __future__ import annotations

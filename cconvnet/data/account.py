@@ -27,6 +27,7 @@ class Unused:
             self.add(name, reason)
 
     def add(self, name: str, reason: str) -> None:
+        """Add one file and the reason why it is not used."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         names = self.names.setdefault(reason, [])
         if len(names) < MOST_NAMES:
@@ -40,7 +41,7 @@ class Unused:
             names += other.names[reason][: MOST_NAMES - len(names)]
 
     def below(self, folder: str) -> Unused:
-        """The same files, named from the folder on that `folder` lies in."""
+        """Return the same files with `folder` in front of their names."""
         unused = Unused()
         unused.counts = dict(self.counts)
         unused.names = {
@@ -57,6 +58,7 @@ class Unused:
     __hash__ = None  # type: ignore[assignment]
 
     def as_json(self) -> list[dict[str, Any]]:
+        """Return the groups as JSON values."""
         return [
             {"reason": reason, "count": count, "names": self.names[reason]}
             for reason, count in self.counts.items()
@@ -64,7 +66,7 @@ class Unused:
 
     @classmethod
     def from_json(cls, groups: list[dict[str, Any]]) -> Unused:
-        """Restore what as_json() gave."""
+        """Restore the groups from what as_json() returned."""
         unused = cls()
         for group in groups:
             unused.counts[str(group["reason"])] = int(group["count"])
@@ -72,7 +74,7 @@ class Unused:
         return unused
 
     def __str__(self) -> str:
-        """For each reason the count and the first names: "3 hidden (a/.x, ...)"."""
+        """Format count and first names of each reason: "3 hidden (a/.x, ...)"."""
         parts = []
         for reason, count in list(self.counts.items())[:SHOWN_REASONS]:
             names = self.names[reason][:SHOWN_NAMES]
@@ -96,6 +98,7 @@ class SplitAccount:
 
     @property
     def found(self) -> int:
+        """The number of files found, used or not."""
         return self.used + len(self.unused)
 
 
@@ -119,7 +122,7 @@ class Account:
     source: dict[str, Any] = field(default_factory=dict)
 
     def without(self, unreadable: Mapping[str, Iterable[str]]) -> Account:
-        """The same account, where pictures of these names in a split are not used, being unreadable."""
+        """Return the account with these unreadable pictures counted as not used."""
         splits = {}
         for name, split in self.splits.items():
             groups = Unused()
@@ -131,7 +134,7 @@ class Account:
         return replace(self, splits=splits)
 
     def lines(self) -> list[str]:
-        """One line of counts, and one for each split, or the folder, that has files which are not used."""
+        """Format the counts, then one line for each split, or the folder, with unused files."""
         counts = [
             f"{split.used:,} {'training' if name == 'train' else 'test'}"
             for name, split in self.splits.items()
@@ -150,6 +153,7 @@ class Account:
         return lines
 
     def as_json(self) -> dict[str, Any]:
+        """Return the account as JSON values."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -164,7 +168,10 @@ class Account:
 
 
 def unused_of(account: dict[str, Any]) -> Iterator[tuple[str, Unused]]:
-    """Give what is not used in an account that as_json() gave, with the split in words; "" is the folder."""
+    """Yield the unused files of an account in JSON, each group with its split in words.
+
+    Files that belong to no split come with "".
+    """
     splits = {f" ({name})": split["not_used"] for name, split in account.get("splits", {}).items()}
     for where, groups in {**splits, "": account.get("beside", [])}.items():
         if groups:

@@ -1,4 +1,4 @@
-"""Where pictures lie: each is a file, or a stretch of one, such as a member of a tar or of a shard."""
+"""Byte ranges of files, one for each picture: a whole file, or a member of a tar or shard."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ _FILES_AT_ONCE = 1024
 
 
 class ByteRange(NamedTuple):
-    """`length` bytes from `offset` on of the file at `path`; -1: to its end. Where `crc32` is given, not -1,
-    they must have that CRC-32.
+    """`length` bytes of the file at `path`, from `offset` on.
+
+    A length of -1 reaches to the end of the file. A `crc32` other than -1 is the CRC-32 of the bytes.
     """
 
     path: str
@@ -32,14 +33,15 @@ class ByteRange(NamedTuple):
 
     @property
     def place(self) -> str:
-        """For messages."""
+        """The file and offset, for messages."""
         return self.path if self.length < 0 else f"{self.path} at byte {self.offset:,}"
 
 
 @dataclass(frozen=True)
 class ByteRanges:
-    """Many of them as arrays, since a million objects are large: picture i is ``length[i]`` bytes from
-    ``offset[i]`` on of ``files[file[i]]``.
+    """Byte ranges as arrays, because a million objects take too much memory.
+
+    Picture i is ``length[i]`` bytes from ``offset[i]`` on of ``files[file[i]]``.
 
     file int32[n], offset and length int64[n] (-1: to the file's end), crc32 uint32[n] or None.
     """
@@ -52,7 +54,7 @@ class ByteRanges:
 
     @classmethod
     def whole(cls, files: Sequence[str]) -> ByteRanges:
-        """Each file one picture."""
+        """Make each file one picture."""
         count = len(files)
         return cls(files, np.arange(count, dtype=np.int32), np.zeros(count, np.int64), np.full(count, -1))
 
@@ -60,7 +62,7 @@ class ByteRanges:
         return len(self.file)
 
     def select(self, indices: npt.NDArray[np.int64]) -> list[ByteRange]:
-        """Where the pictures of these numbers lie."""
+        """Return the ranges of the pictures with these numbers."""
         sums = [-1] * len(indices) if self.crc32 is None else self.crc32[indices].tolist()
         rows = zip(
             self.file[indices].tolist(),
@@ -72,7 +74,7 @@ class ByteRanges:
         return [ByteRange(self.files[file], *rest) for file, *rest in rows]
 
     def fingerprint(self, root: str, progress: _Progress | None = None) -> bytes:
-        """A digest that changes with the pictures' places and with any file's name, length or time.
+        """Return a digest of the ranges and of each file's name, length and time.
 
         Args:
             root: Names are taken from it on, so a folder that was moved stays the same.
@@ -97,7 +99,7 @@ class ByteRanges:
         return digest.digest()
 
     def bytes(self, progress: _Progress | None = None) -> int:
-        """How long all pictures together are; `progress` as in fingerprint().
+        """Return the total length of all pictures; `progress` as in fingerprint().
 
         Raises:
             OSError: A file cannot be read or written.
@@ -115,7 +117,7 @@ class ByteRanges:
 def _of_files(
     work: Callable[[Sequence[str]], Result], files: Sequence[str], progress: _Progress | None
 ) -> Iterator[Result]:
-    """`work` of some files after others, in order."""
+    """Run `work` on groups of files in parallel and yield the results in order."""
     parts = [files[first : first + _FILES_AT_ONCE] for first in range(0, len(files), _FILES_AT_ONCE)]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="cconvnet-scan") as threads:
         for number, result in enumerate(threads.map(work, parts), 1):
@@ -126,7 +128,7 @@ def _of_files(
 
 @dataclass(frozen=True)
 class RawShapes:
-    """That pictures' bytes are no file format but uint8[height[i], width[i], channels] themselves.
+    """The shapes of pictures that are stored as raw uint8[height[i], width[i], channels].
 
     height and width int32[n]; channels is 1 or 3.
     """

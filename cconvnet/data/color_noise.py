@@ -1,4 +1,4 @@
-"""Colour noise: each training image is shifted along the principal components of the training set's colours.
+"""Colour noise, a shift of each training image along the principal components of the colours.
 
 Source: Krizhevsky, Sutskever, Hinton 2012, section 4.1: sum over i of alpha_i * lambda_i * p_i with alpha_i
 normal of standard deviation 0.1, drawn anew for each image and each time it is used. Here lambda_i is the
@@ -19,7 +19,9 @@ _CHUNK = 256
 
 
 def color_components(split: Split, progress: Progress | None = None) -> npt.NDArray[np.float32]:
-    """float32[C,C]: row i is lambda_i * p_i of the pixels of `split`, or of 10,000 images spread over it.
+    """Return float32[C,C]: row i is lambda_i * p_i of the pixels of `split`.
+
+    Of large splits, 10,000 images spread over the split are used.
 
     All sums are of integers, so they are exact and no order of adding changes them.
 
@@ -45,7 +47,7 @@ def color_components(split: Split, progress: Progress | None = None) -> npt.NDAr
 def color_shifts(
     components: npt.NDArray[np.float32], sigma: float, count: int, seed: int, epoch: int, first: int
 ) -> npt.NDArray[np.float32]:
-    """The shifts float32[count,C] of the images of an epoch from number `first` on.
+    """Return the shifts float32[count,C] of an epoch's images from number `first` on.
 
     `sigma` is the standard deviation of the alphas; each image has three of its own, one per component.
     """

@@ -1,4 +1,4 @@
-"""The structure of JPEG and PNG files: the EXIF orientation, and files reduced to what their pixels need.
+"""JPEG and PNG files without decoding: the EXIF orientation, and the parts that pixels need.
 
 Nothing here decodes or decompresses. What is damaged is passed over: the decoder decides whether the
 pixels are sound, and EXIF data that cannot be read says nothing.
@@ -27,7 +27,7 @@ UPRIGHT = 1
 
 
 def orientation(data: bytes) -> int:
-    """The EXIF orientation of a JPEG or PNG file, from 1 to 8; 1 (upright) where it has none that is sound.
+    """Return the EXIF orientation of a JPEG or PNG file, 1 to 8; 1 (upright) without a sound one.
 
     It is read from a JPEG's first APP1 segment of EXIF data or a PNG's eXIf chunk; XMP and texts do not
     count.
@@ -41,7 +41,7 @@ def orientation(data: bytes) -> int:
 
 
 def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """Pixels uint8[H,W,C] turned and mirrored so that a picture of this EXIF orientation is upright.
+    """Turn and mirror pixels uint8[H,W,C] so that a picture of this EXIF orientation is upright.
 
     Orientations from 5 on exchange height and width. The result is contiguous.
     """
@@ -58,7 +58,7 @@ def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
 
 
 def of_pixels(data: bytes) -> bytes:
-    """A JPEG or PNG file without what its pixels do not need: texts, profiles, thumbnails, EXIF data.
+    """Strip a JPEG or PNG file of what its pixels do not need: texts, profiles, thumbnails, EXIF.
 
     These may be long, compressed without limit or damaged, and none of them changes what pixels become
     here. Other files, and what follows the first damage, stay as they are.
@@ -83,7 +83,7 @@ def of_pixels(data: bytes) -> bytes:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The begin, the marker and the end of each whole segment before a JPEG's first scan."""
+    """Yield begin, marker and end of each whole segment before a JPEG's first scan."""
     at = 2
     while 0 <= at <= len(data) - 4:
         marker = data[at + 1]
@@ -102,7 +102,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _is_needless(data: bytes, start: int, marker: int) -> bool:
-    """Return True if a decoder of pixels passes a segment over.
+    """Return True if a decoder of pixels skips a segment.
 
     Of the application's segments it reads JFIF's and Adobe's, which say how colours are stored, if they are
     whole. Source: libjpeg's jdmarker.c, which needs 14 and 12 bytes.
@@ -116,7 +116,7 @@ def _is_needless(data: bytes, start: int, marker: int) -> bool:
 
 
 def _jpeg_exif(data: bytes) -> bytes:
-    """The EXIF data of a JPEG, a TIFF file; empty where there is none."""
+    """Return the EXIF data of a JPEG, a TIFF file, or nothing."""
     for start, marker, end in _jpeg_segments(data):
         if marker == _APP1 and data.startswith(_EXIF, start + 4):
             return data[start + 4 + len(_EXIF) : end]
@@ -127,7 +127,7 @@ def _jpeg_exif(data: bytes) -> bytes:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """The begin, the type and the end of each whole chunk of a PNG, up to IEND."""
+    """Yield begin, type and end of each whole chunk of a PNG, up to IEND."""
     at = len(PNG_SIGNATURE)
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -141,7 +141,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _png_exif(data: bytes) -> bytes:
-    """The EXIF data of a PNG, a TIFF file; empty where there is none that is sound."""
+    """Return the sound EXIF data of a PNG, a TIFF file, or nothing."""
     for start, kind, end in _png_chunks(data):
         if kind == b"eXIf":
             content = data[start + 8 : end - 4]
@@ -155,7 +155,7 @@ def _png_exif(data: bytes) -> bytes:
 
 
 def _of_exif(exif: bytes) -> int:
-    """The orientation in the first directory of EXIF data; UPRIGHT where it has none from 1 to 8."""
+    """Return the orientation in the first directory of EXIF data; UPRIGHT if it is not 1 to 8."""
     if exif[:4] not in (b"II*\0", b"MM\0*"):
         return UPRIGHT
 

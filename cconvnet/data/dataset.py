@@ -1,4 +1,4 @@
-"""What was found: a dataset and what the kinds of data have in common."""
+"""Datasets before anything is decoded: names, labels and byte ranges of pictures, or arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class LeftOut(NamedTuple):
-    """A picture that is there but cannot be used, for another reason than its pixels."""
+    """A picture that cannot be used, for a reason other than its pixels."""
 
     name: str
     reason: str
@@ -54,7 +54,7 @@ class Pictures:
         return len(self.labels)
 
     def content(self, number: int) -> Content:
-        """A picture as its source has it.
+        """Read one picture as its source stores it.
 
         Raises:
             BrokenImage: The image cannot be decoded.
@@ -75,7 +75,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a folder or file of data holds, before anything is decoded.
+    """The contents of a data folder, before anything is decoded.
 
     Attributes:
         kind: "pictures", "imagenet tars", "webdataset", "shards", "mnist", "cifar10", "batches", "digits".
@@ -116,7 +116,7 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Pictures]:
-        """What there is of "train" and "test"."""
+        """The splits that exist, of "train" and "test"."""
         return {"train": self.train} | ({"test": self.test} if self.test is not None else {})
 
     def account(self) -> Account:
@@ -131,12 +131,12 @@ class Dataset:
 
 
 def of_arrays(called: str, images: Pixels, labels: Labels) -> Pictures:
-    """Pictures that are arrays already, images[n,H,W,C], named "`called` image 0" and so on."""
+    """Make pictures of arrays images[n,H,W,C], named "`called` image 0" and so on."""
     return Pictures([f"{called} image {number}" for number in range(len(labels))], labels, pixels=images)
 
 
 def joined(parts: Sequence[Pictures]) -> Pictures:
-    """The arrays of several files as one, in that order."""
+    """Join the arrays of several files, in that order."""
     return Pictures(
         [name for part in parts for name in part.names],
         np.concatenate([part.labels for part in parts]),
@@ -145,7 +145,7 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
 
 
 def every_fifth(pictures: Pictures) -> tuple[Pictures, Pictures]:
-    """A fixed split of arrays: of each class every fifth, beginning with the fifth, is for testing."""
+    """Split arrays in a fixed way: every fifth image of each class, from the fifth on, is for testing."""
     is_test = np.zeros(len(pictures), bool)
     for label in np.unique(pictures.labels):
         is_test[np.flatnonzero(pictures.labels == label)[4::5]] = True

@@ -1,4 +1,4 @@
-"""Public data sets fetched from where their makers keep them, each file of a known length and SHA-256.
+"""Downloads of public datasets, each file checked against a known length and SHA-256.
 
 What comes over the network is checked before it has the name that was asked for: files are gathered, and
 archives unpacked, in a folder beside it, which takes that name when all is right. So a folder of data is
@@ -37,12 +37,12 @@ _CHUNK = 2**18
 
 
 class DownloadError(RuntimeError):
-    """A file cannot be had; the text names its address and the reason."""
+    """A file that cannot be downloaded. The text names its address and the reason."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file in the network. It is never believed: length and sum must be these."""
+    """A file on a server. Its length and SHA-256 are always checked."""
 
     url: str
     bytes: int
@@ -50,6 +50,7 @@ class Remote:
 
     @property
     def name(self) -> str:
+        """The last part of the address."""
         return self.url.rpartition("/")[2]
 
 
@@ -131,12 +132,15 @@ def get(
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Dataset:
-    """Fetch one of COLLECTIONS into the folder `out` and gives back what it holds.
+    """Download one of COLLECTIONS into the folder `out` and open it.
 
     Where `out` holds it already, nothing is fetched. CCONVNET_DATA_MIRROR, the address of a folder, is where
     files are fetched from instead; there http is good enough too, since sums are checked.
 
     Args:
+        name: One of COLLECTIONS.
+        out: The folder.
+        say: Receives messages for the user.
         progress: Called with a file's name; gives what to call with bytes fetched and in all.
 
     Raises:
@@ -205,7 +209,7 @@ def _unpacked(archive: Path, folder: Path, inside: str) -> Path:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Nobody between here and there may see to it that the rest is fetched in the clear."""
+    """Redirects that never lead from https to an unencrypted address."""
 
     def redirect_request(
         self,
@@ -222,7 +226,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Again(Exception):
-    """A try that failed, as others may not; the text is the reason."""
+    """A failed try that may be repeated. The text is the reason."""
 
 
 def download(
@@ -234,9 +238,16 @@ def download(
     insecure: bool = False,
     wait: float = 1.0,
 ) -> None:
-    """Fetch a file, unless it is there. FILE.part is what there is of it; a later call goes on from that.
+    """Download a file, unless it exists.
+
+    FILE.part contains the bytes so far; a later call resumes from them.
 
     Args:
+        remote: The file on the server.
+        file: The path to write.
+        say: Receives messages for the user.
+        progress: Receives bytes fetched and in all.
+        insecure: Whether http is allowed.
         wait: Seconds before the second try, twice as many before each further one.
 
     Raises:
@@ -277,7 +288,7 @@ def download(
 
 
 def _fetch(remote: Remote, part: Path, progress: Progress | None) -> None:
-    """What is missing of a file, or all of it where the server gives no part."""
+    """Fetch the missing part of a file, or all of it where the server sends no part."""
     have = _length(part)
     if have > remote.bytes:
         part.unlink()
@@ -324,7 +335,7 @@ def _write(out: IO[bytes], chunk: bytes, file: Path) -> None:
 
 
 def _begin(remote: Remote, part: Path, have: int, status: int, headers: http.client.HTTPMessage) -> int:
-    """From which byte on an answer is."""
+    """Return the first byte that an answer contains."""
     if status == 206:
         # Content-Range: bytes FIRST-LAST/LENGTH
         span, _, length = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")

@@ -1,4 +1,4 @@
-"""Recognise pictures: a short text for each split that is the same for the same pictures, wherever they lie.
+"""Fingerprints of pictures: a short text for each split, the same wherever the pictures are.
 
 It is cheap, so that a run can compare it each time it is resumed: all names and labels are looked at, the
 lengths of some thousand files, the contents of some hundred. A change of one file in a million may be missed;
@@ -29,7 +29,7 @@ _THREADS = 8
 
 
 def fingerprints(dataset: Dataset) -> dict[str, str]:
-    """The fingerprint of each split, and under "form" the form that shards keep the pictures in.
+    """Return the fingerprint of each split and, under "form", the form in which shards keep pictures.
 
     Shards have the fingerprints of the pictures that they were made of.
     """
@@ -40,7 +40,7 @@ def fingerprints(dataset: Dataset) -> dict[str, str]:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str], than: str) -> list[str]:
-    """Lines that say in which way the pictures are other ones than `than`; none where they are the same."""
+    """List the differences between two sets of fingerprints, in words; none if they are equal."""
     if not before or not now:
         return []
     parts = []
@@ -78,7 +78,7 @@ def _of_pictures(dataset: Dataset, pictures: Pictures) -> str:
 
 
 def _length(stored: ByteRange) -> bytes:
-    """A picture's length; nothing for what cannot be looked at, which whoever reads it will say."""
+    """Return a picture's length; nothing if it cannot be read, which its reader will report."""
     if stored.length >= 0:
         return b"%d " % stored.length
     try:

@@ -1,4 +1,4 @@
-"""One image file to a uint8 array: decoding, the many kinds of pixels made RGB, resizing.
+"""One image file decoded to a uint8 array: RGB of 8 bits, upright, resized.
 
 Pictures are turned upright as their EXIF data says before they are cut and resized, so a file gives the same
 pixels as one that was stored upright. :mod:`cconvnet.data.preprocessing` names these rules.
@@ -50,16 +50,16 @@ DECODERS = ("simplejpeg", "pillow")
 
 
 class BrokenImage(Exception):
-    """The contents of one image file cannot be decoded; the text is the reason."""
+    """An image file whose contents cannot be decoded. The text is the reason."""
 
 
 def default_decoder() -> str:
-    """The faster of DECODERS that is installed."""
+    """Return the fastest of DECODERS that is installed."""
     return "pillow" if simplejpeg is None else "simplejpeg"
 
 
 def describe_decoder(decoder: str) -> str:
-    """`decoder` with its version and that of the JPEG library, for a run's records.
+    """Return `decoder` with its version and that of the JPEG library, for a run's records.
 
     Pixel values may differ in the last bit between versions of the JPEG library. With one version the
     two decoders give the same pixels.
@@ -72,7 +72,7 @@ def describe_decoder(decoder: str) -> str:
 
 
 def read_stored(stored: ByteRange) -> bytes:
-    """The bytes of a picture.
+    """Read the bytes of a picture.
 
     Raises:
         BrokenImage: For what they are.
@@ -96,7 +96,7 @@ def read_stored(stored: ByteRange) -> bytes:
 
 
 def read_raw(stored: ByteRange, pixels: Pixels) -> None:
-    """Read raw pixels straight into uint8[H,W,C], contiguous.
+    """Read raw pixels directly into a contiguous uint8[H,W,C].
 
     Not through mapped memory: a file that is cut while it is mapped kills the process that reads it.
 
@@ -128,7 +128,7 @@ def read_image(
     out: Pixels | None = None,
     preprocessing: Preprocessing = CURRENT,
 ) -> Pixels:
-    """Read and decodes a picture; the other arguments are decode_image's.
+    """Read and decode a picture; the other arguments are those of decode_image.
 
     With `shape` the image must come out as exactly that.
 
@@ -154,7 +154,7 @@ def decode_image(
     out: Pixels | None = None,
     preprocessing: Preprocessing = CURRENT,
 ) -> Pixels:
-    """Decode a JPEG or PNG, whatever its name said, to uint8[H,W,3].
+    """Decode a JPEG or PNG, whatever its file name, to uint8[H,W,3].
 
     With `size` the shorter side becomes `size` (bilinear, antialiased: the filter widens with the
     reduction) and the centre size x size square is kept. Grey, palette, CMYK and 16-bit images become RGB
@@ -169,7 +169,7 @@ def decode_image(
 
 
 def fit_image(data: bytes, sides: tuple[int, int], preprocessing: Preprocessing = CURRENT) -> Pixels:
-    """Decode a picture to uint8[*sides,3], `sides` being height and width.
+    """Decode a picture to uint8[*sides,3]; `sides` are height and width.
 
     It is decode_image's result where both sides are equal. A picture that has these sides stays as it is;
     of another one the largest centre part of their proportions is resized.
@@ -192,7 +192,7 @@ def fit_image(data: bytes, sides: tuple[int, int], preprocessing: Preprocessing 
 
 
 def image_sides(data: bytes, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:
-    """Width and height that a picture is decoded to, from its header.
+    """Return the width and height that a picture is decoded to, from its header.
 
     Raises:
         BrokenImage: The image cannot be decoded.
@@ -208,7 +208,7 @@ def image_sides(data: bytes, preprocessing: Preprocessing = CURRENT) -> tuple[in
 
 
 def content_sides(content: Content, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:
-    """Width and height, of a file from its header.
+    """Return width and height of an array, or of a file from its header.
 
     Raises:
         BrokenImage: The image cannot be decoded.
@@ -219,14 +219,14 @@ def content_sides(content: Content, preprocessing: Preprocessing = CURRENT) -> t
 
 
 def resize_image(pixels: Pixels, size: int) -> Pixels:
-    """uint8[H,W,C] with C of 1 or 3 to uint8[size,size,C], by decode_image's rule."""
+    """Resize uint8[H,W,C], C of 1 or 3, to uint8[size,size,C] by decode_image's rule."""
     height, width, channels = pixels.shape
     colored = pixels if channels == 3 else np.repeat(pixels, 3, axis=2)
     return _brought(colored, _centre_square(width, height), size)[:, :, :channels]
 
 
 def resize_shorter(pixels: Pixels, size: int) -> Pixels:
-    """uint8[H,W,C] with the shorter side brought to `size`, all of the picture kept.
+    """Resize uint8[H,W,C] so that the shorter side is `size`; nothing is cut off.
 
     Raises:
         BrokenImage: The image cannot be decoded.
@@ -249,7 +249,7 @@ def resize_shorter(pixels: Pixels, size: int) -> Pixels:
 def _decode(
     data: bytes, size: int | None, decoder: str | None, preprocessing: Preprocessing
 ) -> tuple[Pixels, Box]:
-    """The pixels uint8[H,W,3], perhaps reduced, and the square of them that decode_image keeps."""
+    """Decode to uint8[H,W,3], perhaps reduced, with the square that decode_image keeps."""
     if data.startswith(b"\xff\xd8") and (scans := _scans(data)) > MAX_SCANS:
         raise BrokenImage(f"it has {scans:,} scans, more than {MAX_SCANS}")
     turn = orientation(data) if preprocessing.orientation == "exif" else UPRIGHT
@@ -279,7 +279,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _brought(pixels: Pixels, square: Box, size: int | None, out: Pixels | None = None) -> Pixels:
-    """The square of a picture brought to uint8[size,size,3], or the picture as it is.
+    """Resize the square of a picture to uint8[size,size,3], or keep the picture as it is.
 
     The same as resizing the whole picture and cutting out its centre then. But cutting first never makes a
     huge picture of a long thin one.
@@ -305,7 +305,7 @@ def _check_pixels(width: int, height: int) -> None:
 
 
 def _scans(data: bytes) -> int:
-    """How many scans a JPEG has, at most; 1 where it has too few to count."""
+    """Count the scans of a JPEG, at most; 1 if they are too few to count."""
     # Within a scan 0xFF is followed by 0 or by a restart, so where it is not, a scan begins.
     if data.count(b"\xff\xda") <= MAX_SCANS:
         return 1
@@ -317,20 +317,20 @@ def _scans(data: bytes) -> int:
 
 
 def _reduction(width: int, height: int, size: int | None) -> int:
-    """The largest of 8, 4, 2, 1 by which a JPEG may be reduced so that it is no smaller than `size`."""
+    """Return the largest of 8, 4, 2, 1 that reduces a JPEG to no less than `size`."""
     shorter = min(width, height)
     return next((f for f in (8, 4, 2) if size is not None and shorter >= f * size), 1)
 
 
 def _centre_square(width: int, height: int, factor: int = 1) -> Box:
-    """The centre square of a picture, in pixels of that picture reduced by `factor`."""
+    """Return the centre square of a picture, in pixels of that picture reduced by `factor`."""
     shorter = min(width, height)
     left, top = (width - shorter) / 2, (height - shorter) / 2
     return left / factor, top / factor, (left + shorter) / factor, (top + shorter) / factor
 
 
 def _decode_simplejpeg(data: bytes, size: int | None) -> tuple[Pixels, Box] | None:
-    """None where Pillow has to decide: CMYK, and files that libjpeg finds anything wrong with.
+    """Decode with simplejpeg; return None for CMYK and for files that libjpeg faults.
 
     simplejpeg refuses files with harmless faults, such as stray bytes between segments, which Pillow
     accepts. So both decoders accept the same files.

@@ -1,4 +1,4 @@
-"""What data holds, for people to look at: counts, sizes, a sheet of pictures with their classes' names."""
+"""Inspection of datasets: counts, sizes, and a sheet of pictures with their classes' names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOOKED_AT = 256  # pictures whose headers are read
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a dataset holds.
+    """The counts and sizes of a dataset.
 
     Attributes:
         counts: For each split how many pictures of each class there are.
@@ -41,17 +41,21 @@ class Inspection:
 
     @property
     def smallest(self) -> tuple[int, int]:
+        """The smallest (width, height) by area."""
         return min(self.sides, key=math.prod)
 
     @property
     def largest(self) -> tuple[int, int]:
+        """The largest (width, height) by area."""
         return max(self.sides, key=math.prod)
 
     @property
     def median(self) -> tuple[int, int]:
+        """The median (width, height) by area."""
         return sorted(self.sides, key=math.prod)[len(self.sides) // 2]
 
     def as_json(self) -> dict[str, Any]:
+        """Return the inspection as JSON values."""
         dataset = self.dataset
         return {
             "kind": dataset.kind,
@@ -83,7 +87,7 @@ _ROWS = 20  # classes in the table
 
 
 def lines(found: Inspection) -> list[str]:
-    """All but the table, in a few lines."""
+    """Format everything but the table, in a few lines."""
     dataset = found.dataset
     text = []
     for split, counts in found.counts.items():
@@ -116,7 +120,7 @@ def lines(found: Inspection) -> list[str]:
 
 
 def table(found: Inspection) -> list[list[str]]:
-    """A row for each of the first classes: name, title if there are any, counts."""
+    """Return a row for each of the first classes: name, title if there are any, counts."""
     dataset = found.dataset
     rows = []
     for label, name in enumerate(dataset.classes[:_ROWS]):
@@ -130,7 +134,7 @@ def table(found: Inspection) -> list[list[str]]:
 
 
 def sized(count: float) -> str:
-    """A number of bytes as people read it."""
+    """Format a number of bytes for people."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} {unit}"
@@ -139,9 +143,10 @@ def sized(count: float) -> str:
 
 
 def inspect(dataset: Dataset, progress: Progress | None = None) -> Inspection:
-    """Count pictures and reads the headers of a few.
+    """Count pictures and read the headers of a few.
 
     Args:
+        dataset: The dataset.
         progress: Called with the number of files looked at and in all, for each split from the beginning.
 
     Raises:
@@ -184,7 +189,7 @@ _BACKGROUND, _INK, _PALE = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 
 
 def sheet(dataset: Dataset, seed: int = 0) -> Image.Image:
-    """Random training pictures with their classes' names under them, ten of each class or as many as fit.
+    """Draw random training pictures with their classes' names, at most ten of each class.
 
     Of more than 100 classes 100, spread over them.
     """
@@ -223,7 +228,7 @@ def _decoded(content: Content, rules: Preprocessing) -> Pixels:
 
 
 def _fitted(pixels: Pixels) -> Image.Image:
-    """All of a picture within a cell; a small one enlarged so that its pixels are seen."""
+    """Fit a whole picture into a cell; enlarge a small one so that its pixels can be seen."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     larger = max(image.size)
     if larger <= _SIDE:

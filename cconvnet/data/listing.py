@@ -1,4 +1,4 @@
-"""The contents of a data folder: what is a picture, and why the rest is none."""
+"""The contents of data folders: the pictures, and the reasons why other files are not used."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ READ_ALREADY = "a link back, or to a folder that is read already"
 
 
 def is_picture(name: str) -> bool:
-    """Return whether a file of this name ought to be a picture. Hidden ones are none: macOS puts a ._NAME.jpg beside
-    each NAME.jpg on other systems' disks and into tars.
+    """Return True if a file of this name should be a picture.
+
+    Hidden files are not: macOS writes a ._NAME.jpg beside each NAME.jpg on other systems' disks and into
+    tars.
     """
     return name.lower().endswith(PICTURES) and not name.rpartition("/")[2].startswith(".")
 
 
 def why_unused(name: str) -> str:
-    """The reason why a file of this name is no picture that is used."""
+    """Return the reason why a file of this name is not used as a picture."""
     base = name.rpartition("/")[2]
     if base.startswith("."):
         return HIDDEN
@@ -48,7 +50,10 @@ FOLDER, FILE, NOTHING = "folder", "file", "nothing"
 
 
 def kind_of(entry: os.DirEntry[str]) -> str:
-    """FOLDER or FILE, links followed; NOTHING for links to nothing or to themselves, devices and pipes."""
+    """Return FOLDER or FILE, links followed.
+
+    Links to nothing or to themselves, devices and pipes are NOTHING.
+    """
     try:
         if entry.is_dir():
             return FOLDER
@@ -58,7 +63,7 @@ def kind_of(entry: os.DirEntry[str]) -> str:
 
 
 def beside(root: Path, used: set[str]) -> Unused:
-    """The contents of a folder apart from the entries of these names.
+    """Collect the entries of a folder apart from those of these names.
 
     Raises:
         DataError: The data cannot be used.
@@ -75,7 +80,7 @@ def beside(root: Path, used: set[str]) -> Unused:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted by name.
+    """List a folder's entries, sorted by name.
 
     Raises:
         DataError: The data cannot be used.
@@ -88,7 +93,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def lines(file: Path) -> list[str]:
-    """A text's lines without space around them, up to the last that is not empty.
+    """Return a text's stripped lines, up to the last that is not empty.
 
     Raises:
         DataError: The data cannot be used.

@@ -1,4 +1,4 @@
-"""Batches in an order and with crops that depend on nothing but the seed, the epoch and the place in it.
+"""Batches whose order and crops depend on the seed, the epoch and the step alone.
 
 So a run that is stopped and resumed sees the same images in the same way, on any number of workers. All
 randomness is drawn as raw words of Philox4x64 (NumPy promises that these never change, which it does not of
@@ -113,12 +113,12 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the workers. Batches that were handed out stay good."""
+        """Stop the workers. Batches that were handed out stay valid."""
         self._closed = True
         self._reader.close()
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on, the same at every call.
+        """Yield the batches of one epoch from `start_step` on, the same at every call.
 
         Raises:
             ValueError: An argument is out of range.
@@ -148,7 +148,7 @@ class Loader:
                     future.cancel()
 
     def _begin(self, order: Indices, epoch: int, step: int) -> tuple[Batch, list[Future[Broken]]]:
-        """The batch, its images still being written."""
+        """Return the batch while its images are still being written."""
         first = step * self.batch
         indices = order[first : first + self.batch].copy()
         count = len(indices)
@@ -176,7 +176,7 @@ class Loader:
         return batch
 
     def _replace(self, batch: Batch, place: int) -> None:
-        """Puts the next good image of the split, with its own label, where a broken one was."""
+        """Put the next good image of the split, with its own label, in the place of a broken one."""
         here = slice(place, place + 1)
         while True:  # ends: skip() raises long before all images are broken
             batch.indices[here] = (batch.indices[here] + 1) % len(self.split)
@@ -187,7 +187,7 @@ class Loader:
         batch.labels[here] = self.split.labels[batch.indices[here]]
 
     def _order(self, epoch: int) -> Indices:
-        """Every number of the split once: sorting random words shuffles."""
+        """Return every number of the split once: sorting random words shuffles."""
         if not self._shuffle:
             return np.arange(len(self.split))
         words = _philox(self.seed, epoch, _ORDER, 0).random_raw(len(self.split))
@@ -203,7 +203,7 @@ def _philox(seed: int, epoch: int, purpose: int, block: int) -> np.random.Philox
 def mean_image(
     split: Split, progress: Progress | None = None, workers: int | None = None
 ) -> npt.NDArray[np.float32]:
-    """The mean float32[H,W,C] of a split's good images, each pixel by itself.
+    """Return the mean float32[H,W,C] of a split's good images, pixel by pixel.
 
     The sums are of integers below 2^53 in float64, so they are exact and no order of adding changes them.
     """

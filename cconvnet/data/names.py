@@ -1,4 +1,4 @@
-"""Names of files and classes as people may read and compare them."""
+"""Names of files and classes, in a form for comparing and for printing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC), in which names are compared.
+    """Return a name in Unicode's composed form (NFC), in which names are compared.
 
     The same name may come in another form from another system: macOS writes an accent apart from its letter.
     """
@@ -15,13 +15,13 @@ def composed(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name as text: what a terminal might obey, and bytes that are no text, are escaped."""
+    """Escape the parts of a file's name that a terminal might obey or that are no text."""
     if name.isprintable():
         return name
     return "".join(sign if sign.isprintable() else f"%{ord(sign):X}" for sign in name)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first of many names."""
+    """Join the first of many names."""
     rest = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

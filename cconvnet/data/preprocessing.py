@@ -38,7 +38,7 @@ class Preprocessing:
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any] | None) -> Preprocessing:
-        """The rules in a record of a run or of shards; None: it was made before there were records.
+        """Read the rules from a record of a run or of shards; None is a record without rules.
 
         Raises:
             ValueError: the record has entries or values that this version does not know.
@@ -51,11 +51,11 @@ class Preprocessing:
         return cls(**values)
 
     def record(self) -> dict[str, str]:
-        """The rules as JSON values."""
+        """Return the rules as JSON values."""
         return dataclasses.asdict(self)
 
     def describe(self) -> str:
-        """The rules in words."""
+        """Return the rules in words."""
         turned = "turned upright by EXIF" if self.orientation == "exif" else "not turned by EXIF"
         jpegs = "JPEGs decoded in full" if self.jpeg == "full" else "large JPEGs decoded at reduced scale"
         return f"{turned}, {jpegs}"

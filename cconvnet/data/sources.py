@@ -1,4 +1,4 @@
-"""A data folder as splits of images of one size, which training reads: what was found, decoded.
+"""A data folder opened for training: splits of images of one size.
 
 What kind of data a path holds is found by :mod:`cconvnet.data.datasets`. Whatever is missing or wrong there
 is a DataError that names the file and says what would be right.
@@ -75,19 +75,20 @@ class Source:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """By which the pictures of each split are known again; see cconvnet.data.fingerprint."""
+        """The fingerprints of each split; see cconvnet.data.fingerprint."""
         return {} if self.dataset is None else fingerprints(self.dataset)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """The shape (H, W, C) of every image."""
         return self.train.image_shape
 
     def unreadable(self) -> list[Skipped]:
-        """The pictures that were found to be unreadable so far."""
+        """Return the pictures found to be unreadable so far."""
         return self.report()[len(self.left_out) :]
 
     def report(self) -> list[Skipped]:
-        """What is left out so far; where pictures are decoded while reading, more may follow."""
+        """Return all that is left out so far; while pictures are decoded, more may follow."""
         splits = [self.train] if self.test is self.train else [self.train, self.test]
         return self.left_out + [
             Skipped(split.name, split.file(index), split.skipped[index])
@@ -107,9 +108,12 @@ def open_source(
     progress: Progress | None = None,
     scan: Progress | None = None,
 ) -> Source:
-    """Open `data`: a folder; None, or "digits" where there is no such folder, is the embedded default.
+    """Open `data` as a source of training and test images.
+
+    None is the embedded default, as is "digits" where there is no such folder.
 
     Args:
+        data: The folder, None or "digits".
         size: The stored images' side; the shorter side is resized to it and the centre square kept. None
             keeps the files' own size, which must then be the same for all.
         cache_bytes: Pictures are decoded once, here, if all of them together take no more than this in
@@ -199,7 +203,7 @@ def _of_pictures(
 
 
 def _orientation_notes(dataset: Dataset, asked: Preprocessing, found: Preprocessing) -> list[str]:
-    """The note where pictures are not turned upright, or otherwise than was asked for."""
+    """Note that pictures are not turned upright, or otherwise than was asked for."""
     if found.orientation == "stored" and dataset.preprocessing is not None:
         return [
             "these shards were made before pictures were turned upright as their EXIF data says; shards that "
@@ -248,7 +252,7 @@ def _source(
 
 
 def _first_shape(pictures: Pictures, decoder: str, preprocessing: Preprocessing) -> tuple[int, int, int]:
-    """The shape of the first picture that is not broken."""
+    """Return the shape of the first picture that is not broken."""
     assert pictures.ranges is not None
     for index, name in enumerate(pictures.names):
         (stored,) = pictures.ranges.select(np.array([index]))

@@ -1,4 +1,4 @@
-"""A split, the training or the test images of a source, kept in memory or decoded from files when read.
+"""The training or test images of a source, in memory or decoded when read.
 
 Both kinds number their images the same way, broken ones included, so that an epoch is the same whether
 the images fitted into memory or not. A broken image keeps its number and is never returned; its label never
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]  # images done, images in all
 
 
 def broken_allowed(count: int) -> int:
-    """How many of `count` images may be broken: 0.1%; of few images a tenth, between 1 and 10.
+    """Return how many of `count` images may be broken: 0.1%; of few images a tenth, between 1 and 10.
 
     Never all of them.
     """
@@ -42,7 +42,7 @@ def broken_allowed(count: int) -> int:
 
 
 class Reader(Protocol):
-    """Read images in the background; it is kept busy when `in_flight` images are under way."""
+    """A background reader of images, kept busy by `in_flight` images under way."""
 
     in_flight: int
 
@@ -54,11 +54,15 @@ class Reader(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop the reader."""
+        ...
 
 
 class Split(ABC):
-    """`labels` int32[n] for n = len() images of `image_shape` (H,W,C), and `name`, "train" or "test".
+    """Labelled images of one shape, read by their numbers.
+
+    It has `labels` int32[n] for n = len() images of `image_shape` (H,W,C), and `name`, "train" or "test".
 
     `skipped` maps the numbers of the broken images found so far to the reasons; `left_out` counts what could
     not even be numbered, such as pictures without a label.
@@ -75,7 +79,7 @@ class Split(ABC):
         return len(self.labels)
 
     def read(self, indices: npt.ArrayLike) -> tuple[Pixels, Labels]:
-        """The images uint8[n,H,W,C] of these numbers and their labels int32[n]; broken ones are left out.
+        """Return the images uint8[n,H,W,C] of these numbers and their labels; broken ones are left out.
 
         Errors: IndexError; DataError when more images are broken than may be.
         """
@@ -111,7 +115,7 @@ class Split(ABC):
 
     @abstractmethod
     def file(self, index: int) -> str:
-        """What to call image `index` in a message."""
+        """Return the name of image `index` for messages."""
 
     @abstractmethod
     def fill(self, indices: Indices, images: Pixels) -> Broken:
@@ -119,14 +123,14 @@ class Split(ABC):
 
     @abstractmethod
     def open_reader(self, workers: int | None, times: int = 1) -> Reader:
-        """A reader with that many worker processes; None chooses, 0 is a thread of this process.
+        """Return a reader with `workers` processes; None chooses, 0 is a thread of this process.
 
         There are never more workers than the images, read `times` over, keep busy (worker_limit()).
         """
 
 
 class MemorySplit(Split):
-    """A split whose images[n,H,W,C] are in memory, resized when read if `size` is another than theirs."""
+    """A split whose images[n,H,W,C] are in memory, resized when read to another `size`."""
 
     def __init__(
         self,
@@ -144,9 +148,11 @@ class MemorySplit(Split):
         self._files = files
 
     def file(self, index: int) -> str:
+        """Return the name of an image."""
         return self._files[index] if self._files is not None else f"{self.name} image {index}"
 
     def fill(self, indices: Indices, images: Pixels) -> Broken:
+        """Read images, as Split.fill."""
         if self._size is None:
             np.take(self._images, indices, axis=0, out=images, mode="clip")  # clip: no extra copy
         else:
@@ -157,6 +163,7 @@ class MemorySplit(Split):
         return [(j, self.skipped[i]) for j, i in enumerate(indices.tolist()) if i in self.skipped]
 
     def open_reader(self, workers: int | None, times: int = 1) -> Reader:
+        """Return a reader that needs no workers."""
         return _MemoryReader(self)
 
 
@@ -175,7 +182,7 @@ class _MemoryReader:
 
 
 class StoredSplit(Split):
-    """A split whose images are read from files whenever they are wanted; `names` is what they are called."""
+    """A split whose images are read from files when wanted; `names` are the pictures' names."""
 
     def __init__(
         self,
@@ -190,6 +197,7 @@ class StoredSplit(Split):
         self.ranges = ranges
 
     def file(self, index: int) -> str:
+        """Return the name of an image."""
         return self.names[index]
 
     def into_memory(self, workers: int | None = None, progress: Progress | None = None) -> MemorySplit:
@@ -214,7 +222,7 @@ class StoredSplit(Split):
 
 
 class PictureSplit(StoredSplit):
-    """A split whose images are decoded whenever they are read."""
+    """A split whose images are decoded when they are read."""
 
     def __init__(
         self, name: str, names: Sequence[str], ranges: ByteRanges, labels: Labels, decoding: Decoding
@@ -223,9 +231,11 @@ class PictureSplit(StoredSplit):
         self._decoding = decoding
 
     def fill(self, indices: Indices, images: Pixels) -> Broken:
+        """Read images, as Split.fill."""
         return self._decoding.fill(self.ranges.select(indices), images)
 
     def open_reader(self, workers: int | None, times: int = 1) -> _PictureReader:
+        """Return a reader that decodes in `workers` processes."""
         if workers is None:
             # A worker takes about 0.3 s to start, which few images do not repay.
             workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0

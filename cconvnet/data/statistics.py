@@ -1,4 +1,4 @@
-"""What training wants to know of all training images at once: their mean image, and how their colours vary.
+"""Statistics of all training images: the mean image and the variation of colours.
 
 For pictures it takes as long as reading them all, so it is kept in a file beside them, one for each size
 that images were brought to. The file says what it was computed from; once a picture is added, removed or
@@ -43,11 +43,15 @@ def gather(
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Statistics:
-    """The statistics of a source's training images that are asked for: from the file, else computed and kept.
+    """Return the requested statistics of a source's training images, stored or computed.
 
     What came with the data (``Source.mean``, ``Source.colors``) is taken as it is.
 
     Args:
+        source: The source.
+        mean: Whether the mean image is wanted.
+        colors: Whether color_components() are wanted.
+        workers: Processes that decode; None chooses.
         say: is told where they come from, where they are kept or why not.
         progress: called with what is computed now; gives what to call with images done and in all.
 
@@ -80,15 +84,16 @@ def gather(
 
 
 def statistics_file(source: Source) -> Path | None:
-    """Where a source's statistics are kept; None: its images are so few that nothing need be kept."""
+    """Return the file for a source's statistics; None if its images are too few."""
     if source.folder is None:
         return None
     return source.folder / f".cconvnet-{'x'.join(map(str, source.image_shape))}.npz"
 
 
 def fingerprint(source: Source, progress: Progress | None = None) -> str:
-    """A text that changes with every file of training pictures, its name, length and time, with where the
-    pictures lie in them, and with their decoder. `progress` is called with the files looked at and in all.
+    """Return a text that changes with the training pictures, their byte ranges and their decoder.
+
+    Of every file, name, length and time count. `progress` is called with the files looked at and in all.
     """
     ranges = source.ranges
     assert ranges is not None
@@ -99,7 +104,7 @@ def fingerprint(source: Source, progress: Progress | None = None) -> str:
 
 
 def _read(file: Path, key: str, shape: tuple[int, int, int]) -> Statistics:
-    """What the file holds, nothing if it is missing, damaged, or of other pictures."""
+    """Read the statistics in a file; nothing if it is missing, damaged or of other pictures."""
     shapes = {"mean": shape, "colors": (shape[2], shape[2])}
     try:
         with np.load(file, allow_pickle=False) as arrays:
@@ -117,7 +122,7 @@ def _read(file: Path, key: str, shape: tuple[int, int, int]) -> Statistics:
 
 
 def _packed(statistics: Statistics, key: str) -> bytes:
-    """The file's bytes: an .npz, which NumPy reads everywhere."""
+    """Return the bytes of the file: an .npz, which NumPy reads everywhere."""
     arrays = {name: array for name, array in vars(statistics).items() if array is not None}
     buffer = io.BytesIO()
     np.savez(buffer, fingerprint=np.array(key), **arrays)

@@ -1,4 +1,4 @@
-"""Processes that decode image files, because one Python process keeps only about one core busy with it.
+"""Processes that decode image files, because one Python process uses about one core.
 
 A worker is a plain child process that is told of a list of files in one line of JSON, decodes them into
 memory it shares with its parent, and answers in one line which were broken. That leaves nothing to clean up:
@@ -53,12 +53,12 @@ Broken = list[tuple[int, str]]
 
 
 class WorkerError(RuntimeError):
-    """A decoding process died or failed; the text names it and the files it was working on."""
+    """A decoding process that died or failed. The text names it and its files."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files are decoded: read_image's arguments, the same for every file of a split."""
+    """The arguments of read_image for every file of a split."""
 
     size: int | None
     shape: tuple[int, int, int]
@@ -85,17 +85,17 @@ class Decoding:
 
 
 def usable_cores() -> int:
-    """The cores this process may run on."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_limit(pictures: int) -> int:
-    """The largest number of workers that so many pictures can keep busy on this machine, at least 1."""
+    """Return the largest number of workers that these pictures and cores keep busy, at least 1."""
     return max(1, min(-(-pictures // CHUNK), max(MOST_WORKERS, WORKERS_PER_CORE * usable_cores())))
 
 
 def surplus(workers: int | None, pictures: int) -> str:
-    """A sentence on how many of the asked-for workers are used; empty where all are."""
+    """Return a sentence if fewer workers are used than were asked for, or ""."""
     limit = worker_limit(pictures)
     if workers is None or workers <= limit:
         return ""
@@ -106,7 +106,7 @@ def surplus(workers: int | None, pictures: int) -> str:
 
 
 def ending(process: subprocess.Popen[bytes], advice: str = "") -> str:
-    """How a child process ended; `advice` is added where memory may have been short."""
+    """Describe how a child process ended; `advice` is added where memory may have been short."""
     status = process.wait()
     if status >= 0:
         return f"ended with status {status}"
@@ -115,7 +115,7 @@ def ending(process: subprocess.Popen[bytes], advice: str = "") -> str:
 
 
 class DecodePool:
-    """`workers` processes that decode files; with 0, one thread of this process does.
+    """`workers` processes that decode files; 0 is one thread of this process.
 
     Used as a context manager, or closed with close(). `pids` are the workers' process ids.
 
@@ -146,6 +146,7 @@ class DecodePool:
 
     @property
     def pids(self) -> list[int]:
+        """The process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
 
     def __enter__(self) -> DecodePool:
@@ -187,7 +188,7 @@ def _close(threads: ThreadPoolExecutor, workers: list[_Worker]) -> None:
 
 
 class _Worker:
-    """The parent's end of one worker."""
+    """The parent's side of one worker."""
 
     def __init__(self, number: int, decoding: Decoding) -> None:
         self.name = f"decoding worker {number}"
@@ -202,7 +203,7 @@ class _Worker:
             os.close(descriptor)
 
     def fill(self, pictures: Sequence[ByteRange], images: Pixels) -> Broken:
-        """Decoding.fill in the worker."""
+        """Run Decoding.fill in the worker."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps(list(pictures)).encode() + b"\n")
@@ -235,7 +236,7 @@ class _Worker:
 
 
 def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """A child process that calls `target`, "module:function", with the JSON values `start`.
+    """Start a child process that calls `target`, "module:function", with the JSON values `start`.
 
     It inherits the file descriptors `inherited`. Both ends of the pipes to it are bytes.
     """
@@ -257,7 +258,7 @@ def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) 
 
 
 def _nameless_memory(size: int) -> int:
-    """A file descriptor of `size` bytes that a child can map, and that is gone with its last holder."""
+    """Return a descriptor of `size` bytes of shared memory, which vanishes with its last holder."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("cconvnet-decode")
     else:
@@ -268,7 +269,7 @@ def _nameless_memory(size: int) -> int:
 
 
 def answers_to_parent() -> BinaryIO:
-    """Where a child that was spawned answers; called first of all, it makes a good child of it."""
+    """Prepare a spawned child, which must call this first, and return its stream of answers."""
     warnings.simplefilter("ignore")  # of Pillow about odd metadata; what counts comes back as an answer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get among the answers
@@ -276,7 +277,7 @@ def answers_to_parent() -> BinaryIO:
 
 
 def main(start: dict[str, Any]) -> None:
-    """A worker's life: read a list of files, decode them into the shared memory, answer."""
+    """Run a worker: read a list of files, decode them into the shared memory, answer."""
     answers = answers_to_parent()
     preprocessing = Preprocessing(**start["preprocessing"])
     decoding = Decoding(start["size"], tuple(start["shape"]), start["decoder"], preprocessing)

@@ -1,1 +1,12 @@
-"""Files of other programs: their pickles, checkpoints and configurations, read without running them."""
+"""Files of other programs, read without running anything in them.
+
+The modules in reading order:
+
+- ``pickles``, ``matlab``, ``ini``: pickles, MATLAB tables, INI files with line numbers.
+- ``cuda_convnet``: a network in cuda-convnet's two files, read as a NetSpec.
+- ``cuda_convnet_sections``, ``cuda_convnet_draft``: the checked sections, and the network under construction.
+- ``cuda_convnet_layers``, ``cuda_convnet_weights``, ``rates``: the layers and their values.
+- ``cuda_convnet_writer``: a network written as these files.
+- ``cuda_convnet_checkpoint``: cuda-convnet's checkpoints.
+- ``netfiles``: networks as the command line chooses them.
+"""

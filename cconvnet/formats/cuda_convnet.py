@@ -1,4 +1,4 @@
-"""cuda-convnet's configuration files: a network in two INI files, read into a NetSpec.
+"""cuda-convnet's configuration files: a network in two INI files, read as a NetSpec.
 
 The layer file has a section per layer, named like the layer; the parameter file has a section of the same
 name for each layer that learns or has other values. What each key means, and what stands for a missing one,
@@ -50,9 +50,11 @@ def read(
     name: str | None = None,
     recipe: TrainRecipe | None = None,
 ) -> tuple[NetSpec, list[str]]:
-    """The network of a layer file and a parameter file, and notes on what in them changes no result.
+    """Read the network of a layer file and a parameter file, with notes on what changes no result.
 
     Args:
+        layer_def: The layer file.
+        layer_params: The parameter file.
         image_shape: (H, W, C) of the stored images; (H, W): C is what the first layer that reads the images
             says, 3 if none does.
         crop: the side of the squares cut out of them; None: the network sees whole images.
@@ -125,7 +127,7 @@ def _build(draft: Draft, image: InputSpec, classes: int | None) -> None:
 
 
 def _dropped(draft: Draft, section: Section) -> float:
-    """The part that ``dropout=`` drops of a layer's output in training, before its neuron."""
+    """Return the fraction that ``dropout=`` drops of a layer's output in training, before its neuron."""
     params = draft.files.params.get(section.name)
     where = params if params is not None and "dropout" in params else section
     if where is params and "dropout" in section:
@@ -137,7 +139,7 @@ def _dropped(draft: Draft, section: Section) -> float:
 
 
 def _find_rates(draft: Draft) -> None:
-    """The network's rate and momentum."""
+    """Set the network's rate and momentum."""
     for key, target in (("epsW", "lr"), ("momW", "momentum")):
         for section in draft.files.sections.values():
             if draft.files.kinds[section.name] not in ("conv", "local", "fc"):
@@ -151,7 +153,7 @@ def _find_rates(draft: Draft) -> None:
 
 
 def _notes(draft: Draft) -> list[str]:
-    """What a reader of the files may want to know, each thing once."""
+    """List what a reader of the files may want to know, each thing once."""
     notes = [
         f"{key} changes no result and is not used: {', '.join(names)}"
         for key, names in draft.files.no_effect.items()

@@ -1,4 +1,4 @@
-"""cuda-convnet's checkpoints: what they hold, and how its weights become those of a network here.
+"""cuda-convnet's checkpoints, and the conversion of their weights to a network's layouts.
 
 A checkpoint is a pickle {"model_state": {"layers": ..., "epoch": ...}, "op": options}, perhaps zipped, or a
 folder of such files named EPOCH.BATCH, of which the last counts. Each layer is a dictionary; those that learn
@@ -47,7 +47,7 @@ _KINDS = {2: "fc", 4: "conv", 6: "local"}  # by a weight's number of dimensions 
 
 
 def read_checkpoint(path: Path) -> list[Layer]:
-    """The layers of a checkpoint, each a dictionary with name, type and what its type has.
+    """Read the layers of a checkpoint, each a dictionary with name, type and its type's values.
 
     Raises:
         CheckpointError: the file, or the folder, is no checkpoint of cuda-convnet.
@@ -81,7 +81,7 @@ def _newest(folder: Path) -> Path:
 
 
 def network_weights(network: Network, layers: Sequence[Layer]) -> Tensors:
-    """The state of a network on one device with the weights and velocities of a checkpoint's layers.
+    """Return a network's state with the weights and velocities of a checkpoint's layers.
 
     Raises:
         CheckpointError: naming the first layer or tensor that does not fit.
@@ -104,7 +104,7 @@ def network_weights(network: Network, layers: Sequence[Layer]) -> Tensors:
 def weights_for(
     shapes: Mapping[str, Shape], layers: Sequence[Layer], images: Mapping[str, Sequence[Image]]
 ) -> Tensors:
-    """A checkpoint's weights in the layouts of a network's parameters; layers go by their names.
+    """Convert a checkpoint's weights to the layouts of a network's parameters, by layer name.
 
     Args:
         shapes: the parameters' names and shapes, "conv1.weight", "conv1.bias"; of a layer with several inputs
@@ -141,7 +141,7 @@ def weights_for(
 
 
 def _weight(layer: Layer, index: int, shape: Shape, kind: str, pixels: Image | None) -> Any:
-    """The weights of one input."""
+    """Return the weights of one input."""
     wanted, there = _KINDS.get(len(shape)), layer["type"]
     if there != wanted:
         raise CheckpointError(f"layer {layer['name']} is of type {there!r} there, {wanted!r} here")
@@ -206,6 +206,6 @@ def _check_complete(shapes: Mapping[str, Shape], layers: Sequence[Layer]) -> Non
 
 
 def shared_weights(layers: Sequence[Layer]) -> list[str]:
-    """The names of layers that use another layer's weights there; here each layer has its own."""
+    """List the layers that share another layer's weights there; here each has its own."""
     sources = {layer["name"]: layer.get("weightSourceLayers") for layer in layers}
     return [name for name, source in sources.items() if isinstance(source, list) and any(source)]

@@ -1,4 +1,4 @@
-"""A network while it is read from cuda-convnet's files: the layers so far, their outputs and shapes."""
+"""A network under construction: the layers read so far, with their outputs and shapes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OTHER_NEURONS = ("abstanh", "drelu", "nrelu")
 
 
 class Draft:
-    """The layers that were read so far.
+    """The layers read so far from cuda-convnet's files.
 
     Args:
         outputs, shapes: By section, the name of the layer that its readers read, and the shape of that.
@@ -40,12 +40,13 @@ class Draft:
         self.replicas: dict[str, list[str]] = {}
 
     def add_behind(self, output: str, spec: LayerSpec) -> str:
-        """Add a layer that a section only implies, which reads `output`; returns its name."""
+        """Add a layer that a section implies, reading `output`, and return its name."""
         name = self._free_name(spec.name)
         self.layers.append(dataclasses.replace(spec, name=name, inputs=(output,)))
         return name
 
     def add(self, section: Section, spec: LayerSpec) -> Shape:
+        """Add a section's layer and return its output shape."""
         try:
             shape = output_shape(spec, self.input_shapes(section))
         except ValueError as error:
@@ -54,19 +55,21 @@ class Draft:
         return shape
 
     def input_shapes(self, section: Section) -> list[Shape]:
+        """Return the shapes of a section's inputs."""
         return [self.shapes[name] for name in self.files.inputs[section.name]]
 
     def _free_name(self, wish: str) -> str:
         return free_name(wish, {*self.files.sections, *(layer.name for layer in self.layers)})
 
     def common(self, section: Section) -> dict[str, Any]:
-        """What every spec has: name, inputs, device."""
+        """Return the values that every spec has: name, inputs, device."""
         if section.name == DATA:
             raise section.error(f"only the images can be called {DATA}")
         inputs = tuple(self.outputs[name] for name in self.files.inputs[section.name])
         return {"name": section.name, "inputs": inputs, "device": self.device(section)}
 
     def device(self, section: Section) -> int | None:
+        """Return the device of a section; None if it names none."""
         if "gpu" not in section:
             return None
         text = section.text("gpu")
@@ -76,7 +79,7 @@ class Draft:
         return devices[0]
 
     def neuron(self, section: Section) -> Neuron | None:
-        """The function of ``neuron=``; None for ident, which is none."""
+        """Return the function of ``neuron=``; None for ident, which is none."""
         text = section.text("neuron", "ident") or "ident"
         match = re.fullmatch(r"(\w+)\s*(?:\[(.*)\])?", text)
         kind = match.group(1) if match else text
@@ -106,7 +109,7 @@ class Draft:
 
 
 def free_name(wish: str, taken: set[str]) -> str:
-    """`wish`, or with a number behind it the first that is free."""
+    """Return `wish`, with a number appended if it is taken."""
     if wish not in taken:
         return wish
     return next(name for i in itertools.count(1) if (name := f"{wish}.{i}") not in taken)

@@ -48,7 +48,7 @@ def _fc(draft: Draft, section: Section, neuron: Neuron | None) -> LayerSpec:
 
 
 def _filters(draft: Draft, section: Section, neuron: Neuron | None) -> LayerSpec:
-    """A conv or local layer."""
+    """Build a conv or local layer."""
     inputs = draft.input_shapes(section)
     n = len(inputs)
     channels = section.values_of("channels", int, n, low=1)
@@ -90,7 +90,7 @@ def _filters(draft: Draft, section: Section, neuron: Neuron | None) -> LayerSpec
 def _sparse(
     draft: Draft, section: Section, index: int, groups: int, inputs: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """The inputs, one of them replaced by the channels that each group of filters reads at random.
+    """Return the inputs, one replaced by the channels that each group of filters reads at random.
 
     Each of groups * filterChannels / channels permutations deals all channels out to groups. The original
     drew them anew for every network; here they follow from the layer's name, and the spec lists them.
@@ -136,7 +136,7 @@ def _blur(draft: Draft, section: Section, neuron: Neuron | None) -> LayerSpec:
 
 
 def _nailbed(draft: Draft, section: Section, neuron: Neuron | None) -> LayerSpec:
-    """Every stride-th pixel: pooling with windows of one pixel, in the middle without `start`."""
+    """Build pooling with windows of one pixel: every stride-th, in the middle without `start`."""
     (shape,) = draft.input_shapes(section)
     draft.check_channels(section, 0, section.value("channels", int, low=1))
     stride = section.value("stride", int, low=1)
@@ -263,6 +263,7 @@ def _dropout(draft: Draft, section: Section, neuron: Neuron | None) -> LayerSpec
 
 
 def add_cost(draft: Draft, section: Section, classes: int | None) -> None:
+    """Add the softmax cost and set the number of classes."""
     labels, softmax = draft.files.inputs[section.name]
     if labels != draft.files.labels.name:
         raise section.error(f"the first input must be the labels, {draft.files.labels.name}", "inputs")

@@ -1,4 +1,4 @@
-"""The sections of cuda-convnet's two files, and which keys and inputs they may have."""
+"""The sections of cuda-convnet's two files, with the keys and inputs they may have."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ _NEEDS_PARAMS = ("conv", "local", "fc", "cost.logreg")
 
 
 class Sections:
-    """The sections of both files, checked.
+    """The checked sections of both files.
 
     Args:
         sections, params: Those of the layer file and of the parameter file.
@@ -107,7 +107,7 @@ class Sections:
         self._check(layer_def)
 
     def _check(self, file: Path) -> None:
-        """Check types, keys, and that the sections are all there is and are joined to one network."""
+        """Check types and keys, and that all sections are joined to one network."""
         for section in self.sections.values():
             self._read_type(section)
         needed = [name for name, kind in self.kinds.items() if kind in _NEEDS_PARAMS]
@@ -199,10 +199,11 @@ class Sections:
                         )
 
     def of_kind(self, *kinds: str) -> Iterable[Section]:
+        """Yield the sections of these types."""
         return (section for section in self.sections.values() if self.kinds[section.name] in kinds)
 
     def image_channels(self) -> int:
-        """How many channels the images have by the first layer that reads them and says so."""
+        """Return the images' channels according to the first layer that reads them; 3 if none does."""
         for section in self.sections.values():
             inputs = self.inputs[section.name]
             if self.images.name in inputs and "channels" in section:
@@ -210,7 +211,7 @@ class Sections:
         return 3
 
     def _ordered(self) -> list[Section]:
-        """The sections, each after those it reads, otherwise as they stand in the file."""
+        """Sort the sections, each after those it reads, otherwise in the order of the file."""
         done: dict[str, Section] = {}
         path: list[str] = []
 
@@ -233,7 +234,7 @@ class Sections:
         return list(done.values())
 
     def params_of(self, section: Section) -> Section:
-        """The layer's section of the parameter file."""
+        """Return the layer's section of the parameter file."""
         if section.name not in self.params:
             raise section.error(f"needs a section [{section.name}] in {self.params_file}")
         return self.params[section.name]
@@ -245,7 +246,7 @@ def _is_sparse(section: Section) -> bool:
 
 
 def _is_one_of(text: str, allowed: tuple[str, ...]) -> bool:
-    """Return whether a value is one of those allowed; 0.00 is 0."""
+    """Return True if a value is one of those allowed; 0.00 is 0."""
     try:
         return f"{float(text):g}" in allowed
     except ValueError:

@@ -14,7 +14,7 @@ from cconvnet.nets import gaussian
 def weights(
     draft: Draft, section: Section, each: Sequence[dict[str, Any]], counts: Sequence[int]
 ) -> dict[str, Any]:
-    """What the specs of layers with weights share.
+    """Return the values that specs of all layers with weights share.
 
     `each` holds the values that differ by input, `counts` how many weights an output has for each.
     """
@@ -51,7 +51,7 @@ def weights(
 
 
 def _curved(params: Section, key: str, sched: str, count: int) -> list[Rate]:
-    """The rates of one key, with the curve that a key of the original gives to all of them."""
+    """Return the rates of one key, with the curve that an original key sets for all of them."""
     rates = read_rates(params, key, count)
     # An old version of the original had one key for weights and biases.
     sched = "sched" if "sched" in params and sched not in params else sched
@@ -62,7 +62,10 @@ def _curved(params: Section, key: str, sched: str, count: int) -> list[Rate]:
 
 
 def _contrast_limits(params: Section, counts: Sequence[int]) -> list[tuple[float, float] | None]:
-    """The limits of each input's filters; the file's are of the norm divided by the number of weights."""
+    """Return the limits of each input's filters.
+
+    The file's limits are of the norm divided by the number of weights.
+    """
     least, most = (
         params.values_of(key, float, len(counts), 0.0, low=0) for key in ("wcNormMin", "wcNormMax")
     )
@@ -75,17 +78,17 @@ def _contrast_limits(params: Section, counts: Sequence[int]) -> list[tuple[float
 
 
 def rate_factor(eps: float, lr: float) -> float:
-    """A layer's factor of the network's rate, without the last digits, which the division makes up."""
+    """Return a layer's factor of the network's rate, without the rounding of the division."""
     return float(f"{eps / lr:.15g}")
 
 
 def norm_limit_of(ball: float, count: int) -> float:
-    """The norm's limit: `wball` is meant for each of an output's weights."""
+    """Return the norm's limit: `wball` is per weight of an output."""
     return float(f"{ball * count:.15g}")
 
 
 def merged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The values of the first input, and in ``per_input`` how those of each differ from them."""
+    """Return the first input's values, with each input's differences in ``per_input``."""
     first = dict(rows[0])
     differing = tuple({key: value for key, value in row.items() if value != first[key]} for row in rows)
     return {**first, "per_input": differing if any(differing) else ()}

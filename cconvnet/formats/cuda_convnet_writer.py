@@ -1,4 +1,4 @@
-"""Write a network as cuda-convnet's configuration files; :mod:`cconvnet.formats.cuda_convnet` reads them."""
+"""Writing a network as cuda-convnet's configuration files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from cconvnet.system.outputs import write_output
 
 
 def write(spec: NetSpec, layer_def: Path, layer_params: Path, *, towers: int = 2) -> None:
-    """Write a network as two files, from which :func:`read` makes its :func:`normal_form`.
+    """Write a network as two files, which :func:`read` reads as its :func:`normal_form`.
 
     Layers that are split become `towers` layers each. The names of the network and how to train it are said
     in comments only.
@@ -56,7 +56,7 @@ def write(spec: NetSpec, layer_def: Path, layer_params: Path, *, towers: int = 2
 
 
 def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
-    """The same network in the words of the files, as reading them gives it.
+    """Return the network as writing and reading the files changes it.
 
     Split layers are written out, all output sizes are rounded up, weights drawn as He et al. do have a plain
     standard deviation, and rates are counted from the first layer's. Crops have the centre of the mean image
@@ -113,7 +113,7 @@ def _each(layer: Any) -> list[Any]:
 
 
 def _eps(rate: float) -> float:
-    """A rate as it is written: the product of the recipe's and the layer's, without made-up last digits."""
+    """Round a rate as it is written: the product of two rates, without its last digits."""
     return float(f"{rate:.12g}")
 
 
@@ -128,7 +128,7 @@ def _side(layer: LayerSpec, what: str, pair: tuple[int, int]) -> int:
 
 
 def _checked(layer: LayerSpec) -> LayerSpec:
-    """What holds for all layers."""
+    """Check what holds for all layers."""
     if not re.fullmatch(r"[^\s,;#\[\]]+", layer.name) or layer.name == "DEFAULT":
         raise _cannot(layer, "its name cannot be a section's")
     if isinstance(layer.device, str) or (layer.device is not None and layer.device < 0):

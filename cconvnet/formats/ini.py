@@ -1,4 +1,4 @@
-"""INI files whose every value knows its line, so that an error can say where it stands.
+"""INI files whose values know their lines, so that errors can name them.
 
 Python's own configparser reads the same files but forgets the lines. The rules are those of the parser that
 cuda-convnet used: ``key=value`` or ``key: value``, keys in any case, ``#`` and ``;`` begin a comment at the
@@ -26,11 +26,13 @@ _KINDS = {int: "an integer", float: "a number", bool: "true or false"}
 
 
 class ConfigError(ValueError):
-    """A configuration cannot be used; the text says file, line and layer, what is wrong and what is right."""
+    """A configuration that cannot be used. The text has file, line, layer, fault and remedy."""
 
 
 @dataclass
 class Value:
+    """A value as the file spells it."""
+
     key: str  # as the file spells it
     text: str
     line: int
@@ -54,11 +56,12 @@ class Section:
         return key.lower() in self.values
 
     def error(self, text: str, key: str = "") -> ConfigError:
-        """An error about `key`, or about the section where it has no such key."""
+        """Return an error about `key`, or about the section where it has no such key."""
         value = self.values.get(key.lower())
         return ConfigError(f"{self.file}:{value.line if value else self.line}: layer {self.name}: {text}")
 
     def text(self, key: str, default: str | None = None) -> str:
+        """Return a value as text."""
         value = self.values.get(key.lower())
         if value is not None:
             return value.text
@@ -67,7 +70,7 @@ class Section:
         return default
 
     def value(self, key: str, kind: type[T], default: T | None = None, low: float | None = None) -> T:
-        """One integer, number or boolean, at least `low`."""
+        """Return one integer, number or boolean, at least `low`."""
         if key not in self and default is not None:
             return default
         return self.convert(key, self.text(key), kind, low)
@@ -75,7 +78,7 @@ class Section:
     def values_of(
         self, key: str, kind: type[T], count: int, default: T | None = None, low: float | None = None
     ) -> list[T]:
-        """A list with commas of `count` values, one for each input of the layer."""
+        """Return a comma-separated list of `count` values, one for each input of the layer."""
         if key not in self and default is not None:
             return [default] * count
         parts = self.text(key).split(",")
@@ -84,7 +87,10 @@ class Section:
         return [self.convert(key, part.strip(), kind, low) for part in parts]
 
     def convert(self, key: str, text: str, kind: type[T], low: float | None, where: str = "") -> T:
-        """The integer, number or boolean of a text, at least `low`; an error is about `where`, or `key`."""
+        """Convert a text to an integer, number or boolean, at least `low`.
+
+        An error is about `where`, or `key`.
+        """
         try:
             if "_" in text:  # Python's way to group digits
                 raise ValueError
@@ -99,7 +105,7 @@ class Section:
 
 
 def read_sections(path: Path) -> dict[str, Section]:
-    """The sections of a file, by name, in its order.
+    """Read the sections of a file, by name, in its order.
 
     Raises:
         ConfigError: Where the file is not made of sections and values, OSError where it cannot be read.

@@ -1,4 +1,4 @@
-"""Tables in MATLAB's files of version 5, such as the one that names ImageNet's classes.
+"""Tables in MATLAB files of version 5, such as the one with ImageNet's classes.
 
 Only what such a table is made of is read: a structure array whose fields are texts and single numbers.
 Everything else in a file is passed over. Damaged and hostile files are expected: SciPy's reader may crash on
@@ -39,7 +39,7 @@ _TEXTS = {1: "utf-8", 2: "utf-8", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le", 
 
 
 def table(content: bytes, name: str, fields: Sequence[str]) -> list[tuple[Value, ...]]:
-    """The rows of the structure array `name`: each of `fields` as a text, a number, or None for others.
+    """Return the rows of the structure array `name`, each of `fields` a text, a number or None.
 
     Raises:
         ValueError: Says what is wrong with the file.
@@ -69,7 +69,7 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The type and the bytes of each element."""
+    """Yield type and bytes of each element."""
     at = 0
     while at < len(data):
         if at + 8 > len(data):

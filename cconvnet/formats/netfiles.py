@@ -1,4 +1,4 @@
-"""Networks as a user asks for them: one known by name, or one in two files."""
+"""Networks as a user chooses them: by name, or in two files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cconvnet.nets import NetSpec
 
 @dataclass(frozen=True)
 class NetFiles:
-    """A network in cuda-convnet's files; `crop` is the side of the squares cut out of the images, if any."""
+    """A network in cuda-convnet's files, with the side `crop` of the squares cut out of images."""
 
     layer_def: Path
     layer_params: Path
@@ -25,7 +25,7 @@ class NetFiles:
 def chosen(
     net: str | None, layer_def: Path | None, layer_params: Path | None, crop: int | None
 ) -> str | NetFiles | None:
-    """What the options of a command line ask for; None: nothing.
+    """Return the network that command-line options choose; None if they choose none.
 
     Raises:
         ValueError: Where they do not go together.
@@ -45,14 +45,14 @@ def chosen(
 
 
 def stored_size(net: str | NetFiles) -> int | None:
-    """The side in pixels that images of any size are brought to for this network; None: left as they are."""
+    """Return the side that images are resized to for this network; None if they keep theirs."""
     return nets.stored_size(net) if isinstance(net, str) else None
 
 
 def build(
     net: str | NetFiles, image_shape: tuple[int, int, int] | None = None, classes: int | None = None
 ) -> tuple[NetSpec, list[str]]:
-    """The network for images of this shape (H, W, C), and notes on its files.
+    """Build the network for images of this shape (H, W, C), with notes on its files.
 
     Without `image_shape` it is for the images it was made for. Files do not say which these are.
 
@@ -69,7 +69,7 @@ def build(
 
 
 def build_sized(net: str | NetFiles, size: int | None) -> tuple[NetSpec, list[str]]:
-    """The network without data: for square images of side `size`, None: those it was made for."""
+    """Build the network without data, for square images of side `size` or its own size."""
     if size is not None and size < 1:
         raise ValueError(f"--size must be at least 1, not {size}")
     if isinstance(net, NetFiles):

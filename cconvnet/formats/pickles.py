@@ -1,4 +1,4 @@
-"""Reading pickles without running anything that stands in them.
+"""A reader of pickles that runs nothing of what they contain.
 
 A pickle is a program for a small stack machine, and Python's own machine imports and calls whatever the
 program names: whoever unpickles a stranger's file runs a stranger's code. Filtering the names helps, but the
@@ -51,11 +51,11 @@ _MOST_UNZIPPED = 200
 
 
 class PickleError(DataError):
-    """A pickle is damaged or holds what no data file needs; the text names the file and what is wrong."""
+    """A pickle that is damaged or contains what no data file needs. The text names file and fault."""
 
 
 class ForbiddenPickle(PickleError):
-    """A pickle asks for something that this reader does not do; the text names the file and what it is."""
+    """A pickle that asks for something this reader does not do. The text names it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Record:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """The value in a pickle of Python 2 or 3, of any protocol, perhaps the only member of a zip file.
+    """Read the value in a pickle of any protocol, perhaps the only member of a zip file.
 
     Python 2's strings become str, one character per byte (latin-1); ordered dictionaries become dict.
 
@@ -94,7 +94,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def _read(path: Path) -> bytes:
-    """A file's bytes; of a zip file, those of its only member."""
+    """Return a file's bytes; of a zip file, those of its only member."""
     data = path.read_bytes()
     # What zipfile itself looks for, an end-of-archive record, may stand in a pickle's own bytes.
     if not data.startswith(b"PK\x03\x04"):
@@ -160,13 +160,13 @@ class _Machine:
         return self.data[self.at - count : self.at]
 
     def number(self, kind: str) -> int:
-        """An integer as the format character of the struct module says, little-endian."""
+        """Read an integer in a format of the struct module, little-endian."""
         value: int
         (value,) = struct.unpack(f"<{kind}", self.take(struct.calcsize(f"<{kind}")))
         return value
 
     def counted(self, kind: str) -> bytes:
-        """Bytes after their number."""
+        """Read bytes that follow their number."""
         count = self.number(kind)
         if count < 0:
             raise PickleError(f"a length of {count}")
@@ -181,7 +181,7 @@ class _Machine:
         return text
 
     def index(self) -> int:
-        """A memo's place, written in decimal."""
+        """Read a memo index, written in decimal."""
         value = int(self.line())
         if value < 0:
             raise PickleError(f"place {value} of the memo")
@@ -197,7 +197,7 @@ class _Machine:
         self.stack = []
 
     def items(self) -> list[Any]:
-        """What was pushed since the last MARK."""
+        """Return the values pushed since the last MARK."""
         items = self.stack
         self.stack = self.marks.pop()
         return items
@@ -209,7 +209,7 @@ class _Machine:
             self.items()
 
     def top(self, kind: type) -> Any:
-        """The uppermost value, which must be of exactly this type."""
+        """Return the top value, which must be of exactly this type."""
         value = self.stack[-1]
         if type(value) is not kind:
             raise PickleError(f"a {kind.__name__} should be here, not a {type(value).__name__}")
@@ -252,7 +252,7 @@ class _Machine:
         self.push(target)
 
     def last(self, count: int) -> list[Any]:
-        """Take the uppermost `count` values off the stack."""
+        """Pop the top `count` values."""
         if len(self.stack) < count:
             raise IndexError
         items = self.stack[-count:]
@@ -262,7 +262,7 @@ class _Machine:
     # -- names and what they make --
 
     def name(self, module: Any, name: Any) -> Name:
-        """A class or function, if it is allowed; it is not looked up."""
+        """Return a class or function if it is allowed; it is not looked up."""
         if type(module) is not str or type(name) is not str:
             raise PickleError("a name that is not text")
         found = Name(module, name)
@@ -277,7 +277,7 @@ class _Machine:
         return self.name(module, name)
 
     def call(self, function: Any, args: Any) -> None:
-        """The effect of calling what was named."""
+        """Push the effect of calling what was named."""
         if type(function) is not Name or type(args) is not tuple:
             raise ForbiddenPickle(
                 f"it calls a {type(function).__name__}, not a class or function by its name"
@@ -309,7 +309,7 @@ class _Machine:
         self.new_object()
 
     def instance(self, name: Name, args: list[Any]) -> None:
-        """An object of one of Python 2's old classes."""
+        """Push an object of one of Python 2's old classes."""
         if not _is_record(name):
             raise ForbiddenPickle(f"it makes an object of {name}")
         self.call(name, tuple(args))
@@ -320,7 +320,7 @@ class _Machine:
         self.instance(items[0], items[1:])
 
     def build(self) -> None:
-        """Give the state that follows to the value below it."""
+        """Apply a state to the value below it."""
         target, state = self.last(2)
         if type(target) is Record:
             # Objects with slots come with a pair: attributes, slots.
@@ -342,7 +342,7 @@ class _Machine:
     # -- NumPy --
 
     def fill(self, array: Any, state: Any) -> None:
-        """Give an array its shape, type and values: (version, shape, dtype, Fortran order, bytes)."""
+        """Fill an array: (version, shape, dtype, Fortran order, bytes)."""
         if type(state) is not tuple or len(state) != 5:
             raise PickleError("an array's state is not that of NumPy")
         _, shape, dtype, fortran, values = state
@@ -365,7 +365,7 @@ class _Machine:
 
 
 def _short(value: Any) -> str:
-    """A value in a few words; a container may be deep, or huge when written out, so only its type is told."""
+    """Return a value in a few words; of a container, which may be huge, only the type."""
     if type(value) is str or type(value) is Name:
         text = repr(value[:80]) if isinstance(value, str) else str(value)
         return text if len(text) <= 80 else text[:77] + "..."
@@ -377,7 +377,7 @@ def _is_record(name: Name) -> bool:
 
 
 def _hashable(key: Any) -> Any:
-    """A key of a dictionary or set: text or a number. To hash a deep tuple would recurse."""
+    """Check that a key is text or a number. Hashing a deep tuple would recurse."""
     if not isinstance(key, str | bytes | int | float | complex | np.number | None):
         raise PickleError(f"a {type(key).__name__} as a key")
     if isinstance(key, int) and key.bit_length() > 64:
@@ -386,7 +386,7 @@ def _hashable(key: Any) -> Any:
 
 
 def _bytes(value: Any) -> bytes | bytearray:
-    """Bytes, which Python 2 wrote as a string."""
+    """Return bytes, which Python 2 wrote as a string."""
     if isinstance(value, str):
         return value.encode("latin-1")
     if isinstance(value, bytes | bytearray):
@@ -441,7 +441,7 @@ def _frombuffer(machine: _Machine, values: Any, dtype: Any, shape: Any, order: A
 
 
 def _encode(machine: _Machine, text: Any, encoding: Any = "latin1") -> bytes:
-    """How Python 3 writes bytes for Python 2."""
+    """Undo the encoding in which Python 3 writes bytes for Python 2."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise ForbiddenPickle(f"_codecs.encode of a {type(text).__name__} as {_short(encoding)}")
     machine.copies(len(text))
@@ -501,7 +501,7 @@ def _range(machine: _Machine, *ends: Any) -> range:
 
 
 def _old_new_object(machine: _Machine, kind: Any, base: Any, state: Any) -> Record:
-    """How protocols 0 and 1 write an object: its class, the built-in class below it, and that one's value."""
+    """Make an object as protocols 0 and 1 write it: its class, the built-in class below, that one's value."""
     if type(kind) is not Name or not _is_record(kind):
         raise ForbiddenPickle(f"copy_reg._reconstructor of {_short(kind)}")
     if base not in (Name("__builtin__", "object"), Name("builtins", "object")) or state is not None:
@@ -546,7 +546,7 @@ _NAMES = {*_EFFECTS, ("numpy", "ndarray"), ("__builtin__", "object"), ("builtins
 
 
 def _int_line(text: bytes) -> int:
-    """Protocol 0 writes True and False as 01 and 00."""
+    """Read an integer line, in which protocol 0 writes True and False as 01 and 00."""
     return text == b"01" if text in (b"00", b"01") else int(text)
 
 

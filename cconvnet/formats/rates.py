@@ -1,4 +1,4 @@
-"""The learning rates of cuda-convnet's parameter files: numbers, and curves by which they fall over a run.
+"""The learning rates of cuda-convnet's parameter files: numbers, and curves over a run.
 
 Three forms mean the same: ``schedW=dexp[tgtFactor=250,noiseStdev=0,numSteps=4]`` of the original program,
 beside ``epsW=0.04``; its older ``schedW=dexp[250,0,4]``, or ``dexp[250,4]`` without noise; and
@@ -27,7 +27,7 @@ _ALL_NAMES = ("base", "tgtFactor", "noiseStdev", "numSteps")
 
 
 def read_rates(section: Section, key: str, count: int) -> list[Rate]:
-    """The rates under `key`, one for each of `count` inputs.
+    """Read the rates under `key`, one for each of `count` inputs.
 
     Raises:
         ConfigError: The file and line of the first fault.
@@ -53,7 +53,7 @@ def read_rates(section: Section, key: str, count: int) -> list[Rate]:
 
 
 def read_curve(section: Section, key: str) -> RateCurve | None:
-    """The curve under `key`; None where there is none or it is ``default``.
+    """Read the curve under `key`; None where there is none or it is ``default``.
 
     Raises:
         ConfigError: The file and line of the first fault.
@@ -68,7 +68,7 @@ def read_curve(section: Section, key: str) -> RateCurve | None:
 
 
 def curve_text(curve: RateCurve | None, base: float | None = None) -> str:
-    """A curve as the original writes it; with a base, a rate as cuda-convnet2 does, which knows no noise."""
+    """Format a curve as the original does; with a base, a rate as cuda-convnet2 does, without noise."""
     if curve is None:
         return "default" if base is None else repr(base)
     values: list[tuple[str, float]] = [] if base is None else [("base", base)]
@@ -82,7 +82,7 @@ def curve_text(curve: RateCurve | None, base: float | None = None) -> str:
 
 
 def _read(section: Section, key: str, text: str, kinds: tuple[str, ...]) -> tuple[str, dict[str, float]]:
-    """The kind of a curve and the values in its brackets, by name."""
+    """Read the kind of a curve and the values in its brackets, by name."""
     match = _FORM.fullmatch(text.strip())
     kind = match.group(1).lower() if match else text
     if match is None or kind not in kinds:

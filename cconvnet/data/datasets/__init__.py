@@ -1,4 +1,4 @@
-"""The kinds of data that can be read, a file for each: what they hold is found here, decoded elsewhere."""
+"""The kinds of datasets, one reader for each, and the choice of the reader for a folder."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ EMBEDDED = "digits"
 
 
 def open_dataset(data: str | os.PathLike[str] | None, progress: Progress | None = None) -> Dataset:
-    """Open `data`: None is the embedded default, anything else a folder.
+    """Open `data`: None is the embedded default, anything else is a folder.
 
     "digits" is the embedded default too, unless there is a folder of that name.
 
     Args:
+        data: The folder, None, or "digits".
         progress: Called with the number of archives or folders looked through, and in all.
 
     Raises:
@@ -100,5 +101,8 @@ def _in_folder(root: Path, progress: Progress | None) -> Dataset:
 
 
 def from_settings(data: str | None) -> str | None:
-    """The data that a run's settings name: there "digits" is always the embedded default."""
+    """Return the argument of open_dataset() for the data that a run's settings name.
+
+    In settings, "digits" always means the embedded default.
+    """
     return None if data == EMBEDDED else data

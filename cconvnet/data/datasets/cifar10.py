@@ -12,12 +12,15 @@ from cconvnet.errors import DataError
 
 
 def matches(root: Path, names: set[str]) -> bool:
+    """Return True if a folder with files of these names has binary batches."""
     return any(name.startswith(("data_batch_", "test_batch")) and name.endswith(".bin") for name in names)
 
 
 def open_dataset(root: Path) -> Dataset:
-    """Raises:
-    DataError: The data cannot be used.
+    """Read the five training batches and the test batch.
+
+    Raises:
+        DataError: The data cannot be used.
     """
     files = [root / f"data_batch_{number}.bin" for number in range(1, 6)]
     test, meta = root / "test_batch.bin", root / "batches.meta.txt"
@@ -34,7 +37,7 @@ def open_dataset(root: Path) -> Dataset:
 
 
 def _read(file: Path, classes: int) -> Pictures:
-    """Records of a label byte and the red, green and blue planes of 32x32 bytes.
+    """Read records of a label byte and the red, green and blue planes of 32x32 bytes.
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
     """

@@ -1,4 +1,4 @@
-"""Batches in cuda-convnet's format, which CIFAR-10's version for Python has too: pickles in one folder.
+"""Pickled batches in cuda-convnet's format, which CIFAR-10's version for Python has too.
 
 ``batches.meta`` holds label_names, num_vis (values per image) and, cuda-convnet's, data_mean[num_vis, 1].
 Each ``data_batch_N`` holds labels and data, uint8: in cuda-convnet's an image is a column, data[num_vis, n];
@@ -42,12 +42,12 @@ class _Meta:
 
 
 def matches(root: Path, names: set[str]) -> bool:
-    """Return whether a folder with files of these names holds batches."""
+    """Return True if a folder with files of these names has pickled batches."""
     return any(name == META or _NUMBERED.fullmatch(name) for name in names)
 
 
 def open_dataset(root: Path) -> Dataset:
-    """All batches of a folder.
+    """Read all batches of a folder.
 
     Without a test_batch the one of the highest number is for testing, as cuda-convnet's own CIFAR-10 has it.
 
@@ -138,7 +138,7 @@ def _read_meta(file: Path) -> _Meta:
 
 
 def _read_batch(file: Path, meta: _Meta) -> tuple[Pixels, Labels]:
-    """One batch's images and labels."""
+    """Read one batch's images and labels."""
     values = _load(file)
     data = _wanted(file, values, "data")
     labels = _labels(file, _wanted(file, values, "labels"), len(meta.classes))
@@ -165,7 +165,7 @@ def _read_batch(file: Path, meta: _Meta) -> tuple[Pixels, Labels]:
 
 
 def _labels(file: Path, given: Any, classes: int) -> Labels:
-    """Labels as int32[n], given as a list or an array, also of one row or column, also of whole floats."""
+    """Return labels as int32[n], given as a list or an array, also of one row or column or whole floats."""
     try:
         labels = np.asarray(given)
     except ValueError as error:
@@ -182,7 +182,7 @@ def _labels(file: Path, given: Any, classes: int) -> Labels:
 
 
 def _image_size(file: Path, values: int) -> tuple[int, int]:
-    """The side and the channels of a square image of so many values."""
+    """Return the side and the channels of a square image of this many values."""
     for channels in (3, 1):
         side = math.isqrt(values // channels)
         if side > 0 and channels * side * side == values:

@@ -1,4 +1,4 @@
-"""The embedded default data: 1,797 handwritten digits of 8x8 pixels (where they come from: digits.md).
+"""The embedded default dataset: 1,797 handwritten digits of 8x8 pixels (source: digits.md).
 
 `digits.npz` beside this file holds them, so that training works right after installation. It was made
 from scikit-learn's copy by `python -m cconvnet.data.datasets.digits`, and a test compares the two.
@@ -17,12 +17,13 @@ FILE = Path(__file__).with_name("digits.npz")
 
 
 def open_dataset() -> Dataset:
+    """Split the digits into training and test images."""
     train, test = every_fifth(of_arrays("digits", *load()))
     return Dataset("digits", "digits", [str(digit) for digit in range(10)], train, test)
 
 
 def load() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """The images, uint8[1797,8,8,1] on the 0-255 scale, and their labels, int32[1797].
+    """Return the images, uint8[1797,8,8,1] on the 0-255 scale, and their labels, int32[1797].
 
     The file counts the dark pixels of each 4x4 block, 0 to 16; 16 becomes 255, rounding to nearest.
     """

@@ -35,7 +35,7 @@ TESTS = ("test", "val", "valid", "validation")
 
 
 class _Class(NamedTuple):
-    """The picture files of a class, sorted by name; and what is left out or ignored.
+    """The picture files of a class, sorted by name, and the files that are not used.
 
     Attributes:
         below: How many of the files lie in subfolders, of which `subfolder` is one.
@@ -52,16 +52,17 @@ _Listing = dict[str, _Class]  # by the classes' names, sorted
 
 
 def matches(root: Path) -> bool:
-    """Return whether there are folders of classes."""
+    """Return True if the folder contains folders of classes."""
     return _has_pictures(root / "train") or _has_pictures(root)
 
 
 def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
-    """train/CLASS/* and test/CLASS/*, or one of TESTS, or only CLASS/*.
+    """Open train/CLASS/* and test/CLASS/*, or one of TESTS, or only CLASS/*.
 
     Pictures in subfolders of CLASS belong to it.
 
     Args:
+        root: The folder.
         progress: Called with the number of classes' folders looked through, and in all.
 
     Raises:
@@ -115,7 +116,7 @@ def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
 
 
 def class_folders(folder: Path) -> list[os.DirEntry[str]]:
-    """The folders in a folder, but hidden ones, sorted by name.
+    """List the folders in a folder, without hidden ones, sorted by name.
 
     Raises:
         DataError: The data cannot be used.
@@ -124,7 +125,7 @@ def class_folders(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _classes(folder: Path) -> dict[str, os.DirEntry[str]]:
-    """The class folders by their names in composed form, sorted by these.
+    """Map the composed names of the class folders to the folders, sorted by name.
 
     Raises:
         DataError: The data cannot be used.
@@ -147,14 +148,14 @@ def _form(name: str) -> str:
 
 
 def _has_pictures(folder: Path) -> bool:
-    """Return whether it has a class folder with a picture."""
+    """Return True if a folder has a class folder with a picture."""
     return folder.is_dir() and any(
         is_picture(file.name) for entry in class_folders(folder) for file in entries(Path(entry.path))
     )
 
 
 def has_pictures_below(folder: Path) -> bool:
-    """Return True if it has a class folder with a picture, or with one in a subfolder."""
+    """Return True if a folder has a class folder with a picture, at any depth."""
     if _has_pictures(folder):
         return True
     below = (where for entry in class_folders(folder) for where, _ in _walk(entry.path, Unused(), ""))
@@ -177,7 +178,7 @@ _Entries = list[tuple[os.DirEntry[str], bool]]  # each with whether it is a file
 
 
 def _walk(folder: str, ignored: Unused, root: str) -> Iterator[tuple[str, _Entries]]:
-    """A folder and those below it, each with its entries that are no folders.
+    """Yield a folder and those below it, each with its entries that are no folders.
 
     A folder that links lead to twice is read once, so links can neither repeat pictures nor go in circles.
     Folders come before links to folders, so that which of two ways is taken does not depend on names.
@@ -236,13 +237,13 @@ def _list_pictures(folder: str, root: Path) -> _Class:
 
 
 def _outside(folder: Path, root: Path) -> Unused:
-    """The entries of a split's folder that are no class folders."""
+    """Collect the entries of a split's folder that are no class folders."""
     found = beside(folder, {entry.name for entry in class_folders(folder)})
     return found if folder == root else found.below(folder.name)
 
 
 def _below(folder: Path, listing: _Listing) -> list[str]:
-    """A note where pictures lie in subfolders of their classes: these may have been meant for classes."""
+    """Note that pictures are in subfolders of classes, which may have been meant as classes."""
     count = sum(found.below for found in listing.values())
     if not count:
         return []

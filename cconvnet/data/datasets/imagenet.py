@@ -1,4 +1,4 @@
-"""ImageNet of ILSVRC-2012 in the tars that it comes in, which are read where they lie.
+"""ImageNet of ILSVRC-2012 in its original tars, read in place without unpacking.
 
 ILSVRC2012_img_train.tar holds a tar for each class, named by its WordNet id. ILSVRC2012_img_val.tar holds
 50,000 files; the devkit numbers the classes in an order of its own and says for each of these files, in the
@@ -45,8 +45,12 @@ class _Class(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """What the devkit or the texts say: the words of WordNet ids, and the id of each validation picture, by
-    its name or, where no names are said, in the order of the names.
+    """The labels of the validation pictures and the words of the classes.
+
+    Attributes:
+        words: The words of each WordNet id.
+        labels: The WordNet id of each picture, by its name or else in the order of the names.
+        file: The file that contains the labels.
     """
 
     words: dict[str, str]
@@ -55,11 +59,14 @@ class _Key(NamedTuple):
 
 
 def matches(root: Path, names: set[str]) -> bool:
+    """Return True if a folder with these entries has one of the tars."""
     return TRAIN in names or VAL in names
 
 
 def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
-    """The pictures in the tars; `progress` is called with the number of classes found and in all.
+    """Find the pictures in the tars.
+
+    `progress` is called with the number of classes found and in all.
 
     Raises:
         DataError: The data cannot be used.
@@ -121,7 +128,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _scan(tar: tars.TarFile, within: tars.Member | None, where: str) -> _Class:
-    """The pictures in a tar, sorted by name, as they would be in a folder."""
+    """Find the pictures in a tar, sorted by name, as they would be in a folder."""
     found, left_out = tars.usable(tar.members(within), where)
     files = sorted(name for name in found if is_picture(name))
     pictures = set(files)
@@ -225,7 +232,7 @@ def _devkit(file: Path) -> _Key:
 
 
 def _synsets(content: bytes, called: str) -> dict[int, tuple[str, str]]:
-    """The WordNet id and the words of each ILSVRC2012_ID, from the devkit's table, a MATLAB file."""
+    """Return WordNet id and words of each ILSVRC2012_ID, from the devkit's MATLAB table."""
     try:
         rows = matlab.table(content, "synsets", ("ILSVRC2012_ID", "WNID", "words"))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Look at the labels of data of any kind: gaps, classes without pictures, labels that cannot be meant."""
+"""Checks of the labels of any dataset: gaps, classes without pictures, labels that must be wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_PHANTOMS = 15
 
 
 def check(dataset: Dataset) -> list[str]:
-    """Notes on labels that a user should know of.
+    """List notes on labels that a user should know.
 
     Raises:
         DataError: For labels that can only be wrong: one far beyond the others, or test pictures beyond the
@@ -51,7 +51,7 @@ def check(dataset: Dataset) -> list[str]:
 
 
 def _refuse(dataset: Dataset, train: Ints, present: Ints, missing: Ints) -> None:
-    """Refuse labels beyond all others, where no names of classes tell that they are meant."""
+    """Refuse labels beyond all others where no class names confirm them."""
     last = int(present[-1])
     if dataset.test is not None:
         beyond = np.flatnonzero(dataset.test.labels > last)
@@ -71,7 +71,7 @@ def _refuse(dataset: Dataset, train: Ints, present: Ints, missing: Ints) -> None
 
 
 def _odd(pictures: Pictures, train: Ints, present: Ints) -> str:
-    """The words to add where the label after the last gap is rare: it may be wrong."""
+    """Return the words to add where the label after the last gap is rare, which may be a mistake."""
     last = int(present[-1])
     alone = len(present) > 1 and present[-2] != last - 1
     if not alone or train[last] * 20 > np.median(train[present]):
@@ -85,7 +85,7 @@ def _named(dataset: Dataset, labels: Ints) -> str:
 
 
 def _ranges(labels: Ints) -> str:
-    """Sorted numbers for people: "0, 3 to 5 and 9"; of many ranges the first."""
+    """Format sorted numbers for people, "0, 3 to 5 and 9"; of many ranges the first few."""
     cuts = np.flatnonzero(np.diff(labels) != 1) + 1
     parts = [
         f"{part[0]}" if len(part) == 1 else f"{part[0]}{' to ' if len(part) > 2 else ', '}{part[-1]}"

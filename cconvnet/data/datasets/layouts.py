@@ -1,4 +1,4 @@
-"""The layouts of a data folder that are read, as errors list them."""
+"""The supported layouts of a data folder, as error messages list them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MNIST's files, packed or not: IDX, a short header and bytes."""
+"""MNIST's IDX files, compressed or not: a short header and bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def matches(root: Path, names: set[str]) -> bool:
 
 
 def open_dataset(root: Path) -> Dataset:
-    """Training and test images, or what is there of them.
+    """Read the training and test images, or split those that exist.
 
     Raises:
         DataError: The data cannot be used.
@@ -81,14 +81,19 @@ def _part(root: Path, prefix: str) -> Pictures:
 
 
 def _idx_file(root: Path, name: str) -> Path | None:
-    """The file of this name, perhaps packed. Some programs unpack it to a name with a dot, ".idx3-ubyte"."""
+    """Find the file of this name, perhaps compressed.
+
+    Some programs unpack it to a name with a dot, ".idx3-ubyte".
+    """
     names = [f"{form}{packed}" for form in (name, name.replace("-idx", ".idx")) for packed in ("", ".gz")]
     # Others unpack it into a folder of the same name.
     return next((file for one in names for file in (root / one, root / one / one) if file.is_file()), None)
 
 
 def _read_idx(file: Path, dimensions: int) -> Pixels:
-    """An IDX file of bytes: 0, 0, 8 (bytes), dimensions, the sizes as big-endian 32 bits, the values.
+    """Read an IDX file of bytes.
+
+    Its header is 0, 0, 8 (bytes), the number of dimensions, then the sizes as big-endian 32 bits.
 
     Source: the description on MNIST's page, http://yann.lecun.com/exdb/mnist/.
     """

@@ -1,4 +1,4 @@
-"""Explain why no layout fits: what was seen in a folder, and what would have to be changed.
+"""Explanations of folders that fit no layout: the contents found and the change that would help.
 
 Folders come as other programs leave them: one level too deep, with other names for the two parts, packed, or
 without folders of classes. Each such near miss is recognised by itself here and answered with its remedy.
@@ -51,7 +51,7 @@ _FILES = (
 
 
 def nothing(path: Path) -> DataError:
-    """The error for a path that does not exist, with the most similar one that does."""
+    """Return the error for a path that does not exist, with the most similar one that does."""
     if path.is_symlink():
         return DataError(f"{path} is a link to nothing or to itself: {os.readlink(path)}")  # noqa: PTH115
     there = path
@@ -72,7 +72,7 @@ def nothing(path: Path) -> DataError:
 
 
 def no_folder(path: Path) -> DataError:
-    """The error for a file in place of a folder."""
+    """Return the error for a file in place of a folder."""
     name = path.name
     if _ARCHIVE.fullmatch(name):
         command = "unzip" if name.lower().endswith(".zip") else "tar -xf"
@@ -94,7 +94,7 @@ def no_folder(path: Path) -> DataError:
 
 
 def what(root: Path) -> str:
-    """The kind of data that a folder seems to contain, in words; "" for none that is known."""
+    """Return the kind of data that a folder seems to contain, in words, or ""."""
     try:
         names = {entry.name for entry in entries(root)}
         if mnist.matches(root, names):
@@ -117,7 +117,7 @@ def what(root: Path) -> str:
 
 
 def check(root: Path, names: set[str]) -> None:
-    """Refuse files that are nearly those of a layout.
+    """Refuse files that nearly fit a layout.
 
     Raises:
         DataError: The data cannot be used.
@@ -162,7 +162,7 @@ def check_pictures(root: Path) -> None:
 
 
 def _seen(root: Path, train: Path) -> str:
-    """Why there are no class folders, and what to do; or what there is and what layouts there are."""
+    """Explain why there are no class folders, with the remedy or the layouts."""
     found = entries(train)
     pictures = [entry.name for entry in found if is_picture(entry.name)]
     if pictures:
@@ -215,7 +215,7 @@ def _word(name: str) -> str:
 
 
 def _other_words(root: Path) -> str:
-    """Training and testing, Train and Val, as folders of classes."""
+    """Recognise folders of classes called training and testing, Train and Val."""
     found = [entry.name for entry in folder.class_folders(root)]
     trains = [name for name in found if _word(name) == "train" and folder.has_pictures_below(root / name)]
     tests = [name for name in found if _word(name) == "test" and folder.has_pictures_below(root / name)]
@@ -227,7 +227,7 @@ def _other_words(root: Path) -> str:
 
 
 def _words_alone(root: Path) -> str:
-    """Folders for training and testing whose pictures lie in no class folders."""
+    """Recognise folders for training and testing whose pictures are in no class folders."""
     found = [entry.name for entry in folder.class_folders(root)]
     if not all(map(_word, found)):
         return ""
@@ -249,7 +249,7 @@ def _tests_only(root: Path) -> str:
 
 
 def _split_within(root: Path) -> str:
-    """CLASS/train and CLASS/test instead of train/CLASS."""
+    """Recognise CLASS/train and CLASS/test instead of train/CLASS."""
     for entry in folder.class_folders(root):
         words = {_word(below.name): below.name for below in folder.class_folders(Path(entry.path))}
         both = {"train", "test"} <= words.keys()
@@ -263,7 +263,7 @@ def _split_within(root: Path) -> str:
 
 
 def _deeper(root: Path) -> str:
-    """A folder below that would fit."""
+    """Recognise a layout one or more folders below."""
     level, looked = [root], 0
     for _ in range(DEPTH):
         level = [
@@ -288,13 +288,13 @@ def _deeper(root: Path) -> str:
 
 
 def _words_below(root: Path) -> str:
-    """The training and test folders of other names, in words."""
+    """List the training and test folders with other names."""
     found = {_word(entry.name) for entry in folder.class_folders(root)}
     return "training and test folders" if {"train", "test"} <= found else ""
 
 
 def _one_level_more(train: Path) -> str:
-    """One class folder whose own folders are the classes."""
+    """Recognise one class folder whose own folders are the classes."""
     found = folder.class_folders(train)
     if len(found) != 1:
         return ""
@@ -316,7 +316,7 @@ def _one_level_more(train: Path) -> str:
 
 
 def _flat(test: Path) -> str:
-    """Test pictures in no class folders, as ILSVRC-2012 has its val."""
+    """Recognise test pictures in no class folders, such as ILSVRC-2012's val."""
     pictures = [entry.name for entry in entries(test) if is_picture(entry.name)]
     if not pictures:
         return ""
@@ -351,7 +351,7 @@ def _cifar_100(root: Path, names: set[str]) -> str:
 
 
 def _packed(root: Path, names: set[str]) -> str:
-    """Archives of sets that are read unpacked."""
+    """Recognise archives of datasets that are read unpacked."""
     found = sorted(name for name in names if _CIFAR_ARCHIVE.fullmatch(name))
     zips = sorted(name for name in names if name.lower().endswith((".zip", ".7z", ".rar")))
     if (not found and not zips) or folder.matches(root):
@@ -365,7 +365,7 @@ def _packed(root: Path, names: set[str]) -> str:
 
 
 def _renamed(root: Path, names: set[str]) -> str:
-    """Files with names that nearly are those of MNIST, CIFAR-10 or ILSVRC-2012."""
+    """Recognise files whose names are nearly those of MNIST, CIFAR-10 or ILSVRC-2012."""
     moves = {}
     for name in sorted(names):
         if found := _IDX.fullmatch(name):

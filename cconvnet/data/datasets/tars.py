@@ -1,4 +1,4 @@
-"""The members of tars as stretches of the tars' files: headers alone are read, and nothing is ever unpacked.
+"""The members of tars as byte ranges: only headers are read, and nothing is unpacked.
 
 Archives come from strangers. A member's name is never used as a path, a link is never followed, and no
 stretch reaches beyond the archive it is in; a tar that says otherwise, or that is cut off or damaged, is a
@@ -44,7 +44,10 @@ _WITHOUT_CONTENTS = (LINK, DEVICE, FOLDER)
 
 
 class Member(NamedTuple):
-    """`size` bytes from `offset` on of the file that the tar is in, or is. `kind` is FILE, FOLDER, ..."""
+    """A member of a tar: `size` bytes from `offset` on of the file on disk.
+
+    `kind` is FILE, FOLDER or the name of another kind.
+    """
 
     name: str
     kind: str
@@ -53,7 +56,7 @@ class Member(NamedTuple):
 
 
 class TarFile:
-    """A tar on disk, or one that is a stretch of such a file. Used as a context manager."""
+    """A tar on disk, or one inside another file. Used as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,13 +75,14 @@ class TarFile:
         os.close(self._descriptor)
 
     def read(self, offset: int, length: int) -> bytes:
+        """Read bytes of the file on disk."""
         try:
             return os.pread(self._descriptor, length, offset)
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}") from error
 
     def members(self, within: Member | None = None) -> Iterator[Member]:
-        """Its members, or those of the tar that is its member `within`."""
+        """Yield its members, or those of the tar that is its member `within`."""
         if within is None:
             return members(self.read, 0, self.size, str(self.path))
         end = within.offset + within.size
@@ -86,7 +90,7 @@ class TarFile:
 
 
 def members(read: Read, start: int, end: int, called: str) -> Iterator[Member]:
-    """The members of the tar that lies from `start` to `end`, `called` that in messages.
+    """Yield the members of the tar from `start` to `end`, named `called` in messages.
 
     Raises:
         DataError: Where it is damaged, is cut off, or is none.
@@ -142,7 +146,7 @@ def members(read: Read, start: int, end: int, called: str) -> Iterator[Member]:
 
 
 def _check(header: bytes, called: str, at: int) -> None:
-    """Every header holds the sum of its bytes, with its own field as spaces."""
+    """Check that a header's sum is that of its bytes, with its own field as spaces."""
     if _number(header[148:156]) == sum(header) - sum(header[148:156]) + 8 * 32:
         return
     for magic, name, program in (
@@ -164,7 +168,7 @@ def _check(header: bytes, called: str, at: int) -> None:
 
 
 def _number(field: bytes) -> int:
-    """A number in octal digits, or, marked by its first bit, in binary; -1 for anything else."""
+    """Decode a number in octal digits or, marked by its first bit, binary; -1 for anything else."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip(b" ")
@@ -194,7 +198,7 @@ def _extended(read: Read, offset: int, length: int, end: int, called: str) -> by
 
 
 def _pax(said: bytes, name: str | None, called: str) -> tuple[str | None, int | None, bool]:
-    """Name, size and whether the member is sparse, from records of "LENGTH KEY=VALUE\\n"."""
+    r"""Return name, size and whether the member is sparse, from records of "LENGTH KEY=VALUE\n"."""
     size, sparse = None, False
     while said.strip(b"\0"):
         digits, _, _ = said[:12].partition(b" ")
@@ -215,7 +219,7 @@ def _pax(said: bytes, name: str | None, called: str) -> tuple[str | None, int | 
 
 
 def usable(found: Iterator[Member], where: str) -> tuple[dict[str, Member], list[LeftOut]]:
-    """The files of one tar by name, and what is left out of them, whose names begin with `where`."""
+    """Return the files of one tar by name, and the members left out, whose names begin with `where`."""
     files: dict[str, Member] = {}
     left_out: list[LeftOut] = []
     for member in found:
@@ -237,12 +241,12 @@ def usable(found: Iterator[Member], where: str) -> tuple[dict[str, Member], list
 
 
 def places(found: Sequence[Member]) -> Places:
-    """Offsets and sizes, int64[n,2]."""
+    """Return offsets and sizes, int64[n,2]."""
     return np.array([(member.offset, member.size) for member in found], np.int64).reshape(-1, 2)
 
 
 def ranges(parts: Sequence[tuple[Path, Places]]) -> ByteRanges:
-    """The places in each of some files as one."""
+    """Join the places in several files into one ByteRanges."""
     files = [str(path) for path, _ in parts]
     file = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for _, part in parts])
     offset, length = np.concatenate([part for _, part in parts]).T.copy()
@@ -252,7 +256,7 @@ def ranges(parts: Sequence[tuple[Path, Places]]) -> ByteRanges:
 def in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None
 ) -> list[Result]:
-    """`work` of every item, in their order; the first error ends it."""
+    """Run `work` on every item in threads, in order; the first error ends it."""
     results = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="cconvnet-scan") as threads:
         for result in threads.map(work, items):

@@ -1,4 +1,4 @@
-"""WebDataset: tars whose members, where their names are equal up to the first dot, are one sample.
+"""WebDataset tars: members whose names are equal up to the first dot are one sample.
 
 Of a sample the picture (.jpg, .jpeg, .png) and the label are used: the whole number in .cls, or "label",
 "class" or "cls" in .json. A file classes.txt, classnames.txt or labels.txt beside the tars names the classes.
@@ -46,12 +46,14 @@ class _Tar(NamedTuple):
 
 
 def matches(root: Path, names: set[str]) -> bool:
-    """Return whether there are tars in the folder, or in its folder train."""
+    """Return True if the folder, or its folder train, contains tars."""
     return any(_suffix(name) for name in (*names, *_names(root / "train")))
 
 
 def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
-    """The pictures in the tars; `progress` is called with the number of tars read and in all.
+    """Find the pictures in the tars.
+
+    `progress` is called with the number of tars read and in all.
 
     Raises:
         DataError: The data cannot be used.
@@ -98,7 +100,10 @@ def _file_names(file: Path | None) -> set[str]:
 
 
 def _numbered(root: Path, splits: dict[str, Pictures]) -> list[str]:
-    """The classes where nothing names them: all numbers from 0 on. A gap would be a label that is wrong."""
+    """Return the numbers from 0 on as classes where nothing names them.
+
+    A gap would be a wrong label.
+    """
     count = 1 + max(int(part.labels.max()) for part in splits.values())
     without = np.setdiff1d(np.arange(count), splits["train"].labels)
     if len(without):
@@ -113,7 +118,7 @@ def _numbered(root: Path, splits: dict[str, Pictures]) -> list[str]:
 
 
 def _suffix(name: str) -> str:
-    """ ".tar" or the suffix that a compressed tar ends with; "" for anything else."""
+    """Return the suffix of a tar, ".tar" or that of a compressed one; "" for anything else."""
     if name.startswith("."):
         return ""
     lower = name.lower()
@@ -127,7 +132,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _split(root: Path, notes: list[str]) -> dict[str, list[Path]]:
-    """The tars for training and for testing, by the folder that they are in or else by their names."""
+    """Choose the tars for training and for testing, by their folders or else by their names."""
     parts: dict[str, list[Path]] = {}
     other = []
     for folder in ("train", "test", "val"):
@@ -182,7 +187,7 @@ def _class_names(file: Path) -> list[str]:
 
 
 def _scan(file: Path, where: str, numbers: dict[str, int] | None) -> _Tar:
-    """The samples of one tar, in its order."""
+    """Find the samples of one tar, in its order."""
     with tars.TarFile(file) as tar:
         found, unusable = tars.usable(tar.members(), where)
         # One member that cannot be used leaves out its whole sample: it may have been the label.
@@ -221,13 +226,16 @@ def _scan(file: Path, where: str, numbers: dict[str, int] | None) -> _Tar:
 
 
 def _key(name: str) -> tuple[str, str]:
-    """A member's sample and what it is of that, ".cls"; hidden files and those without a dot are alone."""
+    """Split a member's name into its sample and its suffix, such as ".cls".
+
+    Hidden files and those without a dot are samples of their own.
+    """
     parts = _KEY.fullmatch(name)
     return (parts[1], f".{parts[2].lower()}") if parts is not None else (name, "")
 
 
 def _label(tar: tars.TarFile, sample: dict[str, tars.Member], numbers: dict[str, int] | None) -> int | str:
-    """A sample's label, or what is wrong with it."""
+    """Return a sample's label, or the reason why it has none."""
     if ".cls" in sample:
         member = sample[".cls"]
         given: Any = _decoded(tar.read(member.offset, min(member.size, 256)))

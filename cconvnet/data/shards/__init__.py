@@ -1,12 +1,14 @@
-"""Prepared pictures in a few large, checked files. In reading order:
+"""Shards: prepared pictures in a few large, checked files.
 
-format        the files of a folder of shards, and dataset.json, which describes them
-reader        shards as data to train on
-writer        the files, written
-encoding      the size and the encoding of prepared pictures
-writer_pool   processes that write one shard after another
-prepare       the preparation of a whole data set, which can be interrupted and resumed
-verify        the check of all files
+The modules in reading order:
+
+- ``format``: the files of a folder of shards, and dataset.json, which describes them.
+- ``reader``: shards opened as data to train on.
+- ``writer``: the writing of the files.
+- ``encoding``: the size and the encoding of prepared pictures.
+- ``writer_pool``: processes that write one shard after another.
+- ``prepare``: the preparation of a whole dataset, interruptible and resumable.
+- ``verify``: the check of every byte.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What becomes of a picture when it is prepared: its size, its encoding; and how much room that takes."""
+"""The size and encoding of prepared pictures, and the disk space they take."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SAMPLE = 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """What becomes of a picture.
+    """The processing of a picture for shards.
 
     Attributes:
         size: The side of the centre square that is kept, or with `whole` the shorter side of all of it; None:
@@ -64,17 +64,19 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe of which dataclasses.asdict() gave `values`."""
+        """Make the recipe of which dataclasses.asdict() returned `values`."""
         return cls(**{**values, "preprocessing": Preprocessing(**values["preprocessing"])})
 
     def apply(self, content: Content) -> Picture:
-        """Raises:
-        BrokenImage: The image cannot be decoded.
+        """Process one picture.
+
+        Raises:
+            BrokenImage: The image cannot be decoded.
         """
         return self.stored(content, self.pixels(content))
 
     def pixels(self, content: Content) -> Pixels:
-        """The pixels that are to be stored.
+        """Return the pixels to store.
 
         Raises:
             BrokenImage: The image cannot be decoded.
@@ -87,8 +89,10 @@ class Recipe:
         return resize_shorter(pixels, self.size) if self.whole and self.size is not None else pixels
 
     def stored(self, content: Content, pixels: Pixels) -> Picture:
-        """Raises:
-        BrokenImage: The image cannot be decoded.
+        """Encode the pixels of a picture, or keep its bytes.
+
+        Raises:
+            BrokenImage: The image cannot be decoded.
         """
         height, width = pixels.shape[:2]
         if self.encoding == "raw":
@@ -98,7 +102,7 @@ class Recipe:
         return Picture(_encode(pixels, self.quality, self.codec), height, width)
 
     def _stays(self, content: bytes, width: int, height: int) -> bool:
-        """Return True if a file is a JPEG whose pixels are stored as they shall be."""
+        """Return True if a file is a JPEG whose pixels already are as they shall be stored."""
         if not content.startswith(b"\xff\xd8\xff"):
             return False
         # Readers of the shards need not heed EXIF data, so what it turns is encoded anew.
@@ -107,7 +111,7 @@ class Recipe:
 
 
 def _encode(pixels: Pixels, quality: int, codec: str) -> bytes:
-    """A JPEG with the colours at half the resolution (4:2:0), or a grey one.
+    """Encode a JPEG with colours at half the resolution (4:2:0), or a grey one.
 
     Raises:
         BrokenImage: The image cannot be decoded.
@@ -130,7 +134,7 @@ def _encode(pixels: Pixels, quality: int, codec: str) -> bytes:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a few pictures spread over the training pictures told.
+    """The findings of a sample of training pictures.
 
     count: how many were looked at. smallest, largest: (width, height). bytes: how many a picture takes, by
     encoding, on average.
@@ -151,9 +155,13 @@ def choose(
     quality: int | None = None,
     codec: str | None = None,
 ) -> tuple[Recipe, Survey]:
-    """Look at at a few pictures and chooses what is not given.
+    """Look at a few pictures and choose what is not given.
 
     Args:
+        dataset: The pictures to prepare.
+        whole: Whether the shorter side becomes `size` and nothing is cut off.
+        quality: Of JPEGs; None: 90, and JPEGs of the right size stay unchanged.
+        codec: "simplejpeg" or "pillow"; None chooses.
         size: None: arrays keep their own; pictures are brought to 256, or stay if all that are looked at are
             of one smaller size.
         raw: False: arrays are nevertheless stored so, but where a quality is given.
@@ -206,7 +214,7 @@ def _nothing(pictures: Pictures) -> DataError:
 
 
 def _sample(pictures: Pictures) -> list[Content]:
-    """Some, spread over them, whose header is sound."""
+    """Read some pictures, spread over the split, whose headers are sound."""
     found: list[Content] = []
     for number in range(0, len(pictures), -(-len(pictures) // _SAMPLE)):
         try:

@@ -65,28 +65,32 @@ AGAIN = "`cconvnet data prepare` with the same source and options makes what is 
 
 
 def shard_name(split: str, number: int) -> str:
+    """Return the name of a split's shard."""
     return f"{split}-{number:05d}.bin"
 
 
 def is_file(name: str) -> bool:
-    """Return True if a name is that of a file of prepared data."""
+    """Return True for the name of a file of a set of shards."""
     return _FILE.fullmatch(name) is not None
 
 
 def is_shard(name: str) -> bool:
+    """Return True for the name of a shard."""
     return _SHARD.fullmatch(name) is not None
 
 
 def index_name(split: str) -> str:
+    """Return the name of a split's index."""
     return f"{split}.npy"
 
 
 def names_name(split: str) -> str:
+    """Return the name of the file with a split's names."""
     return f"{split}.names"
 
 
 def way(encoding: str, quality: int | None, unchanged: bool) -> str:
-    """How pictures are encoded, in words."""
+    """Describe how pictures are encoded."""
     if encoding == "raw":
         return "raw pixels"
     return f"JPEGs (resized ones of quality {quality})" if unchanged else f"JPEGs of quality {quality}"
@@ -96,7 +100,7 @@ def way(encoding: str, quality: int | None, unchanged: bool) -> str:
 
 
 def write_document(path: Path, values: dict[str, Any]) -> None:
-    """Write `values` as JSON, atomically; its last entry is the SHA-256 of all its other bytes."""
+    """Write `values` as JSON, atomically; the last entry is the SHA-256 of all other bytes."""
     text = json.dumps({**values, "sha256": _NO_DIGEST}, indent=1) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     before, _, after = text.rpartition(_NO_DIGEST)
@@ -104,7 +108,7 @@ def write_document(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """What write_document wrote.
+    """Read what write_document() wrote.
 
     Raises:
         DataError: If a byte has changed.
@@ -125,7 +129,10 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 class Names(Sequence[str]):
-    """Many names in one piece of memory, since a million strings are large; each is ended by a zero byte."""
+    """Many names in one block of memory, because a million strings take too much.
+
+    A zero byte ends each name.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -133,6 +140,7 @@ class Names(Sequence[str]):
 
     @staticmethod
     def packed(names: Iterable[str]) -> bytes:
+        """Return names as bytes, each ended by a zero byte."""
         return b"".join(name.replace("\0", "?").encode(errors="surrogateescape") + b"\0" for name in names)
 
     def __len__(self) -> int:
@@ -155,7 +163,7 @@ class Names(Sequence[str]):
 
 @dataclass(frozen=True)
 class File:
-    """A file's length and SHA-256."""
+    """The length and SHA-256 of a file."""
 
     bytes: int
     sha256: str
@@ -163,7 +171,7 @@ class File:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """dataset.json of the folder `root`.
+    """A folder of shards, as its dataset.json describes it.
 
     Attributes:
         name and origin: The data the pictures come from, and its kind.
@@ -204,8 +212,10 @@ class ShardSet:
     fingerprints: dict[str, str] = field(default_factory=dict)
 
     def write(self) -> None:
-        """Raises:
-        OSError: A file cannot be read or written.
+        """Write dataset.json.
+
+        Raises:
+            OSError: A file cannot be read or written.
         """
         values = {name: value for name, value in vars(self).items() if name != "root"}
         values["preprocessing"] = self.preprocessing.record()
@@ -215,18 +225,18 @@ class ShardSet:
         )
 
     def shards(self, split: str) -> list[str]:
-        """The names of a split's shards, in order."""
+        """Return the names of a split's shards, in order."""
         return sorted(name for name in self.files if name.startswith(f"{split}-"))
 
     def describe(self) -> str:
-        """How the pictures are stored."""
+        """Describe how the pictures are stored."""
         kind = way(self.encoding, self.quality, self.unchanged)
         part = "whole pictures, the shorter side" if self.whole else "centre squares of"
         kept = "of their own size" if self.size is None else f"{part} {self.size} pixels"
         return f"{kept}, {kind}"
 
     def content(self, name: str) -> bytes:
-        """A file that is small enough for memory, checked.
+        """Read and check a file that is small enough for memory.
 
         Raises:
             DataError: The data cannot be used.
@@ -241,7 +251,7 @@ class ShardSet:
         return data
 
     def left_out(self) -> list[dict[str, str]]:
-        """The pictures that were left out: "split", "name" and "reason" of each.
+        """Return the pictures that were left out: "split", "name" and "reason" of each.
 
         Raises:
             DataError: The data cannot be used.
@@ -249,7 +259,7 @@ class ShardSet:
         return [json.loads(line) for line in self.content(SKIPPED).splitlines()]
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """The array in a checked file.
+        """Read the array in a checked file.
 
         Raises:
             DataError: The data cannot be used.
@@ -262,7 +272,7 @@ class ShardSet:
             raise DataError(f"{self.root / name} is no array: {error}") from error
 
     def names(self, split: str) -> Names:
-        """What the pictures of a split are called.
+        """Return the names of a split's pictures.
 
         Raises:
             DataError: The data cannot be used.
@@ -276,7 +286,7 @@ class ShardSet:
         return names
 
     def records(self, split: str) -> Records:
-        """The index of a split, every place in it within its shard.
+        """Return the index of a split, every byte range checked to be within its shard.
 
         Raises:
             DataError: The data cannot be used.
@@ -304,7 +314,7 @@ class ShardSet:
 
 
 def read_shard_set(root: Path) -> ShardSet:
-    """Read dataset.json; the other files are looked at when they are used.
+    """Read dataset.json; the other files are checked when they are used.
 
     Raises:
         DataError: The data cannot be used.
@@ -359,7 +369,7 @@ def read_shard_set(root: Path) -> ShardSet:
 
 
 def _check_version(path: Path) -> None:
-    """So that a newer format is called that, whatever else has changed in it."""
+    """Refuse a newer format by name, whatever else changed in it."""
     try:
         values = json.loads(path.read_bytes())
         found = values["format"], values["version"]
@@ -373,5 +383,5 @@ def _check_version(path: Path) -> None:
 
 
 def matches(names: set[str]) -> bool:
-    """Return whether a folder with these entries is one of shards, finished or not."""
+    """Return True if a folder with these entries contains shards, finished or not."""
     return JOURNAL in names or any(map(is_shard, names)) or {DOCUMENT, index_name("train")} <= names

@@ -1,4 +1,4 @@
-"""Any data made into shards: in parallel, and so that it can be stopped at any instant and gone on with.
+"""The preparation of a dataset as shards, parallel, interruptible at any moment and resumable.
 
 The pictures are cut into shards before anything is done, by their order and number alone. Whoever makes a
 shard, and when, changes nothing in it, so the result is the same byte for byte on any number of workers and
@@ -76,8 +76,9 @@ _SECONDS_FOR_OTHERS_TO_END = 10.0
 
 
 def fingerprint(dataset: Dataset, progress: Progress | None = None) -> str:
-    """A text that changes with the data: its names, labels and files. `progress` is called with the number of
-    a split's files looked at and in all.
+    """Return a text that changes with the data: its names, labels and files.
+
+    `progress` is called with the number of a split's files looked at and in all.
     """
     digest = hashlib.sha256(json.dumps([dataset.kind, dataset.name, dataset.classes]).encode())
     root = f"{dataset.folder}{os.sep}"
@@ -96,7 +97,7 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None) -> str:
 
 
 class Preparation:
-    """The work of making shards of `dataset` in the folder `root`, of which some may be done.
+    """The preparation of shards of `dataset` in the folder `root`; some may exist already.
 
     Args:
         shard_bytes: About how long a shard may become.
@@ -136,7 +137,7 @@ class Preparation:
         self._broken: dict[str, dict[int, str]] = {split: {} for split in self.splits}
 
     def describe(self) -> list[str]:
-        """What was found and what will become of it, in a few lines."""
+        """Describe the source and the result, in a few lines."""
         dataset, survey, recipe = self.dataset, self.survey, self.recipe
         counts = " and ".join(f"{len(pictures):,} {split}" for split, pictures in self.splits.items())
         sides = f"{survey.smallest[0]}x{survey.smallest[1]}"
@@ -162,7 +163,7 @@ class Preparation:
         ]
 
     def complete(self) -> ShardSet | None:
-        """The set of shards, if it is there already and is what this would make.
+        """Return the set of shards if it exists already and is what this would make.
 
         Raises:
             DataError: The data cannot be used.
@@ -175,7 +176,7 @@ class Preparation:
         return shard_set if whole else None
 
     def run(self, report: Reporter, workers: int | None = None) -> ShardSet:
-        """Make what is not there yet.
+        """Make the shards that do not exist yet.
 
         Raises:
             DataError: For instance when too many pictures are broken.
@@ -211,13 +212,13 @@ class Preparation:
                 raise
 
     def _short(self, name: str) -> str:
-        """A picture's name from the source's folder on."""
+        """Return a picture's name relative to the source's folder."""
         return name.removeprefix(f"{self.dataset.folder}{os.sep}")
 
     # -- what is there
 
     def _plan(self) -> dict[str, Any]:
-        """What must be the same for going on; dataset.json has it too."""
+        """Return what must be equal for resuming; dataset.json contains it too."""
         recipe, is_jpeg = self.recipe, self.recipe.encoding == "jpeg"
         return {
             "size": recipe.size,
@@ -244,7 +245,7 @@ class Preparation:
             (self.root / DOCUMENT).unlink()
 
     def _clean(self) -> None:
-        """Removes what a kill left. Most of it would be written over, but it takes room until then."""
+        """Remove what a kill left. Most would be overwritten, but it takes space until then."""
         for folder in (self.root, self.root / JOURNAL):
             for litter in folder.glob(".*.partial"):
                 name = litter.name.removeprefix(".").removesuffix(".partial")
@@ -252,7 +253,7 @@ class Preparation:
                     litter.unlink()
 
     def _compare(self) -> ShardSet | None:
-        """The set of shards that is there, if it is finished.
+        """Return the finished set of shards, if there is one.
 
         Raises:
             DataError: If it was begun otherwise.
@@ -284,7 +285,7 @@ class Preparation:
         return shard_set
 
     def _remember(self, shard_set: ShardSet) -> None:
-        """Write the journal again, as far as the finished shard_set tells what it was."""
+        """Write the journal again, as far as the finished set of shards allows."""
         try:
             reasons = {(line["split"], line["name"]): line["reason"] for line in shard_set.left_out()}
             indices = {
@@ -405,7 +406,7 @@ class Preparation:
             self._clean()
 
     def _drive(self, maker: Maker, parts: queue.SimpleQueue[Part], events: queue.SimpleQueue[_Event]) -> None:
-        """A thread's life: has its maker make one shard after another."""
+        """Run a thread that has its maker make one shard after another."""
 
         def telling(part: Part) -> Tell:
             return lambda done, broken: events.put(_Told(part, done, dict(broken)))
@@ -422,7 +423,7 @@ class Preparation:
     # -- the end
 
     def _finish(self, report: Reporter, workers: int | None) -> ShardSet:
-        """The index, the statistics and at last dataset.json."""
+        """Write the index, the statistics and at last dataset.json."""
         files: dict[str, File] = {}
 
         def write(name: str, data: bytes) -> None:
@@ -465,7 +466,7 @@ class Preparation:
         return shard_set
 
     def _account(self) -> dict[str, Any]:
-        """The account of the source, with the pictures that were found to be unreadable."""
+        """Return the account of the source, with unreadable pictures counted as not used."""
         root = "" if self.dataset.folder is None else f"{self.dataset.folder}{os.sep}"
         unreadable = {
             split: [pictures.names[number].removeprefix(root) for number in sorted(self._broken[split])]
@@ -478,7 +479,7 @@ class Preparation:
         shutil.rmtree(self.root / JOURNAL, ignore_errors=True)
 
     def _rows(self, split: str, files: dict[str, File]) -> Records:
-        """The index of a split, from its shards' records; what they say of the shards goes to `files`."""
+        """Build the index of a split from its shards' records, and add the shards to `files`."""
         labels, found = self.splits[split].labels, []
         for number, part in enumerate(part for part in self._parts() if part.split == split):
             record = self._recorded(part)
@@ -499,7 +500,7 @@ class Preparation:
         return np.concatenate(found)
 
     def _skipped(self) -> bytes:
-        """skipped.jsonl."""
+        """Return the contents of skipped.jsonl."""
         lines = []
         for split, pictures in self.splits.items():
             broken = sorted(self._broken[split].items())
@@ -512,7 +513,7 @@ class Preparation:
     def _statistics(
         self, shard_set: ShardSet, report: Reporter, workers: int | None
     ) -> dict[str, np.ndarray[Any, Any]]:
-        """Of the pictures as they are stored; a mean that comes with the data is taken as it is."""
+        """Compute the statistics of the stored pictures; a mean that comes with the data is kept."""
         split = open_split(shard_set, "train", self.recipe.codec)
         given = self.dataset.mean is not None and self.dataset.mean.shape == split.image_shape
 
@@ -549,7 +550,7 @@ _Event = _Told | _Ended
 
 
 def _begun_with(root: Path) -> Preprocessing | None:
-    """The rules of the shards that are in a folder or were begun there; None: there are none.
+    """Return the rules of the shards in a folder, finished or not; None without shards.
 
     Shards that were begun by an older version are gone on with by its rules.
     """
@@ -569,7 +570,7 @@ def _channels(pictures: Pictures) -> int:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[int]:
-    """Hold the folder's lock, which a killed one's last workers may hold for a moment.
+    """Hold the folder's lock, which the last workers of a killed process may hold for a moment.
 
     Raises:
         DataError: The data cannot be used.
@@ -586,7 +587,10 @@ def _locked(root: Path) -> Iterator[int]:
 
 
 def _lock(journal: Path) -> int | None:
-    """A descriptor that holds the lock; None: another has it, or has just ended and taken the file away."""
+    """Return a descriptor that holds the lock.
+
+    Return None if another process holds it, or has just ended and removed the file.
+    """
     journal.mkdir(exist_ok=True)
     try:
         descriptor = os.open(journal / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,4 +1,4 @@
-"""Shards read as data to train on."""
+"""Shards opened as data to train on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MOST_THREADS = 4
 
 
 def open_dataset(root: Path) -> Dataset:
-    """The shards in a folder as data to train on.
+    """Open the shards in a folder as data to train on.
 
     Raises:
         DataError: The data cannot be used.
@@ -102,7 +102,7 @@ def _statistics(shard_set: ShardSet, name: str, dimensions: int) -> npt.NDArray[
 
 
 class RawSplit(StoredSplit):
-    """A split whose images lie in shards as raw pixels: reading is copying.
+    """A split whose images are in shards as raw pixels: reading is copying.
 
     Args:
         size: What they are brought to, by resize_image's rule; None: they are all of one size and keep it.
@@ -128,6 +128,7 @@ class RawSplit(StoredSplit):
         self._raw = raw
 
     def fill(self, indices: Indices, images: Pixels) -> Broken:
+        """Read images, as Split.fill."""
         broken = []
         for place, (index, stored) in enumerate(
             zip(indices.tolist(), self.ranges.select(indices), strict=True)
@@ -147,7 +148,10 @@ class RawSplit(StoredSplit):
         return broken
 
     def open_reader(self, workers: int | None, times: int = 1) -> _RawReader:
-        """`workers` threads, at least one, read: neither copying nor checksums hold Python's lock."""
+        """Return a reader with `workers` threads, at least one.
+
+        Neither copying nor checksums hold Python's lock.
+        """
         threads = min(usable_cores(), _MOST_THREADS) if workers is None else max(1, workers)
         return _RawReader(self, min(threads, worker_limit(len(self) * times)))
 
@@ -173,7 +177,7 @@ class _RawReader:
 
 
 def open_split(shard_set: ShardSet, split: str, decoder: str) -> StoredSplit:
-    """A split's pictures at the size they were brought to, whatever else of the set of shards is there.
+    """Open one split at the size of its stored pictures, whatever else of the set exists.
 
     Raises:
         DataError: The data cannot be used.

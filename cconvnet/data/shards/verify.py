@@ -1,4 +1,4 @@
-"""Check shards to the last byte: files' SHA-256, pictures' CRC-32 and, where asked, their decoding."""
+"""Verification of shards to the last byte: SHA-256 of files, CRC-32 of pictures, decoding."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _BATCH = 256  # pictures that are decoded between two reports of progress
 
 
 def verify(root: Path, workers: int | None = None, progress: Progress | None = None) -> list[str]:
-    """What is damaged, a line for each: the file and what is wrong with it, or which picture in it.
+    """List the damages, one line each, with the file and the fault or the picture.
 
     Args:
+        root: The folder of shards.
         workers: threads; None chooses.
         progress: called with the bytes that were checked, and all.
 
@@ -101,9 +102,10 @@ def _check_shard(
 
 
 def verify_decoding(root: Path, workers: int | None = None, progress: Progress | None = None) -> list[str]:
-    """Which pictures cannot be decoded, or are not the stored bytes, a line for each.
+    """List the pictures that cannot be decoded or differ from the stored bytes.
 
     Args:
+        root: The folder of shards.
         workers: processes that decode; None chooses, 0 is none.
         progress: called with the pictures that were decoded, and all.
 

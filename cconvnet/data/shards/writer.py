@@ -1,4 +1,4 @@
-"""The files of shards written."""
+"""Writing the files of a set of shards."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shard:
-    """What was written: the file's length and SHA-256, and for each picture length, height, width, CRC-32."""
+    """A written shard: its file, and length, height, width and CRC-32 of each picture."""
 
     file: File
     pictures: list[tuple[int, int, int, int]]
 
 
 def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
-    """Write pictures, as they come, to a shard that is whole or not there.
+    """Write pictures, as they come, to a shard that exists whole or not at all.
 
     Raises:
         OSError: A file cannot be read or written.
@@ -63,7 +63,7 @@ def write_file(path: Path, data: bytes) -> File:
 
 
 def packed_array(array: npt.NDArray[Any]) -> bytes:
-    """The bytes of a .npy file."""
+    """Return the bytes of a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

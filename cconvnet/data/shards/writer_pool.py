@@ -1,4 +1,4 @@
-"""What makes one shard after another: child processes, or this one where the pictures are in its memory."""
+"""Writers of shards: child processes, or this process for pictures in its memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Tell = Callable[[int, Broken], None]
 
 @dataclass(frozen=True)
 class Part:
-    """A shard: its name, its split and the numbers of the pictures that belong to it."""
+    """One shard to make: its name, its split and the numbers of its pictures."""
 
     name: str
     split: str
@@ -42,26 +42,30 @@ class Part:
 
 
 class Maker(Protocol):
-    """Make one shard at a time; close() ends it, whatever it is doing."""
+    """A writer of one shard at a time; close() interrupts it."""
 
     def make(self, part: Part, tell: Tell) -> None:
-        """Raises:
-        DataError: For what is read.
-        OSError: For what is written.
-        WorkerError: A worker process died or failed.
+        """Make one shard.
+
+        Raises:
+            DataError: For what is read.
+            OSError: For what is written.
+            WorkerError: A worker process died or failed.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop the maker."""
+        ...
 
 
 def record_file(folder: Path, name: str) -> Path:
-    """Where it is kept what is in a shard that is done."""
+    """Return the path of the journal's record of a finished shard."""
     return folder / JOURNAL / f"{name}.json"
 
 
 def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe: Recipe, tell: Tell) -> None:
-    """Write a shard and its record. `read` reads the picture of a number.
+    """Write a shard and its record; `read` reads the picture of a number.
 
     Raises:
         DataError: For what is read.
@@ -86,7 +90,7 @@ def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe:
 
 
 def write_record(folder: Path, part: Part, shard: Shard, skipped: Broken) -> None:
-    """Keep what is in a shard, which is done then.
+    """Record the contents of a shard, which marks it as finished.
 
     Raises:
         OSError: A file cannot be read or written.
@@ -104,13 +108,15 @@ def _reading() -> Iterator[None]:
 
 
 class Here:
-    """This process, for pictures that are arrays in its memory or where no workers are wanted."""
+    """A maker in this process, for pictures in its memory or where no workers are wanted."""
 
     def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe) -> None:
         self._folder, self._splits, self._recipe = folder, splits, recipe
         self._closed = threading.Event()
 
     def make(self, part: Part, tell: Tell) -> None:
+        """Make one shard."""
+
         def read(number: int) -> Content:
             if self._closed.is_set():
                 raise WorkerError("the work was stopped")
@@ -120,11 +126,12 @@ class Here:
         make_shard(self._folder, part, read, self._recipe, tell)
 
     def close(self) -> None:
+        """Stop before the next picture."""
         self._closed.set()
 
 
 class Worker:
-    """A child process, which inherits the folder's lock: it is held as long as anybody may write there."""
+    """A maker in a child process, which inherits the folder's lock and holds it while it lives."""
 
     def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe, lock: int) -> None:
         self._splits = splits
@@ -132,6 +139,7 @@ class Worker:
         self._folder, self.process = folder, spawn("cconvnet.data.shards.writer_pool:main", start, [lock])
 
     def make(self, part: Part, tell: Tell) -> None:
+        """Make one shard."""
         process = self.process
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead, as its answers will tell
@@ -157,7 +165,7 @@ class Worker:
         )
 
     def close(self) -> None:
-        """A shard it has not finished is made again."""
+        """Kill the process; an unfinished shard is made again later."""
         self.process.kill()
         self.process.wait()
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -167,7 +175,7 @@ class Worker:
 
 
 def _places(pictures: Pictures, part: Part) -> tuple[list[ByteRange], list[list[int]] | None]:
-    """Where a part's pictures lie and, if they are raw, their heights, widths and channels."""
+    """Return the byte ranges of a part's pictures and, of raw ones, heights, widths and channels."""
     assert pictures.ranges is not None
     numbers = np.arange(part.first, part.first + part.count)
     stored, raw = pictures.ranges.select(numbers), pictures.raw
@@ -178,7 +186,7 @@ def _places(pictures: Pictures, part: Part) -> tuple[list[ByteRange], list[list[
 
 
 def main(start: dict[str, Any]) -> None:
-    """A worker's life: read a request, make the shard, telling how it goes, answer."""
+    """Run a worker: read a request, make the shard, report progress, answer."""
     answers = answers_to_parent()
     recipe, folder = Recipe.from_dict(start["recipe"]), Path(start["folder"])
 
