@@ -97,8 +97,7 @@ def bench_kernels(
         str | None,
         typer.Option(
             help="Libraries to compare with, separated by commas: cudnn and pytorch on a GPU, otherwise "
-            "pytorch. "
-            "All if not given.",
+            "pytorch. All if not given.",
             metavar="NAMES",
         ),
     ] = None,
@@ -107,8 +106,7 @@ def bench_kernels(
         str | None,
         typer.Option(
             help="Check of results. full: compare with the host. finite: all elements are written and "
-            "finite. "
-            "If not given: finite on a GPU, otherwise full.",
+            "finite. If not given: finite on a GPU, otherwise full.",
             metavar="HOW",
         ),
     ] = None,
@@ -338,8 +336,7 @@ def bench_scaling(
         str | None,
         typer.Option(
             help="Sides of stored images in pixels, such as 64,96,128; from half to twice the network's own "
-            "if "
-            "not given.",
+            "if not given.",
             metavar="PIXELS,...",
         ),
     ] = None,

@@ -31,8 +31,7 @@ def evaluate(
         typer.Option(
             "--run",
             help="Folder of a run, or one of its checkpoints. If given several times, their probabilities "
-            "are "
-            "averaged, too.",
+            "are averaged, too.",
             metavar="RUN",
         ),
     ],

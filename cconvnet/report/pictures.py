@@ -109,9 +109,8 @@ def answers(look: analysis.Look) -> Markup:
         [
             tag(
                 "p",
-                "Test images, some classified right and some wrong, with their true classes. Below each are "
-                "its "
-                "five most probable classes, the true one in orange.",
+                "Test images, some classified right and some wrong, with their true classes. Below each "
+                "are its five most probable classes, the true one in orange.",
                 class_="faint",
             ),
             tag("div", *(card(one) for one in look.seen), class_="answers"),
