@@ -41,15 +41,15 @@ def train(
         where = f"; to resume: {resume_command(stopped.path)}" if stopped.path else ""
         report.say(f"stopped before the first step{where}")
         return
-    summary, say = outcome.summary, report.say
+    summary = outcome.summary
     if outcome.signal is None:
-        say(
+        report.say(
             f"test error {percent(summary['test_error_top1'])}, top 5 {percent(summary['test_error_top5'])}, "
             f"{summary['images_per_second']:,.0f} images/s on {summary['device']}, "
             f"{summary['steps']:,} steps in {summary['seconds']:,.1f} s"
         )
-    say(f"files: {outcome.path}")
+    report.say(f"files: {outcome.path}")
     if not summary["complete"]:
-        say(f"stopped after step {summary['steps']:,}; to resume: {resume_command(outcome.path)}")
+        report.say(f"stopped after step {summary['steps']:,}; to resume: {resume_command(outcome.path)}")
     if outcome.signal == signal.SIGINT:
         raise typer.Exit(130)

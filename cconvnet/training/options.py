@@ -23,13 +23,13 @@ from typing import Any, Literal
 
 from cconvnet import checks, nets
 from cconvnet.checks import MAX_FLOAT32, MAX_INT32, MAX_SEED, MAX_SIDE, MAX_TOWERS
-from cconvnet.nets import LrStep
+from cconvnet.nets import LrStep, TrainRecipe
 
 AUTO = Path("auto")  # the value of --resume for "whatever there is to resume"
 MAX_WORKERS = 4096  # as many as the largest machines have cores
 _DEVICE = re.compile(r"[0-9]{1,9}|[a-z]+(?::[0-9]{1,9})?")
 
-# What a run that is resumed does with a value that differs from its own.
+# A resumed run takes or refuses a value that differs from its own.
 OnResume = Literal["take", "refuse"]
 
 
@@ -181,14 +181,14 @@ class Option:
 
     Attributes:
         help: A sentence for users.
-        metavar: What stands for the value in the help; None for an option without a value.
+        metavar: The placeholder of the value in the help; None for an option without a value.
         flag: The name on the command line; empty: that of the field, with dashes.
-        range: The values that are allowed, where the type alone does not say.
-        parse: Turns the text of the command line into the value, where the type alone does not.
+        range: The allowed values, if they are fewer than those of the type.
+        parse: Turns the text of the command line into the value, if its type is not one of typer's.
         recipe: The attribute of a network's recipe that a new run takes if the option is not given.
         otherwise: The value that a new run takes if neither the option nor a recipe gives one.
-        on_resume: What a resumed run does with a value other than its own; None: the option is of this
-            session alone.
+        on_resume: Whether a resumed run takes or refuses a value other than its own; None: the option is for
+            one session and no setting of the run.
     """
 
     help: str
@@ -208,7 +208,7 @@ def _option(help: str, metavar: str | None = None, *, default: Any = None, **mor
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a user may ask of a training; None leaves it to the network's recipe, or to the resumed run."""
+    """The options of a training. None leaves the choice to the network's recipe, or to the resumed run."""
 
     net: str | None = _option(f"Network: {', '.join(nets.NAMES)}; lenet if not given.", "NAME")
     layer_def: Path | None = _option(
@@ -378,7 +378,7 @@ class Options:
             factors[layer] = 0.0
         return factors
 
-    def settings(self, recipe: Any) -> dict[str, Any]:
+    def settings(self, recipe: TrainRecipe) -> dict[str, Any]:
         """Return the values that a new run keeps, by name.
 
         Args:

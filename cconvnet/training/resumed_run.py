@@ -102,7 +102,7 @@ def _changed(settings: Settings, options: Options, devices: int) -> Settings:
     if options.data is not None:
         changes["data"] = absolute_data(options.data)
     if settings.towers < devices:
-        # Fewer devices than towers hold several each, so that not a bit changes.
+        # With fewer devices than towers a device has several, so that not a bit changes.
         changes["towers"] = devices
     if (factors := options.lr_factors()) is not None:
         changes["lr_scale"] = {**settings.lr_scale, **factors}

@@ -1,6 +1,6 @@
 """The ends of a training before its time: signals that ask for it, and failures that force it.
 
-Either way a message says which checkpoint there is and which command resumes from it.
+Either way a message names the newest checkpoint and the command that resumes from it.
 """
 
 from __future__ import annotations
