@@ -37,8 +37,9 @@ MODULES = {
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
 # Modules whose name is made at run time, and why that is no name from a file.
 CHOSEN_MODULES = {
-    "devices/__init__.py": "the kinds of devices are listed in KINDS",
-    "doctor.py": "likewise",
+    "devices/modules.py": "the kinds of devices are listed in KINDS",
+    "doctor/survey.py": "likewise",
+    "operations/__init__.py": "the modules of that package",
     "bench/processes.py": "the sides of a measurement, named by this package",
     "bench/lines.py": "likewise, listed in SIDES",
 }
