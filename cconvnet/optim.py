@@ -85,7 +85,7 @@ class Parameter:
         shape: of the whole.
         first: returns the whole's first value.
         fan_in: how many weights an output has.
-        lr_scale: multiplies the learning rate; 0 freezes the parameter.
+        rate_factor: multiplies the learning rate; 0 freezes the parameter. It is the lr_scale of the spec.
         weight_decay: the gradient of 1/2 weight_decay * |w|^2 is added to the loss's.
         momentum: None: that of the update.
         norm_limit: the largest Euclidean norm of an output's weights, value[k]; 0: none.
@@ -100,7 +100,7 @@ class Parameter:
     shape: tuple[int, ...]
     first: Callable[[], Array]
     fan_in: int
-    lr_scale: float
+    rate_factor: float
     weight_decay: float
     momentum: float | None = None
     norm_limit: float = 0.0
@@ -176,7 +176,7 @@ def _problem(count: int, lr: float, momentum: float, weight_decay: float) -> Sgd
 
 def _rates(parameter: Parameter, lr: float | Mapping[str, float], momentum: float) -> tuple[float, float]:
     """The learning rate and the momentum of one parameter."""
-    rate = parameter.lr_scale * real("lr", lr[parameter.name] if isinstance(lr, Mapping) else lr)
+    rate = parameter.rate_factor * real("lr", lr[parameter.name] if isinstance(lr, Mapping) else lr)
     return rate, real("momentum", momentum if parameter.momentum is None else parameter.momentum)
 
 
@@ -187,7 +187,7 @@ def moves(
 
     Args:
         parameters: the parameters.
-        lr: one rate, or each parameter's by its name; multiplied by the parameter's lr_scale.
+        lr: one rate, or each parameter's by its name; multiplied by the parameter's rate_factor.
         momentum: of parameters that have none of their own.
     """
     for parameter in parameters:

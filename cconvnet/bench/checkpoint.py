@@ -13,8 +13,8 @@ from cconvnet.bench.timing import summary, wall_seconds
 from cconvnet.checks import whole
 from cconvnet.devices import machine
 from cconvnet.formats.netfiles import NetFiles
+from cconvnet.formats.networks import build_network
 from cconvnet.nets import spec_to_dict
-from cconvnet.network.build import build_network
 from cconvnet.network.synthetic import Training
 from cconvnet.runs.checkpoint import Checkpoint, Folder
 from cconvnet.training.saver import Saver

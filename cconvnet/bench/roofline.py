@@ -16,10 +16,10 @@ from cconvnet.bench.peaks import Peaks, measure
 from cconvnet.bench.timing import summary
 from cconvnet.devices import Device, devices_of, machine
 from cconvnet.formats.netfiles import NetFiles
+from cconvnet.formats.networks import build_spec
 from cconvnet.layers import Layer, SoftmaxCostLayer
 from cconvnet.nets import DATA
 from cconvnet.network import Network
-from cconvnet.network.build import build_spec
 from cconvnet.network.synthetic import Training, check_counts
 
 CACHES = "as in a step: as the call before left them"

@@ -22,8 +22,8 @@ from cconvnet.bench.processes import RAISED_MALLOC, Disagreement, PeerMissing, W
 from cconvnet.bench.timing import summary
 from cconvnet.devices import PRECISIONS, devices_of, machine, require_precision
 from cconvnet.formats.netfiles import NetFiles
+from cconvnet.formats.networks import build_spec
 from cconvnet.nets import NetSpec, spec_to_dict
-from cconvnet.network.build import build_spec
 from cconvnet.network.synthetic import TIMED_LR, check_counts
 
 Array = np.ndarray[Any, Any]

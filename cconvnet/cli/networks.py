@@ -51,9 +51,9 @@ def describe(
 ) -> None:
     """Show a network's layers, shapes, parameters and devices, and the copies between devices."""
     from cconvnet.formats.netfiles import build_sized, chosen
+    from cconvnet.formats.networks import build_spec
     from cconvnet.nets import compare as differences
     from cconvnet.network import table
-    from cconvnet.network.build import build_spec
     from cconvnet.network.footprint import Plan
 
     if compare is not None:

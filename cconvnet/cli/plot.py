@@ -291,8 +291,8 @@ def timeline(
     from cconvnet import plots, runs
     from cconvnet.console import reporter
     from cconvnet.devices import devices_of
+    from cconvnet.formats.networks import build_network, build_spec
     from cconvnet.network import Network, tracing
-    from cconvnet.network.build import build_network, build_spec
 
     if (run is None) == (net is None):
         raise ValueError("one of the two is needed: a run's folder, or --net")

@@ -35,7 +35,7 @@ class InputSpec:
 class LrStep:
     """From `epoch` on, rates are multiplied by `factor`; 0 freezes.
 
-    Attributes
+    Attributes:
         layers: of which layers; empty: of all.
         of: "weight", "bias" or "both".
     """
@@ -59,7 +59,7 @@ class LrStep:
 class TrainRecipe:
     """Default training settings.
 
-    Attributes
+    Attributes:
         steps: when rates change.
         plateau: divide all rates by 10 when the test error has not fallen for this many epochs; 0: never.
         crop, mirror: random crops of the input's size, and mirror images.
@@ -93,7 +93,7 @@ class TrainRecipe:
 class NetSpec:
     """A whole network.
 
-    Attributes
+    Attributes:
         name: what it is called.
         layers: in an order in which every layer follows its inputs; the last is a softmax_cost.
         input: the images as the first layer sees them.

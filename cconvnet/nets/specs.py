@@ -82,7 +82,7 @@ class RateCurve:
 
     The kinds and their formulas are in :func:`cconvnet.training.schedule.curve_factor`.
 
-    Attributes
+    Attributes:
         kind: ``linear``; ``exp``, by equal ratios; ``dexp``, likewise in `steps` steps; ``jdexp``, the same
             with a step back in the middle of each.
         noise: every step multiplies the rate by 1 + noise * |z|, z normally distributed.
@@ -104,7 +104,7 @@ class RateCurve:
 class LayerSpec:
     """What all layers have.
 
-    Attributes
+    Attributes:
         name: unique in the network.
         inputs: names of the layers it reads; ``"data"`` is the images. :func:`chain` fills in empty ones.
         device: where the layer lives: an index into the network's list of devices, the name of a device, or
@@ -140,7 +140,7 @@ class WeightedSpec(LayerSpec):
     A layer with several inputs has weights for each and sums the results. Then `per_input` may say, input by
     input, which of this spec's values differ: ``({}, {"init": gaussian(0.03), "window": (5, 5)})``.
 
-    Attributes
+    Attributes:
         bias: the first value of every bias; None: no bias.
         lr_scale, bias_lr_scale: multiply the trainer's rate; 0 freezes.
         weight_decay, bias_weight_decay: times the parameter, added to its gradient.
@@ -383,7 +383,7 @@ class ConcatSpec(LayerSpec):
 class SelectSpec(LayerSpec):
     """Some of its input's channels, in any order and any number of times.
 
-    Attributes
+    Attributes:
         channels: the input's channel that each channel of the output is.
     """
 

@@ -34,7 +34,6 @@ Modules, in reading order:
     gradcheck: gradients against finite differences and a float64 reference.
     synthetic: training steps on random images.
     tracing: the time of each layer's pass in a step.
-    build: networks by name, without data.
 """
 
 from cconvnet.network.anomaly import Anomaly

@@ -167,7 +167,7 @@ class Network:
         """Move every parameter along its gradient.
 
         Args:
-            lr: one rate, or each parameter's by its name; multiplied by the parameter's lr_scale.
+            lr: one rate, or each parameter's by its name; multiplied by the parameter's rate_factor.
             momentum: of parameters that have none of their own.
         """
         self.runner.update(lr, momentum)

@@ -31,7 +31,7 @@ class Training:
     Args:
         pageable: whether the images are in ordinary memory instead, to measure what that costs.
 
-    Attributes
+    Attributes:
         images, labels, top, left, mirror: what Network.load is given.
         lr: the learning rate.
     """

@@ -25,7 +25,7 @@ PASSES = ("load", "forward", "check", "backward", "update", "copy")
 class Span:
     """One stretch of work.
 
-    Attributes
+    Attributes:
         layer: its name; of layers that are computed together, all of theirs, with +.
         what: one of PASSES. Where a network lives on one device, "backward" has the update in it.
         lane: the device, or "cpu:0 to cpu:1" for a copy.
@@ -47,7 +47,7 @@ class Span:
 class Record:
     """The median one of several traced steps.
 
-    Attributes
+    Attributes:
         lanes: the devices, then the ways that copies go.
         spans: in the order in which they began.
         seconds: from the batch in host memory to the loss, by the host's clock.
@@ -75,7 +75,8 @@ class Record:
 
     def totals(self) -> list[dict[str, Any]]:
         """For each layer in order of its first span: its name, and its seconds by what it did, summed over
-        lanes."""
+        lanes.
+        """
         found: dict[str, dict[str, Any]] = {}
         for span in self.spans:
             row = found.setdefault(span.layer, {"layer": span.layer, **dict.fromkeys(PASSES, 0.0)})
@@ -184,7 +185,7 @@ def record(
 ) -> Record:
     """Traces training steps of a network on random images.
 
-    Args
+    Args:
         steps: how many are traced, and as many more not, in turn.
         warmup: steps before those. On a GPU the second one is captured.
         stepped: is told how many of all are done.

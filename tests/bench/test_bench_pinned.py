@@ -12,8 +12,8 @@ from cconvnet import nets
 from cconvnet.bench import checkpoint, roofline, scaling
 from cconvnet.bench.peers.cconvnet_step import OurStep
 from cconvnet.devices import Device, Feed, get_device
+from cconvnet.formats.networks import build_network
 from cconvnet.nets import spec_to_dict
-from cconvnet.network.build import build_network
 from cconvnet.network.synthetic import Training
 
 

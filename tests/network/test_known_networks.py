@@ -113,11 +113,11 @@ def test_alexnet_2012_has_the_originals_parameters_and_schedule() -> None:
         value = parameter.host("value")
         if parameter.of == "bias":
             assert (value == float(parameter.layer in ones)).all(), name
-            assert (parameter.lr_scale, parameter.weight_decay) == (2, 0)
+            assert (parameter.rate_factor, parameter.weight_decay) == (2, 0)
         else:
             sigma = 0.03 if parameter.layer in ("conv3", "conv4", "conv5") else 0.01
             assert value.std() == pytest.approx(sigma, rel=0.02), name
-            assert (parameter.lr_scale, parameter.weight_decay) == (1, 0.0005)
+            assert (parameter.rate_factor, parameter.weight_decay) == (1, 0.0005)
     schedule = StepSchedule(spec.recipe.lr, spec.recipe.steps)
     epochs = (0, 24, 25, 51, 67, 72, 79)
     assert [schedule.at(e, "fc6") for e in epochs] == pytest.approx(

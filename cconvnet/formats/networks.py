@@ -1,4 +1,4 @@
-"""A network on its own, without data: to be measured or described."""
+"""Networks on their own, by name or from files, without data: to be measured or described."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cconvnet.checks import whole
 from cconvnet.devices import check_precision, devices_of
 from cconvnet.formats.netfiles import NetFiles, build_sized
 from cconvnet.nets import NetSpec, place
-from cconvnet.network.network import Network
+from cconvnet.network import Network
 
 
 def build_spec(
@@ -18,9 +18,17 @@ def build_spec(
     size: int | None = None,
     places: Mapping[str, int | str] | None = None,
 ) -> tuple[NetSpec, int]:
-    """A network's spec, for images of its own size or of `size` in both directions, and the batch.
+    """Return a network's spec and its batch.
 
-    Raises ValueError naming the argument.
+    Args:
+        net: the network.
+        batch: how many images a batch has; None: as many as the recipe's.
+        precision: checked to be one; None: the default.
+        size: the height and width of the images; None: the network's own.
+        places: layers and the devices they are placed on; see cconvnet.nets.place.
+
+    Raises:
+        ValueError: naming the argument.
     """
     check_precision(precision)
     if batch is not None:
@@ -37,9 +45,17 @@ def build_network(
     size: int | None = None,
     places: Mapping[str, int | str] | None = None,
 ) -> Network:
-    """A network on its own, without data: for images of its own size, or of `size` in both directions.
+    """Build a network with first weights.
 
-    Raises
+    Args:
+        net: the network.
+        devices: the names of its devices; None: the default device.
+        batch: how many images a batch has; None: as many as the recipe's.
+        precision: of products and activations; None: "fp32".
+        size: the height and width of the images; None: the network's own.
+        places: layers and the devices they are placed on; see cconvnet.nets.place.
+
+    Raises:
         ValueError: naming the argument.
         DeviceUnavailable: a device cannot be used.
     """
