@@ -1,8 +1,8 @@
 """AlexNet as the 2012 paper describes it: a tower on each of two devices, or both on one as channel groups.
 
 Source: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks",
-2012. Where the paper is silent the original program's settings stand: biases learn at twice the weights' rate
-and do not decay, and 224 pixels give 55 outputs because the last window reads zeros beyond the edge.
+2012. Where the paper is silent, the settings are the original program's. Biases learn at twice the weights'
+rate and do not decay. 224 pixels give 55 outputs because the last window reads zeros beyond the edge.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cconvnet.nets.specs import (
 def build(
     image_shape: tuple[int, int, int] = (256, 256, 3), classes: int = 1000, width: float = 1.0
 ) -> NetSpec:
-    """AlexNet for stored images of `image_shape`, of which 7/8 of each side is cropped: 224 of 256.
+    """Return AlexNet for images of `image_shape`, of which 7/8 of each side is cropped: 224 of 256.
 
     `width` multiplies the number of filters and hidden units of every layer, for tests and small data.
     """
@@ -67,7 +67,7 @@ def build(
         input=InputSpec(height * 7 // 8, width_ * 7 // 8, channels),
         stored=(height, width_),
         classes=classes,
-        # The rates fall where the original's run of record let them fall.
+        # The rates fall at the epochs at which those of the original's best run did.
         recipe=TrainRecipe(
             batch=128,
             epochs=90,

@@ -3,10 +3,11 @@
 It differs from the paper's description (``alexnet``) in these ways:
 
 - LRN and pooling come before the first ReLU, and the fifth convolution is pooled before its ReLU.
-- After the second layer's LRN stands a second normalisation, within each map; both come before pooling.
+- A second normalisation, within each map, follows the second layer's LRN; both come before pooling.
 - LRN's scale is divided by the number of values summed: a fifth of the paper's alpha.
 - The first weights of conv3, conv4 and conv5 have a standard deviation of 0.03, not 0.01.
-- Rates fall when and where its authors let them fall, those of biases never, and conv1 is frozen at last.
+- Rates fall at the epochs and in the layers that its authors chose. Those of biases never fall, and conv1 is
+  frozen at the end.
 - While there is colour noise, the noisy input is divided by 1.1.
 - The mean subtracted is that of the images' centre, wherever the crop lies.
 
@@ -38,7 +39,7 @@ from cconvnet.nets.specs import (
 def build(
     image_shape: tuple[int, int, int] = (256, 256, 3), classes: int = 1000, width: float = 1.0
 ) -> NetSpec:
-    """The network for stored images of `image_shape`, of which 7/8 of each side is cropped: 224 of 256.
+    """Return the network for images of `image_shape`, of which 7/8 of each side is cropped: 224 of 256.
 
     `width` multiplies the number of filters and hidden units of every layer, for tests and small data.
     """

@@ -17,7 +17,7 @@ _BUILDERS: dict[str, Callable[..., NetSpec]] = {
     "alexnet": alexnet.build,
     "alexnet-2012": alexnet_2012.build,
 }
-# The side that images of a folder are brought to; None: a network that takes them as they are.
+# The side that images of a folder are resized to; None: they are left as they are.
 _STORED_SIZES = {
     "lenet": None,
     **dict.fromkeys(("cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"), 32),
@@ -34,9 +34,10 @@ def _known(name: str) -> str:
 
 
 def build(name: str, image_shape: tuple[int, int, int] | None = None, classes: int | None = None) -> NetSpec:
-    """The network called `name`.
+    """Return a network that is known by name.
 
     Args:
+        name: one of NAMES.
         image_shape: (H, W, C) of the stored images, before any crop; None: those the network was made for.
         classes: how many labels there are; None: as many as the network was made for.
 
@@ -49,5 +50,5 @@ def build(name: str, image_shape: tuple[int, int, int] | None = None, classes: i
 
 
 def stored_size(name: str) -> int | None:
-    """The side in pixels that images of any size are brought to for this network; None: left as they are."""
+    """Return the side in pixels to which images are resized for this network; None: left as they are."""
     return _STORED_SIZES[_known(name)]

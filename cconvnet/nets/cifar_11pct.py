@@ -24,7 +24,7 @@ from cconvnet.nets.specs import (
 
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:
-    """The network for stored images of `image_shape`, of which 3/4 of each side is cropped: 24 of 32."""
+    """Return the network for images of `image_shape`, of which 3/4 of each side is cropped: 24 of 32."""
     height, width, channels = image_shape
     same: dict[str, Any] = {"rounding": "ceil", "neuron": RELU}
     conv: dict[str, Any] = {"filters": 64, "window": (5, 5), "padding": (2, 2), **same}

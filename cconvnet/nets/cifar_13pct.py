@@ -13,7 +13,7 @@ from cconvnet.nets.specs import RELU, ConvSpec, FcSpec, LocalSpec, PoolSpec, Sof
 
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:
-    """The network for stored images of `image_shape`, of which 3/4 of each side is cropped: 24 of 32."""
+    """Return the network for images of `image_shape`, of which 3/4 of each side is cropped: 24 of 32."""
     height, width, channels = image_shape
     same: dict[str, Any] = {"rounding": "ceil", "neuron": RELU}
     conv: dict[str, Any] = {"filters": 64, "window": (5, 5), "padding": (2, 2), **same}
@@ -36,8 +36,8 @@ def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) ->
         input=InputSpec(height * 3 // 4, width * 3 // 4, channels, center_mean=True),
         stored=(height, width),
         classes=classes,
-        # The configuration does not say how long. These are the epochs of the 18% network; that only the
-        # weights' rates fall is how the other networks with local layers were trained.
+        # The configuration does not give the number of epochs; these are the 18% network's. Only the weights'
+        # rates fall, as in the other networks with local layers.
         recipe=TrainRecipe(
             batch=128,
             epochs=140,

@@ -19,6 +19,7 @@ from cconvnet.nets.specs import (
 
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:
+    """Return the network for images of `image_shape`, which are not cropped."""
     height, width, channels = image_shape
     conv: dict[str, Any] = {
         "window": (5, 5),
@@ -44,7 +45,7 @@ def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) ->
         LrnSpec(name="rnorm2", **rnorm),
         ConvSpec(name="conv3", filters=64, init=gaussian(0.01), **conv),
         PoolSpec(name="pool3", pool="avg", **pool),
-        # A decay of 1 looks like a mistake and is not: it is the configuration's.
+        # A decay of 1 looks like a mistake but is the configuration's.
         FcSpec(name="fc10", outputs=classes, init=gaussian(0.01), weight_decay=1.0),
         SoftmaxCostSpec(name="cost"),
     )

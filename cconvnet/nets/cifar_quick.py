@@ -9,6 +9,7 @@ from cconvnet.nets.specs import RELU, ConvSpec, FcSpec, PoolSpec, SoftmaxCostSpe
 
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:
+    """Return the network for images of `image_shape`, which are not cropped."""
     height, width, channels = image_shape
     conv: dict[str, Any] = {
         "window": (5, 5),

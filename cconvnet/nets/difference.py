@@ -1,4 +1,4 @@
-"""What differs between two networks, for people."""
+"""The differences between two networks, as a table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cconvnet.nets.specs import Init, LayerSpec, Neuron, RateCurve
 
 
 def compare(one: NetSpec, other: NetSpec) -> list[list[str]]:
-    """What differs between two networks, in rows of layer, value, the first's, the second's.
+    """Return the differences between two networks, in rows of layer, value, the first's, the second's.
 
-    Layers are matched by name and in order; "-" stands for a layer that one of them lacks. A layer that moved
-    because others came or went before it is told by its inputs.
+    Layers are matched by name and in order; "-" means a layer that one of them lacks. A layer that moved
+    because others came or went before it shows as a change of its inputs.
     """
     rows: list[list[str]] = []
 
@@ -46,13 +46,13 @@ def compare(one: NetSpec, other: NetSpec) -> list[list[str]]:
 
 
 def _merged(one: list[str], other: list[str]) -> list[str]:
-    """The names of both, each once, in an order that agrees with both as far as they agree."""
+    """Return the names of both, each once, in an order that agrees with both as far as they agree."""
     steps = difflib.SequenceMatcher(a=one, b=other, autojunk=False).get_opcodes()
     return list(dict.fromkeys(name for _, a, b, c, d in steps for name in (*one[a:b], *other[c:d])))
 
 
 def spec_values(part: Any) -> dict[str, Any]:
-    """The values of a layer, an input or a recipe, for people: nested ones as short texts."""
+    """Return the values of a layer, an input or a recipe to be shown: nested ones as short texts."""
 
     def text(value: Any) -> Any:
         match value:

@@ -13,8 +13,9 @@ from cconvnet.nets.specs import RELU, ConvSpec, FcSpec, PoolSpec, SoftmaxCostSpe
 
 
 def build(image_shape: tuple[int, int, int] = (8, 8, 1), classes: int = 10) -> NetSpec:
+    """Return the network for images of `image_shape`, which are not cropped."""
     height, width, channels = image_shape
-    # Without padding nothing would be left of the 8x8 digits after the second convolution.
+    # Without padding, the second convolution would have no window left in the 8x8 digits.
     padding = 2 if min(height, width) < 20 else 0
     conv: dict[str, Any] = {"window": (5, 5), "padding": (padding, padding), "weight_decay": 0.0005}
     pool: dict[str, Any] = {"window": (2, 2), "stride": (2, 2), "rounding": "ceil"}

@@ -1,4 +1,4 @@
-"""A whole network as plain data: its layers, its images, and the settings it is trained with."""
+"""A whole network as plain data: its layers, its images, and its training settings."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from cconvnet.nets.specs import LayerSpec, Pair, as_pair, one_of, require
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images as the first layer sees them: scale * (pixel - mean), float[height, width, channels].
+    """The images as the first layer reads them: scale * (pixel - mean), float[height, width, channels].
 
-    With `center_mean` the mean is always the centre's, wherever the crop lies, as in the original AlexNet.
+    Attributes:
+        height: of the crop.
+        width: of the crop.
+        channels: of the images.
+        scale: multiplies the pixels.
+        center_mean: whether the mean of the images' centre is subtracted from every crop, as in the original
+            AlexNet. Otherwise it is the mean of the crop's own pixels.
     """
 
     height: int
@@ -33,10 +39,12 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class LrStep:
-    """From `epoch` on, rates are multiplied by `factor`; 0 freezes.
+    """A change of learning rates.
 
     Attributes:
-        layers: of which layers; empty: of all.
+        epoch: when it happens.
+        factor: multiplies the rates; 0 freezes.
+        layers: whose rates change; empty: those of all layers.
         of: "weight", "bias" or "both".
     """
 
@@ -60,11 +68,16 @@ class TrainRecipe:
     """Default training settings.
 
     Attributes:
+        batch: how many images a step has.
+        epochs: the length of the run.
+        lr: the learning rate.
+        momentum: of the updates.
         steps: when rates change.
         plateau: divide all rates by 10 when the test error has not fallen for this many epochs; 0: never.
-        crop, mirror: random crops of the input's size, and mirror images.
+        crop: whether crops of the input's size are taken at random places.
+        mirror: whether half of the images, at random, are mirrored.
         color_noise: the standard deviation of the colour noise's factors; 0: none.
-        color_noise_epochs: how many epochs it lasts; None: all.
+        color_noise_epochs: how many epochs the noise lasts; None: all.
         color_noise_shrinks: whether the noisy input is then divided by 1 + color_noise, as the original
             program did.
     """
@@ -94,13 +107,13 @@ class NetSpec:
     """A whole network.
 
     Attributes:
-        name: what it is called.
+        name: of the network.
         layers: in an order in which every layer follows its inputs; the last is a softmax_cost.
-        input: the images as the first layer sees them.
+        input: the images as the first layer reads them.
         stored: (height, width) of the uint8 images the input is cropped from; equal to the input's where
             nothing is cropped.
         classes: the number of labels.
-        recipe: the settings it is trained with if none are given.
+        recipe: the default training settings.
     """
 
     name: str
@@ -127,10 +140,17 @@ class NetSpec:
 
 
 def place(spec: NetSpec, devices: Mapping[str, int | str]) -> NetSpec:
-    """The network with these layers on these devices (an index into the network's list, or a name).
+    """Return the network with some layers placed on devices.
 
-    Layers after a placed one follow it unless they are placed themselves. A placed layer is whole, so what
-    reads it must not be split. Raises ValueError if there is no such layer.
+    Layers after a placed one follow it unless they are placed themselves. A placed layer is whole, so layers
+    that read it must not be split.
+
+    Args:
+        spec: the network.
+        devices: by layer, the index of a device in the network's list, or a device's name.
+
+    Raises:
+        ValueError: there is no such layer.
     """
     names = [layer.name for layer in spec.layers]
     for name in devices:

@@ -1,4 +1,4 @@
-"""A network's spec to and from JSON values."""
+"""A network's spec as JSON values, as checkpoints and runs store it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 def spec_to_dict(spec: NetSpec) -> dict[str, Any]:
-    """The network as JSON values; :func:`spec_from_dict` makes an equal network of them."""
+    """Return the network as JSON values; :func:`spec_from_dict` makes an equal network of them."""
     values = dataclasses.asdict(spec)
     for layer, layer_values in zip(spec.layers, values["layers"], strict=True):
         layer_values["type"] = layer.type
-    # asdict keeps tuples; JSON gives lists back, and both forms are to be the same.
+    # asdict keeps tuples. JSON gives lists back, and both forms must be the same.
     return _lists(values)  # type: ignore[no-any-return]
 
 
@@ -32,9 +32,10 @@ def _lists(value: Any) -> Any:
 
 
 def spec_from_dict(values: dict[str, Any]) -> NetSpec:
-    """The network described by :func:`spec_to_dict`'s values.
+    """Return the network that :func:`spec_to_dict` described.
 
-    Raises ValueError naming an unknown or missing key.
+    Raises:
+        ValueError: naming an unknown or missing key.
     """
     return _build(
         NetSpec,
@@ -75,7 +76,7 @@ def _layer_from_dict(values: dict[str, Any]) -> LayerSpec:
 
 
 def _input_from_dict(where: str, values: dict[str, Any]) -> dict[str, Any]:
-    """One entry of per_input."""
+    """Return one entry of per_input."""
     kinds = {"init": Init, "lr_curve": RateCurve}
     return {
         name: _build(kinds[name], f"{where}: {name}", value) if name in kinds and value else _tuple(value)
@@ -84,7 +85,7 @@ def _input_from_dict(where: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(kind: type[T], where: str, values: dict[str, Any], **convert: Callable[[Any], Any]) -> T:
-    """An object of a dataclass from a dictionary, each value through its converter."""
+    """Return an object of a dataclass from a dictionary, each value through its converter."""
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     names = [f.name for f in fields]
     required = [

@@ -1,7 +1,7 @@
-"""The shapes of a network's activations and weights, from its spec alone.
+"""Shapes of a network's activations and weights, from its spec alone.
 
-A network that runs takes its shapes from the problem structs of its layers, on a device. Here the same rules
-stand in a few lines, for those who look at a network or rewrite it without running it.
+A network that runs takes its shapes from the problem structs of its layers, on a device. This module has the
+same rules in a few lines, to inspect or rewrite a network without running it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from cconvnet.nets.specs import (
     ConcatSpec,
     ConvSpec,
     FcSpec,
+    FilterSpec,
     Init,
     LayerSpec,
     LocalSpec,
@@ -28,33 +29,34 @@ Shape = tuple[int, int, int]  # (H, W, C) of one image's activation; (1, 1, C) a
 
 
 def windows(size: int, window: int, stride: int, padding: int, rounding: str) -> int:
-    """How many windows fit along one axis, below 1 if none does."""
+    """Return how many windows fit along one axis; below 1 if none does."""
     room = size + 2 * padding - window
     return 1 + (-(-room // stride) if rounding == "ceil" else room // stride)
 
 
 def pool_outputs(spec: PoolSpec, shape: Shape) -> Pair:
-    """How many windows a pooling layer has in either direction."""
+    """Return how many windows a pooling layer has in either direction."""
     if spec.outputs is not None:
         return spec.outputs
     counts = []
     for size, window, stride, padding in zip(shape, spec.window, spec.stride, spec.padding, strict=False):
-        # Only windows that begin at the last pixel or before: the others would be empty.
+        # Windows that begin behind the last pixel would be empty.
         most = (size - 1 + padding) // stride + 1
         counts.append(min(most, windows(size, window, stride, padding, spec.rounding)))
     return counts[0], counts[1]
 
 
 def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
-    """The shape of a layer's output.
+    """Return the shape of a layer's output.
 
-    Raises ValueError naming the layer where no window fits or several inputs do not go together.
+    Raises:
+        ValueError: naming the layer, if no window fits or its inputs give several shapes.
     """
     if isinstance(spec, FcSpec):
         return 1, 1, spec.outputs
     if isinstance(spec, PoolSpec):
         found = {(*pool_outputs(spec, shape), shape[2]) for shape in inputs}
-    elif isinstance(spec, ConvSpec | LocalSpec):
+    elif isinstance(spec, FilterSpec):
         found = set()
         for index, shape in enumerate(inputs):
             own = spec.for_input(index)
@@ -79,9 +81,10 @@ def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
 
 
 def shapes(spec: NetSpec) -> dict[str, Shape]:
-    """The output's shape of every layer by its name, and of "data".
+    """Return the output's shape of every layer by its name, and of "data".
 
-    Raises ValueError as :func:`output_shape`, and where a layer reads none before it.
+    Raises:
+        ValueError: as :func:`output_shape`, or a layer reads one that does not come before it.
     """
     found: dict[str, Shape] = {DATA: (spec.input.height, spec.input.width, spec.input.channels)}
     for layer in spec.layers:
@@ -92,8 +95,8 @@ def shapes(spec: NetSpec) -> dict[str, Shape]:
     return found
 
 
-def fan_in(spec: ConvSpec | LocalSpec | FcSpec, index: int, shape: Shape) -> int:
-    """How many weights each output has for the input of this index."""
+def fan_in(spec: FilterSpec | FcSpec, index: int, shape: Shape) -> int:
+    """Return how many weights each output has for the input of this index."""
     if isinstance(spec, FcSpec):
         return math.prod(shape)
     own = spec.for_input(index)
@@ -101,16 +104,16 @@ def fan_in(spec: ConvSpec | LocalSpec | FcSpec, index: int, shape: Shape) -> int
 
 
 def plain_init(init: Init, weights: int) -> Init:
-    """The same first weights, for outputs of so many weights, as a plain standard deviation."""
+    """Return the same distribution, for outputs of so many weights, as a plain Gaussian."""
     return gaussian(math.sqrt(2 / weights)) if init.kind == "he" else init
 
 
 def parameters(spec: NetSpec, found: Mapping[str, Shape] | None = None) -> dict[str, int]:
-    """How many weights and biases every layer that has them learns."""
+    """Return how many weights and biases each layer that has some learns."""
     found = found or shapes(spec)
     counts = {}
     for layer in spec.layers:
-        if not isinstance(layer, ConvSpec | LocalSpec | FcSpec):
+        if not isinstance(layer, FilterSpec | FcSpec):
             continue
         p, q, k = found[layer.name]
         weights = k * sum(fan_in(layer, index, found[name]) for index, name in enumerate(layer.inputs))

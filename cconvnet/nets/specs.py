@@ -1,7 +1,7 @@
 """Layers as plain data: frozen dataclasses, one per layer type.
 
-Nothing here computes. A spec says what a layer is; :mod:`cconvnet.layers` makes it run, with shapes worked
-out by the problem structs, and :mod:`cconvnet.nets.shapes` gives them without running it.
+Nothing here computes. A spec describes a layer and :mod:`cconvnet.layers` runs it, with shapes computed by
+the problem structs. :mod:`cconvnet.nets.shapes` computes them without running it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,23 @@ DATA = "data"  # the name by which layers read the images
 
 
 def require(ok: bool, message: str) -> None:
+    """Raise a ValueError with this message unless `ok`."""
     if not ok:
         raise ValueError(message)
 
 
 def one_of(argument: str, given: str, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:  # the nearest name is looked for only then
+    """Check that an argument has one of the allowed values.
+
+    Raises:
+        ValueError: naming the argument, what was given, and the nearest of the allowed values.
+    """
+    if given not in allowed:
         raise ValueError(nearest(argument, given, allowed))
 
 
 def as_pair(argument: str, value: int | Iterable[int]) -> Pair:
-    """(vertical, horizontal); one integer stands for both."""
+    """Return (vertical, horizontal); one integer means both."""
     values = (value, value) if isinstance(value, int) else tuple(value)
     require(
         len(values) == 2 and all(isinstance(v, int) for v in values),
@@ -41,9 +47,12 @@ def as_pair(argument: str, value: int | Iterable[int]) -> Pair:
 
 @dataclass(frozen=True)
 class Init:
-    """First weights: ``gaussian`` with standard deviation `sigma`, or ``he``: sigma = sqrt(2 / fan-in).
+    """The distribution of first weights.
 
-    Source of ``he``: He et al. 2015, "Delving Deep into Rectifiers", section 2.2.
+    Attributes:
+        kind: ``gaussian``, or ``he``, a Gaussian with sigma = sqrt(2 / fan-in). Source: He et al. 2015,
+            "Delving Deep into Rectifiers", section 2.2.
+        sigma: the standard deviation of ``gaussian``.
     """
 
     kind: str = "he"
@@ -56,12 +65,13 @@ class Init:
 
 
 def gaussian(sigma: float) -> Init:
+    """First weights from a Gaussian of this standard deviation."""
     return Init("gaussian", sigma)
 
 
 @dataclass(frozen=True)
 class Neuron:
-    """An elementwise function; what `a` and `b` mean is said at ``Neuron`` in kernels/problem.h."""
+    """An activation function; ``Neuron`` in kernels/problem.h defines the kinds with their `a` and `b`."""
 
     kind: str = "relu"
     a: float = 1.0
@@ -85,6 +95,8 @@ class RateCurve:
     Attributes:
         kind: ``linear``; ``exp``, by equal ratios; ``dexp``, likewise in `steps` steps; ``jdexp``, the same
             with a step back in the middle of each.
+        factor: the first rate divided by the last.
+        steps: of ``dexp`` and ``jdexp``.
         noise: every step multiplies the rate by 1 + noise * |z|, z normally distributed.
     """
 
@@ -102,7 +114,7 @@ class RateCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    """What all layers have.
+    """The fields that all layers have.
 
     Attributes:
         name: unique in the network.
@@ -110,7 +122,7 @@ class LayerSpec:
         device: where the layer lives: an index into the network's list of devices, the name of a device, or
             None for where its first input lives. A network on a single device has everything there.
         split: whether the layer is shared out over all devices of the network, each with an equal part of its
-            output's channels: a tower. On one device it is whole.
+            output's channels: a tower. On one device the layer is whole.
     """
 
     type: ClassVar[str] = ""
@@ -126,7 +138,7 @@ class LayerSpec:
         self._set("inputs", (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs))
 
     def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # frozen, but its values may still be brought to one form
+        object.__setattr__(self, name, value)  # frozen, but values are still converted to one form
 
     def _pairs(self, *names: str) -> None:
         for name in names:
@@ -135,25 +147,32 @@ class LayerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedSpec(LayerSpec):
-    """What layers with weights share: weights, a bias, and how both are initialised and updated.
+    """The fields of layers with weights: the activation function, first values and updates.
 
-    A layer with several inputs has weights for each and sums the results. Then `per_input` may say, input by
-    input, which of this spec's values differ: ``({}, {"init": gaussian(0.03), "window": (5, 5)})``.
+    A layer with several inputs has weights for each and sums the products.
 
     Attributes:
+        neuron: the activation function; None: no function.
+        init: the distribution of the first weights.
         bias: the first value of every bias; None: no bias.
-        lr_scale, bias_lr_scale: multiply the trainer's rate; 0 freezes.
-        weight_decay, bias_weight_decay: times the parameter, added to its gradient.
-        momentum, bias_momentum: None: the trainer's.
-        lr_curve, bias_lr_curve: how the rate falls over the run, beside the recipe's steps; None: it stays.
+        lr_scale: multiplies the rate of the weights; 0 freezes them.
+        bias_lr_scale: likewise of the bias.
+        lr_curve: the fall of the weights' rate over the run, beside the recipe's steps; None: it stays.
+        bias_lr_curve: likewise of the bias.
+        weight_decay: this times the weights is added to their gradient.
+        bias_weight_decay: likewise of the bias.
+        momentum: of the weights; None: that of the run.
+        bias_momentum: likewise of the bias.
         norm_limit: after each update the weights of an output are scaled down to this Euclidean norm if
             theirs is larger; 0: no limit.
         contrast_limits: (least, largest) Euclidean norm of an output's weights minus their mean. After each
-            update, before norm_limit, weights outside are multiplied by what brings the norm to the nearer
-            one, unless it is 0. Only of a convolution; None: no limits.
+            update, before norm_limit, weights outside are scaled until their norm is the nearer limit, unless
+            it is 0. Only of a convolution; None: no limits.
+        per_input: for each input the fields that differ from this spec, such as
+            ``({}, {"init": gaussian(0.03), "window": (5, 5)})``; empty: none.
     """
 
-    # What per_input may set.
+    # The fields that per_input may set.
     _EACH_INPUT: ClassVar[tuple[str, ...]] = (
         *("init", "lr_scale", "lr_curve", "weight_decay", "momentum", "norm_limit", "contrast_limits"),
     )
@@ -190,7 +209,7 @@ class WeightedSpec(LayerSpec):
                 cast(dict[str, Any], values)["contrast_limits"] = self._contrast(values["contrast_limits"])
 
     def _contrast(self, limits: Iterable[float] | None) -> tuple[float, float] | None:
-        """Contrast limits as a pair; ValueError if they are none, or the layer can have none."""
+        """Return contrast limits as a pair; ValueError if they are wrong or the layer cannot have any."""
         if limits is None:
             return None
         where = f"layer {self.name}: contrast_limits"
@@ -203,12 +222,12 @@ class WeightedSpec(LayerSpec):
 
     @property
     def limits(self) -> list[str]:
-        """The names of the limits that hold after an update."""
+        """The names of the limits that this layer has."""
         given = {"contrast_limits": self.contrast_limits is not None, "norm_limit": self.norm_limit > 0}
         return [name for name, kept in given.items() if kept]
 
     def for_input(self: W, index: int) -> W:
-        """This spec with the values that hold for one of its inputs."""
+        """Return this spec with the values that hold for one of its inputs."""
         if not self.per_input:
             return self
         return dataclasses.replace(self, per_input=(), **self.per_input[index])
@@ -219,7 +238,16 @@ W = TypeVar("W", bound=WeightedSpec)
 
 @dataclass(frozen=True, kw_only=True)
 class FilterSpec(WeightedSpec):
-    """`filters` filters of `window` pixels; each of `groups` reads its own share of the channels."""
+    """The fields of layers with filters.
+
+    Attributes:
+        filters: how many there are, in all groups together.
+        window: the size of a filter in pixels.
+        stride: the distance of windows.
+        padding: zeros on either side of the image.
+        groups: each group of filters reads its own share of the channels.
+        rounding: "floor", or "ceil" for a last window that reads zeros beyond the padding.
+    """
 
     _EACH_INPUT: ClassVar[tuple[str, ...]] = (
         *WeightedSpec._EACH_INPUT,
@@ -244,7 +272,11 @@ class FilterSpec(WeightedSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvSpec(FilterSpec):
-    """A convolution. Without `shared_bias` each output position has biases of its own."""
+    """A convolution.
+
+    Attributes:
+        shared_bias: whether all output positions have the same biases.
+    """
 
     type: ClassVar[str] = "conv"
 
@@ -253,7 +285,7 @@ class ConvSpec(FilterSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSpec(FilterSpec):
-    """Like a convolution, but each output position has filters and biases of its own."""
+    """A convolution whose output positions have filters and biases of their own."""
 
     type: ClassVar[str] = "local"
     shared_bias: ClassVar[bool] = False
@@ -261,7 +293,11 @@ class LocalSpec(FilterSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class FcSpec(WeightedSpec):
-    """`outputs` sums over the whole input, flattened in the order (H, W, C)."""
+    """A fully connected layer; its input is flattened in the order (H, W, C).
+
+    Attributes:
+        outputs: how many there are.
+    """
 
     type: ClassVar[str] = "fc"
     shared_bias: ClassVar[bool] = True
@@ -271,7 +307,11 @@ class FcSpec(WeightedSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronSpec(LayerSpec):
-    """An elementwise function as a layer of its own."""
+    """An activation function as a layer of its own.
+
+    Attributes:
+        neuron: the function.
+    """
 
     type: ClassVar[str] = "neuron"
 
@@ -282,8 +322,13 @@ class NeuronSpec(LayerSpec):
 class PoolSpec(LayerSpec):
     """The maximum or the mean of each window; windows are clipped to the image.
 
-    A negative padding begins inside the image. `outputs` is how many windows there are in either direction,
-    None: as many as fit.
+    Attributes:
+        pool: "max" or "avg".
+        window: the size of a window.
+        stride: the distance of windows.
+        padding: the distance of the first window from the image's edge; if negative, it begins inside.
+        rounding: "floor", or "ceil" for a last window that is clipped.
+        outputs: how many windows there are in either direction; None: as many as fit.
     """
 
     type: ClassVar[str] = "pool"
@@ -307,7 +352,13 @@ class PoolSpec(LayerSpec):
 class LrnSpec(LayerSpec):
     """x * (k + alpha * sum of x^2)^-beta, over channels or in the same map; see ``LrnProblem``.
 
-    `alpha` multiplies the plain sum, as in the 2012 paper; :func:`lrn_alpha` gives it for cuda-convnet's.
+    Attributes:
+        size: how many channels, or how many pixels in either direction, are summed.
+        alpha: multiplies the plain sum, as in the 2012 paper; see :func:`lrn_alpha` for cuda-convnet's.
+        beta: the exponent.
+        k: added to the sum.
+        groups: the groups of channels that are normalised by themselves.
+        region: "across_channels" or "same_map".
     """
 
     type: ClassVar[str] = "lrn"
@@ -321,13 +372,20 @@ class LrnSpec(LayerSpec):
 
 
 def lrn_alpha(scale: float, size: int, region: str = "across_channels") -> float:
-    """The alpha of cuda-convnet's `scale`, which is divided by the number of values summed."""
+    """Return the alpha of cuda-convnet's `scale`, which is divided by the number of values summed."""
     return scale / (size * size if region == "same_map" else size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastNormSpec(LayerSpec):
-    """x * (k + alpha * sum of (x - local mean)^2)^-beta in the same map; cuda-convnet's cnorm."""
+    """x * (k + alpha * sum of (x - local mean)^2)^-beta in the same map; cuda-convnet's cnorm.
+
+    Attributes:
+        size: how many pixels in either direction are summed.
+        alpha: multiplies the sum.
+        beta: the exponent.
+        k: added to the sum.
+    """
 
     type: ClassVar[str] = "contrast_norm"
 
@@ -339,10 +397,13 @@ class ContrastNormSpec(LayerSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutSpec(LayerSpec):
-    """Keeps each element with probability `keep` in training.
+    """Dropout: each element is kept with probability `keep` in training and is 0 otherwise.
 
-    The 2012 paper leaves kept elements as they are in training and multiplies by `keep` at test time;
-    `inverted` divides by `keep` in training instead. Not `enabled`, training is like testing.
+    Attributes:
+        keep: the probability.
+        inverted: whether kept elements are divided by `keep` in training. Otherwise all elements are
+            multiplied by `keep` at test time, as in the 2012 paper.
+        enabled: whether elements are dropped; if not, training is like testing.
     """
 
     type: ClassVar[str] = "dropout"
@@ -354,7 +415,11 @@ class DropoutSpec(LayerSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class SumSpec(LayerSpec):
-    """The elementwise sum of two or more inputs of one shape, each times its coefficient (empty: 1)."""
+    """The elementwise sum of two or more inputs of one shape.
+
+    Attributes:
+        coeffs: multiply the inputs; empty: all are 1.
+    """
 
     type: ClassVar[str] = "sum"
 
@@ -374,7 +439,7 @@ class MaxSpec(LayerSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ConcatSpec(LayerSpec):
-    """The channels of two or more inputs of one height and width, one input's behind the other's."""
+    """The channels of two or more inputs of one height and width, in the order of the inputs."""
 
     type: ClassVar[str] = "concat"
 
@@ -384,7 +449,7 @@ class SelectSpec(LayerSpec):
     """Some of its input's channels, in any order and any number of times.
 
     Attributes:
-        channels: the input's channel that each channel of the output is.
+        channels: for each channel of the output the input's channel that it copies.
     """
 
     type: ClassVar[str] = "select"
@@ -401,9 +466,13 @@ class SelectSpec(LayerSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class BlurSpec(LayerSpec):
-    """Each channel convolved with a Gaussian of `size` x `size` pixels; outside the image are zeros.
+    """Each channel convolved with a Gaussian; outside the image are zeros.
 
     The weights exp(-d^2 / (2 stdev^2)) sum to 1 over the whole window, so edges become darker.
+
+    Attributes:
+        stdev: of the Gaussian, in pixels.
+        size: of the window in either direction; odd.
     """
 
     type: ClassVar[str] = "blur"
@@ -420,9 +489,11 @@ class BlurSpec(LayerSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxCostSpec(LayerSpec):
-    """Softmax and cross-entropy against the labels; `coeff` multiplies the gradient, not the loss shown.
+    """Softmax and cross-entropy against the labels.
 
-    `softmax` is what the softmax alone is called where files name it apart from the cost.
+    Attributes:
+        coeff: multiplies the gradient, not the loss that is shown.
+        softmax: the name of the softmax in files that name it apart from the cost.
     """
 
     type: ClassVar[str] = "softmax_cost"
@@ -453,7 +524,7 @@ LAYER_TYPES: dict[str, type[LayerSpec]] = {
 
 
 def chain(*layers: LayerSpec) -> tuple[LayerSpec, ...]:
-    """The layers, where each that names no input reads the one before it, and the first reads the images."""
+    """Return the layers in a chain: one without inputs reads the layer before it, the first the images."""
     names = (DATA, *(layer.name for layer in layers))
     return tuple(
         layer if layer.inputs else dataclasses.replace(layer, inputs=(before,))

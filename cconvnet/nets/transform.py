@@ -14,11 +14,10 @@ from cconvnet.nets.shapes import Shape, fan_in, plain_init, shapes
 from cconvnet.nets.specs import (
     BlurSpec,
     ContrastNormSpec,
-    ConvSpec,
     DropoutSpec,
     FcSpec,
+    FilterSpec,
     LayerSpec,
-    LocalSpec,
     LrnSpec,
     MaxSpec,
     NeuronSpec,
@@ -28,8 +27,8 @@ from cconvnet.nets.specs import (
     SumSpec,
 )
 
-_Weighted = ConvSpec | LocalSpec | FcSpec
-# Layers that treat each channel by itself, so that a tower needs nothing of the others.
+_Weighted = FilterSpec | FcSpec
+# Layers that compute each channel from itself alone, so that a tower reads nothing of the others.
 _BY_CHANNEL = (NeuronSpec, PoolSpec, ContrastNormSpec, DropoutSpec, SumSpec, MaxSpec, BlurSpec)
 
 
@@ -37,14 +36,16 @@ _BY_CHANNEL = (NeuronSpec, PoolSpec, ContrastNormSpec, DropoutSpec, SumSpec, Max
 
 
 def towers(spec: NetSpec, count: int) -> NetSpec:
-    """The network with each split layer written out as `count` layers, one on each device.
+    """Return the network with each split layer written out as `count` layers, one on each device.
 
     The towers of "conv1" are "conv1a" on device 0, "conv1b" on device 1, and so on; each has an equal part of
-    the channels. A convolution with groups reads its own tower, so that `count` groups become one in each;
-    one without reads all towers, with weights for each, and so does an FC layer. LRN's groups are shared out
-    likewise. Weights drawn as He et al. do become plain Gaussians, since a part no longer knows the whole.
+    the channels. A convolution with groups reads its own tower, so that `count` groups become one in each.
+    A convolution without groups reads all towers, with weights for each, and so does an FC layer. LRN's
+    groups are shared out likewise. Weights drawn as He et al. do become plain Gaussians, since the fan-in of
+    a part is not that of the whole.
 
-    Raises ValueError naming the layer that cannot be shared out, or ones of equal names.
+    Raises:
+        ValueError: naming a layer that cannot be shared out, or layers of equal names.
     """
     if not 1 <= count <= len(string.ascii_lowercase):
         raise ValueError(f"count must be from 1 to {len(string.ascii_lowercase)}, not {count}")
@@ -73,7 +74,7 @@ def towers(spec: NetSpec, count: int) -> NetSpec:
 
 
 def _whole(layer: LayerSpec, found: dict[str, Shape], parts: dict[str, tuple[str, ...]]) -> LayerSpec:
-    """A layer that is not split itself."""
+    """Return a layer that is not split itself; if it reads split ones, with weights for each tower."""
     if all(len(parts.get(name, ())) <= 1 for name in layer.inputs):
         return layer
     if not isinstance(layer, _Weighted):
@@ -92,7 +93,7 @@ def _groups(layer: _Weighted) -> list[int]:
 
 
 def _channels(layer: _Weighted, count: int) -> dict[str, Any]:
-    """The field that says how many channels a layer puts out."""
+    """Return the field for the number of output channels, with this count."""
     return {"outputs" if isinstance(layer, FcSpec) else "filters": count}
 
 
@@ -114,7 +115,7 @@ def _towers(
             return
         if any(number % count for number in groups):
             raise ValueError(f"layer {layer.name}: its groups must be 1 or a multiple of {count}")
-        # What a filter reads stays the same, so nothing changes but the number of groups.
+        # A filter reads the same channels as before, so only the number of groups changes.
         values["groups"] = groups[0] // count
         values["per_input"] = tuple(
             {**entry, "groups": number // count}
@@ -137,7 +138,7 @@ def _towers(
 
 
 def _reading_all(layer: _Weighted, found: dict[str, Shape], parts: dict[str, tuple[str, ...]]) -> _Weighted:
-    """The layer with each split input replaced by all of its towers."""
+    """Return the layer with each split input replaced by all of its towers."""
     inputs: list[str] = []
     entries: list[dict[str, Any]] = []
     for index, name in enumerate(layer.inputs):
@@ -153,7 +154,7 @@ def _reading_all(layer: _Weighted, found: dict[str, Shape], parts: dict[str, tup
             entry["init"] = plain_init(own.init, fan_in(layer, index, found[name]))
         inputs += names
         entries += [entry] * len(names)
-    # What all inputs have in common is said once.
+    # Values that all inputs have in common become the layer's.
     same = {
         key: value
         for key, value in entries[0].items()
@@ -169,16 +170,20 @@ def _reading_all(layer: _Weighted, found: dict[str, Shape], parts: dict[str, tup
 def scaled(
     spec: NetSpec, width: float = 1.0, image: Pair | None = None, classes: int | None = None
 ) -> NetSpec:
-    """The same network with other numbers of filters, another image size, other classes.
+    """Return the same network with other numbers of filters, another image size or other classes.
+
+    Layers keep their windows, so that small images may leave nothing to compute. The network reports that
+    when it is made.
 
     Args:
+        spec: the network.
         width: multiplies the filters and outputs of every layer but the last, rounded such that all groups
             stay equal.
-        image: (H, W) of the stored images; None: as they are. The part that is cropped stays as large a part.
+        image: (H, W) of the stored images; None: as they are. The crop keeps its share of each side.
         classes: how many labels there are; None: as many as before.
 
-    Layers keep their windows, so that small images may leave nothing to compute: the network says so when it
-    is made. Raises ValueError naming the argument.
+    Raises:
+        ValueError: naming the argument.
     """
     real("width", width, above=0)
     height, side = image or spec.stored
@@ -209,10 +214,10 @@ def scaled(
 
 
 def _unit(spec: NetSpec) -> int:
-    """What every number of channels must be a multiple of: all groups, and two towers."""
+    """Return the divisor that all numbers of channels must have, for all groups and two towers."""
     groups = [2 if any(layer.split for layer in spec.layers) else 1]
     for layer in spec.layers:
-        if isinstance(layer, ConvSpec | LocalSpec):
+        if isinstance(layer, FilterSpec):
             groups += _groups(layer)
         elif isinstance(layer, LrnSpec):
             groups.append(layer.groups)
@@ -220,7 +225,7 @@ def _unit(spec: NetSpec) -> int:
 
 
 def _before_cost(spec: NetSpec) -> set[str]:
-    """The layers with weights whose outputs are the classes."""
+    """Return the layers with weights whose outputs are the classes."""
     layers = {layer.name: layer for layer in spec.layers}
     found: set[str] = set()
     waiting = [name for layer in spec.layers if isinstance(layer, SoftmaxCostSpec) for name in layer.inputs]
@@ -231,6 +236,3 @@ def _before_cost(spec: NetSpec) -> set[str]:
         elif layer is not None:
             waiting += layer.inputs
     return found
-
-
-__all__ = ["scaled", "towers"]

@@ -1,15 +1,18 @@
-"""Are a network's gradients right? Two comparisons, layer by layer.
+"""The check of a network's gradients: two comparisons, layer by layer.
 
-First the whole network runs in float64 on the NumPy reference, and its gradients are held against finite
-differences of its loss. Then each device's activations and gradients are held against the reference's. So a
+First the whole network runs in float64 on the NumPy reference, and its gradients are compared with finite
+differences of its loss. Then each device's activations and gradients are compared with the reference's. So a
 wrong formula fails the first comparison, a wrong kernel the second.
 
-The point where this is done is chosen such that the comparisons mean something. Images are noise: flat areas
-would put many values exactly on the kinks of ReLU and max pooling, where no derivative exists. Weights are
-drawn as He et al. do, biases at random, and the last layer is scaled until its outputs are about 1: no
-gradient vanishes and the softmax is not saturated. Where a finite difference still straddles a kink, a
-smaller one tells; a value that lies on different sides of a kink in float32 and float64 changes one path out
-of thousands. Dropout takes the same masks everywhere.
+The point at which gradients are compared is chosen so that the comparisons mean something:
+
+- Images are noise. Flat areas would put many values exactly on the kinks of ReLU and max pooling, where no
+  derivative exists.
+- Weights are drawn as He et al. do, biases at random, and the last layer is scaled until its outputs are
+  about 1. So no gradient vanishes and the softmax is not saturated.
+- Where a finite difference still straddles a kink, a smaller one decides. A value on different sides of a
+  kink in float32 and float64 changes one path out of thousands.
+- Dropout draws the same masks everywhere.
 """
 
 from __future__ import annotations
@@ -33,19 +36,26 @@ from cconvnet.optim import Parameter
 Array = np.ndarray[Any, Any]
 
 FINITE_DIFFERENCES = "finite differences"
-# Relative errors that are still right. Rounding alone gives at most 4e-7 and 2e-7 for the networks known by
-# name; the rest is for kinks and for deeper networks. A wrong index or factor gives 1e-2 and more.
+# The largest relative errors of right gradients. Rounding alone gives at most 4e-7 and 2e-7 for the networks
+# known by name; the rest is for kinks and for deeper networks. A wrong index or factor gives 1e-2 and more.
 DIFFERENCE_BOUND = 1e-5
 DEVICE_BOUND = 1e-4
-_TRAIN_STEP = 1  # decides the dropout masks
-# How far a parameter is moved, relative to its size. A wrong gradient is wrong at every distance, a kink
-# only at those that reach it.
-_STEPS = (1e-4, 1e-5, 1e-6)
+_TRAIN_STEP = 1  # selects the dropout masks
+# Distances by which a parameter is moved, relative to its size. A wrong gradient is wrong at every distance;
+# a kink disturbs only those that reach it.
+_DISTANCES = (1e-4, 1e-5, 1e-6)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: `name` is a layer (its activation) or a parameter (its gradient)."""
+    """One comparison.
+
+    Attributes:
+        name: a layer, whose activation is compared, or a parameter, whose gradient is.
+        against: FINITE_DIFFERENCES, or the devices that are compared with the reference.
+        error: relative.
+        bound: the largest error that passes.
+    """
 
     name: str
     against: str
@@ -54,11 +64,21 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        return self.error <= self.bound  # a NaN is not
+        """Whether the error is within its bound; a NaN is not."""
+        return self.error <= self.bound
 
 
 @dataclass(frozen=True)
 class Report:
+    """All comparisons of a network.
+
+    Attributes:
+        net: the network's name.
+        batch: how many images the batch had.
+        seed: of weights and images.
+        checks: the comparisons.
+    """
+
     net: str
     batch: int
     seed: int
@@ -66,18 +86,20 @@ class Report:
 
     @property
     def ok(self) -> bool:
+        """Whether all comparisons passed."""
         return all(check.ok for check in self.checks)
 
     @property
     def failures(self) -> tuple[Check, ...]:
+        """The comparisons that failed."""
         return tuple(check for check in self.checks if not check.ok)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return {**asdict(self), "ok": self.ok}
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows: a line for each layer and parameter, a column for each comparison."""
+        """Return header and rows: a row for each layer and parameter, a column for each comparison."""
         columns = list(dict.fromkeys(check.against for check in self.checks))
         found = {(check.name, check.against): check for check in self.checks}
         rows = []
@@ -92,10 +114,15 @@ class Report:
 
 
 def small_spec(net: str | NetSpec, width: float | None = None, size: int | None = None) -> NetSpec:
-    """A network, or the one of a name, at a size that NumPy runs in seconds; every layer is there.
+    """Return a network with all its layers at a size that NumPy runs in seconds.
 
-    Without `width` and `size`, a network of images above 76 pixels has an eighth of its filters, images of 76
-    pixels, which leave AlexNet's last convolution a few to do, and ten classes at most.
+    Without `width` and `size`, a network of images above 76 pixels gets an eighth of its filters, images of
+    76 pixels and at most ten classes. That many pixels leave AlexNet's last convolution some work.
+
+    Args:
+        net: a network, or the name of one.
+        width: multiplies the filters of all layers.
+        size: the height and width of the images.
     """
     spec = nets.build(net) if isinstance(net, str) else net
     if width is None and size is None and max(spec.stored) > 76:
@@ -110,18 +137,20 @@ def gradcheck(
     seed: int = 0,
     samples: int = 2,
 ) -> Report:
-    """Checks a network's gradients on each of the devices.
+    """Check a network's gradients on each of the devices.
 
     Args:
-        spec: any network; :func:`small_spec` gives those known by name at a size that takes seconds.
+        spec: any network; :func:`small_spec` returns those known by name at a size that takes seconds.
         devices: one or several; those of one kind hold one network together. None: the default device.
+        batch: how many images the batch has.
+        seed: of weights and images.
         samples: how many of each parameter's elements are moved by finite differences, twice: those of
             largest gradient and as many others. All elements together are moved in one more direction.
     """
     whole("--batch", batch, 1)
     whole("--seed", seed, 0, MAX_SEED)
     listed = [devices] if devices is None or isinstance(devices, str | Device) else list(devices)
-    # Known before the slow part.
+    # Unknown devices are refused before the slow part.
     targets: dict[str, list[Device]] = {}
     for device in map(get_device, listed):
         targets.setdefault(device.kind, []).append(device)
@@ -141,17 +170,17 @@ def gradcheck(
     ]
     for together in targets.values():
         network = point.network(together)
-        place = ",".join(device.name for device in together)
+        names = ",".join(device.name for device in together)
         for found, right in zip(point.run(network), (outputs, gradients), strict=True):
             checks += [
-                Check(name, place, _relative(found[name], value), DEVICE_BOUND)
+                Check(name, names, _relative(found[name], value), DEVICE_BOUND)
                 for name, value in right.items()
             ]
     return Report(spec.name, batch, seed, tuple(checks))
 
 
 class _Point:
-    """Images, labels and weights, the same for every device."""
+    """The point at which gradients are compared: images, labels and weights, the same for every device."""
 
     def __init__(self, spec: NetSpec, batch: int, seed: int) -> None:
         self.spec, self.batch, self.seed = spec, batch, seed
@@ -163,6 +192,7 @@ class _Point:
         self.values: dict[str, Array] = {}
 
     def network(self, devices: list[Device]) -> Network:
+        """Return a network at this point."""
         network = Network(self.spec, batch=self.batch, devices=devices, seed=self.seed)
         network.set_mean(self.mean)
         network.load(self.images, self.labels, mirror=self.mirror)
@@ -180,7 +210,7 @@ class _Point:
         return draws.normal(0, 0.1, parameter.shape).astype(np.float32)
 
     def scale_last_layer(self, network: Network) -> None:
-        """Shrinks the weights of the layer before the cost, if any, until it puts out values near 1."""
+        """Shrink the weights of the layer before the cost, if it has any, until its outputs are about 1."""
         (last,) = network.spec.layers[-1].inputs
         network.forward(train=True, step=_TRAIN_STEP)
         size = float(np.abs(network.outputs(last)).max())
@@ -190,7 +220,7 @@ class _Point:
                 parameter.fill("value", self.values[name])
 
     def run(self, network: Network) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The activations by layer and the gradients by parameter."""
+        """Return the activations by layer and the gradients by parameter."""
         network.forward(train=True, step=_TRAIN_STEP)
         network.backward()
         outputs = {layer.name: network.outputs(layer.name) for layer in network.spec.layers}
@@ -199,14 +229,14 @@ class _Point:
 
 
 def _relative(found: Array, right: Array) -> float:
-    """|found - right| / |right|; two that are all zeros agree."""
+    """Return |found - right| / |right|; two tensors of zeros agree."""
     size = float(np.linalg.norm(right))
     error = float(np.linalg.norm(found.astype(np.float64) - right))
     return error / size if size > 0 else error
 
 
 def _difference_error(network: Network, name: str, gradient: Array, seed: int, samples: int) -> float:
-    """The largest error of the directional derivatives of one parameter, relative to the gradient's size."""
+    """Return the largest error of a parameter's directional derivatives, relative to its gradient's size."""
     parameter = network.parameters[name]
     value = parameter.host("value")
     scale = float(np.sqrt(np.mean(value**2))) or 1.0
@@ -216,8 +246,8 @@ def _difference_error(network: Network, name: str, gradient: Array, seed: int, s
         length = float(np.linalg.norm(direction))
         expected = float(np.sum(gradient * direction))
         size = max(abs(expected), typical * length) or 1.0
-        for step in _STEPS:
-            step *= scale / length
+        for distance in _DISTANCES:
+            step = distance * scale / length
             losses = []
             for moved in (value + step * direction, value - step * direction):
                 parameter.fill("value", moved)

@@ -9,30 +9,39 @@ import numpy as np
 from cconvnet.checks import whole
 from cconvnet.network.network import Network
 
-MEAN = 127.5  # of the images' pixels, which is subtracted from them
+MEAN = 127.5  # subtracted from the pixels
 
-# A rate of 0 would freeze, which is no work; one that learns would sooner or later leave the random labels
-# with numbers that are not finite.
+# A rate of 0 would freeze the parameters, which saves work. A rate that learns would sooner or later diverge
+# on the random labels.
 TIMED_LR = 1e-9
 
 
 def check_counts(steps: int, warmup: int) -> None:
-    """Raises ValueError for numbers of timed and untimed steps that make no sense."""
+    """Check the numbers of timed and untimed steps.
+
+    Raises:
+        ValueError: there is no timed step, or a number is negative.
+    """
     whole("--steps", steps, 1)
     whole("--warmup", warmup, 0)
 
 
 class Training:
-    """Steps of a network on one batch: images in, cropped and mirrored, weights updated, loss read.
+    """Training steps of a network on one batch: load, crop and mirror images, update weights, read the loss.
 
-    The uint8 images are in host memory, so the copy to the device is part of a step. As the trainer's batches
-    they are in memory that the device stages, pinned on a GPU, where PyTorch's are pinned too.
+    The uint8 images are in host memory, so the copy to the device is part of a step. Like the trainer's
+    batches they are in staging memory of the device, pinned on a GPU, where PyTorch's are pinned too.
 
     Args:
-        pageable: whether the images are in ordinary memory instead, to measure what that costs.
+        network: the network.
+        pageable: whether the images are in ordinary memory instead, to measure its cost.
 
     Attributes:
-        images, labels, top, left, mirror: what Network.load is given.
+        images: the arguments of Network.load, as are those that follow.
+        labels: the classes.
+        top: the first rows of crops.
+        left: the first columns of crops.
+        mirror: which images are mirrored.
         lr: the learning rate.
     """
 
@@ -54,9 +63,10 @@ class Training:
         self._count = 0
 
     def step(self, begins: Callable[[str], None] = lambda phase: None) -> float:
-        """Does one step and waits for the devices; returns the loss.
+        """Do one step, wait for the devices and return the loss.
 
-        `begins` is told "load", "train" and "result" as each begins.
+        Args:
+            begins: called with "load", "train" and "result" as each begins.
         """
         network = self.network
         begins("load")
@@ -64,7 +74,7 @@ class Training:
         return self.train(begins)
 
     def train(self, begins: Callable[[str], None] = lambda phase: None) -> float:
-        """The rest of a step, with a batch that has been loaded."""
+        """Do the rest of a step, with a batch that has been loaded; see :meth:`step`."""
         network = self.network
         begins("train")
         network.train_step(self._count, self.lr, network.spec.recipe.momentum)

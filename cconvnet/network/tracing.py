@@ -1,7 +1,7 @@
-"""Where the time of a training step goes: a span for each layer's pass, each update and each copy.
+"""The time of a training step: a span for each layer's pass, each update and each copy.
 
-A traced step does the same as any other, but one call after the other: it is not captured, and on a GPU two
-events stand around each call. Off the GPU a call returns when its work is done: spans follow each other.
+A traced step does the same as any other, but is not captured. On a GPU each call is between two events. Off
+the GPU a call returns when its work is done, so spans follow each other.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class Span:
     """One stretch of work.
 
     Attributes:
-        layer: its name; of layers that are computed together, all of theirs, with +.
-        what: one of PASSES. Where a network lives on one device, "backward" has the update in it.
+        layer: its name; the names of fused layers joined with +.
+        what: one of PASSES. On one device the update is part of "backward".
         lane: the device, or "cpu:0 to cpu:1" for a copy.
-        begin, end: in seconds since the step began.
+        begin: in seconds since the step began.
+        end: likewise.
     """
 
     layer: str
@@ -40,18 +41,24 @@ class Span:
 
     @property
     def seconds(self) -> float:
+        """The length of the span."""
         return self.end - self.begin
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The median one of several traced steps.
+    """The median of several traced steps.
 
     Attributes:
-        lanes: the devices, then the ways that copies go.
+        net: the network's name.
+        batch: how many images the batch had.
+        precision: of the network.
+        devices: the names of the devices.
+        lanes: the devices, then the directions of copies.
         spans: in the order in which they began.
         seconds: from the batch in host memory to the loss, by the host's clock.
-        untraced_seconds: the median of steps that were not traced, done in turn with those.
+        untraced_seconds: the median of steps that were not traced, which alternated with traced ones.
+        steps: how many steps were traced.
     """
 
     net: str
@@ -66,7 +73,7 @@ class Record:
 
     @property
     def unaccounted(self) -> float:
-        """The seconds in which no span is under way."""
+        """The seconds in which no span runs."""
         busy, until = 0.0, 0.0
         for span in self.spans:
             busy += max(0.0, span.end - max(span.begin, until))
@@ -74,8 +81,9 @@ class Record:
         return self.seconds - busy
 
     def totals(self) -> list[dict[str, Any]]:
-        """For each layer in order of its first span: its name, and its seconds by what it did, summed over
-        lanes.
+        """Return one entry for each layer, in the order of their first spans.
+
+        An entry has the layer's name, and its seconds in each pass, summed over lanes.
         """
         found: dict[str, dict[str, Any]] = {}
         for span in self.spans:
@@ -84,11 +92,11 @@ class Record:
         return list(found.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return JSON values."""
         return {**dataclasses.asdict(self), "unaccounted": self.unaccounted, "layers": self.totals()}
 
     def chrome_trace(self) -> dict[str, Any]:
-        """The trace events that Perfetto and Chrome's tracing page open.
+        """Return the trace events that Perfetto and Chrome's tracing page open.
 
         Source: "Trace Event Format", the complete events ("X") and the metadata ("M").
         """
@@ -183,12 +191,13 @@ class Tracer:
 def record(
     network: Network, steps: int, warmup: int = 2, stepped: Callable[[int], None] = lambda done: None
 ) -> Record:
-    """Traces training steps of a network on random images.
+    """Trace training steps of a network on random images.
 
     Args:
-        steps: how many are traced, and as many more not, in turn.
+        network: the network.
+        steps: how many steps are traced; as many alternate with them that are not.
         warmup: steps before those. On a GPU the second one is captured.
-        stepped: is told how many of all are done.
+        stepped: called with the number of steps done so far, of all three kinds.
     """
     training, tracer = Training(network), Tracer(network)
     traced: list[tuple[list[Span], float]] = []
@@ -217,6 +226,6 @@ def record(
 
 
 def _lanes(network: Network, spans: Sequence[Span]) -> list[str]:
-    """The devices, then the ways of copies, each once."""
+    """The devices, then the directions of copies, each once."""
     names = [device.name for device in network.devices]
     return list(dict.fromkeys([*names, *sorted(span.lane for span in spans)]))
