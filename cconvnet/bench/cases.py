@@ -152,31 +152,42 @@ def over_blocks(problem: Any) -> ConvProblem | None:
     """
     if not isinstance(problem, ConvProblem):
         return None
-    o, block = problem, problem.stride_h
-    odd = block != o.stride_w or o.pad_h != o.pad_w or o.groups != 1
-    if odd or block == 1 or min(o.r, o.s) < block or o.c > 4:
+    block = problem.stride_h
+    odd = block != problem.stride_w or problem.pad_h != problem.pad_w or problem.groups != 1
+    if odd or block == 1 or min(problem.r, problem.s) < block or problem.c > 4:
         return None
-    filters = FilterBlocksProblem(o.k, o.r, o.s, o.c, block)
+    filters = FilterBlocksProblem(problem.k, problem.r, problem.s, problem.c, block)
     _, r, s, channels = filters.blocks_shape
-    return ConvProblem(o.n, o.p - 1 + r, o.q - 1 + s, channels, o.k, r, s, precision=o.precision)
+    return ConvProblem(
+        problem.n,
+        problem.p - 1 + r,
+        problem.q - 1 + s,
+        channels,
+        problem.k,
+        r,
+        s,
+        precision=problem.precision,
+    )
 
 
-def _trained_over_blocks(o: ConvProblem) -> bool:
+def _trained_over_blocks(problem: ConvProblem) -> bool:
     """Return whether training on a GPU computes a first convolution over blocks."""
-    padded = o.h + 2 * o.pad_h, o.w + 2 * o.pad_w
-    over = (o.p - 1) * o.stride_h + o.r > padded[0] or (o.q - 1) * o.stride_w + o.s > padded[1]
+    padded = problem.h + 2 * problem.pad_h, problem.w + 2 * problem.pad_w
+    over = (problem.p - 1) * problem.stride_h + problem.r > padded[0] or (
+        problem.q - 1
+    ) * problem.stride_w + problem.s > padded[1]
     spec = ConvSpec(
         name="first",
-        filters=o.k,
-        window=(o.r, o.s),
-        stride=(o.stride_h, o.stride_w),
-        padding=(o.pad_h, o.pad_w),
-        groups=o.groups,
+        filters=problem.k,
+        window=(problem.r, problem.s),
+        stride=(problem.stride_h, problem.stride_w),
+        padding=(problem.pad_h, problem.pad_w),
+        groups=problem.groups,
         rounding="ceil" if over else "floor",
     )
-    image = SimpleNamespace(height=o.h, width=o.w, channels=o.c, center_mean=False)
-    net: Any = SimpleNamespace(input=image, stored_shape=(o.h, o.w, o.c))
-    return ConvLayer.image_blocks(spec, net, o.n, o.precision) is not None
+    image = SimpleNamespace(height=problem.h, width=problem.w, channels=problem.c, center_mean=False)
+    net: Any = SimpleNamespace(input=image, stored_shape=(problem.h, problem.w, problem.c))
+    return ConvLayer.image_blocks(spec, net, problem.n, problem.precision) is not None
 
 
 def _in_precision(problem: Any, precision: str) -> Any:

@@ -131,8 +131,10 @@ class Recorder:
                 self._owners[id(layer.losses)] = label
             for branch in getattr(layer, "branches", ()):
                 if (blocks := branch.blocks) is not None:
-                    o = blocks.problem
-                    self._asked[id(branch.problem)] = math.prod(o.w_shape) / math.prod(o.blocks_shape)
+                    filters = blocks.problem
+                    self._asked[id(branch.problem)] = math.prod(filters.w_shape) / math.prod(
+                        filters.blocks_shape
+                    )
         for parameter in network.parameters.values():
             for piece in parameter.pieces:
                 self._owners[id(piece.value)] = labels[parameter.layer]

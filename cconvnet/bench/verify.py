@@ -118,11 +118,11 @@ def _inputs(case: Case, draw: _Draw) -> dict[str, Any]:
 
 
 def _floats(case: Case, draw: _Draw) -> dict[str, Any]:
-    o = case.problem
+    problem = case.problem
     if "maxpool" in case.operation:
         # Values must differ after normalisation, too.
-        normalised = isinstance(o, tuple)
-        pool = o[1] if normalised else o
+        normalised = isinstance(problem, tuple)
+        pool = problem[1] if normalised else problem
         inputs: dict[str, Any] = {
             "x": _distinct(pool, draw, 8 if normalised or case.element == "bf16" else 20)
         }
@@ -133,7 +133,7 @@ def _floats(case: Case, draw: _Draw) -> dict[str, Any]:
     options: dict[str, Any] = {"bias": False} if case.operation.endswith("fprop") else {}
     if case.operation == "relu_bias_backward":
         options["scale"] = 1.0
-    return draw_inputs(case.operation, o, draw, **options)
+    return draw_inputs(case.operation, problem, draw, **options)
 
 
 def _share(case: Case) -> float | None:
@@ -145,25 +145,27 @@ def _share(case: Case) -> float | None:
     return min(2 / 3, _DEVIATION / math.sqrt(_terms(_as_convolution(case.problem), name)))
 
 
-def _terms(o: Any, name: str) -> float:
+def _terms(problem: Any, name: str) -> float:
     """Return the number of products that each element of an output sums."""
     return float(
-        o.flops / 2 / math.prod(o.w_shape if name == "dw" else o.x_shape if name == "dx" else o.y_shape)
+        problem.flops
+        / 2
+        / math.prod(problem.w_shape if name == "dw" else problem.x_shape if name == "dx" else problem.y_shape)
     )
 
 
-def _distinct(o: Any, draw: _Draw, bits: int) -> Array:
+def _distinct(problem: Any, draw: _Draw, bits: int) -> Array:
     """Return x[N,H,W,C] without equal values in a window, since implementations break ties differently.
 
     The values are integers of `bits` bits, scaled from -1/2 to 1/2. Their last bits are the place in the
     image.
     """
     if isinstance(draw, _Shapes):
-        return draw(o.x_shape)
-    high, wide = o.window_h, o.window_w
-    places = (np.arange(o.h)[:, None] % high * wide + np.arange(o.w) % wide).astype(np.float32)
+        return draw(problem.x_shape)
+    high, wide = problem.window_h, problem.window_w
+    places = (np.arange(problem.h)[:, None] % high * wide + np.arange(problem.w) % wide).astype(np.float32)
     steps = max((1 << bits) // (high * wide), 1)
-    x: Array = draw.random.integers(0, steps, o.x_shape, np.int32).astype(np.float32)
+    x: Array = draw.random.integers(0, steps, problem.x_shape, np.int32).astype(np.float32)
     x *= high * wide
     x += places[:, :, None]
     x *= np.float32(2.0**-bits)
@@ -237,32 +239,41 @@ def _check_products(
     rounding: float,
 ) -> None:
     (name, result) = next(iter(results.items()))
-    o = _as_convolution(case.problem)
-    k, c = o.k // o.groups, o.c // o.groups
+    problem = _as_convolution(case.problem)
+    k, c = problem.k // problem.groups, problem.c // problem.groups
     given = {key: value for key, value in inputs.items() if isinstance(value, np.ndarray)}
     w = given.get("w", result if name == "dw" else None)
     assert w is not None
-    w = w.reshape(o.groups, k, o.r, o.s, c)
+    w = w.reshape(problem.groups, k, problem.r, problem.s, c)
     contracted = c if name == "dx" else k
     # No weight is near zero and no two are equal: a single wrong element shows, and so does a swap of two.
     vector = random.choice([-1.0, 1.0], contracted) * random.uniform(1.0, 2.0, contracted)
 
     if name == "dw":
         actual = np.einsum("gkrsc,k->grsc", w, vector, optimize=True)
-        expected = np.zeros((o.groups, o.r, o.s, c))
-        for x, dy in _images(o, given["x"].reshape(o.x_shape), given["dy"].reshape(o.y_shape)):
-            expected += _wgrad(o, x, _contracted(dy, vector))
+        expected = np.zeros((problem.groups, problem.r, problem.s, c))
+        for x, dy in _images(
+            problem, given["x"].reshape(problem.x_shape), given["dy"].reshape(problem.y_shape)
+        ):
+            expected += _wgrad(problem, x, _contracted(dy, vector))
         _compare(name, actual, expected, "grsc", case, vector, rounding)
         return
     filters = np.einsum("gkrsc,c->gkrs" if name == "dx" else "gkrsc,k->gcrs", w, vector, optimize=True)
     compute, source = (_dgrad, given.get("dy")) if name == "dx" else (_fprop, given.get("x"))
     assert source is not None
-    shapes = (o.y_shape, o.x_shape) if name == "dx" else (o.x_shape, o.y_shape)
+    shapes = (problem.y_shape, problem.x_shape) if name == "dx" else (problem.x_shape, problem.y_shape)
     letters = "nhwg" if name == "dx" else "npqg"
     first = 0
-    for part, out in _images(o, source.reshape(shapes[0]), result.reshape(shapes[1])):
+    for part, out in _images(problem, source.reshape(shapes[0]), result.reshape(shapes[1])):
         _compare(
-            name, _contracted(out, vector), compute(o, part, filters), letters, case, vector, rounding, first
+            name,
+            _contracted(out, vector),
+            compute(problem, part, filters),
+            letters,
+            case,
+            vector,
+            rounding,
+            first,
         )
         first += len(part)
 
@@ -272,11 +283,15 @@ def _contracted(images: Array, vector: Array) -> Array:
     return np.asarray((images.reshape(-1, len(vector)) @ vector).reshape(images.shape[:-1]))
 
 
-def _images(o: Any, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+def _images(problem: Any, *arrays: Array) -> Iterator[tuple[Array, ...]]:
     """Yield a few images of each [N,.,.,G*C] at a time as float64[n,.,.,G,C], within the memory limit."""
-    for part in _pieces(o.n, _HELD // max(o.h * o.w * o.c, o.p * o.q * o.k)):
+    for part in _pieces(
+        problem.n, _HELD // max(problem.h * problem.w * problem.c, problem.p * problem.q * problem.k)
+    ):
         pieces = (array[part] for array in arrays)
-        yield tuple(piece.reshape(*piece.shape[:3], o.groups, -1).astype(np.float64) for piece in pieces)
+        yield tuple(
+            piece.reshape(*piece.shape[:3], problem.groups, -1).astype(np.float64) for piece in pieces
+        )
 
 
 def _pieces(count: int, size: int) -> Iterator[slice]:
@@ -285,39 +300,41 @@ def _pieces(count: int, size: int) -> Iterator[slice]:
         yield slice(begin, min(begin + size, count))
 
 
-def _taps(o: Any, images: Array) -> reference.Taps:
+def _taps(problem: Any, images: Array) -> reference.Taps:
     """Return the windows of images[n,H,W,X], whatever their channels."""
     names = ("h", "w", "p", "q", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
-    sizes = {name: getattr(o, name) for name in names}
-    return reference.Taps(SimpleNamespace(n=len(images), c=images.shape[3], **sizes), images, o.r, o.s)
+    sizes = {name: getattr(problem, name) for name in names}
+    return reference.Taps(
+        SimpleNamespace(n=len(images), c=images.shape[3], **sizes), images, problem.r, problem.s
+    )
 
 
-def _by_group(o: Any, pixels: Array) -> Array:
+def _by_group(problem: Any, pixels: Array) -> Array:
     """View [n,P,Q,G*X] as [n,P,Q,G,X]."""
-    return pixels.reshape(*pixels.shape[:3], o.groups, -1)
+    return pixels.reshape(*pixels.shape[:3], problem.groups, -1)
 
 
-def _fprop(o: Any, x: Array, filters: Array) -> Array:
+def _fprop(problem: Any, x: Array, filters: Array) -> Array:
     """Compute y[n,P,Q,G] of x[n,H,W,G,C] and one filter for each group, filters[G,C,R,S]."""
-    y = np.zeros((len(x), o.p, o.q, o.groups))
-    for r, s, pixels in _taps(o, x.reshape(*x.shape[:3], -1)):
-        y += np.einsum("npqgc,gc->npqg", _by_group(o, pixels), np.ascontiguousarray(filters[..., r, s]))
+    y = np.zeros((len(x), problem.p, problem.q, problem.groups))
+    for r, s, pixels in _taps(problem, x.reshape(*x.shape[:3], -1)):
+        y += np.einsum("npqgc,gc->npqg", _by_group(problem, pixels), np.ascontiguousarray(filters[..., r, s]))
     return y
 
 
-def _dgrad(o: Any, dy: Array, filters: Array) -> Array:
+def _dgrad(problem: Any, dy: Array, filters: Array) -> Array:
     """Compute dx[n,H,W,G] of dy[n,P,Q,G,K] and filters over one channel for each group, filters[G,K,R,S]."""
-    taps = _taps(o, np.zeros((len(dy), o.h, o.w, o.groups)))
+    taps = _taps(problem, np.zeros((len(dy), problem.h, problem.w, problem.groups)))
     for r, s, pixels in taps:
         pixels += np.einsum("npqgk,gk->npqg", dy, np.ascontiguousarray(filters[..., r, s]))
     return taps.image.copy()
 
 
-def _wgrad(o: Any, x: Array, dy: Array) -> Array:
+def _wgrad(problem: Any, x: Array, dy: Array) -> Array:
     """Compute dw[G,R,S,C] of x[n,H,W,G,C] and one gradient for each group, dy[n,P,Q,G]."""
-    dw = np.zeros((o.groups, o.r, o.s, x.shape[-1]))
-    for r, s, pixels in _taps(o, x.reshape(*x.shape[:3], -1)):
-        dw[:, r, s] = np.einsum("npqgc,npqg->gc", _by_group(o, pixels), dy)
+    dw = np.zeros((problem.groups, problem.r, problem.s, x.shape[-1]))
+    for r, s, pixels in _taps(problem, x.reshape(*x.shape[:3], -1)):
+        dw[:, r, s] = np.einsum("npqgc,npqg->gc", _by_group(problem, pixels), dy)
     return dw
 
 

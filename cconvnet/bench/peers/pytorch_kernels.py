@@ -51,13 +51,13 @@ class _Plan(Plan):
     def load(self, inputs: dict[str, Any]) -> None:
         # Free earlier inputs first.
         self._outputs, self._compute = {}, None
-        o, operation = self._case.problem, self._case.operation
+        problem, operation = self._case.problem, self._case.operation
         if name := _SIZES_OF.get(operation):
-            shape = getattr(o, f"{name}_shape")
+            shape = getattr(problem, f"{name}_shape")
             tiled = any(isinstance(value, Tiled) for value in inputs.values())
             inputs = inputs | {name: Tiled(shape) if tiled else np.zeros(shape, np.float32)}
         tensors = {name: self._tensor(name, value) for name, value in inputs.items()}
-        self._compute = self._make(o, tensors)
+        self._compute = self._make(problem, tensors)
 
     def _tensor(self, name: str, value: Any) -> Any:
         if isinstance(value, Tiled):
@@ -147,15 +147,15 @@ class PyTorch(Side):
         maker = getattr(self, f"_{case.operation}", None)
         if maker is None:
             raise Refused(f"{case.operation} has no counterpart in PyTorch")
-        o = case.problem
+        problem = case.problem
         if case.operation == "dropout":
-            if not math.isclose(o.scale * o.keep, 1):
+            if not math.isclose(problem.scale * problem.keep, 1):
                 raise Refused("PyTorch's dropout scales by 1 / keep")
             return [
                 _Plan(self, case, self._dropout, "dropout"),
                 _Plan(self, case, self._native_dropout, "native_dropout"),
             ]
-        problems = o if isinstance(o, tuple) else (o,)
+        problems = problem if isinstance(problem, tuple) else (problem,)
         if not hasattr(problems[0], "h"):
             return [_Plan(self, case, maker, case.operation)]
         if "pool" in case.operation:
@@ -224,190 +224,221 @@ class PyTorch(Side):
 
     # ---- sums of products ----
 
-    def _padded(self, o: Any, x: Any) -> Any:
+    def _padded(self, problem: Any, x: Any) -> Any:
         """Pad x with zeros below and to the right for windows that extend beyond it.
 
         Windows do so where sizes were rounded up.
         """
-        _, h, w, _ = covering_image(o)
-        if (h, w) == (o.h, o.w):
+        _, h, w, _ = covering_image(problem)
+        if (h, w) == (problem.h, problem.w):
             return x
-        return torch.nn.functional.pad(x, (0, w - o.w, 0, h - o.h))
+        return torch.nn.functional.pad(x, (0, w - problem.w, 0, h - problem.h))
 
     @staticmethod
-    def _window(o: Any) -> list[list[int]]:
-        return [[o.stride_h, o.stride_w], [o.pad_h, o.pad_w], [o.dilation_h, o.dilation_w]]
+    def _window(problem: Any) -> list[list[int]]:
+        return [
+            [problem.stride_h, problem.stride_w],
+            [problem.pad_h, problem.pad_w],
+            [problem.dilation_h, problem.dilation_w],
+        ]
 
-    def _conv_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        window = self._window(o)
-        x, w = self._padded(o, t["x"]), t["w"]
-        return lambda: {"y": torch.conv2d(x, w, None, *window, o.groups)}
+    def _conv_fprop(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        window = self._window(problem)
+        x, w = self._padded(problem, tensors["x"]), tensors["w"]
+        return lambda: {"y": torch.conv2d(x, w, None, *window, problem.groups)}
 
-    def _backward(self, o: Any, t: Tensors, mask: list[bool]) -> Callable[[], Any]:
-        arguments = [t["dy"], self._padded(o, t["x"]), t["w"], None, *self._window(o), False, [0, 0]]
+    def _backward(self, problem: Any, tensors: Tensors, mask: list[bool]) -> Callable[[], Any]:
+        arguments = [
+            tensors["dy"],
+            self._padded(problem, tensors["x"]),
+            tensors["w"],
+            None,
+            *self._window(problem),
+            False,
+            [0, 0],
+        ]
         backward = torch.ops.aten.convolution_backward
-        return lambda: backward(*arguments, o.groups, mask)
+        return lambda: backward(*arguments, problem.groups, mask)
 
-    def _conv_dgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        compute = self._backward(o, t, [True, False, False])
-        return lambda: {"dx": compute()[0][:, :, : o.h, : o.w]}
+    def _conv_dgrad(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        compute = self._backward(problem, tensors, [True, False, False])
+        return lambda: {"dx": compute()[0][:, :, : problem.h, : problem.w]}
 
-    def _conv_wgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        compute = self._backward(o, t, [False, True, False])
+    def _conv_wgrad(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        compute = self._backward(problem, tensors, [False, True, False])
         return lambda: {"dw": compute()[1]}
 
     def _product(self, name: str, a: Any, b: Any) -> Callable[[], Tensors]:
         out = self._unwritten(torch.empty((a.shape[0], b.shape[1]), dtype=a.dtype, device=self.torch_device))
         return lambda: {name: torch.mm(a, b, out=out)}
 
-    def _fc_fprop(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return self._product("y", t["x"], t["w"].t())
+    def _fc_fprop(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        return self._product("y", tensors["x"], tensors["w"].t())
 
-    def _fc_dgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return self._product("dx", t["dy"], t["w"])
+    def _fc_dgrad(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        return self._product("dx", tensors["dy"], tensors["w"])
 
-    def _fc_wgrad(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return self._product("dw", t["dy"].t(), t["x"])
+    def _fc_wgrad(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        return self._product("dw", tensors["dy"].t(), tensors["x"])
 
     # ---- normalisation ----
 
-    def _normalised(self, o: Any, x: Any) -> Any:
+    def _normalised(self, problem: Any, x: Any) -> Any:
         """Normalise in bf16 as under autocast: on a CPU not every function that it needs has bfloat16."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
-            return self._own_norm(o, x).to(x.dtype)
+            return self._own_norm(problem, x).to(x.dtype)
 
     @staticmethod
-    def _own_norm(o: Any, x: Any) -> Any:
+    def _own_norm(problem: Any, x: Any) -> Any:
         functional = torch.nn.functional
-        if o.region == "same_map":
-            sums = functional.avg_pool2d(x * x, o.size, 1, o.size // 2, divisor_override=1)
-            return x * (o.k + o.alpha * sums) ** -o.beta
-        if o.groups == 1:
-            return functional.local_response_norm(x, o.size, o.alpha * o.size, o.beta, o.k)
-        apart = x.view(o.n * o.groups, o.c // o.groups, o.h, o.w)
-        y = functional.local_response_norm(apart, o.size, o.alpha * o.size, o.beta, o.k)
-        return y.view(o.n, o.c, o.h, o.w)
+        if problem.region == "same_map":
+            sums = functional.avg_pool2d(x * x, problem.size, 1, problem.size // 2, divisor_override=1)
+            return x * (problem.k + problem.alpha * sums) ** -problem.beta
+        if problem.groups == 1:
+            return functional.local_response_norm(
+                x, problem.size, problem.alpha * problem.size, problem.beta, problem.k
+            )
+        apart = x.view(problem.n * problem.groups, problem.c // problem.groups, problem.h, problem.w)
+        y = functional.local_response_norm(
+            apart, problem.size, problem.alpha * problem.size, problem.beta, problem.k
+        )
+        return y.view(problem.n, problem.c, problem.h, problem.w)
 
-    def _lrn_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"y": self._normalised(o, t["x"])}
+    def _lrn_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": self._normalised(problem, tensors["x"])}
 
-    def _lrn_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        x = t["x"].requires_grad_()
+    def _lrn_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        x = tensors["x"].requires_grad_()
         with torch.enable_grad():
-            y = self._normalised(o, x)
-        return lambda: {"dx": torch.autograd.grad(y, x, t["dy"], retain_graph=True)[0]}
+            y = self._normalised(problem, x)
+        return lambda: {"dx": torch.autograd.grad(y, x, tensors["dy"], retain_graph=True)[0]}
 
-    def _lrn_maxpool(self, o: Any, x: Any) -> Any:
-        lrn, pool = o
+    def _lrn_maxpool(self, problem: Any, x: Any) -> Any:
+        lrn, pool = problem
         return torch.max_pool2d(self._normalised(lrn, x), *self._pooling(pool), 1, self._ceil(pool))  # type: ignore[call-arg, arg-type]
 
-    def _lrn_maxpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"y": self._lrn_maxpool(o, t["x"])}
+    def _lrn_maxpool_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": self._lrn_maxpool(problem, tensors["x"])}
 
-    def _lrn_maxpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        x = t["x"].requires_grad_()
+    def _lrn_maxpool_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        x = tensors["x"].requires_grad_()
         with torch.enable_grad():
-            y = self._lrn_maxpool(o, x)
-        return lambda: {"dx": torch.autograd.grad(y, x, t["dy"], retain_graph=True)[0]}
+            y = self._lrn_maxpool(problem, x)
+        return lambda: {"dx": torch.autograd.grad(y, x, tensors["dy"], retain_graph=True)[0]}
 
     # ---- pooling ----
 
     @staticmethod
-    def _pooling(o: Any) -> list[list[int]]:
-        return [[o.window_h, o.window_w], [o.stride_h, o.stride_w], [o.pad_h, o.pad_w]]
+    def _pooling(problem: Any) -> list[list[int]]:
+        return [
+            [problem.window_h, problem.window_w],
+            [problem.stride_h, problem.stride_w],
+            [problem.pad_h, problem.pad_w],
+        ]
 
-    def _ceil(self, o: Any) -> bool:
+    def _ceil(self, problem: Any) -> bool:
         return any(
             (windows - 1) * stride + size > extent + 2 * pad
             for windows, stride, size, extent, pad in (
-                (o.p, o.stride_h, o.window_h, o.h, o.pad_h),
-                (o.q, o.stride_w, o.window_w, o.w, o.pad_w),
+                (problem.p, problem.stride_h, problem.window_h, problem.h, problem.pad_h),
+                (problem.q, problem.stride_w, problem.window_w, problem.w, problem.pad_w),
             )
         )
 
-    def _check_windows(self, o: Any) -> None:
-        if (o.pad_h, o.pad_w) != (o.pad_bottom, o.pad_right):
+    def _check_windows(self, problem: Any) -> None:
+        if (problem.pad_h, problem.pad_w) != (problem.pad_bottom, problem.pad_right):
             raise Refused("PyTorch's pooling pads both sides alike")
-        if min(o.pad_h, o.pad_w) < 0 or 2 * o.pad_h > o.window_h or 2 * o.pad_w > o.window_w:
+        if (
+            min(problem.pad_h, problem.pad_w) < 0
+            or 2 * problem.pad_h > problem.window_h
+            or 2 * problem.pad_w > problem.window_w
+        ):
             raise Refused("PyTorch's pooling pads by 0 up to half a window")
-        x = torch.empty((1, 1, o.h, o.w))
-        made = torch.max_pool2d(x, *self._pooling(o), 1, self._ceil(o)).shape[2:]  # type: ignore[call-arg, arg-type]
-        if tuple(made) != (o.p, o.q):
-            raise Refused(f"PyTorch's pooling has {made[0]} x {made[1]} windows, not {o.p} x {o.q}")
+        x = torch.empty((1, 1, problem.h, problem.w))
+        made = torch.max_pool2d(x, *self._pooling(problem), 1, self._ceil(problem)).shape[2:]  # type: ignore[call-arg, arg-type]
+        if tuple(made) != (problem.p, problem.q):
+            raise Refused(
+                f"PyTorch's pooling has {made[0]} x {made[1]} windows, not {problem.p} x {problem.q}"
+            )
 
-    def _maxpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+    def _maxpool_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         # Its backward pass needs the indices.
         forward = torch.ops.aten.max_pool2d_with_indices
-        arguments = [t["x"], *self._pooling(o), [1, 1], self._ceil(o)]
+        arguments = [tensors["x"], *self._pooling(problem), [1, 1], self._ceil(problem)]
         y, indices = forward(*arguments)
         self._unwritten(y)
         return lambda: {"y": forward.out(*arguments, out=y, indices=indices)[0]}
 
-    def _maxpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+    def _maxpool_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         aten = torch.ops.aten
-        arguments = [*self._pooling(o), [1, 1], self._ceil(o)]
-        indices = aten.max_pool2d_with_indices(t["x"], *arguments)[1]
+        arguments = [*self._pooling(problem), [1, 1], self._ceil(problem)]
+        indices = aten.max_pool2d_with_indices(tensors["x"], *arguments)[1]
         backward = aten.max_pool2d_with_indices_backward.grad_input
-        dx = self._unwritten(t["x"].clone())
-        return lambda: {"dx": backward(t["dy"], t["x"], *arguments, indices, grad_input=dx)}
+        dx = self._unwritten(tensors["x"].clone())
+        return lambda: {"dx": backward(tensors["dy"], tensors["x"], *arguments, indices, grad_input=dx)}
 
-    def _avgpool_forward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+    def _avgpool_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         forward = torch.ops.aten.avg_pool2d
-        arguments = [t["x"], *self._pooling(o), self._ceil(o), o.count_padding]
+        arguments = [tensors["x"], *self._pooling(problem), self._ceil(problem), problem.count_padding]
         y = self._unwritten(forward(*arguments))
         return lambda: {"y": forward.out(*arguments, out=y)}
 
-    def _avgpool_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        arguments = [*self._pooling(o), self._ceil(o), o.count_padding, None]
+    def _avgpool_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        arguments = [*self._pooling(problem), self._ceil(problem), problem.count_padding, None]
         backward = torch.ops.aten.avg_pool2d_backward.grad_input
-        dx = self._unwritten(t["x"].clone())
-        return lambda: {"dx": backward(t["dy"], t["x"], *arguments, grad_input=dx)}
+        dx = self._unwritten(tensors["x"].clone())
+        return lambda: {"dx": backward(tensors["dy"], tensors["x"], *arguments, grad_input=dx)}
 
     # ---- elements ----
 
-    def _relu_bias_backward(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+    def _relu_bias_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         backward = torch.ops.aten.threshold_backward.grad_input
-        dx = self._unwritten(t["y"].clone())
-        db = self._unwritten(torch.empty(o.k, dtype=dx.dtype, device=self.torch_device))
+        dx = self._unwritten(tensors["y"].clone())
+        db = self._unwritten(torch.empty(problem.k, dtype=dx.dtype, device=self.torch_device))
 
         def compute() -> Tensors:
-            backward(t["dy"], t["y"], 0, grad_input=dx)
+            backward(tensors["dy"], tensors["y"], 0, grad_input=dx)
             return {"dx": dx, "db": torch.sum(dx, 0, out=db)}
 
         return compute
 
-    def _dropout(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"y": torch.nn.functional.dropout(t["x"], 1 - o.keep, True)}
+    def _dropout(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": torch.nn.functional.dropout(tensors["x"], 1 - problem.keep, True)}
 
-    def _native_dropout(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        return lambda: {"y": torch.native_dropout(t["x"], 1 - o.keep, True)[0]}
+    def _native_dropout(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": torch.native_dropout(tensors["x"], 1 - problem.keep, True)[0]}
 
     # ---- loss and update ----
 
-    def _softmax_cross_entropy(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
-        labels, aten = t["labels"].long(), torch.ops.aten
-        scale = torch.full((o.n,), t["scale"], device=self.torch_device)
+    def _softmax_cross_entropy(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        labels, aten = tensors["labels"].long(), torch.ops.aten
+        scale = torch.full((problem.n,), tensors["scale"], device=self.torch_device)
         weight = torch.zeros((), device=self.torch_device)
 
         def compute() -> Tensors:
-            logits = t["logits"].float()  # as under autocast
+            logits = tensors["logits"].float()  # as under autocast
             logarithms = aten._log_softmax(logits, 1, False)
             loss = aten.nll_loss_forward(logarithms, labels, None, 0, -100)[0]
             gradient = aten.nll_loss_backward(scale, logarithms, labels, None, 0, -100, weight)
             dlogits = aten._log_softmax_backward_data(gradient, logarithms, 1, torch.float32)
-            return {"loss": loss, "dlogits": dlogits.to(t["logits"].dtype)}
+            return {"loss": loss, "dlogits": dlogits.to(tensors["logits"].dtype)}
 
         return compute
 
-    def _sgd_update(self, o: Any, t: Tensors) -> Callable[[], Tensors]:
+    def _sgd_update(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         # Its momentum is not yet multiplied by the learning rate.
-        momentum = t["v"] / -o.lr
-        rates = {"lr": o.lr, "momentum": o.momentum, "weight_decay": o.weight_decay, "dampening": 0.0}
+        momentum = tensors["v"] / -problem.lr
+        rates = {
+            "lr": problem.lr,
+            "momentum": problem.momentum,
+            "weight_decay": problem.weight_decay,
+            "dampening": 0.0,
+        }
         flags = {"nesterov": False, "maximize": False, "is_first_step": False}
-        rounded = torch.empty_like(t["w"], dtype=torch.bfloat16) if self.precision == "bf16" else None
+        rounded = torch.empty_like(tensors["w"], dtype=torch.bfloat16) if self.precision == "bf16" else None
 
         def compute() -> Tensors:
-            torch._fused_sgd_([t["w"]], [t["g"]], [momentum], **rates, **flags)  # type: ignore[call-overload]
-            return {"w": t["w"]} | ({} if rounded is None else {"w_bf16": rounded.copy_(t["w"])})
+            torch._fused_sgd_([tensors["w"]], [tensors["g"]], [momentum], **rates, **flags)  # type: ignore[call-overload]
+            return {"w": tensors["w"]} | ({} if rounded is None else {"w_bf16": rounded.copy_(tensors["w"])})
 
         return compute
