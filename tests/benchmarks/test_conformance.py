@@ -126,8 +126,14 @@ def code(path: Path) -> str:
     return re.sub(r"//[^\n]*", "", path.read_text())
 
 
+def source_code() -> str:
+    headers = sorted(conformance.SOURCE.with_suffix("").glob("*.cuh"))
+    assert len(headers) > 4
+    return "\n".join(map(code, [conformance.SOURCE, *headers]))
+
+
 def test_every_wrapper_is_compared() -> None:
-    source = code(conformance.SOURCE)
+    source = source_code()
     wrappers = set(re.findall(r"__device__ __forceinline__ [\w ]+?\b(\w+)\(", code(KERNELS / "core/ptx.cuh")))
     wrappers -= {"shared_address"}  # an operand of others, for a GPU alone
     assert {"start_copy", "load_matrices", "multiply_add_bf16", "to_tf32"} < wrappers
@@ -143,7 +149,7 @@ def test_every_device_function_that_kernels_use_is_compared() -> None:
     used: set[str] = set()
     for path in [*KERNELS.glob("*.*"), *KERNELS.glob("core/*"), *KERNELS.glob("gemm/*")]:
         used |= set(re.findall(r"\b(\w+)\(", code(path)))
-    source = code(conformance.SOURCE)
+    source = source_code()
     compared = set(re.findall(r"\b(\w+)\(", source))
     without_result = {"__trap", "__attribute__", "__builtin_FILE", "__builtin_LINE"}
     assert {"__shfl_xor_sync", "__fdividef", "__syncwarp"} < offered & used
