@@ -1,14 +1,15 @@
 // Speed of each resource of a GPU that kernels use, measured by a loop that uses nothing else.
 //
 // Compiled by nvcc for a GPU, or for the emulator, which runs every loop once and times nothing.
-// calibration.py builds it and adds the machine to its output. The headers in calibration/ contain the loops by
-// resource; this file lists and times them.
+// calibration.py builds it and adds the machine to its output. The headers in calibration/ contain the loops
+// by resource; this file lists and times them.
 //
 //   calibration [--device N] [--seconds S] [name...]
 //
-// S is for all measurements together. A line of JSON for each: name, unit, value, and where a kernel was
-// timed: how often it ran, its median and least milliseconds, and the clock meanwhile. Rates are per cycle
-// and multiprocessor, as the kernel's own clock counts cycles, so they do not depend on the clock's rate.
+// S is for all measurements together. The output is a line of JSON for each: name, unit and value. If a kernel
+// was timed, the line also contains the number of runs, their median and least milliseconds, and the clock.
+// Rates are per cycle and multiprocessor, by the kernel's own count of cycles, so they do not depend on the
+// clock's rate.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -109,7 +110,7 @@ const char* const kLaunches[][2] = {
     {"start of a block of 32 threads", "ns"},
 };
 
-// A number, or nothing where nothing was timed.
+// Print a measurement; its value is null if nothing was timed.
 void print(const char* name, const char* unit, const double* value, const std::string& more = "") {
   std::printf("{\"name\": \"%s\", \"unit\": \"%s\", \"value\": ", name, unit);
   if (value) {
@@ -151,7 +152,7 @@ class Gpu {
   }
 
   void measure(const Loop& loop) {
-    // All blocks of the grid shall run at once, whatever the driver would leave to the first-level cache.
+    // All blocks of the grid must run at once, however much the driver would reserve for the first-level cache.
     CCONVNET_CHECK(cudaFuncSetAttribute(loop.kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                         cudaSharedmemCarveoutMaxShared));
     int held = 0;
@@ -160,7 +161,7 @@ class Gpu {
     const int blocks = loop.blocks > 0 ? loop.blocks : multiprocessors_ * held;
     const double blocks_per_sm = loop.blocks > 0 ? loop.blocks : held;
     if (loop.prepare) CCONVNET_LAUNCH(loop.prepare, 1024, kWide, stream_, given_);
-    // So many iterations that seven runs take the time there is.
+    // The number of iterations with which seven runs take the available time.
     given_.iterations = loop.figure == Figure::bandwidth ? 1 : 64;
     run(loop, blocks);
     const double trial = run(loop, blocks);
@@ -285,7 +286,7 @@ class Gpu {
     }
   }
 
-  // What is captured of a stream's work.
+  // The graph of a stream's captured work.
   class Graph {
    public:
     template <class Work>

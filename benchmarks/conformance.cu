@@ -1,5 +1,5 @@
-// Results of a GPU's instructions, on a GPU or in the emulator, for comparison. Each check runs one wrapper of
-// ptx.cuh, or one device function that the kernels use, on given inputs and prints the resulting words.
+// Results of a GPU's instructions, on a GPU or in the emulator, for comparison. Each check runs one wrapper
+// of ptx.cuh, or one device function that the kernels use, on given inputs and prints the resulting words.
 //
 // This file is compiled twice: by nvcc for a GPU, and by a host compiler, where the wrappers' lane-level
 // references and the emulator's functions run instead. conformance.py builds both and compares their lines.
@@ -10,8 +10,8 @@
 // A line: {"check": name, "exact": whether all words must be equal, "float": whether they are floats,
 //          "words": "hexadecimal"}
 // Results of floating-point arithmetic are printed with one NaN for all, since its bits are unspecified.
-// Inputs of checks that must be exact have exact sums. The other checks measure in which order tensor cores add,
-// and how many bits they keep meanwhile.
+// Inputs of checks that must be exact have exact sums. The other checks measure in which order tensor cores
+// add, and how many bits they keep meanwhile.
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -83,7 +83,7 @@ std::vector<Check> all_checks() {
       {"atomics", EXACT, WORDS, of_atomics},
       {"vectors", EXACT, WORDS, of_vectors},
       {"launch_shared_memory", EXACT, WORDS, of_whole_room},
-      // Measured: how a chip differs where nothing is promised.
+      // Measured: differences of a chip where nothing is promised.
       {"fmaxf of opposite zeros", MEASURED, WORDS, [] { return opposite_zeros(of_words<Maximum>); }},
       {"fminf of opposite zeros", MEASURED, WORDS, [] { return opposite_zeros(of_words<Minimum>); }},
       {"multiply_add_bf16, rounded sums", MEASURED, FLOATS, real_products<Type::bf16>},

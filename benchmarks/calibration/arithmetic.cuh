@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kWide) fused_multiply_add(Given given) {
   keep(given, __float_as_uint(total));
 }
 
-// As many instructions of floats as of integers: what schedulers issue where no unit alone binds.
+// As many instructions of floats as of integers: the schedulers' rate if no single unit is the limit.
 __global__ void __launch_bounds__(kWide) mixed_issue(Given given) {
   float sum[kChains];
   unsigned word[kChains / 2];
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kWide) special_function(Given given) {
   keep(given, __float_as_uint(total));
 }
 
-// Pairs of floats rounded to bfloat16, with a sum between so that each rounds anew.
+// Pairs of floats rounded to bfloat16, with a sum in between so that each is rounded again.
 __global__ void __launch_bounds__(kWide) round_pairs(Given given) {
   float value[kChains];
   const float x = __uint_as_float(given.in[0].x);

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kWide) l2_loads(Given given) {
   keep(given, all);
 }
 
-// The same by asynchronous copies, four groups on their way.
+// The same by asynchronous copies, with four groups in flight.
 constexpr int kStages = 4;
 
 struct alignas(128) Stages {
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kWide) memory_traffic(Given given) {
   keep(given, all);
 }
 
-// Loads whose address is what the load before brought. Odd steps come to every vector before any again.
+// Loads whose address is the result of the load before. Odd steps reach every vector before any again.
 constexpr unsigned kStepInL2 = 8193, kStepInMemory = 65537;
 
 __global__ void __launch_bounds__(kWide) write_chains(Given given) {

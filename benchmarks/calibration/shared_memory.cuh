@@ -1,4 +1,4 @@
-// Loops that access shared memory, feed tensor cores from it, or exchange words and meet within a block.
+// Loops that access shared memory, feed tensor cores from it, shuffle words, or synchronize a block.
 #pragma once
 
 #include "loop.cuh"
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kWide) shared_loads(Given given) {
   for (int it = 0; it < given.iterations; ++it) {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      // Another place in every other turn, or one load would do for all.
+      // Every other turn has another address; otherwise one load would serve all.
       const uint4 value = room.at[threadIdx.x + (it & 1) + step * 32];
       all ^= value.x ^ value.y ^ value.z ^ value.w;
     }

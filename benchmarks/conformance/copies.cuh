@@ -14,8 +14,8 @@ struct alignas(16) CopyShared {
   uint4 at[kGroups][kLanes];
 };
 
-// Group g copies 16 bytes for each lane, some of them zeros; a lane sees its neighbour's behind each wait.
-// Zeros come from `nowhere`, which nobody may read.
+// Group g copies 16 bytes for each lane, some of them zeros; a lane reads its neighbour's after each wait.
+// Zeros come from `nowhere`, which must not be read.
 __global__ void copies(const uint4* x, const uint4* nowhere, uint4* y) {
   CopyShared& shared = shared_memory<CopyShared>();
   const int t = threadIdx.x;

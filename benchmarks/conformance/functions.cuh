@@ -44,7 +44,7 @@ Words of_integers() {
   return of_words<Function>(a, b, b);
 }
 
-// A C library may treat a signalling NaN otherwise than a GPU, which knows of none.
+// A C library may treat a signalling NaN differently from a GPU, which has none.
 __device__ __forceinline__ float quiet(uint32_t bits) {
   return __uint_as_float((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : bits);
 }

@@ -115,7 +115,7 @@ Words special_products() {
   return of_products<TYPE>(rounds);
 }
 
-// Sums that are rounded: what a chip keeps of them.
+// Sums that are rounded, which measure the bits that a chip keeps.
 template <Type TYPE>
 Words real_products() {
   Draw draw(10);

@@ -70,7 +70,7 @@ Words of_votes() {
   return y.host();
 }
 
-// What is in each place when all threads are through does not depend on their order.
+// The final value of each word does not depend on the order of threads.
 __global__ void atomics(const uint32_t* x, uint32_t* y, unsigned long long* sums) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x, place = i % 7;
   const uint32_t value = x[i];

@@ -115,7 +115,7 @@ class Draw {
   uint64_t state_;
 };
 
-// Where conversions and comparisons may go wrong: both signs of zeros, subnormals, infinities, NaNs with many
+// Hard cases for conversions and comparisons: both signs of zeros, subnormals, infinities, NaNs with many
 // payloads, and for every exponent fractions at and beside the ties of bfloat16 and tf32; then random words.
 Words difficult_floats() {
   Words values;
