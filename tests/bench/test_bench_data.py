@@ -1,4 +1,4 @@
-"""How training is fed: each stage is measured in steady state, and the one that limits is named."""
+"""Tests of bench data: each stage is measured in steady state, and the limiting one is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cconvnet bench kernels``: its rows, its sides, what it does with what is wrong, slow or missing."""
+"""Tests of ``cconvnet bench kernels``: its measurement, table and chart, and wrong, slow or missing sides."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_peer_that_breaks_down_is_started_again() -> None:
 
 
 def _altered(folder: Path, operation: str, what: str) -> None:
-    """The emulator's module with one operation altered, to be named by CCONVNET_MODULE_PATH."""
+    """Write the emulator's module with one operation altered, for CCONVNET_MODULE_PATH."""
     real = get_device(DEVICE).module.__file__
     (folder / "_emulator.py").write_text(
         textwrap.dedent(f"""
@@ -171,7 +171,7 @@ def test_an_exception_of_ours_stops_its_row_alone(tmp_path: Path) -> None:
 
 
 def test_results_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was measured before an interruption is in the file."""
+    """The file contains all rows measured before an interruption."""
     from cconvnet.cli.bench import bench_kernels
 
     def interrupted(*arguments: Any) -> dict[str, Any]:

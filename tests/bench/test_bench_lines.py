@@ -103,7 +103,7 @@ def test_a_file_or_the_time_stops_it(gpu: FakeGpu, tmp_path: Path, how: str) -> 
 
 
 class Breaks(Side):
-    """Fails in a row and, if told, loses its device there."""
+    """Side that fails in a case and, if asked, loses its device there."""
 
     loses = False
 

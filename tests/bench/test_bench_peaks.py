@@ -1,4 +1,4 @@
-"""What a device can do at most: measured in each precision, by calls of that precision."""
+"""Peak rates of a device, measured in each precision by calls of that precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps that are timed: their images are in the memory that a device reads by itself."""
+"""Timed steps read their images from pinned memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorder of a step's operations, their floors, and what `cconvnet bench roofline` makes of them."""
+"""Recorder of a step's operations, their floors, and results of `cconvnet bench roofline`."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_the_emulator() -> None:
 
 
 class FakeEvent:
-    """As CuPy's: remembers when the stream reached it."""
+    """Event like CuPy's, which records when the stream reached it."""
 
     def __init__(self, time: Time) -> None:
         self._time = time

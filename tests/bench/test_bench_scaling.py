@@ -38,7 +38,7 @@ class Time:
 
 
 class Machine:
-    """Stands for all workers: what a network takes is known, and time is a fake clock's.
+    """Stand-in for all workers: a network's needs are known, and the clock is a fake.
 
     Attributes
         asked: (batch, side) of each point that was measured, in order.

@@ -132,7 +132,7 @@ def test_a_disagreement_is_an_error_of_the_command(
 
 
 def test_velocities_that_differ_are_named(tmp_path: Path) -> None:
-    """Losses may not yet show what a step has done."""
+    """Losses may not show the effect of a step yet."""
     right = {"conv1.weight.velocity": np.ones((3, 2)), "conv1.bias.velocity": np.zeros(3)}
     for name, factor in (("a", 1.0), ("b", 1.01), ("c", math.nan)):
         np.savez(tmp_path / name, **{key: value * np.float64(factor) for key, value in right.items()})
@@ -277,7 +277,7 @@ def test_pytorch_agrees_in_bf16_whatever_it_is_computed_in() -> None:
 
 
 def odd() -> NetSpec:
-    """What our networks leave out: other windows, sums, neurons, a bias for each position, dropped pixels."""
+    """Build a network of what ours lack: windows, sums, neurons, a bias for each position, dropped pixels."""
     from cconvnet.nets import (
         ConvSpec,
         DropoutSpec,

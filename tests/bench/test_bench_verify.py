@@ -1,4 +1,4 @@
-"""Whether a result is right: right ones pass, and every kind of planted error is found."""
+"""Verification of results: right ones pass, and every kind of planted error is found."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_an_update_that_was_not_made() -> None:
 @pytest.mark.parametrize("label", [label for label in CASES if label.startswith(("conv", "fc"))])
 @pytest.mark.parametrize("strict", [True, False])
 def test_one_missing_product_in_one_element(label: str, strict: bool) -> None:
-    """The smallest there is: 1, of two ones."""
+    """The smallest possible error is 1, of two ones."""
     for place in np.random.default_rng(0).random(5):
 
         def damage(result: Array, place: float = place) -> None:
@@ -198,7 +198,7 @@ def test_one_missing_product_in_one_element(label: str, strict: bool) -> None:
     "label", ["conv_fprop-padded", "conv_dgrad-strided", "conv_wgrad-padded", "fc_wgrad"]
 )
 def test_a_missing_tap(label: str) -> None:
-    """What a kernel computes that forgets the filter's last tap, or the batch's last image."""
+    """A kernel that omits the filter's last tap, or the batch's last image, is found."""
     case, inputs, _ = made(label)
     damaged = dict(inputs)
     name = "w" if "w" in inputs else "x"

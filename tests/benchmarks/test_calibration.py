@@ -1,4 +1,4 @@
-"""The loops of the calibration hold the work that they are timed for; no GPU is needed to see that."""
+"""Loops of the calibration contain the timed work, which needs no GPU to check."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_what_runs_over_its_time_is_ended_with_all_it_started(tmp_path: Path) ->
     log.touch()
 
     def clock() -> float:
-        """The time of the first part is over once it has written all that it will."""
+        """The first part's time ends once it has written everything."""
         return 30.0 if any(line.isdigit() for line in log.read_text().split("\n")) else 0.0
 
     every = [part("kernels", python(HANGS), most=10), part("step", python("print('next')"))]
@@ -140,7 +140,7 @@ def test_what_runs_over_its_time_is_ended_with_all_it_started(tmp_path: Path) ->
 
 
 def test_a_process_is_asked_before_it_is_killed(tmp_path: Path) -> None:
-    """What it has not yet written it may write."""
+    """It may finish writing."""
     code = (
         "import signal, sys, time\ndef end(*rest): print('wrote the rest', flush=True); sys.exit(0)\n"
         "signal.signal(signal.SIGINT, end)\nprint('began', flush=True)\ntime.sleep(1000)"

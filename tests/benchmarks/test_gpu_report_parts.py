@@ -34,7 +34,7 @@ NAMES = [
 
 
 class FakeRun:
-    """Notes what a part would run; `statuses` are what it is told of that."""
+    """Record of a part's commands; `statuses` are the results that it is given."""
 
     def __init__(self, folder: Path, *statuses: int | None, left: float = 100.0) -> None:
         self.folder, self.left, self.states = folder, left, set[str]()

@@ -1,4 +1,4 @@
-"""What nvcc made of the kernels keeps what is promised of it; no GPU is needed to see that."""
+"""Machine code of the kernels keeps its promises, which needs no GPU to check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cconvnet costs beside training: what is imported when, memory that does not grow, its measurement."""
+"""Cost of cconvnet beside training: imports, memory that does not grow, and their measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's tables are those that the files of what was measured give, and nothing else."""
+"""The README's tables are exactly those that the result files give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sides of a comparison of kernels that compute with the reference, and fail as they are told."""
+"""Sides of a comparison of kernels that compute with the reference, and fail on purpose."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 
 class FakePlan(Plan):
-    """Computes with the reference, and is wrong or slow if its name says so."""
+    """Plan that computes with the reference, and is wrong or slow if its name says so."""
 
     def __init__(self, case: Case, name: str, columns: tuple[str, ...] = ("plan",)) -> None:
         self.case, self.name, self.columns = case, name, columns
@@ -78,7 +78,7 @@ class MissingPeer(Side):
 
 
 class FailingPeer(FakePeer):
-    """Its process ends in the middle of a case, once."""
+    """Peer whose process ends once in the middle of a case."""
 
     columns = ("plan",)
 
