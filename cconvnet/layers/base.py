@@ -176,11 +176,11 @@ class Layer:
     def __repr__(self) -> str:
         return f"<{self.type} {self.name} on {self.device.name} -> {self.output.shape}>"
 
-    # -- asked of the class, before a layer is made --
+    # -- properties of the class, known before a layer is made --
 
     @staticmethod
     def mixes(spec: Any, index: int) -> bool:
-        """Whether each output channel depends on all channels of that input.
+        """True if each output channel depends on all channels of that input.
 
         A part of such a layer reads all parts of the input.
         """
@@ -188,7 +188,7 @@ class Layer:
 
     @staticmethod
     def fuses(first: Any, second: Any) -> bool:
-        """Whether a layer of this class can do the work of both specs, `second` reading `first`."""
+        """True if a layer of this class can do the work of both specs, `second` reading `first`."""
         return False
 
     @classmethod
@@ -204,7 +204,7 @@ class Layer:
         """
         return None
 
-    # -- asked of a layer --
+    # -- properties of a layer --
 
     @property
     def cost(self) -> CostLayer | None:
@@ -218,7 +218,7 @@ class Layer:
 
     @property
     def ends_in_relu(self) -> bool:
-        """Whether its output is that of a ReLU whose gradient the layer after it may apply."""
+        """True if its output is that of a ReLU whose gradient the layer after it may apply."""
         return False
 
     def workspace_bytes(self) -> int:
@@ -238,13 +238,13 @@ class Layer:
         return self.output.shape
 
     def last_copies(self, back: bool) -> list[tuple[Device | None, Any, Any]]:
-        """What the last pass forward, or back, copied between devices; empty unless `is_copy`.
+        """Return the parts of its last copy between devices, forward or back; empty unless `is_copy`.
 
-        Each entry is a device and two of its moments; see Transfer.
+        Each part is a device and two of its moments; see Transfer.
         """
         return []
 
-    # -- told to a layer --
+    # -- work --
 
     def mask_input_gradient(self) -> None:
         """Apply, from now on, the ReLU of the layer before it in the backward pass."""

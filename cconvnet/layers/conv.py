@@ -19,7 +19,7 @@ class ConvLayer(FilterLayer):
 
     @staticmethod
     def fuses(first: ConvSpec, second: DropoutSpec) -> bool:
-        """Whether nothing but a ReLU is between the product and the dropout."""
+        """True if nothing but a ReLU is between the product and the dropout."""
         return first.neuron is None or first.neuron.kind == "relu"
 
     @classmethod

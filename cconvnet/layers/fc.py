@@ -23,7 +23,7 @@ class FcLayer(WeightedLayer):
 
     @staticmethod
     def fuses(first: FcSpec, second: DropoutSpec) -> bool:
-        """Whether nothing but a ReLU is between the product and the dropout."""
+        """True if nothing but a ReLU is between the product and the dropout."""
         return first.neuron is None or first.neuron.kind == "relu"
 
     @classmethod

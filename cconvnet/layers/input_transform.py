@@ -22,7 +22,7 @@ class ImageBatch:
         left: int32[n], the first column of each image's crop.
         mirror: uint8[n], 1 for an image that is mirrored.
         shift: float32[n, C], added to every pixel after the mean is subtracted; None: nothing.
-        scale: multiplies the pixels then, beside the network's own scale.
+        scale: then multiplies the pixels, in addition to the network's own scale.
     """
 
     images: Array

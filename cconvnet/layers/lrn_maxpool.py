@@ -32,7 +32,7 @@ class LrnMaxpoolLayer(Layer):
 
     @staticmethod
     def fuses(first: LrnSpec, second: PoolSpec) -> bool:
-        """Whether the normalisation is across channels and the pooling takes maxima."""
+        """True if the normalisation is across channels and the pooling takes maxima."""
         return first.region == "across_channels" and second.pool == "max"
 
     @classmethod

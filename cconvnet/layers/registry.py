@@ -73,7 +73,7 @@ def layer_type(spec: LayerSpec) -> type[Layer]:
 
 
 def can_fuse(first: LayerSpec, second: LayerSpec) -> bool:
-    """Whether one layer can do the work of two, where only the second reads the first."""
+    """True if one layer can do the work of two, where only the second reads the first."""
     kind = _FUSED.get((type(first), type(second)))
     return kind is not None and kind.fuses(first, second)
 

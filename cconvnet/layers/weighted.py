@@ -151,7 +151,7 @@ class WeightedLayer(Layer):
 
     @property
     def ends_in_relu(self) -> bool:
-        """Whether nothing follows its ReLU."""
+        """True if nothing follows its ReLU."""
         return self.relu and self.dropout is None
 
     def expect_masked_gradient(self) -> None:
@@ -339,7 +339,7 @@ class FilterLayer(WeightedLayer):
 
     @staticmethod
     def mixes(spec: Any, index: int) -> bool:
-        """Whether the filters of that input read all of its channels."""
+        """True if the filters of that input read all of its channels."""
         return bool(spec.for_input(index).groups == 1)
 
     def _branch(self, spec: Any, x: Tensor, name: str, site: Site) -> Branch:

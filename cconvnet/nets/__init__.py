@@ -1,6 +1,7 @@
 """Networks as plain data: what a network is, without anything that runs.
 
 Modules, in reading order:
+    values: activation functions, first weights and falling rates, as fields of layers.
     specs: one dataclass per layer type.
     recipe: a whole network, its images and its training settings; placing layers on devices.
     lenet, cifar_quick, ..., alexnet_2012: the networks that are known by name, one file each.
@@ -16,34 +17,27 @@ from cconvnet.nets.difference import compare, spec_values
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe, place
 from cconvnet.nets.serialize import spec_from_dict, spec_to_dict
 from cconvnet.nets.specs import (
-    CURVES,
     DATA,
     LAYER_TYPES,
-    NEURONS,
-    RELU,
     BlurSpec,
     ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
     DropoutSpec,
     FcSpec,
-    Init,
     LayerSpec,
     LocalSpec,
     LrnSpec,
     MaxSpec,
-    Neuron,
     NeuronSpec,
-    Pair,
     PoolSpec,
-    RateCurve,
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
     chain,
-    gaussian,
     lrn_alpha,
 )
+from cconvnet.nets.values import CURVES, NEURONS, RELU, Init, Neuron, Pair, RateCurve, gaussian
 
 __all__ = [
     "CURVES",
@@ -58,6 +52,7 @@ __all__ = [
     "ConvSpec",
     "DropoutSpec",
     "FcSpec",
+    "FilterSpec",
     "Init",
     "InputSpec",
     "LayerSpec",
@@ -75,6 +70,7 @@ __all__ = [
     "SoftmaxCostSpec",
     "SumSpec",
     "TrainRecipe",
+    "WeightedSpec",
     "build",
     "chain",
     "compare",

@@ -10,17 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
-from cconvnet.nets.specs import (
-    RELU,
-    ConvSpec,
-    DropoutSpec,
-    FcSpec,
-    LrnSpec,
-    PoolSpec,
-    SoftmaxCostSpec,
-    chain,
-    gaussian,
-)
+from cconvnet.nets.specs import ConvSpec, DropoutSpec, FcSpec, LrnSpec, PoolSpec, SoftmaxCostSpec, chain
+from cconvnet.nets.values import RELU, gaussian
 
 
 def build(

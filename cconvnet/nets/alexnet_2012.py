@@ -9,7 +9,7 @@ It differs from the paper's description (``alexnet``) in these ways:
 - Rates fall at the epochs and in the layers that its authors chose. Those of biases never fall, and conv1 is
   frozen at the end.
 - While there is colour noise, the noisy input is divided by 1.1.
-- The mean subtracted is that of the images' centre, wherever the crop lies.
+- The mean subtracted is that of the images' centre, wherever the crop is.
 
 Source: the program and its layer files, released by the Computer History Museum in 2025
 (github.com/computerhistory/AlexNet-Source-Code: convdata.py, layers/layers-145.cfg and layer-params-145.cfg).
@@ -22,7 +22,6 @@ from typing import Any
 
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
 from cconvnet.nets.specs import (
-    RELU,
     ConvSpec,
     DropoutSpec,
     FcSpec,
@@ -31,9 +30,9 @@ from cconvnet.nets.specs import (
     PoolSpec,
     SoftmaxCostSpec,
     chain,
-    gaussian,
     lrn_alpha,
 )
+from cconvnet.nets.values import RELU, gaussian
 
 
 def build(

@@ -1,4 +1,4 @@
-"""The networks that are known by name; each is described in one short file beside this one."""
+"""The networks that are known by name; each is described in one short module of this package."""
 
 from __future__ import annotations
 

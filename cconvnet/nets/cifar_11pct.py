@@ -10,7 +10,6 @@ from typing import Any
 
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
 from cconvnet.nets.specs import (
-    RELU,
     ConvSpec,
     FcSpec,
     LocalSpec,
@@ -18,9 +17,9 @@ from cconvnet.nets.specs import (
     PoolSpec,
     SoftmaxCostSpec,
     chain,
-    gaussian,
     lrn_alpha,
 )
+from cconvnet.nets.values import RELU, gaussian
 
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:

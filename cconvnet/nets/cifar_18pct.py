@@ -5,17 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
-from cconvnet.nets.specs import (
-    RELU,
-    ConvSpec,
-    FcSpec,
-    LrnSpec,
-    PoolSpec,
-    SoftmaxCostSpec,
-    chain,
-    gaussian,
-    lrn_alpha,
-)
+from cconvnet.nets.specs import ConvSpec, FcSpec, LrnSpec, PoolSpec, SoftmaxCostSpec, chain, lrn_alpha
+from cconvnet.nets.values import RELU, gaussian
 
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:

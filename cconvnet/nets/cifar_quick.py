@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
-from cconvnet.nets.specs import RELU, ConvSpec, FcSpec, PoolSpec, SoftmaxCostSpec, chain, gaussian
+from cconvnet.nets.specs import ConvSpec, FcSpec, PoolSpec, SoftmaxCostSpec, chain
+from cconvnet.nets.values import RELU, gaussian
 
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:

@@ -7,7 +7,8 @@ import difflib
 from typing import Any
 
 from cconvnet.nets.recipe import LrStep, NetSpec
-from cconvnet.nets.specs import Init, LayerSpec, Neuron, RateCurve
+from cconvnet.nets.specs import LayerSpec
+from cconvnet.nets.values import Init, Neuron, RateCurve
 
 
 def compare(one: NetSpec, other: NetSpec) -> list[list[str]]:

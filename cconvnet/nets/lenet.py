@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
-from cconvnet.nets.specs import RELU, ConvSpec, FcSpec, PoolSpec, SoftmaxCostSpec, chain
+from cconvnet.nets.specs import ConvSpec, FcSpec, PoolSpec, SoftmaxCostSpec, chain
+from cconvnet.nets.values import RELU
 
 
 def build(image_shape: tuple[int, int, int] = (8, 8, 1), classes: int = 10) -> NetSpec:

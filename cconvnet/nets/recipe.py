@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from cconvnet.checks import finite_fields, real, whole
 from cconvnet.errors import nearest
-from cconvnet.nets.specs import LayerSpec, Pair, as_pair, one_of, require
+from cconvnet.nets.specs import LayerSpec
+from cconvnet.nets.values import Pair, as_pair, one_of, require
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from cconvnet.errors import nearest
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
-from cconvnet.nets.specs import LAYER_TYPES, Init, LayerSpec, Neuron, RateCurve
+from cconvnet.nets.specs import LAYER_TYPES, LayerSpec
+from cconvnet.nets.values import Init, Neuron, RateCurve
 
 T = TypeVar("T")
 

@@ -16,14 +16,12 @@ from cconvnet.nets.specs import (
     ConvSpec,
     FcSpec,
     FilterSpec,
-    Init,
     LayerSpec,
     LocalSpec,
-    Pair,
     PoolSpec,
     SelectSpec,
-    gaussian,
 )
+from cconvnet.nets.values import Init, Pair, gaussian
 
 Shape = tuple[int, int, int]  # (H, W, C) of one image's activation; (1, 1, C) after an FC layer
 

@@ -21,11 +21,11 @@ from cconvnet.nets.specs import (
     LrnSpec,
     MaxSpec,
     NeuronSpec,
-    Pair,
     PoolSpec,
     SoftmaxCostSpec,
     SumSpec,
 )
+from cconvnet.nets.values import Pair
 
 _Weighted = FilterSpec | FcSpec
 # Layers that compute each channel from itself alone, so that a tower reads nothing of the others.

@@ -64,7 +64,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether the error is within its bound; a NaN is not."""
+        """True if the error is within its bound; a NaN is not."""
         return self.error <= self.bound
 
 
@@ -86,7 +86,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether all comparisons passed."""
+        """True if all comparisons passed."""
         return all(check.ok for check in self.checks)
 
     @property

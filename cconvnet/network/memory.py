@@ -40,7 +40,7 @@ class Memory:
 
 
 class ShapesOnly(Memory):
-    """Allocates arrays that have shapes, but no memory: one element stands for all."""
+    """Allocates arrays that have shapes, but no memory: one element represents all."""
 
     def _array(self, device: Device, shape: tuple[int, ...], dtype: Any) -> Any:
         one = np.zeros(1, device._dtype(dtype))

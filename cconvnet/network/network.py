@@ -120,7 +120,7 @@ class Network:
             left: int[n], the first column, likewise.
             mirror: bool or uint8[n]; None: no image is mirrored.
             shift: float[n, C], added to every pixel after the mean is subtracted; None: nothing.
-            scale: multiplies the pixels then, beside the network's own scale.
+            scale: then multiplies the pixels, in addition to the network's own scale.
 
         Raises:
             ValueError: naming the argument that has a wrong type, shape or value.

@@ -75,7 +75,7 @@ class Runner:
         training: whether the last forward pass was one of training.
         step: the number of its step.
         observer: called in place of every piece of work; None: nothing is. An observed step is not captured.
-        captured: the captured steps; None stands for a step that has run once and is captured next.
+        captured: the captured steps; None means a step that has run once and is captured next.
     """
 
     def __init__(self, graph: Graph) -> None:

@@ -1,0 +1,105 @@
+"""Values of layers' fields: activation functions, first weights and falling rates; and checks of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cconvnet.checks import finite_fields, real, whole
+from cconvnet.errors import nearest
+
+Pair = tuple[int, int]
+NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu")
+CURVES = ("linear", "exp", "dexp", "jdexp")
+
+
+def require(ok: bool, message: str) -> None:
+    """Raise a ValueError with this message unless `ok`."""
+    if not ok:
+        raise ValueError(message)
+
+
+def one_of(argument: str, given: str, allowed: tuple[str, ...]) -> None:
+    """Check that an argument has one of the allowed values.
+
+    Raises:
+        ValueError: naming the argument, what was given, and the nearest of the allowed values.
+    """
+    if given not in allowed:
+        raise ValueError(nearest(argument, given, allowed))
+
+
+def as_pair(argument: str, value: int | Iterable[int]) -> Pair:
+    """Return (vertical, horizontal); one integer means both."""
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    require(
+        len(values) == 2 and all(isinstance(v, int) for v in values),
+        f"{argument} must be an integer or a pair of them, not {value!r}",
+    )
+    return values[0], values[1]
+
+
+@dataclass(frozen=True)
+class Init:
+    """The distribution of first weights.
+
+    Attributes:
+        kind: ``gaussian``, or ``he``, a Gaussian with sigma = sqrt(2 / fan-in). Source: He et al. 2015,
+            "Delving Deep into Rectifiers", section 2.2.
+        sigma: the standard deviation of ``gaussian``.
+    """
+
+    kind: str = "he"
+    sigma: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("init", self.kind, ("gaussian", "he"))
+        finite_fields(self)
+        require(self.sigma >= 0, f"sigma must not be negative, not {self.sigma}")
+
+
+def gaussian(sigma: float) -> Init:
+    """First weights from a Gaussian of this standard deviation."""
+    return Init("gaussian", sigma)
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """An activation function; ``Neuron`` in kernels/problem.h defines the kinds with their `a` and `b`."""
+
+    kind: str = "relu"
+    a: float = 1.0
+    b: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("neuron", self.kind, NEURONS)
+        finite_fields(self)
+
+
+RELU = Neuron("relu")
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """A rate that falls over the whole run, from its first value to that value divided by `factor`.
+
+    The kinds and their formulas are in :func:`cconvnet.training.schedule.curve_factor`.
+
+    Attributes:
+        kind: ``linear``; ``exp``, by equal ratios; ``dexp``, likewise in `steps` steps; ``jdexp``, the same
+            with a step back in the middle of each.
+        factor: the first rate divided by the last.
+        steps: of ``dexp`` and ``jdexp``.
+        noise: every step multiplies the rate by 1 + noise * |z|, z normally distributed.
+    """
+
+    kind: str
+    factor: float
+    steps: int = 1
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("a rate's curve", self.kind, CURVES)
+        real("factor", self.factor, above=0)
+        real("noise", self.noise, low=0)
+        whole("steps", self.steps, 1)
