@@ -19,8 +19,8 @@ import numpy as np
 
 from cconvnet._problem import ConvProblem, FcProblem
 from cconvnet.bench.cases import GEMMS, Case
-from cconvnet.bench.peers import covering_image
 from cconvnet.bench.peers.gpu import gpu
+from cconvnet.bench.peers.padding import covering_image
 from cconvnet.bench.peers.side import Array, Plan, Refused, Replay, Side
 from cconvnet.bench.processes import PeerMissing
 from cconvnet.bench.tiles import Tiled, Tiles, count_bad
