@@ -17,7 +17,7 @@ from cconvnet.bench.timing import summary
 from cconvnet.devices import Device, devices_of, machine
 from cconvnet.formats.netfiles import NetFiles
 from cconvnet.formats.networks import build_spec
-from cconvnet.layers import Layer, SoftmaxCostLayer
+from cconvnet.layers import Layer
 from cconvnet.nets import DATA
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training, check_counts
@@ -127,8 +127,8 @@ class Recorder:
                 setattr(layer, phase, method)
             if layer.output.gradient is not None:
                 self._owners[id(layer.output.gradient)] = label
-            if isinstance(layer, SoftmaxCostLayer):
-                self._owners[id(layer.losses)] = label
+            if layer.cost is not None:
+                self._owners[id(layer.cost.losses)] = label
             for branch in getattr(layer, "branches", ()):
                 if (blocks := branch.blocks) is not None:
                     filters = blocks.problem

@@ -20,7 +20,7 @@ from helpers.queued_streams import Machine, Mark, Queue
 
 from cconvnet import devices, nets
 from cconvnet.devices import CudaDevice, Device, Feed, ReferenceDevice, Transfer, registry
-from cconvnet.layers import CopyLayer, SoftmaxCostLayer
+from cconvnet.layers import CopyLayer
 from cconvnet.nets import NetSpec, alexnet, alexnet_2012, place
 from cconvnet.network import Network
 from cconvnet.training.saver import Snapshot
@@ -126,8 +126,7 @@ NETS = {
 def losses_and_state(spec: NetSpec, devices: Sequence[Any]) -> tuple[list[float], dict[str, Any]]:
     """The losses of three training steps and three test passes, and the state; nobody waits in between."""
     network = Network(spec, batch=2, devices=devices, seed=1)
-    cost = network.layers[-1]
-    assert isinstance(cost, SoftmaxCostLayer)
+    cost = network.graph.cost
     losses = np.zeros((6, 2))
     for step in range(len(losses)):
         draws = np.random.default_rng(step)
