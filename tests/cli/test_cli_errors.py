@@ -103,7 +103,7 @@ def test_recipes_that_cannot_be(arguments: tuple[object, ...], words: str, tmp_p
 
 
 def test_an_existing_run_is_not_written_over(trained: Path) -> None:
-    assert f"continue it with --resume {trained}" in refuse("train", "--out", trained)
+    assert f"resume it with --resume {trained}" in refuse("train", "--out", trained)
 
 
 def test_missing_run(tmp_path: Path) -> None:
