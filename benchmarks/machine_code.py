@@ -460,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, default=[MODULE], help="default: the CUDA module")
     parser.add_argument("--arch", default=ARCH, help=f"whose code is read ({ARCH})")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all that was found")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all properties to a file")
     options = parser.parse_args(arguments)
     try:
         kernels = [kernel for path in options.files for kernel in read(path, options.arch)]

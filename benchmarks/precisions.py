@@ -151,9 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, help="of each run; the network's own if not given")
     parser.add_argument("--batch", type=int, help="images per step; the network's own if not given")
     parser.add_argument("--lr", type=float, help="the first rate; the network's own if not given")
-    parser.add_argument("--json", type=Path, help="where the result goes (benchmarks/results/precisions-...)")
-    parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "precisions.png", help="the picture")
-    parser.add_argument("--draw", type=Path, metavar="JSON", help="only draw a result that is there")
+    parser.add_argument("--json", type=Path, help="file for the result (benchmarks/results/precisions-...)")
+    parser.add_argument(
+        "--plot", type=Path, default=ROOT / "docs" / "precisions.png", help="file for the chart"
+    )
+    parser.add_argument("--draw", type=Path, metavar="JSON", help="only draw an existing result")
     options = parser.parse_args(arguments)
     check(options.plot)
     if options.draw is not None:
@@ -177,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with reporter(sys.stderr) as report:
                 result = compare(wanted, names, range(1, options.seeds + 1), to_json, report)
         except KeyboardInterrupt:
-            print(f"interrupted; the runs that were done stand in {to_json}", file=sys.stderr)
+            print(f"interrupted; finished runs are in {to_json}", file=sys.stderr)
             return 1
     print(*verdict(result), sep="\n")
     options.plot.parent.mkdir(exist_ok=True)

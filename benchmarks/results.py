@@ -427,14 +427,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=FOLDER, help="the folder of the results")
-    parser.add_argument("--check", action="store_true", help="change nothing, and fail if something would")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if something would change")
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))
     text, results = options.readme.read_text(encoding="utf-8"), load(options.results)
     filled = fill(text, results)
     if options.check:
         if filled != text:
-            print(f"{options.readme} is not what its results say: run `make results`")
+            print(f"{options.readme} differs from its results: run `make results`")
         return int(filled != text)
     options.readme.write_text(filled, encoding="utf-8")
     for path in draw(filled, results, options.readme.parent):

@@ -120,9 +120,7 @@ def build(settings: Settings, run: Run) -> None:
         build = make(settings, jobs, ["_problem", "_pixels", *kernels] if kernels else ())
         status = run.do(build)
         if status not in (0, None) and run.left > 60 and jobs > 4:
-            run.say(
-                "once more, with fewer compilers at a time: they may have wanted more memory than there is"
-            )
+            run.say("compiling again with fewer compilers at a time, in case memory was short")
             status = run.do(make(settings, jobs // 4, ["_problem", "_pixels", *kernels]))
             run.states.discard("failed")
     if status == 0:

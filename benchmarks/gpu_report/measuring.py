@@ -157,7 +157,7 @@ def served(settings: Settings) -> list[str]:
         asked.arguments, env={**os.environ, **asked.environment}, capture_output=True, text=True, check=False
     )
     if answer.returncode != 0:
-        raise Failed((answer.stderr.splitlines() or [f"the modules say nothing of {settings.device}"])[-1])
+        raise Failed((answer.stderr.splitlines() or [f"the modules do not report {settings.device}"])[-1])
     return answer.stdout.split()
 
 

@@ -47,7 +47,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--of", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--only", default="*", help="operations, as a pattern")
-    parser.add_argument("--lost", type=Path, help="where the number of a case that lost the device goes")
+    parser.add_argument("--lost", type=Path, help="file for the number of a case that lost the device")
     options = parser.parse_args(given)
     device = get_device(options.device)
     if device.kind == "cuda" and os.environ.get("CCONVNET_TEST_GUARD") == "0":

@@ -197,7 +197,7 @@ def _kernels(result: dict[str, Any]) -> Iterator[str]:
         multiplied = 1e-12 * limits["flops_per_second"]
         rates = f"{copied:.2f} TB/s, {multiplied:.0f} TFLOP/s"
     table = f"{result['net']}, batch {result['batch']}, {precision}"
-    yield f"{table}; ceilings {rates}; caches {result['caches']}"
+    yield f"{table}; peaks {rates}; caches {result['caches']}"
     for name, peer in result["peers"].items():
         if "missing" in peer:
             yield f"  {name} is not compared: {peer['missing'][:160]}"
