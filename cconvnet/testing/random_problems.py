@@ -186,8 +186,6 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             problem = FcProblem(_size(random, 70), _size(random, 600), _size(random, 150))
         case "bias" | "relu_bias_backward":
             problem = BiasProblem(_size(random, 2000), _size(random, 150))
-        case "relu" | "add" | "eltmax" | "to" | "from":
-            problem = NeuronProblem(_size(random, 5000))
         case "neuron":
             problem = _random_neuron(random, arguments["data"])
         case "lrn_maxpool_backward":
@@ -239,6 +237,8 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         case "watch":
             problem = NeuronProblem(_size(random, 700))
             arguments["bad"] = _one_of(random, [None, np.inf, -np.inf, np.nan])
+        case _ if not operations[operation].has_problem:
+            problem = NeuronProblem(_size(random, 5000))
         case _:
             raise ValueError(f"no random problems are known for {operation}")
     sums = operation.startswith(("conv", "local", "fc", "bias"))

@@ -35,13 +35,8 @@ _PROBLEMS: dict[str, list[Any]] = {
     "local": [LOCAL["plain"], LOCAL["tail"]],
     "fc": [FC["plain"], FC["tail"]],
     "bias": [BiasProblem(64, 32), BiasProblem(7, 13)],
-    "relu": [NeuronProblem(1024), NeuronProblem(131)],
     "neuron": [NeuronProblem(1024, "tanh", 1.5, 0.5), NeuronProblem(131, "abs")],
-    "eltmax": [NeuronProblem(1024), NeuronProblem(131)],
-    "add": [NeuronProblem(1024), NeuronProblem(131)],
     "relu_bias_backward": [BiasProblem(64, 32), BiasProblem(7, 13)],
-    "to": [NeuronProblem(1024), NeuronProblem(131)],
-    "from": [NeuronProblem(1024), NeuronProblem(131)],
     "watch": [NeuronProblem(256), NeuronProblem(131)],
     "filters": [FilterBlocksProblem(32, 11, 11, 3, 4), FilterBlocksProblem(5, 7, 6, 2, 3)],
     "lrn_maxpool_forward": [LRN_POOL["alexnet"], LRN_POOL["tail"]],
@@ -70,11 +65,19 @@ _PROBLEMS: dict[str, list[Any]] = {
 }
 
 
+# Operations without a problem of their own: as many elements.
+_ELEMENTS = [NeuronProblem(1024), NeuronProblem(131)]
+
+
+def _problems(operation: str) -> list[Any]:
+    return _PROBLEMS.get(operation) or _PROBLEMS.get(operation.split("_")[0]) or _ELEMENTS
+
+
 def basic_cases(device: Device) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Operation, problem and further arguments of one check each: every row of a selection table in the
     precision it is for, plain and with all that goes along with a product, every element type."""
     for operation, spec in OPERATIONS.items():
-        for problem in _PROBLEMS.get(operation) or _PROBLEMS[operation.split("_")[0]]:
+        for problem in _problems(operation):
             if not spec.has_impls:
                 yield operation, problem, {}
                 if spec.has_elements and device.serves("bf16"):

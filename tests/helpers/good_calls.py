@@ -95,6 +95,12 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "to_bf16": lambda: {"x": floats(*X)},
     "from_bf16": lambda: {"x": bfloat16.pack(floats(*X))},
 }  # fmt: skip
+# Operations of elements need nothing but arrays of one shape.
+GOOD |= {
+    name: lambda described=described: {given.name: floats(*X) for given in described.inputs}
+    for name, described in OPERATIONS.items()
+    if name not in GOOD and not described.has_problem
+}
 
 # Where `out` stands among several results.
 PLACE_OF_OUT = {"relu_bias_backward": 0, "softmax_cross_entropy": 3}

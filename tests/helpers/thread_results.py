@@ -66,13 +66,7 @@ _PROBLEMS: dict[str, list[Any]] = {
     "fc": [FcProblem(33, 700, 1100), FcProblem(140, 1030, 10)],
     "bias": [BiasProblem(5000, 67)],
     "relu_bias_backward": [BiasProblem(5000, 67)],
-    "relu": _ELEMENTS,
     "neuron": [NeuronProblem(300_001, "tanh", 1.5, 0.5)],
-    "eltmax": _ELEMENTS,
-    "add": _ELEMENTS,
-    "to": _ELEMENTS,
-    "from": _ELEMENTS,
-    "watch": _ELEMENTS,
     "filters": [FilterBlocksProblem(96, 11, 11, 3, 4)],
     "lrn_maxpool_forward": _LRN_POOL,
     "lrn_maxpool_backward": _LRN_POOL,
@@ -107,7 +101,7 @@ def operations(words: Sequence[str] = ()) -> dict[str, str]:
         word = operation.split("_")[0]
         if words and word not in words:
             continue
-        for number, problem in enumerate(_PROBLEMS.get(operation) or _PROBLEMS[word]):
+        for number, problem in enumerate(_PROBLEMS.get(operation) or _PROBLEMS.get(word, _ELEMENTS)):
             product = hasattr(problem, "precision")
             for precision in ("fp32", "bf16"):
                 if not (device.serves(precision) if product else precision == "fp32" or spec.has_elements):

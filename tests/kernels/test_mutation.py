@@ -25,27 +25,13 @@ ROOT = Path(__file__).parents[2]
 # Changing this draws another sample.
 SEED = 2012
 
-# The tests of each kernel file, and what to add where one operation of several is concerned.
+# The tests of each kernel file: those of its name, unless others are better.
 TESTS: dict[str, list[str]] = {
-    "bias.cu": ["test_bias.py"],
-    "contrast_norm.cu": ["test_contrast_norm.py"],
+    str(path.relative_to(KERNELS)): [f"test_{path.stem}.py"] for path in files() if path.suffix == ".cu"
+} | {
     "conv_dgrad.cu": ["test_conv.py", "-k", "conv_dgrad"],
     "conv_fprop.cu": ["test_conv.py", "-k", "conv_fprop or bias or on_the_way"],
     "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad or update"],
-    "dropout.cu": ["test_dropout.py"],
-    "eltmax.cu": ["test_eltmax.py"],
-    "fc.cu": ["test_fc.py"],
-    "input_transform.cu": ["test_input_transform.py"],
-    "local.cu": ["test_local.py"],
-    "limit_norm.cu": ["test_limit_norm.py"],
-    "lrn.cu": ["test_lrn.py"],
-    "lrn_maxpool.cu": ["test_lrn_maxpool.py"],
-    "neuron.cu": ["test_neuron.py"],
-    "elementwise.cu": ["test_elementwise.py"],
-    "pool.cu": ["test_pool.py"],
-    "runtime.cu": ["test_runtime.py"],
-    "sgd.cu": ["test_sgd.py"],
-    "softmax.cu": ["test_softmax.py"],
     "gemm/split_reduce.cu": ["test_conv.py"],
 }
 
@@ -170,6 +156,7 @@ def test_mutants_are_found() -> None:
     tile = [mutant.key["gone"] for mutant in found if mutant.file == "gemm/tensor_tile.cuh"]
     assert sum("wait_for_copies" in gone for gone in tile) == 1 and "ptx::close_copy_group();" in tile
     assert set(TESTS) == {str(path.relative_to(KERNELS)) for path in files() if path.suffix == ".cu"}
+    assert [tests for tests, *_ in TESTS.values() if not Path(__file__).with_name(tests).exists()] == []
 
 
 @pytest.mark.long

@@ -30,7 +30,7 @@ from helpers.good_calls import (
 
 from cconvnet import bfloat16, ops
 from cconvnet.devices import DeviceUnavailable
-from cconvnet.operations import OPERATIONS
+from cconvnet.operations import ANY, OPERATIONS
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,13 @@ DETERMINED = {
     "add": {"b": 3},
 }
 
-# The first array of these may have any rank.
-ANY_RANK = {
-    "bias_add", "bias_grad", "relu_forward", "relu_backward", "neuron_forward", "neuron_backward", "dropout",
-    "sgd_update", "limit_norm", "eltmax_forward", "eltmax_backward", "add", "relu_bias_backward",
-    "watch_losses", "to_bf16", "from_bf16",
-}  # fmt: skip
+
+def determined(function: str) -> dict[str, int]:
+    """The entry of DETERMINED; arrays of elements have the shape of the first."""
+    described = OPERATIONS[function]
+    if function in DETERMINED or described.has_problem:
+        return DETERMINED.get(function, {})
+    return {given.name: 3 for given in described.inputs[1:]}
 
 
 def bad_arrays() -> list[Bad]:
@@ -146,12 +147,12 @@ def bad_arrays() -> list[Bad]:
                 harmless = (what, name) in HARMLESS or (what == "missing" and optional)
                 if not harmless:
                     cases.append(Bad(function, what, name, gone_wrong(name, make)))
-            if function not in ANY_RANK or position > 0:
+            if OPERATIONS[function].arrays[name].axes != ANY or position > 0:
                 more = gone_wrong(name, lambda a: a[None])
                 cases.append(Bad(function, "with an axis too many", name, more))
             if position == 0:
                 cases.append(Bad(function, "of 2^31 elements", name, gone_wrong(name, huge)))
-            axis = DETERMINED.get(function, {}).get(name)
+            axis = determined(function).get(name)
             if axis is not None:
                 one_more = gone_wrong(name, lambda a, axis=axis: np.concatenate([a, a.take([0], axis)], axis))
                 cases.append(Bad(function, "with an element too many", name, one_more))

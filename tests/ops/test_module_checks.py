@@ -53,10 +53,7 @@ def test_a_module_never_leaves_its_buffers(device: Device, operation: str, what:
     if spec.has_workspace:
         tail.append(device.zeros(workspace_size(device.module, operation, problem) + 1, np.uint8))
     # The size of these is whatever their first array's is.
-    free = {
-        "relu_forward": "x", "relu_backward": "y", "eltmax_forward": "a", "eltmax_backward": "x", "add": "a",
-        "watch_losses": "loss", "to_bf16": "x", "from_bf16": "x",
-    }.get(operation)  # fmt: skip
+    free = None if spec.has_problem else spec.inputs[0].name
     for name, array in arrays.items():
         if not hasattr(array, "shape"):
             continue
