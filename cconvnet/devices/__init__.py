@@ -1,9 +1,17 @@
-"""Devices, and which compiled module serves them.
+"""Devices: their names, memory, streams and copies, and the compiled modules that compute on them.
 
-A device is named ``cuda:0``, ``cpu:0``, ``emulator:0``, ...; several logical devices may lie on one physical
-one, so a network split over two devices runs anywhere. ``CCONVNET_CUDA_DEVICES=0,0`` maps ``cuda:0`` and
-``cuda:1`` to physical GPU 0. ``reference:0`` computes in float64 with NumPy: the oracle of the tests and of
-gradcheck.
+A device is named ``cuda:0``, ``cpu:0``, ``emulator:0``, ... Several logical devices may share a physical one,
+so a network over two devices runs anywhere. ``CCONVNET_CUDA_DEVICES=0,0`` maps ``cuda:0`` and ``cuda:1`` to
+physical GPU 0. ``reference:0`` computes in float64 with NumPy, for tests and gradient checks.
+
+The modules, in the order of reading:
+
+    modules: loads the compiled module, or NumPy's, of a kind of device.
+    numpy_module: the functions of ``kernels/api.h``, computed by the NumPy reference.
+    device: the base class, which serves devices without streams.
+    cuda: GPUs, with streams, events, pinned memory and copies between devices.
+    registry: devices by name.
+    precision: which devices can compute in which precision.
 """
 
 from __future__ import annotations

@@ -16,20 +16,22 @@ from cconvnet.errors import DeviceUnavailable
 
 
 class Pinned(np.ndarray[Any, Any]):
-    """Host memory that a GPU reads by itself. A copy of it may be called so too, which is then copied while
-    the host waits: slower, but right."""
+    """Pinned host memory.
+
+    Copies keep this type without being pinned. They are transferred synchronously: slower but correct.
+    """
 
 
 class CudaDevice(Device):
     """A logical GPU: an ordinal and a stream of its own.
 
     Callers have a stream too, CuPy's current one. Methods that take or return arrays, and all of
-    ``cconvnet.ops``, order the two with events: see :meth:`ordered`. Inside ``with device:`` the device's
-    stream is the current one, and nothing needs an order. Feeds, transfers and captured work are ordered by
-    marks alone.
+    ``cconvnet.ops``, order the two streams with events: see :meth:`ordered`. Inside ``with device:`` the
+    device's stream is the current one, and no events are needed. Feeds, transfers and captured work are
+    ordered by marks alone.
 
-    An array of a device returns to the pool of the device's stream. Whoever gave work on it to another stream
-    makes any call outside ``with device:`` before dropping it, or waits.
+    The memory of a device's array returns to the pool of the device's stream. If another stream has work on
+    the array, make any call outside ``with device:`` before dropping it, or wait.
     """
 
     def __init__(self, index: int) -> None:
@@ -50,7 +52,7 @@ class CudaDevice(Device):
         self.stream = int(self._stream.ptr)
         self.reason = f"{properties['name'].decode()}, {self.reason}"
         self._entered: list[Any] = []
-        self._staged: list[tuple[Any, Any]] = []  # what copies to the GPU may still read
+        self._staged: list[tuple[Any, Any]] = []  # host arrays that copies to the GPU may still read
 
     def __enter__(self) -> Device:
         device = self.xp.cuda.Device(self.ordinal)
@@ -64,19 +66,20 @@ class CudaDevice(Device):
         self._entered.pop().__exit__(*exception)
 
     def selected(self) -> contextlib.AbstractContextManager[Any]:
+        """Select this GPU inside; the stream stays the caller's."""
         device: contextlib.AbstractContextManager[Any] = self.xp.cuda.Device(self.ordinal)
         return device
 
     @contextlib.contextmanager
     def ordered(self) -> Iterator[None]:
-        """Work given inside to this device's stream runs in order with CuPy's current stream.
+        """Order the work inside, on this device's stream, with CuPy's current stream.
 
         The device's stream waits for the current stream on entry, and the current stream for the device's on
-        exit. Where they are the same stream no event is recorded, so work can be captured. A current stream
+        exit. If they are the same stream, no event is recorded, so work can be captured. A current stream
         that is being captured takes the work inside into its graph.
 
-        It also makes memory safe to reuse. CuPy's pool hands a freed array's memory to the next allocation
-        on the stream it was allocated on, while other streams may still use it.
+        This order also makes memory safe to reuse. CuPy's pool gives the memory of a freed array to the next
+        allocation on the stream of that array, while other streams may still use it.
         """
         with self.selected():  # events and streams belong to a GPU
             current = self.xp.cuda.get_current_stream()
@@ -87,37 +90,39 @@ class CudaDevice(Device):
             try:
                 yield
             except BaseException:
-                # Part of the work may be running; what stopped it is the error to raise.
+                # Part of the work may be running. The error to raise is the one that stopped it.
                 with contextlib.suppress(self.xp.cuda.runtime.CUDARuntimeError):
                     self._follow(current, self._stream)
                 raise
             self._follow(current, self._stream)
 
     def capturing(self) -> bool:
-        """True while CuPy's current stream of this GPU is being captured."""
+        """Return True while CuPy's current stream of this GPU is being captured."""
         with self.selected():
             current = self.xp.cuda.get_current_stream()
             return bool(current.ptr and current.is_capturing())  # the default stream cannot be
 
     def _require_here(self, array: Any) -> None:
-        """Raises ValueError if an array is on another GPU."""
+        """Raise ValueError if an array is on another GPU."""
         if array.device.id != self.ordinal:
             raise ValueError(
                 f"array is on GPU {array.device.id}, but {self.name} is GPU {self.ordinal}: copy it there"
             )
 
     def _follow(self, later: Any, earlier: Any) -> None:
-        """Later work of one stream begins when the present work of another is done."""
+        """Make later work of one stream wait for the present work of another."""
         event = self.xp.cuda.Event(disable_timing=True)
         event.record(earlier)
         later.wait_event(event)
 
     def host(self, array: Any) -> np.ndarray[Any, Any]:
+        """Copy an array of this GPU to the host, and wait for it."""
         self._require_here(array)
         with self.ordered(), self:
             return np.asarray(self.xp.asnumpy(array, stream=self._stream))
 
     def host_later(self, array: Any) -> Callable[[], np.ndarray[Any, Any]]:
+        """Begin a copy to pinned memory; the result waits for it and returns it."""
         self._require_here(array)
         target = self._pinned(array.shape, array.dtype)
         with self.ordered(), self:
@@ -131,10 +136,12 @@ class CudaDevice(Device):
         return wait
 
     def host_memory(self, shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
+        """Allocate pinned memory for repeated copies out of this GPU."""
         return self._pinned(tuple(shape), dtype)
 
     def copy_out(self, pairs: Iterable[tuple[Any, np.ndarray[Any, Any]]]) -> Callable[[], None]:
-        # On the stream of all work: the next step finds the copies done, and the host need not wait for them.
+        """Begin to copy arrays of this GPU into pinned memory; the result waits for the copies."""
+        # On the stream of all work, so that the next step follows the copies and the host need not wait.
         with self.ordered(), self:
             for source, target in pairs:
                 self._require_here(source)
@@ -143,12 +150,13 @@ class CudaDevice(Device):
         return lambda: copied.synchronize()
 
     def _pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-        """A host array that the GPU copies from or to by itself; its memory returns to CuPy's pool."""
+        """Allocate a host array in pinned memory, which returns to CuPy's pool."""
         count, dtype = math.prod(shape), np.dtype(dtype)
         memory = self.xp.cuda.alloc_pinned_memory(count * dtype.itemsize)
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def fill(self, array: Any, host: Any) -> None:
+        """Copy a host array into an array of this GPU; the host array may change at once."""
         self._require_here(array)
         staged = self.staged(host, array.shape, array.dtype)
         with self.ordered(), self:
@@ -156,8 +164,7 @@ class CudaDevice(Device):
         self.keep(staged, self.mark())
 
     def staged(self, host: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-        """A host array in memory that the GPU reads by itself; from other memory the host would wait for the
-        stream."""
+        """Return a host array in pinned memory, copied there if needed: other memory makes the host wait."""
         if isinstance(host, Pinned) and host.flags.c_contiguous and host.dtype == dtype:
             return host
         pinned = self._pinned(shape, dtype)
@@ -165,17 +172,20 @@ class CudaDevice(Device):
         return pinned
 
     def keep(self, staged: Any, mark: Any) -> None:
-        """Keeps what a copy reads until that copy, behind which `mark` stands, is done."""
+        """Keep a host array until the copy that reads it, with `mark` behind it, is done."""
         self._staged = [(other, kept) for other, kept in self._staged if not other.done]
         self._staged.append((mark, staged))
 
     def staging(self, shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
+        """Allocate pinned memory that feeds read directly."""
         return self._pinned(tuple(shape), dtype).view(Pinned)
 
     def feed(self, target: Any) -> Feed:
+        """Prepare to fill `target` from the host on a stream of its own."""
         return CudaFeed(self, target)
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture work of this GPU as a graph, and return a function that launches it."""
         with self:
             self._stream.begin_capture()
             try:
@@ -190,12 +200,15 @@ class CudaDevice(Device):
         return replay
 
     def synchronize(self) -> None:
+        """Wait until all work on this device's stream is done."""
         self._stream.synchronize()
 
     def mark(self) -> Any:
+        """Record an event behind the work so far."""
         return self._recorded(timed=False)
 
     def moment(self) -> Any:
+        """Record an event that keeps its time."""
         return self._recorded(timed=True)
 
     def _recorded(self, timed: bool) -> Any:
@@ -205,30 +218,33 @@ class CudaDevice(Device):
         return event
 
     def seconds_between(self, begin: Any, end: Any) -> float:
+        """Wait for the event `end`, and return the seconds between two events."""
         end.synchronize()
         return float(self.xp.cuda.get_elapsed_time(begin, end)) / 1e3
 
     def wait(self, mark: Any) -> None:
+        """Make this device's stream wait for an event, unless it is None."""
         if mark is not None:
             self._stream.wait_event(mark)
 
     def transfer(self, target: Any, target_device: Device, source: Any) -> Transfer:
+        """Prepare to copy `source` to another GPU again and again."""
         assert isinstance(target_device, CudaDevice)
         return CudaTransfer(target, target_device, source, self)
 
     @functools.cached_property
     def copy_stream(self) -> Any:
-        """The stream on which copies leave this device, beside its own work."""
+        """The stream of copies out of this device, which run in parallel to its other work."""
         with self:
             return self.xp.cuda.Stream(non_blocking=True)
 
 
 class CudaFeed(Feed):
-    """Copies to a GPU on a stream of its own, so that the next batch goes there while a step computes.
+    """Copies to a GPU on a stream of its own, so that the next batch arrives while a step computes.
 
-    The array has one place, since captured work reads fixed addresses, and needs no second one: what reads it
-    is the step's first operation, behind which it may be filled anew. That operation stands outside what is
-    captured, where marks can be waited for.
+    The array has one address, since captured work reads fixed addresses. It needs no second one: its reader
+    is the step's first operation, behind which the array may be filled anew. That operation is not part of
+    the captured work, so marks can be waited for.
     """
 
     _device: CudaDevice
@@ -237,11 +253,12 @@ class CudaFeed(Feed):
         super().__init__(device, target)
         with device:
             self._stream = device.xp.cuda.Stream(non_blocking=True)
-        # The mark behind the last reader; before the first, behind whoever had this memory before.
+        # The mark behind the last reader; before the first, behind the memory's last user.
         self._read = device.mark()
         self._filled: Any = None
 
     def start(self, host: np.ndarray[Any, Any]) -> None:
+        """Begin to fill the first rows with `host` and the others with zeros."""
         device, target, count = self._device, self._target, len(host)
         staged = device.staged(host, target[:count].shape, target.dtype)
         with device, self._stream:
@@ -254,17 +271,19 @@ class CudaFeed(Feed):
         device.keep(staged, self._filled)
 
     def wait(self) -> None:
+        """Make the device's stream wait until the array is filled."""
         self._device.wait(self._filled)
 
     def been_read(self) -> None:
+        """Let the next filling wait for the work of the device so far."""
         self._read = self._device.mark()
 
 
 class CudaTransfer(Transfer):
-    """A copy between GPUs on the source's copy stream, beside all other work.
+    """A copy between GPUs on the source's copy stream, in parallel to all other work.
 
-    Where one GPU can reach the other's memory it is one cudaMemcpyPeerAsync. Otherwise (or with
-    CCONVNET_PEER_ACCESS=off) it goes through pinned host memory: out on the source's copy stream, in on the
+    If one GPU can reach the other's memory, it is one cudaMemcpyPeerAsync. Otherwise, or with
+    CCONVNET_PEER_ACCESS=off, it goes through pinned host memory: out on the source's copy stream, in on the
     target's. Source: CUDA programming guide, "Peer-to-Peer Memory Copy".
     """
 
@@ -273,13 +292,14 @@ class CudaTransfer(Transfer):
         self._to, self._from = target_device, device
         cuda = device.xp.cuda
         self.last: list[tuple[Device | None, Any, Any]] = []
-        self._counted = True  # whether the last copy's time is in _seconds
+        self._counted = True  # True if the time of the last copy is in _seconds
         self._seconds = 0.0
         self._pinned = None
         if not _can_reach(cuda, device.ordinal, target_device.ordinal):
             self._pinned = cuda.alloc_pinned_memory(source.nbytes)
 
     def start(self, *after: Any) -> Any:
+        """Copy once the marks `after` are reached, and return the mark at which the copy is done."""
         self._add_times()
         self.last, self._counted = [], False
         source, target = self._from, self._to
@@ -298,12 +318,12 @@ class CudaTransfer(Transfer):
             runtime.memcpyAsync(self._target.data.ptr, host, size, runtime.memcpyHostToDevice, stream)
 
         done = self._timed(target, land, [self._timed(source, leave, after)])
-        # The host memory is free for the next copy only then.
+        # Only then is the host memory free for the next copy.
         source.copy_stream.wait_event(done)
         return done
 
     def _timed(self, device: CudaDevice, copy: Callable[[int], None], after: Iterable[Any]) -> Any:
-        """Puts a copy on a device's copy stream behind the marks `after`; returns its end."""
+        """Enqueue a copy on a device's copy stream behind the marks `after`, and return its end."""
         cuda, stream = device.xp.cuda, device.copy_stream
         with device:
             for mark in after:
@@ -318,18 +338,19 @@ class CudaTransfer(Transfer):
 
     def _add_times(self) -> None:
         if not self._counted:
-            # Reached long ago, in the step before.
+            # These events were reached long ago, in the previous step.
             self._seconds += sum(self._from.seconds_between(begin, end) for _, begin, end in self.last)
             self._counted = True
 
     @property
     def seconds(self) -> float:
+        """The time of all copies so far."""
         self._add_times()
         return self._seconds
 
 
 def _can_reach(cuda: Any, source: int, target: int) -> bool:
-    """Whether one GPU can write into another's memory; if so, it may from now on."""
+    """Return True if one GPU can write into another's memory, and enable it."""
     if os.environ.get("CCONVNET_PEER_ACCESS") == "off":
         return False
     if source == target:
@@ -342,7 +363,11 @@ def _can_reach(cuda: Any, source: int, target: int) -> bool:
 
 
 def import_cupy() -> Any:
-    """CuPy, if it can reach a GPU."""
+    """Return CuPy.
+
+    Raises:
+        DeviceUnavailable: CuPy is missing, or finds no GPU.
+    """
     try:
         import cupy
     except ImportError as error:
@@ -358,7 +383,7 @@ def import_cupy() -> Any:
 
 
 def cuda_ordinals() -> list[int]:
-    """The physical ordinal of each logical CUDA device."""
+    """Return the physical ordinal of each logical CUDA device."""
     count = import_cupy().cuda.runtime.getDeviceCount()
     text = os.environ.get("CCONVNET_CUDA_DEVICES")
     if text is None:

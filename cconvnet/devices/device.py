@@ -1,4 +1,4 @@
-"""A device: its arrays, its module and its stream; off the GPU there is no stream."""
+"""Device, the base class: arrays, copies and marks of devices without streams."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ import numpy as np
 
 from cconvnet.devices.modules import load_module
 
-# Two threads fill the memory's bandwidth of a desktop's processor, a few that of a server's; pieces small
-# enough that all of them end together.
+# Two threads use all the memory bandwidth of a desktop processor, a few that of a server's. Pieces are small,
+# so that all threads end together.
 _COPYING_THREADS = 8
 
 _BYTES_PER_COPY = 1 << 25
 
 
 class Device:
-    """A place where layers live: its arrays, its module, its stream.
+    """A device with its arrays, its module and its stream.
 
-    Attributes
-        name, kind, index: ``"cpu:0"``, ``"cpu"``, ``0``.
-        module: the functions of ``kernels/api.h`` for this device's arrays.
+    The host's memory and the device's are the same here, and every call returns when its work is done.
+    CudaDevice overrides what differs on a GPU.
+
+    Attributes:
+        name: ``"cpu:0"``.
+        kind: ``"cpu"``.
+        index: ``0``.
+        module: The functions of ``kernels/api.h`` for this device's arrays.
         xp: ``numpy`` or ``cupy``.
-        stream: the stream every operation of this device is enqueued on, as an integer (0 off the GPU).
-        reason: one line: what the device runs on, or why it was chosen.
+        stream: The stream of all operations of this device, as an integer (0 off the GPU).
+        ordinal: The number of the physical GPU (0 off the GPU).
+        float_type: The type of the arrays that are asked for as float32.
+        reason: One line: the hardware and the module, or why the device was chosen.
     """
 
     xp: Any = np
@@ -43,7 +50,7 @@ class Device:
         self.module, self.reason = self._loaded()
 
     def _loaded(self) -> tuple[Any, str]:
-        """The module and what it is; see load_module()."""
+        """Return the module and its description; see load_module()."""
         return load_module(self.kind)
 
     def __repr__(self) -> str:
@@ -55,68 +62,68 @@ class Device:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    # Off the GPU there is one memory and no stream, so there is nothing to select or to order.
+    # Off the GPU there is one memory and no stream: nothing must be selected or ordered.
 
     def selected(self) -> contextlib.AbstractContextManager[Any]:
-        """Makes this device the one that arrays are allocated on, in the caller's own stream."""
+        """Allocate arrays inside on this device, in the caller's own stream."""
         return contextlib.nullcontext()
 
     def capturing(self) -> bool:
-        """True if work that the caller gives is captured instead of done."""
+        """Return True if the caller's work is being captured instead of done."""
         return False
 
     def ordered(self) -> contextlib.AbstractContextManager[Any]:
-        """Work given inside runs behind the caller's earlier work and before the caller's later work."""
+        """Order the work inside behind the caller's earlier work and before the caller's later work."""
         return contextlib.nullcontext()
 
     def serves(self, precision: str) -> bool:
-        """Whether this device's products can be of a precision, one of PRECISIONS."""
+        """Return True if this device can multiply in a precision, one of PRECISIONS."""
         return bool(self.module.serves(precision, self.ordinal))
 
     @property
     def prefers_blocks(self) -> bool:
-        """Whether a strided convolution of images of few channels is faster over blocks of pixels."""
+        """True if a strided convolution of images of few channels is faster over blocks of pixels."""
         return self.kind in ("cuda", "emulator")
 
     def _dtype(self, dtype: Any) -> Any:
         return self.float_type if np.dtype(dtype) == np.float32 else dtype
 
     def empty(self, shape: Sequence[int] | int, dtype: Any = np.float32) -> Any:
-        """An uninitialised C-contiguous array on this device."""
+        """Allocate an uninitialised C-contiguous array on this device."""
         with self.ordered(), self:
             return self.xp.empty(shape, self._dtype(dtype))
 
     def zeros(self, shape: Sequence[int] | int, dtype: Any = np.float32) -> Any:
-        """A C-contiguous array of zeros on this device."""
+        """Allocate a C-contiguous array of zeros on this device."""
         with self.ordered(), self:
             return self.xp.zeros(shape, self._dtype(dtype))
 
     def array(self, host: Any) -> Any:
-        """A copy of a host array on this device, C-contiguous, of the same type (float64 becomes float32)."""
+        """Copy a host array to this device, C-contiguous, of the same type (float64 becomes float32)."""
         source = np.asarray(host)
         dtype = np.float32 if source.dtype == np.float64 else source.dtype
         with self.ordered(), self:
             return self.xp.array(source, dtype=self._dtype(dtype), order="C")
 
     def host(self, array: Any) -> np.ndarray[Any, Any]:
-        """A copy on the host of an array of this device, once all work before it is done."""
+        """Copy an array of this device to the host, once all work before it is done."""
         return np.array(array)
 
     def host_later(self, array: Any) -> Callable[[], np.ndarray[Any, Any]]:
-        """Begins a copy to the host behind the work given so far; the result waits for it and returns it."""
+        """Begin a copy to the host behind the work so far; the result waits for it and returns it."""
         copied = np.array(array)
         return lambda: copied
 
     def host_memory(self, shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
-        """Host memory that is there, page by page, for copies out of this device again and again."""
-        # Fresh memory costs more when it is first written than the copy into it does.
+        """Allocate host memory for repeated copies out of this device, every page of it present."""
+        # The first write to a fresh page costs more than the copy into it.
         return np.full(shape, 0, dtype)
 
     def copy_out(self, pairs: Iterable[tuple[Any, np.ndarray[Any, Any]]]) -> Callable[[], None]:
-        """Begins to copy arrays of this device into ``host_memory()`` of their shapes and types.
+        """Begin to copy arrays of this device into ``host_memory()`` of their shapes and types.
 
-        It stands behind the work given so far, and work given later may change the arrays. What it returns
-        waits until the copies are there; any thread may call it.
+        The copies follow the work so far, and later work may change the arrays. The function that is returned
+        waits for the copies; any thread may call it.
         """
         pieces: list[tuple[Any, Any]] = []
         for source, target in pairs:
@@ -129,72 +136,72 @@ class Device:
         return lambda: None
 
     def fill(self, array: Any, host: Any) -> None:
-        """Writes a host array into an array of this device of the same shape."""
+        """Copy a host array into an array of this device of the same shape."""
         array[...] = host
 
     def staging(self, shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
-        """An uninitialised host array that a Feed of this device takes without copying it on the host."""
+        """Allocate a host array that a Feed of this device reads without another copy on the host."""
         return np.empty(shape, dtype)
 
     def feed(self, target: Any) -> Feed:
-        """Makes ready to fill `target`, an array of this device, from the host again and again."""
+        """Prepare to fill `target`, an array of this device, from the host again and again."""
         return Feed(self, target)
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Work of this device alone that is repeated with the same arguments, as one launch where possible.
+        """Return a function that repeats work of this device alone, as one launch where possible.
 
-        It must have been done once before, and neither allocates nor waits.
+        The work has always the same arguments, was done once before, and neither allocates nor waits.
         """
         return work
 
     def synchronize(self) -> None:
-        """Waits until all work given to this device is done."""
+        """Wait until all work of this device is done."""
 
     def moment(self) -> Any:
-        """When the work given to this device so far is done, for seconds_between()."""
+        """Return the moment at which the work so far is done, for seconds_between()."""
         return time.perf_counter()
 
     def seconds_between(self, begin: Any, end: Any) -> float:
-        """From one moment of this device to another, once both have come."""
+        """Wait for two moments of this device, and return the seconds between them."""
         return float(end - begin)
 
-    # Off the GPU every call returns when its work is done, so there is nothing to wait for.
+    # Off the GPU every call returns when its work is done: nothing must be waited for.
 
     def mark(self) -> Any:
-        """The end of the work given to this device so far, for another queue to wait for."""
+        """Return a mark behind the work so far, which another queue can wait for."""
 
     def wait(self, mark: Any) -> None:
-        """Later work of this device begins when what `mark` stands for is done; None is done already."""
+        """Begin later work of this device when a mark is reached; None is reached already."""
 
     def transfer(self, target: Any, target_device: Device, source: Any) -> Transfer:
-        """Makes ready to copy `source`, an array of this device, into `target` again and again."""
+        """Prepare to copy `source`, an array of this device, into `target` again and again."""
         return Transfer(target, source)
 
 
 class Feed:
-    """An array of a device that is filled from the host for every step; see :class:`CudaFeed`."""
+    """An array of a device that is filled from the host for every step; CudaFeed for a GPU's."""
 
     def __init__(self, device: Device, target: Any) -> None:
         self._device, self._target = device, target
 
     def start(self, host: np.ndarray[Any, Any]) -> None:
-        """Fills the first rows with `host`, which must not change any more, and the others with zeros."""
+        """Fill the first rows with `host`, which must not change any more, and the others with zeros."""
         self._target[: len(host)] = host
         self._target[len(host) :] = 0
 
     def wait(self) -> None:
-        """Later work of the device finds the array filled."""
+        """Make later work of the device wait until the array is filled."""
 
     def been_read(self) -> None:
-        """The next filling need only wait for the work that the device has been given so far."""
+        """Let the next filling wait only for the work of the device so far."""
 
 
 class Transfer:
-    """A copy from one device to another that is repeated every step; see :class:`CudaTransfer`.
+    """A copy from one device to another that is repeated every step; CudaTransfer between GPUs.
 
-    Attributes
-        seconds: how long all copies so far took.
-        last: what the last copy was made of: whose moments these are (None: any device's), begin, end.
+    Attributes:
+        last: The parts of the last copy: the device whose moments they are (None for the host's clock), the
+            begin and the end.
     """
 
     def __init__(self, target: Any, source: Any) -> None:
@@ -203,7 +210,7 @@ class Transfer:
         self.last: list[tuple[Device | None, Any, Any]] = []
 
     def start(self, *after: Any) -> Any:
-        """Copies once the marks `after` are reached; returns the mark at which it is done."""
+        """Copy once the marks `after` are reached, and return the mark at which the copy is done."""
         begin = time.perf_counter()
         self._target[...] = self._source
         end = time.perf_counter()
@@ -213,8 +220,11 @@ class Transfer:
 
     @property
     def seconds(self) -> float:
+        """The time of all copies so far."""
         return self._seconds
 
 
 class ReferenceDevice(Device):
+    """A device of float64 arrays that the NumPy reference computes on."""
+
     float_type = np.float64

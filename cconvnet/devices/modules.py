@@ -1,4 +1,4 @@
-"""The compiled module, or NumPy's, that serves a kind of device."""
+"""Loading of the compiled module, or NumPy's, of a kind of device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cconvnet.errors import DeviceUnavailable
 
 @functools.cache
 def load_onednn() -> None:
-    """Loads libdnnl of this Python environment, so that ``_cpu`` finds it wherever it was installed.
+    """Load libdnnl of this Python environment, so that ``_cpu`` finds it wherever it was installed.
 
-    Threads that wait for each other sleep unless the user says otherwise: OpenMP's default is to spin, and
-    where another process wants a core too, spinning made training several times slower.
+    Waiting threads sleep, unless the user sets ``OMP_WAIT_POLICY``. OpenMP's default is to spin, which made
+    training several times slower when another process wanted a core too.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -29,7 +29,11 @@ def load_onednn() -> None:
 
 @functools.cache
 def load_module(kind: str) -> tuple[Any, str]:
-    """The module that serves a kind of device, and one line that says what it is."""
+    """Return the module of a kind of device, and one line that describes it.
+
+    Raises:
+        DeviceUnavailable: The module was not built or cannot be loaded.
+    """
     if kind in ("reference", "cpu-numpy"):
         from cconvnet.devices.numpy_module import NumpyModule
 

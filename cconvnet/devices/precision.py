@@ -1,4 +1,4 @@
-"""Precisions of products, and the devices that compute in them."""
+"""Precisions of products, and checks that a device supports one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cconvnet.devices.registry import get_device, present_devices
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
-# What a device must have for a precision.
+# Hardware or libraries that a precision requires.
 _NEEDED = {
     "fp32": "oneDNN or a GPU",
     "tf32": "a GPU of compute capability 8.0 or newer",
@@ -17,13 +17,21 @@ _NEEDED = {
 
 
 def check_precision(precision: str | None) -> None:
-    """Refuses what is no precision; whether a device can do it is the network's to say."""
+    """Check the name of a precision; require_precision checks a device.
+
+    Raises:
+        ValueError: There is no such precision.
+    """
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
 
 
 def require_precision(device: Device, precision: str) -> None:
-    """Raises ValueError, naming the devices that can, if a device cannot compute in a precision."""
+    """Check that a device can compute in a precision.
+
+    Raises:
+        ValueError: It cannot, or there is no such precision. The text names the devices that can.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if device.serves(precision):

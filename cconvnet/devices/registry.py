@@ -33,11 +33,14 @@ def _default() -> Device:
 
 
 def get_device(name: str | Device | None = None) -> Device:
-    """The device called `name`; with no name a usable GPU, else the CPU (``reason`` says which and why).
+    """Return the device called `name`; without a name a usable GPU, else the CPU.
 
-    Raises
-        ValueError or TypeError: the name is not of the form kind:index.
-        DeviceUnavailable: the device cannot be used here; the text says why and what mends it.
+    ``Device.reason`` explains the choice.
+
+    Raises:
+        TypeError: The name is no string.
+        ValueError: The name is not of the form kind:index.
+        DeviceUnavailable: The device cannot be used here. The text explains why and how to fix it.
     """
     if isinstance(name, Device):
         return name
@@ -52,14 +55,15 @@ def get_device(name: str | Device | None = None) -> Device:
 
 
 def devices_of(names: list[str] | None) -> list[Device]:
-    """The devices of these names; of none, the default."""
+    """Return the devices of these names, or the default device alone."""
     return [get_device(name) for name in names] if names else [get_device()]
 
 
 def cuda_device_on(ordinal: int) -> Device:
-    """The first logical CUDA device on a physical GPU.
+    """Return the first logical CUDA device on a physical GPU.
 
-    Raises DeviceUnavailable where CCONVNET_CUDA_DEVICES leaves that GPU out.
+    Raises:
+        DeviceUnavailable: CCONVNET_CUDA_DEVICES leaves that GPU out.
     """
     ordinals = cuda_ordinals()
     if ordinal not in ordinals:
@@ -70,7 +74,7 @@ def cuda_device_on(ordinal: int) -> Device:
 
 
 def present_devices() -> list[str]:
-    """The names of the physical devices that can be used now."""
+    """Return the names of the physical devices that can be used now."""
     names = ["cpu:0"]
     with contextlib.suppress(DeviceUnavailable):
         load_module("emulator")

@@ -1,9 +1,8 @@
-"""Arrays between guard bands, so that a kernel that leaves its buffer is caught.
+"""Arrays between guard bands, which catch a kernel that leaves its buffer.
 
-The bands and every output are filled with a NaN, read as floats or as bfloat16s: a write beyond a buffer
-changes a band, a value read from beyond it spoils the result, and an element that was not written stays NaN.
-Each buffer has a NaN of its own, so that one that a kernel carries from the band of one buffer into that of
-another leaves a trace.
+The bands and every output are filled with NaN, as floats and as bfloat16s. A write beyond a buffer changes a
+band, a value read from beyond it spoils the result, and an element that was not written stays NaN. Each
+buffer has a NaN of its own, so that a value copied from one band into another is noticed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 
 from cconvnet.devices import Device
 
-# The address sanitizer watches an allocation's own ends; CCONVNET_TEST_GUARD=0 leaves them bare to it.
+# The address sanitizer watches the ends of an allocation; CCONVNET_TEST_GUARD=0 leaves out the bands there.
 GUARD = int(os.environ.get("CCONVNET_TEST_GUARD", "1024"))
 _ALIGNMENT = 256
 _numbers = itertools.count()
@@ -26,8 +25,8 @@ _numbers = itertools.count()
 class Buffer:
     """An array on `device`, its address a multiple of 256 bytes plus `offset`.
 
-    Attributes
-        array: the device's array, filled with NaN or with the host array `values`.
+    Attributes:
+        array: The device's array, filled with NaN or with the host array `values`.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Buffer:
         slack = _ALIGNMENT if GUARD or offset else 0
         with device:
             words = -(-(2 * GUARD + slack + size) // 4)
-            # In both halves a bfloat16's quiet NaN: all bits of the exponent and the first of the fraction.
+            # Both halves are a bfloat16's quiet NaN: all bits of the exponent and the first of the fraction.
             half = 0xFFC0 + next(_numbers) % 0x40
             self._pattern = np.full(words, half << 16 | half, np.uint32).view(np.uint8)
             self._memory = device.empty(4 * words, np.uint8)
@@ -57,14 +56,15 @@ class Buffer:
             device.fill(self.array, values.reshape(tuple(shape)))
 
     def host(self) -> np.ndarray[Any, Any]:
+        """Copy the array to the host."""
         return self.device.host(self.array)
 
     def fill(self) -> None:
-        """Makes everything inside NaN again."""
+        """Fill the array with NaN again."""
         self.device.fill(self._memory[self._inside], self._pattern[self._inside])
 
     def assert_guarded(self, name: str) -> None:
-        """Nothing outside the array was written."""
+        """Assert that nothing outside the array was written; `name` is the array's name in errors."""
         memory = self.device.host(self._memory)
         outside = np.ones(memory.size, dtype=bool)
         outside[self._inside] = False

@@ -1,23 +1,23 @@
-"""One call that tests one operation on one problem and device, and a line that repeats it.
+"""Test of one operation on one problem and device in one call.
 
     >>> check("conv_fprop", ConvProblem(n=1, h=5, w=5, c=3, k=4, r=3, s=3), "emulator:0")
 
 makes the inputs from a seed, puts every array between guard bands and fills outputs and workspace with
-NaN, runs the operation, and asserts that
+NaN. It runs the operation and asserts that
 
-- the result is the reference's: bit for bit with ``data="exact"`` (integers from -4 to 4, whose sums
-  float32 holds exactly), within twice the error of plain float32 with ``data="real"`` (normally
-  distributed numbers) and ``data="integers"`` (those of "exact" where the operation rounds);
+- the result is the reference's. With ``data="exact"`` (integers from -4 to 4, whose sums float32 represents
+  exactly) it is bit-identical. With ``data="real"`` (normally distributed numbers) and ``data="integers"``
+  (those of "exact" where the operation rounds) it is within twice the error of plain float32;
 - nothing outside the outputs was written, inputs included;
-- further runs give the same bits; on the emulator they run under its other two schedules.
+- further runs give the same bits. On the emulator they run under its other two schedules.
 
-Products are of their problem's precision; ``element="bf16"`` makes the arrays of any other operation
-bfloat16's. Real inputs are rounded to what the precision multiplies, so that only the result's own rounding
+Products have the precision of their problem. ``element="bf16"`` makes the arrays of any other operation
+bfloat16's. Real inputs are rounded to what the precision multiplies, so that only the rounding of the result
 adds to the error; ``data="unrounded"`` leaves that to a tf32 product.
 
 ``check_fused`` asserts that a fused operation gives the bits of the separate ones.
 
-A failure ends with the line of shell that repeats it.
+A failure ends with a shell command that repeats it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ Outputs = dict[str, Array]
 
 
 def _outputs(operation: str, problem: Any, inputs: dict[str, Any]) -> dict[str, Shape]:
-    """The shape of each output of this call; what a wgrad that updates leaves in dw is nobody's."""
+    """Return the shape of each output of this call; the dw of a wgrad that updates is unspecified."""
     shapes = OPERATIONS[operation].output_shapes(problem)
     if "update" in inputs:
         shapes = {"v": shapes["dw"], "w": shapes["dw"]}
@@ -93,7 +93,7 @@ def _outputs(operation: str, problem: Any, inputs: dict[str, Any]) -> dict[str, 
 
 
 def _reference(operation: str, problem: Any, inputs: dict[str, Any]) -> list[Array]:
-    """The reference's outputs, in the order and of the shapes of _outputs."""
+    """Return the reference's outputs, in the order and of the shapes of _outputs."""
     arguments = dict(inputs)
     w_bf16, sgd = arguments.pop("w_bf16", None), arguments.pop("update", None)
     updated = {name: arguments.pop(name) for name in ("v", "w", "rates", "halt") if name in arguments and sgd}
@@ -110,8 +110,14 @@ def _reference(operation: str, problem: Any, inputs: dict[str, Any]) -> list[Arr
 
 @dataclass(frozen=True)
 class _Expected:
-    """What does not depend on the device: inputs, the reference's outputs, those of the float32 baseline, and
-    how far each element may be off because the inputs are rounded on the way."""
+    """Inputs and expected outputs, which do not depend on the device.
+
+    Attributes:
+        inputs: The inputs by name.
+        outputs: The reference's outputs.
+        baseline: The outputs of plain float32.
+        slack: How far each element may be off because the inputs are rounded on the way.
+    """
 
     inputs: dict[str, Any]
     outputs: list[Array]
@@ -127,7 +133,7 @@ def _expected(
     expected = _reference(operation, problem, inputs)
     slack: list[Array | float] = [0.0] * len(expected)
     if data == "unrounded":
-        # Each factor is off by at most a 2^-11th of itself, and so is a sum of products by
+        # Each factor is off by at most a 2^-11th of itself. A sum of products is off by at most
         # (1 + 2^-11)^2 - 1 of the sum of their magnitudes. A ReLU makes no difference larger.
         if getattr(problem, "precision", None) != "tf32" or "dropout" in inputs or "update" in inputs:
             raise ValueError("data can be unrounded for a tf32 product alone")
@@ -140,16 +146,16 @@ def _expected(
 
 
 def impls(operation: str, problem: Any, device: str | Device) -> list[str | None]:
-    """The rows of the operation's selection table that serve the problem; [None] if it has no table."""
+    """Return the rows of the operation's selection table that serve the problem; [None] without a table."""
     if not OPERATIONS[operation].has_impls:
         return [None]
     return list(getattr(get_device(device).module, f"{operation}_impls")(problem))
 
 
 def own_impls(operation: str, problem: Any, device: str | Device) -> list[str | None]:
-    """Of the rows that serve a product, those of its precision: the others serve the same in fp32.
+    """Return the rows for a product's own precision, without those that serve the same in fp32.
 
-    If there is none, the first choice.
+    If there is none, return the first choice.
     """
     rows = impls(operation, problem, device)
     if problem.precision == "fp32":
@@ -158,8 +164,8 @@ def own_impls(operation: str, problem: Any, device: str | Device) -> list[str | 
     return [row for row in rows if row not in others] or rows[:1]
 
 
-def _as_kept(spec: Operation, name: str, value: Array, element: str) -> Array:
-    """An input as it lies in the call's array."""
+def _as_stored(spec: Operation, name: str, value: Array, element: str) -> Array:
+    """Return an input as the call's array contains it."""
     if value.dtype == np.float32 and spec.dtype(name, element) == bfloat16.BITS:
         return bfloat16.pack(value)
     return value
@@ -176,26 +182,36 @@ def run(
     in_place: str | None = None,
     element: str = "fp32",
 ) -> dict[str, Array]:
-    """The outputs of one call between guard bands, on the host, as they are kept.
+    """Run an operation between guard bands, and return its outputs on the host.
 
-    `offset` moves every array that many bytes off its alignment, as far as its elements allow; `in_place`
-    names the input that is also the first output.
+    Args:
+        operation: The name of the operation.
+        problem: Its problem, a tuple if it has several.
+        device: The device, or its name.
+        inputs: The inputs by name.
+        impl: The row of the selection table.
+        offset: The bytes by which every array is off its alignment, as far as its elements allow.
+        in_place: The input that is also the first output.
+        element: The element type of arrays that may be of either, "fp32" or "bf16".
+
+    Raises:
+        AssertionError: Something outside the outputs was written.
     """
     spec, device = OPERATIONS[operation], get_device(device)
     element = element_of(problem, element)
 
     def buffer_of(shape: tuple[int, ...], dtype: Any, values: Array | None = None) -> Buffer:
-        # Single bytes are taken anywhere, but some rows of pixels are read as words.
+        # Single bytes are accepted anywhere, but some rows of pixels are read as words.
         size = np.dtype(dtype).itemsize
         shift = offset % 4 if size == 1 else offset - offset % size
         return Buffer(device, shape, dtype, values=values, offset=shift)
 
-    kept = {
-        name: _as_kept(spec, name, value, element)
+    stored = {
+        name: _as_stored(spec, name, value, element)
         for name, value in inputs.items()
         if isinstance(value, np.ndarray)
     }
-    buffers = {name: buffer_of(value.shape, value.dtype, value) for name, value in kept.items()}
+    buffers = {name: buffer_of(value.shape, value.dtype, value) for name, value in stored.items()}
     shapes = _outputs(operation, problem, inputs)
     outputs: dict[str, Buffer] = {}
     for name, shape in shapes.items():
@@ -206,7 +222,7 @@ def run(
         else:
             dtype = spec.dtype(name, element)
             outputs[name] = buffer_of(shape, dtype)
-    # Written, but not looked at.
+    # Written, but not compared.
     unread = {"dw": buffer_of(shapes["w"], np.float32)} if "update" in inputs else {}
 
     def argument(name: str) -> Any:
@@ -218,7 +234,7 @@ def run(
     workspace = None
     if spec.has_workspace:
         if size := workspace_size(device.module, operation, problem, impl):
-            # A workspace promises no more than the alignment of device memory, an input even less.
+            # A workspace is aligned like device memory and no more, an input even less.
             workspace = Buffer(device, (size,), np.uint8)
         arguments.append(workspace.array if workspace else None)
     arguments.append(device.stream)
@@ -239,14 +255,14 @@ def run(
         workspace.assert_guarded("workspace")
     for name, buffer in buffers.items():
         if all(buffer is not output for output in outputs.values()):
-            compare.assert_same_bits(name, buffer.host(), kept[name])
+            compare.assert_same_bits(name, buffer.host(), stored[name])
     return {name: buffer.host().reshape(shapes[name]) for name, buffer in outputs.items()}
 
 
 def repro(
     operation: str, problem: Any, device: str | Device, function: str = "check", **arguments: Any
 ) -> str:
-    """One line of shell that repeats a check."""
+    """Return a shell command that repeats a check."""
     given = "".join(f", {name}={value!r}" for name, value in arguments.items())
     name = get_device(device).name
     return (
@@ -256,7 +272,7 @@ def repro(
 
 
 def _schedules(device: Device, seed: int) -> Iterator[str]:
-    """Each schedule of the emulator, set; any other device runs twice."""
+    """Iterate over the schedules of the emulator, each set; any other device runs twice."""
     for schedule in ("forward", "reverse", "random") if device.kind == "emulator" else ("", ""):
         if schedule:
             device.module.set_schedule(schedule, seed)
@@ -264,8 +280,8 @@ def _schedules(device: Device, seed: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _told_with(line: str, device: Device) -> Iterator[None]:
-    """Errors end with the line that repeats them; the emulator is left with its usual schedule."""
+def _repeatable(line: str, device: Device) -> Iterator[None]:
+    """End errors with the command that repeats them, and reset the emulator's schedule."""
     try:
         yield
     except AssertionError as error:
@@ -293,11 +309,26 @@ def check(
     floor: float = 2.0,
     **options: Any,
 ) -> None:
-    """Tests one operation as the module's text says; AssertionError if it fails.
+    """Test one operation as the module's docstring describes.
 
-    `options` are the operation's own: ``bias``, ``relu`` (fprop, bias_add), ``dropout`` (fprop), ``update``
-    (wgrad, sgd_update), ``mean``, ``shift`` (input_transform), ``scale``, ``alpha``, ``beta`` (add),
-    ``step`` (dropout). `nonzero` and `floor` are those of compare.assert_exact and compare.assert_close.
+    Args:
+        operation: The name of the operation.
+        problem: Its problem, a tuple if it has several, or a NeuronProblem of the size if it has none.
+        device: The device, or its name.
+        data: The kind of inputs: "exact", "integers", "real" or "unrounded".
+        seed: The seed of the inputs.
+        impl: The row of the selection table.
+        offset: The bytes by which every array is off its alignment.
+        in_place: The input that is also the first output.
+        element: The element type of arrays that may be of either, "fp32" or "bf16".
+        nonzero: See compare.assert_exact.
+        floor: See compare.assert_close.
+        **options: The operation's own: ``bias``, ``relu`` (fprop, bias_add), ``dropout`` (fprop), ``update``
+            (wgrad, sgd_update), ``mean``, ``shift`` (input_transform), ``scale``, ``alpha``, ``beta`` (add),
+            ``step`` (dropout).
+
+    Raises:
+        AssertionError: The operation is wrong. The text ends with the command that repeats the check.
     """
     device = get_device(device)
     spec = OPERATIONS[operation]
@@ -307,7 +338,7 @@ def check(
     }  # fmt: skip
     defaults = check.__kwdefaults__ or {}
     given: dict[str, Any] = {n: value for n, value in settings.items() if value != defaults[n]} | options
-    with _told_with(repro(operation, problem, device, **given), device):
+    with _repeatable(repro(operation, problem, device, **given), device):
         expected = _expected(operation, problem, data, seed, element, tuple(sorted(options.items())))
         first: dict[str, Array] | None = None
         for _ in _schedules(device, seed):
@@ -340,7 +371,7 @@ def check(
 
 
 def _apart(operation: str, problem: Any, inputs: dict[str, Any], call: Callable[..., Outputs]) -> Outputs:
-    """What a fused operation computes, by the separate ones: ``call(operation, problem, inputs)``."""
+    """Compute the outputs of a fused operation by the separate ones: ``call(operation, problem, inputs)``."""
     given = dict(inputs)
     match operation.split("_", 1):
         case _, "fprop":
@@ -399,9 +430,12 @@ def check_fused(
     element: str = "fp32",
     **options: Any,
 ) -> None:
-    """A fused operation gives bitwise what the separate ones give on the same device, row and arrays.
+    """Test that a fused operation gives the bits of the separate ones on the same device, row and arrays.
 
-    On the emulator under each schedule. `options` are as in check; AssertionError if a bit differs.
+    On the emulator it is tested under each schedule. All arguments are those of check.
+
+    Raises:
+        AssertionError: A bit differs.
     """
     device = get_device(device)
     settings = {"data": data, "seed": seed, "impl": impl, "offset": offset, "element": element}
@@ -412,10 +446,10 @@ def check_fused(
         row = impl if name == operation else None
         return run(name, of, device, inputs, impl=row, offset=offset, element=element_of(problem, element))
 
-    with _told_with(repro(operation, problem, device, function="check_fused", **given), device):
+    with _repeatable(repro(operation, problem, device, function="check_fused", **given), device):
         inputs = make_inputs(operation, problem, data, seed, element, **options)
         if operation == "lrn_maxpool_backward":
-            # A maximum is known by its bits, so it must be this device's.
+            # A maximum is recognised by its bits, so it must be this device's.
             inputs["y"] = call("lrn_maxpool_forward", problem, {"x": inputs["x"]})["y"]
         wanted = _apart(operation, problem, inputs, call)
         for _ in _schedules(device, seed):

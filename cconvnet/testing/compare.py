@@ -1,7 +1,7 @@
-"""How a result is judged: exactly, or against the error of a plain float32 computation.
+"""Comparisons of a result with the expected one: exact, or by the error of a plain float32 computation.
 
-A result of ``uint16`` is one of bfloat16 (cconvnet.bfloat16). Both fail on NaN, on a wrong shape and on a
-wrong type, and both say where the worst element is.
+A result of ``uint16`` is one of bfloat16 (cconvnet.bfloat16). Both comparisons fail on NaN, on a wrong shape
+and on a wrong type, and both report the worst element.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from cconvnet import bfloat16
 
 Array = np.ndarray[Any, Any]
 
-# Below this many elements a few zeros say nothing.
+# Of fewer elements, many may be 0 by chance.
 _FEW = 16
 
 
 def _worst(name: str, error: Array, actual: Array, expected: Array) -> str:
-    """Where `error` is largest (NaN is larger than all), and what stands there."""
+    """Describe the element whose `error` is largest; NaN is larger than all."""
     error = np.where(np.isnan(error), np.inf, error)
     index = tuple(int(i) for i in np.unravel_index(np.argmax(error), error.shape))
     return (
@@ -29,7 +29,7 @@ def _worst(name: str, error: Array, actual: Array, expected: Array) -> str:
 
 
 def _bfloat16_ulp(numbers: Array) -> Array:
-    """The distance of each number's neighbours among the bfloat16s, 16 bits shorter than floats."""
+    """Return the distance of each number to the next bfloat16, which is 16 bits shorter than a float."""
     floats = np.maximum(numbers, np.finfo(np.float32).tiny).astype(np.float32)
     return np.asarray(np.spacing(floats) * 2.0**16)
 
@@ -40,17 +40,24 @@ def _same_form(name: str, actual: Array, expected: Array, dtype: Any) -> None:
 
 
 def values(array: Array) -> Array:
-    """The numbers that an array holds."""
+    """Return the numbers of an array, of bfloat16s too."""
     return bfloat16.unpack(array) if array.dtype == bfloat16.BITS else array
 
 
 def assert_exact(
     name: str, actual: Array, expected: Array, *, nonzero: float = 0.25, dtype: Any = np.float32
 ) -> None:
-    """`actual` is `expected` rounded once to `dtype`; NaN equals NaN and 0 equals -0.
+    """Assert that `actual` is `expected` rounded once to `dtype`; NaN equals NaN and 0 equals -0.
 
-    A result that is mostly zeros would also be right after doing nothing, so the check refuses an
-    `expected` of which less than the share `nonzero` differs from 0.
+    An operation that does nothing would pass if zeros were expected. Therefore less than the share `nonzero`
+    of `expected` that differs from 0 is refused.
+
+    Args:
+        name: The name of the result in errors.
+        actual: The result.
+        expected: The expected result in float64.
+        nonzero: The smallest share of expected values that are not 0.
+        dtype: The type that the result must have.
     """
     _same_form(name, actual, expected, dtype)
     share = np.count_nonzero(expected) / expected.size
@@ -79,16 +86,23 @@ def assert_close(
     dtype: Any = np.float32,
     slack: Array | float = 0.0,
 ) -> None:
-    """The error of `actual` is at most twice that of `baseline`; both against `expected` (float64).
+    """Assert that the error of `actual` is at most twice that of `baseline`, both against `expected`.
 
-    `baseline` is the same computed plainly in float32. Errors are counted in ulps, units of the last
-    place of a float32: those of each expected element itself if `elementwise`, as for functions of one
-    element, otherwise those of the largest one, as for sums, whose terms may cancel. Both the largest
-    error and the root mean square are bounded. `floor` ulps are added for a baseline that is exact by
-    luck (half of it for the root mean square of many elements).
+    Errors are counted in ulps, units of the last place of a float32. Both the largest error and the root
+    mean square are bounded. Results of bfloat16 may also be off by their rounding: half a unit of a
+    bfloat16's last place.
 
-    An element may be off by its `slack` on top of that, and where `dtype` is bfloat16's by the rounding of
-    the float result: half a unit of the last place that a bfloat16 has.
+    Args:
+        name: The name of the result in errors.
+        actual: The result.
+        expected: The expected result in float64.
+        baseline: The same computed plainly in float32.
+        elementwise: True for the ulps of each expected element, as for functions of one element. False for
+            those of the largest one, as for sums, whose terms may cancel.
+        floor: The ulps added for a baseline that is exact by luck (half of them for the root mean square of
+            many elements).
+        dtype: The type that the result must have.
+        slack: How far elements may be off on top of that.
     """
     _same_form(name, actual, expected, dtype)
     actual = values(actual)
@@ -99,10 +113,10 @@ def assert_close(
     allowed = np.abs(baseline.astype(np.float64) - expected) / ulp
     excused = np.asarray(slack / ulp)
     if dtype == bfloat16.BITS:
-        # The float result may lie beyond the next power of two, where units are twice as large.
+        # The float result may be beyond the next power of two, where units are twice as large.
         farthest = np.abs(expected) + (2 * allowed.max() + floor) * ulp
         excused = excused + _bfloat16_ulp(farthest) / 2 / ulp
-    # A NaN stays one.
+    # A NaN stays NaN.
     error = np.maximum(error - excused, 0)
     for what, measure, least in (
         ("largest", np.max, floor),
@@ -115,7 +129,7 @@ def assert_close(
 
 
 def assert_same_bits(name: str, actual: Array, expected: Array) -> None:
-    """Every byte equal, as two runs of one operation must be."""
+    """Assert that every byte is equal, as two runs of one operation must be."""
     _same_form(name, actual, expected, expected.dtype)
     if actual.tobytes() != expected.tobytes():
         bits = [np.ascontiguousarray(a).view(np.uint8).reshape(*a.shape, -1) for a in (actual, expected)]

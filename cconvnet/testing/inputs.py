@@ -21,7 +21,12 @@ Array = np.ndarray[Any, Any]
 
 
 class Draw:
-    """Random inputs of one kind: ``"exact"``, ``"integers"``, ``"real"`` or ``"unrounded"``."""
+    """Source of random inputs of one kind: ``"exact"``, ``"integers"``, ``"real"`` or ``"unrounded"``.
+
+    Attributes:
+        exact: True for integers, whose sums float32 represents exactly.
+        random: NumPy's generator.
+    """
 
     def __init__(self, data: str, seed: int) -> None:
         if data not in ("exact", "integers", "real", "unrounded"):
@@ -30,13 +35,13 @@ class Draw:
         self.random = np.random.default_rng(seed)
 
     def __call__(self, shape: int | tuple[int, ...]) -> Array:
-        """float32: integers from -4 to 4, or normally distributed numbers."""
+        """Draw float32 numbers: integers from -4 to 4, or normally distributed ones."""
         if self.exact:
             return self.random.integers(-4, 5, shape).astype(np.float32)
         return self.random.standard_normal(shape, dtype=np.float32)
 
     def integers(self, low: int, high: int, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        """Integers from low to high - 1."""
+        """Draw integers from low to high - 1."""
         return self.random.integers(low, high, shape).astype(dtype)
 
 
@@ -45,7 +50,7 @@ def _rounded(values: Array) -> Array:
 
 
 def round_to(values: Array, precision: str) -> Array:
-    """float32: the values as products of a precision multiply them."""
+    """Return the values in float32 as products of a precision multiply them."""
     match precision:
         case "bf16":
             return bfloat16.unpack(bfloat16.pack(values))

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet import nets
 from cconvnet._problem import (
     ConvProblem,
     FcProblem,
     LrnProblem,
     PoolProblem,
 )
+from cconvnet.nets.shapes import shapes
 
 _TYPES: dict[str, Any] = {
     "conv": ConvProblem,
@@ -29,7 +31,7 @@ _TYPES: dict[str, Any] = {
 
 
 def multiply_adds(problem: Any) -> int:
-    """How much work an operation is: multiply-adds, or elements of all windows."""
+    """Return the work of an operation: multiply-adds, or elements of all windows."""
     match problem:
         case ConvProblem() | FcProblem():
             return int(problem.flops) // 2
@@ -44,10 +46,10 @@ def multiply_adds(problem: Any) -> int:
 class Layer:
     """One layer of a network: all of its problem but the number of images.
 
-    Attributes
-        name: the layer's name in its network.
+    Attributes:
+        name: The layer's name in its network.
         kind: conv, fc, maxpool, avgpool or lrn.
-        shape: the problem's other arguments.
+        shape: The problem's other arguments.
     """
 
     name: str
@@ -55,16 +57,18 @@ class Layer:
     shape: dict[str, Any]
 
     def named(self, name: str) -> Layer:
+        """Return the layer under another name."""
         return replace(self, name=name)
 
     def problem(self, n: int = 1) -> Any:
+        """Return the problem of `n` images."""
         return _TYPES[self.kind](n=n, **self.shape)
 
     def small(self, work: int, n: int = 1) -> Any:
-        """The like problem of at most `work` multiply-adds (or as near as its filter allows).
+        """Return a similar problem of at most `work` multiply-adds, or as near as its filter allows.
 
-        First the image shrinks, down to a few windows, then the channels are halved, as far as the
-        groups allow. Filter, stride, padding and groups stay.
+        First the image shrinks, down to a few windows. Then the channels are halved, as far as the groups
+        allow. Filter, stride, padding and groups stay.
         """
         shape = dict(self.shape)
 
@@ -86,7 +90,7 @@ class Layer:
         return _TYPES[self.kind](n=n, **shape)
 
     def _least_image(self) -> tuple[int, int]:
-        """The smallest image that still has a window beside another one."""
+        """Return the size of the smallest image with two windows side by side."""
         stride = self.shape.get("stride", (1, 1))
         window = self.shape.get("window", (self.shape.get("r", 1), self.shape.get("s", 1)))
         return min(self.shape["h"], window[0] + stride[0]), min(self.shape["w"], window[1] + stride[1])
@@ -120,23 +124,38 @@ def _lrn(name: str, hw: int, c: int, **rest: Any) -> Layer:
     return Layer(name, "lrn", {"h": hw, "w": hw, "c": c, **rest})
 
 
+def _trained(name: str) -> Iterator[Layer]:
+    """Take the layers from one of the networks that cconvnet trains."""
+    spec = nets.build(name)
+    found = shapes(spec)
+    for layer in spec.layers:
+        h, w, c = found[layer.inputs[0]]
+        image = {"h": h, "w": w, "c": c}
+        match layer:
+            case nets.ConvSpec():
+                (r, s), windows = layer.window, {"stride": layer.stride, "padding": layer.padding}
+                rest = {"groups": layer.groups, "rounding": layer.rounding}
+                yield Layer(
+                    layer.name, "conv", {**image, "k": layer.filters, "r": r, "s": s, **windows, **rest}
+                )
+            case nets.PoolSpec():
+                windows = {"window": layer.window, "stride": layer.stride, "padding": layer.padding}
+                yield Layer(layer.name, f"{layer.pool}pool", {**image, **windows, "rounding": layer.rounding})
+            case nets.LrnSpec():
+                # The original program divides alpha by the size of the window.
+                alpha = layer.alpha / layer.size
+                rest = {"size": layer.size, "beta": layer.beta, "k": layer.k, "groups": layer.groups}
+                yield Layer(layer.name, "lrn", {**image, "alpha": alpha, **rest})
+            case nets.FcSpec():
+                yield _fc(layer.name, h * w * c, layer.outputs)
+
+
 def _alexnet() -> Iterator[Layer]:
-    """As it was in 2012: images of 224 pixels, sizes rounded up, two towers as groups."""
-    up: dict[str, Any] = {"rounding": "ceil"}
-    yield _conv("conv1", 224, 3, 96, 11, stride=4, **up)
-    yield _lrn("lrn1", 55, 96, groups=2, alpha=2e-5, k=2.0)
-    yield _pool("pool1", 55, 96, 3, 2, **up)
-    yield _conv("conv2", 27, 96, 256, 5, padding=2, groups=2, **up)
-    yield _lrn("lrn2", 27, 256, groups=2, alpha=2e-5, k=2.0)
-    yield _lrn("lrn2_map", 27, 256, alpha=4e-5, region="same_map")
-    yield _pool("pool2", 27, 256, 3, 2, **up)
-    yield _conv("conv3", 13, 256, 384, 3, padding=1, **up)
-    yield _conv("conv4", 13, 384, 384, 3, padding=1, groups=2, **up)
-    yield _conv("conv5", 13, 384, 256, 3, padding=1, groups=2, **up)
-    yield _pool("pool5", 13, 256, 3, 2, **up)
-    yield _fc("fc6", 9216, 4096)
-    yield _fc("fc7", 4096, 4096)
-    yield _fc("fc8", 4096, 1000)
+    """AlexNet as it was in 2012, its two towers as groups, and a normalisation in the same map."""
+    for layer in _trained("alexnet"):
+        yield layer
+        if layer.name == "lrn2":
+            yield _lrn("lrn2_map", 27, 256, alpha=4e-5, region="same_map")
 
 
 def _vgg16() -> Iterator[Layer]:
@@ -186,7 +205,7 @@ def _googlenet() -> Iterator[Layer]:
 
 
 def _resnet50() -> Iterator[Layer]:
-    """With the stride in the 3x3 convolution, as it is trained today; equal blocks appear once."""
+    """ResNet-50 with the stride in the 3x3 convolution, as it is trained today; equal blocks appear once."""
     yield _conv("conv1", 224, 3, 64, 7, stride=2, padding=3)
     yield _pool("pool1", 112, 64, 3, 2, padding=(1, 1))
     hw, c = 56, 64
@@ -203,30 +222,23 @@ def _resnet50() -> Iterator[Layer]:
     yield _fc("fc", 2048, 1000)
 
 
-def _cifar_quick() -> Iterator[Layer]:
-    yield _conv("conv1", 32, 3, 32, 5, padding=2)
-    yield _pool("pool1", 32, 32, 3, 2, rounding="ceil")
-    yield _conv("conv2", 16, 32, 32, 5, padding=2)
-    yield _pool("pool2", 16, 32, 3, 2, kind="avgpool", rounding="ceil")
-    yield _conv("conv3", 8, 32, 64, 5, padding=2)
-    yield _pool("pool3", 8, 64, 3, 2, kind="avgpool", rounding="ceil")
-    yield _fc("fc64", 1024, 64)
-    yield _fc("fc10", 64, 10)
-
-
 _NETWORKS: dict[str, Callable[[], Iterator[Layer]]] = {
     "alexnet": _alexnet,
     "vgg16": _vgg16,
     "googlenet": _googlenet,
     "resnet50": _resnet50,
-    "cifar-quick": _cifar_quick,
+    "cifar-quick": lambda: _trained("cifar-quick"),
 }
 
 NETWORKS = tuple(_NETWORKS)
 
 
 def layers(network: str) -> dict[str, Layer]:
-    """The layers of a network by name, in order: those of NETWORKS."""
+    """Return the layers of a network by name, in order.
+
+    Raises:
+        ValueError: `network` is not one of NETWORKS.
+    """
     if network not in _NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
     return {layer.name: layer for layer in _NETWORKS[network]()}

@@ -1,4 +1,7 @@
-"""Problems by name that kernels get wrong."""
+"""Problems by name, of shapes that are hard for kernels.
+
+They are plain or have tails, strides, padding beyond the filter, groups, dilation, or one of everything.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from cconvnet._problem import (
 
 
 def with_precision(problem: Any, precision: str) -> Any:
-    """The same product in another precision."""
+    """Return the same product in another precision."""
     o = problem
     if isinstance(o, FcProblem):
         return FcProblem(o.n, o.c, o.k, precision=precision)
@@ -61,7 +64,7 @@ CONV = {
     ),
     "dilated": ConvProblem(2, 11, 10, 8, 12, 3, 3, padding=(2, 2), dilation=(2, 2)),
     "dilated_tail": ConvProblem(3, 9, 12, 7, 13, 3, 2, padding=(3, 1), dilation=(3, 4)),
-    # The stride's and the dilation's common divisors: 2 and 1, 3 and 2.
+    # The common divisors of stride and dilation are 2 and 1 here, 3 and 1 below.
     "dilated_strided": ConvProblem(
         2, 13, 12, 4, 8, 3, 4, stride=(4, 3), padding=(3, 2), dilation=(2, 2), rounding="ceil"
     ),

@@ -28,7 +28,7 @@ from cconvnet.testing.problems import with_precision
 
 
 def _size(random: np.random.Generator, largest: int) -> int:
-    """From 1 to `largest`, often small, often a multiple of 4 as fast kernels want it."""
+    """Draw a size from 1 to `largest`, often small, often a multiple of 4 as fast kernels require."""
     size = int(np.exp(random.uniform(0, np.log(largest + 1))))
     return min(largest, max(1, size if random.random() < 0.5 else -(-size // 4) * 4))
 
@@ -43,7 +43,7 @@ def _one_of(random: np.random.Generator, values: list[Any]) -> Any:
 
 
 def _image(random: np.random.Generator, window: tuple[int, int], padding: tuple[int, int]) -> dict[str, int]:
-    """A height and width that hold at least one window."""
+    """Draw a height and width that contain at least one window."""
     return {
         name: max(1, size - 2 * pad, int(random.integers(1, 15)))
         for name, size, pad in zip("hw", window, padding, strict=True)
@@ -57,7 +57,7 @@ def _rounding(random: np.random.Generator) -> str:
 def random_conv(
     random: np.random.Generator, kind: type[Any] = ConvProblem, images: int = 5, channels: int = 48
 ) -> Any:
-    """A ConvProblem, perhaps dilated, or LocalProblem of at most so many `images` and input `channels`."""
+    """Draw a ConvProblem, perhaps dilated, or a LocalProblem, of at most `images` and input `channels`."""
     groups = int(random.choice([1, 1, 1, 2, 3, 4]))
     window, padding = _pair(random, 1, 5), _pair(random, 0, 3)
     dilation = (1, 1) if kind is LocalProblem or random.random() < 0.6 else _pair(random, 1, 4)
@@ -85,6 +85,7 @@ def random_conv(
 
 
 def random_pool(random: np.random.Generator, window: tuple[int, int] | None = None) -> PoolProblem:
+    """Draw a pooling, with a given window or any."""
     window = window or _pair(random, 1, 5)
     low = int(random.choice([0, 0, -3]))  # below 0 the first window begins inside the image
     padding = int(random.integers(low, window[0])), int(random.integers(low, window[1]))
@@ -114,6 +115,7 @@ def random_pool(random: np.random.Generator, window: tuple[int, int] | None = No
 
 
 def random_lrn(random: np.random.Generator) -> LrnProblem:
+    """Draw a normalisation across channels or in the same map."""
     groups = int(random.choice([1, 1, 2, 3]))
     return LrnProblem(
         n=_size(random, 4),
@@ -132,7 +134,7 @@ def random_lrn(random: np.random.Generator) -> LrnProblem:
 def random_lrn_pool(
     random: np.random.Generator, alpha: float | None = None
 ) -> tuple[LrnProblem, PoolProblem]:
-    """A normalisation across channels, with a given `alpha` and k = 1 or any, and the pooling behind it."""
+    """Draw a normalisation across channels and the pooling behind it; a given `alpha` goes with k = 1."""
     pool = random_pool(random)
     divisors = [groups for groups in (1, 2, 3) if pool.c % groups == 0]
     lrn = LrnProblem(
@@ -147,6 +149,7 @@ def random_lrn_pool(
 
 
 def random_contrast_norm(random: np.random.Generator) -> ContrastNormProblem:
+    """Draw a contrast normalisation."""
     n, h, w, c = (_size(random, largest) for largest in (4, 9, 9, 70))
     return ContrastNormProblem(
         *(n, h, w, c),
@@ -169,9 +172,9 @@ _OF_ITS_OWN = ("relu_bias_backward", "lrn_maxpool_forward", "lrn_maxpool_backwar
 
 
 def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """The operation, problem and further arguments of one random check (cconvnet.testing.check).
+    """Return the operation, problem and further arguments of one random check (cconvnet.testing.check).
 
-    A function of the seed alone; `operations` is cconvnet.operations.OPERATIONS.
+    They are a function of the seed alone. `operations` is cconvnet.operations.OPERATIONS.
     """
     random = np.random.default_rng(seed)
     operation = str(random.choice(sorted(operations)))
@@ -189,7 +192,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         case "neuron":
             problem = _random_neuron(random, arguments["data"])
         case "lrn_maxpool_backward":
-            # A maximum is known by its bits; only where nothing rounds are they the reference's.
+            # A maximum is recognised by its bits. They are the reference's only if nothing rounds.
             problem, arguments["data"] = random_lrn_pool(random, alpha=0.0), "real"
         case "lrn_maxpool_forward":
             problem, arguments["data"] = random_lrn_pool(random), "real"
@@ -219,7 +222,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             rates = (float(v) for v in 2.0 ** -random.integers(0, 4, 3))
             problem = SgdProblem(_size(random, 5000), *rates)
         case "limit":
-            # About half of the rows of either kind of data are too long, fewer too short.
+            # About half of the rows are too long for either kind of data, fewer are too short.
             rows, columns = _size(random, 60), _size(random, 2000)
             limit = 2.0 ** math.floor(math.log2(columns) / 2) * 2.0 ** random.integers(-1, 2)
             low = float(_one_of(random, [0.0, 0.5, 1.0])) * float(limit)
@@ -243,7 +246,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             raise ValueError(f"no random problems are known for {operation}")
     sums = operation.startswith(("conv", "local", "fc", "bias"))
     if sums and min(math.prod(shape) for shape in operations[operation].output_shapes(problem).values()) < 64:
-        # The errors of a few long sums are no measure: either side may be lucky.
+        # The errors of a few long sums prove nothing: either side may be lucky.
         arguments["data"] = "exact"
     if hasattr(problem, "precision"):
         problem = with_precision(problem, str(random.choice(PRECISIONS)))
@@ -274,11 +277,11 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         arguments["offset"] = 4
     spec, element = operations[operation], arguments.get("element", "fp32")
     output = next(iter(spec.output_shapes(problem)))
-    # An array that is read as floats and one of bfloat16s are never the same.
+    # An array of floats and one of bfloat16s are never the same.
     places = [name for name in spec.in_place if spec.dtype(name, element) == spec.dtype(output, element)]
     if places and random.random() < 0.3:
         arguments["in_place"] = str(random.choice(places))
-    # Zeros may be many: few elements kept, windows in the padding. tests/kernels/test_random.py looks at
-    # them all.
+    # Many zeros are right: few elements kept, windows in the padding. tests/kernels/test_random.py counts
+    # them over all seeds.
     arguments["nonzero"] = 0.0
     return operation, problem, arguments

@@ -1,14 +1,17 @@
-"""Every operation of kernels/api.h in a few plain NumPy lines: the oracle of all tests.
+"""Every operation of kernels/api.h in a few plain lines of NumPy, the reference of all tests.
 
-Each function has the name of its operation, takes the problem and the operation's inputs, and
-returns its outputs in float64 (ranks in int32). Any array that reshapes to the problem's shape will
-do. The formulas are those of kernels/api.h and kernels/problem.h, where their sources are; written
-for reading and not for speed, but no loop runs over pixels.
+A function has the name of its operation, takes the problem and the operation's inputs, and returns its
+outputs in float64 (ranks in int32). Arrays may have any shape that reshapes to the problem's. Formulas and
+their sources are in kernels/api.h and kernels/problem.h. The code is written for reading and not for speed,
+but no loop runs over pixels.
 
     >>> with precision(np.float32):
     ...     y = conv_fprop(problem, x, w)
 
-computes the same in float32: the plain baseline that says how much rounding error to expect.
+computes the same in float32, which gives the rounding error to expect of a plain computation.
+
+``base`` contains what the families share, ``products`` the steps behind a sum of products. Every other
+module is a family of operations.
 """
 
 from __future__ import annotations

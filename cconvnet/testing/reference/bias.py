@@ -15,17 +15,17 @@ from cconvnet.testing.reference.products import add_bias_relu
 
 
 def bias_add(problem: Any, x: Array, bias: Array, relu: bool = False) -> Array:
-    """y[rows,K] = x[rows,K] + bias[K], then max(0, .) if `relu`."""
+    """Return y[rows,K] = x[rows,K] + bias[K], then max(0, .) if `relu`."""
     return add_bias_relu(to_float(x, (problem.rows, problem.k)), bias, relu)
 
 
 def bias_grad(problem: Any, dy: Array) -> Array:
-    """db[K] = the sum of dy[rows,K] over its rows."""
+    """Return db[K] = the sum of dy[rows,K] over its rows."""
     # Row by row; NumPy's sum would add a single column pairwise.
     return np.add.accumulate(to_float(dy, (problem.rows, problem.k)), axis=0)[-1]
 
 
 def relu_bias_backward(problem: Any, y: Array, dy: Array, scale: float) -> tuple[Array, Array]:
-    """(dx[rows,K], db[K]): dx = scale * dy where y > 0, else 0, and its sum over the rows."""
+    """Return dx[rows,K] = scale * dy where y > 0, else 0, and db[K], its sum over the rows."""
     dx = relu_backward(y, scale * to_float(dy)).reshape(problem.rows, problem.k)
     return dx, bias_grad(problem, dx)

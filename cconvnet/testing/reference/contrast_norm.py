@@ -14,21 +14,21 @@ from cconvnet.testing.reference.lrn import map_sum
 
 
 def _contrast(problem: Any, x: Array) -> tuple[Array, Array, Array]:
-    """u[N,H,W,C] = x - (the window's mean), d = k + alpha * (the window's sum of u^2), sizes[1,H,W,1]."""
+    """Return u[N,H,W,C] = x - (the window's mean), d = k + alpha * (its sum of u^2), and sizes[1,H,W,1]."""
     sizes = map_sum(problem, np.ones((1, problem.h, problem.w, 1), dtype=x.dtype))
     u = x - map_sum(problem, x) / sizes
     return u, problem.k + problem.alpha * map_sum(problem, u * u), sizes
 
 
 def contrast_norm_forward(problem: Any, x: Array) -> Array:
-    """y[N,H,W,C] = x * d^-beta."""
+    """Return y[N,H,W,C] = x * d^-beta."""
     x = to_float(x, problem.x_shape)
     _, d, _ = _contrast(problem, x)
     return np.asarray(x * d**-problem.beta)
 
 
 def contrast_norm_backward(problem: Any, x: Array, dy: Array) -> Array:
-    """dx[N,H,W,C] of x and dy, the mean's part included."""
+    """Return dx[N,H,W,C] of x and dy, the gradient through the mean included."""
     x, dy = to_float(x, problem.x_shape), to_float(dy, problem.x_shape)
     u, d, sizes = _contrast(problem, x)
     ratio = map_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)

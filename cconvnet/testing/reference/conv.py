@@ -22,8 +22,10 @@ def conv_fprop(
     dropout: Any = None,
     step: Array | None = None,
 ) -> Array:
-    """y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K], then max(0, .) if `relu`, then dropout,
-    unless that problem is None."""
+    """Return y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K].
+
+    max(0, .) follows if `relu`, then dropout if `dropout`, a DropoutProblem, is not None.
+    """
     x, w = to_float(x, problem.x_shape), to_float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):
@@ -33,7 +35,7 @@ def conv_fprop(
 
 
 def conv_dgrad(problem: Any, dy: Array, w: Array) -> Array:
-    """dx[N,H,W,C] of dy[N,P,Q,K] and w[K,R,S,C/groups]."""
+    """Return dx[N,H,W,C] of dy[N,P,Q,K] and w[K,R,S,C/groups]."""
     dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
@@ -43,7 +45,7 @@ def conv_dgrad(problem: Any, dy: Array, w: Array) -> Array:
 
 
 def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:
-    """dw[K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
+    """Return dw[K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
     x, dy = to_float(x, problem.x_shape), to_float(dy, problem.y_shape)
     dw = np.zeros(problem.w_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):

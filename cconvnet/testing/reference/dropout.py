@@ -13,7 +13,7 @@ from cconvnet.testing.reference.base import Array, to_float
 
 
 def philox4x32_10(counter: Array, key: Array) -> Array:
-    """Four random words uint32[..., 4] of counters [..., 4] and keys [..., 2].
+    """Return four random words uint32[..., 4] of counters [..., 4] and keys [..., 2].
 
     Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
@@ -36,7 +36,7 @@ def philox4x32_10(counter: Array, key: Array) -> Array:
 
 
 def dropout_mask(problem: Any, step: Array | None = None) -> Array:
-    """bool[count]: which elements are kept; `step` (one integer) is added to the subsequence."""
+    """Return bool[count], True for kept elements; `step` (one integer) is added to the subsequence."""
     subsequence = (problem.subsequence + (0 if step is None else int(np.asarray(step).item()))) % 2**64
     i = np.arange(problem.count)
     index = i // problem.columns * problem.row_stride + problem.first + i % problem.columns
@@ -50,6 +50,6 @@ def dropout_mask(problem: Any, step: Array | None = None) -> Array:
 
 
 def dropout(problem: Any, x: Array, step: Array | None = None) -> Array:
-    """y = x * scale where the element is kept, else 0, of x's shape."""
+    """Return y = x * scale where the element is kept, else 0, of x's shape."""
     x = to_float(x)
     return np.where(dropout_mask(problem, step).reshape(x.shape), x * problem.scale, 0)

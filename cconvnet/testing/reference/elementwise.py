@@ -10,15 +10,15 @@ from cconvnet.testing.reference.base import Array, to_float
 
 
 def add(a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0) -> Array:
-    """y = alpha * a + beta * b."""
+    """Return y = alpha * a + beta * b."""
     return alpha * to_float(a) + beta * to_float(b)
 
 
 def to_bf16(x: Array) -> Array:
-    """x, each element rounded to a bfloat16."""
+    """Return x, each element rounded to a bfloat16."""
     return to_float(bfloat16.unpack(bfloat16.pack(x)))
 
 
 def from_bf16(x: Array) -> Array:
-    """x: a bfloat16 is a float."""
+    """Return x: a bfloat16 is a float."""
     return to_float(x)

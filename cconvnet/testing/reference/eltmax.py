@@ -11,10 +11,10 @@ from cconvnet.testing.reference.base import Array, to_float
 
 
 def eltmax_forward(a: Array, b: Array) -> Array:
-    """y = the larger of a and b, NaN if either is NaN."""
+    """Return y = the larger of a and b, NaN if either is NaN."""
     return np.maximum(to_float(a), to_float(b))
 
 
 def eltmax_backward(x: Array, y: Array, dy: Array) -> Array:
-    """dx = dy where the input x is the maximum y, else 0."""
+    """Return dx = dy where the input x is the maximum y, else 0."""
     return np.where(to_float(x) == to_float(y), to_float(dy), 0)

@@ -22,7 +22,7 @@ def fc_fprop(
     dropout: Any = None,
     step: Array | None = None,
 ) -> Array:
-    """y[N,K] = x[N,C] w[K,C]^T + bias[K], finished as in conv_fprop."""
+    """Return y[N,K] = x[N,C] w[K,C]^T + bias[K], finished like conv_fprop."""
     x, w = to_float(x, problem.x_shape), to_float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     add_product(y, x, w.T)
@@ -30,7 +30,7 @@ def fc_fprop(
 
 
 def fc_dgrad(problem: Any, dy: Array, w: Array) -> Array:
-    """dx[N,C] = dy[N,K] w[K,C]."""
+    """Return dx[N,C] = dy[N,K] w[K,C]."""
     dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     dx = np.zeros(problem.x_shape, dtype=dy.dtype)
     add_product(dx, dy, w)
@@ -38,7 +38,7 @@ def fc_dgrad(problem: Any, dy: Array, w: Array) -> Array:
 
 
 def fc_wgrad(problem: Any, x: Array, dy: Array) -> Array:
-    """dw[K,C] = dy[N,K]^T x[N,C]."""
+    """Return dw[K,C] = dy[N,K]^T x[N,C]."""
     x, dy = to_float(x, problem.x_shape), to_float(dy, problem.y_shape)
     dw = np.zeros(problem.w_shape, dtype=x.dtype)
     add_product(dw, dy.T, x)

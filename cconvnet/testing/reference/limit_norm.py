@@ -13,16 +13,18 @@ from cconvnet.testing.reference.base import Array, to_float
 
 
 def limit_norm(problem: Any, w: Array) -> Array:
-    """w[rows,columns], each row whose norm is above the problem's limit scaled down to it, and below its
-    `low`, but not 0, up to that; with `centered` the norm is that of the row minus its mean."""
-    o, w = problem, to_float(w, (problem.rows, problem.columns))
+    """Return w[rows,columns] with long rows scaled down to the problem's limit, short ones up to its `low`.
+
+    A row of norm 0 stays. With `centered` the norm is that of the row minus its mean.
+    """
+    w = to_float(w, (problem.rows, problem.columns))
     part = w
-    if o.centered:
-        # Of equal values this leaves zeros; their mean, rounded, would leave something.
+    if problem.centered:
+        # This leaves zeros of equal values. Their rounded mean would leave a remainder.
         part = w - w[:, :1]
         part = part - part.mean(axis=1, keepdims=True)
     norm = np.sqrt((part * part).sum(axis=1, keepdims=True))
     # A norm between the two, 0 among them, scales by 1.
-    limited = np.where(norm > o.limit, w * (o.limit / np.maximum(norm, o.limit)), w)
-    short = (norm > 0) & (norm < o.low)
-    return np.where(short, w * (o.low / np.where(short, norm, 1)), limited)
+    limited = np.where(norm > problem.limit, w * (problem.limit / np.maximum(norm, problem.limit)), w)
+    short = (norm > 0) & (norm < problem.low)
+    return np.where(short, w * (problem.low / np.where(short, norm, 1)), limited)

@@ -14,7 +14,7 @@ from cconvnet.testing.reference.products import add_bias_relu, apply_dropout
 
 
 def _by_position(values: Array) -> Array:
-    """[n,p,q,...] as [p,q,n,...]: one matrix for each position."""
+    """Return [n,p,q,...] as [p,q,n,...], one matrix for each position."""
     return values.transpose(1, 2, 0, 3)
 
 
@@ -27,7 +27,7 @@ def local_fprop(
     dropout: Any = None,
     step: Array | None = None,
 ) -> Array:
-    """y[N,P,Q,K] of x[N,H,W,C], w[P,Q,K,R,S,C/groups] and bias[P,Q,K], finished as in conv_fprop."""
+    """Return y[N,P,Q,K] of x[N,H,W,C], w[P,Q,K,R,S,C/groups] and bias[P,Q,K], finished like conv_fprop."""
     x, w = to_float(x, problem.x_shape), to_float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):
@@ -38,7 +38,7 @@ def local_fprop(
 
 
 def local_dgrad(problem: Any, dy: Array, w: Array) -> Array:
-    """dx[N,H,W,C] of dy[N,P,Q,K] and w[P,Q,K,R,S,C/groups]."""
+    """Return dx[N,H,W,C] of dy[N,P,Q,K] and w[P,Q,K,R,S,C/groups]."""
     dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
@@ -48,7 +48,7 @@ def local_dgrad(problem: Any, dy: Array, w: Array) -> Array:
 
 
 def local_wgrad(problem: Any, x: Array, dy: Array) -> Array:
-    """dw[P,Q,K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
+    """Return dw[P,Q,K,R,S,C/groups] of x[N,H,W,C] and dy[N,P,Q,K]."""
     x, dy = to_float(x, problem.x_shape), to_float(dy, problem.y_shape)
     dw = np.zeros(problem.w_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):

@@ -13,7 +13,7 @@ from cconvnet.testing.reference.base import Array, to_float
 
 
 def _window_sum(values: Array, axis: int, first: int, last: int) -> Array:
-    """out[i] = the sum of values[i+first] .. values[i+last] along `axis`, clipped at its ends."""
+    """Return out[i] = the sum of values[i+first] .. values[i+last] along `axis`, clipped at its ends."""
     extent = values.shape[axis]
     values = np.moveaxis(values, axis, 0)
     total = np.zeros_like(values)
@@ -24,20 +24,20 @@ def _window_sum(values: Array, axis: int, first: int, last: int) -> Array:
 
 
 def _reach(problem: Any, transposed: bool) -> tuple[int, int]:
-    """A window's first and last place; `transposed`: of the elements whose windows hold one."""
+    """Return a window's first and last offset; `transposed`, those of the windows that contain an element."""
     first = -(problem.size // 2)
     last = first + problem.size - 1
     return (-last, -first) if transposed else (first, last)
 
 
 def map_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
-    """The sum over each element's window in the same map."""
+    """Return the sum over each element's window in the same map."""
     reach = _reach(problem, transposed)
     return _window_sum(_window_sum(values, 1, *reach), 2, *reach)
 
 
 def lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
-    """The sum over each element's window; `transposed`: over the elements whose window holds it."""
+    """Return the sum over each element's window; `transposed`, over the elements whose window contains it."""
     if problem.region == "same_map":
         return map_sum(problem, values, transposed)
     n, h, w, c = values.shape
@@ -46,13 +46,13 @@ def lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
 
 
 def lrn_forward(problem: Any, x: Array) -> Array:
-    """y[N,H,W,C] = x * d^-beta with d = k + alpha * (the window's sum of x^2)."""
+    """Return y[N,H,W,C] = x * d^-beta with d = k + alpha * (the window's sum of x^2)."""
     x = to_float(x, problem.x_shape)
     return np.asarray(x * (problem.k + problem.alpha * lrn_sum(problem, x * x)) ** -problem.beta)
 
 
 def lrn_backward(problem: Any, x: Array, dy: Array) -> Array:
-    """dx[N,H,W,C] of x and dy."""
+    """Return dx[N,H,W,C] of x and dy."""
     x, dy = to_float(x, problem.x_shape), to_float(dy, problem.x_shape)
     d = problem.k + problem.alpha * lrn_sum(problem, x * x)
     ratio = lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)

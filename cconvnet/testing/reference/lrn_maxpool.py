@@ -16,13 +16,13 @@ from cconvnet.testing.reference.pool import maxpool_backward, maxpool_forward
 
 
 def lrn_maxpool_forward(lrn: Any, pool: Any, x: Array) -> Array:
-    """y[N,P,Q,C] = the maxima of x[N,H,W,C] normalised across channels."""
+    """Return y[N,P,Q,C] = the maxima of x[N,H,W,C] normalised across channels."""
     return maxpool_forward(pool, lrn_forward(lrn, x))
 
 
 def lrn_maxpool_backward(lrn: Any, pool: Any, x: Array, y: Array, dy: Array, relu: bool) -> Array:
-    """dx[N,H,W,C] of x, y[N,P,Q,C] and dy[N,P,Q,C]; with `relu` 0 where x is not positive."""
-    # A maximum is known by its value, rounded as y is.
+    """Return dx[N,H,W,C] of x, y[N,P,Q,C] and dy[N,P,Q,C]; with `relu`, 0 where x is not positive."""
+    # A maximum is recognised by its value, rounded as y is.
     normalised = lrn_forward(lrn, x).astype(np.asarray(y).dtype)
     dx = lrn_backward(lrn, x, maxpool_backward(pool, normalised, y, dy))
     return relu_backward(to_float(x, lrn.x_shape), dx) if relu else dx

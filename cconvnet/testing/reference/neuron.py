@@ -13,12 +13,12 @@ from cconvnet.testing.reference.base import Array, to_float
 
 
 def relu_forward(x: Array) -> Array:
-    """y = max(0, x), of x's shape."""
+    """Return y = max(0, x), of x's shape."""
     return np.maximum(to_float(x), 0)
 
 
 def relu_backward(y: Array, dy: Array) -> Array:
-    """dx = dy where y > 0, else 0."""
+    """Return dx = dy where y > 0, else 0."""
     return np.where(to_float(y) > 0, to_float(dy), 0)
 
 
@@ -28,7 +28,7 @@ def _logistic(x: Array) -> Array:
 
 
 def neuron_forward(problem: Any, x: Array) -> Array:
-    """y = f(x) for the problem's neuron f with its parameters a and b, of x's shape."""
+    """Return y = f(x) for the problem's activation function f with its parameters a and b."""
     x, a, b = to_float(x), problem.a, problem.b
     match problem.neuron:
         case "linear":
@@ -53,7 +53,7 @@ def neuron_forward(problem: Any, x: Array) -> Array:
 
 
 def neuron_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
-    """dx = dy * f'(x); at a kink the derivative is 0."""
+    """Return dx = dy * f'(x); at a kink the derivative is 0."""
     x, y, dy, a, b = to_float(x), to_float(y), to_float(dy), problem.a, problem.b
     match problem.neuron:
         case "linear":

@@ -13,7 +13,7 @@ from cconvnet.testing.reference.base import Array, Taps, to_float
 
 
 def maxpool_forward(problem: Any, x: Array) -> Array:
-    """y[N,P,Q,C] = the largest value of each clipped window; NaN if the window holds one."""
+    """Return y[N,P,Q,C] = the largest value of each clipped window; NaN if the window contains one."""
     x = to_float(x, problem.x_shape)
     y = np.full(problem.y_shape, -np.inf, dtype=x.dtype)
     for _, _, pixels in Taps(problem, x, problem.window_h, problem.window_w, fill=-np.inf):
@@ -22,7 +22,7 @@ def maxpool_forward(problem: Any, x: Array) -> Array:
 
 
 def maxpool_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
-    """dx[N,H,W,C] = the sum of dy over the windows whose y equals x."""
+    """Return dx[N,H,W,C] = the sum of dy over the windows whose y equals x."""
     x, y, dy = (to_float(x, problem.x_shape), to_float(y, problem.y_shape), to_float(dy, problem.y_shape))
     images = Taps(problem, x, problem.window_h, problem.window_w)
     gradients = Taps(problem, np.zeros_like(x), problem.window_h, problem.window_w)
@@ -32,20 +32,20 @@ def maxpool_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
 
 
 def _window_sizes(problem: Any) -> Array:
-    """[1,P,Q,1]: how many pixels of the image, or of the padded image, each window holds."""
-    o, sizes = problem, []
+    """Return [1,P,Q,1], how many pixels of the image, or of the padded image, each window contains."""
+    sizes = []
     for size, windows, window, stride, pad, pad_after in (
-        (o.h, o.p, o.window_h, o.stride_h, o.pad_h, o.pad_bottom),
-        (o.w, o.q, o.window_w, o.stride_w, o.pad_w, o.pad_right),
+        (problem.h, problem.p, problem.window_h, problem.stride_h, problem.pad_h, problem.pad_bottom),
+        (problem.w, problem.q, problem.window_w, problem.stride_w, problem.pad_w, problem.pad_right),
     ):
-        low, high = (-pad, size + pad_after) if o.count_padding else (0, size)
+        low, high = (-pad, size + pad_after) if problem.count_padding else (0, size)
         begin = np.arange(windows) * stride - pad
         sizes.append(np.minimum(begin + window, high) - np.maximum(begin, low))
     return to_float(np.outer(*sizes)[None, :, :, None])
 
 
 def avgpool_forward(problem: Any, x: Array) -> Array:
-    """y[N,P,Q,C] = the mean over each clipped window; with count_padding, that of the padded image."""
+    """Return y[N,P,Q,C] = the mean over each clipped window; with count_padding, that of the padded image."""
     x = to_float(x, problem.x_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for _, _, pixels in Taps(problem, x, problem.window_h, problem.window_w):
@@ -54,7 +54,7 @@ def avgpool_forward(problem: Any, x: Array) -> Array:
 
 
 def avgpool_backward(problem: Any, dy: Array) -> Array:
-    """dx[N,H,W,C] = the sum over the windows that hold x of dy / (what the mean divides by)."""
+    """Return dx[N,H,W,C] = the sum over the windows that contain x of dy / (the divisor of the mean)."""
     share = to_float(dy, problem.y_shape) / _window_sizes(problem)
     gradients = Taps(problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w)
     for _, _, gradient in gradients:

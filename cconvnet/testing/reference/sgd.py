@@ -20,9 +20,9 @@ def sgd_update(
     rates: Array | None = None,
     halt: Array | None = None,
 ) -> tuple[Array, Array]:
-    """(v, w) after v = momentum*v - lr*(g + weight_decay*w); w = w + v.
+    """Return (v, w) after v = momentum*v - lr*(g + weight_decay*w), w = w + v.
 
-    `rates` are lr and momentum in the place of the problem's; with `halt` other than 0 nothing changes.
+    `rates` are lr and momentum in the place of the problem's. With a `halt` other than 0 nothing changes.
     """
     g, v, w = to_float(g), to_float(v), to_float(w)
     if halt is not None and np.asarray(halt).item() != 0:

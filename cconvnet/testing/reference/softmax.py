@@ -13,24 +13,24 @@ from cconvnet.testing.reference.base import Array, to_float
 
 
 def softmax_forward(problem: Any, logits: Array) -> Array:
-    """probabilities[N,K] of logits[N,K]."""
+    """Return probabilities[N,K] of logits[N,K]."""
     logits = to_float(logits, (problem.n, problem.k))
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
 def _onehot(problem: Any, labels: Array) -> tuple[Array, Array]:
-    """onehot bool[N,K] and valid bool[N]: whether the label is a class."""
+    """Return onehot bool[N,K], and valid bool[N], True if the label is a class."""
     labels = np.asarray(labels).reshape(problem.n)
     onehot = labels[:, None] == np.arange(problem.k)
     return onehot, onehot.any(axis=1)
 
 
 def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """(probabilities[N,K], loss[N], rank int32[N]) of logits[N,K] and labels[N].
+    """Return (probabilities[N,K], loss[N], rank int32[N]) of logits[N,K] and labels[N].
 
-    loss = -log(probability of the label); rank = how many classes stand before the label when
-    sorted by falling logit, ties by rising class.
+    loss = -log(probability of the label). rank is the number of classes before the label in the order of
+    falling logits, ties by rising class.
     """
     logits = to_float(logits, (problem.n, problem.k))
     onehot, valid = _onehot(problem, labels)
@@ -51,7 +51,7 @@ def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) ->
 
 
 def softmax_cross_entropy_backward(problem: Any, probabilities: Array, labels: Array, scale: float) -> Array:
-    """dlogits[N,K] = scale * (probabilities - onehot(label)); NaN where the label is no class."""
+    """Return dlogits[N,K] = scale * (probabilities - onehot(label)); NaN where the label is no class."""
     onehot, valid = _onehot(problem, labels)
     dlogits = scale * (to_float(probabilities, (problem.n, problem.k)) - to_float(onehot))
     return np.where(valid[:, None], dlogits, np.nan)
@@ -60,12 +60,12 @@ def softmax_cross_entropy_backward(problem: Any, probabilities: Array, labels: A
 def softmax_cross_entropy(
     problem: Any, logits: Array, labels: Array, scale: float
 ) -> tuple[Array, Array, Array, Array]:
-    """(probabilities[N,K], loss[N], rank int32[N], dlogits[N,K]): forward and backward."""
+    """Return (probabilities[N,K], loss[N], rank int32[N], dlogits[N,K]), forward and backward."""
     probabilities, loss, rank = softmax_cross_entropy_forward(problem, logits, labels)
     dlogits = softmax_cross_entropy_backward(problem, probabilities, labels, scale)
     return probabilities, loss, rank, dlogits
 
 
 def watch_losses(loss: Array) -> Array:
-    """int32[1]: 1 if any of the losses is infinite or NaN, else 0."""
+    """Return int32[1]: 1 if any of the losses is infinite or NaN, else 0."""
     return np.array([not np.isfinite(loss).all()], np.int32)
