@@ -1,7 +1,7 @@
-"""bfloat16 on the host: the upper half of a float32, kept as uint16 arrays of its bits.
+"""bfloat16 on the host: the upper half of a float32, stored as uint16 arrays of its bits.
 
 Neither NumPy nor CuPy has the type, so every array of bfloat16 in this package is one of ``uint16``. The
-rounding is that of kernels/core/bfloat16.h, to the bit.
+rounding is bit-identical to that of kernels/core/bfloat16.h.
 
 >>> unpack(pack([1.0, 3.14159, 1e39]))
 array([1.      , 3.140625,      inf], dtype=float32)
@@ -16,25 +16,30 @@ from numpy.typing import ArrayLike
 
 Array = np.ndarray[Any, Any]
 
-# The bits of an array of bfloat16 are one of this type.
+# The type of an array of bfloat16's bits.
 BITS = np.uint16
 
 
 def pack(values: ArrayLike) -> Array:
-    """uint16: the bits of the values rounded to the nearest bfloat16, ties to even; every NaN becomes 0x7fff.
+    """Return the bits (uint16) of values rounded to the nearest bfloat16, ties to even.
 
-    Values of a wider type are rounded to float32 first: kernels compute in floats and round what they write.
+    Every NaN becomes 0x7fff. Values of a wider type are rounded to float32 first, since kernels compute in
+    floats and round what they write.
     """
     with np.errstate(over="ignore"):
         floats = np.asarray(values, np.float32)
     bits = floats.view(np.uint32)
-    # A NaN's bits may overflow here; it is replaced.
+    # The bits of a NaN may overflow here; they are replaced.
     rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16
     return np.where(np.isnan(floats), np.uint32(0x7FFF), rounded).astype(BITS)
 
 
 def unpack(bits: Array) -> Array:
-    """float32: the values of which `bits` (uint16) are the bits; none is rounded."""
+    """Return the float32 values of bits (uint16); none is rounded.
+
+    Raises:
+        TypeError: The bits are of another type.
+    """
     if bits.dtype != BITS:
         raise TypeError(f"bits must be uint16, not {bits.dtype}")
     return (bits.astype(np.uint32) << 16).view(np.float32)

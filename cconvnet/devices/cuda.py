@@ -376,7 +376,7 @@ def import_cupy() -> Any:
         ) from error
     if not cupy.cuda.is_available():
         raise DeviceUnavailable(
-            "no usable NVIDIA GPU: none is visible or its driver is missing; `nvidia-smi` tells. "
+            "no usable NVIDIA GPU: none is visible or its driver is missing; try `nvidia-smi`. "
             "Without --device the CPU is used"
         )
     return cupy

@@ -1,17 +1,16 @@
-"""Descriptions of the operations: names, arguments, shapes, types, workspaces, work.
+"""Descriptions of the operations: names, arguments, shapes, types, workspaces and work.
 
-What is said here is said nowhere else. The checks of :mod:`cconvnet.ops`, the NumPy module of
-:mod:`cconvnet.devices`, the inputs of :mod:`cconvnet.testing` and the floors of :mod:`cconvnet.bench` follow.
-Formulas and sources stand in ``kernels/api.h``.
+The checks of :mod:`cconvnet.ops`, the NumPy module of :mod:`cconvnet.devices`, the inputs of
+:mod:`cconvnet.testing` and the floors of :mod:`cconvnet.bench` derive from these descriptions, and repeat
+nothing of them. Formulas and sources are in ``kernels/api.h``.
 
 The modules, in the order of reading:
 
-    operation: what a description consists of.
-    products: what conv, local and fc share.
-    conv, local, fc, bias, neuron, lrn, lrn_maxpool, contrast_norm, pool, eltmax, dropout, softmax, sgd,
-    limit_norm, input_transform, elementwise: the operations of a family each.
+    operation: the parts of a description.
+    products: descriptions that conv, local and fc share.
 
-A module put into this folder is found: ``OPERATIONS`` is collected from all of them.
+Every other module describes a family of operations. ``OPERATIONS`` collects them from all modules of this
+folder.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Operation:
     Attributes:
         name: The name of the function.
         problem_types: The problems that a call begins with. Without any, the size of the first array is the
-            size of all, and a NeuronProblem holds it where a problem is needed.
+            size of all, and a NeuronProblem contains it where a problem is needed.
         inputs: Arrays and values that are read, in the order of a call.
         outputs: Arrays that are written. One that is an input too is updated.
         options: Arrays and values that are passed by keyword.

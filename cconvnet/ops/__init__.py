@@ -1,31 +1,37 @@
-"""The operations as functions: arrays in, arrays out.
+"""Operations as functions of arrays.
 
-Arrays are NumPy's or CuPy's; anything else that speaks DLPack (PyTorch's tensors, JAX's arrays) is taken
-without a copy on the device it lies on (those of bfloat16 as ``tensor.view(torch.uint16)``). The result is a
-NumPy or CuPy array on the same device. Host arrays are served by ``cpu:0`` unless ``device="emulator:0"``
-(the CUDA kernels, emulated) or ``"reference:0"`` (float64 NumPy) is asked for.
+Arrays are NumPy's or CuPy's. Others that offer DLPack (PyTorch's tensors, JAX's arrays) are accepted
+without a copy on their device; those of bfloat16 as ``tensor.view(torch.uint16)``. The result is a NumPy
+or CuPy array on the same device. ``cpu:0`` computes on host arrays, unless ``device`` is ``"emulator:0"``
+(the CUDA kernels, emulated) or ``"reference:0"`` (float64 NumPy).
 
-Rules that hold for every function
-- Layout is NHWC: ``x[N,H,W,C]``, ``y[N,P,Q,K]``, filters ``w[K,R,S,C/groups]``; FC is ``x[N,C]``, ``w[K,C]``.
-- Arrays are C-contiguous; nothing is converted silently. Those of numbers are float32 or bfloat16, all of a
-  call the same unless the function says otherwise (biases, gradients of weights and losses are always
-  float32). An array of bfloat16 is one of uint16 that holds its bits, since neither NumPy nor CuPy has the
-  type: ``cconvnet.bfloat16.pack`` and ``unpack`` make and read it on the host, ``to_bf16`` and ``from_bf16``
-  on a device. Labels are int32, images uint8.
-- Products of float32 arrays are strict (``fp32``) unless ``precision="tf32"`` rounds what is multiplied to 10
-  bits of fraction; those of bfloat16 arrays are ``bf16``. All sums are of floats, rounded once at the end. A
-  device that cannot do a precision raises ``ValueError`` naming the devices that can.
+Rules for every function:
+
+- Layout is NHWC: ``x[N,H,W,C]``, ``y[N,P,Q,K]``, filters ``w[K,R,S,C/groups]``; FC is ``x[N,C]``,
+  ``w[K,C]``.
+- Arrays are C-contiguous; nothing is converted silently. Numbers are float32 or bfloat16, the same in all
+  arrays of a call. Exceptions are named; biases, gradients of weights and losses are always float32.
+  Labels are int32, images uint8.
+- An array of bfloat16 is one of uint16 with its bits, since neither NumPy nor CuPy has the type.
+  ``cconvnet.bfloat16.pack`` and ``unpack`` convert on the host, ``to_bf16`` and ``from_bf16`` on a device.
+- Products of float32 arrays are strict (``fp32``) unless ``precision="tf32"`` rounds the factors to 10
+  bits of fraction. Products of bfloat16 arrays are ``bf16``. All sums are of floats, rounded once at the
+  end. A device that cannot compute in a precision raises ``ValueError``, which names the devices that can.
 - ``out`` is written and returned; without it a new array is made. It may share memory with an input only
-  where the function says "in place", and then must be that input exactly.
+  if "in place" is allowed, and must then be that input exactly.
 - ``impl`` names a row of the operation's selection table; ``CCONVNET_LOG_KERNELS=1`` prints the choices.
-- Results are bitwise the same at every call on the same device.
-- On a GPU an operation runs on the device's own stream (``Device.stream``), behind all work of CuPy's current
-  stream of that GPU. Later work of the current stream waits for it, so CuPy code and other DLPack consumers
-  need no synchronization. All arrays of a call must be on the device's GPU. A stream that is being captured
-  takes an operation into its graph, if it is given `out` and needs no workspace (else ``RuntimeError``).
-- Bad arguments raise ``ValueError`` or ``TypeError`` naming the argument before anything is launched; a
-  device that cannot be used raises ``DeviceUnavailable``; a CUDA failure raises ``CudaError``.
-- Formulas and sources stand in ``kernels/api.h``, in the same order.
+- Results are bit-identical at every call on the same device.
+- On a GPU an operation runs on the device's own stream (``Device.stream``), behind all work of CuPy's
+  current stream of that GPU. Later work of the current stream waits for it, so CuPy code and other DLPack
+  consumers need no synchronization. All arrays of a call must be on the device's GPU.
+- A stream that is being captured takes an operation into its graph if `out` is given and no workspace is
+  needed (else ``RuntimeError``).
+- Bad arguments raise ``ValueError`` or ``TypeError``, which names the argument, before anything is
+  launched. A device that cannot be used raises ``DeviceUnavailable``, a CUDA failure ``CudaError``.
+- Formulas and sources are in ``kernels/api.h``.
+
+``call`` contains the checks of arrays, ``arguments`` those of numbers. Every other module is a family of
+operations.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def _adopt(name: str, value: Any) -> Array:
         # CuPy's current stream of the selected GPU waits for the producer's stream.
         with cupy.cuda.Device(index):
             return cupy.from_dlpack(value)
-    raise ValueError(f"{name} lies on a device of DLPack type {int(kind)}; host and CUDA are served")
+    raise ValueError(f"{name} is on a device of DLPack type {int(kind)}; host and CUDA are served")
 
 
 def _name(dtype: Any) -> str:
