@@ -1,9 +1,8 @@
-"""Copies between devices are ordered by marks alone: nothing may rely on when a device happens to work.
+"""Order of copies between devices, by marks alone: nothing may depend on when a device happens to work.
 
-Devices here have queues like a GPU's streams. A call only puts work into a queue; which queue goes on next
-is drawn at random, and a mark is all that lets one queue wait for another. Whatever the draws, the weights
-must be those of devices that do everything at once. A mark that is taken away must change them, or this
-proves nothing.
+The devices here have queues like a GPU's streams. A call only enqueues work, and chance decides which queue
+proceeds. Only a mark makes one queue wait for another. For every draw the weights must be those of devices
+that do everything at once. Without any one mark they must differ, or the tests would prove nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from cconvnet.training.saver import Snapshot
 
 
 class QueuedModule:
-    """A module whose functions put their work into a queue."""
+    """A module whose functions enqueue their work."""
 
     def __init__(self, module: Any, queue: Queue) -> None:
         self._module, self._queue = module, queue
@@ -77,7 +76,7 @@ class QueuedDevice(ReferenceDevice):
 
 
 class QueuedFeed(Feed):
-    """What CudaFeed does, with queues for streams."""
+    """CudaFeed with queues in place of streams."""
 
     _device: QueuedDevice
 
@@ -112,7 +111,7 @@ class QueuedTransfer(Transfer):
 
 
 def placed_lenet() -> NetSpec:
-    """One device hands on to the other, and gets nothing back but gradients."""
+    """Place LeNet so that one device feeds the other, and receives only gradients from it."""
     return place(nets.build("lenet"), {"conv2": 1})
 
 
@@ -124,7 +123,7 @@ NETS = {
 
 
 def losses_and_state(spec: NetSpec, devices: Sequence[Any]) -> tuple[list[float], dict[str, Any]]:
-    """The losses of three training steps and three test passes, and the state; nobody waits in between."""
+    """Return the losses of three training steps and three test passes, and the state, without any wait."""
     network = Network(spec, batch=2, devices=devices, seed=1)
     cost = network.graph.cost
     losses = np.zeros((6, 2))
@@ -165,7 +164,7 @@ def test_marks_order_all_copies(expected: Any, name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_snapshot_is_of_the_moment_it_is_taken(seed: int) -> None:
-    """Steps are given before and after it; nobody waits before the snapshot is read."""
+    """Steps are enqueued before and after it, without a wait before the snapshot is read."""
     spec = NETS["alexnet-2012"]
 
     def taken(devices: Sequence[Any], wait: bool) -> dict[str, Any]:
@@ -194,7 +193,7 @@ def test_a_snapshot_is_of_the_moment_it_is_taken(seed: int) -> None:
 
 
 def test_copies_go_on_beside_other_work() -> None:
-    """A device's own queue never waits for a copy that leaves it before what is copied is overwritten."""
+    """A device's own queue waits for a copy out of it only before the source is overwritten."""
     machine = Machine(0)
     devices = [QueuedDevice(machine, index) for index in range(2)]
     spec = NETS["alexnet"]
@@ -204,16 +203,16 @@ def test_copies_go_on_beside_other_work() -> None:
     for queue in (*(device.images for device in devices), *(device.work for device in devices)):
         while queue.ready:
             queue.advance()
-    # Both towers have gone up to where they need each other, with no copy done.
+    # Both towers have advanced to where they need each other, with no copy done.
     assert all(isinstance(device.work.entries[0], Mark) for device in devices)
-    # No wait but the receivers' own stands in the queues: three for each tower's layers, and fc8's.
+    # The queues contain only the waits of the receivers: three for each tower's layers, and fc8's.
     waits = [sum(isinstance(entry, Mark) for entry in device.work.entries) for device in devices]
     assert waits == [4, 3]
     machine.drain()
 
 
 def test_the_next_images_come_while_a_step_computes() -> None:
-    """They need nothing but that the images before them are cropped, which is what a step begins with."""
+    """They only wait for the crops of the previous images, the first operation of a step."""
     machine = Machine(0)
     device = QueuedDevice(machine, 0)
     spec = nets.build("lenet")
@@ -236,7 +235,7 @@ def test_the_next_images_come_while_a_step_computes() -> None:
     advance(work, lambda: images.ready)
     advance(images, lambda: not images.entries)
     assert (fed == 2).all()
-    # By then no more than the inputs of the first step was computed: nearly all of both is still to come.
+    # By then only the inputs of the first step were computed. Nearly all of both steps is still enqueued.
     assert len(work.entries) > 0.8 * before
     machine.drain()
 
@@ -270,11 +269,11 @@ def test_a_missing_mark_is_noticed(
 
 
 class Calls(list[tuple[Any, ...]]):
-    """What a CUDA was told, in order."""
+    """Calls of the CUDA runtime, in order."""
 
 
 def fake_cupy(calls: Calls, peers: bool) -> Any:
-    """As much of CuPy as copies need, on host memory: it does what it is told at once, and notes it."""
+    """Return the part of CuPy that copies need, on host memory. It records each call and does it at once."""
 
     class Event:
         done = False
@@ -354,7 +353,7 @@ class FakeGpu(CudaDevice):
 
 
 class FedArray(np.ndarray):  # type: ignore[type-arg]
-    """A CuPy array that is filled, and told on which stream."""
+    """A CuPy array that records the stream on which it is filled."""
 
     calls: Calls
 
@@ -368,7 +367,7 @@ class FedArray(np.ndarray):  # type: ignore[type-arg]
 
 
 def gpu_array(values: Any) -> Any:
-    """What a CuPy array is to a copy."""
+    """Return an array with the attributes of a CuPy array that copies use."""
     array = np.array(values, np.float32)
     return SimpleNamespace(
         array=array,
@@ -402,7 +401,7 @@ def test_gpus_copy_directly_or_through_pinned_memory(peers: bool) -> None:
     else:
         into = two.copy_stream.ptr
         assert kinds == ["out", "in", "out", "in"] and ("out", out) in calls and ("in", into) in calls
-        # The way in waits for the way out, and the next way out for the way in: they share host memory.
+        # The copy in waits for the copy out, and the next copy out for the copy in: they share host memory.
         assert ("wait", into, out) in calls and ("wait", out, into) in calls
         assert calls[-1] == ("wait", other, into)
         assert transfer.seconds == pytest.approx(4 * 0.002)
@@ -419,15 +418,15 @@ def test_images_go_to_a_gpu_on_a_stream_of_their_own() -> None:
     kept = []
     for number, count in enumerate((4, 2)):
         calls.clear()
-        # The first as anybody gives it, the second where a GPU reads it by itself.
+        # The first is in ordinary memory, the second in pinned memory.
         host = gpu.staging((count, 3), np.uint8) if number else np.empty((count, 3), np.uint8)
         host[...] = number + 1
         feed.start(host)
         host[...] = 99  # seen by nobody: it was staged, or the copy, which here is done at once, read it
         assert (target[:count] == number + 1).all() and (target[count:] == 0).all()
-        # Pinned memory was taken once in either case: for a copy on the host, or for the array itself.
+        # Pinned memory was allocated once in either case: for a copy on the host, or for the array itself.
         assert [call for call in calls if call[0] == "pinned"] == [("pinned", count, 3)]
-        # It waits for whoever read the images before, and its end is marked on its own stream.
+        # It waits for the last reader of the images, and its end is marked on its own stream.
         order = [call for call in calls if call[0] in ("wait", "set", "record")]
         assert order == [("wait", own, work), ("set", own), ("record", own)]
         kept.append(gpu._staged[-1])
@@ -436,7 +435,7 @@ def test_images_go_to_a_gpu_on_a_stream_of_their_own() -> None:
         feed.wait()
         feed.been_read()
         assert calls == [("wait", work, own), ("record", work)]
-    # What a copy reads is kept until that copy is done.
+    # The source of a copy is kept until that copy is done.
     assert [entry[1] for entry in gpu._staged] == [staged for _, staged in kept]
     kept[0][0].done = True
     feed.start(np.zeros((1, 3), np.uint8))
@@ -444,7 +443,7 @@ def test_images_go_to_a_gpu_on_a_stream_of_their_own() -> None:
 
 
 def test_a_gpus_arrays_are_copied_out_behind_its_work() -> None:
-    """On the stream of all work, which orders them before the next step; who gives them does not wait."""
+    """They are on the stream of all work, before the next step, and the caller does not wait."""
     calls = Calls()
     gpu = FakeGpu(fake_cupy(calls, peers=True), 0, calls)
     sources = [gpu_array([1, 2, 3]), gpu_array([[4], [5]])]
@@ -453,7 +452,7 @@ def test_a_gpus_arrays_are_copied_out_behind_its_work() -> None:
     wait = gpu.copy_out(zip(sources, targets, strict=True))
     work = gpu._stream.ptr
     copied = [("asnumpy", work), ("asnumpy", work)]
-    # Behind what the caller's stream did, which goes on behind them.
+    # They follow the work of the caller's stream, and its later work follows them.
     assert calls == [
         ("record", 0),
         ("wait", work, 0),

@@ -95,22 +95,22 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "to_bf16": lambda: {"x": floats(*X)},
     "from_bf16": lambda: {"x": bfloat16.pack(floats(*X))},
 }  # fmt: skip
-# Operations of elements need nothing but arrays of one shape.
+# Operations without a problem need only arrays of one shape.
 GOOD |= {
     name: lambda described=described: {given.name: floats(*X) for given in described.inputs}
     for name, described in OPERATIONS.items()
     if name not in GOOD and not described.has_problem
 }
 
-# Where `out` stands among several results.
+# The position of `out` among several results.
 PLACE_OF_OUT = {"relu_bias_backward": 0, "softmax_cross_entropy": 3}
 
-# What is updated by the functions that return nothing.
+# Arrays that are updated by the functions that return nothing.
 UPDATED = {"sgd_update": ("v", "w"), "limit_norm": ("w",)}
 
 
 def poison(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An array of NaN."""
+    """Return an array of NaN."""
     return np.full(shape, 0x7FFF if dtype == bfloat16.BITS else np.nan, dtype)
 
 
@@ -123,13 +123,13 @@ def call(function: str, arguments: Arguments) -> Any:
 
 
 def on(device: Device, arguments: Arguments) -> Arguments:
-    """The arguments with their arrays on a device, and the device named."""
+    """Return the arguments with their arrays on a device, and with the device."""
     moved = {name: device.array(value) for name, value in arrays_of(arguments).items()}
     return {**arguments, **moved, "device": device}
 
 
 def results(device: Device, function: str, arguments: Arguments) -> list[Array]:
-    """What a call returns or, if it returns nothing, what it updates."""
+    """Return the results of a call, or the arrays that it updates if it returns nothing."""
     returned = call(function, arguments)
     if returned is None:
         returned = tuple(arguments[name] for name in UPDATED[function])
@@ -137,7 +137,7 @@ def results(device: Device, function: str, arguments: Arguments) -> list[Array]:
 
 
 def in_bf16(function: str) -> Arguments:
-    """A good call's arguments with those arrays as bfloat16s that may be, and so an output that may be."""
+    """Return a good call's arguments with all arrays as bfloat16s that may be, its output included."""
     arguments, spec = GOOD[function](), OPERATIONS[function]
     for name, value in arrays_of(arguments).items():
         if value.dtype == np.float32 and spec.dtype(name, "bf16") == bfloat16.BITS:
@@ -146,7 +146,7 @@ def in_bf16(function: str) -> Arguments:
 
 
 class Exporter:
-    """An array of somebody else's that offers nothing but DLPack."""
+    """An array of another library that offers nothing but DLPack."""
 
     def __init__(self, array: Array, device: tuple[int, int] | None = None) -> None:
         self.array, self.device = array, device

@@ -48,7 +48,7 @@ class Bad:
 
 
 def gone_wrong(name: str, make: Callable[[Array], Any]) -> Callable[[Arguments], Arguments]:
-    """Replaces one array by what `make` makes of it."""
+    """Replace one array by `make` of it."""
     return lambda arguments: {**arguments, name: make(arguments[name])}
 
 
@@ -57,7 +57,7 @@ def given(name: str, value: Any) -> Callable[[Arguments], Arguments]:
 
 
 def of_the_other_element(array: Array) -> Array:
-    """bfloat16's bits for floats, floats for bits, and either for other types."""
+    """Return bfloat16's bits for floats, floats for bits, and floats or bits for other types."""
     with np.errstate(invalid="ignore"):
         return array.astype(np.float32 if array.dtype == bfloat16.BITS else np.uint16)
 
@@ -67,7 +67,7 @@ def byte_swapped(array: Array) -> Array:
 
 
 def huge(array: Array) -> Array:
-    """2^31 elements of the same rank and type, contiguous, in memory that is never touched."""
+    """Return 2^31 elements of the same rank and type, contiguous, in memory that is never touched."""
     shape = [1] * array.ndim
     for i in range(31):
         shape[i % array.ndim] *= 2
@@ -98,7 +98,7 @@ OPTIONAL = {"bias", "mean", "shift"}
 # A one-dimensional array in the other byte order needs two bytes an element, a list of one is a list.
 HARMLESS = {("of the other byte order", "mirror"), ("of the other byte order", "images")}
 
-# Which axis of which array is told by other arguments, so that one element more is wrong.
+# Axes of arrays that other arguments determine, so that one element more is wrong.
 DETERMINED = {
     "conv_fprop": {"w": 3, "bias": 0},
     "conv_dgrad": {"dy": 1, "w": 3},
@@ -131,7 +131,7 @@ DETERMINED = {
 
 
 def determined(function: str) -> dict[str, int]:
-    """The entry of DETERMINED; arrays of elements have the shape of the first."""
+    """Return the entry of DETERMINED; all arrays of elements have the shape of the first."""
     described = OPERATIONS[function]
     if function in DETERMINED or described.has_problem:
         return DETERMINED.get(function, {})
@@ -171,7 +171,7 @@ BAD_OUTPUTS: dict[str, Callable[[Array], Any]] = {
 
 
 def output_of(function: str) -> Array:
-    """An array like what the function returns, filled with NaN."""
+    """Return an array like the function's result, filled with NaN."""
     result = call(function, {**GOOD[function](), "device": "reference:0"})
     result = result[PLACE_OF_OUT[function]] if function in PLACE_OF_OUT else result
     return poison(result.shape, bfloat16.BITS if result.dtype == bfloat16.BITS else np.float32)
@@ -220,7 +220,7 @@ def bad_outputs() -> list[Bad]:
 
 
 def overlapping(function: str, name: str) -> Callable[[Arguments], Arguments]:
-    """`out` begins one float behind the input `name`, in the same memory."""
+    """Begin `out` one float behind the input `name`, in the same memory."""
 
     def change(arguments: Arguments) -> Arguments:
         out, array = output_of(function), arguments[name]
@@ -314,7 +314,7 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
 
 
 def bad_elements() -> list[Bad]:
-    """Arrays of bfloat16s beside such of floats, and where there can be none."""
+    """Mix arrays of bfloat16s and of floats, and pass bfloat16s where none are allowed."""
     cases = []
     for function, good in GOOD.items():
         spec, element = OPERATIONS[function], "fp32"
@@ -323,7 +323,7 @@ def bad_elements() -> list[Bad]:
             if array.dtype == np.float32 and spec.dtype(name, "bf16") != spec.dtype(name, element)
         ]  # fmt: skip
         for position, (name, array) in enumerate(arrays_of(good()).items()):
-            # The first says what the others must be.
+            # The first array determines the type of the others.
             if position > 0 or name not in typed or array.dtype != np.float32:
                 change = gone_wrong(name, of_the_other_element)
                 cases.append(Bad(function, "of another element type", name, change))
@@ -357,7 +357,7 @@ def bad_elements() -> list[Bad]:
 def bad_parameters() -> list[Bad]:
     cases = []
     for functions, name, values in BAD_PARAMETERS:
-        # A padding as large as its window is refused where heights and widths have names.
+        # A padding as large as its window is refused by the problem, which names heights and widths.
         argument = "padding" if name.startswith("pad_") else name
         for function in functions:
             for value in values:
@@ -396,7 +396,7 @@ def test_bad_call(case: Bad) -> None:
     before = copy.deepcopy({n: v for n, v in arrays_of(arguments).items() if v.nbytes < 2**20})
     with pytest.raises(case.errors, match=rf"(?<![a-z])({case.names})") as caught:
         call(case.function, arguments)
-    # A plain message, not Python's or pybind11's about signatures.
+    # The message is plain, not Python's or pybind11's about signatures.
     assert "incompatible" not in str(caught.value)
     for name, array in before.items():
         np.testing.assert_array_equal(arguments[name], array)

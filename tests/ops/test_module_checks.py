@@ -52,12 +52,12 @@ def test_a_module_never_leaves_its_buffers(device: Device, operation: str, what:
     tail: list[Any] = []
     if spec.has_workspace:
         tail.append(device.zeros(workspace_size(device.module, operation, problem) + 1, np.uint8))
-    # The size of these is whatever their first array's is.
+    # Without a problem the first array may have any size.
     free = None if spec.has_problem else spec.inputs[0].name
     for name, array in arrays.items():
         if not hasattr(array, "shape"):
             continue
-        # Any number of losses is right, and a single element always contiguous.
+        # Any number of losses is allowed, and a single element is always contiguous.
         if operation == "watch_losses" and name in {"with": ["loss"], "not ": ["halt"]}.get(what[:4], []):
             continue
         with device:

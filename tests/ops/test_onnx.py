@@ -1,7 +1,7 @@
-"""ONNX's own tests of single operators, through cconvnet.ops: what its files mean, these functions compute.
+"""ONNX's own tests of single operators, computed by cconvnet.ops.
 
-ONNX lays images out as N, C, H, W, which is translated here. An operator whose meaning ops has no word for
-raises CannotSay; CANNOT_SAY lists each such test by its reason, and all others must pass.
+ONNX's layout of images is N, C, H, W, which is translated here. An operator that ops cannot express raises
+CannotSay. CANNOT_SAY lists each such test by its reason, and all others must pass.
 
 Source: onnx.backend.test, "node" (https://github.com/onnx/onnx/blob/main/docs/OnnxBackendTest.md).
 """
@@ -25,12 +25,12 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed; it is one of c
 Array = np.ndarray[Any, Any]
 Axes = list[tuple[int, int]]
 
-# The release whose tests CANNOT_SAY lists, and pyproject.toml asks for.
+# The release whose tests CANNOT_SAY lists, and which pyproject.toml requires.
 RELEASE = "1.23"
 
 
 class CannotSay(Exception):
-    """ops has no word for it; the text is a reason of CANNOT_SAY."""
+    """ops cannot express an operator; the text is a reason of CANNOT_SAY."""
 
 
 NOT_FLOATS = "elements that are not float32"
@@ -111,7 +111,7 @@ class Node:
     def __init__(self, device: Device, proto: Any, inputs: Sequence[Array]) -> None:
         self.device, self.outputs = device, len(proto.output)
         self.attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
-        # An input may be left out by an empty name.
+        # An empty name leaves out an input.
         names = [name for name in proto.input if name]
         given = dict(zip(names, inputs, strict=True))
         self.inputs = [given.get(name) for name in proto.input]
@@ -133,7 +133,7 @@ class Node:
         return x
 
     def run(self, operation: str, *arrays: Any, **arguments: Any) -> Array:
-        """The result of a function of ops, on the host; arrays are arguments that are."""
+        """Return the result of a function of ops on the host; its array arguments are moved to the device."""
         moved = [self.device.array(np.ascontiguousarray(a)) for a in arrays]
         result = getattr(ops, operation)(*moved, **arguments, device=self.device)
         return np.asarray(self.device.host(result))
@@ -143,7 +143,7 @@ class Node:
 
 
 def images(x: Array) -> Array:
-    """[N,C,H,W] as [N,H,W,C]; with one axis, [N,C,W], the height is 1."""
+    """Return [N,C,H,W] as [N,H,W,C]; of one axis, [N,C,W], the height is 1."""
     if x.ndim == 5:
         raise CannotSay(VOLUMES)
     return np.ascontiguousarray((x if x.ndim == 4 else x[:, :, None]).transpose(0, 2, 3, 1))
@@ -155,19 +155,19 @@ def back(y: Array, like: Array) -> Array:
 
 
 def pair(values: Sequence[int] | None, otherwise: int) -> tuple[int, int]:
-    """Numbers for the axes of an image."""
+    """Return numbers for the axes of an image."""
     first, *rest = values or (otherwise, otherwise)
     return (first, rest[0]) if rest else (otherwise, first)
 
 
 def shared(total: int, auto_pad: bytes) -> tuple[int, int]:
-    """A padding at both ends, of which what is odd comes last, or first for SAME_LOWER."""
+    """Divide a padding between both ends; an odd pixel is the last, or the first for SAME_LOWER."""
     less, more = total // 2, total - total // 2
     return (more, less) if auto_pad == b"SAME_LOWER" else (less, more)
 
 
 def padding(node: Node, size: Sequence[int], window: Sequence[int]) -> Axes:
-    """(before, after) of each axis; `window` is what one spans."""
+    """Return (before, after) of each axis; `window` is the extent of a window."""
     auto_pad, stride = node.get("auto_pad", b"NOTSET"), pair(node.get("strides", None), 1)
     if auto_pad.startswith(b"SAME"):
         return [
@@ -196,7 +196,7 @@ def conv(node: Node) -> Array:
 
 
 def conv_transpose(node: Node) -> Array:
-    """The gradient by its images of the convolution whose filters these are."""
+    """Return the gradient by images of the convolution with these filters."""
     x, w = images(node.x()), images(node.inputs[1])  # type: ignore[arg-type]
     dilation, stride = pair(node.get("dilations", None), 1), pair(node.get("strides", None), 1)
     auto_pad, groups = node.get("auto_pad", b"NOTSET"), node.get("group", 1)
@@ -213,7 +213,7 @@ def conv_transpose(node: Node) -> Array:
     else:
         ends = padding(node, (), ())
         wanted = [f - before - after for f, (before, after) in zip(full, ends, strict=True)]
-    # `outputs` of the convolution are the images given: there may be room for more.
+    # `outputs` of the convolution are the given images, even if there is room for more.
     y = node.run(
         "conv_dgrad", x, w, x_shape=(len(x), *wanted, w.shape[3] * groups), stride=stride, groups=groups,
         padding=tuple(before for before, _ in ends), dilation=dilation, outputs=x.shape[1:3],
@@ -344,7 +344,7 @@ def add(node: Node) -> Array:
 
 
 def chain(operation: str) -> Callable[[Node], Array]:
-    """All inputs, two at a time; of one input nothing is computed but itself."""
+    """Combine all inputs, two at a time; one input is its own result."""
 
     def compute(node: Node) -> Array:
         y = node.x()
@@ -356,7 +356,7 @@ def chain(operation: str) -> Callable[[Node], Array]:
 
 
 def dropout(node: Node) -> Array:
-    """Without training, all is kept."""
+    """Keep all elements without training."""
     x, ratio, training = node.inputs[0], node.input(1), node.input(2)
     if node.outputs > 1:
         raise CannotSay(MASK)
@@ -396,8 +396,10 @@ OPERATORS: dict[str, Callable[[Node], Array]] = {
 
 
 class Case:
-    """One test: a model of one node, and its inputs and outputs in sets. onnx 1.19 keeps them in files, 1.23
-    makes them on the way."""
+    """One test: a model of one node, and its inputs and outputs in sets.
+
+    onnx 1.19 keeps them in files, 1.23 makes them when asked.
+    """
 
     def __init__(self, case: Any) -> None:
         self.name, self.rtol, self.atol = case.name, case.rtol, case.atol
@@ -420,17 +422,17 @@ class Case:
 
 @functools.cache
 def cases() -> dict[str, list[Case]]:
-    """The tests of each of OPERATORS."""
+    """Return the tests of each of OPERATORS."""
     from onnx.backend.test.loader import load_model_tests
 
     with warnings.catch_warnings():
-        # Those that overflow on purpose, of other operators.
+        # Tests of other operators that overflow on purpose.
         warnings.simplefilter("ignore")
         found = [Case(case) for case in load_model_tests(kind="node")]
     by_operator: dict[str, list[Case]] = {operator: [] for operator in OPERATORS}
     for case in found:
         nodes = case.model.graph.node
-        # Others spell an operator out in simpler ones.
+        # Other tests expand an operator into simpler ones.
         if len(nodes) == 1 and nodes[0].op_type in OPERATORS and "_expanded" not in case.name:
             by_operator[nodes[0].op_type].append(case)
     return by_operator
@@ -467,7 +469,7 @@ def test_all_that_cannot_be_said_exists() -> None:
 
 
 def test_a_wrong_translation_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison and both directions of CANNOT_SAY notice what is amiss."""
+    """The comparison fails, and so do both directions of CANNOT_SAY."""
     device = get_device("cpu:0")
     wrong: dict[str, Callable[[Node], Array]] = {
         "AveragePool": lambda node: pool(node, "avgpool_forward"),

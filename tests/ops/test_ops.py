@@ -46,10 +46,10 @@ def test_every_function_computes(device: Device, function: str) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-# Of whose arrays of numbers the output alone may be of bfloat16s.
+# Functions whose output alone may be of bfloat16s.
 ROUNDED = {"softmax_cross_entropy_backward", "input_transform", "filters_to_blocks"}
 
-# Of whose arrays the inputs alone may be.
+# Functions whose inputs alone may be.
 ALL_FLOATS = {
     "conv_wgrad", "local_wgrad", "fc_wgrad", "bias_grad", "softmax_forward", "softmax_cross_entropy_forward",
 }  # fmt: skip
@@ -173,7 +173,7 @@ def test_lrn_average_divides_alpha_by_the_window(device: Device) -> None:
 def test_convolutions_are_padded_as_they_are_told(
     device: Device, padding: ops.Padding, outputs: ops.Pair | None
 ) -> None:
-    """Each is the unpadded one of the image in its zeros; `outputs` says where those end."""
+    """Each is the unpadded convolution of the image with its zeros; `outputs` decides where those end."""
     x, w = floats(2, 7, 8, 4), floats(6, 3, 2, 4)
     where: Arguments = {"stride": (2, 1), "padding": padding, "outputs": outputs, "device": device}
     axes = padding if isinstance(padding, tuple) else (padding, padding)
@@ -199,7 +199,7 @@ def test_convolutions_are_padded_as_they_are_told(
 
 @pytest.mark.parametrize("stride", [1, (2, 3), (4, 1)])
 def test_dilation_spreads_the_filter(device: Device, stride: ops.Pair) -> None:
-    """A dilated convolution is the plain one by the filter with zeros between its taps."""
+    """A dilated convolution is the plain one with zeros between the taps of the filter."""
     x, w = floats(2, 10, 11, 3), floats(4, 3, 2, 3)
     spread = np.zeros((4, 7, 5, 3), np.float32)
     spread[:, ::3, ::4] = w
@@ -216,7 +216,7 @@ def test_dilation_spreads_the_filter(device: Device, stride: ops.Pair) -> None:
 
 
 def test_counted_padding_is_pixels_of_zero(device: Device) -> None:
-    """But what the last windows of ceil rounding read beyond the padding is none."""
+    """Pixels beyond the padding, in the last windows of ceil rounding, do not count."""
     x = floats(2, 7, 8, 4)
     framed = np.pad(x, [(0, 0), (1, 2), (0, 1), (0, 0)])
     plain: Arguments = {"window": 4, "stride": (3, 2), "rounding": "ceil", "device": device}
@@ -238,7 +238,7 @@ def test_local_layers_have_no_dilation() -> None:
 
 
 def test_pools_begin_where_they_are_told(device: Device) -> None:
-    """A pool inside the image is the pool of the part of the image that its windows hold."""
+    """A pool inside the image is the pool of the part of the image in its windows."""
     x = floats(2, 9, 8, 4)
     part = np.ascontiguousarray(x[:, 1:8, 2:7])
     where: Arguments = {"window": 3, "stride": 2, "padding": (-1, -2), "outputs": (3, 2), "device": device}
@@ -274,7 +274,7 @@ def test_dlpack_is_taken(function: str) -> None:
     arguments.update({name: Exporter(array) for name, array in originals.items()})
     returned = call(function, arguments)
     if returned is None:
-        # Updated through the exporter: no copy was made.
+        # The exporter's memory was updated: no copy was made.
         returned = tuple(originals[name] for name in UPDATED[function])
     returned = returned if isinstance(returned, tuple) else (returned,)
     for a, b in zip(returned, wanted, strict=True):
@@ -286,7 +286,7 @@ def test_torch_tensors_are_taken() -> None:
     x, w = floats(*X), floats(*W)
     y = torch.full((2, 5, 6, 6), float("nan"))
     returned = ops.conv_fprop(torch.from_numpy(x), torch.from_numpy(w), out=y, **CONV)
-    # No copy: torch sees what was written.
+    # torch sees the result: no copy was made.
     wanted = torch.nn.functional.conv2d(
         torch.from_numpy(x).permute(0, 3, 1, 2),
         torch.from_numpy(w).permute(0, 3, 1, 2),

@@ -1,7 +1,7 @@
-"""Arrays of CuPy, of a device and of the operations are in order, whatever stream each was made on.
+"""Order of work on arrays of CuPy, devices and operations, whatever stream each was made on.
 
-The streams here advance at random (queued_cupy.py). Programs of CuPy kernels, operations and copies must give
-what the same programs give where every call is done at once. An order that is taken away must change them.
+The streams here advance at random (queued_cupy.py). Programs of CuPy kernels, operations and copies must have
+the results that they have when every call is done at once. Without any one order the results must differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Make = Callable[..., QueuedCupy]
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Makes the machine whose CuPy the package finds; on one GPU cuda:0 and cuda:1 are both that."""
+    """Install the machine whose CuPy the package finds; on one GPU cuda:0 and cuda:1 are both that."""
 
     def install(seed: int = 0, gpus: int = 1, at_once: bool = False) -> QueuedCupy:
         cupy = QueuedCupy(Machine(seed), gpus, at_once)
@@ -51,7 +51,7 @@ def mix(x: Any, y: Any) -> Any:
 
 
 def program(cupy: QueuedCupy, seed: int, stream: str = "default", steps: int = 60) -> list[Any]:
-    """What a random program brings to the host; it is the same for the same seed."""
+    """Return the results of a random program, which is the same for the same seed."""
     random = np.random.default_rng(seed)
     devices: list[Any] = [get_device("cuda:0"), get_device("cuda:1")]
     results: list[Any] = []
@@ -155,7 +155,7 @@ def test_a_missing_order_is_noticed(make: Make, monkeypatch: pytest.MonkeyPatch,
 
 
 def void(result: Any) -> None:
-    """Drops a result."""
+    """Drop a result."""
 
 
 def test_the_devices_own_stream_needs_no_events(make: Make) -> None:
@@ -192,7 +192,7 @@ def test_a_graph_takes_the_operations_of_its_capture(make: Make) -> None:
 
 @pytest.mark.parametrize("stream", ["own", "the device's"])
 def test_a_workspace_is_not_captured(make: Make, stream: str) -> None:
-    """Its memory would be somebody else's by the time the graph is launched."""
+    """Its memory would belong to another array by the time the graph is launched."""
     cupy = make()
     device: Any = get_device("cuda:0")
     x, sums = device.zeros(SHAPE), device.zeros(SHAPE[1])
@@ -222,7 +222,7 @@ def test_a_failed_operation_leaves_streams_in_order(make: Make, monkeypatch: pyt
 
 @pytest.mark.parametrize("current", [0, 1])
 def test_every_call_is_made_on_the_arrays_gpu(make: Make, current: int) -> None:
-    """Whichever GPU is the current one: a stream, an event and the pool belong to a GPU."""
+    """Streams, events and pools belong to a GPU, whichever GPU is the current one."""
     cupy = make(gpus=2)
     with cupy.cuda.Device(current):
         for ordinal in (0, 1):
@@ -260,7 +260,7 @@ def test_arrays_of_another_gpu_are_refused(make: Make) -> None:
 
 
 def test_a_foreign_array_is_awaited_on_its_own_gpu(make: Make) -> None:
-    """DLPack makes the producer's work precede that of the stream it is given."""
+    """DLPack orders the producer's work before that of the given stream."""
     cupy = make(gpus=2)
     array = get_device("cuda:1").zeros(SHAPE)
 
@@ -298,7 +298,7 @@ def test_queues_refuse_what_cuda_refuses(make: Make) -> None:
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_cuda_work_is_in_order(stream: str) -> None:
-    """Each kernel of CuPy's takes long enough that work which does not wait for it is seen to be early."""
+    """Each kernel of CuPy's takes so long that work which does not wait for it is noticed."""
     try:
         device: Any = get_device("cuda:0")
     except devices.DeviceUnavailable as error:

@@ -1,4 +1,4 @@
-"""The checks themselves can fail: each is shown a fault of the kind it is there for."""
+"""Tests of the checks: each must fail for a fault of its kind."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_close_bounds_the_error_by_twice_the_baselines() -> None:
     within(-19 * ulp)
     with pytest.raises(AssertionError, match="largest error"):
         within(24 * ulp)
-    # A few elements may be worse than all of them together.
+    # A few elements may have a larger error than all of them have together.
     spread = expected.copy()
     spread[::2] += 16 * ulp
     compare.assert_close("y", spread.astype(np.float32), expected, baseline)
@@ -178,7 +178,7 @@ def test_buffers_lie_where_they_are_asked_to(offset: int) -> None:
 
 
 def device_with(operation: str, function: Callable[..., None]) -> Any:
-    """A CPU device one of whose operations is another's."""
+    """Return a CPU device with one operation replaced."""
     cpu = get_device("cpu:0")
     device = type(cpu)("cpu", 0)
     device.module = SimpleNamespace(**{operation: function, f"{operation}_workspace": lambda o: 0})
@@ -217,7 +217,7 @@ def off_by_one_bit(a: Array, b: Array, y: Array, stream: int) -> None:
 
 
 class NeverTheSame:
-    """Right within rounding, but not the same twice."""
+    """A module that is right within rounding, but gives other bits at every call."""
 
     calls = 0
 
@@ -248,7 +248,7 @@ def test_check_sees(fault: Callable[..., None], data: str, message: str) -> None
 
 
 def truncates(a: Array, b: Array, y: Array, stream: int) -> None:
-    """Adds bfloat16s and cuts the sum off instead of rounding it."""
+    """Add bfloat16s and truncate the sum instead of rounding it."""
     y[...] = (bfloat16.unpack(a) + bfloat16.unpack(b)).view(np.uint32) >> 16
 
 
@@ -264,7 +264,7 @@ def test_check_sees_bfloat16s_that_are_not_rounded() -> None:
 
 
 def test_check_sees_factors_of_too_few_bits() -> None:
-    """bfloat16's eight where tf32 keeps eleven."""
+    """They have bfloat16's eight bits instead of tf32's eleven."""
 
     def product(precision: str) -> Callable[..., None]:
         def fc_dgrad(problem: Any, dy: Array, w: Array, dx: Array, *_: Any) -> None:
@@ -288,7 +288,7 @@ def gemm_device(function: Callable[..., None]) -> Any:
 
 
 def test_check_fused_sees_a_bit() -> None:
-    """A product that drops before it rounds would do as well, but not the same."""
+    """A product that drops out before it rounds is as good, but gives other bits."""
     problem = FcProblem(3, 5, 7)
     cpu = get_device("cpu:0")
     check_fused("fc_fprop", problem, cpu, relu=True, dropout="whole")
@@ -345,7 +345,7 @@ def test_the_text_of_a_problem_makes_an_equal_one() -> None:
         for problem in drawn if isinstance(drawn, tuple) else (drawn,):
             rebuilt = eval(repr(problem), vars(_problem))  # noqa: S307
             assert rebuilt == problem and hash(rebuilt) == hash(problem)
-            # Equality rests on the text, so everything the problem says is looked at.
+            # Problems are equal if their texts are, so all of the text is compared.
             said = [name for name in dir(problem) if not name.startswith("_")]
             assert [getattr(rebuilt, name) for name in said] == [getattr(problem, name) for name in said]
             kinds.add(type(problem))

@@ -1,4 +1,4 @@
-"""The oracle itself: against the formulas written out pixel by pixel, known answers, finite differences."""
+"""Tests of the reference: formulas written out pixel by pixel, known answers, finite differences."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_conv_fprop_is_its_definition(name: str) -> None:
 def test_conv_fprop_by_hand() -> None:
     o = ConvProblem(1, 1, 3, 1, 1, 1, 2)
     assert reference.conv_fprop(o, [1, 2, 5], [10, 1]).ravel().tolist() == [12, 25]
-    # One more window with ceil rounding: it reads one pixel and a zero beyond the edge.
+    # Rounding up adds a window, which reads one pixel and a zero beyond the edge.
     o = ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), rounding="ceil")
     assert reference.conv_fprop(o, [1, 2, 5], [10, 1]).ravel().tolist() == [12, 50]
-    # And so do a padding at the right alone and a number of outputs.
+    # A padding at the right alone adds it too, and so does a number of outputs.
     for same in (
         ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), padding=(0, (0, 1))),
         ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), outputs=(1, 2)),
@@ -221,7 +221,7 @@ NEURONS = {
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_neuron(neuron: str) -> None:
     f, a, b = NEURONS[neuron]
-    # No kink lies among these points.
+    # There is no kink among these points.
     x = np.array([0.1, 0.4, 1.0, 1.75, 3.0, 8.0])
     if neuron != "sqrt":
         x = np.concatenate([x, -x])
@@ -311,7 +311,7 @@ def test_lrn_maxpool_gradient_by_differences(relu: bool) -> None:
 
     x = np.maximum(before, 0) if relu else before
     dx = reference.lrn_maxpool_backward(lrn, pool, x, forward(before), dy, relu)
-    # Where several maxima are 0, each has the whole gradient, and the ReLU takes it.
+    # If several maxima are 0, each has the whole gradient, and the ReLU makes it 0.
     assert_gradient(dx, numerical_gradient(forward, before, dy, 1e-6))
 
 
@@ -362,7 +362,7 @@ def windows(o: PoolProblem) -> dict[tuple[int, int], tuple[slice, slice]]:
 
 
 def counted(o: PoolProblem, p: int, q: int) -> int:
-    """How many pixels the mean of a window divides by, padding included where it counts."""
+    """Return the divisor of a window's mean: its pixels, and the padding where it counts."""
     padding = ((o.pad_h, o.pad_bottom), (o.pad_w, o.pad_right)) if o.count_padding else ((0, 0), (0, 0))
     ones = np.pad(np.ones((o.h, o.w)), padding, constant_values=1)
     top = p * o.stride_h - o.pad_h + padding[0][0]
@@ -374,7 +374,7 @@ def counted(o: PoolProblem, p: int, q: int) -> int:
 def test_pool_is_its_definition(name: str) -> None:
     o = POOL[name]
     x, dy = normal(o.x_shape), normal(o.y_shape, 1)
-    # Ties, which real numbers do not have.
+    # Random real numbers have no ties.
     x[:, :, :, ::2] = np.round(x[:, :, :, ::2])
     largest, mean = np.zeros(o.y_shape), np.zeros(o.y_shape)
     by_max, by_mean = np.zeros(o.x_shape), np.zeros(o.x_shape)
@@ -398,7 +398,7 @@ def test_pool_by_hand() -> None:
     assert reference.maxpool_backward(o, [1, 5, 5, 3], [5, 5], [10, 1]).ravel().tolist() == [0, 10, 11, 0]
     assert reference.avgpool_forward(o, [1, 5, 6, 3]).ravel().tolist() == [4, 4.5]
     assert reference.avgpool_backward(o, [3, 8]).ravel().tolist() == [1, 1, 5, 4]
-    # The padding counts, but not what the last window reads beyond it.
+    # The padding counts, but not the pixels that the last window reads beyond it.
     o = PoolProblem(1, 1, 4, 1, (1, 3), (1, 2), (0, (1, 0)), "ceil", count_padding=True)
     assert o.q == 2 and reference.avgpool_forward(o, [3, 6, 9, 15]).ravel().tolist() == [3, 10]
     o = PoolProblem(1, 1, 4, 1, (1, 3), (1, 3), (0, (1, 0)), "ceil", count_padding=True)
@@ -494,7 +494,7 @@ def test_softmax_by_hand() -> None:
     probabilities, loss, rank = reference.softmax_cross_entropy_forward(o, logits, [1, 1])
     np.testing.assert_allclose(probabilities, [[0.125, 0.25, 0.625], [0.4, 0.4, 0.2]], rtol=1e-14)
     np.testing.assert_allclose(loss, [-math.log(0.25), -math.log(0.4)], rtol=1e-14)
-    # Of two equal logits the lower class stands first.
+    # Of two equal logits the lower class is first.
     assert rank.tolist() == [1, 1]
     assert reference.softmax_cross_entropy_forward(o, logits, [2, 0])[2].tolist() == [0, 0]
     gradient = reference.softmax_cross_entropy_backward(o, probabilities, [1, 1], 2.0)
