@@ -177,7 +177,9 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
     They are a function of the seed alone. `operations` is cconvnet.operations.OPERATIONS.
     """
     random = np.random.default_rng(seed)
-    operation = str(random.choice(sorted(operations)))
+    # Seeds in a row draw every operation equally often, however many there are.
+    names = sorted(operations)
+    operation = str(np.random.default_rng(seed // len(names)).permutation(names)[seed % len(names)])
     arguments: dict[str, Any] = {"seed": seed, "data": str(random.choice(["exact", "real"]))}
     problem: Any
     match operation if operation in _OF_ITS_OWN else operation.split("_")[0]:
