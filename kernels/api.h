@@ -209,6 +209,11 @@ void eltmax_forward(int count, const T* a, const T* b, T* y, Stream stream);
 template <class T>
 void eltmax_backward(int count, const T* x, const T* y, const T* dy, T* dx, Stream stream);
 
+// ---- elementwise product --------------------------------------------------------------------------------
+// eltmul  y = a * b; in place allowed. The gradients are two more calls: da = eltmul(dy, b), db = eltmul(dy, a).
+template <class T>
+void eltmul(int count, const T* a, const T* b, T* y, Stream stream);
+
 // ---- dropout --------------------------------------------------------------------------------------------
 // In place allowed. The backward pass is the same call on dy: the mask is drawn again, not stored. `step`,
 // unless null, is on the device, and what it holds is added to the problem's subsequence.

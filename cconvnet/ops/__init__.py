@@ -43,6 +43,7 @@ from cconvnet.ops.conv import conv_dgrad, conv_fprop, conv_wgrad
 from cconvnet.ops.dropout import dropout
 from cconvnet.ops.elementwise import add, from_bf16, to_bf16
 from cconvnet.ops.eltmax import eltmax_backward, eltmax_forward
+from cconvnet.ops.eltmul import eltmul
 from cconvnet.ops.fc import fc_dgrad, fc_fprop, fc_wgrad
 from cconvnet.ops.input_transform import filters_from_blocks, filters_to_blocks, input_transform
 from cconvnet.ops.limit_norm import limit_norm
@@ -78,6 +79,7 @@ __all__ = [
     "dropout",
     "eltmax_backward",
     "eltmax_forward",
+    "eltmul",
     "fc_dgrad",
     "fc_fprop",
     "fc_wgrad",

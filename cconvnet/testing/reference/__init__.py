@@ -23,6 +23,7 @@ from cconvnet.testing.reference.conv import conv_dgrad, conv_fprop, conv_wgrad
 from cconvnet.testing.reference.dropout import dropout, dropout_mask, philox4x32_10
 from cconvnet.testing.reference.elementwise import add, from_bf16, to_bf16
 from cconvnet.testing.reference.eltmax import eltmax_backward, eltmax_forward
+from cconvnet.testing.reference.eltmul import eltmul
 from cconvnet.testing.reference.fc import fc_dgrad, fc_fprop, fc_wgrad
 from cconvnet.testing.reference.input_transform import filters_from_blocks, filters_to_blocks, input_transform
 from cconvnet.testing.reference.limit_norm import limit_norm
@@ -62,6 +63,7 @@ __all__ = [
     "dropout_mask",
     "eltmax_backward",
     "eltmax_forward",
+    "eltmul",
     "fc_dgrad",
     "fc_fprop",
     "fc_wgrad",
