@@ -35,13 +35,14 @@ CLASSES = 4
 def net_of(
     *layers: LayerSpec, image: tuple[int, int, int] = (7, 6, 2), stored: tuple[int, int] = (9, 9)
 ) -> NetSpec:
-    """A small net of these layers, an FC layer and the cost."""
+    """Return a small network of these layers, an FC layer and the cost."""
     ends = (FcSpec(name="last", outputs=CLASSES), SoftmaxCostSpec(name="cost"))
     recipe = TrainRecipe(batch=4, epochs=1, lr=0.1)
     return NetSpec("test", chain(*layers, *ends), InputSpec(*image, scale=1 / 64), stored, CLASSES, recipe)
 
 
 def conv(name: str, filters: int = 4, **values: Any) -> ConvSpec:
+    """Return a convolution that keeps the image's size."""
     return ConvSpec(name=name, filters=filters, window=(3, 3), padding=(1, 1), **values)
 
 
@@ -60,7 +61,7 @@ BRANCHES = net_of(
 
 
 def batch_of(spec: NetSpec, n: int, seed: int = 0) -> dict[str, Any]:
-    """Arguments of load()."""
+    """Random arguments of Network.load for `n` images."""
     draws = np.random.default_rng(seed)
     room = (spec.stored[0] - spec.input.height, spec.stored[1] - spec.input.width)
     return {
@@ -74,6 +75,7 @@ def batch_of(spec: NetSpec, n: int, seed: int = 0) -> dict[str, Any]:
 
 
 def train(network: Network, steps: int, n: int | None = None) -> list[float]:
+    """Train pass by pass, each step on a batch of its own, and return the losses."""
     losses = []
     for step in range(steps):
         network.load(**batch_of(network.spec, n or network.batch, step))
@@ -85,18 +87,19 @@ def train(network: Network, steps: int, n: int | None = None) -> list[float]:
 
 
 def gradients(network: Network) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the gradient of every parameter by its name."""
     return {name: p.host("gradient") for name, p in network.parameters.items()}
 
 
 def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Bitwise, and by name."""
+    """Assert that both have the same tensors, bit-identical."""
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert value.tobytes() == other[name].tobytes(), name
 
 
 def placed(*first: str) -> NetSpec:
-    """BRANCHES with these layers on the first device and all others on the second."""
+    """Return BRANCHES with these layers on the first device and all others on the second."""
     layers = [dataclasses.replace(layer, device=int(layer.name not in first)) for layer in BRANCHES.layers]
     return dataclasses.replace(BRANCHES, layers=tuple(layers))
 
@@ -106,6 +109,7 @@ SPLIT = placed("trunk", "sum")
 
 
 def two_devices(device: Device) -> list[Device]:
+    """Return a device and the next of its kind; skip the test if there is none."""
     try:
         return [device, get_device(f"{device.kind}:1")]
     except DeviceUnavailable as error:
@@ -139,6 +143,7 @@ CHAINS = net_of(
 
 
 def step_by_step(network: Network, steps: int) -> list[float]:
+    """Train by whole steps, each on a batch of its own, and return the losses."""
     losses = []
     for step in range(steps):
         network.load(**batch_of(network.spec, network.batch, step))

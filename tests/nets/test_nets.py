@@ -27,7 +27,7 @@ from cconvnet.nets.shapes import parameters, shapes
 
 
 def fact(layer: Any, shape: tuple[int, int, int]) -> str:
-    """A layer in a line: type, sizes, first weights and bias, decay; and the shape of what it puts out."""
+    """A layer in a line: type, sizes, first weights and bias, decay, and the shape of its output."""
     out = "x".join(map(str, shape))
     match layer:
         case ConvSpec() | LocalSpec():
@@ -164,7 +164,7 @@ def test_layers_are_as_published(name: str) -> None:
     spec = nets.build(name)
     found = shapes(spec)
     assert [fact(layer, found[layer.name]) for layer in spec.layers] == FACTS[name]
-    assert spec.input.scale == 1  # pixels stand on the scale from 0 to 255
+    assert spec.input.scale == 1  # pixels are from 0 to 255
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -68,20 +68,20 @@ def test_cuda_convnets_scale_is_divided_by_the_number_of_values_summed() -> None
 
 def test_the_originals_differences_are_told() -> None:
     rows = compare(nets.build("alexnet"), nets.build("alexnet-2012"))
-    told = {(layer, value): (one, other) for layer, value, one, other in rows}
-    assert len(rows) == len(told)
-    assert told["conv1", "neuron"] == ("relu", "None")
-    assert told["lrn1", "alpha"] == told["lrn2", "alpha"] == ("0.0001", "2e-05")
-    assert told["rnorm2", "layer"] == ("-", "lrn after lrn2")
-    assert told["relu1", "layer"] == ("-", "neuron after pool1")
-    assert told["conv3", "init"] == ("gaussian(0.01)", "gaussian(0.03)")
-    assert "x0 conv1" in told["recipe", "steps"][1]
-    assert {layer for layer, _ in told} == {
+    found = {(layer, value): (one, other) for layer, value, one, other in rows}
+    assert len(rows) == len(found)
+    assert found["conv1", "neuron"] == ("relu", "None")
+    assert found["lrn1", "alpha"] == found["lrn2", "alpha"] == ("0.0001", "2e-05")
+    assert found["rnorm2", "layer"] == ("-", "lrn after lrn2")
+    assert found["relu1", "layer"] == ("-", "neuron after pool1")
+    assert found["conv3", "init"] == ("gaussian(0.01)", "gaussian(0.03)")
+    assert "x0 conv1" in found["recipe", "steps"][1]
+    assert {layer for layer, _ in found} == {
         *("conv1", "lrn1", "relu1", "conv2", "lrn2", "rnorm2", "pool2", "conv3", "conv4", "conv5"),
         *("relu5", "fc6", "input", "recipe"),
     }
-    assert told["input", "center_mean"] == ("False", "True")
+    assert found["input", "center_mean"] == ("False", "True")
     assert compare(BRANCHES, BRANCHES) == []
-    # Turned around, the same is told of the other side, in an order that fits both.
+    # Turned around, the same differences are found, in an order that fits both.
     back = compare(nets.build("alexnet-2012"), nets.build("alexnet"))
-    assert {(layer, value): (b, a) for layer, value, a, b in back} == told
+    assert {(layer, value): (b, a) for layer, value, a, b in back} == found

@@ -47,7 +47,7 @@ def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_two_towers_compute_what_two_groups_compute(name: str) -> None:
-    """In float64, where rounding cannot hide a difference: not one term is missing or standing elsewhere."""
+    """In float64, where rounding cannot hide a difference: no term is missing or out of place."""
     one = steps_of(TOWERS[name], "reference:0", 3)
     two = steps_of(TOWERS[name], ["reference:0", "reference:1"], 3)
     assert largest_difference(one, two) < 1e-13
@@ -55,8 +55,11 @@ def test_two_towers_compute_what_two_groups_compute(name: str) -> None:
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_two_towers_are_two_groups_to_rounding(device: Device, name: str) -> None:
-    """Conv3, fc6, fc7 and fc8 sum over the channels of both towers: in one sum where these lie on one device,
-    in two, one per weight matrix, where they lie on two. So rounding differs there, and then everywhere."""
+    """Conv3, fc6, fc7 and fc8 sum over the channels of both towers.
+
+    On one device that is one sum, on two devices two, one per weight matrix. So rounding differs there, and then
+    everywhere.
+    """
     pair = two_devices(device)
     one, two = steps_of(TOWERS[name], device, STEPS), steps_of(TOWERS[name], pair, STEPS)
     # 4e-7 and 6e-7 were found; a value that rounding carries over a kink would add more.

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from cconvnet.devices import PRECISIONS
 from cconvnet.errors import nearest
-from cconvnet.nets import NetSpec
-from cconvnet.nets.specs import LrnSpec
+from cconvnet.nets import LrnSpec, NetSpec
 
 # Words of the forms of PyTorch's step, which are joined by +.
 WORDS = {
