@@ -57,8 +57,8 @@ def test_two_towers_compute_what_two_groups_compute(name: str) -> None:
 def test_two_towers_are_two_groups_to_rounding(device: Device, name: str) -> None:
     """Conv3, fc6, fc7 and fc8 sum over the channels of both towers.
 
-    On one device that is one sum, on two devices two, one per weight matrix. So rounding differs there, and then
-    everywhere.
+    On one device that is one sum; on two devices it is two, one per weight matrix. So rounding differs there,
+    and then everywhere.
     """
     pair = two_devices(device)
     one, two = steps_of(TOWERS[name], device, STEPS), steps_of(TOWERS[name], pair, STEPS)
