@@ -52,7 +52,7 @@ class Case:
         operation: A function of kernels/api.h.
         problem: The operation's problem, or a tuple of several.
         precision: One of cconvnet.devices.PRECISIONS.
-        asked: The share of the problem's products that the layer needs. All others multiply zeros.
+        needed: The share of the problem's products that the layer needs. All others multiply zeros.
         trained: True for the form in which training computes the layer.
     """
 
@@ -62,7 +62,7 @@ class Case:
     operation: str
     problem: Any
     precision: str = "fp32"
-    asked: float = 1.0
+    needed: float = 1.0
     trained: bool = True
 
     @property
@@ -140,8 +140,8 @@ def cases(network: str, batch: int, precision: str = "fp32", blocks: bool = Fals
             continue
         used = _trained_over_blocks(problem)
         found.append(replace(given, trained=not used))
-        asked = problem.flops / made.flops
-        found.append(replace(given, layer=layer + BLOCKS, problem=made, asked=asked, trained=used))
+        needed = problem.flops / made.flops
+        found.append(replace(given, layer=layer + BLOCKS, problem=made, needed=needed, trained=used))
     return found
 
 

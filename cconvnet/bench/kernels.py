@@ -75,7 +75,7 @@ def default_batch(network: str, kind: str) -> int:
     return GPU_BATCH if kind == "cuda" else CPU_BATCHES.get(network, 1) if kind == "cpu" else 1
 
 
-class _Asked:
+class _SideWorker:
     """A side in its worker, which is restarted after a failure."""
 
     def __init__(self, target: str, arguments: dict[str, Any], environment: Mapping[str, str]) -> None:
@@ -173,15 +173,15 @@ def kernels(
         "rows": [],
         "summary": {},
     }
-    sides: dict[str, _Asked] = {}
+    sides: dict[str, _SideWorker] = {}
     try:
-        ours = _Asked("cconvnet.bench.peers.cconvnet_kernels:Ours", arguments | {"impl": impl}, {})
+        ours = _SideWorker("cconvnet.bench.peers.cconvnet_kernels:Ours", arguments | {"impl": impl}, {})
         sides[""] = ours
         result["caches"] = ours.ask("describe")["caches"]
         result["ceilings"] = ours.ask("ceilings")
         for peer in peers:
             try:
-                sides[peer.name] = _Asked(peer.target, arguments, peer.environment)
+                sides[peer.name] = _SideWorker(peer.target, arguments, peer.environment)
                 about = sides[peer.name].ask("describe")
                 result["peers"][peer.name] = about | {"environment": dict(peer.environment)}
             except PeerMissing as missing:
@@ -191,8 +191,10 @@ def kernels(
         begun(result, wanted)
         limits = Peaks(**result["ceilings"])
         for case in wanted:
-            asked = {peer.name: sides[peer.name] for peer in peers if peer.name in sides and peer.takes(case)}
-            result["rows"].append(_measure(case, ours, asked, seconds, limits))
+            workers = {
+                peer.name: sides[peer.name] for peer in peers if peer.name in sides and peer.takes(case)
+            }
+            result["rows"].append(_measure(case, ours, workers, seconds, limits))
             result["summary"] = summarize(result["rows"])
             measured(result, result["rows"][-1])
     finally:
@@ -202,7 +204,7 @@ def kernels(
 
 
 def _measure(
-    case: Case, ours: _Asked, peers: dict[str, _Asked], seconds: float, limits: Peaks
+    case: Case, ours: _SideWorker, peers: dict[str, _SideWorker], seconds: float, limits: Peaks
 ) -> dict[str, Any]:
     """Measure one row of the result."""
     line: dict[str, Any] = {"layer": case.layer, "operation": case.operation, "products": case.is_gemm}
@@ -219,7 +221,7 @@ def _measure(
         line["floor_seconds"] = limits.floor(work)
         line["peers"] = {}
         # The columns that take turns, with their sides and numbers of calls.
-        turns: dict[tuple[str, str], tuple[_Asked, int]] = {("", "plan"): (ours, _calls(seconds, plan))}
+        turns: dict[tuple[str, str], tuple[_SideWorker, int]] = {("", "plan"): (ours, _calls(seconds, plan))}
         for name, peer in peers.items():
             turns |= _prepare(case, name, peer, seconds, line["peers"])
         times: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}
@@ -263,8 +265,8 @@ def _calls(seconds: float, plan: dict[str, Any]) -> int:
 
 
 def _prepare(
-    case: Case, name: str, peer: _Asked, seconds: float, found: dict[str, Any]
-) -> dict[tuple[str, str], tuple[_Asked, int]]:
+    case: Case, name: str, peer: _SideWorker, seconds: float, found: dict[str, Any]
+) -> dict[tuple[str, str], tuple[_SideWorker, int]]:
     """Ask a peer for its plans of a case, note them in `found`, and return its turns."""
     try:
         answer = peer.ask("prepare", **case.key)

@@ -88,7 +88,7 @@ def measure(
     side: Side,
     name: str,
     table: Sequence[Case],
-    tell: Callable[[dict[str, Any]], None],
+    write: Callable[[dict[str, Any]], None],
     *,
     over: Callable[[], bool] = lambda: False,
     done: frozenset[tuple[Any, ...]] | set[tuple[Any, ...]] = frozenset(),
@@ -101,7 +101,7 @@ def measure(
         side: The side that computes.
         name: The side's name in the lines.
         table: The cases.
-        tell: Called with each line.
+        write: Called with each line.
         over: Returns whether the time is over; called before each case.
         done: Keys of the cases to leave out.
         calls: Timed calls of each plan.
@@ -116,19 +116,19 @@ def measure(
         if key(line) in done:
             continue
         if over():
-            tell({"event": "cut", **line})
+            write({"event": "cut", **line})
             break
         line |= {"products": case.is_gemm} | ({} if case.trained else {"trained": False})
         try:
             line |= _measured(side, name, case, calls)
         except Exception as error:  # later cases are unaffected unless the device is lost
             line["failed"] = f"{type(error).__name__}: {str(error)[:300]}"
-        tell(line)
+        write(line)
         if "failed" in line:
             try:
                 alive()
             except Exception as error:
-                tell({"event": "lost", **about, "side": name, "why": str(error)[:300]})
+                write({"event": "lost", **about, "side": name, "why": str(error)[:300]})
                 return False
         gc.collect()
     return True
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = {key(line) for line in lines if line.get("side") == name and "event" not in line}
     with path.open("a", encoding="utf-8") as file:
 
-        def tell(line: dict[str, Any]) -> None:
+        def write(line: dict[str, Any]) -> None:
             file.write(json.dumps(line) + "\n")
             file.flush()
 
@@ -190,10 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.device, "fp32", **({"verify": options.verify} if options.verify else {})
             )
         except PeerMissing as missing:
-            tell({"event": "begin", "side": name, "missing": str(missing)})
+            write({"event": "begin", "side": name, "missing": str(missing)})
             return 0
         precisions = [p for p in options.precisions.split(",") if side.serves(p)]
-        tell(
+        write(
             {
                 "event": "begin",
                 "side": name,
@@ -206,12 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for precision in precisions if name == OURS else []:
             if precision not in known and not over():
                 side.use(precision)
-                tell({"event": "ceilings", "precision": precision, **side.ceilings()})
+                write({"event": "ceilings", "precision": precision, **side.ceilings()})
         table = wanted(options.tables, precisions, side.shows_blocks, options.only)
         lives = measure(
-            side, name, table, tell, over=over, done=done, calls=options.calls, alive=side.synchronize
+            side, name, table, write, over=over, done=done, calls=options.calls, alive=side.synchronize
         )
-        tell({"event": "end", "side": name, "seconds": time.monotonic() - begin})
+        write({"event": "end", "side": name, "seconds": time.monotonic() - begin})
     return 0 if lives else LOST
 
 

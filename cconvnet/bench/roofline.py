@@ -86,7 +86,7 @@ class Recorder:
         # The layer of each array, for operations that the network runs outside its layers.
         self._owners: dict[int, str] = {}
         # The share of a problem's operations that is needed: blocks of pixels add products with zeros.
-        self._asked: dict[int, float] = {}
+        self._needed: dict[int, float] = {}
         self._events: list[tuple[Call, Any, Any, Any]] = []
 
     def device(self, original: Device) -> Device:
@@ -132,9 +132,8 @@ class Recorder:
             for branch in getattr(layer, "branches", ()):
                 if (blocks := branch.blocks) is not None:
                     filters = blocks.problem
-                    self._asked[id(branch.problem)] = math.prod(filters.w_shape) / math.prod(
-                        filters.blocks_shape
-                    )
+                    needed = math.prod(filters.w_shape) / math.prod(filters.blocks_shape)
+                    self._needed[id(branch.problem)] = needed
         for parameter in network.parameters.values():
             for piece in parameter.pieces:
                 self._owners[id(piece.value)] = labels[parameter.layer]
@@ -162,7 +161,7 @@ class Recorder:
             part=self._part(operation, rest),
             operation=operation,
             kernel=operation if impls is None else impls(arguments[0])[0],
-            work=Work(round(least.flops * self._asked.get(id(arguments[0]), 1.0)), least.bytes),
+            work=Work(round(least.flops * self._needed.get(id(arguments[0]), 1.0)), least.bytes),
         )
         self.calls.append(noted)
         if device.kind == "cuda":

@@ -263,7 +263,7 @@ def compare(
 def _rounds(sides: list[_Side], count: int, result: dict[str, Any]) -> Iterator[int]:
     """Run one step of each side in turn, `count` times. A peer that fails takes no further turns."""
 
-    def asked(side: _Side, method: str, **arguments: Any) -> Any:
+    def ask(side: _Side, method: str, **arguments: Any) -> Any:
         try:
             return side.worker.ask(method, **arguments)
         except WorkerError as error:
@@ -274,13 +274,13 @@ def _rounds(sides: list[_Side], count: int, result: dict[str, Any]) -> Iterator[
             return None
 
     for side in list(sides):
-        asked(side, "prepare", lr=TIMED_LR)
+        ask(side, "prepare", lr=TIMED_LR)
     for done in range(1, count + 1):
         for side in list(sides):
-            seconds = asked(side, "step")
+            seconds = ask(side, "step")
             if seconds is not None:
                 side.seconds.append(seconds)
-                side.memory = asked(side, "memory")
+                side.memory = ask(side, "memory")
         yield done
 
 

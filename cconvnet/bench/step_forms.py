@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about, status = machine.describe(device), 0
     with options.json.open("a", encoding="utf-8") as file:
 
-        def tell(line: dict[str, Any]) -> None:
+        def write(line: dict[str, Any]) -> None:
             file.write(json.dumps({"machine": about, **line}) + "\n")
             file.flush()
 
@@ -137,12 +137,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             what = {"what": "step forms", "precision": precision}
             if time.monotonic() - begin >= options.seconds:
-                tell(what | {"failed": "no time was left"})
+                write(what | {"failed": "no time was left"})
                 continue
             try:
-                step_forms(spec, device, options.batch, precision, options.steps, tell)
+                step_forms(spec, device, options.batch, precision, options.steps, write)
             except Exception as error:  # another precision may work
-                tell(what | {"failed": f"{type(error).__name__}: {str(error)[:400]}"})
+                write(what | {"failed": f"{type(error).__name__}: {str(error)[:400]}"})
                 status = 1
             gc.collect()
     return status

@@ -74,7 +74,7 @@ def test_the_first_convolution_stands_there_as_training_computes_it(network: str
     blocks = find(network, 2, "conv1_blocks", "conv_fprop", precision)
     assert blocks.problem.precision == precision and blocks.problem.stride_h == 1
     assert (blocks.problem.p, blocks.problem.q) == (given.problem.p, given.problem.q)
-    assert blocks.problem.flops * blocks.asked == pytest.approx(given.problem.flops)
+    assert blocks.problem.flops * blocks.needed == pytest.approx(given.problem.flops)
     table = cases(network, 2, precision, blocks=True)
     wanted = ["conv1 conv_fprop", "conv1_blocks conv_fprop", "conv1 conv_wgrad", "conv1_blocks conv_wgrad"]
     assert [case.name for case in table[:4]] == wanted

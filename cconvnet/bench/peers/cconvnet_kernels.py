@@ -106,7 +106,7 @@ class _Plan(Plan):
     @property
     def work(self) -> Work:
         least = work(self._case.operation, self._arguments, self._keywords)
-        return Work(round(least.flops * self._case.asked), least.bytes)
+        return Work(round(least.flops * self._case.needed), least.bytes)
 
 
 def _needs_forward(case: Case) -> bool:

@@ -220,7 +220,7 @@ class CuDNNPlan(Plan):
         self._graph, self._index, self._handle = graph, index, handle
         self._operands, self._size, self._buffers, self._notes = operands, size, buffers, notes
 
-    def stands_in(self, column: str) -> bool:
+    def may_fill(self, column: str) -> bool:
         """Return whether the plan has none of the notes that the column bars."""
         return self._notes.allow(column, self.name)
 

@@ -85,7 +85,7 @@ class Plan(abc.ABC):
             found[name] = int(result.size - np.count_nonzero(np.isfinite(result))), int(result.size)
         return found
 
-    def stands_in(self, column: str) -> bool:
+    def may_fill(self, column: str) -> bool:
         """Return whether it may be chosen for a column."""
         return column in self.columns
 
@@ -180,7 +180,7 @@ class Side(abc.ABC):
     def synchronize(self) -> None:  # noqa: B027 - only GPUs are waited for
         """Wait for the device; raise if it cannot be used any more."""
 
-    # ---- what it is asked ----
+    # ---- requests to it ----
 
     def describe(self) -> dict[str, Any]:
         """Return ``columns``, and the result of `about`."""
@@ -230,7 +230,7 @@ class Side(abc.ABC):
         verdicts: dict[Plan, str] = {}
         for column in self.columns:
             for plan in plans:
-                if plan.stands_in(column):
+                if plan.may_fill(column):
                     if plan not in verdicts:
                         verdicts[plan] = self._wrong(case, plan, checked)
                     if not verdicts[plan]:
