@@ -7,12 +7,17 @@ import numpy as np
 from cconvnet._problem import FilterBlocksProblem, InputProblem
 from cconvnet.operations.operation import Array, Operation, Value
 
+
+def _crop_bytes(problem: InputProblem) -> int:
+    return problem.n * problem.p * problem.q * problem.c
+
+
 INPUT_TRANSFORM = Operation(
     "input_transform",
     (InputProblem,),
     (
         # Only the crop is read, a byte for each of its values.
-        Array("images", "N,H,W,C", "n,h,w,c", np.uint8, bytes_read=lambda o: int(o.n * o.p * o.q * o.c)),
+        Array("images", "N,H,W,C", "n,h,w,c", np.uint8, bytes_read=_crop_bytes),
         Array("top", "N", "n", np.int32),
         Array("left", "N", "n", np.int32),
         Array("mirror", "N", "n", np.uint8),

@@ -19,17 +19,16 @@ from cconvnet._problem import (
 
 def with_precision(problem: Any, precision: str) -> Any:
     """Return the same product in another precision."""
-    o = problem
-    if isinstance(o, FcProblem):
-        return FcProblem(o.n, o.c, o.k, precision=precision)
-    return type(o)(
-        *(o.n, o.h, o.w, o.c, o.k, o.r, o.s),
-        stride=(o.stride_h, o.stride_w),
-        padding=(o.pad_h, o.pad_w),
-        groups=o.groups,
+    if isinstance(problem, FcProblem):
+        return FcProblem(problem.n, problem.c, problem.k, precision=precision)
+    return type(problem)(
+        *(problem.n, problem.h, problem.w, problem.c, problem.k, problem.r, problem.s),
+        stride=(problem.stride_h, problem.stride_w),
+        padding=(problem.pad_h, problem.pad_w),
+        groups=problem.groups,
         precision=precision,
-        outputs=(o.p, o.q),
-        dilation=(o.dilation_h, o.dilation_w),
+        outputs=(problem.p, problem.q),
+        dilation=(problem.dilation_h, problem.dilation_w),
     )
 
 

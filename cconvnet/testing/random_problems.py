@@ -79,8 +79,8 @@ def random_conv(
     if unequal < 0.2:
         arguments["padding"] = tuple((pad, pad + int(random.integers(0, 3))) for pad in padding)
     elif unequal < 0.4:
-        o = kind(**arguments)
-        arguments["outputs"] = tuple(int(random.integers(1, most + 2)) for most in (o.p, o.q))
+        plain = kind(**arguments)
+        arguments["outputs"] = tuple(int(random.integers(1, most + 2)) for most in (plain.p, plain.q))
     return kind(**arguments)
 
 
