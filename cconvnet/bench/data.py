@@ -23,7 +23,7 @@ from cconvnet.bench.peers.feeding import open_streamed, times_over
 from cconvnet.bench.processes import PeerMissing, Worker, WorkerError
 from cconvnet.checks import MAX_SIDE, real, whole
 from cconvnet.data.splits import Split, StoredSplit
-from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
+from cconvnet.data.workers import MAX_WORKERS, surplus, usable_cores, worker_limit
 from cconvnet.devices import check_precision, devices_of, machine, require_precision
 from cconvnet.formats import netfiles
 
@@ -135,7 +135,7 @@ def bench_data(
     source = open_streamed(where, size)
     spec = spec_of(net, source)
     batch = spec.recipe.batch if batch is None else batch
-    workers = min(usable_cores(), MOST_WORKERS) if workers is None else workers
+    workers = min(usable_cores(), MAX_WORKERS) if workers is None else workers
     split = source.train
     read = len(split) * times_over(len(split), batch)
     if note := surplus(workers, read):

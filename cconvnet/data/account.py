@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 # A folder may hold a million hidden files. All are counted, and so many of each reason are named in a file.
-MOST_NAMES = 1000
+MAX_NAMES = 1000
 UNREADABLE = "unreadable"
 SHOWN_NAMES, SHOWN_REASONS = 3, 10
 
@@ -17,7 +17,7 @@ class Unused:
 
     Attributes:
         counts: the number of files for each reason.
-        names: the first MOST_NAMES of them, for each reason.
+        names: the first MAX_NAMES of them, for each reason.
     """
 
     def __init__(self, found: Iterable[tuple[str, str]] = ()) -> None:
@@ -30,7 +30,7 @@ class Unused:
         """Add one file and the reason why it is not used."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         names = self.names.setdefault(reason, [])
-        if len(names) < MOST_NAMES:
+        if len(names) < MAX_NAMES:
             names.append(name)
 
     def update(self, other: Unused) -> None:
@@ -38,7 +38,7 @@ class Unused:
         for reason, count in other.counts.items():
             self.counts[reason] = self.counts.get(reason, 0) + count
             names = self.names.setdefault(reason, [])
-            names += other.names[reason][: MOST_NAMES - len(names)]
+            names += other.names[reason][: MAX_NAMES - len(names)]
 
     def below(self, folder: str) -> Unused:
         """Return the same files with `folder` in front of their names."""

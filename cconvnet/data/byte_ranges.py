@@ -32,7 +32,7 @@ class ByteRange(NamedTuple):
     crc32: int = -1
 
     @property
-    def place(self) -> str:
+    def description(self) -> str:
         """The file and offset, for messages."""
         return self.path if self.length < 0 else f"{self.path} at byte {self.offset:,}"
 

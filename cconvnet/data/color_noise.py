@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cconvnet.data.splits import Progress, Split
 
 _PURPOSE = 2  # beside those of the loader
-_MOST_IMAGES = 10_000  # more change the components by less than the noise has digits
+_MAX_IMAGES = 10_000  # more change the components by less than the noise has digits
 _CHUNK = 256
 
 
@@ -28,7 +28,7 @@ def color_components(split: Split, progress: Progress | None = None) -> npt.NDAr
     Raises:
         DataError: The data cannot be used.
     """
-    chosen = np.arange(0, len(split), -(-len(split) // _MOST_IMAGES))
+    chosen = np.arange(0, len(split), -(-len(split) // _MAX_IMAGES))
     channels = split.image_shape[2]
     count, total, products = 0, np.zeros(channels), np.zeros((channels, channels))
     for start in range(0, len(chosen), _CHUNK):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cconvnet.data.account import Account, SplitAccount, Unused
 from cconvnet.data.byte_ranges import ByteRanges, RawShapes
-from cconvnet.data.images import Content, Pixels, read_raw, read_stored
+from cconvnet.data.images import Content, Pixels, read_bytes, read_raw
 from cconvnet.data.preprocessing import Preprocessing
 from cconvnet.errors import DataError
 
@@ -67,7 +67,7 @@ class Pictures:
         (stored,) = self.ranges.select(np.array([number]))
         raw = self.raw
         if raw is None:
-            return read_stored(stored)
+            return read_bytes(stored)
         pixels = np.empty((raw.height[number], raw.width[number], raw.channels), np.uint8)
         read_raw(stored, pixels)
         return pixels

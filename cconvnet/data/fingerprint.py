@@ -21,7 +21,7 @@ from cconvnet.data.names import composed
 
 DIGITS = 16
 # Reading 256 files takes 0.3 s from a disk in the network that answers after 10 ms.
-MOST_READ, MOST_LENGTHS = 256, 2**14
+MAX_READ, MAX_LENGTHS = 256, 2**14
 BYTES_READ = 2**16
 FORM = "form"
 
@@ -70,7 +70,7 @@ def _of_pictures(dataset: Dataset, pictures: Pictures) -> str:
         digest.update(ranges.crc32.astype("<u4").tobytes())
     elif ranges is not None:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="cconvnet-scan") as threads:
-            for look, most in ((_length, MOST_LENGTHS), (_beginning, MOST_READ)):
+            for look, most in ((_length, MAX_LENGTHS), (_beginning, MAX_READ)):
                 chosen = np.unique(np.linspace(0, len(ranges) - 1, min(most, len(ranges))).astype(np.int64))
                 for seen in threads.map(look, ranges.select(chosen)):
                     digest.update(seen)

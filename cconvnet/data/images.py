@@ -71,31 +71,31 @@ def describe_decoder(decoder: str) -> str:
     return f"Pillow {PIL.__version__} with {jpeg}"
 
 
-def read_stored(stored: ByteRange) -> bytes:
+def read_bytes(byte_range: ByteRange) -> bytes:
     """Read the bytes of a picture.
 
     Raises:
         BrokenImage: For what they are.
         OSError: If they cannot be read.
     """
-    with Path(stored.path).open("rb") as file:
-        length = stored.length
+    with Path(byte_range.path).open("rb") as file:
+        length = byte_range.length
         if length < 0:
-            length = os.fstat(file.fileno()).st_size - stored.offset
+            length = os.fstat(file.fileno()).st_size - byte_range.offset
         if length == 0:
             raise BrokenImage("the file is empty")
         if length > MAX_FILE_BYTES:
             raise BrokenImage(f"the file has {length:,} bytes, more than {MAX_FILE_BYTES:,}")
-        file.seek(stored.offset)
+        file.seek(byte_range.offset)
         data = file.read(length)
     if len(data) < length:
-        raise BrokenImage(f"{stored.path} ends within it")
-    if stored.crc32 >= 0 and zlib.crc32(data) != stored.crc32:
-        raise BrokenImage(f"its bytes in {stored.path} have changed: the checksum differs")
+        raise BrokenImage(f"{byte_range.path} ends within it")
+    if byte_range.crc32 >= 0 and zlib.crc32(data) != byte_range.crc32:
+        raise BrokenImage(f"its bytes in {byte_range.path} have changed: the checksum differs")
     return data
 
 
-def read_raw(stored: ByteRange, pixels: Pixels) -> None:
+def read_raw(byte_range: ByteRange, pixels: Pixels) -> None:
     """Read raw pixels directly into a contiguous uint8[H,W,C].
 
     Not through mapped memory: a file that is cut while it is mapped kills the process that reads it.
@@ -106,22 +106,22 @@ def read_raw(stored: ByteRange, pixels: Pixels) -> None:
     """
     room = pixels.reshape(-1).data
     # For pictures of 32x32 pixels a file object would take longer than its bytes.
-    descriptor = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(byte_range.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.lseek(descriptor, stored.offset, os.SEEK_SET)
+        os.lseek(descriptor, byte_range.offset, os.SEEK_SET)
         while room:
             count = os.readv(descriptor, [room])
             if not count:
-                raise BrokenImage(f"{stored.path} ends within it")
+                raise BrokenImage(f"{byte_range.path} ends within it")
             room = room[count:]
     finally:
         os.close(descriptor)
-    if zlib.crc32(pixels.data) != stored.crc32:
-        raise BrokenImage(f"its bytes in {stored.path} have changed: the checksum differs")
+    if zlib.crc32(pixels.data) != byte_range.crc32:
+        raise BrokenImage(f"its bytes in {byte_range.path} have changed: the checksum differs")
 
 
 def read_image(
-    stored: str | Path | ByteRange,
+    picture: str | Path | ByteRange,
     size: int | None,
     shape: tuple[int, int, int] | None = None,
     decoder: str | None = None,
@@ -137,14 +137,14 @@ def read_image(
         DataError: For another shape than `shape`.
         OSError: When the file cannot be read at all.
     """
-    stretch = stored if isinstance(stored, ByteRange) else ByteRange(str(stored))
-    pixels, square = _decode(read_stored(stretch), size, decoder, preprocessing)
+    byte_range = picture if isinstance(picture, ByteRange) else ByteRange(str(picture))
+    pixels, square = _decode(read_bytes(byte_range), size, decoder, preprocessing)
     if shape is not None and size is None and pixels.shape != shape:
         raise DataError(
-            f"{stretch.place} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other images "
-            f"{shape[0]}x{shape[1]}; give a size, and all are resized to it"
+            f"{byte_range.description} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other "
+            f"images {shape[0]}x{shape[1]}; give a size, and all are resized to it"
         )
-    return _brought(pixels, square, size, out)
+    return _resized(pixels, square, size, out)
 
 
 def decode_image(
@@ -165,7 +165,7 @@ def decode_image(
     Raises:
         BrokenImage: The image cannot be decoded.
     """
-    return _brought(*_decode(data, size, decoder, preprocessing), size, out)
+    return _resized(*_decode(data, size, decoder, preprocessing), size, out)
 
 
 def fit_image(data: bytes, sides: tuple[int, int], preprocessing: Preprocessing = CURRENT) -> Pixels:
@@ -222,7 +222,7 @@ def resize_image(pixels: Pixels, size: int) -> Pixels:
     """Resize uint8[H,W,C], C of 1 or 3, to uint8[size,size,C] by decode_image's rule."""
     height, width, channels = pixels.shape
     colored = pixels if channels == 3 else np.repeat(pixels, 3, axis=2)
-    return _brought(colored, _centre_square(width, height), size)[:, :, :channels]
+    return _resized(colored, _centre_square(width, height), size)[:, :, :channels]
 
 
 def resize_shorter(pixels: Pixels, size: int) -> Pixels:
@@ -278,7 +278,7 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(of_pixels(data)), formats=("JPEG", "PNG"))
 
 
-def _brought(pixels: Pixels, square: Box, size: int | None, out: Pixels | None = None) -> Pixels:
+def _resized(pixels: Pixels, square: Box, size: int | None, out: Pixels | None = None) -> Pixels:
     """Resize the square of a picture to uint8[size,size,3], or keep the picture as it is.
 
     The same as resizing the whole picture and cutting out its centre then. But cutting first never makes a

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cconvnet.data.dataset import Dataset, Pictures
 from cconvnet.data.images import BrokenImage, Content, Pixels, content_sides, decode_image
-from cconvnet.data.names import some
+from cconvnet.data.names import listed
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
@@ -109,7 +109,7 @@ def lines(found: Inspection) -> list[str]:
     text.append(f"pixels: {sizes}{looked}")
     if found.unreadable:
         text.append(
-            f"{len(found.unreadable):,} of those looked at are unreadable: {some(found.unreadable, 3)}"
+            f"{len(found.unreadable):,} of those looked at are unreadable: {listed(found.unreadable, 3)}"
         )
     return [
         f"{dataset.name}: {dataset.kind}, {len(dataset.classes):,} classes, {sized(found.bytes)} of pictures",
@@ -183,7 +183,7 @@ def _bytes(pictures: Pictures, progress: Progress | None) -> int:
 
 # ---- a sheet of pictures ---------------------------------------------------------------------------------
 
-_COLUMNS, _MOST_CELLS, _MOST_OF_CLASS = 10, 100, 10
+_COLUMNS, _MAX_CELLS, _MAX_OF_CLASS = 10, 100, 10
 _SIDE, _GAP, _TEXT = 112, 8, 18
 _BACKGROUND, _INK, _PALE = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 
@@ -195,8 +195,8 @@ def sheet(dataset: Dataset, seed: int = 0) -> Image.Image:
     """
     chance = np.random.default_rng(seed)
     count = len(dataset.classes)
-    each = min(max(1, _MOST_CELLS // count), _MOST_OF_CLASS)
-    chosen = np.unique(np.arange(min(count, _MOST_CELLS)) * count // min(count, _MOST_CELLS))
+    each = min(max(1, _MAX_CELLS // count), _MAX_OF_CLASS)
+    chosen = np.unique(np.arange(min(count, _MAX_CELLS)) * count // min(count, _MAX_CELLS))
     cells = []
     for label in chosen.tolist():
         numbers = np.flatnonzero(dataset.train.labels == label)

@@ -21,7 +21,7 @@ def printable(name: str) -> str:
     return "".join(sign if sign.isprintable() else f"%{ord(sign):X}" for sign in name)
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
+def listed(names: Sequence[str], most: int = 5) -> str:
     """Join the first of many names."""
     rest = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -19,7 +19,7 @@ from cconvnet.data.byte_ranges import ByteRanges
 from cconvnet.data.images import Pixels, resize_image
 from cconvnet.data.workers import (
     CHUNK,
-    MOST_WORKERS,
+    MAX_WORKERS,
     Broken,
     DecodePool,
     Decoding,
@@ -238,7 +238,7 @@ class PictureSplit(StoredSplit):
         """Return a reader that decodes in `workers` processes."""
         if workers is None:
             # A worker takes about 0.3 s to start, which few images do not repay.
-            workers = min(usable_cores(), MOST_WORKERS) if len(self) > 8 * CHUNK else 0
+            workers = min(usable_cores(), MAX_WORKERS) if len(self) > 8 * CHUNK else 0
         workers = min(workers, worker_limit(len(self) * times))
         return _PictureReader(self.ranges, DecodePool(self._decoding, workers))
 

@@ -39,7 +39,7 @@ from cconvnet.system.interpreter import python_command
 CHUNK = 32
 
 # Beyond this, more processes than cores would only be in each other's way; a default, not a limit.
-MOST_WORKERS = 16
+MAX_WORKERS = 16
 # Reading from a slow disk is waiting, so more workers than cores may help, but not any number: each takes
 # about 30 MB of memory beside its pictures.
 WORKERS_PER_CORE = 8
@@ -91,7 +91,7 @@ def usable_cores() -> int:
 
 def worker_limit(pictures: int) -> int:
     """Return the largest number of workers that these pictures and cores keep busy, at least 1."""
-    return max(1, min(-(-pictures // CHUNK), max(MOST_WORKERS, WORKERS_PER_CORE * usable_cores())))
+    return max(1, min(-(-pictures // CHUNK), max(MAX_WORKERS, WORKERS_PER_CORE * usable_cores())))
 
 
 def surplus(workers: int | None, pictures: int) -> str:
@@ -214,8 +214,8 @@ class _Worker:
         if not answer.endswith(b"\n"):
             raise WorkerError(
                 f"{self.name} (process {self.process.pid}) {ending(self.process)} while it had "
-                f"{len(pictures)} pictures to decode, from {pictures[0].place} to {pictures[-1].place}. "
-                "If memory is short, fewer --workers need less; if it dies again, take these pictures out"
+                f"{len(pictures)} pictures to decode, from {pictures[0].description} to "
+                f"{pictures[-1].description}. If memory is short, fewer --workers need less; if it dies again, take these pictures out"
             )
         result = json.loads(answer)
         if "data_error" in result:

@@ -80,10 +80,10 @@ def read_picture(path: Path, shape: tuple[int, int, int], preprocessing: Preproc
     from PIL import Image
 
     from cconvnet.data.byte_ranges import ByteRange
-    from cconvnet.data.images import fit_image, read_stored
+    from cconvnet.data.images import fit_image, read_bytes
 
     try:
-        pixels = fit_image(read_stored(ByteRange(str(path))), shape[:2], preprocessing)
+        pixels = fit_image(read_bytes(ByteRange(str(path))), shape[:2], preprocessing)
     except data.BrokenImage as error:
         raise data.DataError(f"{path} is not a readable JPEG or PNG: {error}") from error
     except OSError as error:

@@ -1,8 +1,8 @@
 """Tables in MATLAB files of version 5, such as the one with ImageNet's classes.
 
-Only what such a table is made of is read: a structure array whose fields are texts and single numbers.
-Everything else in a file is passed over. Damaged and hostile files are expected: SciPy's reader may crash on
-them or ask for 100 GiB, this one raises a ValueError and takes no more memory than a few times `MOST`.
+Only the parts of such a table are read: a structure array whose fields are texts and single numbers.
+Everything else in a file is skipped. Damaged and hostile files are expected. SciPy's reader may crash on them
+or ask for 100 GiB; this one raises a ValueError and takes no more memory than a few times MAX_TABLE_BYTES.
 
 Source: MathWorks, "MAT-File Format", chapter 1, "Level 5 MAT-File Format".
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-MOST = 16 * 2**20  # bytes that a table may unpack to
+MAX_TABLE_BYTES = 16 * 2**20  # bytes that a table may unpack to
 
 Value = str | float | None
 
@@ -60,11 +60,11 @@ def table(content: bytes, name: str, fields: Sequence[str]) -> list[tuple[Value,
 def _unpacked(data: bytes) -> bytes:
     try:
         unpacker = zlib.decompressobj()
-        unpacked = unpacker.decompress(data, MOST)
+        unpacked = unpacker.decompress(data, MAX_TABLE_BYTES)
     except zlib.error as error:
         raise ValueError(f"it cannot be unpacked: {error}") from error
     if not unpacker.eof:
-        raise ValueError(f"it is cut off, or unpacks to more than {MOST:,} bytes")
+        raise ValueError(f"it is cut off, or unpacks to more than {MAX_TABLE_BYTES:,} bytes")
     return unpacked
 
 

@@ -47,7 +47,7 @@ _PLAIN_DTYPE = re.compile(r"[<>=|]?([biufc][0-9]{1,2}|\?|[SU][0-9]{1,9})")
 # Instructions that copy what is there already may in all copy this many times the file's size.
 _COPIES = 8
 _ELEMENT = 8  # what an element of a copied container counts for, in bytes
-_MOST_UNZIPPED = 200
+_MAX_UNZIPPED = 200
 
 
 class PickleError(DataError):
@@ -105,9 +105,9 @@ def _read(path: Path) -> bytes:
             if len(members) != 1:
                 raise PickleError(f"{path} is a zip file of {len(members)} members, not of one pickle")
             size = members[0].file_size
-            if size > _MOST_UNZIPPED * len(data):
+            if size > _MAX_UNZIPPED * len(data):
                 raise ForbiddenPickle(
-                    f"{path} would unpack to {size:,} bytes, more than {_MOST_UNZIPPED} times its size"
+                    f"{path} would unpack to {size:,} bytes, more than {_MAX_UNZIPPED} times its size"
                 )
             return archive.read(members[0])
     except PickleError:

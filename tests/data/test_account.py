@@ -13,7 +13,7 @@ from helpers.made_pictures import make_folder, prepare
 
 from cconvnet import data
 from cconvnet.data import datasets
-from cconvnet.data.account import MOST_NAMES, Account, Unused
+from cconvnet.data.account import MAX_NAMES, Account, Unused
 from cconvnet.data.listing import NO_TARGET, READ_ALREADY
 from cconvnet.evaluate import evaluate_runs
 from cconvnet.runs.data_record import read_data
@@ -138,7 +138,7 @@ def test_many_files_are_counted_and_the_first_named() -> None:
     one.update(other)
     one.add("c", "odd")
     assert one.counts == {"hidden": 1600, "odd": 1} and len(one) == 1601
-    assert len(one.names["hidden"]) == MOST_NAMES and one.names["hidden"][800] == "b0"
+    assert len(one.names["hidden"]) == MAX_NAMES and one.names["hidden"][800] == "b0"
     assert str(one) == "1,600 hidden (a0, a1, a2, ...); 1 odd (c)"
     assert Unused.from_json(json.loads(json.dumps(one.as_json()))) == one
     assert one.below("x").names["odd"] == ["x/c"]

@@ -31,7 +31,7 @@ from cconvnet import data
 from cconvnet.data import DataError, datasets
 from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.datasets import imagenet, tars
-from cconvnet.data.images import BrokenImage, read_stored
+from cconvnet.data.images import BrokenImage, read_bytes
 
 
 def with_header(content: bytes, at: int, **fields: bytes) -> bytes:
@@ -246,7 +246,7 @@ def check_flips(root: Path, file: Path, content: bytes, headers: list[int], seed
         check_within(dataset)
         for stored in dataset.train.ranges.select(np.arange(len(dataset.train))):  # type: ignore[union-attr]
             try:
-                read_stored(stored)
+                read_bytes(stored)
             except BrokenImage as error:
                 assert "empty" in str(error)
     assert 0 < found < count
@@ -282,4 +282,4 @@ def test_real_photographs_within_their_tar() -> None:
         for name, place in found.items():
             unpacked = theirs.extractfile(name if name in theirs.getnames() else f"./{name}")
             assert unpacked is not None
-            assert read_stored(ByteRange(str(file), place.offset, place.size)) == unpacked.read()
+            assert read_bytes(ByteRange(str(file), place.offset, place.size)) == unpacked.read()

@@ -151,7 +151,7 @@ def test_archives_that_do_not_fit_together(tmp_path: Path) -> None:
 
 def test_a_devkit_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_imagenet(tmp_path)
-    monkeypatch.setattr(imagenet, "MOST_DEVKIT", 10_000)
+    monkeypatch.setattr(imagenet, "MAX_DEVKIT", 10_000)
     (root / imagenet.DEVKIT).write_bytes(gzip.compress(bytes(10_001)))
     with pytest.raises(DataError, match="no devkit: unpacked it has more than 10,000 bytes"):
         datasets.open_dataset(root)
@@ -180,7 +180,7 @@ def test_tables_are_what_scipy_reads() -> None:
 
 def test_a_table_that_unpacks_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     table = devkit()[2][1]
-    monkeypatch.setattr(matlab, "MOST", 100)
+    monkeypatch.setattr(matlab, "MAX_TABLE_BYTES", 100)
     with pytest.raises(ValueError, match="unpacks to more than 100 bytes"):
         matlab.table(table, "synsets", ("WNID",))
 

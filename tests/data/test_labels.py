@@ -217,7 +217,7 @@ def test_of_very_many_pictures_some_are_read(tmp_path: Path, monkeypatch: pytest
     pictures = Pictures(names, np.zeros(count, np.int32), ByteRanges.whole(names))
     dataset = datasets.Dataset("pictures", "many", ["a"], pictures, None, folder=tmp_path)
     assert set(fingerprints(dataset)) == {"train"}
-    assert len(read) == fingerprint.MOST_READ + fingerprint.MOST_LENGTHS
+    assert len(read) == fingerprint.MAX_READ + fingerprint.MAX_LENGTHS
     assert names[0] in read and names[-1] in read
 
 

@@ -497,13 +497,13 @@ def test_a_disk_that_fills_up(
 def test_a_worker_that_dies(
     folder: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Dying(writer_pool.Worker):
+    class Dying(writer_pool.ProcessMaker):
         def make(self, part: writer_pool.Part, tell: writer_pool.Tell) -> None:
             if part.name == "train-00002.bin":
                 self.process.kill()
             super().make(part, tell)
 
-    monkeypatch.setattr(preparing, "Worker", Dying)
+    monkeypatch.setattr(preparing, "ProcessMaker", Dying)
     with pytest.raises(WorkerError, match=r"was killed by SIGKILL .* while it made train-00002\.bin"):
         prepare(folder, tmp_path / "shards", SHARD_BYTES, 1, size=20)
     monkeypatch.undo()
@@ -532,9 +532,9 @@ def test_two_at_once_do_not_mix(
 
 def test_a_second_ctrl_c_ends_it_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes while the workers are being closed, as when `timeout -s INT` sends two."""
-    workers: list[writer_pool.Worker] = []
+    workers: list[writer_pool.ProcessMaker] = []
 
-    class Interrupted(writer_pool.Worker):
+    class Interrupted(writer_pool.ProcessMaker):
         def close(self) -> None:
             workers.append(self)
             raise KeyboardInterrupt
@@ -543,7 +543,7 @@ def test_a_second_ctrl_c_ends_it_too(folder: Path, tmp_path: Path, monkeypatch: 
         def step(self, *told: object) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparing, "Worker", Interrupted)
+    monkeypatch.setattr(preparing, "ProcessMaker", Interrupted)
     before = set(threading.enumerate())
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -551,7 +551,7 @@ def test_a_second_ctrl_c_ends_it_too(folder: Path, tmp_path: Path, monkeypatch: 
         assert all(thread.daemon for thread in set(threading.enumerate()) - before)
     finally:
         for worker in workers:
-            writer_pool.Worker.close(worker)
+            writer_pool.ProcessMaker.close(worker)
 
 
 def test_a_second_one_that_waits_finds_it_made(

@@ -78,9 +78,9 @@ def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Dat
 
 def _in_folder(root: Path, progress: Progress | None) -> Dataset:
     if not root.exists():
-        raise near_misses.nothing(root)
+        raise near_misses.missing_path(root)
     if not root.is_dir():
-        raise near_misses.no_folder(root)
+        raise near_misses.not_a_folder(root)
     names = {entry.name for entry in entries(root)}
     near_misses.check(root, names)
     if mnist.matches(root, names):

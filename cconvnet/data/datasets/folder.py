@@ -27,7 +27,7 @@ from cconvnet.data.listing import (
     kind_of,
     why_unused,
 )
-from cconvnet.data.names import composed, printable, some
+from cconvnet.data.names import composed, listed, printable
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
 
@@ -266,7 +266,7 @@ def _check(folder: Path, listing: _Listing) -> None:
             others.update(Unused((left.name, left.reason) for left in listing[name].left_out))
         there = f" (there are {others})" if len(others) else ""
         raise DataError(
-            f"{folder} has no pictures ({', '.join(PICTURES)}) of {some([*map(printable, empty)])}{there}; "
+            f"{folder} has no pictures ({', '.join(PICTURES)}) of {listed([*map(printable, empty)])}{there}; "
             "fill or remove the folder"
         )
 
@@ -276,5 +276,5 @@ def _class_difference(folders: dict[str, Path], listings: dict[str, _Listing]) -
     for name, other in (("train", "test"), ("test", "train")):
         alone = [label for label in listings[name] if label not in listings[other]]
         if alone:
-            lines.append(f"only {folders[name]} has {some([*map(printable, alone)])}")
+            lines.append(f"only {folders[name]} has {listed([*map(printable, alone)])}")
     return " ".join(lines)

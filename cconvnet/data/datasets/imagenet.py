@@ -22,7 +22,7 @@ from cconvnet.data.account import Unused
 from cconvnet.data.dataset import Dataset, LeftOut, Pictures
 from cconvnet.data.datasets import tars
 from cconvnet.data.listing import HIDDEN, beside, is_picture, lines, why_unused
-from cconvnet.data.names import some
+from cconvnet.data.names import listed
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
 from cconvnet.formats import matlab
@@ -31,7 +31,7 @@ TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSV
 WORDS, LABELS = "synset_words.txt", "val.txt"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 # The devkit unpacked; packed, the true one has 2.5 MB.
-MOST_DEVKIT = 64 * 2**20
+MAX_DEVKIT = 64 * 2**20
 
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -109,7 +109,7 @@ def _train(file: Path, progress: Progress | None) -> tuple[list[str], Pictures]:
         classes = tars.in_threads(scan, names, progress)
     empty = [name for name, pictures in zip(names, classes, strict=True) if not pictures.files]
     if empty:
-        raise DataError(f"{file}: there are no pictures of {some(empty)}")
+        raise DataError(f"{file}: there are no pictures of {listed(empty)}")
     for pictures in classes:
         ignored.update(pictures.ignored)
     places = np.concatenate([pictures.places for pictures in classes])
@@ -154,12 +154,12 @@ def _val(file: Path, key: _Key, classes: list[str]) -> Pictures:
         bases = [PurePosixPath(name).name for name in found.files]
         without = [base for base in bases if base not in key.labels]
         if without:
-            raise DataError(f"{key.file} has no label for {some(without)} in {file}")
+            raise DataError(f"{key.file} has no label for {listed(without)} in {file}")
         ids = [key.labels[base] for base in bases]
     numbers = {wordnet_id: number for number, wordnet_id in enumerate(classes)}
     unknown = sorted({wordnet_id for wordnet_id in ids if wordnet_id not in numbers})
     if unknown:
-        raise DataError(f"{key.file} has pictures of {some(unknown)}, of which {TRAIN} has none")
+        raise DataError(f"{key.file} has pictures of {listed(unknown)}, of which {TRAIN} has none")
     labels = np.array([numbers[wordnet_id] for wordnet_id in ids], np.int32)
     ranges = tars.ranges([(file, found.places)])
     names = [f"val/{name}" for name in found.files]
@@ -205,11 +205,11 @@ def _texts(words_file: Path, labels_file: Path) -> _Key:
 def _devkit(file: Path) -> _Key:
     try:
         with gzip.open(file) as stream:
-            content = stream.read(MOST_DEVKIT + 1)
+            content = stream.read(MAX_DEVKIT + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be unpacked: {error}; download it again") from error
-    if len(content) > MOST_DEVKIT:
-        raise DataError(f"{file} is no devkit: unpacked it has more than {MOST_DEVKIT:,} bytes")
+    if len(content) > MAX_DEVKIT:
+        raise DataError(f"{file} is no devkit: unpacked it has more than {MAX_DEVKIT:,} bytes")
 
     def read(offset: int, length: int) -> bytes:
         return content[offset : offset + length]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from cconvnet.data.dataset import Dataset, Ints, Pictures
-from cconvnet.data.names import some
+from cconvnet.data.names import listed
 from cconvnet.errors import DataError
 
 # More classes without a picture than with one, and more than this, are a label that is wrong.
-MOST_PHANTOMS = 15
+MAX_PHANTOMS = 15
 
 
 def check(dataset: Dataset) -> list[str]:
@@ -46,7 +46,7 @@ def check(dataset: Dataset) -> list[str]:
         notes.append(f"all training pictures are of one class, {classes[present[0]]}")
     twice = sorted({name for name in classes if classes.count(name) > 1}) if _repeated(classes) else []
     if twice:
-        notes.append(f"several classes have the same name: {some(twice)}")
+        notes.append(f"several classes have the same name: {listed(twice)}")
     return notes
 
 
@@ -61,7 +61,7 @@ def _refuse(dataset: Dataset, train: Ints, present: Ints, missing: Ints) -> None
                 f"{dataset.name}: {dataset.test.names[first]} has label {dataset.test.labels[first]}, but "
                 f"the training pictures' labels are {_ranges(present)}"
             )
-    if len(missing) > max(len(present), MOST_PHANTOMS):
+    if len(missing) > max(len(present), MAX_PHANTOMS):
         first = int(np.argmax(dataset.train.labels == last))
         raise DataError(
             f"{dataset.name}: {dataset.train.names[first]} has label {last}, but there are no training "
@@ -81,7 +81,7 @@ def _odd(pictures: Pictures, train: Ints, present: Ints) -> str:
 
 
 def _named(dataset: Dataset, labels: Ints) -> str:
-    return some([dataset.classes[label] for label in labels])
+    return listed([dataset.classes[label] for label in labels])
 
 
 def _ranges(labels: Ints) -> str:
@@ -91,7 +91,7 @@ def _ranges(labels: Ints) -> str:
         f"{part[0]}" if len(part) == 1 else f"{part[0]}{' to ' if len(part) > 2 else ', '}{part[-1]}"
         for part in np.split(labels, cuts)
     ]
-    return some(parts)
+    return listed(parts)
 
 
 def _repeated(classes: list[str]) -> bool:

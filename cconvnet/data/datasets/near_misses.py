@@ -18,7 +18,7 @@ from cconvnet.data import shards
 from cconvnet.data.datasets import cifar10, cuda_convnet, folder, imagenet, mnist, webdataset
 from cconvnet.data.datasets.layouts import LAYOUTS
 from cconvnet.data.listing import OTHER_PICTURES, entries, is_picture
-from cconvnet.data.names import printable, some
+from cconvnet.data.names import listed, printable
 from cconvnet.errors import DataError
 
 TRAIN_WORDS = ("train", "training", "trainset", "train_set", "training_set", "training-set", "train-set")
@@ -28,7 +28,7 @@ TEST_WORDS = (
 )
 TARS = "tars"
 # How deep and how widely is looked for a folder that would fit.
-DEPTH, MOST_FOLDERS = 3, 200
+DEPTH, MAX_FOLDERS = 3, 200
 
 _ARCHIVE = re.compile(r"(?i).*\.(tar|tgz|tbz2?|txz|zip|7z|rar)(\.(gz|xz|bz2|zst))?")
 _CIFAR_ARCHIVE = re.compile(r"(?i)cifar-?(10|100)[-_.a-z]*\.(tar\.gz|tgz|tar)")
@@ -50,7 +50,7 @@ _FILES = (
 # ---- paths that are no folder -----------------------------------------------------------------------------
 
 
-def nothing(path: Path) -> DataError:
+def missing_path(path: Path) -> DataError:
     """Return the error for a path that does not exist, with the most similar one that does."""
     if path.is_symlink():
         return DataError(f"{path} is a link to nothing or to itself: {os.readlink(path)}")  # noqa: PTH115
@@ -71,7 +71,7 @@ def nothing(path: Path) -> DataError:
     return DataError(f"there is no {path}; data is 'digits' (embedded) or a folder{similar}")
 
 
-def no_folder(path: Path) -> DataError:
+def not_a_folder(path: Path) -> DataError:
     """Return the error for a file in place of a folder."""
     name = path.name
     if _ARCHIVE.fullmatch(name):
@@ -85,7 +85,7 @@ def no_folder(path: Path) -> DataError:
         return DataError(
             f"{path} is one picture, not a folder; pictures lie in a folder for each class, CLASS/*.jpg"
         )
-    if kind := what(path.parent):
+    if kind := recognized_kind(path.parent):
         return DataError(f"{path} is not a folder; it lies beside {kind}: give {path.parent}")
     return DataError(f"{path} is not a folder; unpack an archive first. {LAYOUTS}")
 
@@ -93,7 +93,7 @@ def no_folder(path: Path) -> DataError:
 # ---- folders ----------------------------------------------------------------------------------------------
 
 
-def what(root: Path) -> str:
+def recognized_kind(root: Path) -> str:
     """Return the kind of data that a folder seems to contain, in words, or ""."""
     try:
         names = {entry.name for entry in entries(root)}
@@ -122,12 +122,12 @@ def check(root: Path, names: set[str]) -> None:
     Raises:
         DataError: The data cannot be used.
     """
-    if what(root) not in ("", TARS):
+    if recognized_kind(root) not in ("", TARS):
         return
     for miss in (_cifar_100, _packed, _renamed, _class_tars):
-        said = miss(root, names)
-        if said:
-            raise DataError(f"{root} {said}")
+        text = miss(root, names)
+        if text:
+            raise DataError(f"{root} {text}")
 
 
 def check_pictures(root: Path) -> None:
@@ -154,7 +154,7 @@ def check_pictures(root: Path) -> None:
         # ILSVRC-2012 has pictures for testing both in val and, without labels, in test.
         if flat:
             raise DataError(next((text for text in flat if SOLUTION in text), flat[0]))
-        seen = some([printable(entry.name) for entry in entries(tests[0])]) or "nothing"
+        seen = listed([printable(entry.name) for entry in entries(tests[0])]) or "nothing"
         raise DataError(
             f"{tests[0]} has no class folders with pictures, but {seen}. Put the test pictures into "
             f"{tests[0]}/CLASS/, or move {tests[0]} away: then the training pictures serve for testing too"
@@ -186,7 +186,7 @@ def _seen(root: Path, train: Path) -> str:
         kinds = ", ".join(unread)
         return f": its {count:,} pictures are {kinds}, which are not read; make JPEGs or PNGs of them"
     kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
-    seen = some([printable(entry.name) for entry in found])
+    seen = listed([printable(entry.name) for entry in found])
     there = f": it contains {seen}" + (f" (files below: {kinds})" if kinds else "")
     return f"{there}; {LAYOUTS}"
 
@@ -223,7 +223,7 @@ def _other_words(root: Path) -> str:
         return ""
     advice = [f"{name} to train" for name in trains[:1]]
     advice += [f"{name} to test" for name in tests[:1] if name not in folder.TESTS]
-    return f"has {some([*trains, *tests])} instead of train and test: rename {' and '.join(advice)}"
+    return f"has {listed([*trains, *tests])} instead of train and test: rename {' and '.join(advice)}"
 
 
 def _words_alone(root: Path) -> str:
@@ -234,7 +234,7 @@ def _words_alone(root: Path) -> str:
     if text := _tests_only(root):
         return text
     return (
-        f"has {some(found)}, whose pictures lie in no class folders: put them into train/CLASS/*.jpg and "
+        f"has {listed(found)}, whose pictures lie in no class folders: put them into train/CLASS/*.jpg and "
         "test/CLASS/*.jpg"
     )
 
@@ -245,7 +245,7 @@ def _tests_only(root: Path) -> str:
         for entry in folder.class_folders(root)
         if _word(entry.name) == "test" and folder.has_pictures_below(root / entry.name)
     ]
-    return f"has {some(found)} but no train; give {root / found[0]} itself to train on it" if found else ""
+    return f"has {listed(found)} but no train; give {root / found[0]} itself to train on it" if found else ""
 
 
 def _split_within(root: Path) -> str:
@@ -273,16 +273,16 @@ def _deeper(root: Path) -> str:
             if not entry.is_symlink()
         ]
         fitting = []
-        for where in level[: MOST_FOLDERS - looked]:
-            kind = what(where) or _words_below(where)
+        for where in level[: MAX_FOLDERS - looked]:
+            kind = recognized_kind(where) or _words_below(where)
             if kind:
                 fitting.append((where, kind))
         looked += len(level)
         if fitting:
             where, kind = fitting[0]
-            more = f", or {some([str(other) for other, _ in fitting[1:]])}" if len(fitting) > 1 else ""
+            more = f", or {listed([str(other) for other, _ in fitting[1:]])}" if len(fitting) > 1 else ""
             return f"has no data itself, but {where} has ({kind}): give {where}{more}"
-        if looked >= MOST_FOLDERS:
+        if looked >= MAX_FOLDERS:
             break
     return ""
 
@@ -311,7 +311,7 @@ def _one_level_more(train: Path) -> str:
     move = f"give {only}" if train.name != "train" else f"move them from {only} to {train}"
     return (
         f"has one class folder alone, {printable(only.name)}, whose pictures lie in its folders "
-        f"{some([*map(printable, below)])}: if these are the classes, {move}"
+        f"{listed([*map(printable, below)])}: if these are the classes, {move}"
     )
 
 
@@ -379,8 +379,8 @@ def _renamed(root: Path, names: set[str]) -> str:
     moves = {name: file for name, file in moves.items() if name != file and file not in names}
     if not moves:
         return ""
-    told = some([f"{name} to {file}" for name, file in moves.items()], 4)
-    return f"has files that are called nearly as those of a known set: rename {told}"
+    renames = listed([f"{name} to {file}" for name, file in moves.items()], 4)
+    return f"has files that are called nearly as those of a known set: rename {renames}"
 
 
 def _class_tars(root: Path, names: set[str]) -> str:

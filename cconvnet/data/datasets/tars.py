@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 BLOCK = 512
 # Of an extended header or a long name. True ones have less than 1 KiB.
-MOST_EXTENDED = 2**20
+MAX_EXTENDED = 2**20
 # Headers lie about 100 KiB apart, so reading them is waiting: several wait at a time.
 THREADS = 8
 
@@ -115,12 +115,12 @@ def members(read: Read, start: int, end: int, called: str) -> Iterator[Member]:
             raise DataError(f"{called} is damaged: the member at byte {at - start:,} has no proper size")
         contents = at + BLOCK
         if kind in b"LKxXg":
-            said = _extended(read, contents, length, end, called)
+            records = _extended(read, contents, length, end, called)
             if kind == b"L":
-                name = _text(said.split(b"\0", 1)[0])
+                name = _text(records.split(b"\0", 1)[0])
             elif kind in b"xX":
-                name, size, sparse = _pax(said, name, f"{called} at byte {at - start:,}")
-            elif kind == b"g" and _pax(said, None, called) != (None, None, False):
+                name, size, sparse = _pax(records, name, f"{called} at byte {at - start:,}")
+            elif kind == b"g" and _pax(records, None, called) != (None, None, False):
                 raise DataError(f"{called} is damaged: it has one name or size for all of its members")
             at = contents + -(-length // BLOCK) * BLOCK
             continue
@@ -190,21 +190,21 @@ def _text(name: bytes) -> str:
 
 
 def _extended(read: Read, offset: int, length: int, end: int, called: str) -> bytes:
-    if length > MOST_EXTENDED or offset + length > end:
+    if length > MAX_EXTENDED or offset + length > end:
         raise DataError(
             f"{called} is damaged: an extended header should have {length:,} bytes, which cannot be"
         )
     return read(offset, length)
 
 
-def _pax(said: bytes, name: str | None, called: str) -> tuple[str | None, int | None, bool]:
+def _pax(records: bytes, name: str | None, called: str) -> tuple[str | None, int | None, bool]:
     r"""Return name, size and whether the member is sparse, from records of "LENGTH KEY=VALUE\n"."""
     size, sparse = None, False
-    while said.strip(b"\0"):
-        digits, _, _ = said[:12].partition(b" ")
+    while records.strip(b"\0"):
+        digits, _, _ = records[:12].partition(b" ")
         length = int(digits) if digits.isdigit() else 0
-        key, equals, value = said[len(digits) + 1 : length].partition(b"=")
-        if length > len(said) or not equals or not value.endswith(b"\n"):
+        key, equals, value = records[len(digits) + 1 : length].partition(b"=")
+        if length > len(records) or not equals or not value.endswith(b"\n"):
             raise DataError(f"{called} is damaged: an extended header holds something else than records")
         value = value[:-1]
         if key == b"path":
@@ -214,7 +214,7 @@ def _pax(said: bytes, name: str | None, called: str) -> tuple[str | None, int | 
                 raise DataError(f"{called} is damaged: an extended header says the size is {_text(value)}")
             size = int(value)
         sparse = sparse or key.startswith(b"GNU.sparse.")
-        said = said[length:]
+        records = records[length:]
     return name, size, sparse
 
 

@@ -21,7 +21,7 @@ from cconvnet.data.account import Unused
 from cconvnet.data.dataset import Dataset, LeftOut, Pictures
 from cconvnet.data.datasets import tars
 from cconvnet.data.listing import FILE, OUTSIDE, PICTURES, beside, entries, kind_of, lines, why_unused
-from cconvnet.data.names import composed, some
+from cconvnet.data.names import composed, listed
 from cconvnet.data.splits import Progress
 from cconvnet.errors import DataError
 
@@ -29,9 +29,9 @@ COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".xz": "unxz", ".bz2": "bunzip2
 CLASS_NAMES = ("classes.txt", "classnames.txt", "labels.txt")
 NO_SAMPLE = "of no sample"
 JSON_LABELS = ("label", "class", "cls")
-MOST_JSON = 2**20
+MAX_JSON = 2**20
 # Without names of classes nothing else tells a label that cannot be.
-MOST_CLASSES = 2**16
+MAX_CLASSES = 2**16
 
 _PART = re.compile(r"(?<![a-z])(train(?:ing)?|test|val(?:id(?:ation)?)?)(?![a-z])")
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
@@ -109,7 +109,7 @@ def _numbered(root: Path, splits: dict[str, Pictures]) -> list[str]:
     if len(without):
         raise DataError(
             f"{root} has labels up to {count - 1:,}, but no training pictures of "
-            f"{some([*map(str, without)])}; if that is right, name all classes in {root / CLASS_NAMES[0]}"
+            f"{listed([*map(str, without)])}; if that is right, name all classes in {root / CLASS_NAMES[0]}"
         )
     return [str(label) for label in range(count)]
 
@@ -139,9 +139,9 @@ def _split(root: Path, notes: list[str]) -> dict[str, list[Path]]:
         if inside := _tars(root / folder):
             parts[folder] = inside
     for file in _tars(root):
-        told = _PART.findall(file.stem.lower())
-        if told:
-            name = told[-1]
+        words = _PART.findall(file.stem.lower())
+        if words:
+            name = words[-1]
             parts.setdefault(name if name == "test" else "train" if name[0] == "t" else "val", []).append(
                 file
             )
@@ -151,12 +151,12 @@ def _split(root: Path, notes: list[str]) -> dict[str, list[Path]]:
         return {"train": other}
     if "train" not in parts:
         raise DataError(
-            f"{root} has tars for testing ({some([file.name for file in next(iter(parts.values()))])}) but "
+            f"{root} has tars for testing ({listed([file.name for file in next(iter(parts.values()))])}) but "
             "none for training: put them into folders train and test, or call them train-*.tar"
         )
     if other:
         notes.append(
-            f"{root}: {some([file.name for file in other])} not used: neither train nor test is said"
+            f"{root}: {listed([file.name for file in other])} not used: neither train nor test is said"
         )
     if "test" in parts and "val" in parts:
         notes.append(f"{root}: tars of val are not used: there are some of test")
@@ -241,7 +241,7 @@ def _label(tar: tars.TarFile, sample: dict[str, tars.Member], numbers: dict[str,
         given: Any = _decoded(tar.read(member.offset, min(member.size, 256)))
     elif ".json" in sample:
         member = sample[".json"]
-        if member.size > MOST_JSON:
+        if member.size > MAX_JSON:
             return f"its .json has {member.size:,} bytes"
         try:
             values = json.loads(tar.read(member.offset, member.size))
@@ -259,7 +259,7 @@ def _label(tar: tars.TarFile, sample: dict[str, tars.Member], numbers: dict[str,
         given = int(given) if re.fullmatch("[0-9]{1,9}", given) else given
     if isinstance(given, bool) or not isinstance(given, int):
         return f"its label is {str(given)[:40]!r}, not a whole number"
-    most = MOST_CLASSES if numbers is None else len(numbers)
+    most = MAX_CLASSES if numbers is None else len(numbers)
     return given if 0 <= given < most else f"its label is {given}; it must be from 0 to {most - 1:,}"
 
 

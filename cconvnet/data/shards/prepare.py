@@ -61,16 +61,24 @@ from cconvnet.data.shards.format import (
 )
 from cconvnet.data.shards.reader import open_split
 from cconvnet.data.shards.writer import Shard, packed_array, write_file
-from cconvnet.data.shards.writer_pool import Here, Maker, Part, Tell, Worker, record_file, write_record
+from cconvnet.data.shards.writer_pool import (
+    LocalMaker,
+    Part,
+    ProcessMaker,
+    Report,
+    ShardMaker,
+    record_file,
+    write_record,
+)
 from cconvnet.data.splits import Progress, broken_allowed
-from cconvnet.data.workers import MOST_WORKERS, surplus, usable_cores, worker_limit
+from cconvnet.data.workers import MAX_WORKERS, surplus, usable_cores, worker_limit
 from cconvnet.errors import DataError
 from cconvnet.system.locks import try_lock
 from cconvnet.system.outputs import check_folder
 
 SHARD_BYTES = 256 * 2**20
 # So that few small pictures are still many shards: work for all workers, and little lost when interrupted.
-MOST_PER_SHARD = 4096
+MAX_PER_SHARD = 4096
 _PLAN, _LOCK = "plan.json", "lock"
 _SECONDS_FOR_OTHERS_TO_END = 10.0
 
@@ -130,7 +138,7 @@ class Preparation:
         check_folder(root)
         self.dataset, self.root, self.survey = dataset, root, survey
         self.recipe = dataclasses.replace(recipe, preprocessing=_begun_with(root) or recipe.preprocessing)
-        self.per_shard = max(1, min(MOST_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
+        self.per_shard = max(1, min(MAX_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
         self.splits = dataset.splits
         self.total = sum(map(len, self.splits.values()))
         self.source = fingerprint(dataset, progress)
@@ -354,7 +362,7 @@ class Preparation:
     # -- making
 
     def _make(self, todo: list[Part], before: int, report: Reporter, workers: int | None, lock: int) -> None:
-        asked = min(usable_cores(), MOST_WORKERS) if workers is None else workers
+        asked = min(usable_cores(), MAX_WORKERS) if workers is None else workers
         limit = min(len(todo), worker_limit(self.total)) if self.dataset.train.ranges is not None else 0
         if workers is not None and 0 < limit < workers:
             shards_left = f"workers: {limit} instead of {workers}: {len(todo):,} shards are to be made"
@@ -364,14 +372,14 @@ class Preparation:
         for part in todo:
             parts.put(part)
         events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        makers: list[Maker] = []
+        makers: list[ShardMaker] = []
         threads: list[threading.Thread] = []
         began, done = time.monotonic(), {"": before}
         try:
             if not workers:
-                makers.append(Here(self.root, self.splits, self.recipe))
+                makers.append(LocalMaker(self.root, self.splits, self.recipe))
             for _ in range(workers):
-                makers.append(Worker(self.root, self.splits, self.recipe, lock))
+                makers.append(ProcessMaker(self.root, self.splits, self.recipe, lock))
             for maker in makers:
                 # A second Ctrl-C may come before they are closed: Python's end must not wait for them.
                 threads.append(threading.Thread(target=self._drive, args=(maker, parts, events), daemon=True))
@@ -405,16 +413,18 @@ class Preparation:
                 thread.join()
             self._clean()
 
-    def _drive(self, maker: Maker, parts: queue.SimpleQueue[Part], events: queue.SimpleQueue[_Event]) -> None:
+    def _drive(
+        self, maker: ShardMaker, parts: queue.SimpleQueue[Part], events: queue.SimpleQueue[_Event]
+    ) -> None:
         """Run a thread that has its maker make one shard after another."""
 
-        def telling(part: Part) -> Tell:
-            return lambda done, broken: events.put(_Told(part, done, dict(broken)))
+        def reporting(part: Part) -> Report:
+            return lambda done, broken: events.put(_Progressed(part, done, dict(broken)))
 
         try:
             while True:
                 part = parts.get_nowait()
-                maker.make(part, telling(part))
+                maker.make(part, reporting(part))
         except queue.Empty:
             events.put(_Ended(None))
         except Exception as error:
@@ -535,7 +545,7 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Progressed:
     part: Part
     done: int
     broken: dict[int, str]
@@ -546,7 +556,7 @@ class _Ended:
     error: Exception | None
 
 
-_Event = _Told | _Ended
+_Event = _Progressed | _Ended
 
 
 def _begun_with(root: Path) -> Preprocessing | None:

@@ -29,7 +29,7 @@ from cconvnet.errors import DataError
 
 # Reading is copying and checksums. One thread of an AMD EPYC (Zen 4) read 12,000 pictures of 256x256 pixels a
 # second from memory in November 2026: 31 us each for the copy, 47 us for the checksum, 3 us for opening.
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -152,7 +152,7 @@ class RawSplit(StoredSplit):
 
         Neither copying nor checksums hold Python's lock.
         """
-        threads = min(usable_cores(), _MOST_THREADS) if workers is None else max(1, workers)
+        threads = min(usable_cores(), _MAX_THREADS) if workers is None else max(1, workers)
         return _RawReader(self, min(threads, worker_limit(len(self) * times)))
 
 

@@ -17,7 +17,7 @@ from cconvnet.data.splits import Progress
 from cconvnet.data.workers import usable_cores
 from cconvnet.errors import DataError
 
-_MOST_THREADS = 8  # a disk serves no more; hashing goes at 1 to 2 GB/s in each
+_MAX_THREADS = 8  # a disk serves no more; hashing goes at 1 to 2 GB/s in each
 _BATCH = 256  # pictures that are decoded between two reports of progress
 
 
@@ -65,7 +65,7 @@ def verify(root: Path, workers: int | None = None, progress: Progress | None = N
                 progress(done, count)
         return damages
 
-    threads = min(usable_cores(), _MOST_THREADS) if workers is None else max(1, workers)
+    threads = min(usable_cores(), _MAX_THREADS) if workers is None else max(1, workers)
     with ThreadPoolExecutor(threads) as pool:
         for damages in pool.map(check, parts):
             found += damages

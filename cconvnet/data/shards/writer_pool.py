@@ -17,18 +17,18 @@ import numpy as np
 
 from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.dataset import Pictures
-from cconvnet.data.images import BrokenImage, Content, read_raw, read_stored
+from cconvnet.data.images import BrokenImage, Content, read_bytes, read_raw
 from cconvnet.data.shards.encoding import Recipe
 from cconvnet.data.shards.format import JOURNAL, write_document
 from cconvnet.data.shards.writer import Picture, Shard, write_shard
 from cconvnet.data.workers import WorkerError, answers_to_parent, ending, spawn
 from cconvnet.errors import DataError
 
-_SECONDS_BETWEEN_TELLING = 0.2
+_SECONDS_BETWEEN_REPORTS = 0.2
 
 # Pictures done of this shard, and those newly found broken: number and reason.
 Broken = list[tuple[int, str]]
-Tell = Callable[[int, Broken], None]
+Report = Callable[[int, Broken], None]
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Part:
     count: int
 
 
-class Maker(Protocol):
+class ShardMaker(Protocol):
     """A writer of one shard at a time; close() interrupts it."""
 
-    def make(self, part: Part, tell: Tell) -> None:
+    def make(self, part: Part, report: Report) -> None:
         """Make one shard.
 
         Raises:
@@ -64,7 +64,9 @@ def record_file(folder: Path, name: str) -> Path:
     return folder / JOURNAL / f"{name}.json"
 
 
-def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe: Recipe, tell: Tell) -> None:
+def make_shard(
+    folder: Path, part: Part, read: Callable[[int], Content], recipe: Recipe, report: Report
+) -> None:
     """Write a shard and its record; `read` reads the picture of a number.
 
     Raises:
@@ -74,16 +76,16 @@ def make_shard(folder: Path, part: Part, read: Callable[[int], Content], recipe:
     skipped: Broken = []
 
     def pictures() -> Iterator[Picture]:
-        told, told_broken = time.monotonic(), 0
+        reported, reported_broken = time.monotonic(), 0
         for done, number in enumerate(range(part.first, part.first + part.count), 1):
             try:
                 yield recipe.apply(read(number))
             except BrokenImage as error:
                 skipped.append((number, str(error)))
-            if time.monotonic() - told > _SECONDS_BETWEEN_TELLING:
-                tell(done, skipped[told_broken:])
-                told, told_broken = time.monotonic(), len(skipped)
-        tell(part.count, skipped[told_broken:])
+            if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+                report(done, skipped[reported_broken:])
+                reported, reported_broken = time.monotonic(), len(skipped)
+        report(part.count, skipped[reported_broken:])
 
     shard = write_shard(folder / part.name, pictures())
     write_record(folder, part, shard, skipped)
@@ -107,14 +109,14 @@ def _reading() -> Iterator[None]:
         raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from error
 
 
-class Here:
+class LocalMaker:
     """A maker in this process, for pictures in its memory or where no workers are wanted."""
 
     def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe) -> None:
         self._folder, self._splits, self._recipe = folder, splits, recipe
         self._closed = threading.Event()
 
-    def make(self, part: Part, tell: Tell) -> None:
+    def make(self, part: Part, report: Report) -> None:
         """Make one shard."""
 
         def read(number: int) -> Content:
@@ -123,14 +125,14 @@ class Here:
             with _reading():
                 return self._splits[part.split].content(number)
 
-        make_shard(self._folder, part, read, self._recipe, tell)
+        make_shard(self._folder, part, read, self._recipe, report)
 
     def close(self) -> None:
         """Stop before the next picture."""
         self._closed.set()
 
 
-class Worker:
+class ProcessMaker:
     """A maker in a child process, which inherits the folder's lock and holds it while it lives."""
 
     def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe, lock: int) -> None:
@@ -138,18 +140,18 @@ class Worker:
         start = {"folder": str(folder), "recipe": dataclasses.asdict(recipe)}
         self._folder, self.process = folder, spawn("cconvnet.data.shards.writer_pool:main", start, [lock])
 
-    def make(self, part: Part, tell: Tell) -> None:
+    def make(self, part: Part, report: Report) -> None:
         """Make one shard."""
         process = self.process
         assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead, as its answers will tell
+        with contextlib.suppress(BrokenPipeError):  # it is dead, as its answers will report
             process.stdin.write(json.dumps([vars(part), *_places(self._splits[part.split], part)]).encode())
             process.stdin.write(b"\n")
             process.stdin.flush()
         for line in process.stdout:
             answer = json.loads(line) if line.endswith(b"\n") else {}
             if "done" in answer:
-                tell(answer["done"], [(number, reason) for number, reason in answer["broken"]])
+                report(answer["done"], [(number, reason) for number, reason in answer["broken"]])
             elif "finished" in answer:
                 return
             elif "data_error" in answer:
@@ -222,7 +224,7 @@ class _Reader:
         stored = ByteRange(*self.stored[number - self.first])
         with _reading():
             if self.shapes is None:
-                return read_stored(stored)
+                return read_bytes(stored)
             pixels = np.empty(self.shapes[number - self.first], np.uint8)
             read_raw(stored, pixels)
             return pixels
