@@ -154,12 +154,12 @@ def get(
             raise DataError(f"--out must be a folder; {out} is a file")
         if any(out.iterdir()):
             dataset = _already(name, out)
-            say(f"{out} is there already; remove it to get {name} anew")
+            say(f"{out} already exists; remove it to download {name} again")
             return dataset
     collection, mirror = COLLECTIONS[name], os.environ.get(MIRROR, "").rstrip("/")
     work = out.with_name(f"{out.name}.partial")
     if work.exists() and not (work.is_dir() and {file.name for file in work.iterdir()} <= _OF_A_DOWNLOAD):
-        raise DataError(f"{work} is in the way: it holds what no download left there; move it away")
+        raise DataError(f"{work} is in the way: it contains files that no download left there; move it away")
     check_folder(work)
     ready = work / "files"
     ready.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def _already(name: str, out: Path) -> Dataset:
         dataset = datasets.open_dataset(out)
         if dataset.kind == COLLECTIONS[name].kind:
             return dataset
-    raise DataError(f"--out must be a new folder; {out} holds something else than {name}")
+    raise DataError(f"--out must be a new folder; {out} contains something other than {name}")
 
 
 def _check_room(folder: Path, collection: Collection) -> None:
@@ -201,7 +201,7 @@ def _unpacked(archive: Path, folder: Path, inside: str) -> Path:
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DownloadError(f"{archive} cannot be unpacked into {folder}: {error}") from error
     if not (folder / inside).is_dir():
-        raise DownloadError(f"{archive} holds no folder {inside}")
+        raise DownloadError(f"{archive} contains no folder {inside}")
     return folder / inside
 
 
@@ -280,8 +280,8 @@ def download(
             most = max(most, _length(part))
             if failed == TRIES:
                 raise DownloadError(
-                    f"{remote.url} cannot be fetched: {error}. {most:,} of {remote.bytes:,} bytes are there; "
-                    "the same command goes on from them"
+                    f"{remote.url} cannot be downloaded: {error}. {most:,} of {remote.bytes:,} bytes have "
+                    "arrived; the same command resumes from them"
                 ) from error
             say(f"{remote.name}: {error}; trying again")
             time.sleep(wait * 2 ** (failed - 1))
@@ -315,8 +315,8 @@ def _fetch(remote: Remote, part: Path, progress: Progress | None) -> None:
             if error.code == 416:  # what there is of it is of another file
                 part.unlink()
             if error.code in (408, 416, 429) or error.code >= 500:
-                raise _Again(f"the server says {error.code} {error.reason}") from error
-            raise DownloadError(f"{remote.url}: the server says {error.code} {error.reason}") from error
+                raise _Again(f"the server answered {error.code} {error.reason}") from error
+            raise DownloadError(f"{remote.url}: the server answered {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the network
             raise

@@ -1,6 +1,6 @@
 """One image file decoded to a uint8 array: RGB of 8 bits, upright, resized.
 
-Pictures are turned upright as their EXIF data says before they are cut and resized, so a file gives the same
+Pictures are turned upright by their EXIF data before they are cut and resized, so a file gives the same
 pixels as one that was stored upright. :mod:`cconvnet.data.preprocessing` names these rules.
 
 Resizing is ours (bindings/pixels.cpp): about five times as fast as Pillow's, and the same whatever version of
@@ -141,8 +141,8 @@ def read_image(
     pixels, square = _decode(read_bytes(byte_range), size, decoder, preprocessing)
     if shape is not None and size is None and pixels.shape != shape:
         raise DataError(
-            f"{byte_range.description} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), other "
-            f"images {shape[0]}x{shape[1]}; give a size, and all are resized to it"
+            f"{byte_range.description} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), "
+            f"other images {shape[0]}x{shape[1]}; give a size, and all are resized to it"
         )
     return _resized(pixels, square, size, out)
 
@@ -263,7 +263,7 @@ def _decode(
     except (BrokenImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise BrokenImage(f"the header says too many pixels: {error}") from error
+        raise BrokenImage(f"the header claims too many pixels: {error}") from error
     except UnidentifiedImageError as error:
         raise BrokenImage("it is neither a JPEG nor a PNG") from error
     except Exception as error:  # decoders raise nearly anything on damaged data: SyntaxError, KeyError
@@ -299,9 +299,9 @@ def _resized(pixels: Pixels, square: Box, size: int | None, out: Pixels | None =
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise BrokenImage(f"the header says {width}x{height} pixels, more than {MAX_PIXELS:,}")
+        raise BrokenImage(f"the header claims {width}x{height} pixels, more than {MAX_PIXELS:,}")
     if max(width, height) > MAX_SIDE:
-        raise BrokenImage(f"the header says {width}x{height} pixels, a side of more than {MAX_SIDE:,}")
+        raise BrokenImage(f"the header claims {width}x{height} pixels, a side of more than {MAX_SIDE:,}")
 
 
 def _scans(data: bytes) -> int:

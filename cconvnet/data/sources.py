@@ -206,13 +206,13 @@ def _orientation_notes(dataset: Dataset, asked: Preprocessing, found: Preprocess
     """Note that pictures are not turned upright, or otherwise than was asked for."""
     if found.orientation == "stored" and dataset.preprocessing is not None:
         return [
-            "these shards were made before pictures were turned upright as their EXIF data says; shards that "
+            "these shards were made before pictures were turned upright by their EXIF data; shards that "
             "are made anew are upright"
         ]
     if found.orientation == "stored":
-        return ["pictures are not turned upright as their EXIF data says: the run was begun without that"]
+        return ["pictures are not turned upright by their EXIF data: the run was begun without that"]
     if asked.orientation == "stored":
-        return ["these shards hold pictures upright; the run was begun with pictures as they are stored"]
+        return ["these shards contain upright pictures; the run was begun with pictures as they are stored"]
     return []
 
 

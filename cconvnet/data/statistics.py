@@ -69,7 +69,7 @@ def gather(
     kept.colors = kept.colors if given.colors is None else given.colors
     missing = [name for name in wanted if getattr(kept, name) is None]
     if file is not None and len(missing) < len(wanted):
-        say(f"data: statistics of the pictures are from {file}")
+        say(f"data: statistics of the pictures are read from {file}")
     if "mean" in missing:
         kept.mean = mean_image(source.train, progress and progress("mean image"), workers)
     if "colors" in missing:
@@ -77,9 +77,9 @@ def gather(
     if file is not None and missing:
         try:
             write_output(file, [_packed(kept, key)])
-            say(f"data: statistics of the pictures are kept in {file}")
+            say(f"data: statistics of the pictures are saved in {file}")
         except OSError as error:
-            say(f"data: statistics of the pictures are kept in the run alone: {file}: {error.strerror}")
+            say(f"data: statistics of the pictures are saved in the run only: {file}: {error.strerror}")
     return kept
 
 

@@ -215,7 +215,8 @@ class _Worker:
             raise WorkerError(
                 f"{self.name} (process {self.process.pid}) {ending(self.process)} while it had "
                 f"{len(pictures)} pictures to decode, from {pictures[0].description} to "
-                f"{pictures[-1].description}. If memory is short, fewer --workers need less; if it dies again, take these pictures out"
+                f"{pictures[-1].description}. If memory is short, fewer --workers need less; if it dies "
+                "again, take these pictures out"
             )
         result = json.loads(answer)
         if "data_error" in result:

@@ -131,7 +131,7 @@ def _dropped(draft: Draft, section: Section) -> float:
     params = draft.files.params.get(section.name)
     where = params if params is not None and "dropout" in params else section
     if where is params and "dropout" in section:
-        raise section.error("dropout must stand in one of the two files, not in both", "dropout")
+        raise section.error("dropout must be in one of the two files, not in both", "dropout")
     part = where.value("dropout", float, 0.0)
     if not 0 <= part < 1:
         raise where.error(f"dropout must be at least 0 and below 1, not {part:g}", "dropout")

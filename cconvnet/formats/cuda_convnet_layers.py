@@ -218,7 +218,7 @@ def _norm(draft: Draft, section: Section, neuron: Neuron | None) -> LayerSpec:
     params = section if old else draft.files.params_of(section)
     for key in old:
         if key in draft.files.params.get(section.name, ()):
-            raise section.error(f"{key} must stand in one of the two files, not in both", key)
+            raise section.error(f"{key} must be in one of the two files, not in both", key)
     region = _NORMS[kind]
     values = {
         **draft.common(section),
@@ -254,7 +254,7 @@ def _dropout(draft: Draft, section: Section, neuron: Neuron | None) -> LayerSpec
     else:
         where = params if params is not None and "keep" in params else section
         if where is params and "keep" in section:
-            raise section.error("keep must stand in one of the two files, not in both", "keep")
+            raise section.error("keep must be in one of the two files, not in both", "keep")
         keep = where.value("keep", float, 0.5)
         enabled = True if params is None else params.value("enable", bool, True)
     if not 0 < keep <= 1:

@@ -136,7 +136,7 @@ def _parse(path: Path, lines: Iterable[str]) -> dict[str, Section]:
             section = sections.setdefault(name, Section(path, name, number))
             if section.line != number:
                 section.repeats.append(
-                    f"{path}:{number}: a second section [{name}] goes on with the first, line {section.line}"
+                    f"{path}:{number}: a second section [{name}] continues the first, line {section.line}"
                 )
             value = None
             continue
@@ -145,7 +145,7 @@ def _parse(path: Path, lines: Iterable[str]) -> dict[str, Section]:
             raise ConfigError(f"{path}:{number}: must be [name], key=value or a comment, not {text!r}")
         key = match.group(1)
         if section is None:
-            raise ConfigError(f"{path}:{number}: {key} stands before the first section")
+            raise ConfigError(f"{path}:{number}: {key} is before the first section")
         if key in section:
             before = section.values[key.lower()]
             section.repeats.append(

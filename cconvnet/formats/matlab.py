@@ -54,7 +54,7 @@ def table(content: bytes, name: str, fields: Sequence[str]) -> list[tuple[Value,
             flags, sizes, called = (_first(parts)[1] for _ in range(3))
             if called == name.encode():
                 return _rows(flags, sizes, parts, fields)
-    raise ValueError(f"it holds no {name}")
+    raise ValueError(f"it contains no {name}")
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -75,7 +75,7 @@ def test_everything_is_used_or_named_with_the_reason(tmp_path: Path) -> None:
     }
     assert found.beside.names == {"not a picture": ["README"], "another folder": ["extra"]}
     assert json.loads(json.dumps(found.as_json()))["splits"]["train"]["found"] == 34
-    assert any("2 pictures lie in subfolders" in note and "ant/young" in note for note in dataset.notes)
+    assert any("2 pictures are in subfolders" in note and "ant/young" in note for note in dataset.notes)
 
 
 def test_pictures_in_subfolders_belong_to_the_class_and_no_label_shifts(tmp_path: Path) -> None:

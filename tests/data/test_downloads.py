@@ -233,14 +233,14 @@ def test_a_shorter_file_is_refused(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="has 1,000,002 bytes; it had 1,000,003"):
         fetch(server, tmp_path / "a.bin")
     server.lengths = False
-    with pytest.raises(DownloadError, match=r"the server says 416|ended after 1,000,002 of"):
+    with pytest.raises(DownloadError, match=r"the server answered 416|ended after 1,000,002 of"):
         fetch(server, tmp_path / "a.bin")
 
 
 @pytest.mark.parametrize("code", [403, 404, 410])
 def test_what_no_try_mends_is_said_at_once(server: Server, tmp_path: Path, code: int) -> None:
     server.errors = [code]
-    with pytest.raises(DownloadError, match=rf"/a\.bin: the server says {code} "):
+    with pytest.raises(DownloadError, match=rf"/a\.bin: the server answered {code} "):
         fetch(server, tmp_path / "a.bin")
     assert len(server.asked) == 1
 
@@ -250,12 +250,12 @@ def test_a_server_in_trouble_is_asked_again(server: Server, tmp_path: Path) -> N
     said = fetch(server, tmp_path / "a.bin")
     assert [re.search(r"\d+", line)[0] for line in said] == ["503", "500", "429", "408"]  # type: ignore[index]
     server.errors = [503] * 5
-    with pytest.raises(DownloadError, match=r"503 .*\. 0 of 1,000,003 bytes are there; the same command"):
+    with pytest.raises(DownloadError, match=r"503 .*\. 0 of 1,000,003 bytes have arrived; the same command"):
         fetch(server, tmp_path / "b.bin")
 
 
 def test_no_server(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=r"cannot be fetched: .*refused"):
+    with pytest.raises(DownloadError, match=r"cannot be downloaded: .*refused"):
         fetch(Server({}, url="http://127.0.0.1:9"), tmp_path / "a.bin")
 
 
@@ -360,7 +360,7 @@ def test_get(collection: str, server: Server, tmp_path: Path) -> None:
     asked = len(server.asked)
     again = downloads.get(collection, out, say=said.append)
     assert len(again.train) == COUNTS[collection][0] and len(server.asked) == asked
-    assert said[-1] == f"{out} is there already; remove it to get {collection} anew"
+    assert said[-1] == f"{out} already exists; remove it to download {collection} again"
 
 
 @pytest.mark.parametrize("collection", ["cifar10", "imagenette"], indirect=True)
@@ -401,7 +401,7 @@ def test_out_must_be_new(collection: str, tmp_path: Path) -> None:
     (tmp_path / "other" / "file").write_text("mine")
     with pytest.raises(DataError, match=r"--out must be a folder; .*file is a file"):
         downloads.get(collection, tmp_path / "file")
-    with pytest.raises(DataError, match=f"new folder; .*other holds something else than {collection}"):
+    with pytest.raises(DataError, match=f"new folder; .*other contains something other than {collection}"):
         downloads.get(collection, tmp_path / "other")
     downloads.get(collection, tmp_path / "empty")
     assert (tmp_path / "other" / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
@@ -428,7 +428,7 @@ def test_an_archive_cannot_leave_its_folder(
         files = (remote(server, "a.tgz", content),)
         monkeypatch.setitem(downloads.COLLECTIONS, "evil", Collection("cifar10", files, "inside"))
         monkeypatch.setenv(downloads.MIRROR, server.url)
-        with pytest.raises(DownloadError, match=r"a\.tgz (cannot be unpacked|holds no folder)"):
+        with pytest.raises(DownloadError, match=r"a\.tgz (cannot be unpacked|contains no folder)"):
             downloads.get("evil", tmp_path / "deep" / "er" / "data")
         # "/evil" may become "evil" where archives are unpacked.
         assert all("data.partial/unpacked" in str(found) for found in tmp_path.rglob("evil"))

@@ -131,16 +131,16 @@ def test_an_archive_that_is_cut_off_is_named(tmp_path: Path, name: str) -> None:
 def test_archives_that_do_not_fit_together(tmp_path: Path) -> None:
     for number, (changed, what) in enumerate(
         (
-            ({"kit": devkit(truth="3\n1\n2\n")}, "holds 4 pictures, but .*devkit_t12.tar.gz has 3 labels"),
+            ({"kit": devkit(truth="3\n1\n2\n")}, "contains 4 pictures, but .*devkit_t12.tar.gz has 3 labels"),
             ({"kit": devkit(truth="3\n1\n2\n9\n")}, "line 4: b'9' is no class's number"),
             ({"kit": devkit(truth="3\n1\n2\nx\n")}, "line 4: b'x' is no class's number"),
             ({"kit": devkit(truth="3\n1\n2\n4\n")}, "pictures of n09999999, of which .*train.tar has none"),
             ({"kit": devkit(ids=["../..", *IDS[1:]])}, "is no new number and WordNet id"),
-            ({"kit": devkit()[:-1]}, r"holds no data/ILSVRC2012_validation_ground_truth\.txt"),
+            ({"kit": devkit()[:-1]}, r"contains no data/ILSVRC2012_validation_ground_truth\.txt"),
             ({"kit": [*devkit()[:-2], ("x/data/meta.mat", b"MATLAB 5.0")]}, "is not the table of classes"),
             ({"train": {CLASSES[0]: [("readme", b"")]}}, "no pictures of n01000002"),
-            ({"train": {"x": train_members(0)}}, "holds no tars of classes"),
-            ({"val": [("readme", b"")]}, "holds no pictures"),
+            ({"train": {"x": train_members(0)}}, "contains no tars of classes"),
+            ({"val": [("readme", b"")]}, "contains no pictures"),
             ({"val": [*val_members(), (member("x.JPEG", tarfile.SYMTYPE), b"")]}, "x.JPEG: a link"),
         )
     ):
@@ -170,7 +170,7 @@ def test_tables_are_what_scipy_reads() -> None:
         assert [row[:3] for row in found] == [(str(t), float(n), float(s)) for n, t, _, s in theirs]
         assert found[1][3] is None
         for name, field, what in (
-            ("u", "text", "holds no u"),
+            ("u", "text", "contains no u"),
             ("t", "y", "no field y"),
             ("after", "y", "no structure array"),
         ):

@@ -56,10 +56,10 @@ MISSES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: root.mkdir(),
         r"no class folders with pictures; a data folder is one of.*It is empty",
     ),
-    "flat": (files("1.jpg", "2.JPEG"), r"2 pictures lie in it directly, such as 1\.jpg.*set/CLASS/\*\.jpg"),
+    "flat": (files("1.jpg", "2.JPEG"), r"2 pictures are in it directly, such as 1\.jpg.*set/CLASS/\*\.jpg"),
     "flat train": (
         files("train/1.jpg", "test/2.jpg", "labels.csv"),
-        r"set/train has .*: 1 pictures lie in it directly.*set/train/CLASS",
+        r"set/train has .*: 1 pictures are in it directly.*set/train/CLASS",
     ),
     "a class called train": (
         files("train/1.jpg", "car/1.jpg", "ship/1.jpg"),
@@ -70,7 +70,7 @@ MISSES: dict[str, tuple[Callable[[Path], object], str]] = {
     "training and val": (files(*classes("Training_Set", "val")), r"rename Training_Set to train$"),
     "words without classes": (
         files("training/1.jpg", "testing/2.jpg"),
-        r"has testing, training, whose pictures lie in no class folders: put them into train/CLASS",
+        r"has testing, training, whose pictures are in no class folders: put them into train/CLASS",
     ),
     "test alone": (files(*classes("test")), r"has test but no train; give .*set/test itself"),
     "classes first": (
@@ -125,7 +125,8 @@ MISSES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a zip": (files("photos.zip"), r"photos\.zip, which is not unpacked\. Use: unzip "),
     "class tars": (
         lambda root: [put(root)] and shard_in(root, "n01440764.tar"),
-        r"has the tars of 1 classes that ILSVRC2012_img_train\.tar holds.*mkdir -p train/n01440764 && tar",
+        r"has the tars of 1 classes that belong in ILSVRC2012_img_train\.tar.*mkdir -p train/n01440764 && "
+        "tar",
     ),
     "emnist": (
         renamed_mnist(lambda name: f"emnist-letters-{name.replace('t10k', 'test')}"),
@@ -222,7 +223,7 @@ def test_paths_that_are_no_folder(tmp_path: Path) -> None:
         "Photos/train/c/d": rf"{tmp_path / 'Photos/train'} has no c$",
         "Photos/trian": rf"there is {tmp_path / 'Photos/train'}$",
         "loop": "is a link to nothing or to itself",
-        "mnist/train-images-idx3-ubyte": f"lies beside MNIST's files: give {tmp_path / 'mnist'}$",
+        "mnist/train-images-idx3-ubyte": f"is beside MNIST's files: give {tmp_path / 'mnist'}$",
         "one.jpg": "is one picture, not a folder",
         "tars/photos.tar.gz": r"not a folder; unpack it first, with: tar -xf .*photos\.tar\.gz",
         "photos.zip": r"with: unzip .*photos\.zip",

@@ -115,7 +115,7 @@ def test_bad_folders_of_batches_are_named(tmp_path: Path) -> None:
     for bad, what in (
         (content[:-20], "is not a sound pickle"),
         (b"", "the file ends"),
-        (python2([1]), "holds a list, not a dictionary"),
+        (python2([1]), "contains a list, not a dictionary"),
         (python2({"labels": [1]}), "has no 'data'; it has labels"),
         (pickle.dumps(Call(os.system, "false"), 2), "system"),
     ):

@@ -127,7 +127,7 @@ def test_stopped_and_gone_on_with(
     monkeypatch.setattr(stopping, "step", lambda *a: _interrupt_after(root, 2))
     with pytest.raises(KeyboardInterrupt):
         work.run(stopping, workers)
-    assert was_said(r"stopped: \d+ of 43 pictures are kept in .*; the same command goes on", stopping)
+    assert was_said(r"stopped: \d+ of 43 pictures are kept in .*; the same command resumes", stopping)
     with pytest.raises(DataError, match="is unfinished"):
         data.open_source(root)
     before = {entry.name: entry.stat().st_ino for entry in root.glob("*.bin")}
@@ -135,7 +135,7 @@ def test_stopped_and_gone_on_with(
     assert len(recorded) >= 2
     listener = Listener()
     preparation(folder, root, SHARD_BYTES, size=20).run(listener, workers)
-    assert was_said(r"going on: \d+ of 43 pictures are there already", listener)
+    assert was_said(r"resuming: \d+ of 43 pictures are done already", listener)
     after = {entry.name: entry.stat().st_ino for entry in root.glob("*.bin")}
     assert all(after[name] == before[name] for name in recorded)
     assert digests(root) == expected
@@ -390,10 +390,10 @@ def test_wrong_folders(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("x")
     for dst, message in (
-        (folder / "shards", "lies within"),
-        (folder, "lies within"),
+        (folder / "shards", "is inside"),
+        (folder, "is inside"),
         (tmp_path / "file", "is no folder"),
-        (tmp_path / "full", "is not empty and holds no shards"),
+        (tmp_path / "full", "is not empty and contains no shards"),
     ):
         done = run("data", "prepare", folder, dst)
         assert done.returncode == 2 and message in done.stderr and str(dst) in done.stderr

@@ -399,7 +399,7 @@ def test_a_run_without_a_record_reads_as_it_did(
     listener = Listener()
     train(Options(resume=old, steps=6, devices=["cpu:0"]), listener)
     assert loaded() >= set(expected.values())
-    note = "data: pictures are not turned upright as their EXIF data says: the run was begun without that"
+    note = "data: pictures are not turned upright by their EXIF data: the run was begun without that"
     assert note in listener.lines
     # On shards, which are upright, it cannot.
     prepare(folder, tmp_path / "upright", raw=True)

@@ -443,7 +443,7 @@ def test_an_index_that_lies(kind: str, field: str, value: int, request: pytest.F
     rows = read_shard_set(root).records("train")
     rows[field][5] = value
     rewrite(root, "train.npy", packed_array(rows))
-    assert "train.npy: row 5 cannot be" in refused(root)
+    assert "train.npy: record 5 is impossible" in refused(root)
 
 
 def test_nothing_is_unpickled(raw: Path) -> None:
@@ -463,7 +463,7 @@ def test_a_dataset_json_that_does_not_fit(raw: Path) -> None:
     dataset = read_shard_set(raw)
     names = b"".join(f"{number}\0".encode() for number in range(33))
     rewrite(raw, "train.names", names)
-    assert "train.names has 33 names; dataset.json says there are 34" in refused(raw)
+    assert "train.names has 33 names; dataset.json lists 34" in refused(raw)
     for changes in (
         {"files": {**dataset.files, "../evil": File(1, "")}},
         {"files": {name: file for name, file in dataset.files.items() if name != "mean.npy"}},
@@ -476,7 +476,7 @@ def test_a_dataset_json_that_does_not_fit(raw: Path) -> None:
         {"size": "16"},
     ):
         dataclasses.replace(dataset, **changes).write()
-        assert "dataset.json is none of cconvnet's" in refused(raw)
+        assert "dataset.json is not cconvnet's" in refused(raw)
 
 
 # ---- verify ----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def gathered(tmp_path: Path) -> Path:
     make_pictures(tmp_path / "train", dict.fromkeys(CLASSES, 9), (5, 4))
     said: list[str] = []
     found = gather(data.open_source(tmp_path), colors=True, say=said.append)
-    assert said == [f"data: statistics of the pictures are kept in {tmp_path / '.cconvnet-5x4x3.npz'}"]
+    assert said == [f"data: statistics of the pictures are saved in {tmp_path / '.cconvnet-5x4x3.npz'}"]
     assert found.mean is not None and found.colors is not None
     return tmp_path
 
@@ -50,7 +50,7 @@ def test_statistics_are_computed_once(gathered: Path, monkeypatch: pytest.Monkey
     said: list[str] = []
     source = data.open_source(gathered)
     gather(source, say=said.append)
-    assert said == [f"data: statistics of the pictures are from {file}"]
+    assert said == [f"data: statistics of the pictures are read from {file}"]
     found, made = computed_again(gathered, monkeypatch, colors=True)
     assert made == []
     assert found.mean is not None and found.mean.tobytes() == data.mean_image(source.train).tobytes()
@@ -160,7 +160,7 @@ def test_statistics_where_nothing_can_be_written(tmp_path: Path, monkeypatch: py
     found = gather(data.open_source(tmp_path), say=said.append)
     assert found.mean is not None
     assert said == [
-        f"data: statistics of the pictures are kept in the run alone: {tmp_path / '.cconvnet-6x6x3.npz'}: "
+        f"data: statistics of the pictures are saved in the run only: {tmp_path / '.cconvnet-6x6x3.npz'}: "
         "Read-only file system"
     ]
 

@@ -200,11 +200,11 @@ def test_statistics_are_kept_beside_tars(tmp_path: Path) -> None:
     assert mean is not None and file is not None and file.parent == tmp_path
     said: list[str] = []
     gather(data.open_source(tmp_path), say=said.append)
-    assert "are from" in said[0]
+    assert "are read from" in said[0]
     shard(tmp_path / "train.tar", samples([1, 0] * 5))
     said.clear()
     gather(data.open_source(tmp_path), say=said.append)
-    assert "are kept in" in said[0]
+    assert "are saved in" in said[0]
 
 
 def test_a_picture_of_another_size_is_named(tmp_path: Path) -> None:

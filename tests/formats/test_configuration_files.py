@@ -275,7 +275,7 @@ def test_what_comes_twice(files: Any) -> None:
     spec, notes = construct(files, "a section that comes twice")
     assert (layer(spec, "conv1").padding, layer(spec, "conv1").stride) == ((2, 2), (2, 2))
     assert notes == [
-        "layers.cfg:16: a second section [conv1] goes on with the first, line 7",
+        "layers.cfg:16: a second section [conv1] continues the first, line 7",
         "layers.cfg:17: layer conv1: padding replaces '1' of line 13",
     ]
 

@@ -81,7 +81,7 @@ ERRORS: list[tuple[str, str, str, str, str]] = [
     ("l", "dataIdx=1", "dataIdx=0", "l7 labels", r"dataIdx=0 is already layer data's, line 1"),
     ("l", "dataIdx=1\n", "", "l5 labels", r"dataIdx is missing"),
     ("l", "[data]", "[images]", "l11 conv1", r"an input must be one of .*, not 'data'"),
-    ("l", "[data]\n", "", "l1", r"type stands before the first section"),
+    ("l", "[data]\n", "", "l1", r"type is before the first section"),
     ("l", "[data]", "[]", "l1", r"a section needs a name"),
     ("l", "pool=max", "pool", "l22", r"must be \[name\], key=value or a comment, not 'pool'"),
     ("l", "pool=max", "=max", "l22", r"must be \[name\], key=value or a comment, not '=max'"),
@@ -141,7 +141,7 @@ def test_errors_name_file_line_and_layer(
         (NORM_X, "", r"layers.cfg:40: layer x: needs a section \[x\] in params.cfg"),
         (NORM_X, "pow=1\n", r"params.cfg:16: layer x: scale is missing"),
         (NORM_X, "scale=1\n", r"params.cfg:16: layer x: pow is missing"),
-        (NORM_X + "scale=1\n", NORM_P, r"layers.cfg:45: layer x: scale must stand in one of the two files"),
+        (NORM_X + "scale=1\n", NORM_P, r"layers.cfg:45: layer x: scale must be in one of the two files"),
         (NORM_X + "sizeX=5\n", NORM_P, r"layers.cfg:45: layer x: size and sizeX are the same; give one"),
         (
             NORM_X.replace("=5", "=9"),
@@ -166,7 +166,7 @@ def test_errors_name_file_line_and_layer(
         (
             "type=dropout\ninputs=conv1\nkeep=1\n",
             "keep=1\n",
-            r"layers.cfg:43: layer x: keep must stand in one",
+            r"layers.cfg:43: layer x: keep must be in one",
         ),
         ("type=neuron\ninputs=conv1\n", "", r"layers.cfg:40: layer x: neuron is missing"),
         ("type=eltmax\ninputs=conv1\n", "", r"layers.cfg:42: layer x: inputs must be at least 2 in number"),

@@ -108,7 +108,7 @@ def _load(file: Path) -> dict[Any, Any]:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     if not isinstance(values, dict):
-        raise DataError(f"{file} holds a {type(values).__name__}, not a dictionary")
+        raise DataError(f"{file} contains a {type(values).__name__}, not a dictionary")
     # Files that Python 3 made of Python 2's may have their keys as bytes.
     return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in values.items()}
 
@@ -126,7 +126,7 @@ def _read_meta(file: Path) -> _Meta:
     if not isinstance(names, list | tuple) or not names:
         raise DataError(f"{file}: label_names is not a list of names")
     if not all(isinstance(name, str | bytes) for name in names):
-        raise DataError(f"{file}: label_names holds something that is no name")
+        raise DataError(f"{file}: label_names contains something that is no name")
     classes = [name.decode("latin-1") if isinstance(name, bytes) else name for name in names]
     count = values.get("num_vis")
     if count is not None and not (isinstance(count, int | np.integer) and count > 0):
@@ -154,7 +154,7 @@ def _read_batch(file: Path, meta: _Meta) -> tuple[Pixels, Labels]:
     shapes = {"columns": (meta.values or data.shape[0], n), "rows": (n, meta.values or data.shape[1])}
     fitting = [name for name, shape in shapes.items() if data.shape == shape]
     if not fitting:
-        what = f", and {META} says {meta.values:,} values per image" if meta.values else ""
+        what = f", and {META} has {meta.values:,} values per image" if meta.values else ""
         raise DataError(f"{file}: data is {data.shape[0]}x{data.shape[1]}, but there are {n:,} labels{what}")
     # A square matrix fits both ways; cuda-convnet's files are the ones with a mean.
     columns = fitting[0] == "columns" if len(fitting) == 1 else meta.mean is not None
@@ -201,6 +201,6 @@ def _mean_image(file: Path, mean: npt.NDArray[Any], shape: tuple[int, ...]) -> M
     if mean.size != math.prod(shape):
         raise DataError(f"{file}: data_mean has {mean.size:,} values, an image {math.prod(shape):,}")
     if not np.isfinite(mean).all():
-        raise DataError(f"{file}: data_mean holds values that are not finite")
+        raise DataError(f"{file}: data_mean contains values that are not finite")
     planes = mean.reshape(channels, height, width).transpose(1, 2, 0)
     return np.ascontiguousarray(planes, np.float32)

@@ -248,7 +248,7 @@ def _below(folder: Path, listing: _Listing) -> list[str]:
     if not count:
         return []
     first = next(found.subfolder for found in listing.values() if found.below)
-    lie, belong = ("picture lies", "it belongs") if count == 1 else ("pictures lie", "they belong")
+    lie, belong = ("picture is", "it belongs") if count == 1 else ("pictures are", "they belong")
     return [
         f"{folder}: {count:,} {lie} in subfolders of the class folders, such as {first}; {belong} to these "
         "classes"

@@ -100,7 +100,7 @@ def _train(file: Path, progress: Progress | None) -> tuple[list[str], Pictures]:
             else:
                 inside[named[1]] = member
         if not inside:
-            raise DataError(f"{file} holds no tars of classes, such as n01440764.tar")
+            raise DataError(f"{file} contains no tars of classes, such as n01440764.tar")
         names = sorted(inside)
 
         def scan(name: str) -> _Class:
@@ -140,14 +140,15 @@ def _val(file: Path, key: _Key, classes: list[str]) -> Pictures:
     with tars.TarFile(file) as tar:
         found = _scan(tar, None, file.name)
     if not found.files:
-        raise DataError(f"{file} holds no pictures")
+        raise DataError(f"{file} contains no pictures")
     if isinstance(key.labels, list):
         # A picture that is left out would shift the labels of all after it.
         if found.left_out:
             raise DataError(f"{file}: {found.left_out[0].name}: {found.left_out[0].reason}")
         if len(key.labels) != len(found.files):
             raise DataError(
-                f"{file} holds {len(found.files):,} pictures, but {key.file} has {len(key.labels):,} labels"
+                f"{file} contains {len(found.files):,} pictures, but {key.file} has "
+                f"{len(key.labels):,} labels"
             )
         ids = key.labels
     else:
@@ -219,7 +220,7 @@ def _devkit(file: Path) -> _Key:
     def part(end: str) -> bytes:
         member = next((member for name, member in found.items() if name.endswith(end)), None)
         if member is None:
-            raise DataError(f"{file} holds no {end}")
+            raise DataError(f"{file} contains no {end}")
         return read(member.offset, member.size)
 
     synsets = _synsets(part(META), f"{META} in {file}")

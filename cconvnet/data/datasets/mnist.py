@@ -105,13 +105,13 @@ def _read_idx(file: Path, dimensions: int) -> Pixels:
                 raise DataError(f"{file} begins with {header[:4].hex()}, not with {magic.hex()}")
             shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
             if len(shape) != dimensions or 0 in shape or math.prod(shape) > 2**40:
-                raise DataError(f"{file} says it has the sizes {shape}, which cannot be")
+                raise DataError(f"{file} claims the impossible sizes {shape}")
             values = stream.read(math.prod(shape))
             # One byte further tells a file that is too long.
             if len(values) < math.prod(shape) or stream.read(1):
                 more = "more" if len(values) == math.prod(shape) else f"only {len(values):,}"
                 raise DataError(
-                    f"{file} has {more} bytes of values; its header says "
+                    f"{file} has {more} bytes of values; its header claims "
                     f"{'x'.join(map(str, shape))} = {math.prod(shape):,}"
                 )
     except (OSError, EOFError, zlib.error) as error:

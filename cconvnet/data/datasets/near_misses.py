@@ -83,10 +83,10 @@ def not_a_folder(path: Path) -> DataError:
         )
     if is_picture(name):
         return DataError(
-            f"{path} is one picture, not a folder; pictures lie in a folder for each class, CLASS/*.jpg"
+            f"{path} is one picture, not a folder; pictures belong in a folder for each class, CLASS/*.jpg"
         )
     if kind := recognized_kind(path.parent):
-        return DataError(f"{path} is not a folder; it lies beside {kind}: give {path.parent}")
+        return DataError(f"{path} is not a folder; it is beside {kind}: give {path.parent}")
     return DataError(f"{path} is not a folder; unpack an archive first. {LAYOUTS}")
 
 
@@ -167,8 +167,8 @@ def _seen(root: Path, train: Path) -> str:
     pictures = [entry.name for entry in found if is_picture(entry.name)]
     if pictures:
         return (
-            f": {len(pictures):,} pictures lie in it directly, such as {printable(pictures[0])}. Put the "
-            f"pictures of each class into a folder that is called as the class: {train}/CLASS/*.jpg"
+            f": {len(pictures):,} pictures are in it directly, such as {printable(pictures[0])}. Put the "
+            f"pictures of each class into a folder named after the class: {train}/CLASS/*.jpg"
             + _reserved(root, train)
         )
     if train == root:
@@ -234,7 +234,7 @@ def _words_alone(root: Path) -> str:
     if text := _tests_only(root):
         return text
     return (
-        f"has {listed(found)}, whose pictures lie in no class folders: put them into train/CLASS/*.jpg and "
+        f"has {listed(found)}, whose pictures are in no class folders: put them into train/CLASS/*.jpg and "
         "test/CLASS/*.jpg"
     )
 
@@ -310,7 +310,7 @@ def _one_level_more(train: Path) -> str:
         return ""
     move = f"give {only}" if train.name != "train" else f"move them from {only} to {train}"
     return (
-        f"has one class folder alone, {printable(only.name)}, whose pictures lie in its folders "
+        f"has one class folder alone, {printable(only.name)}, whose pictures are in its folders "
         f"{listed([*map(printable, below)])}: if these are the classes, {move}"
     )
 
@@ -380,7 +380,7 @@ def _renamed(root: Path, names: set[str]) -> str:
     if not moves:
         return ""
     renames = listed([f"{name} to {file}" for name, file in moves.items()], 4)
-    return f"has files that are called nearly as those of a known set: rename {renames}"
+    return f"has files with nearly the names of a known dataset: rename {renames}"
 
 
 def _class_tars(root: Path, names: set[str]) -> str:
@@ -388,7 +388,7 @@ def _class_tars(root: Path, names: set[str]) -> str:
     if not found or folder.matches(root):
         return ""
     return (
-        f"has the tars of {len(found):,} classes that {imagenet.TRAIN} holds, such as {found[0]}. Give the "
-        f"folder of {imagenet.TRAIN} itself, or unpack each into train/CLASS: "
+        f"has the tars of {len(found):,} classes that belong in {imagenet.TRAIN}, such as {found[0]}. Give "
+        f"the folder of {imagenet.TRAIN} itself, or unpack each into train/CLASS: "
         f"mkdir -p train/{found[0][:-4]} && tar -xf {found[0]} -C train/{found[0][:-4]}"
     )

@@ -205,13 +205,13 @@ def _pax(records: bytes, name: str | None, called: str) -> tuple[str | None, int
         length = int(digits) if digits.isdigit() else 0
         key, equals, value = records[len(digits) + 1 : length].partition(b"=")
         if length > len(records) or not equals or not value.endswith(b"\n"):
-            raise DataError(f"{called} is damaged: an extended header holds something else than records")
+            raise DataError(f"{called} is damaged: an extended header contains something other than records")
         value = value[:-1]
         if key == b"path":
             name = _text(value)
         elif key == b"size":
             if not value.isdigit() or len(value) > 20:
-                raise DataError(f"{called} is damaged: an extended header says the size is {_text(value)}")
+                raise DataError(f"{called} is damaged: an extended header claims the size {_text(value)}")
             size = int(value)
         sparse = sparse or key.startswith(b"GNU.sparse.")
         records = records[length:]

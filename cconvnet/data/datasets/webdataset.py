@@ -156,7 +156,8 @@ def _split(root: Path, notes: list[str]) -> dict[str, list[Path]]:
         )
     if other:
         notes.append(
-            f"{root}: {listed([file.name for file in other])} not used: neither train nor test is said"
+            f"{root}: {listed([file.name for file in other])} not used: their names "
+            "contain neither train nor test"
         )
     if "test" in parts and "val" in parts:
         notes.append(f"{root}: tars of val are not used: there are some of test")
@@ -170,8 +171,8 @@ def _tars(folder: Path) -> list[Path]:
         if (suffix := _suffix(file.name)) != ".tar":
             raise DataError(
                 f"{file} is compressed, so its members cannot be read where they lie. Uncompress it with: "
-                f"{COMPRESSED[suffix]} {shlex.quote(str(file))}; if it holds folders of pictures, unpack it "
-                f"with: tar -xf {shlex.quote(str(file))}"
+                f"{COMPRESSED[suffix]} {shlex.quote(str(file))}; if it contains folders of pictures, unpack "
+                f"it with: tar -xf {shlex.quote(str(file))}"
             )
     return files
 

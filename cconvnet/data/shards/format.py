@@ -280,7 +280,7 @@ class ShardSet:
         names = Names(self.content(names_name(split)))
         if len(names) != self.pictures[split]:
             raise DataError(
-                f"{self.root / names_name(split)} has {len(names):,} names; {DOCUMENT} says there are "
+                f"{self.root / names_name(split)} has {len(names):,} names; {DOCUMENT} lists "
                 f"{self.pictures[split]:,} pictures"
             )
         return names
@@ -309,7 +309,7 @@ class ShardSet:
             good &= (records["offset"] >= 0) & (records["offset"] + length <= lengths[records["file"]])
         if not good.all():
             at = int(np.argmin(good))
-            raise DataError(f"{file}: row {at} cannot be: {records[at].tolist()}")
+            raise DataError(f"{file}: record {at} is impossible: {records[at].tolist()}")
         return records
 
 
@@ -325,7 +325,7 @@ def read_shard_set(root: Path) -> ShardSet:
     if not path.is_file():
         raise DataError(
             f"{root} is unfinished: it has no {DOCUMENT}; the `cconvnet data prepare` command that began it "
-            "goes on with it"
+            "resumes it"
         )
     try:
         _check_version(path)
@@ -362,9 +362,9 @@ def read_shard_set(root: Path) -> ShardSet:
         )
         list(unused_of(shard_set.account))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise DataError(f"{path} is none of cconvnet's: {error}") from error
+        raise DataError(f"{path} is not cconvnet's: {error}") from error
     if not sound:
-        raise DataError(f"{path} is none of cconvnet's: its entries do not fit together")
+        raise DataError(f"{path} is not cconvnet's: its entries do not fit together")
     return shard_set
 
 

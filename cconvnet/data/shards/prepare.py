@@ -128,13 +128,13 @@ class Preparation:
         if shard_bytes < 1:
             raise NumberError(f"--shard-mb must be above 0, not {shard_bytes / 2**20:g}")
         if dataset.folder is not None and root.resolve().is_relative_to(dataset.folder.resolve()):
-            raise DataError(f"{root} lies within {dataset.folder}, which it is made of; give another folder")
+            raise DataError(f"{root} is inside {dataset.folder}, the source; give another folder")
         if root.exists() and not root.is_dir():
             raise DataError(f"{root} is no folder")
         if root.is_dir() and any(root.iterdir()):
             names = {entry.name for entry in root.iterdir()}
             if not matches(names):
-                raise DataError(f"{root} is not empty and holds no shards; give a new folder")
+                raise DataError(f"{root} is not empty and contains no shards; give a new folder")
         check_folder(root)
         self.dataset, self.root, self.survey = dataset, root, survey
         self.recipe = dataclasses.replace(recipe, preprocessing=_begun_with(root) or recipe.preprocessing)
@@ -203,7 +203,7 @@ class Preparation:
                 self._check_broken(split)
             done = self.total - sum(part.count for part in todo)
             if done and todo:
-                report.say(f"going on: {done:,} of {self.total:,} pictures are there already")
+                report.say(f"resuming: {done:,} of {self.total:,} pictures are done already")
             self._check_room(sum(part.count for part in todo))
             try:
                 report.begin("preparing", self.total, done)
@@ -215,7 +215,7 @@ class Preparation:
                 report.end()
                 report.say(
                     f"stopped: {kept:,} of {self.total:,} pictures are kept in {self.root}; the same command "
-                    "goes on"
+                    "resumes"
                 )
                 raise
 
@@ -404,7 +404,7 @@ class Preparation:
                 raise
             left = self.total - sum(part.count for part in self._parts() if self._is_done(part))
             more = f"about {sized(self.survey.bytes[self.recipe.encoding] * left)} more are needed"
-            text = f"{error.strerror}: {more}; then the same command goes on"
+            text = f"{error.strerror}: {more}; then the same command resumes"
             raise OSError(error.errno, text, str(self.root)) from error
         finally:
             for maker in makers:

@@ -163,7 +163,7 @@ class ProcessMaker:
         how = ending(process, " fewer --workers need less")
         raise WorkerError(
             f"worker (process {process.pid}) {how} while it made {part.name}; what was finished is kept, and "
-            "the same command goes on"
+            "the same command resumes"
         )
 
     def close(self) -> None:
