@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cconvnet import bfloat16
-from cconvnet.operations.operation import Array, Operation, Value
+from cconvnet.operations.operation import ANY, Array, Operation, Value
 
-# A gradient of weights may be used at once: `update` is the SgdProblem of an update of `w` by it.
+# A gradient of weights may update `w` at once: `update` is the SgdProblem. A module takes all of these as one
+# tuple, in this order.
 _UPDATE = (
     Value("update"),
-    Array("v", "", "w_shape", np.float32),
-    Array("w", "", "w_shape", np.float32),
-    Array("w_bf16", "", "w_shape", bfloat16.BITS, optional=True),
+    Array("v", ANY, "w_shape", np.float32),
+    Array("w", ANY, "w_shape", np.float32),
+    Array("w_bf16", ANY, "w_shape", bfloat16.BITS, optional=True),
     Array("rates", "2", lambda problem: (2,), np.float32, optional=True),
     Array("halt", "1", lambda problem: (1,), np.int32, optional=True),
 )
-# A product may be dropped out at once: `dropout` is the DropoutProblem.
+# Elements of a product may be dropped at once: `dropout` is the DropoutProblem.
 _DROPOUT = (Value("dropout"), Array("step", "1", lambda problem: (1,), np.int64, optional=True))
 
 
-def _flops(problem: object) -> float:
-    return problem.flops  # type: ignore[attr-defined,no-any-return]
+def _flops(problem: Any) -> float:
+    return float(problem.flops)
 
 
 def passes(
