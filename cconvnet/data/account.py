@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-# A folder may hold a million hidden files. All are counted, and so many of each reason are named in a file.
+# A folder may contain a million hidden files. All are counted; this many of each reason are named in a file.
 MAX_NAMES = 1000
 UNREADABLE = "unreadable"
 SHOWN_NAMES, SHOWN_REASONS = 3, 10
@@ -90,7 +90,7 @@ class SplitAccount:
 
     Attributes:
         used: the pictures that have a number in the split, unreadable ones included.
-        unused: what lies among them and has none.
+        unused: Files among them that have no number.
     """
 
     used: int

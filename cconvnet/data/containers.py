@@ -1,7 +1,7 @@
 """JPEG and PNG files without decoding: the EXIF orientation, and the parts that pixels need.
 
-Nothing here decodes or decompresses. What is damaged is passed over: the decoder decides whether the
-pixels are sound, and EXIF data that cannot be read says nothing.
+Nothing here decodes or decompresses. Damaged parts are skipped: the decoder decides whether the pixels are
+sound, and unreadable EXIF data is ignored.
 """
 
 from __future__ import annotations

@@ -32,14 +32,13 @@ class Pictures:
     """One split of a dataset, n pictures in a fixed order.
 
     Attributes:
-        names: What each is called in a message and a report; unique.
+        names: The names in messages and reports; unique.
         labels: int32[n], from 0 to classes - 1.
-        ranges: Where encoded pictures lie, or None where they are arrays already:
+        ranges: The byte ranges of encoded pictures; None for arrays.
         pixels: uint8[n,H,W,C], C of 1 or 3.
-        raw: That the ranges' bytes are pixels themselves, or None.
-        left_out: What is not among the n, such as a picture without a label. Too many of them are an error.
-        ignored: Other files that lie among them, such as hidden ones. Names are taken from the data's folder
-            on.
+        raw: The shapes of pictures whose bytes are raw pixels, or None.
+        left_out: Pictures not among the n, such as those without a label. Too many are an error.
+        ignored: Other files among them, such as hidden ones, named relative to the data folder.
     """
 
     names: Sequence[str]
@@ -79,19 +78,21 @@ class Dataset:
 
     Attributes:
         kind: "pictures", "imagenet tars", "webdataset", "shards", "mnist", "cifar10", "batches", "digits".
-        name: What results call it.
+        name: The name in results.
         classes: The labels' names (of ImageNet the WordNet ids); titles: the same in words, where there are
             any.
-        train, test: Test is None where the data has no test pictures: those for training serve then.
-        notes: What a reader of a result should know.
+        train: The training pictures.
+        test: The test pictures; None if there are none, and the training pictures serve instead.
+        notes: Facts that a reader of a result should know.
         mean: float32[H,W,C] and colors: float32[C,C], where the data's files hold them, of pictures of the
             size that they are stored in; mean_file says where they are from.
-        folder: Where encoded pictures lie; what is computed of them may be kept there.
-        size: The side that pictures are brought to where none is asked for; None: none but their own.
-        preprocessing: The rules by which pictures were read that are stored prepared; None: they are not.
+        folder: The folder of encoded pictures, where statistics may be saved.
+        size: The side to resize pictures to by default; None keeps their own.
+        preprocessing: The rules by which prepared pictures were read; None for pictures that are not
+            prepared.
         beside: Files and folders in the data's folder that belong to no split.
         source_account: Account.as_json() of the data that shards were made of.
-        form: How shards keep the pictures; "" for pictures as they came.
+        form: The form in which shards store the pictures; "" for original pictures.
         fingerprints: Those of the data that shards were made of, for each split; see
             cconvnet.data.fingerprint.
     """

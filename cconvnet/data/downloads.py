@@ -1,8 +1,8 @@
 """Downloads of public datasets, each file checked against a known length and SHA-256.
 
-What comes over the network is checked before it has the name that was asked for: files are gathered, and
-archives unpacked, in a folder beside it, which takes that name when all is right. So a folder of data is
-whole or not there, and whatever was interrupted goes on with the next call.
+A download is checked before it gets the name that was asked for. Files are gathered, and archives unpacked,
+in a folder beside it, which takes that name when everything is right. So a data folder is complete or does
+not exist, and an interrupted download resumes at the next call.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Collection:
 
 
 # Lengths and sums are those of TensorFlow Datasets (its url_checksums/cifar10.txt and mnist.txt,
-# datasets/imagenette/checksums.tsv). Independent of it the same sums stand in gomlx/gomlx,
+# datasets/imagenette/checksums.tsv). Independent of it, the same sums are in gomlx/gomlx,
 # examples/cifar/cifar.go; in pytorch/vision, torchvision/prototype/datasets/_builtin/mnist.py; and in
 # FluxML/FastAI.jl, src/datasets/datadeps/imageclassification.jl.
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
@@ -134,8 +134,8 @@ def get(
 ) -> Dataset:
     """Download one of COLLECTIONS into the folder `out` and open it.
 
-    Where `out` holds it already, nothing is fetched. CCONVNET_DATA_MIRROR, the address of a folder, is where
-    files are fetched from instead; there http is good enough too, since sums are checked.
+    Where `out` contains it already, nothing is fetched. CCONVNET_DATA_MIRROR, the address of a folder, is
+    where files are fetched from instead; there http is good enough too, since sums are checked.
 
     Args:
         name: One of COLLECTIONS.
@@ -185,7 +185,8 @@ def _already(name: str, out: Path) -> Dataset:
 
 
 def _check_room(folder: Path, collection: Collection) -> None:
-    # These archives hold packed pictures, or pixels that pack badly: unpacked they are hardly longer.
+    # These archives contain compressed pictures, or pixels that compress badly: unpacked they are hardly
+    # longer.
     there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     needed = sum(remote.bytes for remote in collection.files) * (2 if collection.inside else 1)
     free = shutil.disk_usage(folder).free
@@ -251,7 +252,8 @@ def download(
         wait: Seconds before the second try, twice as many before each further one.
 
     Raises:
-        DownloadError: After TRIES tries that brought nothing new, or at once for what no other try mends.
+        DownloadError: After TRIES tries that brought nothing new, or at once for errors that no other try can
+            fix.
     """
     if not remote.url.startswith("https:") and not insecure:
         raise DownloadError(f"{remote.url} is not https")

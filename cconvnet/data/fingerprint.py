@@ -1,8 +1,8 @@
 """Fingerprints of pictures: a short text for each split, the same wherever the pictures are.
 
-It is cheap, so that a run can compare it each time it is resumed: all names and labels are looked at, the
-lengths of some thousand files, the contents of some hundred. A change of one file in a million may be missed;
-another data set, another split or other labels are not.
+A fingerprint is cheap, so that a run can compare it each time it is resumed. It covers all names and labels,
+the lengths of some thousand files and the contents of some hundred. A change of one file in a million may be
+missed; another dataset, another split or other labels are not.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """One image file decoded to a uint8 array: RGB of 8 bits, upright, resized.
 
-Pictures are turned upright by their EXIF data before they are cut and resized, so a file gives the same
+Pictures are turned upright by their EXIF data before they are cut and resized. So a file gives the same
 pixels as one that was stored upright. :mod:`cconvnet.data.preprocessing` names these rules.
 
-Resizing is ours (bindings/pixels.cpp): about five times as fast as Pillow's, and the same whatever version of
-Pillow is installed. Since 13.0 Pillow takes the columns of some pictures before their rows, which rounds
-differently.
+Resizing is our own (bindings/pixels.cpp): about five times as fast as Pillow's, and the same with every
+version of Pillow. Since version 13.0, Pillow resizes the columns of some pictures before their rows, which
+rounds differently.
 
-Files come from strangers. What a file claims in its header is checked before anything is allocated for
-its pixels, and whatever is wrong with its contents becomes a BrokenImage with the reason.
+Files come from strangers. The claims of a header are checked before anything is allocated for the pixels. Any
+fault in the contents becomes a BrokenImage with the reason.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Batches whose order and crops depend on the seed, the epoch and the step alone.
 
 So a run that is stopped and resumed sees the same images in the same way, on any number of workers. All
-randomness is drawn as raw words of Philox4x64 (NumPy promises that these never change, which it does not of
-what its Generator makes of them). The key is (seed, epoch); the counter's highest word is the purpose.
+randomness is drawn as raw words of Philox4x64. NumPy promises that these never change; it does not promise
+that for the results of its Generator. The key is (seed, epoch); the counter's highest word is the purpose.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Loader:
             batch may be short and broken images are left out, so that every good image comes exactly once.
         workers: Processes that decode where the images are not in memory; None chooses (at most one per
             core), 0 decodes in a thread.
-        allocate: Where batches' images lie; of a device that trains on them, ``Device.staging``.
+        allocate: Allocates the memory of batches' images, such as ``Device.staging`` of the training device.
 
     Attribute `ahead`: how many batches are under way at most.
     Errors: ValueError; while reading DataError or WorkerError.

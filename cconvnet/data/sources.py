@@ -1,7 +1,7 @@
 """A data folder opened for training: splits of images of one size.
 
-What kind of data a path holds is found by :mod:`cconvnet.data.datasets`. Whatever is missing or wrong there
-is a DataError that names the file and says what would be right.
+The kind of data in a folder is recognised by :mod:`cconvnet.data.datasets`. Anything missing or wrong there
+is a DataError that names the file and the remedy.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def gather(
         mean: Whether the mean image is wanted.
         colors: Whether color_components() are wanted.
         workers: Processes that decode; None chooses.
-        say: is told where they come from, where they are kept or why not.
+        say: Receives messages: the file they are read from or saved in, or why they are not saved.
         progress: called with what is computed now; gives what to call with images done and in all.
 
     Raises:

@@ -1,10 +1,14 @@
 """Processes that decode image files, because one Python process uses about one core.
 
-A worker is a plain child process that is told of a list of files in one line of JSON, decodes them into
-memory it shares with its parent, and answers in one line which were broken. That leaves nothing to clean up:
-the shared memory has no name, so no crash can leave it behind; a worker ends when its parent's end of the
-pipe closes, however the parent died; a dead worker is the end of its answers. Nothing is forked, so a parent
-may hold a GPU and threads, and nothing is imported from the parent's main module, so scripts need no guard.
+A worker is a plain child process. It receives a list of files in one line of JSON, decodes them into memory
+shared with its parent, and answers in one line with the broken ones. So nothing remains to be cleaned up:
+
+- The shared memory has no name, so no crash can leave it behind.
+- A worker ends when its parent's end of the pipe closes, however the parent died.
+- A dead worker is the end of its answers.
+
+Nothing is forked, so a parent may use a GPU and threads. Nothing is imported from the parent's main module,
+so scripts need no guard.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Where these files and a NetSpec speak differently:
 - A response norm's `scale` is divided by the window's size (:func:`cconvnet.nets.lrn_alpha`).
 - `start` is where the first pooling window begins: a padding with the other sign.
 - Output sizes are rounded up. Where the number of windows is not the one a spec's own rule gives, it is set.
-- Rates stand with each layer. The recipe's rate and momentum are the first that is not zero of the first
+- Every layer has its own rates. The recipe's rate and momentum are the first that is not zero of the first
   layer with weights, and every layer has its factor.
 - A softmax is a layer of its own, which the cost reads. In a spec both are one layer, named like the cost; it
   keeps the softmax's name.
@@ -114,7 +114,7 @@ def _build(draft: Draft, image: InputSpec, classes: int | None) -> None:
             (source,) = draft.files.inputs[section.name]
             output, shape = draft.outputs[source], draft.shapes[source]
         else:
-            # A layer takes its function along, unless something else stands between them.
+            # A layer takes its function along, unless something else is between them.
             inside = kind in ("conv", "local", "fc") and not (dropped and neuron and neuron.kind != "relu")
             spec = BUILDERS[kind](draft, section, neuron if inside else None)
             output, shape = spec.name, draft.add(section, spec)

@@ -161,7 +161,7 @@ def _weight(layer: Layer, index: int, shape: Shape, kind: str, pixels: Image | N
         k, inputs = shape
         height, width, channels = pixels or (1, 1, inputs)
         matrix = _checked(layer, f"weights of input {index}", matrices[index], (inputs, k), shape)
-        # Here a pixel's channels lie side by side, there each channel is a plane.
+        # Here a pixel's channels are side by side, there each channel is a plane.
         return matrix.reshape(channels, height, width, k).transpose(3, 1, 2, 0).reshape(k, inputs)
     *positions, k, r, s, c = shape
     rows = math.prod(positions) * c * r * s

@@ -14,7 +14,7 @@ from cconvnet.formats.ini import Section
 from cconvnet.nets import DATA, LayerSpec, Neuron
 from cconvnet.nets.shapes import Shape, output_shape
 
-NEURONS: dict[str, int] = {  # how many values stand in brackets
+NEURONS: dict[str, int] = {  # the number of values in brackets
     **dict.fromkeys(("ident", "relu", "logistic", "abs", "softrelu", "square", "sqrt"), 0),
     **{"tanh": 2, "linear": 2, "brelu": 1},
 }

@@ -2,8 +2,8 @@
 
 Python's own configparser reads the same files but forgets the lines. The rules are those of the parser that
 cuda-convnet used: ``key=value`` or ``key: value``, keys in any case, ``#`` and ``;`` begin a comment at the
-start of a line, ``;`` after a blank also behind a value, and an indented line goes on with the value above.
-As there, a section that comes twice goes on where the first ended, and of a key that comes twice the last
+start of a line, ``;`` after a blank also behind a value, and an indented line continues the value above.
+As there, a second section of the same name continues the first, and of a key that comes twice the last
 counts; ``Section.repeats`` has a line for each.
 """
 

@@ -76,7 +76,7 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise ValueError("it ends within an element")
         kind, length = struct.unpack_from("<II", data, at)
         begin = at + 8
-        if kind >> 16:  # up to four bytes lie where others have their length
+        if kind >> 16:  # up to four bytes are where others have their length
             kind, length, begin = kind & 0xFFFF, kind >> 16, at + 4
         end = begin + length
         if end > len(data) or (begin == at + 4 and length > 4):

@@ -44,7 +44,7 @@ _RECORD_MODULES = frozenset(
 # The types of arrays whose elements are plain bytes; an object array's would be Python objects.
 _PLAIN_DTYPE = re.compile(r"[<>=|]?([biufc][0-9]{1,2}|\?|[SU][0-9]{1,9})")
 
-# Instructions that copy what is there already may in all copy this many times the file's size.
+# Instructions that copy existing values may copy this many times the file's size in all.
 _COPIES = 8
 _ELEMENT = 8  # what an element of a copied container counts for, in bytes
 _MAX_UNZIPPED = 200
@@ -96,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 def _read(path: Path) -> bytes:
     """Return a file's bytes; of a zip file, those of its only member."""
     data = path.read_bytes()
-    # What zipfile itself looks for, an end-of-archive record, may stand in a pickle's own bytes.
+    # What zipfile itself looks for, an end-of-archive record, may occur in a pickle's own bytes.
     if not data.startswith(b"PK\x03\x04"):
         return data
     try:

@@ -17,7 +17,7 @@ Rate = tuple[float, RateCurve | None]
 
 _STEPPED = ("dexp", "jdexp")
 _FORM = re.compile(r"(\w+)\s*(?:\[(.*)\])?")
-# What stands in brackets, by position: without noise, and with it.
+# The values in brackets, by position: without noise, and with it.
 _NAMES = {
     "linear": (("tgtFactor",), ("tgtFactor", "noiseStdev")),
     "exp": (("tgtFactor",), ("tgtFactor", "noiseStdev")),

@@ -41,7 +41,7 @@ def open_dataset(data: str | os.PathLike[str] | None, progress: Progress | None 
         progress: Called with the number of archives or folders looked through, and in all.
 
     Raises:
-        DataError: Which names the file and says what would be right.
+        DataError: The data cannot be used; the text names the file and the remedy.
     """
     dataset = _find(data, progress)
     for name, pictures in (("training", dataset.train), ("test", dataset.test)):

@@ -1,8 +1,8 @@
 """Pickled batches in cuda-convnet's format, which CIFAR-10's version for Python has too.
 
-``batches.meta`` holds label_names, num_vis (values per image) and, cuda-convnet's, data_mean[num_vis, 1].
-Each ``data_batch_N`` holds labels and data, uint8: in cuda-convnet's an image is a column, data[num_vis, n];
-in CIFAR-10's own files it is a row, data[n, num_vis]. Either way its values are the red, green and blue
+``batches.meta`` contains label_names, num_vis (values per image) and, cuda-convnet's, data_mean[num_vis, 1].
+Each ``data_batch_N`` contains labels and data, uint8: in cuda-convnet's an image is a column, data[num_vis,
+n]; in CIFAR-10's own files it is a row, data[n, num_vis]. Either way its values are the red, green and blue
 planes of a square image, or one grey plane.
 
 The pickles are read by :mod:`cconvnet.formats.pickles`, which runs nothing of them.
@@ -52,7 +52,7 @@ def open_dataset(root: Path) -> Dataset:
     Without a test_batch the one of the highest number is for testing, as cuda-convnet's own CIFAR-10 has it.
 
     Raises:
-        DataError: a file is missing or holds something else; the text names it. ForbiddenPickle is one.
+        DataError: A file is missing or contains something else; the text names it. ForbiddenPickle is one.
     """
     named = map(_NUMBERED.fullmatch, (entry.name for entry in entries(root)))
     numbers = sorted(int(found[1]) for found in named if found)

@@ -1,6 +1,6 @@
 """The embedded default dataset: 1,797 handwritten digits of 8x8 pixels (source: digits.md).
 
-`digits.npz` beside this file holds them, so that training works right after installation. It was made
+`digits.npz` beside this file contains them, so that training works right after installation. It was made
 from scikit-learn's copy by `python -m cconvnet.data.datasets.digits`, and a test compares the two.
 """
 

@@ -1,11 +1,12 @@
 """ImageNet of ILSVRC-2012 in its original tars, read in place without unpacking.
 
-ILSVRC2012_img_train.tar holds a tar for each class, named by its WordNet id. ILSVRC2012_img_val.tar holds
-50,000 files; the devkit numbers the classes in an order of its own and says for each of these files, in the
-order of their names, which it is. Labels are the places of the WordNet ids in sorted order, as everywhere.
+ILSVRC2012_img_train.tar contains a tar for each class, named by its WordNet id. ILSVRC2012_img_val.tar
+contains 50,000 files. The devkit numbers the classes in its own order and lists the class of each of these
+files, in the order of their names. Labels are the positions of the WordNet ids in sorted order, as
+everywhere.
 
-Source: the devkit's readme.txt. Caffe's data/ilsvrc12 has the same labels as two texts: synset_words.txt, a
-WordNet id and words per line, and val.txt, a file and the number of one of those lines, from 0, per line.
+Source: the devkit's readme.txt. Caffe's data/ilsvrc12 has the same labels as two texts. synset_words.txt has
+a WordNet id and words per line. val.txt has a file and the number of one of those lines, from 0, per line.
 """
 
 from __future__ import annotations

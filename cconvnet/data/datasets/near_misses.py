@@ -1,7 +1,7 @@
 """Explanations of folders that fit no layout: the contents found and the change that would help.
 
-Folders come as other programs leave them: one level too deep, with other names for the two parts, packed, or
-without folders of classes. Each such near miss is recognised by itself here and answered with its remedy.
+Other programs leave folders one level too deep, with other names for the two parts, packed, or without
+folders of classes. Each such near miss is recognised here and answered with its remedy.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 BLOCK = 512
 # Of an extended header or a long name. True ones have less than 1 KiB.
 MAX_EXTENDED = 2**20
-# Headers lie about 100 KiB apart, so reading them is waiting: several wait at a time.
+# Headers are about 100 KiB apart, so reading them is waiting: several threads wait at a time.
 THREADS = 8
 
 FILE, FOLDER, LINK, DEVICE, SPARSE, OTHER = "file", "folder", "link", "device", "sparse file", "member"

@@ -1,19 +1,19 @@
 """Shards: pictures prepared once, brought to a size and laid one after another in a few large files.
 
-A folder of them holds
+A folder of shards contains:
 
 dataset.json            what this is: format and version, classes, encoding, counts, and every other file's
                         length and SHA-256. It is written last: a folder without it is unfinished.
 train-00000.bin, ...    the pictures' bytes, one after another: JPEGs, or raw uint8[H,W,C]
-train.npy               a RECORD for each picture: where it lies, its size, its label, its CRC-32
-train.names             what each picture was called, each name ended by a zero byte
+train.npy               a RECORD for each picture: its byte range, size, label and CRC-32
+train.names             the name of each picture, ended by a zero byte
 mean.npy, colors.npy    statistics of the training pictures
 skipped.jsonl           the broken pictures that were left out, and why
 
-and the same of "test" where there are test pictures. The order is that of the data they were made of, so an
-epoch has the same order too. Nothing that is read is run, and nothing is believed: dataset.json carries its
-own SHA-256, the index and the names are checked against theirs when the folder is opened, the pictures
-against their CRC-32 whenever they are read.
+The same files exist for "test" where there are test pictures. The order is that of the source, so an epoch
+has the same order too. Nothing that is read is run, and everything is checked. dataset.json carries its own
+SHA-256. The index and the names are checked against theirs when the folder is opened. The pictures are
+checked against their CRC-32 whenever they are read.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Names(Sequence[str]):
         return self._data[start : self._ends[at]].decode(errors="surrogateescape")
 
 
-# ---- what dataset.json says ----------------------------------------------------------------------------
+# ---- dataset.json ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """The preparation of a dataset as shards, parallel, interruptible at any moment and resumable.
 
-The pictures are cut into shards before anything is done, by their order and number alone. Whoever makes a
-shard, and when, changes nothing in it, so the result is the same byte for byte on any number of workers and
-however often it was interrupted. A shard is written under another name, synced and renamed; then its record,
-what is in it and what was left out, goes into the folder's journal the same way. What has a record is done.
-When all is done dataset.json says the same, and the journal goes. A shard that is lost later is made again
-without the others.
+Before the work begins, the pictures are divided into shards by their order and number alone. Which process
+makes a shard, and when, changes nothing in it. So the result is byte-identical for any number of workers and
+any number of interruptions.
+
+A shard is written under another name, synced and renamed. Then a record of its contents and of the pictures
+left out goes into the folder's journal in the same way. A shard with a record is finished. At the end,
+dataset.json contains the same and the journal is removed. A shard that is lost later is made again without
+the others.
 """
 
 from __future__ import annotations
@@ -112,7 +114,7 @@ class Preparation:
         progress: Called with the number of files looked at and in all.
 
     Raises:
-        DataError: If the folder holds something else.
+        DataError: The folder contains something else.
         OSError: A file cannot be read or written.
     """
 
@@ -223,7 +225,7 @@ class Preparation:
         """Return a picture's name relative to the source's folder."""
         return name.removeprefix(f"{self.dataset.folder}{os.sep}")
 
-    # -- what is there
+    # -- the state of the folder
 
     def _plan(self) -> dict[str, Any]:
         """Return what must be equal for resuming; dataset.json contains it too."""
@@ -562,7 +564,7 @@ _Event = _Progressed | _Ended
 def _begun_with(root: Path) -> Preprocessing | None:
     """Return the rules of the shards in a folder, finished or not; None without shards.
 
-    Shards that were begun by an older version are gone on with by its rules.
+    Shards that an older version began are finished by its rules.
     """
     with contextlib.suppress(DataError):
         return read_shard_set(root).preprocessing

@@ -87,7 +87,7 @@ def _check_shard(
     with path.open("rb") as stream:
         if index is not None:
             records, names = index
-            # They lie one after another, as they were written.
+            # They follow one another, as they were written.
             for at in np.flatnonzero(records["file"] == number).tolist():
                 data = stream.read(int(records["length"][at]))
                 digest.update(data)
