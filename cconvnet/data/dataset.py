@@ -52,6 +52,13 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def channels(self) -> int:
+        """The channels of arrays and of raw pixels; 3 for encoded pictures."""
+        if self.pixels is not None:
+            return int(self.pixels.shape[3])
+        return 3 if self.raw is None else self.raw.channels
+
     def content(self, number: int) -> Content:
         """Read one picture as its source stores it.
 

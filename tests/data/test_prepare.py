@@ -30,8 +30,8 @@ from cconvnet.data import WorkerError, datasets
 from cconvnet.data.dataset import LeftOut
 from cconvnet.data.images import MAX_PIXELS, BrokenImage, resize_shorter
 from cconvnet.data.inspection import sized
+from cconvnet.data.shards import journal, writer_pool
 from cconvnet.data.shards import prepare as preparing
-from cconvnet.data.shards import writer_pool
 from cconvnet.data.shards.encoding import choose
 from cconvnet.data.shards.format import DOCUMENT, JOURNAL, read_shard_set
 from cconvnet.data.shards.prepare import Preparation
@@ -498,7 +498,7 @@ def test_a_worker_that_dies(
     folder: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Dying(writer_pool.ProcessMaker):
-        def make(self, part: writer_pool.Part, tell: writer_pool.Tell) -> None:
+        def make(self, part: journal.Part, tell: writer_pool.Report) -> None:
             if part.name == "train-00002.bin":
                 self.process.kill()
             super().make(part, tell)
@@ -515,7 +515,7 @@ def test_two_at_once_do_not_mix(
     folder: Path, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "shards"
-    monkeypatch.setattr(preparing, "_SECONDS_FOR_OTHERS_TO_END", 0.0)
+    monkeypatch.setattr(journal, "_SECONDS_FOR_OTHERS_TO_END", 0.0)
     refusals: list[str] = []
 
     class Second(Listener):

@@ -6,6 +6,7 @@ The modules in reading order:
 - ``reader``: shards opened as data to train on.
 - ``writer``: the writing of the files.
 - ``encoding``: the size and the encoding of prepared pictures.
+- ``journal``: the plan, the lock and the records of an unfinished preparation.
 - ``writer_pool``: processes that write one shard after another.
 - ``prepare``: the preparation of a whole dataset, interruptible and resumable.
 - ``verify``: the check of every byte.

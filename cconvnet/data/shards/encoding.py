@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from cconvnet.data.images import (
     resize_image,
     resize_shorter,
 )
-from cconvnet.data.preprocessing import CURRENT, Preprocessing
-from cconvnet.data.shards.format import ENCODINGS
+from cconvnet.data.inspection import sized
+from cconvnet.data.preprocessing import CURRENT, UNRECORDED, Preprocessing
+from cconvnet.data.shards.format import ENCODINGS, way
 from cconvnet.data.shards.writer import Picture
 from cconvnet.errors import DataError
 
@@ -226,3 +228,30 @@ def _sample(pictures: Pictures) -> list[Content]:
     if not found:
         raise _nothing(pictures)
     return found
+
+
+def describe(dataset: Dataset, root: Path, recipe: Recipe, survey: Survey) -> list[str]:
+    """Describe a source and the shards that will be made of it, in a few lines."""
+    total = sum(map(len, dataset.splits.values()))
+    counts = " and ".join(f"{len(pictures):,} {split}" for split, pictures in dataset.splits.items())
+    sides = f"{survey.smallest[0]}x{survey.smallest[1]}"
+    if survey.smallest != survey.largest:
+        sides += f" to {survey.largest[0]}x{survey.largest[1]}"
+    of = f", of {survey.count} looked at" if survey.count < total else ""
+    what = "whole pictures, their shorter side" if recipe.whole else "centre squares of"
+    kept = "of their own size" if recipe.size is None else f"{what} {recipe.size} pixels"
+    if recipe.size is not None and recipe.size > min(survey.smallest):
+        kept += " (smaller ones are enlarged)"
+    ways = {name: way(name, recipe.quality, recipe.unchanged) for name in ENCODINGS}
+    room = {name: f"about {sized(total * each)}" for name, each in survey.bytes.items()}
+    (other,) = ways.keys() - {recipe.encoding}
+    older = recipe.preprocessing == UNRECORDED and dataset.train.ranges is not None
+    rules = f"as this folder was begun: {recipe.preprocessing.describe()}"
+    return [
+        f"{dataset.name}: {len(dataset.classes):,} classes, {counts} pictures of {sides} pixels{of}",
+        *dataset.notes,
+        *dataset.account().lines()[1:],
+        f"to {root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} "
+        f"it would be {room[other]}",
+        *([rules] if older else []),
+    ]

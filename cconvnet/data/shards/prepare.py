@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import queue
@@ -32,17 +31,16 @@ import numpy as np
 from cconvnet.checks import NumberError
 from cconvnet.console import Reporter
 from cconvnet.data.color_noise import color_components
-from cconvnet.data.dataset import Dataset, Pictures
+from cconvnet.data.dataset import Dataset
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import describe_decoder
 from cconvnet.data.inspection import sized
 from cconvnet.data.loader import mean_image
-from cconvnet.data.preprocessing import UNRECORDED, Preprocessing
-from cconvnet.data.shards.encoding import Recipe, Survey
+from cconvnet.data.preprocessing import UNRECORDED
+from cconvnet.data.shards.encoding import Recipe, Survey, describe
 from cconvnet.data.shards.format import (
     COLORS,
     DOCUMENT,
-    ENCODINGS,
     JOURNAL,
     MEAN,
     RECORD,
@@ -58,49 +56,28 @@ from cconvnet.data.shards.format import (
     read_document,
     read_shard_set,
     shard_name,
-    way,
     write_document,
 )
-from cconvnet.data.shards.reader import open_split
-from cconvnet.data.shards.writer import Shard, packed_array, write_file
-from cconvnet.data.shards.writer_pool import (
-    LocalMaker,
+from cconvnet.data.shards.journal import (
+    PLAN,
     Part,
-    ProcessMaker,
-    Report,
-    ShardMaker,
+    begun_with,
+    fingerprint,
+    locked,
     record_file,
     write_record,
 )
+from cconvnet.data.shards.reader import open_split
+from cconvnet.data.shards.writer import Shard, packed_array, write_file
+from cconvnet.data.shards.writer_pool import LocalMaker, ProcessMaker, Report, ShardMaker
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.data.workers import MAX_WORKERS, surplus, usable_cores, worker_limit
 from cconvnet.errors import DataError
-from cconvnet.system.locks import try_lock
 from cconvnet.system.outputs import check_folder
 
 SHARD_BYTES = 256 * 2**20
 # So that few small pictures are still many shards: work for all workers, and little lost when interrupted.
 MAX_PER_SHARD = 4096
-_PLAN, _LOCK = "plan.json", "lock"
-_SECONDS_FOR_OTHERS_TO_END = 10.0
-
-
-def fingerprint(dataset: Dataset, progress: Progress | None = None) -> str:
-    """Return a text that changes with the data: its names, labels and files.
-
-    `progress` is called with the number of a split's files looked at and in all.
-    """
-    digest = hashlib.sha256(json.dumps([dataset.kind, dataset.name, dataset.classes]).encode())
-    root = f"{dataset.folder}{os.sep}"
-    for pictures in dataset.splits.values():
-        digest.update(pictures.labels.tobytes())
-        for name in pictures.names:
-            digest.update(name.removeprefix(root).encode(errors="surrogateescape") + b"\0")
-        if pictures.ranges is not None:
-            digest.update(pictures.ranges.fingerprint(root, progress))
-        if pictures.pixels is not None:
-            digest.update(repr(pictures.pixels.shape).encode() + pictures.pixels.tobytes())
-    return digest.hexdigest()
 
 
 # ---- doing it ------------------------------------------------------------------------------------------
@@ -139,7 +116,7 @@ class Preparation:
                 raise DataError(f"{root} is not empty and contains no shards; give a new folder")
         check_folder(root)
         self.dataset, self.root, self.survey = dataset, root, survey
-        self.recipe = dataclasses.replace(recipe, preprocessing=_begun_with(root) or recipe.preprocessing)
+        self.recipe = dataclasses.replace(recipe, preprocessing=begun_with(root) or recipe.preprocessing)
         self.per_shard = max(1, min(MAX_PER_SHARD, int(shard_bytes / survey.bytes[recipe.encoding])))
         self.splits = dataset.splits
         self.total = sum(map(len, self.splits.values()))
@@ -148,29 +125,7 @@ class Preparation:
 
     def describe(self) -> list[str]:
         """Describe the source and the result, in a few lines."""
-        dataset, survey, recipe = self.dataset, self.survey, self.recipe
-        counts = " and ".join(f"{len(pictures):,} {split}" for split, pictures in self.splits.items())
-        sides = f"{survey.smallest[0]}x{survey.smallest[1]}"
-        if survey.smallest != survey.largest:
-            sides += f" to {survey.largest[0]}x{survey.largest[1]}"
-        of = f", of {survey.count} looked at" if survey.count < self.total else ""
-        what = "whole pictures, their shorter side" if recipe.whole else "centre squares of"
-        kept = "of their own size" if recipe.size is None else f"{what} {recipe.size} pixels"
-        if recipe.size is not None and recipe.size > min(survey.smallest):
-            kept += " (smaller ones are enlarged)"
-        ways = {name: way(name, recipe.quality, recipe.unchanged) for name in ENCODINGS}
-        room = {name: f"about {sized(self.total * each)}" for name, each in survey.bytes.items()}
-        (other,) = ways.keys() - {recipe.encoding}
-        older = recipe.preprocessing == UNRECORDED and dataset.train.ranges is not None
-        rules = f"as this folder was begun: {recipe.preprocessing.describe()}"
-        return [
-            f"{dataset.name}: {len(dataset.classes):,} classes, {counts} pictures of {sides} pixels{of}",
-            *dataset.notes,
-            *dataset.account().lines()[1:],
-            f"to {self.root}: {kept}, as {ways[recipe.encoding]} {room[recipe.encoding]}; as {ways[other]} "
-            f"it would be {room[other]}",
-            *([rules] if older else []),
-        ]
+        return describe(self.dataset, self.root, self.recipe, self.survey)
 
     def complete(self) -> ShardSet | None:
         """Return the set of shards if it exists already and is what this would make.
@@ -194,7 +149,7 @@ class Preparation:
             OSError: A file cannot be read or written.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with _locked(self.root) as lock:
+        with locked(self.root) as lock:
             made = self.complete()
             if made is not None:  # by another, while this one waited
                 self._end_journal()
@@ -249,8 +204,8 @@ class Preparation:
         journal = self.root / JOURNAL
         if shard_set is not None:
             self._remember(shard_set)
-        if not (journal / _PLAN).is_file():
-            write_document(journal / _PLAN, self._plan())
+        if not (journal / PLAN).is_file():
+            write_document(journal / PLAN, self._plan())
         with contextlib.suppress(FileNotFoundError):  # from here on the folder is unfinished
             (self.root / DOCUMENT).unlink()
 
@@ -268,7 +223,7 @@ class Preparation:
         Raises:
             DataError: If it was begun otherwise.
         """
-        path, shard_set = self.root / JOURNAL / _PLAN, None
+        path, shard_set = self.root / JOURNAL / PLAN, None
         with contextlib.suppress(DataError):  # missing, or damaged: then it is made again
             shard_set = read_shard_set(self.root)
         if shard_set is not None:
@@ -460,7 +415,7 @@ class Preparation:
             classes=self.dataset.classes,
             titles=self.dataset.titles,
             **{**self._plan(), "preprocessing": recipe.preprocessing},
-            channels=3 if recipe.encoding == "jpeg" else _channels(train),
+            channels=3 if recipe.encoding == "jpeg" else train.channels,
             notes=self.dataset.notes,
             pictures=kept,
             skipped={
@@ -559,56 +514,3 @@ class _Ended:
 
 
 _Event = _Progressed | _Ended
-
-
-def _begun_with(root: Path) -> Preprocessing | None:
-    """Return the rules of the shards in a folder, finished or not; None without shards.
-
-    Shards that an older version began are finished by its rules.
-    """
-    with contextlib.suppress(DataError):
-        return read_shard_set(root).preprocessing
-    try:
-        return Preprocessing.recorded(read_document(root / JOURNAL / _PLAN).get("preprocessing"))
-    except (OSError, DataError, ValueError):
-        return None
-
-
-def _channels(pictures: Pictures) -> int:
-    if pictures.pixels is not None:
-        return int(pictures.pixels.shape[3])
-    return 3 if pictures.raw is None else pictures.raw.channels
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[int]:
-    """Hold the folder's lock, which the last workers of a killed process may hold for a moment.
-
-    Raises:
-        DataError: The data cannot be used.
-    """
-    deadline = time.monotonic() + _SECONDS_FOR_OTHERS_TO_END
-    while (descriptor := _lock(root / JOURNAL)) is None:
-        if time.monotonic() > deadline:
-            raise DataError(f"{root} is being written by another `cconvnet data prepare`")
-        time.sleep(0.05)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _lock(journal: Path) -> int | None:
-    """Return a descriptor that holds the lock.
-
-    Return None if another process holds it, or has just ended and removed the file.
-    """
-    journal.mkdir(exist_ok=True)
-    try:
-        descriptor = os.open(journal / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except FileNotFoundError:
-        return None
-    if try_lock(descriptor) and os.fstat(descriptor).st_nlink:
-        return descriptor
-    os.close(descriptor)
-    return None

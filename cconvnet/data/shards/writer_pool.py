@@ -19,26 +19,15 @@ from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.dataset import Pictures
 from cconvnet.data.images import BrokenImage, Content, read_bytes, read_raw
 from cconvnet.data.shards.encoding import Recipe
-from cconvnet.data.shards.format import JOURNAL, write_document
-from cconvnet.data.shards.writer import Picture, Shard, write_shard
+from cconvnet.data.shards.journal import Broken, Part, write_record
+from cconvnet.data.shards.writer import Picture, write_shard
 from cconvnet.data.workers import WorkerError, answers_to_parent, ending, spawn
 from cconvnet.errors import DataError
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 
-# Pictures done of this shard, and those newly found broken: number and reason.
-Broken = list[tuple[int, str]]
+# Called with the pictures done of this shard, and those newly found broken: number and reason.
 Report = Callable[[int, Broken], None]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One shard to make: its name, its split and the numbers of its pictures."""
-
-    name: str
-    split: str
-    first: int
-    count: int
 
 
 class ShardMaker(Protocol):
@@ -57,11 +46,6 @@ class ShardMaker(Protocol):
     def close(self) -> None:
         """Stop the maker."""
         ...
-
-
-def record_file(folder: Path, name: str) -> Path:
-    """Return the path of the journal's record of a finished shard."""
-    return folder / JOURNAL / f"{name}.json"
 
 
 def make_shard(
@@ -89,16 +73,6 @@ def make_shard(
 
     shard = write_shard(folder / part.name, pictures())
     write_record(folder, part, shard, skipped)
-
-
-def write_record(folder: Path, part: Part, shard: Shard, skipped: Broken) -> None:
-    """Record the contents of a shard, which marks it as finished.
-
-    Raises:
-        OSError: A file cannot be read or written.
-    """
-    values = {"file": vars(shard.file), "count": part.count, "pictures": shard.pictures, "skipped": skipped}
-    write_document(record_file(folder, part.name), values)
 
 
 @contextlib.contextmanager
