@@ -1,4 +1,4 @@
-"""The account of pictures: all that lies in a folder is used, or counted and named with the reason."""
+"""The account of pictures: every file in a folder is used, or counted and listed with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training does to its images, held against the paper's formulas in NumPy, up to the network's input.
+"""Augmentation of training images, compared with the paper's formulas in NumPy, up to the network's input.
 
 Krizhevsky, Sutskever, Hinton 2012, section 4.1: random crops, mirror images, and colour noise. The tests that
 train take nothing from the trainer but the input the network got: crop, mirror image and colour factors are

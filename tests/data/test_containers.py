@@ -1,4 +1,4 @@
-"""What is stored beside the pixels of a picture never makes it unreadable, however long or damaged."""
+"""Metadata beside the pixels never makes a picture unreadable, however long or damaged it is."""
 
 from __future__ import annotations
 

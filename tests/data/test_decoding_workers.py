@@ -1,4 +1,4 @@
-"""Processes that decode: what they leave, how they end, and what is said of it."""
+"""Processes that decode: their resources, their end, and the errors they report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads: from a server on this machine that cuts connections, ignores ranges, and sends other files."""
+"""Downloads from a local server that cuts connections, ignores ranges and sends other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large JPEGs lose nothing on their way to a small size: within 2 levels of a float64 computation."""
+"""Large JPEGs resized to small ones: within 2 levels of a float64 computation."""
 
 from __future__ import annotations
 

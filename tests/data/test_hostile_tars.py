@@ -1,4 +1,4 @@
-"""Damaged and hostile tars: no member leads out of its archive, nothing outside of it is read."""
+"""Damaged and hostile tars: no member leads out of its archive, and nothing outside is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image file: what it is decoded to, and what is refused."""
+"""Decoding of one image file: the pixels it gives, and the files that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ILSVRC-2012's tars: what is found is what unpacking would give."""
+"""ILSVRC-2012's tars: the dataset found equals the one that unpacking would give."""
 
 from __future__ import annotations
 

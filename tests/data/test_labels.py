@@ -1,4 +1,4 @@
-"""Labels are looked at for every kind of data, class names compared in one form, and pictures known again."""
+"""Labels of every kind of dataset are checked, class names compared, and pictures recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that nearly have a layout: the error names what was seen and what would fit."""
+"""Folders that nearly have a layout: the error names the contents and the remedy."""
 
 from __future__ import annotations
 

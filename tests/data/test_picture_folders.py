@@ -1,4 +1,4 @@
-"""Folders of pictures: what is found in them, what is left out, and why."""
+"""Folders of pictures: the pictures found, those left out, and the reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resizing pictures: bitwise what Pillow's filter gives, rows first, for any shapes and boxes."""
+"""Resizing of pictures: bit-identical to Pillow's filter, rows first, for any shapes and boxes."""
 
 from __future__ import annotations
 

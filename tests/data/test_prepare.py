@@ -1,4 +1,4 @@
-"""Preparing data: the same bytes whoever does it, however often it is interrupted; nothing broken in it."""
+"""Preparation of shards: byte-identical for any workers and interruptions, without broken pictures."""
 
 from __future__ import annotations
 

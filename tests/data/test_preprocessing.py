@@ -1,4 +1,4 @@
-"""One file gives the same pixels in every command, upright, and runs and shards record by which rules."""
+"""One file gives the same upright pixels in every command; runs and shards record the rules."""
 
 from __future__ import annotations
 

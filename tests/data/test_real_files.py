@@ -1,4 +1,4 @@
-"""Real data of the folder CCONVNET_TEST_DATA, read."""
+"""Real data in the folder CCONVNET_TEST_DATA."""
 
 from __future__ import annotations
 

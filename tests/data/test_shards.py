@@ -1,4 +1,4 @@
-"""Shards: what is read from them is what was put in, and no damage to them goes unseen or stops training."""
+"""Shards return what was stored; no damage is missed, and none stops training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of pictures: computed once, kept beside them, and never of other pictures."""
+"""Statistics of pictures: computed once, saved beside them, never used for other pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WebDataset tars: samples, labels, and what will not do."""
+"""WebDataset tars: samples, labels, and tars that are refused."""
 
 from __future__ import annotations
 

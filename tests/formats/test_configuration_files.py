@@ -1,4 +1,4 @@
-"""cuda-convnet's configuration files: each construct, written by hand, loads, is described and trains."""
+"""cuda-convnet's configuration files: each construct loads, is described and trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cuda-convnet's checkpoints, read and imported."""
+"""Reading and importing of cuda-convnet's checkpoints."""
 
 from __future__ import annotations
 

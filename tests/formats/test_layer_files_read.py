@@ -1,4 +1,4 @@
-"""cuda-convnet's configuration files, read."""
+"""Reading of cuda-convnet's configuration files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cuda-convnet's configuration files, written and read back."""
+"""Writing of cuda-convnet's configuration files, read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batches of a loader, to be compared."""
+"""Batches of a loader, for comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as strangers may send them: each made from a seed, by damaging one that looks real."""
+"""Damaged pictures, each made from a seed out of one that looks real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pickles as Python 2's cPickle wrote them, put together byte by byte: its strings, its module names."""
+"""Pickles as Python 2's cPickle wrote them, assembled byte by byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tars of pictures that say which they are by their colour."""
+"""Tars of pictures whose colours identify them."""
 
 from __future__ import annotations
 
