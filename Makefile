@@ -261,7 +261,7 @@ $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
 $(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(BINDINGS_OBJECTS) $(EMULATOR_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
-# cconvnet/devices/__init__.py loads the oneDNN of the Python environment before the module.
+# cconvnet/devices/modules.py loads the oneDNN of the Python environment before the module.
 $(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(BINDINGS_OBJECTS) $(CPU_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared -fopenmp $^ $(ONEDNN_LIBRARIES) -o $@
 
