@@ -258,14 +258,14 @@ $(OUT)/_problem$(EXT): $(BUILD)/bindings/problem.o
 $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
 	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
-$(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(BINDINGS_OBJECTS) $(EMULATOR_OBJECTS)
+$(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS) $(BINDINGS_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
 # cconvnet/devices/modules.py loads the oneDNN of the Python environment before the module.
-$(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(BINDINGS_OBJECTS) $(CPU_OBJECTS)
+$(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS) $(BINDINGS_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared -fopenmp $^ $(ONEDNN_LIBRARIES) -o $@
 
-$(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(BINDINGS_OBJECTS) $(CUDA_OBJECTS)
+$(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(CUDA_OBJECTS) $(BINDINGS_OBJECTS)
 	@mkdir -p $(OUT); $(NVCC) -shared -cudart static $^ -o $@
 
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

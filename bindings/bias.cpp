@@ -1,7 +1,7 @@
+// Biases and their gradients for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     operation("bias_add", bias_add<float>, bias_add<bfloat16>, "problem", array("x", &BiasProblem::count),
@@ -14,5 +14,4 @@ const Operations kOperations = {
               stream()),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

@@ -1,7 +1,7 @@
+// Contrast normalisation for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     operation("contrast_norm_forward", contrast_norm_forward<float>, contrast_norm_forward<bfloat16>,
@@ -13,5 +13,4 @@ const Operations kOperations = {
               stream()),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

@@ -1,7 +1,7 @@
+// Convolution for Python.
 #include "gemm_passes.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     fprop<ConvProblem, conv_fprop>("conv_fprop", conv_fprop_workspace, conv_fprop_impls),
@@ -9,5 +9,4 @@ const Operations kOperations = {
     wgrad<ConvProblem, conv_wgrad>("conv_wgrad", conv_wgrad_workspace, conv_wgrad_impls),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

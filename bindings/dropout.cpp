@@ -1,3 +1,4 @@
+// Dropout for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {

@@ -1,3 +1,4 @@
+// Sums and conversions for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {

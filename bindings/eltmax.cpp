@@ -1,7 +1,7 @@
+// Elementwise maximum for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     operation("eltmax_forward", eltmax_forward<float>, eltmax_forward<bfloat16>, count(), array("a"),
@@ -10,5 +10,4 @@ const Operations kOperations = {
               array("y"), array("dy"), array("dx"), stream()),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

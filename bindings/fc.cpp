@@ -1,7 +1,7 @@
+// Fully connected layers for Python.
 #include "gemm_passes.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     fprop<FcProblem, fc_fprop>("fc_fprop", fc_fprop_workspace, fc_fprop_impls),
@@ -9,5 +9,4 @@ const Operations kOperations = {
     wgrad<FcProblem, fc_wgrad>("fc_wgrad", fc_wgrad_workspace, fc_wgrad_impls),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

@@ -1,3 +1,4 @@
+// Crops of images, and filters for images cut into blocks for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {

@@ -1,11 +1,10 @@
+// Limits to the norms of filters for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     operation("limit_norm", limit_norm, "problem", array("w", &NormLimitProblem::count), stream()),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

@@ -1,7 +1,7 @@
+// Locally connected layers for Python.
 #include "gemm_passes.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     fprop<LocalProblem, local_fprop>("local_fprop", local_fprop_workspace, local_fprop_impls),
@@ -9,5 +9,4 @@ const Operations kOperations = {
     wgrad<LocalProblem, local_wgrad>("local_wgrad", local_wgrad_workspace, local_wgrad_impls),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

@@ -1,7 +1,7 @@
+// Local response normalisation for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     operation("lrn_forward", lrn_forward<float>, lrn_forward<bfloat16>, "problem",
@@ -11,5 +11,4 @@ const Operations kOperations = {
               array("dx", &LrnProblem::count), workspace(lrn_backward_workspace), stream()),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

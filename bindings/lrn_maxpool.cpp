@@ -1,7 +1,7 @@
+// Response normalisation fused with max pooling for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     operation("lrn_maxpool_forward", lrn_maxpool_forward<float>, lrn_maxpool_forward<bfloat16>, "lrn", "pool",
@@ -12,5 +12,4 @@ const Operations kOperations = {
               workspace(lrn_maxpool_backward_workspace), stream()),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

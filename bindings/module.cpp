@@ -1,5 +1,5 @@
-// The operations of kernels/api.h for Python: compiled once for each build of them, and linked with it and
-// with the operations' descriptions. CCONVNET_MODULE names the module.
+// A module of the operations in kernels/api.h for Python. It is compiled for each of their three builds and
+// linked with that build and with the operations' descriptions. CCONVNET_MODULE is its name.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

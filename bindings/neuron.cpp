@@ -1,7 +1,7 @@
+// Neurons: elementwise functions of one input for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     operation("relu_forward", relu_forward<float>, relu_forward<bfloat16>, count(), array("x"), array("y"),
@@ -15,5 +15,4 @@ const Operations kOperations = {
               array("dy", &NeuronProblem::count), array("dx", &NeuronProblem::count), stream()),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

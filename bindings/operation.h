@@ -1,18 +1,19 @@
-// How a family describes its operations to Python. Each file of a family holds one list:
+// Descriptions of operations, from which call.h makes Python functions. Each family has a file with one list:
 //
 //   const Operations kOperations = {
 //       operation("maxpool_forward", maxpool_forward<float>, maxpool_forward<bfloat16>, "problem",
 //                 array("x", &PoolProblem::x_count), array("y", &PoolProblem::y_count), stream()),
 //   };
 //
-// which adds the operations to all(), from where module.cpp takes them: a new family edits no other file.
-// Nothing here needs pybind11, so such a file compiles in a moment, and once for all three modules.
+// The list adds itself to all(), which module.cpp binds, so a new family edits no other file. Nothing here
+// needs pybind11: such a file compiles in half a second, and its object serves all three modules.
 //
 // There is one declaration for each parameter of the C++ function, in its order, which is Python's order too.
 // The parameter's type completes it: a reference is a problem; a pointer to const is read, another is
 // written; a pointer whose type differs between the two functions has the element type of the call.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -31,18 +32,19 @@ namespace cconvnet::bindings {
 // The problems of a call, by their types.
 class Problems {
  public:
-  void add(const std::type_info& type, const void* problem) { problems_.emplace_back(&type, problem); }
+  void add(const std::type_info& type, const void* problem) { problems_.at(count_++) = {&type, problem}; }
 
   template <class Problem>
   const Problem& get() const {
-    for (const auto& [type, problem] : problems_) {
-      if (*type == typeid(Problem)) return *static_cast<const Problem*>(problem);
+    for (size_t i = 0; i < count_; ++i) {
+      if (*problems_[i].first == typeid(Problem)) return *static_cast<const Problem*>(problems_[i].second);
     }
     throw std::logic_error("an argument's size is declared by a problem that the operation does not have");
   }
 
  private:
-  std::vector<std::pair<const std::type_info*, const void*>> problems_;
+  std::array<std::pair<const std::type_info*, const void*>, 2> problems_;
+  size_t count_ = 0;
 };
 
 // `call` is float32 or bfloat16, the same for all such arrays of a call: that of the problem's precision if
@@ -52,7 +54,7 @@ enum class Element { float32, bfloat16, int64, int32, uint8, call };
 struct Argument {
   enum class Kind { by_type, problem, count, array, update, workspace, real, integer, flag, impl, stream };
 
-  // Of the kind that the parameter's type says: a problem or a scalar.
+  // A problem or a scalar, by the parameter's type.
   Argument(const char* name) : name(name) {}
   Argument(Kind kind, const char* name) : kind(kind), name(name) {}
 
@@ -62,7 +64,7 @@ struct Argument {
   std::optional<double> initial;                 // the default of a scalar
   const std::type_info* type = nullptr;          // of a problem
   Element element = Element::call;               // of an array
-  bool written = false;                          // as an array may be
+  bool written = false;                          // of an array
   std::function<int64_t(const Problems&)> size;  // in elements; without one, the call's count
   std::function<size_t(const Problems&, const char* impl)> bytes;  // of a workspace
 };
@@ -80,10 +82,11 @@ struct Operation {
   std::string name;
   std::vector<Argument> arguments;
   Run run_float32, run_bfloat16;  // by the element type of the call
+  int typed = -1, counted = -1;   // the arrays that decide the element type and the count, if any
   std::function<Precision(const Problems&)> precision;
   std::function<std::vector<std::string>(const Problems&)> impls;  // NAME_impls for Python
 
-  // The operation is served by a selection table; `names` lists its rows for a problem.
+  // Adds the selection table, whose rows for a problem `names` returns.
   template <class Problem>
   Operation chosen_from(std::vector<std::string> (*names)(const Problem&)) && {
     impls = [names](const Problems& problems) { return names(problems.get<Problem>()); };
@@ -105,26 +108,27 @@ struct Operations {
 
 // ---- declarations ---------------------------------------------------------------------------------------
 
-// An array whose number of elements is a member of the problem, or a function of it.
+// An array with as many elements as a member of the problem, or a function of it, says.
+template <class Problem, class Size>
+Argument sized_array(const char* name, Size size) {
+  Argument argument(Argument::Kind::array, name);
+  argument.size = [size](const Problems& problems) { return std::invoke(size, problems.get<Problem>()); };
+  return argument;
+}
+
 template <class Problem>
 Argument array(const char* name, int (Problem::*size)() const) {
-  Argument argument(Argument::Kind::array, name);
-  argument.size = [size](const Problems& problems) { return (problems.get<Problem>().*size)(); };
-  return argument;
+  return sized_array<Problem>(name, size);
 }
 
 template <class Problem>
 Argument array(const char* name, int Problem::* size) {
-  Argument argument(Argument::Kind::array, name);
-  argument.size = [size](const Problems& problems) { return problems.get<Problem>().*size; };
-  return argument;
+  return sized_array<Problem>(name, size);
 }
 
 template <class Problem>
 Argument array(const char* name, int64_t (*size)(const Problem&)) {
-  Argument argument(Argument::Kind::array, name);
-  argument.size = [size](const Problems& problems) { return size(problems.get<Problem>()); };
-  return argument;
+  return sized_array<Problem>(name, size);
 }
 
 inline Argument array(const char* name, int64_t size) {
@@ -170,8 +174,8 @@ Argument workspace(size_t (*size)(const Problem&, const char* impl)) {
   return argument;
 }
 
-// A tuple (SgdProblem, v, w, w_bf16, rates, halt), of which the last three may be None: an Update of as many
-// weights as the array `weights` has elements.
+// An Update of as many weights as the array `weights` has elements. Python passes it as a tuple (SgdProblem, v,
+// w, w_bf16, rates, halt), of which the last three may be None.
 inline Argument update(Argument weights) {
   weights.kind = Argument::Kind::update;
   weights.name = "update";
@@ -190,18 +194,16 @@ inline Argument stream() {
 
 namespace detail {
 
+// Of void it is the problem's precision that says the element type.
 template <class T>
-constexpr Element kElement = Element::call;  // of void: the problem's precision says it
-template <>
-constexpr Element kElement<float> = Element::float32;
-template <>
-constexpr Element kElement<bfloat16> = Element::bfloat16;
-template <>
-constexpr Element kElement<int64_t> = Element::int64;
-template <>
-constexpr Element kElement<int32_t> = Element::int32;
-template <>
-constexpr Element kElement<uint8_t> = Element::uint8;
+constexpr Element element_of() {
+  return std::is_same_v<T, float>      ? Element::float32
+         : std::is_same_v<T, bfloat16> ? Element::bfloat16
+         : std::is_same_v<T, int64_t>  ? Element::int64
+         : std::is_same_v<T, int32_t>  ? Element::int32
+         : std::is_same_v<T, uint8_t>  ? Element::uint8
+                                       : Element::call;
+}
 
 // Completes an argument by its parameter's types in the functions for float and for bfloat16.
 template <class Parameter, class Other>
@@ -209,7 +211,7 @@ Argument completed(Argument argument) {
   using Kind = Argument::Kind;
   using Target = std::remove_pointer_t<std::remove_reference_t<Parameter>>;
   if (argument.kind == Kind::array) {
-    if (std::is_same_v<Parameter, Other>) argument.element = kElement<std::remove_const_t<Target>>;
+    if (std::is_same_v<Parameter, Other>) argument.element = element_of<std::remove_const_t<Target>>();
     argument.written = !std::is_const_v<Target>;
   } else if (argument.kind == Kind::by_type) {
     if constexpr (std::is_class_v<Target>) {
@@ -255,6 +257,20 @@ struct PrecisionOf<const Problem&, std::void_t<decltype(Problem::precision)>> {
   }
 };
 
+// The first array that is read and meets `condition`, else the first that is written and does, else -1.
+template <class Condition>
+int first_array(const std::vector<Argument>& arguments, const Condition& condition) {
+  for (bool written : {false, true}) {
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      const Argument& argument = arguments[i];
+      if (argument.kind == Argument::Kind::array && argument.written == written && condition(argument)) {
+        return static_cast<int>(i);
+      }
+    }
+  }
+  return -1;
+}
+
 template <class T>
 struct OneArgument {
   using type = Argument;
@@ -273,6 +289,10 @@ Operation operation(const char* name, void (*floats)(Parameters...), void (*bflo
   result.run_float32 = detail::run(floats, indices);
   result.run_bfloat16 = detail::run(bfloat16s, indices);
   (detail::PrecisionOf<Parameters>::note(result), ...);
+  result.typed = detail::first_array(
+      result.arguments, [](const Argument& argument) { return argument.element == Element::call; });
+  result.counted =
+      detail::first_array(result.arguments, [](const Argument& argument) { return !argument.size; });
   return result;
 }
 

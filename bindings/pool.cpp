@@ -1,7 +1,7 @@
+// Max and average pooling for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     operation("maxpool_forward", maxpool_forward<float>, maxpool_forward<bfloat16>, "problem",
@@ -15,5 +15,4 @@ const Operations kOperations = {
               array("dy", &PoolProblem::y_count), array("dx", &PoolProblem::x_count), stream()),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings

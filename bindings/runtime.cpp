@@ -1,3 +1,4 @@
+// Copies between devices for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {

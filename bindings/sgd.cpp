@@ -1,3 +1,4 @@
+// The weights' update for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {

@@ -1,7 +1,7 @@
+// Softmax and cross-entropy for Python.
 #include "operation.h"
 
 namespace cconvnet::bindings {
-namespace {
 
 const Operations kOperations = {
     operation("softmax_forward", softmax_forward<float>, softmax_forward<bfloat16>, "problem",
@@ -22,5 +22,4 @@ const Operations kOperations = {
     operation("watch_losses", watch_losses, count(), array("loss"), array("halt", 1), stream()),
 };
 
-}  // namespace
 }  // namespace cconvnet::bindings
