@@ -162,11 +162,11 @@ endif
 BUILD := build/$(firstword $(subst ., ,$(EXT)))$(if $(SANITIZE),-sanitize)
 MODULES := _problem _pixels _emulator
 
-# Functions of vectors wider than the baseline's are all inlined: how one would be passed does not matter.
+# -Wno-psabi: functions that take vectors wider than the baseline's are all inlined, so none is ever passed.
 WARNINGS := -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi
 CXX_ALL := $(CXX) -std=c++17 -g1 -fPIC -fvisibility=hidden $(WARNINGS) -Ikernels -MMD -MP $(CXXFLAGS)
 SANITIZED := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
-# Nothing here takes time when it runs.
+# Bindings only describe and check; -O1 compiles them faster and costs nothing.
 BINDINGS_FLAGS := -O1
 PIXELS_FLAGS := $(if $(SANITIZE),-O1 $(SANITIZED),-O3)
 EMULATOR_FLAGS := -DCCONVNET_EMULATOR $(if $(SANITIZE),-O1 $(SANITIZED),-O2)
@@ -180,8 +180,8 @@ BINDINGS_OBJECTS := $(BINDINGS_SOURCES:bindings/%.cpp=$(BUILD)/bindings/%.o)
 CPU_OBJECTS := $(CPU_SOURCES:kernels/cpu/%.cpp=$(BUILD)/cpu/%.o)
 
 ifneq ($(SANITIZE),)
-# Worth instrumenting are the emulator, which names the line of a kernel that leaves its buffers, and _pixels,
-# which is given pictures of strangers.
+# Only two modules are worth instrumenting: the emulator, where the line of a kernel that leaves its buffers is
+# named, and _pixels, which reads images of unknown origin.
 else ifeq ($(CCONVNET_CPU),off)
 $(info cconvnet: no CPU module (CCONVNET_CPU=off); the CPU device will run on NumPy)
 else ifeq ($(ONEDNN_INCLUDES),)

@@ -1,4 +1,4 @@
-"""The build: in a folder of any name, and refused in one line where a prerequisite is missing."""
+"""The build works in a folder of any name, and names a missing prerequisite in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = "a b@c'd\"e#f (g)"
-# Not those of a make that runs the tests: it would pass its flags down.
+# A make that runs the tests would pass its flags down through these variables.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
 
@@ -32,7 +32,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The sources, in a folder whose name make and a shell take apart unless it is quoted."""
+    """Copy the sources into a folder whose name make and a shell take apart unless it is quoted."""
     folder = tmp_path / ODD / "cconvnet"
     for name in ("kernels", "bindings", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -42,7 +42,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_modules_are_built_in_a_folder_of_any_name(checkout: Path) -> None:
-    """Headers are found where the name is odd too, and so is Python itself."""
+    """Headers and Python are found below a folder of such a name too."""
     site = checkout / ".venv" / "site"
     shutil.copytree(
         Path(str(importlib.metadata.distribution("pybind11").locate_file("pybind11"))), site / "pybind11"
@@ -60,7 +60,7 @@ def test_modules_are_built_in_a_folder_of_any_name(checkout: Path) -> None:
     done = make(checkout, "modules", f"PYTHON={python}", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((checkout / "cconvnet").glob("_problem.*.so"))
-    # With the same flags nothing is compiled again, with others everything is.
+    # With the same flags nothing is compiled again; with others everything is.
     again = make(checkout, "modules", f"PYTHON={python}", *options)
     assert "bindings/problem.cpp" not in again.stdout
     other = make(checkout, "-n", "modules", f"PYTHON={python}", *options, "CXXFLAGS=-DOTHER")
@@ -83,7 +83,7 @@ def test_a_folder_with_a_dollar_sign_is_refused(checkout: Path) -> None:
 
 @pytest.mark.parametrize("way", ["venv", "modules", "setup"])
 def test_a_compiler_without_openmp_is_refused_in_one_line(checkout: Path, way: str) -> None:
-    """Debian's clang comes without the header; its package is named before anything is compiled."""
+    """Debian's clang has no OpenMP header; the message names its package before anything is compiled."""
     compiler = checkout.parent.parent / "clang++"
     compiler.write_text(
         "#!/bin/sh\ngrep -q omp.h && { echo \"fatal error: 'omp.h' file not found\" >&2; exit 1; }\n"

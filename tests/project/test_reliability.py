@@ -1,4 +1,4 @@
-"""docs/reliability.md and the tests say the same: each command there runs tests, long ones if it says so."""
+"""Each command in docs/reliability.md runs tests, and long ones where it promises those."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMANDS = sorted(set(re.findall(r'`make ([a-z-]+)(?: ARGS="([^"]*)")?[^`]*`', P
 
 
 def defined_in(file: Path) -> dict[str, bool]:
-    """The tests of a file, and whether each is a long one."""
+    """Map the names of a file's tests to whether they are long ones."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     return {
         node.name: any("mark.long" in ast.unparse(mark) for mark in node.decorator_list)

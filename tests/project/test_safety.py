@@ -1,7 +1,7 @@
-"""Nothing that is read is run: the package holds no call that would, and both guards notice one that does.
+"""The package makes no call that runs what it reads, and both guards notice one that does.
 
-Ruff's rules (pyproject.toml) know the usual ways; the walk below also knows those that depend on a call's
-arguments. Data that tries to be run is in test_hostile_pickles.py and test_checkpoint.py.
+Ruff's rules (pyproject.toml) find the usual calls; the walk below also finds those that depend on a call's
+arguments. Tests of data that tries to be run are in test_hostile_pickles.py and test_checkpoint.py.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "cconvnet"
 
-# What runs the text or bytes it is given.
+# Functions that run the text or bytes that they are given.
 RUNNERS = {"eval", "exec", "compile", "__import__", "breakpoint"}
-# What reads files by running what they say, or libraries made of it.
+# Modules that run code from the files that they read, and libraries made of them.
 MODULES = {
     "pickle",
     "_pickle",
@@ -33,9 +33,9 @@ MODULES = {
     "runpy",
     "code",
 }
-# What gives a text to a shell.
+# Functions that pass a text to a shell.
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
-# Modules whose name is made at run time, and why that is no name from a file.
+# Files that import modules whose names are made at run time, and why those names are from no file.
 CHOSEN_MODULES = {
     "devices/modules.py": "the kinds of devices are listed in KINDS",
     "doctor/survey.py": "likewise",
@@ -46,9 +46,9 @@ CHOSEN_MODULES = {
 
 
 def violations(source: str, name: str = "planted.py") -> Iterator[str]:
-    """What in a file of the package could run data, each as "LINE: WHAT"."""
+    """Yield each call or import of a file that could run data, as "LINE: DESCRIPTION"."""
     tree = ast.parse(source)
-    names: dict[str, str] = {}  # what an imported name stands for
+    names: dict[str, str] = {}  # full names of the imported ones
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", None)
@@ -108,7 +108,7 @@ def test_every_exception_is_needed() -> None:
         assert any("made at run time" in line for line in violations(source)), name
 
 
-# By a violation the words of the walk above, and the code of ruff's rule if it has one.
+# For each violation the words of the walk above, and the code of ruff's rule if it has one.
 PLANTED = {
     "eval(text)": ("calls eval", "S307"),
     "exec(text)": ("calls exec", "S102"),
@@ -143,7 +143,7 @@ def test_a_planted_violation_is_found(source: str) -> None:
 
 
 def ruff(source: str, name: str = "cconvnet/planted.py") -> set[str]:
-    """The rules that a file of this text would break."""
+    """Return the rules of ruff that a file of this text would break."""
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "json"]
     done = subprocess.run(
         [*command, "--stdin-filename", name, "-"],
