@@ -38,82 +38,10 @@ Pair counts_of(const std::optional<Pair>& outputs) {
   return *outputs;
 }
 
-// One name per enumerator, for reading arguments and for repr.
-template <class Enum>
-using Names = std::vector<std::pair<const char*, Enum>>;
-
-const Names<Rounding> kRoundings = {{"floor", Rounding::floor}, {"ceil", Rounding::ceil}};
-const Names<Precision> kPrecisions = {
-    {"fp32", Precision::fp32}, {"tf32", Precision::tf32}, {"bf16", Precision::bf16}};
-const Names<LrnRegion> kRegions = {{"across_channels", LrnRegion::across_channels},
-                                   {"same_map", LrnRegion::same_map}};
-const Names<Neuron> kNeurons = {
-    {"linear", Neuron::linear},     {"relu", Neuron::relu},         {"tanh", Neuron::tanh},
-    {"logistic", Neuron::logistic}, {"softrelu", Neuron::softrelu}, {"abs", Neuron::abs},
-    {"square", Neuron::square},     {"sqrt", Neuron::sqrt},         {"brelu", Neuron::brelu}};
-
-template <class Enum>
-Enum from_name(const Names<Enum>& names, const char* argument, const std::string& given) {
-  std::string allowed;
-  for (const auto& [name, value] : names) {
-    if (given == name) return value;
-    allowed += std::string(allowed.empty() ? "" : ", ") + name;
-  }
-  throw std::invalid_argument(std::string(argument) + " must be one of " + allowed + ", not '" + given + "'");
-}
-
-template <class Enum>
-const char* to_name(const Names<Enum>& names, Enum wanted) {
-  for (const auto& [name, value] : names) {
-    if (value == wanted) return name;
-  }
-  return "?";
-}
-
-// A problem's text is the line of Python that makes it: the type's name and the arguments that fields give back.
-// ConvProblem and LocalProblem have the kernels' text.
-template <class Problem>
-const char* kName;
-template <class Problem>
-std::vector<std::function<void(Repr&, const Problem&)>> kArguments;
-
-template <class Problem>
-std::string repr(const Problem& problem) {
-  Repr text(kName<Problem>);
-  for (const auto& write : kArguments<Problem>) write(text, problem);
-  return text.done();
-}
-
-std::string repr(const PoolProblem& problem) {
-  const auto pair = [](int first, int second) { return std::make_pair(first, second); };
-  Repr text("PoolProblem");
-  text("n", problem.n)("h", problem.h)("w", problem.w)("c", problem.c)(
-      "window", pair(problem.window_h, problem.window_w))("stride", pair(problem.stride_h, problem.stride_w));
-  if (problem.pad_h != problem.pad_bottom || problem.pad_w != problem.pad_right) {
-    text("padding",
-         std::make_pair(pair(problem.pad_h, problem.pad_bottom), pair(problem.pad_w, problem.pad_right)));
-  } else {
-    text("padding", pair(problem.pad_h, problem.pad_w));
-  }
-  text("outputs", pair(problem.p, problem.q));
-  if (problem.count_padding) text("count_padding", true);
-  return text.done();
-}
-
-std::string repr(const DropoutProblem& problem) {
-  Repr text("DropoutProblem");
-  text("count", problem.count)("keep", problem.keep)("scale", problem.scale)("seed", problem.seed)(
-      "subsequence", problem.subsequence);
-  if (!problem.whole())
-    text("columns", problem.columns)("row_stride", problem.row_stride)("first", problem.first);
-  return text.done();
-}
-
-// A problem's Python type. The text says all of a problem, so equality and hash may rest on it.
+// A problem's Python type. The text contains all of a problem, so equality and hash may rest on it.
 template <class Problem>
 struct ProblemType : py::class_<Problem> {
   ProblemType(py::module_& m, const char* name, const char* doc) : py::class_<Problem>(m, name, doc) {
-    kName<Problem> = name;
     this->def("__repr__", [](const Problem& problem) { return repr(problem); })
         .def(
             "__eq__", [](const Problem& one, const Problem& other) { return repr(one) == repr(other); },
@@ -125,16 +53,6 @@ struct ProblemType : py::class_<Problem> {
   template <class Make, class... Arguments>
   ProblemType& made_by(Make make, const Arguments&... arguments) {
     this->def(py::init(make), arguments...);
-    return *this;
-  }
-
-  // Fields that hold the arguments of the same names, in the order of the text.
-  template <class Field, class... Others>
-  ProblemType& arguments(const char* name, Field field, Others... others) {
-    kArguments<Problem>.push_back(
-        [=](Repr& text, const Problem& problem) { text(name, std::invoke(field, problem)); });
-    fields(name, field);
-    if constexpr (sizeof...(Others) > 0) arguments(others...);
     return *this;
   }
 
@@ -219,8 +137,8 @@ PYBIND11_MODULE(_problem, m) {
             return FcProblem::make(n, c, k, from_name(kPrecisions, "precision", precision));
           },
           "n"_a, "c"_a, "k"_a, "precision"_a = "fp32")
-      .arguments("n", &FcProblem::n, "c", &FcProblem::c, "k", &FcProblem::k, "precision",
-                 [](const FcProblem& problem) { return precision_name(problem.precision); })
+      .fields("n", &FcProblem::n, "c", &FcProblem::c, "k", &FcProblem::k, "precision",
+              [](const FcProblem& problem) { return precision_name(problem.precision); })
       .fields("x_shape", [](const FcProblem& problem) { return std::make_tuple(problem.n, problem.c); })
       .fields("w_shape", [](const FcProblem& problem) { return std::make_tuple(problem.k, problem.c); })
       .fields("y_shape", [](const FcProblem& problem) { return std::make_tuple(problem.n, problem.k); })
@@ -228,7 +146,7 @@ PYBIND11_MODULE(_problem, m) {
 
   ProblemType<BiasProblem>(m, "BiasProblem", "A bias[k] of each row of x, y and dy[rows,k].")
       .made_by(&BiasProblem::make, "rows"_a, "k"_a)
-      .arguments("rows", &BiasProblem::rows, "k", &BiasProblem::k);
+      .fields("rows", &BiasProblem::rows, "k", &BiasProblem::k);
 
   ProblemType<NeuronProblem>(m, "NeuronProblem",
                              "An elementwise function of `count` numbers, with its parameters a and b.")
@@ -237,7 +155,7 @@ PYBIND11_MODULE(_problem, m) {
             return NeuronProblem::make(count, from_name(kNeurons, "neuron", neuron), a, b);
           },
           "count"_a, "neuron"_a = "relu", "a"_a = 1.0f, "b"_a = 0.0f)
-      .arguments(
+      .fields(
           "count", &NeuronProblem::count, "neuron",
           [](const NeuronProblem& problem) { return to_name(kNeurons, problem.neuron); }, "a",
           &NeuronProblem::a, "b", &NeuronProblem::b);
@@ -279,10 +197,10 @@ PYBIND11_MODULE(_problem, m) {
           },
           "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f, "beta"_a = 0.75f, "k"_a = 1.0f,
           "groups"_a = 1, "region"_a = "across_channels")
-      .arguments("n", &LrnProblem::n, "h", &LrnProblem::h, "w", &LrnProblem::w, "c", &LrnProblem::c, "size",
-                 &LrnProblem::size, "alpha", &LrnProblem::alpha, "beta", &LrnProblem::beta, "k",
-                 &LrnProblem::k, "groups", &LrnProblem::groups, "region",
-                 [](const LrnProblem& problem) { return to_name(kRegions, problem.region); })
+      .fields("n", &LrnProblem::n, "h", &LrnProblem::h, "w", &LrnProblem::w, "c", &LrnProblem::c, "size",
+              &LrnProblem::size, "alpha", &LrnProblem::alpha, "beta", &LrnProblem::beta, "k", &LrnProblem::k,
+              "groups", &LrnProblem::groups, "region",
+              [](const LrnProblem& problem) { return to_name(kRegions, problem.region); })
       .fields("x_shape", image_shape<LrnProblem>);
 
   ProblemType<ContrastNormProblem>(
@@ -290,10 +208,9 @@ PYBIND11_MODULE(_problem, m) {
       "Contrast normalisation of x[n,h,w,c]; alpha multiplies the plain sum of squares.")
       .made_by(&ContrastNormProblem::make, "n"_a, "h"_a, "w"_a, "c"_a, "size"_a = 5, "alpha"_a = 1e-4f,
                "beta"_a = 0.75f, "k"_a = 1.0f)
-      .arguments("n", &ContrastNormProblem::n, "h", &ContrastNormProblem::h, "w", &ContrastNormProblem::w,
-                 "c", &ContrastNormProblem::c, "size", &ContrastNormProblem::size, "alpha",
-                 &ContrastNormProblem::alpha, "beta", &ContrastNormProblem::beta, "k",
-                 &ContrastNormProblem::k)
+      .fields("n", &ContrastNormProblem::n, "h", &ContrastNormProblem::h, "w", &ContrastNormProblem::w, "c",
+              &ContrastNormProblem::c, "size", &ContrastNormProblem::size, "alpha",
+              &ContrastNormProblem::alpha, "beta", &ContrastNormProblem::beta, "k", &ContrastNormProblem::k)
       .fields("count", &ContrastNormProblem::count)
       .fields("x_shape", image_shape<ContrastNormProblem>);
 
@@ -309,20 +226,20 @@ PYBIND11_MODULE(_problem, m) {
 
   ProblemType<SoftmaxProblem>(m, "SoftmaxProblem", "Softmax of each row of logits[n,k].")
       .made_by(&SoftmaxProblem::make, "n"_a, "k"_a)
-      .arguments("n", &SoftmaxProblem::n, "k", &SoftmaxProblem::k);
+      .fields("n", &SoftmaxProblem::n, "k", &SoftmaxProblem::k);
 
   ProblemType<SgdProblem>(m, "SgdProblem", "One update of a tensor of `count` parameters.")
       .made_by(&SgdProblem::make, "count"_a, "lr"_a, "momentum"_a = 0.0f, "weight_decay"_a = 0.0f)
-      .arguments("count", &SgdProblem::count, "lr", &SgdProblem::lr, "momentum", &SgdProblem::momentum,
-                 "weight_decay", &SgdProblem::weight_decay);
+      .fields("count", &SgdProblem::count, "lr", &SgdProblem::lr, "momentum", &SgdProblem::momentum,
+              "weight_decay", &SgdProblem::weight_decay);
 
   ProblemType<NormLimitProblem>(m, "NormLimitProblem",
                                 "Limits, from `low` to `limit`, to the norm of each row of w[rows,columns].")
       .made_by(&NormLimitProblem::make, "rows"_a, "columns"_a, "limit"_a, "low"_a = 0.0f,
                "centered"_a = false)
-      .arguments("rows", &NormLimitProblem::rows, "columns", &NormLimitProblem::columns, "limit",
-                 &NormLimitProblem::limit, "low", &NormLimitProblem::low, "centered",
-                 &NormLimitProblem::centered);
+      .fields("rows", &NormLimitProblem::rows, "columns", &NormLimitProblem::columns, "limit",
+              &NormLimitProblem::limit, "low", &NormLimitProblem::low, "centered",
+              &NormLimitProblem::centered);
 
   ProblemType<InputProblem>(
       m, "InputProblem",
@@ -330,9 +247,9 @@ PYBIND11_MODULE(_problem, m) {
       "With block > 1 they are padded and cut into y[n,blocks_h,blocks_w,block*block*c].")
       .made_by(&InputProblem::make, "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a, "center_mean"_a = false,
                "block"_a = 1, "pad"_a = 0)
-      .arguments("n", &InputProblem::n, "h", &InputProblem::h, "w", &InputProblem::w, "c", &InputProblem::c,
-                 "p", &InputProblem::p, "q", &InputProblem::q, "center_mean", &InputProblem::center_mean,
-                 "block", &InputProblem::block, "pad", &InputProblem::pad)
+      .fields("n", &InputProblem::n, "h", &InputProblem::h, "w", &InputProblem::w, "c", &InputProblem::c, "p",
+              &InputProblem::p, "q", &InputProblem::q, "center_mean", &InputProblem::center_mean, "block",
+              &InputProblem::block, "pad", &InputProblem::pad)
       .fields("y_shape", [](const InputProblem& problem) {
         return std::make_tuple(problem.n, problem.blocks_h(), problem.blocks_w(),
                                problem.block * problem.block * problem.c);
@@ -342,8 +259,8 @@ PYBIND11_MODULE(_problem, m) {
       m, "FilterBlocksProblem",
       "Filters w[k,r,s,c] of stride `block` as blocks[k,blocks_r,blocks_s,block*block*c].")
       .made_by(&FilterBlocksProblem::make, "k"_a, "r"_a, "s"_a, "c"_a, "block"_a)
-      .arguments("k", &FilterBlocksProblem::k, "r", &FilterBlocksProblem::r, "s", &FilterBlocksProblem::s,
-                 "c", &FilterBlocksProblem::c, "block", &FilterBlocksProblem::block)
+      .fields("k", &FilterBlocksProblem::k, "r", &FilterBlocksProblem::r, "s", &FilterBlocksProblem::s, "c",
+              &FilterBlocksProblem::c, "block", &FilterBlocksProblem::block)
       .fields("w_shape",
               [](const FilterBlocksProblem& problem) {
                 return std::make_tuple(problem.k, problem.r, problem.s, problem.c);

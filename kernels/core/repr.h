@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "core/names.h"
 #include "problem.h"
 
 namespace cconvnet {
@@ -77,13 +78,85 @@ inline std::string repr_of_windows(const char* type, const ConvProblem& o) {
 
 }  // namespace detail
 
-// Those of the problems that selection tables serve; the others' stand with their Python types.
 inline std::string repr(const ConvProblem& o) {
   return detail::repr_of_windows("ConvProblem", o);
 }
 
 inline std::string repr(const LocalProblem& o) {
   return detail::repr_of_windows("LocalProblem", o);
+}
+
+inline std::string repr(const FcProblem& o) {
+  return Repr("FcProblem")("n", o.n)("c", o.c)("k", o.k)("precision", precision_name(o.precision)).done();
+}
+
+inline std::string repr(const BiasProblem& o) {
+  return Repr("BiasProblem")("rows", o.rows)("k", o.k).done();
+}
+
+inline std::string repr(const NeuronProblem& o) {
+  return Repr("NeuronProblem")("count", o.count)("neuron", to_name(kNeurons, o.neuron))("a", o.a)("b", o.b)
+      .done();
+}
+
+inline std::string repr(const PoolProblem& o) {
+  const auto pair = [](int first, int second) { return std::make_pair(first, second); };
+  Repr text("PoolProblem");
+  text("n", o.n)("h", o.h)("w", o.w)("c", o.c)("window", pair(o.window_h, o.window_w))(
+      "stride", pair(o.stride_h, o.stride_w));
+  if (o.pad_h != o.pad_bottom || o.pad_w != o.pad_right) {
+    text("padding", std::make_pair(pair(o.pad_h, o.pad_bottom), pair(o.pad_w, o.pad_right)));
+  } else {
+    text("padding", pair(o.pad_h, o.pad_w));
+  }
+  text("outputs", pair(o.p, o.q));
+  if (o.count_padding) text("count_padding", true);
+  return text.done();
+}
+
+inline std::string repr(const LrnProblem& o) {
+  return Repr("LrnProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)("alpha", o.alpha)(
+             "beta", o.beta)("k", o.k)("groups", o.groups)("region", to_name(kRegions, o.region))
+      .done();
+}
+
+inline std::string repr(const ContrastNormProblem& o) {
+  return Repr("ContrastNormProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)(
+             "alpha", o.alpha)("beta", o.beta)("k", o.k)
+      .done();
+}
+
+inline std::string repr(const DropoutProblem& o) {
+  Repr text("DropoutProblem");
+  text("count", o.count)("keep", o.keep)("scale", o.scale)("seed", o.seed)("subsequence", o.subsequence);
+  if (!o.whole()) text("columns", o.columns)("row_stride", o.row_stride)("first", o.first);
+  return text.done();
+}
+
+inline std::string repr(const SoftmaxProblem& o) {
+  return Repr("SoftmaxProblem")("n", o.n)("k", o.k).done();
+}
+
+inline std::string repr(const SgdProblem& o) {
+  return Repr("SgdProblem")("count", o.count)("lr", o.lr)("momentum", o.momentum)("weight_decay",
+                                                                                  o.weight_decay)
+      .done();
+}
+
+inline std::string repr(const NormLimitProblem& o) {
+  return Repr("NormLimitProblem")("rows", o.rows)("columns", o.columns)("limit", o.limit)("low", o.low)(
+             "centered", o.centered)
+      .done();
+}
+
+inline std::string repr(const InputProblem& o) {
+  return Repr("InputProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("p", o.p)("q", o.q)(
+             "center_mean", o.center_mean)("block", o.block)("pad", o.pad)
+      .done();
+}
+
+inline std::string repr(const FilterBlocksProblem& o) {
+  return Repr("FilterBlocksProblem")("k", o.k)("r", o.r)("s", o.s)("c", o.c)("block", o.block).done();
 }
 
 }  // namespace cconvnet
