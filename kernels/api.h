@@ -41,12 +41,13 @@ struct CudaError : std::runtime_error {
 
 // What is done to y before it is written: + bias, unless null; then max(0, .) if `relu`; then dropout, unless
 // null, of problem.y_count() elements, at `step` (see dropout).
-struct Finish {
+struct Epilogue {
   const float* bias = nullptr;
   bool relu = false;
   const DropoutProblem* dropout = nullptr;
   const int64_t* step = nullptr;
 };
+using Finish = Epilogue;
 
 // One parameter tensor's update: v = momentum*v - lr*(g + weight_decay*w); w = w + v. v and w are read and
 // written. `w_bf16`, unless null, receives the new w rounded: the copy that products read. What changes from
@@ -74,7 +75,7 @@ std::vector<std::string> conv_wgrad_impls(const ConvProblem& problem);
 size_t conv_fprop_workspace(const ConvProblem& problem, const char* impl);
 size_t conv_dgrad_workspace(const ConvProblem& problem, const char* impl);
 size_t conv_wgrad_workspace(const ConvProblem& problem, const char* impl);
-void conv_fprop(const ConvProblem& problem, const void* x, const void* w, const Finish& finish, void* y,
+void conv_fprop(const ConvProblem& problem, const void* x, const void* w, const Epilogue& epilogue, void* y,
                 void* workspace, Stream stream, const char* impl);
 void conv_dgrad(const ConvProblem& problem, const void* dy, const void* w, void* dx, void* workspace,
                 Stream stream, const char* impl);
@@ -92,7 +93,7 @@ std::vector<std::string> local_wgrad_impls(const LocalProblem& problem);
 size_t local_fprop_workspace(const LocalProblem& problem, const char* impl);
 size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl);
 size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl);
-void local_fprop(const LocalProblem& problem, const void* x, const void* w, const Finish& finish, void* y,
+void local_fprop(const LocalProblem& problem, const void* x, const void* w, const Epilogue& epilogue, void* y,
                  void* workspace, Stream stream, const char* impl);
 void local_dgrad(const LocalProblem& problem, const void* dy, const void* w, void* dx, void* workspace,
                  Stream stream, const char* impl);
@@ -108,7 +109,7 @@ std::vector<std::string> fc_wgrad_impls(const FcProblem& problem);
 size_t fc_fprop_workspace(const FcProblem& problem, const char* impl);
 size_t fc_dgrad_workspace(const FcProblem& problem, const char* impl);
 size_t fc_wgrad_workspace(const FcProblem& problem, const char* impl);
-void fc_fprop(const FcProblem& problem, const void* x, const void* w, const Finish& finish, void* y,
+void fc_fprop(const FcProblem& problem, const void* x, const void* w, const Epilogue& epilogue, void* y,
               void* workspace, Stream stream, const char* impl);
 void fc_dgrad(const FcProblem& problem, const void* dy, const void* w, void* dx, void* workspace,
               Stream stream, const char* impl);

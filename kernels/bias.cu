@@ -10,8 +10,9 @@
 // the workspace, a matrix[chunks,k] that a second launch of the same kernel sums. Chunks and tiles depend on
 // the problem and the type alone, never on the GPU or on where the arrays lie, and so does the order of every
 // addition.
-#include "neuron.h"
+#include "core/select.h"
 #include "core/vector.cuh"
+#include "neuron.h"
 
 namespace cconvnet {
 namespace {
@@ -82,7 +83,7 @@ struct Values {
   }
 
   template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Vector<WIDTH> finish(int64_t, const Fetched<WIDTH>& fetched) const {
+  __device__ __forceinline__ Vector<WIDTH> term(int64_t, const Fetched<WIDTH>& fetched) const {
     return fetched;
   }
 };
@@ -109,7 +110,7 @@ struct ReluGradients {
   }
 
   template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Vector<WIDTH> finish(int64_t i, const Fetched<WIDTH>& fetched) const {
+  __device__ __forceinline__ Vector<WIDTH> term(int64_t i, const Fetched<WIDTH>& fetched) const {
     Vector<WIDTH> gradient;
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
@@ -153,7 +154,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int j = 0; j < Source::BATCH; ++j) {
         if (j * thread_rows < left) {
-          add_to(sum, source.template finish<WIDTH, ALIGNED>(i + j * step, fetched[j]));
+          add_to(sum, source.template term<WIDTH, ALIGNED>(i + j * step, fetched[j]));
         }
       }
       i += Source::BATCH * step;
@@ -188,24 +189,53 @@ void launch_column_sums(int rows, int k, int chunk_rows, const Source& source, f
   }
 }
 
-// T is what the source reads.
-template <class T, class Source>
-void launch_chunk_sums(int rows, int k, int chunk_rows, const Source& source, float* sums, Stream stream) {
-  if (k % kVectorWidth<T> == 0) {
-    launch_column_sums<kVectorWidth<T>>(rows, k, chunk_rows, source, sums, stream);
+template <class Source>
+struct ColumnSumsArguments {
+  Source source;
+  float* db;
+  void* workspace;
+  bool aligned() const { return source.aligned(); }
+};
+
+// The first launch reads vectors of WIDTH elements. The second, which sums the chunks' floats, has a width of its
+// own.
+template <int WIDTH, class Source>
+void launch(const BiasProblem& problem, const ColumnSumsArguments<Source>& args, Stream stream) {
+  const Chunks chunks(problem);
+  float* const sums = chunks.count == 1 ? args.db : static_cast<float*>(args.workspace);
+  launch_column_sums<WIDTH>(problem.rows, problem.k, chunks.rows, args.source, sums, stream);
+  if (chunks.count == 1) return;
+  const Values<float> partial{sums};
+  if (problem.k % kVectorWidth<float> == 0) {
+    launch_column_sums<kVectorWidth<float>>(chunks.count, problem.k, chunks.count, partial, args.db, stream);
   } else {
-    launch_column_sums<1>(rows, k, chunk_rows, source, sums, stream);
+    launch_column_sums<1>(chunks.count, problem.k, chunks.count, partial, args.db, stream);
   }
 }
 
-template <class T, class Source>
-void launch_sums(const BiasProblem& problem, const Source& source, float* db, void* workspace,
-                 Stream stream) {
+// ---- selection ------------------------------------------------------------------------------------------
+
+size_t chunks_workspace(const BiasProblem& problem) {
   const Chunks chunks(problem);
-  float* const sums = chunks.count == 1 ? db : static_cast<float*>(workspace);
-  launch_chunk_sums<T>(problem.rows, problem.k, chunks.rows, source, sums, stream);
-  if (chunks.count == 1) return;
-  launch_chunk_sums<float>(chunks.count, problem.k, chunks.count, Values<float>{sums}, db, stream);
+  return chunks.count == 1 ? 0 : sizeof(float) * chunks.count * problem.k;
+}
+
+// Alignment does not matter to the choice: the order of the sums depends on the width, and must not depend on
+// where the arrays lie.
+template <class T>
+bool vectors_divide_columns(const BiasProblem& problem) {
+  return problem.k % kVectorWidth<T> == 0;
+}
+
+// T is what the source reads.
+template <class T, class Source>
+const SelectionTable<BiasProblem, ColumnSumsArguments<Source>>& sums_table(const char* operation) {
+  static const std::string name = std::string(operation) + "_" + kElementName<T>;
+  static const SelectionTable<BiasProblem, ColumnSumsArguments<Source>> table(
+      operation,
+      {{name, false, vectors_divide_columns<T>, always, chunks_workspace, launch<kVectorWidth<T>, Source>},
+       {name + "_scalar", false, always, always, chunks_workspace, launch<1, Source>}});
+  return table;
 }
 
 }  // namespace
@@ -217,19 +247,19 @@ void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool re
 }
 
 size_t bias_grad_workspace(const BiasProblem& problem) {
-  const Chunks chunks(problem);
-  return chunks.count == 1 ? 0 : sizeof(float) * chunks.count * problem.k;
+  return chunks_workspace(problem);
 }
 
 template <class T>
 void bias_grad(const BiasProblem& problem, const T* dy, float* db, void* workspace, Stream stream) {
-  launch_sums<T>(problem, Values<T>{dy}, db, workspace, stream);
+  sums_table<T, Values<T>>("bias_grad").run(problem, {{dy}, db, workspace}, stream, nullptr);
 }
 
 template <class T>
 void relu_bias_backward(const BiasProblem& problem, const T* y, const T* dy, float scale, T* dx, float* db,
                         void* workspace, Stream stream) {
-  launch_sums<T>(problem, ReluGradients<T>{y, dy, scale, dx}, db, workspace, stream);
+  sums_table<T, ReluGradients<T>>("relu_bias_backward")
+      .run(problem, {{y, dy, scale, dx}, db, workspace}, stream, nullptr);
 }
 
 template void bias_add(const BiasProblem&, const float*, const float*, bool, float*, Stream);

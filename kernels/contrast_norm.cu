@@ -8,6 +8,7 @@
 // memory, where the L1 cache serves what neighbours share. Nothing is added atomically: where windows
 // overlap, a pixel gathers from those that hold it. What lies between the launches is float's, whatever x is,
 // so that each output is rounded once.
+#include "core/select.h"
 #include "core/vector.cuh"
 
 namespace cconvnet {
@@ -30,10 +31,12 @@ struct ContrastArguments {
 };
 
 template <class T>
-struct ContrastPointers {
+struct ContrastArrays {
   const T *x, *dy;
-  float *u, *t, *part;
-  T* out;  // y or dx
+  float *u, *t, *part;  // in the workspace
+  T* out;               // y or dx
+  void* workspace;
+  bool aligned() const { return cconvnet::aligned(x, dy, u, t, part, out); }
 };
 
 // A window clipped to the image, or the pixels whose windows hold one.
@@ -72,28 +75,28 @@ __device__ __forceinline__ Vector<WIDTH> window_sum(const ContrastNormProblem& o
 }
 
 template <Step STEP, int WIDTH, class T>
-__global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments a, ContrastPointers<T> p) {
+__global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments args, ContrastArrays<T> arrays) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (vector >= a.vectors) return;
-  const ContrastNormProblem& problem = a.problem;
+  if (vector >= args.vectors) return;
+  const ContrastNormProblem& problem = args.problem;
   int c, w, h;
-  int pixel = a.c_div.divide(static_cast<int>(vector), c);
-  pixel = a.w_div.divide(pixel, w);
-  const int n = a.h_div.divide(pixel, h);
+  int pixel = args.c_div.divide(static_cast<int>(vector), c);
+  pixel = args.w_div.divide(pixel, w);
+  const int n = args.h_div.divide(pixel, h);
   const int image = n * problem.h * problem.w * problem.c + c * WIDTH;
   const int own = static_cast<int>(vector) * WIDTH;
   const Window window = Window::around(problem, h, w, STEP == Step::spread || STEP == Step::finish);
 
   if constexpr (STEP == Step::center) {
-    const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, p.x + image);
-    Vector<WIDTH> u = load<WIDTH>(p.x + own);
+    const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, arrays.x + image);
+    Vector<WIDTH> u = load<WIDTH>(arrays.x + own);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) u.lane[i] -= sum.lane[i] / window.size();
-    store(p.u + own, u);
+    store(arrays.u + own, u);
   } else if constexpr (STEP == Step::forward || STEP == Step::begin) {
-    const Vector<WIDTH> sum = window_sum<true, WIDTH>(problem, window, p.u + image);
-    const Vector<WIDTH> x = load<WIDTH>(p.x + own);
-    Vector<WIDTH> t = zeros<WIDTH>(), out = STEP == Step::forward ? x : load<WIDTH>(p.dy + own);
+    const Vector<WIDTH> sum = window_sum<true, WIDTH>(problem, window, arrays.u + image);
+    const Vector<WIDTH> x = load<WIDTH>(arrays.x + own);
+    Vector<WIDTH> t = zeros<WIDTH>(), out = STEP == Step::forward ? x : load<WIDTH>(arrays.dy + own);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
       // A sum that overflows shows: the power of an infinite d would hide it.
@@ -104,72 +107,116 @@ __global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments a, C
       out.lane[i] *= power;
     }
     if constexpr (STEP == Step::begin) {
-      store(p.t + own, t);
-      store(p.part + own, out);
+      store(arrays.t + own, t);
+      store(arrays.part + own, out);
     } else {
-      store(p.out + own, out);
+      store(arrays.out + own, out);
     }
   } else if constexpr (STEP == Step::spread) {
-    const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, p.t + image);
+    const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, arrays.t + image);
     const float size = Window::around(problem, h, w, false).size();
-    Vector<WIDTH> part = load<WIDTH>(p.part + own), u = load<WIDTH>(p.u + own);
+    Vector<WIDTH> part = load<WIDTH>(arrays.part + own), u = load<WIDTH>(arrays.u + own);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const float g = -a.gradient_factor * u.lane[i] * sum.lane[i];
+      const float g = -args.gradient_factor * u.lane[i] * sum.lane[i];
       part.lane[i] += g;
       u.lane[i] = g / size;
     }
-    store(p.part + own, part);
-    store(p.u + own, u);
+    store(arrays.part + own, part);
+    store(arrays.u + own, u);
   } else {
-    const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, p.u + image);
-    Vector<WIDTH> dx = load<WIDTH>(p.part + own);
+    const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, arrays.u + image);
+    Vector<WIDTH> dx = load<WIDTH>(arrays.part + own);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) dx.lane[i] -= sum.lane[i];
-    store(p.out + own, dx);
+    store(arrays.out + own, dx);
   }
 }
 
 // ---- launchers ------------------------------------------------------------------------------------------
 
 template <Step STEP, int WIDTH, class T>
-void launch(const ContrastNormProblem& problem, const ContrastPointers<T>& p, Stream stream) {
-  const ContrastArguments a = {problem,
-                               2.0f * problem.alpha * problem.beta,
-                               problem.count() / WIDTH,
-                               Divider(problem.c / WIDTH),
-                               Divider(problem.w),
-                               Divider(problem.h)};
-  const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
-  CCONVNET_LAUNCH((contrast_norm<STEP, WIDTH, T>), grid, kThreads, stream, a, p);
+void launch(const ContrastNormProblem& problem, const ContrastArrays<T>& arrays, Stream stream) {
+  const ContrastArguments args = {problem,
+                                  2.0f * problem.alpha * problem.beta,
+                                  problem.count() / WIDTH,
+                                  Divider(problem.c / WIDTH),
+                                  Divider(problem.w),
+                                  Divider(problem.h)};
+  const dim3 grid(static_cast<unsigned>(ceil_div(args.vectors, kThreads)));
+  CCONVNET_LAUNCH((contrast_norm<STEP, WIDTH, T>), grid, kThreads, stream, args, arrays);
 }
 
+template <int WIDTH, class T>
+void launch_forward(const ContrastNormProblem& problem, const ContrastArrays<T>& arrays, Stream stream) {
+  launch<Step::center, WIDTH>(problem, arrays, stream);
+  launch<Step::forward, WIDTH>(problem, arrays, stream);
+}
+
+template <int WIDTH, class T>
+void launch_backward(const ContrastNormProblem& problem, const ContrastArrays<T>& arrays, Stream stream) {
+  launch<Step::center, WIDTH>(problem, arrays, stream);
+  launch<Step::begin, WIDTH>(problem, arrays, stream);
+  launch<Step::spread, WIDTH>(problem, arrays, stream);
+  launch<Step::finish, WIDTH>(problem, arrays, stream);
+}
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+template <class T>
+using ContrastTable = SelectionTable<ContrastNormProblem, ContrastArrays<T>>;
+
 // Vectors need a number of channels that they divide: every array then lies on vectors' boundaries.
-template <Step STEP, class T>
-void launch(const ContrastNormProblem& problem, const ContrastPointers<T>& p, Stream stream) {
-  if (problem.c % kVectorWidth<T> == 0 && aligned(p.x, p.dy, p.u, p.t, p.part, p.out)) {
-    launch<STEP, kVectorWidth<T>>(problem, p, stream);
-  } else {
-    launch<STEP, 1>(problem, p, stream);
-  }
+template <class T>
+bool vectors_divide_channels(const ContrastNormProblem& problem) {
+  return problem.c % kVectorWidth<T> == 0;
+}
+
+size_t forward_workspace(const ContrastNormProblem& problem) {
+  return sizeof(float) * problem.count();  // u
+}
+
+size_t backward_workspace(const ContrastNormProblem& problem) {
+  return 3 * sizeof(float) * problem.count();  // u, t and part
+}
+
+template <class T>
+const ContrastTable<T>& forward_table() {
+  static const std::string name = std::string("contrast_norm_forward_") + kElementName<T>;
+  static const ContrastTable<T> table(
+      "contrast_norm_forward",
+      {{name, true, vectors_divide_channels<T>, always, forward_workspace,
+        launch_forward<kVectorWidth<T>, T>},
+       {name + "_scalar", false, always, always, forward_workspace, launch_forward<1, T>}});
+  return table;
+}
+
+template <class T>
+const ContrastTable<T>& backward_table() {
+  static const std::string name = std::string("contrast_norm_backward_") + kElementName<T>;
+  static const ContrastTable<T> table(
+      "contrast_norm_backward",
+      {{name, true, vectors_divide_channels<T>, always, backward_workspace,
+        launch_backward<kVectorWidth<T>, T>},
+       {name + "_scalar", false, always, always, backward_workspace, launch_backward<1, T>}});
+  return table;
 }
 
 }  // namespace
 
 size_t contrast_norm_forward_workspace(const ContrastNormProblem& problem) {
-  return sizeof(float) * problem.count();  // u
+  return forward_table<float>().workspace(problem, nullptr);
 }
 
 size_t contrast_norm_backward_workspace(const ContrastNormProblem& problem) {
-  return 3 * sizeof(float) * problem.count();  // u, t and part
+  return backward_table<float>().workspace(problem, nullptr);
 }
 
 template <class T>
 void contrast_norm_forward(const ContrastNormProblem& problem, const T* x, T* y, void* workspace,
                            Stream stream) {
-  const ContrastPointers<T> p = {x, nullptr, static_cast<float*>(workspace), nullptr, nullptr, y};
-  launch<Step::center>(problem, p, stream);
-  launch<Step::forward>(problem, p, stream);
+  float* const u = static_cast<float*>(workspace);
+  forward_table<T>().run(problem, {x, nullptr, u, nullptr, nullptr, y, workspace}, stream, nullptr);
 }
 
 template <class T>
@@ -177,11 +224,8 @@ void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, cons
                             void* workspace, Stream stream) {
   float* const u = static_cast<float*>(workspace);
   float* const t = u + problem.count();
-  const ContrastPointers<T> p = {x, dy, u, t, t + problem.count(), dx};
-  launch<Step::center>(problem, p, stream);
-  launch<Step::begin>(problem, p, stream);
-  launch<Step::spread>(problem, p, stream);
-  launch<Step::finish>(problem, p, stream);
+  float* const part = t + problem.count();
+  backward_table<T>().run(problem, {x, dy, u, t, part, dx, workspace}, stream, nullptr);
 }
 
 template void contrast_norm_forward(const ContrastNormProblem&, const float*, float*, void*, Stream);

@@ -15,7 +15,7 @@ struct FpropParameters {
   GemmGrid grid;
   Divider by_q, by_p, by_c, by_s;
   const T *x, *w;
-  Destination<FinishedOutput<T>> destination;
+  Destination<EpilogueOutput<T>> destination;
 };
 
 GemmSize fprop_size(const ConvProblem& o) {
@@ -116,7 +116,7 @@ void launch(const ConvProblem& problem, const FpropArguments& arguments, Stream 
   const GemmSize size = fprop_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
   T* const y = static_cast<T*>(arguments.y);
-  const FinishedOutput<T> output(arguments.finish, y, whole_groups<Tile>(size.n, y, arguments.workspace));
+  const EpilogueOutput<T> output(arguments.epilogue, y, whole_groups<Tile>(size.n, y, arguments.workspace));
   const FpropParameters<T> parameters = {problem,
                                          problem.c_per_group(),
                                          problem.k_per_group(),
@@ -132,7 +132,7 @@ void launch(const ConvProblem& problem, const FpropArguments& arguments, Stream 
   CCONVNET_LAUNCH_SHARED((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters);
   parameters.destination.reduce(grid, problem.k, stream);
-  output.after(arguments.finish, stream);
+  output.after(arguments.epilogue, stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 // A thread writes WIDTH neighbouring elements of one cell, so writes are whole vectors; it reads its bytes
 // one by one, which the L1 cache serves, since mirrored pixels and crops lie at any address. A cell is what
 // lies in one piece in y: with blocks, one of them; without, a whole row of the image.
+#include "core/select.h"
 #include "core/vector.cuh"
 
 namespace cconvnet {
@@ -69,12 +70,65 @@ __global__ void __launch_bounds__(kThreads) input_transform_kernel(InputArgument
   store(y + thread * WIDTH, result);
 }
 
+// The arrays of one call.
+template <class T>
+struct InputArrays {
+  const uint8_t* images;
+  const int32_t *top, *left;
+  const uint8_t* mirror;
+  const float *mean, *shift;
+  float scale;
+  T* y;
+  void* workspace = nullptr;
+  bool aligned() const { return cconvnet::aligned(y); }
+};
+
+int cell_width(const InputProblem& problem) {
+  return problem.block > 1 ? problem.block : problem.q;
+}
+
 template <int WIDTH, class T>
-void launch(const InputProblem& problem, InputArguments a, T* y, Stream stream) {
-  a.vectors = problem.y_count() / WIDTH;
-  a.vectors_div = Divider(a.cell_h * a.cell_w * a.c / WIDTH);
-  const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
-  CCONVNET_LAUNCH((input_transform_kernel<WIDTH, T>), grid, kThreads, stream, a, y);
+void launch(const InputProblem& problem, const InputArrays<T>& arrays, Stream stream) {
+  const int cell_h = problem.block, cell_w = cell_width(problem);
+  const InputArguments args{problem.h,
+                            problem.w,
+                            problem.c,
+                            problem.p,
+                            problem.q,
+                            problem.center_mean,
+                            cell_h,
+                            cell_w,
+                            problem.pad,
+                            problem.y_count() / WIDTH,
+                            Divider(cell_h * cell_w * problem.c / WIDTH),
+                            Divider(problem.block > 1 ? problem.blocks_w() : 1),
+                            Divider(problem.blocks_h()),
+                            Divider(problem.c),
+                            Divider(cell_w),
+                            arrays.images,
+                            arrays.top,
+                            arrays.left,
+                            arrays.mirror,
+                            arrays.mean,
+                            arrays.shift,
+                            arrays.scale};
+  const dim3 grid(static_cast<unsigned>(ceil_div(args.vectors, kThreads)));
+  CCONVNET_LAUNCH((input_transform_kernel<WIDTH, T>), grid, kThreads, stream, args, arrays.y);
+}
+
+template <class T>
+bool vectors_divide_cells(const InputProblem& problem) {
+  return problem.block * cell_width(problem) * problem.c % kVectorWidth<T> == 0;
+}
+
+template <class T>
+const SelectionTable<InputProblem, InputArrays<T>>& table() {
+  static const std::string name = std::string("input_transform_") + kElementName<T>;
+  static const SelectionTable<InputProblem, InputArrays<T>> table(
+      "input_transform",
+      {{name, true, vectors_divide_cells<T>, always, no_workspace, launch<kVectorWidth<T>, T>},
+       {name + "_scalar", false, always, always, no_workspace, launch<1, T>}});
+  return table;
 }
 
 // ---- filters --------------------------------------------------------------------------------------------
@@ -127,36 +181,7 @@ template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
                      float scale, T* y, Stream stream) {
-  const bool blocks = problem.block > 1;
-  const int cell_h = problem.block;
-  const int cell_w = blocks ? problem.block : problem.q;
-  const InputArguments arguments{problem.h,
-                                 problem.w,
-                                 problem.c,
-                                 problem.p,
-                                 problem.q,
-                                 problem.center_mean,
-                                 cell_h,
-                                 cell_w,
-                                 problem.pad,
-                                 problem.y_count(),
-                                 Divider(1),
-                                 Divider(blocks ? problem.blocks_w() : 1),
-                                 Divider(problem.blocks_h()),
-                                 Divider(problem.c),
-                                 Divider(cell_w),
-                                 images,
-                                 top,
-                                 left,
-                                 mirror,
-                                 mean,
-                                 shift,
-                                 scale};
-  if (cell_h * cell_w * problem.c % kVectorWidth<T> == 0 && aligned(y)) {
-    launch<kVectorWidth<T>>(problem, arguments, y, stream);
-  } else {
-    launch<1>(problem, arguments, y, stream);
-  }
+  table<T>().run(problem, {images, top, left, mirror, mean, shift, scale, y}, stream, nullptr);
 }
 
 template <class T>

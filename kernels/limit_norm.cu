@@ -6,6 +6,7 @@
 #include "core/larger.h"
 #include "row_norm.h"
 #include "core/row_reduce.cuh"
+#include "core/select.h"
 
 namespace cconvnet {
 namespace {
@@ -111,26 +112,41 @@ __global__ void __launch_bounds__(kThreads) limit_rows(int columns, float limit,
   }
 }
 
-template <bool CENTERED>
-void launch(const NormLimitProblem& problem, float* w, Stream stream) {
+struct LimitNormArguments {
+  float* w;
+  void* workspace = nullptr;
+  bool aligned() const { return cconvnet::aligned(w); }
+};
+
+template <int WIDTH>
+void launch(const NormLimitProblem& problem, const LimitNormArguments& args, Stream stream) {
   const dim3 grid(static_cast<unsigned>(problem.rows));
-  if (problem.columns % kVectorWidth<float> == 0 && aligned(w)) {
-    CCONVNET_LAUNCH((limit_rows<kVectorWidth<float>, CENTERED>), grid, kThreads, stream, problem.columns,
-                    problem.limit, problem.low, w);
+  if (problem.centered) {
+    CCONVNET_LAUNCH((limit_rows<WIDTH, true>), grid, kThreads, stream, problem.columns, problem.limit,
+                    problem.low, args.w);
   } else {
-    CCONVNET_LAUNCH((limit_rows<1, CENTERED>), grid, kThreads, stream, problem.columns, problem.limit,
-                    problem.low, w);
+    CCONVNET_LAUNCH((limit_rows<WIDTH, false>), grid, kThreads, stream, problem.columns, problem.limit,
+                    problem.low, args.w);
   }
+}
+
+// Then every row begins on a vector's boundary, as w does.
+bool vectors_divide_columns(const NormLimitProblem& problem) {
+  return problem.columns % kVectorWidth<float> == 0;
+}
+
+const SelectionTable<NormLimitProblem, LimitNormArguments>& table() {
+  static const SelectionTable<NormLimitProblem, LimitNormArguments> table(
+      "limit_norm",
+      {{"limit_norm_fp32", true, vectors_divide_columns, always, no_workspace, launch<kVectorWidth<float>>},
+       {"limit_norm_fp32_scalar", false, always, always, no_workspace, launch<1>}});
+  return table;
 }
 
 }  // namespace
 
 void limit_norm(const NormLimitProblem& problem, float* w, Stream stream) {
-  if (problem.centered) {
-    launch<true>(problem, w, stream);
-  } else {
-    launch<false>(problem, w, stream);
-  }
+  table().run(problem, {w}, stream, nullptr);
 }
 
 }  // namespace cconvnet

@@ -246,7 +246,7 @@ struct DgradOutput {
 
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    local_fprop_gemm(LocalParameters<T, FinishedOutput<T>> o) {
+    local_fprop_gemm(LocalParameters<T, EpilogueOutput<T>> o) {
   const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
   const Position& view = shared_view<Position>(o, block.batch);
   const auto product = multiply_tile<Tile>(Windows<T>{{o, view, o.a}}, Filters<T>{{o, view, o.b}}, block.m,
@@ -319,11 +319,11 @@ void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream stream)
   using T = typename Tile::Element;
   const GemmSize size = fprop_size(o);
   T* const y = static_cast<T*>(a.y);
-  const FinishedOutput<T> output(a.finish, y, whole_groups<Tile>(size.n, y, a.workspace));
+  const EpilogueOutput<T> output(a.epilogue, y, whole_groups<Tile>(size.n, y, a.workspace));
   // An image of y has a bias for every element.
   launch<Tile>(local_fprop_gemm<Tile>, o, size, a.x, a.w, output, o.y_count(), o.bias_count(), a.workspace,
                stream);
-  output.after(a.finish, stream);
+  output.after(a.epilogue, stream);
 }
 
 template <class Tile>

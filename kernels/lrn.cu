@@ -21,6 +21,7 @@
 //
 // Every window is summed by itself. A running sum that adds what enters and takes off what leaves would be
 // cheaper for wide windows, but its rounding errors grow with the distance walked.
+#include "core/select.h"
 #include "lrn.cuh"
 
 namespace cconvnet {
@@ -89,32 +90,36 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- the steps of the same-map and the any-window kernels -----------------------------------------------
 
-// forward: sums x^2; y.  begin: sums x^2; t, and the first part of dx.  finish: sums t; dx.
-enum class Step { forward, begin, finish };
+// forward   sums x^2 and writes y
+// terms     sums x^2 and writes t and the first part of dx
+// gradient  sums t and writes dx
+enum class Step { forward, terms, gradient };
 
 template <class T>
-struct StepArguments {
+struct LrnArrays {
   const T* x;
   const T* dy;
-  float* t;
+  float* t;  // in the workspace, and so is `part`
   float* part;
   T* out;  // y or dx
+  void* workspace;
+  bool aligned() const { return cconvnet::aligned(x, dy, t, part, out); }
 };
 
 // What is left to do for the element at `offset` when its window's sum is known; WIDTH elements side by side.
 template <Step STEP, int WIDTH, class T>
-__device__ __forceinline__ void finish_window(const LrnArguments& a, const StepArguments<T>& p, int offset,
+__device__ __forceinline__ void write_outputs(const LrnArguments& a, const LrnArrays<T>& arrays, int offset,
                                               const Vector<WIDTH>& sum) {
-  const Vector<WIDTH> x = load<WIDTH>(p.x + offset);
-  if constexpr (STEP == Step::finish) {
-    Vector<WIDTH> out = load<WIDTH>(p.part + offset);
+  const Vector<WIDTH> x = load<WIDTH>(arrays.x + offset);
+  if constexpr (STEP == Step::gradient) {
+    Vector<WIDTH> out = load<WIDTH>(arrays.part + offset);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) out.lane[i] = lrn_dx(a, out.lane[i], x.lane[i], sum.lane[i]);
-    store(p.out + offset, out);
-    if (lrn_has_nan(out)) lrn_mend_dx(a.problem, p.x, p.dy, offset, WIDTH, p.out + offset);
+    store(arrays.out + offset, out);
+    if (lrn_has_nan(out)) lrn_mend_dx(a.problem, arrays.x, arrays.dy, offset, WIDTH, arrays.out + offset);
   } else {
     Vector<WIDTH> dy = zeros<WIDTH>(), t, out;
-    if (STEP == Step::begin) dy = load<WIDTH>(p.dy + offset);
+    if (STEP == Step::terms) dy = load<WIDTH>(arrays.dy + offset);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
       const LrnScale scale = a.scale<(WIDTH > 1)>(sum.lane[i]);
@@ -122,11 +127,11 @@ __device__ __forceinline__ void finish_window(const LrnArguments& a, const StepA
       out.lane[i] = (STEP == Step::forward ? x.lane[i] : dy.lane[i]) * scale.power;
     }
     if constexpr (STEP == Step::forward) {
-      store(p.out + offset, out);
-      if (lrn_has_nan(out)) lrn_mend_y(a.problem, p.x, offset, WIDTH, p.out + offset);
+      store(arrays.out + offset, out);
+      if (lrn_has_nan(out)) lrn_mend_y(a.problem, arrays.x, offset, WIDTH, arrays.out + offset);
     } else {
-      store(p.t + offset, t);
-      store(p.part + offset, out);
+      store(arrays.t + offset, t);
+      store(arrays.part + offset, out);
     }
   }
 }
@@ -176,7 +181,7 @@ __device__ __forceinline__ Vector<WIDTH> row_sum(const LrnProblem& problem, cons
 // blockIdx.y is the strip of `strip_rows` rows; the threads run over channels, columns and images. Without
 // the 1 nvcc would rather spill registers than hold fewer blocks.
 template <Step STEP, int SIZE, class T>
-__global__ void __launch_bounds__(kThreads, 1) lrn_map(LrnArguments a, int strip_rows, StepArguments<T> p) {
+__global__ void __launch_bounds__(kThreads, 1) lrn_map(LrnArguments a, int strip_rows, LrnArrays<T> arrays) {
   static_assert(SIZE % 2 == 1, "the windows that hold a pixel are those of the pixels in its own window");
   constexpr int WIDTH = kVectorWidth<T>;
   constexpr int kHalf = SIZE / 2;
@@ -195,15 +200,15 @@ __global__ void __launch_bounds__(kThreads, 1) lrn_map(LrnArguments a, int strip
   for (; newest < end + kHalf; ++newest, offset += image_row) {
     Vector<WIDTH> sum = zeros<WIDTH>();
     if (newest >= 0 && newest < problem.h) {
-      if constexpr (STEP == Step::finish) {
-        sum = row_sum<SIZE, false, WIDTH>(problem, p.t, offset, w);
+      if constexpr (STEP == Step::gradient) {
+        sum = row_sum<SIZE, false, WIDTH>(problem, arrays.t, offset, w);
       } else {
-        sum = row_sum<SIZE, true, WIDTH>(problem, p.x, offset, w);
+        sum = row_sum<SIZE, true, WIDTH>(problem, arrays.x, offset, w);
       }
     }
     rows.push(sum);
     if (newest < begin + kHalf) continue;  // the first rows only fill the window
-    finish_window<STEP>(a, p, offset - kHalf * image_row, rows.sum());
+    write_outputs<STEP>(a, arrays, offset - kHalf * image_row, rows.sum());
   }
 }
 
@@ -256,13 +261,14 @@ __device__ __forceinline__ float box_sum(const LrnArguments& a, const Box& box, 
 }
 
 template <Step STEP, class T>
-__global__ void __launch_bounds__(kThreads) lrn_any(LrnArguments a, StepArguments<T> p) {
+__global__ void __launch_bounds__(kThreads) lrn_any(LrnArguments a, LrnArrays<T> arrays) {
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (thread >= a.vectors) return;
   const int element = static_cast<int>(thread);
-  const Box box = box_of(a, element, STEP == Step::finish);
-  const float sum = STEP == Step::finish ? box_sum<false>(a, box, p.t) : box_sum<true>(a, box, p.x);
-  finish_window<STEP>(a, p, element, Vector<1>{{sum}});
+  const Box box = box_of(a, element, STEP == Step::gradient);
+  const float sum =
+      STEP == Step::gradient ? box_sum<false>(a, box, arrays.t) : box_sum<true>(a, box, arrays.x);
+  write_outputs<STEP>(a, arrays, element, Vector<1>{{sum}});
 }
 
 // ---- launchers ------------------------------------------------------------------------------------------
@@ -279,65 +285,105 @@ void launch_across(const LrnProblem& problem, const T* x, const T* dy, T* out, S
   }
 }
 
-// Forward where `dy` is null, else backward.
+// Forward where dy is null, else backward.
 template <class T>
-void launch_across(const LrnProblem& problem, const T* x, const T* dy, T* out, Stream stream) {
+void launch_across(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream stream) {
   dispatch_lrn_size(problem.size, [&](auto size) {
-    if (aligned(x, dy, out)) {
-      launch_across<decltype(size)::value, true>(problem, x, dy, out, stream);
+    if (aligned(arrays.x, arrays.dy, arrays.out)) {
+      launch_across<decltype(size)::value, true>(problem, arrays.x, arrays.dy, arrays.out, stream);
     } else {
-      launch_across<decltype(size)::value, false>(problem, x, dy, out, stream);
+      launch_across<decltype(size)::value, false>(problem, arrays.x, arrays.dy, arrays.out, stream);
     }
   });
 }
 
 template <Step STEP, class T>
-void launch_step(const LrnProblem& problem, const StepArguments<T>& p, Stream stream) {
-  if (problem.region == LrnRegion::same_map && (problem.size == 3 || problem.size == 5) &&
-      problem.beta == kLrnUsualBeta && problem.c % kVectorWidth<T> == 0 &&
-      aligned(p.x, p.dy, p.t, p.part, p.out)) {
-    const LrnArguments a(problem, kVectorWidth<T>);
-    const int64_t strips = std::min<int64_t>(ceil_div(problem.h, kStripRows), kMaxGridY);
-    const int strip_rows = static_cast<int>(ceil_div(problem.h, strips));
-    const dim3 grid(static_cast<unsigned>(ceil_div(int64_t{a.vectors / problem.h}, kThreads)),
-                    static_cast<unsigned>(ceil_div(problem.h, strip_rows)));
-    if (problem.size == 3) {
-      CCONVNET_LAUNCH((lrn_map<STEP, 3, T>), grid, kThreads, stream, a, strip_rows, p);
-    } else {
-      CCONVNET_LAUNCH((lrn_map<STEP, 5, T>), grid, kThreads, stream, a, strip_rows, p);
-    }
+void launch_map(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream stream) {
+  const LrnArguments a(problem, kVectorWidth<T>);
+  const int64_t strips = std::min<int64_t>(ceil_div(problem.h, kStripRows), kMaxGridY);
+  const int strip_rows = static_cast<int>(ceil_div(problem.h, strips));
+  const dim3 grid(static_cast<unsigned>(ceil_div(int64_t{a.vectors / problem.h}, kThreads)),
+                  static_cast<unsigned>(ceil_div(problem.h, strip_rows)));
+  if (problem.size == 3) {
+    CCONVNET_LAUNCH((lrn_map<STEP, 3, T>), grid, kThreads, stream, a, strip_rows, arrays);
   } else {
-    const LrnArguments a(problem, 1);
-    const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
-    CCONVNET_LAUNCH((lrn_any<STEP, T>), grid, kThreads, stream, a, p);
+    CCONVNET_LAUNCH((lrn_map<STEP, 5, T>), grid, kThreads, stream, a, strip_rows, arrays);
   }
+}
+
+template <Step STEP, class T>
+void launch_any(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream stream) {
+  const LrnArguments a(problem, 1);
+  const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
+  CCONVNET_LAUNCH((lrn_any<STEP, T>), grid, kThreads, stream, a, arrays);
+}
+
+template <class T>
+void launch_map_backward(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream stream) {
+  launch_map<Step::terms>(problem, arrays, stream);
+  launch_map<Step::gradient>(problem, arrays, stream);
+}
+
+template <class T>
+void launch_any_backward(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream stream) {
+  launch_any<Step::terms>(problem, arrays, stream);
+  launch_any<Step::gradient>(problem, arrays, stream);
+}
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+template <class T>
+using LrnTable = SelectionTable<LrnProblem, LrnArrays<T>>;
+
+template <class T>
+bool small_window_in_map(const LrnProblem& problem) {
+  return problem.region == LrnRegion::same_map && (problem.size == 3 || problem.size == 5) &&
+         problem.beta == kLrnUsualBeta && problem.c % kVectorWidth<T> == 0;
+}
+
+size_t two_maps(const LrnProblem& problem) {
+  return 2 * sizeof(float) * problem.count();  // t and part
+}
+
+template <class T>
+const LrnTable<T>& forward_table() {
+  static const std::string type = kElementName<T>;
+  static const LrnTable<T> table(
+      "lrn_forward",
+      {{"lrn_forward_across_" + type, false, lrn_small_window, always, no_workspace, launch_across<T>},
+       {"lrn_forward_map_" + type, true, small_window_in_map<T>, always, no_workspace,
+        launch_map<Step::forward, T>},
+       {"lrn_forward_any_" + type, false, always, always, no_workspace, launch_any<Step::forward, T>}});
+  return table;
+}
+
+template <class T>
+const LrnTable<T>& backward_table() {
+  static const std::string type = kElementName<T>;
+  static const LrnTable<T> table(
+      "lrn_backward",
+      {{"lrn_backward_across_" + type, false, lrn_small_window, always, no_workspace, launch_across<T>},
+       {"lrn_backward_map_" + type, true, small_window_in_map<T>, always, two_maps, launch_map_backward<T>},
+       {"lrn_backward_any_" + type, false, always, always, two_maps, launch_any_backward<T>}});
+  return table;
 }
 
 }  // namespace
 
 template <class T>
 void lrn_forward(const LrnProblem& problem, const T* x, T* y, Stream stream) {
-  if (lrn_small_window(problem)) {
-    launch_across<T>(problem, x, nullptr, y, stream);
-  } else {
-    launch_step<Step::forward, T>(problem, {x, nullptr, nullptr, nullptr, y}, stream);
-  }
+  forward_table<T>().run(problem, {x, nullptr, nullptr, nullptr, y, nullptr}, stream, nullptr);
 }
 
 size_t lrn_backward_workspace(const LrnProblem& problem) {
-  return lrn_small_window(problem) ? 0 : 2 * sizeof(float) * problem.count();  // t and part
+  return backward_table<float>().workspace(problem, nullptr);
 }
 
 template <class T>
 void lrn_backward(const LrnProblem& problem, const T* x, const T* dy, T* dx, void* workspace, Stream stream) {
-  if (lrn_small_window(problem)) {
-    launch_across(problem, x, dy, dx, stream);
-  } else {
-    float* const t = static_cast<float*>(workspace);
-    const StepArguments<T> p{x, dy, t, t + problem.count(), dx};
-    launch_step<Step::begin>(problem, p, stream);
-    launch_step<Step::finish>(problem, p, stream);
-  }
+  float* const t = static_cast<float*>(workspace);
+  float* const part = t ? t + problem.count() : nullptr;
+  backward_table<T>().run(problem, {x, dy, t, part, dx, workspace}, stream, nullptr);
 }
 
 template void lrn_forward(const LrnProblem&, const float*, float*, Stream);

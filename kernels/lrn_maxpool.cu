@@ -18,7 +18,9 @@
 #include <cmath>
 
 #include "core/larger.h"
+#include "core/select.h"
 #include "lrn.cuh"
+#include "lrn_maxpool.h"
 #include "pool_windows.cuh"
 
 namespace cconvnet {
@@ -41,7 +43,7 @@ struct alignas(kVectorBytes) Ring {
 // What each block does. With slab, strip and tile go their numbers: C's vectors in slabs, rows of outputs in
 // strips, columns of outputs in tiles.
 struct ForwardShares {
-  int slabs, slab, strips, strip, tiles, tile;
+  int slabs = 1, slab = 1, strips = 1, strip = 1, tiles = 1, tile = 1;
   int ring_rows;
   int tile_w;  // the columns of pixels that the windows of a tile hold
 
@@ -304,83 +306,134 @@ __global__ void __launch_bounds__(kColumnThreads, kColumnBlocks<T>)
 
 // ---- launchers ------------------------------------------------------------------------------------------
 
-void check(const LrnProblem& lrn, const PoolProblem& pool) {
-  detail::require(lrn.region == LrnRegion::across_channels,
-                  "lrn must be across channels to be one with the pooling behind it");
-  detail::require(lrn.n == pool.n && lrn.h == pool.h && lrn.w == pool.w && lrn.c == pool.c,
-                  "pool must be of the normalisation's output");
+// The arrays of one call.
+template <class T>
+struct LrnMaxpoolArrays {
+  const T *x, *y, *dy;
+  bool relu;
+  T* out;  // y or dx
+  void* workspace;
+  bool aligned() const { return cconvnet::aligned(x, y, dy, out); }
+};
+
+template <class T>
+void launch_ring(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<T>& arrays, Stream stream) {
+  const ForwardShares shares(problem.pool, problem.lrn.c / kVectorWidth<T>);
+  const ForwardArguments args(problem.lrn, problem.pool, shares, kVectorWidth<T>);
+  const int64_t blocks = int64_t{args.pool.n} * shares.strips * shares.tiles * shares.slabs;
+  const dim3 grid(static_cast<unsigned>(blocks));
+  dispatch_lrn_size(problem.lrn.size, [&](auto size) {
+    CCONVNET_LAUNCH((lrn_maxpool_ring<decltype(size)::value, T>), grid, kThreads, stream, args, arrays.x,
+                    arrays.out);
+  });
 }
 
 template <class T>
-void launch_ring(const ForwardArguments& a, const T* x, T* y, Stream stream) {
-  const int64_t blocks = int64_t{a.pool.n} * a.shares.strips * a.shares.tiles * a.shares.slabs;
-  const dim3 grid(static_cast<unsigned>(blocks));
-  dispatch_lrn_size(a.lrn.problem.size, [&](auto size) {
-    CCONVNET_LAUNCH((lrn_maxpool_ring<decltype(size)::value, T>), grid, kThreads, stream, a, x, y);
-  });
+void launch_any(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<T>& arrays, Stream stream) {
+  const PoolProblem& pool = problem.pool;
+  const dim3 grid(static_cast<unsigned>(ceil_div(pool.y_count(), kThreads)));
+  const AnyForwardArguments args = {LrnArguments(problem.lrn, 1), pool, pool.y_count(), Divider(pool.q),
+                                    Divider(pool.p)};
+  CCONVNET_LAUNCH(lrn_maxpool_any<T>, grid, kThreads, stream, args, arrays.x, arrays.out);
 }
 
 template <bool ALIGNED, class T>
-void launch_columns(const BackwardArguments& a, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
+void launch_columns(const BackwardArguments& args, const LrnMaxpoolArrays<T>& arrays, Stream stream) {
   constexpr int kInner = kColumnThreads / kWarp * kInnerLanes;
-  const dim3 grid(static_cast<unsigned>(ceil_div(a.columns, kInner)),
-                  static_cast<unsigned>(ceil_div(a.pool.h, a.strip_rows)));
-  dispatch_lrn_size(a.lrn.problem.size, [&](auto size) {
+  const dim3 grid(static_cast<unsigned>(ceil_div(args.columns, kInner)),
+                  static_cast<unsigned>(ceil_div(args.pool.h, args.strip_rows)));
+  dispatch_lrn_size(args.lrn.problem.size, [&](auto size) {
     CCONVNET_LAUNCH((lrn_maxpool_backward_columns<decltype(size)::value, ALIGNED, T>), grid, kColumnThreads,
-                    stream, a, x, y, dy, dx);
+                    stream, args, arrays.x, arrays.y, arrays.dy, arrays.out);
   });
+}
+
+template <class T>
+void launch_columns(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<T>& arrays, Stream stream) {
+  const LrnProblem& lrn = problem.lrn;
+  const int64_t strips = std::min<int64_t>(ceil_div(lrn.h, kStripRows), kMaxGridY);
+  const BackwardArguments args = {LrnArguments(lrn, kVectorWidth<T>),
+                                  problem.pool,
+                                  Divider(problem.pool.stride_h),
+                                  Divider(problem.pool.stride_w),
+                                  lrn.count() / lrn.h / kVectorWidth<T>,
+                                  static_cast<int>(ceil_div(lrn.h, strips)),
+                                  arrays.relu};
+  if (arrays.aligned()) {
+    launch_columns<true>(args, arrays, stream);
+  } else {
+    launch_columns<false>(args, arrays, stream);
+  }
+}
+
+// The workspace holds the normalised map and its gradient, then lrn_backward's own.
+template <class T>
+void launch_separately(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<T>& arrays, Stream stream) {
+  const LrnProblem& lrn = problem.lrn;
+  float* const space = static_cast<float*>(arrays.workspace);
+  T* const normalised = reinterpret_cast<T*>(space);
+  T* const gradient = reinterpret_cast<T*>(space + lrn.count());
+  lrn_forward(lrn, arrays.x, normalised, stream);
+  maxpool_backward(problem.pool, normalised, arrays.y, arrays.dy, gradient, stream);
+  lrn_backward(lrn, arrays.x, gradient, arrays.out, space + 2 * int64_t{lrn.count()}, stream);
+  if (arrays.relu) relu_backward(lrn.count(), arrays.x, arrays.out, arrays.out, stream);
+}
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+template <class T>
+using LrnMaxpoolTable = SelectionTable<LrnMaxpoolProblem, LrnMaxpoolArrays<T>>;
+
+template <class T>
+bool ring_holds_windows(const LrnMaxpoolProblem& problem) {
+  return lrn_small_window(problem.lrn) && ForwardShares(problem.pool, problem.lrn.c / kVectorWidth<T>).fits();
+}
+
+bool small_window(const LrnMaxpoolProblem& problem) {
+  return lrn_small_window(problem.lrn);
+}
+
+size_t separate_workspace(const LrnMaxpoolProblem& problem) {
+  return 2 * sizeof(float) * problem.lrn.count() + lrn_backward_workspace(problem.lrn);
+}
+
+template <class T>
+const LrnMaxpoolTable<T>& forward_table() {
+  static const std::string type = kElementName<T>;
+  static const LrnMaxpoolTable<T> table(
+      "lrn_maxpool_forward",
+      {{"lrn_maxpool_forward_ring_" + type, true, ring_holds_windows<T>, always, no_workspace,
+        launch_ring<T>},
+       {"lrn_maxpool_forward_any_" + type, false, always, always, no_workspace, launch_any<T>}});
+  return table;
+}
+
+template <class T>
+const LrnMaxpoolTable<T>& backward_table() {
+  static const std::string type = kElementName<T>;
+  static const LrnMaxpoolTable<T> table(
+      "lrn_maxpool_backward",
+      {{"lrn_maxpool_backward_columns_" + type, false, small_window, always, no_workspace, launch_columns<T>},
+       {"lrn_maxpool_backward_separate_" + type, false, always, always, separate_workspace,
+        launch_separately<T>}});
+  return table;
 }
 
 }  // namespace
 
 template <class T>
 void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream stream) {
-  check(lrn, pool);
-  const ForwardShares shares(pool, lrn.c / kVectorWidth<T>);
-  if (lrn_small_window(lrn) && shares.fits() && aligned(x, y)) {
-    launch_ring(ForwardArguments(lrn, pool, shares, kVectorWidth<T>), x, y, stream);
-  } else {
-    const dim3 grid(static_cast<unsigned>(ceil_div(pool.y_count(), kThreads)));
-    const AnyForwardArguments a = {LrnArguments(lrn, 1), pool, pool.y_count(), Divider(pool.q),
-                                   Divider(pool.p)};
-    CCONVNET_LAUNCH(lrn_maxpool_any<T>, grid, kThreads, stream, a, x, y);
-  }
+  forward_table<T>().run({lrn, pool}, {x, nullptr, nullptr, false, y, nullptr}, stream, nullptr);
 }
 
-// Where small windows do not serve: the normalised map and its gradient, then lrn_backward's own.
 size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool) {
-  check(lrn, pool);
-  if (lrn_small_window(lrn)) return 0;
-  return 2 * sizeof(float) * lrn.count() + lrn_backward_workspace(lrn);
+  return backward_table<float>().workspace({lrn, pool}, nullptr);
 }
 
 template <class T>
 void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, const T* y, const T* dy,
                           bool relu, T* dx, void* workspace, Stream stream) {
-  check(lrn, pool);
-  if (!lrn_small_window(lrn)) {
-    float* const space = static_cast<float*>(workspace);
-    T* const normalised = reinterpret_cast<T*>(space);
-    T* const gradient = reinterpret_cast<T*>(space + lrn.count());
-    lrn_forward(lrn, x, normalised, stream);
-    maxpool_backward(pool, normalised, y, dy, gradient, stream);
-    lrn_backward(lrn, x, gradient, dx, space + 2 * int64_t{lrn.count()}, stream);
-    if (relu) relu_backward(lrn.count(), x, dx, dx, stream);
-    return;
-  }
-  const int64_t strips = std::min<int64_t>(ceil_div(lrn.h, kStripRows), kMaxGridY);
-  const BackwardArguments a = {LrnArguments(lrn, kVectorWidth<T>),
-                               pool,
-                               Divider(pool.stride_h),
-                               Divider(pool.stride_w),
-                               lrn.count() / lrn.h / kVectorWidth<T>,
-                               static_cast<int>(ceil_div(lrn.h, strips)),
-                               relu};
-  if (aligned(x, y, dy, dx)) {
-    launch_columns<true>(a, x, y, dy, dx, stream);
-  } else {
-    launch_columns<false>(a, x, y, dy, dx, stream);
-  }
+  backward_table<T>().run({lrn, pool}, {x, y, dy, relu, dx, workspace}, stream, nullptr);
 }
 
 template void lrn_maxpool_forward(const LrnProblem&, const PoolProblem&, const float*, float*, Stream);

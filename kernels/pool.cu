@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/larger.h"
+#include "core/select.h"
 #include "pool_windows.cuh"
 
 namespace cconvnet {
@@ -131,56 +132,80 @@ dim3 blocks(const PoolArguments& a) {
   return dim3(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
 }
 
+// The arrays of one call. Average pooling has neither x nor y in its backward pass.
+template <class T>
+struct PoolArrays {
+  const T *x, *y, *dy;
+  T* out;  // y or dx
+  void* workspace = nullptr;
+  bool aligned() const { return cconvnet::aligned(x, y, dy, out); }
+};
+
 template <Pooling POOLING, int WIDTH, class T>
-void launch_forward(const PoolProblem& problem, const T* x, T* y, Stream stream) {
-  const PoolArguments a = arguments(problem, problem.p, problem.q, WIDTH);
-  CCONVNET_LAUNCH((pool_forward<POOLING, WIDTH, T>), blocks(a), kThreads, stream, a, x, y);
+void launch_forward(const PoolProblem& problem, const PoolArrays<T>& arrays, Stream stream) {
+  const PoolArguments args = arguments(problem, problem.p, problem.q, WIDTH);
+  CCONVNET_LAUNCH((pool_forward<POOLING, WIDTH, T>), blocks(args), kThreads, stream, args, arrays.x,
+                  arrays.out);
+}
+
+template <Pooling POOLING, int WIDTH, class T>
+void launch_backward(const PoolProblem& problem, const PoolArrays<T>& arrays, Stream stream) {
+  const PoolArguments args = arguments(problem, problem.h, problem.w, WIDTH);
+  CCONVNET_LAUNCH((pool_backward<POOLING, WIDTH, T>), blocks(args), kThreads, stream, args, arrays.x,
+                  arrays.y, arrays.dy, arrays.out);
+}
+
+// ---- selection ------------------------------------------------------------------------------------------
+
+template <class T>
+using PoolTable = SelectionTable<PoolProblem, PoolArrays<T>>;
+
+// Vectors need a number of channels that they divide, so that every pixel begins with a whole one.
+template <class T>
+bool vectors_divide_channels(const PoolProblem& problem) {
+  return problem.c % kVectorWidth<T> == 0;
 }
 
 template <Pooling POOLING, class T>
-void launch_forward(const PoolProblem& problem, const T* x, T* y, Stream stream) {
-  if (problem.c % kVectorWidth<T> == 0 && aligned(x, y)) {
-    launch_forward<POOLING, kVectorWidth<T>>(problem, x, y, stream);
-  } else {
-    launch_forward<POOLING, 1>(problem, x, y, stream);
-  }
-}
-
-template <Pooling POOLING, int WIDTH, class T>
-void launch_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
-  const PoolArguments a = arguments(problem, problem.h, problem.w, WIDTH);
-  CCONVNET_LAUNCH((pool_backward<POOLING, WIDTH, T>), blocks(a), kThreads, stream, a, x, y, dy, dx);
+const PoolTable<T>& forward_table() {
+  static const std::string name = POOLING == Pooling::max ? "maxpool_forward" : "avgpool_forward";
+  static const PoolTable<T> table(name, {{name + "_" + kElementName<T>, true, vectors_divide_channels<T>,
+                                          always, no_workspace, launch_forward<POOLING, kVectorWidth<T>, T>},
+                                         {name + "_" + kElementName<T> + "_scalar", false, always, always,
+                                          no_workspace, launch_forward<POOLING, 1, T>}});
+  return table;
 }
 
 template <Pooling POOLING, class T>
-void launch_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
-  if (problem.c % kVectorWidth<T> == 0 && aligned(x, y, dy, dx)) {
-    launch_backward<POOLING, kVectorWidth<T>>(problem, x, y, dy, dx, stream);
-  } else {
-    launch_backward<POOLING, 1>(problem, x, y, dy, dx, stream);
-  }
+const PoolTable<T>& backward_table() {
+  static const std::string name = POOLING == Pooling::max ? "maxpool_backward" : "avgpool_backward";
+  static const PoolTable<T> table(name, {{name + "_" + kElementName<T>, true, vectors_divide_channels<T>,
+                                          always, no_workspace, launch_backward<POOLING, kVectorWidth<T>, T>},
+                                         {name + "_" + kElementName<T> + "_scalar", false, always, always,
+                                          no_workspace, launch_backward<POOLING, 1, T>}});
+  return table;
 }
 
 }  // namespace
 
 template <class T>
 void maxpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream) {
-  launch_forward<Pooling::max>(problem, x, y, stream);
+  forward_table<Pooling::max, T>().run(problem, {x, nullptr, nullptr, y}, stream, nullptr);
 }
 
 template <class T>
 void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
-  launch_backward<Pooling::max>(problem, x, y, dy, dx, stream);
+  backward_table<Pooling::max, T>().run(problem, {x, y, dy, dx}, stream, nullptr);
 }
 
 template <class T>
 void avgpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream) {
-  launch_forward<Pooling::average>(problem, x, y, stream);
+  forward_table<Pooling::average, T>().run(problem, {x, nullptr, nullptr, y}, stream, nullptr);
 }
 
 template <class T>
 void avgpool_backward(const PoolProblem& problem, const T* dy, T* dx, Stream stream) {
-  launch_backward<Pooling::average, T>(problem, nullptr, nullptr, dy, dx, stream);
+  backward_table<Pooling::average, T>().run(problem, {nullptr, nullptr, dy, dx}, stream, nullptr);
 }
 
 template void maxpool_forward(const PoolProblem&, const float*, float*, Stream);

@@ -20,6 +20,10 @@ namespace cconvnet {
 //   bf16  activations and the weights that products read are bfloat16; weight gradients and biases are floats
 enum class Precision { fp32, tf32, bf16 };
 
+inline const char* precision_name(Precision precision) {
+  return precision == Precision::fp32 ? "fp32" : precision == Precision::tf32 ? "tf32" : "bf16";
+}
+
 // A convolution, in fact a cross-correlation as everywhere in this field:
 //   y[n,p,q,k] = sum over r, s, c of x[n, p*stride_h - pad_h + r*dilation_h,
 //                                         q*stride_w - pad_w + s*dilation_w, g*C/groups + c] * w[k,r,s,c],

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/row_reduce.cuh"
+#include "core/select.h"
 
 namespace cconvnet {
 namespace {
@@ -98,17 +99,37 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <class T>
+struct SoftmaxArrays {
+  const T* logits;
+  float* probabilities;
+  CrossEntropy<T> out;
+  void* workspace = nullptr;
+  bool aligned() const { return cconvnet::aligned(logits, probabilities, out.dlogits); }
+};
+
+template <int THREADS, Also ALSO, class T>
+void launch_softmax(const SoftmaxProblem& problem, const SoftmaxArrays<T>& arrays, Stream stream) {
+  const dim3 grid(static_cast<unsigned>(ceil_div(problem.n, kThreads / THREADS)));
+  CCONVNET_LAUNCH((softmax_kernel<THREADS, ALSO, T>), grid, kThreads, stream, problem.n, problem.k,
+                  arrays.logits, arrays.probabilities, arrays.out);
+}
+
+bool short_rows(const SoftmaxProblem& problem) {
+  return problem.k <= kLongRow;
+}
+
 template <Also ALSO, class T>
-void launch_softmax(const SoftmaxProblem& problem, const T* logits, float* probabilities,
-                    const CrossEntropy<T>& out, Stream stream) {
-  if (problem.k > kLongRow) {
-    CCONVNET_LAUNCH((softmax_kernel<kThreads, ALSO, T>), dim3(problem.n), kThreads, stream, problem.n,
-                    problem.k, logits, probabilities, out);
-  } else {
-    const dim3 grid(static_cast<unsigned>(ceil_div(problem.n, kWarps)));
-    CCONVNET_LAUNCH((softmax_kernel<kWarp, ALSO, T>), grid, kThreads, stream, problem.n, problem.k, logits,
-                    probabilities, out);
-  }
+const SelectionTable<SoftmaxProblem, SoftmaxArrays<T>>& table() {
+  static const std::string name = ALSO == Also::nothing ? "softmax_forward"
+                                  : ALSO == Also::loss  ? "softmax_cross_entropy_forward"
+                                                        : "softmax_cross_entropy";
+  static const SelectionTable<SoftmaxProblem, SoftmaxArrays<T>> table(
+      name, {{name + "_warp_" + kElementName<T>, false, always, short_rows, no_workspace,
+              launch_softmax<kWarp, ALSO, T>},
+             {name + "_block_" + kElementName<T>, false, always, always, no_workspace,
+              launch_softmax<kThreads, ALSO, T>}});
+  return table;
 }
 
 // ---- by elements ----------------------------------------------------------------------------------------
@@ -149,14 +170,14 @@ __global__ void __launch_bounds__(kThreads) watch_losses_kernel(int count, const
 
 template <class T>
 void softmax_forward(const SoftmaxProblem& problem, const T* logits, float* probabilities, Stream stream) {
-  launch_softmax<Also::nothing>(problem, logits, probabilities, CrossEntropy<T>{}, stream);
+  table<Also::nothing, T>().run(problem, {logits, probabilities, {}}, stream, nullptr);
 }
 
 template <class T>
 void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const T* logits, const int32_t* labels,
                                    float* probabilities, float* loss, int32_t* rank, Stream stream) {
-  launch_softmax<Also::loss>(problem, logits, probabilities, CrossEntropy<T>{labels, loss, rank, 0, nullptr},
-                             stream);
+  table<Also::loss, T>().run(problem, {logits, probabilities, {labels, loss, rank, 0, nullptr}}, stream,
+                             nullptr);
 }
 
 template <class T>
@@ -171,8 +192,8 @@ void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* 
 template <class T>
 void softmax_cross_entropy(const SoftmaxProblem& problem, const T* logits, const int32_t* labels, float scale,
                            float* probabilities, float* loss, int32_t* rank, T* dlogits, Stream stream) {
-  launch_softmax<Also::loss_and_gradient>(problem, logits, probabilities,
-                                          CrossEntropy<T>{labels, loss, rank, scale, dlogits}, stream);
+  table<Also::loss_and_gradient, T>().run(
+      problem, {logits, probabilities, {labels, loss, rank, scale, dlogits}}, stream, nullptr);
 }
 
 void watch_losses(int count, const float* loss, int32_t* halt, Stream stream) {

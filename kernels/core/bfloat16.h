@@ -44,6 +44,12 @@ CCONVNET_HOST_DEVICE bfloat16 to_bfloat16(float value) {
 #endif
 }
 
+// The name of T in names of kernels.
+template <class T>
+constexpr const char* kElementName = "fp32";
+template <>
+inline constexpr const char* kElementName<bfloat16> = "bf16";
+
 // from_float<T>(value) is `value` as it is kept in an array of T.
 template <class T>
 CCONVNET_HOST_DEVICE T from_float(float value);

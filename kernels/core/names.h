@@ -41,8 +41,4 @@ const char* to_name(const Name<Enum> (&names)[COUNT], Enum wanted) {
   return "?";
 }
 
-inline const char* precision_name(Precision precision) {
-  return to_name(kPrecisions, precision);
-}
-
 }  // namespace cconvnet

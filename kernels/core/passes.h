@@ -11,7 +11,7 @@ namespace cconvnet {
 // Pointers to void are to elements of the problem's precision; a row knows which it serves and casts them.
 struct FpropArguments {
   const void *x, *w;
-  Finish finish;
+  Epilogue epilogue;
   void* y;
   void* workspace;
   bool aligned() const { return cconvnet::aligned(x, w); }
@@ -53,11 +53,11 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
     return (table).workspace(served, impl);                           \
   }
 
-#define CCONVNET_FPROP(family, Problem, table, served)                                                     \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_fprop, Problem, table, served)                                     \
-  void family##_fprop(const Problem& problem, const void* x, const void* w, const Finish& finish, void* y, \
-                      void* workspace, Stream stream, const char* impl) {                                  \
-    (table).run(served, {x, w, finish, y, workspace}, stream, impl);                                       \
+#define CCONVNET_FPROP(family, Problem, table, served)                                                \
+  CCONVNET_IMPLS_AND_WORKSPACE(family##_fprop, Problem, table, served)                                \
+  void family##_fprop(const Problem& problem, const void* x, const void* w, const Epilogue& epilogue, \
+                      void* y, void* workspace, Stream stream, const char* impl) {                    \
+    (table).run(served, {x, w, epilogue, y, workspace}, stream, impl);                                \
   }
 
 #define CCONVNET_DGRAD(family, Problem, table, served)                                                  \

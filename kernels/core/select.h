@@ -1,9 +1,12 @@
-// Which kernel serves which problem: one ordered table of rows per operation.
+// Selection tables: one ordered table of rows for each operation that has several kernels.
 //
-// A row says what it can do (`supports`) apart from what it is good at (`prefers`). The first row that
-// supports and prefers the problem, and whose alignment the arguments have, is launched; a row asked for by
-// name need not prefer the problem, so that tests reach every row with small shapes. The last row of a table
-// supports and prefers everything. CCONVNET_LOG_KERNELS=1 prints each choice to stderr, once per problem.
+// A row separates what it can do (`supports`) from what it is good at (`prefers`). The first row that supports
+// and prefers the problem, and whose alignment the arguments have, is launched. A row requested by name need
+// not prefer the problem, so that tests reach every row with small shapes. For every problem a table has a row
+// that supports and prefers it and takes any alignment: usually the last. CCONVNET_LOG_KERNELS=1 prints each
+// choice to stderr, once per problem.
+//
+// Elementwise operations have no table: each is one kernel (launch_elementwise in core/vector.cuh).
 #pragma once
 
 #include <algorithm>
@@ -20,7 +23,8 @@
 
 namespace cconvnet {
 
-// Arguments has `bool aligned() const`, whether its inputs lie on 16-byte boundaries, and `void* workspace`.
+// Arguments has `bool aligned() const`, which returns whether its arrays lie on 16-byte boundaries, and
+// `void* workspace`.
 template <class Problem, class Arguments>
 struct Row {
   std::string name;
@@ -30,6 +34,16 @@ struct Row {
   size_t (*workspace)(const Problem&);  // bytes
   void (*launch)(const Problem&, const Arguments&, Stream);
 };
+
+template <class Problem>
+bool always(const Problem&) {
+  return true;
+}
+
+template <class Problem>
+size_t no_workspace(const Problem&) {
+  return 0;
+}
 
 template <class Problem, class Arguments>
 class SelectionTable {

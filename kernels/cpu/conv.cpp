@@ -230,8 +230,8 @@ void clear_unseen_taps(const ConvProblem& o, float* dw) {
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
   CroppedImage x(o);
-  onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(a.x), a.w, a.finish.bias, a.y);
-  finish_after_bias(a.finish, o.precision, o.y_count(), a.y, stream);
+  onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(a.x), a.w, a.epilogue.bias, a.y);
+  apply_after_bias(a.epilogue, o.precision, o.y_count(), a.y, stream);
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {

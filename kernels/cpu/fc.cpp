@@ -115,8 +115,8 @@ class FullyConnected {
 };
 
 void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  onednn::run<FullyConnected>("fc", o, kFprop, a.x, a.w, a.finish.bias, a.y);
-  finish_after_bias(a.finish, o.precision, o.y_count(), a.y, stream);
+  onednn::run<FullyConnected>("fc", o, kFprop, a.x, a.w, a.epilogue.bias, a.y);
+  apply_after_bias(a.epilogue, o.precision, o.y_count(), a.y, stream);
 }
 
 void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {

@@ -191,9 +191,10 @@ void into_array_of_floats(Precision precision, void* result, int count, const Fu
 
 void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream stream) {
   as_arrays_of_floats(o.precision, a.x, o.x_count(), a.w, o.w_count(), [&](const float* x, const float* w) {
-    into_array_of_floats(o.precision, a.y, o.y_count(), [&](float* y) { fprop(o, x, w, a.finish.bias, y); });
+    into_array_of_floats(o.precision, a.y, o.y_count(),
+                         [&](float* y) { fprop(o, x, w, a.epilogue.bias, y); });
   });
-  finish_after_bias(a.finish, o.precision, o.y_count(), a.y, stream);
+  apply_after_bias(a.epilogue, o.precision, o.y_count(), a.y, stream);
 }
 
 void launch_dgrad(const LocalProblem& o, const DgradArguments& a, Stream) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "api.h"
+#include "core/select.h"
 #include "floats.h"
 #include "lrn_across.h"
 #include "parallel.h"
@@ -41,7 +42,7 @@ CCONVNET_CLONES void across_backward_range(const LrnProblem& o, const Layout& la
 
 // Calls function(layout, begin, end, buffers) on all threads, for ranges of (pixel, group) items.
 template <class Function>
-void across_channels(const LrnProblem& o, const Function& function) {
+void for_items(const LrnProblem& o, const Function& function) {
   const Layout layout(o);
   const int64_t items = int64_t{o.n} * o.h * o.w * o.groups;
   const int64_t each = Buffers::size(layout);
@@ -117,22 +118,91 @@ void for_images(const LrnProblem& o, int64_t image, int64_t buffer_size, const F
   });
 }
 
-}  // namespace
+// ---- launchers ------------------------------------------------------------------------------------------
 
 template <class T>
-void lrn_forward(const LrnProblem& problem, const T* x, T* y, Stream) {
-  if (problem.region == LrnRegion::across_channels) {
-    return across_channels(problem, [&](const Layout& layout, int begin, int end, const Buffers& buffers) {
-      across_forward_range(problem, layout, x, y, begin, end, buffers);
-    });
-  }
+struct LrnArrays {
+  const T *x, *dy;
+  T* out;  // y or dx
+  void* workspace = nullptr;
+  bool aligned() const { return true; }  // no kernel here wants more than an element's alignment
+};
+
+template <class T>
+void launch_across_forward(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream) {
+  for_items(problem, [&](const Layout& layout, int begin, int end, const Buffers& buffers) {
+    across_forward_range(problem, layout, arrays.x, arrays.out, begin, end, buffers);
+  });
+}
+
+template <class T>
+void launch_map_forward(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream) {
   const int64_t image = int64_t{problem.h} * problem.w * problem.c, own = buffered<T>(image);
   for_images(problem, image, problem.c + 2 * own, [&](int64_t offset, float* buffer) {
     float* floats = buffer + problem.c;
-    float* result = place_for_floats(y + offset, floats + own);
-    map_forward(problem, as_floats(x + offset, image, floats), result, buffer);
-    write_floats(result, image, y + offset);
+    float* result = place_for_floats(arrays.out + offset, floats + own);
+    map_forward(problem, as_floats(arrays.x + offset, image, floats), result, buffer);
+    write_floats(result, image, arrays.out + offset);
   });
+}
+
+template <class T>
+void launch_across_backward(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream) {
+  for_items(problem, [&](const Layout& layout, int begin, int end, const Buffers& buffers) {
+    across_backward_range(problem, layout, arrays.x, arrays.dy, arrays.out, begin, end, buffers);
+  });
+}
+
+template <class T>
+void launch_map_backward(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream) {
+  const int64_t image = int64_t{problem.h} * problem.w * problem.c, own = buffered<T>(image);
+  for_images(problem, image, 2 * problem.c + image + 3 * own, [&](int64_t offset, float* sum) {
+    float *scale = sum + problem.c, *terms = scale + problem.c, *floats = terms + image;
+    float* result = place_for_floats(arrays.out + offset, floats + 2 * own);
+    map_backward(problem, as_floats(arrays.x + offset, image, floats),
+                 as_floats(arrays.dy + offset, image, floats + own), result, sum, scale, terms);
+    write_floats(result, image, arrays.out + offset);
+  });
+}
+
+// ---- selection tables -----------------------------------------------------------------------------------
+
+template <class T>
+using LrnTable = SelectionTable<LrnProblem, LrnArrays<T>>;
+
+bool across_channels(const LrnProblem& problem) {
+  return problem.region == LrnRegion::across_channels;
+}
+
+bool in_map(const LrnProblem& problem) {
+  return problem.region == LrnRegion::same_map;
+}
+
+template <class T>
+const LrnTable<T>& forward_table() {
+  static const std::string type = kElementName<T>;
+  static const LrnTable<T> table(
+      "lrn_forward",
+      {{"lrn_forward_across_" + type, false, across_channels, always, no_workspace, launch_across_forward<T>},
+       {"lrn_forward_map_" + type, false, in_map, always, no_workspace, launch_map_forward<T>}});
+  return table;
+}
+
+template <class T>
+const LrnTable<T>& backward_table() {
+  static const std::string type = kElementName<T>;
+  static const LrnTable<T> table("lrn_backward", {{"lrn_backward_across_" + type, false, across_channels,
+                                                   always, no_workspace, launch_across_backward<T>},
+                                                  {"lrn_backward_map_" + type, false, in_map, always,
+                                                   no_workspace, launch_map_backward<T>}});
+  return table;
+}
+
+}  // namespace
+
+template <class T>
+void lrn_forward(const LrnProblem& problem, const T* x, T* y, Stream stream) {
+  forward_table<T>().run(problem, {x, nullptr, y}, stream, nullptr);
 }
 
 size_t lrn_backward_workspace(const LrnProblem&) {
@@ -140,20 +210,8 @@ size_t lrn_backward_workspace(const LrnProblem&) {
 }
 
 template <class T>
-void lrn_backward(const LrnProblem& problem, const T* x, const T* dy, T* dx, void*, Stream) {
-  if (problem.region == LrnRegion::across_channels) {
-    return across_channels(problem, [&](const Layout& layout, int begin, int end, const Buffers& buffers) {
-      across_backward_range(problem, layout, x, dy, dx, begin, end, buffers);
-    });
-  }
-  const int64_t image = int64_t{problem.h} * problem.w * problem.c, own = buffered<T>(image);
-  for_images(problem, image, 2 * problem.c + image + 3 * own, [&](int64_t offset, float* sum) {
-    float *scale = sum + problem.c, *terms = scale + problem.c, *floats = terms + image;
-    float* result = place_for_floats(dx + offset, floats + 2 * own);
-    map_backward(problem, as_floats(x + offset, image, floats), as_floats(dy + offset, image, floats + own),
-                 result, sum, scale, terms);
-    write_floats(result, image, dx + offset);
-  });
+void lrn_backward(const LrnProblem& problem, const T* x, const T* dy, T* dx, void*, Stream stream) {
+  backward_table<T>().run(problem, {x, dy, dx}, stream, nullptr);
 }
 
 template void lrn_forward(const LrnProblem&, const float*, float*, Stream);

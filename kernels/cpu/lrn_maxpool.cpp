@@ -5,16 +5,11 @@
 // gradient, as pooling does, the moment its own normalised value is known; nothing lies between in memory.
 #include "api.h"
 #include "lrn_across.h"
+#include "lrn_maxpool.h"
 #include "pool.h"
 
 namespace cconvnet {
 namespace {
-
-void check(const LrnProblem& lrn, const PoolProblem& pool) {
-  detail::require(lrn.region == LrnRegion::across_channels, "lrn must be across channels");
-  detail::require(lrn.n == pool.n && lrn.h == pool.h && lrn.w == pool.w && lrn.c == pool.c,
-                  "pool must have the shape of lrn's output");
-}
 
 // The normalised rows [next - kept, next) of an image, row i in place i % kept.
 class Rows {
@@ -70,7 +65,7 @@ CCONVNET_CLONES void backward_row(const LrnProblem& o, const Layout& layout, con
 
 template <class T>
 void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream) {
-  check(lrn, pool);
+  check_lrn_maxpool(lrn, pool);
   const Layout layout(lrn);
   const Rows rows(pool);
   const int64_t each = Buffers::size(layout) + rows.size() + rows.length();
@@ -102,7 +97,7 @@ size_t lrn_maxpool_backward_workspace(const LrnProblem&, const PoolProblem&) {
 template <class T>
 void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, const T* y, const T* dy,
                           bool relu, T* dx, void*, Stream) {
-  check(lrn, pool);
+  check_lrn_maxpool(lrn, pool);
   const Layout layout(lrn);
   const std::vector<Range> columns = outputs_of_columns(pool);
   const int64_t image = int64_t{pool.p} * pool.q * pool.c, row = int64_t{pool.w} * pool.c;

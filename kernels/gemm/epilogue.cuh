@@ -31,27 +31,27 @@ struct PlainOutput {
   }
 };
 
-// The same with a Finish. Single elements are not dropped, since each would take a Philox call of its own:
+// The same after an Epilogue. Single elements are not dropped, since each would take a Philox call of its own:
 // then `drops` is false, and after() does what is left.
 template <class T>
-class FinishedOutput {
+class EpilogueOutput {
  public:
   bool vectors;
 
-  FinishedOutput(const Finish& finish, T* y, bool vectors)
+  EpilogueOutput(const Epilogue& epilogue, T* y, bool vectors)
       : vectors(vectors),
         y_(y),
-        bias_(finish.bias),
-        relu_(finish.relu),
-        drops_(finish.dropout && vectors && DropoutMask::whole_draws(*finish.dropout)),
-        mask_(drops_ ? DropoutMask(*finish.dropout, finish.step) : DropoutMask()) {}
+        bias_(epilogue.bias),
+        relu_(epilogue.relu),
+        drops_(epilogue.dropout && vectors && DropoutMask::whole_draws(*epilogue.dropout)),
+        mask_(drops_ ? DropoutMask(*epilogue.dropout, epilogue.step) : DropoutMask()) {}
 
   // To be called behind the launch that writes.
-  void after(const Finish& finish, Stream stream) const {
-    if (finish.dropout && !drops_) dropout(*finish.dropout, finish.step, y_, y_, stream);
+  void after(const Epilogue& epilogue, Stream stream) const {
+    if (epilogue.dropout && !drops_) dropout(*epilogue.dropout, epilogue.step, y_, y_, stream);
   }
 
-  __device__ __forceinline__ const FinishedOutput& writer() const { return *this; }
+  __device__ __forceinline__ const EpilogueOutput& writer() const { return *this; }
 
   template <int WIDTH>
   __device__ __forceinline__ void write(uint32_t i, uint32_t channel, Vector<WIDTH> sums) const {

@@ -68,8 +68,8 @@ struct Tile {
     return (precision == Precision::bf16) == std::is_same_v<T, bfloat16>;
   }
   static std::string name() {
-    return std::string(std::is_same_v<T, bfloat16> ? "bf16_" : "fp32_") + std::to_string(BLOCK_M) + "x" +
-           std::to_string(BLOCK_N) + "x" + std::to_string(BLOCK_K) + (VECTOR > 1 ? "" : "_scalar");
+    return std::string(kElementName<T>) + "_" + std::to_string(BLOCK_M) + "x" + std::to_string(BLOCK_N) +
+           "x" + std::to_string(BLOCK_K) + (VECTOR > 1 ? "" : "_scalar");
   }
 
   static_assert(VECTOR == 1 || VECTOR == 4, "shared memory is written by floats or by 16 bytes");
