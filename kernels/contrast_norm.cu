@@ -43,11 +43,12 @@ struct ContrastArrays {
 struct Window {
   int h_begin, h_end, w_begin, w_end;
 
-  static __device__ __forceinline__ Window around(const ContrastNormProblem& o, int h, int w,
+  static __device__ __forceinline__ Window around(const ContrastNormProblem& problem, int h, int w,
                                                   bool transposed) {
-    const int half = o.size / 2, other_half = o.size - 1 - half;
+    const int half = problem.size / 2, other_half = problem.size - 1 - half;
     const int before = transposed ? other_half : half, after = transposed ? half : other_half;
-    return {max(h - before, 0), min(h + after + 1, o.h), max(w - before, 0), min(w + after + 1, o.w)};
+    return {max(h - before, 0), min(h + after + 1, problem.h), max(w - before, 0),
+            min(w + after + 1, problem.w)};
   }
 
   __device__ __forceinline__ float size() const {
@@ -58,12 +59,12 @@ struct Window {
 // The sum of values, or of their squares, over a window; `values` points to the thread's channels of the
 // image's first pixel.
 template <bool SQUARED, int WIDTH, class T>
-__device__ __forceinline__ Vector<WIDTH> window_sum(const ContrastNormProblem& o, const Window& window,
+__device__ __forceinline__ Vector<WIDTH> window_sum(const ContrastNormProblem& problem, const Window& window,
                                                     const T* values) {
   Vector<WIDTH> sum = zeros<WIDTH>();
   for (int h = window.h_begin; h < window.h_end; ++h) {
     for (int w = window.w_begin; w < window.w_end; ++w) {
-      Vector<WIDTH> value = load<WIDTH>(values + (h * o.w + w) * o.c);
+      Vector<WIDTH> value = load<WIDTH>(values + (h * problem.w + w) * problem.c);
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
         if (SQUARED) value.lane[i] *= value.lane[i];

@@ -81,19 +81,21 @@ struct Residue {
 };
 
 // The smallest index of a class is that of its first pixel, so there are no more classes than pixels.
-int classes_h(const ConvProblem& o) {
-  return std::min(o.stride_h, o.h);
+int classes_h(const ConvProblem& problem) {
+  return std::min(problem.stride_h, problem.h);
 }
-int classes_w(const ConvProblem& o) {
-  return std::min(o.stride_w, o.w);
+int classes_w(const ConvProblem& problem) {
+  return std::min(problem.stride_w, problem.w);
 }
 
-GemmSize dgrad_size(const ConvProblem& o) {
+GemmSize dgrad_size(const ConvProblem& problem) {
   const auto share = [](int size, int stride) { return static_cast<int>(ceil_div(size, stride)); };
-  return {o.n * share(o.h, o.stride_h) * share(o.w, o.stride_w), o.c_per_group(),
-          share(o.r, TapSteps::make(o.stride_h, o.dilation_h).step) *
-              share(o.s, TapSteps::make(o.stride_w, o.dilation_w).step) * o.k_per_group(),
-          o.groups * classes_h(o) * classes_w(o)};
+  return {problem.n * share(problem.h, problem.stride_h) * share(problem.w, problem.stride_w),
+          problem.c_per_group(),
+          share(problem.r, TapSteps::make(problem.stride_h, problem.dilation_h).step) *
+              share(problem.s, TapSteps::make(problem.stride_w, problem.dilation_w).step) *
+              problem.k_per_group(),
+          problem.groups * classes_h(problem) * classes_w(problem)};
 }
 
 // ---- operands -------------------------------------------------------------------------------------------
@@ -105,26 +107,26 @@ struct DgradClass {
   int gemm_m, gemm_k;
 
   // Sets up the block's one DgradClass.
-  static __device__ __forceinline__ const DgradClass& shared(const DgradParameters& o, uint32_t batch) {
+  static __device__ __forceinline__ const DgradClass& shared(const DgradParameters& args, uint32_t batch) {
     auto& view = shared_memory<DgradClass>();
-    if (threadIdx.x == 0) view = make(o, batch);
+    if (threadIdx.x == 0) view = make(args, batch);
     __syncthreads();
     return view;
   }
 
-  static __device__ __forceinline__ DgradClass make(const DgradParameters& o, uint32_t batch) {
-    const ConvProblem& c = o.problem;
-    const uint32_t residue = batch / c.groups, group = batch % c.groups;
-    const Residue h =
-        Residue::make(residue / o.classes_w, c.h, c.stride_h, c.pad_h, c.r, c.dilation_h, o.taps_h);
-    const Residue w =
-        Residue::make(residue % o.classes_w, c.w, c.stride_w, c.pad_w, c.s, c.dilation_w, o.taps_w);
+  static __device__ __forceinline__ DgradClass make(const DgradParameters& args, uint32_t batch) {
+    const ConvProblem& problem = args.problem;
+    const uint32_t residue = batch / problem.groups, group = batch % problem.groups;
+    const Residue h = Residue::make(residue / args.classes_w, problem.h, problem.stride_h, problem.pad_h,
+                                    problem.r, problem.dilation_h, args.taps_h);
+    const Residue w = Residue::make(residue % args.classes_w, problem.w, problem.stride_w, problem.pad_w,
+                                    problem.s, problem.dilation_w, args.taps_w);
     return {h,
             w,
-            group * o.c_per_group,
-            group * o.k_per_group,
-            c.n * h.pixels * w.pixels,
-            h.taps * w.taps * o.k_per_group};
+            group * args.c_per_group,
+            group * args.k_per_group,
+            problem.n * h.pixels * w.pixels,
+            h.taps * w.taps * args.k_per_group};
   }
 
   // Splits a row index into image and position within the class.
@@ -135,9 +137,9 @@ struct DgradClass {
   }
 
   // Splits k into the class's tap (i, j) and the output channel.
-  __device__ __forceinline__ uint32_t tap(const DgradParameters& o, int k, int& j, int& channel) const {
-    const Divider& by_taps_w = w.taps == o.most_taps_w ? o.by_most_taps_w : o.by_fewest_taps_w;
-    return by_taps_w.divide(o.by_k.divide(k, channel), j);
+  __device__ __forceinline__ uint32_t tap(const DgradParameters& args, int k, int& j, int& channel) const {
+    const Divider& by_taps_w = w.taps == args.most_taps_w ? args.by_most_taps_w : args.by_fewest_taps_w;
+    return by_taps_w.divide(args.by_k.divide(k, channel), j);
   }
 };
 
@@ -154,32 +156,32 @@ struct Reached {
     uint32_t offset;
   };
 
-  const DgradParameters& o;
+  const DgradParameters& args;
   const DgradClass& view;
   const T* data;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
     // A row beyond the last has no output pixel: the difference of both p stays far above any height.
     if (m >= static_cast<uint32_t>(view.gemm_m)) return {1u << 31, 0, 0};
-    const ConvProblem& c = o.problem;
+    const ConvProblem& problem = args.problem;
     int i, j;
     const uint32_t n = view.pixel(m, i, j);
     const uint32_t p = view.h.base + i, q = view.w.base + j;
-    return {p, q, ((n * c.p + p) * c.q + q) * c.k + view.first_output};
+    return {p, q, ((n * problem.p + p) * problem.q + q) * problem.k + view.first_output};
   }
 
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     // Likewise beyond the last k: the difference of both q stays above any width.
     if (k >= static_cast<uint32_t>(view.gemm_k)) return {0, 1u << 31, 0};
     int j, channel;
-    const uint32_t i = view.tap(o, k, j, channel);
-    const uint32_t p = i * o.taps_h.back, q = j * o.taps_w.back;
-    return {p, q, (p * o.problem.q + q) * o.problem.k - channel};
+    const uint32_t i = view.tap(args, k, j, channel);
+    const uint32_t p = i * args.taps_h.back, q = j * args.taps_w.back;
+    return {p, q, (p * args.problem.q + q) * args.problem.k - channel};
   }
 
   __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
-    const bool inside = row.p - depth.p < static_cast<uint32_t>(o.problem.p) &&
-                        row.q - depth.q < static_cast<uint32_t>(o.problem.q);
+    const bool inside = row.p - depth.p < static_cast<uint32_t>(args.problem.p) &&
+                        row.q - depth.q < static_cast<uint32_t>(args.problem.q);
     return {row.offset - depth.offset, inside};
   }
 };
@@ -191,26 +193,26 @@ struct Weights {
   using Row = uint32_t;
   using Depth = uint32_t;
 
-  const DgradParameters& o;
+  const DgradParameters& args;
   const DgradClass& view;
   const T* data;
 
   __device__ __forceinline__ Row row(uint32_t n) const {
-    return n < static_cast<uint32_t>(o.size.n) ? n : kOutside;
+    return n < static_cast<uint32_t>(args.size.n) ? n : kOutside;
   }
 
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
-    const ConvProblem& c = o.problem;
+    const ConvProblem& problem = args.problem;
     int j, channel;
-    const uint32_t i = view.tap(o, k, j, channel);
-    const uint32_t r = view.h.tap + i * o.taps_h.step, s = view.w.tap + j * o.taps_w.step;
-    return (((view.first_output + channel) * c.r + r) * c.s + s) * o.size.n;
+    const uint32_t i = view.tap(args, k, j, channel);
+    const uint32_t r = view.h.tap + i * args.taps_h.step, s = view.w.tap + j * args.taps_w.step;
+    return (((view.first_output + channel) * problem.r + r) * problem.s + s) * args.size.n;
   }
 
   __device__ __forceinline__ Depth later(Depth first, uint32_t more, uint32_t k) const {
-    const bool same_tap = o.whole_steps && first != kOutside;
-    return same_tap ? first + more * (o.problem.r * o.problem.s * o.size.n) : depth(k);
+    const bool same_tap = args.whole_steps && first != kOutside;
+    return same_tap ? first + more * (args.problem.r * args.problem.s * args.size.n) : depth(k);
   }
 
   __device__ __forceinline__ Place place(Row row, Depth depth) const {
@@ -220,14 +222,14 @@ struct Weights {
 };
 
 struct DgradOutput {
-  const DgradParameters& o;
+  const DgradParameters& args;
   const DgradClass& view;
   __device__ __forceinline__ uint32_t row(uint32_t m) const {
-    const ConvProblem& c = o.problem;
+    const ConvProblem& problem = args.problem;
     int i, j;
     const uint32_t n = view.pixel(m, i, j);
-    const uint32_t h = view.h.first + i * c.stride_h, w = view.w.first + j * c.stride_w;
-    return ((n * c.h + h) * c.w + w) * c.c + view.first_input;
+    const uint32_t h = view.h.first + i * problem.stride_h, w = view.w.first + j * problem.stride_w;
+    return ((n * problem.h + h) * problem.w + w) * problem.c + view.first_input;
   }
 };
 
@@ -235,24 +237,25 @@ struct DgradOutput {
 
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    conv_dgrad_implicit_gemm(DgradParameters o, DgradPointers<T> p) {
-  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
+    conv_dgrad_implicit_gemm(DgradParameters args, DgradPointers<T> arrays) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
   // Tensor tiles have registers to spare for it.
   std::conditional_t<Tile::TENSOR, const DgradClass, const DgradClass&> view =
-      DgradClass::shared(o, block.batch);
+      DgradClass::shared(args, block.batch);
   // The grid is made for the largest class.
   if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;
-  const auto product =
-      multiply<Tile>(Reached<T>{o, view, p.dy}, Weights<T>{o, view, p.w}, block, view.gemm_k, o.grid);
-  p.destination.store(product, block, DgradOutput{o, view}, view.first_input, view.gemm_m, o.size.n);
+  const auto product = multiply<Tile>(Reached<T>{args, view, arrays.dy}, Weights<T>{args, view, arrays.w},
+                                      block, view.gemm_k, args.grid);
+  arrays.destination.store(product, block, DgradOutput{args, view}, view.first_input, view.gemm_m,
+                           args.size.n);
 }
 
 template <class Tile>
-void launch(const ConvProblem& problem, const DgradArguments& arguments, Stream stream) {
+void launch(const ConvProblem& problem, const DgradArguments& args, Stream stream) {
   using T = typename Tile::Element;
   const GemmSize size = dgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  T* const dx = static_cast<T*>(arguments.dx);
+  T* const dx = static_cast<T*>(args.dx);
   const TapSteps taps_h = TapSteps::make(problem.stride_h, problem.dilation_h);
   const TapSteps taps_w = TapSteps::make(problem.stride_w, problem.dilation_w);
   const int most_taps_w = static_cast<int>(ceil_div(problem.s, taps_w.step));
@@ -269,12 +272,10 @@ void launch(const ConvProblem& problem, const DgradArguments& arguments, Stream 
                                       most_taps_w,
                                       Divider(most_taps_w),
                                       Divider(std::max(1, problem.s / taps_w.step))};
-  const DgradPointers<T> pointers = {static_cast<const T*>(arguments.dy),
-                                     static_cast<const T*>(arguments.w),
-                                     {{dx, whole_groups<Tile>(size.n, dx, arguments.workspace)},
-                                      problem.x_count(),
-                                      grid,
-                                      arguments.workspace}};
+  const DgradPointers<T> pointers = {
+      static_cast<const T*>(args.dy),
+      static_cast<const T*>(args.w),
+      {{dx, whole_groups<Tile>(size.n, dx, args.workspace)}, problem.x_count(), grid, args.workspace}};
   CCONVNET_LAUNCH_SHARED((conv_dgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters, pointers);
   pointers.destination.reduce(grid, problem.c, stream);

@@ -18,8 +18,9 @@ struct FpropParameters {
   Destination<EpilogueOutput<T>> destination;
 };
 
-GemmSize fprop_size(const ConvProblem& o) {
-  return {o.n * o.p * o.q, o.k_per_group(), o.r * o.s * o.c_per_group(), o.groups};
+GemmSize fprop_size(const ConvProblem& problem) {
+  return {problem.n * problem.p * problem.q, problem.k_per_group(),
+          problem.r * problem.s * problem.c_per_group(), problem.groups};
 }
 
 // ---- operands -------------------------------------------------------------------------------------------
@@ -37,33 +38,33 @@ struct Windows {
     uint32_t offset;
   };
 
-  const FpropParameters<T>& o;
+  const FpropParameters<T>& args;
   const T* data;
   uint32_t first_channel;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
-    const ConvProblem& c = o.problem;
+    const ConvProblem& problem = args.problem;
     // A row beyond the last has no pixel inside the image: the sum of both h stays far above any height.
-    if (m >= static_cast<uint32_t>(o.size.m)) return {1u << 31, 0, 0};
+    if (m >= static_cast<uint32_t>(args.size.m)) return {1u << 31, 0, 0};
     int p, q;
-    const uint32_t n = o.by_p.divide(o.by_q.divide(m, q), p);
-    const uint32_t h = p * c.stride_h - c.pad_h;
-    const uint32_t w = q * c.stride_w - c.pad_w;
-    return {h, w, ((n * c.h + h) * c.w + w) * c.c + first_channel};
+    const uint32_t n = args.by_p.divide(args.by_q.divide(m, q), p);
+    const uint32_t h = p * problem.stride_h - problem.pad_h;
+    const uint32_t w = q * problem.stride_w - problem.pad_w;
+    return {h, w, ((n * problem.h + h) * problem.w + w) * problem.c + first_channel};
   }
 
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     // Likewise beyond the last k: the sum of both w stays above any width.
-    if (k >= static_cast<uint32_t>(o.size.k)) return {0, 1u << 31, 0};
+    if (k >= static_cast<uint32_t>(args.size.k)) return {0, 1u << 31, 0};
     int c, s;
-    const uint32_t r = o.by_s.divide(o.by_c.divide(k, c), s);
-    const uint32_t h = r * o.problem.dilation_h, w = s * o.problem.dilation_w;
-    return {h, w, (h * o.problem.w + w) * o.problem.c + c};
+    const uint32_t r = args.by_s.divide(args.by_c.divide(k, c), s);
+    const uint32_t h = r * args.problem.dilation_h, w = s * args.problem.dilation_w;
+    return {h, w, (h * args.problem.w + w) * args.problem.c + c};
   }
 
   __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
-    const bool inside = row.h + depth.h < static_cast<uint32_t>(o.problem.h) &&
-                        row.w + depth.w < static_cast<uint32_t>(o.problem.w);
+    const bool inside = row.h + depth.h < static_cast<uint32_t>(args.problem.h) &&
+                        row.w + depth.w < static_cast<uint32_t>(args.problem.w);
     return {row.offset + depth.offset, inside};
   }
 };
@@ -75,15 +76,15 @@ struct Filters {
   using Row = uint32_t;
   using Depth = uint32_t;
 
-  const FpropParameters<T>& o;
+  const FpropParameters<T>& args;
   const T* data;
   uint32_t first_channel;
 
   __device__ __forceinline__ Row row(uint32_t n) const {
-    return n < static_cast<uint32_t>(o.size.n) ? (first_channel + n) * o.size.k : kOutside;
+    return n < static_cast<uint32_t>(args.size.n) ? (first_channel + n) * args.size.k : kOutside;
   }
   __device__ __forceinline__ Depth depth(uint32_t k) const {
-    return k < static_cast<uint32_t>(o.size.k) ? k : kOutside;
+    return k < static_cast<uint32_t>(args.size.k) ? k : kOutside;
   }
   __device__ __forceinline__ Place place(Row row, Depth depth) const {
     const bool inside = row != kOutside && depth != kOutside;
@@ -101,22 +102,22 @@ struct FpropOutput {
 
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    conv_fprop_implicit_gemm(FpropParameters<T> o) {
-  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
-  const uint32_t first_channel = block.batch * o.k_per_group;
-  const auto product = multiply<Tile>(Windows<T>{o, o.x, block.batch * o.c_per_group},
-                                      Filters<T>{o, o.w, first_channel}, block, o.size.k, o.grid);
-  o.destination.store(product, block, FpropOutput{o.problem.k, first_channel}, first_channel, o.size.m,
-                      o.size.n);
+    conv_fprop_implicit_gemm(FpropParameters<T> args) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
+  const uint32_t first_channel = block.batch * args.k_per_group;
+  const auto product = multiply<Tile>(Windows<T>{args, args.x, block.batch * args.c_per_group},
+                                      Filters<T>{args, args.w, first_channel}, block, args.size.k, args.grid);
+  args.destination.store(product, block, FpropOutput{args.problem.k, first_channel}, first_channel,
+                         args.size.m, args.size.n);
 }
 
 template <class Tile>
-void launch(const ConvProblem& problem, const FpropArguments& arguments, Stream stream) {
+void launch(const ConvProblem& problem, const FpropArguments& args, Stream stream) {
   using T = typename Tile::Element;
   const GemmSize size = fprop_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  T* const y = static_cast<T*>(arguments.y);
-  const EpilogueOutput<T> output(arguments.epilogue, y, whole_groups<Tile>(size.n, y, arguments.workspace));
+  T* const y = static_cast<T*>(args.y);
+  const EpilogueOutput<T> output(args.epilogue, y, whole_groups<Tile>(size.n, y, args.workspace));
   const FpropParameters<T> parameters = {problem,
                                          problem.c_per_group(),
                                          problem.k_per_group(),
@@ -126,13 +127,13 @@ void launch(const ConvProblem& problem, const FpropArguments& arguments, Stream 
                                          Divider(problem.p),
                                          Divider(problem.c_per_group()),
                                          Divider(problem.s),
-                                         static_cast<const T*>(arguments.x),
-                                         static_cast<const T*>(arguments.w),
-                                         {output, problem.y_count(), grid, arguments.workspace}};
+                                         static_cast<const T*>(args.x),
+                                         static_cast<const T*>(args.w),
+                                         {output, problem.y_count(), grid, args.workspace}};
   CCONVNET_LAUNCH_SHARED((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters);
   parameters.destination.reduce(grid, problem.k, stream);
-  output.after(arguments.epilogue, stream);
+  output.after(args.epilogue, stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------

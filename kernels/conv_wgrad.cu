@@ -19,8 +19,9 @@ struct WgradParameters {
   Destination<GradientOutput> destination;
 };
 
-GemmSize wgrad_size(const ConvProblem& o) {
-  return {o.k_per_group(), o.r * o.s * o.c_per_group(), o.n * o.p * o.q, o.groups};
+GemmSize wgrad_size(const ConvProblem& problem) {
+  return {problem.k_per_group(), problem.r * problem.s * problem.c_per_group(),
+          problem.n * problem.p * problem.q, problem.groups};
 }
 
 // ---- operands -------------------------------------------------------------------------------------------
@@ -32,15 +33,15 @@ struct Gradients {
   using Row = uint32_t;
   using Depth = uint32_t;
 
-  const WgradParameters<T>& o;
+  const WgradParameters<T>& args;
   const T* data;
   uint32_t first_channel;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
-    return m < static_cast<uint32_t>(o.size.m) ? first_channel + m : kOutside;
+    return m < static_cast<uint32_t>(args.size.m) ? first_channel + m : kOutside;
   }
   __device__ __forceinline__ Depth depth(uint32_t k) const {
-    return k < static_cast<uint32_t>(o.size.k) ? k * o.problem.k : kOutside;
+    return k < static_cast<uint32_t>(args.size.k) ? k * args.problem.k : kOutside;
   }
   __device__ __forceinline__ Depth later(const Depth&, uint32_t, uint32_t k) const { return depth(k); }
 
@@ -63,35 +64,35 @@ struct Windows {
     uint32_t offset;
   };
 
-  const WgradParameters<T>& o;
+  const WgradParameters<T>& args;
   const T* data;
   uint32_t first_channel;
 
   __device__ __forceinline__ Row row(uint32_t n) const {
     // A row beyond the last has no pixel inside the image: the sum of both h stays far above any height.
-    if (n >= static_cast<uint32_t>(o.size.n)) return {1u << 31, 0, 0};
+    if (n >= static_cast<uint32_t>(args.size.n)) return {1u << 31, 0, 0};
     int c, s;
-    const uint32_t r = o.by_s.divide(o.by_c.divide(n, c), s);
-    const uint32_t h = r * o.problem.dilation_h, w = s * o.problem.dilation_w;
-    return {h, w, (h * o.problem.w + w) * o.problem.c + c + first_channel};
+    const uint32_t r = args.by_s.divide(args.by_c.divide(n, c), s);
+    const uint32_t h = r * args.problem.dilation_h, w = s * args.problem.dilation_w;
+    return {h, w, (h * args.problem.w + w) * args.problem.c + c + first_channel};
   }
 
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     // Likewise beyond the last k: the sum of both w stays above any width.
-    if (k >= static_cast<uint32_t>(o.size.k)) return {0, 1u << 31, 0};
-    const ConvProblem& c = o.problem;
+    if (k >= static_cast<uint32_t>(args.size.k)) return {0, 1u << 31, 0};
+    const ConvProblem& problem = args.problem;
     int p, q;
-    const uint32_t n = o.by_p.divide(o.by_q.divide(k, q), p);
-    const uint32_t h = p * c.stride_h - c.pad_h;
-    const uint32_t w = q * c.stride_w - c.pad_w;
-    return {h, w, ((n * c.h + h) * c.w + w) * c.c};
+    const uint32_t n = args.by_p.divide(args.by_q.divide(k, q), p);
+    const uint32_t h = p * problem.stride_h - problem.pad_h;
+    const uint32_t w = q * problem.stride_w - problem.pad_w;
+    return {h, w, ((n * problem.h + h) * problem.w + w) * problem.c};
   }
 
   __device__ __forceinline__ Depth later(const Depth&, uint32_t, uint32_t k) const { return depth(k); }
 
   __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
-    const bool inside = row.h + depth.h < static_cast<uint32_t>(o.problem.h) &&
-                        row.w + depth.w < static_cast<uint32_t>(o.problem.w);
+    const bool inside = row.h + depth.h < static_cast<uint32_t>(args.problem.h) &&
+                        row.w + depth.w < static_cast<uint32_t>(args.problem.w);
     return {row.offset + depth.offset, inside};
   }
 };
@@ -106,22 +107,21 @@ struct WgradOutput {
 
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    conv_wgrad_implicit_gemm(WgradParameters<T> o) {
-  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
-  const uint32_t first_filter = block.batch * o.k_per_group;
+    conv_wgrad_implicit_gemm(WgradParameters<T> args) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
+  const uint32_t first_filter = block.batch * args.k_per_group;
   const auto product =
-      multiply<Tile>(Gradients<T>{o, o.dy, first_filter}, Windows<T>{o, o.x, block.batch * o.c_per_group},
-                     block, o.size.k, o.grid);
-  o.destination.store(product, block, WgradOutput{o.size.n, first_filter}, 0, o.size.m, o.size.n);
+      multiply<Tile>(Gradients<T>{args, args.dy, first_filter},
+                     Windows<T>{args, args.x, block.batch * args.c_per_group}, block, args.size.k, args.grid);
+  args.destination.store(product, block, WgradOutput{args.size.n, first_filter}, 0, args.size.m, args.size.n);
 }
 
 template <class Tile>
-void launch(const ConvProblem& problem, const WgradArguments& arguments, Stream stream) {
+void launch(const ConvProblem& problem, const WgradArguments& args, Stream stream) {
   using T = typename Tile::Element;
   const GemmSize size = wgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  const GradientOutput output(arguments.update, arguments.dw,
-                              whole_groups<Tile>(size.n, arguments.dw, arguments.workspace));
+  const GradientOutput output(args.update, args.dw, whole_groups<Tile>(size.n, args.dw, args.workspace));
   const WgradParameters<T> parameters = {problem,
                                          problem.c_per_group(),
                                          problem.k_per_group(),
@@ -131,9 +131,9 @@ void launch(const ConvProblem& problem, const WgradArguments& arguments, Stream 
                                          Divider(problem.p),
                                          Divider(problem.c_per_group()),
                                          Divider(problem.s),
-                                         static_cast<const T*>(arguments.x),
-                                         static_cast<const T*>(arguments.dy),
-                                         {output, problem.w_count(), grid, arguments.workspace}};
+                                         static_cast<const T*>(args.x),
+                                         static_cast<const T*>(args.dy),
+                                         {output, problem.w_count(), grid, args.workspace}};
   CCONVNET_LAUNCH_SHARED((conv_wgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters);
   parameters.destination.reduce(grid, problem.w_count(), stream);

@@ -29,39 +29,39 @@ struct InputArguments {
 };
 
 template <int WIDTH, class T>
-__global__ void __launch_bounds__(kThreads) input_transform_kernel(InputArguments a, T* y) {
+__global__ void __launch_bounds__(kThreads) input_transform_kernel(InputArguments args, T* y) {
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (thread >= a.vectors) return;
+  if (thread >= args.vectors) return;
   int vector, column, row, c, cell_q;
-  const int cell = a.vectors_div.divide(static_cast<int>(thread), vector);
-  const int n = a.rows_div.divide(a.columns_div.divide(cell, column), row);
-  const int cell_p = a.cell_w_div.divide(a.c_div.divide(vector * WIDTH, c), cell_q);
-  const int first_q = column * a.cell_w - a.pad;
-  int p = row * a.cell_h - a.pad + cell_p;
+  const int cell = args.vectors_div.divide(static_cast<int>(thread), vector);
+  const int n = args.rows_div.divide(args.columns_div.divide(cell, column), row);
+  const int cell_p = args.cell_w_div.divide(args.c_div.divide(vector * WIDTH, c), cell_q);
+  const int first_q = column * args.cell_w - args.pad;
+  int p = row * args.cell_h - args.pad + cell_p;
   int q = first_q + cell_q;
 
   // Clamped, so that no offset reads out of bounds.
-  const int top = max(0, min(a.top[n], a.h - a.p));
-  const int left = max(0, min(a.left[n], a.w - a.q));
-  const bool mirrored = a.mirror[n] != 0;
-  const uint8_t* image = a.images + int64_t{n} * a.h * a.w * a.c;
+  const int top = max(0, min(args.top[n], args.h - args.p));
+  const int left = max(0, min(args.left[n], args.w - args.q));
+  const bool mirrored = args.mirror[n] != 0;
+  const uint8_t* image = args.images + int64_t{n} * args.h * args.w * args.c;
 
   Vector<WIDTH> result;
 #pragma unroll
   for (int lane = 0; lane < WIDTH; ++lane) {
     float value = 0.0f;  // of the padding
-    if (p >= 0 && p < a.p && q >= 0 && q < a.q) {
-      const int pixel = ((top + p) * a.w + left + (mirrored ? a.q - 1 - q : q)) * a.c + c;
-      const int center = (((a.h - a.p) / 2 + p) * a.w + (a.w - a.q) / 2 + q) * a.c + c;
+    if (p >= 0 && p < args.p && q >= 0 && q < args.q) {
+      const int pixel = ((top + p) * args.w + left + (mirrored ? args.q - 1 - q : q)) * args.c + c;
+      const int center = (((args.h - args.p) / 2 + p) * args.w + (args.w - args.q) / 2 + q) * args.c + c;
       value = image[pixel];
-      if (a.mean) value -= a.mean[a.center_mean ? center : pixel];
-      if (a.shift) value += a.shift[n * a.c + c];
-      value *= a.scale;
+      if (args.mean) value -= args.mean[args.center_mean ? center : pixel];
+      if (args.shift) value += args.shift[n * args.c + c];
+      value *= args.scale;
     }
     result.lane[lane] = value;
-    if (++c == a.c) {
+    if (++c == args.c) {
       c = 0;
-      if (++q == first_q + a.cell_w) {
+      if (++q == first_q + args.cell_w) {
         q = first_q;
         ++p;
       }
@@ -138,8 +138,12 @@ struct FilterBlocks {
   // By C, the sides of a block, and how many blocks a filter is wide and high.
   Divider c_div, block_div, columns_div, rows_div;
 
-  explicit FilterBlocks(const FilterBlocksProblem& o)
-      : problem(o), c_div(o.c), block_div(o.block), columns_div(o.blocks_s()), rows_div(o.blocks_r()) {}
+  explicit FilterBlocks(const FilterBlocksProblem& problem)
+      : problem(problem),
+        c_div(problem.c),
+        block_div(problem.block),
+        columns_div(problem.blocks_s()),
+        rows_div(problem.blocks_r()) {}
 
   // Where element i of the blocks lies in w, or -1 where it lies beyond its filter.
   __device__ __forceinline__ int in_filter(int i) const {
@@ -155,19 +159,19 @@ struct FilterBlocks {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    filters_to_blocks_kernel(int count, FilterBlocks a, const float* w, T* blocks) {
+    filters_to_blocks_kernel(int count, FilterBlocks args, const float* w, T* blocks) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= count) return;
-  const int from = a.in_filter(static_cast<int>(i));
+  const int from = args.in_filter(static_cast<int>(i));
   const float weight = from < 0 ? 0.0f : w[from];
   blocks[i] = from_float<T>(weight);
 }
 
 __global__ void __launch_bounds__(kThreads)
-    filters_from_blocks_kernel(int count, FilterBlocks a, const float* dblocks, float* dw) {
+    filters_from_blocks_kernel(int count, FilterBlocks args, const float* dblocks, float* dw) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= count) return;
-  const int to = a.in_filter(static_cast<int>(i));
+  const int to = args.in_filter(static_cast<int>(i));
   if (to >= 0) dw[to] = dblocks[i];
 }
 

@@ -41,7 +41,7 @@ struct Operand {
   using Row = uint32_t;
   using Depth = uint32_t;
 
-  const LocalLayout& o;
+  const LocalLayout& args;
   const View& view;
   const T* data;
 
@@ -53,9 +53,9 @@ struct Operand {
 
 // A block's view of the problem lies in shared memory, as GemmBlock. Sets up the block's one View.
 template <class View>
-__device__ __forceinline__ const View& shared_view(const LocalLayout& o, uint32_t batch) {
+__device__ __forceinline__ const View& shared_view(const LocalLayout& args, uint32_t batch) {
   auto& view = shared_memory<View>();
-  if (threadIdx.x == 0) view = View::make(o, batch / o.problem.groups, batch % o.problem.groups);
+  if (threadIdx.x == 0) view = View::make(args, batch / args.problem.groups, batch % args.problem.groups);
   __syncthreads();
   return view;
 }
@@ -68,18 +68,20 @@ struct Position {
   // Channel k of the group is element first_output + k of an image of y, of the biases, and of the filters.
   uint32_t first_output;
 
-  static __device__ __forceinline__ Position make(const LocalLayout& o, uint32_t position, uint32_t group) {
-    const ConvProblem& c = o.problem;
-    return {position / c.q * c.stride_h - c.pad_h, position % c.q * c.stride_w - c.pad_w,
-            group * o.c_per_group, position * c.k + group * o.k_per_group};
+  static __device__ __forceinline__ Position make(const LocalLayout& args, uint32_t position,
+                                                  uint32_t group) {
+    const ConvProblem& problem = args.problem;
+    return {position / problem.q * problem.stride_h - problem.pad_h,
+            position % problem.q * problem.stride_w - problem.pad_w, group * args.c_per_group,
+            position * problem.k + group * args.k_per_group};
   }
 
   // Where in an image weight i of a filter, (r, s, c) in one number, finds its pixel.
-  __device__ __forceinline__ uint32_t pixel(const LocalLayout& o, uint32_t i) const {
-    const ConvProblem& problem = o.problem;
-    if (i >= static_cast<uint32_t>(problem.r * problem.s * o.c_per_group)) return kOutside;
+  __device__ __forceinline__ uint32_t pixel(const LocalLayout& args, uint32_t i) const {
+    const ConvProblem& problem = args.problem;
+    if (i >= static_cast<uint32_t>(problem.r * problem.s * args.c_per_group)) return kOutside;
     int c, s;
-    const uint32_t r = o.by_s.divide(o.by_c.divide(i, c), s);
+    const uint32_t r = args.by_s.divide(args.by_c.divide(i, c), s);
     const uint32_t h = first_h + r, w = first_w + s;
     if (h >= static_cast<uint32_t>(problem.h) || w >= static_cast<uint32_t>(problem.w)) return kOutside;
     return (h * problem.w + w) * problem.c + first_input + c;
@@ -90,48 +92,48 @@ struct Position {
 template <class T>
 struct Windows : Operand<Position, T, true> {
   using Base = Operand<Position, T, true>;
-  using Base::o, Base::view;
+  using Base::args, Base::view;
   using typename Base::Row, typename Base::Depth;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
-    return m < static_cast<uint32_t>(o.size.m) ? m * o.x_image : kOutside;
+    return m < static_cast<uint32_t>(args.size.m) ? m * args.x_image : kOutside;
   }
-  __device__ __forceinline__ Depth depth(uint32_t k) const { return view.pixel(o, k); }
+  __device__ __forceinline__ Depth depth(uint32_t k) const { return view.pixel(args, k); }
 };
 
 // fprop's B: the position's filters, a plain matrix.
 template <class T>
 struct Filters : Operand<Position, T, true> {
   using Base = Operand<Position, T, true>;
-  using Base::o, Base::view;
+  using Base::args, Base::view;
   using typename Base::Row, typename Base::Depth;
 
   __device__ __forceinline__ Row row(uint32_t n) const {
-    return n < static_cast<uint32_t>(o.size.n) ? (view.first_output + n) * o.size.k : kOutside;
+    return n < static_cast<uint32_t>(args.size.n) ? (view.first_output + n) * args.size.k : kOutside;
   }
   __device__ __forceinline__ Depth depth(uint32_t k) const {
-    return k < static_cast<uint32_t>(o.size.k) ? k : kOutside;
+    return k < static_cast<uint32_t>(args.size.k) ? k : kOutside;
   }
 };
 
 struct FpropOutput {
-  const LocalLayout& o;
+  const LocalLayout& args;
   const Position& view;
-  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * o.y_image + view.first_output; }
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * args.y_image + view.first_output; }
 };
 
 // wgrad's A: dy at the position, transposed.
 template <class T>
 struct Gradients : Operand<Position, T, false> {
   using Base = Operand<Position, T, false>;
-  using Base::o, Base::view;
+  using Base::args, Base::view;
   using typename Base::Row, typename Base::Depth;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
-    return m < static_cast<uint32_t>(o.size.m) ? view.first_output + m : kOutside;
+    return m < static_cast<uint32_t>(args.size.m) ? view.first_output + m : kOutside;
   }
   __device__ __forceinline__ Depth depth(uint32_t k) const {
-    return k < static_cast<uint32_t>(o.size.k) ? k * o.y_image : kOutside;
+    return k < static_cast<uint32_t>(args.size.k) ? k * args.y_image : kOutside;
   }
 };
 
@@ -139,19 +141,19 @@ struct Gradients : Operand<Position, T, false> {
 template <class T>
 struct TransposedWindows : Operand<Position, T, false> {
   using Base = Operand<Position, T, false>;
-  using Base::o, Base::view;
+  using Base::args, Base::view;
   using typename Base::Row, typename Base::Depth;
 
-  __device__ __forceinline__ Row row(uint32_t n) const { return view.pixel(o, n); }
+  __device__ __forceinline__ Row row(uint32_t n) const { return view.pixel(args, n); }
   __device__ __forceinline__ Depth depth(uint32_t k) const {
-    return k < static_cast<uint32_t>(o.size.k) ? k * o.x_image : kOutside;
+    return k < static_cast<uint32_t>(args.size.k) ? k * args.x_image : kOutside;
   }
 };
 
 struct WgradOutput {
-  const LocalLayout& o;
+  const LocalLayout& args;
   const Position& view;
-  __device__ __forceinline__ uint32_t row(uint32_t m) const { return (view.first_output + m) * o.size.n; }
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return (view.first_output + m) * args.size.n; }
 };
 
 // ---- input: one pixel -----------------------------------------------------------------------------------
@@ -173,25 +175,26 @@ struct Pixel {
     return {begin, max(min(i / stride + 1, windows) - begin, 0)};
   }
 
-  static __device__ __forceinline__ Pixel make(const LocalLayout& o, uint32_t pixel, uint32_t group) {
-    const ConvProblem& c = o.problem;
-    const int h = pixel / c.w + c.pad_h, w = pixel % c.w + c.pad_w;
-    const Range p = windows(h, c.r, c.stride_h, c.p), q = windows(w, c.s, c.stride_w, c.q);
+  static __device__ __forceinline__ Pixel make(const LocalLayout& args, uint32_t pixel, uint32_t group) {
+    const ConvProblem& problem = args.problem;
+    const int h = pixel / problem.w + problem.pad_h, w = pixel % problem.w + problem.pad_w;
+    const Range p = windows(h, problem.r, problem.stride_h, problem.p),
+                q = windows(w, problem.s, problem.stride_w, problem.q);
     return {h,
             w,
             static_cast<uint32_t>(p.begin),
             static_cast<uint32_t>(q.begin),
             static_cast<uint32_t>(q.count),
-            pixel * c.c + group * o.c_per_group,
-            group * o.k_per_group,
-            p.count * q.count * o.k_per_group};
+            pixel * problem.c + group * args.c_per_group,
+            group * args.k_per_group,
+            p.count * q.count * args.k_per_group};
   }
 
   // Splits k into window (p, q) and output channel.
-  __device__ __forceinline__ uint32_t window(const LocalLayout& o, uint32_t k, uint32_t& q,
+  __device__ __forceinline__ uint32_t window(const LocalLayout& args, uint32_t k, uint32_t& q,
                                              uint32_t& channel) const {
     int rest;
-    const uint32_t window = o.by_k.divide(k, rest);
+    const uint32_t window = args.by_k.divide(k, rest);
     channel = first_output + rest;
     q = first_q + window % columns;
     return first_p + window / columns;
@@ -202,17 +205,17 @@ struct Pixel {
 template <class T>
 struct Reached : Operand<Pixel, T, true> {
   using Base = Operand<Pixel, T, true>;
-  using Base::o, Base::view;
+  using Base::args, Base::view;
   using typename Base::Row, typename Base::Depth;
 
   __device__ __forceinline__ Row row(uint32_t m) const {
-    return m < static_cast<uint32_t>(o.size.m) ? m * o.y_image : kOutside;
+    return m < static_cast<uint32_t>(args.size.m) ? m * args.y_image : kOutside;
   }
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
     uint32_t q, channel;
-    const uint32_t p = view.window(o, k, q, channel);
-    return (p * o.problem.q + q) * o.problem.k + channel;
+    const uint32_t p = view.window(args, k, q, channel);
+    return (p * args.problem.q + q) * args.problem.k + channel;
   }
 };
 
@@ -220,77 +223,84 @@ struct Reached : Operand<Pixel, T, true> {
 template <class T>
 struct Weights : Operand<Pixel, T, false> {
   using Base = Operand<Pixel, T, false>;
-  using Base::o, Base::view;
+  using Base::args, Base::view;
   using typename Base::Row, typename Base::Depth;
 
   __device__ __forceinline__ Row row(uint32_t n) const {
-    return n < static_cast<uint32_t>(o.size.n) ? n : kOutside;
+    return n < static_cast<uint32_t>(args.size.n) ? n : kOutside;
   }
   __device__ __forceinline__ Depth depth(uint32_t k) const {
     if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
-    const ConvProblem& c = o.problem;
+    const ConvProblem& problem = args.problem;
     uint32_t q, channel;
-    const uint32_t p = view.window(o, k, q, channel);
-    const uint32_t r = view.h - p * c.stride_h, s = view.w - q * c.stride_w;
-    return ((((p * c.q + q) * c.k + channel) * c.r + r) * c.s + s) * o.size.n;
+    const uint32_t p = view.window(args, k, q, channel);
+    const uint32_t r = view.h - p * problem.stride_h, s = view.w - q * problem.stride_w;
+    return ((((p * problem.q + q) * problem.k + channel) * problem.r + r) * problem.s + s) * args.size.n;
   }
 };
 
 struct DgradOutput {
-  const LocalLayout& o;
+  const LocalLayout& args;
   const Pixel& view;
-  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * o.x_image + view.first_input; }
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * args.x_image + view.first_input; }
 };
 
 // ---- kernels --------------------------------------------------------------------------------------------
 
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    local_fprop_gemm(LocalParameters<T, EpilogueOutput<T>> o) {
-  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
-  const Position& view = shared_view<Position>(o, block.batch);
-  const auto product = multiply_tile<Tile>(Windows<T>{{o, view, o.a}}, Filters<T>{{o, view, o.b}}, block.m,
-                                           block.n, block.steps<Tile>(o.size.k, o.grid.splits));
-  o.destination.store(product, block, FpropOutput{o, view}, view.first_output, o.size.m, o.size.n);
+    local_fprop_gemm(LocalParameters<T, EpilogueOutput<T>> args) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
+  const Position& view = shared_view<Position>(args, block.batch);
+  const auto product =
+      multiply_tile<Tile>(Windows<T>{{args, view, args.a}}, Filters<T>{{args, view, args.b}}, block.m,
+                          block.n, block.steps<Tile>(args.size.k, args.grid.splits));
+  args.destination.store(product, block, FpropOutput{args, view}, view.first_output, args.size.m,
+                         args.size.n);
 }
 
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    local_dgrad_gemm(LocalParameters<T, PlainOutput<T>> o) {
-  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
-  const Pixel& view = shared_view<Pixel>(o, block.batch);
-  const auto product = multiply_tile<Tile>(Reached<T>{{o, view, o.a}}, Weights<T>{{o, view, o.b}}, block.m,
-                                           block.n, block.steps<Tile>(view.gemm_k, o.grid.splits));
-  o.destination.store(product, block, DgradOutput{o, view}, 0, o.size.m, o.size.n);
+    local_dgrad_gemm(LocalParameters<T, PlainOutput<T>> args) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
+  const Pixel& view = shared_view<Pixel>(args, block.batch);
+  const auto product =
+      multiply_tile<Tile>(Reached<T>{{args, view, args.a}}, Weights<T>{{args, view, args.b}}, block.m,
+                          block.n, block.steps<Tile>(view.gemm_k, args.grid.splits));
+  args.destination.store(product, block, DgradOutput{args, view}, 0, args.size.m, args.size.n);
 }
 
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
-    local_wgrad_gemm(LocalParameters<T, GradientOutput> o) {
-  const GemmBlock& block = GemmBlock::shared<Tile>(o.grid);
-  const Position& view = shared_view<Position>(o, block.batch);
-  const auto product = multiply_tile<Tile>(Gradients<T>{{o, view, o.a}}, TransposedWindows<T>{{o, view, o.b}},
-                                           block.m, block.n, block.steps<Tile>(o.size.k, o.grid.splits));
-  o.destination.store(product, block, WgradOutput{o, view}, 0, o.size.m, o.size.n);
+    local_wgrad_gemm(LocalParameters<T, GradientOutput> args) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
+  const Position& view = shared_view<Position>(args, block.batch);
+  const auto product =
+      multiply_tile<Tile>(Gradients<T>{{args, view, args.a}}, TransposedWindows<T>{{args, view, args.b}},
+                          block.m, block.n, block.steps<Tile>(args.size.k, args.grid.splits));
+  args.destination.store(product, block, WgradOutput{args, view}, 0, args.size.m, args.size.n);
 }
 
 // ---- launchers ------------------------------------------------------------------------------------------
 
-GemmSize fprop_size(const LocalProblem& o) {
-  return {o.n, o.k_per_group(), o.r * o.s * o.c_per_group(), o.positions() * o.groups};
+GemmSize fprop_size(const LocalProblem& problem) {
+  return {problem.n, problem.k_per_group(), problem.r * problem.s * problem.c_per_group(),
+          problem.positions() * problem.groups};
 }
 
-GemmSize dgrad_size(const LocalProblem& o) {
+GemmSize dgrad_size(const LocalProblem& problem) {
   const auto windows = [](int filter, int stride, int most) {
     return static_cast<int>(std::min<int64_t>(ceil_div(filter, stride), most));
   };
-  return {o.n, o.c_per_group(),
-          windows(o.r, o.stride_h, o.p) * windows(o.s, o.stride_w, o.q) * o.k_per_group(),
-          o.h * o.w * o.groups};
+  return {problem.n, problem.c_per_group(),
+          windows(problem.r, problem.stride_h, problem.p) * windows(problem.s, problem.stride_w, problem.q) *
+              problem.k_per_group(),
+          problem.h * problem.w * problem.groups};
 }
 
-GemmSize wgrad_size(const LocalProblem& o) {
-  return {o.k_per_group(), o.r * o.s * o.c_per_group(), o.n, o.positions() * o.groups};
+GemmSize wgrad_size(const LocalProblem& problem) {
+  return {problem.k_per_group(), problem.r * problem.s * problem.c_per_group(), problem.n,
+          problem.positions() * problem.groups};
 }
 
 // `count` is the number of elements of the output, whose channels repeat.
@@ -315,44 +325,45 @@ void launch(const Kernel& kernel, const LocalProblem& problem, const GemmSize& s
 }
 
 template <class Tile>
-void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream stream) {
+void launch_fprop(const LocalProblem& problem, const FpropArguments& args, Stream stream) {
   using T = typename Tile::Element;
-  const GemmSize size = fprop_size(o);
-  T* const y = static_cast<T*>(a.y);
-  const EpilogueOutput<T> output(a.epilogue, y, whole_groups<Tile>(size.n, y, a.workspace));
+  const GemmSize size = fprop_size(problem);
+  T* const y = static_cast<T*>(args.y);
+  const EpilogueOutput<T> output(args.epilogue, y, whole_groups<Tile>(size.n, y, args.workspace));
   // An image of y has a bias for every element.
-  launch<Tile>(local_fprop_gemm<Tile>, o, size, a.x, a.w, output, o.y_count(), o.bias_count(), a.workspace,
-               stream);
-  output.after(a.epilogue, stream);
+  launch<Tile>(local_fprop_gemm<Tile>, problem, size, args.x, args.w, output, problem.y_count(),
+               problem.bias_count(), args.workspace, stream);
+  output.after(args.epilogue, stream);
 }
 
 template <class Tile>
-void launch_dgrad(const LocalProblem& o, const DgradArguments& a, Stream stream) {
+void launch_dgrad(const LocalProblem& problem, const DgradArguments& args, Stream stream) {
   using T = typename Tile::Element;
-  const GemmSize size = dgrad_size(o);
-  T* const dx = static_cast<T*>(a.dx);
-  const PlainOutput<T> output = {dx, whole_groups<Tile>(size.n, dx, a.workspace)};
-  launch<Tile>(local_dgrad_gemm<Tile>, o, size, a.dy, a.w, output, o.x_count(), o.c, a.workspace, stream);
+  const GemmSize size = dgrad_size(problem);
+  T* const dx = static_cast<T*>(args.dx);
+  const PlainOutput<T> output = {dx, whole_groups<Tile>(size.n, dx, args.workspace)};
+  launch<Tile>(local_dgrad_gemm<Tile>, problem, size, args.dy, args.w, output, problem.x_count(), problem.c,
+               args.workspace, stream);
 }
 
 template <class Tile>
-void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream stream) {
-  const GemmSize size = wgrad_size(o);
-  const GradientOutput output(a.update, a.dw, whole_groups<Tile>(size.n, a.dw, a.workspace));
-  launch<Tile>(local_wgrad_gemm<Tile>, o, size, a.dy, a.x, output, o.w_count(), o.w_count(), a.workspace,
-               stream);
+void launch_wgrad(const LocalProblem& problem, const WgradArguments& args, Stream stream) {
+  const GemmSize size = wgrad_size(problem);
+  const GradientOutput output(args.update, args.dw, whole_groups<Tile>(size.n, args.dw, args.workspace));
+  launch<Tile>(local_wgrad_gemm<Tile>, problem, size, args.dy, args.x, output, problem.w_count(),
+               problem.w_count(), args.workspace, stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
 
 // Vectors lie along channels, and must not leave their group.
 template <class Tile>
-bool whole_vectors_of_x(const LocalProblem& o) {
-  return Tile::multiplies(o.precision) && o.c_per_group() % Tile::WHOLE == 0;
+bool whole_vectors_of_x(const LocalProblem& problem) {
+  return Tile::multiplies(problem.precision) && problem.c_per_group() % Tile::WHOLE == 0;
 }
 template <class Tile>
-bool whole_vectors_of_both(const LocalProblem& o) {
-  return whole_vectors_of_x<Tile>(o) && o.k_per_group() % Tile::WHOLE == 0;
+bool whole_vectors_of_both(const LocalProblem& problem) {
+  return whole_vectors_of_x<Tile>(problem) && problem.k_per_group() % Tile::WHOLE == 0;
 }
 
 template <class Tile>
@@ -360,8 +371,8 @@ LocalFpropTable::Row fprop_row() {
   return {"local_fprop_gemm_" + Tile::name(),
           Tile::WHOLE > 1,
           whole_vectors_of_x<Tile>,
-          [](const LocalProblem& o) { return suits<Tile>(fprop_size(o)); },
-          [](const LocalProblem& o) { return split_workspace(fprop_size(o), o.y_count()); },
+          [](const LocalProblem& problem) { return suits<Tile>(fprop_size(problem)); },
+          [](const LocalProblem& problem) { return split_workspace(fprop_size(problem), problem.y_count()); },
           launch_fprop<Tile>};
 }
 
@@ -370,8 +381,8 @@ LocalDgradTable::Row dgrad_row() {
   return {"local_dgrad_gemm_" + Tile::name(),
           Tile::WHOLE > 1,
           whole_vectors_of_both<Tile>,
-          [](const LocalProblem& o) { return suits<Tile>(dgrad_size(o)); },
-          [](const LocalProblem& o) { return split_workspace(dgrad_size(o), o.x_count()); },
+          [](const LocalProblem& problem) { return suits<Tile>(dgrad_size(problem)); },
+          [](const LocalProblem& problem) { return split_workspace(dgrad_size(problem), problem.x_count()); },
           launch_dgrad<Tile>};
 }
 
@@ -380,8 +391,8 @@ LocalWgradTable::Row wgrad_row() {
   return {"local_wgrad_gemm_" + Tile::name(),
           Tile::WHOLE > 1,
           whole_vectors_of_both<Tile>,
-          [](const LocalProblem& o) { return suits<Tile>(wgrad_size(o)); },
-          [](const LocalProblem& o) { return split_workspace(wgrad_size(o), o.w_count()); },
+          [](const LocalProblem& problem) { return suits<Tile>(wgrad_size(problem)); },
+          [](const LocalProblem& problem) { return split_workspace(wgrad_size(problem), problem.w_count()); },
           launch_wgrad<Tile>};
 }
 

@@ -30,17 +30,17 @@ namespace {
 // ---- across channels, small windows ---------------------------------------------------------------------
 
 template <int SIZE, bool ALIGNED, class T>
-__global__ void __launch_bounds__(kThreads) lrn_across_forward(LrnArguments a, const T* x, T* y) {
+__global__ void __launch_bounds__(kThreads) lrn_across_forward(LrnArguments args, const T* x, T* y) {
   constexpr int WIDTH = kVectorWidth<T>;
   const int vector = blockIdx.x * kThreads + threadIdx.x;
-  if (vector >= a.vectors) return;
-  const LrnSides sides = LrnSides::of(a, vector);
+  if (vector >= args.vectors) return;
+  const LrnSides sides = LrnSides::of(args, vector);
   Vector<WIDTH> value = load_from<WIDTH, ALIGNED>(x + vector * WIDTH);
   const Vector<WIDTH> sums = lrn_squares<SIZE, ALIGNED>(x + vector * WIDTH, sides, value);
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) value.lane[i] *= a.scale<true>(sums.lane[i]).power;
+  for (int i = 0; i < WIDTH; ++i) value.lane[i] *= args.scale<true>(sums.lane[i]).power;
   store_to<ALIGNED>(y + vector * WIDTH, value);
-  if (lrn_has_nan(value)) lrn_mend_y(a.problem, x, vector * WIDTH, WIDTH, y + vector * WIDTH);
+  if (lrn_has_nan(value)) lrn_mend_y(args.problem, x, vector * WIDTH, WIDTH, y + vector * WIDTH);
 }
 
 constexpr int kInnerThreads = kThreads - 2;  // the first and the last thread only compute t for the others
@@ -52,13 +52,13 @@ struct LrnAcrossShared {
 
 template <int SIZE, bool ALIGNED, class T>
 __global__ void __launch_bounds__(kThreads)
-    lrn_across_backward(LrnArguments a, const T* x, const T* dy, T* dx) {
+    lrn_across_backward(LrnArguments args, const T* x, const T* dy, T* dx) {
   constexpr int WIDTH = kVectorWidth<T>;
   auto& shared = shared_memory<LrnAcrossShared<WIDTH>>();
   const int thread = threadIdx.x;
   const int vector = static_cast<int>(blockIdx.x) * kInnerThreads + thread - 1;
-  const bool exists = vector >= 0 && vector < a.vectors;
-  const LrnSides sides = LrnSides::of(a, exists ? vector : 0);
+  const bool exists = vector >= 0 && vector < args.vectors;
+  const LrnSides sides = LrnSides::of(args, exists ? vector : 0);
   Vector<WIDTH> value, part, t = zeros<WIDTH>();
   if (exists) {
     value = load_from<WIDTH, ALIGNED>(x + vector * WIDTH);
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
     const Vector<WIDTH> squares = lrn_squares<SIZE, ALIGNED>(x + vector * WIDTH, sides, value);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const LrnScale scale = a.scale<true>(squares.lane[i]);
+      const LrnScale scale = args.scale<true>(squares.lane[i]);
       part.lane[i] = gradient.lane[i] * scale.power;
       t.lane[i] = lrn_t(value.lane[i], gradient.lane[i], scale);
     }
@@ -82,10 +82,10 @@ __global__ void __launch_bounds__(kThreads)
   const Vector<WIDTH> sums = lrn_window_sums<SIZE - 1 - SIZE / 2, SIZE / 2, false>(ts);
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) {
-    part.lane[i] = lrn_dx(a, part.lane[i], value.lane[i], sums.lane[i]);
+    part.lane[i] = lrn_dx(args, part.lane[i], value.lane[i], sums.lane[i]);
   }
   store_to<ALIGNED>(dx + vector * WIDTH, part);
-  if (lrn_has_nan(part)) lrn_mend_dx(a.problem, x, dy, vector * WIDTH, WIDTH, dx + vector * WIDTH);
+  if (lrn_has_nan(part)) lrn_mend_dx(args.problem, x, dy, vector * WIDTH, WIDTH, dx + vector * WIDTH);
 }
 
 // ---- the steps of the same-map and the any-window kernels -----------------------------------------------
@@ -108,27 +108,27 @@ struct LrnArrays {
 
 // What is left to do for the element at `offset` when its window's sum is known; WIDTH elements side by side.
 template <Step STEP, int WIDTH, class T>
-__device__ __forceinline__ void write_outputs(const LrnArguments& a, const LrnArrays<T>& arrays, int offset,
-                                              const Vector<WIDTH>& sum) {
+__device__ __forceinline__ void write_outputs(const LrnArguments& args, const LrnArrays<T>& arrays,
+                                              int offset, const Vector<WIDTH>& sum) {
   const Vector<WIDTH> x = load<WIDTH>(arrays.x + offset);
   if constexpr (STEP == Step::gradient) {
     Vector<WIDTH> out = load<WIDTH>(arrays.part + offset);
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) out.lane[i] = lrn_dx(a, out.lane[i], x.lane[i], sum.lane[i]);
+    for (int i = 0; i < WIDTH; ++i) out.lane[i] = lrn_dx(args, out.lane[i], x.lane[i], sum.lane[i]);
     store(arrays.out + offset, out);
-    if (lrn_has_nan(out)) lrn_mend_dx(a.problem, arrays.x, arrays.dy, offset, WIDTH, arrays.out + offset);
+    if (lrn_has_nan(out)) lrn_mend_dx(args.problem, arrays.x, arrays.dy, offset, WIDTH, arrays.out + offset);
   } else {
     Vector<WIDTH> dy = zeros<WIDTH>(), t, out;
     if (STEP == Step::terms) dy = load<WIDTH>(arrays.dy + offset);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const LrnScale scale = a.scale<(WIDTH > 1)>(sum.lane[i]);
+      const LrnScale scale = args.scale<(WIDTH > 1)>(sum.lane[i]);
       t.lane[i] = lrn_t(x.lane[i], dy.lane[i], scale);
       out.lane[i] = (STEP == Step::forward ? x.lane[i] : dy.lane[i]) * scale.power;
     }
     if constexpr (STEP == Step::forward) {
       store(arrays.out + offset, out);
-      if (lrn_has_nan(out)) lrn_mend_y(a.problem, arrays.x, offset, WIDTH, arrays.out + offset);
+      if (lrn_has_nan(out)) lrn_mend_y(args.problem, arrays.x, offset, WIDTH, arrays.out + offset);
     } else {
       store(arrays.t + offset, t);
       store(arrays.part + offset, out);
@@ -181,14 +181,15 @@ __device__ __forceinline__ Vector<WIDTH> row_sum(const LrnProblem& problem, cons
 // blockIdx.y is the strip of `strip_rows` rows; the threads run over channels, columns and images. Without
 // the 1 nvcc would rather spill registers than hold fewer blocks.
 template <Step STEP, int SIZE, class T>
-__global__ void __launch_bounds__(kThreads, 1) lrn_map(LrnArguments a, int strip_rows, LrnArrays<T> arrays) {
+__global__ void __launch_bounds__(kThreads, 1)
+    lrn_map(LrnArguments args, int strip_rows, LrnArrays<T> arrays) {
   static_assert(SIZE % 2 == 1, "the windows that hold a pixel are those of the pixels in its own window");
   constexpr int WIDTH = kVectorWidth<T>;
   constexpr int kHalf = SIZE / 2;
-  const LrnProblem& problem = a.problem;
+  const LrnProblem& problem = args.problem;
   const int thread = blockIdx.x * kThreads + threadIdx.x;
   int c, w;
-  const int n = a.w_div.divide(a.c_div.divide(thread, c), w);
+  const int n = args.w_div.divide(args.c_div.divide(thread, c), w);
   if (n >= problem.n) return;
   const int begin = blockIdx.y * strip_rows;
   const int end = min(begin + strip_rows, problem.h);
@@ -208,7 +209,7 @@ __global__ void __launch_bounds__(kThreads, 1) lrn_map(LrnArguments a, int strip
     }
     rows.push(sum);
     if (newest < begin + kHalf) continue;  // the first rows only fill the window
-    write_outputs<STEP>(a, arrays, offset - kHalf * image_row, rows.sum());
+    write_outputs<STEP>(args, arrays, offset - kHalf * image_row, rows.sum());
   }
 }
 
@@ -221,12 +222,12 @@ struct Box {
 };
 
 // The window of an element or, transposed, the elements whose windows hold it.
-__device__ __forceinline__ Box box_of(const LrnArguments& a, int element, bool transposed) {
-  const LrnProblem& problem = a.problem;
+__device__ __forceinline__ Box box_of(const LrnArguments& args, int element, bool transposed) {
+  const LrnProblem& problem = args.problem;
   int c, w, h;
-  int pixel = a.c_div.divide(element, c);
-  pixel = a.w_div.divide(pixel, w);
-  const int n = a.h_div.divide(pixel, h);
+  int pixel = args.c_div.divide(element, c);
+  pixel = args.w_div.divide(pixel, w);
+  const int n = args.h_div.divide(pixel, h);
   Box box{n * problem.h * problem.w * problem.c, h, h + 1, w, w + 1, c, c + 1};
   if (problem.region == LrnRegion::same_map) {
     const int half = problem.size / 2, other_half = problem.size - 1 - half;
@@ -237,7 +238,7 @@ __device__ __forceinline__ Box box_of(const LrnArguments& a, int element, bool t
     box.w_begin = max(w - left, 0);
     box.w_end = min(w + right + 1, problem.w);
   } else {
-    const LrnChannels channels = LrnChannels::around(a, c, transposed);
+    const LrnChannels channels = LrnChannels::around(args, c, transposed);
     box.c_begin = channels.begin;
     box.c_end = channels.end;
   }
@@ -246,11 +247,11 @@ __device__ __forceinline__ Box box_of(const LrnArguments& a, int element, bool t
 
 // The sum of values, or of their squares, over the box.
 template <bool SQUARED, class T>
-__device__ __forceinline__ float box_sum(const LrnArguments& a, const Box& box, const T* values) {
+__device__ __forceinline__ float box_sum(const LrnArguments& args, const Box& box, const T* values) {
   float sum = 0.0f;
   for (int h = box.h_begin; h < box.h_end; ++h) {
     for (int w = box.w_begin; w < box.w_end; ++w) {
-      const T* pixel = values + box.image + (h * a.problem.w + w) * a.problem.c;
+      const T* pixel = values + box.image + (h * args.problem.w + w) * args.problem.c;
       for (int c = box.c_begin; c < box.c_end; ++c) {
         const float value = to_float(pixel[c]);
         sum = SQUARED ? fmaf(value, value, sum) : sum + value;
@@ -261,27 +262,27 @@ __device__ __forceinline__ float box_sum(const LrnArguments& a, const Box& box, 
 }
 
 template <Step STEP, class T>
-__global__ void __launch_bounds__(kThreads) lrn_any(LrnArguments a, LrnArrays<T> arrays) {
+__global__ void __launch_bounds__(kThreads) lrn_any(LrnArguments args, LrnArrays<T> arrays) {
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (thread >= a.vectors) return;
+  if (thread >= args.vectors) return;
   const int element = static_cast<int>(thread);
-  const Box box = box_of(a, element, STEP == Step::gradient);
+  const Box box = box_of(args, element, STEP == Step::gradient);
   const float sum =
-      STEP == Step::gradient ? box_sum<false>(a, box, arrays.t) : box_sum<true>(a, box, arrays.x);
-  write_outputs<STEP>(a, arrays, element, Vector<1>{{sum}});
+      STEP == Step::gradient ? box_sum<false>(args, box, arrays.t) : box_sum<true>(args, box, arrays.x);
+  write_outputs<STEP>(args, arrays, element, Vector<1>{{sum}});
 }
 
 // ---- launchers ------------------------------------------------------------------------------------------
 
 template <int SIZE, bool ALIGNED, class T>
 void launch_across(const LrnProblem& problem, const T* x, const T* dy, T* out, Stream stream) {
-  const LrnArguments a(problem, kVectorWidth<T>);
+  const LrnArguments args(problem, kVectorWidth<T>);
   if (!dy) {
-    const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
-    CCONVNET_LAUNCH((lrn_across_forward<SIZE, ALIGNED, T>), grid, kThreads, stream, a, x, out);
+    const dim3 grid(static_cast<unsigned>(ceil_div(args.vectors, kThreads)));
+    CCONVNET_LAUNCH((lrn_across_forward<SIZE, ALIGNED, T>), grid, kThreads, stream, args, x, out);
   } else {
-    const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kInnerThreads)));
-    CCONVNET_LAUNCH((lrn_across_backward<SIZE, ALIGNED, T>), grid, kThreads, stream, a, x, dy, out);
+    const dim3 grid(static_cast<unsigned>(ceil_div(args.vectors, kInnerThreads)));
+    CCONVNET_LAUNCH((lrn_across_backward<SIZE, ALIGNED, T>), grid, kThreads, stream, args, x, dy, out);
   }
 }
 
@@ -299,23 +300,23 @@ void launch_across(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream
 
 template <Step STEP, class T>
 void launch_map(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream stream) {
-  const LrnArguments a(problem, kVectorWidth<T>);
+  const LrnArguments args(problem, kVectorWidth<T>);
   const int64_t strips = std::min<int64_t>(ceil_div(problem.h, kStripRows), kMaxGridY);
   const int strip_rows = static_cast<int>(ceil_div(problem.h, strips));
-  const dim3 grid(static_cast<unsigned>(ceil_div(int64_t{a.vectors / problem.h}, kThreads)),
+  const dim3 grid(static_cast<unsigned>(ceil_div(int64_t{args.vectors / problem.h}, kThreads)),
                   static_cast<unsigned>(ceil_div(problem.h, strip_rows)));
   if (problem.size == 3) {
-    CCONVNET_LAUNCH((lrn_map<STEP, 3, T>), grid, kThreads, stream, a, strip_rows, arrays);
+    CCONVNET_LAUNCH((lrn_map<STEP, 3, T>), grid, kThreads, stream, args, strip_rows, arrays);
   } else {
-    CCONVNET_LAUNCH((lrn_map<STEP, 5, T>), grid, kThreads, stream, a, strip_rows, arrays);
+    CCONVNET_LAUNCH((lrn_map<STEP, 5, T>), grid, kThreads, stream, args, strip_rows, arrays);
   }
 }
 
 template <Step STEP, class T>
 void launch_any(const LrnProblem& problem, const LrnArrays<T>& arrays, Stream stream) {
-  const LrnArguments a(problem, 1);
-  const dim3 grid(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
-  CCONVNET_LAUNCH((lrn_any<STEP, T>), grid, kThreads, stream, a, arrays);
+  const LrnArguments args(problem, 1);
+  const dim3 grid(static_cast<unsigned>(ceil_div(args.vectors, kThreads)));
+  CCONVNET_LAUNCH((lrn_any<STEP, T>), grid, kThreads, stream, args, arrays);
 }
 
 template <class T>

@@ -32,16 +32,16 @@ struct LrnArguments {
   int vectors, group_vectors;              // of the whole tensor, of a group in one pixel
   Divider c_div, group_div, w_div, h_div;  // by the vectors of a pixel and of a group, by W and H
 
-  LrnArguments(const LrnProblem& o, int width)
-      : problem(o),
-        gradient_factor(2.0f * o.alpha * o.beta),
-        vectors(o.count() / width),
+  LrnArguments(const LrnProblem& problem, int width)
+      : problem(problem),
+        gradient_factor(2.0f * problem.alpha * problem.beta),
+        vectors(problem.count() / width),
         // A group narrower than a vector exists only in the same map, where groups do not matter.
-        group_vectors(std::max(1, o.c / o.groups / width)),
-        c_div(o.c / width),
+        group_vectors(std::max(1, problem.c / problem.groups / width)),
+        c_div(problem.c / width),
         group_div(group_vectors),
-        w_div(o.w),
-        h_div(o.h) {}
+        w_div(problem.w),
+        h_div(problem.h) {}
 
   // From the sum of squares over an element's window. Kernels for the usual beta alone are much shorter.
   template <bool USUAL_BETA = false>
@@ -59,8 +59,8 @@ __device__ __forceinline__ float lrn_t(float x, float dy, const LrnScale& scale)
 }
 
 // The gradient by x from its first part, dy * d^-beta, and the sum of t over the windows that hold x.
-__device__ __forceinline__ float lrn_dx(const LrnArguments& a, float part, float x, float sum) {
-  return fmaf(-(a.gradient_factor * x), sum, part);
+__device__ __forceinline__ float lrn_dx(const LrnArguments& args, float part, float x, float sum) {
+  return fmaf(-(args.gradient_factor * x), sum, part);
 }
 
 // Whether an element must be computed again by lrn_extremes.h.
@@ -75,20 +75,21 @@ __device__ __forceinline__ bool lrn_has_nan(const Vector<WIDTH>& value) {
 // y and dx of `count` elements from `first` on, where `out` is NaN. A loop that is not unrolled: it must not
 // cost registers.
 template <class T>
-__device__ __forceinline__ void lrn_mend_y(const LrnProblem& o, const T* x, int first, int count, T* out) {
+__device__ __forceinline__ void lrn_mend_y(const LrnProblem& problem, const T* x, int first, int count,
+                                           T* out) {
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
-    if (to_float(out[i]) != to_float(out[i])) out[i] = from_float<T>(lrn_extreme_y(o, x, first + i));
+    if (to_float(out[i]) != to_float(out[i])) out[i] = from_float<T>(lrn_extreme_y(problem, x, first + i));
   }
 }
 
 template <class T>
-__device__ __forceinline__ void lrn_mend_dx(const LrnProblem& o, const T* x, const T* dy, int first,
+__device__ __forceinline__ void lrn_mend_dx(const LrnProblem& problem, const T* x, const T* dy, int first,
                                             int count, T* out) {
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     if (to_float(out[i]) == to_float(out[i])) continue;
-    out[i] = from_float<T>(lrn_extreme_dx(o, x, first + i, [&](int j) { return to_float(dy[j]); }));
+    out[i] = from_float<T>(lrn_extreme_dx(problem, x, first + i, [&](int j) { return to_float(dy[j]); }));
   }
 }
 
@@ -155,10 +156,10 @@ __device__ __forceinline__ Vector<WIDTH> lrn_window_sums(const LrnNeighbourhood<
 struct LrnSides {
   bool before, after;
 
-  static __device__ __forceinline__ LrnSides of(const LrnArguments& a, int vector) {
+  static __device__ __forceinline__ LrnSides of(const LrnArguments& args, int vector) {
     int place;
-    a.group_div.divide(vector, place);
-    return {place > 0, place + 1 < a.group_vectors};
+    args.group_div.divide(vector, place);
+    return {place > 0, place + 1 < args.group_vectors};
   }
 };
 
@@ -180,12 +181,12 @@ struct LrnChannels {
   int begin, end;
 
   // The window of channel c or, transposed, the channels whose windows hold it. `a` is of width 1.
-  static __device__ __forceinline__ LrnChannels around(const LrnArguments& a, int c, bool transposed) {
-    const LrnProblem& problem = a.problem;
+  static __device__ __forceinline__ LrnChannels around(const LrnArguments& args, int c, bool transposed) {
+    const LrnProblem& problem = args.problem;
     const int half = problem.size / 2, other_half = problem.size - 1 - half;
-    const int group = a.group_div.quotient(c) * a.group_vectors;
+    const int group = args.group_div.quotient(c) * args.group_vectors;
     return {max(c - (transposed ? other_half : half), group),
-            min(c + (transposed ? half : other_half) + 1, group + a.group_vectors)};
+            min(c + (transposed ? half : other_half) + 1, group + args.group_vectors)};
   }
 };
 

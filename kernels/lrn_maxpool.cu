@@ -93,53 +93,53 @@ struct ForwardArguments {
 };
 
 template <int SIZE, class T>
-__global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments a, const T* x, T* y) {
+__global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments args, const T* x, T* y) {
   constexpr int WIDTH = kVectorWidth<T>;
   T* const ring = shared_memory<Ring<T>>().at;
-  const PoolProblem& pool = a.pool;
+  const PoolProblem& pool = args.pool;
   int slab, tile, strip;
-  const int strip_of_all = a.tiles_div.divide(a.slabs_div.divide(blockIdx.x, slab), tile);
-  const int n = a.strips_div.divide(strip_of_all, strip);
-  const int first_c = slab * a.shares.slab;  // vector
-  const int first_q = tile * a.shares.tile;
+  const int strip_of_all = args.tiles_div.divide(args.slabs_div.divide(blockIdx.x, slab), tile);
+  const int n = args.strips_div.divide(strip_of_all, strip);
+  const int first_c = slab * args.shares.slab;  // vector
+  const int first_q = tile * args.shares.tile;
   const int first_w = first_q * pool.stride_w - pool.pad_w;
-  const int first_p = strip * a.shares.strip, end_p = min(first_p + a.shares.strip, pool.p);
-  const int slab_size = min(a.shares.slab, a.c_vectors - first_c);
+  const int first_p = strip * args.shares.strip, end_p = min(first_p + args.shares.strip, pool.p);
+  const int slab_size = min(args.shares.slab, args.c_vectors - first_c);
 
   // Where in the ring a vector of the slab at a pixel is.
   const auto place = [&](int h, int w, int v) {
     int slot;
-    a.ring_div.divide(h, slot);
-    return ring + ((slot * a.shares.tile_w + w - first_w) * a.shares.slab + v) * WIDTH;
+    args.ring_div.divide(h, slot);
+    return ring + ((slot * args.shares.tile_w + w - first_w) * args.shares.slab + v) * WIDTH;
   };
 
   int known_h = 0;  // the rows before it are in the ring, as far as they are needed
   for (int p = first_p; p < end_p; ++p) {
     const Range rows = window(p, pool.stride_h, pool.pad_h, pool.window_h, pool.h);
     const int begin_h = max(rows.begin, known_h);
-    const int vectors = (rows.end - begin_h) * a.shares.tile_w * a.shares.slab;
+    const int vectors = (rows.end - begin_h) * args.shares.tile_w * args.shares.slab;
     for (int i = threadIdx.x; i < vectors; i += kThreads) {
       int v, column;
-      const int h = begin_h + a.tile_w_div.divide(a.slab_div.divide(i, v), column);
+      const int h = begin_h + args.tile_w_div.divide(args.slab_div.divide(i, v), column);
       const int w = first_w + column;
       if (w < 0 || w >= pool.w || v >= slab_size) continue;
       const int c = first_c + v;
       const T* const address = x + ((n * pool.h + h) * pool.w + w) * pool.c + c * WIDTH;
       Vector<WIDTH> value = load<WIDTH>(address);
-      const Vector<WIDTH> sums = lrn_squares<SIZE, true>(address, LrnSides::of(a.lrn, c), value);
+      const Vector<WIDTH> sums = lrn_squares<SIZE, true>(address, LrnSides::of(args.lrn, c), value);
 #pragma unroll
-      for (int j = 0; j < WIDTH; ++j) value.lane[j] *= a.lrn.scale<true>(sums.lane[j]).power;
+      for (int j = 0; j < WIDTH; ++j) value.lane[j] *= args.lrn.scale<true>(sums.lane[j]).power;
       store(place(h, w, v), value);
       if (lrn_has_nan(value)) {
-        lrn_mend_y(a.lrn.problem, x, static_cast<int>(address - x), WIDTH, place(h, w, v));
+        lrn_mend_y(args.lrn.problem, x, static_cast<int>(address - x), WIDTH, place(h, w, v));
       }
     }
     known_h = rows.end;
     __syncthreads();
 
-    for (int i = threadIdx.x; i < a.shares.tile * a.shares.slab; i += kThreads) {
+    for (int i = threadIdx.x; i < args.shares.tile * args.shares.slab; i += kThreads) {
       int v;
-      const int q = first_q + a.slab_div.divide(i, v);
+      const int q = first_q + args.slab_div.divide(i, v);
       if (q >= pool.q || v >= slab_size) continue;
       const Range columns = window(q, pool.stride_w, pool.pad_w, pool.window_w, pool.w);
       Vector<WIDTH> result;
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments a,
           const Vector<WIDTH> value = load<WIDTH>(address);
 #pragma unroll
           for (int j = 0; j < WIDTH; ++j) result.lane[j] = larger(value.lane[j], result.lane[j]);
-          address += a.shares.slab * WIDTH;
+          address += args.shares.slab * WIDTH;
         }
       }
       store(y + ((n * pool.p + p) * pool.q + q) * pool.c + (first_c + v) * WIDTH, result);
@@ -169,15 +169,16 @@ struct AnyForwardArguments {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) lrn_maxpool_any(AnyForwardArguments a, const T* x, T* y) {
-  const PoolProblem& pool = a.pool;
+__global__ void __launch_bounds__(kThreads) lrn_maxpool_any(AnyForwardArguments args, const T* x, T* y) {
+  const PoolProblem& pool = args.pool;
   const int64_t output = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (output >= a.outputs) return;
+  if (output >= args.outputs) return;
   int c, p, q;
-  const int n = a.p_div.divide(a.q_div.divide(a.lrn.c_div.divide(static_cast<int>(output), c), q), p);
+  const int n =
+      args.p_div.divide(args.q_div.divide(args.lrn.c_div.divide(static_cast<int>(output), c), q), p);
   const Range rows = window(p, pool.stride_h, pool.pad_h, pool.window_h, pool.h);
   const Range columns = window(q, pool.stride_w, pool.pad_w, pool.window_w, pool.w);
-  const LrnChannels channels = LrnChannels::around(a.lrn, c, false);
+  const LrnChannels channels = LrnChannels::around(args.lrn, c, false);
   float result = -INFINITY;
   for (int h = rows.begin; h < rows.end; ++h) {
     for (int w = columns.begin; w < columns.end; ++w) {
@@ -187,8 +188,8 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_any(AnyForwardArguments 
         const float value = to_float(pixel[i]);
         sum = fmaf(value, value, sum);
       }
-      float value = to_float(pixel[c]) * a.lrn.scale(sum).power;
-      if (value != value) value = lrn_extreme_y(a.lrn.problem, x, static_cast<int>(pixel - x) + c);
+      float value = to_float(pixel[c]) * args.lrn.scale(sum).power;
+      if (value != value) value = lrn_extreme_y(args.lrn.problem, x, static_cast<int>(pixel - x) + c);
       result = larger(rounded_to<T>(value), result);
     }
   }
@@ -247,20 +248,21 @@ __device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolProblem& pool
 // blockIdx.y is the strip of `strip_rows` rows; the lanes run over channels, columns and images.
 template <int SIZE, bool ALIGNED, class T>
 __global__ void __launch_bounds__(kColumnThreads, kColumnBlocks<T>)
-    lrn_maxpool_backward_columns(BackwardArguments a, const T* x, const T* y, const T* dy, T* dx) {
+    lrn_maxpool_backward_columns(BackwardArguments args, const T* x, const T* y, const T* dy, T* dx) {
   constexpr int WIDTH = kVectorWidth<T>;
   constexpr int kSide = SIZE / 2;  // the windows that hold channel c are those of [c - kSide, c + kSide]
-  const PoolProblem& pool = a.pool;
+  const PoolProblem& pool = args.pool;
   const int lane = threadIdx.x % kWarp;
   const int warp = blockIdx.x * (kColumnThreads / kWarp) + threadIdx.x / kWarp;
   const int vector = warp * kInnerLanes + lane - 1;
-  const bool exists = vector >= 0 && vector < a.columns;
+  const bool exists = vector >= 0 && vector < args.columns;
   int c, w;
-  const int n = a.lrn.w_div.divide(a.lrn.c_div.divide(exists ? vector : 0, c), w);
-  const LrnSides sides = LrnSides::of(a.lrn, c);
-  const Range columns = windows_holding(w, pool.stride_w, a.stride_w_div, pool.pad_w, pool.window_w, pool.q);
+  const int n = args.lrn.w_div.divide(args.lrn.c_div.divide(exists ? vector : 0, c), w);
+  const LrnSides sides = LrnSides::of(args.lrn, c);
+  const Range columns =
+      windows_holding(w, pool.stride_w, args.stride_w_div, pool.pad_w, pool.window_w, pool.q);
   const int first = n * pool.p * pool.q * pool.c + c * WIDTH;
-  const int begin = blockIdx.y * a.strip_rows, end = min(begin + a.strip_rows, pool.h);
+  const int begin = blockIdx.y * args.strip_rows, end = min(begin + args.strip_rows, pool.h);
 
   int offset = ((n * pool.h + begin) * pool.w + w) * pool.c + c * WIDTH;
   for (int h = begin; h < end; ++h, offset += pool.w * pool.c) {
@@ -272,10 +274,11 @@ __global__ void __launch_bounds__(kColumnThreads, kColumnBlocks<T>)
       Vector<WIDTH> own;
 #pragma unroll
       for (int i = 0; i < WIDTH; ++i) {
-        scale[i] = a.lrn.scale<true>(squares.lane[i]);
+        scale[i] = args.lrn.scale<true>(squares.lane[i]);
         own.lane[i] = value.lane[i] * scale[i].power;
       }
-      const Range rows = windows_holding(h, pool.stride_h, a.stride_h_div, pool.pad_h, pool.window_h, pool.p);
+      const Range rows =
+          windows_holding(h, pool.stride_h, args.stride_h_div, pool.pad_h, pool.window_h, pool.p);
       const Vector<WIDTH> gradient =
           pooled_gradient<ALIGNED>(pool, rows, columns, first, y, dy, rounded_to<T>(own));
 #pragma unroll
@@ -297,8 +300,8 @@ __global__ void __launch_bounds__(kColumnThreads, kColumnBlocks<T>)
     const Vector<WIDTH> sums = lrn_window_sums<kSide, kSide, false>(ts);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const float gradient = lrn_dx(a.lrn, part.lane[i], value.lane[i], sums.lane[i]);
-      part.lane[i] = a.relu && !(value.lane[i] > 0.0f) ? 0.0f : gradient;
+      const float gradient = lrn_dx(args.lrn, part.lane[i], value.lane[i], sums.lane[i]);
+      part.lane[i] = args.relu && !(value.lane[i] > 0.0f) ? 0.0f : gradient;
     }
     store_to<ALIGNED>(dx + offset, part);
   }

@@ -28,23 +28,23 @@ struct Place {
 };
 
 template <int WIDTH>
-__device__ __forceinline__ Place place(const PoolArguments& a, int vector) {
+__device__ __forceinline__ Place place(const PoolArguments& args, int vector) {
   Place at;
-  int pixel = a.c_div.divide(vector, at.c);
+  int pixel = args.c_div.divide(vector, at.c);
   at.c *= WIDTH;
-  pixel = a.column_div.divide(pixel, at.column);
-  at.n = a.row_div.divide(pixel, at.row);
+  pixel = args.column_div.divide(pixel, at.column);
+  at.n = args.row_div.divide(pixel, at.row);
   return at;
 }
 
 // ---- kernels --------------------------------------------------------------------------------------------
 
 template <Pooling POOLING, int WIDTH, class T>
-__global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const T* x, T* y) {
+__global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments args, const T* x, T* y) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (vector >= a.vectors) return;
-  const PoolProblem& problem = a.problem;
-  const Place at = place<WIDTH>(a, static_cast<int>(vector));
+  if (vector >= args.vectors) return;
+  const PoolProblem& problem = args.problem;
+  const Place at = place<WIDTH>(args, static_cast<int>(vector));
   const Range rows = window(at.row, problem.stride_h, problem.pad_h, problem.window_h, problem.h);
   const Range columns = window(at.column, problem.stride_w, problem.pad_w, problem.window_w, problem.w);
 
@@ -65,8 +65,8 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const 
   }
   if constexpr (POOLING == Pooling::average) {
     const float count =
-        counted_size(at.row, problem.stride_h, problem.pad_h, problem.window_h, a.counted_h) *
-        counted_size(at.column, problem.stride_w, problem.pad_w, problem.window_w, a.counted_w);
+        counted_size(at.row, problem.stride_h, problem.pad_h, problem.window_h, args.counted_h) *
+        counted_size(at.column, problem.stride_w, problem.pad_w, problem.window_w, args.counted_w);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) result.lane[i] /= count;
   }
@@ -76,21 +76,21 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments a, const 
 // Average pooling reads neither x nor y.
 template <Pooling POOLING, int WIDTH, class T>
 __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills registers on sm_120
-    pool_backward(PoolArguments a, const T* x, const T* y, const T* dy, T* dx) {
+    pool_backward(PoolArguments args, const T* x, const T* y, const T* dy, T* dx) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (vector >= a.vectors) return;
-  const PoolProblem& problem = a.problem;
-  const Place at = place<WIDTH>(a, static_cast<int>(vector));
-  const Range rows =
-      windows_holding(at.row, problem.stride_h, a.stride_h_div, problem.pad_h, problem.window_h, problem.p);
-  const Range columns = windows_holding(at.column, problem.stride_w, a.stride_w_div, problem.pad_w,
+  if (vector >= args.vectors) return;
+  const PoolProblem& problem = args.problem;
+  const Place at = place<WIDTH>(args, static_cast<int>(vector));
+  const Range rows = windows_holding(at.row, problem.stride_h, args.stride_h_div, problem.pad_h,
+                                     problem.window_h, problem.p);
+  const Range columns = windows_holding(at.column, problem.stride_w, args.stride_w_div, problem.pad_w,
                                         problem.window_w, problem.q);
 
   Vector<WIDTH> own = zeros<WIDTH>();
   if (POOLING == Pooling::max) own = load<WIDTH>(x + vector * WIDTH);
   Vector<WIDTH> result = zeros<WIDTH>();
   for (int p = rows.begin; p < rows.end; ++p) {
-    const float height = counted_size(p, problem.stride_h, problem.pad_h, problem.window_h, a.counted_h);
+    const float height = counted_size(p, problem.stride_h, problem.pad_h, problem.window_h, args.counted_h);
     for (int q = columns.begin; q < columns.end; ++q) {
       const int offset = ((at.n * problem.p + p) * problem.q + q) * problem.c + at.c;
       const Vector<WIDTH> gradient = load<WIDTH>(dy + offset);
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
         }
       } else {
         const float count =
-            height * counted_size(q, problem.stride_w, problem.pad_w, problem.window_w, a.counted_w);
+            height * counted_size(q, problem.stride_w, problem.pad_w, problem.window_w, args.counted_w);
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) result.lane[i] += gradient.lane[i] / count;
       }
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
 // ---- launchers ------------------------------------------------------------------------------------------
 
 // `rows` x `columns` pixels per image in the tensor that the threads run over.
-PoolArguments arguments(const PoolProblem& problem, int rows, int columns, int width) {
+PoolArguments pool_arguments(const PoolProblem& problem, int rows, int columns, int width) {
   const int c_vectors = problem.c / width;
   const bool padded = problem.count_padding;
   return {problem,
@@ -128,8 +128,8 @@ PoolArguments arguments(const PoolProblem& problem, int rows, int columns, int w
           {padded ? -problem.pad_w : 0, problem.w + (padded ? problem.pad_right : 0)}};
 }
 
-dim3 blocks(const PoolArguments& a) {
-  return dim3(static_cast<unsigned>(ceil_div(a.vectors, kThreads)));
+dim3 blocks(const PoolArguments& args) {
+  return dim3(static_cast<unsigned>(ceil_div(args.vectors, kThreads)));
 }
 
 // The arrays of one call. Average pooling has neither x nor y in its backward pass.
@@ -143,14 +143,14 @@ struct PoolArrays {
 
 template <Pooling POOLING, int WIDTH, class T>
 void launch_forward(const PoolProblem& problem, const PoolArrays<T>& arrays, Stream stream) {
-  const PoolArguments args = arguments(problem, problem.p, problem.q, WIDTH);
+  const PoolArguments args = pool_arguments(problem, problem.p, problem.q, WIDTH);
   CCONVNET_LAUNCH((pool_forward<POOLING, WIDTH, T>), blocks(args), kThreads, stream, args, arrays.x,
                   arrays.out);
 }
 
 template <Pooling POOLING, int WIDTH, class T>
 void launch_backward(const PoolProblem& problem, const PoolArrays<T>& arrays, Stream stream) {
-  const PoolArguments args = arguments(problem, problem.h, problem.w, WIDTH);
+  const PoolArguments args = pool_arguments(problem, problem.h, problem.w, WIDTH);
   CCONVNET_LAUNCH((pool_backward<POOLING, WIDTH, T>), blocks(args), kThreads, stream, args, arrays.x,
                   arrays.y, arrays.dy, arrays.out);
 }

@@ -95,11 +95,12 @@ struct ConvProblem {
   // One multiply-add counts as two.
   double flops() const { return 2.0 * y_count() * r * s * c_per_group(); }
 
-  bool operator==(const ConvProblem& o) const {
-    return n == o.n && h == o.h && w == o.w && c == o.c && k == o.k && r == o.r && s == o.s && p == o.p &&
-           q == o.q && stride_h == o.stride_h && stride_w == o.stride_w && pad_h == o.pad_h &&
-           pad_w == o.pad_w && groups == o.groups && precision == o.precision && dilation_h == o.dilation_h &&
-           dilation_w == o.dilation_w;
+  bool operator==(const ConvProblem& other) const {
+    return n == other.n && h == other.h && w == other.w && c == other.c && k == other.k && r == other.r &&
+           s == other.s && p == other.p && q == other.q && stride_h == other.stride_h &&
+           stride_w == other.stride_w && pad_h == other.pad_h && pad_w == other.pad_w &&
+           groups == other.groups && precision == other.precision && dilation_h == other.dilation_h &&
+           dilation_w == other.dilation_w;
   }
 };
 
@@ -143,8 +144,8 @@ struct FcProblem {
   // The same sum as a 1x1 convolution of 1x1 images.
   ConvProblem as_conv() const { return {n, 1, 1, c, k, 1, 1, 1, 1, 1, 1, 0, 0, 1, precision}; }
 
-  bool operator==(const FcProblem& o) const {
-    return n == o.n && c == o.c && k == o.k && precision == o.precision;
+  bool operator==(const FcProblem& other) const {
+    return n == other.n && c == other.c && k == other.k && precision == other.precision;
   }
 };
 
@@ -277,8 +278,8 @@ struct ContrastNormProblem {
   float alpha, beta, k;
 
   static ContrastNormProblem make(int n, int h, int w, int c, int size, float alpha, float beta, float k) {
-    const LrnProblem o = LrnProblem::make(n, h, w, c, 1, size, alpha, beta, k, LrnRegion::same_map);
-    return {o.n, o.h, o.w, o.c, o.size, o.alpha, o.beta, o.k};
+    const LrnProblem lrn = LrnProblem::make(n, h, w, c, 1, size, alpha, beta, k, LrnRegion::same_map);
+    return {lrn.n, lrn.h, lrn.w, lrn.c, lrn.size, lrn.alpha, lrn.beta, lrn.k};
   }
 
   int count() const { return n * h * w * c; }

@@ -52,111 +52,122 @@ class Repr {
 
 namespace detail {
 
-inline std::string repr_of_windows(const char* type, const ConvProblem& o) {
+inline std::string repr_of_windows(const char* type, const ConvProblem& problem) {
   const auto derived = [&](Rounding rounding) {
-    return o.p == windows(o.h, extent(o.r, o.dilation_h), o.pad_h, o.stride_h, rounding) &&
-           o.q == windows(o.w, extent(o.s, o.dilation_w), o.pad_w, o.stride_w, rounding);
+    return problem.p == windows(problem.h, extent(problem.r, problem.dilation_h), problem.pad_h,
+                                problem.stride_h, rounding) &&
+           problem.q == windows(problem.w, extent(problem.s, problem.dilation_w), problem.pad_w,
+                                problem.stride_w, rounding);
   };
   Repr text(type);
-  text("n", o.n)("h", o.h)("w", o.w)("c", o.c)("k", o.k)("r", o.r)("s", o.s)(
-      "stride", std::make_pair(o.stride_h, o.stride_w))("padding", std::make_pair(o.pad_h, o.pad_w))(
-      "groups", o.groups);
+  text("n", problem.n)("h", problem.h)("w", problem.w)("c", problem.c)("k", problem.k)("r", problem.r)(
+      "s", problem.s)("stride", std::make_pair(problem.stride_h, problem.stride_w))(
+      "padding", std::make_pair(problem.pad_h, problem.pad_w))("groups", problem.groups);
   // What gave p and q, if it was a rounding.
   if (derived(Rounding::floor)) {
     text("rounding", "floor");
   } else if (derived(Rounding::ceil)) {
     text("rounding", "ceil");
   } else {
-    text("outputs", std::make_pair(o.p, o.q));
+    text("outputs", std::make_pair(problem.p, problem.q));
   }
-  text("precision", precision_name(o.precision));
-  if (o.dilation_h != 1 || o.dilation_w != 1) {
-    text("dilation", std::make_pair(o.dilation_h, o.dilation_w));
+  text("precision", precision_name(problem.precision));
+  if (problem.dilation_h != 1 || problem.dilation_w != 1) {
+    text("dilation", std::make_pair(problem.dilation_h, problem.dilation_w));
   }
   return text.done();
 }
 
 }  // namespace detail
 
-inline std::string repr(const ConvProblem& o) {
-  return detail::repr_of_windows("ConvProblem", o);
+inline std::string repr(const ConvProblem& problem) {
+  return detail::repr_of_windows("ConvProblem", problem);
 }
 
-inline std::string repr(const LocalProblem& o) {
-  return detail::repr_of_windows("LocalProblem", o);
+inline std::string repr(const LocalProblem& problem) {
+  return detail::repr_of_windows("LocalProblem", problem);
 }
 
-inline std::string repr(const FcProblem& o) {
-  return Repr("FcProblem")("n", o.n)("c", o.c)("k", o.k)("precision", precision_name(o.precision)).done();
-}
-
-inline std::string repr(const BiasProblem& o) {
-  return Repr("BiasProblem")("rows", o.rows)("k", o.k).done();
-}
-
-inline std::string repr(const NeuronProblem& o) {
-  return Repr("NeuronProblem")("count", o.count)("neuron", to_name(kNeurons, o.neuron))("a", o.a)("b", o.b)
+inline std::string repr(const FcProblem& problem) {
+  return Repr("FcProblem")("n", problem.n)("c", problem.c)("k", problem.k)("precision",
+                                                                           precision_name(problem.precision))
       .done();
 }
 
-inline std::string repr(const PoolProblem& o) {
+inline std::string repr(const BiasProblem& problem) {
+  return Repr("BiasProblem")("rows", problem.rows)("k", problem.k).done();
+}
+
+inline std::string repr(const NeuronProblem& problem) {
+  return Repr("NeuronProblem")("count", problem.count)("neuron", to_name(kNeurons, problem.neuron))(
+             "a", problem.a)("b", problem.b)
+      .done();
+}
+
+inline std::string repr(const PoolProblem& problem) {
   const auto pair = [](int first, int second) { return std::make_pair(first, second); };
   Repr text("PoolProblem");
-  text("n", o.n)("h", o.h)("w", o.w)("c", o.c)("window", pair(o.window_h, o.window_w))(
-      "stride", pair(o.stride_h, o.stride_w));
-  if (o.pad_h != o.pad_bottom || o.pad_w != o.pad_right) {
-    text("padding", std::make_pair(pair(o.pad_h, o.pad_bottom), pair(o.pad_w, o.pad_right)));
+  text("n", problem.n)("h", problem.h)("w", problem.w)("c", problem.c)(
+      "window", pair(problem.window_h, problem.window_w))("stride", pair(problem.stride_h, problem.stride_w));
+  if (problem.pad_h != problem.pad_bottom || problem.pad_w != problem.pad_right) {
+    text("padding",
+         std::make_pair(pair(problem.pad_h, problem.pad_bottom), pair(problem.pad_w, problem.pad_right)));
   } else {
-    text("padding", pair(o.pad_h, o.pad_w));
+    text("padding", pair(problem.pad_h, problem.pad_w));
   }
-  text("outputs", pair(o.p, o.q));
-  if (o.count_padding) text("count_padding", true);
+  text("outputs", pair(problem.p, problem.q));
+  if (problem.count_padding) text("count_padding", true);
   return text.done();
 }
 
-inline std::string repr(const LrnProblem& o) {
-  return Repr("LrnProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)("alpha", o.alpha)(
-             "beta", o.beta)("k", o.k)("groups", o.groups)("region", to_name(kRegions, o.region))
+inline std::string repr(const LrnProblem& problem) {
+  return Repr("LrnProblem")("n", problem.n)("h", problem.h)("w", problem.w)("c", problem.c)(
+             "size", problem.size)("alpha", problem.alpha)("beta", problem.beta)("k", problem.k)(
+             "groups", problem.groups)("region", to_name(kRegions, problem.region))
       .done();
 }
 
-inline std::string repr(const ContrastNormProblem& o) {
-  return Repr("ContrastNormProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("size", o.size)(
-             "alpha", o.alpha)("beta", o.beta)("k", o.k)
+inline std::string repr(const ContrastNormProblem& problem) {
+  return Repr("ContrastNormProblem")("n", problem.n)("h", problem.h)("w", problem.w)("c", problem.c)(
+             "size", problem.size)("alpha", problem.alpha)("beta", problem.beta)("k", problem.k)
       .done();
 }
 
-inline std::string repr(const DropoutProblem& o) {
+inline std::string repr(const DropoutProblem& problem) {
   Repr text("DropoutProblem");
-  text("count", o.count)("keep", o.keep)("scale", o.scale)("seed", o.seed)("subsequence", o.subsequence);
-  if (!o.whole()) text("columns", o.columns)("row_stride", o.row_stride)("first", o.first);
+  text("count", problem.count)("keep", problem.keep)("scale", problem.scale)("seed", problem.seed)(
+      "subsequence", problem.subsequence);
+  if (!problem.whole())
+    text("columns", problem.columns)("row_stride", problem.row_stride)("first", problem.first);
   return text.done();
 }
 
-inline std::string repr(const SoftmaxProblem& o) {
-  return Repr("SoftmaxProblem")("n", o.n)("k", o.k).done();
+inline std::string repr(const SoftmaxProblem& problem) {
+  return Repr("SoftmaxProblem")("n", problem.n)("k", problem.k).done();
 }
 
-inline std::string repr(const SgdProblem& o) {
-  return Repr("SgdProblem")("count", o.count)("lr", o.lr)("momentum", o.momentum)("weight_decay",
-                                                                                  o.weight_decay)
+inline std::string repr(const SgdProblem& problem) {
+  return Repr("SgdProblem")("count", problem.count)("lr", problem.lr)("momentum", problem.momentum)(
+             "weight_decay", problem.weight_decay)
       .done();
 }
 
-inline std::string repr(const NormLimitProblem& o) {
-  return Repr("NormLimitProblem")("rows", o.rows)("columns", o.columns)("limit", o.limit)("low", o.low)(
-             "centered", o.centered)
+inline std::string repr(const NormLimitProblem& problem) {
+  return Repr("NormLimitProblem")("rows", problem.rows)("columns", problem.columns)("limit", problem.limit)(
+             "low", problem.low)("centered", problem.centered)
       .done();
 }
 
-inline std::string repr(const InputProblem& o) {
-  return Repr("InputProblem")("n", o.n)("h", o.h)("w", o.w)("c", o.c)("p", o.p)("q", o.q)(
-             "center_mean", o.center_mean)("block", o.block)("pad", o.pad)
+inline std::string repr(const InputProblem& problem) {
+  return Repr("InputProblem")("n", problem.n)("h", problem.h)("w", problem.w)("c", problem.c)("p", problem.p)(
+             "q", problem.q)("center_mean", problem.center_mean)("block", problem.block)("pad", problem.pad)
       .done();
 }
 
-inline std::string repr(const FilterBlocksProblem& o) {
-  return Repr("FilterBlocksProblem")("k", o.k)("r", o.r)("s", o.s)("c", o.c)("block", o.block).done();
+inline std::string repr(const FilterBlocksProblem& problem) {
+  return Repr("FilterBlocksProblem")("k", problem.k)("r", problem.r)("s", problem.s)("c", problem.c)(
+             "block", problem.block)
+      .done();
 }
 
 }  // namespace cconvnet

@@ -73,15 +73,15 @@ class SelectionTable {
                     preferred(problem, false).workspace(problem));
   }
 
-  void run(const Problem& problem, const Arguments& arguments, Stream stream, const char* impl) const {
-    const Row& row = impl ? named(problem, impl) : preferred(problem, arguments.aligned());
-    detail::require(!row.needs_alignment || arguments.aligned(),
+  void run(const Problem& problem, const Arguments& args, Stream stream, const char* impl) const {
+    const Row& row = impl ? named(problem, impl) : preferred(problem, args.aligned());
+    detail::require(!row.needs_alignment || args.aligned(),
                     "impl '" + row.name + "' needs inputs on 16-byte boundaries");
-    detail::require(arguments.workspace || row.workspace(problem) == 0,
+    detail::require(args.workspace || row.workspace(problem) == 0,
                     "workspace must not be null: " + row.name + " needs " +
                         std::to_string(row.workspace(problem)) + " bytes");
     log(problem, row);
-    row.launch(problem, arguments, stream);
+    row.launch(problem, args, stream);
   }
 
  private:

@@ -61,14 +61,14 @@ CCONVNET_CLONES void relu_backward_and_sum_rows(const T* y, const T* dy, float s
 
 // db = the sum over all rows, where sum_chunk(first, rows, sum) gives that of `rows` rows from `first` on.
 template <class SumChunk>
-void sum_chunks(const BiasProblem& o, float* db, const SumChunk& sum_chunk) {
-  const int k = o.k, chunks = detail::ceil_div(o.rows, kChunkRows);
-  if (chunks == 1) return sum_chunk(0, o.rows, db);
+void sum_chunks(const BiasProblem& problem, float* db, const SumChunk& sum_chunk) {
+  const int k = problem.k, chunks = detail::ceil_div(problem.rows, kChunkRows);
+  if (chunks == 1) return sum_chunk(0, problem.rows, db);
   std::vector<float> partial(size_t(chunks) * k);
   parallel_ranges(chunks, int64_t{kChunkRows} * k, [&](int, int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * kChunkRows;
-      sum_chunk(first, std::min<int64_t>(kChunkRows, o.rows - first), partial.data() + chunk * k);
+      sum_chunk(first, std::min<int64_t>(kChunkRows, problem.rows - first), partial.data() + chunk * k);
     }
   });
   sum_rows(partial.data(), chunks, k, db);

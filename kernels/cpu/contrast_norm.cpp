@@ -14,24 +14,24 @@ namespace {
 struct Reach {
   int before, after;
 };
-inline Reach window(const ContrastNormProblem& o) {
-  return {o.size / 2, o.size - 1 - o.size / 2};
+inline Reach window(const ContrastNormProblem& problem) {
+  return {problem.size / 2, problem.size - 1 - problem.size / 2};
 }
-inline Reach transposed(const ContrastNormProblem& o) {
-  return {window(o).after, window(o).before};
+inline Reach transposed(const ContrastNormProblem& problem) {
+  return {window(problem).after, window(problem).before};
 }
 
-inline int window_size(const ContrastNormProblem& o, int pixel) {
-  const Reach reach = window(o);
-  const Range rows = clipped(pixel / o.w, reach.before, reach.after, o.h);
-  const Range columns = clipped(pixel % o.w, reach.before, reach.after, o.w);
+inline int window_size(const ContrastNormProblem& problem, int pixel) {
+  const Reach reach = window(problem);
+  const Range rows = clipped(pixel / problem.w, reach.before, reach.after, problem.h);
+  const Range columns = clipped(pixel % problem.w, reach.before, reach.after, problem.w);
   return (rows.end - rows.begin) * (columns.end - columns.begin);
 }
 
 template <bool SQUARED>
-inline __attribute__((always_inline)) void sums(const ContrastNormProblem& o, const float* image, int pixel,
-                                                Reach reach, float* sum) {
-  map_sums<SQUARED>(o, image, pixel / o.w, pixel % o.w, reach.before, reach.after, sum);
+inline __attribute__((always_inline)) void sums(const ContrastNormProblem& problem, const float* image,
+                                                int pixel, Reach reach, float* sum) {
+  map_sums<SQUARED>(problem, image, pixel / problem.w, pixel % problem.w, reach.before, reach.after, sum);
 }
 
 // One thread's buffers: of an image and of a pixel's channels.
@@ -41,76 +41,77 @@ struct Buffers {
 };
 
 // u = x - mean, of one image.
-inline __attribute__((always_inline)) void center(const ContrastNormProblem& o, const float* x, float* u,
-                                                  float* sum) {
-  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
-    sums<false>(o, x, pixel, window(o), sum);
-    const float size = static_cast<float>(window_size(o, pixel));
-    const int64_t offset = int64_t{pixel} * o.c;
+inline __attribute__((always_inline)) void center(const ContrastNormProblem& problem, const float* x,
+                                                  float* u, float* sum) {
+  for (int pixel = 0; pixel < problem.h * problem.w; ++pixel) {
+    sums<false>(problem, x, pixel, window(problem), sum);
+    const float size = static_cast<float>(window_size(problem, pixel));
+    const int64_t offset = int64_t{pixel} * problem.c;
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) u[offset + c] = x[offset + c] - sum[c] / size;
+    for (int c = 0; c < problem.c; ++c) u[offset + c] = x[offset + c] - sum[c] / size;
   }
 }
 
-CCONVNET_CLONES void forward(const ContrastNormProblem& o, const float* x, float* y, const Buffers& b) {
-  float *u = b.u, *sum = b.sum;
-  center(o, x, u, sum);
-  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
-    sums<true>(o, u, pixel, window(o), sum);
-    powers<false>(o, o.c, sum, sum, nullptr);
-    const int64_t offset = int64_t{pixel} * o.c;
+CCONVNET_CLONES void forward(const ContrastNormProblem& problem, const float* x, float* y,
+                             const Buffers& buffers) {
+  float *u = buffers.u, *sum = buffers.sum;
+  center(problem, x, u, sum);
+  for (int pixel = 0; pixel < problem.h * problem.w; ++pixel) {
+    sums<true>(problem, u, pixel, window(problem), sum);
+    powers<false>(problem, problem.c, sum, sum, nullptr);
+    const int64_t offset = int64_t{pixel} * problem.c;
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) y[offset + c] = x[offset + c] * sum[c];
+    for (int c = 0; c < problem.c; ++c) y[offset + c] = x[offset + c] * sum[c];
   }
 }
 
-CCONVNET_CLONES void backward(const ContrastNormProblem& o, const float* x, const float* dy, float* dx,
-                              const Buffers& b) {
-  const float factor = 2.0f * o.alpha * o.beta;
-  float *u = b.u, *t = b.t, *sum = b.sum, *scale = b.scale;
-  center(o, x, u, sum);
-  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
-    sums<true>(o, u, pixel, window(o), sum);
+CCONVNET_CLONES void backward(const ContrastNormProblem& problem, const float* x, const float* dy, float* dx,
+                              const Buffers& buffers) {
+  const float factor = 2.0f * problem.alpha * problem.beta;
+  float *u = buffers.u, *t = buffers.t, *sum = buffers.sum, *scale = buffers.scale;
+  center(problem, x, u, sum);
+  for (int pixel = 0; pixel < problem.h * problem.w; ++pixel) {
+    sums<true>(problem, u, pixel, window(problem), sum);
     float* steeper = sum;
-    powers<true>(o, o.c, sum, scale, steeper);
-    const int64_t offset = int64_t{pixel} * o.c;
+    powers<true>(problem, problem.c, sum, scale, steeper);
+    const int64_t offset = int64_t{pixel} * problem.c;
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) {
+    for (int c = 0; c < problem.c; ++c) {
       dx[offset + c] = dy[offset + c] * scale[c];
       t[offset + c] = dy[offset + c] * x[offset + c] * steeper[c];
     }
   }
   // g goes to dx and, divided by the window's size, takes u's place.
-  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
-    sums<false>(o, t, pixel, transposed(o), sum);
-    const float size = static_cast<float>(window_size(o, pixel));
-    const int64_t offset = int64_t{pixel} * o.c;
+  for (int pixel = 0; pixel < problem.h * problem.w; ++pixel) {
+    sums<false>(problem, t, pixel, transposed(problem), sum);
+    const float size = static_cast<float>(window_size(problem, pixel));
+    const int64_t offset = int64_t{pixel} * problem.c;
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) {
+    for (int c = 0; c < problem.c; ++c) {
       const float g = -factor * u[offset + c] * sum[c];
       dx[offset + c] += g;
       u[offset + c] = g / size;
     }
   }
-  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
-    sums<false>(o, u, pixel, transposed(o), sum);
-    const int64_t offset = int64_t{pixel} * o.c;
+  for (int pixel = 0; pixel < problem.h * problem.w; ++pixel) {
+    sums<false>(problem, u, pixel, transposed(problem), sum);
+    const int64_t offset = int64_t{pixel} * problem.c;
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) dx[offset + c] -= sum[c];
+    for (int c = 0; c < problem.c; ++c) dx[offset + c] -= sum[c];
   }
 }
 
 // Calls function(offset, buffers, floats) for each image, on all threads; `floats` are the thread's own for
 // three images of T.
 template <class T, class Function>
-void for_images(const ContrastNormProblem& o, const Function& function) {
-  const int64_t image = int64_t{o.h} * o.w * o.c;
-  const size_t each = 2 * (image + o.c) + 3 * buffered<T>(image);
-  std::vector<float> memory(each * parallel_parts(o.n, map_cost(o)));
-  parallel_ranges(o.n, map_cost(o), [&](int part, int64_t begin, int64_t end) {
+void for_images(const ContrastNormProblem& problem, const Function& function) {
+  const int64_t image = int64_t{problem.h} * problem.w * problem.c;
+  const size_t each = 2 * (image + problem.c) + 3 * buffered<T>(image);
+  std::vector<float> memory(each * parallel_parts(problem.n, map_cost(problem)));
+  parallel_ranges(problem.n, map_cost(problem), [&](int part, int64_t begin, int64_t end) {
     float* own = memory.data() + part * each;
-    const Buffers buffers = {own, own + image, own + 2 * image, own + 2 * image + o.c};
-    for (int64_t n = begin; n < end; ++n) function(n * image, buffers, own + 2 * (image + o.c));
+    const Buffers buffers = {own, own + image, own + 2 * image, own + 2 * image + problem.c};
+    for (int64_t n = begin; n < end; ++n) function(n * image, buffers, own + 2 * (image + problem.c));
   });
 }
 

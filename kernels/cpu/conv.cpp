@@ -18,10 +18,13 @@ using onednn::kFprop;
 using onednn::kWgrad;
 using onednn::Pass;
 
-memory::desc weights(const ConvProblem& o, memory::data_type type, bool plain) {
+memory::desc weights(const ConvProblem& problem, memory::data_type type, bool plain) {
   using Tag = memory::format_tag;
-  if (o.groups == 1) return {{o.k, o.c, o.r, o.s}, type, plain ? Tag::ohwi : Tag::any};
-  return {{o.groups, o.k_per_group(), o.c_per_group(), o.r, o.s}, type, plain ? Tag::gohwi : Tag::any};
+  if (problem.groups == 1)
+    return {{problem.k, problem.c, problem.r, problem.s}, type, plain ? Tag::ohwi : Tag::any};
+  return {{problem.groups, problem.k_per_group(), problem.c_per_group(), problem.r, problem.s},
+          type,
+          plain ? Tag::gohwi : Tag::any};
 }
 
 // How the images of a batch are cut into slices, by the problem alone.
@@ -29,22 +32,23 @@ struct Slices {
   int images;  // of a slice; the last one may have fewer
   int count;
 
-  Slices(const ConvProblem& o, Pass pass) {
+  Slices(const ConvProblem& problem, Pass pass) {
     // A slice is worth some microseconds of work, or starting it would be the work.
     constexpr int64_t kWorth = 4'000'000;
-    const int64_t of_image = std::max<int64_t>(1, o.flops() / o.n);
-    const int64_t least = std::min<int64_t>(o.n, detail::ceil_div(kWorth, of_image));
+    const int64_t of_image = std::max<int64_t>(1, problem.flops() / problem.n);
+    const int64_t least = std::min<int64_t>(problem.n, detail::ceil_div(kWorth, of_image));
     int64_t wanted;
     if (pass == kWgrad) {
       // Every slice has its own sum of the weights' size, which costs memory and the time to add it.
       constexpr int64_t kMostFloats = 32 << 20;
-      const int64_t sums = std::min<int64_t>(kMostSums, std::max<int64_t>(4, kMostFloats / o.w_count()));
-      wanted = detail::ceil_div(int64_t{o.n}, sums);
+      const int64_t sums =
+          std::min<int64_t>(kMostSums, std::max<int64_t>(4, kMostFloats / problem.w_count()));
+      wanted = detail::ceil_div(int64_t{problem.n}, sums);
     } else {
-      wanted = std::min(4, o.n / 32);
+      wanted = std::min(4, problem.n / 32);
     }
     images = static_cast<int>(std::max<int64_t>({1, least, wanted}));
-    count = static_cast<int>(detail::ceil_div(o.n, images));
+    count = static_cast<int>(detail::ceil_div(problem.n, images));
   }
 
   static constexpr int kMostSums = 16;
@@ -53,27 +57,29 @@ struct Slices {
 };
 
 // One pass over some images, its weights in the layout that the kernel asks for or in a given one.
-onednn::SlicePrimitive primitive_of(const ConvProblem& o, int images, Pass pass, bool bias,
+onednn::SlicePrimitive primitive_of(const ConvProblem& problem, int images, Pass pass, bool bias,
                                     const memory::desc& w) {
   const Team alone(1);
-  const memory::data_type type = onednn::type_of(o);
-  const memory::desc x({images, o.c, o.h, o.w}, type, memory::format_tag::nhwc);
-  const memory::desc y({images, o.k, o.p, o.q}, type, memory::format_tag::nhwc);
+  const memory::data_type type = onednn::type_of(problem);
+  const memory::desc x({images, problem.c, problem.h, problem.w}, type, memory::format_tag::nhwc);
+  const memory::desc y({images, problem.k, problem.p, problem.q}, type, memory::format_tag::nhwc);
   const memory::desc b =
-      bias ? memory::desc({o.k}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
-  const memory::dims stride = {o.stride_h, o.stride_w}, before = {o.pad_h, o.pad_w};
+      bias ? memory::desc({problem.k}, memory::data_type::f32, memory::format_tag::a) : memory::desc();
+  const memory::dims stride = {problem.stride_h, problem.stride_w}, before = {problem.pad_h, problem.pad_w};
   // oneDNN counts the pixels between two taps.
-  const memory::dims dilation = {o.dilation_h - 1, o.dilation_w - 1};
+  const memory::dims dilation = {problem.dilation_h - 1, problem.dilation_w - 1};
   // What the last window reads beyond the image, negative where pixels are left over.
-  const memory::dims after = {(o.p - 1) * o.stride_h + detail::extent(o.r, o.dilation_h) - o.h - o.pad_h,
-                              (o.q - 1) * o.stride_w + detail::extent(o.s, o.dilation_w) - o.w - o.pad_w};
+  const memory::dims after = {(problem.p - 1) * problem.stride_h +
+                                  detail::extent(problem.r, problem.dilation_h) - problem.h - problem.pad_h,
+                              (problem.q - 1) * problem.stride_w +
+                                  detail::extent(problem.s, problem.dilation_w) - problem.w - problem.pad_w};
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const auto direct = dnnl::algorithm::convolution_direct;
   const dnnl::engine& engine = onednn::engine();
-  const dnnl::convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, direct,
-                                                          x, pass == kFprop ? w : weights(o, type, false), b,
-                                                          y, stride, dilation, before, after, attributes);
+  const dnnl::convolution_forward::primitive_desc forward(
+      engine, dnnl::prop_kind::forward_training, direct, x,
+      pass == kFprop ? w : weights(problem, type, false), b, y, stride, dilation, before, after, attributes);
   if (pass == kFprop) {
     return {dnnl::convolution_forward(forward),
             {{DNNL_ARG_SRC, x},
@@ -114,13 +120,13 @@ CCONVNET_CLONES void add_parts(const float* parts, int parts_count, int64_t coun
 // One pass of one problem.
 class Convolution {
  public:
-  Convolution(const ConvProblem& o, Pass pass, bool bias)
+  Convolution(const ConvProblem& problem, Pass pass, bool bias)
       : pass_(pass),
-        slices_(o, pass),
-        full_(primitive_of(o, slices_.images, pass, bias, any_weights(o, pass))) {
+        slices_(problem, pass),
+        full_(primitive_of(problem, slices_.images, pass, bias, any_weights(problem, pass))) {
     const memory::desc w = full_.arguments.at(weights_key());
-    if (const int rest = o.n % slices_.images) rest_ = primitive_of(o, rest, pass, bias, w);
-    const memory::desc plain = weights(o, onednn::weights_type_of(o, pass), true);
+    if (const int rest = problem.n % slices_.images) rest_ = primitive_of(problem, rest, pass, bias, w);
+    const memory::desc plain = weights(problem, onednn::weights_type_of(problem, pass), true);
     blocked_bytes_ = onednn::whole_lines(w.get_size());
     scratchpad_bytes_ = full_.scratchpad.get_size();
     if (rest_.primitive) scratchpad_bytes_ = std::max(scratchpad_bytes_, rest_.scratchpad.get_size());
@@ -175,8 +181,8 @@ class Convolution {
   }
 
  private:
-  static memory::desc any_weights(const ConvProblem& o, Pass pass) {
-    return weights(o, onednn::weights_type_of(o, pass), false);
+  static memory::desc any_weights(const ConvProblem& problem, Pass pass) {
+    return weights(problem, onednn::weights_type_of(problem, pass), false);
   }
   int weights_key() const { return pass_ == kWgrad ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS; }
 
@@ -217,39 +223,42 @@ bool seen(int offset, int windows, int stride, int pad, int size) {
 
 // Taps that see nothing but padding have no gradient. oneDNN's of bfloat16s leaves there, where rows are
 // short, what the scratchpad held.
-void clear_unseen_taps(const ConvProblem& o, float* dw) {
-  std::vector<char> rows(o.r), columns(o.s);
-  for (int r = 0; r < o.r; ++r) rows[r] = seen(r * o.dilation_h, o.p, o.stride_h, o.pad_h, o.h);
-  for (int s = 0; s < o.s; ++s) columns[s] = seen(s * o.dilation_w, o.q, o.stride_w, o.pad_w, o.w);
-  const int taps = o.r * o.s, channels = o.c_per_group();
+void clear_unseen_taps(const ConvProblem& problem, float* dw) {
+  std::vector<char> rows(problem.r), columns(problem.s);
+  for (int r = 0; r < problem.r; ++r)
+    rows[r] = seen(r * problem.dilation_h, problem.p, problem.stride_h, problem.pad_h, problem.h);
+  for (int s = 0; s < problem.s; ++s)
+    columns[s] = seen(s * problem.dilation_w, problem.q, problem.stride_w, problem.pad_w, problem.w);
+  const int taps = problem.r * problem.s, channels = problem.c_per_group();
   for (int tap = 0; tap < taps; ++tap) {
-    if (rows[tap / o.s] && columns[tap % o.s]) continue;
-    for (int k = 0; k < o.k; ++k) std::fill_n(dw + (int64_t{k} * taps + tap) * channels, channels, 0.0f);
+    if (rows[tap / problem.s] && columns[tap % problem.s]) continue;
+    for (int k = 0; k < problem.k; ++k)
+      std::fill_n(dw + (int64_t{k} * taps + tap) * channels, channels, 0.0f);
   }
 }
 
-void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  CroppedImage x(o);
-  onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(a.x), a.w, a.epilogue.bias, a.y);
-  apply_after_bias(a.epilogue, o.precision, o.y_count(), a.y, stream);
+void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream stream) {
+  CroppedImage x(problem);
+  onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(args.x), args.w, args.epilogue.bias, args.y);
+  apply_after_bias(args.epilogue, problem.precision, problem.y_count(), args.y, stream);
 }
 
-void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
-  CroppedImage dx(o);
-  onednn::run<Convolution>("conv", dx.problem(), kDgrad, dx.place_in(a.dx), a.w, nullptr, a.dy);
-  dx.spread(a.dx);
+void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream) {
+  CroppedImage dx(problem);
+  onednn::run<Convolution>("conv", dx.problem(), kDgrad, dx.place_in(args.dx), args.w, nullptr, args.dy);
+  dx.spread(args.dx);
 }
 
-void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream stream) {
-  ConvProblem same = o;
+void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream stream) {
+  ConvProblem same = problem;
   // oneDNN multiplies bfloat16s in pairs of pixels. The second of a single column is a stride away, where a
   // long stride finds nothing but what lies behind x or was left in the scratchpad: times 0, but a NaN stays
   // one.
-  if (o.precision == Precision::bf16 && o.q == 1) same.stride_w = 1;
+  if (problem.precision == Precision::bf16 && problem.q == 1) same.stride_w = 1;
   CroppedImage x(same);
-  onednn::run<Convolution>("conv", x.problem(), kWgrad, x.of(a.x), a.dw, nullptr, a.dy);
-  if (o.precision == Precision::bf16) clear_unseen_taps(o, a.dw);
-  if (a.update) sgd_update(*a.update, a.dw, stream);
+  onednn::run<Convolution>("conv", x.problem(), kWgrad, x.of(args.x), args.dw, nullptr, args.dy);
+  if (problem.precision == Precision::bf16) clear_unseen_taps(problem, args.dw);
+  if (args.update) sgd_update(*args.update, args.dw, stream);
 }
 
 const FpropTable& fprop_table() {

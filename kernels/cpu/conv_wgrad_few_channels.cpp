@@ -36,21 +36,22 @@ constexpr int kParts = 16;
 struct Rows {
   int length;  // of one row
   int step;    // from one output pixel to the next
-  explicit Rows(const ConvProblem& o)
-      : length(((o.q - 1) * o.stride_w + o.s) * o.c), step(o.stride_w * o.c) {}
+  explicit Rows(const ConvProblem& problem)
+      : length(((problem.q - 1) * problem.stride_w + problem.s) * problem.c),
+        step(problem.stride_w * problem.c) {}
 
   // Fills `rows` for output row p of image x; what lies outside the image is zero from the start and stays so
   // along w.
-  void fill(const ConvProblem& o, const float* x, int p, float* rows) const {
-    const int begin = std::min(o.pad_w * o.c, length);
-    const int count = std::min(o.w * o.c, length - begin);
-    for (int r = 0; r < o.r; ++r) {
-      const int i = p * o.stride_h - o.pad_h + r;
+  void fill(const ConvProblem& problem, const float* x, int p, float* rows) const {
+    const int begin = std::min(problem.pad_w * problem.c, length);
+    const int count = std::min(problem.w * problem.c, length - begin);
+    for (int r = 0; r < problem.r; ++r) {
+      const int i = p * problem.stride_h - problem.pad_h + r;
       float* row = rows + int64_t{r} * length + begin;
-      if (i < 0 || i >= o.h) {
+      if (i < 0 || i >= problem.h) {
         std::fill(row, row + count, 0.0f);
       } else {
-        std::copy_n(x + int64_t{i} * o.w * o.c, count, row);
+        std::copy_n(x + int64_t{i} * problem.w * problem.c, count, row);
       }
     }
   }
@@ -89,10 +90,10 @@ inline __attribute__((always_inline)) void accumulate(const float* const* taps, 
 
 // All taps of one output row, for VECTORS*16 filters.
 template <int VECTORS>
-inline __attribute__((always_inline)) void accumulate_row(const ConvProblem& o, const Rows& layout,
+inline __attribute__((always_inline)) void accumulate_row(const ConvProblem& problem, const Rows& layout,
                                                           const float* rows, const float* dy, float* sums) {
   constexpr int TAPS = taps_of(VECTORS);
-  const int row_taps = o.s * o.c, count = o.r * row_taps;
+  const int row_taps = problem.s * problem.c, count = problem.r * row_taps;
   const float* taps[TAPS];
   int r = 0, within = 0;
   for (int first = 0; first < count; first += TAPS) {
@@ -104,75 +105,79 @@ inline __attribute__((always_inline)) void accumulate_row(const ConvProblem& o, 
     // The last tile's missing taps are summed with its last one's pixels; `sums` has room and nobody reads
     // it.
     for (int t = present; t < TAPS; ++t) taps[t] = taps[present - 1];
-    accumulate<VECTORS, TAPS>(taps, layout.step, dy, o.k, o.q, sums + int64_t{first} * o.k);
+    accumulate<VECTORS, TAPS>(taps, layout.step, dy, problem.k, problem.q, sums + int64_t{first} * problem.k);
   }
 }
 
 // Images [begin, end) into sums[r*s*c, k].
-CCONVNET_CLONES void accumulate_images(const ConvProblem& o, const float* x, const float* dy, int begin,
+CCONVNET_CLONES void accumulate_images(const ConvProblem& problem, const float* x, const float* dy, int begin,
                                        int end, float* rows, float* sums) {
-  const Rows layout(o);
+  const Rows layout(problem);
   for (int n = begin; n < end; ++n) {
-    for (int p = 0; p < o.p; ++p) {
-      layout.fill(o, x + int64_t{n} * o.h * o.w * o.c, p, rows);
-      const float* gradient = dy + (int64_t{n} * o.p + p) * o.q * o.k;
-      for (int k = 0, vectors; k < o.k; k += vectors * kLanes) {
-        vectors = std::min(kWidest, (o.k - k) / kLanes);
+    for (int p = 0; p < problem.p; ++p) {
+      layout.fill(problem, x + int64_t{n} * problem.h * problem.w * problem.c, p, rows);
+      const float* gradient = dy + (int64_t{n} * problem.p + p) * problem.q * problem.k;
+      for (int k = 0, vectors; k < problem.k; k += vectors * kLanes) {
+        vectors = std::min(kWidest, (problem.k - k) / kLanes);
         const float* slice = gradient + k;
         switch (vectors) {
           case 1:
-            accumulate_row<1>(o, layout, rows, slice, sums + k);
+            accumulate_row<1>(problem, layout, rows, slice, sums + k);
             break;
           case 2:
-            accumulate_row<2>(o, layout, rows, slice, sums + k);
+            accumulate_row<2>(problem, layout, rows, slice, sums + k);
             break;
           case 3:
-            accumulate_row<3>(o, layout, rows, slice, sums + k);
+            accumulate_row<3>(problem, layout, rows, slice, sums + k);
             break;
           case 4:
-            accumulate_row<4>(o, layout, rows, slice, sums + k);
+            accumulate_row<4>(problem, layout, rows, slice, sums + k);
             break;
           case 5:
-            accumulate_row<5>(o, layout, rows, slice, sums + k);
+            accumulate_row<5>(problem, layout, rows, slice, sums + k);
             break;
           default:
-            accumulate_row<kWidest>(o, layout, rows, slice, sums + k);
+            accumulate_row<kWidest>(problem, layout, rows, slice, sums + k);
         }
       }
     }
   }
 }
 
-bool supports(const ConvProblem& o) {
-  const int64_t taps = int64_t{o.r} * o.s * o.c, rows = int64_t{o.r} * ((o.q - 1) * o.stride_w + o.s) * o.c;
+bool supports(const ConvProblem& problem) {
+  const int64_t taps = int64_t{problem.r} * problem.s * problem.c,
+                rows = int64_t{problem.r} * ((problem.q - 1) * problem.stride_w + problem.s) * problem.c;
   // Taps side by side; small enough for every core's own cache.
-  return o.precision != Precision::bf16 && o.groups == 1 && o.dilation_h == 1 && o.dilation_w == 1 &&
-         o.k % kLanes == 0 && taps * o.k <= (1 << 18) && rows <= (1 << 17);
+  return problem.precision != Precision::bf16 && problem.groups == 1 && problem.dilation_h == 1 &&
+         problem.dilation_w == 1 && problem.k % kLanes == 0 && taps * problem.k <= (1 << 18) &&
+         rows <= (1 << 17);
 }
 
-bool prefers(const ConvProblem& o) {
-  return o.c <= 4 && dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core;
+bool prefers(const ConvProblem& problem) {
+  return problem.c <= 4 && dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core;
 }
 
-void launch(const ConvProblem& o, const WgradArguments& a, Stream stream) {
-  const float *x = static_cast<const float*>(a.x), *dy = static_cast<const float*>(a.dy);
-  const int taps = o.r * o.s * o.c, parts = std::min(kParts, o.n);
-  const size_t sums_size = size_t(taps + kMostTaps) * o.k, rows_size = size_t(o.r) * Rows(o).length;
+void launch(const ConvProblem& problem, const WgradArguments& args, Stream stream) {
+  const float *x = static_cast<const float*>(args.x), *dy = static_cast<const float*>(args.dy);
+  const int taps = problem.r * problem.s * problem.c, parts = std::min(kParts, problem.n);
+  const size_t sums_size = size_t(taps + kMostTaps) * problem.k,
+               rows_size = size_t(problem.r) * Rows(problem).length;
   std::vector<float> sums(parts * sums_size), rows(parts * rows_size);
-  parallel_ranges(parts, int64_t{o.n} * o.p * o.q * o.k / parts * 8, [&](int, int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      accumulate_images(o, x, dy, static_cast<int>(o.n * part / parts),
-                        static_cast<int>(o.n * (part + 1) / parts), rows.data() + part * rows_size,
-                        sums.data() + part * sums_size);
-    }
-  });
+  parallel_ranges(parts, int64_t{problem.n} * problem.p * problem.q * problem.k / parts * 8,
+                  [&](int, int64_t begin, int64_t end) {
+                    for (int64_t part = begin; part < end; ++part) {
+                      accumulate_images(problem, x, dy, static_cast<int>(problem.n * part / parts),
+                                        static_cast<int>(problem.n * (part + 1) / parts),
+                                        rows.data() + part * rows_size, sums.data() + part * sums_size);
+                    }
+                  });
   for (int part = 1; part < parts; ++part) {
-    for (int64_t i = 0; i < int64_t{taps} * o.k; ++i) sums[i] += sums[part * sums_size + i];
+    for (int64_t i = 0; i < int64_t{taps} * problem.k; ++i) sums[i] += sums[part * sums_size + i];
   }
   for (int tap = 0; tap < taps; ++tap) {
-    for (int k = 0; k < o.k; ++k) a.dw[int64_t{k} * taps + tap] = sums[int64_t{tap} * o.k + k];
+    for (int k = 0; k < problem.k; ++k) args.dw[int64_t{k} * taps + tap] = sums[int64_t{tap} * problem.k + k];
   }
-  if (a.update) sgd_update(*a.update, a.dw, stream);
+  if (args.update) sgd_update(*args.update, args.dw, stream);
 }
 
 }  // namespace

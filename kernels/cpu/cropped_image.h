@@ -13,10 +13,12 @@ namespace cconvnet {
 
 class CroppedImage {
  public:
-  explicit CroppedImage(const ConvProblem& o) : whole_(o), seen_(o) {
-    rows_ = crop(o.h, o.pad_h, o.p, o.stride_h, detail::extent(o.r, o.dilation_h), seen_.h, seen_.pad_h);
-    columns_ = crop(o.w, o.pad_w, o.q, o.stride_w, detail::extent(o.s, o.dilation_w), seen_.w, seen_.pad_w);
-    if (needed()) image_.resize(int64_t{seen_.x_count()} * pixel_bytes() / o.c);
+  explicit CroppedImage(const ConvProblem& problem) : whole_(problem), seen_(problem) {
+    rows_ = crop(problem.h, problem.pad_h, problem.p, problem.stride_h,
+                 detail::extent(problem.r, problem.dilation_h), seen_.h, seen_.pad_h);
+    columns_ = crop(problem.w, problem.pad_w, problem.q, problem.stride_w,
+                    detail::extent(problem.s, problem.dilation_w), seen_.w, seen_.pad_w);
+    if (needed()) image_.resize(int64_t{seen_.x_count()} * pixel_bytes() / problem.c);
   }
 
   bool needed() const { return rows_ != whole_.h || columns_ != whole_.w; }

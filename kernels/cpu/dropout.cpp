@@ -11,10 +11,10 @@ constexpr int kBlocks = 64;  // draws made at once, in vector lanes
 
 // `count` neighbouring elements, the first of which has the index `index` in the whole tensor.
 template <class T>
-CCONVNET_CLONES void dropout_run(const DropoutProblem& o, uint64_t subsequence, const T* x, T* y,
+CCONVNET_CLONES void dropout_run(const DropoutProblem& problem, uint64_t subsequence, const T* x, T* y,
                                  int64_t index, int64_t count) {
-  const uint64_t threshold = o.threshold();
-  const float scale = o.scale;
+  const uint64_t threshold = problem.threshold();
+  const float scale = problem.scale;
   uint32_t words[kBlocks * kWords];
   while (count > 0) {
     const uint32_t block = static_cast<uint32_t>(index / kWords);
@@ -23,7 +23,7 @@ CCONVNET_CLONES void dropout_run(const DropoutProblem& o, uint64_t subsequence, 
     const int blocks = detail::ceil_div(skipped + served, kWords);
 #pragma omp simd
     for (int i = 0; i < blocks; ++i) {
-      const PhiloxWords drawn = philox4x32_10(block + i, subsequence, o.seed);
+      const PhiloxWords drawn = philox4x32_10(block + i, subsequence, problem.seed);
       for (int j = 0; j < kWords; ++j) words[i * kWords + j] = drawn.word[j];
     }
 #pragma omp simd

@@ -38,14 +38,14 @@ int slice_width(int width) {
 // of C.
 class FullyConnected {
  public:
-  FullyConnected(const ConvProblem& o, Pass pass, bool bias)
+  FullyConnected(const ConvProblem& problem, Pass pass, bool bias)
       : pass_(pass),
-        cut_(pass == kDgrad ? o.c : o.k),
+        cut_(pass == kDgrad ? problem.c : problem.k),
         width_(slice_width(cut_)),
-        type_bytes_(o.precision == Precision::bf16 ? sizeof(bfloat16) : sizeof(float)),
-        row_(o.c),
-        full_(primitive_of(o, width_, pass, bias)) {
-    if (const int rest = cut_ % width_) rest_ = primitive_of(o, rest, pass, bias);
+        type_bytes_(problem.precision == Precision::bf16 ? sizeof(bfloat16) : sizeof(float)),
+        row_(problem.c),
+        full_(primitive_of(problem, width_, pass, bias)) {
+    if (const int rest = cut_ % width_) rest_ = primitive_of(problem, rest, pass, bias);
     scratchpad_bytes_ = full_.scratchpad.get_size();
     if (rest_.primitive) scratchpad_bytes_ = std::max(scratchpad_bytes_, rest_.scratchpad.get_size());
   }
@@ -79,22 +79,22 @@ class FullyConnected {
   }
 
  private:
-  static onednn::SlicePrimitive primitive_of(const ConvProblem& o, int width, Pass pass, bool bias) {
+  static onednn::SlicePrimitive primitive_of(const ConvProblem& problem, int width, Pass pass, bool bias) {
     const Team alone(1);
-    const memory::data_type type = onednn::type_of(o), f32 = memory::data_type::f32;
+    const memory::data_type type = onednn::type_of(problem), f32 = memory::data_type::f32;
     memory::desc a, b, result, sum;
     if (pass == kFprop) {
-      a = matrix(o.n, o.c, type, o.c);
-      b = transposed(o.c, width, type, o.c);
-      result = matrix(o.n, width, type, o.k);
+      a = matrix(problem.n, problem.c, type, problem.c);
+      b = transposed(problem.c, width, type, problem.c);
+      result = matrix(problem.n, width, type, problem.k);
     } else if (pass == kDgrad) {
-      a = matrix(o.n, o.k, type, o.k);
-      b = matrix(o.k, width, type, o.c);
-      result = matrix(o.n, width, type, o.c);
+      a = matrix(problem.n, problem.k, type, problem.k);
+      b = matrix(problem.k, width, type, problem.c);
+      result = matrix(problem.n, width, type, problem.c);
     } else {
-      a = transposed(width, o.n, type, o.k);
-      b = matrix(o.n, o.c, type, o.c);
-      result = matrix(width, o.c, f32, o.c);
+      a = transposed(width, problem.n, type, problem.k);
+      b = matrix(problem.n, problem.c, type, problem.c);
+      result = matrix(width, problem.c, f32, problem.c);
     }
     if (bias) sum = matrix(1, width, f32, width);
     dnnl::primitive_attr attributes;
@@ -114,18 +114,18 @@ class FullyConnected {
   size_t scratchpad_bytes_;
 };
 
-void launch_fprop(const ConvProblem& o, const FpropArguments& a, Stream stream) {
-  onednn::run<FullyConnected>("fc", o, kFprop, a.x, a.w, a.epilogue.bias, a.y);
-  apply_after_bias(a.epilogue, o.precision, o.y_count(), a.y, stream);
+void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream stream) {
+  onednn::run<FullyConnected>("fc", problem, kFprop, args.x, args.w, args.epilogue.bias, args.y);
+  apply_after_bias(args.epilogue, problem.precision, problem.y_count(), args.y, stream);
 }
 
-void launch_dgrad(const ConvProblem& o, const DgradArguments& a, Stream) {
-  onednn::run<FullyConnected>("fc", o, kDgrad, a.dx, a.w, nullptr, a.dy);
+void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream) {
+  onednn::run<FullyConnected>("fc", problem, kDgrad, args.dx, args.w, nullptr, args.dy);
 }
 
-void launch_wgrad(const ConvProblem& o, const WgradArguments& a, Stream stream) {
-  onednn::run<FullyConnected>("fc", o, kWgrad, a.x, a.dw, nullptr, a.dy);
-  if (a.update) sgd_update(*a.update, a.dw, stream);
+void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream stream) {
+  onednn::run<FullyConnected>("fc", problem, kWgrad, args.x, args.dw, nullptr, args.dy);
+  if (args.update) sgd_update(*args.update, args.dw, stream);
 }
 
 const FpropTable& fprop_table() {

@@ -64,15 +64,17 @@ CCONVNET_CLONES void write_pieces(const float* from, int pieces, int length, int
 // Calls function(offset of w's row, offset of its place in blocks or of zeros, values) for each piece of a
 // row of `block` pixels of blocks[K, blocks_r, blocks_s, block, block, C]; `values` of them are w's.
 template <class Function>
-void for_pieces(const FilterBlocksProblem& o, const Function& function) {
-  const int64_t piece = int64_t{o.block} * o.c;
+void for_pieces(const FilterBlocksProblem& problem, const Function& function) {
+  const int64_t piece = int64_t{problem.block} * problem.c;
   int64_t offset = 0;
-  for (int k = 0; k < o.k; ++k) {
-    for (int row_of_blocks = 0; row_of_blocks < o.blocks_r(); ++row_of_blocks) {
-      for (int column = 0; column < o.blocks_s() * o.block; column += o.block) {
-        for (int r = row_of_blocks * o.block; r < (row_of_blocks + 1) * o.block; ++r, offset += piece) {
-          const int pixels = r < o.r ? std::min(o.block, o.s - column) : 0;
-          function(((int64_t{k} * o.r + r) * o.s + column) * o.c, offset, int64_t{pixels} * o.c);
+  for (int k = 0; k < problem.k; ++k) {
+    for (int row_of_blocks = 0; row_of_blocks < problem.blocks_r(); ++row_of_blocks) {
+      for (int column = 0; column < problem.blocks_s() * problem.block; column += problem.block) {
+        for (int r = row_of_blocks * problem.block; r < (row_of_blocks + 1) * problem.block;
+             ++r, offset += piece) {
+          const int pixels = r < problem.r ? std::min(problem.block, problem.s - column) : 0;
+          function(((int64_t{k} * problem.r + r) * problem.s + column) * problem.c, offset,
+                   int64_t{pixels} * problem.c);
         }
       }
     }
@@ -85,33 +87,34 @@ template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
                      float scale, T* y, Stream) {
-  const InputProblem& o = problem;
-  const int64_t rows = int64_t{o.blocks_h()} * o.block;
-  const int blocks = o.blocks_w(), piece = o.block * o.c;
+  const int64_t rows = int64_t{problem.blocks_h()} * problem.block;
+  const int blocks = problem.blocks_w(), piece = problem.block * problem.c;
   const int64_t length = int64_t{blocks} * piece;
-  std::vector<float> buffers(length * parallel_parts(o.n * rows, 4 * length));
-  parallel_ranges(o.n * rows, 4 * length, [&](int part, int64_t begin, int64_t end) {
+  std::vector<float> buffers(length * parallel_parts(problem.n * rows, 4 * length));
+  parallel_ranges(problem.n * rows, 4 * length, [&](int part, int64_t begin, int64_t end) {
     float* buffer = buffers.data() + part * length;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / rows, row = item % rows, p = row - o.pad;
-      const bool inside = p >= 0 && p < o.p;
+      const int64_t n = item / rows, row = item % rows, p = row - problem.pad;
+      const bool inside = p >= 0 && p < problem.p;
       if (inside) {
-        const int64_t i = std::clamp(top[n], 0, o.h - o.p) + p, j = std::clamp(left[n], 0, o.w - o.q);
-        const int64_t crop = (i * o.w + j) * o.c;
-        const int64_t center = (((o.h - o.p) / 2 + p) * o.w + (o.w - o.q) / 2) * o.c;
-        transform_row(
-            {images + n * o.h * o.w * o.c + crop, mean ? mean + (o.center_mean ? center : crop) : nullptr,
-             o.center_mean, shift ? shift + n * o.c : nullptr, mirror[n] != 0},
-            o.q, o.c, scale, buffer + int64_t{o.pad} * o.c);
+        const int64_t i = std::clamp(top[n], 0, problem.h - problem.p) + p,
+                      j = std::clamp(left[n], 0, problem.w - problem.q);
+        const int64_t crop = (i * problem.w + j) * problem.c;
+        const int64_t center =
+            (((problem.h - problem.p) / 2 + p) * problem.w + (problem.w - problem.q) / 2) * problem.c;
+        transform_row({images + n * problem.h * problem.w * problem.c + crop,
+                       mean ? mean + (problem.center_mean ? center : crop) : nullptr, problem.center_mean,
+                       shift ? shift + n * problem.c : nullptr, mirror[n] != 0},
+                      problem.q, problem.c, scale, buffer + int64_t{problem.pad} * problem.c);
       } else {
         std::fill_n(buffer, length, 0.0f);
       }
       // A row of pixels is one piece of each of its blocks.
-      T* to = y + ((n * rows + row - row % o.block) * blocks + row % o.block) * piece;
-      if (o.block == 1) {
+      T* to = y + ((n * rows + row - row % problem.block) * blocks + row % problem.block) * piece;
+      if (problem.block == 1) {
         write_pieces(buffer, 1, static_cast<int>(length), 0, to);
       } else {
-        write_pieces(buffer, blocks, piece, o.block * piece, to);
+        write_pieces(buffer, blocks, piece, problem.block * piece, to);
       }
     }
   });

@@ -60,24 +60,25 @@ inline Range windows_holding(int i, int filter, int stride, int windows) {
 struct Layout {
   int64_t x_image, y_image;  // elements
   int filter;                // weights of one filter
-  explicit Layout(const LocalProblem& o)
-      : x_image(int64_t{o.h} * o.w * o.c),
-        y_image(int64_t{o.p} * o.q * o.k),
-        filter(o.r * o.s * o.c_per_group()) {}
+  explicit Layout(const LocalProblem& problem)
+      : x_image(int64_t{problem.h} * problem.w * problem.c),
+        y_image(int64_t{problem.p} * problem.q * problem.k),
+        filter(problem.r * problem.s * problem.c_per_group()) {}
 };
 
 // Calls function(pixels, weight, length) for each run of floats that position (p, q)'s filters of group g
 // read in one image and that their weights have side by side too: x + pixels, w + weight, `length` floats.
 template <class Function>
-void for_runs(const LocalProblem& o, int p, int q, int g, const Function& function) {
-  const int first_h = p * o.stride_h - o.pad_h, first_w = q * o.stride_w - o.pad_w;
-  const Range rows = taps_inside(first_h, o.r, o.h), columns = taps_inside(first_w, o.s, o.w);
-  const int channels = o.c_per_group();
-  const int taps = o.groups == 1 ? columns.end - columns.begin : 1;  // of a run
+void for_runs(const LocalProblem& problem, int p, int q, int g, const Function& function) {
+  const int first_h = p * problem.stride_h - problem.pad_h, first_w = q * problem.stride_w - problem.pad_w;
+  const Range rows = taps_inside(first_h, problem.r, problem.h),
+              columns = taps_inside(first_w, problem.s, problem.w);
+  const int channels = problem.c_per_group();
+  const int taps = problem.groups == 1 ? columns.end - columns.begin : 1;  // of a run
   for (int r = rows.begin; r < rows.end; ++r) {
     for (int s = columns.begin; s < columns.end; s += taps) {
-      const int64_t pixel = int64_t{first_h + r} * o.w + first_w + s;
-      function(pixel * o.c + g * channels, (r * o.s + s) * channels, taps * channels);
+      const int64_t pixel = int64_t{first_h + r} * problem.w + first_w + s;
+      function(pixel * problem.c + g * channels, (r * problem.s + s) * channels, taps * channels);
     }
   }
 }
@@ -93,21 +94,22 @@ void for_all(int64_t count, int64_t work, const Function& function) {
                   });
 }
 
-void fprop(const LocalProblem& o, const float* x, const float* w, const float* bias, float* y) {
-  const Layout layout(o);
-  const int filters = o.k_per_group();
-  Products products(o);
-  for_all(o.positions(), o.flops() / 2 / o.positions(), [&](int position) {
-    for (int g = 0; g < o.groups; ++g) {
-      const int64_t first = int64_t{position} * o.k + g * filters;
+void fprop(const LocalProblem& problem, const float* x, const float* w, const float* bias, float* y) {
+  const Layout layout(problem);
+  const int filters = problem.k_per_group();
+  Products products(problem);
+  for_all(problem.positions(), problem.flops() / 2 / problem.positions(), [&](int position) {
+    for (int g = 0; g < problem.groups; ++g) {
+      const int64_t first = int64_t{position} * problem.k + g * filters;
       bool add = false;
-      for_runs(o, position / o.q, position % o.q, g, [&](int64_t pixels, int weight, int length) {
-        products.multiply(o.n, filters, length, {x + pixels, layout.x_image}, false,
-                          {w + first * layout.filter + weight, layout.filter}, true, add,
-                          {y + first, layout.y_image});
-        add = true;
-      });
-      for (int n = 0; n < o.n; ++n) {
+      for_runs(problem, position / problem.q, position % problem.q, g,
+               [&](int64_t pixels, int weight, int length) {
+                 products.multiply(problem.n, filters, length, {x + pixels, layout.x_image}, false,
+                                   {w + first * layout.filter + weight, layout.filter}, true, add,
+                                   {y + first, layout.y_image});
+                 add = true;
+               });
+      for (int n = 0; n < problem.n; ++n) {
         float* values = y + n * layout.y_image + first;
         for (int k = 0; k < filters; ++k) {
           const float value = add ? values[k] : 0.0f;
@@ -119,48 +121,50 @@ void fprop(const LocalProblem& o, const float* x, const float* w, const float* b
   products.throw_failure();
 }
 
-void dgrad(const LocalProblem& o, const float* dy, const float* w, float* dx) {
-  const Layout layout(o);
-  const int channels = o.c_per_group(), filters = o.k_per_group();
-  Products products(o);
-  for_all(int64_t{o.h} * o.w, o.flops() / 2 / (int64_t{o.h} * o.w), [&](int pixel) {
-    const int i = pixel / o.w + o.pad_h, j = pixel % o.w + o.pad_w;
-    const Range rows = windows_holding(i, o.r, o.stride_h, o.p);
-    const Range columns = windows_holding(j, o.s, o.stride_w, o.q);
-    for (int g = 0; g < o.groups; ++g) {
-      float* to = dx + int64_t{pixel} * o.c + g * channels;
-      bool add = false;
-      for (int p = rows.begin; p < rows.end; ++p) {
-        for (int q = columns.begin; q < columns.end; ++q) {
-          const int64_t first = (int64_t{p} * o.q + q) * o.k + g * filters;
-          const int tap = (i - p * o.stride_h) * o.s + j - q * o.stride_w;
-          products.multiply(o.n, channels, filters, {dy + first, layout.y_image}, false,
-                            {w + first * layout.filter + tap * channels, layout.filter}, false, add,
-                            {to, layout.x_image});
-          add = true;
-        }
-      }
-      if (add) continue;
-      for (int n = 0; n < o.n; ++n) std::fill_n(to + n * layout.x_image, channels, 0.0f);
-    }
-  });
+void dgrad(const LocalProblem& problem, const float* dy, const float* w, float* dx) {
+  const Layout layout(problem);
+  const int channels = problem.c_per_group(), filters = problem.k_per_group();
+  Products products(problem);
+  for_all(int64_t{problem.h} * problem.w, problem.flops() / 2 / (int64_t{problem.h} * problem.w),
+          [&](int pixel) {
+            const int i = pixel / problem.w + problem.pad_h, j = pixel % problem.w + problem.pad_w;
+            const Range rows = windows_holding(i, problem.r, problem.stride_h, problem.p);
+            const Range columns = windows_holding(j, problem.s, problem.stride_w, problem.q);
+            for (int g = 0; g < problem.groups; ++g) {
+              float* to = dx + int64_t{pixel} * problem.c + g * channels;
+              bool add = false;
+              for (int p = rows.begin; p < rows.end; ++p) {
+                for (int q = columns.begin; q < columns.end; ++q) {
+                  const int64_t first = (int64_t{p} * problem.q + q) * problem.k + g * filters;
+                  const int tap = (i - p * problem.stride_h) * problem.s + j - q * problem.stride_w;
+                  products.multiply(problem.n, channels, filters, {dy + first, layout.y_image}, false,
+                                    {w + first * layout.filter + tap * channels, layout.filter}, false, add,
+                                    {to, layout.x_image});
+                  add = true;
+                }
+              }
+              if (add) continue;
+              for (int n = 0; n < problem.n; ++n) std::fill_n(to + n * layout.x_image, channels, 0.0f);
+            }
+          });
   products.throw_failure();
 }
 
-void wgrad(const LocalProblem& o, const float* x, const float* dy, float* dw) {
-  const Layout layout(o);
-  const int filters = o.k_per_group();
-  Products products(o);
-  for_all(o.positions(), o.flops() / 2 / o.positions(), [&](int position) {
+void wgrad(const LocalProblem& problem, const float* x, const float* dy, float* dw) {
+  const Layout layout(problem);
+  const int filters = problem.k_per_group();
+  Products products(problem);
+  for_all(problem.positions(), problem.flops() / 2 / problem.positions(), [&](int position) {
     // Where the window hangs over the edge, its weights have no pixels.
-    std::fill_n(dw + int64_t{position} * o.k * layout.filter, int64_t{o.k} * layout.filter, 0.0f);
-    for (int g = 0; g < o.groups; ++g) {
-      const int64_t first = int64_t{position} * o.k + g * filters;
-      for_runs(o, position / o.q, position % o.q, g, [&](int64_t pixels, int weight, int length) {
-        products.multiply(filters, length, o.n, {dy + first, layout.y_image}, true,
-                          {x + pixels, layout.x_image}, false, false,
-                          {dw + first * layout.filter + weight, layout.filter});
-      });
+    std::fill_n(dw + int64_t{position} * problem.k * layout.filter, int64_t{problem.k} * layout.filter, 0.0f);
+    for (int g = 0; g < problem.groups; ++g) {
+      const int64_t first = int64_t{position} * problem.k + g * filters;
+      for_runs(problem, position / problem.q, position % problem.q, g,
+               [&](int64_t pixels, int weight, int length) {
+                 products.multiply(filters, length, problem.n, {dy + first, layout.y_image}, true,
+                                   {x + pixels, layout.x_image}, false, false,
+                                   {dw + first * layout.filter + weight, layout.filter});
+               });
     }
   });
   products.throw_failure();
@@ -189,24 +193,27 @@ void into_array_of_floats(Precision precision, void* result, int count, const Fu
   to_bf16(count, floats.data(), static_cast<bfloat16*>(result), nullptr);
 }
 
-void launch_fprop(const LocalProblem& o, const FpropArguments& a, Stream stream) {
-  as_arrays_of_floats(o.precision, a.x, o.x_count(), a.w, o.w_count(), [&](const float* x, const float* w) {
-    into_array_of_floats(o.precision, a.y, o.y_count(),
-                         [&](float* y) { fprop(o, x, w, a.epilogue.bias, y); });
-  });
-  apply_after_bias(a.epilogue, o.precision, o.y_count(), a.y, stream);
+void launch_fprop(const LocalProblem& problem, const FpropArguments& args, Stream stream) {
+  as_arrays_of_floats(problem.precision, args.x, problem.x_count(), args.w, problem.w_count(),
+                      [&](const float* x, const float* w) {
+                        into_array_of_floats(problem.precision, args.y, problem.y_count(),
+                                             [&](float* y) { fprop(problem, x, w, args.epilogue.bias, y); });
+                      });
+  apply_after_bias(args.epilogue, problem.precision, problem.y_count(), args.y, stream);
 }
 
-void launch_dgrad(const LocalProblem& o, const DgradArguments& a, Stream) {
-  as_arrays_of_floats(o.precision, a.dy, o.y_count(), a.w, o.w_count(), [&](const float* dy, const float* w) {
-    into_array_of_floats(o.precision, a.dx, o.x_count(), [&](float* dx) { dgrad(o, dy, w, dx); });
-  });
+void launch_dgrad(const LocalProblem& problem, const DgradArguments& args, Stream) {
+  as_arrays_of_floats(problem.precision, args.dy, problem.y_count(), args.w, problem.w_count(),
+                      [&](const float* dy, const float* w) {
+                        into_array_of_floats(problem.precision, args.dx, problem.x_count(),
+                                             [&](float* dx) { dgrad(problem, dy, w, dx); });
+                      });
 }
 
-void launch_wgrad(const LocalProblem& o, const WgradArguments& a, Stream stream) {
-  as_arrays_of_floats(o.precision, a.x, o.x_count(), a.dy, o.y_count(),
-                      [&](const float* x, const float* dy) { wgrad(o, x, dy, a.dw); });
-  if (a.update) sgd_update(*a.update, a.dw, stream);
+void launch_wgrad(const LocalProblem& problem, const WgradArguments& args, Stream stream) {
+  as_arrays_of_floats(problem.precision, args.x, problem.x_count(), args.dy, problem.y_count(),
+                      [&](const float* x, const float* dy) { wgrad(problem, x, dy, args.dw); });
+  if (args.update) sgd_update(*args.update, args.dw, stream);
 }
 
 // ---- selection tables -----------------------------------------------------------------------------------

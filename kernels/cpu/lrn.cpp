@@ -29,22 +29,22 @@ struct DenseGradient {
 };
 
 template <class T>
-CCONVNET_CLONES void across_forward_range(const LrnProblem& o, const Layout& layout, const T* x, T* y,
+CCONVNET_CLONES void across_forward_range(const LrnProblem& problem, const Layout& layout, const T* x, T* y,
                                           int begin, int end, const Buffers& buffers) {
-  across_forward(o, layout, x, y, begin, end, buffers);
+  across_forward(problem, layout, x, y, begin, end, buffers);
 }
 
 template <class T>
-CCONVNET_CLONES void across_backward_range(const LrnProblem& o, const Layout& layout, const T* x, const T* dy,
-                                           T* dx, int begin, int end, const Buffers& buffers) {
-  across_backward(o, layout, x, DenseGradient<T>{dy, layout.channels}, false, dx, begin, end, buffers);
+CCONVNET_CLONES void across_backward_range(const LrnProblem& problem, const Layout& layout, const T* x,
+                                           const T* dy, T* dx, int begin, int end, const Buffers& buffers) {
+  across_backward(problem, layout, x, DenseGradient<T>{dy, layout.channels}, false, dx, begin, end, buffers);
 }
 
 // Calls function(layout, begin, end, buffers) on all threads, for ranges of (pixel, group) items.
 template <class Function>
-void for_items(const LrnProblem& o, const Function& function) {
-  const Layout layout(o);
-  const int64_t items = int64_t{o.n} * o.h * o.w * o.groups;
+void for_items(const LrnProblem& problem, const Function& function) {
+  const Layout layout(problem);
+  const int64_t items = int64_t{problem.n} * problem.h * problem.w * problem.groups;
   const int64_t each = Buffers::size(layout);
   AlignedFloats memory(each * parallel_parts(items, layout.channels));
   parallel_ranges(items, layout.channels, [&](int part, int64_t begin, int64_t end) {
@@ -56,64 +56,65 @@ void for_items(const LrnProblem& o, const Function& function) {
 // ---- in the same map ------------------------------------------------------------------------------------
 
 // What is NaN of one image's y, and of its dx.
-void mend_y(LrnProblem o, const float* x, float* y) {
-  o.n = 1;
-  for (int i = 0; i < o.count(); ++i) {
-    if (std::isnan(y[i])) y[i] = lrn_extreme_y(o, x, i);
+void mend_y(LrnProblem problem, const float* x, float* y) {
+  problem.n = 1;
+  for (int i = 0; i < problem.count(); ++i) {
+    if (std::isnan(y[i])) y[i] = lrn_extreme_y(problem, x, i);
   }
 }
 
-void mend_dx(LrnProblem o, const float* x, const float* dy, float* dx) {
-  o.n = 1;
-  for (int i = 0; i < o.count(); ++i) {
-    if (std::isnan(dx[i])) dx[i] = lrn_extreme_dx(o, x, i, [&](int j) { return dy[j]; });
+void mend_dx(LrnProblem problem, const float* x, const float* dy, float* dx) {
+  problem.n = 1;
+  for (int i = 0; i < problem.count(); ++i) {
+    if (std::isnan(dx[i])) dx[i] = lrn_extreme_dx(problem, x, i, [&](int j) { return dy[j]; });
   }
 }
 
 // One image each; `buffer` holds c floats.
-CCONVNET_CLONES void map_forward(const LrnProblem& o, const float* x, float* y, float* buffer) {
-  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
-    map_sums<true>(o, x, pixel / o.w, pixel % o.w, o.size / 2, o.size - 1 - o.size / 2, buffer);
-    powers<false>(o, o.c, buffer, buffer, nullptr);
-    const float* from = x + int64_t{pixel} * o.c;
-    float* to = y + int64_t{pixel} * o.c;
+CCONVNET_CLONES void map_forward(const LrnProblem& problem, const float* x, float* y, float* buffer) {
+  for (int pixel = 0; pixel < problem.h * problem.w; ++pixel) {
+    map_sums<true>(problem, x, pixel / problem.w, pixel % problem.w, problem.size / 2,
+                   problem.size - 1 - problem.size / 2, buffer);
+    powers<false>(problem, problem.c, buffer, buffer, nullptr);
+    const float* from = x + int64_t{pixel} * problem.c;
+    float* to = y + int64_t{pixel} * problem.c;
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) to[c] = from[c] * buffer[c];
+    for (int c = 0; c < problem.c; ++c) to[c] = from[c] * buffer[c];
   }
-  if (has_nan(y, int64_t{o.h} * o.w * o.c)) mend_y(o, x, y);
+  if (has_nan(y, int64_t{problem.h} * problem.w * problem.c)) mend_y(problem, x, y);
 }
 
 // `terms` holds the image's dy * x * d^(-beta-1), which every window around a pixel needs.
-CCONVNET_CLONES void map_backward(const LrnProblem& o, const float* x, const float* dy, float* dx, float* sum,
-                                  float* scale, float* terms) {
-  const float factor = 2.0f * o.alpha * o.beta;
-  const int before = o.size / 2, after = o.size - 1 - o.size / 2;
-  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
-    map_sums<true>(o, x, pixel / o.w, pixel % o.w, before, after, sum);
+CCONVNET_CLONES void map_backward(const LrnProblem& problem, const float* x, const float* dy, float* dx,
+                                  float* sum, float* scale, float* terms) {
+  const float factor = 2.0f * problem.alpha * problem.beta;
+  const int before = problem.size / 2, after = problem.size - 1 - problem.size / 2;
+  for (int pixel = 0; pixel < problem.h * problem.w; ++pixel) {
+    map_sums<true>(problem, x, pixel / problem.w, pixel % problem.w, before, after, sum);
     float* steeper = sum;
-    powers<true>(o, o.c, sum, scale, steeper);
-    const int64_t offset = int64_t{pixel} * o.c;
+    powers<true>(problem, problem.c, sum, scale, steeper);
+    const int64_t offset = int64_t{pixel} * problem.c;
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) {
+    for (int c = 0; c < problem.c; ++c) {
       dx[offset + c] = dy[offset + c] * scale[c];
       terms[offset + c] = dy[offset + c] * x[offset + c] * steeper[c];
     }
   }
-  for (int pixel = 0; pixel < o.h * o.w; ++pixel) {
-    map_sums<false>(o, terms, pixel / o.w, pixel % o.w, after, before, sum);
-    const int64_t offset = int64_t{pixel} * o.c;
+  for (int pixel = 0; pixel < problem.h * problem.w; ++pixel) {
+    map_sums<false>(problem, terms, pixel / problem.w, pixel % problem.w, after, before, sum);
+    const int64_t offset = int64_t{pixel} * problem.c;
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) dx[offset + c] -= factor * x[offset + c] * sum[c];
+    for (int c = 0; c < problem.c; ++c) dx[offset + c] -= factor * x[offset + c] * sum[c];
   }
-  if (has_nan(dx, int64_t{o.h} * o.w * o.c)) mend_dx(o, x, dy, dx);
+  if (has_nan(dx, int64_t{problem.h} * problem.w * problem.c)) mend_dx(problem, x, dy, dx);
 }
 
 // Calls function(offset of the image, buffer) for all images, on all threads; a thread's own buffer has
 // `buffer_size` floats.
 template <class Function>
-void for_images(const LrnProblem& o, int64_t image, int64_t buffer_size, const Function& function) {
-  std::vector<float> buffers(buffer_size * parallel_parts(o.n, map_cost(o)));
-  parallel_ranges(o.n, map_cost(o), [&](int part, int64_t begin, int64_t end) {
+void for_images(const LrnProblem& problem, int64_t image, int64_t buffer_size, const Function& function) {
+  std::vector<float> buffers(buffer_size * parallel_parts(problem.n, map_cost(problem)));
+  parallel_ranges(problem.n, map_cost(problem), [&](int part, int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) function(n * image, buffers.data() + part * buffer_size);
   });
 }

@@ -26,10 +26,10 @@ struct Layout {
   int items;           // worked on together
   size_t length;       // of a buffer
 
-  explicit Layout(const LrnProblem& o) : channels(o.c / o.groups) {
+  explicit Layout(const LrnProblem& problem) : channels(problem.c / problem.groups) {
     // A window wider than twice the channels sees all of them, and the margins need not be longer.
-    before = std::min(o.size / 2, channels);
-    after = std::min(o.size - 1 - o.size / 2, channels);
+    before = std::min(problem.size / 2, channels);
+    after = std::min(problem.size - 1 - problem.size / 2, channels);
     margin = static_cast<int>(rounded_up(std::max(before, after)));
     stride = static_cast<int>(rounded_up(channels)) + margin;
     // Enough that a load seldom waits for the store just before it, few enough that the processor reads ahead
@@ -40,13 +40,15 @@ struct Layout {
     length = size_t(margin) + size_t(items) * stride;
   }
   // Of one item alone.
-  LrnProblem item(const LrnProblem& o) const {
-    LrnProblem one = o;
+  LrnProblem item(const LrnProblem& problem) const {
+    LrnProblem one = problem;
     one.n = one.h = one.w = one.groups = 1;
     one.c = channels;
     return one;
   }
-  bool is_papers(const LrnProblem& o) const { return before == 2 && after == 2 && o.beta == 0.75f; }
+  bool is_papers(const LrnProblem& problem) const {
+    return before == 2 && after == 2 && problem.beta == 0.75f;
+  }
   // Where channel 0 of an item lies in a buffer.
   float* of(float* buffer, int item) const { return buffer + margin + size_t(item) * stride; }
 };
@@ -71,12 +73,12 @@ inline __attribute__((always_inline)) Lanes window_sum(const float* center, int 
 }
 
 template <bool THREE_QUARTERS>
-inline __attribute__((always_inline)) Powers<Lanes> powers_of(const LrnProblem& o, const Lanes& sum) {
-  const Lanes d = o.k + o.alpha * sum;
+inline __attribute__((always_inline)) Powers<Lanes> powers_of(const LrnProblem& problem, const Lanes& sum) {
+  const Lanes d = problem.k + problem.alpha * sum;
   if (THREE_QUARTERS) return three_quarters<true>(d);
   Powers<Lanes> result;
   for (int i = 0; i < kLanes; ++i) {
-    const Powers<float> one = any_power<true>(d[i], o.beta);
+    const Powers<float> one = any_power<true>(d[i], problem.beta);
     result.scale[i] = one.scale;
     result.steeper[i] = one.steeper;
   }
@@ -102,15 +104,15 @@ inline bool any_nan(const Lanes& sum) {
 
 // The item's y where it is NaN.
 template <class To>
-void mend_y(const LrnProblem& o, const Layout& layout, const float* values, To* y) {
+void mend_y(const LrnProblem& problem, const Layout& layout, const float* values, To* y) {
   for (int c = 0; c < layout.channels; ++c) {
-    if (std::isnan(to_float(y[c]))) y[c] = from_float<To>(lrn_extreme_y(layout.item(o), values, c));
+    if (std::isnan(to_float(y[c]))) y[c] = from_float<To>(lrn_extreme_y(layout.item(problem), values, c));
   }
 }
 
 // PAPER: five channels wide, and beta = 3/4.
 template <bool PAPER, class T, class To>
-inline __attribute__((always_inline)) void forward_items(const LrnProblem& o, const Layout& layout,
+inline __attribute__((always_inline)) void forward_items(const LrnProblem& problem, const Layout& layout,
                                                          const T* x, To* y, int items,
                                                          const Buffers& buffers) {
   const int before = PAPER ? 2 : layout.before, after = PAPER ? 2 : layout.after;
@@ -120,28 +122,29 @@ inline __attribute__((always_inline)) void forward_items(const LrnProblem& o, co
     To* to = y + int64_t{item} * layout.channels;
     Lanes check = {};
     for (int c = 0; c < layout.channels; c += kLanes) {
-      const Powers<Lanes> power = powers_of<PAPER>(o, window_sum<true>(values + c, before, after));
+      const Powers<Lanes> power = powers_of<PAPER>(problem, window_sum<true>(values + c, before, after));
       store(to + c, load(values + c) * power.scale, layout.channels - c);
       check += 0.0f * power.scale;
     }
-    if (any_nan(check)) mend_y(o, layout, values, to);
+    if (any_nan(check)) mend_y(problem, layout, values, to);
   }
 }
 
 // The item's dx where it is NaN. Its y are those of forward_items and mend_y, by which a pooling behind it
 // knows them.
 template <bool PAPER, class Gradient, class T>
-inline __attribute__((always_inline)) void mend_dx(const LrnProblem& o, const Layout& layout,
+inline __attribute__((always_inline)) void mend_dx(const LrnProblem& problem, const Layout& layout,
                                                    const float* values, const Gradient& gradient, int item,
                                                    bool relu, T* dx) {
   const int before = PAPER ? 2 : layout.before, after = PAPER ? 2 : layout.after;
-  const LrnProblem one = layout.item(o);
+  const LrnProblem one = layout.item(problem);
   std::vector<float> both(2 * rounded_up(layout.channels));
   float *y = both.data(), *dy = y + rounded_up(layout.channels);
   for (int c = 0; c < layout.channels; c += kLanes) {
-    store(y + c, load(values + c) * powers_of<PAPER>(o, window_sum<true>(values + c, before, after)).scale);
+    store(y + c,
+          load(values + c) * powers_of<PAPER>(problem, window_sum<true>(values + c, before, after)).scale);
   }
-  mend_y(o, layout, values, y);
+  mend_y(problem, layout, values, y);
   gradient(item, [&](const auto& gradient_of_item) __attribute__((always_inline)) {
     for (int c = 0; c < layout.channels; c += kLanes) {
       store(dy + c, gradient_of_item(c, layout.channels - c, load(y + c)));
@@ -157,19 +160,19 @@ inline __attribute__((always_inline)) void mend_dx(const LrnProblem& o, const La
 // gradient(item, work) calls work(g), where g(c, count, y) is dy of the item's `count` channels from c on and
 // y are their normalised values.
 template <bool PAPER, class T, class Gradient>
-inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, const Layout& layout,
+inline __attribute__((always_inline)) void backward_items(const LrnProblem& problem, const Layout& layout,
                                                           const T* x, const Gradient& gradient, int first,
                                                           int items, bool relu, T* dx,
                                                           const Buffers& buffers) {
   const int before = PAPER ? 2 : layout.before, after = PAPER ? 2 : layout.after;
-  const float factor = 2.0f * o.alpha * o.beta;
+  const float factor = 2.0f * problem.alpha * problem.beta;
   copy_in(layout, x, items, buffers.values);
   for (int item = 0; item < items; ++item) {
     const float* values = layout.of(buffers.values, item);
     float *scales = layout.of(buffers.scales, item), *terms = layout.of(buffers.terms, item);
     gradient(first + item, [&](const auto& gradient_of_item) __attribute__((always_inline)) {
       for (int c = 0; c < layout.channels; c += kLanes) {
-        const Powers<Lanes> power = powers_of<PAPER>(o, window_sum<true>(values + c, before, after));
+        const Powers<Lanes> power = powers_of<PAPER>(problem, window_sum<true>(values + c, before, after));
         const Lanes value = load(values + c);
         const Lanes dy = gradient_of_item(c, layout.channels - c, value * power.scale);
         store(scales + c, dy * power.scale);
@@ -190,38 +193,38 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& o, c
       store(to + c, relu ? where_positive(value, result) : result, layout.channels - c);
       check += 0.0f * result;
     }
-    if (any_nan(check)) mend_dx<PAPER>(o, layout, values, gradient, first + item, relu, to);
+    if (any_nan(check)) mend_dx<PAPER>(problem, layout, values, gradient, first + item, relu, to);
   }
 }
 
 // Items [begin, end) of x into y; of x and `gradient` into dx, which is 0 where x is not positive if `relu`.
 template <class T, class To>
-inline __attribute__((always_inline)) void across_forward(const LrnProblem& o, const Layout& layout,
+inline __attribute__((always_inline)) void across_forward(const LrnProblem& problem, const Layout& layout,
                                                           const T* x, To* y, int begin, int end,
                                                           const Buffers& buffers) {
   for (int first = begin; first < end; first += layout.items) {
     const int items = std::min(layout.items, end - first);
     const int64_t offset = int64_t{first} * layout.channels;
-    if (layout.is_papers(o)) {
-      forward_items<true>(o, layout, x + offset, y + offset, items, buffers);
+    if (layout.is_papers(problem)) {
+      forward_items<true>(problem, layout, x + offset, y + offset, items, buffers);
     } else {
-      forward_items<false>(o, layout, x + offset, y + offset, items, buffers);
+      forward_items<false>(problem, layout, x + offset, y + offset, items, buffers);
     }
   }
 }
 
 template <class T, class Gradient>
-inline __attribute__((always_inline)) void across_backward(const LrnProblem& o, const Layout& layout,
+inline __attribute__((always_inline)) void across_backward(const LrnProblem& problem, const Layout& layout,
                                                            const T* x, const Gradient& gradient, bool relu,
                                                            T* dx, int begin, int end,
                                                            const Buffers& buffers) {
   for (int first = begin; first < end; first += layout.items) {
     const int items = std::min(layout.items, end - first);
     const int64_t offset = int64_t{first} * layout.channels;
-    if (layout.is_papers(o)) {
-      backward_items<true>(o, layout, x + offset, gradient, first, items, relu, dx + offset, buffers);
+    if (layout.is_papers(problem)) {
+      backward_items<true>(problem, layout, x + offset, gradient, first, items, relu, dx + offset, buffers);
     } else {
-      backward_items<false>(o, layout, x + offset, gradient, first, items, relu, dx + offset, buffers);
+      backward_items<false>(problem, layout, x + offset, gradient, first, items, relu, dx + offset, buffers);
     }
   }
 }

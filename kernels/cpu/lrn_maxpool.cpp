@@ -14,8 +14,8 @@ namespace {
 // The normalised rows [next - kept, next) of an image, row i in place i % kept.
 class Rows {
  public:
-  explicit Rows(const PoolProblem& o)
-      : length_(rounded_up(int64_t{o.w} * o.c)), kept_(std::min(o.window_h, o.h)) {}
+  explicit Rows(const PoolProblem& problem)
+      : length_(rounded_up(int64_t{problem.w} * problem.c)), kept_(std::min(problem.window_h, problem.h)) {}
   int64_t size() const { return length_ * kept_; }
   int64_t length() const { return length_; }
   float* of(float* memory, int row) const { return memory + row % kept_ * length_; }
@@ -26,15 +26,15 @@ class Rows {
 };
 
 template <class T>
-CCONVNET_CLONES void normalise_row(const LrnProblem& o, const Layout& layout, const T* x, float* y,
+CCONVNET_CLONES void normalise_row(const LrnProblem& problem, const Layout& layout, const T* x, float* y,
                                    const Buffers& buffers) {
-  across_forward(o, layout, x, y, 0, o.w * o.groups, buffers);
+  across_forward(problem, layout, x, y, 0, problem.w * problem.groups, buffers);
 }
 
 template <class T>
-CCONVNET_CLONES void pool_row(const PoolProblem& o, const Rows& rows, float* memory, int p, float* column,
-                              T* y) {
-  maxpool_row(o, [&](int i) { return static_cast<const float*>(rows.of(memory, i)); }, p, column, y);
+CCONVNET_CLONES void pool_row(const PoolProblem& problem, const Rows& rows, float* memory, int p,
+                              float* column, T* y) {
+  maxpool_row(problem, [&](int i) { return static_cast<const float*>(rows.of(memory, i)); }, p, column, y);
 }
 
 template <class T>
@@ -55,10 +55,10 @@ struct PooledGradient {
 };
 
 template <class T>
-CCONVNET_CLONES void backward_row(const LrnProblem& o, const Layout& layout, const T* x,
+CCONVNET_CLONES void backward_row(const LrnProblem& problem, const Layout& layout, const T* x,
                                   const Windows<T>* windows, bool relu, T* dx, const Buffers& buffers) {
-  const PooledGradient<T> gradient = {windows, o.groups, layout.channels};
-  across_backward(o, layout, x, gradient, relu, dx, 0, o.w * o.groups, buffers);
+  const PooledGradient<T> gradient = {windows, problem.groups, layout.channels};
+  across_backward(problem, layout, x, gradient, relu, dx, 0, problem.w * problem.groups, buffers);
 }
 
 }  // namespace

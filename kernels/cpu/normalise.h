@@ -52,10 +52,10 @@ inline Powers<float> any_power(float d, float beta) {
 // scale[i] = d^-beta and, where `steeper` is given, steeper[i] = d^(-beta-1), for d = k + alpha * sum[i].
 // Either may lie where `sum` does.
 template <bool STEEPER, class Problem>
-inline __attribute__((always_inline)) void powers(const Problem& o, int count, const float* sum, float* scale,
-                                                  float* steeper) {
+inline __attribute__((always_inline)) void powers(const Problem& problem, int count, const float* sum,
+                                                  float* scale, float* steeper) {
   constexpr bool LRN = std::is_same_v<Problem, LrnProblem>;
-  const float k = o.k, alpha = o.alpha, beta = o.beta;
+  const float k = problem.k, alpha = problem.alpha, beta = problem.beta;
   if (beta == 0.75f) {
 #pragma omp simd
     for (int i = 0; i < count; ++i) {
@@ -90,24 +90,24 @@ inline Range clipped(int center, int before, int after, int limit) {
 
 // sum[c] over the clipped window around pixel (i, j) of image[h,w,c], of the values or their squares.
 template <bool SQUARED, class Problem>
-inline __attribute__((always_inline)) void map_sums(const Problem& o, const float* image, int i, int j,
+inline __attribute__((always_inline)) void map_sums(const Problem& problem, const float* image, int i, int j,
                                                     int before, int after, float* sum) {
-  const Range rows = clipped(i, before, after, o.h), columns = clipped(j, before, after, o.w);
-  std::memset(sum, 0, o.c * sizeof(float));
+  const Range rows = clipped(i, before, after, problem.h), columns = clipped(j, before, after, problem.w);
+  std::memset(sum, 0, problem.c * sizeof(float));
   for (int r = rows.begin; r < rows.end; ++r) {
     for (int s = columns.begin; s < columns.end; ++s) {
-      const float* values = image + (int64_t{r} * o.w + s) * o.c;
+      const float* values = image + (int64_t{r} * problem.w + s) * problem.c;
 #pragma omp simd
-      for (int c = 0; c < o.c; ++c) sum[c] += SQUARED ? values[c] * values[c] : values[c];
+      for (int c = 0; c < problem.c; ++c) sum[c] += SQUARED ? values[c] * values[c] : values[c];
     }
   }
 }
 
 // Elements' worth of work of one image: a window per element.
 template <class Problem>
-int64_t map_cost(const Problem& o) {
-  const int64_t rows = std::min(o.size, o.h), columns = std::min(o.size, o.w);
-  return int64_t{o.h} * o.w * o.c * std::min<int64_t>(rows * columns, kGrain);
+int64_t map_cost(const Problem& problem) {
+  const int64_t rows = std::min(problem.size, problem.h), columns = std::min(problem.size, problem.w);
+  return int64_t{problem.h} * problem.w * problem.c * std::min<int64_t>(rows * columns, kGrain);
 }
 
 }  // namespace cconvnet

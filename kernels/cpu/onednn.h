@@ -104,11 +104,27 @@ enum Pass { kFprop, kDgrad, kWgrad };
 // The sizes of a problem, what is asked of it, and the number of threads that reorders are made for.
 using Key = std::array<int, 20>;
 
-inline Key key_of(const ConvProblem& o, Pass pass, bool bias) {
-  return {o.n,          o.h,          o.w,     o.c,      o.k,
-          o.r,          o.s,          o.p,     o.q,      o.stride_h,
-          o.stride_w,   o.pad_h,      o.pad_w, o.groups, o.precision == Precision::bf16,
-          o.dilation_h, o.dilation_w, pass,    bias,     granted_threads()};
+inline Key key_of(const ConvProblem& problem, Pass pass, bool bias) {
+  return {problem.n,
+          problem.h,
+          problem.w,
+          problem.c,
+          problem.k,
+          problem.r,
+          problem.s,
+          problem.p,
+          problem.q,
+          problem.stride_h,
+          problem.stride_w,
+          problem.pad_h,
+          problem.pad_w,
+          problem.groups,
+          problem.precision == Precision::bf16,
+          problem.dilation_h,
+          problem.dilation_w,
+          pass,
+          bias,
+          granted_threads()};
 }
 
 // Primitives by key, made at first use. Guarded by mutex(). A program has some tens of problems; one that
@@ -153,13 +169,13 @@ void run(const char* family, const ConvProblem& problem, Pass pass, const void* 
 }
 
 // What activations and the weights that a product reads are kept in.
-inline dnnl::memory::data_type type_of(const ConvProblem& o) {
-  return o.precision == Precision::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+inline dnnl::memory::data_type type_of(const ConvProblem& problem) {
+  return problem.precision == Precision::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
 // The gradient of weights is of floats whatever the weights are.
-inline dnnl::memory::data_type weights_type_of(const ConvProblem& o, Pass pass) {
-  return pass == kWgrad ? dnnl::memory::data_type::f32 : type_of(o);
+inline dnnl::memory::data_type weights_type_of(const ConvProblem& problem, Pass pass) {
+  return pass == kWgrad ? dnnl::memory::data_type::f32 : type_of(problem);
 }
 
 inline dnnl::memory no_memory_yet(const dnnl::memory::desc& desc) {

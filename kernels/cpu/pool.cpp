@@ -13,9 +13,9 @@ namespace {
 // ---- forward --------------------------------------------------------------------------------------------
 
 template <class T>
-CCONVNET_CLONES void maxpool_forward_row(const PoolProblem& o, const T* x, int p, float* column, T* y) {
-  const int64_t stride = int64_t{o.w} * o.c;
-  maxpool_row(o, [&](int i) { return x + i * stride; }, p, column, y);
+CCONVNET_CLONES void maxpool_forward_row(const PoolProblem& problem, const T* x, int p, float* column, T* y) {
+  const int64_t stride = int64_t{problem.w} * problem.c;
+  maxpool_row(problem, [&](int i) { return x + i * stride; }, p, column, y);
 }
 
 // What averages divide by: the sizes of the windows along one axis, clipped to the image or the padded image.
@@ -32,29 +32,31 @@ std::vector<int64_t> counted_sizes(int windows, int window, int stride, int pad,
 
 struct Counted {
   std::vector<int64_t> heights, widths;
-  explicit Counted(const PoolProblem& o)
-      : heights(counted_sizes(o.p, o.window_h, o.stride_h, o.pad_h, o.pad_bottom, o.h, o.count_padding)),
-        widths(counted_sizes(o.q, o.window_w, o.stride_w, o.pad_w, o.pad_right, o.w, o.count_padding)) {}
+  explicit Counted(const PoolProblem& problem)
+      : heights(counted_sizes(problem.p, problem.window_h, problem.stride_h, problem.pad_h,
+                              problem.pad_bottom, problem.h, problem.count_padding)),
+        widths(counted_sizes(problem.q, problem.window_w, problem.stride_w, problem.pad_w, problem.pad_right,
+                             problem.w, problem.count_padding)) {}
 };
 
 // `sum` has room for the channels of a pixel.
 template <class T>
-CCONVNET_CLONES void avgpool_forward_row(const PoolProblem& o, const Counted& counted, const T* x, int p,
-                                         float* sum, T* y) {
-  const Range rows = pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h);
-  for (int q = 0; q < o.q; ++q, y += o.c) {
-    const Range columns = pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w);
-    std::memset(sum, 0, o.c * sizeof(float));
+CCONVNET_CLONES void avgpool_forward_row(const PoolProblem& problem, const Counted& counted, const T* x,
+                                         int p, float* sum, T* y) {
+  const Range rows = pixels_of(p, problem.window_h, problem.stride_h, problem.pad_h, problem.h);
+  for (int q = 0; q < problem.q; ++q, y += problem.c) {
+    const Range columns = pixels_of(q, problem.window_w, problem.stride_w, problem.pad_w, problem.w);
+    std::memset(sum, 0, problem.c * sizeof(float));
     for (int i = rows.begin; i < rows.end; ++i) {
       for (int j = columns.begin; j < columns.end; ++j) {
-        const T* values = x + (int64_t{i} * o.w + j) * o.c;
+        const T* values = x + (int64_t{i} * problem.w + j) * problem.c;
 #pragma omp simd
-        for (int c = 0; c < o.c; ++c) sum[c] += to_float(values[c]);
+        for (int c = 0; c < problem.c; ++c) sum[c] += to_float(values[c]);
       }
     }
     const float count = static_cast<float>(counted.heights[p] * counted.widths[q]);
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) y[c] = from_float<T>(sum[c] / count);
+    for (int c = 0; c < problem.c; ++c) y[c] = from_float<T>(sum[c] / count);
   }
 }
 
@@ -62,16 +64,16 @@ CCONVNET_CLONES void avgpool_forward_row(const PoolProblem& o, const Counted& co
 
 // Row i of one image's gradient.
 template <class T>
-CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& o, const Range* columns, const T* x, const T* y,
-                                          const T* dy, int i, T* dx) {
-  const Range rows = outputs_of(i, o.window_h, o.stride_h, o.pad_h, o.p);
-  for (int j = 0; j < o.w; ++j) {
-    const Windows<T> windows = {y, dy, rows, columns[j], o.q, o.c};
-    const T* values = x + (int64_t{i} * o.w + j) * o.c;
-    T* to = dx + int64_t{j} * o.c;
+CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& problem, const Range* columns, const T* x,
+                                          const T* y, const T* dy, int i, T* dx) {
+  const Range rows = outputs_of(i, problem.window_h, problem.stride_h, problem.pad_h, problem.p);
+  for (int j = 0; j < problem.w; ++j) {
+    const Windows<T> windows = {y, dy, rows, columns[j], problem.q, problem.c};
+    const T* values = x + (int64_t{i} * problem.w + j) * problem.c;
+    T* to = dx + int64_t{j} * problem.c;
     with_gradient(windows, [&](const auto& gradient) __attribute__((always_inline)) {
-      for (int c = 0; c < o.c; c += kLanes) {
-        const int count = o.c - c;
+      for (int c = 0; c < problem.c; c += kLanes) {
+        const int count = problem.c - c;
         store(to + c, gradient(c, count, load(values + c, count)), count);
       }
     });
@@ -79,22 +81,22 @@ CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& o, const Range* col
 }
 
 template <class T>
-CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& o, const Counted& counted, const T* dy, int i,
-                                          float* sum, T* dx) {
-  const Range rows = outputs_of(i, o.window_h, o.stride_h, o.pad_h, o.p);
-  for (int j = 0; j < o.w; ++j, dx += o.c) {
-    const Range columns = outputs_of(j, o.window_w, o.stride_w, o.pad_w, o.q);
-    std::memset(sum, 0, o.c * sizeof(float));
+CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& problem, const Counted& counted, const T* dy,
+                                          int i, float* sum, T* dx) {
+  const Range rows = outputs_of(i, problem.window_h, problem.stride_h, problem.pad_h, problem.p);
+  for (int j = 0; j < problem.w; ++j, dx += problem.c) {
+    const Range columns = outputs_of(j, problem.window_w, problem.stride_w, problem.pad_w, problem.q);
+    std::memset(sum, 0, problem.c * sizeof(float));
     for (int p = rows.begin; p < rows.end; ++p) {
       for (int q = columns.begin; q < columns.end; ++q) {
-        const T* gradient = dy + (int64_t{p} * o.q + q) * o.c;
+        const T* gradient = dy + (int64_t{p} * problem.q + q) * problem.c;
         const float count = static_cast<float>(counted.heights[p] * counted.widths[q]);
 #pragma omp simd
-        for (int c = 0; c < o.c; ++c) sum[c] += to_float(gradient[c]) / count;
+        for (int c = 0; c < problem.c; ++c) sum[c] += to_float(gradient[c]) / count;
       }
     }
 #pragma omp simd
-    for (int c = 0; c < o.c; ++c) dx[c] = from_float<T>(sum[c]);
+    for (int c = 0; c < problem.c; ++c) dx[c] = from_float<T>(sum[c]);
   }
 }
 
@@ -103,10 +105,10 @@ CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& o, const Counted& c
 // Calls row_function(buffer, n, row) for all rows of all images; `buffer` is a thread's own, of `buffer_size`
 // floats.
 template <class Function>
-void for_rows(const PoolProblem& o, int rows, int64_t cost, int64_t buffer_size,
+void for_rows(const PoolProblem& problem, int rows, int64_t cost, int64_t buffer_size,
               const Function& row_function) {
-  std::vector<float> buffers(buffer_size * parallel_parts(int64_t{o.n} * rows, cost));
-  parallel_ranges(int64_t{o.n} * rows, cost, [&](int part, int64_t begin, int64_t end) {
+  std::vector<float> buffers(buffer_size * parallel_parts(int64_t{problem.n} * rows, cost));
+  parallel_ranges(int64_t{problem.n} * rows, cost, [&](int part, int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       row_function(buffers.data() + part * buffer_size, item / rows, static_cast<int>(item % rows));
     }
@@ -115,11 +117,11 @@ void for_rows(const PoolProblem& o, int rows, int64_t cost, int64_t buffer_size,
 
 struct Strides {  // of an image and of a row
   int64_t x, y, x_row, y_row;
-  explicit Strides(const PoolProblem& o)
-      : x(int64_t{o.h} * o.w * o.c),
-        y(int64_t{o.p} * o.q * o.c),
-        x_row(int64_t{o.w} * o.c),
-        y_row(int64_t{o.q} * o.c) {}
+  explicit Strides(const PoolProblem& problem)
+      : x(int64_t{problem.h} * problem.w * problem.c),
+        y(int64_t{problem.p} * problem.q * problem.c),
+        x_row(int64_t{problem.w} * problem.c),
+        y_row(int64_t{problem.q} * problem.c) {}
 };
 
 }  // namespace

@@ -26,23 +26,25 @@ inline Range outputs_of(int i, int window, int stride, int pad, int outputs) {
 }
 
 // Elements that a row of outputs reads.
-inline int64_t pool_forward_cost(const PoolProblem& o) {
-  const int64_t window = int64_t{std::min(o.window_h, o.h)} * std::min(o.window_w, o.w);
-  return std::min(int64_t{o.q} * o.c * window, kGrain * 64);
+inline int64_t pool_forward_cost(const PoolProblem& problem) {
+  const int64_t window =
+      int64_t{std::min(problem.window_h, problem.h)} * std::min(problem.window_w, problem.w);
+  return std::min(int64_t{problem.q} * problem.c * window, kGrain * 64);
 }
 
 // And a row of inputs: a pixel is held by window / stride windows along each axis.
-inline int64_t pool_backward_cost(const PoolProblem& o) {
-  const int64_t windows =
-      int64_t{detail::ceil_div(o.window_h, o.stride_h)} * detail::ceil_div(o.window_w, o.stride_w);
-  return std::min(int64_t{o.w} * o.c * std::min(2 * windows + 1, kGrain), kGrain * 64);
+inline int64_t pool_backward_cost(const PoolProblem& problem) {
+  const int64_t windows = int64_t{detail::ceil_div(problem.window_h, problem.stride_h)} *
+                          detail::ceil_div(problem.window_w, problem.stride_w);
+  return std::min(int64_t{problem.w} * problem.c * std::min(2 * windows + 1, kGrain), kGrain * 64);
 }
 
 // The outputs whose windows hold each pixel of a row. Worked out once: a division for every pixel would take
 // as long as its channels.
-inline std::vector<Range> outputs_of_columns(const PoolProblem& o) {
+inline std::vector<Range> outputs_of_columns(const PoolProblem& problem) {
   std::vector<Range> columns;
-  for (int j = 0; j < o.w; ++j) columns.push_back(outputs_of(j, o.window_w, o.stride_w, o.pad_w, o.q));
+  for (int j = 0; j < problem.w; ++j)
+    columns.push_back(outputs_of(j, problem.window_w, problem.stride_w, problem.pad_w, problem.q));
   return columns;
 }
 
@@ -65,12 +67,14 @@ inline __attribute__((always_inline)) void largest_of(Range range, const Piece& 
 // One row of outputs: first down the columns, into `column`[W, C], in long loops that the processor reads
 // ahead of, then along the row. row(i) is where row i of the image lies.
 template <class T, class Row>
-inline __attribute__((always_inline)) void maxpool_row(const PoolProblem& o, const Row& row, int p,
+inline __attribute__((always_inline)) void maxpool_row(const PoolProblem& problem, const Row& row, int p,
                                                        float* column, T* y) {
-  largest_of(pixels_of(p, o.window_h, o.stride_h, o.pad_h, o.h), row, int64_t{o.w} * o.c, column);
-  const auto pixel = [&](int j) { return column + int64_t{j} * o.c; };
-  for (int q = 0; q < o.q; ++q) {
-    largest_of(pixels_of(q, o.window_w, o.stride_w, o.pad_w, o.w), pixel, o.c, y + int64_t{q} * o.c);
+  largest_of(pixels_of(p, problem.window_h, problem.stride_h, problem.pad_h, problem.h), row,
+             int64_t{problem.w} * problem.c, column);
+  const auto pixel = [&](int j) { return column + int64_t{j} * problem.c; };
+  for (int q = 0; q < problem.q; ++q) {
+    largest_of(pixels_of(q, problem.window_w, problem.stride_w, problem.pad_w, problem.w), pixel, problem.c,
+               y + int64_t{q} * problem.c);
   }
 }
 

@@ -8,11 +8,11 @@ namespace {
 
 // BF16: the new w is also written rounded.
 template <bool BF16>
-CCONVNET_CLONES void sgd_range(const Update& o, float lr, float momentum, const float* g, int64_t begin,
+CCONVNET_CLONES void sgd_range(const Update& update, float lr, float momentum, const float* g, int64_t begin,
                                int64_t end) {
-  const float weight_decay = o.problem.weight_decay;
-  float *v = o.v, *w = o.w;
-  bfloat16* w_bf16 = o.w_bf16;
+  const float weight_decay = update.problem.weight_decay;
+  float *v = update.v, *w = update.w;
+  bfloat16* w_bf16 = update.w_bf16;
 #pragma omp simd
   for (int64_t i = begin; i < end; ++i) {
     v[i] = momentum * v[i] - lr * (g[i] + weight_decay * w[i]);

@@ -63,9 +63,9 @@ void gradient_row(const float* probabilities, int k, int label, float scale, T* 
 
 // Calls function(row, its first element) for all rows, on all threads.
 template <class Function>
-void for_rows(const SoftmaxProblem& o, int64_t cost, const Function& function) {
-  parallel_ranges(o.n, o.k * cost, [&](int, int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) function(row, row * o.k);
+void for_rows(const SoftmaxProblem& problem, int64_t cost, const Function& function) {
+  parallel_ranges(problem.n, problem.k * cost, [&](int, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) function(row, row * problem.k);
   });
 }
 

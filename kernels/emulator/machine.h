@@ -45,9 +45,10 @@ struct Site {
   const char* file;
   int line;
 
-  bool operator==(const Site& o) const {
-    return line == o.line && (operation == o.operation || std::strcmp(operation, o.operation) == 0) &&
-           (file == o.file || std::strcmp(file, o.file) == 0);
+  bool operator==(const Site& other) const {
+    return line == other.line &&
+           (operation == other.operation || std::strcmp(operation, other.operation) == 0) &&
+           (file == other.file || std::strcmp(file, other.file) == 0);
   }
 };
 
