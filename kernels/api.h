@@ -1,22 +1,22 @@
-// Every operation the library offers, declared once. Three builds implement it: kernels/*.cu by nvcc (CUDA),
-// the same files by a host compiler through kernels/emulator/ (emulator), and kernels/cpu/ on oneDNN (CPU).
+// The library's operations, each declared once. Three builds implement them: kernels/*.cu compiled by nvcc
+// (CUDA), the same files compiled by a host compiler with kernels/emulator/ (emulator), and kernels/cpu/ on
+// oneDNN (CPU).
 //
-// Rules that hold for every operation
-// - Pointers are dense NHWC arrays of the problem's sizes on one device, aligned to their element. A fast
-//   kernel may want 16-byte alignment and checks for it; a slower one then serves.
-// - A template's T is float or bfloat16, and so is what `const void*` points to, as the problem's precision
-//   says. Arithmetic is always float's; a bfloat16 output is rounded once, when it is written.
-// - Work is enqueued on `stream`; the CPU and the emulator ignore it and return when the work is done.
+// Rules for every operation
+// - Pointers are dense NHWC arrays of the problem's sizes on one device, aligned to their element. Some
+//   kernels need 16-byte alignment and check for it; otherwise a slower kernel serves.
+// - A template's T is float or bfloat16. A `const void*` points to the type that the problem's precision
+//   names. Arithmetic is always in float; a bfloat16 output is rounded once, when it is written.
+// - Work is enqueued on `stream`. The CPU and the emulator ignore it and return when the work is done.
 // - Outputs are written, never accumulated, and every element is written. An output may alias an input only
-//   where the operation says "in place".
-// - The result is bitwise the same at every call on the same build (and for the CPU, number of threads).
-// - `workspace` points to at least the bytes the matching *_workspace function returns; it may be null when
-//   that is 0, and holds nothing between calls.
-// - `impl` names a row of the operation's selection table; nullptr takes the first row that supports the
-//   problem.
+//   where the operation is marked "in place".
+// - The result is bit-identical at every call of the same build (on the CPU, for the same number of threads).
+// - `workspace` points to at least the bytes that the matching *_workspace function returns. It may be null
+//   when that is 0, and contains nothing between calls.
+// - An operation with several kernels has a selection table (core/select.h). `impl` names one of its rows;
+//   nullptr takes the first row that supports the problem.
 // - Errors: std::invalid_argument for an unknown or unsupporting `impl`; CudaError for a CUDA failure.
-// Problems
-//   are valid by construction (problem.h).
+//   Problems are valid by construction (problem.h).
 #pragma once
 
 #include <cstddef>
@@ -36,10 +36,10 @@ struct CudaError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// ---- what goes along with a product ---------------------------------------------------------------------
-// Fused operations give bitwise what the separate ones, called one after the other, would.
+// ---- fused with a product -------------------------------------------------------------------------------
+// Fused operations give results bit-identical to those of the separate ones, called one after the other.
 
-// What is done to y before it is written: + bias, unless null; then max(0, .) if `relu`; then dropout, unless
+// Applied to y before it is written: + bias, unless null; then max(0, .) if `relu`; then dropout, unless
 // null, of problem.y_count() elements, at `step` (see dropout).
 struct Epilogue {
   const float* bias = nullptr;
@@ -49,11 +49,11 @@ struct Epilogue {
 };
 using Finish = Epilogue;
 
-// One parameter tensor's update: v = momentum*v - lr*(g + weight_decay*w); w = w + v. v and w are read and
-// written. `w_bf16`, unless null, receives the new w rounded: the copy that products read. What changes from
-// step to step may lie on the device, so that a captured step can be replayed: `rates`, unless null, holds lr
-// and momentum in the place of the problem's, and where `halt`, unless null, holds anything but 0, nothing is
-// written. Source: Krizhevsky et al. 2012, section 5.
+// The update of one parameter tensor: v = momentum*v - lr*(g + weight_decay*w); w = w + v. v and w are read
+// and written. `w_bf16`, unless null, receives the new w rounded: the copy that products read. Values that
+// change from step to step may be on the device, so that a captured step can be replayed. `rates`, unless
+// null, contains lr and momentum, which replace the problem's. Nothing is written where `halt` is not null
+// and contains anything but 0. Source: Krizhevsky et al. 2012, section 5.
 struct Update {
   SgdProblem problem;
   const float* rates = nullptr;
@@ -64,10 +64,10 @@ struct Update {
 };
 
 // ---- convolution ----------------------------------------------------------------------------------------
-// conv_fprop  y[N,P,Q,K] = x * w, finished.
+// conv_fprop  y[N,P,Q,K] = x * w, then the epilogue.
 // conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x: the transposed convolution of dy.
-// conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w. With `update`, which may be null, that
-//             update by dw is done as well, and what dw holds afterwards is not specified.
+// conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w. With `update`, which may be null, the weights
+//             are also updated by dw, whose contents afterwards are unspecified.
 // *_impls lists the selection table's rows that support the problem, first choice first.
 std::vector<std::string> conv_fprop_impls(const ConvProblem& problem);
 std::vector<std::string> conv_dgrad_impls(const ConvProblem& problem);
@@ -83,9 +83,9 @@ void conv_wgrad(const ConvProblem& problem, const void* x, const void* dy, float
                 void* workspace, Stream stream, const char* impl);
 
 // ---- locally connected ----------------------------------------------------------------------------------
-// The convolution's three passes with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] for every output
-// position: y[n,p,q,k] is the sum of ConvProblem with w[p,q,k,r,s,c], + bias[p,q,k]. The gradient of a weight
-// that no pixel reaches, being in the padding, is 0; the bias's is bias_grad's of dy as a matrix[N, P*Q*K].
+// The convolution's three passes with filters w[P,Q,K,R,S,C/groups] and a bias[P,Q,K] of their own for every
+// output position. y[n,p,q,k] is the sum of ConvProblem with w[p,q,k,r,s,c], + bias[p,q,k]. A weight that
+// reaches only padding has gradient 0. The bias's gradient is bias_grad's of dy as a matrix[N, P*Q*K].
 // Source: cuda-convnet's `local` layer.
 std::vector<std::string> local_fprop_impls(const LocalProblem& problem);
 std::vector<std::string> local_dgrad_impls(const LocalProblem& problem);
@@ -101,7 +101,7 @@ void local_wgrad(const LocalProblem& problem, const void* x, const void* dy, flo
                  void* workspace, Stream stream, const char* impl);
 
 // ---- fully connected ------------------------------------------------------------------------------------
-// fc_fprop  y[N,K] = x[N,C] w[K,C]^T, finished.
+// fc_fprop  y[N,K] = x[N,C] w[K,C]^T, then the epilogue.
 // fc_dgrad  dx[N,C] = dy w.    fc_wgrad  dw[K,C] = dy^T x, and `update` as for conv_wgrad.
 std::vector<std::string> fc_fprop_impls(const FcProblem& problem);
 std::vector<std::string> fc_dgrad_impls(const FcProblem& problem);
@@ -119,9 +119,9 @@ void fc_wgrad(const FcProblem& problem, const void* x, const void* dy, float* dw
 // ---- bias -----------------------------------------------------------------------------------------------
 // bias_add   y[rows,k] = x + bias[k], then max(0, .) if `relu`; in place allowed (y = x).
 // bias_grad  db[k] = sum over the rows of dy[rows,k].
-// relu_bias_backward  dx = y > 0 ? scale * dy : 0 and db = bias_grad's of that dx, in one pass; in place
-//            allowed (dx = dy). `scale` is that of a dropout between: y, its output, is positive just where
-//            the ReLU's was and the unit was kept. Needs bias_grad's workspace.
+// relu_bias_backward  dx = y > 0 ? scale * dy : 0 and db = bias_grad's of that dx, in one pass; in place allowed
+//            (dx = dy). `scale` is that of a dropout after the ReLU: y, its output, is positive exactly where the
+//            ReLU's output was and the unit was kept. Needs bias_grad's workspace.
 template <class T>
 void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool relu, T* y, Stream stream);
 size_t bias_grad_workspace(const BiasProblem& problem);
@@ -133,9 +133,9 @@ void relu_bias_backward(const BiasProblem& problem, const T* y, const T* dy, flo
 
 // ---- neurons --------------------------------------------------------------------------------------------
 // Elementwise, in place allowed (y = x; dx = dy). relu_backward needs only the output: dx = y > 0 ? dy : 0.
-// neuron_backward: dx = dy * f'(x), from x and y = f(x); at a kink the derivative is 0 for relu and brelu (at
-// both ends) and for abs. sqrt's derivative at 0 is infinite, as is the truth.
-// Source: cuda-convnet's neuron types.
+// neuron_backward: dx = dy * f'(x), from x and y = f(x). At a kink the derivative is 0: for relu and brelu
+// (at both ends) and for abs. sqrt's derivative at 0 is infinite, as in mathematics. Source: cuda-convnet's
+// neuron types.
 template <class T>
 void relu_forward(int count, const T* x, T* y, Stream stream);
 template <class T>
@@ -147,19 +147,19 @@ void neuron_backward(const NeuronProblem& problem, const T* x, const T* y, const
 
 // ---- local response normalisation -----------------------------------------------------------------------
 // d(x) = k + alpha * sum over the window of x^2;  y = x * d^-beta.
-// dx = dy * d^-beta - 2 alpha beta x * sum over the windows that hold x of dy * x * d^(-beta-1);
-// d is recomputed from x. Where d is beyond 1e21, or infinite, an element is computed again in factors that a
-// float holds. Source: Krizhevsky et al. 2012, section 3.3.
+// dx = dy * d^-beta - 2 alpha beta x * sum over the windows that contain x of dy * x * d^(-beta-1).
+// The backward pass recomputes d from x. Where d exceeds 1e21, or is infinite, an element is recomputed from
+// factors that a float can represent. Source: Krizhevsky et al. 2012, section 3.3.
 template <class T>
 void lrn_forward(const LrnProblem& problem, const T* x, T* y, Stream stream);
 size_t lrn_backward_workspace(const LrnProblem& problem);
 template <class T>
 void lrn_backward(const LrnProblem& problem, const T* x, const T* dy, T* dx, void* workspace, Stream stream);
 
-// Normalisation across channels and the max pooling that follows it, without what lies between: y[N,P,Q,C] of
-// x[N,H,W,C]. Backward, from y and dy[N,P,Q,C]: dx[N,H,W,C], then dx = x > 0 ? dx : 0 if `relu`, which is
-// that of the layer before. On a GPU dx is NaN where d is beyond 1e21. std::invalid_argument unless the
-// region is across_channels and the pool's input has the shape of the normalisation's output.
+// Normalisation across channels and the max pooling after it, without the map between them: y[N,P,Q,C] of
+// x[N,H,W,C]. Backward, from y and dy[N,P,Q,C]: dx[N,H,W,C], then dx = x > 0 ? dx : 0 if `relu`, that of the
+// layer before. On a GPU dx is NaN where d exceeds 1e21. Throws std::invalid_argument unless the region is
+// across_channels and the pool's input has the shape of the normalisation's output.
 template <class T>
 void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream stream);
 size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool);
@@ -169,11 +169,11 @@ void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const 
 
 // ---- contrast normalisation -----------------------------------------------------------------------------
 // m = mean of x over the window; u = x - m; d = k + alpha * sum over the window of u^2; y = x * d^-beta.
-// dx = dy * d^-beta + g - sum over the windows that hold x of g / (size of the clipped window), where
-// g = -2 alpha beta u * sum over the windows that hold u of dy * x * d^(-beta-1) is the gradient by u.
+// dx = dy * d^-beta + g - sum over the windows that contain x of g / (size of the clipped window), where
+// g = -2 alpha beta u * sum over the windows that contain u of dy * x * d^(-beta-1) is the gradient by u.
 // The last sum is the gradient through the mean. cuda-convnet, the source of the forward pass (its `cnorm`
-// layer), takes the mean for a constant there; this is the true gradient, which finite differences confirm.
-// y and dx are NaN where d is infinite.
+// layer), treats the mean as a constant there; this is the true gradient, as finite differences confirm. y
+// and dx are NaN where d is infinite.
 size_t contrast_norm_forward_workspace(const ContrastNormProblem& problem);
 size_t contrast_norm_backward_workspace(const ContrastNormProblem& problem);
 template <class T>
@@ -184,13 +184,12 @@ void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, cons
                             void* workspace, Stream stream);
 
 // ---- pooling --------------------------------------------------------------------------------------------
-// maxpool_forward   y = the largest value of the clipped window; NaN if the window holds one.
-// maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the
-//                   whole gradient, as in cuda-convnet.
-// avgpool_forward   y = the mean over the clipped window; with count_padding, its sum by the size of the
-// window
-//                   clipped to the padded image, as in PyTorch and ONNX (count_include_pad).
-// avgpool_backward  dx = the sum over the windows that hold x of dy / (what the mean divides by).
+// maxpool_forward   y = the largest value of the clipped window; NaN if the window contains one.
+// maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the whole
+//                   gradient, as in cuda-convnet.
+// avgpool_forward   y = the mean over the clipped window. With count_padding, its sum divided by the size of the
+//                   window clipped to the padded image, as in PyTorch and ONNX (count_include_pad).
+// avgpool_backward  dx = the sum over the windows that contain x of dy / (the divisor of the mean).
 template <class T>
 void maxpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream);
 template <class T>
@@ -217,21 +216,21 @@ void eltmul(int count, const T* a, const T* b, T* y, Stream stream);
 
 // ---- dropout --------------------------------------------------------------------------------------------
 // In place allowed. The backward pass is the same call on dy: the mask is drawn again, not stored. `step`,
-// unless null, is on the device, and what it holds is added to the problem's subsequence.
-// Source: Salmon et al. 2011 for Philox4x32-10.
+// unless null, is on the device, and its value is added to the problem's subsequence. Source: Salmon et al.
+// 2011 for Philox4x32-10.
 template <class T>
 void dropout(const DropoutProblem& problem, const int64_t* step, const T* x, T* y, Stream stream);
 
 // ---- softmax and cross-entropy --------------------------------------------------------------------------
 // softmax_forward   probabilities[n,k] of logits[n,k], in place allowed.
-// softmax_cross_entropy_forward also writes, per row, loss[n] = -log(probability of the label) (finite: from
-//                   the logits, not from the rounded probability) and rank[n] = how many classes stand before
-//                   the label when sorted by falling logit, ties by rising class; a row with a NaN has rank
-//                   k. The row is wrong at top-t when rank >= t.
+// softmax_cross_entropy_forward  also writes loss[n] and rank[n] for each row. loss = -log(probability of the
+//                   label), finite because it is computed from the logits, not from the rounded probability. rank
+//                   is the number of classes before the label when sorted by falling logit, ties by rising class;
+//                   a row with a NaN has rank k. The row is wrong at top-t when rank >= t.
 // softmax_cross_entropy_backward  dlogits = scale * (probabilities - onehot(label)), in place allowed.
 // softmax_cross_entropy  both in one pass.
-// watch_losses    *halt = 1 if any of the losses is infinite or NaN, else 0. As every update's `halt` it
-//                 keeps the weights where they are in a step that went wrong.
+// watch_losses      *halt = 1 if any of the losses is infinite or NaN, else 0. Passed as every update's `halt`, it
+//                   leaves the weights unchanged in a step that went wrong.
 // A label outside [0, k) makes its row's loss NaN, its rank k and its gradient NaN; nothing is read out of
 // bounds.
 template <class T>
@@ -250,33 +249,33 @@ void watch_losses(int count, const float* loss, int32_t* halt, Stream stream);
 // ---- update ---------------------------------------------------------------------------------------------
 void sgd_update(const Update& update, const float* g, Stream stream);
 
-// Each row of w[rows,columns] whose Euclidean norm is above `limit` is multiplied by limit / norm, and each
-// whose norm is below `low` but not 0 by low / norm; others, and rows with a NaN, keep their bits. w is read
-// and written. Squares that a float cannot hold do not matter: such a row is scaled by a power of two first.
+// Multiplies each row of w[rows,columns] whose Euclidean norm exceeds `limit` by limit / norm, and each whose
+// norm is below `low` but not 0 by low / norm. Other rows, and rows with a NaN, keep their bits. w is read
+// and written. Squares that overflow or underflow do no harm: such a row is first scaled by a power of two.
 // With `centered` the norm is that of the row minus its mean, and still the whole row is multiplied. Then
 // rows of equal values, whose norm is 0, and rows with an infinite element keep their bits as well.
-// Source: cuda-convnet's wball; centered cuda-convnet2's wcNormMin and wcNormMax (times the columns), which
-// divides by 0 where a row's values are equal.
+// Source: cuda-convnet's wball; for centered, cuda-convnet2's wcNormMin and wcNormMax (times the columns),
+// which divides by 0 where a row's values are equal.
 void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 
 // ---- input ----------------------------------------------------------------------------------------------
 // y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
-// j = left[n] + (mirror[n] ? Q-1-q : q). `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0.
-// With center_mean it is mean[(H-P)/2 + p, (W-Q)/2 + q, c] instead, wherever the crop lies and mirrored or
-// not. top and left are clamped to [0, H-P] and [0, W-Q], so nothing is read out of bounds. With block > 1,
-// y lies in blocks.
+// j = left[n] + (mirror[n] ? Q-1-q : q).
+// `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0. With center_mean the mean is mean[(H-P)/2 + p,
+// (W-Q)/2 + q, c], for every crop, mirrored or not. top and left are clamped to [0, H-P] and [0, W-Q], so
+// nothing is read out of bounds. With block > 1, y is divided into blocks (InputProblem).
 template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
                      float scale, T* y, Stream stream);
 
-// filters_to_blocks    blocks = w in blocks, zeros where the filter does not reach.
-// filters_from_blocks  dw = what dblocks says of the filter's own weights.
+// filters_to_blocks    blocks = w divided into blocks, with zeros beyond the filter.
+// filters_from_blocks  dw = the elements of dblocks that belong to the filter's own weights.
 template <class T>
 void filters_to_blocks(const FilterBlocksProblem& problem, const float* w, T* blocks, Stream stream);
 void filters_from_blocks(const FilterBlocksProblem& problem, const float* dblocks, float* dw, Stream stream);
 
-// ---- elementwise arithmetic ------------------------------------------------------------------------------
+// ---- elementwise arithmetic -----------------------------------------------------------------------------
 // y = alpha * a + beta * b, in place allowed.
 template <class T>
 void add(int count, float alpha, const T* a, float beta, const T* b, T* y, Stream stream);
@@ -289,13 +288,13 @@ void from_bf16(int count, const bfloat16* x, float* y, Stream stream);
 void copy(void* target, int target_device, const void* source, int source_device, size_t bytes,
           Stream stream);
 
-// ---- the build ------------------------------------------------------------------------------------------
-// "cuda", "emulator" or "cpu", and what a person would want to know of it (compiler, architectures, oneDNN).
+// ---- description of the build ---------------------------------------------------------------------------
+// "cuda", "emulator" or "cpu", and one line about the build: compiler, architectures or oneDNN.
 const char* build_kind();
 std::string build_info();
 
-// Whether the build's products can be of this precision on a device (its ordinal; ignored where there is
-// one).
+// Returns whether the build's products support this precision on a device (its ordinal; ignored where there
+// is one).
 bool serves(Precision precision, int device);
 
 }  // namespace cconvnet

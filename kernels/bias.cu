@@ -1,15 +1,14 @@
-// A bias added to the rows of a matrix, an elementwise kernel (vector.cuh), and its gradient,
-// db[k] = sum over the rows of dy[rows,k], alone or together with the gradient of a ReLU behind the bias.
+// A bias added to the rows of a matrix, an elementwise kernel (core/vector.cuh), and its gradient, db[k] =
+// sum over the rows of dy[rows,k], alone or together with the gradient of a ReLU after the bias.
 //
-// For the gradient, a block sums a chunk of rows over a tile of a few vectors' columns. Its threads stand in
-// a grid, a row of threads reading a row of the tile, so that neighbouring threads read neighbouring
-// addresses; each thread adds up every (rows of threads)-th row, and then the rows of threads are added
-// pairwise in shared memory.
+// For the gradient, a block sums a chunk of rows over a tile of a few vectors' columns. Its threads form a
+// grid. A row of threads reads a row of the tile, so that neighbouring threads read neighbouring addresses.
+// Each thread adds up every (rows of threads)-th row, and then the rows of threads are added pairwise in
+// shared memory.
 //
-// With many rows, many blocks are needed to fill the GPU, so the rows are split into chunks whose sums go to
-// the workspace, a matrix[chunks,k] that a second launch of the same kernel sums. Chunks and tiles depend on
-// the problem and the type alone, never on the GPU or on where the arrays lie, and so does the order of every
-// addition.
+// Many rows need many blocks to fill the GPU. So they are divided into chunks whose sums go to the workspace,
+// a matrix[chunks,k], which a second launch of the same kernel sums. Chunks, tiles and the order of every
+// addition depend on the problem and the type alone, never on the GPU or on the addresses of the arrays.
 #include "core/select.h"
 #include "core/vector.cuh"
 #include "neuron.h"
@@ -65,8 +64,8 @@ struct Chunks {
   }
 };
 
-// What is summed. Fetched is what a thread reads of it at once, so that several reads are on their way before
-// the first is waited for; BATCH says how many.
+// The matrix to sum. Fetched is the data that a thread reads of it at once. A thread fetches BATCH times
+// before it waits for the first, so that several reads are in flight.
 template <class T>
 struct Values {
   static constexpr int BATCH = 4;
@@ -88,7 +87,7 @@ struct Values {
   }
 };
 
-// The ReLU's gradient, which is written on the way.
+// The ReLU's gradient, which is also written.
 template <class T>
 struct ReluGradients {
   static constexpr int BATCH = 2;
@@ -114,7 +113,7 @@ struct ReluGradients {
     Vector<WIDTH> gradient;
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
-      // A product that is rounded by itself, not a part of the sum.
+      // Rounded by itself: the product must not become part of the sum.
       const float scaled = __fmul_rn(scale, fetched.dy.lane[j]);
       gradient.lane[j] = fetched.y.lane[j] > 0.0f ? scaled : 0.0f;
     }
@@ -197,8 +196,8 @@ struct ColumnSumsArguments {
   bool aligned() const { return source.aligned(); }
 };
 
-// The first launch reads vectors of WIDTH elements. The second, which sums the chunks' floats, has a width of its
-// own.
+// The first launch reads vectors of WIDTH elements. The second, which sums the chunks' floats, has a width of
+// its own.
 template <int WIDTH, class Source>
 void launch(const BiasProblem& problem, const ColumnSumsArguments<Source>& args, Stream stream) {
   const Chunks chunks(problem);
@@ -220,8 +219,8 @@ size_t chunks_workspace(const BiasProblem& problem) {
   return chunks.count == 1 ? 0 : sizeof(float) * chunks.count * problem.k;
 }
 
-// Alignment does not matter to the choice: the order of the sums depends on the width, and must not depend on
-// where the arrays lie.
+// No row needs alignment: the order of additions depends on the width, and must not depend on the addresses
+// of the arrays.
 template <class T>
 bool vectors_divide_columns(const BiasProblem& problem) {
   return problem.k % kVectorWidth<T> == 0;

@@ -1,13 +1,13 @@
-// Contrast normalisation in the same map, y = x * d^-beta with u = x - (mean of x over a window) and
-// d = k + alpha * (sum of u^2 over the window). Backward, with t = dy * x * d^(-beta-1),
-//   g = -2 alpha beta u * (sum of t over the windows that hold u),
-//   dx = dy * d^-beta + g - (sum over the windows that hold x of g / size of the window).
+// Contrast normalisation in the same map, y = x * d^-beta with u = x - (mean of x over a window) and d = k +
+// alpha * (sum of u^2 over the window). Backward, with t = dy * x * d^(-beta-1),
+//   g = -2 alpha beta u * (sum of t over the windows that contain u),
+//   dx = dy * d^-beta + g - (sum over the windows that contain x of g / size of the window).
 //
 // Each sum needs the whole of the one before it, so every step is a launch of its own: two forward, four
 // backward. A thread owns WIDTH neighbouring channels of one pixel and walks through its window in global
-// memory, where the L1 cache serves what neighbours share. Nothing is added atomically: where windows
-// overlap, a pixel gathers from those that hold it. What lies between the launches is float's, whatever x is,
-// so that each output is rounded once.
+// memory; the L1 cache serves reads that neighbours share. Nothing is added atomically: where windows
+// overlap, a pixel gathers from those that contain it. Values between the launches are floats whatever the
+// type of x, so that each output is rounded once.
 #include "core/select.h"
 #include "core/vector.cuh"
 
@@ -17,11 +17,11 @@ namespace {
 //            the sum over        writes
 // center     x                   u
 // forward    u^2                 y
-// begin      u^2                 t, and part = dy * d^-beta
+// terms      u^2                 t, and part = dy * d^-beta
 // spread     t, transposed       part += g, and g / size of the window in place of u
-// finish     those, transposed   dx = part less the sum
-// A transposed sum goes over the pixels whose windows hold the thread's.
-enum class Step { center, forward, begin, spread, finish };
+// gradient   those, transposed   dx = part less the sum
+// A transposed sum runs over the pixels whose windows contain the thread's.
+enum class Step { center, forward, terms, spread, gradient };
 
 struct ContrastArguments {
   ContrastNormProblem problem;
@@ -39,7 +39,7 @@ struct ContrastArrays {
   bool aligned() const { return cconvnet::aligned(x, dy, u, t, part, out); }
 };
 
-// A window clipped to the image, or the pixels whose windows hold one.
+// A window clipped to the image or, transposed, the pixels whose windows contain one.
 struct Window {
   int h_begin, h_end, w_begin, w_end;
 
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments args
   const int n = args.h_div.divide(pixel, h);
   const int image = n * problem.h * problem.w * problem.c + c * WIDTH;
   const int own = static_cast<int>(vector) * WIDTH;
-  const Window window = Window::around(problem, h, w, STEP == Step::spread || STEP == Step::finish);
+  const Window window = Window::around(problem, h, w, STEP == Step::spread || STEP == Step::gradient);
 
   if constexpr (STEP == Step::center) {
     const Vector<WIDTH> sum = window_sum<false, WIDTH>(problem, window, arrays.x + image);
@@ -94,20 +94,20 @@ __global__ void __launch_bounds__(kThreads) contrast_norm(ContrastArguments args
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) u.lane[i] -= sum.lane[i] / window.size();
     store(arrays.u + own, u);
-  } else if constexpr (STEP == Step::forward || STEP == Step::begin) {
+  } else if constexpr (STEP == Step::forward || STEP == Step::terms) {
     const Vector<WIDTH> sum = window_sum<true, WIDTH>(problem, window, arrays.u + image);
     const Vector<WIDTH> x = load<WIDTH>(arrays.x + own);
     Vector<WIDTH> t = zeros<WIDTH>(), out = STEP == Step::forward ? x : load<WIDTH>(arrays.dy + own);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      // A sum that overflows shows: the power of an infinite d would hide it.
+      // Makes y NaN where the sum overflows: the power of an infinite d would hide it.
       float d = problem.k + problem.alpha * sum.lane[i];
       d += 0.0f * d;
       const float power = powf(d, -problem.beta);
       t.lane[i] = out.lane[i] * x.lane[i] * (power / d);
       out.lane[i] *= power;
     }
-    if constexpr (STEP == Step::begin) {
+    if constexpr (STEP == Step::terms) {
       store(arrays.t + own, t);
       store(arrays.part + own, out);
     } else {
@@ -157,9 +157,9 @@ void launch_forward(const ContrastNormProblem& problem, const ContrastArrays<T>&
 template <int WIDTH, class T>
 void launch_backward(const ContrastNormProblem& problem, const ContrastArrays<T>& arrays, Stream stream) {
   launch<Step::center, WIDTH>(problem, arrays, stream);
-  launch<Step::begin, WIDTH>(problem, arrays, stream);
+  launch<Step::terms, WIDTH>(problem, arrays, stream);
   launch<Step::spread, WIDTH>(problem, arrays, stream);
-  launch<Step::finish, WIDTH>(problem, arrays, stream);
+  launch<Step::gradient, WIDTH>(problem, arrays, stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ void launch_backward(const ContrastNormProblem& problem, const ContrastArrays<T>
 template <class T>
 using ContrastTable = SelectionTable<ContrastNormProblem, ContrastArrays<T>>;
 
-// Vectors need a number of channels that they divide: every array then lies on vectors' boundaries.
+// Vectors need a number of channels that they divide: every array then begins on a vector's boundary.
 template <class T>
 bool vectors_divide_channels(const ContrastNormProblem& problem) {
   return problem.c % kVectorWidth<T> == 0;

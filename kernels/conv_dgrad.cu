@@ -1,16 +1,16 @@
-// The gradient of a convolution by its input, as an implicit GEMM: row m of A is what of dy the input pixel
-// (n, h, w) has reached, row n of B one input channel of the filters. A is contiguous along k, whose
-// innermost part is the output channel; B is contiguous along n.
+// The gradient of a convolution by its input, as an implicit GEMM. Row m of A is the elements of dy that the
+// input pixel (n, h, w) has reached; row n of B is one input channel of the filters. A is contiguous along k,
+// whose innermost part is the output channel; B is contiguous along n.
 //
-// Of tap (r, s), pixel (h, w) reads dy at p = (h + pad_h - r*dilation_h) / stride_h, if that is whole. So
-// with a stride, the pixels fall into stride_h * stride_w residue classes that each use their own taps and no
-// others. Each class is a matrix product of its own, with no multiplication by zero in it:
+// Through tap (r, s), pixel (h, w) reads dy at p = (h + pad_h - r*dilation_h) / stride_h, if that is an
+// integer. So with a stride, the pixels fall into stride_h * stride_w residue classes that each use their own
+// taps and no others. Each class is a matrix product of its own, without any multiplication by zero:
 //   h = first + stride*i,  r = tap + step*j,  p = base + i - back*j,
-// where with d = gcd(stride, dilation) step is stride / d, back is dilation / d, tap the least r for which
-// (first + pad - r*dilation) / stride is whole, and base that quotient. There is one if d divides first +
-// pad; a class without taps gives zeros. Without dilation step is stride, and back 1. One block computes a
-// tile of one class's pixels times input channels of one group; threads of a block share it as gemm_tile.cuh
-// says.
+// where with d = gcd(stride, dilation) step is stride / d and back is dilation / d. tap is the smallest r for
+// which (first + pad - r*dilation) / stride is an integer, and base that quotient. It exists if d divides
+// first + pad; a class without taps gives zeros. Without dilation step is stride, and back 1. One block
+// computes a tile of one class's pixels times input channels of one group; gemm_tile.cuh describes how its
+// threads share it.
 #include <numeric>
 
 #include "gemm/implicit_gemm.cuh"
@@ -55,8 +55,8 @@ struct DgradParameters {
   TapSteps taps_h, taps_w;
   Divider by_k;
   bool whole_steps;  // each of a step's k belongs to one tap
-  int most_taps_w;
-  Divider by_most_taps_w, by_fewest_taps_w;  // a class has S/step taps along w, rounded up or down, or none
+  int max_taps_w;
+  Divider by_max_taps_w, by_min_taps_w;  // a class has S/step taps along w, rounded up or down, or none
 };
 
 template <class T>
@@ -129,16 +129,16 @@ struct DgradClass {
             h.taps * w.taps * args.k_per_group};
   }
 
-  // Splits a row index into image and position within the class.
+  // Divides a row index into image and position within the class.
   __device__ __forceinline__ uint32_t pixel(int m, int& i, int& j) const {
     j = m % w.pixels;
     i = m / w.pixels % h.pixels;
     return m / w.pixels / h.pixels;
   }
 
-  // Splits k into the class's tap (i, j) and the output channel.
+  // Divides k into the class's tap (i, j) and the output channel.
   __device__ __forceinline__ uint32_t tap(const DgradParameters& args, int k, int& j, int& channel) const {
-    const Divider& by_taps_w = w.taps == args.most_taps_w ? args.by_most_taps_w : args.by_fewest_taps_w;
+    const Divider& by_taps_w = w.taps == args.max_taps_w ? args.by_max_taps_w : args.by_min_taps_w;
     return by_taps_w.divide(args.by_k.divide(k, channel), j);
   }
 };
@@ -147,11 +147,11 @@ struct DgradClass {
 template <class T>
 struct Reached {
   static constexpr bool ALONG_K = true;
-  struct Row {
+  struct RowPart {
     uint32_t p, q;  // the output pixel of the class's first tap
     uint32_t offset;
   };
-  struct Depth {
+  struct DepthPart {
     uint32_t p, q;  // how many pixels up and left of that
     uint32_t offset;
   };
@@ -160,7 +160,7 @@ struct Reached {
   const DgradClass& view;
   const T* data;
 
-  __device__ __forceinline__ Row row(uint32_t m) const {
+  __device__ __forceinline__ RowPart row(uint32_t m) const {
     // A row beyond the last has no output pixel: the difference of both p stays far above any height.
     if (m >= static_cast<uint32_t>(view.gemm_m)) return {1u << 31, 0, 0};
     const ConvProblem& problem = args.problem;
@@ -170,7 +170,7 @@ struct Reached {
     return {p, q, ((n * problem.p + p) * problem.q + q) * problem.k + view.first_output};
   }
 
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     // Likewise beyond the last k: the difference of both q stays above any width.
     if (k >= static_cast<uint32_t>(view.gemm_k)) return {0, 1u << 31, 0};
     int j, channel;
@@ -179,7 +179,7 @@ struct Reached {
     return {p, q, (p * args.problem.q + q) * args.problem.k - channel};
   }
 
-  __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
+  __device__ __forceinline__ Location locate(const RowPart& row, const DepthPart& depth) const {
     const bool inside = row.p - depth.p < static_cast<uint32_t>(args.problem.p) &&
                         row.q - depth.q < static_cast<uint32_t>(args.problem.q);
     return {row.offset - depth.offset, inside};
@@ -190,18 +190,18 @@ struct Reached {
 template <class T>
 struct Weights {
   static constexpr bool ALONG_K = false;
-  using Row = uint32_t;
-  using Depth = uint32_t;
+  using RowPart = uint32_t;
+  using DepthPart = uint32_t;
 
   const DgradParameters& args;
   const DgradClass& view;
   const T* data;
 
-  __device__ __forceinline__ Row row(uint32_t n) const {
+  __device__ __forceinline__ RowPart row(uint32_t n) const {
     return n < static_cast<uint32_t>(args.size.n) ? n : kOutside;
   }
 
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
     const ConvProblem& problem = args.problem;
     int j, channel;
@@ -210,12 +210,12 @@ struct Weights {
     return (((view.first_output + channel) * problem.r + r) * problem.s + s) * args.size.n;
   }
 
-  __device__ __forceinline__ Depth later(Depth first, uint32_t more, uint32_t k) const {
+  __device__ __forceinline__ DepthPart later(DepthPart first, uint32_t more, uint32_t k) const {
     const bool same_tap = args.whole_steps && first != kOutside;
     return same_tap ? first + more * (args.problem.r * args.problem.s * args.size.n) : depth(k);
   }
 
-  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+  __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
     const bool inside = row != kOutside && depth != kOutside;
     return {row + depth, inside};
   }
@@ -258,7 +258,7 @@ void launch(const ConvProblem& problem, const DgradArguments& args, Stream strea
   T* const dx = static_cast<T*>(args.dx);
   const TapSteps taps_h = TapSteps::make(problem.stride_h, problem.dilation_h);
   const TapSteps taps_w = TapSteps::make(problem.stride_w, problem.dilation_w);
-  const int most_taps_w = static_cast<int>(ceil_div(problem.s, taps_w.step));
+  const int max_taps_w = static_cast<int>(ceil_div(problem.s, taps_w.step));
   const DgradParameters parameters = {problem,
                                       problem.c_per_group(),
                                       problem.k_per_group(),
@@ -269,8 +269,8 @@ void launch(const ConvProblem& problem, const DgradArguments& args, Stream strea
                                       taps_w,
                                       Divider(problem.k_per_group()),
                                       problem.k_per_group() % kSplitUnit == 0,
-                                      most_taps_w,
-                                      Divider(most_taps_w),
+                                      max_taps_w,
+                                      Divider(max_taps_w),
                                       Divider(std::max(1, problem.s / taps_w.step))};
   const DgradPointers<T> pointers = {
       static_cast<const T*>(args.dy),
@@ -325,7 +325,7 @@ const DgradTable& conv_dgrad_table() {
        fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
        fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(),
        fp32_row<128, 32, 8, 8, 4, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
-       // What tensor cores cannot.
+       // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;
 }

@@ -1,7 +1,7 @@
-// Forward convolution, y = x * w + bias, as an implicit GEMM: row m of A is the window of output pixel
-// (n, p, q), read from x in place, and row n of B is the filter of output channel n of the group. Both are
-// contiguous along k, whose innermost part is the input channel. One block computes a tile of output pixels
-// times output channels of one group; threads of a block share it as gemm_tile.cuh says.
+// Forward convolution, y = x * w + bias, as an implicit GEMM. Row m of A is the window of output pixel (n, p,
+// q), read from x in place; row n of B is the filter of output channel n of the group. Both are contiguous
+// along k, whose innermost part is the input channel. One block computes a tile of output pixels times output
+// channels of one group; gemm_tile.cuh describes how its threads share it.
 #include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {
@@ -29,11 +29,11 @@ GemmSize fprop_size(const ConvProblem& problem) {
 template <class T>
 struct Windows {
   static constexpr bool ALONG_K = true;
-  struct Row {
+  struct RowPart {
     uint32_t h, w;  // the window's first pixel
     uint32_t offset;
   };
-  struct Depth {
+  struct DepthPart {
     uint32_t h, w;  // how many pixels down and right of that
     uint32_t offset;
   };
@@ -42,7 +42,7 @@ struct Windows {
   const T* data;
   uint32_t first_channel;
 
-  __device__ __forceinline__ Row row(uint32_t m) const {
+  __device__ __forceinline__ RowPart row(uint32_t m) const {
     const ConvProblem& problem = args.problem;
     // A row beyond the last has no pixel inside the image: the sum of both h stays far above any height.
     if (m >= static_cast<uint32_t>(args.size.m)) return {1u << 31, 0, 0};
@@ -53,7 +53,7 @@ struct Windows {
     return {h, w, ((n * problem.h + h) * problem.w + w) * problem.c + first_channel};
   }
 
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     // Likewise beyond the last k: the sum of both w stays above any width.
     if (k >= static_cast<uint32_t>(args.size.k)) return {0, 1u << 31, 0};
     int c, s;
@@ -62,7 +62,7 @@ struct Windows {
     return {h, w, (h * args.problem.w + w) * args.problem.c + c};
   }
 
-  __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
+  __device__ __forceinline__ Location locate(const RowPart& row, const DepthPart& depth) const {
     const bool inside = row.h + depth.h < static_cast<uint32_t>(args.problem.h) &&
                         row.w + depth.w < static_cast<uint32_t>(args.problem.w);
     return {row.offset + depth.offset, inside};
@@ -73,20 +73,20 @@ struct Windows {
 template <class T>
 struct Filters {
   static constexpr bool ALONG_K = true;
-  using Row = uint32_t;
-  using Depth = uint32_t;
+  using RowPart = uint32_t;
+  using DepthPart = uint32_t;
 
   const FpropParameters<T>& args;
   const T* data;
   uint32_t first_channel;
 
-  __device__ __forceinline__ Row row(uint32_t n) const {
+  __device__ __forceinline__ RowPart row(uint32_t n) const {
     return n < static_cast<uint32_t>(args.size.n) ? (first_channel + n) * args.size.k : kOutside;
   }
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     return k < static_cast<uint32_t>(args.size.k) ? k : kOutside;
   }
-  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+  __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
     const bool inside = row != kOutside && depth != kOutside;
     return {row + depth, inside};
   }
@@ -180,7 +180,7 @@ const FpropTable& conv_fprop_table() {
        fp32_row<64, 64, 8, 8, 4, 4>(), fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        fp32_row<128, 96, 8, 8, 8, 1>(), fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(),
        fp32_row<32, 32, 8, 4, 4, 1>(),
-       // What tensor cores cannot.
+       // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;
 }

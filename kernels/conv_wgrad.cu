@@ -1,8 +1,8 @@
-// The gradient of a convolution by its filters, as an implicit GEMM: row m of A is output channel k of dy,
-// row n of B what of x tap (r, s) of input channel c reads, and the sum runs over all output pixels (n, p,
-// q). Both operands are contiguous across k, along their channels. One block computes a tile of output
-// channels times filter weights of one group; threads of a block share it as gemm_tile.cuh says. Filters are
-// few and pixels many, so most problems are split along k.
+// The gradient of a convolution by its filters, as an implicit GEMM. Row m of A is output channel k of dy,
+// row n of B the pixels of x that tap (r, s) of input channel c reads, and the sum runs over all output
+// pixels (n, p, q). Both operands are contiguous across k, along their channels. One block computes a tile of
+// output channels times filter weights of one group; gemm_tile.cuh describes how its threads share it.
+// Filters are few and pixels many, so most problems are split along k.
 #include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {
@@ -30,22 +30,24 @@ GemmSize wgrad_size(const ConvProblem& problem) {
 template <class T>
 struct Gradients {
   static constexpr bool ALONG_K = false;
-  using Row = uint32_t;
-  using Depth = uint32_t;
+  using RowPart = uint32_t;
+  using DepthPart = uint32_t;
 
   const WgradParameters<T>& args;
   const T* data;
   uint32_t first_channel;
 
-  __device__ __forceinline__ Row row(uint32_t m) const {
+  __device__ __forceinline__ RowPart row(uint32_t m) const {
     return m < static_cast<uint32_t>(args.size.m) ? first_channel + m : kOutside;
   }
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     return k < static_cast<uint32_t>(args.size.k) ? k * args.problem.k : kOutside;
   }
-  __device__ __forceinline__ Depth later(const Depth&, uint32_t, uint32_t k) const { return depth(k); }
+  __device__ __forceinline__ DepthPart later(const DepthPart&, uint32_t, uint32_t k) const {
+    return depth(k);
+  }
 
-  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+  __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
     const bool inside = row != kOutside && depth != kOutside;
     return {row + depth, inside};
   }
@@ -55,11 +57,11 @@ struct Gradients {
 template <class T>
 struct Windows {
   static constexpr bool ALONG_K = false;
-  struct Row {
+  struct RowPart {
     uint32_t h, w;  // how many pixels down and right of the window's first
     uint32_t offset;
   };
-  struct Depth {
+  struct DepthPart {
     uint32_t h, w;  // the window's first pixel
     uint32_t offset;
   };
@@ -68,7 +70,7 @@ struct Windows {
   const T* data;
   uint32_t first_channel;
 
-  __device__ __forceinline__ Row row(uint32_t n) const {
+  __device__ __forceinline__ RowPart row(uint32_t n) const {
     // A row beyond the last has no pixel inside the image: the sum of both h stays far above any height.
     if (n >= static_cast<uint32_t>(args.size.n)) return {1u << 31, 0, 0};
     int c, s;
@@ -77,7 +79,7 @@ struct Windows {
     return {h, w, (h * args.problem.w + w) * args.problem.c + c + first_channel};
   }
 
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     // Likewise beyond the last k: the sum of both w stays above any width.
     if (k >= static_cast<uint32_t>(args.size.k)) return {0, 1u << 31, 0};
     const ConvProblem& problem = args.problem;
@@ -88,9 +90,11 @@ struct Windows {
     return {h, w, ((n * problem.h + h) * problem.w + w) * problem.c};
   }
 
-  __device__ __forceinline__ Depth later(const Depth&, uint32_t, uint32_t k) const { return depth(k); }
+  __device__ __forceinline__ DepthPart later(const DepthPart&, uint32_t, uint32_t k) const {
+    return depth(k);
+  }
 
-  __device__ __forceinline__ Place place(const Row& row, const Depth& depth) const {
+  __device__ __forceinline__ Location locate(const RowPart& row, const DepthPart& depth) const {
     const bool inside = row.h + depth.h < static_cast<uint32_t>(args.problem.h) &&
                         row.w + depth.w < static_cast<uint32_t>(args.problem.w);
     return {row.offset + depth.offset, inside};
@@ -184,7 +188,7 @@ const WgradTable& conv_wgrad_table() {
        fp32_row<64, 64, 8, 8, 4, 4>(), fp32_row<32, 128, 8, 4, 8, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        fp32_row<96, 128, 8, 8, 8, 1>(), fp32_row<64, 128, 8, 8, 8, 1>(), fp32_row<64, 64, 8, 8, 4, 1>(),
        fp32_row<32, 128, 8, 4, 8, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
-       // What tensor cores cannot.
+       // Problems that tensor cores do not support.
        bf16_row<64, 128, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;
 }

@@ -1,9 +1,9 @@
 // Dropout, y = x * scale where a Philox draw keeps the element, else 0 (dropout_mask.cuh).
 //
-// An elementwise kernel (vector.cuh). A thread's vector takes the words of whole Philox calls, so no random
-// word is wasted. Where a part of a tensor does not begin with a call's first word in each of its rows, a
-// thread serves one element instead and draws all four words for it. The mask depends on an element's index
-// in the whole tensor alone: forward and backward, vectors or not, draw the same.
+// An elementwise kernel (core/vector.cuh). A thread's vector takes the words of whole Philox calls, so no
+// random word is wasted. A part of a tensor may have rows that do not begin with a call's first word. Then a
+// thread serves one element and draws all four words for it. The mask depends only on an element's index in
+// the whole tensor: forward and backward, vectors or not, draw the same.
 #include "dropout_mask.cuh"
 
 namespace cconvnet {

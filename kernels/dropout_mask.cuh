@@ -1,5 +1,5 @@
 // The mask of a dropout problem on the device, for dropout.cu and for every kernel that drops what it has
-// just computed. philox.h says the rule.
+// just computed. core/philox.h defines the rule.
 #pragma once
 
 #include "core/philox.h"
@@ -11,7 +11,7 @@ class DropoutMask {
  public:
   static constexpr int kWords = 4;  // of one Philox call
 
-  DropoutMask() = default;  // to be handed over where nothing is dropped, and not asked
+  DropoutMask() = default;  // passed where nothing is dropped, and never applied
 
   // `step` may be null.
   DropoutMask(const DropoutProblem& problem, const int64_t* step)
@@ -24,14 +24,15 @@ class DropoutMask {
         first_(problem.first),
         columns_(problem.columns) {}
 
-  // Whether the four elements that share a Philox call lie side by side, from each multiple of four on.
+  // Returns whether the four elements that share a Philox call are side by side, from each multiple of four
+  // on.
   static bool whole_draws(const DropoutProblem& problem) {
     const bool one_row = problem.columns == problem.count;
     return problem.first % kWords == 0 &&
            (one_row || (problem.columns % kWords == 0 && problem.row_stride % kWords == 0));
   }
 
-  // Element i, which is x, kept and scaled or dropped.
+  // Element i of value x, kept and scaled or dropped.
   __device__ __forceinline__ float apply(float x, int i) const {
     return dropout_value(x, scale_, philox_word(index(i), subsequence(), seed_), threshold_);
   }

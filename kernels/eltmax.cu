@@ -1,4 +1,4 @@
-// The larger of two tensors, element by element, and its gradient: elementwise kernels (vector.cuh).
+// The larger of two tensors, element by element, and its gradient: elementwise kernels (core/vector.cuh).
 #include "core/larger.h"
 #include "core/vector.cuh"
 

@@ -1,12 +1,12 @@
-// Fully connected layers: 1x1 convolutions of 1x1 images, by the kernels of the convolution. Their tables are
-// the convolution's under names of their own. There are few rows in a batch and many weights in a row, so
-// splits along k matter most here.
+// Fully connected layers: 1x1 convolutions of 1x1 images, computed by the kernels of the convolution. Their
+// tables are those of the convolution with names of their own. A batch has few rows and a row many weights,
+// so splits along k matter most here.
 #include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {
 namespace {
 
-// The same rows, conv_fprop_implicit_gemm_... as fc_fprop_gemm_...
+// The same rows; conv_fprop_implicit_gemm_... becomes fc_fprop_gemm_...
 template <class Table>
 Table fc_table(const std::string& pass, const Table& convolution) {
   const std::string theirs = "conv_" + pass + "_implicit_gemm", ours = "fc_" + pass + "_gemm";

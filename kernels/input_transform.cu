@@ -1,11 +1,10 @@
 // A batch of numbers from stored uint8 images: crop, mirror, subtract the mean, shift the colours, scale.
-//   y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]), i = top[n] + p, j = left[n] +
-//   (mirrored) q
-// And the filters of a convolution for such a batch in blocks.
+//   y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]), i = top[n] + p, j = left[n] + (mirrored) q
+// Also the filters of a convolution for such a batch in blocks.
 //
-// A thread writes WIDTH neighbouring elements of one cell, so writes are whole vectors; it reads its bytes
-// one by one, which the L1 cache serves, since mirrored pixels and crops lie at any address. A cell is what
-// lies in one piece in y: with blocks, one of them; without, a whole row of the image.
+// A thread writes WIDTH neighbouring elements of one cell, so writes are whole vectors. It reads its bytes
+// one by one, from the L1 cache, since mirrored pixels and crops may be at any address. A cell is contiguous
+// in y: with blocks it is one of them, without it is a whole row of the image.
 #include "core/select.h"
 #include "core/vector.cuh"
 
@@ -145,7 +144,7 @@ struct FilterBlocks {
         columns_div(problem.blocks_s()),
         rows_div(problem.blocks_r()) {}
 
-  // Where element i of the blocks lies in w, or -1 where it lies beyond its filter.
+  // The index in w of element i of the blocks, or -1 if it is beyond its filter.
   __device__ __forceinline__ int in_filter(int i) const {
     int c, s, r, column, row;
     int rest = block_div.divide(c_div.divide(i, c), s);

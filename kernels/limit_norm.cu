@@ -1,8 +1,8 @@
-// Rows whose Euclidean norm exceeds a limit are scaled down to it, and those below a lower one up to that. A
-// block serves a row: it sums the squares, and where the norm is to change reads the row a second time, from
-// the caches, and writes it. Where the sum overflows, or loses what underflows, it sums the squares of the
-// row scaled by a power of two. A centred norm needs the mean first, which is that of the differences to the
-// row's first element: of equal values it is 0 and leaves nothing behind.
+// Scales rows whose Euclidean norm exceeds a limit down to it, and those below a lower limit up to that. A
+// block serves a row. It sums the squares, and where the norm is to change reads the row a second time, from
+// the caches, and writes it. Where the sum overflows, or small squares underflow, it sums the squares of the
+// row scaled by a power of two. A centred norm first needs the mean, which is computed from the differences
+// to the row's first element: equal values give exactly 0.
 #include "core/larger.h"
 #include "row_norm.h"
 #include "core/row_reduce.cuh"
@@ -40,7 +40,7 @@ __device__ __forceinline__ float sum_differences(const float* row, int64_t first
   return sum_lanes(sums);
 }
 
-// The thread's part of the sum of squares of row * scale, CENTERED of row * scale - origin - mean.
+// The thread's part of the sum of squares of row * scale or, if CENTERED, of row * scale - origin - mean.
 template <int WIDTH, bool CENTERED>
 __device__ __forceinline__ float sum_squares(const float* row, int64_t first, int columns, float scale,
                                              float origin, float mean) {
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) limit_rows(int columns, float limit,
       for (int j = 0; j < WIDTH; ++j) largest = larger(fabsf(value.lane[j]), largest);
     }
     largest = reduce_row<kThreads>(largest, shared.largest, Larger());
-    // An infinite element, or a NaN, keeps its sum.
+    // A row with an infinite element or a NaN keeps its sum.
     if (largest > 0.0f && largest <= FLT_MAX) {
       scale = to_unit(largest);
       squares = squared_norm<WIDTH, CENTERED>(row, first, columns, scale, scale * origin, shared.scaled_means,
@@ -130,7 +130,7 @@ void launch(const NormLimitProblem& problem, const LimitNormArguments& args, Str
   }
 }
 
-// Then every row begins on a vector's boundary, as w does.
+// Every row then begins on a vector's boundary, if w does.
 bool vectors_divide_columns(const NormLimitProblem& problem) {
   return problem.columns % kVectorWidth<float> == 0;
 }

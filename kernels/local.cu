@@ -1,5 +1,5 @@
 // Locally connected layers: every output position has filters of its own. That leaves nothing to share
-// between positions, so each pass is one matrix product per position (forward, weights) or per pixel (input)
+// between positions. So each pass is one matrix product per position (forward, weights) or per pixel (input)
 // and group, all in one launch:
 //
 //         one per           m            n                 k                   the sums run in the order
@@ -7,18 +7,18 @@
 // dgrad   input pixel       N            C/groups          windows * K/groups  p, q, k
 // wgrad   output position   K/groups     R*S*C/groups      N                   n
 //
-// where "windows" are those that hold the pixel: dgrad gathers, so each gradient is written once. A weight is
-// read by one block for each tile of images. Threads of a block share a tile as gemm_tile.cuh says; splits
-// along k and the choice of the tile are those of implicit_gemm.cuh.
+// "windows" are those that contain the pixel: dgrad gathers, so each gradient is written once. A weight is
+// read by one block for each tile of images. gemm_tile.cuh describes how the threads of a block share a tile;
+// splits along k and the choice of the tile are those of implicit_gemm.cuh.
 //
-// Since position or pixel is the same for a whole block, whether an element lies in the image depends on its
-// row or on its depth alone, and its offset is the sum of one part for each.
+// Position or pixel is the same for a whole block. So whether an element is in the image depends on its row
+// or on its depth alone, and its offset is the sum of one part for each.
 #include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {
 namespace {
 
-// What the operands ask; LocalParameters adds the arrays.
+// The data that the operands need; LocalParameters adds the arrays.
 struct LocalLayout {
   LocalProblem problem;
   int c_per_group, k_per_group;
@@ -38,20 +38,20 @@ struct LocalParameters : LocalLayout {
 template <class View, class T, bool ALONG_K_>
 struct Operand {
   static constexpr bool ALONG_K = ALONG_K_;
-  using Row = uint32_t;
-  using Depth = uint32_t;
+  using RowPart = uint32_t;
+  using DepthPart = uint32_t;
 
   const LocalLayout& args;
   const View& view;
   const T* data;
 
-  __device__ __forceinline__ Place place(Row row, Depth depth) const {
+  __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
     const bool inside = row != kOutside && depth != kOutside;
     return {row + depth, inside};
   }
 };
 
-// A block's view of the problem lies in shared memory, as GemmBlock. Sets up the block's one View.
+// A block's view of the problem, in shared memory like GemmBlock. Sets up the block's one View.
 template <class View>
 __device__ __forceinline__ const View& shared_view(const LocalLayout& args, uint32_t batch) {
   auto& view = shared_memory<View>();
@@ -76,7 +76,7 @@ struct Position {
             position * problem.k + group * args.k_per_group};
   }
 
-  // Where in an image weight i of a filter, (r, s, c) in one number, finds its pixel.
+  // The offset in an image of the pixel that weight i of a filter reads; i is (r, s, c) in one number.
   __device__ __forceinline__ uint32_t pixel(const LocalLayout& args, uint32_t i) const {
     const ConvProblem& problem = args.problem;
     if (i >= static_cast<uint32_t>(problem.r * problem.s * args.c_per_group)) return kOutside;
@@ -93,12 +93,12 @@ template <class T>
 struct Windows : Operand<Position, T, true> {
   using Base = Operand<Position, T, true>;
   using Base::args, Base::view;
-  using typename Base::Row, typename Base::Depth;
+  using typename Base::RowPart, typename Base::DepthPart;
 
-  __device__ __forceinline__ Row row(uint32_t m) const {
+  __device__ __forceinline__ RowPart row(uint32_t m) const {
     return m < static_cast<uint32_t>(args.size.m) ? m * args.x_image : kOutside;
   }
-  __device__ __forceinline__ Depth depth(uint32_t k) const { return view.pixel(args, k); }
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const { return view.pixel(args, k); }
 };
 
 // fprop's B: the position's filters, a plain matrix.
@@ -106,12 +106,12 @@ template <class T>
 struct Filters : Operand<Position, T, true> {
   using Base = Operand<Position, T, true>;
   using Base::args, Base::view;
-  using typename Base::Row, typename Base::Depth;
+  using typename Base::RowPart, typename Base::DepthPart;
 
-  __device__ __forceinline__ Row row(uint32_t n) const {
+  __device__ __forceinline__ RowPart row(uint32_t n) const {
     return n < static_cast<uint32_t>(args.size.n) ? (view.first_output + n) * args.size.k : kOutside;
   }
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     return k < static_cast<uint32_t>(args.size.k) ? k : kOutside;
   }
 };
@@ -127,12 +127,12 @@ template <class T>
 struct Gradients : Operand<Position, T, false> {
   using Base = Operand<Position, T, false>;
   using Base::args, Base::view;
-  using typename Base::Row, typename Base::Depth;
+  using typename Base::RowPart, typename Base::DepthPart;
 
-  __device__ __forceinline__ Row row(uint32_t m) const {
+  __device__ __forceinline__ RowPart row(uint32_t m) const {
     return m < static_cast<uint32_t>(args.size.m) ? view.first_output + m : kOutside;
   }
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     return k < static_cast<uint32_t>(args.size.k) ? k * args.y_image : kOutside;
   }
 };
@@ -142,10 +142,10 @@ template <class T>
 struct TransposedWindows : Operand<Position, T, false> {
   using Base = Operand<Position, T, false>;
   using Base::args, Base::view;
-  using typename Base::Row, typename Base::Depth;
+  using typename Base::RowPart, typename Base::DepthPart;
 
-  __device__ __forceinline__ Row row(uint32_t n) const { return view.pixel(args, n); }
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ RowPart row(uint32_t n) const { return view.pixel(args, n); }
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     return k < static_cast<uint32_t>(args.size.k) ? k * args.x_image : kOutside;
   }
 };
@@ -160,7 +160,7 @@ struct WgradOutput {
 
 struct Pixel {
   int h, w;                            // with the padding: of the image's border
-  uint32_t first_p, first_q, columns;  // of the windows that hold it
+  uint32_t first_p, first_q, columns;  // of the windows that contain it
   uint32_t first_input;                // in an image of dx
   uint32_t first_output;               // channel
   int gemm_k;
@@ -169,7 +169,7 @@ struct Pixel {
     int begin, count;
   };
 
-  // The windows along one axis that hold padded coordinate i: index*stride <= i < index*stride + filter.
+  // The windows along one axis that contain padded coordinate i: index*stride <= i < index*stride + filter.
   static __device__ __forceinline__ Range windows(int i, int filter, int stride, int windows) {
     const int begin = i < filter ? 0 : (i - filter) / stride + 1;
     return {begin, max(min(i / stride + 1, windows) - begin, 0)};
@@ -190,7 +190,7 @@ struct Pixel {
             p.count * q.count * args.k_per_group};
   }
 
-  // Splits k into window (p, q) and output channel.
+  // Divides k into window (p, q) and output channel.
   __device__ __forceinline__ uint32_t window(const LocalLayout& args, uint32_t k, uint32_t& q,
                                              uint32_t& channel) const {
     int rest;
@@ -206,12 +206,12 @@ template <class T>
 struct Reached : Operand<Pixel, T, true> {
   using Base = Operand<Pixel, T, true>;
   using Base::args, Base::view;
-  using typename Base::Row, typename Base::Depth;
+  using typename Base::RowPart, typename Base::DepthPart;
 
-  __device__ __forceinline__ Row row(uint32_t m) const {
+  __device__ __forceinline__ RowPart row(uint32_t m) const {
     return m < static_cast<uint32_t>(args.size.m) ? m * args.y_image : kOutside;
   }
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
     uint32_t q, channel;
     const uint32_t p = view.window(args, k, q, channel);
@@ -224,12 +224,12 @@ template <class T>
 struct Weights : Operand<Pixel, T, false> {
   using Base = Operand<Pixel, T, false>;
   using Base::args, Base::view;
-  using typename Base::Row, typename Base::Depth;
+  using typename Base::RowPart, typename Base::DepthPart;
 
-  __device__ __forceinline__ Row row(uint32_t n) const {
+  __device__ __forceinline__ RowPart row(uint32_t n) const {
     return n < static_cast<uint32_t>(args.size.n) ? n : kOutside;
   }
-  __device__ __forceinline__ Depth depth(uint32_t k) const {
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
     const ConvProblem& problem = args.problem;
     uint32_t q, channel;
@@ -356,7 +356,7 @@ void launch_wgrad(const LocalProblem& problem, const WgradArguments& args, Strea
 
 // ---- selection ------------------------------------------------------------------------------------------
 
-// Vectors lie along channels, and must not leave their group.
+// Vectors run along channels, and must not leave their group.
 template <class Tile>
 bool whole_vectors_of_x(const LocalProblem& problem) {
   return Tile::multiplies(problem.precision) && problem.c_per_group() % Tile::WHOLE == 0;

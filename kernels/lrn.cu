@@ -1,26 +1,25 @@
-// Local response normalisation, y = x * d^-beta with d = k + alpha * (sum of x^2 over a window).
-// The gradient is dx = dy * d^-beta - 2 alpha beta x * sum of t over the windows that hold x, where
-// t = dy * x * d^(-beta-1).
+// Local response normalisation, y = x * d^-beta with d = k + alpha * (sum of x^2 over a window). The gradient
+// is dx = dy * d^-beta - 2 alpha beta x * sum of t over the windows that contain x, where t = dy * x *
+// d^(-beta-1).
 //
-// Three families of kernels, the first that fits serves:
-// - lrn_across_*: windows of 3, 5, 7 or 9 channels where C / groups is a multiple of 8, as in every network
-// of
-//   record. A thread owns a vector of channels and needs only a few on either side of it. Backward is one
-//   pass: a block computes t for its vectors and one more at either end, and hands it on through shared
-//   memory.
+// Three kinds of kernels, in the order of the selection table:
+// - lrn_across_*: windows of 3, 5, 7 or 9 channels where C / groups is a multiple of 8 and beta is 3/4, as in
+//   every published network. A thread owns a vector of channels and needs only a few on either side of it.
+//   Backward is one pass: a block computes t for its vectors and one more at either end, and shares it
+//   through shared memory.
 // - lrn_map: 3x3 or 5x5 windows in the same map where vectors divide C, beta again 3/4. A thread owns a
-// vector of channels of
-//   a column of pixels and walks down it; it holds the sums of SIZE rows, so each step reads one new row of
-//   the window.
-// - lrn_any: the rest. A thread owns an element and walks through its window in global memory, where the L1
-//   cache serves what neighbours share.
-// The last two go backward in two launches: t and dy * d^-beta to the workspace, as floats, then dx, that
-// less the sum of t.
+//   vector of channels of a column of pixels and walks down it. It keeps the sums of SIZE rows, so each step
+//   reads one new row of the window.
+// - lrn_any: all other problems. A thread owns an element and walks through its window in global memory; the
+//   L1 cache serves reads that neighbours share.
+// The last two go backward in two launches. The first writes t and dy * d^-beta to the workspace, as floats.
+// The second writes dx, the latter minus its factor times the sum of t.
 //
-// An element whose d is too large for this is NaN at first, and then computed again by lrn_extremes.h.
+// An element whose d is too large for these formulas is NaN at first, and is then recomputed by
+// lrn_extremes.h.
 //
-// Every window is summed by itself. A running sum that adds what enters and takes off what leaves would be
-// cheaper for wide windows, but its rounding errors grow with the distance walked.
+// Every window is summed by itself. A running sum that adds the entering element and subtracts the leaving
+// one would be cheaper for wide windows, but its rounding errors grow with the distance walked.
 #include "core/select.h"
 #include "lrn.cuh"
 
@@ -40,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) lrn_across_forward(LrnArguments args
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) value.lane[i] *= args.scale<true>(sums.lane[i]).power;
   store_to<ALIGNED>(y + vector * WIDTH, value);
-  if (lrn_has_nan(value)) lrn_mend_y(args.problem, x, vector * WIDTH, WIDTH, y + vector * WIDTH);
+  if (lrn_has_nan(value)) lrn_recompute_y(args.problem, x, vector * WIDTH, WIDTH, y + vector * WIDTH);
 }
 
 constexpr int kInnerThreads = kThreads - 2;  // the first and the last thread only compute t for the others
@@ -78,14 +77,14 @@ __global__ void __launch_bounds__(kThreads)
   LrnNeighbourhood<WIDTH> ts = {zeros<kLrnReach>(), t, zeros<kLrnReach>()};
   if (sides.before) ts.before = load<kLrnReach>(shared.t[thread - 1].lane + WIDTH - kLrnReach);
   if (sides.after) ts.after = load<kLrnReach>(shared.t[thread + 1].lane);
-  // The windows that hold channel c are those of channels [c - RIGHT, c + LEFT].
+  // The windows that contain channel c are those of channels [c - RIGHT, c + LEFT].
   const Vector<WIDTH> sums = lrn_window_sums<SIZE - 1 - SIZE / 2, SIZE / 2, false>(ts);
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) {
     part.lane[i] = lrn_dx(args, part.lane[i], value.lane[i], sums.lane[i]);
   }
   store_to<ALIGNED>(dx + vector * WIDTH, part);
-  if (lrn_has_nan(part)) lrn_mend_dx(args.problem, x, dy, vector * WIDTH, WIDTH, dx + vector * WIDTH);
+  if (lrn_has_nan(part)) lrn_recompute_dx(args.problem, x, dy, vector * WIDTH, WIDTH, dx + vector * WIDTH);
 }
 
 // ---- the steps of the same-map and the any-window kernels -----------------------------------------------
@@ -106,7 +105,8 @@ struct LrnArrays {
   bool aligned() const { return cconvnet::aligned(x, dy, t, part, out); }
 };
 
-// What is left to do for the element at `offset` when its window's sum is known; WIDTH elements side by side.
+// Computes and writes the outputs of WIDTH elements side by side, from `offset` on, from the sums of their
+// windows.
 template <Step STEP, int WIDTH, class T>
 __device__ __forceinline__ void write_outputs(const LrnArguments& args, const LrnArrays<T>& arrays,
                                               int offset, const Vector<WIDTH>& sum) {
@@ -116,7 +116,8 @@ __device__ __forceinline__ void write_outputs(const LrnArguments& args, const Lr
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) out.lane[i] = lrn_dx(args, out.lane[i], x.lane[i], sum.lane[i]);
     store(arrays.out + offset, out);
-    if (lrn_has_nan(out)) lrn_mend_dx(args.problem, arrays.x, arrays.dy, offset, WIDTH, arrays.out + offset);
+    if (lrn_has_nan(out))
+      lrn_recompute_dx(args.problem, arrays.x, arrays.dy, offset, WIDTH, arrays.out + offset);
   } else {
     Vector<WIDTH> dy = zeros<WIDTH>(), t, out;
     if (STEP == Step::terms) dy = load<WIDTH>(arrays.dy + offset);
@@ -128,7 +129,7 @@ __device__ __forceinline__ void write_outputs(const LrnArguments& args, const Lr
     }
     if constexpr (STEP == Step::forward) {
       store(arrays.out + offset, out);
-      if (lrn_has_nan(out)) lrn_mend_y(args.problem, arrays.x, offset, WIDTH, arrays.out + offset);
+      if (lrn_has_nan(out)) lrn_recompute_y(args.problem, arrays.x, offset, WIDTH, arrays.out + offset);
     } else {
       store(arrays.t + offset, t);
       store(arrays.part + offset, out);
@@ -179,11 +180,11 @@ __device__ __forceinline__ Vector<WIDTH> row_sum(const LrnProblem& problem, cons
 }
 
 // blockIdx.y is the strip of `strip_rows` rows; the threads run over channels, columns and images. Without
-// the 1 nvcc would rather spill registers than hold fewer blocks.
+// the 1, nvcc spills registers rather than fit fewer blocks.
 template <Step STEP, int SIZE, class T>
 __global__ void __launch_bounds__(kThreads, 1)
     lrn_map(LrnArguments args, int strip_rows, LrnArrays<T> arrays) {
-  static_assert(SIZE % 2 == 1, "the windows that hold a pixel are those of the pixels in its own window");
+  static_assert(SIZE % 2 == 1, "the windows that contain a pixel are those of the pixels in its own window");
   constexpr int WIDTH = kVectorWidth<T>;
   constexpr int kHalf = SIZE / 2;
   const LrnProblem& problem = args.problem;
@@ -221,7 +222,7 @@ struct Box {
   int h_begin, h_end, w_begin, w_end, c_begin, c_end;
 };
 
-// The window of an element or, transposed, the elements whose windows hold it.
+// The window of an element or, transposed, the elements whose windows contain it.
 __device__ __forceinline__ Box box_of(const LrnArguments& args, int element, bool transposed) {
   const LrnProblem& problem = args.problem;
   int c, w, h;

@@ -1,7 +1,8 @@
-// What the kernels of local response normalisation share, alone or with the pooling behind it.
+// Arguments and formulas shared by the kernels of local response normalisation, alone or with pooling after
+// it.
 //
 // Products that are added to something are written as fmaf, and t's last product is kept from becoming part
-// of one, so that every kernel gets the same bits whatever its compiler would choose.
+// of one. So every kernel gets the same bits, whatever its compiler would choose.
 #pragma once
 
 #include "lrn_extremes.h"
@@ -14,13 +15,13 @@ struct LrnScale {
   float power, power_over_d;
 };
 
-constexpr float kLrnUsualBeta = 0.75f;  // of every network of record
+constexpr float kLrnUsualBeta = 0.75f;  // of every published network
 
 // For the usual beta, d^(-1/2) * (d^(1/2))^(-1/2): two roots instead of a logarithm and an exponential. The
-// first root's error enters twice, with opposite signs, and half of it cancels. NaN where lrn_extremes.h
-// serves.
+// first root's error enters twice, with opposite signs, and half of it cancels. NaN where d is too large, for
+// lrn_extremes.h.
 __device__ __forceinline__ LrnScale lrn_usual_scale(float d) {
-  d = d > kLrnMostD ? NAN : d;
+  d = d > kLrnMaxD ? NAN : d;
   const float root = rsqrtf(d);
   const float power = root * rsqrtf(d * root);
   return {power, power * root * root};
@@ -53,17 +54,17 @@ struct LrnArguments {
   }
 };
 
-// What element x with gradient dy adds to the gradients of its window.
+// The term that element x with gradient dy adds to the gradients of its window.
 __device__ __forceinline__ float lrn_t(float x, float dy, const LrnScale& scale) {
   return __fmul_rn(dy * x, scale.power_over_d);
 }
 
-// The gradient by x from its first part, dy * d^-beta, and the sum of t over the windows that hold x.
+// The gradient by x from its first part, dy * d^-beta, and the sum of t over the windows that contain x.
 __device__ __forceinline__ float lrn_dx(const LrnArguments& args, float part, float x, float sum) {
   return fmaf(-(args.gradient_factor * x), sum, part);
 }
 
-// Whether an element must be computed again by lrn_extremes.h.
+// Returns whether an element must be recomputed by lrn_extremes.h.
 template <int WIDTH>
 __device__ __forceinline__ bool lrn_has_nan(const Vector<WIDTH>& value) {
   bool found = false;
@@ -72,11 +73,11 @@ __device__ __forceinline__ bool lrn_has_nan(const Vector<WIDTH>& value) {
   return found;
 }
 
-// y and dx of `count` elements from `first` on, where `out` is NaN. A loop that is not unrolled: it must not
-// cost registers.
+// Recomputes y and dx of `count` elements from `first` on, where `out` is NaN. The loop is not unrolled: it
+// must not cost registers.
 template <class T>
-__device__ __forceinline__ void lrn_mend_y(const LrnProblem& problem, const T* x, int first, int count,
-                                           T* out) {
+__device__ __forceinline__ void lrn_recompute_y(const LrnProblem& problem, const T* x, int first, int count,
+                                                T* out) {
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     if (to_float(out[i]) != to_float(out[i])) out[i] = from_float<T>(lrn_extreme_y(problem, x, first + i));
@@ -84,8 +85,8 @@ __device__ __forceinline__ void lrn_mend_y(const LrnProblem& problem, const T* x
 }
 
 template <class T>
-__device__ __forceinline__ void lrn_mend_dx(const LrnProblem& problem, const T* x, const T* dy, int first,
-                                            int count, T* out) {
+__device__ __forceinline__ void lrn_recompute_dx(const LrnProblem& problem, const T* x, const T* dy,
+                                                 int first, int count, T* out) {
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     if (to_float(out[i]) == to_float(out[i])) continue;
@@ -97,7 +98,8 @@ __device__ __forceinline__ void lrn_mend_dx(const LrnProblem& problem, const T* 
 
 constexpr int kLrnReach = 4;  // channels that a window reaches beyond its own vector, at most
 
-// Whether the kernels for windows of 3, 5, 7 or 9 channels and the usual beta serve arrays of any type.
+// Returns whether the kernels for windows of 3, 5, 7 or 9 channels and the usual beta serve arrays of any
+// type.
 inline bool lrn_small_window(const LrnProblem& problem) {
   return problem.region == LrnRegion::across_channels && problem.beta == kLrnUsualBeta &&
          problem.c / problem.groups % kVectorWidth<bfloat16> == 0 && problem.size % 2 == 1 &&
@@ -119,8 +121,8 @@ void dispatch_lrn_size(int size, const Function& function) {
   }
 }
 
-// What windows see from a vector: the channels before it and after it in its group, zero where there are
-// none.
+// The channels that the windows around a vector read: those before it and after it in its group, zero where
+// there are none.
 template <int WIDTH>
 struct LrnNeighbourhood {
   Vector<kLrnReach> before;
@@ -152,19 +154,18 @@ __device__ __forceinline__ Vector<WIDTH> lrn_window_sums(const LrnNeighbourhood<
   return sums;
 }
 
-// Whether a vector has a neighbour in its group before and after it.
+// The presence of a neighbour before and after a vector in its group.
 struct LrnSides {
   bool before, after;
 
   static __device__ __forceinline__ LrnSides of(const LrnArguments& args, int vector) {
-    int place;
-    args.group_div.divide(vector, place);
-    return {place > 0, place + 1 < args.group_vectors};
+    int position;
+    args.group_div.divide(vector, position);
+    return {position > 0, position + 1 < args.group_vectors};
   }
 };
 
-// The sum of squares over the window of each channel of a vector, which begins at `x`; `own` is what lies
-// there.
+// The sum of squares over the window of each channel of a vector, which begins at `x`; `own` is its values.
 template <int SIZE, bool ALIGNED, int WIDTH, class T>
 __device__ __forceinline__ Vector<WIDTH> lrn_squares(const T* x, const LrnSides& sides,
                                                      const Vector<WIDTH>& own) {
@@ -180,7 +181,7 @@ __device__ __forceinline__ Vector<WIDTH> lrn_squares(const T* x, const LrnSides&
 struct LrnChannels {
   int begin, end;
 
-  // The window of channel c or, transposed, the channels whose windows hold it. `a` is of width 1.
+  // The window of channel c or, transposed, the channels whose windows contain it. `args` has width 1.
   static __device__ __forceinline__ LrnChannels around(const LrnArguments& args, int c, bool transposed) {
     const LrnProblem& problem = args.problem;
     const int half = problem.size / 2, other_half = problem.size - 1 - half;

@@ -2,9 +2,9 @@
 // underflows.
 //
 // With r = d^(-1/2), y is (x r) r^(2 beta - 1), and the gradient's second part a sum of dy_j d_j^-beta (x_j
-// r_j) (x_i r_j): each factor is a float even where d is none. The kernels give NaN where d is not finite,
-// and then compute it again by these functions. Products that are added to something
-// are written as fmaf: the same bits wherever these functions are compiled into.
+// r_j) (x_i r_j). Each factor is a float even where d is not. The kernels give NaN where d is not finite, and
+// then call these functions. Products that are added to something are written as fmaf: the same bits in every
+// kernel that calls them.
 #pragma once
 
 #include <cfloat>
@@ -16,11 +16,11 @@
 
 namespace cconvnet {
 
-// Beyond it d^-1.75 is no normal float.
-constexpr float kLrnMostD = 1e21f;
+// Beyond it d^-1.75 is not a normal float.
+constexpr float kLrnMaxD = 1e21f;
 
-// The elements of one window, or those whose windows hold an element: rows, columns and channels of its
-// image.
+// The elements of one window or, transposed, those whose windows contain an element: rows, columns and
+// channels of its image.
 struct LrnBox {
   int image, h_begin, h_end, w_begin, w_end, c_begin, c_end;
 
@@ -74,7 +74,7 @@ CCONVNET_HOST_DEVICE float lrn_inverse_root(const LrnProblem& problem, const T* 
   return kDown / sqrtf(fmaf(problem.alpha, scaled_sum, problem.k * kDown * kDown));
 }
 
-// value * d^-beta, for the r of a window that may hold `value`.
+// value * d^-beta, for the r of a window that may contain `value`.
 CCONVNET_HOST_DEVICE float lrn_times_power(const LrnProblem& problem, float value, float r) {
   return value * r * (problem.beta == 0.75f ? sqrtf(r) : powf(r, 2.0f * problem.beta - 1.0f));
 }

@@ -1,20 +1,20 @@
-// Normalisation across channels and the max pooling behind it, without the normalised map between them:
-// memory bounds both, so what is not written is time not spent. Both directions give bitwise what lrn.cu and
-// pool.cu do one after the other.
+// Normalisation across channels and the max pooling after it, without the normalised map between them. Memory
+// bounds both, so the time of writing and reading that map is saved. Both directions give results
+// bit-identical to those of lrn.cu and pool.cu, one after the other.
 //
 // Windows of 3, 5, 7 or 9 channels where C / groups is a multiple of 8 and beta is 3/4:
 // - Forward, a block owns a tile of columns, over a slab of the channels, and walks down a strip of the
 //   image. Step by step it normalises the rows that the next row of windows needs and does not have yet, into
-//   a ring of rows in shared memory, and takes the windows' maxima from there. So a pixel is normalised once,
-//   but for those that the windows of two tiles or strips share. The ring holds the rows of a window and
-//   those of the next step, so one barrier a step is enough.
+//   a ring of rows in shared memory, and takes the maxima of the windows from there. So a pixel is normalised
+//   once, except those shared by the windows of two tiles or strips. The ring has room for the rows of a
+//   window and for those of the next step, so one barrier per step is enough.
 // - Backward, a thread owns a vector of channels of a column of pixels and walks down it. It normalises its
-//   pixel again, gathers dy from the windows whose maximum it is, and gets from its neighbours, by shuffles,
-//   what the normalisation's gradient needs of them. Threads run over channels, columns and images, so the
-//   windows that a warp reads twice come from the L1 cache.
+//   pixel again and gathers dy from the windows of which it is the maximum. Shuffles bring the terms of its
+//   neighbours that the normalisation's gradient needs. Threads run over channels, columns and images, so the
+//   L1 cache serves windows that a warp reads twice.
 //
-// The rest is rare. Forward, a thread owns an output and normalises its window by itself; backward, the
-// separate operations are called.
+// All other problems are rare. Forward, a thread owns an output and normalises its window by itself;
+// backward, the separate operations are called.
 #include <cmath>
 
 #include "core/larger.h"
@@ -40,12 +40,12 @@ struct alignas(kVectorBytes) Ring {
   T at[kRingBytes / sizeof(T)];
 };
 
-// What each block does. With slab, strip and tile go their numbers: C's vectors in slabs, rows of outputs in
-// strips, columns of outputs in tiles.
+// The work of each block. Beside slab, strip and tile are their numbers: C's vectors are divided into slabs,
+// rows of outputs into strips, columns of outputs into tiles.
 struct ForwardShares {
   int slabs = 1, slab = 1, strips = 1, strip = 1, tiles = 1, tile = 1;
   int ring_rows;
-  int tile_w;  // the columns of pixels that the windows of a tile hold
+  int tile_w;  // the columns of pixels in the windows of a tile
 
   // The widest slabs, so that memory is read in long pieces, that leave room in the ring for a good tile.
   ForwardShares(const PoolProblem& pool, int c_vectors) : ring_rows(pool.window_h + pool.stride_h) {
@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments ar
   const int first_p = strip * args.shares.strip, end_p = min(first_p + args.shares.strip, pool.p);
   const int slab_size = min(args.shares.slab, args.c_vectors - first_c);
 
-  // Where in the ring a vector of the slab at a pixel is.
-  const auto place = [&](int h, int w, int v) {
+  // The address in the ring of a vector of the slab at a pixel.
+  const auto in_ring = [&](int h, int w, int v) {
     int slot;
     args.ring_div.divide(h, slot);
     return ring + ((slot * args.shares.tile_w + w - first_w) * args.shares.slab + v) * WIDTH;
@@ -129,9 +129,9 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments ar
       const Vector<WIDTH> sums = lrn_squares<SIZE, true>(address, LrnSides::of(args.lrn, c), value);
 #pragma unroll
       for (int j = 0; j < WIDTH; ++j) value.lane[j] *= args.lrn.scale<true>(sums.lane[j]).power;
-      store(place(h, w, v), value);
+      store(in_ring(h, w, v), value);
       if (lrn_has_nan(value)) {
-        lrn_mend_y(args.lrn.problem, x, static_cast<int>(address - x), WIDTH, place(h, w, v));
+        lrn_recompute_y(args.lrn.problem, x, static_cast<int>(address - x), WIDTH, in_ring(h, w, v));
       }
     }
     known_h = rows.end;
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments ar
 #pragma unroll
       for (int j = 0; j < WIDTH; ++j) result.lane[j] = -INFINITY;
       for (int h = rows.begin; h < rows.end; ++h) {
-        const T* address = place(h, columns.begin, v);
+        const T* address = in_ring(h, columns.begin, v);
         for (int w = columns.begin; w < columns.end; ++w) {
           const Vector<WIDTH> value = load<WIDTH>(address);
 #pragma unroll
@@ -213,9 +213,9 @@ struct BackwardArguments {
   bool relu;
 };
 
-// What max pooling hands back to a pixel that is `own` after the normalisation: the sum of dy over the
-// windows whose y it equals, rounded as when it is written. `first` is the offset in y of the vector in the
-// first window of its image.
+// The gradient that max pooling returns to a pixel of value `own` after the normalisation: the sum of dy over
+// the windows whose y it equals, rounded as when it is written. `first` is the offset in y of the vector in
+// the first window of its image.
 template <bool ALIGNED, int WIDTH, class T>
 __device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolProblem& pool, const Range& rows,
                                                          const Range& columns, int first, const T* y,
@@ -250,7 +250,7 @@ template <int SIZE, bool ALIGNED, class T>
 __global__ void __launch_bounds__(kColumnThreads, kColumnBlocks<T>)
     lrn_maxpool_backward_columns(BackwardArguments args, const T* x, const T* y, const T* dy, T* dx) {
   constexpr int WIDTH = kVectorWidth<T>;
-  constexpr int kSide = SIZE / 2;  // the windows that hold channel c are those of [c - kSide, c + kSide]
+  constexpr int kSide = SIZE / 2;  // the windows that contain channel c are those of [c - kSide, c + kSide]
   const PoolProblem& pool = args.pool;
   const int lane = threadIdx.x % kWarp;
   const int warp = blockIdx.x * (kColumnThreads / kWarp) + threadIdx.x / kWarp;

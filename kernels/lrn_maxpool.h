@@ -1,4 +1,4 @@
-// A normalisation and the max pooling behind it as one problem, by which the selection tables choose a row.
+// A normalisation and the max pooling after it as one problem, by which the selection tables choose a row.
 #pragma once
 
 #include <string>

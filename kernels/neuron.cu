@@ -1,5 +1,5 @@
-// ReLU and cuda-convnet's other neurons, forward and backward: elementwise kernels (vector.cuh) over the
-// formulas of neuron.h.
+// ReLU and the other neurons of cuda-convnet, forward and backward: elementwise kernels (core/vector.cuh)
+// over the formulas of neuron.h.
 #include "neuron.h"
 
 #include "core/vector.cuh"

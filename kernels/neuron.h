@@ -1,8 +1,8 @@
 // cuda-convnet's neurons, f(x) and f'(x), for the CUDA kernels and the CPU build alike.
 //
-// The formulas are the ones that neither overflow nor cancel: exp is only taken of values at most 0, and the
-// derivatives of tanh and logistic come from that exponential, not from 1 - y, which has lost its digits
-// where the neuron saturates. Every f hands a NaN on, so that a broken layer is seen behind them.
+// The formulas neither overflow nor cancel. exp is only taken of values at most 0. The derivatives of tanh
+// and logistic are computed from that exponential, not from 1 - y, which has lost its digits where the neuron
+// saturates. Every f passes a NaN on, so that a fault of an earlier layer stays visible.
 #pragma once
 
 #include <cmath>

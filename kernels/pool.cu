@@ -1,9 +1,9 @@
 // Max and average pooling, forward and backward. x[N,H,W,C], y[N,P,Q,C].
 //
-// Both directions are gathers: a thread owns WIDTH neighbouring channels of one output pixel (forward) or of
-// one input pixel (backward) and reads what contributes to it, so nothing is added atomically. Threads run
-// over the channels first, so a warp reads whole rows of channels; windows overlap, and the L1 and L2 caches
-// serve what is read again.
+// Both directions are gathers. A thread owns WIDTH neighbouring channels of one output pixel (forward) or of
+// one input pixel (backward) and reads everything that contributes to it, so nothing is added atomically.
+// Threads run over the channels first, so a warp reads whole rows of channels. Windows overlap; the L1 and L2
+// caches serve repeated reads.
 #include <cmath>
 
 #include "core/larger.h"
@@ -20,16 +20,16 @@ struct PoolArguments {
   int vectors;                         // of the tensor that the threads run over
   Divider c_div, column_div, row_div;  // by the vectors of a pixel, by its columns and by its rows
   Divider stride_h_div, stride_w_div;
-  Range counted_h, counted_w;  // of the image or of the padded image: what averages divide by
+  Range counted_h, counted_w;  // of the image or of the padded image, by whose parts averages divide
 };
 
-struct Place {
+struct Position {
   int n, row, column, c;
 };
 
 template <int WIDTH>
-__device__ __forceinline__ Place place(const PoolArguments& args, int vector) {
-  Place at;
+__device__ __forceinline__ Position position_of(const PoolArguments& args, int vector) {
+  Position at;
   int pixel = args.c_div.divide(vector, at.c);
   at.c *= WIDTH;
   pixel = args.column_div.divide(pixel, at.column);
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments args, con
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (vector >= args.vectors) return;
   const PoolProblem& problem = args.problem;
-  const Place at = place<WIDTH>(args, static_cast<int>(vector));
+  const Position at = position_of<WIDTH>(args, static_cast<int>(vector));
   const Range rows = window(at.row, problem.stride_h, problem.pad_h, problem.window_h, problem.h);
   const Range columns = window(at.column, problem.stride_w, problem.pad_w, problem.window_w, problem.w);
 
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (vector >= args.vectors) return;
   const PoolProblem& problem = args.problem;
-  const Place at = place<WIDTH>(args, static_cast<int>(vector));
+  const Position at = position_of<WIDTH>(args, static_cast<int>(vector));
   const Range rows = windows_holding(at.row, problem.stride_h, args.stride_h_div, problem.pad_h,
                                      problem.window_h, problem.p);
   const Range columns = windows_holding(at.column, problem.stride_w, args.stride_w_div, problem.pad_w,

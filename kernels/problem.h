@@ -1,8 +1,8 @@
-// The problems the library solves: each struct says the shape of one operation, and nothing else does
-// shape arithmetic. Constructing a problem through make() checks it, so that a kernel may rely on it.
+// The problems that the library solves: each struct describes the shape of one operation. Shapes are computed
+// here and nowhere else. make() checks a problem, so that kernels may rely on it.
 //
-// Layout is NHWC throughout: activations x[N,H,W,C] and y[N,P,Q,K], filters w[K,R,S,C/groups].
-// Every tensor of a problem has fewer than 2^31 elements, so kernels index with int.
+// Layout is NHWC throughout: activations x[N,H,W,C] and y[N,P,Q,K], filters w[K,R,S,C/groups]. Every tensor
+// of a problem has fewer than 2^31 elements, so kernels index with int.
 #pragma once
 
 #include <algorithm>
@@ -13,10 +13,10 @@
 
 namespace cconvnet {
 
-// What a product's numbers are kept in and multiplied with; sums are always float's.
-//   fp32  floats, multiplied as IEEE says
+// The type in which a product's numbers are stored and multiplied; sums are always floats.
+//   fp32  floats, multiplied as in IEEE 754
 //   tf32  floats, each rounded to 10 bits of fraction when a tensor core multiplies it (to nearest, ties away
-//         from zero); where no tensor core does, as fp32
+//         from zero); the same as fp32 where no tensor core does
 //   bf16  activations and the weights that products read are bfloat16; weight gradients and biases are floats
 enum class Precision { fp32, tf32, bf16 };
 

@@ -14,7 +14,7 @@ void copy(void* target, int target_device, const void* source, int source_device
   if (target_device == source_device) {
     CCONVNET_CHECK(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, queue));
   } else {
-    // Where one device cannot reach the other, the driver takes the way through the host.
+    // If one device cannot reach the other, the driver copies through the host.
     CCONVNET_CHECK(cudaMemcpyPeerAsync(target, target_device, source, source_device, bytes, queue));
   }
 }

@@ -1,4 +1,4 @@
-// The momentum update (sgd.cuh) of one parameter tensor: an elementwise kernel (vector.cuh).
+// The momentum update (sgd.cuh) of one parameter tensor: an elementwise kernel (core/vector.cuh).
 #include "sgd.cuh"
 
 namespace cconvnet {

@@ -16,7 +16,7 @@ class SgdStep {
 
   bool aligned() const { return cconvnet::aligned(update_.v, update_.w, update_.w_bf16); }
 
-  // Whether nothing may be written. Every thread of a launch gets the same answer.
+  // Returns whether writing is forbidden. Every thread of a launch gets the same answer.
   __device__ __forceinline__ bool halted() const { return update_.halt && *update_.halt != 0; }
 
   // Read once, before the thread's first store.
@@ -26,8 +26,8 @@ class SgdStep {
             update_.rates ? update_.rates[1] : problem.momentum, problem.weight_decay};
   }
 
-  // Weights i .. i+WIDTH-1, whose gradients are g. The order of roundings is the same wherever the update is
-  // computed; fmaf rounds once:
+  // Updates weights i .. i+WIDTH-1, whose gradients are g. The order of roundings is the same wherever the
+  // update is computed; fmaf rounds once:
   //   step = lr * fmaf(weight_decay, w, g);  v = fmaf(momentum, v, -step);  w = w + v.
   template <int WIDTH>
   __device__ __forceinline__ void apply(const SgdRates& rates, int64_t i, const Vector<WIDTH>& g) const {

@@ -2,7 +2,7 @@
 //
 // A warp serves a short row and a block a long one. Each of its THREADS threads takes every THREADS-th class,
 // three times: for the largest logit (and the label's rank), for the sum of exp(logit - largest), and for the
-// probabilities and, where it is wanted, the gradient. The second and third reading come from the L1 cache.
+// probabilities and, if wanted, the gradient. The second and third reads are served by the L1 cache.
 #include <cmath>
 
 #include "core/row_reduce.cuh"
@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kLongRow = 128;  // classes; above it a row is given a whole block
 
-struct Max {  // of the numbers: a NaN is passed over
+struct Max {  // of the numbers: a NaN is ignored
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
@@ -29,7 +29,7 @@ __device__ __forceinline__ float gradient(float scale, float probability, bool i
 
 // ---- by rows --------------------------------------------------------------------------------------------
 
-// What is computed beside the probabilities: nothing, loss and rank, or these and the gradient.
+// Results computed beside the probabilities: nothing, loss and rank, or these and the gradient.
 enum class Also { nothing, loss, loss_and_gradient };
 
 template <class T>
@@ -82,13 +82,13 @@ __global__ void __launch_bounds__(kThreads)
     before = reduce_row<THREADS>(before, shared.before, Sum());
     nans = reduce_row<THREADS>(nans, shared.nans, Sum());
     if (thread == 0) {
-      // Where the label's logit is the largest, the loss is exactly log(sum).
+      // If the label's logit is the largest, the loss is exactly log(sum).
       out.loss[row] = label_ok ? logf(sum) - (label_logit - largest) : NAN;
       out.rank[row] = label_ok && nans == 0 ? before : k;
     }
   }
 
-  // In place, the label's logit must have been read by all before its owner writes over it.
+  // In place, all threads must have read the label's logit before its owner overwrites it.
   if (LOSS && THREADS == kWarp) __syncwarp();
   for (int64_t j = thread; j < k; j += THREADS) {
     const float probability = expf(to_float(logits[j]) - largest) / sum;
@@ -134,7 +134,7 @@ const SelectionTable<SoftmaxProblem, SoftmaxArrays<T>>& table() {
 
 // ---- by elements ----------------------------------------------------------------------------------------
 
-// Vectors do not straddle rows: they are used where WIDTH divides k.
+// Vectors do not cross rows: they are used where WIDTH divides k.
 template <class T>
 struct CrossEntropyBackward {
   int k;

@@ -1,4 +1,4 @@
-// Whether memory can be read in pieces of 16 bytes, the widest that every GPU has.
+// The alignment at which memory can be read in pieces of 16 bytes, the widest load that every GPU has.
 #pragma once
 
 #include <cstddef>

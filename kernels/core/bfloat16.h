@@ -1,5 +1,5 @@
-// bfloat16: the upper half of a float. A format to keep numbers in, never to compute in: kernels turn what
-// they read into floats and round what they write.
+// bfloat16, the upper half of a float: a storage format. Kernels convert what they read to floats and round
+// what they write.
 #pragma once
 
 #include <cstdint>
@@ -62,8 +62,8 @@ CCONVNET_HOST_DEVICE bfloat16 from_float<bfloat16>(float value) {
   return to_bfloat16(value);
 }
 
-// Two numbers as they are read back from an array of bfloat16s. For a GPU they are rounded by one
-// instruction; one number alone would take a slow one.
+// Two numbers after a round trip through an array of bfloat16s. On a GPU one instruction rounds both; a
+// single number would need a slow one.
 CCONVNET_HOST_DEVICE void round_to_bfloat16(float& first, float& second) {
 #ifdef __CUDA_ARCH__
   const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
@@ -75,8 +75,8 @@ CCONVNET_HOST_DEVICE void round_to_bfloat16(float& first, float& second) {
 #endif
 }
 
-// What reading `value` back from an array of T gives. A fused kernel rounds so where the unfused ones would
-// write and read, and gives the same bits.
+// The value after a round trip through an array of T. A fused kernel rounds wherever the separate ones would
+// write and read, and so gives the same bits.
 template <class T>
 CCONVNET_HOST_DEVICE float rounded_to(float value) {
   return to_float(from_float<T>(value));

@@ -1,4 +1,4 @@
-// Marks functions that CUDA kernels and host code share.
+// The marker of functions that CUDA kernels and host code share.
 #pragma once
 
 #ifdef __CUDACC__

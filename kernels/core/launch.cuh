@@ -1,15 +1,14 @@
-// What a .cu file needs to be compiled twice: by nvcc for a GPU, by a host compiler for the emulator.
+// Everything a .cu file needs to be compiled twice: by nvcc for a GPU, by a host compiler for the emulator.
 //
-//   shared_memory<T>()   the block's one object of type T in shared memory, uninitialised. Use a struct of
-//   the
-//                        kernel's own as T, so that kernels do not share by accident.
+//   shared_memory<T>()   the block's one object of type T in shared memory, uninitialised. T should be a struct of
+//                        the kernel's own, so that kernels do not share by accident.
 //   launch_shared_memory<T>()
-//                        the same in what the launch gives the block, which may be more: up to 99 KiB on
-//                        every GPU of compute capability 8.0 and newer. A kernel has one such object.
+//                        the same in the memory that the launch gives the block, which may be larger: up to 99 KiB
+//                        on every GPU of compute capability 8.0 and newer. A kernel has one such object.
 //   CCONVNET_LAUNCH((kernel<A, B>), grid, block, stream, arguments...)
-//                        launches and reports a failed launch as CudaError with kernel, file and line.
+//                        launches, and reports a failed launch as CudaError with kernel, file and line.
 //   CCONVNET_LAUNCH_SHARED((kernel<A, B>), grid, block, bytes, stream, arguments...)
-//                        the same, and gives each block so much shared memory.
+//                        the same, with `bytes` of shared memory for each block.
 //   CCONVNET_CHECK(expression)
 //                        the same for a call of the CUDA runtime.
 //   CCONVNET_HOST_DEVICE marks a function for both sides (host_device.h, for headers the CPU build shares).
@@ -39,7 +38,7 @@ __device__ __forceinline__ T& shared_memory() {
 template <class T>
 __device__ __forceinline__ T& launch_shared_memory() {
   extern __shared__ __align__(128) unsigned char cconvnet_launch_shared_memory[];
-  // A name that nothing uses: machine code says nowhere else how much a launch gives (machine_code.py).
+  // A name that nothing uses: machine_code.py reads the size from it, which machine code shows nowhere else.
   asm("{ .reg .b32 launch_shared_memory_%0; }" ::"n"(sizeof(T)));
   return *reinterpret_cast<T*>(cconvnet_launch_shared_memory);
 }
@@ -49,7 +48,7 @@ __device__ __forceinline__ T& launch_shared_memory() {
 #define CCONVNET_CHECK(expression) ::cconvnet::check_cuda((expression), #expression, __FILE__, __LINE__)
 #define CCONVNET_LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...)                                   \
   do {                                                                                                    \
-    /* More than 48 KiB have to be asked for. */                                                          \
+    /* More than 48 KiB must be requested. */                                                             \
     if ((bytes) > 0) {                                                                                    \
       CCONVNET_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (bytes))); \
     }                                                                                                     \

@@ -1,5 +1,5 @@
-// The three passes of the layers that are matrix products: convolution, locally connected, fully connected. A
-// pass has a selection table, and its three functions of api.h do nothing but ask the table: they are defined
+// The three passes of the layers that are matrix products: convolution, locally connected, fully connected.
+// Each pass has a selection table, and its three functions of api.h only ask the table. They are defined
 // here, once for all families and builds.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace cconvnet {
 
-// Pointers to void are to elements of the problem's precision; a row knows which it serves and casts them.
+// A pointer to void is to elements of the type that the problem's precision names; the row casts it.
 struct FpropArguments {
   const void *x, *w;
   Epilogue epilogue;

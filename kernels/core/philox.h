@@ -35,7 +35,7 @@ CCONVNET_HOST_DEVICE PhiloxWords philox4x32_10(uint32_t block, uint64_t subseque
 // The word that belongs to element `index` of a tensor.
 CCONVNET_HOST_DEVICE uint32_t philox_word(uint32_t index, uint64_t subsequence, uint64_t seed) {
   const PhiloxWords drawn = philox4x32_10(index / 4, subsequence, seed);
-  // By choices, since a GPU would have to put an array with a computed index into memory.
+  // By selection: a GPU would have to place an array with a computed index in memory.
   const uint32_t first = index & 1 ? drawn.word[1] : drawn.word[0];
   const uint32_t second = index & 1 ? drawn.word[3] : drawn.word[2];
   return index & 2 ? second : first;

@@ -1,9 +1,10 @@
-// The instructions that CUDA C++ has no words for, and the only place for inline PTX: asynchronous copies and
-// what feeds and drives the tensor cores. They exist from compute capability 8.0 on; on older GPUs they trap,
-// and serves() keeps kernels that use them away.
+// PTX instructions that CUDA C++ does not offer, and the only place for inline PTX: asynchronous copies and
+// the instructions that feed and drive the tensor cores. They exist from compute capability 8.0 on. On older
+// GPUs they trap, and serves() excludes the kernels that use them.
 //
-// Beside each stands what it does, lane by lane, for the emulator. Numbers of sections are those of the PTX
-// ISA 8.5. `lane` is the thread's place in its warp; group = lane / 4 and place = lane % 4, as there.
+// Beside each instruction its meaning is written out, lane by lane, for the emulator. Section titles are
+// those of the PTX ISA 8.5. `lane` is the number of the thread in its warp; group = lane / 4 and in_group =
+// lane % 4, which the ISA calls groupID and threadID_in_group.
 #pragma once
 
 #include "core/bfloat16.h"
@@ -31,7 +32,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* address) {
 
 #else
 
-// Each notes the line it is called from, as in emulator/synchronization.h.
+// Each records the line it is called from, as in emulator/synchronization.h.
 #define CCONVNET_PTX_CALLER_ALONE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 #define CCONVNET_PTX_CALLER , CCONVNET_PTX_CALLER_ALONE
 
@@ -39,10 +40,10 @@ constexpr unsigned kAllLanes = ~0u;
 
 #endif
 
-// ---- asynchronous copies: "Data Movement and Conversion Instructions: Non-bulk copy" ----------------------
+// ---- asynchronous copies: "Data Movement and Conversion Instructions: Non-bulk copy" --------------------
 
-// Starts a copy of 16 bytes from global to shared memory, past the first-level cache; both are on 16-byte
-// boundaries. Unless `inside`, zeros are copied and `global` may be anything.
+// Starts a copy of 16 bytes from global to shared memory, bypassing the first-level cache; both are on
+// 16-byte boundaries. Unless `inside`, zeros are copied and `global` may be anything.
 __device__ __forceinline__ void start_copy(void* shared, const void* global,
                                            bool inside CCONVNET_PTX_CALLER) {
 #ifdef __CUDACC__
@@ -62,8 +63,8 @@ __device__ __forceinline__ void close_copy_group() {
 #endif
 }
 
-// Waits until at most the last PENDING groups of the thread are on their way. Other threads see what was
-// copied behind a barrier.
+// Waits until at most the last PENDING groups of the thread are in flight. Other threads see the copies after
+// a barrier.
 template <int PENDING>
 __device__ __forceinline__ void wait_for_copies() {
 #ifdef __CUDACC__
@@ -73,14 +74,13 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
-// ---- fragments: "Warp-level matrix load instruction: ldmatrix"
-// ----------------------------------------------
+// ---- fragments: "Warp-level matrix load instruction: ldmatrix" ------------------------------------------
 
-// ldmatrix, four 8 x 8 matrices of 16-bit elements. Lane l gives the address, in shared memory, of row l % 8
-// of matrix l / 8: 16 bytes on a 16-byte boundary. part[i] of a lane becomes what it holds of matrix i:
-//   load_matrices             row `group`, columns 2 * place and 2 * place + 1
-//   load_matrices_transposed  rows 2 * place and 2 * place + 1, column `group`
-// With 32-bit elements a row has four, and the first gives row `group`, column `place`.
+// ldmatrix loads four 8 x 8 matrices of 16-bit elements. Lane l passes the address, in shared memory, of row
+// l % 8 of matrix l / 8: 16 bytes on a 16-byte boundary. part[i] of a lane receives its share of matrix i:
+//   load_matrices             row `group`, columns 2 * in_group and 2 * in_group + 1
+//   load_matrices_transposed  rows 2 * in_group and 2 * in_group + 1, column `group`
+// With 32-bit elements a row has four, and load_matrices gives row `group`, column `in_group`.
 struct Matrices {
   Word part[4];
 };
@@ -102,11 +102,12 @@ inline Matrices load_matrices(const emulator::Site& site, const void* row, bool 
       return Word{static_cast<const uint16_t*>(lanes[matrix * 8 + row]->row)[column]};
     };
     for (int lane = 0; lane < 32; ++lane) {
-      const int group = lane / 4, place = lane % 4;
+      const int group = lane / 4, in_group = lane % 4;
       for (int matrix = 0; matrix < 4; ++matrix) {
-        const Word low = transposed ? element(matrix, 2 * place, group) : element(matrix, group, 2 * place);
+        const Word low =
+            transposed ? element(matrix, 2 * in_group, group) : element(matrix, group, 2 * in_group);
         const Word high =
-            transposed ? element(matrix, 2 * place + 1, group) : element(matrix, group, 2 * place + 1);
+            transposed ? element(matrix, 2 * in_group + 1, group) : element(matrix, group, 2 * in_group + 1);
         lanes[lane]->result.part[matrix] = low | high << 16;
       }
     }
@@ -139,17 +140,17 @@ __device__ __forceinline__ Matrices load_matrices_transposed(const void* row CCO
 #endif
 }
 
-// ---- products of a warp: "Matrix multiply-accumulate operation using mma instruction"
-// -----------------------
+// ---- products of a warp: "Matrix multiply-accumulate operation using mma instruction" -------------------
 
-// C[16, 8] += A[16, K] * B[K, 8]. How the lanes hold the matrices:
-//   C  c[0], c[1]: row `group`, columns 2 * place and 2 * place + 1; c[2], c[3]: the same of row group + 8
+// C[16, 8] += A[16, K] * B[K, 8]. The lanes hold the matrices as follows:
+//   C  c[0], c[1]: row `group`, columns 2 * in_group and 2 * in_group + 1; c[2], c[3]: the same of row group + 8
 //   A  a[0]: row `group`; a[1]: row group + 8; a[2], a[3]: the same rows, the second half of K
 //   B  b[0]: column `group`; b[1]: the same, the second half of K
-// where a word holds, of its half of K,
-//   bf16 ("Matrix Fragments for mma.m16n8k16 with floating point type")  2 * place and 2 * place + 1
-//   tf32 ("Matrix Fragments for mma.m16n8k8")  place
-// In which order the chip adds the products it does not say; the emulator adds them one after the other.
+// Of its half of K, a word contains
+//   bf16 ("Matrix Fragments for mma.m16n8k16 with floating point type")  2 * in_group and 2 * in_group + 1
+//   tf32 ("Matrix Fragments for mma.m16n8k8")  in_group
+// The order in which the chip adds the products is not documented; the emulator adds them one after the
+// other.
 
 #ifndef __CUDACC__
 
@@ -167,10 +168,10 @@ void multiply_add(const emulator::Site& site, float (&c)[4], const Word (&a)[4],
     constexpr int HALF = 4 * PER_WORD, K = 2 * HALF;
     float left[16][K], right[8][K];
     for (int lane = 0; lane < 32; ++lane) {
-      const int group = lane / 4, place = lane % 4;
+      const int group = lane / 4, in_group = lane % 4;
       for (int half = 0; half < 2; ++half) {
         for (int i = 0; i < PER_WORD; ++i) {
-          const int k = half * HALF + place * PER_WORD + i;
+          const int k = half * HALF + in_group * PER_WORD + i;
           left[group][k] = value(lanes[lane]->a[2 * half], i);
           left[group + 8][k] = value(lanes[lane]->a[2 * half + 1], i);
           right[group][k] = value(lanes[lane]->b[half], i);
@@ -204,7 +205,7 @@ __device__ __forceinline__ void multiply_add_bf16(float (&c)[4], const Word (&a)
 #endif
 }
 
-// The tensor cores do not look at the low 13 bits of a tf32.
+// The tensor cores ignore the low 13 bits of a tf32.
 __device__ __forceinline__ void multiply_add_tf32(float (&c)[4], const Word (&a)[4],
                                                   const Word (&b)[2] CCONVNET_PTX_CALLER) {
 #ifdef __CUDACC__
@@ -218,11 +219,11 @@ __device__ __forceinline__ void multiply_add_tf32(float (&c)[4], const Word (&a)
 #endif
 }
 
-// ---- conversions: "Data Movement and Conversion Instructions: cvt"
-// -------------------------------------------
+// ---- conversions: "Data Movement and Conversion Instructions: cvt" --------------------------------------
 
-// A float, given by its bits, as a tf32: to nearest, ties away from zero. No GPU up to sm_120 has this as one
-// instruction. What ptxas 13.0 makes of it cuts a NaN, so one with none but low bits becomes infinite.
+// Converts a float, given by its bits, to tf32: to nearest, ties away from zero. No GPU up to sm_120 has a
+// single instruction for it. The code of ptxas 13.0 truncates a NaN, so a NaN with only low bits becomes
+// infinite.
 __device__ __forceinline__ Word to_tf32(Word bits) {
 #ifdef __CUDACC__
   Word result = 0;

@@ -1,4 +1,4 @@
-// The text of a problem: the line of Python that makes an equal one. A failing test prints it, and so do the
+// The text of a problem: the line of Python that creates an equal one. Failing tests print it, and so do the
 // log and the errors of the selection tables.
 #pragma once
 
@@ -37,7 +37,7 @@ class Repr {
     return "(" + text(value.first) + ", " + text(value.second) + ")";
   }
 
-  // Few digits where they give the same float; nine always do.
+  // Few digits where they give the same float; nine always suffice.
   static std::string text(float value) {
     char digits[32];
     int precision = 6;
@@ -63,7 +63,7 @@ inline std::string repr_of_windows(const char* type, const ConvProblem& problem)
   text("n", problem.n)("h", problem.h)("w", problem.w)("c", problem.c)("k", problem.k)("r", problem.r)(
       "s", problem.s)("stride", std::make_pair(problem.stride_h, problem.stride_w))(
       "padding", std::make_pair(problem.pad_h, problem.pad_w))("groups", problem.groups);
-  // What gave p and q, if it was a rounding.
+  // The rounding from which p and q follow, if there is one.
   if (derived(Rounding::floor)) {
     text("rounding", "floor");
   } else if (derived(Rounding::ceil)) {

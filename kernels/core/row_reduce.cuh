@@ -1,6 +1,6 @@
-// Reductions over the threads that serve one row of a matrix: a warp or a whole block. Values go through the
-// warp by a butterfly of shuffles, which gives every lane the same bits, and through the block in the order
-// of its warps.
+// Reductions over the threads that share one row of a matrix: a warp or a whole block. Values are combined
+// within a warp by a butterfly of shuffles, which gives every lane the same bits, and within a block in the
+// order of its warps.
 #pragma once
 
 #include "core/vector.cuh"
@@ -26,8 +26,8 @@ __device__ __forceinline__ T reduce_warp(T value, Operation operation) {
   return value;
 }
 
-// `slots`, kWarps values in shared memory, are for this reduction alone, so no barrier is needed to use them
-// again.
+// `slots`, kWarps values in shared memory, must be used by no other reduction, so that no barrier is needed
+// before they are written.
 template <int THREADS, class T, class Operation>
 __device__ __forceinline__ T reduce_row(T value, T* slots, Operation operation) {
   value = reduce_warp(value, operation);

@@ -66,7 +66,7 @@ class SelectionTable {
     return names;
   }
 
-  // What the operation may need. The arguments' alignment, and so the row, is not known yet.
+  // The bytes the operation may need. The arguments' alignment, and so the row, is not known yet.
   size_t workspace(const Problem& problem, const char* impl) const {
     if (impl) return named(problem, impl).workspace(problem);
     return std::max(preferred(problem, true).workspace(problem),
@@ -105,8 +105,8 @@ class SelectionTable {
   }
 
   static void log(const Problem& problem, const Row& row) {
-    static const char* const wish = std::getenv("CCONVNET_LOG_KERNELS");
-    if (!wish || std::string(wish) != "1") return;
+    static const char* const wanted = std::getenv("CCONVNET_LOG_KERNELS");
+    if (!wanted || std::string(wanted) != "1") return;
     static std::mutex mutex;
     static std::set<std::string> seen;
     const std::string line = row.name + " serves " + repr(problem);

@@ -9,8 +9,8 @@
 
 namespace cconvnet {
 
-// How an output size that does not divide evenly is rounded: floor is PyTorch's and cuDNN's rule, ceil is
-// cuda-convnet's and Caffe's, whose last window may hang over the right and bottom edge.
+// The rounding of an output size that does not divide evenly. floor is the rule of PyTorch and cuDNN. ceil is
+// that of cuda-convnet and Caffe, where the last window may extend beyond the right and bottom edge.
 enum class Rounding { floor, ceil };
 
 namespace detail {
@@ -24,7 +24,7 @@ inline void at_least(const char* name, int value, int bound) {
                               std::to_string(value));
 }
 
-// `factors` are non-negative and at most five, so the product is followed in 128 bits.
+// `factors` are non-negative and at most five, so their product fits in 128 bits.
 inline void fits(const char* tensor, std::initializer_list<int> factors) {
   __int128 count = 1;
   for (int factor : factors) count *= factor;
@@ -35,14 +35,14 @@ inline int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
 
-// What is added to an axis of an image at its two ends: above and below, or left and right.
+// The pixels added to an axis of an image at its two ends: above and below, or left and right.
 struct Padding {
   int before, after;
   Padding(int both) : before(both), after(both) {}
   Padding(int before, int after) : before(before), after(after) {}
 };
 
-// How many pixels a window of `taps` spans whose taps are `dilation` apart.
+// The number of pixels that a window of `taps` spans when its taps are `dilation` apart.
 inline int64_t extent(int taps, int dilation) {
   return (int64_t{taps} - 1) * dilation + 1;
 }
@@ -55,7 +55,7 @@ inline int64_t windows(int size, int64_t window, Padding padding, int stride, Ro
   return (room + up) / stride + 1;
 }
 
-// The same where one must fit; `is` begins the message when none does.
+// The same, but at least one window must fit; `is` begins the message when none does.
 inline int64_t some_windows(const std::string& is, int size, int64_t window, Padding padding, int stride,
                             Rounding rounding) {
   const int64_t count = windows(size, window, padding, stride, rounding);
@@ -64,8 +64,8 @@ inline int64_t some_windows(const std::string& is, int size, int64_t window, Pad
   return count;
 }
 
-// The number of a convolution's windows along one axis, "h" or "w", with a filter of `taps`, which are called
-// `name`: `given` unless that is 0. Windows may lie outside the image.
+// The number of a convolution's windows along one axis, "h" or "w", for a filter of `taps`, which messages
+// call `name`: `given` unless that is 0. Windows may be outside the image.
 inline int conv_windows(const std::string& name, const std::string& axis, int size, int taps, Padding padding,
                         int stride, int dilation, Rounding rounding, int given) {
   at_least(("pad_" + axis).c_str(), padding.before, 0);
@@ -82,7 +82,7 @@ inline int conv_windows(const std::string& name, const std::string& axis, int si
   return static_cast<int>(count);
 }
 
-// The number of a pool's windows along one axis, "h" or "w": `given` unless that is 0. Each holds a pixel.
+// The number of a pool's windows along one axis, "h" or "w": `given` unless that is 0. Each contains a pixel.
 inline int pool_windows(const std::string& axis, int size, int window, Padding padding, int stride,
                         Rounding rounding, int given) {
   const std::string pad = "pad_" + axis, window_name = "window_" + axis;

@@ -1,8 +1,8 @@
-// Reading and writing several neighbouring elements at once, for the kernels that memory bounds.
+// Loads and stores of several neighbouring elements at once, for kernels that are bound by memory.
 //
-// A kernel over `Vector<WIDTH>`s is compiled for the width that makes one 16-byte access, kVectorWidth<T>,
-// and for WIDTH 1, which takes any address; its launcher picks one with `aligned`. A Vector holds floats: of
-// a float array it is the memory itself, of a bfloat16 array load and store convert.
+// A kernel over `Vector<WIDTH>`s is compiled for two widths: kVectorWidth<T>, one 16-byte access, and 1,
+// which takes any address. `aligned` decides between them. A Vector contains floats: of a float array it is
+// the memory itself, for a bfloat16 array load and store convert.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct alignas(WIDTH * sizeof(float) < kVectorBytes ? WIDTH * sizeof(float) : kV
   float lane[WIDTH];
 };
 
-// The same of bfloat16s, as they lie in memory.
+// The same of bfloat16s, in the layout of memory.
 template <int WIDTH>
 struct alignas(WIDTH * sizeof(bfloat16)) PackedVector {
   bfloat16 lane[WIDTH];
@@ -57,8 +57,8 @@ __device__ __forceinline__ void store(bfloat16* address, const Vector<WIDTH>& va
   *reinterpret_cast<PackedVector<WIDTH>*>(address) = packed;
 }
 
-// A vector at any address, or where ALIGNED at once: for kernels whose sums run in an order that depends on
-// WIDTH, and must not depend on where the arrays lie.
+// A vector at any address, loaded at once if ALIGNED. For kernels in which the order of additions depends on
+// WIDTH and must not depend on the addresses of the arrays.
 template <int WIDTH, bool ALIGNED, class T>
 __device__ __forceinline__ Vector<WIDTH> load_from(const T* address) {
   if constexpr (ALIGNED) {
@@ -89,7 +89,7 @@ __device__ __forceinline__ Vector<WIDTH> zeros() {
   return result;
 }
 
-// What reading the vector back from an array of T gives.
+// The vector after a round trip through an array of T.
 template <class T, int WIDTH>
 __device__ __forceinline__ Vector<WIDTH> rounded_to(Vector<WIDTH> value) {
   if constexpr (std::is_same_v<T, bfloat16>) {
@@ -111,10 +111,10 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
 }
 
 // ---- elementwise kernels --------------------------------------------------------------------------------
-// One vector per thread: enough loads in flight, since every multiprocessor is full of threads, and no loop.
-// An operation is a struct that holds its pointers and has
+// One vector per thread and no loop: every multiprocessor is full of threads, so enough loads are in flight.
+// An operation is a struct of its pointers with
 //   template <int WIDTH> __device__ void apply(int64_t i) const;
-// which serves elements i .. i+WIDTH-1. All its loads come before its stores, so it may work in place.
+// which computes elements i .. i+WIDTH-1. All its loads come before its stores, so it may work in place.
 
 template <int WIDTH, class Operation>
 __global__ void __launch_bounds__(kThreads) elementwise(int count, Operation operation) {
@@ -126,7 +126,8 @@ __global__ void __launch_bounds__(kThreads) elementwise(int count, Operation ope
   }
 }
 
-// `vectors` says whether vectors are possible: the operation's pointers, to elements of T, are aligned.
+// Launches the kernel with vectors if `vectors`, which requires that all the pointers of the operation are
+// aligned, else with single elements. T is the type of the elements.
 template <class T, class Operation>
 void launch_elementwise(int count, bool vectors, Stream stream, const Operation& operation) {
   const int width = vectors ? kVectorWidth<T> : 1;
@@ -140,11 +141,11 @@ void launch_elementwise(int count, bool vectors, Stream stream, const Operation&
 
 // ---- division -------------------------------------------------------------------------------------------
 
-// n / divisor for 0 <= n < 2^31 by one wide multiplication, where a division takes about 20 instructions.
-// The multiplier is m = ceil(2^shift / divisor) with divisor * 2^31 <= 2^shift < divisor * 2^32, so that it
-// fits in 32 bits. m * n / 2^shift exceeds n / divisor by less than n / 2^shift < 1 / divisor, too little to
-// reach the next whole number. Source: Granlund and Montgomery, "Division by invariant integers using
-// multiplication", PLDI 1994.
+// n / divisor for 0 <= n < 2^31 by one wide multiplication, where a division takes about 20 instructions. The
+// multiplier is m = ceil(2^shift / divisor) with divisor * 2^31 <= 2^shift < divisor * 2^32, so it fits in 32
+// bits. m * n / 2^shift exceeds n / divisor by less than n / 2^shift < 1 / divisor, too little to reach the
+// next integer. Source: Granlund and Montgomery, "Division by invariant integers using multiplication", PLDI
+// 1994.
 class Divider {
  public:
   explicit Divider(int divisor) : divisor_(divisor) {
@@ -156,7 +157,7 @@ class Divider {
     return static_cast<int>((uint64_t{multiplier_} * static_cast<uint32_t>(n)) >> shift_);
   }
 
-  // Splits n into quotient and remainder.
+  // Divides n: returns the quotient and stores the remainder.
   __device__ __forceinline__ int divide(int n, int& remainder) const {
     const int q = quotient(n);
     remainder = n - q * divisor_;

@@ -1,9 +1,9 @@
-// A bias added to the rows of a matrix, and its gradient, the matrix summed over its rows; also the latter
-// together with the gradient of the ReLU behind the bias.
+// A bias added to the rows of a matrix, and its gradient, the matrix summed over its rows; also the gradient
+// together with that of the ReLU after the bias.
 //
-// For the gradient the rows are cut into chunks of a fixed number, each chunk is summed by one thread, and
-// the chunks' sums are added in order. So the result does not depend on the number of threads, and with two
-// short sums in place of a long one it is also more accurate: conv1 of AlexNet has 387,200 rows at batch 128.
+// For the gradient the rows are divided into chunks of a fixed length. One thread sums each chunk, and the
+// chunks' sums are added in order. So the result does not depend on the number of threads. Two short sums are
+// also more accurate than a long one: conv1 of AlexNet has 387,200 rows at batch 128.
 #include <algorithm>
 #include <vector>
 
@@ -40,7 +40,7 @@ CCONVNET_CLONES void sum_rows(const T* matrix, int64_t rows, int k, float* sum) 
   for (int64_t row = 0; row < rows; ++row) add_row(matrix + row * k, k, sum);
 }
 
-// A row is summed from dx, where it has been rounded. Without SCALED, scale is 1.
+// Sums a row from dx, where it has been rounded. Without SCALED, scale is 1.
 template <bool SCALED, class T>
 CCONVNET_CLONES void relu_backward_and_sum_rows(const T* y, const T* dy, float scale, int64_t rows, int k,
                                                 T* dx, float* sum) {
@@ -59,7 +59,7 @@ CCONVNET_CLONES void relu_backward_and_sum_rows(const T* y, const T* dy, float s
   }
 }
 
-// db = the sum over all rows, where sum_chunk(first, rows, sum) gives that of `rows` rows from `first` on.
+// db = the sum over all rows; sum_chunk(first, rows, sum) stores that of `rows` rows from `first` on.
 template <class SumChunk>
 void sum_chunks(const BiasProblem& problem, float* db, const SumChunk& sum_chunk) {
   const int k = problem.k, chunks = detail::ceil_div(problem.rows, kChunkRows);

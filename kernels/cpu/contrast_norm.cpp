@@ -1,6 +1,6 @@
 // Contrast normalisation in the same map: u = x - (mean over a window), d = k + alpha * (sum of u^2 over the
-// window), y = x * d^-beta, and the gradient as api.h says. The lanes are channels, the windows loops over
-// pixels, and an image with its intermediate values stays with one thread.
+// window), y = x * d^-beta, and the gradient in api.h. The lanes are channels, the windows loops over pixels.
+// One thread computes an image, with all its intermediate values.
 #include <vector>
 
 #include "api.h"
@@ -10,7 +10,7 @@
 namespace cconvnet {
 namespace {
 
-// The pixels of a window around its own, and those of the windows that hold a pixel.
+// The pixels of a window before and after its own; transposed, those of the windows that contain a pixel.
 struct Reach {
   int before, after;
 };
@@ -129,7 +129,7 @@ template <class T>
 void contrast_norm_forward(const ContrastNormProblem& problem, const T* x, T* y, void*, Stream) {
   const int64_t image = int64_t{problem.h} * problem.w * problem.c;
   for_images<T>(problem, [&](int64_t offset, const Buffers& buffers, float* floats) {
-    float* result = place_for_floats(y + offset, floats + buffered<T>(image));
+    float* result = float_destination(y + offset, floats + buffered<T>(image));
     forward(problem, as_floats(x + offset, image, floats), result, buffers);
     write_floats(result, image, y + offset);
   });
@@ -140,7 +140,7 @@ void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, cons
                             Stream) {
   const int64_t image = int64_t{problem.h} * problem.w * problem.c, own = buffered<T>(image);
   for_images<T>(problem, [&](int64_t offset, const Buffers& buffers, float* floats) {
-    float* result = place_for_floats(dx + offset, floats + 2 * own);
+    float* result = float_destination(dx + offset, floats + 2 * own);
     backward(problem, as_floats(x + offset, image, floats), as_floats(dy + offset, image, floats + own),
              result, buffers);
     write_floats(result, image, dx + offset);

@@ -1,10 +1,10 @@
 // Convolution by oneDNN's direct kernels.
 //
-// Activations stay in plain NHWC, groups and all: on 2 cores of a Zen 5 with AVX-512 (batch 128, 2026-11-20)
-// AlexNet's convolutions then run at 390 to 510 GFLOP/s of some 520, and blocked activations, or each group
-// as a convolution of its own, were slower even without their reorders. Weights go through the layout that
-// the kernel asks for: their reorder takes under 1 ms. The algorithm is never Winograd's, whose rounding is
-// not that of a sum of products.
+// Activations stay in plain NHWC, also with groups. On 2 cores of a Zen 5 with AVX-512 (batch 128,
+// 2026-11-20) AlexNet's convolutions then run at 390 to 510 GFLOP/s, of about 520 possible. Blocked
+// activations, or each group as a convolution of its own, were slower even without their reorders. Weights
+// are reordered to the layout that the kernel wants, which takes under 1 ms. The algorithm is never
+// Winograd's, which rounds differently from a sum of products.
 #include "cropped_image.h"
 #include "onednn.h"
 #include "tables.h"
@@ -27,22 +27,21 @@ memory::desc weights(const ConvProblem& problem, memory::data_type type, bool pl
           plain ? Tag::gohwi : Tag::any};
 }
 
-// How the images of a batch are cut into slices, by the problem alone.
+// The division of a batch's images into slices. It depends on the problem alone.
 struct Slices {
   int images;  // of a slice; the last one may have fewer
   int count;
 
   Slices(const ConvProblem& problem, Pass pass) {
-    // A slice is worth some microseconds of work, or starting it would be the work.
-    constexpr int64_t kWorth = 4'000'000;
+    // A slice takes some microseconds at least; otherwise starting it would take longer than its work.
+    constexpr int64_t kMinSliceFlops = 4'000'000;
     const int64_t of_image = std::max<int64_t>(1, problem.flops() / problem.n);
-    const int64_t least = std::min<int64_t>(problem.n, detail::ceil_div(kWorth, of_image));
+    const int64_t least = std::min<int64_t>(problem.n, detail::ceil_div(kMinSliceFlops, of_image));
     int64_t wanted;
     if (pass == kWgrad) {
       // Every slice has its own sum of the weights' size, which costs memory and the time to add it.
-      constexpr int64_t kMostFloats = 32 << 20;
-      const int64_t sums =
-          std::min<int64_t>(kMostSums, std::max<int64_t>(4, kMostFloats / problem.w_count()));
+      constexpr int64_t kMaxFloats = 32 << 20;
+      const int64_t sums = std::min<int64_t>(kMaxSums, std::max<int64_t>(4, kMaxFloats / problem.w_count()));
       wanted = detail::ceil_div(int64_t{problem.n}, sums);
     } else {
       wanted = std::min(4, problem.n / 32);
@@ -51,7 +50,7 @@ struct Slices {
     count = static_cast<int>(detail::ceil_div(problem.n, images));
   }
 
-  static constexpr int kMostSums = 16;
+  static constexpr int kMaxSums = 16;
 
   int first(int slice) const { return slice * images; }
 };
@@ -68,7 +67,7 @@ onednn::SlicePrimitive primitive_of(const ConvProblem& problem, int images, Pass
   const memory::dims stride = {problem.stride_h, problem.stride_w}, before = {problem.pad_h, problem.pad_w};
   // oneDNN counts the pixels between two taps.
   const memory::dims dilation = {problem.dilation_h - 1, problem.dilation_w - 1};
-  // What the last window reads beyond the image, negative where pixels are left over.
+  // The pixels that the last window reads beyond the image; negative where pixels are left over.
   const memory::dims after = {(problem.p - 1) * problem.stride_h +
                                   detail::extent(problem.r, problem.dilation_h) - problem.h - problem.pad_h,
                               (problem.q - 1) * problem.stride_w +
@@ -105,7 +104,7 @@ onednn::SlicePrimitive primitive_of(const ConvProblem& problem, int images, Pass
 // to[i] = the sum over the parts of parts[part * count + i], in order.
 CCONVNET_CLONES void add_parts(const float* parts, int parts_count, int64_t count, int64_t begin, int64_t end,
                                float* to) {
-  constexpr int64_t kBlock = 2048;  // that stays in the nearest cache
+  constexpr int64_t kBlock = 2048;  // floats that stay in the nearest cache
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t last = std::min(first + kBlock, end);
     std::copy(parts + first, parts + last, to + first);
@@ -212,7 +211,7 @@ class Convolution {
 // ---- selection tables -----------------------------------------------------------------------------------
 // oneDNN serves every problem, so it is the last row of each.
 
-// Whether any of `windows` sees a pixel of the image at a tap `offset` pixels from its begin.
+// Returns whether any of `windows` reads a pixel of the image at a tap `offset` pixels from its begin.
 bool seen(int offset, int windows, int stride, int pad, int size) {
   for (int p = 0; p < windows; ++p) {
     const int i = p * stride - pad + offset;
@@ -221,8 +220,8 @@ bool seen(int offset, int windows, int stride, int pad, int size) {
   return false;
 }
 
-// Taps that see nothing but padding have no gradient. oneDNN's of bfloat16s leaves there, where rows are
-// short, what the scratchpad held.
+// Taps that read only padding have no gradient. In bfloat16, where rows are short, oneDNN leaves the
+// scratchpad's former contents there.
 void clear_unseen_taps(const ConvProblem& problem, float* dw) {
   std::vector<char> rows(problem.r), columns(problem.s);
   for (int r = 0; r < problem.r; ++r)
@@ -245,15 +244,16 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
 
 void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream) {
   CroppedImage dx(problem);
-  onednn::run<Convolution>("conv", dx.problem(), kDgrad, dx.place_in(args.dx), args.w, nullptr, args.dy);
+  onednn::run<Convolution>("conv", dx.problem(), kDgrad, dx.destination_in(args.dx), args.w, nullptr,
+                           args.dy);
   dx.spread(args.dx);
 }
 
 void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream stream) {
   ConvProblem same = problem;
   // oneDNN multiplies bfloat16s in pairs of pixels. The second of a single column is a stride away, where a
-  // long stride finds nothing but what lies behind x or was left in the scratchpad: times 0, but a NaN stays
-  // one.
+  // long stride reads memory after x or former contents of the scratchpad. They are multiplied by 0, but a
+  // NaN stays NaN.
   if (problem.precision == Precision::bf16 && problem.q == 1) same.stride_w = 1;
   CroppedImage x(same);
   onednn::run<Convolution>("conv", x.problem(), kWgrad, x.of(args.x), args.dw, nullptr, args.dy);

@@ -1,14 +1,14 @@
-// The weights' gradient of a convolution of few input channels, such as a network's first.
+// The weights' gradient of a convolution with few input channels, such as a network's first.
 //
 // dw[k,r,s,c] = sum over n, p, q of dy[n,p,q,k] * x[n, p*stride+r, q*stride+s, c]: for every tap (r,s,c) a
-// sum of vectors over k, scaled by one value of x. A row of outputs is worked on at a time. A tile of the
-// sums, TAPS taps times VECTORS vectors of filters, stays in registers while the row's pixels go by, so that
-// each multiply-add costs well under one load; the rows of x that the taps read are first laid out with the
-// zeros of the padding. Neighbouring taps are neighbours in memory, and so are filters: nothing is rearranged
-// but dw.
+// sum of vectors over k, each scaled by one value of x. The kernel processes a row of outputs at a time. A
+// tile of the sums, TAPS taps times VECTORS vectors of filters, stays in registers while it walks through the
+// row's pixels, so that each multiply-add costs well under one load. The rows of x that the taps read are
+// first copied, with the zeros of the padding. Neighbouring taps are neighbours in memory, and so are
+// filters: only dw is rearranged.
 //
 // On one core of a Zen 5 with AVX-512 (2026-11-20) AlexNet's conv1 reaches 200 GFLOP/s and oneDNN's kernel
-// 150; 64 7x7 filters with stride 2 190 and 63; 32 5x5 filters over CIFAR-10 170 and 120.
+// 150; 64 7x7 filters with stride 2 reach 190 and 63; 32 5x5 filters over CIFAR-10 170 and 120.
 #include <dnnl.hpp>
 #include <vector>
 
@@ -18,18 +18,19 @@
 namespace cconvnet {
 namespace {
 
-// 16 floats, anywhere in memory. Wider than the registers of older processors, where this is right but slow.
+// 16 floats, anywhere in memory. Wider than the registers of older processors, where this is correct but
+// slow.
 typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
 constexpr int kLanes = 16;
 
-// A tile fills 24 of the 32 registers; the others hold dy. More than 8 taps want too many addresses.
+// A tile fills 24 of the 32 registers; the others hold dy. More than 8 taps need too many addresses.
 constexpr int taps_of(int vectors) {
   return std::min(8, 24 / vectors);
 }
-constexpr int kWidest = 6;  // vectors of a tile
-constexpr int kMostTaps = 8;
+constexpr int kMaxVectors = 6;  // vectors of a tile
+constexpr int kMaxTaps = 8;
 
-// The images are summed in this many parts whatever the number of threads, and the parts added in order.
+// The images are summed in this many parts for any number of threads, and the parts are added in order.
 constexpr int kParts = 16;
 
 // x's rows under one row of outputs: R rows of `length` floats, zeros where the padding is.
@@ -40,7 +41,7 @@ struct Rows {
       : length(((problem.q - 1) * problem.stride_w + problem.s) * problem.c),
         step(problem.stride_w * problem.c) {}
 
-  // Fills `rows` for output row p of image x; what lies outside the image is zero from the start and stays so
+  // Fills `rows` for output row p of image x. Elements outside the image are zero from the start and stay so
   // along w.
   void fill(const ConvProblem& problem, const float* x, int p, float* rows) const {
     const int begin = std::min(problem.pad_w * problem.c, length);
@@ -102,8 +103,8 @@ inline __attribute__((always_inline)) void accumulate_row(const ConvProblem& pro
       taps[t] = rows + int64_t{r} * layout.length + within;
       if (++within == row_taps) ++r, within = 0;
     }
-    // The last tile's missing taps are summed with its last one's pixels; `sums` has room and nobody reads
-    // it.
+    // The last tile's missing taps repeat its last one. Their sums go to spare room in `sums` that nobody
+    // reads.
     for (int t = present; t < TAPS; ++t) taps[t] = taps[present - 1];
     accumulate<VECTORS, TAPS>(taps, layout.step, dy, problem.k, problem.q, sums + int64_t{first} * problem.k);
   }
@@ -118,7 +119,7 @@ CCONVNET_CLONES void accumulate_images(const ConvProblem& problem, const float* 
       layout.fill(problem, x + int64_t{n} * problem.h * problem.w * problem.c, p, rows);
       const float* gradient = dy + (int64_t{n} * problem.p + p) * problem.q * problem.k;
       for (int k = 0, vectors; k < problem.k; k += vectors * kLanes) {
-        vectors = std::min(kWidest, (problem.k - k) / kLanes);
+        vectors = std::min(kMaxVectors, (problem.k - k) / kLanes);
         const float* slice = gradient + k;
         switch (vectors) {
           case 1:
@@ -137,7 +138,7 @@ CCONVNET_CLONES void accumulate_images(const ConvProblem& problem, const float* 
             accumulate_row<5>(problem, layout, rows, slice, sums + k);
             break;
           default:
-            accumulate_row<kWidest>(problem, layout, rows, slice, sums + k);
+            accumulate_row<kMaxVectors>(problem, layout, rows, slice, sums + k);
         }
       }
     }
@@ -147,7 +148,7 @@ CCONVNET_CLONES void accumulate_images(const ConvProblem& problem, const float* 
 bool supports(const ConvProblem& problem) {
   const int64_t taps = int64_t{problem.r} * problem.s * problem.c,
                 rows = int64_t{problem.r} * ((problem.q - 1) * problem.stride_w + problem.s) * problem.c;
-  // Taps side by side; small enough for every core's own cache.
+  // Taps must be side by side, and the sums and rows small enough for every core's own cache.
   return problem.precision != Precision::bf16 && problem.groups == 1 && problem.dilation_h == 1 &&
          problem.dilation_w == 1 && problem.k % kLanes == 0 && taps * problem.k <= (1 << 18) &&
          rows <= (1 << 17);
@@ -160,7 +161,7 @@ bool prefers(const ConvProblem& problem) {
 void launch(const ConvProblem& problem, const WgradArguments& args, Stream stream) {
   const float *x = static_cast<const float*>(args.x), *dy = static_cast<const float*>(args.dy);
   const int taps = problem.r * problem.s * problem.c, parts = std::min(kParts, problem.n);
-  const size_t sums_size = size_t(taps + kMostTaps) * problem.k,
+  const size_t sums_size = size_t(taps + kMaxTaps) * problem.k,
                rows_size = size_t(problem.r) * Rows(problem).length;
   std::vector<float> sums(parts * sums_size), rows(parts * rows_size);
   parallel_ranges(parts, int64_t{problem.n} * problem.p * problem.q * problem.k / parts * 8,

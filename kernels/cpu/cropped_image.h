@@ -1,5 +1,5 @@
-// The part of an image that a convolution's windows read, for where they leave more of it over at the bottom
-// or right than rounding does: oneDNN refuses a convolution whose image could hold one more window.
+// The part of an image that a convolution's windows read, where they leave more of it over at the bottom or
+// right than rounding does. oneDNN refuses a convolution whose image could contain one more window.
 #pragma once
 
 #include <algorithm>
@@ -35,8 +35,9 @@ class CroppedImage {
     return image_.data();
   }
 
-  // Where the part of dx is to be written. spread() then completes dx: what no window reads has no gradient.
-  void* place_in(void* dx) { return needed() ? image_.data() : dx; }
+  // The destination of the part of dx. spread() then completes dx: pixels that no window reads have gradient
+  // 0.
+  void* destination_in(void* dx) { return needed() ? image_.data() : dx; }
   void spread(void* dx) const {
     if (!needed()) return;
     std::memset(dx, 0, int64_t{whole_.x_count()} / whole_.c * pixel_bytes());
@@ -46,8 +47,8 @@ class CroppedImage {
   }
 
  private:
-  // The pixels along one axis that are read, and what the axis becomes: where none are, one zero, read or
-  // not.
+  // The number of pixels along one axis that are read. Stores the size and padding of the cropped axis; where
+  // none is read, it is one zero pixel.
   static int crop(int size, int pad, int windows, int stride, int64_t window, int& seen_size, int& seen_pad) {
     const int64_t end = (int64_t{windows} - 1) * stride + window;  // of the last window, from the padding on
     if (end - pad + stride > size) return size;

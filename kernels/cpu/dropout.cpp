@@ -1,4 +1,4 @@
-// Dropout by a mask that Philox draws again at every call (philox.h).
+// Dropout with a mask that Philox draws again at every call (core/philox.h).
 #include "api.h"
 #include "parallel.h"
 #include "core/philox.h"

@@ -1,7 +1,8 @@
-// Fully connected layers by oneDNN's matrix product, on the caller's plain weights: a blocked copy of
-// AlexNet's fc6 (151 MB) would have to be made anew after every update.
+// Fully connected layers by oneDNN's matrix product, on the caller's plain weights. A blocked copy of
+// AlexNet's fc6 (151 MB) would have to be made again after every update.
 //
-// Threads share slices of the result's columns (of dw's rows), each of them a product of one thread.
+// Threads share slices of the result's columns (of dw's rows). Each slice is a product computed by one
+// thread.
 #include <algorithm>
 
 #include "onednn.h"
@@ -25,9 +26,9 @@ memory::desc transposed(int rows, int columns, memory::data_type type, int strid
   return {{rows, columns}, type, memory::dims{1, stride}};
 }
 
-// A slice's width, by the problem alone. Wider ones are faster, and more of them keep more cores at work: on
-// 2 cores of a Zen 5 with AVX-512 (AlexNet's fc6, batch 128, 2026-11-28) slices of 512 cost 4 to 11% of a
-// pass, and slices of 256 about 15%.
+// A slice's width, which depends on the problem alone. Wide slices are faster, and many slices keep many
+// cores busy. On 2 cores of a Zen 5 with AVX-512 (AlexNet's fc6, batch 128, 2026-11-28) slices of 512 cost 4
+// to 11% of a pass, and slices of 256 about 15%.
 int slice_width(int width) {
   constexpr int kSlices = 8, kVector = 64;
   const int even = detail::ceil_div(detail::ceil_div(width, kSlices), kVector) * kVector;

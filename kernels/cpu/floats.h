@@ -1,5 +1,5 @@
 // Arrays of T as arrays of floats and back, for kernels that compute in memory: bfloat16 through a buffer,
-// floats where they are.
+// floats in place.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 
 namespace cconvnet {
 
-// A number that came from an array of T: there is nothing to round, which would take longer than
-// the memory.
+// A number that came from an array of T and needs no rounding, which would take longer than the memory
+// access.
 template <class T>
 inline __attribute__((always_inline)) T unrounded(float value) {
   if constexpr (std::is_same_v<T, bfloat16>) {
@@ -27,7 +27,7 @@ inline __attribute__((always_inline)) T unrounded(float value) {
 void convert(const bfloat16* from, int64_t count, float* to);
 void convert(const float* from, int64_t count, bfloat16* to);
 
-// How many floats a buffer for `count` elements of T has.
+// The number of floats in a buffer for `count` elements of T.
 template <class T>
 constexpr int64_t buffered(int64_t count) {
   return sizeof(T) == sizeof(float) ? 0 : count;
@@ -41,11 +41,11 @@ inline const float* as_floats(const bfloat16* x, int64_t count, float* buffer) {
   return buffer;
 }
 
-// Where y is made as floats; write_floats then brings it to its place.
-inline float* place_for_floats(float* y, float*) {
+// The destination of y as floats; write_floats then converts it to y.
+inline float* float_destination(float* y, float*) {
   return y;
 }
-inline float* place_for_floats(bfloat16*, float* buffer) {
+inline float* float_destination(bfloat16*, float* buffer) {
   return buffer;
 }
 

@@ -1,7 +1,8 @@
-// uint8 images to a batch: crop, mirror, subtract the mean, shift the colours, scale; perhaps space to depth.
-// A row of an output image is one item of work: made as floats in a buffer, then written where it belongs.
+// A batch of numbers from uint8 images: crop, mirror, subtract the mean, shift the colours, scale; optionally
+// space to depth. A row of an output image is one item of work: computed as floats in a buffer, then written
+// to its destination.
 //
-// Filters to blocks and back are here too, the same rearrangement of weights.
+// Filters to blocks and back are here too, because they rearrange weights in the same way.
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -26,7 +27,8 @@ void mirror_row(float* y, int count, int c) {
   }
 }
 
-// The row as it lies in the image, so that its q*c values make vector code; mirrored when the mean is off.
+// Transforms the row in the image's order, so that its q*c values become vector code; mirrors it after the
+// mean is subtracted.
 CCONVNET_CLONES void transform_row(const InputRow& row, int q, int c, float scale, float* y) {
   const uint8_t* pixels = row.image;
   const int count = q * c;
@@ -61,8 +63,9 @@ CCONVNET_CLONES void write_pieces(const float* from, int pieces, int length, int
   }
 }
 
-// Calls function(offset of w's row, offset of its place in blocks or of zeros, values) for each piece of a
-// row of `block` pixels of blocks[K, blocks_r, blocks_s, block, block, C]; `values` of them are w's.
+// Calls function(offset of w's row, its offset in blocks, values) for each piece of a row of `block` pixels
+// of blocks[K, blocks_r, blocks_s, block, block, C]. The first `values` numbers of a piece are w's, the
+// others zeros.
 template <class Function>
 void for_pieces(const FilterBlocksProblem& problem, const Function& function) {
   const int64_t piece = int64_t{problem.block} * problem.c;

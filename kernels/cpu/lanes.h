@@ -1,4 +1,5 @@
-// Sixteen numbers at once, as floats: vectors of AVX-512, or what the compiler makes of them elsewhere.
+// Sixteen numbers at once, as floats: AVX-512 vectors, or their emulation by the compiler on other
+// processors.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@ inline int64_t rounded_up(int64_t count) {
   return (count + kLanes - 1) / kLanes * kLanes;
 }
 
-// Zeros that begin where vectors do: one that lies across two cache lines costs two accesses.
+// Zeroed floats aligned to vectors: a vector that crosses two cache lines costs two accesses.
 class AlignedFloats {
  public:
   explicit AlignedFloats(int64_t count) : memory_(rounded_up(count) / kLanes) {}
@@ -31,8 +32,9 @@ typedef int32_t Integers __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 
-// to_float and to_bfloat16 of all lanes. By arithmetic alone: vectors of comparisons, for which the baseline
-// has no instructions, are taken apart before the compiler clones a function for processors that have them.
+// to_float and to_bfloat16 of all lanes, by arithmetic alone. The baseline has no instructions for vectors of
+// comparisons. They would be split into single comparisons before the compiler clones a function for
+// processors that have them.
 inline __attribute__((always_inline)) Lanes widened(const Halves& bits) {
   return reinterpret_cast<Lanes>(__builtin_convertvector(bits, Words) << 16);
 }
@@ -45,14 +47,14 @@ inline __attribute__((always_inline)) Words rounded(const Lanes& values) {
   return (nearest & ~nan) | (nan & 0x7fff);
 }
 
-// `values` as an array of T would give them back.
+// `values` after a round trip through an array of T.
 template <class T>
 inline __attribute__((always_inline)) Lanes kept_in(const Lanes& values) {
   return std::is_same_v<T, float> ? values : reinterpret_cast<Lanes>(rounded(values) << 16);
 }
 
-// where[i] ? values[i] : 0 with where[i] = (a[i] == b[i]) or (a[i] > 0): loops become vectors after the
-// cloning.
+// where[i] ? values[i] : 0 with where[i] = (a[i] == b[i]) or (a[i] > 0). As loops, which become vectors after
+// the cloning.
 inline __attribute__((always_inline)) Lanes where_equal(const Lanes& a, const Lanes& b, Lanes values) {
   float as[kLanes], bs[kLanes], to[kLanes];
   std::memcpy(as, &a, sizeof a);

@@ -1,4 +1,4 @@
-// Rows whose Euclidean norm exceeds a limit are scaled down to it, and those below a lower one up to that. A
+// Scales rows whose Euclidean norm exceeds a limit down to it, and those below a lower limit up to that. A
 // row is one thread's work.
 #include <cmath>
 
@@ -12,8 +12,8 @@ namespace {
 
 #define CCONVNET_INLINE inline __attribute__((always_inline))
 
-// The square of the norm of row * scale. The mean is that of the differences to the first element: of equal
-// values it is 0 and leaves nothing behind.
+// The square of the norm of row * scale. The mean is computed from the differences to the first element:
+// equal values give exactly 0.
 template <bool CENTERED>
 CCONVNET_INLINE float squared_norm(const float* row, int columns, float scale) {
   const float origin = CENTERED ? scale * row[0] : 0.0f;
@@ -39,7 +39,7 @@ CCONVNET_INLINE void limit_row(float limit, float low, int columns, float* row) 
   if (!norm_is_plain(squares, limit, low)) {
     float largest = 0.0f;
     for (int i = 0; i < columns; ++i) largest = larger(std::abs(row[i]), largest);
-    // An infinite element, or a NaN, keeps its sum.
+    // A row with an infinite element or a NaN keeps its sum.
     if (largest > 0.0f && std::isfinite(largest)) {
       scale = to_unit(largest);
       squares = squared_norm<CENTERED>(row, columns, scale);

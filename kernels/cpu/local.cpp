@@ -1,8 +1,8 @@
 // Locally connected layers by oneDNN's sgemm. Every position has weights of its own, so each pass is a set of
-// small matrix products over the images of the batch: for a position and a filter row r, the pixels that the
-// row reads are one run of floats per image, a matrix[N, columns*C] in place (with groups, each pixel's
-// channels of the group are). Threads share the positions, in dgrad the pixels, whose sums no other thread
-// writes; within a thread sgemm is sequential, and the products are added in a fixed order.
+// small matrix products over the images of the batch. For a position and a filter row r, the pixels that the
+// row reads are one run of floats per image: a matrix[N, columns*C] in place (with groups, the group's
+// channels of each pixel). Threads share the positions, in dgrad the pixels, whose sums no other thread
+// writes. Within a thread sgemm is sequential, and the products are added in a fixed order.
 #include <atomic>
 #include <dnnl.hpp>
 #include <vector>
@@ -20,12 +20,12 @@ struct Matrix {
   int64_t stride;
 };
 
-// Products inside a parallel loop, which must not throw: a failure is kept until throw_failure().
+// Products inside a parallel loop, which must not throw: a failure is stored until throw_failure().
 class Products {
  public:
   explicit Products(const LocalProblem& problem) : problem_(problem) {}
 
-  // c[rows, columns] = a[rows, depth] b[depth, columns], or += if `add`; a and b may lie transposed.
+  // c[rows, columns] = a[rows, depth] b[depth, columns], or += if `add`; a and b may be transposed.
   void multiply(int rows, int columns, int depth, Matrix<const float> a, bool a_transposed,
                 Matrix<const float> b, bool b_transposed, bool add, Matrix<float> c) {
     const dnnl_status_t status =
@@ -45,18 +45,18 @@ class Products {
   std::atomic<int> failure_{dnnl_success};
 };
 
-// The taps of a filter's axis that lie in the image when its window begins at `first`.
+// The taps of a filter's axis that are in the image when its window begins at `first`.
 inline Range taps_inside(int first, int filter, int size) {
   const int begin = std::min(std::max(-first, 0), filter);
   return {begin, std::max(std::min(size - first, filter), begin)};
 }
 
-// The windows along one axis that hold padded coordinate i.
+// The windows along one axis that contain padded coordinate i.
 inline Range windows_holding(int i, int filter, int stride, int windows) {
   return {i < filter ? 0 : (i - filter) / stride + 1, std::min(i / stride + 1, windows)};
 }
 
-// Where things are, and how far apart.
+// The distances between images and between filters.
 struct Layout {
   int64_t x_image, y_image;  // elements
   int filter;                // weights of one filter
@@ -67,7 +67,7 @@ struct Layout {
 };
 
 // Calls function(pixels, weight, length) for each run of floats that position (p, q)'s filters of group g
-// read in one image and that their weights have side by side too: x + pixels, w + weight, `length` floats.
+// read in one image and whose weights are side by side too: x + pixels, w + weight, `length` floats.
 template <class Function>
 void for_runs(const LocalProblem& problem, int p, int q, int g, const Function& function) {
   const int first_h = p * problem.stride_h - problem.pad_h, first_w = q * problem.stride_w - problem.pad_w;
@@ -86,7 +86,7 @@ void for_runs(const LocalProblem& problem, int p, int q, int g, const Function& 
 // Calls function(i) for the positions (or pixels) and groups, on all threads; `work` is multiply-adds of one.
 template <class Function>
 void for_all(int64_t count, int64_t work, const Function& function) {
-  // An element's worth of the other operations takes about as long as 16 multiply-adds do here.
+  // One element of the other operations takes about as long as 16 multiply-adds here.
   parallel_ranges(count, std::max<int64_t>(1, std::min(work / 16, kGrain)),
                   [&](int, int64_t begin, int64_t end) {
                     const Team alone(1);  // of sgemm, whose sums depend on its threads
@@ -155,7 +155,7 @@ void wgrad(const LocalProblem& problem, const float* x, const float* dy, float* 
   const int filters = problem.k_per_group();
   Products products(problem);
   for_all(problem.positions(), problem.flops() / 2 / problem.positions(), [&](int position) {
-    // Where the window hangs over the edge, its weights have no pixels.
+    // A window that extends beyond the edge has weights without pixels.
     std::fill_n(dw + int64_t{position} * problem.k * layout.filter, int64_t{problem.k} * layout.filter, 0.0f);
     for (int g = 0; g < problem.groups; ++g) {
       const int64_t first = int64_t{position} * problem.k + g * filters;
@@ -170,7 +170,7 @@ void wgrad(const LocalProblem& problem, const float* x, const float* dy, float* 
   products.throw_failure();
 }
 
-// Calls function(x, y) with both as arrays of floats. sgemm has no sister for bfloat16, whose arrays are
+// Calls function(x, y) with both as arrays of floats. sgemm has no variant for bfloat16, whose arrays are
 // copied: this layer is not meant to be fast in it.
 template <class Function>
 void as_arrays_of_floats(Precision precision, const void* x, int x_count, const void* y, int y_count,
@@ -184,7 +184,7 @@ void as_arrays_of_floats(Precision precision, const void* x, int x_count, const 
   function(x_floats.data(), y_floats.data());
 }
 
-// The like for one that function(result) writes.
+// Calls function(result) with an array of floats, and converts what it wrote.
 template <class Function>
 void into_array_of_floats(Precision precision, void* result, int count, const Function& function) {
   if (precision != Precision::bf16) return function(static_cast<float*>(result));

@@ -1,6 +1,6 @@
 // Local response normalisation, d = k + alpha * (sum of x^2 over a window), y = x * d^-beta, across the
-// channels of a group (lrn_across.h) or in the same map, where the lanes are channels too and the window is a
-// loop over pixels.
+// channels of a group (lrn_across.h) or in the same map. There too the lanes are channels, and the window is
+// a loop over pixels.
 #include <cmath>
 #include <vector>
 
@@ -55,22 +55,22 @@ void for_items(const LrnProblem& problem, const Function& function) {
 
 // ---- in the same map ------------------------------------------------------------------------------------
 
-// What is NaN of one image's y, and of its dx.
-void mend_y(LrnProblem problem, const float* x, float* y) {
+// Recompute the elements of one image's y, and of its dx, that are NaN.
+void recompute_y(LrnProblem problem, const float* x, float* y) {
   problem.n = 1;
   for (int i = 0; i < problem.count(); ++i) {
     if (std::isnan(y[i])) y[i] = lrn_extreme_y(problem, x, i);
   }
 }
 
-void mend_dx(LrnProblem problem, const float* x, const float* dy, float* dx) {
+void recompute_dx(LrnProblem problem, const float* x, const float* dy, float* dx) {
   problem.n = 1;
   for (int i = 0; i < problem.count(); ++i) {
     if (std::isnan(dx[i])) dx[i] = lrn_extreme_dx(problem, x, i, [&](int j) { return dy[j]; });
   }
 }
 
-// One image each; `buffer` holds c floats.
+// One image each; `buffer` has room for c floats.
 CCONVNET_CLONES void map_forward(const LrnProblem& problem, const float* x, float* y, float* buffer) {
   for (int pixel = 0; pixel < problem.h * problem.w; ++pixel) {
     map_sums<true>(problem, x, pixel / problem.w, pixel % problem.w, problem.size / 2,
@@ -81,10 +81,10 @@ CCONVNET_CLONES void map_forward(const LrnProblem& problem, const float* x, floa
 #pragma omp simd
     for (int c = 0; c < problem.c; ++c) to[c] = from[c] * buffer[c];
   }
-  if (has_nan(y, int64_t{problem.h} * problem.w * problem.c)) mend_y(problem, x, y);
+  if (has_nan(y, int64_t{problem.h} * problem.w * problem.c)) recompute_y(problem, x, y);
 }
 
-// `terms` holds the image's dy * x * d^(-beta-1), which every window around a pixel needs.
+// `terms` contains the image's dy * x * d^(-beta-1), which every window around a pixel needs.
 CCONVNET_CLONES void map_backward(const LrnProblem& problem, const float* x, const float* dy, float* dx,
                                   float* sum, float* scale, float* terms) {
   const float factor = 2.0f * problem.alpha * problem.beta;
@@ -106,7 +106,7 @@ CCONVNET_CLONES void map_backward(const LrnProblem& problem, const float* x, con
 #pragma omp simd
     for (int c = 0; c < problem.c; ++c) dx[offset + c] -= factor * x[offset + c] * sum[c];
   }
-  if (has_nan(dx, int64_t{problem.h} * problem.w * problem.c)) mend_dx(problem, x, dy, dx);
+  if (has_nan(dx, int64_t{problem.h} * problem.w * problem.c)) recompute_dx(problem, x, dy, dx);
 }
 
 // Calls function(offset of the image, buffer) for all images, on all threads; a thread's own buffer has
@@ -141,7 +141,7 @@ void launch_map_forward(const LrnProblem& problem, const LrnArrays<T>& arrays, S
   const int64_t image = int64_t{problem.h} * problem.w * problem.c, own = buffered<T>(image);
   for_images(problem, image, problem.c + 2 * own, [&](int64_t offset, float* buffer) {
     float* floats = buffer + problem.c;
-    float* result = place_for_floats(arrays.out + offset, floats + own);
+    float* result = float_destination(arrays.out + offset, floats + own);
     map_forward(problem, as_floats(arrays.x + offset, image, floats), result, buffer);
     write_floats(result, image, arrays.out + offset);
   });
@@ -159,7 +159,7 @@ void launch_map_backward(const LrnProblem& problem, const LrnArrays<T>& arrays, 
   const int64_t image = int64_t{problem.h} * problem.w * problem.c, own = buffered<T>(image);
   for_images(problem, image, 2 * problem.c + image + 3 * own, [&](int64_t offset, float* sum) {
     float *scale = sum + problem.c, *terms = scale + problem.c, *floats = terms + image;
-    float* result = place_for_floats(arrays.out + offset, floats + 2 * own);
+    float* result = float_destination(arrays.out + offset, floats + 2 * own);
     map_backward(problem, as_floats(arrays.x + offset, image, floats),
                  as_floats(arrays.dy + offset, image, floats + own), result, sum, scale, terms);
     write_floats(result, image, arrays.out + offset);

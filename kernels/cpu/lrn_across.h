@@ -3,9 +3,9 @@
 //
 // The lanes of a vector are 16 neighbouring channels, and the window's sum is `size` vectors loaded at
 // shifted addresses. For that a thread copies some (pixel, group) items into a buffer of its own, with zeros
-// between them that serve as the ends of every window; several items at a time, since a load that waits for
-// stores just before it is slow. Sums are formed directly: a running sum that adds one end and subtracts the
-// other would leave rounding behind.
+// between them that serve as the ends of every window. It copies several items at a time, since a load that
+// waits for stores just before it is slow. Sums are formed directly: a running sum that adds one end and
+// subtracts the other would accumulate rounding errors.
 #pragma once
 
 #include <vector>
@@ -17,7 +17,7 @@
 
 namespace cconvnet {
 
-// How items lie in a thread's buffers: a margin of zeros, then each item's channels, filled up with zeros to
+// The layout of a thread's buffers: a margin of zeros, then each item's channels, filled up with zeros to
 // whole vectors, and a margin again.
 struct Layout {
   int channels;
@@ -27,14 +27,14 @@ struct Layout {
   size_t length;       // of a buffer
 
   explicit Layout(const LrnProblem& problem) : channels(problem.c / problem.groups) {
-    // A window wider than twice the channels sees all of them, and the margins need not be longer.
+    // A window wider than twice the channels contains all of them, and the margins need not be longer.
     before = std::min(problem.size / 2, channels);
     after = std::min(problem.size - 1 - problem.size / 2, channels);
     margin = static_cast<int>(rounded_up(std::max(before, after)));
     stride = static_cast<int>(rounded_up(channels)) + margin;
-    // Enough that a load seldom waits for the store just before it, few enough that the processor reads ahead
-    // into the next items: on Zen 5 (conv1 and conv2 of AlexNet, 2026-11-21) the backward pass was 1.5 times
-    // as fast with 4 items of 48 and 2 of 128 channels as with 16 and 7.
+    // So many that a load seldom waits for the store just before it, and so few that the processor reads
+    // ahead into the next items. On Zen 5 (conv1 and conv2 of AlexNet, 2026-11-21) the backward pass was 1.5
+    // times as fast with 4 items of 48 and 2 of 128 channels as with 16 and 7.
     constexpr int kValues = 300;
     items = std::max(1, kValues / stride);
     length = size_t(margin) + size_t(items) * stride;
@@ -49,7 +49,7 @@ struct Layout {
   bool is_papers(const LrnProblem& problem) const {
     return before == 2 && after == 2 && problem.beta == 0.75f;
   }
-  // Where channel 0 of an item lies in a buffer.
+  // The address of channel 0 of an item in a buffer.
   float* of(float* buffer, int item) const { return buffer + margin + size_t(item) * stride; }
 };
 
@@ -95,16 +95,16 @@ inline __attribute__((always_inline)) void copy_in(const Layout& layout, const T
   }
 }
 
-// Whether any lane of a sum of 0 * value is NaN, so that some value was none or infinite.
+// Returns whether any lane of a sum of 0 * value is NaN, which means that some value was NaN or infinite.
 inline bool any_nan(const Lanes& sum) {
   bool found = false;
   for (int i = 0; i < kLanes; ++i) found |= std::isnan(sum[i]);
   return found;
 }
 
-// The item's y where it is NaN.
+// Recomputes the item's y where it is NaN.
 template <class To>
-void mend_y(const LrnProblem& problem, const Layout& layout, const float* values, To* y) {
+void recompute_y(const LrnProblem& problem, const Layout& layout, const float* values, To* y) {
   for (int c = 0; c < layout.channels; ++c) {
     if (std::isnan(to_float(y[c]))) y[c] = from_float<To>(lrn_extreme_y(layout.item(problem), values, c));
   }
@@ -126,16 +126,16 @@ inline __attribute__((always_inline)) void forward_items(const LrnProblem& probl
       store(to + c, load(values + c) * power.scale, layout.channels - c);
       check += 0.0f * power.scale;
     }
-    if (any_nan(check)) mend_y(problem, layout, values, to);
+    if (any_nan(check)) recompute_y(problem, layout, values, to);
   }
 }
 
-// The item's dx where it is NaN. Its y are those of forward_items and mend_y, by which a pooling behind it
-// knows them.
+// Recomputes the item's dx where it is NaN. Its y are those of forward_items and recompute_y, by which
+// pooling after it recognises its maxima.
 template <bool PAPER, class Gradient, class T>
-inline __attribute__((always_inline)) void mend_dx(const LrnProblem& problem, const Layout& layout,
-                                                   const float* values, const Gradient& gradient, int item,
-                                                   bool relu, T* dx) {
+inline __attribute__((always_inline)) void recompute_dx(const LrnProblem& problem, const Layout& layout,
+                                                        const float* values, const Gradient& gradient,
+                                                        int item, bool relu, T* dx) {
   const int before = PAPER ? 2 : layout.before, after = PAPER ? 2 : layout.after;
   const LrnProblem one = layout.item(problem);
   std::vector<float> both(2 * rounded_up(layout.channels));
@@ -144,7 +144,7 @@ inline __attribute__((always_inline)) void mend_dx(const LrnProblem& problem, co
     store(y + c,
           load(values + c) * powers_of<PAPER>(problem, window_sum<true>(values + c, before, after)).scale);
   }
-  mend_y(problem, layout, values, y);
+  recompute_y(problem, layout, values, y);
   gradient(item, [&](const auto& gradient_of_item) __attribute__((always_inline)) {
     for (int c = 0; c < layout.channels; c += kLanes) {
       store(dy + c, gradient_of_item(c, layout.channels - c, load(y + c)));
@@ -186,14 +186,14 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& prob
     T* to = dx + int64_t{item} * layout.channels;
     Lanes check = {};
     for (int c = 0; c < layout.channels; c += kLanes) {
-      // The windows that hold channel c are those of [c - after, c + before]: the ends change places.
+      // The windows that contain channel c are those of [c - after, c + before]: the ends are exchanged.
       const Lanes sum = window_sum<false>(terms + c, after, before);
       const Lanes value = load(values + c);
       const Lanes result = load(scales + c) - factor * value * sum;
       store(to + c, relu ? where_positive(value, result) : result, layout.channels - c);
       check += 0.0f * result;
     }
-    if (any_nan(check)) mend_dx<PAPER>(problem, layout, values, gradient, first + item, relu, to);
+    if (any_nan(check)) recompute_dx<PAPER>(problem, layout, values, gradient, first + item, relu, to);
   }
 }
 

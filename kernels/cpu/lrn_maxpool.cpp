@@ -1,8 +1,9 @@
-// Normalisation across channels with the max pooling behind it, by the parts of each (lrn_across.h, pool.h).
+// Normalisation across channels with max pooling after it, from the parts of each (lrn_across.h, pool.h).
 //
-// Forward, a thread keeps the normalised rows that its next row of outputs reads, as floats: the largest of
-// them, rounded, is the largest of them rounded. Backward, a pixel asks the windows that hold it for its
-// gradient, as pooling does, the moment its own normalised value is known; nothing lies between in memory.
+// Forward, a thread keeps the normalised rows that its next row of outputs reads, as floats: rounding the
+// largest of them gives the largest of them rounded. Backward, a pixel takes its gradient from the windows
+// that contain it, as in pooling, as soon as its own normalised value is known. No map between the two is
+// stored.
 #include "api.h"
 #include "lrn_across.h"
 #include "lrn_maxpool.h"
@@ -11,7 +12,7 @@
 namespace cconvnet {
 namespace {
 
-// The normalised rows [next - kept, next) of an image, row i in place i % kept.
+// The normalised rows [next - kept, next) of an image, row i in slot i % kept.
 class Rows {
  public:
   explicit Rows(const PoolProblem& problem)
@@ -46,7 +47,7 @@ struct PooledGradient {
   inline __attribute__((always_inline)) void operator()(int item, const Work& work) const {
     const int first = item % groups * channels;
     with_gradient(windows[item / groups], [&](const auto& gradient) __attribute__((always_inline)) {
-      // Through T, as what the separate operations hand on.
+      // Rounded to T, as the separate operations store it.
       work([&](int c, int count, const Lanes& y) __attribute__((always_inline)) {
         return kept_in<T>(gradient(first + c, count, kept_in<T>(y)));
       });

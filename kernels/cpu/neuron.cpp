@@ -1,4 +1,4 @@
-// Neurons, elementwise, by the formulas of neuron.h.
+// Neurons, elementwise, with the formulas of neuron.h.
 #include "neuron.h"
 
 #include "api.h"
@@ -21,7 +21,7 @@ CCONVNET_CLONES void relu_backward_range(const T* y, const T* dy, T* dx, int64_t
   for (int64_t i = begin; i < end; ++i) dx[i] = unrounded<T>(to_float(y[i]) > 0.0f ? to_float(dy[i]) : 0.0f);
 }
 
-// exp and tanh cost tens of elements' memory traffic, so a thread is worth waking for fewer elements.
+// exp and tanh cost as much as the memory traffic of tens of elements, so fewer elements justify a thread.
 constexpr int64_t kNeuronCost = 8;
 
 }  // namespace

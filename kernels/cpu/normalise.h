@@ -1,4 +1,4 @@
-// What the normalisations share: powers of d = k + alpha * sum, and sums over windows in one map.
+// Functions shared by the normalisations: powers of d = k + alpha * sum, and sums over windows in one map.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 namespace cconvnet {
 
 // d^-beta and d^(-beta-1), of a number or of the lanes of a vector. NaN where d is infinite, and for LRN
-// where the latter would underflow: it computes such elements again by lrn_extremes.h.
+// where the latter would underflow: LRN recomputes such elements by lrn_extremes.h.
 template <class Value>
 struct Powers {
   Value scale, steeper;
@@ -31,11 +31,11 @@ inline __attribute__((always_inline)) Value square_root(Value x) {
   return x;
 }
 
-// AlexNet's beta, 3/4, needs two square roots in place of a power. (Newton's iteration for d^-1/4 needs
-// neither roots nor divisions, and was slower on Zen 5: its steps wait for each other.)
+// AlexNet's beta, 3/4, needs two square roots instead of a power. (Newton's iteration for d^-1/4 needs
+// neither roots nor divisions, but was slower on Zen 5: its steps wait for each other.)
 template <bool LRN, class Value>
 inline __attribute__((always_inline)) Powers<Value> three_quarters(Value d) {
-  constexpr float kToInfinity = LRN ? std::numeric_limits<float>::max() / kLrnMostD : 1.0f;
+  constexpr float kToInfinity = LRN ? std::numeric_limits<float>::max() / kLrnMaxD : 1.0f;
   const Value inverse_root = 1.0f / square_root(d);
   const Value scale = inverse_root * square_root(inverse_root) + 0.0f * (kToInfinity * d);
   return {scale, scale * (inverse_root * inverse_root)};
@@ -49,8 +49,8 @@ inline Powers<float> any_power(float d, float beta) {
   return {scale, steeper};
 }
 
-// scale[i] = d^-beta and, where `steeper` is given, steeper[i] = d^(-beta-1), for d = k + alpha * sum[i].
-// Either may lie where `sum` does.
+// scale[i] = d^-beta and, if STEEPER, steeper[i] = d^(-beta-1), for d = k + alpha * sum[i]. Either may be the
+// array `sum`.
 template <bool STEEPER, class Problem>
 inline __attribute__((always_inline)) void powers(const Problem& problem, int count, const float* sum,
                                                   float* scale, float* steeper) {
@@ -72,7 +72,7 @@ inline __attribute__((always_inline)) void powers(const Problem& problem, int co
   }
 }
 
-// Whether any of `count` values is NaN.
+// Returns whether any of `count` values is NaN.
 inline __attribute__((always_inline)) bool has_nan(const float* values, int64_t count) {
   float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
@@ -103,7 +103,7 @@ inline __attribute__((always_inline)) void map_sums(const Problem& problem, cons
   }
 }
 
-// Elements' worth of work of one image: a window per element.
+// The work of one image in elements: a window per element.
 template <class Problem>
 int64_t map_cost(const Problem& problem) {
   const int64_t rows = std::min(problem.size, problem.h), columns = std::min(problem.size, problem.w);

@@ -1,10 +1,11 @@
-// What the convolutions and the fully connected layers share of oneDNN: the engine, one scratch buffer, a
-// cache of primitives, and the translation of its errors.
+// The parts of oneDNN that the convolutions and the fully connected layers share: the engine, one scratch
+// buffer, a cache of primitives, and the translation of errors.
 //
-// A primitive is compiled for one slice of a problem, which takes milliseconds, so it is kept. It runs in one
-// thread, and the threads share the slices: so the order of its sums does not depend on their number, and it
-// never waits for threads that OpenMP does not grant. One call runs at a time: each uses all cores anyway,
-// and all of them share the scratch buffer, which is the largest that any of them needed and not their sum.
+// A primitive is compiled for one slice of a problem, which takes milliseconds, so it is cached. It runs in
+// one thread, and the threads share the slices. So the order of its sums does not depend on the number of
+// threads, and it never waits for threads that OpenMP does not grant. One call runs at a time: each uses all
+// cores anyway. All calls share the scratch buffer, whose size is the largest that any of them needed, not
+// their sum.
 #pragma once
 
 #include <pthread.h>
@@ -41,7 +42,7 @@ inline const dnnl::engine& engine() {
 
 inline std::mutex& mutex() {
   static std::mutex mutex;
-  // A fork while another thread computes would leave it locked in the child.
+  // A fork while another thread computes would otherwise leave it locked in the child.
   [[maybe_unused]] static const int registered = pthread_atfork(
       [] { onednn::mutex().lock(); }, [] { onednn::mutex().unlock(); }, [] { onednn::mutex().unlock(); });
   return mutex;
@@ -60,7 +61,7 @@ inline void* scratch(size_t bytes) {
     if (!memory) throw std::bad_alloc();
     size = rounded;
 #ifdef __linux__
-    // NumPy asks the same for arrays. On Zen 5 wgrad of AlexNet's conv3 to conv5 became 5% faster
+    // NumPy does the same for arrays. On Zen 5 wgrad of AlexNet's conv3 to conv5 became 5% faster
     // (2026-11-21).
     madvise(memory, size, MADV_HUGEPAGE);
 #endif
@@ -71,7 +72,7 @@ inline void* scratch(size_t bytes) {
 #ifdef __linux__
 // A stack for the signal handlers of the thread it is made in, unless the thread has one. oneDNN before
 // 3.11.2 points the stack pointer into the heap within its compiled matrix products (its issue 4845), and the
-// kernel would write a handler's frame over whatever lies there. Python's handlers ask for this stack.
+// kernel would overwrite memory there with a handler's frame. Python's handlers request this stack.
 class SignalStack {
  public:
   SignalStack() {
@@ -101,7 +102,7 @@ struct SignalStack {};
 
 enum Pass { kFprop, kDgrad, kWgrad };
 
-// The sizes of a problem, what is asked of it, and the number of threads that reorders are made for.
+// The sizes of a problem, the pass, and the number of threads that reorders are made for.
 using Key = std::array<int, 20>;
 
 inline Key key_of(const ConvProblem& problem, Pass pass, bool bias) {
@@ -127,8 +128,8 @@ inline Key key_of(const ConvProblem& problem, Pass pass, bool bias) {
           granted_threads()};
 }
 
-// Primitives by key, made at first use. Guarded by mutex(). A program has some tens of problems; one that
-// makes ever new ones starts over rather than fill the memory with compiled code.
+// Primitives by key, made at first use. Guarded by mutex(). A program has some tens of problems. For one that
+// keeps making new ones, the cache is emptied before compiled code fills the memory.
 template <class Primitive>
 class Cache {
  public:
@@ -136,19 +137,20 @@ class Cache {
   Primitive& get(const Key& key, const Make& make) {
     auto found = primitives_.find(key);
     if (found == primitives_.end()) {
-      if (primitives_.size() >= kMost) primitives_.clear();
+      if (primitives_.size() >= kMaxPrimitives) primitives_.clear();
       found = primitives_.emplace(key, make()).first;
     }
     return *found->second;
   }
 
  private:
-  static constexpr size_t kMost = 512;
+  static constexpr size_t kMaxPrimitives = 512;
   std::map<Key, std::unique_ptr<Primitive>> primitives_;
 };
 
-// One pass of a problem by the primitive that was made for it, a Primitive(problem, pass, bias); whichever of
-// x, w and y the pass writes is not const to it. If oneDNN fails, the error says in whose behalf.
+// Runs one pass of a problem by the primitive made for it, a Primitive(problem, pass, bias). The pass writes
+// one of x, w and y, whose const does not apply. If oneDNN fails, the error names the operation and the
+// problem.
 template <class Primitive>
 void run(const char* family, const ConvProblem& problem, Pass pass, const void* x, const void* w,
          const float* bias, const void* y) {
@@ -168,12 +170,12 @@ void run(const char* family, const ConvProblem& problem, Pass pass, const void* 
   }
 }
 
-// What activations and the weights that a product reads are kept in.
+// The type of activations and of the weights that a product reads.
 inline dnnl::memory::data_type type_of(const ConvProblem& problem) {
   return problem.precision == Precision::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
-// The gradient of weights is of floats whatever the weights are.
+// The gradient of weights is in floats for weights of any type.
 inline dnnl::memory::data_type weights_type_of(const ConvProblem& problem, Pass pass) {
   return pass == kWgrad ? dnnl::memory::data_type::f32 : type_of(problem);
 }
@@ -195,7 +197,7 @@ inline dnnl::memory memory_at(const dnnl::memory::desc& desc, const void* data) 
   return dnnl::memory(desc, engine(), const_cast<void*>(data));
 }
 
-// A primitive of one thread, and where its arguments go.
+// A primitive of one thread, and the descriptions of its arguments.
 struct SlicePrimitive {
   dnnl::primitive primitive;
   std::unordered_map<int, dnnl::memory::desc> arguments;
@@ -216,7 +218,8 @@ struct SlicePrimitive {
   }
 };
 
-// Scratchpads for the threads of parallel_slices, and their errors, which must not leave it.
+// Runs work(slice, scratchpad) by parallel_slices, with a scratchpad for each thread; rethrows the first
+// exception, which must not leave a thread.
 template <class Work>
 void run_slices(int slices, size_t scratchpad_bytes, char* scratchpads, const Work& work) {
   std::atomic<bool> failed{false};

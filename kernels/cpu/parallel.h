@@ -1,9 +1,9 @@
-// How the loops of the CPU build are spread over threads and vector lanes.
+// Loops of the CPU build, spread over threads and vector lanes.
 //
 // A family's inner loop is a plain function over a range, marked CCONVNET_CLONES and `#pragma omp simd`; its
-// launcher hands ranges to threads. What one element becomes never depends on where a range ends, so results
-// do not depend on the number of threads. Neither do those of oneDNN: each call of it works on a slice of
-// the problem, in one thread, and the slices are the same for any number of threads.
+// launcher passes ranges to threads. The result for an element never depends on the end of a range, so
+// results do not depend on the number of threads. Neither do those of oneDNN: each call of it works on a
+// slice of the problem, in one thread, and the slices are the same for any number of threads.
 #pragma once
 
 #include <omp.h>
@@ -16,7 +16,7 @@
 
 namespace cconvnet {
 
-// Of indices, from `begin` to the one before `end`.
+// The indices from `begin` to the one before `end`.
 struct Range {
   int begin, end;
   int size() const { return end - begin; }
@@ -25,7 +25,8 @@ struct Range {
 // A thread is only worth waking for about this many elements (some 10 microseconds of work).
 constexpr int64_t kGrain = 32768;
 
-// How many consecutive parts of equal size parallel_ranges makes of `count` items of `item_size` elements.
+// The number of consecutive parts of equal size that parallel_ranges makes of `count` items of `item_size`
+// elements.
 inline int parallel_parts(int64_t count, int64_t item_size) {
   const int64_t worth = count * item_size / kGrain;
   return worth < 2 ? 1 : static_cast<int>(std::min<int64_t>(granted_threads(), count));
@@ -40,18 +41,18 @@ void parallel_ranges(int64_t count, int64_t item_size, const Body& body) {
   for (int part = 0; part < parts; ++part) body(part, count * part / parts, count * (part + 1) / parts);
 }
 
-// How many threads parallel_slices may have.
+// The number of threads that parallel_slices may have.
 inline int slice_threads(int slices) {
   return std::min(granted_threads(), slices);
 }
 
-// Runs body(slice, thread) for `slices` slices, each in one thread of slice_threads(slices), in any order.
-// What `body` calls starts no threads of its own; it must not throw.
+// Runs body(slice, thread) for `slices` slices, each in one of slice_threads(slices) threads, in any order.
+// Functions called by `body` start no threads of their own; it must not throw.
 template <class Body>
 void parallel_slices(int slices, const Body& body) {
   const int threads = slice_threads(slices);
   const auto run = [&](int slice, int thread) {
-    // A team that got one thread alone is not "in parallel" to OpenMP: what is called there would start more.
+    // OpenMP does not treat a team of one thread as "in parallel": functions called there would start more.
     const Team alone(1);
     body(slice, thread);
   };

@@ -1,6 +1,6 @@
-// Max and average pooling. The lanes are channels; a row of output pixels forward, of input pixels backward,
-// is one item of work. Backward gathers: an input pixel asks the windows that hold it, which no other thread
-// writes for it, so the order of its sum is fixed and each gradient is written once.
+// Max and average pooling. The lanes are channels. A row of output pixels forward, of input pixels backward,
+// is one item of work. Backward gathers: an input pixel reads the windows that contain it, and no other
+// thread writes its gradient. So the order of its sum is fixed and each gradient is written once.
 #include "pool.h"
 
 #include <cstring>
@@ -18,7 +18,8 @@ CCONVNET_CLONES void maxpool_forward_row(const PoolProblem& problem, const T* x,
   maxpool_row(problem, [&](int i) { return x + i * stride; }, p, column, y);
 }
 
-// What averages divide by: the sizes of the windows along one axis, clipped to the image or the padded image.
+// The divisors of averages: the sizes of the windows along one axis, clipped to the image or the padded
+// image.
 std::vector<int64_t> counted_sizes(int windows, int window, int stride, int pad, int pad_after, int size,
                                    bool count_padding) {
   const Range counted = count_padding ? Range{-pad, size + pad_after} : Range{0, size};

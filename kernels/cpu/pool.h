@@ -1,4 +1,4 @@
-// What max pooling is made of, here and behind a normalisation (lrn_maxpool.cpp).
+// The parts of max pooling, for pool.cpp and for pooling after a normalisation (lrn_maxpool.cpp).
 #pragma once
 
 #include <algorithm>
@@ -18,28 +18,28 @@ inline Range pixels_of(int p, int window, int stride, int pad, int size) {
   return {std::max(first, 0), std::min(first + window, size)};
 }
 
-// The outputs along one axis whose windows hold pixel `i`; with a negative padding the first pixels are in
+// The outputs along one axis whose windows contain pixel `i`; with a negative padding the first pixels are in
 // none.
 inline Range outputs_of(int i, int window, int stride, int pad, int outputs) {
   const int next = i + pad + stride;
   return {std::max(next - window, 0) / stride, std::min(std::max(next, 0) / stride, outputs)};
 }
 
-// Elements that a row of outputs reads.
+// The number of elements that a row of outputs reads.
 inline int64_t pool_forward_cost(const PoolProblem& problem) {
   const int64_t window =
       int64_t{std::min(problem.window_h, problem.h)} * std::min(problem.window_w, problem.w);
   return std::min(int64_t{problem.q} * problem.c * window, kGrain * 64);
 }
 
-// And a row of inputs: a pixel is held by window / stride windows along each axis.
+// The number that a row of inputs reads: a pixel is in window / stride windows along each axis.
 inline int64_t pool_backward_cost(const PoolProblem& problem) {
   const int64_t windows = int64_t{detail::ceil_div(problem.window_h, problem.stride_h)} *
                           detail::ceil_div(problem.window_w, problem.stride_w);
   return std::min(int64_t{problem.w} * problem.c * std::min(2 * windows + 1, kGrain), kGrain * 64);
 }
 
-// The outputs whose windows hold each pixel of a row. Worked out once: a division for every pixel would take
+// The outputs whose windows contain each pixel of a row. Computed once: a division for every pixel would take
 // as long as its channels.
 inline std::vector<Range> outputs_of_columns(const PoolProblem& problem) {
   std::vector<Range> columns;
@@ -52,7 +52,7 @@ inline std::vector<Range> outputs_of_columns(const PoolProblem& problem) {
 template <class To, class Piece>
 inline __attribute__((always_inline)) void largest_of(Range range, const Piece& piece, int64_t count,
                                                       To* to) {
-  // Two more at a time; where one is missing, the last one stands twice, which changes nothing.
+  // Two more at a time; where one is missing the last one is used twice, which changes nothing.
   const auto add = [&](const auto* so_far, int next) {
     const auto *a = piece(std::min(next, range.end - 1)), *b = piece(std::min(next + 1, range.end - 1));
 #pragma omp simd
@@ -65,7 +65,7 @@ inline __attribute__((always_inline)) void largest_of(Range range, const Piece& 
 }
 
 // One row of outputs: first down the columns, into `column`[W, C], in long loops that the processor reads
-// ahead of, then along the row. row(i) is where row i of the image lies.
+// ahead of, then along the row. row(i) returns the address of row i of the image.
 template <class T, class Row>
 inline __attribute__((always_inline)) void maxpool_row(const PoolProblem& problem, const Row& row, int p,
                                                        float* column, T* y) {
@@ -78,7 +78,7 @@ inline __attribute__((always_inline)) void maxpool_row(const PoolProblem& proble
   }
 }
 
-// The windows that hold one pixel, and one image's y and dy[P, Q, C].
+// The windows that contain one pixel, and one image's y and dy[P, Q, C].
 template <class T>
 struct Windows {
   const T *y, *dy;
@@ -133,8 +133,8 @@ struct GradientOf {
   }
 };
 
-// Calls work(the pixel's gradient). Where stride is about half the window, as nearly everywhere, a pixel is
-// in one window or two along each axis, and `work` is compiled for each number.
+// Calls work(the pixel's gradient). Nearly everywhere the stride is about half the window, so a pixel is in
+// one window or two along each axis, and `work` is compiled for each number.
 template <class T, class Work>
 inline __attribute__((always_inline)) void with_gradient(const Windows<T>& windows, const Work& work) {
   const int rows = windows.rows.size(), columns = windows.columns.size();

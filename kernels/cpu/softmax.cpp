@@ -10,7 +10,7 @@
 namespace cconvnet {
 namespace {
 
-constexpr int64_t kExpCost = 16;  // one exponential in elements of memory traffic
+constexpr int64_t kExpCost = 16;  // of one exponential, in elements of memory traffic
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 // Writes the row's probabilities and returns log(sum of exp(logit)), in double because a loss near 0 is the
@@ -29,7 +29,7 @@ double softmax_row(const T* logits, int k, float* probabilities) {
   return largest + std::log(sum);
 }
 
-// How many classes stand before the label; k where a logit is NaN.
+// The number of classes before the label; k where a logit is NaN.
 template <class T>
 int32_t rank_of(const T* logits, int k, int label) {
   const float own = to_float(logits[label]);
@@ -43,7 +43,7 @@ int32_t rank_of(const T* logits, int k, int label) {
   return nan ? k : before;
 }
 
-// Softmax, loss and rank of one row. Its logits may lie where the probabilities go.
+// Softmax, loss and rank of one row. The probabilities may overwrite its logits.
 template <class T>
 void cross_entropy_row(const T* logits, int k, int label, float* probabilities, float* loss, int32_t* rank) {
   const bool valid = label >= 0 && label < k;

@@ -1,4 +1,4 @@
-// What the selection tables of conv.cpp, local.cpp and fc.cpp share. No row here wants more than a float's
+// Helpers of the selection tables in conv.cpp, local.cpp and fc.cpp. No row here needs more than a float's
 // alignment.
 #pragma once
 

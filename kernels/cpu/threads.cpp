@@ -13,19 +13,20 @@
 namespace cconvnet {
 namespace {
 
-// How often this process is a fork's child: in one, the threads that its first thread had are gone.
+// The number of forks between this process and the one that loaded the module. In a child, the threads of the
+// parent are gone.
 std::atomic<int> forks{0};
 
 enum class Limit { none, thread_limit, active_levels, region, fork, system };
 
-// What a thread last found out, and what it depended on.
+// The result of a thread's last trial, and the settings that it depended on.
 struct Trial {
   int asked = 0, levels = 0;
   int granted = 1;
   Limit limit = Limit::none;
 };
 
-// How many of `count` threads the system starts, all of them alive at once.
+// The number of threads, of `count`, that the system starts, all of them alive at once.
 int startable(int count) {
   std::mutex mutex;
   std::condition_variable all_tried;
@@ -50,7 +51,7 @@ int startable(int count) {
   return static_cast<int>(threads.size());
 }
 
-// In a thread of its own, whose team ends with it: the calling thread may be about to fork.
+// Runs in a thread of its own, whose team ends with it: the calling thread may be about to fork.
 int size_of_team(int asked, int levels) {
   int size = 1;
   std::thread([&] {
@@ -70,8 +71,8 @@ Trial tried(int asked) {
   trial.asked = asked;
   trial.levels = omp_get_max_active_levels();
   int possible = std::min(asked, omp_get_thread_limit());
-  // OpenMP ends the process where it cannot start a thread, so that is tried first. Half of what there is
-  // leaves threads for loading and saving.
+  // OpenMP ends the process if it cannot start a thread, so starting them is tried first. Using half of the
+  // available threads leaves some for loading and saving.
   if (possible > 1) {
     const int others = startable(possible - 1);
     if (others < possible - 1) {

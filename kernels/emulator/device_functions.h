@@ -1,7 +1,8 @@
 // Functions that CUDA offers to device code without any header: mathematics, bits, atomics, fences.
 //
-// The fast approximations (__expf, __fdividef, ...) are exact here: what a GPU loses in them is measured on a
-// GPU. Floating-point atomics do not compile, because their order, and so their sum, differs from run to run.
+// The fast approximations (__expf, __fdividef, ...) are exact here; their error is measured on a GPU.
+// Floating-point atomics do not compile: the order of additions, and so the sum, would differ from run to
+// run.
 #pragma once
 
 #include <math.h>
@@ -45,7 +46,7 @@ constexpr unsigned max(unsigned a, int b) {
   return max(a, static_cast<unsigned>(b));
 }
 
-// As in CUDA, these give the number when one of the two is NaN.
+// As in CUDA, these return the number if one of the two is NaN.
 inline float min(float a, float b) {
   return fminf(a, b);
 }
@@ -209,7 +210,7 @@ T atomic(T* address, Operation operation) {
     });                                                                      \
   }
 
-// Wraps round, also where T is signed.
+// Wraps around, also if T is signed.
 CCONVNET_EMULATOR_ATOMIC(atomicAdd, static_cast<T>(static_cast<uint64_t>(old) + static_cast<uint64_t>(value)))
 CCONVNET_EMULATOR_ATOMIC(atomicMax, old < value ? value : old)
 CCONVNET_EMULATOR_ATOMIC(atomicMin, value < old ? value : old)
@@ -219,7 +220,7 @@ CCONVNET_EMULATOR_ATOMIC(atomicXor, old ^ value)
 CCONVNET_EMULATOR_ATOMIC(atomicExch, value)
 #undef CCONVNET_EMULATOR_ATOMIC
 
-// Counts up to `limit`, then begins at 0 again.
+// Counts up to `limit`, then restarts at 0.
 inline unsigned atomicInc(unsigned* address, unsigned limit) {
   return cconvnet::emulator::atomic(address, [limit](unsigned old) { return old >= limit ? 0 : old + 1; });
 }

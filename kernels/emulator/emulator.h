@@ -1,32 +1,30 @@
-// Runs CUDA kernels on the CPU: with this header in CUDA's place, a host compiler compiles the very same .cu
-// files, and __global__ functions are ordinary C++ functions. It exists to find bugs without a GPU.
+// Runs CUDA kernels on the CPU, to find bugs without a GPU. With this header instead of CUDA's, a host
+// compiler compiles the same .cu files, and __global__ functions are ordinary C++ functions.
 //
-// How it works. CCONVNET_LAUNCH runs the blocks of the grid one after the other. Within a block, each thread
-// is a fiber (fiber.h), a function with a stack of its own. It runs until it waits, at a barrier or a warp
-// operation, and then the next thread of the block runs; when all that were waited for have arrived, they are
-// released (machine.h). Warp operations are done lane by lane (synchronization.h; for tensor cores
-// ../ptx.cuh).
+// CCONVNET_LAUNCH runs the blocks of the grid one after the other. Within a block, each thread is a fiber
+// (fiber.h), a function with a stack of its own. It runs until it waits, at a barrier or a warp operation;
+// then the next thread of the block runs. When all that were waited for have arrived, they are released
+// (machine.h). Warp operations are computed lane by lane (synchronization.h; for tensor cores core/ptx.cuh).
 //
-// What it finds:
+// It finds:
 // - a missing barrier: the order of threads and blocks is forward, reverse or random (set_schedule), and a
 //   kernel that lacks a barrier gives different results under them;
-// - shared memory read before it is written: it is filled with NaN (all bits 1) at every block's start;
-// - what an asynchronous copy brings read before it is waited for, or written over what others still read:
-// until
-//   then NaN lies there;
+// - reads of shared memory before it is written: it is filled with NaN (all bits 1) at every block's start;
+// - reads of an asynchronous copy's target before the wait, and copies that overwrite data which others still
+//   read: until the wait the target contains NaN;
 // - a barrier or warp operation that some threads do not reach: DivergenceError names kernel, block, threads
-//   and the line each waits at; other forbidden things are a KernelError, a bad launch is a CudaError;
+//   and the line where each waits. Other forbidden things are a KernelError, a bad launch is a CudaError;
 // - accesses out of bounds and undefined behaviour, when compiled with -fsanitize=address,undefined: each
 //   shared object is its own allocation, and the report names the kernel's line.
 //
-// What it cannot find. It proves logic, not the GPU's memory model or speed: threads run one at a time, and
-// every write is at once seen by all, so a missing fence or volatile stays unseen, and so does a race that
-// comes out right in all the orders tried. A thread that spins until another writes something hangs.
+// It cannot check the GPU's memory model or speed. Threads run one at a time, and all see every write at
+// once. So a missing fence or volatile goes unnoticed, and so does a race that gives the correct result in
+// all the orders tried. A thread that spins until another writes something hangs.
 //
-// For the compiler: fmaf() is a library call unless the target has the instruction (-mfma), and then
+// For the compiler: fmaf() is a library call unless the target has the instruction (-mfma); then
 // -ffp-contract=off keeps other products and sums from being fused into it.
 //
-// Only one launch runs at a time; a second OS thread waits for the first one's launch to end.
+// Only one launch runs at a time; a second OS thread waits for the end of the first one's launch.
 #pragma once
 
 #include <cstring>
@@ -116,7 +114,7 @@ T& launch_shared_memory() {
 
 namespace emulator {
 
-// The schedule of the launches to come. The same seed gives the same orders again.
+// Sets the schedule of the following launches. The same seed gives the same orders again.
 inline void set_schedule(Schedule schedule, uint64_t seed = 0) {
   machine.set_schedule(schedule, seed);
 }
@@ -152,7 +150,7 @@ Launch<Parameters...> launch(const Site& site, dim3 grid, dim3 block, size_t sha
 #define CCONVNET_LAUNCH(kernel, grid, block, stream, ...) \
   CCONVNET_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
 
-// ---- the CUDA runtime, as far as the library calls it ---------------------------------------------------
+// ---- the functions of the CUDA runtime that the library calls -------------------------------------------
 // There is one memory and nothing is asynchronous.
 
 using cudaStream_t = void*;

@@ -1,12 +1,12 @@
-// Fibers: functions with a stack of their own that stop in the middle and are gone on with later.
+// Fibers: functions with a stack of their own that can pause in the middle and resume later.
 //
-// A CUDA thread that waits at a barrier must stop inside the kernel and let the other threads of its block
-// run. A fiber does that without the operating system: switching stores the registers a callee must preserve
-// on the running stack, and takes another stack whose registers were stored the same way. That is all there
-// is.
+// A CUDA thread that waits at a barrier must pause inside the kernel and let the other threads of its block
+// run. A fiber does that without the operating system. Switching stores the registers that a callee must
+// preserve on the running stack, and continues on another stack whose registers were stored the same way.
 //
-// Two switches exist: ten-odd lines of assembly for x86-64, and ucontext (POSIX) for everything else or where
-// CCONVNET_EMULATOR_UCONTEXT is defined. The second makes a system call at every switch and is much slower.
+// There are two implementations of the switch: a few lines of assembly for x86-64, and ucontext (POSIX) for
+// all other processors or where CCONVNET_EMULATOR_UCONTEXT is defined. The second makes a system call at
+// every switch and is much slower.
 #pragma once
 
 #include <sys/mman.h>
@@ -41,8 +41,8 @@ namespace cconvnet::emulator {
 
 #ifndef CCONVNET_EMULATOR_UCONTEXT
 // Stores the callee-saved registers and both floating-point control words (System V ABI for x86-64, section
-// 3.2.1) on the running stack, notes that stack's pointer in *from, and goes on from `to`. GCC must not look
-// inside (noipa): it would find that no other registers change here, and they do, in the other fibers.
+// 3.2.1) on the running stack, saves the stack pointer in *from, and resumes `to`. GCC must not look inside
+// (noipa): it would conclude that no other registers change here, but other fibers change them.
 #ifdef __clang__
 __attribute__((naked, noinline))
 #else
@@ -75,8 +75,8 @@ inline void switch_stack(void** /*from*/, void* /*to*/) {
 }
 #endif
 
-// One fiber and its stack. A stack ends in a page that may not be touched, so that an overflow is a crash and
-// not a corrupted neighbour.
+// One fiber and its stack. A stack ends in an inaccessible page, so that an overflow crashes instead of
+// corrupting its neighbour.
 class Fiber {
  public:
 #ifdef CCONVNET_EMULATOR_ASAN
@@ -86,11 +86,11 @@ class Fiber {
   static constexpr size_t stack_bytes = 64 * 1024;
 #endif
 
-  // The stack the operating system gave us; its first switch away fills it in.
+  // The stack of the operating system's thread; its first switch away fills it in.
   Fiber() = default;
 
-  // A new stack. `number` staggers where its use begins: stacks that all begin at the same offset of a page
-  // fight for the same few sets of the cache, and a switch takes half as long again.
+  // A new stack. `number` staggers the start of its use: stacks that all begin at the same offset of a page
+  // compete for the same few sets of the cache, and a switch takes half as long again.
   explicit Fiber(size_t number) {
     const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     mapped_bytes_ = stack_bytes + page;
@@ -115,7 +115,7 @@ class Fiber {
   // The next switch to this fiber calls `entry`, which must never return.
   void start(void (*entry)()) {
 #ifdef CCONVNET_EMULATOR_ASAN
-    // The stack's last use ended in frames that never returned, and so left their redzones poisoned.
+    // The stack's last use ended in frames that never returned, so their redzones are still poisoned.
     constexpr size_t unreturned_bytes = 16 * 1024;
     __asan_unpoison_memory_region(bottom_ + size_ - unreturned_bytes, unreturned_bytes);
 #endif
@@ -126,8 +126,8 @@ class Fiber {
     context_.uc_link = nullptr;
     makecontext(&context_, entry, 0);
 #else
-    // What switch_stack would have left: control words, six registers, the address it returns to. Above that
-    // lies a return address of 0, which ends backtraces, and puts the stack where the ABI wants it at a call.
+    // The state that switch_stack would have stored: control words, six registers, the return address. The
+    // return address of 0 above them ends backtraces, and aligns the stack as the ABI requires at a call.
     void** top = reinterpret_cast<void**>(bottom_ + size_);
     top[-1] = nullptr;
     top[-2] = reinterpret_cast<void*>(entry);
@@ -140,11 +140,11 @@ class Fiber {
 #endif
   }
 
-  // Stops here, in fiber `from`, and goes on in `to`; returns when some fiber switches back to `from`. A
-  // `from` that is finished is never switched back to, only started anew.
+  // Pauses fiber `from` here and resumes `to`; returns when some fiber switches back to `from`. A `from` that
+  // is finished is never switched back to, only started anew.
   static void switch_to(Fiber& from, Fiber& to, bool finished = false) {
 #ifdef CCONVNET_EMULATOR_ASAN
-    // AddressSanitizer wants to know every change of stack, else it takes the new one for wild memory.
+    // AddressSanitizer must be told of every change of stack, or it reports the new one as wild memory.
     previous_ = &from;
     __sanitizer_start_switch_fiber(finished ? nullptr : &from.fake_stack_, to.bottom_, to.size_);
 #else
@@ -158,7 +158,7 @@ class Fiber {
     arrived(&from);
   }
 
-  // To be called first of all on a stack that was switched to. `self` is null on a fresh one.
+  // Must be called first on a stack that was switched to. `self` is null on a fresh one.
   static void arrived(Fiber* self) {
 #ifdef CCONVNET_EMULATOR_ASAN
     const void* bottom = nullptr;
@@ -190,7 +190,7 @@ class Fiber {
 #endif
 };
 
-// Fibers not in use. The last one given back is the next one taken, while the cache still holds its stack.
+// Fibers not in use. The one given back last is taken first, while its stack is still in the cache.
 class FiberPool {
  public:
   Fiber* take() {

@@ -1,9 +1,10 @@
-// The machine: runs the blocks of a launch one after the other, and the threads of a block in turns.
+// The machine of the emulator: runs the blocks of a launch one after the other, and the threads of a block in
+// turns.
 //
-// Threads run one at a time. A thread runs until it waits or returns; the one next in the schedule's order
-// then goes on at once, with no scheduler in between. A round takes every thread that can run once; when it
-// is over, the threads released meanwhile make up the next round. When no thread can run and some still wait,
-// they wait for what will never come, and that is reported.
+// Threads run one at a time. A thread runs until it waits or returns; then the next in the schedule's order
+// continues at once, with no scheduler in between. A round gives every thread that can run one turn. Threads
+// released meanwhile form the next round. When no thread can run and some still wait, they wait for threads
+// that will never arrive, and that is reported.
 #pragma once
 
 #include <algorithm>
@@ -25,12 +26,12 @@
 
 namespace cconvnet::emulator {
 
-// A kernel does what CUDA forbids or leaves undefined.
+// Thrown when a kernel does something that CUDA forbids or leaves undefined.
 struct KernelError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Threads wait for others that will never arrive.
+// Thrown when threads wait for others that will never arrive.
 struct DivergenceError : KernelError {
   using KernelError::KernelError;
 };
@@ -39,7 +40,7 @@ struct DivergenceError : KernelError {
 // result under each; a missing barrier rarely does.
 enum class Schedule { forward, reverse, random };
 
-// Where a thread waits. The operation is a string constant.
+// The source line where a thread waits. The operation is a string constant.
 struct Site {
   const char* operation;
   const char* file;
@@ -52,7 +53,7 @@ struct Site {
   }
 };
 
-// A copy to shared memory that a thread has started; null stands for zeros.
+// A copy to shared memory that a thread has started; a null source means zeros.
 struct AsyncCopy {
   void* target;
   const void* source;
@@ -65,7 +66,7 @@ struct Thread {
   // While it waits:
   Site site;
   unsigned mask;  // the lanes it waits for; 0 at a barrier of the whole block
-  void* operand;  // what it brings, on its own stack
+  void* operand;  // its own, on its stack
   // Its asynchronous copies:
   std::vector<AsyncCopy> copies;
   unsigned groups = 0;
@@ -74,7 +75,8 @@ struct Thread {
 constexpr int lanes_per_warp = 32;
 constexpr int max_threads = 1024;
 constexpr size_t max_shared_bytes = 48 * 1024;
-// What a launch may give a block on every GPU that copies asynchronously (compute capability 8.0 and newer).
+// The shared memory that a launch may give a block on every GPU that copies asynchronously (compute
+// capability 8.0 and newer).
 constexpr size_t max_launch_bytes = 99 * 1024;
 constexpr size_t async_copy_bytes = 16;
 
@@ -97,7 +99,7 @@ class Random {
 
 class Machine {
  public:
-  // What the running thread reads as threadIdx, blockIdx, blockDim and gridDim.
+  // The values of threadIdx, blockIdx, blockDim and gridDim for the running thread.
   uint3 thread_index{}, block_index{};
   dim3 block_dim, grid_dim;
 
@@ -137,7 +139,7 @@ class Machine {
 
   // ---- for a running thread -----------------------------------------------------------------------------
 
-  // Waits for all threads of the block; returns how many of them brought a true predicate.
+  // Waits for all threads of the block; returns how many of them passed a true predicate.
   int block_barrier(const Site& site, bool predicate) {
     int operand = predicate;
     wait_at(site, 0, &operand);
@@ -152,8 +154,8 @@ class Machine {
     return operand;
   }
 
-  // Waits for the lanes in `mask`. The last to arrive calls resolve(operands, mask) on the operands of all of
-  // them, which lie on the lanes' own stacks, and thereby does the operation for the whole warp.
+  // Waits for the lanes in `mask`. The last to arrive calls resolve(operands, mask), which computes the
+  // operation for the whole warp. The operands are on the lanes' own stacks.
   template <class Operand, class Resolve>
   void warp_operation(const Site& site, unsigned mask, Operand& operand, Resolve resolve) {
     const int warp = rank(*current_) / lanes_per_warp;
@@ -188,7 +190,7 @@ class Machine {
   // Changes with every block.
   uint64_t block_serial() const { return block_serial_; }
 
-  // Accounts for a shared object that the block uses for the first time.
+  // Counts a shared object that the block uses for the first time.
   void count_shared(size_t bytes) {
     if (!running_) throw KernelError("shared_memory() was called outside a kernel");
     shared_bytes_ += bytes;
@@ -198,7 +200,7 @@ class Machine {
     }
   }
 
-  // The same for the object in what the launch gave.
+  // The same for the object in the memory that the launch gave.
   void count_launch_shared(size_t bytes) {
     if (!running_) throw KernelError("launch_shared_memory() was called outside a kernel");
     if (bytes > launch_bytes_) {
@@ -208,8 +210,8 @@ class Machine {
   }
 
   // ---- asynchronous copies ------------------------------------------------------------------------------
-  // A copy is done when its group is waited for, and not before. Until then NaN (all bits 1) lies at its
-  // target: so a missing wait shows, and so does a target that others still read.
+  // A copy is performed when its group is waited for, and not before. Until then its target contains NaN (all
+  // bits 1). So a missing wait shows, and so does a target that others still read.
 
   void start_copy(const Site& site, void* target, const void* source) {
     for (const void* address : {static_cast<const void*>(target), source}) {
@@ -249,8 +251,7 @@ class Machine {
 
   // ---- blocks -------------------------------------------------------------------------------------------
 
-  // Random order is a walk round the grid in steps that share no divisor with its size, so that it needs no
-  // memory.
+  // Random order walks round the grid in steps that share no divisor with its size, and so needs no memory.
   void run_blocks(uint64_t count) {
     uint64_t block = 0, step = 1;
     if (schedule_ == Schedule::reverse) {
@@ -349,8 +350,8 @@ class Machine {
     if (cancelling_) throw Cancelled{};
   }
 
-  // What every fiber does: runs a thread, and then others that have not begun, on the same stack. Threads
-  // that never wait therefore need no switch at all.
+  // The function of every fiber: runs a thread, and then others that have not begun, on the same stack.
+  // Threads that never wait therefore need no switch at all.
   static void fiber_main();
 
   void work() {
@@ -406,7 +407,7 @@ class Machine {
     return triple(thread.index.x, thread.index.y, thread.index.z);
   }
 
-  // A kernel's name as written in the launch, without the parentheses that hold its commas together.
+  // A kernel's name as written in the launch, without the parentheses around its commas.
   static std::string name(const Site& site) {
     std::string name = site.operation;
     if (name.front() == '(' && name.back() == ')') name = name.substr(1, name.size() - 2);
@@ -421,13 +422,13 @@ class Machine {
     return kernel_ + ", block " + triple(block_index.x, block_index.y, block_index.z);
   }
 
-  // Where a thread waits; empty if it returned.
+  // The text of where a thread waits; empty if it returned.
   std::string place(const Thread& thread) const {
     if (!thread.fiber) return "";
     return name_with_line(thread.site) + (thread.mask ? " for lanes " + hex(thread.mask) : "");
   }
 
-  // One clause for all threads at the same place, in the order of the first of each.
+  // One clause for all threads at the same line, in the order of the first of each.
   std::string describe_deadlock() const {
     std::vector<std::string> places;
     std::map<std::string, std::vector<int>> groups;

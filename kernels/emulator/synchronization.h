@@ -1,11 +1,11 @@
 // Barriers, warp shuffles and votes, under CUDA's names.
 //
-// Each notes the line it is called from, through the default arguments `file` and `line`, which the compiler
-// fills in at the call. Threads meet only if they wait at the same operation on the same line: CUDA asks that
-// all of them execute the same barrier, and the line stands for it.
+// Each records the line it is called from, through the default arguments `file` and `line`, which the
+// compiler fills in at the call. Threads meet only if they wait at the same operation on the same line: CUDA
+// requires that all of them execute the same barrier, and the line identifies it.
 //
-// Stricter than CUDA on purpose: a thread that returned is missed by a barrier, and so is a lane that does
-// not exist because the block's size is not a multiple of 32.
+// It is stricter than CUDA on purpose: a barrier misses a thread that returned, and a lane that does not
+// exist because the block's size is not a multiple of 32.
 #pragma once
 
 #include <type_traits>
@@ -79,8 +79,7 @@ struct ShuffleOperand {
   T result;
 };
 
-// The value of lane `source`. Every kind of shuffle comes down to this; they differ in how the source is
-// found.
+// The value of lane `source`. Every kind of shuffle is this one with another source.
 template <class T>
 T shuffle(const Site& site, unsigned mask, T value, int source) {
   static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8),
@@ -99,7 +98,7 @@ T shuffle(const Site& site, unsigned mask, T value, int source) {
   return operand.result;
 }
 
-// A warp is split into segments of `width` lanes. The source lanes are those of PTX's shfl.sync.
+// A warp is divided into segments of `width` lanes. The source lanes are those of PTX's shfl.sync.
 struct Segment {
   int lane, first, last;
 

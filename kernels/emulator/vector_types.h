@@ -1,5 +1,5 @@
-// CUDA's small vectors, with CUDA's alignment: a float4 is 16 bytes on a 16-byte boundary, so that a
-// misaligned one is seen by UndefinedBehaviorSanitizer here, before it is a fault on a GPU.
+// CUDA's small vectors, with CUDA's alignment. A float4 is 16 bytes on a 16-byte boundary, so
+// UndefinedBehaviorSanitizer reports a misaligned one here, before it is a fault on a GPU.
 #pragma once
 
 #include <cstdint>

@@ -1,12 +1,12 @@
-// What becomes of a matrix product's sums: how they are finished on the way to memory, whether by the kernel
-// that multiplies or, where the product was split along k, by split_reduce.
+// The outputs of a matrix product: applying the epilogue on the way to memory, either in the kernel that
+// multiplies or, where the product is split along k, in split_reduce.
 //
 // An output is a class that a launcher fills and a kernel takes by value, with
 //   bool vectors;                        whether groups of four neighbouring elements may be written at once
 //   auto writer() const;                 to be called once by each thread, before it writes
-// and its writer has
+// Its writer has
 //   template <int WIDTH> void write(uint32_t i, uint32_t channel, const Vector<WIDTH>& sums) const;
-//                                        takes elements i .. i+WIDTH-1, of channels from `channel` on
+//                                        writes elements i .. i+WIDTH-1, of channels from `channel` on
 #pragma once
 
 #include "dropout_mask.cuh"
@@ -31,8 +31,8 @@ struct PlainOutput {
   }
 };
 
-// The same after an Epilogue. Single elements are not dropped, since each would take a Philox call of its own:
-// then `drops` is false, and after() does what is left.
+// The same after an Epilogue. Single elements are not dropped, since each would need a Philox call of its
+// own: then `drops` is false, and after() applies the dropout.
 template <class T>
 class EpilogueOutput {
  public:
@@ -46,7 +46,7 @@ class EpilogueOutput {
         drops_(epilogue.dropout && vectors && DropoutMask::whole_draws(*epilogue.dropout)),
         mask_(drops_ ? DropoutMask(*epilogue.dropout, epilogue.step) : DropoutMask()) {}
 
-  // To be called behind the launch that writes.
+  // To be called after the launch that writes.
   void after(const Epilogue& epilogue, Stream stream) const {
     if (epilogue.dropout && !drops_) dropout(*epilogue.dropout, epilogue.step, y_, y_, stream);
   }
@@ -72,7 +72,7 @@ class EpilogueOutput {
 #pragma unroll
     for (int j = 0; j < WIDTH; j += kGroup) {
       Vector<kGroup> group;
-      // What dropout would read.
+      // The values that a separate dropout would read.
 #pragma unroll
       for (int l = 0; l < kGroup; ++l) group.lane[l] = rounded_to<T>(values.lane[j + l]);
       group = mask_.apply(group, static_cast<int>(i) + j);
@@ -87,7 +87,7 @@ class EpilogueOutput {
   DropoutMask mask_;
 };
 
-// The sums are gradients of weights: stored, or used at once to update them.
+// The sums are gradients of weights: stored, or used at once to update the weights.
 class GradientOutput {
  public:
   bool vectors;
@@ -122,9 +122,9 @@ class GradientOutput {
   SgdStep step_;
 };
 
-// Writes one block's tile of C. `product` gives its threads' shares of the sums: row(i) is the tile's row of
+// Writes one block's tile of C. `product` holds its threads' shares of the sums: row(i) is the tile's row of
 // the thread's i-th row of outputs, column(j) the tile's column where its j-th group of them begins.
-// `layout.row(m)` says where row m of C begins in the output; column 0 of C is channel first_channel.
+// `layout.row(m)` returns the output's index where row m of C begins; column 0 of C is channel first_channel.
 template <class Product, class Output, class Layout>
 __device__ __forceinline__ void store_tile(const Product& product, const Output& output, const Layout& layout,
                                            uint32_t first_m, uint32_t first_n, uint32_t first_channel,

@@ -1,26 +1,27 @@
 // One block's share of a matrix product C[m,n] = sum over k of A[m,k] * B[n,k], from global memory to global
-// memory. The passes of a convolution differ only in where the elements of A, B and C lie, so they hand this
-// code two operands and an output that answer that question.
+// memory. The passes of a convolution differ only in the addresses of the elements of A, B and C. So they
+// pass two operands and an output to this code, which compute those addresses.
 //
-// How the work is split. A block computes a BLOCK_M x BLOCK_N tile of C. It walks along k in steps of
-// BLOCK_K; in each step its threads copy a BLOCK_M x BLOCK_K piece of A and a BLOCK_N x BLOCK_K piece of B to
-// shared memory, and every thread adds to its own THREAD_M x THREAD_N outputs, held in registers. There are
-// two buffers: the loads of the next step are started before the arithmetic of this one and stored after it,
-// so that the arithmetic hides their latency, and one barrier per step is enough.
+// A block computes a BLOCK_M x BLOCK_N tile of C. It walks along k in steps of BLOCK_K. In each step its
+// threads copy a BLOCK_M x BLOCK_K piece of A and a BLOCK_N x BLOCK_K piece of B to shared memory, and every
+// thread adds to its own THREAD_M x THREAD_N outputs, kept in registers. There are two buffers. The loads of
+// the next step start before the arithmetic of this one and are stored after it. So the arithmetic hides
+// their latency, and one barrier per step is enough.
 //
 // An operand is a class with
-//   static constexpr bool ALONG_K;       whether memory is contiguous along k, else along m (or n)
+//   static constexpr bool ALONG_K;           whether memory is contiguous along k, else along m (or n)
 //   const T* data;
-//   Row row(uint32_t i) const;           what can be known of row i of A (or B) before the loop
-//   Depth depth(uint32_t k) const;       what can be known of a k (i and k may lie beyond the end)
-//   Depth later(Depth first, uint32_t more, uint32_t k) const;
-//                                        depth(k), given that of k - more in the same step (tensor tiles ask
-//                                        operands that are not contiguous along k)
-//   Place place(Row, Depth) const;       where the element lies, and whether it does: otherwise it is a zero
-// so no thread ever divides per element: it keeps its rows, or its depths, for all elements that share them.
-// Offsets are unsigned because on the way to a valid one (below 2^31) they may wrap around.
+//   RowPart row(uint32_t i) const;           all that can be computed of row i of A (or B) before the loop
+//   DepthPart depth(uint32_t k) const;       all that can be computed of a k (i and k may be beyond the end)
+//   DepthPart later(DepthPart first, uint32_t more, uint32_t k) const;
+//                                            depth(k), given that of k - more in the same step (called by tensor
+//                                            tiles, for operands that are not contiguous along k)
+//   Location locate(RowPart, DepthPart) const;
+//                                            the element's offset, and whether it is inside; otherwise it is 0
+// So no thread divides per element: it keeps its rows, or its depths, for all elements that share them.
+// Offsets are unsigned because they may wrap around on the way to a valid one (below 2^31).
 //
-// What becomes of the tile is epilogue.cuh's business.
+// epilogue.cuh writes the finished tile.
 #pragma once
 
 #include <string>
@@ -30,16 +31,16 @@
 
 namespace cconvnet {
 
-constexpr uint32_t kOutside = ~0u;  // what a row or a depth may be that has no elements
+constexpr uint32_t kOutside = ~0u;  // a row part or depth part without elements
 
-struct Place {
+struct Location {
   uint32_t offset;
   bool inside;
 };
 
-// The sizes of a tile of operands of T, which are turned into floats on their way to shared memory. VECTOR is
-// how many elements one load takes from global memory, along whichever direction is contiguous there: with 4,
-// operands must lie on 16-byte boundaries.
+// The sizes of a tile of operands of T, which are converted to floats on their way to shared memory. VECTOR
+// is the number of elements that one load takes from global memory, along the direction that is contiguous
+// there. With 4, operands must be on 16-byte boundaries.
 template <class T, int BLOCK_M_, int BLOCK_N_, int BLOCK_K_, int THREAD_M_, int THREAD_N_, int VECTOR_>
 struct Tile {
   using Element = T;
@@ -52,14 +53,15 @@ struct Tile {
   static constexpr int THREADS = THREADS_M * THREADS_N;
   // The shape of a warp, as square as can be: a square reads least.
   static constexpr int LANES_N = THREADS_N % 8 == 0 ? 8 : 4, LANES_M = 32 / LANES_N;
-  // Enough registers for the outputs and for what else a thread holds; loads of single floats need addresses
-  // for each. 128 leaves room for 16 warps on a multiprocessor, 168 for 12.
+  // Enough registers for the outputs and for everything else a thread holds; loads of single floats need an
+  // address for each. 128 leaves room for 16 warps on a multiprocessor, 168 for 12.
   static constexpr int REGISTERS = VECTOR == 1 && THREAD_M * THREAD_N > 32 ? 168 : 128;
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
-  // Of the operands' elements, in the direction where memory is contiguous, so many must lie side by side.
+  // The number of the operands' elements that must be side by side, in the direction where memory is
+  // contiguous.
   static constexpr int WHOLE = VECTOR;
 
-  // Of the outputs' columns, so many are written at once.
+  // The number of the outputs' columns that are written at once.
   static constexpr int GROUP = 4;
   static constexpr int LAUNCH_BYTES = 0;  // of shared memory, from the launch
   static constexpr bool SMALLEST = BLOCK_M <= 32 && BLOCK_N <= 32;
@@ -83,7 +85,7 @@ struct Tile {
 };
 
 // A piece of an operand in shared memory, k-major, so that a thread's fragment for one k is contiguous. Where
-// it is stored across the rows (ALONG_K), padding puts a warp's stores on 32 different banks: the lanes hold
+// it is stored across the rows (ALONG_K), padding puts a warp's stores on 32 different banks. The lanes hold
 // all k of 32/BLOCK_K rows (or every fourth k of 4 times as many), and neighbouring k are as many banks
 // apart.
 template <class Tile, int ROWS, bool ALONG_K>
@@ -100,8 +102,8 @@ struct TileMemory {
 };
 
 // Moves one operand's pieces from global memory, through registers, to shared memory. LANES neighbouring
-// threads read along the contiguous direction, the others STRIDE apart across it; a thread takes every
-// element where one of its rows meets one of its depths.
+// threads read along the contiguous direction, the others STRIDE apart across it. A thread takes every
+// element at which one of its rows meets one of its depths.
 template <class Tile, int ROWS, class Operand>
 class TileLoader {
  public:
@@ -121,7 +123,7 @@ class TileLoader {
       const auto depth = operand_.depth(k + depth_of(j));
 #pragma unroll
       for (int i = 0; i < MY_ROWS; ++i) {
-        if (mine(i, j)) fetched_[i][j] = read(operand_.place(row_[i], depth));
+        if (mine(i, j)) fetched_[i][j] = read(operand_.locate(row_[i], depth));
       }
     }
   }
@@ -158,25 +160,25 @@ class TileLoader {
   static_assert(ALONG % (LANES * VECTOR) == 0 && Tile::THREADS % LANES == 0,
                 "the lanes must read whole lines of the tile");
 
-  // Places in the tile.
+  // Rows and depths in the tile.
   __device__ __forceinline__ int row_of(int i) const {
     return ALONG_K ? across_ + i * STRIDE : along_ + i * LANES * VECTOR;
   }
   __device__ __forceinline__ int depth_of(int j) const {
     return ALONG_K ? along_ + j * LANES * VECTOR : across_ + j * STRIDE;
   }
-  // Where the threads do not divide the tile evenly, the last pass is for some of them only.
+  // If the threads do not divide the tile evenly, only some of them take part in the last pass.
   __device__ __forceinline__ bool mine(int i, int j) const {
     return ACROSS % STRIDE == 0 || (ALONG_K ? row_of(i) : depth_of(j)) < ACROSS;
   }
 
-  __device__ __forceinline__ Vector<VECTOR> read(const Place& place) const {
-    return place.inside ? load<VECTOR>(operand_.data + place.offset) : zeros<VECTOR>();
+  __device__ __forceinline__ Vector<VECTOR> read(const Location& location) const {
+    return location.inside ? load<VECTOR>(operand_.data + location.offset) : zeros<VECTOR>();
   }
 
   const Operand& operand_;
   int along_, across_;
-  typename Operand::Row row_[MY_ROWS];
+  typename Operand::RowPart row_[MY_ROWS];
   Vector<VECTOR> fetched_[MY_ROWS][MY_DEPTHS];
 };
 

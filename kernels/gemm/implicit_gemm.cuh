@@ -1,17 +1,17 @@
-// What the passes of a convolution share when each is computed as one matrix product per channel group, whose
-// operands are read in place ("implicit GEMM"): the product's sizes, its split along k, its grid of blocks,
-// the rule by which a tile is chosen, and the selection tables, which the FC layers use too.
+// Everything that the passes of a convolution share when each is computed as one matrix product per channel
+// group, whose operands are read in place ("implicit GEMM"): the product's sizes, its split along k, its grid
+// of blocks, the rule that chooses a tile, and the selection tables, which the FC layers use too.
 //
 //         m              n               k                  the sums run in the order
 // fprop   N*P*Q          K/groups        R*S*C/groups       r, s, c
 // dgrad   N*H*W          C/groups        R*S*K/groups       r, s, k (per residue class, see conv_dgrad.cu)
 // wgrad   K/groups       R*S*C/groups    N*P*Q              n, p, q
 //
-// Few large tiles may leave most of a GPU idle, in wgrad above all. Then k is cut into splits, each computed
-// by blocks of its own into its own copy of the output in the workspace, and split_reduce adds the copies in
-// order. How many splits there are depends on the problem alone, not on the GPU and not on the tile: so every
-// row of a table that multiplies with the same arithmetic adds the same numbers in the same order, and gives
-// bitwise the same result.
+// A few large tiles may leave most of a GPU idle, above all in wgrad. Then k is divided into splits. Blocks
+// of its own compute each split into its own copy of the output in the workspace, and split_reduce adds the
+// copies in order. The number of splits depends on the problem alone, not on the GPU and not on the tile. So
+// all rows of a table that multiply with the same arithmetic add the same numbers in the same order, and
+// their results are bit-identical.
 #pragma once
 
 #include "gemm/epilogue.cuh"
@@ -31,12 +31,12 @@ constexpr int kWantedBlocks = 132;
 constexpr int kWantedOutputs = 2 * kWantedBlocks * 128 * 128;
 // Splits are whole steps of every tile, and long enough to be worth the extra pass over the output.
 constexpr int kSplitUnit = 32;
-constexpr int kShortestSplit = 256;
+constexpr int kMinSplit = 256;
 
 inline int split_count(const GemmSize& size) {
   const int64_t outputs = ceil_div(size.m, 64) * ceil_div(size.n, 64) * 64 * 64 * size.batches;
   const int64_t wanted = kWantedOutputs / outputs;
-  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, size.k / kShortestSplit)));
+  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, size.k / kMinSplit)));
 }
 
 // `count` is the number of elements of the output.
@@ -45,8 +45,8 @@ inline size_t split_workspace(const GemmSize& size, int count) {
   return splits == 1 ? 0 : splits * count * sizeof(float);
 }
 
-// Hands the output, for each of its `count` elements i, the sum over the splits, in order, of
-// partials[split][i]; its channel is i % channels.
+// Passes to the output, for each of its `count` elements i, the sum over the splits, in order, of
+// partials[split][i]; the channel of element i is i % channels.
 template <class Output>
 void split_reduce(int count, int splits, const float* partials, int channels, const Output& output,
                   Stream stream);
@@ -72,8 +72,8 @@ struct GemmGrid {
   }
 };
 
-// Which part of the work is this block's. It is the same for all threads and seldom needed, so it lies in
-// shared memory: in registers it would push the sums out.
+// This block's part of the work. It is the same for all threads and seldom needed, so it is kept in shared
+// memory: in registers it would displace the sums.
 struct GemmBlock {
   uint32_t m, n;  // where its tile begins
   uint32_t split, batch;
@@ -127,8 +127,8 @@ __device__ __forceinline__ auto multiply(const A& a, const B& b, const GemmBlock
 
 // ---- the output -----------------------------------------------------------------------------------------
 
-// Where a product goes: to the output or, with splits, each split's sums to a copy of its own, from which
-// reduce() makes the output. `count` is the number of elements of the output.
+// The destination of a product: the output or, with splits, a copy for each split's sums, from which reduce()
+// makes the output. `count` is the number of elements of the output.
 template <class Output>
 struct Destination {
   Output output;
@@ -153,14 +153,14 @@ struct Destination {
     }
   }
 
-  // To be called behind the launch. The output's channels repeat.
+  // To be called after the launch. The output's channels repeat.
   void reduce(const GemmGrid& grid, int channels, Stream stream) const {
     if (partials) split_reduce(count, static_cast<int>(grid.splits), partials, channels, output, stream);
   }
 };
 
-// Whether the outputs of a tile may be written in groups: rows of `gemm_n` columns hold whole ones, and each
-// of the pointers, which may be null, is on a boundary.
+// Returns whether the outputs of a tile may be written in groups: rows of `gemm_n` columns contain whole
+// groups, and each of the pointers, which may be null, is on a boundary.
 template <class Tile, class... Pointers>
 bool whole_groups(int gemm_n, Pointers... pointers) {
   return gemm_n % Tile::GROUP == 0 && aligned(pointers...);
@@ -168,8 +168,8 @@ bool whole_groups(int gemm_n, Pointers... pointers) {
 
 // ---- selection ------------------------------------------------------------------------------------------
 
-// Whether a tile side of `block` wastes little on `length` rows. 32 is the smallest and takes the rest; 64
-// must be more than half full; a larger one may pad the length by at most a sixth more than 32 would.
+// Returns whether a tile side of `block` wastes little on `length` rows. 32 is the smallest and fits always;
+// 64 must be more than half full; a larger side may pad the length by at most a sixth more than 32 would.
 inline bool side_fits(int block, int length) {
   if (block <= 32) return true;
   if (block <= 64) return length > 32;

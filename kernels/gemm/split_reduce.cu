@@ -1,7 +1,7 @@
-// The second half of a matrix product that was split along k: adds the splits' partial outputs and finishes
-// the sums as the first half would have (epilogue.cuh). One thread per 4 (or 1) elements of the output; it
-// adds their copies in the order of the splits, so the sum is the same at every run. Memory bounds it: each
-// partial is read once.
+// The second half of a matrix product that was split along k: adds the partial outputs of the splits and
+// applies the epilogue to the sums (epilogue.cuh). One thread serves 4 elements of the output (or 1). It adds
+// their copies in the order of the splits, so the sum is the same at every run. The kernel is bound by
+// memory: each partial output is read once.
 #include "gemm/implicit_gemm.cuh"
 
 namespace cconvnet {

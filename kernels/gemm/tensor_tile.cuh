@@ -1,14 +1,15 @@
-// One block's share of a matrix product, as gemm_tile.cuh says, by tensor cores. Operands are the same
+// One block's share of a matrix product, as in gemm_tile.cuh, on tensor cores. The operands are the same
 // classes.
 //
-// How the work is split. A block's warps share its BLOCK_M x BLOCK_N tile as WARP_M x WARP_N rectangles; a
-// lane holds the sums that mma.sync gives it (ptx.cuh). Along k a block walks in steps of BLOCK_K. The
-// operands' pieces of the next STAGES - 1 steps are on their way to shared memory, by asynchronous copies of
-// 16 bytes, while the pieces of this step are multiplied; one barrier per step keeps the stages apart.
+// A block's warps share its BLOCK_M x BLOCK_N tile as WARP_M x WARP_N rectangles. A lane holds the sums that
+// mma.sync assigns to it (ptx.cuh). A block walks along k in steps of BLOCK_K. While the pieces of this step
+// are multiplied, asynchronous copies of 16 bytes bring the pieces of the next STAGES - 1 steps to shared
+// memory. One barrier per step keeps the stages apart.
 //
-// In shared memory a piece lies as in global memory: lines along the direction that is contiguous there, made
-// of chunks of 16 bytes. Each line's chunks are permuted by an XOR with a number that changes from line to
-// line (Swizzle), so that the eight rows that ldmatrix reads at once lie on different banks, without padding.
+// In shared memory a piece has the layout of global memory: lines along the direction that is contiguous
+// there, made of chunks of 16 bytes. The chunks of each line are permuted by an XOR with a number that
+// changes from line to line (Swizzle). So the eight rows that ldmatrix reads at once are on different banks,
+// without padding.
 #pragma once
 
 #include "gemm/gemm_tile.cuh"
@@ -59,7 +60,7 @@ struct alignas(128) TensorBuffer {
   static constexpr bool LINES_ALONG_K = ALONG_K;
   static constexpr int LINES = ALONG_K ? ROWS : Tile::BLOCK_K;
   static constexpr int CHUNKS = (ALONG_K ? Tile::BLOCK_K : ROWS) / Tile::CHUNK;
-  // All 32 banks together hold 8 chunks. A line begins at one of 8 / PERIOD places in them.
+  // All 32 banks together hold 8 chunks. A line begins at one of 8 / PERIOD positions in them.
   static constexpr int PERIOD = CHUNKS % 8 == 0 ? 8 : CHUNKS % 4 == 0 ? 4 : 2;
   // Floats across k have no transposing ldmatrix. A warp reads 8 rows, two chunks, of 4 neighbouring k, so
   // there the permutation keeps pairs of chunks and differs for 4 lines.
@@ -68,7 +69,7 @@ struct alignas(128) TensorBuffer {
 
   T at[LINES * CHUNKS * Tile::CHUNK];
 
-  static __device__ __forceinline__ int place(int line, int chunk) {
+  static __device__ __forceinline__ int offset_of(int line, int chunk) {
     const int swizzle = PAIRS ? line % 4 * 2 : line / (8 / PERIOD) % PERIOD;
     return (line * CHUNKS + (chunk ^ swizzle)) * Tile::CHUNK;
   }
@@ -87,7 +88,7 @@ struct TensorMemory {
 };
 
 // Starts the copies of one operand's pieces. LANES neighbouring threads copy along a line, the others STRIDE
-// lines apart; a thread takes every chunk where one of its rows meets one of its depths.
+// lines apart. A thread takes every chunk at which one of its rows meets one of its depths.
 template <class Tile, int ROWS, class Operand>
 class TensorLoader {
  public:
@@ -100,15 +101,15 @@ class TensorLoader {
   }
 
   __device__ __forceinline__ void start(Buffer& buffer, uint32_t k) const {
-    const typename Operand::Depth first = operand_.depth(k + (ALONG_K ? along(0) : line(0)));
+    const typename Operand::DepthPart first = operand_.depth(k + (ALONG_K ? along(0) : line(0)));
 #pragma unroll
     for (int j = 0; j < MY_DEPTHS; ++j) {
       const auto depth = depth_of(j, first, k);
 #pragma unroll
       for (int i = 0; i < MY_ROWS; ++i) {
-        const Place from = operand_.place(row_[i], depth);
-        const int place = Buffer::place(line(ALONG_K ? i : j), chunk_ + (ALONG_K ? j : i) * LANES);
-        ptx::start_copy(buffer.at + place, operand_.data + from.offset, from.inside);
+        const Location from = operand_.locate(row_[i], depth);
+        const int offset = Buffer::offset_of(line(ALONG_K ? i : j), chunk_ + (ALONG_K ? j : i) * LANES);
+        ptx::start_copy(buffer.at + offset, operand_.data + from.offset, from.inside);
       }
     }
   }
@@ -127,8 +128,9 @@ class TensorLoader {
   static_assert(Buffer::CHUNKS % LANES == 0 && Buffer::LINES % STRIDE == 0,
                 "threads must share the copies evenly");
 
-  __device__ __forceinline__ typename Operand::Depth depth_of(int j, const typename Operand::Depth& first,
-                                                              uint32_t k) const {
+  __device__ __forceinline__ typename Operand::DepthPart depth_of(int j,
+                                                                  const typename Operand::DepthPart& first,
+                                                                  uint32_t k) const {
     if (j == 0) return first;
     if constexpr (ALONG_K) {
       return operand_.depth(k + along(j));
@@ -141,7 +143,7 @@ class TensorLoader {
 
   const Operand& operand_;
   int chunk_, line_;
-  typename Operand::Row row_[MY_ROWS];
+  typename Operand::RowPart row_[MY_ROWS];
 };
 
 // A lane's share of its warp's sums, and the arithmetic on them.
@@ -188,18 +190,18 @@ class TensorProduct {
     }
   }
 
-  // Called behind the last step. Of 32 rows and 8 columns of sums, a lane then holds no longer two neighbours
-  // of four rows, but all 8 of one row, that of its `group` and `place`: the four lanes of a group transpose
-  // their 4 x 4 pairs, first the off-diagonal pairs of 2 x 2 blocks, then the off-diagonal blocks.
+  // Called after the last step. Of 32 rows and 8 columns of sums, a lane then no longer holds two neighbours
+  // of four rows, but all 8 of one row, selected by its `group` and `in_group`. The four lanes of a group
+  // transpose their 4 x 4 pairs: first the off-diagonal pairs of 2 x 2 blocks, then the off-diagonal blocks.
   __device__ __forceinline__ void gather_rows() {
-    const int place = threadIdx.x % 4;
+    const int in_group = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < FRAGMENTS_M; i += 2) {
 #pragma unroll
       for (int j = 0; j < GROUPS; ++j) {
 #pragma unroll
         for (int bit = 1; bit < 4; bit *= 2) {
-          const bool upper = place & bit;
+          const bool upper = in_group & bit;
 #pragma unroll
           for (int p = 0; p < 4; ++p) {
             if (p & bit) continue;
@@ -215,7 +217,7 @@ class TensorProduct {
       }
     }
     const int group = threadIdx.x / 4 % 8;
-    m_ += group + 8 * place;
+    m_ += group + 8 * in_group;
   }
 
   // As store_tile asks.
@@ -237,10 +239,10 @@ class TensorProduct {
     return sum_[i + p / 2][j][p % 2 * 2 + l];
   }
 
-  // 16 rows of an operand, from first + more on, and PRODUCT_K of k, in the order in which mma.sync wants
-  // them. Of A the second part is the second 8 rows of the first half of k; of B it is the first 8 rows of
-  // the second half. `more` and `k` are known to the compiler and whole periods of the swizzle, which they
-  // are kept out of: so they become part of the instruction.
+  // 16 rows of an operand, from first + more on, and PRODUCT_K of k, in the order that mma.sync wants. Of A
+  // the second part is the second 8 rows of the first half of k; of B it is the first 8 rows of the second
+  // half. The compiler knows `more` and `k`. Both are whole periods of the swizzle, and are added after it so
+  // that they become part of the instruction.
   template <bool A, class Buffer>
   static __device__ __forceinline__ ptx::Matrices fragment(const Buffer& buffer, int first, int more, int k) {
     constexpr int LINE = Buffer::CHUNKS * Tile::CHUNK;
@@ -251,17 +253,18 @@ class TensorProduct {
     ptx::Matrices result;
     if constexpr (Buffer::LINES_ALONG_K) {
       const int line = first + row_half * 8 + lane % 8;
-      result = ptx::load_matrices(buffer.at + Buffer::place(line, k / Tile::CHUNK + k_half) + more * LINE);
+      result =
+          ptx::load_matrices(buffer.at + Buffer::offset_of(line, k / Tile::CHUNK + k_half) + more * LINE);
     } else if constexpr (sizeof(T) == 2) {
       const int line = k_half * 8 + lane % 8, chunk = (first + more) / Tile::CHUNK + row_half;
-      result = ptx::load_matrices_transposed(buffer.at + Buffer::place(line, chunk) + k * LINE);
+      result = ptx::load_matrices_transposed(buffer.at + Buffer::offset_of(line, chunk) + k * LINE);
     } else {
       const int group = lane / 4, line = lane % 4;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = first + more + (A ? i % 2 : i / 2) * 8 + group, later = (A ? i / 2 : i % 2) * 4;
-        const int place = Buffer::place(line, row / 4) + row % 4;
-        result.part[i] = __float_as_uint(buffer.at[place + (k + later) * LINE]);
+        const int offset = Buffer::offset_of(line, row / 4) + row % 4;
+        result.part[i] = __float_as_uint(buffer.at[offset + (k + later) * LINE]);
       }
     }
     if constexpr (sizeof(T) == 4) {
@@ -284,7 +287,7 @@ __device__ __forceinline__ TensorProduct<Tile> multiply_tensor_tile(const A& a, 
   const TensorLoader<Tile, Tile::BLOCK_N, B> loader_b(b, first_n);
   TensorProduct<Tile> product;
 
-  // Behind the last step groups are empty, so that waiting always means the same.
+  // After the last step the groups are empty, so that waiting always means the same.
   const auto start = [&](int step, int stage) {
     if (step < steps.count) {
       loader_a.start(memory.stage[stage].a, steps.k + step * Tile::BLOCK_K);

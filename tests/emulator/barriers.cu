@@ -11,7 +11,7 @@ namespace {
 using cconvnet::shared_memory;
 using namespace program;
 
-// y[block] = the sum of the block's 256 values of x: a tree in shared memory. Right only with its barrier.
+// y[block] = the sum of the block's 256 values of x: a tree in shared memory. Correct only with its barrier.
 struct ReduceShared {
   int sums[256];
 };
@@ -61,7 +61,7 @@ void two_os_threads() {
   print("os thread 1", results[1]);
 }
 
-// Every thread writes down who it is, before a barrier and after it, in the order in which they run.
+// Every thread records its index, before a barrier and after it, in the order in which they run.
 template <bool WITH_BARRIER>
 __global__ void record_order(int* __restrict__ order, int* __restrict__ length) {
   const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
@@ -107,7 +107,7 @@ void stale() {
   print("nan", is_nan);
 }
 
-// Two objects of 24 KiB just fit, do not overlap, and are aligned as their type asks.
+// Two objects of 24 KiB just fit, do not overlap, and are aligned as their type requires.
 struct alignas(128) HalfA {
   float4 values[1536];
 };
@@ -150,7 +150,7 @@ void block_votes() {
   }
 }
 
-// Which stacks the threads of a launch ran on.
+// The stacks on which the threads of a launch ran.
 template <bool WAIT>
 __global__ void find_stack(std::set<size_t>* stacks) {
   stacks->insert(reinterpret_cast<size_t>(__builtin_frame_address(0)));
@@ -191,7 +191,7 @@ __device__ int recurse(int depth) {
   return rest + frame[depth % 1024];
 }
 
-// One thread, amid the stacks of others, needs much stack. It tells if it came back.
+// One thread, amid the stacks of others, needs much stack. It reports whether it came back.
 __global__ void recurse_amid_others(int depth) {
   __syncthreads();
   if (threadIdx.x == 0) {

@@ -87,7 +87,7 @@ __global__ void too_much_shared() {
   cconvnet::shared_memory<AlsoLarge>().bytes[0] = 0;
 }
 
-// Owns memory while it waits: the leak checker tells whether its stack was unwound.
+// Owns memory while it waits: the leak checker reports it unless its stack was unwound.
 __global__ void throws_while_others_wait() {
   const auto owned = std::make_unique<int>(3);
   if (threadIdx.x == 33) __trap();  // LINE trap

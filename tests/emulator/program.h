@@ -1,4 +1,4 @@
-// What the test programs share: each case is run by name and prints lines "name: value value ...".
+// Helpers of the test programs: each case is run by name and prints lines "name: value value ...".
 #pragma once
 
 #include <cstdio>

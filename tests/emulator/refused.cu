@@ -1,4 +1,4 @@
-// What must not compile, and with what message; each case is chosen by a macro.
+// Code that must not compile, and the expected messages; each case is chosen by a macro.
 #include "core/launch.cuh"
 
 #ifdef FLOAT_ATOMIC

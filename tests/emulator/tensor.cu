@@ -12,8 +12,7 @@ int bits_of(uint32_t word) {
   return static_cast<int>(word);
 }
 
-// ---- asynchronous copies
-// ------------------------------------------------------------------------------------
+// ---- asynchronous copies --------------------------------------------------------------------------------
 
 struct alignas(16) CopyShared {
   int values[3][4];
@@ -62,7 +61,7 @@ void asynchronous_copies() {
   print("open group", open);
 }
 
-// Each thread copies four numbers and passes on its neighbour's: right only with the wait and the barrier.
+// Each thread copies four numbers and passes on its neighbour's: correct only with the wait and the barrier.
 struct alignas(16) NeighbourShared {
   int values[64][4];
 };
@@ -101,8 +100,7 @@ void copies_of_neighbours() {
   cconvnet::emulator::set_schedule(Schedule::forward);
 }
 
-// ---- fragments
-// ----------------------------------------------------------------------------------------------
+// ---- fragments ------------------------------------------------------------------------------------------
 
 struct alignas(16) MatrixShared {
   uint16_t at[4][8][8];
@@ -137,18 +135,17 @@ void matrices() {
   cconvnet::emulator::set_schedule(Schedule::forward);
 }
 
-// ---- products
-// -----------------------------------------------------------------------------------------------
+// ---- products -------------------------------------------------------------------------------------------
 
-// A[16, K] and B[8, K] as they lie in shared memory, C[16, 8].
+// A[16, K] and B[8, K] as laid out in shared memory, C[16, 8].
 template <class T>
 struct alignas(16) ProductShared {
   static constexpr int K = 32 / sizeof(T);
   T a[16][K], b[8][K];
 };
 
-// The whole way of a product: matrices from shared memory, a product of the warp, its result by the rows and
-// columns that a lane holds. With TRANSPOSED, B lies as [K, 8] in shared memory.
+// A whole product: matrices from shared memory, a product of the warp, its result in the rows and columns of
+// each lane. With TRANSPOSED, B is [K, 8] in shared memory.
 template <class T, bool TRANSPOSED>
 __global__ void product(const T* a, const T* b, float* c) {
   using Shared = ProductShared<T>;
@@ -189,7 +186,7 @@ void products(const char* type) {
   cconvnet::emulator::set_schedule(Schedule::forward);
 }
 
-// What a product makes of the low bits of a tf32.
+// The effect of the low bits of a tf32 on a product.
 __global__ void low_bits(float* y) {
   const ptx::Word a[4] = {0x3f801fff, 0x3f801fff, 0x3f801fff, 0x3f801fff};
   const ptx::Word b[2] = {0x3f802000, 0x3f802000};
@@ -206,8 +203,7 @@ void truncation() {
   print("low bits", {right});
 }
 
-// ---- conversions
-// --------------------------------------------------------------------------------------------
+// ---- conversions ----------------------------------------------------------------------------------------
 
 __global__ void round_to_tf32(const uint32_t* x, int* y) {
   y[threadIdx.x] = bits_of(ptx::to_tf32(x[threadIdx.x]));
@@ -221,8 +217,7 @@ void rounding() {
   print("rounding", y);
 }
 
-// ---- errors
-// -------------------------------------------------------------------------------------------------
+// ---- errors ---------------------------------------------------------------------------------------------
 
 __global__ void crooked_copy(const int* x) {
   ptx::start_copy(cconvnet::shared_memory<CopyShared>().values, x, true);

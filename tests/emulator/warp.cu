@@ -47,15 +47,15 @@ __global__ void warp_sum(const float* x, float* y) {
   if (threadIdx.x % warpSize == 0) y[threadIdx.x / warpSize] = sum;
 }
 
-// Lanes meet at a line, so those that are to meet on different paths call a function.
+// Lanes meet at a line, so lanes that meet on different paths call a function.
 __device__ int meet(unsigned mask, int value, int source) {
   return __shfl_sync(mask, value, source);
 }
 
-// Even and odd lanes go their own ways with their own masks. Then lane 0 goes through two groups that
+// Even and odd lanes take different paths with masks of their own. Then lane 0 passes through two groups that
 // overlap in it: {0, 2} first, then {0, 4}, where lane 4 may have been waiting all along. So does lane 8,
-// with 12 first and then with 10; but 12 meets 14 before, so that 10 may come while 8 waits for 12, and must
-// not take it for its partner.
+// with 12 first and then with 10. But 12 meets 14 before, so that 10 may arrive while 8 waits for 12, and
+// must not be taken for its partner.
 __global__ void split_masks(int* pairs, int* met) {
   const int t = threadIdx.x;
   if (t % 2 == 0) {
@@ -112,7 +112,8 @@ void votes() {
   }
 }
 
-// Neighbours exchange values through shared memory, with only the warp as their barrier. Right only with it.
+// Neighbours exchange values through shared memory, with only the warp as their barrier. Correct only with
+// it.
 struct ExchangeShared {
   int values[64];
 };
@@ -187,8 +188,8 @@ void atomic_cells(const char* type) {
          cells.cas == expected.cas});
 }
 
-// The last block to finish adds up what all blocks wrote, as split reductions do. The counter wraps round,
-// ready for the next launch.
+// The last block to finish adds up the results of all blocks, as split reductions do. The counter wraps
+// around, ready for the next launch.
 __global__ void last_block(int* partial, unsigned* finished, int* total) {
   partial[blockIdx.x] = static_cast<int>(blockIdx.x + 1);
   __threadfence();
