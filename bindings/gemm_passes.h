@@ -18,12 +18,12 @@ void finished(const Problem& problem, const void* x, const void* w, const float*
               const int64_t* step) {
   cconvnet::detail::require(!dropout || dropout->count == problem.y_count(),
                             "dropout must be of y's number of elements");
-  Finish finish;
-  finish.bias = bias;
-  finish.relu = relu;
-  finish.dropout = dropout;
-  finish.step = dropout ? step : nullptr;
-  function(problem, x, w, finish, y, workspace, stream, impl);
+  Epilogue epilogue;
+  epilogue.bias = bias;
+  epilogue.relu = relu;
+  epilogue.dropout = dropout;
+  epilogue.step = dropout ? step : nullptr;
+  function(problem, x, w, epilogue, y, workspace, stream, impl);
 }
 
 template <class Problem, auto function>

@@ -47,7 +47,6 @@ struct Epilogue {
   const DropoutProblem* dropout = nullptr;
   const int64_t* step = nullptr;
 };
-using Finish = Epilogue;
 
 // The update of one parameter tensor: v = momentum*v - lr*(g + weight_decay*w); w = w + v. v and w are read
 // and written. `w_bf16`, unless null, receives the new w rounded: the copy that products read. Values that
@@ -66,8 +65,8 @@ struct Update {
 // ---- convolution ----------------------------------------------------------------------------------------
 // conv_fprop  y[N,P,Q,K] = x * w, then the epilogue.
 // conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x: the transposed convolution of dy.
-// conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w. With `update`, which may be null, the weights
-//             are also updated by dw, whose contents afterwards are unspecified.
+// conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w. With `update`, which may be null, dw
+//             also updates the weights, and its contents afterwards are unspecified.
 // *_impls lists the selection table's rows that support the problem, first choice first.
 std::vector<std::string> conv_fprop_impls(const ConvProblem& problem);
 std::vector<std::string> conv_dgrad_impls(const ConvProblem& problem);
@@ -119,9 +118,9 @@ void fc_wgrad(const FcProblem& problem, const void* x, const void* dy, float* dw
 // ---- bias -----------------------------------------------------------------------------------------------
 // bias_add   y[rows,k] = x + bias[k], then max(0, .) if `relu`; in place allowed (y = x).
 // bias_grad  db[k] = sum over the rows of dy[rows,k].
-// relu_bias_backward  dx = y > 0 ? scale * dy : 0 and db = bias_grad's of that dx, in one pass; in place allowed
-//            (dx = dy). `scale` is that of a dropout after the ReLU: y, its output, is positive exactly where the
-//            ReLU's output was and the unit was kept. Needs bias_grad's workspace.
+// relu_bias_backward  dx = y > 0 ? scale * dy : 0 and db = bias_grad's of that dx, in one pass; in place
+//            allowed (dx = dy). `scale` is that of a dropout after the ReLU: y, its output, is positive
+//            exactly where the ReLU's output was and the unit was kept. Needs bias_grad's workspace.
 template <class T>
 void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool relu, T* y, Stream stream);
 size_t bias_grad_workspace(const BiasProblem& problem);
@@ -185,10 +184,10 @@ void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, cons
 
 // ---- pooling --------------------------------------------------------------------------------------------
 // maxpool_forward   y = the largest value of the clipped window; NaN if the window contains one.
-// maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the whole
-//                   gradient, as in cuda-convnet.
-// avgpool_forward   y = the mean over the clipped window. With count_padding, its sum divided by the size of the
-//                   window clipped to the padded image, as in PyTorch and ONNX (count_include_pad).
+// maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the
+//                   whole gradient, as in cuda-convnet.
+// avgpool_forward   y = the mean over the clipped window. With count_padding, its sum divided by the size of
+//                   the window clipped to the padded image, as in PyTorch and ONNX (count_include_pad).
 // avgpool_backward  dx = the sum over the windows that contain x of dy / (the divisor of the mean).
 template <class T>
 void maxpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream);
@@ -224,13 +223,13 @@ void dropout(const DropoutProblem& problem, const int64_t* step, const T* x, T* 
 // ---- softmax and cross-entropy --------------------------------------------------------------------------
 // softmax_forward   probabilities[n,k] of logits[n,k], in place allowed.
 // softmax_cross_entropy_forward  also writes loss[n] and rank[n] for each row. loss = -log(probability of the
-//                   label), finite because it is computed from the logits, not from the rounded probability. rank
-//                   is the number of classes before the label when sorted by falling logit, ties by rising class;
-//                   a row with a NaN has rank k. The row is wrong at top-t when rank >= t.
+//                   label), finite because it is computed from the logits, not from the rounded probability.
+//                   rank is the number of classes before the label when sorted by falling logit, ties by
+//                   rising class; a row with a NaN has rank k. The row is wrong at top-t when rank >= t.
 // softmax_cross_entropy_backward  dlogits = scale * (probabilities - onehot(label)), in place allowed.
 // softmax_cross_entropy  both in one pass.
-// watch_losses      *halt = 1 if any of the losses is infinite or NaN, else 0. Passed as every update's `halt`, it
-//                   leaves the weights unchanged in a step that went wrong.
+// watch_losses      *halt = 1 if any of the losses is infinite or NaN, else 0. Passed as every update's
+//                   `halt`, it leaves the weights unchanged in a step that went wrong.
 // A label outside [0, k) makes its row's loss NaN, its rank k and its gradient NaN; nothing is read out of
 // bounds.
 template <class T>

@@ -1,5 +1,6 @@
 // A batch of numbers from stored uint8 images: crop, mirror, subtract the mean, shift the colours, scale.
-//   y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]), i = top[n] + p, j = left[n] + (mirrored) q
+//   y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]),
+//   i = top[n] + p, j = left[n] + (mirrored) q
 // Also the filters of a convolution for such a batch in blocks.
 //
 // A thread writes WIDTH neighbouring elements of one cell, so writes are whole vectors. It reads its bytes

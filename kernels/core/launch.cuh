@@ -1,10 +1,11 @@
 // Everything a .cu file needs to be compiled twice: by nvcc for a GPU, by a host compiler for the emulator.
 //
-//   shared_memory<T>()   the block's one object of type T in shared memory, uninitialised. T should be a struct of
-//                        the kernel's own, so that kernels do not share by accident.
+//   shared_memory<T>()   the block's one object of type T in shared memory, uninitialised. T should be a
+//                        struct of the kernel's own, so that kernels do not share by accident.
 //   launch_shared_memory<T>()
-//                        the same in the memory that the launch gives the block, which may be larger: up to 99 KiB
-//                        on every GPU of compute capability 8.0 and newer. A kernel has one such object.
+//                        the same in the memory that the launch gives the block, which may be larger: up to
+//                        99 KiB on every GPU of compute capability 8.0 and newer. A kernel has one such
+//                        object.
 //   CCONVNET_LAUNCH((kernel<A, B>), grid, block, stream, arguments...)
 //                        launches, and reports a failed launch as CudaError with kernel, file and line.
 //   CCONVNET_LAUNCH_SHARED((kernel<A, B>), grid, block, bytes, stream, arguments...)

@@ -143,7 +143,8 @@ __device__ __forceinline__ Matrices load_matrices_transposed(const void* row CCO
 // ---- products of a warp: "Matrix multiply-accumulate operation using mma instruction" -------------------
 
 // C[16, 8] += A[16, K] * B[K, 8]. The lanes hold the matrices as follows:
-//   C  c[0], c[1]: row `group`, columns 2 * in_group and 2 * in_group + 1; c[2], c[3]: the same of row group + 8
+//   C  c[0], c[1]: row `group`, columns 2 * in_group and 2 * in_group + 1; c[2], c[3]: the same of row
+//      group + 8
 //   A  a[0]: row `group`; a[1]: row group + 8; a[2], a[3]: the same rows, the second half of K
 //   B  b[0]: column `group`; b[1]: the same, the second half of K
 // Of its half of K, a word contains

@@ -1,12 +1,13 @@
 // Selection tables: one ordered table of rows for each operation that has several kernels.
 //
-// A row separates what it can do (`supports`) from what it is good at (`prefers`). The first row that supports
-// and prefers the problem, and whose alignment the arguments have, is launched. A row requested by name need
-// not prefer the problem, so that tests reach every row with small shapes. For every problem a table has a row
-// that supports and prefers it and takes any alignment: usually the last. CCONVNET_LOG_KERNELS=1 prints each
-// choice to stderr, once per problem.
+// A row separates what it can do (`supports`) from what it is good at (`prefers`). The first row that
+// supports and prefers the problem, and whose alignment the arguments have, is launched. A row requested by
+// name need not prefer the problem, so that tests reach every row with small shapes. For every problem a
+// table has a row that supports and prefers it and takes any alignment: usually the last.
+// CCONVNET_LOG_KERNELS=1 prints each choice to stderr, once per problem.
 //
-// Elementwise operations have no table: each is one kernel (launch_elementwise in core/vector.cuh).
+// Operations with a single kernel have no table. The elementwise ones are among them: a kernel compiled for
+// vectors and for single elements (launch_elementwise in core/vector.cuh).
 #pragma once
 
 #include <algorithm>

@@ -6,8 +6,8 @@
 
 namespace cconvnet {
 
-// Applies what follows the bias, which the product has added to y, of `count` elements. oneDNN could apply the
-// ReLU itself, but turns a NaN into 0, which would hide a broken layer.
+// Applies what follows the bias, which the product has added to y, of `count` elements. oneDNN could apply
+// the ReLU itself, but turns a NaN into 0, which would hide a broken layer.
 template <class T>
 void apply_after_bias(const Epilogue& epilogue, int count, T* y, Stream stream) {
   if (epilogue.relu) relu_forward(count, y, y, stream);

@@ -1,3 +1,4 @@
+// Trials of how many threads OpenMP and the system grant, and their results in words.
 #include "threads.h"
 
 #include <pthread.h>

@@ -14,10 +14,10 @@
 //   RowPart row(uint32_t i) const;           all that can be computed of row i of A (or B) before the loop
 //   DepthPart depth(uint32_t k) const;       all that can be computed of a k (i and k may be beyond the end)
 //   DepthPart later(DepthPart first, uint32_t more, uint32_t k) const;
-//                                            depth(k), given that of k - more in the same step (called by tensor
-//                                            tiles, for operands that are not contiguous along k)
+//                                            depth(k), given that of k - more in the same step (tensor tiles
+//                                            call it, for operands not contiguous along k)
 //   Location locate(RowPart, DepthPart) const;
-//                                            the element's offset, and whether it is inside; otherwise it is 0
+//                                            its offset, and whether it is inside; otherwise it is 0
 // So no thread divides per element: it keeps its rows, or its depths, for all elements that share them.
 // Offsets are unsigned because they may wrap around on the way to a valid one (below 2^31).
 //
