@@ -1,6 +1,7 @@
-"""The emulator: tests/emulator/*.cu are compiled by the host compiler, run, and their words checked.
+"""Tests of the emulator by programs, tests/emulator/*.cu, that the host compiler builds.
 
-Each program runs in three builds: with the assembly switch, with ucontext, and with sanitizers.
+Each program runs in three builds: with the assembly switch, with ucontext, and with sanitizers. The tests
+check the words that it prints.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def execute(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Path]]:
-    """build(program, build) -> its executable. All are compiled at once, in the background."""
+    """Return a function build(program, build) that returns the executable.
+
+    All programs are compiled at once, in the background.
+    """
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # the workers of one run share what they compile
@@ -81,7 +85,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, s
 
 @pytest.fixture(scope="session")
 def results(build: Callable[[str, str], Path]) -> Callable[[str, str], Results]:
-    """results(program, build) -> what each of its cases printed."""
+    """Return a function results(program, build) that returns the output of each case."""
     cache: dict[tuple[str, str], Results] = {}
 
     def get(program: str, kind: str) -> Results:
@@ -133,7 +137,10 @@ def test_os_threads_are_served_one_after_the_other(barriers: Results) -> None:
 
 
 def rounds(order: list[int]) -> np.ndarray:
-    """Who ran when: [block, before or after the barrier, thread] of 12 blocks of 60 threads."""
+    """Return the order of running: [block, before or after the barrier, thread].
+
+    The launch has 12 blocks of 60 threads.
+    """
     return np.array(order).reshape(12, 2, 60)
 
 
@@ -199,7 +206,10 @@ LANES = np.arange(32)
 
 
 def shuffle_sources(kind: str, operand: int, width: int) -> np.ndarray:
-    """The lane each lane reads, from the CUDA C++ Programming Guide, warp shuffle functions."""
+    """Return the lane that each lane reads.
+
+    The rules are those of the warp shuffle functions in the CUDA C++ Programming Guide.
+    """
     first = LANES // width * width
     if kind == "idx":
         return first + operand % width
@@ -271,7 +281,7 @@ def test_device_functions(warp: Results) -> None:
 
 
 def test_a_copy_is_done_when_its_group_is_waited_for(tensor: Results) -> None:
-    """Before that NaN lies there, all bits 1, over what was there before."""
+    """Until the wait the target contains NaN, all bits 1, instead of its former contents."""
     pending = [-1] * 4
     first, second = list(range(100, 104)), list(range(104, 108))
     assert tensor["copies"] == [
@@ -291,7 +301,7 @@ def test_a_missing_wait_or_barrier_shows(tensor: Results, schedule: str) -> None
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_matrix_fragments(tensor: Results, schedule: str) -> None:
-    """PTX ISA, ldmatrix: lane, matrix, the two elements of a word."""
+    """The words of each lane and matrix are those of ldmatrix in the PTX ISA."""
     lane, matrix, element = np.ogrid[:32, :4, :2]
     row, column = lane // 4, lane % 4 * 2 + element
     assert tensor[f"plain {schedule}"] == list((100 * matrix + 10 * row + column).flat)
@@ -309,7 +319,7 @@ def test_a_warps_product_is_a_matrix_product(tensor: Results, schedule: str, kin
 
 
 def test_rounding_to_tf32(tensor: Results) -> None:
-    """To nearest, ties away from zero, but NaNs are cut; a product ignores the low 13 bits."""
+    """Rounding is to nearest, ties away from zero; NaNs are truncated; a product ignores the low 13 bits."""
     rounded = [0x3F800000, 0x3F802000, 0xBF802000, 0x3F802000, 0x7F800000]
     rounded += [0x7F800000, 0xFF800000, 0x00000000, 0x80002000, 0x7FFFE000]
     assert tensor["rounding"] == list(np.array(rounded, np.uint32).view(np.int32))
@@ -326,7 +336,7 @@ def test_errors_of_copies_and_fragments(tensor: Results) -> None:
 
 
 def line_of(program: str, mark: str) -> str:
-    """FILE:LINE of the line that ends in "// LINE mark"."""
+    """Return FILE:LINE of the line that ends in "// LINE mark"."""
     path = TESTS / f"{program}.cu"
     lines = path.read_text().splitlines()
     (number,) = [i for i, line in enumerate(lines, 1) if line.endswith(f"// LINE {mark}")]
@@ -339,7 +349,7 @@ def at(operation: str, mark: str) -> str:
 
 @pytest.fixture(params=BUILDS)
 def errors(request: pytest.FixtureRequest, build: Callable[[str, str], Path]) -> dict[str, list[str]]:
-    """What each case threw, once for each schedule it ran under."""
+    """Return the error of each case, once for each schedule it ran under."""
     done = execute(build("errors", request.param))
     # A leak would be reported too.
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
@@ -481,7 +491,7 @@ def test_sanitizers_name_the_kernels_line(
 def test_sanitizers_may_look_for_uses_of_a_stack_after_return(
     build: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then frames live on a fake stack, which has to follow the fiber."""
+    """Frames then live on a fake stack, which must follow the fiber."""
     monkeypatch.setenv("ASAN_OPTIONS", "detect_stack_use_after_return=1")
     done = execute(build("warp", "sanitized"))
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,10 +1,10 @@
-"""Faults put into the kernels, one at a time, to see that the tests notice: what test_mutation.py runs.
+"""Mutants of the kernels: single faults that the tests must notice, for test_mutation.py.
 
-A mutant is one of kernels/*.cu and *.cuh with, in device code,
-- one barrier (`__syncthreads`, `__syncwarp`), wait for asynchronous copies or end of a group of them gone, or
-- one bounds guard open: a comparison by <, <=, > or >=, or with kOutside, that decides in an `if`, a
-  `?:` or a value with a name whether something is read or written. Where several are joined by && or ||, each
-  is opened alone.
+A mutant is one of kernels/*.cu and *.cuh in which, in device code, one thing is missing:
+
+- a barrier (`__syncthreads`, `__syncwarp`), a wait for asynchronous copies or the end of a group of them;
+- a bounds guard: a comparison by <, <=, > or >=, or with kOutside, that decides in an `if`, a `?:` or a named
+  value whether something is read or written. Where several are joined by && or ||, each is removed alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 EQUIVALENT = Path(__file__).with_suffix(".json")
 
 _BARRIER = re.compile(r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_copy_group)\(\);")
-# A barrier that also joins what the threads found.
+# A barrier that also combines values of the threads.
 _VOTE = re.compile(r"__syncthreads_or\((\w+)\)")
 _DEVICE = re.compile(r"\b__(?:device|global)__\b")
 # Written with spaces, as template arguments are not.
@@ -53,7 +53,7 @@ class Mutant:
 
     @property
     def key(self) -> dict[str, str]:
-        """What names this mutant where lines move: the file, the line, and what is gone from it."""
+        """Identifies this mutant when lines move: the file, the line, and the text that is gone from it."""
         return {"file": self.file, "line": self.line, "gone": self.source[self.begin : self.end]}
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Mutant:
 
 
 def _closing(source: str, opening: int) -> int:
-    """The index of the bracket that closes the one at `opening`."""
+    """Return the index of the bracket that closes the one at `opening`."""
     depth = 0
     for i in range(opening, len(source)):
         if source[i] in "([{":
@@ -75,12 +75,12 @@ def _closing(source: str, opening: int) -> int:
 
 
 def _without_comments(source: str) -> str:
-    """The source with comments blanked out, every character where it was."""
+    """Return the source with comments blanked out, every other character at its index."""
     return re.sub(r"//[^\n]*", lambda m: " " * len(m[0]), source)
 
 
 def _device_code(source: str) -> Iterator[tuple[int, int]]:
-    """Where the bodies of device functions begin and end."""
+    """Find the bodies of device functions: the indices of their braces."""
     end = 0
     for match in _DEVICE.finditer(source):
         if match.start() < end:
@@ -95,7 +95,7 @@ def _device_code(source: str) -> Iterator[tuple[int, int]]:
 
 
 def _conjuncts(source: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a condition between && and ||, at the top level."""
+    """Find the parts of a condition between && and ||, at the top level."""
     depth, start, i = 0, begin, begin
     while i < end:
         if source[i] in "([{":
@@ -111,7 +111,7 @@ def _conjuncts(source: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _guards(source: str, begin: int, end: int, opened: str) -> Iterator[tuple[int, int, str]]:
-    """Each comparison of the condition that looks like a bound, with what opens it."""
+    """Find each comparison of the condition that looks like a bound, with the value that removes it."""
     for first, last in _conjuncts(source, begin, end):
         text = source[first:last]
         if _ORDER.search(text):
@@ -121,7 +121,7 @@ def _guards(source: str, begin: int, end: int, opened: str) -> Iterator[tuple[in
 
 
 def _conditions(source: str, begin: int, end: int) -> Iterator[tuple[int, int, str]]:
-    """Guards in an if, a named value or a ?: between begin and end."""
+    """Find guards in an if, a named value or a ?: between begin and end."""
     for match in re.finditer(r"\bif \(", source[begin:end]):
         opening = begin + match.end() - 1
         closing = _closing(source, opening)
@@ -133,13 +133,13 @@ def _conditions(source: str, begin: int, end: int) -> Iterator[tuple[int, int, s
         for match in re.finditer(r"\breturn ([^;?]*);", source[begin:end]):
             yield from _guards(source, begin + match.start(1), begin + match.end(1), "true")
     for match in re.finditer(r"(?:\breturn|[^=!<>]=) ([^;?{}]*) \? ([^;?]*);", source[begin:end]):
-        # The branch that is taken beyond the bounds says which way the guard is opened.
+        # The branch taken beyond the bounds decides which value removes the guard.
         opened = "false" if re.match(r"zeros|kOutside|0", match[2]) else "true"
         yield from _guards(source, begin + match.start(1), begin + match.end(1), opened)
 
 
 def files() -> list[Path]:
-    """The CUDA sources and headers, those that only hold helpers too."""
+    """Return the CUDA sources and headers, including those that only contain helpers."""
     return sorted(
         path
         for folder in (KERNELS, KERNELS / "core", KERNELS / "gemm")
@@ -149,7 +149,7 @@ def files() -> list[Path]:
 
 
 def mutants() -> list[Mutant]:
-    """All of them, in the order of the files."""
+    """Return all mutants, in the order of the files."""
     found: dict[tuple[str, int, int], Mutant] = {}
     for path in files():
         source = _without_comments(path.read_text())
@@ -166,13 +166,13 @@ def mutants() -> list[Mutant]:
 
 
 def equivalents() -> list[dict[str, str]]:
-    """The mutants that compute the same, each with its reason; keys as in Mutant.key."""
+    """Return the mutants that compute the same, each with its reason; keys as in Mutant.key."""
     listed: list[dict[str, str]] = json.loads(EQUIVALENT.read_text())
     return listed
 
 
 def dependents(file: str) -> list[str]:
-    """The .cu files that a kernel file is part of."""
+    """Return the .cu files that a kernel file is part of."""
     if file.endswith(".cu"):
         return [file]
     includers = [

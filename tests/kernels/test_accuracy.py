@@ -1,4 +1,4 @@
-"""How far the CPU's 3x3 convolutions are from float64, beside plain sums of floats."""
+"""Errors of the CPU's 3x3 convolutions against float64, beside those of plain float sums."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rms(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
 
 
 def chain(operation: str, inputs: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """The result of one running sum of floats for each output, term by term."""
+    """Return the result of one running sum of floats for each output, term by term."""
     x, filters = np.pad(inputs["x"], ((0, 0), (1, 1), (1, 1), (0, 0))), PROBLEM.k
     taps = [x[:, r : r + 8, s : s + 8] for r in range(3) for s in range(3)]
     columns = np.stack(taps, axis=3).reshape(-1, 9 * PROBLEM.c)  # [pixel, tap and channel]
@@ -35,7 +35,7 @@ def chain(operation: str, inputs: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 
 def test_errors_beside_one_chain_of_sums(device: Device) -> None:
-    """Outputs are no less accurate than one chain of floats, and gradients summed in slices are more so."""
+    """Outputs are as accurate as one chain of floats; gradients summed in slices are more so."""
     for operation, most in (("conv_fprop", 1.2), ("conv_wgrad", 0.6)):
         inputs = make_inputs(operation, PROBLEM, "real")
         inputs = {name: inputs[name] for name in ("x", "w" if operation == "conv_fprop" else "dy")}

@@ -35,7 +35,7 @@ def test_real(device: Device, element: str, problem: BiasProblem) -> None:
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_gradient_behind_a_relu(device: Device, element: str, problem: BiasProblem) -> None:
-    """The gradient of a bias and the ReLU behind it, perhaps with a dropout's scale."""
+    """The gradient of a bias and the ReLU after it, with or without a dropout's scale."""
     # One unit's gradients may all be dropped.
     nonzero = 0.25 if problem.rows * problem.k > 100 else 0
     check("relu_bias_backward", problem, device, element=element, nonzero=nonzero)

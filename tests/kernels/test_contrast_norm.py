@@ -22,7 +22,7 @@ def test_real(device: Device, element: str, operation: str, name: str) -> None:
 @pytest.mark.parametrize("name", CONTRAST_NORM)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_integers(device: Device, element: str, operation: str, name: str) -> None:
-    """Large values in small windows, where a wrong neighbour weighs most."""
+    """Large values in small windows, where a wrong neighbour has the largest effect."""
     check(operation, CONTRAST_NORM[name], device, element=element, data="integers")
 
 
@@ -34,27 +34,27 @@ def test_any_alignment(device: Device, element: str, operation: str, name: str) 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_real_layer(device: Device, operation: str) -> None:
-    """Behind the first pooling of a CIFAR-10 network, smaller on the emulator."""
+    """The layer after the first pooling of a CIFAR-10 network, smaller on the emulator."""
     n, hw = (1, 8) if device.kind == "emulator" else (8, 16)
     check(operation, ContrastNormProblem(n, hw, hw, 32, size=9, alpha=0.001), device, data="real")
 
 
 def test_of_one_pixel_is_the_identity(device: Device, element: str) -> None:
-    """A window of one pixel is its own mean, so nothing is left to normalise by."""
+    """A window of one pixel is its own mean, so its contrast is 0."""
     problem = ContrastNormProblem(2, 3, 4, 5, size=1, alpha=3.0)
     for operation in OPERATIONS:
         check(operation, problem, device, element=element)
 
 
 def test_no_normalisation_is_the_identity(device: Device, element: str) -> None:
-    """With alpha = 0 and k = 1 every factor is 1, whatever the power."""
+    """With alpha = 0 and k = 1 every factor is 1, for any power."""
     problem = ContrastNormProblem(1, 3, 3, 8, alpha=0.0, k=1.0)
     for operation in OPERATIONS:
         check(operation, problem, device, element=element)
 
 
 def test_a_flat_image_keeps_its_values(device: Device) -> None:
-    """Where all pixels are equal there is no contrast, up to the edges: windows are clipped, not padded."""
+    """An image of equal pixels has no contrast, up to the edges: windows are clipped, not padded."""
     problem = ContrastNormProblem(1, 6, 7, 4, size=5, alpha=10.0)
     x = np.full(problem.x_shape, 3, np.float32)
     y = run("contrast_norm_forward", problem, device, {"x": x})["y"]
@@ -62,7 +62,7 @@ def test_a_flat_image_keeps_its_values(device: Device) -> None:
 
 
 def test_the_mean_is_taken_off(device: Device) -> None:
-    """Around a mean of 0 contrast is what LRN sees, and a constant added to all pixels does not change it."""
+    """Around a mean of 0 the result is that of LRN; a constant added to all pixels changes nothing."""
     sizes = (1, 2, 2, 4)
     # Every window of a 2x2 image with size 4 is the whole image, its mean 0.
     x = np.broadcast_to(np.array([2, -2, -2, 2], np.float32).reshape(1, 2, 2, 1), sizes).copy()

@@ -1,4 +1,4 @@
-"""Convolution, its three passes, every row of every selection table."""
+"""Convolution: its three passes and every row of every selection table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_real(device: Device, precision: str, operation: str, name: str) -> None
 
 
 def test_real_sums_of_many_terms(device: Device) -> None:
-    """9,216 terms in fprop, 4,096 in wgrad: summing them naively would show."""
+    """9,216 terms in fprop, 4,096 in wgrad: naive sums would exceed the bound."""
     check("conv_fprop", ConvProblem(1, 6, 6, 256, 8, 6, 6), device, data="real")
     check("conv_wgrad", ConvProblem(4, 32, 32, 4, 8, 3, 3, padding=(1, 1)), device, data="real")
     check("conv_dgrad", ConvProblem(1, 3, 3, 4, 1024, 3, 3, padding=(1, 1)), device, data="real")
@@ -59,7 +59,7 @@ def test_bias_and_relu(device: Device, precision: str, name: str, bias: bool, re
 
 @pytest.mark.parametrize("operation", PASSES)
 def test_windows_that_see_nothing_of_the_image(device: Device, precision: str, operation: str) -> None:
-    """Those of the only column lie in the padding at the left, with an image as wide and a wider one."""
+    """The windows of the only column are in the padding at the left, for an image as wide and a wider one."""
     for width in (1, 3):
         problem = ConvProblem(
             4,
@@ -175,7 +175,7 @@ def test_gradients_are_adjoint(device: Device, name: str) -> None:
 
 
 def real_layers() -> dict[str, Layer]:
-    """The convolutions of all networks, each shape once."""
+    """Return the convolutions of all networks, each shape once."""
     unique: dict[str, Layer] = {}
     for network in NETWORKS:
         for layer in layers(network).values():
@@ -198,7 +198,7 @@ def test_alexnet(device: Device, precision: str, operation: str, name: str) -> N
 @pytest.mark.parametrize("name", REAL_LAYERS)
 @pytest.mark.parametrize("operation", PASSES)
 def test_real_layers(device: Device, operation: str, name: str) -> None:
-    """Whole on the CPU and a GPU; on the emulator with the image and, if need be, the channels reduced."""
+    """Whole on the CPU and a GPU; on the emulator with the image and, if needed, the channels reduced."""
     layer = REAL_LAYERS[name]
     if device.kind == "emulator":
         check(operation, layer.small(20_000_000), device, nonzero=0.1)
@@ -227,8 +227,10 @@ def test_unknown_impl(device: Device, operation: str) -> None:
 
 @pytest.mark.parametrize("operation", PASSES)
 def test_nan_of_the_call_before_is_forgotten(device: Device, precision: str, operation: str) -> None:
-    """Whatever memory a device keeps between calls, and whatever lies behind an array: windows of one column
-    are read in pairs of pixels."""
+    """Memory that a device keeps between calls, or that follows an array, has no influence.
+
+    Windows of one column are read in pairs of pixels.
+    """
     large = ConvProblem(8, 14, 14, 32, 32, 3, 3, padding=(1, 1), precision=precision)
     for name in PASSES:
         arrays = make_inputs(name, large)
@@ -244,7 +246,7 @@ def test_nan_of_the_call_before_is_forgotten(device: Device, precision: str, ope
 
 
 def test_nan_and_infinity_reach_the_result(device: Device, precision: str) -> None:
-    """A broken activation is not hidden, neither by ReLU nor by a zero weight."""
+    """Neither ReLU nor a zero weight hides a NaN or infinite activation."""
     problem = ConvProblem(1, 4, 4, 3, 5, 3, 3, padding=(1, 1), precision=precision)
     x, w = np.ones(problem.x_shape, np.float32), np.ones(problem.w_shape, np.float32)
     w[0] = 0

@@ -1,4 +1,4 @@
-"""Dropout: the mask is that of the reference, bit for bit, on every device."""
+"""Dropout: the mask is bit-identical to the reference's on every device."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_step_is_added_to_the_subsequence(device: Device, element: str, step
 
 
 def test_a_row_is_a_part(device: Device, element: str) -> None:
-    """One row, beginning anywhere; and far behind, where the index nearly leaves 31 bits."""
+    """One row that begins anywhere, also far on, where the index nearly exceeds 31 bits."""
     for columns, first in ((30, 4), (30, 7), (1027, 2**31 - 1028)):
         check(
             "dropout",

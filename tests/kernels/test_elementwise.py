@@ -31,7 +31,7 @@ def test_add_of_multiples(device: Device, element: str, count: int, scales: tupl
 
 
 def test_add_rounds_once(device: Device) -> None:
-    """With the factors left out, or both 1, the sum is that of plain addition, to the bit."""
+    """With the factors left out, or both 1, the sum is bit-identical to plain addition."""
     a, b = (make_inputs("relu_forward", NeuronProblem(4099), "real", seed)["x"] for seed in (1, 2))
     a[:4], b[:4] = [np.inf, -0.0, 0.0, 1e38], [1, -0.0, -0.0, 3e38]
     for factors in ({}, {"alpha": 1.0, "beta": 1.0}):
@@ -51,7 +51,7 @@ def test_conversions(device: Device, count: int, offset: int) -> None:
 
 
 def test_conversions_of_all_kinds_of_numbers(device: Device) -> None:
-    """Every bfloat16 comes back; ties go to even, overflow to infinity, and a NaN stays one."""
+    """Every bfloat16 survives; ties go to even, overflow to infinity, and a NaN stays one."""
     bits = np.arange(2**16, dtype=np.uint16)
     wide = run("from_bf16", NeuronProblem(bits.size), device, {"x": bits})["y"]
     assert wide.tobytes() == bfloat16.unpack(bits).tobytes()

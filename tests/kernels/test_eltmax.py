@@ -52,7 +52,7 @@ def test_ties_share_nothing(device: Device) -> None:
 
 
 def test_a_chain_of_maxima(device: Device) -> None:
-    """The maximum of three tensors, and a gradient for whichever holds it."""
+    """The maximum of three tensors, and the gradient for the one that contains it."""
     random = np.random.default_rng(0)
     x = random.standard_normal((3, 1003), dtype=np.float32)
     problem = NeuronProblem(1003)

@@ -1,4 +1,4 @@
-"""Normalisation of values whose squares a float cannot hold gives what float64 gives, or shows."""
+"""Normalisation of values whose squares overflow a float: the result is that of float64, or NaN."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROBLEMS = [
 
 
 def drawn(problem: LrnProblem, largest: float) -> dict[str, Any]:
-    """Usual values among which some are huge, so that their windows overflow and others do not."""
+    """Draw usual values with some huge ones, so that some windows overflow and others do not."""
     draws = np.random.default_rng(5)
     x = draws.normal(0, 1, problem.x_shape)
     huge = draws.random(problem.x_shape) < 0.06
@@ -34,7 +34,7 @@ def drawn(problem: LrnProblem, largest: float) -> dict[str, Any]:
 
 
 def terms(problem: LrnProblem, x: np.ndarray[Any, Any], dy: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The sum of the magnitudes that a gradient is a sum of: what its rounding errors are measured by."""
+    """Return the sum of the magnitudes of the terms of a gradient, which scales its rounding errors."""
     x, dy = np.abs(x), np.abs(dy)
     d = problem.k + problem.alpha * lrn_sum(problem, x * x)
     ratio = lrn_sum(problem, dy * x * d ** (-problem.beta - 1), transposed=True)

@@ -1,4 +1,4 @@
-"""Fully connected layers, their three passes, every row of every selection table."""
+"""Fully connected layers: their three passes and every row of every selection table."""
 
 from __future__ import annotations
 
@@ -79,8 +79,7 @@ def test_unrounded(device: Device, operation: str, name: str) -> None:
 
 @pytest.mark.parametrize("operation", ["fc_fprop", "fc_dgrad"])
 def test_tf32_rounds_to_nearest_and_ties_away_from_0(device: Device, operation: str) -> None:
-    """With the identity for weights the result is the input, as it was multiplied: rounded, or by fp32's rows
-    not."""
+    """With the identity as weights the result is the input, rounded, or by fp32's rows unrounded."""
     if not device.serves("tf32"):
         pytest.skip(f"{device.name} has no tf32")
     problem = FcProblem(64, 64, 64, precision="tf32")

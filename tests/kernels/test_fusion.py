@@ -1,4 +1,4 @@
-"""Fused layers, images in blocks, and the captured training step: each against the plain way."""
+"""Fused layers, images in blocks, and the captured training step, each against the unfused way."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cconvnet.network import Network
 
 @pytest.fixture
 def plain_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of pixels change the order of conv1's sums."""
+    """Use images without blocks, which change the order of conv1's sums."""
     monkeypatch.setattr(Device, "prefers_blocks", property(lambda self: False))
 
 
@@ -107,7 +107,7 @@ def test_a_convolution_over_blocks_is_the_convolution(
     in_blocks: bool,
     element: str,
 ) -> None:
-    """Exactly, with weights and images whose sums have no rounding."""
+    """Weights and images whose sums have no rounding give exactly the same."""
     spec = net_of(first, image=(*image, 3), stored=(image[0] + 2, image[1] + 3))
     found = []
     for blocks in (True, False):
@@ -200,8 +200,10 @@ def test_frozen_layers_stay(device: Device) -> None:
 
 
 class Graphs:
-    """A device that captures as a GPU does: what is given to it meanwhile is noted, not done, and a replay
-    does it again with the very same arguments."""
+    """A device that captures as a GPU does.
+
+    Work given to it meanwhile is recorded, not done; a replay does it again with the same arguments.
+    """
 
     def __init__(self, device: Device) -> None:
         self.device = copy.copy(device)

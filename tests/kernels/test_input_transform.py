@@ -58,7 +58,7 @@ def test_images_of_alexnet(device: Device, element: str) -> None:
 
 
 def test_alexnets_images_in_blocks(device: Device, element: str) -> None:
-    """As a first layer of stride 4 and padding 2 takes them."""
+    """The blocks of a first layer of stride 4 and padding 2."""
     check("input_transform", InputProblem(1, 256, 256, 3, 224, 224, block=4, pad=2), device, element=element)
 
 
@@ -86,7 +86,7 @@ def test_gradients_of_filters(device: Device, problem: FilterBlocksProblem) -> N
 
 
 def test_a_convolution_of_blocks_is_that_of_the_image(device: Device) -> None:
-    """Of filters in blocks over images in blocks: the same sums, and the same gradient by the filters."""
+    """Filters in blocks over images in blocks give the same sums and the same gradient by the filters."""
     block, pad = 3, 2
     images = InputProblem(2, 14, 13, 2, 12, 11, block=block, pad=pad)
     whole = ConvProblem(2, 12, 11, 2, 5, 7, 5, stride=(block, block), padding=(pad, pad))

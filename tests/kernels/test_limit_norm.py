@@ -1,4 +1,4 @@
-"""Rows whose norm exceeds a limit are scaled down to it, those below `low` up to it; no others change."""
+"""Limits of norms: rows above `limit` and below `low` are scaled to it; others keep their bits."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_an_infinite_row_shows(device: Device) -> None:
 
 
 def contrast(rows: Any) -> Any:
-    """The norm of each row minus its mean, in float64."""
+    """Return the norm of each row minus its mean, in float64."""
     rows = np.asarray(rows, np.float64)
     return np.linalg.norm(rows - rows.mean(axis=1, keepdims=True), axis=1)
 

@@ -22,7 +22,7 @@ def test_real(device: Device, element: str, operation: str, name: str) -> None:
 @pytest.mark.parametrize("name", LRN)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_integers(device: Device, element: str, operation: str, name: str) -> None:
-    """Large values in small windows, where a wrong neighbour weighs most."""
+    """Large values in small windows, where a wrong neighbour has the largest effect."""
     problem = LRN[name]
     # A gradient is a difference of two terms. Where they cancel, the error is judged against a larger element
     # beside; in a handful of elements there may be none.
@@ -53,7 +53,7 @@ def test_real_layers(device: Device, element: str, operation: str, name: str) ->
 
 
 def test_no_normalisation_is_the_identity(device: Device, element: str) -> None:
-    """With alpha = 0 and k = 1 every factor is 1, whatever the power."""
+    """With alpha = 0 and k = 1 every factor is 1, for any power."""
     problem = LrnProblem(1, 3, 3, 8, alpha=0.0, k=1.0)
     check("lrn_forward", problem, device, element=element)
     check("lrn_backward", problem, device, element=element)

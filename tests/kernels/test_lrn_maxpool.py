@@ -1,4 +1,4 @@
-"""Response normalisation and the max pooling behind it in one operation."""
+"""Response normalisation and the max pooling after it in one operation."""
 
 from __future__ import annotations
 

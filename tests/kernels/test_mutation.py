@@ -1,9 +1,9 @@
-"""The tests would notice: every barrier and every bounds guard of the kernels is removed in turn.
+"""Mutation tests: every barrier and every bounds guard of the kernels is removed in turn.
 
-A mutant is built for the emulator and the tests of its operations are run on it in a process of its own.
-It is caught if they fail or crash; if they pass, they run again with the address and undefined-behaviour
-sanitizers. The usual long run takes a sample; `--mutants all` takes all, `--mutants 3` takes three. Mutants
-that compute the same as the original are listed with their reasons in mutants.json.
+A mutant is built for the emulator, and the tests of its operations run on it in a process of its own. It is
+caught if they fail or crash. If they pass, they run again with the address and undefined-behaviour
+sanitizers. The usual long run takes a sample; `--mutants all` takes all, `--mutants 3` takes three.
+mutants.json lists the mutants that compute the same as the original, with reasons.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from helpers.commands import COMPILER, REPORTED, SANITIZERS, sanitized
 from helpers.mutants import KERNELS, Mutant, dependents, equivalents, files, mutants
 
 ROOT = Path(__file__).parents[2]
-# Changing this draws another sample.
+# Another number draws another sample.
 SEED = 2012
 
 # The tests of each kernel file: those of its name, unless others are better.
@@ -42,7 +42,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def listed() -> list[Mutant]:
-    """The mutants that compute the same."""
+    """Return the mutants that compute the same as the original."""
     keys = [{name: entry[name] for name in ("file", "line", "gone")} for entry in equivalents()]
     return [mutant for mutant in mutants() if mutant.key in keys]
 
@@ -58,7 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class Tree:
-    """A copy of what a module is built from, and the module built from it."""
+    """A copy of the sources of a module, and the module built from it."""
 
     def __init__(self, folder: Path, sanitize: bool) -> None:
         self.folder, self.sanitize = folder, sanitize
@@ -83,7 +83,7 @@ class Tree:
         assert made.returncode == 0, f"a mutant must compile:\n{made.stdout}{made.stderr}"
 
     def test(self, file: str) -> subprocess.CompletedProcess[str]:
-        """Runs the tests of the operations that a kernel file is part of, up to the first failure."""
+        """Run the tests of the operations that a kernel file is part of, up to the first failure."""
         modules = self.folder / "modules"
         if self.sanitize:
             # Bare ends of allocations, which the sanitizer watches to the byte.
@@ -103,13 +103,16 @@ class Tree:
         return run
 
     def passes(self, file: str) -> bool:
-        """Whether the tests pass; a failed test and a dead process are failures, anything else an error."""
+        """Return whether the tests pass.
+
+        A failed test and a crashed process are failures; anything else is an error.
+        """
         try:
             run = self.test(file)
         except subprocess.TimeoutExpired:
             return False
         failed = run.returncode == 1 and re.search(r"\d+ (failed|error)", run.stdout)
-        # A signal, or what the sanitizers end with.
+        # A signal, or the exit code of the sanitizers.
         died = run.returncode < 0 or run.returncode == REPORTED
         assert run.returncode == 0 or failed or died, (
             f"pytest could not run the tests:\n{run.stdout[-3000:]}{run.stderr[-3000:]}"
@@ -118,7 +121,7 @@ class Tree:
 
 
 def original(root: Path, sanitize: bool) -> Tree:
-    """The unchanged kernels, built once for all workers of a run."""
+    """Return the unchanged kernels, built once for all workers of a run."""
     folder = root / ("original-sanitized" if sanitize else "original")
     with Path(f"{folder}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -147,7 +150,7 @@ def test_every_listed_equivalent_exists() -> None:
 
 
 def test_mutants_are_found() -> None:
-    """The search sees what there is to see: every barrier, and guards in every family."""
+    """The search finds every barrier, and guards in every family."""
     found = mutants()
     barriers = sum(path.read_text().count("__syncthreads();") for path in files())
     assert sum(mutant.key["gone"] == "__syncthreads();" for mutant in found) == barriers > 5
@@ -163,7 +166,7 @@ def test_mutants_are_found() -> None:
 @needs_compiler
 @pytest.mark.parametrize("file", sorted(TESTS))
 def test_the_original_passes(root: Path, file: str) -> None:
-    """Otherwise everything would be caught."""
+    """Otherwise every mutant would be caught."""
     assert original(root, sanitize=False).passes(file)
 
 

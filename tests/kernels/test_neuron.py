@@ -1,4 +1,4 @@
-"""ReLU and cuda-convnet's other neurons, forward and backward."""
+"""ReLU and the other neurons of cuda-convnet, forward and backward."""
 
 from __future__ import annotations
 

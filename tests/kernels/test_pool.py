@@ -44,7 +44,7 @@ def test_max_exact(device: Device, element: str, operation: str, name: str) -> N
 @pytest.mark.parametrize("name", POOL)
 @pytest.mark.parametrize("operation", MAX)
 def test_max_real(device: Device, element: str, operation: str, name: str) -> None:
-    """No ties here, and sums of gradients that do round."""
+    """Data without ties, with sums of gradients that round."""
     check(operation, POOL[name], device, element=element, data="real")
 
 
@@ -102,7 +102,7 @@ def test_nan_wins_and_infinity_is_a_value(device: Device, element: str) -> None:
 
 
 def test_negative_images_stay_negative(device: Device) -> None:
-    """Padding is no pixel: it is neither the maximum nor counted in a mean."""
+    """Padding is not a pixel: it is neither the maximum nor counted in a mean."""
     problem = PoolProblem(1, 2, 2, 3, window=(3, 3), stride=(2, 2), padding=(1, 1))
     x = np.full(problem.x_shape, -5, np.float32)
     for operation in ("maxpool_forward", "avgpool_forward"):

@@ -1,4 +1,4 @@
-"""Networks and runs in tf32 and bf16: what is rounded and what is not, and that they learn as fp32 does."""
+"""Networks and runs in tf32 and bf16: which values are rounded, and that training works as in fp32."""
 
 from __future__ import annotations
 

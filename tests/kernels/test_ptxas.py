@@ -1,4 +1,4 @@
-"""What the Makefile makes of the words of compilers; a script stands in for nvcc."""
+"""The Makefile's reaction to the output of compilers; a script replaces nvcc."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SLOWER = {
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A project of one kernel, which the real Makefile builds."""
+    """Make a project of one kernel, which the real Makefile builds."""
     for folder in ("kernels", "bindings", "tools", "cuda/bin"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", tmp_path)
@@ -47,7 +47,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def make(tree: Path, words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """`make modules` where nvcc prints `words` as it compiles."""
+    """Run `make modules` with an nvcc that prints `words` as it compiles."""
     (tree / "words").write_text(words + "\n")
     nvcc = tree / "cuda" / "bin" / "nvcc"
     nvcc.write_text(

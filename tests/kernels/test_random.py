@@ -34,7 +34,7 @@ def test_3000_random(all_devices: list[Device], hundred: int) -> None:
 
 
 def test_random_problems_are_worth_testing() -> None:
-    """Every operation is drawn, and few of the convolutions have mostly zeros as their result."""
+    """Every operation is drawn, and few of the convolutions have a mostly zero result."""
     drawn, poor, kinds = set(), [], set()
     for seed in range(300):
         operation, problem, arguments = random_case(seed, OPERATIONS)

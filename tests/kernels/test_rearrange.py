@@ -59,7 +59,7 @@ def batch(n: int, seed: int = 0) -> dict[str, Any]:
 
 
 def outputs(network: Network) -> dict[str, np.ndarray[Any, Any]]:
-    """What each layer puts out, float64."""
+    """Return the output of each layer, in float64."""
     found = {}
     for layer in network.layers:
         values = layer.device.host(layer.activation(layer.name))
@@ -96,7 +96,7 @@ def test_gradients(devices: list[str]) -> None:
 
 
 def test_what_only_moves_trains_as_if_it_were_not_there(device: Device) -> None:
-    """A concat of what a select took apart is the tensor itself."""
+    """A concat of the parts of a select is the tensor itself."""
     plain = net_of(ConvSpec(name="trunk", filters=4, **CONV))
     apart = net_of(
         ConvSpec(name="trunk", filters=4, **CONV),

@@ -33,7 +33,7 @@ def test_exact(device: Device, problem: SgdProblem, offset: int) -> None:
 def test_rates_and_a_halt_on_the_device(
     device: Device, problem: SgdProblem, update: str, offset: int
 ) -> None:
-    """And a rounded copy of the weights; where it halts, nothing is written."""
+    """The rounded copy of the weights is written too; a halt leaves everything unchanged."""
     check("sgd_update", problem, device, update=update, offset=offset)
     check_fused("sgd_update", problem, device, update=update, offset=offset)
 

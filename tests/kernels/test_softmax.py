@@ -35,7 +35,7 @@ def test_real(device: Device, element: str, operation: str, problem: SoftmaxProb
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=repr)
 def test_ranks_with_ties(device: Device, element: str, problem: SoftmaxProblem) -> None:
-    """Logits of nine different values tie often."""
+    """Logits of nine different values have many ties."""
     check("softmax_cross_entropy_forward", problem, device, element=element, data="integers")
 
 
@@ -105,7 +105,7 @@ def test_large_logits_give_a_finite_loss(device: Device) -> None:
 
 @pytest.mark.parametrize("label", [-1, 3, 2**31 - 1, -(2**31)])
 def test_a_label_that_is_no_class(device: Device, label: int) -> None:
-    """Its own row alone is marked, and nothing is read out of bounds."""
+    """Only its own row is marked, and nothing is read out of bounds."""
     probabilities, loss, rank, gradient = cross_entropy(
         device, [[1, 2, 3], [1, 2, 3], [1, 2, 3]], [0, label, 2]
     )

@@ -1,4 +1,4 @@
-"""The CPU build with whatever threads OpenMP grants: every call ends, and the bits are the same.
+"""The CPU build with the threads that OpenMP grants: every call ends, and results are bit-identical.
 
 Each case runs in a process of its own, which is killed if it does not end.
 """
@@ -29,7 +29,7 @@ OPENMP = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "OMP_DYNAMIC", "OMP_MAX_ACTIVE_
 
 
 def child(*arguments: str, **environment: str) -> dict[str, Any]:
-    """What a Python process prints as JSON, with these variables of OpenMP's and no others."""
+    """Return the JSON that a Python process prints, run with only these OpenMP variables."""
     inherited = {name: value for name, value in os.environ.items() if name not in OPENMP}
     done = subprocess.run(
         [sys.executable, *arguments],
