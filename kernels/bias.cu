@@ -1,5 +1,6 @@
 // A bias added to the rows of a matrix, an elementwise kernel (core/vector.cuh), and its gradient, db[k] =
-// sum over the rows of dy[rows,k], alone or together with the gradient of a ReLU after the bias.
+// sum over the rows of dy[rows,k]. The gradient is computed alone or together with that of a ReLU after the
+// bias.
 //
 // For the gradient, a block sums a chunk of rows over a tile of a few vectors' columns. Its threads form a
 // grid. A row of threads reads a row of the tile, so that neighbouring threads read neighbouring addresses.

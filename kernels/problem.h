@@ -181,10 +181,10 @@ struct NeuronProblem {
 };
 
 // Max and average pooling. Window (p, q) begins at pixel (p*stride_h - pad_h, q*stride_w - pad_w), so with a
-// negative padding the first begins inside the image. Windows are clipped to the image and each holds a pixel
-// of it. An average divides by the clipped window's size or, with count_padding, by that of the window
-// clipped to the padded image, as if the padding were pixels of 0. Pixels that no window holds have no
-// gradient.
+// negative padding the first begins inside the image. Windows are clipped to the image, and each contains a
+// pixel of it. An average divides by the size of the clipped window. With count_padding it divides by the
+// size of the window clipped to the padded image, as if the padding were pixels of 0. Pixels that no window
+// contains have no gradient.
 struct PoolProblem {
   int n, h, w, c;
   int p, q;
@@ -373,11 +373,12 @@ struct NormLimitProblem {
 };
 
 // uint8 images[N,H,W,C] to a batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.
-// center_mean: the mean subtracted is always that of the image's centre, as in the original AlexNet, not that
-// of where the crop lies.
-// block > 1, space to depth: the crop, with `pad` rows and columns of zeros around it and as many more at the
-// bottom and right as make its sides multiples of `block`, is cut into block x block squares, each of which
-// becomes one pixel of y[N, blocks_h, blocks_w, block*block*C], its channels in the order row, column, c.
+// With center_mean, the mean subtracted is always that of the image's centre, as in the original AlexNet, not
+// that of the crop's position.
+// With block > 1 follows space to depth. The crop gets `pad` rows and columns of zeros around it, and as many
+// more at the bottom and right as make its sides multiples of `block`. It is then cut into block x block
+// squares. Each becomes one pixel of y[N, blocks_h, blocks_w, block*block*C], its channels in the order row,
+// column, c.
 struct InputProblem {
   int n, h, w, c;
   int p, q;
@@ -411,9 +412,9 @@ struct InputProblem {
   int y_count() const { return n * blocks_h() * block * blocks_w() * block * c; }
 };
 
-// Filters w[K,R,S,C] of a convolution with stride `block`, and the same filters for images of blocks,
-// [K, blocks_r, blocks_s, block*block*C] with stride 1: padded with zeros at the bottom and right, then cut
-// into squares as InputProblem's images are.
+// Filters w[K,R,S,C] of a convolution with stride `block`, and the same filters for images of blocks, [K,
+// blocks_r, blocks_s, block*block*C] with stride 1. They are padded with zeros at the bottom and right, then
+// cut into squares like InputProblem's images.
 struct FilterBlocksProblem {
   int k, r, s, c;
   int block;

@@ -9,8 +9,9 @@
 
 namespace cconvnet {
 
-// Returns whether the root of `squares`, a float's sum, is accurate enough to limit by: the sum did not
-// overflow, squares that underflowed do not matter to it, and limit / norm and low / norm are normal numbers.
+// Returns whether the root of `squares`, a float's sum, is accurate enough to limit by. The sum must not
+// overflow, squares that underflow must not matter to it, and limit / norm and low / norm must be normal
+// numbers.
 CCONVNET_HOST_DEVICE bool norm_is_plain(float squares, float limit, float low) {
   constexpr float kMinSquares = 1e-27f, kMinNorm = 3e-14f;
   if (!(squares <= FLT_MAX)) return false;

@@ -1,5 +1,5 @@
-// The outputs of a matrix product: applying the epilogue on the way to memory, either in the kernel that
-// multiplies or, where the product is split along k, in split_reduce.
+// The outputs of a matrix product, which apply the epilogue on the way to memory. They serve the kernel that
+// multiplies and, where the product is split along k, split_reduce.
 //
 // An output is a class that a launcher fills and a kernel takes by value, with
 //   bool vectors;                        whether groups of four neighbouring elements may be written at once

@@ -159,8 +159,8 @@ struct Destination {
   }
 };
 
-// Returns whether the outputs of a tile may be written in groups: rows of `gemm_n` columns contain whole
-// groups, and each of the pointers, which may be null, is on a boundary.
+// Returns whether the outputs of a tile may be written in groups. Rows of `gemm_n` columns must contain whole
+// groups, and each of the pointers, which may be null, must be on a boundary.
 template <class Tile, class... Pointers>
 bool whole_groups(int gemm_n, Pointers... pointers) {
   return gemm_n % Tile::GROUP == 0 && aligned(pointers...);
@@ -168,8 +168,8 @@ bool whole_groups(int gemm_n, Pointers... pointers) {
 
 // ---- selection ------------------------------------------------------------------------------------------
 
-// Returns whether a tile side of `block` wastes little on `length` rows. 32 is the smallest and fits always;
-// 64 must be more than half full; a larger side may pad the length by at most a sixth more than 32 would.
+// Returns whether a tile side of `block` wastes little on `length` rows. 32 is the smallest and fits always.
+// 64 must be more than half full. A larger side may pad the length by at most a sixth more than 32 would.
 inline bool side_fits(int block, int length) {
   if (block <= 32) return true;
   if (block <= 64) return length > 32;
