@@ -29,9 +29,14 @@ TEST_FILES = {
         ),
         ("conv fc", 75),
     ],
-    "more-tests": [("lrn lrn_maxpool pool softmax sgd bias dropout input_transform elementwise runtime", 50)],
+    "more-tests": [
+        (
+            "lrn lrn_maxpool pool softmax sgd bias dropout input_transform elementwise eltmul runtime selection",
+            50,
+        )
+    ],
     "last-tests": [
-        ("ops", 30),
+        ("ops bad_calls module_checks", 30),
         ("local neuron contrast_norm eltmax limit_norm bench_kernels bench_roofline bench_lines", 60),
     ],
 }

@@ -19,7 +19,8 @@ Rules for every function:
   end. A device that cannot compute in a precision raises ``ValueError``, which names the devices that can.
 - ``out`` is written and returned; without it a new array is made. It may share memory with an input only
   if "in place" is allowed, and must then be that input exactly.
-- ``impl`` names a row of the operation's selection table; ``CCONVNET_LOG_KERNELS=1`` prints the choices.
+- ``impl`` names a row of the selection table of a convolution, local or FC operation.
+  ``CCONVNET_LOG_KERNELS=1`` prints the rows that any table chooses.
 - Results are bit-identical at every call on the same device.
 - On a GPU an operation runs on the device's own stream (``Device.stream``), behind all work of CuPy's
   current stream of that GPU. Later work of the current stream waits for it, so CuPy code and other DLPack

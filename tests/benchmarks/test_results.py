@@ -97,7 +97,7 @@ def as_results(*values: Any) -> list[Any]:
 
 
 def filled(mark: str, *values: Any) -> str:
-    """What comes between a mark and its end."""
+    """Return the text between a mark and its end."""
     text = f"before\n<!-- results: {mark} -->\nold\n<!-- end -->\nbehind\n"
     new = results.fill(text, as_results(*values))
     head, tail = f"before\n<!-- results: {mark} -->\n\n", "\n\n<!-- end -->\nbehind\n"

@@ -232,7 +232,7 @@ def test_train_and_evaluate_name_what_they_skip(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_what_was_found_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pictures are decoded while reading, a resumed run may not come upon each again."""
+    """A resumed run that decodes while reading may not read every image again."""
     from cconvnet.data import sources
 
     monkeypatch.setattr(

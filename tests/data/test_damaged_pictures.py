@@ -32,7 +32,7 @@ PICTURES = [
 
 
 def outcome(content: bytes, decoder: str) -> tuple[bool, str]:
-    """Whether a picture is decoded, and else the reason."""
+    """Return True if an image is decoded, else False and the reason."""
     try:
         pixels = decode_image(content, SIZE, decoder)
     except BrokenImage as error:

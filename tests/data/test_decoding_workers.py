@@ -52,7 +52,7 @@ def wait_until_gone(pids: list[int], seconds: float = 10) -> None:
 
 
 def held() -> tuple[int, int, list[str]]:
-    """What a forgotten worker would leave: open files, threads, shared memory."""
+    """Count the traces of a forgotten worker: open files, threads, shared memory."""
     shared = sorted(path.name for path in Path("/dev/shm").glob("*")) if Path("/dev/shm").exists() else []
     mine = [name for name in shared if "cconvnet" in name]
     return len(os.listdir("/proc/self/fd")), threading.active_count(), mine  # noqa: PTH208

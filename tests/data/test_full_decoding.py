@@ -24,9 +24,10 @@ BOUND = 2  # of 255 levels: one for rounding after each direction, and one for a
 
 
 def weights(length: int, first: float, last: float, count: int) -> npt.NDArray[np.float64]:
-    """What each of `count` results from `first` to `last` takes of `length` pixels: float64[count,length].
+    """Return the weights of `length` pixels in each of `count` results: float64[count,length].
 
-    A triangle as wide as the reduction, and cut off at the edges: bilinear, antialiased.
+    The results cover the range from `first` to `last`. The weights form a triangle as wide as the reduction,
+    cut off at the edges: bilinear, antialiased.
     """
     scale = (last - first) / count
     centers = first + (np.arange(count) + 0.5) * scale

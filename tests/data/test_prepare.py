@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What shards of `folder` are, made at once and by nobody else."""
+    """Return the digests of the shards of `folder`, prepared without interruption."""
     root = tmp_path_factory.mktemp("data") / "shards"
     prepare(folder, root, SHARD_BYTES, size=20)
     assert verify(root) == []

@@ -196,7 +196,7 @@ def options(folder: Path, path: Path, **more: Any) -> Options:
 
 
 def reference(rules: Preprocessing = CURRENT) -> dict[str, bytes]:
-    """What each odd picture becomes, as the bytes of its pixels."""
+    """Decode each odd image, and return the bytes of its pixels."""
     return {
         name: decode_image(content, SIDE, preprocessing=rules).tobytes()
         for name, content in odd_pictures().items()

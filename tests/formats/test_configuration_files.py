@@ -167,7 +167,7 @@ def test_each_construct_is_written_and_read_back(files: Any, name: str) -> None:
 
 
 def _as_written(one: LayerSpec, others: dict[str, LayerSpec]) -> dict[str, Any]:
-    """What the files say otherwise: a layer's own section has the device of the layer it stands for."""
+    """Return the field that differs in files: a split section has the device of its layer."""
     return {"device": others[one.name].device} if one.device is None else {}
 
 

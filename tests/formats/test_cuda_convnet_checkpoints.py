@@ -210,7 +210,7 @@ def quick_layers() -> list[dict[str, Any]]:
 
 
 def quick_probabilities(layers: list[dict[str, Any]], planes: npt.NDArray[np.float64]) -> Any:
-    """What that network says of images[n, channel, y, x], computed in cuda-convnet's layouts with loops."""
+    """Compute the network's output for images[n, channel, y, x] in cuda-convnet's layouts with loops."""
     by_name = {layer["name"]: layer for layer in layers}
 
     def conv(name: str, x: Any) -> Any:

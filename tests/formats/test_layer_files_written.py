@@ -40,7 +40,7 @@ from cconvnet.nets.shapes import parameters, shapes
 
 
 def round_trip(spec: NetSpec, folder: Path, towers: int = 2) -> NetSpec:
-    """What reading gives of what writing wrote, told what the files do not hold."""
+    """Write a network and read it back; values that files do not contain are passed to the reader."""
     write(spec, folder / "layers.cfg", folder / "layer-params.cfg", towers=towers)
     crop = None if spec.stored == (spec.input.height, spec.input.width) else spec.input.height
     got, _ = read(

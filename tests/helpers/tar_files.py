@@ -56,7 +56,7 @@ def packed(members: Members, form: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def unchanged(root: Path) -> Callable[[], bool]:
-    """Whether there is still nothing under the folder but what is now."""
+    """Return a function that is True while the files under a folder are unchanged."""
 
     def state() -> list[tuple[str, int, int]]:
         return sorted(

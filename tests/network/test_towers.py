@@ -80,7 +80,7 @@ def test_two_towers_on_one_device_are_bitwise_those_on_two(device: Device, name:
 
 
 def test_towers_of_their_own_are_bitwise_the_same_on_one_device_and_on_two(device: Device) -> None:
-    """Where the towers are layers of their own, every sum has the same terms in the same order."""
+    """Towers that are separate layers have the same terms in the same order in every sum."""
     pair = two_devices(device)
     spec = net_of(
         conv("a1", inputs=("data",), device=0, neuron=RELU),
