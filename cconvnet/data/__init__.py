@@ -15,7 +15,7 @@ The modules, in the order in which an image passes from its file to a batch:
 - ``datasets``: the readers of all kinds of datasets.
 - ``shards``: pictures prepared once for fast reading.
 - ``downloads``: public datasets.
-- ``labels`` of ``datasets``, ``fingerprint``, ``inspection``: checks, recognition and overview of a dataset.
+- ``fingerprint``, ``inspection``, and ``labels`` of ``datasets``: identity, overview and checks of one.
 - ``preprocessing``, ``containers``, ``images``: the rules of decoding, and decoding itself.
 - ``workers``: processes that decode.
 - ``splits``, ``sources``: the training and test images of a source.

@@ -31,8 +31,8 @@ Rules for every function:
   launched. A device that cannot be used raises ``DeviceUnavailable``, a CUDA failure ``CudaError``.
 - Formulas and sources are in ``kernels/api.h``.
 
-``call`` contains the checks of arrays, ``arguments`` those of numbers. Every other module is a family of
-operations.
+``call`` contains the checks of arrays, ``arguments`` those of numbers, ``windows`` those of sliding
+filters. Every other module is a family of operations.
 """
 
 from __future__ import annotations

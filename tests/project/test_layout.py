@@ -293,11 +293,13 @@ def test_faces_name_their_modules() -> None:
     families_and_networks = {*families(), *(name.replace("-", "_") for name in nets.NAMES)}
     for path in sorted(PACKAGE.rglob("__init__.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        if not re.search(r"\b[Mm]odules?\b", text):
+        listing = text[re.search(r"\b[Mm]odules?\b|$", text).start() :]
+        if not listing:
             continue
         there = {child.stem for child in path.parent.iterdir() if child.suffix == ".py" or child.is_dir()}
         there = {name for name in there if not name.startswith("_")}
-        listed = set(re.findall(r"^ *(?:- )?`*([a-z_0-9]+)`*/?(?:  +|: )", text, re.MULTILINE))
+        forms = r"^- ``(\w+)``|^ {4}(\w+):|^(\w+)/?  +|\b([a-z_]\w*) \("
+        listed = {name for found in re.findall(forms, listing, re.MULTILINE) for name in found if name}
         wrong += [f"{path.parent.name}: {name} is gone" for name in sorted(listed - there)]
         wrong += [
             f"{path.parent.name}: {name} is not listed"
