@@ -60,6 +60,11 @@ class Array:
         return shape
 
     @functools.cached_property
+    def rank(self) -> int:
+        """The number of axes, where they are not ANY."""
+        return self.axes.count(",") + 1
+
+    @functools.cached_property
     def _attributes(self) -> tuple[str, ...]:
         return tuple(str(self.shape).split(","))
 

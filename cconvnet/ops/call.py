@@ -15,7 +15,8 @@ _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 
 
 def _is_cupy(array: Any) -> bool:
-    return type(array).__module__.partition(".")[0] == "cupy"
+    kind = type(array)
+    return kind is not np.ndarray and kind.__module__.partition(".")[0] == "cupy"
 
 
 def _adopt(name: str, value: Any) -> Array:
@@ -49,6 +50,14 @@ def _spread(array: Array) -> tuple[int, int]:
     if _is_cupy(array):
         return array.data.ptr, array.data.ptr + array.nbytes
     return np.lib.array_utils.byte_bounds(array)
+
+
+def _overlap(one: Array, other: Array) -> bool:
+    """Return True if some element of two contiguous arrays has the same address."""
+    if type(one) is np.ndarray and type(other) is np.ndarray:
+        return np.may_share_memory(one, other)
+    (low, high), (other_low, other_high) = _spread(one), _spread(other)
+    return low < other_high and other_low < high
 
 
 class OrderedModule:
@@ -140,10 +149,12 @@ class Call:
         Raises:
             ValueError: The array's type, layout, size or number of axes is wrong, or it is on another GPU.
         """
-        array, axes = self.arrays[name], self.operation.arrays[name].axes
+        array, described = self.arrays[name], self.operation.arrays[name]
         self._check(name, array, self._dtype(name))
-        if axes != ANY and array.ndim != (rank := axes.count(",") + 1):
-            raise ValueError(f"{name} must have {rank} axes [{axes}], not shape {array.shape}")
+        if array.ndim != described.rank and described.axes != ANY:
+            raise ValueError(
+                f"{name} must have {described.rank} axes [{described.axes}], not shape {array.shape}"
+            )
         return tuple(array.shape)
 
     def size(self, name: str) -> int:
@@ -192,11 +203,9 @@ class Call:
         updated = {name: self.arrays.pop(name) for name in list(self.arrays) if name in operation.written}
 
         def shape(name: str) -> tuple[int, ...]:
-            return (
-                free
-                if described[name].axes == ANY and free is not None
-                else described[name].shape_for(problem)
-            )
+            if free is not None and described[name].axes == ANY:
+                return tuple(free)
+            return described[name].shape_for(problem)
 
         for name in self.arrays:
             self._check_shape(name, shape(name), self._dtype(name))
@@ -292,11 +301,8 @@ class Call:
         self._check_shape(name, shape, dtype)
         if not _is_cupy(out) and not out.flags.writeable:
             raise ValueError(f"{name} must be writable")
-        low, high = _spread(out)
         for other, array in inputs.items():
-            other_low, other_high = _spread(array)
-            same = other in in_place and (low, high) == (other_low, other_high)
-            if low < other_high and other_low < high and not same:
+            if _overlap(out, array) and not (other in in_place and _spread(out) == _spread(array)):
                 raise ValueError(f"{name} shares memory with {other}, which this operation still reads")
         return out
 
