@@ -33,8 +33,8 @@ FAULTS = [
     ),
     (
         "core/ptx.cuh",
-        "transposed ? element(matrix, 2 * place, group)",
-        "transposed ? element(matrix, 2 * place, group ^ 1)",
+        "transposed ? element(matrix, 2 * in_group, group)",
+        "transposed ? element(matrix, 2 * in_group, group ^ 1)",
         "load_matrices_transposed",
     ),
     (
