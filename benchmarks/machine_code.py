@@ -162,7 +162,8 @@ def _innermost(code: Sequence[Instruction]) -> list[Sequence[Instruction]]:
 def find_tool(name: str) -> str:
     """Find a program of the toolkit: beside nvcc, on the PATH, or in its package on PyPI.
 
-    Raises ToolMissing if there is none.
+    Raises:
+        ToolMissing: There is none.
     """
     nvcc = find_nvcc()
     beside = shutil.which(name, path=nvcc.parent) if nvcc else None
@@ -231,7 +232,9 @@ def _code(text: str) -> list[Instruction]:
 def read(path: Path, arch: str = ARCH) -> list[Kernel]:
     """Read the kernels for `arch` in a module, an object or a cubin, sorted by source and name; perhaps none.
 
-    Raises ToolMissing, and ValueError for a file without any code for GPUs.
+    Raises:
+        ToolMissing: A tool that reads the code is missing.
+        ValueError: The file contains no code for GPUs.
     """
     capability(arch)
     with ThreadPoolExecutor() as pool:

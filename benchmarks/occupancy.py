@@ -35,7 +35,8 @@ MULTIPROCESSORS = {
 def capability(arch: str) -> str:
     """Return `90` of `sm_90a`.
 
-    Raises ValueError for an architecture that is not in MULTIPROCESSORS.
+    Raises:
+        ValueError: The architecture is not in MULTIPROCESSORS.
     """
     number = arch.removeprefix("sm_").rstrip("af")
     if number not in MULTIPROCESSORS:

@@ -107,7 +107,8 @@ def spread(result: dict[str, Any], precision: str, key: str) -> tuple[list[float
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw loss and error over the epochs, of training and of test images.
 
-    Raises PlotError if matplotlib is missing or the file's ending names no kind of image.
+    Raises:
+        PlotError: matplotlib is missing, or the file's ending names no kind of image.
     """
     page = figure(9, 3.8)
     page.suptitle(f"{result['net']} on {result['data']}: {', '.join(result['precisions'])}")

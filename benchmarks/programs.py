@@ -29,7 +29,8 @@ class CannotBuild(Exception):
 def kind_of(device: str) -> str:
     """Return the kind of a device for which programs are built.
 
-    Raises ValueError for a device of another kind.
+    Raises:
+        ValueError: The device is of another kind.
     """
     kind, _, index = device.partition(":")
     if kind not in KINDS or not (index or "0").isdigit():
@@ -64,7 +65,8 @@ def command(source: Path, kind: str, program: Path, archs: str | None = None) ->
 def build(source: Path, kind: str, archs: str | None = None, folder: Path = FOLDER) -> Path:
     """Build the program of a source and return its path.
 
-    Raises CannotBuild with the compiler's output.
+    Raises:
+        CannotBuild: The compiler failed; the text is its output.
     """
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / f"{source.stem}-{kind}"

@@ -90,7 +90,8 @@ class Region:
 def load(folder: Path) -> list[Result]:
     """Load all results of the bench commands in a folder, the oldest first; other files are ignored.
 
-    Raises ValueError for a result that lacks a required key; the text names both.
+    Raises:
+        ValueError: A result lacks a required key; the text names both.
     """
     results = []
     for path in sorted(folder.glob("*.json")):
@@ -118,7 +119,8 @@ _MARK = re.compile(r"<!-- (?:results: (?P<words>[^\n]*?)|(?P<end>end)) -->")
 def parse(words: str) -> Region:
     """Return the region that a mark names.
 
-    Raises ValueError, which names the mark.
+    Raises:
+        ValueError: A mark cannot be filled; the text names it.
     """
     plain = [word for word in words.split() if "=" not in word]
     options = dict(word.split("=", 1) for word in words.split() if "=" in word)
@@ -135,7 +137,8 @@ def parse(words: str) -> Region:
 def regions(text: str) -> list[tuple[Region, int, int]]:
     """Return the marked regions of a text, and the begin and the end of the text between their marks.
 
-    Raises ValueError for a mark without its end.
+    Raises:
+        ValueError: A mark has no end.
     """
     found: list[tuple[Region, int, int]] = []
     begun: re.Match[str] | None = None

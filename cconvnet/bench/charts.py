@@ -120,7 +120,8 @@ def _panel(
 def step_bars(result: Mapping[str, Any], path: Path) -> None:
     """Draw the images per second of each side with the spread of its steps, and its peak memory.
 
-    Raises PlotError as :func:`cconvnet.plots.figure` and :func:`cconvnet.plots.save` do.
+    Raises:
+        PlotError: As for :func:`cconvnet.plots.figure` and :func:`cconvnet.plots.save`.
     """
     rows = result["rows"]
     names = [" ".join(filter(None, [row["side"], row["form"].replace("+", ", ")])) for row in rows]

@@ -48,7 +48,8 @@ def measure(device: Device, precision: str = "fp32") -> Peaks:
     product of ours and, in fp32 and bf16, a matrix product by the array library. A library need not be the
     fastest on every device.
 
-    Raises ValueError for a precision that does not exist or that the device does not support.
+    Raises:
+        ValueError: The precision does not exist, or the device does not support it.
     """
     require_precision(device, precision)
     clock = Clock(device)

@@ -87,8 +87,11 @@ class Worker:
     def ask(self, method: str, **arguments: Any) -> Any:
         """Call a method of the object and return its result.
 
-        Raises PeerMissing or WorkerError. After a WorkerError the object can still be asked, unless its
-        process has ended.
+        After a WorkerError the object can still be asked, unless its process has ended.
+
+        Raises:
+            PeerMissing: The side cannot be used here.
+            WorkerError: The method failed, or the process has ended.
         """
         return self._call(method, arguments)
 

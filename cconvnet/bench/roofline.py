@@ -113,7 +113,8 @@ class Recorder:
     def watch(self, network: Network) -> None:
         """Find out from now on to which of the network's layers a call belongs.
 
-        Raises ValueError if its devices are not all this recorder's.
+        Raises:
+            ValueError: Its devices are not all this recorder's.
         """
         for device in network.devices:
             if not isinstance(device.module, _Module):

@@ -207,7 +207,10 @@ def _checked(
 ) -> _Side:
     """Start another side and check that it computes the same as ours.
 
-    Raises Disagreement, PeerMissing or WorkerError.
+    Raises:
+        Disagreement: The sides compute different results.
+        PeerMissing: A side cannot be used here.
+        WorkerError: A side's process failed.
     """
     form, folder = arguments["form"], Path(arguments["folder"])
     precision = form_precision(form, arguments["precision"])
@@ -236,7 +239,8 @@ def compare(
     Returns the differences: of each loss, relative to it if it is above 1, and of each velocity, relative to
     its norm.
 
-    Raises Disagreement, which names the first step or the parameter that differs too much.
+    Raises:
+        Disagreement: The sides differ too much; the text names the first step or the parameter.
     """
     apart = {}
     for number, (mine, their) in enumerate(zip(ours, theirs, strict=True), 1):

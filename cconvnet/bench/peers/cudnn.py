@@ -102,7 +102,8 @@ def _matrix(rows: int, columns: int, transposed: bool = False) -> Layout:
 def forms(case: Case) -> list[Form]:
     """Return every cuDNN operation that computes the case. A fully connected layer is a convolution as well.
 
-    Raises Refused for cases for which cuDNN's graphs are not asked.
+    Raises:
+        Refused: cuDNN's graphs are not asked for such a case.
     """
     direction, problem = case.operation.rpartition("_")[2], case.problem
     if case.operation not in GEMMS:

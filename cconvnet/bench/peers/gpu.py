@@ -24,7 +24,8 @@ class PeerGpu(CudaDevice):
 def gpu(name: str) -> PeerGpu:
     """Return the GPU of a device name such as "cuda:0".
 
-    Raises PeerMissing if it cannot be used, or is no GPU.
+    Raises:
+        PeerMissing: The device cannot be used, or is no GPU.
     """
     kind, _, index = name.partition(":")
     if kind != "cuda":

@@ -15,7 +15,8 @@ def set_up(ordinal: int | None, precision: str) -> torch.device:
 
     `ordinal` is the GPU's number in the driver; None is the CPU.
 
-    Raises PeerMissing if this PyTorch cannot use a GPU.
+    Raises:
+        PeerMissing: This PyTorch cannot use a GPU.
     """
     # Both are set: PyTorch's own defaults differ between convolutions and matrix products.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"

@@ -351,7 +351,8 @@ class Net(nn.Module):
         dropouts: The dropout layers by name.
         coeff: The factor of the loss's gradient.
 
-    Raises PeerMissing, which names a layer that PyTorch does not have.
+    Raises:
+        PeerMissing: PyTorch lacks a layer; the text names it.
     """
 
     def __init__(self, spec: NetSpec, state: Mapping[str, Array], lrn_by_hand: bool = False) -> None:

@@ -142,7 +142,8 @@ class Side(abc.ABC):
     def plans(self, case: Case) -> Sequence[Plan]:
         """Return every way this side has to compute the case.
 
-        Raises Refused if there is none.
+        Raises:
+            Refused: There is none.
         """
 
     @abc.abstractmethod
