@@ -9,13 +9,13 @@ Example:
 The modules, in the order in which an image passes from its file to a batch:
 
 - ``names``, ``listing``: names of files and the contents of folders.
-- ``byte_ranges``: where the bytes of pictures are: whole files, or members of tars and shards.
+- ``byte_ranges``: the bytes of each picture: a whole file, or a member of a tar or shard.
 - ``account``: the counts of pictures used and of files not used.
 - ``dataset``: a dataset before anything is decoded.
 - ``datasets``: the readers of all kinds of datasets.
 - ``shards``: pictures prepared once for fast reading.
 - ``downloads``: public datasets.
-- ``fingerprint``, ``inspection``, and ``labels`` of ``datasets``: identity, overview and checks of one.
+- ``fingerprint``, ``inspection``, and ``labels`` of ``datasets``: a dataset's identity, overview and checks.
 - ``preprocessing``, ``containers``, ``images``: the rules of decoding, and decoding itself.
 - ``workers``: processes that decode.
 - ``splits``, ``sources``: the training and test images of a source.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-# A folder may contain a million hidden files. All are counted; this many of each reason are named in a file.
+# A folder may contain a million hidden files. All are counted, but only this many are listed for each reason.
 MAX_NAMES = 1000
 UNREADABLE = "unreadable"
 SHOWN_NAMES, SHOWN_REASONS = 3, 10
@@ -17,7 +17,7 @@ class Unused:
 
     Attributes:
         counts: the number of files for each reason.
-        names: the first MAX_NAMES of them, for each reason.
+        names: the names of the first MAX_NAMES files for each reason.
     """
 
     def __init__(self, found: Iterable[tuple[str, str]] = ()) -> None:
@@ -41,7 +41,7 @@ class Unused:
             names += other.names[reason][: MAX_NAMES - len(names)]
 
     def below(self, folder: str) -> Unused:
-        """Return the same files with `folder` in front of their names."""
+        """Return the same files with `folder` and a slash before each name."""
         unused = Unused()
         unused.counts = dict(self.counts)
         unused.names = {
@@ -89,8 +89,8 @@ class SplitAccount:
     """The pictures of one split.
 
     Attributes:
-        used: the pictures that have a number in the split, unreadable ones included.
-        unused: Files among them that have no number.
+        used: the number of pictures that have a number in the split, unreadable ones included.
+        unused: the files of the split that have no number.
     """
 
     used: int
@@ -107,9 +107,9 @@ class Account:
     """The contents of a data folder, the same for every kind of data.
 
     Attributes:
-        kind, name: those of the Dataset.
+        kind, name: the kind and the name of the Dataset.
         classes: the number of classes.
-        splits: "train" and, where there are test pictures, "test".
+        splits: the accounts of "train" and, if there are test pictures, of "test".
         beside: files and folders that belong to no split.
         source: the account of the data that shards were made of, as JSON.
     """

@@ -15,7 +15,7 @@ import numpy.typing as npt
 Result = TypeVar("Result")
 _Progress = Callable[[int, int], None]  # done, and in all
 
-# Asking a network's disk for a file's length is waiting: several wait at a time.
+# A network disk takes long to report a file's length, so several threads ask at the same time.
 _THREADS = 8
 _FILES_AT_ONCE = 1024
 
@@ -41,7 +41,7 @@ class ByteRange(NamedTuple):
 class ByteRanges:
     """Byte ranges as arrays, because a million objects take too much memory.
 
-    Picture i is ``length[i]`` bytes from ``offset[i]`` on of ``files[file[i]]``.
+    Picture i is the ``length[i]`` bytes of ``files[file[i]]`` that begin at ``offset[i]``.
 
     file int32[n], offset and length int64[n] (-1: to the file's end), crc32 uint32[n] or None.
     """
@@ -77,11 +77,12 @@ class ByteRanges:
         """Return a digest of the ranges and of each file's name, length and time.
 
         Args:
-            root: Names are taken from it on, so a folder that was moved stays the same.
-            progress: Called with the number of files looked at and in all.
+            root: The folder. The digest contains names relative to it, so that moving the folder does not
+                change it.
+            progress: Called with the number of files examined so far and their total.
 
         Raises:
-            OSError: A file cannot be read or written.
+            OSError: A file does not exist or cannot be examined.
         """
 
         def states(names: Sequence[str]) -> bytes:
@@ -102,7 +103,7 @@ class ByteRanges:
         """Return the total length of all pictures; `progress` as in fingerprint().
 
         Raises:
-            OSError: A file cannot be read or written.
+            OSError: A file does not exist or cannot be examined.
         """
 
         def lengths(names: Sequence[str]) -> int:

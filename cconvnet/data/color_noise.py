@@ -1,9 +1,9 @@
 """Colour noise, a shift of each training image along the principal components of the colours.
 
-Source: Krizhevsky, Sutskever, Hinton 2012, section 4.1: sum over i of alpha_i * lambda_i * p_i with alpha_i
-normal of standard deviation 0.1, drawn anew for each image and each time it is used. Here lambda_i is the
-standard deviation along component p_i, in pixel values, as in the original program (the paper says
-eigenvalue, which would be its square).
+Source: Krizhevsky, Sutskever, Hinton 2012, section 4.1. The shift is the sum over i of alpha_i * lambda_i *
+p_i. Each alpha_i is normal with standard deviation 0.1. It is drawn anew for each image and each time the
+image is used. Here lambda_i is the standard deviation along component p_i, in pixel values, as in the
+original program. The paper calls it the eigenvalue, which would be its square.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cconvnet.data.splits import Progress, Split
 
-_PURPOSE = 2  # beside those of the loader
+_PURPOSE = 2  # the loader uses 0 and 1
 _MAX_IMAGES = 10_000  # more change the components by less than the noise has digits
 _CHUNK = 256
 
@@ -21,12 +21,12 @@ _CHUNK = 256
 def color_components(split: Split, progress: Progress | None = None) -> npt.NDArray[np.float32]:
     """Return float32[C,C]: row i is lambda_i * p_i of the pixels of `split`.
 
-    Of large splits, 10,000 images spread over the split are used.
+    A large split is sampled: 10,000 images, spread evenly over it, are used.
 
-    All sums are of integers, so they are exact and no order of adding changes them.
+    All sums are sums of integers. So they are exact, and the order of adding changes nothing.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: Too many images are broken.
     """
     chosen = np.arange(0, len(split), -(-len(split) // _MAX_IMAGES))
     channels = split.image_shape[2]
@@ -49,7 +49,7 @@ def color_shifts(
 ) -> npt.NDArray[np.float32]:
     """Return the shifts float32[count,C] of an epoch's images from number `first` on.
 
-    `sigma` is the standard deviation of the alphas; each image has three of its own, one per component.
+    `sigma` is the standard deviation of the alphas. Each image has three of its own, one per component.
     """
     words = np.random.Philox(
         key=np.array([seed, epoch], np.uint64),
@@ -57,6 +57,6 @@ def color_shifts(
     ).random_raw(8 * count)
     uniform = ((words >> np.uint64(11)) + np.uint64(1)).astype(np.float64) * 2.0**-53  # in (0, 1]
     halves = uniform.reshape(count, 2, 4)
-    # Box and Muller: two uniform numbers make a normal one.
+    # The Box-Muller method makes one normal number of two uniform ones.
     normal = np.sqrt(-2 * np.log(halves[:, 0])) * np.cos(2 * np.pi * halves[:, 1])
     return np.asarray(sigma * normal[:, : len(components)] @ components, np.float32)

@@ -1,7 +1,7 @@
 """JPEG and PNG files without decoding: the EXIF orientation, and the parts that pixels need.
 
-Nothing here decodes or decompresses. Damaged parts are skipped: the decoder decides whether the pixels are
-sound, and unreadable EXIF data is ignored.
+Nothing here decodes or decompresses. Damaged parts are skipped, because the decoder decides whether the
+pixels are sound. Unreadable EXIF data is ignored.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _EXIF = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
-# Bytes of a value of TIFF's types BYTE, SHORT and LONG; programs write the orientation as any of them.
+# The sizes in bytes of TIFF's types BYTE, SHORT and LONG. Programs write the orientation as any of them.
 _INTEGERS = {1: 1, 3: 2, 4: 4}
-# JPEG markers that no length follows: TEM, RST0 to RST7 and SOI.
+# JPEG markers without a length field: TEM, RST0 to RST7 and SOI.
 _ALONE = {0x01, *range(0xD0, 0xD9)}
 _EOI, _SOS, _COM = 0xD9, 0xDA, 0xFE
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
@@ -27,10 +27,12 @@ UPRIGHT = 1
 
 
 def orientation(data: bytes) -> int:
-    """Return the EXIF orientation of a JPEG or PNG file, 1 to 8; 1 (upright) without a sound one.
+    """Return the EXIF orientation of a JPEG or PNG file, 1 to 8, or 1 (upright) if there is no valid one.
 
-    It is read from a JPEG's first APP1 segment of EXIF data or a PNG's eXIf chunk; XMP and texts do not
-    count.
+    It is read from the first EXIF segment (APP1) of a JPEG or from the eXIf chunk of a PNG. XMP data and text
+    chunks are ignored.
+
+
     Source: EXIF 2.32, section 4.6.4; TIFF 6.0, section 2; PNG, third edition, section 11.3.4.5.
     """
     if data.startswith(b"\xff\xd8"):
@@ -46,11 +48,11 @@ def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
     Orientations from 5 on exchange height and width. The result is contiguous.
     """
     channels = pixels.shape[2]
-    # As items of whole pixels, which are moved twice as fast as single bytes.
+    # Whole pixels as array items are moved twice as fast as single bytes.
     items = np.ascontiguousarray(pixels).view(f"V{channels}")[:, :, 0]
     if orientation >= 5:
         items = items.T
-    # After the exchange: which of rows and columns are in the opposite order.
+    # Whether rows and columns must be reversed, after height and width were exchanged.
     rows = -1 if orientation in (3, 4, 7, 8) else 1
     columns = -1 if orientation in (2, 3, 6, 7) else 1
     items = np.ascontiguousarray(items[::rows, ::columns])
@@ -58,17 +60,17 @@ def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
 
 
 def of_pixels(data: bytes) -> bytes:
-    """Strip a JPEG or PNG file of what its pixels do not need: texts, profiles, thumbnails, EXIF.
+    """Strip a JPEG or PNG file of everything that its pixels do not need: texts, profiles, thumbnails, EXIF.
 
-    These may be long, compressed without limit or damaged, and none of them changes what pixels become
-    here. Other files, and what follows the first damage, stay as they are.
+    These parts may be damaged or long, or decompress without limit, and none of them changes the decoded
+    pixels. Other files are returned unchanged, and so is everything after the first damage.
     """
     if data.startswith(b"\xff\xd8"):
         needless = (
             (start, end) for start, marker, end in _jpeg_segments(data) if _is_needless(data, start, marker)
         )
     elif data.startswith(PNG_SIGNATURE):
-        # The case of its first letter says whether a chunk is critical: header, palette and pixels are.
+        # A chunk whose type begins with a capital is critical: the header, the palette and the pixels.
         needless = ((start, end) for start, kind, end in _png_chunks(data) if kind[:1].islower())
     else:
         return data
@@ -88,7 +90,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     while 0 <= at <= len(data) - 4:
         marker = data[at + 1]
         if data[at] != 0xFF:
-            at = data.find(b"\xff", at)  # stray bytes between segments, which decoders pass over
+            at = data.find(b"\xff", at)  # skip stray bytes between segments, as decoders do
         elif marker == 0xFF:
             at += 1
         elif marker in _ALONE or marker == 0:
@@ -104,8 +106,8 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _is_needless(data: bytes, start: int, marker: int) -> bool:
     """Return True if a decoder of pixels skips a segment.
 
-    Of the application's segments it reads JFIF's and Adobe's, which say how colours are stored, if they are
-    whole. Source: libjpeg's jdmarker.c, which needs 14 and 12 bytes.
+    Of the application segments, decoders read only JFIF's and Adobe's, if these are complete. They specify
+    how colours are stored. Source: libjpeg's jdmarker.c, which needs 14 and 12 bytes.
     """
     length = int.from_bytes(data[start + 2 : start + 4], "big") - 2
     if marker == _APP0:
@@ -116,7 +118,7 @@ def _is_needless(data: bytes, start: int, marker: int) -> bool:
 
 
 def _jpeg_exif(data: bytes) -> bytes:
-    """Return the EXIF data of a JPEG, a TIFF file, or nothing."""
+    """Return the EXIF data of a JPEG, which has the form of a TIFF file, or no bytes."""
     for start, marker, end in _jpeg_segments(data):
         if marker == _APP1 and data.startswith(_EXIF, start + 4):
             return data[start + 4 + len(_EXIF) : end]
@@ -141,7 +143,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _png_exif(data: bytes) -> bytes:
-    """Return the sound EXIF data of a PNG, a TIFF file, or nothing."""
+    """Return the undamaged EXIF data of a PNG, which has the form of a TIFF file, or no bytes."""
     for start, kind, end in _png_chunks(data):
         if kind == b"eXIf":
             content = data[start + 8 : end - 4]

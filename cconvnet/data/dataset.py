@@ -32,13 +32,13 @@ class Pictures:
     """One split of a dataset, n pictures in a fixed order.
 
     Attributes:
-        names: The names in messages and reports; unique.
+        names: The unique names that messages and reports use.
         labels: int32[n], from 0 to classes - 1.
         ranges: The byte ranges of encoded pictures; None for arrays.
-        pixels: uint8[n,H,W,C], C of 1 or 3.
+        pixels: The images as uint8[n,H,W,C], with C of 1 or 3; None for encoded pictures.
         raw: The shapes of pictures whose bytes are raw pixels, or None.
-        left_out: Pictures not among the n, such as those without a label. Too many are an error.
-        ignored: Other files among them, such as hidden ones, named relative to the data folder.
+        left_out: Pictures that are not among the n, such as those without a label. Too many are an error.
+        ignored: Other files in the same folders, such as hidden ones, named relative to the data folder.
     """
 
     names: Sequence[str]
@@ -63,8 +63,8 @@ class Pictures:
         """Read one picture as its source stores it.
 
         Raises:
-            BrokenImage: The image cannot be decoded.
-            OSError: A file cannot be read or written.
+            BrokenImage: The bytes are missing, or they have changed.
+            OSError: The file cannot be read.
         """
         if self.ranges is None:
             assert self.pixels is not None
@@ -86,21 +86,21 @@ class Dataset:
     Attributes:
         kind: "pictures", "imagenet tars", "webdataset", "shards", "mnist", "cifar10", "batches", "digits".
         name: The name in results.
-        classes: The labels' names (of ImageNet the WordNet ids); titles: the same in words, where there are
-            any.
+        classes: The labels' names; for ImageNet, the WordNet ids. `titles` are the same in words, where there
+            are any.
         train: The training pictures.
-        test: The test pictures; None if there are none, and the training pictures serve instead.
-        notes: Facts that a reader of a result should know.
-        mean: float32[H,W,C] and colors: float32[C,C], where the data's files hold them, of pictures of the
-            size that they are stored in; mean_file says where they are from.
-        folder: The folder of encoded pictures, where statistics may be saved.
-        size: The side to resize pictures to by default; None keeps their own.
+        test: The test pictures. None if there are none; then the training pictures are also used for testing.
+        notes: Facts about the data that a reader of results should know.
+        mean: The mean image, float32[H,W,C], if the data's files contain it. It and `colors`, float32[C,C],
+            apply to pictures at their stored size. `mean_file` names the file that they come from.
+        folder: The folder of encoded pictures, in which statistics may be saved.
+        size: The side that pictures are resized to by default; None keeps their own size.
         preprocessing: The rules by which prepared pictures were read; None for pictures that are not
             prepared.
-        beside: Files and folders in the data's folder that belong to no split.
+        beside: Files and folders in the data folder that belong to no split.
         source_account: Account.as_json() of the data that shards were made of.
         form: The form in which shards store the pictures; "" for original pictures.
-        fingerprints: Those of the data that shards were made of, for each split; see
+        fingerprints: The fingerprints of the data that shards were made of, for each split. See
             cconvnet.data.fingerprint.
     """
 
@@ -128,7 +128,7 @@ class Dataset:
         return {"train": self.train} | ({"test": self.test} if self.test is not None else {})
 
     def account(self) -> Account:
-        """Count the pictures and what is not used."""
+        """Count the pictures and the files that are not used."""
         root = "" if self.folder is None else f"{self.folder}/"
         splits = {}
         for name, pictures in self.splits.items():

@@ -1,8 +1,8 @@
 """Downloads of public datasets, each file checked against a known length and SHA-256.
 
-A download is checked before it gets the name that was asked for. Files are gathered, and archives unpacked,
-in a folder beside it, which takes that name when everything is right. So a data folder is complete or does
-not exist, and an interrupted download resumes at the next call.
+Files are downloaded and archives are unpacked in a temporary folder next to the requested one. It is renamed
+to the requested name only after all checks have passed. So a data folder is complete or does not exist. An
+interrupted download resumes at the next call.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from cconvnet.errors import DataError
 from cconvnet.system.outputs import check_folder
 
 MIRROR = "CCONVNET_DATA_MIRROR"
-_OF_A_DOWNLOAD = {"files", "unpacked"}  # what there is in the folder of one that is not complete
-TRIES = 5  # that bring nothing new, one after another
+_OF_A_DOWNLOAD = {"files", "unpacked"}  # the contents of the temporary folder of an incomplete download
+TRIES = 5  # consecutive ones that bring no new bytes
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 2**18
 
@@ -42,7 +42,7 @@ class DownloadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a server. Its length and SHA-256 are always checked."""
+    """A file on a server, whose length and SHA-256 are always checked."""
 
     url: str
     bytes: int
@@ -59,9 +59,9 @@ class Collection:
     """A public dataset: its files and its kind.
 
     Attributes:
-        kind: the kind of the dataset that the files hold.
-        files: where they are fetched from.
-        inside: the folder to take out of a single archive.
+        kind: the kind of the dataset that the files contain.
+        files: the files and their addresses.
+        inside: the folder to extract from a single archive.
     """
 
     kind: str
@@ -69,8 +69,8 @@ class Collection:
     inside: str = ""
 
 
-# Lengths and sums are those of TensorFlow Datasets (its url_checksums/cifar10.txt and mnist.txt,
-# datasets/imagenette/checksums.tsv). Independent of it, the same sums are in gomlx/gomlx,
+# Lengths and SHA-256 sums are those of TensorFlow Datasets (its url_checksums/cifar10.txt and mnist.txt,
+# datasets/imagenette/checksums.tsv). Three independent projects have the same sums: gomlx/gomlx,
 # examples/cifar/cifar.go; in pytorch/vision, torchvision/prototype/datasets/_builtin/mnist.py; and in
 # FluxML/FastAI.jl, src/datasets/datadeps/imageclassification.jl.
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist"
@@ -134,17 +134,21 @@ def get(
 ) -> Dataset:
     """Download one of COLLECTIONS into the folder `out` and open it.
 
-    Where `out` contains it already, nothing is fetched. CCONVNET_DATA_MIRROR, the address of a folder, is
-    where files are fetched from instead; there http is good enough too, since sums are checked.
+    If `out` already contains it, nothing is downloaded. The environment variable CCONVNET_DATA_MIRROR may
+    give the address of a folder to download from instead. A mirror may use http, because the SHA-256 of each
+    file is checked.
 
     Args:
         name: One of COLLECTIONS.
-        out: The folder.
+        out: The folder to create.
         say: Receives messages for the user.
-        progress: Called with a file's name; gives what to call with bytes fetched and in all.
+        progress: Called with a file's name. It returns a function to call with the bytes downloaded and their
+            total.
 
     Raises:
-        DataError: For the arguments, DownloadError, OSError.
+        DataError: The name is unknown, or `out` contains something else.
+        DownloadError: A file cannot be downloaded.
+        OSError: A file cannot be written.
     """
     if name not in COLLECTIONS:
         raise DataError(f"NAME must be one of {', '.join(COLLECTIONS)}, not {name!r}")
@@ -185,8 +189,8 @@ def _already(name: str, out: Path) -> Dataset:
 
 
 def _check_room(folder: Path, collection: Collection) -> None:
-    # These archives contain compressed pictures, or pixels that compress badly: unpacked they are hardly
-    # longer.
+    # These archives contain compressed pictures, or pixels that compress badly. So the unpacked data is
+    # hardly longer than the archive.
     there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     needed = sum(remote.bytes for remote in collection.files) * (2 if collection.inside else 1)
     free = shutil.disk_usage(folder).free
@@ -195,7 +199,7 @@ def _check_room(folder: Path, collection: Collection) -> None:
 
 
 def _unpacked(archive: Path, folder: Path, inside: str) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)  # of a call that was interrupted
+    shutil.rmtree(folder, ignore_errors=True)  # the rest of an interrupted call
     try:
         with tarfile.open(archive, "r:gz") as tar:
             tar.extractall(folder, filter="data")
@@ -210,7 +214,7 @@ def _unpacked(archive: Path, folder: Path, inside: str) -> Path:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Redirects that never lead from https to an unencrypted address."""
+    """A redirect handler that never follows a redirect from https to an unencrypted address."""
 
     def redirect_request(
         self,
@@ -227,7 +231,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Again(Exception):
-    """A failed try that may be repeated. The text is the reason."""
+    """A failed try that may be repeated; the text is the reason."""
 
 
 def download(
@@ -241,7 +245,7 @@ def download(
 ) -> None:
     """Download a file, unless it exists.
 
-    FILE.part contains the bytes so far; a later call resumes from them.
+    FILE.part contains the bytes received so far. A later call resumes from them.
 
     Args:
         remote: The file on the server.
@@ -249,11 +253,11 @@ def download(
         say: Receives messages for the user.
         progress: Receives bytes fetched and in all.
         insecure: Whether http is allowed.
-        wait: Seconds before the second try, twice as many before each further one.
+        wait: Seconds before the second try. They double before each further try.
 
     Raises:
-        DownloadError: After TRIES tries that brought nothing new, or at once for errors that no other try can
-            fix.
+        DownloadError: After TRIES tries that brought no new bytes, or at once after an error that no further
+            try can fix.
     """
     if not remote.url.startswith("https:") and not insecure:
         raise DownloadError(f"{remote.url} is not https")
@@ -269,7 +273,7 @@ def download(
             if _sum(part) == remote.sha256:
                 part.replace(file)
                 return
-            # Perhaps what there was of it was of something else. From the beginning, but only once.
+            # The part that existed may belong to another file. So start from the beginning, but only once.
             part.unlink()
             wrong += 1
             if wrong == 2:
@@ -290,7 +294,7 @@ def download(
 
 
 def _fetch(remote: Remote, part: Path, progress: Progress | None) -> None:
-    """Fetch the missing part of a file, or all of it where the server sends no part."""
+    """Download the missing part of a file, or all of it if the server cannot send a part."""
     have = _length(part)
     if have > remote.bytes:
         part.unlink()
@@ -314,13 +318,13 @@ def _fetch(remote: Remote, part: Path, progress: Progress | None) -> None:
                         progress(have, remote.bytes)
     except urllib.error.HTTPError as error:
         with contextlib.closing(error):
-            if error.code == 416:  # what there is of it is of another file
+            if error.code == 416:  # the part is too long, so it is of another file
                 part.unlink()
             if error.code in (408, 416, 429) or error.code >= 500:
                 raise _Again(f"the server answered {error.code} {error.reason}") from error
             raise DownloadError(f"{remote.url}: the server answered {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the network
+        if isinstance(error, OSError) and error.filename is not None:  # of the disk, not the network
             raise
         reason = getattr(error, "reason", None) or error
         raise _Again(str(reason) or type(error).__name__) from error
@@ -337,7 +341,7 @@ def _write(out: IO[bytes], chunk: bytes, file: Path) -> None:
 
 
 def _begin(remote: Remote, part: Path, have: int, status: int, headers: http.client.HTTPMessage) -> int:
-    """Return the first byte that an answer contains."""
+    """Return the offset in the file of a response's first byte."""
     if status == 206:
         # Content-Range: bytes FIRST-LAST/LENGTH
         span, _, length = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")

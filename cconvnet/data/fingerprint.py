@@ -1,8 +1,8 @@
-"""Fingerprints of pictures: a short text for each split, the same wherever the pictures are.
+"""Fingerprints of pictures: a short text for each split that does not depend on the pictures' location.
 
 A fingerprint is cheap, so that a run can compare it each time it is resumed. It covers all names and labels,
-the lengths of some thousand files and the contents of some hundred. A change of one file in a million may be
-missed; another dataset, another split or other labels are not.
+the lengths of some thousand files and the contents of some hundred. It may miss a change of one file in a
+million. It never misses another dataset, another split or other labels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cconvnet.data.dataset import Dataset, Pictures
 from cconvnet.data.names import composed
 
 DIGITS = 16
-# Reading 256 files takes 0.3 s from a disk in the network that answers after 10 ms.
+# Reading 256 files takes 0.3 s from a network disk that answers after 10 ms.
 MAX_READ, MAX_LENGTHS = 256, 2**14
 BYTES_READ = 2**16
 FORM = "form"
@@ -29,7 +29,7 @@ _THREADS = 8
 
 
 def fingerprints(dataset: Dataset) -> dict[str, str]:
-    """Return the fingerprint of each split and, under "form", the form in which shards keep pictures.
+    """Return the fingerprint of each split and, under "form", the form in which shards store pictures.
 
     Shards have the fingerprints of the pictures that they were made of.
     """
@@ -40,7 +40,7 @@ def fingerprints(dataset: Dataset) -> dict[str, str]:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str], than: str) -> list[str]:
-    """List the differences between two sets of fingerprints, in words; none if they are equal."""
+    """List in words the differences between two sets of fingerprints; the list is empty if they are equal."""
     if not before or not now:
         return []
     parts = []
@@ -78,7 +78,7 @@ def _of_pictures(dataset: Dataset, pictures: Pictures) -> str:
 
 
 def _length(stored: ByteRange) -> bytes:
-    """Return a picture's length; nothing if it cannot be read, which its reader will report."""
+    """Return a picture's length, or nothing if it cannot be read, which its reader will report."""
     if stored.length >= 0:
         return b"%d " % stored.length
     try:

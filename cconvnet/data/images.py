@@ -1,13 +1,13 @@
 """One image file decoded to a uint8 array: RGB of 8 bits, upright, resized.
 
-Pictures are turned upright by their EXIF data before they are cut and resized. So a file gives the same
-pixels as one that was stored upright. :mod:`cconvnet.data.preprocessing` names these rules.
+Pictures are turned upright by their EXIF data before they are cropped and resized. So a file gives the same
+pixels as one that was stored upright. :mod:`cconvnet.data.preprocessing` defines these rules.
 
-Resizing is our own (bindings/pixels.cpp): about five times as fast as Pillow's, and the same with every
-version of Pillow. Since version 13.0, Pillow resizes the columns of some pictures before their rows, which
-rounds differently.
+Resizing is this project's own code (bindings/pixels.cpp). It is about five times as fast as Pillow's, and its
+results do not depend on Pillow's version. Since version 13.0, Pillow resizes the columns of some pictures
+before their rows, which rounds differently.
 
-Files come from strangers. The claims of a header are checked before anything is allocated for the pixels. Any
+Files come from strangers. The sizes in a header are checked before memory for the pixels is allocated. Any
 fault in the contents becomes a BrokenImage with the reason.
 """
 
@@ -32,19 +32,20 @@ from cconvnet.errors import DataError
 
 try:
     import simplejpeg
-except ImportError:  # an extra: less work per file, so small JPEGs decode about twice as fast
+except ImportError:  # optional: it decodes small JPEGs about twice as fast
     simplejpeg = None
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Pixels = npt.NDArray[np.uint8]
-Content = bytes | Pixels  # a picture as its source has it: a file's bytes, or pixels
+Content = bytes | Pixels  # a picture as its source stores it: a file's bytes, or pixels
 
 MAX_PIXELS = 64 * 2**20  # 192 MiB as RGB; ImageNet's largest photographs have about 20 million
-# A PNG may be one row of millions. Resizing counts in float32, which has halves of pixels up to here.
+# A PNG may be a single row of millions of pixels. Resizing computes positions in float32, which can represent
+# half pixels up to this side.
 MAX_SIDE = 2**23
 MAX_FILE_BYTES = 256 * 2**20
-# A progressive JPEG has about ten. Each is a pass over all pixels, and a small file may claim thousands of
-# them of a large picture, which would take hours.
+# A progressive JPEG has about ten scans. Each scan is a pass over all pixels. A small file may contain
+# thousands of scans of a large picture, and decoding them would take hours.
 MAX_SCANS = 100
 DECODERS = ("simplejpeg", "pillow")
 
@@ -61,8 +62,8 @@ def default_decoder() -> str:
 def describe_decoder(decoder: str) -> str:
     """Return `decoder` with its version and that of the JPEG library, for a run's records.
 
-    Pixel values may differ in the last bit between versions of the JPEG library. With one version the
-    two decoders give the same pixels.
+    Pixel values may differ in the last bit between versions of the JPEG library. With the same version, both
+    decoders give the same pixels.
     """
     if decoder == "simplejpeg":
         return f"simplejpeg {importlib.metadata.version('simplejpeg')}"
@@ -75,8 +76,8 @@ def read_bytes(byte_range: ByteRange) -> bytes:
     """Read the bytes of a picture.
 
     Raises:
-        BrokenImage: For what they are.
-        OSError: If they cannot be read.
+        BrokenImage: The file is empty, too long or cut off, or its bytes have changed.
+        OSError: The file cannot be read.
     """
     with Path(byte_range.path).open("rb") as file:
         length = byte_range.length
@@ -98,14 +99,14 @@ def read_bytes(byte_range: ByteRange) -> bytes:
 def read_raw(byte_range: ByteRange, pixels: Pixels) -> None:
     """Read raw pixels directly into a contiguous uint8[H,W,C].
 
-    Not through mapped memory: a file that is cut while it is mapped kills the process that reads it.
+    The file is not memory-mapped: a process is killed if a file that it has mapped is truncated.
 
     Raises:
-        BrokenImage: If the bytes are not the stored ones.
-        OSError: If they cannot be read.
+        BrokenImage: The bytes are not the stored ones.
+        OSError: The file cannot be read.
     """
     room = pixels.reshape(-1).data
-    # For pictures of 32x32 pixels a file object would take longer than its bytes.
+    # For a picture of 32x32 pixels, making a file object would take longer than reading the bytes.
     descriptor = os.open(byte_range.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.lseek(descriptor, byte_range.offset, os.SEEK_SET)
@@ -130,12 +131,12 @@ def read_image(
 ) -> Pixels:
     """Read and decode a picture; the other arguments are those of decode_image.
 
-    With `shape` the image must come out as exactly that.
+    If `shape` is given, the image must have exactly this shape.
 
     Raises:
-        BrokenImage: For its contents.
-        DataError: For another shape than `shape`.
-        OSError: When the file cannot be read at all.
+        BrokenImage: The contents cannot be decoded.
+        DataError: The image has another shape than `shape`.
+        OSError: The file cannot be read.
     """
     byte_range = picture if isinstance(picture, ByteRange) else ByteRange(str(picture))
     pixels, square = _decode(read_bytes(byte_range), size, decoder, preprocessing)
@@ -156,11 +157,14 @@ def decode_image(
 ) -> Pixels:
     """Decode a JPEG or PNG, whatever its file name, to uint8[H,W,3].
 
-    With `size` the shorter side becomes `size` (bilinear, antialiased: the filter widens with the
-    reduction) and the centre size x size square is kept. Grey, palette, CMYK and 16-bit images become RGB
-    of 8 bits; transparency is dropped. Before all that, the picture is turned upright as its EXIF data
-    says, unless `preprocessing` says otherwise. `decoder` is one of DECODERS; None is default_decoder().
-    With `out`, which must have the result's shape, it is written there.
+    First the picture is turned upright according to its EXIF data, unless `preprocessing` forbids it. Grey,
+    palette, CMYK and 16-bit images become RGB of 8 bits. Transparency is dropped.
+
+    If `size` is given, the shorter side is resized to it, and the centre size x size square is kept. Resizing
+    is bilinear and antialiased: the filter widens with the reduction.
+
+    `decoder` is one of DECODERS; None is default_decoder(). The result is written to `out`, if given, which
+    must have the result's shape.
 
     Raises:
         BrokenImage: The image cannot be decoded.
@@ -171,8 +175,8 @@ def decode_image(
 def fit_image(data: bytes, sides: tuple[int, int], preprocessing: Preprocessing = CURRENT) -> Pixels:
     """Decode a picture to uint8[*sides,3]; `sides` are height and width.
 
-    It is decode_image's result where both sides are equal. A picture that has these sides stays as it is;
-    of another one the largest centre part of their proportions is resized.
+    If both sides are equal, the result is that of decode_image. A picture that already has these sides is not
+    resized. Of any other picture, the largest centre part with the proportions of `sides` is resized.
 
     Raises:
         BrokenImage: The image cannot be decoded.
@@ -195,7 +199,7 @@ def image_sides(data: bytes, preprocessing: Preprocessing = CURRENT) -> tuple[in
     """Return the width and height that a picture is decoded to, from its header.
 
     Raises:
-        BrokenImage: The image cannot be decoded.
+        BrokenImage: The header is damaged.
     """
     try:
         width, height = _open(data).size
@@ -211,7 +215,7 @@ def content_sides(content: Content, preprocessing: Preprocessing = CURRENT) -> t
     """Return width and height of an array, or of a file from its header.
 
     Raises:
-        BrokenImage: The image cannot be decoded.
+        BrokenImage: The header is damaged.
     """
     if not isinstance(content, bytes):
         return content.shape[1], content.shape[0]
@@ -226,7 +230,7 @@ def resize_image(pixels: Pixels, size: int) -> Pixels:
 
 
 def resize_shorter(pixels: Pixels, size: int) -> Pixels:
-    """Resize uint8[H,W,C] so that the shorter side is `size`; nothing is cut off.
+    """Resize uint8[H,W,C] so that the shorter side is `size`, without cropping.
 
     Raises:
         BrokenImage: The image cannot be decoded.
@@ -253,7 +257,7 @@ def _decode(
     if data.startswith(b"\xff\xd8") and (scans := _scans(data)) > MAX_SCANS:
         raise BrokenImage(f"it has {scans:,} scans, more than {MAX_SCANS}")
     turn = orientation(data) if preprocessing.orientation == "exif" else UPRIGHT
-    # What is to be turned is decoded in full: a reduced picture does not end where the full one does.
+    # A picture that must be turned is decoded in full, because a reduced one may cover another area.
     least = size if preprocessing.jpeg == "reduced" and turn == UPRIGHT else None
     try:
         decoded = None
@@ -279,10 +283,10 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _resized(pixels: Pixels, square: Box, size: int | None, out: Pixels | None = None) -> Pixels:
-    """Resize the square of a picture to uint8[size,size,3], or keep the picture as it is.
+    """Resize the square of a picture to uint8[size,size,3], or keep the picture unchanged.
 
-    The same as resizing the whole picture and cutting out its centre then. But cutting first never makes a
-    huge picture of a long thin one.
+    The result equals that of resizing the whole picture and then cropping its centre. But cropping first
+    never makes a huge picture of a long thin one.
     """
     left, top, right, _ = square
     if size is not None and right - left != size:
@@ -305,11 +309,11 @@ def _check_pixels(width: int, height: int) -> None:
 
 
 def _scans(data: bytes) -> int:
-    """Count the scans of a JPEG, at most; 1 if they are too few to count."""
-    # Within a scan 0xFF is followed by 0 or by a restart, so where it is not, a scan begins.
+    """Return an upper bound of the number of scans of a JPEG, or 1 if they are too few to count."""
+    # Within a scan, 0xFF is followed only by 0 or by a restart marker. So FF DA always begins a scan.
     if data.count(b"\xff\xda") <= MAX_SCANS:
         return 1
-    # Segments before the first scan may hold anything, such as small pictures.
+    # Segments before the first scan may contain anything, such as small pictures.
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
@@ -317,7 +321,7 @@ def _scans(data: bytes) -> int:
 
 
 def _reduction(width: int, height: int, size: int | None) -> int:
-    """Return the largest of 8, 4, 2, 1 that reduces a JPEG to no less than `size`."""
+    """Return the largest factor of 8, 4, 2, 1 that reduces a JPEG's shorter side to no less than `size`."""
     shorter = min(width, height)
     return next((f for f in (8, 4, 2) if size is not None and shorter >= f * size), 1)
 
@@ -330,10 +334,10 @@ def _centre_square(width: int, height: int, factor: int = 1) -> Box:
 
 
 def _decode_simplejpeg(data: bytes, size: int | None) -> tuple[Pixels, Box] | None:
-    """Decode with simplejpeg; return None for CMYK and for files that libjpeg faults.
+    """Decode with simplejpeg; return None for CMYK and for files that simplejpeg refuses.
 
-    simplejpeg refuses files with harmless faults, such as stray bytes between segments, which Pillow
-    accepts. So both decoders accept the same files.
+    simplejpeg refuses files with harmless faults that Pillow accepts, such as stray bytes between segments.
+    Pillow decodes these files instead, so that both decoders accept the same files.
     """
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
@@ -363,6 +367,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, of which the high byte is kept, as for 16-bit RGB
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "CMYK" and "adobe" not in image.info:
-        # Adobe stores ink inverted, and Pillow takes every CMYK file for one of Adobe's.
+        # Adobe stores ink inverted, and Pillow treats every CMYK file as Adobe's.
         return ImageChops.invert(image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -27,10 +27,10 @@ class Inspection:
     """The counts and sizes of a dataset.
 
     Attributes:
-        counts: For each split how many pictures of each class there are.
-        sides: (width, height) of so many pictures, spread over the data.
-        unreadable: The names of those looked at whose header is not sound, each with the reason.
-        bytes: How long all pictures together are.
+        counts: The number of pictures of each class, for each split.
+        sides: The (width, height) of a sample of pictures, spread over the data.
+        unreadable: The names of sampled pictures with a damaged header, each with the reason.
+        bytes: The total length of all pictures.
     """
 
     dataset: Dataset
@@ -87,7 +87,7 @@ _ROWS = 20  # classes in the table
 
 
 def lines(found: Inspection) -> list[str]:
-    """Format everything but the table, in a few lines."""
+    """Format the inspection without its table, in a few lines."""
     dataset = found.dataset
     text = []
     for split, counts in found.counts.items():
@@ -120,7 +120,7 @@ def lines(found: Inspection) -> list[str]:
 
 
 def table(found: Inspection) -> list[list[str]]:
-    """Return a row for each of the first classes: name, title if there are any, counts."""
+    """Return a row for each of the first classes: name, title (if the data has titles) and counts."""
     dataset = found.dataset
     rows = []
     for label, name in enumerate(dataset.classes[:_ROWS]):
@@ -134,7 +134,7 @@ def table(found: Inspection) -> list[list[str]]:
 
 
 def sized(count: float) -> str:
-    """Format a number of bytes for people."""
+    """Format a number of bytes with a unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} {unit}"
@@ -147,11 +147,11 @@ def inspect(dataset: Dataset, progress: Progress | None = None) -> Inspection:
 
     Args:
         dataset: The dataset.
-        progress: Called with the number of files looked at and in all, for each split from the beginning.
+        progress: Called with the number of files examined so far and their total, anew for each split.
 
     Raises:
-        DataError: The data cannot be used.
-        OSError: A file cannot be read or written.
+        DataError: None of the sampled pictures can be read.
+        OSError: A file cannot be read.
     """
     counts = {
         name: np.bincount(pictures.labels, minlength=len(dataset.classes))
@@ -191,7 +191,7 @@ _BACKGROUND, _INK, _PALE = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 def sheet(dataset: Dataset, seed: int = 0) -> Image.Image:
     """Draw random training pictures with their classes' names, at most ten of each class.
 
-    Of more than 100 classes 100, spread over them.
+    If there are more than 100 classes, 100 of them are shown, spread over all.
     """
     chance = np.random.default_rng(seed)
     count = len(dataset.classes)

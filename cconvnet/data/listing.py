@@ -9,11 +9,11 @@ from cconvnet.data.account import Unused
 from cconvnet.data.names import printable
 from cconvnet.errors import DataError
 
-# Of statistics that are kept beside the pictures.
+# Names of files with statistics, which are saved in the pictures' folder, begin like this.
 OWN_FILES = ".cconvnet-"
 
 PICTURES = (".jpg", ".jpeg", ".png")
-# Pictures too, which are not read.
+# Other formats of pictures, which are not read.
 OTHER_PICTURES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpx", ".jxl"),
     *(".pbm", ".pgm", ".ppm", ".svg", ".tga", ".tif", ".tiff", ".webp"),
@@ -29,7 +29,7 @@ READ_ALREADY = "a link back, or to a folder that is read already"
 def is_picture(name: str) -> bool:
     """Return True if a file of this name should be a picture.
 
-    Hidden files are not: macOS writes a ._NAME.jpg beside each NAME.jpg on other systems' disks and into
+    Hidden files are no pictures: macOS adds a ._NAME.jpg to each NAME.jpg on other systems' disks and in
     tars.
     """
     return name.lower().endswith(PICTURES) and not name.rpartition("/")[2].startswith(".")
@@ -50,7 +50,7 @@ FOLDER, FILE, NOTHING = "folder", "file", "nothing"
 
 
 def kind_of(entry: os.DirEntry[str]) -> str:
-    """Return FOLDER or FILE, links followed.
+    """Return FOLDER, FILE or NOTHING; links are followed.
 
     Links to nothing or to themselves, devices and pipes are NOTHING.
     """
@@ -63,10 +63,10 @@ def kind_of(entry: os.DirEntry[str]) -> str:
 
 
 def beside(root: Path, used: set[str]) -> Unused:
-    """Collect the entries of a folder apart from those of these names.
+    """Collect the entries of a folder whose names are not among `used`.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: The folder cannot be read.
     """
     unused = Unused()
     for entry in entries(root):
@@ -83,7 +83,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     """List a folder's entries, sorted by name.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: The folder cannot be read.
     """
     try:
         with os.scandir(folder) as found:
@@ -93,10 +93,10 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def lines(file: Path) -> list[str]:
-    """Return a text's stripped lines, up to the last that is not empty.
+    """Return a text file's stripped lines, up to the last that is not empty.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: The file cannot be read or is not UTF-8.
     """
     try:
         found = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().split("\n")]

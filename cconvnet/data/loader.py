@@ -1,8 +1,8 @@
-"""Batches whose order and crops depend on the seed, the epoch and the step alone.
+"""Batches whose order and crops depend only on the seed, the epoch and the step.
 
-So a run that is stopped and resumed sees the same images in the same way, on any number of workers. All
-randomness is drawn as raw words of Philox4x64. NumPy promises that these never change; it does not promise
-that for the results of its Generator. The key is (seed, epoch); the counter's highest word is the purpose.
+So a resumed run sees the same images, cropped and mirrored in the same way, with any number of workers. All
+random numbers are raw words of Philox4x64. NumPy promises that these never change, but it does not promise
+that for its Generator. The key is (seed, epoch). The highest word of the counter is the purpose.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ Offsets = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Batch:
-    """n whole images and what to cut from them: rows from `top`, columns from `left`, mirrored or not.
+    """A batch of n whole images, with the place of each one's crop and whether it is mirrored.
 
-    images uint8[n,H,W,C], labels int32[n], top and left int32[n], mirror uint8[n] (0 or 1), and indices
-    int64[n], the images' numbers in the split. The arrays are the receiver's to keep.
+    Each crop begins at row `top` and column `left`. The arrays are images uint8[n,H,W,C], labels int32[n],
+    top and left int32[n], mirror uint8[n] (0 or 1), and indices int64[n]. `indices` are the images' numbers
+    in the split. The receiver may keep the arrays.
     """
 
     images: Pixels
@@ -53,18 +54,23 @@ class Loader:
     """Read a split batch by batch, ahead of its consumer and in the background.
 
     Args:
-        crop: (height, width) of the part to use, at a random place with `random_crop`, else in the centre;
-            None is the whole image. `mirror` mirrors an image with probability 1/2. The loader only draws the
-            numbers; the input kernel cuts and mirrors.
-        drop_last: Every batch is full: the images left at the end of an epoch are left out, and a broken
-            image's place is taken by the next good one of the split. Without it (for evaluation) the last
-            batch may be short and broken images are left out, so that every good image comes exactly once.
-        workers: Processes that decode where the images are not in memory; None chooses (at most one per
-            core), 0 decodes in a thread.
+        crop: (height, width) of the part to use; None is the whole image. With `random_crop` its place is
+            random, otherwise it is the centre. `mirror` mirrors an image with probability 1/2. The loader
+            only draws the numbers; the input kernel crops and mirrors.
+        drop_last: If true, every batch is full. The images that remain at the end of an epoch are dropped.
+            The next good image of the split replaces a broken one. If false (for evaluation), the last batch
+            may be short, and broken images are left out. So every good image comes exactly once.
+        workers: The number of processes that decode images that are not in memory. None chooses, at most one
+            per core; 0 decodes in a thread.
         allocate: Allocates the memory of batches' images, such as ``Device.staging`` of the training device.
 
-    Attribute `ahead`: how many batches are under way at most.
-    Errors: ValueError; while reading DataError or WorkerError.
+    Attributes:
+        ahead: The largest number of batches that are being read at the same time.
+
+    Raises:
+        ValueError: An argument is out of range.
+        DataError: While reading, if too many images are broken.
+        WorkerError: While reading, if a worker process died or failed.
     """
 
     def __init__(
@@ -102,7 +108,7 @@ class Loader:
         self._allocate = allocate
         self.steps_per_epoch = len(split) // batch if drop_last else -(-len(split) // batch)
         self._reader = split.open_reader(workers)
-        # Batches under way, the one waited for included.
+        # Batches being read, including the one that the consumer waits for.
         self.ahead = 1 + max(1, -(-self._reader.in_flight // batch))
         self._closed = False
 
@@ -152,7 +158,7 @@ class Loader:
         first = step * self.batch
         indices = order[first : first + self.batch].copy()
         count = len(indices)
-        # Image i of the epoch has the four words of counter i: top, left, mirror, and one to spare.
+        # Counter i gives image i of the epoch four words: top, left, mirror and one that is not used.
         words = _philox(self.seed, epoch, _CROP, first).random_raw(4 * count).reshape(count, 4)
         room = np.array(self._room, np.uint64)
         at = words[:, :2] % (room + np.uint64(1)) if self._random_crop else room // 2 + 0 * words[:, :2]
@@ -187,7 +193,7 @@ class Loader:
         batch.labels[here] = self.split.labels[batch.indices[here]]
 
     def _order(self, epoch: int) -> Indices:
-        """Return every number of the split once: sorting random words shuffles."""
+        """Return all numbers of the split in random order, by sorting random words."""
         if not self._shuffle:
             return np.arange(len(self.split))
         words = _philox(self.seed, epoch, _ORDER, 0).random_raw(len(self.split))
@@ -205,7 +211,8 @@ def mean_image(
 ) -> npt.NDArray[np.float32]:
     """Return the mean float32[H,W,C] of a split's good images, pixel by pixel.
 
-    The sums are of integers below 2^53 in float64, so they are exact and no order of adding changes them.
+    The sums are sums of integers below 2^53 in float64. So they are exact, and the order of adding changes
+    nothing.
     """
     total = np.zeros(split.image_shape, np.float64)
     count = 0

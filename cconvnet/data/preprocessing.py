@@ -1,7 +1,7 @@
 """The rules by which a picture file becomes a stored image, recorded by runs and by shards.
 
-Training, testing, predicting, preparing shards and plotting read pictures by the same rules, so that one
-file gives the same pixels in each of them.
+Training, testing, predicting, preparing shards and plotting read pictures by the same rules. So a file gives
+the same pixels in each of them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class Preprocessing:
     """The rules by which a picture file becomes pixels, apart from the size.
 
     Attributes:
-        orientation: "exif": pictures are turned and mirrored as their EXIF data says; "stored": they stay as
-            their pixels are stored.
-        jpeg: "full": JPEGs are decoded at their full resolution before they are resized; "reduced": at 1/2,
-            1/4 or 1/8 of it where that is no smaller than the result. Reduced decoding is faster, but single
-            pixels are off by up to 140 of 255 levels.
-        resize: "antialiased": bilinear with a filter that widens with the reduction; the shorter side is
-            brought to the size and the centre square is kept.
+        orientation: "exif": pictures are turned and mirrored according to their EXIF data. "stored": they
+            stay as they are stored.
+        jpeg: "full": JPEGs are decoded at their full resolution before they are resized. "reduced": they are
+            decoded at 1/2, 1/4 or 1/8 of it if that is no smaller than the result. Reduced decoding is
+            faster, but single pixels differ by up to 140 of 255 levels.
+        resize: "antialiased": bilinear with a filter that widens with the reduction. The shorter side is
+            resized to the size, and the centre square is kept.
     """
 
     orientation: str = "exif"
@@ -38,7 +38,7 @@ class Preprocessing:
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any] | None) -> Preprocessing:
-        """Read the rules from a record of a run or of shards; None is a record without rules.
+        """Read the rules from the record of a run or of shards; None stands for a record without rules.
 
         Raises:
             ValueError: the record has entries or values that this version does not know.
@@ -68,5 +68,5 @@ _KNOWN: Final = {
 }
 
 CURRENT: Final = Preprocessing()
-# Runs and shards that were made before there were records.
+# The rules of runs and shards that were made before rules were recorded.
 UNRECORDED: Final = Preprocessing(orientation="stored", jpeg="reduced")

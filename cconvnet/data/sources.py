@@ -1,7 +1,7 @@
 """A data folder opened for training: splits of images of one size.
 
-The kind of data in a folder is recognised by :mod:`cconvnet.data.datasets`. Anything missing or wrong there
-is a DataError that names the file and the remedy.
+:mod:`cconvnet.data.datasets` recognises the kind of data in a folder. Anything missing or wrong in it raises
+a DataError that names the file and the remedy.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cconvnet.system import memory
 
 @dataclass(frozen=True)
 class Skipped:
-    """A broken image, or one without a label, that is left out."""
+    """An image that is left out, because it is broken or has no label."""
 
     split: str
     file: str
@@ -44,17 +44,18 @@ class Skipped:
 class Source:
     """Labelled images for training and testing.
 
-    `classes` names the labels 0, 1, ...; images are uint8 of `image_shape` (H,W,C); `notes` says what a
-    reader of a result should know of the data: how a split was made, what decoded the pictures, what was
-    ignored. Where there are no separate test images, `test` is `train`. `titles` are the classes' names in
-    words, where the data has them.
+    `classes` names the labels 0, 1, ... Images are uint8 of `image_shape` (H,W,C). `notes` are facts that a
+    reader of results should know: how a split was made, what decoded the pictures, what was ignored. Without
+    separate test images, `test` is `train`. `titles` are the classes' names in words, if the data has them.
 
-    Of pictures that are decoded, `folder` is where they lie, `ranges` where each of `train` lies, and
-    `decoder` what decodes them. `mean` float32[H,W,C] and `colors` float32[C,C] are the mean image and
-    color_components() where the data's files hold them of images of this size; training takes them instead of
-    computing them from `train`. `preprocessing` has the rules by which pictures are read. `left_out` is what
-    no split has, such as a picture without a label. `account` counts and names all that was found, and what
-    of it is not used; `dataset` is all that was found.
+    If pictures are decoded, `folder` is their folder, `ranges` are the byte ranges of `train`, and `decoder`
+    is the decoder in use. `mean` float32[H,W,C] and `colors` float32[C,C] are the mean image and
+    color_components(). They are set if the data's files contain them for images of this size. Training then
+    uses them instead of computing them from `train`.
+
+    `preprocessing` contains the rules by which pictures are read. `left_out` lists pictures that are in no
+    split, such as one without a label. `account` counts everything found, and lists what is not used.
+    `dataset` is everything that was found.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Source:
         return self.report()[len(self.left_out) :]
 
     def report(self) -> list[Skipped]:
-        """Return all that is left out so far; while pictures are decoded, more may follow."""
+        """Return everything that is left out so far; more may follow while pictures are decoded."""
         splits = [self.train] if self.test is self.train else [self.train, self.test]
         return self.left_out + [
             Skipped(split.name, split.file(index), split.skipped[index])
@@ -110,25 +111,26 @@ def open_source(
 ) -> Source:
     """Open `data` as a source of training and test images.
 
-    None is the embedded default, as is "digits" where there is no such folder.
+    None is the embedded default. So is "digits", unless there is a folder of that name.
 
     Args:
         data: The folder, None or "digits".
-        size: The stored images' side; the shorter side is resized to it and the centre square kept. None
+        size: The stored images' side. The shorter side is resized to it, and the centre square is kept. None
             keeps the files' own size, which must then be the same for all.
-        cache_bytes: Pictures are decoded once, here, if all of them together take no more than this in
-            memory, and otherwise whenever they are read. The images and batches are the same either way.
-        workers: Decoding processes; None chooses, 0 is none.
+        cache_bytes: The limit of memory for decoded pictures. If all of them fit, they are decoded once,
+            here; otherwise they are decoded whenever they are read. The images and batches are the same
+            either way.
+        workers: The number of decoding processes; None chooses, 0 starts none.
         decoder: One of DECODERS for JPEGs; None takes simplejpeg if it is installed, else pillow.
         preprocessing: The rules by which picture files are read, such as those that a run recorded. Shards
-            are as they were made: theirs is the orientation of the result's rules, and a note says so where
-            it differs.
+            keep the orientation with which they were made. The result's rules contain it, and a note reports
+            a difference.
         progress: Called with the number of images decoded and their number in all.
-        scan: Called with the number of archives or folders looked through and their number in all.
+        scan: Called with the number of archives or folders searched and their number in all.
 
     Raises:
-        DataError: The data cannot be used.
-        ValueError: For the other arguments.
+        DataError: The data is missing, damaged or in no known layout, or too many images are broken.
+        ValueError: Another argument is out of range.
     """
     if size is not None:
         whole("size", size, 1)
@@ -203,7 +205,7 @@ def _of_pictures(
 
 
 def _orientation_notes(dataset: Dataset, asked: Preprocessing, found: Preprocessing) -> list[str]:
-    """Note that pictures are not turned upright, or otherwise than was asked for."""
+    """Return notes if pictures are not turned upright, or are turned otherwise than requested."""
     if found.orientation == "stored" and dataset.preprocessing is not None:
         return [
             "these shards were made before pictures were turned upright by their EXIF data; shards that "
@@ -225,7 +227,7 @@ def _source(
     decoder: str = "",
 ) -> Source:
     notes = [*dataset.notes, *(notes or [])]
-    # Of images of another size the mean is another one.
+    # The mean of the files applies only to images of their size.
     fitting = dataset.mean is not None and dataset.mean.shape == train.image_shape
     if fitting and dataset.mean_file:
         notes.append(f"the mean image is {dataset.mean_file}")

@@ -1,8 +1,8 @@
 """The training or test images of a source, in memory or decoded when read.
 
-Both kinds number their images the same way, broken ones included, so that an epoch is the same whether
-the images fitted into memory or not. A broken image keeps its number and is never returned; its label never
-goes to another image.
+Both kinds number their images in the same way, broken ones included. So an epoch does not depend on whether
+the images fit into memory. A broken image keeps its number and is never returned. Its label is never given to
+another image.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ Progress = Callable[[int, int], None]  # images done, images in all
 
 
 def broken_allowed(count: int) -> int:
-    """Return how many of `count` images may be broken: 0.1%; of few images a tenth, between 1 and 10.
+    """Return the number of images that may be broken among `count`.
 
-    Never all of them.
+    It is 0.1% of them, or a tenth of few images, between 1 and 10. It is never all of the images.
     """
     return min(max(count // 1000, min(count // 10, 10), 1), count - 1)
 
 
 class Reader(Protocol):
-    """A background reader of images, kept busy by `in_flight` images under way."""
+    """A background reader of images, which `in_flight` simultaneous images keep busy."""
 
     in_flight: int
 
     def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
         """Begin to read images `indices` into images[n,H,W,C].
 
-        Each future gives the places in `images` that stay unwritten because the image is broken, and why;
-        it raises DataError or WorkerError.
+        The result of each future lists the places in `images` that are not written because the image is
+        broken, with the reason. A future raises DataError or WorkerError.
         """
         ...
 
@@ -62,10 +62,11 @@ class Reader(Protocol):
 class Split(ABC):
     """Labelled images of one shape, read by their numbers.
 
-    It has `labels` int32[n] for n = len() images of `image_shape` (H,W,C), and `name`, "train" or "test".
+    `labels` is int32[n], where n = len() is the number of images. Each image has the shape `image_shape`
+    (H,W,C). `name` is "train" or "test".
 
-    `skipped` maps the numbers of the broken images found so far to the reasons; `left_out` counts what could
-    not even be numbered, such as pictures without a label.
+    `skipped` maps the numbers of the broken images found so far to the reasons. `left_out` counts pictures
+    that have no number, such as those without a label.
     """
 
     def __init__(self, name: str, labels: Labels, image_shape: tuple[int, int, int]) -> None:
@@ -79,9 +80,9 @@ class Split(ABC):
         return len(self.labels)
 
     def read(self, indices: npt.ArrayLike) -> tuple[Pixels, Labels]:
-        """Return the images uint8[n,H,W,C] of these numbers and their labels; broken ones are left out.
+        """Return the images uint8[n,H,W,C] with these numbers and their labels, without broken images.
 
-        Errors: IndexError; DataError when more images are broken than may be.
+        It raises IndexError for a number out of range, and DataError if too many images are broken.
         """
         chosen = self._check(indices)
         images = np.empty((len(chosen), *self.image_shape), np.uint8)
@@ -96,7 +97,7 @@ class Split(ABC):
         """Count image `index` as broken.
 
         Raises:
-            DataError: When that is one too many.
+            DataError: Too many images are broken now.
         """
         self.skipped[index] = reason
         allowed = broken_allowed(len(self))
@@ -119,18 +120,18 @@ class Split(ABC):
 
     @abstractmethod
     def fill(self, indices: Indices, images: Pixels) -> Broken:
-        """Read images `indices` into images[n,H,W,C], as Reader.start but at once."""
+        """Read images `indices` into images[n,H,W,C], as Reader.start does, but in the foreground."""
 
     @abstractmethod
     def open_reader(self, workers: int | None, times: int = 1) -> Reader:
         """Return a reader with `workers` processes; None chooses, 0 is a thread of this process.
 
-        There are never more workers than the images, read `times` over, keep busy (worker_limit()).
+        The number of workers is limited to what the images, read `times` times, keep busy (worker_limit()).
         """
 
 
 class MemorySplit(Split):
-    """A split whose images[n,H,W,C] are in memory, resized when read to another `size`."""
+    """A split whose images[n,H,W,C] are in memory and are resized on reading if `size` differs."""
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class _MemoryReader:
 
 
 class StoredSplit(Split):
-    """A split whose images are read from files when wanted; `names` are the pictures' names."""
+    """A split whose images are read from files on demand; `names` are the pictures' names."""
 
     def __init__(
         self,
@@ -201,10 +202,10 @@ class StoredSplit(Split):
         return self.names[index]
 
     def into_memory(self, workers: int | None = None, progress: Progress | None = None) -> MemorySplit:
-        """All images read, in parallel.
+        """Read all images in parallel.
 
         Raises:
-            DataError: When too many are broken.
+            DataError: Too many images are broken.
         """
         images = np.zeros((len(self), *self.image_shape), np.uint8)
         split = MemorySplit(self.name, images, self.labels, files=self.names)
@@ -237,7 +238,7 @@ class PictureSplit(StoredSplit):
     def open_reader(self, workers: int | None, times: int = 1) -> _PictureReader:
         """Return a reader that decodes in `workers` processes."""
         if workers is None:
-            # A worker takes about 0.3 s to start, which few images do not repay.
+            # A worker takes about 0.3 s to start, which is too long for few images.
             workers = min(usable_cores(), MAX_WORKERS) if len(self) > 8 * CHUNK else 0
         workers = min(workers, worker_limit(len(self) * times))
         return _PictureReader(self.ranges, DecodePool(self._decoding, workers))

@@ -1,8 +1,8 @@
 """Statistics of all training images: the mean image and the variation of colours.
 
-For pictures it takes as long as reading them all, so it is kept in a file beside them, one for each size
-that images were brought to. The file says what it was computed from; once a picture is added, removed or
-changed, or another program decodes them, it is computed again.
+Computing them takes as long as reading all pictures. So they are saved in a file in the pictures' folder, one
+file for each size that images are resized to. The file records its source. The statistics are computed again
+if a picture is added, removed or changed, or if another program decodes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass
 class Statistics:
-    """The mean image float32[H,W,C] and, where asked for, color_components() float32[C,C]."""
+    """The mean image float32[H,W,C] and, if requested, color_components() float32[C,C]."""
 
     mean: Floats | None = None
     colors: Floats | None = None
@@ -45,15 +45,17 @@ def gather(
 ) -> Statistics:
     """Return the requested statistics of a source's training images, stored or computed.
 
-    What came with the data (``Source.mean``, ``Source.colors``) is taken as it is.
+    Statistics that came with the data (``Source.mean``, ``Source.colors``) are used unchanged.
 
     Args:
         source: The source.
         mean: Whether the mean image is wanted.
         colors: Whether color_components() are wanted.
         workers: Processes that decode; None chooses.
-        say: Receives messages: the file they are read from or saved in, or why they are not saved.
-        progress: called with what is computed now; gives what to call with images done and in all.
+        say: Receives messages: the file that the statistics are read from or saved in, or why they are not
+            saved.
+        progress: called with the name of the computation. It returns a function to call with the images done
+            and their total.
 
     Raises:
         DataError: too many images are broken.
@@ -84,7 +86,7 @@ def gather(
 
 
 def statistics_file(source: Source) -> Path | None:
-    """Return the file for a source's statistics; None if its images are too few."""
+    """Return the file for a source's statistics; None if it has too few images for one."""
     if source.folder is None:
         return None
     return source.folder / f".cconvnet-{'x'.join(map(str, source.image_shape))}.npz"
@@ -93,7 +95,8 @@ def statistics_file(source: Source) -> Path | None:
 def fingerprint(source: Source, progress: Progress | None = None) -> str:
     """Return a text that changes with the training pictures, their byte ranges and their decoder.
 
-    Of every file, name, length and time count. `progress` is called with the files looked at and in all.
+    It depends on the name, length and time of every file. `progress` is called with the number of files
+    examined and their total.
     """
     ranges = source.ranges
     assert ranges is not None
@@ -104,7 +107,7 @@ def fingerprint(source: Source, progress: Progress | None = None) -> str:
 
 
 def _read(file: Path, key: str, shape: tuple[int, int, int]) -> Statistics:
-    """Read the statistics in a file; nothing if it is missing, damaged or of other pictures."""
+    """Read the statistics in a file; they are empty if it is missing, damaged or of other pictures."""
     shapes = {"mean": shape, "colors": (shape[2], shape[2])}
     try:
         with np.load(file, allow_pickle=False) as arrays:
@@ -122,7 +125,7 @@ def _read(file: Path, key: str, shape: tuple[int, int, int]) -> Statistics:
 
 
 def _packed(statistics: Statistics, key: str) -> bytes:
-    """Return the bytes of the file: an .npz, which NumPy reads everywhere."""
+    """Return the bytes of the file, an .npz, which any NumPy can read."""
     arrays = {name: array for name, array in vars(statistics).items() if array is not None}
     buffer = io.BytesIO()
     np.savez(buffer, fingerprint=np.array(key), **arrays)

@@ -1,11 +1,12 @@
 """Processes that decode image files, because one Python process uses about one core.
 
-A worker is a plain child process. It receives a list of files in one line of JSON, decodes them into memory
-shared with its parent, and answers in one line with the broken ones. So nothing remains to be cleaned up:
+A worker is a plain child process. It receives a list of files in one line of JSON and decodes them into
+memory shared with its parent. It answers in one line that lists the broken ones. So nothing remains to be
+cleaned up:
 
 - The shared memory has no name, so no crash can leave it behind.
 - A worker ends when its parent's end of the pipe closes, however the parent died.
-- A dead worker is the end of its answers.
+- If a worker dies, its stream of answers ends.
 
 Nothing is forked, so a parent may use a GPU and threads. Nothing is imported from the parent's main module,
 so scripts need no guard.
@@ -38,21 +39,22 @@ from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.errors import DataError
 from cconvnet.system.interpreter import python_command
 
-# Files a worker is given at once: enough to make the exchange cheap beside the decoding (about 0.1 ms beside
-# 2 ms for 32x32 pixels), few enough that a batch is spread over the workers.
+# The number of files that a worker is given at once. They are enough to make the exchange cheap compared with
+# the decoding (about 0.1 ms against 2 ms for 32x32 pixels). They are few enough to spread a batch over the
+# workers.
 CHUNK = 32
 
-# Beyond this, more processes than cores would only be in each other's way; a default, not a limit.
+# The default number of workers ends here, because more would hinder each other. It is no limit.
 MAX_WORKERS = 16
-# Reading from a slow disk is waiting, so more workers than cores may help, but not any number: each takes
-# about 30 MB of memory beside its pictures.
+# A worker that reads from a slow disk mostly waits, so more workers than cores may help. But their number is
+# limited: each takes about 30 MB of memory in addition to its pictures.
 WORKERS_PER_CORE = 8
 
-# A batch system tells all processes of a job to stop. The parent may want to finish what it began; a worker
-# ends when the parent does.
+# A batch system sends a signal to all processes of a job to stop them. The parent may want to finish its
+# work, so a worker ignores the signal. It ends when the parent does.
 _FOR_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# Per broken image, its place in the list of files and the reason.
+# For each broken image, its place in the list of files and the reason.
 Broken = list[tuple[int, str]]
 
 
@@ -70,10 +72,10 @@ class Decoding:
     preprocessing: Preprocessing = CURRENT
 
     def fill(self, pictures: Sequence[ByteRange], images: Pixels) -> Broken:
-        """Decode `pictures` into images[n,H,W,C]; what a broken one's place then holds is of no use.
+        """Decode `pictures` into images[n,H,W,C]; the contents at a broken picture's place are undefined.
 
         Raises:
-            DataError: That names the file.
+            DataError: A picture has another shape than the split. The text names the file.
         """
         broken = []
         for place, stored in enumerate(pictures):
@@ -94,12 +96,12 @@ def usable_cores() -> int:
 
 
 def worker_limit(pictures: int) -> int:
-    """Return the largest number of workers that these pictures and cores keep busy, at least 1."""
+    """Return the largest number of workers, at least 1, that these pictures and cores keep busy."""
     return max(1, min(-(-pictures // CHUNK), max(MAX_WORKERS, WORKERS_PER_CORE * usable_cores())))
 
 
 def surplus(workers: int | None, pictures: int) -> str:
-    """Return a sentence if fewer workers are used than were asked for, or ""."""
+    """Return a sentence if fewer workers are used than were requested, otherwise ""."""
     limit = worker_limit(pictures)
     if workers is None or workers <= limit:
         return ""
@@ -110,7 +112,7 @@ def surplus(workers: int | None, pictures: int) -> str:
 
 
 def ending(process: subprocess.Popen[bytes], advice: str = "") -> str:
-    """Describe how a child process ended; `advice` is added where memory may have been short."""
+    """Describe how a child process ended; `advice` is added if the cause may be a lack of memory."""
     status = process.wait()
     if status >= 0:
         return f"ended with status {status}"
@@ -119,12 +121,12 @@ def ending(process: subprocess.Popen[bytes], advice: str = "") -> str:
 
 
 class DecodePool:
-    """`workers` processes that decode files; 0 is one thread of this process.
+    """A pool of `workers` processes that decode files; 0 is one thread of this process.
 
-    Used as a context manager, or closed with close(). `pids` are the workers' process ids.
+    Use it as a context manager, or close it with close(). `pids` are the workers' process ids.
 
     Raises:
-        WorkerError: The system does not let so many processes begin.
+        WorkerError: The system refuses to start so many processes.
     """
 
     def __init__(self, decoding: Decoding, workers: int) -> None:
@@ -144,7 +146,7 @@ class DecodePool:
             self._idle.put(worker)
         if not workers:
             self._idle.put(decoding)
-        # A thread per worker hands it a chunk, sleeps until it answers and copies the pixels out.
+        # Each worker has a thread, which sends it a chunk, sleeps until it answers and copies the pixels.
         self._threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="cconvnet-decode")
         self.close = weakref.finalize(self, _close, self._threads, self._workers)
 
@@ -162,8 +164,8 @@ class DecodePool:
     def submit(self, pictures: Sequence[ByteRange], images: Pixels) -> list[Future[Broken]]:
         """Begin to decode `pictures` into images[n,H,W,C]; there is a future for every CHUNK.
 
-        A future gives what Decoding.fill gives, counted from the beginning of `pictures`, and raises
-        DataError or WorkerError.
+        The result of a future is that of Decoding.fill, with places counted from the beginning of `pictures`.
+        A future raises DataError or WorkerError.
         """
         return [
             self._threads.submit(_fill, self._idle, start, pictures[start : start + CHUNK], images)
@@ -178,14 +180,14 @@ def _fill(
     try:
         broken = worker.fill(pictures, images[start : start + len(pictures)])
     finally:
-        idle.put(worker)  # a dead one too: its next chunk says so again
+        idle.put(worker)  # a dead one too: its next chunk reports that again
     return [(start + place, reason) for place, reason in broken]
 
 
 def _close(threads: ThreadPoolExecutor, workers: list[_Worker]) -> None:
     threads.shutdown(wait=False, cancel_futures=True)
     for worker in workers:
-        worker.process.kill()  # what it is doing is of no use, and a disk that hangs may keep it for ever
+        worker.process.kill()  # its work is no longer needed, and a disk that hangs may block it for ever
     threads.shutdown(wait=True)
     for worker in workers:
         worker.close()
@@ -236,16 +238,16 @@ class _Worker:
             self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
-        del self._images  # a view of the memory, which could not be closed under it
+        del self._images  # a view of the memory, which prevents closing it
         self._memory.close()
 
 
 def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start a child process that calls `target`, "module:function", with the JSON values `start`.
 
-    It inherits the file descriptors `inherited`. Both ends of the pipes to it are bytes.
+    The child inherits the file descriptors `inherited`. The pipes to and from it carry bytes.
     """
-    # A child inherits what is blocked, so that it is deaf to these from its first instant on.
+    # A child inherits the blocked signals, so that these cannot end it even while it starts.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENTS)
     try:
         return subprocess.Popen(
@@ -253,9 +255,10 @@ def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) 
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=inherited,
-            # One thread each: the workers themselves are the parallelism.
+            # One thread each is enough: the workers already run in parallel.
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            # A process group of its own: the terminal's Ctrl-C is for the parent alone.
+            # The worker gets a process group of its own, so that the terminal's Ctrl-C reaches only the
+            # parent.
             process_group=0,
         )
     finally:
@@ -263,7 +266,7 @@ def spawn(target: str, start: Mapping[str, Any], inherited: Sequence[int] = ()) 
 
 
 def _nameless_memory(size: int) -> int:
-    """Return a descriptor of `size` bytes of shared memory, which vanishes with its last holder."""
+    """Return a descriptor of `size` bytes of shared memory, which is freed when its last user ends."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("cconvnet-decode")
     else:
@@ -275,9 +278,9 @@ def _nameless_memory(size: int) -> int:
 
 def answers_to_parent() -> BinaryIO:
     """Prepare a spawned child, which must call this first, and return its stream of answers."""
-    warnings.simplefilter("ignore")  # of Pillow about odd metadata; what counts comes back as an answer
+    warnings.simplefilter("ignore")  # Pillow warns about odd metadata; real faults are answers
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not get among the answers
+    os.dup2(2, 1)  # a library's output must not get among the answers
     return answers
 
 

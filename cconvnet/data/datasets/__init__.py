@@ -1,4 +1,4 @@
-"""The kinds of datasets, one reader for each, and the choice of the reader for a folder."""
+"""Readers for all kinds of datasets, and the choice of the reader for a folder."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def open_dataset(data: str | os.PathLike[str] | None, progress: Progress | None 
 
     Args:
         data: The folder, None, or "digits".
-        progress: Called with the number of archives or folders looked through, and in all.
+        progress: Called with the number of archives or folders searched so far and their total.
 
     Raises:
-        DataError: The data cannot be used; the text names the file and the remedy.
+        DataError: The data is missing, damaged or in no known layout. The text names the file and the remedy.
     """
     dataset = _find(data, progress)
     for name, pictures in (("training", dataset.train), ("test", dataset.test)):
@@ -67,7 +67,7 @@ def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Dat
         return digits.open_dataset()
     if data != EMBEDDED:
         return _in_folder(Path(data), progress)
-    # A folder of the user's comes before the word.
+    # A user's folder called digits takes precedence over the embedded default.
     whence = "the embedded digits are used where no data is named"
     try:
         dataset = _in_folder(Path(data), progress)
@@ -91,7 +91,7 @@ def _in_folder(root: Path, progress: Progress | None) -> Dataset:
         return cuda_convnet.open_dataset(root)
     if shards.matches(names):
         return shards.open_dataset(root)
-    # Tars may have stayed beside the folders that they were unpacked to.
+    # A user may have left tars in the folder where they were unpacked.
     if imagenet.matches(root, names) and not folder.matches(root):
         return imagenet.open_dataset(root, progress)
     if webdataset.matches(root, names) and not folder.matches(root):

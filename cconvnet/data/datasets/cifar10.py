@@ -20,7 +20,7 @@ def open_dataset(root: Path) -> Dataset:
     """Read the five training batches and the test batch.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: A file is missing, cannot be read or is damaged.
     """
     files = [root / f"data_batch_{number}.bin" for number in range(1, 6)]
     test, meta = root / "test_batch.bin", root / "batches.meta.txt"

@@ -1,11 +1,11 @@
 """Pickled batches in cuda-convnet's format, which CIFAR-10's version for Python has too.
 
-``batches.meta`` contains label_names, num_vis (values per image) and, cuda-convnet's, data_mean[num_vis, 1].
-Each ``data_batch_N`` contains labels and data, uint8: in cuda-convnet's an image is a column, data[num_vis,
-n]; in CIFAR-10's own files it is a row, data[n, num_vis]. Either way its values are the red, green and blue
-planes of a square image, or one grey plane.
+``batches.meta`` contains label_names and num_vis, the number of values of an image. In cuda-convnet's files
+it also contains data_mean[num_vis, 1]. Each ``data_batch_N`` contains labels and data, uint8. In
+cuda-convnet's files an image is a column, data[num_vis, n]. In CIFAR-10's own files it is a row, data[n,
+num_vis]. In both, its values are the red, green and blue planes of a square image, or one grey plane.
 
-The pickles are read by :mod:`cconvnet.formats.pickles`, which runs nothing of them.
+:mod:`cconvnet.formats.pickles` reads the pickles without running any code in them.
 
 Source: cuda-convnet2's python_util/data.py and convdata.py; https://www.cs.toronto.edu/~kriz/cifar.html.
 """
@@ -49,10 +49,12 @@ def matches(root: Path, names: set[str]) -> bool:
 def open_dataset(root: Path) -> Dataset:
     """Read all batches of a folder.
 
-    Without a test_batch the one of the highest number is for testing, as cuda-convnet's own CIFAR-10 has it.
+    If there is no test_batch, the batch with the highest number is for testing, as in cuda-convnet's own
+    CIFAR-10.
 
     Raises:
-        DataError: A file is missing or contains something else; the text names it. ForbiddenPickle is one.
+        DataError: A file is missing or has unexpected contents; the text names it. ForbiddenPickle is a
+            DataError.
     """
     named = map(_NUMBERED.fullmatch, (entry.name for entry in entries(root)))
     numbers = sorted(int(found[1]) for found in named if found)
@@ -109,7 +111,7 @@ def _load(file: Path) -> dict[Any, Any]:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     if not isinstance(values, dict):
         raise DataError(f"{file} contains a {type(values).__name__}, not a dictionary")
-    # Files that Python 3 made of Python 2's may have their keys as bytes.
+    # Files that Python 3 converted from Python 2's may have keys of bytes.
     return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in values.items()}
 
 
@@ -156,7 +158,7 @@ def _read_batch(file: Path, meta: _Meta) -> tuple[Pixels, Labels]:
     if not fitting:
         what = f", and {META} has {meta.values:,} values per image" if meta.values else ""
         raise DataError(f"{file}: data is {data.shape[0]}x{data.shape[1]}, but there are {n:,} labels{what}")
-    # A square matrix fits both ways; cuda-convnet's files are the ones with a mean.
+    # A square matrix fits both layouts. Only cuda-convnet's files have a mean.
     columns = fitting[0] == "columns" if len(fitting) == 1 else meta.mean is not None
     rows = data.T if columns else data
     side, channels = _image_size(file, rows.shape[1])
@@ -165,7 +167,7 @@ def _read_batch(file: Path, meta: _Meta) -> tuple[Pixels, Labels]:
 
 
 def _labels(file: Path, given: Any, classes: int) -> Labels:
-    """Return labels as int32[n], given as a list or an array, also of one row or column or whole floats."""
+    """Return labels as int32[n]; they may be a list, an array, one row or column, or whole floats."""
     try:
         labels = np.asarray(given)
     except ValueError as error:
@@ -182,7 +184,7 @@ def _labels(file: Path, given: Any, classes: int) -> Labels:
 
 
 def _image_size(file: Path, values: int) -> tuple[int, int]:
-    """Return the side and the channels of a square image of this many values."""
+    """Return the side and the channels of a square image with this number of values."""
     for channels in (3, 1):
         side = math.isqrt(values // channels)
         if side > 0 and channels * side * side == values:

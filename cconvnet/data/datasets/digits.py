@@ -1,7 +1,7 @@
 """The embedded default dataset: 1,797 handwritten digits of 8x8 pixels (source: digits.md).
 
-`digits.npz` beside this file contains them, so that training works right after installation. It was made
-from scikit-learn's copy by `python -m cconvnet.data.datasets.digits`, and a test compares the two.
+`digits.npz` in this folder contains them, so that training works right after installation. The command
+`python -m cconvnet.data.datasets.digits` made it from scikit-learn's copy, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def open_dataset() -> Dataset:
 def load() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     """Return the images, uint8[1797,8,8,1] on the 0-255 scale, and their labels, int32[1797].
 
-    The file counts the dark pixels of each 4x4 block, 0 to 16; 16 becomes 255, rounding to nearest.
+    The file contains the number of dark pixels of each 4x4 block, 0 to 16. These are scaled so that 16
+    becomes 255, and rounded to nearest.
     """
     with np.load(FILE, allow_pickle=False) as arrays:
         counts, labels = arrays["counts"], arrays["labels"]

@@ -38,7 +38,7 @@ class _Class(NamedTuple):
     """The picture files of a class, sorted by name, and the files that are not used.
 
     Attributes:
-        below: How many of the files lie in subfolders, of which `subfolder` is one.
+        below: The number of files that are in subfolders; `subfolder` is one of these.
     """
 
     files: list[str]
@@ -57,22 +57,24 @@ def matches(root: Path) -> bool:
 
 
 def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
-    """Open train/CLASS/* and test/CLASS/*, or one of TESTS, or only CLASS/*.
+    """Open train/CLASS/* and test/CLASS/*, or only CLASS/*.
+
+    The test folder has one of the names in TESTS.
 
     Pictures in subfolders of CLASS belong to it.
 
     Args:
         root: The folder.
-        progress: Called with the number of classes' folders looked through, and in all.
+        progress: Called with the number of class folders searched so far and their total.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: A folder cannot be read or has no pictures, or the classes of training and testing differ.
     """
     notes: list[str] = []
     folders = {"train": root / "train" if (root / "train").is_dir() else root}
     tests = [root / name for name in TESTS if (root / name).is_dir()]
     if tests and folders["train"] != root:
-        # ImageNet's own test pictures have no labels: they lie in test without folders of classes.
+        # ImageNet's own test pictures have no labels: its folder test has no class folders.
         test = folders["test"] = next(filter(has_pictures_below, tests), tests[0])
         for other in tests:
             if other != test:
@@ -116,10 +118,10 @@ def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
 
 
 def class_folders(folder: Path) -> list[os.DirEntry[str]]:
-    """List the folders in a folder, without hidden ones, sorted by name.
+    """List the folders in a folder, except for hidden ones, sorted by name.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: The folder cannot be read.
     """
     return [entry for entry in entries(folder) if not entry.name.startswith(".") and kind_of(entry) == FOLDER]
 
@@ -128,7 +130,7 @@ def _classes(folder: Path) -> dict[str, os.DirEntry[str]]:
     """Map the composed names of the class folders to the folders, sorted by name.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: The folder cannot be read, or two names differ only in Unicode's form.
     """
     found: dict[str, os.DirEntry[str]] = {}
     for entry in class_folders(folder):
@@ -180,11 +182,12 @@ _Entries = list[tuple[os.DirEntry[str], bool]]  # each with whether it is a file
 def _walk(folder: str, ignored: Unused, root: str) -> Iterator[tuple[str, _Entries]]:
     """Yield a folder and those below it, each with its entries that are no folders.
 
-    A folder that links lead to twice is read once, so links can neither repeat pictures nor go in circles.
-    Folders come before links to folders, so that which of two ways is taken does not depend on names.
+    A folder that several links lead to is read once. So links can neither repeat pictures nor go in circles.
+    Folders are read before links to folders, so that the choice between two paths to a folder does not depend
+    on names.
     """
     folders, links = [folder], list[str]()
-    # A link to a folder around this one would make other classes' pictures this one's.
+    # A link to a parent folder would count other classes' pictures as this class's.
     seen = set(map(str, Path(os.path.realpath(folder)).parents))
     while folders or links:
         where = folders.pop() if folders else links.pop(0)
@@ -232,18 +235,18 @@ def _list_pictures(folder: str, root: Path) -> _Class:
             subfolder = subfolder or printable(where.removeprefix(start))
     files.sort()
     if not all(map(str.isascii, files)):
-        files.sort(key=composed)  # the same order, whichever form the names have
+        files.sort(key=composed)  # the order does not depend on the form of the names
     return _Class(files, sorted(left_out), ignored, below, subfolder)
 
 
 def _outside(folder: Path, root: Path) -> Unused:
-    """Collect the entries of a split's folder that are no class folders."""
+    """Collect the entries of a split's folder that are not class folders."""
     found = beside(folder, {entry.name for entry in class_folders(folder)})
     return found if folder == root else found.below(folder.name)
 
 
 def _below(folder: Path, listing: _Listing) -> list[str]:
-    """Note that pictures are in subfolders of classes, which may have been meant as classes."""
+    """Return notes on pictures in subfolders of classes, since the subfolders may be meant as classes."""
     count = sum(found.below for found in listing.values())
     if not count:
         return []

@@ -1,12 +1,13 @@
 """ImageNet of ILSVRC-2012 in its original tars, read in place without unpacking.
 
 ILSVRC2012_img_train.tar contains a tar for each class, named by its WordNet id. ILSVRC2012_img_val.tar
-contains 50,000 files. The devkit numbers the classes in its own order and lists the class of each of these
-files, in the order of their names. Labels are the positions of the WordNet ids in sorted order, as
-everywhere.
+contains 50,000 files. The devkit numbers the classes in its own order. It lists the class of each of these
+files, in the order of their names. Labels are the positions of the WordNet ids in sorted order, as for all
+other kinds of data.
 
-Source: the devkit's readme.txt. Caffe's data/ilsvrc12 has the same labels as two texts. synset_words.txt has
-a WordNet id and words per line. val.txt has a file and the number of one of those lines, from 0, per line.
+Source: the devkit's readme.txt. Caffe's data/ilsvrc12 has the same labels in two text files. Each line of
+synset_words.txt contains a WordNet id and words. Each line of val.txt contains a file and the number of one
+of those lines, from 0.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from cconvnet.formats import matlab
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 WORDS, LABELS = "synset_words.txt", "val.txt"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
-# The devkit unpacked; packed, the true one has 2.5 MB.
+# The limit of the unpacked devkit. The true one has 2.5 MB packed.
 MAX_DEVKIT = 64 * 2**20
 
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
@@ -67,10 +68,10 @@ def matches(root: Path, names: set[str]) -> bool:
 def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
     """Find the pictures in the tars.
 
-    `progress` is called with the number of classes found and in all.
+    `progress` is called with the number of classes found so far and their total.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: A tar or the labels are missing, cannot be read or are damaged.
     """
     for name, what in ((TRAIN, "the training pictures"), (VAL, "the validation pictures")):
         if not (root / name).is_file():
@@ -143,7 +144,7 @@ def _val(file: Path, key: _Key, classes: list[str]) -> Pictures:
     if not found.files:
         raise DataError(f"{file} contains no pictures")
     if isinstance(key.labels, list):
-        # A picture that is left out would shift the labels of all after it.
+        # Leaving out a picture would shift the labels of all pictures after it.
         if found.left_out:
             raise DataError(f"{file}: {found.left_out[0].name}: {found.left_out[0].reason}")
         if len(key.labels) != len(found.files):

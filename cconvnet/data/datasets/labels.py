@@ -8,7 +8,7 @@ from cconvnet.data.dataset import Dataset, Ints, Pictures
 from cconvnet.data.names import listed
 from cconvnet.errors import DataError
 
-# More classes without a picture than with one, and more than this, are a label that is wrong.
+# A label must be wrong if more classes are without a picture than with one, and more than this number.
 MAX_PHANTOMS = 15
 
 
@@ -16,8 +16,8 @@ def check(dataset: Dataset) -> list[str]:
     """List notes on labels that a user should know.
 
     Raises:
-        DataError: For labels that can only be wrong: one far beyond the others, or test pictures beyond the
-            training pictures' labels, where labels are numbers that nothing names.
+        DataError: No class names confirm the labels, and one must be wrong. It is far beyond the others, or a
+            test picture's label is beyond those of the training pictures.
     """
     classes = dataset.classes
     numbered = classes == [str(label) for label in range(len(classes))]
@@ -71,7 +71,7 @@ def _refuse(dataset: Dataset, train: Ints, present: Ints, missing: Ints) -> None
 
 
 def _odd(pictures: Pictures, train: Ints, present: Ints) -> str:
-    """Return the words to add where the label after the last gap is rare, which may be a mistake."""
+    """Return the words to add if the label after the last gap is rare, which may be a mistake."""
     last = int(present[-1])
     alone = len(present) > 1 and present[-2] != last - 1
     if not alone or train[last] * 20 > np.median(train[present]):
@@ -85,7 +85,7 @@ def _named(dataset: Dataset, labels: Ints) -> str:
 
 
 def _ranges(labels: Ints) -> str:
-    """Format sorted numbers for people, "0, 3 to 5 and 9"; of many ranges the first few."""
+    """Format sorted numbers, as in "0, 3 to 5 and 9"; of many ranges, only the first few."""
     cuts = np.flatnonzero(np.diff(labels) != 1) + 1
     parts = [
         f"{part[0]}" if len(part) == 1 else f"{part[0]}{' to ' if len(part) > 2 else ', '}{part[-1]}"

@@ -34,7 +34,7 @@ def open_dataset(root: Path) -> Dataset:
     """Read the training and test images, or split those that exist.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: A file is missing, cannot be read or is damaged.
     """
     dataset = _find(root)
     files = (_idx_file(root, f"{prefix}-{what}") for prefix in PREFIXES for what in (IMAGES, LABELS))
@@ -93,7 +93,7 @@ def _idx_file(root: Path, name: str) -> Path | None:
 def _read_idx(file: Path, dimensions: int) -> Pixels:
     """Read an IDX file of bytes.
 
-    Its header is 0, 0, 8 (bytes), the number of dimensions, then the sizes as big-endian 32 bits.
+    Its header is 0, 0, 8 (for bytes), the number of dimensions, then the sizes as big-endian 32-bit integers.
 
     Source: the description on MNIST's page, http://yann.lecun.com/exdb/mnist/.
     """
@@ -107,7 +107,7 @@ def _read_idx(file: Path, dimensions: int) -> Pixels:
             if len(shape) != dimensions or 0 in shape or math.prod(shape) > 2**40:
                 raise DataError(f"{file} claims the impossible sizes {shape}")
             values = stream.read(math.prod(shape))
-            # One byte further tells a file that is too long.
+            # Reading one byte more detects a file that is too long.
             if len(values) < math.prod(shape) or stream.read(1):
                 more = "more" if len(values) == math.prod(shape) else f"only {len(values):,}"
                 raise DataError(

@@ -1,7 +1,7 @@
 """Explanations of folders that fit no layout: the contents found and the change that would help.
 
-Other programs leave folders one level too deep, with other names for the two parts, packed, or without
-folders of classes. Each such near miss is recognised here and answered with its remedy.
+Data from other programs may be one level too deep, packed or without class folders. The folders for training
+and testing may have other names. This module recognises each such near miss and names the remedy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TEST_WORDS = (
     *("eval", "evaluation", "dev", "holdout"),
 )
 TARS = "tars"
-# How deep and how widely is looked for a folder that would fit.
+# The limits of the search for a folder that would fit: depth and number of folders.
 DEPTH, MAX_FOLDERS = 3, 200
 
 _ARCHIVE = re.compile(r"(?i).*\.(tar|tgz|tbz2?|txz|zip|7z|rar)(\.(gz|xz|bz2|zst))?")
@@ -51,7 +51,7 @@ _FILES = (
 
 
 def missing_path(path: Path) -> DataError:
-    """Return the error for a path that does not exist, with the most similar one that does."""
+    """Return the error for a path that does not exist; it names the most similar path that does."""
     if path.is_symlink():
         return DataError(f"{path} is a link to nothing or to itself: {os.readlink(path)}")  # noqa: PTH115
     there = path
@@ -120,7 +120,7 @@ def check(root: Path, names: set[str]) -> None:
     """Refuse files that nearly fit a layout.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: The folder nearly fits a layout. The text names the remedy.
     """
     if recognized_kind(root) not in ("", TARS):
         return
@@ -131,10 +131,10 @@ def check(root: Path, names: set[str]) -> None:
 
 
 def check_pictures(root: Path) -> None:
-    """Refuse folders of pictures that would be read in another way than was meant.
+    """Refuse folders of pictures that would be read in another way than the user meant.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: There are no class folders with pictures, or others are probably meant.
     """
     has_train = (root / "train").is_dir()
     train = root / "train" if has_train else root
@@ -151,7 +151,7 @@ def check_pictures(root: Path) -> None:
     tests = [root / name for name in folder.TESTS if (root / name).is_dir()]
     if has_train and tests and not any(map(folder.has_pictures_below, tests)):
         flat = [text for text in map(_flat, tests) if text]
-        # ILSVRC-2012 has pictures for testing both in val and, without labels, in test.
+        # ILSVRC-2012 has test pictures in val and others, without labels, in test.
         if flat:
             raise DataError(next((text for text in flat if SOLUTION in text), flat[0]))
         seen = listed([printable(entry.name) for entry in entries(tests[0])]) or "nothing"
@@ -215,7 +215,7 @@ def _word(name: str) -> str:
 
 
 def _other_words(root: Path) -> str:
-    """Recognise folders of classes called training and testing, Train and Val."""
+    """Recognise training and test folders with other names, such as training or Val."""
     found = [entry.name for entry in folder.class_folders(root)]
     trains = [name for name in found if _word(name) == "train" and folder.has_pictures_below(root / name)]
     tests = [name for name in found if _word(name) == "test" and folder.has_pictures_below(root / name)]
@@ -227,7 +227,7 @@ def _other_words(root: Path) -> str:
 
 
 def _words_alone(root: Path) -> str:
-    """Recognise folders for training and testing whose pictures are in no class folders."""
+    """Recognise folders for training and testing that have pictures but no class folders."""
     found = [entry.name for entry in folder.class_folders(root)]
     if not all(map(_word, found)):
         return ""
@@ -351,7 +351,7 @@ def _cifar_100(root: Path, names: set[str]) -> str:
 
 
 def _packed(root: Path, names: set[str]) -> str:
-    """Recognise archives of datasets that are read unpacked."""
+    """Recognise archives of datasets that must be unpacked."""
     found = sorted(name for name in names if _CIFAR_ARCHIVE.fullmatch(name))
     zips = sorted(name for name in names if name.lower().endswith((".zip", ".7z", ".rar")))
     if (not found and not zips) or folder.matches(root):

@@ -1,9 +1,11 @@
 """The members of tars as byte ranges: only headers are read, and nothing is unpacked.
 
-Archives come from strangers. A member's name is never used as a path, a link is never followed, and no
-stretch reaches beyond the archive it is in; a tar that says otherwise, or that is cut off or damaged, is a
-DataError. Python's tarfile would keep an object of 1 KiB for each of ImageNet's 1.3 million members, knows no
-end other than a file's for a tar within a tar, and takes a tar that was cut off for a shorter one.
+Archives come from strangers. A member's name is never used as a path, and a link is never followed. No byte
+range reaches beyond its archive. A tar that is damaged, cut off or claims a longer member raises a DataError.
+
+Python's tarfile does not serve here for three reasons. It would keep an object of 1 KiB for each of
+ImageNet's 1.3 million members. It reads a tar within a tar to the end of the outer file. It takes a tar that
+was cut off for a shorter one.
 
 Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Interchange Format"; the GNU tar manual,
 "Basic Tar Format".
@@ -32,9 +34,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 BLOCK = 512
-# Of an extended header or a long name. True ones have less than 1 KiB.
+# The limit of an extended header or a long name. True ones have less than 1 KiB.
 MAX_EXTENDED = 2**20
-# Headers are about 100 KiB apart, so reading them is waiting: several threads wait at a time.
+# Headers are about 100 KiB apart, so reading them is mostly waiting. Several threads wait at the same time.
 THREADS = 8
 
 FILE, FOLDER, LINK, DEVICE, SPARSE, OTHER = "file", "folder", "link", "device", "sparse file", "member"
@@ -44,7 +46,7 @@ _WITHOUT_CONTENTS = (LINK, DEVICE, FOLDER)
 
 
 class Member(NamedTuple):
-    """A member of a tar: `size` bytes from `offset` on of the file on disk.
+    """A member of a tar: the `size` bytes of the file on disk that begin at `offset`.
 
     `kind` is FILE, FOLDER or the name of another kind.
     """
@@ -65,7 +67,7 @@ class TarFile:
             self.size = os.fstat(self._descriptor).st_size
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        if hasattr(os, "posix_fadvise"):  # reading ahead would read the whole of it, for its headers
+        if hasattr(os, "posix_fadvise"):  # reading ahead would read the whole file for its headers
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def __enter__(self) -> TarFile:
@@ -82,7 +84,7 @@ class TarFile:
             raise DataError(f"{self.path} cannot be read: {error.strerror}") from error
 
     def members(self, within: Member | None = None) -> Iterator[Member]:
-        """Yield its members, or those of the tar that is its member `within`."""
+        """Yield the tar's members, or those of the inner tar `within`."""
         if within is None:
             return members(self.read, 0, self.size, str(self.path))
         end = within.offset + within.size
@@ -93,10 +95,10 @@ def members(read: Read, start: int, end: int, called: str) -> Iterator[Member]:
     """Yield the members of the tar from `start` to `end`, named `called` in messages.
 
     Raises:
-        DataError: Where it is damaged, is cut off, or is none.
+        DataError: The tar is damaged or cut off, or it is no tar.
     """
     at = start
-    name, size, sparse = None, None, False  # what extended headers said of the member to come
+    name, size, sparse = None, None, False  # values of extended headers for the next member
     while True:
         header = read(at, BLOCK) if at + BLOCK <= end else b""
         if len(header) < BLOCK:
@@ -126,7 +128,7 @@ def members(read: Read, start: int, end: int, called: str) -> Iterator[Member]:
             continue
         what = SPARSE if sparse else _KINDS.get(kind, OTHER)
         title = _name(header) if name is None else name
-        if what == FILE and kind == b"\0" and title.endswith("/"):  # before 1988 folders were told so
+        if what == FILE and kind == b"\0" and title.endswith("/"):  # folders before 1988
             what = FOLDER
         if kind == b"S":
             more = header[482]
@@ -146,7 +148,7 @@ def members(read: Read, start: int, end: int, called: str) -> Iterator[Member]:
 
 
 def _check(header: bytes, called: str, at: int) -> None:
-    """Check that a header's sum is that of its bytes, with its own field as spaces."""
+    """Check a header's checksum, which counts its own field as spaces."""
     if _number(header[148:156]) == sum(header) - sum(header[148:156]) + 8 * 32:
         return
     for magic, name, program in (
@@ -168,7 +170,7 @@ def _check(header: bytes, called: str, at: int) -> None:
 
 
 def _number(field: bytes) -> int:
-    """Decode a number in octal digits or, marked by its first bit, binary; -1 for anything else."""
+    """Decode a number, octal or (if its first bit is set) binary; return -1 for anything else."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip(b" ")
@@ -179,7 +181,7 @@ def _number(field: bytes) -> int:
 
 def _name(header: bytes) -> str:
     name = header[:100].split(b"\0", 1)[0]
-    if header[257:263] == b"ustar\0":  # GNU's own format has something else where POSIX has the prefix
+    if header[257:263] == b"ustar\0":  # GNU's own format uses POSIX's prefix field otherwise
         prefix = header[345:500].split(b"\0", 1)[0]
         name = prefix + b"/" + name if prefix else name
     return _text(name)
@@ -219,7 +221,7 @@ def _pax(records: bytes, name: str | None, called: str) -> tuple[str | None, int
 
 
 def usable(found: Iterator[Member], where: str) -> tuple[dict[str, Member], list[LeftOut]]:
-    """Return the files of one tar by name, and the members left out, whose names begin with `where`."""
+    """Return the files of one tar by name, and the members left out, whose names get the prefix `where`."""
     files: dict[str, Member] = {}
     left_out: list[LeftOut] = []
     for member in found:
@@ -256,7 +258,7 @@ def ranges(parts: Sequence[tuple[Path, Places]]) -> ByteRanges:
 def in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None
 ) -> list[Result]:
-    """Run `work` on every item in threads, in order; the first error ends it."""
+    """Run `work` on every item in threads and return the results in order; the first error stops it."""
     results = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="cconvnet-scan") as threads:
         for result in threads.map(work, items):

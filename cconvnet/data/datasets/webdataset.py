@@ -1,7 +1,8 @@
 """WebDataset tars: members whose names are equal up to the first dot are one sample.
 
-Of a sample the picture (.jpg, .jpeg, .png) and the label are used: the whole number in .cls, or "label",
-"class" or "cls" in .json. A file classes.txt, classnames.txt or labels.txt beside the tars names the classes.
+The picture (.jpg, .jpeg, .png) and the label of a sample are used. The label is the whole number in .cls, or
+"label", "class" or "cls" in .json. A file classes.txt, classnames.txt or labels.txt in the tars' folder names
+the classes.
 
 Source: https://github.com/webdataset/webdataset, "The WebDataset Format".
 """
@@ -30,7 +31,7 @@ CLASS_NAMES = ("classes.txt", "classnames.txt", "labels.txt")
 NO_SAMPLE = "of no sample"
 JSON_LABELS = ("label", "class", "cls")
 MAX_JSON = 2**20
-# Without names of classes nothing else tells a label that cannot be.
+# Without class names, only this limit detects an impossible label.
 MAX_CLASSES = 2**16
 
 _PART = re.compile(r"(?<![a-z])(train(?:ing)?|test|val(?:id(?:ation)?)?)(?![a-z])")
@@ -53,10 +54,10 @@ def matches(root: Path, names: set[str]) -> bool:
 def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
     """Find the pictures in the tars.
 
-    `progress` is called with the number of tars read and in all.
+    `progress` is called with the number of tars read so far and their total.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: A tar is damaged, or there are no samples or no valid labels.
     """
     notes: list[str] = []
     files = _split(root, notes)
@@ -100,9 +101,9 @@ def _file_names(file: Path | None) -> set[str]:
 
 
 def _numbered(root: Path, splits: dict[str, Pictures]) -> list[str]:
-    """Return the numbers from 0 on as classes where nothing names them.
+    """Return the numbers from 0 on as class names if no file names the classes.
 
-    A gap would be a wrong label.
+    A gap in the numbers is an error, because it means a wrong label.
     """
     count = 1 + max(int(part.labels.max()) for part in splits.values())
     without = np.setdiff1d(np.arange(count), splits["train"].labels)
@@ -118,7 +119,7 @@ def _numbered(root: Path, splits: dict[str, Pictures]) -> list[str]:
 
 
 def _suffix(name: str) -> str:
-    """Return the suffix of a tar, ".tar" or that of a compressed one; "" for anything else."""
+    """Return the suffix of a tar, compressed or not, or "" for any other file."""
     if name.startswith("."):
         return ""
     lower = name.lower()
@@ -191,7 +192,7 @@ def _scan(file: Path, where: str, numbers: dict[str, int] | None) -> _Tar:
     """Find the samples of one tar, in its order."""
     with tars.TarFile(file) as tar:
         found, unusable = tars.usable(tar.members(), where)
-        # One member that cannot be used leaves out its whole sample: it may have been the label.
+        # An unusable member excludes its whole sample, because it may have been the label.
         wrong: dict[str, LeftOut] = {}
         for left in unusable:
             wrong.setdefault(_key(left.name.removeprefix(f"{where}/"))[0], left)
