@@ -38,7 +38,7 @@ try:
 except ImportError:
     simplejpeg = None
 
-SIZE = 256  # what ImageNet's pictures are brought to
+SIZE = 256  # the size that ImageNet's pictures are usually resized to
 QUALITY = 90
 _SAMPLE = 64
 
@@ -48,11 +48,12 @@ class Recipe:
     """The processing of a picture for shards.
 
     Attributes:
-        size: The side of the centre square that is kept, or with `whole` the shorter side of all of it; None:
-            pictures keep their own size.
-        encoding: Of ENCODINGS.
-        quality: Of JPEGs. With `unchanged`, JPEGs that have the right size already stay as they are.
-        codec: What decodes and encodes, "simplejpeg" or "pillow".
+        size: The side of the centre square that is kept. With `whole`, the shorter side of the whole picture.
+            None: pictures keep their own size.
+        encoding: One of ENCODINGS.
+        quality: The quality of JPEGs. With `unchanged`, JPEGs that already have the right size are stored
+            unchanged.
+        codec: The library that decodes and encodes, "simplejpeg" or "pillow".
         preprocessing: The rules by which files are read.
     """
 
@@ -66,11 +67,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """Make the recipe of which dataclasses.asdict() returned `values`."""
+        """Restore a recipe from what dataclasses.asdict() returned."""
         return cls(**{**values, "preprocessing": Preprocessing(**values["preprocessing"])})
 
     def apply(self, content: Content) -> Picture:
-        """Process one picture.
+        """Make the stored form of one picture.
 
         Raises:
             BrokenImage: The image cannot be decoded.
@@ -94,7 +95,7 @@ class Recipe:
         """Encode the pixels of a picture, or keep its bytes.
 
         Raises:
-            BrokenImage: The image cannot be decoded.
+            BrokenImage: The image cannot be encoded.
         """
         height, width = pixels.shape[:2]
         if self.encoding == "raw":
@@ -104,10 +105,10 @@ class Recipe:
         return Picture(_encode(pixels, self.quality, self.codec), height, width)
 
     def _stays(self, content: bytes, width: int, height: int) -> bool:
-        """Return True if a file is a JPEG whose pixels already are as they shall be stored."""
+        """Return True if a file is a JPEG whose pixels can be stored unchanged."""
         if not content.startswith(b"\xff\xd8\xff"):
             return False
-        # Readers of the shards need not heed EXIF data, so what it turns is encoded anew.
+        # Readers of shards ignore EXIF data, so a picture that it turns is encoded anew.
         turned = self.preprocessing.orientation == "exif" and orientation(content) != UPRIGHT
         return not turned and image_sides(content, self.preprocessing) == (width, height)
 
@@ -116,7 +117,7 @@ def _encode(pixels: Pixels, quality: int, codec: str) -> bytes:
     """Encode a JPEG with colours at half the resolution (4:2:0), or a grey one.
 
     Raises:
-        BrokenImage: The image cannot be decoded.
+        BrokenImage: The image cannot be encoded.
     """
     grey = pixels.shape[2] == 1
     try:
@@ -136,10 +137,10 @@ def _encode(pixels: Pixels, quality: int, codec: str) -> bytes:
 
 @dataclass(frozen=True)
 class Survey:
-    """The findings of a sample of training pictures.
+    """The sizes found in a sample of training pictures.
 
-    count: how many were looked at. smallest, largest: (width, height). bytes: how many a picture takes, by
-    encoding, on average.
+    `count` is the number of sampled pictures. `smallest` and `largest` are (width, height). `bytes` is the
+    average length of a picture in each encoding.
     """
 
     count: int
@@ -157,20 +158,20 @@ def choose(
     quality: int | None = None,
     codec: str | None = None,
 ) -> tuple[Recipe, Survey]:
-    """Look at a few pictures and choose what is not given.
+    """Read a sample of pictures and choose the options that are not given.
 
     Args:
         dataset: The pictures to prepare.
-        whole: Whether the shorter side becomes `size` and nothing is cut off.
-        quality: Of JPEGs; None: 90, and JPEGs of the right size stay unchanged.
+        whole: Whether the shorter side becomes `size`, without cropping.
+        quality: The quality of JPEGs. None: 90, and JPEGs of the right size stay unchanged.
         codec: "simplejpeg" or "pillow"; None chooses.
-        size: None: arrays keep their own; pictures are brought to 256, or stay if all that are looked at are
-            of one smaller size.
-        raw: False: arrays are nevertheless stored so, but where a quality is given.
+        size: The side of stored pictures. None: arrays keep their own size. Pictures are resized to 256, but
+            stay unchanged if the whole sample has one smaller size.
+        raw: Whether pictures are stored as raw pixels. Arrays always are, unless a quality is given.
 
     Raises:
-        DataError: The data cannot be used.
-        ValueError: For the other arguments.
+        DataError: None of the sampled pictures can be read.
+        ValueError: Another argument is out of range, or two contradict each other.
     """
     most = math.isqrt(MAX_PIXELS)
     if size is not None:
@@ -181,7 +182,7 @@ def choose(
         check_whole("--quality", quality, 1, 100)
     contents = _sample(dataset.train)
     preprocessing = CURRENT
-    if dataset.preprocessing is not None:  # shards, whose pictures are what they are
+    if dataset.preprocessing is not None:  # shards, whose pictures keep their orientation
         preprocessing = dataclasses.replace(CURRENT, orientation=dataset.preprocessing.orientation)
     found = [content_sides(content, preprocessing) for content in contents]
     arrays = not isinstance(contents[0], bytes)
@@ -216,7 +217,7 @@ def _nothing(pictures: Pictures) -> DataError:
 
 
 def _sample(pictures: Pictures) -> list[Content]:
-    """Read some pictures, spread over the split, whose headers are sound."""
+    """Read some pictures with undamaged headers, spread over the split."""
     found: list[Content] = []
     for number in range(0, len(pictures), -(-len(pictures) // _SAMPLE)):
         try:
@@ -231,7 +232,7 @@ def _sample(pictures: Pictures) -> list[Content]:
 
 
 def describe(dataset: Dataset, root: Path, recipe: Recipe, survey: Survey) -> list[str]:
-    """Describe a source and the shards that will be made of it, in a few lines."""
+    """Return a few lines that describe a source and the shards to be made of it."""
     total = sum(map(len, dataset.splits.values()))
     counts = " and ".join(f"{len(pictures):,} {split}" for split, pictures in dataset.splits.items())
     sides = f"{survey.smallest[0]}x{survey.smallest[1]}"

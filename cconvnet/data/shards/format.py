@@ -1,8 +1,8 @@
-"""Shards: pictures prepared once, brought to a size and laid one after another in a few large files.
+"""Shards: pictures that were prepared and resized once, one after another in a few large files.
 
 A folder of shards contains:
 
-dataset.json            what this is: format and version, classes, encoding, counts, and every other file's
+dataset.json            the description: format, version, classes, encoding, counts, and every other file's
                         length and SHA-256. It is written last: a folder without it is unfinished.
 train-00000.bin, ...    the pictures' bytes, one after another: JPEGs, or raw uint8[H,W,C]
 train.npy               a RECORD for each picture: its byte range, size, label and CRC-32
@@ -10,10 +10,12 @@ train.names             the name of each picture, ended by a zero byte
 mean.npy, colors.npy    statistics of the training pictures
 skipped.jsonl           the broken pictures that were left out, and why
 
-The same files exist for "test" where there are test pictures. The order is that of the source, so an epoch
-has the same order too. Nothing that is read is run, and everything is checked. dataset.json carries its own
-SHA-256. The index and the names are checked against theirs when the folder is opened. The pictures are
-checked against their CRC-32 whenever they are read.
+The same files exist for "test" if there are test pictures. The order is that of the source, so an epoch has
+the same order too.
+
+Nothing in the files is executed, and everything is checked. dataset.json contains its own SHA-256. The index
+and the names are checked against their SHA-256 when the folder is opened. A picture is checked against its
+CRC-32 whenever it is read.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from cconvnet.system.outputs import write_output
 DOCUMENT = "dataset.json"
 SPLITS = ("train", "test")
 MEAN, COLORS, SKIPPED = "mean.npy", "colors.npy", "skipped.jsonl"
-JOURNAL = ".prepare"  # what `data prepare` remembers of its work, in the same folder until all is done
+JOURNAL = ".prepare"  # the records of `data prepare`, in the same folder until it is finished
 ENCODINGS = ("jpeg", "raw")
 
 RECORD = np.dtype(
@@ -55,7 +57,7 @@ RECORD = np.dtype(
 )
 Records = npt.NDArray[np.void]
 
-# Version 2 records the preprocessing; in version 1 there was none but that of UNRECORDED.
+# Version 2 records the preprocessing. Version 1 always used that of UNRECORDED.
 _FORMAT, _VERSION = "cconvnet shards", 2
 _READABLE = (1, 2)
 _FILE = re.compile(r"(?:train|test)(?:-\d{5}\.bin|\.npy|\.names)|mean\.npy|colors\.npy|skipped\.jsonl")
@@ -70,12 +72,12 @@ def shard_name(split: str, number: int) -> str:
 
 
 def is_file(name: str) -> bool:
-    """Return True for the name of a file of a set of shards."""
+    """Return True if a set of shards may contain a file of this name."""
     return _FILE.fullmatch(name) is not None
 
 
 def is_shard(name: str) -> bool:
-    """Return True for the name of a shard."""
+    """Return True if a name is that of a shard."""
     return _SHARD.fullmatch(name) is not None
 
 
@@ -96,7 +98,7 @@ def way(encoding: str, quality: int | None, unchanged: bool) -> str:
     return f"JPEGs (resized ones of quality {quality})" if unchanged else f"JPEGs of quality {quality}"
 
 
-# ---- JSON that knows its own SHA-256 -------------------------------------------------------------------
+# ---- JSON that contains its own SHA-256 -------------------------------------------------------------------
 
 
 def write_document(path: Path, values: dict[str, Any]) -> None:
@@ -108,11 +110,11 @@ def write_document(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Read what write_document() wrote.
+    """Read a file that write_document() wrote.
 
     Raises:
-        DataError: If a byte has changed.
-        OSError: If it cannot be read.
+        DataError: The contents have changed.
+        OSError: The file cannot be read.
     """
     data = path.read_bytes()
     ending = len(data) - 64 - len('"\n}\n')
@@ -174,18 +176,20 @@ class ShardSet:
     """A folder of shards, as its dataset.json describes it.
 
     Attributes:
-        name and origin: The data the pictures come from, and its kind.
-        size: The side the pictures were brought to, their shorter one if `whole`; None: they kept their own.
-        encoding: "jpeg" or "raw"; `quality` is of JPEGs; with `unchanged`, JPEGs that had the size stayed as
-            they were.
-        encoder, decoder: The programs, with their versions, that did it.
+        name and origin: The name and the kind of the data that the pictures come from.
+        size: The side that the pictures were resized to; the shorter side if `whole`. None: they kept their
+            own.
+        encoding: "jpeg" or "raw". `quality` is that of JPEGs. With `unchanged`, JPEGs that already had the
+            size were stored unchanged.
+        encoder, decoder: The programs that encoded and decoded, with their versions.
         preprocessing: The rules by which the source's files were read.
-        pictures, skipped: For each split how many there are and how many broken ones were left out.
-        per_shard: How many of the source's pictures went to a shard.
-        source: The fingerprint of the data the pictures come from.
-        files: By name.
-        account: The account of the data the pictures come from, Account.as_json(); empty in older shards.
-        fingerprints: Of the same data, for each split; see cconvnet.data.fingerprint. Empty in older shards.
+        pictures, skipped: The number of pictures, and of broken ones that were left out, for each split.
+        per_shard: The number of the source's pictures for each shard.
+        source: The fingerprint of the data that the pictures come from.
+        files: The length and SHA-256 of each file, by name.
+        account: Account.as_json() of the data that the pictures come from; empty in older shards.
+        fingerprints: The fingerprints of the same data, for each split; see cconvnet.data.fingerprint. They
+            are empty in older shards.
     """
 
     root: Path
@@ -215,7 +219,7 @@ class ShardSet:
         """Write dataset.json.
 
         Raises:
-            OSError: A file cannot be read or written.
+            OSError: The file cannot be written.
         """
         values = {name: value for name, value in vars(self).items() if name != "root"}
         values["preprocessing"] = self.preprocessing.record()
@@ -239,7 +243,7 @@ class ShardSet:
         """Read and check a file that is small enough for memory.
 
         Raises:
-            DataError: The data cannot be used.
+            DataError: The file cannot be read or is damaged.
         """
         path = self.root / name
         try:
@@ -251,10 +255,10 @@ class ShardSet:
         return data
 
     def left_out(self) -> list[dict[str, str]]:
-        """Return the pictures that were left out: "split", "name" and "reason" of each.
+        """Return the "split", "name" and "reason" of each picture that was left out.
 
         Raises:
-            DataError: The data cannot be used.
+            DataError: The file cannot be read or is damaged.
         """
         return [json.loads(line) for line in self.content(SKIPPED).splitlines()]
 
@@ -262,7 +266,7 @@ class ShardSet:
         """Read the array in a checked file.
 
         Raises:
-            DataError: The data cannot be used.
+            DataError: The file cannot be read, is damaged or contains no array.
         """
         try:
             return np.asarray(np.load(io.BytesIO(self.content(name)), allow_pickle=False))
@@ -275,7 +279,7 @@ class ShardSet:
         """Return the names of a split's pictures.
 
         Raises:
-            DataError: The data cannot be used.
+            DataError: The file cannot be read or is damaged, or its number of names is wrong.
         """
         names = Names(self.content(names_name(split)))
         if len(names) != self.pictures[split]:
@@ -286,10 +290,10 @@ class ShardSet:
         return names
 
     def records(self, split: str) -> Records:
-        """Return the index of a split, every byte range checked to be within its shard.
+        """Return the index of a split, after checking that every byte range is within its shard.
 
         Raises:
-            DataError: The data cannot be used.
+            DataError: The index cannot be read or is damaged, or a record is impossible.
         """
         file = self.root / index_name(split)
         records = self.array(index_name(split))
@@ -317,7 +321,7 @@ def read_shard_set(root: Path) -> ShardSet:
     """Read dataset.json; the other files are checked when they are used.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: dataset.json is missing, cannot be read, is damaged or is of a newer version.
     """
     path = root / DOCUMENT
     if not root.is_dir():
@@ -369,12 +373,12 @@ def read_shard_set(root: Path) -> ShardSet:
 
 
 def _check_version(path: Path) -> None:
-    """Refuse a newer format by name, whatever else changed in it."""
+    """Refuse a newer version of the format, whatever else it changed."""
     try:
         values = json.loads(path.read_bytes())
         found = values["format"], values["version"]
     except (ValueError, KeyError, TypeError):
-        return  # the SHA-256 tells more
+        return  # the check of the SHA-256 will report more
     if found[0] != _FORMAT or found[1] not in _READABLE:
         raise DataError(
             f"{path} is of format {found[0]!r}, version {found[1]!r}; this cconvnet reads {_FORMAT!r}, "

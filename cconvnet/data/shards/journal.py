@@ -27,7 +27,7 @@ Broken = list[tuple[int, str]]  # the number of each broken picture, and the rea
 
 @dataclass(frozen=True)
 class Part:
-    """One shard to make: its name, its split and the numbers of its pictures."""
+    """A shard to be made: its name, its split and the numbers of its pictures."""
 
     name: str
     split: str
@@ -38,7 +38,7 @@ class Part:
 def fingerprint(dataset: Dataset, progress: Progress | None = None) -> str:
     """Return a text that changes with the data: its names, labels and files.
 
-    `progress` is called with the number of a split's files looked at and in all.
+    `progress` is called with the number of a split's files examined so far and their total.
     """
     digest = hashlib.sha256(json.dumps([dataset.kind, dataset.name, dataset.classes]).encode())
     root = f"{dataset.folder}{os.sep}"
@@ -56,7 +56,7 @@ def fingerprint(dataset: Dataset, progress: Progress | None = None) -> str:
 def begun_with(root: Path) -> Preprocessing | None:
     """Return the rules of the shards in a folder, finished or not; None without shards.
 
-    Shards that an older version began are finished by its rules.
+    Shards that an older version began are finished by that version's rules.
     """
     with contextlib.suppress(DataError):
         return read_shard_set(root).preprocessing
@@ -75,7 +75,7 @@ def write_record(folder: Path, part: Part, shard: Shard, skipped: Broken) -> Non
     """Record the contents of a shard, which marks it as finished.
 
     Raises:
-        OSError: A file cannot be read or written.
+        OSError: The record cannot be written.
     """
     values = {"file": vars(shard.file), "count": part.count, "pictures": shard.pictures, "skipped": skipped}
     write_document(record_file(folder, part.name), values)
@@ -83,10 +83,10 @@ def write_record(folder: Path, part: Part, shard: Shard, skipped: Broken) -> Non
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[int]:
-    """Hold the folder's lock, which the last workers of a killed process may hold for a moment.
+    """Hold the folder's lock; wait, since the workers of a killed process may hold it for a moment.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: Another process is preparing the folder.
     """
     deadline = time.monotonic() + _SECONDS_FOR_OTHERS_TO_END
     while (descriptor := _lock(root / JOURNAL)) is None:

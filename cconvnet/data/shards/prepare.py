@@ -1,13 +1,13 @@
 """The preparation of a dataset as shards, parallel, interruptible at any moment and resumable.
 
-Before the work begins, the pictures are divided into shards by their order and number alone. Which process
-makes a shard, and when, changes nothing in it. So the result is byte-identical for any number of workers and
-any number of interruptions.
+Before the work begins, the pictures are divided into shards, which depends only on their order and number.
+The process and the time do not change a shard. So the result is byte-identical for any number of workers and
+interruptions.
 
-A shard is written under another name, synced and renamed. Then a record of its contents and of the pictures
-left out goes into the folder's journal in the same way. A shard with a record is finished. At the end,
-dataset.json contains the same and the journal is removed. A shard that is lost later is made again without
-the others.
+A shard is written under another name, synced and renamed. Then a record is written to the folder's journal in
+the same way. It contains the shard's contents and the pictures left out. A shard with a record is finished.
+At the end, all this is written to dataset.json, and the journal is removed. A shard that is lost later can be
+made again without the others.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ from cconvnet.errors import DataError
 from cconvnet.system.outputs import check_folder
 
 SHARD_BYTES = 256 * 2**20
-# So that few small pictures are still many shards: work for all workers, and little lost when interrupted.
+# Even few small pictures make many shards. So all workers have work, and little is lost by an interruption.
 MAX_PER_SHARD = 4096
 
 
@@ -84,15 +84,15 @@ MAX_PER_SHARD = 4096
 
 
 class Preparation:
-    """The preparation of shards of `dataset` in the folder `root`; some may exist already.
+    """The preparation of shards of `dataset` in the folder `root`, where some may already exist.
 
     Args:
-        shard_bytes: About how long a shard may become.
-        progress: Called with the number of files looked at and in all.
+        shard_bytes: The approximate limit of a shard's length.
+        progress: Called with the number of files examined so far and their total.
 
     Raises:
-        DataError: The folder contains something else.
-        OSError: A file cannot be read or written.
+        DataError: The folder contains anything else.
+        OSError: A file cannot be read.
     """
 
     def __init__(
@@ -124,14 +124,14 @@ class Preparation:
         self._broken: dict[str, dict[int, str]] = {split: {} for split in self.splits}
 
     def describe(self) -> list[str]:
-        """Describe the source and the result, in a few lines."""
+        """Return a few lines that describe the source and the result."""
         return describe(self.dataset, self.root, self.recipe, self.survey)
 
     def complete(self) -> ShardSet | None:
-        """Return the set of shards if it exists already and is what this would make.
+        """Return the set of shards if it already exists and equals what this preparation would make.
 
         Raises:
-            DataError: The data cannot be used.
+            DataError: The shards were begun with other data or options.
         """
         shard_set = self._compare()
         if shard_set is None:
@@ -144,14 +144,14 @@ class Preparation:
         """Make the shards that do not exist yet.
 
         Raises:
-            DataError: For instance when too many pictures are broken.
+            DataError: The data cannot be read, or too many pictures are broken.
             WorkerError: A worker process died or failed.
             OSError: A file cannot be read or written.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root) as lock:
             made = self.complete()
-            if made is not None:  # by another, while this one waited
+            if made is not None:  # by another process, while this one waited
                 self._end_journal()
                 return made
             self._begin()
@@ -183,7 +183,7 @@ class Preparation:
     # -- the state of the folder
 
     def _plan(self) -> dict[str, Any]:
-        """Return what must be equal for resuming; dataset.json contains it too."""
+        """Return the values that must be equal for resuming; dataset.json contains them too."""
         recipe, is_jpeg = self.recipe, self.recipe.encoding == "jpeg"
         return {
             "size": recipe.size,
@@ -210,7 +210,7 @@ class Preparation:
             (self.root / DOCUMENT).unlink()
 
     def _clean(self) -> None:
-        """Remove what a kill left. Most would be overwritten, but it takes space until then."""
+        """Remove the files that a killed process left, which take space until they are overwritten."""
         for folder in (self.root, self.root / JOURNAL):
             for litter in folder.glob(".*.partial"):
                 name = litter.name.removeprefix(".").removesuffix(".partial")
@@ -221,10 +221,10 @@ class Preparation:
         """Return the finished set of shards, if there is one.
 
         Raises:
-            DataError: If it was begun otherwise.
+            DataError: It was begun with other data or options.
         """
         path, shard_set = self.root / JOURNAL / PLAN, None
-        with contextlib.suppress(DataError):  # missing, or damaged: then it is made again
+        with contextlib.suppress(DataError):  # if it is missing or damaged, it is made again
             shard_set = read_shard_set(self.root)
         if shard_set is not None:
             there = {**vars(shard_set), "preprocessing": shard_set.preprocessing.record()}
@@ -250,14 +250,14 @@ class Preparation:
         return shard_set
 
     def _remember(self, shard_set: ShardSet) -> None:
-        """Write the journal again, as far as the finished set of shards allows."""
+        """Restore the journal, as far as the finished set of shards allows."""
         try:
             reasons = {(line["split"], line["name"]): line["reason"] for line in shard_set.left_out()}
             indices = {
                 split: (shard_set.records(split), set(shard_set.names(split))) for split in self.splits
             }
         except DataError:
-            return  # all is made again
+            return  # everything is made again
         for part in self._parts():
             records, kept = indices[part.split]
             names = self.splits[part.split].names
@@ -338,7 +338,7 @@ class Preparation:
             for _ in range(workers):
                 makers.append(ProcessMaker(self.root, self.splits, self.recipe, lock))
             for maker in makers:
-                # A second Ctrl-C may come before they are closed: Python's end must not wait for them.
+                # A second Ctrl-C may come before they are closed. The exit of Python must not wait for them.
                 threads.append(threading.Thread(target=self._drive, args=(maker, parts, events), daemon=True))
                 threads[-1].start()
             at_work = len(threads)
@@ -373,7 +373,7 @@ class Preparation:
     def _drive(
         self, maker: ShardMaker, parts: queue.SimpleQueue[Part], events: queue.SimpleQueue[_Event]
     ) -> None:
-        """Run a thread that has its maker make one shard after another."""
+        """Run a thread's loop, in which its maker makes one shard after another."""
 
         def reporting(part: Part) -> Report:
             return lambda done, broken: events.put(_Progressed(part, done, dict(broken)))
@@ -390,7 +390,7 @@ class Preparation:
     # -- the end
 
     def _finish(self, report: Reporter, workers: int | None) -> ShardSet:
-        """Write the index, the statistics and at last dataset.json."""
+        """Write the index, the statistics and finally dataset.json."""
         files: dict[str, File] = {}
 
         def write(name: str, data: bytes) -> None:
@@ -442,7 +442,7 @@ class Preparation:
         return self.dataset.account().without(unreadable).as_json()
 
     def _end_journal(self) -> None:
-        # Another that begins just now may put its lock into it; what then stays does no harm.
+        # A process that begins now may put its lock into the folder, which then remains. That does no harm.
         shutil.rmtree(self.root / JOURNAL, ignore_errors=True)
 
     def _rows(self, split: str, files: dict[str, File]) -> Records:
@@ -480,7 +480,7 @@ class Preparation:
     def _statistics(
         self, shard_set: ShardSet, report: Reporter, workers: int | None
     ) -> dict[str, np.ndarray[Any, Any]]:
-        """Compute the statistics of the stored pictures; a mean that comes with the data is kept."""
+        """Compute the statistics of the stored pictures, but keep a mean that comes with the data."""
         split = open_split(shard_set, "train", self.recipe.codec)
         given = self.dataset.mean is not None and self.dataset.mean.shape == split.image_shape
 

@@ -17,17 +17,17 @@ from cconvnet.data.splits import Progress
 from cconvnet.data.workers import usable_cores
 from cconvnet.errors import DataError
 
-_MAX_THREADS = 8  # a disk serves no more; hashing goes at 1 to 2 GB/s in each
-_BATCH = 256  # pictures that are decoded between two reports of progress
+_MAX_THREADS = 8  # more would not make a disk faster; each hashes 1 to 2 GB/s
+_BATCH = 256  # pictures decoded between two reports of progress
 
 
 def verify(root: Path, workers: int | None = None, progress: Progress | None = None) -> list[str]:
-    """List the damages, one line each, with the file and the fault or the picture.
+    """List all damage, one line for each fault, with the file and the fault or the picture.
 
     Args:
         root: The folder of shards.
-        workers: threads; None chooses.
-        progress: called with the bytes that were checked, and all.
+        workers: the number of threads; None chooses.
+        progress: called with the number of bytes checked so far and their total.
 
     Raises:
         DataError: dataset.json is missing or damaged, so nothing can be checked.
@@ -46,7 +46,7 @@ def verify(root: Path, workers: int | None = None, progress: Progress | None = N
         try:
             indices[split] = shard_set.records(split), shard_set.names(split)
         except DataError as error:
-            indices[split] = None  # the shards' own SHA-256 are still there
+            indices[split] = None  # the shards' own SHA-256 are still known
             if str(error) not in found:
                 found.append(str(error))
     parts = [
@@ -87,7 +87,7 @@ def _check_shard(
     with path.open("rb") as stream:
         if index is not None:
             records, names = index
-            # They follow one another, as they were written.
+            # The pictures of a shard are adjacent, as they were written.
             for at in np.flatnonzero(records["file"] == number).tolist():
                 data = stream.read(int(records["length"][at]))
                 digest.update(data)
@@ -106,11 +106,11 @@ def verify_decoding(root: Path, workers: int | None = None, progress: Progress |
 
     Args:
         root: The folder of shards.
-        workers: processes that decode; None chooses, 0 is none.
-        progress: called with the pictures that were decoded, and all.
+        workers: the number of processes that decode; None chooses, 0 starts none.
+        progress: called with the number of pictures decoded so far and their total.
 
     Raises:
-        DataError: something else is damaged, a shard is missing.
+        DataError: another file is damaged, or a shard is missing.
         WorkerError: a process died.
     """
     shard_set = read_shard_set(root)

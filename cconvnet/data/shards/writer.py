@@ -19,7 +19,7 @@ from cconvnet.system.outputs import write_output
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it is stored: its bytes and its size in pixels."""
+    """A stored picture: its bytes and its size in pixels."""
 
     data: bytes
     height: int
@@ -28,17 +28,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shard:
-    """A written shard: its file, and length, height, width and CRC-32 of each picture."""
+    """A written shard: its file, and the length, height, width and CRC-32 of each picture."""
 
     file: File
     pictures: list[tuple[int, int, int, int]]
 
 
 def write_shard(path: Path, pictures: Iterable[Picture]) -> Shard:
-    """Write pictures, as they come, to a shard that exists whole or not at all.
+    """Write pictures in the given order to a shard, atomically.
 
     Raises:
-        OSError: A file cannot be read or written.
+        OSError: The shard cannot be written.
     """
     digest, records = hashlib.sha256(), []
 
@@ -56,7 +56,7 @@ def write_file(path: Path, data: bytes) -> File:
     """Write a small file atomically.
 
     Raises:
-        OSError: A file cannot be read or written.
+        OSError: The file cannot be written.
     """
     write_output(path, [data])
     return File(len(data), hashlib.sha256(data).hexdigest())

@@ -1,4 +1,4 @@
-"""Writers of shards: child processes, or this process for pictures in its memory."""
+"""Writers of shards: child processes, or this process if the pictures are in its memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from cconvnet.errors import DataError
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 
-# Called with the pictures done of this shard, and those newly found broken: number and reason.
+# Called with the number of this shard's finished pictures, and the numbers and reasons of newly found broken
+# ones.
 Report = Callable[[int, Broken], None]
 
 
@@ -37,8 +38,8 @@ class ShardMaker(Protocol):
         """Make one shard.
 
         Raises:
-            DataError: For what is read.
-            OSError: For what is written.
+            DataError: The pictures cannot be read.
+            OSError: The shard cannot be written.
             WorkerError: A worker process died or failed.
         """
         ...
@@ -51,11 +52,11 @@ class ShardMaker(Protocol):
 def make_shard(
     folder: Path, part: Part, read: Callable[[int], Content], recipe: Recipe, report: Report
 ) -> None:
-    """Write a shard and its record; `read` reads the picture of a number.
+    """Write a shard and its record; `read` reads the picture with a given number.
 
     Raises:
-        DataError: For what is read.
-        OSError: For what is written.
+        DataError: The pictures cannot be read.
+        OSError: The shard cannot be written.
     """
     skipped: Broken = []
 
@@ -84,7 +85,7 @@ def _reading() -> Iterator[None]:
 
 
 class LocalMaker:
-    """A maker in this process, for pictures in its memory or where no workers are wanted."""
+    """A maker in this process, for pictures in its memory or for runs without workers."""
 
     def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe) -> None:
         self._folder, self._splits, self._recipe = folder, splits, recipe
@@ -107,7 +108,7 @@ class LocalMaker:
 
 
 class ProcessMaker:
-    """A maker in a child process, which inherits the folder's lock and holds it while it lives."""
+    """A maker in a child process, which inherits the folder's lock and holds it until it ends."""
 
     def __init__(self, folder: Path, splits: dict[str, Pictures], recipe: Recipe, lock: int) -> None:
         self._splits = splits
@@ -118,7 +119,7 @@ class ProcessMaker:
         """Make one shard."""
         process = self.process
         assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead, as its answers will report
+        with contextlib.suppress(BrokenPipeError):  # it is dead, which its answers will report
             process.stdin.write(json.dumps([vars(part), *_places(self._splits[part.split], part)]).encode())
             process.stdin.write(b"\n")
             process.stdin.flush()
@@ -141,7 +142,7 @@ class ProcessMaker:
         )
 
     def close(self) -> None:
-        """Kill the process; an unfinished shard is made again later."""
+        """Kill the process; its unfinished shard is made again later."""
         self.process.kill()
         self.process.wait()
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -151,7 +152,7 @@ class ProcessMaker:
 
 
 def _places(pictures: Pictures, part: Part) -> tuple[list[ByteRange], list[list[int]] | None]:
-    """Return the byte ranges of a part's pictures and, of raw ones, heights, widths and channels."""
+    """Return the byte ranges of a part's pictures and, for raw ones, heights, widths and channels."""
     assert pictures.ranges is not None
     numbers = np.arange(part.first, part.first + part.count)
     stored, raw = pictures.ranges.select(numbers), pictures.raw
@@ -175,7 +176,7 @@ def main(start: dict[str, Any]) -> None:
         part = Part(**fields)
         reader = _Reader(part.first, stored, shapes)
         try:
-            # Telling fails when the parent is gone, so a worker outlives it for a moment, with the lock.
+            # The report fails if the parent is gone, so a worker may outlive it for a moment, with the lock.
             make_shard(folder, part, reader, recipe, lambda done, broken: answer(done=done, broken=broken))
             answer(finished=True)
         except BrokenPipeError:
