@@ -82,11 +82,11 @@ def step_forms(
 
 
 def _pipelined(training: Training, steps: int) -> float:
-    """Return the seconds of `count` steps in the trainer's order."""
+    """Return the seconds of `steps` steps in the trainer's order."""
     network, later = training.network, None
     begin = time.perf_counter()
     for number in range(steps):
-        network.load(training.images, training.labels, training.top, training.left, training.mirror)
+        network.load(*training.inputs)
         network.train_step(number, training.lr, network.spec.recipe.momentum)
         now = network.result_later()
         if later is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from cconvnet.checks import whole
 from cconvnet.network.network import Network
+
+Array = np.ndarray[Any, Any]
 
 MEAN = 127.5  # subtracted from the pixels
 
@@ -37,8 +40,8 @@ class Training:
         pageable: whether the images are in ordinary memory instead, to measure its cost.
 
     Attributes:
-        images: the arguments of Network.load, as are those that follow.
-        labels: the classes.
+        images: uint8 images of the stored size.
+        labels: their classes.
         top: the first rows of crops.
         left: the first columns of crops.
         mirror: which images are mirrored.
@@ -62,15 +65,19 @@ class Training:
         self.lr = TIMED_LR
         self._count = 0
 
+    @property
+    def inputs(self) -> tuple[Array, Array, Array, Array, Array]:
+        """The arguments of :meth:`Network.load`, in their order, like those of a batch of the loader."""
+        return self.images, self.labels, self.top, self.left, self.mirror
+
     def step(self, begins: Callable[[str], None] = lambda phase: None) -> float:
         """Do one step, wait for the devices and return the loss.
 
         Args:
             begins: called with "load", "train" and "result" as each begins.
         """
-        network = self.network
         begins("load")
-        network.load(self.images, self.labels, self.top, self.left, self.mirror)
+        self.network.load(*self.inputs)
         return self.train(begins)
 
     def train(self, begins: Callable[[str], None] = lambda phase: None) -> float:

@@ -184,7 +184,7 @@ class OurData:
 
     def _step(self, seconds: float) -> tuple[int, float]:
         training = self.training
-        self.network.load(training.images, training.labels, training.top, training.left, training.mirror)
+        self.network.load(*training.inputs)
 
         def advance() -> int:
             training.train()
