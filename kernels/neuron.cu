@@ -7,6 +7,7 @@
 namespace cconvnet {
 namespace {
 
+// Reads y alone: dx is dy where y is positive, and 0 elsewhere.
 template <class T>
 struct ReluBackward {
   const T* y;

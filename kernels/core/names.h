@@ -1,4 +1,4 @@
-// Names of enumerators in Python: arguments are read and problems are printed with them.
+// Names of enumerators in Python, by which arguments are read and problems are printed.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Checks of a problem's numbers, and the arithmetic of windows along one axis, for problem.h.
+// Checks of a problem's numbers, and the arithmetic of windows along one axis. problem.h uses both.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,8 @@ inline void at_least(const char* name, int value, int bound) {
                               std::to_string(value));
 }
 
-// `factors` are non-negative and at most five, so their product fits in 128 bits.
+// `factors` are at least 0, and their product fits in 128 bits: there are at most four, or five of which two
+// are below 2^30 (the blocks of filters).
 inline void fits(const char* tensor, std::initializer_list<int> factors) {
   __int128 count = 1;
   for (int factor : factors) count *= factor;
@@ -55,7 +56,7 @@ inline int64_t windows(int size, int64_t window, Padding padding, int stride, Ro
   return (room + up) / stride + 1;
 }
 
-// The same, but at least one window must fit; `is` begins the message when none does.
+// As windows(), but refuses a size at which none fits; `is` begins the message.
 inline int64_t some_windows(const std::string& is, int size, int64_t window, Padding padding, int stride,
                             Rounding rounding) {
   const int64_t count = windows(size, window, padding, stride, rounding);

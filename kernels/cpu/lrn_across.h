@@ -1,10 +1,10 @@
-// Local response normalisation across channels, d = k + alpha * (sum of x^2 over a window), y = x * d^-beta,
-// of some pixels.
+// Local response normalisation of some pixels across channels: d = k + alpha * (sum of x^2 over a window),
+// y = x * d^-beta.
 //
 // The lanes of a vector are 16 neighbouring channels, and the window's sum is `size` vectors loaded at
-// shifted addresses. For that a thread copies some (pixel, group) items into a buffer of its own, with zeros
-// between them that serve as the ends of every window. It copies several items at a time, since a load that
-// waits for stores just before it is slow. Sums are formed directly: a running sum that adds one end and
+// shifted addresses. For that a thread copies some (pixel, group) items into a buffer of its own. Zeros
+// between them serve as the ends of every window. It copies several items at a time, since a load that waits
+// for stores just before it is slow. Sums are formed directly: a running sum that adds one end and
 // subtracts the other would accumulate rounding errors.
 #pragma once
 
@@ -21,8 +21,8 @@ namespace cconvnet {
 // whole vectors, and a margin again.
 struct Layout {
   int channels;
-  int before, after;   // channels of the window left and right of its own
-  int margin, stride;  // the latter from item to item
+  int before, after;   // channels of a window before its own and after it
+  int margin, stride;  // floats of a margin, and from item to item
   int items;           // worked on together
   size_t length;       // of a buffer
 
@@ -33,19 +33,20 @@ struct Layout {
     margin = static_cast<int>(rounded_up(std::max(before, after)));
     stride = static_cast<int>(rounded_up(channels)) + margin;
     // So many that a load seldom waits for the store just before it, and so few that the processor reads
-    // ahead into the next items. On Zen 5 (conv1 and conv2 of AlexNet, 2026-11-21) the backward pass was 1.5
-    // times as fast with 4 items of 48 and 2 of 128 channels as with 16 and 7.
+    // ahead into the next items. These are 4 items of 48 channels or 2 of 128 (conv1 and conv2 of AlexNet).
+    // With 16 and 7 the backward pass took 1.5 times as long on Zen 5 (2026-11-21).
     constexpr int kValues = 300;
     items = std::max(1, kValues / stride);
     length = size_t(margin) + size_t(items) * stride;
   }
-  // Of one item alone.
+  // The problem of one item alone.
   LrnProblem item(const LrnProblem& problem) const {
     LrnProblem one = problem;
     one.n = one.h = one.w = one.groups = 1;
     one.c = channels;
     return one;
   }
+  // Returns whether window and power are those of Krizhevsky et al. 2012, which have a version of their own.
   bool is_papers(const LrnProblem& problem) const {
     return before == 2 && after == 2 && problem.beta == 0.75f;
   }
@@ -62,6 +63,7 @@ struct Buffers {
   static int64_t size(const Layout& layout) { return 3 * layout.length; }
 };
 
+// Returns the sum of a window's values, or of their squares, for each of the lanes around `center`.
 template <bool SQUARED>
 inline __attribute__((always_inline)) Lanes window_sum(const float* center, int before, int after) {
   Lanes sum = {};
@@ -72,6 +74,7 @@ inline __attribute__((always_inline)) Lanes window_sum(const float* center, int 
   return sum;
 }
 
+// Returns the powers of d that both passes need, from the windows' sums of squares.
 template <bool THREE_QUARTERS>
 inline __attribute__((always_inline)) Powers<Lanes> powers_of(const LrnProblem& problem, const Lanes& sum) {
   const Lanes d = problem.k + problem.alpha * sum;
@@ -85,6 +88,7 @@ inline __attribute__((always_inline)) Powers<Lanes> powers_of(const LrnProblem& 
   return result;
 }
 
+// Copies the channels of items into a buffer, between its margins.
 template <class T>
 inline __attribute__((always_inline)) void copy_in(const Layout& layout, const T* x, int items,
                                                    float* buffer) {
@@ -110,7 +114,7 @@ void recompute_y(const LrnProblem& problem, const Layout& layout, const float* v
   }
 }
 
-// PAPER: five channels wide, and beta = 3/4.
+// Computes y of items. PAPER: the window is five channels wide, and beta is 3/4.
 template <bool PAPER, class T, class To>
 inline __attribute__((always_inline)) void forward_items(const LrnProblem& problem, const Layout& layout,
                                                          const T* x, To* y, int items,
@@ -157,8 +161,8 @@ inline __attribute__((always_inline)) void recompute_dx(const LrnProblem& proble
   }
 }
 
-// gradient(item, work) calls work(g), where g(c, count, y) is dy of the item's `count` channels from c on and
-// y are their normalised values.
+// Computes dx of items. gradient(item, work) calls work(g). There g(c, count, y) is dy of the item's `count`
+// channels from c on, whose normalised values are y.
 template <bool PAPER, class T, class Gradient>
 inline __attribute__((always_inline)) void backward_items(const LrnProblem& problem, const Layout& layout,
                                                           const T* x, const Gradient& gradient, int first,
@@ -197,7 +201,7 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& prob
   }
 }
 
-// Items [begin, end) of x into y; of x and `gradient` into dx, which is 0 where x is not positive if `relu`.
+// Computes y of the items [begin, end) of x.
 template <class T, class To>
 inline __attribute__((always_inline)) void across_forward(const LrnProblem& problem, const Layout& layout,
                                                           const T* x, To* y, int begin, int end,
@@ -213,6 +217,7 @@ inline __attribute__((always_inline)) void across_forward(const LrnProblem& prob
   }
 }
 
+// Computes dx of the items [begin, end). With `relu` it is 0 where x is not positive.
 template <class T, class Gradient>
 inline __attribute__((always_inline)) void across_backward(const LrnProblem& problem, const Layout& layout,
                                                            const T* x, const Gradient& gradient, bool relu,
