@@ -16,22 +16,22 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = "report.log"
-# Seconds for a process that was asked to end to write its results.
+# Seconds that a process has to write its results after it was asked to end.
 GRACE = 6.0
 # Seconds for the summary, after all parts.
 LAST = 10.0
 # Least seconds of a part that is begun.
 LEAST = 3.0
-# Bytes of a long log that are kept at its begin and at its end.
+# Bytes of a long log that are kept at its beginning and at its end.
 KEPT_BYTES = 4 << 20, 8 << 20
 
 
 class Absent(Exception):
-    """A part cannot run here; the text says why."""
+    """A part cannot run here; the message is the reason."""
 
 
 class Failed(Exception):
-    """A part failed; the text says why."""
+    """A part failed; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,14 @@ class Command:
     log: str = LOG
 
 
+def python(*arguments: str, log: str = LOG, **environment: str) -> Command:
+    """Return a command with this Python and the project, which imports nothing from the working directory."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    isolated = [] if arguments[0].endswith(".py") else ["-P"]
+    return Command([sys.executable, *isolated, *arguments], {**own, **environment}, log)
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of a report.
@@ -56,7 +64,7 @@ class Part:
     Attributes:
         name: The name by which it is chosen.
         most: Its seconds in a report of the usual length.
-        work: Does it; raises Absent or Failed.
+        work: Does its work; raises Absent or Failed.
         kept: Seconds that earlier parts leave to it.
         listed: Whether it runs in a report for which no parts are named.
     """
@@ -137,7 +145,7 @@ class Running:
         self.record["seconds"] = self._clock() - self._started
 
     def tail(self, count: int = 30) -> list[str]:
-        """Return the last lines that it, or a process beside it, printed."""
+        """Return the last lines of its log since it began; other processes may have written some of them."""
         with self._path.open("rb") as log:
             log.seek(max(self._begin, self._path.stat().st_size - (1 << 16)))
             return log.read().decode(errors="replace").splitlines()[-count:]
@@ -153,6 +161,7 @@ class Run:
 
     Attributes:
         folder: The report's folder.
+        states: The states of the processes that have ended: ``ok``, ``failed`` or ``over time``.
     """
 
     def __init__(self, report: Report, outcome: Outcome, deadline: float) -> None:
@@ -166,9 +175,12 @@ class Run:
         return self._deadline - self._report.clock()
 
     def do(self, command: Command, most: float | None = None, fine: Sequence[int] = ()) -> int | None:
-        """Run a process and return its exit status; None if its time, at most `most` seconds, was over.
+        """Run a process and return its exit status; None if its time was over.
 
-        A status of `fine` is no failure.
+        Args:
+            command: The command.
+            most: Its seconds at most; None: all that the part has left.
+            fine: Statuses, besides 0, that are no failure.
         """
         (status,) = self.at_once([command], most, fine=fine)
         return status
@@ -182,8 +194,12 @@ class Run:
     ) -> list[int | None]:
         """Run processes side by side and return their exit statuses.
 
-        `again` is called when one has ended, with its place and its status, and may return a replacement. The
-        last one's status counts.
+        Args:
+            commands: The commands.
+            most: Seconds for all together; None: all that the part has left.
+            again: Called with the index and the status of a process that has ended. It may return a command
+                to run in its place, whose status counts instead.
+            fine: Statuses, besides 0, that are no failure.
         """
         end = self._deadline if most is None else min(self._deadline, self._report.clock() + most)
         started = [self.start(command) for command in commands]
@@ -217,7 +233,7 @@ class Run:
         return status
 
     def start(self, command: Command) -> Running:
-        """Start a process beside all others. Whoever starts it ends it, at the latest the report."""
+        """Start a process and do not wait. Whoever starts it ends it, at the latest the report."""
         process = Running(command, self.folder, self._report.clock, self._report.grace)
         self._report.started.append(process)
         self._outcome.commands.append(process.record)
@@ -238,9 +254,15 @@ class Run:
             print(text, file=log)
 
     def keep(self, path: Path, name: str, **more: Any) -> bool:
-        """Append a command's result, a JSON file or one of JSON lines, to a file of lines, then remove it.
+        """Append a command's result to a file of lines, and remove the result's own file.
 
-        Returns whether there was any.
+        Args:
+            path: The result's file: one JSON value, or JSON lines.
+            name: The file of lines in the report's folder.
+            more: Added to each line.
+
+        Returns:
+            Whether there was any result.
         """
         found = read_values(path)
         with (self.folder / name).open("a", encoding="utf-8") as file:
@@ -407,11 +429,3 @@ def shorten(path: Path, kept: tuple[int, int] = KEPT_BYTES) -> None:
     content = path.read_bytes()
     middle = f"\n... {len(content) - sum(kept):,} bytes left out ...\n".encode()
     path.write_bytes(content[: kept[0]] + middle + content[-kept[1] :])
-
-
-def python(*arguments: str, log: str = LOG, **environment: str) -> Command:
-    """Return a command with this Python and the project, which imports nothing from the working directory."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    alone = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    isolated = [] if arguments[0].endswith(".py") else ["-P"]
-    return Command([sys.executable, *isolated, *arguments], {**alone, **environment}, log)

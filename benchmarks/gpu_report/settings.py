@@ -8,12 +8,13 @@ from pathlib import Path
 
 from gpu_report.running import Absent, Running
 
+# Files in the report's folder.
 SMOKE, TESTS, KERNELS, STEP, MACHINE = (
     "smoke.log", "tests.log", "kernels.jsonl", "step.jsonl", "machine.jsonl",
 )  # fmt: skip
-# Networks whose kernels are measured, in this order; later ones with the remaining time.
+# Networks whose kernels are measured, with their batches: in this order, while time remains.
 BATCHES = {"alexnet": 128, "resnet50": 64, "vgg16": 32}
-# Environment of many processes at once, each with small products on the host.
+# Environment of processes of which many run at once, each with small products on the host.
 FEW_THREADS = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
 RESTARTS = 3  # of each process, after cases that lost the device
 
@@ -27,9 +28,9 @@ class Settings:
         scratch: A folder for temporary files.
         batch: Images in each measurement, instead of each network's own.
         data: Images or shards on which feeding is measured.
-        unbuilt: Why the modules cannot be used, once that is known.
-        peers: Processes that measure peers beside the build.
-        conformance: The process that checks conformance beside the build.
+        unbuilt: The reason why the modules cannot be used; empty while none is known.
+        peers: Processes that measure peers during the build.
+        conformance: The process that checks conformance during the build.
     """
 
     device: str
@@ -57,7 +58,7 @@ class Settings:
 
     @property
     def tables(self) -> list[str]:
-        """Return networks and batches of the kernels; a small one if the device is no GPU."""
+        """Return the networks whose kernels are measured, as name:batch; a small one if there is no GPU."""
         batches = BATCHES if self.on_gpu else {"cifar-quick": 1}
         return [f"{name}:{self.batch or own}" for name, own in batches.items()]
 
@@ -70,7 +71,10 @@ class Settings:
 
     @property
     def select(self) -> str:
-        """Return which tests to run: all of a GPU's, or a few of another device's to try the report."""
+        """Return the ``-k`` expression of the tests to run: the variable SELECT, or the device's own.
+
+        These are all of a GPU's tests, or a few of another device's to try the report.
+        """
         return os.environ.get("SELECT") or (self.kind if self.on_gpu else f"{self.kind} and plain and fp32")
 
 

@@ -1,4 +1,4 @@
-"""Summarize a report's folder, however incomplete: failures, and kernels and step beside peers."""
+"""Summarize a report's folder, however incomplete: failures, and kernels and steps compared with peers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def write(folder: Path) -> str:
 
 
 def kernel_results(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Return results as of `cconvnet bench kernels`, and why there are none although there are lines."""
+    """Return the results of kernels, in the form of `cconvnet bench kernels`.
+
+    The second value is the reason why lines cannot be merged into results; empty if they can.
+    """
     lines = [value for value in read_values(folder / KERNELS) if isinstance(value, dict)]
     if not lines:
         return [], ""
@@ -78,7 +81,7 @@ def _text(path: Path) -> str:
 
 def _parts(found: dict[str, Any]) -> Iterator[str]:
     parts = [part for part in found.get("parts", []) if part["state"] != "skipped"]
-    yield "parts: " + ", ".join(f"{p['name']} {p['state']} {p['seconds']:.0f} s" for p in parts)
+    yield "parts: " + ", ".join(f"{part['name']} {part['state']} {part['seconds']:.0f} s" for part in parts)
     yield from (f"  {part['name']}: {part['why']}" for part in parts if part.get("why"))
 
 
@@ -131,7 +134,7 @@ def _conformance(machine: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _sanitizer(text: str) -> Iterator[str]:
-    """Yield the findings of compute-sanitizer, and the first places."""
+    """Yield the totals of compute-sanitizer, and its first findings."""
     for end in re.findall(r"^=+ ((?:ERROR|RACECHECK) SUMMARY: .*)$", text, re.M):
         yield f"compute-sanitizer: {end}"
     found = re.findall(
@@ -169,7 +172,7 @@ def _step(results: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _means(kernels: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield our speed beside the fastest peer of each row, for each table."""
+    """Yield for each table our mean speed relative to the fastest peer of each row."""
     for result in kernels:
         ratios: dict[str, list[float]] = {"products": [], "all else": []}
         for row in result["rows"]:

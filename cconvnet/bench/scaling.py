@@ -44,8 +44,10 @@ class Points:
     def measure(self, spec: dict[str, Any], batch: int, seconds: float) -> dict[str, Any]:
         """Time steps of one network for roughly `seconds`.
 
-        Returns the statistics of the steps' ``seconds``, ``memory_bytes`` (of the network, as planned),
-        ``available_bytes`` (before it was made), and on a CPU ``peak_rss_bytes`` of this process so far.
+        Returns:
+            The statistics of the steps' ``seconds``. ``memory_bytes`` is planned for the network;
+            ``available_bytes`` was free before it was made. On a CPU also ``peak_rss_bytes`` of this process
+            so far.
         """
         self._free()
         available = available_bytes(self._device)
@@ -55,7 +57,7 @@ class Points:
         return found | {"available_bytes": available}
 
     def _free(self) -> None:
-        """Free the memory of the network before, also after a failure."""
+        """Free the memory of the previous network, also after a failure."""
         gc.collect()
         if self._device.kind == "cuda":
             with self._device:
@@ -178,10 +180,11 @@ def scaling(
         measured: Called after each point with the result so far and the point that was measured or left out.
 
     Returns:
-        ``rows``, with ``series`` ("batch" or "size"), ``batch``, ``size``, ``seconds``, ``seconds_min``,
-        ``images_per_second``, ``memory_bytes`` (of the network), on a CPU ``peak_rss_bytes`` (of the whole
-        process), and ``local_exponents`` against the row before. ``left_out`` contains the points that were
-        not measured and ``why``. ``fits`` contains the fits of each series; see fit().
+        ``rows``, one for each point: its ``series`` ("batch" or "size"), ``batch``, ``size``, ``seconds``,
+        ``seconds_min`` and ``images_per_second``. ``memory_bytes`` is the network's; on a CPU
+        ``peak_rss_bytes`` is the whole process's. ``local_exponents`` compare a row with the one before it.
+        ``left_out`` contains the points that were not measured and ``why``. ``fits`` contains the fits of
+        each series; see fit().
 
     Raises:
         ValueError: The text names the argument.
@@ -246,9 +249,9 @@ def scaling(
         budget = Budget(BATCH_SHARE * in_all.left, clock)
         batches: list[dict[str, Any]] = []
         for batch in _batches(batch_max):
-            growths = [batch / row["batch"] for row in batches[-1:]] or [1.0]
+            growth = batch / batches[-1]["batch"] if batches else 1.0
             again = batches[-1]["batch"] / batches[-2]["batch"] if len(batches) > 1 else 1.0
-            why = budget.refuses(batches, growths[0], again) or point("batch", batch, own, budget)
+            why = budget.refuses(batches, growth, again) or point("batch", batch, own, budget)
             if why is not None:
                 leave_out("batch", batch, why)
                 break
@@ -308,10 +311,11 @@ def straight(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
 def fit(rows: Sequence[Mapping[str, Any]], series: str) -> dict[str, Any] | None:
     """Fit the growth of the time and the memory of these points; None for fewer than two.
 
-    Returns ``over``, the batches or sizes of the points. ``seconds``, ``memory_bytes`` and ``peak_rss_bytes``
-    each contain the ``exponent`` and ``factor`` of factor * x^exponent over all points, with x the batch or
-    the height of the images. They also contain the ``fixed`` part and the part for each image (``per_image``)
-    or pixel of an image (``per_pixel``).
+    Returns:
+        ``over``, the batches or sizes of the points, and the fits of ``seconds``, ``memory_bytes`` and
+        ``peak_rss_bytes``. Each contains the ``exponent`` and ``factor`` of factor * x^exponent, where x is
+        the batch or the height of the images. It also contains the ``fixed`` part and the part for each image
+        (``per_image``) or pixel of an image (``per_pixel``).
     """
     if len(rows) < 2:
         return None
@@ -328,6 +332,7 @@ def fit(rows: Sequence[Mapping[str, Any]], series: str) -> dict[str, Any] | None
 
 
 def _local(before: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the exponents of the growth from one row of a series to the next."""
     series = row["series"]
     step = math.log(row[series] / before[series])
     keys = [key for key in ("seconds", "memory_bytes", "peak_rss_bytes") if key in row]

@@ -79,7 +79,7 @@ def mean_probabilities(network: Network, images: Array, views: list[View]) -> Ar
     for view in views:
         network.load(
             images,
-            np.zeros(count, np.int32),
+            np.zeros(count, np.int32),  # labels, which probabilities do not depend on
             np.full(count, view.top, np.int32),
             np.full(count, view.left, np.int32),
             np.full(count, view.mirror, np.uint8),

@@ -115,11 +115,11 @@ class Graph:
         self._allocate_shared(fuse)
 
     def copies_of(self, tensor: Tensor) -> Sequence[CopyLayer]:
-        """The copies of a tensor to other devices."""
+        """Return the copies of a tensor to other devices."""
         return self._copies_of.get(id(tensor), ())
 
     def copies_read_by(self, layer: Layer) -> Sequence[CopyLayer]:
-        """The copies among the inputs of a layer."""
+        """Return the copies among the inputs of a layer."""
         return self._copies_read[id(layer)]
 
     # -- layers --
@@ -138,7 +138,7 @@ class Graph:
                 raise ValueError(f"layer {spec.name}: {error}") from error
 
     def _partners(self) -> dict[str, LayerSpec]:
-        """By the name of a layer the one after it that it can be fused with."""
+        """Return the layers that are fused into the one before them, by the name of that one."""
         partners = {}
         specs = {layer.name: layer for layer in self.spec.layers}
         for second in self.spec.layers:
@@ -186,7 +186,7 @@ class Graph:
         )
 
     def _devices_of(self, layer: LayerSpec) -> list[Device]:
-        """The device of each part of a layer: one device, or all if it is split."""
+        """Return the device of each part of a layer: one device, or all if it is split."""
         if layer.split:
             if layer.device is not None:
                 raise ValueError(
@@ -198,8 +198,8 @@ class Graph:
         wanted = layer.device
         if isinstance(wanted, str):
             device = get_device(wanted)
-            if device.name not in {d.name for d in self.devices}:
-                names = ", ".join(d.name for d in self.devices)
+            if device.name not in {own.name for own in self.devices}:
+                names = ", ".join(own.name for own in self.devices)
                 raise ValueError(f"device must be one of the network's, {names}, not {wanted}")
             return [device]
         if wanted is None:
@@ -216,7 +216,7 @@ class Graph:
     def _read(
         self, name: str, device: Device, reader: str, part: int, parts: int, mixes: bool
     ) -> list[Tensor]:
-        """The tensors that a part of a layer reads of the activation called `name`, on its own device."""
+        """Return the tensors that a part of a layer reads of the activation `name`, on its own device."""
         if name == DATA:
             if parts > 1 and not mixes:
                 raise ValueError("it is split over devices, but every device has the whole images")
@@ -232,14 +232,14 @@ class Graph:
         ]
 
     def _images(self, device: Device) -> InputLayer:
-        """The images on a device; each device that reads them gets its own from the host."""
+        """Return the images on a device; each device that reads them gets its own from the host."""
         if device.name not in self.inputs:
             self.inputs[device.name] = InputLayer(self.spec, self.batch, self._site(device), self._blocks())
             self._order.append(self.inputs[device.name])
         return self.inputs[device.name]
 
     def _blocks(self) -> InputProblem | None:
-        """The layout of images in blocks that the only layer that reads them prefers, if it does."""
+        """Return the layout of images in blocks, if a single layer reads them and prefers that; else None."""
         readers = [layer for layer in self.spec.layers if DATA in layer.inputs]
         if len(readers) != 1 or len(readers[0].inputs) != 1:
             return None
@@ -249,7 +249,7 @@ class Graph:
         return layer_type(reader).image_blocks(reader, self.spec, self.batch, self.precision)
 
     def _on(self, source: Tensor, device: Device, reader: str) -> Tensor:
-        """An activation on a device: itself, or a copy of it."""
+        """Return an activation on a device: itself, or a copy of it."""
         if source.device.name == device.name:
             return source
         key = (id(source), device.name)
@@ -291,7 +291,7 @@ class Graph:
     # -- order and memory --
 
     def _forward_order(self) -> list[Layer]:
-        """All layers behind the inputs; each copy starts as soon as its source is computed."""
+        """Return all layers behind the inputs; each copy starts as soon as its source is computed."""
         inputs = self.inputs.values()
         order = [layer for layer in self._order if not layer.is_copy and layer not in inputs]
         for copy in self.copies:
@@ -329,12 +329,12 @@ class Graph:
 
 
 def _grown(before: dict[str, int], memory: Memory) -> dict[str, int]:
-    """The bytes on each device that were allocated since."""
+    """Return the bytes on each device that were allocated since `before`."""
     return {name: count - before[name] for name, count in memory.bytes.items()}
 
 
 def distinct_devices(devices: str | Device | Sequence[str | Device] | None) -> list[Device]:
-    """Return devices of one kind by their names; of none the default.
+    """Return devices of one kind by their names; for None, the default device.
 
     Raises:
         ValueError: no device is given, one is given twice, or they are of several kinds.

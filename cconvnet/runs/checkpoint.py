@@ -32,12 +32,12 @@ from cconvnet.system.outputs import replacing, write
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
-# The tensors beside the network's own: the mean image, and the components of the colour noise.
+# The tensors in addition to the network's own: the mean image, and the components of the colour noise.
 MEAN = "data.mean"
 COLORS = "data.colors"
 
 SUFFIX = ".safetensors"
-KEEP = 2  # checkpoints that stay beside the best by default
+KEEP = 2  # checkpoints that stay by default, in addition to the best
 _FORMAT = "cconvnet checkpoint 1"
 _NO_DIGEST = b"0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
@@ -139,7 +139,9 @@ def _header(checkpoint: Checkpoint) -> tuple[list[str], bytes]:
         "spec": checkpoint.spec,
     }
     metadata = {"sha256": _NO_DIGEST.decode(), "checkpoint": json.dumps(document)}
-    described = {name: (t.dtype, t.shape, t.nbytes) for name, t in checkpoint.tensors.items()}
+    described = {
+        name: (tensor.dtype, tensor.shape, tensor.nbytes) for name, tensor in checkpoint.tensors.items()
+    }
     names = sorted(described, key=lambda name: (-described[name][0].itemsize, name))
     header: dict[str, Any] = {"__metadata__": metadata}
     begin = 0
@@ -234,7 +236,7 @@ class Folder:
 
     Attributes:
         path: The folder.
-        keep: The number of checkpoints that stay beside the best.
+        keep: The number of checkpoints that stay, in addition to the best.
     """
 
     def __init__(self, path: Path, keep: int = KEEP) -> None:

@@ -22,11 +22,11 @@ class Log:
         self._steps_per_epoch, self._failures = steps_per_epoch, failures
         # Seconds and images of training when the last line was written.
         self._seconds_before, self._images_before = 0.0, 0
-        # What the network had copied when that was last counted.
+        # The network's own counts of copies when these were last read.
         self._bytes_before, self._copy_seconds_before = 0, 0.0
 
     def begin_epoch(self) -> None:
-        """Begin a window; copies that testing caused are left out."""
+        """Begin a window; the time and the copies of tests are left out."""
         self._seconds_before, self._images_before = self._progress.seconds, self._progress.images
         self._bytes_before = self._network.copied_bytes
         self._copy_seconds_before = self._network.copy_seconds

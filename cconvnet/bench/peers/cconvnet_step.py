@@ -42,7 +42,7 @@ class OurStep:
         self.folder = Path(folder)
 
     def about(self) -> dict[str, Any]:
-        """Return ``what`` computes, and other properties of this side."""
+        """Return the properties of this side: in ``what``, what computes its steps, and others."""
         described = self.network.describe()
         return {
             "what": self.network.devices[0].reason,
@@ -52,7 +52,7 @@ class OurStep:
         }
 
     def first_steps(self, count: int, lr: float) -> list[float]:
-        """Return the losses of `count` steps. Files in the folder let other sides take the same steps."""
+        """Do `count` steps and return their losses; files in the folder let other sides do the same steps."""
         self.training.lr = lr
         start: dict[str, Any] = {"images": self._cropped(), "labels": self.training.labels}
         np.savez(self.folder / START, **start, **self._state(velocities=False))
@@ -83,7 +83,7 @@ class OurStep:
         """Return the factors by which each dropout layer multiplied its input in the last forward pass."""
         parts: dict[str, list[Array]] = {}
         for layer in self.network.layers:
-            # A layer of its own, or the last part of a product.
+            # Dropout is a layer of its own, or the last part of a fused product.
             dropout: Dropout | None = getattr(layer, "dropout", None)
             if dropout is not None:
                 step = layer.device.host(dropout.step)

@@ -18,10 +18,15 @@ def times_over(images: int, batch: int) -> int:
 
 
 def timed(advance: Callable[[], int], seconds: float, ahead: int = 0) -> tuple[int, float]:
-    """Call `advance`, which returns how many images it brought, for `seconds`; return images and seconds.
+    """Call `advance` again and again; return the images that it brought and the seconds that it took.
 
-    First it is called until the results that a stage had ready, `ahead` calls, are used up. After three times
+    First it is called, untimed, until the results that a stage had ready are used up. After three times
     `seconds` this stops, since results that were ready no longer count.
+
+    Args:
+        advance: Returns the number of images that it brought.
+        seconds: The least seconds that are timed.
+        ahead: The number of calls whose results may have been ready.
     """
     begin = time.perf_counter()
     for _ in range(1 + ahead):

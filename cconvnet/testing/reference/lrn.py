@@ -24,20 +24,26 @@ def _window_sum(values: Array, axis: int, first: int, last: int) -> Array:
 
 
 def _reach(problem: Any, transposed: bool) -> tuple[int, int]:
-    """Return a window's first and last offset; `transposed`, those of the windows that contain an element."""
+    """Return the first and the last offset from an element to those in its window.
+
+    With `transposed` they are the offsets to the elements whose windows contain it.
+    """
     first = -(problem.size // 2)
     last = first + problem.size - 1
     return (-last, -first) if transposed else (first, last)
 
 
 def map_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
-    """Return the sum over each element's window in the same map."""
+    """Return the sums of lrn_sum for windows in the same map."""
     reach = _reach(problem, transposed)
     return _window_sum(_window_sum(values, 1, *reach), 2, *reach)
 
 
 def lrn_sum(problem: Any, values: Array, transposed: bool = False) -> Array:
-    """Return the sum over each element's window; `transposed`, over the elements whose window contains it."""
+    """Return the sum over each element's window.
+
+    With `transposed` the sum is over the elements whose windows contain it.
+    """
     if problem.region == "same_map":
         return map_sum(problem, values, transposed)
     n, h, w, c = values.shape
