@@ -1,9 +1,9 @@
 """Every operation of kernels/api.h in a few plain lines of NumPy, the reference of all tests.
 
 A function has the name of its operation. It takes the problem, where there is one, and the operation's
-inputs, and returns the outputs in float64 (ranks in int32). Arrays may have any shape that reshapes to the problem's. Formulas and
-their sources are in kernels/api.h and kernels/problem.h. The code is written for reading and not for speed,
-but no loop runs over pixels.
+inputs, and returns the outputs in float64 (ranks in int32). Arrays may have any shape that reshapes to the
+problem's. Formulas and their sources are in kernels/api.h and kernels/problem.h. The code is written for
+reading and not for speed, but no loop runs over pixels.
 
     >>> with precision(np.float32):
     ...     y = conv_fprop(problem, x, w)
