@@ -176,7 +176,9 @@ CPU_SOURCES := $(wildcard kernels/cpu/*.cpp)
 CUDA_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/cuda/%.o)
 EMULATOR_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/emulator/%.o)
 BINDINGS_SOURCES := $(filter-out %/module.cpp %/problem.cpp %/pixels.cpp,$(wildcard bindings/*.cpp))
-BINDINGS_OBJECTS := $(BINDINGS_SOURCES:bindings/%.cpp=$(BUILD)/bindings/%.o)
+# Host code that is the same for every build of the operations: their descriptions, and what is no template.
+SHARED_OBJECTS := $(BINDINGS_SOURCES:bindings/%.cpp=$(BUILD)/bindings/%.o) \
+    $(patsubst kernels/core/%.cpp,$(BUILD)/bindings/core/%.o,$(wildcard kernels/core/*.cpp))
 CPU_OBJECTS := $(CPU_SOURCES:kernels/cpu/%.cpp=$(BUILD)/cpu/%.o)
 
 ifneq ($(SANITIZE),)
@@ -237,9 +239,11 @@ $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
 	@! grep -E '\(C75[0-9]+\)' $(@:.o=.ptxas) >&2 || \
 	    { rm -f $@; echo "$<: ptxas made a kernel slower than written; see $(@:.o=.ptxas)" >&2; exit 1; }
 
-# The operations' descriptions are the same for every build of the operations; the module itself is not.
 $(BUILD)/bindings/%.o: bindings/%.cpp $(BUILD)/bindings/flags
 	@echo "  c++   $<"; $(CXX_ALL) $(BINDINGS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
+
+$(BUILD)/bindings/core/%.o: kernels/core/%.cpp $(BUILD)/bindings/flags
+	@mkdir -p $(@D); echo "  c++   $<"; $(CXX_ALL) $(BINDINGS_FLAGS) -c $< -o $@
 
 $(BUILD)/emulator/module.o: bindings/module.cpp $(BUILD)/emulator/flags
 	@echo "  c++   $< (emulator)"
@@ -258,14 +262,14 @@ $(OUT)/_problem$(EXT): $(BUILD)/bindings/problem.o
 $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
 	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
-$(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS) $(BINDINGS_OBJECTS)
+$(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS) $(SHARED_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
 
 # cconvnet/devices/modules.py loads the oneDNN of the Python environment before the module.
-$(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS) $(BINDINGS_OBJECTS)
+$(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS) $(SHARED_OBJECTS)
 	@mkdir -p $(OUT); $(CXX) -shared -fopenmp $^ $(ONEDNN_LIBRARIES) -o $@
 
-$(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(CUDA_OBJECTS) $(BINDINGS_OBJECTS)
+$(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(CUDA_OBJECTS) $(SHARED_OBJECTS)
 	@mkdir -p $(OUT); $(NVCC) -shared -cudart static $^ -o $@
 
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)

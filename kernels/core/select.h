@@ -11,10 +11,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <mutex>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -45,6 +41,10 @@ template <class Problem>
 size_t no_workspace(const Problem&) {
   return 0;
 }
+
+// The log of all tables, in select.cpp: what it needs would be compiled with every table.
+bool logs_choices();
+void log_choice(const std::string& row, const std::string& problem);
 
 template <class Problem, class Arguments>
 class SelectionTable {
@@ -81,7 +81,7 @@ class SelectionTable {
     detail::require(args.workspace || row.workspace(problem) == 0,
                     "workspace must not be null: " + row.name + " needs " +
                         std::to_string(row.workspace(problem)) + " bytes");
-    log(problem, row);
+    if (logs_choices()) log_choice(row.name, repr(problem));
     row.launch(problem, args, stream);
   }
 
@@ -103,16 +103,6 @@ class SelectionTable {
       names += (names.empty() ? "" : ", ") + row.name;
     }
     throw std::invalid_argument("impl must be one of " + names + ", not '" + impl + "'");
-  }
-
-  static void log(const Problem& problem, const Row& row) {
-    static const char* const wanted = std::getenv("CCONVNET_LOG_KERNELS");
-    if (!wanted || std::string(wanted) != "1") return;
-    static std::mutex mutex;
-    static std::set<std::string> seen;
-    const std::string line = row.name + " serves " + repr(problem);
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (seen.insert(line).second) std::fprintf(stderr, "cconvnet: %s\n", line.c_str());
   }
 
   std::string operation_;
