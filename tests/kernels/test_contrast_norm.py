@@ -66,12 +66,12 @@ def test_the_mean_is_taken_off(device: Device) -> None:
     sizes = (1, 2, 2, 4)
     # Every window of a 2x2 image with size 4 is the whole image, its mean 0.
     x = np.broadcast_to(np.array([2, -2, -2, 2], np.float32).reshape(1, 2, 2, 1), sizes).copy()
-    o = ContrastNormProblem(*sizes, size=4, alpha=0.125, beta=1.0, k=2.0)
+    problem = ContrastNormProblem(*sizes, size=4, alpha=0.125, beta=1.0, k=2.0)
     lrn = LrnProblem(*sizes, size=4, alpha=0.125, beta=1.0, k=2.0, region="same_map")
-    y = run("contrast_norm_forward", o, device, {"x": x})["y"]
+    y = run("contrast_norm_forward", problem, device, {"x": x})["y"]
     np.testing.assert_allclose(y, x / 4, rtol=1e-6)
     np.testing.assert_allclose(y, run("lrn_forward", lrn, device, {"x": x})["y"], rtol=1e-6)
-    shifted = run("contrast_norm_forward", o, device, {"x": x + 4})["y"]
+    shifted = run("contrast_norm_forward", problem, device, {"x": x + 4})["y"]
     np.testing.assert_allclose(shifted, (x + 4) / 4, rtol=1e-6)
 
 

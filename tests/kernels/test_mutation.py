@@ -158,7 +158,6 @@ def test_mutants_are_found() -> None:
     assert guarded >= {"bias.cu", "gemm/gemm_tile.cuh", "lrn.cu", "lrn_maxpool.cu", "pool.cu", "softmax.cu"}
     tile = [mutant.key["gone"] for mutant in found if mutant.file == "gemm/tensor_tile.cuh"]
     assert sum("wait_for_copies" in gone for gone in tile) == 1 and "ptx::close_copy_group();" in tile
-    assert set(TESTS) == {str(path.relative_to(KERNELS)) for path in files() if path.suffix == ".cu"}
     assert [tests for tests, *_ in TESTS.values() if not Path(__file__).with_name(tests).exists()] == []
 
 

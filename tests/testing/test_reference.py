@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.float64 import assert_same, normal
 
 from cconvnet._problem import (
     BiasProblem,
@@ -27,17 +28,12 @@ from cconvnet._problem import (
     SgdProblem,
     SoftmaxProblem,
 )
-from cconvnet.devices import PRECISIONS, get_device
 from cconvnet.testing import reference
 from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, POOL
 
 Array = np.ndarray[Any, Any]
 
-SMALL_CONV = {name: o for name, o in CONV.items() if o.flops < 100_000}
-
-
-def normal(shape: Any, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape)
+SMALL_CONV = {name: problem for name, problem in CONV.items() if problem.flops < 100_000}
 
 
 def numerical_gradient(f: Callable[[Array], Array], x: Array, dy: Array, step: float) -> Array:
@@ -61,71 +57,73 @@ def assert_gradient(analytic: Array, numerical: Array) -> None:
 # ---- convolution ---------------------------------------------------------------------------------
 
 
-def conv_by_definition(o: ConvProblem | LocalProblem, x: Array, w: Array) -> Array:
+def conv_by_definition(problem: ConvProblem | LocalProblem, x: Array, w: Array) -> Array:
     """The formula of ConvProblem in kernels/problem.h, term by term; `w` may have filters per position."""
-    w = np.broadcast_to(w, (o.p, o.q, *w.shape[-4:]))
-    y = np.zeros(o.y_shape)
-    c_per_group, k_per_group = o.c // o.groups, o.k // o.groups
-    for n, p, q, k in np.ndindex(*o.y_shape):
+    w = np.broadcast_to(w, (problem.p, problem.q, *w.shape[-4:]))
+    y = np.zeros(problem.y_shape)
+    c_per_group, k_per_group = problem.c // problem.groups, problem.k // problem.groups
+    for n, p, q, k in np.ndindex(*problem.y_shape):
         first = k // k_per_group * c_per_group
-        for r, s, c in np.ndindex(o.r, o.s, c_per_group):
-            i = p * o.stride_h - o.pad_h + r * o.dilation_h
-            j = q * o.stride_w - o.pad_w + s * o.dilation_w
-            if 0 <= i < o.h and 0 <= j < o.w:
+        for r, s, c in np.ndindex(problem.r, problem.s, c_per_group):
+            i = p * problem.stride_h - problem.pad_h + r * problem.dilation_h
+            j = q * problem.stride_w - problem.pad_w + s * problem.dilation_w
+            if 0 <= i < problem.h and 0 <= j < problem.w:
                 y[n, p, q, k] += x[n, i, j, first + c] * w[p, q, k, r, s, c]
     return y
 
 
 @pytest.mark.parametrize("name", SMALL_CONV)
 def test_conv_fprop_is_its_definition(name: str) -> None:
-    o = CONV[name]
-    x, w, bias = normal(o.x_shape), normal(o.w_shape, 1), normal(o.k, 2)
-    y = conv_by_definition(o, x, w) + bias
-    np.testing.assert_allclose(reference.conv_fprop(o, x, w, bias), y, atol=1e-12)
-    np.testing.assert_allclose(reference.conv_fprop(o, x, w, bias, relu=True), np.maximum(y, 0), atol=1e-12)
+    problem = CONV[name]
+    x, w, bias = normal(problem.x_shape), normal(problem.w_shape, 1), normal(problem.k, 2)
+    y = conv_by_definition(problem, x, w) + bias
+    np.testing.assert_allclose(reference.conv_fprop(problem, x, w, bias), y, atol=1e-12)
+    np.testing.assert_allclose(
+        reference.conv_fprop(problem, x, w, bias, relu=True), np.maximum(y, 0), atol=1e-12
+    )
 
 
 def test_conv_fprop_by_hand() -> None:
-    o = ConvProblem(1, 1, 3, 1, 1, 1, 2)
-    assert reference.conv_fprop(o, [1, 2, 5], [10, 1]).ravel().tolist() == [12, 25]
+    problem = ConvProblem(1, 1, 3, 1, 1, 1, 2)
+    assert reference.conv_fprop(problem, [1, 2, 5], [10, 1]).ravel().tolist() == [12, 25]
     # Rounding up adds a window, which reads one pixel and a zero beyond the edge.
-    o = ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), rounding="ceil")
-    assert reference.conv_fprop(o, [1, 2, 5], [10, 1]).ravel().tolist() == [12, 50]
+    problem = ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), rounding="ceil")
+    assert reference.conv_fprop(problem, [1, 2, 5], [10, 1]).ravel().tolist() == [12, 50]
     # A padding at the right alone adds it too, and so does a number of outputs.
     for same in (
         ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), padding=(0, (0, 1))),
         ConvProblem(1, 1, 3, 1, 1, 1, 2, stride=(1, 2), outputs=(1, 2)),
     ):
-        assert same == o
-    o = ConvProblem(1, 1, 3, 1, 1, 1, 2, padding=(0, (1, 0)))
-    assert reference.conv_fprop(o, [1, 2, 5], [10, 1]).ravel().tolist() == [1, 12, 25]
-    o = ConvProblem(1, 1, 4, 1, 1, 1, 2, padding=(0, (1, 0)), dilation=(1, 3))
-    assert reference.conv_fprop(o, [1, 2, 5, 4], [10, 1]).ravel().tolist() == [5, 14]
-    assert reference.conv_dgrad(o, [1, 2], [10, 1]).ravel().tolist() == [20, 0, 1, 2]
-    assert reference.conv_wgrad(o, [1, 2, 5, 4], [1, 2]).ravel().tolist() == [2, 13]
+        assert same == problem
+    problem = ConvProblem(1, 1, 3, 1, 1, 1, 2, padding=(0, (1, 0)))
+    assert reference.conv_fprop(problem, [1, 2, 5], [10, 1]).ravel().tolist() == [1, 12, 25]
+    problem = ConvProblem(1, 1, 4, 1, 1, 1, 2, padding=(0, (1, 0)), dilation=(1, 3))
+    assert reference.conv_fprop(problem, [1, 2, 5, 4], [10, 1]).ravel().tolist() == [5, 14]
+    assert reference.conv_dgrad(problem, [1, 2], [10, 1]).ravel().tolist() == [20, 0, 1, 2]
+    assert reference.conv_wgrad(problem, [1, 2, 5, 4], [1, 2]).ravel().tolist() == [2, 13]
 
 
 @pytest.mark.parametrize("name", CONV)
 def test_conv_gradients_are_adjoint(name: str) -> None:
     """<dy, conv(x, w)> = <dgrad(dy, w), x> = <wgrad(x, dy), w>, since conv is linear in each."""
-    o = CONV[name]
-    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
-    forward = np.sum(dy * reference.conv_fprop(o, x, w))
-    scale = np.sum(np.abs(dy) * reference.conv_fprop(o, np.abs(x), np.abs(w)))
-    assert abs(np.sum(reference.conv_dgrad(o, dy, w) * x) - forward) <= 1e-13 * scale
-    assert abs(np.sum(reference.conv_wgrad(o, x, dy) * w) - forward) <= 1e-13 * scale
+    problem = CONV[name]
+    x, w, dy = normal(problem.x_shape), normal(problem.w_shape, 1), normal(problem.y_shape, 2)
+    forward = np.sum(dy * reference.conv_fprop(problem, x, w))
+    scale = np.sum(np.abs(dy) * reference.conv_fprop(problem, np.abs(x), np.abs(w)))
+    assert abs(np.sum(reference.conv_dgrad(problem, dy, w) * x) - forward) <= 1e-13 * scale
+    assert abs(np.sum(reference.conv_wgrad(problem, x, dy) * w) - forward) <= 1e-13 * scale
 
 
 @pytest.mark.parametrize(
     "name", ["one_channel", "groups_strided", "ceil_groups_padded", "unequal_and_dilated"]
 )
 def test_conv_gradients_by_differences(name: str) -> None:
-    o = CONV[name]
-    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
-    by_x = numerical_gradient(lambda v: reference.conv_fprop(o, v, w), x, dy, 1.0)
-    by_w = numerical_gradient(lambda v: reference.conv_fprop(o, x, v), w, dy, 1.0)
-    assert_gradient(reference.conv_dgrad(o, dy, w), by_x)
-    assert_gradient(reference.conv_wgrad(o, x, dy), by_w)
+    problem = CONV[name]
+    x, w, dy = normal(problem.x_shape), normal(problem.w_shape, 1), normal(problem.y_shape, 2)
+    by_x = numerical_gradient(lambda v: reference.conv_fprop(problem, v, w), x, dy, 1.0)
+    by_w = numerical_gradient(lambda v: reference.conv_fprop(problem, x, v), w, dy, 1.0)
+    assert_gradient(reference.conv_dgrad(problem, dy, w), by_x)
+    assert_gradient(reference.conv_wgrad(problem, x, dy), by_w)
 
 
 # ---- locally connected ---------------------------------------------------------------------------
@@ -135,61 +133,64 @@ def test_conv_gradients_by_differences(name: str) -> None:
     "name", ["plain", "strided", "groups_tail", "ceil_hangs_over", "filter_beyond_image"]
 )
 def test_local_fprop_is_its_definition(name: str) -> None:
-    o = LOCAL[name]
-    x, w, bias = normal(o.x_shape), normal(o.w_shape, 1), normal(o.bias_shape, 2)
-    y = conv_by_definition(o, x, w) + bias
-    np.testing.assert_allclose(reference.local_fprop(o, x, w, bias), y, atol=1e-12)
-    np.testing.assert_allclose(reference.local_fprop(o, x, w, bias, relu=True), np.maximum(y, 0), atol=1e-12)
+    problem = LOCAL[name]
+    x, w, bias = normal(problem.x_shape), normal(problem.w_shape, 1), normal(problem.bias_shape, 2)
+    y = conv_by_definition(problem, x, w) + bias
+    np.testing.assert_allclose(reference.local_fprop(problem, x, w, bias), y, atol=1e-12)
+    np.testing.assert_allclose(
+        reference.local_fprop(problem, x, w, bias, relu=True), np.maximum(y, 0), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_local_gradients_are_adjoint(name: str) -> None:
-    o = LOCAL[name]
-    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
-    forward = np.sum(dy * reference.local_fprop(o, x, w))
-    scale = np.sum(np.abs(dy) * reference.local_fprop(o, np.abs(x), np.abs(w)))
-    assert abs(np.sum(reference.local_dgrad(o, dy, w) * x) - forward) <= 1e-13 * scale
-    assert abs(np.sum(reference.local_wgrad(o, x, dy) * w) - forward) <= 1e-13 * scale
+    problem = LOCAL[name]
+    x, w, dy = normal(problem.x_shape), normal(problem.w_shape, 1), normal(problem.y_shape, 2)
+    forward = np.sum(dy * reference.local_fprop(problem, x, w))
+    scale = np.sum(np.abs(dy) * reference.local_fprop(problem, np.abs(x), np.abs(w)))
+    assert abs(np.sum(reference.local_dgrad(problem, dy, w) * x) - forward) <= 1e-13 * scale
+    assert abs(np.sum(reference.local_wgrad(problem, x, dy) * w) - forward) <= 1e-13 * scale
 
 
 @pytest.mark.parametrize("name", ["one_channel", "depthwise", "stride_of_two_axes"])
 def test_local_gradients_by_differences(name: str) -> None:
-    o = LOCAL[name]
-    x, w, dy = normal(o.x_shape), normal(o.w_shape, 1), normal(o.y_shape, 2)
-    by_x = numerical_gradient(lambda v: reference.local_fprop(o, v, w), x, dy, 1.0)
-    by_w = numerical_gradient(lambda v: reference.local_fprop(o, x, v), w, dy, 1.0)
-    assert_gradient(reference.local_dgrad(o, dy, w), by_x)
-    assert_gradient(reference.local_wgrad(o, x, dy), by_w)
+    problem = LOCAL[name]
+    x, w, dy = normal(problem.x_shape), normal(problem.w_shape, 1), normal(problem.y_shape, 2)
+    by_x = numerical_gradient(lambda v: reference.local_fprop(problem, v, w), x, dy, 1.0)
+    by_w = numerical_gradient(lambda v: reference.local_fprop(problem, x, v), w, dy, 1.0)
+    assert_gradient(reference.local_dgrad(problem, dy, w), by_x)
+    assert_gradient(reference.local_wgrad(problem, x, dy), by_w)
 
 
 def test_local_by_hand() -> None:
-    o = LocalProblem(1, 1, 3, 1, 1, 1, 2)
-    assert reference.local_fprop(o, [1, 2, 5], [10, 1, 0, 3], [100, 200]).ravel().tolist() == [112, 215]
-    assert reference.local_dgrad(o, [1, 2], [10, 1, 0, 3]).ravel().tolist() == [10, 1, 6]
-    assert reference.local_wgrad(o, [1, 2, 5], [1, 2]).ravel().tolist() == [1, 2, 4, 10]
+    problem = LocalProblem(1, 1, 3, 1, 1, 1, 2)
+    assert reference.local_fprop(problem, [1, 2, 5], [10, 1, 0, 3], [100, 200]).ravel().tolist() == [112, 215]
+    assert reference.local_dgrad(problem, [1, 2], [10, 1, 0, 3]).ravel().tolist() == [10, 1, 6]
+    assert reference.local_wgrad(problem, [1, 2, 5], [1, 2]).ravel().tolist() == [1, 2, 4, 10]
 
 
 # ---- fully connected, bias -----------------------------------------------------------------------
 
 
-def assert_same(a: Array, b: Array) -> None:
-    np.testing.assert_allclose(a, b.reshape(a.shape), atol=1e-12)
-
-
 @pytest.mark.parametrize("name", ["plain", "tail", "one_image", "one_of_each"])
 def test_fc_is_a_1x1_convolution(name: str) -> None:
-    o = FC[name]
-    conv = ConvProblem(o.n, 1, 1, o.c, o.k, 1, 1)
-    x, w, dy, bias = normal((o.n, o.c)), normal((o.k, o.c), 1), normal((o.n, o.k), 2), normal(o.k)
-    assert_same(reference.fc_fprop(o, x, w, bias), reference.conv_fprop(conv, x, w, bias))
-    assert_same(reference.fc_dgrad(o, dy, w), reference.conv_dgrad(conv, dy, w))
-    assert_same(reference.fc_wgrad(o, x, dy), reference.conv_wgrad(conv, x, dy))
+    problem = FC[name]
+    conv = ConvProblem(problem.n, 1, 1, problem.c, problem.k, 1, 1)
+    x, w, dy, bias = (
+        normal((problem.n, problem.c)),
+        normal((problem.k, problem.c), 1),
+        normal((problem.n, problem.k), 2),
+        normal(problem.k),
+    )
+    assert_same(reference.fc_fprop(problem, x, w, bias), reference.conv_fprop(conv, x, w, bias))
+    assert_same(reference.fc_dgrad(problem, dy, w), reference.conv_dgrad(conv, dy, w))
+    assert_same(reference.fc_wgrad(problem, x, dy), reference.conv_wgrad(conv, x, dy))
 
 
 def test_bias_add_by_hand() -> None:
-    o, x = BiasProblem(2, 3), [[1, 2, 3], [4, 5, -6]]
-    assert reference.bias_add(o, x, [10, 20, 3]).tolist() == [[11, 22, 6], [14, 25, -3]]
-    assert reference.bias_add(o, x, [-10, 20, 3], relu=True).tolist() == [[0, 22, 6], [0, 25, 0]]
+    problem, x = BiasProblem(2, 3), [[1, 2, 3], [4, 5, -6]]
+    assert reference.bias_add(problem, x, [10, 20, 3]).tolist() == [[11, 22, 6], [14, 25, -3]]
+    assert reference.bias_add(problem, x, [-10, 20, 3], relu=True).tolist() == [[0, 22, 6], [0, 25, 0]]
 
 
 def test_relu_bias_backward_by_hand() -> None:
@@ -225,28 +226,28 @@ def test_neuron(neuron: str) -> None:
     x = np.array([0.1, 0.4, 1.0, 1.75, 3.0, 8.0])
     if neuron != "sqrt":
         x = np.concatenate([x, -x])
-    o = NeuronProblem(x.size, neuron, a, b)
-    y = reference.neuron_forward(o, x)
+    problem = NeuronProblem(x.size, neuron, a, b)
+    y = reference.neuron_forward(problem, x)
     np.testing.assert_allclose(y, [f(v) for v in x], rtol=1e-12)
     dy = normal(x.shape)
-    numerical = numerical_gradient(lambda v: reference.neuron_forward(o, v), x, dy, 1e-6)
-    np.testing.assert_allclose(reference.neuron_backward(o, x, y, dy), numerical, rtol=1e-7, atol=1e-9)
+    numerical = numerical_gradient(lambda v: reference.neuron_forward(problem, v), x, dy, 1e-6)
+    np.testing.assert_allclose(reference.neuron_backward(problem, x, y, dy), numerical, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize(("neuron", "kinks"), [("relu", [0.0]), ("abs", [0.0]), ("brelu", [0.0, 2.0])])
 def test_neuron_derivative_is_0_at_a_kink(neuron: str, kinks: list[float]) -> None:
-    o = NeuronProblem(len(kinks), neuron, 2.0)
-    y = reference.neuron_forward(o, np.array(kinks))
-    assert not reference.neuron_backward(o, np.array(kinks), y, np.ones(len(kinks))).any()
+    problem = NeuronProblem(len(kinks), neuron, 2.0)
+    y = reference.neuron_forward(problem, np.array(kinks))
+    assert not reference.neuron_backward(problem, np.array(kinks), y, np.ones(len(kinks))).any()
 
 
 @pytest.mark.parametrize("neuron", ["tanh", "logistic", "softrelu"])
 def test_neuron_does_not_overflow(neuron: str) -> None:
-    o = NeuronProblem(4, neuron, 1.0, 1.0)
+    problem = NeuronProblem(4, neuron, 1.0, 1.0)
     x = np.array([-1e4, -700.0, 700.0, 1e4])
     with np.errstate(over="raise"):
-        y = reference.neuron_forward(o, x)
-        dx = reference.neuron_backward(o, x, y, np.ones(4))
+        y = reference.neuron_forward(problem, x)
+        dx = reference.neuron_backward(problem, x, y, np.ones(4))
     assert np.isfinite(y).all() and np.isfinite(dx).all()
 
 
@@ -259,40 +260,40 @@ def test_relu() -> None:
 # ---- local response normalisation ----------------------------------------------------------------
 
 
-def lrn_by_definition(o: LrnProblem, x: Array) -> Array:
+def lrn_by_definition(problem: LrnProblem, x: Array) -> Array:
     y = np.zeros_like(x)
-    per_group = o.c // o.groups
-    before, after = o.size // 2, o.size - 1 - o.size // 2
+    per_group = problem.c // problem.groups
+    before, after = problem.size // 2, problem.size - 1 - problem.size // 2
 
     def window(centre: int, first: int, end: int) -> range:
         return range(max(first, centre - before), min(end, centre + after + 1))
 
     for n, i, j, c in np.ndindex(*x.shape):
-        if o.region == "across_channels":
+        if problem.region == "across_channels":
             group = c // per_group * per_group
             places = itertools.product([i], [j], window(c, group, group + per_group))
         else:
-            places = itertools.product(window(i, 0, o.h), window(j, 0, o.w), [c])
+            places = itertools.product(window(i, 0, problem.h), window(j, 0, problem.w), [c])
         total = sum(x[n, a, b, d] ** 2 for a, b, d in places)
-        y[n, i, j, c] = x[n, i, j, c] * (o.k + o.alpha * total) ** -o.beta
+        y[n, i, j, c] = x[n, i, j, c] * (problem.k + problem.alpha * total) ** -problem.beta
     return y
 
 
 @pytest.mark.parametrize("name", LRN)
 def test_lrn(name: str) -> None:
-    o = LRN[name]
-    x = normal(o.x_shape)
-    np.testing.assert_allclose(reference.lrn_forward(o, x), lrn_by_definition(o, x), rtol=1e-12)
+    problem = LRN[name]
+    x = normal(problem.x_shape)
+    np.testing.assert_allclose(reference.lrn_forward(problem, x), lrn_by_definition(problem, x), rtol=1e-12)
     if x.size < 300:
-        dy = normal(o.x_shape, 1)
-        numerical = numerical_gradient(lambda v: reference.lrn_forward(o, v), x, dy, 1e-5)
-        assert_gradient(reference.lrn_backward(o, x, dy), numerical)
+        dy = normal(problem.x_shape, 1)
+        numerical = numerical_gradient(lambda v: reference.lrn_forward(problem, v), x, dy, 1e-5)
+        assert_gradient(reference.lrn_backward(problem, x, dy), numerical)
 
 
 def test_lrn_by_hand() -> None:
     # Windows of three channels: sums of squares 5, 14, 13.
-    o = LrnProblem(1, 1, 1, 3, size=3, alpha=1.0, beta=1.0, k=1.0)
-    y = reference.lrn_forward(o, [1, 2, 3]).ravel()
+    problem = LrnProblem(1, 1, 1, 3, size=3, alpha=1.0, beta=1.0, k=1.0)
+    y = reference.lrn_forward(problem, [1, 2, 3]).ravel()
     np.testing.assert_allclose(y, [1 / 6, 2 / 15, 3 / 14], rtol=1e-15)
 
 
@@ -315,96 +316,111 @@ def test_lrn_maxpool_gradient_by_differences(relu: bool) -> None:
     assert_gradient(dx, numerical_gradient(forward, before, dy, 1e-6))
 
 
-def contrast_norm_by_definition(o: ContrastNormProblem, x: Array) -> Array:
+def contrast_norm_by_definition(problem: ContrastNormProblem, x: Array) -> Array:
     def window(i: int, j: int) -> tuple[slice, slice]:
-        before, after = o.size // 2, o.size - 1 - o.size // 2
+        before, after = problem.size // 2, problem.size - 1 - problem.size // 2
         return slice(max(0, i - before), i + after + 1), slice(max(0, j - before), j + after + 1)
 
     u, y = np.zeros_like(x), np.zeros_like(x)
-    for i, j in np.ndindex(o.h, o.w):
+    for i, j in np.ndindex(problem.h, problem.w):
         u[:, i, j] = x[:, i, j] - x[:, *window(i, j)].mean(axis=(1, 2))
-    for i, j in np.ndindex(o.h, o.w):
-        d = o.k + o.alpha * np.square(u[:, *window(i, j)]).sum(axis=(1, 2))
-        y[:, i, j] = x[:, i, j] * d**-o.beta
+    for i, j in np.ndindex(problem.h, problem.w):
+        d = problem.k + problem.alpha * np.square(u[:, *window(i, j)]).sum(axis=(1, 2))
+        y[:, i, j] = x[:, i, j] * d**-problem.beta
     return y
 
 
 @pytest.mark.parametrize("name", CONTRAST_NORM)
 def test_contrast_norm(name: str) -> None:
-    o = CONTRAST_NORM[name]
-    x, dy = normal(o.x_shape), normal(o.x_shape, 1)
+    problem = CONTRAST_NORM[name]
+    x, dy = normal(problem.x_shape), normal(problem.x_shape, 1)
     np.testing.assert_allclose(
-        reference.contrast_norm_forward(o, x), contrast_norm_by_definition(o, x), rtol=1e-12
+        reference.contrast_norm_forward(problem, x), contrast_norm_by_definition(problem, x), rtol=1e-12
     )
-    numerical = numerical_gradient(lambda v: reference.contrast_norm_forward(o, v), x, dy, 1e-5)
-    assert_gradient(reference.contrast_norm_backward(o, x, dy), numerical)
+    numerical = numerical_gradient(lambda v: reference.contrast_norm_forward(problem, v), x, dy, 1e-5)
+    assert_gradient(reference.contrast_norm_backward(problem, x, dy), numerical)
 
 
 def test_contrast_norm_by_hand() -> None:
     # One window over all three pixels in the middle, two at the ends: means 2, 3, 4.
-    o = ContrastNormProblem(1, 1, 3, 1, size=3, alpha=1.0, beta=1.0, k=1.0)
-    y = reference.contrast_norm_forward(o, [1, 3, 5]).ravel()
+    problem = ContrastNormProblem(1, 1, 3, 1, size=3, alpha=1.0, beta=1.0, k=1.0)
+    y = reference.contrast_norm_forward(problem, [1, 3, 5]).ravel()
     np.testing.assert_allclose(y, [1 / 2, 3 / 3, 5 / 2], rtol=1e-15)
 
 
 # ---- pooling -------------------------------------------------------------------------------------
 
 
-def windows(o: PoolProblem) -> dict[tuple[int, int], tuple[slice, slice]]:
+def windows(problem: PoolProblem) -> dict[tuple[int, int], tuple[slice, slice]]:
     """The pixels of each window, clipped to the image."""
     return {
         (p, q): (
-            slice(max(0, p * o.stride_h - o.pad_h), p * o.stride_h - o.pad_h + o.window_h),
-            slice(max(0, q * o.stride_w - o.pad_w), q * o.stride_w - o.pad_w + o.window_w),
+            slice(
+                max(0, p * problem.stride_h - problem.pad_h),
+                p * problem.stride_h - problem.pad_h + problem.window_h,
+            ),
+            slice(
+                max(0, q * problem.stride_w - problem.pad_w),
+                q * problem.stride_w - problem.pad_w + problem.window_w,
+            ),
         )
-        for p, q in np.ndindex(o.p, o.q)
+        for p, q in np.ndindex(problem.p, problem.q)
     }
 
 
-def counted(o: PoolProblem, p: int, q: int) -> int:
+def counted(problem: PoolProblem, p: int, q: int) -> int:
     """Return the divisor of a window's mean: its pixels, and the padding where it counts."""
-    padding = ((o.pad_h, o.pad_bottom), (o.pad_w, o.pad_right)) if o.count_padding else ((0, 0), (0, 0))
-    ones = np.pad(np.ones((o.h, o.w)), padding, constant_values=1)
-    top = p * o.stride_h - o.pad_h + padding[0][0]
-    left = q * o.stride_w - o.pad_w + padding[1][0]
-    return int(ones[max(top, 0) : top + o.window_h, max(left, 0) : left + o.window_w].sum())
+    padding = (
+        ((problem.pad_h, problem.pad_bottom), (problem.pad_w, problem.pad_right))
+        if problem.count_padding
+        else ((0, 0), (0, 0))
+    )
+    ones = np.pad(np.ones((problem.h, problem.w)), padding, constant_values=1)
+    top = p * problem.stride_h - problem.pad_h + padding[0][0]
+    left = q * problem.stride_w - problem.pad_w + padding[1][0]
+    return int(ones[max(top, 0) : top + problem.window_h, max(left, 0) : left + problem.window_w].sum())
 
 
 @pytest.mark.parametrize("name", POOL)
 def test_pool_is_its_definition(name: str) -> None:
-    o = POOL[name]
-    x, dy = normal(o.x_shape), normal(o.y_shape, 1)
+    problem = POOL[name]
+    x, dy = normal(problem.x_shape), normal(problem.y_shape, 1)
     # Random real numbers have no ties.
     x[:, :, :, ::2] = np.round(x[:, :, :, ::2])
-    largest, mean = np.zeros(o.y_shape), np.zeros(o.y_shape)
-    by_max, by_mean = np.zeros(o.x_shape), np.zeros(o.x_shape)
-    for (p, q), (rows, columns) in windows(o).items():
+    largest, mean = np.zeros(problem.y_shape), np.zeros(problem.y_shape)
+    by_max, by_mean = np.zeros(problem.x_shape), np.zeros(problem.x_shape)
+    for (p, q), (rows, columns) in windows(problem).items():
         pixels = x[:, rows, columns]
         largest[:, p, q] = pixels.max(axis=(1, 2))
-        count = counted(o, p, q)
+        count = counted(problem, p, q)
         mean[:, p, q] = pixels.sum(axis=(1, 2)) / count
         top = pixels == largest[:, p, q][:, None, None]
         by_max[:, rows, columns] += top * dy[:, p, q][:, None, None]
         by_mean[:, rows, columns] += dy[:, p, q][:, None, None] / count
-    np.testing.assert_array_equal(reference.maxpool_forward(o, x), largest)
-    np.testing.assert_allclose(reference.maxpool_backward(o, x, largest, dy), by_max, atol=1e-14)
-    np.testing.assert_allclose(reference.avgpool_forward(o, x), mean, atol=1e-14)
-    np.testing.assert_allclose(reference.avgpool_backward(o, dy), by_mean, atol=1e-14)
+    np.testing.assert_array_equal(reference.maxpool_forward(problem, x), largest)
+    np.testing.assert_allclose(reference.maxpool_backward(problem, x, largest, dy), by_max, atol=1e-14)
+    np.testing.assert_allclose(reference.avgpool_forward(problem, x), mean, atol=1e-14)
+    np.testing.assert_allclose(reference.avgpool_backward(problem, dy), by_mean, atol=1e-14)
 
 
 def test_pool_by_hand() -> None:
-    o = PoolProblem(1, 1, 4, 1, window=(1, 3), stride=(1, 2), rounding="ceil")
-    assert reference.maxpool_forward(o, [1, 5, 5, 3]).ravel().tolist() == [5, 5]
-    assert reference.maxpool_backward(o, [1, 5, 5, 3], [5, 5], [10, 1]).ravel().tolist() == [0, 10, 11, 0]
-    assert reference.avgpool_forward(o, [1, 5, 6, 3]).ravel().tolist() == [4, 4.5]
-    assert reference.avgpool_backward(o, [3, 8]).ravel().tolist() == [1, 1, 5, 4]
+    problem = PoolProblem(1, 1, 4, 1, window=(1, 3), stride=(1, 2), rounding="ceil")
+    assert reference.maxpool_forward(problem, [1, 5, 5, 3]).ravel().tolist() == [5, 5]
+    assert reference.maxpool_backward(problem, [1, 5, 5, 3], [5, 5], [10, 1]).ravel().tolist() == [
+        0,
+        10,
+        11,
+        0,
+    ]
+    assert reference.avgpool_forward(problem, [1, 5, 6, 3]).ravel().tolist() == [4, 4.5]
+    assert reference.avgpool_backward(problem, [3, 8]).ravel().tolist() == [1, 1, 5, 4]
     # The padding counts, but not the pixels that the last window reads beyond it.
-    o = PoolProblem(1, 1, 4, 1, (1, 3), (1, 2), (0, (1, 0)), "ceil", count_padding=True)
-    assert o.q == 2 and reference.avgpool_forward(o, [3, 6, 9, 15]).ravel().tolist() == [3, 10]
-    o = PoolProblem(1, 1, 4, 1, (1, 3), (1, 3), (0, (1, 0)), "ceil", count_padding=True)
-    assert reference.avgpool_forward(o, [3, 6, 9, 15]).ravel().tolist() == [3, 12]
-    assert reference.avgpool_backward(o, [3, 8]).ravel().tolist() == [1, 1, 4, 4]
-    assert np.isnan(reference.maxpool_forward(o, [1, np.nan, 5, 3])).ravel().tolist() == [True, False]
+    problem = PoolProblem(1, 1, 4, 1, (1, 3), (1, 2), (0, (1, 0)), "ceil", count_padding=True)
+    assert problem.q == 2 and reference.avgpool_forward(problem, [3, 6, 9, 15]).ravel().tolist() == [3, 10]
+    problem = PoolProblem(1, 1, 4, 1, (1, 3), (1, 3), (0, (1, 0)), "ceil", count_padding=True)
+    assert reference.avgpool_forward(problem, [3, 6, 9, 15]).ravel().tolist() == [3, 12]
+    assert reference.avgpool_backward(problem, [3, 8]).ravel().tolist() == [1, 1, 4, 4]
+    assert np.isnan(reference.maxpool_forward(problem, [1, np.nan, 5, 3])).ravel().tolist() == [True, False]
 
 
 # ---- elementwise maximum -------------------------------------------------------------------------
@@ -449,7 +465,7 @@ def test_philox_known_answers(counter: list[int], key: list[int], words: str) ->
 def test_dropout_takes_its_words_in_order() -> None:
     """Element i takes word i % 4 of counter (i / 4, 0, subsequence low, high)."""
     seed, subsequence = 0x0123456789ABCDEF, 0xFEDCBA9876543210
-    o = DropoutProblem(11, 0.5, 2.0, seed, subsequence)
+    problem = DropoutProblem(11, 0.5, 2.0, seed, subsequence)
     kept = []
     for i in range(11):
         counter = np.array([i // 4, 0, subsequence & 0xFFFFFFFF, subsequence >> 32])
@@ -457,7 +473,7 @@ def test_dropout_takes_its_words_in_order() -> None:
         kept.append(bool(words[i % 4] < 2**31))
     assert 0 < sum(kept) < 11
     x = np.arange(1, 12)
-    assert reference.dropout(o, x).tolist() == [2 * v if k else 0 for v, k in zip(x, kept, strict=True)]
+    assert reference.dropout(problem, x).tolist() == [2 * v if k else 0 for v, k in zip(x, kept, strict=True)]
 
 
 def test_dropout_of_a_part() -> None:
@@ -489,40 +505,40 @@ def test_dropout_keeps_its_share() -> None:
 
 
 def test_softmax_by_hand() -> None:
-    o = SoftmaxProblem(2, 3)
+    problem = SoftmaxProblem(2, 3)
     logits = np.log([[1, 2, 5], [4, 4, 2]])
-    probabilities, loss, rank = reference.softmax_cross_entropy_forward(o, logits, [1, 1])
+    probabilities, loss, rank = reference.softmax_cross_entropy_forward(problem, logits, [1, 1])
     np.testing.assert_allclose(probabilities, [[0.125, 0.25, 0.625], [0.4, 0.4, 0.2]], rtol=1e-14)
     np.testing.assert_allclose(loss, [-math.log(0.25), -math.log(0.4)], rtol=1e-14)
     # Of two equal logits the lower class is first.
     assert rank.tolist() == [1, 1]
-    assert reference.softmax_cross_entropy_forward(o, logits, [2, 0])[2].tolist() == [0, 0]
-    gradient = reference.softmax_cross_entropy_backward(o, probabilities, [1, 1], 2.0)
+    assert reference.softmax_cross_entropy_forward(problem, logits, [2, 0])[2].tolist() == [0, 0]
+    gradient = reference.softmax_cross_entropy_backward(problem, probabilities, [1, 1], 2.0)
     np.testing.assert_allclose(gradient, [[0.25, -1.5, 1.25], [0.8, -1.2, 0.4]], rtol=1e-14)
 
 
 def test_softmax_gradient_by_differences() -> None:
-    o = SoftmaxProblem(3, 5)
+    problem = SoftmaxProblem(3, 5)
     logits, labels, dloss = normal((3, 5)), np.array([4, 0, 2]), np.ones(3)
-    probabilities = reference.softmax_forward(o, logits)
+    probabilities = reference.softmax_forward(problem, logits)
     numerical = numerical_gradient(
-        lambda v: reference.softmax_cross_entropy_forward(o, v, labels)[1], logits, dloss, 1e-5
+        lambda v: reference.softmax_cross_entropy_forward(problem, v, labels)[1], logits, dloss, 1e-5
     )
-    assert_gradient(reference.softmax_cross_entropy_backward(o, probabilities, labels, 1.0), numerical)
+    assert_gradient(reference.softmax_cross_entropy_backward(problem, probabilities, labels, 1.0), numerical)
 
 
 def test_softmax_of_large_logits_is_finite() -> None:
-    o = SoftmaxProblem(1, 2)
-    probabilities, loss, _ = reference.softmax_cross_entropy_forward(o, [[1e4, -1e4]], [1])
+    problem = SoftmaxProblem(1, 2)
+    probabilities, loss, _ = reference.softmax_cross_entropy_forward(problem, [[1e4, -1e4]], [1])
     assert probabilities.tolist() == [[1, 0]] and loss.tolist() == [2e4]
 
 
 def test_softmax_of_nan_and_of_a_label_that_is_no_class() -> None:
-    o = SoftmaxProblem(3, 2)
+    problem = SoftmaxProblem(3, 2)
     logits, labels = np.array([[0, np.nan], [1, 2], [1, 2]]), np.array([0, 2, -1])
-    probabilities, loss, rank = reference.softmax_cross_entropy_forward(o, logits, labels)
+    probabilities, loss, rank = reference.softmax_cross_entropy_forward(problem, logits, labels)
     assert np.isnan(loss).all() and rank.tolist() == [2, 2, 2]
-    gradient = reference.softmax_cross_entropy_backward(o, probabilities, labels, 1.0)
+    gradient = reference.softmax_cross_entropy_backward(problem, probabilities, labels, 1.0)
     assert np.isnan(gradient).all()
 
 
@@ -530,8 +546,8 @@ def test_softmax_of_nan_and_of_a_label_that_is_no_class() -> None:
 
 
 def test_sgd_update_by_hand() -> None:
-    o = SgdProblem(2, lr=0.5, momentum=0.25, weight_decay=0.125)
-    v, w = reference.sgd_update(o, [4, 0], [8, -8], [16, 0])
+    problem = SgdProblem(2, lr=0.5, momentum=0.25, weight_decay=0.125)
+    v, w = reference.sgd_update(problem, [4, 0], [8, -8], [16, 0])
     assert v.tolist() == [-1, -2] and w.tolist() == [15, -2]
 
 
@@ -567,21 +583,21 @@ def test_limit_norm_centered_by_hand() -> None:
     # Of means 2, 2, 10 and 0.1 and of norms 2, 4, 1 and 0.
     w = [[3, 1, 3, 1], [4, 0, 4, 0], [10.5, 9.5, 10.5, 9.5], [0.1, 0.1, 0.1, 0.1], [np.inf, 1, 2, 3]]
     expected = [w[0], [3, 0, 3, 0], [15.75, 14.25, 15.75, 14.25], w[3], w[4]]
-    o = NormLimitProblem(5, 4, 3.0, 1.5, True)
+    problem = NormLimitProblem(5, 4, 3.0, 1.5, True)
     with np.errstate(invalid="ignore"):
-        np.testing.assert_allclose(reference.limit_norm(o, w), expected, rtol=1e-15)
+        np.testing.assert_allclose(reference.limit_norm(problem, w), expected, rtol=1e-15)
 
 
 def test_input_transform_by_hand() -> None:
-    o = InputProblem(2, 2, 3, 1, 1, 2)
+    problem = InputProblem(2, 2, 3, 1, 1, 2)
     images = np.arange(12, dtype=np.uint8)
-    y = reference.input_transform(o, images, [1, 0], [1, 0], [0, 1])
+    y = reference.input_transform(problem, images, [1, 0], [1, 0], [0, 1])
     assert y.ravel().tolist() == [4, 5, 7, 6]
     mean, shift = [0, 0, 0, 0, 10, 20], [100, 200]
-    y = reference.input_transform(o, images, [1, 0], [1, 0], [0, 1], mean, shift, 0.5)
+    y = reference.input_transform(problem, images, [1, 0], [1, 0], [0, 1], mean, shift, 0.5)
     assert y.ravel().tolist() == [47, 42.5, 103.5, 103]
     # A crop that would leave the image is moved inside.
-    y = reference.input_transform(o, images, [9, -9], [9, -9], [0, 0])
+    y = reference.input_transform(problem, images, [9, -9], [9, -9], [0, 0])
     assert y.ravel().tolist() == [4, 5, 6, 7]
 
 
@@ -611,7 +627,7 @@ def test_a_convolution_of_blocks_is_that_of_the_image(
     images = np.random.default_rng(0).integers(0, 256, (2, 20, 22, 3)).astype(np.uint8)
     corner = np.zeros(2, np.int32)
     crops = InputProblem(2, 20, 22, 3, *size), InputProblem(2, 20, 22, 3, *size, block=block, pad=pad)
-    x, x_blocks = (reference.input_transform(o, images, corner, corner, corner) for o in crops)
+    x, x_blocks = (reference.input_transform(problem, images, corner, corner, corner) for problem in crops)
     whole = ConvProblem(2, *size, 3, 5, *filter_size, stride=(block, block), padding=(pad, pad))
     filters = FilterBlocksProblem(5, *filter_size, 3, block)
     blocks = ConvProblem(2, *crops[1].y_shape[1:], 5, *filters.blocks_shape[1:3])
@@ -635,50 +651,8 @@ def test_add_by_hand() -> None:
 
 
 def test_precision_is_float32_only_inside() -> None:
-    o = FcProblem(1, 1, 1)
+    problem = FcProblem(1, 1, 1)
     with reference.precision(np.float32):
-        y = reference.fc_fprop(o, [1 / 3], [1.0])
+        y = reference.fc_fprop(problem, [1 / 3], [1.0])
         assert y.dtype == np.float32 and y[0, 0] == np.float32(1 / 3)
-    assert reference.fc_fprop(o, [1 / 3], [1.0]).dtype == np.float64
-
-
-# ---- the module made of it ---------------------------------------------------------------------------
-
-
-def test_the_numpy_module_finishes_products() -> None:
-    module, o = get_device("reference:0").module, FcProblem(4, 5, 6)
-    x, w, bias = normal(o.x_shape), normal(o.w_shape, 1), normal(6, 2)
-    dropout, step = DropoutProblem(24, 0.5, 2.0, 1, 2), np.array([3])
-    plain, y = np.empty(o.y_shape), np.empty(o.y_shape)
-    module.fc_fprop(o, x, w, bias, True, plain, None)
-    module.dropout(dropout, plain, plain, 0, step=step)
-    module.fc_fprop(o, x, w, bias, True, y, None, 0, None, dropout=dropout, step=step)
-    assert_same(y, plain)
-    assert y.any()
-
-
-@pytest.mark.parametrize("halted", [0, 1])
-def test_the_numpy_module_updates_behind_a_gradient(halted: int) -> None:
-    module, o = get_device("reference:0").module, FcProblem(4, 5, 6)
-    x, dy, rates = normal(o.x_shape), normal(o.y_shape, 1), np.array([0.1, 0.9])
-    sgd, halt = SgdProblem(30, 9.0, 9.0, 0.01), np.array([halted], np.int32)
-    dw, states = np.empty(o.w_shape), []
-    for fused in (False, True):
-        v, w, w_bf16 = normal(o.w_shape, 2), normal(o.w_shape, 3), np.zeros(o.w_shape, np.uint16)
-        if fused:
-            module.fc_wgrad(o, x, dy, dw, None, update=(sgd, v, w, w_bf16, rates, halt))
-        else:
-            module.fc_wgrad(o, x, dy, dw, None)
-            module.sgd_update(sgd, dw, v, w, 0, w_bf16=w_bf16, rates=rates, halt=halt)
-        states.append((v, w, w_bf16))
-    for a, b in zip(*states, strict=True):
-        assert_same(a, b)
-    assert bool(states[0][2].any()) == (not halted)
-    assert (states[0][1] == normal(o.w_shape, 3)).all() == bool(halted)
-
-
-def test_the_numpy_module_serves_floats() -> None:
-    module = get_device("reference:0").module
-    assert [module.serves(precision) for precision in PRECISIONS] == [True, False, False]
-    with pytest.raises(ValueError, match="precision must be fp32, tf32 or bf16, not 'fp16'"):
-        module.serves("fp16")
+    assert reference.fc_fprop(problem, [1 / 3], [1.0]).dtype == np.float64
