@@ -13,6 +13,7 @@ import numpy as np
 
 from cconvnet.devices.device import Device, Feed, Transfer
 from cconvnet.errors import DeviceUnavailable
+from cconvnet.system.installation import pip_install
 
 
 class Pinned(np.ndarray[Any, Any]):
@@ -372,7 +373,7 @@ def import_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise DeviceUnavailable(
-            "a cuda device needs CuPy, which is missing: pip install 'cconvnet[cuda]'"
+            f"a cuda device needs CuPy, which is missing: {pip_install('cupy-cuda13x')}"
         ) from error
     if not cupy.cuda.is_available():
         raise DeviceUnavailable(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import cconvnet
 from cconvnet.doctor.survey import PACKAGES, Facts, Gpu, survey
+from cconvnet.system.installation import pip_install, rebuild
 
 State = Literal["ok", "note", "problem"]
 
@@ -139,7 +139,7 @@ def _gpus(facts: Facts) -> Iterator[Finding]:
     if built is not None and facts.driver_cuda is not None and facts.driver_cuda[0] < built[0]:
         text += f", is too old: this package was built with CUDA {built[0]}.{built[1]}"
         least = f" {_DRIVERS[built[0]]} or newer" if built[0] in _DRIVERS else ""
-        older = _rebuild(f"CUDA_HOME=/usr/local/cuda-{facts.driver_cuda[0]} CCONVNET_CUDA=on")
+        older = rebuild(f"CUDA_HOME=/usr/local/cuda-{facts.driver_cuda[0]} CCONVNET_CUDA=on")
         fix = f"install driver{least} ({_DRIVERS_PAGE}), or build with an older toolkit: {older}"
         yield Finding("driver", "problem", text, fix)
     else:
@@ -160,7 +160,7 @@ def _gpu(what: str, gpu: Gpu, archs: list[str] | None) -> Finding:
         return Finding(what, "ok", about)
     # From Hopper on, some instructions exist only under the chip's architecture-specific name.
     wanted = f"{major}{minor}{'a' if gpu.capability == (9, 0) else ''}"
-    fix = _rebuild(f"CCONVNET_ARCHS={wanted} CCONVNET_CUDA=on")
+    fix = rebuild(f"CCONVNET_ARCHS={wanted} CCONVNET_CUDA=on")
     if "ptx" in archs:
         text = f"{about}; this package was built for {' '.join(archs)}"
         text += ", so portable code without tensor cores runs"
@@ -207,11 +207,11 @@ _INSTALL_TOOLKIT = "install the CUDA toolkit (https://developer.nvidia.com/cuda-
 def _modules(facts: Facts) -> Iterator[Finding]:
     for kind, build in facts.modules.items():
         what = f"module _{kind}"
-        fix = _rebuild("CCONVNET_CUDA=on" if kind == "cuda" else "")
+        fix = rebuild("CCONVNET_CUDA=on" if kind == "cuda" else "")
         if kind in facts.broken:
             reason = facts.broken[kind]
             if kind == "cpu" and "dnnl" in reason:
-                fix = "pip install onednn-cpu-gomp"
+                fix = pip_install("onednn-cpu-gomp")
             yield Finding(what, "problem", f"cannot be loaded: {reason}", fix)
         elif build is not None:
             yield Finding(what, "ok", build)
@@ -222,15 +222,6 @@ def _modules(facts: Facts) -> Iterator[Finding]:
             yield Finding(what, "problem", "not built", f"{_INSTALL_TOOLKIT}, then: {fix}")
         else:
             yield Finding(what, "problem", "not built", fix)
-
-
-def _rebuild(setting: str = "") -> str:
-    """Return the command that rebuilds the modules of a checkout or an installed package."""
-    checkout = Path(cconvnet.__path__[0]).parent
-    command = f"make -C {checkout} venv"
-    if not (checkout / "Makefile").exists():
-        command = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary cconvnet cconvnet"
-    return f"{setting} {command}".strip()
 
 
 def _devices(facts: Facts) -> Iterator[Finding]:
@@ -244,9 +235,9 @@ def _devices(facts: Facts) -> Iterator[Finding]:
             elif facts.packages.get("cupy") is None:
                 yield Finding(what, "problem", text, _install_cupy(facts))
             else:
-                yield Finding(what, "problem", text, _rebuild("CCONVNET_CUDA=on"))
+                yield Finding(what, "problem", text, rebuild("CCONVNET_CUDA=on"))
         else:
-            yield Finding(what, "problem", text, _rebuild())
+            yield Finding(what, "problem", text, rebuild())
     if facts.default is not None:
         yield Finding("default", "ok", f"{facts.default} is used if no --device is given")
 
@@ -254,18 +245,20 @@ def _devices(facts: Facts) -> Iterator[Finding]:
 def _install_cupy(facts: Facts) -> str:
     """Return the command that installs CuPy for the newest CUDA that the driver supports."""
     if facts.driver_cuda is not None and facts.driver_cuda[0] == 12:
-        return "pip install cupy-cuda12x"
-    return "pip install 'cconvnet[cuda]'"
+        return pip_install("cupy-cuda12x")
+    return pip_install("cupy-cuda13x")
 
 
 def _packages(facts: Facts) -> Iterator[Finding]:
     for what, version in facts.packages.items():
-        _, use, install = PACKAGES[what]
+        distributions, use = PACKAGES[what]
         if version is not None:
             yield Finding(what, "ok", version)
+        elif what == "oneDNN" and what in (facts.modules.get("cpu") or ""):
+            continue  # a wheel contains it, or the system does; the module's line names it
         elif what in _NEEDED:
-            yield Finding(what, "problem", "missing", f"pip install {install}")
+            yield Finding(what, "problem", "missing", pip_install(distributions[0]))
         elif what == "cupy" and facts.gpus:
             yield Finding(what, "problem", f"missing; needed for {use}", _install_cupy(facts))
         else:
-            yield Finding(what, "note", f"missing; needed for {use}", f"pip install {install}")
+            yield Finding(what, "note", f"missing; needed for {use}", pip_install(distributions[0]))

@@ -22,16 +22,16 @@ from cconvnet import devices
 from cconvnet.devices.modules import load_onednn
 from cconvnet.system import memory
 
-# By name: the distributions that provide it, its use, and the argument of `pip install`.
-PACKAGES: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "numpy": (("numpy",), "", "numpy"),
-    "pillow": (("pillow",), "", "pillow"),
-    "safetensors": (("safetensors",), "", "safetensors"),
-    "oneDNN": (("onednn-cpu-gomp",), "fast training on the CPU", "onednn-cpu-gomp"),
-    "simplejpeg": (("simplejpeg",), "faster JPEG decoding", "'cconvnet[fast-jpeg]'"),
-    "matplotlib": (("matplotlib",), "pictures of runs", "'cconvnet[plot]'"),
-    "tensorboard": (("tensorboard",), "train --tensorboard", "'cconvnet[tensorboard]'"),
-    "cupy": (("cupy-cuda13x", "cupy-cuda12x", "cupy"), "training on GPUs", "'cconvnet[cuda]'"),
+# By name: the distributions that provide it, of which the first is the one to install, and its use.
+PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "numpy": (("numpy",), ""),
+    "pillow": (("pillow",), ""),
+    "safetensors": (("safetensors",), ""),
+    "oneDNN": (("onednn-cpu-gomp",), "fast training on the CPU"),
+    "simplejpeg": (("simplejpeg",), "faster JPEG decoding"),
+    "matplotlib": (("matplotlib",), "pictures of runs"),
+    "tensorboard": (("tensorboard",), "train --tensorboard"),
+    "cupy": (("cupy-cuda13x", "cupy-cuda12x", "cupy"), "training on GPUs"),
 }
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
 _VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "ONEDNN_MAX_CPU_ISA")
@@ -134,7 +134,7 @@ def survey() -> Facts:
         driver=driver,
         driver_cuda=_driver_cuda(),
         nvcc=_nvcc(),
-        packages={what: _version(names) for what, (names, _, _) in PACKAGES.items()},
+        packages={what: _version(names) for what, (names, _) in PACKAGES.items()},
         **_processor_facts(),
         **_memory_facts(),
         runs=str(runs),

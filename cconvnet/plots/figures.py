@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cconvnet.system.installation import pip_install
 from cconvnet.system.outputs import check_output, write_output
 
 # Colours that colour-blind people can distinguish: Okabe and Ito, "Color Universal Design", 2008. Without
@@ -69,7 +70,7 @@ def figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise PlotError("pictures need matplotlib, which is missing: pip install 'cconvnet[plot]'") from error
+        raise PlotError(f"pictures need matplotlib, which is missing: {pip_install('matplotlib')}") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.system.installation import pip_install
+
 Array = np.ndarray[Any, Any]
 
 FOLDER = "tensorboard"
@@ -55,7 +57,7 @@ def require() -> Any:
         from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError as error:
         raise TensorBoardMissing(
-            "--tensorboard needs TensorBoard, which is missing: pip install 'cconvnet[tensorboard]'"
+            f"--tensorboard needs TensorBoard, which is missing: {pip_install('tensorboard')}"
         ) from error
     return event_pb2, summary_pb2, RecordWriter
 

@@ -17,6 +17,7 @@ from helpers.commands import succeed
 from cconvnet import cli, devices
 from cconvnet.doctor import PACKAGES, Facts, Finding, Gpu, can_train, examine, survey
 from cconvnet.errors import DeviceUnavailable
+from cconvnet.system.installation import pip_install
 
 CUDA = "CUDA 13.0, nvcc 13.0.88, architectures 80 90a 120 ptx, host compiler 12.2.0"
 H100 = Gpu("NVIDIA H100", (9, 0), 80 * 10**9)
@@ -149,9 +150,9 @@ def test_cupy_is_missing_with_a_gpu() -> None:
     facts = dataclasses.replace(without(WITH_GPU, cupy=None), devices={"cuda:0": ("needs CuPy", False)})
     found = problems(facts)
     assert set(found) == {"cupy", "device cuda:0"}
-    assert {finding.fix for finding in found.values()} == {"pip install 'cconvnet[cuda]'"}
+    assert {finding.fix for finding in found.values()} == {pip_install("cupy-cuda13x")}
     older = dataclasses.replace(facts, driver_cuda=(12, 4))
-    assert problems(older)["cupy"].fix == "pip install cupy-cuda12x"
+    assert problems(older)["cupy"].fix == pip_install("cupy-cuda12x")
 
 
 def test_one_dnn_is_missing() -> None:
@@ -167,7 +168,7 @@ def test_one_dnn_is_missing() -> None:
         broken={"cpu": "libdnnl.so.3: cannot open shared object file"},
         devices={"cpu:0": ("the cpu module cannot be loaded", False)},
     )
-    assert problems(gone)["module _cpu"].fix == "pip install onednn-cpu-gomp"
+    assert problems(gone)["module _cpu"].fix == pip_install("onednn-cpu-gomp")
     assert not can_train(examine(gone))
 
 

@@ -20,7 +20,7 @@ import pytest
 from cconvnet import ops
 from cconvnet.devices import Device, get_device
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed; it is one of cconvnet[dev]")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed; it is one of the extra dev")
 
 Array = np.ndarray[Any, Any]
 Axes = list[tuple[int, int]]

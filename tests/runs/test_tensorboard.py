@@ -19,6 +19,7 @@ from cconvnet import evaluate, runs
 from cconvnet.console import Silent
 from cconvnet.runs import tensorboard
 from cconvnet.runs.tensorboard import FOLDER, EventFile, scalars, tiled
+from cconvnet.system.installation import pip_install
 from cconvnet.training.options import Options
 from cconvnet.training.session import train
 
@@ -205,7 +206,7 @@ def test_without_tensorboard_it_is_said_before_training(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: --tensorboard needs TensorBoard, which is missing: pip install 'cconvnet[tensorboard]'\n"
+        f"error: --tensorboard needs TensorBoard, which is missing: {pip_install('tensorboard')}\n"
     )
     assert not (tmp_path / "run").exists()
 

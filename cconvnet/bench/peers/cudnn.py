@@ -27,8 +27,9 @@ from cconvnet.bench.tiles import Tiled, Tiles, count_bad
 from cconvnet.bench.timing import GRAPH, Clock
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.devices import Device
+from cconvnet.system.installation import pip_install
 
-INSTALL = "pip install nvidia-cudnn-frontend nvidia-cudnn-cu13"
+INSTALL = pip_install("nvidia-cudnn-frontend", "nvidia-cudnn-cu13")
 
 # Environment variable: seconds for building the plans of one case, and then for trying them. Without it all
 # of them are built and tried. A plan that is compiled at run time can take a second, and a case can have

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from cconvnet.bench.processes import PeerMissing
+from cconvnet.system.installation import pip_install
 
 try:
     import torch
 except ImportError as error:
-    raise PeerMissing(f"PyTorch cannot be used ({error}): pip install torch") from None
+    raise PeerMissing(f"PyTorch cannot be used ({error}): {pip_install('torch')}") from None
 
 
 def set_up(ordinal: int | None, precision: str) -> torch.device:
@@ -25,7 +26,7 @@ def set_up(ordinal: int | None, precision: str) -> torch.device:
     if not torch.cuda.is_available():
         raise PeerMissing(
             f"PyTorch {torch.__version__} cannot use this GPU: "
-            "pip install torch --index-url https://download.pytorch.org/whl/cu130"
+            + pip_install("torch", "--index-url", "https://download.pytorch.org/whl/cu130")
         )
     device = torch.device("cuda", ordinal)
     torch.cuda.set_device(device)
