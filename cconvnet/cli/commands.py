@@ -42,6 +42,7 @@ app.command(
     epilog=example(
         "cconvnet evaluate --run runs/first --views ten",
         "cconvnet evaluate --run runs/first --run runs/second --data FOLDER",
+        "cconvnet evaluate --run runs/first --confusion --per-class --worst 20",
     )
 )(evaluate)
 app.command(epilog=example("cconvnet predict --run runs/first cat.jpg dog.png"))(predict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,26 @@ from cconvnet.cli.options import (
     whole,
     write_json,
 )
+from cconvnet.system import outputs
+
+if TYPE_CHECKING:
+    from cconvnet.evaluate import Evaluation
+
+# A confusion matrix of more classes would be wider than most terminals; then pairs are printed.
+_MAX_MATRIX_CLASSES = 12
+_CONFUSED_PAIRS = 30
+
+
+_CSV_FILES = ("confusion.csv", "classes.csv", "images.csv")
+
+
+def _checked_folder(folder: Path | None) -> Path | None:
+    """Refuse a folder of --csv whose files cannot be written."""
+    if folder is not None:
+        outputs.check_folder(folder)
+        for name in _CSV_FILES if folder.exists() else ():
+            outputs.check_output(folder / name, "csv")
+    return folder
 
 
 def evaluate(
@@ -41,9 +61,36 @@ def evaluate(
     batch: Batch = None,
     precision: RunPrecision = None,
     best: Best = False,
+    confusion: Annotated[
+        bool,
+        typer.Option(
+            "--confusion",
+            help="Print how often each class was taken for which; of many classes, the pairs confused most.",
+        ),
+    ] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Print the error of each class, the highest first.")
+    ] = False,
+    worst: Annotated[
+        int | None,
+        typer.Option(help="Print so many of the most confident mistakes.", metavar="N", callback=whole(1)),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write confusion.csv, classes.csv and images.csv to this folder: the counts, the error of "
+            "each class, and the predicted class of each image.",
+            metavar="FOLDER",
+            callback=_checked_folder,
+        ),
+    ] = None,
     to_json: Json = None,
 ) -> None:
-    """Compute the test error of a trained network, or of the averaged probabilities of several."""
+    """Compute the test error of a trained network, or of the averaged probabilities of several.
+
+    With --confusion, --per-class and --worst it also shows which classes and images are wrong. Then --json
+    contains these parts too. `cconvnet report` shows them with pictures.
+    """
     from cconvnet.console import percent
     from cconvnet.evaluate import Tally, evaluate_runs
     from cconvnet.runs.data_record import unreadable_lines
@@ -68,7 +115,7 @@ def evaluate(
                 report.begin("testing", total)
             report.step(done, "testing", f"{done}/{total}")
 
-        source, results, together = evaluate_runs(
+        found = evaluate_runs(
             run,
             data,
             devices=device_names(device),
@@ -80,6 +127,7 @@ def evaluate(
             stepped=stepped,
         )
         report.end()
+        source, results, together = found.source, found.results, found.tally
         where = f"{source.name}, {together.count:,} test images"
         for result in results:
             seen = f"{result.views} view{'s' * (result.views > 1)}"
@@ -88,6 +136,10 @@ def evaluate(
             report.say(f"{where}, average of {len(results)} networks: {errors(together)}")
         for line in unreadable_lines(source.unreadable()):
             report.say(line)
+    if to_json != "-":
+        _print_parts(found, confusion, per_class, worst)
+    if csv is not None:
+        _write_csv(found, csv)
     if to_json:
         members = [
             {
@@ -105,8 +157,78 @@ def evaluate(
             "images": together.count,
             "unreadable": [vars(one) for one in source.unreadable()],
             **values(together),
+            **(members[0] if len(members) == 1 else {"members": members}),
         }
-        write_json(to_json, {**document, **(members[0] if len(members) == 1 else {"members": members})})
+        if confusion:
+            document |= {"classes": found.classes, "confusion": found.confusion.tolist()}
+        if per_class:
+            document["per_class"] = [{**vars(one), "error": one.error} for one in found.per_class]
+        if worst:
+            document["worst"] = [vars(one) for one in found.worst(worst)]
+        write_json(to_json, document)
+
+
+def _print_parts(found: Evaluation, confusion: bool, per_class: bool, worst: int | None) -> None:
+    """Print the tables that were asked for."""
+    from cconvnet.console import percent
+
+    def error(share: float | None) -> str:
+        return "-" if share is None else percent(share)
+
+    names = found.classes
+    if confusion and len(names) <= _MAX_MATRIX_CLASSES:
+        rows = [
+            [name, *map("{:,}".format, counts)]
+            for name, counts in zip(names, found.confusion.tolist(), strict=True)
+        ]
+        print_table("right class by row, predicted class by column", ["", *names], rows, set(names))
+    elif confusion:
+        rows = [
+            [one.name, one.predicted, f"{one.images:,}", percent(one.share)]
+            for one in found.answers.confused(_CONFUSED_PAIRS)
+        ]
+        columns = ["right class", "predicted", "images", "of the class"]
+        print_table("classes confused most often", columns, rows, {"images", "of the class"})
+    if per_class:
+        rows = [
+            [
+                one.name,
+                f"{one.images:,}",
+                f"{one.wrong:,}",
+                error(one.error),
+                f"{one.taken_for} ({one.taken_for_images:,})" if one.taken_for is not None else "",
+            ]
+            for one in found.per_class
+        ]
+        columns = ["class", "images", "wrong", "error", "most often taken for"]
+        print_table("error of each class", columns, rows, {"images", "wrong", "error"})
+    if worst:
+        rows = [
+            [one.file, one.name, one.predicted, percent(one.probability), percent(one.probability_of_right)]
+            for one in found.worst(worst)
+        ]
+        columns = ["image", "right class", "predicted", "probability", "of the right class"]
+        print_table("most confident mistakes", columns, rows, {"probability", "of the right class"})
+
+
+def _write_csv(found: Evaluation, folder: Path) -> None:
+    """Write the files of --csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = found.classes
+    counts = ([name, *row] for name, row in zip(names, found.confusion.tolist(), strict=True))
+    outputs.write_csv(folder / "confusion.csv", ["class", *names], counts)
+    classes = (
+        [one.label, one.name, one.images, one.wrong, one.error, one.taken_for, one.taken_for_images]
+        for one in found.per_class
+    )
+    columns = ["label", "class", "images", "wrong", "error", "taken_for", "taken_for_images"]
+    outputs.write_csv(folder / "classes.csv", columns, classes)
+    images = (
+        [one.index, one.file, one.name, one.predicted, one.probability, one.probability_of_right]
+        for one in found.answers
+    )
+    columns = ["index", "file", "class", "predicted", "probability", "probability_of_right"]
+    outputs.write_csv(folder / "images.csv", columns, images)
 
 
 def predict(

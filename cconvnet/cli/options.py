@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -150,11 +150,15 @@ Views = Annotated[
 Best = Annotated[bool, typer.Option("--best", help="Use the run's best checkpoint instead of its newest.")]
 
 
-def _checked_json(where: str | None) -> str | None:
-    """Refuse a --json file that cannot be written."""
-    if where is not None and where != "-":
-        check_output(where, "json")
-    return where
+def _checked(kind: str) -> Callable[[str | None], str | None]:
+    """Make a callback that refuses a file of this kind that cannot be written."""
+
+    def check(where: str | None) -> str | None:
+        if where is not None and where != "-":
+            check_output(where, kind)
+        return where
+
+    return check
 
 
 def checked_picture(path: Path | None) -> Path | None:
@@ -170,7 +174,17 @@ Json = Annotated[
         "--json",
         help="Write the results to this file as JSON (-: standard output).",
         metavar="FILE",
-        callback=_checked_json,
+        callback=_checked("json"),
+    ),
+]
+
+Csv = Annotated[
+    str | None,
+    typer.Option(
+        "--csv",
+        help="Write the table to this file as CSV (-: standard output).",
+        metavar="FILE",
+        callback=_checked("csv"),
     ),
 ]
 
@@ -203,6 +217,14 @@ def write_json(where: str, value: Any) -> None:
         outputs.write_json(Path(where), value)
 
 
+def write_csv(where: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table as CSV to a file, or to standard output if `where` is ``-``."""
+    if where == "-":
+        sys.stdout.writelines(outputs.csv_lines(columns, rows))
+    else:
+        outputs.write_csv(Path(where), columns, rows)
+
+
 def reporter_for(to_json: str | None) -> Reporter:
     """Return a reporter on standard output, or on standard error if `to_json` sends JSON to the former."""
     from cconvnet.console import reporter
@@ -211,14 +233,6 @@ def reporter_for(to_json: str | None) -> Reporter:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:
-    """Print a table.
-
-    Args:
-        title: Stands above it; empty: none.
-        columns: The names of the columns.
-        rows: The cells of each row.
-        right: The columns that are aligned to the right.
-    """
     """Print a table.
 
     Args:

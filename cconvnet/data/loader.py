@@ -63,6 +63,7 @@ class Loader:
         workers: The number of processes that decode images that are not in memory. None chooses, at most one
             per core; 0 decodes in a thread.
         allocate: Allocates the memory of batches' images, such as ``Device.staging`` of the training device.
+        numbers: The numbers of the images to read; None is all.
 
     Attributes:
         ahead: The largest number of batches that are being read at the same time.
@@ -86,13 +87,16 @@ class Loader:
         drop_last: bool = True,
         workers: int | None = None,
         allocate: Callable[[tuple[int, ...], type[np.uint8]], Pixels] = np.empty,
+        numbers: Indices | None = None,
     ) -> None:
         height, width, _ = split.image_shape
         crop = (height, width) if crop is None else crop
         whole("batch", batch, 1)
-        if drop_last and batch > len(split):
+        self._numbers = np.arange(len(split)) if numbers is None else numbers
+        count = len(self._numbers)
+        if drop_last and batch > count:
             raise ValueError(
-                f"batch is {batch}, more than the {len(split)} {split.name} images: not one batch is full"
+                f"batch is {batch}, more than the {count} {split.name} images: not one batch is full"
             )
         if not (1 <= crop[0] <= height and 1 <= crop[1] <= width):
             raise ValueError(
@@ -106,7 +110,7 @@ class Loader:
         self._random_crop, self._mirror = random_crop, mirror
         self._shuffle, self._drop_last = shuffle, drop_last
         self._allocate = allocate
-        self.steps_per_epoch = len(split) // batch if drop_last else -(-len(split) // batch)
+        self.steps_per_epoch = count // batch if drop_last else -(-count // batch)
         self._reader = split.open_reader(workers)
         # Batches being read, including the one that the consumer waits for.
         self.ahead = 1 + max(1, -(-self._reader.in_flight // batch))
@@ -193,11 +197,11 @@ class Loader:
         batch.labels[here] = self.split.labels[batch.indices[here]]
 
     def _order(self, epoch: int) -> Indices:
-        """Return all numbers of the split in random order, by sorting random words."""
+        """Return the numbers of the images of an epoch, shuffled by sorting random words."""
         if not self._shuffle:
-            return np.arange(len(self.split))
-        words = _philox(self.seed, epoch, _ORDER, 0).random_raw(len(self.split))
-        return np.argsort(words, kind="stable")
+            return self._numbers
+        words = _philox(self.seed, epoch, _ORDER, 0).random_raw(len(self._numbers))
+        return self._numbers[np.argsort(words, kind="stable")]
 
 
 def _philox(seed: int, epoch: int, purpose: int, block: int) -> np.random.Philox:

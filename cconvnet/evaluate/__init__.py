@@ -1,13 +1,14 @@
 """Evaluation of trained networks: errors on test images, and predictions for single pictures.
 
 Modules in reading order: tally (loss and errors over batches), trained (networks from checkpoints), views
-(parts of an image whose probabilities are averaged), ensemble (one network or several on test images),
-predictions (picture files).
+(parts of an image whose probabilities are averaged), answers (confusion, errors of classes, worst mistakes),
+ensemble (one network or several on test images), predictions (picture files).
 """
 
 from __future__ import annotations
 
-from cconvnet.evaluate.ensemble import Ensemble, Result, Stepped, evaluate_run, evaluate_runs
+from cconvnet.evaluate.answers import Answer, Answers, ClassResult, Confusion, readable_names
+from cconvnet.evaluate.ensemble import Ensemble, Evaluation, Result, Stepped, evaluate_run, evaluate_runs
 from cconvnet.evaluate.predictions import not_turned, predict, predict_each, read_each, read_picture
 from cconvnet.evaluate.tally import Tally, evaluate
 from cconvnet.evaluate.trained import (
@@ -22,7 +23,12 @@ from cconvnet.evaluate.views import VIEWS, View, check_views, judge, mean_probab
 
 __all__ = [
     "VIEWS",
+    "Answer",
+    "Answers",
+    "ClassResult",
+    "Confusion",
     "Ensemble",
+    "Evaluation",
     "Result",
     "Stepped",
     "Tally",
@@ -42,6 +48,7 @@ __all__ = [
     "predict_each",
     "read_each",
     "read_picture",
+    "readable_names",
     "recorded_preprocessing",
     "restore",
     "views_of",

@@ -13,6 +13,7 @@ from cconvnet import data, runs
 from cconvnet.data import datasets
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.preprocessing import Preprocessing
+from cconvnet.evaluate.answers import Answer, Answers, ClassResult, readable_names
 from cconvnet.evaluate.tally import Tally
 from cconvnet.evaluate.trained import Trained, check_source, load_trained, recorded_preprocessing
 from cconvnet.evaluate.views import Array, check_views, judge, mean_probabilities, views_of
@@ -38,13 +39,22 @@ class Ensemble:
         self.sum[indices] += probabilities
         self.members[indices] += 1
 
-    def tally(self, labels: Array) -> Tally:
-        """Return loss and errors of the averaged probabilities."""
+    def tally(self, labels: Array, answers: Answers | None = None) -> Tally:
+        """Return loss and errors of the averaged probabilities.
+
+        Args:
+            labels: int32[images], the right classes.
+            answers: Receives the predicted classes.
+        """
         seen = np.flatnonzero(self.members)
         tally = Tally()
         for start in range(0, len(seen), 1024):
             part = seen[start : start + 1024]
-            tally.add(judge(self.sum[part] / self.members[part, None], labels[part]))
+            probabilities = self.sum[part] / self.members[part, None]
+            result = judge(probabilities, labels[part])
+            tally.add(result)
+            if answers is not None:
+                answers.add(part, probabilities, result.rank)
         return tally
 
 
@@ -54,6 +64,8 @@ def evaluate_run(
     stepped: Stepped = lambda done, total: None,
     views: str = "center",
     ensemble: Ensemble | None = None,
+    answers: Answers | None = None,
+    numbers: Array | None = None,
 ) -> Tally:
     """Compute the loss and the errors of a trained network on a source's test images.
 
@@ -63,6 +75,8 @@ def evaluate_run(
         stepped: Called after each batch with the number of batches done and in all.
         views: A name from VIEWS; probabilities are averaged over the views before they are judged.
         ensemble: Receives the probabilities.
+        answers: Receives the predicted classes.
+        numbers: int64[n], the numbers of the test images to use; all if not given.
 
     Raises:
         ValueError: The source has other classes or another image size than the training had.
@@ -77,18 +91,24 @@ def evaluate_run(
         crop=(network.spec.input.height, network.spec.input.width),
         shuffle=False,
         drop_last=False,
+        numbers=numbers,
     ) as loader:
         for done, batch in enumerate(loader.epoch(0), start=1):
             if len(chosen) == 1 and ensemble is None:
                 # Like the tests of a training: a loss from the logits is finite where a probability is 0.
                 network.load(batch.images, batch.labels, batch.top, batch.left)
                 network.forward(train=False)
-                tally.add(network.result())
+                result = network.result()
+                if answers is not None:
+                    probabilities = network.outputs(network.spec.layers[-1].name)[: len(batch)]
             else:
                 probabilities = mean_probabilities(network, batch.images, chosen)
-                tally.add(judge(probabilities, batch.labels))
+                result = judge(probabilities, batch.labels)
                 if ensemble is not None:
                     ensemble.add(batch.indices, probabilities)
+            tally.add(result)
+            if answers is not None:
+                answers.add(batch.indices, probabilities, result.rank)
             stepped(done, loader.steps_per_epoch)
     return tally
 
@@ -114,9 +134,72 @@ class Result:
     tally: Tally
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Result of trained networks on test images, in all and by class.
+
+    With several networks it is that of the average of their probabilities.
+
+    Attributes:
+        source: The data.
+        results: The result of each network.
+        tally: Loss and errors.
+        answers: The predicted class of each test image.
+    """
+
+    source: data.Source
+    results: list[Result]
+    tally: Tally
+    answers: Answers
+
+    @property
+    def images(self) -> int:
+        """The number of test images."""
+        return self.tally.count
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of an image."""
+        return self.tally.mean_loss
+
+    @property
+    def error_top1(self) -> float:
+        """The share of images, from 0 to 1, whose right class is not the most probable one."""
+        return self.tally.error_top1
+
+    @property
+    def error_top5(self) -> float:
+        """The share of images, from 0 to 1, whose right class is not among the five most probable."""
+        return self.tally.error_top5
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        return self.answers.classes
+
+    @property
+    def confusion(self) -> Array:
+        """int64[classes, classes]: the images of each right class (row) by predicted class (column)."""
+        return self.answers.confusion
+
+    @property
+    def per_class(self) -> list[ClassResult]:
+        """The result of each class, that of the highest error first; classes without images come last."""
+        return self.answers.per_class
+
+    def worst(self, count: int = 20) -> list[Answer]:
+        """Return the wrong predicted classes of the highest probability, at most `count`."""
+        return self.answers.worst(count)
+
+    def picture(self, answer: Answer) -> Array:
+        """Return the stored image uint8[H,W,C] of an answer."""
+        image: Array = self.source.test.read([answer.index])[0][0]
+        return image
+
+
 def evaluate_runs(
     paths: list[Path],
-    where: str | None = None,
+    where: str | data.Source | None = None,
     *,
     devices: list[str] | None = None,
     batch: int | None = None,
@@ -125,7 +208,7 @@ def evaluate_runs(
     precision: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     stepped: Stepped = lambda done, total: None,
-) -> tuple[data.Source, list[Result], Tally]:
+) -> Evaluation:
     """Test one network, or several and the average of their probabilities.
 
     One network at a time is in memory. Every checkpoint is read before the first is tested, so that one that
@@ -133,7 +216,7 @@ def evaluate_runs(
 
     Args:
         paths: Runs or checkpoints.
-        where: The data's folder; that of the first run if not given.
+        where: The data's folder, or the data; that of the first run if not given.
         devices: The devices; the default one if not given.
         batch: Images per batch; each run's own if not given.
         best: Of runs, take the best checkpoint instead of the newest.
@@ -143,8 +226,7 @@ def evaluate_runs(
         stepped: Called after each batch with the number of batches done and in all.
 
     Returns:
-        The data, the result of each network, and the loss and errors of the average. For a single network
-        these are its own.
+        The result of each network and of their average. For a single network both are the same.
 
     Raises:
         RunError: A folder contains no run.
@@ -175,6 +257,8 @@ def evaluate_runs(
 
     def source_of(rules: Preprocessing) -> data.Source:
         """Open the data by the rules of a network's training."""
+        if isinstance(where, data.Source):
+            return where
         if rules not in sources:
             # Without a cache no image is decoded before it is read: training images never are.
             sources[rules] = data.open_source(
@@ -195,17 +279,21 @@ def evaluate_runs(
         for line in differences(began, source.fingerprints, f"{file} was trained with"):
             say(f"data: {line}")
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
+    names = readable_names(settings["classes"], source.titles)
+    answers = Answers(source.test.labels, names, source.test.file)
 
     def test(file: Path) -> Result:  # its network is freed before the next one is made
         trained = load_trained(file, devices=devices, batch=batch, precision=precision)
-        tally = evaluate_run(trained, source_of(trained.preprocessing), stepped, views, ensemble)
+        own = answers if ensemble is None else None
+        tally = evaluate_run(trained, source_of(trained.preprocessing), stepped, views, ensemble, own)
         network = trained.network
         count = len(views_of(network.spec, views))
         device = network.describe()["device"]
         return Result(file, network.spec.name, device, network.precision, count, tally)
 
     results = [test(file) for file in files]
-    return source, results, ensemble.tally(source.test.labels) if ensemble is not None else results[0].tally
+    together = results[0].tally if ensemble is None else ensemble.tally(source.test.labels, answers)
+    return Evaluation(source, results, together, answers)
 
 
 def _short(values: list[Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from cconvnet import data
 from cconvnet.data import datasets
 from cconvnet.errors import nearest
-from cconvnet.evaluate import Trained, check_source, read_each, read_picture, views_of
+from cconvnet.evaluate import Trained, check_source, read_each, read_picture, readable_names, views_of
 from cconvnet.nets import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec
 from cconvnet.network import Network
 from cconvnet.plots.figures import PlotError
@@ -114,9 +114,7 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
 
 def class_names(trained: Trained, source: data.Source) -> list[str]:
     """Return the names of the classes: the first word of their titles if the data has some."""
-    if source.titles is None:
-        return trained.classes
-    return [title.partition(",")[0] for title in source.titles]
+    return readable_names(trained.classes, source.titles)
 
 
 def hidden_layer(spec: NetSpec) -> tuple[str, tuple[str, ...]]:

@@ -8,9 +8,11 @@ as a device, a named pipe or ``/dev/stdout``, is written to and never replaced.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import fcntl
 import io
+import itertools
 import json
 import os
 import re
@@ -26,8 +28,10 @@ _MAX_LINKS = 40  # as many as Linux follows (path_resolution(7))
 _MAX_NAME_BYTES = 255
 _DESCRIPTOR_FOLDER = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/task/\d+)?/fd")
 
-# The first bytes of files that a command may overwrite: a list or an object of JSON, pictures, a page.
+# The first bytes of files that a command may overwrite: a list or an object of JSON, the name of a first
+# column, pictures, a page.
 _BEGINNINGS = {
+    "csv": re.compile(rb"\w+,"),
     "json": re.compile(rb"\s*[\[{]"),
     "png": re.compile(rb"\x89PNG"),
     "jpg": re.compile(rb"\xff\xd8"),
@@ -325,6 +329,25 @@ def write_output(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON with ``replacing``, which raises its errors."""
     write_output(path, [(json.dumps(value, indent=2) + "\n").encode()])
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table as CSV with ``replacing``, which raises its errors.
+
+    Args:
+        path: The file.
+        columns: The names of the columns, which are the first line.
+        rows: The values of each row; None is an empty cell.
+    """
+    write_output(path, (line.encode() for line in csv_lines(columns, rows)))
+
+
+def csv_lines(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
+    """Yield the lines of a table as CSV, the names of its columns first; see write_csv()."""
+    for row in itertools.chain([columns], rows):
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerow(row)
+        yield buffer.getvalue()
 
 
 def save_picture(picture: Any, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -48,6 +49,44 @@ def test_evaluate_averages_runs(trained: Path, tmp_path: Path) -> None:
     assert both["members"][0]["test_error_top1"] == one["test_error_top1"]
     assert (both["images"], both["data"]) == (355, "digits")
     assert f"top-1 error {100 * both['test_error_top1']:.2f}%" in lines[2]
+
+
+def test_evaluate_shows_classes_and_mistakes(trained: Path, tmp_path: Path) -> None:
+    parts = ("evaluate", "--run", trained, "--device", "cpu:0", "--confusion", "--per-class", "--worst", 3)
+    shown = succeed(*parts, "--csv", tmp_path / "tables", "--json", tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())
+    confusion, wrong = result["confusion"], round(result["test_error_top1"] * 355)
+    assert sum(map(sum, confusion)) == 355
+    assert sum(confusion[n][n] for n in range(10)) == 355 - wrong
+    assert [one["wrong"] for one in result["per_class"]] != sorted(
+        one["wrong"] for one in result["per_class"]
+    )
+    assert sum(one["wrong"] for one in result["per_class"]) == wrong
+    assert (
+        len(result["worst"]) == 3 and result["worst"][0]["probability"] >= result["worst"][1]["probability"]
+    )
+    for title in ("right class by row", "error of each class", "most confident mistakes"):
+        assert title in shown
+    for one in result["worst"]:
+        assert one["file"] in shown
+    tables = {
+        name: list(csv.reader((tmp_path / "tables" / f"{name}.csv").open()))
+        for name in ("confusion", "classes", "images")
+    }
+    assert tables["confusion"][0] == ["class", *result["classes"]]
+    assert [[int(cell) for cell in row[1:]] for row in tables["confusion"][1:]] == confusion
+    assert [row[1] for row in tables["classes"][1:]] == [one["name"] for one in result["per_class"]]
+    assert len(tables["images"]) == 356
+    assert sum(row[2] != row[3] for row in tables["images"][1:]) == wrong
+    # Without the flags there is none of it.
+    assert "confusion" not in json.loads(run("evaluate", "--run", trained, "--json", "-").stdout)
+
+
+def test_evaluate_replaces_no_other_file(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "images.csv").write_text("my own notes\n")
+    text = refuse("evaluate", "--run", trained, "--csv", tmp_path)
+    assert "images.csv already exists and is not a csv file" in text
+    assert [file.name for file in tmp_path.iterdir()] == ["images.csv"]
 
 
 def test_views(trained: Path, digit: Path) -> None:

@@ -226,9 +226,9 @@ def test_train_and_evaluate_name_what_they_skip(tmp_path: Path) -> None:
         ],
     }
     said: list[str] = []
-    source, _, tally = evaluate_runs([run], devices=["cpu:0"], say=said.append)
-    assert tally.count == 7 and any("x.gif" in line for line in said)
-    assert [Path(one.file).name for one in source.unreadable()] == ["002.jpeg"]
+    found = evaluate_runs([run], devices=["cpu:0"], say=said.append)
+    assert found.images == 7 and any("x.gif" in line for line in said)
+    assert [Path(one.file).name for one in found.source.unreadable()] == ["002.jpeg"]
 
 
 def test_a_resumed_run_keeps_what_was_found_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from cconvnet import data, nets
 from cconvnet.data import decode_image
 from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.evaluate import (
+    Answers,
     Ensemble,
     Tally,
     View,
@@ -212,9 +213,9 @@ def evaluate_noise(
 ) -> tuple[list[Tally], Tally]:
     noise = source()
     monkeypatch.setattr(data, "open_source", lambda where, size, **how: noise)
-    found, results, together = evaluate_runs(paths, "noise", devices=["cpu:0"], **options)
-    assert found is noise
-    return [result.tally for result in results], together
+    found = evaluate_runs(paths, "noise", devices=["cpu:0"], **options)
+    assert found.source is noise
+    return [result.tally for result in found.results], found.tally
 
 
 @pytest.mark.parametrize("views", ["center", "ten"])
@@ -236,6 +237,46 @@ def test_an_ensemble_is_the_average_of_its_members(
     assert len({member.mean_loss for member in members}) == 3
 
 
+@pytest.mark.parametrize("views", ["center", "ten"])
+@pytest.mark.parametrize("members", [1, 3])
+def test_answers_are_those_of_the_averages(
+    members: int, views: str, saved: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = source()
+    monkeypatch.setattr(data, "open_source", lambda where, size, **how: noise)
+    found = evaluate_runs(saved[:members], "noise", devices=["cpu:0"], views=views, batch=8)
+    images, _ = noise.test.read(np.arange(45))
+    shown = TEN if views == "ten" else [(2, 1, False)]
+    expected = np.mean([by_hand(path, images, shown) for path in saved[:members]], axis=0)
+    assert found.classes == CLASSES
+    assert found.answers.predicted.tolist() == expected.argmax(axis=1).tolist()
+    np.testing.assert_allclose(found.answers.probability, expected.max(axis=1), rtol=1e-5)
+    assert found.confusion.sum() - np.trace(found.confusion) == found.tally.wrong_top1
+    assert sum(one.wrong for one in found.per_class) == found.tally.wrong_top1
+    first = found.worst(1)[0]
+    assert np.array_equal(found.picture(first), images[first.index])
+
+
+def test_part_of_the_test_images(saved: list[Path]) -> None:
+    trained, noise = load_trained(saved[0], devices=["cpu:0"], batch=4), source()
+    numbers = np.arange(1, 45, 5)
+    answers = Answers(noise.test.labels, CLASSES)
+    tally = evaluate_run(trained, noise, answers=answers, numbers=numbers)
+    assert tally.count == len(numbers)
+    assert np.flatnonzero(answers.predicted >= 0).tolist() == numbers.tolist()
+    whole = Answers(noise.test.labels, CLASSES)
+    evaluate_run(trained, noise, answers=whole)
+    assert np.array_equal(answers.predicted[numbers], whole.predicted[numbers])
+
+
+def test_data_may_be_given_instead_of_its_folder(saved: list[Path]) -> None:
+    noise = source()
+    found = evaluate_runs(saved[:1], noise, devices=["cpu:0"])
+    assert found.source is noise and found.images == 45
+    with pytest.raises(ValueError, match="does not fit"):
+        evaluate_runs(saved[:1], source(classes=["a", "b"]), devices=["cpu:0"])
+
+
 def test_a_network_averaged_with_itself_is_itself(saved: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     (member, _), together = evaluate_noise([saved[0], saved[0]], monkeypatch)
     assert (together.wrong_top1, together.wrong_top5) == (member.wrong_top1, member.wrong_top5)
@@ -246,9 +287,9 @@ def test_broken_test_images_count_for_no_member(saved: list[Path], monkeypatch: 
     noise = source()
     noise.test.skipped[3] = "broken"
     monkeypatch.setattr(data, "open_source", lambda where, size, **how: noise)
-    _, results, together = evaluate_runs(saved[:2], "noise", devices=["cpu:0"])
-    assert [result.tally.count for result in results] == [44, 44]
-    assert together.count == 44
+    found = evaluate_runs(saved[:2], "noise", devices=["cpu:0"])
+    assert [result.tally.count for result in found.results] == [44, 44]
+    assert found.images == found.confusion.sum() == 44
 
 
 def test_an_ensemble_averages_what_it_is_given() -> None:

@@ -146,7 +146,7 @@ def test_a_run_goes_on_and_is_tested_in_another_precision(tmp_path: Path) -> Non
     assert outcome.summary["precision"] == "fp32"
     assert "precision: fp32 from here on, it was bf16" in "\n".join(listener.lines)
     tested = {
-        how: evaluate_runs([tmp_path / "run"], devices=["cpu:0"], precision=how)[1][0]
+        how: evaluate_runs([tmp_path / "run"], devices=["cpu:0"], precision=how).results[0]
         for how in (None, "fp32", "bf16")
     }
     assert [tested[how].precision for how in tested] == ["fp32", "fp32", "bf16"]

@@ -1,0 +1,195 @@
+"""Predicted class of each test image: confusion matrix, error of each class, worst mistakes."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from cconvnet.evaluate.views import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassResult:
+    """Result of one class.
+
+    Attributes:
+        label: The number of the class.
+        name: Its name.
+        images: The number of its test images.
+        wrong: The number of those with another predicted class.
+        taken_for: The class most often predicted for those; None if there are none.
+        taken_for_images: The number of images with that predicted class.
+    """
+
+    label: int
+    name: str
+    images: int
+    wrong: int
+    taken_for: str | None
+    taken_for_images: int
+
+    @property
+    def error(self) -> float | None:
+        """The share of its images that are wrong, from 0 to 1; None without images."""
+        return self.wrong / self.images if self.images else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """Images of one class for which another one was predicted.
+
+    Attributes:
+        name: The right class.
+        predicted: The predicted class.
+        images: The number of such images.
+        share: Their share of the right class's images, from 0 to 1.
+    """
+
+    name: str
+    predicted: str
+    images: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Predicted class of one test image.
+
+    Attributes:
+        index: Its number among the test images.
+        file: The name of its file, or a name with its number.
+        name: The right class.
+        predicted: The predicted class.
+        probability: The probability of the predicted class.
+        probability_of_right: The probability of the right class.
+    """
+
+    index: int
+    file: str
+    name: str
+    predicted: str
+    probability: float
+    probability_of_right: float
+
+
+def readable_names(classes: Sequence[str], titles: Sequence[str] | None) -> list[str]:
+    """Return a name of each class for people: the first word of its title if there are titles.
+
+    Classes that would have the same name keep their own beside it, such as ImageNet's two cranes.
+    """
+    if titles is None:
+        return list(classes)
+    first = [title.partition(",")[0] for title in titles]
+    count = collections.Counter(first)
+    return [f"{name} ({own})" if count[name] > 1 else name for name, own in zip(first, classes, strict=True)]
+
+
+class Answers:
+    """Predicted class and probabilities of each test image.
+
+    It takes 24 bytes an image, and the confusion matrix 8 bytes a pair of classes: 8 MB for 1000 classes.
+
+    Args:
+        labels: int32[images], the right classes.
+        classes: The names of the classes.
+        files: Returns the name of an image.
+
+    Attributes:
+        labels: int32[images], the right classes.
+        classes: The names of the classes.
+        predicted: int32[images], the predicted classes; -1 for images that were not tested.
+        probability: float64[images], the probability of the predicted class.
+        probability_of_right: float64[images], the probability of the right class.
+    """
+
+    def __init__(self, labels: Array, classes: Sequence[str], files: Callable[[int], str] = str) -> None:
+        self.labels = labels
+        self.classes = list(classes)
+        self._files = files
+        self.predicted = np.full(len(labels), -1, np.int32)
+        self.probability = np.zeros(len(labels))
+        self.probability_of_right = np.zeros(len(labels))
+
+    def add(self, indices: Array, probabilities: Array, rank: Array) -> None:
+        """Add images.
+
+        Args:
+            indices: int64[n], their numbers.
+            probabilities: float[n, classes].
+            rank: int32[n], the number of classes before the right one. It decides whether an image is right,
+                because rounded probabilities may be equal where the logits are not.
+        """
+        rows = np.arange(len(indices))
+        labels = self.labels[indices]
+        others = probabilities.copy()
+        others[rows, labels] = -1.0
+        predicted = np.where(rank == 0, labels, others.argmax(axis=1))
+        self.predicted[indices] = predicted
+        self.probability[indices] = probabilities[rows, predicted]
+        self.probability_of_right[indices] = probabilities[rows, labels]
+
+    @property
+    def confusion(self) -> Array:
+        """int64[classes, classes]: the images of each right class (row) by predicted class (column)."""
+        count = len(self.classes)
+        tested = self.predicted >= 0
+        pairs = self.labels[tested].astype(np.int64) * count + self.predicted[tested]
+        return np.bincount(pairs, minlength=count * count).reshape(count, count)
+
+    @property
+    def per_class(self) -> list[ClassResult]:
+        """The result of each class, that of the highest error first; classes without images come last."""
+        confusion = self.confusion
+        images = confusion.sum(axis=1)
+        right = confusion.diagonal().copy()
+        others = confusion - np.diag(right)
+        most, taken_for = others.max(axis=1, initial=0), others.argmax(axis=1)
+        found = [
+            ClassResult(
+                label,
+                name,
+                int(images[label]),
+                int(images[label] - right[label]),
+                self.classes[taken_for[label]] if most[label] else None,
+                int(most[label]),
+            )
+            for label, name in enumerate(self.classes)
+        ]
+        return sorted(found, key=lambda one: (one.error is None, -(one.error or 0.0), one.label))
+
+    def confused(self, count: int) -> list[Confusion]:
+        """Return the pairs of classes that were confused most often, at most `count`."""
+        confusion = self.confusion
+        images = confusion.sum(axis=1)
+        np.fill_diagonal(confusion, 0)
+        flat = confusion.ravel()
+        pairs = np.flatnonzero(flat)
+        found = []
+        for pair in pairs[np.argsort(-flat[pairs], kind="stable")][:count].tolist():
+            right, predicted = divmod(pair, len(self.classes))
+            share = float(flat[pair] / images[right])
+            found.append(Confusion(self.classes[right], self.classes[predicted], int(flat[pair]), share))
+        return found
+
+    def worst(self, count: int) -> list[Answer]:
+        """Return the wrong predicted classes of the highest probability, at most `count`."""
+        wrong = np.flatnonzero((self.predicted >= 0) & (self.predicted != self.labels))
+        order = np.argsort(-self.probability[wrong], kind="stable")[:count]
+        return [self._answer(index) for index in wrong[order].tolist()]
+
+    def __iter__(self) -> Iterator[Answer]:
+        """Yield the answer of each tested image."""
+        return map(self._answer, np.flatnonzero(self.predicted >= 0).tolist())
+
+    def _answer(self, index: int) -> Answer:
+        return Answer(
+            index,
+            self._files(index),
+            self.classes[self.labels[index]],
+            self.classes[self.predicted[index]],
+            float(self.probability[index]),
+            float(self.probability_of_right[index]),
+        )
