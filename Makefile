@@ -39,7 +39,7 @@ REPORT_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS))
 # The architecture whose code `make machine-code` reads.
 ARCH ?= sm_90a
 
-.PHONY: help jobs venv train test check-long lint format clean modules gpu-report sanitize machine-code results
+.PHONY: help jobs venv train test check-long lint format docs clean modules gpu-report sanitize machine-code results
 
 jobs:
 	@echo $(JOBS)
@@ -85,7 +85,7 @@ $(VENV)/.installed: pyproject.toml setup.py
 
 # Packages for tests and linters.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev]'
+	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev,docs]'
 	@touch $@
 
 train: venv  ## train NET (lenet) on DATA (the embedded digits) on DEVICE (a GPU if there is one)
@@ -107,11 +107,14 @@ format: venv $(VENV)/.installed-dev  ## format every source file in place
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format -i
 
+docs: venv $(VENV)/.installed-dev  ## build the site of docs/ in build/site
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet && echo "build/site/index.html opens in a browser"
+
 # ---- measurements -----------------------------------------------------------------------------------------
 
 # Packages that measurements on a GPU compare with.
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
-	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev,cuda,bench]'
+	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev,docs,cuda,bench]'
 	@touch $@
 
 # Any other PYTHON is used unchanged, with its packages; modules are built in place for it.
@@ -133,7 +136,7 @@ sanitize: $(REPORT_NEEDS)  ## run compute-sanitizer's four tools over every kern
 machine-code: $(MACHINE_CODE_NEEDS)  ## registers, occupancy and instructions of each CUDA kernel; needs no GPU
 	@$(call quoted,$(PYTHON)) benchmarks/machine_code.py --arch $(ARCH) $(ARGS)
 
-results: $(RESULTS_NEEDS)  ## write the README's tables and pictures from benchmarks/results
+results: $(RESULTS_NEEDS)  ## write the tables and pictures of docs/performance.md from benchmarks/results
 	@$(call quoted,$(PYTHON)) benchmarks/results.py $(ARGS)
 
 clean:  ## remove what was built (.venv and runs stay)

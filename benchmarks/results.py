@@ -1,6 +1,6 @@
-"""Write the README's tables and charts from the files in benchmarks/results: `make results`.
+"""Write the tables and charts of docs/performance.md from the files in benchmarks/results: `make results`.
 
-A table is between two marks in the README,
+A table is between two marks in the page,
 
     <!-- results: kernels alexnet cpu -->
     <!-- end -->
@@ -8,7 +8,7 @@ A table is between two marks in the README,
 which name the measurement (kernels, step, roofline, scaling), the network (without it: a line for each
 network) and the kind of device (cpu, cuda). `batch=64` and `precision=bf16` may follow. The text between them
 is made from the newest matching result, followed by its machine, versions, date and commit. The charts go to
-docs/.
+the folder images/ beside the page.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+# The results as the page links them.
+LINK = "../benchmarks/results"
 
 # Functions of cconvnet.bench.charts, with prefixes of their charts' names and their titles.
 PICTURES = {
@@ -63,7 +66,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Region:
-    """Request of a mark in the README; None matches all."""
+    """Request of a mark in the page; None matches all."""
 
     what: str
     net: str | None
@@ -81,10 +84,10 @@ class Region:
         )
 
     def picture(self, begin: str) -> str:
-        """Return the path of a chart from the repository's root."""
+        """Return the path of a chart from the page."""
         words = [begin, self.net, self.kind, self.batch and f"batch{self.batch}"]
         words.append(None if self.precision == "fp32" else self.precision)
-        return f"docs/{'-'.join(str(word) for word in words if word)}.png"
+        return f"images/{'-'.join(str(word) for word in words if word)}.png"
 
 
 def load(folder: Path) -> list[Result]:
@@ -111,7 +114,7 @@ def load(folder: Path) -> list[Result]:
     return sorted(results, key=lambda result: str(result.machine["date"]))
 
 
-# ---- the README -----------------------------------------------------------------------------------------
+# ---- the page -------------------------------------------------------------------------------------------
 
 _MARK = re.compile(r"<!-- (?:results: (?P<words>[^\n]*?)|(?P<end>end)) -->")
 
@@ -202,7 +205,7 @@ def provenance(results: Sequence[Result]) -> str:
             f"{machine['commit']}"
         )
         line += f"; not installed there: {', '.join(absent)}" if absent else ""
-        file = f"[{result.file}](benchmarks/results/{result.file})"
+        file = f"[{result.file}]({LINK}/{result.file})"
         groups.setdefault(line, []).append(f"`{machine['command']}` ({file})")
     return "\n\n".join(":\n".join([line, ",\n".join(commands)]) for line, commands in groups.items())
 
@@ -408,8 +411,8 @@ _SUMMARIES: dict[str, Callable[[Sequence[Result]], str]] = {
 # ---- pictures -------------------------------------------------------------------------------------------
 
 
-def draw(text: str, results: Sequence[Result], root: Path) -> list[Path]:
-    """Draw the charts of a README's regions; return their paths."""
+def draw(text: str, results: Sequence[Result], folder: Path) -> list[Path]:
+    """Draw the charts of the regions of a page in a folder; return their paths."""
     from cconvnet.bench import charts
 
     drawn = []
@@ -418,7 +421,7 @@ def draw(text: str, results: Sequence[Result], root: Path) -> list[Path]:
         if region.net is None or result is None:
             continue
         for function, begin, _ in PICTURES[region.what]:
-            path = root / region.picture(begin)
+            path = folder / region.picture(begin)
             path.parent.mkdir(exist_ok=True)
             getattr(charts, function)(result.value, path)
             drawn.append(path)
@@ -428,19 +431,19 @@ def draw(text: str, results: Sequence[Result], root: Path) -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page with the marks")
     parser.add_argument("--results", type=Path, default=FOLDER, help="the folder of the results")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if something would change")
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))
-    text, results = options.readme.read_text(encoding="utf-8"), load(options.results)
+    text, results = options.page.read_text(encoding="utf-8"), load(options.results)
     filled = fill(text, results)
     if options.check:
         if filled != text:
-            print(f"{options.readme} differs from its results: run `make results`")
+            print(f"{options.page} differs from its results: run `make results`")
         return int(filled != text)
-    options.readme.write_text(filled, encoding="utf-8")
-    for path in draw(filled, results, options.readme.parent):
+    options.page.write_text(filled, encoding="utf-8")
+    for path in draw(filled, results, options.page.parent):
         print(path)
     return 0
 

@@ -371,7 +371,7 @@ def test_kernels_and_step_dry(tmp_path: Path) -> None:
     assert set(kernels["fp32"]["peers"]) == {"cudnn", "pytorch"}
     assert {result["what"] for result in results} == {"kernels", "step forms", "step"}
     assert "conv3        conv_wgrad" in done.stdout and "our step, alexnet bf16: pinned" in done.stdout
-    # The README's tables can be made of it as it is.
+    # The tables of docs/performance.md can be made of it as it is.
     found = results_module.load(tmp_path)
     assert [result.value["what"] for result in found] == ["kernels"] * 3 + ["step"]
     for words, cell in (("kernels cifar-quick", "| conv3 | conv_wgrad |"), ("step lenet", "| cconvnet |")):

@@ -1,4 +1,4 @@
-"""The README's tables are exactly those that the result files give."""
+"""The tables of docs/performance.md are exactly those that the result files give."""
 
 from __future__ import annotations
 
@@ -106,14 +106,15 @@ def filled(mark: str, *values: Any) -> str:
     return str(new[len(head) : -len(tail)])
 
 
-def test_the_readme_is_what_its_results_say() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_is_what_its_results_say() -> None:
+    page = results.PAGE.read_text(encoding="utf-8")
     found = results.load(results.FOLDER)
-    assert results.fill(readme, found) == readme, "run `make results`"
-    for region, _, _ in results.regions(readme):
+    assert results.fill(page, found) == page, "run `make results`"
+    assert len(results.regions(page)) >= 8
+    for region, _, _ in results.regions(page):
         if region.net and results.newest(region, found):
             for _, begin, _ in results.PICTURES[region.what]:
-                assert (ROOT / region.picture(begin)).exists(), "run `make results`"
+                assert (results.PAGE.parent / region.picture(begin)).exists(), "run `make results`"
 
 
 def test_every_result_says_where_and_when_it_was_measured() -> None:
@@ -131,12 +132,12 @@ def test_kernels_of_a_network() -> None:
     assert lines[5] == "| fc6 | fc_wgrad | wrong: dw[3] is 1, not 2 |  |  |  |  |  |  |"
     assert lines[6] == "| geometric mean | sums of products |  |  |  |  |  |  | 1.06 |"
     assert len({line.count("|") for line in lines[:8]}) == 1, "a row has too many cells"
-    assert "![Times of each kernel beside its peers'](docs/kernels-alexnet-cpu.png)" in lines
+    assert "![Times of each kernel beside its peers'](images/kernels-alexnet-cpu.png)" in lines
     assert lines[-2] == (
         "Some CPU, 2 cores; fp32; cconvnet 0.1.0, torch 2.13.0; 2026-11-20, commit abc1234; "
         "not installed there: cudnn:"
     )
-    assert lines[-1] == "`cconvnet bench --net alexnet` ([some.json](benchmarks/results/some.json))"
+    assert lines[-1] == "`cconvnet bench --net alexnet` ([some.json](../benchmarks/results/some.json))"
 
 
 def test_kernels_of_all_networks() -> None:
@@ -147,7 +148,7 @@ def test_kernels_of_all_networks() -> None:
         in text
     )
     assert "| vgg16 | 8 | pytorch |" in text
-    assert "docs/" not in text and text.count("Some CPU") == 1
+    assert "images/" not in text and text.count("Some CPU") == 1
 
 
 def test_steps() -> None:
@@ -169,7 +170,7 @@ def test_rooflines_show_where_most_time_is_lost() -> None:
     assert lines[11].startswith("| conv3 |")
     assert lines[12] == "| all kernels |  | 78.0 ms | 6.00 ms | 8% | 72.0 ms |"
     assert lines[13] == "| whole step |  | 80.0 ms | 6.00 ms | 8% | 74.0 ms |"
-    assert "docs/roofline-alexnet-cpu.png" in lines[15] and "docs/step-stack-alexnet-cpu.png" in lines[17]
+    assert "images/roofline-alexnet-cpu.png" in lines[15] and "images/step-stack-alexnet-cpu.png" in lines[17]
 
 
 def test_data() -> None:
@@ -196,7 +197,7 @@ def test_data() -> None:
     assert "| PyTorch crops | 700 |" in lines[4] and "with 2 workers" in lines[4]
     assert "- computing limits: 100 images/s" in lines
     assert any("2.00 times as many crops" in line for line in lines)
-    assert any("docs/data-alexnet-cpu.png" in line for line in lines)
+    assert any("images/data-alexnet-cpu.png" in line for line in lines)
 
 
 def test_scaling() -> None:
@@ -291,15 +292,15 @@ def test_make_results_writes_tables_and_pictures(
 
     monkeypatch.setattr(cconvnet.bench, "charts", pictures, raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    readme, folder = tmp_path / "README.md", tmp_path / "results"
+    page, folder = tmp_path / "performance.md", tmp_path / "results"
     folder.mkdir()
     (folder / "step.json").write_text(json.dumps(STEP))
     marks = ["step alexnet cpu", "step alexnet cuda", "step cpu"]
-    readme.write_text("".join(f"<!-- results: {mark} -->\n<!-- end -->\n" for mark in marks))
-    arguments = ["--readme", str(readme), "--results", str(folder)]
+    page.write_text("".join(f"<!-- results: {mark} -->\n<!-- end -->\n" for mark in marks))
+    arguments = ["--page", str(page), "--results", str(folder)]
     assert results.main([*arguments, "--check"]) == 1 and not drawn
     assert results.main(arguments) == 0
-    assert drawn == [("step", tmp_path / "docs" / "step-alexnet-cpu.png")]
+    assert drawn == [("step", tmp_path / "images" / "step-alexnet-cpu.png")]
     assert results.main([*arguments, "--check"]) == 0
-    assert "GPU: not yet measured." in readme.read_text()
+    assert "GPU: not yet measured." in page.read_text()
     assert "run `make results`" in capsys.readouterr().out
