@@ -1,7 +1,8 @@
 """bfloat16 on the host: the upper half of a float32, stored as uint16 arrays of its bits.
 
-Neither NumPy nor CuPy has the type, so every array of bfloat16 in this package is one of ``uint16``. The
-rounding is bit-identical to that of kernels/core/bfloat16.h.
+NumPy does not have the type, so kernels and networks store its bits as ``uint16``. The operations also take
+and return arrays whose own type is bfloat16, such as those of ml_dtypes. The rounding is bit-identical to
+that of kernels/core/bfloat16.h.
 
 >>> unpack(pack([1.0, 3.14159, 1e39]))
 array([1.      , 3.140625,      inf], dtype=float32)
@@ -20,6 +21,11 @@ Array = np.ndarray[Any, Any]
 BITS = np.uint16
 
 
+def is_type(dtype: Any) -> bool:
+    """Return True for the bfloat16 of another package, by its name: ml_dtypes', PyTorch's, JAX's."""
+    return str(dtype).rpartition(".")[2] == "bfloat16"
+
+
 def pack(values: ArrayLike) -> Array:
     """Return the bits (uint16) of values rounded to the nearest bfloat16, ties to even.
 
@@ -35,11 +41,13 @@ def pack(values: ArrayLike) -> Array:
 
 
 def unpack(bits: Array) -> Array:
-    """Return the float32 values of bits (uint16); none is rounded.
+    """Return the float32 values of bits (uint16), or of a NumPy array of bfloat16; none is rounded.
 
     Raises:
         TypeError: The bits are of another type.
     """
+    if is_type(bits.dtype):
+        bits = bits.view(BITS)
     if bits.dtype != BITS:
         raise TypeError(f"bits must be uint16, not {bits.dtype}")
     return (bits.astype(np.uint32) << 16).view(np.float32)

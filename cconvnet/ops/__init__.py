@@ -1,9 +1,9 @@
 """Operations as functions of arrays.
 
-Arrays are NumPy's or CuPy's. Others that offer DLPack (PyTorch's tensors, JAX's arrays) are accepted
-without a copy on their device; those of bfloat16 as ``tensor.view(torch.uint16)``. The result is a NumPy
-or CuPy array on the same device. ``cpu:0`` computes on host arrays, unless ``device`` is ``"emulator:0"``
-(the CUDA kernels, emulated) or ``"reference:0"`` (float64 NumPy).
+Arrays are NumPy's, CuPy's, or those of any library that offers DLPack, such as PyTorch's tensors and JAX's
+arrays. They are read and written without a copy. Results are arrays of the same library on the same device.
+``cpu:0`` computes on host arrays, unless ``device`` is ``"emulator:0"`` (the CUDA kernels, emulated) or
+``"reference:0"`` (float64 NumPy).
 
 Rules for every function:
 
@@ -12,8 +12,13 @@ Rules for every function:
 - Arrays are C-contiguous; nothing is converted silently. Numbers are float32 or bfloat16, the same in all
   arrays of a call. Exceptions are named; biases, gradients of weights and losses are always float32.
   Labels are int32, images uint8.
-- An array of bfloat16 is one of uint16 with its bits, since neither NumPy nor CuPy has the type.
-  ``cconvnet.bfloat16.pack`` and ``unpack`` convert on the host, ``to_bf16`` and ``from_bf16`` on a device.
+- All arrays of a call are of one library (else ``TypeError``). An object that offers nothing but DLPack
+  counts as an array of NumPy or CuPy. Tensors that require gradients are refused; ``cconvnet.torch`` records
+  them.
+- bfloat16 is the type of that name of any package (``ml_dtypes.bfloat16``, ``torch.bfloat16``), or uint16
+  with its bits. Results are of the type that was given, and bits if none was and the library has no such
+  type. ``cconvnet.bfloat16.pack`` and ``unpack`` convert on the host, ``to_bf16`` and ``from_bf16`` on a
+  device.
 - Products of float32 arrays are strict (``fp32``) unless ``precision="tf32"`` rounds the factors to 10
   bits of fraction. Products of bfloat16 arrays are ``bf16``. All sums are of floats, rounded once at the
   end. A device that cannot compute in a precision raises ``ValueError``, which names the devices that can.
@@ -23,16 +28,17 @@ Rules for every function:
   ``CCONVNET_LOG_KERNELS=1`` prints the rows that any table chooses.
 - Results are bit-identical at every call on the same device.
 - On a GPU an operation runs on the device's own stream (``Device.stream``), behind all work of CuPy's
-  current stream of that GPU. Later work of the current stream waits for it, so CuPy code and other DLPack
-  consumers need no synchronization. All arrays of a call must be on the device's GPU.
+  current stream of that GPU. Later work of the current stream waits for it, so CuPy code needs no
+  synchronization. For PyTorch's tensors the same holds of PyTorch's current stream. For a library whose
+  stream is unknown, the call returns when its work is done. All arrays of a call must be on the device's GPU.
 - A stream that is being captured takes an operation into its graph if `out` is given and no workspace is
   needed (else ``RuntimeError``).
 - Bad arguments raise ``ValueError`` or ``TypeError``, which names the argument, before anything is
   launched. A device that cannot be used raises ``DeviceUnavailable``, a CUDA failure ``CudaError``.
 - Formulas and sources are in ``kernels/api.h``.
 
-``call`` contains the checks of arrays, ``arguments`` those of numbers, ``windows`` those of sliding
-filters. Every other module is a family of operations.
+``call`` contains the checks of arrays, ``arrays`` their exchange with other libraries, ``arguments`` the
+checks of numbers, ``windows`` those of sliding filters. Every other module is a family of operations.
 """
 
 from __future__ import annotations

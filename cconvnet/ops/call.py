@@ -7,47 +7,26 @@ from typing import Any
 import numpy as np
 
 from cconvnet import bfloat16
-from cconvnet.devices import Device, cuda_device_on, get_device, import_cupy, require_precision
+from cconvnet.devices import Device, cuda_device_on, get_device, require_precision
 from cconvnet.operations import ANY, ELEMENT, Operation
 from cconvnet.ops.arguments import Array, text
-
-_DLPACK_CPU, _DLPACK_CUDA = 1, 2
-
-
-def _is_cupy(array: Any) -> bool:
-    kind = type(array)
-    return kind is not np.ndarray and kind.__module__.partition(".")[0] == "cupy"
-
-
-def _adopt(name: str, value: Any) -> Array:
-    """Return a value as a NumPy or CuPy array over the same memory."""
-    if isinstance(value, np.ndarray) or _is_cupy(value):
-        return value
-    if not hasattr(value, "__dlpack__"):
-        raise TypeError(f"{name} must be a NumPy or CuPy array or offer DLPack, not {type(value).__name__}")
-    kind, index = value.__dlpack_device__()
-    if str(getattr(value, "dtype", "")).endswith("bfloat16"):
-        raise TypeError(
-            f"{name} is of bfloat16, which NumPy and CuPy do not have; give its bits: "
-            f"{name}.view(torch.uint16)"
-        )
-    if kind == _DLPACK_CPU:
-        return np.from_dlpack(value)
-    if kind == _DLPACK_CUDA:
-        cupy = import_cupy()
-        # CuPy's current stream of the selected GPU waits for the producer's stream.
-        with cupy.cuda.Device(index):
-            return cupy.from_dlpack(value)
-    raise ValueError(f"{name} is on a device of DLPack type {int(kind)}; host and CUDA are served")
+from cconvnet.ops.arrays import CUPY, NUMPY, USER_TYPES, Library, adopted, is_cupy
 
 
 def _name(dtype: Any) -> str:
     return "uint16 (bfloat16's bits)" if dtype == bfloat16.BITS else np.dtype(dtype).name
 
 
+def _mixed(name: str, library: Library, first: str, other: Library) -> TypeError:
+    return TypeError(
+        f"{name} is an array of {library.name}, but {first} is one of {other.name}: give arrays of one "
+        f"library; {other.converter}({name}) makes it one of {other.name}"
+    )
+
+
 def _spread(array: Array) -> tuple[int, int]:
     """Return the addresses between which an array's elements lie."""
-    if _is_cupy(array):
+    if is_cupy(array):
         return array.data.ptr, array.data.ptr + array.nbytes
     return np.lib.array_utils.byte_bounds(array)
 
@@ -103,27 +82,29 @@ class Call:
             DeviceUnavailable: The device cannot be used.
         """
         self.operation = operation
-        self.arrays = {
-            name: _adopt(name, value)
-            for name, value in arrays.items()
-            if value is not None or not operation.arrays[name].optional
-        }
-        on_gpu = {name: _is_cupy(array) for name, array in self.arrays.items()}
-        first = next(iter(on_gpu))
-        for name, there in on_gpu.items():
-            if there != on_gpu[first]:
-                raise ValueError(
-                    f"{name} is on {'a GPU' if there else 'the host'}, but {first} is not: copy one of them"
-                )
+        self.arrays: dict[str, Array] = {}
+        self._first = ""
+        self._library = NUMPY
+        self._bfloat16: dict[str, Any] = {}  # the types of arrays whose own type is bfloat16
+        self._exchanged = False  # True if some array is none of NumPy's or CuPy's as they are
+        self._borrowed = False  # True if some array is another library's, on a GPU
+        for name, value in arrays.items():
+            if value is not None or not operation.arrays[name].optional:
+                self.arrays[name] = self._adopt(name, value)
+        first = self._first
+        on_gpu = self._library is CUPY or (self._library is not NUMPY and is_cupy(self.arrays[first]))
+        if self._library not in (NUMPY, CUPY):
+            for name, array in self.arrays.items():
+                self._require_side(name, is_cupy(array), on_gpu)
         if device is None:
-            device = cuda_device_on(self.arrays[first].device.id) if on_gpu[first] else "cpu:0"
+            device = cuda_device_on(self.arrays[first].device.id) if on_gpu else "cpu:0"
         self.device = get_device(device)
-        if (self.device.kind == "cuda") != on_gpu[first]:
+        if (self.device.kind == "cuda") != on_gpu:
             raise ValueError(
                 f"device is {self.device.name}, but {first} is on "
-                + ("a GPU" if on_gpu[first] else "the host; cupy.asarray copies it there")
+                + ("a GPU" if on_gpu else "the host; cupy.asarray copies it there")
             )
-        self.module: Any = OrderedModule(self.device) if on_gpu[first] else self.device.module
+        self.module: Any = OrderedModule(self.device) if on_gpu else self.device.module
         self.precision = "fp32"
         # The element type of the call is that of the first array that may be of either.
         either = (array for name, array in self.arrays.items() if operation.arrays[name].type is ELEMENT)
@@ -131,6 +112,31 @@ class Call:
         self._typed = typed is not None
         self.element: Any = self._supported(typed.dtype) if typed is not None else np.float32
         self._checked: set[str] = set()
+
+    def _adopt(self, name: str, value: Any) -> Array:
+        """Return an array as one of NumPy or CuPy, after a check that it is of the call's library."""
+        if type(value) is np.ndarray and value.dtype.num < USER_TYPES:
+            library = NUMPY
+        else:
+            library, array, own = adopted(name, value)
+            if array is not value:
+                self._exchanged = True
+                self._borrowed = self._borrowed or (is_cupy(array) and not is_cupy(value))
+                value = array
+            if own is not None:
+                self._bfloat16[name] = own
+        if not self._first:
+            self._first, self._library = name, library
+        elif library is not self._library:
+            if library in (NUMPY, CUPY) and self._library in (NUMPY, CUPY):
+                self._require_side(name, library is CUPY, self._library is CUPY)
+            raise _mixed(name, library, self._first, self._library)
+        return value
+
+    def _require_side(self, name: str, on_gpu: bool, first_on_gpu: bool) -> None:
+        if on_gpu != first_on_gpu:
+            side = "a GPU" if on_gpu else "the host"
+            raise ValueError(f"{name} is on {side}, but {self._first} is not: copy one of them")
 
     def _supported(self, dtype: Any) -> Any:
         """Return float32, or bfloat16's bits if that is the type and the device computes with them."""
@@ -196,8 +202,37 @@ class Call:
             ValueError: An argument has the wrong value. The text names it.
             RuntimeError: A stream is captured, and the operation needs a workspace.
         """
+        if not self._borrowed:
+            return self._returned(self._run(problem, out, impl, values), out)
+        with self._library.stream(self.device.ordinal):
+            returned = self._returned(self._run(problem, out, impl, values), out)
+            if not self._library.knows_streams and not self.device.capturing():
+                # The owner of the memory cannot be told to wait before it reuses it.
+                self.device.synchronize()
+            return returned
+
+    def _returned(self, outputs: list[Array], out: Any) -> Any:
+        """Return outputs as arrays of the call's library, and `out` as it was given."""
+        if self._exchanged:
+            operation, library = self.operation, self._library
+            own = next(iter(self._bfloat16.values()), None)
+            if own is None and self.element != bfloat16.BITS:
+                own = library.bfloat16
+            names = [output.name for output in operation.outputs if output.name not in operation.updated]
+            for index, name in enumerate(names):
+                array = outputs[index]
+                if name == operation.out and out is not None:
+                    outputs[index] = out
+                elif library.namespace is not None or own is not None:
+                    outputs[index] = library.give(array, own if array.dtype == bfloat16.BITS else None)
+        return tuple(outputs) if len(outputs) > 1 else outputs[0] if outputs else None
+
+    def _run(self, problem: Any, out: Any, impl: str | None, values: dict[str, Any]) -> list[Array]:
+        """Run the operation and return its outputs as arrays of NumPy or CuPy."""
         operation = self.operation
         described = operation.arrays
+        if out is not None:
+            out = self._adopt("out", out)
         # Arrays of any shape have that of the first.
         free = next((array.shape for name, array in self.arrays.items() if described[name].axes == ANY), None)
         updated = {name: self.arrays.pop(name) for name in list(self.arrays) if name in operation.written}
@@ -237,12 +272,12 @@ class Call:
         if operation.has_impls:
             arguments.append(impl)
         getattr(self.module, operation.name)(*arguments, **options)
-        return tuple(outputs) if len(outputs) > 1 else outputs[0] if outputs else None
+        return outputs
 
     def _output_dtype(self, name: str, given: Any) -> Any:
         """Return the type of an output. Where no input has an element type, that of `given` counts."""
         if given is not None and not self._typed and self.operation.arrays[name].type is ELEMENT:
-            return self._supported(_adopt("out", given).dtype)
+            return self._supported(given.dtype)
         return self._dtype(name)
 
     def _check_shape(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
@@ -262,11 +297,14 @@ class Call:
             )
         wide = self.device.kind == "reference" and dtype == np.float32 and array.dtype == np.float64
         if array.dtype != dtype and not wide:
-            raise ValueError(f"{name} must be {_name(dtype)}, not {array.dtype}")
+            wanted = "bfloat16" if dtype == bfloat16.BITS and self._bfloat16 else _name(dtype)
+            given = "bfloat16" if name in self._bfloat16 else array.dtype
+            raise ValueError(f"{name} must be {wanted}, not {given}")
         if not array.flags.c_contiguous:
+            dense = f"{name}.contiguous()" if self._library.namespace else f"ascontiguousarray({name})"
             raise ValueError(
-                f"{name} must be C-contiguous; ascontiguousarray({name}) makes it so (shape {array.shape}, "
-                f"strides {array.strides})"
+                f"{name} must be C-contiguous; {dense} makes it so (shape {array.shape}, "
+                f"strides {array.strides} in bytes)"
             )
         if array.size == 0:
             raise ValueError(f"{name} must not be empty, shape {array.shape}")
@@ -294,12 +332,11 @@ class Call:
         if out is None:
             return self._new(shape, self.device.float_type if dtype == np.float32 else dtype)
         inputs = dict(self.arrays)
-        out = _adopt(name, out)
         self.arrays[name] = out
-        if _is_cupy(out) != (self.device.kind == "cuda"):
+        if is_cupy(out) != (self.device.kind == "cuda"):
             raise ValueError(f"{name} must be on {self.device.name}")
         self._check_shape(name, shape, dtype)
-        if not _is_cupy(out) and not out.flags.writeable:
+        if not is_cupy(out) and not out.flags.writeable:
             raise ValueError(f"{name} must be writable")
         for other, array in inputs.items():
             if _overlap(out, array) and not (other in in_place and _spread(out) == _spread(array)):

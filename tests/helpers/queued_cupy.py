@@ -190,6 +190,16 @@ class Stream:
         self._cupy.entered[self.at].pop()
 
 
+class _Streams:
+    """The class `cupy.cuda.Stream`."""
+
+    def __init__(self, cupy: QueuedCupy) -> None:
+        self._cupy, self.null = cupy, cupy.null
+
+    def __call__(self, **options: Any) -> Stream:
+        return Stream(self._cupy, self._cupy.gpu)
+
+
 class QueuedCupy:
     """The module `cupy`. With `at_once` every stream's work is done when it is given."""
 
@@ -204,7 +214,8 @@ class QueuedCupy:
         self.cuda = SimpleNamespace(
             Device=self._device,
             Event=lambda **options: Event(self),
-            Stream=lambda **options: Stream(self, self.gpu),
+            Stream=_Streams(self),
+            ExternalStream=lambda pointer, gpu: self.streams[pointer],
             get_current_stream=lambda: self.current,
             alloc_pinned_memory=self._pinned,
             is_available=lambda: True,

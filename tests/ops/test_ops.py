@@ -283,23 +283,27 @@ def test_dlpack_is_taken(function: str) -> None:
 
 def test_torch_tensors_are_taken() -> None:
     torch = pytest.importorskip("torch")
-    x, w = floats(*X), floats(*W)
+    x, w = torch.from_numpy(floats(*X)), torch.from_numpy(floats(*W))
     y = torch.full((2, 5, 6, 6), float("nan"))
-    returned = ops.conv_fprop(torch.from_numpy(x), torch.from_numpy(w), out=y, **CONV)
-    # torch sees the result: no copy was made.
-    wanted = torch.nn.functional.conv2d(
-        torch.from_numpy(x).permute(0, 3, 1, 2),
-        torch.from_numpy(w).permute(0, 3, 1, 2),
-        **CONV,
-    )
-    assert torch.equal(y, wanted.permute(0, 2, 3, 1)) and np.array_equal(returned, y.numpy())
+    assert ops.conv_fprop(x, w, out=y, **CONV) is y
+    wanted = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), w.permute(0, 3, 1, 2), **CONV)
+    assert torch.equal(y, wanted.permute(0, 2, 3, 1))
+    returned = ops.conv_fprop(x, w, **CONV)
+    assert type(returned) is torch.Tensor and torch.equal(returned, y)
 
 
-def test_torch_tensors_of_bfloat16_are_taken_by_their_bits() -> None:
+def test_torch_tensors_of_bfloat16_are_taken() -> None:
     torch = pytest.importorskip("torch")
     x = torch.from_numpy(floats(*X)).to(torch.bfloat16)
-    with pytest.raises(TypeError, match=r"x is of bfloat16.*: x\.view\(torch\.uint16\)"):
-        ops.relu_forward(x)
-    y = torch.empty_like(x)
-    ops.relu_forward(x.view(torch.uint16), out=y.view(torch.uint16))
-    assert torch.equal(y, torch.relu(x))
+    y = ops.relu_forward(x)
+    assert y.dtype == torch.bfloat16 and torch.equal(y, torch.relu(x))
+    bits = torch.empty_like(x)
+    ops.relu_forward(x.view(torch.uint16), out=bits.view(torch.uint16))
+    assert torch.equal(bits, y)
+    assert ops.to_bf16(x.float()).dtype == torch.bfloat16
+    parameter = torch.nn.Parameter(x)
+    with pytest.raises(ValueError, match=r"^x requires gradients.*x\.detach\(\)"):
+        ops.relu_forward(parameter)
+    for strange in (x.to("meta"), x.to_sparse()):
+        with pytest.raises(ValueError, match=r"^x cannot be read without a copy"):
+            ops.relu_forward(strange)

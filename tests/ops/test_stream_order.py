@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from helpers.queued_cupy import CudaRefused, Graph, QueuedCupy, QueuedModule
 from helpers.queued_streams import Machine
+from helpers.queued_torch import QueuedTorch
 
 from cconvnet import devices, ops
 from cconvnet.devices import CudaDevice, cuda, get_device, registry
 from cconvnet.devices import device as device_module
 from cconvnet.devices.numpy_module import NumpyModule
+from cconvnet.ops import arrays as arrays_module
 from cconvnet.ops import call as call_module
 
 SHAPE = (8, 16)
@@ -36,7 +38,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         module = QueuedModule(NumpyModule(), cupy)
         for user in (device_module, registry):
             monkeypatch.setattr(user, "load_module", lambda kind: (module, "queues"))
-        for importer in (cuda, call_module):
+        for importer in (cuda, arrays_module):
             monkeypatch.setattr(importer, "import_cupy", lambda: cupy)
         monkeypatch.setenv("CCONVNET_CUDA_DEVICES", "0,0" if gpus == 1 else "0,1")
         registry._make.cache_clear()
@@ -266,7 +268,7 @@ def test_a_foreign_array_is_awaited_on_its_own_gpu(make: Make) -> None:
 
     class Producer:
         def __dlpack_device__(self) -> tuple[int, int]:
-            return call_module._DLPACK_CUDA, 1
+            return arrays_module._CUDA, 1
 
         def __dlpack__(self) -> None: ...
 
@@ -291,6 +293,87 @@ def test_queues_refuse_what_cuda_refuses(make: Make) -> None:
     stream.begin_capture()
     with pytest.raises(CudaRefused, match="not captured"):
         stream.wait_event(event)
+
+
+# ---- another library's tensors --------------------------------------------------------------------------
+
+
+def library_program(cupy: QueuedCupy, seed: int, torch_stream: bool, cupy_stream: bool, tells: bool) -> Any:
+    """Return the results of a random program on tensors, none of which waits for anything by itself."""
+    random = np.random.default_rng(seed)
+    torch = QueuedTorch(cupy, torch_stream, tells)
+    results: list[Any] = []
+
+    def values() -> Any:
+        return random.integers(-8, 9, SHAPE).astype(np.float32)
+
+    with cupy.cuda.Stream() if cupy_stream else contextlib.nullcontext():
+        tensors = [torch.tensor(values()) for _ in range(3)]
+        for _ in range(50):
+            one, two = (int(i) for i in random.integers(len(tensors), size=2))
+            a, b = tensors[one], tensors[two]
+            match random.integers(8):
+                case 0:
+                    tensors.append(torch.tensor(values()))
+                case 1:
+                    tensors.append(torch.launch(mix, torch.empty(SHAPE), a, b))
+                case 2:
+                    torch.launch(lambda x: np.clip(x + 1, -99, 99), a, a)
+                case 3:
+                    tensors.append(ops.add(a, b, 0.5, 0.25))
+                case 4:
+                    assert ops.relu_forward(a, out=a) is a
+                case 5:
+                    ops.add(a, a, 0.25, 0.5, out=a)
+                    torch.launch(lambda: -1.0, b)
+                case 6:
+                    sums = ops.bias_grad(a)
+                    tensors.append(
+                        torch.launch(lambda x, y: y + np.clip(x, -9, 9), torch.empty(SHAPE), sums, a)
+                    )
+                    del sums
+                case 7:
+                    results.append(torch.numpy(a))
+            del a, b
+            while len(tensors) > 5:
+                del tensors[int(random.integers(len(tensors)))]
+        assert {type(tensor) for tensor in tensors} == {torch.Tensor}
+        results += [torch.numpy(tensor) for tensor in tensors]
+    return [np.asarray(result).tobytes() for result in results]
+
+
+def library_right(make: Make, seed: int, *streams: bool) -> bool:
+    expected = library_program(make(seed, at_once=True), seed, *streams)
+    assert len(set(expected)) > 2
+    return bool(library_program(make(seed), seed, *streams) == expected)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("cupy_stream", [False, True])
+@pytest.mark.parametrize("torch_stream", [False, True])
+def test_work_on_tensors_is_in_order(make: Make, torch_stream: bool, cupy_stream: bool, tells: bool) -> None:
+    assert all(library_right(make, seed, torch_stream, cupy_stream, tells) for seed in range(3))
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_tensors_that_are_not_awaited_are_noticed(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    if tells:
+        monkeypatch.setattr(arrays_module.Library, "stream", lambda self, gpu: contextlib.nullcontext())
+    else:
+        monkeypatch.setattr(CudaDevice, "synchronize", lambda self: None)
+    with np.errstate(all="ignore"):
+        assert not all(library_right(make, seed, True, False, tells) for seed in range(6))
+
+
+def test_the_librarys_own_stream_needs_no_more_events(make: Make) -> None:
+    cupy = make()
+    torch = QueuedTorch(cupy, own_stream=True)
+    x, y = (torch.tensor(np.ones(SHAPE, np.float32)) for _ in range(2))
+    cupy.events = 0
+    ops.relu_forward(x, out=y)
+    assert cupy.events == 2  # the device follows the library, and the library the device
 
 
 # ---- on a GPU ---------------------------------------------------------------------------------------------
