@@ -1,11 +1,68 @@
-"""Hand-written CUDA kernels that train AlexNet, on one GPU, on two, or on none."""
+"""Hand-written CUDA kernels that train AlexNet, on one GPU, on two, or on none.
+
+Everything public is here and imported at its first use:
+
+    >>> import cconvnet as cc
+    >>> x = cc.image(32, 32, 3).conv(32, 5, pad=2).relu().maxpool(3, 2)
+    >>> net = x.fc(10).softmax(name="mine")
+    >>> print(net.table())
+
+``cc.ops`` contains the operations on arrays, ``cc.nets`` the built-in networks and the specs of layers.
+``dir(cconvnet)`` lists all names.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 # The folder named here contains other builds of the modules, such as instrumented ones; they come first.
 if "CCONVNET_MODULE_PATH" in os.environ:
     __path__.insert(0, os.environ["CCONVNET_MODULE_PATH"])
+
+if TYPE_CHECKING:
+    from cconvnet import nets, ops
+    from cconvnet.nets import NetSpec, TrainRecipe, Value, add, concat, image, maximum
+
+# The module that each public name comes from; a package stands for itself.
+_MODULES = {
+    "NetSpec": "cconvnet.nets",
+    "TrainRecipe": "cconvnet.nets",
+    "Value": "cconvnet.nets",
+    "add": "cconvnet.nets",
+    "concat": "cconvnet.nets",
+    "image": "cconvnet.nets",
+    "maximum": "cconvnet.nets",
+    "nets": "cconvnet.nets",
+    "ops": "cconvnet.ops",
+}
+
+__all__ = [
+    "NetSpec",
+    "TrainRecipe",
+    "Value",
+    "add",
+    "concat",
+    "image",
+    "maximum",
+    "nets",
+    "ops",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
+
+
+if not TYPE_CHECKING:  # mypy knows the names from above, and refuses others
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(_MODULES[name])
+        value = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+        globals()[name] = value
+        return value

@@ -4,14 +4,18 @@ Modules, in reading order:
     values: activation functions, first weights and falling rates, as fields of layers.
     specs: one dataclass per layer type.
     recipe: a whole network, its images and its training settings; placing layers on devices.
+    shapes: shapes of activations, numbers of weights and multiply-adds, and checks of layers.
+    table: these figures as a table.
+    builder: networks of one's own, from values that know their shape.
+    arguments, plan: of the builder: arguments that all layers take; the names and order of layers.
     lenet, cifar_quick, ..., alexnet_2012: the networks that are known by name, one file each.
     catalog: these networks by their names.
-    shapes: shapes of activations and numbers of weights.
     transform: a network at another size, or with its towers written out.
     serialize: to and from JSON values.
     difference: what differs between two networks.
 """
 
+from cconvnet.nets.builder import Value, add, concat, image, maximum
 from cconvnet.nets.catalog import NAMES, build, stored_size
 from cconvnet.nets.difference import compare, spec_values
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe, place
@@ -25,6 +29,7 @@ from cconvnet.nets.specs import (
     ConvSpec,
     DropoutSpec,
     FcSpec,
+    FilterSpec,
     LayerSpec,
     LocalSpec,
     LrnSpec,
@@ -34,9 +39,11 @@ from cconvnet.nets.specs import (
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
+    WeightedSpec,
     chain,
     lrn_alpha,
 )
+from cconvnet.nets.table import NetTable
 from cconvnet.nets.values import CURVES, NEURONS, RELU, Init, Neuron, Pair, RateCurve, gaussian
 
 __all__ = [
@@ -61,6 +68,7 @@ __all__ = [
     "LrnSpec",
     "MaxSpec",
     "NetSpec",
+    "NetTable",
     "Neuron",
     "NeuronSpec",
     "Pair",
@@ -70,12 +78,17 @@ __all__ = [
     "SoftmaxCostSpec",
     "SumSpec",
     "TrainRecipe",
+    "Value",
     "WeightedSpec",
+    "add",
     "build",
     "chain",
     "compare",
+    "concat",
     "gaussian",
+    "image",
     "lrn_alpha",
+    "maximum",
     "place",
     "spec_from_dict",
     "spec_to_dict",

@@ -4,40 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
-from cconvnet.nets.specs import ConvSpec, FcSpec, PoolSpec, SoftmaxCostSpec, chain
-from cconvnet.nets.values import RELU, gaussian
+from cconvnet.nets.builder import image
+from cconvnet.nets.recipe import LrStep, NetSpec, TrainRecipe
+
+RECIPE = TrainRecipe(batch=128, epochs=12, lr=0.001, steps=(LrStep(9, 0.1), LrStep(11, 0.1)))
 
 
 def build(image_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> NetSpec:
     """Return the network for images of `image_shape`, which are not cropped."""
-    height, width, channels = image_shape
-    conv: dict[str, Any] = {
-        "window": (5, 5),
-        "padding": (2, 2),
-        "rounding": "ceil",
-        "neuron": RELU,
-        "weight_decay": 0.004,
-    }
-    pool: dict[str, Any] = {"window": (3, 3), "stride": (2, 2), "rounding": "ceil"}
-    fc: dict[str, Any] = {"init": gaussian(0.1), "weight_decay": 0.03}
-    layers = chain(
-        # The configuration declares this ReLU here, before the pooling; the two commute.
-        ConvSpec(name="conv1", filters=32, init=gaussian(0.0001), **conv),
-        PoolSpec(name="pool1", pool="max", **pool),
-        ConvSpec(name="conv2", filters=32, init=gaussian(0.01), **conv),
-        PoolSpec(name="pool2", pool="avg", **pool),
-        ConvSpec(name="conv3", filters=64, init=gaussian(0.01), **conv),
-        PoolSpec(name="pool3", pool="avg", **pool),
-        FcSpec(name="fc64", outputs=64, neuron=RELU, **fc),
-        FcSpec(name="fc10", outputs=classes, **fc),
-        SoftmaxCostSpec(name="cost"),
-    )
-    return NetSpec(
-        name="cifar-quick",
-        layers=layers,
-        input=InputSpec(height, width, channels),
-        stored=(height, width),
-        classes=classes,
-        recipe=TrainRecipe(batch=128, epochs=12, lr=0.001, steps=(LrStep(9, 0.1), LrStep(11, 0.1))),
-    )
+    conv: dict[str, Any] = {"window": 5, "pad": 2, "rounding": "ceil", "weight_decay": 0.004}
+    pool: dict[str, Any] = {"window": 3, "stride": 2, "rounding": "ceil"}
+    x = image(*image_shape, scale=1.0)
+    # The configuration declares the first ReLU after the pooling; the two commute, and here it is fused.
+    x = x.conv(32, init=0.0001, **conv).relu().maxpool(**pool)
+    x = x.conv(32, init=0.01, **conv).relu().avgpool(**pool)
+    x = x.conv(64, init=0.01, **conv).relu().avgpool(**pool)
+    x = x.fc(64, init=0.1, weight_decay=0.03, name="fc64").relu()
+    return x.fc(classes, init=0.1, weight_decay=0.03, name="fc10").softmax("cifar-quick", RECIPE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cconvnet.checks import finite_fields, real, whole
 from cconvnet.errors import nearest
 from cconvnet.nets.specs import LayerSpec
+from cconvnet.nets.table import NetTable, table_of
 from cconvnet.nets.values import Pair, as_pair, one_of, require
 
 
@@ -138,6 +139,14 @@ class NetSpec:
     def stored_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the uint8 images that ``Network.load`` takes."""
         return (*self.stored, self.input.channels)
+
+    def table(self) -> NetTable:
+        """Return shapes, parameters and multiply-adds of the layers, to be printed.
+
+        Raises:
+            ValueError: naming a layer that does not fit what it reads.
+        """
+        return table_of(self)
 
 
 def place(spec: NetSpec, devices: Mapping[str, int | str]) -> NetSpec:

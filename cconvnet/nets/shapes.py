@@ -8,20 +8,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from cconvnet.nets.recipe import NetSpec
+from cconvnet._problem import (
+    ContrastNormProblem,
+    ConvProblem,
+    DropoutProblem,
+    FcProblem,
+    LocalProblem,
+    LrnProblem,
+    NeuronProblem,
+    PoolProblem,
+)
+from cconvnet.checks import whole
 from cconvnet.nets.specs import (
     DATA,
+    BlurSpec,
     ConcatSpec,
+    ContrastNormSpec,
     ConvSpec,
+    DropoutSpec,
     FcSpec,
     FilterSpec,
     LayerSpec,
     LocalSpec,
+    LrnSpec,
     PoolSpec,
     SelectSpec,
 )
-from cconvnet.nets.values import Init, Pair, gaussian
+from cconvnet.nets.values import Init, Pair, gaussian, require
+
+if TYPE_CHECKING:
+    from cconvnet.nets.recipe import NetSpec
 
 Shape = tuple[int, int, int]  # (H, W, C) of one image's activation; (1, 1, C) after an FC layer
 
@@ -64,18 +82,72 @@ def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
             )
             found.add((p, q, spec.filters))
     elif isinstance(spec, ConcatSpec):
-        found = {(*shape[:2], sum(c for *_, c in inputs)) for shape in inputs}
+        if len({shape[:2] for shape in inputs}) != 1:
+            raise ValueError(
+                f"layer {spec.name}: its inputs must have one height and width, not {text_of(inputs)}"
+            )
+        found = {(*inputs[0][:2], sum(c for *_, c in inputs))}
     elif isinstance(spec, SelectSpec):
         found = {(*shape[:2], len(spec.channels)) for shape in inputs}
     else:
         found = set(inputs)
     if len(found) != 1:
-        listed = ", ".join("x".join(map(str, shape)) for shape in sorted(found))
-        raise ValueError(f"layer {spec.name}: its inputs must give one shape, not {listed}")
+        raise ValueError(f"layer {spec.name}: its inputs must give one shape, not {text_of(sorted(found))}")
     shape = found.pop()
     if min(shape) < 1:
-        raise ValueError(f"layer {spec.name}: its window is larger than the padded image")
+        raise ValueError(
+            f"layer {spec.name}: its window is larger than the padded image; it reads {text_of(inputs)}"
+        )
     return shape
+
+
+def text_of(shapes: Sequence[Shape]) -> str:
+    """Return shapes as texts such as "16x16x32"."""
+    return ", ".join("x".join(map(str, shape)) for shape in shapes)
+
+
+def check_layer(spec: LayerSpec, inputs: Sequence[Shape]) -> None:
+    """Check a layer as the network will that runs it, without making it.
+
+    Raises:
+        ValueError: naming the layer, what does not fit, and the shapes that it reads.
+    """
+    try:
+        for index, shape in enumerate(inputs):
+            _check_input(spec, index, shape)
+    except ValueError as error:
+        raise ValueError(f"layer {spec.name}: {error}; it reads {text_of(inputs)}") from None
+
+
+def _check_input(spec: LayerSpec, index: int, shape: Shape) -> None:
+    """Check a layer with one of its inputs; the problem structs hold the rules."""
+    h, w, c = shape
+    image = (1, h, w, c)
+    match spec:
+        case FilterSpec():
+            own = spec.for_input(index)
+            k = whole("filters", spec.filters, 1)
+            problem = LocalProblem if isinstance(spec, LocalSpec) else ConvProblem
+            problem(
+                *image, k, *own.window, own.stride, own.padding, whole("groups", own.groups), own.rounding
+            )
+        case FcSpec():
+            FcProblem(1, h * w * c, whole("outputs", spec.outputs, 1))
+        case PoolSpec():
+            PoolProblem(*image, spec.window, spec.stride, spec.padding, spec.rounding, spec.outputs)
+        case LrnSpec():
+            LrnProblem(*image, spec.size, spec.alpha, spec.beta, spec.k, spec.groups, spec.region)
+        case ContrastNormSpec():
+            ContrastNormProblem(*image, spec.size, spec.alpha, spec.beta, spec.k)
+        case DropoutSpec():
+            DropoutProblem(h * w * c, spec.keep)
+        case SelectSpec():
+            require(max(spec.channels) < c, f"channels must be below {c}, not {max(spec.channels)}")
+        case BlurSpec():
+            require(spec.size <= min(h, w), f"size must be at most the image's side, not {spec.size}")
+    neuron = getattr(spec, "neuron", None)
+    if neuron is not None:
+        NeuronProblem(h * w * c, neuron.kind, neuron.a, neuron.b)
 
 
 def shapes(spec: NetSpec) -> dict[str, Shape]:
@@ -122,3 +194,14 @@ def parameters(spec: NetSpec, found: Mapping[str, Shape] | None = None) -> dict[
             biases *= p * q
         counts[layer.name] = weights + biases
     return counts
+
+
+def multiply_adds(spec: NetSpec, found: Mapping[str, Shape] | None = None) -> dict[str, int]:
+    """Return how many products each layer with weights adds up for one image."""
+    found = found or shapes(spec)
+    return {
+        layer.name: math.prod(found[layer.name])
+        * sum(fan_in(layer, index, found[name]) for index, name in enumerate(layer.inputs))
+        for layer in spec.layers
+        if isinstance(layer, FilterSpec | FcSpec)
+    }

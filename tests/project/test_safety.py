@@ -37,6 +37,7 @@ MODULES = {
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
 # Files that import modules whose names are made at run time, and why those names are from no file.
 CHOSEN_MODULES = {
+    "__init__.py": "the modules of the package's public names, listed in _MODULES",
     "devices/modules.py": "the kinds of devices are listed in KINDS",
     "doctor/survey.py": "likewise",
     "operations/__init__.py": "the modules of that package",

@@ -1,0 +1,481 @@
+"""A builder of networks: values that know their shape, whose methods add layers.
+
+    >>> x = image(32, 32, 3).conv(32, 5, pad=2).relu().maxpool(3, 2)
+    >>> x = (x + x.conv(32, 3, pad=1)).relu()
+    >>> net = x.mean().dropout(0.5).fc(10).softmax(name="mine")
+    >>> print(net.table())
+
+A value is immutable: two layers that read the same value are two branches. Nothing is computed here. The
+result of :meth:`Value.softmax` is plain data, a :class:`~cconvnet.nets.NetSpec`, made of the layers that lead
+to it.
+
+Sizes are (height, width) or one number for both. A layer that does not fit is refused by the call that adds
+it.
+
+Layers are named by type and order: conv1, pool1, conv2. ``name=`` gives another name. An activation function
+without a name of its own becomes part of the product before it, unless something else reads the product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+from cconvnet.checks import real
+from cconvnet.nets.arguments import Place, Size, Weights
+from cconvnet.nets.plan import Node, Plan, new_node
+from cconvnet.nets.recipe import InputSpec, NetSpec, TrainRecipe
+from cconvnet.nets.shapes import Shape, text_of
+from cconvnet.nets.specs import (
+    BlurSpec,
+    ConcatSpec,
+    ContrastNormSpec,
+    ConvSpec,
+    DropoutSpec,
+    FcSpec,
+    LayerSpec,
+    LocalSpec,
+    LrnSpec,
+    MaxSpec,
+    NeuronSpec,
+    PoolSpec,
+    SelectSpec,
+    SoftmaxCostSpec,
+    SumSpec,
+    WeightedSpec,
+)
+from cconvnet.nets.values import Neuron, as_pair, gaussian
+
+# A recipe for networks that come without one: small steps that few networks diverge with.
+DEFAULT_RECIPE = TrainRecipe(batch=128, epochs=10, lr=0.01)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Value:
+    """The output of a layer, or the images, of which further layers are made.
+
+    Each method returns a new value. ``x + y`` is the elementwise sum; see also :func:`concat` and
+    :func:`maximum`. :func:`image` makes the first value.
+    """
+
+    _node: Node
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {text_of([self.shape])}>"
+
+    @property
+    def name(self) -> str:
+        """The name of its layer, as it is if the network ends here."""
+        return Plan([self._node]).names[self._node]
+
+    @property
+    def shape(self) -> Shape:
+        """The shape (H, W, C) of one image's activation; (1, 1, C) behind a fully connected layer."""
+        return self._node.shape
+
+    @property
+    def height(self) -> int:
+        """The height of its activation."""
+        return self.shape[0]
+
+    @property
+    def width(self) -> int:
+        """The width of its activation."""
+        return self.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """The number of its channels."""
+        return self.shape[2]
+
+    # ---- layers with weights ----
+
+    def conv(
+        self,
+        filters: int,
+        window: Size,
+        stride: Size = 1,
+        pad: Size = 0,
+        *,
+        groups: int = 1,
+        rounding: str = "floor",
+        shared_bias: bool = True,
+        **more: Unpack[Weights],
+    ) -> Value:
+        """Add a convolution: ``x.conv(64, 3, pad=1)`` has 64 filters of 3x3 pixels and keeps the size.
+
+        Args:
+            filters: how many there are, in all groups together.
+            window: the size of a filter in pixels.
+            stride: the distance of windows.
+            pad: zeros on either side of the image.
+            groups: each group of filters reads its own share of the channels.
+            rounding: "floor", or "ceil" for a last window that reads zeros beyond the padding.
+            shared_bias: whether all output positions have the same biases.
+            **more: see :class:`Weights`.
+
+        Raises:
+            ValueError: it does not fit what it reads; the text has its name and the shapes.
+        """
+        given = _filters(filters, window, stride, pad, groups, rounding)
+        return self._weighted(ConvSpec, {**given, "shared_bias": shared_bias}, more)
+
+    def local(
+        self,
+        filters: int,
+        window: Size,
+        stride: Size = 1,
+        pad: Size = 0,
+        *,
+        groups: int = 1,
+        rounding: str = "floor",
+        **more: Unpack[Weights],
+    ) -> Value:
+        """Add a convolution whose output positions have filters and biases of their own.
+
+        The arguments are those of :meth:`conv`.
+        """
+        given = _filters(filters, window, stride, pad, groups, rounding)
+        return self._weighted(LocalSpec, given, more)
+
+    def fc(self, outputs: int, **more: Unpack[Weights]) -> Value:
+        """Add a fully connected layer, which reads its input flattened in the order (H, W, C).
+
+        Args:
+            outputs: how many there are.
+            **more: see :class:`Weights`.
+        """
+        return self._weighted(FcSpec, {"outputs": outputs}, more)
+
+    # ---- activation functions ----
+
+    def relu(self, **place: Unpack[Place]) -> Value:
+        """Add max(0, x)."""
+        return self.neuron("relu", **place)
+
+    def tanh(self, a: float = 1.0, b: float = 1.0, **place: Unpack[Place]) -> Value:
+        """Add the hyperbolic tangent: a times tanh of b times x."""
+        return self.neuron("tanh", a, b, **place)
+
+    def logistic(self, **place: Unpack[Place]) -> Value:
+        """Add 1 / (1 + exp(-x))."""
+        return self.neuron("logistic", **place)
+
+    def softrelu(self, **place: Unpack[Place]) -> Value:
+        """Add log(1 + exp(x))."""
+        return self.neuron("softrelu", **place)
+
+    def brelu(self, a: float, **place: Unpack[Place]) -> Value:
+        """Add min(a, max(0, x)); ``brelu(6)`` is ReLU6."""
+        return self.neuron("brelu", a, **place)
+
+    def neuron(
+        self, kind: Neuron | str, a: float = 1.0, b: float | None = None, **place: Unpack[Place]
+    ) -> Value:
+        """Add any activation function.
+
+        Args:
+            kind: one of :data:`cconvnet.nets.NEURONS`, or a Neuron.
+            a: the function's first parameter, if it has one.
+            b: the second; None: 1 of tanh, 0 of linear.
+            **place: see :class:`Place`.
+        """
+        function = kind if isinstance(kind, Neuron) else _neuron(kind, a, b)
+        return _layer(NeuronSpec, {"neuron": function}, [self], place, function.kind)
+
+    # ---- normalisation ----
+
+    def lrn(
+        self,
+        size: int = 5,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 1.0,
+        *,
+        groups: int = 1,
+        region: str = "across_channels",
+        **place: Unpack[Place],
+    ) -> Value:
+        """Add local response normalisation: x * (k + alpha * sum of x^2)^-beta.
+
+        Args:
+            size: how many channels, or how many pixels in either direction, are summed.
+            alpha: multiplies the plain sum; :func:`cconvnet.nets.lrn_alpha` converts cuda-convnet's scale.
+            beta: the exponent.
+            k: added to the sum.
+            groups: the groups of channels that are normalised by themselves.
+            region: "across_channels" or "same_map".
+            **place: see :class:`Place`.
+        """
+        given = {"size": size, "alpha": alpha, "beta": beta, "k": k, "groups": groups, "region": region}
+        return _layer(LrnSpec, given, [self], place)
+
+    def contrast_norm(
+        self,
+        size: int = 5,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        k: float = 1.0,
+        **place: Unpack[Place],
+    ) -> Value:
+        """Add contrast normalisation in the same map: x * (k + alpha * sum of (x - local mean)^2)^-beta.
+
+        The arguments are those of :meth:`lrn`.
+        """
+        given = {"size": size, "alpha": alpha, "beta": beta, "k": k}
+        return _layer(ContrastNormSpec, given, [self], place, "cnorm")
+
+    # ---- pooling ----
+
+    def maxpool(
+        self,
+        window: Size,
+        stride: Size | None = None,
+        pad: Size = 0,
+        *,
+        rounding: str = "floor",
+        outputs: Size | None = None,
+        **place: Unpack[Place],
+    ) -> Value:
+        """Add the maximum of each window: ``x.maxpool(2)`` halves the size.
+
+        Args:
+            window: the size of a window, which is clipped to the image.
+            stride: the distance of windows; None: the window.
+            pad: the distance of the first window from the image's edge; if negative, it begins inside.
+            rounding: "floor", or "ceil" for a last window that is clipped.
+            outputs: how many windows there are in either direction; None: as many as fit.
+            **place: see :class:`Place`.
+        """
+        return self._pool("max", window, stride, pad, rounding, outputs, place)
+
+    def avgpool(
+        self,
+        window: Size,
+        stride: Size | None = None,
+        pad: Size = 0,
+        *,
+        rounding: str = "floor",
+        outputs: Size | None = None,
+        **place: Unpack[Place],
+    ) -> Value:
+        """Add the mean of each window, over its pixels within the image.
+
+        The arguments are those of :meth:`maxpool`.
+        """
+        return self._pool("avg", window, stride, pad, rounding, outputs, place)
+
+    def mean(self, **place: Unpack[Place]) -> Value:
+        """Add the mean of each channel over the whole image: global average pooling."""
+        return self._pool("avg", self.shape[:2], None, 0, "floor", None, place, base="mean")
+
+    # ---- other layers ----
+
+    def dropout(
+        self,
+        rate: float = 0.5,
+        *,
+        keep: float | None = None,
+        inverted: bool = False,
+        enabled: bool = True,
+        **place: Unpack[Place],
+    ) -> Value:
+        """Add dropout: each element is 0 with probability `rate` in training.
+
+        Args:
+            rate: the probability, as in PyTorch and Keras; the spec's `keep` is 1 - rate.
+            keep: the probability that an element is kept, instead of `rate`.
+            inverted: whether kept elements are divided by `keep` in training, as in PyTorch and Keras.
+                Otherwise all elements are multiplied by `keep` at test time, as in the 2012 paper.
+            enabled: whether elements are dropped; if not, training is like testing.
+            **place: see :class:`Place`.
+        """
+        if keep is None:
+            keep = 1 - real("rate", rate, low=0)
+        real("rate" if keep == 1 - rate else "keep", keep, above=0, high=1)
+        given = {"keep": keep, "inverted": inverted, "enabled": enabled}
+        return _layer(DropoutSpec, given, [self], place)
+
+    def select(self, channels: Iterable[int], **place: Unpack[Place]) -> Value:
+        """Add a selection of channels, in any order and any number of times."""
+        return _layer(SelectSpec, {"channels": tuple(channels)}, [self], place)
+
+    def blur(self, size: int, stdev: float, **place: Unpack[Place]) -> Value:
+        """Add a Gaussian blur of each channel over windows of `size`, with this standard deviation."""
+        return _layer(BlurSpec, {"size": size, "stdev": stdev}, [self], place)
+
+    def __add__(self, other: Value) -> Value:
+        return add(self, other) if isinstance(other, Value) else NotImplemented
+
+    # ---- the end ----
+
+    def softmax(
+        self,
+        name: str = "net",
+        recipe: TrainRecipe | None = None,
+        *,
+        cost: str = "cost",
+        coeff: float = 1.0,
+        probs: str = "probs",
+        device: int | str | None = None,
+    ) -> NetSpec:
+        """End the network with softmax and cross-entropy against the labels, and return it.
+
+        Args:
+            name: of the network; runs are named after it.
+            recipe: the default training settings; None: DEFAULT_RECIPE, with random crops if the images are
+                larger than the input.
+            cost: the name of this layer.
+            coeff: multiplies the gradient, not the loss that is shown.
+            probs: the name of the softmax in files that name it apart from the cost.
+            device: where it is computed; None: where its input is.
+
+        Returns:
+            The network, with a class for each channel of this value.
+
+        Raises:
+            ValueError: there is more than one value for a class, or two layers have one name.
+        """
+        if self.shape[:2] != (1, 1):
+            raise ValueError(
+                f"layer {cost}: needs one value for each class, not {text_of([self.shape])} of {self.name}; "
+                "add .fc(classes) or .mean() before it"
+            )
+        end = _layer(
+            SoftmaxCostSpec, {"coeff": coeff, "softmax": probs}, [self], {"name": cost, "device": device}
+        )
+        plan = Plan([end._node])
+        images, stored = plan.images
+        if recipe is None:
+            recipe = dataclasses.replace(DEFAULT_RECIPE, crop=stored != (images.height, images.width))
+        return NetSpec(name, plan.layers(), images, stored, self.channels, recipe)
+
+    # ---- steps that methods share ----
+
+    def _pool(
+        self,
+        pool: str,
+        window: Size,
+        stride: Size | None,
+        pad: Size,
+        rounding: str,
+        outputs: Size | None,
+        place: Place,
+        base: str = "pool",
+    ) -> Value:
+        given = {
+            "pool": pool,
+            "window": window,
+            "stride": window if stride is None else stride,
+            "padding": pad,
+            "rounding": rounding,
+            "outputs": outputs,
+        }
+        return _layer(PoolSpec, given, [self], place, base)
+
+    def _weighted(self, kind: type[WeightedSpec], given: Mapping[str, Any], more: Weights) -> Value:
+        values: dict[str, Any] = {**given, **more}
+        place = {key: values.pop(key) for key in Place.__annotations__ if key in values}
+        also = values.pop("also", ())
+        for key in values:
+            if key not in given and key not in Weights.__annotations__:
+                raise TypeError(f"{kind.type}() has no argument {key!r}")
+        if isinstance(init := values.get("init"), int | float):
+            values["init"] = gaussian(init)
+        if isinstance(neuron := values.get("neuron"), str):
+            values["neuron"] = _neuron(neuron)
+        return _layer(kind, values, [self, also] if isinstance(also, Value) else [self, *also], place)
+
+
+def _neuron(kind: str, a: float = 1.0, b: float | None = None) -> Neuron:
+    """Return an activation function with parameters that make it the usual one."""
+    return Neuron(kind, a, (1.0 if kind == "tanh" else 0.0) if b is None else b)
+
+
+def _filters(
+    filters: int, window: Size, stride: Size, pad: Size, groups: int, rounding: str
+) -> dict[str, Any]:
+    """Return the fields of a layer with filters."""
+    sizes = {"window": window, "stride": stride, "padding": pad}
+    return {"filters": filters, **sizes, "groups": groups, "rounding": rounding}
+
+
+def _layer(
+    kind: type[LayerSpec],
+    given: Mapping[str, Any],
+    inputs: Sequence[Value],
+    place: Mapping[str, Any],
+    base: str = "",
+) -> Value:
+    """Return the output of a new layer; see :func:`cconvnet.nets.plan.new_node`."""
+    for value in inputs:
+        if not isinstance(value, Value):
+            raise TypeError(f"a {kind.type} layer reads values that image() began, not {value!r}")
+    return Value(new_node(kind, given, tuple(value._node for value in inputs), place, base or kind.type))
+
+
+def image(
+    height: int,
+    width: int,
+    channels: int = 3,
+    *,
+    stored: Size | None = None,
+    scale: float = 1 / 255,
+    center_mean: bool = False,
+) -> Value:
+    """Begin a network with its images: scale * (pixel - mean), pixels from 0 to 255.
+
+    Args:
+        height: of the images as the first layer reads them.
+        width: likewise.
+        channels: 3 for colours, 1 for grey.
+        stored: the size of the images that height x width are cropped from; None: nothing is cropped.
+        scale: multiplies the pixels after the mean is subtracted.
+        center_mean: whether the mean of the images' centre is subtracted from every crop, as in the original
+            AlexNet. Otherwise it is the mean of the crop's own pixels.
+
+    Returns:
+        The value that the first layers read.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    spec = InputSpec(height, width, channels, scale, center_mean)
+    size = (height, width) if stored is None else as_pair("stored", stored)
+    if size[0] < height or size[1] < width:
+        raise ValueError(
+            f"stored ({size[0]}x{size[1]}) must not be smaller than the image ({height}x{width})"
+        )
+    return Value(Node((height, width, channels), images=(spec, size)))
+
+
+def concat(*values: Value, **place: Unpack[Place]) -> Value:
+    """Join the channels of two or more values of one height and width, in their order."""
+    return _layer(ConcatSpec, {}, _several("concat", values), place)
+
+
+def maximum(*values: Value, **place: Unpack[Place]) -> Value:
+    """Add the elementwise maximum of two or more values of one shape; every tied input gets the gradient."""
+    return _layer(MaxSpec, {}, _several("maximum", values), place)
+
+
+def add(*values: Value, coeffs: Sequence[float] = (), **place: Unpack[Place]) -> Value:
+    """Add the elementwise sum of two or more values of one shape; ``x + y`` is ``add(x, y)``.
+
+    Args:
+        *values: the inputs.
+        coeffs: multiply them; empty: all are 1.
+        **place: see :class:`Place`.
+    """
+    inputs = _several("add", values)
+    if coeffs and len(coeffs) != len(inputs):
+        raise ValueError(f"coeffs must be one for each of the {len(inputs)} values, not {len(coeffs)}")
+    return _layer(SumSpec, {"coeffs": tuple(coeffs)}, inputs, place)
+
+
+def _several(function: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
+    if len(values) < 2:
+        raise ValueError(f"{function} needs two or more values, not {len(values)}")
+    return values

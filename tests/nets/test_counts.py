@@ -1,0 +1,171 @@
+"""Parameters and multiply-adds of published networks, written in the builder; and the table of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+
+import pytest
+
+import cconvnet as cc
+from cconvnet import nets
+from cconvnet.nets import NetSpec, Value, alexnet, alexnet_2012, spec_to_dict
+
+# ---- published networks ----------------------------------------------------------------------------------
+
+
+def torchvision_alexnet() -> NetSpec:
+    x = cc.image(224, 224).conv(64, 11, 4, pad=2).relu().maxpool(3, 2)
+    x = x.conv(192, 5, pad=2).relu().maxpool(3, 2)
+    x = x.conv(384, 3, pad=1).relu().conv(256, 3, pad=1).relu().conv(256, 3, pad=1).relu().maxpool(3, 2)
+    return x.dropout().fc(4096).relu().dropout().fc(4096).relu().fc(1000).softmax()
+
+
+def vgg(*depths: int) -> NetSpec:
+    x = cc.image(224, 224)
+    for count, filters in zip(depths, (64, 128, 256, 512, 512), strict=True):
+        for _ in range(count):
+            x = x.conv(filters, 3, pad=1).relu()
+        x = x.maxpool(2)
+    for _ in range(2):
+        x = x.fc(4096).relu().dropout(0.5)
+    return x.fc(1000).softmax()
+
+
+def network_in_network() -> NetSpec:
+    x = cc.image(32, 32)
+    for filters, window, narrow, out in ((192, 5, 160, 96), (192, 5, 192, 192), (192, 3, 192, 10)):
+        x = x.conv(filters, window, pad=window // 2).relu().conv(narrow, 1).relu().conv(out, 1).relu()
+        if out == 96:
+            x = x.maxpool(3, 2, rounding="ceil").dropout()
+        elif out == 192:
+            x = x.avgpool(3, 2, rounding="ceil").dropout()
+    return x.mean().softmax()
+
+
+def fire(x: Value, squeeze: int, expand: int) -> Value:
+    x = x.conv(squeeze, 1).relu()
+    return cc.concat(x.conv(expand, 1).relu(), x.conv(expand, 3, pad=1).relu())
+
+
+def squeezenet() -> NetSpec:
+    x = cc.image(224, 224).conv(96, 7, 2).relu().maxpool(3, 2, rounding="ceil")
+    for index, (squeeze, expand) in enumerate(
+        ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
+    ):
+        x = fire(x, squeeze, expand)
+        if index in (2, 6):
+            x = x.maxpool(3, 2, rounding="ceil")
+    return x.dropout().conv(1000, 1).relu().mean().softmax()
+
+
+def inception(x: Value, ones: int, to3: int, threes: int, to5: int, fives: int, pooled: int) -> Value:
+    return cc.concat(
+        x.conv(ones, 1).relu(),
+        x.conv(to3, 1).relu().conv(threes, 3, pad=1).relu(),
+        x.conv(to5, 1).relu().conv(fives, 5, pad=2).relu(),
+        x.maxpool(3, stride=1, pad=1).conv(pooled, 1).relu(),
+    )
+
+
+def googlenet() -> NetSpec:
+    """The paper's and Caffe's, without the auxiliary heads."""
+    x = cc.image(224, 224).conv(64, 7, 2, pad=3).relu().maxpool(3, 2, rounding="ceil").lrn()
+    x = x.conv(64, 1).relu().conv(192, 3, pad=1).relu().lrn().maxpool(3, 2, rounding="ceil")
+    for sizes in ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)):
+        x = inception(x, *sizes)
+    x = x.maxpool(3, 2, rounding="ceil")
+    for sizes in (
+        (192, 96, 208, 16, 48, 64),
+        (160, 112, 224, 24, 64, 64),
+        (128, 128, 256, 24, 64, 64),
+        (112, 144, 288, 32, 64, 64),
+        (256, 160, 320, 32, 128, 128),
+    ):
+        x = inception(x, *sizes)
+    x = x.maxpool(3, 2, rounding="ceil")
+    for sizes in ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)):
+        x = inception(x, *sizes)
+    return x.mean().dropout(0.4).fc(1000).softmax()
+
+
+# Sources: torchvision 0.29, counted by hooks on meta tensors (AlexNet, VGG, SqueezeNet 1.0); bvlc_alexnet and
+# bvlc_googlenet of Caffe's model zoo; Lin et al. 2013, "Network In Network", its CIFAR-10 definition.
+COUNTS: list[tuple[str, Callable[[], NetSpec], int, int]] = [
+    ("alexnet of torchvision", torchvision_alexnet, 61_100_840, 714_188_480),
+    ("alexnet of 2012", alexnet.build, 60_965_224, 724_406_816),
+    ("alexnet-2012", alexnet_2012.build, 60_965_224, 724_406_816),
+    ("vgg11", lambda: vgg(1, 1, 2, 2, 2), 132_863_336, 7_609_090_048),
+    ("vgg13", lambda: vgg(2, 2, 2, 2, 2), 133_047_848, 11_308_466_176),
+    ("vgg16", lambda: vgg(2, 2, 3, 3, 3), 138_357_544, 15_470_264_320),
+    ("vgg19", lambda: vgg(2, 2, 4, 4, 4), 143_667_240, 19_632_062_464),
+    ("network in network", network_in_network, 966_986, 222_486_528),
+    ("squeezenet 1.0", squeezenet, 1_248_424, 818_924_576),
+    ("googlenet", googlenet, 6_998_552, 1_582_671_872),
+]
+
+
+@pytest.mark.parametrize(("name", "build", "parameters", "multiply_adds"), COUNTS)
+def test_counts_are_as_published(
+    name: str, build: Callable[[], NetSpec], parameters: int, multiply_adds: int
+) -> None:
+    table = build().table()
+    assert (table.parameters, table.multiply_adds) == (parameters, multiply_adds)
+
+
+# ---- the table -------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_printed() -> None:
+    net = cc.image(8, 8, 1).conv(2, 3, pad=1).relu().maxpool(2).fc(10).softmax("tiny & small")
+    assert str(net.table()).splitlines() == [
+        "layer         type          inputs  output  parameters  multiply-adds",
+        "------------  ------------  ------  ------  ----------  -------------",
+        "conv1         conv          data     8x8x2          20          1,152",
+        "pool1         pool          conv1    4x4x2",
+        "fc1           fc            pool1   1x1x10         330            320",
+        "cost          softmax_cost  fc1     1x1x10",
+        "------------  ------------  ------  ------  ----------  -------------",
+        "tiny & small                                       350          1,472",
+    ]
+    html = net.table()._repr_html_()
+    assert "tiny &amp; small" in html and html.count("<tr>") == 6
+
+
+def test_inputs_of_a_product_count_each() -> None:
+    x = cc.image(4, 4, 3)
+    table = x.conv(2, 3, pad=1, also=x.select([0])).fc(2, bias=None).softmax().table()
+    assert (table.rows[1].parameters, table.rows[1].multiply_adds) == (2 * 9 * 4 + 2, 16 * 2 * 9 * 4)
+    assert table.rows[2].parameters == 16 * 2 * 2
+    local = x.local(2, 3).fc(2).softmax().table().rows[0]
+    assert (local.parameters, local.multiply_adds) == (4 * 2 * (27 + 1), 4 * 2 * 27)
+
+
+# ---- the built-in networks, field by field ---------------------------------------------------------------
+
+# SHA-256 of each network's JSON, at its own size and at another, written before the builder was there.
+DIGESTS = {
+    "lenet": ["1f894746446176c7", "1a12cdc529dee700", "efcd617880c6e0ce"],
+    "cifar-quick": ["7d35c882603031b7", "b04c152a9a2bd4c7"],
+    "cifar-18pct": ["8f7ab5929b2e930c", "99d3d4cd5b1f8b61"],
+    "cifar-13pct": ["4f4ff12a59961db5", "d89b86c620c04d8f"],
+    "cifar-11pct": ["66d0cae81b3768f2", "ea5960e3f876bffb", "7c8dcc534032652d"],
+    "alexnet": ["9e1f69e6496724dc", "5145b9d7ca8af2a8", "8ceb3f297559c94f"],
+    "alexnet-2012": ["72e90b71fc8d26f5", "773d5445840c5393", "0957dcd653716813"],
+}
+
+
+def digest(spec: NetSpec) -> str:
+    return hashlib.sha256(json.dumps(spec_to_dict(spec), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def test_every_built_in_network_is_what_it_was() -> None:
+    found = {}
+    for name in nets.NAMES:
+        found[name] = [digest(nets.build(name)), digest(nets.build(name, (256, 256, 3), 100))]
+    for name, module in (("alexnet", alexnet), ("alexnet-2012", alexnet_2012)):
+        found[name].append(digest(module.build((76, 76, 3), 5, width=1 / 16)))
+    found["lenet"].append(digest(nets.build("lenet", (28, 28, 1), 10)))
+    found["cifar-11pct"].append(digest(nets.build("cifar-11pct", (40, 36, 1), 7)))
+    assert found == DIGESTS
