@@ -1,0 +1,98 @@
+// Prints how the tiles of matrix products are shared out, as the kernels' own classes compute it:
+//
+//   thread NAME THREAD: ROWS | COLUMNS     the rows of a thread's outputs, and the first columns of its groups
+//   swizzle NAME LINE: POSITION ...        where each chunk of a line is in shared memory, in chunks
+//
+// The host compiler builds it for the emulator; gemm_layout.py runs it.
+#include <cstdio>
+#include <string>
+
+#include "gemm/tensor_tile.cuh"
+
+namespace cconvnet {
+namespace {
+
+// The longest list that a thread prints.
+constexpr int kMost = 32;
+
+struct Outputs {
+  int rows[kMost], columns[kMost];
+};
+
+template <class Product>
+__global__ void share(Outputs* outputs) {
+  Product product;
+  if constexpr (Product::WIDTH == 8) product.gather_rows();  // as after the last step of tensor_tile.cuh
+  for (int i = 0; i < Product::ROWS; ++i) outputs[threadIdx.x].rows[i] = product.row(i);
+  for (int j = 0; j < Product::GROUPS; ++j) outputs[threadIdx.x].columns[j] = product.column(j);
+}
+
+template <class Tile, class Product>
+void print_threads() {
+  static_assert(Product::ROWS <= kMost && Product::GROUPS <= kMost, "kMost is too small");
+  static Outputs outputs[Tile::THREADS];
+  CCONVNET_LAUNCH(share<Product>, 1, Tile::THREADS, nullptr, outputs);
+  for (int thread = 0; thread < Tile::THREADS; ++thread) {
+    std::printf("thread %s %d:", Tile::name().c_str(), thread);
+    for (int i = 0; i < Product::ROWS; ++i) std::printf(" %d", outputs[thread].rows[i]);
+    std::printf(" |");
+    for (int j = 0; j < Product::GROUPS; ++j) std::printf(" %d", outputs[thread].columns[j]);
+    std::printf("\n");
+  }
+}
+
+template <class Tile, int ROWS, bool ALONG_K>
+void print_swizzle(const char* operand) {
+  using Buffer = TensorBuffer<Tile, ROWS, ALONG_K>;
+  for (int line = 0; line < Buffer::LINES; ++line) {
+    std::printf("swizzle %s_%s_%s %d:", Tile::name().c_str(), operand, ALONG_K ? "along_k" : "across_k",
+                line);
+    for (int chunk = 0; chunk < Buffer::CHUNKS; ++chunk) {
+      std::printf(" %d", Buffer::offset_of(line, chunk) / Tile::CHUNK);
+    }
+    std::printf("\n");
+  }
+}
+
+template <class Tile>
+void print_tensor_tile() {
+  print_threads<Tile, TensorProduct<Tile>>();
+  print_swizzle<Tile, Tile::BLOCK_M, true>("a");
+  print_swizzle<Tile, Tile::BLOCK_M, false>("a");
+  print_swizzle<Tile, Tile::BLOCK_N, true>("b");
+  print_swizzle<Tile, Tile::BLOCK_N, false>("b");
+}
+
+template <class Tile>
+void print_fp32_tile() {
+  print_threads<Tile, Multiplier<Tile>>();
+}
+
+}  // namespace
+}  // namespace cconvnet
+
+int main() {
+  using namespace cconvnet;
+  // The tiles of the convolutions' selection tables.
+  print_tensor_tile<TensorTile<bfloat16, 128, 128, 32, 64, 64, 3>>();
+  print_tensor_tile<TensorTile<bfloat16, 128, 96, 32, 64, 48, 4>>();
+  print_tensor_tile<TensorTile<bfloat16, 128, 64, 32, 64, 32, 4>>();
+  print_tensor_tile<TensorTile<bfloat16, 64, 64, 32, 32, 32, 4>>();
+  print_tensor_tile<TensorTile<float, 128, 128, 16, 64, 64, 3>>();
+  print_tensor_tile<TensorTile<float, 128, 96, 16, 64, 48, 4>>();
+  print_tensor_tile<TensorTile<float, 128, 64, 16, 64, 32, 4>>();
+  print_tensor_tile<TensorTile<float, 64, 64, 16, 32, 32, 4>>();
+  print_tensor_tile<TensorTile<bfloat16, 96, 128, 32, 96, 32, 4>>();
+  print_tensor_tile<TensorTile<bfloat16, 64, 128, 32, 32, 64, 4>>();
+  print_tensor_tile<TensorTile<float, 96, 128, 16, 96, 32, 4>>();
+  print_tensor_tile<TensorTile<float, 64, 128, 16, 32, 64, 4>>();
+  print_fp32_tile<Tile<float, 128, 128, 8, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 128, 96, 8, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 128, 64, 8, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 64, 64, 8, 8, 4, 4>>();
+  print_fp32_tile<Tile<float, 128, 32, 8, 8, 4, 4>>();
+  print_fp32_tile<Tile<float, 32, 32, 8, 4, 4, 4>>();
+  print_fp32_tile<Tile<float, 96, 128, 8, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 64, 128, 8, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 32, 128, 8, 4, 8, 4>>();
+}

@@ -1,0 +1,47 @@
+"""The layout of tiles in registers and shared memory, computed by the kernels' own classes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[1] / "kernels"
+
+
+@dataclass
+class Layout:
+    """What gemm_layout.cu prints.
+
+    Attributes:
+        threads: By tile, for each thread: the rows of its outputs, and the first columns of its groups.
+        swizzles: By tile and operand, for each line: the position of each chunk of 16 bytes.
+    """
+
+    threads: dict[str, list[tuple[list[int], list[int]]]] = field(default_factory=dict)
+    swizzles: dict[str, list[list[int]]] = field(default_factory=dict)
+
+
+def read(folder: Path) -> Layout:
+    """Compile gemm_layout.cu into a folder with the host compiler, run it, and return what it prints.
+
+    Raises:
+        subprocess.CalledProcessError: It does not compile.
+    """
+    program = folder / "gemm_layout"
+    compiler = os.environ.get("CXX", "g++").split()
+    flags = ["-std=c++17", "-O1", "-DCCONVNET_EMULATOR", f"-I{KERNELS}", "-pthread"]
+    subprocess.run([*compiler, *flags, "-x", "c++", HERE / "gemm_layout.cu", "-o", program], check=True)
+    printed = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    layout = Layout()
+    for line in printed.splitlines():
+        head, numbers = line.split(":")
+        kind, name, _ = head.split()
+        if kind == "swizzle":
+            layout.swizzles.setdefault(name, []).append([int(number) for number in numbers.split()])
+        else:
+            rows, columns = ([int(number) for number in part.split()] for part in numbers.split("|"))
+            layout.threads.setdefault(name, []).append((rows, columns))
+    return layout
