@@ -43,6 +43,8 @@ PICTURES = {
 REQUIRED = ("what", "net", "precision", "rows", "machine")
 REQUIRED_OF_MACHINE = ("date", "commit", "command", "device", "chip", "versions")
 WORST = 10
+# Columns of text behind those of figures.
+TEXT = ("what",)
 
 
 @dataclass(frozen=True)
@@ -219,8 +221,8 @@ def _peers(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Return a Markdown table. All columns but the first `left` are aligned to the right."""
-    rule = ["---" if index < left else "--:" for index in range(len(columns))]
+    """Return a Markdown table; columns behind the first `left` and not of text are aligned to the right."""
+    rule = ["---" if index < left or name in TEXT else "--:" for index, name in enumerate(columns)]
     lines = [columns, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
