@@ -65,7 +65,9 @@ def _of_pictures(dataset: Dataset, pictures: Pictures) -> str:
     digest.update(pictures.labels.astype("<i4").tobytes())
     ranges = pictures.ranges
     if pictures.pixels is not None:
-        digest.update(repr(pictures.pixels.shape).encode() + pictures.pixels.tobytes())
+        digest.update(repr(pictures.pixels.shape).encode())
+        for image in pictures.pixels:  # one at a time, since all may be as much as the memory holds
+            digest.update(np.ascontiguousarray(image).data)
     elif ranges is not None and ranges.crc32 is not None:
         digest.update(ranges.crc32.astype("<u4").tobytes())
     elif ranges is not None:

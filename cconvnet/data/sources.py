@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from cconvnet.checks import whole
 from cconvnet.data import datasets
 from cconvnet.data.account import Account
 from cconvnet.data.byte_ranges import ByteRanges
-from cconvnet.data.datasets import Dataset, Pictures
+from cconvnet.data.datasets import Dataset, Pictures, Where
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import DECODERS, BrokenImage, default_decoder, describe_decoder, read_image
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
@@ -99,7 +98,7 @@ class Source:
 
 
 def open_source(
-    data: str | os.PathLike[str] | None = None,
+    data: Where = None,
     size: int | None = None,
     *,
     cache_bytes: int = 2**30,
@@ -114,7 +113,7 @@ def open_source(
     None is the embedded default. So is "digits", unless there is a folder of that name.
 
     Args:
-        data: The folder, None or "digits".
+        data: The folder, a file of arrays (.npz), arrays in memory, None or "digits".
         size: The stored images' side. The shorter side is resized to it, and the centre square is kept. None
             keeps the files' own size, which must then be the same for all.
         cache_bytes: The limit of memory for decoded pictures. If all of them fit, they are decoded once,

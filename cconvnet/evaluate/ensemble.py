@@ -199,7 +199,7 @@ class Evaluation:
 
 def evaluate_runs(
     paths: list[Path],
-    where: str | data.Source | None = None,
+    where: datasets.Where | data.Source = None,
     *,
     devices: list[str] | None = None,
     batch: int | None = None,
@@ -216,7 +216,8 @@ def evaluate_runs(
 
     Args:
         paths: Runs or checkpoints.
-        where: The data's folder, or the data; that of the first run if not given.
+        where: The data's folder, a file of arrays, arrays, or the data opened; that of the first run if not
+            given.
         devices: The devices; the default one if not given.
         batch: Images per batch; each run's own if not given.
         best: Of runs, take the best checkpoint instead of the newest.
@@ -262,7 +263,9 @@ def evaluate_runs(
         if rules not in sources:
             # Without a cache no image is decoded before it is read: training images never are.
             sources[rules] = data.open_source(
-                datasets.from_settings(settings["data"]) if where is None else where,
+                datasets.from_settings(settings["data"], runs.folder_of(files[0]))
+                if where is None
+                else where,
                 settings["size"],
                 cache_bytes=0,
                 preprocessing=rules,

@@ -94,7 +94,7 @@ def headline(trained: Trained) -> tuple[str, str]:
 # ---- answers and neighbours ------------------------------------------------------------------------------
 
 
-def open_test(trained: Trained, where: str | None) -> data.Source:
+def open_test(trained: Trained, where: datasets.Where) -> data.Source:
     """Open the data of a run, or other data with the same classes; images are decoded when they are used.
 
     Raises:
@@ -103,7 +103,7 @@ def open_test(trained: Trained, where: str | None) -> data.Source:
     """
     settings = trained.checkpoint.settings
     source = data.open_source(
-        datasets.from_settings(settings["data"]) if where is None else where,
+        datasets.from_settings(settings["data"], folder_of(trained.path)) if where is None else where,
         settings["size"],
         cache_bytes=0,
         preprocessing=trained.preprocessing,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cconvnet.data import Source, WorkerError
+from cconvnet.data.datasets import Where
 from cconvnet.devices import CudaError, DeviceUnavailable
 from cconvnet.evaluate import Trained
 from cconvnet.plots import analysis
@@ -17,7 +18,7 @@ FAILURES = (ValueError, OSError, DeviceUnavailable, CudaError, WorkerError, Memo
 class Opened:
     """Trained network and its data, each opened once on first use; a failure is raised again at each use."""
 
-    def __init__(self, load: Callable[[], Trained], where: str | None) -> None:
+    def __init__(self, load: Callable[[], Trained], where: Where) -> None:
         self._load, self._where = load, where
         self._trained: Trained | Exception | None = None
         self._source: Source | Exception | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cconvnet
 from cconvnet import runs
+from cconvnet.data.datasets import Where
 from cconvnet.evaluate import Trained, load_trained
 from cconvnet.plots import analysis
 from cconvnet.report import pictures, tables
@@ -28,7 +29,7 @@ def write(
     run: Path,
     out: Path,
     *,
-    data: str | None = None,
+    data: Where = None,
     devices: list[str] | None = None,
     precision: str | None = None,
     best: bool = False,
@@ -39,7 +40,7 @@ def write(
     Args:
         run: The folder of the run, or one of its checkpoints.
         out: The file of the page.
-        data: The folder of the run's data, if it has moved.
+        data: The run's data, if it has moved or is not kept: a folder, a file of arrays, or arrays.
         devices: The devices for predictions and feature maps; the default one if not given.
         precision: The precision of products; that of the training if not given.
         best: Use the best checkpoint instead of the newest.

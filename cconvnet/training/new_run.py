@@ -11,6 +11,9 @@ import numpy as np
 
 from cconvnet import data
 from cconvnet.console import Reporter
+from cconvnet.data import datasets
+from cconvnet.data.datasets import Arrays
+from cconvnet.data.datasets.arrays import NAME as ARRAYS
 from cconvnet.data.preprocessing import CURRENT
 from cconvnet.devices import Device
 from cconvnet.formats import netfiles
@@ -24,6 +27,7 @@ from cconvnet.training.preparation import (
     absolute_data,
     chosen_net,
     configuration,
+    keep_arrays,
     make_network,
     open_data,
     surroundings,
@@ -37,6 +41,8 @@ def new_run(
     devices: list[Device],
     reporter: Reporter,
     weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
+    arrays: Arrays | None = None,
+    keep: bool | None = None,
 ) -> Trainer:
     """Make a new run, ready to begin.
 
@@ -45,6 +51,8 @@ def new_run(
         devices: Where the network is.
         reporter: Prints what was found and chosen.
         weights: Returns the state that the network begins with; None: random weights.
+        arrays: The data, instead of ``options.data``.
+        keep: Whether the run's folder keeps the arrays; see preparation.keep_arrays().
 
     Raises:
         ValueError: An option, the data or the folder cannot be used. Then there is no run.
@@ -55,8 +63,9 @@ def new_run(
         check_folder(Path("runs"))
     net = chosen_net(options) or "lenet"
     size = netfiles.stored_size(net) if options.size is None else options.size
-    where = absolute_data(options.data)
-    source = open_data(where, size, CURRENT, options, reporter)
+    where = absolute_data(options.data) if arrays is None else ARRAYS
+    opened = datasets.from_settings(where, Path()) if arrays is None else arrays
+    source = open_data(opened, size, CURRENT, options, reporter)
     spec, notes = netfiles.build(net, source.image_shape, len(source.classes))
     for note in notes:
         reporter.say(f"{net}: {note}")
@@ -70,9 +79,15 @@ def new_run(
     if weights is not None:
         network.load_state(weights(network))
     path = options.out or new_folder(spec.name, source.name)
-    keep = KEEP if options.keep is None else options.keep
-    run = Run.create(path, configuration(settings, spec, network, keep) | surroundings(network))
-    run.checkpoints.keep = keep
+    checkpoints = KEEP if options.keep is None else options.keep
+    run = Run.create(path, configuration(settings, spec, network, checkpoints) | surroundings(network))
+    run.checkpoints.keep = checkpoints
+    if arrays is not None:
+        try:
+            keep_arrays(run, arrays, keep, reporter)
+        except BaseException:
+            run.close()
+            raise
     return Trainer(run, settings, network, source, reporter)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from cconvnet import data, nets
 from cconvnet.console import Reporter
 from cconvnet.data import datasets
+from cconvnet.data.datasets import Arrays
+from cconvnet.data.datasets.arrays import FILE as ARRAYS_FILE
 from cconvnet.data.preprocessing import Preprocessing
 from cconvnet.data.workers import surplus
 from cconvnet.devices import Device, check_precision, machine
@@ -18,9 +20,13 @@ from cconvnet.nets import NetSpec
 from cconvnet.network import Network
 from cconvnet.runs import tensorboard
 from cconvnet.runs.data_record import account_lines
+from cconvnet.runs.folder import Run
 from cconvnet.runs.reading import MACHINE
 from cconvnet.training.options import Options
 from cconvnet.training.settings import Settings
+
+# Larger arrays are not kept in a run's folder, unless that is asked for: MNIST's are, CIFAR-10's are not.
+MAX_KEPT_BYTES = 64 * 2**20
 
 
 def check_options(options: Options) -> None:
@@ -55,7 +61,7 @@ def absolute_data(where: str | None) -> str | None:
 
 
 def open_data(
-    where: str | None, size: int | None, rules: Preprocessing, options: Options, reporter: Reporter
+    where: datasets.Where, size: int | None, rules: Preprocessing, options: Options, reporter: Reporter
 ) -> data.Source:
     """Open the data, and report what was found in it.
 
@@ -63,7 +69,7 @@ def open_data(
         ValueError: It cannot be used.
     """
     source = data.open_source(
-        datasets.from_settings(where),
+        where,
         size,
         workers=options.workers,
         preprocessing=rules,
@@ -78,6 +84,28 @@ def open_data(
     ):
         reporter.say(note)
     return source
+
+
+def keep_arrays(run: Run, arrays: Arrays, keep: bool | None, reporter: Reporter) -> None:
+    """Keep the arrays that a run is trained on in its folder, so that it needs nothing else later.
+
+    Args:
+        run: The run.
+        arrays: The arrays.
+        keep: True or False; None: up to MAX_KEPT_BYTES.
+        reporter: Prints where they are, or why they are not kept.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    file = run.path / ARRAYS_FILE
+    size = f"{arrays.nbytes / 1e6:,.1f} MB"
+    if keep or (keep is None and arrays.nbytes <= MAX_KEPT_BYTES):
+        arrays.save(file)
+        reporter.say(f"data: the arrays, {size}, are kept in {file}")
+    else:
+        file.unlink(missing_ok=True)  # arrays of an earlier session
+        reporter.say(f"data: the arrays, {size}, are not kept; to resume or evaluate, give them again")
 
 
 def make_network(spec: NetSpec, settings: Settings, devices: list[Device], options: Options) -> Network:

@@ -9,6 +9,9 @@ from typing import Any
 from cconvnet import data, nets
 from cconvnet.console import Reporter
 from cconvnet.data import datasets
+from cconvnet.data.datasets import Arrays
+from cconvnet.data.datasets.arrays import FILE as ARRAYS_FILE
+from cconvnet.data.datasets.arrays import NAME as ARRAYS
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.names import composed
 from cconvnet.devices import Device
@@ -23,6 +26,7 @@ from cconvnet.training.options import Options
 from cconvnet.training.preparation import (
     absolute_data,
     configuration,
+    keep_arrays,
     make_network,
     open_data,
     resumed_surroundings,
@@ -31,8 +35,21 @@ from cconvnet.training.settings import Settings, identity
 from cconvnet.training.trainer import Trainer
 
 
-def resumed_run(options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
+def resumed_run(
+    options: Options,
+    devices: list[Device],
+    reporter: Reporter,
+    arrays: Arrays | None = None,
+    keep: bool | None = None,
+) -> Trainer:
     """Open a run at its newest sound checkpoint, or at the one that ``options.resume`` names.
+
+    Args:
+        options: What the user asks for.
+        devices: Where the network is.
+        reporter: Prints what was found and changed.
+        arrays: The data, if it is in memory.
+        keep: Whether the run's folder keeps the arrays; see preparation.keep_arrays().
 
     Raises:
         RunError: The run cannot be resumed with these options.
@@ -44,13 +61,21 @@ def resumed_run(options: Options, devices: list[Device], reporter: Reporter) -> 
         raise RunError(f"--resume {path} writes into {path}; leave out --out {options.out}")
     run = Run.open(path)
     try:
-        return _resume(run, options.resume, options, devices, reporter)
+        return _resume(run, options.resume, options, devices, reporter, arrays, keep)
     except BaseException:
         run.close()
         raise
 
 
-def _resume(run: Run, wanted: Path, options: Options, devices: list[Device], reporter: Reporter) -> Trainer:
+def _resume(
+    run: Run,
+    wanted: Path,
+    options: Options,
+    devices: list[Device],
+    reporter: Reporter,
+    arrays: Arrays | None,
+    keep_them: bool | None,
+) -> Trainer:
     """Prepare a run that is locked for this process."""
     file, checkpoint = None, None
     if run.path == wanted and not run.checkpoints.files():
@@ -63,14 +88,17 @@ def _resume(run: Run, wanted: Path, options: Options, devices: list[Device], rep
         stored, spec_values = checkpoint.settings, checkpoint.spec
     before = Settings.from_dict(stored)
     spec = place(nets.spec_from_dict(spec_values), options.place or {})
-    settings = _changed(before, options, len(devices))
-    source = open_data(settings.data, settings.size, settings.preprocessing, options, reporter)
+    settings = _changed(before, options, len(devices), arrays)
+    where = datasets.from_settings(settings.data, run.path) if arrays is None else arrays
+    source = open_data(where, settings.size, settings.preprocessing, options, reporter)
     _check_data(source, settings, before, run.path, reporter)
     if not settings.pictures:  # a run of an older version: known from here on
         settings = dataclasses.replace(settings, pictures=source.fingerprints)
     if options.net is not None and options.net != settings.net:
         _refuse_other_net(options.net, settings, source, file or run.path, checkpoint)
 
+    if arrays is not None and (before.data != ARRAYS or not (run.path / ARRAYS_FILE).exists()):
+        keep_arrays(run, arrays, keep_them, reporter)
     network = make_network(spec, settings, devices, options)
     trainer = Trainer(run, settings, network, source, reporter)
     step = 0 if checkpoint is None else checkpoint.step
@@ -89,7 +117,7 @@ def _resume(run: Run, wanted: Path, options: Options, devices: list[Device], rep
     return trainer
 
 
-def _changed(settings: Settings, options: Options, devices: int) -> Settings:
+def _changed(settings: Settings, options: Options, devices: int, arrays: Arrays | None) -> Settings:
     """Return the run's settings with what the options change.
 
     A resumed run takes where its data is, for how long it trains, and other rates and noise: changes by hand
@@ -101,6 +129,8 @@ def _changed(settings: Settings, options: Options, devices: int) -> Settings:
     changes = options.given("take")
     if options.data is not None:
         changes["data"] = absolute_data(options.data)
+    if arrays is not None:
+        changes["data"] = ARRAYS
     if settings.towers < devices:
         # With fewer devices than towers a device has several, so that not a bit changes.
         changes["towers"] = devices
@@ -130,6 +160,12 @@ def _check_data(
                 f"{_short(here)} here, {_short(there)} there"
             )
     other = differences(settings.pictures, source.fingerprints, "this run began with")
+    if other and settings.data == before.data == ARRAYS:
+        # Nobody reads a line of a program's output, and arrays are easily mixed up.
+        raise RunError(
+            f"the arrays are not those that {path} was trained on: {'; '.join(other)}. Give the same arrays "
+            "with the same test and test_seed, or start a new run"
+        )
     if settings.data != before.data:
         same = ": the same pictures" if settings.pictures and not other else ""
         here, there = (where or datasets.EMBEDDED for where in (settings.data, before.data))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.console import Reporter
+from cconvnet.data.datasets import Arrays
 from cconvnet.devices import devices_of
 from cconvnet.network import Network
 from cconvnet.runs.reading import unfinished
@@ -25,13 +26,21 @@ from cconvnet.training.trainer import Outcome
 __all__ = ["begin_with", "check_options", "train"]
 
 
-def train(options: Options, reporter: Reporter, stop: Interrupts | None = None) -> Outcome:
+def train(
+    options: Options,
+    reporter: Reporter,
+    stop: Interrupts | None = None,
+    arrays: Arrays | None = None,
+    keep: bool | None = None,
+) -> Outcome:
     """Train a network, or resume its training.
 
     Args:
         options: What the user asks for.
         reporter: Shows progress and messages.
         stop: Handles the signals that end training; None: training handles them itself, to its end.
+        arrays: The data, if it is in memory; ``options.data`` is not used then.
+        keep: Whether the run's folder keeps the arrays; None: unless they are large.
 
     Returns:
         The run's folder and summary, and the signal that stopped it.
@@ -49,8 +58,10 @@ def train(options: Options, reporter: Reporter, stop: Interrupts | None = None) 
         for device in devices:
             reporter.say(f"device: {device.name}: {device.reason}")
         options = _resolve_auto(options, reporter)
-        prepare = new_run if options.resume is None else resumed_run
-        trainer = prepare(options, devices, reporter)
+        if options.resume is None:
+            trainer = new_run(options, devices, reporter, arrays=arrays, keep=keep)
+        else:
+            trainer = resumed_run(options, devices, reporter, arrays, keep)
         trainer.stop = stop
         with trainer.run, trainer.saver:
             try:

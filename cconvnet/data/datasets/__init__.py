@@ -9,6 +9,7 @@ from pathlib import Path
 from cconvnet.data import shards
 from cconvnet.data.dataset import Dataset, Labels, LeftOut, Pictures
 from cconvnet.data.datasets import (
+    arrays,
     cifar10,
     cuda_convnet,
     digits,
@@ -19,25 +20,39 @@ from cconvnet.data.datasets import (
     near_misses,
     webdataset,
 )
+from cconvnet.data.datasets.arrays import Arrays
 from cconvnet.data.datasets.layouts import LAYOUTS
 from cconvnet.data.listing import entries
 from cconvnet.data.names import composed
 from cconvnet.data.splits import Progress, broken_allowed
 from cconvnet.errors import DataError
 
-__all__ = ["LAYOUTS", "Dataset", "Labels", "LeftOut", "Pictures", "from_settings", "open_dataset"]
+__all__ = [
+    "LAYOUTS",
+    "Arrays",
+    "Dataset",
+    "Labels",
+    "LeftOut",
+    "Pictures",
+    "Where",
+    "from_settings",
+    "open_dataset",
+]
 
 
 EMBEDDED = "digits"
 
+# Where data is: a folder, a file of arrays, or memory; None: the embedded digits.
+Where = str | os.PathLike[str] | Arrays | None
 
-def open_dataset(data: str | os.PathLike[str] | None, progress: Progress | None = None) -> Dataset:
-    """Open `data`: None is the embedded default, anything else is a folder.
+
+def open_dataset(data: Where, progress: Progress | None = None) -> Dataset:
+    """Open `data`: None is the embedded default, anything else is a folder, a file of arrays, or arrays.
 
     "digits" is the embedded default too, unless there is a folder of that name.
 
     Args:
-        data: The folder, None, or "digits".
+        data: The folder, a file whose name ends in .npz, arrays, None, or "digits".
         progress: Called with the number of archives or folders searched so far and their total.
 
     Raises:
@@ -62,7 +77,9 @@ def _check_left_out(dataset: Dataset, name: str, pictures: Pictures) -> None:
         )
 
 
-def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Dataset:
+def _find(data: Where, progress: Progress | None) -> Dataset:
+    if isinstance(data, Arrays):
+        return data.dataset()
     if data is None or (data == EMBEDDED and not Path(EMBEDDED).is_dir()):
         return digits.open_dataset()
     if data != EMBEDDED:
@@ -79,6 +96,8 @@ def _find(data: str | os.PathLike[str] | None, progress: Progress | None) -> Dat
 def _in_folder(root: Path, progress: Progress | None) -> Dataset:
     if not root.exists():
         raise near_misses.missing_path(root)
+    if arrays.matches(root):
+        return arrays.open_dataset(root)
     if not root.is_dir():
         raise near_misses.not_a_folder(root)
     names = {entry.name for entry in entries(root)}
@@ -100,9 +119,18 @@ def _in_folder(root: Path, progress: Progress | None) -> Dataset:
     return folder.open_dataset(root, progress)
 
 
-def from_settings(data: str | None) -> str | None:
+def from_settings(data: str | None, run: Path) -> str | Path | None:
     """Return the argument of open_dataset() for the data that a run's settings name.
 
-    In settings, "digits" always means the embedded default.
+    In settings, "digits" always means the embedded default, and "arrays" those that were given in Python.
+
+    Args:
+        data: The name in the settings.
+        run: The run's folder.
+
+    Raises:
+        DataError: The run was trained on arrays, and its folder does not keep them.
     """
+    if data == arrays.NAME:
+        return arrays.recorded(run)
     return None if data == EMBEDDED else data

@@ -14,4 +14,5 @@ LAYOUTS = """a data folder is one of
     ILSVRC2012_devkit_t12.tar.gz (or Caffe's synset_words.txt and val.txt)
   WebDataset tars: train/*.tar and test/*.tar (or val/*.tar), or *.tar called train..., test... or val...;
     labels are in .cls or .json, and classes.txt may name the classes
-  shards that `cconvnet data prepare` made"""
+  shards that `cconvnet data prepare` made
+or, in place of a folder, a file of arrays, .npz: x and y, and perhaps x_test, y_test and classes"""

@@ -68,7 +68,8 @@ def missing_path(path: Path) -> DataError:
         similar = f"; there is {there / lower[close[0]]}"
     elif there != path.parent:
         similar = f"; {there} has no {missing.name}"
-    return DataError(f"there is no {path}; data is 'digits' (embedded) or a folder{similar}")
+    kinds = "'digits' (embedded), a folder or a file of arrays (.npz)"
+    return DataError(f"there is no {path}; data is {kinds}{similar}")
 
 
 def not_a_folder(path: Path) -> DataError:
