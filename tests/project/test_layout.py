@@ -28,6 +28,7 @@ FLOORS = (
     ("operations", "testing.reference"),
     ("devices",),
     ("ops", "optim"),
+    ("torch",),
     ("nets",),
     ("layers",),
     ("network",),
