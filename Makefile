@@ -97,13 +97,13 @@ test: venv $(VENV)/.installed-dev  ## run the tests
 check-long: venv $(VENV)/.installed-dev  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
 	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' --override-ini faulthandler_timeout=10800 $(ARGS)
 
-lint: venv $(VENV)/.installed-dev  ## ruff, mypy and clang-format, changing nothing
+lint: venv $(VENV)/.installed-dev  ## ruff, mypy, clang-format and fresh references, changing nothing
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
-	@$(VENV)/bin/python tools/problem_stubs.py --check
+	@$(VENV)/bin/python tools/problem_stubs.py --check && $(VENV)/bin/python tools/reference.py --check
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
-format: venv $(VENV)/.installed-dev  ## format every source file in place
-	@$(VENV)/bin/python tools/problem_stubs.py
+format: venv $(VENV)/.installed-dev  ## format every source file, and write the reference in docs/
+	@$(VENV)/bin/python tools/problem_stubs.py && $(VENV)/bin/python tools/reference.py
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format -i
 
