@@ -9,14 +9,17 @@ DATA ?=
 DEVICE ?=
 ARGS ?=
 
+comma := ,
 # Any text, quoted as one word of the shell.
 quoted = '$(subst ','\'',$(1))'
 
 # Which modules are built: CCONVNET_CUDA=auto (when nvcc is found), on (fail without it) or off;
-# CCONVNET_CPU=on, or off to leave the CPU device to NumPy. CCONVNET_ARCHS="80 90a 120 ptx" names the GPU
-# architectures; the default is the present GPU's, else that list.
+# CCONVNET_CPU=on, or off to leave the CPU device to NumPy. CCONVNET_MODULES="cpu cuda emulator" chooses among them;
+# the default is all, and `device` stands for the one that this machine trains on. CCONVNET_ARCHS="80 90a 120 ptx"
+# names the GPU architectures; the default is the present GPU's, else that list.
 CCONVNET_CUDA ?= auto
 CCONVNET_CPU ?= on
+CCONVNET_MODULES ?=
 export CCONVNET_CUDA CCONVNET_CPU CCONVNET_ARCHS
 
 VENV := .venv
@@ -39,13 +42,14 @@ REPORT_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS))
 # The architecture whose code `make machine-code` reads.
 ARCH ?= sm_90a
 
-.PHONY: help jobs venv train test check-long lint format docs clean modules gpu-report sanitize machine-code results
+.PHONY: help jobs train venv base cpu cuda emulator packages test check-long lint format docs clean modules \
+    gpu-report sanitize machine-code results
 
 jobs:
 	@echo $(JOBS)
 
-help:  ## list the targets
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 20
+help:
+	@sed -nE 's/^##@ (.*)/\n\1/p; s/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 16
 
 # ---- set-up and use ---------------------------------------------------------------------------------------
 
@@ -67,61 +71,106 @@ elif test "$(CCONVNET_CPU)" != off && ! echo "#include <omp.h>" | $(CXX) $(CXXFL
   echo "OpenMP is missing ($(CXX) finds no omp.h): apt-get install libomp-dev for clang, or build with g++"; fi
 endef
 
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+# make builds the modules, so setup.py need not.
+PIP_EDITABLE := CCONVNET_MODULES=none $(PIP) --no-build-isolation --editable
 
-venv: $(VENV)/.installed  ## build everything and install it for development in .venv
-	@$(MAKE) --no-print-directory -j$(JOBS) modules
+# Builds modules ($(1), as CCONVNET_MODULES names them) while packages are installed up to a stamp ($(2)).
+build = $(MAKE) --no-print-directory -j$(JOBS) CCONVNET_MODULES="$(1)" $(VENV)/$(2) packages modules
 
-$(VENV)/.installed: pyproject.toml setup.py
+$(VENV)/.requirements: pyproject.toml
 	@$(PREREQUISITES)
 	@test -x $(VENV)/bin/python || $(BASE_PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (the first time this takes a few minutes)"
+	@echo "Installing packages into $(VENV)"
 	@$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	    > $(VENV)/build-requirements.txt
 	@$(PIP) -r $(VENV)/build-requirements.txt
-	@$(MAKE) --no-print-directory -j$(JOBS) modules
-	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg]'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml setup.py | $(VENV)/.requirements
+	@$(PIP_EDITABLE) '.[plot,fast-jpeg]'
 	@touch $@
 
 # Packages for tests and linters.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev,docs]'
+	@$(PIP_EDITABLE) '.[plot,fast-jpeg,dev,docs]'
 	@touch $@
 
-train: venv  ## train NET (lenet) on DATA (the embedded digits) on DEVICE (a GPU if there is one)
-	@$(VENV)/bin/cconvnet train --net $(NET) $(if $(DATA),--data $(call quoted,$(DATA))) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+# CuPy, which the CUDA module needs on a GPU, for the CUDA of its driver.
+$(VENV)/.installed-cuda: $(VENV)/.installed
+	@$(VENV)/bin/python -c 'import cupy' 2>/dev/null || $(PIP) $(call quoted,$(CUPY))
+	@touch $@
 
-test: venv $(VENV)/.installed-dev  ## run the tests
+##@ First steps
+
+# The modules of the devices that DEVICE, or --device in ARGS, names; else that of this machine's default device.
+NAMED_DEVICES := $(subst $(comma), ,$(subst =, ,$(DEVICE) $(ARGS)))
+NAMED_MODULES := $(foreach kind,cpu cuda emulator,$(if $(filter $(kind) $(kind):%,$(NAMED_DEVICES)),$(kind)))
+TRAIN_MODULES = $(or $(CCONVNET_MODULES),$(strip $(NAMED_MODULES)),$(if $(filter reference%,$(NAMED_DEVICES)),base,device))
+
+train: $(VENV)/.requirements  ## train NET (lenet) on DATA (the embedded digits) on DEVICE (a GPU if there is one)
+	@$(call build,$(TRAIN_MODULES),.installed)
+	@touch $(VENV)/.training
+	@$(VENV)/bin/cconvnet train --net $(NET) $(if $(DATA),--data $(call quoted,$(DATA))) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+	@run=$$(find runs -mindepth 1 -maxdepth 1 -type d -newer $(VENV)/.training 2>/dev/null | tail -n 1); \
+	echo; echo "What next:"; \
+	echo "  $(VENV)/bin/cconvnet report $${run:-RUN} --open    # its curves, filters and mistakes on one page"; \
+	echo "  make train DATA=FOLDER                     # your own pictures, in FOLDER/train/CLASS and FOLDER/test/CLASS"; \
+	echo "  make test                                  # builds all modules, then tests them"
+
+venv: $(VENV)/.requirements  ## build everything and install it for development in .venv
+	@$(call build,$(CCONVNET_MODULES),.installed)
+
+##@ Modules
+
+cpu: $(VENV)/.requirements  ## build the module that trains on the CPU, with oneDNN
+cuda: $(VENV)/.requirements  ## build the module that trains on GPUs; needs nvcc
+emulator: $(VENV)/.requirements  ## build the module that runs the CUDA kernels without a GPU
+# The module of problems and that of pictures, which everything needs, are part of each of them.
+base: $(VENV)/.requirements
+base cpu cuda emulator:
+	@$(call build,$@,.installed) $(if $(filter cuda,$@),CCONVNET_CUDA=on)
+
+##@ Development
+
+test: $(VENV)/.requirements  ## build everything and run the tests
+	@$(call build,$(CCONVNET_MODULES),.installed-dev)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
-check-long: venv $(VENV)/.installed-dev  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
+check-long: $(VENV)/.requirements  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
+	@$(call build,$(CCONVNET_MODULES),.installed-dev)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' --override-ini faulthandler_timeout=10800 $(ARGS)
 
-lint: venv $(VENV)/.installed-dev  ## ruff, mypy, clang-format and fresh references, changing nothing
+lint: $(VENV)/.requirements  ## ruff, mypy, clang-format and fresh references, changing nothing
+	@$(call build,base,.installed-dev)
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	@$(VENV)/bin/python tools/problem_stubs.py --check && $(VENV)/bin/python tools/reference.py --check
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
-format: venv $(VENV)/.installed-dev  ## format every source file, and write the reference in docs/
+format: $(VENV)/.requirements  ## format every source file, and write the reference in docs/
+	@$(call build,base,.installed-dev)
 	@$(VENV)/bin/python tools/problem_stubs.py && $(VENV)/bin/python tools/reference.py
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format -i
 
-docs: venv $(VENV)/.installed-dev  ## build the site of docs/ in build/site
+docs: $(VENV)/.requirements  ## build the site of docs/ in build/site
+	@$(call build,base,.installed-dev)
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet && echo "build/site/index.html opens in a browser"
 
 # ---- measurements -----------------------------------------------------------------------------------------
 
+##@ Measurements
+
 # Packages that measurements on a GPU compare with.
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
-	@$(PIP) --no-build-isolation --editable '.[plot,fast-jpeg,dev,docs,cuda,bench]'
+	@$(PIP_EDITABLE) '.[plot,fast-jpeg,dev,docs,cuda,bench]'
 	@touch $@
 
 # Any other PYTHON is used unchanged, with its packages; modules are built in place for it.
 REPORT_DEVICE := $(or $(DEVICE),cuda:0)
 ifeq ($(PYTHON),$(VENV)/bin/python)
 REPORT_NEEDS := $(VENV)/.installed-$(if $(filter cuda%,$(REPORT_DEVICE)),bench,dev)
-RESULTS_NEEDS := $(VENV)/.installed
+RESULTS_NEEDS := base
 MACHINE_CODE_NEEDS := venv $(VENV)/.installed-dev
 endif
 GPU_REPORT = $(call quoted,$(PYTHON)) benchmarks/gpu_report --device $(REPORT_DEVICE)
@@ -163,7 +212,14 @@ $(error $(PYTHON) cannot tell how to build: run `make venv`)
 endif
 
 BUILD := build/$(firstword $(subst ., ,$(EXT)))$(if $(SANITIZE),-sanitize)
-MODULES := _problem _pixels _emulator
+
+# The module of the device that training takes without --device: a GPU's if one is here and nvcc can build for it.
+DEVICE_MODULE := $(if $(and $(GPU_ARCHS),$(NVCC),$(filter-out off,$(CCONVNET_CUDA))),cuda,cpu)
+WANTED := $(patsubst device,$(DEVICE_MODULE),$(or $(strip $(CCONVNET_MODULES)),cpu cuda emulator))
+ifneq ($(filter-out base cpu cuda emulator,$(WANTED)),)
+$(error CCONVNET_MODULES may name cpu, cuda, emulator, device or base (none of these), not $(filter-out base cpu cuda emulator,$(WANTED)))
+endif
+MODULES := _problem _pixels $(if $(filter emulator,$(WANTED))$(SANITIZE),_emulator)
 
 # -Wno-psabi: functions that take vectors wider than the baseline's are all inlined, so none is ever passed.
 WARNINGS := -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi
@@ -187,6 +243,7 @@ CPU_OBJECTS := $(CPU_SOURCES:kernels/cpu/%.cpp=$(BUILD)/cpu/%.o)
 ifneq ($(SANITIZE),)
 # Only two modules are worth instrumenting: the emulator, where the line of a kernel that leaves its buffers is
 # named, and _pixels, which reads images of unknown origin.
+else ifeq ($(filter cpu,$(WANTED)),)
 else ifeq ($(CCONVNET_CPU),off)
 $(info cconvnet: no CPU module (CCONVNET_CPU=off); the CPU device will run on NumPy)
 else ifeq ($(ONEDNN_INCLUDES),)
@@ -196,6 +253,7 @@ MODULES += _cpu
 endif
 
 ifneq ($(SANITIZE)$(filter off,$(CCONVNET_CUDA)),)
+else ifeq ($(filter cuda,$(WANTED)),)
 else ifneq ($(NVCC),)
 $(info cconvnet: CUDA module with $(NVCC) for $(ARCHS))
 MODULES += _cuda
@@ -208,6 +266,10 @@ endif
 modules: $(MODULES:%=$(OUT)/%$(EXT))  ## compile the modules alone, for PYTHON into OUT
 	@:
 
+# Besides the package itself: CuPy for a GPU.
+packages: $(VENV)/.installed $(if $(and $(GPU_ARCHS),$(filter _cuda,$(MODULES))),$(VENV)/.installed-cuda)
+	@:
+
 # A stamp that changes when the flags do, so that objects of another set of flags are never linked.
 define flags_stamp
 $(shell mkdir -p $(BUILD)/$(1))$(if $(subst /$(strip $(2))/,,/$(file <$(BUILD)/$(1)/flags)/),$(file >$(BUILD)/$(1)/flags,$(strip $(2))))
@@ -218,21 +280,39 @@ $(call flags_stamp,emulator,$(CXX_ALL) $(EMULATOR_FLAGS))
 $(call flags_stamp,cpu,$(CXX_ALL))
 $(call flags_stamp,cuda,$(NVCC) $(GENCODE) $(CXXFLAGS))
 
+# Each step is numbered among those that a dry run counts. make expands a recipe once, when the step begins.
+COUNTED := [cconvnet-step]
+ifdef COUNTING
+STEP := $(COUNTED)
+else
+STEPS := $(shell MAKEFLAGS=$(call quoted,-- $(MAKEOVERRIDES)) $(MAKE) -n$(findstring B,$(firstword -$(MAKEFLAGS))) modules \
+    COUNTING=1 2>/dev/null | grep -cF $(call quoted,$(COUNTED)))
+step_number = $(words $(done))$(eval done := $(done) x)
+done := x
+STEP = [$(step_number)/$(STEPS)]
+
+ifneq ($(and $(filter device,$(CCONVNET_MODULES)),$(filter-out 0,$(STEPS))),)
+no_gpu := $(if $(GPU_ARCHS),$(if $(NVCC),CCONVNET_CUDA=off,a GPU but no nvcc (CUDA_HOME names its toolkit)),no usable GPU)
+$(info cconvnet: $(if $(filter cuda,$(DEVICE_MODULE)),a GPU,$(no_gpu)), so only the module _$(DEVICE_MODULE) is built for \
+  training; to build others: $(patsubst %,make %$(comma),$(filter-out $(DEVICE_MODULE),cpu cuda) emulator) or make venv for all)
+endif
+endif
+
 $(BUILD)/pixels/%.o: bindings/%.cpp $(BUILD)/pixels/flags
-	@echo "  c++   $<"; $(CXX_ALL) $(PIXELS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
+	@echo "$(STEP) c++   $<"; $(CXX_ALL) $(PIXELS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/emulator/%.o: kernels/%.cu $(BUILD)/emulator/flags
-	@mkdir -p $(@D); echo "  c++   $< (emulator)"; $(CXX_ALL) $(EMULATOR_FLAGS) -x c++ -c $< -o $@
+	@mkdir -p $(@D); echo "$(STEP) c++   $< (emulator)"; $(CXX_ALL) $(EMULATOR_FLAGS) -x c++ -c $< -o $@
 
 # Square roots and comparisons only become vector code where nobody asks for errno or for floating-point traps.
 $(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
-	@echo "  c++   $<"
+	@echo "$(STEP) c++   $<"
 	@$(CXX_ALL) -O3 -fopenmp -fno-math-errno -fno-trapping-math $(ONEDNN_INCLUDES) -c $< -o $@
 
 # nvcc's resource report is kept beside the object. Registers spilled to memory fail the build, and so does advice
 # of ptxas that it made the code slower than written (C75xx: serialized wgmma, ignored setmaxnreg).
 $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
-	@mkdir -p $(@D); echo "  nvcc  $<"
+	@mkdir -p $(@D); echo "$(STEP) nvcc  $<"
 	@$(NVCC) -std=c++17 -O3 -lineinfo $(GENCODE) -Ikernels -MMD -MP -MF $(@:.o=.d) -Xcompiler -fPIC,-fvisibility=hidden \
 	    -DCCONVNET_ARCHS='"$(ARCHS)"' -Xptxas -v -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || \
 	    { grep -v '^ptxas info' $(@:.o=.ptxas) >&2; exit 1; }
@@ -243,37 +323,37 @@ $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
 	    { rm -f $@; echo "$<: ptxas made a kernel slower than written; see $(@:.o=.ptxas)" >&2; exit 1; }
 
 $(BUILD)/bindings/%.o: bindings/%.cpp $(BUILD)/bindings/flags
-	@echo "  c++   $<"; $(CXX_ALL) $(BINDINGS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
+	@echo "$(STEP) c++   $<"; $(CXX_ALL) $(BINDINGS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/bindings/core/%.o: kernels/core/%.cpp $(BUILD)/bindings/flags
-	@mkdir -p $(@D); echo "  c++   $<"; $(CXX_ALL) $(BINDINGS_FLAGS) -c $< -o $@
+	@mkdir -p $(@D); echo "$(STEP) c++   $<"; $(CXX_ALL) $(BINDINGS_FLAGS) -c $< -o $@
 
 $(BUILD)/emulator/module.o: bindings/module.cpp $(BUILD)/emulator/flags
-	@echo "  c++   $< (emulator)"
+	@echo "$(STEP) c++   $< (emulator)"
 	@$(CXX_ALL) $(EMULATOR_FLAGS) -DCCONVNET_MODULE=_emulator $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/cpu/module.o: bindings/module.cpp $(BUILD)/cpu/flags
-	@echo "  c++   $< (cpu)"; $(CXX_ALL) -O2 -DCCONVNET_MODULE=_cpu $(PYTHON_INCLUDES) -c $< -o $@
+	@echo "$(STEP) c++   $< (cpu)"; $(CXX_ALL) -O2 -DCCONVNET_MODULE=_cpu $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/cuda/module.o: bindings/module.cpp $(BUILD)/cuda/flags
-	@echo "  c++   $< (cuda)"
+	@echo "$(STEP) c++   $< (cuda)"
 	@$(CXX_ALL) -O2 -DCCONVNET_MODULE=_cuda -DCCONVNET_DEVICE_ARRAYS $(PYTHON_INCLUDES) -c $< -o $@
 
 $(OUT)/_problem$(EXT): $(BUILD)/bindings/problem.o
-	@mkdir -p $(OUT); $(CXX) -shared $^ -o $@
+	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared $^ -o $@
 
 $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
-	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
+	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared $(SANITIZED) $^ -o $@
 
 $(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS) $(SHARED_OBJECTS)
-	@mkdir -p $(OUT); $(CXX) -shared $(SANITIZED) $^ -o $@
+	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared $(SANITIZED) $^ -o $@
 
 # cconvnet/devices/modules.py loads the oneDNN of the Python environment before the module.
 $(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS) $(SHARED_OBJECTS)
-	@mkdir -p $(OUT); $(CXX) -shared -fopenmp $^ $(ONEDNN_LIBRARIES) -o $@
+	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared -fopenmp $^ $(ONEDNN_LIBRARIES) -o $@
 
 $(OUT)/_cuda$(EXT): $(BUILD)/cuda/module.o $(CUDA_OBJECTS) $(SHARED_OBJECTS)
-	@mkdir -p $(OUT); $(NVCC) -shared -cudart static $^ -o $@
+	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(NVCC) -shared -cudart static $^ -o $@
 
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d)
 

@@ -1,4 +1,7 @@
-"""Build the compiled modules through the Makefile, which has the only compile rules."""
+"""Build the compiled modules through the Makefile, which has the only compile rules.
+
+``CCONVNET_MODULES="cpu cuda emulator"`` chooses modules, as for make. ``none`` builds nothing: make does it.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ class MakeModules(build_ext):
         """Build the modules in place for an editable installation, else in setuptools' folder."""
         inplace = self.inplace or getattr(self, "editable_mode", False)
         self.folder = Path("cconvnet" if inplace else Path(self.build_lib, "cconvnet"))
+        if os.environ.get("CCONVNET_MODULES") == "none":
+            return
         jobs = subprocess.run(["make", "-s", "jobs"], check=True, capture_output=True, text=True)
         command = ["make", f"-j{jobs.stdout.strip()}", "modules"]
         # pip runs this in a process of its own; a make around it must not pass its job server down.

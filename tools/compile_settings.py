@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -52,6 +53,13 @@ def present_archs() -> str:
     return " ".join(sorted(c + "a" if c == "90" else c for c in capabilities if c.isdigit()))
 
 
+def cupy() -> str:
+    """Return the requirement of CuPy for the newest CUDA that the driver serves."""
+    answer = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False).stdout
+    served = re.search(r"CUDA (?:\w+ )*Version: (\d+)", answer)
+    return "cupy-cuda12x>=13.6" if served is not None and served[1] == "12" else "cupy-cuda13x>=13.6"
+
+
 def gencode(archs: str) -> str:
     """Return nvcc's flags for a list such as "80 90a ptx"; `ptx` adds portable code for sm_75 and later."""
     flags = []
@@ -78,7 +86,8 @@ def main() -> None:
     """Print one assignment for each variable."""
     onednn_header = packaged_file("onednn-devel-cpu-gomp", "dnnl.hpp")
     onednn = onednn_header.parent.parent if onednn_header else None
-    archs = os.environ.get("CCONVNET_ARCHS") or present_archs() or RELEASE_ARCHS
+    present = present_archs()
+    archs = os.environ.get("CCONVNET_ARCHS") or present or RELEASE_ARCHS
     nvcc = find_nvcc()
     python_includes = (sysconfig.get_path("include"), pybind11_include())
     settings = {
@@ -87,6 +96,8 @@ def main() -> None:
         "ONEDNN_INCLUDES": option("-isystem ", onednn / "include") if onednn else "",
         "ONEDNN_LIBRARIES": option("-L", onednn / "lib") + " -ldnnl" if onednn else "",
         "NVCC": option("", nvcc) if nvcc else "",
+        "GPU_ARCHS": present,
+        "CUPY": cupy() if present else "",
         "ARCHS": archs,
         "GENCODE": gencode(archs),
     }

@@ -8,9 +8,11 @@ import functools
 import importlib
 import importlib.metadata
 import os
+import shutil
 from typing import Any
 
 from cconvnet.errors import DeviceUnavailable
+from cconvnet.system.installation import rebuild
 
 
 @functools.cache
@@ -25,6 +27,11 @@ def load_onednn() -> None:
         for file in importlib.metadata.files("onednn-cpu-gomp") or []:
             if file.name == "libdnnl.so.3":
                 ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)
+
+
+def build_command(kind: str) -> str:
+    """Return the command that builds the module of a kind of device."""
+    return rebuild("CCONVNET_CUDA=on" if kind == "cuda" else "", kind)
 
 
 @functools.cache
@@ -45,16 +52,15 @@ def load_module(kind: str) -> tuple[Any, str]:
     except ModuleNotFoundError as error:
         if error.name != f"cconvnet._{kind}":
             raise
+        command = build_command(kind)
         if kind == "cpu":
             module, what = load_module("cpu-numpy")
-            return module, f"{what}: slow, this package was built without oneDNN"
+            slow = f"slow, this package was built without its cpu module; to build it: {command}"
+            return module, f"{what}: {slow}"
+        if kind == "cuda" and shutil.which("nvcc") is None:
+            command = f"install the CUDA toolkit, then {command}"
         raise DeviceUnavailable(
-            f"this package was built without its {kind} module; "
-            + (
-                "install the CUDA toolkit and build again with CCONVNET_CUDA=on"
-                if kind == "cuda"
-                else "build it again"
-            )
+            f"this package was built without its {kind} module; to build it: {command}"
         ) from None
     except ImportError as error:
         raise DeviceUnavailable(f"the {kind} module cannot be loaded: {error}") from error

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import cconvnet
+from cconvnet.devices.modules import build_command
 from cconvnet.doctor.survey import PACKAGES, Facts, Gpu, survey
 from cconvnet.system.installation import pip_install, rebuild
 
@@ -207,7 +208,7 @@ _INSTALL_TOOLKIT = "install the CUDA toolkit (https://developer.nvidia.com/cuda-
 def _modules(facts: Facts) -> Iterator[Finding]:
     for kind, build in facts.modules.items():
         what = f"module _{kind}"
-        fix = rebuild("CCONVNET_CUDA=on" if kind == "cuda" else "")
+        fix = build_command(kind) if kind in _USES else rebuild()
         if kind in facts.broken:
             reason = facts.broken[kind]
             if kind == "cpu" and "dnnl" in reason:
@@ -215,29 +216,45 @@ def _modules(facts: Facts) -> Iterator[Finding]:
             yield Finding(what, "problem", f"cannot be loaded: {reason}", fix)
         elif build is not None:
             yield Finding(what, "ok", build)
-        elif kind == "cuda" and not facts.gpus:
-            # Without a GPU it is not needed.
-            yield Finding(what, "note", "not built", fix)
+        elif _not_needed(kind, facts):
+            yield Finding(what, "note", f"not built; {_USES[kind]}", fix)
         elif kind == "cuda" and facts.nvcc is None:
             yield Finding(what, "problem", "not built", f"{_INSTALL_TOOLKIT}, then: {fix}")
         else:
             yield Finding(what, "problem", "not built", fix)
 
 
+_USES = {
+    "cpu": "it trains fast on the CPU",
+    "emulator": "it runs the CUDA kernels without a GPU",
+    "cuda": "it trains on GPUs",
+}
+
+
+def _not_needed(kind: str, facts: Facts) -> bool:
+    """Return whether this machine trains at full speed without a module that is not built."""
+    if kind == "cpu":
+        return bool(facts.gpus) and facts.modules.get("cuda") is not None
+    return kind == "emulator" or (kind == "cuda" and not facts.gpus)
+
+
 def _devices(facts: Facts) -> Iterator[Finding]:
     for name, (text, works) in facts.devices.items():
         what = f"device {name}"
+        kind = name.partition(":")[0]
         if works:
             yield Finding(what, "ok", text)
-        elif name.startswith("cuda"):
-            if not facts.gpus:
-                yield Finding(what, "note", text)
-            elif facts.packages.get("cupy") is None:
-                yield Finding(what, "problem", text, _install_cupy(facts))
-            else:
-                yield Finding(what, "problem", text, rebuild("CCONVNET_CUDA=on"))
+            continue
+        built = facts.modules.get(kind) is not None or kind in facts.broken
+        fix = build_command(kind)
+        if kind == "cuda" and built and facts.packages.get("cupy") is None:
+            fix = _install_cupy(facts)
+        if kind == "cuda" and not facts.gpus:
+            yield Finding(what, "note", text)
+        elif not built and _not_needed(kind, facts):
+            yield Finding(what, "note", text.partition("; to build it: ")[0], fix)
         else:
-            yield Finding(what, "problem", text, rebuild())
+            yield Finding(what, "problem", text.partition("; to build it: ")[0], fix)
     if facts.default is not None:
         yield Finding("default", "ok", f"{facts.default} is used if no --device is given")
 

@@ -15,6 +15,7 @@ import pytest
 from helpers.commands import succeed
 
 from cconvnet import cli, devices
+from cconvnet.devices.modules import build_command
 from cconvnet.doctor import PACKAGES, Facts, Finding, Gpu, can_train, examine, survey
 from cconvnet.errors import DeviceUnavailable
 from cconvnet.system.installation import pip_install
@@ -91,6 +92,22 @@ def test_no_gpu_and_no_nvcc() -> None:
     assert not problems(facts)
     assert can_train(examine(facts))
     assert {"nvcc", "module _cuda", "cupy", "device cuda:0"} <= set(notes(facts))
+
+
+def test_a_module_that_training_does_not_need() -> None:
+    """After `make train` the emulator is missing, and on a GPU the CPU's module: no problem, and one command."""
+    text = "this package was built without its emulator module"
+    command = build_command("emulator")
+    devices = {"cpu:0": ("oneDNN", True), "emulator:0": (f"{text}; to build it: {command}", False)}
+    facts = dataclasses.replace(without(HEALTHY, emulator=None, cuda=None), devices=devices)
+    assert not problems(facts)
+    found = notes(facts)
+    assert found["module _emulator"].fix == command and "make -C" in command and "emulator" in command
+    assert (found["device emulator:0"].text, found["device emulator:0"].fix) == (text, command)
+    assert found["module _cuda"].fix == build_command("cuda")
+    assert not problems(without(WITH_GPU, cpu=None, emulator=None))
+    assert "module _cpu" in problems(without(HEALTHY, cpu=None))
+    assert {"module _cuda", "module _cpu"} <= set(problems(without(WITH_GPU, cpu=None, cuda=None)))
 
 
 def test_nvcc_and_no_gpu() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -69,6 +70,152 @@ def test_modules_are_built_in_a_folder_of_any_name(checkout: Path) -> None:
     shown = make(checkout, "-n", "modules", f"PYTHON={python}", "CCONVNET_CUDA=off", "CCONVNET_CPU=off")
     (line,) = (line for line in shown.stdout.splitlines() if "-DCCONVNET_MODULE=_emulator" in line)
     assert str(site / "pybind11" / "include") in shlex.split(line)
+
+
+# ---- the modules that are built, and the count of steps --------------------------------------------------
+
+
+@pytest.fixture
+def fake_tools(checkout: Path) -> list[str]:
+    """Give the checkout compilers that write empty files, and return the settings that select them."""
+    for name in ("c++", "cuda/bin/nvcc"):
+        tool = checkout / "tools" / name
+        tool.parent.mkdir(parents=True, exist_ok=True)
+        tool.write_text('#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" = -o ] && : >"$2"; shift; done\n')
+        tool.chmod(0o755)
+    # A word of the command line may hold no space: only the folder's name does.
+    return ["CXX=tools/c++", f"PYTHON={sys.executable}"]
+
+
+def modules_of(checkout: Path) -> set[str]:
+    return {path.name.partition(".")[0] for path in (checkout / "cconvnet").glob("*.so")}
+
+
+def numbers(text: str) -> list[tuple[int, int]]:
+    """Return the step and the number of steps of each line that compiles or links; each must have them."""
+    lines = [
+        line for line in text.splitlines() if any(tool in line for tool in ("c++  ", "nvcc  ", "link  "))
+    ]
+    found = [re.fullmatch(r"\[(\d+)/(\d+)\] (c\+\+ |nvcc|link)  \S.*", line) for line in lines]
+    assert all(found), text
+    return [(int(match[1]), int(match[2])) for match in found if match]
+
+
+def test_steps_are_counted(checkout: Path, fake_tools: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [*fake_tools, "CCONVNET_MODULES=emulator cpu", "CCONVNET_CUDA=off"]
+    shown = numbers(make(checkout, "-j3", "modules", *options).stdout)
+    total = len(shown)
+    assert sorted(shown) == [(i + 1, total) for i in range(total)] and total > 40
+    assert numbers(make(checkout, "-j3", "modules", *options).stdout) == []
+    # Later, only what is compiled again.
+    (checkout / "kernels" / "cpu" / "pool.cpp").touch()
+    (checkout / "bindings" / "pool.cpp").touch()
+    again = 4 if "_cpu" in modules_of(checkout) else 2
+    shown = numbers(make(checkout, "-j2", "modules", *options).stdout)
+    assert sorted(shown) == [(i + 1, again) for i in range(again)]
+    # Other flags: everything, and counting does not change which flags the objects are known to have.
+    assert len(numbers(make(checkout, "modules", *options, "CXXFLAGS=-DX='a b'").stdout)) == total
+    assert numbers(make(checkout, "modules", *options, "CXXFLAGS=-DX='a b'").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "built"),
+    [("base", set()), ("emulator", {"_emulator"}), ("cuda", {"_cuda"}), ("device", {"_cpu"}), ("", None)],
+)
+def test_modules_are_chosen(
+    checkout: Path,
+    fake_tools: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: str,
+    built: set[str] | None,
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "CUDA_HOME", str(checkout / "tools" / "cuda"))
+    monkeypatch.setitem(ENVIRONMENT, "PATH", path_with_gpu(checkout, capability=None))
+    done = make(checkout, "-j2", "modules", *fake_tools, f"CCONVNET_MODULES={chosen}")
+    assert done.returncode == 0, done.stderr
+    possible = {"_emulator", "_cuda"} | ({"_cpu"} if "oneDNN has no package" not in done.stdout else set())
+    wanted = (possible if built is None else built & possible) | {"_problem", "_pixels"}
+    assert modules_of(checkout) == wanted
+    # A machine without a GPU is told what else it could build.
+    assert ("make cuda" in done.stdout and "make emulator" in done.stdout) == (chosen == "device")
+
+
+def path_with_gpu(checkout: Path, capability: str | None) -> str:
+    """Return a PATH on which `nvidia-smi` finds a GPU of this compute capability, or none."""
+    tool = checkout / "tools" / "nvidia-smi"
+    answer = f"case $1 in --query*) echo {capability};; *) echo 'CUDA Version: 12.4';; esac"
+    tool.write_text(f"#!/bin/sh\n{answer if capability else 'echo No devices were found; exit 6'}\n")
+    tool.chmod(0o755)
+    return f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def test_with_a_gpu_its_module_is_built_for_it(
+    checkout: Path, fake_tools: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "CUDA_HOME", str(checkout / "tools" / "cuda"))
+    monkeypatch.setitem(ENVIRONMENT, "PATH", path_with_gpu(checkout, capability="9.0"))
+    done = make(checkout, "-j2", "modules", *fake_tools, "CCONVNET_MODULES=device")
+    assert modules_of(checkout) == {"_problem", "_pixels", "_cuda"}, done.stderr
+    assert "for 90a" in done.stdout
+    # CuPy comes with it, for the CUDA that the driver serves.
+    shown = make(checkout, "-n", "modules", "packages", *fake_tools, "CCONVNET_MODULES=device")
+    assert "pip install" in shown.stdout and "cupy-cuda12x" in shown.stdout
+    without = make(checkout, "-n", "modules", "packages", *fake_tools, "CCONVNET_MODULES=cpu")
+    assert "pip install" in without.stdout and "cupy" not in without.stdout
+
+
+def test_an_unknown_module_is_refused(checkout: Path, fake_tools: list[str]) -> None:
+    done = make(checkout, "modules", *fake_tools, "CCONVNET_MODULES=cpu gpu")
+    assert done.returncode == 2 and "not gpu" in done.stderr and "CCONVNET_MODULES" in done.stderr
+
+
+def test_training_builds_the_modules_of_its_devices(checkout: Path) -> None:
+    for settings, modules in (
+        ((), "device"),
+        (("DEVICE=emulator",), "emulator"),
+        (("DEVICE=cuda:0,cuda:1",), "cuda"),
+        (("DEVICE=reference:0",), "base"),
+        (("ARGS=--epochs 3 --device=cpu:0,emulator:0",), "cpu emulator"),
+        (("CCONVNET_MODULES=cpu cuda", "DEVICE=cpu:0"), "cpu cuda"),
+    ):
+        shown = make(checkout, "-n", "train", "BASE_PYTHON=true", *settings).stdout
+        assert f'CCONVNET_MODULES="{modules}" .venv/.installed' in shown
+    for target, modules, stamp in (
+        ("test", "", "-dev"),
+        ("emulator", "emulator", ""),
+        ("lint", "base", "-dev"),
+    ):
+        shown = make(checkout, "-n", target, "BASE_PYTHON=true").stdout
+        assert f'CCONVNET_MODULES="{modules}" .venv/.installed{stamp} ' in shown
+
+
+def test_what_one_may_do_next_is_said_after_training_alone(checkout: Path) -> None:
+    """Not when training failed; the report's command names the run."""
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    for stamp in (".requirements", ".installed"):
+        (checkout / ".venv" / stamp).touch()
+    for name, script in {
+        "python": f'exec {shlex.quote(sys.executable)} "$@"',
+        "cconvnet": 'echo "train: $*"; mkdir -p runs/7-lenet; test -z "$BROKEN"',
+    }.items():
+        program = checkout / ".venv" / "bin" / name
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    (checkout / "runs" / "6-lenet").mkdir(parents=True)
+    os.utime(checkout / "runs" / "6-lenet", (1e9, 1e9))
+    done = make(checkout, "train", "CXX=true", "CCONVNET_MODULES=base", "ARGS=--epochs 2")
+    said = done.stdout.partition("train: train --net lenet --epochs 2\n")[2]
+    assert "cconvnet report runs/7-lenet" in said and "make test" in said and said.count("\n") <= 5
+    failed = make(checkout, "train", "CXX=true", "CCONVNET_MODULES=base", "BROKEN=1")
+    assert failed.returncode != 0 and "train: train" in failed.stdout and "report" not in failed.stdout
+
+
+def test_help_lists_every_target_in_groups(checkout: Path) -> None:
+    text = make(checkout, "help").stdout
+    assert max(map(len, text.splitlines())) <= 110 and len(text.splitlines()) <= 30
+    listed = re.findall(r"^  ([a-z-]+) ", text, re.MULTILINE)
+    assert listed[0] == "train" and {"venv", "cpu", "cuda", "emulator", "test", "lint"} <= set(listed)
+    assert len(re.findall(r"^\S", text, re.MULTILINE)) >= 3
 
 
 def test_a_folder_with_a_dollar_sign_is_refused(checkout: Path) -> None:
