@@ -24,6 +24,7 @@ FOLDER = "source"
 COPIED = (".json", ".png")
 LANGUAGES = {".cu": "cuda", ".cuh": "cuda", ".h": "cuda", ".cpp": "cpp", ".py": "python", ".cfg": "ini"}
 _LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
+_ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 
 
 def targets(markdown: str, path: Path) -> Iterator[Path]:
@@ -41,8 +42,21 @@ def uri_of(path: Path) -> str:
     return name if path.suffix in (".md", *COPIED) else f"{name}.md"
 
 
+def spaced(markdown: str) -> str:
+    """Return a document whose lists begin after an empty line, which code hosts do not need."""
+    lines: list[str] = []
+    fenced = False
+    for line in markdown.split("\n"):
+        fenced ^= line.startswith("```")
+        before = lines[-1] if lines else ""
+        if not fenced and _ITEM.match(line) and before and not _ITEM.match(before) and before[0] != " ":
+            lines.append("")
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def relinked(markdown: str, path: Path) -> str:
-    """Return a document whose links lead to the site's pages."""
+    """Return a document whose links lead to the site's pages, and whose lists are found there."""
     folder = posixpath.dirname(uri_of(path))
 
     def link(match: re.Match[str]) -> str:
@@ -51,7 +65,7 @@ def relinked(markdown: str, path: Path) -> str:
         target = (path.parent / match[1]).resolve()
         return f"]({posixpath.relpath(uri_of(target), folder or '.')}{match[2] or ''})"
 
-    return _LINK.sub(link, markdown)
+    return _LINK.sub(link, spaced(markdown))
 
 
 def page_of(path: Path) -> str:

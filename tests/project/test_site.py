@@ -48,6 +48,17 @@ def test_links_of_the_site_lead_to_files_of_the_site(site: Path) -> None:
     assert [line for line in broken if "404.html" not in line] == []
 
 
+def test_lists_and_tables_of_code_hosts_are_lists_and_tables_of_the_site(site: Path) -> None:
+    """A list needs no empty line before it on a code host; on the site it would be a paragraph."""
+    left = []
+    for path, text in pages(site):
+        article = re.sub(r"<pre.*?</pre>", "", text.partition("<article")[2], flags=re.DOTALL)
+        for paragraph in re.findall(r"<(?:p|li)>(.*?)</(?:p|li)>", article, re.DOTALL):
+            if re.search(r"(?:^|\n)\s*(?:[-*] |\d+\. |\|)", paragraph):
+                left.append(f"{path.relative_to(site)}: {paragraph[:60]}")
+    assert left == []
+
+
 def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
     for path, text in pages(site):
         tags = re.findall(r"<(?:script|img|iframe|link)\b[^>]*>", text)
