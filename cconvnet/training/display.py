@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from cconvnet.console import Reporter, percent
 from cconvnet.data import Batch
 from cconvnet.training.settings import Progress, Settings
-from cconvnet.training.time_left import Pace
+from cconvnet.training.time_left import Pace, Stopwatch
 
 
 class Display:
@@ -37,15 +37,16 @@ class Display:
 
     def show_test(self, batches: Iterable[Batch], count: int) -> Iterator[Batch]:
         """Return the batches of a test of `count` images, and show each."""
-        title, done = f"{self._epoch()}, testing", 0
+        title, done, watch = f"{self._epoch()}, testing", 0, Stopwatch()
         for batch in batches:
+            self._pace.count_test(watch.seconds, done / count)
             values = functools.partial("{:,}/{:,} images".format, done, count)
             self._reporter.step(self._progress.step, title, values, self.seconds_left)
             yield batch
             done += len(batch)
 
-    def end_epoch(self) -> None:
-        """Print the errors of the epoch that ended."""
+    def end_epoch(self, images_per_second: float) -> None:
+        """Print the errors and the speed of the epoch that ended."""
         progress, train, test = self._progress, self._progress.last_train, self._progress.last_test
         assert train is not None and test is not None
         self._reporter.say(
@@ -53,7 +54,7 @@ class Display:
             f"test error {percent(test['test_error_top1'])}, "
             f"training error {percent(train['train_error_top1'])}, "
             f"loss {train['train_loss']:.4f}, "
-            f"{progress.images / progress.seconds if progress.seconds else 0:,.0f} images/s"
+            f"{images_per_second:,.0f} images/s"
         )
 
     def lower_lr(self, lr: float, patience: int) -> None:

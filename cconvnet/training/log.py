@@ -70,11 +70,22 @@ class Log:
         progress.window_bytes, progress.window_seconds = 0, 0.0
         self._seconds_before, self._images_before = progress.seconds, progress.images
 
-    def write_epoch(self) -> None:
-        """Write the line of an epoch, with the errors of its steps and of its test."""
+    def write_epoch(self, images_per_second: float) -> None:
+        """Write the line of an epoch, with the errors of its steps and of its test, and their times."""
         progress = self._progress
         test = {key: value for key, value in (progress.last_test or {}).items() if key != "step"}
-        self._write({"step": progress.step, "epoch": progress.epoch, **(progress.last_train or {}), **test})
+        times = {"images_per_second": round(images_per_second, 1)}
+        if progress.test_seconds is not None:
+            times["test_seconds"] = round(progress.test_seconds, 6)
+        self._write(
+            {
+                "step": progress.step,
+                "epoch": progress.epoch,
+                **(progress.last_train or {}),
+                **test,
+                **times,
+            }
+        )
 
     def write_checkpoint(self, step: int, values: Mapping[str, Any]) -> None:
         """Write the line of a checkpoint that was saved after `step`."""

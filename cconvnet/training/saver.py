@@ -157,6 +157,7 @@ class Checkpointer:
 
     Attributes:
         saved_step: The step of the newest checkpoint.
+        writing_seconds: The time that the last checkpoint was written.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class Checkpointer:
         self._saved_at = time.monotonic()
         # Seconds for which the last checkpoint paused training and was written. They are 0 at first, so that
         # the first epoch's end of a resumed run is saved.
-        self._stalled, self._writing_took = 0.0, 0.0
+        self._stalled, self.writing_seconds = 0.0, 0.0
 
     def due(self, every: int | None) -> bool:
         """Return True if a checkpoint should be saved now.
@@ -194,7 +195,7 @@ class Checkpointer:
         if self._saver.busy:
             return False
         self.wait()
-        enough = max(_TRAINING_PER_STALL * self._stalled, _TIME_PER_WRITING * self._writing_took)
+        enough = max(_TRAINING_PER_STALL * self._stalled, _TIME_PER_WRITING * self.writing_seconds)
         return time.monotonic() - self._saved_at >= enough
 
     def save(self) -> None:
@@ -236,7 +237,7 @@ class Checkpointer:
             ) from error
         if saved is None:
             return
-        self._writing_took = saved.seconds
+        self.writing_seconds = saved.seconds
         self._log.write_checkpoint(
             saved.step,
             {

@@ -135,6 +135,9 @@ class Progress:
         window_bytes: The part of `copied_bytes` for that line.
         window_seconds: The part of `copy_seconds` for that line.
         epoch_tally: The sums of the present epoch.
+        epoch_images: The part of `images` of the present epoch.
+        epoch_seconds: The part of `seconds` of the present epoch.
+        test_seconds: The time of the last test.
         lr_divisions: The epochs after which a plateau of the test error divided the rates.
         last_train: Loss and error of the last epoch's steps.
         last_test: Loss and errors of the last test, and its step.
@@ -152,6 +155,10 @@ class Progress:
     window_bytes: int = 0
     window_seconds: float = 0.0
     epoch_tally: Tally = dataclasses.field(default_factory=Tally)
+    # Checkpoints of earlier versions lack these: their epoch's speed is that of the steps from here on.
+    epoch_images: int = 0
+    epoch_seconds: float = 0.0
+    test_seconds: float | None = None
     lr_divisions: list[int] = dataclasses.field(default_factory=list)
     last_train: dict[str, Any] | None = None
     last_test: dict[str, Any] | None = None
@@ -173,6 +180,13 @@ class Progress:
         """Count images that were trained on and the time that this took."""
         self.images += images
         self.seconds += seconds
+        self.epoch_images += images
+        self.epoch_seconds += seconds
+
+    @property
+    def epoch_speed(self) -> float:
+        """The images per second of the present epoch, without tests and saving."""
+        return self.epoch_images / self.epoch_seconds if self.epoch_seconds > 0 else 0.0
 
     def end_epoch(self, patience: int) -> bool:
         """Count an epoch whose test is in `last_test`.
@@ -186,6 +200,7 @@ class Progress:
         assert self.last_test is not None
         self.last_train = self.train_errors()
         self.epoch_tally.clear()
+        self.epoch_images, self.epoch_seconds = 0, 0.0
         self.epoch += 1
         self.step_in_epoch = 0
         error = self.last_test["test_error_top1"]

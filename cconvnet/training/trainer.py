@@ -106,6 +106,7 @@ class Trainer:
             last_step = all_steps if options.steps is None else min(all_steps, options.steps)
             if progress.step >= last_step:
                 self.reporter.say(f"nothing left to train: {progress.step:,} of {last_step:,} steps are done")
+            self.pace.expect_test(progress.test_seconds)
             self.display.begin(last_step)
             while progress.epoch < epochs and self.train_epoch(batches, tests, last_step, options):
                 pass
@@ -145,13 +146,14 @@ class Trainer:
             if is_logged:
                 self.log.write_window(lr, rates)
             self.checkpoints.collect()
+            self.pace.writing_seconds = self.checkpoints.writing_seconds
             if self.stop or progress.step >= last_step:
                 break
             if progress.step_in_epoch < per_epoch and self.checkpoints.due(options.checkpoint_every):
                 self.steps.read_result()
                 self.log.count_copies()
                 self.checkpoints.save()
-                watch.lap()  # a checkpoint's time is not training time
+                self.pace.count_pause(watch.lap())  # a checkpoint's time is not training time
         self.steps.read_result()
         progress.count(0, watch.lap())
         self.log.count_copies()  # before testing copies too
@@ -161,12 +163,13 @@ class Trainer:
         if not self._test(tests):
             return False
         patience = self.settings.lr_plateau
+        speed = progress.epoch_speed
         lr_falls = progress.end_epoch(patience)
-        self.log.write_epoch()
+        self.log.write_epoch(speed)
         if progress.is_best or self.checkpoints.due(options.checkpoint_every) or self.checkpoints.worth_it():
             self.checkpoints.save()
         self.pace.count_epoch_end(watch.lap())
-        self.display.end_epoch()
+        self.display.end_epoch(speed)
         self.record_data()
         if lr_falls and progress.epoch < self.settings.epochs:
             self.display.lower_lr(self.lr(), patience)
@@ -178,7 +181,7 @@ class Trainer:
         Raises:
             TrainingStopped: The loss is not finite.
         """
-        progress = self.progress
+        progress, watch = self.progress, Stopwatch()
         batches = self.display.show_test(tests.epoch(0), len(self.source.test))
         tally = evaluate(self.network, batches, stopped=lambda: bool(self.stop))
         if tally is None:
@@ -186,6 +189,7 @@ class Trainer:
         if not math.isfinite(tally.mean_loss):
             found = self.failures.of_values(progress.epoch, self.network.find_bad())
             raise TrainingStopped(f"the test's loss is {tally.mean_loss} after step {progress.step} {found}")
+        progress.test_seconds = watch.lap()
         progress.last_test = {
             "step": progress.step,
             "test_loss": tally.mean_loss,

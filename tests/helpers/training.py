@@ -61,7 +61,7 @@ def resume(path: Path, listener: Reporter | None = None, **changes: Any) -> Outc
 def log_without_times(run: Path) -> list[dict[str, Any]]:
     lines = runs.read_log(run)
     assert len(lines) == len((run / "log.jsonl").read_text().splitlines())
-    times = ("images_per_second", "copy_seconds")
+    times = ("images_per_second", "copy_seconds", "test_seconds")
     # When checkpoints are written depends on how fast that is.
     return [
         {key: value for key, value in line.items() if key not in times}
