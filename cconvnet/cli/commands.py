@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 
 import cconvnet
-from cconvnet.cli import bench, data, plot
+from cconvnet.cli import bench, data, plot, runs
 from cconvnet.cli.doctor import doctor
 from cconvnet.cli.errors import explain
 from cconvnet.cli.evaluate import evaluate, predict
 from cconvnet.cli.exchange import export, import_
 from cconvnet.cli.networks import augment, describe, gradcheck
 from cconvnet.cli.options import example
-from cconvnet.cli.runs import compare, report, runs
+from cconvnet.cli.runs import compare, report
 from cconvnet.cli.train import train
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ app.command(
         "cconvnet train", "cconvnet train --net alexnet --data imagenet --device cuda:0 --out runs/first"
     )
 )(train)
-app.command(epilog=example("cconvnet runs", "cconvnet runs --sort error"))(runs)
+app.add_typer(runs.app, name="runs")
 app.command(epilog=example("cconvnet compare runs/first runs/second"))(compare)
 app.command(epilog=example("cconvnet report runs/first", "cconvnet report runs/first --open"))(report)
 app.command(

@@ -7,17 +7,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cconvnet.cli.options import (
     Best,
+    Csv,
     DeviceNames,
     Json,
     RunPrecision,
     device_names,
+    example,
     print_table,
+    real,
+    write_csv,
     write_json,
 )
 from cconvnet.system.outputs import check_output
@@ -26,7 +31,25 @@ if TYPE_CHECKING:
     from cconvnet.runs.overview import Overview
 
 
-def runs(
+class _Listing(TyperGroup):
+    """A group whose command ``list`` may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put ``list`` before arguments that name no command of the group."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Listing,
+    help="List runs, print their logs, and remove what they no longer need.\n\n"
+    "`cconvnet runs FOLDER` is short for `cconvnet runs list FOLDER`.",
+)
+
+
+@app.command("list", epilog=example("cconvnet runs", "cconvnet runs --sort error"))
+def list_(
     folder: Annotated[Path, typer.Argument(help="Folder that contains the runs.", metavar="FOLDER")] = Path(
         "runs"
     ),
@@ -60,6 +83,170 @@ def runs(
         if run.reason is not None:
             what, _, _ = run.reason.partition(". ")  # the rest is advice
             print(f"{run.path.name} {run.state}: {what}")
+
+
+@app.command(
+    epilog=example(
+        "cconvnet runs log runs/first",
+        "cconvnet runs log runs/first --csv epochs.csv",
+        "cconvnet runs log runs/first --of steps --csv -",
+    )
+)
+def log(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")],
+    of: Annotated[
+        str, typer.Option(help="Lines to show: epochs, steps or checkpoints.", metavar="NAME")
+    ] = "epochs",
+    to_csv: Csv = None,
+    to_json: Json = None,
+) -> None:
+    """Print a run's log as a table, or write it as CSV or JSON.
+
+    Columns of epochs: epoch and step, the numbers done; train_loss and train_error_top1, means over the
+    epoch's steps; test_loss, test_error_top1 and test_error_top5 of the test after it; lr, the learning rate;
+    images_per_second of the steps; test_seconds, the time of the test.
+
+    Columns of steps, a row for each window of --log-every steps: step and epoch at its end; loss and
+    train_error_top1, means over it; lr, and lr.NAME for parameters with another rate; images_per_second;
+    copied_bytes and copy_seconds between devices.
+
+    Columns of checkpoints: step, epoch, checkpoint (the file), bytes, stall_seconds (for which training
+    paused) and write_seconds (in the background).
+
+    Errors are shares from 0 to 1. Runs of earlier versions lack some values, which are empty.
+    """
+    from cconvnet import runs as folders
+    from cconvnet.runs.log_table import log_table
+
+    columns, rows = log_table(folders.folder_of(run), of)
+    if to_csv:
+        write_csv(to_csv, columns, rows)
+    if to_json:
+        write_json(to_json, [dict(zip(columns, row, strict=True)) for row in rows])
+    if not to_csv and to_json != "-":
+        print_table(
+            "", columns, [[_cell(value) for value in row] for row in rows], {*columns} - {"checkpoint"}
+        )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@app.command(
+    epilog=example(
+        "cconvnet runs prune",
+        "cconvnet runs prune --yes",
+        "cconvnet runs prune --failed --empty --older-than 30",
+    )
+)
+def prune(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Runs, or folders that contain runs; runs/ if not given.", metavar="[FOLDER]..."),
+    ] = None,
+    checkpoints: Annotated[
+        bool,
+        typer.Option("--checkpoints", help="All checkpoints but the newest sound one and the best one."),
+    ] = False,
+    set_aside: Annotated[
+        bool,
+        typer.Option(
+            "--set-aside",
+            help="Checkpoints that were set aside when a run was resumed from an earlier one.",
+        ),
+    ] = False,
+    empty: Annotated[bool, typer.Option("--empty", help="Whole runs without a checkpoint.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Whole runs that ended with an error, checkpoints included.")
+    ] = False,
+    incomplete: Annotated[
+        bool,
+        typer.Option(
+            "--incomplete",
+            help="Whole runs that were stopped or killed before their last epoch, checkpoints included.",
+        ),
+    ] = False,
+    older_than: Annotated[
+        float,
+        typer.Option(
+            help="Remove a whole run only if nothing was written to it for so many days.",
+            metavar="DAYS",
+            callback=real(low=0),
+        ),
+    ] = 7.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    to_json: Json = None,
+) -> None:
+    """Remove what runs no longer need. Without --yes it is only listed.
+
+    If no rule is named, the rules are --checkpoints and --set-aside. Each run keeps its newest and its best
+    checkpoint, so that it can be resumed and evaluated.
+
+    A run in training is left alone. Complete and imported runs are never removed as a whole, nor is a run
+    with files of other programs. Links are not followed.
+    """
+    from cconvnet.runs import overview, pruning
+
+    chosen = {
+        "checkpoints": checkpoints,
+        "set-aside": set_aside,
+        "empty": empty,
+        "failed": failed,
+        "incomplete": incomplete,
+    }
+    rules = [rule for rule, wanted in chosen.items() if wanted] or list(pruning.DEFAULT_RULES)
+    paths = [path for folder in folders or [Path("runs")] for path in overview.runs_in(folder)]
+    removed: list[pruning.Removal] = []
+    kept: list[pruning.Kept] = []
+    errors: list[str] = []
+    for path in dict.fromkeys(paths):
+        try:
+            found, stay = pruning.prune(path, rules, days=older_than, remove=yes)
+        except OSError as error:
+            errors.append(f"{error.filename or path}: {error.strerror}")
+            continue
+        removed += found
+        kept += stay
+    total = sum(one.bytes for one in removed)
+    if to_json:
+        write_json(
+            to_json,
+            {
+                "removed": yes,
+                "bytes": total,
+                "found": [{**vars(one), "path": str(one.path)} for one in removed],
+                "kept": [{**vars(one), "path": str(one.path)} for one in kept],
+                "errors": errors,
+            },
+        )
+    if to_json != "-":
+        for one in removed:
+            print(f"{'removed' if yes else 'would remove'}: {one.path} ({_size(one.bytes)}): {one.reason}")
+        for other in kept:
+            print(f"kept: {other.path}: {other.reason}")
+        if not removed:
+            print("nothing to remove")
+        elif yes:
+            print(f"removed {_size(total)}")
+        else:
+            print(f"nothing was removed yet: --yes removes these {_size(total)}")
+    for line in errors:
+        print(f"error: {line}", file=sys.stderr)
+    if errors:
+        raise typer.Exit(1)
+
+
+def _size(count: int) -> str:
+    """Format a number of bytes."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} GB"
 
 
 def compare(

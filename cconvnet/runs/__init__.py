@@ -12,7 +12,8 @@ curve.png         the training curve, if matplotlib is installed
 
 Modules in reading order: checkpoint (one file, and those of a folder), reading (configuration, log and
 checkpoints of a run), folder (a run in training), data_record (``data.json``), history (the log as columns),
-overview (a run in a line), comparison (differences between runs), tensorboard (event files).
+log_table (the log for spreadsheets), overview (a run in a line), comparison (differences between runs),
+pruning (removal of what is no longer needed), tensorboard (event files).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from cconvnet.system.locks import try_lock
 # A file, because over NFS all machines see the lock of a file that is open for writing (flock(2), "NFS
 # details"). Only the machine that took it sees the lock of a folder (Linux, fs/nfs/dir.c: folders have no
 # flock of their own).
-_LOCK = "lock"
+LOCK = "lock"
 # Files that a killed process may leave.
 _UNFINISHED = [
     outputs.side_file(Path(name)).name
@@ -55,7 +55,7 @@ def check_new(path: Path) -> None:
         RunError: The folder exists and is not empty.
         OSError: It cannot be made or written into.
     """
-    if path.is_dir() and any(file.name not in (_LOCK, *_UNFINISHED) for file in path.iterdir()):
+    if path.is_dir() and any(file.name not in (LOCK, *_UNFINISHED) for file in path.iterdir()):
         if (path / "config.json").exists():
             raise RunError(
                 f"{path} contains a run already; resume it with --resume {path}, or choose another --out"
@@ -268,7 +268,7 @@ def _lock(path: Path) -> int:
     Raises:
         RunError: Another process holds it.
     """
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(10):
         if try_lock(descriptor):
             return descriptor
@@ -284,7 +284,7 @@ def in_use(path: Path) -> bool:
         OSError: Its lock cannot be opened.
     """
     try:
-        descriptor = os.open(path / _LOCK, os.O_RDONLY)
+        descriptor = os.open(path / LOCK, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

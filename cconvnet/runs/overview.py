@@ -167,11 +167,8 @@ def overviews(folder: Path, sort: str = "when") -> list[Overview]:
     Raises:
         RunError: There is no such folder.
     """
-    if not folder.is_dir():
-        raise RunError(f"there is no folder {folder}; runs are in runs/, unless --out named another folder")
-    paths = [folder] if _is_run(folder) else [path for path in folder.iterdir() if _is_run(path)]
     found = sorted(
-        (read_overview(path) for path in paths), key=lambda run: (-(run.when or 0.0), run.path.name)
+        (read_overview(path) for path in runs_in(folder)), key=lambda run: (-(run.when or 0.0), run.path.name)
     )
     keys: dict[str, Any] = {
         "when": lambda run: 0,
@@ -182,6 +179,17 @@ def overviews(folder: Path, sort: str = "when") -> list[Overview]:
         "state": lambda run: STATES.index(run.state),
     }
     return sorted(found, key=keys[sort])
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the runs in a folder by name, or the folder if it is one itself.
+
+    Raises:
+        RunError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise RunError(f"there is no folder {folder}; runs are in runs/, unless --out named another folder")
+    return [folder] if _is_run(folder) else sorted(path for path in folder.iterdir() if _is_run(path))
 
 
 def _is_run(path: Path) -> bool:
