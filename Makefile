@@ -42,7 +42,7 @@ REPORT_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS))
 # The architecture whose code `make machine-code` reads.
 ARCH ?= sm_90a
 
-.PHONY: help jobs train venv base cpu cuda emulator packages test check-long lint format docs clean modules \
+.PHONY: help jobs train venv base cpu cuda emulator packages test test-quick test-times check-long lint format docs clean modules \
     gpu-report sanitize machine-code results
 
 jobs:
@@ -135,7 +135,16 @@ base cpu cuda emulator:
 
 test: $(VENV)/.requirements  ## build everything and run the tests
 	@$(call build,$(CCONVNET_MODULES),.installed-dev)
+	@test -n $(call quoted,$(ARGS)) || $(VENV)/bin/python tests/helpers/durations.py $(JOBS)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
+
+test-quick: $(VENV)/.requirements  ## the same without the tests that are recorded as slow
+	@$(call build,$(CCONVNET_MODULES),.installed-dev)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) --quick $(ARGS)
+
+test-times: $(VENV)/.requirements  ## run the tests on an idle machine, and record how long each takes
+	@$(call build,$(CCONVNET_MODULES),.installed-dev)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) --record-durations $(ARGS)
 
 check-long: $(VENV)/.requirements  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
 	@$(call build,$(CCONVNET_MODULES),.installed-dev)

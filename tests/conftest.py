@@ -21,6 +21,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from helpers import durations
 
 from cconvnet.devices import (
     PRECISIONS,
@@ -81,6 +82,16 @@ with contextlib.suppress(DeviceUnavailable):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
+        "--quick",
+        action="store_true",
+        help=f"leave out tests that are recorded to take more than {durations.QUICK_SECONDS} s a case",
+    )
+    parser.addoption(
+        "--record-durations",
+        action="store_true",
+        help="record how long each test takes, for --quick and for what `make test` announces",
+    )
+    parser.addoption(
         "--device",
         action="append",
         metavar="KIND:N",
@@ -92,6 +103,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N|all",
         help="how many faults of the kernels test_mutation.py tries in the long run (6)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Workers of xdist report to the process that started them, which alone records.
+    if config.getoption("--record-durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(durations.Recorder(config.getoption("numprocesses", 0) or 1))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        items[:], slow = durations.leave_out_slow(items)
+        config.hook.pytest_deselected(items=slow)
 
 
 @functools.cache

@@ -95,7 +95,7 @@ def test_no_gpu_and_no_nvcc() -> None:
 
 
 def test_a_module_that_training_does_not_need() -> None:
-    """After `make train` the emulator is missing, and on a GPU the CPU's module: no problem, and one command."""
+    """After `make train` the emulator is missing, or a GPU machine's CPU module: one command builds it."""
     text = "this package was built without its emulator module"
     command = build_command("emulator")
     devices = {"cpu:0": ("oneDNN", True), "emulator:0": (f"{text}; to build it: {command}", False)}
