@@ -25,31 +25,38 @@ if "CCONVNET_MODULE_PATH" in os.environ:
 
 if TYPE_CHECKING:
     from cconvnet import nets, ops
+    from cconvnet.api import Run, load, train
     from cconvnet.nets import NetSpec, TrainRecipe, Value, add, concat, image, maximum
 
 # The module that each public name comes from; a package stands for itself.
 _MODULES = {
     "NetSpec": "cconvnet.nets",
+    "Run": "cconvnet.api",
     "TrainRecipe": "cconvnet.nets",
     "Value": "cconvnet.nets",
     "add": "cconvnet.nets",
     "concat": "cconvnet.nets",
     "image": "cconvnet.nets",
+    "load": "cconvnet.api",
     "maximum": "cconvnet.nets",
     "nets": "cconvnet.nets",
     "ops": "cconvnet.ops",
+    "train": "cconvnet.api",
 }
 
 __all__ = [
     "NetSpec",
+    "Run",
     "TrainRecipe",
     "Value",
     "add",
     "concat",
     "image",
+    "load",
     "maximum",
     "nets",
     "ops",
+    "train",
 ]
 
 

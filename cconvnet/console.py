@@ -1,7 +1,8 @@
-"""Progress of long commands: a bar that is redrawn on a terminal, plain lines elsewhere.
+"""Progress of long commands: a bar that is redrawn on a terminal or in a notebook, plain lines elsewhere.
 
 Values and the time left may be given as functions. They are called only when something is shown: ten times a
-second on a terminal, every ten seconds elsewhere. So a step of a few milliseconds can be reported each time.
+second on a terminal, four times in a notebook, every ten seconds elsewhere. So a step of a few milliseconds
+can be reported each time.
 
 Work matters more than reporting it. If output fails (a closed terminal, a reader that ended, a full disk),
 the work continues silently.
@@ -9,13 +10,17 @@ the work continues silently.
 
 from __future__ import annotations
 
+import html
+import importlib
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_UPDATES = 0.25
+_MAX_LINES_IN_A_CELL = 200
 _SECONDS_BETWEEN_REDRAWS = 0.1
 _MAX_BAR_COLUMNS = 24
 _MIN_BAR_COLUMNS = 10
@@ -47,7 +52,8 @@ def silence(stream: TextIO) -> None:
 class Reporter:
     """Reporter of messages and progress in plain lines.
 
-    ``Bar`` draws a progress bar below the messages, ``Silent`` prints nothing.
+    ``Bar`` draws a progress bar below the messages, and so does ``Cell`` in a notebook. ``Silent`` prints
+    nothing.
     """
 
     _seconds_between = _SECONDS_BETWEEN_LINES
@@ -192,6 +198,78 @@ class Bar(Reporter):
         return "  ".join(drawn if part is None else part for part in parts)
 
 
+class Cell(Reporter):
+    """Reporter for a cell of a notebook: one output, of messages and a bar below them, that is updated.
+
+    It needs no widgets. A notebook that is saved contains the last update, without the bar.
+    """
+
+    _seconds_between = _SECONDS_BETWEEN_UPDATES
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+        self._drawn: tuple[int, str, str] | None = None
+        self._output: Any = None
+        self._updated_at = 0.0
+
+    def say(self, text: str) -> None:
+        """Add a line above the bar."""
+        self._lines.append(text)
+        # Of many lines in quick succession, as of very short epochs, not each is worth an update.
+        if len(self._lines) < _MAX_LINES_IN_A_CELL // 4 or self._is_due():
+            self._update()
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Begin a task and draw its bar; see Reporter.begin()."""
+        super().begin(what, total, done)
+        self._drawn = (done, what, "")
+        self._update()
+        self._shown_at = 0.0
+
+    def end(self) -> None:
+        """End the task and remove its bar."""
+        if self._drawn is not None or self._lines:
+            self._drawn = None
+            self._update()
+
+    def _show(self, done: int, what: str, values: str, left: str) -> None:
+        self._drawn = (done, what, "  ".join(part for part in (values, left) if part))
+        self._update()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._updated_at >= self._seconds_between
+
+    def _update(self) -> None:
+        content = {"text/plain": self._text(), "text/html": self._html()}
+        self._updated_at = time.monotonic()
+        if self._output is None:
+            display = importlib.import_module("IPython.display").display
+            self._output = display(content, raw=True, display_id=True)
+        else:
+            self._output.update(content, raw=True)
+
+    def _shown_lines(self) -> list[str]:
+        """Return the first lines and the last ones; a notebook with ten thousand is slow."""
+        lines, most = self._lines, _MAX_LINES_IN_A_CELL
+        if len(lines) <= most:
+            return lines
+        return [*lines[:20], f"... {len(lines) - most:,} lines ...", *lines[20 - most :]]
+
+    def _text(self) -> str:
+        bar = [f"{self._drawn[1]}: {self._drawn[2]}"] if self._drawn is not None else []
+        return "\n".join([*self._shown_lines(), *bar])
+
+    def _html(self) -> str:
+        style = "margin: 0; white-space: pre-wrap; font-family: monospace; background: none; border: 0"
+        parts = [f'<pre style="{style}">{html.escape(chr(10).join(self._shown_lines()))}</pre>']
+        if self._drawn is not None:
+            done, what, values = self._drawn
+            bar = f'<progress value="{done}" max="{max(self._total, 1)}"></progress>'
+            parts.append(f'<pre style="{style}">{html.escape(what)}  {bar}  {html.escape(values)}</pre>')
+        return "\n".join(parts)
+
+
 def fit_line(
     columns: int, done: int, total: int, what: str, values: str, left: str
 ) -> tuple[list[str | None], int]:
@@ -258,11 +336,14 @@ def reporter(stream: TextIO | None = None, quiet: bool = False) -> Reporter:
         quiet: Print nothing.
 
     Returns:
-        A Bar if the stream is a terminal that can move its cursor, otherwise a Reporter of plain lines.
+        A Bar if the stream is a terminal that can move its cursor, a Cell if it is the output of a notebook,
+        otherwise a Reporter of plain lines.
     """
     stream = stream or sys.stdout
     if quiet:
         return Silent(stream)
+    if type(stream).__module__ == "ipykernel.iostream":
+        return Cell(stream)
     capable = os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
     return Bar(stream) if capable and stream.isatty() else Reporter(stream)
 

@@ -23,7 +23,7 @@ def train(
     uninterrupted one. Checkpoints are saved in the background.
     """
     from cconvnet import plots
-    from cconvnet.console import percent, reporter
+    from cconvnet.console import reporter
     from cconvnet.training.session import train as run_training
     from cconvnet.training.stopping import Interrupts, Terminated, resume_command
 
@@ -41,15 +41,7 @@ def train(
         where = f"; to resume: {resume_command(stopped.path)}" if stopped.path else ""
         report.say(f"stopped before the first step{where}")
         return
-    summary = outcome.summary
-    if outcome.signal is None:
-        report.say(
-            f"test error {percent(summary['test_error_top1'])}, top 5 {percent(summary['test_error_top5'])}, "
-            f"{summary['images_per_second']:,.0f} images/s on {summary['device']}, "
-            f"{summary['steps']:,} steps in {summary['seconds']:,.1f} s"
-        )
-    report.say(f"files: {outcome.path}")
-    if not summary["complete"]:
-        report.say(f"stopped after step {summary['steps']:,}; to resume: {resume_command(outcome.path)}")
+    for line in outcome.lines(resume_command(outcome.path)):
+        report.say(line)
     if outcome.signal == signal.SIGINT:
         raise typer.Exit(130)

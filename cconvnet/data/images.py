@@ -183,16 +183,24 @@ def fit_image(data: bytes, sides: tuple[int, int], preprocessing: Preprocessing 
     """
     if sides[0] == sides[1]:
         return decode_image(data, sides[0], preprocessing=preprocessing)
-    pixels = decode_image(data, None, preprocessing=preprocessing)
+    return fit_pixels(decode_image(data, None, preprocessing=preprocessing), sides)
+
+
+def fit_pixels(pixels: Pixels, sides: tuple[int, int]) -> Pixels:
+    """Resize pixels uint8[H,W,C], of 1 or 3 channels, to height and width `sides`, as fit_image() does."""
     height, width = pixels.shape[:2]
     if (height, width) == sides:
         return pixels
+    if sides[0] == sides[1]:
+        return resize_image(pixels, sides[0])
     scale = min(height / sides[0], width / sides[1])
     rows, columns = min(scale * sides[0], height), min(scale * sides[1], width)
     left, top = (width - columns) / 2, (height - rows) / 2
     out = np.empty((*sides, 3), np.uint8)
-    _pixels.resize_into(np.ascontiguousarray(pixels), (left, top, left + columns, top + rows), out)
-    return out
+    channels = pixels.shape[2]
+    colored = np.ascontiguousarray(pixels if channels == 3 else np.repeat(pixels, 3, axis=2))
+    _pixels.resize_into(colored, (left, top, left + columns, top + rows), out)
+    return out[:, :, :channels]
 
 
 def image_sides(data: bytes, preprocessing: Preprocessing = CURRENT) -> tuple[int, int]:

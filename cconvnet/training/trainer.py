@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet import data, nets
-from cconvnet.console import Reporter
+from cconvnet.console import Reporter, percent
 from cconvnet.data.statistics import Statistics
 from cconvnet.evaluate import evaluate
 from cconvnet.network import Network
@@ -38,6 +38,20 @@ class Outcome:
     path: Path
     summary: dict[str, Any]
     signal: int | None = None
+
+    def lines(self, resume: str) -> list[str]:
+        """Return the last lines for people; `resume` is the command that resumes the run."""
+        found, lines = self.summary, []
+        if self.signal is None:
+            lines.append(
+                f"test error {percent(found['test_error_top1'])}, top 5 {percent(found['test_error_top5'])}, "
+                f"{found['images_per_second']:,.0f} images/s on {found['device']}, "
+                f"{found['steps']:,} steps in {found['seconds']:,.1f} s"
+            )
+        lines.append(f"files: {self.path}")
+        if not found["complete"]:
+            lines.append(f"stopped after step {found['steps']:,}; to resume: {resume}")
+        return lines
 
 
 def rates_of(settings: Settings, network: Network) -> Rates:

@@ -39,6 +39,7 @@ FLOORS = (
     ("plots",),
     ("training",),
     ("report",),
+    ("api",),
     ("testing", "bench"),
     ("doctor",),
     ("cli",),

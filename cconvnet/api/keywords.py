@@ -1,0 +1,96 @@
+"""The keywords of ``cconvnet.train``, made by tools/training_keywords.py from training.options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypedDict
+
+from cconvnet.nets import LrStep
+
+
+class TrainingKeywords(TypedDict, total=False):
+    """Options of a training, as keywords; None is as good as leaving one out."""
+
+    layer_def: str | os.PathLike[str] | None
+    """Layers of a network in cuda-convnet's format, instead of net."""
+
+    layer_params: str | os.PathLike[str] | None
+    """Parameters that go with layer_def."""
+
+    crop: int | None
+    """With layer_def: side in pixels of the squares that are cut out of images; whole images if not given."""
+
+    devices: str | Sequence[str] | None
+    """cuda:0, cpu:0, emulator:0, or several separated by commas. If not given: a GPU if there is one."""
+
+    place: str | dict[str, int | str] | None
+    """Devices of layers, such as conv3=1,fc6=cpu:1. A number is a position in devices, from 0. Other
+    layers are on the device of their input.
+    """
+
+    towers: int | None
+    """Number of parts that split layers are cut into; one for each device if not given."""
+
+    precision: str | None
+    """Precision of products: fp32, tf32 (GPUs) or bf16; fp32 if not given."""
+
+    batch: int | None
+    """Images per step; the network's own if not given."""
+
+    epochs: int | None
+    """Number of passes over the training images."""
+
+    steps: int | None
+    """Stop when the run has done this many steps in all."""
+
+    seed: int | None
+    """Random seed for weights, order, crops and dropout; 0 if not given."""
+
+    lr: float | None
+    """Initial learning rate."""
+
+    lr_steps: str | Sequence[float | LrStep] | None
+    """Epochs at which the rate is divided by 10, such as 60,75, or none; the network's own if not given."""
+
+    lr_plateau: str | int | None
+    """Also divide the rate by 10 when the test error has not fallen for N epochs, or none for never; the
+    network's own if not given.
+    """
+
+    lr_scale: str | dict[str, float] | None
+    """Multiply the rates of layers, such as conv1=0.1,fc8=2. A resumed run keeps its other factors; 1
+    undoes one.
+    """
+
+    freeze: str | Sequence[str] | None
+    """Layers that do not learn, such as conv1,conv2: factor 0."""
+
+    color_noise: float | None
+    """Strength of the colour noise in training, 0 for none; the network's own if not given."""
+
+    size: int | None
+    """Side in pixels that images are resized to before crops."""
+
+    out: str | os.PathLike[str] | None
+    """Folder of the run; runs/NET-DATA-TIME if not given."""
+
+    checkpoint_every: int | None
+    """Steps between checkpoints; ten minutes if not given. Epochs also end with one, unless that would
+    pause training for a tenth of the time or write for half of it.
+    """
+
+    keep: int | None
+    """Number of checkpoints to keep, beside the best; 2 if not given, or as many as a resumed run kept."""
+
+    log_every: int
+    """Steps per line of the log."""
+
+    tensorboard: bool
+    """Also write the run's log for TensorBoard."""
+
+    detect_anomaly: bool
+    """Check every layer's values and gradients and stop at the first that is not finite; slow."""
+
+    workers: int | None
+    """Number of processes that decode images; chosen automatically if not given."""

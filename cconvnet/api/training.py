@@ -1,0 +1,99 @@
+"""The functions of training from Python: ``train`` and ``load``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+from cconvnet.api.conversion import errors_in_python, lists_keywords
+from cconvnet.api.keywords import TrainingKeywords
+from cconvnet.api.run import Run, ended
+from cconvnet.api.session import arrays_of, run_session
+from cconvnet.data.datasets import Arrays
+from cconvnet.nets import NetSpec
+
+
+@lists_keywords
+def train(
+    net: NetSpec | str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Arrays | Sequence[Any] | None = None,
+    *,
+    test: float | None = None,
+    test_seed: int = 0,
+    classes: Sequence[str] | None = None,
+    keep_data: bool | None = None,
+    resume: Run | str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+    **options: Unpack[TrainingKeywords],
+) -> Run:
+    """Train a network, or resume its training, as ``cconvnet train`` does.
+
+    The folder of the run, with its log and checkpoints, is in ``runs/`` unless `out` names another. Ctrl-C,
+    or a notebook's interrupt, ends training after the present step and saves a checkpoint. Where somebody
+    types, in a notebook or at a prompt, the stopped run is returned. In a script, Interrupted is raised. A
+    second Ctrl-C stops at once. After SIGTERM and SIGHUP, such as those of a cluster, a checkpoint is saved
+    too, and the signal then does what it would have done. Signals come only to the main thread: a training in
+    another thread goes on to its end.
+
+    Example:
+        >>> run = cc.train("lenet", (x, y), test=0.1, epochs=5, lr=0.05)   # x uint8[n,H,W,C], y int[n]
+        >>> run = cc.train("alexnet", "data/flowers", epochs=30, devices="cuda:0,cuda:1")
+        >>> run = cc.train(resume="runs/first", epochs=60)
+
+    Args:
+        net: A NetSpec, the name of a built-in network, or a file, .py or .json; lenet if not given.
+        data: A folder, an .npz file or "digits", as the command takes it; or arrays, ``(x, y)`` or ``((x, y),
+            (x_test, y_test))``, of NumPy, CuPy or PyTorch. Images are whole numbers from 0 to 255, [n,H,W] or
+            [n,H,W,C] with C of 1 or 3; floats are refused with the line that converts them. Labels are whole
+            numbers from 0 on, or names. The embedded digits if not given.
+        test: Of ``(x, y)``, the share of the images of each class that are for testing; 0: none, and the
+            training images serve for testing too. If not given, every fifth image of each class.
+        test_seed: Seed of the random choice of test images.
+        classes: Names of the classes of arrays, in the order of their numbers. If not given, the labels' own
+            names, sorted, or their numbers.
+        keep_data: Whether the run's folder keeps the arrays. If not given, it does up to 64 MiB. A run that
+            does not keep them needs them again to be resumed, evaluated or reported.
+        resume: The run to resume: a Run, its folder or one of its checkpoints; "auto": as the command's. It
+            needs neither network nor data, unless the data were arrays that it does not keep.
+        quiet: Show nothing.
+        **options: The options of a training; None, or leaving one out, leaves the choice to the network's
+            recipe or to the resumed run. A value may be the text that the command line takes.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError, TypeError: An argument, the data, the run's folder or a checkpoint cannot be used; the
+            text names it.
+        DeviceUnavailable: A device cannot be used.
+        TrainingStopped: A value is not finite, the disk cannot be written, or the data can no longer be read.
+        Interrupted: See above; it is a KeyboardInterrupt.
+    """
+    with errors_in_python():
+        arrays = arrays_of(data, test=test, test_seed=test_seed, classes=classes)
+        given: dict[str, Any] = {**options, "net": net}
+        if arrays is None and data is not None:
+            given["data"] = os.fspath(data)  # type: ignore[arg-type]
+        if isinstance(resume, Run):
+            arrays = resume.arrays if data is None else arrays
+            resume = resume.source
+        if resume is not None:
+            given["resume"] = resume
+        outcome = run_session(given, arrays, keep_data, quiet)
+    return ended(outcome, Run(outcome.path, arrays))
+
+
+def load(path: str | os.PathLike[str]) -> Run:
+    """Open a run of the disk, however it was trained.
+
+    Example:
+        >>> cc.load("runs/first").predict("photo.jpg")
+
+    Args:
+        path: The run's folder, or one of its checkpoints, whose network is then used instead of the newest.
+
+    Raises:
+        RunError: There is no run.
+    """
+    return Run(path)
