@@ -1,7 +1,6 @@
 """Blocks of code in the project's documents, and the commands in them.
 
-A comment above a block can name its use: `<!-- not run: why -->`, `<!-- file NAME -->` for a file that later
-blocks of the page use, `<!-- from PATH -->` for an excerpt of a file of the project.
+A comment above a block can name its use. CONTRIBUTING.md lists the comments.
 """
 
 from __future__ import annotations

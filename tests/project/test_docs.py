@@ -26,17 +26,26 @@ def is_run(block: Block) -> bool:
     return block.language == "python" and not block.use.startswith(("not run", "file ", "from "))
 
 
+def needed(block: Block) -> str | None:
+    """Return the package that a block needs beside the project's own."""
+    return block.use.removeprefix("needs ") if block.use.startswith("needs ") else None
+
+
 # ---- Python ---------------------------------------------------------------------------------------------
 
+RUNS = {(name, needed(block)) for name, found in BLOCKS.items() for block in found if is_run(block)}
 
-@pytest.mark.parametrize("page", [name for name, found in BLOCKS.items() if any(map(is_run, found))])
-def test_python_of_a_page_runs(page: str, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(("page", "package"), sorted(RUNS, key=str))
+def test_python_of_a_page_runs(page: str, package: str | None, tmp_path: Path) -> None:
     """The blocks of a page are one program, in a folder with the page's files."""
+    if package is not None:
+        pytest.importorskip(package)
     lines = [""] * len(TEXTS[page].splitlines())
     for block in BLOCKS[page]:
         if block.use.startswith("file "):
             (tmp_path / block.use.removeprefix("file ")).write_text(block.text, encoding="utf-8")
-        elif is_run(block):
+        elif is_run(block) and needed(block) in (None, package):
             # Each line keeps its number, so that a traceback names the line of the page.
             code = block.text.splitlines()
             lines[block.line - 1 : block.line - 1 + len(code)] = code
