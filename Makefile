@@ -43,7 +43,7 @@ REPORT_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS))
 ARCH ?= sm_90a
 
 .PHONY: help jobs train venv base cpu cuda emulator packages test test-quick test-times check-long lint format docs clean modules \
-    gpu-report sanitize machine-code results
+    gpu-report sanitize machine-code results wheel
 
 jobs:
 	@echo $(JOBS)
@@ -165,6 +165,16 @@ format: $(VENV)/.requirements  ## format every source file, and write the refere
 docs: $(VENV)/.requirements  ## build the site of docs/ in build/site
 	@$(call build,base,.installed-dev)
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet && echo "build/site/index.html opens in a browser"
+
+# Tools that complete a wheel.
+$(VENV)/.installed-wheel: $(VENV)/.requirements
+	@$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["wheel"], sep="\n")' \
+	    > $(VENV)/wheel-requirements.txt
+	@$(PIP) -r $(VENV)/wheel-requirements.txt
+	@touch $@
+
+wheel: $(VENV)/.installed-wheel  ## make a wheel for other machines in dist/; CCONVNET_CUDA=off: for CPUs alone
+	@$(VENV)/bin/python tools/wheel.py $(ARGS)
 
 # ---- measurements -----------------------------------------------------------------------------------------
 

@@ -9,8 +9,10 @@ import importlib
 import importlib.metadata
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
+import cconvnet
 from cconvnet.errors import DeviceUnavailable
 from cconvnet.system.installation import rebuild
 
@@ -23,10 +25,13 @@ def load_onednn() -> None:
     training several times slower when another process wanted a core too.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if any(Path(cconvnet.__file__).resolve().parents[1].glob("cconvnet.libs/libdnnl*")):
+        return  # a wheel's `_cpu` has its own, and another in the process would bring a second OpenMP
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("onednn-cpu-gomp") or []:
             if file.name == "libdnnl.so.3":
-                ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)
+                # Not RTLD_GLOBAL: it would serve a `_cpu` that is linked with another version, too.
+                ctypes.CDLL(str(file.locate()))
 
 
 def build_command(kind: str) -> str:
