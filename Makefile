@@ -75,6 +75,9 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --n
 # make builds the modules, so setup.py need not.
 PIP_EDITABLE := CCONVNET_MODULES=none $(PIP) --no-build-isolation --editable
 
+# Prints a list of pyproject.toml, line by line.
+required = $(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
+
 # Builds modules ($(1), as CCONVNET_MODULES names them) while packages are installed up to a stamp ($(2)).
 build = $(MAKE) --no-print-directory -j$(JOBS) CCONVNET_MODULES="$(1)" $(VENV)/$(2) packages modules
 
@@ -82,8 +85,7 @@ $(VENV)/.requirements: pyproject.toml
 	@$(PREREQUISITES)
 	@test -x $(VENV)/bin/python || $(BASE_PYTHON) -m venv $(VENV)
 	@echo "Installing packages into $(VENV)"
-	@$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
-	    > $(VENV)/build-requirements.txt
+	@$(call required,["build-system"]["requires"]) > $(VENV)/build-requirements.txt
 	@$(PIP) -r $(VENV)/build-requirements.txt
 	@touch $@
 
@@ -168,8 +170,7 @@ docs: $(VENV)/.requirements  ## build the site of docs/ in build/site
 
 # Tools that complete a wheel.
 $(VENV)/.installed-wheel: $(VENV)/.requirements
-	@$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["wheel"], sep="\n")' \
-	    > $(VENV)/wheel-requirements.txt
+	@$(call required,["project"]["optional-dependencies"]["wheel"]) > $(VENV)/wheel-requirements.txt
 	@$(PIP) -r $(VENV)/wheel-requirements.txt
 	@touch $@
 
