@@ -12,7 +12,7 @@ from typing import Any
 from cconvnet.bench.timing import summary, wall_seconds
 from cconvnet.checks import whole
 from cconvnet.devices import machine
-from cconvnet.formats.netfiles import NetFiles
+from cconvnet.formats.netfiles import AnyNet
 from cconvnet.formats.networks import build_network
 from cconvnet.nets import spec_to_dict
 from cconvnet.network.synthetic import Training
@@ -21,7 +21,7 @@ from cconvnet.training.saver import Saver
 
 
 def checkpoint(
-    net: str | NetFiles,
+    net: AnyNet,
     *,
     devices: list[str] | None = None,
     batch: int | None = None,
@@ -34,7 +34,7 @@ def checkpoint(
     """Train on random images for `steps` steps without a checkpoint, then while `saves` of them are saved.
 
     Args:
-        net: The name, files or description of a network.
+        net: A network, or its name or file; see cconvnet.formats.netfiles.resolve.
         devices: Names of the devices; None: the default device.
         batch: Images in a batch; None: the network's own.
         precision: One of cconvnet.devices.PRECISIONS; None: the default.

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from cconvnet import data
-from cconvnet.bench.peers.cconvnet_data import spec_of
 from cconvnet.bench.peers.feeding import open_streamed, times_over
 from cconvnet.bench.processes import PeerMissing, Worker, WorkerError
 from cconvnet.checks import MAX_SIDE, real, whole
 from cconvnet.data.splits import Split, StoredSplit
 from cconvnet.data.workers import MAX_WORKERS, surplus, usable_cores, worker_limit
 from cconvnet.devices import check_precision, devices_of, machine, require_precision
-from cconvnet.formats import netfiles
+from cconvnet.formats.netfiles import AnyNet, resolve
+from cconvnet.nets import spec_to_dict
 
 OURS = "cconvnet.bench.peers.cconvnet_data:OurData"
 PYTORCH = "cconvnet.bench.peers.pytorch_data:PyTorchData"
@@ -82,7 +82,7 @@ class _StageTurns:
 
 
 def bench_data(
-    net: str | netfiles.NetFiles,
+    net: AnyNet,
     where: str | None = None,
     *,
     device: str | None = None,
@@ -98,7 +98,7 @@ def bench_data(
     """Measure how fast a network's training images of `where` are fed to it.
 
     Args:
-        net: The name or the files of a network.
+        net: A network, or its name or file; see cconvnet.formats.netfiles.resolve.
         where: The data, as for training; None: the default data.
         device: The device of the training; None: the default device.
         batch: Images in a batch; None: the network's own.
@@ -131,9 +131,10 @@ def bench_data(
     (used,) = devices_of([device] if device is not None else None)
     precision = precision or "fp32"
     require_precision(used, precision)
-    size = netfiles.stored_size(net) if size is None else whole("--size", size, 1, MAX_SIDE)
+    wanted = resolve(net)
+    size = wanted.stored_size if size is None else whole("--size", size, 1, MAX_SIDE)
     source = open_streamed(where, size)
-    spec = spec_of(net, source)
+    spec, _ = wanted.build(source.image_shape, len(source.classes))
     batch = spec.recipe.batch if batch is None else batch
     workers = min(usable_cores(), MAX_WORKERS) if workers is None else workers
     split = source.train
@@ -165,7 +166,7 @@ def bench_data(
     arguments = {
         "data": where,
         "size": size,
-        "net": net if isinstance(net, str) else [str(net.layer_def), str(net.layer_params), net.crop],
+        "spec": spec_to_dict(spec),
         "batch": batch,
         "device": used.name,
         "precision": precision,

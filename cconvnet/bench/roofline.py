@@ -15,7 +15,7 @@ from cconvnet.bench.cost import Work, work
 from cconvnet.bench.peaks import Peaks, measure
 from cconvnet.bench.timing import summary
 from cconvnet.devices import Device, devices_of, machine
-from cconvnet.formats.netfiles import NetFiles
+from cconvnet.formats.netfiles import AnyNet
 from cconvnet.formats.networks import build_spec
 from cconvnet.layers import Layer
 from cconvnet.nets import DATA
@@ -241,7 +241,7 @@ def label_of(layer: Layer) -> str:
 
 
 def roofline(
-    net: str | NetFiles,
+    net: AnyNet,
     *,
     devices: list[str] | None = None,
     batch: int | None = None,
@@ -262,7 +262,7 @@ def roofline(
     On one GPU the latter are replayed as one launch.
 
     Args:
-        net: The name, files or description of a network.
+        net: A network, or its name or file; see cconvnet.formats.netfiles.resolve.
         devices: Names of the devices; None: the default device.
         batch: Images in a batch; None: the network's own.
         precision: One of cconvnet.devices.PRECISIONS; None: fp32.

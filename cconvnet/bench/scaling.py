@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import nets
 from cconvnet.bench.processes import Worker, WorkerError, peak_bytes
 from cconvnet.bench.timing import calls_for, summary, wall_seconds
 from cconvnet.checks import MAX_SIDE, real, whole
 from cconvnet.devices import Device, check_precision, get_device, machine, memory
+from cconvnet.formats.netfiles import AnyNet, resolve
 from cconvnet.nets import spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
@@ -153,7 +153,7 @@ def memory_of(row: Mapping[str, Any]) -> float:
 
 
 def scaling(
-    net: str,
+    net: AnyNet,
     *,
     device: str | None = None,
     precision: str | None = None,
@@ -169,7 +169,7 @@ def scaling(
     On a CPU every point has a process of its own, whose peak memory is its own. On a GPU they share one.
 
     Args:
-        net: The name of a network.
+        net: A network, or its name or file; see cconvnet.formats.netfiles.resolve.
         device: The name of the device; None: the default device.
         precision: One of cconvnet.devices.PRECISIONS; None: fp32.
         batch_max: The largest batch; None: the largest that fits into memory and time.
@@ -198,7 +198,8 @@ def scaling(
     for one in sizes or ():
         whole("--sizes", one, 1, MAX_SIDE)
     used = get_device(device)
-    spec = nets.build(net)
+    wanted_net = resolve(net)
+    spec, _ = wanted_net.build_sized(None)
     own = spec.stored[0]
     precision = precision or "fp32"
     result: dict[str, Any] = {
@@ -224,8 +225,8 @@ def scaling(
             # This leaves time for later points.
             wanted: dict[str, Any] = {"batch": batch, "seconds": budget.left / 30}
             try:
-                shape = (size, size, spec.input.channels)
-                wanted["spec"] = spec_to_dict(spec if size == own else nets.build(net, shape))
+                sized = spec if size == own else wanted_net.build_sized(size)[0]
+                wanted["spec"] = spec_to_dict(sized)
                 with contextlib.ExitStack() as single:
                     asked = shared or single.enter_context(worker(target, arguments))
                     told = asked.ask("measure", **wanted)

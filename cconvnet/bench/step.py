@@ -21,9 +21,9 @@ from cconvnet.bench.peers.forms import check_forms, default_forms, form_precisio
 from cconvnet.bench.processes import RAISED_MALLOC, Disagreement, PeerMissing, Worker, WorkerError
 from cconvnet.bench.timing import summary
 from cconvnet.devices import PRECISIONS, devices_of, machine, require_precision
-from cconvnet.formats.netfiles import NetFiles
+from cconvnet.formats.netfiles import AnyNet
 from cconvnet.formats.networks import build_spec
-from cconvnet.nets import NetSpec, spec_to_dict
+from cconvnet.nets import spec_to_dict
 from cconvnet.network.synthetic import TIMED_LR, check_counts
 
 Array = np.ndarray[Any, Any]
@@ -90,7 +90,7 @@ class _Side:
 
 
 def step(
-    net: str | NetFiles | NetSpec,
+    net: AnyNet,
     *,
     devices: list[str] | None = None,
     batch: int | None = None,
@@ -111,7 +111,7 @@ def step(
     images, which are cropped and mirrored on the device. The peer's are already cropped.
 
     Args:
-        net: The name, files or description of a network.
+        net: A network, or its name or file; see cconvnet.formats.netfiles.resolve.
         devices: Names of the devices; None: the default device.
         batch: Images in a batch; None: the network's own.
         precision: One of cconvnet.devices.PRECISIONS; None: fp32.

@@ -202,9 +202,9 @@ def bench_step(
     """Time training steps on random images against PyTorch's: load, forward, backward, update."""
     from cconvnet.bench import charts
     from cconvnet.bench import step as bench
-    from cconvnet.formats.netfiles import chosen
+    from cconvnet.formats.netfiles import chosen, resolve
 
-    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    wanted = chosen(net, layer_def, layer_params, crop) or resolve("lenet")
     _check_pictures(plot)
     with reporter_for(to_json) as report:
         report.begin("steps", warmup + steps)
@@ -280,9 +280,9 @@ def bench_roofline(
 ) -> None:
     """Time every operation within training steps against the limits measured on this device."""
     from cconvnet.bench import roofline
-    from cconvnet.formats.netfiles import chosen
+    from cconvnet.formats.netfiles import chosen, resolve
 
-    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    wanted = chosen(net, layer_def, layer_params, crop) or resolve("lenet")
     _check_pictures(plot, stack)
     total = warmup + 2 * steps
     with reporter_for(to_json) as report:
@@ -408,7 +408,7 @@ def bench_checkpoint(
 ) -> None:
     """Time checkpoints during training: the pause of the training and the duration of the write."""
     from cconvnet.bench import checkpoint as bench
-    from cconvnet.formats.netfiles import chosen
+    from cconvnet.formats.netfiles import chosen, resolve
 
     if not out.is_dir():
         raise ValueError(f"--out {out} is not a folder")
@@ -416,7 +416,7 @@ def bench_checkpoint(
     with reporter_for(to_json) as report:
         report.begin("steps and checkpoints", steps + saves)
         result = bench.checkpoint(
-            chosen(net, layer_def, layer_params, crop) or "lenet",
+            chosen(net, layer_def, layer_params, crop) or resolve("lenet"),
             devices=device_names(device),
             batch=batch,
             precision=precision,
@@ -457,9 +457,9 @@ def bench_data(
 ) -> None:
     """Time decoding, loading and copying of images to the device, and find what limits training."""
     from cconvnet.bench import data as bench
-    from cconvnet.formats.netfiles import chosen
+    from cconvnet.formats.netfiles import chosen, resolve
 
-    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
+    wanted = chosen(net, layer_def, layer_params, crop) or resolve("lenet")
     _check_pictures(plot)
     with reporter_for(to_json) as report:
         result = bench.bench_data(

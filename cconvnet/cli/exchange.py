@@ -106,7 +106,7 @@ def export(
     """Write a network to files of another program: layers.cfg and layer-params.cfg."""
     from cconvnet import runs
     from cconvnet.formats import cuda_convnet_writer
-    from cconvnet.formats.netfiles import build_sized, chosen
+    from cconvnet.formats.netfiles import chosen
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
@@ -118,7 +118,7 @@ def export(
         spec = nets.spec_from_dict(runs.read_config(runs.folder_of(run))["spec"])
     else:
         assert wanted is not None
-        spec, notes = build_sized(wanted, size)
+        spec, notes = wanted.build_sized(size)
         for note in notes:
             print(note)
     files = out / "layers.cfg", out / "layer-params.cfg"

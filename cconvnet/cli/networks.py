@@ -49,8 +49,11 @@ def describe(
     ] = None,
     to_json: Json = None,
 ) -> None:
-    """Show a network's layers, shapes, parameters and devices, and the copies between devices."""
-    from cconvnet.formats.netfiles import build_sized, chosen
+    """Show a network's layers: shapes, parameters, multiply-adds, devices, and the copies between devices.
+
+    The JSON contains the network itself as "spec": the file is a network for --net.
+    """
+    from cconvnet.formats.netfiles import chosen, resolve
     from cconvnet.formats.networks import build_spec
     from cconvnet.nets import compare as differences
     from cconvnet.network import table
@@ -58,16 +61,16 @@ def describe(
 
     if compare is not None:
         one, other = compare
-        changes = differences(nets.build(one), nets.build(other))
+        changes = differences(*(resolve(net).build_sized(size)[0] for net in compare))
         if to_json:
             keys = ("layer", "value", one, other)
             write_json(to_json, [dict(zip(keys, row, strict=True)) for row in changes])
         if to_json != "-":
             print_table("", ["layer", "value", one, other], changes, set())
         return
-    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    notes = build_sized(wanted, size)[1]
-    spec, count = build_spec(wanted, batch, precision, size, parsed_places(place))
+    wanted = chosen(net, layer_def, layer_params, crop) or resolve("lenet")
+    spec, notes = wanted.build_sized(size)
+    spec, count = build_spec(spec, batch, precision, None, parsed_places(place))
     network = Plan(
         spec,
         batch=count,
@@ -80,9 +83,10 @@ def describe(
     if to_json == "-":
         return
     columns, rows = table(description)
-    print_table("", columns, rows, {"output", "parameters"})
+    print_table("", columns, rows, {"output", "parameters", "multiply-adds"})
     print(
-        f"{description['net']}: {description['parameters']:,} parameters, batch {description['batch']}, "
+        f"{description['net']}: {description['parameters']:,} parameters, "
+        f"{description['multiply_adds']:,} multiply-adds per image, batch {description['batch']}, "
         f"{description['precision']}, {description['device']}, {description['memory_bytes'] / 1e6:,.1f} MB"
     )
     for note in notes:
@@ -123,11 +127,11 @@ def gradcheck(
     --size sets only the size of the images. Each device is checked on its own. The exit code is 1 if a
     gradient is wrong.
     """
-    from cconvnet.formats.netfiles import NetFiles, build_sized, chosen
+    from cconvnet.formats.netfiles import NetFiles, chosen, resolve
     from cconvnet.network import gradcheck as checking
 
-    wanted = chosen(net, layer_def, layer_params, crop) or "lenet"
-    spec, _ = build_sized(wanted, size if isinstance(wanted, NetFiles) else None)
+    wanted = chosen(net, layer_def, layer_params, crop) or resolve("lenet")
+    spec, _ = wanted.build_sized(size if isinstance(wanted, NetFiles) else None)
     small = checking.small_spec(spec, width, None if isinstance(wanted, NetFiles) else size)
     report = checking.gradcheck(small, device_names(device), batch, seed)
     if to_json != "-":
@@ -169,14 +173,16 @@ def augment(
     """Draw training images with augmentation: crops, mirror images and colour noise."""
     from cconvnet import data as sources
     from cconvnet.data.workers import surplus
+    from cconvnet.formats.netfiles import resolve
     from cconvnet.plots import augmentation as sheets
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     checked_picture(out)
-    source = sources.open_source(data, nets.stored_size(net) if size is None else size, workers=workers)
+    wanted = resolve(net)
+    source = sources.open_source(data, wanted.stored_size if size is None else size, workers=workers)
     if source.ranges is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
         print(note)
-    spec = nets.build(net, image_shape=source.image_shape, classes=len(source.classes))
+    spec, _ = wanted.build(source.image_shape, len(source.classes))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
     print(out)

@@ -1,4 +1,4 @@
-"""Files of other programs, read without running anything in them.
+"""Files of other programs, read without running anything in them, and networks that the user names.
 
 The modules in reading order:
 
@@ -8,5 +8,7 @@ The modules in reading order:
 - ``cuda_convnet_layers``, ``cuda_convnet_weights``, ``rates``: the layers and their values.
 - ``cuda_convnet_writer``: a network written as these files.
 - ``cuda_convnet_checkpoint``: cuda-convnet's checkpoints.
-- ``netfiles``: networks as the command line chooses them.
+- ``own_nets``: networks in files of the user's own: Python, which is run, and JSON.
+- ``netfiles``: networks as a user chooses them: a NetSpec, a name or a file.
+- ``networks``: networks without data, to be measured or described.
 """

@@ -1,17 +1,151 @@
-"""Networks as a user chooses them: by name, or in two files."""
+"""Networks as a user chooses them: a NetSpec, a name, a file of one's own, or cuda-convnet's two files.
+
+:func:`resolve` turns each of them into a :class:`ChosenNet`, which makes the NetSpec for given data:
+
+    >>> chosen = resolve("my_net.py")        # or "alexnet", "net.json", a Path, a NetSpec
+    >>> source = data.open_source(where, chosen.stored_size)
+    >>> spec, notes = chosen.build(source.image_shape, len(source.classes))
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
 from cconvnet import nets
 from cconvnet.formats import cuda_convnet
+from cconvnet.formats.own_nets import PythonFile, read_json
 from cconvnet.nets import NetSpec
+from cconvnet.nets.shapes import Shape, text_of
+from cconvnet.nets.transform import scaled
+
+
+class ChosenNet(ABC):
+    """A network that is chosen, but not yet made for certain images and classes.
+
+    Its text is that by which the user chose it.
+    """
+
+    @property
+    def stored_size(self) -> int | None:
+        """The side that images are resized to for this network; None if they keep theirs."""
+        return None
+
+    @abstractmethod
+    def build(
+        self, image_shape: Shape | None = None, classes: int | None = None
+    ) -> tuple[NetSpec, list[str]]:
+        """Make the network, with notes for the user.
+
+        Args:
+            image_shape: (H, W, C) of the stored images, before any crop; None: those it was made for.
+            classes: How many labels there are; None: as many as it was made for.
+
+        Raises:
+            ValueError: It cannot be made for them.
+        """
+
+    @abstractmethod
+    def build_sized(self, size: int | None) -> tuple[NetSpec, list[str]]:
+        """Make the network without data, for square images of side `size` or its own size.
+
+        Raises:
+            ValueError: It cannot be made for them.
+        """
 
 
 @dataclass(frozen=True)
-class NetFiles:
+class NamedNet(ChosenNet):
+    """A built-in network."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def stored_size(self) -> int | None:
+        """The side that images are resized to for this network; None if they keep theirs."""
+        return nets.stored_size(self.name)
+
+    def build(
+        self, image_shape: Shape | None = None, classes: int | None = None
+    ) -> tuple[NetSpec, list[str]]:
+        """Make the network; see :func:`cconvnet.nets.build`."""
+        return nets.build(self.name, image_shape, classes), []
+
+    def build_sized(self, size: int | None) -> tuple[NetSpec, list[str]]:
+        """Make the network for square images of side `size`."""
+        spec = nets.build(self.name)
+        shape = None if size is None else (size, size, spec.input.channels)
+        return spec if shape is None else nets.build(self.name, shape), []
+
+
+@dataclass(frozen=True)
+class FixedNet(ChosenNet):
+    """A network of one size.
+
+    Attributes:
+        spec: The network.
+        origin: The file that it comes from; empty: none.
+        remedy: Ends the text of an error about other images or classes.
+    """
+
+    spec: NetSpec
+    origin: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return self.origin or self.spec.name
+
+    @property
+    def stored_size(self) -> int | None:
+        """The side of its images if they are square, so that data of other sizes is resized to them."""
+        height, width = self.spec.stored
+        return height if height == width else None
+
+    def build(
+        self, image_shape: Shape | None = None, classes: int | None = None
+    ) -> tuple[NetSpec, list[str]]:
+        """Return the network, if it is made for these images and classes."""
+        own = (self.spec.stored_shape, self.spec.classes)
+        given = (image_shape or own[0], own[1] if classes is None else classes)
+        if given != own:
+            raise ValueError(
+                f"{self} is for images of {text_of([own[0]])} and {own[1]} classes, but the data has "
+                f"{text_of([given[0]])} and {given[1]}{self.remedy}"
+            )
+        return self.spec, []
+
+    def build_sized(self, size: int | None) -> tuple[NetSpec, list[str]]:
+        """Return the network for square images of side `size`, with the same layers."""
+        return self.spec if size is None else scaled(self.spec, image=(size, size)), []
+
+
+@dataclass(frozen=True)
+class BuiltNet(ChosenNet):
+    """A network that a function of the user's file builds."""
+
+    file: PythonFile
+
+    def __str__(self) -> str:
+        return str(self.file.path)
+
+    def build(
+        self, image_shape: Shape | None = None, classes: int | None = None
+    ) -> tuple[NetSpec, list[str]]:
+        """Call the function, and check that its network is for these images and classes."""
+        spec = self.file.build(image_shape, classes)
+        return FixedNet(spec, f"{self}: the network of build()").build(image_shape, classes)
+
+    def build_sized(self, size: int | None) -> tuple[NetSpec, list[str]]:
+        """Call the function for square images of side `size`, in colour unless its default is grey."""
+        return self.file.build(None if size is None else self.file.square(size), None), []
+
+
+@dataclass(frozen=True)
+class NetFiles(ChosenNet):
     """A network in cuda-convnet's files, with the side `crop` of the squares cut out of images."""
 
     layer_def: Path
@@ -21,14 +155,61 @@ class NetFiles:
     def __str__(self) -> str:
         return str(self.layer_def)
 
+    def build(
+        self, image_shape: Shape | None = None, classes: int | None = None
+    ) -> tuple[NetSpec, list[str]]:
+        """Read the files; see :func:`cconvnet.formats.cuda_convnet.read`."""
+        if image_shape is None:
+            raise ValueError(f"--size is needed: {self} does not say how large the images are")
+        return cuda_convnet.read(
+            self.layer_def, self.layer_params, image_shape=image_shape, crop=self.crop, classes=classes
+        )
 
-def chosen(
-    net: str | None, layer_def: Path | None, layer_params: Path | None, crop: int | None
-) -> str | NetFiles | None:
-    """Return the network that command-line options choose; None if they choose none.
+    def build_sized(self, size: int | None) -> tuple[NetSpec, list[str]]:
+        """Read the files, which say how many channels they want."""
+        if size is None:
+            return self.build()
+        return cuda_convnet.read(self.layer_def, self.layer_params, image_shape=(size, size), crop=self.crop)
+
+
+AnyNet = ChosenNet | NetSpec | str | Path
+
+
+def resolve(net: AnyNet) -> ChosenNet:
+    """Return the network that a user means.
+
+    Args:
+        net: A network; the name of a built-in one; or a file: ``.py``, which is run, or ``.json``; see
+            :mod:`cconvnet.formats.own_nets`.
 
     Raises:
-        ValueError: Where they do not go together.
+        ValueError: There is no such network, or the file contains none.
+        OSError: The file cannot be read.
+    """
+    if isinstance(net, ChosenNet):
+        return net
+    if isinstance(net, NetSpec):
+        return FixedNet(net)
+    if Path(net).suffix == ".json":
+        return FixedNet(read_json(Path(net)), str(net))
+    if Path(net).suffix == ".py":
+        file = PythonFile(Path(net))
+        if file.net is None:
+            return BuiltNet(file)
+        return FixedNet(file.net, str(net), "; define build(image_shape, classes) instead of net")
+    if "/" in str(net) or "." in str(net):
+        raise ValueError(f"net must be a name, or a file that ends with .py or .json, not {str(net)!r}")
+    nets.stored_size(str(net))  # refuses a name that is none
+    return NamedNet(str(net))
+
+
+def check_choice(
+    net: AnyNet | None, layer_def: Path | None, layer_params: Path | None, crop: int | None
+) -> None:
+    """Check that command-line options choose at most one network, without reading a file.
+
+    Raises:
+        ValueError: The options do not go together.
     """
     if net == "":
         raise ValueError("--net must name a network")
@@ -36,46 +217,21 @@ def chosen(
         for name, value in (("--layer-params", layer_params), ("--crop", crop)):
             if value is not None:
                 raise ValueError(f"{name} goes with --layer-def")
-        return net
-    if layer_params is None:
+    elif layer_params is None:
         raise ValueError("--layer-def goes with --layer-params, the file of rates and initial values")
-    if net is not None:
+    elif net is not None:
         raise ValueError("--net and --layer-def are two networks; give one")
-    return NetFiles(layer_def, layer_params, crop)
 
 
-def stored_size(net: str | NetFiles) -> int | None:
-    """Return the side that images are resized to for this network; None if they keep theirs."""
-    return nets.stored_size(net) if isinstance(net, str) else None
-
-
-def build(
-    net: str | NetFiles, image_shape: tuple[int, int, int] | None = None, classes: int | None = None
-) -> tuple[NetSpec, list[str]]:
-    """Build the network for images of this shape (H, W, C), with notes on its files.
-
-    Without `image_shape` it is for the images it was made for. Files do not say which these are.
+def chosen(
+    net: AnyNet | None, layer_def: Path | None, layer_params: Path | None, crop: int | None
+) -> ChosenNet | None:
+    """Return the network that command-line options choose; None if they choose none.
 
     Raises:
-        ValueError: As :func:`cconvnet.nets.build` and :func:`cconvnet.formats.cuda_convnet.read`.
+        ValueError: The options do not go together, or there is no such network.
     """
-    if isinstance(net, str):
-        return nets.build(net, image_shape, classes), []
-    if image_shape is None:
-        raise ValueError(f"--size is needed: {net} does not say how large the images are")
-    return cuda_convnet.read(
-        net.layer_def, net.layer_params, image_shape=image_shape, crop=net.crop, classes=classes
-    )
-
-
-def build_sized(net: str | NetFiles, size: int | None) -> tuple[NetSpec, list[str]]:
-    """Build the network without data, for square images of side `size` or its own size."""
-    if size is not None and size < 1:
-        raise ValueError(f"--size must be at least 1, not {size}")
-    if isinstance(net, NetFiles):
-        if size is None:
-            return build(net)
-        # The files say how many channels they want.
-        return cuda_convnet.read(net.layer_def, net.layer_params, image_shape=(size, size), crop=net.crop)
-    spec = nets.build(net)
-    return (spec if size is None else nets.build(net, (size, size, spec.input.channels))), []
+    check_choice(net, layer_def, layer_params, crop)
+    if layer_def is not None and layer_params is not None:
+        return NetFiles(layer_def, layer_params, crop)
+    return None if net is None else resolve(net)

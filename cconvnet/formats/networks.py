@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from cconvnet.checks import whole
 from cconvnet.devices import check_precision, devices_of
-from cconvnet.formats.netfiles import NetFiles, build_sized
+from cconvnet.formats.netfiles import AnyNet, resolve
 from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
 
 
 def build_spec(
-    net: str | NetFiles | NetSpec,
+    net: AnyNet,
     batch: int | None = None,
     precision: str | None = None,
     size: int | None = None,
@@ -21,7 +21,7 @@ def build_spec(
     """Return a network's spec and its batch.
 
     Args:
-        net: the network.
+        net: the network, or its name or file; see cconvnet.formats.netfiles.resolve.
         batch: how many images a batch has; None: as many as the recipe's.
         precision: checked to be one; None: the default.
         size: the height and width of the images; None: the network's own.
@@ -33,12 +33,14 @@ def build_spec(
     check_precision(precision)
     if batch is not None:
         whole("--batch", batch, 1)
-    spec = net if isinstance(net, NetSpec) else build_sized(net, size)[0]
+    if size is not None:
+        whole("--size", size, 1)
+    spec, _ = resolve(net).build_sized(size)
     return place(spec, places or {}), spec.recipe.batch if batch is None else batch
 
 
 def build_network(
-    net: str | NetFiles,
+    net: AnyNet,
     devices: list[str] | None = None,
     batch: int | None = None,
     precision: str | None = None,
@@ -48,7 +50,7 @@ def build_network(
     """Build a network with first weights.
 
     Args:
-        net: the network.
+        net: the network, or its name or file; see cconvnet.formats.netfiles.resolve.
         devices: the names of its devices; None: the default device.
         batch: how many images a batch has; None: as many as the recipe's.
         precision: of products and activations; None: "fp32".

@@ -10,8 +10,9 @@ from typing import Any
 
 from cconvnet.checks import real, whole
 from cconvnet.nets.recipe import NetSpec
-from cconvnet.nets.shapes import Shape, fan_in, plain_init, shapes
+from cconvnet.nets.shapes import Shape, fan_in, output_shape, plain_init, shapes
 from cconvnet.nets.specs import (
+    DATA,
     BlurSpec,
     ContrastNormSpec,
     DropoutSpec,
@@ -173,7 +174,7 @@ def scaled(
     """Return the same network with other numbers of filters, another image size or other classes.
 
     Layers keep their windows, so that small images may leave nothing to compute. The network reports that
-    when it is made.
+    when it is made. Only a mean over the whole image stays one.
 
     Args:
         spec: the network.
@@ -204,13 +205,35 @@ def scaled(
         count = classes if layer.name in last else count if width == 1 else units(count)
         return dataclasses.replace(layer, **_channels(layer, count))
 
-    return dataclasses.replace(
+    changed = dataclasses.replace(
         spec,
         layers=tuple(map(resized, spec.layers)),
         input=dataclasses.replace(spec.input, height=crop[0], width=crop[1]),
         stored=(height, side),
         classes=classes,
     )
+    return changed if image is None else _with_whole_means(changed, spec)
+
+
+def _with_whole_means(spec: NetSpec, before: NetSpec) -> NetSpec:
+    """Return the network with the means over whole images that it had before it was resized."""
+    old = shapes(before)
+    means = {
+        layer.name
+        for layer in before.layers
+        if isinstance(layer, PoolSpec) and layer.pool == "avg" and layer.window == old[layer.inputs[0]][:2]
+    }
+    if not means:
+        return spec
+    layers: list[LayerSpec] = []
+    new: dict[str, Shape] = {DATA: (spec.input.height, spec.input.width, spec.input.channels)}
+    for layer in spec.layers:
+        if layer.name in means:
+            whole_image = new[layer.inputs[0]][:2]
+            layer = dataclasses.replace(layer, window=whole_image, stride=whole_image)  # type: ignore[call-arg]
+        new[layer.name] = output_shape(layer, [new[name] for name in layer.inputs])
+        layers.append(layer)
+    return dataclasses.replace(spec, layers=tuple(layers))
 
 
 def _unit(spec: NetSpec) -> int:

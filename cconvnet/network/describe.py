@@ -5,6 +5,9 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+from cconvnet.nets import spec_to_dict
+from cconvnet.nets.shapes import multiply_adds
+from cconvnet.nets.table import number
 from cconvnet.network.graph import Graph
 
 
@@ -13,6 +16,7 @@ def describe(graph: Graph) -> dict[str, Any]:
     counts: collections.Counter[str] = collections.Counter()
     for parameter in graph.parameters.values():
         counts[parameter.layer] += parameter.count
+    work = multiply_adds(graph.spec)
     copied_back = [copy for copy in graph.copies if copy in graph.backward]
     copies = [
         {
@@ -32,6 +36,7 @@ def describe(graph: Graph) -> dict[str, Any]:
         "towers": graph.towers,
         "precision": graph.precision,
         "parameters": sum(counts.values()),
+        "multiply_adds": sum(work.values()),
         "layers": [
             {
                 "name": spec.name,
@@ -40,12 +45,14 @@ def describe(graph: Graph) -> dict[str, Any]:
                 "inputs": list(spec.inputs),
                 "output_shape": _output_shape(graph, spec.name),
                 "parameters": counts[spec.name],
+                "multiply_adds": work.get(spec.name, 0),
             }
             for spec in graph.spec.layers
         ],
         "copies": copies,
         "copied_bytes_per_step": sum(copy.bytes for copy in (*graph.copies, *copied_back)),
         "memory_bytes": sum(graph.memory.bytes.values()),
+        "spec": spec_to_dict(graph.spec),
     }
 
 
@@ -61,7 +68,7 @@ def table(description: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     Args:
         description: as :meth:`Network.describe` returns it.
     """
-    header = ["layer", "type", "device", "inputs", "output", "parameters"]
+    header = ["layer", "type", "device", "inputs", "output", "parameters", "multiply-adds"]
     rows = [
         [
             layer["name"],
@@ -69,7 +76,8 @@ def table(description: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             layer["device"],
             ", ".join(layer["inputs"]),
             "x".join(map(str, layer["output_shape"])),
-            f"{layer['parameters']:,}" if layer["parameters"] else "",
+            number(layer["parameters"]),
+            number(layer["multiply_adds"]),
         ]
         for layer in description["layers"]
     ]

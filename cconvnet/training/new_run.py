@@ -16,7 +16,7 @@ from cconvnet.data.datasets import Arrays
 from cconvnet.data.datasets.arrays import NAME as ARRAYS
 from cconvnet.data.preprocessing import CURRENT
 from cconvnet.devices import Device
-from cconvnet.formats import netfiles
+from cconvnet.formats.netfiles import resolve
 from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.runs.checkpoint import KEEP
@@ -61,12 +61,12 @@ def new_run(
         check_new(options.out)
     else:
         check_folder(Path("runs"))
-    net = chosen_net(options) or "lenet"
-    size = netfiles.stored_size(net) if options.size is None else options.size
+    net = chosen_net(options) or resolve("lenet")
+    size = net.stored_size if options.size is None else options.size
     where = absolute_data(options.data) if arrays is None else ARRAYS
     opened = datasets.from_settings(where, Path()) if arrays is None else arrays
     source = open_data(opened, size, CURRENT, options, reporter)
-    spec, notes = netfiles.build(net, source.image_shape, len(source.classes))
+    spec, notes = net.build(source.image_shape, len(source.classes))
     for note in notes:
         reporter.say(f"{net}: {note}")
     spec = place(spec, options.place or {})

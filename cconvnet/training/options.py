@@ -210,7 +210,11 @@ def _option(help: str, metavar: str | None = None, *, default: Any = None, **mor
 class Options:
     """The options of a training. None leaves the choice to the network's recipe, or to the resumed run."""
 
-    net: str | None = _option(f"Network: {', '.join(nets.NAMES)}; lenet if not given.", "NAME")
+    net: str | None = _option(
+        f"Network: {', '.join(nets.NAMES)}; or a file: .py, which defines net or build(image_shape, "
+        "classes), or .json, as describe --json writes it. lenet if not given.",
+        "NAME",
+    )
     layer_def: Path | None = _option(
         "Layers of a network in cuda-convnet's format, instead of --net.",
         "FILE",

@@ -36,7 +36,7 @@ def check_options(options: Options) -> None:
         ValueError: No run can have one of them; the text names it.
     """
     options.check()
-    chosen_net(options)
+    netfiles.check_choice(options.net, options.layer_def, options.layer_params, options.crop)
     if options.resume is not None and not options.resumes_any and options.layer_def is not None:
         raise ValueError("--resume keeps the run's own network; leave out --layer-def")
     check_precision(options.precision)
@@ -44,11 +44,11 @@ def check_options(options: Options) -> None:
         tensorboard.require()
 
 
-def chosen_net(options: Options) -> str | netfiles.NetFiles | None:
-    """Return the network that the options name, or its files.
+def chosen_net(options: Options) -> netfiles.ChosenNet | None:
+    """Return the network that the options choose; None if they choose none.
 
     Raises:
-        ValueError: The options do not go together.
+        ValueError: The options do not go together, or there is no such network.
     """
     return netfiles.chosen(options.net, options.layer_def, options.layer_params, options.crop)
 

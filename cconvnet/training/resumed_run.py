@@ -16,7 +16,8 @@ from cconvnet.data.fingerprint import differences
 from cconvnet.data.names import composed
 from cconvnet.devices import Device
 from cconvnet.evaluate import network_tensors
-from cconvnet.nets import place
+from cconvnet.formats.netfiles import ChosenNet
+from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.runs.checkpoint import KEEP, Checkpoint, check_tensors
 from cconvnet.runs.folder import Run
@@ -25,6 +26,7 @@ from cconvnet.training import start
 from cconvnet.training.options import Options
 from cconvnet.training.preparation import (
     absolute_data,
+    chosen_net,
     configuration,
     keep_arrays,
     make_network,
@@ -59,9 +61,10 @@ def resumed_run(
     path = folder_of(options.resume)
     if options.out is not None and options.out.resolve() != path.resolve():
         raise RunError(f"--resume {path} writes into {path}; leave out --out {options.out}")
+    net = chosen_net(options)
     run = Run.open(path)
     try:
-        return _resume(run, options.resume, options, devices, reporter, arrays, keep)
+        return _resume(run, options.resume, net, options, devices, reporter, arrays, keep)
     except BaseException:
         run.close()
         raise
@@ -70,6 +73,7 @@ def resumed_run(
 def _resume(
     run: Run,
     wanted: Path,
+    net: ChosenNet | None,
     options: Options,
     devices: list[Device],
     reporter: Reporter,
@@ -94,8 +98,8 @@ def _resume(
     _check_data(source, settings, before, run.path, reporter)
     if not settings.pictures:  # a run of an older version: known from here on
         settings = dataclasses.replace(settings, pictures=source.fingerprints)
-    if options.net is not None and options.net != settings.net:
-        _refuse_other_net(options.net, settings, source, file or run.path, checkpoint)
+    if net is not None and str(net) != settings.net:
+        _check_net(net, spec, settings, source, file or run.path, checkpoint)
 
     if arrays is not None and (before.data != ARRAYS or not (run.path / ARRAYS_FILE).exists()):
         keep_arrays(run, arrays, keep_them, reporter)
@@ -174,22 +178,37 @@ def _check_data(
         reporter.say(f"data: {line}")
 
 
-def _refuse_other_net(
-    name: str, settings: Settings, source: data.Source, path: Path, checkpoint: Checkpoint | None
+def _check_net(
+    net: ChosenNet,
+    spec: NetSpec,
+    settings: Settings,
+    source: data.Source,
+    path: Path,
+    checkpoint: Checkpoint | None,
 ) -> None:
     """Refuse a network other than the run's, and name the first tensor that differs.
 
+    A network of the same layers is no other one: a run is resumed with its own name and recipe.
+
     Raises:
-        CheckpointError, RunError: Always.
+        CheckpointError, RunError: It is another one.
     """
-    size = nets.stored_size(name)
+    size = net.stored_size
     shape = (size, size, source.image_shape[2]) if size is not None else source.image_shape
-    other = nets.build(name, image_shape=shape, classes=len(source.classes))
+    other, _ = net.build(shape, len(source.classes))
+    if _unplaced(other) == _unplaced(dataclasses.replace(spec, name=other.name, recipe=other.recipe)):
+        return
     if checkpoint is not None:
         tensors = network_tensors(checkpoint)
         network = Network(other, batch=1, devices="cpu:0", seed=0, needs=None)
         check_tensors(path, tensors, network.state_shapes())
-    raise RunError(f"{path} trains {settings.net}, not {name}; leave out --net, or start a new run")
+    raise RunError(f"{path} trains {settings.net}, not {net}; leave out --net, or start a new run")
+
+
+def _unplaced(spec: NetSpec) -> NetSpec:
+    """Return the network without the devices of its layers."""
+    layers = (dataclasses.replace(layer, device=None, split=False) for layer in spec.layers)
+    return dataclasses.replace(spec, layers=tuple(layers))
 
 
 def _short(value: Any) -> str:

@@ -17,8 +17,7 @@ from cconvnet.data.images import Pixels
 from cconvnet.data.splits import Indices, Reader, Split
 from cconvnet.data.workers import CHUNK, Broken
 from cconvnet.devices import get_device
-from cconvnet.formats import netfiles
-from cconvnet.nets import NetSpec
+from cconvnet.nets import spec_from_dict
 from cconvnet.network import Network
 from cconvnet.network.synthetic import MEAN, TIMED_LR, Training
 
@@ -66,7 +65,7 @@ class OurData:
     Args:
         data: The data, as for open_source. Images are read anew each time, even if they would fit in memory.
         size: The size of stored images, as for open_source.
-        net: The name of a network, or the arguments of its NetFiles.
+        spec: The network, as cconvnet.nets.spec_to_dict describes it.
         batch: Images in a batch.
         device: The name of the device.
         precision: One of cconvnet.devices.PRECISIONS.
@@ -77,20 +76,19 @@ class OurData:
         self,
         data: str | None,
         size: int | None,
-        net: str | list[str | int | None],
+        spec: dict[str, Any],
         batch: int,
         device: str,
         precision: str,
         workers: int,
     ) -> None:
-        network_files = net if isinstance(net, str) else netfiles.NetFiles(*net)  # type: ignore[arg-type]
         source = open_streamed(data, size)
-        spec = spec_of(network_files, source)
+        net = spec_from_dict(spec)
         self.batch, self.workers = batch, workers
         self.split = Repeated(source.train, times_over(len(source.train), batch))
-        self.network = Network(spec, batch=batch, devices=[device], precision=precision)
+        self.network = Network(net, batch=batch, devices=[device], precision=precision)
         self.training = Training(self.network)
-        self.crop = (spec.input.height, spec.input.width)
+        self.crop = (net.input.height, net.input.width)
         self._order = itertools.cycle(np.random.default_rng(0).permutation(len(self.split)).tolist())
 
     def measure(self, stage: str, seconds: float) -> tuple[int, float]:
@@ -205,8 +203,3 @@ class OurData:
                 results.popleft()()
 
         return self._loaded(use, seconds)
-
-
-def spec_of(net: str | netfiles.NetFiles, source: data.Source) -> NetSpec:
-    """Build the network for a source's images and classes."""
-    return netfiles.build(net, source.image_shape, len(source.classes))[0]
