@@ -15,6 +15,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -32,7 +33,8 @@ from cconvnet.cli import app
 from cconvnet.operations import ANY, ELEMENT, OPERATIONS, Operation
 from cconvnet.operations.operation import Array
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS, EXAMPLES = ROOT / "docs", ROOT / "examples"
 WIDTH = 96  # of a signature
 _MARK = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -340,10 +342,36 @@ def table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
     return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *lines])
 
 
+# ---- examples -------------------------------------------------------------------------------------------
+
+
+def examples() -> str:
+    """Return the table of the programs and notebooks in examples/, with their first lines."""
+    programs = [path for path in EXAMPLES.rglob("*.py") if path.parent == EXAMPLES or path.name == "run.py"]
+    lines = ["| example | |", "|---|---|"]
+    for path in [*sorted(programs), *sorted(EXAMPLES.rglob("*.ipynb"))]:
+        text = path.read_text(encoding="utf-8")
+        first = (
+            title_of_notebook(text) if path.suffix == ".ipynb" else ast.get_docstring(ast.parse(text)) or ""
+        )
+        name = path.relative_to(EXAMPLES).as_posix()
+        lines.append(f"| [{name}](../examples/{name}) | {cell(first.partition(chr(10))[0])} |")
+    return "\n".join(lines)
+
+
+def title_of_notebook(text: str) -> str:
+    """Return the first heading of a notebook."""
+    cells = json.loads(text)["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    found = re.search(r"^# (.+)$", "\n".join(texts), re.MULTILINE)
+    return found[1] if found else ""
+
+
 # ---- pages ----------------------------------------------------------------------------------------------
 
 REGIONS: dict[str, Callable[[], str]] = {
     "commands": commands,
+    "examples": examples,
     "operations": operations,
     "python": python,
     "rules": rules,

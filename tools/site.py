@@ -1,12 +1,13 @@
 """Hooks of the site's build (mkdocs.yml): links that leave docs/.
 
 A page may link any file of the repository, which a code host then shows. On the site such a file becomes a
-page of its own below source/: a document as it is, source code highlighted, a folder as a list. Data are
-copied.
+page of its own below source/: a document or notebook as it is, source code highlighted, a folder as a list.
+Data are copied.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -72,12 +73,26 @@ def page_of(path: Path) -> str:
     """Return the page of a file or folder outside docs/."""
     if path.suffix == ".md":
         return relinked(path.read_text(encoding="utf-8"), path)
+    if path.suffix == ".ipynb":
+        return relinked(notebook(path), path)
     name = path.relative_to(ROOT).as_posix()
     head = f"---\nsearch: {{exclude: true}}\n---\n\n# {name}\n\n"
     if path.is_dir():
         names = sorted(f"{child.name}{'/' * child.is_dir()}" for child in path.iterdir())
         return head + "\n".join(f"- `{name}`" for name in names if not name.startswith((".", "__")))
     return f"{head}`````{LANGUAGES.get(path.suffix, 'text')}\n{path.read_text(encoding='utf-8')}\n`````\n"
+
+
+def notebook(path: Path) -> str:
+    """Return the text, the code and the printed results of a notebook."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"`````python\n{source}\n`````")
+        for output in cell.get("outputs", ()):
+            printed = "".join(output.get("text", output.get("data", {}).get("text/plain", ())))
+            parts.append(f"`````text\n{printed.rstrip()}\n`````" if printed else "")
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def outside() -> dict[str, Path]:

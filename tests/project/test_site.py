@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -63,6 +65,26 @@ def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
     for path, text in pages(site):
         tags = re.findall(r"<(?:script|img|iframe|link)\b[^>]*>", text)
         assert [tag for tag in tags if re.search(r'(?:src|href)="https?:', tag)] == [], path
+
+
+def test_a_notebook_becomes_a_page(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("cconvnet_site", ROOT / "tools" / "site.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    picture = {"output_type": "display_data", "data": {"image/png": "..."}}
+    outputs = [{"text": ["2\n"]}, {"data": {"text/plain": ["3"]}}, picture]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "Text."]},
+        {"cell_type": "code", "source": ["print(2)\n", "3"], "outputs": outputs},
+    ]
+    path = tmp_path / "some.ipynb"
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    assert module.notebook(path) == (
+        "# Title\nText.\n\n`````python\nprint(2)\n3\n`````\n\n`````text\n2\n`````\n\n`````text\n3\n`````\n"
+    )
+    assert module.spaced("Text:\n- one\n- two") == "Text:\n\n- one\n- two"
+    assert module.spaced("```\na\n- b\n```") == "```\na\n- b\n```"
 
 
 # ---- tables ---------------------------------------------------------------------------------------------
