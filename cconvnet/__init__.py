@@ -7,7 +7,8 @@ Everything public is here and imported at its first use:
     >>> net = x.fc(10).softmax(name="mine")
     >>> print(net.table())
 
-``cc.ops`` contains the operations on arrays, ``cc.nets`` the built-in networks and the specs of layers.
+``cc.ops`` contains the operations on arrays, ``cc.nets`` the built-in networks and the specs of layers,
+``cc.data`` the readers of data. ``cc.Network`` runs a network step by step.
 ``dir(cconvnet)`` lists all names.
 """
 
@@ -24,18 +25,21 @@ if "CCONVNET_MODULE_PATH" in os.environ:
     __path__.insert(0, os.environ["CCONVNET_MODULE_PATH"])
 
 if TYPE_CHECKING:
-    from cconvnet import nets, ops
+    from cconvnet import data, nets, ops
     from cconvnet.api import Run, load, train
     from cconvnet.nets import NetSpec, TrainRecipe, Value, add, concat, image, maximum
+    from cconvnet.network import Network
 
 # The module that each public name comes from; a package stands for itself.
 _MODULES = {
     "NetSpec": "cconvnet.nets",
+    "Network": "cconvnet.network",
     "Run": "cconvnet.api",
     "TrainRecipe": "cconvnet.nets",
     "Value": "cconvnet.nets",
     "add": "cconvnet.nets",
     "concat": "cconvnet.nets",
+    "data": "cconvnet.data",
     "image": "cconvnet.nets",
     "load": "cconvnet.api",
     "maximum": "cconvnet.nets",
@@ -46,11 +50,13 @@ _MODULES = {
 
 __all__ = [
     "NetSpec",
+    "Network",
     "Run",
     "TrainRecipe",
     "Value",
     "add",
     "concat",
+    "data",
     "image",
     "load",
     "maximum",
