@@ -101,14 +101,14 @@ class Reporter:
             self._shown_at = now
 
     def counted(self, what: str) -> Callable[[int, int], None]:
-        """Return a function that reports steps done and steps in all; its first call begins the task."""
-        begun = False
+        """Return a function that reports steps done and steps in all; a new number of all begins a task."""
+        begun: int | None = None
 
         def count(done: int, total: int) -> None:
             nonlocal begun
-            if not begun:
+            if begun != total:
                 self.begin(what, total)
-                begun = True
+                begun = total
             self.step(done, what, f"{done:,}/{total:,}")
 
         return count

@@ -22,6 +22,7 @@ from cconvnet.cli.options import (
     example,
     print_table,
     real,
+    whole,
     write_csv,
     write_json,
 )
@@ -279,9 +280,17 @@ def report(
     device: DeviceNames = None,
     precision: RunPrecision = None,
     best: Best = False,
+    images: Annotated[
+        int,
+        typer.Option(
+            help="Test images, spread evenly, for the confusion matrix, the classes and the mistakes.",
+            metavar="N",
+            callback=whole(1),
+        ),
+    ] = 10_000,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Write a run's results, curves, filters, predictions and settings to a single HTML file."""
+    """Write a run as a single HTML file: curves, confused classes, mistakes, filters, layers, settings."""
     from cconvnet import report as pages
     from cconvnet import runs as folders
     from cconvnet.console import reporter
@@ -296,6 +305,7 @@ def report(
             devices=device_names(device),
             precision=precision,
             best=best,
+            images=images,
             stepped=progress.counted("processing images"),
         )
         progress.end()

@@ -192,8 +192,8 @@ def look(
         DataError: A picture or the data cannot be read.
     """
     network = trained.network
-    shown = _spread(len(source.test), _TEST_IMAGES)
-    others = _spread(len(source.train), among)
+    shown = spread(len(source.test), _TEST_IMAGES)
+    others = spread(len(source.train), among)
     total = len(others) + (len(pictures) or len(shown))
 
     if pictures:
@@ -251,7 +251,7 @@ def _readable(
     return [name for name, _ in read], np.stack([image for _, image in read])
 
 
-def _spread(count: int, most: int) -> Array:
+def spread(count: int, most: int) -> Array:
     """Return at most `most` of the numbers below `count`, evenly spread and always the same."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 

@@ -11,7 +11,7 @@ from cconvnet import runs
 from cconvnet.data.datasets import Where
 from cconvnet.evaluate import Trained, load_trained
 from cconvnet.plots import analysis
-from cconvnet.report import pictures, tables
+from cconvnet.report import pictures, results, tables
 from cconvnet.report.markup import Markup, document, tag
 from cconvnet.report.opened import FAILURES, Opened, attempt
 from cconvnet.report.words import day, duration, percent
@@ -20,6 +20,7 @@ from cconvnet.runs.history import TOP5_FROM, History
 from cconvnet.runs.overview import Overview
 
 _TRAINING_IMAGES = 1000  # searched for the nearest: more would take minutes
+TEST_IMAGES = 10_000  # those of CIFAR-10; of ImageNet a part, so that a page takes minutes without a GPU
 _BATCH = 64
 
 Stepped = Callable[[int, int], None]
@@ -33,6 +34,7 @@ def write(
     devices: list[str] | None = None,
     precision: str | None = None,
     best: bool = False,
+    images: int = TEST_IMAGES,
     stepped: Stepped = lambda done, total: None,
 ) -> None:
     """Write the report of a run.
@@ -44,7 +46,9 @@ def write(
         devices: The devices for predictions and feature maps; the default one if not given.
         precision: The precision of products; that of the training if not given.
         best: Use the best checkpoint instead of the newest.
-        stepped: Called with the number of images processed and in all.
+        images: The number of test images, spread evenly, for the confusion matrix, the classes and mistakes.
+        stepped: Called with the number of images processed and in all, first of the test, then of the
+            predictions.
 
     Raises:
         RunError: The folder contains no run.
@@ -57,18 +61,20 @@ def write(
     def load() -> Trained:
         return load_trained(run, devices=devices, batch=_BATCH, best=best, precision=precision)
 
-    text = _page(history, run, Opened(load, data), best, stepped)
+    text = _page(history, run, Opened(load, data), best, images, stepped)
     write_output(out, [text.encode()])
 
 
-def _page(history: History, run: Path, opened: Opened, best: bool, stepped: Stepped) -> str:
+def _page(history: History, run: Path, opened: Opened, best: bool, images: int, stepped: Stepped) -> str:
     about = overview.read_overview(history.path)
     sections = [
         _section("curves", "Curves", lambda: pictures.curves(history)),
-        _section("filters", "Filters", lambda: pictures.filters(run, best)),
+        *_results(opened, images, stepped),
         *_looks(opened, stepped),
+        _section("filters", "Filters", lambda: pictures.filters(run, best)),
         _section("activations", "Feature maps", lambda: pictures.activations(opened)),
         _section("timeline", "A step's time", lambda: pictures.timeline(history.path)),
+        _section("layers", "Layers", lambda: tables.layers(history.config)),
         _section("log", "Log", lambda: tables.log(history)),
         _section("settings", "Settings", lambda: tables.settings(history.config)),
         _section("checkpoints", "Checkpoints", lambda: tables.checkpoints(history.path, opened)),
@@ -102,6 +108,23 @@ def _section(name: str, title: str, make: Callable[[], Markup]) -> _Section:
     except FAILURES as error:
         content = tag("p", f"Not shown: {error}", class_="note")
     return name, title, tag("section", tag("h2", title), content, id=name)
+
+
+def _results(opened: Opened, images: int, stepped: Stepped) -> list[_Section]:
+    """Make the sections of a test, which share one pass of the network."""
+    test = attempt(lambda: results.tested(opened, images, stepped))
+
+    def found() -> results.Tested:
+        if isinstance(test, Exception):
+            raise test
+        assert isinstance(test, results.Tested)
+        return test
+
+    return [
+        _section("confusion", "Confusion", lambda: results.confusion(found())),
+        _section("classes", "Classes", lambda: results.classes(found())),
+        _section("mistakes", "Worst mistakes", lambda: results.mistakes(found(), opened)),
+    ]
 
 
 def _looks(opened: Opened, stepped: Stepped) -> list[_Section]:

@@ -69,7 +69,8 @@ def filters(run: Path, best: bool) -> Markup:
     return join([tag("p", where, class_="faint"), *figures])
 
 
-def _image(array: Array, alt: str, class_: str | None = None) -> Markup:
+def picture(array: Array, alt: str, class_: str | None = None) -> Markup:
+    """Return an image uint8[H,W,C] as an element, magnified without smoothing if it is small."""
     small = "small" if max(array.shape[:2]) <= 64 else None
     classes = " ".join(filter(None, (small, class_))) or None
     height, width = array.shape[:2]
@@ -100,7 +101,7 @@ def answers(look: analysis.Look) -> Markup:
         ]
         return tag(
             "figure",
-            _image(one.image, f"{one.name}, {name}"),
+            picture(one.image, f"{one.name}, {name}"),
             tag("figcaption", name),
             tag("ol", *bars, class_="bars"),
         )
@@ -124,12 +125,12 @@ def neighbours(look: analysis.Look) -> Markup:
     def row(one: analysis.Seen) -> Markup:
         name = one.name if one.label is None else look.class_names[one.label]
         first = tag(
-            "figure", _image(one.image, f"{one.name}, {name}"), tag("figcaption", name), class_="first"
+            "figure", picture(one.image, f"{one.name}, {name}"), tag("figcaption", name), class_="first"
         )
         others = [
             tag(
                 "figure",
-                _image(image, f"training image {number}, distance {distance:.3g}"),
+                picture(image, f"training image {number}, distance {distance:.3g}"),
                 tag("figcaption", look.class_names[label]),
             )
             for image, (number, distance, label) in zip(one.near_images, one.neighbours, strict=True)
@@ -173,7 +174,7 @@ def activations(opened: Opened) -> Markup:
     return join(
         [
             tag("p", f"Feature maps of each convolution for {name}.", class_="faint"),
-            tag("figure", _image(analysis.center(trained, image), name, "query")),
+            tag("figure", picture(analysis.center(trained, image), name, "query")),
             tag("div", *figures, class_="maps"),
         ]
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import runs
+from cconvnet import nets, runs
 from cconvnet.report.markup import Markup, join, table, tag
 from cconvnet.report.opened import FAILURES, Opened
 from cconvnet.report.words import day, percent
@@ -67,6 +67,17 @@ def log(history: History) -> Markup:
         parts.append(tag("p", f"{len(chosen)} of {len(epochs):,} epochs.", class_="faint"))
     heads = ["epoch", "step", "training loss", "test loss", "training error", "test error", "top-5 error", ""]
     return join([*parts, table(heads, rows, "Epochs", "numbers")])
+
+
+def layers(config: dict[str, Any]) -> Markup:
+    """Show the network's layers with their shapes, parameters and multiply-adds."""
+    found = nets.spec_from_dict(config["spec"]).table()
+    head, rows = found.cells()
+    words = (
+        f"{len(found.rows)} layers, {found.parameters:,} parameters. An image takes {found.multiply_adds:,} "
+        "multiply-adds in the forward pass. Outputs are height x width x channels."
+    )
+    return join([tag("p", words, class_="faint"), table(head, rows[:-1], "Layers", "layers")])
 
 
 def settings(config: dict[str, Any]) -> Markup:

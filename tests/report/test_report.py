@@ -13,13 +13,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from cconvnet import report, runs
+from cconvnet import nets, report, runs
 from cconvnet.console import Silent
-from cconvnet.evaluate import load_trained
+from cconvnet.evaluate import Answers, evaluate_runs, load_trained
 from cconvnet.plots import analysis
+from cconvnet.report import results
 from cconvnet.report.markup import Markup, document, tag
 from cconvnet.runs import RunError, overview
 from cconvnet.training.options import Options
@@ -27,17 +29,23 @@ from cconvnet.training.session import train
 
 SECTIONS = [
     "curves",
-    "filters",
+    "confusion",
+    "classes",
+    "mistakes",
     "predictions",
     "neighbours",
+    "filters",
     "activations",
     "timeline",
+    "layers",
     "log",
     "settings",
     "checkpoints",
     "skipped",
     "environment",
 ]
+# These need the network and the data.
+OF_THE_DATA = ("confusion", "classes", "mistakes", "predictions", "neighbours", "activations")
 HOSTILE = ["<script>alert(1)<", '"><img src=x onerror=alert(2)>', "a&amp;b' $x_{}"]
 
 
@@ -88,10 +96,15 @@ def page(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
     return written(small_run, tmp_path_factory.mktemp("report") / "report.html")
 
 
+def part_of(page: Page, section: str) -> str:
+    (part,) = re.findall(rf'<section id="{section}">.*?</section>', page.source, re.S)
+    assert isinstance(part, str)
+    return part
+
+
 def rows(page: Page, section: str) -> list[list[str]]:
     """Return the cells of a section's table by row, without its head."""
-    (part,) = re.findall(rf'<section id="{section}">.*?</section>', page.source, re.S)
-    body = re.findall(r"<tbody>(.*?)</tbody>", part, re.S)[0]
+    body = re.findall(r"<tbody>(.*?)</tbody>", part_of(page, section), re.S)[0]
     return [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
 
 
@@ -148,7 +161,8 @@ def test_predictions_are_the_networks(page: Page, small_run: Path) -> None:
         for one in look.seen
         for number, p in zip(one.classes, one.probabilities, strict=True)
     ]
-    bars = re.findall(r'<rect width="(.*?)".*?<span>(.*?)</span><span>(.*?)</span>', page.source)
+    answers = part_of(page, "predictions")
+    bars = re.findall(r'<rect width="(.*?)".*?<span>(.*?)</span><span>(.*?)</span>', answers)
     assert [(name, percent, width) for width, name, percent in bars] == expected
     assert page.source.count('<li class="right">') == sum(one.label in one.classes for one in look.seen)
     assert "fc1" in page.text("neighbours") and "1,000" in page.text("neighbours")
@@ -157,7 +171,8 @@ def test_predictions_are_the_networks(page: Page, small_run: Path) -> None:
 def test_every_picture_can_be_decoded(page: Page) -> None:
     images = page.all("img")
     # Two curves, a sheet of filters, eight answers, eight rows of seven, a query and its two layers.
-    assert len(images) == 2 + 1 + 8 + 8 * 7 + 3
+    mistakes = part_of(page, "mistakes").count("<img")
+    assert len(images) == 2 + 1 + 8 + 8 * 7 + 3 + mistakes
     for image in images:
         assert image["alt"]
         kind, content = re.fullmatch(r"data:image/(.*?);base64,(.*)", image["src"] or "").groups()  # type: ignore[union-attr]
@@ -231,7 +246,7 @@ def test_text_is_never_markup(hostile_run: Path, tmp_path: Path) -> None:
     test_nothing_is_loaded_or_run(page)
     assert "Not shown" not in page.source
     for name in HOSTILE:
-        for section in ("predictions", "neighbours", "settings"):
+        for section in ("confusion", "classes", "predictions", "neighbours", "settings"):
             assert name in page.text(section)
     assert hostile_run.name in page.text("")
     assert "<script>alert(3)</script>" in page.text("environment")
@@ -261,22 +276,22 @@ def test_without_matplotlib_all_but_the_curves_are_there(
     page = written(small_run, tmp_path / "report.html")
     assert "Not shown: pictures need matplotlib" in page.text("curves")
     assert page.source.count("Not shown") == 1
-    assert len(page.all("img")) == 1 + 8 + 8 * 7 + 3
+    assert len(page.all("img")) == 1 + 8 + 8 * 7 + 3 + part_of(page, "mistakes").count("<img")
 
 
 def test_without_the_data_the_rest_is_there(small_run: Path, tmp_path: Path) -> None:
     page = written(small_run, tmp_path / "report.html", data=str(tmp_path / "gone"))
-    for section in ("predictions", "neighbours", "activations"):
+    for section in OF_THE_DATA:
         assert "Not shown: there is no" in page.text(section)
-    assert page.source.count("Not shown") == 3
+    assert page.source.count("Not shown") == len(OF_THE_DATA)
     assert [one["id"] for one in page.all("section")] == SECTIONS
 
 
 def test_a_precision_the_device_has_not_leaves_the_rest(small_run: Path, tmp_path: Path) -> None:
     page = written(small_run, tmp_path / "report.html", precision="tf32")
-    for section in ("predictions", "neighbours", "activations"):
+    for section in OF_THE_DATA:
         assert "Not shown: " in page.text(section) and "tf32" in page.text(section)
-    assert page.source.count("Not shown") == 3
+    assert page.source.count("Not shown") == len(OF_THE_DATA)
     assert "Not shown" not in written(small_run, tmp_path / "report.html", precision="bf16").source
 
 
@@ -285,7 +300,7 @@ def test_a_run_that_has_just_begun(small_run: Path, tmp_path: Path) -> None:
     run.mkdir()
     shutil.copy(small_run / "config.json", run)
     page = written(run, tmp_path / "report.html")
-    for section in ("curves", "filters", "predictions", "neighbours", "activations"):
+    for section in ("curves", "filters", *OF_THE_DATA):
         assert "Not shown: " in page.text(section)
     assert "has no lines to draw" in page.text("curves")
     assert "no sound checkpoint" in page.text("filters")
@@ -358,3 +373,82 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert report.duration(seconds) == text
+
+
+# ---- the result of the test ------------------------------------------------------------------------------
+
+
+def test_the_matrix_and_the_classes_are_those_of_an_evaluation(page: Page, small_run: Path) -> None:
+    found = evaluate_runs([small_run], devices=["cpu:0"])
+    names = found.classes
+    part = part_of(page, "confusion")
+    shown = [
+        [int(cell.replace(",", "") or 0) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]
+        for row in re.findall(r"<tr>(.*?)</tr>", part)[1:]
+    ]
+    assert shown == found.confusion.tolist()
+    assert "355 test images" in page.text("confusion")
+    assert f"{100 * found.error_top1:.2f}% of them wrong" in page.text("confusion")
+    assert [row[0] for row in rows(page, "classes")] == [one.name for one in found.per_class]
+    for row, one in zip(rows(page, "classes"), found.per_class, strict=True):
+        assert (int(row[1]), int(row[2])) == (one.images, one.wrong)
+        assert one.error is not None and f'<rect width="{100 * one.error:.1f}%"' in row[3]
+    assert set(re.findall(r'class="(?:right|wrong)\d"', part)) >= {'class="right4"', 'class="wrong2"'}
+    assert all(name in page.text("confusion") for name in names)
+
+
+def test_mistakes_are_shown_with_both_classes(page: Page, small_run: Path) -> None:
+    worst = evaluate_runs([small_run], devices=["cpu:0"]).worst(24)
+    assert worst
+    part = part_of(page, "mistakes")
+    captions = re.findall(r"<span>(.*?)</span><span>(.*?)</span>", part)
+    assert captions == [
+        (one.name, f"taken for {one.predicted}, {100 * one.probability:.2f}%") for one in worst
+    ]
+    alts = re.findall(r'alt="(.*?)"', part)
+    assert alts == [f"{one.file}, {one.name} taken for {one.predicted}" for one in worst]
+
+
+def test_the_layers_are_there(page: Page, small_run: Path) -> None:
+    net = nets.spec_from_dict(runs.read_config(small_run)["spec"])
+    head, cells = net.table().cells()
+    assert rows(page, "layers") == cells[:-1]
+    assert all(name in page.text("layers") for name in (*head, f"{net.table().multiply_adds:,}"))
+
+
+def test_part_of_the_test_images_may_be_enough(small_run: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    page = written(
+        small_run, tmp_path / "report.html", images=100, stepped=lambda *counts: seen.append(counts)
+    )
+    assert "100 of 355 test images" in page.text("confusion")
+    assert sum(int(row[1]) for row in rows(page, "classes")) == 100
+    # First the test, then the predictions and the training images beside them.
+    assert seen[0] == (64, 100) and (100, 100) in seen and seen[-1][0] == seen[-1][1] > 1000
+
+
+def test_a_thousand_classes_fit_on_a_page() -> None:
+    names = [f"class {number}" for number in range(1000)]
+    labels = np.arange(5000, dtype=np.int32) % 1000
+    answers = Answers(labels, names)
+    probabilities = np.zeros((5000, 1000), np.float32)
+    predicted = np.where(labels < 100, labels // 2, labels)  # of the even ones of these, other classes
+    probabilities[np.arange(5000), predicted] = 1
+    answers.add(np.arange(5000), probabilities, (predicted != labels).astype(np.int32))
+    found = results.Tested(answers, 5000, 50_000, 0.1)
+    confused, classes = results.confusion(found), results.classes(found)
+    assert "5,000 of 50,000 test images" in confused
+    assert confused.count("<tr>") == 41 and classes.count("<tr>") == 41
+    assert len(confused) + len(classes) < 30_000
+    assert "class 1</td><td>class 0</td><td>5</td><td>100.00%" in confused
+    assert "Shown are the first 32 and the last 8." in classes
+    assert "class 1</td><td>5</td><td>5</td>" in classes and "class 999</td><td>5</td><td>0</td>" in classes
+
+
+def test_a_network_without_mistakes_has_none_to_show() -> None:
+    answers = Answers(np.zeros(3, np.int32), ["a", "b"])
+    answers.add(np.arange(3), np.array([[1.0, 0.0]] * 3), np.zeros(3, np.int32))
+    found = results.Tested(answers, 3, 3, 0.0)
+    assert "None: 3 test images, 0.00% of them wrong" in results.mistakes(found, None)  # type: ignore[arg-type]
+    assert "Confused most often" not in results.confusion(found)
+    assert "1 have no test image" in results.classes(found)
