@@ -60,18 +60,18 @@ def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
 
     Split layers are written out, all output sizes are rounded up, weights drawn as He et al. do have a plain
     standard deviation, and rates are counted from the first layer's. Crops have the centre of the mean image
-    subtracted.
+    subtracted. Pixels are scaled by a linear layer, since the files' images are not.
 
     Raises:
         ConfigError: Naming the layer and what the files cannot say.
     """
     try:
         spec = as_towers(spec, towers)
-        found = shapes(spec)
+        shapes(spec)
     except ValueError as error:
         raise ConfigError(f"{spec.name}: {error}") from None
-    if spec.input.scale != 1:
-        raise ConfigError(f"{spec.name}: input: scale={spec.input.scale:g}: the files' images are not scaled")
+    spec = _unscaled(spec)
+    found = shapes(spec)
     cropped = spec.stored != (spec.input.height, spec.input.width)
     spec = dataclasses.replace(spec, input=dataclasses.replace(spec.input, center_mean=cropped))
     layers = [_NORMAL[type(layer)](layer, found) for layer in spec.layers]
@@ -102,6 +102,22 @@ def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
         layers[layers.index(layer)] = changed
     return dataclasses.replace(
         spec, layers=tuple(layers), recipe=dataclasses.replace(old, lr=lr, momentum=momentum)
+    )
+
+
+def _unscaled(spec: NetSpec) -> NetSpec:
+    """Return the network with a layer of its own that scales the pixels."""
+    scale = spec.input.scale
+    if scale == 1:
+        return spec
+    name = free_name("scaled", {layer.name for layer in spec.layers})
+    first = NeuronSpec(name=name, inputs=(DATA,), neuron=Neuron("linear", scale))
+    layers = (
+        dataclasses.replace(layer, inputs=tuple(name if one == DATA else one for one in layer.inputs))
+        for layer in spec.layers
+    )
+    return dataclasses.replace(
+        spec, layers=(first, *layers), input=dataclasses.replace(spec.input, scale=1.0)
     )
 
 

@@ -41,7 +41,8 @@ def towers(spec: NetSpec, count: int) -> NetSpec:
 
     The towers of "conv1" are "conv1a" on device 0, "conv1b" on device 1, and so on; each has an equal part of
     the channels. A convolution with groups reads its own tower, so that `count` groups become one in each.
-    A convolution without groups reads all towers, with weights for each, and so does an FC layer. LRN's
+    A convolution without groups reads all towers, with weights for each, and so does an FC layer. A single
+    tower is the whole layer, under its own name. LRN's
     groups are shared out likewise. Weights drawn as He et al. do become plain Gaussians, since the fan-in of
     a part is not that of the whole.
 
@@ -52,6 +53,9 @@ def towers(spec: NetSpec, count: int) -> NetSpec:
         raise ValueError(f"count must be from 1 to {len(string.ascii_lowercase)}, not {count}")
     if not any(layer.split for layer in spec.layers):
         return spec
+    if count == 1:
+        whole = (dataclasses.replace(layer, split=False) for layer in spec.layers)
+        return dataclasses.replace(spec, layers=tuple(whole))
     found = shapes(spec)
     parts: dict[str, tuple[str, ...]] = {}  # the towers of a layer by its name
     layers: list[LayerSpec] = []

@@ -156,6 +156,14 @@ def test_towers_of_all_layers() -> None:
     assert sum(parameters(got).values()) == sum(parameters(spec).values())
 
 
+def test_a_single_tower_is_the_whole_network() -> None:
+    spec = nets.build("alexnet")
+    one = towers(spec, 1)
+    assert not any(layer.split for layer in one.layers)
+    assert [layer.name for layer in one.layers] == [layer.name for layer in spec.layers]
+    assert shapes(one) == shapes(spec)
+
+
 def test_networks_without_split_layers_have_no_towers() -> None:
     spec = nets.build("cifar-quick")
     assert towers(spec, 2) is spec
