@@ -18,11 +18,10 @@ from __future__ import annotations
 from cconvnet.api.keywords import TrainingKeywords
 from cconvnet.api.pictures import Picture
 from cconvnet.api.predictions import Prediction, Predictions
-from cconvnet.api.run import Interrupted, Log, Run
+from cconvnet.api.run import Log, Run
 from cconvnet.api.training import load, train
 
 __all__ = [
-    "Interrupted",
     "Log",
     "Picture",
     "Prediction",

@@ -358,28 +358,19 @@ class Run:
         return facts
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a training of a script, after a checkpoint was saved.
-
-    Attributes:
-        run: The run, which can be resumed.
-    """
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(f"training stopped after step {run.summary['steps']:,}; {run.path} can be resumed")
-        self.run = run
-
-
 def ended(outcome: Outcome, run: Run) -> Run:
     """Return the run of a session that ended, or do what the signal that stopped it would have done.
 
     Raises:
-        Interrupted: Ctrl-C stopped a script.
+        KeyboardInterrupt: Ctrl-C stopped a script; its attribute ``run`` is the run.
     """
     if outcome.signal == signal.SIGINT:
         # Where somebody types, the run is wanted; a script should end.
         if not (hasattr(sys, "ps1") or sys.flags.interactive):
-            raise Interrupted(run)
+            # No class of its own: only this one ends the process as Ctrl-C does.
+            error = KeyboardInterrupt(f"training stopped after step {outcome.summary['steps']:,}")
+            error.run = run  # type: ignore[attr-defined]
+            raise error
     elif outcome.signal is not None:
         signal.raise_signal(outcome.signal)
     return run

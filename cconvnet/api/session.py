@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from cconvnet.api.conversion import options_of
 from cconvnet.console import Reporter, reporter
 from cconvnet.data.datasets import Arrays
 from cconvnet.training.session import train
+from cconvnet.training.stopping import Interrupts, Terminated
 from cconvnet.training.trainer import Outcome
 
 
@@ -31,7 +33,13 @@ def run_session(
     """
     options = options_of(given)
     with reporter(quiet=quiet) as report:
-        outcome = train(options, report, arrays=arrays, keep=keep)
+        stop = Interrupts()
+        try:
+            with stop:
+                outcome = train(options, report, stop, arrays, keep)
+        except Terminated:  # before the first step; the signal does what it would have done
+            signal.raise_signal(stop.signal or signal.SIGTERM)
+            raise
         _draw(outcome, report)
         report.end()
         for line in outcome.lines(f"cc.train(resume={str(outcome.path)!r})"):

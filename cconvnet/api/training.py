@@ -31,10 +31,10 @@ def train(
 
     The folder of the run, with its log and checkpoints, is in ``runs/`` unless `out` names another. Ctrl-C,
     or a notebook's interrupt, ends training after the present step and saves a checkpoint. Where somebody
-    types, in a notebook or at a prompt, the stopped run is returned. In a script, Interrupted is raised. A
-    second Ctrl-C stops at once. After SIGTERM and SIGHUP, such as those of a cluster, a checkpoint is saved
-    too, and the signal then does what it would have done. Signals come only to the main thread: a training in
-    another thread goes on to its end.
+    types, in a notebook or at a prompt, the stopped run is returned. A script ends: KeyboardInterrupt is
+    raised, and its attribute ``run`` is the run. A second Ctrl-C stops at once. After SIGTERM and SIGHUP,
+    such as those of a cluster, a checkpoint is saved too, and the signal then does what it would have done.
+    Signals come only to the main thread: a training in another thread goes on to its end.
 
     Example:
         >>> run = cc.train("lenet", (x, y), test=0.1, epochs=5, lr=0.05)   # x uint8[n,H,W,C], y int[n]
@@ -68,7 +68,7 @@ def train(
             text names it.
         DeviceUnavailable: A device cannot be used.
         TrainingStopped: A value is not finite, the disk cannot be written, or the data can no longer be read.
-        Interrupted: See above; it is a KeyboardInterrupt.
+        KeyboardInterrupt: See above.
     """
     with errors_in_python():
         arrays = arrays_of(data, test=test, test_seed=test_seed, classes=classes)
