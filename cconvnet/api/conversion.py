@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -77,6 +78,8 @@ def _value(field: dataclasses.Field[Any], value: Any) -> Any:
         return option.parse(value)
     if kind.startswith("Path"):
         return Path(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if kind.startswith("tuple[LrStep"):
         return tuple(step if isinstance(step, LrStep) else LrStep(step, 0.1) for step in value)
     if kind.startswith("tuple["):

@@ -161,7 +161,7 @@ class Run:
 
         Args:
             out: The file; ``report.html`` in the run's folder if not given.
-            data: The data, if it has moved or is not kept; as for :func:`cconvnet.train`.
+            data: The data, if it has moved or is not kept: a path, or test images as for :meth:`evaluate`.
             open: Open the page in the browser.
             best: Use the best checkpoint instead of the newest.
             devices: Where the network runs.

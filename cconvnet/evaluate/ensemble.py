@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet import data, runs
+from cconvnet.console import percent
 from cconvnet.data import datasets
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.preprocessing import Preprocessing
@@ -134,7 +135,7 @@ class Result:
     tally: Tally
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Evaluation:
     """Result of trained networks on test images, in all and by class.
 
@@ -186,6 +187,14 @@ class Evaluation:
     def per_class(self) -> list[ClassResult]:
         """The result of each class, that of the highest error first; classes without images come last."""
         return self.answers.per_class
+
+    def __repr__(self) -> str:
+        views = self.results[0].views
+        return (
+            f"{self.source.name}, {self.images:,} test images, {views} view{'s' * (views > 1)}: "
+            f"top-1 error {percent(self.error_top1)}, top-5 error {percent(self.error_top5)}, "
+            f"loss {self.loss:.4f}"
+        )
 
     def worst(self, count: int = 20) -> list[Answer]:
         """Return the wrong predicted classes of the highest probability, at most `count`."""

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from cconvnet import checks, nets
 from cconvnet.checks import MAX_FLOAT32, MAX_INT32, MAX_SEED, MAX_SIDE, MAX_TOWERS
-from cconvnet.nets import LrStep, TrainRecipe
+from cconvnet.nets import LrStep, NetSpec, TrainRecipe
 
 AUTO = Path("auto")  # the value of --resume for "whatever there is to resume"
 MAX_WORKERS = 4096  # as many as the largest machines have cores
@@ -210,10 +210,11 @@ def _option(help: str, metavar: str | None = None, *, default: Any = None, **mor
 class Options:
     """The options of a training. None leaves the choice to the network's recipe, or to the resumed run."""
 
-    net: str | None = _option(
+    net: str | NetSpec | None = _option(
         f"Network: {', '.join(nets.NAMES)}; or a file: .py, which defines net or build(image_shape, "
         "classes), or .json, as describe --json writes it. lenet if not given.",
         "NAME",
+        parse=str,
     )
     layer_def: Path | None = _option(
         "Layers of a network in cuda-convnet's format, instead of --net.",

@@ -16,7 +16,7 @@ from cconvnet.data.fingerprint import differences
 from cconvnet.data.names import composed
 from cconvnet.devices import Device
 from cconvnet.evaluate import network_tensors
-from cconvnet.formats.netfiles import ChosenNet
+from cconvnet.formats.netfiles import ChosenNet, NamedNet
 from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.runs.checkpoint import KEEP, Checkpoint, check_tensors
@@ -98,7 +98,8 @@ def _resume(
     _check_data(source, settings, before, run.path, reporter)
     if not settings.pictures:  # a run of an older version: known from here on
         settings = dataclasses.replace(settings, pictures=source.fingerprints)
-    if net is not None and str(net) != settings.net:
+    # Another network may have the same name, unless that is a built-in one's.
+    if net is not None and not (isinstance(net, NamedNet) and str(net) == settings.net):
         _check_net(net, spec, settings, source, file or run.path, checkpoint)
 
     if arrays is not None and (before.data != ARRAYS or not (run.path / ARRAYS_FILE).exists()):

@@ -61,6 +61,7 @@ def test_evaluate(run: cc.Run) -> None:
     found = run.evaluate(quiet=True, devices="cpu:0")
     assert found.error_top1 == run.summary["test_error_top1"] and found.images == 355
     assert found.confusion.sum() == 355
+    assert repr(found).startswith("arrays, 355 test images, 1 view: top-1 error ") and len(repr(found)) < 120
     assert (
         cc.load(run.path).evaluate(quiet=True).error_top1 == found.error_top1
     )  # by the arrays that it keeps
