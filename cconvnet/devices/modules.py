@@ -23,6 +23,9 @@ def load_onednn() -> None:
 
     Waiting threads sleep, unless the user sets ``OMP_WAIT_POLICY``. OpenMP's default is to spin, which made
     training several times slower when another process wanted a core too.
+
+    Raises:
+        ImportError: The library cannot be loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if any(Path(cconvnet.__file__).resolve().parents[1].glob("cconvnet.libs/libdnnl*")):
@@ -31,7 +34,10 @@ def load_onednn() -> None:
         for file in importlib.metadata.files("onednn-cpu-gomp") or []:
             if file.name == "libdnnl.so.3":
                 # Not RTLD_GLOBAL: it would serve a `_cpu` that is linked with another version, too.
-                ctypes.CDLL(str(file.locate()))
+                try:
+                    ctypes.CDLL(str(file.locate()))
+                except OSError as error:
+                    raise ImportError(str(error)) from error
 
 
 def build_command(kind: str) -> str:
@@ -50,9 +56,9 @@ def load_module(kind: str) -> tuple[Any, str]:
         from cconvnet.devices.numpy_module import NumpyModule
 
         return NumpyModule(), "NumPy reference"
-    if kind == "cpu":
-        load_onednn()
     try:
+        if kind == "cpu":
+            load_onednn()
         module = importlib.import_module(f"cconvnet._{kind}")
     except ModuleNotFoundError as error:
         if error.name != f"cconvnet._{kind}":

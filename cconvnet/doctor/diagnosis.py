@@ -211,7 +211,9 @@ def _modules(facts: Facts) -> Iterator[Finding]:
         fix = build_command(kind) if kind in _USES else rebuild()
         if kind in facts.broken:
             reason = facts.broken[kind]
-            if kind == "cpu" and "dnnl" in reason:
+            if kind == "cpu" and "libgomp" in reason:
+                fix = "apt-get install libgomp1, or your system's package of GCC's OpenMP"
+            elif kind == "cpu" and "dnnl" in reason:
                 fix = pip_install("onednn-cpu-gomp")
             yield Finding(what, "problem", f"cannot be loaded: {reason}", fix)
         elif build is not None:
@@ -260,10 +262,13 @@ def _devices(facts: Facts) -> Iterator[Finding]:
 
 
 def _install_cupy(facts: Facts) -> str:
-    """Return the command that installs CuPy for the newest CUDA that the driver supports."""
-    if facts.driver_cuda is not None and facts.driver_cuda[0] == 12:
-        return pip_install("cupy-cuda12x")
-    return pip_install("cupy-cuda13x")
+    """Return the command that installs CuPy for the newest CUDA that the driver supports.
+
+    CuPy compiles kernels of its own with a CUDA toolkit, or with the libraries of its extra ``ctk``.
+    """
+    old = facts.driver_cuda is not None and facts.driver_cuda[0] == 12
+    package = f"cupy-cuda{12 if old else 13}x"
+    return pip_install(package if facts.nvcc is not None else f"'{package}[ctk]'")
 
 
 def _packages(facts: Facts) -> Iterator[Finding]:

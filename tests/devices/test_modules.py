@@ -34,6 +34,19 @@ def test_onednn_of_the_environment_serves_no_module_but_its_own(loaded: list[tup
     assert loaded == [("/lib/libdnnl.so.3", ctypes.RTLD_LOCAL)]
 
 
+def test_a_library_that_onednn_misses_is_an_error_of_import(
+    loaded: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor and the choice of a device then go on without the CPU module."""
+
+    def fail(path: str) -> None:
+        raise OSError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", fail)
+    with pytest.raises(ImportError, match=r"libgomp\.so\.1"):
+        load_onednn.__wrapped__()
+
+
 def test_a_wheel_uses_the_onednn_that_it_contains(loaded: list[tuple[str, int]], tmp_path: Path) -> None:
     (tmp_path / "cconvnet.libs").mkdir()
     (tmp_path / "cconvnet.libs" / "libgomp-f9a9ad78.so.1.0.0").touch()

@@ -170,6 +170,7 @@ def test_cupy_is_missing_with_a_gpu() -> None:
     assert {finding.fix for finding in found.values()} == {pip_install("cupy-cuda13x")}
     older = dataclasses.replace(facts, driver_cuda=(12, 4))
     assert problems(older)["cupy"].fix == pip_install("cupy-cuda12x")
+    assert problems(dataclasses.replace(older, nvcc=None))["cupy"].fix == pip_install("'cupy-cuda12x[ctk]'")
 
 
 def test_one_dnn_is_missing() -> None:
@@ -187,6 +188,8 @@ def test_one_dnn_is_missing() -> None:
     )
     assert problems(gone)["module _cpu"].fix == pip_install("onednn-cpu-gomp")
     assert not can_train(examine(gone))
+    without_openmp = dataclasses.replace(gone, broken={"cpu": "libgomp.so.1: cannot open shared object file"})
+    assert "apt-get install libgomp1" in problems(without_openmp)["module _cpu"].fix
 
 
 @pytest.mark.parametrize(
