@@ -148,6 +148,10 @@ class NetSpec:
         """
         return table_of(self)
 
+    def _repr_html_(self) -> str:
+        """Return the table, which says more in a notebook than all fields of all layers."""
+        return self.table()._repr_html_()
+
 
 def place(spec: NetSpec, devices: Mapping[str, int | str]) -> NetSpec:
     """Return the network with some layers placed on devices.

@@ -129,7 +129,7 @@ def test_a_table_is_printed() -> None:
         "------------  ------------  ------  ------  ----------  -------------",
         "tiny & small                                       350          1,472",
     ]
-    html = net.table()._repr_html_()
+    html = net._repr_html_()
     assert "tiny &amp; small" in html and html.count("<tr>") == 6
 
 
