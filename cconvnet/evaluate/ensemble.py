@@ -141,6 +141,15 @@ class Evaluation:
 
     With several networks it is that of the average of their probabilities.
 
+        >>> found = cc.load("runs/first").evaluate()
+        >>> found
+        digits, 355 test images, 1 view: top-1 error 1.69%, top-5 error 0.00%, loss 0.0488
+        >>> found.per_class[0]
+        ClassResult(label=9, name='9', images=36, wrong=3, taken_for='3', taken_for_images=1)
+        >>> found.confusion.sum() - found.confusion.trace()
+        6
+        >>> plt.imshow(found.picture(found.worst()[0]))
+
     Attributes:
         source: The data.
         results: The result of each network.

@@ -85,7 +85,7 @@ _STEP = r"step-\d{8,}\.safetensors"
 _ASIDE = _Kind(rf"{_STEP}|(config|summary)\.json|log\.jsonl")
 _CHECKPOINTS = _Kind(_STEP, {r"set-aside-\d+": _ASIDE})
 _RUN = _Kind(
-    r"(config|data|state|summary)\.json|log\.jsonl|lock|(curve|timeline)\.(png|svg|pdf)|report\.html",
+    r"(config|data|state|summary)\.json|log\.jsonl|lock|arrays\.npz|(curve|timeline)\.(png|svg|pdf)|report\.html",
     {"checkpoints": _CHECKPOINTS, "tensorboard": _Kind(r"events\.out\.tfevents\..*")},
 )
 # A removal that is killed must leave what is still a run, so these files go last, in this order.
@@ -139,9 +139,12 @@ def prune(
                 return [], [Kept(run, "it is in training")]
         found, kept = _whole(run, folder, about, rules, days, time.time() if now is None else now)
         if found:
-            if remove:
-                _clear(folder, _RUN, run)
-                run.rmdir()
+            try:
+                if remove:
+                    _clear(folder, _RUN, run)
+                    run.rmdir()
+            except _NotOurs as error:  # a file that came meanwhile
+                return [], [Kept(run, f"{error} is not of a run")]
             return found, kept
         try:
             checkpoints = _opened(stack, "checkpoints", folder)
@@ -153,14 +156,12 @@ def prune(
             spare, more = _spare(run / "checkpoints", checkpoints)
             found, kept = found + spare, kept + more
             for one in spare if remove else ():
-                os.unlink(one.path.name, dir_fd=checkpoints)
+                _unlink(one.path.name, checkpoints)
         if "set-aside" in rules:
             aside, more = _set_aside(run / "checkpoints", checkpoints)
             found, kept = found + aside, kept + more
             for one in aside if remove else ():
-                with contextlib.ExitStack() as inner:
-                    _clear(_opened(inner, one.path.name, checkpoints), _ASIDE, one.path)
-                os.rmdir(one.path.name, dir_fd=checkpoints)
+                _clear_folder(one.path.name, checkpoints, _ASIDE, one.path)
         return found, kept
 
 
@@ -301,12 +302,25 @@ def _measured(folder: int, kind: _Kind, path: Path) -> tuple[int, float]:
 
 
 def _clear(folder: int, kind: _Kind, path: Path) -> None:
-    """Remove everything in a folder, which must be this program's."""
+    """Remove everything in a folder.
+
+    Raises:
+        _NotOurs: It contains something that is not this program's.
+    """
     entries = list(_owned(folder, kind, path))
     for name, _, below in sorted(entries, key=lambda one: _LAST.index(one[0]) if one[0] in _LAST else -1):
         if below is None:
-            os.unlink(name, dir_fd=folder)
-            continue
-        with contextlib.ExitStack() as stack:
-            _clear(_opened(stack, name, folder), below, path / name)
-        os.rmdir(name, dir_fd=folder)
+            _unlink(name, folder)
+        else:
+            _clear_folder(name, folder, below, path / name)
+
+
+def _clear_folder(name: str, within: int, kind: _Kind, path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        _clear(_opened(stack, name, within), kind, path)
+    os.rmdir(name, dir_fd=within)
+
+
+def _unlink(name: str, folder: int) -> None:
+    with contextlib.suppress(FileNotFoundError):  # somebody else removed it
+        os.unlink(name, dir_fd=folder)

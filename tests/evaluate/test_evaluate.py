@@ -255,6 +255,7 @@ def test_answers_are_those_of_the_averages(
     assert sum(one.wrong for one in found.per_class) == found.tally.wrong_top1
     first = found.worst(1)[0]
     assert np.array_equal(found.picture(first), images[first.index])
+    assert f"top-1 error {100 * found.error_top1:.2f}%, " in repr(found)
 
 
 def test_part_of_the_test_images(saved: list[Path]) -> None:

@@ -279,7 +279,14 @@ def test_runs_with_files_of_others_stay(where: str, path: Path) -> None:
 def test_all_that_a_run_can_contain_is_removed_with_it(gone_back: Path) -> None:
     (gone_back / "tensorboard").mkdir()
     (gone_back / "tensorboard" / "events.out.tfevents.0123.cconvnet.0000").write_bytes(b"")
-    for name in ("report.html", "timeline.svg", "curve.png", ".config.json.partial", "data.json"):
+    for name in (
+        "report.html",
+        "arrays.npz",
+        "timeline.svg",
+        "curve.png",
+        ".config.json.partial",
+        "data.json",
+    ):
         (gone_back / name).write_bytes(b"")
     (found,), _ = prune(ended(gone_back, "failed"), ["failed"], remove=True, now=LATER)
     assert found.path == gone_back and not gone_back.exists() and gone_back.parent.exists()
@@ -374,6 +381,21 @@ def test_a_folder_that_becomes_a_link_meanwhile(
     found, _ = prune(path, ["checkpoints"], remove=True)
     assert len(found) > 3
     assert tree(elsewhere) == before
+
+
+def test_a_file_that_comes_meanwhile_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(path, "failed")
+    measured = pruning._measured
+
+    def adding(folder: int, kind: pruning._Kind, where: Path) -> object:
+        found = measured(folder, kind, where)
+        (path / "notes.txt").write_text("mine")
+        return found
+
+    monkeypatch.setattr(pruning, "_measured", adding)
+    found, (kept,) = prune(path, ["failed"], remove=True, now=LATER)
+    assert found == [] and "notes.txt is not of a run" in kept.reason
+    assert (path / "notes.txt").read_text() == "mine" and (path / "config.json").exists()
 
 
 def test_a_removal_that_was_killed_can_be_repeated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
