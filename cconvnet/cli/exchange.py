@@ -103,7 +103,11 @@ def export(
         ),
     ] = 2,
 ) -> None:
-    """Write a network to files of another program: layers.cfg and layer-params.cfg."""
+    """Write a network to files of another program: layers.cfg and layer-params.cfg.
+
+    Comments in the files keep its name, the size of its images and its recipe. ``train --layer-def`` reads
+    them, so training needs no further options to have the same result.
+    """
     from cconvnet import runs
     from cconvnet.formats import cuda_convnet_writer
     from cconvnet.formats.netfiles import chosen

@@ -6,6 +6,7 @@ The modules in reading order:
 - ``cuda_convnet``: a network in cuda-convnet's two files, read as a NetSpec.
 - ``cuda_convnet_sections``, ``cuda_convnet_draft``: the checked sections, and the network under construction.
 - ``cuda_convnet_layers``, ``cuda_convnet_weights``, ``rates``: the layers and their values.
+- ``cuda_convnet_extras``: comments that keep what these files cannot say, such as the recipe.
 - ``cuda_convnet_writer``: a network written as these files.
 - ``cuda_convnet_checkpoint``: cuda-convnet's checkpoints.
 - ``own_nets``: networks in files of the user's own: Python, which is run, and JSON.

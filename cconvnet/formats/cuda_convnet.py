@@ -20,7 +20,8 @@ Where these files and a NetSpec speak differently:
 - ``randSparse`` becomes a layer that deals the channels out, NAME_sparse; ``dropout=`` of a layer becomes one
   behind it, NAME_dropout.
 - Of a list of devices, ``gpu=0,1``, the first computes the whole batch, with the same result.
-- Neither the size of the images nor how long to train is in the files.
+- Neither the size of the images nor how long to train is in the files. Comments that this package writes and
+  reads (cuda_convnet_extras) have them.
 - `dropout` is what the original calls hs: it multiplies by keep at test time. cuda-convnet2 knows that as
   dropout2, and its own `dropout` divides by keep in training; a note says which one was read.
 """
@@ -31,6 +32,7 @@ import dataclasses
 from pathlib import Path
 
 from cconvnet.formats.cuda_convnet_draft import Draft
+from cconvnet.formats.cuda_convnet_extras import read_extras
 from cconvnet.formats.cuda_convnet_layers import BUILDERS, add_cost
 from cconvnet.formats.cuda_convnet_sections import Sections
 from cconvnet.formats.ini import ConfigError, Section
@@ -57,30 +59,42 @@ def read(
         layer_params: The parameter file.
         image_shape: (H, W, C) of the stored images; (H, W): C is what the first layer that reads the images
             says, 3 if none does.
-        crop: the side of the squares cut out of them; None: the network sees whole images.
+        crop: the side of the squares cut out of them; None: that of the files' comments, or the network sees
+            whole images.
         classes: how many labels there are; None: as many as the softmax has inputs.
-        name: the network's; None: the layer file's name, or its folder's where it is called layers.cfg.
-        recipe: how to train, except for the rate and the momentum, which are in the files. None: 90 epochs
-            of batches of 128, random crops and mirror images if there is a crop.
+        name: the network's; None: that of the comments, or the layer file's name, or its folder's where it is
+            called layers.cfg.
+        recipe: how to train, except for the rate and the momentum, which are in the files. None: that of the
+            comments, or 90 epochs of batches of 128, random crops and mirror images if there is a crop.
 
     Raises:
         ConfigError: ``FILE:LINE: layer NAME: ...`` where the files cannot be used.
         OSError: one of them cannot be read.
     """
-    files = Sections(Path(layer_def), Path(layer_params))
+    layer_def, layer_params = Path(layer_def), Path(layer_params)
+    files, extras = Sections(layer_def, layer_params), read_extras(layer_def, layer_params)
     height, width, *rest = image_shape
     channels = rest[0] if rest else files.image_channels()
     if crop is not None and not 1 <= crop <= min(height, width):
         raise ValueError(f"crop must be from 1 to {min(height, width)}, the images' side, not {crop}")
+    sides = extras.crop if crop is None else (crop, crop)
+    if sides is not None and (sides[0] > height or sides[1] > width):
+        raise ValueError(
+            f"{layer_def} is for crops of {sides[0]}x{sides[1]}, larger than the images, {height}x{width}: "
+            "give a crop"
+        )
     # The old programs' data providers that crop subtract the centre of the mean image from every crop.
-    image = InputSpec(crop or height, crop or width, channels, center_mean=crop is not None)
+    image = InputSpec(*(sides or (height, width)), channels, center_mean=sides is not None)
+    if sides == extras.crop and extras.input is not None:
+        image = dataclasses.replace(extras.input, height=image.height, width=image.width, channels=channels)
     draft = Draft(files)
     _build(draft, image, classes)
-    cropped = crop is not None
+    cropped = sides is not None
+    recipe = recipe or extras.recipe
     recipe = recipe or TrainRecipe(batch=128, epochs=90, lr=0.01, crop=cropped, mirror=cropped)
-    stem = Path(layer_def).stem
+    stem = layer_def.absolute().parent.name if layer_def.stem == "layers" else layer_def.stem
     spec = NetSpec(
-        name=name or (Path(layer_def).absolute().parent.name if stem == "layers" else stem),
+        name=name or extras.name or stem,
         layers=tuple(draft.layers),
         input=image,
         stored=(height, width),

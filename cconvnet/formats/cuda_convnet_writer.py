@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet.formats.cuda_convnet_draft import NEURONS, free_name
+from cconvnet.formats.cuda_convnet_extras import layer_comments, recipe_comments
 from cconvnet.formats.cuda_convnet_layers import BLURS
 from cconvnet.formats.cuda_convnet_weights import merged, norm_limit_of, rate_factor
 from cconvnet.formats.ini import ConfigError
@@ -42,8 +43,8 @@ from cconvnet.system.outputs import write_output
 def write(spec: NetSpec, layer_def: Path, layer_params: Path, *, towers: int = 2) -> None:
     """Write a network as two files, which :func:`read` reads as its :func:`normal_form`.
 
-    Layers that are split become `towers` layers each. The names of the network and how to train it are said
-    in comments only.
+    Layers that are split become `towers` layers each. The name of the network, its images and how to train it
+    are comments, which other programs ignore.
 
     Raises:
         ConfigError: Naming the layer and what the files cannot say.
@@ -59,8 +60,8 @@ def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
     """Return the network as writing and reading the files changes it.
 
     Split layers are written out, all output sizes are rounded up, weights drawn as He et al. do have a plain
-    standard deviation, and rates are counted from the first layer's. Crops have the centre of the mean image
-    subtracted. Pixels are scaled by a linear layer, since the files' images are not.
+    standard deviation, and rates are counted from the first layer's. Pixels are scaled by a linear layer,
+    since the files' images are not.
 
     Raises:
         ConfigError: Naming the layer and what the files cannot say.
@@ -72,8 +73,6 @@ def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
         raise ConfigError(f"{spec.name}: {error}") from None
     spec = _unscaled(spec)
     found = shapes(spec)
-    cropped = spec.stored != (spec.input.height, spec.input.width)
-    spec = dataclasses.replace(spec, input=dataclasses.replace(spec.input, center_mean=cropped))
     layers = [_NORMAL[type(layer)](layer, found) for layer in spec.layers]
     weighted = [layer for layer in layers if isinstance(layer, _WEIGHTED)]
     old = spec.recipe
@@ -303,7 +302,8 @@ class _Writer:
         image, stored = self.spec.input, self.spec.stored
         seen = f"{image.height}x{image.width}x{image.channels}"
         cut = "" if stored == (image.height, image.width) else f", cut out of {stored[0]}x{stored[1]}"
-        return _file([f"{self.spec.name}: layers, for images of {seen}{cut}"], self.sections)
+        title = f"{self.spec.name}: layers, for images of {seen}{cut}"
+        return _file([title, *layer_comments(self.spec)], self.sections)
 
     def params_file(self) -> str:
         recipe = self.spec.recipe
@@ -312,7 +312,7 @@ class _Writer:
             of = {"weight": "epsW", "bias": "epsB", "both": "epsW and epsB"}[step.of]
             of += f" of {', '.join(step.layers)}" if step.layers else ""
             lines.append(f"from epoch {step.epoch:g}: {of} times {step.factor:g}")
-        return _file(lines, self.params)
+        return _file([*lines, *recipe_comments(recipe)], self.params)
 
     def _add(self, layer: LayerSpec) -> None:
         values: _Values = {"type": _TYPES[type(layer)], "inputs": ",".join(layer.inputs)}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cconvnet import nets
 from cconvnet.formats import cuda_convnet
+from cconvnet.formats.cuda_convnet_extras import read_extras
 from cconvnet.formats.own_nets import PythonFile, read_json
 from cconvnet.nets import NetSpec
 from cconvnet.nets.shapes import Shape, text_of
@@ -155,14 +156,21 @@ class NetFiles(ChosenNet):
     def __str__(self) -> str:
         return str(self.layer_def)
 
+    @property
+    def stored_size(self) -> int | None:
+        """The side of the images that files of this package were exported for, if they are square."""
+        stored = read_extras(self.layer_def, self.layer_params).stored
+        return stored[0] if stored is not None and stored[0] == stored[1] else None
+
     def build(
         self, image_shape: Shape | None = None, classes: int | None = None
     ) -> tuple[NetSpec, list[str]]:
         """Read the files; see :func:`cconvnet.formats.cuda_convnet.read`."""
-        if image_shape is None:
+        shape = image_shape or read_extras(self.layer_def, self.layer_params).stored
+        if shape is None:
             raise ValueError(f"--size is needed: {self} does not say how large the images are")
         return cuda_convnet.read(
-            self.layer_def, self.layer_params, image_shape=image_shape, crop=self.crop, classes=classes
+            self.layer_def, self.layer_params, image_shape=shape, crop=self.crop, classes=classes
         )
 
     def build_sized(self, size: int | None) -> tuple[NetSpec, list[str]]:

@@ -19,7 +19,7 @@ from cconvnet.nets.builder import Value, add, concat, image, maximum
 from cconvnet.nets.catalog import NAMES, build, stored_size
 from cconvnet.nets.difference import compare, spec_values
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe, place
-from cconvnet.nets.serialize import spec_from_dict, spec_to_dict
+from cconvnet.nets.serialize import recipe_from_dict, spec_from_dict, spec_to_dict
 from cconvnet.nets.specs import (
     DATA,
     LAYER_TYPES,
@@ -90,6 +90,7 @@ __all__ = [
     "lrn_alpha",
     "maximum",
     "place",
+    "recipe_from_dict",
     "spec_from_dict",
     "spec_to_dict",
     "spec_values",

@@ -45,12 +45,21 @@ def spec_from_dict(values: dict[str, Any]) -> NetSpec:
         layers=lambda layers: tuple(_layer_from_dict(layer) for layer in layers),
         input=lambda image: _build(InputSpec, "input", image),
         stored=_tuple,
-        recipe=lambda recipe: _build(
-            TrainRecipe,
-            "recipe",
-            recipe,
-            steps=lambda steps: tuple(_build(LrStep, "recipe: steps", step) for step in steps),
-        ),
+        recipe=recipe_from_dict,
+    )
+
+
+def recipe_from_dict(values: dict[str, Any]) -> TrainRecipe:
+    """Return the recipe that :func:`spec_to_dict` described.
+
+    Raises:
+        ValueError: naming an unknown or missing key.
+    """
+    return _build(
+        TrainRecipe,
+        "recipe",
+        values,
+        steps=lambda steps: tuple(_build(LrStep, "recipe: steps", step) for step in steps),
     )
 
 

@@ -296,7 +296,7 @@ def test_import_with_the_network_in_files(tmp_path: Path) -> None:
     layers = quick_layers()
     command("import", write(tmp_path, checkpoint(layers), "1.1"), *options, "--out", tmp_path / "run")
     stored = runs.find_checkpoint(tmp_path / "run")[1]
-    assert stored.spec["name"] == "configuration"
+    assert stored.spec["name"] == "cifar-quick"
     assert stored.tensors["conv1.bias"].tolist() == layers[1]["biases"].ravel().tolist()
     error = command("import", tmp_path / "1.1", "--data", batches, "--out", tmp_path / "none", code=2)
     assert "a network is needed: --net, or --layer-def and --layer-params" in error

@@ -43,19 +43,9 @@ from cconvnet.network import Network
 
 
 def round_trip(spec: NetSpec, folder: Path, towers: int = 2) -> NetSpec:
-    """Write a network and read it back; values that files do not contain are passed to the reader."""
+    """Write a network and read it back for images of the same size."""
     write(spec, folder / "layers.cfg", folder / "layer-params.cfg", towers=towers)
-    crop = None if spec.stored == (spec.input.height, spec.input.width) else spec.input.height
-    got, _ = read(
-        folder / "layers.cfg",
-        folder / "layer-params.cfg",
-        image_shape=spec.stored_shape,
-        crop=crop,
-        classes=spec.classes,
-        name=spec.name,
-        recipe=spec.recipe,
-    )
-    return got
+    return read(folder / "layers.cfg", folder / "layer-params.cfg", image_shape=spec.stored_shape)[0]
 
 
 @pytest.mark.parametrize("name", ["cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"])
@@ -80,10 +70,15 @@ def test_the_files_say_what_a_reader_wants_to_know(tmp_path: Path) -> None:
     spec = nets.build("cifar-11pct")
     write(spec, tmp_path / "layers.cfg", tmp_path / "layer-params.cfg")
     layers, params = ((tmp_path / file).read_text() for file in ("layers.cfg", "layer-params.cfg"))
-    assert layers.startswith("# cifar-11pct: layers, for images of 24x24x3, cut out of 32x32\n\n[data]\n")
+    assert layers.startswith(
+        "# cifar-11pct: layers, for images of 24x24x3, cut out of 32x32\n"
+        '# cconvnet: name="cifar-11pct"\n# cconvnet: stored=[32, 32]\n# cconvnet: height=24\n'
+    )
+    assert "\n# cconvnet: center_mean=true\n\n[data]\n" in layers
     assert params.startswith(
         "# cifar-11pct: parameters, for 520 epochs of batches of 128\n# from epoch 500: epsW times 0.1\n"
     )
+    assert '\n# cconvnet: epochs=520\n# cconvnet: steps=[{"epoch": 500, "factor": 0.1, "layers"' in params
     assert "\n[conv1]\ntype=conv\ninputs=data\nchannels=3\nfilters=64\n" in layers
     assert "initW=0.0001\n" in layers and "partialSum=0\n" in layers  # the original asks for a partialSum
     assert "\n[rnorm1]\nscale=0.001\npow=0.75\nminDiv=1\n" in params
