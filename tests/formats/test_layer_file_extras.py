@@ -106,11 +106,12 @@ def test_arguments_count_before_comments(tmp_path: Path) -> None:
 
 def test_the_size_of_stored_images(tmp_path: Path) -> None:
     files = netfiles.NetFiles(*files_of(nets.build("cifar-13pct"), tmp_path))
-    assert netfiles.stored_size(files) == 32
+    assert files.stored_size == 32
+    assert files.build_sized(None)[0].stored == (32, 32)
     for path in (files.layer_def, files.layer_params):
         lines = [line for line in path.read_text().splitlines() if "cconvnet:" not in line]
         path.write_text("\n".join(lines))
-    assert netfiles.stored_size(files) is None
+    assert files.stored_size is None
     assert read_extras(files.layer_def, files.layer_params) == Extras()
     # As the files of other programs: named like their folder, with the recipe of none.
     got, _ = read(files.layer_def, files.layer_params, image_shape=(32, 32))
