@@ -13,7 +13,7 @@ KERNELS = HERE.parents[1] / "kernels"
 
 @dataclass
 class Layout:
-    """What gemm_layout.cu prints.
+    """The output of gemm_layout.cu.
 
     Attributes:
         threads: By tile, for each thread: the rows of its outputs, and the first columns of its groups.
