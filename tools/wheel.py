@@ -38,10 +38,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         local = compiled(folder)
-        library = packaged_file(ONEDNN_PACKAGE, "libdnnl.so.3")
+        library = onednn_library()
         if needs_onednn(local):
             if library is None:
-                sys.exit(f"{ONEDNN_PACKAGE} is missing, with which _cpu was linked")
+                sys.exit("the library of oneDNN that _cpu was linked with was not found")
             complete(local, onednn_notices(library) | {p.name: p.read_bytes() for p in NOTICES.iterdir()})
         wheel = repaired(local, folder / "repaired", library)
         out.mkdir(parents=True, exist_ok=True)
@@ -68,6 +68,13 @@ def needs_onednn(wheel: Path) -> bool:
     """Return whether a wheel contains the module that is linked with oneDNN."""
     with zipfile.ZipFile(wheel) as file:
         return any(name.startswith("cconvnet/_cpu.") for name in file.namelist())
+
+
+def onednn_library() -> Path | None:
+    """Return the oneDNN that the build prefers: that below ONEDNN_ROOT, else that of the package on PyPI."""
+    if root := os.environ.get("ONEDNN_ROOT"):
+        return next((path.resolve() for path in Path(root).glob("lib*/libdnnl.so.3")), None)
+    return packaged_file(ONEDNN_PACKAGE, "libdnnl.so.3")
 
 
 def onednn_notices(library: Path) -> dict[str, bytes]:

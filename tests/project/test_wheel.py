@@ -75,6 +75,19 @@ def test_onednn_is_not_copied_without_its_license(tool: dict[str, Any], tmp_path
     assert tool["onednn_notices"](tmp_path / "lib" / "libdnnl.so.3") == {"LICENSE-oneDNN": b"terms"}
 
 
+def test_the_onednn_that_the_build_prefers_is_copied(
+    tool: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "own" / "lib64" / "libdnnl.so.3.5"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    (library.parent / "libdnnl.so.3").symlink_to(library.name)
+    monkeypatch.setenv("ONEDNN_ROOT", str(tmp_path / "own"))
+    assert tool["onednn_library"]() == library
+    monkeypatch.setenv("ONEDNN_ROOT", str(tmp_path))
+    assert tool["onednn_library"]() is None
+
+
 # ---- the workflow ---------------------------------------------------------------------------------------
 
 
