@@ -16,11 +16,12 @@ quoted = '$(subst ','\'',$(1))'
 # Which modules are built: CCONVNET_CUDA=auto (when nvcc is found), on (fail without it) or off;
 # CCONVNET_CPU=on, or off to leave the CPU device to NumPy. CCONVNET_MODULES="cpu cuda emulator" chooses among them;
 # the default is all, and `device` stands for the one that this machine trains on. CCONVNET_ARCHS="80 90a 120 ptx"
-# names the GPU architectures; the default is the present GPU's, else that list.
+# names the GPU architectures; the default is the present GPU's, else that list. ONEDNN_ROOT names the folder of another
+# oneDNN 3 than the PyPI package's.
 CCONVNET_CUDA ?= auto
 CCONVNET_CPU ?= on
 CCONVNET_MODULES ?=
-export CCONVNET_CUDA CCONVNET_CPU CCONVNET_ARCHS
+export CCONVNET_CUDA CCONVNET_CPU CCONVNET_ARCHS ONEDNN_ROOT
 
 VENV := .venv
 # The Python whose headers and build requirements the modules are compiled against, and where they go.
@@ -226,7 +227,7 @@ endif
 
 # Lines come back from the shell as words, so a character that no path has stands for their spaces meanwhile.
 mark := $(shell printf '\001')
-$(foreach line,$(shell $(call quoted,$(PYTHON)) tools/compile_settings.py | tr ' ' '\001'),$(eval $(subst $(mark), ,$(line))))
+$(foreach line,$(shell $(call quoted,$(PYTHON)) tools/compile_settings.py $(CXX) | tr ' ' '\001'),$(eval $(subst $(mark), ,$(line))))
 ifeq ($(EXT),)
 $(error $(PYTHON) cannot tell how to build: run `make venv`)
 endif
@@ -266,8 +267,10 @@ ifneq ($(SANITIZE),)
 else ifeq ($(filter cpu,$(WANTED)),)
 else ifeq ($(CCONVNET_CPU),off)
 $(info cconvnet: no CPU module (CCONVNET_CPU=off); the CPU device will run on NumPy)
-else ifeq ($(ONEDNN_INCLUDES),)
-$(info cconvnet: no CPU module (oneDNN has no package here); the CPU device will run on NumPy)
+else ifneq ($(ONEDNN_ERROR),)
+$(error $(ONEDNN_ERROR))
+else ifeq ($(ONEDNN),)
+$(info cconvnet: no CPU module ($(ONEDNN_MISSING)); the CPU device will run on NumPy)
 else
 MODULES += _cpu
 endif
@@ -297,7 +300,7 @@ endef
 $(call flags_stamp,bindings,$(CXX_ALL) $(BINDINGS_FLAGS))
 $(call flags_stamp,pixels,$(CXX_ALL) $(PIXELS_FLAGS))
 $(call flags_stamp,emulator,$(CXX_ALL) $(EMULATOR_FLAGS))
-$(call flags_stamp,cpu,$(CXX_ALL))
+$(call flags_stamp,cpu,$(CXX_ALL) $(ONEDNN_FLAGS) $(ONEDNN))
 $(call flags_stamp,cuda,$(NVCC) $(GENCODE) $(CXXFLAGS))
 
 # Each step is numbered among those that a dry run counts. make expands a recipe once, when the step begins.
@@ -327,7 +330,7 @@ $(BUILD)/emulator/%.o: kernels/%.cu $(BUILD)/emulator/flags
 # Square roots and comparisons only become vector code where nobody asks for errno or for floating-point traps.
 $(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
 	@echo "$(STEP) c++   $<"
-	@$(CXX_ALL) -O3 -fopenmp -fno-math-errno -fno-trapping-math $(ONEDNN_INCLUDES) -c $< -o $@
+	@$(CXX_ALL) -O3 -fopenmp -fno-math-errno -fno-trapping-math $(ONEDNN_FLAGS) -c $< -o $@
 
 # nvcc's resource report is kept beside the object. Registers spilled to memory fail the build, and so does advice
 # of ptxas that it made the code slower than written (C75xx: serialized wgmma, ignored setmaxnreg).
@@ -368,7 +371,8 @@ $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
 $(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS) $(SHARED_OBJECTS)
 	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared $(SANITIZED) $^ -o $@
 
-# cconvnet/devices/modules.py loads the oneDNN of the Python environment before the module.
+# cconvnet/devices/modules.py loads the oneDNN of the Python environment before the module. Any other is found by the
+# path in the module.
 $(OUT)/_cpu$(EXT): $(BUILD)/cpu/module.o $(CPU_OBJECTS) $(SHARED_OBJECTS)
 	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared -fopenmp $^ $(ONEDNN_LIBRARIES) -o $@
 

@@ -7,6 +7,8 @@ import ctypes
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -21,8 +23,9 @@ from cconvnet.system.installation import rebuild
 def load_onednn() -> None:
     """Load libdnnl of this Python environment, so that ``_cpu`` finds it wherever it was installed.
 
-    Waiting threads sleep, unless the user sets ``OMP_WAIT_POLICY``. OpenMP's default is to spin, which made
-    training several times slower when another process wanted a core too.
+    A module that was built with another oneDNN finds it by itself, and nothing is loaded. Waiting threads
+    sleep, unless the user sets ``OMP_WAIT_POLICY``. OpenMP's default is to spin, which made training several
+    times slower when another process wanted a core too.
 
     Raises:
         ImportError: The library cannot be loaded.
@@ -30,6 +33,8 @@ def load_onednn() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if any(Path(cconvnet.__file__).resolve().parents[1].glob("cconvnet.libs/libdnnl*")):
         return  # a wheel's `_cpu` has its own, and another in the process would bring a second OpenMP
+    if _finds_its_own_onednn():
+        return
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("onednn-cpu-gomp") or []:
             if file.name == "libdnnl.so.3":
@@ -38,6 +43,18 @@ def load_onednn() -> None:
                     ctypes.CDLL(str(file.locate()))
                 except OSError as error:
                     raise ImportError(str(error)) from error
+
+
+def _finds_its_own_onednn() -> bool:
+    """Return whether the CPU module contains the mark of kernels/cpu/runtime.cpp."""
+    spec = importlib.util.find_spec("cconvnet._cpu")
+    if spec is None or spec.origin is None:
+        return False
+    with (
+        Path(spec.origin).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return content.find(b"cconvnet: this module finds its own oneDNN") >= 0
 
 
 def build_command(kind: str) -> str:

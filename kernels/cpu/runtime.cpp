@@ -33,7 +33,18 @@ const char* instruction_set() {
   }
 }
 
+std::string version_text(int major, int minor, int patch) {
+  return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(patch);
+}
+
 }  // namespace
+
+#ifdef CCONVNET_OWN_ONEDNN
+// The library is found by the path in the module, or in the system's folders: the loader
+// (cconvnet/devices/modules.py), which searches the file for this text, must load no other before it.
+extern "C" __attribute__((used, visibility("default"))) const char cconvnet_own_onednn[] =
+    "cconvnet: this module finds its own oneDNN";
+#endif
 
 // All logical devices of this build share one memory.
 void copy(void* target, int, const void* source, int, size_t bytes, Stream) {
@@ -53,8 +64,10 @@ const char* build_kind() {
 
 std::string build_info() {
   const dnnl_version_t* version = dnnl_version();
-  return "oneDNN " + std::to_string(version->major) + "." + std::to_string(version->minor) + "." +
-         std::to_string(version->patch) + " with " + instruction_set() + ", " + granted_threads_text();
+  const std::string runs = version_text(version->major, version->minor, version->patch);
+  const std::string built = version_text(DNNL_VERSION_MAJOR, DNNL_VERSION_MINOR, DNNL_VERSION_PATCH);
+  return "oneDNN " + runs + (runs == built ? "" : " (built with " + built + ")") + " with " +
+         instruction_set() + ", " + granted_threads_text();
 }
 
 }  // namespace cconvnet

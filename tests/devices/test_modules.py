@@ -1,16 +1,22 @@
-"""The libraries of the compiled modules are found, and no two of one kind come into a process."""
+"""Compiled modules are loaded with their libraries, no two of one kind in a process, or are said to be missing."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
+import importlib.machinery
 import importlib.metadata
+import importlib.util
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import cconvnet
-from cconvnet.devices.modules import load_onednn
+from cconvnet import devices
+from cconvnet.devices import modules
+from cconvnet.devices.modules import build_command, load_module, load_onednn
 
 
 @pytest.fixture
@@ -55,3 +61,41 @@ def test_a_wheel_uses_the_onednn_that_it_contains(loaded: list[tuple[str, int]],
     (tmp_path / "cconvnet.libs" / "libdnnl-e6376208.so.3").touch()
     load_onednn.__wrapped__()
     assert len(loaded) == 1
+
+
+def test_a_module_built_with_another_onednn_gets_no_other(
+    loaded: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two libraries of one name cannot be in a process: the first that is loaded would serve the module."""
+    source = (Path(__file__).parents[2] / "kernels" / "cpu" / "runtime.cpp").read_text(encoding="utf-8")
+    mark = next(line for line in source.splitlines() if "its own oneDNN" in line).split('"')[1]
+    file = tmp_path / "_cpu.so"
+    spec = importlib.machinery.ModuleSpec("cconvnet._cpu", None, origin=str(file))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    file.write_bytes(bytes(10_000))
+    load_onednn.__wrapped__()
+    assert len(loaded) == 1
+    file.write_bytes(bytes(5_000) + mark.encode() + bytes(5_000))
+    load_onednn.__wrapped__()
+    assert len(loaded) == 1
+
+
+def test_a_module_that_was_not_built_is_named_with_the_command_that_builds_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(devices.DeviceUnavailable) as raised:
+        load_module.__wrapped__("emulator")
+    assert str(raised.value).endswith(
+        f"without its emulator module; to build it: {build_command('emulator')}"
+    )
+    assert build_command("emulator").endswith(" emulator")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(devices.DeviceUnavailable, match=r"install the CUDA toolkit, then .*CCONVNET_CUDA=on"):
+        load_module.__wrapped__("cuda")
+    monkeypatch.setattr(modules, "load_onednn", lambda: None)
+    module, what = load_module.__wrapped__("cpu")
+    assert module.build_kind() == "numpy" and what.endswith(f"to build it: {build_command('cpu')}")
