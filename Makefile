@@ -29,6 +29,8 @@ PYTHON ?= $(VENV)/bin/python
 OUT ?= cconvnet
 # Instrumented modules have their own objects and their own OUT: SANITIZE=address,undefined
 SANITIZE ?=
+# Sources of kernels whose emulator is compiled for a debugger: DEBUG="lrn conv_fprop", or all.
+DEBUG ?=
 # A compiler may want 1.5 GiB, so a small machine runs fewer of them.
 JOBS ?= $(shell awk -v cores=$$(nproc) '/MemTotal/ { jobs = int($$2 / 1500000); \
                 print (jobs < 1 ? 1 : jobs < cores ? jobs : cores) }' /proc/meminfo)
@@ -43,8 +45,8 @@ REPORT_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS))
 # The architecture whose code `make machine-code` reads.
 ARCH ?= sm_90a
 
-.PHONY: help jobs train venv base cpu cuda emulator packages test test-quick test-times check-long lint format docs clean modules \
-    gpu-report sanitize machine-code results wheel
+.PHONY: help jobs train venv base cpu cuda emulator emulator-debug packages test test-quick test-times check-long lint format \
+    docs clean modules gpu-report sanitize machine-code results wheel
 
 jobs:
 	@echo $(JOBS)
@@ -133,6 +135,10 @@ emulator: $(VENV)/.requirements  ## build the module that runs the CUDA kernels 
 base: $(VENV)/.requirements
 base cpu cuda emulator:
 	@$(call build,$@,.installed) $(if $(filter cuda,$@),CCONVNET_CUDA=on)
+
+emulator-debug: $(VENV)/.requirements  ## the same for gdb, all kernels or KERNELS="lrn fc", in build/debug
+	@$(call build,emulator,.installed) MODULES=_emulator DEBUG="$(or $(KERNELS),all)" OUT=build/debug
+	@echo "CCONVNET_MODULE_PATH=build/debug gdb -x kernels/emulator/gdb.py --args PROGRAM uses it; see docs/debugging-kernels.md"
 
 ##@ Development
 
@@ -249,12 +255,19 @@ SANITIZED := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=undef
 # Bindings only describe and check; -O1 compiles them faster and costs nothing.
 BINDINGS_FLAGS := -O1
 PIXELS_FLAGS := $(if $(SANITIZE),-O1 $(SANITIZED),-O3)
+DEBUG_FLAGS := -DCCONVNET_EMULATOR -O0 -g3 -fno-omit-frame-pointer
 EMULATOR_FLAGS := -DCCONVNET_EMULATOR $(if $(SANITIZE),-O1 $(SANITIZED),-O2)
 
 CUDA_SOURCES := $(wildcard kernels/*.cu kernels/gemm/*.cu)
 CPU_SOURCES := $(wildcard kernels/cpu/*.cpp)
 CUDA_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/cuda/%.o)
-EMULATOR_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/emulator/%.o)
+# Those compiled for a debugger come first, so that the functions which all files share can be seen by it.
+DEBUG_SOURCES := $(filter $(if $(filter all,$(DEBUG)),%,$(DEBUG:%=kernels/%.cu)),$(CUDA_SOURCES))
+ifneq ($(filter-out all $(DEBUG_SOURCES:kernels/%.cu=%),$(DEBUG)),)
+$(error DEBUG names no file kernels/*.cu: $(filter-out all $(DEBUG_SOURCES:kernels/%.cu=%),$(DEBUG)))
+endif
+EMULATOR_OBJECTS := $(DEBUG_SOURCES:kernels/%.cu=$(BUILD)/debug/%.o) \
+    $(patsubst kernels/%.cu,$(BUILD)/emulator/%.o,$(filter-out $(DEBUG_SOURCES),$(CUDA_SOURCES)))
 BINDINGS_SOURCES := $(filter-out %/module.cpp %/problem.cpp %/pixels.cpp,$(wildcard bindings/*.cpp))
 # Host code that is the same for every build of the operations: their descriptions, and what is no template.
 SHARED_OBJECTS := $(BINDINGS_SOURCES:bindings/%.cpp=$(BUILD)/bindings/%.o) \
@@ -300,6 +313,11 @@ endef
 $(call flags_stamp,bindings,$(CXX_ALL) $(BINDINGS_FLAGS))
 $(call flags_stamp,pixels,$(CXX_ALL) $(PIXELS_FLAGS))
 $(call flags_stamp,emulator,$(CXX_ALL) $(EMULATOR_FLAGS))
+ifneq ($(DEBUG),)
+$(call flags_stamp,debug,$(CXX_ALL) $(DEBUG_FLAGS))
+$(call flags_stamp,debug/sources,$(DEBUG_SOURCES))
+$(OUT)/_emulator$(EXT): $(BUILD)/debug/sources/flags
+endif
 $(call flags_stamp,cpu,$(CXX_ALL) $(ONEDNN_FLAGS) $(ONEDNN))
 $(call flags_stamp,cuda,$(NVCC) $(GENCODE) $(CXXFLAGS))
 
@@ -326,6 +344,9 @@ $(BUILD)/pixels/%.o: bindings/%.cpp $(BUILD)/pixels/flags
 
 $(BUILD)/emulator/%.o: kernels/%.cu $(BUILD)/emulator/flags
 	@mkdir -p $(@D); echo "$(STEP) c++   $< (emulator)"; $(CXX_ALL) $(EMULATOR_FLAGS) -x c++ -c $< -o $@
+
+$(BUILD)/debug/%.o: kernels/%.cu $(BUILD)/debug/flags
+	@mkdir -p $(@D); echo "$(STEP) c++   $< (for a debugger)"; $(CXX_ALL) $(DEBUG_FLAGS) -x c++ -c $< -o $@
 
 # Square roots and comparisons only become vector code where nobody asks for errno or for floating-point traps.
 $(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
@@ -368,8 +389,8 @@ $(OUT)/_problem$(EXT): $(BUILD)/bindings/problem.o
 $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
 	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared $(SANITIZED) $^ -o $@
 
-$(OUT)/_emulator$(EXT): $(BUILD)/emulator/module.o $(EMULATOR_OBJECTS) $(SHARED_OBJECTS)
-	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared $(SANITIZED) $^ -o $@
+$(OUT)/_emulator$(EXT): $(EMULATOR_OBJECTS) $(BUILD)/emulator/module.o $(SHARED_OBJECTS)
+	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared $(SANITIZED) $(filter %.o,$^) -o $@
 
 # cconvnet/devices/modules.py loads the oneDNN of the Python environment before the module. Any other is found by the
 # path in the module.

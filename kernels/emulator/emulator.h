@@ -47,10 +47,10 @@
 #define __align__(bytes) alignas(bytes)
 #define __shared__ static_assert(false, "shared memory comes from shared_memory<T>() in launch.cuh");
 
-inline constexpr const uint3& threadIdx = cconvnet::emulator::machine.thread_index;
-inline constexpr const uint3& blockIdx = cconvnet::emulator::machine.block_index;
-inline constexpr const dim3& blockDim = cconvnet::emulator::machine.block_dim;
-inline constexpr const dim3& gridDim = cconvnet::emulator::machine.grid_dim;
+[[gnu::used]] inline constexpr const uint3& threadIdx = cconvnet::emulator::machine.thread_index;
+[[gnu::used]] inline constexpr const uint3& blockIdx = cconvnet::emulator::machine.block_index;
+[[gnu::used]] inline constexpr const dim3& blockDim = cconvnet::emulator::machine.block_dim;
+[[gnu::used]] inline constexpr const dim3& gridDim = cconvnet::emulator::machine.grid_dim;
 inline constexpr int warpSize = cconvnet::emulator::lanes_per_warp;
 
 // ---- shared memory --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Compiled modules are loaded with their libraries, no two of one kind in a process, or are said to be missing."""
+"""Compiled modules are loaded with their libraries, no two of one kind in a process."""
 
 from __future__ import annotations
 

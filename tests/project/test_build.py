@@ -164,6 +164,29 @@ def test_with_a_gpu_its_module_is_built_for_it(
     assert "pip install" in without.stdout and "cupy" not in without.stdout
 
 
+def test_one_kernel_is_compiled_for_a_debugger(checkout: Path, fake_tools: list[str]) -> None:
+    """The emulator of the other kernels is used as it stands; a folder of its own gets the module."""
+    options = (*fake_tools, "CCONVNET_CUDA=off", "CCONVNET_CPU=off", "MODULES=_emulator")
+    assert make(checkout, "-j2", "modules", *options).returncode == 0
+    debug = (*options, "OUT=build/debug")
+    shown = make(checkout, "-n", "modules", *debug, "DEBUG=lrn fc").stdout
+    compiled = [line for line in shown.splitlines() if " -c " in line]
+    assert len(compiled) == 2 and all("-O0 -g3" in line for line in compiled)
+    done = make(checkout, "modules", *debug, "DEBUG=lrn fc")
+    assert (
+        numbers(done.stdout) == [(1, 3), (2, 3), (3, 3)] and "kernels/lrn.cu (for a debugger)" in done.stdout
+    )
+    assert make(checkout, "modules", *debug, "DEBUG=lrn fc").stdout.count("link") == 0
+    # Another choice links anew, though no object is newer.
+    assert "link  build/debug/_emulator" in make(checkout, "modules", *debug, "DEBUG=fc").stdout
+    assert [path.name.partition(".")[0] for path in (checkout / "build/debug").glob("*.so")] == ["_emulator"]
+    assert modules_of(checkout) == {"_emulator"}
+    wrong = make(checkout, "modules", *debug, "DEBUG=lnr")
+    assert wrong.returncode == 2 and "no file kernels/*.cu: lnr" in wrong.stderr
+    asked = make(checkout, "-n", "emulator-debug", "BASE_PYTHON=true", "KERNELS=lrn").stdout
+    assert 'DEBUG="lrn" OUT=build/debug' in asked and "MODULES=_emulator" in asked
+
+
 def test_an_unknown_module_is_refused(checkout: Path, fake_tools: list[str]) -> None:
     done = make(checkout, "modules", *fake_tools, "CCONVNET_MODULES=cpu gpu")
     assert done.returncode == 2 and "not gpu" in done.stderr and "CCONVNET_MODULES" in done.stderr
