@@ -52,7 +52,7 @@ jobs:
 	@echo $(JOBS)
 
 help:
-	@sed -nE 's/^##@ (.*)/\n\1/p; s/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^##@ (.*)/\n\1/p; s/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
 
 # ---- set-up and use ---------------------------------------------------------------------------------------
 
@@ -136,9 +136,9 @@ base: $(VENV)/.requirements
 base cpu cuda emulator:
 	@$(call build,$@,.installed) $(if $(filter cuda,$@),CCONVNET_CUDA=on)
 
-emulator-debug: $(VENV)/.requirements  ## the same for gdb, all kernels or KERNELS="lrn fc", in build/debug
+emulator-debug: base  ## the same for gdb, all kernels or KERNELS="lrn fc", in build/debug
 	@$(call build,emulator,.installed) MODULES=_emulator DEBUG="$(or $(KERNELS),all)" OUT=build/debug
-	@echo "CCONVNET_MODULE_PATH=build/debug gdb -x kernels/emulator/gdb.py --args PROGRAM uses it; see docs/debugging-kernels.md"
+	@echo "CCONVNET_MODULE_PATH=build/debug gdb -x tools/cuda_gdb.py --args PROGRAM uses it; see docs/debugging-kernels.md"
 
 ##@ Development
 
@@ -214,6 +214,8 @@ machine-code: $(MACHINE_CODE_NEEDS)  ## registers, occupancy and instructions of
 
 results: $(RESULTS_NEEDS)  ## write the tables and pictures of docs/performance.md from benchmarks/results
 	@$(call quoted,$(PYTHON)) benchmarks/results.py $(ARGS)
+
+##@ Files
 
 clean:  ## remove what was built (.venv and runs stay)
 	@rm -rf build dist *.egg-info cconvnet/*.so

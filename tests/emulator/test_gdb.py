@@ -57,7 +57,7 @@ def session(program: Path, *commands: str) -> list[str]:
     script = program.with_suffix(".gdb")
     marked = [line for command in commands for line in ("echo \\n--- \\n", command)]
     script.write_text("\n".join(["set width 0", "set print elements 4", *marked]) + "\n")
-    ours = ROOT / "kernels" / "emulator" / "gdb.py"
+    ours = ROOT / "tools" / "cuda_gdb.py"
     done = subprocess.run(
         [str(GDB), "-nx", "-batch", "-iex", "set debuginfod enabled off", "-x", ours, "-x", script, program],
         capture_output=True,

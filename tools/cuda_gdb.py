@@ -2,7 +2,7 @@
 
 ``make emulator-debug`` compiles the kernels for it, and gdb reads this file with ``-x``:
 
-    CCONVNET_MODULE_PATH=build/debug gdb -x kernels/emulator/gdb.py --args .venv/bin/python program.py
+    CCONVNET_MODULE_PATH=build/debug gdb -x tools/cuda_gdb.py --args .venv/bin/python program.py
 
 The commands (``help cuda`` lists them):
 
