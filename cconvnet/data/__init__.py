@@ -25,6 +25,8 @@ The modules, in the order in which an image passes from its file to a batch:
 
 from __future__ import annotations
 
+from cconvnet.data.datasets.arrays import Arrays
+from cconvnet.data.datasets.digits import load as load_digits
 from cconvnet.data.images import BrokenImage, decode_image, resize_image
 from cconvnet.data.loader import Batch, Loader, mean_image
 from cconvnet.data.sources import Skipped, Source, open_source
@@ -33,6 +35,7 @@ from cconvnet.data.workers import WorkerError
 from cconvnet.errors import DataError
 
 __all__ = [
+    "Arrays",
     "Batch",
     "BrokenImage",
     "DataError",
@@ -45,6 +48,7 @@ __all__ = [
     "WorkerError",
     "broken_allowed",
     "decode_image",
+    "load_digits",
     "mean_image",
     "open_source",
     "resize_image",

@@ -113,7 +113,7 @@ def test_a_run_without_its_arrays_needs_them_again(command: bool, tmp_path: Path
         run.evaluate(quiet=True).images
         == len(cc.load(run.path).evaluate((X, Y), quiet=True).answers.labels) // 5
     )
-    missing = r"was trained on arrays that it does not keep; give them again, data=\(x, y\)"
+    missing = r"was trained on arrays that it does not keep; give them again: in Python data=\(x, y\)"
     with pytest.raises(DataError, match=missing):
         cc.load(run.path).evaluate(quiet=True)
     if command:
@@ -125,7 +125,7 @@ def test_a_run_without_its_arrays_needs_them_again(command: bool, tmp_path: Path
             check=False,
             timeout=100,
         )
-        assert done.returncode == 2 and "--data FILE.npz" in done.stderr
+        assert done.returncode == 2 and "as --data an .npz file" in done.stderr
         return
     with pytest.raises(DataError, match=missing):
         cc.train(resume=run.path, epochs=2, devices="cpu:0", quiet=True)

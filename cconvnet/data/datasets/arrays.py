@@ -408,8 +408,8 @@ def recorded(run: str | os.PathLike[str]) -> Path:
     file = Path(run) / FILE
     if not file.exists():
         raise DataError(
-            f"{run} was trained on arrays that it does not keep; give them again, data=(x, y) in Python, or "
-            "--data FILE.npz with x, y, x_test and y_test"
+            f"{run} was trained on arrays that it does not keep; give them again: in Python data=(x, y), or "
+            "as --data an .npz file with x, y, x_test and y_test"
         )
     return file
 
