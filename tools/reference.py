@@ -41,7 +41,7 @@ _MARK = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # ---- docstrings -----------------------------------------------------------------------------------------
 
-_SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Example|Examples|Note):$")
+_SECTION = re.compile(r"(Args|Keyword Args|Attributes|Returns|Yields|Raises|Example|Examples|Note):$")
 _ITEM = re.compile(r"(\*{0,2}[\w., ]+?): (.*)", re.DOTALL)
 
 
@@ -223,9 +223,12 @@ def use_of(array: Array, operation: Operation) -> str:
 
 def python() -> str:
     """Return the reference of the names that `import cconvnet` offers."""
-    parts, records = [], {}
-    for name in cconvnet.__all__:
-        value = getattr(cconvnet, name)
+    records: dict[str, type] = {}
+    public = {name: getattr(cconvnet, name) for name in cconvnet.__all__}
+    names = (f"[`cc.{name}`](#cc{name.lower()})" for name in public)
+    firsts = (cell((inspect.getdoc(value) or "").partition("\n\n")[0]) for value in public.values())
+    parts = [table(("name", ""), zip(names, firsts, strict=True))]
+    for name, value in public.items():
         parts.append(f"## cc.{name}")
         if inspect.ismodule(value):
             parts.append(markdown((value.__doc__ or "").split("\n\n")[0]))
@@ -238,7 +241,8 @@ def python() -> str:
             callables = [value]
         for function in callables:
             records.update(unpacked(function))
-    for name, record in records.items():
+    documented = {name: record for name, record in records.items() if "Attributes:" in (record.__doc__ or "")}
+    for name, record in documented.items():
         parts += [f"## {name}", f"Keyword arguments, given as `**more`. {markdown(record.__doc__)}"]
     return "\n\n".join(filter(None, parts))
 
@@ -253,7 +257,8 @@ def class_of(kind: type) -> Iterator[str]:
     members = {name: member for name, member in vars(kind).items() if not name.startswith("_")}
     properties = {n: m for n, m in members.items() if isinstance(m, property)}
     if properties:
-        yield "\n".join(f"- `{name}`: {prose(inspect.getdoc(m) or '')}" for name, m in properties.items())
+        lines = [f"- `{name}`: {prose(inspect.getdoc(member) or '')}" for name, member in properties.items()]
+        yield "Properties:\n\n" + "\n".join(lines)
     for name, member in members.items():
         function = getattr(member, "__func__", member)
         if inspect.isfunction(function):
