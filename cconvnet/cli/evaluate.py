@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 # A confusion matrix of more classes would be wider than most terminals; then pairs are printed.
 _MAX_MATRIX_CLASSES = 12
 _CONFUSED_PAIRS = 30
-
-
 _CSV_FILES = ("confusion.csv", "classes.csv", "images.csv")
 
 

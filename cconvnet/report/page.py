@@ -62,7 +62,8 @@ def write(
         return load_trained(run, devices=devices, batch=_BATCH, best=best, precision=precision)
 
     text = _page(history, run, Opened(load, data), best, images, stepped)
-    write_output(out, [text.encode()])
+    # Names of files may be no text.
+    write_output(out, [text.encode(errors="backslashreplace")])
 
 
 def _page(history: History, run: Path, opened: Opened, best: bool, images: int, stepped: Stepped) -> str:

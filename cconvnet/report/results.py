@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 from cconvnet.evaluate import Answers, ClassResult, evaluate_run
 from cconvnet.plots import analysis
@@ -152,18 +153,19 @@ def mistakes(found: Tested, opened: Opened) -> Markup:
         return tag("p", f"None: {found.words}.", class_="note")
     trained, source = opened.trained(), opened.source()
     images, _ = source.test.read([one.index for one in worst])
+    names = [Path(one.file).name for one in worst]  # pages are sent to strangers
     cards = [
         tag(
             "figure",
-            picture(analysis.center(trained, image), f"{one.file}, {one.name} taken for {one.predicted}"),
+            picture(analysis.center(trained, image), f"{name}, {one.name} taken for {one.predicted}"),
             tag(
                 "figcaption",
                 tag("span", one.name),
                 tag("span", f"taken for {one.predicted}, {percent(one.probability)}"),
             ),
-            title=one.file,
+            title=name,
         )
-        for one, image in zip(worst, images, strict=True)
+        for one, name, image in zip(worst, names, images, strict=True)
     ]
     words = (
         "The wrong predictions of the highest probability: the true class, then the predicted one. Some of "

@@ -339,7 +339,8 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]])
         columns: The names of the columns, which are the first line.
         rows: The values of each row; None is an empty cell.
     """
-    write_output(path, (line.encode() for line in csv_lines(columns, rows)))
+    # Names of files that are no text are written as the bytes that they are.
+    write_output(path, (line.encode(errors="surrogateescape") for line in csv_lines(columns, rows)))
 
 
 def csv_lines(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:

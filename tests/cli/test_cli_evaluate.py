@@ -13,6 +13,7 @@ import pytest
 from helpers.commands import refuse, run, succeed
 
 from cconvnet.runs.checkpoint import Folder
+from cconvnet.system import outputs
 
 
 def test_evaluate_agrees_with_the_run(trained: Path, tmp_path: Path) -> None:
@@ -80,6 +81,12 @@ def test_evaluate_shows_classes_and_mistakes(trained: Path, tmp_path: Path) -> N
     assert sum(row[2] != row[3] for row in tables["images"][1:]) == wrong
     # Without the flags there is none of it.
     assert "confusion" not in json.loads(run("evaluate", "--run", trained, "--json", "-").stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
+def test_tables_contain_names_that_are_no_text_as_their_bytes(tmp_path: Path) -> None:
+    outputs.write_csv(tmp_path / "a.csv", ["file", "n"], [[os.fsdecode(b"\xe9,\n.png"), None], ["b", 0.5]])
+    assert (tmp_path / "a.csv").read_bytes() == b'file,n\n"\xe9,\n.png",\nb,0.5\n'
 
 
 def test_evaluate_replaces_no_other_file(trained: Path, tmp_path: Path) -> None:

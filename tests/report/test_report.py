@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -229,7 +230,8 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for label, name in enumerate(HOSTILE):
             (data / part / name).mkdir(parents=True)
             for number in range(count):
-                Image.new("L", (8, 8), 80 * label + number).save(data / part / name / f"<i>{number}.png")
+                file = os.fsdecode(b"<i>\xe9.png") if number == 0 else f"<i>{number}.png"
+                Image.new("L", (8, 8), 80 * label + number).save(data / part / name / file)
     options = Options(devices=["cpu:0"], data=str(data), batch=8, epochs=1, log_every=1, out=run)
     train(options, Silent(io.StringIO()))
     config = json.loads((run / "config.json").read_text())
@@ -249,6 +251,7 @@ def test_text_is_never_markup(hostile_run: Path, tmp_path: Path) -> None:
         for section in ("confusion", "classes", "predictions", "neighbours", "settings"):
             assert name in page.text(section)
     assert hostile_run.name in page.text("")
+    assert "%DCE9.png" in page.source  # a name that is no text
     assert "<script>alert(3)</script>" in page.text("environment")
     assert "<svg onload=z>" in page.text("")
 
@@ -406,7 +409,7 @@ def test_mistakes_are_shown_with_both_classes(page: Page, small_run: Path) -> No
         (one.name, f"taken for {one.predicted}, {100 * one.probability:.2f}%") for one in worst
     ]
     alts = re.findall(r'alt="(.*?)"', part)
-    assert alts == [f"{one.file}, {one.name} taken for {one.predicted}" for one in worst]
+    assert alts == [f"{Path(one.file).name}, {one.name} taken for {one.predicted}" for one in worst]
 
 
 def test_the_layers_are_there(page: Page, small_run: Path) -> None:
