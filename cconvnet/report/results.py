@@ -15,6 +15,9 @@ from cconvnet.report.words import percent
 
 # A matrix of more classes could not be read; of these the pairs that were confused most are shown.
 _MAX_MATRIX_CLASSES = 20
+# The heads of more columns, or longer ones, are turned upright.
+_MAX_COLUMNS = 10
+_MAX_COLUMN_NAME = 11  # characters
 _MAX_PAIRS = 40
 _MAX_CLASSES = 40
 _BEST_CLASSES = 8  # of more than _MAX_CLASSES, beside the worst
@@ -94,7 +97,9 @@ def _matrix(found: Tested) -> Markup:
         tag("tr", tag("th", name, scope="row"), *(cell(row, column) for column in range(len(names))))
         for row, name in enumerate(names)
     ]
-    matrix = tag("table", tag("thead", head), tag("tbody", *rows), class_="matrix")
+    tall = len(names) > _MAX_COLUMNS or max(map(len, names)) > _MAX_COLUMN_NAME
+    kind = "matrix tall" if tall else "matrix"
+    matrix = tag("table", tag("thead", head), tag("tbody", *rows), class_=kind)
     pairs = found.answers.confused(3)
     most = "; ".join(f"{one.name} taken for {one.predicted}, {one.images:,}" for one in pairs)
     return join(
@@ -115,7 +120,7 @@ def _pairs(found: Tested) -> Markup:
     rows = [[one.name, one.predicted, f"{one.images:,}", percent(one.share)] for one in pairs]
     words = f"{found.words}. The pairs of classes that were confused most often:"
     columns = ["class", "taken for", "images", "of the class"]
-    return join([tag("p", words, class_="faint"), table(columns, rows, "Confused classes")])
+    return join([tag("p", words, class_="faint"), table(columns, rows, "Confused classes", "pairs")])
 
 
 def classes(found: Tested) -> Markup:
