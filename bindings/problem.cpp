@@ -243,13 +243,13 @@ PYBIND11_MODULE(_problem, m) {
 
   ProblemType<InputProblem>(
       m, "InputProblem",
-      "Crops y[n,p,q,c] of images[n,h,w,c].\n\n"
+      "Crops y[n,p,q,c] of images[n,h,w,c] within `margin` zeros.\n\n"
       "With block > 1 they are padded and cut into y[n,blocks_h,blocks_w,block*block*c].")
       .made_by(&InputProblem::make, "n"_a, "h"_a, "w"_a, "c"_a, "p"_a, "q"_a, "center_mean"_a = false,
-               "block"_a = 1, "pad"_a = 0)
+               "block"_a = 1, "pad"_a = 0, "margin"_a = 0)
       .fields("n", &InputProblem::n, "h", &InputProblem::h, "w", &InputProblem::w, "c", &InputProblem::c, "p",
               &InputProblem::p, "q", &InputProblem::q, "center_mean", &InputProblem::center_mean, "block",
-              &InputProblem::block, "pad", &InputProblem::pad)
+              &InputProblem::block, "pad", &InputProblem::pad, "margin", &InputProblem::margin)
       .fields("y_shape", [](const InputProblem& problem) {
         return std::make_tuple(problem.n, problem.blocks_h(), problem.blocks_w(),
                                problem.block * problem.block * problem.c);

@@ -250,7 +250,7 @@ class NormLimitProblem:
     centered: bool
 
 class InputProblem:
-    """Crops y[n,p,q,c] of images[n,h,w,c].
+    """Crops y[n,p,q,c] of images[n,h,w,c] within `margin` zeros.
 
     With block > 1 they are padded and cut into y[n,blocks_h,blocks_w,block*block*c].
     """
@@ -265,6 +265,7 @@ class InputProblem:
         center_mean: bool = ...,
         block: int = ...,
         pad: int = ...,
+        margin: int = ...,
     ) -> None: ...
     n: int
     h: int
@@ -275,6 +276,7 @@ class InputProblem:
     center_mean: bool
     block: int
     pad: int
+    margin: int
     y_shape: tuple[int, int, int, int]
 
 class FilterBlocksProblem:

@@ -261,8 +261,10 @@ void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 // y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
 // j = left[n] + (mirror[n] ? Q-1-q : q).
 // `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0. With center_mean the mean is mean[(H-P)/2 + p,
-// (W-Q)/2 + q, c], for every crop, mirrored or not. top and left are clamped to [0, H-P] and [0, W-Q], so
-// nothing is read out of bounds. With block > 1, y is divided into blocks (InputProblem).
+// (W-Q)/2 + q, c], for every crop, mirrored or not. top and left are clamped to [-margin, H-P+margin] and
+// [-margin, W-Q+margin]. Where i or j is outside the image, y is 0. With block > 1, y is divided into blocks
+// (InputProblem).
+// Source of the margin: He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2.
 template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,

@@ -1,6 +1,6 @@
 // A batch of numbers from stored uint8 images: crop, mirror, subtract the mean, shift the colours, scale.
 //   y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]),
-//   i = top[n] + p, j = left[n] + (mirrored) q
+//   i = top[n] + p, j = left[n] + (mirrored) q;  0 where i or j is outside the image.
 // Also the filters of a convolution for such a batch in blocks.
 //
 // A thread writes WIDTH neighbouring elements of one cell, so writes are whole vectors. It reads its bytes
@@ -15,7 +15,7 @@ namespace {
 struct InputArguments {
   int h, w, c, p, q;
   bool center_mean;
-  int cell_h, cell_w, pad;
+  int cell_h, cell_w, pad, margin;
   int vectors;  // of y
   // By the vectors of a cell, the cells in a row, the rows of cells, C and cell_w.
   Divider vectors_div, columns_div, rows_div, c_div, cell_w_div;
@@ -40,18 +40,19 @@ __global__ void __launch_bounds__(kThreads) input_transform_kernel(InputArgument
   int p = row * args.cell_h - args.pad + cell_p;
   int q = first_q + cell_q;
 
-  // Clamped, so that no offset reads out of bounds.
-  const int top = max(0, min(args.top[n], args.h - args.p));
-  const int left = max(0, min(args.left[n], args.w - args.q));
+  const int top = max(-args.margin, min(args.top[n], args.h - args.p + args.margin));
+  const int left = max(-args.margin, min(args.left[n], args.w - args.q + args.margin));
   const bool mirrored = args.mirror[n] != 0;
   const uint8_t* image = args.images + int64_t{n} * args.h * args.w * args.c;
 
   Vector<WIDTH> result;
 #pragma unroll
   for (int lane = 0; lane < WIDTH; ++lane) {
-    float value = 0.0f;  // of the padding
-    if (p >= 0 && p < args.p && q >= 0 && q < args.q) {
-      const int pixel = ((top + p) * args.w + left + (mirrored ? args.q - 1 - q : q)) * args.c + c;
+    float value = 0.0f;  // of the padding and the margin
+    const int i = top + p, j = left + (mirrored ? args.q - 1 - q : q);
+    const bool in_crop = p >= 0 && p < args.p && q >= 0 && q < args.q;
+    if (in_crop && i >= 0 && i < args.h && j >= 0 && j < args.w) {
+      const int pixel = (i * args.w + j) * args.c + c;
       const int center = (((args.h - args.p) / 2 + p) * args.w + (args.w - args.q) / 2 + q) * args.c + c;
       value = image[pixel];
       if (args.mean) value -= args.mean[args.center_mean ? center : pixel];
@@ -99,6 +100,7 @@ void launch(const InputProblem& problem, const InputArrays<T>& arrays, Stream st
                             cell_h,
                             cell_w,
                             problem.pad,
+                            problem.margin,
                             problem.y_count() / WIDTH,
                             Divider(cell_h * cell_w * problem.c / WIDTH),
                             Divider(problem.block > 1 ? problem.blocks_w() : 1),

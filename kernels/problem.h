@@ -375,6 +375,8 @@ struct NormLimitProblem {
 // uint8 images[N,H,W,C] to a batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.
 // With center_mean, the mean subtracted is always that of the image's centre, as in the original AlexNet, not
 // that of the crop's position.
+// Each image has `margin` rows and columns of zeros around it, into which a crop may reach. They are zeros of
+// y: the mean is not subtracted there, nor a shift added.
 // With block > 1 follows space to depth. The crop gets `pad` rows and columns of zeros around it, and as many
 // more at the bottom and right as make its sides multiples of `block`. It is then cut into block x block
 // squares. Each becomes one pixel of y[N, blocks_h, blocks_w, block*block*C], its channels in the order row,
@@ -384,9 +386,10 @@ struct InputProblem {
   int p, q;
   bool center_mean;
   int block, pad;
+  int margin;
 
   static InputProblem make(int n, int h, int w, int c, int p, int q, bool center_mean, int block = 1,
-                           int pad = 0) {
+                           int pad = 0, int margin = 0) {
     detail::at_least("n", n, 1);
     detail::at_least("h", h, 1);
     detail::at_least("w", w, 1);
@@ -395,13 +398,15 @@ struct InputProblem {
     detail::at_least("q", q, 1);
     detail::at_least("block", block, 1);
     detail::at_least("pad", pad, 0);
+    detail::at_least("margin", margin, 0);
     detail::require(block > 1 || pad == 0, "pad must be 0 where block is 1");
     detail::require(p <= h && q <= w, "the crop (" + std::to_string(p) + "x" + std::to_string(q) +
                                           ") is larger than the image (" + std::to_string(h) + "x" +
                                           std::to_string(w) + ")");
     detail::fits("images", {n, h, w, c});
     detail::require(int64_t{pad} + block <= INT32_MAX / 4, "block or pad is too large");
-    const InputProblem problem = {n, h, w, c, p, q, center_mean, block, pad};
+    detail::require(int64_t{margin} + std::max(h, w) <= INT32_MAX / 2, "margin is too large");
+    const InputProblem problem = {n, h, w, c, p, q, center_mean, block, pad, margin};
     detail::fits("y", {n, problem.blocks_h() * block, problem.blocks_w() * block, c});
     return problem;
   }

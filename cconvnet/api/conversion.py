@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Options that are arguments of their own of cconvnet.train.
 ARGUMENTS = ("net", "data", "resume")
 
-_KEYWORDS = {option.flag: name for name, option in DESCRIPTIONS.items()}
+_KEYWORDS = {option.name: name for name, option in DESCRIPTIONS.items()}
 _FLAG = re.compile(r"--[a-z][a-z-]*[a-z]")
 
 
@@ -72,8 +72,8 @@ def _value(field: dataclasses.Field[Any], value: Any) -> Any:
         return field.default
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of NumPy
         value = value.item()
-    if kind == "bool" and not isinstance(value, bool):
-        raise TypeError(f"{option.flag} must be True or False, not {value!r}")
+    if kind.startswith("bool") and not isinstance(value, bool):
+        raise TypeError(f"{option.name} must be True or False, not {value!r}")
     if isinstance(value, str) and option.parse is not None:
         return option.parse(value)
     if kind.startswith("Path"):

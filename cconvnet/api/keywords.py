@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TypedDict
 
-from cconvnet.nets import LrStep
+from cconvnet.nets import LrStep, RateCurve
 
 
 class TrainingKeywords(TypedDict, total=False):
@@ -18,22 +18,30 @@ class TrainingKeywords(TypedDict, total=False):
     layer_params: str | os.PathLike[str] | None
     """Parameters that go with layer_def."""
 
+    size: int | None
+    """Side in pixels that images are resized to before crops."""
+
+    workers: int | None
+    """Number of processes that decode images; chosen automatically if not given."""
+
     crop: int | None
     """With layer_def: side in pixels of the squares that are cut out of images; whole images if not given."""
 
-    devices: str | Sequence[str] | None
-    """cuda:0, cpu:0, emulator:0, or several separated by commas. If not given: a GPU if there is one."""
-
-    place: str | dict[str, int | str] | None
-    """Devices of layers, such as conv3=1,fc6=cpu:1. A number is a position in devices, from 0. Other
-    layers are on the device of their input.
+    random_crop: bool | None
+    """Train on crops at random places instead of the centre; tests read the centre. If not given: as the
+    network's recipe, and with pad.
     """
 
-    towers: int | None
-    """Number of parts that split layers are cut into; one for each device if not given."""
+    pad: int | None
+    """Let random crops reach this far into zeros around the image, after the mean is subtracted; the
+    network's own if not given. Tests read the image without them.
+    """
 
-    precision: str | None
-    """Precision of products: fp32, tf32 (GPUs) or bf16; fp32 if not given."""
+    mirror: bool | None
+    """Mirror half of the training images, at random; the network's own if not given."""
+
+    color_noise: float | None
+    """Strength of the colour noise in training, 0 for none; the network's own if not given."""
 
     batch: int | None
     """Images per step; the network's own if not given."""
@@ -50,6 +58,12 @@ class TrainingKeywords(TypedDict, total=False):
     lr: float | None
     """Initial learning rate."""
 
+    lr_schedule: str | RateCurve | None
+    """Curve of the rate over the run: constant; cosine, linear or poly:POWER, which end at 0; cosine:END,
+    linear:END or exp:END, which end at this part of the rate. If given, it replaces the network's own
+    curve, steps and plateau.
+    """
+
     lr_steps: str | Sequence[float | LrStep] | None
     """Epochs at which the rate is divided by 10, such as 60,75, or none; the network's own if not given."""
 
@@ -57,6 +71,14 @@ class TrainingKeywords(TypedDict, total=False):
     """Also divide the rate by 10 when the test error has not fallen for N epochs, or none for never; the
     network's own if not given.
     """
+
+    warmup: float | None
+    """Epochs, such as 0.5 or 5, over which the rate first rises to lr, linearly; the network's own if not
+    given.
+    """
+
+    warmup_from: float | None
+    """First rate of the warm-up, as a part of lr; the network's own, else 0.1, if not given."""
 
     lr_scale: str | dict[str, float] | None
     """Multiply the rates of layers, such as conv1=0.1,fc8=2. A resumed run keeps its other factors; 1
@@ -66,11 +88,13 @@ class TrainingKeywords(TypedDict, total=False):
     freeze: str | Sequence[str] | None
     """Layers that do not learn, such as conv1,conv2: factor 0."""
 
-    color_noise: float | None
-    """Strength of the colour noise in training, 0 for none; the network's own if not given."""
+    momentum: float | None
+    """Momentum of the updates; the network's own if not given. A layer's own momentum stays."""
 
-    size: int | None
-    """Side in pixels that images are resized to before crops."""
+    weight_decay: float | None
+    """Weight decay of the weights of all layers; biases then have none. The network's own, layer by layer,
+    if not given.
+    """
 
     out: str | os.PathLike[str] | None
     """Folder of the run; runs/NET-DATA-TIME if not given."""
@@ -92,5 +116,16 @@ class TrainingKeywords(TypedDict, total=False):
     detect_anomaly: bool
     """Check every layer's values and gradients and stop at the first that is not finite; slow."""
 
-    workers: int | None
-    """Number of processes that decode images; chosen automatically if not given."""
+    devices: str | Sequence[str] | None
+    """cuda:0, cpu:0, emulator:0, or several separated by commas. If not given: a GPU if there is one."""
+
+    place: str | dict[str, int | str] | None
+    """Devices of layers, such as conv3=1,fc6=cpu:1. A number is a position in devices, from 0. Other
+    layers are on the device of their input.
+    """
+
+    towers: int | None
+    """Number of parts that split layers are cut into; one for each device if not given."""
+
+    precision: str | None
+    """Precision of products: fp32, tf32 (GPUs) or bf16; fp32 if not given."""

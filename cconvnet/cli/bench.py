@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cconvnet.checks import is_number
+from cconvnet.cli.help import App
 from cconvnet.cli.options import (
     Batch,
     Crop,
@@ -39,7 +40,7 @@ OneDevice = Annotated[
     typer.Option(help="cuda:0, cpu:0 or emulator:0. If not given: a GPU if there is one.", metavar="NAME"),
 ]
 
-app = typer.Typer(help="Measure speed: kernels, training steps, data and checkpoints.", no_args_is_help=False)
+app = App(help="Measure speed: kernels, training steps, data and checkpoints.", no_args_is_help=False)
 
 
 @app.callback(invoke_without_command=True)

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import warnings
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -18,58 +19,68 @@ from cconvnet.cli.doctor import doctor
 from cconvnet.cli.errors import explain
 from cconvnet.cli.evaluate import evaluate, predict
 from cconvnet.cli.exchange import export, import_
+from cconvnet.cli.help import DATA, LOOK, MEASURE, NETWORKS, TRAIN, App
 from cconvnet.cli.networks import augment, describe, gradcheck
 from cconvnet.cli.options import example
 from cconvnet.cli.runs import compare, report
 from cconvnet.cli.train import train
 
-app = typer.Typer(
-    add_completion=False,
+app = App(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train AlexNet and smaller networks with hand-written kernels: on one GPU, on two, or on none.",
 )
-app.command(
-    epilog=example(
-        "cconvnet train", "cconvnet train --net alexnet --data imagenet --device cuda:0 --out runs/first"
-    )
-)(train)
-app.add_typer(runs.app, name="runs")
-app.command(epilog=example("cconvnet compare runs/first runs/second"))(compare)
-app.command(epilog=example("cconvnet report runs/first", "cconvnet report runs/first --open"))(report)
-app.command(
-    epilog=example(
-        "cconvnet evaluate --run runs/first --views ten",
-        "cconvnet evaluate --run runs/first --run runs/second --data FOLDER",
-        "cconvnet evaluate --run runs/first --confusion --per-class --worst 20",
-    )
-)(evaluate)
-app.command(epilog=example("cconvnet predict --run runs/first cat.jpg dog.png"))(predict)
-app.command(
-    "import",
-    epilog=example("cconvnet import ConvNet__2012-05-01/120.5 --net cifar-18pct --data cifar10-batches"),
-)(import_)
-app.command(
-    epilog=example(
-        "cconvnet describe --net alexnet --device cpu:0,cpu:1 --json -",
-        "cconvnet describe --compare alexnet alexnet-2012",
-    )
-)(describe)
-app.command(epilog=example("cconvnet gradcheck --net lenet --device emulator:0"))(gradcheck)
-app.command(
-    epilog=example(
-        "cconvnet export --net cifar-18pct --out configs/mine",
-        "cconvnet export --run runs/first --format cuda-convnet --out FOLDER",
-    )
-)(export)
-app.command(
-    epilog=example("cconvnet augment --net alexnet --data FOLDER --out sheet.png"),
-)(augment)
-app.command(epilog=example("cconvnet doctor", "cconvnet doctor --json machine.json"))(doctor)
-app.add_typer(data.app, name="data")
-app.add_typer(plot.app, name="plot")
-app.add_typer(bench.app, name="bench")
+
+
+def _add(panel: str, command: Callable[..., Any], *examples: str, name: str | None = None) -> None:
+    """Add a command to a panel of the help, with examples below its own."""
+    app.command(name, rich_help_panel=panel, epilog=example(*examples))(command)
+
+
+_add(
+    TRAIN,
+    train,
+    "cconvnet train",
+    "cconvnet train --net alexnet --data imagenet --device cuda:0 --out runs/first",
+    "cconvnet train --net cifar-quick --data cifar10 --lr-schedule cosine --warmup 1 --pad 4 --mirror",
+    "cconvnet train --config runs/first/run.toml --lr 0.005",
+)
+app.add_typer(runs.app, name="runs", rich_help_panel=LOOK)
+_add(LOOK, compare, "cconvnet compare runs/first runs/second")
+_add(LOOK, report, "cconvnet report runs/first", "cconvnet report runs/first --open")
+_add(
+    LOOK,
+    evaluate,
+    "cconvnet evaluate --run runs/first --views ten",
+    "cconvnet evaluate --run runs/first --run runs/second --data FOLDER",
+    "cconvnet evaluate --run runs/first --confusion --per-class --worst 20",
+)
+_add(LOOK, predict, "cconvnet predict --run runs/first cat.jpg dog.png")
+app.add_typer(plot.app, name="plot", rich_help_panel=LOOK)
+app.add_typer(data.app, name="data", rich_help_panel=DATA)
+_add(DATA, augment, "cconvnet augment --net alexnet --data FOLDER --out sheet.png")
+_add(
+    NETWORKS,
+    describe,
+    "cconvnet describe --net alexnet --device cpu:0,cpu:1 --json -",
+    "cconvnet describe --compare alexnet alexnet-2012",
+)
+_add(NETWORKS, gradcheck, "cconvnet gradcheck --net lenet --device emulator:0")
+_add(
+    NETWORKS,
+    import_,
+    "cconvnet import ConvNet__2012-05-01/120.5 --net cifar-18pct --data cifar10-batches",
+    name="import",
+)
+_add(
+    NETWORKS,
+    export,
+    "cconvnet export --net cifar-18pct --out configs/mine",
+    "cconvnet export --run runs/first --format cuda-convnet --out FOLDER",
+)
+app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
+_add(MEASURE, doctor, "cconvnet doctor", "cconvnet doctor --json machine.json")
 
 
 @app.callback(invoke_without_command=True, epilog=example("cconvnet train", "cconvnet doctor"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cconvnet.cli.help import App
 from cconvnet.cli.options import (
     Json,
     checked_picture,
@@ -33,7 +34,7 @@ MAX_SHOWN_SKIPPED = 5  # pictures
 MAX_SHOWN_DAMAGES = 100  # lines
 MAX_SHARD_MIB = 2**20  # a tebibyte
 
-app = typer.Typer(help="Download, prepare, inspect and verify data.")
+app = App(help="Download, prepare, inspect and verify data.")
 
 
 @app.callback(invoke_without_command=True)

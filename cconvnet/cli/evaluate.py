@@ -231,7 +231,7 @@ def _write_csv(found: Evaluation, folder: Path) -> None:
 
 def predict(
     run: RunPath,
-    pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE...")],
+    pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE")],
     top: Annotated[int, typer.Option(help="Number of classes to show.", metavar="N", callback=whole())] = 5,
     views: Views = "center",
     device: DeviceNames = None,

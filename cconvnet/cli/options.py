@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -17,6 +17,7 @@ from cconvnet.system.outputs import check_output
 from cconvnet.training.options import (
     DESCRIPTIONS,
     MAX_WORKERS,
+    RUN,
     Options,
     Range,
     Real,
@@ -69,7 +70,7 @@ seconds = real(above=0, high=MAX_SECONDS)
 # ---- the options of a training ---------------------------------------------------------------------------
 
 
-def _of_training(name: str, help: str | None = None) -> Any:
+def _of_training(name: str, help: str | None = None, panel: str | None = None) -> Any:
     """Make typer's description of a field of :class:`cconvnet.training.options.Options`."""
     option = DESCRIPTIONS[name]
     # The range of an option that is parsed is that of its value, not of its text.
@@ -79,30 +80,58 @@ def _of_training(name: str, help: str | None = None) -> Any:
         help=help or option.help,
         metavar=option.metavar,
         callback=None if allowed is None else _within(allowed),
+        autocompletion=None if option.choices is None else _completing(option.choices),
+        rich_help_panel=panel,
     )
+
+
+def _completing(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """Make the function by which a shell completes a word to one of these names."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="File of options in TOML, such as a run's run.toml, which repeats the run. Its keys are the "
+        "names of options, its relative paths are relative to the file. Options on the command line replace "
+        "its own.",
+        metavar="FILE",
+        rich_help_panel=RUN,
+    ),
+]
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """Turn a function of `options: Options` into a command that has a flag for each field of Options.
 
-    The other parameters of the function become flags too, after those of Options.
+    It also has --config, a file of options. The other parameters of the function become flags too.
     """
     hints = get_type_hints(Options)
     own = get_type_hints(command, include_extras=True)
-    parameters = []
+    parameters: list[tuple[str, Any, Any]] = []
     for name, option in DESCRIPTIONS.items():
         kind = str | None if option.parse else hints[name]
         default = getattr(Options, name)  # a dataclass keeps the defaults of its fields so
-        parameters.append((name, default, Annotated[kind, _of_training(name)]))
+        parameters.append((name, default, Annotated[kind, _of_training(name, panel=option.panel)]))
+    parameters += [("config", None, Config), ("context", None, typer.Context)]
     for name, parameter in inspect.signature(command).parameters.items():
         if name != "options":
             parameters.append((name, parameter.default, own[name]))
 
     def run(**given: Any) -> None:
+        config, context = given.pop("config", None), given.pop("context", None)
         values = {name: given.pop(name) for name in DESCRIPTIONS}
         for name, option in DESCRIPTIONS.items():
             if option.parse is not None and values[name] is not None:
                 values[name] = option.parse(values[name])
+        if config is not None:
+            values |= _of_file(config, context)
         command(Options(**values), **given)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -114,6 +143,21 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         ]
     )
     return run
+
+
+def _of_file(path: Path, context: typer.Context) -> dict[str, Any]:
+    """Return the values of a file of options that the command line does not replace."""
+    from cconvnet.training import option_files
+
+    replaced = {name for name in DESCRIPTIONS if _is_given(context, name)}
+    if "lr_schedule" in replaced:
+        replaced |= {"lr_steps", "lr_plateau"}  # a file of a run has them beside its own schedule
+    return {name: value for name, value in option_files.read(path).items() if name not in replaced}
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 # ---- options that several commands have ------------------------------------------------------------------

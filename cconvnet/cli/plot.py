@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from cconvnet import nets
+from cconvnet.cli.help import App, Group
 from cconvnet.cli.options import (
     Batch,
     Best,
@@ -29,7 +29,7 @@ from cconvnet.cli.options import (
 from cconvnet.system.outputs import check_output
 
 
-class _CurveUnlessNamed(TyperGroup):
+class _CurveUnlessNamed(Group):
     """Group in which ``cconvnet plot RUN`` means ``cconvnet plot curve RUN``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
@@ -39,7 +39,7 @@ class _CurveUnlessNamed(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
+app = App(
     cls=_CurveUnlessNamed, help="Draw runs: curves, filters, predictions, feature maps, the time of a step."
 )
 
@@ -65,9 +65,7 @@ def plot_level(context: typer.Context) -> None:
     )
 )
 def curve(
-    run: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, drawn over each other.", metavar="RUN...")
-    ],
+    run: Annotated[list[Path], typer.Argument(help="Folders of runs, drawn over each other.", metavar="RUN")],
     x: Annotated[
         str, typer.Option("--x", help="Horizontal axis: epoch, step, or seconds of training.", metavar="NAME")
     ] = "epoch",
@@ -257,7 +255,7 @@ def activations(
 def timeline(
     run: Annotated[
         Path | None,
-        typer.Argument(help="Run whose network, batch and precision are used.", metavar="[RUN]"),
+        typer.Argument(help="Run whose network, batch and precision are used.", metavar="RUN"),
     ] = None,
     net: Annotated[
         str | None,

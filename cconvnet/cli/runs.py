@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from cconvnet.cli.help import App, Group
 from cconvnet.cli.options import (
     Best,
     Csv,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cconvnet.runs.overview import Overview
 
 
-class _Listing(TyperGroup):
+class _Listing(Group):
     """A group whose command ``list`` may be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -42,7 +42,7 @@ class _Listing(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
+app = App(
     cls=_Listing,
     help="List runs, print their logs, and remove what they no longer need.\n\n"
     "`cconvnet runs FOLDER` is short for `cconvnet runs list FOLDER`.",
@@ -251,7 +251,7 @@ def _size(count: int) -> str:
 
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(help="Folders of two runs or more.", metavar="RUN...")],
+    paths: Annotated[list[Path], typer.Argument(help="Folders of two runs or more.", metavar="RUN")],
     to_json: Json = None,
 ) -> None:
     """Compare runs: results, settings, networks, and which run is better from which epoch on."""

@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from cconvnet.cli.options import takes_options
-from cconvnet.training.options import Options
+from cconvnet.training.options import RUN, Options
 
 
 @takes_options
 def train(
     options: Options,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print nothing but errors.", rich_help_panel=RUN)
+    ] = False,
 ) -> None:
     """Train a network, or resume its training.
 

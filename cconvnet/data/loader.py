@@ -57,6 +57,8 @@ class Loader:
         crop: (height, width) of the part to use; None is the whole image. With `random_crop` its place is
             random, otherwise it is the centre. `mirror` mirrors an image with probability 1/2. The loader
             only draws the numbers; the input kernel crops and mirrors.
+        pad: The pixels of zeros around an image into which random crops may reach. Then `top` and `left` are
+            from -pad on.
         drop_last: If true, every batch is full. The images that remain at the end of an epoch are dropped.
             The next good image of the split replaces a broken one. If false (for evaluation), the last batch
             may be short, and broken images are left out. So every good image comes exactly once.
@@ -82,6 +84,7 @@ class Loader:
         *,
         crop: tuple[int, int] | None = None,
         random_crop: bool = False,
+        pad: int = 0,
         mirror: bool = False,
         shuffle: bool = True,
         drop_last: bool = True,
@@ -102,12 +105,13 @@ class Loader:
             raise ValueError(
                 f"crop is {crop[0]}x{crop[1]}; it must be from 1x1 to the images' {height}x{width}"
             )
+        whole("pad", pad, 0, min(crop) - 1)  # or a crop could miss the image
         whole("seed", seed, 0, 2**64 - 1)
         if workers is not None:
             whole("workers", workers, 0)
         self.split, self.batch, self.seed = split, batch, seed
         self._room = (height - crop[0], width - crop[1])
-        self._random_crop, self._mirror = random_crop, mirror
+        self._random_crop, self._pad, self._mirror = random_crop, pad, mirror
         self._shuffle, self._drop_last = shuffle, drop_last
         self._allocate = allocate
         self.steps_per_epoch = count // batch if drop_last else -(-count // batch)
@@ -164,9 +168,12 @@ class Loader:
         count = len(indices)
         # Counter i gives image i of the epoch four words: top, left, mirror and one that is not used.
         words = _philox(self.seed, epoch, _CROP, first).random_raw(4 * count).reshape(count, 4)
-        room = np.array(self._room, np.uint64)
-        at = words[:, :2] % (room + np.uint64(1)) if self._random_crop else room // 2 + 0 * words[:, :2]
-        top, left = at.astype(np.int32).T.copy()
+        room, pad = np.array(self._room, np.uint64), self._pad
+        if self._random_crop:
+            at = (words[:, :2] % (room + np.uint64(2 * pad + 1))).astype(np.int32) - np.int32(pad)
+        else:
+            at = (room // 2 + 0 * words[:, :2]).astype(np.int32)
+        top, left = at.T.copy()
         mirror = (words[:, 2] & np.uint64(self._mirror)).astype(np.uint8)
         images = self._allocate((count, *self.split.image_shape), np.uint8)
         batch = Batch(images, self.split.labels[indices], top, left, mirror, indices)

@@ -13,7 +13,7 @@ from cconvnet.formats.cuda_convnet_extras import layer_comments, recipe_comments
 from cconvnet.formats.cuda_convnet_layers import BLURS
 from cconvnet.formats.cuda_convnet_weights import merged, norm_limit_of, rate_factor
 from cconvnet.formats.ini import ConfigError
-from cconvnet.formats.rates import curve_text
+from cconvnet.formats.rates import CURVES, curve_text, has_text
 from cconvnet.nets import (
     DATA,
     BlurSpec,
@@ -380,6 +380,9 @@ class _Writer:
         bias_momentum = recipe.momentum if layer.bias_momentum is None else layer.bias_momentum
         eps: list[Any] = [_eps(recipe.lr * own.lr_scale) for own in each]
         curves = [own.lr_curve for own in each]
+        for curve in (*curves, layer.bias_lr_curve):
+            if not has_text(curve):
+                raise _cannot(layer, f"lr_curve: the files know {', '.join(CURVES)}, none that falls to 0")
         if len(set(curves)) > 1:
             if any(curve and curve.noise for curve in curves):
                 raise _cannot(layer, "lr_curve: inputs whose curves differ cannot have noise in the files")

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 
 from cconvnet.formats.ini import Section
-from cconvnet.nets import CURVES, RateCurve
+from cconvnet.nets import RateCurve
 
 Rate = tuple[float, RateCurve | None]
 
+CURVES = ("linear", "exp", "dexp", "jdexp")  # the kinds that the files know
 _STEPPED = ("dexp", "jdexp")
 _FORM = re.compile(r"(\w+)\s*(?:\[(.*)\])?")
 # The values in brackets, by position: without noise, and with it.
@@ -67,10 +68,19 @@ def read_curve(section: Section, key: str) -> RateCurve | None:
     return _curve(section, key, text, kind, values)
 
 
+def has_text(curve: RateCurve | None) -> bool:
+    """Return True if the files can have this curve: not a cosine, and none that falls to 0."""
+    return curve is None or (curve.kind in CURVES and curve.factor is not None)
+
+
 def curve_text(curve: RateCurve | None, base: float | None = None) -> str:
-    """Format a curve as the original does; with a base, a rate as cuda-convnet2 does, without noise."""
+    """Format a curve as the original does; with a base, a rate as cuda-convnet2 does, without noise.
+
+    The curve must be one that the files can have; see :func:`has_text`.
+    """
     if curve is None:
         return "default" if base is None else repr(base)
+    assert curve.factor is not None
     values: list[tuple[str, float]] = [] if base is None else [("base", base)]
     values.append(("tgtFactor", curve.factor))
     if base is None:

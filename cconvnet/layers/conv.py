@@ -48,9 +48,8 @@ class ConvLayer(FilterLayer):
             return None
         given = (batch, image.height, image.width, image.channels)
         plain = ConvProblem(*given, 1, r, s, own.stride, own.padding, 1, own.rounding, precision)
-        problem = InputProblem(
-            batch, *net.stored_shape, image.height, image.width, image.center_mean, block, pad
-        )
+        stored, seen = net.stored_shape, (image.height, image.width)
+        problem = InputProblem(batch, *stored, *seen, image.center_mean, block, pad, net.recipe.pad)
         # Windows beyond the blocks, as ceil rounding makes, would read past them.
         _, h, w, _ = problem.y_shape
         over_blocks = (h - -(-r // block) + 1, w - -(-s // block) + 1)

@@ -44,7 +44,7 @@ class InputLayer(Layer):
     def __init__(self, net: NetSpec, batch: int, site: Site, blocks: InputProblem | None = None) -> None:
         image = net.input
         self.problem = blocks or InputProblem(
-            batch, *net.stored_shape, image.height, image.width, image.center_mean
+            batch, *net.stored_shape, image.height, image.width, image.center_mean, margin=net.recipe.pad
         )
         super().__init__(DATA, site, (), self.problem.y_shape)
         self.output.blocks = blocks
@@ -90,7 +90,7 @@ class InputLayer(Layer):
         if problem.block == 1:
             return self.output.array
         stored, seen = (problem.n, problem.h, problem.w, problem.c), (problem.p, problem.q)
-        plain = InputProblem(*stored, *seen, problem.center_mean)
+        plain = InputProblem(*stored, *seen, problem.center_mean, margin=problem.margin)
         y = self.device.empty(plain.y_shape, self.output.array.dtype)
         self._transform(plain, y)
         return y

@@ -17,7 +17,7 @@ Modules, in reading order:
 
 from cconvnet.nets.builder import Value, add, concat, image, maximum
 from cconvnet.nets.catalog import NAMES, build, stored_size
-from cconvnet.nets.difference import compare, spec_values
+from cconvnet.nets.difference import compare, spec_values, value_text
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe, place
 from cconvnet.nets.serialize import recipe_from_dict, spec_from_dict, spec_to_dict
 from cconvnet.nets.specs import (
@@ -44,9 +44,10 @@ from cconvnet.nets.specs import (
     lrn_alpha,
 )
 from cconvnet.nets.table import NetTable
-from cconvnet.nets.values import CURVES, NEURONS, RELU, Init, Neuron, Pair, RateCurve, gaussian
+from cconvnet.nets.values import CONSTANT, CURVES, NEURONS, RELU, Init, Neuron, Pair, RateCurve, gaussian
 
 __all__ = [
+    "CONSTANT",
     "CURVES",
     "DATA",
     "LAYER_TYPES",
@@ -95,4 +96,5 @@ __all__ = [
     "spec_to_dict",
     "spec_values",
     "stored_size",
+    "value_text",
 ]

@@ -54,30 +54,35 @@ def _merged(one: list[str], other: list[str]) -> list[str]:
 
 def spec_values(part: Any) -> dict[str, Any]:
     """Return the values of a layer, an input or a recipe to be shown: nested ones as short texts."""
-
-    def text(value: Any) -> Any:
-        match value:
-            case Init(kind="gaussian"):
-                return f"gaussian({value.sigma:g})"
-            case Init():
-                return value.kind
-            case Neuron(kind="relu" | "logistic" | "abs" | "square" | "sqrt" | "softrelu"):
-                return value.kind
-            case Neuron():
-                return f"{value.kind}[{value.a:g},{value.b:g}]"
-            case RateCurve():
-                steps = f" in {value.steps} steps" if value.kind in ("dexp", "jdexp") else ""
-                noise = f", noise {value.noise:g}" if value.noise else ""
-                return f"{value.kind} to 1/{value.factor:g}{steps}{noise}"
-            case LrStep():
-                whose = f" {','.join(value.layers)}" if value.layers else ""
-                of = "" if value.of == "both" else f" {value.of}s"
-                return f"epoch {value.epoch:g}: x{value.factor:g}{whose}{of}"
-            case tuple():
-                return ", ".join(str(text(item)) for item in value)
-            case float():
-                return f"{value:g}"
-        return value
-
-    values = {f.name: text(getattr(part, f.name)) for f in dataclasses.fields(part) if f.name != "name"}
+    values = {f.name: value_text(getattr(part, f.name)) for f in dataclasses.fields(part) if f.name != "name"}
     return {"type": part.type, **values} if isinstance(part, LayerSpec) else values
+
+
+def value_text(value: Any) -> Any:
+    """Return a value of a spec as a short text; one that is short already as it is."""
+    match value:
+        case Init(kind="gaussian"):
+            return f"gaussian({value.sigma:g})"
+        case Init():
+            return value.kind
+        case Neuron(kind="relu" | "logistic" | "abs" | "square" | "sqrt" | "softrelu"):
+            return value.kind
+        case Neuron():
+            return f"{value.kind}[{value.a:g},{value.b:g}]"
+        case RateCurve():
+            if value.kind == "constant":
+                return value.kind
+            steps = f" in {value.steps} steps" if value.kind in ("dexp", "jdexp") else ""
+            power = f" of power {value.power:g}" if value.kind == "poly" else ""
+            noise = f", noise {value.noise:g}" if value.noise else ""
+            end = "0" if value.factor is None else f"1/{value.factor:g}"
+            return f"{value.kind} to {end}{steps}{power}{noise}"
+        case LrStep():
+            whose = f" {','.join(value.layers)}" if value.layers else ""
+            of = "" if value.of == "both" else f" {value.of}s"
+            return f"epoch {value.epoch:g}: x{value.factor:g}{whose}{of}"
+        case tuple():
+            return ", ".join(str(value_text(item)) for item in value)
+        case float():
+            return f"{value:g}"
+    return value

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cconvnet.checks import finite_fields, real, whole
+from cconvnet.checks import MAX_SIDE, finite_fields, real, whole
 from cconvnet.errors import nearest
 from cconvnet.nets.specs import LayerSpec
 from cconvnet.nets.table import NetTable, table_of
-from cconvnet.nets.values import Pair, as_pair, one_of, require
+from cconvnet.nets.values import CONSTANT, Pair, RateCurve, as_pair, one_of, require
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,12 @@ class TrainRecipe:
         momentum: of the updates.
         steps: when rates change.
         plateau: divide all rates by 10 when the test error has not fallen for this many epochs; 0: never.
+        schedule: the fall of all rates over the run, from the end of the warm-up on, on top of `steps`.
+        warmup: how many epochs the rates take to rise, linearly, to `lr`.
+        warmup_from: the first rate of the warm-up, as a part of `lr`.
         crop: whether crops of the input's size are taken at random places.
+        pad: how many pixels of zeros are around an image, after the mean is subtracted, into which random
+            crops may reach. Tests read no such zeros.
         mirror: whether half of the images, at random, are mirrored.
         color_noise: the standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: how many epochs the noise lasts; None: all.
@@ -90,7 +95,11 @@ class TrainRecipe:
     momentum: float = 0.9
     steps: tuple[LrStep, ...] = ()
     plateau: int = 0
+    schedule: RateCurve = CONSTANT
+    warmup: float = 0.0
+    warmup_from: float = 0.1
     crop: bool = False
+    pad: int = 0
     mirror: bool = False
     color_noise: float = 0.0
     color_noise_epochs: float | None = None
@@ -101,6 +110,10 @@ class TrainRecipe:
         for name in ("batch", "epochs"):
             whole(name, getattr(self, name), 1)
         real("lr", self.lr, low=0)
+        whole("pad", self.pad, 0, MAX_SIDE)
+        real("warmup", self.warmup, low=0)
+        real("warmup_from", self.warmup_from, low=0, high=1)
+        require(self.schedule.noise == 0, "schedule must be without noise, which is for layers' rates")
         finite_fields(self)
 
 

@@ -60,6 +60,7 @@ def recipe_from_dict(values: dict[str, Any]) -> TrainRecipe:
         "recipe",
         values,
         steps=lambda steps: tuple(_build(LrStep, "recipe: steps", step) for step in steps),
+        schedule=lambda curve: _build(RateCurve, "recipe: schedule", curve),
     )
 
 

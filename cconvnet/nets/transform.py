@@ -1,4 +1,4 @@
-"""Networks made from others: towers written out, and the same network at another size."""
+"""Networks made from others: towers written out, other weight decay, and the same network at another size."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from cconvnet.nets.specs import (
     PoolSpec,
     SoftmaxCostSpec,
     SumSpec,
+    WeightedSpec,
 )
 from cconvnet.nets.values import Pair
 
@@ -167,6 +168,28 @@ def _reading_all(layer: _Weighted, found: dict[str, Shape], parts: dict[str, tup
     }
     rest = tuple({key: value for key, value in entry.items() if key not in same} for entry in entries)
     return dataclasses.replace(layer, inputs=tuple(inputs), per_input=rest if any(rest) else (), **same)
+
+
+# ---- weight decay --------------------------------------------------------------------------------------
+
+
+def decayed(spec: NetSpec, weight_decay: float) -> NetSpec:
+    """Return the network with this weight decay of the weights of every layer, and none of biases.
+
+    Raises:
+        ValueError: It is negative or not finite.
+    """
+    real("weight_decay", weight_decay, low=0)
+
+    def changed(layer: LayerSpec) -> LayerSpec:
+        if not isinstance(layer, WeightedSpec):
+            return layer
+        inputs = ({k: v for k, v in values.items() if k != "weight_decay"} for values in layer.per_input)
+        return dataclasses.replace(
+            layer, weight_decay=weight_decay, bias_weight_decay=0.0, per_input=tuple(inputs)
+        )
+
+    return dataclasses.replace(spec, layers=tuple(map(changed, spec.layers)))
 
 
 # ---- another size --------------------------------------------------------------------------------------

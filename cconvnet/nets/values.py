@@ -10,7 +10,8 @@ from cconvnet.errors import nearest
 
 Pair = tuple[int, int]
 NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu")
-CURVES = ("linear", "exp", "dexp", "jdexp")
+CURVES = ("constant", "linear", "exp", "dexp", "jdexp", "cosine", "poly")
+_TO_ZERO = ("linear", "cosine", "poly")  # curves that may end at 0
 
 
 def require(ok: bool, message: str) -> None:
@@ -86,20 +87,31 @@ class RateCurve:
     The kinds and their formulas are in :func:`cconvnet.training.schedule.curve_factor`.
 
     Attributes:
-        kind: ``linear``; ``exp``, by equal ratios; ``dexp``, likewise in `steps` steps; ``jdexp``, the same
-            with a step back in the middle of each.
-        factor: the first rate divided by the last.
+        kind: ``constant``; ``linear``; ``exp``, by equal ratios; ``dexp``, likewise in `steps` steps;
+            ``jdexp``, the same with a step back in the middle of each; ``cosine``, half a period of it;
+            ``poly``, a power of the part of the run that is left.
+        factor: the first rate divided by the last. None: ``linear``, ``cosine`` and ``poly`` fall to 0.
         steps: of ``dexp`` and ``jdexp``.
         noise: every step multiplies the rate by 1 + noise * |z|, z normally distributed.
+        power: of ``poly``.
     """
 
     kind: str
-    factor: float
+    factor: float | None
     steps: int = 1
     noise: float = 0.0
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("a rate's curve", self.kind, CURVES)
-        real("factor", self.factor, above=0)
+        if self.factor is None:
+            require(self.kind in _TO_ZERO, f"factor must be a number: the curve {self.kind} cannot fall to 0")
+        else:
+            real("factor", self.factor, above=0)
+        require(self.kind != "constant" or self.factor == 1, "factor must be 1 of the curve constant")
         real("noise", self.noise, low=0)
         whole("steps", self.steps, 1)
+        real("power", self.power, above=0)
+
+
+CONSTANT = RateCurve("constant", 1.0)

@@ -57,8 +57,8 @@ def checked_batch(
     room = (shape[0] - spec.input.height, shape[1] - spec.input.width)
     batch = ImageBatch(
         images=images,
-        top=_offsets("top", top, n, room[0]),
-        left=_offsets("left", left, n, room[1]),
+        top=_offsets("top", top, n, room[0], spec.recipe.pad),
+        left=_offsets("left", left, n, room[1], spec.recipe.pad),
         mirror=_per_image("mirror", mirror, (n,), np.uint8, 0),
         shift=None if shift is None else _per_image("shift", shift, (n, shape[2]), np.float32, 0),
         scale=scale,
@@ -77,11 +77,12 @@ def _per_image(name: str, given: Any, shape: tuple[int, ...], dtype: Any, defaul
     return np.ascontiguousarray(array, dtype)
 
 
-def _offsets(name: str, given: Any, n: int, room: int) -> Array:
+def _offsets(name: str, given: Any, n: int, room: int, pad: int) -> Array:
     """The first rows or columns of crops; in the middle if none are given."""
     offsets = _per_image(name, given, (n,), np.int32, room // 2)
-    if offsets.min() < 0 or offsets.max() > room:
-        raise ValueError(f"{name} must be from 0 to {room}, not from {offsets.min()} to {offsets.max()}")
+    if offsets.min() < -pad or offsets.max() > room + pad:
+        allowed = f"from {-pad} to {room + pad}"
+        raise ValueError(f"{name} must be {allowed}, not from {offsets.min()} to {offsets.max()}")
     return offsets
 
 

@@ -116,7 +116,8 @@ class Network:
             images: uint8[n, H, W, C] of the stored size, 1 <= n <= batch. Rows missing from a full batch
                 count for nothing: neither the loss nor a gradient sees them.
             labels: int[n], from 0 to classes - 1.
-            top: int[n], the first row of each image's crop; None: the crop is in the middle.
+            top: int[n], the first row of each image's crop; None: the crop is in the middle. With a `pad` in
+                the network's recipe crops may reach that far out of the image.
             left: int[n], the first column, likewise.
             mirror: bool or uint8[n]; None: no image is mirrored.
             shift: float[n, C], added to every pixel after the mean is subtracted; None: nothing.

@@ -15,7 +15,7 @@ from cconvnet.ops.call import Call
 def input_transform(
     images: Array, size: Pair, *, top: Array, left: Array, mirror: Array, mean: Array | None = None,
     shift: Array | None = None, scale: float = 1.0, center_mean: bool = False, block: int = 1, pad: int = 0,
-    out: Array | None = None, device: str | Device | None = None,
+    margin: int = 0, out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """Return a batch ``y[N,P,Q,C]`` of crops of uint8 images[N,H,W,C]: scale * (pixel - mean + shift).
 
@@ -23,11 +23,14 @@ def input_transform(
     bottom and right make its sides multiples of `block`. Then y is [N, P', Q', block*block*C], one pixel for
     each square.
 
+    Crops may reach into a margin of zeros around the image. These are zeros of y, without mean and shift, as
+    in He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2.
+
     Args:
         images: The images.
         size: (P, Q), or one number for both.
-        top: int32[N], the first row of each crop, clamped to the image.
-        left: int32[N], the first column of each crop, clamped to the image.
+        top: int32[N], the first row of each crop, clamped to the image and its margin.
+        left: int32[N], the first column of each crop, likewise; -1 is the margin's last.
         mirror: uint8[N], not 0 to flip a crop from left to right.
         mean: float32[H,W,C] to subtract, taken at the pixel's position in the whole image.
         shift: float32[N,C] to add, a colour for each image.
@@ -35,6 +38,7 @@ def input_transform(
         center_mean: True to take the mean at the output's position in the centre crop instead.
         block: The side of a square.
         pad: The border in pixels.
+        margin: The zeros on each side of an image, in pixels.
         out: The array to write to. One of bfloat16 receives the batch rounded.
         device: The device of host arrays.
     """
@@ -45,7 +49,7 @@ def input_transform(
     p, q = pair_of("size", size)
     if p > h or q > w:
         raise ValueError(f"size must be at most that of the images, ({h}, {w}), not ({p}, {q})")
-    cut = {"block": whole("block", block, 1), "pad": whole("pad", pad)}
+    cut = {"block": whole("block", block, 1), "pad": whole("pad", pad), "margin": whole("margin", margin)}
     problem = InputProblem(n, h, w, c, p, q, bool(center_mean), **cut)
     return call.run(problem, out=out, scale=real("scale", scale))
 

@@ -245,11 +245,12 @@ def _limit_norm(case: Case) -> dict[str, Any]:
 
 def _input_transform(case: Case, mean: bool = True, shift: bool = True, scale: float = 0.5) -> dict[str, Any]:
     problem = case.problem
-    # Some crops begin outside the image: they are clamped.
+    # Some crops begin outside the image and its margin: they are clamped.
+    margin = problem.margin
     return {
         "images": case.integers("images", 0, 256),
-        "top": case.integers("top", -1, problem.h - problem.p + 2),
-        "left": case.integers("left", -1, problem.w - problem.q + 2),
+        "top": case.integers("top", -margin - 1, problem.h - problem.p + margin + 2),
+        "left": case.integers("left", -margin - 1, problem.w - problem.q + margin + 2),
         "mirror": case.integers("mirror", 0, 2),
         "mean": case.integers("mean", 0, 256) if mean else None,
         "shift": 8 * case("shift") if shift else None,

@@ -234,7 +234,9 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             crop = int(random.integers(1, h + 1)), int(random.integers(1, w + 1))
             block = int(random.choice([1, 1, 2, 3, 4]))
             pad = int(random.integers(0, 4)) if block > 1 else 0
-            problem = InputProblem(_size(random, 6), h, w, _size(random, 5), *crop, block=block, pad=pad)
+            images = _size(random, 6), h, w, _size(random, 5)
+            margin = int(random.choice([0, 0, 1, 2, 5]))
+            problem = InputProblem(*images, *crop, block=block, pad=pad, margin=margin)
             arguments["data"] = "exact"
         case "filters":
             k, r, s, c = (_size(random, largest) for largest in (40, 12, 12, 8))

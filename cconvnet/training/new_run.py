@@ -21,7 +21,8 @@ from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.runs.checkpoint import KEEP
 from cconvnet.runs.folder import Run, check_new, new_folder
-from cconvnet.system.outputs import check_folder
+from cconvnet.system.outputs import check_folder, write_output
+from cconvnet.training import option_files
 from cconvnet.training.options import Options
 from cconvnet.training.preparation import (
     absolute_data,
@@ -74,6 +75,7 @@ def new_run(
     towers = len(devices) if options.towers is None else options.towers
     options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers)
     settings = Settings.chosen(options, spec, source)
+    spec = settings.applied_to(spec)
     network = make_network(spec, settings, devices, options)
     rates_of(settings, network)  # refuses rates of layers that the network lacks
     if weights is not None:
@@ -88,7 +90,19 @@ def new_run(
         except BaseException:
             run.close()
             raise
+    if weights is None:  # given ones could not be repeated
+        _write_options(run, options, settings)
     return Trainer(run, settings, network, source, reporter)
+
+
+def _write_options(run: Run, options: Options, settings: Settings) -> None:
+    """Write the file that repeats a run."""
+    try:
+        text = option_files.text_of_run(options, settings)
+        write_output(run.path / option_files.NAME, [text.encode()])
+    except BaseException:
+        run.close()
+        raise
 
 
 def _batch(options: Options, spec: NetSpec, source: data.Source, reporter: Reporter) -> int:

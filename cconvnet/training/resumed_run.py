@@ -93,6 +93,7 @@ def _resume(
     before = Settings.from_dict(stored)
     spec = place(nets.spec_from_dict(spec_values), options.place or {})
     settings = _changed(before, options, len(devices), arrays)
+    spec = settings.applied_to(spec)
     where = datasets.from_settings(settings.data, run.path) if arrays is None else arrays
     source = open_data(where, settings.size, settings.preprocessing, options, reporter)
     _check_data(source, settings, before, run.path, reporter)

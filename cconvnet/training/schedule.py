@@ -1,7 +1,8 @@
 """Learning rates: the rate of each parameter of a network at each moment of the training.
 
-A rate is a product of the first rate, of the factors of the steps that were passed, of a tenth for each
-plateau of the test error, and of the factor that a user gives a layer by name.
+A rate is a product of the first rate, of the factors of the steps that were passed, of warm-up and curve, of
+a tenth for each plateau of the test error, and of the factor that a user gives a layer by name. But for
+plateaus it is a function of the step alone, so that a resumed run has the same rates.
 """
 
 from __future__ import annotations
@@ -16,20 +17,28 @@ import numpy as np
 
 from cconvnet.checks import real
 from cconvnet.errors import nearest
-from cconvnet.nets import LrStep, RateCurve
+from cconvnet.nets import CONSTANT, LrStep, RateCurve
 
 
 @dataclass(frozen=True)
 class StepSchedule:
     """A rate that is multiplied at given epochs, by the factors of all epochs that were reached.
 
+    It may also rise in a warm-up, and fall along a curve from there to the end of the run.
+
     Attributes:
-        lr: The first rate.
+        lr: The rate before any step, at the end of the warm-up.
         steps: Epochs, factors and layers of the changes.
+        curve: The curve after the warm-up.
+        warmup: The length of the warm-up in epochs; 0: none.
+        warmup_from: The first rate of the warm-up, as a part of `lr`.
     """
 
     lr: float
     steps: tuple[LrStep, ...] = ()
+    curve: RateCurve = CONSTANT
+    warmup: float = 0.0
+    warmup_from: float = 0.1
 
     def __post_init__(self) -> None:
         real("lr", self.lr, low=0)
@@ -49,29 +58,57 @@ class StepSchedule:
         ]
         return self.lr * math.prod(factors)
 
+    def course(self, epoch: float, epochs: float) -> float:
+        """Return the factor of warm-up and curve.
+
+        In a warm-up of w epochs it is f + (1 - f) e/w in epoch e, f being `warmup_from`. Then the progress of
+        the curve is (e - w) / (epochs - w), so that it begins where the warm-up ends.
+        Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 2.2, where f is one divided by the
+        number of workers.
+
+        Args:
+            epoch: Counted from 0, parts included.
+            epochs: The length of the run.
+        """
+        if epoch < self.warmup:
+            return self.warmup_from + (1 - self.warmup_from) * (epoch / self.warmup)
+        left = epochs - self.warmup
+        return curve_factor(self.curve, min(1.0, (epoch - self.warmup) / left) if left > 0 else 1.0)
+
 
 def curve_factor(curve: RateCurve, progress: float) -> float:
     """Return the factor of a rate's curve, from 1 at the run's beginning to 1 / curve.factor at its end.
 
-    With f the factor, n the steps and p the progress: ``linear`` 1 - p + p/f; ``exp`` f^-p; ``dexp``
-    f^(-i/(n-1)) in the i-th of n equal parts, 1/f if n is 1; ``jdexp`` the same, but between progress 0.2 and
-    0.9 the second half of a part has the geometric mean of its own factor and the part's before.
-    Source: the original program's lr.cu.
+    With f the factor, n the steps and p the progress: ``constant`` 1; ``linear`` 1 - p + p/f; ``exp`` f^-p;
+    ``dexp`` f^(-i/(n-1)) in the i-th of n equal parts, 1/f if n is 1; ``jdexp`` the same, but between
+    progress 0.2 and 0.9 the second half of a part has the geometric mean of its own factor and the part's
+    before; ``cosine`` 1/f + (1 - 1/f) (1 + cos(pi p)) / 2; ``poly`` 1/f + (1 - 1/f) (1 - p)^power. Without a
+    factor 1/f is 0.
+    Sources: the original program's lr.cu; for ``cosine`` Loshchilov and Hutter 2017, "SGDR: Stochastic
+    Gradient Descent with Warm Restarts", equation 5, without restarts; for ``poly`` Caffe's solver.
 
     Args:
         curve: The curve.
         progress: The part of the run that is done, from 0 to 1.
     """
-    last = 1 / curve.factor
+    if curve.kind == "constant":
+        return 1.0
+    last = 0.0 if curve.factor is None else 1 / curve.factor
     if curve.kind == "linear":
         return 1 - progress + progress * last
+    if curve.kind == "cosine":
+        return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
+    if curve.kind == "poly":
+        return float(last + (1 - last) * (1 - progress) ** curve.power)
+    assert curve.factor is not None
+    factor = curve.factor
     if curve.kind == "exp":
-        return float(curve.factor**-progress)
+        return float(factor**-progress)
     count = curve.steps
     part = next((i for i in range(count) if progress <= (i + 1) / count), count - 1)
 
     def of(index: int) -> float:
-        return last if index == count - 1 else float(curve.factor ** (-index / (count - 1)))
+        return last if index == count - 1 else float(factor ** (-index / (count - 1)))
 
     if curve.kind == "jdexp" and part > 0 and 0.2 < progress < 0.9 and progress > (part + 0.5) / count:
         return math.sqrt(of(part) * of(part - 1))
@@ -133,7 +170,7 @@ class Rates:
             epoch: Counted from 0, parts included.
             divisions: The number of plateaus so far.
         """
-        return self._schedule.at(epoch) * 0.1**divisions
+        return self._schedule.at(epoch) * 0.1**divisions * self._schedule.course(epoch, self._epochs)
 
     def at(self, epoch: float, divisions: int = 0, step: int = 0) -> dict[str, float]:
         """Return the rate of every parameter by its name.
@@ -143,9 +180,11 @@ class Rates:
             divisions: The number of plateaus so far.
             step: The training step, which decides the noise.
         """
+        course = self._schedule.course(epoch, self._epochs)
         return {
             name: self._schedule.at(epoch, part.layer, part.of)
             * 0.1**divisions
+            * course
             * self._lr_scale.get(part.layer, 1.0)
             * self._of_curve(name, part.lr_curve, epoch, step)
             for name, part in self._parameters.items()

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from cconvnet.data import Source
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
-from cconvnet.nets import LrStep, NetSpec
+from cconvnet.nets import CONSTANT, LrStep, NetSpec, RateCurve
+from cconvnet.nets.transform import decayed
 from cconvnet.runs.reading import RunError
 from cconvnet.training.options import Options
 from cconvnet.training.schedule import on_plateau
@@ -35,17 +36,22 @@ class Settings:
         epochs: The length of the run.
         towers: The number of parts of split layers; see :class:`cconvnet.network.Network`.
         seed: Of weights, order, crops and dropout.
-        lr: The first rate.
+        lr: The first rate, after the warm-up if there is one.
         momentum: Of the updates.
         lr_steps: The changes of the rate; see :mod:`cconvnet.training.schedule`.
         lr_plateau: The epochs without a lower test error after which the rate falls; 0: never.
         lr_scale: The factor of each layer's rates.
-        crop: True if crops are at random places.
+        crop: True if crops are at random places; the option random_crop.
         mirror: True if images are mirrored at random.
         color_noise: The standard deviation of the colour noise's factors; 0: none.
         color_noise_epochs: The number of epochs with noise; None: all.
         color_noise_shrinks: True if the noisy input is divided by 1 + color_noise.
         precision: Of products.
+        lr_schedule: The curve of all rates over the run.
+        warmup: The number of epochs over which rates rise.
+        warmup_from: The first rate of the warm-up, as a part of `lr`.
+        weight_decay: Of all weights; None: the network's own, layer by layer.
+        pad: The pixels of zeros around images into which random crops may reach.
         preprocessing: The rules by which image files are read.
         pictures: The fingerprints of the data that the run began with; see :mod:`cconvnet.data.fingerprint`.
     """
@@ -72,6 +78,11 @@ class Settings:
     color_noise_epochs: float | None
     color_noise_shrinks: bool
     precision: str
+    lr_schedule: RateCurve = CONSTANT
+    warmup: float = 0.0
+    warmup_from: float = 0.1
+    weight_decay: float | None = None
+    pad: int = 0
     preprocessing: Preprocessing = CURRENT
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -84,9 +95,6 @@ class Settings:
             **identity(source),
             net=spec.name,
             lr_scale=options.lr_factors() or {},
-            momentum=recipe.momentum,
-            crop=recipe.crop,
-            mirror=recipe.mirror,
             color_noise_epochs=recipe.color_noise_epochs,
             color_noise_shrinks=recipe.color_noise_shrinks,
             preprocessing=source.preprocessing,
@@ -103,10 +111,17 @@ class Settings:
         return _restored(
             cls,
             "settings",
-            {"preprocessing": None, **values},
+            {"preprocessing": None, "lr_schedule": dataclasses.asdict(CONSTANT), **values},
             lr_steps=lambda steps: tuple(LrStep(**step) for step in steps),
+            lr_schedule=lambda curve: RateCurve(**curve),
             preprocessing=Preprocessing.recorded,
         )
+
+    def applied_to(self, spec: NetSpec) -> NetSpec:
+        """Return the network with the run's weight decay and padding, which are parts of its description."""
+        if self.weight_decay is not None:
+            spec = decayed(spec, self.weight_decay)
+        return dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, pad=self.pad))
 
 
 def identity(source: Source) -> dict[str, Any]:

@@ -53,6 +53,10 @@ def changes(trainer: Trainer, before: Settings) -> list[str]:
     if (patience := settings.lr_plateau) != before.lr_plateau:
         when = f"after {patience} epochs without a lower test error" if patience else "at no plateau"
         lines.append(f"lr: a tenth {when}")
+    for name, label in _CHANGES.items():
+        here, there = (getattr(one, name) for one in (settings, before))
+        if here != there:
+            lines.append(f"{label}: {_shown(here)} from here on, it was {_shown(there)}")
     if settings.towers != before.towers:
         lines.append(f"towers: {settings.towers} from here on, it was {before.towers}: rounding differs")
     if settings.precision != before.precision:
@@ -66,6 +70,27 @@ def changes(trainer: Trainer, before: Settings) -> list[str]:
         until = "" if ends is None else f" until epoch {ends:g}"
         lines.append(f"colour noise: {settings.color_noise:g} from here on{until}")
     return lines
+
+
+# Settings whose changes are reported alike, by the words of the report.
+_CHANGES = {
+    "lr_schedule": "lr schedule",
+    "warmup": "warm-up",
+    "warmup_from": "warm-up from",
+    "momentum": "momentum",
+    "weight_decay": "weight decay",
+    "crop": "random crops",
+    "pad": "padding of random crops",
+    "mirror": "mirror images",
+}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "the network's own"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(nets.value_text(value))
 
 
 def begin(trainer: Trainer, options: Options) -> None:

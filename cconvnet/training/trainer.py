@@ -60,7 +60,9 @@ def rates_of(settings: Settings, network: Network) -> Rates:
     Raises:
         ValueError: They name a layer that the network lacks.
     """
-    schedule = StepSchedule(settings.lr, settings.lr_steps)
+    schedule = StepSchedule(
+        settings.lr, settings.lr_steps, settings.lr_schedule, settings.warmup, settings.warmup_from
+    )
     return Rates(schedule, network.parameters, settings.lr_scale, settings.epochs, settings.seed)
 
 
@@ -230,9 +232,8 @@ class Trainer:
     def train_loader(self, options: Options) -> data.Loader:
         """Open the training images."""
         settings = self.settings
-        return self._loader(
-            self.source.train, options, seed=settings.seed, random_crop=settings.crop, mirror=settings.mirror
-        )
+        augmentation = {"random_crop": settings.crop, "pad": settings.pad, "mirror": settings.mirror}
+        return self._loader(self.source.train, options, seed=settings.seed, **augmentation)
 
     def test_loader(self, options: Options) -> data.Loader:
         """Open the test images."""

@@ -160,7 +160,8 @@ inline std::string repr(const NormLimitProblem& problem) {
 
 inline std::string repr(const InputProblem& problem) {
   return Repr("InputProblem")("n", problem.n)("h", problem.h)("w", problem.w)("c", problem.c)("p", problem.p)(
-             "q", problem.q)("center_mean", problem.center_mean)("block", problem.block)("pad", problem.pad)
+             "q", problem.q)("center_mean", problem.center_mean)("block", problem.block)("pad", problem.pad)(
+             "margin", problem.margin)
       .done();
 }
 

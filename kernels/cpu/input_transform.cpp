@@ -14,12 +14,17 @@ namespace cconvnet {
 namespace {
 
 struct InputRow {
-  const uint8_t* image;  // the row's first pixel in the crop
-  const float* mean;     // likewise, or with center_mean the output row's; may be null
+  const uint8_t* image;  // the row's first pixel in the crop and in the image
+  const float* mean;     // likewise, or with center_mean the output's; may be null
   bool center_mean;
   const float* shift;  // per channel; may be null
   bool mirror;
 };
+
+// Moves a crop's first row or column, given how many places it has in the image, into the margin at most.
+int clamped(int first, int room, int margin) {
+  return std::clamp(first, -margin, room + margin);
+}
 
 void mirror_row(float* y, int count, int c) {
   for (float *left = y, *right = y + count - c; left < right; left += c, right -= c) {
@@ -98,19 +103,21 @@ void input_transform(const InputProblem& problem, const uint8_t* images, const i
     float* buffer = buffers.data() + part * length;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / rows, row = item % rows, p = row - problem.pad;
-      const bool inside = p >= 0 && p < problem.p;
+      const int i = clamped(top[n], problem.h - problem.p, problem.margin) + static_cast<int>(p),
+                j = clamped(left[n], problem.w - problem.q, problem.margin);
+      // The columns of the crop that are in the image, in the image's order.
+      const int first = std::max(0, -j), count = std::min(problem.q, problem.w - j) - first;
+      const bool inside = p >= 0 && p < problem.p && i >= 0 && i < problem.h && count > 0;
+      if (!inside || count < problem.q) std::fill_n(buffer, length, 0.0f);
       if (inside) {
-        const int64_t i = std::clamp(top[n], 0, problem.h - problem.p) + p,
-                      j = std::clamp(left[n], 0, problem.w - problem.q);
-        const int64_t crop = (i * problem.w + j) * problem.c;
+        const int64_t pixel = (int64_t{i} * problem.w + j + first) * problem.c;
+        const int64_t q = mirror[n] ? problem.q - first - count : first;  // the output's first column
         const int64_t center =
-            (((problem.h - problem.p) / 2 + p) * problem.w + (problem.w - problem.q) / 2) * problem.c;
-        transform_row({images + n * problem.h * problem.w * problem.c + crop,
-                       mean ? mean + (problem.center_mean ? center : crop) : nullptr, problem.center_mean,
+            (((problem.h - problem.p) / 2 + p) * problem.w + (problem.w - problem.q) / 2 + q) * problem.c;
+        transform_row({images + n * problem.h * problem.w * problem.c + pixel,
+                       mean ? mean + (problem.center_mean ? center : pixel) : nullptr, problem.center_mean,
                        shift ? shift + n * problem.c : nullptr, mirror[n] != 0},
-                      problem.q, problem.c, scale, buffer + int64_t{problem.pad} * problem.c);
-      } else {
-        std::fill_n(buffer, length, 0.0f);
+                      count, problem.c, scale, buffer + (problem.pad + q) * problem.c);
       }
       // A row of pixels is one piece of each of its blocks.
       T* to = y + ((n * rows + row - row % problem.block) * blocks + row % problem.block) * piece;

@@ -352,7 +352,10 @@ def test_noise_is_a_function_of_seed_and_step(files: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"kind": "cos", "factor": 2}, "a rate's curve must be one of dexp, exp, jdexp, linear, not 'cos'"),
+        (
+            {"kind": "cos", "factor": 2},
+            "a rate's curve must be one of constant, cosine, dexp, exp, jdexp, linear, poly, not 'cos'",
+        ),
         ({"kind": "exp", "factor": 0}, "factor must be above 0, not 0"),
         ({"kind": "exp", "factor": float("nan")}, "factor must be above 0, not nan"),
         ({"kind": "dexp", "factor": 2, "steps": 0}, "steps must be at least 1, not 0"),

@@ -26,6 +26,13 @@ PROBLEMS = [
     InputProblem(3, 9, 9, 2, 7, 9, block=2, pad=3),
     InputProblem(2, 7, 6, 5, 6, 5, center_mean=True, block=3, pad=1),
     InputProblem(1, 3, 4, 1, 2, 3, block=8),
+    # Crops that reach into a margin, or are all in it.
+    InputProblem(8, 5, 4, 3, 5, 4, margin=4),
+    InputProblem(9, 6, 7, 2, 3, 4, margin=9),
+    InputProblem(5, 32, 32, 3, 32, 32, margin=4),
+    InputProblem(8, 9, 7, 1, 6, 5, center_mean=True, margin=3),
+    InputProblem(6, 8, 9, 3, 8, 9, block=4, pad=2, margin=5),
+    InputProblem(6, 7, 6, 2, 5, 6, center_mean=True, block=3, pad=1, margin=2),
 ]
 
 
@@ -108,6 +115,34 @@ def test_a_convolution_of_blocks_is_that_of_the_image(device: Device) -> None:
     dblocks = run("conv_wgrad", blocks, device, {"x": x.reshape(images.y_shape), "dy": dy})["dw"]
     dw = run("filters_from_blocks", filters, device, {"dblocks": dblocks})["dw"]
     np.testing.assert_array_equal(dw, reference.conv_wgrad(whole, plain, dy[seen]))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_crop_may_reach_out_of_the_image(device: Device, mirror: bool) -> None:
+    """He et al. 2015, section 4.2: a crop of the image padded with zeros after the mean was subtracted."""
+    images = np.arange(2 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5, 1)
+    mean = np.full((4, 5, 1), 7, np.float32)
+    padded = np.pad(images - mean + 0.5, ((0, 0), (3, 3), (3, 3), (0, 0)))
+    padded[padded == 0] = 0
+    border = np.pad(np.zeros_like(images), ((0, 0), (3, 3), (3, 3), (0, 0)), constant_values=1) == 1
+    for top in range(-3, 5):
+        for left in range(-3, 6):
+            given = {
+                "images": images,
+                "top": np.array([top, 0], np.int32),
+                "left": np.array([left, -1], np.int32),
+                "mirror": np.full(2, mirror, np.uint8),
+                "mean": mean,
+                "shift": np.full((2, 1), 0.5, np.float32),
+                "scale": 2.0,
+            }
+            y = run("input_transform", InputProblem(2, 4, 5, 1, 3, 4, margin=3), device, given)["y"]
+            rows, columns = 3 + np.clip(top, -3, 4), 3 + np.clip(left, -3, 4)
+            wanted = [
+                np.where(border, 0, 2 * padded)[n, i : i + 3, j : j + 4]
+                for n, (i, j) in enumerate([(rows, columns), (3, 2)])
+            ]
+            np.testing.assert_array_equal(y, [crop[:, ::-1] if mirror else crop for crop in wanted])
 
 
 @pytest.mark.parametrize("far", [2**31 - 1, -(2**31), 100])

@@ -10,9 +10,9 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 from cconvnet.cli.train import train as command
-from cconvnet.nets import LrStep
+from cconvnet.nets import CONSTANT, LrStep
 from cconvnet.nets.recipe import TrainRecipe
-from cconvnet.training.options import DESCRIPTIONS, Options
+from cconvnet.training.options import DESCRIPTIONS, Options, parse_lr_schedule
 from cconvnet.training.settings import Settings
 
 KEPT = [name for name, option in DESCRIPTIONS.items() if option.on_resume is not None]
@@ -20,12 +20,13 @@ KEPT = [name for name, option in DESCRIPTIONS.items() if option.on_resume is not
 
 def test_each_option_has_a_flag_of_its_type() -> None:
     parameters = inspect.signature(command).parameters
-    assert [*DESCRIPTIONS, "quiet"] == list(parameters)
+    assert [*DESCRIPTIONS, "config", "context", "quiet"] == list(parameters)
     hints = get_type_hints(Options)
     for name, option in DESCRIPTIONS.items():
         kind, flag = get_args(parameters[name].annotation)
         assert kind == (str | None if option.parse else hints[name]), name
         assert (flag.default, flag.help, flag.metavar) == (option.flag, option.help, option.metavar)
+        assert flag.rich_help_panel == option.panel
         assert parameters[name].default == getattr(Options(), name)
 
 
@@ -58,19 +59,37 @@ def test_the_command_turns_texts_into_values(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", KEPT)
 def test_options_that_a_run_keeps_are_settings(name: str) -> None:
-    kind, setting = get_type_hints(Options)[name], get_type_hints(Settings)[name]
+    kind, setting = get_type_hints(Options)[name], get_type_hints(Settings)[DESCRIPTIONS[name].setting]
     assert setting == kind or setting in get_args(kind) or get_origin(setting) is tuple
 
 
 def test_a_recipe_gives_what_is_not_asked_for() -> None:
     recipe = TrainRecipe(batch=7, epochs=3, lr=0.2, plateau=4, color_noise=0.1)
     values = Options(lr=0.5).settings(recipe)
-    assert list(values) == KEPT
+    assert list(values) == [DESCRIPTIONS[name].setting for name in KEPT]
     assert (values["lr"], values["batch"], values["epochs"], values["lr_plateau"]) == (0.5, 7, 3, 4)
     assert (values["seed"], values["towers"], values["precision"], values["size"]) == (0, 1, "fp32", None)
-    for name, value in values.items():
+    for name, value in zip(KEPT, values.values(), strict=True):
         if DESCRIPTIONS[name].recipe is not None and name != "lr":
             assert value == getattr(recipe, str(DESCRIPTIONS[name].recipe)), name
+
+
+def test_options_imply_others() -> None:
+    recipe = TrainRecipe(batch=7, epochs=3, lr=0.2, steps=(LrStep(2, 0.1),), plateau=4)
+    cosine = parse_lr_schedule("cosine")
+
+    def chosen(**given: object) -> list[object]:
+        values = Options(**given).settings(recipe)
+        assert values.items() >= Options(**given).given("take").items()
+        return [values[name] for name in ("lr_schedule", "lr_steps", "lr_plateau", "crop")]
+
+    assert chosen() == chosen(lr_schedule=CONSTANT) == [CONSTANT, recipe.steps, 4, False]
+    assert chosen(lr_schedule=cosine) == [cosine, (), 0, False]
+    assert chosen(lr_schedule=cosine, lr_steps=recipe.steps, lr_plateau=1) == [cosine, recipe.steps, 1, False]
+    assert chosen(pad=4)[-1] and not chosen(pad=0)[-1]
+    assert Options().settings(TrainRecipe(batch=7, epochs=3, lr=0.2, pad=2))["crop"]
+    with pytest.raises(ValueError, match="--pad is for random crops; leave out --no-random-crop"):
+        Options(pad=4, random_crop=False).check()
 
 
 def test_options_that_were_given_are_told_from_those_that_were_not() -> None:

@@ -25,22 +25,29 @@ def input_transform(
     """Return y[N,P,Q,C] = scale * (image - mean[H,W,C] + shift[N,C]) of a crop of each images[N,H,W,C].
 
     With the problem's block above 1 the result gets a border of `pad` zeros and is cut into blocks. With the
-    problem's center_mean the mean is that of the centre crop and not mirrored, whatever the crop.
+    problem's center_mean the mean is that of the centre crop and not mirrored, whatever the crop. Crops may
+    reach into the problem's margin around the image, which becomes 0 in y.
     """
     pixels = to_float(images, (problem.n, problem.h, problem.w, problem.c))
     if mean is not None and not problem.center_mean:
         pixels = pixels - to_float(mean, (problem.h, problem.w, problem.c))
     if shift is not None:
         pixels = pixels + to_float(shift, (problem.n, 1, 1, problem.c))
-    top = np.clip(np.asarray(top).reshape(problem.n), 0, problem.h - problem.p)
-    left = np.clip(np.asarray(left).reshape(problem.n), 0, problem.w - problem.q)
+    margin = problem.margin
+    pixels = np.pad(pixels, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    inside = np.pad(np.ones((problem.h, problem.w, 1), bool), ((margin, margin), (margin, margin), (0, 0)))
+    top = margin + np.clip(np.asarray(top).reshape(problem.n), -margin, problem.h - problem.p + margin)
+    left = margin + np.clip(np.asarray(left).reshape(problem.n), -margin, problem.w - problem.q + margin)
     y = np.empty((problem.n, problem.p, problem.q, problem.c), dtype=pixels.dtype)
+    seen = np.empty((problem.n, problem.p, problem.q, 1), bool)
     for n, mirrored in enumerate(np.asarray(mirror).reshape(problem.n)):
-        crop = pixels[n, top[n] : top[n] + problem.p, left[n] : left[n] + problem.q]
-        y[n] = crop[:, ::-1] if mirrored else crop
+        crop = np.s_[top[n] : top[n] + problem.p, left[n] : left[n] + problem.q]
+        columns = np.s_[:, ::-1] if mirrored else np.s_[:, :]
+        y[n], seen[n] = pixels[n][crop][columns], inside[crop][columns]
     if mean is not None and problem.center_mean:
         i, j = (problem.h - problem.p) // 2, (problem.w - problem.q) // 2
         y -= to_float(mean, (problem.h, problem.w, problem.c))[i : i + problem.p, j : j + problem.q]
+    y = np.where(seen, y, 0)
     if problem.block > 1:
         y = np.pad(y, ((0, 0), (problem.pad, problem.pad), (problem.pad, problem.pad), (0, 0)))
     return _blocks(scale * y, problem.block)
