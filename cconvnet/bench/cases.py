@@ -6,7 +6,6 @@ import fnmatch
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 from cconvnet._problem import (
@@ -20,7 +19,7 @@ from cconvnet._problem import (
 )
 from cconvnet.checks import whole
 from cconvnet.layers import ConvLayer
-from cconvnet.nets import ConvSpec
+from cconvnet.nets import ConvSpec, InputSpec, NetSpec, TrainRecipe
 from cconvnet.operations import OPERATIONS
 from cconvnet.testing.networks import NETWORKS, Layer, layers
 from cconvnet.testing.problems import with_precision
@@ -185,8 +184,8 @@ def _trained_over_blocks(problem: ConvProblem) -> bool:
         groups=problem.groups,
         rounding="ceil" if over else "floor",
     )
-    image = SimpleNamespace(height=problem.h, width=problem.w, channels=problem.c, center_mean=False)
-    net: Any = SimpleNamespace(input=image, stored_shape=(problem.h, problem.w, problem.c))
+    size = (problem.h, problem.w)
+    net = NetSpec("first", (spec,), InputSpec(*size, problem.c), size, 1, TrainRecipe(problem.n, 1, 0.1))
     return ConvLayer.image_blocks(spec, net, problem.n, problem.precision) is not None
 
 
