@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from cconvnet.errors import nearest
+from cconvnet.nets import RateCurve, value_text
 from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, check, drawn
 from cconvnet.runs import data_name, in_use
 from cconvnet.runs.history import TOP5_FROM, X_AXES, Array, History
+from cconvnet.runs.reading import settings_of
 
 PANELS = ("loss", "error")
 
@@ -137,6 +139,10 @@ def _word(key: str, value: Any) -> str:
         return name if value else f"no {name}"
     if key == "lr_steps":
         return "lr steps " + (", ".join(f"{step['epoch']:g}" for step in value) or "none")
+    if value is None:
+        return f"own {name}"
+    if key == "lr_schedule":
+        return f"lr schedule {value_text(RateCurve(**value))}"
     if isinstance(value, dict):
         return f"{name} " + (", ".join(f"{layer} {factor:g}" for layer, factor in value.items()) or "none")
     if isinstance(value, list):
@@ -147,7 +153,7 @@ def _word(key: str, value: Any) -> str:
 def differences(histories: Sequence[History]) -> list[str]:
     """Return a short name for each run: its differing settings, or its folder's name if none differs."""
     settings = [
-        {**history.config["settings"], "device": history.config.get("device")} for history in histories
+        {**settings_of(history.config), "device": history.config.get("device")} for history in histories
     ]
     # Too long for a name, and not visible in a curve.
     hidden = ("classes", "preprocessing")

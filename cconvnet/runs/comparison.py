@@ -10,7 +10,7 @@ from cconvnet import nets
 from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.nets import compare as compare_specs
 from cconvnet.runs.overview import Overview, read_overview
-from cconvnet.runs.reading import RunError, read_config, read_log, surroundings
+from cconvnet.runs.reading import RunError, read_config, read_log, settings_of, surroundings
 
 _ERROR = "test_error_top1"
 
@@ -56,7 +56,7 @@ def _settings(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     settings = [
         {
             "preprocessing": UNRECORDED.record(),
-            **config["settings"],
+            **settings_of(config),
             "device": config["device"],
             **surroundings(config),
         }
@@ -127,7 +127,9 @@ def tables(found: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
     names = _names(found["runs"])
     shown = [("", ["", *names], [_row(name, values) for name, values in found["results"].items()])]
     if found["settings"]:
-        rows = [[name, *map(_short, values)] for name, values in found["settings"].items()]
+        rows = [
+            [name, *(_setting(name, value) for value in values)] for name, values in found["settings"].items()
+        ]
         shown.append(("settings", ["", *names], rows))
     for name, rows in zip(names[1:], found["networks"], strict=True):
         if rows:
@@ -155,6 +157,12 @@ def _names(paths: Sequence[str]) -> list[str]:
 def _row(name: str, values: Sequence[Any]) -> list[str]:
     title, text = _RESULTS[name]
     return [title, *("-" if value is None else text(value) for value in values)]
+
+
+def _setting(name: str, value: Any) -> str:
+    if name == "lr_schedule":
+        return str(nets.value_text(nets.RateCurve(**value)))
+    return _short(value)
 
 
 def _short(value: Any) -> str:

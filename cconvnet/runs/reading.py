@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -10,10 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet.errors import CheckpointError
+from cconvnet.nets import CONSTANT
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import Checkpoint, Folder
 
 # The keys of a configuration that describe the machine, beside "versions".
+# The settings that later versions added, with the values that a run had before.
+_OLDER: dict[str, Any] = {
+    "lr_schedule": dataclasses.asdict(CONSTANT),
+    **{"warmup": 0.0, "warmup_from": 0.1, "weight_decay": None, "pad": 0},
+}
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")
 
 
@@ -43,6 +50,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
         raise RunError(f"{file} is not the configuration of a run: it has no settings")
     return config
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run, with those that did not exist yet when an older version began it."""
+    return {**_OLDER, **config["settings"]}
 
 
 def surroundings(config: dict[str, Any]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from cconvnet.checks import real, whole
 from cconvnet.errors import nearest
+from cconvnet.nets import NAMES as NETS
 from cconvnet.training.option_values import plain
 from cconvnet.training.options import AUTO, DESCRIPTIONS, Options
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 NAME = "run.toml"  # in a run's folder
 
 _NAMES = {option.name.removeprefix("--"): name for name, option in DESCRIPTIONS.items()}
+_CONFIG, _ARRAYS = "config.json", "arrays"
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -129,15 +131,18 @@ def text_of_run(options: Options, settings: Settings) -> str:
         options: The options with which it begins.
         settings: The settings that they and the network's recipe gave.
     """
-    values: dict[str, Any] = {"net": settings.net}
+    values: dict[str, Any] = {}
     for name, option in DESCRIPTIONS.items():
         kept = option.on_resume is not None
         values[name] = getattr(settings, option.setting) if kept else getattr(options, name)
-    values |= {"net": options.net or settings.net, "lr_scale": settings.lr_scale or None}
     values |= dict.fromkeys(("freeze", "out", "resume"))
-    for name in ("layer_def", "layer_params"):
-        if values[name] is not None:
-            values |= {name: Path(values[name]).absolute(), "net": None}
+    values["lr_scale"] = settings.lr_scale or None
+    if options.layer_def is None and (options.net is None or options.net in NETS):
+        values["net"] = settings.net
+    else:  # files may change, so the network is that which the run's configuration contains
+        values |= {"net": _CONFIG, "layer_def": None, "layer_params": None, "crop": None}
+    if settings.data == _ARRAYS:
+        values["data"] = f"{_ARRAYS}.npz"  # in the run's folder, unless it was not to be kept
     lines = ["# The options of this run. To repeat it: cconvnet train --config FILE"]
     panel = None
     for field in dataclasses.fields(Options):

@@ -191,7 +191,7 @@ def plain(value: Any) -> Any:
         case Path():
             return str(value)
         case LrStep(factor=factor, layers=(), of="both") if factor == _TENTH:
-            return value.epoch
+            return int(value.epoch) if float(value.epoch).is_integer() else value.epoch
         case LrStep():
             given = {"epoch": value.epoch, "factor": value.factor, "layers": list(value.layers)}
             return {**{key: item for key, item in given.items() if item != []}, "of": value.of}

@@ -15,6 +15,7 @@ from cconvnet import runs
 from cconvnet.nets import CONSTANT
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import Folder
+from cconvnet.runs.reading import settings_of
 from cconvnet.training.options import parse_lr_schedule
 from cconvnet.training.settings import Settings
 
@@ -77,6 +78,7 @@ def test_settings_of_an_older_version_are_read(tmp_path: Path) -> None:
     for name in ("lr_schedule", "warmup", "warmup_from", "weight_decay", "pad"):
         del settings[name]
     assert Settings.from_dict(settings) == now
+    assert settings_of({"settings": settings}) == runs.read_config(tmp_path / "run")["settings"]
     assert (now.lr_schedule, now.warmup, now.weight_decay, now.pad) == (CONSTANT, 0.0, None, 0)
 
 
