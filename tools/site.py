@@ -84,15 +84,22 @@ def page_of(path: Path) -> str:
 
 
 def notebook(path: Path) -> str:
-    """Return the text, the code and the printed results of a notebook."""
+    """Return the text, the code and the results of a notebook."""
     parts = []
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"`````python\n{source}\n`````")
         for output in cell.get("outputs", ()):
-            printed = "".join(output.get("text", output.get("data", {}).get("text/plain", ())))
-            parts.append(f"`````text\n{printed.rstrip()}\n`````" if printed else "")
-    return "\n\n".join(filter(None, parts)) + "\n"
+            data = output.get("data", {})
+            printed = "".join(output.get("text", data.get("text/plain", ())))
+            if "image/png" in data:
+                picture = "".join("".join(data["image/png"]).split())
+                parts.append(f"![{printed.strip()}](data:image/png;base64,{picture})")
+            elif (html := "".join(data.get("text/html", ()))).startswith("<table"):
+                parts.append(html.replace("\n", " "))
+            elif printed:
+                parts.append(f"`````text\n{printed.rstrip()}\n`````")
+    return "\n\n".join(parts) + "\n"
 
 
 def outside() -> dict[str, Path]:

@@ -72,8 +72,9 @@ def test_a_notebook_becomes_a_page(tmp_path: Path) -> None:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    picture = {"output_type": "display_data", "data": {"image/png": "..."}}
-    outputs = [{"text": ["2\n"]}, {"data": {"text/plain": ["3"]}}, picture]
+    picture = {"output_type": "display_data", "data": {"image/png": "iVBORw==\n", "text/plain": "curve"}}
+    table = {"data": {"text/html": ["<table>\n</table>"], "text/plain": ["4"]}}
+    outputs = [{"text": ["2\n"]}, {"data": {"text/plain": ["3"]}}, table, picture]
     cells = [
         {"cell_type": "markdown", "source": ["# Title\n", "Text."]},
         {"cell_type": "code", "source": ["print(2)\n", "3"], "outputs": outputs},
@@ -81,7 +82,8 @@ def test_a_notebook_becomes_a_page(tmp_path: Path) -> None:
     path = tmp_path / "some.ipynb"
     path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
     assert module.notebook(path) == (
-        "# Title\nText.\n\n`````python\nprint(2)\n3\n`````\n\n`````text\n2\n`````\n\n`````text\n3\n`````\n"
+        "# Title\nText.\n\n`````python\nprint(2)\n3\n`````\n\n`````text\n2\n`````\n\n`````text\n3\n`````\n\n"
+        "<table> </table>\n\n![curve](data:image/png;base64,iVBORw==)\n"
     )
     assert module.spaced("Text:\n- one\n- two") == "Text:\n\n- one\n- two"
     assert module.spaced("```\na\n- b\n```") == "```\na\n- b\n```"
