@@ -301,14 +301,14 @@ def command_parts(command: Any, name: str) -> Iterator[str]:
     """Yield the help of a command: usage, text, arguments and options in their panels, examples."""
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
-    words = [p.metavar or p.name.upper() for p in arguments]
-    words = [word if p.required else f"[{word}]" for word, p in zip(words, arguments, strict=True)]
+    names = [argument_name(p) for p in arguments]
+    words = [word if p.required else f"[{word}]" for word, p in zip(names, arguments, strict=True)]
     if words:
         yield f"    {name} {' '.join(words)}"
     yield markdown(command.help)
     if arguments:
-        names = (f"`{p.metavar or p.name.upper()}`" for p in arguments)
-        yield table(("argument", ""), zip(names, (cell(help_of(p)) for p in arguments), strict=True))
+        helps = (cell(help_of(p)) for p in arguments)
+        yield table(("argument", ""), zip((f"`{word}`" for word in names), helps, strict=True))
     panels: dict[str, list[Any]] = {}
     for option in options:
         panels.setdefault(getattr(option, "rich_help_panel", None) or "", []).append(option)
@@ -318,6 +318,12 @@ def command_parts(command: Any, name: str) -> Iterator[str]:
         yield table(("option", ""), ((flag(option), cell(help_of(option))) for option in members))
     if command.epilog:
         yield "\n".join(f"    {line}" for line in re.findall(r"\[cyan\](.*?)\[/cyan\]", command.epilog))
+
+
+def argument_name(argument: Any) -> str:
+    """Return the name of an argument, with dots if it may be given several times."""
+    name = argument.metavar or argument.name.upper()
+    return f"{name}..." if argument.nargs == -1 and not name.endswith("...") else str(name)
 
 
 def flag(option: Any) -> str:
