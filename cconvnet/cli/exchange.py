@@ -26,7 +26,11 @@ def import_(
         ),
     ],
     net: Annotated[
-        str | None, typer.Option(help=f"Network of the checkpoint: {', '.join(nets.NAMES)}.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help=f"Network of the checkpoint: {', '.join(nets.NAMES)}; or a file, .py or .json.",
+            metavar="NAME",
+        ),
     ] = None,
     layer_def: LayerDef = None,
     layer_params: LayerParams = None,

@@ -151,7 +151,9 @@ def gradcheck(
 
 def augment(
     out: Annotated[Path, typer.Option(help="File of the picture, .png.", metavar="FILE")],
-    net: Annotated[str, typer.Option(help=f"Network: {', '.join(nets.NAMES)}.", metavar="NAME")] = "alexnet",
+    net: Annotated[
+        str, typer.Option(help=f"Network: {', '.join(nets.NAMES)}; or a file, .py or .json.", metavar="NAME")
+    ] = "alexnet",
     data: Data = None,
     size: Size = None,
     images: Annotated[

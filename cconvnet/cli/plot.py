@@ -259,7 +259,10 @@ def timeline(
     ] = None,
     net: Annotated[
         str | None,
-        typer.Option(help=f"Network to trace instead of a run's: {', '.join(nets.NAMES)}.", metavar="NAME"),
+        typer.Option(
+            help=f"Network to trace instead of a run's: {', '.join(nets.NAMES)}; or a file, .py or .json.",
+            metavar="NAME",
+        ),
     ] = None,
     device: DeviceNames = None,
     place: Places = None,

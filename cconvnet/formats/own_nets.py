@@ -173,12 +173,10 @@ def _explained(path: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename is not None:
         file, number, source, text = error.filename, error.lineno, (error.text or "").strip(), error.msg
     else:
-        folder = path.absolute().parent
         own = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).absolute().is_relative_to(folder)
-            and not Path(frame.filename).is_relative_to(Path(__file__).parents[1])
+            if _is_own(frame.filename, path.absolute().parent)
         ]
         file, number, source = str(path), None, ""
         if own:
@@ -187,3 +185,14 @@ def _explained(path: Path, error: BaseException) -> str:
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
     where = f"{file}:{number}" if number else file
     return f"{where}: {kind}{text}" + (f"\n    {source}" if source else "")
+
+
+def _is_own(file: str, folder: Path) -> bool:
+    """Return whether a frame's file is the user's: in the folder, but neither ours nor an installed one."""
+    path = Path(file)
+    return (
+        not file.startswith("<")  # "<frozen importlib._bootstrap>"
+        and path.absolute().is_relative_to(folder)
+        and not path.is_relative_to(Path(__file__).parents[1])
+        and "site-packages" not in path.parts
+    )

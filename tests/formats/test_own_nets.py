@@ -160,6 +160,14 @@ def test_net_is_a_network_of_one_size(file: Callable[..., Path]) -> None:
         net.build((8, 8, 1), 2)
 
 
+def test_an_error_names_the_users_line_in_the_working_folder_too(
+    file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file("\nimport nothing_of_the_kind").parent)
+    with pytest.raises(NetFileError, match=r"^my_net.py:2: ModuleNotFoundError: No module named"):
+        resolve("my_net.py")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
