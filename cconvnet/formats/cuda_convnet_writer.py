@@ -37,6 +37,7 @@ from cconvnet.nets import (
 )
 from cconvnet.nets.shapes import Shape, fan_in, plain_init, pool_outputs, shapes
 from cconvnet.nets.transform import towers as as_towers
+from cconvnet.nets.values import Padding
 from cconvnet.system.outputs import write_output
 
 
@@ -136,10 +137,14 @@ def _cannot(layer: LayerSpec, text: str) -> ConfigError:
     return ConfigError(f"layer {layer.name}: {text}")
 
 
-def _side(layer: LayerSpec, what: str, pair: tuple[int, int]) -> int:
-    if pair[0] != pair[1]:
-        raise _cannot(layer, f"{what}={pair[0]}x{pair[1]}: the files know only squares")
-    return pair[0]
+def _side(layer: LayerSpec, what: str, pair: Padding) -> int:
+    """Return a size that both directions have."""
+    side, other = pair
+    if not (isinstance(side, int) and isinstance(other, int)):
+        raise _cannot(layer, f"{what}={pair}: the files' is the same on all sides")
+    if side != other:
+        raise _cannot(layer, f"{what}={side}x{other}: the files know only squares")
+    return side
 
 
 def _checked(layer: LayerSpec) -> LayerSpec:
@@ -175,6 +180,8 @@ def _normal_weights(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
                 norm_limit_of(_eps(high / count), count),
             )
         if not isinstance(layer, FcSpec):
+            if own.dilation != (1, 1):
+                raise _cannot(layer, f"dilation={own.dilation[0]}x{own.dilation[1]}: the files know none")
             window, stride, padding = (_side(layer, key, row[key]) for key in ("window", "stride", "padding"))
             if padding < 0:
                 raise _cannot(layer, f"padding={padding}: the files' is not negative")
@@ -219,6 +226,8 @@ def _no_select(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
 def _normal_pool(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     layer = _checked(layer)
     shape = found[layer.inputs[0]]
+    if layer.count_padding:
+        raise _cannot(layer, "count_padding=True: the files' means are of pixels within the image")
     if _is_nailbed(layer):
         return _normal_nailbed(layer, shape)
     window, stride, _ = (_side(layer, key, getattr(layer, key)) for key in ("window", "stride", "padding"))
@@ -326,7 +335,12 @@ class _Writer:
             self._weights(layer, values, params)
         elif _is_nailbed(layer):
             assert isinstance(layer, PoolSpec)
-            values.update(type="nailbed", channels=shape[2], start=-layer.padding[0], stride=layer.stride[0])
+            values.update(
+                type="nailbed",
+                channels=shape[2],
+                start=-_side(layer, "padding", layer.padding),
+                stride=layer.stride[0],
+            )
         elif isinstance(layer, BlurSpec):
             values.update(channels=shape[2], filterSize=layer.size, stdev=layer.stdev)
         elif isinstance(layer, PoolSpec):
@@ -335,7 +349,7 @@ class _Writer:
                 channels=shape[2],
                 sizeX=layer.window[0],
                 stride=layer.stride[0],
-                start=-layer.padding[0],
+                start=-_side(layer, "padding", layer.padding),
                 outputsX=layer.outputs[0] if layer.outputs else 0,
             )
         elif isinstance(layer, LrnSpec | ContrastNormSpec):

@@ -40,7 +40,9 @@ class ConvLayer(FilterLayer):
         if (
             block != across
             or block == 1
+            or not isinstance(pad, int)
             or pad != sideways
+            or own.dilation != (1, 1)
             or min(r, s) < block
             or own.groups != 1
             or image.channels > 4

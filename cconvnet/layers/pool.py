@@ -24,6 +24,7 @@ class PoolLayer(Layer):
             spec.padding,
             spec.rounding,
             spec.outputs,
+            spec.count_padding,
         )
         self.is_max = spec.pool == "max"
         super().__init__(spec.name, site, [x], self.problem.y_shape)

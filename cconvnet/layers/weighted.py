@@ -359,6 +359,7 @@ class FilterLayer(WeightedLayer):
             groups,
             spec.rounding,
             site.precision,
+            dilation=spec.dilation,
         )
         # w[K,R,S,C/groups], or w[P,Q,K,R,S,C/groups] of a local layer.
         *positions, _, r, s, _ = problem.w_shape

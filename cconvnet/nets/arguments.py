@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from cconvnet.nets.values import Init, Neuron, RateCurve
+from cconvnet.nets.values import Init, Neuron, Padding, Pair, RateCurve
 
 if TYPE_CHECKING:
     from cconvnet.nets.builder import Value
 
-Size = int | tuple[int, int]  # (vertical, horizontal); one number is both
+Size = int | Pair  # (vertical, horizontal); one number is both
+Pad = int | Padding  # likewise; either may be (before, after)
 
 
 class Place(TypedDict, total=False):

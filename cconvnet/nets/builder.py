@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 from cconvnet.checks import real
-from cconvnet.nets.arguments import Place, Size, Weights
+from cconvnet.nets.arguments import Pad, Place, Size, Weights
 from cconvnet.nets.plan import Node, Plan, new_node
 from cconvnet.nets.recipe import InputSpec, NetSpec, TrainRecipe
 from cconvnet.nets.shapes import Shape, text_of
@@ -97,11 +97,12 @@ class Value:
         filters: int,
         window: Size,
         stride: Size = 1,
-        pad: Size = 0,
+        pad: Pad = 0,
         *,
         groups: int = 1,
         rounding: str = "floor",
         shared_bias: bool = True,
+        dilation: Size = 1,
         **more: Unpack[Weights],
     ) -> Value:
         """Add a convolution: ``x.conv(64, 3, pad=1)`` has 64 filters of 3x3 pixels and keeps the size.
@@ -110,24 +111,27 @@ class Value:
             filters: how many there are, in all groups together.
             window: the size of a filter in pixels.
             stride: the distance of windows.
-            pad: zeros on either side of the image.
+            pad: zeros on either side of the image; each direction may have a pair: ``pad=((0, 1), 1)`` adds
+                nothing above.
             groups: each group of filters reads its own share of the channels.
             rounding: "floor", or "ceil" for a last window that reads zeros beyond the padding.
             shared_bias: whether all output positions have the same biases.
+            dilation: the distance of the pixels that a filter reads.
             **more: see :class:`Weights`.
 
         Raises:
             ValueError: it does not fit what it reads; the text has its name and the shapes.
         """
         given = _filters(filters, window, stride, pad, groups, rounding)
-        return self._weighted(ConvSpec, {**given, "shared_bias": shared_bias}, more)
+        own = {"shared_bias": shared_bias, "dilation": dilation}
+        return self._weighted(ConvSpec, {**given, **own}, more)
 
     def local(
         self,
         filters: int,
         window: Size,
         stride: Size = 1,
-        pad: Size = 0,
+        pad: Pad = 0,
         *,
         groups: int = 1,
         rounding: str = "floor",
@@ -233,7 +237,7 @@ class Value:
         self,
         window: Size,
         stride: Size | None = None,
-        pad: Size = 0,
+        pad: Pad = 0,
         *,
         rounding: str = "floor",
         outputs: Size | None = None,
@@ -249,27 +253,37 @@ class Value:
             outputs: how many windows there are in either direction; None: as many as fit.
             **place: see :class:`Place`.
         """
-        return self._pool("max", window, stride, pad, rounding, outputs, place)
+        return _layer(PoolSpec, _windows("max", window, stride, pad, rounding, outputs), [self], place)
 
     def avgpool(
         self,
         window: Size,
         stride: Size | None = None,
-        pad: Size = 0,
+        pad: Pad = 0,
         *,
         rounding: str = "floor",
         outputs: Size | None = None,
+        count_padding: bool = False,
         **place: Unpack[Place],
     ) -> Value:
-        """Add the mean of each window, over its pixels within the image.
+        """Add the mean of each window.
 
-        The arguments are those of :meth:`maxpool`.
+        Args:
+            window: the size of a window, which is clipped to the image.
+            stride: the distance of windows; None: the window.
+            pad: the distance of the first window from the image's edge; if negative, it begins inside.
+            rounding: "floor", or "ceil" for a last window that is clipped.
+            outputs: how many windows there are in either direction; None: as many as fit.
+            count_padding: whether the padding counts as pixels of 0, as in PyTorch; otherwise the mean is
+                that of the window's pixels within the image.
+            **place: see :class:`Place`.
         """
-        return self._pool("avg", window, stride, pad, rounding, outputs, place)
+        given = _windows("avg", window, stride, pad, rounding, outputs)
+        return _layer(PoolSpec, {**given, "count_padding": count_padding}, [self], place)
 
     def mean(self, **place: Unpack[Place]) -> Value:
         """Add the mean of each channel over the whole image: global average pooling."""
-        return self._pool("avg", self.shape[:2], None, 0, "floor", None, place, base="mean")
+        return _layer(PoolSpec, _windows("avg", self.shape[:2]), [self], place, "mean")
 
     # ---- other layers ----
 
@@ -354,27 +368,6 @@ class Value:
 
     # ---- steps that methods share ----
 
-    def _pool(
-        self,
-        pool: str,
-        window: Size,
-        stride: Size | None,
-        pad: Size,
-        rounding: str,
-        outputs: Size | None,
-        place: Place,
-        base: str = "pool",
-    ) -> Value:
-        given = {
-            "pool": pool,
-            "window": window,
-            "stride": window if stride is None else stride,
-            "padding": pad,
-            "rounding": rounding,
-            "outputs": outputs,
-        }
-        return _layer(PoolSpec, given, [self], place, base)
-
     def _weighted(self, kind: type[WeightedSpec], given: Mapping[str, Any], more: Weights) -> Value:
         values: dict[str, Any] = {**given, **more}
         place = {key: values.pop(key) for key in Place.__annotations__ if key in values}
@@ -395,11 +388,24 @@ def _neuron(kind: str, a: float = 1.0, b: float | None = None) -> Neuron:
 
 
 def _filters(
-    filters: int, window: Size, stride: Size, pad: Size, groups: int, rounding: str
+    filters: int, window: Size, stride: Size, pad: Pad, groups: int, rounding: str
 ) -> dict[str, Any]:
     """Return the fields of a layer with filters."""
     sizes = {"window": window, "stride": stride, "padding": pad}
     return {"filters": filters, **sizes, "groups": groups, "rounding": rounding}
+
+
+def _windows(
+    pool: str,
+    window: Size,
+    stride: Size | None = None,
+    pad: Pad = 0,
+    rounding: str = "floor",
+    outputs: Size | None = None,
+) -> dict[str, Any]:
+    """Return the fields of a pooling layer."""
+    sizes = {"window": window, "stride": window if stride is None else stride, "padding": pad}
+    return {"pool": pool, **sizes, "rounding": rounding, "outputs": outputs}
 
 
 def _layer(

@@ -82,7 +82,10 @@ def value_text(value: Any) -> Any:
             of = "" if value.of == "both" else f" {value.of}s"
             return f"epoch {value.epoch:g}: x{value.factor:g}{whose}{of}"
         case tuple():
-            return ", ".join(str(value_text(item)) for item in value)
+            parts = (
+                f"({value_text(item)})" if isinstance(item, tuple) else value_text(item) for item in value
+            )
+            return ", ".join(map(str, parts))
         case float():
             return f"{value:g}"
     return value

@@ -14,12 +14,19 @@ from cconvnet.nets.values import Init, Neuron, RateCurve
 
 T = TypeVar("T")
 
+# Fields that layers did not always have, with the values by which they compute as before. These are left out,
+# so that the networks of older versions are described as ever.
+_LATER: dict[str, Any] = {"dilation": (1, 1), "count_padding": False}
+
 
 def spec_to_dict(spec: NetSpec) -> dict[str, Any]:
     """Return the network as JSON values; :func:`spec_from_dict` makes an equal network of them."""
     values = dataclasses.asdict(spec)
     for layer, layer_values in zip(spec.layers, values["layers"], strict=True):
         layer_values["type"] = layer.type
+        for name, default in _LATER.items():
+            if layer_values.get(name) == default:
+                del layer_values[name]
     # asdict keeps tuples. JSON gives lists back, and both forms must be the same.
     return _lists(values)  # type: ignore[no-any-return]
 
@@ -65,7 +72,7 @@ def recipe_from_dict(values: dict[str, Any]) -> TrainRecipe:
 
 
 def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def _layer_from_dict(values: dict[str, Any]) -> LayerSpec:

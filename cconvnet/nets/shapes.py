@@ -36,7 +36,7 @@ from cconvnet.nets.specs import (
     PoolSpec,
     SelectSpec,
 )
-from cconvnet.nets.values import Init, Pair, gaussian, require
+from cconvnet.nets.values import Init, Pair, both_sides, gaussian, require
 
 if TYPE_CHECKING:
     from cconvnet.nets.recipe import NetSpec
@@ -44,9 +44,11 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int]  # (H, W, C) of one image's activation; (1, 1, C) after an FC layer
 
 
-def windows(size: int, window: int, stride: int, padding: int, rounding: str) -> int:
+def windows(
+    size: int, window: int, stride: int, padding: int | Pair, rounding: str, dilation: int = 1
+) -> int:
     """Return how many windows fit along one axis; below 1 if none does."""
-    room = size + 2 * padding - window
+    room = size + sum(both_sides(padding)) - ((window - 1) * dilation + 1)
     return 1 + (-(-room // stride) if rounding == "ceil" else room // stride)
 
 
@@ -57,7 +59,7 @@ def pool_outputs(spec: PoolSpec, shape: Shape) -> Pair:
     counts = []
     for size, window, stride, padding in zip(shape, spec.window, spec.stride, spec.padding, strict=False):
         # Windows that begin behind the last pixel would be empty.
-        most = (size - 1 + padding) // stride + 1
+        most = (size - 1 + both_sides(padding)[0]) // stride + 1
         counts.append(min(most, windows(size, window, stride, padding, spec.rounding)))
     return counts[0], counts[1]
 
@@ -72,12 +74,19 @@ def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
         return 1, 1, spec.outputs
     if isinstance(spec, PoolSpec):
         found = {(*pool_outputs(spec, shape), shape[2]) for shape in inputs}
-    elif isinstance(spec, FilterSpec):
+    elif isinstance(spec, ConvSpec | LocalSpec):
         found = set()
         for index, shape in enumerate(inputs):
             own = spec.for_input(index)
             p, q = (
-                windows(shape[axis], own.window[axis], own.stride[axis], own.padding[axis], own.rounding)
+                windows(
+                    shape[axis],
+                    own.window[axis],
+                    own.stride[axis],
+                    own.padding[axis],
+                    own.rounding,
+                    own.dilation[axis],
+                )
                 for axis in range(2)
             )
             found.add((p, q, spec.filters))
@@ -124,17 +133,24 @@ def _check_input(spec: LayerSpec, index: int, shape: Shape) -> None:
     h, w, c = shape
     image = (1, h, w, c)
     match spec:
-        case FilterSpec():
+        case ConvSpec() | LocalSpec():
             own = spec.for_input(index)
-            k = whole("filters", spec.filters, 1)
+            k, groups = whole("filters", spec.filters, 1), whole("groups", own.groups, 1)
             problem = LocalProblem if isinstance(spec, LocalSpec) else ConvProblem
-            problem(
-                *image, k, *own.window, own.stride, own.padding, whole("groups", own.groups), own.rounding
-            )
+            r, s = own.window
+            problem(*image, k, r, s, own.stride, own.padding, groups, own.rounding, dilation=own.dilation)
         case FcSpec():
             FcProblem(1, h * w * c, whole("outputs", spec.outputs, 1))
         case PoolSpec():
-            PoolProblem(*image, spec.window, spec.stride, spec.padding, spec.rounding, spec.outputs)
+            PoolProblem(
+                *image,
+                spec.window,
+                spec.stride,
+                spec.padding,
+                spec.rounding,
+                spec.outputs,
+                spec.count_padding,
+            )
         case LrnSpec():
             LrnProblem(*image, spec.size, spec.alpha, spec.beta, spec.k, spec.groups, spec.region)
         case ContrastNormSpec():

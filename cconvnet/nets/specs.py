@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, cast
 
 from cconvnet.checks import finite_fields, real, whole
-from cconvnet.nets.values import RELU, Init, Neuron, Pair, RateCurve, as_pair, one_of, require
+from cconvnet.nets.values import (
+    RELU,
+    Init,
+    Neuron,
+    Padding,
+    Pair,
+    RateCurve,
+    as_padding,
+    as_pair,
+    one_of,
+    require,
+)
 
 DATA = "data"  # the name by which layers read the images
 
@@ -149,7 +160,7 @@ class FilterSpec(WeightedSpec):
         filters: how many there are, in all groups together.
         window: the size of a filter in pixels.
         stride: the distance of windows.
-        padding: zeros on either side of the image.
+        padding: zeros on either side of the image; (vertical, horizontal), each a number or (before, after).
         groups: each group of filters reads its own share of the channels.
         rounding: "floor", or "ceil" for a last window that reads zeros beyond the padding.
     """
@@ -166,13 +177,14 @@ class FilterSpec(WeightedSpec):
     filters: int
     window: Pair
     stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
+    padding: Padding = (0, 0)
     groups: int = 1
     rounding: str = "floor"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._pairs("window", "stride", "padding")
+        self._pairs("window", "stride")
+        self._set("padding", as_padding(f"layer {self.name}: padding", self.padding))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,11 +193,18 @@ class ConvSpec(FilterSpec):
 
     Attributes:
         shared_bias: whether all output positions have the same biases.
+        dilation: the distance of the pixels that a filter reads.
     """
 
     type: ClassVar[str] = "conv"
+    _EACH_INPUT: ClassVar[tuple[str, ...]] = (*FilterSpec._EACH_INPUT, "dilation")
 
     shared_bias: bool = True
+    dilation: Pair = (1, 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._pairs("dilation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +213,7 @@ class LocalSpec(FilterSpec):
 
     type: ClassVar[str] = "local"
     shared_bias: ClassVar[bool] = False
+    dilation: ClassVar[Pair] = (1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,9 +251,12 @@ class PoolSpec(LayerSpec):
         pool: "max" or "avg".
         window: the size of a window.
         stride: the distance of windows.
-        padding: the distance of the first window from the image's edge; if negative, it begins inside.
+        padding: the distance of the first window from the image's edge; if negative, it begins inside. Each
+            direction may have a pair (before, after).
         rounding: "floor", or "ceil" for a last window that is clipped.
         outputs: how many windows there are in either direction; None: as many as fit.
+        count_padding: whether a mean counts the padding as pixels of 0. Otherwise it is that of the window's
+            pixels within the image.
     """
 
     type: ClassVar[str] = "pool"
@@ -241,14 +264,20 @@ class PoolSpec(LayerSpec):
     pool: str = "max"
     window: Pair = (3, 3)
     stride: Pair = (2, 2)
-    padding: Pair = (0, 0)
+    padding: Padding = (0, 0)
     rounding: str = "floor"
     outputs: Pair | None = None
+    count_padding: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of(f"layer {self.name}: pool", self.pool, ("max", "avg"))
-        self._pairs("window", "stride", "padding")
+        self._pairs("window", "stride")
+        self._set("padding", as_padding(f"layer {self.name}: padding", self.padding))
+        require(
+            self.pool == "avg" or not self.count_padding,
+            f"layer {self.name}: count_padding is for means, not for pool={self.pool!r}",
+        )
         if self.outputs is not None:
             self._pairs("outputs")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from cconvnet.checks import finite_fields, real, whole
 from cconvnet.errors import nearest
 
 Pair = tuple[int, int]
+Padding = tuple[int | Pair, int | Pair]  # (vertical, horizontal); a pair is (before, after)
 NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu")
 CURVES = ("constant", "linear", "exp", "dexp", "jdexp", "cosine", "poly")
 _TO_ZERO = ("linear", "cosine", "poly")  # curves that may end at 0
@@ -38,6 +40,23 @@ def as_pair(argument: str, value: int | Iterable[int]) -> Pair:
         f"{argument} must be an integer or a pair of them, not {value!r}",
     )
     return values[0], values[1]
+
+
+def as_padding(argument: str, value: Any) -> Padding:
+    """Return (vertical, horizontal) padding; one integer means all four sides.
+
+    Either may be a pair (before, after), which is one integer if both are equal.
+    """
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    require(len(values) == 2, f"{argument} must be an integer or (vertical, horizontal), not {value!r}")
+    pairs = [as_pair(argument, one) for one in values]
+    vertical, horizontal = (before if before == after else (before, after) for before, after in pairs)
+    return vertical, horizontal
+
+
+def both_sides(padding: int | Pair) -> Pair:
+    """Return the padding (before, after) of one direction."""
+    return (padding, padding) if isinstance(padding, int) else padding
 
 
 @dataclass(frozen=True)

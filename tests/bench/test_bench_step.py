@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cconvnet as cc
 from cconvnet import nets
 from cconvnet.bench import step as bench
 from cconvnet.bench.peers import forms
@@ -314,6 +315,15 @@ def odd() -> NetSpec:
 def test_every_geometry_and_neuron_is_the_same() -> None:
     apart = distances(odd(), 8, "nchw", "channels_last+lrn_by_hand")
     assert max(apart.values()) < 1e-5 and "two.weight.1.velocity" in apart
+
+
+def test_padding_of_one_side_dilation_and_counted_padding_are_the_same() -> None:
+    x = cc.image(11, 10, 2).conv(4, 3, pad=((2, 3), 2), dilation=(2, 1)).tanh()
+    x = x.avgpool(3, 1, ((1, 0), 1), count_padding=True)
+    x = x.avgpool(3, 2, 1, rounding="ceil", count_padding=True)
+    x = x.conv(4, 2, 2, pad=(0, (1, 0)), groups=2, rounding="ceil").maxpool(2, 1, ((0, 1), 0))
+    apart = distances(x.fc(3).softmax(), 8, "nchw", "channels_last")
+    assert max(apart.values()) < 1e-5 and "conv2.weight.velocity" in apart
 
 
 def test_a_planted_mistake_is_found_in_pytorch_too(tmp_path: Path) -> None:

@@ -110,6 +110,9 @@ CONV: dict[str, Any] = {"name": "c", "filters": 4, "window": 3, "padding": 1, "i
         (small(ConvSpec(**CONV | {"window": (3, 5)})), r"layer c: window=3x5: the files know only squares"),
         (small(ConvSpec(**CONV | {"stride": (1, 2)})), r"layer c: stride=1x2: "),
         (small(ConvSpec(**CONV | {"padding": (1, 2)})), r"layer c: padding=1x2: "),
+        (small(ConvSpec(**CONV | {"padding": ((0, 1), 1)})), r"layer c: padding=\(\(0, 1\), 1\): the"),
+        (small(ConvSpec(**CONV, dilation=2)), r"layer c: dilation=2x2: the files know none"),
+        (small(PoolSpec(name="p", pool="avg", count_padding=True)), r"layer p: count_padding=True: the"),
         (small(ConvSpec(**CONV | {"padding": -1})), r"layer c: padding=-1: the files' is not negative"),
         (
             small(ConvSpec(**CONV | {"stride": 3, "window": 4})),

@@ -91,8 +91,9 @@ EVERYTHING: list[tuple[Callable[[Value], Value], LayerSpec]] = [
             6,
             (3, 2),
             (2, 1),
-            (1, 0),
+            ((1, 0), 2),
             shared_bias=False,
+            dilation=(1, 2),
             neuron="tanh",
             init=0.5,
             contrast_limits=(1, 2),
@@ -107,8 +108,9 @@ EVERYTHING: list[tuple[Callable[[Value], Value], LayerSpec]] = [
             filters=6,
             window=(3, 2),
             stride=(2, 1),
-            padding=(1, 0),
+            padding=((1, 0), 2),
             shared_bias=False,
+            dilation=(1, 2),
             neuron=Neuron("tanh", 1, 1),
             init=gaussian(0.5),
             contrast_limits=(1, 2),
@@ -137,14 +139,17 @@ EVERYTHING: list[tuple[Callable[[Value], Value], LayerSpec]] = [
     ),
     (lambda x: x.tanh(1.7, 0.6, **PLACE), NeuronSpec(neuron=Neuron("tanh", 1.7, 0.6), **PLACE)),
     (
-        lambda x: x.avgpool(4, (1, 2), (1, 0), rounding="ceil", outputs=(5, 4), **PLACE),
+        lambda x: x.avgpool(
+            4, (1, 2), ((1, 0), 2), rounding="ceil", outputs=(5, 4), count_padding=True, **PLACE
+        ),
         PoolSpec(
             pool="avg",
             window=(4, 4),
             stride=(1, 2),
-            padding=(1, 0),
+            padding=((1, 0), 2),
             rounding="ceil",
             outputs=(5, 4),
+            count_padding=True,
             **PLACE,
         ),
     ),
@@ -329,6 +334,9 @@ X = cc.image(8, 8).conv(6, 3, name="stem").maxpool(2)  # 3x3x6
         (lambda: X.fc(0), "layer fc1: outputs must be at least 1, not 0; it reads 3x3x6"),
         (lambda: X.conv(4, 3, rounding="up"), "layer conv1: rounding must be .*; it reads 3x3x6"),
         (lambda: X.brelu(0), "layer brelu1: a must be positive for brelu"),
+        (lambda: X.conv(4, 3, dilation=2), "layer conv1: r is 3 and dilation_h 2, together 5, larger than"),
+        (lambda: X.conv(4, 3, pad=(0, 0, 1)), "layer conv1: padding must be an integer or .vertical, hor"),  # type: ignore[arg-type]
+        (lambda: IMAGE.avgpool(2, pad=-1, count_padding=True), "layer pool1: padding must not be negative"),
         (lambda: X.conv(4, (3, 3, 3)), "layer conv1: window must be an integer or a pair"),  # type: ignore[arg-type]
         (lambda: X.neuron("rellu"), "neuron must be one of .*; did you mean 'relu'"),
         (lambda: X.dropout(1.0), "rate must be"),
@@ -370,6 +378,8 @@ def test_a_wrong_argument_is_named() -> None:
 
 def test_shapes_and_parameters_are_those_of_the_network_that_runs() -> None:
     x = cc.image(11, 10, 2).conv(4, (3, 2), 2, (1, 0), rounding="ceil").relu()
+    x = x.conv(4, 3, pad=((2, 3), 2), dilation=(2, 1)).avgpool(3, 1, ((1, 0), 1), count_padding=True)
+    assert x.shape == (6, 7, 4)
     y = x.local(4, 3, pad=1).tanh()
     x = cc.concat(cc.maximum(x, y), x + y, x.conv(3, 3, pad=1, also=y)).lrn(3).contrast_norm(3)
     x = x.select(range(0, 11, 2)).blur(3, 1.0).maxpool(2, 1, rounding="ceil").dropout(0.2)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from helpers.small_networks import BRANCHES
 
+import cconvnet as cc
 from cconvnet import nets
 from cconvnet.nets import (
     NetSpec,
@@ -22,6 +23,21 @@ from cconvnet.nets import (
 def test_a_spec_survives_json(spec: NetSpec) -> None:
     text = json.dumps(spec_to_dict(spec), allow_nan=False)
     assert spec_from_dict(json.loads(text)) == spec
+
+
+def test_fields_of_later_versions_are_only_described_where_they_count() -> None:
+    x = cc.image(9, 9).conv(2, 3, pad=1).avgpool(3)
+    plain, later = x.fc(2).softmax(), x.conv(2, 2, pad=((0, 1), 1), dilation=2).fc(2).softmax()
+    pooled = x.avgpool(2, pad=(1, (0, 1)), count_padding=True).fc(2).softmax()
+    assert "dilation" not in str(spec_to_dict(plain)) and "count_padding" not in str(spec_to_dict(plain))
+    for spec in (later, pooled):
+        assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec)))) == spec
+    assert spec_to_dict(later)["layers"][2]["dilation"] == [2, 2]
+    assert spec_to_dict(later)["layers"][2]["padding"] == [[0, 1], 1]
+
+
+def test_equal_padding_on_both_sides_is_one_number() -> None:
+    assert cc.image(9, 9).conv(2, 3, pad=((1, 1), (2, 2))).fc(2).softmax().layers[0].padding == (1, 2)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

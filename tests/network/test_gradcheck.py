@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers.small_networks import BRANCHES, SPLIT, batch_of, conv, gradients, net_of, two_devices
 
+import cconvnet as cc
 from cconvnet import nets
 from cconvnet.devices import Device, get_device
 from cconvnet.nets import (
@@ -37,7 +38,16 @@ def test_gradients_of_every_network(name: str) -> None:
     assert len(rows) == len(parameters) + len(activations)
 
 
-@pytest.mark.parametrize("spec", [nets.build("lenet"), BRANCHES], ids=lambda spec: spec.name)
+def one_sided() -> NetSpec:
+    """A network with dilation, padding of one side, and means that count the padding."""
+    x = cc.image(11, 10, 2).conv(4, (3, 2), 2, (1, 0), rounding="ceil").relu()
+    x = x.conv(4, 3, pad=((2, 3), 2), dilation=(2, 1)).tanh()
+    x = x.avgpool(3, 1, ((1, 0), 1), count_padding=True)
+    x = x.conv(4, 3, 2, pad=(0, (1, 0)), dilation=2, groups=2, rounding="ceil")
+    return x.maxpool(2, 1, ((0, 1), 0)).local(3, 2, pad=((0, 1), 0)).fc(3).softmax("one-sided")
+
+
+@pytest.mark.parametrize("spec", [nets.build("lenet"), BRANCHES, one_sided()], ids=lambda spec: spec.name)
 def test_gradients_on_every_device(device: Device, spec: NetSpec) -> None:
     report = gradcheck(spec, device, batch=3, seed=1)
     assert report.ok, report.failures

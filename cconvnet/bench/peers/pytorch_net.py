@@ -32,6 +32,7 @@ from cconvnet.nets import (
     SumSpec,
 )
 from cconvnet.nets.shapes import Shape, pool_outputs, shapes, windows
+from cconvnet.nets.values import both_sides
 
 Array = np.ndarray[Any, Any]
 
@@ -161,9 +162,13 @@ class _Conv(_Weighted):
     def _padding(spec: ConvSpec, x: Shape) -> tuple[int, int, int, int] | None:
         """Return the zeros around the image for outputs that PyTorch's own geometry does not give."""
         around: list[int] = []
-        for size, window, stride, padding in zip(x, spec.window, spec.stride, spec.padding, strict=False):
-            last = (windows(size, window, stride, padding, spec.rounding) - 1) * stride + window
-            around = [padding, max(padding, last - padding - size), *around]
+        for size, window, stride, padding, dilation in zip(
+            x[:2], spec.window, spec.stride, spec.padding, spec.dilation, strict=True
+        ):
+            before, after = both_sides(padding)
+            count = windows(size, window, stride, padding, spec.rounding, dilation)
+            last = (count - 1) * stride + (window - 1) * dilation + 1
+            around = [before, max(after, last - before - size), *around]
         left, right, top, bottom = around
         return None if (left, top) == (right, bottom) else (left, right, top, bottom)
 
@@ -173,10 +178,12 @@ class _Conv(_Weighted):
 
     def _product(self, index: int, x: Tensor, bias: Tensor | None) -> Tensor:
         own = self.spec.for_input(index)
-        padding = own.padding
+        vertical, horizontal = (both_sides(padding)[0] for padding in own.padding)
         if (around := self.paddings[index]) is not None:
-            x, padding = F.pad(x, around), (0, 0)
-        return F.conv2d(x, self.weights[index], bias, own.stride, padding, groups=own.groups)
+            x, vertical, horizontal = F.pad(x, around), 0, 0
+        return F.conv2d(
+            x, self.weights[index], bias, own.stride, (vertical, horizontal), own.dilation, own.groups
+        )
 
 
 class _Fc(_Weighted):
@@ -208,17 +215,24 @@ class _Pool(nn.Module):
         self.spec = spec
         self.ceil_mode: bool | None = None
         outputs = pool_outputs(spec, x)
-        within = all(0 <= 2 * pad <= window for pad, window in zip(spec.padding, spec.window, strict=True))
+        within = not spec.count_padding and all(
+            isinstance(pad, int) and 0 <= 2 * pad <= window
+            for pad, window in zip(spec.padding, spec.window, strict=True)
+        )
         for ceil_mode in (False, True):
             if within and outputs == self._own_outputs(x, ceil_mode):
                 self.ceil_mode = ceil_mode
                 return
         around: list[int] = []
+        counted: list[int] = []
         for axis in range(2):
-            pad, last = spec.padding[axis], (outputs[axis] - 1) * spec.stride[axis] + spec.window[axis]
-            around = [pad, last - pad - x[axis], *around]
+            before, after = both_sides(spec.padding[axis])
+            rest = (outputs[axis] - 1) * spec.stride[axis] + spec.window[axis] - before - x[axis]
+            around = [before, rest, *around]
+            counted = [before, min(after, rest), *counted] if spec.count_padding else [0, 0, *counted]
         self.around = tuple(around)
-        ones = F.pad(torch.ones(1, 1, *x[:2]), self.around)
+        ones = F.pad(torch.ones(1, 1, *x[:2]), counted, value=1.0)
+        ones = F.pad(ones, [whole - part for whole, part in zip(around, counted, strict=True)])
         sizes = F.avg_pool2d(ones, spec.window, spec.stride, divisor_override=1)
         self.sizes: Tensor
         self.register_buffer("sizes", sizes, persistent=False)
