@@ -1,4 +1,4 @@
-"""What cuda-convnet's configuration files cannot say: comments that this package writes and reads.
+"""Comments of cuda-convnet's configuration files, which keep what the format cannot say.
 
 ``# cconvnet: batch=128`` is a comment to every other program. The layer file has such lines for the name of
 the network and its images, the parameter file for the recipe. Values are JSON. Rates and momentum are the
