@@ -16,7 +16,7 @@ from cconvnet.formats import netfiles
 from cconvnet.formats.cuda_convnet import ConfigError, read
 from cconvnet.formats.cuda_convnet_extras import Extras, read_extras
 from cconvnet.formats.cuda_convnet_writer import write
-from cconvnet.nets import InputSpec, LrStep, NetSpec, TrainRecipe
+from cconvnet.nets import InputSpec, LrStep, NetSpec, RateCurve, TrainRecipe
 from cconvnet.nets.transform import scaled, towers
 from cconvnet.network import Network
 from cconvnet.training.options import Options
@@ -138,8 +138,12 @@ def test_every_field_of_a_recipe_is_kept(tmp_path: Path) -> None:
     spec = nets.build("cifar-quick")
     whole = dataclasses.replace(
         spec.recipe, batch=3, epochs=2, steps=(LrStep(0.5, 0.25, ("conv1",), "bias"),), plateau=4, crop=True,
-        mirror=True, color_noise=0.25, color_noise_epochs=1.5, color_noise_shrinks=True,
+        mirror=True, color_noise=0.25, color_noise_epochs=1.5, color_noise_shrinks=True, pad=4, warmup=0.5,
+        warmup_from=0.25, schedule=RateCurve("cosine", 100.0),
     )  # fmt: skip
+    plain = TrainRecipe(batch=1, epochs=1, lr=0.5)
+    same = [f.name for f in dataclasses.fields(plain) if getattr(whole, f.name) == getattr(plain, f.name)]
+    assert same == ["momentum"], "a new field needs a value of its own here"
     paths = files_of(dataclasses.replace(spec, recipe=whole), tmp_path)
     assert read(*paths, image_shape=(32, 32))[0].recipe == whole
     kept = [line.split("=")[0] for line in paths[1].read_text().splitlines() if "cconvnet:" in line]
