@@ -56,9 +56,10 @@ def compiled(folder: Path) -> Path:
     # setuptools packs whatever an earlier build left in its folder.
     for stale in (*ROOT.glob("build/lib.*"), *ROOT.glob("build/bdist.*")):
         shutil.rmtree(stale)
-    archs = os.environ.get("CCONVNET_ARCHS") or RELEASE_ARCHS
+    variables = os.environ | {"CCONVNET_ARCHS": os.environ.get("CCONVNET_ARCHS") or RELEASE_ARCHS}
+    variables.pop("MAKELEVEL", None)  # an inner make says in which folder it is
     command = [sys.executable, "-W", "ignore", "setup.py", "-q", "bdist_wheel", "-d", str(folder)]
-    if subprocess.run(command, cwd=ROOT, env=os.environ | {"CCONVNET_ARCHS": archs}, check=False).returncode:
+    if subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode:
         sys.exit(1)
     (wheel,) = folder.glob("*.whl")
     return wheel
