@@ -25,7 +25,9 @@ class TrainingKeywords(TypedDict, total=False):
     """Number of processes that decode images; chosen automatically if not given."""
 
     crop: int | None
-    """With layer_def: side in pixels of the squares that are cut out of images; whole images if not given."""
+    """Side in pixels of the squares that are cut out of images, with net or layer_def; the network's own
+    if not given, else whole images.
+    """
 
     random_crop: bool | None
     """Train on crops at random places instead of the centre; tests read the centre. If not given: as the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,15 +12,19 @@ import typer
 from cconvnet import nets
 from cconvnet.cli.options import (
     Batch,
+    ColorNoise,
     Crop,
     Data,
     DeviceNames,
     Json,
     LayerDef,
     LayerParams,
+    Mirror,
     OptionalNet,
+    Pad,
     Places,
     Precision,
+    RandomCrop,
     Size,
     Workers,
     checked_picture,
@@ -156,6 +161,11 @@ def augment(
     ] = "alexnet",
     data: Data = None,
     size: Size = None,
+    crop: Crop = None,
+    random_crop: RandomCrop = None,
+    pad: Pad = None,
+    mirror: Mirror = None,
+    color_noise: ColorNoise = None,
     images: Annotated[
         int,
         typer.Option(help="Number of training images, the rows of the sheet.", metavar="N", callback=whole()),
@@ -172,19 +182,30 @@ def augment(
     ] = 0,
     workers: Workers = None,
 ) -> None:
-    """Draw training images with augmentation: crops, mirror images and colour noise."""
+    """Draw training images with augmentation: crops, mirror images and colour noise.
+
+    The options of augmentation are those of train. The mean image is not subtracted, and the zeros of --pad
+    are black.
+    """
     from cconvnet import data as sources
     from cconvnet.data.workers import surplus
-    from cconvnet.formats.netfiles import resolve
+    from cconvnet.formats.netfiles import chosen
     from cconvnet.plots import augmentation as sheets
+    from cconvnet.training.options import Options
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     checked_picture(out)
-    wanted = resolve(net)
+    options = Options(random_crop=random_crop, pad=pad, mirror=mirror, color_noise=color_noise)
+    options.check()
+    wanted = chosen(net, None, None, crop)
+    assert wanted is not None
     source = sources.open_source(data, wanted.stored_size if size is None else size, workers=workers)
     if source.ranges is not None and (note := surplus(workers, max(len(source.train), len(source.test)))):
         print(note)
     spec, _ = wanted.build(source.image_shape, len(source.classes))
+    settings = options.settings(spec.recipe)
+    augmentation = {name: settings[name] for name in ("crop", "pad", "mirror", "color_noise")}
+    spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, **augmentation))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
     print(out)

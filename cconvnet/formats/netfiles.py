@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,58 @@ class NetFiles(ChosenNet):
         return cuda_convnet.read(self.layer_def, self.layer_params, image_shape=(size, size), crop=self.crop)
 
 
+@dataclass(frozen=True)
+class CroppedNet(ChosenNet):
+    """A network for squares that are cut out of the images, at random places in training.
+
+    Attributes:
+        net: The network for whole images, or for crops of a size of its own.
+        crop: The side of the squares.
+    """
+
+    net: ChosenNet
+    crop: int
+
+    def __str__(self) -> str:
+        return str(self.net)
+
+    @property
+    def stored_size(self) -> int | None:
+        """The side that images are resized to before the crop; None if they keep theirs."""
+        return self.net.stored_size
+
+    def build(
+        self, image_shape: Shape | None = None, classes: int | None = None
+    ) -> tuple[NetSpec, list[str]]:
+        """Make the network for images of this shape, before the crop."""
+        spec, notes = self.net.build(image_shape, classes)
+        seen = (spec.input.height, spec.input.width)
+        if isinstance(self.net, NamedNet | BuiltNet) and seen == spec.stored and self.crop <= min(seen):
+            # Its layers may depend on the size that they read.
+            small, notes = self.net.build((self.crop, self.crop, spec.input.channels), spec.classes)
+            spec = dataclasses.replace(small, stored=spec.stored)
+        return self._cut(spec), notes
+
+    def build_sized(self, size: int | None) -> tuple[NetSpec, list[str]]:
+        """Make the network for square images of side `size`, before the crop."""
+        if size is None:
+            return self.build()
+        channels = self.net.build_sized(size)[0].input.channels
+        return self.build((size, size, channels))
+
+    def _cut(self, spec: NetSpec) -> NetSpec:
+        if self.crop > min(spec.stored):
+            height, width = spec.stored
+            raise ValueError(f"--crop {self.crop} is larger than the images, {height}x{width}")
+        seen = dataclasses.replace(spec.input, height=self.crop, width=self.crop)
+        recipe = dataclasses.replace(
+            spec.recipe, crop=spec.recipe.crop or (self.crop, self.crop) != spec.stored
+        )
+        cut = dataclasses.replace(spec, input=seen, recipe=recipe)
+        cut.table()  # refuses layers that do not fit
+        return cut
+
+
 AnyNet = ChosenNet | NetSpec | str | Path
 
 
@@ -222,9 +275,10 @@ def check_choice(
     if net == "":
         raise ValueError("--net must name a network")
     if layer_def is None:
-        for name, value in (("--layer-params", layer_params), ("--crop", crop)):
-            if value is not None:
-                raise ValueError(f"{name} goes with --layer-def")
+        if layer_params is not None:
+            raise ValueError("--layer-params goes with --layer-def")
+        if crop is not None and net is None:
+            raise ValueError("--crop goes with --layer-def or --net")
     elif layer_params is None:
         raise ValueError("--layer-def goes with --layer-params, the file of rates and initial values")
     elif net is not None:
@@ -242,4 +296,6 @@ def chosen(
     check_choice(net, layer_def, layer_params, crop)
     if layer_def is not None and layer_params is not None:
         return NetFiles(layer_def, layer_params, crop)
-    return None if net is None else resolve(net)
+    if net is None:
+        return None
+    return resolve(net) if crop is None else CroppedNet(resolve(net), crop)

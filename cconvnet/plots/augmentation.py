@@ -47,7 +47,8 @@ def augmented(images: Pixels, spec: NetSpec, epochs: int, seed: int = 0, colors:
         len(images),
         seed,
         crop=size,
-        random_crop=recipe.crop,
+        random_crop=recipe.crop or recipe.pad > 0,
+        pad=recipe.pad,
         mirror=recipe.mirror,
         shuffle=False,
     ) as loader:
@@ -57,7 +58,13 @@ def augmented(images: Pixels, spec: NetSpec, epochs: int, seed: int = 0, colors:
             if colors is not None:
                 shift = color_shifts(colors, recipe.color_noise, len(batch), seed, epoch, 0)
             shown = ops.input_transform(
-                batch.images, size, top=batch.top, left=batch.left, mirror=batch.mirror, shift=shift
+                batch.images,
+                size,
+                top=batch.top,
+                left=batch.left,
+                mirror=batch.mirror,
+                shift=shift,
+                margin=recipe.pad,
             )
             seen.append(np.clip(np.rint(shown), 0, 255).astype(np.uint8))
     return seen
@@ -144,8 +151,10 @@ def write_sheet(
     sheet = contact_sheet(rows)
     save_picture(Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet), out)
     size = f"{spec.input.height}x{spec.input.width} of {spec.stored[0]}x{spec.stored[1]}"
+    size += f" padded by {recipe.pad}" if recipe.pad else ""
     noise = f"colour noise {recipe.color_noise:g}" if recipe.color_noise else "no colour noise"
+    place = "random" if recipe.crop or recipe.pad else "centre"
     say(
-        f"{len(rows)} images, {epochs} epochs: {'random' if recipe.crop else 'centre'} crops of {size}, "
+        f"{len(rows)} images, {epochs} epochs: {place} crops of {size}, "
         f"{'mirror images' if recipe.mirror else 'no mirror images'}, {noise}"
     )

@@ -37,8 +37,10 @@ def check_options(options: Options) -> None:
     """
     options.check()
     netfiles.check_choice(options.net, options.layer_def, options.layer_params, options.crop)
-    if options.resume is not None and not options.resumes_any and options.layer_def is not None:
-        raise ValueError("--resume keeps the run's own network; leave out --layer-def")
+    if options.resume is not None and not options.resumes_any:
+        for name, value in (("--layer-def", options.layer_def), ("--crop", options.crop)):
+            if value is not None:
+                raise ValueError(f"--resume keeps the run's own network; leave out {name}")
     check_precision(options.precision)
     if options.tensorboard:
         tensorboard.require()

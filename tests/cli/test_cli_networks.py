@@ -55,6 +55,8 @@ def test_augment_draws_a_sheet(tmp_path: Path) -> None:
     assert shown.endswith(f"{sheet}\n")
     with Image.open(sheet) as picture:
         assert picture.size == (3 * 100 + 4, 4 * 100 + 4)
+    padded = succeed("augment", *arguments, "--pad", 4, "--mirror", "--crop", 24)
+    assert "random crops of 24x24 of 32x32 padded by 4, mirror images, no colour noise" in padded
     assert "--images must be at most 6" in refuse("augment", *arguments, "--images", 7)
 
 

@@ -216,6 +216,87 @@ def test_colour_noise_ends_and_may_shrink_what_it_is_added_to(
     np.testing.assert_allclose(shifts, 0, atol=1e-3)
 
 
+# ---- padded crops ----------------------------------------------------------------------------------------
+
+
+def test_padded_crops_are_those_of_the_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He et al. 2015, section 4.2: random crops of the padded image or its mirror image, in training only.
+
+    Every crop of the padded image less its mean must come about as often as the others.
+    """
+    pad = 2
+    recipe = TrainRecipe(batch=20, epochs=40, lr=1e-6, crop=True, mirror=True, pad=pad)
+    noise, seen = source(), Seen(monkeypatch)
+    part = trainer(tmp_path / "run", noise, recipe, scale=0.5)
+    with part.run:
+        begin(part, Options())
+        part.train(Options())
+    mean = data.mean_image(noise.train)
+    border = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    counts = np.zeros((ROOM[0] + 2 * pad, ROOM[1] + 2 * pad, 2), np.int64)
+    for images, rows in zip(seen.images, seen.inputs, strict=True):
+        padded = np.pad(0.5 * (images - mean), border)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, SEEN, axis=(1, 2))
+        crops = windows.transpose(0, 1, 2, 4, 5, 3)
+        for n, row in enumerate(rows):
+            for mirrored in (0, 1):
+                wanted = row[:, ::-1] if mirrored else row
+                counts[..., mirrored] += (crops[n] == wanted).all(axis=(2, 3, 4))
+    assert counts.sum() == 40 * COUNT
+    assert chi_squared(counts.ravel()) < 170  # 111 degrees of freedom: once in 3,000 seeds
+    # A test's crop is the centre of the image itself.
+    top, left = ((room - 1) // 2 for room in ROOM)
+    images, _ = noise.test.read(np.arange(COUNT))
+    wanted = (0.5 * (images - mean))[:, top : top + SEEN[0], left : left + SEEN[1]]
+    np.testing.assert_array_equal(np.concatenate(seen.tests[-3:]), wanted)
+
+
+def test_images_in_blocks_may_be_padded() -> None:
+    """The first layer's blocks of pixels have the same margin."""
+    layers = chain(
+        nets.ConvSpec(name="conv1", filters=4, window=(4, 4), stride=(2, 2), padding=(1, 1)),
+        FcSpec(name="fc1", outputs=3),
+        SoftmaxCostSpec(name="cost"),
+    )
+    recipe = TrainRecipe(batch=6, epochs=1, lr=0.1, pad=3)
+    net = NetSpec("blocks", layers, InputSpec(8, 6, 3), STORED, 3, recipe)
+    images = source().train.read(np.arange(6))[0]
+    labels = np.arange(6, dtype=np.int32) % 3
+    top, left = np.array([-3, 6, 0, 1, -1, 5], np.int32), np.array([6, -3, 1, 2, -2, 4], np.int32)
+    mirror = np.array([0, 1, 0, 1, 1, 0], np.uint8)
+    found = []
+    for device in ("cpu:0", "emulator:0"):
+        network = Network(net, batch=6, devices=device)
+        network.load(images, labels, top, left, mirror)
+        network.forward(train=True)
+        problem = network.graph.inputs[device].problem
+        found.append((problem, network.outputs("data"), network.outputs("conv1")))
+    (plain, x, y), (blocks, x_of_blocks, y_of_blocks) = found
+    assert (plain.block, blocks.block, plain.margin, blocks.margin) == (1, 2, 3, 3)
+    np.testing.assert_array_equal(x, x_of_blocks)
+    np.testing.assert_allclose(y, y_of_blocks, rtol=1e-4, atol=1e-2)
+    assert (x[0, :3] == 0).all() and (x[0, 3:, :3] != 0).any() and (x[0, :, 3:] == 0).all()
+    top[0] = -4
+    with pytest.raises(ValueError, match="top must be from -3 to 6, not from -4 to 6"):
+        network.load(images, labels, top, left, mirror)
+
+
+def test_padding_widens_the_range_of_random_crops() -> None:
+    split = source().train
+    for pad in (0, 2):
+        with data.Loader(split, 20, seed=5, crop=SEEN, random_crop=True, pad=pad) as loader:
+            batches = [batch for epoch in range(4) for batch in loader.epoch(epoch)]
+            again = [*loader.epoch(0)]
+        tops, lefts = (np.concatenate([getattr(one, name) for one in batches]) for name in ("top", "left"))
+        assert (tops.min(), tops.max()) == (-pad, ROOM[0] - 1 + pad)
+        assert (lefts.min(), lefts.max()) == (-pad, ROOM[1] - 1 + pad)
+        assert all((a.top == b.top).all() for a, b in zip(batches, again, strict=False))
+    with data.Loader(split, 20, crop=SEEN, pad=2) as loader:  # not at random
+        assert {int(top) for batch in loader.epoch(0) for top in batch.top} == {(ROOM[0] - 1) // 2}
+    with pytest.raises(ValueError, match="pad must be at most 6, not 7"):
+        data.Loader(split, 20, crop=SEEN, random_crop=True, pad=7)
+
+
 # ---- the colours' own numbers ----------------------------------------------------------------------------
 
 
@@ -258,6 +339,11 @@ def test_the_sheet_shows_what_training_would(tmp_path: Path) -> None:
     assert said == [
         "3 images, 5 epochs: random crops of 8x7 of 11x9, mirror images, colour noise 0.1",
     ]
+    padded = TrainRecipe(batch=20, epochs=1, lr=0.1, pad=2)
+    augmentation.write_sheet(tmp_path / "b.png", noise, spec(padded), images=1, epochs=1, say=said.append)
+    assert said.pop() == (
+        "1 images, 1 epochs: random crops of 8x7 of 11x9 padded by 2, no mirror images, no colour noise"
+    )
     sheet = np.asarray(Image.open(tmp_path / "a.png"))
     factor = 96 // 9
     cell = (11 * factor + 4, 9 * factor + 4)

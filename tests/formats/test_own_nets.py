@@ -217,3 +217,36 @@ def test_what_the_file_prints_is_no_output_of_the_command(
 ) -> None:
     resolve(file("print('hello')\n" + BUILD)).build()
     assert capsys.readouterr() == ("", "hello\n")
+
+
+# ---- crops of a size that the user chooses --------------------------------------------------------------
+
+
+def test_a_crop_makes_the_network_for_smaller_images() -> None:
+    spec, _ = chosen("cifar-quick", None, None, 24).build((32, 32, 3), 5)  # type: ignore[union-attr]
+    small = nets.build("cifar-quick", (24, 24, 3), 5)
+    assert (spec.stored, spec.input, spec.layers) == ((32, 32), small.input, small.layers)
+    assert spec.recipe.crop and not small.recipe.crop
+    # lenet's layers depend on the size that they read.
+    spec, _ = chosen("lenet", None, None, 16).build((28, 28, 1), 10)  # type: ignore[union-attr]
+    assert spec.layers == nets.build("lenet", (16, 16, 1)).layers != nets.build("lenet", (28, 28, 1)).layers
+    # alexnet has a crop of its own.
+    spec, _ = chosen("alexnet", None, None, 200).build_sized(256)  # type: ignore[union-attr]
+    assert (spec.stored, spec.input.height, spec.input.width) == ((256, 256), 200, 200)
+    whole, _ = chosen("cifar-quick", None, None, 32).build((32, 32, 3), 10)  # type: ignore[union-attr]
+    assert whole == nets.build("cifar-quick")
+
+
+def test_a_crop_of_a_network_of_one_size(file: Callable[..., Path]) -> None:
+    x = cc.image(12, 12, 3)
+    net = x.conv(4, 3).relu().fc(3).softmax(name="own", recipe=nets.TrainRecipe(batch=8, epochs=1, lr=0.01))
+    spec, _ = chosen(net, None, None, 10).build((12, 12, 3), 3)  # type: ignore[union-attr]
+    assert (spec.stored, spec.input.height, spec.layers) == ((12, 12), 10, net.layers)
+
+
+def test_a_crop_that_cannot_be() -> None:
+    net = chosen("cifar-quick", None, None, 33)
+    with pytest.raises(ValueError, match="--crop 33 is larger than the images, 32x32"):
+        net.build((32, 32, 3), 10)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="--crop goes with --layer-def or --net"):
+        chosen(None, None, None, 24)
