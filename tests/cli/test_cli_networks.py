@@ -145,7 +145,8 @@ def test_export_writes_files_that_train_reads(tmp_path: Path) -> None:
         texts = [(folder / name).read_text().split("\n\n", 1)[1] for folder in (out, tmp_path / "copy")]
         assert texts[0] == texts[1]  # but for the comment at the top, which says the network's name
     other = tmp_path / "other"
-    assert "lenet: input: scale=0.00392" in refuse("export", "--net", "lenet", "--out", other)
+    one_tower = ("export", "--net", "alexnet", "--towers", 1, "--out", other)
+    assert "layer lrn1: groups=2: the files' norms know no groups" in refuse(*one_tower)
     assert "--format must be cuda-convnet" in refuse(
         "export", "--net", "lenet", "--format", "x", "--out", other
     )
