@@ -77,8 +77,11 @@ def escaped(text: str) -> str:
 
 # ---- oneDNN -----------------------------------------------------------------------------------------------
 
-ONEDNN_HEADER = "oneapi/dnnl/dnnl.hpp"
+ONEDNN_HEADERS = Path("oneapi/dnnl")
 OLDEST_ONEDNN = (3, 0)
+# Its threads must be those of the module, whose number is kept so that results do not depend on it.
+ONEDNN_RUNTIMES = ("OMP", "SEQ")
+INTELS_OPENMP = b"libiomp5.so"
 # Marks a module that finds its library itself; cconvnet/devices/modules.py then loads no other.
 OWN_ONEDNN = "-DCCONVNET_OWN_ONEDNN"
 
@@ -96,12 +99,14 @@ class OneDnn:
         source: Its origin, for people.
         flags: The flags that compile with it.
         libraries: The flags that link with it.
+        runtime: The threads that it was built for, such as OMP or TBB.
     """
 
     version: str
     source: str
     flags: str
     libraries: str
+    runtime: str
 
 
 def find_onednn(compiler: list[str]) -> tuple[OneDnn | None, str]:
@@ -111,45 +116,56 @@ def find_onednn(compiler: list[str]) -> tuple[OneDnn | None, str]:
     folders) and conda's environment, in this order.
 
     Raises:
-        WrongRoot: ONEDNN_ROOT names a folder without oneDNN, or with one that is too old.
+        WrongRoot: ONEDNN_ROOT names a folder without a oneDNN that serves.
     """
     if root := os.environ.get("ONEDNN_ROOT"):
         found = onednn_below(Path(root), root)
         if found is None:
-            raise WrongRoot(f"ONEDNN_ROOT={root} needs include/{ONEDNN_HEADER} and lib/libdnnl.so or lib64/")
-        if old := too_old(found):
-            raise WrongRoot(f"ONEDNN_ROOT: {old}")
+            raise WrongRoot(
+                f"ONEDNN_ROOT={root} needs include/{ONEDNN_HEADERS}/dnnl.hpp and lib/libdnnl.so or lib64/"
+            )
+        if unfit := unfitness(found):
+            raise WrongRoot(f"ONEDNN_ROOT: {unfit}")
         return found, ""
     conda = os.environ.get("CONDA_PREFIX")
     candidates = (
         packaged_onednn,
-        pkg_config_onednn,
+        lambda: pkg_config_onednn(compiler),
         lambda: compilers_onednn(compiler),
         lambda: onednn_below(Path(conda), conda) if conda else None,
     )
     missing = []
     for candidate in candidates:
         if (found := candidate()) is not None:
-            if not (old := too_old(found)):
+            if not (unfit := unfitness(found)):
                 return found, ""
-            missing.append(old)
+            missing.append(unfit)
     return None, "; ".join(missing) or "no oneDNN 3 was found: ONEDNN_ROOT names its folder"
 
 
-def too_old(found: OneDnn) -> str:
+def unfitness(found: OneDnn) -> str:
     """Return the sentence that refuses a oneDNN, or nothing."""
-    oldest = ".".join(map(str, OLDEST_ONEDNN))
-    if tuple(map(int, re.findall(r"\d+", found.version))) >= OLDEST_ONEDNN:
-        return ""
-    return f"oneDNN {found.version} of {found.source} is too old, {oldest} or newer is needed"
+    name, oldest = f"oneDNN {found.version} of {found.source}", ".".join(map(str, OLDEST_ONEDNN))
+    if tuple(map(int, found.version.split("."))) < OLDEST_ONEDNN:
+        return f"{name} is too old, {oldest} or newer is needed"
+    if found.runtime not in ONEDNN_RUNTIMES:
+        return f"{name} runs on {found.runtime}, the compiler's OpenMP is needed"
+    return ""
 
 
-def version_in(header: str) -> str:
-    """Return the version that the macros of oneDNN's dnnl_version.h define, or nothing."""
-    numbers = [
-        re.search(rf"#define DNNL_VERSION_{part} (\d+)", header) for part in ("MAJOR", "MINOR", "PATCH")
-    ]
-    return ".".join(number[1] for number in numbers if number) if all(numbers) else ""
+def described(macros: str, source: str, flags: str, libraries: str) -> OneDnn | None:
+    """Return the oneDNN that the macros of dnnl_version.h and dnnl_config.h describe, or None."""
+    parts = [re.search(rf"#define DNNL_VERSION_{part} (\d+)", macros) for part in ("MAJOR", "MINOR", "PATCH")]
+    numbers = [part[1] for part in parts if part]
+    # Threads are SYCL's where the device is; else another macro tells whose they are.
+    device, threads = (
+        re.search(rf"#define DNNL_CPU_{name} DNNL_RUNTIME_(\w+)", macros)
+        for name in ("RUNTIME", "THREADING_RUNTIME")
+    )
+    if len(numbers) < len(parts) or device is None:
+        return None
+    runtime = device[1] if device[1] not in ONEDNN_RUNTIMES or threads is None else threads[1]
+    return OneDnn(".".join(numbers), source, flags, libraries, runtime)
 
 
 def onednn_in(include: Path, lib: Path, source: str, own: bool) -> OneDnn | None:
@@ -161,15 +177,19 @@ def onednn_in(include: Path, lib: Path, source: str, own: bool) -> OneDnn | None
         source: Its origin, for people.
         own: The module finds the library there itself when it is loaded.
     """
-    header = include / Path(ONEDNN_HEADER).with_name("dnnl_version.h")
-    if not header.is_file() or not (lib / "libdnnl.so").exists():
+    headers = [include / ONEDNN_HEADERS / name for name in ("dnnl_version.h", "dnnl_config.h")]
+    library = lib / "libdnnl.so"
+    if not all(file.is_file() for file in (*headers, library)):
         return None
-    version = version_in(header.read_text(encoding="utf-8", errors="replace"))
     path = f" {option('-Xlinker -rpath -Xlinker ', lib.absolute())}" if own else ""
     # Folders that the compiler searches anyway must keep their place among them.
     flags = [] if str(include) in ("/usr/include", "/usr/local/include") else [option("-isystem ", include)]
     flags += [OWN_ONEDNN] * own
-    return OneDnn(version, source, " ".join(flags), f"{option('-L', lib)} -ldnnl{path}") if version else None
+    macros = "".join(header.read_text(encoding="utf-8", errors="replace") for header in headers)
+    found = described(macros, source, " ".join(flags), f"{option('-L', lib)} -ldnnl{path}")
+    if found is not None and INTELS_OPENMP in library.read_bytes():
+        return dataclasses.replace(found, runtime="Intel's OpenMP")
+    return found
 
 
 def onednn_below(prefix: Path, source: str) -> OneDnn | None:
@@ -188,27 +208,33 @@ def packaged_onednn() -> OneDnn | None:
     return onednn_in(header.parent, header.parent.parent / "lib", "onednn-cpu-gomp", own=False)
 
 
-def pkg_config_onednn() -> OneDnn | None:
+def pkg_config_onednn(compiler: list[str]) -> OneDnn | None:
     """Return the oneDNN that pkg-config knows, or None."""
-    answers = [output("pkg-config", question, "dnnl") for question in ("--modversion", "--cflags", "--libs")]
-    version, flags, libraries = map(str.strip, answers)
-    if not version or not libraries:
+    flags, libraries = (output("pkg-config", question, "dnnl").strip() for question in ("--cflags", "--libs"))
+    if not libraries:
         return None
     folders = [word[2:] for word in libraries.split() if word.startswith("-L")]
     paths = "".join(f" -Xlinker -rpath -Xlinker {folder}" for folder in folders)
-    return OneDnn(version, "pkg-config", f"{flags} {OWN_ONEDNN}".strip(), libraries + paths)
+    macros = onednn_macros([*compiler, *flags.split()])
+    return described(macros, "pkg-config", f"{flags} {OWN_ONEDNN}".strip(), libraries + paths)
 
 
 def compilers_onednn(compiler: list[str]) -> OneDnn | None:
     """Return the oneDNN in the folders that the compiler searches by itself, or None."""
-    header = str(Path(ONEDNN_HEADER).with_name("dnnl_version.h"))
-    version = version_in(output(*compiler, "-E", "-dM", "-x", "c++", "-include", header, os.devnull))
-    if not version:
+    found = described(onednn_macros(compiler), "the system", OWN_ONEDNN, "-ldnnl")
+    if found is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         linked = Path(folder, "linked.so")
         output(*compiler, "-shared", "-o", str(linked), "-ldnnl")
-        return OneDnn(version, "the system", OWN_ONEDNN, "-ldnnl") if linked.exists() else None
+        return found if linked.exists() else None
+
+
+def onednn_macros(compiler: list[str]) -> str:
+    """Return the macros that oneDNN's headers define for a compiler, or nothing."""
+    names = [str(ONEDNN_HEADERS / name) for name in ("dnnl_version.h", "dnnl_config.h")]
+    includes = [word for name in names for word in ("-include", name)]
+    return output(*compiler, "-E", "-dM", "-x", "c++", *includes, os.devnull)
 
 
 def output(*command: str) -> str:

@@ -40,15 +40,25 @@ def program(file: Path, script: str) -> Path:
     return file
 
 
-def prefix(folder: Path, version: str, lib: str = "lib") -> Path:
+def version_macros(version: str) -> str:
+    numbers = zip(("MAJOR", "MINOR", "PATCH"), version.split("."), strict=True)
+    return "".join(f"#define DNNL_VERSION_{part} {number}\n" for part, number in numbers)
+
+
+def runtime_macros(device: str, threads: str) -> str:
+    return (
+        f"#define DNNL_CPU_THREADING_RUNTIME DNNL_RUNTIME_{threads}\n"
+        f"#define DNNL_CPU_RUNTIME DNNL_RUNTIME_{device}\n"
+    )
+
+
+def prefix(folder: Path, version: str, lib: str = "lib", runtime: tuple[str, str] = ("OMP", "OMP")) -> Path:
     """Install the outside of a oneDNN: its headers and the name of its library."""
     include = folder / "include" / "oneapi" / "dnnl"
     include.mkdir(parents=True)
     (include / "dnnl.hpp").touch()
-    numbers = zip(("MAJOR", "MINOR", "PATCH"), version.split("."), strict=True)
-    (include / "dnnl_version.h").write_text(
-        "".join(f"#define DNNL_VERSION_{part} {number}\n" for part, number in numbers)
-    )
+    (include / "dnnl_version.h").write_text(version_macros(version))
+    (include / "dnnl_config.h").write_text(runtime_macros(*runtime))
     (folder / lib).mkdir()
     (folder / lib / "libdnnl.so").touch()
     return folder
@@ -82,6 +92,24 @@ def test_a_root_without_a_usable_onednn_is_refused(
         settings.find_onednn(["c++"])
 
 
+def test_threads_of_another_kind_are_refused(
+    settings: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module keeps the number of threads of its own OpenMP, which other runtimes would not obey."""
+    intels = prefix(tmp_path / "intels", "3.1.0")
+    (intels / "lib" / "libdnnl.so").write_bytes(b"\x7fELF\0libgomp\0libiomp5.so\0")
+    for root, runs in (
+        (prefix(tmp_path / "tbb", "3.5.0", runtime=("TBB", "TBB")), "TBB"),
+        (prefix(tmp_path / "sycl", "3.13.2", runtime=("SYCL", "TBB")), "SYCL"),
+        (intels, "Intel's OpenMP"),
+    ):
+        monkeypatch.setenv("ONEDNN_ROOT", str(root))
+        with pytest.raises(settings.WrongRoot, match=f"runs on {runs}, the compiler's OpenMP is needed"):
+            settings.find_onednn(["c++"])
+    monkeypatch.setenv("ONEDNN_ROOT", str(prefix(tmp_path / "one", "3.5.0", runtime=("SEQ", "SEQ"))))
+    assert settings.find_onednn(["c++"])[0].version == "3.5.0"
+
+
 def test_the_pypi_package_comes_before_the_system(
     settings: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,9 +124,10 @@ def test_the_pypi_package_comes_before_the_system(
 
 
 def test_the_systems_by_pkg_config(settings: ModuleType, tmp_path: Path) -> None:
-    answers = "--modversion) echo 3.6.2;; --cflags) echo -I/opt/dnnl/include;;"
-    answers += " --libs) echo -L/opt/dnnl/lib -ldnnl;;"
+    answers = "--cflags) echo -I/opt/dnnl/include;; --libs) echo -L/opt/dnnl/lib -ldnnl;;"
     program(tmp_path / "bin" / "pkg-config", f'test "$2" = dnnl && case $1 in {answers} esac')
+    macros = version_macros("3.6.2") + runtime_macros("OMP", "OMP")
+    program(tmp_path / "bin" / "c++", f"test $1 = -I/opt/dnnl/include && cat <<END\n{macros}END")
     found, _ = settings.find_onednn(["c++"])
     assert (found.version, found.source) == ("3.6.2", "pkg-config")
     assert found.flags == "-I/opt/dnnl/include -DCCONVNET_OWN_ONEDNN"
@@ -125,8 +154,9 @@ def test_the_systems_by_the_compilers_folders(
 def test_condas_is_taken_where_the_systems_is_too_old(
     settings: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = "--modversion) echo 2.7.3;; --cflags) echo;; --libs) echo -ldnnl;;"
-    program(tmp_path / "bin" / "pkg-config", f"case $1 in {old} esac")
+    program(tmp_path / "bin" / "pkg-config", "case $1 in --libs) echo -ldnnl;; esac")
+    macros = version_macros("2.7.3") + runtime_macros("OMP", "OMP")
+    program(tmp_path / "bin" / "c++", f"cat <<END\n{macros}END")
     found, missing = settings.find_onednn(["c++"])
     assert found is None
     assert missing == "oneDNN 2.7.3 of pkg-config is too old, 3.0 or newer is needed"
@@ -143,11 +173,9 @@ def test_folders_that_the_compiler_searches_anyway_keep_their_place(
     settings: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Named with -isystem, /usr/include would come before the C++ library's headers that include it."""
+    macros = version_macros("3.1.0") + runtime_macros("OMP", "OMP")
     monkeypatch.setattr(Path, "is_file", lambda self: True)
-    monkeypatch.setattr(Path, "exists", lambda self: True)
-    monkeypatch.setattr(Path, "read_text", lambda self, **_: _VERSION)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"")
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: macros)
     assert settings.onednn_below(Path("/usr"), "/usr").flags == "-DCCONVNET_OWN_ONEDNN"
     assert "-isystem /usr/opt/include" in settings.onednn_below(Path("/usr/opt"), "/usr/opt").flags
-
-
-_VERSION = "#define DNNL_VERSION_MAJOR 3\n#define DNNL_VERSION_MINOR 1\n#define DNNL_VERSION_PATCH 0\n"
