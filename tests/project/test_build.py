@@ -164,6 +164,24 @@ def test_with_a_gpu_its_module_is_built_for_it(
     assert "pip install" in without.stdout and "cupy" not in without.stdout
 
 
+@pytest.mark.parametrize(("chosen", "built"), [("none", []), ("base", ["_pixels", "_problem"])])
+def test_setup_builds_the_modules_that_are_chosen(
+    checkout: Path, fake_tools: list[str], chosen: str, built: list[str]
+) -> None:
+    (checkout / "README.md").touch()
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env=ENVIRONMENT | {"CXX": "tools/c++", "CCONVNET_MODULES": chosen},
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name.partition(".")[0] for path in checkout.glob("build/lib*/cconvnet/*.so")) == built
+
+
 def test_one_kernel_is_compiled_for_a_debugger(checkout: Path, fake_tools: list[str]) -> None:
     """The emulator of the other kernels is used as it stands; a folder of its own gets the module."""
     options = (*fake_tools, "CCONVNET_CUDA=off", "CCONVNET_CPU=off", "MODULES=_emulator")
