@@ -115,9 +115,10 @@ TRAIN_MODULES = $(or $(CCONVNET_MODULES),$(strip $(NAMED_MODULES)),$(if $(filter
 
 train: $(VENV)/.requirements  ## train NET (lenet) on DATA (the embedded digits) on DEVICE (a GPU if there is one)
 	@$(call build,$(TRAIN_MODULES),.installed)
-	@touch $(VENV)/.training
+	@touch -d '1 second ago' $(VENV)/.training
 	@$(VENV)/bin/cconvnet train --net $(NET) $(if $(DATA),--data $(call quoted,$(DATA))) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
-	@run=$$(find runs -mindepth 1 -maxdepth 1 -type d -newer $(VENV)/.training 2>/dev/null | tail -n 1); \
+	@summary=$$(find runs -mindepth 2 -maxdepth 2 -name summary.json -newer $(VENV)/.training 2>/dev/null | tail -n 1); \
+	test -z "$$summary" || grep -q '"complete": true' "$$summary" || exit 0; run=$${summary%/summary.json}; \
 	echo; echo "What next:"; \
 	echo "  $(VENV)/bin/cconvnet report $${run:-RUN} --open    # its curves, filters and mistakes on one page"; \
 	echo "  make train DATA=FOLDER                     # your own pictures, in FOLDER/train/CLASS and FOLDER/test/CLASS"; \

@@ -231,24 +231,29 @@ def test_training_builds_the_modules_of_its_devices(checkout: Path) -> None:
 
 
 def test_what_one_may_do_next_is_said_after_training_alone(checkout: Path) -> None:
-    """Not when training failed; the report's command names the run."""
+    """Not when training failed or was stopped; the report's command names the run."""
     (checkout / ".venv" / "bin").mkdir(parents=True)
     for stamp in (".requirements", ".installed"):
         (checkout / ".venv" / stamp).touch()
     for name, script in {
         "python": f'exec {shlex.quote(sys.executable)} "$@"',
-        "cconvnet": 'echo "train: $*"; mkdir -p runs/7-lenet; test -z "$BROKEN"',
+        "cconvnet": 'echo "train: $*"; mkdir -p runs/7-lenet; test -z "$BROKEN" && '
+        """echo '{"complete": '${COMPLETE:-true}'}' >runs/7-lenet/summary.json""",
     }.items():
         program = checkout / ".venv" / "bin" / name
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
-    (checkout / "runs" / "6-lenet").mkdir(parents=True)
-    os.utime(checkout / "runs" / "6-lenet", (1e9, 1e9))
+    older = checkout / "runs" / "6-lenet" / "summary.json"
+    older.parent.mkdir(parents=True)
+    older.write_text('{"complete": true}')
+    os.utime(older, (1e9, 1e9))
     done = make(checkout, "train", "CXX=true", "CCONVNET_MODULES=base", "ARGS=--epochs 2")
     said = done.stdout.partition("train: train --net lenet --epochs 2\n")[2]
     assert "cconvnet report runs/7-lenet" in said and "make test" in said and said.count("\n") <= 5
     failed = make(checkout, "train", "CXX=true", "CCONVNET_MODULES=base", "BROKEN=1")
     assert failed.returncode != 0 and "train: train" in failed.stdout and "report" not in failed.stdout
+    stopped = make(checkout, "train", "CXX=true", "CCONVNET_MODULES=base", "COMPLETE=false")
+    assert stopped.returncode == 0 and "train: train" in stopped.stdout and "report" not in stopped.stdout
 
 
 def test_help_lists_every_target_in_groups(checkout: Path) -> None:
