@@ -234,9 +234,11 @@ ifneq ($(missing),)
 $(error $(missing))
 endif
 
+# Before make 4.4 no variable of make is in the environment of $(shell).
+SETTINGS := $(foreach name,CCONVNET_ARCHS ONEDNN_ROOT CUDA_HOME,$(if $($(name)),$(name)=$(call quoted,$($(name)))))
 # Lines come back from the shell as words, so a character that no path has stands for their spaces meanwhile.
 mark := $(shell printf '\001')
-$(foreach line,$(shell $(call quoted,$(PYTHON)) tools/compile_settings.py $(CXX) | tr ' ' '\001'),$(eval $(subst $(mark), ,$(line))))
+$(foreach line,$(shell $(SETTINGS) $(call quoted,$(PYTHON)) tools/compile_settings.py $(CXX) | tr ' ' '\001'),$(eval $(subst $(mark), ,$(line))))
 ifeq ($(EXT),)
 $(error $(PYTHON) cannot tell how to build: run `make venv`)
 endif

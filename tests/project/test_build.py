@@ -205,6 +205,19 @@ def test_one_kernel_is_compiled_for_a_debugger(checkout: Path, fake_tools: list[
     assert 'DEBUG="lrn" OUT=build/debug' in asked and "MODULES=_emulator" in asked
 
 
+def test_settings_may_stand_on_the_command_line(
+    checkout: Path, fake_tools: list[str], tmp_path: Path
+) -> None:
+    """Make's own variables reach the script that looks for compilers and libraries."""
+    options = (*fake_tools, "CCONVNET_MODULES=cuda", "CCONVNET_ARCHS=75 ptx", "CUDA_HOME=tools/cuda")
+    assert "with tools/cuda/bin/nvcc for 75 ptx" in make(checkout, "-n", "modules", *options).stdout
+    done = make(checkout, "-n", "modules", *fake_tools, "CCONVNET_MODULES=cpu", "ONEDNN_ROOT=no-such")
+    assert done.returncode == 2 and "ONEDNN_ROOT=no-such needs include/oneapi/dnnl/dnnl.hpp" in done.stderr
+    # What the module is not built for does not matter.
+    other = make(checkout, "-n", "modules", *fake_tools, "CCONVNET_MODULES=emulator", "ONEDNN_ROOT=no-such")
+    assert other.returncode == 0
+
+
 def test_an_unknown_module_is_refused(checkout: Path, fake_tools: list[str]) -> None:
     done = make(checkout, "modules", *fake_tools, "CCONVNET_MODULES=cpu gpu")
     assert done.returncode == 2 and "not gpu" in done.stderr and "CCONVNET_MODULES" in done.stderr
