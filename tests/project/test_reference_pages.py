@@ -66,6 +66,14 @@ def test_every_public_name_is_listed() -> None:
     assert [name for name in cconvnet.__all__ if f"## cc.{name}\n" not in text] == []
 
 
+def test_the_pages_are_fresh() -> None:
+    regions = {"commands.md": "commands", "examples.md": "examples", "python.md": "python"}
+    regions["operations.md"] = "operations"
+    for page, region in regions.items():
+        assert f"<!-- reference: {region} -->\n" in (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert reference.main(["--check"]) == 0, "run `make format`"
+
+
 def test_docstrings_become_markdown() -> None:
     docstring = """Return x * y, of :class:`~cconvnet.nets.NetSpec` and ``a < b``; a < b too.
 
