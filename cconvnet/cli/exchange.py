@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -115,6 +116,7 @@ def export(
     from cconvnet import runs
     from cconvnet.formats import cuda_convnet_writer
     from cconvnet.formats.netfiles import chosen
+    from cconvnet.training.settings import Settings
 
     if kind != "cuda-convnet":
         raise ValueError(f"--format must be cuda-convnet, not {kind!r}")
@@ -123,7 +125,11 @@ def export(
     if (wanted is None) == (run is None):
         raise ValueError("exactly one network is needed: --net, --layer-def or --run")
     if run is not None:
-        spec = nets.spec_from_dict(runs.read_config(runs.folder_of(run))["spec"])
+        config = runs.read_config(runs.folder_of(run))
+        spec, settings = nets.spec_from_dict(config["spec"]), Settings.from_dict(config["settings"])
+        spec = dataclasses.replace(spec, recipe=settings.recipe(spec.recipe))
+        for layer, factor in settings.lr_scale.items():
+            print(f"{layer}: the files do not contain --lr-scale {layer}={factor:g}")
     else:
         assert wanted is not None
         spec, notes = wanted.build_sized(size)

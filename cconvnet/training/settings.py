@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from cconvnet.data import Source
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
-from cconvnet.nets import CONSTANT, LrStep, NetSpec, RateCurve
+from cconvnet.nets import CONSTANT, LrStep, NetSpec, RateCurve, TrainRecipe
 from cconvnet.nets.transform import decayed
 from cconvnet.runs.reading import RunError
-from cconvnet.training.options import Options
+from cconvnet.training.options import DESCRIPTIONS, Options
 from cconvnet.training.schedule import on_plateau
 
 T = TypeVar("T")
@@ -116,6 +116,15 @@ class Settings:
             lr_schedule=lambda curve: RateCurve(**curve),
             preprocessing=Preprocessing.recorded,
         )
+
+    def recipe(self, own: TrainRecipe) -> TrainRecipe:
+        """Return the recipe by which the run trains: the network's own, with the run's settings."""
+        values = {
+            option.recipe: getattr(self, option.setting)
+            for option in DESCRIPTIONS.values()
+            if option.recipe is not None and option.on_resume is not None
+        }
+        return dataclasses.replace(own, **values)
 
     def applied_to(self, spec: NetSpec) -> NetSpec:
         """Return the network with the run's weight decay and padding, which are parts of its description."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Listener
+from helpers.commands import Listener, succeed
 from helpers.small_networks import assert_equal, train
 from helpers.training import assert_same_run, colored_pictures
 
@@ -71,6 +71,26 @@ def test_training_from_exported_files_is_training_by_name(tmp_path: Path) -> Non
     one, two = (runs.read_config(path)["spec"] for path in (by_file, by_name))
     assert one["recipe"]["epochs"] == 2 and two.pop("recipe") != one.pop("recipe")
     assert one == two
+
+
+def test_an_exported_run_can_be_repeated(tmp_path: Path) -> None:
+    """The files contain the options that it was trained with, not the recipe of its network."""
+    options: dict[str, Any] = {
+        "devices": ["cpu:0"], "data": str(colored_pictures(tmp_path / "pictures", 12, 30)), "seed": 5,
+        "workers": 0,
+    }  # fmt: skip
+    chosen: dict[str, Any] = {
+        "net": "cifar-13pct", "epochs": 2, "batch": 4, "lr": 0.002, "momentum": 0.75, "mirror": False,
+        "pad": 2, "lr_schedule": RateCurve("cosine", 10.0), "warmup": 1.0, "weight_decay": 0.001,
+    }  # fmt: skip
+    first, again = tmp_path / "first", tmp_path / "again"
+    options["lr_scale"] = {"conv1": 2.0}
+    train_run(Options(out=first, **chosen, **options), Listener())
+    said = succeed("export", "--run", first, "--out", tmp_path / "files")
+    assert "conv1: the files do not contain --lr-scale conv1=2" in said
+    layer_def, layer_params = tmp_path / "files/layers.cfg", tmp_path / "files/layer-params.cfg"
+    train_run(Options(out=again, layer_def=layer_def, layer_params=layer_params, **options), Listener())
+    assert_same_run(first, again)
 
 
 def test_an_edited_rate_counts(tmp_path: Path) -> None:
