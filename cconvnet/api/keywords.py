@@ -58,12 +58,12 @@ class TrainingKeywords(TypedDict, total=False):
     """Random seed for weights, order, crops and dropout; 0 if not given."""
 
     lr: float | None
-    """Initial learning rate."""
+    """Learning rate at the beginning, after the warm-up if there is one."""
 
     lr_schedule: str | RateCurve | None
     """Curve of the rate over the run: constant; cosine, linear or poly:POWER, which end at 0; cosine:END,
-    linear:END or exp:END, which end at this part of the rate. If given, it replaces the network's own
-    curve, steps and plateau.
+    linear:END or exp:END, which end at this part of the rate. A curve that falls replaces the network's
+    own steps and plateau.
     """
 
     lr_steps: str | Sequence[float | LrStep] | None

@@ -214,13 +214,18 @@ class Options:
         on_resume="refuse",
     )
     lr: float | None = _option(
-        RATES, "Initial learning rate.", "RATE", range=Real(above=0), recipe="lr", on_resume="take"
+        RATES,
+        "Learning rate at the beginning, after the warm-up if there is one.",
+        "RATE",
+        range=Real(above=0),
+        recipe="lr",
+        on_resume="take",
     )
     lr_schedule: RateCurve | None = _option(
         RATES,
         "Curve of the rate over the run: constant; cosine, linear or poly:POWER, which end at 0; cosine:END, "
-        "linear:END or exp:END, which end at this part of the rate. If given, it replaces the network's own "
-        "curve, steps and plateau.",
+        "linear:END or exp:END, which end at this part of the rate. A curve that falls replaces the "
+        "network's own steps and plateau.",
         "CURVE",
         choices=("constant", "cosine", "linear", "poly:", "exp:"),
         parse=parse_lr_schedule,
