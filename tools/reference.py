@@ -15,6 +15,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import itertools
 import json
 import re
 import sys
@@ -155,18 +156,14 @@ def _annotation(annotation: Any) -> str:
 
 def operations() -> str:
     """Return the reference of all operations, by family."""
-    families: dict[str, list[str]] = {}
-    for name in imported(ops):
-        value = getattr(ops, name)
-        if inspect.isfunction(value):
-            families.setdefault(value.__module__, []).append(name)
+    values = (getattr(ops, name) for name in ops.__all__)
+    functions = sorted(filter(inspect.isfunction, values), key=place_of)
     parts = []
-    for module, names in families.items():
+    for module, family in itertools.groupby(functions, lambda function: function.__module__):
         head, _, rest = (sys.modules[module].__doc__ or "").partition("\n")
-        parts.append(f"## {head.rstrip('.')}")
-        parts.append(markdown(rest))
-        for name in names:
-            function = getattr(ops, name)
+        parts += [f"## {head.rstrip('.')}", markdown(rest)]
+        for function in family:
+            name = function.__name__
             parts += [f"### {name}", signature(name, function), markdown(function.__doc__)]
             if name in OPERATIONS:
                 parts.append(described(OPERATIONS[name]))
@@ -178,11 +175,9 @@ def rules() -> str:
     return markdown("\n\n".join((ops.__doc__ or "").strip().split("\n\n")[1:-1]))
 
 
-def imported(package: types.ModuleType) -> list[str]:
-    """Return the names that a package's face imports, in its order."""
-    tree = ast.parse(inspect.getsource(package))
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    return [alias.name for node in imports for alias in node.names if alias.name in package.__all__]
+def place_of(function: types.FunctionType) -> tuple[str, int]:
+    """Return the module and the line where a function is defined."""
+    return function.__module__, function.__code__.co_firstlineno
 
 
 def described(operation: Operation) -> str:
