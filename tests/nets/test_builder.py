@@ -72,7 +72,7 @@ def test_a_chain_is_what_one_would_write_by_hand() -> None:
         InputSpec(32, 32, 3, scale=1 / 255),
         (32, 32),
         10,
-        TrainRecipe(batch=128, epochs=10, lr=0.01),
+        TrainRecipe(batch=64, epochs=10, lr=0.02),
     )
 
 
@@ -339,7 +339,7 @@ X = cc.image(8, 8).conv(6, 3, name="stem").maxpool(2)  # 3x3x6
         (lambda: IMAGE.avgpool(2, pad=-1, count_padding=True), "layer pool1: padding must not be negative"),
         (lambda: X.conv(4, (3, 3, 3)), "layer conv1: window must be an integer or a pair"),  # type: ignore[arg-type]
         (lambda: X.neuron("rellu"), "neuron must be one of .*; did you mean 'relu'"),
-        (lambda: X.dropout(1.0), "rate must be"),
+        (lambda: X.dropout(1.0), "rate must be below 1, not 1.0"),
         (lambda: X.dropout(-0.1), "rate must be at least 0, not -0.1"),
         (lambda: X.dropout(keep=1.5), "keep must be at most 1, not 1.5"),
         (lambda: X.softmax(), "layer cost: needs one value for each class, not 3x3x6 of pool1; add .fc"),
