@@ -146,7 +146,7 @@ def _cell(value: Any) -> str:
 def prune(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="Runs, or folders that contain runs; runs/ if not given.", metavar="[FOLDER]..."),
+        typer.Argument(help="Runs, or folders that contain runs; runs/ if not given.", metavar="FOLDER"),
     ] = None,
     checkpoints: Annotated[
         bool,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
-from helpers.commands import refuse, run, succeed
+from helpers.commands import succeed_here as succeed
 
 from cconvnet import runs
 from cconvnet.runs import RunError
@@ -45,8 +46,7 @@ def test_values_that_are_missing_are_empty_and_rates_have_columns(small_run: Pat
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut')
     columns, rows = log_table(tmp_path, "steps")
     assert columns[-1] == "lr.fc1.bias" and [row[-1] for row in rows] == [None, 0.2]
-    done = run("runs", "log", tmp_path, "--csv", "-")
-    assert done.stdout == (
+    assert succeed("runs", "log", tmp_path, "--csv", "-") == (
         "epoch,step,train_loss,train_error_top1,test_loss,test_error_top1,test_error_top5,lr,"
         "images_per_second,test_seconds\n1,10,1.5,,1.0,0.25,,0.1,,\n"
     )
@@ -70,8 +70,10 @@ def test_the_command_shows_a_table(small_run: Path) -> None:
         if "test_loss" in line:
             assert f"{line['test_loss']:.6g}" in shown
     text = "--of must be one of checkpoints, epochs, steps, not 'epoch'; did you mean 'epochs'?"
-    assert text in refuse("runs", "log", small_run, "--of", "epoch")
-    assert "is not a run" in refuse("runs", "log", small_run.parent)
+    with pytest.raises(ValueError, match=re.escape(text)):
+        succeed("runs", "log", small_run, "--of", "epoch")
+    with pytest.raises(RunError, match="is not a run"):
+        succeed("runs", "log", small_run.parent)
 
 
 def test_listing_is_what_runs_does_without_a_command(small_run: Path) -> None:
