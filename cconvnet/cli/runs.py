@@ -49,7 +49,7 @@ app = App(
 )
 
 
-@app.command("list", epilog=example("cconvnet runs", "cconvnet runs --sort error"))
+@app.command("list", epilog=example("cconvnet runs", "cconvnet runs list FOLDER --sort error"))
 def list_(
     folder: Annotated[Path, typer.Argument(help="Folder that contains the runs.", metavar="FOLDER")] = Path(
         "runs"
