@@ -61,6 +61,7 @@ _PROBLEMS: dict[str, list[Any]] = {
         InputProblem(2, 12, 12, 4, 8, 8),
         InputProblem(3, 5, 7, 3, 5, 6),
         InputProblem(2, 12, 11, 3, 9, 7, block=4, pad=2),
+        InputProblem(4, 6, 7, 3, 6, 5, margin=3),
     ],
 }
 
