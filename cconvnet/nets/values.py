@@ -116,7 +116,7 @@ class RateCurve:
     """
 
     kind: str
-    factor: float | None
+    factor: float | None = None
     steps: int = 1
     noise: float = 0.0
     power: float = 1.0

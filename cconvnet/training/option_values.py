@@ -119,7 +119,7 @@ def parse_lr_schedule(given: Any) -> RateCurve:
     if isinstance(given, RateCurve):
         curve = given
     elif isinstance(given, Mapping):
-        curve = _of_table(RateCurve, "--lr-schedule", {"factor": None, **given})
+        curve = _of_table(RateCurve, "--lr-schedule", given)
     else:
         curve = _curve_of_text(given)
     if curve.noise:
@@ -175,13 +175,16 @@ def parse_freeze(given: Any) -> tuple[str, ...]:
 
 def _of_table(kind: type[Any], flag: str, table: Mapping[str, Any]) -> Any:
     """Make an object of a dataclass from a table of its fields."""
-    names = [field.name for field in dataclasses.fields(kind)]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in table:
-        if key not in names:
-            raise ValueError(nearest(f"{flag}: a key", key, names))
+        if key not in fields:
+            raise ValueError(nearest(f"{flag}: a key", key, fields))
+    for name, field in fields.items():
+        if name not in table and field.default is dataclasses.MISSING:
+            raise ValueError(f"{flag}: the key {name!r} is missing")
     try:
         return kind(**table)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{flag}: {error}") from None
 
 

@@ -127,7 +127,13 @@ class Settings:
         return dataclasses.replace(own, **values)
 
     def applied_to(self, spec: NetSpec) -> NetSpec:
-        """Return the network with the run's weight decay and padding, which are parts of its description."""
+        """Return the network with the run's weight decay and padding, which are parts of its description.
+
+        Raises:
+            ValueError: The padding is as large as the crop, so that a crop could miss the image.
+        """
+        if self.pad >= (side := min(spec.input.height, spec.input.width)):
+            raise ValueError(f"--pad {self.pad} must be below the side of the network's input, {side}")
         if self.weight_decay is not None:
             spec = decayed(spec, self.weight_decay)
         return dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, pad=self.pad))

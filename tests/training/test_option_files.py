@@ -75,7 +75,9 @@ def test_values_are_those_of_the_options(tmp_path: Path) -> None:
         ("out = 3", "--out must be a text, not 3"),
         ("lr-scale = { conv1 = -1 }", "--lr-scale must be like"),
         ('lr-schedule = { kind = "cosine", end = 3 }', "--lr-schedule: a key must be one of .*not 'end'"),
-        ("lr-schedule = { factor = 3.0 }", "--lr-schedule: .*kind"),
+        ("lr-schedule = { factor = 3.0 }", "--lr-schedule: the key 'kind' is missing"),
+        ('lr-schedule = { kind = "exp" }', "--lr-schedule: factor must be a number"),
+        ("lr-steps = [{ epoch = -1, factor = 2 }]", "--lr-steps: epoch must be finite and not negative"),
         ("lr = ", "is not TOML: Invalid value"),
     ],
 )

@@ -107,6 +107,12 @@ def test_weight_decay_and_momentum_are_those_of_the_updates(tmp_path: Path) -> N
     )
 
 
+def test_padding_as_large_as_the_crop_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--pad 8 must be below the side of the network's input, 8"):
+        run_training(out=tmp_path / "run", pad=8)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("changes", [{"mirror": True}, {"pad": 1}, {"warmup": 0.5}])
 def test_each_option_changes_the_course(changes: dict[str, Any], tmp_path: Path) -> None:
     run_training(out=tmp_path / "plain", steps=3)
