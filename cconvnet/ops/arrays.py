@@ -74,9 +74,14 @@ class Library:
                 f"{name} requires gradients, which cconvnet.ops does not record: "
                 f"give {name}.detach(), or call the function of cconvnet.torch"
             )
+        real = is_bfloat16(value)
+        if real and self.namespace is None:
+            raise TypeError(
+                f"{name} is of bfloat16, which DLPack does not hand to NumPy; give its bits as uint16"
+            )
         try:
             kind, index = value.__dlpack_device__()
-            if is_bfloat16(value):
+            if real:
                 value = value.view(self.namespace.uint16)
             if kind in (_CPU, _PINNED):
                 return _on_host(value)

@@ -102,7 +102,7 @@ class Call:
         if (self.device.kind == "cuda") != on_gpu:
             raise ValueError(
                 f"device is {self.device.name}, but {first} is on "
-                + ("a GPU" if on_gpu else "the host; cupy.asarray copies it there")
+                + ("a GPU" if on_gpu else "the host: copy it to the GPU")
             )
         self.module: Any = OrderedModule(self.device) if on_gpu else self.device.module
         self.precision = "fp32"
@@ -117,6 +117,8 @@ class Call:
         """Return an array as one of NumPy or CuPy, after a check that it is of the call's library."""
         if type(value) is np.ndarray and value.dtype.num < USER_TYPES:
             library = NUMPY
+        elif is_cupy(value) and value.dtype.num < USER_TYPES:
+            library = CUPY
         else:
             library, array, own = adopted(name, value)
             if array is not value:
@@ -202,10 +204,11 @@ class Call:
             ValueError: An argument has the wrong value. The text names it.
             RuntimeError: A stream is captured, and the operation needs a workspace.
         """
+        target = None if out is None else self._adopt("out", out)
         if not self._borrowed:
-            return self._returned(self._run(problem, out, impl, values), out)
+            return self._returned(self._run(problem, target, impl, values), out)
         with self._library.stream(self.device.ordinal):
-            returned = self._returned(self._run(problem, out, impl, values), out)
+            returned = self._returned(self._run(problem, target, impl, values), out)
             if not self._library.knows_streams and not self.device.capturing():
                 # The owner of the memory cannot be told to wait before it reuses it.
                 self.device.synchronize()
@@ -231,8 +234,6 @@ class Call:
         """Run the operation and return its outputs as arrays of NumPy or CuPy."""
         operation = self.operation
         described = operation.arrays
-        if out is not None:
-            out = self._adopt("out", out)
         # Arrays of any shape have that of the first.
         free = next((array.shape for name, array in self.arrays.items() if described[name].axes == ANY), None)
         updated = {name: self.arrays.pop(name) for name in list(self.arrays) if name in operation.written}

@@ -206,6 +206,14 @@ def test_memory_of_an_old_producer_may_be_written(others: Any) -> None:
     np.testing.assert_array_equal(kept, np.maximum(floats(3), 0))
 
 
+def test_bfloat16_of_no_library_is_given_by_its_bits() -> None:
+    class Typed(Exporter):
+        dtype = "strange.bfloat16"
+
+    with pytest.raises(TypeError, match=r"^x is of bfloat16.*give its bits as uint16"):
+        ops.relu_forward(Typed(floats(3)))
+
+
 def test_top_k_error_of_another_library() -> None:
     torch = pytest.importorskip("torch")
     assert ops.top_k_error(torch.tensor([0, 1, 4, 5], dtype=torch.int32), 2) == 0.5

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.queued_cupy import CudaRefused, Graph, QueuedCupy, QueuedModule
+from helpers.queued_cupy import CudaRefused, Graph, QueuedCupy, QueuedModule, seen
 from helpers.queued_streams import Machine
 from helpers.queued_torch import QueuedTorch
 
@@ -365,6 +365,28 @@ def test_tensors_that_are_not_awaited_are_noticed(
         monkeypatch.setattr(CudaDevice, "synchronize", lambda self: None)
     with np.errstate(all="ignore"):
         assert not all(library_right(make, seed, True, False, tells) for seed in range(6))
+
+
+def test_memory_that_only_out_borrows_is_awaited(make: Make) -> None:
+    """The owner of memory that DLPack lends may reuse it as soon as the call returns."""
+    cupy = make()
+
+    class Lender:
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return arrays_module._CUDA, 0
+
+        def __dlpack__(self) -> None: ...
+
+        def as_cupy(self, stream: Any) -> Any:
+            return self.array[...]
+
+    x = get_device("cuda:0").array(np.full(SHAPE, 3, np.float32))
+    out = Lender(cupy.empty(SHAPE))
+    assert ops.add(x, x, out=out) is out
+    assert (np.asarray(seen(out.array)) == 6).all()
 
 
 def test_the_librarys_own_stream_needs_no_more_events(make: Make) -> None:
