@@ -39,6 +39,13 @@ def test_every_page_is_in_the_site(site: Path) -> None:
     assert (site / "source" / "SECURITY.html").exists()
 
 
+def test_the_menu_and_the_overview_list_the_same_pages() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    overview = (DOCS / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(.*?)\]\((.*?\.md)\)", overview, re.MULTILINE)
+    assert re.findall(r"- (.+): ([\w-]+\.md)$", menu, re.MULTILINE)[1:] == listed
+
+
 def test_links_of_the_site_lead_to_files_of_the_site(site: Path) -> None:
     """Source files that pages link are pages too, so no link leaves the folder."""
     broken = []
