@@ -85,7 +85,8 @@ _STEP = r"step-\d{8,}\.safetensors"
 _ASIDE = _Kind(rf"{_STEP}|(config|summary)\.json|log\.jsonl")
 _CHECKPOINTS = _Kind(_STEP, {r"set-aside-\d+": _ASIDE})
 _RUN = _Kind(
-    r"(config|data|state|summary)\.json|log\.jsonl|lock|arrays\.npz|(curve|timeline)\.(png|svg|pdf)|report\.html",
+    r"(config|data|state|summary)\.json|log\.jsonl|run\.toml|arrays\.npz|lock"
+    r"|(curve|timeline)\.(png|svg|pdf)|report\.html",
     {"checkpoints": _CHECKPOINTS, "tensorboard": _Kind(r"events\.out\.tfevents\..*")},
 )
 # A removal that is killed must leave what is still a run, so these files go last, in this order.
