@@ -9,7 +9,7 @@ Everything public is here and imported at its first use:
 
 ``cc.ops`` contains the operations on arrays, ``cc.nets`` the built-in networks and the specs of layers,
 ``cc.data`` the readers of data. ``cc.Network`` runs a network step by step.
-``dir(cconvnet)`` lists all names.
+``dir(cconvnet)`` lists all names. ``import cconvnet.torch`` makes the operations differentiable for PyTorch.
 """
 
 from __future__ import annotations

@@ -292,7 +292,8 @@ print(len({{line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in
     for order in (0, 1, 2):
         command = [sys.executable, "-c", program.format(torch=order)]
         told.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    assert told[0] == told[1] == told[2] and told[0][1] == "1"
+    assert len({digest for digest, _ in told}) == 1
+    assert all(int(count) <= 1 for _, count in told)
 
 
 # ---- what single functions do ---------------------------------------------------------------------------
