@@ -16,7 +16,7 @@ from cconvnet.data.fingerprint import differences
 from cconvnet.data.names import composed
 from cconvnet.devices import Device
 from cconvnet.evaluate import network_tensors
-from cconvnet.formats.netfiles import ChosenNet, NamedNet
+from cconvnet.formats.netfiles import ChosenNet, CroppedNet, NamedNet
 from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
 from cconvnet.runs.checkpoint import KEEP, Checkpoint, check_tensors
@@ -190,7 +190,7 @@ def _check_net(
 ) -> None:
     """Refuse a network other than the run's, and name the first tensor that differs.
 
-    A network of the same layers is no other one: a run is resumed with its own name and recipe.
+    A network of the same layers is no other one: a run is resumed with its own name, recipe, crop and decay.
 
     Raises:
         CheckpointError, RunError: It is another one.
@@ -198,6 +198,10 @@ def _check_net(
     size = net.stored_size
     shape = (size, size, source.image_shape[2]) if size is not None else source.image_shape
     other, _ = net.build(shape, len(source.classes))
+    seen = (spec.input.height, spec.input.width)
+    if seen != (other.input.height, other.input.width) and seen[0] == seen[1] <= min(shape[:2]):
+        other, _ = CroppedNet(net, seen[0]).build(shape, len(source.classes))
+    other = settings.applied_to(other)
     if _unplaced(other) == _unplaced(dataclasses.replace(spec, name=other.name, recipe=other.recipe)):
         return
     if checkpoint is not None:

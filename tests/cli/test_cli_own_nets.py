@@ -99,6 +99,14 @@ def test_a_run_records_the_network_and_needs_the_file_no_more(file: Path, tmp_pa
         assert np.array_equal(value, ends[1][name]), name
 
 
+def test_a_run_whose_options_changed_the_network_resumes_with_its_file(file: Path, tmp_path: Path) -> None:
+    changes = {"size": 16, "crop": 12, "weight_decay": 0.001, "place": {"conv2": 0}}
+    path = run_training(net=str(file), out=tmp_path / "run", epochs=1, **changes).path
+    only = {**dict.fromkeys(SETTINGS), "devices": ["cpu:0"], "log_every": 4}
+    outcome = run_training(net=str(file), resume=path, **{**only, "epochs": 2})
+    assert outcome.summary["epochs"] == 2
+
+
 def test_another_network_cannot_resume(file: Path, tmp_path: Path) -> None:
     path = run_training(net=str(file), out=tmp_path / "run", epochs=1).path
     only = {**dict.fromkeys(SETTINGS), "devices": ["cpu:0"], "log_every": 4}
