@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import shlex
@@ -106,6 +107,12 @@ def test_programs_print_what_a_page_shows(output: Block, tmp_path: Path) -> None
 # ---- commands -------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def program() -> Any:
+    """Return `cconvnet` with all its commands."""
+    return typer.main.get_command(app)
+
+
 def alternatives(words: list[str]) -> list[list[str]]:
     """Return the commands of a line in which `a|b` stands for either."""
     return [list(line) for line in itertools.product(*(word.split("|") for word in words))]
@@ -115,7 +122,7 @@ def refusal(line: str) -> str | None:
     """Return why the command line `cconvnet` refuses a line before any value is looked at, or None."""
     words = shlex.split(re.sub(r"[][]", "", line))[1:]
     for given in alternatives(words):
-        command: Any = typer.main.get_command(app)
+        command = program()
         while given and hasattr(command, "commands"):
             # A group may have a command of its own for what names none.
             context = command.make_context(command.name, given, resilient_parsing=True)
