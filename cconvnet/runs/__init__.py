@@ -8,7 +8,12 @@ summary.json      the results, written when training stops
 state.json        "training", or how it ended
 lock              empty; the process that trains in the folder holds it
 tensorboard/      the log for TensorBoard, with --tensorboard
+run.toml          the options, by which `cconvnet train --config` repeats the run
+arrays.npz        the images, if a Python program gave few enough of them
 curve.png         the training curve, if matplotlib is installed
+report.html       the report, and timeline.svg or .png, if they were made
+
+`cconvnet.runs.pruning` removes no other files.
 
 Modules in reading order: checkpoint (one file, and those of a folder), reading (configuration, log and
 checkpoints of a run), folder (a run in training), data_record (``data.json``), history (the log as columns),
