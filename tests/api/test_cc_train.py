@@ -18,7 +18,7 @@ from PIL import Image
 
 import cconvnet as cc
 from cconvnet import runs
-from cconvnet.api import TrainingKeywords
+from cconvnet.api import TrainingKeywords, session
 from cconvnet.api.conversion import ARGUMENTS, in_python, options_of
 from cconvnet.data import DataError
 from cconvnet.data.datasets import digits
@@ -28,6 +28,7 @@ from cconvnet.training.options import DESCRIPTIONS, Options
 
 ROOT = Path(__file__).resolve().parents[2]
 X, Y = digits.load()
+DRAW = session._draw
 SHORT: dict[str, Any] = {"epochs": 1, "batch": 32, "seed": 5, "devices": "cpu:0", "quiet": True}
 
 
@@ -54,7 +55,9 @@ def command_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_of_python_is_that_of_the_command(command_run: Path, tmp_path: Path) -> None:
-    run = cc.train(out=tmp_path / "run", **SHORT)
+    with pytest.MonkeyPatch.context() as drawn:
+        drawn.setattr("cconvnet.api.session._draw", DRAW)
+        run = cc.train(out=tmp_path / "run", **SHORT)
     assert run.path == tmp_path / "run"
     assert_same_run(run.path, command_run)
     assert {file.name for file in run.path.iterdir()} == {file.name for file in command_run.iterdir()}
