@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cconvnet.errors import nearest
-from cconvnet.nets import LrStep
 from cconvnet.training.options import DESCRIPTIONS, Options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,17 +73,11 @@ def _value(field: dataclasses.Field[Any], value: Any) -> Any:
         value = value.item()
     if kind.startswith("bool") and not isinstance(value, bool):
         raise TypeError(f"{option.name} must be True or False, not {value!r}")
-    if isinstance(value, str) and option.parse is not None:
+    if option.parse is not None and field.name != "net":
         return option.parse(value)
     if kind.startswith("Path"):
         return Path(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if kind.startswith("tuple[LrStep"):
-        return tuple(step if isinstance(step, LrStep) else LrStep(step, 0.1) for step in value)
-    if kind.startswith("tuple["):
-        return tuple(value)
-    return list(value) if kind.startswith("list[") else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def lists_keywords(function: F) -> F:

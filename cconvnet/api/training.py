@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 from cconvnet.api.conversion import errors_in_python, lists_keywords
@@ -12,6 +13,7 @@ from cconvnet.api.run import Run, ended
 from cconvnet.api.session import arrays_of, run_session
 from cconvnet.data.datasets import Arrays
 from cconvnet.nets import NetSpec
+from cconvnet.training import option_files
 
 
 @lists_keywords
@@ -24,6 +26,7 @@ def train(
     classes: Sequence[str] | None = None,
     keep_data: bool | None = None,
     resume: Run | str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
     quiet: bool = False,
     **options: Unpack[TrainingKeywords],
 ) -> Run:
@@ -56,6 +59,8 @@ def train(
             does not keep them needs them again to be resumed, evaluated or reported.
         resume: The run to resume: a Run, its folder or one of its checkpoints; "auto": as the command's. It
             needs neither network nor data, unless the data were arrays that it does not keep.
+        config: A file of options in TOML, or the folder of a run to repeat, as the command takes them. The
+            other arguments override it.
         quiet: Show nothing.
         **options: The options of a training; None, or leaving one out, leaves the choice to the network's
             recipe or to the resumed run. A value may be the text that the command line takes.
@@ -72,7 +77,8 @@ def train(
     """
     with errors_in_python():
         arrays = arrays_of(data, test=test, test_seed=test_seed, classes=classes)
-        given: dict[str, Any] = {**options, "net": net}
+        given = option_files.read(Path(config)) if config is not None else {}
+        given |= {name: value for name, value in {**options, "net": net}.items() if value is not None}
         if arrays is None and data is not None:
             given["data"] = os.fspath(data)  # type: ignore[arg-type]
         if isinstance(resume, Run):

@@ -154,6 +154,16 @@ def test_large_arrays_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (cc.train("lenet", (X, Y), out=tmp_path / "b", **SHORT).path / "arrays.npz").exists()
 
 
+def test_a_run_is_repeated_by_its_folder(tmp_path: Path) -> None:
+    run = cc.train("lenet", (X, Y), out=tmp_path / "run", lr_steps=[1], **SHORT)
+    again = cc.train(config=run.path, out=tmp_path / "again", quiet=True)
+    assert_same_bits(again.path, run.path)
+    other = cc.train(config=run.path / "run.toml", out=tmp_path / "other", seed=6, steps=1, quiet=True)
+    assert other.settings["seed"] == 6 and other.settings["lr_steps"] == run.settings["lr_steps"]
+    with pytest.raises(ValueError, match=r"^config .*none"):
+        cc.train(config=tmp_path / "none.toml")
+
+
 # ---- keywords -------------------------------------------------------------------------------------------
 
 
