@@ -284,11 +284,23 @@ class Run:
                 self.source, devices=_names(devices), batch=batch, best=best, precision=precision
             ).network
 
-    def train(self, data: Any = None, *, quiet: bool = False, **options: Unpack[TrainingKeywords]) -> Run:
+    def train(
+        self,
+        data: Any = None,
+        *,
+        test: float | None = None,
+        test_seed: int = 0,
+        classes: Sequence[str] | None = None,
+        quiet: bool = False,
+        **options: Unpack[TrainingKeywords],
+    ) -> Run:
         """Resume the training, as ``cc.train(resume=run, ...)`` does; it changes this run.
 
         Args:
             data: The data, if it has moved or is not kept.
+            test: Of arrays ``(x, y)``, the share that is for testing, as when the run was begun.
+            test_seed: Seed of the choice of test images.
+            classes: Names of the classes of arrays.
             quiet: Show nothing.
             **options: As of :func:`cconvnet.train`: ``run.train(epochs=60, lr=0.001)``.
 
@@ -297,7 +309,8 @@ class Run:
         """
         self._trained = None
         with errors_in_python():
-            arrays = self.arrays if data is None else arrays_of(data)
+            arrays = arrays_of(data, test=test, test_seed=test_seed, classes=classes)
+            arrays = self.arrays if data is None else arrays
             given: dict[str, Any] = {**options, "resume": self.source}
             if arrays is None and data is not None:
                 given["data"] = os.fspath(data)

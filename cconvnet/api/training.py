@@ -55,8 +55,9 @@ def train(
         test_seed: Seed of the random choice of test images.
         classes: Names of the classes of arrays, in the order of their numbers. If not given, the labels' own
             names, sorted, or their numbers.
-        keep_data: Whether the run's folder keeps the arrays. If not given, it does up to 64 MiB. A run that
-            does not keep them needs them again to be resumed, evaluated or reported.
+        keep_data: Whether the run's folder keeps the arrays. If not given, a new run does up to 64 MiB, and a
+            resumed one as before. A run that does not keep them needs them again to be resumed, evaluated or
+            reported.
         resume: The run to resume: a Run, its folder or one of its checkpoints; "auto": as the command's. It
             needs neither network nor data, unless the data were arrays that it does not keep.
         config: A file of options in TOML, or the folder of a run to repeat, as the command takes them. The

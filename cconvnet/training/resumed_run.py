@@ -103,7 +103,9 @@ def _resume(
     if net is not None and not (isinstance(net, NamedNet) and str(net) == settings.net):
         _check_net(net, spec, settings, source, file or run.path, checkpoint)
 
-    if arrays is not None and (before.data != ARRAYS or not (run.path / ARRAYS_FILE).exists()):
+    # A run that was begun without keeping its arrays goes on without, unless that is asked for.
+    missing = keep_them and not (run.path / ARRAYS_FILE).exists()
+    if arrays is not None and (before.data != ARRAYS or missing):
         keep_arrays(run, arrays, keep_them, reporter)
     network = make_network(spec, settings, devices, options)
     trainer = Trainer(run, settings, network, source, reporter)

@@ -141,8 +141,10 @@ def test_a_run_without_its_arrays_needs_them_again(command: bool, tmp_path: Path
         cc.train(
             data=(changed, Y), test=0.2, test_seed=7, resume=run.path, epochs=2, quiet=True, devices="cpu:0"
         )
-    same = {"test": 0.2, "test_seed": 7, "keep_data": True}
-    resumed = cc.train(data=(X, Y), resume=run, epochs=2, devices="cpu:0", quiet=True, **same)
+    same: dict[str, Any] = {"test": 0.2, "test_seed": 7, "devices": "cpu:0", "quiet": True}
+    assert cc.load(run.path).train((X, Y), epochs=1, **same).complete
+    assert not (run.path / "arrays.npz").exists()
+    resumed = cc.train(data=(X, Y), resume=run, epochs=2, keep_data=True, **same)
     assert resumed.complete and (run.path / "arrays.npz").is_file()
     assert run.train(epochs=3, devices="cpu:0", quiet=True).complete
 
