@@ -163,6 +163,16 @@ def test_given_test_images() -> None:
         Arrays.of((X, Y, X))
 
 
+def test_a_sample_of_a_networks_classes_may_lack_most_of_them() -> None:
+    classes = [str(number) for number in range(100)]
+    with pytest.raises(DataError, match="there are no training pictures of label"):
+        data.open_source(Arrays.of((X[:2], [1, 99]), classes=classes, test=0))
+    source = data.open_source(Arrays.for_testing((X[:2], [1, 99]), classes))
+    assert source.test.labels.tolist() == [1, 99] and source.notes == []
+    with pytest.raises(DataError, match=r"data must be \(x, y\)"):
+        Arrays.for_testing(((X, Y), (X, Y)), classes)
+
+
 def test_no_test_images_means_testing_on_the_training_images() -> None:
     source = data.open_source(Arrays.of((X, Y), test=0))
     assert source.test is source.train and any("serve for testing too" in note for note in source.notes)

@@ -64,7 +64,8 @@ def open_dataset(data: Where, progress: Progress | None = None) -> Dataset:
             _check_left_out(dataset, name, pictures)
     classes = [composed(name) for name in dataset.classes]
     dataset = dataclasses.replace(dataset, classes=classes)
-    return dataclasses.replace(dataset, notes=[*dataset.notes, *labels.check(dataset)])
+    notes = [] if isinstance(data, Arrays) and data.is_sample else labels.check(dataset)
+    return dataclasses.replace(dataset, notes=[*dataset.notes, *notes])
 
 
 def _check_left_out(dataset: Dataset, name: str, pictures: Pictures) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -227,6 +228,7 @@ class Arrays:
         y_test: Their labels, int32[m].
         test: The sorted positions in `x` of the test images; empty if there are none.
         name: The data's name in results.
+        is_sample: True if all are test images of a trained network, which need not be of every class.
     """
 
     x: Pixels
@@ -236,6 +238,7 @@ class Arrays:
     y_test: Labels | None = None
     test: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     name: str = NAME
+    is_sample: bool = False
 
     @classmethod
     def of(
@@ -305,7 +308,7 @@ class Arrays:
         """
         if len(data) != 2 or (_is_pair(data[0]) and _is_pair(data[1])):
             raise DataError("data must be (x, y), the images and labels to test with")
-        return cls._of_pairs(data, None, ("x", "y"), classes)
+        return dataclasses.replace(cls._of_pairs(data, None, ("x", "y"), classes), is_sample=True)
 
     @classmethod
     def read(cls, file: Path) -> Arrays:
@@ -374,7 +377,7 @@ class Arrays:
             test = self._part(self.test) if len(self.test) else None
         train = self._part(everything if self.x_test is not None else np.setdiff1d(everything, self.test))
         notes = []
-        if test is None:
+        if test is None and not self.is_sample:
             notes.append("there are no test images: the training images serve for testing too")
         return Dataset(NAME, self.name, self.classes, train, test, notes)
 
