@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,8 @@ def _check_net(
     other, _ = net.build(shape, len(source.classes))
     seen = (spec.input.height, spec.input.width)
     if seen != (other.input.height, other.input.width) and seen[0] == seen[1] <= min(shape[:2]):
-        other, _ = CroppedNet(net, seen[0]).build(shape, len(source.classes))
+        with contextlib.suppress(ValueError):  # a network that cannot be as small is another one
+            other, _ = CroppedNet(net, seen[0]).build(shape, len(source.classes))
     other = settings.applied_to(other)
     if _unplaced(other) == _unplaced(dataclasses.replace(spec, name=other.name, recipe=other.recipe)):
         return
