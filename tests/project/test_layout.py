@@ -190,6 +190,14 @@ def test_imports_climb_nowhere(module: str) -> None:
     assert climbing == []
 
 
+def test_the_tour_of_the_package_shows_its_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page.partition("| floor |")[2].partition("\n\n")[0], re.MULTILINE)
+    shown = [tuple(re.findall(r"`([\w.]+)`", row)) for row in rows]
+    floors = [tuple(room for room in rooms if not room.startswith("_")) for rooms in FLOORS]
+    assert shown == [rooms for rooms in floors if rooms]
+
+
 def circle(graph: dict[str, set[str]]) -> list[str]:
     """Return the modules of one circle, none if there is no circle."""
     done: set[str] = set()
