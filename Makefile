@@ -31,6 +31,8 @@ OUT ?= cconvnet
 SANITIZE ?=
 # Sources of kernels whose emulator is compiled for a debugger: DEBUG="lrn conv_fprop", or all.
 DEBUG ?=
+# Sources of kernels of which nvcc makes objects, without a module: CUDA_KERNELS="lrn conv_fprop".
+CUDA_KERNELS ?=
 # A compiler may want 1.5 GiB, so a small machine runs fewer of them.
 JOBS ?= $(shell awk -v cores=$$(nproc) '/MemTotal/ { jobs = int($$2 / 1500000); \
                 print (jobs < 1 ? 1 : jobs < cores ? jobs : cores) }' /proc/meminfo)
@@ -82,7 +84,7 @@ PIP_EDITABLE := CCONVNET_MODULES=none $(PIP) --no-build-isolation --editable
 required = $(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
 # Builds modules ($(1), as CCONVNET_MODULES names them) while packages are installed up to a stamp ($(2)).
-build = $(MAKE) --no-print-directory -j$(JOBS) CCONVNET_MODULES="$(1)" $(VENV)/$(2) packages modules
+build = $(MAKE) --silent --no-print-directory -j$(JOBS) CCONVNET_MODULES="$(1)" $(VENV)/$(2) packages modules
 
 $(VENV)/.requirements: pyproject.toml
 	@$(PREREQUISITES)
@@ -199,7 +201,7 @@ REPORT_DEVICE := $(or $(DEVICE),cuda:0)
 ifeq ($(PYTHON),$(VENV)/bin/python)
 REPORT_NEEDS := $(VENV)/.installed-$(if $(filter cuda%,$(REPORT_DEVICE)),bench,dev)
 RESULTS_NEEDS := base
-MACHINE_CODE_NEEDS := venv $(VENV)/.installed-dev
+MACHINE_CODE_NEEDS := $(if $(KERNELS),base,venv) $(VENV)/.installed-dev
 endif
 GPU_REPORT = $(call quoted,$(PYTHON)) benchmarks/gpu_report --device $(REPORT_DEVICE)
 
@@ -210,8 +212,10 @@ gpu-report: $(REPORT_NEEDS)  ## build, test and measure on a GPU in MINUTES (9.5
 sanitize: $(REPORT_NEEDS)  ## run compute-sanitizer's four tools over every kernel (DEVICE=emulator:0: the compiler's)
 	@$(GPU_REPORT) build/sanitize-report --parts "build sanitize-all" --minutes 60
 
-machine-code: $(MACHINE_CODE_NEEDS)  ## registers, occupancy and instructions of each CUDA kernel; needs no GPU
-	@$(call quoted,$(PYTHON)) benchmarks/machine_code.py --arch $(ARCH) $(ARGS)
+machine-code: $(MACHINE_CODE_NEEDS)  ## registers and instructions of CUDA kernels, all or KERNELS="lrn fc"; needs no GPU
+	@$(if $(KERNELS),$(MAKE) --silent --no-print-directory -j$(JOBS) modules CCONVNET_MODULES=cuda CCONVNET_CUDA=on \
+	    MODULES= CUDA_KERNELS="$(KERNELS)")
+	@$(call quoted,$(PYTHON)) benchmarks/machine_code.py --arch $(ARCH) $(KERNELS:%=build/*/cuda/%.o) $(ARGS)
 
 results: $(RESULTS_NEEDS)  ## write the tables and pictures of docs/performance.md from benchmarks/results
 	@$(call quoted,$(PYTHON)) benchmarks/results.py $(ARGS)
@@ -268,8 +272,9 @@ CPU_SOURCES := $(wildcard kernels/cpu/*.cpp)
 CUDA_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/cuda/%.o)
 # Those compiled for a debugger come first, so that the functions which all files share can be seen by it.
 DEBUG_SOURCES := $(filter $(if $(filter all,$(DEBUG)),%,$(DEBUG:%=kernels/%.cu)),$(CUDA_SOURCES))
-ifneq ($(filter-out all $(DEBUG_SOURCES:kernels/%.cu=%),$(DEBUG)),)
-$(error DEBUG names no file kernels/*.cu: $(filter-out all $(DEBUG_SOURCES:kernels/%.cu=%),$(DEBUG)))
+no_kernels := $(filter-out all $(CUDA_SOURCES:kernels/%.cu=%),$(DEBUG)) $(filter-out $(CUDA_SOURCES:kernels/%.cu=%),$(CUDA_KERNELS))
+ifneq ($(strip $(no_kernels)),)
+$(error KERNELS names no file kernels/*.cu: $(strip $(no_kernels)))
 endif
 EMULATOR_OBJECTS := $(DEBUG_SOURCES:kernels/%.cu=$(BUILD)/debug/%.o) \
     $(patsubst kernels/%.cu,$(BUILD)/emulator/%.o,$(filter-out $(DEBUG_SOURCES),$(CUDA_SOURCES)))
@@ -304,7 +309,7 @@ else
 $(info cconvnet: no CUDA module (nvcc not found; CUDA_HOME names its toolkit))
 endif
 
-modules: $(MODULES:%=$(OUT)/%$(EXT))  ## compile the modules alone, for PYTHON into OUT
+modules: $(MODULES:%=$(OUT)/%$(EXT)) $(CUDA_KERNELS:%=$(BUILD)/cuda/%.o)  ## compile the modules alone, for PYTHON into OUT
 	@:
 
 # Besides the package itself: CuPy for a GPU.

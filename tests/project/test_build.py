@@ -205,6 +205,20 @@ def test_one_kernel_is_compiled_for_a_debugger(checkout: Path, fake_tools: list[
     assert 'DEBUG="lrn" OUT=build/debug' in asked and "MODULES=_emulator" in asked
 
 
+def test_nvcc_compiles_named_kernels_alone(checkout: Path, fake_tools: list[str]) -> None:
+    """A kernel's machine code is there without the module."""
+    asked = make(checkout, "-n", "machine-code", "BASE_PYTHON=true", "KERNELS=lrn fc").stdout
+    options = ("CCONVNET_MODULES=cuda", "CCONVNET_CUDA=on", "MODULES=")
+    nvcc = (*fake_tools, "CUDA_HOME=tools/cuda")
+    assert all(option in asked for option in (*options, 'CUDA_KERNELS="lrn fc"'))
+    done = make(checkout, "modules", *nvcc, *options, "CUDA_KERNELS=lrn fc")
+    assert done.returncode == 0 and numbers(done.stdout) == [(1, 2), (2, 2)]
+    assert {path.name for path in (checkout / "build").glob("*/cuda/*.o")} == {"lrn.o", "fc.o"}
+    assert modules_of(checkout) == set()
+    wrong = make(checkout, "modules", *nvcc, *options, "CUDA_KERNELS=lrn lnr")
+    assert wrong.returncode == 2 and "KERNELS names no file kernels/*.cu: lnr" in wrong.stderr
+
+
 def test_settings_may_stand_on_the_command_line(
     checkout: Path, fake_tools: list[str], tmp_path: Path
 ) -> None:

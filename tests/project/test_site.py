@@ -19,7 +19,7 @@ DOCS = ROOT / "docs"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site, as `make docs` does, and return its folder."""
-    pytest.importorskip("mkdocs", reason="mkdocs is missing: make venv installs it with the extra `docs`")
+    pytest.importorskip("mkdocs", reason="mkdocs is missing: make docs installs it")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
