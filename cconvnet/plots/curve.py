@@ -324,19 +324,30 @@ def _mark_best(axes: Any, history: History, how: Curves, color: str, named: bool
     if not named:
         return
     right, top = axes.get_xlim()[1], axes.get_ylim()[1]
+    side = "right" if x > 0.85 * right else "left" if x < 0.15 * right else "center"
     above = error < 0.2 * top
+    at = _top_beside(axes, x, side) if above else error
     axes.annotate(
         f"best {100 * error:.2f}%",
-        (x, error),
+        (x, at if at < 0.4 * top else error),
         (0, 9 if above else -9),
         textcoords="offset points",
-        ha="right" if x > 0.85 * right else "left" if x < 0.15 * right else "center",
+        ha=side,
         va="bottom" if above else "top",
         fontsize=9,
         color=color,
         fontweight="bold",
         zorder=6,
     )
+
+
+def _top_beside(axes: Any, x: float, side: str) -> float:
+    """Return the largest value of the curves where a label that is aligned to `side` at `x` lies."""
+    width = 0.18 * axes.get_xlim()[1]  # of the longest label in the smallest picture
+    left = x - width * {"left": 0.0, "center": 0.5, "right": 1.0}[side]
+    where = np.linspace(left, left + width, 20)
+    values = [np.interp(where, *line.get_data()) for line in axes.lines if len(line.get_xdata())]
+    return float(np.max(values))
 
 
 def _style_axes(axes: Any, histories: Sequence[History], panel: str, how: Curves) -> None:

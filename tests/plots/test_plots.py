@@ -124,6 +124,19 @@ def test_a_curve_shows_the_log(tmp_path: Path, drawn: list[Any]) -> None:
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["training", "test"]
 
 
+@pytest.mark.parametrize("last", [[0.045, 0.065, 0.08, 0.035], [0.05, 0.01, 0.04, 0.03]])
+def test_no_curve_crosses_the_lowest_error(tmp_path: Path, drawn: list[Any], last: list[float]) -> None:
+    errors = [0.5, 0.4, 0.3, 0.2, 0.1, 0.05, *last]
+    plots.curve(made(tmp_path / "run", epoch_lines(errors)), tmp_path / "curve.png")
+    axes = drawn[0].axes[1]
+    (label,) = axes.texts
+    box, epochs = label.get_window_extent(), np.linspace(1, len(errors), 500)
+    curve = axes.transData.transform(
+        np.stack([epochs, np.interp(epochs, np.arange(1, len(errors) + 1), errors)], axis=1)
+    )
+    assert not any(box.contains(*point) for point in curve)
+
+
 def test_epochs_of_few_steps_tell_of_training_themselves(tmp_path: Path, drawn: list[Any]) -> None:
     """With a log line every 20 steps, 12 epochs of 3 steps have one, which would draw nothing."""
     run = made(tmp_path / "run", step_lines(20, per_epoch=3)[-1:] + epoch_lines([0.5] * 12, per_epoch=3))
