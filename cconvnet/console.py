@@ -201,7 +201,8 @@ class Bar(Reporter):
 class Cell(Reporter):
     """Reporter for a cell of a notebook: one output, of messages and a bar below them, that is updated.
 
-    It needs no widgets. A notebook that is saved contains the last update, without the bar.
+    It needs no widgets. A notebook that is saved contains the last update, without the bar. A cell that says
+    nothing and is done in a moment has no output, because an output cannot be taken back.
     """
 
     _seconds_between = _SECONDS_BETWEEN_UPDATES
@@ -221,16 +222,19 @@ class Cell(Reporter):
             self._update()
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Begin a task and draw its bar; see Reporter.begin()."""
+        """Begin a task; its bar is drawn below lines that are shown, or when the task takes a while."""
         super().begin(what, total, done)
         self._drawn = (done, what, "")
-        self._update()
-        self._shown_at = 0.0
+        if self._lines:
+            self._update()
+            self._shown_at = 0.0
+        else:
+            self._shown_at = time.monotonic()
 
     def end(self) -> None:
         """End the task and remove its bar."""
-        if self._drawn is not None or self._lines:
-            self._drawn = None
+        self._drawn = None
+        if self._output is not None or self._lines:
             self._update()
 
     def _show(self, done: int, what: str, values: str, left: str) -> None:

@@ -88,12 +88,32 @@ def test_nothing_to_say_is_no_output(outputs: list[Output]) -> None:
     assert outputs == []
 
 
+def test_a_task_of_a_moment_that_says_nothing_is_no_output(outputs: list[Output]) -> None:
+    with console.reporter(notebook_stream()) as report:
+        report.begin("evaluating", 2)
+        report.step(1, "evaluating", "1/2")
+    assert outputs == []
+
+
+def test_a_longer_task_that_says_nothing_has_a_bar(
+    outputs: list[Output], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("cconvnet.console.time.monotonic", lambda: now)
+    with console.reporter(notebook_stream()) as report:
+        report.begin("evaluating", 2)
+        now = 1.0
+        report.step(1, "evaluating", "1/2")
+        assert '<progress value="1" max="2">' in outputs[0].shown[-1]["text/html"]
+    assert "progress" not in outputs[0].shown[-1]["text/html"]
+
+
 def test_a_real_kernel_shows_one_output(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel")
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel")
     pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel")
     train = "cc.train(epochs=2, devices='cpu:0')"
-    cells = ["import cconvnet as cc", f"run = {train}", "run", "run.curve()"]
+    cells = ["import cconvnet as cc", f"run = {train}", "run", "run.curve()", "result = run.evaluate()"]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
     nbclient.NotebookClient(book, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()
     (shown,) = book.cells[1].outputs
@@ -101,3 +121,4 @@ def test_a_real_kernel_shows_one_output(tmp_path: Path) -> None:
     assert "epoch 2/2: test error" in shown.data["text/plain"] and len(shown.data["text/plain"]) < 1000
     assert book.cells[2].outputs[0].data["text/html"].startswith("<table>")
     assert "image/png" in book.cells[3].outputs[0].data
+    assert not any(output.data.get("text/plain") == "" for output in book.cells[4].outputs)
