@@ -36,7 +36,7 @@ class Weights(Place, total=False):
     Attributes:
         also: further inputs; each has weights of its own, and the products are summed.
         neuron: the activation function, instead of a method such as ``.relu()``: a Neuron or its kind.
-        init: the distribution of the first weights; a number is a Gaussian's standard deviation.
+        init: the distribution of the first weights: an Init, its kind, or a Gaussian's standard deviation.
         bias: the first value of every bias; None: no bias.
         lr_scale: multiplies the rate of the weights; 0 freezes them.
         bias_lr_scale: likewise of the bias.
@@ -53,7 +53,7 @@ class Weights(Place, total=False):
 
     also: Value | Sequence[Value]
     neuron: Neuron | str | None
-    init: Init | float
+    init: Init | str | float
     bias: float | None
     lr_scale: float
     bias_lr_scale: float

@@ -46,7 +46,7 @@ from cconvnet.nets.specs import (
     SumSpec,
     WeightedSpec,
 )
-from cconvnet.nets.values import Neuron, as_pair, gaussian, require
+from cconvnet.nets.values import Init, Neuron, as_pair, gaussian, require
 
 # A recipe for networks that come without one: the batch and the rate of lenet, with which it learns quickly.
 DEFAULT_RECIPE = TrainRecipe(batch=64, epochs=10, lr=0.02)
@@ -376,8 +376,13 @@ class Value:
         for key in values:
             if key not in given and key not in Weights.__annotations__:
                 raise TypeError(f"{kind.type}() has no argument {key!r}")
-        if isinstance(init := values.get("init"), int | float):
-            values["init"] = gaussian(init)
+        if "init" in values:
+            values["init"] = _init(values["init"])
+        if "per_input" in values:
+            values["per_input"] = [
+                {**each, "init": _init(each["init"])} if "init" in each else each
+                for each in values["per_input"]
+            ]
         if isinstance(neuron := values.get("neuron"), str):
             values["neuron"] = _neuron(neuron)
         return _layer(kind, values, [self, also] if isinstance(also, Value) else [self, *also], place)
@@ -386,6 +391,19 @@ class Value:
 def _neuron(kind: str, a: float = 1.0, b: float | None = None) -> Neuron:
     """Return an activation function with parameters that make it the usual one."""
     return Neuron(kind, a, (1.0 if kind == "tanh" else 0.0) if b is None else b)
+
+
+def _init(init: Init | str | float) -> Init:
+    """Return a distribution of first weights: itself, that of a kind, or a Gaussian of a deviation."""
+    if isinstance(init, int | float):
+        return gaussian(init)
+    if init == "gaussian":
+        raise ValueError("init needs the standard deviation of a Gaussian, a number, instead of 'gaussian'")
+    if isinstance(init, str):
+        return Init(init)
+    if not isinstance(init, Init):
+        raise TypeError(f"init must be a standard deviation, 'he' or a cc.nets.Init, not {init!r}")
+    return init
 
 
 def _filters(

@@ -362,6 +362,25 @@ def test_a_layer_that_does_not_fit_is_refused_where_it_is_added(
     assert ours[-1].name == "<lambda>"  # the line of the call is the last of the user's
 
 
+def test_first_weights_are_a_deviation_or_a_kind() -> None:
+    def first_weights(init: Any, **more: Any) -> WeightedSpec:
+        spec = layer(X.fc(4, init=init, name="last", **more).softmax("n"), "last")
+        assert isinstance(spec, WeightedSpec)
+        return spec
+
+    assert first_weights(0.5).init == gaussian(0.5)
+    assert first_weights("he").init == first_weights(Init("he")).init == Init("he")
+    assert first_weights("he", also=X, per_input=[{}, {"init": 0.5}]).for_input(1).init == gaussian(0.5)
+    with pytest.raises(ValueError, match="init must be one of gaussian, he, not 'hee'; did you mean 'he'"):
+        first_weights("hee")
+    with pytest.raises(ValueError, match="init needs the standard deviation of a Gaussian"):
+        first_weights("gaussian")
+    with pytest.raises(
+        TypeError, match=r"init must be a standard deviation, 'he' or a cc.nets.Init, not None"
+    ):
+        first_weights(None)
+
+
 def test_a_wrong_argument_is_named() -> None:
     with pytest.raises(TypeError, match=r"conv\(\) has no argument 'filtres'"):
         X.conv(4, 3, filtres=3)  # type: ignore[call-arg]
