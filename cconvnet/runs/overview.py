@@ -34,7 +34,7 @@ class Overview:
         best_error: The lowest top-1 error of a test, from 0 to 1.
         best_epoch: The epoch of that test.
         last_error: The top-1 error of the last test.
-        images_per_second: The median of the log's lines.
+        images_per_second: The median of the log's lines; the mean of a run too short for one.
         seconds: Of training, without tests and saving.
         when: When its log was last written, in seconds since 1970.
     """
@@ -80,6 +80,7 @@ def _sound(path: Path) -> Overview:
     best = min(epochs, key=lambda line: float(line["test_error_top1"]), default=None)
     rates = [float(line["images_per_second"]) for line in steps]
     state, reason = _state(path)
+    summary = read_json(path / "summary.json")
     return Overview(
         path,
         state,
@@ -95,7 +96,7 @@ def _sound(path: Path) -> Overview:
         best_error=None if best is None else float(best["test_error_top1"]),
         best_epoch=None if best is None else int(best["epoch"]),
         last_error=float(epochs[-1]["test_error_top1"]) if epochs else None,
-        images_per_second=statistics.median(rates) if rates else None,
+        images_per_second=statistics.median(rates) if rates else summary.get("images_per_second"),
         seconds=_seconds(path, steps, int(settings["batch"])),
         when=_written(path),
     )

@@ -173,6 +173,13 @@ def test_seconds_without_a_summary_come_from_the_log(digits: Path, tmp_path: Pat
     assert run.images_per_second == 1500
 
 
+def test_a_run_too_short_for_a_line_of_its_log_has_its_mean_speed(digits: Path, tmp_path: Path) -> None:
+    run = made(tmp_path / "run", digits, [])
+    summary = {"complete": True, "steps": 5, "seconds": 7.0, "images_per_second": 90.0}
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert read_overview(run).images_per_second == 90
+
+
 # ---- damage ----------------------------------------------------------------------------------------------
 
 
