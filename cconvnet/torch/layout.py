@@ -23,6 +23,23 @@ def images(name: str, tensor: Any) -> Any:
     return tensor.permute(0, 2, 3, 1).contiguous()
 
 
+def check_axis(name: str, tensor: Any, axis: int, size: int, axes: str) -> None:
+    """Refuse a tensor whose axis does not fit another tensor.
+
+    Args:
+        name: The tensor's name, for the error.
+        tensor: The tensor.
+        axis: The axis that must fit.
+        size: The size that it must have.
+        axes: The names of all axes, such as ``[K,C/groups,R,S]``.
+
+    Raises:
+        ValueError: It has another size; the text has PyTorch's order of axes, unlike that of an operation.
+    """
+    if tensor.shape[axis] != size:
+        raise ValueError(f"{name} must have {size} in axis {axis} of {axes}, not shape {tuple(tensor.shape)}")
+
+
 def from_images(tensor: Any) -> Any:
     """Return a tensor [N,H,W,C] as one [N,C,H,W] over the same memory, which is channels-last."""
     return tensor.permute(0, 3, 1, 2)

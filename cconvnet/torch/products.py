@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from cconvnet import ops
 from cconvnet.devices import Device
 from cconvnet.ops import Padding, Pair
-from cconvnet.torch.layout import floats, from_images, images, pair
+from cconvnet.torch.layout import check_axis, floats, from_images, images, pair
 
 
 class _Convolution(torch.autograd.Function):
@@ -149,6 +149,8 @@ def conv2d(
         "device": device,
     }  # fmt: skip
     x, w = images("input", input), images("weight", weight)
+    if groups > 0:
+        check_axis("weight", weight, 1, input.shape[1] // groups, "[K,C/groups,R,S]")
     return from_images(_Convolution.apply(x, w, floats(bias), settings))
 
 
@@ -192,6 +194,7 @@ def conv_transpose2d(
         ValueError: A shape or an argument is wrong; the text names it.
     """
     x, w = images("input", input), images("weight", weight)
+    check_axis("weight", weight, 0, input.shape[1], "[K,C/groups,R,S]")
     steps, extra = pair(stride), pair(output_padding)
     if not all(0 <= more < step for more, step in zip(extra, steps, strict=True)):
         raise ValueError(
@@ -235,6 +238,8 @@ def local2d(
     if weight.dim() != 6:
         raise ValueError(f"weight must have 6 axes [P,Q,K,C/groups,R,S], not shape {tuple(weight.shape)}")
     x, w = images("input", input), weight.permute(0, 1, 2, 4, 5, 3).contiguous()
+    if groups > 0:
+        check_axis("weight", weight, 3, input.shape[1] // groups, "[P,Q,K,C/groups,R,S]")
     if bias is not None:
         bias = floats(bias).permute(1, 2, 0).contiguous()
     settings = {
@@ -259,6 +264,7 @@ def linear(
     Raises:
         ValueError: A shape or an argument is wrong; the text names it.
     """
+    check_axis("weight", weight, 1, input.shape[-1], "[K,C]")
     rows = input.reshape(-1, input.shape[-1]).contiguous()
     settings = {"precision": precision, "device": device}
     y = _Linear.apply(rows, weight.contiguous(), floats(bias), settings)

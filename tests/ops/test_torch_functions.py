@@ -349,7 +349,27 @@ IMAGE, FILTER, ROWS = (1, 1, 5, 5), (1, 1, 3, 3), (2, 4)
     ("call", "error", "message"),
     [
         (lambda: ct.conv2d(one(*ROWS), one(*FILTER)), ValueError, r"^input must have 4 axes \[N,C,H,W\]"),
-        (lambda: ct.conv2d(one(2, 4, 8, 8), one(6, 3, 3, 3)), ValueError, r"^w must have shape"),
+        (
+            lambda: ct.conv2d(one(2, 4, 8, 8), one(6, 3, 3, 3)),
+            ValueError,
+            r"^weight must have 4 in axis 1 of \[K,C/groups,R,S\], not shape \(6, 3, 3, 3\)",
+        ),
+        (
+            lambda: ct.conv2d(one(2, 4, 8, 8), one(6, 4, 3, 3), groups=2),
+            ValueError,
+            "^weight must have 2 in axis 1",
+        ),
+        (
+            lambda: ct.conv_transpose2d(one(2, 4, 8, 8), one(6, 3, 3, 3)),
+            ValueError,
+            "^weight must have 4 in axis 0",
+        ),
+        (
+            lambda: ct.local2d(one(2, 4, 3, 3), one(1, 1, 6, 3, 3, 3)),
+            ValueError,
+            "^weight must have 4 in axis 3",
+        ),
+        (lambda: ct.linear(one(2, 4), one(6, 3)), ValueError, r"^weight must have 4 in axis 1 of \[K,C\]"),
         (lambda: ct.conv2d(one(*IMAGE), one(*FILTER), padding="all"), ValueError, "^padding must be"),
         (lambda: ct.conv2d(one(*IMAGE), one(*FILTER), None, 2, "same"), ValueError, "needs stride 1"),
         (lambda: ct.conv2d(one(*IMAGE).half(), one(*FILTER)), ValueError, "^x must be float32, not float16"),
