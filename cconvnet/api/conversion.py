@@ -22,15 +22,19 @@ ARGUMENTS = ("net", "data", "resume")
 
 _KEYWORDS = {option.name: name for name, option in DESCRIPTIONS.items()}
 _FLAG = re.compile(r"--[a-z][a-z-]*[a-z]")
+_RESUME = re.compile(r"with --resume (.+), or")
 
 
 def in_python(text: str) -> str:
     """Return a text of the command line with keywords in place of flags: "batch" for "--batch".
 
+    Advice to resume a run becomes the call: "with resume='runs/first'".
+
     A text with a whole command stays as it is.
     """
     if "cconvnet " in text:
         return text
+    text = _RESUME.sub(lambda found: f"with resume={found[1]!r}, or", text)
     return _FLAG.sub(lambda flag: _KEYWORDS.get(flag[0], flag[0][2:].replace("-", "_")), text)
 
 

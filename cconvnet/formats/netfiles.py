@@ -260,6 +260,9 @@ def resolve(net: AnyNet) -> ChosenNet:
         return FixedNet(file.net, str(net), "; define build(image_shape, classes) instead of net")
     if "/" in str(net) or "." in str(net):
         raise ValueError(f"net must be a name, or a file that ends with .py or .json, not {str(net)!r}")
+    for path in (f"{net}.py", f"{net}.json"):
+        if str(net) not in nets.NAMES and Path(path).is_file():
+            raise ValueError(f"net {str(net)!r} is not built in; a file is named with its ending, {path}")
     nets.stored_size(str(net))  # refuses a name that is none
     return NamedNet(str(net))
 

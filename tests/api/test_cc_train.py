@@ -241,6 +241,9 @@ def test_errors_name_keywords(given: dict[str, Any], text: str, tmp_path: Path) 
 
 def test_a_command_in_a_text_keeps_its_flags() -> None:
     assert in_python("--batch 3 and --device x") == "batch 3 and devices x"
+    assert in_python("resume it with --resume my runs/a, or choose another --out") == (
+        "resume it with resume='my runs/a', or choose another out"
+    )
     assert (
         in_python("--views is of another command, --no-mirror too")
         == "views is of another command, no_mirror too"

@@ -50,6 +50,17 @@ def test_a_name_is_a_built_in_network() -> None:
         resolve("a/b")
 
 
+def test_a_file_named_without_its_ending_is_pointed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_net.py").write_text("net = 1")
+    (tmp_path / "lenet.py").write_text("net = 1")
+    with pytest.raises(ValueError, match=r"'my_net' is not built in; .* with its ending, my_net\.py"):
+        resolve("my_net")
+    assert str(resolve("lenet")) == "lenet"
+
+
 def test_a_spec_is_itself_and_checked_against_the_data() -> None:
     net = resolve(FIXED)
     assert (str(net), net.stored_size, resolve(net)) == ("fixed", 8, net)
