@@ -70,7 +70,8 @@ def test_a_family_is_found_under_its_name_everywhere(family: str) -> None:
     ]
     if family not in NO_LAYER:
         places.append(PACKAGE / "layers" / f"{family}.py")
-    assert [str(place.relative_to(ROOT)) for place in places if not place.exists()] == []
+    missing = [str(place.relative_to(ROOT)) for place in places if not place.exists()]
+    assert missing == [], "NO_LAYER names the families that are no layer"
     # Large families have a file for each pass.
     kernels = {path.stem for path in (ROOT / "kernels").glob(f"{family}*.cu")}
     assert family in kernels or {f"{family}_fprop", f"{family}_dgrad", f"{family}_wgrad"} <= kernels
