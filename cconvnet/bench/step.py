@@ -325,14 +325,16 @@ def peak(row: Mapping[str, Any]) -> int:
 
 def table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of a table of the result of :func:`step`."""
-    header = ["side", "form", "step", "fastest", "slowest", "images/s", "peak memory", "ours: times as fast"]
-    header.append("times the memory")
+    header = ["side", "form", "step", "fastest", "slowest", "images/s", "peak memory"]
+    compared = len(result["rows"]) > 1
+    if compared:
+        header += ["ours: times as fast", "times the memory"]
     rows = []
     for row in result["rows"]:
         times = [f"{1e3 * row[key]:,.2f} ms" for key in ("seconds", "seconds_min", "seconds_max")]
         ratios = [f"{row[key]:.2f}" if key in row else "" for key in ("times_as_fast", "times_the_memory")]
         rate, memory = f"{row['images_per_second']:,.1f}", f"{peak(row) / 1e6:,.0f} MB"
-        rows.append([row["side"], row["form"], *times, rate, memory, *ratios])
+        rows.append([row["side"], row["form"], *times, rate, memory, *(ratios if compared else [])])
     return header, rows
 
 

@@ -182,6 +182,8 @@ def test_missing_pytorch_is_named_with_its_command(tmp_path: Path, monkeypatch: 
 def test_ours_alone() -> None:
     result = run(peer=None)
     assert result["peers"] == {} and len(result["rows"]) == 1 and bench.verdict(result) == []
+    header, rows = bench.table(result)
+    assert header[-1] == "peak memory" and len(rows[0]) == len(header)
 
 
 def test_forms_that_are_tried() -> None:
