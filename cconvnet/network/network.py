@@ -91,6 +91,10 @@ class Network:
         for parameter in self.parameters.values():
             parameter.reset()
 
+    def __repr__(self) -> str:
+        places = ", ".join(device.name for device in self.devices)
+        return f"<Network {self.spec.name}: batch {self.batch}, {self.precision}, {places}>"
+
     # -- a step --
 
     def set_mean(self, mean: Array | None) -> None:

@@ -89,6 +89,7 @@ def test_lenet_adapts_to_its_images(image: tuple[int, int, int]) -> None:
     losses = train(network, 1)
     assert spec.stored_shape == image
     assert network.outputs("cost").shape == (2, 5)
+    assert repr(network) == "<Network lenet: batch 2, fp32, cpu:0>"
     assert np.isfinite(losses).all()
 
 
