@@ -89,15 +89,8 @@ def evaluate(
     With --confusion, --per-class and --worst it also shows which classes and images are wrong. Then --json
     contains these parts too. `cconvnet report` shows them with pictures.
     """
-    from cconvnet.console import percent
     from cconvnet.evaluate import Tally, evaluate_runs
     from cconvnet.runs.data_record import unreadable_lines
-
-    def errors(tally: Tally) -> str:
-        return (
-            f"top-1 error {percent(tally.error_top1)}, top-5 error {percent(tally.error_top5)}, "
-            f"loss {tally.mean_loss:.4f}"
-        )
 
     def values(tally: Tally) -> dict[str, float]:
         return {
@@ -126,12 +119,12 @@ def evaluate(
         )
         report.end()
         source, results, together = found.source, found.results, found.tally
-        where = f"{source.name}, {together.count:,} test images"
+        where, classes = f"{source.name}, {together.count:,} test images", len(source.classes)
         for result in results:
             seen = f"{result.views} view{'s' * (result.views > 1)}"
-            report.say(f"{where}, {seen}, {result.path}: {errors(result.tally)}")
+            report.say(f"{where}, {seen}, {result.path}: {result.tally.text(classes)}")
         if len(results) > 1:
-            report.say(f"{where}, average of {len(results)} networks: {errors(together)}")
+            report.say(f"{where}, average of {len(results)} networks: {together.text(classes)}")
         for line in unreadable_lines(source.unreadable()):
             report.say(line)
     if to_json != "-":

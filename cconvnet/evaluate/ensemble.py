@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from cconvnet import data, runs
-from cconvnet.console import percent
 from cconvnet.data import datasets
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.preprocessing import Preprocessing
@@ -201,8 +200,7 @@ class Evaluation:
         views = self.results[0].views
         return (
             f"{self.source.name}, {self.images:,} test images, {views} view{'s' * (views > 1)}: "
-            f"top-1 error {percent(self.error_top1)}, top-5 error {percent(self.error_top5)}, "
-            f"loss {self.loss:.4f}"
+            f"{self.tally.text(len(self.classes))}"
         )
 
     def worst(self, count: int = 20) -> list[Answer]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.console import percent
 from cconvnet.network import Network, StepResult
 
 
@@ -52,6 +53,11 @@ class Tally:
     def error_top5(self) -> float:
         """Share of images, from 0 to 1, whose right class is not among the five most probable."""
         return self.wrong_top5 / max(1, self.count)
+
+    def text(self, classes: int) -> str:
+        """Return errors and loss as text, without the top-5 error if there are at most 5 classes."""
+        top5 = f"top-5 error {percent(self.error_top5)}, " if classes > 5 else ""
+        return f"top-1 error {percent(self.error_top1)}, {top5}loss {self.mean_loss:.4f}"
 
 
 def evaluate(

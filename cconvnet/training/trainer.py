@@ -33,18 +33,27 @@ from cconvnet.training.time_left import Pace, Stopwatch
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The end of a training: its folder, its ``summary.json``, and the signal that stopped it, if any."""
+    """The end of a training: its folder, its ``summary.json``, and the signal that stopped it, if any.
+
+    Attributes:
+        path: The folder.
+        summary: The contents of ``summary.json``.
+        classes: The number of classes.
+        signal: The signal that stopped it, or None.
+    """
 
     path: Path
     summary: dict[str, Any]
+    classes: int
     signal: int | None = None
 
     def lines(self, resume: str) -> list[str]:
         """Return the last lines for people; `resume` is the command that resumes the run."""
         found, lines = self.summary, []
         if self.signal is None:
+            top5 = f"top 5 {percent(found['test_error_top5'])}, " if self.classes > 5 else ""
             lines.append(
-                f"test error {percent(found['test_error_top1'])}, top 5 {percent(found['test_error_top5'])}, "
+                f"test error {percent(found['test_error_top1'])}, {top5}"
                 f"{found['images_per_second']:,.0f} images/s on {found['device']}, "
                 f"{found['steps']:,} steps in {found['seconds']:,.1f} s"
             )
@@ -138,7 +147,7 @@ class Trainer:
         )
         with self.failures.of_disk():
             self.run.write_summary(found)
-        return Outcome(self.run.path, found, self.stop.signal)
+        return Outcome(self.run.path, found, len(self.settings.classes), self.stop.signal)
 
     def train_epoch(self, batches: data.Loader, tests: data.Loader, last_step: int, options: Options) -> bool:
         """Train the rest of an epoch, test the network, and save it where that is worth it.

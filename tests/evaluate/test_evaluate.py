@@ -258,6 +258,12 @@ def test_answers_are_those_of_the_averages(
     assert f"top-1 error {100 * found.error_top1:.2f}%, " in repr(found)
 
 
+def test_five_classes_have_no_top5_error_to_show() -> None:
+    tally = Tally(loss=10, wrong_top1=2, wrong_top5=1, count=4)
+    assert tally.text(6) == "top-1 error 50.00%, top-5 error 25.00%, loss 2.5000"
+    assert tally.text(5) == "top-1 error 50.00%, loss 2.5000"
+
+
 def test_part_of_the_test_images(saved: list[Path]) -> None:
     trained, noise = load_trained(saved[0], devices=["cpu:0"], batch=4), source()
     numbers = np.arange(1, 45, 5)

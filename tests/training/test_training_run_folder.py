@@ -18,6 +18,7 @@ from cconvnet.devices import Device, machine
 from cconvnet.errors import CheckpointError
 from cconvnet.runs import Run, RunError
 from cconvnet.runs.checkpoint import Folder
+from cconvnet.training.trainer import Outcome
 
 
 def test_a_run_is_not_written_over(unbroken: Path) -> None:
@@ -149,3 +150,20 @@ def test_the_recipes_batch_is_lowered_to_the_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--batch 11 is larger than the 10 training images"):
         run_training(data=str(tmp_path / "pictures"), out=tmp_path / "run2", batch=11)
     assert not (tmp_path / "run2").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "shown"),
+    [(6, "test error 50.00%, top 5 25.00%, 9 images/s"), (5, "test error 50.00%, 9 images/s")],
+)
+def test_the_last_line_has_a_top5_error_if_more_than_five_classes_make_one(classes: int, shown: str) -> None:
+    errors = {"test_error_top1": 0.5, "test_error_top5": 0.25}
+    summary = {
+        **errors,
+        "images_per_second": 9,
+        "device": "cpu:0",
+        "steps": 2,
+        "seconds": 1,
+        "complete": True,
+    }
+    assert Outcome(Path("r"), summary, classes).lines("")[0].startswith(shown)
