@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -102,6 +104,37 @@ def test_every_package_of_the_tree_is_installed() -> None:
     folders = {path.parent for path in (ROOT / "cconvnet").rglob("__init__.py")}
     names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == names
+
+
+def test_a_script_beside_the_checkout_imports_the_package(tmp_path: Path) -> None:
+    """The checkout's folder is called like the package; for Python it is a package without a file."""
+    checkout = tmp_path / "cconvnet"
+    shutil.copytree(
+        ROOT / "cconvnet", checkout / "cconvnet", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    build = f"import setuptools.build_meta as b; b.build_editable({str(tmp_path)!r})"
+    subprocess.run(
+        [sys.executable, "-c", build],
+        cwd=checkout,
+        check=True,
+        capture_output=True,
+        timeout=200,
+        env=os.environ | {"CCONVNET_MODULES": "none"},
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "site-packages", "zip")
+    script = "import site; site.addsitedir('site-packages'); import cconvnet; print(cconvnet.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],  # without the packages of this Python, such as this one
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert Path(done.stdout.strip()) == checkout / "cconvnet" / "__init__.py"
 
 
 def test_the_citation_has_the_keys_of_its_format() -> None:
