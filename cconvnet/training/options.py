@@ -148,8 +148,8 @@ class Options:
     )
     crop: int | None = _option(
         IMAGES,
-        "Side in pixels of the squares that are cut out of images, with --net or --layer-def; the network's "
-        "own if not given, else whole images.",
+        "Side in pixels of the squares that are cut out of images; the network's own if not given, else "
+        "whole images.",
         "PIXELS",
         range=Whole(1, MAX_SIDE),
     )
