@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import math
 import os
@@ -372,6 +373,13 @@ def import_cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
+        try:
+            ctypes.CDLL("libcuda.so.1")
+        except OSError:
+            raise DeviceUnavailable(
+                "no driver of an NVIDIA GPU was found; a cuda device needs it and CuPy, which is missing "
+                f"too: {pip_install('cupy-cuda13x')}"
+            ) from error
         raise DeviceUnavailable(
             f"a cuda device needs CuPy, which is missing: {pip_install('cupy-cuda13x')}"
         ) from error

@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import pytest
 import cconvnet
 from cconvnet import devices
 from cconvnet.devices import modules
+from cconvnet.devices.cuda import import_cupy
 from cconvnet.devices.modules import build_command, load_module, load_onednn
 
 
@@ -99,3 +101,17 @@ def test_a_module_that_was_not_built_is_named_with_the_command_that_builds_it(
     monkeypatch.setattr(modules, "load_onednn", lambda: None)
     module, what = load_module.__wrapped__("cpu")
     assert module.build_kind() == "numpy" and what.endswith(f"to build it: {build_command('cpu')}")
+
+
+def test_a_machine_without_a_gpu_is_not_said_to_need_cupy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: None)
+    with pytest.raises(devices.DeviceUnavailable, match=r"^a cuda device needs CuPy, which is missing: "):
+        import_cupy()
+
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    with pytest.raises(devices.DeviceUnavailable, match=r"^no driver of an NVIDIA GPU was found; .*install"):
+        import_cupy()
