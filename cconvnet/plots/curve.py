@@ -390,8 +390,8 @@ def _log_helps(histories: Sequence[History]) -> bool:
 
 
 def _mark_rates(axes: Any, history: History, how: Curves, color: str | None) -> None:
-    """Draw a vertical line where the learning rate changed; for a single run, with the new rate."""
-    changes = history.rate_changes()[:_MAX_RATES]
+    """Draw a vertical line where the learning rate changed in a step; for a single run, with the new rate."""
+    changes = history.rate_steps()[:_MAX_RATES]
     named = color is None and 0 < len(changes) <= _MAX_NAMED_RATES
     if named:
         axes.set_title(axes.get_title(loc="left"), pad=22)

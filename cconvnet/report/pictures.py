@@ -43,7 +43,7 @@ def curves(history: History) -> Markup:
         )
         for panel in ("loss", "error")
     ]
-    changed = " Dotted lines: the learning rate changed." if history.rate_changes() else ""
+    changed = " Dotted lines: the learning rate changed." if history.rate_steps() else ""
     return join(
         [
             tag("p", f"{words}.{changed}", class_="faint"),

@@ -27,7 +27,7 @@ _MAX_SKIPPED = 20
 
 def log(history: History) -> Markup:
     """Show loss and errors of epochs, and the changes of the learning rate."""
-    epochs, rates = history.epochs, history.rate_changes()
+    epochs, rates = history.epochs, history.rate_steps()
     parts: list[Markup] = []
     if rates:
         first = f"{history.steps['lr'][0]:g}"

@@ -20,6 +20,9 @@ Array = np.ndarray[Any, Any]
 # the first five.
 TOP5_FROM = 11
 
+# A rate that changes in so many lines of the log in a row follows a curve: a warm-up or a schedule.
+_CURVE_FROM = 4
+
 X_AXES = ("epoch", "step", "seconds")
 
 _STEP = ("step", "epoch", "loss", "train_error_top1", "lr", "images_per_second")
@@ -144,6 +147,13 @@ class History:
         """Return the changes of the learning rate: the index of the first step line with it, and the rate."""
         rates = self.steps["lr"]
         return [(int(i), float(rates[i])) for i in np.flatnonzero(np.diff(rates)) + 1]
+
+    def rate_steps(self) -> list[tuple[int, float]]:
+        """Return the changes of the learning rate without those along a curve, such as a warm-up."""
+        changes = self.rate_changes()
+        indices = np.array([index for index, _ in changes], int)
+        groups = np.split(np.arange(len(indices)), np.flatnonzero(np.diff(indices) > 1) + 1)
+        return [changes[i] for group in groups if len(group) < _CURVE_FROM for i in group]
 
     def rate_position(self, index: int, x: str) -> float:
         """Return the position on an axis from which on the rate of step line `index` applied.
