@@ -133,8 +133,10 @@ class Trainer:
                 self.reporter.say(f"nothing left to train: {progress.step:,} of {last_step:,} steps are done")
             self.pace.expect_test(progress.test_seconds)
             self.display.begin(last_step)
-            while progress.epoch < epochs and self.train_epoch(batches, tests, last_step, options):
-                pass
+            # After the last step of an epoch its test may still be missing.
+            goes_on = progress.step < last_step or progress.step_in_epoch == self.steps_per_epoch
+            while goes_on and progress.epoch < epochs:
+                goes_on = self.train_epoch(batches, tests, last_step, options)
             if progress.step != self.checkpoints.saved_step:
                 self.checkpoints.save()
             if not self.stop and (progress.last_test or {}).get("step") != progress.step:

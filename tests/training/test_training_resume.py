@@ -108,6 +108,15 @@ def test_a_finished_run_has_nothing_left(unbroken: Path) -> None:
     assert "nothing left to train: 90 of 90 steps are done" in listener.lines
 
 
+def test_steps_that_are_done_are_not_exceeded(tmp_path: Path) -> None:
+    """In the middle of an epoch a resumed run must not train a step more than it is asked for."""
+    out, listener = tmp_path / "run", Listener()
+    run_training(out=out, steps=7)
+    resume(out, listener, steps=5)
+    assert "nothing left to train: 7 of 5 steps are done" in listener.lines
+    assert Folder(out / "checkpoints").files()[-1].name == "step-00000007.safetensors"
+
+
 def test_more_epochs_go_on(tmp_path: Path) -> None:
     run_training(out=tmp_path / "long", epochs=3)
     run_training(out=tmp_path / "run", epochs=1)
