@@ -16,13 +16,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import pathlib
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 # The folder named here contains other builds of the modules, such as instrumented ones; they come first.
-if "CCONVNET_MODULE_PATH" in os.environ:
-    __path__.insert(0, os.environ["CCONVNET_MODULE_PATH"])
+if _folder := os.environ.get("CCONVNET_MODULE_PATH"):
+    # Without this the package's own modules would run in place of them, unnoticed.
+    if not any(pathlib.Path(_folder).glob("_*")):
+        raise ImportError(f"CCONVNET_MODULE_PATH={_folder} contains no compiled module")
+    __path__.insert(0, _folder)
 
 if TYPE_CHECKING:
     from cconvnet import data, nets, ops

@@ -7,7 +7,9 @@ import importlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,3 +117,20 @@ def test_a_machine_without_a_gpu_is_not_said_to_need_cupy_alone(monkeypatch: pyt
     monkeypatch.setattr(ctypes, "CDLL", absent)
     with pytest.raises(devices.DeviceUnavailable, match=r"^no driver of an NVIDIA GPU was found; .*install"):
         import_cupy()
+
+
+@pytest.mark.parametrize("folder", ["absent", "empty"])
+def test_a_module_path_without_modules_is_refused(folder: str, tmp_path: Path) -> None:
+    """The package's own modules would run unnoticed, and a sanitizer find nothing."""
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", "import cconvnet"],
+        cwd=tmp_path,
+        env=os.environ | {"CCONVNET_MODULE_PATH": folder},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"ImportError: CCONVNET_MODULE_PATH={folder} contains no compiled module" in done.stderr
