@@ -162,15 +162,18 @@ check-long: $(VENV)/.requirements  ## run all tests, the slow ones too: 3,000 ra
 	@$(call build,$(CCONVNET_MODULES),.installed-dev)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' --override-ini faulthandler_timeout=10800 $(ARGS)
 
+# What they write is committed.
+GENERATORS := problem_stubs training_keywords reference
+
 lint: $(VENV)/.requirements  ## ruff, mypy, clang-format and fresh references, changing nothing
 	@$(call build,base,.installed-dev)
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
-	@$(VENV)/bin/python tools/problem_stubs.py --check && $(VENV)/bin/python tools/reference.py --check
+	@for tool in $(GENERATORS); do $(VENV)/bin/python tools/$$tool.py --check || exit 1; done
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
 format: $(VENV)/.requirements  ## format every source file, and write the reference in docs/
 	@$(call build,base,.installed-dev)
-	@$(VENV)/bin/python tools/problem_stubs.py && $(VENV)/bin/python tools/reference.py
+	@for tool in $(GENERATORS); do $(VENV)/bin/python tools/$$tool.py || exit 1; done
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format -i
 

@@ -25,8 +25,8 @@ class TrainingKeywords(TypedDict, total=False):
     """Number of processes that decode images; chosen automatically if not given."""
 
     crop: int | None
-    """Side in pixels of the squares that are cut out of images, with net or layer_def; the network's own
-    if not given, else whole images.
+    """Side in pixels of the squares that are cut out of images; the network's own if not given, else whole
+    images.
     """
 
     random_crop: bool | None

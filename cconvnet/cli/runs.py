@@ -31,6 +31,8 @@ from cconvnet.system.outputs import check_output
 if TYPE_CHECKING:
     from cconvnet.runs.overview import Overview
 
+MAX_DAYS = 36_600.0  # a century
+
 
 class _Listing(Group):
     """A group whose command ``list`` may be left out."""
@@ -175,7 +177,7 @@ def prune(
         typer.Option(
             help="Remove a whole run only if nothing was written to it for so many days.",
             metavar="DAYS",
-            callback=real(low=0),
+            callback=real(low=0, high=MAX_DAYS),
         ),
     ] = 7.0,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,

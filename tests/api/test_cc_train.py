@@ -171,9 +171,9 @@ def test_a_run_is_repeated_by_its_folder(tmp_path: Path) -> None:
 
 def test_the_keywords_are_the_options() -> None:
     command = [sys.executable, str(ROOT / "tools" / "training_keywords.py"), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [*ARGUMENTS, *typing.get_type_hints(TrainingKeywords)].sort() == [*DESCRIPTIONS].sort()
+    assert sorted([*ARGUMENTS, *typing.get_type_hints(TrainingKeywords)]) == sorted(DESCRIPTIONS)
 
 
 def test_help_lists_every_keyword_with_its_type_and_meaning() -> None:

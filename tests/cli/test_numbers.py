@@ -120,7 +120,7 @@ NEEDED = {
 # A 0 that means something.
 ZERO_IS_LEGITIMATE = {
     *("--seed", "--workers", "--warmup", "--warmup-from", "--color-noise", "--pad", "--momentum"),
-    "--weight-decay",
+    *("--weight-decay", "--older-than"),
 }
 
 HUGE = "1" + 30 * "0"

@@ -223,5 +223,7 @@ def test_no_library_is_imported() -> None:
     code = (
         "import sys; from cconvnet import ops; print({'torch', 'jax', 'ml_dtypes', 'cupy'} & {*sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200
+    )
     assert done.stdout.strip() == "set()"

@@ -95,8 +95,12 @@ def test_programs_print_what_a_page_shows(output: Block, tmp_path: Path) -> None
         text = text.replace(use["old"], use["new"] or "")
     (tmp_path / use[2]).write_text(text, encoding="utf-8")
     flags = ["-std=c++17", "-O0", "-DCCONVNET_EMULATOR", f"-I{ROOT / 'kernels'}", "-x", "c++"]
-    subprocess.run([*COMPILER.split(), *flags, use[2], "-o", "program"], cwd=tmp_path, check=True)
-    done = subprocess.run(["./program"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    subprocess.run(
+        [*COMPILER.split(), *flags, use[2], "-o", "program"], cwd=tmp_path, check=True, timeout=200
+    )
+    done = subprocess.run(
+        ["./program"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200
+    )
     if use[1] == "prints":
         # The sign of a NaN is the processor's choice.
         assert done.stdout.replace("-nan", "nan") == output.text.replace("-nan", "nan")

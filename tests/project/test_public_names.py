@@ -17,7 +17,9 @@ def test_the_import_alone_imports_no_numpy() -> None:
         "print(*sorted({'numpy', 'cconvnet.nets', 'cconvnet.ops', 'torch'} & set(sys.modules))); "
         "print('image' in dir(cconvnet)); cconvnet.image(8, 8, 1); print('numpy' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=200
+    )
     assert done.stdout.split("\n") == ["", "True", "False", ""]
 
 

@@ -32,6 +32,7 @@ def _pytest(folder: Path, *arguments: str, ignoring: bool = False) -> subprocess
     """Run pytest over a folder's tests with this suite's conftest.py and settings."""
     for file in (TESTS / "conftest.py", TESTS.parent / "pyproject.toml"):
         shutil.copy(file, folder)
+    shutil.copytree(TESTS / "helpers", folder / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, str(folder)]
     return subprocess.run(
         command,
