@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.commands import run, succeed
+from helpers.commands import run, succeed, succeed_here
 
 from cconvnet import nets
 
@@ -141,7 +141,7 @@ cli.main()
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_what_and_how(command: str) -> None:
-    text = succeed(*command.split(), "--help")
+    text = succeed_here(*command.split(), "--help")
     assert f"Usage: cconvnet {command}" in text
     if command != "bench":
         assert "Example" in text

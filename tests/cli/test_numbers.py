@@ -103,6 +103,8 @@ def numeric_options() -> Iterator[tuple[tuple[str, ...], str, type]]:
 
 
 NUMERIC = list(numeric_options())
+# Built once: typer builds all commands anew for each command line.
+COMMANDS = typer.main.get_command(cli.app)
 
 # What a command needs to be read at all; none of it exists, so that no work is begun.
 NEEDED = {
@@ -141,6 +143,7 @@ def test_every_numeric_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.commands, "app", COMMANDS)
     texts = ["nan", "inf", "-inf", "-1", "0", "1e999", "²", "", HUGE, "1" + 400 * "0", "x"]
     for text in texts:
         if text == "0" and option in ZERO_IS_LEGITIMATE:
