@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 RECORD = Path(__file__).with_name("durations.json")
-QUICK_SECONDS = 0.1  # for each case of a test
+QUICK_SECONDS = 0.04  # for each case of a test
 SHORTEST_RECORDED = 0.02
 
 

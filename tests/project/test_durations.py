@@ -21,7 +21,9 @@ def items(*names: str) -> Any:
 def test_a_quick_run_leaves_out_what_is_recorded_as_slow(tmp_path: Path, monkeypatch: Any) -> None:
     record = tmp_path / "durations.json"
     record.write_text(
-        json.dumps({"seconds": 90, "count": 3, "tests": {"a.py::slow": 0.5, "a.py::fair": 0.1}})
+        json.dumps(
+            {"seconds": 90, "count": 3, "tests": {"a.py::slow": 0.5, "a.py::fair": durations.QUICK_SECONDS}}
+        )
     )
     monkeypatch.setattr(durations, "RECORD", record)
     given = items("a.py::slow[cpu:0]", "a.py::fair[1]", "b.py::unknown", "a.py::slow")
