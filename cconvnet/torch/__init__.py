@@ -21,8 +21,9 @@ Rules for every function:
   ``torch.autograd.gradcheck``.
 - Gradients can be taken once. A second derivative raises PyTorch's ``RuntimeError``.
 
-Modules: ``layout`` (shapes and memory), ``products`` (convolutions, local and linear layers), ``pooling``,
-``normalisation``, ``elementwise`` (activations, dropout, maximum), ``cost`` (cross-entropy).
+Modules: ``layout`` (shapes and memory), ``function`` (gradients of operations), ``products`` (convolutions,
+local and linear layers), ``pooling``, ``normalisation``, ``elementwise`` (activations, dropout, maximum),
+``cost`` (cross-entropy).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,55 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from cconvnet import ops
 from cconvnet.devices import Device
+from cconvnet.torch.function import unary
 from cconvnet.torch.layout import flat, from_images, images
-
-
-class _Relu(torch.autograd.Function):
-    """relu_forward, and its gradient from the output."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, device: str | Device | None) -> Any:
-        y = ops.relu_forward(x.detach(), device=device)
-        ctx.save_for_backward(y)
-        ctx.device = device
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        (y,) = ctx.saved_tensors
-        return ops.relu_backward(y.detach(), dy.detach().contiguous(), device=ctx.device), None
-
-
-class _Neuron(torch.autograd.Function):
-    """neuron_forward, and its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, settings: dict[str, Any]) -> Any:
-        y = ops.neuron_forward(x.detach(), **settings)
-        ctx.save_for_backward(x, y)
-        ctx.settings = settings
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        x, y = (tensor.detach() for tensor in ctx.saved_tensors)
-        return ops.neuron_backward(x, y, dy.detach().contiguous(), **ctx.settings), None
-
-
-class _Dropout(torch.autograd.Function):
-    """dropout, whose gradient is the same call."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, settings: dict[str, Any]) -> Any:
-        ctx.settings = settings
-        return ops.dropout(x.detach(), **settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        return ops.dropout(dy.detach().contiguous(), **ctx.settings), None
 
 
 class _Maximum(torch.autograd.Function):
@@ -89,7 +43,8 @@ def _shaped(y: Any, permuted: bool) -> Any:
 def relu(input: Any, *, device: str | Device | None = None) -> Any:
     """Return ``max(0, input)`` of a tensor of any shape; its gradient at 0 is 0."""
     x, permuted = flat(input)
-    return _shaped(_Relu.apply(x, device), permuted)
+    forward, backward = partial(ops.relu_forward, device=device), partial(ops.relu_backward, device=device)
+    return _shaped(unary(x, forward, backward, keeps="y"), permuted)
 
 
 def neuron(
@@ -109,8 +64,9 @@ def neuron(
         ValueError: There is no such function.
     """
     x, permuted = flat(input)
-    settings = {"neuron": neuron, "a": a, "b": b, "device": device}
-    return _shaped(_Neuron.apply(x, settings), permuted)
+    settings: dict[str, Any] = {"neuron": neuron, "a": a, "b": b, "device": device}
+    forward, backward = partial(ops.neuron_forward, **settings), partial(ops.neuron_backward, **settings)
+    return _shaped(unary(x, forward, backward, keeps="xy"), permuted)
 
 
 def tanh(input: Any, *, device: str | Device | None = None) -> Any:
@@ -158,10 +114,10 @@ def dropout(
     if seed is None:
         seed = int(torch.randint(2**63 - 1, ()))
     x = images("input", input) if input.dim() == 4 else input.contiguous()
-    settings = {
-        "keep": 1 - p, "scale": 1 / (1 - p), "seed": seed, "subsequence": subsequence, "device": device,
-    }  # fmt: skip
-    return _shaped(_Dropout.apply(x, settings), input.dim() == 4)
+    masked = partial(
+        ops.dropout, keep=1 - p, scale=1 / (1 - p), seed=seed, subsequence=subsequence, device=device
+    )
+    return _shaped(unary(x, masked, masked), input.dim() == 4)  # the gradient is the same call
 
 
 def maximum(input: Any, other: Any, *, device: str | Device | None = None) -> Any:

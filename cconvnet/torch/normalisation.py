@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-
-import torch
-from torch.autograd.function import once_differentiable
 
 from cconvnet import ops
 from cconvnet.devices import Device
+from cconvnet.torch.function import unary
 from cconvnet.torch.layout import from_images, images
-
-
-class _ResponseNorm(torch.autograd.Function):
-    """lrn_forward of x[N,H,W,C], and its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, settings: dict[str, Any]) -> Any:
-        ctx.save_for_backward(x)
-        ctx.settings = settings
-        return ops.lrn_forward(x.detach(), **settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        (x,) = ctx.saved_tensors
-        return ops.lrn_backward(x.detach(), dy.detach().contiguous(), **ctx.settings), None
-
-
-class _ContrastNorm(torch.autograd.Function):
-    """contrast_norm_forward of x[N,H,W,C], and its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, settings: dict[str, Any]) -> Any:
-        ctx.save_for_backward(x)
-        ctx.settings = settings
-        return ops.contrast_norm_forward(x.detach(), **settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        (x,) = ctx.saved_tensors
-        return ops.contrast_norm_backward(x.detach(), dy.detach().contiguous(), **ctx.settings), None
 
 
 def local_response_norm(
@@ -66,11 +33,12 @@ def local_response_norm(
     Raises:
         ValueError: A shape or an argument is wrong; the text names it.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "size": size, "alpha": alpha, "beta": beta, "k": k, "groups": groups, "region": region,
         "average": True, "device": device,
     }  # fmt: skip
-    return from_images(_ResponseNorm.apply(images("input", input), settings))
+    forward, backward = partial(ops.lrn_forward, **settings), partial(ops.lrn_backward, **settings)
+    return from_images(unary(images("input", input), forward, backward, keeps="x"))
 
 
 def contrast_norm(
@@ -92,5 +60,7 @@ def contrast_norm(
     Raises:
         ValueError: A shape or an argument is wrong; the text names it.
     """
-    settings = {"size": size, "alpha": alpha, "beta": beta, "k": k, "device": device}
-    return from_images(_ContrastNorm.apply(images("input", input), settings))
+    settings: dict[str, Any] = {"size": size, "alpha": alpha, "beta": beta, "k": k, "device": device}
+    forward = partial(ops.contrast_norm_forward, **settings)
+    backward = partial(ops.contrast_norm_backward, **settings)
+    return from_images(unary(images("input", input), forward, backward, keeps="x"))

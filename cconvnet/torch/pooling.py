@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-
-import torch
-from torch.autograd.function import once_differentiable
 
 from cconvnet import ops
 from cconvnet.devices import Device
 from cconvnet.ops import Pair
+from cconvnet.torch.function import unary
 from cconvnet.torch.layout import from_images, images, pair
-
-
-class _MaxPool(torch.autograd.Function):
-    """maxpool_forward of x[N,H,W,C], and its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, settings: dict[str, Any]) -> Any:
-        y = ops.maxpool_forward(x.detach(), **settings)
-        ctx.save_for_backward(x, y)
-        ctx.settings = settings
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        x, y = (tensor.detach() for tensor in ctx.saved_tensors)
-        return ops.maxpool_backward(x, y, dy.detach().contiguous(), **ctx.settings), None
-
-
-class _AveragePool(torch.autograd.Function):
-    """avgpool_forward of x[N,H,W,C], and its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, settings: dict[str, Any]) -> Any:
-        ctx.shape, ctx.settings = x.shape, settings
-        return ops.avgpool_forward(x.detach(), **settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        return ops.avgpool_backward(dy.detach().contiguous(), ctx.shape, **ctx.settings), None
 
 
 def max_pool2d(
@@ -65,7 +33,9 @@ def max_pool2d(
         ValueError: A shape or an argument is wrong; the text names it.
     """
     x = images("input", input)
-    return from_images(_MaxPool.apply(x, _settings(x, kernel_size, stride, padding, ceil_mode, device)))
+    settings = _settings(x, kernel_size, stride, padding, ceil_mode, device)
+    forward, backward = partial(ops.maxpool_forward, **settings), partial(ops.maxpool_backward, **settings)
+    return from_images(unary(x, forward, backward, keeps="xy"))
 
 
 def avg_pool2d(
@@ -88,7 +58,10 @@ def avg_pool2d(
     """
     x = images("input", input)
     settings = _settings(x, kernel_size, stride, padding, ceil_mode, device)
-    return from_images(_AveragePool.apply(x, {**settings, "count_padding": count_include_pad}))
+    settings["count_padding"] = count_include_pad
+    forward = partial(ops.avgpool_forward, **settings)
+    backward = partial(ops.avgpool_backward, x_shape=x.shape, **settings)
+    return from_images(unary(x, forward, backward))
 
 
 def _settings(

@@ -2,124 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-
-import torch
-from torch.autograd.function import once_differentiable
 
 from cconvnet import ops
 from cconvnet.devices import Device
 from cconvnet.ops import Padding, Pair
+from cconvnet.torch.function import product
 from cconvnet.torch.layout import check_axis, floats, from_images, images, pair
-
-
-class _Convolution(torch.autograd.Function):
-    """conv_fprop of x[N,H,W,C] and w[K,R,S,C/groups], and its gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, w: Any, bias: Any, settings: dict[str, Any]) -> Any:
-        ctx.save_for_backward(x, w)
-        ctx.settings = settings
-        return ops.conv_fprop(x.detach(), w.detach(), _detached(bias), **settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        x, w = (tensor.detach() for tensor in ctx.saved_tensors)
-        dy, settings, needed = dy.detach().contiguous(), ctx.settings, ctx.needs_input_grad
-        device = settings["device"]
-        return (
-            ops.conv_dgrad(dy, w, x.shape, **settings) if needed[0] else None,
-            ops.conv_wgrad(x, dy, tuple(w.shape[1:3]), **settings).to(w.dtype) if needed[1] else None,
-            ops.bias_grad(dy, device=device) if needed[2] else None,
-            None,
-        )
-
-
-class _TransposedConvolution(torch.autograd.Function):
-    """conv_dgrad of x[N,P,Q,K] and w[K,R,S,C/groups], and its gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, w: Any, y_shape: tuple[int, ...], settings: dict[str, Any]) -> Any:
-        ctx.save_for_backward(x, w)
-        ctx.settings = settings
-        return ops.conv_dgrad(x.detach(), w.detach(), y_shape, **settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        x, w = (tensor.detach() for tensor in ctx.saved_tensors)
-        dy, settings, needed = dy.detach().contiguous(), ctx.settings, ctx.needs_input_grad
-        return (
-            ops.conv_fprop(dy, w, **settings) if needed[0] else None,
-            ops.conv_wgrad(dy, x, tuple(w.shape[1:3]), **settings).to(w.dtype) if needed[1] else None,
-            None,
-            None,
-        )
-
-
-class _Bias(torch.autograd.Function):
-    """bias_add of x[..., K], and the gradient of the bias."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, bias: Any, device: str | Device | None) -> Any:
-        ctx.device = device
-        return ops.bias_add(x.detach(), bias.detach(), device=device)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        dy = dy.detach().contiguous()
-        return dy, ops.bias_grad(dy, device=ctx.device) if ctx.needs_input_grad[1] else None, None
-
-
-class _Local(torch.autograd.Function):
-    """local_fprop of x[N,H,W,C] and w[P,Q,K,R,S,C/groups], and its gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, w: Any, bias: Any, settings: dict[str, Any]) -> Any:
-        ctx.save_for_backward(x, w)
-        ctx.settings = settings
-        return ops.local_fprop(x.detach(), w.detach(), _detached(bias), **settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        x, w = (tensor.detach() for tensor in ctx.saved_tensors)
-        dy, settings, needed = dy.detach().contiguous(), ctx.settings, ctx.needs_input_grad
-        rows = dy.reshape(len(dy), -1)
-        return (
-            ops.local_dgrad(dy, w, x.shape, **settings) if needed[0] else None,
-            ops.local_wgrad(x, dy, tuple(w.shape[3:5]), **settings).to(w.dtype) if needed[1] else None,
-            ops.bias_grad(rows, device=settings["device"]).reshape(w.shape[:3]) if needed[2] else None,
-            None,
-        )
-
-
-class _Linear(torch.autograd.Function):
-    """fc_fprop of x[N,C] and w[K,C], and its gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, w: Any, bias: Any, settings: dict[str, Any]) -> Any:
-        ctx.save_for_backward(x, w)
-        ctx.settings = settings
-        return ops.fc_fprop(x.detach(), w.detach(), _detached(bias), **settings)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Any) -> Any:
-        x, w = (tensor.detach() for tensor in ctx.saved_tensors)
-        dy, settings, needed = dy.detach().contiguous(), ctx.settings, ctx.needs_input_grad
-        return (
-            ops.fc_dgrad(dy, w, **settings) if needed[0] else None,
-            ops.fc_wgrad(x, dy, **settings).to(w.dtype) if needed[1] else None,
-            ops.bias_grad(dy, device=settings["device"]) if needed[2] else None,
-            None,
-        )
-
-
-def _detached(tensor: Any) -> Any:
-    return None if tensor is None else tensor.detach()
 
 
 def conv2d(
@@ -144,14 +34,24 @@ def conv2d(
         ValueError: A shape or an argument is wrong; the text names it.
     """
     sides = _padding(padding, pair(stride), pair(dilation), tuple(weight.shape[2:]))
-    settings = {
+    settings: dict[str, Any] = {
         "stride": stride, "padding": sides, "dilation": dilation, "groups": groups, "precision": precision,
         "device": device,
     }  # fmt: skip
     x, w = images("input", input), images("weight", weight)
     if groups > 0:
         check_axis("weight", weight, 1, input.shape[1] // groups, "[K,C/groups,R,S]")
-    return from_images(_Convolution.apply(x, w, floats(bias), settings))
+    shape, window = x.shape, tuple(w.shape[1:3])
+    y = product(
+        x,
+        w,
+        floats(bias),
+        partial(ops.conv_fprop, **settings),
+        lambda dy, w: ops.conv_dgrad(dy, w, shape, **settings),
+        lambda x, dy: ops.conv_wgrad(x, dy, window, **settings),
+        partial(ops.bias_grad, device=device),
+    )
+    return from_images(y)
 
 
 def _padding(padding: Pair | str, stride: Pair, dilation: Pair, window: tuple[int, ...]) -> Padding:
@@ -206,12 +106,26 @@ def conv_transpose2d(
             x.shape[1:3], steps, pair(padding), pair(dilation), w.shape[1:3], extra, strict=True
         )
     )
-    settings = {
+    settings: dict[str, Any] = {
         "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "precision": precision,
         "device": device,
     }  # fmt: skip
-    y = _TransposedConvolution.apply(x, w, (len(x), *sides, w.shape[3] * groups), settings)
-    return from_images(y if bias is None else _Bias.apply(y, floats(bias), device))
+    shape, window = (len(x), *sides, w.shape[3] * groups), tuple(w.shape[1:3])
+
+    def forward(x: Any, w: Any, bias: Any) -> Any:
+        y = ops.conv_dgrad(x, w, shape, **settings)
+        return y if bias is None else ops.bias_add(y, bias, device=device)
+
+    y = product(
+        x,
+        w,
+        floats(bias),
+        forward,
+        partial(ops.conv_fprop, **settings),
+        lambda x, dy: ops.conv_wgrad(dy, x, window, **settings),
+        partial(ops.bias_grad, device=device),
+    )
+    return from_images(y)
 
 
 def local2d(
@@ -242,10 +156,20 @@ def local2d(
         check_axis("weight", weight, 3, input.shape[1] // groups, "[P,Q,K,C/groups,R,S]")
     if bias is not None:
         bias = floats(bias).permute(1, 2, 0).contiguous()
-    settings = {
+    settings: dict[str, Any] = {
         "stride": stride, "padding": padding, "groups": groups, "precision": precision, "device": device,
     }  # fmt: skip
-    return from_images(_Local.apply(x, w, bias, settings))
+    shape, outputs, window = x.shape, w.shape[:3], tuple(w.shape[3:5])
+    y = product(
+        x,
+        w,
+        bias,
+        partial(ops.local_fprop, **settings),
+        lambda dy, w: ops.local_dgrad(dy, w, shape, **settings),
+        lambda x, dy: ops.local_wgrad(x, dy, window, **settings),
+        lambda dy: ops.bias_grad(dy.reshape(len(dy), -1), device=device).reshape(outputs),
+    )
+    return from_images(y)
 
 
 def linear(
@@ -266,6 +190,14 @@ def linear(
     """
     check_axis("weight", weight, 1, input.shape[-1], "[K,C]")
     rows = input.reshape(-1, input.shape[-1]).contiguous()
-    settings = {"precision": precision, "device": device}
-    y = _Linear.apply(rows, weight.contiguous(), floats(bias), settings)
+    settings: dict[str, Any] = {"precision": precision, "device": device}
+    y = product(
+        rows,
+        weight.contiguous(),
+        floats(bias),
+        partial(ops.fc_fprop, **settings),
+        partial(ops.fc_dgrad, **settings),
+        partial(ops.fc_wgrad, **settings),
+        partial(ops.bias_grad, device=device),
+    )
     return y.reshape(*input.shape[:-1], len(weight))
