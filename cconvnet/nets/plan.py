@@ -14,21 +14,12 @@ from cconvnet.nets.recipe import InputSpec
 from cconvnet.nets.shapes import Shape, check_layer, output_shape
 from cconvnet.nets.specs import (
     DATA,
-    BlurSpec,
-    ContrastNormSpec,
-    DropoutSpec,
+    SPLIT_BY_CHANNEL,
     LayerSpec,
-    LrnSpec,
-    MaxSpec,
     NeuronSpec,
-    PoolSpec,
-    SumSpec,
     WeightedSpec,
 )
 from cconvnet.nets.values import Pair
-
-# Layers that compute each channel from itself alone, or within groups: behind a split layer they are split.
-_FOLLOW_SPLITS = (NeuronSpec, PoolSpec, LrnSpec, ContrastNormSpec, DropoutSpec, SumSpec, MaxSpec, BlurSpec)
 
 _created = itertools.count()
 
@@ -83,7 +74,7 @@ def new_node(
     else:
         name = plan.new_name(base)
     before = inputs[0].spec
-    follows = issubclass(kind, _FOLLOW_SPLITS) and before is not None and before.split
+    follows = issubclass(kind, SPLIT_BY_CHANNEL) and before is not None and before.split
     spec = kind(
         name=name,
         inputs=tuple(plan.names[node] for node in inputs),

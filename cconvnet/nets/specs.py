@@ -456,6 +456,9 @@ LAYER_TYPES: dict[str, type[LayerSpec]] = {
     )
 }
 
+# Each channel depends on itself alone, or on its group: split, a tower reads nothing of the others.
+SPLIT_BY_CHANNEL = (NeuronSpec, PoolSpec, LrnSpec, ContrastNormSpec, DropoutSpec, SumSpec, MaxSpec, BlurSpec)
+
 
 def chain(*layers: LayerSpec) -> tuple[LayerSpec, ...]:
     """Return the layers in a chain: one without inputs reads the layer before it, the first the images."""

@@ -13,25 +13,18 @@ from cconvnet.nets.recipe import NetSpec
 from cconvnet.nets.shapes import Shape, fan_in, output_shape, plain_init, shapes
 from cconvnet.nets.specs import (
     DATA,
-    BlurSpec,
-    ContrastNormSpec,
-    DropoutSpec,
+    SPLIT_BY_CHANNEL,
     FcSpec,
     FilterSpec,
     LayerSpec,
     LrnSpec,
-    MaxSpec,
-    NeuronSpec,
     PoolSpec,
     SoftmaxCostSpec,
-    SumSpec,
     WeightedSpec,
 )
 from cconvnet.nets.values import Pair
 
 _Weighted = FilterSpec | FcSpec
-# Layers that compute each channel from itself alone, so that a tower reads nothing of the others.
-_BY_CHANNEL = (NeuronSpec, PoolSpec, ContrastNormSpec, DropoutSpec, SumSpec, MaxSpec, BlurSpec)
 
 
 # ---- towers --------------------------------------------------------------------------------------------
@@ -134,7 +127,7 @@ def _towers(
                 f"another tower, not {layer.groups}"
             )
         values = {"groups": layer.groups // count}
-    elif not isinstance(layer, (LrnSpec, *_BY_CHANNEL)):
+    elif not isinstance(layer, SPLIT_BY_CHANNEL):
         raise ValueError(f"layer {layer.name}: a {layer.type} cannot be split")
     if any(len(parts.get(name, ())) != count for name in layer.inputs):
         raise ValueError(f"layer {layer.name}: is split, so its inputs must be")
