@@ -10,7 +10,7 @@ from typing import Any
 
 from cconvnet import plots
 from cconvnet.api.conversion import options_of
-from cconvnet.console import Reporter, reporter
+from cconvnet.console import reporter
 from cconvnet.data.datasets import Arrays
 from cconvnet.training.session import train
 from cconvnet.training.stopping import Interrupts, Terminated
@@ -40,7 +40,9 @@ def run_session(
         except Terminated:  # before the first step; the signal does what it would have done
             signal.raise_signal(stop.signal or signal.SIGTERM)
             raise
-        _draw(outcome, report)
+        # matplotlib's settings belong to the process: another thread must not change them meanwhile.
+        if outcome.signal is None and threading.current_thread() is threading.main_thread():
+            plots.into_run(outcome.path, report.say)
         report.end()
         for line in outcome.lines(f"cc.train(resume={str(outcome.path)!r})"):
             report.say(line)
@@ -67,14 +69,3 @@ def arrays_of(
             f"data must be a path, (x, y) or ((x, y), (x_test, y_test)), not {type(data).__name__}"
         )
     return None
-
-
-def _draw(outcome: Outcome, report: Reporter) -> None:
-    """Draw the training curve into the run's folder."""
-    # matplotlib's settings belong to the process: another thread must not change them meanwhile.
-    if outcome.signal is not None or threading.current_thread() is not threading.main_thread():
-        return
-    try:
-        plots.curve(outcome.path, outcome.path / "curve.png")
-    except (plots.PlotError, OSError) as error:
-        report.say(f"curve.png was not drawn: {error}")

@@ -35,10 +35,7 @@ def train(
             with reporter(quiet=quiet) as report:
                 outcome = run_training(options, report, stop)
             if outcome.signal is None:
-                try:
-                    plots.curve(outcome.path, outcome.path / "curve.png")
-                except (plots.PlotError, OSError) as error:
-                    report.say(f"curve.png was not drawn: {error}")
+                plots.into_run(outcome.path, report.say)
     except Terminated as stopped:
         where = f"; to resume: {resume_command(stopped.path)}" if stopped.path else ""
         report.say(f"stopped before the first step{where}")

@@ -10,7 +10,7 @@ picture: curve, filters, predictions, activations, timeline, augmentation.
 from __future__ import annotations
 
 from cconvnet.plots.activations import activations
-from cconvnet.plots.curve import Curves, curve, draw, follow
+from cconvnet.plots.curve import Curves, curve, draw, follow, into_run
 from cconvnet.plots.figures import PlotError, check, drawn, figure, save
 from cconvnet.plots.filters import filters
 from cconvnet.plots.predictions import predictions
@@ -27,6 +27,7 @@ __all__ = [
     "figure",
     "filters",
     "follow",
+    "into_run",
     "predictions",
     "save",
     "timeline",

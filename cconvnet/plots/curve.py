@@ -68,6 +68,14 @@ def curve(runs: Path | Sequence[Path], out: Path, how: Curves | None = None) -> 
     draw([History(path) for path in dict.fromkeys(paths)], out, how or Curves())
 
 
+def into_run(run: Path, say: Callable[[str], None]) -> None:
+    """Draw the curve of a run that has ended into its folder, or report the reason why it cannot be drawn."""
+    try:
+        curve(run, run / "curve.png")
+    except (PlotError, OSError) as error:
+        say(f"curve.png was not drawn: {error}")
+
+
 def follow(
     runs: Sequence[Path],
     out: Path,

@@ -11,5 +11,5 @@ import pytest
 def curves() -> Iterator[pytest.MonkeyPatch]:
     """Leave out the training curve at the end of each training, which takes as long as the training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cconvnet.api.session._draw", lambda outcome, report: None)
+        patch.setattr("cconvnet.plots.into_run", lambda run, say: None)
         yield patch

@@ -17,8 +17,8 @@ from helpers.training import assert_same_run, log_without_times
 from PIL import Image
 
 import cconvnet as cc
-from cconvnet import runs
-from cconvnet.api import TrainingKeywords, session
+from cconvnet import plots, runs
+from cconvnet.api import TrainingKeywords
 from cconvnet.api.conversion import ARGUMENTS, in_python, options_of
 from cconvnet.data import DataError
 from cconvnet.data.datasets import digits
@@ -28,7 +28,7 @@ from cconvnet.training.options import DESCRIPTIONS, Options
 
 ROOT = Path(__file__).resolve().parents[2]
 X, Y = digits.load()
-DRAW = session._draw
+DRAW = plots.into_run
 SHORT: dict[str, Any] = {"epochs": 1, "batch": 32, "seed": 5, "devices": "cpu:0", "quiet": True}
 
 
@@ -56,7 +56,7 @@ def command_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_of_python_is_that_of_the_command(command_run: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as drawn:
-        drawn.setattr("cconvnet.api.session._draw", DRAW)
+        drawn.setattr("cconvnet.plots.into_run", DRAW)
         run = cc.train(out=tmp_path / "run", **SHORT)
     assert run.path == tmp_path / "run"
     assert_same_run(run.path, command_run)
