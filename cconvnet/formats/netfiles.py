@@ -80,8 +80,7 @@ class NamedNet(ChosenNet):
     def build_sized(self, size: int | None) -> tuple[NetSpec, list[str]]:
         """Make the network for square images of side `size`."""
         spec = nets.build(self.name)
-        shape = None if size is None else (size, size, spec.input.channels)
-        return spec if shape is None else nets.build(self.name, shape), []
+        return spec if size is None else nets.build(self.name, (size, size, spec.input.channels)), []
 
 
 @dataclass(frozen=True)

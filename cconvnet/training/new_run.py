@@ -84,22 +84,13 @@ def new_run(
     checkpoints = KEEP if options.keep is None else options.keep
     run = Run.create(path, configuration(settings, spec, network, checkpoints) | surroundings(network))
     run.checkpoints.keep = checkpoints
-    if arrays is not None:
-        try:
-            keep_arrays(run, arrays, keep, reporter)
-        except BaseException:
-            run.close()
-            raise
-    if weights is None:  # given ones could not be repeated
-        _write_options(run, options, settings)
-    return Trainer(run, settings, network, source, reporter)
-
-
-def _write_options(run: Run, options: Options, settings: Settings) -> None:
-    """Write the file that repeats a run."""
     try:
-        text = option_files.text_of_run(options, settings)
-        write_output(run.path / option_files.NAME, [text.encode()])
+        if arrays is not None:
+            keep_arrays(run, arrays, keep, reporter)
+        if weights is None:  # given ones could not be repeated
+            text = option_files.text_of_run(options, settings)
+            write_output(run.path / option_files.NAME, [text.encode()])
+        return Trainer(run, settings, network, source, reporter)
     except BaseException:
         run.close()
         raise

@@ -70,9 +70,10 @@ def image_array(value: Any, name: str = "x") -> Pixels:
         raise DataError(f"{name} has no images: its shape is {array.shape}")
     if array.dtype.kind in "fb":
         raise DataError(_not_whole(array, name))
+    shape = array.shape
     array = array[..., None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[3] not in (1, 3):
-        raise DataError(_other_shape(host_array(value), name))
+        raise DataError(_other_shape(shape, name))
     if array.dtype != np.uint8:
         low, high = int(array.min()), int(array.max())
         if low < 0 or high > 255:
@@ -99,9 +100,8 @@ def _not_whole(array: npt.NDArray[Any], name: str) -> str:
     return f"{name} is {values}; images are uint8 from 0 to 255: {line}"
 
 
-def _other_shape(array: npt.NDArray[Any], name: str) -> str:
+def _other_shape(shape: tuple[int, ...], name: str) -> str:
     """Return the error for a shape that is not one of images, with the line that makes it so."""
-    shape = array.shape
     text = f"{name} has the shape {shape}; images are [n,H,W], [n,H,W,1] or [n,H,W,3]"
     if len(shape) == 2:
         for channels in (1, 3):
@@ -368,14 +368,13 @@ class Arrays:
 
     def dataset(self) -> Dataset:
         """Return the arrays as a dataset; its pictures are called ``x[5]`` and ``x_test[5]``."""
-        everything = np.arange(len(self.y))
+        test: Pictures | None = None
         if self.x_test is not None and self.y_test is not None:
-            test: Pictures | None = Pictures(
-                [f"x_test[{number}]" for number in range(len(self.y_test))], self.y_test, pixels=self.x_test
-            )
-        else:
-            test = self._part(self.test) if len(self.test) else None
-        train = self._part(everything if self.x_test is not None else np.setdiff1d(everything, self.test))
+            names = [f"x_test[{number}]" for number in range(len(self.y_test))]
+            test = Pictures(names, self.y_test, pixels=self.x_test)
+        elif len(self.test):
+            test = self._part(self.test)
+        train = self._part(np.setdiff1d(np.arange(len(self.y)), self.test))
         notes = []
         if test is None and not self.is_sample:
             notes.append("there are no test images: the training images serve for testing too")
