@@ -191,6 +191,7 @@ def prune(
     A run in training is left alone. Complete and imported runs are never removed as a whole, nor is a run
     with files of other programs. Links are not followed.
     """
+    from cconvnet.data.inspection import sized
     from cconvnet.runs import overview, pruning
 
     chosen = {
@@ -227,29 +228,19 @@ def prune(
         )
     if to_json != "-":
         for one in removed:
-            print(f"{'removed' if yes else 'would remove'}: {one.path} ({_size(one.bytes)}): {one.reason}")
+            print(f"{'removed' if yes else 'would remove'}: {one.path} ({sized(one.bytes)}): {one.reason}")
         for other in kept:
             print(f"kept: {other.path}: {other.reason}")
         if not removed:
             print("nothing to remove")
         elif yes:
-            print(f"removed {_size(total)}")
+            print(f"removed {sized(total)}")
         else:
-            print(f"nothing was removed yet: --yes removes these {_size(total)}")
+            print(f"nothing was removed yet: --yes removes these {sized(total)}")
     for line in errors:
         print(f"error: {line}", file=sys.stderr)
     if errors:
         raise typer.Exit(1)
-
-
-def _size(count: int) -> str:
-    """Format a number of bytes."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} GB"
 
 
 def compare(

@@ -136,7 +136,7 @@ def table(found: Inspection) -> list[list[str]]:
 def sized(count: float) -> str:
     """Format a number of bytes with a unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

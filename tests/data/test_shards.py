@@ -646,3 +646,18 @@ def test_reading_straight_into_an_array_checks_its_bytes(tmp_path: Path) -> None
     assert np.array_equal(out, pixels)
     with pytest.raises(BrokenImage, match="checksum differs"):
         read_raw(ByteRange(str(tmp_path / "a.bin"), 2, 90, crc), out)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (999_499, "999 kB"),
+        (999_501, "1 MB"),
+        (5e13, "50 TB"),
+    ],
+)
+def test_sizes_have_three_digits_and_a_unit(count: float, text: str) -> None:
+    assert inspection.sized(count) == text
