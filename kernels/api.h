@@ -13,8 +13,9 @@
 // - The result is bit-identical at every call of the same build (on the CPU, for the same number of threads).
 // - `workspace` points to at least the bytes that the matching *_workspace function returns. It may be null
 //   when that is 0, and contains nothing between calls.
-// - An operation with several kernels has a selection table (core/select.h). The first row that supports the
-//   problem serves it. Where `impl` is an argument, it names a row; nullptr takes the first.
+// - An operation with several kernels has a selection table (core/select.h). Of the rows that support the
+//   problem the first, or the one of least predicted time, serves it. Where `impl` is an argument, it names a
+//   row; nullptr takes the first.
 // - Errors: std::invalid_argument for an unknown or unsupporting `impl`; CudaError for a CUDA failure.
 //   Problems are valid by construction (problem.h).
 #pragma once

@@ -95,7 +95,7 @@ GemmSize dgrad_size(const ConvProblem& problem) {
           share(problem.r, TapSteps::make(problem.stride_h, problem.dilation_h).step) *
               share(problem.s, TapSteps::make(problem.stride_w, problem.dilation_w).step) *
               problem.k_per_group(),
-          problem.groups * classes_h(problem) * classes_w(problem)};
+          problem.groups * classes_h(problem) * classes_w(problem), problem.precision};
 }
 
 // ---- operands -------------------------------------------------------------------------------------------
@@ -295,8 +295,8 @@ DgradTable::Row row() {
             return Tile::multiplies(problem.precision) && problem.k_per_group() % Tile::WHOLE == 0 &&
                    problem.c_per_group() % Tile::WHOLE == 0;
           },
-          [](const ConvProblem& problem) { return suits<Tile>(dgrad_size(problem)); }, workspace,
-          launch<Tile>};
+          always, workspace, launch<Tile>,
+          [](const ConvProblem& problem) { return predicted_cycles<Tile>(dgrad_size(problem)); }};
 }
 
 template <class T, int... SIZES>

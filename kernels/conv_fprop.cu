@@ -20,7 +20,7 @@ struct FpropParameters {
 
 GemmSize fprop_size(const ConvProblem& problem) {
   return {problem.n * problem.p * problem.q, problem.k_per_group(),
-          problem.r * problem.s * problem.c_per_group(), problem.groups};
+          problem.r * problem.s * problem.c_per_group(), problem.groups, problem.precision};
 }
 
 // ---- operands -------------------------------------------------------------------------------------------
@@ -149,8 +149,8 @@ FpropTable::Row row() {
           [](const ConvProblem& problem) {
             return Tile::multiplies(problem.precision) && problem.c_per_group() % Tile::WHOLE == 0;
           },
-          [](const ConvProblem& problem) { return suits<Tile>(fprop_size(problem)); }, workspace,
-          launch<Tile>};
+          always, workspace, launch<Tile>,
+          [](const ConvProblem& problem) { return predicted_cycles<Tile>(fprop_size(problem)); }};
 }
 
 template <class T, int... SIZES>

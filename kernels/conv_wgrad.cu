@@ -21,7 +21,7 @@ struct WgradParameters {
 
 GemmSize wgrad_size(const ConvProblem& problem) {
   return {problem.k_per_group(), problem.r * problem.s * problem.c_per_group(),
-          problem.n * problem.p * problem.q, problem.groups};
+          problem.n * problem.p * problem.q, problem.groups, problem.precision};
 }
 
 // ---- operands -------------------------------------------------------------------------------------------
@@ -157,8 +157,8 @@ WgradTable::Row row() {
             return Tile::multiplies(problem.precision) && problem.k_per_group() % Tile::WHOLE == 0 &&
                    problem.c_per_group() % Tile::WHOLE == 0;
           },
-          [](const ConvProblem& problem) { return suits<Tile>(wgrad_size(problem)); }, workspace,
-          launch<Tile>};
+          always, workspace, launch<Tile>,
+          [](const ConvProblem& problem) { return predicted_cycles<Tile>(wgrad_size(problem)); }};
 }
 
 template <class T, int... SIZES>

@@ -285,7 +285,7 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
 
 GemmSize fprop_size(const LocalProblem& problem) {
   return {problem.n, problem.k_per_group(), problem.r * problem.s * problem.c_per_group(),
-          problem.positions() * problem.groups};
+          problem.positions() * problem.groups, Precision::fp32};
 }
 
 GemmSize dgrad_size(const LocalProblem& problem) {
@@ -295,12 +295,12 @@ GemmSize dgrad_size(const LocalProblem& problem) {
   return {problem.n, problem.c_per_group(),
           windows(problem.r, problem.stride_h, problem.p) * windows(problem.s, problem.stride_w, problem.q) *
               problem.k_per_group(),
-          problem.h * problem.w * problem.groups};
+          problem.h * problem.w * problem.groups, Precision::fp32};
 }
 
 GemmSize wgrad_size(const LocalProblem& problem) {
   return {problem.k_per_group(), problem.r * problem.s * problem.c_per_group(), problem.n,
-          problem.positions() * problem.groups};
+          problem.positions() * problem.groups, Precision::fp32};
 }
 
 // `count` is the number of elements of the output, whose channels repeat.
@@ -371,9 +371,10 @@ LocalFpropTable::Row fprop_row() {
   return {"local_fprop_gemm_" + Tile::name(),
           Tile::WHOLE > 1,
           whole_vectors_of_x<Tile>,
-          [](const LocalProblem& problem) { return suits<Tile>(fprop_size(problem)); },
+          always,
           [](const LocalProblem& problem) { return split_workspace(fprop_size(problem), problem.y_count()); },
-          launch_fprop<Tile>};
+          launch_fprop<Tile>,
+          [](const LocalProblem& problem) { return predicted_cycles<Tile>(fprop_size(problem)); }};
 }
 
 template <class Tile>
@@ -381,9 +382,10 @@ LocalDgradTable::Row dgrad_row() {
   return {"local_dgrad_gemm_" + Tile::name(),
           Tile::WHOLE > 1,
           whole_vectors_of_both<Tile>,
-          [](const LocalProblem& problem) { return suits<Tile>(dgrad_size(problem)); },
+          always,
           [](const LocalProblem& problem) { return split_workspace(dgrad_size(problem), problem.x_count()); },
-          launch_dgrad<Tile>};
+          launch_dgrad<Tile>,
+          [](const LocalProblem& problem) { return predicted_cycles<Tile>(dgrad_size(problem)); }};
 }
 
 template <class Tile>
@@ -391,9 +393,10 @@ LocalWgradTable::Row wgrad_row() {
   return {"local_wgrad_gemm_" + Tile::name(),
           Tile::WHOLE > 1,
           whole_vectors_of_both<Tile>,
-          [](const LocalProblem& problem) { return suits<Tile>(wgrad_size(problem)); },
+          always,
           [](const LocalProblem& problem) { return split_workspace(wgrad_size(problem), problem.w_count()); },
-          launch_wgrad<Tile>};
+          launch_wgrad<Tile>,
+          [](const LocalProblem& problem) { return predicted_cycles<Tile>(wgrad_size(problem)); }};
 }
 
 template <class T>

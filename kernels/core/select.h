@@ -1,9 +1,10 @@
 // Selection tables: one ordered table of rows for each operation that has several kernels.
 //
-// A row separates what it can do (`supports`) from what it is good at (`prefers`). The first row that
-// supports and prefers the problem, and whose alignment the arguments have, is launched. A row requested by
-// name need not prefer the problem, so that tests reach every row with small shapes. For every problem a
-// table has a row that supports and prefers it and takes any alignment: usually the last.
+// A row separates what it can do (`supports`) from what it is good at (`prefers`, `cost`). Of the rows that
+// support and prefer the problem, and whose alignment the arguments have, the one of the least cost is
+// launched; of equal ones, and where rows have no cost, the first. A row requested by name need not prefer
+// the problem, so that tests reach every row with small shapes. For every problem a table has a row that
+// supports and prefers it and takes any alignment: usually the last.
 // CCONVNET_LOG_KERNELS=1 prints each choice to stderr, once per problem.
 //
 // Operations with a single kernel have no table. The elementwise ones are among them: a kernel compiled for
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "api.h"
@@ -30,6 +32,9 @@ struct Row {
   bool (*prefers)(const Problem&);
   size_t (*workspace)(const Problem&);  // bytes
   void (*launch)(const Problem&, const Arguments&, Stream);
+  int64_t (*cost)(const Problem&) = nullptr;  // predicted cycles, or null: equal to all others
+
+  int64_t cost_of(const Problem& problem) const { return cost ? cost(problem) : 0; }
 };
 
 template <class Problem>
@@ -56,14 +61,16 @@ class SelectionTable {
 
   const std::vector<Row>& rows() const { return rows_; }
 
-  // The rows that support the problem: first those that prefer it, in the table's order.
+  // The rows that support the problem: first those that prefer it, and among them those of least cost.
   std::vector<std::string> impls(const Problem& problem) const {
-    std::vector<std::string> names;
-    for (bool preferred : {true, false}) {
-      for (const Row& row : rows_) {
-        if (row.supports(problem) && row.prefers(problem) == preferred) names.push_back(row.name);
-      }
+    std::vector<std::tuple<bool, int64_t, size_t>> ranks;
+    for (size_t i = 0; i < rows_.size(); ++i) {
+      const Row& row = rows_[i];
+      if (row.supports(problem)) ranks.emplace_back(!row.prefers(problem), row.cost_of(problem), i);
     }
+    std::sort(ranks.begin(), ranks.end());
+    std::vector<std::string> names;
+    for (const auto& rank : ranks) names.push_back(rows_[std::get<2>(rank)].name);
     return names;
   }
 
@@ -87,10 +94,15 @@ class SelectionTable {
 
  private:
   const Row& preferred(const Problem& problem, bool aligned) const {
+    const Row* best = nullptr;
+    int64_t least = 0;
     for (const Row& row : rows_) {
-      if ((aligned || !row.needs_alignment) && row.supports(problem) && row.prefers(problem)) return row;
+      if ((!aligned && row.needs_alignment) || !row.supports(problem) || !row.prefers(problem)) continue;
+      const int64_t cost = row.cost_of(problem);
+      if (!best || cost < least) best = &row, least = cost;
     }
-    throw std::logic_error(operation_ + ": no row takes " + repr(problem));
+    if (!best) throw std::logic_error(operation_ + ": no row takes " + repr(problem));
+    return *best;
   }
 
   const Row& named(const Problem& problem, const std::string& impl) const {

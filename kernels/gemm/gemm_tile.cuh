@@ -64,7 +64,6 @@ struct Tile {
   // The number of the outputs' columns that are written at once.
   static constexpr int GROUP = 4;
   static constexpr int LAUNCH_BYTES = 0;  // of shared memory, from the launch
-  static constexpr bool SMALLEST = BLOCK_M <= 32 && BLOCK_N <= 32;
 
   static bool multiplies(Precision precision) {
     return (precision == Precision::bf16) == std::is_same_v<T, bfloat16>;

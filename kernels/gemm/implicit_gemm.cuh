@@ -1,6 +1,6 @@
 // Everything that the passes of a convolution share when each is computed as one matrix product per channel
 // group, whose operands are read in place ("implicit GEMM"): the product's sizes, its split along k, its grid
-// of blocks, the rule that chooses a tile, and the selection tables, which the FC layers use too.
+// of blocks and the selection tables, which the FC layers use too.
 //
 //         m              n               k                  the sums run in the order
 // fprop   N*P*Q          K/groups        R*S*C/groups       r, s, c
@@ -14,30 +14,13 @@
 // their results are bit-identical.
 #pragma once
 
+#include "gemm/cost.h"
 #include "gemm/epilogue.cuh"
 #include "gemm/gemm_tile.cuh"
 #include "core/passes.h"
 #include "gemm/tensor_tile.cuh"
 
 namespace cconvnet {
-
-struct GemmSize {
-  int m, n, k;
-  int batches;  // independent products in one launch
-};
-
-// The largest GPUs have 132 to 170 multiprocessors, each with room for two blocks of 128 x 128 outputs.
-constexpr int kWantedBlocks = 132;
-constexpr int kWantedOutputs = 2 * kWantedBlocks * 128 * 128;
-// Splits are whole steps of every tile, and long enough to be worth the extra pass over the output.
-constexpr int kSplitUnit = 32;
-constexpr int kMinSplit = 256;
-
-inline int split_count(const GemmSize& size) {
-  const int64_t outputs = ceil_div(size.m, 64) * ceil_div(size.n, 64) * 64 * 64 * size.batches;
-  const int64_t wanted = kWantedOutputs / outputs;
-  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, size.k / kMinSplit)));
-}
 
 // `count` is the number of elements of the output.
 inline size_t split_workspace(const GemmSize& size, int count) {
@@ -167,23 +150,6 @@ bool whole_groups(int gemm_n, Pointers... pointers) {
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
-
-// Returns whether a tile side of `block` wastes little on `length` rows. 32 is the smallest and fits always.
-// 64 must be more than half full. A larger side may pad the length by at most a sixth more than 32 would.
-inline bool side_fits(int block, int length) {
-  if (block <= 32) return true;
-  if (block <= 64) return length > 32;
-  return ceil_div(length, block) * block * 6 <= ceil_div(length, 32) * 32 * 7;
-}
-
-// Larger tiles read less memory per multiply-add, but a small problem needs many blocks before large ones.
-// The smallest tile takes whatever is left.
-template <class Tile>
-bool suits(const GemmSize& size) {
-  if (Tile::SMALLEST) return true;
-  return side_fits(Tile::BLOCK_M, size.m) && side_fits(Tile::BLOCK_N, size.n) &&
-         GemmGrid::make<Tile>(size).count() >= kWantedBlocks;
-}
 
 const FpropTable& conv_fprop_table();
 const DgradTable& conv_dgrad_table();

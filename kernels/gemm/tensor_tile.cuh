@@ -34,7 +34,6 @@ struct TensorTile {
   static constexpr int CHUNK = kVectorBytes / sizeof(T);  // elements of one copy
   static constexpr int PRODUCT_K = 2 * CHUNK;             // of one mma.sync
   static constexpr int WHOLE = CHUNK, GROUP = 8;          // as in Tile
-  static constexpr bool SMALLEST = BLOCK_M <= 64 && BLOCK_N <= 64;
 
   static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "warps must share the tile evenly");
   static_assert(WARP_M % 32 == 0 && WARP_N % 16 == 0,

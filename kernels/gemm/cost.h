@@ -1,0 +1,167 @@
+// A model of the time that a matrix product takes, which ranks the rows of a selection table and chooses the
+// number of splits along k. It knows the problem and the tile and nothing of the GPU at hand, so choices and
+// sums are the same everywhere. Its GPU is an H200; the ranking hardly depends on which.
+//
+// A multiprocessor holds some blocks of a tile at once and shares its tensor cores, its schedulers and its
+// part of the second-level cache among them: the busiest of these bounds all blocks together. A single block
+// is bounded by its own chain of events, in which copies are started before products are. Blocks come in
+// waves, of which the last may leave multiprocessors idle. All numbers are integers: no compiler rounds them.
+//
+// The rates of tensor cores and cache are estimates from published measurements, not yet measured here:
+// mma.sync reaches about 63% of the H200's peak, and the cache gives a multiprocessor about 35 bytes a cycle.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include "problem.h"
+
+namespace cconvnet {
+
+struct GemmSize {
+  int m, n, k;
+  int batches;  // independent products in one launch
+  Precision precision;
+};
+
+// Splits are whole steps of every tile, and long enough to be worth the extra pass over the output.
+constexpr int kSplitUnit = 32;
+constexpr int kMinSplit = 256;
+
+namespace cost {
+
+constexpr int64_t kMultiprocessors = 132;
+constexpr int64_t kSharedBytes = 227 * 1024, kReservedBytes = 1024;  // of a multiprocessor; of each block
+constexpr int64_t kSchedulers = 4, kLanes = 128;                     // of a multiprocessor
+constexpr int64_t kCacheBytes = 35;     // from the second-level cache to a multiprocessor, in a cycle
+constexpr int64_t kMemoryBytes = 2100;  // from and to memory, in a cycle
+constexpr int64_t kLatency = 600;       // cycles from a copy's start to its arrival
+constexpr int64_t kBarrier = 60;        // cycles from the last warp's arrival to the first product
+constexpr int64_t kStartAndEnd = 2500;  // cycles of a block before its first step and after its last
+constexpr int64_t kLaunch = 2300;       // cycles of another kernel in a graph
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// A block, and one of its steps of BLOCK_K.
+struct TileCost {
+  int64_t block_m, block_n, block_k;
+  int64_t resident;  // blocks that a multiprocessor holds
+  int64_t shared;    // cycles of a multiprocessor, which all its blocks share
+  int64_t alone;     // cycles from one step's barrier to the next, if a block has the multiprocessor
+};
+
+inline int64_t tiles(const TileCost& tile, const GemmSize& size) {
+  return ceil_div(size.m, tile.block_m) * ceil_div(size.n, tile.block_n) * size.batches;
+}
+
+// The k of the longest split.
+inline int64_t split_length(const GemmSize& size, int64_t splits) {
+  return ceil_div(ceil_div(size.k, kSplitUnit), splits) * kSplitUnit;
+}
+
+// Returns the cycles of `blocks` blocks of `steps` steps, each of which writes `written` bytes.
+inline int64_t blocks_cycles(const TileCost& tile, int64_t blocks, int64_t steps, int64_t written) {
+  const auto together = [&](int64_t held) {  // of blocks that share a multiprocessor
+    return std::max(held * (steps * tile.shared + written / kCacheBytes), steps * tile.alone + kStartAndEnd);
+  };
+  const int64_t wave = kMultiprocessors * tile.resident, rest = blocks % wave;
+  return blocks / wave * together(tile.resident) +
+         (rest > 0 ? together(ceil_div(rest, kMultiprocessors)) : 0);
+}
+
+// Returns the cycles of a product that is divided into `splits` along k, with the sum of the splits.
+inline int64_t product_cycles(const TileCost& tile, const GemmSize& size, int64_t splits) {
+  const int64_t steps = ceil_div(std::min<int64_t>(split_length(size, splits), size.k), tile.block_k);
+  const int64_t written = tile.block_m * tile.block_n * int64_t{sizeof(float)};
+  const int64_t product = blocks_cycles(tile, tiles(tile, size) * splits, steps, written);
+  if (splits == 1) return product;
+  // Each split's copy of the output is written and read.
+  const int64_t copies = 2 * splits * size.m * size.n * size.batches * int64_t{sizeof(float)};
+  return product + kLaunch + copies / kMemoryBytes;
+}
+
+// Instructions are counted in the code of nvcc 13.0 for sm_90a; mma.sync is 63% of the peak.
+constexpr TileCost tensor_cost(int64_t block_m, int64_t block_n, int64_t block_k, int64_t warp_m,
+                               int64_t warp_n, int64_t stages, int64_t element, int64_t resident) {
+  const int64_t warps = block_m / warp_m * (block_n / warp_n),
+                bytes = (block_m + block_n) * block_k * element;
+  const int64_t products = block_m * block_n * block_k / (element == 2 ? 1280 : 640);
+  const int64_t before = 40 + 10 * (bytes / 16 / (32 * warps));
+  const int64_t depths = block_k * element / 32, fragments = depths * (warp_m + warp_n) / 16;
+  const int64_t conversions = element == 2 ? 0 : 8 * fragments;
+  const int64_t instructions = depths * warp_m * warp_n / 128 + fragments + conversions + before;
+  const int64_t held = kSharedBytes / (bytes * stages + kReservedBytes);
+  return {block_m,
+          block_n,
+          block_k,
+          std::min(resident, held),
+          std::max({products, instructions * warps / kSchedulers, bytes / kCacheBytes}),
+          std::max({products + before + kBarrier, bytes / kCacheBytes, kLatency / (stages - 1)})};
+}
+
+constexpr TileCost lanes_cost(int64_t block_m, int64_t block_n, int64_t block_k, int64_t thread_m,
+                              int64_t thread_n, int64_t vector, int64_t resident) {
+  const int64_t threads = block_m / thread_m * (block_n / thread_n);
+  const int64_t loads = 20 + (block_m + block_n) * block_k / (vector * threads) * (vector > 1 ? 30 : 12);
+  const int64_t fragments = (thread_m + thread_n) / 4;
+  const int64_t instructions = block_k * (thread_m * thread_n + fragments) + loads;
+  const int64_t cycles = instructions * threads / kLanes;
+  return {block_m, block_n, block_k, resident, cycles, std::max(cycles + loads + kBarrier, kLatency)};
+}
+
+template <class Tile>
+constexpr TileCost tile_cost() {
+  if constexpr (Tile::TENSOR) {
+    return tensor_cost(Tile::BLOCK_M, Tile::BLOCK_N, Tile::BLOCK_K, Tile::WARP_M, Tile::WARP_N, Tile::STAGES,
+                       sizeof(typename Tile::Element), Tile::MIN_BLOCKS);
+  } else {
+    return lanes_cost(Tile::BLOCK_M, Tile::BLOCK_N, Tile::BLOCK_K, Tile::THREAD_M, Tile::THREAD_N,
+                      Tile::VECTOR, Tile::MIN_BLOCKS);
+  }
+}
+
+// The usual tiles, which the tables have with the longer side along m or along n.
+constexpr TileCost kUsualTiles[][4] = {
+    {lanes_cost(128, 128, 8, 8, 8, 4, 2), lanes_cost(128, 96, 8, 8, 8, 4, 2),
+     lanes_cost(128, 64, 8, 8, 8, 4, 4), lanes_cost(64, 64, 8, 8, 4, 4, 4)},
+    {tensor_cost(128, 128, 16, 64, 64, 3, 4, 2), tensor_cost(128, 96, 16, 64, 48, 4, 4, 2),
+     tensor_cost(128, 64, 16, 64, 32, 4, 4, 3), tensor_cost(64, 64, 16, 32, 32, 4, 4, 4)},
+    {tensor_cost(128, 128, 32, 64, 64, 3, 2, 2), tensor_cost(128, 96, 32, 64, 48, 4, 2, 2),
+     tensor_cost(128, 64, 32, 64, 32, 4, 2, 3), tensor_cost(64, 64, 32, 32, 32, 4, 2, 4)}};
+
+}  // namespace cost
+
+// Returns into how many parts k is divided: as many as give each multiprocessor one block of some usual tile,
+// or up to six. Of these and of the tiles, the pair with the least predicted time is taken. So the number
+// depends on the problem alone.
+inline int split_count(const GemmSize& size) {
+  const int64_t units = cost::ceil_div(size.k, kSplitUnit);
+  const int64_t most = std::max(1, size.k / kMinSplit);
+  int64_t best = 1, least = std::numeric_limits<int64_t>::max();
+  for (cost::TileCost tile : cost::kUsualTiles[static_cast<int>(size.precision)]) {
+    if (size.m < size.n) std::swap(tile.block_m, tile.block_n);
+    const int64_t tiles = cost::tiles(tile, size);
+    for (int64_t held = 0, before = 0; held <= 6; ++held) {
+      const int64_t wanted = std::clamp<int64_t>(held * cost::kMultiprocessors / tiles, 1, most);
+      const int64_t splits = cost::ceil_div(units, cost::ceil_div(units, wanted));  // those that have work
+      if (splits == before) continue;
+      before = splits;
+      const int64_t cycles = cost::product_cycles(tile, size, splits);
+      if (cycles < least) best = splits, least = cycles;
+    }
+  }
+  return static_cast<int>(best);
+}
+
+// Returns the cycles that a Tile is predicted to take for a product.
+template <class Tile>
+int64_t predicted_cycles(const GemmSize& size) {
+  constexpr cost::TileCost tile = cost::tile_cost<Tile>();
+  return cost::product_cycles(tile, size, split_count(size));
+}
+
+}  // namespace cconvnet

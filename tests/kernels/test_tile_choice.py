@@ -1,0 +1,106 @@
+"""The choice of tiles and splits of matrix products by their predicted time."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+
+from cconvnet._problem import ConvProblem, FcProblem
+from cconvnet.devices import get_device
+from cconvnet.testing.networks import layers
+from cconvnet.testing.problems import CONV, with_precision
+
+MODULE = get_device("emulator:0").module
+# The multiprocessors of the GPU that the model describes.
+MULTIPROCESSORS = 132
+BATCHES = {"alexnet": 128, "vgg16": 64, "resnet50": 128}
+
+
+def problem_of(name: str, precision: str) -> Any:
+    network, layer = name.split("/")
+    return with_precision(layers(network)[layer].problem(n=BATCHES[network]), precision)
+
+
+def choice(operation: str, problem: Any) -> tuple[str, int]:
+    """Return the row's type and tile, and the number of splits."""
+    first = getattr(MODULE, f"{operation}_impls")(problem)[0]
+    outputs = math.prod(problem.w_shape if operation.endswith("wgrad") else problem.y_shape)
+    workspace = getattr(MODULE, f"{operation}_workspace")(problem)
+    return first.split("gemm_")[1], max(1, workspace // (4 * outputs))
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "precision", "tile", "splits"),
+    [
+        # 144 tiles, which left 45% of the second round of multiprocessors idle.
+        ("vgg16/conv4_2", "conv_wgrad", "bf16", "bf16_128x128x32", 5),
+        ("vgg16/conv5_1", "conv_wgrad", "bf16", "bf16_128x128x32", 5),
+        ("resnet50/conv5_3x3", "conv_wgrad", "bf16", "bf16_128x128x32", 3),
+        # One split more or less would start another wave.
+        ("vgg16/conv2_1", "conv_wgrad", "bf16", "bf16_128x128x32", 52),
+        ("alexnet/conv4", "conv_wgrad", "bf16", "bf16_96x128x32", 7),
+        # Large grids: the tile that reads least.
+        ("vgg16/conv3_2", "conv_fprop", "bf16", "bf16_128x128x32", 1),
+        ("alexnet/conv2", "conv_dgrad", "bf16", "bf16_128x64x32", 1),
+        ("alexnet/conv4", "conv_fprop", "bf16", "bf16_128x96x32", 1),
+        # Small ones: more blocks before larger ones.
+        ("resnet50/conv5_3x3", "conv_fprop", "fp32", "fp32_128x64x8", 1),
+        ("alexnet/fc8", "fc_fprop", "bf16", "bf16_64x64x32", 4),
+        ("alexnet/fc8", "fc_dgrad", "bf16", "bf16_64x64x32", 1),
+    ],
+)
+def test_tile_and_splits(name: str, operation: str, precision: str, tile: str, splits: int) -> None:
+    assert choice(operation, problem_of(name, precision)) == (tile, splits)
+
+
+def filter_gradients() -> list[str]:
+    """Return the convolutions of 64 or more input channels, whose filter gradients are split as needed."""
+    return [
+        f"{network}/{layer.name}"
+        for network in BATCHES
+        for layer in layers(network).values()
+        if layer.kind == "conv" and layer.shape["c"] >= 64
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("name", filter_gradients())
+def test_filter_gradients_leave_few_multiprocessors_idle(name: str, precision: str) -> None:
+    problem = problem_of(name, precision)
+    tile, splits = choice("conv_wgrad", problem)
+    found = re.search(r"_(\d+)x(\d+)x", tile)
+    assert found
+    columns = problem.r * problem.s * problem.c // problem.groups
+    tiles = -(-problem.k // problem.groups // int(found[1])) * -(-columns // int(found[2]))
+    blocks = tiles * splits * problem.groups
+    rounds = -(-blocks // MULTIPROCESSORS)
+    assert blocks / (rounds * MULTIPROCESSORS) > 0.8, (tile, splits, blocks)
+
+
+@pytest.mark.parametrize("operation", ["conv_fprop", "conv_dgrad", "conv_wgrad"])
+@pytest.mark.parametrize("name", CONV)
+def test_all_rows_of_a_problem_have_the_same_splits(operation: str, name: str) -> None:
+    """The first choice is one of them, and none has a workspace of its own."""
+    for precision in ("fp32", "tf32", "bf16"):
+        problem = with_precision(CONV[name], precision)
+        rows = getattr(MODULE, f"{operation}_impls")(problem)
+        workspaces = {getattr(MODULE, f"{operation}_workspace")(problem, row) for row in [None, *rows]}
+        assert len(workspaces) == 1, rows
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_tensor_cores_come_first_where_they_can(precision: str) -> None:
+    for problem in (ConvProblem(1, 4, 4, 8, 8, 3, 3), ConvProblem(64, 56, 56, 64, 64, 3, 3)):
+        for operation in ("conv_fprop", "conv_dgrad", "conv_wgrad"):
+            tile, _ = choice(operation, with_precision(problem, precision))
+            assert tile.startswith(precision) and not tile.endswith("scalar")
+
+
+def test_splits_are_never_short() -> None:
+    """A split has 256 terms or more, and a sum of fewer than 512 is whole."""
+    for k in (1, 256, 511, 512, 1024, 9216, 25088):
+        _, splits = choice("fc_fprop", FcProblem(1, k, 8))
+        assert 1 <= splits <= max(1, k // 256)
