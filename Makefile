@@ -48,7 +48,7 @@ REPORT_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS))
 ARCH ?= sm_90a
 
 .PHONY: help jobs train venv base cpu cuda emulator emulator-debug packages test test-quick test-times check-long lint format \
-    docs clean modules gpu-report sanitize machine-code results wheel
+    docs clean modules counting gpu-report sanitize machine-code results wheel
 
 jobs:
 	@echo $(JOBS)
@@ -143,23 +143,28 @@ emulator-debug: base  ## the same for gdb, all kernels or KERNELS="lrn fc", in b
 	@$(call build,emulator,.installed) MODULES=_emulator DEBUG="$(or $(KERNELS),all)" OUT=build/debug
 	@echo "CCONVNET_MODULE_PATH=build/debug gdb -x tools/cuda_gdb.py --args PROGRAM uses it; see docs/debugging-kernels.md"
 
+counting: base  ## the emulator that counts memory accesses and finds races; needs g++
+	@$(call build,counting,.installed)
+
 ##@ Development
 
+TESTED_MODULES = $(or $(CCONVNET_MODULES),cpu cuda emulator counting)
+
 test: $(VENV)/.requirements  ## build everything and run the tests
-	@$(call build,$(CCONVNET_MODULES),.installed-dev)
+	@$(call build,$(TESTED_MODULES),.installed-dev)
 	@test -n $(call quoted,$(ARGS)) || $(VENV)/bin/python tests/helpers/durations.py $(JOBS)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 test-quick: $(VENV)/.requirements  ## the same without the tests that are recorded as slow
-	@$(call build,$(CCONVNET_MODULES),.installed-dev)
+	@$(call build,$(TESTED_MODULES),.installed-dev)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --quick $(ARGS)
 
 test-times: $(VENV)/.requirements  ## run the tests on an idle machine, and record how long each takes
-	@$(call build,$(CCONVNET_MODULES),.installed-dev)
+	@$(call build,$(TESTED_MODULES),.installed-dev)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --record-durations $(ARGS)
 
 check-long: $(VENV)/.requirements  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
-	@$(call build,$(CCONVNET_MODULES),.installed-dev)
+	@$(call build,$(TESTED_MODULES),.installed-dev)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' --override-ini faulthandler_timeout=10800 $(ARGS)
 
 # What they write is committed.
@@ -255,10 +260,10 @@ BUILD := build/$(firstword $(subst ., ,$(EXT)))$(if $(SANITIZE),-sanitize)
 # The module of the device that training takes without --device: a GPU's if one is here and nvcc can build for it.
 DEVICE_MODULE := $(if $(and $(GPU_ARCHS),$(NVCC),$(filter-out off,$(CCONVNET_CUDA))),cuda,cpu)
 WANTED := $(patsubst device,$(DEVICE_MODULE),$(or $(strip $(CCONVNET_MODULES)),cpu cuda emulator))
-ifneq ($(filter-out base cpu cuda emulator,$(WANTED)),)
-$(error CCONVNET_MODULES may name cpu, cuda, emulator, device or base (none of these), not $(filter-out base cpu cuda emulator,$(WANTED)))
+ifneq ($(filter-out base cpu cuda emulator counting,$(WANTED)),)
+$(error CCONVNET_MODULES may name cpu, cuda, emulator, counting, device or base (none of these), not $(filter-out base cpu cuda emulator counting,$(WANTED)))
 endif
-MODULES := _problem _pixels $(if $(filter emulator,$(WANTED))$(SANITIZE),_emulator)
+MODULES := _problem _pixels $(if $(filter emulator,$(WANTED))$(SANITIZE),_emulator) $(if $(filter counting,$(WANTED)),_counting)
 
 # -Wno-psabi: functions that take vectors wider than the baseline's are all inlined, so none is ever passed.
 WARNINGS := -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi
@@ -268,6 +273,10 @@ SANITIZED := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=undef
 BINDINGS_FLAGS := -O1
 PIXELS_FLAGS := $(if $(SANITIZE),-O1 $(SANITIZED),-O3)
 DEBUG_FLAGS := -DCCONVNET_EMULATOR -O0 -g3 -fno-omit-frame-pointer
+# -fsanitize=thread announces accesses to kernels/emulator/counting.cpp. The other options keep each access as
+# written: a vector in one piece, and one instruction for all lanes.
+COUNTING_FLAGS := -DCCONVNET_EMULATOR -DCCONVNET_COUNTING -O1
+COUNTED_FLAGS := $(COUNTING_FLAGS) -fno-tree-sra -fno-thread-jumps -fsanitize=thread
 EMULATOR_FLAGS := -DCCONVNET_EMULATOR $(if $(SANITIZE),-O1 $(SANITIZED),-O2)
 
 CUDA_SOURCES := $(wildcard kernels/*.cu kernels/gemm/*.cu)
@@ -281,6 +290,7 @@ $(error KERNELS names no file kernels/*.cu: $(strip $(no_kernels)))
 endif
 EMULATOR_OBJECTS := $(DEBUG_SOURCES:kernels/%.cu=$(BUILD)/debug/%.o) \
     $(patsubst kernels/%.cu,$(BUILD)/emulator/%.o,$(filter-out $(DEBUG_SOURCES),$(CUDA_SOURCES)))
+COUNTING_OBJECTS := $(CUDA_SOURCES:kernels/%.cu=$(BUILD)/counting/%.o) $(BUILD)/counting/emulator/counting.o
 BINDINGS_SOURCES := $(filter-out %/module.cpp %/problem.cpp %/pixels.cpp,$(wildcard bindings/*.cpp))
 # Host code that is the same for every build of the operations: their descriptions, and what is no template.
 SHARED_OBJECTS := $(BINDINGS_SOURCES:bindings/%.cpp=$(BUILD)/bindings/%.o) \
@@ -326,6 +336,7 @@ endef
 $(call flags_stamp,bindings,$(CXX_ALL) $(BINDINGS_FLAGS))
 $(call flags_stamp,pixels,$(CXX_ALL) $(PIXELS_FLAGS))
 $(call flags_stamp,emulator,$(CXX_ALL) $(EMULATOR_FLAGS))
+$(call flags_stamp,counting,$(CXX_ALL) $(COUNTED_FLAGS))
 ifneq ($(DEBUG),)
 $(call flags_stamp,debug,$(CXX_ALL) $(DEBUG_FLAGS))
 $(call flags_stamp,debug/sources,$(DEBUG_SOURCES))
@@ -357,6 +368,17 @@ $(BUILD)/pixels/%.o: bindings/%.cpp $(BUILD)/pixels/flags
 
 $(BUILD)/emulator/%.o: kernels/%.cu $(BUILD)/emulator/flags
 	@mkdir -p $(@D); echo "$(STEP) c++   $< (emulator)"; $(CXX_ALL) $(EMULATOR_FLAGS) -x c++ -c $< -o $@
+
+$(BUILD)/counting/%.o: kernels/%.cu $(BUILD)/counting/flags
+	@mkdir -p $(@D); echo "$(STEP) c++   $< (counting)"; $(CXX_ALL) $(COUNTED_FLAGS) -x c++ -c $< -o $@
+
+# Not announced: what counts.
+$(BUILD)/counting/emulator/counting.o: kernels/emulator/counting.cpp $(BUILD)/counting/flags
+	@mkdir -p $(@D); echo "$(STEP) c++   $<"; $(CXX_ALL) $(COUNTING_FLAGS) -O2 -c $< -o $@
+
+$(BUILD)/counting/module.o: bindings/module.cpp $(BUILD)/counting/flags
+	@echo "$(STEP) c++   $< (counting)"
+	@$(CXX_ALL) $(COUNTING_FLAGS) -DCCONVNET_MODULE=_counting $(PYTHON_INCLUDES) -c $< -o $@
 
 $(BUILD)/debug/%.o: kernels/%.cu $(BUILD)/debug/flags
 	@mkdir -p $(@D); echo "$(STEP) c++   $< (for a debugger)"; $(CXX_ALL) $(DEBUG_FLAGS) -x c++ -c $< -o $@
@@ -404,6 +426,9 @@ $(OUT)/_pixels$(EXT): $(BUILD)/pixels/pixels.o
 
 $(OUT)/_emulator$(EXT): $(EMULATOR_OBJECTS) $(BUILD)/emulator/module.o $(SHARED_OBJECTS)
 	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared $(SANITIZED) $(filter %.o,$^) -o $@
+
+$(OUT)/_counting$(EXT): $(COUNTING_OBJECTS) $(BUILD)/counting/module.o $(SHARED_OBJECTS)
+	@mkdir -p $(OUT); echo "$(STEP) link  $@"; $(CXX) -shared $(filter %.o,$^) -o $@
 
 # cconvnet/devices/modules.py loads the oneDNN of the Python environment before the module. Any other is found by the
 # path in the module.

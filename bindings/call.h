@@ -11,6 +11,9 @@
 
 #include "arrays.h"
 #include "operation.h"
+#ifdef CCONVNET_COUNTING
+#include "emulator/counting.h"
+#endif
 
 namespace cconvnet::bindings {
 
@@ -25,6 +28,9 @@ class Call {
   }
 
   void run(const Operation& operation) {
+#ifdef CCONVNET_COUNTING
+    emulator::counting::forget_arrays();
+#endif
     const Element element = element_of_call(operation);
     const int64_t count = operation.counted < 0 ? 0 : count_of_call(operation.counted, element);
     for (size_t i = 0; i < arguments_.size(); ++i) read_array(i, element, count);
@@ -132,6 +138,15 @@ class Call {
       read_update(object, argument.size(problems_));
       values_[i].pointer = &update_;
     }
+    if (argument.kind == Kind::workspace || argument.kind == Kind::array) {
+      name_for_counts(argument.name, values_[i].pointer);
+    }
+  }
+
+  static void name_for_counts([[maybe_unused]] const char* name, [[maybe_unused]] const void* array) {
+#ifdef CCONVNET_COUNTING
+    emulator::counting::name_array(name, array);
+#endif
   }
 
   void read_update(py::handle object, int64_t count) {
@@ -141,7 +156,9 @@ class Call {
     const auto fields = py::reinterpret_borrow<py::tuple>(object);
     const auto data = [&](int i, const char* name, Element element, int64_t size, bool written) {
       const bool absent = i > 2 && fields[i].is_none();
-      return absent ? nullptr : data_of(fields[i], name, element, size, written);
+      void* const array = absent ? nullptr : data_of(fields[i], name, element, size, written);
+      name_for_counts(name, array);
+      return array;
     };
     update_.problem = fields[0].cast<SgdProblem>();
     if (update_.problem.count != count) {

@@ -10,6 +10,9 @@
 #ifdef CCONVNET_EMULATOR
 #include "emulator/emulator.h"
 #endif
+#ifdef CCONVNET_COUNTING
+#include "counting.h"
+#endif
 
 using namespace pybind11::literals;
 namespace py = pybind11;
@@ -60,6 +63,9 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
 #ifdef CCONVNET_EMULATOR
   m.def("set_schedule", &set_schedule, "Set the order in which threads and blocks of later launches run.",
         "schedule"_a, "seed"_a = 0);
+#endif
+#ifdef CCONVNET_COUNTING
+  bindings::define_counting(m);
 #endif
   py::options options;
   options.disable_function_signatures();  // define() writes them

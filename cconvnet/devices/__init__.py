@@ -11,6 +11,7 @@ The modules, in the order of reading:
     device: the base class, which serves devices without streams.
     cuda: GPUs, with streams, events, pinned memory and copies between devices.
     registry: devices by name.
+    counting: memory accesses and races of kernels in the emulator.
     precision: checks that a device can compute in a precision.
     machine, memory: facts about the machine, and the free memory of a device.
 """

@@ -138,10 +138,10 @@ class WeightedLayer(Layer):
             self.output.name = dropout.name
             self.names.append(dropout.name)
             self.dropout = Dropout(dropout, self.output, site)
-        module = site.device.module
-        self._fprop = getattr(module, f"{self.type}_fprop")
-        self._dgrad = getattr(module, f"{self.type}_dgrad")
-        self._wgrad = getattr(module, f"{self.type}_wgrad")
+
+    def _pass(self, name: str) -> Any:
+        """Return the function of a pass in the device's module, which may change between steps."""
+        return getattr(self.device.module, f"{self.type}_{name}")
 
     @property
     def pieces(self) -> list[Piece]:
@@ -255,7 +255,7 @@ class WeightedLayer(Layer):
                 filters = blocks.filters
             fused = (bias, self.relu) if self.fused else (None, False)
             dropped = {"dropout": dropout, "step": step} if self.fused and dropout is not None else {}
-            self._fprop(
+            self._pass("fprop")(
                 branch.problem, branch.x.array, filters, *fused, target, self.workspace, stream, **dropped
             )
             if number > 0:
@@ -285,20 +285,22 @@ class WeightedLayer(Layer):
         # The inputs' gradients come first: they read the weights that the updates change.
         for branch, dx in zip(self.branches, self.input_gradients, strict=True):
             if dx is not None:
-                self._dgrad(branch.problem, dy, branch.weight.working, dx, self.workspace, stream)
+                self._pass("dgrad")(branch.problem, dy, branch.weight.working, dx, self.workspace, stream)
         for branch in self.branches:
             weight, blocks = branch.weight, branch.blocks
             if updates is not None and weight.parameter.name in updates.frozen:
                 continue
             if blocks is None:
                 update = None if updates is None else updates.of(weight)
-                self._wgrad(
+                self._pass("wgrad")(
                     branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream, update=update
                 )
                 if updates is not None:
                     weight.limit_norm()
             else:
-                self._wgrad(branch.problem, branch.x.array, dy, blocks.gradient, self.workspace, stream)
+                self._pass("wgrad")(
+                    branch.problem, branch.x.array, dy, blocks.gradient, self.workspace, stream
+                )
                 module.filters_from_blocks(blocks.problem, blocks.gradient, weight.gradient, stream)
                 if updates is not None:
                     updates.apply(weight)

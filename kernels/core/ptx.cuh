@@ -92,10 +92,13 @@ struct MatricesOperand {
   Matrices result;
 };
 
-inline Matrices load_matrices(const emulator::Site& site, const void* row, bool transposed) {
+__attribute__((noinline)) inline Matrices load_matrices(const emulator::Site& site, const void* row,
+                                                        bool transposed) {
+  const emulator::counting::Paused paused;
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
     emulator::machine.fail<emulator::KernelError>(site, "a row is not on a boundary of 16 bytes");
   }
+  emulator::counting::matrix_row(row, __builtin_return_address(0));
   MatricesOperand operand{row, {}};
   const auto resolve = [transposed](MatricesOperand* const* lanes, unsigned) {
     const auto element = [lanes](int matrix, int row, int column) {

@@ -169,7 +169,7 @@ inline float __uint_as_float(unsigned x) {
 // ---- memory ---------------------------------------------------------------------------------------------
 
 template <class T>
-T __ldg(const T* address) {
+__attribute__((always_inline)) inline T __ldg(const T* address) {
   return *address;
 }
 
@@ -188,12 +188,14 @@ struct Identity {
 // Threads run one at a time, so a plain read and write is atomic. The second argument takes no part in
 // finding T, as in CUDA, where it is converted to the type that is pointed to.
 template <class T, class Operation>
-T atomic(T* address, Operation operation) {
+__attribute__((always_inline)) inline T atomic(T* address, Operation operation) {
   static_assert(!std::is_floating_point_v<T>,
                 "floating-point atomics are forbidden: the order of additions, and with it the result, would "
                 "differ from run to run");
   static_assert(std::is_floating_point_v<T> || (std::is_integral_v<T> && (sizeof(T) == 4 || sizeof(T) == 8)),
                 "CUDA has atomics on 4-byte and 8-byte integers");
+  counting::atomic(address, sizeof(T));
+  const counting::Paused paused;
   const T old = *address;
   *address = operation(old);
   return old;
@@ -201,13 +203,14 @@ T atomic(T* address, Operation operation) {
 
 }  // namespace cconvnet::emulator
 
-#define CCONVNET_EMULATOR_ATOMIC(name, expression)                           \
-  template <class T>                                                         \
-  T name(T* address, typename cconvnet::emulator::Identity<T>::Type value) { \
-    return cconvnet::emulator::atomic(address, [value](T old) -> T {         \
-      (void)old;                                                             \
-      return expression;                                                     \
-    });                                                                      \
+#define CCONVNET_EMULATOR_ATOMIC(name, expression)                                                     \
+  template <class T>                                                                                   \
+  __attribute__((always_inline)) inline T name(T* address,                                             \
+                                               typename cconvnet::emulator::Identity<T>::Type value) { \
+    return cconvnet::emulator::atomic(address, [value](T old) -> T {                                   \
+      (void)old;                                                                                       \
+      return expression;                                                                               \
+    });                                                                                                \
   }
 
 // Wraps around, also if T is signed.
@@ -221,13 +224,14 @@ CCONVNET_EMULATOR_ATOMIC(atomicExch, value)
 #undef CCONVNET_EMULATOR_ATOMIC
 
 // Counts up to `limit`, then restarts at 0.
-inline unsigned atomicInc(unsigned* address, unsigned limit) {
+__attribute__((always_inline)) inline unsigned atomicInc(unsigned* address, unsigned limit) {
   return cconvnet::emulator::atomic(address, [limit](unsigned old) { return old >= limit ? 0 : old + 1; });
 }
 
 template <class T>
-T atomicCAS(T* address, typename cconvnet::emulator::Identity<T>::Type expected,
-            typename cconvnet::emulator::Identity<T>::Type value) {
+__attribute__((always_inline)) inline T atomicCAS(T* address,
+                                                  typename cconvnet::emulator::Identity<T>::Type expected,
+                                                  typename cconvnet::emulator::Identity<T>::Type value) {
   return cconvnet::emulator::atomic(address, [=](T old) { return old == expected ? value : old; });
 }
 

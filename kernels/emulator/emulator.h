@@ -70,10 +70,11 @@ struct SharedObject {
   // True for the first of a block's threads.
   bool is_new() const { return block_serial != machine.block_serial(); }
 
-  void begin_block() {
+  void begin_block(const char* name) {
     if (!memory) memory.reset(::operator new(sizeof(T), std::align_val_t{alignof(T)}));
     std::memset(memory.get(), 0xff, sizeof(T));
     block_serial = machine.block_serial();
+    counting::shared_object(name, memory.get(), sizeof(T));
   }
 };
 
@@ -91,10 +92,11 @@ template <class T>
 T& shared_memory() {
   static_assert(emulator::is_plain<T>, "CUDA runs no constructors or destructors on shared memory");
   static_assert(sizeof(T) <= emulator::max_shared_bytes, "a block has 48 KiB of shared memory");
+  const emulator::counting::Paused paused;
   emulator::SharedObject<T>& object = emulator::shared_object<T>;
   if (object.is_new()) {
     emulator::machine.count_shared(sizeof(T));
-    object.begin_block();
+    object.begin_block("shared");
   }
   return *static_cast<T*>(object.memory.get());
 }
@@ -102,10 +104,11 @@ T& shared_memory() {
 template <class T>
 T& launch_shared_memory() {
   static_assert(emulator::is_plain<T>, "CUDA runs no constructors or destructors on shared memory");
+  const emulator::counting::Paused paused;
   emulator::SharedObject<T>& object = emulator::launch_shared_object<T>;
   if (object.is_new()) {
     emulator::machine.count_launch_shared(sizeof(T));
-    object.begin_block();
+    object.begin_block("launch shared");
   }
   return *static_cast<T*>(object.memory.get());
 }
@@ -129,9 +132,10 @@ struct Launch {
   void (*kernel)(Parameters...);
 
   void operator()(Parameters... arguments) const {
-    auto body = [&] { kernel(arguments...); };
+    auto body = [&]() CCONVNET_EMULATOR_UNCOUNTED { kernel(arguments...); };
     machine.run(
-        site, grid, block, shared_bytes, [](void* b) { (*static_cast<decltype(body)*>(b))(); }, &body);
+        site, grid, block, shared_bytes, reinterpret_cast<const void*>(kernel),
+        [](void* b) CCONVNET_EMULATOR_UNCOUNTED { (*static_cast<decltype(body)*>(b))(); }, &body);
   }
 };
 

@@ -109,6 +109,8 @@ class Fiber {
     if (own_) munmap(mapping_, mapped_bytes_);
   }
 
+  const char* stack() const { return bottom_; }
+
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 

@@ -21,7 +21,9 @@
 #include <vector>
 
 #include "../api.h"
+#include "counting.h"
 #include "fiber.h"
+#include "random.h"
 #include "vector_types.h"
 
 namespace cconvnet::emulator {
@@ -80,23 +82,6 @@ constexpr size_t max_shared_bytes = 48 * 1024;
 constexpr size_t max_launch_bytes = 99 * 1024;
 constexpr size_t async_copy_bytes = 16;
 
-// SplitMix64 (Steele, Lea, Flood 2014): the same numbers from the same seed with every standard library.
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-
-  // A number below `bound`.
-  uint64_t below(uint64_t bound) {
-    uint64_t z = state_ += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (z ^ (z >> 31)) % bound;
-  }
-
- private:
-  uint64_t state_;
-};
-
 class Machine {
  public:
   // The values of threadIdx, blockIdx, blockDim and gridDim for the running thread.
@@ -109,10 +94,10 @@ class Machine {
     random_ = Random(seed);
   }
 
-  // Runs body(argument) once for every thread of the grid. The launch gives each block `launch_bytes` of
-  // shared memory.
-  void run(const Site& site, dim3 grid, dim3 block, size_t launch_bytes, void (*body)(void*),
-           void* argument) {
+  // Runs body(argument), which calls `kernel`, once for every thread of the grid. The launch gives each block
+  // `launch_bytes` of shared memory.
+  void run(const Site& site, dim3 grid, dim3 block, size_t launch_bytes, const void* kernel,
+           void (*body)(void*), void* argument) {
     std::lock_guard<std::recursive_mutex> lock(mutex_);
     if (running_) throw KernelError(where() + ": launches " + name(site) + ", which only the host may do");
     check_limits(site, grid, block, launch_bytes);
@@ -134,13 +119,16 @@ class Machine {
       explicit Running(bool& flag) : flag(flag) { flag = true; }
       ~Running() { flag = false; }
     } running(running_);
+    counting::begin_launch(kernel_, site.file, site.line, kernel, grid, block, launch_bytes);
     run_blocks(uint64_t{grid.x} * grid.y * grid.z);
+    counting::end_launch();
   }
 
   // ---- for a running thread -----------------------------------------------------------------------------
 
   // Waits for all threads of the block; returns how many of them passed a true predicate.
   int block_barrier(const Site& site, bool predicate) {
+    const counting::Paused paused;
     int operand = predicate;
     wait_at(site, 0, &operand);
     if (++at_barrier_ == thread_count_ && all_at_barrier(site)) {
@@ -149,6 +137,7 @@ class Machine {
       for (int i = 0; i < thread_count_; ++i) *static_cast<int*>(threads_[i].operand) = count;
       for (int w = 0; w < warp_count_; ++w) ready_[w] = lanes_of(w);
       at_barrier_ = 0;
+      cut_ = counting::passed_barrier(site.operation, site.file, site.line);
     }
     give_way();
     return operand;
@@ -158,6 +147,7 @@ class Machine {
   // operation for the whole warp. The operands are on the lanes' own stacks.
   template <class Operand, class Resolve>
   void warp_operation(const Site& site, unsigned mask, Operand& operand, Resolve resolve) {
+    const counting::Paused paused;
     const int warp = rank(*current_) / lanes_per_warp;
     const unsigned bit = 1u << lane();
     if (!(mask & bit)) fail<KernelError>(site, "called by a lane that is not in its mask " + hex(mask));
@@ -178,6 +168,7 @@ class Machine {
       }
       if (together) {
         resolve(operands, mask);
+        counting::warp_operation(site.operation, site.file, site.line);
         waiting_[warp] &= ~mask;
         ready_[warp] |= mask;
       }
@@ -213,13 +204,15 @@ class Machine {
   // A copy is performed when its group is waited for, and not before. Until then its target contains NaN (all
   // bits 1). So a missing wait shows, and so does a target that others still read.
 
-  void start_copy(const Site& site, void* target, const void* source) {
+  __attribute__((noinline)) void start_copy(const Site& site, void* target, const void* source) {
+    const counting::Paused paused;
     for (const void* address : {static_cast<const void*>(target), source}) {
       if (reinterpret_cast<uintptr_t>(address) % async_copy_bytes != 0) {
         fail<KernelError>(
             site, "an address is not on a boundary of " + std::to_string(async_copy_bytes) + " bytes");
       }
     }
+    counting::copy_started(target, source, async_copy_bytes, __builtin_return_address(0));
     std::memset(target, 0xff, async_copy_bytes);
     current_->copies.push_back({target, source, current_->groups});
   }
@@ -228,6 +221,7 @@ class Machine {
 
   // Waits for all but the thread's last `pending` groups.
   void wait_for_copies(unsigned pending) {
+    const counting::Paused paused;
     std::vector<AsyncCopy>& copies = current_->copies;
     size_t done = 0;
     for (; done < copies.size() && copies[done].group + pending < current_->groups; ++done) {
@@ -236,6 +230,7 @@ class Machine {
       } else {
         std::memset(copies[done].target, 0, async_copy_bytes);
       }
+      counting::copy_done(copies[done].target, async_copy_bytes);
     }
     copies.erase(copies.begin(), copies.begin() + done);
   }
@@ -262,11 +257,16 @@ class Machine {
       do step = 1 + random_.below(count);
       while (std::gcd(step, count) != 1);
     }
-    for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t turns = counting::blocks_to_run(count);
+    for (uint64_t i = 0; i < turns; ++i) {
+      // A sample is spread evenly, from the first block to the last.
+      if (turns < count) block = turns == 1 ? 0 : i * (count - 1) / (turns - 1);
       block_index = {static_cast<unsigned>(block % grid_dim.x),
                      static_cast<unsigned>(block / grid_dim.x % grid_dim.y),
                      static_cast<unsigned>(block / grid_dim.x / grid_dim.y)};
+      counting::begin_block(block, thread_count_);
       run_block();
+      counting::end_block();
       block = (block + step) % count;
     }
   }
@@ -282,21 +282,21 @@ class Machine {
     }
     round_size_ = round_next_ = 0;
     error_ = nullptr;
-    cancelling_ = false;
+    cancelling_ = cut_ = false;
 
     Thread* first = next();
     resume(*first);
     Fiber::switch_to(launcher_, *first->fiber);
 
     if (!error_ && returned_ == thread_count_) return;
-    if (!error_) error_ = std::make_exception_ptr(DivergenceError(describe_deadlock()));
+    if (!error_ && !cut_) error_ = std::make_exception_ptr(DivergenceError(describe_deadlock()));
     cancelling_ = true;
     for (int i = 0; i < thread_count_; ++i) {
       if (!threads_[i].fiber) continue;
       current_ = &threads_[i];
       Fiber::switch_to(launcher_, *threads_[i].fiber);
     }
-    std::rethrow_exception(std::exchange(error_, nullptr));
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
   // ---- threads ------------------------------------------------------------------------------------------
@@ -330,6 +330,7 @@ class Machine {
     }
     current_ = &thread;
     thread_index = thread.index;
+    counting::running(rank(thread), thread.fiber->stack(), Fiber::stack_bytes);
   }
 
   void wait_at(const Site& site, unsigned mask, void* operand) {
@@ -342,7 +343,7 @@ class Machine {
   __attribute__((noinline)) void give_way() {
     Fiber* self = current_->fiber;
     Fiber* other = &launcher_;
-    if (Thread* thread = next()) {
+    if (Thread* thread = cut_ ? nullptr : next()) {
       resume(*thread);
       other = thread->fiber;
     }
@@ -359,6 +360,7 @@ class Machine {
     for (;;) {
       Thread& thread = *current_;
       try {
+        const counting::Counted counted;
         body_(argument_);
       } catch (const Cancelled&) {
       } catch (...) {
@@ -496,6 +498,7 @@ class Machine {
   int at_barrier_ = 0, returned_ = 0;
   std::exception_ptr error_;
   bool cancelling_ = false;
+  bool cut_ = false;  // the block ends here, at the limit of barriers that a count has
   unsigned ready_[max_threads / lanes_per_warp] = {};    // per warp: lanes that may run in the next round
   unsigned waiting_[max_threads / lanes_per_warp] = {};  // per warp: lanes that wait at a warp operation
   uint16_t round_[max_threads];

@@ -53,7 +53,10 @@ inline unsigned vote(const Site& site, unsigned mask, bool predicate) {
 }  // namespace cconvnet::emulator
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, CCONVNET_EMULATOR_CALLER) {
-  cconvnet::emulator::vote({"__syncwarp", file, line}, mask, false);
+  using namespace cconvnet::emulator;
+  unsigned nothing = 0;
+  machine.warp_operation({"__syncwarp", file, line}, mask, nothing,
+                         [](unsigned* const*, unsigned lanes) { counting::joined(lanes); });
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, CCONVNET_EMULATOR_CALLER) {

@@ -23,7 +23,7 @@ LONGER_FILES = {
 
 # Low to high: a module imports modules of its own floor and of floors before it.
 FLOORS = (
-    ("_problem", "_pixels", "_cpu", "_cuda", "_emulator", "errors", "bfloat16", "checks"),
+    ("_problem", "_pixels", "_cpu", "_cuda", "_emulator", "_counting", "errors", "bfloat16", "checks"),
     ("system", "console"),
     ("operations", "testing.reference"),
     ("devices",),

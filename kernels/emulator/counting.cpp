@@ -1,0 +1,509 @@
+// Counts memory accesses and finds races for the emulator; counting.h explains how. It is compiled without
+// instrumentation, and defines the functions that instrumented code calls (of ThreadSanitizer's run time,
+// whose names GCC and Clang share).
+//
+// Threads of a block run one after the other from barrier to barrier, so each thread has a list of its
+// accesses. At a barrier the lists of a warp's lanes are put side by side: the n-th accesses of all lanes by the
+// same instruction are one request.
+#include "counting.h"
+
+#include <link.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <tuple>
+#include <utility>
+
+#include "races.h"
+#include "requests.h"
+
+namespace cconvnet::emulator::counting {
+
+State state;
+
+namespace {
+
+constexpr unsigned widest = 16;  // bytes of the widest access of a lane
+constexpr int max_warps = 32;
+
+// The program or module that contains this code.
+struct Image {
+  uintptr_t base = 0, begin = 0, end = 0;
+
+  Image() { dl_iterate_phdr(&Image::take, this); }
+
+  bool contains(uintptr_t address) const { return address - begin < end - begin; }
+
+ private:
+  // Takes the addresses of one object file, and returns 1 if it is this one.
+  static int take(dl_phdr_info* info, size_t, void* data) {
+    Image& image = *static_cast<Image*>(data);
+    image.base = info->dlpi_addr;
+    image.begin = UINTPTR_MAX;
+    image.end = 0;
+    for (int i = 0; i < info->dlpi_phnum; ++i) {
+      if (info->dlpi_phdr[i].p_type != PT_LOAD) continue;
+      const uintptr_t first = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+      image.begin = std::min(image.begin, first);
+      image.end = std::max(image.end, first + info->dlpi_phdr[i].p_memsz);
+    }
+    return image.contains(reinterpret_cast<uintptr_t>(&state));
+  }
+};
+
+// Wide accesses are made in pieces; `piece` tells them apart.
+struct Site {
+  uintptr_t caller;
+  Kind kind;
+  Space space;
+  uint8_t bytes, piece;
+
+  bool operator<(const Site& other) const {
+    return std::tie(caller, kind, space, bytes, piece) <
+           std::tie(other.caller, other.kind, other.space, other.bytes, other.piece);
+  }
+};
+
+// Numbers sites, with the last number of each caller at hand.
+class Sites {
+ public:
+  uint32_t number(const Site& site) {
+    Recent& recent = recent_[(site.caller * 0x9e3779b97f4a7c15u >> 48) ^ site.piece];
+    if (recent.number < all_.size()) {
+      const Site& known = all_[recent.number];
+      if (known.caller == site.caller && known.kind == site.kind && known.space == site.space &&
+          known.bytes == site.bytes && known.piece == site.piece) {
+        return recent.number;
+      }
+    }
+    const auto [place, added] = numbers_.try_emplace(site, static_cast<uint32_t>(all_.size()));
+    if (added) all_.push_back(site);
+    recent.number = place->second;
+    return recent.number;
+  }
+
+  const Site& operator[](uint32_t number) const { return all_[number]; }
+  size_t size() const { return all_.size(); }
+
+ private:
+  struct Recent {
+    uint32_t number = UINT32_MAX;
+  };
+  std::vector<Site> all_;
+  std::map<Site, uint32_t> numbers_;
+  std::vector<Recent> recent_ = std::vector<Recent>(1 << 16);
+};
+
+struct Entry {
+  uint32_t site;
+  uint64_t address;
+};
+
+struct SharedObject {
+  const char* name;
+  uintptr_t begin;
+  size_t bytes;
+  Words words;
+};
+
+struct NamedArray {
+  const char* name;
+  uintptr_t begin;
+};
+
+thread_local std::vector<NamedArray> named_arrays;
+
+class Counter {
+ public:
+  explicit Counter(const Options& options) : options(options), cache_(options.cache_bytes) {}
+
+  const Options options;
+  std::vector<Launch> launches;
+
+  // ---- launches and blocks ------------------------------------------------------------------------------
+
+  void begin_launch(Launch launch) {
+    launches.push_back(std::move(launch));
+    arrays_ = named_arrays;
+    std::sort(arrays_.begin(), arrays_.end(),
+              [](const NamedArray& a, const NamedArray& b) { return a.begin < b.begin; });
+    costs_.clear();
+    operations_.clear();
+    races_.clear();
+    global_.clear();
+  }
+
+  void end_launch() {
+    Launch& launch = launches.back();
+    for (const auto& [key, access] : costs_) launch.accesses.push_back(access);
+    for (const auto& [key, warps] : operations_) {
+      launch.operations.push_back({std::get<0>(key), std::get<1>(key), std::get<2>(key), warps});
+    }
+    for (const auto& [key, race] : races_) launch.races.push_back(race);
+  }
+
+  void begin_block(uint64_t number, int threads) {
+    block_ = number;
+    threads_ = threads;
+    barriers_ = 0;
+    shared_.clear();
+    order_.begin_block(static_cast<uint32_t>(number));
+    cache_.clear();
+    if (logs_.size() < static_cast<size_t>(threads)) logs_.resize(threads);
+    ++launches.back().blocks_run;
+  }
+
+  void end_block() {
+    for (int warp = 0; warp * 32 < threads_; ++warp) count_requests(warp);
+    uint64_t bytes = 0;
+    for (const SharedObject& object : shared_) bytes += std::strcmp(object.name, "shared") ? 0 : object.bytes;
+    launches.back().shared_bytes = std::max(launches.back().shared_bytes, bytes);
+  }
+
+  void add_shared(const char* name, const void* memory, size_t bytes) {
+    shared_.push_back({name, reinterpret_cast<uintptr_t>(memory), bytes, {}});
+    if (options.races) shared_.back().words.resize(bytes);
+  }
+
+  bool pass_barrier(const char* operation, const char* file, int line) {
+    for (int warp = 0; warp * 32 < threads_; ++warp) {
+      count_requests(warp);
+      count_operation(operation, file, line);
+    }
+    order_.pass_barrier();
+    ++launches.back().barriers;
+    if (++barriers_ < options.barriers) return false;
+    ++launches.back().cut_blocks;
+    return true;
+  }
+
+  void count_operation(const char* operation, const char* file, int line) {
+    ++operations_[{operation, file, line}];
+  }
+
+  void join(uint32_t lanes) { order_.join(state.thread / 32, lanes); }
+
+  // ---- accesses -----------------------------------------------------------------------------------------
+
+  // `address` is neither on a stack nor in the image.
+  void access(uintptr_t address, size_t bytes, Kind kind, void* caller, Role role) {
+    SharedObject* const object = shared_at(address);
+    Site site{reinterpret_cast<uintptr_t>(caller), kind, object ? Space::shared : Space::global, 0, 0};
+    while (bytes > 0) {
+      site.bytes = static_cast<uint8_t>(std::min<size_t>(bytes, widest));
+      const uint32_t number = sites.number(site);
+      logs_[state.thread].push_back({number, object ? address - object->begin : address});
+      if (options.races) look_for_races(object, address, site.bytes, number, role);
+      address += site.bytes;
+      bytes -= site.bytes;
+      ++site.piece;
+    }
+  }
+
+  void finish_copy(uintptr_t target, size_t bytes) {
+    SharedObject* const object = shared_at(target);
+    if (!object || !options.races) return;
+    object->words.visit(target - object->begin, bytes, [&](Cell& cell, uint64_t) {
+      if (cell.write_role != Role::copy || cell.write.thread != state.thread) return;
+      cell.write = order_.stamp(state.thread, cell.write.site);
+      cell.write_role = Role::write;
+    });
+  }
+
+  Sites sites;
+  Image image;
+
+ private:
+  SharedObject* shared_at(uintptr_t address) {
+    for (SharedObject& object : shared_) {
+      if (address - object.begin < object.bytes) return &object;
+    }
+    return nullptr;
+  }
+
+  Instruction instruction(uint32_t number) const {
+    const Site& site = sites[number];
+    return {site.caller - image.base, site.kind, site.space, site.bytes};
+  }
+
+  // The last array that begins at or below an address.
+  const NamedArray* array_at(uintptr_t address) const {
+    const auto above = std::upper_bound(arrays_.begin(), arrays_.end(), address,
+                                        [](uintptr_t a, const NamedArray& array) { return a < array.begin; });
+    return above == arrays_.begin() ? nullptr : &*(above - 1);
+  }
+
+  // ---- requests -----------------------------------------------------------------------------------------
+
+  // Puts the accesses of a warp's lanes since the last barrier side by side.
+  void count_requests(int warp) {
+    ++gathering_;
+    request_count_ = 0;
+    grouped_.resize(sites.size());
+    const int lanes = std::min(32, threads_ - warp * 32);
+    for (int lane = 0; lane < lanes; ++lane) {
+      std::vector<Entry>& log = logs_[warp * 32 + lane];
+      for (const Entry& entry : log) {
+        Group& group = grouped_[entry.site];
+        if (group.gathering != gathering_) {
+          group.gathering = gathering_;
+          group.requests.clear();
+          group.lane = -1;
+        }
+        if (group.lane != lane) {
+          group.lane = lane;
+          group.next = 0;
+        }
+        if (group.next == group.requests.size()) {
+          if (request_count_ == requests_.size()) requests_.emplace_back();
+          Request& request = requests_[request_count_];
+          request.site = entry.site;
+          request.lanes = 0;
+          group.requests.push_back(static_cast<uint32_t>(request_count_++));
+        }
+        Request& request = requests_[group.requests[group.next++]];
+        request.lanes |= 1u << lane;
+        request.address[lane] = entry.address;
+      }
+      log.clear();
+    }
+    for (size_t i = 0; i < request_count_; ++i) count_request(requests_[i]);
+  }
+
+  void count_request(Request& request) {
+    const Site& site = sites[request.site];
+    const NamedArray* array = nullptr;
+    if (site.space == Space::global) {
+      array = array_at(request.address[__builtin_ctz(request.lanes)]);
+      if (array) {
+        // As if the array began on a boundary of 256 bytes, which 16 bytes of its address do not change.
+        const uint64_t shift = array->begin % 256 / 16 * 16;
+        for (uint64_t& address : request.address) address -= shift;
+      }
+    }
+    const uint64_t key = uint64_t{request.site} << 8 | (array ? array - arrays_.data() + 1 : 0);
+    const auto [place, added] = costs_.try_emplace(key);
+    Access& access = place->second;
+    if (added) {
+      access = {};
+      access.instruction = instruction(request.site);
+      if (array) access.array = array->name;
+    }
+    ++access.requests;
+    access.lanes += __builtin_popcount(request.lanes);
+    if (site.space == Space::shared) {
+      const Wavefronts wavefronts = wavefronts_of(request, site.bytes);
+      access.wavefronts += wavefronts.needed;
+      access.least_wavefronts += wavefronts.least;
+    } else {
+      const bool cached = site.kind == Kind::load;
+      const Sectors sectors = sectors_of(request, site.bytes, [&](uint64_t sector) {
+        if (cached) access.misses += cache_.misses(sector);
+      });
+      access.sectors += sectors.touched;
+      access.least_sectors += sectors.least;
+      if (!cached) access.misses += sectors.touched;
+    }
+  }
+
+  // ---- races --------------------------------------------------------------------------------------------
+
+  void look_for_races(SharedObject* object, uintptr_t address, size_t bytes, uint32_t site, Role role) {
+    const Stamp now = order_.stamp(state.thread, site);
+    const auto visit = [&](Cell& cell, uint64_t position) {
+      note(cell, order_, now, role, [&](const Stamp& earlier) { add_race(object, position, earlier, now); });
+    };
+    if (object) {
+      object->words.visit(address - object->begin, bytes, visit);
+    } else {
+      global_.visit(address, bytes, visit);
+    }
+  }
+
+  void add_race(const SharedObject* object, uint64_t position, const Stamp& earlier, const Stamp& now) {
+    Race& race = races_[{earlier.site, now.site}];
+    if (race.occurrences++ > 0) return;
+    race.first = {instruction(earlier.site), earlier.block - 1, earlier.thread};
+    race.second = {instruction(now.site), now.block - 1, now.thread};
+    race.position = position;
+    if (object) {
+      race.array = object->name;
+    } else if (const NamedArray* array = array_at(position)) {
+      race.array = array->name;
+      race.position -= array->begin;
+    }
+  }
+
+  // The launch.
+  std::vector<NamedArray> arrays_;
+  std::unordered_map<uint64_t, Access> costs_;  // by site and array
+  std::map<std::tuple<const char*, const char*, int>, uint64_t> operations_;
+  std::map<std::pair<uint32_t, uint32_t>, Race> races_;
+  Pages global_;
+
+  // The block.
+  uint64_t block_ = 0, barriers_ = 0;
+  int threads_ = 0;
+  std::vector<SharedObject> shared_;
+  Order order_;
+  Cache cache_;
+  std::vector<std::vector<Entry>> logs_;  // by thread
+
+  // Requests of a warp. The requests of a site are in the order of their first lane's accesses.
+  struct Group {
+    uint64_t gathering = 0;
+    int lane = -1;
+    size_t next = 0;
+    std::vector<uint32_t> requests;
+  };
+  uint64_t gathering_ = 0;
+  std::vector<Group> grouped_;  // by site
+  std::vector<Request> requests_;
+  size_t request_count_ = 0;
+};
+
+std::unique_ptr<Counter> counter;
+
+bool is_counted(uintptr_t address) {
+  return address - reinterpret_cast<uintptr_t>(state.stack) >= state.stack_bytes &&
+         !counter->image.contains(address);
+}
+
+void accessed(const void* pointer, size_t bytes, Kind kind, void* caller) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  if (!is_counted(address)) return;
+  counter->access(address, bytes, kind, caller, kind == Kind::load ? Role::read : Role::write);
+}
+
+}  // namespace
+
+void start(const Options& options) {
+  counter = std::make_unique<Counter>(options);
+  state.recording = true;
+}
+
+std::vector<Launch> stop() {
+  state.recording = false;
+  std::vector<Launch> launches;
+  if (counter) launches = std::move(counter->launches);
+  counter.reset();
+  return launches;
+}
+
+void name_array(const char* name, const void* data) {
+  if (data) named_arrays.push_back({name, reinterpret_cast<uintptr_t>(data)});
+}
+
+void forget_arrays() {
+  named_arrays.clear();
+}
+
+void begin_launch(const std::string& name, const char* file, int line, const void* kernel, dim3 grid,
+                  dim3 block, size_t launch_bytes) {
+  if (!state.recording) return;
+  Launch launch{};
+  launch.kernel = reinterpret_cast<uintptr_t>(kernel) - counter->image.base;
+  launch.name = name;
+  launch.file = file;
+  launch.line = line;
+  launch.grid = grid;
+  launch.block = block;
+  launch.launch_bytes = launch_bytes;
+  counter->begin_launch(std::move(launch));
+}
+
+void end_launch() {
+  if (state.recording) counter->end_launch();
+}
+
+uint64_t blocks_to_run(uint64_t count) {
+  return state.recording ? std::min(count, counter->options.blocks) : count;
+}
+
+void begin_block(uint64_t number, int threads) {
+  if (state.recording) counter->begin_block(number, threads);
+}
+
+void end_block() {
+  if (state.recording) counter->end_block();
+}
+
+bool passed_barrier(const char* operation, const char* file, int line) {
+  return state.recording && counter->pass_barrier(operation, file, line);
+}
+
+void warp_operation(const char* operation, const char* file, int line) {
+  if (state.recording) counter->count_operation(operation, file, line);
+}
+
+void joined(unsigned lanes) {
+  if (state.recording) counter->join(lanes);
+}
+
+void shared_object(const char* name, const void* memory, size_t bytes) {
+  if (state.recording) counter->add_shared(name, memory, bytes);
+}
+
+void matrix_row(const void* row, void* caller) {
+  if (state.recording) {
+    counter->access(reinterpret_cast<uintptr_t>(row), 16, Kind::matrix, caller, Role::read);
+  }
+}
+
+void copy_started(void* target, const void* source, size_t bytes, void* caller) {
+  if (!state.recording) return;
+  if (source) counter->access(reinterpret_cast<uintptr_t>(source), bytes, Kind::copy, caller, Role::read);
+  counter->access(reinterpret_cast<uintptr_t>(target), bytes, Kind::copy, caller, Role::copy);
+}
+
+void copy_done(void* target, size_t bytes) {
+  if (state.recording) counter->finish_copy(reinterpret_cast<uintptr_t>(target), bytes);
+}
+
+void atomic(const void* pointer, size_t bytes) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  if (!state.recording || !is_counted(address)) return;
+  counter->access(address, bytes, Kind::atomic, __builtin_return_address(0), Role::atomic);
+}
+
+// ---- what instrumented code calls -----------------------------------------------------------------------
+
+#define CCONVNET_ACCESS(function, kind, bytes)                                             \
+  void function(void* address) {                                                           \
+    if (state.counting) accessed(address, bytes, Kind::kind, __builtin_return_address(0)); \
+  }
+#define CCONVNET_ACCESSES(bytes)                             \
+  CCONVNET_ACCESS(__tsan_read##bytes, load, bytes)           \
+  CCONVNET_ACCESS(__tsan_write##bytes, store, bytes)         \
+  CCONVNET_ACCESS(__tsan_unaligned_read##bytes, load, bytes) \
+  CCONVNET_ACCESS(__tsan_unaligned_write##bytes, store, bytes)
+
+extern "C" {
+CCONVNET_ACCESSES(1)
+CCONVNET_ACCESSES(2)
+CCONVNET_ACCESSES(4)
+CCONVNET_ACCESSES(8)
+CCONVNET_ACCESSES(16)
+
+void __tsan_read_range(void* address, size_t bytes) {
+  if (state.counting) accessed(address, bytes, Kind::load, __builtin_return_address(0));
+}
+
+void __tsan_write_range(void* address, size_t bytes) {
+  if (state.counting) accessed(address, bytes, Kind::store, __builtin_return_address(0));
+}
+
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit(void*) {}
+void __tsan_vptr_read(void**) {}
+void __tsan_vptr_update(void**, void*) {}
+
+// Guards of the host code's static variables.
+uint8_t __tsan_atomic8_load(const volatile uint8_t* address, int /*order*/) {
+  return __atomic_load_n(address, __ATOMIC_ACQUIRE);
+}
+}
+
+}  // namespace cconvnet::emulator::counting
