@@ -113,7 +113,10 @@ class Kernel:
 
     @cached_property
     def hot_loop(self) -> Counter[str]:
-        """Count the instructions of the innermost loop over shared-memory operands with the most products."""
+        """Count the instructions of the innermost loop over shared-memory operands with the most products.
+
+        Those of tensor cores come first: a loop that updates weights multiplies too.
+        """
         return max(map(_counts, _innermost(self.code)), key=_products, default=Counter())
 
     @property
@@ -130,14 +133,15 @@ def _counts(code: Iterable[Instruction]) -> Counter[str]:
     return Counter(instruction.kind for instruction in code)
 
 
-def _products(counts: Counter[str]) -> int:
-    return sum(counts[kind] for kind in PRODUCTS)
+def _products(counts: Counter[str]) -> tuple[int, int]:
+    """Return how many products are by tensor cores, and how many in all."""
+    return sum(counts[kind] for kind in TENSOR), sum(counts[kind] for kind in PRODUCTS)
 
 
 def _is_hot(code: Iterable[Instruction]) -> bool:
     """Return whether code multiplies operands from shared memory, which HGMMA reads itself."""
     counts = _counts(code)
-    return _products(counts) > 0 and any(kind.startswith(("LDS", "HGMMA")) for kind in counts)
+    return _has(counts, *PRODUCTS) and any(kind.startswith(("LDS", "HGMMA")) for kind in counts)
 
 
 def _innermost(code: Sequence[Instruction]) -> list[Sequence[Instruction]]:

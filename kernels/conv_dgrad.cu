@@ -275,7 +275,7 @@ void launch(const ConvProblem& problem, const DgradArguments& args, Stream strea
   const DgradPointers<T> pointers = {
       static_cast<const T*>(args.dy),
       static_cast<const T*>(args.w),
-      {{dx, whole_groups<Tile>(size.n, dx, args.workspace)}, problem.x_count(), grid, args.workspace}};
+      {{dx, whole_groups(size.n, dx, args.workspace)}, problem.x_count(), grid, args.workspace}};
   CCONVNET_LAUNCH_SHARED((conv_dgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters, pointers);
   pointers.destination.reduce(grid, problem.c, stream);

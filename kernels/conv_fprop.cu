@@ -117,7 +117,7 @@ void launch(const ConvProblem& problem, const FpropArguments& args, Stream strea
   const GemmSize size = fprop_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
   T* const y = static_cast<T*>(args.y);
-  const EpilogueOutput<T> output(args.epilogue, y, whole_groups<Tile>(size.n, y, args.workspace));
+  const EpilogueOutput<T> output(args.epilogue, y, whole_groups(size.n, y, args.workspace));
   const FpropParameters<T> parameters = {problem,
                                          problem.c_per_group(),
                                          problem.k_per_group(),

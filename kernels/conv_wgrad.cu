@@ -125,7 +125,7 @@ void launch(const ConvProblem& problem, const WgradArguments& args, Stream strea
   using T = typename Tile::Element;
   const GemmSize size = wgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  const GradientOutput output(args.update, args.dw, whole_groups<Tile>(size.n, args.dw, args.workspace));
+  const GradientOutput output(args.update, args.dw, whole_groups(size.n, args.dw, args.workspace));
   const WgradParameters<T> parameters = {problem,
                                          problem.c_per_group(),
                                          problem.k_per_group(),

@@ -329,7 +329,7 @@ void launch_fprop(const LocalProblem& problem, const FpropArguments& args, Strea
   using T = typename Tile::Element;
   const GemmSize size = fprop_size(problem);
   T* const y = static_cast<T*>(args.y);
-  const EpilogueOutput<T> output(args.epilogue, y, whole_groups<Tile>(size.n, y, args.workspace));
+  const EpilogueOutput<T> output(args.epilogue, y, whole_groups(size.n, y, args.workspace));
   // An image of y has a bias for every element.
   launch<Tile>(local_fprop_gemm<Tile>, problem, size, args.x, args.w, output, problem.y_count(),
                problem.bias_count(), args.workspace, stream);
@@ -341,7 +341,7 @@ void launch_dgrad(const LocalProblem& problem, const DgradArguments& args, Strea
   using T = typename Tile::Element;
   const GemmSize size = dgrad_size(problem);
   T* const dx = static_cast<T*>(args.dx);
-  const PlainOutput<T> output = {dx, whole_groups<Tile>(size.n, dx, args.workspace)};
+  const PlainOutput<T> output = {dx, whole_groups(size.n, dx, args.workspace)};
   launch<Tile>(local_dgrad_gemm<Tile>, problem, size, args.dy, args.w, output, problem.x_count(), problem.c,
                args.workspace, stream);
 }
@@ -349,7 +349,7 @@ void launch_dgrad(const LocalProblem& problem, const DgradArguments& args, Strea
 template <class Tile>
 void launch_wgrad(const LocalProblem& problem, const WgradArguments& args, Stream stream) {
   const GemmSize size = wgrad_size(problem);
-  const GradientOutput output(args.update, args.dw, whole_groups<Tile>(size.n, args.dw, args.workspace));
+  const GradientOutput output(args.update, args.dw, whole_groups(size.n, args.dw, args.workspace));
   launch<Tile>(local_wgrad_gemm<Tile>, problem, size, args.dy, args.x, output, problem.w_count(),
                problem.w_count(), args.workspace, stream);
 }

@@ -11,7 +11,7 @@ struct SgdUpdate {
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
     if (step.halted()) return;
-    step.apply(step.rates(), i, load<WIDTH>(g + i));
+    step.apply(step.rates(), i, step.read<WIDTH>(i), load<WIDTH>(g + i));
   }
 };
 

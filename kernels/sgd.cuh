@@ -10,6 +10,12 @@ struct SgdRates {
   float lr, momentum, weight_decay;
 };
 
+// All that an update reads of WIDTH weights beside their gradients: their last steps, and themselves.
+template <int WIDTH>
+struct SgdState {
+  Vector<WIDTH> v, w;
+};
+
 class SgdStep {
  public:
   explicit SgdStep(const Update& update) : update_(update) {}
@@ -26,13 +32,18 @@ class SgdStep {
             update_.rates ? update_.rates[1] : problem.momentum, problem.weight_decay};
   }
 
-  // Updates weights i .. i+WIDTH-1, whose gradients are g. The order of roundings is the same wherever the
+  template <int WIDTH>
+  __device__ __forceinline__ SgdState<WIDTH> read(int64_t i) const {
+    return {load<WIDTH>(update_.v + i), load<WIDTH>(update_.w + i)};
+  }
+
+  // Updates weights i .. i+WIDTH-1, whose gradients are g and whose state has been read. The order of roundings is the same wherever the
   // update is computed; fmaf rounds once:
   //   step = lr * fmaf(weight_decay, w, g);  v = fmaf(momentum, v, -step);  w = w + v.
   template <int WIDTH>
-  __device__ __forceinline__ void apply(const SgdRates& rates, int64_t i, const Vector<WIDTH>& g) const {
-    Vector<WIDTH> v = load<WIDTH>(update_.v + i);
-    Vector<WIDTH> w = load<WIDTH>(update_.w + i);
+  __device__ __forceinline__ void apply(const SgdRates& rates, int64_t i, SgdState<WIDTH> state,
+                                        const Vector<WIDTH>& g) const {
+    Vector<WIDTH>&v = state.v, &w = state.w;
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
       const float step = rates.lr * fmaf(rates.weight_decay, w.lane[j], g.lane[j]);

@@ -4,18 +4,25 @@
 // An output is a class that a launcher fills and a kernel takes by value, with
 //   bool vectors;                        whether groups of four neighbouring elements may be written at once
 //   auto writer() const;                 to be called once by each thread, before it writes
-// Its writer has
-//   template <int WIDTH> void write(uint32_t i, uint32_t channel, const Vector<WIDTH>& sums) const;
-//                                        writes elements i .. i+WIDTH-1, of channels from `channel` on
+// Its writer has, for WIDTH neighbouring elements,
+//   template <int WIDTH> auto columns(uint32_t channel) const;
+//                                        all that it reads of the channels from `channel` on
+//   template <int WIDTH> auto read(uint32_t i) const;
+//                                        all that it reads of elements i .. i+WIDTH-1
+//   void write(uint32_t i, columns, read, const Vector<WIDTH>& sums) const;
+//                                        writes them, given both
+// So a thread reads of a column once for all its rows, and starts the reads of several elements before it
+// writes the first.
 #pragma once
 
 #include "dropout_mask.cuh"
+#include "gemm/gemm_tile.cuh"
 #include "neuron.h"
 #include "sgd.cuh"
 
 namespace cconvnet {
 
-constexpr int kGroup = 4;  // elements that are written at once: one Philox call's, and 16 bytes of floats
+struct Nothing {};  // what a writer reads that reads nothing
 
 // The sums as they are, each rounded to a T.
 template <class T>
@@ -26,7 +33,15 @@ struct PlainOutput {
   __device__ __forceinline__ const PlainOutput& writer() const { return *this; }
 
   template <int WIDTH>
-  __device__ __forceinline__ void write(uint32_t i, uint32_t, const Vector<WIDTH>& sums) const {
+  __device__ __forceinline__ Nothing columns(uint32_t) const {
+    return {};
+  }
+  template <int WIDTH>
+  __device__ __forceinline__ Nothing read(uint32_t) const {
+    return {};
+  }
+  template <int WIDTH>
+  __device__ __forceinline__ void write(uint32_t i, Nothing, Nothing, const Vector<WIDTH>& sums) const {
     store(y + i, sums);
   }
 };
@@ -39,11 +54,11 @@ class EpilogueOutput {
   bool vectors;
 
   EpilogueOutput(const Epilogue& epilogue, T* y, bool vectors)
-      : vectors(vectors),
+      : vectors(vectors && aligned(epilogue.bias)),
         y_(y),
         bias_(epilogue.bias),
         relu_(epilogue.relu),
-        drops_(epilogue.dropout && vectors && DropoutMask::whole_draws(*epilogue.dropout)),
+        drops_(epilogue.dropout && this->vectors && DropoutMask::whole_draws(*epilogue.dropout)),
         mask_(drops_ ? DropoutMask(*epilogue.dropout, epilogue.step) : DropoutMask()) {}
 
   // To be called after the launch that writes.
@@ -53,11 +68,21 @@ class EpilogueOutput {
 
   __device__ __forceinline__ const EpilogueOutput& writer() const { return *this; }
 
+  // The biases.
   template <int WIDTH>
-  __device__ __forceinline__ void write(uint32_t i, uint32_t channel, Vector<WIDTH> sums) const {
+  __device__ __forceinline__ Vector<WIDTH> columns(uint32_t channel) const {
+    return bias_ ? load<WIDTH>(bias_ + channel) : zeros<WIDTH>();
+  }
+  template <int WIDTH>
+  __device__ __forceinline__ Nothing read(uint32_t) const {
+    return {};
+  }
+  template <int WIDTH>
+  __device__ __forceinline__ void write(uint32_t i, const Vector<WIDTH>& bias, Nothing,
+                                        Vector<WIDTH> sums) const {
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
-      if (bias_) sums.lane[j] += bias_[channel + j];
+      if (bias_) sums.lane[j] += bias.lane[j];
       if (relu_) sums.lane[j] = relu(sums.lane[j]);
     }
     if constexpr (WIDTH % kGroup == 0) {
@@ -105,11 +130,21 @@ class GradientOutput {
     SgdRates rates;
 
     template <int WIDTH>
-    __device__ __forceinline__ void write(uint32_t i, uint32_t, const Vector<WIDTH>& sums) const {
+    __device__ __forceinline__ Nothing columns(uint32_t) const {
+      return {};
+    }
+    // The weights and their steps, if they are updated.
+    template <int WIDTH>
+    __device__ __forceinline__ SgdState<WIDTH> read(uint32_t i) const {
+      return output.updates_ && writes ? output.step_.template read<WIDTH>(i) : SgdState<WIDTH>{};
+    }
+    template <int WIDTH>
+    __device__ __forceinline__ void write(uint32_t i, Nothing, const SgdState<WIDTH>& state,
+                                          const Vector<WIDTH>& sums) const {
       if (!output.updates_) {
         store(output.dw_ + i, sums);
       } else if (writes) {
-        output.step_.apply(rates, i, sums);
+        output.step_.apply(rates, i, state, sums);
       }
     }
   };
@@ -122,30 +157,67 @@ class GradientOutput {
   SgdStep step_;
 };
 
-// Writes one block's tile of C. `product` holds its threads' shares of the sums: row(i) is the tile's row of
-// the thread's i-th row of outputs, column(j) the tile's column where its j-th group of them begins.
+// Writes elements i .. i+WIDTH-1, of channels from `channel` on, where a thread has no others to write.
+template <int WIDTH, class Writer>
+__device__ __forceinline__ void write_alone(const Writer& writer, uint32_t i, uint32_t channel,
+                                            const Vector<WIDTH>& sums) {
+  writer.write(i, writer.template columns<WIDTH>(channel), writer.template read<WIDTH>(i), sums);
+}
+
+// Writes one block's tile of C. `product` holds its threads' shares of the sums, in groups of kGroup columns:
+//   ROWS, GROUPS                    how many rows and groups of each row a thread has
+//   AHEAD                           rows whose reads start before the first of them is written
+//   UNROLLED                        the factor by which loops over the rows are unrolled
+//   offsets(layout, first_m, gemm_m)
+//                                   a function of i: the output's index where the thread's i-th row begins,
+//                                   and kOutside if it is beyond the last. All threads call it together.
+//   column(j)                       the tile's column where the thread's j-th group begins
+//   sums(i, j)                      the j-th group of the i-th row
 // `layout.row(m)` returns the output's index where row m of C begins; column 0 of C is channel first_channel.
 template <class Product, class Output, class Layout>
 __device__ __forceinline__ void store_tile(const Product& product, const Output& output, const Layout& layout,
                                            uint32_t first_m, uint32_t first_n, uint32_t first_channel,
                                            int gemm_m, int gemm_n) {
+  const auto offset = product.offsets(layout, first_m, gemm_m);
   const auto& writer = output.writer();
-  const int rows = gemm_m - static_cast<int>(first_m);
+  const auto column = [&](int j) { return first_n + product.column(j); };
+  const auto columns_left = [&](int j) { return gemm_n - static_cast<int>(column(j)); };
+  decltype(writer.template columns<kGroup>(0)) columns[Product::GROUPS] = {};
 #pragma unroll
-  for (int i = 0; i < Product::ROWS; ++i) {
-    if (product.row(i) >= rows) continue;
-    const uint32_t row = layout.row(first_m + product.row(i));
+  for (int j = 0; j < Product::GROUPS; ++j) {
+    if (output.vectors && columns_left(j) > 0) {
+      columns[j] = writer.template columns<kGroup>(first_channel + column(j));
+    }
+  }
+#pragma unroll Product::UNROLLED
+  for (int i = 0; i < Product::ROWS; i += Product::AHEAD) {
+    uint32_t row[Product::AHEAD];
+    decltype(writer.template read<kGroup>(0)) read[Product::AHEAD][Product::GROUPS] = {};
 #pragma unroll
-    for (int j = 0; j < Product::GROUPS; ++j) {
-      const uint32_t n = first_n + product.column(j);
-      const int columns = gemm_n - static_cast<int>(n);
-      const Vector<Product::WIDTH> sums = product.sums(i, j);
-      if (output.vectors) {
-        if (columns > 0) writer.write(row + n, first_channel + n, sums);
-      } else {
+    for (int l = 0; l < Product::AHEAD; ++l) {
+      row[l] = offset(i + l);
+      if (row[l] == kOutside || !output.vectors) continue;
 #pragma unroll
-        for (int l = 0; l < Product::WIDTH; ++l) {
-          if (l < columns) writer.write(row + n + l, first_channel + n + l, Vector<1>{{sums.lane[l]}});
+      for (int j = 0; j < Product::GROUPS; ++j) {
+        if (columns_left(j) > 0) read[l][j] = writer.template read<kGroup>(row[l] + column(j));
+      }
+    }
+#pragma unroll
+    for (int l = 0; l < Product::AHEAD; ++l) {
+      if (row[l] == kOutside) continue;
+#pragma unroll
+      for (int j = 0; j < Product::GROUPS; ++j) {
+        const Vector<kGroup> sums = product.sums(i + l, j);
+        if (output.vectors) {
+          if (columns_left(j) > 0) writer.write(row[l] + column(j), columns[j], read[l][j], sums);
+          continue;
+        }
+#pragma unroll
+        for (int part = 0; part < kGroup; ++part) {
+          const uint32_t n = column(j) + part;
+          if (part < columns_left(j)) {
+            write_alone(writer, row[l] + n, first_channel + n, Vector<1>{{sums.lane[part]}});
+          }
         }
       }
     }

@@ -32,6 +32,8 @@
 namespace cconvnet {
 
 constexpr uint32_t kOutside = ~0u;  // a row part or depth part without elements
+// Outputs of a row that are written at once: 16 bytes of floats, and as many as one Philox call drops.
+constexpr int kGroup = 4;
 
 struct Location {
   uint32_t offset;
@@ -60,9 +62,6 @@ struct Tile {
   // The number of the operands' elements that must be side by side, in the direction where memory is
   // contiguous.
   static constexpr int WHOLE = VECTOR;
-
-  // The number of the outputs' columns that are written at once.
-  static constexpr int GROUP = 4;
   static constexpr int LAUNCH_BYTES = 0;  // of shared memory, from the launch
 
   static bool multiplies(Precision precision) {
@@ -187,7 +186,7 @@ class TileLoader {
 template <class Tile>
 class Multiplier {
  public:
-  static constexpr int ROWS = Tile::THREAD_M, GROUPS = Tile::SQUARES_N, WIDTH = Tile::GROUP;
+  static constexpr int ROWS = Tile::THREAD_M, GROUPS = Tile::SQUARES_N, AHEAD = 1, UNROLLED = ROWS;
 
   __device__ __forceinline__ Multiplier() {
     constexpr int WARPS_N = Tile::THREADS_N / Tile::LANES_N;
@@ -218,6 +217,15 @@ class Multiplier {
         }
       }
     }
+  }
+
+  // As store_tile asks.
+  template <class Layout>
+  __device__ __forceinline__ auto offsets(const Layout& layout, uint32_t first_m, int gemm_m) const {
+    const int rows = gemm_m - static_cast<int>(first_m);
+    return [this, &layout, first_m, rows](int i) {
+      return row(i) < rows ? layout.row(first_m + row(i)) : kOutside;
+    };
   }
 
   // The tile's row of the thread's i-th row of outputs, and the tile's column of its j-th square.

@@ -144,9 +144,9 @@ struct Destination {
 
 // Returns whether the outputs of a tile may be written in groups. Rows of `gemm_n` columns must contain whole
 // groups, and each of the pointers, which may be null, must be on a boundary.
-template <class Tile, class... Pointers>
+template <class... Pointers>
 bool whole_groups(int gemm_n, Pointers... pointers) {
-  return gemm_n % Tile::GROUP == 0 && aligned(pointers...);
+  return gemm_n % kGroup == 0 && aligned(pointers...);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------

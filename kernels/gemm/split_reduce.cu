@@ -22,7 +22,7 @@ struct SplitReduce {
     }
     int channel;
     by_channels.divide(static_cast<int>(i), channel);
-    output.writer().write(static_cast<uint32_t>(i), channel, sum);
+    write_alone(output.writer(), static_cast<uint32_t>(i), channel, sum);
   }
 };
 

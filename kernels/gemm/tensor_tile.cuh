@@ -12,6 +12,8 @@
 // without padding.
 #pragma once
 
+#include <algorithm>
+
 #include "gemm/gemm_tile.cuh"
 #include "core/ptx.cuh"
 
@@ -30,14 +32,16 @@ struct TensorTile {
   static constexpr int SUMS = WARP_M * WARP_N / 32;
   static constexpr int REGISTERS = SUMS > 64 ? 255 : SUMS > 32 ? 168 : 128;
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
-  static constexpr int LAUNCH_BYTES = (BLOCK_M + BLOCK_N) * BLOCK_K * sizeof(T) * STAGES;
+  static constexpr int STAGE_BYTES = (BLOCK_M + BLOCK_N) * BLOCK_K * sizeof(T);
+  static constexpr int RESULT_BYTES = (BLOCK_N + WARPS_N) * BLOCK_M * 4;
+  static constexpr int LAUNCH_BYTES = std::max(STAGE_BYTES * STAGES, RESULT_BYTES);
   static constexpr int CHUNK = kVectorBytes / sizeof(T);  // elements of one copy
   static constexpr int PRODUCT_K = 2 * CHUNK;             // of one mma.sync
-  static constexpr int WHOLE = CHUNK, GROUP = 8;          // as in Tile
+  static constexpr int WHOLE = CHUNK;                     // as in Tile
 
   static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "warps must share the tile evenly");
   static_assert(WARP_M % 32 == 0 && WARP_N % 16 == 0,
-                "sums are exchanged by 32 rows, B is read by 16 columns");
+                "each lane finds a row of the output, B is read by 16 columns");
   static_assert(BLOCK_K % PRODUCT_K == 0, "a step must be a whole number of products");
   static_assert(SUMS <= 128, "more sums per lane would not fit in the registers");
   static_assert(MIN_BLOCKS >= 1, "a block's threads must find their registers");
@@ -80,10 +84,27 @@ struct TensorStage {
   TensorBuffer<Tile, Tile::BLOCK_N, B::ALONG_K> b;
 };
 
+// What the stages make room for after the last step: each warp's sums, row by row, and where its rows of the
+// output begin.
+template <class Tile>
+struct alignas(128) TensorResult {
+  float sums[Tile::WARPS_M * Tile::WARPS_N][Tile::WARP_M * Tile::WARP_N];
+  uint32_t offsets[Tile::WARPS_M * Tile::WARPS_N][Tile::WARP_M];
+
+  // In chunks of 16 bytes, permuted like those of the operands. A warp writes pairs of chunks of four rows at
+  // once, and reads eight neighbouring chunks (or four of two rows): all are on different banks.
+  static __device__ __forceinline__ int place_of(int row, int column) {
+    const int chunk = row * (Tile::WARP_N / 4) + column / 4;
+    return (chunk ^ (row % 4 * 2)) * 4 + column % 4;
+  }
+};
+
 template <class Tile, class A, class B>
-struct TensorMemory {
+union TensorMemory {
   TensorStage<Tile, A, B> stage[Tile::STAGES];
-  static_assert(sizeof(TensorStage<Tile, A, B>) * Tile::STAGES == Tile::LAUNCH_BYTES, "the launch gives it");
+  TensorResult<Tile> result;
+  static_assert(sizeof(stage) == Tile::STAGE_BYTES * Tile::STAGES && sizeof(result) == Tile::RESULT_BYTES,
+                "the launch gives as much as is needed");
 };
 
 // Starts the copies of one operand's pieces. LANES neighbouring threads copy along a line, the others STRIDE
@@ -149,8 +170,6 @@ class TensorLoader {
 template <class Tile>
 class TensorProduct {
  public:
-  static constexpr int ROWS = Tile::WARP_M / 32, GROUPS = Tile::WARP_N / 8, WIDTH = Tile::GROUP;
-
   __device__ __forceinline__ TensorProduct() {
     const int warp = threadIdx.x / 32;
     m_ = warp / Tile::WARPS_N * Tile::WARP_M;
@@ -158,7 +177,7 @@ class TensorProduct {
 #pragma unroll
     for (int i = 0; i < FRAGMENTS_M; ++i) {
 #pragma unroll
-      for (int j = 0; j < GROUPS; ++j) {
+      for (int j = 0; j < FRAGMENTS_N; ++j) {
 #pragma unroll
         for (int l = 0; l < 4; ++l) sum_[i][j][l] = 0.0f;
       }
@@ -169,15 +188,15 @@ class TensorProduct {
   __device__ __forceinline__ void accumulate(const BufferA& a, const BufferB& b) {
 #pragma unroll
     for (int k = 0; k < Tile::BLOCK_K; k += Tile::PRODUCT_K) {
-      ptx::Matrices left[FRAGMENTS_M], right[GROUPS / 2];
+      ptx::Matrices left[FRAGMENTS_M], right[FRAGMENTS_N / 2];
 #pragma unroll
       for (int i = 0; i < FRAGMENTS_M; ++i) left[i] = fragment<true>(a, m_, 16 * i, k);
 #pragma unroll
-      for (int j = 0; j < GROUPS / 2; ++j) right[j] = fragment<false>(b, n_, 16 * j, k);
+      for (int j = 0; j < FRAGMENTS_N / 2; ++j) right[j] = fragment<false>(b, n_, 16 * j, k);
 #pragma unroll
       for (int i = 0; i < FRAGMENTS_M; ++i) {
 #pragma unroll
-        for (int j = 0; j < GROUPS; ++j) {
+        for (int j = 0; j < FRAGMENTS_N; ++j) {
           const ptx::Word factors[2] = {right[j / 2].part[j % 2 * 2], right[j / 2].part[j % 2 * 2 + 1]};
           if constexpr (sizeof(T) == 2) {
             ptx::multiply_add_bf16(sum_[i][j], left[i].part, factors);
@@ -189,54 +208,27 @@ class TensorProduct {
     }
   }
 
-  // Called after the last step. Of 32 rows and 8 columns of sums, a lane then no longer holds two neighbours
-  // of four rows, but all 8 of one row, selected by its `group` and `in_group`. The four lanes of a group
-  // transpose their 4 x 4 pairs: first the off-diagonal pairs of 2 x 2 blocks, then the off-diagonal blocks.
-  __device__ __forceinline__ void gather_rows() {
-    const int in_group = threadIdx.x % 4;
+  // Called after the last step, when no stage is read any more.
+  __device__ __forceinline__ void store(TensorResult<Tile>& result) const {
+    const int group = threadIdx.x / 4 % 8, in_group = threadIdx.x % 4;
+    float* const sums = result.sums[threadIdx.x / 32];
 #pragma unroll
-    for (int i = 0; i < FRAGMENTS_M; i += 2) {
+    for (int i = 0; i < FRAGMENTS_M; ++i) {
 #pragma unroll
-      for (int j = 0; j < GROUPS; ++j) {
+      for (int j = 0; j < FRAGMENTS_N; ++j) {
 #pragma unroll
-        for (int bit = 1; bit < 4; bit *= 2) {
-          const bool upper = in_group & bit;
-#pragma unroll
-          for (int p = 0; p < 4; ++p) {
-            if (p & bit) continue;
-#pragma unroll
-            for (int l = 0; l < 2; ++l) {
-              float &low = pair(i, j, p, l), &high = pair(i, j, p | bit, l);
-              const float received = __shfl_xor_sync(kFullWarp, upper ? low : high, bit);
-              low = upper ? received : low;
-              high = upper ? high : received;
-            }
-          }
+        for (int half = 0; half < 2; ++half) {
+          const int place = TensorResult<Tile>::place_of(16 * i + 8 * half + group, 8 * j + 2 * in_group);
+          cconvnet::store(sums + place, Vector<2>{{sum_[i][j][2 * half], sum_[i][j][2 * half + 1]}});
         }
       }
     }
-    const int group = threadIdx.x / 4 % 8;
-    m_ += group + 8 * in_group;
-  }
-
-  // As store_tile asks.
-  __device__ __forceinline__ int row(int i) const { return m_ + 32 * i; }
-  __device__ __forceinline__ int column(int j) const { return n_ + 8 * j; }
-  __device__ __forceinline__ Vector<WIDTH> sums(int i, int j) const {
-    Vector<WIDTH> result;
-#pragma unroll
-    for (int l = 0; l < WIDTH; ++l) result.lane[l] = sum_[2 * i + l / 4][j][l % 4];
-    return result;
+    __syncwarp();
   }
 
  private:
   using T = typename Tile::Element;
-  static constexpr int FRAGMENTS_M = Tile::WARP_M / 16;
-
-  // The p-th of four pairs in 32 rows: rows group + 8 * p before gather_rows(), columns 2 * p after it.
-  __device__ __forceinline__ float& pair(int i, int j, int p, int l) {
-    return sum_[i + p / 2][j][p % 2 * 2 + l];
-  }
+  static constexpr int FRAGMENTS_M = Tile::WARP_M / 16, FRAGMENTS_N = Tile::WARP_N / 8;
 
   // 16 rows of an operand, from first + more on, and PRODUCT_K of k, in the order that mma.sync wants. Of A
   // the second part is the second 8 rows of the first half of k; of B it is the first 8 rows of the second
@@ -274,13 +266,58 @@ class TensorProduct {
   }
 
   int m_, n_;
-  float sum_[FRAGMENTS_M][GROUPS][4];
+  float sum_[FRAGMENTS_M][FRAGMENTS_N][4];
+};
+
+// A thread's share of the finished tile. Neighbouring lanes write the groups of SPAN neighbouring columns, so
+// every request for memory is for whole sectors of it.
+template <class Tile>
+class TensorShare {
+ public:
+  // The largest power of two that divides a warp's columns, and so its rows begin alike.
+  static constexpr int SPAN = Tile::WARP_N & -Tile::WARP_N;
+  static constexpr int LANES = SPAN / kGroup, ROWS_AT_ONCE = 32 / LANES;
+  static constexpr int ROWS = Tile::WARP_M / ROWS_AT_ONCE, GROUPS = Tile::WARP_N / SPAN;
+  static constexpr int AHEAD = GROUPS == 1 ? 8 : 2, UNROLLED = 1;
+  static_assert(LANES <= 32 && ROWS % AHEAD == 0, "a row's columns must be written at once");
+
+  __device__ __forceinline__ explicit TensorShare(TensorResult<Tile>& result)
+      : sums_(result.sums[threadIdx.x / 32]), offsets_(result.offsets[threadIdx.x / 32]) {}
+
+  // As store_tile asks. An offset may take divisions, so each lane computes those of its own rows for all.
+  template <class Layout>
+  __device__ __forceinline__ auto offsets(const Layout& layout, uint32_t first_m, int gemm_m) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = lane; i < Tile::WARP_M; i += 32) {
+      const uint32_t m = first_m + warp_m() + i;
+      offsets_[i] = m < static_cast<uint32_t>(gemm_m) ? layout.row(m) : kOutside;
+    }
+    __syncwarp();
+    return [this](int i) { return offsets_[row_of(i)]; };
+  }
+  __device__ __forceinline__ int row(int i) const { return warp_m() + row_of(i); }
+  __device__ __forceinline__ int column(int j) const {
+    return threadIdx.x / 32 % Tile::WARPS_N * Tile::WARP_N + column_of(j);
+  }
+  __device__ __forceinline__ Vector<kGroup> sums(int i, int j) const {
+    return load<kGroup>(sums_ + TensorResult<Tile>::place_of(row_of(i), column_of(j)));
+  }
+
+ private:
+  // In the warp's part of the tile.
+  static __device__ __forceinline__ int row_of(int i) { return threadIdx.x % 32 / LANES + i * ROWS_AT_ONCE; }
+  static __device__ __forceinline__ int column_of(int j) { return threadIdx.x % LANES * kGroup + j * SPAN; }
+  static __device__ __forceinline__ int warp_m() { return threadIdx.x / 32 / Tile::WARPS_N * Tile::WARP_M; }
+
+  const float* sums_;
+  uint32_t* offsets_;
 };
 
 // The tile whose first row and column of C are first_m and first_n.
 template <class Tile, class A, class B>
-__device__ __forceinline__ TensorProduct<Tile> multiply_tensor_tile(const A& a, const B& b, uint32_t first_m,
-                                                                    uint32_t first_n, Steps steps) {
+__device__ __forceinline__ TensorShare<Tile> multiply_tensor_tile(const A& a, const B& b, uint32_t first_m,
+                                                                  uint32_t first_n, Steps steps) {
   auto& memory = launch_shared_memory<TensorMemory<Tile, A, B>>();
   const TensorLoader<Tile, Tile::BLOCK_M, A> loader_a(a, first_m);
   const TensorLoader<Tile, Tile::BLOCK_N, B> loader_b(b, first_n);
@@ -307,8 +344,9 @@ __device__ __forceinline__ TensorProduct<Tile> multiply_tensor_tile(const A& a, 
     free = now;
     now = now + 1 == Tile::STAGES ? 0 : now + 1;
   }
-  product.gather_rows();
-  return product;
+  __syncthreads();
+  product.store(memory.result);
+  return TensorShare<Tile>(memory.result);
 }
 
 }  // namespace cconvnet

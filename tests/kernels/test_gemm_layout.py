@@ -41,13 +41,12 @@ def test_each_output_of_a_tile_is_one_thread_s(found: gemm_layout.Layout) -> Non
     assert len(found.threads) == 21
     for name, threads in found.threads.items():
         block_m, block_n, _ = (int(side) for side in name.split("_")[1].split("x"))
-        group = 4 if name.startswith("fp32") else 8
         outputs = Counter(
             (row, column + i)
             for rows, columns in threads
             for row in rows
             for column in columns
-            for i in range(group)
+            for i in range(4)
         )
         assert outputs == Counter((m, n) for m in range(block_m) for n in range(block_n)), name
 
@@ -65,6 +64,16 @@ def test_what_a_warp_reads_at_once_is_on_different_banks(found: gemm_layout.Layo
     for name, lines in found.swizzles.items():
         by_pairs = name.startswith("tf32") and name.endswith("across_k")
         assert conflicts(lines, *((4, 2) if by_pairs else (8, 1))) == 0, name
+
+
+def test_finished_sums_are_written_and_read_on_different_banks(found: gemm_layout.Layout) -> None:
+    """A warp writes two chunks of four rows at once; it reads eight chunks of a row, or four of two rows."""
+    assert len(found.results) == 12
+    for name, rows in found.results.items():
+        positions = sorted(position for row in rows for position in row)
+        assert positions == list(range(len(rows) * len(rows[0]))), name
+        assert conflicts(rows, 4, 2) == 0, name
+        assert conflicts(rows, *((2, 4) if len(rows[0]) == 12 else (1, 8))) == 0, name
 
 
 def test_without_the_swizzle_rows_share_banks(found: gemm_layout.Layout) -> None:

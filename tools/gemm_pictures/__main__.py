@@ -103,10 +103,10 @@ def tiles(path: Path, found: gemm_layout.Layout) -> None:
         bare(cores, 128, 128)
         box(cores, 0, 0, 128, 128, EMPTY)
         for thread in range(32):
-            draw_thread(cores, tensor[thread], PALE[BLUE], 8)
-        draw_thread(cores, tensor[13], ORANGE, 8)
+            draw_thread(cores, tensor[thread], PALE[BLUE], 4)
+        draw_thread(cores, tensor[13], ORANGE, 4)
         cores.set_title(
-            "bf16_128x128x32: warp 0 (blue), its lane 13 (orange)\n2 rows of 64: eight neighbours at a time",
+            "bf16_128x128x32: warp 0 (blue), its lane 13 (orange)\nfour neighbours of every second row",
             fontsize=9,
         )
 

@@ -2,41 +2,56 @@
 //
 //   thread NAME THREAD: ROWS | COLUMNS     the rows of a thread's outputs, and the first columns of its groups
 //   swizzle NAME LINE: POSITION ...        where each chunk of a line is in shared memory, in chunks
+//   result NAME ROW: POSITION ...          the same of each row of a warp's finished sums
 //
 // The host compiler builds it for the emulator; gemm_layout.py runs it.
 #include <cstdio>
 #include <string>
+#include <vector>
 
 #include "gemm/tensor_tile.cuh"
 
 namespace cconvnet {
 namespace {
 
-// The longest list that a thread prints.
-constexpr int kMost = 32;
-
 struct Outputs {
-  int rows[kMost], columns[kMost];
+  std::vector<int> rows, columns;
 };
 
-template <class Product>
-__global__ void share(Outputs* outputs) {
-  Product product;
-  if constexpr (Product::WIDTH == 8) product.gather_rows();  // as after the last step of tensor_tile.cuh
-  for (int i = 0; i < Product::ROWS; ++i) outputs[threadIdx.x].rows[i] = product.row(i);
-  for (int j = 0; j < Product::GROUPS; ++j) outputs[threadIdx.x].columns[j] = product.column(j);
+template <class Tile>
+__global__ void find_outputs(Outputs* outputs) {
+  const auto add = [outputs](const auto& product) {
+    Outputs& mine = outputs[threadIdx.x];
+    for (int i = 0; i < product.ROWS; ++i) mine.rows.push_back(product.row(i));
+    for (int j = 0; j < product.GROUPS; ++j) mine.columns.push_back(product.column(j));
+  };
+  if constexpr (Tile::TENSOR) {
+    add(TensorShare<Tile>(launch_shared_memory<TensorResult<Tile>>()));
+  } else {
+    add(Multiplier<Tile>());
+  }
 }
 
-template <class Tile, class Product>
+template <class Tile>
 void print_threads() {
-  static_assert(Product::ROWS <= kMost && Product::GROUPS <= kMost, "kMost is too small");
-  static Outputs outputs[Tile::THREADS];
-  CCONVNET_LAUNCH(share<Product>, 1, Tile::THREADS, nullptr, outputs);
+  std::vector<Outputs> outputs(Tile::THREADS);
+  CCONVNET_LAUNCH_SHARED(find_outputs<Tile>, 1, Tile::THREADS, Tile::LAUNCH_BYTES, nullptr, outputs.data());
   for (int thread = 0; thread < Tile::THREADS; ++thread) {
     std::printf("thread %s %d:", Tile::name().c_str(), thread);
-    for (int i = 0; i < Product::ROWS; ++i) std::printf(" %d", outputs[thread].rows[i]);
+    for (int row : outputs[thread].rows) std::printf(" %d", row);
     std::printf(" |");
-    for (int j = 0; j < Product::GROUPS; ++j) std::printf(" %d", outputs[thread].columns[j]);
+    for (int column : outputs[thread].columns) std::printf(" %d", column);
+    std::printf("\n");
+  }
+}
+
+template <class Tile>
+void print_result() {
+  for (int row = 0; row < Tile::WARP_M; ++row) {
+    std::printf("result %s %d:", Tile::name().c_str(), row);
+    for (int column = 0; column < Tile::WARP_N; column += 4) {
+      std::printf(" %d", TensorResult<Tile>::place_of(row, column) / 4);
+    }
     std::printf("\n");
   }
 }
@@ -56,7 +71,8 @@ void print_swizzle(const char* operand) {
 
 template <class Tile>
 void print_tensor_tile() {
-  print_threads<Tile, TensorProduct<Tile>>();
+  print_threads<Tile>();
+  print_result<Tile>();
   print_swizzle<Tile, Tile::BLOCK_M, true>("a");
   print_swizzle<Tile, Tile::BLOCK_M, false>("a");
   print_swizzle<Tile, Tile::BLOCK_N, true>("b");
@@ -65,7 +81,7 @@ void print_tensor_tile() {
 
 template <class Tile>
 void print_fp32_tile() {
-  print_threads<Tile, Multiplier<Tile>>();
+  print_threads<Tile>();
 }
 
 }  // namespace

@@ -18,10 +18,12 @@ class Layout:
     Attributes:
         threads: By tile, for each thread: the rows of its outputs, and the first columns of its groups.
         swizzles: By tile and operand, for each line: the position of each chunk of 16 bytes.
+        results: By tile, for each row of a warp's finished sums: the position of each chunk.
     """
 
     threads: dict[str, list[tuple[list[int], list[int]]]] = field(default_factory=dict)
     swizzles: dict[str, list[list[int]]] = field(default_factory=dict)
+    results: dict[str, list[list[int]]] = field(default_factory=dict)
 
 
 def read(folder: Path) -> Layout:
@@ -39,8 +41,9 @@ def read(folder: Path) -> Layout:
     for line in printed.splitlines():
         head, numbers = line.split(":")
         kind, name, _ = head.split()
-        if kind == "swizzle":
-            layout.swizzles.setdefault(name, []).append([int(number) for number in numbers.split()])
+        if kind in ("swizzle", "result"):
+            lines = layout.swizzles if kind == "swizzle" else layout.results
+            lines.setdefault(name, []).append([int(number) for number in numbers.split()])
         else:
             rows, columns = ([int(number) for number in part.split()] for part in numbers.split("|"))
             layout.threads.setdefault(name, []).append((rows, columns))
