@@ -22,6 +22,7 @@ from cconvnet.cli.exchange import export, import_
 from cconvnet.cli.help import DATA, LOOK, MEASURE, NETWORKS, TRAIN, App
 from cconvnet.cli.networks import augment, describe, gradcheck
 from cconvnet.cli.options import example
+from cconvnet.cli.profile import profile
 from cconvnet.cli.runs import compare, report
 from cconvnet.cli.train import train
 
@@ -80,6 +81,13 @@ _add(
     "cconvnet export --run runs/first --format cuda-convnet --out FOLDER",
 )
 app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
+_add(
+    MEASURE,
+    profile,
+    "cconvnet profile --net alexnet --batch 128 --precision bf16",
+    "cconvnet profile --net alexnet --batch 128 --precision bf16 --layer conv2 --pass dgrad",
+    "cconvnet profile --compare before.json after.json",
+)
 _add(MEASURE, doctor, "cconvnet doctor", "cconvnet doctor --json machine.json")
 
 

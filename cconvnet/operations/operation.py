@@ -153,7 +153,7 @@ class Operation:
         return frozenset((*self.updated, *self.keywords))
 
     @functools.cached_property
-    def _positions(self) -> tuple[str, ...]:
+    def positions(self) -> tuple[str, ...]:
         """The names of a call's arguments behind the problems, in order."""
         names = [given.name for given in self.inputs]
         names += [output.name for output in self.outputs if output.name not in names]
@@ -179,5 +179,5 @@ class Operation:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the problems of a call and its other arguments by name."""
         count = len(self.problem_types)
-        named = dict(zip(self._positions, arguments[count:], strict=False))
+        named = dict(zip(self.positions, arguments[count:], strict=False))
         return tuple(arguments[:count]), named | dict(keywords or {})

@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 
+from cconvnet.profile import machine_code as reading
+from cconvnet.profile.occupancy import occupancy
+
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools.compile_settings import find_nvcc  # noqa: E402
 
 
 def _load() -> ModuleType:
@@ -198,7 +204,7 @@ BROKEN = {
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    nvcc = machine_code.find_nvcc()
+    nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("nvcc is missing")
     folder = tmp_path_factory.mktemp("machine_code")
@@ -281,7 +287,7 @@ def test_what_cannot_be_read(faulty: Path, capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_occupancy(arch: str, registers: int, shared: int, threads: int, blocks: int, limit: str) -> None:
-    held = machine_code.occupancy(arch, registers, shared, threads)
+    held = occupancy(arch, registers, shared, threads)
     assert (held.blocks, held.limit) == (blocks, limit)
     assert held.warps == blocks * threads // 32
 
@@ -299,16 +305,16 @@ def test_occupancy(arch: str, registers: int, shared: int, threads: int, blocks:
     ],
 )
 def test_short_names(demangled: str, short: str) -> None:
-    assert machine_code.short_name(demangled) == short
+    assert reading.short_name(demangled) == short
 
 
 def _kernel(*code: tuple[str, int | None]) -> Any:
     """Of instructions and, for branches, the places they go to."""
     instructions = [
-        machine_code.Instruction(16 * place, opcode, None if target is None else 16 * target)
+        reading.Instruction(16 * place, opcode, None if target is None else 16 * target)
         for place, (opcode, target) in enumerate(code)
     ]
-    return machine_code.Kernel("", "", "sm_90a", 32, 0, 0, 0, 32, instructions)
+    return reading.Kernel("", "", "sm_90a", 32, 0, 0, 0, 32, instructions)
 
 
 def test_the_hot_loop_is_the_innermost_with_the_most_products() -> None:
@@ -345,4 +351,4 @@ def test_the_hot_loop_is_the_innermost_with_the_most_products() -> None:
     ],
 )
 def test_kinds_of_instructions(opcode: str, kind: str) -> None:
-    assert machine_code.Instruction(0, opcode).kind == kind
+    assert reading.Instruction(0, opcode).kind == kind

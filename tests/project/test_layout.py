@@ -41,6 +41,7 @@ FLOORS = (
     ("report",),
     ("api",),
     ("testing", "bench"),
+    ("profile",),
     ("doctor",),
     ("cli",),
     ("__main__", "__init__"),  # the package's face hands on what is below

@@ -1,0 +1,204 @@
+"""The command ``cconvnet profile``, which predicts what binds each kernel on a GPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cconvnet.cli.options import (
+    Batch,
+    Json,
+    Plot,
+    Precision,
+    Size,
+    reporter_for,
+    whole,
+    write_json,
+)
+
+Existing = typer.Option(exists=True, readable=True, metavar="FILE")
+
+
+def profile(
+    net: Annotated[
+        str,
+        typer.Option(
+            help="Network whose step is profiled: one that `train` knows or, layer by layer, vgg16, "
+            "googlenet or resnet50.",
+            metavar="NAME",
+        ),
+    ] = "alexnet",
+    batch: Batch = None,
+    precision: Precision = None,
+    size: Size = None,
+    layer: Annotated[
+        str,
+        typer.Option(
+            help="Layers, separated by commas, with wildcards. All if not given.", metavar="PATTERNS"
+        ),
+    ] = "",
+    part: Annotated[
+        str,
+        typer.Option(
+            "--pass",
+            help="Passes: fprop, dgrad, wgrad, forward, backward, update. All if not given.",
+            metavar="PATTERNS",
+        ),
+    ] = "",
+    arch: Annotated[
+        str, typer.Option(help="Architecture of the GPU: sm_90a, sm_80 or sm_120.", metavar="NAME")
+    ] = "sm_90a",
+    impl: Annotated[
+        str, typer.Option(help="Row of the selection tables to profile where it serves.", metavar="NAME")
+    ] = "",
+    blocks: Annotated[
+        int, typer.Option(help="Blocks of each launch that are counted.", metavar="N", callback=whole())
+    ] = 2,
+    runners_up: Annotated[
+        bool, typer.Option("--runners-up/--no-runners-up", help="Predict the row that would be next, too.")
+    ] = True,
+    constants: Annotated[
+        Path | None,
+        typer.Option(help="File of constants of the model, in place of the package's.", metavar="FILE"),
+    ] = None,
+    objects: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of nvcc's objects to profile. If not given: the checkout's, else what the package "
+            "knows of its kernels.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            help="Result of `bench kernels --json` or `bench step --json` on the GPU; adds what was measured "
+            "and the model's error.",
+            metavar="FILE",
+        ),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Compare two results of --json and do nothing else.", metavar="FILE FILE"),
+    ] = None,
+    to_json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Predict what binds each kernel of a training step on a GPU, and its time. No GPU is needed.
+
+    Registers, instructions, blocks, memory sectors and bank conflicts are exact: from machine code, and
+    counted in the emulator. Cycles and times are a model's. With --layer and --pass each kernel is shown in
+    detail.
+    """
+    from cconvnet.profile import measure, tables
+    from cconvnet.profile.result import profile as profiled
+
+    if compare is not None:
+        before, after = compare
+        _compare(_loaded(before), _loaded(after), to_json)
+        return
+    observe = _observer(blocks)
+    with reporter_for(to_json) as report:
+
+        def stepped(done: int, total: int) -> None:
+            if done == 0:
+                report.begin("operations", total)
+            report.step(done, "operations")
+
+        result = profiled(
+            net,
+            batch=batch,
+            precision=precision or "fp32",
+            size=size,
+            arch=arch,
+            layer=layer,
+            part=part,
+            impl=impl,
+            constants=constants,
+            objects=objects,
+            observe=observe,
+            runners_up=runners_up,
+            stepped=stepped,
+        )
+        report.end()
+    if measured is not None:
+        measure.add(result, _loaded(measured))
+    if to_json:
+        write_json(to_json, result)
+    if plot is not None:
+        from cconvnet.profile.picture import draw
+
+        draw(result, plot)
+    if to_json == "-":
+        return
+    if layer and part:
+        for row in result["kernels"]:
+            print(*tables.kernel_lines(row), "", sep="\n")
+    else:
+        _print_table(*tables.step_table(result), tables.NUMBERS)
+    print(*tables.step_lines(result), sep="\n")
+
+
+def _observer(blocks: int) -> Any:
+    """Return what counts launches; None, after a line that says why, if the counting emulator is missing."""
+    from cconvnet.errors import DeviceUnavailable
+    from cconvnet.profile.walk import observer
+
+    try:
+        return observer(blocks)
+    except DeviceUnavailable as error:
+        print(f"nothing is counted or predicted: {error}", file=sys.stderr)
+        return None
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    """Return a result that a command wrote."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(value, dict) or "what" not in value:
+        raise ValueError(f"{path} is no result of a command of cconvnet")
+    return value
+
+
+def _compare(before: dict[str, Any], after: dict[str, Any], to_json: str | None) -> None:
+    from cconvnet.profile import tables
+
+    for result in (before, after):
+        if result["what"] != "profile":
+            raise ValueError(
+                f"--compare needs two results of `cconvnet profile`, not one of {result['what']}"
+            )
+    header, rows = tables.compare_table(before, after)
+    if to_json:
+        write_json(to_json, {"what": "profile comparison", "columns": header, "rows": rows})
+    if to_json != "-":
+        _print_table(header, rows, tables.NUMBERS)
+        print(*tables.compare_lines(before, after), sep="\n")
+
+
+def _print_table(header: list[str], rows: list[list[str]], right: set[str]) -> None:
+    """Print a table that fits into 100 columns."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in header:
+        number = column in right
+        table.add_column(
+            column,
+            justify="right" if number else "left",
+            overflow="ellipsis",
+            no_wrap=True,
+            max_width=24 if column == "kernel" else None,
+        )
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)

@@ -1,0 +1,333 @@
+"""The profile of a training step as JSON values: facts, counts and predictions for each kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cconvnet.devices import check_precision, get_device, machine
+from cconvnet.formats.netfiles import AnyNet
+from cconvnet.profile import chips, code, model
+from cconvnet.profile.chips import Chip
+from cconvnet.profile.facts import Facts
+from cconvnet.profile.model import SECTOR, Prediction, Traffic, Work, group_of
+from cconvnet.profile.walk import Access, Called, Launch, Observe, Walker, walk
+
+WORST = 5
+_KINDS = {
+    ("load", "global"): "LDG",
+    ("store", "global"): "STG",
+    ("copy", "global"): "LDGSTS",
+    ("load", "shared"): "LDS",
+    ("store", "shared"): "STS",
+}
+
+
+def profile(
+    net: AnyNet,
+    *,
+    batch: int | None = None,
+    precision: str = "fp32",
+    size: int | None = None,
+    arch: str = chips.DEFAULT_ARCH,
+    layer: str = "",
+    part: str = "",
+    impl: str = "",
+    constants: Path | None = None,
+    objects: Path | None = None,
+    observe: Observe | None = None,
+    runners_up: bool = True,
+    stepped: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Return what each kernel of a training step does, and the time it is predicted to take on a GPU.
+
+    Args:
+        net: A network, or its name or file, or the name of one that only `bench kernels` knows.
+        batch: Images in a batch; None: the network's own.
+        precision: One of cconvnet.devices.PRECISIONS.
+        size: Height and width of the images; None: the network's own.
+        arch: The architecture, one of those in chips.json.
+        layer: Patterns of layers, separated by commas; empty: all.
+        part: Patterns of passes.
+        impl: A row of the selection tables that serves where it can, in place of the first choice.
+        constants: A file of constants in place of the package's.
+        objects: A folder of nvcc's objects whose kernels are profiled; None: the checkout's, if it has some.
+        observe: Counts the launches of a call; None: nothing is counted, so nothing is predicted.
+        runners_up: Whether the row that would be next is predicted too.
+        stepped: Called with the number of operations counted so far, and that of all.
+
+    Returns:
+        ``kernels``, a row for each launch in the order of the step, and ``step``, their sums.
+        docs/profiling.md explains the fields.
+
+    Raises:
+        ValueError: The text names the argument.
+        DeviceUnavailable: The emulator was not built.
+    """
+    check_precision(precision)
+    chip = chips.chip_of(arch, constants)
+    known = code.kernels(arch, objects)
+    walker = Walker(observe, layer, part, impl, runners_up)
+    name, batch, is_step = walk(net, batch, precision, size, walker)
+    if not walker.found:
+        raise ValueError(
+            f"no operation of {name} is of --layer {layer or '*'} and --pass {part or '*'}; "
+            f"its layers are {', '.join(walker.layers)}"
+        )
+    if impl and not any(called.row == impl for called in walker.found):
+        rows = dict.fromkeys(
+            name for called in walker.found for name in (called.row, called.runner_up) if name
+        )
+        raise ValueError(f"--impl must be a row that serves one of the operations, such as {', '.join(rows)}")
+    walker.count(stepped)
+    kernels = [row for called in walker.found for row in _rows(called, known, chip, precision)]
+    return {
+        "what": "profile",
+        "machine": machine.describe(get_device("emulator:0"), clocks=False),
+        "net": name,
+        "batch": batch,
+        "precision": precision,
+        "arch": arch,
+        "chip": chips.to_dict(chip),
+        "code": known.source,
+        "counted": observe is not None,
+        "kernels": kernels,
+        "step": {"whole": is_step and not (layer or part or impl)} | _step(kernels, chip),
+    }
+
+
+# ---- one launch -------------------------------------------------------------------------------------------
+
+
+def _rows(called: Called, known: code.Kernels, chip: Chip, precision: str) -> Iterable[dict[str, Any]]:
+    """Yield a row for each launch of a call; without launches one for the call."""
+    floor = max(called.flops / chip.peak(precision), called.bytes / (chip["dram"] * 1e9))
+    base: dict[str, Any] = {
+        "layer": called.layer,
+        "pass": called.part,
+        "operation": called.operation,
+        "problem": called.problem,
+        "row": called.row,
+        "runner_up": {"row": called.runner_up} if called.runner_up else None,
+        "flops": called.flops,
+        "least_bytes": called.bytes,
+        "floor_seconds": floor,
+    }
+    if not called.launches:
+        facts = known.of_row(called.row)
+        yield base | (_facts_row(facts, None) if facts else {})
+        return
+    main = largest(called.launches)
+    for launch in called.launches:
+        row = dict(base)
+        if launch is not main:
+            row |= {"runner_up": None, "flops": 0, "least_bytes": 0, "floor_seconds": 0.0}
+        facts = known.find(launch.kernel)
+        work = work_of(launch, called.bytes if launch is main else None, chip)
+        row |= _counted_row(launch, work)
+        if facts is None:
+            yield row | {
+                "kernel": launch.kernel,
+                "missing": f"no machine code of {launch.kernel} for {chip.arch}",
+            }
+            continue
+        found = model.predict(work, facts, chip)
+        row |= _facts_row(facts, found) | _predicted_row(found, row, chip)
+        if launch is main and called.runner_up_launches:
+            seconds = _seconds(called.runner_up_launches, called.bytes, known, chip)
+            row["runner_up"] = {"row": called.runner_up, "seconds": seconds}
+        yield row
+
+
+def largest(launches: Sequence[Launch]) -> Launch:
+    """Return the launch that does an operation's work; others sum up what it left."""
+    return max(launches, key=lambda one: sum(_scaled(one, access.requests) for access in one.accesses))
+
+
+def _seconds(launches: Sequence[Launch], least_bytes: int, known: code.Kernels, chip: Chip) -> float | None:
+    """Return the predicted time of a call; None without the machine code of a kernel."""
+    total, main = 0.0, largest(launches)
+    for launch in launches:
+        facts = known.find(launch.kernel)
+        if facts is None:
+            return None
+        total += model.predict(
+            work_of(launch, least_bytes if launch is main else None, chip), facts, chip
+        ).seconds
+    return total
+
+
+def _scaled(launch: Launch, number: float) -> float:
+    """Return a number of the blocks that ran for the whole grid."""
+    return number * launch.grid / max(launch.blocks_run, 1)
+
+
+def work_of(launch: Launch, least_bytes: int | None, chip: Chip) -> Work:
+    """Return the work of a launch, each block like the average of those that ran.
+
+    Args:
+        launch: The launch.
+        least_bytes: The least bytes of the operation, if this launch does its work. DRAM moves no more, since
+            what is read again is still in L2. None for a launch that adds up partial results: what L2 holds
+            it reads from there.
+        chip: The GPU.
+    """
+    blocks = max(launch.blocks_run, 1)
+    warps = blocks * -(-launch.threads // 32)
+    counted: dict[str, float] = {}
+    for access in launch.accesses:
+        kind = "LDSM" if access.kind == "matrix" else _KINDS.get((access.kind, access.space))
+        if kind is not None:
+            name = kind if kind == "LDSM" else f"{kind}.{access.bytes}"
+            counted[name] = counted.get(name, 0.0) + access.requests / warps
+    for name, number in launch.operations.items():
+        for begin, kind in _OPERATIONS.items():
+            if name.startswith(begin):
+                counted[kind] = counted.get(kind, 0.0) + number / warps
+    traffic = traffic_of(launch.accesses, blocks)
+    moved = traffic.passed * SECTOR * launch.grid
+    dram = max(0.0, moved - chip["l2_bytes"]) if least_bytes is None else min(moved, float(least_bytes))
+    return Work(launch.grid, launch.threads, launch.shared, counted, traffic, dram)
+
+
+# How the names of operations of whole warps begin.
+_OPERATIONS = {"__syncthreads": "BAR", "mma.": "HMMA", "__shfl": "SHFL"}
+
+
+def traffic_of(accesses: Iterable[Access], blocks: int) -> Traffic:
+    """Return the traffic of a block as the average of some blocks."""
+    sectors = least = passed = wavefronts = least_wavefronts = 0
+    for access in accesses:
+        if access.space == "global":
+            sectors += access.sectors
+            least += access.least_sectors
+            passed += access.misses if access.kind == "load" else access.sectors
+        else:
+            wavefronts += access.wavefronts
+            least_wavefronts += access.least_wavefronts
+    return Traffic(*(number / blocks for number in (sectors, least, passed, wavefronts, least_wavefronts)))
+
+
+# ---- parts of a row ---------------------------------------------------------------------------------------
+
+
+def _counted_row(launch: Launch, work: Work) -> dict[str, Any]:
+    """Return what was counted of a launch, for its whole grid."""
+    loads = [access for access in launch.accesses if access.space == "global"]
+    shared = [access for access in launch.accesses if access.space == "shared"]
+    traffic, grid = work.traffic, launch.grid
+    return {
+        "kernel": launch.kernel,
+        "grid": grid,
+        "threads": launch.threads,
+        "shared_bytes": launch.shared,
+        "blocks_run": launch.blocks_run,
+        "barriers": work.counted.get("BAR", 0.0),
+        "asked_bytes": _scaled(launch, sum(access.lanes * access.bytes for access in loads)),
+        "l2_bytes": traffic.passed * SECTOR * grid,
+        "dram_bytes": work.dram_bytes,
+        "sectors": traffic.sectors * grid,
+        "least_sectors": traffic.least_sectors * grid,
+        "sectors_per_request": _ratio(sum(a.sectors for a in loads), sum(a.requests for a in loads)),
+        "wavefronts": traffic.wavefronts * grid,
+        "least_wavefronts": traffic.least_wavefronts * grid,
+        "conflict_ways": _ratio(traffic.wavefronts, traffic.least_wavefronts),
+        "lines": {
+            "sectors": _worst(launch, loads, "sectors", "least_sectors"),
+            "conflicts": _worst(launch, shared, "wavefronts", "least_wavefronts"),
+        },
+    }
+
+
+def _ratio(value: float, of: float) -> float | None:
+    return value / of if of else None
+
+
+def _worst(launch: Launch, accesses: Iterable[Access], key: str, least: str) -> list[dict[str, Any]]:
+    """Return the source lines that lose the most sectors or wavefronts, for the whole grid."""
+    lines: dict[tuple[str, str], list[int]] = {}
+    for access in accesses:
+        own = lines.setdefault((access.place, access.kind), [0, 0, 0])
+        for index, number in enumerate((access.requests, getattr(access, key), getattr(access, least))):
+            own[index] += number
+    ordered = sorted(lines.items(), key=lambda one: (one[1][2] - one[1][1], -one[1][1], one[0]))
+    return [
+        {
+            "line": place,
+            "kind": kind,
+            "requests": _scaled(launch, requests),
+            key: _scaled(launch, number),
+            least: _scaled(launch, fewest),
+        }
+        for (place, kind), (requests, number, fewest) in ordered[:WORST]
+    ]
+
+
+def _facts_row(facts: Facts, found: Prediction | None) -> dict[str, Any]:
+    """Return what the machine code shows."""
+    held = facts.occupancy(facts.threads, facts.shared)
+    mix: dict[str, float] = {}
+    hot = facts.hot_loop(found.runs if found else None)
+    for kind, number in hot.items():
+        mix[group_of(kind)] = mix.get(group_of(kind), 0.0) + number
+    return {
+        "kernel": facts.name,
+        "file": facts.file,
+        "registers": facts.registers,
+        "code_shared_bytes": facts.shared,
+        "blocks_per_multiprocessor": found.blocks if found else held.blocks,
+        "limit": found.limit if found else held.limit,
+        "hot_loop": mix,
+        "hot_loop_kinds": dict(hot),
+    }
+
+
+def _predicted_row(found: Prediction, row: Mapping[str, Any], chip: Chip) -> dict[str, Any]:
+    error = model.KERNEL_ERROR[chip.measured]
+    first, second = found.order[:2]
+    return {
+        "waves": found.waves,
+        "tail": found.tail,
+        "instructions": dict(found.instructions),
+        "cycles": dict(found.cycles),
+        "seconds": found.seconds,
+        "least_seconds": found.seconds / (1 + error),
+        "most_seconds": found.seconds * (1 + error),
+        "binds": first,
+        "binds_next": second,
+        "lost_seconds": found.seconds - row["floor_seconds"],
+        "instructions_per_product": _per_product(found.instructions, row),
+    }
+
+
+def _per_product(instructions: Mapping[str, float], row: Mapping[str, Any]) -> float | None:
+    """Return instructions of a thread for each multiply-add that is needed; None without products."""
+    threads: int = row["grid"] * row["threads"]
+    products: float = row["flops"] / 2
+    return sum(instructions.values()) * threads / products if products else None
+
+
+# ---- the step ---------------------------------------------------------------------------------------------
+
+
+def _step(kernels: Sequence[Mapping[str, Any]], chip: Chip) -> dict[str, Any]:
+    """Return the sums of the step; without predictions only the floor."""
+    floor = sum(row["floor_seconds"] for row in kernels)
+    missing = sorted({row["missing"] for row in kernels if "missing" in row})
+    step: dict[str, Any] = {"floor_seconds": floor, "missing": missing}
+    predicted = [row for row in kernels if "seconds" in row]
+    if not predicted or missing:
+        return step
+    gaps = len(predicted) * chip["node"] * 1e-6
+    seconds = sum(row["seconds"] for row in predicted) + gaps
+    error = model.STEP_ERROR[chip.measured]
+    return step | {
+        "kernels": len(predicted),
+        "kernel_seconds": seconds - gaps,
+        "gap_seconds": gaps,
+        "seconds": seconds,
+        "least_seconds": seconds / (1 + error),
+        "most_seconds": seconds * (1 + error),
+        "lost_seconds": seconds - floor,
+    }

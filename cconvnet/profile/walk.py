@@ -1,0 +1,389 @@
+"""The launches of a training step: every operation of a network is called under the counting emulator."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cconvnet.bench.cases import cases
+from cconvnet.bench.cost import work
+from cconvnet.bench.roofline import Recorder
+from cconvnet.bench.tiles import Tiled
+from cconvnet.bench.verify import tiled_inputs
+from cconvnet.devices import Device, get_device
+from cconvnet.devices.counting import Access as CountedAccess
+from cconvnet.devices.counting import Launch as CountedLaunch
+from cconvnet.devices.counting import counting, counting_module
+from cconvnet.formats.netfiles import AnyNet
+from cconvnet.formats.networks import build_spec
+from cconvnet.nets import DATA, NAMES
+from cconvnet.network import Network
+from cconvnet.network.synthetic import Training
+from cconvnet.operations import OPERATIONS, workspace_size
+from cconvnet.profile.machine_code import short_name
+from cconvnet.testing.networks import NETWORKS
+
+
+@dataclass(frozen=True)
+class Access:
+    """The requests of warps by one instruction of a kernel's source, in the blocks that ran.
+
+    Attributes:
+        file: The source file.
+        line: The line.
+        kind: "load", "store", "atomic", "copy" from global to shared memory, or "matrix" (ldmatrix).
+        space: "global" or "shared".
+        bytes: Bytes of each thread.
+        requests: Requests of a warp.
+        lanes: Threads that took part.
+        sectors: Sectors of 32 bytes touched, of global memory.
+        least_sectors: The fewest that hold the bytes.
+        misses: Sectors that L1 does not have.
+        wavefronts: Passages through shared memory.
+        least_wavefronts: Those without bank conflicts.
+    """
+
+    file: str
+    line: int
+    kind: str
+    space: str
+    bytes: int
+    requests: int
+    lanes: int
+    sectors: int
+    least_sectors: int
+    misses: int
+    wavefronts: int
+    least_wavefronts: int
+
+    @property
+    def place(self) -> str:
+        """Return the file and line."""
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch of a kernel.
+
+    Attributes:
+        kernel: Its name without namespaces and arguments.
+        grid: Its blocks.
+        threads: Threads of a block.
+        shared: Bytes of shared memory of a block.
+        blocks_run: The blocks that ran.
+        cut_blocks: Those of them that were ended early.
+        accesses: The accesses of these blocks.
+        operations: The warps that executed a barrier or an operation of whole warps, by its name.
+    """
+
+    kernel: str
+    grid: int
+    threads: int
+    shared: int
+    blocks_run: int
+    cut_blocks: int
+    accesses: tuple[Access, ...]
+    operations: Mapping[str, int]
+
+
+@dataclass
+class Called:
+    """A call of an operation, or several that are the same.
+
+    Attributes:
+        layer: The layer, or layers computed together, joined by "+".
+        part: The pass; see cconvnet.bench.roofline.Call.
+        operation: The function of kernels/api.h.
+        problem: Its problem or problems in words.
+        row: The row of its selection table; empty without a table.
+        runner_up: The row that would be next; empty if there is none.
+        flops: Floating-point operations that are needed.
+        bytes: Bytes that must be moved.
+        launches: Its launches.
+        runner_up_launches: The launches with the runner-up.
+    """
+
+    layer: str
+    part: str
+    operation: str
+    problem: str
+    row: str
+    runner_up: str
+    flops: int
+    bytes: int
+    launches: Sequence[Launch] = ()
+    runner_up_launches: Sequence[Launch] = field(default=(), repr=False)
+
+
+# Calls a function with the module that counts, and returns the launches.
+Observe = Callable[[Callable[[Any], None]], list[Launch]]
+
+
+def observer(blocks: int) -> Observe:
+    """Return what counts the launches of a call in the counting emulator.
+
+    Args:
+        blocks: The blocks of each launch that run, spread evenly over the grid.
+
+    Raises:
+        DeviceUnavailable: The counting emulator was not built.
+    """
+    counting_module()
+    emulator = get_device("emulator:0")
+
+    def observe(call: Callable[[Any], None]) -> list[Launch]:
+        with counting(blocks, races=False) as record:
+            call(emulator.module)
+        return list(map(_launch, record.launches))
+
+    return observe
+
+
+def _launch(found: CountedLaunch) -> Launch:
+    """Return a launch without what a profile does not need."""
+    operations: Counter[str] = Counter()
+    for operation in found.operations:
+        operations[operation.name] += operation.warps
+    return Launch(
+        kernel=short_name(found.kernel),
+        grid=found.blocks,
+        threads=math.prod(found.block),
+        shared=found.shared_bytes + found.launch_bytes,
+        blocks_run=found.blocks_run,
+        cut_blocks=found.cut_blocks,
+        accesses=tuple(map(_access, found.accesses)),
+        operations=operations,
+    )
+
+
+def _access(found: CountedAccess) -> Access:
+    instruction = found.instruction
+    numbers = ("requests", "lanes", "sectors", "least_sectors", "misses", "wavefronts", "least_wavefronts")
+    return Access(
+        found.line.file,
+        found.line.number,
+        instruction.kind,
+        instruction.space,
+        instruction.bytes,
+        **{name: getattr(found, name) for name in numbers},
+    )
+
+
+class Walker(Recorder):
+    """Stand-in for a device's module which counts the launches of each operation.
+
+    A step through it runs nothing: operations are noted, and counted afterwards.
+
+    Args:
+        observe: Runs a call and returns its launches; None: nothing is run.
+        layer: Patterns of the layers that are called, separated by commas; empty: all.
+        part: Patterns of passes.
+        impl: The row that serves the operations that have it; empty: the chosen one.
+        runners_up: Whether the rows that would be next run too.
+
+    Attributes:
+        found: The calls, in order.
+        layers: The names of all layers with operations, in order.
+    """
+
+    def __init__(
+        self,
+        observe: Observe | None,
+        layer: str = "",
+        part: str = "",
+        impl: str = "",
+        runners_up: bool = True,
+    ) -> None:
+        super().__init__()
+        self._observe = observe
+        self._layers, self._parts, self._impl = layer, part, impl
+        self._runners_up = runners_up
+        self._waiting: list[Callable[[], None]] = []
+        self._known: dict[Any, list[Launch]] = {}
+        self._needed_now = 1.0
+        self.found: list[Called] = []
+        self.layers: dict[str, None] = {}
+
+    def at(self, layer: str, phase: str, needed: float) -> None:
+        """Set the layer and the phase of the calls that follow, and the needed share of their products."""
+        self._layer, self.phase, self._needed_now = layer, phase, needed
+
+    def call(self, device: Device, module: Any, operation: str, arguments: tuple[Any, ...], rest: Any) -> Any:
+        """Note an operation, whose launches count() then counts."""
+        if operation not in OPERATIONS:
+            return getattr(module, operation)(*arguments, **rest)
+        if not self.recording:
+            return None
+        wholes = (whole for array in arguments for whole in (array, getattr(array, "base", None)))
+        owners = (self._owners[id(whole)] for whole in wholes if id(whole) in self._owners)
+        layer = self._layer or next(owners, DATA)
+        part = self._part(operation, rest)
+        self.layers[layer] = None
+        if not (matches(self._layers, [layer, *layer.split("+")]) and matches(self._parts, part.split("+"))):
+            return None
+        impls = getattr(module, f"{operation}_impls", None)
+        rows = [] if impls is None else impls(arguments[0])
+        row = self._impl if self._impl in rows else (rows[0] if rows else "")
+        others = [name for name in rows if name != row]
+        least = work(operation, arguments, rest)
+        called = Called(
+            layer=layer,
+            part=part,
+            operation=operation,
+            problem=", ".join(map(repr, arguments[: len(OPERATIONS[operation].problem_types)])),
+            row=row,
+            runner_up=others[0] if others else "",
+            flops=round(least.flops * self._needed.get(id(arguments[0]), self._needed_now)),
+            bytes=least.bytes,
+        )
+        self.found.append(called)
+        chosen = row if row and row == self._impl else None
+
+        def count() -> None:
+            called.launches = self._launches(module, operation, arguments, rest, chosen)
+            if operation == "watch_losses":
+                arguments[1][...] = 0  # losses of blocks that did not run must not halt the updates
+            if called.runner_up and self._runners_up:
+                called.runner_up_launches = self._launches(
+                    module, operation, arguments, rest, called.runner_up
+                )
+
+        self._waiting.append(count)
+        return None
+
+    def count(self, stepped: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Count the launches of all operations, once for each problem.
+
+        Args:
+            stepped: Called with the number of operations done and that of all.
+        """
+        if self._observe is None:
+            return
+        for done, count in enumerate(self._waiting):
+            stepped(done, len(self._waiting))
+            count()
+
+    def _launches(
+        self,
+        module: Any,
+        operation: str,
+        arguments: tuple[Any, ...],
+        rest: Mapping[str, Any],
+        impl: str | None,
+    ) -> list[Launch]:
+        """Return the launches of a call; `impl` names a row of the table if it is not the first choice."""
+        described = OPERATIONS[operation]
+        problems, values = described.bind(arguments, rest)
+        key = (operation, impl, *map(repr, problems), *((name, _form(one)) for name, one in values.items()))
+        if key not in self._known:
+            positions = list(arguments)
+            if impl is not None:
+                values["impl"] = impl
+                needed = getattr(module, described.workspace)(*problems, impl) if described.workspace else 0
+                values["workspace"] = np.zeros(needed, np.uint8) if needed else None
+                names = described.positions[: described.positions.index("impl") + 1]
+                positions = [*problems, *(values.pop(name) for name in names)]
+                rest = values
+            assert self._observe is not None
+            self._known[key] = self._observe(lambda counts: getattr(counts, operation)(*positions, **rest))
+        return self._known[key]
+
+
+def matches(patterns: str, names: Sequence[str]) -> bool:
+    """Return whether one of several patterns, separated by commas, matches one of some names."""
+    return not patterns or any(
+        fnmatch.fnmatchcase(name, pattern.strip()) for pattern in patterns.split(",") for name in names
+    )
+
+
+def _form(value: Any) -> Any:
+    """Return what of an argument decides about the launches."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return tuple(map(_form, value))
+    shape = getattr(value, "shape", None)
+    # Arrays count by shape, type and alignment.
+    return repr(value) if shape is None else (shape, str(value.dtype), value.ctypes.data % 256)
+
+
+def walk(
+    net: AnyNet, batch: int | None, precision: str, size: int | None, walker: Walker
+) -> tuple[str, int, bool]:
+    """Walk through a training step of a network on the emulator; the walker then has its operations.
+
+    Args:
+        net: A network, or its name or file, or the name of one whose layers can only be measured.
+        batch: Images in a batch; None: the network's own.
+        precision: One of cconvnet.devices.PRECISIONS.
+        size: Height and width of the images; None: the network's own.
+        walker: Called in place of the emulator.
+
+    Returns:
+        The network's name, the batch, and whether it was a step: of a network that can only be measured, each
+        layer of the same shape occurs once.
+
+    Raises:
+        ValueError: The text names the argument.
+        DeviceUnavailable: The device was not built.
+    """
+    device = walker.device(get_device("emulator:0"))
+    # What no block writes must be a number: some kernels treat others apart.
+    device.empty = device.zeros  # type: ignore[method-assign]
+    if isinstance(net, str) and net in NETWORKS and net not in NAMES:
+        if size is not None:
+            raise ValueError(f"--size is not for {net}, which is measured layer by layer")
+        return net, _walk_rows(net, batch or _BATCH, precision, walker, device), False
+    spec, batch = build_spec(net, batch, precision, size)
+    network = Network(spec, batch=batch, devices=[device], precision=precision, needs=None)
+    walker.watch(network)
+    training = Training(network)
+    walker.recording = True
+    training.step()
+    return spec.name, batch, True
+
+
+# The batch of networks that only bench knows.
+_BATCH = 128
+
+
+def _walk_rows(net: str, batch: int, precision: str, walker: Walker, device: Device) -> int:
+    """Walk through the layers and passes of a network as `cconvnet bench kernels` measures them."""
+    walker.recording = True
+    rows = [case for case in cases(net, batch, precision, blocks=True) if case.trained]
+    fused = {name for case in rows if "+" in case.layer for name in case.layer.split("+")}
+    for case in rows:
+        if case.layer in fused:
+            continue
+        described = OPERATIONS[case.operation]
+        inputs = tiled_inputs(case)
+        # Memory of zeros is not there until it is written, and few blocks write.
+        arrays: dict[str, Any] = {"stream": 0, "workspace": None}
+        arrays |= {name: np.zeros(shape, case.dtype(name)) for name, shape in case.outputs.items()}
+        arrays |= {
+            name: np.zeros(value.shape, case.dtype(name)) if _is_float(value) else value
+            for name, value in inputs.items()
+        }
+        problems = described.problems(case.problem)
+        if "y" in described.arrays and "y" not in arrays:
+            arrays["y"] = np.zeros(problems[-1].y_shape, case.dtype("y"))
+        if described.has_workspace:
+            needed = workspace_size(device.module, case.operation, case.problem)
+            arrays["workspace"] = np.zeros(needed, np.uint8) if needed else None
+        walker.at(case.layer, "backward" if case.operation.endswith("_backward") else "forward", case.needed)
+        positions = described.positions[: described.positions.index("stream") + 1]
+        keywords = {name: arrays[name] for name in described.keywords if name in arrays}
+        getattr(device.module, case.operation)(*problems, *(arrays[name] for name in positions), **keywords)
+    return batch
+
+
+def _is_float(value: Any) -> bool:
+    """Return whether an input of a row is an array of floats."""
+    return isinstance(value, Tiled) or getattr(value, "dtype", None) == np.float32

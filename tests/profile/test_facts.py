@@ -1,0 +1,115 @@
+"""Facts about kernels: parts, waits, lines of a file, and freshness of the package's own."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cconvnet.profile import code
+from cconvnet.profile.facts import Facts, facts_of, from_line, shipped, shipped_text, to_line
+from cconvnet.profile.machine_code import Instruction, Kernel, ToolMissing
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools import kernel_facts  # noqa: E402
+
+
+def kernel(*lines: str, threads: int | None = 128) -> Kernel:
+    """Return a kernel of lines such as "LDG.E R4, [R2]" and "BRA 3 always"."""
+    instructions = []
+    for place, line in enumerate(lines):
+        opcode, _, operands = line.partition(" ")
+        target, always = None, opcode == "EXIT"
+        if opcode == "BRA":
+            number, _, how = operands.partition(" ")
+            target, always, operands = 16 * int(number), how == "always", ""
+        instructions.append(Instruction(16 * place, opcode, target, always, operands))
+    return Kernel("some.cu", "some<1>", "sm_90a", 40, 0, 0, 4096, threads, instructions)
+
+
+def test_a_wait_counts_the_instructions_since_its_first_load() -> None:
+    found = facts_of(
+        kernel("LDG.E.128 R4, [R2]", "LDG.E R8, [R2]", "FADD R9, R1, R1", "FADD R9, R6, R1", "EXIT")
+    )
+    assert found.parts[0].waits == (3,)
+    # A load that nothing reads is not waited for; a store reads its operands.
+    assert facts_of(kernel("LDG.E R4, [R2]", "FADD R9, R1, R1", "EXIT")).parts[0].waits == ()
+    assert facts_of(kernel("LDG.E R4, [R2]", "STG.E [R2], R4", "EXIT")).parts[0].waits == (1,)
+
+
+def test_a_loop_waits_for_the_loads_of_the_passage_before() -> None:
+    found = facts_of(kernel("MOV R1, R1", "FADD R9, R4, R1", "LDS.128 R4, [R2]", "BRA 1", "EXIT"))
+    (loop,) = (part for part in found.parts if part.repeats)
+    assert loop.shared_waits == (2,) and loop.waits == ()
+
+
+def test_a_loop_has_its_own_instructions() -> None:
+    found = facts_of(
+        kernel("MOV R1, R1", "FFMA R1, R1, R1", "LDS R2, [R3]", "BRA 1", "STG.E [R2], R4", "EXIT")
+    )
+    assert [part.code for part in found.parts] == [
+        {"MOV": 1, "STG.4": 1, "EXIT": 1},
+        {"FFMA": 1, "LDS.4": 1, "BRA": 1},
+    ]
+    assert found.hot == 1 and found.hot_loop() == {"FFMA": 1, "LDS.4": 1, "BRA": 1}
+
+
+def test_alike_sections_are_joined() -> None:
+    filler = ["FADD R1, R1, R1"] * 24
+    lines = ["BRA 26", *filler, "STG.E [R2], R4", "BRA 52", *filler, "STG.E [R2], R4", "EXIT"]
+    found = facts_of(kernel(*lines))
+    assert [part.code["STG.4"] for part in found.parts] == [0, 2]
+
+
+def test_lines_of_a_file_are_the_same_facts() -> None:
+    found = facts_of(kernel("LDG.E R4, [R2]", "FFMA R1, R4, R1", "LDS R2, [R3]", "BRA 1", "EXIT"))
+    again = from_line(to_line(found), "sm_90a")
+    assert again == found and isinstance(again.parts[1].code, Counter)
+
+
+def test_a_hot_loop_counts_sections_as_often_as_they_run() -> None:
+    found = Facts("", "", "sm_90a", 32, 0, 128, None, ())
+    assert found.parts == ()
+    filler = ["FADD R1, R1, R1"] * 24
+    loop = facts_of(kernel("MOV R1, R1", "BRA 27", *filler, "STG.E [R2], R4", "BRA 1", "EXIT"))
+    assert [part.repeats for part in loop.parts] == [False, True, False]
+    assert loop.hot_loop([1.0, 10.0, 5.0])["FADD"] == 12
+
+
+@pytest.mark.parametrize("arch", kernel_facts.ARCHS)
+def test_the_package_knows_its_kernels(arch: str) -> None:
+    found = shipped(arch)
+    assert len(found) > 300
+    for name, facts in found.items():
+        assert facts.occupancy(facts.threads, facts.shared).blocks > 0, name
+
+
+@pytest.mark.parametrize("arch", kernel_facts.ARCHS)
+def test_the_packages_facts_are_fresh(arch: str) -> None:
+    if not kernel_facts.MODULE.exists():
+        pytest.skip("no CUDA module was built here")
+    try:
+        text = kernel_facts.text_of(kernel_facts.MODULE, arch)
+    except ToolMissing as error:
+        pytest.skip(str(error))
+    if not text:
+        pytest.skip(f"the CUDA module was not built for {arch}")
+    assert shipped_text(arch) == text, "python tools/kernel_facts.py writes them"
+
+
+def test_a_folder_without_objects_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="contains no objects"):
+        code.kernels("sm_90a", tmp_path)
+
+
+def test_the_rows_of_tables_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code, "checkout", lambda: None)
+    known = code.kernels("sm_90a")
+    for row in ("conv_fprop_implicit_gemm_bf16_128x128x32", "fc_dgrad_gemm_bf16_64x64x32"):
+        facts = known.of_row(row)
+        assert facts is not None and "bfloat16" in facts.name
+    assert known.of_row("no_such_row") is None and known.find("no_such_kernel") is None
