@@ -50,11 +50,12 @@ def _add_kernels(result: dict[str, Any], measured: Mapping[str, Any]) -> None:
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in result["kernels"]:
         found.setdefault((row["layer"].partition("+dropout")[0], row["operation"]), []).append(row)
+    errors = []
     for key, rows in found.items():
         if key in times and all("seconds" in row for row in rows):
             predicted = sum(row["seconds"] for row in rows)
-            rows[0] |= {"measured_seconds": times[key], "model_error": predicted / times[key] - 1}
-    errors = [row["model_error"] for row in result["kernels"] if "model_error" in row]
+            errors.append(predicted / times[key] - 1)
+            rows[0] |= {"measured_seconds": times[key], "model_error": errors[-1]}
     if not errors:
         raise ValueError("--measured has no row of an operation of this profile")
     result["step"]["median_error"] = statistics.median(map(abs, errors))

@@ -76,12 +76,14 @@ def profile(
             f"its layers are {', '.join(walker.layers)}"
         )
     if impl and not any(called.row == impl for called in walker.found):
-        rows = dict.fromkeys(
-            name for called in walker.found for name in (called.row, called.runner_up) if name
+        served = dict.fromkeys(
+            row for called in walker.found for row in (called.row, called.runner_up) if row
         )
-        raise ValueError(f"--impl must be a row that serves one of the operations, such as {', '.join(rows)}")
+        raise ValueError(
+            f"--impl must be a row that serves one of the operations, such as {', '.join(served)}"
+        )
     walker.count(stepped)
-    kernels = [row for called in walker.found for row in _rows(called, known, chip, precision)]
+    kernels = [row for called in walker.found for row in rows(called, known, chip, precision)]
     return {
         "what": "profile",
         "machine": machine.describe(get_device("emulator:0"), clocks=False),
@@ -93,14 +95,14 @@ def profile(
         "code": known.source,
         "counted": observe is not None,
         "kernels": kernels,
-        "step": {"whole": is_step and not (layer or part or impl)} | _step(kernels, chip),
+        "step": {"whole": is_step and not (layer or part or impl)} | step(kernels, chip),
     }
 
 
 # ---- one launch -------------------------------------------------------------------------------------------
 
 
-def _rows(called: Called, known: code.Kernels, chip: Chip, precision: str) -> Iterable[dict[str, Any]]:
+def rows(called: Called, known: code.Kernels, chip: Chip, precision: str) -> Iterable[dict[str, Any]]:
     """Yield a row for each launch of a call; without launches one for the call."""
     floor = max(called.flops / chip.peak(precision), called.bytes / (chip["dram"] * 1e9))
     base: dict[str, Any] = {
@@ -278,7 +280,7 @@ def _facts_row(facts: Facts, found: Prediction | None) -> dict[str, Any]:
         "code_shared_bytes": facts.shared,
         "blocks_per_multiprocessor": found.blocks if found else held.blocks,
         "limit": found.limit if found else held.limit,
-        "hot_loop": mix,
+        "hot_loop": dict(sorted(mix.items(), key=lambda one: -one[1])),
         "hot_loop_kinds": dict(hot),
     }
 
@@ -311,18 +313,18 @@ def _per_product(instructions: Mapping[str, float], row: Mapping[str, Any]) -> f
 # ---- the step ---------------------------------------------------------------------------------------------
 
 
-def _step(kernels: Sequence[Mapping[str, Any]], chip: Chip) -> dict[str, Any]:
+def step(kernels: Sequence[Mapping[str, Any]], chip: Chip) -> dict[str, Any]:
     """Return the sums of the step; without predictions only the floor."""
     floor = sum(row["floor_seconds"] for row in kernels)
     missing = sorted({row["missing"] for row in kernels if "missing" in row})
-    step: dict[str, Any] = {"floor_seconds": floor, "missing": missing}
+    sums: dict[str, Any] = {"floor_seconds": floor, "missing": missing}
     predicted = [row for row in kernels if "seconds" in row]
     if not predicted or missing:
-        return step
+        return sums
     gaps = len(predicted) * chip["node"] * 1e-6
     seconds = sum(row["seconds"] for row in predicted) + gaps
     error = model.STEP_ERROR[chip.measured]
-    return step | {
+    return sums | {
         "kernels": len(predicted),
         "kernel_seconds": seconds - gaps,
         "gap_seconds": gaps,
