@@ -32,6 +32,7 @@ from cconvnet.devices import (
     import_cupy,
     present_devices,
 )
+from cconvnet.devices.counting import counting_module
 from cconvnet.devices.cuda import Pinned
 from cconvnet.ops.call import Call
 
@@ -170,6 +171,17 @@ def device(request: pytest.FixtureRequest) -> Device:
 def all_devices(request: pytest.FixtureRequest) -> list[Device]:
     """The devices of this run, for tests that choose among them."""
     return [get_device(name) for name in device_names(request.config)]
+
+
+@pytest.fixture(scope="session")
+def counting_build() -> None:
+    """Skip a test where the emulator that counts was not built, except in CI."""
+    try:
+        counting_module()
+    except DeviceUnavailable as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 
 from cconvnet import ops
 from cconvnet.devices import get_device
 from cconvnet.devices.counting import counting, counting_module
-from cconvnet.errors import DeviceUnavailable
 
-
-@pytest.fixture(autouse=True)
-def _built() -> None:
-    try:
-        counting_module()
-    except DeviceUnavailable as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("counting_build")
 
 
 def test_a_copy_of_whole_vectors_touches_whole_sectors() -> None:

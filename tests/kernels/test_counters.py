@@ -1,0 +1,106 @@
+"""Counts of the kernels' memory accesses in the emulator, and races.
+
+The counts are exact and the same everywhere. So promises about them stand here, and a kernel that breaks one
+fails: bank conflicts, and sectors beyond the least. Where a kernel is not perfect, its present figure is the
+bound.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.basic_shapes import basic_cases
+
+from cconvnet import ops
+from cconvnet._problem import ConvProblem
+from cconvnet.bfloat16 import BITS
+from cconvnet.devices import PRECISIONS, get_device
+from cconvnet.devices.counting import Access, Record, counting
+from cconvnet.operations import OPERATIONS
+from cconvnet.testing.check import check, own_impls
+
+pytestmark = pytest.mark.usefixtures("counting_build")
+
+# Wavefronts of shared memory for each that would be needed without conflicts, by the source file of the
+# access. nvcc joins neighbouring loads of floats into wide ones; the counts take them one by one.
+CONFLICTS = {"kernels/bias.cu": 5.5, "kernels/lrn.cu": 2.0, "kernels/lrn_maxpool.cu": 2.0}
+
+
+def totals(accesses: Iterable[Access]) -> dict[str, tuple[int, int]]:
+    """Return what was needed and what is least by the source file of the access, for one kind of memory."""
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for access in accesses:
+        total = sums[access.line.file]
+        total[0] += access.sectors + access.wavefronts
+        total[1] += access.least_sectors + access.least_wavefronts
+    return {file: (needed, least) for file, (needed, least) in sums.items()}
+
+
+def of(record: Record, space: str) -> list[Access]:
+    return [a for launch in record.launches for a in launch.accesses if a.instruction.space == space]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_kernels_are_free_of_races_and_bank_conflicts(operation: str) -> None:
+    """Every row of every selection table on the basic shapes, in all precisions."""
+    device = get_device("emulator:0")
+    data = "exact" if operation == "input_transform" else "real"
+    cases = [case for case in basic_cases(device) if case[0] == operation]
+    with counting() as record:
+        for _, problem, arguments in cases:
+            check(operation, problem, device, data=data, nonzero=0, **arguments)
+    record.raise_races()
+    assert len(record.launches) >= len(cases)
+    for file, (needed, least) in totals(of(record, "shared")).items():
+        assert needed <= CONFLICTS.get(file, 1) * least, (file, needed / least)
+
+
+# Sectors of global memory for each that is necessary. Rows for any number of channels load bfloat16s one by
+# one. A lane of a tensor tile stores 16 bytes, half a sector, of a row of its own.
+SCALAR_BF16, STORED = 2.0, 2.0
+
+
+def _first_block(operation: str, impl: str | None, precision: str) -> Record:
+    """Return the record of the first block of a product whose every block, line and vector is whole."""
+    element = BITS if precision == "bf16" else np.float32
+    x, dy = np.zeros((8, 16, 16, 128), element), np.zeros((8, 16, 16, 128), element)
+    w = np.zeros((128, 3, 3, 128), element)
+    arguments = {"padding": 1, "impl": impl, "device": "emulator:0", "precision": precision}
+    with counting(blocks=1, races=False) as record:
+        if operation == "conv_fprop":
+            ops.conv_fprop(x, w, **arguments)
+        elif operation == "conv_dgrad":
+            ops.conv_dgrad(dy, w, x.shape, **arguments)
+        else:
+            ops.conv_wgrad(x, dy, 3, **arguments)
+    return record
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("operation", ["conv_fprop", "conv_dgrad", "conv_wgrad"])
+def test_tiles_of_products_move_whole_sectors_without_conflicts(operation: str, precision: str) -> None:
+    problem = ConvProblem(8, 16, 16, 128, 128, 3, 3, padding=(1, 1), precision=precision)
+    for impl in own_impls(operation, problem, get_device("emulator:0")):
+        record = _first_block(operation, impl, precision)
+        tiles = ("kernels/gemm/tensor_tile.cuh", "kernels/gemm/gemm_tile.cuh")
+        (loaded,) = (total for file, total in totals(of(record, "global")).items() if file in tiles)
+        scalar = precision == "bf16" and str(impl).endswith("_scalar")
+        assert loaded[0] <= (SCALAR_BF16 if scalar else 1) * loaded[1], impl
+        for needed, least in totals(of(record, "shared")).values():
+            assert needed == least, impl
+        stored = totals(a for a in of(record, "global") if a.instruction.kind == "store")
+        for needed, least in stored.values():
+            assert needed <= STORED * least, impl
+
+
+@pytest.mark.parametrize("element", [np.float32, BITS])
+def test_elementwise_kernels_touch_each_sector_once(element: Any) -> None:
+    x = np.zeros(64 * 1024, element)
+    with counting(races=False) as record:
+        ops.add(x, x, device="emulator:0")
+    (total,) = totals(of(record, "global")).values()
+    assert total == (3 * x.nbytes // 32, 3 * x.nbytes // 32)
