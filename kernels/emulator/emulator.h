@@ -15,11 +15,12 @@
 // - a barrier or warp operation that some threads do not reach: DivergenceError names kernel, block, threads
 //   and the line where each waits. Other forbidden things are a KernelError, a bad launch is a CudaError;
 // - accesses out of bounds and undefined behaviour, when compiled with -fsanitize=address,undefined: each
-//   shared object is its own allocation, and the report names the kernel's line.
+//   shared object is its own allocation, and the report names the kernel's line;
+// - races, whatever the order, and the cost of each access to memory, in a build of its own (counting.h).
 //
 // It cannot check the GPU's memory model or speed. Threads run one at a time, and all see every write at
-// once. So a missing fence or volatile goes unnoticed, and so does a race that gives the correct result in
-// all the orders tried. A thread that spins until another writes something hangs.
+// once. So a missing fence or volatile goes unnoticed. A thread that spins until another writes something
+// hangs.
 //
 // For the compiler: fmaf() is a library call unless the target has the instruction (-mfma); then
 // -ffp-contract=off keeps other products and sums from being fused into it.
