@@ -263,7 +263,14 @@ WANTED := $(patsubst device,$(DEVICE_MODULE),$(or $(strip $(CCONVNET_MODULES)),c
 ifneq ($(filter-out base cpu cuda emulator counting,$(WANTED)),)
 $(error CCONVNET_MODULES may name cpu, cuda, emulator, counting, device or base (none of these), not $(filter-out base cpu cuda emulator counting,$(WANTED)))
 endif
-MODULES := _problem _pixels $(if $(filter emulator,$(WANTED))$(SANITIZE),_emulator) $(if $(filter counting,$(WANTED)),_counting)
+MODULES := _problem _pixels $(if $(filter emulator,$(WANTED))$(SANITIZE),_emulator)
+ifneq ($(filter counting,$(WANTED)),)
+ifneq ($(findstring clang,$(shell $(CXX) --version)),)
+$(info cconvnet: no module that counts memory accesses, which needs g++ (CXX))
+else
+MODULES += _counting
+endif
+endif
 
 # -Wno-psabi: functions that take vectors wider than the baseline's are all inlined, so none is ever passed.
 WARNINGS := -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi

@@ -120,7 +120,14 @@ def test_steps_are_counted(checkout: Path, fake_tools: list[str], monkeypatch: p
 
 @pytest.mark.parametrize(
     ("chosen", "built"),
-    [("base", set()), ("emulator", {"_emulator"}), ("cuda", {"_cuda"}), ("device", {"_cpu"}), ("", None)],
+    [
+        ("base", set()),
+        ("emulator", {"_emulator"}),
+        ("counting", {"_counting"}),
+        ("cuda", {"_cuda"}),
+        ("device", {"_cpu"}),
+        ("", None),
+    ],
 )
 def test_modules_are_chosen(
     checkout: Path,
@@ -134,7 +141,7 @@ def test_modules_are_chosen(
     done = make(checkout, "-j2", "modules", *fake_tools, f"CCONVNET_MODULES={chosen}")
     assert done.returncode == 0, done.stderr
     possible = {"_emulator", "_cuda"} | ({"_cpu"} if "oneDNN has no package" not in done.stdout else set())
-    wanted = (possible if built is None else built & possible) | {"_problem", "_pixels"}
+    wanted = (possible if built is None else built & {*possible, "_counting"}) | {"_problem", "_pixels"}
     assert modules_of(checkout) == wanted
     # A machine without a GPU is told what else it could build.
     assert ("make cuda" in done.stdout and "make emulator" in done.stdout) == (chosen == "device")
