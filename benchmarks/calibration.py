@@ -1,11 +1,13 @@
 """Measure what a GPU's kernels are made of: the constants of a model of their speed.
 
     python benchmarks/calibration.py --device cuda:0 --json benchmarks/results/calibration-h200.json
+    python benchmarks/calibration.py --constants constants.json    # for `cconvnet profile --constants`
 
 Builds calibration.cu and runs its loops: multiply-adds, instruction issue, tensor cores, shared memory, L2
 and memory bandwidth, barriers, launches and graph nodes. Rates are per cycle and multiprocessor (SM),
 latencies in cycles; each comes with the GPU's clock during the measurement. The result names machine,
-versions and commit. The file is rewritten after each measurement.
+versions and commit. The file is rewritten after each measurement. ``--constants`` writes the constants of
+`cconvnet profile` with those that were measured in place of the assumed ones.
 
 With ``--device emulator:0`` every loop runs once and nothing is timed: values are null.
 Exit codes: 0 if everything was measured, 1 if not, 2 if nothing could be.
@@ -20,12 +22,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import programs
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SOURCE = Path(__file__).resolve().parent / "calibration.cu"
 SECONDS = 60.0
@@ -76,7 +81,20 @@ def machine(device: str) -> dict[str, Any]:
         return {"device": device, "module": str(error), **programs.chip()}
 
 
-def run(device: str, archs: str | None, seconds: float, out: Path | None) -> int:
+def write_constants(calibration: dict[str, Any], file: Path) -> None:
+    """Write the model's constants of the calibrated GPU, those that were measured marked so."""
+    from cconvnet.profile import chips
+
+    capability = calibration["machine"].get("compute_capability", "9.0").replace(".", "")
+    arch = chips.arch_of(capability)
+    day = calibration["machine"].get("date") or datetime.now(UTC).date().isoformat()
+    chip = chips.refit(chips.chip_of(arch), calibration, day)
+    file.write_text(json.dumps({arch: chips.to_dict(chip)}, indent=1) + "\n")
+
+
+def run(
+    device: str, archs: str | None, seconds: float, out: Path | None, constants: Path | None = None
+) -> int:
     """Build the program, measure, and write the result after each measurement; return the exit status."""
     begin = time.monotonic()
     kind = programs.kind_of(device)
@@ -100,6 +118,11 @@ def run(device: str, archs: str | None, seconds: float, out: Path | None) -> int
         result["failure"] = why
         print(f"FAILED: {why}", file=sys.stderr)
     write()
+    if constants:
+        try:
+            write_constants(result, constants)
+        except ValueError as error:
+            print(f"no constants are written: {error}", file=sys.stderr)
     print(f"{len(result['measurements'])} measurements on {device} in {result['seconds']:.1f} s")
     return 1 if why else 0
 
@@ -110,12 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, metavar="S", help="for all, with building (60)"
     )
+    parser.add_argument(
+        "--constants", type=Path, metavar="FILE", help="write constants for `cconvnet profile`"
+    )
     options = parser.parse_args(arguments)
 
     def work() -> int:
         if not 1 <= options.seconds < 1e6:
             raise ValueError(f"--seconds must be from 1 to 1000000, not {options.seconds}")
-        return run(options.device, options.arch, options.seconds, options.json)
+        return run(options.device, options.arch, options.seconds, options.json, options.constants)
 
     return programs.exit_status(options.device, work)
 

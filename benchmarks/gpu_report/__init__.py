@@ -6,7 +6,7 @@
 Compiles the modules while PyTorch and cuDNN are measured. Checks every wrapper of machine instructions, and
 runs every row of every selection table once. Runs the tests with the most important first, then the kernels
 and the step beside their peers, and as much else as there is time for. It needs no network. It installs only
-the wheels in ``.whl`` or $WHEELS, for itself. It leaves at most eight files in the folder:
+the wheels in ``.whl`` or $WHEELS, for itself. It leaves at most nine files in the folder:
 
 results.txt      the most important numbers and failures, for people; also printed last
 summary.json     each part's state, seconds and commands; the results of the commands
@@ -15,6 +15,7 @@ smoke.log, tests.log       a line for each case
 kernels.jsonl    a line for each case and side, as it is measured; cconvnet.bench.lines
 step.jsonl       our step in its forms; results of cconvnet bench step, roofline, checkpoint, scaling, data
 machine.jsonl    conformance and calibration
+constants.json   the calibrated constants of `cconvnet profile`
 
 A part has a time limit; the time it does not use goes to later parts, and some time is kept for the most
 important ones. A process that exceeds its time is asked to end, then killed, with all processes it started.

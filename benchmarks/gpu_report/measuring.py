@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpu_report.running import ROOT, Absent, Command, Failed, Run, python, read_values
-from gpu_report.settings import FEW_THREADS, KERNELS, MACHINE, RESTARTS, STEP, Settings
+from gpu_report.settings import CONSTANTS, FEW_THREADS, KERNELS, MACHINE, RESTARTS, STEP, Settings
 
 PRECISIONS = "bf16,fp32,tf32"
 PLAN_SECONDS = {"CCONVNET_CUDNN_PLAN_SECONDS": "1"}
@@ -96,7 +96,8 @@ def calibration(settings: Settings, run: Run) -> None:
     out = settings.scratch / "calibration.json"
     seconds = max(5, min(60, int(run.left) - 4)) if settings.on_gpu else 5
     try:
-        run.do(script("calibration.py", settings, out, "--seconds", str(seconds)))
+        more = ("--seconds", str(seconds), "--constants", str(run.folder / CONSTANTS))
+        run.do(script("calibration.py", settings, out, *more))
     finally:
         run.keep(out, MACHINE, what="calibration")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from gpu_report.running import Absent, Running
 
 # Files in the report's folder.
-SMOKE, TESTS, KERNELS, STEP, MACHINE = (
-    "smoke.log", "tests.log", "kernels.jsonl", "step.jsonl", "machine.jsonl",
+SMOKE, TESTS, KERNELS, STEP, MACHINE, CONSTANTS = (
+    "smoke.log", "tests.log", "kernels.jsonl", "step.jsonl", "machine.jsonl", "constants.json",
 )  # fmt: skip
 # Networks whose kernels are measured, with their batches: in this order, while time remains.
 BATCHES = {"alexnet": 128, "resnet50": 64, "vgg16": 32}

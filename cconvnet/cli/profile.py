@@ -76,8 +76,8 @@ def profile(
     measured: Annotated[
         Path | None,
         typer.Option(
-            help="Result of `bench kernels --json` or `bench step --json` on the GPU; adds what was measured "
-            "and the model's error.",
+            help="Result of `bench kernels --json` or `bench step --json` on the GPU, or the file of such lines "
+            "in a report of `make gpu-report`. Adds what was measured and the model's error.",
             metavar="FILE",
         ),
     ] = None,
@@ -126,7 +126,7 @@ def profile(
         )
         report.end()
     if measured is not None:
-        measure.add(result, _loaded(measured))
+        measure.add(result, measure.load(measured, result))
     if to_json:
         write_json(to_json, result)
     if plot is not None:

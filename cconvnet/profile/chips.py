@@ -87,6 +87,20 @@ def chip_of(arch: str, file: Path | None = None) -> Chip:
         raise ValueError(f"{path} is no file of constants: {error!r}") from error
 
 
+def arch_of(capability: str) -> str:
+    """Return the architecture of a compute capability without its point, "90".
+
+    Raises:
+        ValueError: The package has no constants for it.
+    """
+    archs = [
+        arch for arch in json.loads(FILE.read_text(encoding="utf-8")) if arch[3:].rstrip("a") == capability
+    ]
+    if not archs:
+        raise ValueError(f"{FILE.name} has no constants for compute capability {capability}")
+    return str(archs[0])
+
+
 def from_dict(arch: str, value: Mapping[str, Any]) -> Chip:
     """Return the chip that to_dict() described."""
     constants = {name: Constant(**one) for name, one in value["constants"].items()}
@@ -140,16 +154,14 @@ def refit(chip: Chip, calibration: Mapping[str, Any], day: str) -> Chip:
     constants = dict(chip.constants)
     for name, measurement in CALIBRATED.items():
         if (one := found.get(measurement)) is not None:
-            if one["unit"] != _measured_unit(constants[name].unit):
+            if one["unit"] != constants[name].unit:
                 raise ValueError(f"{measurement} is in {one['unit']}, not in {constants[name].unit}")
             constants[name] = Constant(one["value"], constants[name].unit, "measured", source)
     if (clocked := found.get(_CLOCKED_BY)) is not None and clocked.get("clock_ghz"):
         constants["clock"] = Constant(clocked["clock_ghz"], "GHz", "measured", source)
+    for name in ("multiprocessors", "l2_bytes"):
+        if name in machine:
+            constants[name] = Constant(machine[name], constants[name].unit, "measured", source)
     if constants == dict(chip.constants):
         raise ValueError("the calibration measured none of the model's constants")
     return Chip(chip.arch, str(device), constants)
-
-
-def _measured_unit(unit: str) -> str:
-    """Return a unit as the calibration writes it."""
-    return unit

@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from cconvnet.bench import merging
+
+
+_OF_A_RUN = ("net", "batch", "precision")
+
+
+def load(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was measured of the network of a profile, in its batch and precision.
+
+    Args:
+        path: A result of `bench kernels` or `bench step`, or lines of a report of `make gpu-report`.
+        result: The profile.
+
+    Raises:
+        ValueError: The file contains no such result.
+    """
+    try:
+        if path.suffix != ".jsonl":
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return value
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    found = [line for line in lines if line.get("what") in ("kernels", "step")]
+    found += merging.results(line for line in lines if "side" in line)
+    for one in found:
+        if all(one.get(name) == result[name] for name in _OF_A_RUN):
+            return one
+    raise ValueError(
+        f"{path} has no result of {result['net']}, batch {result['batch']}, {result['precision']}"
+    )
 
 
 def add(result: dict[str, Any], measured: Mapping[str, Any]) -> None:
@@ -21,12 +55,12 @@ def add(result: dict[str, Any], measured: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The result is not of this network, batch and precision, or has no times.
     """
-    for name in ("net", "batch", "precision"):
+    for name in _OF_A_RUN:
         if measured.get(name) != result[name]:
             raise ValueError(f"--measured is of {name} {measured.get(name)}, not {result[name]}")
-    if measured["what"] == "step":
+    if measured.get("what") == "step":
         _add_step(result, measured)
-    elif measured["what"] == "kernels":
+    elif measured.get("what") == "kernels":
         _add_kernels(result, measured)
     else:
         raise ValueError(

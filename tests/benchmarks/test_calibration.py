@@ -17,6 +17,8 @@ import calibration
 import machine_code
 import programs
 
+from cconvnet.profile import chips
+
 COMPILER = os.environ.get("CXX", "g++").split()[0]
 
 # Of each kernel's loop: the instructions that are timed, and at most how many others there may be for each.
@@ -99,6 +101,26 @@ def test_what_was_measured_stays_where_the_rest_fails(
     found: list[object] = []
     why = calibration.measured(program, "cuda:0", 1, 0.5, found.append)
     assert found == [json.loads(line)] and why.startswith("still running")
+
+
+def test_constants_are_written_from_what_was_measured(tmp_path: Path) -> None:
+    # A made-up calibration of a GPU that does not exist.
+    made_up = {
+        "machine": {
+            "chip": "a made-up GPU",
+            "compute_capability": "8.0",
+            "date": "2001-02-03",
+            "l2_bytes": 9,
+        },
+        "measurements": [{"name": "L2, cp.async by all SMs", "unit": "bytes/cycle/SM", "value": 7.0}],
+    }
+    calibration.write_constants(made_up, tmp_path / "constants.json")
+    chip = chips.chip_of("sm_80", tmp_path / "constants.json")
+    assert chip["l2"] == 7 and chip.constants["l2"].status == "measured" and chip["l2_bytes"] == 9
+    assert chip.constants["dram"].status == "assumed"
+    made_up["machine"] = {"compute_capability": "1.1"}
+    with pytest.raises(ValueError, match=r"capability 1\.1|capability 11"):
+        calibration.write_constants(made_up, tmp_path / "constants.json")
 
 
 @pytest.mark.parametrize("arguments", [["--device", "cpu:0"], ["--device", "emulator:0", "--seconds", "nan"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ def test_a_calibration_refits_the_constants() -> None:
         assert (one.value, one.status) == (7.0, "measured") and "a made-up GPU, 2001-02-03" in one.source
     assert chip["clock"] == 1.5 and chip.measured and chip.name == "a made-up GPU"
     assert chip.constants["overlap"].status == "assumed"
+
+
+def test_the_calibration_measures_these_constants_in_these_units() -> None:
+    source = (Path(__file__).parents[2] / "benchmarks" / "calibration.cu").read_text()
+    for name, measurement in CALIBRATED.items():
+        unit = chip_of("sm_90a").constants[name].unit
+        assert re.search(rf'\{{"{re.escape(measurement)}", "{re.escape(unit)}"', source), name
 
 
 def test_values_that_were_not_measured_stay_as_they_are() -> None:

@@ -200,6 +200,20 @@ def test_measured_times_stand_beside_the_predicted_ones() -> None:
         measure.add(profile, base | {"what": "kernels", "rows": []})
 
 
+def test_lines_of_a_report_are_searched(tmp_path: Path) -> None:
+    profile = profile_of(row_of(tile()))
+    given = {"what": "step", "net": "alexnet", "batch": 128, "machine": {}, "step_seconds": 1.0}
+    file = tmp_path / "step.jsonl"
+    file.write_text("".join(json.dumps(given | {"precision": name}) + "\n" for name in ("fp32", "bf16")))
+    assert measure.load(file, profile)["precision"] == "bf16"
+    file.write_text(json.dumps(given | {"precision": "fp32"}))
+    with pytest.raises(ValueError, match="no result of alexnet, batch 128, bf16"):
+        measure.load(file, profile)
+    file.write_text("{")
+    with pytest.raises(ValueError, match="no JSON"):
+        measure.load(file, profile)
+
+
 def test_a_picture_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from cconvnet.plots import PlotError
