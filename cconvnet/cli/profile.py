@@ -76,8 +76,8 @@ def profile(
     measured: Annotated[
         Path | None,
         typer.Option(
-            help="Result of `bench kernels --json` or `bench step --json` on the GPU, or the file of such lines "
-            "in a report of `make gpu-report`. Adds what was measured and the model's error.",
+            help="Result of `bench kernels --json` or `bench step --json` on the GPU, or a file of such "
+            "lines in a report of `make gpu-report`. Adds what was measured and the model's error.",
             metavar="FILE",
         ),
     ] = None,

@@ -10,7 +10,6 @@ from typing import Any
 
 from cconvnet.bench import merging
 
-
 _OF_A_RUN = ("net", "batch", "precision")
 
 
@@ -31,7 +30,7 @@ def load(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON: {error}") from None
-    found = [line for line in lines if line.get("what") in ("kernels", "step")]
+    found: list[dict[str, Any]] = [line for line in lines if line.get("what") in ("kernels", "step")]
     found += merging.results(line for line in lines if "side" in line)
     for one in found:
         if all(one.get(name) == result[name] for name in _OF_A_RUN):
