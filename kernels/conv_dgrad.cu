@@ -54,7 +54,6 @@ struct DgradParameters {
   uint32_t classes_w;
   TapSteps taps_h, taps_w;
   Divider by_k;
-  bool whole_steps;  // each of a step's k belongs to one tap
   int max_taps_w;
   Divider by_max_taps_w, by_min_taps_w;  // a class has S/step taps along w, rounded up or down, or none
 };
@@ -105,16 +104,19 @@ struct DgradClass {
   Residue h, w;
   uint32_t first_input, first_output;  // channels
   int gemm_m, gemm_k;
+  DigitStep step_a, step_b;  // along k
 
-  // Sets up the block's one DgradClass.
-  static __device__ __forceinline__ const DgradClass& shared(const DgradParameters& args, uint32_t batch) {
+  // Sets up the block's one DgradClass, given the k between a thread's depths of A and of B.
+  static __device__ __forceinline__ const DgradClass& shared(const DgradParameters& args, uint32_t batch,
+                                                             int step_a, int step_b) {
     auto& view = shared_memory<DgradClass>();
-    if (threadIdx.x == 0) view = make(args, batch);
+    if (threadIdx.x == 0) view = make(args, batch, step_a, step_b);
     __syncthreads();
     return view;
   }
 
-  static __device__ __forceinline__ DgradClass make(const DgradParameters& args, uint32_t batch) {
+  static __device__ __forceinline__ DgradClass make(const DgradParameters& args, uint32_t batch, int step_a,
+                                                    int step_b) {
     const ConvProblem& problem = args.problem;
     const uint32_t residue = batch / problem.groups, group = batch % problem.groups;
     const Residue h = Residue::make(residue / args.classes_w, problem.h, problem.stride_h, problem.pad_h,
@@ -126,7 +128,9 @@ struct DgradClass {
             group * args.c_per_group,
             group * args.k_per_group,
             problem.n * h.pixels * w.pixels,
-            h.taps * w.taps * args.k_per_group};
+            h.taps * w.taps * args.k_per_group,
+            DigitStep::make(step_a, args.k_per_group, max(w.taps, 1)),
+            DigitStep::make(step_b, args.k_per_group, max(w.taps, 1))};
   }
 
   // Divides a row index into image and position within the class.
@@ -136,10 +140,12 @@ struct DgradClass {
     return m / w.pixels / h.pixels;
   }
 
-  // Divides k into the class's tap (i, j) and the output channel.
-  __device__ __forceinline__ uint32_t tap(const DgradParameters& args, int k, int& j, int& channel) const {
+  // Divides k into the class's tap (i, j) and the output channel: {channel, j, i}.
+  __device__ __forceinline__ Digits tap(const DgradParameters& args, int k) const {
     const Divider& by_taps_w = w.taps == args.max_taps_w ? args.by_max_taps_w : args.by_min_taps_w;
-    return by_taps_w.divide(args.by_k.divide(k, channel), j);
+    int j, channel;
+    const uint32_t i = by_taps_w.divide(args.by_k.divide(k, channel), j);
+    return {static_cast<uint32_t>(channel), static_cast<uint32_t>(j), i};
   }
 };
 
@@ -155,6 +161,7 @@ struct Reached {
     uint32_t p, q;  // how many pixels up and left of that
     uint32_t offset;
   };
+  using Place = Digits;
 
   const DgradParameters& args;
   const DgradClass& view;
@@ -170,13 +177,17 @@ struct Reached {
     return {p, q, ((n * problem.p + p) * problem.q + q) * problem.k + view.first_output};
   }
 
+  __device__ __forceinline__ Place place(uint32_t k) const { return view.tap(args, k); }
+  __device__ __forceinline__ void advance(Place& place, uint32_t) const { view.step_a.advance(place); }
+
+  __device__ __forceinline__ DepthPart depth(const Place& place) const {
+    const uint32_t p = place.outer * args.taps_h.back, q = place.middle * args.taps_w.back;
+    return {p, q, (p * args.problem.q + q) * args.problem.k - place.inner};
+  }
   __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     // Likewise beyond the last k: the difference of both q stays above any width.
     if (k >= static_cast<uint32_t>(view.gemm_k)) return {0, 1u << 31, 0};
-    int j, channel;
-    const uint32_t i = view.tap(args, k, j, channel);
-    const uint32_t p = i * args.taps_h.back, q = j * args.taps_w.back;
-    return {p, q, (p * args.problem.q + q) * args.problem.k - channel};
+    return depth(place(k));
   }
 
   __device__ __forceinline__ Location locate(const RowPart& row, const DepthPart& depth) const {
@@ -192,6 +203,7 @@ struct Weights {
   static constexpr bool ALONG_K = false;
   using RowPart = uint32_t;
   using DepthPart = uint32_t;
+  using Place = Digits;
 
   const DgradParameters& args;
   const DgradClass& view;
@@ -201,18 +213,17 @@ struct Weights {
     return n < static_cast<uint32_t>(args.size.n) ? n : kOutside;
   }
 
-  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
-    if (k >= static_cast<uint32_t>(view.gemm_k)) return kOutside;
-    const ConvProblem& problem = args.problem;
-    int j, channel;
-    const uint32_t i = view.tap(args, k, j, channel);
-    const uint32_t r = view.h.tap + i * args.taps_h.step, s = view.w.tap + j * args.taps_w.step;
-    return (((view.first_output + channel) * problem.r + r) * problem.s + s) * args.size.n;
-  }
+  __device__ __forceinline__ Place place(uint32_t k) const { return view.tap(args, k); }
+  __device__ __forceinline__ void advance(Place& place, uint32_t) const { view.step_b.advance(place); }
 
-  __device__ __forceinline__ DepthPart later(DepthPart first, uint32_t more, uint32_t k) const {
-    const bool same_tap = args.whole_steps && first != kOutside;
-    return same_tap ? first + more * (args.problem.r * args.problem.s * args.size.n) : depth(k);
+  __device__ __forceinline__ DepthPart depth(const Place& place) const {
+    const ConvProblem& problem = args.problem;
+    const uint32_t r = view.h.tap + place.outer * args.taps_h.step,
+                   s = view.w.tap + place.middle * args.taps_w.step;
+    return (((view.first_output + place.inner) * problem.r + r) * problem.s + s) * args.size.n;
+  }
+  __device__ __forceinline__ DepthPart depth(uint32_t k) const {
+    return k < static_cast<uint32_t>(view.gemm_k) ? depth(place(k)) : kOutside;
   }
 
   __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
@@ -241,7 +252,8 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
   const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
   // Tensor tiles have registers to spare for it.
   std::conditional_t<Tile::TENSOR, const DgradClass, const DgradClass&> view =
-      DgradClass::shared(args, block.batch);
+      DgradClass::shared(args, block.batch, kDepthStep<Tile, Tile::BLOCK_M, Reached<T>>,
+                         kDepthStep<Tile, Tile::BLOCK_N, Weights<T>>);
   // The grid is made for the largest class.
   if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;
   const auto product = multiply<Tile>(Reached<T>{args, view, arrays.dy}, Weights<T>{args, view, arrays.w},
@@ -268,7 +280,6 @@ void launch(const ConvProblem& problem, const DgradArguments& args, Stream strea
                                       taps_h,
                                       taps_w,
                                       Divider(problem.k_per_group()),
-                                      problem.k_per_group() % kSplitUnit == 0,
                                       max_taps_w,
                                       Divider(max_taps_w),
                                       Divider(std::max(1, problem.s / taps_w.step))};
@@ -318,10 +329,10 @@ const DgradTable& conv_dgrad_table() {
   static const DgradTable table(
       "conv_dgrad",
       {// A side of 96 is for AlexNet's first and fourth layers.
-       tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 96, 32, 64, 48, 4>(),
-       tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(), tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(),
-       tensor_row<float, 128, 128, 16, 64, 64, 3>(), tensor_row<float, 128, 96, 16, 64, 48, 4>(),
-       tensor_row<float, 128, 64, 16, 64, 32, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
+       tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 128, 96, 64, 64, 48, 3>(),
+       tensor_row<bfloat16, 128, 64, 64, 64, 32, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
+       tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 128, 96, 32, 64, 48, 3>(),
+       tensor_row<float, 128, 64, 32, 64, 32, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
        fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
        fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(),
        fp32_row<128, 32, 8, 8, 4, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),

@@ -14,6 +14,7 @@ struct FpropParameters {
   GemmSize size;
   GemmGrid grid;
   Divider by_q, by_p, by_c, by_s;
+  DigitStep step;  // of A, along k
   const T *x, *w;
   Destination<EpilogueOutput<T>> destination;
 };
@@ -37,6 +38,7 @@ struct Windows {
     uint32_t h, w;  // how many pixels down and right of that
     uint32_t offset;
   };
+  using Place = Digits;
 
   const FpropParameters<T>& args;
   const T* data;
@@ -53,13 +55,22 @@ struct Windows {
     return {h, w, ((n * problem.h + h) * problem.w + w) * problem.c + first_channel};
   }
 
+  // The input channel and the tap.
+  __device__ __forceinline__ Place place(uint32_t k) const {
+    int c, s;
+    const uint32_t r = args.by_s.divide(args.by_c.divide(k, c), s);
+    return {static_cast<uint32_t>(c), static_cast<uint32_t>(s), r};
+  }
+  __device__ __forceinline__ void advance(Place& place, uint32_t) const { args.step.advance(place); }
+
+  __device__ __forceinline__ DepthPart depth(const Place& place) const {
+    const uint32_t h = place.outer * args.problem.dilation_h, w = place.middle * args.problem.dilation_w;
+    return {h, w, (h * args.problem.w + w) * args.problem.c + place.inner};
+  }
   __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     // Likewise beyond the last k: the sum of both w stays above any width.
     if (k >= static_cast<uint32_t>(args.size.k)) return {0, 1u << 31, 0};
-    int c, s;
-    const uint32_t r = args.by_s.divide(args.by_c.divide(k, c), s);
-    const uint32_t h = r * args.problem.dilation_h, w = s * args.problem.dilation_w;
-    return {h, w, (h * args.problem.w + w) * args.problem.c + c};
+    return depth(place(k));
   }
 
   __device__ __forceinline__ Location locate(const RowPart& row, const DepthPart& depth) const {
@@ -75,6 +86,9 @@ struct Filters {
   static constexpr bool ALONG_K = true;
   using RowPart = uint32_t;
   using DepthPart = uint32_t;
+  struct Place {
+    uint32_t k;
+  };
 
   const FpropParameters<T>& args;
   const T* data;
@@ -83,8 +97,12 @@ struct Filters {
   __device__ __forceinline__ RowPart row(uint32_t n) const {
     return n < static_cast<uint32_t>(args.size.n) ? (first_channel + n) * args.size.k : kOutside;
   }
+  __device__ __forceinline__ Place place(uint32_t k) const { return {k}; }
+  __device__ __forceinline__ void advance(Place& place, uint32_t more) const { place.k += more; }
+
+  __device__ __forceinline__ DepthPart depth(const Place& place) const { return place.k; }
   __device__ __forceinline__ DepthPart depth(uint32_t k) const {
-    return k < static_cast<uint32_t>(args.size.k) ? k : kOutside;
+    return k < static_cast<uint32_t>(args.size.k) ? depth(place(k)) : kOutside;
   }
   __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
     const bool inside = row != kOutside && depth != kOutside;
@@ -118,18 +136,20 @@ void launch(const ConvProblem& problem, const FpropArguments& args, Stream strea
   const GemmGrid grid = GemmGrid::make<Tile>(size);
   T* const y = static_cast<T*>(args.y);
   const EpilogueOutput<T> output(args.epilogue, y, whole_groups(size.n, y, args.workspace));
-  const FpropParameters<T> parameters = {problem,
-                                         problem.c_per_group(),
-                                         problem.k_per_group(),
-                                         size,
-                                         grid,
-                                         Divider(problem.q),
-                                         Divider(problem.p),
-                                         Divider(problem.c_per_group()),
-                                         Divider(problem.s),
-                                         static_cast<const T*>(args.x),
-                                         static_cast<const T*>(args.w),
-                                         {output, problem.y_count(), grid, args.workspace}};
+  const FpropParameters<T> parameters = {
+      problem,
+      problem.c_per_group(),
+      problem.k_per_group(),
+      size,
+      grid,
+      Divider(problem.q),
+      Divider(problem.p),
+      Divider(problem.c_per_group()),
+      Divider(problem.s),
+      DigitStep::make(kDepthStep<Tile, Tile::BLOCK_M, Windows<T>>, problem.c_per_group(), problem.s),
+      static_cast<const T*>(args.x),
+      static_cast<const T*>(args.w),
+      {output, problem.y_count(), grid, args.workspace}};
   CCONVNET_LAUNCH_SHARED((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters);
   parameters.destination.reduce(grid, problem.k, stream);
@@ -172,10 +192,10 @@ const FpropTable& conv_fprop_table() {
   static const FpropTable table(
       "conv_fprop",
       {// A side of 96 is for AlexNet's first and fourth layers.
-       tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 128, 96, 32, 64, 48, 4>(),
-       tensor_row<bfloat16, 128, 64, 32, 64, 32, 4>(), tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(),
-       tensor_row<float, 128, 128, 16, 64, 64, 3>(), tensor_row<float, 128, 96, 16, 64, 48, 4>(),
-       tensor_row<float, 128, 64, 16, 64, 32, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
+       tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 128, 96, 64, 64, 48, 3>(),
+       tensor_row<bfloat16, 128, 64, 64, 64, 32, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
+       tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 128, 96, 32, 64, 48, 3>(),
+       tensor_row<float, 128, 64, 32, 64, 32, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
        fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 96, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(),
        fp32_row<64, 64, 8, 8, 4, 4>(), fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        fp32_row<128, 96, 8, 8, 8, 1>(), fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(),

@@ -15,6 +15,7 @@ struct WgradParameters {
   GemmSize size;
   GemmGrid grid;
   Divider by_q, by_p, by_c, by_s;
+  DigitStep step;  // of B, along k
   const T *x, *dy;
   Destination<GradientOutput> destination;
 };
@@ -32,6 +33,9 @@ struct Gradients {
   static constexpr bool ALONG_K = false;
   using RowPart = uint32_t;
   using DepthPart = uint32_t;
+  struct Place {
+    uint32_t k;
+  };
 
   const WgradParameters<T>& args;
   const T* data;
@@ -40,11 +44,12 @@ struct Gradients {
   __device__ __forceinline__ RowPart row(uint32_t m) const {
     return m < static_cast<uint32_t>(args.size.m) ? first_channel + m : kOutside;
   }
+  __device__ __forceinline__ Place place(uint32_t k) const { return {k}; }
+  __device__ __forceinline__ void advance(Place& place, uint32_t more) const { place.k += more; }
+
+  __device__ __forceinline__ DepthPart depth(const Place& place) const { return place.k * args.problem.k; }
   __device__ __forceinline__ DepthPart depth(uint32_t k) const {
-    return k < static_cast<uint32_t>(args.size.k) ? k * args.problem.k : kOutside;
-  }
-  __device__ __forceinline__ DepthPart later(const DepthPart&, uint32_t, uint32_t k) const {
-    return depth(k);
+    return k < static_cast<uint32_t>(args.size.k) ? depth(place(k)) : kOutside;
   }
 
   __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
@@ -65,6 +70,7 @@ struct Windows {
     uint32_t h, w;  // the window's first pixel
     uint32_t offset;
   };
+  using Place = Digits;
 
   const WgradParameters<T>& args;
   const T* data;
@@ -79,19 +85,24 @@ struct Windows {
     return {h, w, (h * args.problem.w + w) * args.problem.c + c + first_channel};
   }
 
+  // The output pixel.
+  __device__ __forceinline__ Place place(uint32_t k) const {
+    int p, q;
+    const uint32_t n = args.by_p.divide(args.by_q.divide(k, q), p);
+    return {static_cast<uint32_t>(q), static_cast<uint32_t>(p), n};
+  }
+  __device__ __forceinline__ void advance(Place& place, uint32_t) const { args.step.advance(place); }
+
+  __device__ __forceinline__ DepthPart depth(const Place& place) const {
+    const ConvProblem& problem = args.problem;
+    const uint32_t h = place.middle * problem.stride_h - problem.pad_h;
+    const uint32_t w = place.inner * problem.stride_w - problem.pad_w;
+    return {h, w, ((place.outer * problem.h + h) * problem.w + w) * problem.c};
+  }
   __device__ __forceinline__ DepthPart depth(uint32_t k) const {
     // Likewise beyond the last k: the sum of both w stays above any width.
     if (k >= static_cast<uint32_t>(args.size.k)) return {0, 1u << 31, 0};
-    const ConvProblem& problem = args.problem;
-    int p, q;
-    const uint32_t n = args.by_p.divide(args.by_q.divide(k, q), p);
-    const uint32_t h = p * problem.stride_h - problem.pad_h;
-    const uint32_t w = q * problem.stride_w - problem.pad_w;
-    return {h, w, ((n * problem.h + h) * problem.w + w) * problem.c};
-  }
-
-  __device__ __forceinline__ DepthPart later(const DepthPart&, uint32_t, uint32_t k) const {
-    return depth(k);
+    return depth(place(k));
   }
 
   __device__ __forceinline__ Location locate(const RowPart& row, const DepthPart& depth) const {
@@ -126,18 +137,20 @@ void launch(const ConvProblem& problem, const WgradArguments& args, Stream strea
   const GemmSize size = wgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
   const GradientOutput output(args.update, args.dw, whole_groups(size.n, args.dw, args.workspace));
-  const WgradParameters<T> parameters = {problem,
-                                         problem.c_per_group(),
-                                         problem.k_per_group(),
-                                         size,
-                                         grid,
-                                         Divider(problem.q),
-                                         Divider(problem.p),
-                                         Divider(problem.c_per_group()),
-                                         Divider(problem.s),
-                                         static_cast<const T*>(args.x),
-                                         static_cast<const T*>(args.dy),
-                                         {output, problem.w_count(), grid, args.workspace}};
+  const WgradParameters<T> parameters = {
+      problem,
+      problem.c_per_group(),
+      problem.k_per_group(),
+      size,
+      grid,
+      Divider(problem.q),
+      Divider(problem.p),
+      Divider(problem.c_per_group()),
+      Divider(problem.s),
+      DigitStep::make(kDepthStep<Tile, Tile::BLOCK_N, Windows<T>>, problem.q, problem.p),
+      static_cast<const T*>(args.x),
+      static_cast<const T*>(args.dy),
+      {output, problem.w_count(), grid, args.workspace}};
   CCONVNET_LAUNCH_SHARED((conv_wgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters);
   parameters.destination.reduce(grid, problem.w_count(), stream);
@@ -180,10 +193,10 @@ const WgradTable& conv_wgrad_table() {
   static const WgradTable table(
       "conv_wgrad",
       {// A side of 96 is for AlexNet's first and fourth layers.
-       tensor_row<bfloat16, 128, 128, 32, 64, 64, 3>(), tensor_row<bfloat16, 96, 128, 32, 96, 32, 4>(),
-       tensor_row<bfloat16, 64, 128, 32, 32, 64, 4>(), tensor_row<bfloat16, 64, 64, 32, 32, 32, 4>(),
-       tensor_row<float, 128, 128, 16, 64, 64, 3>(), tensor_row<float, 96, 128, 16, 96, 32, 4>(),
-       tensor_row<float, 64, 128, 16, 32, 64, 4>(), tensor_row<float, 64, 64, 16, 32, 32, 4>(),
+       tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 96, 128, 64, 96, 32, 3>(),
+       tensor_row<bfloat16, 64, 128, 64, 32, 64, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
+       tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 96, 128, 32, 96, 32, 3>(),
+       tensor_row<float, 64, 128, 32, 32, 64, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
        fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<96, 128, 8, 8, 8, 4>(), fp32_row<64, 128, 8, 8, 8, 4>(),
        fp32_row<64, 64, 8, 8, 4, 4>(), fp32_row<32, 128, 8, 4, 8, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
        fp32_row<96, 128, 8, 8, 8, 1>(), fp32_row<64, 128, 8, 8, 8, 1>(), fp32_row<64, 64, 8, 8, 4, 1>(),

@@ -131,6 +131,13 @@ class Kernel:
         """Count the instructions of the hot loop."""
         return Counter() if self.hot is None else self._counts_at(self.regions[self.hot].places)
 
+    @property
+    def before_products(self) -> int:
+        """Count the instructions of the hot loop between its barrier and its first product."""
+        kinds = [self.code[place].kind for place in sorted(self.regions[self.hot].places)] if self.hot else []
+        after = kinds[kinds.index("BAR") + 1 :] if "BAR" in kinds else kinds
+        return next((number for number, kind in enumerate(after) if kind in PRODUCTS), len(after))
+
     def _counts_at(self, places: Iterable[int]) -> Counter[str]:
         return _counts(self.code[place] for place in places)
 

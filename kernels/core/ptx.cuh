@@ -47,8 +47,10 @@ constexpr unsigned kAllLanes = ~0u;
 __device__ __forceinline__ void start_copy(void* shared, const void* global,
                                            bool inside CCONVNET_PTX_CALLER) {
 #ifdef __CUDACC__
-  CCONVNET_PTX("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
-               "l"(__cvta_generic_to_global(global)), "r"(inside ? 16 : 0));
+  CCONVNET_PTX(
+      "{ .reg .pred outside; setp.eq.u32 outside, %2, 0; "
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, outside; }" ::"r"(shared_address(shared)),
+      "l"(__cvta_generic_to_global(global)), "r"(uint32_t{inside}));
 #else
   emulator::machine.start_copy({"cp.async", file, line}, shared, inside ? global : nullptr);
 #endif

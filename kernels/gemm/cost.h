@@ -4,8 +4,7 @@
 //
 // A multiprocessor holds some blocks of a tile at once and shares its tensor cores, its schedulers and its
 // part of the second-level cache among them: the busiest of these bounds all blocks together. A single block
-// is bounded by its own chain of events, in which copies are started before products are. Blocks come in
-// waves, of which the last may leave multiprocessors idle. All numbers are integers: no compiler rounds them.
+// is bounded by its own chain of events, from one barrier to the next. Blocks come in waves, of which the last may leave multiprocessors idle. All numbers are integers: no compiler rounds them.
 //
 // The rates of tensor cores and cache are estimates from published measurements, not yet measured here:
 // mma.sync reaches about 63% of the H200's peak, and the cache gives a multiprocessor about 35 bytes a cycle.
@@ -27,7 +26,7 @@ struct GemmSize {
 };
 
 // Splits are whole steps of every tile, and long enough to be worth the extra pass over the output.
-constexpr int kSplitUnit = 32;
+constexpr int kSplitUnit = 64;
 constexpr int kMinSplit = 256;
 
 namespace cost {
@@ -38,7 +37,7 @@ constexpr int64_t kSchedulers = 4, kLanes = 128;                     // of a mul
 constexpr int64_t kCacheBytes = 35;     // from the second-level cache to a multiprocessor, in a cycle
 constexpr int64_t kMemoryBytes = 2100;  // from and to memory, in a cycle
 constexpr int64_t kLatency = 600;       // cycles from a copy's start to its arrival
-constexpr int64_t kBarrier = 60;        // cycles from the last warp's arrival to the first product
+constexpr int64_t kBarrier = 100;       // cycles from the last warp's arrival to the first product
 constexpr int64_t kStartAndEnd = 2500;  // cycles of a block before its first step and after its last
 constexpr int64_t kLaunch = 2300;       // cycles of another kernel in a graph
 
@@ -90,17 +89,17 @@ constexpr TileCost tensor_cost(int64_t block_m, int64_t block_n, int64_t block_k
   const int64_t warps = block_m / warp_m * (block_n / warp_n),
                 bytes = (block_m + block_n) * block_k * element;
   const int64_t products = block_m * block_n * block_k / (element == 2 ? 1280 : 640);
-  const int64_t before = 40 + 10 * (bytes / 16 / (32 * warps));
+  const int64_t copies = 40 + 10 * (bytes / 16 / (32 * warps));
   const int64_t depths = block_k * element / 32, fragments = depths * (warp_m + warp_n) / 16;
   const int64_t conversions = element == 2 ? 0 : 8 * fragments;
-  const int64_t instructions = depths * warp_m * warp_n / 128 + fragments + conversions + before;
+  const int64_t instructions = depths * warp_m * warp_n / 128 + fragments + conversions + copies;
   const int64_t held = kSharedBytes / (bytes * stages + kReservedBytes);
   return {block_m,
           block_n,
           block_k,
           std::min(resident, held),
           std::max({products, instructions * warps / kSchedulers, bytes / kCacheBytes}),
-          std::max({products + before + kBarrier, bytes / kCacheBytes, kLatency / (stages - 1)})};
+          std::max({products + kBarrier, bytes / kCacheBytes, kLatency / (stages - 1)})};
 }
 
 constexpr TileCost lanes_cost(int64_t block_m, int64_t block_n, int64_t block_k, int64_t thread_m,
@@ -128,10 +127,10 @@ constexpr TileCost tile_cost() {
 constexpr TileCost kUsualTiles[][4] = {
     {lanes_cost(128, 128, 8, 8, 8, 4, 2), lanes_cost(128, 96, 8, 8, 8, 4, 2),
      lanes_cost(128, 64, 8, 8, 8, 4, 4), lanes_cost(64, 64, 8, 8, 4, 4, 4)},
-    {tensor_cost(128, 128, 16, 64, 64, 3, 4, 2), tensor_cost(128, 96, 16, 64, 48, 4, 4, 2),
-     tensor_cost(128, 64, 16, 64, 32, 4, 4, 3), tensor_cost(64, 64, 16, 32, 32, 4, 4, 4)},
-    {tensor_cost(128, 128, 32, 64, 64, 3, 2, 2), tensor_cost(128, 96, 32, 64, 48, 4, 2, 2),
-     tensor_cost(128, 64, 32, 64, 32, 4, 2, 3), tensor_cost(64, 64, 32, 32, 32, 4, 2, 4)}};
+    {tensor_cost(128, 128, 32, 64, 64, 3, 4, 2), tensor_cost(128, 96, 32, 64, 48, 3, 4, 2),
+     tensor_cost(128, 64, 32, 64, 32, 3, 4, 3), tensor_cost(64, 64, 32, 32, 32, 3, 4, 4)},
+    {tensor_cost(128, 128, 64, 64, 64, 3, 2, 2), tensor_cost(128, 96, 64, 64, 48, 3, 2, 2),
+     tensor_cost(128, 64, 64, 64, 32, 3, 2, 3), tensor_cost(64, 64, 64, 32, 32, 3, 2, 4)}};
 
 }  // namespace cost
 

@@ -13,11 +13,13 @@
 //   const T* data;
 //   RowPart row(uint32_t i) const;           all that can be computed of row i of A (or B) before the loop
 //   DepthPart depth(uint32_t k) const;       all that can be computed of a k (i and k may be beyond the end)
-//   DepthPart later(DepthPart first, uint32_t more, uint32_t k) const;
-//                                            depth(k), given that of k - more in the same step (tensor tiles
-//                                            call it, for operands not contiguous along k)
 //   Location locate(RowPart, DepthPart) const;
 //                                            its offset, and whether it is inside; otherwise it is 0
+// and, for tensor tiles,
+//   Place place(uint32_t k) const;           a k below the end, in a form that can be advanced
+//   void advance(Place&, uint32_t more) const;
+//                                            by `more`, the distance of a thread's depths; perhaps beyond the end
+//   DepthPart depth(const Place&) const;     depth(k), if k is not beyond the end
 // So no thread divides per element: it keeps its rows, or its depths, for all elements that share them.
 // Offsets are unsigned because they may wrap around on the way to a valid one (below 2^31).
 //
@@ -38,6 +40,32 @@ constexpr int kGroup = 4;
 struct Location {
   uint32_t offset;
   bool inside;
+};
+
+// An index as three digits: (outer * middle_size + middle) * inner_size + inner.
+struct Digits {
+  uint32_t inner, middle, outer;
+};
+
+// Adds a fixed number to Digits by additions and comparisons, where new digits would take two divisions.
+struct DigitStep {
+  uint32_t inner_size, middle_size;
+  Digits more;
+
+  static CCONVNET_HOST_DEVICE DigitStep make(uint32_t step, uint32_t inner_size, uint32_t middle_size) {
+    const uint32_t carried = step / inner_size;
+    return {inner_size, middle_size, {step % inner_size, carried % middle_size, carried / middle_size}};
+  }
+
+  __device__ __forceinline__ void advance(Digits& at) const {
+    at.inner += more.inner;
+    const bool inner_full = at.inner >= inner_size;
+    if (inner_full) at.inner -= inner_size;
+    at.middle += more.middle + inner_full;
+    const bool middle_full = at.middle >= middle_size;
+    if (middle_full) at.middle -= middle_size;
+    at.outer += more.outer + middle_full;
+  }
 };
 
 // The sizes of a tile of operands of T, which are converted to floats on their way to shared memory. VECTOR
@@ -245,7 +273,7 @@ class Multiplier {
 
 // The steps of BLOCK_K that a block takes: all of k, or one split's share of it.
 struct Steps {
-  uint32_t k;  // where the first begins
+  uint32_t k, end;  // where the first begins, and the last ends
   int count;
 };
 

@@ -92,7 +92,7 @@ struct GemmBlock {
     const uint32_t length = units * kSplitUnit;
     const uint32_t first = min(split * length, end);
     const uint32_t share = min(length, end - first);
-    return {first, static_cast<int>((share + Tile::BLOCK_K - 1) / Tile::BLOCK_K)};
+    return {first, first + share, static_cast<int>((share + Tile::BLOCK_K - 1) / Tile::BLOCK_K)};
   }
 };
 
@@ -107,6 +107,12 @@ __device__ __forceinline__ auto multiply(const A& a, const B& b, const GemmBlock
     return multiply_tile<Tile>(a, b, block.m, block.n, steps);
   }
 }
+
+// The k between the successive depths of a thread that copies an operand. Tiles without tensor cores divide.
+template <class Tile, int ROWS, class Operand, bool TENSOR = Tile::TENSOR>
+constexpr int kDepthStep = Tile::BLOCK_K;
+template <class Tile, int ROWS, class Operand>
+constexpr int kDepthStep<Tile, ROWS, Operand, true> = TensorLoader<Tile, ROWS, Operand>::DEPTH_STEP;
 
 // ---- the output -----------------------------------------------------------------------------------------
 

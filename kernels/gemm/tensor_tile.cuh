@@ -4,7 +4,8 @@
 // A block's warps share its BLOCK_M x BLOCK_N tile as WARP_M x WARP_N rectangles. A lane holds the sums that
 // mma.sync assigns to it (ptx.cuh). A block walks along k in steps of BLOCK_K. While the pieces of this step
 // are multiplied, asynchronous copies of 16 bytes bring the pieces of the next STAGES - 1 steps to shared
-// memory. One barrier per step keeps the stages apart.
+// memory. One barrier per step keeps the stages apart. Behind it the products begin at once; the copies and
+// the computation of their addresses are spread among them.
 //
 // In shared memory a piece has the layout of global memory: lines along the direction that is contiguous
 // there, made of chunks of 16 bytes. The chunks of each line are permuted by an XOR with a number that
@@ -37,6 +38,7 @@ struct TensorTile {
   static constexpr int LAUNCH_BYTES = std::max(STAGE_BYTES * STAGES, RESULT_BYTES);
   static constexpr int CHUNK = kVectorBytes / sizeof(T);  // elements of one copy
   static constexpr int PRODUCT_K = 2 * CHUNK;             // of one mma.sync
+  static constexpr int PARTS = BLOCK_K / PRODUCT_K;       // of a step
   static constexpr int WHOLE = CHUNK;                     // as in Tile
 
   static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "warps must share the tile evenly");
@@ -72,8 +74,8 @@ struct alignas(128) TensorBuffer {
 
   T at[LINES * CHUNKS * Tile::CHUNK];
 
-  static __device__ __forceinline__ int offset_of(int line, int chunk) {
-    const int swizzle = PAIRS ? line % 4 * 2 : line / (8 / PERIOD) % PERIOD;
+  static __device__ __forceinline__ uint32_t offset_of(uint32_t line, uint32_t chunk) {
+    const uint32_t swizzle = PAIRS ? line % 4 * 2 : line / (8 / PERIOD) % PERIOD;
     return (line * CHUNKS + (chunk ^ swizzle)) * Tile::CHUNK;
   }
 };
@@ -107,62 +109,69 @@ union TensorMemory {
                 "the launch gives as much as is needed");
 };
 
-// Starts the copies of one operand's pieces. LANES neighbouring threads copy along a line, the others STRIDE
-// lines apart. A thread takes every chunk at which one of its rows meets one of its depths.
+// Starts the copies of one operand's pieces, step after step. LANES neighbouring threads copy along a line,
+// the others STRIDE lines apart. A thread takes every chunk at which one of its rows meets one of its depths.
 template <class Tile, int ROWS, class Operand>
 class TensorLoader {
  public:
+  using T = typename Tile::Element;
   using Buffer = TensorBuffer<Tile, ROWS, Operand::ALONG_K>;
 
-  __device__ __forceinline__ TensorLoader(const Operand& operand, uint32_t first_row)
-      : operand_(operand), chunk_(threadIdx.x % LANES), line_(threadIdx.x / LANES) {
+  __device__ __forceinline__ TensorLoader(const Operand& operand, uint32_t first_row, const Steps& steps)
+      : operand_(operand), end_(steps.end) {
+    const uint32_t line = threadIdx.x / LANES, chunk = threadIdx.x % LANES;
+    target_ = Buffer::offset_of(line, chunk);
+    k_ = steps.k + (ALONG_K ? chunk * Tile::CHUNK : line);
+    place_ = operand.place(k_);
 #pragma unroll
-    for (int i = 0; i < MY_ROWS; ++i) row_[i] = operand.row(first_row + (ALONG_K ? line(i) : along(i)));
+    for (int i = 0; i < MY_ROWS; ++i)
+      row_[i] = operand.row(first_row + (ALONG_K ? line : chunk * Tile::CHUNK) + i * ROW_STEP);
   }
 
-  __device__ __forceinline__ void start(Buffer& buffer, uint32_t k) const {
-    const typename Operand::DepthPart first = operand_.depth(k + (ALONG_K ? along(0) : line(0)));
+  // Starts one of the PARTS of a step's copies; the parts follow each other. Behind the end zeros are copied.
+  __device__ __forceinline__ void start(Buffer& buffer, int part) {
 #pragma unroll
-    for (int j = 0; j < MY_DEPTHS; ++j) {
-      const auto depth = depth_of(j, first, k);
-#pragma unroll
-      for (int i = 0; i < MY_ROWS; ++i) {
-        const Location from = operand_.locate(row_[i], depth);
-        const int offset = Buffer::offset_of(line(ALONG_K ? i : j), chunk_ + (ALONG_K ? j : i) * LANES);
-        ptx::start_copy(buffer.at + offset, operand_.data + from.offset, from.inside);
+    for (int copy = 0; copy < COPIES; ++copy) {
+      if (copy * Tile::PARTS / COPIES != part) continue;
+      const int i = copy % MY_ROWS, j = copy / MY_ROWS;
+      if (i == 0) depth_ = operand_.depth(place_);
+      const Location from = operand_.locate(row_[i], depth_);
+      const int offset = ALONG_K ? i * ACROSS + j * ALONG : i * ALONG + j * ACROSS;
+      ptx::start_copy(buffer.at + target_ + offset, operand_.data + from.offset, from.inside && k_ < end_);
+      if (i == MY_ROWS - 1) {
+        operand_.advance(place_, DEPTH_STEP);
+        k_ += DEPTH_STEP;
       }
     }
   }
 
  private:
   static constexpr bool ALONG_K = Operand::ALONG_K;
-  // As many as share the line evenly, and no more than a warp.
-  static constexpr int LANES = Buffer::CHUNKS % 32 == 0   ? 32
-                               : Buffer::CHUNKS % 16 == 0 ? 16
-                               : Buffer::CHUNKS % 8 == 0  ? 8
-                                                          : 4;
+  // 128 bytes, unless the line is not a multiple of them.
+  static constexpr int LANES = Buffer::CHUNKS % 8 == 0 ? 8 : 4;
   static constexpr int STRIDE = Tile::THREADS / LANES;
   static constexpr int PASSES_ALONG = Buffer::CHUNKS / LANES, PASSES_ACROSS = Buffer::LINES / STRIDE;
   static constexpr int MY_ROWS = ALONG_K ? PASSES_ACROSS : PASSES_ALONG;
   static constexpr int MY_DEPTHS = ALONG_K ? PASSES_ALONG : PASSES_ACROSS;
+  static constexpr int COPIES = MY_ROWS * MY_DEPTHS;
+  static constexpr int ROW_STEP = ALONG_K ? STRIDE : LANES * Tile::CHUNK;
+  // In shared memory, between the chunks of a thread.
+  static constexpr int ACROSS = STRIDE * Buffer::CHUNKS * Tile::CHUNK, ALONG = LANES * Tile::CHUNK;
   static_assert(Buffer::CHUNKS % LANES == 0 && Buffer::LINES % STRIDE == 0,
                 "threads must share the copies evenly");
+  static_assert(STRIDE % 8 == 0 && LANES % Buffer::PERIOD == 0, "all chunks of a thread are permuted alike");
 
-  __device__ __forceinline__ typename Operand::DepthPart depth_of(int j,
-                                                                  const typename Operand::DepthPart& first,
-                                                                  uint32_t k) const {
-    if (j == 0) return first;
-    if constexpr (ALONG_K) {
-      return operand_.depth(k + along(j));
-    } else {
-      return operand_.later(first, j * STRIDE, k + line(j));
-    }
-  }
-  __device__ __forceinline__ int line(int i) const { return line_ + i * STRIDE; }
-  __device__ __forceinline__ int along(int i) const { return (chunk_ + i * LANES) * Tile::CHUNK; }
+ public:
+  // Between the k of a thread's depths, in a step and from step to step.
+  static constexpr int DEPTH_STEP = ALONG_K ? LANES * Tile::CHUNK : STRIDE;
+  static_assert(MY_DEPTHS * DEPTH_STEP == Tile::BLOCK_K, "depths must be evenly spaced");
 
+ private:
   const Operand& operand_;
-  int chunk_, line_;
+  uint32_t target_;  // offset of the thread's first chunk in a buffer
+  uint32_t k_, end_;
+  typename Operand::Place place_;
+  typename Operand::DepthPart depth_;
   typename Operand::RowPart row_[MY_ROWS];
 };
 
@@ -184,31 +193,20 @@ class TensorProduct {
     }
   }
 
-  template <class BufferA, class BufferB>
-  __device__ __forceinline__ void accumulate(const BufferA& a, const BufferB& b) {
+  // Adds a step's products. Calls between(part) for each of its PARTS, after the loads from shared memory that
+  // its products wait for.
+  template <class BufferA, class BufferB, class Between>
+  __device__ __forceinline__ void accumulate(const BufferA& a, const BufferB& b, const Between& between) {
 #pragma unroll
-    for (int k = 0; k < Tile::BLOCK_K; k += Tile::PRODUCT_K) {
-      ptx::Matrices left[FRAGMENTS_M], right[FRAGMENTS_N / 2];
-#pragma unroll
-      for (int i = 0; i < FRAGMENTS_M; ++i) left[i] = fragment<true>(a, m_, 16 * i, k);
-#pragma unroll
-      for (int j = 0; j < FRAGMENTS_N / 2; ++j) right[j] = fragment<false>(b, n_, 16 * j, k);
-#pragma unroll
-      for (int i = 0; i < FRAGMENTS_M; ++i) {
-#pragma unroll
-        for (int j = 0; j < FRAGMENTS_N; ++j) {
-          const ptx::Word factors[2] = {right[j / 2].part[j % 2 * 2], right[j / 2].part[j % 2 * 2 + 1]};
-          if constexpr (sizeof(T) == 2) {
-            ptx::multiply_add_bf16(sum_[i][j], left[i].part, factors);
-          } else {
-            ptx::multiply_add_tf32(sum_[i][j], left[i].part, factors);
-          }
-        }
-      }
+    for (int part = 0; part < Tile::PARTS; ++part) {
+      Fragments fragments;
+      load(fragments, a, b, part * Tile::PRODUCT_K);
+      between(part);
+      multiply(fragments);
     }
   }
 
-  // Called after the last step, when no stage is read any more.
+  // Called after the last step, when no stage is read any more. TensorShare::offsets() waits for the warp.
   __device__ __forceinline__ void store(TensorResult<Tile>& result) const {
     const int group = threadIdx.x / 4 % 8, in_group = threadIdx.x % 4;
     float* const sums = result.sums[threadIdx.x / 32];
@@ -223,17 +221,46 @@ class TensorProduct {
         }
       }
     }
-    __syncwarp();
   }
 
  private:
   using T = typename Tile::Element;
   static constexpr int FRAGMENTS_M = Tile::WARP_M / 16, FRAGMENTS_N = Tile::WARP_N / 8;
 
+  // The factors of one part of a step.
+  struct Fragments {
+    ptx::Matrices a[FRAGMENTS_M], b[FRAGMENTS_N / 2];
+  };
+
+  template <class BufferA, class BufferB>
+  __device__ __forceinline__ void load(Fragments& into, const BufferA& a, const BufferB& b, int k) const {
+#pragma unroll
+    for (int i = 0; i < FRAGMENTS_M; ++i) into.a[i] = fragment<true>(a, m_, 16 * i, k);
+#pragma unroll
+    for (int j = 0; j < FRAGMENTS_N / 2; ++j) into.b[j] = fragment<false>(b, n_, 16 * j, k);
+  }
+
+  __device__ __forceinline__ void multiply(const Fragments& factors) {
+#pragma unroll
+    for (int i = 0; i < FRAGMENTS_M; ++i) {
+#pragma unroll
+      for (int j = 0; j < FRAGMENTS_N; ++j) {
+        const ptx::Matrices& b = factors.b[j / 2];
+        const ptx::Word columns[2] = {b.part[j % 2 * 2], b.part[j % 2 * 2 + 1]};
+        if constexpr (sizeof(T) == 2) {
+          ptx::multiply_add_bf16(sum_[i][j], factors.a[i].part, columns);
+        } else {
+          ptx::multiply_add_tf32(sum_[i][j], factors.a[i].part, columns);
+        }
+      }
+    }
+  }
+
   // 16 rows of an operand, from first + more on, and PRODUCT_K of k, in the order that mma.sync wants. Of A
   // the second part is the second 8 rows of the first half of k; of B it is the first 8 rows of the second
-  // half. The compiler knows `more` and `k`. Both are whole periods of the swizzle, and are added after it so
-  // that they become part of the instruction.
+  // half. The compiler knows `more` and `k`. Where they are whole periods of the swizzle they are added after
+  // it, so that they become part of the instruction. Along a line k is a number of bits that the swizzle
+  // XORs too.
   template <bool A, class Buffer>
   static __device__ __forceinline__ ptx::Matrices fragment(const Buffer& buffer, int first, int more, int k) {
     constexpr int LINE = Buffer::CHUNKS * Tile::CHUNK;
@@ -243,9 +270,9 @@ class TensorProduct {
     const int row_half = A ? first_bit : second_bit, k_half = A ? second_bit : first_bit;
     ptx::Matrices result;
     if constexpr (Buffer::LINES_ALONG_K) {
+      static_assert((LINE & (LINE - 1)) == 0, "k must be bits of an offset");
       const int line = first + row_half * 8 + lane % 8;
-      result =
-          ptx::load_matrices(buffer.at + Buffer::offset_of(line, k / Tile::CHUNK + k_half) + more * LINE);
+      result = ptx::load_matrices(buffer.at + (Buffer::offset_of(line, k_half) ^ k) + more * LINE);
     } else if constexpr (sizeof(T) == 2) {
       const int line = k_half * 8 + lane % 8, chunk = (first + more) / Tile::CHUNK + row_half;
       result = ptx::load_matrices_transposed(buffer.at + Buffer::offset_of(line, chunk) + k * LINE);
@@ -319,31 +346,32 @@ template <class Tile, class A, class B>
 __device__ __forceinline__ TensorShare<Tile> multiply_tensor_tile(const A& a, const B& b, uint32_t first_m,
                                                                   uint32_t first_n, Steps steps) {
   auto& memory = launch_shared_memory<TensorMemory<Tile, A, B>>();
-  const TensorLoader<Tile, Tile::BLOCK_M, A> loader_a(a, first_m);
-  const TensorLoader<Tile, Tile::BLOCK_N, B> loader_b(b, first_n);
+  TensorLoader<Tile, Tile::BLOCK_M, A> loader_a(a, first_m, steps);
+  TensorLoader<Tile, Tile::BLOCK_N, B> loader_b(b, first_n, steps);
   TensorProduct<Tile> product;
-
-  // After the last step the groups are empty, so that waiting always means the same.
-  const auto start = [&](int step, int stage) {
-    if (step < steps.count) {
-      loader_a.start(memory.stage[stage].a, steps.k + step * Tile::BLOCK_K);
-      loader_b.start(memory.stage[stage].b, steps.k + step * Tile::BLOCK_K);
-    }
-    ptx::close_copy_group();
+  const auto start = [&](int stage, int part) {
+    loader_a.start(memory.stage[stage].a, part);
+    loader_b.start(memory.stage[stage].b, part);
   };
 
 #pragma unroll
-  for (int step = 0; step < Tile::STAGES - 1; ++step) start(step, step);
+  for (int step = 0; step < Tile::STAGES - 1; ++step) {
+#pragma unroll
+    for (int part = 0; part < Tile::PARTS; ++part) start(step, part);
+    ptx::close_copy_group();
+  }
   int now = 0, free = Tile::STAGES - 1;
   for (int step = 0; step < steps.count; ++step) {
     ptx::wait_for_copies<Tile::STAGES - 2>();
     __syncthreads();
-    // That stage was last read in the step before, and all threads have passed its end.
-    start(step + Tile::STAGES - 1, free);
-    product.accumulate(memory.stage[now].a, memory.stage[now].b);
+    // The free stage was last read in the step before, and all threads have passed its end.
+    product.accumulate(memory.stage[now].a, memory.stage[now].b, [&](int part) { start(free, part); });
+    ptx::close_copy_group();
     free = now;
     now = now + 1 == Tile::STAGES ? 0 : now + 1;
   }
+  // Copies of zeros behind the end may still be on their way.
+  ptx::wait_for_copies<0>();
   __syncthreads();
   product.store(memory.result);
   return TensorShare<Tile>(memory.result);

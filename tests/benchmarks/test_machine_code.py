@@ -337,6 +337,13 @@ def test_the_hot_loop_is_the_innermost_with_the_most_products() -> None:
     assert not _kernel(("FFMA", None), ("BRA", 0), ("LDS", None)).hot_loop
 
 
+def test_instructions_before_the_first_product_are_counted_from_the_barrier() -> None:
+    loop = [("MOV", None), ("BAR.SYNC", None), ("LDSM", None), ("IADD3", None), ("LDS", None)]
+    kernel = _kernel(("HMMA", None), *loop, ("HMMA.16816", None), ("HMMA.16816", None), ("BRA", 1))
+    assert kernel.before_products == 3
+    assert _kernel(("LDS", None), ("FFMA", None), ("BRA", 0)).before_products == 1
+
+
 @pytest.mark.parametrize(
     ("opcode", "kind"),
     [

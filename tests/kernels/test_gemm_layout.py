@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 BANKS = 8  # of 16 bytes, the size of a chunk
+SECTOR = 32  # bytes of global memory
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,18 @@ def test_each_output_of_a_tile_is_one_thread_s(found: gemm_layout.Layout) -> Non
         assert outputs == Counter((m, n) for m in range(block_m) for n in range(block_n)), name
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_warp_s_stores_cover_whole_sectors(found: gemm_layout.Layout, size: int) -> None:
+    """Its lanes write groups of four elements of 2 or 4 bytes into a matrix of 128 columns."""
+    for name, threads in found.threads.items():
+        for first in range(0, len(threads), 32):
+            warp = threads[first : first + 32]
+            for i in range(len(warp[0][0])):
+                for j in range(len(warp[0][1])):
+                    places = [(rows[i] * 128 + columns[j]) * size // SECTOR for rows, columns in warp]
+                    assert len(set(places)) == 32 * 4 * size // SECTOR, name
+
+
 def test_a_swizzle_permutes_the_chunks_of_a_line(found: gemm_layout.Layout) -> None:
     for name, lines in found.swizzles.items():
         for line, positions in enumerate(lines):
@@ -77,6 +90,6 @@ def test_finished_sums_are_written_and_read_on_different_banks(found: gemm_layou
 
 
 def test_without_the_swizzle_rows_share_banks(found: gemm_layout.Layout) -> None:
-    chunks = len(found.swizzles["bf16_128x128x32_a_along_k"][0])
+    chunks = len(found.swizzles["bf16_128x128x64_a_along_k"][0])
     plain = [[line * chunks + chunk for chunk in range(chunks)] for line in range(128)]
     assert conflicts(plain, 8, 1) == 128 // 8 * chunks

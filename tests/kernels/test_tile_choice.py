@@ -36,20 +36,20 @@ def choice(operation: str, problem: Any) -> tuple[str, int]:
     ("name", "operation", "precision", "tile", "splits"),
     [
         # 144 tiles, which left 45% of the second round of multiprocessors idle.
-        ("vgg16/conv4_2", "conv_wgrad", "bf16", "bf16_128x128x32", 5),
-        ("vgg16/conv5_1", "conv_wgrad", "bf16", "bf16_128x128x32", 5),
-        ("resnet50/conv5_3x3", "conv_wgrad", "bf16", "bf16_128x128x32", 3),
+        ("vgg16/conv4_2", "conv_wgrad", "bf16", "bf16_128x128x64", 5),
+        ("vgg16/conv5_1", "conv_wgrad", "bf16", "bf16_128x128x64", 4),
+        ("resnet50/conv5_3x3", "conv_wgrad", "bf16", "bf16_128x128x64", 3),
         # One split more or less would start another wave.
-        ("vgg16/conv2_1", "conv_wgrad", "bf16", "bf16_128x128x32", 52),
-        ("alexnet/conv4", "conv_wgrad", "bf16", "bf16_96x128x32", 7),
+        ("vgg16/conv2_1", "conv_wgrad", "bf16", "bf16_128x128x64", 26),
+        ("alexnet/conv4", "conv_wgrad", "bf16", "bf16_96x128x64", 7),
         # Large grids: the tile that reads least.
-        ("vgg16/conv3_2", "conv_fprop", "bf16", "bf16_128x128x32", 1),
-        ("alexnet/conv2", "conv_dgrad", "bf16", "bf16_128x64x32", 1),
-        ("alexnet/conv4", "conv_fprop", "bf16", "bf16_128x96x32", 1),
+        ("vgg16/conv3_2", "conv_fprop", "bf16", "bf16_128x128x64", 1),
+        ("alexnet/conv2", "conv_dgrad", "bf16", "bf16_128x64x64", 1),
+        ("alexnet/conv4", "conv_fprop", "bf16", "bf16_128x96x64", 1),
         # Small ones: more blocks before larger ones.
         ("resnet50/conv5_3x3", "conv_fprop", "fp32", "fp32_128x64x8", 1),
-        ("alexnet/fc8", "fc_fprop", "bf16", "bf16_64x64x32", 4),
-        ("alexnet/fc8", "fc_dgrad", "bf16", "bf16_64x64x32", 1),
+        ("alexnet/fc8", "fc_fprop", "bf16", "bf16_64x64x64", 4),
+        ("alexnet/fc8", "fc_dgrad", "bf16", "bf16_64x64x64", 1),
     ],
 )
 def test_tile_and_splits(name: str, operation: str, precision: str, tile: str, splits: int) -> None:

@@ -86,7 +86,7 @@ def tiles(path: Path, found: gemm_layout.Layout) -> None:
     """Draw a block's tile of outputs as its warps and threads share it."""
     name = "fp32_128x128x8"
     threads = found.threads[name]
-    tensor = found.threads["bf16_128x128x32"]
+    tensor = found.threads["bf16_128x128x64"]
     with drawn(
         path, 10.5, 5.4, "Who computes what in a tile of 128 x 128 outputs",
         "256 threads on CUDA cores (left); 128 threads on tensor cores, after the last step (right)",
@@ -106,7 +106,7 @@ def tiles(path: Path, found: gemm_layout.Layout) -> None:
             draw_thread(cores, tensor[thread], PALE[BLUE], 4)
         draw_thread(cores, tensor[13], ORANGE, 4)
         cores.set_title(
-            "bf16_128x128x32: warp 0 (blue), its lane 13 (orange)\nfour neighbours of every second row",
+            "bf16_128x128x64: warp 0 (blue), its lane 13 (orange)\nfour neighbours of every second row",
             fontsize=9,
         )
 
@@ -121,19 +121,19 @@ def draw_thread(axes: Any, thread: tuple[list[int], list[int]], color: str, grou
 
 def swizzle(path: Path, found: gemm_layout.Layout) -> None:
     """Draw the banks of the eight lines that ldmatrix reads at once, with and without the swizzle."""
-    lines = found.swizzles["bf16_128x128x32_a_along_k"]
+    lines = found.swizzles["bf16_128x128x64_a_along_k"]
     chunks = len(lines[0])
     with drawn(
-        path, 10.5, 4.2, "The swizzle puts eight rows on different banks",
-        "bf16_128x128x32: a row of A has 32 values of k, four chunks of 16 bytes; all 32 banks hold 8 chunks",
+        path, 10.5, 6.9, "The swizzle puts eight rows on different banks",
+        "bf16_128x128x64: a row of A has 64 values of k, eight chunks of 16 bytes: once all 32 banks",
     ) as page:  # fmt: skip
         before, after = page.subplots(1, 2)
         plain = [[line * chunks + chunk for chunk in range(chunks)] for line in range(8)]
         for axes, placed, title in (
             (before, plain, "as in global memory"),
-            (after, lines[:8], "chunk XOR (row / 2) mod 4, as stored"),
+            (after, lines[:8], "chunk XOR row mod 8, as stored"),
         ):
-            bare(axes, 8, 4)
+            bare(axes, 8, chunks)
             used = [placed[line][1] % 8 for line in range(8)]
             for line in range(8):
                 for chunk in range(chunks):
@@ -150,10 +150,10 @@ def swizzle(path: Path, found: gemm_layout.Layout) -> None:
             axes.set_title(f"{title}\neight rows' chunk 1 are read in {times}", fontsize=9)
             for position in range(8):
                 axes.text(
-                    position + 0.5, 4.35, f"banks\n{4 * position}-{4 * position + 3}",
+                    position + 0.5, chunks + 0.35, f"banks\n{4 * position}-{4 * position + 3}",
                     ha="center", va="center", fontsize=7, color=FAINT,
                 )  # fmt: skip
-            axes.set_ylim(4.7, -0.1)
+            axes.set_ylim(chunks + 0.7, -0.1)
 
 
 def split_k(path: Path) -> None:
