@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cconvnet import ops
+from cconvnet import nets, ops
 from cconvnet.devices import get_device
 from cconvnet.devices.counting import counting, counting_module
+from cconvnet.network import Network
+from cconvnet.network.synthetic import Training
 
 pytestmark = pytest.mark.usefixtures("counting_build")
 
@@ -51,3 +53,12 @@ def test_the_usual_emulator_is_back_at_the_end() -> None:
         with pytest.raises(ValueError, match="being counted already"), counting():
             pass
     assert device.module is usual
+
+
+def test_a_network_that_was_made_before_is_counted() -> None:
+    training = Training(Network(nets.build("lenet"), batch=2, devices=["emulator:0"]))
+    with counting(blocks=1, races=False) as record:
+        training.step()
+    kernels = " ".join(launch.kernel for launch in record.launches)
+    for name in ("input_transform", "conv_fprop", "conv_dgrad", "conv_wgrad", "softmax", "SgdUpdate"):
+        assert name in kernels
