@@ -50,6 +50,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[st
     """
     folder = tmp_path_factory.mktemp("counted")
 
+    @cache
     def compiled(source: Path, *options: str) -> Path:
         target = folder / f"{source.stem}.o"
         command = [*COMPILER.split(), *FLAGS, *options, f"-I{KERNELS}", "-x", "c++", "-c", str(source)]
