@@ -122,6 +122,7 @@ def profile(
             objects=objects,
             observe=observe,
             runners_up=runners_up,
+            by_line=bool(layer and part),
             stepped=stepped,
         )
         report.end()

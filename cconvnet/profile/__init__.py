@@ -8,6 +8,7 @@ Modules in reading order:
 - ``passages``: how often each part of a kernel runs
 - ``chips``: the constants of each GPU, and where they are from
 - ``model``: cycles of each resource, and the time
+- ``source``: instructions by source line
 - ``result``: everything about each kernel as JSON values
 - ``measure``: measured times beside it
 - ``tables``, ``picture``: for people

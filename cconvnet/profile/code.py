@@ -25,6 +25,7 @@ class Kernels:
         self._arch = arch
         self._objects = sorted(objects.rglob("*.o")) if objects else []
         self._found: dict[str, Facts] = {} if objects else dict(shipped(arch))
+        self._path_of: dict[str, Path] = {}
         self.source = f"the objects in {objects}" if objects else "the package's facts"
 
     def find(self, name: str) -> Facts | None:
@@ -33,9 +34,18 @@ class Kernels:
             path = next((path for path in self._objects if name in _symbols(path)), None)
             if path is None:
                 return None
-            self._objects.remove(path)
-            self._found |= by_name(_facts(path, self._arch))
+            self._read(path)
         return self._found[name]
+
+    def object_of(self, name: str) -> Path | None:
+        """Return the object with a kernel that was found, None if its facts are the package's."""
+        return self._path_of.get(name)
+
+    def _read(self, path: Path) -> None:
+        self._objects.remove(path)
+        found = by_name(_facts(path, self._arch))
+        self._found |= found
+        self._path_of |= dict.fromkeys(found, path)
 
     def of_row(self, row: str) -> Facts | None:
         """Return the facts about the main kernel of a row of a selection table, None if none is like it."""
@@ -43,8 +53,7 @@ class Kernels:
         row = re.sub(r"^fc_(\w+?)_gemm", r"conv_\1_implicit_gemm", row)
         for path in self._objects:
             if row.startswith(path.stem):
-                self._objects.remove(path)
-                self._found |= by_name(_facts(path, self._arch))
+                self._read(path)
                 break
         return next((facts for name, facts in self._found.items() if _row_of(name) == row), None)
 

@@ -102,21 +102,7 @@ _WIDTHS = {1: 1, 2: 1, 4: 1, 8: 2, 16: 4}
 
 def facts_of(kernel: Kernel) -> Facts:
     """Return the facts about a kernel, without code that no branch reaches, as a division's rare case."""
-    owner = {place: number for number, region in enumerate(kernel.regions) for place in region.places}
-    own: list[list[Instruction]] = [[] for _ in kernel.regions]
-    for place, number in sorted(owner.items()):
-        own[number].append(kernel.code[place])
-    parts = [
-        Part(
-            region.parent,
-            region.repeats,
-            Counter(one.kind for one in code),
-            tuple(_waits(code, ("LDG", "LD."), region.repeats)),
-            tuple(_waits(code, ("LDS.", "LDSM"), region.repeats)),
-        )
-        for region, code in zip(kernel.regions, own, strict=True)
-    ]
-    joined, numbers = _merged(parts)
+    joined, numbers = _merged(_parts(kernel))
     return Facts(
         kernel.file,
         kernel.name,
@@ -127,6 +113,34 @@ def facts_of(kernel: Kernel) -> Facts:
         None if kernel.hot is None else numbers[kernel.hot],
         tuple(joined),
     )
+
+
+def parts_of_places(kernel: Kernel) -> dict[int, int]:
+    """Return the number of the part of a kernel's facts that contains each place of its code."""
+    _, numbers = _merged(_parts(kernel))
+    return {place: numbers[region] for place, region in _regions(kernel).items()}
+
+
+def _regions(kernel: Kernel) -> dict[int, int]:
+    """Return the innermost region of each place of a kernel's code."""
+    return {place: number for number, region in enumerate(kernel.regions) for place in region.places}
+
+
+def _parts(kernel: Kernel) -> list[Part]:
+    """Return a part for each region of a kernel."""
+    own: list[list[Instruction]] = [[] for _ in kernel.regions]
+    for place, number in sorted(_regions(kernel).items()):
+        own[number].append(kernel.code[place])
+    return [
+        Part(
+            region.parent,
+            region.repeats,
+            Counter(one.kind for one in code),
+            tuple(_waits(code, ("LDG", "LD."), region.repeats)),
+            tuple(_waits(code, ("LDS.", "LDSM"), region.repeats)),
+        )
+        for region, code in zip(kernel.regions, own, strict=True)
+    ]
 
 
 def accesses(code: Mapping[str, int]) -> dict[str, int]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from cconvnet.devices import check_precision, get_device, machine
 from cconvnet.formats.netfiles import AnyNet
-from cconvnet.profile import chips, code, model
+from cconvnet.profile import chips, code, model, source
 from cconvnet.profile.chips import Chip
 from cconvnet.profile.facts import Facts
+from cconvnet.profile.machine_code import read
 from cconvnet.profile.model import SECTOR, Prediction, Traffic, Work, group_of
 from cconvnet.profile.walk import Access, Called, Launch, Observe, Walker, walk
 
@@ -38,6 +39,7 @@ def profile(
     objects: Path | None = None,
     observe: Observe | None = None,
     runners_up: bool = True,
+    by_line: bool = False,
     stepped: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Return what each kernel of a training step does, and the time it is predicted to take on a GPU.
@@ -55,6 +57,7 @@ def profile(
         objects: A folder of nvcc's objects whose kernels are profiled; None: the checkout's, if it has some.
         observe: Counts the launches of a call; None: nothing is counted, so nothing is predicted.
         runners_up: Whether the row that would be next is predicted too.
+        by_line: Whether the instructions of each source line are counted, of kernels whose objects are there.
         stepped: Called with the number of operations counted so far, and that of all.
 
     Returns:
@@ -83,7 +86,7 @@ def profile(
             f"--impl must be a row that serves one of the operations, such as {', '.join(served)}"
         )
     walker.count(stepped)
-    kernels = [row for called in walker.found for row in rows(called, known, chip, precision)]
+    kernels = [row for called in walker.found for row in rows(called, known, chip, precision, by_line)]
     return {
         "what": "profile",
         "machine": machine.describe(get_device("emulator:0"), clocks=False),
@@ -102,7 +105,9 @@ def profile(
 # ---- one launch -------------------------------------------------------------------------------------------
 
 
-def rows(called: Called, known: code.Kernels, chip: Chip, precision: str) -> Iterable[dict[str, Any]]:
+def rows(
+    called: Called, known: code.Kernels, chip: Chip, precision: str, by_line: bool = False
+) -> Iterable[dict[str, Any]]:
     """Yield a row for each launch of a call; without launches one for the call."""
     floor = max(called.flops / chip.peak(precision), called.bytes / (chip["dram"] * 1e9))
     base: dict[str, Any] = {
@@ -136,10 +141,24 @@ def rows(called: Called, known: code.Kernels, chip: Chip, precision: str) -> Ite
             continue
         found = model.predict(work, facts, chip)
         row |= _facts_row(facts, found) | _predicted_row(found, row, chip)
+        path = known.object_of(facts.name)
+        if by_line and path is not None:
+            row["lines"]["instructions"] = _instructions_by_line(path, facts, found)
         if launch is main and called.runner_up_launches:
             seconds = _seconds(called.runner_up_launches, called.bytes, known, chip)
             row["runner_up"] = {"row": called.runner_up, "seconds": seconds}
         yield row
+
+
+def _instructions_by_line(path: Path, facts: Facts, found: Prediction) -> list[dict[str, Any]]:
+    """Return the source lines with the most instructions of a warp."""
+    kernel = next(kernel for kernel in read(path, facts.arch) if kernel.name == facts.name)
+    lines = source.instructions_by_line(kernel, found.runs, source.lines_of(path, facts.arch, facts.name))
+    total = sum(found.instructions.values())
+    return [
+        {"line": line, "instructions": number, "share": number / total}
+        for line, number in lines.most_common(WORST)
+    ]
 
 
 def largest(launches: Sequence[Launch]) -> Launch:

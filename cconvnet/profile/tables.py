@@ -107,6 +107,12 @@ def kernel_lines(row: Row) -> list[str]:
         lines += _counted_lines(row)
     if row.get("hot_loop"):
         lines += ["  hot loop, instructions of a warp:", *_bars(row["hot_loop"], "", "")]
+    if by_line := row.get("lines", {}).get("instructions"):
+        lines.append("  lines with the most instructions:")
+        lines += [
+            f"    {one['line']:38} {one['instructions']:10,.0f} of a warp, {one['share']:.0%}"
+            for one in by_line
+        ]
     if "cycles" in row:
         cycles = {name: row["cycles"][name] for name in RESOURCES if row["cycles"][name] >= 0.5}
         lines += ["  cycles of a multiprocessor:", *_bars(cycles, row["binds"], row["binds_next"])]

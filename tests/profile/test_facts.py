@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from cconvnet.profile import code
+from cconvnet.profile import code, source
 from cconvnet.profile.facts import Facts, facts_of, from_line, shipped, shipped_text, to_line
 from cconvnet.profile.machine_code import Instruction, Kernel, ToolMissing
 
@@ -99,6 +100,26 @@ def test_the_packages_facts_are_fresh(arch: str) -> None:
     if not text:
         pytest.skip(f"the CUDA module was not built for {arch}")
     assert shipped_text(arch) == text, "python tools/kernel_facts.py writes them"
+
+
+def test_instructions_are_counted_by_source_line() -> None:
+    if shutil.which("c++filt") is None:
+        pytest.skip("c++filt is missing")
+    text = """.text._Z5otherv:
+\t//## File "/somewhere/kernels/lrn.cu", line 9
+        /*0000*/                   MOV R1, R1 ;
+.text._Z4somei:
+\t//## File "/somewhere/kernels/lrn.cu", line 1
+        /*0000*/                   MOV R1, R1 ;
+\t//## File "/usr/include/math.h", line 2 inlined at "/somewhere/kernels/lrn.cu", line 1
+        /*0010*/                   FFMA R1, R1, R1 ;
+        /*0020*/                   BRA 0x10 ;
+"""
+    lines = source.parse_lines(text, "some")
+    assert lines == {0: "kernels/lrn.cu:1", 16: "math.h:2", 32: "math.h:2"}
+    assert source.parse_lines(text, "none") == {}
+    looping = kernel("MOV R1, R1", "FFMA R1, R1, R1", "BRA 1", "EXIT")
+    assert source.instructions_by_line(looping, [1.0, 5.0], lines) == {"kernels/lrn.cu:1": 1, "math.h:2": 10}
 
 
 def test_a_folder_without_objects_is_refused(tmp_path: Path) -> None:
