@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import math
 from collections import Counter
@@ -211,6 +212,11 @@ class Walker(Recorder):
         self.found: list[Called] = []
         self.layers: dict[str, None] = {}
 
+    @property
+    def counts(self) -> bool:
+        """Return whether launches are counted."""
+        return self._observe is not None
+
     def at(self, layer: str, phase: str, needed: float) -> None:
         """Set the layer and the phase of the calls that follow, and the needed share of their products."""
         self._layer, self.phase, self._needed_now = layer, phase, needed
@@ -334,7 +340,11 @@ def walk(
         ValueError: The text names the argument.
         DeviceUnavailable: The device was not built.
     """
-    device = walker.device(get_device("emulator:0"))
+    emulator = copy.copy(get_device("emulator:0"))
+    if walker.counts:
+        # Rows and workspaces are those of the kernels that are counted, if the two builds are not of one age.
+        emulator.module = counting_module()
+    device = walker.device(emulator)
     # What no block writes must be a number: some kernels treat others apart.
     device.empty = device.zeros  # type: ignore[method-assign]
     if isinstance(net, str) and net in NETWORKS and net not in NAMES:

@@ -102,6 +102,26 @@ def test_the_packages_facts_are_fresh(arch: str) -> None:
     assert shipped_text(arch) == text, "python tools/kernel_facts.py writes them"
 
 
+# Instructions of the hot loop for each product, of the 128 x 128 tiles on an H200: the present numbers, which
+# may only sink.
+MOST_INSTRUCTIONS = {
+    ("fprop", "TensorTile<bfloat16"): 3.16, ("dgrad", "TensorTile<bfloat16"): 5.65,
+    ("wgrad", "TensorTile<bfloat16"): 4.33, ("fprop", "TensorTile<float"): 5.18,
+    ("dgrad", "TensorTile<float"): 8.13, ("wgrad", "TensorTile<float"): 7.22, ("fprop", "Tile<float"): 1.23,
+    ("dgrad", "Tile<float"): 1.33, ("wgrad", "Tile<float"): 1.22,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("direction", "tile"), MOST_INSTRUCTIONS)
+def test_a_product_takes_no_more_instructions_than_before(direction: str, tile: str) -> None:
+    begin = f"conv_{direction}_implicit_gemm<{tile}, 128, 128, "
+    found = [facts for name, facts in shipped("sm_90a").items() if name.startswith(begin)]
+    assert found, "a pattern that finds no kernel holds nothing"
+    for facts in found:
+        loop = facts.hot_loop()
+        assert loop.total() / (loop["HMMA"] or loop["FFMA"]) <= MOST_INSTRUCTIONS[direction, tile], facts.name
+
+
 def test_instructions_are_counted_by_source_line() -> None:
     if shutil.which("c++filt") is None:
         pytest.skip("c++filt is missing")
