@@ -11,7 +11,7 @@
 //          "words": "hexadecimal"}
 // Results of floating-point arithmetic are printed with one NaN for all, since its bits are unspecified.
 // Inputs of checks that must be exact have exact sums. The other checks measure in which order tensor cores
-// add, and how many bits they keep meanwhile.
+// add, how many bits they keep meanwhile, and the errors of approximations.
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -56,6 +56,10 @@ std::vector<Check> all_checks() {
       {"multiply_add_tf32", EXACT, FLOATS, exact_products<Type::tf32>},
       {"multiply_add_tf32 of infinities and NaNs", EXACT, FLOATS, special_products<Type::tf32>},
       {"to_tf32", EXACT, WORDS, of_floats<ToTf32>},
+      {"maximum", EXACT, FLOATS, [] { return canonical(of_pairs<LargerOrNan>()); }},
+      {"maximum_bf16", EXACT, WORDS, of_pairs<LargerPair>},
+      {"equal_bf16", EXACT, WORDS, of_pairs<EqualPair>},
+      {"positive_bf16", EXACT, WORDS, of_pairs<PositivePair>},
       // bfloat16.h
       {"to_bfloat16", EXACT, WORDS, of_floats<ToBfloat16>},
       {"to_float", EXACT, WORDS, of_floats<FromBfloat16>},
@@ -98,6 +102,7 @@ std::vector<Check> all_checks() {
       {"powf(x, -0.75f)", MEASURED, FLOATS, approximation<Power>(1, 100)},
       {"tanhf", MEASURED, FLOATS, approximation<Tangent>(-10, 10)},
       {"rsqrtf", MEASURED, FLOATS, approximation<ReciprocalRoot>(1e-3f, 1000)},
+      {"reciprocal_root", MEASURED, FLOATS, approximation<FastReciprocalRoot>(1e-3f, 1000)},
       {"__fdividef(1, x)", MEASURED, FLOATS, approximation<FastQuotient>(1e-3f, 1000)},
   };
 }

@@ -78,7 +78,16 @@ _WIDE = (
     r"^\w+<\w+:\d+, [48], ",
     r"^lrn_(across_\w+|maxpool_\w+)<\d, true, ",
     r"^lrn_(map|maxpool_ring)<",
+    r"^input_transform_bands<",
 )
+# Instructions of kernels that their issue bounds, counted in all with nvcc 13.0 for sm_90a, and a few more.
+_MOST = {
+    r"^lrn_maxpool_ring<5, bfloat16>": 1330,
+    r"^lrn_maxpool_ring<5, float>": 1450,
+    r"^lrn_maxpool_backward_columns<5, true, bfloat16>": 450,
+    r"^lrn_maxpool_backward_columns<5, true, float>": 295,
+    r"^input_transform_bands<bfloat16>": 670,
+}
 PROMISES = (
     Promise(
         "no spilled registers and no local memory",
@@ -101,6 +110,21 @@ PROMISES = (
             r"^elementwise<4, SplitReduce<\w+<bfloat16>": "four sums of floats become 8 bytes of bfloat16s",
             r"^lrn_map<Step:(0|2), ": "nvcc splits the stores of its walk",
         },
+    ),
+    Promise(
+        "maxima of bfloat16s in pairs",
+        r"^(pool_forward<Pooling:0, 8, bfloat16|lrn_maxpool_ring<\d, bfloat16)>",
+        lambda kernel: _has(kernel.counts, "HMNMX2", "VHMNMX") and not _has(kernel.counts, "FMNMX"),
+    ),
+    Promise(
+        "no more instructions than counted",
+        "|".join(_MOST),
+        lambda kernel: (
+            kernel.arch != ARCH
+            or any(
+                kernel.counts.total() <= most for name, most in _MOST.items() if re.search(name, kernel.name)
+            )
+        ),
     ),
     Promise(
         "no load narrower than 16 bytes in the hot loop",

@@ -184,7 +184,8 @@ void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, cons
                             void* workspace, Stream stream);
 
 // ---- pooling --------------------------------------------------------------------------------------------
-// maxpool_forward   y = the largest value of the clipped window; NaN if the window contains one.
+// maxpool_forward   y = the largest value of the clipped window; NaN if the window contains one. Zeros of both
+//                   signs are equal; on a GPU y is the positive one.
 // maxpool_backward  dx = the sum of dy over the windows whose y equals x: every tied maximum receives the
 //                   whole gradient, as in cuda-convnet.
 // avgpool_forward   y = the mean over the clipped window. With count_padding, its sum divided by the size of

@@ -36,10 +36,11 @@ __global__ void __launch_bounds__(kThreads) lrn_across_forward(LrnArguments args
   const LrnSides sides = LrnSides::of(args, vector);
   Vector<WIDTH> value = load_from<WIDTH, ALIGNED>(x + vector * WIDTH);
   const Vector<WIDTH> sums = lrn_squares<SIZE, ALIGNED>(x + vector * WIDTH, sides, value);
+  const LrnScales<WIDTH> scales = args.usual_scales<SIZE>(sums);
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) value.lane[i] *= args.scale<true>(sums.lane[i]).power;
+  for (int i = 0; i < WIDTH; ++i) value.lane[i] *= scales.lane[i].power;
   store_to<ALIGNED>(y + vector * WIDTH, value);
-  if (lrn_has_nan(value)) lrn_recompute_y(args.problem, x, vector * WIDTH, WIDTH, y + vector * WIDTH);
+  if (scales.extreme) lrn_recompute_y(args.problem, x, vector * WIDTH, WIDTH, y + vector * WIDTH);
 }
 
 constexpr int kInnerThreads = kThreads - 2;  // the first and the last thread only compute t for the others
@@ -63,11 +64,11 @@ __global__ void __launch_bounds__(kThreads)
     value = load_from<WIDTH, ALIGNED>(x + vector * WIDTH);
     const Vector<WIDTH> gradient = load_from<WIDTH, ALIGNED>(dy + vector * WIDTH);
     const Vector<WIDTH> squares = lrn_squares<SIZE, ALIGNED>(x + vector * WIDTH, sides, value);
+    const LrnScales<WIDTH> scales = args.usual_scales<SIZE>(squares);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const LrnScale scale = args.scale<true>(squares.lane[i]);
-      part.lane[i] = gradient.lane[i] * scale.power;
-      t.lane[i] = lrn_t(value.lane[i], gradient.lane[i], scale);
+      part.lane[i] = gradient.lane[i] * scales.lane[i].power;
+      t.lane[i] = lrn_t(value.lane[i], part.lane[i], scales.lane[i]);
     }
   }
   shared.t[thread] = t;
@@ -77,8 +78,8 @@ __global__ void __launch_bounds__(kThreads)
   LrnNeighbourhood<WIDTH> ts = {zeros<kLrnReach>(), t, zeros<kLrnReach>()};
   if (sides.before) ts.before = load<kLrnReach>(shared.t[thread - 1].lane + WIDTH - kLrnReach);
   if (sides.after) ts.after = load<kLrnReach>(shared.t[thread + 1].lane);
-  // The windows that contain channel c are those of channels [c - RIGHT, c + LEFT].
-  const Vector<WIDTH> sums = lrn_window_sums<SIZE - 1 - SIZE / 2, SIZE / 2, false>(ts);
+  // SIZE is odd: the windows that contain channel c are those of the channels in its own.
+  const Vector<WIDTH> sums = lrn_sums<SIZE>(ts);
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) {
     part.lane[i] = lrn_dx(args, part.lane[i], value.lane[i], sums.lane[i]);
@@ -121,15 +122,21 @@ __device__ __forceinline__ void write_outputs(const LrnArguments& args, const Lr
   } else {
     Vector<WIDTH> dy = zeros<WIDTH>(), t, out;
     if (STEP == Step::terms) dy = load<WIDTH>(arrays.dy + offset);
+    LrnScales<WIDTH> scales;
+    if constexpr (WIDTH > 1) {
+      scales = args.usual_scales<1>(sum);
+    } else {
+      scales = {{args.scale(sum.lane[0])}, true};
+    }
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const LrnScale scale = args.scale<(WIDTH > 1)>(sum.lane[i]);
-      t.lane[i] = lrn_t(x.lane[i], dy.lane[i], scale);
-      out.lane[i] = (STEP == Step::forward ? x.lane[i] : dy.lane[i]) * scale.power;
+      out.lane[i] = (STEP == Step::forward ? x.lane[i] : dy.lane[i]) * scales.lane[i].power;
+      t.lane[i] = lrn_t(x.lane[i], out.lane[i], scales.lane[i]);
     }
     if constexpr (STEP == Step::forward) {
       store(arrays.out + offset, out);
-      if (lrn_has_nan(out)) lrn_recompute_y(args.problem, arrays.x, offset, WIDTH, arrays.out + offset);
+      if (scales.extreme && lrn_has_nan(out))
+        lrn_recompute_y(args.problem, arrays.x, offset, WIDTH, arrays.out + offset);
     } else {
       store(arrays.t + offset, t);
       store(arrays.part + offset, out);

@@ -1,13 +1,15 @@
-// Normalisation across channels and the max pooling after it, without the normalised map between them. Memory
-// bounds both, so the time of writing and reading that map is saved. Both directions give results
-// bit-identical to those of lrn.cu and pool.cu, one after the other.
+// Normalisation across channels and the max pooling after it, without the normalised map between them: the
+// time of writing and reading that map is saved. In bf16 the issue of instructions bounds both directions, in
+// fp32 memory. Both give results bit-identical to those of lrn.cu and pool.cu, one after the other.
 //
 // Windows of 3, 5, 7 or 9 channels where C / groups is a multiple of 8 and beta is 3/4:
-// - Forward, a block owns a tile of columns, over a slab of the channels, and walks down a strip of the
-//   image. Step by step it normalises the rows that the next row of windows needs and does not have yet, into
-//   a ring of rows in shared memory, and takes the maxima of the windows from there. So a pixel is normalised
-//   once, except those shared by the windows of two tiles or strips. The ring has room for the rows of a
-//   window and for those of the next step, so one barrier per step is enough.
+// - Forward, a block owns a tile of columns, over a slab of the channels, and walks down a strip of the image.
+//   A thread owns a vector of channels of a column of pixels. Step by step it normalises the rows that the
+//   next row of windows needs and does not have yet, and takes the maximum down its column. Rows that belong
+//   to the windows below as well it keeps in shared memory, in a ring of its own. From the maxima of the
+//   columns, in shared memory too, those of the windows follow. So a pixel is normalised once, except those
+//   shared by the windows of two tiles or strips. The maxima of two steps have room, so one barrier per step
+//   is enough.
 // - Backward, a thread owns a vector of channels of a column of pixels and walks down it. It normalises its
 //   pixel again and gathers dy from the windows of which it is the maximum. Shuffles bring the terms of its
 //   neighbours that the normalisation's gradient needs. Threads run over channels, columns and images, so the
@@ -16,8 +18,9 @@
 // All other problems are rare. Forward, a thread owns an output and normalises its window by itself;
 // backward, the separate operations are called.
 #include <cmath>
+#include <limits>
 
-#include "core/larger.h"
+#include "core/packed.cuh"
 #include "core/select.h"
 #include "lrn.cuh"
 #include "lrn_maxpool.h"
@@ -31,9 +34,10 @@ constexpr int kMaxGridY = 65535;  // CUDA's limit
 
 // ---- forward, small windows -----------------------------------------------------------------------------
 
-constexpr int kRingBytes = 32 * 1024;  // leaves room for several blocks on a multiprocessor
-constexpr int kStripOutputs = 8;       // rows of outputs in a strip, at most
-constexpr int kGoodTile = 8;           // columns of outputs: wider tiles normalise few pixels twice
+constexpr int kRingBytes = 24 * 1024;  // leaves room for several blocks on a multiprocessor
+constexpr int kManyBlocks = 600;       // enough for every GPU: short strips, which share rows, only for them
+constexpr int kShortStrip = 4;         // rows of outputs
+constexpr int kMaximaRows = 2;         // one is written while another is read
 
 template <class T>
 struct alignas(kVectorBytes) Ring {
@@ -41,35 +45,38 @@ struct alignas(kVectorBytes) Ring {
 };
 
 // The work of each block. Beside slab, strip and tile are their numbers: C's vectors are divided into slabs,
-// rows of outputs into strips, columns of outputs into tiles.
+// rows of outputs into strips, columns of outputs into tiles. A thread has a vector of the slab at one of the
+// `tile_w` columns of pixels in the windows of a tile.
 struct ForwardShares {
   int slabs = 1, slab = 1, strips = 1, strip = 1, tiles = 1, tile = 1;
-  int ring_rows;
-  int tile_w;  // the columns of pixels in the windows of a tile
+  int tile_w = 1, threads = 0;
 
-  // The widest slabs, so that memory is read in long pieces, that leave room in the ring for a good tile.
-  ForwardShares(const PoolProblem& pool, int c_vectors) : ring_rows(pool.window_h + pool.stride_h) {
-    const auto share = [](int count, int most, int& shares, int& length) {
-      length = static_cast<int>(ceil_div(count, ceil_div(count, most)));  // equal ones: few idle threads
-      shares = static_cast<int>(ceil_div(count, length));
-    };
-    int widest = 0;  // tile that fits
-    for (int wanted = 1; wanted <= c_vectors && widest < std::min(pool.q, kGoodTile); ++wanted) {
-      share(c_vectors, static_cast<int>(ceil_div(c_vectors, wanted)), slabs, slab);
-      const int64_t columns = kRingBytes / (int64_t{kVectorBytes} * ring_rows * slab);
+  // Those with the fewest threads, idle ones of whole warps included, that work on a row of an image. Of equal
+  // ones those with the widest slabs, so that memory is read in long pieces.
+  ForwardShares(const PoolProblem& pool, int c_vectors) {
+    const int64_t rows = int64_t{pool.window_h} + kMaximaRows;
+    const int64_t most_threads = std::min<int64_t>(kThreads, kRingBytes / (kVectorBytes * rows));
+    int64_t fewest = std::numeric_limits<int64_t>::max();
+    for (int count = 1; count <= c_vectors; ++count) {
+      const int vectors = static_cast<int>(ceil_div(c_vectors, count));
+      const int64_t columns = most_threads / vectors;
       if (columns < pool.window_w) continue;
-      widest = static_cast<int>(std::min<int64_t>((columns - pool.window_w) / pool.stride_w + 1, pool.q));
+      const int64_t fitting = std::min<int64_t>((columns - pool.window_w) / pool.stride_w + 1, pool.q);
+      const int parts = static_cast<int>(ceil_div(pool.q, fitting));
+      const int length = static_cast<int>(ceil_div(pool.q, parts));  // equal ones
+      const int width = (length - 1) * pool.stride_w + pool.window_w;
+      const int64_t used = ceil_div(c_vectors, vectors) * parts * ceil_div(width * vectors, kWarp);
+      if (used >= fewest) continue;
+      fewest = used;
+      slab = vectors, slabs = static_cast<int>(ceil_div(c_vectors, vectors));
+      tile = length, tiles = parts, tile_w = width, threads = width * vectors;
     }
-    fits_ = widest > 0;
-    share(pool.q, std::max(widest, 1), tiles, tile);
-    share(pool.p, kStripOutputs, strips, strip);
-    tile_w = (tile - 1) * pool.stride_w + pool.window_w;
+    const int64_t wanted = ceil_div(kManyBlocks, int64_t{pool.n} * slabs * tiles);
+    strip = static_cast<int>(std::max<int64_t>(ceil_div(pool.p, wanted), std::min(pool.p, kShortStrip)));
+    strips = static_cast<int>(ceil_div(pool.p, strip));
   }
 
-  bool fits() const { return fits_; }
-
- private:
-  bool fits_;
+  bool fits() const { return threads > 0; }
 };
 
 struct ForwardArguments {
@@ -77,7 +84,7 @@ struct ForwardArguments {
   PoolProblem pool;
   ForwardShares shares;
   int c_vectors;
-  Divider slabs_div, tiles_div, strips_div, slab_div, tile_w_div, ring_div;
+  Divider slabs_div, tiles_div, strips_div, slab_div;
 
   ForwardArguments(const LrnProblem& lrn, const PoolProblem& pool, const ForwardShares& shares, int width)
       : lrn(lrn, width),
@@ -87,75 +94,85 @@ struct ForwardArguments {
         slabs_div(shares.slabs),
         tiles_div(shares.tiles),
         strips_div(shares.strips),
-        slab_div(shares.slab),
-        tile_w_div(shares.tile_w),
-        ring_div(shares.ring_rows) {}
+        slab_div(shares.slab) {}
 };
 
 template <int SIZE, class T>
 __global__ void __launch_bounds__(kThreads) lrn_maxpool_ring(ForwardArguments args, const T* x, T* y) {
   constexpr int WIDTH = kVectorWidth<T>;
-  T* const ring = shared_memory<Ring<T>>().at;
   const PoolProblem& pool = args.pool;
-  int slab, tile, strip;
+  T* const shared = shared_memory<Ring<T>>().at;
+  int slab, tile, strip, vector;
   const int strip_of_all = args.tiles_div.divide(args.slabs_div.divide(blockIdx.x, slab), tile);
   const int n = args.strips_div.divide(strip_of_all, strip);
-  const int first_c = slab * args.shares.slab;  // vector
+  const int column = args.slab_div.divide(threadIdx.x, vector);
   const int first_q = tile * args.shares.tile;
   const int first_w = first_q * pool.stride_w - pool.pad_w;
   const int first_p = strip * args.shares.strip, end_p = min(first_p + args.shares.strip, pool.p);
-  const int slab_size = min(args.shares.slab, args.c_vectors - first_c);
+  const int c = slab * args.shares.slab + vector, w = first_w + column, q = first_q + column;
+  const LrnSides sides = LrnSides::of(args.lrn, c);
+  const Range columns = window(q, pool.stride_w, pool.pad_w, pool.window_w, pool.w);
 
-  // The address in the ring of a vector of the slab at a pixel.
-  const auto in_ring = [&](int h, int w, int v) {
-    int slot;
-    args.ring_div.divide(h, slot);
-    return ring + ((slot * args.shares.tile_w + w - first_w) * args.shares.slab + v) * WIDTH;
-  };
+  const bool in_image = c < args.c_vectors && w >= 0 && w < pool.w;
+  const bool in_tile = c < args.c_vectors && column < args.shares.tile && q < pool.q;
+  const int has_pixels = ptx::in_register(in_image), has_outputs = ptx::in_register(in_tile);
+  const int pixel = ptx::in_register((n * pool.h * pool.w + w) * pool.c + c * WIDTH);  // in its image's row 0
+  const int image_row = ptx::in_register(pool.w * pool.c);
+  int output = ptx::in_register(((n * pool.p + first_p) * pool.q + q) * pool.c + c * WIDTH);
+  // In shared memory: two rows of maxima of columns, then each thread's ring, its slots as far apart.
+  const int row_size = ptx::in_register(blockDim.x * WIDTH);
+  const int first_maximum = ptx::in_register(((columns.begin - first_w) * args.shares.slab + vector) * WIDTH);
+  const int column_count = ptx::in_register(columns.end - columns.begin);
+  const int ring = ptx::in_register(kMaximaRows * row_size + threadIdx.x * WIDTH);
+  const int ring_end = ptx::in_register(ring + pool.window_h * row_size);
 
-  int known_h = 0;  // the rows before it are in the ring, as far as they are needed
+  int h = 0;        // the rows before it are normalised, as far as they are needed
+  int slot = ring;  // of row h
+  int maxima = 0;
   for (int p = first_p; p < end_p; ++p) {
-    const Range rows = window(p, pool.stride_h, pool.pad_h, pool.window_h, pool.h);
-    const int begin_h = max(rows.begin, known_h);
-    const int vectors = (rows.end - begin_h) * args.shares.tile_w * args.shares.slab;
-    for (int i = threadIdx.x; i < vectors; i += kThreads) {
-      int v, column;
-      const int h = begin_h + args.tile_w_div.divide(args.slab_div.divide(i, v), column);
-      const int w = first_w + column;
-      if (w < 0 || w >= pool.w || v >= slab_size) continue;
-      const int c = first_c + v;
-      const T* const address = x + ((n * pool.h + h) * pool.w + w) * pool.c + c * WIDTH;
-      Vector<WIDTH> value = load<WIDTH>(address);
-      const Vector<WIDTH> sums = lrn_squares<SIZE, true>(address, LrnSides::of(args.lrn, c), value);
-#pragma unroll
-      for (int j = 0; j < WIDTH; ++j) value.lane[j] *= args.lrn.scale<true>(sums.lane[j]).power;
-      store(in_ring(h, w, v), value);
-      if (lrn_has_nan(value)) {
-        lrn_recompute_y(args.lrn.problem, x, static_cast<int>(address - x), WIDTH, in_ring(h, w, v));
+    const int begin = p * pool.stride_h - pool.pad_h;
+    const int end = ptx::in_register(min(begin + pool.window_h, pool.h));
+    const int next_begin = ptx::in_register(begin + pool.stride_h);
+    if (has_pixels) {
+      Packed<WIDTH, T> largest = lowest<WIDTH, T>();
+      int known_slot = slot;
+      for (int known = h; known > begin && known > 0; --known) {
+        known_slot = (known_slot == ring ? ring_end : known_slot) - row_size;
+        largest = maximum(load_packed<WIDTH>(shared + known_slot), largest);
       }
-    }
-    known_h = rows.end;
-    __syncthreads();
-
-    for (int i = threadIdx.x; i < args.shares.tile * args.shares.slab; i += kThreads) {
-      int v;
-      const int q = first_q + args.slab_div.divide(i, v);
-      if (q >= pool.q || v >= slab_size) continue;
-      const Range columns = window(q, pool.stride_w, pool.pad_w, pool.window_w, pool.w);
-      Vector<WIDTH> result;
+      h = max(h, begin);
+      for (int offset = pixel + h * image_row; h < end; ++h, offset += image_row) {
+        Vector<WIDTH> value = load<WIDTH>(x + offset);
+        const LrnScales<WIDTH> scales =
+            args.lrn.usual_scales<SIZE>(lrn_squares<SIZE, true>(x + offset, sides, value));
 #pragma unroll
-      for (int j = 0; j < WIDTH; ++j) result.lane[j] = -INFINITY;
-      for (int h = rows.begin; h < rows.end; ++h) {
-        const T* address = in_ring(h, columns.begin, v);
-        for (int w = columns.begin; w < columns.end; ++w) {
-          const Vector<WIDTH> value = load<WIDTH>(address);
-#pragma unroll
-          for (int j = 0; j < WIDTH; ++j) result.lane[j] = larger(value.lane[j], result.lane[j]);
-          address += args.shares.slab * WIDTH;
+        for (int i = 0; i < WIDTH; ++i) value.lane[i] *= scales.lane[i].power;
+        Packed<WIDTH, T> row = pack<T>(value);
+        if (scales.extreme) {
+          store(shared + slot, row);
+          lrn_recompute_y(args.lrn.problem, x, offset, WIDTH, shared + slot);
+          row = load_packed<WIDTH>(shared + slot);
+        }
+        largest = maximum(row, largest);
+        if (h >= next_begin) {
+          store(shared + slot, row);
+          slot += row_size;
+          if (slot == ring_end) slot = ring;
         }
       }
-      store(y + ((n * pool.p + p) * pool.q + q) * pool.c + (first_c + v) * WIDTH, result);
+      store(shared + maxima + threadIdx.x * WIDTH, largest);
     }
+    __syncthreads();
+    if (has_outputs) {
+      int at = maxima + first_maximum;
+      Packed<WIDTH, T> largest = lowest<WIDTH, T>();
+      for (int i = 0; i < column_count; ++i, at += args.shares.slab * WIDTH) {
+        largest = maximum(load_packed<WIDTH>(shared + at), largest);
+      }
+      store(y + output, largest);
+    }
+    output += pool.q * pool.c;
+    maxima = row_size - maxima;
   }
 }
 
@@ -190,7 +207,7 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_any(AnyForwardArguments 
       }
       float value = to_float(pixel[c]) * args.lrn.scale(sum).power;
       if (value != value) value = lrn_extreme_y(args.lrn.problem, x, static_cast<int>(pixel - x) + c);
-      result = larger(rounded_to<T>(value), result);
+      result = ptx::maximum(rounded_to<T>(value), result);
     }
   }
   y[output] = from_float<T>(result);
@@ -198,11 +215,9 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_any(AnyForwardArguments 
 
 // ---- backward, small windows ----------------------------------------------------------------------------
 
-constexpr int kStripRows = 8;           // at most; each strip reads a row of windows that another reads too
-constexpr int kInnerLanes = kWarp - 2;  // the first and the last lane only compute t for the others
+constexpr int kStripRows = 8;  // at most; each strip reads a row of windows that another reads too
 constexpr int kColumnThreads = 128;
-template <class T>
-constexpr int kColumnBlocks = sizeof(T) == 4 ? 8 : 5;  // what registers leave room for
+constexpr int kColumnBlocks = 7;  // what registers leave room for
 
 struct BackwardArguments {
   LrnArguments lrn;
@@ -210,6 +225,7 @@ struct BackwardArguments {
   Divider stride_h_div, stride_w_div;
   int columns;  // of pixels, times their vectors
   int strip_rows;
+  int margin;  // lanes at either end of a warp that only compute t for the others
   bool relu;
 };
 
@@ -218,28 +234,15 @@ struct BackwardArguments {
 // the first window of its image.
 template <bool ALIGNED, int WIDTH, class T>
 __device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolProblem& pool, const Range& rows,
-                                                         const Range& columns, int first, const T* y,
-                                                         const T* dy, const Vector<WIDTH>& own) {
-  constexpr int kAtOnce = 2;  // windows that are read before the first is waited for
+                                                         int columns, int first, const T* y, const T* dy,
+                                                         const Packed<WIDTH, T>& own) {
   Vector<WIDTH> result = zeros<WIDTH>();
   for (int p = rows.begin; p < rows.end; ++p) {
-    for (int q = columns.begin; q < columns.end; q += kAtOnce) {
-      const int offset = first + (p * pool.q + q) * pool.c;
-      Vector<WIDTH> largest[kAtOnce], gradient[kAtOnce];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (q + i >= columns.end) continue;
-        largest[i] = load_from<WIDTH, ALIGNED>(y + offset + i * pool.c);
-        gradient[i] = load_from<WIDTH, ALIGNED>(dy + offset + i * pool.c);
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (q + i >= columns.end) continue;
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) {
-          if (own.lane[j] == largest[i].lane[j]) result.lane[j] += gradient[i].lane[j];
-        }
-      }
+    int offset = first + p * pool.q * pool.c;
+#pragma unroll 1  // lanes with one column and with two would run different parts
+    for (int i = 0; i < columns; ++i, offset += pool.c) {
+      add_where_equal(result, own, load_packed_from<WIDTH, ALIGNED>(y + offset),
+                      load_packed_from<WIDTH, ALIGNED>(dy + offset));
     }
   }
   return rounded_to<T>(result);
@@ -247,45 +250,44 @@ __device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolProblem& pool
 
 // blockIdx.y is the strip of `strip_rows` rows; the lanes run over channels, columns and images.
 template <int SIZE, bool ALIGNED, class T>
-__global__ void __launch_bounds__(kColumnThreads, kColumnBlocks<T>)
+__global__ void __launch_bounds__(kColumnThreads, kColumnBlocks)
     lrn_maxpool_backward_columns(BackwardArguments args, const T* x, const T* y, const T* dy, T* dx) {
   constexpr int WIDTH = kVectorWidth<T>;
   constexpr int kSide = SIZE / 2;  // the windows that contain channel c are those of [c - kSide, c + kSide]
   const PoolProblem& pool = args.pool;
   const int lane = threadIdx.x % kWarp;
   const int warp = blockIdx.x * (kColumnThreads / kWarp) + threadIdx.x / kWarp;
-  const int vector = warp * kInnerLanes + lane - 1;
-  const bool exists = vector >= 0 && vector < args.columns;
+  const int vector = warp * (kWarp - 2 * args.margin) + lane - args.margin;
+  const bool own = vector >= 0 && vector < args.columns && lane >= args.margin && lane < kWarp - args.margin;
+  const int writes = ptx::in_register(own);
   int c, w;
-  const int n = args.lrn.w_div.divide(args.lrn.c_div.divide(exists ? vector : 0, c), w);
+  // Lanes before the first vector and behind the last repeat it.
+  const int n = args.lrn.w_div.divide(args.lrn.c_div.divide(min(max(vector, 0), args.columns - 1), c), w);
   const LrnSides sides = LrnSides::of(args.lrn, c);
-  const Range columns =
+  const Range windows =
       windows_holding(w, pool.stride_w, args.stride_w_div, pool.pad_w, pool.window_w, pool.q);
-  const int first = n * pool.p * pool.q * pool.c + c * WIDTH;
-  const int begin = blockIdx.y * args.strip_rows, end = min(begin + args.strip_rows, pool.h);
+  const int columns = ptx::in_register(windows.end - windows.begin);
+  const int first = ptx::in_register((n * pool.p * pool.q + windows.begin) * pool.c + c * WIDTH);
+  const int begin = blockIdx.y * args.strip_rows;
+  const int end = ptx::in_register(min(begin + args.strip_rows, pool.h));
 
   int offset = ((n * pool.h + begin) * pool.w + w) * pool.c + c * WIDTH;
   for (int h = begin; h < end; ++h, offset += pool.w * pool.c) {
-    Vector<WIDTH> value, part, t = zeros<WIDTH>();
-    if (exists) {
-      value = load_from<WIDTH, ALIGNED>(x + offset);
-      const Vector<WIDTH> squares = lrn_squares<SIZE, ALIGNED>(x + offset, sides, value);
-      LrnScale scale[WIDTH];
-      Vector<WIDTH> own;
+    const auto packed = load_packed_from<WIDTH, ALIGNED>(x + offset);
+    const Vector<WIDTH> value = unpack(packed);
+    const LrnScales<WIDTH> scales =
+        args.lrn.usual_scales<SIZE>(lrn_squares<SIZE, ALIGNED>(x + offset, sides, value));
+    Vector<WIDTH> normalised, part, t;
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        scale[i] = args.lrn.scale<true>(squares.lane[i]);
-        own.lane[i] = value.lane[i] * scale[i].power;
-      }
-      const Range rows =
-          windows_holding(h, pool.stride_h, args.stride_h_div, pool.pad_h, pool.window_h, pool.p);
-      const Vector<WIDTH> gradient =
-          pooled_gradient<ALIGNED>(pool, rows, columns, first, y, dy, rounded_to<T>(own));
+    for (int i = 0; i < WIDTH; ++i) normalised.lane[i] = value.lane[i] * scales.lane[i].power;
+    const Range rows =
+        windows_holding(h, pool.stride_h, args.stride_h_div, pool.pad_h, pool.window_h, pool.p);
+    const Vector<WIDTH> gradient =
+        pooled_gradient<ALIGNED>(pool, rows, columns, first, y, dy, pack<T>(normalised));
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        part.lane[i] = gradient.lane[i] * scale[i].power;
-        t.lane[i] = lrn_t(value.lane[i], gradient.lane[i], scale[i]);
-      }
+    for (int i = 0; i < WIDTH; ++i) {
+      part.lane[i] = gradient.lane[i] * scales.lane[i].power;
+      t.lane[i] = lrn_t(value.lane[i], part.lane[i], scales.lane[i]);
     }
 
     LrnNeighbourhood<WIDTH> ts = {zeros<kLrnReach>(), t, zeros<kLrnReach>()};
@@ -296,14 +298,13 @@ __global__ void __launch_bounds__(kColumnThreads, kColumnBlocks<T>)
       if (sides.before) ts.before.lane[kLrnReach - kSide + i] = before;
       if (sides.after) ts.after.lane[i] = after;
     }
-    if (!exists || lane == 0 || lane == kWarp - 1) continue;
-    const Vector<WIDTH> sums = lrn_window_sums<kSide, kSide, false>(ts);
+    if (!writes) continue;
+    const Vector<WIDTH> sums = lrn_sums<SIZE>(ts);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-      const float gradient = lrn_dx(args.lrn, part.lane[i], value.lane[i], sums.lane[i]);
-      part.lane[i] = args.relu && !(value.lane[i] > 0.0f) ? 0.0f : gradient;
+      part.lane[i] = lrn_dx(args.lrn, part.lane[i], value.lane[i], sums.lane[i]);
     }
-    store_to<ALIGNED>(dx + offset, part);
+    store_to<ALIGNED>(dx + offset, where_positive(packed, pack<T>(part), !args.relu));
   }
 }
 
@@ -326,8 +327,8 @@ void launch_ring(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<T>& ar
   const int64_t blocks = int64_t{args.pool.n} * shares.strips * shares.tiles * shares.slabs;
   const dim3 grid(static_cast<unsigned>(blocks));
   dispatch_lrn_size(problem.lrn.size, [&](auto size) {
-    CCONVNET_LAUNCH((lrn_maxpool_ring<decltype(size)::value, T>), grid, kThreads, stream, args, arrays.x,
-                    arrays.out);
+    CCONVNET_LAUNCH((lrn_maxpool_ring<decltype(size)::value, T>), grid, shares.threads, stream, args,
+                    arrays.x, arrays.out);
   });
 }
 
@@ -342,8 +343,8 @@ void launch_any(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<T>& arr
 
 template <bool ALIGNED, class T>
 void launch_columns(const BackwardArguments& args, const LrnMaxpoolArrays<T>& arrays, Stream stream) {
-  constexpr int kInner = kColumnThreads / kWarp * kInnerLanes;
-  const dim3 grid(static_cast<unsigned>(ceil_div(args.columns, kInner)),
+  const int vectors = kColumnThreads / kWarp * (kWarp - 2 * args.margin);  // of a block
+  const dim3 grid(static_cast<unsigned>(ceil_div(args.columns, vectors)),
                   static_cast<unsigned>(ceil_div(args.pool.h, args.strip_rows)));
   dispatch_lrn_size(args.lrn.problem.size, [&](auto size) {
     CCONVNET_LAUNCH((lrn_maxpool_backward_columns<decltype(size)::value, ALIGNED, T>), grid, kColumnThreads,
@@ -355,12 +356,15 @@ template <class T>
 void launch_columns(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<T>& arrays, Stream stream) {
   const LrnProblem& lrn = problem.lrn;
   const int64_t strips = std::min<int64_t>(ceil_div(lrn.h, kStripRows), kMaxGridY);
-  const BackwardArguments args = {LrnArguments(lrn, kVectorWidth<T>),
+  const LrnArguments lrn_args(lrn, kVectorWidth<T>);
+  const int margin = kWarp % lrn_args.group_vectors == 0 ? 0 : 1;  // warps of whole groups share nothing
+  const BackwardArguments args = {lrn_args,
                                   problem.pool,
                                   Divider(problem.pool.stride_h),
                                   Divider(problem.pool.stride_w),
                                   lrn.count() / lrn.h / kVectorWidth<T>,
                                   static_cast<int>(ceil_div(lrn.h, strips)),
+                                  margin,
                                   arrays.relu};
   if (arrays.aligned()) {
     launch_columns<true>(args, arrays, stream);

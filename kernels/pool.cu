@@ -6,7 +6,7 @@
 // caches serve repeated reads.
 #include <cmath>
 
-#include "core/larger.h"
+#include "core/packed.cuh"
 #include "core/select.h"
 #include "pool_windows.cuh"
 
@@ -48,29 +48,30 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments args, con
   const Range rows = window(at.row, problem.stride_h, problem.pad_h, problem.window_h, problem.h);
   const Range columns = window(at.column, problem.stride_w, problem.pad_w, problem.window_w, problem.w);
 
-  Vector<WIDTH> result;
-#pragma unroll
-  for (int i = 0; i < WIDTH; ++i) result.lane[i] = POOLING == Pooling::max ? -INFINITY : 0.0f;
+  Packed<WIDTH, T> largest = lowest<WIDTH, T>();
+  Vector<WIDTH> sum = zeros<WIDTH>();
   for (int h = rows.begin; h < rows.end; ++h) {
     const T* address = x + ((at.n * problem.h + h) * problem.w + columns.begin) * problem.c + at.c;
     for (int w = columns.begin; w < columns.end; ++w) {
-      const Vector<WIDTH> value = load<WIDTH>(address);
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        const float v = value.lane[i];
-        result.lane[i] = POOLING == Pooling::max ? larger(v, result.lane[i]) : result.lane[i] + v;
+      const Packed<WIDTH, T> value = load_packed<WIDTH>(address);
+      if (POOLING == Pooling::max) {
+        largest = maximum(value, largest);
+      } else {
+        add_to(sum, unpack(value));
       }
       address += problem.c;
     }
   }
-  if constexpr (POOLING == Pooling::average) {
+  if constexpr (POOLING == Pooling::max) {
+    store(y + vector * WIDTH, largest);
+  } else {
     const float count =
         counted_size(at.row, problem.stride_h, problem.pad_h, problem.window_h, args.counted_h) *
         counted_size(at.column, problem.stride_w, problem.pad_w, problem.window_w, args.counted_w);
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) result.lane[i] /= count;
+    for (int i = 0; i < WIDTH; ++i) sum.lane[i] /= count;
+    store(y + vector * WIDTH, sum);
   }
-  store(y + vector * WIDTH, result);
 }
 
 // Average pooling reads neither x nor y.
@@ -86,21 +87,17 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
   const Range columns = windows_holding(at.column, problem.stride_w, args.stride_w_div, problem.pad_w,
                                         problem.window_w, problem.q);
 
-  Vector<WIDTH> own = zeros<WIDTH>();
-  if (POOLING == Pooling::max) own = load<WIDTH>(x + vector * WIDTH);
+  Packed<WIDTH, T> own;
+  if (POOLING == Pooling::max) own = load_packed<WIDTH>(x + vector * WIDTH);
   Vector<WIDTH> result = zeros<WIDTH>();
   for (int p = rows.begin; p < rows.end; ++p) {
     const float height = counted_size(p, problem.stride_h, problem.pad_h, problem.window_h, args.counted_h);
     for (int q = columns.begin; q < columns.end; ++q) {
       const int offset = ((at.n * problem.p + p) * problem.q + q) * problem.c + at.c;
-      const Vector<WIDTH> gradient = load<WIDTH>(dy + offset);
       if (POOLING == Pooling::max) {
-        const Vector<WIDTH> largest = load<WIDTH>(y + offset);
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-          if (own.lane[i] == largest.lane[i]) result.lane[i] += gradient.lane[i];
-        }
+        add_where_equal(result, own, load_packed<WIDTH>(y + offset), load_packed<WIDTH>(dy + offset));
       } else {
+        const Vector<WIDTH> gradient = load<WIDTH>(dy + offset);
         const float count =
             height * counted_size(q, problem.stride_w, problem.pad_w, problem.window_w, args.counted_w);
 #pragma unroll

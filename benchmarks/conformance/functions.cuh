@@ -59,6 +59,15 @@ __device__ __forceinline__ float rounded_second(float x, float y) {
   return y;
 }
 
+// A pair of bfloat16s, the upper halves of two floats: there difficult floats differ.
+__device__ __forceinline__ uint32_t pair_of_uppers(uint32_t first, uint32_t second) {
+  return first >> 16 | (second & 0xffff0000);
+}
+
+__device__ __forceinline__ uint32_t bits_of(const ptx::Equal& equal) {
+  return (equal.low ? 1 : 0) | (equal.high ? 2 : 0);
+}
+
 #define CCONVNET_FUNCTION(name, expression)                                               \
   struct name {                                                                           \
     static __device__ __forceinline__ uint32_t of(uint32_t a, uint32_t b, uint32_t c) {   \
@@ -71,6 +80,11 @@ __device__ __forceinline__ float rounded_second(float x, float y) {
 #define CCONVNET_FLOAT_FUNCTION(name, expression) CCONVNET_FUNCTION(name, __float_as_uint(expression))
 
 CCONVNET_FUNCTION(ToTf32, ptx::to_tf32(a))
+CCONVNET_FLOAT_FUNCTION(LargerOrNan, ptx::maximum(x, y))
+CCONVNET_FUNCTION(LargerPair, ptx::maximum_bf16(pair_of_uppers(a, c), pair_of_uppers(b, a)))
+CCONVNET_FUNCTION(EqualPair, bits_of(ptx::equal_bf16(pair_of_uppers(a, c), pair_of_uppers(b, c))))
+CCONVNET_FUNCTION(PositivePair, ptx::positive_bf16(pair_of_uppers(a, b)))
+CCONVNET_FLOAT_FUNCTION(FastReciprocalRoot, ptx::reciprocal_root(x))
 CCONVNET_FUNCTION(ToBfloat16, to_bfloat16(x).bits)
 CCONVNET_FUNCTION(FromBfloat16, __float_as_uint(to_float(bfloat16{static_cast<uint16_t>(a >> 16)})))
 CCONVNET_FLOAT_FUNCTION(FirstRounded, rounded_first(x, y))

@@ -62,17 +62,32 @@ CCONVNET_HOST_DEVICE bfloat16 from_float<bfloat16>(float value) {
   return to_bfloat16(value);
 }
 
-// Two numbers after a round trip through an array of bfloat16s. On a GPU one instruction rounds both; a
-// single number would need a slow one.
-CCONVNET_HOST_DEVICE void round_to_bfloat16(float& first, float& second) {
+// Two bfloat16s in a word, the first in its low half. On a GPU one instruction rounds both; a single number
+// would need a slow one.
+CCONVNET_HOST_DEVICE uint32_t to_bfloat16_pair(float first, float second) {
 #ifdef __CUDA_ARCH__
   const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  first = __low2float(pair);
-  second = __high2float(pair);
+  uint32_t word;
+  std::memcpy(&word, &pair, sizeof(word));
+  return word;
 #else
-  first = to_float(to_bfloat16(first));
-  second = to_float(to_bfloat16(second));
+  return to_bfloat16(first).bits | uint32_t{to_bfloat16(second).bits} << 16;
 #endif
+}
+
+CCONVNET_HOST_DEVICE float low_float(uint32_t pair) {
+  return to_float(bfloat16{static_cast<uint16_t>(pair)});
+}
+
+CCONVNET_HOST_DEVICE float high_float(uint32_t pair) {
+  return to_float(bfloat16{static_cast<uint16_t>(pair >> 16)});
+}
+
+// Two numbers after a round trip through an array of bfloat16s.
+CCONVNET_HOST_DEVICE void round_to_bfloat16(float& first, float& second) {
+  const uint32_t pair = to_bfloat16_pair(first, second);
+  first = low_float(pair);
+  second = high_float(pair);
 }
 
 // The value after a round trip through an array of T. A fused kernel rounds wherever the separate ones would

@@ -7,6 +7,9 @@
 // lane % 4, which the ISA calls groupID and threadID_in_group.
 #pragma once
 
+#include <cfloat>
+#include <cmath>
+
 #include "core/bfloat16.h"
 #include "core/launch.cuh"
 
@@ -239,6 +242,84 @@ __device__ __forceinline__ Word to_tf32(Word bits) {
   if (std::isnan(__uint_as_float(bits))) return bits & ~Word{0x1fff};
   return (bits + 0x1000) & ~Word{0x1fff};
 #endif
+}
+
+// ---- maxima and comparisons: "Floating Point Instructions", "Half Precision Comparison Instructions" ------
+
+// The larger of two numbers: NaN if either is, and of zeros the positive one.
+__device__ __forceinline__ float maximum(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+#else
+  if (a != a || b != b) return __uint_as_float(0x7fffffff);
+  if (a == b) return __uint_as_float(__float_as_uint(a) & __float_as_uint(b));
+  return a > b ? a : b;
+#endif
+}
+
+// The same of each half, a bfloat16.
+__device__ __forceinline__ Word maximum_bf16(Word a, Word b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  Word result;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+#else
+  return to_bfloat16_pair(maximum(low_float(a), low_float(b)), maximum(high_float(a), high_float(b)));
+#endif
+}
+
+struct Equal {
+  bool low, high;
+};
+
+// Whether the halves, bfloat16s, are equal numbers.
+__device__ __forceinline__ Equal equal_bf16(Word a, Word b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  Word low, high;
+  asm("{ .reg .pred p, q; setp.eq.bf16x2 p|q, %2, %3; selp.u32 %0, 1, 0, p; selp.u32 %1, 1, 0, q; }"
+      : "=r"(low), "=r"(high)
+      : "r"(a), "r"(b));
+  return {low != 0, high != 0};
+#else
+  return {low_float(a) == low_float(b), high_float(a) == high_float(b)};
+#endif
+}
+
+// A word whose halves have all bits where those of `pair`, bfloat16s, are positive numbers, and none elsewhere.
+__device__ __forceinline__ Word positive_bf16(Word pair) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  Word result;
+  asm("set.gt.u32.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(pair), "r"(0));
+  return result;
+#else
+  return (low_float(pair) > 0.0f ? 0xffffu : 0u) | (high_float(pair) > 0.0f ? 0xffff0000u : 0u);
+#endif
+}
+
+// ---- approximations: "Floating Point Instructions: rsqrt.approx.ftz" -----------------------------------
+
+// x^(-1/2) with a relative error of at most 2^-22.9. Subnormal numbers count as zero: infinite.
+__device__ __forceinline__ float reciprocal_root(float x) {
+#ifdef __CUDACC__
+  float result;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return 1.0f / sqrtf(fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x);
+#endif
+}
+
+// ---- registers -----------------------------------------------------------------------------------------
+
+// Returns the value in a register. nvcc computes a value that is needed in a loop anew in each iteration, if
+// it can, even by divisions.
+__device__ __forceinline__ int in_register(int value) {
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
 }
 
 #undef CCONVNET_PTX

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "core/alignment.h"
@@ -24,61 +25,113 @@ struct alignas(WIDTH * sizeof(float) < kVectorBytes ? WIDTH * sizeof(float) : kV
   float lane[WIDTH];
 };
 
-// The same of bfloat16s, in the layout of memory.
-template <int WIDTH>
-struct alignas(WIDTH * sizeof(bfloat16)) PackedVector {
-  bfloat16 lane[WIDTH];
+// The same as an array of T contains it.
+template <int WIDTH, class T>
+struct alignas(WIDTH * sizeof(T)) Packed {
+  T lane[WIDTH];
 };
 
+// Lanes 2i and 2i + 1 as a word, the first in its low half.
 template <int WIDTH>
-__device__ __forceinline__ Vector<WIDTH> load(const float* address) {
-  return *reinterpret_cast<const Vector<WIDTH>*>(address);
+__device__ __forceinline__ uint32_t pair_of(const Packed<WIDTH, bfloat16>& packed, int i) {
+  uint32_t word;
+  std::memcpy(&word, packed.lane + 2 * i, sizeof(word));
+  return word;
 }
 
 template <int WIDTH>
-__device__ __forceinline__ void store(float* address, const Vector<WIDTH>& value) {
-  *reinterpret_cast<Vector<WIDTH>*>(address) = value;
+__device__ __forceinline__ void set_pair(Packed<WIDTH, bfloat16>& packed, int i, uint32_t word) {
+  std::memcpy(packed.lane + 2 * i, &word, sizeof(word));
 }
 
 template <int WIDTH>
-__device__ __forceinline__ Vector<WIDTH> load(const bfloat16* address) {
-  const auto packed = *reinterpret_cast<const PackedVector<WIDTH>*>(address);
+__device__ __forceinline__ Vector<WIDTH> unpack(const Packed<WIDTH, float>& packed) {
   Vector<WIDTH> result;
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) result.lane[i] = to_float(packed.lane[i]);
+  for (int i = 0; i < WIDTH; ++i) result.lane[i] = packed.lane[i];
   return result;
 }
 
 template <int WIDTH>
-__device__ __forceinline__ void store(bfloat16* address, const Vector<WIDTH>& value) {
-  PackedVector<WIDTH> packed;
+__device__ __forceinline__ Vector<WIDTH> unpack(const Packed<WIDTH, bfloat16>& packed) {
+  Vector<WIDTH> result;
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) packed.lane[i] = to_bfloat16(value.lane[i]);
-  *reinterpret_cast<PackedVector<WIDTH>*>(address) = packed;
+  for (int i = 0; i + 1 < WIDTH; i += 2) {
+    result.lane[i] = low_float(pair_of(packed, i / 2));
+    result.lane[i + 1] = high_float(pair_of(packed, i / 2));
+  }
+  if (WIDTH % 2 == 1) result.lane[WIDTH - 1] = to_float(packed.lane[WIDTH - 1]);
+  return result;
+}
+
+template <class T, int WIDTH>
+__device__ __forceinline__ Packed<WIDTH, T> pack(const Vector<WIDTH>& value) {
+  Packed<WIDTH, T> result;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+#pragma unroll
+    for (int i = 0; i + 1 < WIDTH; i += 2) {
+      set_pair(result, i / 2, to_bfloat16_pair(value.lane[i], value.lane[i + 1]));
+    }
+    if (WIDTH % 2 == 1) result.lane[WIDTH - 1] = to_bfloat16(value.lane[WIDTH - 1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) result.lane[i] = value.lane[i];
+  }
+  return result;
+}
+
+template <int WIDTH, class T>
+__device__ __forceinline__ Packed<WIDTH, T> load_packed(const T* address) {
+  return *reinterpret_cast<const Packed<WIDTH, T>*>(address);
+}
+
+template <int WIDTH, class T>
+__device__ __forceinline__ void store(T* address, const Packed<WIDTH, T>& value) {
+  *reinterpret_cast<Packed<WIDTH, T>*>(address) = value;
+}
+
+template <int WIDTH, class T>
+__device__ __forceinline__ Vector<WIDTH> load(const T* address) {
+  return unpack(load_packed<WIDTH>(address));
+}
+
+template <int WIDTH, class T>
+__device__ __forceinline__ void store(T* address, const Vector<WIDTH>& value) {
+  store(address, pack<T>(value));
 }
 
 // A vector at any address, loaded at once if ALIGNED. For kernels in which the order of additions depends on
 // WIDTH and must not depend on the addresses of the arrays.
 template <int WIDTH, bool ALIGNED, class T>
-__device__ __forceinline__ Vector<WIDTH> load_from(const T* address) {
+__device__ __forceinline__ Packed<WIDTH, T> load_packed_from(const T* address) {
   if constexpr (ALIGNED) {
-    return load<WIDTH>(address);
+    return load_packed<WIDTH>(address);
   } else {
-    Vector<WIDTH> result;
+    Packed<WIDTH, T> result;
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) result.lane[i] = to_float(address[i]);
+    for (int i = 0; i < WIDTH; ++i) result.lane[i] = address[i];
     return result;
+  }
+}
+
+template <int WIDTH, bool ALIGNED, class T>
+__device__ __forceinline__ Vector<WIDTH> load_from(const T* address) {
+  return unpack(load_packed_from<WIDTH, ALIGNED>(address));
+}
+
+template <bool ALIGNED, class T, int WIDTH>
+__device__ __forceinline__ void store_to(T* address, const Packed<WIDTH, T>& value) {
+  if constexpr (ALIGNED) {
+    store(address, value);
+  } else {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) address[i] = value.lane[i];
   }
 }
 
 template <bool ALIGNED, class T, int WIDTH>
 __device__ __forceinline__ void store_to(T* address, const Vector<WIDTH>& value) {
-  if constexpr (ALIGNED) {
-    store(address, value);
-  } else {
-#pragma unroll
-    for (int i = 0; i < WIDTH; ++i) address[i] = from_float<T>(value.lane[i]);
-  }
+  store_to<ALIGNED>(address, pack<T>(value));
 }
 
 template <int WIDTH>
@@ -91,13 +144,8 @@ __device__ __forceinline__ Vector<WIDTH> zeros() {
 
 // The vector after a round trip through an array of T.
 template <class T, int WIDTH>
-__device__ __forceinline__ Vector<WIDTH> rounded_to(Vector<WIDTH> value) {
-  if constexpr (std::is_same_v<T, bfloat16>) {
-#pragma unroll
-    for (int i = 0; i + 1 < WIDTH; i += 2) round_to_bfloat16(value.lane[i], value.lane[i + 1]);
-    if (WIDTH % 2 == 1) value.lane[WIDTH - 1] = rounded_to<T>(value.lane[WIDTH - 1]);
-  }
-  return value;
+__device__ __forceinline__ Vector<WIDTH> rounded_to(const Vector<WIDTH>& value) {
+  return unpack(pack<T>(value));
 }
 
 template <int WIDTH>

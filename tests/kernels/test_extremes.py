@@ -80,6 +80,28 @@ def test_lrn_and_pooling_of_huge_values(device: Device) -> None:
         np.testing.assert_array_equal(fused[known], apart[known])
 
 
+@pytest.mark.parametrize("operation", ["lrn_forward", "lrn_backward"])
+@pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[3]], ids=repr)
+def test_a_huge_value_changes_nothing_far_away(device: Device, problem: LrnProblem, operation: str) -> None:
+    draws = np.random.default_rng(4)
+    given = {"x": draws.normal(0, 1, problem.x_shape).astype(np.float32)}
+    if operation == "lrn_backward":
+        given["dy"] = draws.normal(0, 1, problem.x_shape).astype(np.float32)
+    (usual,) = run(operation, problem, device, given).values()
+    given["x"] = given["x"].copy()
+    given["x"][0, 0, 0, 4] = 1e25
+    (found,) = run(operation, problem, device, given).values()
+    changed = found != usual
+    assert changed[0, 0, 0, 4] and not changed[1:].any()
+    if problem.region == "same_map":
+        assert not changed[..., :4].any() and not changed[..., 5:].any()
+    else:
+        assert not changed[0, 1:].any() and not changed[0, 0, 1:].any()
+        # Windows that contain it; in the gradient also those that share an element with these.
+        reach = problem.size // 2 * (1 if operation == "lrn_forward" else 2)
+        assert not changed[0, 0, 0, : 4 - reach].any() and not changed[0, 0, 0, 5 + reach :].any()
+
+
 def test_an_overflow_in_contrast_normalisation_shows(device: Device) -> None:
     x = np.ones((1, 4, 4, 8), np.float32)
     x[0, 0, 0] = 1e25

@@ -101,6 +101,22 @@ def test_nan_wins_and_infinity_is_a_value(device: Device, element: str) -> None:
     np.testing.assert_array_equal(y, [np.nan, np.nan, -np.inf])
 
 
+@pytest.mark.parametrize("channels", [1, 16])
+def test_zeros_of_both_signs_are_equal(device: Device, element: str, channels: int) -> None:
+    """Each is a largest value and receives the gradient; a GPU's maximum is the positive one."""
+    problem = PoolProblem(1, 2, 3, channels, (1, 2), (1, 1))
+    row = np.array([[-0.0, 0.0, -0.0], [-0.0, -0.0, -1.0]], np.float32)
+    x = np.repeat(row[None, :, :, None], channels, axis=-1)
+    y = compare.values(run("maxpool_forward", problem, device, {"x": x}, element=element)["y"])
+    np.testing.assert_array_equal(y, np.zeros_like(y))
+    if device.kind in ("cuda", "emulator"):
+        assert not np.signbit(y[:, 0]).any() and np.signbit(y[:, 1]).all()
+    dy = np.ones_like(y)
+    inputs = {"x": x, "y": y, "dy": dy}
+    dx = compare.values(run("maxpool_backward", problem, device, inputs, element=element)["dx"])
+    np.testing.assert_array_equal(dx[0, :, :, 0], [[1, 2, 1], [1, 2, 0]])
+
+
 def test_negative_images_stay_negative(device: Device) -> None:
     """Padding is not a pixel: it is neither the maximum nor counted in a mean."""
     problem = PoolProblem(1, 2, 2, 3, window=(3, 3), stride=(2, 2), padding=(1, 1))
