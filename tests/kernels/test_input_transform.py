@@ -33,6 +33,12 @@ PROBLEMS = [
     InputProblem(8, 9, 7, 1, 6, 5, center_mean=True, margin=3),
     InputProblem(6, 8, 9, 3, 8, 9, block=4, pad=2, margin=5),
     InputProblem(6, 7, 6, 2, 5, 6, center_mean=True, block=3, pad=1, margin=2),
+    # Rows of words: bands of several rows, the last shorter; of blocks; more words than threads in a row.
+    InputProblem(3, 12, 12, 2, 7, 8, center_mean=True),
+    InputProblem(6, 20, 16, 3, 19, 16, margin=3),
+    InputProblem(4, 9, 8, 2, 7, 7, center_mean=True, block=4, pad=2),
+    InputProblem(8, 8, 8, 3, 8, 8, block=4, pad=2, margin=5),
+    InputProblem(2, 3, 400, 4, 2, 390),
 ]
 
 
