@@ -2,6 +2,7 @@
 
     python tools/kernel_facts.py            # of the CUDA module, for the released architectures
     python tools/kernel_facts.py --check    # fail if the files are not those of the module
+    python tools/kernel_facts.py --arch sm_90a build/*/cuda/*.o build/*/cuda/gemm/*.o    # of all objects
 
 ``cconvnet profile`` reads them where there is no nvcc. They need a CUDA module for all these architectures.
 """
@@ -12,6 +13,7 @@ import argparse
 import gzip
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,9 +26,9 @@ MODULE = ROOT / "cconvnet" / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
 ARCHS = ("sm_80", "sm_90a", "sm_120")
 
 
-def text_of(module: Path, arch: str) -> str:
-    """Return the file for an architecture, a line for each kernel; empty without code for it."""
-    lines = {to_line(facts_of(kernel)) for kernel in read(module, arch)}
+def text_of(paths: Iterable[Path], arch: str) -> str:
+    """Return the file for an architecture, a line for each kernel of these files; empty without any."""
+    lines = {to_line(facts_of(kernel)) for path in paths for kernel in read(path, arch)}
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
@@ -34,14 +36,17 @@ def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the files are old")
+    parser.add_argument("--arch", action="append", choices=ARCHS, help="default: all of these")
+    parser.add_argument("files", nargs="*", type=Path, help="nvcc's objects; default: the CUDA module")
     options = parser.parse_args()
-    if not MODULE.exists():
-        parser.error("there is no CUDA module here: make cuda")
+    paths = options.files or [MODULE]
+    if missing := [path for path in paths if not path.exists()]:
+        parser.error(f"{missing[0]} is missing: make cuda")
     stale = []
-    for arch in ARCHS:
-        file, text = shipped_file(arch), text_of(MODULE, arch)
+    for arch in options.arch or ARCHS:
+        file, text = shipped_file(arch), text_of(paths, arch)
         if not text:
-            parser.error(f"the CUDA module was not built for {arch}")
+            parser.error(f"there is no code for {arch}: CCONVNET_ARCHS names what is built")
         if text != shipped_text(arch):
             stale.append(file)
             if not options.check:

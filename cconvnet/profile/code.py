@@ -55,7 +55,7 @@ class Kernels:
             if row.startswith(path.stem):
                 self._read(path)
                 break
-        return next((facts for name, facts in self._found.items() if _row_of(name) == row), None)
+        return next((facts for name, facts in self._found.items() if row_of(name) == row), None)
 
 
 def kernels(arch: str, objects: Path | None = None) -> Kernels:
@@ -113,7 +113,7 @@ def _symbols(path: Path) -> set[str]:
     return set(map(short_name, demangle(sorted({name.decode() for name in mangled}))))
 
 
-def _row_of(name: str) -> str:
+def row_of(name: str) -> str:
     """Return the row of a selection table that launches a kernel; the name itself if it is no tile's."""
     found = re.match(r"(\w+)<(Tensor)?Tile<(float|bfloat16), (\d+), (\d+), (\d+)(?:, \d+)*?(, 1)?>", name)
     if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cconvnet.profile import code, source
+from cconvnet.profile.code import row_of
 from cconvnet.profile.facts import Facts, facts_of, from_line, shipped, shipped_text, to_line
 from cconvnet.profile.machine_code import Instruction, Kernel, ToolMissing
 
@@ -94,7 +96,7 @@ def test_the_packages_facts_are_fresh(arch: str) -> None:
     if not kernel_facts.MODULE.exists():
         pytest.skip("no CUDA module was built here")
     try:
-        text = kernel_facts.text_of(kernel_facts.MODULE, arch)
+        text = kernel_facts.text_of([kernel_facts.MODULE], arch)
     except ToolMissing as error:
         pytest.skip(str(error))
     if not text:
@@ -150,7 +152,15 @@ def test_a_folder_without_objects_is_refused(tmp_path: Path) -> None:
 def test_the_rows_of_tables_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code, "checkout", lambda: None)
     known = code.kernels("sm_90a")
-    for row in ("conv_fprop_implicit_gemm_bf16_128x128x32", "fc_dgrad_gemm_bf16_64x64x32"):
+    tile = next(
+        name for name in shipped("sm_90a") if name.startswith("conv_dgrad_implicit_gemm<TensorTile<bf")
+    )
+    size = "x".join(re.findall(r"\d+", tile.partition("<bfloat16,")[2])[:3])
+    for row in (f"conv_dgrad_implicit_gemm_bf16_{size}", f"fc_dgrad_gemm_bf16_{size}"):
         facts = known.of_row(row)
-        assert facts is not None and "bfloat16" in facts.name
+        assert facts is not None and facts.name == tile
+    assert (
+        row_of("conv_fprop_gemm<Tile<float, 128, 64, 8, 8, 8, 1>, float>")
+        == "conv_fprop_gemm_fp32_128x64x8_scalar"
+    )
     assert known.of_row("no_such_row") is None and known.find("no_such_kernel") is None
