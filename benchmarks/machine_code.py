@@ -19,7 +19,6 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +63,16 @@ def _loads(counts: Counter[str]) -> set[str]:
     return {kind for kind in counts if kind.startswith(("LDG.", "LDGSTS."))}
 
 
-def _tensor_share(least: float, kernel: Kernel) -> bool:
-    return kernel.share(TENSOR) >= least
-
-
 # The shares of the hot loops are those of nvcc 13.0 for sm_90a, less one or two hundredths, since another
 # version may order instructions differently. A kernel below its share lost speed.
 _TILE = r"_gemm<(Tensor)?Tile<"
-_BEHIND = "instructions at most between a step's barrier and its first product"
+_TENSOR_SHARES = {
+    r"^conv_fprop_\w+<TensorTile<bfloat16, 128, 128, ": 0.39,
+    r"^conv_dgrad_\w+<TensorTile<bfloat16, 128, 128, ": 0.31,
+    r"^conv_wgrad_\w+<TensorTile<bfloat16, 128, 128, ": 0.33,
+    r"^conv_fprop_\w+<TensorTile<float, 128, 128, ": 0.21,
+    r"^conv_(dgrad|wgrad)_\w+<TensorTile<float, 128, 128, ": 0.18,
+}
 _WIDE = (
     r"^(elementwise|limit_rows)<[48]\b",
     r"^column_sums<[48], true, ",
@@ -139,29 +140,18 @@ PROMISES = (
         {r"^local_dgrad_": "which filters reach a pixel is found by dividing, for each of them"},
     ),
     Promise(
-        f"64 {_BEHIND}",
-        r"_gemm<TensorTile<bfloat16,",
-        lambda kernel: kernel.before_products <= 64,
+        "few instructions between a step's barrier and its first product",
+        "_gemm<TensorTile<",
+        lambda kernel: kernel.before_products <= (64 if "TensorTile<bfloat16" in kernel.name else 107),
     ),
     Promise(
-        f"107 {_BEHIND}",
-        r"_gemm<TensorTile<float,",
-        lambda kernel: kernel.before_products <= 107,
-    ),
-    *(
-        Promise(
-            f"a hot loop of {percent}% products by tensor cores",
-            rf"^conv_{direction}_\w+<TensorTile<{element}, 128, 128, ",
-            partial(_tensor_share, percent / 100),
-        )
-        for direction, element, percent in (
-            ("fprop", "bfloat16", 39),
-            ("dgrad", "bfloat16", 31),
-            ("wgrad", "bfloat16", 33),
-            ("fprop", "float", 21),
-            ("dgrad", "float", 18),
-            ("wgrad", "float", 18),
-        )
+        "their share of products by tensor cores in the hot loop",
+        "|".join(_TENSOR_SHARES),
+        lambda kernel: all(
+            kernel.share(TENSOR) >= least
+            for names, least in _TENSOR_SHARES.items()
+            if re.search(names, kernel.name)
+        ),
     ),
     Promise(
         "at least 12 warps on a multiprocessor",

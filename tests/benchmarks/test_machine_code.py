@@ -157,6 +157,22 @@ __global__ void __launch_bounds__(32) products_gemm(int steps, const uint4* x, f
   for (int i = 0; i < 4; ++i) y[threadIdx.x * 4 + i] = d[i];
 }
 
+// The same, with much to compute before the product.
+template <class Tile>
+__global__ void __launch_bounds__(32) conv_fprop_gemm(int steps, const uint4* x, float* y) {
+  __shared__ uint4 step[32];
+  float d[4] = {};
+#pragma unroll 1
+  for (int i = 0; i < steps; ++i) {
+    step[threadIdx.x] = x[i * 32 + threadIdx.x];
+    __syncthreads();
+    uint4 a = step[threadIdx.x ^ 1], b = step[threadIdx.x ^ 2];
+    for (int turn = 0; turn < 100; ++turn) a.x = a.x * b.x + a.y;
+    multiply(d, &a.x, &b.x);
+  }
+  for (int i = 0; i < 4; ++i) y[threadIdx.x * 4 + i] = d[i];
+}
+
 struct Table { float at[30000]; };
 
 __global__ void __launch_bounds__(64) from_launch(const int* places, float* x) {
@@ -172,6 +188,8 @@ template __global__ void conv_dgrad_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>(int,
 template __global__ void small_gemm<TensorTile<float, 64, 64>>(int, const float4*, float*);
 template __global__ void products_gemm<TensorTile<float, 64, 64>>(int, const uint4*, float*);
 template __global__ void products_gemm<TensorTile<cconvnet::bfloat16, 64, 64>>(int, const uint4*, float*);
+template __global__ void conv_fprop_gemm<TensorTile<cconvnet::bfloat16, 128, 128, 64>>(
+    int, const uint4*, float*);
 template __global__ void products_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>(int, const uint4*, float*);
 template __global__ void elementwise<1, Values>(const float*, float*);
 template __global__ void elementwise<4, Values>(const float*, float*);
@@ -198,6 +216,11 @@ BROKEN = {
     "small_gemm<TensorTile<float, 64, 64>>": {"products by tensor cores"},
     "products_gemm<TensorTile<float, 64, 64>>": set(),
     "products_gemm<TensorTile<bfloat16, 64, 64>>": {"fragments by ldmatrix"},
+    "conv_fprop_gemm<TensorTile<bfloat16, 128, 128, 64>>": {
+        "fragments by ldmatrix",
+        "few instructions between a step's barrier and its first product",
+        "their share of products by tensor cores in the hot loop",
+    },
     STRICT: {"strict fp32: no tensor-core instruction"},
 }
 
