@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import succeed
+from helpers.commands import succeed, succeed_here
 
 from cconvnet.devices.counting import counting_module
 from cconvnet.errors import DeviceUnavailable
-from cconvnet.profile import code, measure, tables
+from cconvnet.profile import code, measure, tables, walk
 from cconvnet.profile import result as results
 from cconvnet.profile.chips import chip_of
 from cconvnet.profile.facts import Facts, Part
@@ -299,3 +299,15 @@ def test_the_command_prints_writes_and_compares(
     assert "1.00" in succeed("profile", "--compare", str(file), str(file))
     detail = succeed(*words, "--pass", "fprop")
     assert "cycles of a multiprocessor:" in detail and "hot loop" in detail
+
+
+def test_without_the_counting_emulator_the_rest_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> Any:
+        raise DeviceUnavailable("build it: make counting")
+
+    monkeypatch.setattr(walk, "counting_module", missing)
+    printed = succeed_here("profile", "--net", "lenet", "--batch", "4", "--layer", "conv2", "--pass", "fprop")
+    assert "registers" in printed and "floor: " in printed and "predicted" not in printed
+    assert "nothing is counted or predicted: build it: make counting" in printed + capsys.readouterr().err
