@@ -49,8 +49,8 @@ def test_kernels_are_free_of_races_and_bank_conflicts(operation: str) -> None:
     """Every row of every selection table on the basic shapes, in all precisions."""
     device = get_device("emulator:0")
     data = "exact" if operation == "input_transform" else "real"
-    cases = [case for case in basic_cases(device) if case[0] == operation]
     with counting() as record:
+        cases = [case for case in basic_cases(device) if case[0] == operation]
         for _, problem, arguments in cases:
             check(operation, problem, device, data=data, nonzero=0, **arguments)
     record.raise_races()
@@ -92,7 +92,9 @@ def _first_block(operation: str, impl: str | None, precision: str) -> Record:
 @pytest.mark.parametrize("operation", ["conv_fprop", "conv_dgrad", "conv_wgrad"])
 def test_tiles_of_products_move_whole_sectors_without_conflicts(operation: str, precision: str) -> None:
     problem = ConvProblem(8, 16, 16, 128, 128, 3, 3, padding=(1, 1), precision=precision)
-    for impl in own_impls(operation, problem, get_device("emulator:0")):
+    with counting():
+        rows = own_impls(operation, problem, get_device("emulator:0"))
+    for impl in rows:
         record = _first_block(operation, impl, precision)
         tiles = ("kernels/gemm/tensor_tile.cuh", "kernels/gemm/gemm_tile.cuh")
         (loaded,) = (total for file, total in totals(of(record, "global")).items() if file in tiles)
