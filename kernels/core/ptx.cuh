@@ -1,6 +1,7 @@
 // PTX instructions that CUDA C++ does not offer, and the only place for inline PTX: asynchronous copies and
-// the instructions that feed and drive the tensor cores. They exist from compute capability 8.0 on. On older
-// GPUs they trap, and serves() excludes the kernels that use them.
+// the instructions that feed and drive the tensor cores, then maxima, comparisons and roots. Those up to the
+// conversions exist from compute capability 8.0 on. On older GPUs they trap, and serves() excludes the
+// kernels that use them. Maxima and comparisons are written out for older GPUs as for the emulator.
 //
 // Beside each instruction its meaning is written out, lane by lane, for the emulator. Section titles are
 // those of the PTX ISA 8.5. `lane` is the number of the thread in its warp; group = lane / 4 and in_group =
