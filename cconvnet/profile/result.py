@@ -208,7 +208,7 @@ def work_of(launch: Launch, least_bytes: int | None, chip: Chip) -> Work:
                 counted[kind] = counted.get(kind, 0.0) + number / warps
     traffic = traffic_of(launch.accesses, blocks)
     moved = traffic.passed * SECTOR * launch.grid
-    dram = max(0.0, moved - chip["l2_bytes"]) if least_bytes is None else min(moved, float(least_bytes))
+    dram = max(0.0, moved - chip["l2_bytes"]) if least_bytes is None else float(least_bytes)
     return Work(launch.grid, launch.threads, launch.shared, counted, traffic, dram)
 
 
