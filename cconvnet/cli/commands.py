@@ -95,8 +95,18 @@ _add(MEASURE, doctor, "cconvnet doctor", "cconvnet doctor --json machine.json")
 def top_level(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Compute fp32 convolutions on the CPU as plain sums, without Winograd.",
+        ),
+    ] = False,
 ) -> None:
     """Print the version, or the help if there is no command."""
+    if strict:
+        # Modules are not loaded yet, and processes that a command starts shall compute the same.
+        os.environ["CCONVNET_STRICT"] = "1"
     if version:
         print(f"cconvnet {cconvnet.__version__}")
     elif context.invoked_subcommand is None:

@@ -72,6 +72,7 @@ __all__ = [
     "SoftmaxProblem",
     "check",
     "check_fused",
+    "exact_impls",
     "impls",
     "make_inputs",
     "own_impls",
@@ -80,6 +81,9 @@ __all__ = [
 ]
 
 Outputs = dict[str, Array]
+
+# Rows of selection tables that transform their inputs, with rounding.
+TRANSFORMING = ("winograd",)
 
 
 def _outputs(operation: str, problem: Any, inputs: dict[str, Any]) -> dict[str, Shape]:
@@ -152,15 +156,20 @@ def impls(operation: str, problem: Any, device: str | Device) -> list[str | None
     return list(getattr(get_device(device).module, f"{operation}_impls")(problem))
 
 
+def exact_impls(operation: str, problem: Any, device: str | Device) -> list[str | None]:
+    """Return the rows of impls that compute plain sums of products, which are exact for small integers."""
+    return [row for row in impls(operation, problem, device) if row not in TRANSFORMING]
+
+
 def own_impls(operation: str, problem: Any, device: str | Device) -> list[str | None]:
-    """Return the rows for a product's own precision, without those that serve the same in fp32.
+    """Return the exact rows for a product's own precision, without those that serve the same in fp32.
 
     If there is none, return the first choice.
     """
-    rows = impls(operation, problem, device)
+    rows = exact_impls(operation, problem, device)
     if problem.precision == "fp32":
         return rows
-    others = impls(operation, with_precision(problem, "fp32"), device)
+    others = exact_impls(operation, with_precision(problem, "fp32"), device)
     return [row for row in rows if row not in others] or rows[:1]
 
 

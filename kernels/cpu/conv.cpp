@@ -3,8 +3,8 @@
 // Activations stay in plain NHWC, also with groups. On 2 cores of a Zen 5 with AVX-512 (batch 128,
 // 2026-11-20) AlexNet's convolutions then run at 390 to 510 GFLOP/s, of about 520 possible. Blocked
 // activations, or each group as a convolution of its own, were slower even without their reorders. Weights
-// are reordered to the layout that the kernel wants, which takes under 1 ms. The algorithm is never
-// Winograd's, which rounds differently from a sum of products.
+// are reordered to the layout that the kernel wants, which takes under 1 ms. The algorithm is never oneDNN's
+// own choice of Winograd's, which has a row to itself (conv_winograd.cpp).
 #include "cropped_image.h"
 #include "onednn.h"
 #include "tables.h"
@@ -262,21 +262,22 @@ void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream
 }
 
 const FpropTable& fprop_table() {
-  static const FpropTable table("conv_fprop",
-                                {{"onednn", false, always, always, no_workspace, launch_fprop}});
+  static const FpropTable table(
+      "conv_fprop", {winograd_fprop_row(), {"onednn", false, always, always, no_workspace, launch_fprop}});
   return table;
 }
 
 const DgradTable& dgrad_table() {
-  static const DgradTable table("conv_dgrad",
-                                {{"onednn", false, always, always, no_workspace, launch_dgrad}});
+  static const DgradTable table(
+      "conv_dgrad", {winograd_dgrad_row(), {"onednn", false, always, always, no_workspace, launch_dgrad}});
   return table;
 }
 
 const WgradTable& wgrad_table() {
-  static const WgradTable table(
-      "conv_wgrad",
-      {few_channels_wgrad_row(), {"onednn", false, always, always, no_workspace, launch_wgrad}});
+  static const WgradTable table("conv_wgrad",
+                                {few_channels_wgrad_row(),
+                                 winograd_wgrad_row(),
+                                 {"onednn", false, always, always, no_workspace, launch_wgrad}});
   return table;
 }
 

@@ -4,6 +4,7 @@
 
 #include "api.h"
 #include "onednn.h"
+#include "tables.h"
 #include "threads.h"
 
 namespace cconvnet {
@@ -67,7 +68,7 @@ std::string build_info() {
   const std::string runs = version_text(version->major, version->minor, version->patch);
   const std::string built = version_text(DNNL_VERSION_MAJOR, DNNL_VERSION_MINOR, DNNL_VERSION_PATCH);
   return "oneDNN " + runs + (runs == built ? "" : " (built with " + built + ")") + " with " +
-         instruction_set() + ", " + granted_threads_text();
+         instruction_set() + (strict() ? ", strict, " : ", ") + granted_threads_text();
 }
 
 }  // namespace cconvnet

@@ -26,4 +26,10 @@ inline void apply_after_bias(const Epilogue& epilogue, Precision precision, int 
 // conv_wgrad_few_channels.cpp
 WgradTable::Row few_channels_wgrad_row();
 
+// conv_winograd.cpp
+bool strict();  // whether CCONVNET_STRICT=1 asks for plain sums of products
+FpropTable::Row winograd_fprop_row();
+DgradTable::Row winograd_dgrad_row();
+WgradTable::Row winograd_wgrad_row();
+
 }  // namespace cconvnet

@@ -61,6 +61,7 @@ _PROBLEMS: dict[str, list[Any]] = {
         ConvProblem(67, 13, 12, 16, 24, 3, 3, padding=(1, 1), groups=2),
         ConvProblem(9, 31, 30, 3, 32, 5, 5, stride=(2, 2)),
         ConvProblem(1, 40, 40, 32, 32, 3, 3),
+        ConvProblem(5, 13, 12, 48, 64, 5, 5, padding=(2, 2)),
     ],
     "local": [LocalProblem(5, 12, 12, 8, 16, 3, 3), LocalProblem(70, 2, 2, 300, 12, 2, 2)],
     "fc": [FcProblem(33, 700, 1100), FcProblem(140, 1030, 10)],

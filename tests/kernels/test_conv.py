@@ -8,7 +8,7 @@ import pytest
 from cconvnet._problem import ConvProblem
 from cconvnet.devices import Device
 from cconvnet.testing import compare, reference
-from cconvnet.testing.check import check, check_fused, impls, make_inputs, own_impls, repro, run
+from cconvnet.testing.check import check, check_fused, exact_impls, make_inputs, own_impls, repro, run
 from cconvnet.testing.networks import NETWORKS, Layer, layers
 from cconvnet.testing.problems import CONV, with_precision
 
@@ -192,7 +192,8 @@ REAL_LAYERS = real_layers()
 def test_alexnet(device: Device, precision: str, operation: str, name: str) -> None:
     layer = REAL_LAYERS[name]
     problem = layer.small(5_000_000) if device.kind == "emulator" else layer.problem(n=2)
-    check(operation, with_precision(problem, precision), device, nonzero=0.1)
+    problem = with_precision(problem, precision)
+    check(operation, problem, device, impl=exact_impls(operation, problem, device)[0], nonzero=0.1)
 
 
 @pytest.mark.parametrize("name", REAL_LAYERS)
@@ -204,7 +205,7 @@ def test_real_layers(device: Device, operation: str, name: str) -> None:
         check(operation, layer.small(20_000_000), device, nonzero=0.1)
         return
     problem = layer.problem(n=1 if device.kind == "cpu" else 2)
-    chosen = impls(operation, problem, device)[: None if device.kind == "cuda" else 1]
+    chosen = exact_impls(operation, problem, device)[: None if device.kind == "cuda" else 1]
     for impl in chosen:
         # Three quarters of the pixels get no gradient from a 1x1 filter of stride 2.
         check(operation, problem, device, impl=impl, nonzero=0.1)
@@ -251,7 +252,7 @@ def test_nan_and_infinity_reach_the_result(device: Device, precision: str) -> No
     x, w = np.ones(problem.x_shape, np.float32), np.ones(problem.w_shape, np.float32)
     w[0] = 0
     x[0, 0, 0, 0] = np.nan
-    for impl in impls("conv_fprop", problem, device):
+    for impl in exact_impls("conv_fprop", problem, device):
         inputs = {"x": x, "w": w, "bias": None, "relu": True}
         y = compare.values(run("conv_fprop", problem, device, inputs, impl=impl)["y"])
         broken = np.isnan(y[0, :, :, 1])

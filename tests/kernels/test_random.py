@@ -8,14 +8,14 @@ import pytest
 from cconvnet.devices import Device
 from cconvnet.operations import OPERATIONS
 from cconvnet.testing import reference
-from cconvnet.testing.check import check, impls, make_inputs
+from cconvnet.testing.check import check, exact_impls, make_inputs
 from cconvnet.testing.random_problems import random_case
 
 
 def check_random(seed: int, devices: list[Device]) -> None:
     operation, problem, arguments = random_case(seed, OPERATIONS)
     device = devices[seed % len(devices)]
-    rows = impls(operation, problem, device)
+    rows = exact_impls(operation, problem, device)
     # The first choice, as a network would run it, or any other row.
     impl = rows[seed // len(devices) % len(rows)] if seed % 3 and "offset" not in arguments else None
     check(operation, problem, device, impl=impl, **arguments)

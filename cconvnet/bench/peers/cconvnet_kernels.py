@@ -17,7 +17,7 @@ from cconvnet.bench.timing import GRAPH, Clock
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.devices import Device, get_device, machine
 from cconvnet.operations import OPERATIONS, workspace_size
-from cconvnet.testing.check import impls
+from cconvnet.testing.check import TRANSFORMING, impls
 
 Array = np.ndarray[Any, Any]
 
@@ -38,6 +38,7 @@ class _Plan(Plan):
             if impl is not None and impl not in served:
                 raise Refused(f"{impl} does not serve it; there are {', '.join(map(str, served))}")
             self.name = impl or str(served[0])
+            self.transforms = self.name in TRANSFORMING
 
     def load(self, inputs: dict[str, Any]) -> None:
         device, case, spec = self._device, self._case, self._spec
