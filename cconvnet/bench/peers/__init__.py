@@ -4,6 +4,7 @@ side              the interface of a side of a comparison of kernels, and the ch
 cconvnet_kernels  our kernels; beside them cudnn and pytorch_kernels
 cconvnet_step     our training step; beside it pytorch_step, in the forms of `forms`, on a pytorch_net
 cconvnet_data     our loader; beside it pytorch_data, both on the images of `feeding`
+pytorch_training  PyTorch's training of a network from its first step to its last test
 gpu, pytorch      the device, as cuDNN's and PyTorch's sides need it
 padding           images with room for windows that extend beyond them
 """
