@@ -4,7 +4,8 @@
 //
 // A multiprocessor holds some blocks of a tile at once and shares its tensor cores, its schedulers and its
 // part of the second-level cache among them: the busiest of these bounds all blocks together. A single block
-// is bounded by its own chain of events, from one barrier to the next. Blocks come in waves, of which the last may leave multiprocessors idle. All numbers are integers: no compiler rounds them.
+// is bounded by its own chain of events, from one barrier to the next. Blocks come in waves, of which the last
+// may leave multiprocessors idle. All numbers are integers: no compiler rounds them.
 //
 // The rates of tensor cores and cache are estimates from published measurements, not yet measured here:
 // mma.sync reaches about 63% of the H200's peak, and the cache gives a multiprocessor about 35 bytes a cycle.
