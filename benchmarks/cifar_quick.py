@@ -84,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", required=True, help="folder of CIFAR-10's pictures")
     parser.add_argument("--seed", type=int, default=1, help="of weights and order (1)")
-    # With the network's own rates, which stay at 0.001 for nine epochs, it needs twelve.
-    parser.add_argument("--epochs", type=int, default=5, help="of each run (5)")
+    parser.add_argument("--epochs", type=int, default=12, help="of each run (12)")
     parser.add_argument(
         "--lr", type=float, default=0.002, help="first rate, which falls to 0 linearly (0.002)"
     )
