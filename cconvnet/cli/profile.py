@@ -198,7 +198,7 @@ def _print_table(header: list[str], rows: list[list[str]], right: set[str]) -> N
             justify="right" if number else "left",
             overflow="ellipsis",
             no_wrap=True,
-            max_width=24 if column == "kernel" else None,
+            max_width={"kernel": 24, "kernels": 32}.get(column),
         )
     for row in rows:
         table.add_row(*map(escape, row))

@@ -178,7 +178,7 @@ def _bars(values: Mapping[str, float], first: str, second: str) -> list[str]:
 
 def compare_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of a comparison of two profiles, layer by layer and pass by pass."""
-    header = ["layer", "pass", "kernels", "before", "after", "times", "instructions", "bound by"]
+    header = ["layer", "pass", "kernels", "before", "after", "times", "instr.", "bound by"]
     old, new = _by_pass(before), _by_pass(after)
     rows = []
     for key in dict.fromkeys([*old, *new]):
@@ -186,7 +186,8 @@ def compare_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[
         times = [sum(row.get("seconds", 0.0) for row in rows) for rows in (first, second)]
         rows.append(
             [
-                *key,
+                key[0],
+                key[1].removesuffix("+update"),
                 _change(" + ".join(map(short_kernel, first)), " + ".join(map(short_kernel, second))),
                 *(_microseconds(time or None) for time in times),
                 f"{times[0] / times[1]:.2f}" if all(times) else "",
