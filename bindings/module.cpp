@@ -6,6 +6,7 @@
 #include <string>
 
 #include "call.h"
+#include "core/names.h"
 
 #ifdef CCONVNET_EMULATOR
 #include "emulator/emulator.h"
@@ -35,10 +36,7 @@ void translate_errors() {
 }
 
 bool serves_named(const std::string& precision, int device) {
-  for (Precision served : {Precision::fp32, Precision::tf32, Precision::bf16}) {
-    if (precision == precision_name(served)) return serves(served, device);
-  }
-  throw py::value_error("precision must be fp32, tf32 or bf16, not '" + precision + "'");
+  return serves(from_name(kPrecisions, "precision", precision), device);
 }
 
 #ifdef CCONVNET_EMULATOR

@@ -94,7 +94,7 @@ ProblemType<Problem> windows_problem(py::module_& m, const char* name, const cha
               &Problem::stride_h, "stride_w", &Problem::stride_w, "pad_h", &Problem::pad_h, "pad_w",
               &Problem::pad_w, "groups", &Problem::groups, "dilation_h", &Problem::dilation_h, "dilation_w",
               &Problem::dilation_w)
-      .fields("precision", [](const Problem& problem) { return precision_name(problem.precision); })
+      .fields("precision", [](const Problem& problem) { return to_name(kPrecisions, problem.precision); })
       .fields("x_shape", image_shape<Problem>)
       .fields(
           "y_shape",
@@ -138,7 +138,7 @@ PYBIND11_MODULE(_problem, m) {
           },
           "n"_a, "c"_a, "k"_a, "precision"_a = "fp32")
       .fields("n", &FcProblem::n, "c", &FcProblem::c, "k", &FcProblem::k, "precision",
-              [](const FcProblem& problem) { return precision_name(problem.precision); })
+              [](const FcProblem& problem) { return to_name(kPrecisions, problem.precision); })
       .fields("x_shape", [](const FcProblem& problem) { return std::make_tuple(problem.n, problem.c); })
       .fields("w_shape", [](const FcProblem& problem) { return std::make_tuple(problem.k, problem.c); })
       .fields("y_shape", [](const FcProblem& problem) { return std::make_tuple(problem.n, problem.k); })

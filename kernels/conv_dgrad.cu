@@ -53,6 +53,8 @@ struct DgradParameters {
   GemmGrid grid;
   uint32_t classes_w;
   TapSteps taps_h, taps_w;
+  // How far apart in w two neighbouring taps of a class are, down and right, and two output channels.
+  int w_down, w_right, w_channel;
   Divider by_k;
   int max_taps_w;
   Divider by_max_taps_w, by_min_taps_w;  // a class has S/step taps along w, rounded up or down, or none
@@ -103,8 +105,10 @@ GemmSize dgrad_size(const ConvProblem& problem) {
 struct DgradClass {
   Residue h, w;
   uint32_t first_input, first_output;  // channels
+  uint32_t first_weight;               // of the first tap and output channel
   int gemm_m, gemm_k;
   DigitStep step_a, step_b;  // along k
+  Divider by_taps_w;
 
   // Sets up the block's one DgradClass, given the k between a thread's depths of A and of B.
   static __device__ __forceinline__ const DgradClass& shared(const DgradParameters& args, uint32_t batch,
@@ -127,10 +131,12 @@ struct DgradClass {
             w,
             group * args.c_per_group,
             group * args.k_per_group,
+            ((group * args.k_per_group * problem.r + h.tap) * problem.s + w.tap) * args.size.n,
             problem.n * h.pixels * w.pixels,
             h.taps * w.taps * args.k_per_group,
             DigitStep::make(step_a, args.k_per_group, max(w.taps, 1)),
-            DigitStep::make(step_b, args.k_per_group, max(w.taps, 1))};
+            DigitStep::make(step_b, args.k_per_group, max(w.taps, 1)),
+            w.taps == args.max_taps_w ? args.by_max_taps_w : args.by_min_taps_w};
   }
 
   // Divides a row index into image and position within the class.
@@ -142,7 +148,6 @@ struct DgradClass {
 
   // Divides k into the class's tap (i, j) and the output channel: {channel, j, i}.
   __device__ __forceinline__ Digits tap(const DgradParameters& args, int k) const {
-    const Divider& by_taps_w = w.taps == args.max_taps_w ? args.by_max_taps_w : args.by_min_taps_w;
     int j, channel;
     const uint32_t i = by_taps_w.divide(args.by_k.divide(k, channel), j);
     return {static_cast<uint32_t>(channel), static_cast<uint32_t>(j), i};
@@ -185,14 +190,15 @@ struct Reached {
     return {p, q, (p * args.problem.q + q) * args.problem.k - place.inner};
   }
   __device__ __forceinline__ DepthPart depth(uint32_t k) const {
+    DepthPart part = depth(place(k));
     // Likewise beyond the last k: the difference of both q stays above any width.
-    if (k >= static_cast<uint32_t>(view.gemm_k)) return {0, 1u << 31, 0};
-    return depth(place(k));
+    if (k >= static_cast<uint32_t>(view.gemm_k)) part.q = 1u << 31;
+    return part;
   }
 
   __device__ __forceinline__ Location locate(const RowPart& row, const DepthPart& depth) const {
-    const bool inside = row.p - depth.p < static_cast<uint32_t>(args.problem.p) &&
-                        row.q - depth.q < static_cast<uint32_t>(args.problem.q);
+    const bool inside = (row.p - depth.p < static_cast<uint32_t>(args.problem.p)) &
+                        (row.q - depth.q < static_cast<uint32_t>(args.problem.q));
     return {row.offset - depth.offset, inside};
   }
 };
@@ -217,17 +223,16 @@ struct Weights {
   __device__ __forceinline__ void advance(Place& place, uint32_t) const { view.step_b.advance(place); }
 
   __device__ __forceinline__ DepthPart depth(const Place& place) const {
-    const ConvProblem& problem = args.problem;
-    const uint32_t r = view.h.tap + place.outer * args.taps_h.step,
-                   s = view.w.tap + place.middle * args.taps_w.step;
-    return (((view.first_output + place.inner) * problem.r + r) * problem.s + s) * args.size.n;
+    return view.first_weight + place.outer * args.w_down + place.middle * args.w_right +
+           place.inner * args.w_channel;
   }
   __device__ __forceinline__ DepthPart depth(uint32_t k) const {
-    return k < static_cast<uint32_t>(view.gemm_k) ? depth(place(k)) : kOutside;
+    const DepthPart offset = depth(place(k));
+    return k < static_cast<uint32_t>(view.gemm_k) ? offset : kOutside;
   }
 
   __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
-    const bool inside = row != kOutside && depth != kOutside;
+    const bool inside = (row != kOutside) & (depth != kOutside);
     return {row + depth, inside};
   }
 };
@@ -279,6 +284,9 @@ void launch(const ConvProblem& problem, const DgradArguments& args, Stream strea
                                       static_cast<uint32_t>(classes_w(problem)),
                                       taps_h,
                                       taps_w,
+                                      taps_h.step * problem.s * size.n,
+                                      taps_w.step * size.n,
+                                      problem.r * problem.s * size.n,
                                       Divider(problem.k_per_group()),
                                       max_taps_w,
                                       Divider(max_taps_w),
@@ -315,6 +323,10 @@ DgradTable::Row tensor_row() {
   return row<TensorTile<T, SIZES...>>();
 }
 template <int... SIZES>
+DgradTable::Row fp32x3_row() {
+  return row<SplitTensorTile<SIZES...>>();
+}
+template <int... SIZES>
 DgradTable::Row fp32_row() {
   return row<Tile<float, SIZES...>>();
 }
@@ -333,9 +345,10 @@ const DgradTable& conv_dgrad_table() {
        tensor_row<bfloat16, 128, 64, 64, 64, 32, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
        tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 128, 96, 32, 64, 48, 3>(),
        tensor_row<float, 128, 64, 32, 64, 32, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
-       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(), fp32_row<64, 64, 8, 8, 4, 4>(),
-       fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(),
-       fp32_row<128, 32, 8, 8, 4, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
+       fp32x3_row<64, 64, 16, 32, 32, 4>(), fp32_row<128, 128, 16, 8, 8, 4>(),
+       fp32_row<128, 64, 16, 8, 8, 4>(), fp32_row<64, 64, 16, 8, 4, 4>(), fp32_row<128, 32, 16, 8, 4, 4>(),
+       fp32_row<32, 32, 16, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(),
+       fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;

@@ -68,14 +68,15 @@ struct Windows {
     return {h, w, (h * args.problem.w + w) * args.problem.c + place.inner};
   }
   __device__ __forceinline__ DepthPart depth(uint32_t k) const {
+    DepthPart part = depth(place(k));
     // Likewise beyond the last k: the sum of both w stays above any width.
-    if (k >= static_cast<uint32_t>(args.size.k)) return {0, 1u << 31, 0};
-    return depth(place(k));
+    if (k >= static_cast<uint32_t>(args.size.k)) part.w = 1u << 31;
+    return part;
   }
 
   __device__ __forceinline__ Location locate(const RowPart& row, const DepthPart& depth) const {
-    const bool inside = row.h + depth.h < static_cast<uint32_t>(args.problem.h) &&
-                        row.w + depth.w < static_cast<uint32_t>(args.problem.w);
+    const bool inside = (row.h + depth.h < static_cast<uint32_t>(args.problem.h)) &
+                        (row.w + depth.w < static_cast<uint32_t>(args.problem.w));
     return {row.offset + depth.offset, inside};
   }
 };
@@ -105,7 +106,7 @@ struct Filters {
     return k < static_cast<uint32_t>(args.size.k) ? depth(place(k)) : kOutside;
   }
   __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
-    const bool inside = row != kOutside && depth != kOutside;
+    const bool inside = (row != kOutside) & (depth != kOutside);
     return {row + depth, inside};
   }
 };
@@ -178,6 +179,10 @@ FpropTable::Row tensor_row() {
   return row<TensorTile<T, SIZES...>>();
 }
 template <int... SIZES>
+FpropTable::Row fp32x3_row() {
+  return row<SplitTensorTile<SIZES...>>();
+}
+template <int... SIZES>
 FpropTable::Row fp32_row() {
   return row<Tile<float, SIZES...>>();
 }
@@ -196,10 +201,10 @@ const FpropTable& conv_fprop_table() {
        tensor_row<bfloat16, 128, 64, 64, 64, 32, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
        tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 128, 96, 32, 64, 48, 3>(),
        tensor_row<float, 128, 64, 32, 64, 32, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
-       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<128, 96, 8, 8, 8, 4>(), fp32_row<128, 64, 8, 8, 8, 4>(),
-       fp32_row<64, 64, 8, 8, 4, 4>(), fp32_row<128, 32, 8, 8, 4, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
-       fp32_row<128, 96, 8, 8, 8, 1>(), fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(),
-       fp32_row<32, 32, 8, 4, 4, 1>(),
+       fp32x3_row<64, 64, 16, 32, 32, 4>(), fp32_row<128, 128, 16, 8, 8, 4>(),
+       fp32_row<128, 96, 16, 8, 8, 4>(), fp32_row<128, 64, 16, 8, 8, 4>(), fp32_row<64, 64, 16, 8, 4, 4>(),
+       fp32_row<128, 32, 16, 8, 4, 4>(), fp32_row<32, 32, 16, 4, 4, 4>(), fp32_row<128, 96, 8, 8, 8, 1>(),
+       fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;

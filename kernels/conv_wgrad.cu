@@ -53,7 +53,7 @@ struct Gradients {
   }
 
   __device__ __forceinline__ Location locate(RowPart row, DepthPart depth) const {
-    const bool inside = row != kOutside && depth != kOutside;
+    const bool inside = (row != kOutside) & (depth != kOutside);
     return {row + depth, inside};
   }
 };
@@ -100,14 +100,15 @@ struct Windows {
     return {h, w, ((place.outer * problem.h + h) * problem.w + w) * problem.c};
   }
   __device__ __forceinline__ DepthPart depth(uint32_t k) const {
+    DepthPart part = depth(place(k));
     // Likewise beyond the last k: the sum of both w stays above any width.
-    if (k >= static_cast<uint32_t>(args.size.k)) return {0, 1u << 31, 0};
-    return depth(place(k));
+    if (k >= static_cast<uint32_t>(args.size.k)) part.w = 1u << 31;
+    return part;
   }
 
   __device__ __forceinline__ Location locate(const RowPart& row, const DepthPart& depth) const {
-    const bool inside = row.h + depth.h < static_cast<uint32_t>(args.problem.h) &&
-                        row.w + depth.w < static_cast<uint32_t>(args.problem.w);
+    const bool inside = (row.h + depth.h < static_cast<uint32_t>(args.problem.h)) &
+                        (row.w + depth.w < static_cast<uint32_t>(args.problem.w));
     return {row.offset + depth.offset, inside};
   }
 };
@@ -179,6 +180,10 @@ WgradTable::Row tensor_row() {
   return row<TensorTile<T, SIZES...>>();
 }
 template <int... SIZES>
+WgradTable::Row fp32x3_row() {
+  return row<SplitTensorTile<SIZES...>>();
+}
+template <int... SIZES>
 WgradTable::Row fp32_row() {
   return row<Tile<float, SIZES...>>();
 }
@@ -197,10 +202,11 @@ const WgradTable& conv_wgrad_table() {
        tensor_row<bfloat16, 64, 128, 64, 32, 64, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
        tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 96, 128, 32, 96, 32, 3>(),
        tensor_row<float, 64, 128, 32, 32, 64, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
-       fp32_row<128, 128, 8, 8, 8, 4>(), fp32_row<96, 128, 8, 8, 8, 4>(), fp32_row<64, 128, 8, 8, 8, 4>(),
-       fp32_row<64, 64, 8, 8, 4, 4>(), fp32_row<32, 128, 8, 4, 8, 4>(), fp32_row<32, 32, 8, 4, 4, 4>(),
-       fp32_row<96, 128, 8, 8, 8, 1>(), fp32_row<64, 128, 8, 8, 8, 1>(), fp32_row<64, 64, 8, 8, 4, 1>(),
-       fp32_row<32, 128, 8, 4, 8, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
+       fp32x3_row<64, 64, 16, 32, 32, 4>(), fp32_row<128, 128, 16, 8, 8, 4>(),
+       fp32_row<96, 128, 16, 8, 8, 4>(), fp32_row<64, 128, 16, 8, 8, 4>(), fp32_row<64, 64, 16, 8, 4, 4>(),
+       fp32_row<32, 128, 16, 4, 8, 4>(), fp32_row<32, 32, 16, 4, 4, 4>(), fp32_row<96, 128, 8, 8, 8, 1>(),
+       fp32_row<64, 128, 8, 8, 8, 1>(), fp32_row<64, 64, 8, 8, 4, 1>(), fp32_row<32, 128, 8, 4, 8, 1>(),
+       fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<64, 128, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;

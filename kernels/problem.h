@@ -14,15 +14,14 @@
 namespace cconvnet {
 
 // The type in which a product's numbers are stored and multiplied; sums are always floats.
-//   fp32  floats, multiplied as in IEEE 754
-//   tf32  floats, each rounded to 10 bits of fraction when a tensor core multiplies it (to nearest, ties away
-//         from zero); the same as fp32 where no tensor core does
-//   bf16  activations and the weights that products read are bfloat16; weight gradients and biases are floats
-enum class Precision { fp32, tf32, bf16 };
-
-inline const char* precision_name(Precision precision) {
-  return precision == Precision::fp32 ? "fp32" : precision == Precision::tf32 ? "tf32" : "bf16";
-}
+//   fp32    floats, multiplied as in IEEE 754
+//   tf32    floats, each rounded to 10 bits of fraction when a tensor core multiplies it (to nearest, ties away
+//           from zero); the same as fp32 where no tensor core does
+//   bf16    activations and the weights that products read are bfloat16; weight gradients and biases are
+//           floats
+//   fp32x3  floats, each split into the sum of two tf32s; a tensor core adds three of their four products; the
+//           same as fp32 where no tensor core does
+enum class Precision { fp32, tf32, bf16, fp32x3 };
 
 // A convolution, in fact a cross-correlation as everywhere in this field:
 //   y[n,p,q,k] = sum over r, s, c of x[n, p*stride_h - pad_h + r*dilation_h,

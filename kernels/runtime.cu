@@ -52,7 +52,7 @@ bool serves(Precision precision, int device) {
   if (precision == Precision::fp32) return true;
   int major;
   CCONVNET_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return major >= 8;  // the first with tensor cores for tf32 and bf16
+  return major >= 8;  // the first with tensor cores for all others
 #else
   static_cast<void>(precision), static_cast<void>(device);
   return true;

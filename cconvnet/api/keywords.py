@@ -130,4 +130,4 @@ class TrainingKeywords(TypedDict, total=False):
     """Number of parts that split layers are cut into; one for each device if not given."""
 
     precision: str | None
-    """Precision of products: fp32, tf32 (GPUs) or bf16; fp32 if not given."""
+    """Precision of products: fp32, fp32x3 or tf32 (GPUs), or bf16; fp32 if not given."""

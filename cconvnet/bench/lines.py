@@ -46,14 +46,14 @@ Table = tuple[str, int]  # a network and the number of images
 def wanted(tables: Sequence[Table], precisions: Sequence[str], blocks: bool, only: str | None) -> list[Case]:
     """Return the cases in the order in which they are measured: the most important first.
 
-    Sums of products precede all other operations of a network. The others are the same in tf32 as in fp32 and
-    are measured once.
+    Sums of products precede all other operations of a network. The others are the same in fp32x3 and tf32
+    as in fp32 and are measured once.
     """
     found = []
     for network, batch in tables:
         for products in (True, False):
             for precision in precisions:
-                if not products and precision == "tf32":
+                if not products and precision in ("fp32x3", "tf32"):
                     continue
                 table = cases(network, batch, precision, blocks)
                 found += [case for case in _selected(table, only) if case.is_gemm == products]

@@ -116,7 +116,7 @@ def fair(column: str, precision: str) -> bool:
 
     The fastest plan of cuDNN for floats may round to TF32.
     """
-    return precision != "fp32" or column != "cudnn best"
+    return precision not in ("fp32", "fp32x3") or column != "cudnn best"
 
 
 def best_peer(row: Mapping[str, Any], precision: str) -> tuple[str, Mapping[str, Any]] | None:

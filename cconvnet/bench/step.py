@@ -55,9 +55,10 @@ class Tolerance:
 # on each side, so that the gradient takes another path. In bf16, against PyTorch's autocast and its fp32,
 # losses differ by at most 2e-3 in step 3 (AlexNet). Velocities below max pooling differ by up to 0.9: in
 # bfloat16 the largest value often occurs twice in a window, and ours gives both the gradient, PyTorch only
-# one of them. tf32 has not been measured yet.
+# one of them. fp32x3 and tf32 have not been measured yet.
 TOLERANCES = {
     "fp32": Tolerance(2e-5, 1e-1),
+    "fp32x3": Tolerance(2e-5, 1e-1),
     "tf32": Tolerance(2e-3, 2e-1),
     "bf16": Tolerance(2e-3, 9.5e-1),
 }

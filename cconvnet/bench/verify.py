@@ -31,9 +31,9 @@ Array = np.ndarray[Any, Any]
 
 # Relative error of algorithms that transform their inputs first and round the transforms, such as Winograd's
 # and FFT. Algorithms that only multiply and add have none here. It is sixteen times the unit roundoff (2^-24)
-# in fp32, for the long transforms of FFT. It is four times in tf32 (2^-11) and bf16 (2^-8), for Winograd's
-# small ones.
-ROUNDING = {"fp32": 2.0**-20, "tf32": 2.0**-9, "bf16": 2.0**-6}
+# in fp32 and fp32x3, for the long transforms of FFT. It is four times in tf32 (2^-11) and bf16 (2^-8), for
+# Winograd's small ones.
+ROUNDING = {"fp32": 2.0**-20, "fp32x3": 2.0**-20, "tf32": 2.0**-9, "bf16": 2.0**-6}
 # Allowed error in ulps of float32 of functions such as pow and exp, and of another order of operations.
 _FLOOR = 2.0
 # The same for a peer. In bfloat16 it may also round the results between its operations, so that four units of

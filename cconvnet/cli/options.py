@@ -177,7 +177,8 @@ Precision = Annotated[str | None, _of_training("precision")]
 RunPrecision = Annotated[
     str | None,
     _of_training(
-        "precision", help="Precision of products: fp32, tf32 (GPUs) or bf16; the run's if not given."
+        "precision",
+        help="Precision of products: fp32, fp32x3 or tf32 (GPUs), or bf16; the run's if not given.",
     ),
 ]
 Batch = Annotated[int | None, _of_training("batch")]

@@ -77,8 +77,13 @@ class Device:
         return contextlib.nullcontext()
 
     def serves(self, precision: str) -> bool:
-        """Return True if this device can multiply in a precision, one of PRECISIONS."""
-        return bool(self.module.serves(precision, self.ordinal))
+        """Return True if this device can multiply in a precision, one of PRECISIONS.
+
+        A module that was built before the precision existed does not know its name, and cannot.
+        """
+        with contextlib.suppress(ValueError):
+            return bool(self.module.serves(precision, self.ordinal))
+        return False
 
     @property
     def prefers_blocks(self) -> bool:

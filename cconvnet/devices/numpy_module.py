@@ -106,8 +106,8 @@ class NumpyModule:
     @staticmethod
     def serves(precision: str, device: int = 0) -> bool:
         """Return True for floats alone: NumPy has no bfloat16 to compute with."""
-        if precision not in ("fp32", "tf32", "bf16"):
-            raise ValueError(f"precision must be fp32, tf32 or bf16, not {precision!r}")
+        if precision not in ("fp32", "fp32x3", "tf32", "bf16"):
+            raise ValueError(f"precision must be one of fp32, fp32x3, tf32, bf16, not {precision!r}")
         return precision == "fp32"
 
     @staticmethod

@@ -5,12 +5,13 @@ from __future__ import annotations
 from cconvnet.devices.device import Device
 from cconvnet.devices.registry import get_device, present_devices
 
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "fp32x3", "tf32", "bf16")
 
 # Hardware or libraries that a precision requires.
 _NEEDED = {
     "fp32": "oneDNN or a GPU",
     "tf32": "a GPU of compute capability 8.0 or newer",
+    "fp32x3": "a GPU of compute capability 8.0 or newer",
     "bf16": "a GPU of compute capability 8.0 or newer, or a CPU with instructions for bfloat16 (AVX512_BF16, "
     "AMX or AVX-NE-CONVERT) and a package built with oneDNN",
 }

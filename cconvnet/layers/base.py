@@ -85,7 +85,7 @@ class Site:
         allocate: takes memory on a device.
         parameters: those of the network so far, by name.
         seed: of the first weights and of dropout.
-        precision: "fp32", "tf32" or "bf16".
+        precision: "fp32", "fp32x3", "tf32" or "bf16".
         step: int64[1] on the device, the number of the training step that runs.
     """
 

@@ -36,8 +36,9 @@ class Network:
         towers: how many parts layers that are ``split`` have; None: one for each device. More towers than
             devices give the results, bit-identical, of as many devices.
         seed: of the first weights and of dropout.
-        precision: "fp32"; "tf32", whose products may round what they multiply; or "bf16", with activations
-            and working weights in bfloat16. Weights, momentum, sums, loss and statistics stay float32.
+        precision: "fp32"; "fp32x3", whose products are as accurate on tensor cores; "tf32", whose products
+            may round what they multiply; or "bf16", with activations and working weights in bfloat16.
+            Weights, momentum, sums, loss and statistics stay float32.
         fuse: whether layers are fused.
         needs: what memory must be free before any is allocated: for "training", for the "forward" pass alone,
             or for a "run" with its checkpoints; None: nothing is checked.

@@ -20,8 +20,9 @@ Rules for every function:
   type. ``cconvnet.bfloat16.pack`` and ``unpack`` convert on the host, ``to_bf16`` and ``from_bf16`` on a
   device.
 - Products of float32 arrays are strict (``fp32``) unless ``precision="tf32"`` rounds the factors to 10
-  bits of fraction. Products of bfloat16 arrays are ``bf16``. All sums are of floats, rounded once at the
-  end. A device that cannot compute in a precision raises ``ValueError``, which names the devices that can.
+  bits of fraction, or ``precision="fp32x3"`` adds three products of parts of them. Products of bfloat16
+  arrays are ``bf16``. All sums are of floats, rounded once at the end. A device that cannot compute in a
+  precision raises ``ValueError``, which names the devices that can.
 - ``out`` is written and returned; without it a new array is made. It may share memory with an input only
   if "in place" is allowed, and must then be that input exactly.
 - ``impl`` names a row of the selection table of a convolution, local or FC operation.

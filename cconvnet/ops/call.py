@@ -177,7 +177,7 @@ class Call:
             TypeError: The precision is no string.
             ValueError: The arrays or the device do not go with the precision.
         """
-        allowed = ("bf16",) if self.element == bfloat16.BITS else ("fp32", "tf32")
+        allowed = ("bf16",) if self.element == bfloat16.BITS else ("fp32", "fp32x3", "tf32")
         self.precision = allowed[0] if precision is None else text("precision", precision)
         if self.precision not in allowed:
             raise ValueError(

@@ -34,7 +34,7 @@ def conv_fprop(
         outputs: (P, Q) in place of `rounding` and of the padding at the bottom and right. Windows read zeros
             there.
         relu: True for max(0, .) of the result.
-        precision: "fp32" or "tf32" for arrays of float32.
+        precision: "fp32", "fp32x3" or "tf32" for arrays of float32.
         out: The array to write to.
         impl: The row of the selection table.
         device: The device of host arrays.

@@ -115,9 +115,12 @@ def _symbols(path: Path) -> set[str]:
 
 def row_of(name: str) -> str:
     """Return the row of a selection table that launches a kernel; the name itself if it is no tile's."""
-    found = re.match(r"(\w+)<(Tensor)?Tile<(float|bfloat16), (\d+), (\d+), (\d+)(?:, \d+)*?(, 1)?>", name)
+    found = re.match(
+        r"(\w+)<(Tensor|SplitTensor)?Tile<(?:(float|bfloat16), )?(\d+), (\d+), (\d+)(?:, \d+)*?(, 1)?>", name
+    )
     if found is None:
         return name
-    element = {"bfloat16": "bf16", "float": "tf32" if found[2] else "fp32"}[found[3]]
+    floats = {None: "fp32", "Tensor": "tf32", "SplitTensor": "fp32x3"}[found[2]]
+    element = "bf16" if found[3] == "bfloat16" else floats
     scalar = "_scalar" if found[7] and not found[2] else ""
     return f"{found[1]}_{element}_{found[4]}x{found[5]}x{found[6]}{scalar}"

@@ -27,7 +27,7 @@ def conv2d(
             the image's size at stride 1.
         dilation: The distance of two taps of a filter, as `stride`.
         groups: The equal parts of the channels that are convolved apart.
-        precision: "fp32" or "tf32" for float32, as in ``cconvnet.ops.conv_fprop``.
+        precision: "fp32", "fp32x3" or "tf32" for float32, as in ``cconvnet.ops.conv_fprop``.
         device: The device of CPU tensors.
 
     Raises:
@@ -87,7 +87,7 @@ def conv_transpose2d(
         output_padding: The pixels added at its bottom and right, as `stride`; below the stride.
         groups: The equal parts of the channels that are convolved apart.
         dilation: The distance of two taps of a filter, as `stride`.
-        precision: "fp32" or "tf32" for float32.
+        precision: "fp32", "fp32x3" or "tf32" for float32.
         device: The device of CPU tensors.
 
     Raises:
@@ -143,7 +143,7 @@ def local2d(
         stride: The distance of two windows: one number or (vertical, horizontal).
         padding: The pixels of zeros on either side, as `stride`.
         groups: The equal parts of the channels that are convolved apart.
-        precision: "fp32" or "tf32" for float32.
+        precision: "fp32", "fp32x3" or "tf32" for float32.
         device: The device of CPU tensors.
 
     Raises:
@@ -182,7 +182,7 @@ def linear(
         input: Rows of C numbers.
         weight: The weights [K,C].
         bias: A number for every result, [K], or None.
-        precision: "fp32" or "tf32" for float32.
+        precision: "fp32", "fp32x3" or "tf32" for float32.
         device: The device of CPU tensors.
 
     Raises:

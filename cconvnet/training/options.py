@@ -345,9 +345,9 @@ class Options:
     )
     precision: str | None = _option(
         DEVICES,
-        "Precision of products: fp32, tf32 (GPUs) or bf16; fp32 if not given.",
+        "Precision of products: fp32, fp32x3 or tf32 (GPUs), or bf16; fp32 if not given.",
         "NAME",
-        choices=("fp32", "tf32", "bf16"),
+        choices=("fp32", "fp32x3", "tf32", "bf16"),
         otherwise="fp32",
         on_resume="take",
     )

@@ -14,8 +14,10 @@ template <class Enum>
 using Name = std::pair<const char*, Enum>;
 
 constexpr Name<Rounding> kRoundings[] = {{"floor", Rounding::floor}, {"ceil", Rounding::ceil}};
-constexpr Name<Precision> kPrecisions[] = {
-    {"fp32", Precision::fp32}, {"tf32", Precision::tf32}, {"bf16", Precision::bf16}};
+constexpr Name<Precision> kPrecisions[] = {{"fp32", Precision::fp32},
+                                           {"fp32x3", Precision::fp32x3},
+                                           {"tf32", Precision::tf32},
+                                           {"bf16", Precision::bf16}};
 constexpr Name<LrnRegion> kRegions[] = {{"across_channels", LrnRegion::across_channels},
                                         {"same_map", LrnRegion::same_map}};
 constexpr Name<Neuron> kNeurons[] = {

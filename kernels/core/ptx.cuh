@@ -1,7 +1,8 @@
 // PTX instructions that CUDA C++ does not offer, and the only place for inline PTX: asynchronous copies and
 // the instructions that feed and drive the tensor cores, then maxima, comparisons and roots. Those up to the
-// conversions exist from compute capability 8.0 on. On older GPUs they trap, and serves() excludes the
-// kernels that use them. Maxima and comparisons are written out for older GPUs as for the emulator.
+// conversions exist from compute capability 8.0 on. On older GPUs a copy is done at once. The others trap
+// there, and serves() excludes the kernels that use them. Maxima and comparisons are written out for older
+// GPUs as for the emulator.
 //
 // Beside each instruction its meaning is written out, lane by lane, for the emulator. Section titles are
 // those of the PTX ISA 8.5. `lane` is the number of the thread in its warp; group = lane / 4 and in_group =
@@ -50,7 +51,9 @@ constexpr unsigned kAllLanes = ~0u;
 // 16-byte boundaries. Unless `inside`, zeros are copied and `global` may be anything.
 __device__ __forceinline__ void start_copy(void* shared, const void* global,
                                            bool inside CCONVNET_PTX_CALLER) {
-#ifdef __CUDACC__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  *static_cast<uint4*>(shared) = inside ? *static_cast<const uint4*>(global) : uint4{};
+#elif defined(__CUDACC__)
   CCONVNET_PTX(
       "{ .reg .pred outside; setp.eq.u32 outside, %2, 0; "
       "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, outside; }" ::"r"(shared_address(shared)),
@@ -62,7 +65,8 @@ __device__ __forceinline__ void start_copy(void* shared, const void* global,
 
 // The copies that the thread has started since the last such call become a group, perhaps an empty one.
 __device__ __forceinline__ void close_copy_group() {
-#ifdef __CUDACC__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#elif defined(__CUDACC__)
   CCONVNET_PTX("cp.async.commit_group;");
 #else
   emulator::machine.close_copy_group();
@@ -73,7 +77,8 @@ __device__ __forceinline__ void close_copy_group() {
 // a barrier.
 template <int PENDING>
 __device__ __forceinline__ void wait_for_copies() {
-#ifdef __CUDACC__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#elif defined(__CUDACC__)
   CCONVNET_PTX("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #else
   emulator::machine.wait_for_copies(PENDING);

@@ -71,7 +71,7 @@ inline std::string repr_of_windows(const char* type, const ConvProblem& problem)
   } else {
     text("outputs", std::make_pair(problem.p, problem.q));
   }
-  text("precision", precision_name(problem.precision));
+  text("precision", to_name(kPrecisions, problem.precision));
   if (problem.dilation_h != 1 || problem.dilation_w != 1) {
     text("dilation", std::make_pair(problem.dilation_h, problem.dilation_w));
   }
@@ -89,8 +89,8 @@ inline std::string repr(const LocalProblem& problem) {
 }
 
 inline std::string repr(const FcProblem& problem) {
-  return Repr("FcProblem")("n", problem.n)("c", problem.c)("k", problem.k)("precision",
-                                                                           precision_name(problem.precision))
+  return Repr("FcProblem")("n", problem.n)("c", problem.c)("k", problem.k)(
+             "precision", to_name(kPrecisions, problem.precision))
       .done();
 }
 

@@ -196,7 +196,8 @@ void launch_elementwise(int count, bool vectors, Stream stream, const Operation&
 // 1994.
 class Divider {
  public:
-  explicit Divider(int divisor) : divisor_(divisor) {
+  Divider() = default;  // uninitialised, as shared memory is
+  explicit Divider(int divisor) : divisor_(divisor), shift_(31) {
     while ((int64_t{1} << shift_) < int64_t{divisor} << 31) ++shift_;
     multiplier_ = static_cast<uint32_t>(((uint64_t{1} << shift_) + divisor - 1) / divisor);
   }
@@ -214,7 +215,7 @@ class Divider {
 
  private:
   int divisor_;
-  int shift_ = 31;
+  int shift_;
   uint32_t multiplier_;
 };
 

@@ -85,15 +85,19 @@ inline int64_t product_cycles(const TileCost& tile, const GemmSize& size, int64_
 }
 
 // Instructions are counted in the code of nvcc 13.0 for sm_90a; mma.sync is 63% of the peak.
+// `split`: floats are multiplied as two tf32s each.
 constexpr TileCost tensor_cost(int64_t block_m, int64_t block_n, int64_t block_k, int64_t warp_m,
-                               int64_t warp_n, int64_t stages, int64_t element, int64_t resident) {
+                               int64_t warp_n, int64_t stages, int64_t element, int64_t resident,
+                               bool split = false) {
   const int64_t warps = block_m / warp_m * (block_n / warp_n),
                 bytes = (block_m + block_n) * block_k * element;
-  const int64_t products = block_m * block_n * block_k / (element == 2 ? 1280 : 640);
+  const int64_t products = block_m * block_n * block_k / (element == 2 ? 1280 : 640) * (split ? 3 : 1);
   const int64_t copies = 40 + 10 * (bytes / 16 / (32 * warps));
   const int64_t depths = block_k * element / 32, fragments = depths * (warp_m + warp_n) / 16;
-  const int64_t conversions = element == 2 ? 0 : 8 * fragments;
-  const int64_t instructions = depths * warp_m * warp_n / 128 + fragments + conversions + copies;
+  const int64_t conversions = (element == 2 ? 0 : split ? 24 : 8) * fragments;
+  // Three products of parts, and four additions of their sums.
+  const int64_t multiplications = depths * warp_m * warp_n / 128 * (split ? 7 : 1);
+  const int64_t instructions = multiplications + fragments + conversions + copies;
   const int64_t held = kSharedBytes / (bytes * stages + kReservedBytes);
   return {block_m,
           block_n,
@@ -106,32 +110,38 @@ constexpr TileCost tensor_cost(int64_t block_m, int64_t block_n, int64_t block_k
 constexpr TileCost lanes_cost(int64_t block_m, int64_t block_n, int64_t block_k, int64_t thread_m,
                               int64_t thread_n, int64_t vector, int64_t resident) {
   const int64_t threads = block_m / thread_m * (block_n / thread_n);
-  const int64_t loads = 20 + (block_m + block_n) * block_k / (vector * threads) * (vector > 1 ? 30 : 12);
+  const int64_t loads = 40 + (block_m + block_n) * block_k / (vector * threads) * (vector > 1 ? 18 : 12);
   const int64_t fragments = (thread_m + thread_n) / 4;
   const int64_t instructions = block_k * (thread_m * thread_n + fragments) + loads;
   const int64_t cycles = instructions * threads / kLanes;
-  return {block_m, block_n, block_k, resident, cycles, std::max(cycles + loads + kBarrier, kLatency)};
+  // A's loads are hidden by half a step, and so are B's.
+  return {block_m, block_n, block_k, resident, cycles, std::max(cycles + loads + kBarrier, 2 * kLatency)};
 }
 
 template <class Tile>
 constexpr TileCost tile_cost() {
   if constexpr (Tile::TENSOR) {
     return tensor_cost(Tile::BLOCK_M, Tile::BLOCK_N, Tile::BLOCK_K, Tile::WARP_M, Tile::WARP_N, Tile::STAGES,
-                       sizeof(typename Tile::Element), Tile::MIN_BLOCKS);
+                       sizeof(typename Tile::Element), Tile::MIN_BLOCKS,
+                       Tile::PRECISION == Precision::fp32x3);
   } else {
     return lanes_cost(Tile::BLOCK_M, Tile::BLOCK_N, Tile::BLOCK_K, Tile::THREAD_M, Tile::THREAD_N,
                       Tile::VECTOR, Tile::MIN_BLOCKS);
   }
 }
 
+// The only tile of floats that are split.
+constexpr TileCost kSplitTile = tensor_cost(64, 64, 16, 32, 32, 4, 4, 3, true);
+
 // The usual tiles, which the tables have with the longer side along m or along n.
 constexpr TileCost kUsualTiles[][4] = {
-    {lanes_cost(128, 128, 8, 8, 8, 4, 2), lanes_cost(128, 96, 8, 8, 8, 4, 2),
-     lanes_cost(128, 64, 8, 8, 8, 4, 4), lanes_cost(64, 64, 8, 8, 4, 4, 4)},
+    {lanes_cost(128, 128, 16, 8, 8, 4, 2), lanes_cost(128, 96, 16, 8, 8, 4, 2),
+     lanes_cost(128, 64, 16, 8, 8, 4, 3), lanes_cost(64, 64, 16, 8, 4, 4, 4)},
     {tensor_cost(128, 128, 32, 64, 64, 3, 4, 2), tensor_cost(128, 96, 32, 64, 48, 3, 4, 2),
      tensor_cost(128, 64, 32, 64, 32, 3, 4, 3), tensor_cost(64, 64, 32, 32, 32, 3, 4, 4)},
     {tensor_cost(128, 128, 64, 64, 64, 3, 2, 2), tensor_cost(128, 96, 64, 64, 48, 3, 2, 2),
-     tensor_cost(128, 64, 64, 64, 32, 3, 2, 3), tensor_cost(64, 64, 64, 32, 32, 3, 2, 4)}};
+     tensor_cost(128, 64, 64, 64, 32, 3, 2, 3), tensor_cost(64, 64, 64, 32, 32, 3, 2, 4)},
+    {kSplitTile, kSplitTile, kSplitTile, kSplitTile}};
 
 }  // namespace cost
 

@@ -4,9 +4,10 @@
 //
 // A block computes a BLOCK_M x BLOCK_N tile of C. It walks along k in steps of BLOCK_K. In each step its
 // threads copy a BLOCK_M x BLOCK_K piece of A and a BLOCK_N x BLOCK_K piece of B to shared memory, and every
-// thread adds to its own THREAD_M x THREAD_N outputs, kept in registers. There are two buffers. The loads of
-// the next step start before the arithmetic of this one and are stored after it. So the arithmetic hides
-// their latency, and one barrier per step is enough.
+// thread adds to its own THREAD_M x THREAD_N outputs, kept in registers. There are two stages. The next
+// step's piece of A is loaded during the first half of this step's products, that of B during the second
+// half. So the arithmetic hides their latency, a thread has registers for one of them only, and one barrier
+// per step is enough.
 //
 // An operand is a class with
 //   static constexpr bool ALONG_K;           whether memory is contiguous along k, else along m (or n)
@@ -20,7 +21,8 @@
 //   void advance(Place&, uint32_t more) const;
 //                                            by `more`, the distance of a thread's depths; perhaps beyond the end
 //   DepthPart depth(const Place&) const;     depth(k), if k is not beyond the end
-// So no thread divides per element: it keeps its rows, or its depths, for all elements that share them.
+// So no thread divides per element. It keeps its rows in registers. The depths of a step, which divide, are
+// computed by one thread for each k and kept in shared memory; tensor tiles advance them.
 // Offsets are unsigned because they may wrap around on the way to a valid one (below 2^31).
 //
 // epilogue.cuh writes the finished tile.
@@ -29,6 +31,7 @@
 #include <string>
 #include <type_traits>
 
+#include "core/ptx.cuh"
 #include "core/vector.cuh"
 
 namespace cconvnet {
@@ -83,13 +86,18 @@ struct Tile {
   static constexpr int THREADS = THREADS_M * THREADS_N;
   // The shape of a warp, as square as can be: a square reads least.
   static constexpr int LANES_N = THREADS_N % 8 == 0 ? 8 : 4, LANES_M = 32 / LANES_N;
-  // Enough registers for the outputs and for everything else a thread holds; loads of single floats need an
-  // address for each. 128 leaves room for 16 warps on a multiprocessor, 168 for 12.
-  static constexpr int REGISTERS = VECTOR == 1 && THREAD_M * THREAD_N > 32 ? 168 : 128;
+  // Enough registers for the outputs and for everything else a thread holds: loads of single floats need an
+  // address for each, and a large share of a piece is many floats. 128 leaves room for 16 warps on a
+  // multiprocessor, 168 for 12.
+  static constexpr bool MANY_LOADS = VECTOR == 1 || BLOCK_M * BLOCK_K > 8 * THREADS;
+  static constexpr int REGISTERS = MANY_LOADS && THREAD_M * THREAD_N > 32 ? 168 : 128;
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
   // The number of the operands' elements that must be side by side, in the direction where memory is
   // contiguous.
   static constexpr int WHOLE = VECTOR;
+  // The lanes that read along k, where memory is contiguous there: as many as fill a sector of 32 bytes, or a
+  // step. More would give a thread more rows, each in registers.
+  static constexpr int LANES_K = VECTOR == 4 ? 2 : BLOCK_K;
   static constexpr int LAUNCH_BYTES = 0;  // of shared memory, from the launch
 
   static bool multiplies(Precision precision) {
@@ -111,29 +119,51 @@ struct Tile {
 };
 
 // A piece of an operand in shared memory, k-major, so that a thread's fragment for one k is contiguous. Where
-// it is stored across the rows (ALONG_K), padding puts a warp's stores on 32 different banks. The lanes hold
-// all k of 32/BLOCK_K rows (or every fourth k of 4 times as many), and neighbouring k are as many banks
-// apart.
+// it is stored across the rows (ALONG_K), padding puts a warp's stores on 32 different banks: LANES_K lanes
+// store k that are VECTOR apart, of 32 / LANES_K neighbouring rows.
 template <class Tile, int ROWS, bool ALONG_K>
 struct alignas(16) TileBuffer {
-  static constexpr int PADDING = ALONG_K ? 32 / Tile::BLOCK_K : 0;
+  static constexpr int PADDING = ALONG_K ? 32 / Tile::LANES_K : 0;
   static_assert(PADDING % 4 == 0 && ROWS % 32 == 0, "the rows must stay aligned, the banks distinct");
-  float at[Tile::BLOCK_K][ROWS + PADDING];
+
+  float at[Tile::BLOCK_K * ROWS + Tile::BLOCK_K / Tile::VECTOR * PADDING];
+
+  // Lines of one k. Padding follows each VECTOR of them.
+  static __device__ __forceinline__ int offset_of(int k, int row) {
+    return k * ROWS + k / Tile::VECTOR * PADDING + row;
+  }
+};
+
+// The depths of one k, aligned so that a thread reads them at once.
+template <class A, class B>
+struct alignas(sizeof(typename A::DepthPart) + sizeof(typename B::DepthPart) > 8 ? 16 : 8) TileDepth {
+  typename A::DepthPart a;
+  typename B::DepthPart b;
+};
+
+// The pieces of one step, and the depths of those that will replace them.
+template <class Tile, class A, class B>
+struct TileStage {
+  TileBuffer<Tile, Tile::BLOCK_M, A::ALONG_K> a;
+  TileBuffer<Tile, Tile::BLOCK_N, B::ALONG_K> b;
+  TileDepth<A, B> depths[Tile::BLOCK_K];
 };
 
 template <class Tile, class A, class B>
 struct TileMemory {
-  TileBuffer<Tile, Tile::BLOCK_M, A::ALONG_K> a[2];
-  TileBuffer<Tile, Tile::BLOCK_N, B::ALONG_K> b[2];
+  TileStage<Tile, A, B> stage[2];
 };
 
-// Moves one operand's pieces from global memory, through registers, to shared memory. LANES neighbouring
-// threads read along the contiguous direction, the others STRIDE apart across it. A thread takes every
-// element at which one of its rows meets one of its depths.
+// Moves one operand's pieces from global memory to shared memory: by asynchronous copies where both have
+// lines of 16 bytes in the same direction, else through registers. LANES neighbouring threads read along the
+// contiguous direction, the others STRIDE apart across it. A thread takes every element at which one of its
+// rows meets one of its depths.
 template <class Tile, int ROWS, class Operand>
 class TileLoader {
  public:
   using Buffer = TileBuffer<Tile, ROWS, Operand::ALONG_K>;
+  static constexpr bool COPIES =
+      !Operand::ALONG_K && Tile::VECTOR * sizeof(typename Tile::Element) == kVectorBytes;
 
   __device__ __forceinline__ TileLoader(const Operand& operand, uint32_t first_row) : operand_(operand) {
     const int thread = threadIdx.x;
@@ -143,18 +173,28 @@ class TileLoader {
     for (int i = 0; i < MY_ROWS; ++i) row_[i] = operand.row(first_row + row_of(i));
   }
 
-  __device__ __forceinline__ void fetch(uint32_t k) {
+  // Starts to load a piece; depth_at(i) is the depth of its i-th k.
+  template <class DepthAt>
+  __device__ __forceinline__ void fetch(Buffer& buffer, const DepthAt& depth_at) {
 #pragma unroll
     for (int j = 0; j < MY_DEPTHS; ++j) {
-      const auto depth = operand_.depth(k + depth_of(j));
+      const typename Operand::DepthPart depth = depth_at(depth_of(j));
 #pragma unroll
       for (int i = 0; i < MY_ROWS; ++i) {
-        if (mine(i, j)) fetched_[i][j] = read(operand_.locate(row_[i], depth));
+        if (!mine(i, j)) continue;
+        const Location from = operand_.locate(row_[i], depth);
+        if constexpr (COPIES) {
+          ptx::start_copy(place(buffer, i, j), operand_.data + from.offset, from.inside);
+        } else {
+          fetched_[i][j] = read(from);
+        }
       }
     }
   }
 
+  // Stores what fetch() has loaded to registers.
   __device__ __forceinline__ void store(Buffer& buffer) const {
+    if constexpr (COPIES) return;
 #pragma unroll
     for (int j = 0; j < MY_DEPTHS; ++j) {
 #pragma unroll
@@ -162,9 +202,9 @@ class TileLoader {
         if (!mine(i, j)) continue;
         if constexpr (ALONG_K) {
 #pragma unroll
-          for (int l = 0; l < VECTOR; ++l) buffer.at[depth_of(j) + l][row_of(i)] = fetched_[i][j].lane[l];
+          for (int l = 0; l < VECTOR; ++l) place(buffer, i, j)[l * ROWS] = fetched_[i][j].lane[l];
         } else {
-          cconvnet::store(&buffer.at[depth_of(j)][row_of(i)], fetched_[i][j]);
+          cconvnet::store(place(buffer, i, j), fetched_[i][j]);
         }
       }
     }
@@ -177,7 +217,7 @@ class TileLoader {
   static constexpr int ACROSS = ALONG_K ? ROWS : Tile::BLOCK_K;
   // No more than a warp's: 32 lanes already read whole cache lines, and rows and depths are shared best when
   // a thread has some of both.
-  static constexpr int LANES = ALONG / VECTOR < 32 ? ALONG / VECTOR : 32;
+  static constexpr int LANES = ALONG_K ? Tile::LANES_K : ALONG / VECTOR < 32 ? ALONG / VECTOR : 32;
   static constexpr int STRIDE = Tile::THREADS / LANES;
   static constexpr int PASSES_ALONG = ALONG / (LANES * VECTOR);
   static constexpr int PASSES_ACROSS = (ACROSS + STRIDE - 1) / STRIDE;
@@ -196,6 +236,10 @@ class TileLoader {
   // If the threads do not divide the tile evenly, only some of them take part in the last pass.
   __device__ __forceinline__ bool mine(int i, int j) const {
     return ACROSS % STRIDE == 0 || (ALONG_K ? row_of(i) : depth_of(j)) < ACROSS;
+  }
+
+  __device__ __forceinline__ float* place(Buffer& buffer, int i, int j) const {
+    return buffer.at + Buffer::offset_of(depth_of(j), row_of(i));
   }
 
   __device__ __forceinline__ Vector<VECTOR> read(const Location& location) const {
@@ -228,15 +272,18 @@ class Multiplier {
     }
   }
 
-  template <class BufferA, class BufferB>
+  // Adds the products of the k from FIRST to END of a step.
+  template <int FIRST, int END, class BufferA, class BufferB>
   __device__ __forceinline__ void accumulate(const BufferA& a, const BufferB& b) {
 #pragma unroll
-    for (int k = 0; k < Tile::BLOCK_K; ++k) {
+    for (int k = FIRST; k < END; ++k) {
       Vector<4> fragment_a[Tile::SQUARES_M], fragment_b[Tile::SQUARES_N];
 #pragma unroll
-      for (int i = 0; i < Tile::SQUARES_M; ++i) fragment_a[i] = load<4>(&a.at[k][m_ + i * STEP_M]);
+      for (int i = 0; i < Tile::SQUARES_M; ++i)
+        fragment_a[i] = load<4>(a.at + BufferA::offset_of(k, m_ + i * STEP_M));
 #pragma unroll
-      for (int j = 0; j < Tile::SQUARES_N; ++j) fragment_b[j] = load<4>(&b.at[k][n_ + j * STEP_N]);
+      for (int j = 0; j < Tile::SQUARES_N; ++j)
+        fragment_b[j] = load<4>(b.at + BufferB::offset_of(k, n_ + j * STEP_N));
 #pragma unroll
       for (int i = 0; i < Tile::THREAD_M; ++i) {
 #pragma unroll
@@ -281,32 +328,58 @@ struct Steps {
 template <class Tile, class A, class B>
 __device__ __forceinline__ Multiplier<Tile> multiply_tile(const A& a, const B& b, uint32_t first_m,
                                                           uint32_t first_n, Steps steps) {
-  auto& memory = shared_memory<TileMemory<Tile, A, B>>();
+  using Stage = TileStage<Tile, A, B>;
+  auto& stage = shared_memory<TileMemory<Tile, A, B>>().stage;
   TileLoader<Tile, Tile::BLOCK_M, A> loader_a(a, first_m);
   TileLoader<Tile, Tile::BLOCK_N, B> loader_b(b, first_n);
   Multiplier<Tile> product;
 
-  if (steps.count > 0) {
-    loader_a.fetch(steps.k);
-    loader_b.fetch(steps.k);
-    loader_a.store(memory.a[0]);
-    loader_b.store(memory.b[0]);
-  }
+  const auto compute_depths = [&](Stage& stage, uint32_t first_k) {
+    static_assert(Tile::BLOCK_K <= Tile::THREADS, "a thread computes the depths of one k");
+    const uint32_t i = threadIdx.x, k = first_k + i;
+    if (i < Tile::BLOCK_K) stage.depths[i] = {a.depth(k), b.depth(k)};
+  };
+  const auto fetch_a = [&](Stage& stage) {
+    loader_a.fetch(stage.a, [&](int i) { return stage.depths[i].a; });
+  };
+  const auto fetch_b = [&](Stage& stage) {
+    loader_b.fetch(stage.b, [&](int i) { return stage.depths[i].b; });
+  };
+  const auto end_step = [] {
+    if constexpr (decltype(loader_a)::COPIES || decltype(loader_b)::COPIES) {
+      ptx::close_copy_group();
+      ptx::wait_for_copies<0>();
+    }
+    __syncthreads();
+  };
+
+  compute_depths(stage[0], steps.k);
   __syncthreads();
+  compute_depths(stage[1], steps.k + Tile::BLOCK_K);
+  if (steps.count > 0) {
+    fetch_a(stage[0]);
+    fetch_b(stage[0]);
+    loader_a.store(stage[0].a);
+    loader_b.store(stage[0].b);
+  }
+  end_step();
+  constexpr int HALF = Tile::BLOCK_K / 2;
   for (int step = 0; step < steps.count; ++step) {
-    const int now = step % 2, next = 1 - now;
+    Stage &now = stage[step % 2], &next = stage[1 - step % 2];
     const bool more = step + 1 < steps.count;
+    // The next stage was last read in the step before, and all threads have passed its barrier.
+    if (more) fetch_a(next);
+    product.template accumulate<0, HALF>(now.a, now.b);
+    if (more) {
+      loader_a.store(next.a);
+      fetch_b(next);
+    }
+    product.template accumulate<HALF, Tile::BLOCK_K>(now.a, now.b);
     if (more) {
       steps.k += Tile::BLOCK_K;
-      loader_a.fetch(steps.k);
-      loader_b.fetch(steps.k);
-    }
-    product.accumulate(memory.a[now], memory.b[now]);
-    if (more) {
-      // The other buffer was last read in the step before, and all threads have passed its barrier.
-      loader_a.store(memory.a[next]);
-      loader_b.store(memory.b[next]);
-      __syncthreads();
+      compute_depths(now, steps.k + Tile::BLOCK_K);
+      loader_b.store(next.b);
+      end_step();
     }
   }
   return product;

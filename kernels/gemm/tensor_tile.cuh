@@ -16,6 +16,8 @@
 #include <algorithm>
 
 #include "gemm/gemm_tile.cuh"
+#include "gemm/split_tf32.cuh"
+#include "core/names.h"
 #include "core/ptx.cuh"
 
 namespace cconvnet {
@@ -25,6 +27,7 @@ template <class T, int BLOCK_M_, int BLOCK_N_, int BLOCK_K_, int WARP_M_, int WA
 struct TensorTile {
   using Element = T;
   static constexpr bool TENSOR = true;
+  static constexpr Precision PRECISION = std::is_same_v<T, bfloat16> ? Precision::bf16 : Precision::tf32;
   static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
   static constexpr int WARP_M = WARP_M_, WARP_N = WARP_N_, STAGES = STAGES_;
   static constexpr int WARPS_M = BLOCK_M / WARP_M, WARPS_N = BLOCK_N / WARP_N;
@@ -49,13 +52,28 @@ struct TensorTile {
   static_assert(MIN_BLOCKS >= 1, "a block's threads must find their registers");
   static_assert(STAGES >= 2, "a step's pieces are copied while another's are multiplied");
 
-  static bool multiplies(Precision precision) {
-    return precision == (std::is_same_v<T, bfloat16> ? Precision::bf16 : Precision::tf32);
-  }
-  static std::string name() {
-    return std::string(std::is_same_v<T, bfloat16> ? "bf16_" : "tf32_") + std::to_string(BLOCK_M) + "x" +
+  static bool multiplies(Precision precision) { return precision == PRECISION; }
+  static std::string name() { return with_sizes(PRECISION); }
+
+ protected:
+  static std::string with_sizes(Precision precision) {
+    return std::string(to_name(kPrecisions, precision)) + "_" + std::to_string(BLOCK_M) + "x" +
            std::to_string(BLOCK_N) + "x" + std::to_string(BLOCK_K);
   }
+};
+
+// The same for floats that are split into two tf32s each (split_tf32.cuh), which takes more registers.
+template <int... SIZES>
+struct SplitTensorTile : TensorTile<float, SIZES...> {
+  using Base = TensorTile<float, SIZES...>;
+  static constexpr Precision PRECISION = Precision::fp32x3;
+  static constexpr int REGISTERS = 168;
+  static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * Base::THREADS);
+  static_assert(Base::SUMS <= 32, "both parts of the factors would not fit in the registers");
+  static_assert(MIN_BLOCKS >= 1, "a block's threads must find their registers");
+
+  static bool multiplies(Precision precision) { return precision == PRECISION; }
+  static std::string name() { return Base::with_sizes(PRECISION); }
 };
 
 // An operand's piece of one step in shared memory: LINES lines of CHUNKS chunks.
@@ -241,18 +259,48 @@ class TensorProduct {
   }
 
   __device__ __forceinline__ void multiply(const Fragments& factors) {
+    if constexpr (Tile::PRECISION == Precision::fp32x3) {
+      multiply_split(factors);
+    } else {
+#pragma unroll
+      for (int i = 0; i < FRAGMENTS_M; ++i) {
+#pragma unroll
+        for (int j = 0; j < FRAGMENTS_N; ++j) multiply_add(sum_[i][j], factors.a[i], factors.b[j / 2], j % 2);
+      }
+    }
+  }
+
+  // The same of floats that are split (split_tf32.cuh).
+  __device__ __forceinline__ void multiply_split(const Fragments& factors) {
+    SplitMatrices b[FRAGMENTS_N / 2];
+#pragma unroll
+    for (int j = 0; j < FRAGMENTS_N / 2; ++j) b[j] = split_tf32(factors.b[j]);
 #pragma unroll
     for (int i = 0; i < FRAGMENTS_M; ++i) {
+      const SplitMatrices a = split_tf32(factors.a[i]);
+      float part[FRAGMENTS_N][4] = {};
+#pragma unroll
+      for (int j = 0; j < FRAGMENTS_N; ++j) multiply_add(part[j], a.small, b[j / 2].big, j % 2);
+#pragma unroll
+      for (int j = 0; j < FRAGMENTS_N; ++j) multiply_add(part[j], a.big, b[j / 2].small, j % 2);
+#pragma unroll
+      for (int j = 0; j < FRAGMENTS_N; ++j) multiply_add(part[j], a.big, b[j / 2].big, j % 2);
 #pragma unroll
       for (int j = 0; j < FRAGMENTS_N; ++j) {
-        const ptx::Matrices& b = factors.b[j / 2];
-        const ptx::Word columns[2] = {b.part[j % 2 * 2], b.part[j % 2 * 2 + 1]};
-        if constexpr (sizeof(T) == 2) {
-          ptx::multiply_add_bf16(sum_[i][j], factors.a[i].part, columns);
-        } else {
-          ptx::multiply_add_tf32(sum_[i][j], factors.a[i].part, columns);
-        }
+#pragma unroll
+        for (int l = 0; l < 4; ++l) sum_[i][j][l] += part[j][l];
       }
+    }
+  }
+
+  // Adds the product of 16 rows of A and 8 of B, the `half` of its fragment.
+  static __device__ __forceinline__ void multiply_add(float (&sum)[4], const ptx::Matrices& a,
+                                                      const ptx::Matrices& b, int half) {
+    const ptx::Word columns[2] = {b.part[half * 2], b.part[half * 2 + 1]};
+    if constexpr (sizeof(T) == 2) {
+      ptx::multiply_add_bf16(sum, a.part, columns);
+    } else {
+      ptx::multiply_add_tf32(sum, a.part, columns);
     }
   }
 
@@ -285,7 +333,7 @@ class TensorProduct {
         result.part[i] = __float_as_uint(buffer.at[offset + (k + later) * LINE]);
       }
     }
-    if constexpr (sizeof(T) == 4) {
+    if constexpr (Tile::PRECISION == Precision::tf32) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) result.part[i] = ptx::to_tf32(result.part[i]);
     }

@@ -213,7 +213,7 @@ def test_peers_of_a_device() -> None:
         ({"batch": 0}, "--batch must be at least 1, not 0"),
         ({"seconds": 0.0}, "--seconds must be above 0, not 0.0"),
         ({"verify": "half"}, "--verify must be full or finite, not 'half'"),
-        ({"precision": "fp8"}, "--precision must be one of fp32, tf32, bf16, not 'fp8'"),
+        ({"precision": "fp8"}, "--precision must be one of fp32, fp32x3, tf32, bf16, not 'fp8'"),
         ({"precision": "tf32"}, "precision tf32 is not for cpu:0"),
         ({"only": "conv77"}, "--only must name layers or passes"),
     ],

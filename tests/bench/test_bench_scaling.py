@@ -229,7 +229,7 @@ def test_each_point_leaves_a_whole_result() -> None:
         ({"batch_max": 0}, "--batch-max must be at least 1, not 0"),
         ({"seconds": 0}, "--seconds must be above 0, not 0"),
         ({"sizes": [8, 0]}, "--sizes must be at least 1, not 0"),
-        ({"precision": "fp8"}, "--precision must be one of fp32, tf32, bf16, not 'fp8'"),
+        ({"precision": "fp8"}, "--precision must be one of fp32, fp32x3, tf32, bf16, not 'fp8'"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:

@@ -195,6 +195,9 @@ def test_forms_that_are_tried() -> None:
     tried = forms.default_forms(alexnet, on_gpu=False, precision="bf16")
     own = ["nchw", "channels_last", *by_hand, "channels_last+lrn_by_hand+bf16_model"]
     assert tried == [*own, *(f"{form}+fp32" for form in own[:-1])]
+    # PyTorch has no fp32x3: its fp32 is as accurate.
+    assert forms.default_forms(alexnet, False, "fp32x3") == forms.default_forms(alexnet, False)
+    assert forms.form_precision("nchw", "fp32x3") == "fp32"
     for net, on_gpu, precision in itertools.product(("lenet", "alexnet"), (False, True), PRECISIONS):
         found = forms.default_forms(nets.build(net), on_gpu, precision)
         forms.check_forms(found, on_gpu, precision)

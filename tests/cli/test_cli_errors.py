@@ -61,7 +61,9 @@ def test_absent_gpu() -> None:
 
 
 def test_precision_that_is_not_there() -> None:
-    assert "--precision must be one of fp32, tf32, bf16, not 'fp8'" in refuse("train", "--precision", "fp8")
+    assert "--precision must be one of fp32, fp32x3, tf32, bf16, not 'fp8'" in refuse(
+        "train", "--precision", "fp8"
+    )
     text = refuse("train", "--precision", "tf32", "--device", "cpu:0")
     assert "precision tf32 is not for cpu:0: a GPU of compute capability 8.0" in text
     assert "emulator:0 can" in text

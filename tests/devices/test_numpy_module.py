@@ -48,6 +48,7 @@ def test_the_numpy_module_updates_behind_a_gradient(halted: int) -> None:
 
 def test_the_numpy_module_serves_floats() -> None:
     module = get_device("reference:0").module
-    assert [module.serves(precision) for precision in PRECISIONS] == [True, False, False]
-    with pytest.raises(ValueError, match="precision must be fp32, tf32 or bf16, not 'fp16'"):
+    assert [module.serves(precision) for precision in PRECISIONS] == [True, False, False, False]
+    with pytest.raises(ValueError, match="precision must be one of fp32, fp32x3, tf32, bf16, not 'fp16'"):
         module.serves("fp16")
+    assert not get_device("reference:0").serves("fp16")

@@ -4,7 +4,7 @@ A mutant is one of kernels/*.cu and *.cuh in which, in device code, one thing is
 
 - a barrier (`__syncthreads`, `__syncwarp`), a wait for asynchronous copies or the end of a group of them;
 - a bounds guard: a comparison by <, <=, > or >=, or with kOutside, that decides in an `if`, a `?:` or a named
-  value whether something is read or written. Where several are joined by && or ||, each is removed alone.
+  value whether something is read or written. Where several are joined by &&, || or &, each is removed alone.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _VOTE = re.compile(r"__syncthreads_or\((\w+)\)")
 _DEVICE = re.compile(r"\b__(?:device|global)__\b")
 # Written with spaces, as template arguments are not.
 _ORDER = re.compile(r" [<>]=? |kOutside")
+_JOINT = re.compile(r"&&|\|\|| & ")
 _LEAVES = re.compile(r"\s*(?:return|continue|break)\b")
 
 
@@ -95,16 +96,16 @@ def _device_code(source: str) -> Iterator[tuple[int, int]]:
 
 
 def _conjuncts(source: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """Find the parts of a condition between && and ||, at the top level."""
+    """Find the parts of a condition between &&, || and &, at the top level."""
     depth, start, i = 0, begin, begin
     while i < end:
         if source[i] in "([{":
             depth += 1
         elif source[i] in ")]}":
             depth -= 1
-        elif depth == 0 and source[i : i + 2] in ("&&", "||"):
+        elif depth == 0 and (joint := _JOINT.match(source, i)):
             yield start, i
-            start = i = i + 2
+            start = i = joint.end()
             continue
         i += 1
     yield start, end

@@ -105,6 +105,35 @@ def test_tf32_rounds_to_nearest_and_ties_away_from_0(device: Device, operation: 
         assert np.isnan(y[-1, -1])
 
 
+def test_fp32x3_of_the_largest_and_the_smallest(device: Device) -> None:
+    """With the identity as weights the result is the input to 22 bits, and infinities are fp32's."""
+    if not device.serves("fp32x3"):
+        pytest.skip(f"{device.name} has no fp32x3")
+    problem = FcProblem(64, 64, 64, precision="fp32x3")
+    x = make_inputs("relu_forward", NeuronProblem(64 * 64), "real")["x"].reshape(64, 64)
+    largest, rounds_up = np.finfo(np.float32).max, np.float32(float.fromhex("0x1.ffep127"))
+    edges = [largest, rounds_up, np.nextafter(rounds_up, np.float32(0)), np.float32(1e-33)]
+    plain = x.copy()
+    x[0, :8] = [*edges, *np.negative(edges)]
+    inputs = {"x": x, "w": np.eye(64, dtype=np.float32), "bias": None, "relu": False}
+    rows = own_impls("fc_fprop", problem, device)
+    for impl in rows:
+        (y,) = run("fc_fprop", problem, device, inputs, impl=impl).values()
+        cut = np.abs(x) >= rounds_up
+        np.testing.assert_allclose(y[~cut], x[~cut], rtol=2.0**-22)
+        np.testing.assert_allclose(y[cut], x[cut], rtol=2.0**-10)
+    for special in (np.inf, -np.inf, np.nan):
+        for weight in (np.eye(64, dtype=np.float32), np.full((64, 64), 0.5, np.float32)):
+            given = inputs | {"x": np.where(np.arange(64) == 5, np.float32(special), plain), "w": weight}
+            with np.errstate(invalid="ignore"):
+                wanted = given["x"] @ weight.T
+            for impl in rows:
+                (y,) = run("fc_fprop", problem, device, given, impl=impl).values()
+                np.testing.assert_array_equal(np.isnan(y), np.isnan(wanted))
+                np.testing.assert_array_equal(np.isinf(y), np.isinf(wanted))
+                np.testing.assert_array_equal(y[np.isinf(y)], wanted[np.isinf(y)])
+
+
 @pytest.mark.parametrize("offset", [4, 8])
 @pytest.mark.parametrize("name", ["plain", "tail", "one_image"])
 @pytest.mark.parametrize("operation", PASSES)

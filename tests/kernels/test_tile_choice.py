@@ -47,7 +47,7 @@ def choice(operation: str, problem: Any) -> tuple[str, int]:
         ("alexnet/conv2", "conv_dgrad", "bf16", "bf16_128x64x64", 1),
         ("alexnet/conv4", "conv_fprop", "bf16", "bf16_128x96x64", 1),
         # Small ones: more blocks before larger ones.
-        ("resnet50/conv5_3x3", "conv_fprop", "fp32", "fp32_128x64x8", 1),
+        ("resnet50/conv5_3x3", "conv_fprop", "fp32", "fp32_128x64x16", 1),
         ("alexnet/fc8", "fc_fprop", "bf16", "bf16_64x64x64", 4),
         ("alexnet/fc8", "fc_dgrad", "bf16", "bf16_64x64x64", 1),
     ],
@@ -66,7 +66,7 @@ def filter_gradients() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp32x3", "tf32", "bf16"])
 @pytest.mark.parametrize("name", filter_gradients())
 def test_filter_gradients_leave_few_multiprocessors_idle(name: str, precision: str) -> None:
     problem = problem_of(name, precision)
@@ -84,14 +84,14 @@ def test_filter_gradients_leave_few_multiprocessors_idle(name: str, precision: s
 @pytest.mark.parametrize("name", CONV)
 def test_all_rows_of_a_problem_have_the_same_splits(operation: str, name: str) -> None:
     """The first choice is one of them, and none has a workspace of its own."""
-    for precision in ("fp32", "tf32", "bf16"):
+    for precision in ("fp32", "fp32x3", "tf32", "bf16"):
         problem = with_precision(CONV[name], precision)
         rows = getattr(MODULE, f"{operation}_impls")(problem)
         workspaces = {getattr(MODULE, f"{operation}_workspace")(problem, row) for row in [None, *rows]}
         assert len(workspaces) == 1, rows
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32x3", "tf32", "bf16"])
 def test_tensor_cores_come_first_where_they_can(precision: str) -> None:
     for problem in (ConvProblem(1, 4, 4, 8, 8, 3, 3), ConvProblem(64, 56, 56, 64, 64, 3, 3)):
         for operation in ("conv_fprop", "conv_dgrad", "conv_wgrad"):

@@ -84,7 +84,7 @@ def test_a_graph_that_makes_no_sense_is_refused(layers: list[LayerSpec], message
     [
         ({"batch": 0}, "batch must be at least 1, not 0"),
         ({"seed": -1}, "seed must be"),
-        ({"precision": "fp8"}, "precision must be one of fp32, tf32, bf16, not 'fp8'"),
+        ({"precision": "fp8"}, "precision must be one of fp32, fp32x3, tf32, bf16, not 'fp8'"),
         ({"devices": []}, "devices must not be empty"),
         ({"towers": 0}, "towers must be at least as many as the 1 devices, not 0"),
         ({"devices": "gpu:0"}, "device must be"),

@@ -79,7 +79,7 @@ def test_every_function_computes_with_bfloat16(device: Device, function: str) ->
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 def test_the_precision_is_that_of_the_arrays(device: Device, family: str, direction: str) -> None:
     function, oracle = f"{family}_{direction}", get_device("reference:0")
-    for precision, make in (("fp32", GOOD[function]), ("tf32", GOOD[function]), ("bf16", None)):
+    for precision, make in (*((name, GOOD[function]) for name in ("fp32", "fp32x3", "tf32")), ("bf16", None)):
         arguments = on(device, make() if make else in_bf16(function))
         if not device.serves(precision):
             given: Arguments = {} if precision == "bf16" else {"precision": precision}

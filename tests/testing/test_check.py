@@ -354,7 +354,7 @@ def test_the_text_of_a_problem_makes_an_equal_one() -> None:
 
 def test_a_precision_changes_nothing_else() -> None:
     for problem in [*CONV.values(), *LOCAL.values(), FcProblem(3, 4, 5)]:
-        for precision in ("tf32", "bf16"):
+        for precision in ("fp32x3", "tf32", "bf16"):
             other = with_precision(problem, precision)
             assert other.precision == precision and other != problem
             assert with_precision(other, "fp32") == problem

@@ -84,7 +84,7 @@ def implicit_gemm(path: Path) -> None:
 
 def tiles(path: Path, found: gemm_layout.Layout) -> None:
     """Draw a block's tile of outputs as its warps and threads share it."""
-    name = "fp32_128x128x8"
+    name = "fp32_128x128x16"
     threads = found.threads[name]
     tensor = found.threads["bf16_128x128x64"]
     with drawn(

@@ -102,13 +102,14 @@ int main() {
   print_tensor_tile<TensorTile<bfloat16, 64, 128, 64, 32, 64, 3>>();
   print_tensor_tile<TensorTile<float, 96, 128, 32, 96, 32, 3>>();
   print_tensor_tile<TensorTile<float, 64, 128, 32, 32, 64, 3>>();
-  print_fp32_tile<Tile<float, 128, 128, 8, 8, 8, 4>>();
-  print_fp32_tile<Tile<float, 128, 96, 8, 8, 8, 4>>();
-  print_fp32_tile<Tile<float, 128, 64, 8, 8, 8, 4>>();
-  print_fp32_tile<Tile<float, 64, 64, 8, 8, 4, 4>>();
-  print_fp32_tile<Tile<float, 128, 32, 8, 8, 4, 4>>();
-  print_fp32_tile<Tile<float, 32, 32, 8, 4, 4, 4>>();
-  print_fp32_tile<Tile<float, 96, 128, 8, 8, 8, 4>>();
-  print_fp32_tile<Tile<float, 64, 128, 8, 8, 8, 4>>();
-  print_fp32_tile<Tile<float, 32, 128, 8, 4, 8, 4>>();
+  print_tensor_tile<SplitTensorTile<64, 64, 16, 32, 32, 4>>();
+  print_fp32_tile<Tile<float, 128, 128, 16, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 128, 96, 16, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 128, 64, 16, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 64, 64, 16, 8, 4, 4>>();
+  print_fp32_tile<Tile<float, 128, 32, 16, 8, 4, 4>>();
+  print_fp32_tile<Tile<float, 32, 32, 16, 4, 4, 4>>();
+  print_fp32_tile<Tile<float, 96, 128, 16, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 64, 128, 16, 8, 8, 4>>();
+  print_fp32_tile<Tile<float, 32, 128, 16, 4, 8, 4>>();
 }

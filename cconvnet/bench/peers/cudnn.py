@@ -382,7 +382,7 @@ class CuDNN(Side):
         """Return the notes that no plan of a column may have."""
         if column == "best":
             return []
-        loose = [note for note in _LOOSE if self.precision == "fp32" or note != _TENSOR_CORE]
+        loose = [note for note in _LOOSE if self.precision in ("fp32", "fp32x3") or note != _TENSOR_CORE]
         names = [*loose, *["NONDETERMINISTIC"] * (column == "deterministic")]
         return [getattr(self._cudnn.numerical_note, name) for name in names]
 
