@@ -96,11 +96,17 @@ PROMISES = (
         lambda kernel: not (kernel.stack or kernel.local or _has(kernel.counts, "LDL", "STL")),
     ),
     Promise("launch bounds", "", lambda kernel: kernel.threads is not None),
-    Promise("products by tensor cores", "TensorTile<", lambda kernel: _has(kernel.hot_loop, *TENSOR)),
-    Promise("fragments by ldmatrix", "TensorTile<bfloat16,", lambda kernel: _has(kernel.hot_loop, "LDSM")),
+    Promise(
+        "products by tensor cores", "(Tensor|FewChannels)Tile<", lambda kernel: _has(kernel.hot_loop, *TENSOR)
+    ),
+    Promise(
+        "fragments by ldmatrix",
+        "(Tensor|FewChannels)Tile<bfloat16,",
+        lambda kernel: _has(kernel.hot_loop, "LDSM"),
+    ),
     Promise(
         "strict fp32: no tensor-core instruction",
-        r"^(?!.*TensorTile<)",
+        r"^(?!.*(Tensor|FewChannels)Tile<)",
         lambda kernel: not _has(kernel.counts, *TENSOR),
     ),
     Promise(
@@ -131,6 +137,11 @@ PROMISES = (
         "no load narrower than 16 bytes in the hot loop",
         r"_gemm<(Tile<float, (\d+, ){5}4>|(Split)?TensorTile<)",
         lambda kernel: set() < _loads(kernel.hot_loop) <= {"LDG.16", "LDGSTS.16"},
+    ),
+    Promise(
+        "at most five instructions for each product of tensor cores in the hot loop",
+        r"^conv_\w+_few_channels<FewChannelsTile<bfloat16, (128|64, 160|96)",
+        lambda kernel: kernel.hot_loop.total() <= 5 * kernel.hot_loop["HMMA"],
     ),
     Promise("one barrier in each step", _TILE, lambda kernel: kernel.hot_loop["BAR"] == 1),
     Promise(

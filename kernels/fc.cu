@@ -6,12 +6,16 @@
 namespace cconvnet {
 namespace {
 
-// The same rows; conv_fprop_implicit_gemm_... becomes fc_fprop_gemm_...
+// The same rows, but for those of images; conv_fprop_implicit_gemm_... becomes fc_fprop_gemm_...
 template <class Table>
 Table fc_table(const std::string& pass, const Table& convolution) {
   const std::string theirs = "conv_" + pass + "_implicit_gemm", ours = "fc_" + pass + "_gemm";
-  std::vector<typename Table::Row> rows = convolution.rows();
-  for (auto& row : rows) row.name.replace(0, theirs.size(), ours);
+  std::vector<typename Table::Row> rows;
+  for (typename Table::Row row : convolution.rows()) {
+    if (row.name.rfind(theirs, 0) != 0) continue;
+    row.name.replace(0, theirs.size(), ours);
+    rows.push_back(row);
+  }
   return Table("fc_" + pass, rows);
 }
 

@@ -138,7 +138,7 @@ def predict(work: Work, facts: Facts, chip: Chip) -> Prediction:
     """Return the predicted time of a launch of a kernel."""
     runs = passages(facts.parts, work.counted)
     instructions = executed(facts.parts, runs)
-    is_bf16 = "TensorTile<bfloat16" in facts.name
+    is_bf16 = "Tile<bfloat16" in facts.name
     pipes = pipe_cycles(instructions, work, chip, is_bf16)
     held = facts.occupancy(work.threads, work.shared)
     blocks = max(held.blocks, 1)

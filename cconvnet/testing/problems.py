@@ -83,6 +83,12 @@ CONV = {
     "rgb": ConvProblem(2, 16, 16, 3, 32, 5, 5, padding=(2, 2)),
     "rgb_padded_below": ConvProblem(2, 15, 14, 3, 32, 5, 5, stride=(2, 2), padding=((1, 2), (0, 3))),
     "rgb_dilated": ConvProblem(2, 14, 13, 3, 32, 3, 3, padding=((2, 3), (2, 1)), dilation=(2, 2)),
+    "rgb_groups": ConvProblem(
+        2, 9, 19, 9, 24, 4, 3, stride=(2, 3), padding=(1, 2), groups=3, dilation=(1, 2)
+    ),
+    "rgb_strided": ConvProblem(1, 29, 42, 3, 72, 7, 7, stride=(2, 2), padding=(3, 3)),
+    # 18 patches of 8 x 16 output pixels, and a filter whose words end behind its rows.
+    "rgb_patches": ConvProblem(2, 20, 35, 3, 40, 3, 3, padding=(1, 1)),
     "wide_k": ConvProblem(1, 3, 4, 8, 150, 3, 3, padding=(1, 1)),
     "wide_c": ConvProblem(1, 3, 4, 150, 8, 3, 3, padding=(1, 1)),
 }

@@ -56,8 +56,11 @@ class SelectionTable {
  public:
   using Row = cconvnet::Row<Problem, Arguments>;
 
-  SelectionTable(std::string operation, std::vector<Row> rows)
-      : operation_(std::move(operation)), rows_(std::move(rows)) {}
+  // `more` are rows of another file.
+  SelectionTable(std::string operation, std::vector<Row> rows, const std::vector<Row>& more = {})
+      : operation_(std::move(operation)), rows_(std::move(rows)) {
+    rows_.insert(rows_.end(), more.begin(), more.end());
+  }
 
   const std::vector<Row>& rows() const { return rows_; }
 

@@ -107,6 +107,22 @@ constexpr TileCost tensor_cost(int64_t block_m, int64_t block_n, int64_t block_k
           std::max({products + kBarrier, bytes / kCacheBytes, kLatency / (stages - 1)})};
 }
 
+// Returns the cycles of blocks that multiply patches (gemm/patch.cuh). Each executes `loads` instructions of
+// single threads that fill shared memory, and so many steps of 8 words of k, for which a warp needs
+// `instructions` besides the products.
+template <class Tile>
+int64_t patches_cycles(int64_t blocks, int64_t steps, int64_t loads, int64_t instructions,
+                       int64_t shared_bytes, int64_t written) {
+  const int64_t adds = int64_t{Tile::BLOCK_M} * Tile::BLOCK_N * Tile::PRODUCT_K;
+  const int64_t products = adds / (sizeof(typename Tile::Element) == 2 ? 1280 : 640);
+  const int64_t all = instructions + Tile::WARP_M * Tile::WARP_N / 128;
+  const int64_t shared = std::max<int64_t>(products, all * (Tile::THREADS / 32) / kSchedulers);
+  const int64_t resident =
+      std::min<int64_t>(Tile::MIN_BLOCKS, kSharedBytes / (shared_bytes + kReservedBytes));
+  const TileCost tile = {Tile::BLOCK_M, Tile::BLOCK_N, Tile::PRODUCT_K, resident, shared, products + all};
+  return blocks_cycles(tile, blocks, steps + loads / kLanes / shared, written);
+}
+
 constexpr TileCost lanes_cost(int64_t block_m, int64_t block_n, int64_t block_k, int64_t thread_m,
                               int64_t thread_n, int64_t vector, int64_t resident) {
   const int64_t threads = block_m / thread_m * (block_n / thread_n);

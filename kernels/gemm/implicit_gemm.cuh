@@ -161,4 +161,8 @@ const FpropTable& conv_fprop_table();
 const DgradTable& conv_dgrad_table();
 const WgradTable& conv_wgrad_table();
 
+// The rows that read patches of images, in conv_few_channels.cu.
+std::vector<FpropTable::Row> few_channels_fprop_rows();
+std::vector<WgradTable::Row> few_channels_wgrad_rows();
+
 }  // namespace cconvnet

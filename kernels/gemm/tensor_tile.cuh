@@ -196,7 +196,15 @@ class TensorLoader {
 // A lane's share of its warp's sums, and the arithmetic on them.
 template <class Tile>
 class TensorProduct {
+  using T = typename Tile::Element;
+  static constexpr int FRAGMENTS_M = Tile::WARP_M / 16, FRAGMENTS_N = Tile::WARP_N / 8;
+
  public:
+  // The factors of PRODUCT_K of k, as mma.sync wants them; those of B are in pairs.
+  struct Fragments {
+    ptx::Matrices a[FRAGMENTS_M], b[FRAGMENTS_N / 2];
+  };
+
   __device__ __forceinline__ TensorProduct() {
     const int warp = threadIdx.x / 32;
     m_ = warp / Tile::WARPS_N * Tile::WARP_M;
@@ -241,23 +249,6 @@ class TensorProduct {
     }
   }
 
- private:
-  using T = typename Tile::Element;
-  static constexpr int FRAGMENTS_M = Tile::WARP_M / 16, FRAGMENTS_N = Tile::WARP_N / 8;
-
-  // The factors of one part of a step.
-  struct Fragments {
-    ptx::Matrices a[FRAGMENTS_M], b[FRAGMENTS_N / 2];
-  };
-
-  template <class BufferA, class BufferB>
-  __device__ __forceinline__ void load(Fragments& into, const BufferA& a, const BufferB& b, int k) const {
-#pragma unroll
-    for (int i = 0; i < FRAGMENTS_M; ++i) into.a[i] = fragment<true>(a, m_, 16 * i, k);
-#pragma unroll
-    for (int j = 0; j < FRAGMENTS_N / 2; ++j) into.b[j] = fragment<false>(b, n_, 16 * j, k);
-  }
-
   __device__ __forceinline__ void multiply(const Fragments& factors) {
     if constexpr (Tile::PRECISION == Precision::fp32x3) {
       multiply_split(factors);
@@ -270,6 +261,7 @@ class TensorProduct {
     }
   }
 
+ private:
   // The same of floats that are split (split_tf32.cuh).
   __device__ __forceinline__ void multiply_split(const Fragments& factors) {
     SplitMatrices b[FRAGMENTS_N / 2];
@@ -302,6 +294,14 @@ class TensorProduct {
     } else {
       ptx::multiply_add_tf32(sum, a.part, columns);
     }
+  }
+
+  template <class BufferA, class BufferB>
+  __device__ __forceinline__ void load(Fragments& into, const BufferA& a, const BufferB& b, int k) const {
+#pragma unroll
+    for (int i = 0; i < FRAGMENTS_M; ++i) into.a[i] = fragment<true>(a, m_, 16 * i, k);
+#pragma unroll
+    for (int j = 0; j < FRAGMENTS_N / 2; ++j) into.b[j] = fragment<false>(b, n_, 16 * j, k);
   }
 
   // 16 rows of an operand, from first + more on, and PRODUCT_K of k, in the order that mma.sync wants. Of A

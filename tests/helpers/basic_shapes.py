@@ -31,7 +31,7 @@ from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, LRN_P
 
 # By an operation's name or its first word. Of each, one that fills blocks and one that leaves threads over.
 _PROBLEMS: dict[str, list[Any]] = {
-    "conv": [CONV["plain"], CONV["tail"], CONV["unequal_and_dilated"]],
+    "conv": [CONV["plain"], CONV["tail"], CONV["unequal_and_dilated"], CONV["rgb"]],
     "local": [LOCAL["plain"], LOCAL["tail"]],
     "fc": [FC["plain"], FC["tail"]],
     "bias": [BiasProblem(64, 32), BiasProblem(7, 13)],

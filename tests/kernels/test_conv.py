@@ -246,6 +246,42 @@ def test_nan_of_the_call_before_is_forgotten(device: Device, precision: str, ope
         check(operation, problem, device, nonzero=0.1)
 
 
+@pytest.mark.parametrize("operation", ["conv_fprop", "conv_wgrad"])
+@pytest.mark.parametrize("channels", [3, 8])
+def test_what_no_window_reads_has_no_influence(
+    device: Device, precision: str, operation: str, channels: int
+) -> None:
+    """Blocks that hang over the output read such pixels, and must not multiply them by zero."""
+    problem = ConvProblem(2, 12, 30, channels, 8, 3, 3, outputs=(5, 9), precision=precision)
+    inputs = make_inputs(operation, problem)
+    inputs["x"][:, 7:] = inputs["x"][:, :, 11:] = np.nan
+    if operation == "conv_fprop":
+        inputs |= {"bias": None, "relu": False}
+    expected = getattr(reference, operation)(problem, *inputs.values())
+    assert np.isfinite(expected).all()
+    for impl in own_impls(operation, problem, device):
+        (result,) = run(operation, problem, device, inputs, impl=impl).values()
+        assert np.array_equal(compare.values(result), expected), repro(operation, problem, device)
+
+
+def test_blocks_that_compute_several_patches(device: Device, precision: str) -> None:
+    """Each of the 24 groups has 33 blocks for its 34 patches."""
+    problem = ConvProblem(34, 8, 16, 24, 24, 1, 1, groups=24, precision=precision)
+    for impl in own_impls("conv_fprop", problem, device):
+        if impl is not None and "few_channels" in impl:
+            check("conv_fprop", problem, device, impl=impl)
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_nan_in_a_filter_reaches_its_channel_alone(device: Device, precision: str, channels: int) -> None:
+    problem = ConvProblem(1, 6, 7, channels, 8, 3, 3, padding=(1, 1), precision=precision)
+    inputs = make_inputs("conv_fprop", problem) | {"bias": None, "relu": False}
+    inputs["w"][5] = np.nan
+    for impl in own_impls("conv_fprop", problem, device):
+        y = compare.values(run("conv_fprop", problem, device, inputs, impl=impl)["y"])
+        assert np.isnan(y[..., 5]).all() and np.isfinite(np.delete(y, 5, axis=-1)).all()
+
+
 def test_nan_and_infinity_reach_the_result(device: Device, precision: str) -> None:
     """Neither ReLU nor a zero weight hides a NaN or infinite activation."""
     problem = ConvProblem(1, 4, 4, 3, 5, 3, 3, padding=(1, 1), precision=precision)

@@ -32,6 +32,7 @@ TESTS: dict[str, list[str]] = {
     "conv_dgrad.cu": ["test_conv.py", "-k", "conv_dgrad"],
     "conv_fprop.cu": ["test_conv.py", "-k", "conv_fprop or bias or on_the_way"],
     "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad or update"],
+    "conv_few_channels.cu": ["test_conv.py", "-k", "(fprop or wgrad) and (rgb or tail or groups)"],
     "gemm/split_reduce.cu": ["test_conv.py"],
 }
 
