@@ -42,6 +42,7 @@ class Call {
 
   const Problems& problems() const { return problems_; }
   const char* impl() const { return impl_; }
+  bool sums() const { return sums_; }
 
  private:
   using Kind = Argument::Kind;
@@ -99,10 +100,11 @@ class Call {
     } else if (argument.kind == Kind::integer) {
       value.integer = scalar<int>(argument, object, "an integer");
     } else if (argument.kind == Kind::flag) {
-      value.integer = scalar<bool>(argument, object, "a bool");
+      value.integer = object ? scalar<bool>(argument, object, "a bool") : *argument.initial != 0;
     } else if (argument.kind == Kind::stream && object) {
       value.pointer = reinterpret_cast<Stream>(scalar<uintptr_t>(argument, object, "an integer"));
     }
+    if (argument.sums) sums_ = argument.kind == Kind::flag ? value.integer : !object.is_none();
     return value;
   }
 
@@ -130,7 +132,7 @@ class Call {
     if (argument.kind == Kind::count) {
       values_[i].integer = count;
     } else if (argument.kind == Kind::workspace) {
-      values_[i].pointer = workspace_of(object, argument.bytes(problems_, impl_));
+      values_[i].pointer = workspace_of(object, argument.bytes(problems_, impl_, sums_));
     } else if (argument.kind == Kind::array && !(argument.nullable && object.is_none())) {
       if (argument.size) count = argument.size(problems_);
       values_[i].pointer = data_of(object, argument.name, own(argument, element), count, argument.written);
@@ -178,6 +180,7 @@ class Call {
   std::array<Value, kMostArguments> values_;
   Problems problems_;
   const char* impl_ = nullptr;
+  bool sums_ = false;
   Update update_;
 };
 
@@ -211,9 +214,15 @@ inline void define(py::module_& m, const Operation& operation) {
     arguments.push_back(impl());
   }
   for (const Argument& argument : operation.arguments) {
+    if (!argument.sums) continue;
+    Argument sums = with_default({Argument::Kind::flag, "sums"}, 0);
+    sums.sums = true;
+    arguments.push_back(sums);
+  }
+  for (const Argument& argument : operation.arguments) {
     if (argument.kind != Argument::Kind::workspace) continue;
     define(m, operation.name + "_workspace", arguments,
-           [&](const Call& call) { return argument.bytes(call.problems(), call.impl()); });
+           [&](const Call& call) { return argument.bytes(call.problems(), call.impl(), call.sums()); });
   }
 }
 

@@ -10,6 +10,8 @@ template <class Problem>
 using Impls = std::vector<std::string> (*)(const Problem&);
 template <class Problem>
 using Workspace = size_t (*)(const Problem&, const char* impl);
+template <class Problem>
+using WorkspaceWithSums = size_t (*)(const Problem&, const char* impl, bool sums);
 
 // The pass `function` with what finishes y as arguments of their own.
 template <class Problem, auto function>
@@ -36,11 +38,20 @@ Operation fprop(const char* name, Workspace<Problem> size, Impls<Problem> impls)
       .chosen_from(impls);
 }
 
+// dgrad with the epilogue as arguments of their own.
 template <class Problem, auto function>
-Operation dgrad(const char* name, Workspace<Problem> size, Impls<Problem> impls) {
-  return operation(name, function, "problem", array<Problem>("dy", &Problem::y_count),
-                   array<Problem>("w", &Problem::w_count), array<Problem>("dx", &Problem::x_count),
-                   workspace(size), stream(), impl())
+void masked_and_summed(const Problem& problem, const void* dy, const void* w, void* dx, void* workspace,
+                       Stream stream, const char* impl, const void* masked_by, float scale, float* db) {
+  function(problem, dy, w, input_epilogue(masked_by, scale, db), dx, workspace, stream, impl);
+}
+
+template <class Problem, auto function>
+Operation dgrad(const char* name, WorkspaceWithSums<Problem> size, Impls<Problem> impls) {
+  return operation(name, masked_and_summed<Problem, function>, "problem",
+                   array<Problem>("dy", &Problem::y_count), array<Problem>("w", &Problem::w_count),
+                   array<Problem>("dx", &Problem::x_count), workspace(size), stream(), impl(),
+                   optional(array<Problem>("masked_by", &Problem::x_count)), with_default("scale", 1),
+                   bias_gradient(array<Problem>("db", &Problem::c)))
       .chosen_from(impls);
 }
 

@@ -65,8 +65,10 @@ struct Argument {
   const std::type_info* type = nullptr;          // of a problem
   Element element = Element::call;               // of an array
   bool written = false;                          // of an array
+  bool sums = false;                             // of one whose presence, or a flag that, asks for sums
   std::function<int64_t(const Problems&)> size;  // in elements; without one, the call's count
-  std::function<size_t(const Problems&, const char* impl)> bytes;  // of a workspace
+  // Of a workspace; `sums` is whether the gradient of a bias is also asked for.
+  std::function<size_t(const Problems&, const char* impl, bool sums)> bytes;
 };
 
 // An argument as the kernels' function receives it.
@@ -161,15 +163,44 @@ inline Argument with_default(Argument argument, double initial) {
 template <class... Problem>
 Argument workspace(size_t (*size)(const Problem&...)) {
   Argument argument = optional({Argument::Kind::workspace, "workspace"});
-  argument.bytes = [size](const Problems& problems, const char*) { return size(problems.get<Problem>()...); };
+  argument.bytes = [size](const Problems& problems, const char*, bool) {
+    return size(problems.get<Problem>()...);
+  };
+  return argument;
+}
+
+template <class Problem>
+Argument workspace(size_t (*size)(const Problem&, bool sums)) {
+  Argument argument = optional({Argument::Kind::workspace, "workspace"});
+  argument.bytes = [size](const Problems& problems, const char*, bool sums) {
+    return size(problems.get<Problem>(), sums);
+  };
+  return argument;
+}
+
+template <class Problem, class Other>
+Argument workspace(size_t (*size)(const Problem&, const Other&, bool sums)) {
+  Argument argument = optional({Argument::Kind::workspace, "workspace"});
+  argument.bytes = [size](const Problems& problems, const char*, bool sums) {
+    return size(problems.get<Problem>(), problems.get<Other>(), sums);
+  };
   return argument;
 }
 
 template <class Problem>
 Argument workspace(size_t (*size)(const Problem&, const char* impl)) {
   Argument argument = optional({Argument::Kind::workspace, "workspace"});
-  argument.bytes = [size](const Problems& problems, const char* impl) {
+  argument.bytes = [size](const Problems& problems, const char* impl, bool) {
     return size(problems.get<Problem>(), impl);
+  };
+  return argument;
+}
+
+template <class Problem>
+Argument workspace(size_t (*size)(const Problem&, const char* impl, bool sums)) {
+  Argument argument = optional({Argument::Kind::workspace, "workspace"});
+  argument.bytes = [size](const Problems& problems, const char* impl, bool sums) {
+    return size(problems.get<Problem>(), impl, sums);
   };
   return argument;
 }
@@ -182,12 +213,24 @@ inline Argument update(Argument weights) {
   return optional(std::move(weights));
 }
 
+// The gradient of the bias of the layer before, which a backward pass may compute too. Python asks for the
+// workspace that this needs by NAME_workspace's `sums`.
+inline Argument bias_gradient(Argument argument) {
+  argument.sums = true;
+  return optional(std::move(argument));
+}
+
 inline Argument impl() {
   return optional({Argument::Kind::impl, "impl"});
 }
 
 inline Argument stream() {
   return with_default({Argument::Kind::stream, "stream"}, 0);
+}
+
+inline InputEpilogue input_epilogue(const void* masked_by, float scale, float* db) {
+  cconvnet::detail::require(db || !masked_by, "masked_by must not be given without db");
+  return {masked_by, scale, db};
 }
 
 // ---- operations -----------------------------------------------------------------------------------------

@@ -49,6 +49,18 @@ struct Epilogue {
   const int64_t* step = nullptr;
 };
 
+// Applied to the gradient dx of an input before it is written, where the input is the output of a bias and a
+// ReLU. As relu_bias_backward does: dx = masked_by > 0 ? scale * dx : 0, unless `masked_by` is null, which is
+// that output, of dx's type and shape; then db = bias_grad's of dx as a matrix of pixels and channels. Without
+// db nothing is applied. The sums need a workspace, so the functions that return its size take `sums`: whether
+// db is given. Pixels may be added in another order than bias_grad's. The problem alone decides it, and all rows
+// of a table that multiply with the same arithmetic have the same.
+struct InputEpilogue {
+  const void* masked_by = nullptr;
+  float scale = 1.0f;
+  float* db = nullptr;
+};
+
 // The update of one parameter tensor: v = momentum*v - lr*(g + weight_decay*w); w = w + v. v and w are read
 // and written. `w_bf16`, unless null, receives the new w rounded: the copy that products read. Values that
 // change from step to step may be on the device, so that a captured step can be replayed. `rates`, unless
@@ -65,7 +77,8 @@ struct Update {
 
 // ---- convolution ----------------------------------------------------------------------------------------
 // conv_fprop  y[N,P,Q,K] = x * w, then the epilogue.
-// conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x: the transposed convolution of dy.
+// conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x: the transposed convolution of dy; then the
+//             epilogue.
 // conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w. With `update`, which may be null, dw
 //             also updates the weights, and its contents afterwards are unspecified.
 // *_impls lists the selection table's rows that support the problem, first choice first.
@@ -73,12 +86,12 @@ std::vector<std::string> conv_fprop_impls(const ConvProblem& problem);
 std::vector<std::string> conv_dgrad_impls(const ConvProblem& problem);
 std::vector<std::string> conv_wgrad_impls(const ConvProblem& problem);
 size_t conv_fprop_workspace(const ConvProblem& problem, const char* impl);
-size_t conv_dgrad_workspace(const ConvProblem& problem, const char* impl);
+size_t conv_dgrad_workspace(const ConvProblem& problem, const char* impl, bool sums);
 size_t conv_wgrad_workspace(const ConvProblem& problem, const char* impl);
 void conv_fprop(const ConvProblem& problem, const void* x, const void* w, const Epilogue& epilogue, void* y,
                 void* workspace, Stream stream, const char* impl);
-void conv_dgrad(const ConvProblem& problem, const void* dy, const void* w, void* dx, void* workspace,
-                Stream stream, const char* impl);
+void conv_dgrad(const ConvProblem& problem, const void* dy, const void* w, const InputEpilogue& epilogue,
+                void* dx, void* workspace, Stream stream, const char* impl);
 void conv_wgrad(const ConvProblem& problem, const void* x, const void* dy, float* dw, const Update* update,
                 void* workspace, Stream stream, const char* impl);
 
@@ -91,28 +104,29 @@ std::vector<std::string> local_fprop_impls(const LocalProblem& problem);
 std::vector<std::string> local_dgrad_impls(const LocalProblem& problem);
 std::vector<std::string> local_wgrad_impls(const LocalProblem& problem);
 size_t local_fprop_workspace(const LocalProblem& problem, const char* impl);
-size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl);
+size_t local_dgrad_workspace(const LocalProblem& problem, const char* impl, bool sums);
 size_t local_wgrad_workspace(const LocalProblem& problem, const char* impl);
 void local_fprop(const LocalProblem& problem, const void* x, const void* w, const Epilogue& epilogue, void* y,
                  void* workspace, Stream stream, const char* impl);
-void local_dgrad(const LocalProblem& problem, const void* dy, const void* w, void* dx, void* workspace,
-                 Stream stream, const char* impl);
+void local_dgrad(const LocalProblem& problem, const void* dy, const void* w, const InputEpilogue& epilogue,
+                 void* dx, void* workspace, Stream stream, const char* impl);
 void local_wgrad(const LocalProblem& problem, const void* x, const void* dy, float* dw, const Update* update,
                  void* workspace, Stream stream, const char* impl);
 
 // ---- fully connected ------------------------------------------------------------------------------------
 // fc_fprop  y[N,K] = x[N,C] w[K,C]^T, then the epilogue.
-// fc_dgrad  dx[N,C] = dy w.    fc_wgrad  dw[K,C] = dy^T x, and `update` as for conv_wgrad.
+// fc_dgrad  dx[N,C] = dy w, then the epilogue.
+// fc_wgrad  dw[K,C] = dy^T x, and `update` as for conv_wgrad.
 std::vector<std::string> fc_fprop_impls(const FcProblem& problem);
 std::vector<std::string> fc_dgrad_impls(const FcProblem& problem);
 std::vector<std::string> fc_wgrad_impls(const FcProblem& problem);
 size_t fc_fprop_workspace(const FcProblem& problem, const char* impl);
-size_t fc_dgrad_workspace(const FcProblem& problem, const char* impl);
+size_t fc_dgrad_workspace(const FcProblem& problem, const char* impl, bool sums);
 size_t fc_wgrad_workspace(const FcProblem& problem, const char* impl);
 void fc_fprop(const FcProblem& problem, const void* x, const void* w, const Epilogue& epilogue, void* y,
               void* workspace, Stream stream, const char* impl);
-void fc_dgrad(const FcProblem& problem, const void* dy, const void* w, void* dx, void* workspace,
-              Stream stream, const char* impl);
+void fc_dgrad(const FcProblem& problem, const void* dy, const void* w, const InputEpilogue& epilogue,
+              void* dx, void* workspace, Stream stream, const char* impl);
 void fc_wgrad(const FcProblem& problem, const void* x, const void* dy, float* dw, const Update* update,
               void* workspace, Stream stream, const char* impl);
 
@@ -159,13 +173,14 @@ void lrn_backward(const LrnProblem& problem, const T* x, const T* dy, T* dx, voi
 // Normalisation across channels and the max pooling after it, without the map between them: y[N,P,Q,C] of
 // x[N,H,W,C]. Backward, from y and dy[N,P,Q,C]: dx[N,H,W,C], then dx = x > 0 ? dx : 0 if `relu`, that of the
 // layer before. On a GPU dx is NaN where d exceeds 1e21. Throws std::invalid_argument unless the region is
-// across_channels and the pool's input has the shape of the normalisation's output.
+// across_channels and the pool's input has the shape of the normalisation's output. `db`, unless null, is the
+// gradient of the bias of the layer before, as an InputEpilogue's.
 template <class T>
 void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, T* y, Stream stream);
-size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool);
+size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool, bool sums);
 template <class T>
 void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, const T* y, const T* dy,
-                          bool relu, T* dx, void* workspace, Stream stream);
+                          bool relu, T* dx, float* db, void* workspace, Stream stream);
 
 // ---- contrast normalisation -----------------------------------------------------------------------------
 // m = mean of x over the window; u = x - m; d = k + alpha * sum over the window of u^2; y = x * d^-beta.
@@ -191,14 +206,19 @@ void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, cons
 // avgpool_forward   y = the mean over the clipped window. With count_padding, its sum divided by the size of
 //                   the window clipped to the padded image, as in PyTorch and ONNX (count_include_pad).
 // avgpool_backward  dx = the sum over the windows that contain x of dy / (the divisor of the mean).
+// Backward, the epilogue is applied last.
 template <class T>
 void maxpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream);
+size_t maxpool_backward_workspace(const PoolProblem& problem, bool sums);
 template <class T>
-void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream);
+void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy,
+                      const InputEpilogue& epilogue, T* dx, void* workspace, Stream stream);
 template <class T>
 void avgpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream);
+size_t avgpool_backward_workspace(const PoolProblem& problem, bool sums);
 template <class T>
-void avgpool_backward(const PoolProblem& problem, const T* dy, T* dx, Stream stream);
+void avgpool_backward(const PoolProblem& problem, const T* dy, const InputEpilogue& epilogue, T* dx,
+                      void* workspace, Stream stream);
 
 // ---- elementwise maximum --------------------------------------------------------------------------------
 // eltmax_forward   y = the larger of a and b, NaN if either is NaN; in place allowed. A maximum of more

@@ -344,6 +344,7 @@ void launch_dgrad(const LocalProblem& problem, const DgradArguments& args, Strea
   const PlainOutput<T> output = {dx, whole_groups(size.n, dx, args.workspace)};
   launch<Tile>(local_dgrad_gemm<Tile>, problem, size, args.dy, args.w, output, problem.x_count(), problem.c,
                args.workspace, stream);
+  apply(args.epilogue, problem.precision, pixels_of(problem), dx, args.sums, stream);
 }
 
 template <class Tile>
@@ -433,6 +434,10 @@ const LocalWgradTable& wgrad_table() {
 }  // namespace
 
 CCONVNET_FPROP(local, LocalProblem, fprop_table(), problem)
+size_t dgrad_sums_workspace(const LocalProblem& problem) {
+  return ceil_div(bias_grad_workspace(pixels_of(problem)), kVectorBytes) * kVectorBytes;
+}
+
 CCONVNET_DGRAD(local, LocalProblem, dgrad_table(), problem)
 CCONVNET_WGRAD(local, LocalProblem, wgrad_table(), problem)
 

@@ -20,6 +20,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/input_epilogue.h"
 #include "core/packed.cuh"
 #include "core/select.h"
 #include "lrn.cuh"
@@ -381,7 +382,7 @@ void launch_separately(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<
   T* const normalised = reinterpret_cast<T*>(space);
   T* const gradient = reinterpret_cast<T*>(space + lrn.count());
   lrn_forward(lrn, arrays.x, normalised, stream);
-  maxpool_backward(problem.pool, normalised, arrays.y, arrays.dy, gradient, stream);
+  maxpool_backward(problem.pool, normalised, arrays.y, arrays.dy, {}, gradient, nullptr, stream);
   lrn_backward(lrn, arrays.x, gradient, arrays.out, space + 2 * int64_t{lrn.count()}, stream);
   if (arrays.relu) relu_backward(lrn.count(), arrays.x, arrays.out, arrays.out, stream);
 }
@@ -433,21 +434,23 @@ void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T
   forward_table<T>().run({lrn, pool}, {x, nullptr, nullptr, false, y, nullptr}, stream, nullptr);
 }
 
-size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool) {
-  return backward_table<float>().workspace({lrn, pool}, nullptr);
+size_t lrn_maxpool_backward_workspace(const LrnProblem& lrn, const PoolProblem& pool, bool sums) {
+  return std::max(backward_table<float>().workspace({lrn, pool}, nullptr),
+                  sums ? bias_grad_workspace(pixels_of(pool)) : 0);
 }
 
 template <class T>
 void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, const T* y, const T* dy,
-                          bool relu, T* dx, void* workspace, Stream stream) {
+                          bool relu, T* dx, float* db, void* workspace, Stream stream) {
   backward_table<T>().run({lrn, pool}, {x, y, dy, relu, dx, workspace}, stream, nullptr);
+  if (db) bias_grad(pixels_of(pool), dx, db, workspace, stream);
 }
 
 template void lrn_maxpool_forward(const LrnProblem&, const PoolProblem&, const float*, float*, Stream);
 template void lrn_maxpool_backward(const LrnProblem&, const PoolProblem&, const float*, const float*,
-                                   const float*, bool, float*, void*, Stream);
+                                   const float*, bool, float*, float*, void*, Stream);
 template void lrn_maxpool_forward(const LrnProblem&, const PoolProblem&, const bfloat16*, bfloat16*, Stream);
 template void lrn_maxpool_backward(const LrnProblem&, const PoolProblem&, const bfloat16*, const bfloat16*,
-                                   const bfloat16*, bool, bfloat16*, void*, Stream);
+                                   const bfloat16*, bool, bfloat16*, float*, void*, Stream);
 
 }  // namespace cconvnet

@@ -3,9 +3,12 @@
 // Both directions are gathers. A thread owns WIDTH neighbouring channels of one output pixel (forward) or of
 // one input pixel (backward) and reads everything that contributes to it, so nothing is added atomically.
 // Threads run over the channels first, so a warp reads whole rows of channels. Windows overlap; the L1 and L2
-// caches serve repeated reads.
+// caches serve repeated reads. With the gradient of a bias, backward, the threads are those of its sums
+// (column_sums.cuh).
 #include <cmath>
 
+#include "column_sums.cuh"
+#include "core/input_epilogue.h"
 #include "core/packed.cuh"
 #include "core/select.h"
 #include "pool_windows.cuh"
@@ -74,30 +77,29 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments args, con
   }
 }
 
-// Average pooling reads neither x nor y.
-template <Pooling POOLING, int WIDTH, class T>
-__global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills registers on sm_120
-    pool_backward(PoolArguments args, const T* x, const T* y, const T* dy, T* dx) {
-  const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (vector >= args.vectors) return;
+// The gradient of one vector of the input. Average pooling reads neither x nor y.
+template <Pooling POOLING, int WIDTH, bool ALIGNED, class T>
+__device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolArguments& args, int vector, const T* x,
+                                                         const T* y, const T* dy) {
   const PoolProblem& problem = args.problem;
-  const Position at = position_of<WIDTH>(args, static_cast<int>(vector));
+  const Position at = position_of<WIDTH>(args, vector);
   const Range rows = windows_holding(at.row, problem.stride_h, args.stride_h_div, problem.pad_h,
                                      problem.window_h, problem.p);
   const Range columns = windows_holding(at.column, problem.stride_w, args.stride_w_div, problem.pad_w,
                                         problem.window_w, problem.q);
 
   Packed<WIDTH, T> own;
-  if (POOLING == Pooling::max) own = load_packed<WIDTH>(x + vector * WIDTH);
+  if (POOLING == Pooling::max) own = load_packed_from<WIDTH, ALIGNED>(x + vector * WIDTH);
   Vector<WIDTH> result = zeros<WIDTH>();
   for (int p = rows.begin; p < rows.end; ++p) {
     const float height = counted_size(p, problem.stride_h, problem.pad_h, problem.window_h, args.counted_h);
     for (int q = columns.begin; q < columns.end; ++q) {
       const int offset = ((at.n * problem.p + p) * problem.q + q) * problem.c + at.c;
       if (POOLING == Pooling::max) {
-        add_where_equal(result, own, load_packed<WIDTH>(y + offset), load_packed<WIDTH>(dy + offset));
+        add_where_equal(result, own, load_packed_from<WIDTH, ALIGNED>(y + offset),
+                        load_packed_from<WIDTH, ALIGNED>(dy + offset));
       } else {
-        const Vector<WIDTH> gradient = load<WIDTH>(dy + offset);
+        const Vector<WIDTH> gradient = load_from<WIDTH, ALIGNED>(dy + offset);
         const float count =
             height * counted_size(q, problem.stride_w, problem.pad_w, problem.window_w, args.counted_w);
 #pragma unroll
@@ -105,8 +107,40 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
       }
     }
   }
-  store(dx + vector * WIDTH, result);
+  return result;
 }
+
+template <Pooling POOLING, int WIDTH, class T>
+__global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills registers on sm_120
+    pool_backward(PoolArguments args, const T* x, const T* y, const T* dy, T* dx) {
+  const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (vector >= args.vectors) return;
+  store(dx + vector * WIDTH, pooled_gradient<POOLING, WIDTH, true>(args, static_cast<int>(vector), x, y, dy));
+}
+
+// The same as a matrix that is summed. `args` are those of its vectors.
+template <Pooling POOLING, class T>
+struct PooledGradients {
+  static constexpr int BATCH = 1;
+  PoolArguments args;
+  const T *x, *y, *dy;
+
+  template <int WIDTH>
+  struct Fetched {};
+
+  bool aligned() const { return cconvnet::aligned(x, y, dy); }
+
+  template <int WIDTH, bool ALIGNED>
+  __device__ __forceinline__ Fetched<WIDTH> fetch(int64_t) const {
+    return {};
+  }
+
+  template <int WIDTH, bool ALIGNED>
+  __device__ __forceinline__ Vector<WIDTH> term(int64_t i, Fetched<WIDTH>) const {
+    const int vector = static_cast<int>(i / WIDTH);
+    return rounded_to<T>(pooled_gradient<POOLING, WIDTH, ALIGNED>(args, vector, x, y, dy));
+  }
+};
 
 // ---- launchers ------------------------------------------------------------------------------------------
 
@@ -152,6 +186,17 @@ void launch_backward(const PoolProblem& problem, const PoolArrays<T>& arrays, St
                   arrays.y, arrays.dy, arrays.out);
 }
 
+template <Pooling POOLING, class T>
+void launch_backward_and_sum(const PoolProblem& problem, const PoolArrays<T>& arrays,
+                             const InputEpilogue& epilogue, Stream stream) {
+  const int width = problem.c % kVectorWidth<T> == 0 ? kVectorWidth<T> : 1;
+  const PoolArguments args = pool_arguments(problem, problem.h, problem.w, width);
+  const PooledGradients<POOLING, T> gradients = {args, arrays.x, arrays.y, arrays.dy};
+  sum_columns_of<T>(pixels_of(problem),
+                    InputGradients<T, PooledGradients<POOLING, T>>(gradients, epilogue, arrays.out),
+                    epilogue.db, arrays.workspace, stream);
+}
+
 // ---- selection ------------------------------------------------------------------------------------------
 
 template <class T>
@@ -183,6 +228,17 @@ const PoolTable<T>& backward_table() {
   return table;
 }
 
+// The order of the sums must not depend on the row, which depends on the addresses of the arrays.
+template <Pooling POOLING, class T>
+void backward(const PoolProblem& problem, const PoolArrays<T>& arrays, const InputEpilogue& epilogue,
+              Stream stream) {
+  if (epilogue.db) {
+    launch_backward_and_sum<POOLING>(problem, arrays, epilogue, stream);
+  } else {
+    backward_table<POOLING, T>().run(problem, arrays, stream, nullptr);
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -190,9 +246,14 @@ void maxpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream
   forward_table<Pooling::max, T>().run(problem, {x, nullptr, nullptr, y}, stream, nullptr);
 }
 
+size_t maxpool_backward_workspace(const PoolProblem& problem, bool sums) {
+  return sums ? bias_grad_workspace(pixels_of(problem)) : 0;
+}
+
 template <class T>
-void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream stream) {
-  backward_table<Pooling::max, T>().run(problem, {x, y, dy, dx}, stream, nullptr);
+void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy,
+                      const InputEpilogue& epilogue, T* dx, void* workspace, Stream stream) {
+  backward<Pooling::max, T>(problem, {x, y, dy, dx, workspace}, epilogue, stream);
 }
 
 template <class T>
@@ -200,20 +261,27 @@ void avgpool_forward(const PoolProblem& problem, const T* x, T* y, Stream stream
   forward_table<Pooling::average, T>().run(problem, {x, nullptr, nullptr, y}, stream, nullptr);
 }
 
+size_t avgpool_backward_workspace(const PoolProblem& problem, bool sums) {
+  return sums ? bias_grad_workspace(pixels_of(problem)) : 0;
+}
+
 template <class T>
-void avgpool_backward(const PoolProblem& problem, const T* dy, T* dx, Stream stream) {
-  backward_table<Pooling::average, T>().run(problem, {nullptr, nullptr, dy, dx}, stream, nullptr);
+void avgpool_backward(const PoolProblem& problem, const T* dy, const InputEpilogue& epilogue, T* dx,
+                      void* workspace, Stream stream) {
+  backward<Pooling::average, T>(problem, {nullptr, nullptr, dy, dx, workspace}, epilogue, stream);
 }
 
 template void maxpool_forward(const PoolProblem&, const float*, float*, Stream);
-template void maxpool_backward(const PoolProblem&, const float*, const float*, const float*, float*, Stream);
+template void maxpool_backward(const PoolProblem&, const float*, const float*, const float*,
+                               const InputEpilogue&, float*, void*, Stream);
 template void avgpool_forward(const PoolProblem&, const float*, float*, Stream);
-template void avgpool_backward(const PoolProblem&, const float*, float*, Stream);
+template void avgpool_backward(const PoolProblem&, const float*, const InputEpilogue&, float*, void*, Stream);
 
 template void maxpool_forward(const PoolProblem&, const bfloat16*, bfloat16*, Stream);
 template void maxpool_backward(const PoolProblem&, const bfloat16*, const bfloat16*, const bfloat16*,
-                               bfloat16*, Stream);
+                               const InputEpilogue&, bfloat16*, void*, Stream);
 template void avgpool_forward(const PoolProblem&, const bfloat16*, bfloat16*, Stream);
-template void avgpool_backward(const PoolProblem&, const bfloat16*, bfloat16*, Stream);
+template void avgpool_backward(const PoolProblem&, const bfloat16*, const InputEpilogue&, bfloat16*, void*,
+                               Stream);
 
 }  // namespace cconvnet

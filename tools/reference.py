@@ -207,7 +207,7 @@ def use_of(array: Array, operation: Operation) -> str:
     if array.name in operation.updated:
         words = ["updated"]
     else:
-        words = ["written" if array.name in outputs else "read"]
+        words = ["written" if array.written or array.name in outputs else "read"]
     if array.name == operation.out and operation.in_place:
         words.append(f"may be {' or '.join(f'`{name}`' for name in operation.in_place)}")
     return ", ".join([*words, *["optional"] * array.optional])

@@ -52,7 +52,10 @@ def work(operation: str, arguments: Sequence[Any], keywords: Mapping[str, Any] |
     else:
         moved += sum(_bytes(values[output.name]) for output in described.outputs)
     flops = int(described.flops(problem)) if described.flops else 0
-    return Work(flops, moved + _bytes(rounded))
+    masked_by, db = values.get("masked_by"), values.get("db")
+    if any(masked_by is values[given.name] for given in described.inputs):
+        masked_by = None
+    return Work(flops, moved + sum(map(_bytes, (rounded, masked_by, db))))
 
 
 def _bytes(array: Any) -> int:

@@ -37,13 +37,17 @@ def _function(operation: Operation) -> Callable[..., None]:
         problems, values = operation.bind(arguments, keywords)
         update = values.pop("update", None)
         options = {name: values[name] for name in operation.keywords if name in values}
+        written = [values[name] for name in outputs]
+        if (db := options.get("db")) is not None:
+            options["db"] = True
+            written.append(db)
         # Overflow and invalid values are the caller's to see in the results, as on every other device.
         with np.errstate(all="ignore"):
             results = compute(
                 *problems, *(_read(operation, name, values[name]) for name in inputs), **options
             )
-            for name, value in zip(outputs, results if len(outputs) > 1 else [results], strict=True):
-                _write(values[name], value)
+            for target, value in zip(written, results if len(written) > 1 else [results], strict=True):
+                _write(target, value)
         if update is not None:
             sgd, v, w, w_bf16, rates, halt = update
             NumpyModule.sgd_update(sgd, values[outputs[0]], v, w, w_bf16=w_bf16, rates=rates, halt=halt)
@@ -52,11 +56,11 @@ def _function(operation: Operation) -> Callable[..., None]:
     return call
 
 
-def _no_workspace(*problems: Any) -> int:
+def _no_workspace(*problems: Any, sums: bool = False) -> int:
     return 0
 
 
-def _gemm_workspace(problem: Any, impl: str | None = None) -> int:
+def _gemm_workspace(problem: Any, impl: str | None = None, sums: bool = False) -> int:
     if impl not in (None, "numpy"):
         raise ValueError(f"impl must be numpy, the only row there is, not {impl!r}")
     return 0

@@ -75,6 +75,32 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class InputEpilogue:
+    """The gradients of a layer's ReLU and bias, which its only reader's backward pass computes.
+
+    Attributes:
+        y: the layer's output where a ReLU is before it, else None.
+        db: the gradient of the bias, None without one.
+        dropout: whether a dropout follows the ReLU.
+        scale: returns that of the dropout in the last forward pass.
+    """
+
+    y: Any
+    db: Any
+    dropout: bool
+    scale: Callable[[], float]
+
+    def sums(self, channels: int) -> bool:
+        """True if db is the sum of gradients of `channels` channels over all their pixels."""
+        return self.db is not None and self.db.size == channels
+
+    def options(self) -> dict[str, Any]:
+        """The options of an operation that applies it."""
+        mask = {} if self.y is None else {"masked_by": self.y, "scale": self.scale()}
+        return {**mask, "db": self.db}
+
+
+@dataclass(frozen=True)
 class Site:
     """The site where a layer is built: everything that is not in its spec.
 
@@ -138,19 +164,19 @@ class Layer:
         inputs: the tensors it reads.
         output: the tensor it writes.
         input_gradients: for each input the array that the backward pass writes; None where none is needed.
+        input_epilogues: for each input what the backward pass also computes for the layer before; or None.
+        gradient_is_finished: whether its only reader does that for this layer.
         workspace: memory shared by all layers of a device, at least workspace_bytes().
         scratch: likewise, of activations' elements, at least scratch_count() of them.
         backward_in_place: whether an input's gradient may overwrite the output's.
         several_inputs: whether its spec may have more than one input.
         is_copy: whether it only copies an activation from one device to another.
-        can_mask_gradient: whether its backward pass can apply the ReLU of the layer before it.
     """
 
     type: ClassVar[str]
     backward_in_place: ClassVar[bool] = False
     several_inputs: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
-    can_mask_gradient: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -170,6 +196,8 @@ class Layer:
         array = site.allocate(site.device, shape, element or site.element)
         self.output = Tensor(name, shape, site.device, array, needs_gradient, first, of_channels)
         self.input_gradients: list[Any] = [None] * len(inputs)
+        self.input_epilogues: list[InputEpilogue | None] = [None] * len(inputs)
+        self.gradient_is_finished = False
         self.workspace: Any = None
         self.scratch: Any = None
 
@@ -217,8 +245,12 @@ class Layer:
         return []
 
     @property
-    def ends_in_relu(self) -> bool:
-        """True if its output is that of a ReLU whose gradient the layer after it may apply."""
+    def epilogue(self) -> InputEpilogue | None:
+        """The part of its backward pass that its only reader may do."""
+        return None
+
+    def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
+        """True if its backward pass can do this part for the layer that computes an input."""
         return False
 
     def workspace_bytes(self) -> int:
@@ -246,13 +278,10 @@ class Layer:
 
     # -- work --
 
-    def mask_input_gradient(self) -> None:
-        """Apply, from now on, the ReLU of the layer before it in the backward pass."""
-        raise NotImplementedError
-
-    def expect_masked_gradient(self) -> None:
-        """Rely, from now on, on the reader's backward pass having applied this layer's ReLU."""
-        raise NotImplementedError
+    def epilogue_options(self, index: int) -> dict[str, Any]:
+        """Return the options of the operation that computes an input's gradient."""
+        epilogue = self.input_epilogues[index]
+        return {} if epilogue is None else epilogue.options()
 
     def forward(self, train: bool) -> None:
         """Compute the output from the inputs."""

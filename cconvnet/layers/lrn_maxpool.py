@@ -6,21 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from cconvnet._problem import PoolProblem
-from cconvnet.layers.base import Layer, Site, Tensor, only
+from cconvnet.layers.base import InputEpilogue, Layer, Site, Tensor, only
 from cconvnet.layers.lrn import lrn_problem
 from cconvnet.nets import LrnSpec, PoolSpec
 from cconvnet.optim import FusedUpdates
 
 
 class LrnMaxpoolLayer(Layer):
-    """Normalisation across channels and the max pooling after it; the normalised values are never stored.
-
-    Attributes:
-        relu: whether the backward pass also applies the ReLU of the layer before it.
-    """
+    """Normalisation across channels and the max pooling after it; the normalised values are never stored."""
 
     type = "lrn_pool"
-    can_mask_gradient = True
 
     def __init__(self, lrn: LrnSpec, pool: PoolSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
@@ -28,7 +23,6 @@ class LrnMaxpoolLayer(Layer):
         self.pool = PoolProblem(*x.image, pool.window, pool.stride, pool.padding, pool.rounding, pool.outputs)
         super().__init__(pool.name, site, [x], self.pool.y_shape)
         self.names.insert(0, lrn.name)
-        self.relu = False
 
     @staticmethod
     def fuses(first: LrnSpec, second: PoolSpec) -> bool:
@@ -46,7 +40,9 @@ class LrnMaxpoolLayer(Layer):
 
     def workspace_bytes(self) -> int:
         """The bytes of workspace of the backward pass."""
-        return int(self.device.module.lrn_maxpool_backward_workspace(self.lrn, self.pool))
+        (epilogue,) = self.input_epilogues
+        sums = epilogue is not None and epilogue.db is not None
+        return int(self.device.module.lrn_maxpool_backward_workspace(self.lrn, self.pool, sums=sums))
 
     def activation(self, name: str) -> Any:
         """The pooled values, or the normalised ones, computed again."""
@@ -57,9 +53,9 @@ class LrnMaxpoolLayer(Layer):
         self.device.module.lrn_forward(self.lrn, x.array, y, self.device.stream)
         return y
 
-    def mask_input_gradient(self) -> None:
-        """Apply, from now on, the ReLU of the layer before it in the backward pass."""
-        self.relu = True
+    def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
+        """True unless a dropout is between the ReLU and the normalisation, or the bias has other axes."""
+        return not epilogue.dropout and (epilogue.db is None or epilogue.sums(self.pool.c))
 
     def forward(self, train: bool) -> None:
         """Normalise and pool."""
@@ -69,14 +65,16 @@ class LrnMaxpoolLayer(Layer):
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Compute the input's gradient; the normalised values are computed again."""
         x, y = self.inputs[0].array, self.output.array
+        (epilogue,) = self.input_epilogues
         self.device.module.lrn_maxpool_backward(
             self.lrn,
             self.pool,
             x,
             y,
             self.output.gradient,
-            self.relu,
+            epilogue is not None and epilogue.y is not None,
             self.input_gradients[0],
             self.workspace,
             self.device.stream,
+            db=None if epilogue is None else epilogue.db,
         )

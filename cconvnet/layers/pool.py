@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cconvnet._problem import PoolProblem
-from cconvnet.layers.base import Layer, Site, Tensor, only
+from cconvnet.layers.base import InputEpilogue, Layer, Site, Tensor, only
 from cconvnet.nets import PoolSpec
 from cconvnet.optim import FusedUpdates
 
@@ -29,6 +29,16 @@ class PoolLayer(Layer):
         self.is_max = spec.pool == "max"
         super().__init__(spec.name, site, [x], self.problem.y_shape)
 
+    def workspace_bytes(self) -> int:
+        """The bytes of workspace of the backward pass."""
+        module, sums = self.device.module, self.input_epilogues[0] is not None
+        size = module.maxpool_backward_workspace if self.is_max else module.avgpool_backward_workspace
+        return int(size(self.problem, sums=sums))
+
+    def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
+        """True if the layer before has a bias for each channel."""
+        return epilogue.sums(self.problem.c)
+
     def forward(self, train: bool) -> None:
         """Pool each window."""
         module = self.device.module
@@ -38,9 +48,9 @@ class PoolLayer(Layer):
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Give each window's gradient to its maxima, or to all its elements alike."""
         module, stream = self.device.module, self.device.stream
-        dy, dx = self.output.gradient, self.input_gradients[0]
+        dy, dx, options = self.output.gradient, self.input_gradients[0], self.epilogue_options(0)
         if self.is_max:
             x, y = self.inputs[0].array, self.output.array
-            module.maxpool_backward(self.problem, x, y, dy, dx, stream)
+            module.maxpool_backward(self.problem, x, y, dy, dx, self.workspace, stream, **options)
         else:
-            module.avgpool_backward(self.problem, dy, dx, stream)
+            module.avgpool_backward(self.problem, dy, dx, self.workspace, stream, **options)

@@ -22,9 +22,10 @@ from cconvnet._problem import (
     FilterBlocksProblem,
     NeuronProblem,
 )
-from cconvnet.layers.base import Array, Layer, Site, Tensor, length
+from cconvnet.layers.base import Array, InputEpilogue, Layer, Site, Tensor, length
 from cconvnet.layers.dropout import Dropout
 from cconvnet.nets import DropoutSpec, Init
+from cconvnet.operations import workspace_size
 from cconvnet.optim import FusedUpdates, Parameter, Piece
 
 
@@ -92,7 +93,6 @@ class WeightedLayer(Layer):
         product: the sum of the products before such a function; otherwise the output.
         fused: whether the one product takes bias, ReLU and dropout along.
         dropout: the dropout after the activation function, None without one.
-        gradient_masked: whether the reader's backward pass applies this layer's ReLU.
     """
 
     several_inputs = True
@@ -125,7 +125,6 @@ class WeightedLayer(Layer):
         columns = math.prod(shape_of_bias)
         self.bias_problem = BiasProblem(self.output.count // columns, columns)
         self.relu = spec.neuron is not None and spec.neuron.kind == "relu"
-        self.gradient_masked = False
         self.fused = len(branches) == 1 and (spec.shared_bias or self.fuses_own_biases)
         self.neuron: NeuronProblem | None = None
         self.product = self.output.array
@@ -150,13 +149,26 @@ class WeightedLayer(Layer):
         return [branch.weight for branch in self.branches] + own
 
     @property
-    def ends_in_relu(self) -> bool:
-        """True if nothing follows its ReLU."""
-        return self.relu and self.dropout is None
+    def epilogue(self) -> InputEpilogue | None:
+        """The gradients of its ReLU and its bias, if they need only the output's sign and a scale."""
+        if self.neuron is not None or (self.dropout is not None and not self.relu):
+            return None
+        if not self.relu and self.bias is None:
+            return None
+        return InputEpilogue(
+            self.output.array if self.relu else None,
+            None if self.bias is None else self.bias.gradient,
+            self.dropout is not None,
+            self._scale,
+        )
 
-    def expect_masked_gradient(self) -> None:
-        """Rely, from now on, on the reader's backward pass having applied this layer's ReLU."""
-        self.gradient_masked = True
+    def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
+        """True if the layer before has a bias for each channel of this input."""
+        return epilogue.sums(self.branches[index].problem.c)
+
+    def _scale(self) -> float:
+        """The factor by which the last forward pass multiplied the outputs that it kept."""
+        return 1.0 if self.dropout is None else float(self.dropout.last.scale)
 
     def _branch(self, spec: Any, x: Tensor, name: str, site: Site) -> Branch:
         raise NotImplementedError
@@ -226,11 +238,12 @@ class WeightedLayer(Layer):
         """The bytes of workspace of the most demanding pass."""
         module = self.device.module
         needs = [int(module.bias_grad_workspace(self.bias_problem))]
-        for branch in self.branches:
-            passes = ["fprop", "wgrad", *(["dgrad"] if branch.x.needs_gradient else [])]
-            needs += [
-                int(getattr(module, f"{self.type}_{name}_workspace")(branch.problem)) for name in passes
-            ]
+        for branch, epilogue in zip(self.branches, self.input_epilogues, strict=True):
+            passes = [f"{self.type}_fprop", f"{self.type}_wgrad"]
+            needs += [workspace_size(module, name, branch.problem) for name in passes]
+            if branch.x.needs_gradient:
+                sums = epilogue is not None
+                needs.append(workspace_size(module, f"{self.type}_dgrad", branch.problem, sums=sums))
         return max(needs)
 
     def scratch_count(self) -> int:
@@ -283,9 +296,12 @@ class WeightedLayer(Layer):
         self._backward_to_product()
         module, stream, dy = self.device.module, self.device.stream, self.output.gradient
         # The inputs' gradients come first: they read the weights that the updates change.
-        for branch, dx in zip(self.branches, self.input_gradients, strict=True):
+        for index, (branch, dx) in enumerate(zip(self.branches, self.input_gradients, strict=True)):
             if dx is not None:
-                self._pass("dgrad")(branch.problem, dy, branch.weight.working, dx, self.workspace, stream)
+                options = self.epilogue_options(index)
+                self._pass("dgrad")(
+                    branch.problem, dy, branch.weight.working, dx, self.workspace, stream, **options
+                )
         for branch in self.branches:
             weight, blocks = branch.weight, branch.blocks
             if updates is not None and weight.parameter.name in updates.frozen:
@@ -309,16 +325,17 @@ class WeightedLayer(Layer):
 
     def _backward_to_product(self) -> None:
         """Turn the output's gradient, in place, into the product's, and compute the bias's."""
+        if self.gradient_is_finished:
+            return
         module, stream = self.device.module, self.device.stream
         y, dy = self.output.array, self.output.gradient
         if self.neuron is not None:
             module.neuron_backward(self.neuron, self.product, y, dy, dy, stream)
-        elif self.relu and not self.gradient_masked:
+        elif self.relu:
             # Where the ReLU or the dropout gave 0, the output is 0.
-            scale = 1.0 if self.dropout is None else self.dropout.last.scale
             if self.bias is not None:
                 module.relu_bias_backward(
-                    self.bias_problem, y, dy, scale, dy, self.bias.gradient, self.workspace, stream
+                    self.bias_problem, y, dy, self._scale(), dy, self.bias.gradient, self.workspace, stream
                 )
                 return
             if self.dropout is not None:

@@ -49,6 +49,7 @@ def describe(graph: Graph) -> dict[str, Any]:
             }
             for spec in graph.spec.layers
         ],
+        "fused_gradients": graph.finished_by,
         "copies": copies,
         "copied_bytes_per_step": sum(copy.bytes for copy in (*graph.copies, *copied_back)),
         "memory_bytes": sum(graph.memory.bytes.values()),

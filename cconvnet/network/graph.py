@@ -56,6 +56,8 @@ class Graph:
         backward: the layers and copies of the backward pass, in its order.
         step: int64[1] on each device, by its name: the number of the step that runs, which dropout reads.
         updates: what updates the parameters during the backward pass; None on several devices.
+        finished_by: the layers whose ReLU's and bias's gradients the reader's backward pass computes, and the
+            reader, by their names.
         gradient_bytes: allocated for gradients on each device, by its name.
         workspace_bytes: allocated for workspaces on each device, by its name.
     """
@@ -93,6 +95,7 @@ class Graph:
         self.parts: dict[str, list[Layer]] = {}
         self.inputs: dict[str, InputLayer] = {}
         self.parameters: dict[str, Parameter] = {}
+        self.finished_by: dict[str, str] = {}
         self._order: list[Layer] = []  # layers and, before their first reader, inputs and copies
         self._copies: dict[tuple[int, str], CopyLayer] = {}  # by the tensor's id and the device it goes to
         self._readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
@@ -304,7 +307,7 @@ class Graph:
         element = self._site(self.devices[0]).element
         readers = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
         if fuse:
-            self._mask_gradients(readers)
+            self._fuse_gradients(readers)
         before = dict(self.memory.bytes)
         allocate_gradients(self.backward, readers, self._copies_of, self.memory, element)
         self.gradient_bytes = _grown(before, self.memory)
@@ -316,16 +319,19 @@ class Graph:
             (device,) = self.devices
             self.updates = FusedUpdates(self.parameters.values(), device, self.memory.allocate)
 
-    def _mask_gradients(self, readers: collections.Counter[int]) -> None:
-        """Let layers apply the ReLU of the layer before them in their backward pass."""
+    def _fuse_gradients(self, readers: collections.Counter[int]) -> None:
+        """Let backward passes compute the gradients of the ReLU and the bias of the layer before them."""
         producers = {id(layer.output): layer for layer in self.layers}
         for layer in self.layers:
-            if not layer.can_mask_gradient or readers[id(layer.inputs[0])] != 1:
-                continue
-            producer = producers.get(id(layer.inputs[0]))
-            if producer is not None and producer.ends_in_relu:
-                layer.mask_input_gradient()
-                producer.expect_masked_gradient()
+            for index, tensor in enumerate(layer.inputs):
+                producer = producers.get(id(tensor))
+                if producer is None or readers[id(tensor)] != 1:
+                    continue
+                epilogue = producer.epilogue
+                if epilogue is not None and layer.can_finish(index, epilogue):
+                    layer.input_epilogues[index] = epilogue
+                    producer.gradient_is_finished = True
+                    self.finished_by[producer.name] = layer.name
 
 
 def _grown(before: dict[str, int], memory: Memory) -> dict[str, int]:

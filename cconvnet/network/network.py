@@ -216,6 +216,9 @@ class Network:
     def describe(self) -> dict[str, Any]:
         """Return the network as JSON values: layers, shapes, parameters, devices, copies, memory.
 
+        `fused_gradients` are the layers whose ReLU's and bias's gradients another layer's backward pass
+        computes, each with that layer.
+
         A split layer is described as a whole. A copy's `bytes` go forward in every pass, and its
         `gradient_bytes` back in every backward pass; `copied_bytes_per_step` is their sum.
         """

@@ -7,6 +7,7 @@ nothing of them. Formulas and sources are in ``kernels/api.h``.
 The modules, in the order of reading:
 
     operation: the parts of a description.
+    input_epilogue: options of backward passes.
     products: descriptions that conv, local and fc share.
 
 Every other module describes a family of operations. ``OPERATIONS`` collects them from all modules of this
@@ -58,10 +59,13 @@ def element_of(problem: Any, element: str) -> str:
     return element
 
 
-def workspace_size(module: Any, operation: str, problem: Any, impl: str | None = None) -> int:
-    """Return the bytes of workspace that a call on a module needs."""
+def workspace_size(
+    module: Any, operation: str, problem: Any, impl: str | None = None, *, sums: bool = False
+) -> int:
+    """Return the bytes of workspace that a call on a module needs; `sums` is whether it has the option db."""
     described = OPERATIONS[operation]
     if described.workspace is None:
         return 0
     size = getattr(module, described.workspace)
-    return int(size(*described.problems(problem), *((impl,) if described.has_impls else ())))
+    options = {"sums": True} if sums else {}
+    return int(size(*described.problems(problem), *((impl,) if described.has_impls else ()), **options))

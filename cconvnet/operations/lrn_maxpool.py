@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cconvnet._problem import LrnProblem, PoolProblem
+from cconvnet.operations.input_epilogue import bias_gradient
 from cconvnet.operations.operation import Array, Operation, Value
 
 _X, _DX = (Array(name, "N,H,W,C", lambda problems: problems[0].x_shape) for name in ("x", "dx"))
@@ -17,6 +18,7 @@ LRN_MAXPOOL_BACKWARD = Operation(
     (LrnProblem, PoolProblem),
     (_X, _Y, _DY, Value("relu")),
     (_DX,),
+    (bias_gradient(lambda problems: (problems[1].c,)),),
     out="dx",
     workspace="lrn_maxpool_backward_workspace",
 )

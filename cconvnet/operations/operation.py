@@ -39,6 +39,7 @@ class Array:
             "rows,k"), or a function of the problem.
         type: ELEMENT or a NumPy type. An array of ``bfloat16.BITS`` always contains bfloat16s.
         optional: True if the array may be None.
+        written: True for an option that is written.
         bytes_read: The bytes that must be read, as a function of the problem, where it is not all of them.
     """
 
@@ -47,6 +48,7 @@ class Array:
     shape: str | Callable[[Any], Shape]
     type: Any = ELEMENT
     optional: bool = False
+    written: bool = False
     bytes_read: Callable[[Any], int] | None = None
 
     def shape_for(self, problem: Any) -> Shape:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet import bfloat16
+from cconvnet.operations.input_epilogue import input_epilogue
 from cconvnet.operations.operation import ANY, Array, Operation, Value
 
 # A gradient of weights may update `w` at once: `update` is the SgdProblem. A module takes all of these as one
@@ -15,7 +16,7 @@ _UPDATE = (
     Value("update"),
     Array("v", ANY, "w_shape", np.float32),
     Array("w", ANY, "w_shape", np.float32),
-    Array("w_bf16", ANY, "w_shape", bfloat16.BITS, optional=True),
+    Array("w_bf16", ANY, "w_shape", bfloat16.BITS, optional=True, written=True),
     Array("rates", "2", lambda problem: (2,), np.float32, optional=True),
     Array("halt", "1", lambda problem: (1,), np.int32, optional=True),
 )
@@ -60,6 +61,7 @@ def passes(
         (problem_type,),
         (gradient, filters),
         (Array("dx", x, "x_shape"),),
+        input_epilogue(images),
         out="dx",
         workspace=f"{family}_dgrad_workspace",
         has_impls=True,

@@ -16,7 +16,7 @@ SGD_UPDATE = Operation(
     (_G, _V, _W),
     (_V, _W),
     (
-        Array("w_bf16", ANY, "count", bfloat16.BITS, optional=True),
+        Array("w_bf16", ANY, "count", bfloat16.BITS, optional=True, written=True),
         Array("rates", "2", lambda problem: (2,), np.float32, optional=True),
         Array("halt", "1", lambda problem: (1,), np.int32, optional=True),
     ),

@@ -292,7 +292,8 @@ class Walker(Recorder):
             positions = list(arguments)
             if impl is not None:
                 values["impl"] = impl
-                needed = getattr(module, described.workspace)(*problems, impl) if described.workspace else 0
+                sums = values.get("db") is not None
+                needed = workspace_size(module, operation, problems, impl, sums=sums)
                 values["workspace"] = np.zeros(needed, np.uint8) if needed else None
                 names = described.positions[: described.positions.index("impl") + 1]
                 positions = [*problems, *(values.pop(name) for name in names)]

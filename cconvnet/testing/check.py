@@ -93,6 +93,8 @@ def _outputs(operation: str, problem: Any, inputs: dict[str, Any]) -> dict[str, 
         shapes = {"v": shapes["dw"], "w": shapes["dw"]}
     if "w_bf16" in inputs:
         shapes["w_bf16"] = shapes["w"]
+    if "db" in inputs:
+        shapes["db"] = OPERATIONS[operation].arrays["db"].shape_for(problem)
     return shapes
 
 
@@ -101,7 +103,14 @@ def _reference(operation: str, problem: Any, inputs: dict[str, Any]) -> list[Arr
     arguments = dict(inputs)
     w_bf16, sgd = arguments.pop("w_bf16", None), arguments.pop("update", None)
     updated = {name: arguments.pop(name) for name in ("v", "w", "rates", "halt") if name in arguments and sgd}
-    results = getattr(reference, operation)(*OPERATIONS[operation].problems(problem), *arguments.values())
+    options = {
+        name: arguments.pop(name)
+        for name in ("masked_by", "scale", "db")
+        if "db" in arguments and name in arguments
+    }
+    results = getattr(reference, operation)(
+        *OPERATIONS[operation].problems(problem), *arguments.values(), **options
+    )
     if sgd is not None:
         results = reference.sgd_update(sgd, results, **updated)
     results = results if isinstance(results, tuple) else (results,)
@@ -110,6 +119,14 @@ def _reference(operation: str, problem: Any, inputs: dict[str, Any]) -> list[Arr
         results = (*results, bfloat16.unpack(w_bf16) if halted else results[1])
     shapes = _outputs(operation, problem, inputs).values()
     return [result.reshape(shape) for result, shape in zip(results, shapes, strict=True)]
+
+
+def _sums(dx: Array) -> tuple[Array, Array]:
+    """Return the sums of dx over its pixels, and those of plain float32."""
+    pixels = BiasProblem(dx.size // dx.shape[-1], dx.shape[-1])
+    with reference.precision(np.float32):
+        plain = reference.bias_grad(pixels, dx)
+    return reference.bias_grad(pixels, dx), plain
 
 
 @dataclass(frozen=True)
@@ -235,14 +252,15 @@ def run(
     unread = {"dw": buffer_of(shapes["w"], np.float32)} if "update" in inputs else {}
 
     def argument(name: str) -> Any:
-        return buffers[name].array if name in buffers else inputs.get(name)
+        buffer = buffers.get(name) or outputs.get(name)
+        return buffer.array if buffer else inputs.get(name)
 
     arguments: list[Any] = list(spec.problems(problem))
     arguments += [argument(name) for name in inputs if name not in spec.keywords]
     arguments += [buffer.array for name, buffer in (outputs | unread).items() if name not in inputs]
     workspace = None
     if spec.has_workspace:
-        if size := workspace_size(device.module, operation, problem, impl):
+        if size := workspace_size(device.module, operation, problem, impl, sums="db" in inputs):
             # A workspace is aligned like device memory and no more, an input even less.
             workspace = Buffer(device, (size,), np.uint8)
         arguments.append(workspace.array if workspace else None)
@@ -363,6 +381,9 @@ def check(
             for (name, value), wanted, plain, slack in zip(
                 actual.items(), expected.outputs, expected.baseline, expected.slack, strict=True
             ):
+                if name == "db" and name in expected.inputs:
+                    # Of dx as it was written.
+                    wanted, plain = _sums(compare.values(actual["dx"]))
                 if name in COUNTS:
                     compare.assert_exact(name, value, wanted, nonzero=0, dtype=np.int32)
                     continue
@@ -391,11 +412,15 @@ def _apart(operation: str, problem: Any, inputs: dict[str, Any], call: Callable[
             if dropout is not None:
                 y = call("dropout", dropout, {"x": y.ravel(), "step": step})["y"]
             return {"y": y}
+        case _, "dgrad":
+            return _epilogue_apart(operation, problem, given, call, same_sums=False)
         case _, "wgrad":
             sgd = given.pop("update")
             dw = call(operation, problem, {name: given.pop(name) for name in ("x", "dy")})["dw"]
             return call("sgd_update", sgd, {"g": dw, **given})
     match operation:
+        case "maxpool_backward" | "avgpool_backward":
+            return _epilogue_apart(operation, problem, given, call, same_sums=True)
         case "sgd_update":
             w_bf16 = given.pop("w_bf16")
             updated = call(operation, problem, given)
@@ -425,6 +450,22 @@ def _apart(operation: str, problem: Any, inputs: dict[str, Any], call: Callable[
             backward = {"probabilities": forward["probabilities"], "labels": given["labels"], "scale": scale}
             return forward | call("softmax_cross_entropy_backward", problem, backward)
     raise ValueError(f"{operation} is not fused of others")
+
+
+def _epilogue_apart(
+    operation: str, problem: Any, given: dict[str, Any], call: Callable[..., Outputs], same_sums: bool
+) -> Outputs:
+    """Compute dx by a pass without an epilogue and others, and db where its sums have the same order."""
+    options = {name: given.pop(name) for name in ("masked_by", "scale", "db") if name in given}
+    dx = call(operation, problem, given)["dx"]
+    pixels = BiasProblem(dx.size // dx.shape[-1], dx.shape[-1])
+    if "masked_by" in options:
+        y = options["masked_by"].reshape(pixels.rows, pixels.k)
+        inputs = {"y": y, "dy": dx, "scale": options["scale"]}
+        wanted = call("relu_bias_backward", pixels, inputs)
+    else:
+        wanted = {"dx": dx, **call("bias_grad", pixels, {"dy": dx})}
+    return wanted if same_sums else {"dx": wanted["dx"]}
 
 
 def check_fused(
@@ -462,5 +503,6 @@ def check_fused(
             inputs["y"] = call("lrn_maxpool_forward", problem, {"x": inputs["x"]})["y"]
         wanted = _apart(operation, problem, inputs, call)
         for _ in _schedules(device, seed):
-            for name, value in call(operation, problem, inputs).items():
-                compare.assert_same_bits(name, value, wanted[name].reshape(value.shape))
+            actual = call(operation, problem, inputs)
+            for name, value in wanted.items():
+                compare.assert_same_bits(name, actual[name], value.reshape(actual[name].shape))

@@ -112,6 +112,16 @@ def _fprop(case: Case, bias: bool = True, relu: bool = False, dropout: str | Non
     return inputs
 
 
+def _input_epilogue(case: Case, db: bool, masked: bool, scale: float) -> dict[str, Any]:
+    """Return the options of a backward pass with an epilogue; the value of `db` only marks it as wanted."""
+    mask = {"masked_by": case("masked_by"), "scale": scale} if masked else {}
+    return {**mask, "db": True} if db else {}
+
+
+def _dgrad(case: Case, db: bool = False, masked: bool = False, scale: float = 2.0) -> dict[str, Any]:
+    return {"dy": case("dy"), "w": case("w"), **_input_epilogue(case, db, masked, scale)}
+
+
 def _wgrad(case: Case, update: str | None = None) -> dict[str, Any]:
     inputs: dict[str, Any] = {"x": case("x"), "dy": case("dy")}
     if update is not None:
@@ -146,11 +156,11 @@ def _relu_bias_backward(case: Case, scale: float = 2.0) -> dict[str, Any]:
     return {"y": case("y"), "dy": case("dy"), "scale": scale}
 
 
-def _lrn_maxpool_backward(case: Case, relu: bool = False) -> dict[str, Any]:
+def _lrn_maxpool_backward(case: Case, relu: bool = False, db: bool = False) -> dict[str, Any]:
     x = case("x")
     lrn, pool = case.problem
     y = _rounded(reference.lrn_maxpool_forward(lrn, pool, x))
-    return {"x": x, "y": y, "dy": case("dy"), "relu": relu}
+    return {"x": x, "y": y, "dy": case("dy"), "relu": relu, **({"db": True} if db else {})}
 
 
 def _softmax_cross_entropy(case: Case, scale: float = 0.25) -> dict[str, Any]:
@@ -180,9 +190,18 @@ def _neuron_backward(case: Case) -> dict[str, Any]:
     return {"x": x, "y": _rounded(reference.neuron_forward(case.problem, x)), "dy": case("dy")}
 
 
-def _maxpool_backward(case: Case) -> dict[str, Any]:
+def _maxpool_backward(
+    case: Case, db: bool = False, masked: bool = False, scale: float = 2.0
+) -> dict[str, Any]:
     x = case("x")
-    return {"x": x, "y": _rounded(reference.maxpool_forward(case.problem, x)), "dy": case("dy")}
+    y = _rounded(reference.maxpool_forward(case.problem, x))
+    return {"x": x, "y": y, "dy": case("dy"), **_input_epilogue(case, db, masked, scale)}
+
+
+def _avgpool_backward(
+    case: Case, db: bool = False, masked: bool = False, scale: float = 2.0
+) -> dict[str, Any]:
+    return {"dy": case("dy"), **_input_epilogue(case, db, masked, scale)}
 
 
 def _eltmax_backward(case: Case) -> dict[str, Any]:
@@ -265,6 +284,7 @@ def _add(case: Case, alpha: float = 1.0, beta: float = 1.0) -> dict[str, Any]:
 
 _OWN: dict[str, Callable[..., dict[str, Any]]] = {
     **dict.fromkeys(("conv_fprop", "local_fprop", "fc_fprop"), _fprop),
+    **dict.fromkeys(("conv_dgrad", "local_dgrad", "fc_dgrad"), _dgrad),
     **dict.fromkeys(("conv_wgrad", "local_wgrad", "fc_wgrad"), _wgrad),
     "bias_add": _bias_add,
     "relu_bias_backward": _relu_bias_backward,
@@ -272,6 +292,7 @@ _OWN: dict[str, Callable[..., dict[str, Any]]] = {
     "neuron_backward": _neuron_backward,
     "lrn_maxpool_backward": _lrn_maxpool_backward,
     "maxpool_backward": _maxpool_backward,
+    "avgpool_backward": _avgpool_backward,
     "eltmax_backward": _eltmax_backward,
     "dropout": _dropout,
     "softmax_forward": _softmax_forward,

@@ -285,6 +285,10 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
     places = [name for name in spec.in_place if spec.dtype(name, element) == spec.dtype(output, element)]
     if places and random.random() < 0.3:
         arguments["in_place"] = str(random.choice(places))
+    if operation.endswith(("dgrad", "maxpool_backward")) and arguments["data"] == "exact":
+        arguments["db"] = bool(random.integers(0, 2))
+        if operation != "lrn_maxpool_backward":
+            arguments["masked"] = bool(random.integers(0, 2))
     # Many zeros are right: few elements kept, windows in the padding. tests/kernels/test_random.py counts
     # them over all seeds.
     arguments["nonzero"] = 0.0

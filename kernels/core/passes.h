@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/alignment.h"
+#include "core/input_epilogue.h"
 #include "core/select.h"
 
 namespace cconvnet {
@@ -19,8 +20,10 @@ struct FpropArguments {
 
 struct DgradArguments {
   const void *dy, *w;
+  InputEpilogue epilogue;
   void* dx;
   void* workspace;
+  void* sums;  // the epilogue's workspace, of dgrad_sums_workspace bytes
   bool aligned() const { return cconvnet::aligned(dy, w); }
 };
 
@@ -31,6 +34,10 @@ struct WgradArguments {
   void* workspace;
   bool aligned() const { return cconvnet::aligned(x, dy); }
 };
+
+// A multiple of 16 bytes.
+size_t dgrad_sums_workspace(const ConvProblem& problem);
+size_t dgrad_sums_workspace(const LocalProblem& problem);
 
 using FpropTable = SelectionTable<ConvProblem, FpropArguments>;
 using DgradTable = SelectionTable<ConvProblem, DgradArguments>;
@@ -45,30 +52,41 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
 // CCONVNET_FPROP(family, Problem, table, served) defines family_fprop, family_fprop_impls and
 // family_fprop_workspace; `served` is the problem that the table is asked about, an expression in `problem`.
 
-#define CCONVNET_IMPLS_AND_WORKSPACE(pass, Problem, table, served)    \
-  std::vector<std::string> pass##_impls(const Problem& problem) {     \
-    return (table).impls(served);                                     \
-  }                                                                   \
+#define CCONVNET_IMPLS(pass, Problem, table, served)              \
+  std::vector<std::string> pass##_impls(const Problem& problem) { \
+    return (table).impls(served);                                 \
+  }
+
+#define CCONVNET_WORKSPACE(pass, Problem, table, served)              \
   size_t pass##_workspace(const Problem& problem, const char* impl) { \
     return (table).workspace(served, impl);                           \
   }
 
 #define CCONVNET_FPROP(family, Problem, table, served)                                                \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_fprop, Problem, table, served)                                \
+  CCONVNET_IMPLS(family##_fprop, Problem, table, served)                                              \
+  CCONVNET_WORKSPACE(family##_fprop, Problem, table, served)                                          \
   void family##_fprop(const Problem& problem, const void* x, const void* w, const Epilogue& epilogue, \
                       void* y, void* workspace, Stream stream, const char* impl) {                    \
     (table).run(served, {x, w, epilogue, y, workspace}, stream, impl);                                \
   }
 
-#define CCONVNET_DGRAD(family, Problem, table, served)                                                  \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_dgrad, Problem, table, served)                                  \
-  void family##_dgrad(const Problem& problem, const void* dy, const void* w, void* dx, void* workspace, \
-                      Stream stream, const char* impl) {                                                \
-    (table).run(served, {dy, w, dx, workspace}, stream, impl);                                          \
+// The workspace of the sums comes before the row's.
+#define CCONVNET_DGRAD(family, Problem, table, served)                                                      \
+  CCONVNET_IMPLS(family##_dgrad, Problem, table, served)                                                    \
+  size_t family##_dgrad_workspace(const Problem& problem, const char* impl, bool sums) {                    \
+    return (sums ? dgrad_sums_workspace(served) : 0) + (table).workspace(served, impl);                     \
+  }                                                                                                         \
+  void family##_dgrad(const Problem& problem, const void* dy, const void* w, const InputEpilogue& epilogue, \
+                      void* dx, void* workspace, Stream stream, const char* impl) {                         \
+    const size_t sums = epilogue.db ? dgrad_sums_workspace(served) : 0;                                     \
+    detail::require(workspace || sums == 0, "workspace must not be null where db is given");                \
+    (table).run(served, {dy, w, epilogue, dx, static_cast<char*>(workspace) + sums, workspace}, stream,     \
+                impl);                                                                                      \
   }
 
 #define CCONVNET_WGRAD(family, Problem, table, served)                                          \
-  CCONVNET_IMPLS_AND_WORKSPACE(family##_wgrad, Problem, table, served)                          \
+  CCONVNET_IMPLS(family##_wgrad, Problem, table, served)                                        \
+  CCONVNET_WORKSPACE(family##_wgrad, Problem, table, served)                                    \
   void family##_wgrad(const Problem& problem, const void* x, const void* dy, float* dw,         \
                       const Update* update, void* workspace, Stream stream, const char* impl) { \
     (table).run(served, {x, dy, dw, update, workspace}, stream, impl);                          \

@@ -242,11 +242,12 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   apply_after_bias(args.epilogue, problem.precision, problem.y_count(), args.y, stream);
 }
 
-void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream) {
+void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream stream) {
   CroppedImage dx(problem);
   onednn::run<Convolution>("conv", dx.problem(), kDgrad, dx.destination_in(args.dx), args.w, nullptr,
                            args.dy);
   dx.spread(args.dx);
+  apply(args.epilogue, problem.precision, pixels_of(problem), args.dx, args.sums, stream);
 }
 
 void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream stream) {
@@ -282,6 +283,10 @@ const WgradTable& wgrad_table() {
 }
 
 }  // namespace
+
+size_t dgrad_sums_workspace(const ConvProblem& problem) {
+  return bias_grad_workspace(pixels_of(problem));
+}
 
 CCONVNET_FPROP(conv, ConvProblem, fprop_table(), problem)
 CCONVNET_DGRAD(conv, ConvProblem, dgrad_table(), problem)

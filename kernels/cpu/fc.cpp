@@ -120,8 +120,9 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   apply_after_bias(args.epilogue, problem.precision, problem.y_count(), args.y, stream);
 }
 
-void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream) {
+void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream stream) {
   onednn::run<FullyConnected>("fc", problem, kDgrad, args.dx, args.w, nullptr, args.dy);
+  apply(args.epilogue, problem.precision, pixels_of(problem), args.dx, args.sums, stream);
 }
 
 void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream stream) {

@@ -202,12 +202,13 @@ void launch_fprop(const LocalProblem& problem, const FpropArguments& args, Strea
   apply_after_bias(args.epilogue, problem.precision, problem.y_count(), args.y, stream);
 }
 
-void launch_dgrad(const LocalProblem& problem, const DgradArguments& args, Stream) {
+void launch_dgrad(const LocalProblem& problem, const DgradArguments& args, Stream stream) {
   as_arrays_of_floats(problem.precision, args.dy, problem.y_count(), args.w, problem.w_count(),
                       [&](const float* dy, const float* w) {
                         into_array_of_floats(problem.precision, args.dx, problem.x_count(),
                                              [&](float* dx) { dgrad(problem, dy, w, dx); });
                       });
+  apply(args.epilogue, problem.precision, pixels_of(problem), args.dx, args.sums, stream);
 }
 
 void launch_wgrad(const LocalProblem& problem, const WgradArguments& args, Stream stream) {
@@ -237,6 +238,10 @@ const LocalWgradTable& wgrad_table() {
 }
 
 }  // namespace
+
+size_t dgrad_sums_workspace(const LocalProblem& problem) {
+  return bias_grad_workspace(pixels_of(problem));
+}
 
 CCONVNET_FPROP(local, LocalProblem, fprop_table(), problem)
 CCONVNET_DGRAD(local, LocalProblem, dgrad_table(), problem)

@@ -5,6 +5,7 @@
 // that contain it, as in pooling, as soon as its own normalised value is known. No map between the two is
 // stored.
 #include "api.h"
+#include "core/input_epilogue.h"
 #include "lrn_across.h"
 #include "lrn_maxpool.h"
 #include "pool.h"
@@ -91,13 +92,13 @@ void lrn_maxpool_forward(const LrnProblem& lrn, const PoolProblem& pool, const T
   });
 }
 
-size_t lrn_maxpool_backward_workspace(const LrnProblem&, const PoolProblem&) {
-  return 0;
+size_t lrn_maxpool_backward_workspace(const LrnProblem&, const PoolProblem& pool, bool) {
+  return bias_grad_workspace(pixels_of(pool));
 }
 
 template <class T>
 void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const T* x, const T* y, const T* dy,
-                          bool relu, T* dx, void*, Stream) {
+                          bool relu, T* dx, float* db, void* workspace, Stream stream) {
   check_lrn_maxpool(lrn, pool);
   const Layout layout(lrn);
   const std::vector<Range> columns = outputs_of_columns(pool);
@@ -117,13 +118,14 @@ void lrn_maxpool_backward(const LrnProblem& lrn, const PoolProblem& pool, const 
       backward_row(lrn, layout, x + item * row, own, relu, dx + item * row, buffers);
     }
   });
+  if (db) bias_grad(pixels_of(pool), dx, db, workspace, stream);
 }
 
 template void lrn_maxpool_forward(const LrnProblem&, const PoolProblem&, const float*, float*, Stream);
 template void lrn_maxpool_forward(const LrnProblem&, const PoolProblem&, const bfloat16*, bfloat16*, Stream);
 template void lrn_maxpool_backward(const LrnProblem&, const PoolProblem&, const float*, const float*,
-                                   const float*, bool, float*, void*, Stream);
+                                   const float*, bool, float*, float*, void*, Stream);
 template void lrn_maxpool_backward(const LrnProblem&, const PoolProblem&, const bfloat16*, const bfloat16*,
-                                   const bfloat16*, bool, bfloat16*, void*, Stream);
+                                   const bfloat16*, bool, bfloat16*, float*, void*, Stream);
 
 }  // namespace cconvnet

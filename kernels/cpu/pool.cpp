@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "api.h"
+#include "core/input_epilogue.h"
 
 namespace cconvnet {
 namespace {
@@ -136,14 +137,20 @@ void maxpool_forward(const PoolProblem& problem, const T* x, T* y, Stream) {
            });
 }
 
+size_t maxpool_backward_workspace(const PoolProblem& problem, bool) {
+  return bias_grad_workspace(pixels_of(problem));
+}
+
 template <class T>
-void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy, T* dx, Stream) {
+void maxpool_backward(const PoolProblem& problem, const T* x, const T* y, const T* dy,
+                      const InputEpilogue& epilogue, T* dx, void* workspace, Stream stream) {
   const Strides stride(problem);
   const std::vector<Range> columns = outputs_of_columns(problem);
   for_rows(problem, problem.h, pool_backward_cost(problem), 0, [&](float*, int64_t n, int i) {
     maxpool_backward_row(problem, columns.data(), x + n * stride.x, y + n * stride.y, dy + n * stride.y, i,
                          dx + n * stride.x + i * stride.x_row);
   });
+  apply(epilogue, pixels_of(problem), dx, workspace, stream);
 }
 
 template <class T>
@@ -155,23 +162,31 @@ void avgpool_forward(const PoolProblem& problem, const T* x, T* y, Stream) {
   });
 }
 
+size_t avgpool_backward_workspace(const PoolProblem& problem, bool) {
+  return bias_grad_workspace(pixels_of(problem));
+}
+
 template <class T>
-void avgpool_backward(const PoolProblem& problem, const T* dy, T* dx, Stream) {
+void avgpool_backward(const PoolProblem& problem, const T* dy, const InputEpilogue& epilogue, T* dx,
+                      void* workspace, Stream stream) {
   const Strides stride(problem);
   const Counted counted(problem);
   for_rows(problem, problem.h, pool_backward_cost(problem), problem.c, [&](float* sum, int64_t n, int i) {
     avgpool_backward_row(problem, counted, dy + n * stride.y, i, sum, dx + n * stride.x + i * stride.x_row);
   });
+  apply(epilogue, pixels_of(problem), dx, workspace, stream);
 }
 
 template void maxpool_forward(const PoolProblem&, const float*, float*, Stream);
 template void maxpool_forward(const PoolProblem&, const bfloat16*, bfloat16*, Stream);
-template void maxpool_backward(const PoolProblem&, const float*, const float*, const float*, float*, Stream);
+template void maxpool_backward(const PoolProblem&, const float*, const float*, const float*,
+                               const InputEpilogue&, float*, void*, Stream);
 template void maxpool_backward(const PoolProblem&, const bfloat16*, const bfloat16*, const bfloat16*,
-                               bfloat16*, Stream);
+                               const InputEpilogue&, bfloat16*, void*, Stream);
 template void avgpool_forward(const PoolProblem&, const float*, float*, Stream);
 template void avgpool_forward(const PoolProblem&, const bfloat16*, bfloat16*, Stream);
-template void avgpool_backward(const PoolProblem&, const float*, float*, Stream);
-template void avgpool_backward(const PoolProblem&, const bfloat16*, bfloat16*, Stream);
+template void avgpool_backward(const PoolProblem&, const float*, const InputEpilogue&, float*, void*, Stream);
+template void avgpool_backward(const PoolProblem&, const bfloat16*, const InputEpilogue&, bfloat16*, void*,
+                               Stream);
 
 }  // namespace cconvnet

@@ -9,12 +9,20 @@
 //                                        all that it reads of the channels from `channel` on
 //   template <int WIDTH> auto read(uint32_t i) const;
 //                                        all that it reads of elements i .. i+WIDTH-1
-//   void write(uint32_t i, columns, read, const Vector<WIDTH>& sums) const;
-//                                        writes them, given both
+//   Vector<WIDTH> write(uint32_t i, columns, read, const Vector<WIDTH>& sums) const;
+//                                        writes them, given both, and returns them: as written, if the
+//                                        output SUMS
 // So a thread reads of a column once for all its rows, and starts the reads of several elements before it
 // writes the first.
+//
+// An output with SUMS also has the sums of its columns over groups of SUM_ROWS rows, a matrix of floats, with
+//   static constexpr bool SUMS;          whether it can have them
+//   float* sums;                         the matrix, or null
+// A group's sum is added in an order of its own: 8 strands of every eighth row, added like a tree. So it is
+// the same in all tiles of tensor cores, and so, in groups of 16 rows, is that of the other tiles.
 #pragma once
 
+#include "column_sums.cuh"
 #include "dropout_mask.cuh"
 #include "gemm/gemm_tile.cuh"
 #include "neuron.h"
@@ -27,6 +35,7 @@ struct Nothing {};  // what a writer reads that reads nothing
 // The sums as they are, each rounded to a T.
 template <class T>
 struct PlainOutput {
+  static constexpr bool SUMS = false;
   T* y;
   bool vectors;
 
@@ -41,8 +50,10 @@ struct PlainOutput {
     return {};
   }
   template <int WIDTH>
-  __device__ __forceinline__ void write(uint32_t i, Nothing, Nothing, const Vector<WIDTH>& sums) const {
+  __device__ __forceinline__ Vector<WIDTH> write(uint32_t i, Nothing, Nothing,
+                                                 const Vector<WIDTH>& sums) const {
     store(y + i, sums);
+    return sums;
   }
 };
 
@@ -51,6 +62,7 @@ struct PlainOutput {
 template <class T>
 class EpilogueOutput {
  public:
+  static constexpr bool SUMS = false;
   bool vectors;
 
   EpilogueOutput(const Epilogue& epilogue, T* y, bool vectors)
@@ -78,8 +90,8 @@ class EpilogueOutput {
     return {};
   }
   template <int WIDTH>
-  __device__ __forceinline__ void write(uint32_t i, const Vector<WIDTH>& bias, Nothing,
-                                        Vector<WIDTH> sums) const {
+  __device__ __forceinline__ Vector<WIDTH> write(uint32_t i, const Vector<WIDTH>& bias, Nothing,
+                                                 Vector<WIDTH> sums) const {
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
       if (bias_) sums.lane[j] += bias.lane[j];
@@ -89,6 +101,7 @@ class EpilogueOutput {
       if (drops_) drop(i, sums);
     }
     store(y_ + i, sums);
+    return sums;
   }
 
  private:
@@ -112,9 +125,60 @@ class EpilogueOutput {
   DropoutMask mask_;
 };
 
+// The gradient of an input after an InputEpilogue, whose db follows from `sums`.
+template <class T>
+class InputGradientOutput {
+ public:
+  static constexpr bool SUMS = true;
+  bool vectors;
+  float* sums;
+
+  InputGradientOutput(const InputEpilogue& epilogue, T* dx, bool vectors, float* sums)
+      : vectors(vectors && aligned(epilogue.masked_by)),
+        sums(sums),
+        dx_(dx),
+        masked_by_(static_cast<const T*>(epilogue.masked_by)),
+        scale_(epilogue.scale) {}
+
+  __device__ __forceinline__ const InputGradientOutput& writer() const { return *this; }
+
+  // The values as they are, written elsewhere.
+  __device__ __forceinline__ InputGradientOutput plain(T* to) const {
+    InputGradientOutput result = *this;
+    result.sums = nullptr;
+    result.dx_ = to;
+    result.masked_by_ = nullptr;
+    return result;
+  }
+
+  template <int WIDTH>
+  __device__ __forceinline__ Nothing columns(uint32_t) const {
+    return {};
+  }
+  // The mask.
+  template <int WIDTH>
+  __device__ __forceinline__ Vector<WIDTH> read(uint32_t i) const {
+    return masked_by_ ? load<WIDTH>(masked_by_ + i) : zeros<WIDTH>();
+  }
+  template <int WIDTH>
+  __device__ __forceinline__ Vector<WIDTH> write(uint32_t i, Nothing, const Vector<WIDTH>& mask,
+                                                 Vector<WIDTH> value) const {
+    value = rounded_to<T>(value);
+    if (masked_by_) value = masked<T>(value, mask, scale_);
+    store(dx_ + i, value);
+    return value;
+  }
+
+ private:
+  T* dx_;
+  const T* masked_by_;  // or null
+  float scale_;
+};
+
 // The sums are gradients of weights: stored, or used at once to update the weights.
 class GradientOutput {
  public:
+  static constexpr bool SUMS = false;
   bool vectors;
 
   // `update` may be null.
@@ -139,13 +203,14 @@ class GradientOutput {
       return output.updates_ && writes ? output.step_.template read<WIDTH>(i) : SgdState<WIDTH>{};
     }
     template <int WIDTH>
-    __device__ __forceinline__ void write(uint32_t i, Nothing, const SgdState<WIDTH>& state,
-                                          const Vector<WIDTH>& sums) const {
+    __device__ __forceinline__ Vector<WIDTH> write(uint32_t i, Nothing, const SgdState<WIDTH>& state,
+                                                   const Vector<WIDTH>& sums) const {
       if (!output.updates_) {
         store(output.dw_ + i, sums);
       } else if (writes) {
         output.step_.apply(rates, i, state, sums);
       }
+      return sums;
     }
   };
 
@@ -157,11 +222,55 @@ class GradientOutput {
   SgdStep step_;
 };
 
+// A thread's share of the sums of columns over one group of rows; without SUMS nothing.
+template <class Product, bool SUMS>
+class ColumnSums {
+ public:
+  template <class Written>
+  __device__ __forceinline__ void add(int, int, const Written&) {}
+};
+
+template <class Product>
+class ColumnSums<Product, true> {
+ public:
+  // Adds the thread's l-th row of those that it reads at once.
+  __device__ __forceinline__ void add(int l, int j, const Vector<kGroup>& value) {
+    add_to(strand_[l % Product::STRANDS][j], value);
+  }
+
+  // Calls store(j, sum) for each group of columns, in one lane for each, and starts anew.
+  template <class Store>
+  __device__ __forceinline__ void finish(const Store& store) {
+#pragma unroll
+    for (int j = 0; j < Product::GROUPS; ++j) {
+#pragma unroll
+      for (int distance = Product::STRANDS / 2; distance > 0; distance /= 2) {
+#pragma unroll
+        for (int s = 0; s < distance; ++s) add_to(strand_[s][j], strand_[s + distance][j]);
+      }
+      Vector<kGroup> sum = strand_[0][j];
+#pragma unroll
+      for (int distance = 16; distance >= Product::ROW_LANES; distance /= 2) {
+#pragma unroll
+        for (int part = 0; part < kGroup; ++part) {
+          sum.lane[part] += __shfl_xor_sync(kFullWarp, sum.lane[part], distance);
+        }
+      }
+      if (threadIdx.x % 32 < Product::ROW_LANES) store(j, sum);
+#pragma unroll
+      for (int s = 0; s < Product::STRANDS; ++s) strand_[s][j] = zeros<kGroup>();
+    }
+  }
+
+ private:
+  Vector<kGroup> strand_[Product::STRANDS][Product::GROUPS] = {};
+};
+
 // Writes elements i .. i+WIDTH-1, of channels from `channel` on, where a thread has no others to write.
 template <int WIDTH, class Writer>
-__device__ __forceinline__ void write_alone(const Writer& writer, uint32_t i, uint32_t channel,
+__device__ __forceinline__ auto write_alone(const Writer& writer, uint32_t i, uint32_t channel,
                                             const Vector<WIDTH>& sums) {
-  writer.write(i, writer.template columns<WIDTH>(channel), writer.template read<WIDTH>(i), sums);
+  return writer.write(i, writer.template columns<WIDTH>(channel), writer.template read<WIDTH>(i), sums);
 }
 
 // Writes one block's tile of C. `product` holds its threads' shares of the sums, in groups of kGroup columns:
@@ -173,7 +282,14 @@ __device__ __forceinline__ void write_alone(const Writer& writer, uint32_t i, ui
 //                                   and kOutside if it is beyond the last. All threads call it together.
 //   column(j)                       the tile's column where the thread's j-th group begins
 //   sums(i, j)                      the j-th group of the i-th row
+// and, for the sums of columns,
+//   SUM_ROWS, MY_SUM_ROWS           how many rows are summed, and how many of these a thread has
+//   STRANDS                         how many strands a thread has of them, in turn
+//   ROW_LANES                       how many lanes are beside each other in a row of the tile
+//   first_row(i)                    the tile's row where the warp's i-th rows begin
 // `layout.row(m)` returns the output's index where row m of C begins; column 0 of C is channel first_channel.
+// `layout.sums(m, SUM_ROWS, channel)`, for an output that SUMS, returns the index of the sum of the rows from
+// row m on, and kOutside if none is wanted.
 template <class Product, class Output, class Layout>
 __device__ __forceinline__ void store_tile(const Product& product, const Output& output, const Layout& layout,
                                            uint32_t first_m, uint32_t first_n, uint32_t first_channel,
@@ -182,6 +298,7 @@ __device__ __forceinline__ void store_tile(const Product& product, const Output&
   const auto& writer = output.writer();
   const auto column = [&](int j) { return first_n + product.column(j); };
   const auto columns_left = [&](int j) { return gemm_n - static_cast<int>(column(j)); };
+  ColumnSums<Product, Output::SUMS> column_sums;
   decltype(writer.template columns<kGroup>(0)) columns[Product::GROUPS] = {};
 #pragma unroll
   for (int j = 0; j < Product::GROUPS; ++j) {
@@ -209,16 +326,33 @@ __device__ __forceinline__ void store_tile(const Product& product, const Output&
       for (int j = 0; j < Product::GROUPS; ++j) {
         const Vector<kGroup> sums = product.sums(i + l, j);
         if (output.vectors) {
-          if (columns_left(j) > 0) writer.write(row[l] + column(j), columns[j], read[l][j], sums);
+          if (columns_left(j) <= 0) continue;
+          column_sums.add(l, j, writer.write(row[l] + column(j), columns[j], read[l][j], sums));
           continue;
         }
+        Vector<kGroup> written = zeros<kGroup>();
 #pragma unroll
         for (int part = 0; part < kGroup; ++part) {
           const uint32_t n = column(j) + part;
           if (part < columns_left(j)) {
-            write_alone(writer, row[l] + n, first_channel + n, Vector<1>{{sums.lane[part]}});
+            written.lane[part] =
+                write_alone(writer, row[l] + n, first_channel + n, Vector<1>{{sums.lane[part]}}).lane[0];
           }
         }
+        column_sums.add(l, j, written);
+      }
+    }
+    if constexpr (Output::SUMS) {
+      if (output.sums && (i + Product::AHEAD) % Product::MY_SUM_ROWS == 0) {
+        const uint32_t m = first_m + product.first_row(i + Product::AHEAD - Product::MY_SUM_ROWS);
+        column_sums.finish([&](int j, const Vector<kGroup>& sum) {
+#pragma unroll
+          for (int part = 0; part < kGroup; ++part) {
+            if (part >= columns_left(j)) continue;
+            const uint32_t to = layout.sums(m, Product::SUM_ROWS, first_channel + column(j) + part);
+            if (to != kOutside) output.sums[to] = sum.lane[part];
+          }
+        });
       }
     }
   }

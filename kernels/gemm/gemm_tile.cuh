@@ -215,9 +215,9 @@ template <class Tile>
 class Multiplier {
  public:
   static constexpr int ROWS = Tile::THREAD_M, GROUPS = Tile::SQUARES_N, AHEAD = 1, UNROLLED = ROWS;
+  static constexpr int SUM_ROWS = 4 * Tile::LANES_M, MY_SUM_ROWS = 4, STRANDS = 1, ROW_LANES = Tile::LANES_N;
 
   __device__ __forceinline__ Multiplier() {
-    constexpr int WARPS_N = Tile::THREADS_N / Tile::LANES_N;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     m_ = (warp / WARPS_N * Tile::LANES_M + lane / Tile::LANES_N) * 4;
     n_ = (warp % WARPS_N * Tile::LANES_N + lane % Tile::LANES_N) * 4;
@@ -258,6 +258,9 @@ class Multiplier {
 
   // The tile's row of the thread's i-th row of outputs, and the tile's column of its j-th square.
   __device__ __forceinline__ int row(int i) const { return m_ + i / 4 * STEP_M + i % 4; }
+  __device__ __forceinline__ int first_row(int i) const {
+    return threadIdx.x / 32 / WARPS_N * Tile::LANES_M * 4 + i / 4 * STEP_M;
+  }
   __device__ __forceinline__ int column(int j) const { return n_ + j * STEP_N; }
   __device__ __forceinline__ Vector<4> sums(int i, int j) const {
     return {{sum_[i][j * 4], sum_[i][j * 4 + 1], sum_[i][j * 4 + 2], sum_[i][j * 4 + 3]}};
@@ -266,6 +269,7 @@ class Multiplier {
  private:
   static constexpr int STEP_M = Tile::BLOCK_M / Tile::SQUARES_M;
   static constexpr int STEP_N = Tile::BLOCK_N / Tile::SQUARES_N;
+  static constexpr int WARPS_N = Tile::THREADS_N / Tile::LANES_N;
 
   int m_, n_;
   float sum_[Tile::THREAD_M][Tile::THREAD_N];

@@ -131,9 +131,12 @@ struct Destination {
   __device__ __forceinline__ void store(const Product& product, const GemmBlock& block, const Layout& layout,
                                         uint32_t first_channel, int gemm_m, int gemm_n) const {
     const PlainOutput<float> copy = {partials + static_cast<size_t>(block.split) * count, output.vectors};
+    // One piece of code for both takes fewer registers.
     if constexpr (std::is_same_v<Output, PlainOutput<float>>) {
-      // One piece of code for both takes fewer registers.
       const Output target = {partials ? copy.y : output.y, output.vectors};
+      store_tile(product, target, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
+    } else if constexpr (std::is_same_v<Output, InputGradientOutput<float>>) {
+      const Output target = partials ? output.plain(copy.y) : output;
       store_tile(product, target, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
     } else if (partials) {
       store_tile(product, copy, layout, block.m, block.n, first_channel, gemm_m, gemm_n);

@@ -37,6 +37,8 @@ void split_reduce(int count, int splits, const float* partials, int channels, co
 
 template void split_reduce(int, int, const float*, int, const PlainOutput<float>&, Stream);
 template void split_reduce(int, int, const float*, int, const PlainOutput<bfloat16>&, Stream);
+template void split_reduce(int, int, const float*, int, const InputGradientOutput<float>&, Stream);
+template void split_reduce(int, int, const float*, int, const InputGradientOutput<bfloat16>&, Stream);
 template void split_reduce(int, int, const float*, int, const EpilogueOutput<float>&, Stream);
 template void split_reduce(int, int, const float*, int, const EpilogueOutput<bfloat16>&, Stream);
 template void split_reduce(int, int, const float*, int, const GradientOutput&, Stream);

@@ -306,7 +306,11 @@ class TensorShare {
   static constexpr int LANES = SPAN / kGroup, ROWS_AT_ONCE = 32 / LANES;
   static constexpr int ROWS = Tile::WARP_M / ROWS_AT_ONCE, GROUPS = Tile::WARP_N / SPAN;
   static constexpr int AHEAD = GROUPS == 1 ? 8 : 2, UNROLLED = 1;
+  static constexpr int SUM_ROWS = 32, MY_SUM_ROWS = SUM_ROWS / ROWS_AT_ONCE, STRANDS = 8 / ROWS_AT_ONCE;
+  static constexpr int ROW_LANES = LANES;
   static_assert(LANES <= 32 && ROWS % AHEAD == 0, "a row's columns must be written at once");
+  static_assert(MY_SUM_ROWS % AHEAD == 0 && AHEAD % STRANDS == 0,
+                "rows read at once are whole strands' turns");
 
   __device__ __forceinline__ explicit TensorShare(TensorResult<Tile>& result)
       : sums_(result.sums[threadIdx.x / 32]), offsets_(result.offsets[threadIdx.x / 32]) {}
@@ -324,6 +328,7 @@ class TensorShare {
     return [this](int i) { return offsets_[row_of(i)]; };
   }
   __device__ __forceinline__ int row(int i) const { return warp_m() + row_of(i); }
+  __device__ __forceinline__ int first_row(int i) const { return warp_m() + i * ROWS_AT_ONCE; }
   __device__ __forceinline__ int column(int j) const {
     return threadIdx.x / 32 % Tile::WARPS_N * Tile::WARP_N + column_of(j);
   }

@@ -83,8 +83,15 @@ def basic_cases(device: Device) -> Iterator[tuple[str, Any, dict[str, Any]]]:
                 yield operation, problem, {}
                 if spec.has_elements and device.serves("bf16"):
                     yield operation, problem, {"element": "bf16"}
+                if "db" in spec.keywords:
+                    masked = {"masked": True} if "masked_by" in spec.keywords else {}
+                    yield operation, problem, {"db": True, **masked}
                 continue
-            fused = {"fprop": {"dropout": "part", "relu": True}, "wgrad": {"update": "full"}}
+            fused = {
+                "fprop": {"dropout": "part", "relu": True},
+                "dgrad": {"db": True, "masked": True},
+                "wgrad": {"update": "full"},
+            }
             for precision in PRECISIONS:
                 if device.serves(precision):
                     product = with_precision(problem, precision)

@@ -8,17 +8,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.small_networks import ALEXNET, CHAINS, assert_equal, batch_of, conv, net_of, step_by_step, train
+from helpers.small_networks import (
+    ALEXNET,
+    CHAINS,
+    assert_equal,
+    batch_of,
+    conv,
+    gradients,
+    net_of,
+    step_by_step,
+    train,
+    two_devices,
+)
 
 from cconvnet import nets
 from cconvnet.devices import Device, get_device
 from cconvnet.nets import (
     RELU,
     ConvSpec,
+    DropoutSpec,
     FcSpec,
+    LayerSpec,
     LrnSpec,
     NetSpec,
+    Neuron,
     PoolSpec,
+    SumSpec,
     alexnet_2012,
 )
 from cconvnet.network import Network
@@ -28,6 +43,23 @@ from cconvnet.network import Network
 def plain_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use images without blocks, which change the order of conv1's sums."""
     monkeypatch.setattr(Device, "prefers_blocks", property(lambda self: False))
+
+
+def sums_in_tiles(device: Device) -> bool:
+    """True if fused sums of biases' gradients are in another order than bias_grad's."""
+    return device.kind in ("cuda", "emulator")
+
+
+def assert_gradients_equal(plain: Network, fused: Network) -> None:
+    """Assert that all gradients are bit-identical, but for the order of sums in the biases'."""
+    found = gradients(fused)
+    for name, gradient in gradients(plain).items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "bias" and layer in fused.describe()["fused_gradients"]:
+            largest = np.abs(gradient).max()
+            np.testing.assert_allclose(found[name], gradient, rtol=1e-5, atol=1e-6 * largest, err_msg=name)
+        else:
+            assert np.array_equal(found[name], gradient), name
 
 
 # ---- fused layers ----------------------------------------------------------------------------------------
@@ -48,12 +80,17 @@ def test_fused_layers_are_bitwise_the_plain_ones(device: Device, spec: NetSpec, 
     plain, fused = (
         Network(spec, batch=3, devices=device, seed=2, precision=element, fuse=fuse) for fuse in (False, True)
     )
-    assert train(plain, 3) == train(fused, 3)
-    assert_equal(plain.state(), fused.state())
     for network in (plain, fused):
+        network.load(**batch_of(spec, 3))
         network.forward(train=True, step=3)
+        network.backward()
     for layer in spec.layers:
         assert np.array_equal(plain.outputs(layer.name), fused.outputs(layer.name)), layer.name
+    assert_gradients_equal(plain, fused)
+    assert train(plain, 1) == train(fused, 1)
+    if not sums_in_tiles(device):
+        assert train(plain, 2) == train(fused, 2)
+        assert_equal(plain.state(), fused.state())
 
 
 @pytest.mark.usefixtures("plain_images")
@@ -61,8 +98,62 @@ def test_towers_are_fused_bitwise_too(device: Device) -> None:
     spec = alexnet_2012.build((67, 67, 3), 10, width=1 / 24)
     plain, fused = (Network(spec, batch=2, devices=device, towers=2, fuse=fuse) for fuse in (False, True))
     assert any(len(layer.names) > 1 for layer in fused.layers)
-    train(plain, 2), train(fused, 2)
-    assert_equal(plain.state(), fused.state())
+    train(plain, 1), train(fused, 1)
+    assert_gradients_equal(plain, fused)
+
+
+def gradients_of(*layers: LayerSpec) -> Any:
+    return Network(net_of(*layers), batch=2, devices="cpu:0").describe()["fused_gradients"]
+
+
+POOLED = PoolSpec(name="pool", window=(2, 2), stride=(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("layers", "fused"),
+    [
+        ([conv("a", neuron=RELU), conv("b")], {"a": "b", "b": None}),
+        ([conv("a", neuron=RELU), POOLED, conv("b", neuron=RELU)], {"a": "pool", "b": None}),
+        ([conv("a"), PoolSpec(name="pool", pool="avg", window=(2, 2))], {"a": "pool"}),
+        ([conv("a", neuron=RELU, bias=None), conv("b")], {"a": None}),
+        ([conv("a", neuron=Neuron("tanh")), POOLED], {"a": None}),
+        ([conv("a", neuron=RELU), DropoutSpec(name="drop", keep=0.7), POOLED], {"a": "pool"}),
+        ([conv("a"), DropoutSpec(name="drop", keep=0.7), POOLED], {"a": None}),
+        ([FcSpec(name="a", outputs=8, neuron=RELU), FcSpec(name="b", outputs=8)], {"a": "b", "b": "last"}),
+        ([conv("a", neuron=RELU), LrnSpec(name="norm", size=3, alpha=0.3), POOLED], {"a": "pool"}),
+        ([conv("a", neuron=RELU), LrnSpec(name="norm", size=3, alpha=0.3)], {"a": None}),
+        ([conv("a", neuron=RELU), conv("b"), SumSpec(name="sum", inputs=("a", "b"))], {"a": None, "b": None}),
+        (
+            [
+                conv("a", neuron=RELU),
+                conv("b", inputs=("data",), neuron=RELU),
+                FcSpec(name="both", inputs=("a", "b"), outputs=8),
+            ],
+            {"a": None, "b": None},
+        ),
+        (
+            [
+                FcSpec(name="a", outputs=8, neuron=RELU),
+                FcSpec(name="b", inputs=("data",), outputs=6, neuron=RELU),
+                FcSpec(name="both", inputs=("a", "b"), outputs=8),
+            ],
+            {"a": "both", "b": "both"},
+        ),
+    ],
+    ids=lambda value: "-".join(layer.name for layer in value) if isinstance(value, list) else None,
+)
+def test_which_gradients_are_fused(layers: list[LayerSpec], fused: dict[str, str | None]) -> None:
+    """A layer's only reader computes them, if a bias of the layer serves a channel of the reader."""
+    found = gradients_of(*layers)
+    assert {name: found.get(name) for name in fused} == fused
+
+
+def test_gradients_are_not_fused_across_devices_or_without_fusion(device: Device) -> None:
+    assert Network(ALEXNET, batch=2, devices=device, fuse=False).describe()["fused_gradients"] == {}
+    devices = two_devices(device)
+    spec = net_of(conv("a", neuron=RELU, device=0), conv("b", neuron=RELU, device=1), conv("c", device=1))
+    found = Network(spec, batch=2, devices=devices).describe()["fused_gradients"]
+    assert found == {"b": "c"}
 
 
 def test_a_layer_with_a_second_reader_is_not_fused() -> None:

@@ -25,14 +25,18 @@ ROOT = Path(__file__).parents[2]
 # Another number draws another sample.
 SEED = 2012
 
+EPILOGUES = "tests/kernels/test_input_epilogue.py"
+
 # The tests of each kernel file: those of its name, unless others are better.
 TESTS: dict[str, list[str]] = {
     str(path.relative_to(KERNELS)): [f"test_{path.stem}.py"] for path in files() if path.suffix == ".cu"
 } | {
-    "conv_dgrad.cu": ["test_conv.py", "-k", "conv_dgrad"],
+    "conv_dgrad.cu": ["test_conv.py", EPILOGUES, "-k", "conv_dgrad or products or same_arithmetic"],
     "conv_fprop.cu": ["test_conv.py", "-k", "conv_fprop or bias or on_the_way"],
     "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad or update"],
     "gemm/split_reduce.cu": ["test_conv.py"],
+    "lrn_maxpool.cu": ["test_lrn_maxpool.py", EPILOGUES, "-k", "lrn_maxpool or normalisation"],
+    "pool.cu": ["test_pool.py", EPILOGUES, "-k", "pool"],
 }
 
 needs_compiler = pytest.mark.skipif(
@@ -155,7 +159,14 @@ def test_mutants_are_found() -> None:
     barriers = sum(path.read_text().count("__syncthreads();") for path in files())
     assert sum(mutant.key["gone"] == "__syncthreads();" for mutant in found) == barriers > 5
     guarded = {mutant.file for mutant in found}
-    assert guarded >= {"bias.cu", "gemm/gemm_tile.cuh", "lrn.cu", "lrn_maxpool.cu", "pool.cu", "softmax.cu"}
+    assert guarded >= {
+        "column_sums.cuh",
+        "gemm/gemm_tile.cuh",
+        "lrn.cu",
+        "lrn_maxpool.cu",
+        "pool.cu",
+        "softmax.cu",
+    }
     tile = [mutant.key["gone"] for mutant in found if mutant.file == "gemm/tensor_tile.cuh"]
     assert sum("wait_for_copies" in gone for gone in tile) == 1 and "ptx::close_copy_group();" in tile
     assert [tests for tests, *_ in TESTS.values() if not Path(__file__).with_name(tests).exists()] == []

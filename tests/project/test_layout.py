@@ -56,7 +56,7 @@ NO_LAYER = ("bias", "elementwise", "eltmul", "limit_norm", "sgd")
 
 
 def families() -> list[str]:
-    helpers = ("__init__", "operation", "products")
+    helpers = ("__init__", "input_epilogue", "operation", "products")
     return sorted(path.stem for path in (PACKAGE / "operations").glob("*.py") if path.stem not in helpers)
 
 

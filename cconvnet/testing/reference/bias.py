@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet._problem import BiasProblem
 from cconvnet.testing.reference.base import Array, to_float
 from cconvnet.testing.reference.neuron import relu_backward
 from cconvnet.testing.reference.products import add_bias_relu
@@ -29,3 +30,15 @@ def relu_bias_backward(problem: Any, y: Array, dy: Array, scale: float) -> tuple
     """Return dx[rows,K] = scale * dy where y > 0, else 0, and db[K], its sum over the rows."""
     dx = relu_backward(y, scale * to_float(dy)).reshape(problem.rows, problem.k)
     return dx, bias_grad(problem, dx)
+
+
+def input_epilogue(dx: Array, masked_by: Array | None, scale: float, db: bool) -> Any:
+    """Return dx, or, with `db`, dx after an InputEpilogue and the gradient of the bias."""
+    if not db:
+        return dx
+    pixels = BiasProblem(dx.size // dx.shape[-1], dx.shape[-1])
+    if masked_by is None:
+        return dx, bias_grad(pixels, dx)
+    matrix = (pixels.rows, pixels.k)
+    masked, sums = relu_bias_backward(pixels, np.reshape(masked_by, matrix), dx.reshape(matrix), scale)
+    return masked.reshape(dx.shape), sums

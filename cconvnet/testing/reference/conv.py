@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.testing.reference.base import Array, Taps, add_product, channel_groups, to_float
+from cconvnet.testing.reference.bias import input_epilogue
 from cconvnet.testing.reference.products import add_bias_relu, apply_dropout
 
 
@@ -34,14 +35,21 @@ def conv_fprop(
     return apply_dropout(add_bias_relu(y, bias, relu), dropout, step)
 
 
-def conv_dgrad(problem: Any, dy: Array, w: Array) -> Array:
-    """Return dx[N,H,W,C] of dy[N,P,Q,K] and w[K,R,S,C/groups]."""
+def conv_dgrad(
+    problem: Any,
+    dy: Array,
+    w: Array,
+    masked_by: Array | None = None,
+    scale: float = 1.0,
+    db: bool = False,
+) -> Any:
+    """Return dx[N,H,W,C] of dy[N,P,Q,K] and w[K,R,S,C/groups], finished by input_epilogue."""
     dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
         for c, k in channel_groups(problem):
             add_product(pixels[..., c], dy[..., k], w[k, r, s])
-    return taps.image.copy()
+    return input_epilogue(taps.image.copy(), masked_by, scale, db)
 
 
 def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.testing.reference.base import Array, add_product, to_float
+from cconvnet.testing.reference.bias import input_epilogue
 from cconvnet.testing.reference.products import add_bias_relu, apply_dropout
 
 
@@ -29,12 +30,19 @@ def fc_fprop(
     return apply_dropout(add_bias_relu(y, bias, relu), dropout, step)
 
 
-def fc_dgrad(problem: Any, dy: Array, w: Array) -> Array:
-    """Return dx[N,C] = dy[N,K] w[K,C]."""
+def fc_dgrad(
+    problem: Any,
+    dy: Array,
+    w: Array,
+    masked_by: Array | None = None,
+    scale: float = 1.0,
+    db: bool = False,
+) -> Any:
+    """Return dx[N,C] = dy[N,K] w[K,C], finished by input_epilogue."""
     dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     dx = np.zeros(problem.x_shape, dtype=dy.dtype)
     add_product(dx, dy, w)
-    return dx
+    return input_epilogue(dx, masked_by, scale, db)
 
 
 def fc_wgrad(problem: Any, x: Array, dy: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.testing.reference.base import Array, Taps, to_float
+from cconvnet.testing.reference.bias import input_epilogue
 
 
 def maxpool_forward(problem: Any, x: Array) -> Array:
@@ -21,14 +22,22 @@ def maxpool_forward(problem: Any, x: Array) -> Array:
     return y
 
 
-def maxpool_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
-    """Return dx[N,H,W,C] = the sum of dy over the windows whose y equals x."""
+def maxpool_backward(
+    problem: Any,
+    x: Array,
+    y: Array,
+    dy: Array,
+    masked_by: Array | None = None,
+    scale: float = 1.0,
+    db: bool = False,
+) -> Any:
+    """Return dx[N,H,W,C] = the sum of dy over the windows whose y equals x, finished by input_epilogue."""
     x, y, dy = (to_float(x, problem.x_shape), to_float(y, problem.y_shape), to_float(dy, problem.y_shape))
     images = Taps(problem, x, problem.window_h, problem.window_w)
     gradients = Taps(problem, np.zeros_like(x), problem.window_h, problem.window_w)
     for (_, _, pixels), (_, _, gradient) in zip(images, gradients, strict=True):
         gradient += np.where(pixels == y, dy, 0)
-    return gradients.image.copy()
+    return input_epilogue(gradients.image.copy(), masked_by, scale, db)
 
 
 def _window_sizes(problem: Any) -> Array:
@@ -53,10 +62,15 @@ def avgpool_forward(problem: Any, x: Array) -> Array:
     return y / _window_sizes(problem)
 
 
-def avgpool_backward(problem: Any, dy: Array) -> Array:
-    """Return dx[N,H,W,C] = the sum over the windows that contain x of dy / (the divisor of the mean)."""
+def avgpool_backward(
+    problem: Any, dy: Array, masked_by: Array | None = None, scale: float = 1.0, db: bool = False
+) -> Any:
+    """Return dx[N,H,W,C] = the sum over the windows that contain x of dy / (the divisor of the mean).
+
+    It is finished by input_epilogue.
+    """
     share = to_float(dy, problem.y_shape) / _window_sizes(problem)
     gradients = Taps(problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w)
     for _, _, gradient in gradients:
         gradient += share
-    return gradients.image.copy()
+    return input_epilogue(gradients.image.copy(), masked_by, scale, db)
