@@ -409,10 +409,11 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   apply_after_bias(args.epilogue, problem.y_count(), y, stream);
 }
 
-void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream) {
+void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream stream) {
   const auto run = problem.r == 3 ? correlate<3, true> : correlate<5, true>;
   run(problem, Correlation::dgrad(problem), static_cast<const float*>(args.dy),
       static_cast<const float*>(args.w), nullptr, static_cast<float*>(args.dx));
+  apply(args.epilogue, problem.precision, pixels_of(problem), args.dx, args.sums, stream);
 }
 
 void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream stream) {
