@@ -75,8 +75,8 @@ __device__ __forceinline__ Vector<WIDTH> window_sum(const ContrastNormProblem& p
   return sum;
 }
 
-// Without a number of blocks ptxas 13.0 spills two registers on sm_80.
-constexpr int kMinBlocks = 4;
+// Without a number ptxas 13.0 spills two registers on sm_80.
+constexpr int kMinBlocks = 2;
 
 template <Step STEP, int WIDTH, class T>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)

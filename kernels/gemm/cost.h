@@ -147,7 +147,7 @@ constexpr TileCost tile_cost() {
 }
 
 // The only tile of floats that are split.
-constexpr TileCost kSplitTile = tensor_cost(64, 64, 16, 32, 32, 4, 4, 3, true);
+constexpr TileCost kSplitTile = tensor_cost(64, 64, 16, 32, 32, 4, 4, 2, true);
 
 // The usual tiles, which the tables have with the longer side along m or along n.
 constexpr TileCost kUsualTiles[][4] = {

@@ -67,7 +67,7 @@ template <int... SIZES>
 struct SplitTensorTile : TensorTile<float, SIZES...> {
   using Base = TensorTile<float, SIZES...>;
   static constexpr Precision PRECISION = Precision::fp32x3;
-  static constexpr int REGISTERS = 168;
+  static constexpr int REGISTERS = 255;
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * Base::THREADS);
   static_assert(Base::SUMS <= 32, "both parts of the factors would not fit in the registers");
   static_assert(MIN_BLOCKS >= 1, "a block's threads must find their registers");
