@@ -67,7 +67,8 @@ CUDA = [
     ("relu_bias_backward", BiasProblem(5, 6), "fp32", 0, "fp32_scalar"),
     ("limit_norm", NormLimitProblem(3, 8, 4.0), "fp32", 0, "fp32"),
     ("limit_norm", NormLimitProblem(3, 7, 4.0), "fp32", 0, "fp32_scalar"),
-    ("input_transform", InputProblem(1, 8, 8, 3, 4, 4), "fp32", 0, "fp32"),
+    ("input_transform", InputProblem(1, 8, 8, 3, 4, 4), "fp32", 0, "fp32_bands"),
+    ("input_transform", InputProblem(1, 7, 7, 3, 4, 4), "fp32", 0, "fp32"),
     ("input_transform", InputProblem(1, 8, 8, 3, 5, 5), "bf16", 0, "bf16_scalar"),
 ]  # fmt: skip
 
