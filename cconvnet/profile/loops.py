@@ -54,7 +54,8 @@ def find_regions(length: int, jumps: Mapping[int, Jump]) -> list[Region]:
     for block in blocks.reached:
         for head in blocks.after[block]:
             if blocks.dominates(head, block):
-                loops.setdefault(head, {head}).update(_reaching(block, head, blocks.before))
+                body = _reaching(block, head, blocks.before)
+                loops.setdefault(head, {head}).update(body & blocks.reached)
     found = [(body, True) for body in loops.values()]
     for head in blocks.reached - {0}:
         if blocks.is_alternative(head):

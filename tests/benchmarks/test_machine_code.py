@@ -199,8 +199,8 @@ STRICT = "products_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>"
 # What each of those breaks.
 BROKEN = {
     "small_gemm<Tile<float, 64, 64, 8, 8, 4, 4>>": set(),
-    "conv_fprop_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>": {"a hot loop of 80% FFMA"},
-    "conv_dgrad_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>": {"a hot loop of 74% FFMA"},
+    "conv_fprop_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>": {"a hot loop of 85% FFMA"},
+    "conv_dgrad_gemm<Tile<float, 128, 128, 8, 8, 8, 4>>": {"a hot loop of 85% FFMA"},
     "elementwise<1, Values>": set(),
     "elementwise<4, Values>": {"loads and stores of 16 bytes"},
     "spills": {"no spilled registers and no local memory"},

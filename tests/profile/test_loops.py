@@ -50,3 +50,9 @@ def test_a_section_in_a_loop_is_inside_it() -> None:
 
 def test_code_that_nothing_reaches_is_in_no_region() -> None:
     assert find_regions(3, {0: Jump(None, True), 2: Jump(2, True)}) == [Region((0,), None, False)]
+
+
+def test_a_loop_leaves_out_code_that_jumps_into_it_but_that_nothing_reaches() -> None:
+    # 1 [2 3]: 4 ends the kernel, and 5 would jump to 3.
+    jumps = {3: Jump(2, False), 4: Jump(None, True), 5: Jump(3, True)}
+    assert find_regions(6, jumps) == [Region((0, 1, 2, 3, 4), None, False), Region((2, 3), 0, True)]
