@@ -433,7 +433,7 @@ def test_columns_hold_what_their_notes_allow(frontend: Any, precision: str) -> N
         for plan in side.plans(case("conv_fprop", PROBLEMS["conv"], precision))
     }
     # Tensor cores are TF32's and bfloat16's.
-    tensor_cores = precision != "fp32"
+    tensor_cores = precision in ("tf32", "bf16")
     assert columns == {
         "eng0": ("best", "strict"),
         "eng1": ("best", "strict", "deterministic") if tensor_cores else ("best",),

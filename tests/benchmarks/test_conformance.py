@@ -192,7 +192,9 @@ def test_the_emulator_equals_itself_in_any_order(
     names = [check["check"] for check in checks]
     for name, found in conformance.answers(emulator, names, []):
         words = found.words
-        assert words is not None and np.unique(words).size > min(16, words.size // 3), name
+        # A comparison of pairs has four answers.
+        most = 4 if name in ("equal_bf16", "positive_bf16") else 17
+        assert words is not None and np.unique(words).size >= min(most, words.size // 3), name
 
 
 @needs_compiler

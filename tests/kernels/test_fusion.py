@@ -153,7 +153,7 @@ def test_gradients_are_not_fused_across_devices_or_without_fusion(device: Device
     devices = two_devices(device)
     spec = net_of(conv("a", neuron=RELU, device=0), conv("b", neuron=RELU, device=1), conv("c", device=1))
     found = Network(spec, batch=2, devices=devices).describe()["fused_gradients"]
-    assert found == {"b": "c"}
+    assert found == ({"b": "c"} if device.kind == "cpu" else {})
 
 
 def test_a_layer_with_a_second_reader_is_not_fused() -> None:
