@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -281,7 +281,13 @@ def reporter_for(to_json: str | None) -> Reporter:
     return reporter(sys.stderr if to_json == "-" else sys.stdout)
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]], right: set[str]) -> None:
+def print_table(
+    title: str,
+    columns: list[str],
+    rows: list[list[str]],
+    right: set[str],
+    cut: Mapping[str, int] | None = None,
+) -> None:
     """Print a table.
 
     Args:
@@ -289,16 +295,27 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], right: se
         columns: The names of the columns.
         rows: The texts of the cells.
         right: The names of columns that are aligned to the right.
+        cut: If not None, the table is one of many columns: without lines, in 100 columns of text where there
+            is no terminal, cells cut to their column, and columns to these widths.
     """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    # Without a terminal no column is cut to its width.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    dense = cut is not None
+    # Without a terminal no column is cut to its width, unless the table is dense.
+    console = Console(width=None if sys.stdout.isatty() else 100 if dense else 160)
     table = Table(title=title or None, title_justify="left")
+    if dense:
+        table.box, table.padding, table.pad_edge = None, (0, 1, 0, 0), False
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(
+            column,
+            justify="right" if column in right else "left",
+            overflow="ellipsis" if dense else "fold",
+            no_wrap=dense,
+            max_width=(cut or {}).get(column),
+        )
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)

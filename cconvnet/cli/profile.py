@@ -15,12 +15,11 @@ from cconvnet.cli.options import (
     Plot,
     Precision,
     Size,
+    print_table,
     reporter_for,
     whole,
     write_json,
 )
-
-Existing = typer.Option(exists=True, readable=True, metavar="FILE")
 
 
 def profile(
@@ -140,7 +139,7 @@ def profile(
         for row in result["kernels"]:
             print(*tables.kernel_lines(row), "", sep="\n")
     else:
-        _print_table(*tables.step_table(result), tables.NUMBERS)
+        print_table("", *tables.step_table(result), tables.NUMBERS, tables.WIDTHS)
     print(*tables.step_lines(result), sep="\n")
 
 
@@ -179,27 +178,5 @@ def _compare(before: dict[str, Any], after: dict[str, Any], to_json: str | None)
     if to_json:
         write_json(to_json, {"what": "profile comparison", "columns": header, "rows": rows})
     if to_json != "-":
-        _print_table(header, rows, tables.NUMBERS)
+        print_table("", header, rows, tables.NUMBERS, tables.WIDTHS)
         print(*tables.compare_lines(before, after), sep="\n")
-
-
-def _print_table(header: list[str], rows: list[list[str]], right: set[str]) -> None:
-    """Print a table that fits into 100 columns."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in header:
-        number = column in right
-        table.add_column(
-            column,
-            justify="right" if number else "left",
-            overflow="ellipsis",
-            no_wrap=True,
-            max_width={"kernel": 24, "kernels": 32}.get(column),
-        )
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)

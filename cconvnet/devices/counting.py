@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -196,7 +197,17 @@ class Launch:
     @property
     def blocks(self) -> int:
         """The number of blocks in the grid."""
-        return self.grid[0] * self.grid[1] * self.grid[2]
+        return math.prod(self.grid)
+
+    @property
+    def threads(self) -> int:
+        """The number of threads of a block."""
+        return math.prod(self.block)
+
+    @property
+    def block_shared(self) -> int:
+        """Bytes of shared memory of a block, from its own objects and from the launch."""
+        return self.shared_bytes + self.launch_bytes
 
 
 @dataclass

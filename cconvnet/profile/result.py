@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet.devices import check_precision, get_device, machine
+from cconvnet.devices.counting import Access, Launch
 from cconvnet.formats.netfiles import AnyNet
 from cconvnet.profile import chips, code, model, source
 from cconvnet.profile.chips import Chip
 from cconvnet.profile.facts import Facts
-from cconvnet.profile.machine_code import read
+from cconvnet.profile.machine_code import read, short_name
 from cconvnet.profile.model import SECTOR, Prediction, Traffic, Work, group_of
-from cconvnet.profile.walk import Access, Called, Launch, Observe, Walker, walk
+from cconvnet.profile.walk import Called, Observe, Walker, walk
 
 WORST = 5
 _KINDS = {
@@ -130,14 +131,12 @@ def rows(
         row = dict(base)
         if launch is not main:
             row |= {"runner_up": None, "flops": 0, "least_bytes": 0, "floor_seconds": 0.0}
-        facts = known.find(launch.kernel)
+        kernel = short_name(launch.kernel)
+        facts = known.find(kernel)
         work = work_of(launch, called.bytes if launch is main else None, chip)
-        row |= _counted_row(launch, work)
+        row |= {"kernel": kernel} | _counted_row(launch, work)
         if facts is None:
-            yield row | {
-                "kernel": launch.kernel,
-                "missing": f"no machine code of {launch.kernel} for {chip.arch}",
-            }
+            yield row | {"missing": f"no machine code of {kernel} for {chip.arch}"}
             continue
         found = model.predict(work, facts, chip)
         row |= _facts_row(facts, found) | _predicted_row(found, row, chip)
@@ -170,7 +169,7 @@ def _seconds(launches: Sequence[Launch], least_bytes: int, known: code.Kernels, 
     """Return the predicted time of a call; None without the machine code of a kernel."""
     total, main = 0.0, largest(launches)
     for launch in launches:
-        facts = known.find(launch.kernel)
+        facts = known.find(short_name(launch.kernel))
         if facts is None:
             return None
         total += model.predict(
@@ -181,7 +180,7 @@ def _seconds(launches: Sequence[Launch], least_bytes: int, known: code.Kernels, 
 
 def _scaled(launch: Launch, number: float) -> float:
     """Return a number of the blocks that ran for the whole grid."""
-    return number * launch.grid / max(launch.blocks_run, 1)
+    return number * launch.blocks / max(launch.blocks_run, 1)
 
 
 def work_of(launch: Launch, least_bytes: int | None, chip: Chip) -> Work:
@@ -198,18 +197,19 @@ def work_of(launch: Launch, least_bytes: int | None, chip: Chip) -> Work:
     warps = blocks * -(-launch.threads // 32)
     counted: dict[str, float] = {}
     for access in launch.accesses:
-        kind = "LDSM" if access.kind == "matrix" else _KINDS.get((access.kind, access.space))
+        one = access.instruction
+        kind = "LDSM" if one.kind == "matrix" else _KINDS.get((one.kind, one.space))
         if kind is not None:
-            name = kind if kind == "LDSM" else f"{kind}.{access.bytes}"
+            name = kind if kind == "LDSM" else f"{kind}.{one.bytes}"
             counted[name] = counted.get(name, 0.0) + access.requests / warps
-    for name, number in launch.operations.items():
+    for operation in launch.operations:
         for begin, kind in _OPERATIONS.items():
-            if name.startswith(begin):
-                counted[kind] = counted.get(kind, 0.0) + number / warps
+            if operation.name.startswith(begin):
+                counted[kind] = counted.get(kind, 0.0) + operation.warps / warps
     traffic = traffic_of(launch.accesses, blocks)
-    moved = traffic.passed * SECTOR * launch.grid
+    moved = traffic.passed * SECTOR * launch.blocks
     dram = max(0.0, moved - chip["l2_bytes"]) if least_bytes is None else float(least_bytes)
-    return Work(launch.grid, launch.threads, launch.shared, counted, traffic, dram)
+    return Work(launch.blocks, launch.threads, launch.block_shared, counted, traffic, dram)
 
 
 # How the names of operations of whole warps begin.
@@ -220,10 +220,10 @@ def traffic_of(accesses: Iterable[Access], blocks: int) -> Traffic:
     """Return the traffic of a block as the average of some blocks."""
     sectors = least = passed = wavefronts = least_wavefronts = 0
     for access in accesses:
-        if access.space == "global":
+        if access.instruction.space == "global":
             sectors += access.sectors
             least += access.least_sectors
-            passed += access.misses if access.kind == "load" else access.sectors
+            passed += access.misses if access.instruction.kind == "load" else access.sectors
         else:
             wavefronts += access.wavefronts
             least_wavefronts += access.least_wavefronts
@@ -235,17 +235,16 @@ def traffic_of(accesses: Iterable[Access], blocks: int) -> Traffic:
 
 def _counted_row(launch: Launch, work: Work) -> dict[str, Any]:
     """Return what was counted of a launch, for its whole grid."""
-    loads = [access for access in launch.accesses if access.space == "global"]
-    shared = [access for access in launch.accesses if access.space == "shared"]
-    traffic, grid = work.traffic, launch.grid
+    loads = [access for access in launch.accesses if access.instruction.space == "global"]
+    shared = [access for access in launch.accesses if access.instruction.space == "shared"]
+    traffic, grid = work.traffic, launch.blocks
     return {
-        "kernel": launch.kernel,
         "grid": grid,
         "threads": launch.threads,
-        "shared_bytes": launch.shared,
+        "shared_bytes": launch.block_shared,
         "blocks_run": launch.blocks_run,
         "barriers": work.counted.get("BAR", 0.0),
-        "asked_bytes": _scaled(launch, sum(access.lanes * access.bytes for access in loads)),
+        "asked_bytes": _scaled(launch, sum(access.bytes for access in loads)),
         "l2_bytes": traffic.passed * SECTOR * grid,
         "dram_bytes": work.dram_bytes,
         "sectors": traffic.sectors * grid,
@@ -269,7 +268,7 @@ def _worst(launch: Launch, accesses: Iterable[Access], key: str, least: str) -> 
     """Return the source lines that lose the most sectors or wavefronts, for the whole grid."""
     lines: dict[tuple[str, str], list[int]] = {}
     for access in accesses:
-        own = lines.setdefault((access.place, access.kind), [0, 0, 0])
+        own = lines.setdefault((str(access.line), access.instruction.kind), [0, 0, 0])
         for index, number in enumerate((access.requests, getattr(access, key), getattr(access, least))):
             own[index] += number
     ordered = sorted(lines.items(), key=lambda one: (one[1][2] - one[1][1], -one[1][1], one[0]))

@@ -14,6 +14,8 @@ Row = Mapping[str, Any]
 _BAR = 30
 HEADER = ["layer", "pass", "kernel", "blocks", "waves", "tail", "binds", "next", "us", "floor", "lost"]
 NUMBERS = {"blocks", "waves", "tail", "us", "floor", "lost", "before", "after", "times", "measured", "error"}
+# Columns that are cut.
+WIDTHS = {"kernel": 24, "kernels": 32}
 
 
 def step_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,80 +16,14 @@ from cconvnet.bench.roofline import Recorder
 from cconvnet.bench.tiles import Tiled
 from cconvnet.bench.verify import tiled_inputs
 from cconvnet.devices import Device, get_device
-from cconvnet.devices.counting import Access as CountedAccess
-from cconvnet.devices.counting import Launch as CountedLaunch
-from cconvnet.devices.counting import counting, counting_module
+from cconvnet.devices.counting import Launch, counting, counting_module
 from cconvnet.formats.netfiles import AnyNet
 from cconvnet.formats.networks import build_spec
 from cconvnet.nets import DATA, NAMES
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
 from cconvnet.operations import OPERATIONS, workspace_size
-from cconvnet.profile.machine_code import short_name
 from cconvnet.testing.networks import NETWORKS
-
-
-@dataclass(frozen=True)
-class Access:
-    """The requests of warps by one instruction of a kernel's source, in the blocks that ran.
-
-    Attributes:
-        file: The source file.
-        line: The line.
-        kind: "load", "store", "atomic", "copy" from global to shared memory, or "matrix" (ldmatrix).
-        space: "global" or "shared".
-        bytes: Bytes of each thread.
-        requests: Requests of a warp.
-        lanes: Threads that took part.
-        sectors: Sectors of 32 bytes touched, of global memory.
-        least_sectors: The fewest that hold the bytes.
-        misses: Sectors that L1 does not have.
-        wavefronts: Passages through shared memory.
-        least_wavefronts: Those without bank conflicts.
-    """
-
-    file: str
-    line: int
-    kind: str
-    space: str
-    bytes: int
-    requests: int
-    lanes: int
-    sectors: int
-    least_sectors: int
-    misses: int
-    wavefronts: int
-    least_wavefronts: int
-
-    @property
-    def place(self) -> str:
-        """Return the file and line."""
-        return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A launch of a kernel.
-
-    Attributes:
-        kernel: Its name without namespaces and arguments.
-        grid: Its blocks.
-        threads: Threads of a block.
-        shared: Bytes of shared memory of a block.
-        blocks_run: The blocks that ran.
-        cut_blocks: Those of them that were ended early.
-        accesses: The accesses of these blocks.
-        operations: The warps that executed a barrier or an operation of whole warps, by its name.
-    """
-
-    kernel: str
-    grid: int
-    threads: int
-    shared: int
-    blocks_run: int
-    cut_blocks: int
-    accesses: tuple[Access, ...]
-    operations: Mapping[str, int]
 
 
 @dataclass
@@ -142,39 +74,9 @@ def observer(blocks: int) -> Observe:
     def observe(call: Callable[[Any], None]) -> list[Launch]:
         with counting(blocks, races=False) as record:
             call(emulator.module)
-        return list(map(_launch, record.launches))
+        return record.launches
 
     return observe
-
-
-def _launch(found: CountedLaunch) -> Launch:
-    """Return a launch without what a profile does not need."""
-    operations: Counter[str] = Counter()
-    for operation in found.operations:
-        operations[operation.name] += operation.warps
-    return Launch(
-        kernel=short_name(found.kernel),
-        grid=found.blocks,
-        threads=math.prod(found.block),
-        shared=found.shared_bytes + found.launch_bytes,
-        blocks_run=found.blocks_run,
-        cut_blocks=found.cut_blocks,
-        accesses=tuple(map(_access, found.accesses)),
-        operations=operations,
-    )
-
-
-def _access(found: CountedAccess) -> Access:
-    instruction = found.instruction
-    numbers = ("requests", "lanes", "sectors", "least_sectors", "misses", "wavefronts", "least_wavefronts")
-    return Access(
-        found.line.file,
-        found.line.number,
-        instruction.kind,
-        instruction.space,
-        instruction.bytes,
-        **{name: getattr(found, name) for name in numbers},
-    )
 
 
 class Walker(Recorder):

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from helpers.commands import succeed, succeed_here
 
-from cconvnet.devices.counting import counting_module
+from cconvnet.devices.counting import Access, Instruction, Launch, Line, WarpOperation, counting_module
 from cconvnet.errors import DeviceUnavailable
 from cconvnet.profile import code, measure, tables, walk
 from cconvnet.profile import result as results
 from cconvnet.profile.chips import chip_of
 from cconvnet.profile.facts import Facts, Part
-from cconvnet.profile.walk import Access, Called, Launch, observer
+from cconvnet.profile.walk import Called, observer
 
 TILE = "conv_fprop_implicit_gemm<TensorTile<bfloat16, 128, 128, 32, 64, 64, 3>, bfloat16>"
 STEPS = 38
@@ -53,10 +53,10 @@ def access(
     kind: str, space: str, requests: int, sectors: int = 0, wavefronts: int = 0, ways: int = 1
 ) -> Access:
     """Return accesses of 16 bytes; sectors of all requests, and wavefronts without conflicts."""
+    instruction = Instruction(0, kind, space, 16, (Line(f"kernels/{kind}.cu", 7, "kernel"),))
     return Access(
-        f"kernels/{kind}.cu", 7, kind, space, 16, requests, 32 * requests, sectors, sectors, sectors,
-        ways * wavefronts, wavefronts,
-    )  # fmt: skip
+        instruction, "", requests, 32 * requests, sectors, sectors, sectors, ways * wavefronts, wavefronts
+    )
 
 
 def tile(grid: int = 1458, ways: int = 1, kernel: str = TILE) -> Launch:
@@ -69,7 +69,13 @@ def tile(grid: int = 1458, ways: int = 1, kernel: str = TILE) -> Launch:
         "mma.m16n8k16.bf16": 4 * 64 * STEPS,
         "__shfl_xor_sync": 512,
     }
-    return Launch(kernel, grid, 128, 49168, 1, 0, (copies, matrices, stores), operations)
+    return Launch(
+        kernel=kernel, site=Line("kernels/conv_fprop.cu", 1, ""), grid=(grid, 1, 1), block=(128, 1, 1),
+        shared_bytes=16, launch_bytes=49152, blocks_run=1, cut_blocks=0, barriers=STEPS + 1,
+        accesses=(copies, matrices, stores),
+        operations=tuple(WarpOperation(name, "", 0, warps) for name, warps in operations.items()),
+        races=(),
+    )  # fmt: skip
 
 
 def called(launch: Launch, **values: Any) -> Called:

@@ -32,7 +32,7 @@ def relu_bias_backward(problem: Any, y: Array, dy: Array, scale: float) -> tuple
     return dx, bias_grad(problem, dx)
 
 
-def input_epilogue(dx: Array, masked_by: Array | None, scale: float, db: bool) -> Any:
+def input_epilogue(dx: Array, masked_by: Array | None = None, scale: float = 1.0, db: bool = False) -> Any:
     """Return dx, or, with `db`, dx after an InputEpilogue and the gradient of the bias."""
     if not db:
         return dx

@@ -35,21 +35,14 @@ def conv_fprop(
     return apply_dropout(add_bias_relu(y, bias, relu), dropout, step)
 
 
-def conv_dgrad(
-    problem: Any,
-    dy: Array,
-    w: Array,
-    masked_by: Array | None = None,
-    scale: float = 1.0,
-    db: bool = False,
-) -> Any:
+def conv_dgrad(problem: Any, dy: Array, w: Array, **epilogue: Any) -> Any:
     """Return dx[N,H,W,C] of dy[N,P,Q,K] and w[K,R,S,C/groups], finished by input_epilogue."""
     dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
         for c, k in channel_groups(problem):
             add_product(pixels[..., c], dy[..., k], w[k, r, s])
-    return input_epilogue(taps.image.copy(), masked_by, scale, db)
+    return input_epilogue(taps.image.copy(), **epilogue)
 
 
 def conv_wgrad(problem: Any, x: Array, dy: Array) -> Array:

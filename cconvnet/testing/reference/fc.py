@@ -30,19 +30,12 @@ def fc_fprop(
     return apply_dropout(add_bias_relu(y, bias, relu), dropout, step)
 
 
-def fc_dgrad(
-    problem: Any,
-    dy: Array,
-    w: Array,
-    masked_by: Array | None = None,
-    scale: float = 1.0,
-    db: bool = False,
-) -> Any:
+def fc_dgrad(problem: Any, dy: Array, w: Array, **epilogue: Any) -> Any:
     """Return dx[N,C] = dy[N,K] w[K,C], finished by input_epilogue."""
     dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     dx = np.zeros(problem.x_shape, dtype=dy.dtype)
     add_product(dx, dy, w)
-    return input_epilogue(dx, masked_by, scale, db)
+    return input_epilogue(dx, **epilogue)
 
 
 def fc_wgrad(problem: Any, x: Array, dy: Array) -> Array:

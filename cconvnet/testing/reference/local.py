@@ -38,21 +38,14 @@ def local_fprop(
     return apply_dropout(add_bias_relu(y, bias, relu, bias_axes=3), dropout, step)
 
 
-def local_dgrad(
-    problem: Any,
-    dy: Array,
-    w: Array,
-    masked_by: Array | None = None,
-    scale: float = 1.0,
-    db: bool = False,
-) -> Any:
+def local_dgrad(problem: Any, dy: Array, w: Array, **epilogue: Any) -> Any:
     """Return dx[N,H,W,C] of dy[N,P,Q,K] and w[P,Q,K,R,S,C/groups], finished by input_epilogue."""
     dy, w = to_float(dy, problem.y_shape), to_float(w, problem.w_shape)
     taps = Taps(problem, np.zeros(problem.x_shape, dtype=dy.dtype), problem.r, problem.s)
     for r, s, pixels in taps:
         for c, k in channel_groups(problem):
             add_product(_by_position(pixels)[..., c], _by_position(dy)[..., k], w[:, :, k, r, s])
-    return input_epilogue(taps.image.copy(), masked_by, scale, db)
+    return input_epilogue(taps.image.copy(), **epilogue)
 
 
 def local_wgrad(problem: Any, x: Array, dy: Array) -> Array:

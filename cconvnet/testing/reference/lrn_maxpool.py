@@ -33,4 +33,4 @@ def lrn_maxpool_backward(
     dx = lrn_backward(lrn, x, maxpool_backward(pool, normalised, y, dy))
     if relu:
         dx = relu_backward(to_float(x, lrn.x_shape), dx)
-    return input_epilogue(dx, None, 1.0, db)
+    return input_epilogue(dx, db=db)

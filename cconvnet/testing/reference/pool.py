@@ -22,22 +22,14 @@ def maxpool_forward(problem: Any, x: Array) -> Array:
     return y
 
 
-def maxpool_backward(
-    problem: Any,
-    x: Array,
-    y: Array,
-    dy: Array,
-    masked_by: Array | None = None,
-    scale: float = 1.0,
-    db: bool = False,
-) -> Any:
+def maxpool_backward(problem: Any, x: Array, y: Array, dy: Array, **epilogue: Any) -> Any:
     """Return dx[N,H,W,C] = the sum of dy over the windows whose y equals x, finished by input_epilogue."""
     x, y, dy = (to_float(x, problem.x_shape), to_float(y, problem.y_shape), to_float(dy, problem.y_shape))
     images = Taps(problem, x, problem.window_h, problem.window_w)
     gradients = Taps(problem, np.zeros_like(x), problem.window_h, problem.window_w)
     for (_, _, pixels), (_, _, gradient) in zip(images, gradients, strict=True):
         gradient += np.where(pixels == y, dy, 0)
-    return input_epilogue(gradients.image.copy(), masked_by, scale, db)
+    return input_epilogue(gradients.image.copy(), **epilogue)
 
 
 def _window_sizes(problem: Any) -> Array:
@@ -62,9 +54,7 @@ def avgpool_forward(problem: Any, x: Array) -> Array:
     return y / _window_sizes(problem)
 
 
-def avgpool_backward(
-    problem: Any, dy: Array, masked_by: Array | None = None, scale: float = 1.0, db: bool = False
-) -> Any:
+def avgpool_backward(problem: Any, dy: Array, **epilogue: Any) -> Any:
     """Return dx[N,H,W,C] = the sum over the windows that contain x of dy / (the divisor of the mean).
 
     It is finished by input_epilogue.
@@ -73,4 +63,4 @@ def avgpool_backward(
     gradients = Taps(problem, np.zeros(problem.x_shape, share.dtype), problem.window_h, problem.window_w)
     for _, _, gradient in gradients:
         gradient += share
-    return input_epilogue(gradients.image.copy(), masked_by, scale, db)
+    return input_epilogue(gradients.image.copy(), **epilogue)
