@@ -18,8 +18,6 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.checks import whole
-from cconvnet.layers import ConvLayer
-from cconvnet.nets import ConvSpec, InputSpec, NetSpec, TrainRecipe
 from cconvnet.operations import OPERATIONS
 from cconvnet.testing.networks import NETWORKS, Layer, layers
 from cconvnet.testing.problems import with_precision
@@ -122,7 +120,7 @@ def cases(network: str, batch: int, precision: str = "fp32", blocks: bool = Fals
         batch: Images in a batch.
         precision: One of cconvnet.devices.PRECISIONS.
         blocks: Whether to add the first convolution over blocks of pixels, as a layer ``conv1_blocks``, where
-            `over_blocks` has such a form. Its ``trained`` tells which of the two training on a GPU computes.
+            `over_blocks` has such a form. Training on a GPU computes that one.
 
     Raises:
         ValueError: The text names the argument.
@@ -137,56 +135,37 @@ def cases(network: str, batch: int, precision: str = "fp32", blocks: bool = Fals
         if not blocks or made is None:
             found.append(given)
             continue
-        used = _trained_over_blocks(problem)
-        found.append(replace(given, trained=not used))
+        found.append(replace(given, trained=False))
         needed = problem.flops / made.flops
-        found.append(replace(given, layer=layer + BLOCKS, problem=made, needed=needed, trained=used))
+        found.append(replace(given, layer=layer + BLOCKS, problem=made, needed=needed))
     return found
 
 
 def over_blocks(problem: Any) -> ConvProblem | None:
     """Return a convolution of images of few channels as one of stride 1, with blocks of pixels as channels.
 
-    Returns None if there is no such form. Windows that extend beyond the image read blocks of zeros.
+    Returns None if there is no such form. Windows that extend beyond the image read zeros behind the blocks.
     """
     if not isinstance(problem, ConvProblem):
         return None
     block = problem.stride_h
     odd = block != problem.stride_w or problem.pad_h != problem.pad_w or problem.groups != 1
-    if odd or block == 1 or min(problem.r, problem.s) < block or problem.c > 4:
+    dilated = (problem.dilation_h, problem.dilation_w) != (1, 1)
+    if odd or dilated or block == 1 or min(problem.r, problem.s) < block or problem.c > 4:
         return None
     filters = FilterBlocksProblem(problem.k, problem.r, problem.s, problem.c, block)
     _, r, s, channels = filters.blocks_shape
     return ConvProblem(
         problem.n,
-        problem.p - 1 + r,
-        problem.q - 1 + s,
+        -(-(problem.h + 2 * problem.pad_h) // block),
+        -(-(problem.w + 2 * problem.pad_w) // block),
         channels,
         problem.k,
         r,
         s,
         precision=problem.precision,
+        outputs=(problem.p, problem.q),
     )
-
-
-def _trained_over_blocks(problem: ConvProblem) -> bool:
-    """Return whether training on a GPU computes a first convolution over blocks."""
-    padded = problem.h + 2 * problem.pad_h, problem.w + 2 * problem.pad_w
-    over = (problem.p - 1) * problem.stride_h + problem.r > padded[0] or (
-        problem.q - 1
-    ) * problem.stride_w + problem.s > padded[1]
-    spec = ConvSpec(
-        name="first",
-        filters=problem.k,
-        window=(problem.r, problem.s),
-        stride=(problem.stride_h, problem.stride_w),
-        padding=(problem.pad_h, problem.pad_w),
-        groups=problem.groups,
-        rounding="ceil" if over else "floor",
-    )
-    size = (problem.h, problem.w)
-    net = NetSpec("first", (spec,), InputSpec(*size, problem.c), size, 1, TrainRecipe(problem.n, 1, 0.1))
-    return ConvLayer.image_blocks(spec, net, problem.n, problem.precision) is not None
 
 
 def _in_precision(problem: Any, precision: str) -> Any:

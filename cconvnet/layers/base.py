@@ -225,7 +225,7 @@ class Layer:
         raise NotImplementedError
 
     @staticmethod
-    def image_blocks(spec: Any, net: NetSpec, batch: int, precision: str) -> InputProblem | None:
+    def image_blocks(spec: Any, net: NetSpec, batch: int) -> InputProblem | None:
         """The layout of images in blocks with which this layer, their only reader, is faster.
 
         None where it does not pay or cannot be.

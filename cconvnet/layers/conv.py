@@ -30,7 +30,7 @@ class ConvLayer(FilterLayer):
         return cls(first, inputs, site, second)
 
     @staticmethod
-    def image_blocks(spec: ConvSpec, net: NetSpec, batch: int, precision: str) -> InputProblem | None:
+    def image_blocks(spec: ConvSpec, net: NetSpec, batch: int) -> InputProblem | None:
         """The layout of images in blocks over which this convolution has stride 1.
 
         None where it does not pay or cannot be.
@@ -48,11 +48,5 @@ class ConvLayer(FilterLayer):
             or image.channels > 4
         ):
             return None
-        given = (batch, image.height, image.width, image.channels)
-        plain = ConvProblem(*given, 1, r, s, own.stride, own.padding, 1, own.rounding, precision)
         stored, seen = net.stored_shape, (image.height, image.width)
-        problem = InputProblem(batch, *stored, *seen, image.center_mean, block, pad, net.recipe.pad)
-        # Windows beyond the blocks, as ceil rounding makes, would read past them.
-        _, h, w, _ = problem.y_shape
-        over_blocks = (h - -(-r // block) + 1, w - -(-s // block) + 1)
-        return problem if over_blocks == (plain.p, plain.q) else None
+        return InputProblem(batch, *stored, *seen, image.center_mean, block, pad, net.recipe.pad)

@@ -403,7 +403,11 @@ class FilterLayer(WeightedLayer):
             return Branch(x, problem, weight)
         of_filters = FilterBlocksProblem(length(filters), r, s, blocks.c, blocks.block)
         _, r, s, _ = of_filters.blocks_shape
-        over_blocks = ConvProblem(*blocks.y_shape, length(filters), r, s, precision=site.precision)
+        # Windows that extend beyond the image, as when sizes are rounded up, read zeros behind the blocks.
+        windows = (problem.p, problem.q)
+        over_blocks = ConvProblem(
+            *blocks.y_shape, length(filters), r, s, precision=site.precision, outputs=windows
+        )
         return Branch(
             x,
             over_blocks,

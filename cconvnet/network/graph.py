@@ -249,7 +249,7 @@ class Graph:
         if not all(device.prefers_blocks for device in self.devices):
             return None
         (reader,) = readers
-        return layer_type(reader).image_blocks(reader, self.spec, self.batch, self.precision)
+        return layer_type(reader).image_blocks(reader, self.spec, self.batch)
 
     def _on(self, source: Tensor, device: Device, reader: str) -> Tensor:
         """Return an activation on a device: itself, or a copy of it."""
