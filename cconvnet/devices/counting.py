@@ -306,13 +306,13 @@ def described(launches: list[dict[str, Any]], module: Path) -> list[Launch]:
         kernel = chains[fields["kernel"] + 1][-1].function
         return Launch(
             kernel=kernel,
-            site=Line(_relative(fields["file"]), fields["line"], ""),
+            site=Line(short_file(fields["file"]), fields["line"], ""),
             accesses=tuple(
                 Access(**access | {"instruction": instruction(access["instruction"])})
                 for access in fields["accesses"]
             ),
             operations=tuple(
-                WarpOperation(**operation | {"file": _relative(operation["file"])})
+                WarpOperation(**operation | {"file": short_file(operation["file"])})
                 for operation in fields["operations"]
             ),
             races=tuple(
@@ -338,10 +338,10 @@ def described(launches: list[dict[str, Any]], module: Path) -> list[Launch]:
     return [one(launch) for launch in launches]
 
 
-def _relative(file: str) -> str:
-    """Return a path of this project as it is below the checkout."""
+def short_file(file: str) -> str:
+    """Return a kernel's file as it is below the checkout, another one without its folder."""
     place = file.rfind("kernels/")
-    return file[place:] if place >= 0 else file
+    return file[place:] if place >= 0 else file.rpartition("/")[2]
 
 
 _known: dict[tuple[Path, int, int], tuple[Line, ...]] = {}
@@ -376,5 +376,5 @@ def _asked(module: Path, offsets: list[int]) -> list[tuple[Line, ...]]:
             chains.append([])
         else:
             file, _, number = next(lines).partition(" ")[0].rpartition(":")
-            chains[-1].append(Line(_relative(file), int(number) if number.isdigit() else 0, line))
+            chains[-1].append(Line(short_file(file), int(number) if number.isdigit() else 0, line))
     return [tuple(chain) for chain in chains]

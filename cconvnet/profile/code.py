@@ -109,7 +109,7 @@ def _facts(path: Path, arch: str) -> list[Facts]:
 
 def _symbols(path: Path) -> set[str]:
     """Return the names of the kernels that an object registers with the CUDA runtime, as plain text."""
-    mangled = re.findall(rb"(?<=\0)_Z[\w$]+(?=\0)", path.read_bytes())
+    mangled = re.findall(rb"\0(_Z[\w$]+)(?=\0)", path.read_bytes())
     return set(map(short_name, demangle(sorted({name.decode() for name in mangled}))))
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cconvnet.devices.counting import short_file
 from cconvnet.profile.facts import parts_of_places
 from cconvnet.profile.machine_code import Kernel, demangle, find_tool, short_name
 
@@ -72,13 +73,7 @@ def parse_lines(text: str, name: str) -> dict[int, str]:
     current = ""
     for line in lines[begin:end]:
         if marked := _LINE.match(line):
-            current = f"{_short(marked[1])}:{marked[2]}"
+            current = f"{short_file(marked[1])}:{marked[2]}"
         elif current and (instruction := _INSTRUCTION.match(line)):
             known[int(instruction[1], 16)] = current
     return known
-
-
-def _short(file: str) -> str:
-    """Return a kernel's file as it is below the checkout, another one without its folder."""
-    place = file.rfind("kernels/")
-    return file[place:] if place >= 0 else file.rpartition("/")[2]

@@ -71,7 +71,7 @@ def step_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"predicted: {1e3 * step['seconds']:.3g} ms ({1e3 * step['least_seconds']:.3g} to "
             f"{1e3 * step['most_seconds']:.3g}){speed}; {step['kernels']} kernels "
-            f"{1e3 * step['kernel_seconds']:.3g} ms, gaps between them {1e3 * step['gap_seconds']:.2g} ms"
+            f"{1e3 * step['kernel_seconds']:.3g} ms, gaps {1e3 * step['gap_seconds']:.2g} ms"
         )
     if "measured_seconds" in step:
         lines.append(f"measured: {1e3 * step['measured_seconds']:.3g} ms")

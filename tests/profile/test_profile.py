@@ -196,7 +196,7 @@ def test_sums_of_a_step() -> None:
 def test_everything_fits_into_a_hundred_columns() -> None:
     row = row_of(tile(), runner_up_launches=[tile(grid=3000)])
     for line in tables.kernel_lines(row) + tables.step_lines(profile_of(row)):
-        assert len(line) <= 130, line
+        assert len(line) <= 100, line
 
 
 def test_profiles_are_compared() -> None:
