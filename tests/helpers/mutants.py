@@ -9,14 +9,20 @@ A mutant is one of kernels/*.cu and *.cuh in which, in device code, one thing is
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 EQUIVALENT = Path(__file__).with_suffix(".json")
+# The environment variable that chooses a mutant of switchable kernels by its number.
+CHOICE = "CCONVNET_MUTANT"
+# What a process writes on standard error at its end if it came to the chosen mutant.
+REACHED = "the mutant was reached"
 
 _BARRIER = re.compile(r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_copy_group)\(\);")
 # A barrier that also combines values of the threads.
@@ -24,8 +30,13 @@ _VOTE = re.compile(r"__syncthreads_or\((\w+)\)")
 _DEVICE = re.compile(r"\b__(?:device|global)__\b")
 # Written with spaces, as template arguments are not.
 _ORDER = re.compile(r" [<>]=? |kOutside")
-_JOINT = re.compile(r"&&|\|\|| & ")
+_JOINT = re.compile(r"&&|\|\|| &\s")
 _LEAVES = re.compile(r"\s*(?:return|continue|break)\b")
+
+
+@functools.cache
+def _text(file: str) -> str:
+    return (KERNELS / file).read_text()
 
 
 @dataclass(frozen=True)
@@ -39,11 +50,7 @@ class Mutant:
 
     @property
     def source(self) -> str:
-        return (KERNELS / self.file).read_text()
-
-    def mutated(self) -> str:
-        source = self.source
-        return source[: self.begin] + self.replacement + source[self.end :]
+        return _text(self.file)
 
     @property
     def line(self) -> str:
@@ -56,6 +63,11 @@ class Mutant:
     def key(self) -> dict[str, str]:
         """Identifies this mutant when lines move: the file, the line, and the text that is gone from it."""
         return {"file": self.file, "line": self.line, "gone": self.source[self.begin : self.end]}
+
+    @property
+    def number(self) -> int:
+        """Identifies this mutant in switchable kernels: the same as long as its file does not change."""
+        return zlib.crc32(f"{self.file} {self.begin}".encode())
 
     def __str__(self) -> str:
         number = self.source.count("\n", 0, self.begin) + 1
@@ -73,6 +85,17 @@ def _closing(source: str, opening: int) -> int:
             if depth == 0:
                 return i
     raise ValueError(f"no closing bracket for {source[opening : opening + 40]!r}")
+
+
+def _unclosed(text: str) -> int:
+    """Return the index after the last bracket that is not closed in the text, or 0."""
+    opened = [0]
+    for i, character in enumerate(text):
+        if character in "([{":
+            opened.append(i + 1)
+        elif character in ")]}" and len(opened) > 1:
+            opened.pop()
+    return opened[-1]
 
 
 def _without_comments(source: str) -> str:
@@ -128,7 +151,7 @@ def _conditions(source: str, begin: int, end: int) -> Iterator[tuple[int, int, s
         closing = _closing(source, opening)
         opened = "false" if _LEAVES.match(source, closing + 1) else "true"
         yield from _guards(source, opening + 1, closing, opened)
-    for match in re.finditer(r"\b\w+ = ([^;?{}]*);", source[begin:end]):
+    for match in re.finditer(r"[\w\]] = ([^;?{}]*);", source[begin:end]):
         yield from _guards(source, begin + match.start(1), begin + match.end(1), "true")
     if re.search(r"\bbool \w+\([^()]*\) const $", source[:begin]):
         for match in re.finditer(r"\breturn ([^;?]*);", source[begin:end]):
@@ -136,7 +159,43 @@ def _conditions(source: str, begin: int, end: int) -> Iterator[tuple[int, int, s
     for match in re.finditer(r"(?:\breturn|[^=!<>]=) ([^;?{}]*) \? ([^;?]*);", source[begin:end]):
         # The branch taken beyond the bounds decides which value removes the guard.
         opened = "false" if re.match(r"zeros|kOutside|0", match[2]) else "true"
-        yield from _guards(source, begin + match.start(1), begin + match.end(1), opened)
+        first = begin + match.start(1) + _unclosed(match[1])
+        yield from _guards(source, first, begin + match.end(1), opened)
+
+
+_SWITCH = f"""#pragma once
+#include <cstdio>
+#include <cstdlib>
+struct ChosenMutant {{
+  const char* name = std::getenv("{CHOICE}");
+  const unsigned long number = name ? std::strtoul(name, nullptr, 10) : 0;
+  bool reached = false;
+  ~ChosenMutant() {{
+    if (reached) std::fputs("{REACHED}\\n", stderr);
+  }}
+}};
+inline ChosenMutant chosen_mutant;
+inline bool is_mutant(unsigned long number) {{
+  return number == chosen_mutant.number && (chosen_mutant.reached = true);
+}}
+"""
+
+
+def switchable(names: Collection[str]) -> dict[Path, str]:
+    """Return these files with a choice of mutants at run time, and the header that they need, by path."""
+    texts = {Path("kernels/mutants.h"): _SWITCH}
+    for name in names:
+        text = (KERNELS / name).read_text()
+        for mutant in reversed(mutants()):
+            if mutant.file == name:
+                gone = text[mutant.begin : mutant.end]
+                if gone.endswith(";"):
+                    switch = f"{{ if (!is_mutant({mutant.number})) {gone} }}"
+                else:
+                    switch = f"(is_mutant({mutant.number}) ? {mutant.replacement} : ({gone}))"
+                text = text[: mutant.begin] + switch + text[mutant.end :]
+        texts[Path("kernels") / name] = f'#include "mutants.h"\n#line 1\n{text}'
+    return texts
 
 
 def files() -> list[Path]:
@@ -149,6 +208,7 @@ def files() -> list[Path]:
     )
 
 
+@functools.cache
 def mutants() -> list[Mutant]:
     """Return all mutants, in the order of the files."""
     found: dict[tuple[str, int, int], Mutant] = {}

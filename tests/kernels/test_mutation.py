@@ -1,29 +1,45 @@
 """Mutation tests: every barrier and every bounds guard of the kernels is removed in turn.
 
-A mutant is built for the emulator, and the tests of its operations run on it in a process of its own. It is
-caught if they fail or crash. If they pass, they run again with the address and undefined-behaviour
-sanitizers. The usual long run takes a sample; `--mutants all` takes all, `--mutants 3` takes three.
-mutants.json lists the mutants that compute the same as the original, with reasons.
+One emulator is built in which an environment variable chooses the mutant, and the tests of its operations run
+on it in a process of its own. A mutant is caught if they fail or crash. If they pass, they run again with the
+address and undefined-behaviour sanitizers. The usual long run takes a sample; `--mutants all` takes all,
+`--mutants 3` takes three. mutants.json lists the mutants that compute the same as the original, with reasons.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from helpers.commands import COMPILER, REPORTED, SANITIZERS, sanitized
-from helpers.mutants import KERNELS, Mutant, dependents, equivalents, files, mutants
+from helpers.mutants import (
+    CHOICE,
+    KERNELS,
+    REACHED,
+    Mutant,
+    dependents,
+    equivalents,
+    files,
+    mutants,
+    switchable,
+)
 
 ROOT = Path(__file__).parents[2]
 # Another number draws another sample.
 SEED = 2012
+# Of processor time, so that a busy machine makes no difference.
+MOST_SECONDS = 3000
 
 EPILOGUES = "tests/kernels/test_input_epilogue.py"
 
@@ -52,43 +68,69 @@ def listed() -> list[Mutant]:
     return [mutant for mutant in mutants() if mutant.key in keys]
 
 
+def tried(config: pytest.Config) -> list[Mutant]:
+    """Return the mutants of this run."""
+    equivalent = listed()
+    worth = [mutant for mutant in mutants() if mutant not in equivalent]
+    asked = config.getoption("--mutants")
+    return worth if asked == "all" else random.Random(SEED).sample(worth, min(int(asked), len(worth)))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "mutant" not in metafunc.fixturenames:
-        return
-    worth = [mutant for mutant in mutants() if mutant not in listed()]
-    asked = metafunc.config.getoption("--mutants")
-    if asked != "all":
-        worth = random.Random(SEED).sample(worth, min(int(asked), len(worth)))
-    metafunc.parametrize("mutant", worth, ids=str)
+    if "mutant" in metafunc.fixturenames:
+        metafunc.parametrize("mutant", tried(metafunc.config), ids=str)
 
 
-class Tree:
-    """A copy of the sources of a module, and the module built from it."""
+class Outcome(NamedTuple):
+    """What failed, or nothing, and whether a process that ended came to the mutant."""
+
+    failure: str
+    reached: bool
+
+
+class Kernels:
+    """An emulator that contains mutants, and the tests that run on it."""
 
     def __init__(self, folder: Path, sanitize: bool) -> None:
         self.folder, self.sanitize = folder, sanitize
 
-    def copy(self, folder: Path) -> Tree:
-        # Objects keep their times, so that only what depends on a change is compiled again.
-        shutil.copytree(self.folder, folder, copy_function=shutil.copy2)
-        return Tree(folder, self.sanitize)
-
-    def build(self) -> None:
+    def build(self, mutated: set[str]) -> None:
+        """Compile the kernels, with a choice of mutants in these files. What is up to date is kept."""
+        if not (self.folder / "build").exists() and (ROOT / "build").exists():
+            ignored = shutil.ignore_patterns("mutants", "cuda", "cpu", "counting")
+            shutil.copytree(ROOT / "build", self.folder / "build", ignore=ignored)
+        switches = switchable(mutated)
+        for name in ("Makefile", "kernels", "bindings", "tools"):
+            for path in [ROOT / name, *(ROOT / name).rglob("*")]:
+                if path.is_file() and path.relative_to(ROOT) not in switches:
+                    copy = self.folder / path.relative_to(ROOT)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    if not copy.exists():
+                        shutil.copy2(path, copy)  # with its time, so that its objects are kept
+                    elif copy.read_bytes() != path.read_bytes():
+                        shutil.copyfile(path, copy)
+        for name, text in switches.items():
+            path = self.folder / name
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
         settings = ["CCONVNET_CUDA=off", "CCONVNET_CPU=off", f"PYTHON={sys.executable}", "OUT=modules"]
         if self.sanitize:
             settings.append(f"SANITIZE={SANITIZERS}")
         environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
         made = subprocess.run(
-            ["make", "-C", self.folder, "modules", *settings],
+            ["make", "-C", self.folder, "modules", "MODULES=_emulator", *settings],
             env=environment,
             capture_output=True,
             text=True,
             timeout=3600,
         )
-        assert made.returncode == 0, f"a mutant must compile:\n{made.stdout}{made.stderr}"
+        assert made.returncode == 0, f"mutants must compile:\n{made.stdout}{made.stderr}"
 
-    def test(self, file: str) -> subprocess.CompletedProcess[str]:
-        """Run the tests of the operations that a kernel file is part of, up to the first failure."""
+    def test(self, file: str, mutant: Mutant | None = None) -> Outcome:
+        """Run the tests of the operations that a kernel file is part of, up to the first failure.
+
+        A failed test and a crashed process are failures; anything else is an error.
+        """
         modules = self.folder / "modules"
         if self.sanitize:
             # Bare ends of allocations, which the sanitizer watches to the byte.
@@ -96,57 +138,54 @@ class Tree:
         else:
             environment = os.environ | {"CCONVNET_MODULE_PATH": str(modules)}
         environment.pop("PYTEST_XDIST_WORKER", None)
+        if mutant:
+            environment[CHOICE] = str(mutant.number)
+        reached = False
         for name in dependents(file):
             tests, *selection = TESTS[name]
             command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
             command += ["--device", "emulator:0", str(Path(__file__).with_name(tests)), *selection]
             run = subprocess.run(
-                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200
+                command,
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=4 * MOST_SECONDS,
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS)),
             )
+            reached |= REACHED in run.stderr
             if run.returncode != 0:
-                break
-        return run
-
-    def passes(self, file: str) -> bool:
-        """Return whether the tests pass.
-
-        A failed test and a crashed process are failures; anything else is an error.
-        """
-        try:
-            run = self.test(file)
-        except subprocess.TimeoutExpired:
-            return False
-        failed = run.returncode == 1 and re.search(r"\d+ (failed|error)", run.stdout)
-        # A signal, or the exit code of the sanitizers.
-        died = run.returncode < 0 or run.returncode == REPORTED
-        assert run.returncode == 0 or failed or died, (
-            f"pytest could not run the tests:\n{run.stdout[-3000:]}{run.stderr[-3000:]}"
-        )
-        return run.returncode == 0
+                failed = re.search(r"^(FAILED|ERROR) .*", run.stdout, re.MULTILINE)
+                # A signal, or the exit code of the sanitizers.
+                died = run.returncode < 0 or run.returncode == REPORTED
+                assert (run.returncode == 1 and failed) or died, (
+                    f"pytest could not run the tests:\n{run.stdout[-3000:]}{run.stderr[-3000:]}"
+                )
+                report = re.search(r"SUMMARY: .*|runtime error: .*", run.stderr)
+                return Outcome((failed or report or ["the process died"])[0], reached)
+        return Outcome("", reached)
 
 
-def original(root: Path, sanitize: bool) -> Tree:
-    """Return the unchanged kernels, built once for all workers of a run."""
-    folder = root / ("original-sanitized" if sanitize else "original")
-    with Path(f"{folder}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        tree = Tree(folder, sanitize)
-        if not folder.exists():
-            folder.mkdir()
-            shutil.copy2(ROOT / "Makefile", folder)
-            for name in ("kernels", "bindings", "tools"):
-                shutil.copytree(ROOT / name, folder / name)
-            if (ROOT / "build").exists():
-                ignored = shutil.ignore_patterns("cuda", "cpu")
-                shutil.copytree(ROOT / "build", folder / "build", ignore=ignored)
-            tree.build()
-    return tree
+Build = Callable[[bool], Kernels]
 
 
 @pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+def built(request: pytest.FixtureRequest) -> Build:
+    """Build the kernels with all mutants of this run once, plain or sanitized, for all workers."""
+    mutated = {mutant.file for mutant in tried(request.config)}
+
+    @functools.cache
+    def build(sanitize: bool) -> Kernels:
+        folder = ROOT / "build" / "mutants" / ("sanitized" if sanitize else "plain")
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            kernels = Kernels(folder, sanitize)
+            kernels.build(mutated)
+        return kernels
+
+    return build
 
 
 def test_every_listed_equivalent_exists() -> None:
@@ -157,6 +196,10 @@ def test_every_listed_equivalent_exists() -> None:
 def test_mutants_are_found() -> None:
     """The search finds every barrier, and guards in every family."""
     found = mutants()
+    assert len({mutant.number for mutant in found}) == len(found)
+    for name, text in switchable({mutant.file for mutant in found}).items():
+        own = [mutant.number for mutant in found if Path("kernels", mutant.file) == name]
+        assert re.findall(r"is_mutant\((\d+)\)", text) == [str(number) for number in own], name
     barriers = sum(path.read_text().count("__syncthreads();") for path in files())
     assert sum(mutant.key["gone"] == "__syncthreads();" for mutant in found) == barriers > 5
     guarded = {mutant.file for mutant in found}
@@ -175,22 +218,22 @@ def test_mutants_are_found() -> None:
 
 @pytest.mark.long
 @needs_compiler
+@pytest.mark.parametrize("sanitize", [False, True], ids=["plain", "sanitized"])
 @pytest.mark.parametrize("file", sorted(TESTS))
-def test_the_original_passes(root: Path, file: str) -> None:
+def test_the_original_passes(built: Build, file: str, sanitize: bool) -> None:
     """Otherwise every mutant would be caught."""
-    assert original(root, sanitize=False).passes(file)
+    assert built(sanitize).test(file).failure == ""
 
 
 @pytest.mark.long
 @needs_compiler
-def test_mutant_is_caught(root: Path, tmp_path: Path, mutant: Mutant) -> None:
+def test_mutant_is_caught(
+    built: Build, mutant: Mutant, record_property: Callable[[str, object], None]
+) -> None:
     for sanitize in (False, True):
-        folder = tmp_path / ("sanitized" if sanitize else "plain")
-        tree = original(root, sanitize).copy(folder)
-        (folder / "kernels" / mutant.file).write_text(mutant.mutated())
-        tree.build()
-        passed = tree.passes(mutant.file)
-        shutil.rmtree(folder)
-        if not passed:
+        outcome = built(sanitize).test(mutant.file, mutant)
+        if outcome.failure:
+            record_property("sanitized" if sanitize else "plain", outcome.failure)
             return
+        assert outcome.reached, f"no test comes to {mutant.key}"
     pytest.fail(f"nothing noticed that {mutant.key} became {mutant.replacement!r}")
