@@ -148,24 +148,27 @@ counting: base  ## the emulator that counts memory accesses and finds races; nee
 
 ##@ Development
 
+# Each process has a share of the files, so that fixtures of a file are made once, and takes over tests of others at
+# the end.
+PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 TESTED_MODULES = $(or $(CCONVNET_MODULES),cpu cuda emulator counting)
 
 test: $(VENV)/.requirements  ## build everything and run the tests
 	@$(call build,$(TESTED_MODULES),.installed-dev)
 	@test -n $(call quoted,$(ARGS)) || $(VENV)/bin/python tests/helpers/durations.py $(JOBS)
-	@$(VENV)/bin/python -m pytest -n $(JOBS) $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-quick: $(VENV)/.requirements  ## the same without the tests that are recorded as slow
 	@$(call build,$(TESTED_MODULES),.installed-dev)
-	@$(VENV)/bin/python -m pytest -n $(JOBS) --quick $(ARGS)
+	@$(PYTEST) --quick $(ARGS)
 
 test-times: $(VENV)/.requirements  ## run the tests on an idle machine, and record how long each takes
 	@$(call build,$(TESTED_MODULES),.installed-dev)
-	@$(VENV)/bin/python -m pytest -n $(JOBS) --record-durations $(ARGS)
+	@$(PYTEST) --record-durations $(ARGS)
 
 check-long: $(VENV)/.requirements  ## run all tests, the slow ones too: 3,000 random shapes, kills, mutants
 	@$(call build,$(TESTED_MODULES),.installed-dev)
-	@$(VENV)/bin/python -m pytest -n $(JOBS) -m 'long or not long' --override-ini faulthandler_timeout=10800 $(ARGS)
+	@$(PYTEST) -m 'long or not long' --override-ini faulthandler_timeout=10800 $(ARGS)
 
 # What they write is committed.
 GENERATORS := problem_stubs training_keywords reference
