@@ -20,15 +20,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cconvnet.profile.facts import facts_of, shipped_file, shipped_text, to_line  # noqa: E402
-from cconvnet.profile.machine_code import read  # noqa: E402
+from cconvnet.profile.machine_code import Kernel, read  # noqa: E402
 
 MODULE = ROOT / "cconvnet" / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
 ARCHS = ("sm_80", "sm_90a", "sm_120")
 
 
-def text_of(paths: Iterable[Path], arch: str) -> str:
-    """Return the file for an architecture, a line for each kernel of these files; empty without any."""
-    lines = {to_line(facts_of(kernel)) for path in paths for kernel in read(path, arch)}
+def text_of(kernels: Iterable[Kernel]) -> str:
+    """Return the file for an architecture, a line for each of its kernels; empty without any."""
+    lines = {to_line(facts_of(kernel)) for kernel in kernels}
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
@@ -44,7 +44,8 @@ def main() -> int:
         parser.error(f"{missing[0]} is missing: make cuda")
     stale = []
     for arch in options.arch or ARCHS:
-        file, text = shipped_file(arch), text_of(paths, arch)
+        file = shipped_file(arch)
+        text = text_of(kernel for path in paths for kernel in read(path, arch))
         if not text:
             parser.error(f"there is no code for {arch}: CCONVNET_ARCHS names what is built")
         if text != shipped_text(arch):

@@ -131,16 +131,19 @@ def _parts(kernel: Kernel) -> list[Part]:
     own: list[list[Instruction]] = [[] for _ in kernel.regions]
     for place, number in sorted(_regions(kernel).items()):
         own[number].append(kernel.code[place])
-    return [
-        Part(
-            region.parent,
-            region.repeats,
-            Counter(one.kind for one in code),
-            tuple(_waits(code, ("LDG", "LD."), region.repeats)),
-            tuple(_waits(code, ("LDS.", "LDSM"), region.repeats)),
+    parts = []
+    for region, code in zip(kernel.regions, own, strict=True):
+        read = [*map(_registers_read, code)]
+        parts.append(
+            Part(
+                region.parent,
+                region.repeats,
+                Counter(one.kind for one in code),
+                tuple(_waits(code, read, ("LDG", "LD."), region.repeats)),
+                tuple(_waits(code, read, ("LDS.", "LDSM"), region.repeats)),
+            )
         )
-        for region, code in zip(kernel.regions, own, strict=True)
-    ]
+    return parts
 
 
 def accesses(code: Mapping[str, int]) -> dict[str, int]:
@@ -187,7 +190,9 @@ def _merged(parts: Sequence[Part]) -> tuple[list[Part], list[int]]:
     return merged, number
 
 
-def _waits(code: Sequence[Instruction], loads: tuple[str, ...], repeats: bool) -> Iterator[int]:
+def _waits(
+    code: Sequence[Instruction], read: Sequence[set[int]], loads: tuple[str, ...], repeats: bool
+) -> Iterator[int]:
     """Yield the instructions between loads and the wait for them, for each wait in a passage.
 
     The first instruction that reads the result of a load waits for it. Loads before it are waited for
@@ -195,26 +200,29 @@ def _waits(code: Sequence[Instruction], loads: tuple[str, ...], repeats: bool) -
 
     Args:
         code: Instructions in their order.
+        read: The registers that each of them reads.
         loads: How the kinds of these loads begin.
         repeats: Whether the passage is repeated, so that it may wait for loads of the one before.
     """
     pending: dict[int, int] = {}
     for passage in range(2 if repeats else 1):
-        for place, one in enumerate(code, passage * len(code)):
-            is_load = one.kind.startswith(loads) or f"{one.kind}.".startswith(loads)
-            target, _, sources = one.operands.partition(",") if not _stores(one) else ("", "", one.operands)
-            read = {
-                int(number) + more
-                for number, wide in _REGISTER.findall(sources)
-                for more in range(2 if wide else 1)
-            }
-            if pending and not read.isdisjoint(pending):
+        for place, (one, registers) in enumerate(zip(code, read, strict=True), passage * len(code)):
+            if pending and not registers.isdisjoint(pending):
                 if passage == int(repeats):
                     yield place - min(pending.values())
                 pending.clear()
-            if is_load and (found := _REGISTER.match(target.strip())):
-                width = 4 if one.kind == "LDSM" else _WIDTHS[int(one.kind.rpartition(".")[2])]
+            kind = one.kind
+            is_load = kind.startswith(loads) or f"{kind}.".startswith(loads)
+            if is_load and not _stores(one) and (found := _REGISTER.match(one.operands)):
+                width = 4 if kind == "LDSM" else _WIDTHS[int(kind.rpartition(".")[2])]
                 pending |= dict.fromkeys(range(int(found[1]), int(found[1]) + width), place)
+
+
+def _registers_read(one: Instruction) -> set[int]:
+    sources = one.operands if _stores(one) else one.operands.partition(",")[2]
+    return {
+        int(number) + more for number, wide in _REGISTER.findall(sources) for more in range(2 if wide else 1)
+    }
 
 
 def _stores(one: Instruction) -> bool:

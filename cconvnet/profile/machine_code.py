@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from cconvnet.profile.loops import Jump, Region, find_regions
@@ -54,15 +54,22 @@ class Instruction:
         rounds up, with which a division of integers begins. If the divisor is the same for a whole loop it
         may precede the loop.
         """
-        name, *modifiers = self.opcode.split(".")
-        if name not in _MEMORY:
-            return "DIVISION" if name == "I2F" and "RP" in modifiers else name
-        return f"{name}.{next((_BYTES[word] for word in modifiers if word in _BYTES), 4)}"
+        return _kind(self.opcode)
 
 
 # Accesses of all memories but constant: local (spills), shared, global, and from global to shared.
 _MEMORY = {"LDL", "STL", "LDS", "STS", "LDG", "STG", "LD", "ST", "LDGSTS"}
 _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
+
+
+@cache
+def _kind(opcode: str) -> str:
+    name, *modifiers = opcode.split(".")
+    if name not in _MEMORY:
+        return "DIVISION" if name == "I2F" and "RP" in modifiers else name
+    return f"{name}.{next((_BYTES[word] for word in modifiers if word in _BYTES), 4)}"
+
+
 # Instructions whose results are products.
 PRODUCTS = ("FFMA", "FFMA2", "HMMA", "IMMA", "HGMMA")
 TENSOR = ("HMMA", "IMMA", "HGMMA")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import subprocess
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 
 from cconvnet.profile import machine_code as reading
+from cconvnet.profile.facts import shipped_text
 from cconvnet.profile.occupancy import occupancy
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tools import kernel_facts  # noqa: E402
 from tools.compile_settings import find_nvcc  # noqa: E402
 
 
@@ -35,27 +38,46 @@ def _load() -> ModuleType:
 machine_code = _load()
 
 
-def read(path: Path) -> list[Any]:
+def read(path: Path, arch: str = reading.ARCH) -> list[reading.Kernel]:
     try:
-        kernels: list[Any] = machine_code.read(path)
+        return reading.read(path, arch)
     except machine_code.ToolMissing as error:
         pytest.skip(str(error))
-    return kernels
 
 
 # ---- the library's kernels ------------------------------------------------------------------------------
 
 
-def test_the_kernels_keep_their_promises() -> None:
+@functools.cache
+def kernels_of_the_module(arch: str) -> list[reading.Kernel]:
+    """Read the kernels that were built, which takes many seconds, or skip the test."""
     if not machine_code.MODULE.exists():
         pytest.skip("no CUDA module was built here")
-    kernels = read(machine_code.MODULE)
+    kernels = read(machine_code.MODULE, arch)
     if not kernels:
-        pytest.skip(f"the CUDA module was not built for {machine_code.ARCH}")
+        pytest.skip(f"the CUDA module was not built for {arch}")
+    return kernels
+
+
+def test_the_kernels_keep_their_promises() -> None:
+    kernels = kernels_of_the_module(machine_code.ARCH)
     assert machine_code.broken(kernels) == []
     # A pattern that finds no kernel any more holds nothing.
     idle = [p.words for p in machine_code.PROMISES if not any(map(p.binds, kernels))]
     assert idle == []
+
+
+# One tool writes the files of all architectures, so one of them shows whether it was run.
+ARCHS = [
+    pytest.param(arch, marks=[] if arch == reading.ARCH else [pytest.mark.long])
+    for arch in kernel_facts.ARCHS
+]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_facts_that_the_package_contains_are_fresh(arch: str) -> None:
+    text = kernel_facts.text_of(kernels_of_the_module(arch))
+    assert shipped_text(arch) == text, "python tools/kernel_facts.py writes them"
 
 
 # ---- kernels that break them ----------------------------------------------------------------------------
