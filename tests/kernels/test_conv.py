@@ -202,7 +202,7 @@ def test_real_layers(device: Device, operation: str, name: str) -> None:
     """Whole on the CPU and a GPU; on the emulator with the image and, if needed, the channels reduced."""
     layer = REAL_LAYERS[name]
     if device.kind == "emulator":
-        check(operation, layer.small(20_000_000), device, nonzero=0.1)
+        check(operation, layer.small(4_000_000), device, nonzero=0.1)
         return
     problem = layer.problem(n=1 if device.kind == "cpu" else 2)
     chosen = exact_impls(operation, problem, device)[: None if device.kind == "cuda" else 1]
