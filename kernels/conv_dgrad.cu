@@ -309,6 +309,8 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
   const auto product = multiply<Tile>(Reached<T>{args, view, arrays.dy}, Weights<T>{args, view, arrays.w},
                                       block, view.gemm_k, args.grid);
   static_assert(decltype(product)::SUM_ROWS == kSumRows<Tile>, "all rows of a table must sum alike");
+  static_assert(decltype(product)::ROWS % decltype(product)::MY_SUM_ROWS == 0,
+                "a warp must have all rows of a sum");
   arrays.destination.store(product, block, DgradOutput{args, view}, view.first_input, view.gemm_m,
                            args.size.n);
 }
@@ -399,15 +401,16 @@ DgradTable::Row bf16_row() {
 const DgradTable& conv_dgrad_table() {
   static const DgradTable table(
       "conv_dgrad",
-      {// A side of 96 is for AlexNet's first and fourth layers.
-       tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 128, 96, 64, 64, 48, 3>(),
+      {// A side of 48 is for AlexNet's second layer, one of 96 or 192 for those after it.
+       tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 128, 192, 64, 64, 48, 2>(),
+       tensor_row<bfloat16, 128, 96, 64, 64, 48, 3>(), tensor_row<bfloat16, 256, 48, 64, 64, 48, 2>(),
        tensor_row<bfloat16, 128, 64, 64, 64, 32, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
        tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 128, 96, 32, 64, 48, 3>(),
-       tensor_row<float, 128, 64, 32, 64, 32, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
-       fp32x3_row<64, 64, 16, 32, 32, 4>(), fp32_row<128, 128, 16, 8, 8, 4>(),
-       fp32_row<128, 64, 16, 8, 8, 4>(), fp32_row<64, 64, 16, 8, 4, 4>(), fp32_row<128, 32, 16, 8, 4, 4>(),
-       fp32_row<32, 32, 16, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(),
-       fp32_row<32, 32, 8, 4, 4, 1>(),
+       tensor_row<float, 256, 48, 32, 64, 48, 2>(), tensor_row<float, 128, 64, 32, 64, 32, 3>(),
+       tensor_row<float, 64, 64, 32, 32, 32, 3>(), fp32x3_row<64, 64, 16, 32, 32, 4>(),
+       fp32_row<128, 128, 16, 8, 8, 4>(), fp32_row<128, 64, 16, 8, 8, 4>(), fp32_row<64, 64, 16, 8, 4, 4>(),
+       fp32_row<128, 32, 16, 8, 4, 4>(), fp32_row<32, 32, 16, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(),
+       fp32_row<128, 32, 8, 8, 4, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()});
   return table;

@@ -196,15 +196,16 @@ FpropTable::Row bf16_row() {
 const FpropTable& conv_fprop_table() {
   static const FpropTable table(
       "conv_fprop",
-      {// A side of 96 is for AlexNet's first and fourth layers.
-       tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 128, 96, 64, 64, 48, 3>(),
-       tensor_row<bfloat16, 128, 64, 64, 64, 32, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
-       tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 128, 96, 32, 64, 48, 3>(),
-       tensor_row<float, 128, 64, 32, 64, 32, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
-       fp32x3_row<64, 64, 16, 32, 32, 4>(), fp32_row<128, 128, 16, 8, 8, 4>(),
-       fp32_row<128, 96, 16, 8, 8, 4>(), fp32_row<128, 64, 16, 8, 8, 4>(), fp32_row<64, 64, 16, 8, 4, 4>(),
-       fp32_row<128, 32, 16, 8, 4, 4>(), fp32_row<32, 32, 16, 4, 4, 4>(), fp32_row<128, 96, 8, 8, 8, 1>(),
-       fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
+      {// A side of 96 is for AlexNet's first layer, one of 192 for its fourth.
+       tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 128, 192, 64, 64, 48, 2>(),
+       tensor_row<bfloat16, 128, 96, 64, 64, 48, 3>(), tensor_row<bfloat16, 128, 64, 64, 64, 32, 3>(),
+       tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(), tensor_row<float, 128, 128, 32, 64, 64, 3>(),
+       tensor_row<float, 128, 96, 32, 64, 48, 3>(), tensor_row<float, 128, 64, 32, 64, 32, 3>(),
+       tensor_row<float, 64, 64, 32, 32, 32, 3>(), fp32x3_row<64, 64, 16, 32, 32, 4>(),
+       fp32_row<128, 128, 16, 8, 8, 4>(), fp32_row<128, 96, 16, 8, 8, 4>(), fp32_row<128, 64, 16, 8, 8, 4>(),
+       fp32_row<64, 64, 16, 8, 4, 4>(), fp32_row<128, 32, 16, 8, 4, 4>(), fp32_row<32, 32, 16, 4, 4, 4>(),
+       fp32_row<128, 96, 8, 8, 8, 1>(), fp32_row<128, 64, 8, 8, 8, 1>(), fp32_row<128, 32, 8, 8, 4, 1>(),
+       fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()},
       few_channels_fprop_rows());

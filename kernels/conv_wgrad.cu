@@ -198,9 +198,9 @@ const WgradTable& conv_wgrad_table() {
   static const WgradTable table(
       "conv_wgrad",
       {// A side of 96 is for AlexNet's first and fourth layers.
-       tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 96, 128, 64, 96, 32, 3>(),
+       tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 96, 128, 64, 48, 64, 3>(),
        tensor_row<bfloat16, 64, 128, 64, 32, 64, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
-       tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 96, 128, 32, 96, 32, 3>(),
+       tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 96, 128, 32, 48, 64, 3>(),
        tensor_row<float, 64, 128, 32, 32, 64, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
        fp32x3_row<64, 64, 16, 32, 32, 4>(), fp32_row<128, 128, 16, 8, 8, 4>(),
        fp32_row<96, 128, 16, 8, 8, 4>(), fp32_row<64, 128, 16, 8, 8, 4>(), fp32_row<64, 64, 16, 8, 4, 4>(),

@@ -45,12 +45,12 @@ struct TensorTile {
   static constexpr int WHOLE = CHUNK;                     // as in Tile
 
   static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "warps must share the tile evenly");
-  static_assert(WARP_M % 32 == 0 && WARP_N % 16 == 0,
-                "each lane finds a row of the output, B is read by 16 columns");
+  static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0, "operands are read by 16 rows");
   static_assert(BLOCK_K % PRODUCT_K == 0, "a step must be a whole number of products");
   static_assert(SUMS <= 128, "more sums per lane would not fit in the registers");
   static_assert(MIN_BLOCKS >= 1, "a block's threads must find their registers");
   static_assert(STAGES >= 2, "a step's pieces are copied while another's are multiplied");
+  static_assert(STAGES > 2 || PARTS >= 2, "the copies of two stages need time to arrive");
 
   static bool multiplies(Precision precision) { return precision == PRECISION; }
   static std::string name() { return with_sizes(PRECISION); }
@@ -86,14 +86,14 @@ struct alignas(128) TensorBuffer {
   // All 32 banks together hold 8 chunks. A line begins at one of 8 / PERIOD positions in them.
   static constexpr int PERIOD = CHUNKS % 8 == 0 ? 8 : CHUNKS % 4 == 0 ? 4 : 2;
   // Floats across k have no transposing ldmatrix. A warp reads 8 rows, two chunks, of 4 neighbouring k, so
-  // there the permutation keeps pairs of chunks and differs for 4 lines.
-  static constexpr bool PAIRS = !ALONG_K && sizeof(T) == 4;
-  static_assert(CHUNKS % PERIOD == 0 && (!PAIRS || PERIOD == 8), "an XOR must not leave the line");
+  // there the permutation keeps pairs of chunks.
+  static constexpr int PERMUTED = !ALONG_K && sizeof(T) == 4 ? 2 : 1;
+  static_assert(CHUNKS % PERIOD == 0, "an XOR must not leave the line");
 
   T at[LINES * CHUNKS * Tile::CHUNK];
 
   static __device__ __forceinline__ uint32_t offset_of(uint32_t line, uint32_t chunk) {
-    const uint32_t swizzle = PAIRS ? line % 4 * 2 : line / (8 / PERIOD) % PERIOD;
+    const uint32_t swizzle = line / (8 / PERIOD) % (PERIOD / PERMUTED) * PERMUTED;
     return (line * CHUNKS + (chunk ^ swizzle)) * Tile::CHUNK;
   }
 };
@@ -150,7 +150,7 @@ class TensorLoader {
   __device__ __forceinline__ void start(Buffer& buffer, int part) {
 #pragma unroll
     for (int copy = 0; copy < COPIES; ++copy) {
-      if (copy * Tile::PARTS / COPIES != part) continue;
+      if (copy * SPREAD / COPIES != part) continue;
       const int i = copy % MY_ROWS, j = copy / MY_ROWS;
       if (i == 0) depth_ = operand_.depth(place_);
       const Location from = operand_.locate(row_[i], depth_);
@@ -165,13 +165,15 @@ class TensorLoader {
 
  private:
   static constexpr bool ALONG_K = Operand::ALONG_K;
-  // 128 bytes, unless the line is not a multiple of them.
-  static constexpr int LANES = Buffer::CHUNKS % 8 == 0 ? 8 : 4;
+  // 128 bytes, or as many of them as divide the line: no less than a sector.
+  static constexpr int LANES = Buffer::PERIOD;
   static constexpr int STRIDE = Tile::THREADS / LANES;
   static constexpr int PASSES_ALONG = Buffer::CHUNKS / LANES, PASSES_ACROSS = Buffer::LINES / STRIDE;
   static constexpr int MY_ROWS = ALONG_K ? PASSES_ACROSS : PASSES_ALONG;
   static constexpr int MY_DEPTHS = ALONG_K ? PASSES_ALONG : PASSES_ACROSS;
   static constexpr int COPIES = MY_ROWS * MY_DEPTHS;
+  // The parts of a step that start copies: not the last, if the next step already needs what they bring.
+  static constexpr int SPREAD = Tile::PARTS - (Tile::STAGES == 2);
   static constexpr int ROW_STEP = ALONG_K ? STRIDE : LANES * Tile::CHUNK;
   // In shared memory, between the chunks of a thread.
   static constexpr int ACROSS = STRIDE * Buffer::CHUNKS * Tile::CHUNK, ALONG = LANES * Tile::CHUNK;

@@ -91,16 +91,19 @@ int main() {
   using namespace cconvnet;
   // The tiles of the convolutions' selection tables.
   print_tensor_tile<TensorTile<bfloat16, 128, 128, 64, 64, 64, 3>>();
+  print_tensor_tile<TensorTile<bfloat16, 128, 192, 64, 64, 48, 2>>();
   print_tensor_tile<TensorTile<bfloat16, 128, 96, 64, 64, 48, 3>>();
+  print_tensor_tile<TensorTile<bfloat16, 256, 48, 64, 64, 48, 2>>();
   print_tensor_tile<TensorTile<bfloat16, 128, 64, 64, 64, 32, 3>>();
   print_tensor_tile<TensorTile<bfloat16, 64, 64, 64, 32, 32, 3>>();
   print_tensor_tile<TensorTile<float, 128, 128, 32, 64, 64, 3>>();
   print_tensor_tile<TensorTile<float, 128, 96, 32, 64, 48, 3>>();
+  print_tensor_tile<TensorTile<float, 256, 48, 32, 64, 48, 2>>();
   print_tensor_tile<TensorTile<float, 128, 64, 32, 64, 32, 3>>();
   print_tensor_tile<TensorTile<float, 64, 64, 32, 32, 32, 3>>();
-  print_tensor_tile<TensorTile<bfloat16, 96, 128, 64, 96, 32, 3>>();
+  print_tensor_tile<TensorTile<bfloat16, 96, 128, 64, 48, 64, 3>>();
   print_tensor_tile<TensorTile<bfloat16, 64, 128, 64, 32, 64, 3>>();
-  print_tensor_tile<TensorTile<float, 96, 128, 32, 96, 32, 3>>();
+  print_tensor_tile<TensorTile<float, 96, 128, 32, 48, 64, 3>>();
   print_tensor_tile<TensorTile<float, 64, 128, 32, 32, 64, 3>>();
   print_tensor_tile<SplitTensorTile<64, 64, 16, 32, 32, 4>>();
   print_fp32_tile<Tile<float, 128, 128, 16, 8, 8, 4>>();
