@@ -2,13 +2,15 @@
 // number of splits along k. It knows the problem and the tile and nothing of the GPU at hand, so choices and
 // sums are the same everywhere. Its GPU is an H200; the ranking hardly depends on which.
 //
-// A multiprocessor holds some blocks of a tile at once and shares its tensor cores, its schedulers and its
-// part of the second-level cache among them: the busiest of these bounds all blocks together. A single block
-// is bounded by its own chain of events, from one barrier to the next. Blocks come in waves, of which the last
-// may leave multiprocessors idle. All numbers are integers: no compiler rounds them.
+// A multiprocessor holds some blocks of a tile at once and shares its tensor cores, its schedulers, its shared
+// memory and its part of the second-level cache among them: the busiest of these bounds all blocks together. A
+// single block is bounded by its own chain of events: products and other instructions, from one barrier to
+// the next. Blocks come in waves, of which the last may leave multiprocessors idle. All numbers are integers:
+// no compiler rounds them.
 //
-// The rates of tensor cores and cache are estimates from published measurements, not yet measured here:
-// mma.sync reaches about 63% of the H200's peak, and the cache gives a multiprocessor about 35 bytes a cycle.
+// The rates are estimates from published measurements, not yet measured here: mma.sync reaches about 63% of
+// the H200's peak, and the cache gives a multiprocessor about 35 bytes a cycle. They are those of
+// cconvnet/profile/chips.json, which predicts the same from machine code and counted accesses.
 #pragma once
 
 #include <algorithm>
@@ -36,14 +38,23 @@ constexpr int64_t kMultiprocessors = 132;
 constexpr int64_t kSharedBytes = 227 * 1024, kReservedBytes = 1024;  // of a multiprocessor; of each block
 constexpr int64_t kSchedulers = 4, kLanes = 128;                     // of a multiprocessor
 constexpr int64_t kCacheBytes = 35;     // from the second-level cache to a multiprocessor, in a cycle
+constexpr int64_t kBankBytes = 128;     // from or to shared memory
+constexpr int64_t kBusyPercent = 88;    // of the time: what bounds tensor tiles that share a multiprocessor
 constexpr int64_t kMemoryBytes = 2100;  // from and to memory, in a cycle
 constexpr int64_t kLatency = 600;       // cycles from a copy's start to its arrival
-constexpr int64_t kBarrier = 100;       // cycles from the last warp's arrival to the first product
+constexpr int64_t kBarrier = 25;        // cycles from the last warp's arrival to the next instruction
+constexpr int64_t kFirstFactors = 75;   // cycles of the first loads from shared memory behind it
 constexpr int64_t kStartAndEnd = 2500;  // cycles of a block before its first step and after its last
 constexpr int64_t kLaunch = 2300;       // cycles of another kernel in a graph
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
+}
+
+// Returns the cycles of a block alone, each of whose warps executes so many instructions one after the other:
+// one in 1.6 cycles, or as many as its schedulers start.
+constexpr int64_t alone_cycles(int64_t instructions, int64_t warps) {
+  return instructions * std::max<int64_t>(32, 20 * warps / kSchedulers) / 20;
 }
 
 // A block, and one of its steps of BLOCK_K.
@@ -95,16 +106,21 @@ constexpr TileCost tensor_cost(int64_t block_m, int64_t block_n, int64_t block_k
   const int64_t copies = 40 + 10 * (bytes / 16 / (32 * warps));
   const int64_t depths = block_k * element / 32, fragments = depths * (warp_m + warp_n) / 16;
   const int64_t conversions = (element == 2 ? 0 : split ? 24 : 8) * fragments;
-  // Three products of parts, and four additions of their sums.
-  const int64_t multiplications = depths * warp_m * warp_n / 128 * (split ? 7 : 1);
-  const int64_t instructions = multiplications + fragments + conversions + copies;
+  // If split, three products of parts, and four additions of their sums.
+  const int64_t multiplications = depths * warp_m * warp_n / 128 * (split ? 3 : 1);
+  const int64_t others = fragments + conversions + copies + (split ? 4 * depths * warp_m * warp_n / 128 : 0);
+  // Each warp reads its rows of both operands, and each piece is written once.
+  const int64_t banks = (warps * (warp_m + warp_n) * block_k * element + bytes) / kBankBytes;
+  const int64_t busiest =
+      std::max({products, (multiplications + others) * warps / kSchedulers, banks, bytes / kCacheBytes});
   const int64_t held = kSharedBytes / (bytes * stages + kReservedBytes);
   return {block_m,
           block_n,
           block_k,
           std::min(resident, held),
-          std::max({products, instructions * warps / kSchedulers, bytes / kCacheBytes}),
-          std::max({products + kBarrier, bytes / kCacheBytes, kLatency / (stages - 1)})};
+          busiest * 100 / kBusyPercent,
+          std::max({products + alone_cycles(others, warps) + kBarrier, bytes / kCacheBytes,
+                    kLatency / (stages - 1)})};
 }
 
 // Returns the cycles of blocks that multiply patches (gemm/patch.cuh). Each executes `loads` instructions of
@@ -115,11 +131,13 @@ int64_t patches_cycles(int64_t blocks, int64_t steps, int64_t loads, int64_t ins
                        int64_t shared_bytes, int64_t written) {
   const int64_t adds = int64_t{Tile::BLOCK_M} * Tile::BLOCK_N * Tile::PRODUCT_K;
   const int64_t products = adds / (sizeof(typename Tile::Element) == 2 ? 1280 : 640);
+  const int64_t warps = Tile::THREADS / 32;
   const int64_t all = instructions + Tile::WARP_M * Tile::WARP_N / 128;
-  const int64_t shared = std::max<int64_t>(products, all * (Tile::THREADS / 32) / kSchedulers);
+  const int64_t shared = std::max<int64_t>(products, all * warps / kSchedulers) * 100 / kBusyPercent;
   const int64_t resident =
       std::min<int64_t>(Tile::MIN_BLOCKS, kSharedBytes / (shared_bytes + kReservedBytes));
-  const TileCost tile = {Tile::BLOCK_M, Tile::BLOCK_N, Tile::PRODUCT_K, resident, shared, products + all};
+  const int64_t alone = products + alone_cycles(instructions, warps);
+  const TileCost tile = {Tile::BLOCK_M, Tile::BLOCK_N, Tile::PRODUCT_K, resident, shared, alone};
   return blocks_cycles(tile, blocks, steps + loads / kLanes / shared, written);
 }
 
@@ -131,7 +149,8 @@ constexpr TileCost lanes_cost(int64_t block_m, int64_t block_n, int64_t block_k,
   const int64_t instructions = block_k * (thread_m * thread_n + fragments) + loads;
   const int64_t cycles = instructions * threads / kLanes;
   // A's loads are hidden by half a step, and so are B's.
-  return {block_m, block_n, block_k, resident, cycles, std::max(cycles + loads + kBarrier, 2 * kLatency)};
+  const int64_t alone = cycles + loads + kBarrier + kFirstFactors;
+  return {block_m, block_n, block_k, resident, cycles, std::max(alone, 2 * kLatency)};
 }
 
 template <class Tile>

@@ -38,15 +38,19 @@ def choice(operation: str, problem: Any) -> tuple[str, int]:
     [
         # 144 tiles, which left 45% of the second round of multiprocessors idle.
         ("vgg16/conv4_2", "conv_wgrad", "bf16", "bf16_128x128x64", 5),
-        ("vgg16/conv5_1", "conv_wgrad", "bf16", "bf16_128x128x64", 4),
+        ("vgg16/conv5_1", "conv_wgrad", "bf16", "bf16_128x128x64", 5),
         ("resnet50/conv5_3x3", "conv_wgrad", "bf16", "bf16_128x128x64", 3),
         # One split more or less would start another wave.
-        ("vgg16/conv2_1", "conv_wgrad", "bf16", "bf16_128x128x64", 26),
+        ("vgg16/conv2_1", "conv_wgrad", "bf16", "bf16_128x128x64", 52),
         ("alexnet/conv4", "conv_wgrad", "bf16", "bf16_96x128x64", 7),
+        # A block alone on a multiprocessor would leave its tensor cores idle between products.
+        ("alexnet/conv3", "conv_wgrad", "bf16", "bf16_128x128x64", 7),
+        ("alexnet/conv5", "conv_wgrad", "bf16", "bf16_128x128x64", 9),
         # Large grids: the tile that reads least.
         ("vgg16/conv3_2", "conv_fprop", "bf16", "bf16_128x128x64", 1),
-        ("alexnet/conv2", "conv_dgrad", "bf16", "bf16_128x64x64", 1),
-        ("alexnet/conv4", "conv_fprop", "bf16", "bf16_128x96x64", 1),
+        ("alexnet/conv2", "conv_dgrad", "bf16", "bf16_256x48x64", 1),
+        ("alexnet/conv2", "conv_dgrad", "tf32", "tf32_256x48x32", 1),
+        ("alexnet/conv4", "conv_fprop", "bf16", "bf16_128x192x64", 1),
         # Few channels: tensor cores read patches.
         ("vgg16/conv1_1", "conv_fprop", "bf16", "few_channels_bf16_128x64", 1),
         ("vgg16/conv1_1", "conv_wgrad", "bf16", "few_channels_bf16_64x32", 262),
