@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from helpers.forks import Server
 from PIL import Image
 
 from cconvnet.console import Reporter
@@ -29,10 +32,20 @@ class Listener(Reporter):
         self.lines.append(text)
 
 
+@functools.cache
+def _server() -> Server:
+    server = Server()
+    atexit.register(server.close)
+    return server
+
+
 def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``cconvnet`` with these arguments in a separate process."""
+    """Run ``cconvnet`` with these arguments in a separate process; a fork if that is the same."""
+    texts = [*map(str, arguments)]
+    if _server().serves(environment):
+        return _server().run(texts, cwd, timeout=200)
     return subprocess.run(
-        [sys.executable, "-m", "cconvnet", *map(str, arguments)],
+        [sys.executable, "-m", "cconvnet", *texts],
         capture_output=True,
         text=True,
         timeout=200,

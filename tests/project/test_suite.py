@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import run
+from helpers.forks import Server
 
 from cconvnet.devices import Device
 from cconvnet.operations import OPERATIONS
@@ -119,6 +121,31 @@ output, _ = process.communicate()
 ", ".join(names)
 """
     assert list(waits_without_end(source)) == [2, 4, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("describe", "--device", "cpu:0"), 0),
+        (("train", "--batch", 0), 2),
+        (("train", "--device", "cpu:0", "--out", "file"), 1),
+    ],
+)
+def test_a_fork_behaves_as_an_interpreter_of_its_own(
+    arguments: tuple[object, ...], code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    forked, own = run(*arguments, cwd=tmp_path), run(*arguments, cwd=tmp_path, NO_FORK="1")
+    assert (forked.returncode, own.returncode) == (code, code)
+    assert (forked.stdout, forked.stderr) == (own.stdout, own.stderr)
+
+
+def test_a_fork_is_not_asked_for_in_another_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    assert server.serves({}) and not server.serves({"CCONVNET_DEBUG": "1"})
+    monkeypatch.setenv("CCONVNET_DEBUG", "1")
+    assert not server.serves({})
+    server.close()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16, np.int32])
