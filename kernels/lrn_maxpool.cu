@@ -33,12 +33,30 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kMaxGridY = 65535;  // CUDA's limit
 
+// ---- lengths of strips ----------------------------------------------------------------------------------
+
+// A block walks down a strip of an image. Neighbouring strips share rows, so short ones are more work in all.
+// Of long ones there are few, and the last wave of blocks may leave most of a GPU idle.
+struct StripCost {
+  static constexpr int kMultiprocessors = 132;  // of an H200; strips hardly depend on which GPU
+  int64_t resident;                             // blocks that a multiprocessor holds
+  int64_t alone;  // the time of a block alone, in those that it keeps a multiprocessor's schedulers busy
+
+  // Of as many blocks, in the time of a row.
+  int64_t of(int64_t blocks, int64_t rows) const {
+    const int64_t wave = kMultiprocessors * resident, rest = blocks % wave;
+    const int64_t last = rest > 0 ? std::max(ceil_div(rest, kMultiprocessors), alone) : 0;
+    return (blocks / wave * resident + last) * rows;
+  }
+};
+
 // ---- forward, small windows -----------------------------------------------------------------------------
 
 constexpr int kRingBytes = 24 * 1024;  // leaves room for several blocks on a multiprocessor
-constexpr int kManyBlocks = 600;       // enough for every GPU: short strips, which share rows, only for them
+constexpr int kManyBlocks = 600;       // enough for every GPU
 constexpr int kShortStrip = 4;         // rows of outputs
-constexpr int kMaximaRows = 2;         // one is written while another is read
+constexpr StripCost kForwardCost = {5, 3};
+constexpr int kMaximaRows = 2;  // one is written while another is read
 
 template <class T>
 struct alignas(kVectorBytes) Ring {
@@ -72,12 +90,26 @@ struct ForwardShares {
       slab = vectors, slabs = static_cast<int>(ceil_div(c_vectors, vectors));
       tile = length, tiles = parts, tile_w = width, threads = width * vectors;
     }
-    const int64_t wanted = ceil_div(kManyBlocks, int64_t{pool.n} * slabs * tiles);
-    strip = static_cast<int>(std::max<int64_t>(ceil_div(pool.p, wanted), std::min(pool.p, kShortStrip)));
-    strips = static_cast<int>(ceil_div(pool.p, strip));
+    choose_strips(pool);
   }
 
   bool fits() const { return threads > 0; }
+
+ private:
+  void choose_strips(const PoolProblem& pool) {
+    const int64_t blocks = int64_t{pool.n} * slabs * tiles;
+    const int64_t longest = ceil_div(pool.p, ceil_div(kManyBlocks, blocks));
+    const int64_t shortest = std::min(pool.p, kShortStrip);
+    int64_t least = std::numeric_limits<int64_t>::max();
+    for (int64_t length = std::max(longest, shortest); length >= shortest; --length) {
+      const int64_t count = ceil_div(pool.p, length);
+      const int64_t rows = (length - 1) * pool.stride_h + pool.window_h;
+      const int64_t cost = kForwardCost.of(blocks * count, rows);
+      if (cost >= least) continue;
+      least = cost;
+      strip = static_cast<int>(length), strips = static_cast<int>(count);
+    }
+  }
 };
 
 struct ForwardArguments {
@@ -216,7 +248,8 @@ __global__ void __launch_bounds__(kThreads) lrn_maxpool_any(AnyForwardArguments 
 
 // ---- backward, small windows ----------------------------------------------------------------------------
 
-constexpr int kStripRows = 8;  // at most; each strip reads a row of windows that another reads too
+constexpr int kShortestColumn = 4, kLongestColumn = 12;  // rows of a strip
+constexpr StripCost kBackwardCost = {9, 6};
 constexpr int kColumnThreads = 128;
 constexpr int kColumnBlocks = 7;  // what registers leave room for
 
@@ -342,11 +375,21 @@ void launch_any(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<T>& arr
   CCONVNET_LAUNCH(lrn_maxpool_any<T>, grid, kThreads, stream, args, arrays.x, arrays.out);
 }
 
+// The rows of a strip, of which `columns` blocks walk down the columns.
+int64_t backward_strip(int64_t columns, int64_t h) {
+  int64_t best = 0, least = std::numeric_limits<int64_t>::max();
+  for (int64_t rows = std::min<int64_t>(kLongestColumn, h); rows >= std::min<int64_t>(kShortestColumn, h);
+       --rows) {
+    // Each reads a row of windows that another reads too.
+    const int64_t cost = kBackwardCost.of(columns * ceil_div(h, rows), rows + 1);
+    if (cost < least) best = rows, least = cost;
+  }
+  return std::max(best, ceil_div(h, kMaxGridY));
+}
+
 template <bool ALIGNED, class T>
-void launch_columns(const BackwardArguments& args, const LrnMaxpoolArrays<T>& arrays, Stream stream) {
-  const int vectors = kColumnThreads / kWarp * (kWarp - 2 * args.margin);  // of a block
-  const dim3 grid(static_cast<unsigned>(ceil_div(args.columns, vectors)),
-                  static_cast<unsigned>(ceil_div(args.pool.h, args.strip_rows)));
+void launch_columns(const BackwardArguments& args, const dim3& grid, const LrnMaxpoolArrays<T>& arrays,
+                    Stream stream) {
   dispatch_lrn_size(args.lrn.problem.size, [&](auto size) {
     CCONVNET_LAUNCH((lrn_maxpool_backward_columns<decltype(size)::value, ALIGNED, T>), grid, kColumnThreads,
                     stream, args, arrays.x, arrays.y, arrays.dy, arrays.out);
@@ -356,21 +399,24 @@ void launch_columns(const BackwardArguments& args, const LrnMaxpoolArrays<T>& ar
 template <class T>
 void launch_columns(const LrnMaxpoolProblem& problem, const LrnMaxpoolArrays<T>& arrays, Stream stream) {
   const LrnProblem& lrn = problem.lrn;
-  const int64_t strips = std::min<int64_t>(ceil_div(lrn.h, kStripRows), kMaxGridY);
   const LrnArguments lrn_args(lrn, kVectorWidth<T>);
   const int margin = kWarp % lrn_args.group_vectors == 0 ? 0 : 1;  // warps of whole groups share nothing
+  const int vectors = lrn.count() / lrn.h / kVectorWidth<T>;
+  const int64_t columns = ceil_div(vectors, kColumnThreads / kWarp * (kWarp - 2 * margin));
+  const int64_t strip_rows = backward_strip(columns, lrn.h);
+  const dim3 grid(static_cast<unsigned>(columns), static_cast<unsigned>(ceil_div(lrn.h, strip_rows)));
   const BackwardArguments args = {lrn_args,
                                   problem.pool,
                                   Divider(problem.pool.stride_h),
                                   Divider(problem.pool.stride_w),
-                                  lrn.count() / lrn.h / kVectorWidth<T>,
-                                  static_cast<int>(ceil_div(lrn.h, strips)),
+                                  vectors,
+                                  static_cast<int>(strip_rows),
                                   margin,
                                   arrays.relu};
   if (arrays.aligned()) {
-    launch_columns<true>(args, arrays, stream);
+    launch_columns<true>(args, grid, arrays, stream);
   } else {
-    launch_columns<false>(args, arrays, stream);
+    launch_columns<false>(args, grid, arrays, stream);
   }
 }
 
